@@ -1,0 +1,92 @@
+"""Every error that taciturn raises on purpose.
+
+TaciturnError
+├── SpecError                 an argument is outside its bound (also a ValueError)
+│   ├── UnknownFieldError     an argument or YAML field that does not exist
+│   └── PrivacyParameterError epsilon, delta, clip norm, batch size ... cannot give a guarantee
+├── DataError                 the rows cannot be used as they are
+│   ├── DataNotFoundError     the path, glob or URL leads to nothing
+│   ├── MissingColumnError    a named column is not there
+│   ├── RowError              empty, null or non-text rows; a unit column with nulls
+│   └── PreparationError      `select` or `privacy_unit` is not a row-wise SQL expression
+├── ModelError                the model cannot be used as it is
+│   ├── ModelNotFoundError    no such path, hub id, or no network to reach the hub
+│   ├── UnsupportedLayerError a trainable parameter whose per-unit gradient is not known
+│   └── AdapterError          a saved adapter that does not change the model it is for
+├── MissingDependencyError    an optional package is needed (also an ImportError)
+├── GuaranteeError            the kernel refuses: going on would break the guarantee
+├── CheckpointError           a checkpoint is absent, damaged, or of another job
+└── OutputError               the output folder cannot be written; nothing half-written is left
+
+Messages state the value seen, the bound and the remedy. They never quote a private row.
+"""
+
+from __future__ import annotations
+
+
+class TaciturnError(Exception):
+    """Root of the tree: catch this to catch everything taciturn raises on purpose."""
+
+
+class SpecError(TaciturnError, ValueError):
+    """An argument is outside its bound."""
+
+
+class UnknownFieldError(SpecError):
+    """An argument or a YAML field that does not exist."""
+
+
+class PrivacyParameterError(SpecError):
+    """Epsilon, delta, clip norm or batch size cannot give a guarantee."""
+
+
+class DataError(TaciturnError):
+    """The rows cannot be used as they are."""
+
+
+class DataNotFoundError(DataError):
+    """The path, glob or URL leads to nothing."""
+
+
+class MissingColumnError(DataError):
+    """A named column is not in the data."""
+
+
+class RowError(DataError):
+    """Rows that are empty, null or not text, or a privacy unit that is null."""
+
+
+class PreparationError(DataError):
+    """`select` or `privacy_unit` is not a row-wise SQL expression."""
+
+
+class ModelError(TaciturnError):
+    """The model cannot be used as it is."""
+
+
+class ModelNotFoundError(ModelError):
+    """No such path, no such hub id, or no network to reach the hub."""
+
+
+class UnsupportedLayerError(ModelError):
+    """A trainable parameter whose per-unit gradient is not known exactly."""
+
+
+class AdapterError(ModelError):
+    """A saved adapter that does not change, or does not fit, the model it is for."""
+
+
+class MissingDependencyError(TaciturnError, ImportError):
+    """An optional package is needed and is not installed."""
+
+
+class GuaranteeError(TaciturnError):
+    """The kernel refuses to go on: the guarantee would no longer be true."""
+
+
+class CheckpointError(TaciturnError):
+    """A checkpoint is absent, damaged, or belongs to another job."""
+
+
+class OutputError(TaciturnError):
+    """The output folder cannot be written; nothing half-written is left behind."""

@@ -1,0 +1,233 @@
+"""What a job is, as plain values: one model for SDK arguments, CLI flags, YAML and REST.
+
+Every field here is public information. Private values (rows, losses, counts) never enter a spec.
+"""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from taciturn.errors import PrivacyParameterError, SpecError, UnknownFieldError
+
+Method = Literal["auto", "lora", "full"]
+Unlimited = Literal["unlimited"]
+
+_PRIVACY_FIELDS = frozenset({"target_epsilon", "delta", "l2_clip_norm", "batch_size"})
+
+
+class _Spec(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=False)
+
+
+S = TypeVar("S", bound=_Spec)
+
+
+class DataSpec(_Spec):
+    """How rows become records, and records become privacy units."""
+
+    text_field: Annotated[str | None, Field(description="Column that holds the text.")] = None
+    question_field: Annotated[
+        str | None, Field(description="Column with the question; needs answer_field.")
+    ] = None
+    answer_field: Annotated[
+        str | None, Field(description="Column with the answer; the loss is on the answer only.")
+    ] = None
+    messages_field: Annotated[
+        str | None,
+        Field(description="Column of chat messages [{role, content}]; loss on assistant turns."),
+    ] = None
+    select: Annotated[
+        str | None,
+        Field(description="Row-wise SQL (DuckDB) that prepares the columns, applied first."),
+    ] = None
+    privacy_unit: Annotated[
+        str | None,
+        Field(description="Column or row-wise SQL expression that names the protected unit."),
+    ] = None
+    max_records_per_unit: Annotated[
+        int, Field(ge=1, le=10_000, description="Records one unit may contribute, at most.")
+    ] = 8
+    max_tokens: Annotated[
+        int | None, Field(ge=2, description="Tokens kept of a record; the rest is cut off.")
+    ] = None
+
+
+class PrivacySpec(_Spec):
+    """What is promised. `target_epsilon="unlimited"` promises nothing, and says so."""
+
+    target_epsilon: Annotated[
+        float | Unlimited | None,
+        Field(description='Privacy budget epsilon, or "unlimited" for no privacy at all.'),
+    ] = None
+    delta: Annotated[
+        float | None,
+        Field(description="Chance left out of the promise; default 10^-k at most 1/(10 n)."),
+    ] = None
+    l2_clip_norm: Annotated[
+        float | None, Field(gt=0, description="Bound C on one unit's gradient norm.")
+    ] = None
+    batch_size: Annotated[
+        int | None, Field(ge=1, description="Expected number of units per step (public).")
+    ] = None
+
+    @model_validator(mode="after")
+    def _bounds(self) -> Self:
+        epsilon = self.target_epsilon
+        if isinstance(epsilon, float) and not 0.01 <= epsilon <= 1000:
+            raise ValueError(
+                f"target_epsilon={epsilon:g} must lie in [0.01, 1000]; "
+                'choose for example 3, or "unlimited" for no privacy at all'
+            )
+        if self.delta is not None and not 0 < self.delta < 1:
+            raise ValueError(f"delta={self.delta:g} must lie in (0, 1); leave it out for a default")
+        return self
+
+
+class TrainingSpec(_Spec):
+    """What is trained, and for how long. None means: `method="auto"` decides."""
+
+    method: Annotated[Method, Field(description="auto, lora or full.")] = "auto"
+    r: Annotated[int | None, Field(ge=1, description="LoRA rank.")] = None
+    alpha: Annotated[float | None, Field(gt=0, description="LoRA scale alpha.")] = None
+    target_modules: Annotated[
+        tuple[str, ...] | None, Field(description="Modules that get a LoRA adapter.")
+    ] = None
+    epochs: Annotated[
+        float | None, Field(gt=0, description="Expected passes over the units.")
+    ] = None
+    steps: Annotated[
+        int | None, Field(ge=1, description="Optimiser steps; instead of epochs.")
+    ] = None
+    learning_rate: Annotated[float | None, Field(gt=0, description="Peak learning rate.")] = None
+    seed: Annotated[
+        int, Field(ge=0, description="Seeds initial adapter weights; never noise or sampling.")
+    ] = 0
+
+    @model_validator(mode="after")
+    def _one_length(self) -> Self:
+        if self.epochs is not None and self.steps is not None:
+            raise ValueError(
+                f"epochs={self.epochs:g} and steps={self.steps} both set the length; give one"
+            )
+        if self.method == "full" and (self.r or self.alpha or self.target_modules):
+            raise ValueError('r, alpha and target_modules need method="lora"')
+        return self
+
+
+class PerformanceSpec(_Spec):
+    """How fast and in how much memory. None of it changes what is computed or promised."""
+
+    device: Annotated[str | None, Field(description="cpu, cuda, mps; default: the best.")] = None
+    dtype: Annotated[
+        Literal["float32", "bfloat16"] | None,
+        Field(description="Arithmetic; default: bfloat16 on GPU, float32 on CPU."),
+    ] = None
+    quantization: Annotated[
+        Literal["int8", "nf4"] | None,
+        Field(description="Load the frozen base in int8 or 4 bits (bitsandbytes or torchao)."),
+    ] = None
+    gradient_checkpointing: Annotated[
+        bool, Field(description="Recompute activations in the backward pass to save memory.")
+    ] = False
+    microbatch_tokens: Annotated[
+        int, Field(ge=1, description="Tokens of one physical microbatch, padding included.")
+    ] = 2048
+    threads: Annotated[int | None, Field(ge=1, description="CPU threads.")] = None
+    checkpoint_every: Annotated[
+        int, Field(ge=1, description="Steps between two resumable checkpoints.")
+    ] = 10
+
+
+class FitSpec(DataSpec, PrivacySpec, TrainingSpec, PerformanceSpec):
+    """The arguments of `LLM.fit`, flat; its four parts are the base classes above."""
+
+    @model_validator(mode="after")
+    def _one_text(self) -> Self:
+        if (self.question_field is None) != (self.answer_field is None):
+            raise ValueError(
+                f"question_field={self.question_field!r} and answer_field={self.answer_field!r} "
+                "go together; give both"
+            )
+        kinds = [self.text_field, self.question_field, self.messages_field]
+        if sum(kind is not None for kind in kinds) > 1:
+            raise ValueError(
+                "text_field, question_field/answer_field and messages_field exclude each other; "
+                "give one of them"
+            )
+        return self
+
+    @property
+    def private(self) -> bool:
+        """True unless the caller asked for no guarantee."""
+        return self.target_epsilon != "unlimited"
+
+
+class SampleSpec(_Spec):
+    """The arguments of `LLM.sample`."""
+
+    temperature: Annotated[float, Field(ge=0, description="0 is greedy decoding.")] = 1.0
+    top_p: Annotated[float, Field(gt=0, le=1, description="Nucleus mass.")] = 1.0
+    max_new_tokens: Annotated[int, Field(ge=1, description="Tokens to write at most.")] = 100
+    n: Annotated[int, Field(ge=1, description="Completions per prompt.")] = 1
+    seed: Annotated[int | None, Field(ge=0, description="Makes sampling repeatable.")] = None
+    batch_size: Annotated[int, Field(ge=1, description="Prompts generated at once.")] = 16
+
+
+class JobSpec(FitSpec):
+    """One fit job: the YAML file, the CLI's flags, the worker's input."""
+
+    model: Annotated[str, Field(description="Hub id, local path, GGUF path, or embedded name.")]
+    data: Annotated[str, Field(description="Path, glob or URL of JSONL, CSV or Parquet.")]
+    output: Annotated[str, Field(description="Folder for the adapter and its reports.")] = (
+        "taciturn-out"
+    )
+
+    def fit_spec(self) -> FitSpec:
+        """The part that `LLM.fit` takes."""
+        return FitSpec(**{name: getattr(self, name) for name in FitSpec.model_fields})
+
+
+def parse(kind: type[S], arguments: dict[str, Any]) -> S:
+    """Validate `arguments` into a spec; raises SpecError with value, bound and remedy."""
+    unknown = [name for name in arguments if name not in kind.model_fields]
+    if unknown:
+        raise UnknownFieldError(_unknown_message(unknown[0], list(kind.model_fields)))
+    try:
+        return kind(**arguments)
+    except ValidationError as error:
+        raise _spec_error(error) from None
+
+
+def load_yaml(path: str | Path) -> dict[str, Any]:
+    """Read the fields of a job from YAML; raises SpecError if it is not one mapping."""
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except OSError as error:
+        raise SpecError(f"job file {path} cannot be read: {error.strerror}") from None
+    try:
+        fields = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise SpecError(f"job file {path} is not YAML: {error}") from None
+    if not isinstance(fields, dict):
+        raise SpecError(f"job file {path} must hold `field: value` lines")
+    return fields
+
+
+def _unknown_message(name: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=1)
+    remedy = f"did you mean {near[0]!r}?" if near else f"known fields: {', '.join(known)}"
+    return f"unknown field {name!r}; {remedy}"
+
+
+def _spec_error(error: ValidationError) -> SpecError:
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"])
+    message = first["msg"].removeprefix("Value error, ")
+    text = f"{where}={first['input']!r}: {message}" if where else message
+    private = any(field in text for field in _PRIVACY_FIELDS)
+    return (PrivacyParameterError if private else SpecError)(text)
