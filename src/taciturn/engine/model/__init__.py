@@ -1,0 +1,1 @@
+"""Models: loading, adapters, and the loss that the engine owns."""

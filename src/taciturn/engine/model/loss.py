@@ -1,0 +1,44 @@
+"""The loss, owned by the engine: each record is judged by its own tokens and nothing else.
+
+Shapes: B sequences, T tokens, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from taciturn.engine.privacy.types import UnitBatch
+
+
+class CausalLmLoss(nn.Module):
+    """Per-sequence weighted cross-entropy of a Hugging Face causal LM.
+
+    forward(batch) -> [B], fp32: sum over t of loss_weights[t] * -log p(token t | tokens before t).
+    The weights come with the batch and are one over the record's own number of targets, never over
+    the batch's (PITFALLS 1).
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, batch: UnitBatch) -> Tensor:
+        # Right padding under a causal mask: no real token can see a padded one, so no attention
+        # mask is needed, and the logits of padded positions carry weight zero.
+        logits_BTV = self.model(input_ids=batch.input_ids_BT, use_cache=False).logits
+        return weighted_cross_entropy(logits_BTV, batch.input_ids_BT, batch.loss_weights_BT)
+
+
+def weighted_cross_entropy(
+    logits_BTV: Tensor, input_ids_BT: Tensor, loss_weights_BT: Tensor
+) -> Tensor:
+    """Sum over each sequence of weight times next-token cross-entropy; fp32 [B]."""
+    kept_BT = loss_weights_BT[:, 1:] != 0
+    logits_NV = logits_BTV[:, :-1][kept_BT].float()
+    nll_N = F.cross_entropy(logits_NV, input_ids_BT[:, 1:][kept_BT], reduction="none")
+    rows_N = kept_BT.nonzero()[:, 0]
+    weighted_N = nll_N * loss_weights_BT[:, 1:][kept_BT]
+    zeros_B = torch.zeros(len(input_ids_BT), dtype=nll_N.dtype, device=nll_N.device)
+    return zeros_B.index_add(0, rows_N, weighted_N)

@@ -1,0 +1,119 @@
+"""The values that cross the privacy boundary; each step of the proof has its own type.
+
+UnitBatch -> PerUnitGradients -> BoundedSum -> PrivateGradient, one direction only. A function that
+takes a later type cannot be called with an earlier one, and mypy says so before anything runs.
+Each type is constructed in one module only (tests/contracts/test_construction.py).
+
+Shapes: B sequences, T tokens, U units, P parameters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class UnitBatch:
+    """One physical microbatch of whole units. Private.
+
+    The boundaries between units travel with the batch: there is no queue of flags that could go
+    stale (PITFALLS 7).
+
+    Attributes:
+        input_ids_BT: token ids, right-padded. int64.
+        loss_weights_BT: weight of predicting token t from those before it; 0 for padding, prompts
+            and position 0. Depends on the record itself or on public constants only. float32.
+        unit_of_B: the unit (0 .. n_units-1) each sequence belongs to. int64.
+        n_units: U, number of units in this microbatch.
+    """
+
+    input_ids_BT: Tensor
+    loss_weights_BT: Tensor
+    unit_of_B: Tensor
+    n_units: int
+
+    def __post_init__(self) -> None:
+        if self.input_ids_BT.shape != self.loss_weights_BT.shape or self.input_ids_BT.ndim != 2:
+            raise ValueError(
+                f"input_ids {tuple(self.input_ids_BT.shape)} and loss_weights "
+                f"{tuple(self.loss_weights_BT.shape)} must be the same [B, T]"
+            )
+        if self.unit_of_B.shape != self.input_ids_BT.shape[:1]:
+            raise ValueError("unit_of_B needs one unit per sequence")
+
+    def to(self, device: torch.device) -> UnitBatch:
+        """The same microbatch on another device."""
+        return UnitBatch(
+            self.input_ids_BT.to(device),
+            self.loss_weights_BT.to(device),
+            self.unit_of_B.to(device),
+            self.n_units,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class PerUnitGradients:
+    """One gradient per unit for every trainable parameter. Private.
+
+    Attributes:
+        values: parameter name -> [U, *parameter shape].
+        losses_U: each unit's loss, in fp32.
+    """
+
+    values: Mapping[str, Tensor]
+    losses_U: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class ClipCounts:
+    """What the owner may look at in local mode. Private; never leaves the private folder."""
+
+    n_units: int = 0
+    n_clipped: int = 0
+    n_non_finite: int = 0
+    loss_sum: float = 0.0
+    norm_sum: float = 0.0
+
+    def __add__(self, other: ClipCounts) -> ClipCounts:
+        return ClipCounts(
+            self.n_units + other.n_units,
+            self.n_clipped + other.n_clipped,
+            self.n_non_finite + other.n_non_finite,
+            self.loss_sum + other.loss_sum,
+            self.norm_sum + other.norm_sum,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class BoundedSum:
+    """A sum over units to which no unit adds more than `l2_sensitivity`. Still private.
+
+    Attributes:
+        values: parameter name -> [*parameter shape], float64, so that adding one unit to a sum of
+            thousands changes it by that unit's share and not by rounding.
+        l2_sensitivity: bound on the l2 norm of the change when one unit is added or removed.
+        counts: private statistics of the clipping; dropped when noise is added.
+    """
+
+    values: Mapping[str, Tensor]
+    l2_sensitivity: float
+    counts: ClipCounts
+
+
+@dataclass(frozen=True, slots=True)
+class PrivateGradient:
+    """The released gradient: clipped, summed, noised, divided by a public number.
+
+    Everything computed from it is post-processing.
+
+    Attributes:
+        values: parameter name -> [*parameter shape], float32.
+        noise_std: standard deviation of the noise in `values`.
+    """
+
+    values: Mapping[str, Tensor]
+    noise_std: float
