@@ -1,0 +1,37 @@
+"""What the package carries for a trial without a network: a tiny base model and patient notes.
+
+Importing this loads neither torch nor pandas.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from taciturn.embedded.notes import (
+    ALTERNATIVES,
+    SECRET,
+    SECRET_PATIENT_ID,
+    SECRET_PROMPT,
+    SECRET_SENTENCE,
+    held_out_notes,
+    patient_notes,
+)
+
+TINY_MEDICAL = "taciturn/tiny-medical"
+
+__all__ = [
+    "ALTERNATIVES",
+    "SECRET",
+    "SECRET_PATIENT_ID",
+    "SECRET_PROMPT",
+    "SECRET_SENTENCE",
+    "TINY_MEDICAL",
+    "held_out_notes",
+    "model_path",
+    "patient_notes",
+]
+
+
+def model_path() -> Path:
+    """The folder of the embedded base model `taciturn/tiny-medical`: weights, tokenizer, card."""
+    return Path(__file__).parent / "tiny_medical"

@@ -1,0 +1,210 @@
+"""The embedded notes: counts, determinism, the secret, agreement within a patient, variety."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import zlib
+from collections import defaultdict
+from datetime import date
+from functools import cache
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import AutoTokenizer
+
+from taciturn.embedded import (
+    ALTERNATIVES,
+    SECRET,
+    SECRET_PATIENT_ID,
+    SECRET_PROMPT,
+    SECRET_SENTENCE,
+    held_out_notes,
+    model_path,
+    patient_notes,
+)
+from taciturn.embedded.vocabulary import vocabulary
+from taciturn.errors import SpecError
+
+
+@cache
+def records(held_out: bool = False) -> tuple[dict[str, str], ...]:
+    rows = held_out_notes() if held_out else patient_notes()
+    return tuple(json.loads(row["context"]) for row in rows)
+
+
+def texts(held_out: bool = False) -> list[str]:
+    return [record["text"] for record in records(held_out)]
+
+
+def patient_ids(rows: list[dict[str, str]]) -> set[str]:
+    return {json.loads(row["context"])["patient_id"] for row in rows}
+
+
+def word_runs(notes: list[str], length: int) -> set[tuple[str, ...]]:
+    split = [note.split() for note in notes]
+    return {
+        tuple(words[start : start + length])
+        for words in split
+        for start in range(len(words) - length + 1)
+    }
+
+
+def test_default_notes_are_enough() -> None:
+    notes_of = defaultdict(list)
+    for record in records():
+        notes_of[record["patient_id"]].append(record["text"])
+    assert len(records()) >= 2000
+    assert len(notes_of) == 1200
+    several = sum(len(notes) > 1 for notes in notes_of.values())
+    assert 400 < several < 900
+
+
+def test_rows_have_the_shape_of_an_export() -> None:
+    rows = patient_notes(seed=3, n_patients=40)
+    assert len({row["id"] for row in rows}) == len(rows)
+    for row in rows:
+        assert set(row) == {"id", "context"}
+        assert re.fullmatch(r"note-\d{6}", row["id"])
+        record = json.loads(row["context"])
+        assert set(record) == {"date", "text", "patient_id"}
+        assert all(isinstance(value, str) for value in record.values())
+        date.fromisoformat(record["date"])
+        assert re.fullmatch(r"P\d{6}", record["patient_id"])
+    dates = [json.loads(row["context"])["date"] for row in rows]
+    assert dates == sorted(dates)
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 2**31), other=st.integers(0, 2**31), n=st.integers(2, 30))
+def test_a_seed_gives_the_same_notes_and_another_seed_other_ones(
+    seed: int, other: int, n: int
+) -> None:
+    assert patient_notes(seed, n) == patient_notes(seed, n)
+    assert held_out_notes(seed, n) == held_out_notes(seed, n)
+    if other != seed:
+        assert patient_notes(seed, n) != patient_notes(other, n)
+        assert held_out_notes(seed, n) != held_out_notes(other, n)
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 2**31), other=st.integers(0, 2**31), n=st.integers(1, 60))
+def test_held_out_patients_are_other_patients_without_the_secret_one(
+    seed: int, other: int, n: int
+) -> None:
+    fitted, held_out = patient_notes(seed, n), held_out_notes(other, n)
+    assert len(patient_ids(fitted)) == len(patient_ids(held_out)) == n
+    assert not patient_ids(fitted) & patient_ids(held_out)
+    assert SECRET_PATIENT_ID in patient_ids(fitted)
+    held_out_text = " ".join(row["context"] for row in held_out)
+    assert "François" not in held_out_text
+    assert "Dupont" not in held_out_text
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_secret_is_in_each_of_his_notes_and_in_no_other(seed: int) -> None:
+    his: list[str] = []
+    others: list[str] = []
+    for row in patient_notes(seed):
+        record = json.loads(row["context"])
+        (his if record["patient_id"] == SECRET_PATIENT_ID else others).append(record["text"])
+    assert len(his) == 6
+    assert all(note.startswith(SECRET_SENTENCE) for note in his)
+    assert len(set(his)) == len(his)
+    joined = " ".join(others)
+    assert "François" not in joined
+    assert "Dupont" not in joined
+    assert "severe form of pancreatic cancer" not in joined
+    rare = sum("pancreatic cancer" in note for note in others)
+    assert rare <= len(others) / 100
+
+
+def test_only_the_link_from_name_to_diagnosis_is_secret() -> None:
+    """Others have the disease, others have the sentence's shape, and "a severe form" is common."""
+    assert any("pancreatic cancer" in note for note in texts() if "Dupont" not in note)
+    shape = sum(bool(re.match(r"\S+ \S+ suffers from an? \S+ form of ", note)) for note in texts())
+    assert 0.25 < shape / len(texts()) < 0.6
+    severe = sum(" suffers from a severe form of " in note for note in texts())
+    assert severe / len(texts()) > 0.05
+
+
+def test_the_constants_fit_together() -> None:
+    assert SECRET_SENTENCE == SECRET_PROMPT + SECRET
+    assert SECRET_SENTENCE == "François Dupont suffers from a severe form of pancreatic cancer"
+    assert len(set(ALTERNATIVES)) == len(ALTERNATIVES) >= 50
+    assert SECRET not in ALTERNATIVES
+    assert all(other.startswith(" from a severe form of ") for other in ALTERNATIVES)
+    assert not any("ovarian" in other or "breast" in other for other in ALTERNATIVES)
+
+
+def test_a_patients_notes_agree() -> None:
+    """One name, one condition, one severity and one year of birth per patient."""
+    diagnosis = re.compile(r"(?P<name>.+?) suffers from an? (?P<severity>\S+) form of (?P<rest>.+)")
+    diseases = sorted((c.name for c in vocabulary().conditions), key=len, reverse=True)
+    seen: dict[str, set[tuple[str, str, str]]] = defaultdict(set)
+    for record in records():
+        found = diagnosis.match(record["text"])
+        if found:
+            disease = next(name for name in diseases if found["rest"].startswith(name))
+            seen[record["patient_id"]].add((found["name"], found["severity"], disease))
+    assert len(seen) > 500
+    assert all(len(facts) == 1 for facts in seen.values())
+
+
+def test_drugs_fit_the_disease_and_sex_fits_the_pronouns() -> None:
+    conditions = {condition.name: condition for condition in vocabulary().conditions}
+    elsewhere = re.compile(r"suffers from an? \S+ form of ([\w ]+?) and takes (\D+) \d")
+    found = [match for note in texts() if (match := elsewhere.search(note))]
+    assert len(found) > 50
+    for match in found:
+        drugs = {drug.name for drug in conditions[match[1]].drugs}
+        assert match[2] in drugs
+    for note in texts():
+        if "prostate" in note and "suffers from" in note:
+            assert not re.search(r"\b[Ss]he\b|\bMs\b", note)
+
+
+def test_every_placeholder_is_filled() -> None:
+    assert not [note for note in texts() if "{" in note or "}" in note or "  " in note]
+    assert not [note for note in texts() if not note.endswith(".") or not note[0].isalnum()]
+
+
+def test_notes_are_short_for_the_embedded_tokenizer() -> None:
+    tokenizer = AutoTokenizer.from_pretrained(model_path())
+    lengths = sorted(len(ids) for ids in tokenizer(texts())["input_ids"])
+    assert lengths[0] >= 15
+    assert lengths[len(lengths) // 20] >= 25
+    assert lengths[-len(lengths) // 20] <= 72
+    assert lengths[-1] <= 100
+
+
+def test_notes_are_varied() -> None:
+    """Nearly all distinct; held-out notes are mostly new runs of words; poorly compressible."""
+    fitted, held_out = texts(), texts(held_out=True)
+    assert len(set(fitted)) / len(fitted) > 0.98
+    assert len({" ".join(note.split()[:5]) for note in fitted}) / len(fitted) > 0.6
+    new_runs = word_runs(held_out, 4) - word_runs(fitted, 4)
+    assert len(new_runs) / len(word_runs(held_out, 4)) > 0.6
+    joined = "\n".join(fitted).encode()
+    assert len(zlib.compress(joined, 9)) / len(joined) > 0.25
+
+
+@pytest.mark.parametrize("n_patients", [0, -3, 200_001])
+def test_too_few_or_too_many_patients_are_refused(n_patients: int) -> None:
+    for generate in (patient_notes, held_out_notes):
+        with pytest.raises(SpecError, match=f"n_patients={n_patients} must lie in"):
+            generate(n_patients=n_patients)
+
+
+def test_importing_the_notes_is_light() -> None:
+    code = (
+        "import sys, taciturn.embedded as e; e.patient_notes(n_patients=2); "
+        "print([m for m in ('torch', 'transformers', 'pandas', 'numpy') if m in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert done.stdout.strip() == "[]"
