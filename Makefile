@@ -1,0 +1,83 @@
+# `make demo` and `make test` need Python 3.11 or newer, pip and make; the rest they install.
+#
+#   make demo    install into .venv, then tell the story: with and without privacy
+#   make test    install into .venv, then run the fast tests
+#   make check   what must pass before a change lands: formatting, lint, types, imports, docs, tests
+#   make slow    the long tests
+#   make bench   measure; prints figures
+#   make docs    check that README and docs tell the truth about files, commands and names
+#   make clean   remove .venv and caches
+#
+# PYTHON=python3.12   another interpreter       VENV=/tmp/venv   another place
+# ARGS="-k clipping"  passed on to pytest or taciturn
+
+PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3.14 python3 python; do \
+	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && { echo "$$p"; break; }; done)
+VENV ?= .venv
+ARGS ?=
+BIN := $(VENV)/bin
+
+# The name of a stamp says what is installed: other requirements or another Python make another stamp.
+KEY := $(shell { cat pyproject.toml constraints.txt; echo "$(PYTHON)"; } | cksum | cut -d' ' -f1)
+USER_STAMP := $(VENV)/installed-user-$(KEY)
+DEV_STAMP := $(VENV)/installed-dev-$(KEY)
+
+# One thread per worker: several test processes with several threads each are slower than one.
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal
+SOURCES = src tests benchmarks
+
+.PHONY: demo test slow check lint bench docs clean
+.DEFAULT_GOAL := test
+
+demo: $(USER_STAMP)
+	$(BIN)/taciturn demo $(ARGS)
+
+test: $(DEV_STAMP)
+	$(PYTEST) $(ARGS)
+
+slow: $(DEV_STAMP)
+	$(PYTEST) -m slow $(ARGS)
+
+check: lint test
+
+lint: $(DEV_STAMP)
+	$(BIN)/ruff format --check $(wildcard $(SOURCES))
+	$(BIN)/ruff check $(wildcard $(SOURCES))
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+
+bench: $(DEV_STAMP)
+	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+
+docs: $(DEV_STAMP)
+	$(BIN)/python -m pytest -v tests/contracts/test_docs.py $(ARGS)
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+
+$(USER_STAMP):
+	$(call install,engine)
+	@touch $@
+
+$(DEV_STAMP):
+	$(call install,all,dev)
+	@rm -f $(VENV)/installed-*
+	@touch $@ $(USER_STAMP)
+
+# --no-compile: torch and transformers have thousands of modules that nobody imports; Python compiles
+# the others when they are first used. Halves the installation.
+# Debian ships venv without ensurepip unless python3-venv is there; pip can fill such a venv itself.
+comma := ,
+define install
+	@test -n "$(PYTHON)" || { \
+		echo "taciturn needs Python 3.11 or newer and none was found;" \
+			"install it, or name one: make $(MAKECMDGOALS) PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@"$(PYTHON)" -c 'import sys; v = sys.version.split()[0]; sys.exit(0 if sys.version_info >= (3, 11) else \
+		"taciturn needs Python 3.11 or newer; $(PYTHON) is %s. Name another one: PYTHON=/path/to/python3.11" % v)'
+	@echo "installing taciturn[$(1)$(if $(2),$(comma)$(2))] into $(VENV) with $(PYTHON) (once; a few minutes)"
+	@"$(PYTHON)" -m venv $(VENV) >/dev/null 2>&1 || { \
+		"$(PYTHON)" -m venv --clear --without-pip $(VENV) && \
+		"$(PYTHON)" -m pip --quiet --python $(VENV)/bin/python install pip; }
+	@$(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check -c constraints.txt \
+		-e '.[$(1)$(if $(2),$(comma)$(2))]'
+endef

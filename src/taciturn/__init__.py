@@ -1,0 +1,73 @@
+"""taciturn: fine-tune language models on private text without making them talk.
+
+The public names are imported when they are first used: `import taciturn` loads neither torch nor
+transformers, so it is cheap in a process that only reads a report or prices a job.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+from taciturn._version import __version__
+
+if TYPE_CHECKING:
+    from taciturn.errors import (
+        AdapterError,
+        CheckpointError,
+        DataError,
+        DataNotFoundError,
+        GuaranteeError,
+        MissingColumnError,
+        MissingDependencyError,
+        ModelError,
+        ModelNotFoundError,
+        OutputError,
+        PreparationError,
+        PrivacyParameterError,
+        RowError,
+        SpecError,
+        TaciturnError,
+        UnknownFieldError,
+        UnsupportedLayerError,
+    )
+    from taciturn.llm import LLM
+    from taciturn.report import PrivacyReport
+
+__all__ = [
+    "LLM",
+    "AdapterError",
+    "CheckpointError",
+    "DataError",
+    "DataNotFoundError",
+    "GuaranteeError",
+    "MissingColumnError",
+    "MissingDependencyError",
+    "ModelError",
+    "ModelNotFoundError",
+    "OutputError",
+    "PreparationError",
+    "PrivacyParameterError",
+    "PrivacyReport",
+    "RowError",
+    "SpecError",
+    "TaciturnError",
+    "UnknownFieldError",
+    "UnsupportedLayerError",
+    "__version__",
+]
+
+_HOME = {"LLM": "taciturn.llm", "PrivacyReport": "taciturn.report"}
+
+
+def __getattr__(name: str) -> object:
+    """Import a public name from its module on first use (PEP 562)."""
+    if name not in __all__:
+        raise AttributeError(f"module 'taciturn' has no attribute {name!r}")
+    value: object = getattr(importlib.import_module(_HOME.get(name, "taciturn.errors")), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(set(globals()) | set(__all__))

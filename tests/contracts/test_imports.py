@@ -1,0 +1,166 @@
+"""The import contracts of pyproject.toml hold, and each of them breaks when it should."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+LINT = "import sys; from importlinter.cli import lint_imports_command as main; sys.exit(main())"
+
+
+def lint(root: Path, cache: Path) -> subprocess.CompletedProcess[str]:
+    """Run lint-imports on the tree at `root`, whatever else is installed."""
+    return subprocess.run(
+        [sys.executable, "-c", LINT, "--no-logo", "--cache-dir", str(cache)],
+        cwd=root,
+        env={**os.environ, "PYTHONPATH": str(root / "src"), "COLUMNS": "200"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("import_linter_cache")
+
+
+@pytest.fixture
+def tree(root: Path, tmp_path: Path) -> Path:
+    """A copy of the sources in which violations can be planted."""
+    python_only = shutil.ignore_patterns("__pycache__", "tiny_medical")
+    shutil.copytree(root / "src", tmp_path / "src", ignore=python_only)
+    shutil.copy(root / "pyproject.toml", tmp_path)
+    return tmp_path
+
+
+def test_contracts_hold(root: Path, cache: Path) -> None:
+    result = lint(root, cache)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "0 broken" in result.stdout
+
+
+VIOLATIONS = {
+    # name: (module, planted line, contract that must break)
+    "transformers in the kernel": (
+        "engine/privacy/clipping.py",
+        "import transformers",
+        "kernel-small",
+    ),
+    "pydantic in the kernel, through a spec": (
+        "engine/privacy/sampling.py",
+        "import taciturn.spec",
+        "kernel-small",
+    ),
+    "typer in the engine": ("engine/data/source.py", "import typer", "engine-library"),
+    "rich in the engine": ("engine/training/loop.py", "import rich", "engine-library"),
+    "torch in the spec": ("spec.py", "import torch", "torch-free"),
+    "torch in the report, inside a function": (
+        "report.py",
+        "def _lazy() -> None:\n    import torch",
+        "torch-free",
+    ),
+    "peft in the accountant": ("accounting/events.py", "from peft import LoraConfig", "torch-free"),
+    "sampling imports the mechanism": (
+        "engine/privacy/sampling.py",
+        "import taciturn.engine.privacy.mechanism",
+        "kernel",
+    ),
+    "noise imports clipping": (
+        "engine/privacy/noise.py",
+        "import taciturn.engine.privacy.clipping",
+        "kernel",
+    ),
+    "types imports clipping": (
+        "engine/privacy/types.py",
+        "import taciturn.engine.privacy.clipping",
+        "kernel",
+    ),
+    "data imports training": (
+        "engine/data/source.py",
+        "import taciturn.engine.training.loop",
+        "engine",
+    ),
+    "data imports model": ("engine/data/source.py", "import taciturn.engine.model.load", "engine"),
+    "engine imports llm": ("engine/training/loop.py", "import taciturn.llm", "rooms"),
+    "worker imports cli": ("worker.py", "import taciturn.cli.main", "rooms"),
+    "errors import spec": ("errors.py", "import taciturn.spec", "rooms"),
+    "a room nobody listed": ("cupboard.py", "", "rooms"),
+    "an unlisted room of the engine": ("engine/cupboard.py", "", "engine"),
+    "an unlisted module of the kernel": ("engine/privacy/cupboard.py", "", "kernel"),
+}
+
+
+@pytest.mark.parametrize("name", VIOLATIONS)
+def test_planted_violation_is_caught(name: str, tree: Path, cache: Path) -> None:
+    path, line, contract = VIOLATIONS[name]
+    planted = tree / "src" / "taciturn" / path
+    with planted.open("a", encoding="utf-8") as file:
+        file.write(f"\n{line}\n")
+    result = lint(tree, cache)
+    assert result.returncode == 1, result.stdout + result.stderr
+    assert f"{contract_name(tree, contract)} BROKEN" in result.stdout
+
+
+def contract_name(root: Path, contract: str) -> str:
+    """The name of a contract in pyproject.toml, by its id."""
+    settings = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))
+    contracts = settings["tool"]["importlinter"]["contracts"]
+    return next(str(each["name"]) for each in contracts if each["id"] == contract)
+
+
+HEAVY = ("torch", "transformers", "peft", "datasets", "pandas", "pyarrow", "duckdb")
+
+PROBE = f"""
+import sys
+{{action}}
+loaded = [name for name in {HEAVY!r} if name in sys.modules]
+sys.exit(f"loaded: {{{{loaded}}}}" if loaded else 0)
+"""
+
+
+@pytest.mark.parametrize(
+    "action",
+    [
+        "import taciturn",
+        "import taciturn; taciturn.PrivacyReport; taciturn.SpecError; dir(taciturn)",
+        "import taciturn.spec, taciturn.report, taciturn.accounting",
+        "import taciturn.cli.main",
+        """
+import contextlib, io
+from taciturn.cli.main import main
+sys.argv = ["taciturn", "--help"]
+with contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()):
+    main()
+""",
+    ],
+    ids=["import", "light names", "light rooms", "cli", "help"],
+)
+def test_loads_no_torch(action: str, root: Path) -> None:
+    result = subprocess.run(
+        [sys.executable, "-c", PROBE.format(action=action)],
+        env={**os.environ, "PYTHONPATH": str(root / "src")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+
+
+def test_help_command_names_every_command(root: Path) -> None:
+    result = subprocess.run(
+        [sys.executable, "-c", "from taciturn.cli.main import main; main()", "--help"],
+        env={**os.environ, "PYTHONPATH": str(root / "src"), "COLUMNS": "100"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    for command in ("fit", "sample", "plan", "demo", "doctor"):
+        assert command in result.stdout
