@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self, TypedDict, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -165,6 +165,38 @@ class FitSpec(DataSpec, PrivacySpec, TrainingSpec, PerformanceSpec):
     def private(self) -> bool:
         """True unless the caller asked for no guarantee."""
         return self.target_epsilon != "unlimited"
+
+
+class FitFields(TypedDict, total=False):
+    """The fields of FitSpec as keyword arguments, for editors and mypy."""
+
+    text_field: str | None
+    question_field: str | None
+    answer_field: str | None
+    messages_field: str | None
+    select: str | None
+    privacy_unit: str | None
+    max_records_per_unit: int
+    max_tokens: int | None
+    target_epsilon: float | Unlimited | None
+    delta: float | None
+    l2_clip_norm: float | None
+    batch_size: int | None
+    method: Method
+    r: int | None
+    alpha: float | None
+    target_modules: tuple[str, ...] | list[str] | None
+    epochs: float | None
+    steps: int | None
+    learning_rate: float | None
+    seed: int
+    device: str | None
+    dtype: Literal["float32", "bfloat16"] | None
+    quantization: Literal["int8", "nf4"] | None
+    gradient_checkpointing: bool
+    microbatch_tokens: int
+    threads: int | None
+    checkpoint_every: int
 
 
 class SampleSpec(_Spec):

@@ -1,0 +1,87 @@
+"""The model card that goes with a fitted model: what was promised, what was not."""
+
+from __future__ import annotations
+
+from taciturn.report import PrivacyReport
+
+_PRIVATE = """\
+---
+base_model: {base}
+tags: [taciturn, differential-privacy]
+---
+# {base}, fine-tuned with differential privacy
+
+**{policy}**, when one unit is added or removed; at most {k} records of a unit are used.
+
+| | |
+|---|---|
+| epsilon, delta | {epsilon:.4g}, {delta:.1g} |
+| privacy unit | {unit} |
+| number of units (public) | {n_units} |
+| mechanism | {mechanism} |
+| noise multiplier | {sigma:.4g} |
+| sampling probability | {q:.4g} |
+| steps | {steps} |
+| clip norm | {clip:.4g} |
+| trained parameters | {trained} |
+| accountant | {accountant} |
+| taciturn | {version} |
+
+`privacy_report.json` holds the same as data, with the event from which epsilon can be recomputed.
+
+## What this promises
+
+Whoever has this model, and everything else there is to know, can tell whether any one unit's
+records were in the training data hardly better than without it; how much better is bounded by
+epsilon and delta. That covers secrets in the records: what only one unit's records say is not
+learned beyond that bound.
+
+## What it does not promise
+
+- Facts that many units share are learned: that is what the model is for.
+- What the base model already knew from its own training is not covered.
+- A secret that appears under several units is protected less, in proportion to how many.
+- The model can be wrong. It has not been checked for medical or any other use.
+"""
+
+_NONE = """\
+---
+base_model: {base}
+tags: [taciturn, no-privacy-guarantee]
+---
+# {base}, fine-tuned WITHOUT any privacy guarantee
+
+**No guarantee.** This model was fitted with `target_epsilon="unlimited"`: it can have memorised any
+record of its training data word for word, and tell it to anyone who asks. Treat it as you treat the
+training data itself.
+
+| | |
+|---|---|
+| records grouped by | {unit} |
+| number of units (public) | {n_units} |
+| steps | {steps} |
+| trained parameters | {trained} |
+| taciturn | {version} |
+"""
+
+
+def model_card(report: PrivacyReport) -> str:
+    """README.md of an output folder, in Markdown."""
+    template = _NONE if report.guarantee == "none" else _PRIVATE
+    return template.format(
+        base=report.base_model,
+        policy=report.policy,
+        k=report.max_records_per_unit,
+        epsilon=report.epsilon,
+        delta=report.delta,
+        unit=report.privacy_unit,
+        n_units=report.n_units,
+        mechanism=report.mechanism,
+        sigma=report.noise_multiplier,
+        q=report.sampling_probability,
+        steps=report.steps,
+        clip=report.l2_clip_norm,
+        trained=report.trainable_parameters,
+        accountant=report.accountant,
+        version=report.taciturn_version,
+    )

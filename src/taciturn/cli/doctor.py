@@ -1,0 +1,121 @@
+"""`taciturn doctor`: is everything here that a private fit needs?"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from rich.console import Console
+from rich.table import Table
+
+_NEEDED = ("torch", "transformers", "peft", "dp-accounting", "pyarrow", "duckdb", "safetensors")
+_OPTIONAL = ("bitsandbytes", "torchao", "s3fs", "polars", "datasets", "gguf")
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One line of the examination."""
+
+    what: str
+    found: str
+    fine: bool
+
+
+def run_doctor() -> bool:
+    """Print the findings; True if a private fit can run."""
+    findings = [finding for check in _CHECKS for finding in check()]
+    table = Table(title="taciturn doctor", title_justify="left")
+    for column in ("check", "found", ""):
+        table.add_column(column)
+    for finding in findings:
+        table.add_row(finding.what, finding.found, "ok" if finding.fine else "PROBLEM")
+    console = Console()
+    console.print(table)
+    healthy = all(finding.fine for finding in findings)
+    console.print("everything is in place" if healthy else "see PROBLEM above", style="bold")
+    return healthy
+
+
+def _python() -> list[Finding]:
+    fine = sys.version_info >= (3, 11)
+    return [Finding("Python", f"{platform.python_version()} (needs 3.11 or newer)", fine)]
+
+
+def _packages() -> list[Finding]:
+    findings = []
+    for name in _NEEDED:
+        version = _version(name)
+        remedy = "not installed: pip install 'taciturn[engine]'"
+        findings.append(Finding(name, version or remedy, version is not None))
+    found = [f"{name} {_version(name)}" for name in _OPTIONAL if _version(name)]
+    findings.append(Finding("optional packages", ", ".join(found) or "none", True))
+    return findings
+
+
+def _device() -> list[Finding]:
+    import torch
+
+    if torch.cuda.is_available():
+        index = torch.cuda.current_device()
+        free, total = torch.cuda.mem_get_info(index)
+        name = torch.cuda.get_device_name(index)
+        return [Finding("device", f"{name}, {free >> 30} of {total >> 30} GiB free", True)]
+    kind = "mps" if torch.backends.mps.is_available() else "cpu"
+    threads = f"{torch.get_num_threads()} threads of {os.cpu_count()} processors"
+    return [Finding("device", f"{kind}, {threads}", True)]
+
+
+def _memory() -> list[Finding]:
+    pages, size = os.sysconf("SC_AVPHYS_PAGES"), os.sysconf("SC_PAGE_SIZE")
+    free = pages * size / 2**30
+    disk = shutil.disk_usage(tempfile.gettempdir()).free / 2**30
+    return [
+        Finding("free memory", f"{free:.1f} GiB (the embedded model needs 1)", free > 1),
+        Finding("free temporary disk", f"{disk:.1f} GiB (needs 1)", disk > 1),
+    ]
+
+
+def _randomness() -> list[Finding]:
+    from taciturn.engine.privacy.rng import SecureStream
+
+    streams = [SecureStream.fresh(), SecureStream.fresh()]
+    differ = streams[0].identity != streams[1].identity
+    bits = streams[0].integers(1 << 16)
+    ones = sum(int(value).bit_count() for value in bits) / (64 * len(bits))
+    fine = differ and abs(ones - 0.5) < 0.002
+    text = f"operating system entropy, AES-256-CTR; share of ones {ones:.4f}"
+    return [Finding("randomness", text, fine)]
+
+
+def _model() -> list[Finding]:
+    from taciturn.embedded import TINY_MEDICAL, model_path
+
+    fine = (model_path() / "model.safetensors").is_file()
+    return [Finding("embedded model", TINY_MEDICAL if fine else "missing: install again", fine)]
+
+
+def _version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _safely(check: Callable[[], list[Finding]]) -> Callable[[], list[Finding]]:
+    def examined() -> list[Finding]:
+        try:
+            return check()
+        except Exception as error:
+            name = check.__name__.strip("_")
+            return [Finding(name, f"{type(error).__name__}: {error}", False)]
+
+    return examined
+
+
+_CHECKS = tuple(map(_safely, (_python, _packages, _device, _memory, _randomness, _model)))

@@ -1,0 +1,50 @@
+"""`taciturn fit`: one job, from flags or YAML to an output folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from taciturn.cli.progress import FitScreen
+from taciturn.llm import LLM
+from taciturn.spec import JobSpec, parse
+
+_LOUD = (
+    "target_epsilon is unlimited: NO PRIVACY. The model may repeat any row it was fitted on; "
+    "treat it like the data itself."
+)
+
+
+def run_fit(fields: dict[str, Any]) -> None:
+    """Fit and say where the result is and what it promises."""
+    resume = bool(fields.pop("resume", False))
+    show_private = bool(fields.pop("show_private", False))
+    job = parse(JobSpec, fields)
+    console = Console()
+    if not job.private:
+        console.print(_LOUD, style="bold yellow", markup=False)
+    model = LLM(job.model)
+    with FitScreen(console, "fit", show_private=show_private) as screen:
+        model.fit(
+            job.data,
+            output=job.output,
+            resume=resume,
+            observer=screen.observer(),
+            **job.fit_spec().model_dump(),
+        )
+    console.print(f"{model.policy}", style="bold", markup=False)
+    console.print(f"number of units (public): {_units(model)}", markup=False)
+    console.print(f"fitted model: {Path(job.output).resolve()}", markup=False, soft_wrap=True)
+    console.print(
+        f"its subfolder private/ holds values computed from your rows: do not share it. Try it:\n"
+        f"  taciturn sample {job.output} --prompt 'The patient'",
+        markup=False,
+        soft_wrap=True,
+    )
+
+
+def _units(model: LLM) -> int:
+    assert model.privacy is not None
+    return model.privacy.n_units

@@ -1,0 +1,84 @@
+"""`taciturn plan`: noise, steps, epsilon, time and nearby choices, before anything runs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from taciturn.engine.training.plan import TrainingPlan, alternatives
+from taciturn.errors import SpecError
+from taciturn.llm import LLM
+from taciturn.spec import FitSpec, JobSpec, parse
+
+
+def run_plan(fields: dict[str, Any]) -> None:
+    """Print the plan; touches no weight and spends nothing."""
+    n_units = fields.pop("n_units", None)
+    if n_units is None and "data" not in fields:
+        raise SpecError("plan needs --data, or --n-units: how many privacy units there are")
+    job = parse(JobSpec, {"data": "(not read)", **fields})
+    spec = job.fit_spec()
+    model = LLM(job.model)
+    estimate = model.estimate(
+        None if n_units is not None else job.data, n_units=n_units, **spec.model_dump()
+    )
+    console = Console()
+    console.print(_settings(job.model, estimate.plan, estimate.seconds))
+    for reason in estimate.plan.reasons:
+        console.print(f"method: {reason}", markup=False)
+    if estimate.plan.privacy is not None:
+        console.print(_nearby(spec, estimate.plan))
+        console.print(
+            "noise per unit is noise multiplier / batch: the smaller, the better it learns."
+        )
+
+
+def _settings(name: str, plan: TrainingPlan, seconds: float) -> Table:
+    table = Table(title=f"plan for {name}", show_header=False, title_justify="left")
+    rows: list[tuple[str, str]] = [
+        ("units (public)", str(plan.n_units)),
+        ("batch (expected units per step)", str(plan.batch_size)),
+        ("sampling probability", f"{plan.sampling_probability:.6g}"),
+        ("steps", str(plan.steps)),
+        ("epochs", f"{plan.epochs:.3g}"),
+    ]
+    if plan.privacy is None:
+        rows.append(("guarantee", "none (target_epsilon is unlimited)"))
+    else:
+        rows += [
+            ("noise multiplier", f"{plan.privacy.noise_multiplier:.6g}"),
+            ("clip norm", f"{plan.privacy.l2_clip_norm:g}"),
+            ("epsilon", f"{plan.privacy.epsilon:.6g}"),
+            ("delta", f"{plan.privacy.delta:g}"),
+        ]
+    rows += [
+        ("learning rate", f"{plan.learning_rate:g}"),
+        ("estimated time", _duration(seconds)),
+    ]
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def _nearby(spec: FitSpec, plan: TrainingPlan) -> Table:
+    table = Table(title="nearby choices", title_justify="left")
+    for column in ("epsilon", "epochs", "batch", "steps", "noise multiplier", "noise per unit"):
+        table.add_column(column, justify="right")
+    for choice in alternatives(spec, plan):
+        table.add_row(
+            f"{choice.epsilon:g}",
+            f"{choice.epochs:.3g}",
+            str(choice.batch_size),
+            str(choice.steps),
+            f"{choice.noise_multiplier:.4g}",
+            f"{choice.noise_per_unit:.3g}",
+        )
+    return table
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,49 @@
+"""`taciturn sample` and `taciturn evaluate`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from taciturn.llm import LLM
+from taciturn.spec import SampleSpec
+
+
+def run_sample(
+    name: str, prompts: list[str], spec: SampleSpec, device: str | None, output: Path | None
+) -> None:
+    """Stream completions to the screen, or write them as JSONL."""
+    model = LLM(name, device=device)
+    console = Console(highlight=False)
+    if output is not None:
+        frame = model.sample(prompts, **spec.model_dump())
+        frame.to_json(output, orient="records", lines=True, force_ascii=False)
+        console.print(f"{len(frame)} completions: {output}", markup=False, soft_wrap=True)
+        return
+    console.print(f"policy: {model.policy}", style="dim", markup=False)
+    for prompt in prompts:
+        for index in range(spec.n):
+            seed = None if spec.seed is None else spec.seed + index
+            console.print(prompt, style="bold", end="", markup=False, soft_wrap=True)
+            for piece in model.stream(prompt, spec.model_copy(update={"seed": seed})):
+                console.print(piece, end="", markup=False, soft_wrap=True)
+            console.print()
+
+
+def run_evaluate(
+    name: str, public_data: str, text_field: str | None, select: str | None
+) -> None:
+    """Print nats per token and perplexity on a public file."""
+    model = LLM(name)
+    result = model.evaluate(public_data, text_field=text_field, select=select)
+    table = Table(title=f"{public_data} (public)", title_justify="left")
+    for column in ("model", "nats per token", "perplexity"):
+        table.add_column(column, justify="left" if column == "model" else "right")
+    rows = [("base", result.base)]
+    if result.fitted is not None:
+        rows.append((f"fitted: {model.policy}", result.fitted))
+    for label, score in rows:
+        table.add_row(label, f"{score.nats_per_token:.4f}", f"{score.perplexity:.2f}")
+    Console().print(table)

@@ -1,0 +1,1 @@
+"""Generation: writing text with a fitted or a base model."""

@@ -1,0 +1,122 @@
+"""Batched sampling, repeatable from a seed, whole or streamed."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import TextIteratorStreamer
+
+from taciturn.errors import SpecError
+from taciturn.spec import SampleSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """One continuation of one prompt; `text` does not repeat the prompt."""
+
+    prompt: str
+    text: str
+
+
+def sample(
+    model: Any, tokenizer: Any, prompts: Sequence[str], spec: SampleSpec, context_length: int
+) -> list[Completion]:
+    """`spec.n` completions for every prompt, in the order of the prompts.
+
+    Sampling randomness comes from `spec.seed` (or a fresh one); it protects nothing, so an
+    ordinary generator will do. The global random state is left as it was.
+    """
+    _check(prompts)
+    repeated = [prompt for prompt in prompts for _ in range(spec.n)]
+    seed = spec.seed if spec.seed is not None else int(torch.seed() % 2**63)
+    completions: list[Completion] = []
+    with torch.random.fork_rng(devices=_devices(model)), torch.no_grad():
+        torch.manual_seed(seed)
+        for start in range(0, len(repeated), spec.batch_size):
+            batch = repeated[start : start + spec.batch_size]
+            inputs = _encode(tokenizer, batch, spec.max_new_tokens, context_length)
+            inputs = {key: value.to(model.device) for key, value in inputs.items()}
+            output = model.generate(**inputs, **_options(spec, tokenizer))
+            new = output[:, inputs["input_ids"].shape[1] :]
+            texts = tokenizer.batch_decode(new, skip_special_tokens=True)
+            completions += [Completion(p, t) for p, t in zip(batch, texts, strict=True)]
+    return completions
+
+
+def stream(
+    model: Any, tokenizer: Any, prompt: str, spec: SampleSpec, context_length: int
+) -> Iterator[str]:
+    """One completion, piece by piece as it is written."""
+    _check([prompt])
+    inputs = _encode(tokenizer, [prompt], spec.max_new_tokens, context_length)
+    inputs = {key: value.to(model.device) for key, value in inputs.items()}
+    streamer = TextIteratorStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
+    if spec.seed is not None:
+        torch.manual_seed(spec.seed)
+    options = {**inputs, **_options(spec, tokenizer), "streamer": streamer}
+    failure: list[BaseException] = []
+
+    def generate() -> None:
+        try:
+            with torch.no_grad():
+                model.generate(**options)
+        except BaseException as error:
+            failure.append(error)
+            streamer.end()
+
+    thread = threading.Thread(target=generate, daemon=True)
+    thread.start()
+    yield from streamer
+    thread.join()
+    if failure:
+        raise failure[0]
+
+
+def _check(prompts: Sequence[str]) -> None:
+    if isinstance(prompts, str):
+        raise SpecError("prompts must be a list of strings; write [prompt] for a single one")
+    for index, prompt in enumerate(prompts):
+        if not isinstance(prompt, str):
+            raise SpecError(f"prompt {index} is {type(prompt).__name__}; prompts must be strings")
+
+
+def _encode(
+    tokenizer: Any, prompts: Sequence[str], max_new_tokens: int, context_length: int
+) -> dict[str, Any]:
+    room = context_length - max_new_tokens
+    if room < 1:
+        raise SpecError(
+            f"max_new_tokens={max_new_tokens} leaves no room for a prompt in the model's context "
+            f"of {context_length}; lower it"
+        )
+    ids = tokenizer(list(prompts), add_special_tokens=False)["input_ids"]
+    start = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
+    rows = [start + row[-(room - len(start)) :] if row else list(start) for row in ids]
+    rows = [row or [tokenizer.eos_token_id] for row in rows]
+    width = max(len(row) for row in rows)
+    pad = tokenizer.pad_token_id
+    input_ids = torch.tensor([[pad] * (width - len(row)) + row for row in rows])
+    mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows])
+    return {"input_ids": input_ids, "attention_mask": mask}
+
+
+def _options(spec: SampleSpec, tokenizer: Any) -> dict[str, Any]:
+    options: dict[str, Any] = {
+        "max_new_tokens": spec.max_new_tokens,
+        "pad_token_id": tokenizer.pad_token_id,
+        "use_cache": True,
+        "do_sample": spec.temperature > 0,
+    }
+    if spec.temperature > 0:
+        # top_k=0: the temperature and top_p that were asked for, and no hidden default besides.
+        options |= {"temperature": spec.temperature, "top_p": spec.top_p, "top_k": 0}
+    return options
+
+
+def _devices(model: Any) -> list[int]:
+    device = model.device
+    return [device.index or 0] if device.type == "cuda" else []

@@ -1,0 +1,94 @@
+"""Saving what was trained, and proof that what was saved is what was trained.
+
+An adapter whose keys do not match is loaded in silence and serves the base model (PITFALLS 19);
+so after saving, it is loaded back, and must reproduce the fitted model's logits.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM
+
+from taciturn.errors import AdapterError
+
+_PROBE_TOKENS = 12
+
+
+def save(model: Any, tokenizer: Any, base_name: str, folder: Path) -> None:
+    """Write adapter or full model, config and tokenizer, as safetensors; then check them.
+
+    The adapter's config names the base as the user did, never a path of this machine's cache.
+    """
+    if isinstance(model, PeftModel):
+        model.peft_config[model.active_adapter].base_model_name_or_path = base_name
+        model.save_pretrained(folder, save_embedding_layers=False)
+    else:
+        model.save_pretrained(folder)
+    (folder / "README.md").unlink(missing_ok=True)
+    tokenizer.save_pretrained(folder)
+    if isinstance(model, PeftModel):
+        check_adapter(model, folder)
+    else:
+        check_full(model, folder)
+
+
+@torch.no_grad()
+def check_adapter(model: PeftModel, folder: Path) -> None:
+    """Load the saved adapter into the same base under another name and compare.
+
+    Raises:
+        AdapterError: the file holds other parameters, or does not give the fitted model's logits.
+    """
+    expected = probe_logits(model)
+    active = model.active_adapter
+    saved = load_file(folder / "adapter_model.safetensors")
+    if not saved:
+        raise AdapterError(f"{folder} holds an empty adapter; the model trained nothing")
+    model.load_adapter(str(folder), adapter_name="reloaded")
+    try:
+        model.set_adapter("reloaded")
+        reloaded = probe_logits(model)
+        with model.disable_adapter():
+            base = probe_logits(model)
+    finally:
+        model.set_adapter(active)
+        model.delete_adapter("reloaded")
+    _compare(expected, reloaded, base, folder)
+
+
+@torch.no_grad()
+def check_full(model: Any, folder: Path) -> None:
+    """Load the saved model again and compare; raises AdapterError if it differs."""
+    reloaded: nn.Module = AutoModelForCausalLM.from_pretrained(folder, dtype=model.dtype)
+    reloaded.eval().to(model.device)
+    _compare(probe_logits(model), probe_logits(reloaded), None, folder)
+
+
+def probe_logits(model: Any) -> Tensor:
+    """Logits of a fixed public input, in eval mode."""
+    vocabulary = model.config.get_text_config().vocab_size
+    ids = (torch.arange(_PROBE_TOKENS, device=model.device) * 7919 + 13) % vocabulary
+    training = model.training
+    model.eval()
+    logits: Tensor = model(input_ids=ids.unsqueeze(0), use_cache=False).logits.float()
+    model.train(training)
+    return logits
+
+
+def _compare(expected: Tensor, reloaded: Tensor, base: Tensor | None, folder: Path) -> None:
+    if not torch.allclose(expected, reloaded, rtol=1e-3, atol=1e-3 * float(expected.abs().max())):
+        raise AdapterError(
+            f"the model loaded from {folder} does not give the fitted model's logits; it was not "
+            "released"
+        )
+    if base is not None and torch.equal(base, reloaded):
+        raise AdapterError(
+            f"the adapter in {folder} changes nothing: the model trained in name only. Choose "
+            "other target_modules"
+        )

@@ -1,0 +1,200 @@
+"""Loading a causal LM and its tokenizer: hub id, local path, GGUF file, or the embedded model."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+from torch import nn
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import logging as transformers_logging
+
+from taciturn.embedded import TINY_MEDICAL, model_path
+from taciturn.engine.model.dropout import disable_dropout
+from taciturn.engine.model.experts import use_exact_experts
+from taciturn.errors import MissingDependencyError, ModelError, ModelNotFoundError, SpecError
+from taciturn.spec import PerformanceSpec
+
+_CONTEXT_FIELDS = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length")
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """A base model ready to be fitted or sampled from.
+
+    Attributes:
+        name: as the user gave it.
+        model: the Hugging Face model, in eval mode, dropout off.
+        tokenizer: with a padding token.
+        context_length: longest input, in tokens.
+    """
+
+    name: str
+    model: nn.Module
+    tokenizer: Any
+    context_length: int
+
+    @property
+    def n_parameters(self) -> int:
+        """Number of parameters, tied ones counted once."""
+        return sum(value.numel() for value in self.model.parameters())
+
+    @property
+    def vocabulary(self) -> int:
+        """Number of token ids the model knows."""
+        config: Any = self.model.config
+        return int(config.get_text_config().vocab_size)
+
+    @property
+    def device(self) -> torch.device:
+        """Where its weights are."""
+        return next(self.model.parameters()).device
+
+
+def choose_device(spec: PerformanceSpec) -> torch.device:
+    """The device asked for, or the best there is."""
+    if spec.device is None:
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(spec.device)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise SpecError(
+            f"device={spec.device!r} cannot be used here ({str(error).splitlines()[0]}); "
+            "leave it out to take the best there is"
+        ) from error
+    return device
+
+
+def choose_dtype(spec: PerformanceSpec, device: torch.device) -> torch.dtype:
+    """The arithmetic asked for, or bfloat16 on a GPU and float32 elsewhere."""
+    if spec.dtype is not None:
+        return torch.float32 if spec.dtype == "float32" else torch.bfloat16
+    return torch.bfloat16 if device.type == "cuda" else torch.float32
+
+
+def load_base(name: str, spec: PerformanceSpec) -> LoadedModel:
+    """Load model and tokenizer; raises ModelNotFoundError with the remedy if they are not there."""
+    transformers_logging.disable_progress_bar()
+    device = choose_device(spec)
+    folder, extra = _locate(name)
+    options: dict[str, Any] = {"dtype": choose_dtype(spec, device), **extra}
+    if spec.quantization is not None:
+        options["quantization_config"] = _quantization(spec.quantization, options["dtype"])
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, **extra)
+        model = AutoModelForCausalLM.from_pretrained(folder, **options)
+    except (OSError, ValueError, KeyError) as error:
+        raise _not_loaded(name, error) from error
+    prepare(model)
+    if spec.quantization is None:
+        model.to(device)
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
+    return LoadedModel(name, model, tokenizer, context_length(model.config))
+
+
+def load_fitted(folder: Path, base_name: str, spec: PerformanceSpec) -> tuple[LoadedModel, Any]:
+    """A folder that `LLM.save` wrote: its base (for an adapter) and the fitted model."""
+    if not (folder / "adapter_config.json").is_file():
+        fitted = load_base(str(folder), spec)
+        return fitted, fitted.model
+    base = load_base(base_name, spec)
+    model = PeftModel.from_pretrained(base.model, str(folder))
+    model.eval()
+    return base, model
+
+
+def prepare(model: nn.Module) -> None:
+    """Make the model a deterministic function of each sequence alone."""
+    model.eval()
+    disable_dropout(model)
+    use_exact_experts(model)
+
+
+def context_length(config: Any) -> int:
+    """Longest input of a model, from its config; 2048 where it does not say."""
+    text = config.get_text_config()
+    for field in _CONTEXT_FIELDS:
+        value = getattr(text, field, None)
+        if isinstance(value, int) and value > 0:
+            return value
+    return 2048
+
+
+def enable_checkpointing(model: Any) -> None:
+    """Recompute activations in the backward pass (non-reentrant), dropout staying off."""
+    if not getattr(model, "supports_gradient_checkpointing", False):
+        raise ModelError(
+            f"{type(model).__name__} does not support gradient checkpointing; "
+            "set gradient_checkpointing=False and lower microbatch_tokens"
+        )
+    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    model.train()
+
+
+def _locate(name: str) -> tuple[str, dict[str, Any]]:
+    if name == TINY_MEDICAL:
+        return str(model_path()), {}
+    path = Path(name).expanduser()
+    if name.endswith(".gguf"):
+        if path.is_file():
+            return str(path.parent), {"gguf_file": path.name}
+        if path.is_absolute() or name.count("/") < 2:
+            raise ModelNotFoundError(f"GGUF file {name} is not there; check the path")
+        repository, _, file = name.rpartition("/")
+        return repository, {"gguf_file": file}
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise ModelNotFoundError(
+                f"folder {name} holds no config.json; give the folder that save_pretrained wrote"
+            )
+        return str(path), {}
+    if path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
+        raise ModelNotFoundError(f"model path {name} is not there; check the path")
+    return name, {}
+
+
+def _not_loaded(name: str, error: Exception) -> ModelError:
+    if Path(name).expanduser().exists() or name == TINY_MEDICAL:
+        return ModelError(
+            f"model {name} cannot be loaded: {str(error).splitlines()[0]}; it must be a causal "
+            "language model with config, weights and tokenizer"
+        )
+    offline = os.environ.get("HF_HUB_OFFLINE", "") not in ("", "0")
+    remedy = (
+        "HF_HUB_OFFLINE is set: unset it, or give a local path"
+        if offline
+        else "check the id, the network and (for a gated model) `hf auth login`, or give a local "
+        "path"
+    )
+    return ModelNotFoundError(
+        f"model {name!r} is neither a local folder nor reachable on the hub; {remedy}. "
+        f"{TINY_MEDICAL!r} needs no network"
+    )
+
+
+def _quantization(kind: str, dtype: torch.dtype) -> Any:
+    from transformers import BitsAndBytesConfig, TorchAoConfig
+
+    if importlib.util.find_spec("bitsandbytes") is not None:
+        if kind == "int8":
+            return BitsAndBytesConfig(load_in_8bit=True)
+        return BitsAndBytesConfig(
+            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype
+        )
+    if kind == "int8" and importlib.util.find_spec("torchao") is not None:
+        from torchao.quantization import Int8WeightOnlyConfig
+
+        return TorchAoConfig(Int8WeightOnlyConfig())
+    raise MissingDependencyError(
+        f"quantization={kind!r} needs bitsandbytes (or torchao for int8), and neither is "
+        "installed; run `pip install 'taciturn[quantization]'` or leave quantization out"
+    )

@@ -1,0 +1,139 @@
+"""What a run leaves on disk so that `kill -9` at any moment loses at most a few steps.
+
+A checkpoint holds released weights and public settings; it never holds a random stream. A resumed
+run draws its units and its noise from fresh keys, and redoes the steps after the last checkpoint:
+what those steps had produced was never released, so epsilon stays that of the planned steps.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from taciturn.errors import CheckpointError, OutputError
+
+_KEPT = 2
+
+
+@contextmanager
+def full_disk_is_clear(folder: Path) -> Iterator[None]:
+    """Turn an operating-system error while writing into an OutputError that says what to do."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise OutputError(
+            f"{folder} cannot be written: {reason}; free some space or choose another folder, "
+            "then run again with --resume"
+        ) from error
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointStore:
+    """Checkpoints of one run in a private folder, newest last."""
+
+    folder: Path
+
+    def save(self, tensors: Mapping[str, Tensor], identity: Mapping[str, Any]) -> Path:
+        """Write atomically: a checkpoint is there whole or not at all.
+
+        Args:
+            tensors: TrainingState.tensors(), with "step".
+            identity: what must be equal for a resume to make sense (plan, data fingerprint).
+        """
+        final = self.folder / f"step-{int(tensors['step']):08d}"
+        partial = self.folder / f".partial-{os.getpid()}"
+        with full_disk_is_clear(self.folder):
+            try:
+                shutil.rmtree(partial, ignore_errors=True)
+                partial.mkdir(parents=True)
+                held = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+                save_file(held, partial / "state.safetensors")
+                (partial / "identity.json").write_text(json.dumps(dict(identity), sort_keys=True))
+                _sync(partial)
+                shutil.rmtree(final, ignore_errors=True)
+                partial.rename(final)
+            except BaseException:
+                shutil.rmtree(partial, ignore_errors=True)
+                raise
+        for old in self.found()[:-_KEPT]:
+            shutil.rmtree(old, ignore_errors=True)
+        return final
+
+    def found(self) -> list[Path]:
+        """Complete checkpoints, oldest first."""
+        return sorted(self.folder.glob("step-*"))
+
+    def load(self, identity: Mapping[str, Any]) -> dict[str, Tensor]:
+        """The newest checkpoint; raises CheckpointError if absent, damaged, or of another job."""
+        found = self.found()
+        if not found:
+            raise CheckpointError(f"no checkpoint in {self.folder}; run without --resume")
+        try:
+            saved = json.loads((found[-1] / "identity.json").read_text())
+            tensors = load_file(found[-1] / "state.safetensors")
+        except (OSError, ValueError, SafetensorError) as error:
+            raise CheckpointError(
+                f"checkpoint {found[-1]} is damaged ({type(error).__name__}); delete that folder "
+                "to resume from the one before, or run without --resume"
+            ) from error
+        _same(saved, json.loads(json.dumps(dict(identity))))
+        return tensors
+
+
+def _same(saved: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    for key in sorted(set(saved) | set(wanted)):
+        if saved.get(key) == wanted.get(key):
+            continue
+        if key == "data":
+            raise CheckpointError("the checkpoint belongs to other data; run without --resume")
+        raise CheckpointError(
+            f"the checkpoint was made with {key}={saved.get(key)!r}, this job has "
+            f"{wanted.get(key)!r}; use the same settings, or run without --resume"
+        )
+
+
+def _sync(folder: Path) -> None:
+    for path in folder.iterdir():
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+
+
+@dataclass(frozen=True, slots=True)
+class Journal:
+    """Append-only record of what ran, one JSON object a line; in the private folder.
+
+    It names each process's random streams by a hash of their keys, so that a re-used stream would
+    show.
+    """
+
+    path: Path
+
+    def write(self, entry: Mapping[str, Any]) -> None:
+        """Append one entry and flush it to the operating system."""
+        with full_disk_is_clear(self.path.parent):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(dict(entry)) + "\n")
+
+    def entries(self) -> list[dict[str, Any]]:
+        """All complete entries; a line cut off by a crash is left out."""
+        if not self.path.exists():
+            return []
+        out = []
+        for line in self.path.read_text(encoding="utf-8").splitlines():
+            try:
+                out.append(json.loads(line))
+            except ValueError:
+                continue
+        return out

@@ -1,0 +1,236 @@
+"""The whole run, decided before anything is read or spent: from the spec and public facts only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from taciturn.accounting.calibrate import check_delta, default_delta, noise_multiplier
+from taciturn.accounting.compose import epsilon as epsilon_of
+from taciturn.accounting.events import dpsgd_event
+from taciturn.engine.privacy.mechanism import DpSgdMechanism
+from taciturn.engine.training import defaults
+from taciturn.engine.training.defaults import PublicFacts
+from taciturn.engine.training.state import OptimizerConfig
+from taciturn.errors import PrivacyParameterError, SpecError
+from taciturn.spec import FitSpec
+
+
+class AdapterPlan(BaseModel):
+    """Which parameters are trained."""
+
+    model_config = ConfigDict(frozen=True)
+
+    method: Literal["lora", "full"]
+    r: int | None = None
+    alpha: float | None = None
+    target_modules: tuple[str, ...] | None = None
+    seed: int = 0
+
+
+class PrivacyPlan(BaseModel):
+    """The mechanism's parameters and what they promise."""
+
+    model_config = ConfigDict(frozen=True)
+
+    epsilon: float
+    delta: float
+    noise_multiplier: float
+    l2_clip_norm: float
+
+
+class TrainingPlan(BaseModel):
+    """Everything that determines a run, except the rows. Public."""
+
+    model_config = ConfigDict(frozen=True)
+
+    adapter: AdapterPlan
+    privacy: PrivacyPlan | None
+    n_units: int
+    batch_size: int
+    steps: int
+    learning_rate: float
+    warmup_steps: int
+    beta1: float
+    beta2: float
+    weight_decay: float
+    average_decay: float
+    max_tokens: int
+    max_records_per_unit: int
+    reasons: tuple[str, ...] = ()
+
+    @property
+    def sampling_probability(self) -> float:
+        """Chance of each unit to join a step."""
+        return self.batch_size / self.n_units
+
+    @property
+    def epochs(self) -> float:
+        """Expected number of times each unit is seen."""
+        return self.steps * self.sampling_probability
+
+    def optimizer(self) -> OptimizerConfig:
+        """The part that the training state needs."""
+        return OptimizerConfig(
+            learning_rate=self.learning_rate,
+            steps=self.steps,
+            warmup_steps=self.warmup_steps,
+            beta1=self.beta1,
+            beta2=self.beta2,
+            weight_decay=self.weight_decay,
+            average_decay=self.average_decay,
+        )
+
+    def mechanism(self, parameter_names: tuple[str, ...]) -> DpSgdMechanism:
+        """The one object that samples, clips, noises and accounts."""
+        if self.privacy is None:
+            raise PrivacyParameterError('target_epsilon="unlimited" has no mechanism')
+        return DpSgdMechanism(
+            n_units=self.n_units,
+            expected_batch_size=self.batch_size,
+            steps=self.steps,
+            noise_multiplier=self.privacy.noise_multiplier,
+            l2_clip_norm=self.privacy.l2_clip_norm,
+            parameter_names=parameter_names,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Alternative:
+    """One row of the table of nearby choices."""
+
+    epsilon: float
+    epochs: float
+    batch_size: int
+    steps: int
+    noise_multiplier: float
+
+    @property
+    def noise_per_unit(self) -> float:
+        """Noise on the mean gradient, in clip norms: smaller trains better."""
+        return self.noise_multiplier / self.batch_size
+
+
+def make_plan(spec: FitSpec, facts: PublicFacts) -> TrainingPlan:
+    """Resolve every default and calibrate the noise.
+
+    Raises:
+        PrivacyParameterError: epsilon, delta or batch size cannot give a guarantee for n_units.
+        SpecError: a bound that depends on the model, such as max_tokens.
+    """
+    if spec.target_epsilon is None:
+        raise PrivacyParameterError(
+            'target_epsilon is not set; choose for example target_epsilon=3, or "unlimited" for '
+            "no privacy at all"
+        )
+    batch_size = _batch_size(spec, facts)
+    steps = _steps(spec, facts, batch_size)
+    adapter = adapter_plan(spec, facts)
+    tuned = defaults.tuning(spec, facts, adapter.method, batch_size, steps)
+    return TrainingPlan(
+        adapter=adapter,
+        privacy=_privacy(spec, facts.n_units, batch_size, steps, tuned.l2_clip_norm),
+        n_units=facts.n_units,
+        batch_size=batch_size,
+        steps=steps,
+        learning_rate=spec.learning_rate or tuned.learning_rate,
+        warmup_steps=tuned.warmup_steps,
+        beta1=tuned.beta1,
+        beta2=tuned.beta2,
+        weight_decay=tuned.weight_decay,
+        average_decay=tuned.average_decay,
+        max_tokens=max_tokens(spec, facts.context_length),
+        max_records_per_unit=spec.max_records_per_unit,
+        reasons=defaults.adapter_choice(spec, facts)[1],
+    )
+
+
+def adapter_plan(spec: FitSpec, facts: PublicFacts) -> AdapterPlan:
+    """Which parameters will be trained; does not depend on the data."""
+    (method, r, alpha, target_modules), _ = defaults.adapter_choice(spec, facts)
+    return AdapterPlan(
+        method=method, r=r, alpha=alpha, target_modules=target_modules, seed=spec.seed
+    )
+
+
+def max_tokens(spec: FitSpec, context_length: int) -> int:
+    """Tokens kept of a record: what was asked for, or 512, within the model's context."""
+    if spec.max_tokens is None:
+        return min(512, context_length)
+    if spec.max_tokens > context_length:
+        raise SpecError(
+            f"max_tokens={spec.max_tokens} exceeds the model's context of {context_length}; "
+            "lower it"
+        )
+    return spec.max_tokens
+
+
+def alternatives(spec: FitSpec, plan: TrainingPlan) -> list[Alternative]:
+    """Nearby choices of epsilon x epochs x batch, calibrated with the same accountant."""
+    if plan.privacy is None:
+        return []
+    base = plan.privacy.epsilon if isinstance(spec.target_epsilon, str) else spec.target_epsilon
+    rows = []
+    for epsilon in (base / 2, base, base * 2):
+        for epochs in (plan.epochs / 2, plan.epochs, plan.epochs * 2):
+            for batch_size in sorted({max(1, plan.batch_size // 2), plan.batch_size}):
+                steps = max(1, round(epochs * plan.n_units / batch_size))
+                rows.append(_alternative(epsilon or 1.0, epochs, batch_size, steps, plan))
+    return rows
+
+
+def _alternative(
+    epsilon: float, epochs: float, batch_size: int, steps: int, plan: TrainingPlan
+) -> Alternative:
+    assert plan.privacy is not None
+    sigma = noise_multiplier(
+        target_epsilon=min(epsilon, 1000.0),
+        delta=plan.privacy.delta,
+        sampling_probability=batch_size / plan.n_units,
+        steps=steps,
+    )
+    return Alternative(epsilon, epochs, batch_size, steps, sigma)
+
+
+def _batch_size(spec: FitSpec, facts: PublicFacts) -> int:
+    if spec.batch_size is None:
+        return defaults.batch_size(spec, facts)
+    if spec.batch_size > facts.n_units:
+        raise PrivacyParameterError(
+            f"batch_size={spec.batch_size} exceeds the data's n_units={facts.n_units}; "
+            f"choose at most {facts.n_units}"
+        )
+    return spec.batch_size
+
+
+def _steps(spec: FitSpec, facts: PublicFacts, batch_size: int) -> int:
+    if spec.steps is not None:
+        return spec.steps
+    if spec.epochs is not None:
+        return max(1, round(spec.epochs * facts.n_units / batch_size))
+    return defaults.steps(spec, facts, batch_size)
+
+
+def _privacy(
+    spec: FitSpec, n_units: int, batch_size: int, steps: int, clip_norm: float
+) -> PrivacyPlan | None:
+    if isinstance(spec.target_epsilon, str) or spec.target_epsilon is None:
+        return None
+    delta = default_delta(n_units) if spec.delta is None else spec.delta
+    check_delta(delta, n_units)
+    probability = batch_size / n_units
+    sigma = noise_multiplier(
+        target_epsilon=spec.target_epsilon,
+        delta=delta,
+        sampling_probability=probability,
+        steps=steps,
+    )
+    event = dpsgd_event(sampling_probability=probability, noise_multiplier=sigma, steps=steps)
+    return PrivacyPlan(
+        epsilon=epsilon_of(event, delta),
+        delta=delta,
+        noise_multiplier=sigma,
+        l2_clip_norm=spec.l2_clip_norm or clip_norm,
+    )

@@ -1,0 +1,144 @@
+"""What training changes: weights, optimiser moments, their average. Takes only private gradients.
+
+Everything here happens after the noise, so it is post-processing and costs no privacy.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from taciturn.engine.privacy.types import PrivateGradient
+from taciturn.errors import CheckpointError, GuaranteeError
+
+
+@dataclass(frozen=True, slots=True)
+class OptimizerConfig:
+    """AdamW with a public schedule: nothing measured on private rows steers it (PITFALLS 15).
+
+    Attributes:
+        learning_rate: peak.
+        steps: length of the schedule.
+        warmup_steps: linear rise to the peak; cosine decay to zero after it.
+        beta1, beta2, weight_decay: as in AdamW (Loshchilov and Hutter 2019).
+        average_decay: the released weights are an exponential moving average of the iterates, with
+            bias correction; 0 releases the last iterate.
+    """
+
+    learning_rate: float
+    steps: int
+    warmup_steps: int = 0
+    beta1: float = 0.9
+    beta2: float = 0.999
+    weight_decay: float = 0.0
+    average_decay: float = 0.0
+
+    def rate(self, step: int) -> float:
+        """Learning rate of step 0, 1, ..., steps-1."""
+        if step < self.warmup_steps:
+            return self.learning_rate * (step + 1) / (self.warmup_steps + 1)
+        span = max(1, self.steps - self.warmup_steps)
+        return self.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - self.warmup_steps) / span))
+
+
+class TrainingState:
+    """Weights in fp32, optimiser and average of one run.
+
+    With `private=True` the only way to change a weight is `apply`, which takes a PrivateGradient.
+    """
+
+    def __init__(
+        self, parameters: Mapping[str, nn.Parameter], config: OptimizerConfig, *, private: bool
+    ) -> None:
+        self.parameters = dict(parameters)
+        self.config = config
+        self.private = private
+        self.step = 0
+        self._master = {
+            name: value.detach().to(torch.float32, copy=True) for name, value in parameters.items()
+        }
+        self._average = {name: torch.zeros_like(value) for name, value in self._master.items()}
+        self._optimizer = torch.optim.AdamW(
+            list(self._master.values()),
+            lr=config.learning_rate,
+            betas=(config.beta1, config.beta2),
+            weight_decay=config.weight_decay,
+            foreach=True,
+        )
+
+    @property
+    def device(self) -> torch.device:
+        """Where the trained weights live."""
+        return next(iter(self.parameters.values())).device
+
+    def apply(self, private: PrivateGradient) -> None:
+        """One optimiser step on a released gradient."""
+        self._update(private.values)
+
+    def apply_without_privacy(self, gradient: Mapping[str, Tensor]) -> None:
+        """One optimiser step on an unprotected gradient; refused in a private run."""
+        if self.private:
+            raise GuaranteeError("a private run was given a gradient without noise")
+        self._update(gradient)
+
+    def _update(self, gradient: Mapping[str, Tensor]) -> None:
+        for name, master in self._master.items():
+            master.grad = gradient[name].to(torch.float32)
+        for group in self._optimizer.param_groups:
+            group["lr"] = self.config.rate(self.step)
+        self._optimizer.step()
+        self.step += 1
+        masters, averages = list(self._master.values()), list(self._average.values())
+        torch._foreach_lerp_(averages, masters, 1 - self.config.average_decay)
+        self._install(self._master)
+
+    def finish(self) -> None:
+        """Put the weights to be released, the average of the iterates, into the model."""
+        if self.step == 0:
+            return
+        correction = 1 - self.config.average_decay**self.step
+        self._install({name: value / correction for name, value in self._average.items()})
+
+    @torch.no_grad()
+    def _install(self, values: Mapping[str, Tensor]) -> None:
+        for name, parameter in self.parameters.items():
+            parameter.copy_(values[name])
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Everything a resumed run needs, flat; the step is a [1] int64 tensor."""
+        out = {"step": torch.tensor([self.step])}
+        for index, name in enumerate(self._master):
+            out[f"master/{name}"] = self._master[name]
+            out[f"average/{name}"] = self._average[name]
+            moments = self._optimizer.state_dict()["state"].get(index, {})
+            for key in ("exp_avg", "exp_avg_sq"):
+                if key in moments:
+                    out[f"{key}/{name}"] = moments[key]
+        return out
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        """Continue from `tensors()`; raises CheckpointError if they are of other parameters."""
+        saved = {name.split("/", 1)[1] for name in tensors if name.startswith("master/")}
+        if saved != set(self._master):
+            raise CheckpointError(
+                f"checkpoint holds {len(saved)} trained parameters, this job has "
+                f"{len(self._master)} and their names differ; resume with the same settings"
+            )
+        self.step = int(tensors["step"])
+        moments: dict[int, dict[str, Tensor]] = {}
+        for index, (name, master) in enumerate(self._master.items()):
+            master.copy_(tensors[f"master/{name}"])
+            self._average[name].copy_(tensors[f"average/{name}"])
+            if self.step:
+                moments[index] = {
+                    "step": torch.tensor(float(self.step)),
+                    "exp_avg": tensors[f"exp_avg/{name}"].to(master.device),
+                    "exp_avg_sq": tensors[f"exp_avg_sq/{name}"].to(master.device),
+                }
+        groups = self._optimizer.state_dict()["param_groups"]
+        self._optimizer.load_state_dict({"state": moments, "param_groups": groups})
+        self._install(self._master)
