@@ -1,0 +1,194 @@
+"""What the documents say about files, commands, names and fields is true.
+
+Figures are not checked here: each names the command that prints it.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+import taciturn
+from taciturn.spec import FitSpec, JobSpec, SampleSpec
+
+ROOT = Path(__file__).resolve().parents[2]
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
+EXPECTED = ("README.md", "ARCHITECTURE.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md")
+
+_LINK = re.compile(r"\]\(([^)\s]+)\)")
+_PATH = re.compile(r"`((?:src|tests|benchmarks|docs|\.ci)/[\w./*-]*)`")
+_BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+_HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
+_TARGET = re.compile(r"^([a-z]+):", re.MULTILINE)
+_FLAG = re.compile(r"(?<![\w-])--?[a-z][\w-]*")
+_METHODS = {"fit": FitSpec, "sample": SampleSpec}
+# Arguments of the facade that are no fields of a spec.
+_FACADE = {"data", "show_private", "output", "resume", "progress", "wait"}
+
+
+def link_problems(text: str, folder: Path) -> Iterator[str]:
+    """Relative links and paths in backticks that lead nowhere."""
+    for link in _LINK.findall(text):
+        if re.match(r"[a-z]+:", link):
+            continue
+        file, _, anchor = link.partition("#")
+        target = folder / file if file else None
+        if target is not None and not target.exists():
+            yield f"link to {link}: no such file"
+        elif anchor:
+            there = text if target is None else target.read_text(encoding="utf-8")
+            if anchor not in {_anchor(heading) for heading in _HEADING.findall(there)}:
+                yield f"link to {link}: no such heading"
+    for path in _PATH.findall(text):
+        if not any(ROOT.glob(path.rstrip("/"))):
+            yield f"`{path}` is not in the repository"
+
+
+def _anchor(heading: str) -> str:
+    return re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-")
+
+
+def python_problems(code: str) -> Iterator[str]:
+    """Names of taciturn and arguments of fit and sample that do not exist."""
+    for node in ast.walk(ast.parse(code)):
+        if isinstance(node, ast.Attribute) and getattr(node.value, "id", "") == "taciturn":
+            if node.attr not in taciturn.__all__:
+                yield f"taciturn.{node.attr} is not a public name"
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+            spec = _METHODS.get(node.func.attr)
+            known = set(spec.model_fields) | _FACADE if spec else set()
+            for keyword in node.keywords if spec else ():
+                if keyword.arg is not None and keyword.arg not in known:
+                    yield f"{node.func.attr}({keyword.arg}=...) is not an argument"
+
+
+def shell_problems(code: str) -> Iterator[str]:
+    """Make targets, taciturn commands and flags that do not exist."""
+    for line in code.replace("\\\n", " ").splitlines():
+        words = shlex.split(line.removeprefix("$ "), comments=True)
+        while words and re.fullmatch(r"[A-Z_]+=\S*", words[0]):
+            words.pop(0)
+        if words[:1] == ["make"]:
+            targets = {word for word in words[1:] if "=" not in word and not word.startswith("-")}
+            for unknown in sorted(targets - make_targets()):
+                yield f"make {unknown}: no such target"
+        elif words[:1] == ["taciturn"] and len(words) > 1:
+            flags = [word.partition("=")[0] for word in words[2:] if _FLAG.match(word)]
+            yield from _command_problems(words[1], flags)
+
+
+def _command_problems(command: str, flags: list[str]) -> Iterator[str]:
+    help_text = "" if command.startswith("-") else help_of(command)
+    if help_text is None:
+        yield f"taciturn {command}: no such command"
+        return
+    for flag in flags:
+        if flag not in _FLAG.findall(help_text):
+            yield f"taciturn {command} {flag}: no such option"
+
+
+@functools.cache
+def make_targets() -> frozenset[str]:
+    return frozenset(_TARGET.findall((ROOT / "Makefile").read_text(encoding="utf-8")))
+
+
+@functools.cache
+def help_of(command: str) -> str | None:
+    """What `taciturn COMMAND --help` prints; None if there is no such command."""
+    result = subprocess.run(
+        [sys.executable, "-c", "from taciturn.cli.main import main; main()", command, "--help"],
+        env={**os.environ, "PYTHONPATH": str(ROOT / "src"), "COLUMNS": "200", "NO_COLOR": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return result.stdout if result.returncode == 0 else None
+
+
+def yaml_problems(code: str) -> Iterator[str]:
+    """Fields of a job file that do not exist."""
+    fields = yaml.safe_load(code)
+    if isinstance(fields, dict) and {"model", "data"} <= fields.keys():
+        for unknown in sorted(fields.keys() - JobSpec.model_fields.keys()):
+            yield f"{unknown}: not a field of a job"
+
+
+CHECKS = {
+    "python": python_problems,
+    "sh": shell_problems,
+    "console": shell_problems,
+    "bash": shell_problems,
+    "yaml": yaml_problems,
+}
+
+
+def problems(text: str, folder: Path) -> list[str]:
+    """Everything a document says that is not so."""
+    found = list(link_problems(text, folder))
+    for language, code in _BLOCK.findall(text):
+        if language == "console":  # commands only, not what they print
+            code = "\n".join(line for line in code.splitlines() if line.startswith("$ "))
+        found += CHECKS[language](code) if language in CHECKS else ()
+    return found
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_document_tells_the_truth(path: Path) -> None:
+    assert problems(path.read_text(encoding="utf-8"), path.parent) == []
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_document_is_there(name: str) -> None:
+    assert (ROOT / name).is_file()
+
+
+def test_first_screen_shows_the_two_commands() -> None:
+    first_screen = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()[:50]
+    assert {"make demo", "make test"} <= {
+        command for command in ("make demo", "make test") if command in "\n".join(first_screen)
+    }
+
+
+def test_architecture_has_a_line_for_every_room() -> None:
+    text = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
+    package = ROOT / "src" / "taciturn"
+    rooms = [*package.iterdir(), *(package / "engine").iterdir()]
+    missing = [
+        room.name
+        for room in rooms
+        if not room.name.startswith("_")
+        and (room.suffix == ".py" or (room / "__init__.py").is_file())
+        and room.name not in text
+    ]
+    assert missing == []
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("[a](nowhere.md)", "no such file"),
+        ("[a](#nowhere)", "no such heading"),
+        ("see `src/taciturn/nowhere.py`", "not in the repository"),
+        ("```python\ntaciturn.LMM('x')\n```\n", "not a public name"),
+        ("```python\nmodel.fit('x', target_epsilom=3)\n```\n", "not an argument"),
+        ("```sh\nmake tests\n```\n", "no such target"),
+        ("```console\n$ make tests\nprinted\n```\n", "no such target"),
+        ("```sh\ntaciturn fitt\n```\n", "no such command"),
+        ("```sh\ntaciturn fit --target-epsilom 3\n```\n", "no such option"),
+        ("```yaml\nmodel: a\ndata: b\nepsilom: 3\n```\n", "not a field"),
+    ],
+)
+def test_planted_untruth_is_caught(text: str, problem: str) -> None:
+    found = problems(text, ROOT)
+    assert len(found) == 1
+    assert problem in found[0]
