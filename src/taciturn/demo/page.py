@@ -1,0 +1,252 @@
+"""The demo's report: one self-contained HTML page that loads nothing and says what held.
+
+Text from models and prompts is escaped by the template; the page forbids itself every request by
+a content security policy.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup, escape
+
+from taciturn.demo.charts import Bar, bar_chart, curve_chart, linear_scale, log10_scale
+from taciturn.demo.result import (
+    DemoResult,
+    FitSettings,
+    ModelOutcome,
+    Sample,
+    Secret,
+)
+
+__all__ = ["DemoResult", "FitSettings", "ModelOutcome", "Sample", "Secret", "render_page"]
+
+_MODELS = ("base", "non_private", "private")
+_SCALE_WORDS = ("", " thousand", " million", " billion", " trillion")
+_GUESS = 0.01
+_NBSP = "\u00a0"
+
+
+@dataclass(frozen=True)
+class _Answers:
+    """One model's answers to one prompt, ready to show."""
+
+    key: str
+    name: str
+    told: int
+    asked: int
+    distinct: tuple[tuple[Markup, int], ...]
+    """Each different continuation, and how often it came."""
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """One row of the table beside the secret's probability."""
+
+    key: str
+    name: str
+    one_in: str
+    control: str | None
+    ratio: str | None
+    rank: int | None
+
+
+def render_page(result: DemoResult) -> str:
+    """The whole report as one HTML file."""
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("page.html").render(
+        result=result,
+        report=result.report,
+        secret=result.secret,
+        secret_answers=[_answers(result, key, result.secret.prompt) for key in _shown(result)],
+        other_answers=[
+            (prompt, [_answers(result, key, prompt) for key in _shown(result)])
+            for prompt in _other_prompts(result)
+        ],
+        measured=[_measured(result, key) for key in _MODELS],
+        probability_chart=_probability_chart(result),
+        epsilon_chart=_epsilon_chart(result),
+        perplexity_chart=_perplexity_chart(result),
+        template_effect=_template_effect(result),
+        verdict=result.verdict.replace("ε = ", f"ε{_NBSP}={_NBSP}"),
+        private_name=_name(result, "private"),
+        factor=_number(math.exp(result.epsilon)),
+        delta=_scientific(math.log10(result.delta)),
+        guess_before=f"{_GUESS:.0%}",
+        guess_after=_percent(_posterior(_GUESS, result.epsilon)),
+        settings=_settings(result),
+    )
+
+
+def _name(result: DemoResult, key: str) -> str:
+    return {
+        "base": "Base model",
+        "non_private": "Without privacy",
+        "private": f"With DP (ε{_NBSP}={_NBSP}{result.epsilon:.3g})",
+    }[key]
+
+
+def _outcome(result: DemoResult, key: str) -> ModelOutcome:
+    return {
+        "base": result.base,
+        "non_private": result.non_private,
+        "private": result.private,
+    }[key]
+
+
+def _shown(result: DemoResult) -> list[str]:
+    """The models that have samples; the base model's are optional."""
+    return [key for key in _MODELS if _outcome(result, key).samples]
+
+
+def _other_prompts(result: DemoResult) -> list[str]:
+    prompts = [sample.prompt for key in _shown(result) for sample in _outcome(result, key).samples]
+    return [prompt for prompt in dict.fromkeys(prompts) if prompt != result.secret.prompt]
+
+
+def _answers(result: DemoResult, key: str, prompt: str) -> _Answers:
+    samples = [sample for sample in _outcome(result, key).samples if sample.prompt == prompt]
+    return _Answers(
+        key=key,
+        name=_name(result, key),
+        told=sum(result.secret.told_by(sample) for sample in samples),
+        asked=len(samples),
+        distinct=tuple(
+            (_marked(sample, result.secret), count) for sample, count in Counter(samples).items()
+        ),
+    )
+
+
+def _marked(sample: Sample, secret: Secret) -> Markup:
+    """The escaped continuation, the secret's words in it marked."""
+    text = " ".join(sample.continuation.split())
+    if not secret.told_by(sample):
+        return escape(text)
+    start = text.casefold().find(secret.telltale.casefold())
+    end = start + len(secret.telltale)
+    return Markup("{}<mark>{}</mark>{}").format(text[:start], text[start:end], text[end:])
+
+
+def _measured(result: DemoResult, key: str) -> _Measured:
+    outcome = _outcome(result, key)
+    log10 = outcome.secret_log_probability / math.log(10)
+    control = outcome.control_log_probability
+    return _Measured(
+        key=key,
+        name=_name(result, key),
+        one_in=_one_in(log10),
+        control=None if control is None else _one_in(control / math.log(10)),
+        ratio=None if control is None else _times(outcome.secret_log_probability - control),
+        rank=outcome.secret_rank,
+    )
+
+
+def _probability_chart(result: DemoResult) -> Markup:
+    logs = {key: _outcome(result, key).secret_log_probability / math.log(10) for key in _MODELS}
+    bars = [Bar(_name(result, key), log10, _probability(log10), key) for key, log10 in logs.items()]
+    title = "Probability of the secret on a logarithmic scale"
+    return bar_chart("probability", title, bars, log10_scale(list(logs.values())))
+
+
+def _perplexity_chart(result: DemoResult) -> Markup:
+    bars = [
+        Bar(
+            _name(result, key),
+            _outcome(result, key).perplexity,
+            f"{_number(_outcome(result, key).perplexity)}"
+            f" ({_outcome(result, key).held_out_loss:.2f} nats/token)",
+            key,
+        )
+        for key in _MODELS
+    ]
+    scale = linear_scale([bar.value for bar in bars])
+    return bar_chart("perplexity", "Perplexity on held-out patients' notes", bars, scale)
+
+
+def _epsilon_chart(result: DemoResult) -> Markup:
+    points = [(float(step), epsilon) for step, epsilon in result.epsilon_curve]
+    return curve_chart("epsilon", "Epsilon spent by step", points, ("step", "ε spent so far"))
+
+
+def _template_effect(result: DemoResult) -> bool:
+    """True if the private model, too, finds the secret's sentence likelier than base did."""
+    return result.private.secret_log_probability > result.base.secret_log_probability
+
+
+def _settings(result: DemoResult) -> Sequence[tuple[str, str, str]]:
+    left, right = result.non_private_fit, result.private_fit
+    rows: list[tuple[str, Callable[[FitSettings], str]]] = [
+        ("Trained", lambda fit: fit.method),
+        ("Trainable parameters", lambda fit: f"{fit.trainable_parameters:,}"),
+        ("Steps", lambda fit: f"{fit.steps:,}"),
+        ("Learning rate", lambda fit: f"{fit.learning_rate:g}"),
+        ("Expected batch (patients)", lambda fit: f"{fit.expected_batch_size:,}"),
+        ("Sampling probability", lambda fit: _optional(fit.sampling_probability)),
+        ("Clip (l2 norm of one patient's gradient)", lambda fit: _optional(fit.l2_clip_norm)),
+        ("Noise multiplier", lambda fit: _optional(fit.noise_multiplier)),
+        ("Time", lambda fit: _duration(fit.seconds)),
+    ]
+    return [(name, show(left), show(right)) for name, show in rows]
+
+
+def _optional(value: float | None) -> str:
+    return "none" if value is None else f"{value:.4g}"
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+def _posterior(prior: float, epsilon: float) -> float:
+    """The most a guess at `prior` can become, delta left aside: odds grow by exp(epsilon)."""
+    odds = prior / (1 - prior) * math.exp(epsilon)
+    return odds / (1 + odds)
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def _percent(share: float) -> str:
+    return f"{share:.0%}" if share < 0.995 else f"{share:.2%}"
+
+
+def _probability(log10: float) -> str:
+    """For example "87%", "0.13%" or "1.5 × 10⁻¹³"."""
+    return f"{100 * 10**log10:.2g}%" if log10 > -3 else _scientific(log10)
+
+
+def _scientific(log10: float) -> str:
+    """For example "1.5 × 10⁻¹³", or "10⁻⁵" where the factor is 1."""
+    exponent = math.floor(log10 + 1e-9)
+    factor = f"{10 ** (log10 - exponent):.1f}".removesuffix(".0")
+    superscript = str(exponent).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
+    return f"10{superscript}" if factor == "1" else f"{factor} × 10{superscript}"
+
+
+def _one_in(log10: float) -> str:
+    """For example "84%", "1 in 770" or "1 in 6.6 trillion"."""
+    if log10 > -1:
+        return f"{100 * 10**log10:.0f}%"
+    thousands = min(int(-log10 // 3), len(_SCALE_WORDS) - 1)
+    amount = 10 ** (-log10 - 3 * thousands)
+    written = f"{amount:.2g}" if amount < 100 else f"{amount:,.0f}"
+    return f"1 in {written}{_SCALE_WORDS[thousands]}"
+
+
+def _times(log_ratio: float) -> str:
+    """A ratio of probabilities, for example "0.93 ×" or "12,000 ×"."""
+    ratio = math.exp(log_ratio)
+    return f"{ratio:,.0f} ×" if ratio >= 10 else f"{ratio:.2g} ×"
