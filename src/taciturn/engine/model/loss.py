@@ -1,6 +1,6 @@
 """The loss, owned by the engine: each record is judged by its own tokens and nothing else.
 
-Shapes: B sequences, T tokens, V vocabulary.
+Shapes: B sequences, T tokens, V vocabulary, N positions with a target.
 """
 
 from __future__ import annotations
@@ -9,7 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from taciturn.engine.model.rope import independent_length
 from taciturn.engine.privacy.types import UnitBatch
+from taciturn.errors import GuaranteeError
 
 
 class CausalLmLoss(nn.Module):
@@ -18,13 +20,24 @@ class CausalLmLoss(nn.Module):
     forward(batch) -> [B], fp32: sum over t of loss_weights[t] * -log p(token t | tokens before t).
     The weights come with the batch and are one over the record's own number of targets, never over
     the batch's (PITFALLS 1).
+
+    Attributes:
+        max_tokens: longest T at which the records of a batch stay independent; None: any.
     """
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
+        self.max_tokens = independent_length(model)
 
     def forward(self, batch: UnitBatch) -> Tensor:
+        tokens = batch.input_ids_BT.shape[1]
+        if self.max_tokens is not None and tokens > self.max_tokens:
+            raise GuaranteeError(
+                f"a batch of {tokens} tokens is longer than {self.max_tokens}, from where this "
+                "model's rotary embedding depends on the longest record of the batch; "
+                f"set max_tokens={self.max_tokens}"
+            )
         # Right padding under a causal mask: no real token can see a padded one, so no attention
         # mask is needed, and the logits of padded positions carry weight zero.
         logits_BTV = self.model(input_ids=batch.input_ids_BT, use_cache=False).logits
@@ -34,9 +47,15 @@ class CausalLmLoss(nn.Module):
 def weighted_cross_entropy(
     logits_BTV: Tensor, input_ids_BT: Tensor, loss_weights_BT: Tensor
 ) -> Tensor:
-    """Sum over each sequence of weight times next-token cross-entropy; fp32 [B]."""
+    """Sum over each sequence of weight times next-token cross-entropy; fp32 [B].
+
+    A weight of zero leaves a position out altogether, so that what stands there, even NaN, plays
+    no part. fp32 whatever the logits' type; float64 stays float64.
+    """
     kept_BT = loss_weights_BT[:, 1:] != 0
-    logits_NV = logits_BTV[:, :-1][kept_BT].float()
+    logits_NV = logits_BTV[:, :-1][kept_BT]
+    if logits_NV.dtype != torch.float64:
+        logits_NV = logits_NV.float()
     nll_N = F.cross_entropy(logits_NV, input_ids_BT[:, 1:][kept_BT], reduction="none")
     rows_N = kept_BT.nonzero()[:, 0]
     weighted_N = nll_N * loss_weights_BT[:, 1:][kept_BT]

@@ -6,12 +6,15 @@ Shapes: U units, P parameters.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor
 
 from taciturn.engine.privacy.types import BoundedSum, ClipCounts, PerUnitGradients
+
+# Gradients held in float64 at once: bounds the memory beside them to 32 MiB, or one unit's.
+_CHUNK = 1 << 22
 
 
 def unit_norms(gradients: PerUnitGradients) -> Tensor:
@@ -19,10 +22,13 @@ def unit_norms(gradients: PerUnitGradients) -> Tensor:
 
     Accumulated in float64 whatever the gradients' type: bf16 sums under-estimate (PITFALLS 17).
     """
-    squares_U = torch.zeros_like(gradients.losses_U, dtype=torch.float64)
+    losses_U = gradients.losses_U
+    squares_U = torch.zeros(
+        len(losses_U), dtype=torch.float64, device=_exact_device(losses_U.device)
+    )
     for value in gradients.values.values():
-        flat_UP = value.flatten(1)
-        squares_U += torch.linalg.vector_norm(flat_UP, dim=1, dtype=torch.float64).square_()
+        for units, part_UP in _exact_rows(value):
+            squares_U[units] += part_UP.square_().sum(1)
     return squares_U.sqrt_()
 
 
@@ -38,15 +44,16 @@ def clip_and_sum(gradients: PerUnitGradients, l2_clip_norm: float) -> BoundedSum
     finite_U = torch.isfinite(norms_U)
     scale_U = torch.where(finite_U, (l2_clip_norm / norms_U).clamp_(max=1.0), 0.0)
     all_finite = bool(finite_U.all())
+    # Zero times NaN is NaN: a scale of zero alone would not keep such a unit out.
+    dropped_U = None if all_finite else ~finite_U
     sums = {
-        name: _weighted_sum(value if all_finite else _zero_rows(value, ~finite_U), scale_U)
-        for name, value in gradients.values.items()
+        name: _weighted_sum(value, scale_U, dropped_U) for name, value in gradients.values.items()
     }
     counts = ClipCounts(
         n_units=len(norms_U),
         n_clipped=int((norms_U[finite_U] > l2_clip_norm).sum()),
         n_non_finite=int((~finite_U).sum()),
-        loss_sum=float(gradients.losses_U[finite_U].sum()),
+        loss_sum=float(gradients.losses_U.to(finite_U.device)[finite_U].sum()),
         norm_sum=float(norms_U[finite_U].sum()),
     )
     return BoundedSum(sums, l2_clip_norm, counts)
@@ -56,7 +63,7 @@ def empty_sum(parameters: Mapping[str, Tensor], l2_clip_norm: float) -> BoundedS
     """The sum over no unit: zeros in the shape of `parameters` (PITFALLS 6)."""
     _check_clip_norm(l2_clip_norm)
     zeros = {
-        name: torch.zeros(value.shape, dtype=torch.float64, device=value.device)
+        name: torch.zeros(value.shape, dtype=torch.float64, device=_exact_device(value.device))
         for name, value in parameters.items()
     }
     return BoundedSum(zeros, l2_clip_norm, ClipCounts())
@@ -79,13 +86,27 @@ def merge_disjoint(total: BoundedSum, part: BoundedSum) -> BoundedSum:
     return BoundedSum(merged, total.l2_sensitivity, total.counts + part.counts)
 
 
-def _weighted_sum(value: Tensor, scale_U: Tensor) -> Tensor:
-    flat_UP = value.flatten(1).to(torch.float64)
-    return (scale_U @ flat_UP).view(value.shape[1:])
+def _weighted_sum(value: Tensor, scale_U: Tensor, dropped_U: Tensor | None) -> Tensor:
+    total_P = torch.zeros(value[0].numel(), dtype=torch.float64, device=scale_U.device)
+    for units, part_UP in _exact_rows(value):
+        if dropped_U is not None:
+            part_UP[dropped_U[units]] = 0.0
+        total_P += scale_U[units] @ part_UP
+    return total_P.view(value.shape[1:])
 
 
-def _zero_rows(value: Tensor, rows_U: Tensor) -> Tensor:
-    return value.masked_fill(rows_U.view(-1, *[1] * (value.ndim - 1)), 0.0)
+def _exact_rows(value: Tensor) -> Iterator[tuple[slice, Tensor]]:
+    """Copies of `value` [U, ...] in float64, some units at a time, as [units, P]."""
+    flat_UP = value.flatten(1)
+    device, size = _exact_device(value.device), max(1, _CHUNK // max(1, flat_UP.shape[1]))
+    for start in range(0, len(flat_UP), size):
+        units = slice(start, start + size)
+        yield units, flat_UP[units].to(device=device, dtype=torch.float64, copy=True)
+
+
+def _exact_device(device: torch.device) -> torch.device:
+    # Apple's GPUs have no float64: there, sums are kept on the CPU.
+    return torch.device("cpu") if device.type == "mps" else device
 
 
 def _check_clip_norm(l2_clip_norm: float) -> None:

@@ -50,6 +50,11 @@ class DpSgdMechanism:
                 f"expected_batch_size={self.expected_batch_size} must lie in "
                 f"[1, n_units={self.n_units}]"
             )
+        if not (self.steps >= 1 and self.noise_multiplier > 0 and self.l2_clip_norm > 0):
+            raise GuaranteeError(
+                f"steps={self.steps}, noise_multiplier={self.noise_multiplier} and "
+                f"l2_clip_norm={self.l2_clip_norm} must all be positive"
+            )
         if not self.parameter_names:
             raise GuaranteeError("no trainable parameter: there is nothing to fit")
 

@@ -5,24 +5,17 @@ Shapes: B sequences, T tokens, U units.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from taciturn.engine.privacy.lifted import (
-    GatherUnits,
-    LiftedParameter,
-    SequenceShape,
-    virtual_copies,
-)
+from taciturn.engine.privacy import rules  # noqa: F401  (imported, it registers itself)
+from taciturn.engine.privacy.backward import GatherUnits, SequenceShape, apply, virtual_copies
+from taciturn.engine.privacy.lifted import LiftedParameter
 from taciturn.engine.privacy.types import PerUnitGradients, UnitBatch
-from taciturn.errors import UnsupportedLayerError
-
-# Relative difference from brute force that fp32 rounding explains; a wrong rule is off by far more.
-_FP32_TOLERANCE = 1e-3
-_BF16_TOLERANCE = 1e-1
+from taciturn.errors import GuaranteeError, UnsupportedLayerError
 
 
 def trainable_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
@@ -34,8 +27,9 @@ def per_example_gradients(loss: nn.Module, batch: UnitBatch) -> PerUnitGradients
     """Each unit's gradient of its own summed loss, for every trainable parameter.
 
     Guarantee: entry u is the gradient of the losses of unit u's sequences alone, as one backward
-    pass per unit would give it, provided the model treats sequences independently; `verify` checks
-    that. Sequences of one unit are added up before anything is clipped.
+    pass per unit would give it, provided the model treats sequences independently;
+    `verification.verify` checks that. Sequences of one unit are added up before anything is
+    clipped.
 
     Args:
         loss: module whose forward takes a UnitBatch and returns one loss per sequence, [B].
@@ -43,13 +37,20 @@ def per_example_gradients(loss: nn.Module, batch: UnitBatch) -> PerUnitGradients
 
     Raises:
         UnsupportedLayerError: a trainable parameter meets an operation without a rule, or none.
+        GuaranteeError: autocast is on.
     """
+    device = batch.input_ids_BT.device
+    if torch.is_autocast_enabled(device.type):
+        # Its casts happen inside the rules' backward passes too, where they are not expected.
+        raise GuaranteeError("autocast is on; load the model in the wanted dtype instead")
     parameters = trainable_parameters(loss)
+    if not parameters:
+        raise UnsupportedLayerError("no trainable parameter; choose other target_modules")
     copies = {
         name: virtual_copies(batch.n_units, value).requires_grad_()
         for name, value in parameters.items()
     }
-    lifted = {
+    lifted: dict[str, Tensor] = {
         f"loss.{name}": _lift(name, value, copies[name], batch)
         for name, value in parameters.items()
     }
@@ -60,42 +61,43 @@ def per_example_gradients(loss: nn.Module, batch: UnitBatch) -> PerUnitGradients
     return PerUnitGradients(values, losses_U)
 
 
-def brute_force_gradients(loss: nn.Module, batch: UnitBatch) -> list[dict[str, Tensor]]:
-    """One ordinary backward pass per unit: the definition that everything else must equal."""
-    parameters = trainable_parameters(loss)
-    results = []
-    for unit in range(batch.n_units):
-        losses_B = loss(_only(batch, unit))
-        gradients = torch.autograd.grad(
-            losses_B.sum(), list(parameters.values()), allow_unused=True, materialize_grads=True
-        )
-        results.append(dict(zip(parameters, gradients, strict=True)))
-    return results
+def sum_parts(loss: nn.Module, parts: Iterable[UnitBatch]) -> PerUnitGradients:
+    """Gradients of units whose sequences are spread over several batches.
 
+    Guarantee: as `per_example_gradients` on all sequences at once; the sums are made before
+    clipping, so that a unit of many records is clipped once and as a whole.
 
-def verify(loss: nn.Module, batch: UnitBatch) -> None:
-    """Compare with brute force on a small public batch; call it before anything is spent.
+    Args:
+        parts: at least one; all index the same units. A unit may be absent from some of them.
 
     Raises:
-        UnsupportedLayerError: a parameter's per-unit gradient is wrong, or it trains nothing.
+        ValueError: no part, or parts over different numbers of units.
     """
-    gradients = per_example_gradients(loss, batch)
-    expected = brute_force_gradients(loss, batch)
-    for name, value in gradients.values.items():
-        truth = torch.stack([unit[name] for unit in expected])
-        error = torch.linalg.vector_norm((value - truth).double())
-        scale = torch.linalg.vector_norm(truth.double())
-        tolerance = _FP32_TOLERANCE if value.dtype == torch.float32 else _BF16_TOLERANCE
-        if not error <= tolerance * scale + 1e-9:
-            raise UnsupportedLayerError(
-                f"parameter {name!r}: per-unit gradient differs from brute force by "
-                f"{float(error / scale):.1e} (bound {tolerance:g}); the layer mixes sequences or "
-                "has no exact rule. Leave it out of the trained parameters"
-            )
+    total: PerUnitGradients | None = None
+    for part in parts:
+        gradients = per_example_gradients(loss, part)
+        total = gradients if total is None else _add(total, gradients)
+    if total is None:
+        raise ValueError("no part: an empty draw has no gradients, only an empty sum")
+    return total
+
+
+def _add(total: PerUnitGradients, part: PerUnitGradients) -> PerUnitGradients:
+    if total.losses_U.shape != part.losses_U.shape:
+        raise ValueError(
+            f"parts over {len(total.losses_U)} and {len(part.losses_U)} units; all parts must "
+            "index the same units"
+        )
+    # At least fp32: adding many bf16 parts one by one would lose the small ones.
+    values = {
+        name: value.to(torch.promote_types(value.dtype, torch.float32)).add_(part.values[name])
+        for name, value in total.values.items()
+    }
+    return PerUnitGradients(values, total.losses_U + part.losses_U)
 
 
 def _lift(name: str, value: Tensor, copies: Tensor, batch: UnitBatch) -> LiftedParameter:
-    carrier = GatherUnits.apply(copies, batch.unit_of_B)  # type: ignore[no-untyped-call]
+    carrier = apply(GatherUnits, copies, batch.unit_of_B)
     shape = SequenceShape(*batch.input_ids_BT.shape)
     return LiftedParameter.lift(value, carrier, shape, name)
 
@@ -115,6 +117,11 @@ class _Backward(nn.Module):
         self, batch: UnitBatch, copies: tuple[Tensor, ...]
     ) -> tuple[Tensor, tuple[Tensor | None, ...]]:
         losses_B = self.loss(batch)
+        if losses_B.shape != batch.unit_of_B.shape:
+            raise ValueError(
+                f"the loss has shape {tuple(losses_B.shape)}; one loss per sequence, "
+                f"{tuple(batch.unit_of_B.shape)}, is needed"
+            )
         if not losses_B.requires_grad:
             return losses_B, (None,) * len(copies)
         return losses_B.detach(), torch.autograd.grad(losses_B.sum(), copies, allow_unused=True)
@@ -127,13 +134,3 @@ def _refuse_untrained(values: Mapping[str, Tensor | None]) -> None:
             f"{len(unused)} trainable parameters have no gradient ({', '.join(unused[:3])}): they "
             "would be fitted in name only; choose other target_modules"
         )
-
-
-def _only(batch: UnitBatch, unit: int) -> UnitBatch:
-    rows = batch.unit_of_B == unit
-    return UnitBatch(
-        batch.input_ids_BT[rows],
-        batch.loss_weights_BT[rows],
-        torch.zeros_like(batch.unit_of_B[rows]),
-        1,
-    )

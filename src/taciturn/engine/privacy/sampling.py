@@ -26,9 +26,7 @@ class PoissonSampler:
         if self.n_units < 1:
             raise ValueError(f"n_units={self.n_units} must be at least 1")
         if not 0 < self.sampling_probability <= 1:
-            raise ValueError(
-                f"sampling_probability={self.sampling_probability} must lie in (0, 1]"
-            )
+            raise ValueError(f"sampling_probability={self.sampling_probability} must lie in (0, 1]")
 
     def draw(self, stream: SecureStream) -> NDArray[np.int64]:
         """The indices of one step's units, ascending. Private."""

@@ -44,6 +44,13 @@ class UnitBatch:
             )
         if self.unit_of_B.shape != self.input_ids_BT.shape[:1]:
             raise ValueError("unit_of_B needs one unit per sequence")
+        # On a GPU the look would wait for the device, and every batch comes from the CPU.
+        if self.unit_of_B.device.type == "cpu" and not self._units_in_range():
+            raise ValueError(f"unit_of_B must lie in [0, n_units={self.n_units})")
+
+    def _units_in_range(self) -> bool:
+        unit_of_B = self.unit_of_B
+        return bool(((unit_of_B >= 0) & (unit_of_B < self.n_units)).all())
 
     def to(self, device: torch.device) -> UnitBatch:
         """The same microbatch on another device."""
