@@ -24,11 +24,8 @@ from taciturn.engine.data.tokenize import TokenizedDataset, prepare
 from taciturn.engine.model import adapter, lora
 from taciturn.engine.model.load import LoadedModel, enable_checkpointing
 from taciturn.engine.model.loss import CausalLmLoss
-from taciturn.engine.privacy.per_example import (
-    public_batch,
-    trainable_parameters,
-    verify,
-)
+from taciturn.engine.privacy.per_example import trainable_parameters
+from taciturn.engine.privacy.verification import public_batch, verify
 from taciturn.engine.training.allocator import keep_freed_memory
 from taciturn.engine.training.checkpoint import full_disk_is_clear
 from taciturn.engine.training.defaults import PublicFacts
