@@ -1,0 +1,1 @@
+"""From anything that holds rows to tokenised privacy units on disk, and to microbatches."""

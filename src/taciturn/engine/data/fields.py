@@ -1,0 +1,158 @@
+"""Which columns are trained on, and whether every row has text in them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import pyarrow as pa
+import pyarrow.compute
+
+from taciturn.engine.data.preparation import UNIT
+from taciturn.engine.data.rows import Rows, missing_column, shield
+from taciturn.errors import MissingColumnError, RowError, SpecError
+from taciturn.spec import DataSpec
+
+Kind = Literal["text", "answer", "messages"]
+
+
+@dataclass(frozen=True, slots=True)
+class Fields:
+    """The columns that become one record: [text], [question, answer] or [messages]."""
+
+    kind: Kind
+    columns: tuple[str, ...]
+
+
+def choose_fields(schema: pa.Schema, spec: DataSpec) -> Fields:
+    """The columns that the spec names, or else the one that the data offers.
+
+    Without any field named: a column "text", else "messages", else the only text column (apart
+    from the one that names the privacy unit).
+
+    Raises MissingColumnError, RowError (a column of numbers, say), SpecError.
+    """
+    fields = _named(spec) or _offered(schema, spec)
+    for name in fields.columns:
+        if name not in schema.names:
+            raise missing_column(name, [n for n in schema.names if n != UNIT])
+        _check_type(schema.field(name), fields.kind)
+    return fields
+
+
+def _named(spec: DataSpec) -> Fields | None:
+    named: list[Fields] = []
+    if spec.text_field is not None:
+        named.append(Fields("text", (spec.text_field,)))
+    if spec.question_field is not None and spec.answer_field is not None:
+        named.append(Fields("answer", (spec.question_field, spec.answer_field)))
+    elif spec.question_field is not None or spec.answer_field is not None:
+        raise SpecError(
+            f"question_field={spec.question_field!r} and answer_field={spec.answer_field!r} go "
+            "together; give both"
+        )
+    if spec.messages_field is not None:
+        named.append(Fields("messages", (spec.messages_field,)))
+    if len(named) > 1:
+        raise SpecError("text, question/answer and messages fields exclude each other; give one")
+    return named[0] if named else None
+
+
+def _offered(schema: pa.Schema, spec: DataSpec) -> Fields:
+    if "text" in schema.names:
+        return Fields("text", ("text",))
+    if "messages" in schema.names:
+        return Fields("messages", ("messages",))
+    texts = [
+        field.name
+        for field in schema
+        if is_text(field.type) and field.name not in (UNIT, spec.privacy_unit)
+    ]
+    if len(texts) == 1:
+        return Fields("text", (texts[0],))
+    columns = ", ".join(name for name in schema.names if name != UNIT)
+    raise MissingColumnError(
+        f"which column holds the text? none is called 'text' or 'messages' among: {columns}; name "
+        "it with text_field, question_field and answer_field, or messages_field"
+    )
+
+
+def is_text(kind: pa.DataType) -> bool:
+    """True for Arrow's string types, also behind a dictionary."""
+    if pa.types.is_dictionary(kind):
+        return is_text(kind.value_type)
+    return bool(
+        pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
+    )
+
+
+def _is_message_list(kind: pa.DataType) -> bool:
+    if not (pa.types.is_list(kind) or pa.types.is_large_list(kind)):
+        return False
+    item = kind.value_type
+    return pa.types.is_struct(item) and {"role", "content"} <= {f.name for f in item}
+
+
+def _check_type(field: pa.Field, kind: Kind) -> None:
+    fits = is_text(field.type) or (kind == "messages" and _is_message_list(field.type))
+    if not fits:
+        wanted = "a list of {role, content}, or JSON of one" if kind == "messages" else "text"
+        raise RowError(
+            f"column {field.name!r} holds {field.type}, not {wanted}; convert it, for example with "
+            f'select="..., CAST({field.name} AS VARCHAR) AS {field.name}"'
+        )
+
+
+def text_columns(rows: Rows, fields: Fields) -> Rows:
+    """Only the columns that `fields` names, as text (messages as JSON), and UNIT if it is there.
+
+    Every row is checked, also those that the bound on records per unit drops later: whether data
+    is accepted must not depend on a seed.
+
+    Raises RowError if a row has no text; it says neither which nor how many.
+    """
+    unit = [UNIT] if UNIT in rows.schema.names else []
+    names = [*_positions(fields), *unit]
+    types = [pa.large_string()] * len(fields.columns) + [pa.string()] * len(unit)
+    schema = pa.schema(list(zip(names, types, strict=True)))
+
+    def batches() -> Iterator[pa.RecordBatch]:
+        for batch in rows.batches:
+            texts = [_texts(batch.column(name), name) for name in fields.columns]
+            kept = [batch.column(name) for name in unit]
+            yield pa.RecordBatch.from_arrays([*texts, *kept], schema=schema)
+
+    return Rows(schema, batches())
+
+
+def _positions(fields: Fields) -> list[str]:
+    """Names of our own, so that no column of the data can clash with UNIT and the like."""
+    return [f"part_{index}" for index in range(len(fields.columns))]
+
+
+def _texts(column: pa.Array, name: str) -> pa.LargeStringArray:
+    if not is_text(column.type):
+        column = shield(_as_json(column), lambda _: _bad_rows(name))
+    texts = shield(lambda: column.cast(pa.large_string()), lambda _: _bad_rows(name))
+    trimmed = pa.compute.binary_length(pa.compute.utf8_trim_whitespace(texts))
+    if texts.null_count or pa.compute.min(trimmed).as_py() == 0:
+        raise _bad_rows(name)
+    return texts
+
+
+def _as_json(column: pa.Array) -> Callable[[], pa.Array]:
+    def convert() -> pa.Array:
+        lists = column.to_pylist()
+        texts = [None if x is None else json.dumps(x, ensure_ascii=False) for x in lists]
+        return pa.array(texts, pa.large_string())
+
+    return convert
+
+
+def _bad_rows(name: str) -> RowError:
+    return RowError(
+        f"column {name!r} is empty, null or not UTF-8 text in some rows; leave those rows out of "
+        "the data, or fill them in select, for example with coalesce"
+    )

@@ -1,0 +1,114 @@
+"""A stream of rows: the schema first, then Arrow record batches, read once, in bounded memory."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import pyarrow as pa
+
+from taciturn.errors import DataError, MissingColumnError, TaciturnError
+
+ROWS_PER_BATCH = 8192
+"""Rows of one batch at most: large enough for vector speed."""
+
+BATCH_BYTES = 16 << 20
+"""Bytes of one batch, roughly at most: long notes come in batches of fewer rows."""
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Rows with a known schema. `batches` can be read once, and holds one batch at a time.
+
+    The schema (column names and types) is public; what is in the batches is private.
+    """
+
+    schema: pa.Schema
+    batches: Iterator[pa.RecordBatch]
+
+
+def shielded(items: Iterator[T], replace: Callable[[str], TaciturnError]) -> Iterator[T]:
+    """Yield from `items`; a library's error becomes `replace(kind)`.
+
+    Messages of parsers and databases quote the value they stumble over. So only the kind of the
+    error passes, and the new one is raised outside the handler: the old one is not even its
+    context, which a traceback would print.
+    """
+    while True:
+        failure: TaciturnError | None = None
+        try:
+            item = next(items)
+        except StopIteration:
+            return
+        except TaciturnError:
+            raise
+        except Exception as error:
+            failure = replace(type(error).__name__)
+        if failure is not None:
+            raise failure
+        yield item
+
+
+def shield(call: Callable[[], T], replace: Callable[[str], TaciturnError]) -> T:
+    """Return `call()`; a library's error becomes `replace(kind)`, as in `shielded`."""
+
+    def once() -> Iterator[T]:
+        yield call()
+
+    return next(shielded(once(), replace))
+
+
+def conform(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
+    """Give `batch` the columns of `schema`: cast where types differ, null where a column lacks."""
+    if batch.schema.equals(schema):
+        return batch
+    arrays = []
+    for field in schema:
+        index = batch.schema.get_field_index(field.name)
+        found = pa.nulls(batch.num_rows, field.type) if index < 0 else batch.column(index)
+        arrays.append(found if found.type.equals(field.type) else found.cast(field.type))
+    return pa.RecordBatch.from_arrays(arrays, schema=schema)
+
+
+def sliced(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """Cut batches to ROWS_PER_BATCH rows and about BATCH_BYTES, by views; skip empty ones."""
+    for batch in batches:
+        row_bytes = max(1, batch.nbytes // max(1, batch.num_rows))
+        size = max(1, min(ROWS_PER_BATCH, BATCH_BYTES // row_bytes))
+        for start in range(0, batch.num_rows, size):
+            yield batch.slice(start, size)
+
+
+def not_empty(rows: Rows, shown: str) -> Rows:
+    """Return the same rows once at least one is there; raises DataError if there is none."""
+    first = next(rows.batches, None)
+    if first is None:
+        raise DataError(f"{shown} holds no rows; give at least one")
+    return Rows(rows.schema, _chain(first, rows.batches))
+
+
+def _chain(first: pa.RecordBatch, rest: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    yield first
+    del first
+    yield from rest
+
+
+def unique_columns(schema: pa.Schema, shown: str) -> None:
+    """Raise DataError if two columns share a name: `text_field` could mean either."""
+    twice = sorted({name for name in schema.names if schema.names.count(name) > 1})
+    if twice:
+        raise DataError(f"{shown} has two columns named {twice[0]!r}; rename one of them")
+
+
+def missing_column(name: str, columns: Sequence[str], remedy: str = "") -> MissingColumnError:
+    """The error for a column that is not there; column names are public."""
+    near = difflib.get_close_matches(name.lower(), [column.lower() for column in columns], n=1)
+    match = next((column for column in columns if near and column.lower() == near[0]), None)
+    hint = f"; did you mean {match!r}?" if match else ""
+    extra = f"; {remedy}" if remedy else ""
+    listed = ", ".join(columns[:20]) + (", ..." if len(columns) > 20 else "")
+    return MissingColumnError(f"no column {name!r} among: {listed}{hint}{extra}")

@@ -1,0 +1,162 @@
+"""Anything that holds rows becomes one stream of Arrow record batches.
+
+Files and URLs, pandas and polars frames, Arrow tables, `datasets.Dataset`, lists of strings or of
+mappings. Nothing is read ahead further than one batch; optional libraries are recognised by the
+object that the caller holds, never imported here.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.dataset
+
+from taciturn.engine.data.formats import read_files
+from taciturn.engine.data.jsonl import read_objects
+from taciturn.engine.data.location import locate
+from taciturn.engine.data.rows import (
+    ROWS_PER_BATCH,
+    Rows,
+    conform,
+    not_empty,
+    shield,
+    shielded,
+    sliced,
+    unique_columns,
+)
+from taciturn.errors import DataError
+
+_KNOWN = (
+    "a path, glob, directory or URL of JSONL, CSV or Parquet, a pandas or polars frame, an Arrow "
+    "table, reader or dataset, a datasets.Dataset, a list of strings, or a list of dicts"
+)
+
+
+def open_rows(data: object) -> Rows:
+    """Open `data` as a stream of record batches of at most ROWS_PER_BATCH rows.
+
+    A list of strings becomes the column "text". CSV columns are all text.
+
+    Raises DataNotFoundError, MissingDependencyError, or DataError (nothing in it, damaged, or of a
+    kind that cannot be read); no message quotes a row.
+    """
+    rows, shown = _opened(data)
+    unique_columns(rows.schema, shown)
+    return not_empty(Rows(rows.schema, sliced(rows.batches)), shown)
+
+
+def _opened(data: object) -> tuple[Rows, str]:
+    if isinstance(data, str | os.PathLike):
+        location = locate(os.fspath(data))
+        return read_files(location), location.shown
+    shown = f"the {type(data).__name__}"
+    return _in_memory(data, shown), shown
+
+
+def _in_memory(data: Any, shown: str) -> Rows:
+    library = type(data).__module__.partition(".")[0]
+    if isinstance(data, list | tuple):
+        return _read_list(data, shown)
+    if library == "pandas" and hasattr(data, "columns"):
+        return _read_pandas(data, shown)
+    if library == "datasets":
+        return _read_huggingface(data, shown)
+    return _read_arrow(data, shown)
+
+
+def _read_list(data: list[Any] | tuple[Any, ...], shown: str) -> Rows:
+    if not data:
+        raise DataError("the list holds no rows; give at least one")
+    if all(isinstance(item, str) or item is None for item in data):
+        return Rows(pa.schema([("text", pa.string())]), _text_batches(data, shown))
+    if all(isinstance(item, Mapping) for item in data):
+        return read_objects(data, shown)
+    kinds = sorted({type(item).__name__ for item in data})
+    raise DataError(f"{shown} holds {', '.join(kinds)}; give either strings or dicts")
+
+
+def _text_batches(data: list[Any] | tuple[Any, ...], shown: str) -> Iterator[pa.RecordBatch]:
+    def batches() -> Iterator[pa.RecordBatch]:
+        for start in range(0, len(data), ROWS_PER_BATCH):
+            part = pa.array(data[start : start + ROWS_PER_BATCH], pa.string())
+            yield pa.RecordBatch.from_arrays([part], names=["text"])
+
+    return shielded(batches(), lambda _: DataError(f"{shown} holds a string that is not UTF-8"))
+
+
+def _read_arrow(data: Any, shown: str) -> Rows:
+    """Arrow's own types, and whatever speaks Arrow's stream protocol (polars does)."""
+
+    def failed(kind: str) -> DataError:
+        return DataError(f"{shown} cannot be read as Arrow record batches ({kind})")
+
+    if isinstance(data, pa.RecordBatch):
+        data = pa.Table.from_batches([data])
+    if isinstance(data, pa.dataset.Dataset):
+        scanner = data.scanner(ROWS_PER_BATCH, batch_readahead=1, fragment_readahead=1)
+        data = shield(scanner.to_reader, failed)
+    if not hasattr(data, "__arrow_c_stream__"):
+        remedy = "call .collect() on it first" if hasattr(data, "collect") else f"give {_KNOWN}"
+        raise DataError(f"data of type {type(data).__name__} cannot be read; {remedy}")
+    reader = shield(lambda: pa.RecordBatchReader.from_stream(data), failed)
+    return Rows(reader.schema, shielded(iter(reader), failed))
+
+
+def _read_huggingface(data: Any, shown: str) -> Rows:
+    if isinstance(data, Mapping):
+        splits = [repr(name) for name in data]
+        raise DataError(
+            f"{shown} holds the splits {', '.join(splits)}; choose one, such as data[{splits[0]}]"
+        )
+
+    def failed(kind: str) -> DataError:
+        return DataError(f"{shown} cannot be read as Arrow ({kind})")
+
+    tables = shielded(iter(data.with_format("arrow").iter(batch_size=ROWS_PER_BATCH)), failed)
+    first = next(tables, None)
+    if first is None:
+        raise DataError(f"{shown} holds no rows; give at least one")
+
+    def batches() -> Iterator[pa.RecordBatch]:
+        yield from first.to_batches()
+        for table in tables:
+            yield from (conform(batch, first.schema) for batch in table.to_batches())
+
+    return Rows(first.schema, shielded(batches(), failed))
+
+
+def _read_pandas(data: Any, shown: str) -> Rows:
+    """A frame by slices; the index is not data."""
+    names = [str(name) for name in data.columns]
+    columns = [data.iloc[:, index] for index in range(len(names))]
+    types = [_pandas_type(column, name) for column, name in zip(columns, names, strict=True)]
+    schema = pa.schema(list(zip(names, types, strict=True)))
+
+    def batches() -> Iterator[pa.RecordBatch]:
+        for start in range(0, len(data), ROWS_PER_BATCH):
+            part = slice(start, start + ROWS_PER_BATCH)
+            arrays = [
+                _pandas_array(column.iloc[part], kind)
+                for column, kind in zip(columns, types, strict=True)
+            ]
+            yield pa.RecordBatch.from_arrays(arrays, schema=schema)
+
+    return Rows(schema, shielded(batches(), lambda kind: DataError(f"{shown}: {kind}")))
+
+
+def _pandas_type(column: Any, name: str) -> pa.DataType:
+    """The Arrow type of a column; only object columns have to be looked through."""
+    if column.dtype != object:
+        return pa.Array.from_pandas(column.iloc[:0]).type
+    return shield(
+        lambda: _pandas_array(column, None).type,
+        lambda _: DataError(f"column {name!r} mixes types; convert it to one, e.g. with astype"),
+    )
+
+
+def _pandas_array(column: Any, kind: pa.DataType | None) -> pa.Array:
+    found = pa.Array.from_pandas(column, type=kind)
+    return found.combine_chunks() if isinstance(found, pa.ChunkedArray) else found

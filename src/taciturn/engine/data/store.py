@@ -1,0 +1,211 @@
+"""Tokenised records on disk: Arrow IPC, memory-mapped, the records of a unit side by side.
+
+A folder holds
+
+- `tokens.arrow`: one row per record, `input_ids` list<int32> and `targets` list<uint8>;
+- `units.arrow`: the index of each unit's first record, and at the end the number of records;
+- `meta.json`: counts and the fingerprint.
+
+All of it is private.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from array import array
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from taciturn.engine.data.encoding import Encoded
+from taciturn.errors import CheckpointError
+
+_TOKENS = "tokens.arrow"
+_UNITS = "units.arrow"
+_META = "meta.json"
+_VERSION = 1
+
+_SCHEMA = pa.schema([("input_ids", pa.list_(pa.int32())), ("targets", pa.list_(pa.uint8()))])
+_TOKENS_PER_BATCH = 1 << 20
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class TokenizedRecord:
+    """One record of T tokens; both arrays are read-only views of the memory map.
+
+    Attributes:
+        input_ids: int32 [T].
+        targets: bool [T], True where this token is to be predicted; never at position 0.
+    """
+
+    input_ids: NDArray[np.int32]
+    targets: NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True)
+class _Block:
+    """One record batch of `tokens.arrow`: its columns' buffers as arrays, and where rows begin."""
+
+    ids: NDArray[np.int32]
+    targets: NDArray[np.bool_]
+    offsets: NDArray[np.int32]
+
+    @classmethod
+    def of(cls, batch: pa.RecordBatch) -> _Block:
+        ids, targets = batch.column(0), batch.column(1)
+        return cls(
+            ids.values.to_numpy(),
+            targets.values.to_numpy().view(np.bool_),
+            ids.offsets.to_numpy(),
+        )
+
+
+class TokenizedDataset:
+    """Tokenised privacy units, read at random from a memory map.
+
+    Attributes:
+        n_units: number of privacy units.
+        n_records: number of records, all units together.
+        n_tokens: number of tokens, all records together.
+        fingerprint: changes with the data or its public preparation. It is derived from private
+            rows: compare it, never print it.
+    """
+
+    def __init__(
+        self, blocks: Sequence[_Block], first_records: NDArray[np.int64], meta: dict[str, Any]
+    ) -> None:
+        self.n_units = len(first_records) - 1
+        self.n_records = int(first_records[-1])
+        self.n_tokens = sum(len(block.ids) for block in blocks)
+        self.fingerprint = str(meta["fingerprint"])
+        self._blocks = blocks
+        self._block_starts = [0]
+        for block in blocks[:-1]:
+            self._block_starts.append(self._block_starts[-1] + len(block.offsets) - 1)
+        self._first_records = first_records
+
+    @classmethod
+    def open(cls, folder: Path) -> TokenizedDataset:
+        """Map the files of `folder`; raises CheckpointError if they are absent or damaged."""
+        try:
+            meta = json.loads((folder / _META).read_text(encoding="utf-8"))
+            blocks = [_Block.of(batch) for batch in _batches(folder / _TOKENS)]
+            (units,) = _batches(folder / _UNITS)
+            first_records = units.column(0).to_numpy()
+        except (OSError, ValueError, KeyError, pa.ArrowException):
+            meta = {}
+        if meta.get("version") != _VERSION or meta["n_records"] != int(first_records[-1]):
+            raise CheckpointError(
+                f"{folder} holds no tokenised data that can be read; prepare it again"
+            )
+        return cls(blocks, first_records, meta)
+
+    def records(self, unit: int) -> list[TokenizedRecord]:
+        """The records of a unit, as views; raises IndexError outside [0, n_units)."""
+        return [self._record(index) for index in self._range(unit)]
+
+    def lengths(self, unit: int) -> list[int]:
+        """Tokens of each record of a unit, without touching the tokens."""
+        return [stop - start for _, start, stop in map(self._locate, self._range(unit))]
+
+    def __len__(self) -> int:
+        return self.n_units
+
+    def __repr__(self) -> str:
+        return "TokenizedDataset(private)"
+
+    def _range(self, unit: int) -> range:
+        if not 0 <= unit < self.n_units:
+            raise IndexError(f"unit {unit} must lie in [0, {self.n_units})")
+        return range(int(self._first_records[unit]), int(self._first_records[unit + 1]))
+
+    def _locate(self, record: int) -> tuple[_Block, int, int]:
+        index = bisect_right(self._block_starts, record) - 1
+        block, row = self._blocks[index], record - self._block_starts[index]
+        return block, int(block.offsets[row]), int(block.offsets[row + 1])
+
+    def _record(self, record: int) -> TokenizedRecord:
+        block, start, stop = self._locate(record)
+        return TokenizedRecord(block.ids[start:stop], block.targets[start:stop])
+
+
+def _batches(path: Path) -> list[pa.RecordBatch]:
+    with pa.memory_map(str(path)) as source:
+        reader = pa.ipc.open_file(source)
+        return [reader.get_batch(index) for index in range(reader.num_record_batches)]
+
+
+class TokenWriter:
+    """Writes encoded records in order, unit after unit; holds about a million tokens at a time."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._file = (folder / _TOKENS).open("wb")
+        self._writer = pa.ipc.new_file(self._file, _SCHEMA)
+        self._waiting: list[Encoded] = []
+        self._waiting_tokens = 0
+        self._n_records = 0
+        self._first_records = array("q")
+
+    def add(self, records: Sequence[Encoded], first: Sequence[bool]) -> None:
+        """Append records; `first` is True where a record opens a new unit."""
+        for record, opens in zip(records, first, strict=True):
+            if opens:
+                self._first_records.append(self._n_records)
+            self._n_records += 1
+            self._waiting_tokens += len(record[0])
+            self._waiting.append(record)
+        if self._waiting_tokens >= _TOKENS_PER_BATCH:
+            self._flush()
+
+    def close(self, public_spec: str) -> None:
+        """Finish all files; `public_spec` says how the data was prepared and enters the hash."""
+        self._flush()
+        self._writer.close()
+        self._file.close()
+        self._first_records.append(self._n_records)
+        units = pa.record_batch([pa.array(np.asarray(self._first_records))], ["first_record"])
+        with (
+            (self._folder / _UNITS).open("wb") as file,
+            pa.ipc.new_file(file, units.schema) as writer,
+        ):
+            writer.write_batch(units)
+        meta = {
+            "version": _VERSION,
+            "n_records": self._n_records,
+            "fingerprint": self._fingerprint(public_spec),
+        }
+        (self._folder / _META).write_text(json.dumps(meta), encoding="utf-8")
+
+    def abandon(self) -> None:
+        """Close the file handle without finishing; the folder is the caller's to remove."""
+        self._file.close()
+
+    def _flush(self) -> None:
+        if not self._waiting:
+            return
+        lengths = [len(ids) for ids, _ in self._waiting]
+        ids = chain.from_iterable(ids for ids, _ in self._waiting)
+        targets = b"".join(targets for _, targets in self._waiting)
+        offsets = pa.array(np.cumsum([0, *lengths], dtype=np.int32))
+        columns = [
+            pa.ListArray.from_arrays(offsets, pa.array(np.fromiter(ids, np.int32, sum(lengths)))),
+            pa.ListArray.from_arrays(offsets, pa.array(np.frombuffer(targets, np.uint8))),
+        ]
+        self._writer.write_batch(pa.RecordBatch.from_arrays(columns, schema=_SCHEMA))
+        self._waiting, self._waiting_tokens = [], 0
+
+    def _fingerprint(self, public_spec: str) -> str:
+        digest = hashlib.sha256(public_spec.encode())
+        for name in (_TOKENS, _UNITS):
+            with (self._folder / name).open("rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+        return digest.hexdigest()

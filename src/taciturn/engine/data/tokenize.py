@@ -1,0 +1,123 @@
+"""Rows to tokenised privacy units, once, on disk: the way in for everything that trains.
+
+    source -> select -> privacy unit -> bound per unit -> tokens -> Arrow IPC
+
+Each stage is a stream over record batches; nothing holds all rows.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pyarrow as pa
+
+from taciturn.engine.data.bounding import FIRST, grouped, single_record_units
+from taciturn.engine.data.encoding import Tokenizer, encode_batch
+from taciturn.engine.data.fields import Fields, choose_fields, text_columns
+from taciturn.engine.data.preparation import selected, with_unit
+from taciturn.engine.data.source import open_rows
+from taciturn.engine.data.store import TokenizedDataset, TokenizedRecord, TokenWriter
+from taciturn.errors import OutputError
+from taciturn.spec import DataSpec
+
+__all__ = ["TokenizedDataset", "TokenizedRecord", "Tokenizer", "prepare"]
+
+
+def prepare(
+    data: object, spec: DataSpec, tokenizer: Tokenizer, max_tokens: int, folder: Path, seed: int
+) -> TokenizedDataset:
+    """Tokenise `data` into `folder`, which appears complete or not at all.
+
+    Args:
+        data: whatever `open_rows` takes.
+        spec: how rows become records and records units; public.
+        tokenizer: the model's own.
+        max_tokens: tokens kept of a record; public.
+        folder: made by this call. It will hold private data: readable by its owner only.
+        seed: keys which records a unit keeps if it has more than `spec.max_records_per_unit`.
+
+    Raises:
+        DataError: any of its kinds; no message quotes a row or a number derived from rows.
+        ModelError: messages without a usable chat template.
+        OutputError: `folder` exists, the disk is full or cannot be written.
+    """
+    if max_tokens < 2:
+        raise ValueError(f"max_tokens={max_tokens} must be at least 2; raise it")
+    with _appearing_at_once(folder) as partial:
+        rows = open_rows(data)
+        if spec.select is not None:
+            rows = selected(rows, spec.select)
+        fields = choose_fields(rows.schema, spec)
+        if spec.privacy_unit is None:
+            batches = single_record_units(text_columns(rows, fields))
+        else:
+            rows = text_columns(with_unit(rows, spec.privacy_unit), fields)
+            spill = partial / "spill"
+            spill.mkdir(mode=0o700)
+            batches = grouped(rows, spec.max_records_per_unit, seed, spill)
+        _write(batches, fields, tokenizer, max_tokens, partial, _public(spec, max_tokens, seed))
+        shutil.rmtree(partial / "spill", ignore_errors=True)
+    return TokenizedDataset.open(folder)
+
+
+def _write(
+    batches: Iterator[pa.RecordBatch],
+    fields: Fields,
+    tokenizer: Tokenizer,
+    max_tokens: int,
+    folder: Path,
+    public_spec: str,
+) -> None:
+    writer = TokenWriter(folder)
+    try:
+        for batch in batches:
+            first = batch.column(FIRST).to_pylist()
+            start = 0
+            for records in encode_batch(batch, fields, tokenizer, max_tokens):
+                writer.add(records, first[start : start + len(records)])
+                start += len(records)
+        writer.close(public_spec)
+    finally:
+        writer.abandon()
+
+
+def _public(spec: DataSpec, max_tokens: int, seed: int) -> str:
+    """The public part of the preparation, in one stable text."""
+    fields = {name: getattr(spec, name) for name in DataSpec.model_fields}
+    return json.dumps({**fields, "max_tokens": max_tokens, "seed": seed}, sort_keys=True)
+
+
+@contextmanager
+def _appearing_at_once(folder: Path) -> Iterator[Path]:
+    """Yield a private sibling of `folder` that takes its name at the end, or is removed."""
+    with _output_errors(folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        if folder.exists():
+            raise OutputError(f"{folder} already exists; choose another folder or remove it")
+        partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.partial-", dir=folder.parent))
+        try:
+            yield partial
+            os.rename(partial, folder)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+
+
+@contextmanager
+def _output_errors(folder: Path) -> Iterator[None]:
+    """Errors of reading are DataError by now: an OSError that gets here is about writing."""
+    failure: OutputError | None = None
+    try:
+        yield
+    except OSError as error:
+        failure = OutputError(
+            f"{folder} cannot be written ({error.strerror or type(error).__name__}); nothing was "
+            "left behind; free space or choose another folder"
+        )
+    if failure is not None:
+        raise failure
