@@ -12,7 +12,7 @@
 # ARGS="-k clipping"  passed on to pytest or taciturn
 
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3.14 python3 python; do \
-	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && { echo "$$p"; break; }; done)
+	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && { echo "$$p"; exit; }; done; echo python3)
 VENV ?= .venv
 ARGS ?=
 BIN := $(VENV)/bin
@@ -24,7 +24,7 @@ DEV_STAMP := $(VENV)/installed-dev-$(KEY)
 
 # One thread per worker: several test processes with several threads each are slower than one.
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal
-SOURCES = src tests benchmarks
+SOURCES = src tests bench
 
 .PHONY: demo test slow check lint bench docs clean
 .DEFAULT_GOAL := test
@@ -47,7 +47,7 @@ lint: $(DEV_STAMP)
 	$(BIN)/lint-imports --no-logo
 
 bench: $(DEV_STAMP)
-	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+	@for script in bench/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
 
 docs: $(DEV_STAMP)
 	$(BIN)/python -m pytest -v tests/contracts/test_docs.py $(ARGS)
@@ -65,19 +65,18 @@ $(DEV_STAMP):
 	@touch $@ $(USER_STAMP)
 
 # --no-compile: torch and transformers have thousands of modules that nobody imports; Python compiles
-# the others when they are first used. Halves the installation.
+# the others when they are first used. That and a current pip take a third of the processor time.
 # Debian ships venv without ensurepip unless python3-venv is there; pip can fill such a venv itself.
 comma := ,
 define install
-	@test -n "$(PYTHON)" || { \
-		echo "taciturn needs Python 3.11 or newer and none was found;" \
-			"install it, or name one: make $(MAKECMDGOALS) PYTHON=/path/to/python3.11" >&2; exit 1; }
-	@"$(PYTHON)" -c 'import sys; v = sys.version.split()[0]; sys.exit(0 if sys.version_info >= (3, 11) else \
-		"taciturn needs Python 3.11 or newer; $(PYTHON) is %s. Name another one: PYTHON=/path/to/python3.11" % v)'
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+		echo "taciturn needs Python 3.11 or newer; $(PYTHON) is not ($$("$(PYTHON)" --version 2>&1));" \
+			"install it, or name another: make $(MAKECMDGOALS) PYTHON=/path/to/python3.11" >&2; exit 1; }
 	@echo "installing taciturn[$(1)$(if $(2),$(comma)$(2))] into $(VENV) with $(PYTHON) (once; a few minutes)"
 	@"$(PYTHON)" -m venv $(VENV) >/dev/null 2>&1 || { \
 		"$(PYTHON)" -m venv --clear --without-pip $(VENV) && \
 		"$(PYTHON)" -m pip --quiet --python $(VENV)/bin/python install pip; }
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --upgrade pip
 	@$(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check -c constraints.txt \
 		-e '.[$(1)$(if $(2),$(comma)$(2))]'
 endef

@@ -46,6 +46,13 @@ def test_contracts_hold(root: Path, cache: Path) -> None:
     assert "0 broken" in result.stdout
 
 
+def test_no_folder_hides_from_the_contracts(root: Path) -> None:
+    """A folder without __init__.py is no package to import-linter: nothing in it is checked."""
+    package = root / "src" / "taciturn"
+    folders = {path.parent for path in package.rglob("*.py")}
+    assert {folder.name for folder in folders if not (folder / "__init__.py").is_file()} == set()
+
+
 VIOLATIONS = {
     # name: (module, planted line, contract that must break)
     "transformers in the kernel": (
