@@ -10,6 +10,8 @@ import transformers as hf
 from peft import LoraConfig, get_peft_model
 from torch import nn
 
+from taciturn.engine.privacy.types import UnitBatch
+
 VOCABULARY = 61
 PADDING = 3
 
@@ -103,3 +105,25 @@ def with_lora(model: Any, seed: int = 0, **options: Any) -> nn.Module:
         config = LoraConfig(r=2, lora_alpha=4, task_type="CAUSAL_LM", **arguments | options)
         adapted: nn.Module = get_peft_model(model, config)
     return adapted.eval()
+
+
+def random_batch(
+    lengths: list[int], units: list[int], seed: int = 0, padding: int = 0
+) -> UnitBatch:
+    """Random tokens of the given lengths, right-padded; `padding` more columns than needed."""
+    generator = torch.Generator().manual_seed(seed)
+    ids_BT = torch.full((len(lengths), max(lengths) + padding), PADDING)
+    weights_BT = torch.zeros(ids_BT.shape)
+    for row, length in enumerate(lengths):
+        ids_BT[row, :length] = torch.randint(VOCABULARY, (length,), generator=generator)
+        weights_BT[row, 1:length] = 1 / max(1, length - 1)
+    return UnitBatch(ids_BT, weights_BT, torch.tensor(units), max(units) + 1)
+
+
+def units_of(batch: UnitBatch, units: list[int]) -> UnitBatch:
+    """The part of a batch that holds these units, numbered from 0 in this order."""
+    rows = [row for unit in units for row in (batch.unit_of_B == unit).nonzero().flatten().tolist()]
+    unit_of_B = torch.tensor([units.index(int(batch.unit_of_B[row])) for row in rows])
+    return UnitBatch(
+        batch.input_ids_BT[rows], batch.loss_weights_BT[rows], unit_of_B, n_units=len(units)
+    )
