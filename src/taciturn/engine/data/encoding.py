@@ -15,18 +15,34 @@ contributes zero: to drop it would make the number of records depend on private 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Protocol, TypeAlias
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any, Protocol, TypeAlias, cast
 
+import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from taciturn.engine.data.chat import ChatTokenizer, encode_messages
 from taciturn.engine.data.fields import Fields
 from taciturn.errors import RowError
 
-Encoded: TypeAlias = tuple[list[int], bytes]
-"""Token ids, and for each of them 1 if it is a target, else 0."""
-
 _CHARACTERS_PER_CALL = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedRecords:
+    """R records of T tokens in all, one after the other.
+
+    Attributes:
+        input_ids: int32 [T].
+        targets: bool [T], True where the token is to be predicted.
+        lengths: int64 [R], at least 1 each, T in sum.
+    """
+
+    input_ids: NDArray[np.int32]
+    targets: NDArray[np.bool_]
+    lengths: NDArray[np.int64]
 
 
 class Tokenizer(ChatTokenizer, Protocol):
@@ -43,7 +59,7 @@ class Tokenizer(ChatTokenizer, Protocol):
 
 def encode_batch(
     batch: pa.RecordBatch, fields: Fields, tokenizer: Tokenizer, max_tokens: int
-) -> Iterator[list[Encoded]]:
+) -> Iterator[EncodedRecords]:
     """Encode the first `len(fields.columns)` columns of a batch, some rows at a time.
 
     Raises RowError if a row cannot be encoded.
@@ -52,7 +68,7 @@ def encode_batch(
     encode = _ENCODERS[fields.kind]
     for start, stop in _chunks(parts):
         chunk = [part[start:stop] for part in parts]
-        yield encode(chunk, fields, tokenizer, max_tokens)
+        yield _cut(encode(chunk, fields, tokenizer), max_tokens)
 
 
 def _strings(column: pa.Array, name: str) -> list[str]:
@@ -83,53 +99,73 @@ def _tokens(tokenizer: Tokenizer, texts: list[str]) -> list[list[int]]:
     found = tokenizer(texts, add_special_tokens=False, return_attention_mask=False, verbose=False)[
         "input_ids"
     ]
-    return list(found)
+    return cast(list[list[int]], found)
 
 
 def _present(token: int | None) -> list[int]:
     return [] if token is None else [token]
 
 
-def _cut(ids: list[int], first_target: int, max_tokens: int) -> Encoded:
-    """Cut to `max_tokens`; everything from `first_target` on is a target, the first token never."""
-    ids = ids[:max_tokens] or [0]  # a tokenizer may find nothing in a text; zero targets, then
-    context = min(max(1, first_target), len(ids))
-    return ids, b"\0" * context + b"\1" * (len(ids) - context)
-
-
-def _encode_text(
-    parts: list[list[str]], fields: Fields, tokenizer: Tokenizer, max_tokens: int
-) -> list[Encoded]:
+def _encode_text(parts: list[list[str]], fields: Fields, tokenizer: Tokenizer) -> _Uncut:
     bos, eos = _present(tokenizer.bos_token_id), _present(tokenizer.eos_token_id)
     texts = _tokens(tokenizer, parts[0])
-    return [_cut([*bos, *ids, *eos], 1, max_tokens) for ids in texts]
+    around = len(bos) + len(eos)
+    lengths = np.fromiter((len(ids) + around for ids in texts), np.int64, len(texts))
+    pieces = (piece for ids in texts for piece in (bos, ids, eos))
+    ids = np.fromiter(chain.from_iterable(pieces), np.int32, int(lengths.sum()))
+    return ids, np.ones(len(ids), dtype=np.bool_), lengths
 
 
-def _encode_answer(
-    parts: list[list[str]], fields: Fields, tokenizer: Tokenizer, max_tokens: int
-) -> list[Encoded]:
+def _encode_answer(parts: list[list[str]], fields: Fields, tokenizer: Tokenizer) -> _Uncut:
     bos, eos = _present(tokenizer.bos_token_id), _present(tokenizer.eos_token_id)
     prompts = _tokens(tokenizer, [question + "\n" for question in parts[0]])
     answers = _tokens(tokenizer, parts[1])
-    return [
-        _cut([*bos, *prompt, *answer, *eos], len(bos) + len(prompt), max_tokens)
-        for prompt, answer in zip(prompts, answers, strict=True)
-    ]
+    context = np.fromiter((len(bos) + len(ids) for ids in prompts), np.int64, len(prompts))
+    rest = np.fromiter((len(ids) + len(eos) for ids in answers), np.int64, len(answers))
+    pairs = zip(prompts, answers, strict=True)
+    pieces = (piece for prompt, answer in pairs for piece in (bos, prompt, answer, eos))
+    lengths = context + rest
+    ids = np.fromiter(chain.from_iterable(pieces), np.int32, int(lengths.sum()))
+    return ids, _positions(lengths) >= np.repeat(context, lengths), lengths
 
 
-def _encode_messages(
-    parts: list[list[str]], fields: Fields, tokenizer: Tokenizer, max_tokens: int
-) -> list[Encoded]:
+def _encode_messages(parts: list[list[str]], fields: Fields, tokenizer: Tokenizer) -> _Uncut:
     found = encode_messages(parts[0], fields.columns[0], tokenizer)
-    return [_masked(ids, mask, max_tokens) for ids, mask in found]
+    lengths = np.fromiter((len(ids) for ids, _ in found), np.int64, len(found))
+    ids = np.fromiter(chain.from_iterable(ids for ids, _ in found), np.int32, int(lengths.sum()))
+    masks = np.frombuffer(b"".join(mask for _, mask in found), np.uint8)
+    return ids, masks.astype(np.bool_), lengths
 
 
-def _masked(ids: list[int], mask: bytes, max_tokens: int) -> Encoded:
-    kept = ids[:max_tokens] or [0]
-    return kept, (b"\0" + mask[1 : len(kept)]).ljust(len(kept), b"\0")
+def _positions(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Each token's position within its record."""
+    starts = np.cumsum(lengths) - lengths
+    return np.arange(int(lengths.sum())) - np.repeat(starts, lengths)
 
 
-_Encoder: TypeAlias = Callable[[list[list[str]], Fields, Any, int], list[Encoded]]
+def _cut(uncut: _Uncut, max_tokens: int) -> EncodedRecords:
+    """Cut every record to `max_tokens`; its first token is no target."""
+    ids, targets, lengths = _without_gaps(*uncut)
+    positions = _positions(lengths)
+    kept = positions < max_tokens
+    return EncodedRecords(
+        ids[kept], (targets & (positions > 0))[kept], np.minimum(lengths, max_tokens)
+    )
+
+
+def _without_gaps(
+    ids: NDArray[np.int32], targets: NDArray[np.bool_], lengths: NDArray[np.int64]
+) -> _Uncut:
+    """A tokenizer may find no token in a text: such a record gets token 0, which is no target."""
+    empty = np.flatnonzero(lengths == 0)
+    if not len(empty):
+        return ids, targets, lengths
+    starts = (np.cumsum(lengths) - lengths)[empty]
+    return np.insert(ids, starts, 0), np.insert(targets, starts, False), np.maximum(lengths, 1)
+
+
+_Uncut: TypeAlias = tuple[NDArray[np.int32], NDArray[np.bool_], NDArray[np.int64]]
+_Encoder: TypeAlias = Callable[[list[list[str]], Fields, Any], _Uncut]
 _ENCODERS: dict[str, _Encoder] = {
     "text": _encode_text,
     "answer": _encode_answer,

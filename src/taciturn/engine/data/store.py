@@ -13,11 +13,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from array import array
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +23,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from taciturn.engine.data.encoding import Encoded
+from taciturn.engine.data.encoding import EncodedRecords
 from taciturn.errors import CheckpointError
 
 _TOKENS = "tokens.arrow"
@@ -150,19 +148,17 @@ class TokenWriter:
         self._folder = folder
         self._file = (folder / _TOKENS).open("wb")
         self._writer = pa.ipc.new_file(self._file, _SCHEMA)
-        self._waiting: list[Encoded] = []
+        self._waiting: list[EncodedRecords] = []
         self._waiting_tokens = 0
         self._n_records = 0
-        self._first_records = array("q")
+        self._first_records: list[NDArray[np.int64]] = []
 
-    def add(self, records: Sequence[Encoded], first: Sequence[bool]) -> None:
-        """Append records; `first` is True where a record opens a new unit."""
-        for record, opens in zip(records, first, strict=True):
-            if opens:
-                self._first_records.append(self._n_records)
-            self._n_records += 1
-            self._waiting_tokens += len(record[0])
-            self._waiting.append(record)
+    def add(self, records: EncodedRecords, first: NDArray[np.bool_]) -> None:
+        """Append R records; `first` [R] is True where a record opens a new unit."""
+        self._first_records.append(self._n_records + np.flatnonzero(first))
+        self._n_records += len(records.lengths)
+        self._waiting_tokens += len(records.input_ids)
+        self._waiting.append(records)
         if self._waiting_tokens >= _TOKENS_PER_BATCH:
             self._flush()
 
@@ -171,8 +167,8 @@ class TokenWriter:
         self._flush()
         self._writer.close()
         self._file.close()
-        self._first_records.append(self._n_records)
-        units = pa.record_batch([pa.array(np.asarray(self._first_records))], ["first_record"])
+        first_records = np.concatenate([*self._first_records, [self._n_records]])
+        units = pa.record_batch([pa.array(first_records)], ["first_record"])
         with (
             (self._folder / _UNITS).open("wb") as file,
             pa.ipc.new_file(file, units.schema) as writer,
@@ -192,13 +188,13 @@ class TokenWriter:
     def _flush(self) -> None:
         if not self._waiting:
             return
-        lengths = [len(ids) for ids, _ in self._waiting]
-        ids = chain.from_iterable(ids for ids, _ in self._waiting)
-        targets = b"".join(targets for _, targets in self._waiting)
-        offsets = pa.array(np.cumsum([0, *lengths], dtype=np.int32))
+        lengths = np.concatenate([records.lengths for records in self._waiting])
+        ids = np.concatenate([records.input_ids for records in self._waiting])
+        targets = np.concatenate([records.targets for records in self._waiting])
+        offsets = pa.array(np.cumsum(np.insert(lengths, 0, 0)).astype(np.int32))
         columns = [
-            pa.ListArray.from_arrays(offsets, pa.array(np.fromiter(ids, np.int32, sum(lengths)))),
-            pa.ListArray.from_arrays(offsets, pa.array(np.frombuffer(targets, np.uint8))),
+            pa.ListArray.from_arrays(offsets, pa.array(ids)),
+            pa.ListArray.from_arrays(offsets, pa.array(targets.view(np.uint8))),
         ]
         self._writer.write_batch(pa.RecordBatch.from_arrays(columns, schema=_SCHEMA))
         self._waiting, self._waiting_tokens = [], 0

@@ -77,11 +77,11 @@ def _write(
     writer = TokenWriter(folder)
     try:
         for batch in batches:
-            first = batch.column(FIRST).to_pylist()
-            start = 0
+            first = batch.column(FIRST).to_numpy(zero_copy_only=False)
             for records in encode_batch(batch, fields, tokenizer, max_tokens):
-                writer.add(records, first[start : start + len(records)])
-                start += len(records)
+                count = len(records.lengths)
+                writer.add(records, first[:count])
+                first = first[count:]
         writer.close(public_spec)
     finally:
         writer.abandon()
