@@ -33,4 +33,4 @@ def _zero_rates(owner: Any) -> None:
     for name, value in list(getattr(owner, "__dict__", {}).items()):
         rate = isinstance(value, int | float) and not isinstance(value, bool)
         if rate and value != 0 and _RANDOM.search(name):
-            setattr(owner, name, 0.0)
+            setattr(owner, name, type(value)(0))  # configurations check the type

@@ -42,7 +42,7 @@ class _Tolerance:
     unit: float
 
 
-_FULL_PRECISION = _Tolerance(loss=1e-4, parameter=1e-3, unit=1e-5)
+_FULL_PRECISION = _Tolerance(loss=1e-5, parameter=1e-3, unit=1e-5)
 # Half precision may route a token of a mixture of experts differently alone than in a batch.
 _HALF_PRECISION = _Tolerance(loss=5e-2, parameter=0.25, unit=2e-2)
 

@@ -1,0 +1,79 @@
+"""Rotary embeddings that look at the longest record of a batch are kept below that length."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+import transformers as hf
+
+from taciturn.engine.model.loss import CausalLmLoss
+from taciturn.engine.model.rope import independent_length
+from taciturn.errors import GuaranteeError
+from tinymodels import CONFIGS, build, random_batch
+
+SIZE = {
+    "vocab_size": 61,
+    "hidden_size": 16,
+    "intermediate_size": 24,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "pad_token_id": 3,
+}
+
+
+def dynamic() -> Any:
+    rope = {"rope_type": "dynamic", "factor": 4.0, "rope_theta": 100.0}
+    config = hf.LlamaConfig(**SIZE, max_position_embeddings=8, rope_parameters=rope)
+    return hf.LlamaForCausalLM(config).eval()
+
+
+def longrope() -> Any:
+    rope = {
+        "rope_type": "longrope",
+        "short_factor": [1.0] * 4,
+        "long_factor": [1.0, 4.0, 16.0, 64.0],
+        "rope_theta": 100.0,
+        "original_max_position_embeddings": 8,
+    }
+    config = hf.Phi3Config(
+        **SIZE,
+        max_position_embeddings=32,
+        original_max_position_embeddings=8,
+        rope_parameters=rope,
+        bos_token_id=1,
+        eos_token_id=2,
+    )
+    return hf.Phi3ForCausalLM(config).eval()
+
+
+@pytest.mark.parametrize("make", [dynamic, longrope])
+def test_beyond_the_bound_records_would_mix(make: Any) -> None:
+    """The danger is real: one long record changes what the model computes on a short one."""
+    torch.manual_seed(0)
+    model = make()
+    assert independent_length(model) == 8
+    short = random_batch([6], [0]).input_ids_BT
+    with torch.no_grad():
+        alone = model(input_ids=short, use_cache=False).logits
+        within = torch.nn.functional.pad(short, (0, 2))
+        beyond = torch.nn.functional.pad(short, (0, 6))
+        fits = model(input_ids=within, use_cache=False).logits[:, :6]
+        mixes = model(input_ids=beyond, use_cache=False).logits[:, :6]
+    torch.testing.assert_close(fits, alone)
+    assert not torch.allclose(mixes, alone, rtol=1e-3)
+
+
+@pytest.mark.parametrize("make", [dynamic, longrope])
+def test_loss_refuses_longer_batches(make: Any) -> None:
+    loss = CausalLmLoss(make())
+    assert loss.max_tokens == 8
+    assert loss(random_batch([8, 5], [0, 1])).shape == (2,)
+    with pytest.raises(GuaranteeError, match=r"9 tokens is longer than 8.*max_tokens=8"):
+        loss(random_batch([9], [0]))
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_others_have_no_bound(name: str) -> None:
+    assert independent_length(build(name)) is None
