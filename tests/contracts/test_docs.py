@@ -27,9 +27,10 @@ EXPECTED = ("README.md", "ARCHITECTURE.md", "CHANGELOG.md", "CONTRIBUTING.md", "
 
 _LINK = re.compile(r"\]\(([^)\s]+)\)")
 _PATH = re.compile(r"`((?:src|tests|bench|docs|\.ci)/[\w./*-]*)`")
-_BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+_BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
 _TARGET = re.compile(r"^([a-z]+):", re.MULTILINE)
+_COMMAND = re.compile(r"(?:\$ )?(?:[A-Z_]+=\S* )*(?:make|taciturn) ")
 _FLAG = re.compile(r"(?<![\w-])--?[a-z][\w-]*")
 _METHODS = {"fit": FitSpec, "sample": SampleSpec}
 # Arguments of the facade that are no fields of a spec.
@@ -75,6 +76,8 @@ def python_problems(code: str) -> Iterator[str]:
 def shell_problems(code: str) -> Iterator[str]:
     """Make targets, taciturn commands and flags that do not exist."""
     for line in code.replace("\\\n", " ").splitlines():
+        if not _COMMAND.match(line):
+            continue  # what a command prints
         words = shlex.split(line.removeprefix("$ "), comments=True)
         while words and re.fullmatch(r"[A-Z_]+=\S*", words[0]):
             words.pop(0)
@@ -124,6 +127,7 @@ def yaml_problems(code: str) -> Iterator[str]:
 
 
 CHECKS = {
+    "": shell_problems,
     "python": python_problems,
     "sh": shell_problems,
     "console": shell_problems,
@@ -136,8 +140,6 @@ def problems(text: str, folder: Path) -> list[str]:
     """Everything a document says that is not so."""
     found = list(link_problems(text, folder))
     for language, code in _BLOCK.findall(text):
-        if language == "console":  # commands only, not what they print
-            code = "\n".join(line for line in code.splitlines() if line.startswith("$ "))
         found += CHECKS[language](code) if language in CHECKS else ()
     return found
 
@@ -183,6 +185,7 @@ def test_architecture_has_a_line_for_every_room() -> None:
         ("```python\nmodel.fit('x', target_epsilom=3)\n```\n", "not an argument"),
         ("```sh\nmake tests\n```\n", "no such target"),
         ("```console\n$ make tests\nprinted\n```\n", "no such target"),
+        ("```\nA=1 make tests  # all\nmade 'by hand\n```\n", "no such target"),
         ("```sh\ntaciturn fitt\n```\n", "no such command"),
         ("```sh\ntaciturn fit --target-epsilom 3\n```\n", "no such option"),
         ("```yaml\nmodel: a\ndata: b\nepsilom: 3\n```\n", "not a field"),
