@@ -87,7 +87,7 @@ def merge_disjoint(total: BoundedSum, part: BoundedSum) -> BoundedSum:
 
 
 def _weighted_sum(value: Tensor, scale_U: Tensor, dropped_U: Tensor | None) -> Tensor:
-    total_P = torch.zeros(value[0].numel(), dtype=torch.float64, device=scale_U.device)
+    total_P = torch.zeros(math.prod(value.shape[1:]), dtype=torch.float64, device=scale_U.device)
     for units, part_UP in _exact_rows(value):
         if dropped_U is not None:
             part_UP[dropped_U[units]] = 0.0
@@ -97,8 +97,9 @@ def _weighted_sum(value: Tensor, scale_U: Tensor, dropped_U: Tensor | None) -> T
 
 def _exact_rows(value: Tensor) -> Iterator[tuple[slice, Tensor]]:
     """Copies of `value` [U, ...] in float64, some units at a time, as [units, P]."""
-    flat_UP = value.flatten(1)
-    device, size = _exact_device(value.device), max(1, _CHUNK // max(1, flat_UP.shape[1]))
+    n_values = math.prod(value.shape[1:])
+    flat_UP = value.reshape(len(value), n_values)
+    device, size = _exact_device(value.device), max(1, _CHUNK // max(1, n_values))
     for start in range(0, len(flat_UP), size):
         units = slice(start, start + size)
         yield units, flat_UP[units].to(device=device, dtype=torch.float64, copy=True)

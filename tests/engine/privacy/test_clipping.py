@@ -1,0 +1,188 @@
+"""Clip and sum: no unit moves the sum by more than the norm, whatever stands beside it."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from taciturn.engine.privacy import clipping
+from taciturn.engine.privacy.clipping import clip_and_sum, empty_sum, merge_disjoint, unit_norms
+from taciturn.engine.privacy.types import BoundedSum, PerUnitGradients
+
+SHAPES = {"a": (3, 4), "b": (5,), "c": ()}
+
+
+def gradients(n_units: int, seed: int = 0, scale: float = 1.0, dtype: torch.dtype = torch.float32):  # type: ignore[no-untyped-def]
+    generator = torch.Generator().manual_seed(seed)
+    values = {
+        name: (torch.randn(n_units, *shape, generator=generator) * scale).to(dtype)
+        for name, shape in SHAPES.items()
+    }
+    return PerUnitGradients(values, torch.rand(n_units, generator=generator))
+
+
+def flat(total: BoundedSum) -> Tensor:
+    return torch.cat([value.flatten() for value in total.values.values()])
+
+
+def without(of: PerUnitGradients, unit: int) -> PerUnitGradients:
+    keep = [each for each in range(len(of.losses_U)) if each != unit]
+    return PerUnitGradients({k: v[keep] for k, v in of.values.items()}, of.losses_U[keep])
+
+
+def test_norm_is_over_all_parameters_together() -> None:
+    of = gradients(4)
+    for unit, norm in enumerate(unit_norms(of).tolist()):
+        parts = [float(value[unit].double().norm()) for value in of.values.values()]
+        assert norm == pytest.approx(math.hypot(*parts), rel=1e-12)
+
+
+def test_sum_of_clipped_gradients() -> None:
+    of = gradients(6, scale=0.4)
+    norms = unit_norms(of)
+    total = clip_and_sum(of, l2_clip_norm=1.5)
+    for name, value in of.values.items():
+        expected = sum(value[u].double() * min(1.0, 1.5 / float(norms[u])) for u in range(6))
+        torch.testing.assert_close(total.values[name], expected, rtol=1e-12, atol=1e-12)
+    assert total.l2_sensitivity == 1.5
+    assert total.counts.n_units == 6
+    assert total.counts.n_clipped == int((norms > 1.5).sum())
+    assert total.counts.norm_sum == pytest.approx(float(norms.sum()))
+
+
+@given(
+    n_units=st.integers(1, 12),
+    clip=st.floats(1e-6, 1e6),
+    scale=st.floats(1e-6, 1e6),
+    seed=st.integers(0, 10_000),
+    dtype=st.sampled_from([torch.float32, torch.bfloat16, torch.float64]),
+    data=st.data(),
+)
+def test_sensitivity(
+    n_units: int, clip: float, scale: float, seed: int, dtype: torch.dtype, data: st.DataObject
+) -> None:
+    of = gradients(n_units, seed, scale, dtype)
+    unit = data.draw(st.integers(0, n_units - 1))
+    moved = flat(clip_and_sum(of, clip)) - flat(clip_and_sum(without(of, unit), clip))
+    assert float(moved.norm()) <= clip * (1 + 1e-6)
+
+
+@given(clip=st.floats(1e-3, 1e3), seed=st.integers(0, 1000))
+def test_short_gradients_are_left_alone(clip: float, seed: int) -> None:
+    of = gradients(3, seed)
+    scale = 0.999 * clip / float(unit_norms(of).max())
+    small = PerUnitGradients({k: v.double() * scale for k, v in of.values.items()}, of.losses_U)
+    total = clip_and_sum(small, clip)
+    for name, value in small.values.items():
+        torch.testing.assert_close(total.values[name], value.sum(0), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("where", [("a", 0), ("c", None)])
+def test_unit_that_is_not_finite_contributes_zero(bad: float, where: tuple[str, int]) -> None:
+    """PITFALLS 22: it must not poison the sum, and the step goes on."""
+    of = gradients(5)
+    name, index = where
+    if index is None:
+        of.values[name][3] = bad
+    else:
+        of.values[name][3].view(-1)[index] = bad
+    total, rest = clip_and_sum(of, 1.0), clip_and_sum(without(of, 3), 1.0)
+    torch.testing.assert_close(flat(total), flat(rest), rtol=1e-12, atol=1e-14)
+    assert total.counts.n_non_finite == 1
+    assert total.counts.n_units == 5
+    assert math.isfinite(total.counts.norm_sum + total.counts.loss_sum)
+
+
+def test_all_units_not_finite() -> None:
+    of = PerUnitGradients({"w": torch.full((3, 2), float("nan"))}, torch.zeros(3))
+    total = clip_and_sum(of, 1.0)
+    assert not flat(total).any()
+    assert total.counts.n_non_finite == 3
+
+
+def test_norm_that_overflows_fp32_is_clipped_like_any_other() -> None:
+    of = PerUnitGradients({"w": torch.full((1, 4), 3e38)}, torch.zeros(1))
+    assert float(flat(clip_and_sum(of, 1.0)).norm()) == pytest.approx(1.0)
+
+
+def test_zero_gradient_stays_zero() -> None:
+    of = PerUnitGradients({"w": torch.zeros(2, 4)}, torch.zeros(2))
+    assert not flat(clip_and_sum(of, 1.0)).any()
+
+
+def test_norms_of_bf16_are_made_in_high_precision() -> None:
+    """PITFALLS 17: added up in bf16, a million equal entries stop growing."""
+    entry = torch.tensor(0.01).bfloat16()
+    of = PerUnitGradients({"w": entry.expand(1, 1 << 20).clone()}, torch.zeros(1))
+    exact = float(entry.double()) * 1024
+    assert float(unit_norms(of)) == pytest.approx(exact, rel=1e-9)
+    assert float(flat(clip_and_sum(of, 1.0)).norm()) == pytest.approx(1.0, rel=1e-9)
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 1 << 30])
+def test_chunks_change_nothing(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    of = gradients(9)
+    of.values["b"][2] = float("nan")
+    whole = flat(clip_and_sum(of, 0.7))
+    monkeypatch.setattr(clipping, "_CHUNK", chunk)
+    torch.testing.assert_close(flat(clip_and_sum(of, 0.7)), whole, rtol=1e-13, atol=1e-13)
+
+
+def test_gradients_are_not_changed() -> None:
+    of = gradients(4)
+    before = {name: value.clone() for name, value in of.values.items()}
+    clip_and_sum(of, 0.1)
+    assert all(torch.equal(value, before[name]) for name, value in of.values.items())
+
+
+@settings(max_examples=30)
+@given(n_units=st.integers(1, 10), cuts=st.lists(st.integers(0, 10), max_size=4))
+def test_any_split_gives_the_same_sum(n_units: int, cuts: list[int]) -> None:
+    of = gradients(n_units)
+    total = empty_sum({name: value[0] for name, value in of.values.items()}, 0.8)
+    edges = [0, *sorted(min(cut, n_units) for cut in cuts), n_units]
+    for start, stop in itertools.pairwise(edges):
+        part = PerUnitGradients(
+            {k: v[start:stop] for k, v in of.values.items()}, of.losses_U[start:stop]
+        )
+        total = merge_disjoint(total, clip_and_sum(part, 0.8))
+    whole = clip_and_sum(of, 0.8)
+    torch.testing.assert_close(flat(total), flat(whole), rtol=1e-12, atol=1e-12)
+    assert total.counts.n_units == n_units
+    assert total.l2_sensitivity == whole.l2_sensitivity
+
+
+def test_empty_sum_is_zero_in_the_parameters_shape() -> None:
+    total = empty_sum({"w": torch.ones(2, 3), "b": torch.ones(())}, 1.5)
+    assert {name: tuple(value.shape) for name, value in total.values.items()} == {
+        "w": (2, 3),
+        "b": (),
+    }
+    assert not flat(total).any()
+    assert flat(total).dtype == torch.float64
+    assert total.l2_sensitivity == 1.5
+    assert total.counts.n_units == 0
+
+
+def test_sums_that_do_not_belong_together_are_refused() -> None:
+    one, other = clip_and_sum(gradients(2), 1.0), clip_and_sum(gradients(2), 2.0)
+    with pytest.raises(ValueError, match="sensitivities"):
+        merge_disjoint(one, other)
+    shorter = PerUnitGradients({"a": gradients(2).values["a"]}, torch.zeros(2))
+    with pytest.raises(ValueError, match="different parameters"):
+        merge_disjoint(one, clip_and_sum(shorter, 1.0))
+
+
+@pytest.mark.parametrize("clip", [0.0, -1.0, float("nan"), float("inf")])
+def test_clip_norm_must_be_positive_and_finite(clip: float) -> None:
+    with pytest.raises(ValueError, match="positive and finite"):
+        clip_and_sum(gradients(1), clip)
+    with pytest.raises(ValueError, match="positive and finite"):
+        empty_sum({"w": torch.zeros(2)}, clip)

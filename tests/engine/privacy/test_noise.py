@@ -1,0 +1,96 @@
+"""The Gaussian mechanism: the right scale, on a grid, divided by a public number."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from taciturn.engine.privacy.clipping import clip_and_sum, empty_sum
+from taciturn.engine.privacy.noise import add_noise, grid_step
+from taciturn.engine.privacy.rng import SecureStream
+from taciturn.engine.privacy.types import BoundedSum, PerUnitGradients
+
+KEY = bytes(range(32))
+
+
+def some_sum(clip: float = 2.0) -> BoundedSum:
+    generator = torch.Generator().manual_seed(0)
+    values = {
+        "w": torch.randn(5, 30, 4, generator=generator),
+        "b": torch.randn(5, 7, generator=generator),
+    }
+    return clip_and_sum(PerUnitGradients(values, torch.zeros(5)), clip)
+
+
+def test_scale_is_stated() -> None:
+    assert add_noise(some_sum(), 1.5, 10, SecureStream(KEY)).noise_std == 1.5 * 2.0 / 10
+
+
+def test_is_sum_plus_noise_over_divisor() -> None:
+    total, stream = some_sum(), SecureStream(KEY)
+    released = add_noise(total, 1.5, 10, SecureStream(KEY))
+    for name, value in total.values.items():
+        expected = (value + 3.0 * stream.normal(value.shape)) / 10
+        torch.testing.assert_close(
+            released.values[name].double(), expected, rtol=1e-6, atol=grid_step(3.0)
+        )
+        assert released.values[name].dtype == torch.float32
+
+
+def test_each_parameter_has_noise_of_its_own() -> None:
+    zeros = {"a": torch.zeros(50), "b": torch.zeros(50)}
+    released = add_noise(empty_sum(zeros, 1.0), 1.0, 1, SecureStream(KEY))
+    assert not torch.equal(released.values["a"], released.values["b"])
+
+
+def test_sum_is_not_changed() -> None:
+    total = some_sum()
+    before = {name: value.clone() for name, value in total.values.items()}
+    add_noise(total, 1.0, 3, SecureStream(KEY))
+    assert all(torch.equal(value, before[name]) for name, value in total.values.items())
+
+
+@given(st.floats(1e-12, 1e12))
+def test_grid_is_a_power_of_two_far_below_the_noise(std: float) -> None:
+    step = grid_step(std)
+    assert math.frexp(step)[0] == 0.5
+    assert 2**-21 < step / std <= 2**-20
+
+
+@given(multiplier=st.floats(0.01, 100), clip=st.floats(0.001, 100))
+def test_released_sums_are_on_the_grid(multiplier: float, clip: float) -> None:
+    """Low-order bits of a floating-point sum give away what was added (Mironov 2012)."""
+    released = add_noise(some_sum(clip), multiplier, 1, SecureStream(KEY))
+    step = grid_step(multiplier * clip)
+    for value in released.values.values():
+        # A multiple of the grid with more than 24 bits is rounded once more, to fp32.
+        cells = value.double() / step
+        nearest = cells.round()
+        fp32_gap = (cells.abs() * 2**-24).clamp(min=0)
+        assert bool(((cells - nearest).abs() <= fp32_gap).all())
+
+
+def test_grid_hides_what_is_below_it() -> None:
+    """Two sums that differ by far less than a cell are released as the same number."""
+    zero = {"w": torch.zeros(1000)}
+    total = empty_sum(zero, 1.0)
+    moved = BoundedSum({"w": total.values["w"] + 2**-40}, 1.0, total.counts)
+    first = add_noise(total, 1.0, 1, SecureStream(KEY)).values["w"]
+    second = add_noise(moved, 1.0, 1, SecureStream(KEY)).values["w"]
+    assert int((first != second).sum()) <= 1
+
+
+@pytest.mark.parametrize("multiplier", [0.0, -1.0, float("nan"), float("inf")])
+def test_noise_multiplier_must_be_positive_and_finite(multiplier: float) -> None:
+    with pytest.raises(ValueError, match="noise_multiplier"):
+        add_noise(some_sum(), multiplier, 1, SecureStream(KEY))
+
+
+@pytest.mark.parametrize("divisor", [0, -2, float("nan")])
+def test_divisor_must_be_positive(divisor: float) -> None:
+    with pytest.raises(ValueError, match="divisor"):
+        add_noise(some_sum(), 1.0, divisor, SecureStream(KEY))
