@@ -1,0 +1,117 @@
+"""kill -9 at a random moment, then --resume: same epsilon, planned steps, no stream used twice."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import random
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from taciturn.engine.training.checkpoint import Journal
+from taciturn.llm import LLM
+from taciturn.report import PrivacyReport
+
+STEPS = 8
+SETTINGS: dict[str, Any] = {
+    "text_field": "text",
+    "target_epsilon": 4,
+    "batch_size": 10,
+    "steps": STEPS,
+    "checkpoint_every": 2,
+    "threads": 1,
+}
+
+
+def rows() -> pd.DataFrame:
+    return pd.DataFrame({"text": [f"Note {i}: the patient has a cough." for i in range(40)]})
+
+
+def fit(model: str, output: str, resume: bool) -> None:
+    LLM(model).fit(rows(), output=output, resume=resume, **SETTINGS)
+
+
+def start(model: Path, output: Path, resume: bool) -> Any:
+    # The server has everything imported, so that a round is training and not starting Python.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["taciturn.llm", "transformers.models.llama", "peft", "datasets"])
+    process = context.Process(target=fit, args=(str(model), str(output), resume))
+    process.start()
+    return process
+
+
+def has_checkpoint(output: Path) -> bool:
+    return any((output / "private" / "checkpoints").glob("step-*"))
+
+
+def kill_once(model: Path, output: Path, moment: random.Random) -> bool:
+    """Start or resume, and kill at a random moment of training; True if it died before the end."""
+    process = start(model, output, resume=has_checkpoint(output))
+    journal = output / "private" / "journal.jsonl"
+    before = journal.stat().st_size if journal.exists() else 0
+    while process.is_alive() and not (journal.exists() and journal.stat().st_size > before):
+        time.sleep(0.002)
+    time.sleep(moment.uniform(0, 0.5))
+    if process.is_alive():
+        os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    return process.exitcode == -signal.SIGKILL
+
+
+def finish(model: Path, output: Path) -> PrivacyReport:
+    if not (output / "privacy_report.json").exists():
+        if not has_checkpoint(output) and output.exists():
+            # Killed before the first checkpoint: nothing to resume, so start over elsewhere.
+            output.rename(output.with_name(output.name + "-abandoned"))
+        process = start(model, output, resume=output.exists())
+        process.join()
+        assert process.exitcode == 0
+    return PrivacyReport.model_validate_json((output / "privacy_report.json").read_text())
+
+
+def check_journal(output: Path) -> list[str]:
+    """All planned steps are in the final weights, in order; returns the stream names."""
+    entries = Journal(output / "private" / "journal.jsonl").entries()
+    streams, last = [], 0
+    for entry in entries:
+        if "start" in entry:
+            assert entry["start"] <= last
+            last = entry["start"]
+            streams += [entry["sampling_stream"], entry["noise_stream"]]
+        else:
+            assert entry["step"] == last + 1
+            last = entry["step"]
+    assert last == STEPS
+    return streams
+
+
+def run_rounds(model: Path, folder: Path, rounds: int, seed: int) -> int:
+    moment = random.Random(seed)
+    whole = folder / "whole"
+    start(model, whole, resume=False).join()
+    expected = finish(model, whole)
+    streams, kills = check_journal(whole), 0
+    for number in range(rounds):
+        output = folder / f"run-{number}"
+        kills += kill_once(model, output, moment)
+        assert finish(model, output) == expected
+        streams += check_journal(output)
+    assert len(streams) == len(set(streams))
+    return kills
+
+
+def test_three_kills(tiny_llama: Path, tmp_path: Path) -> None:
+    assert run_rounds(tiny_llama, tmp_path, rounds=3, seed=0) >= 1
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_thirty_kills(tiny_llama: Path, tmp_path: Path) -> None:
+    kills = run_rounds(tiny_llama, tmp_path, rounds=30, seed=1)
+    print(f"killed {kills} of 30 runs before their end; every report equal, no stream used twice")
+    assert kills >= 20

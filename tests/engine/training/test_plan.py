@@ -1,0 +1,108 @@
+"""The plan follows from the spec and public facts, and what it promises is what runs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from taciturn.accounting.compose import epsilon as epsilon_of
+from taciturn.engine.training.defaults import PublicFacts
+from taciturn.engine.training.plan import TrainingPlan, alternatives, make_plan
+from taciturn.errors import PrivacyParameterError, SpecError
+from taciturn.spec import FitSpec, parse
+
+FACTS = PublicFacts(n_units=1000, base_model="tiny", base_parameters=5_000_000, context_length=512)
+
+
+def plan(**fields: Any) -> TrainingPlan:
+    return make_plan(parse(FitSpec, {"target_epsilon": 3, **fields}), FACTS)
+
+
+def test_epsilon_is_that_of_the_mechanism_that_runs() -> None:
+    made = plan(epochs=4, batch_size=100)
+    assert made.privacy is not None
+    assert made.steps == 40
+    mechanism = made.mechanism(("w",))
+    assert epsilon_of(mechanism.dp_event, made.privacy.delta) == made.privacy.epsilon
+    assert 3 * (1 - 2e-3) <= made.privacy.epsilon <= 3
+    assert mechanism.sampling_probability == 0.1
+    assert mechanism.expected_batch_size == made.batch_size
+
+
+def test_default_delta_is_a_power_of_ten_at_most_a_tenth_of_a_unit() -> None:
+    made = plan()
+    assert made.privacy is not None
+    assert made.privacy.delta == 1e-4
+
+
+def test_unlimited_has_no_mechanism() -> None:
+    made = plan(target_epsilon="unlimited")
+    assert made.privacy is None
+    with pytest.raises(PrivacyParameterError, match="unlimited"):
+        made.mechanism(("w",))
+
+
+@pytest.mark.parametrize(
+    ("fields", "error", "message"),
+    [
+        ({"target_epsilon": None}, PrivacyParameterError, "target_epsilon is not set"),
+        ({"batch_size": 1001}, PrivacyParameterError, "exceeds the data's n_units=1000"),
+        ({"delta": 0.01}, PrivacyParameterError, "delta=0.01"),
+        ({"max_tokens": 513}, SpecError, "exceeds the model's context of 512"),
+    ],
+)
+def test_impossible_plans_say_value_bound_and_remedy(
+    fields: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        plan(**fields)
+
+
+@pytest.mark.parametrize("method", ["auto", "lora", "full"])
+@pytest.mark.parametrize("epsilon", [3, "unlimited"])
+def test_auto_says_what_it_chose_and_why(method: str, epsilon: Any) -> None:
+    made = plan(method=method, target_epsilon=epsilon)
+    assert made.adapter.method in ("lora", "full")
+    assert made.reasons
+    assert all(len(reason) > 10 for reason in made.reasons)
+
+
+def test_choices_of_the_user_win_over_defaults() -> None:
+    made = plan(
+        method="lora",
+        r=3,
+        alpha=5.0,
+        target_modules=("q_proj",),
+        learning_rate=0.5,
+        l2_clip_norm=0.25,
+        steps=7,
+        batch_size=11,
+    )
+    assert (made.adapter.r, made.adapter.alpha, made.adapter.target_modules) == (
+        3,
+        5.0,
+        ("q_proj",),
+    )
+    assert (made.learning_rate, made.steps, made.batch_size) == (0.5, 7, 11)
+    assert made.privacy is not None
+    assert made.privacy.l2_clip_norm == 0.25
+
+
+def test_plan_does_not_depend_on_rows() -> None:
+    assert plan() == plan()
+
+
+def test_nearby_choices_keep_their_epsilon() -> None:
+    spec = parse(FitSpec, {"target_epsilon": 3, "epochs": 4, "batch_size": 100})
+    made = make_plan(spec, FACTS)
+    rows = alternatives(spec, made)
+    assert made.privacy is not None
+    assert {row.epsilon for row in rows} == {1.5, 3, 6}
+    same = [row for row in rows if (row.epsilon, row.steps, row.batch_size) == (3, 40, 100)]
+    assert [row.noise_multiplier for row in same] == [made.privacy.noise_multiplier]
+
+
+def test_plan_survives_json() -> None:
+    made = plan()
+    assert TrainingPlan.model_validate_json(made.model_dump_json()) == made
