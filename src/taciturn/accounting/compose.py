@@ -1,0 +1,245 @@
+"""Epsilon of what was run: privacy loss distributions, composed, every rounding upwards.
+
+The estimate is that of `dp_accounting`'s `PLDAccountant`: Connect-the-Dots grids composed by FFT.
+Two things are chosen for the problem at hand. The grid: a fixed interval of 1e-4 takes seconds at
+epsilon 50 and doubles an epsilon of 0.005. And the FFT is tilted: a plain one rounds to either side
+where delta is small (after 100,000 steps of noise multiplier 300 at delta 1e-12, dp_accounting
+0.6.0 says an epsilon 2.7% below the exact one). Removing and adding a unit are both accounted for.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+from dp_accounting import dp_event
+from dp_accounting.dp_event import DpEvent
+
+from taciturn._version import __version__
+from taciturn.accounting import renyi
+from taciturn.accounting.convolution import composed_epsilon
+from taciturn.accounting.events import dpsgd_event
+from taciturn.accounting.gaussian import gaussian_epsilon
+from taciturn.accounting.privacy_loss import (
+    Direction,
+    LossGrid,
+    LossSample,
+    SampledGaussian,
+    connect_the_dots,
+    loss_range,
+    quadrature,
+)
+from taciturn.errors import GuaranteeError, PrivacyParameterError
+
+ACCOUNTANT = (
+    f"taciturn {__version__}: privacy loss distribution (Connect-the-Dots), upper estimate, "
+    f"events of dp_accounting {importlib.metadata.version('dp-accounting')}"
+)
+"""Name and version of what computed an epsilon, for reports."""
+
+MIN_DELTA, MAX_DELTA = 1e-15, 0.5
+
+Steps = Mapping[SampledGaussian, int]
+
+# Shares of epsilon that a grid may cost: one to see how large epsilon is, one to answer with.
+_ROUGH, _FINE = 2e-3, 2e-4
+_SMALLEST = 1e-4  # an epsilon below this is not resolved further
+_MAX_POINTS = 2**20
+# Beyond these a step is replaced by one that costs more, so that grids stay finite.
+_MIN_PROBABILITY, _MIN_NOISE, _MAX_NOISE = 1e-12, 1e-3, 1e6
+
+
+def epsilon(event: DpEvent, delta: float) -> float:
+    """Smallest epsilon, rounded up, such that `event` is (epsilon, delta)-DP.
+
+    Neighbouring relation: add or remove one unit. Always an upper bound, up to floating-point
+    rounding (1e-9 relative). Within a relative 1e-3 of the exact value where epsilon lies in
+    [1e-3, 1000], every sampling probability in [1e-6, 1], the number of steps in [1, 100,000] and
+    delta in [1e-12, 0.1]; outside of that it may be looser, never lower.
+
+    Args:
+        event: Gaussian and Poisson-sampled Gaussian steps, in any composition.
+        delta: probability left out of the promise, in [1e-15, 0.5].
+
+    Returns:
+        Epsilon; infinite for an event that is not private.
+
+    Raises:
+        PrivacyParameterError: delta is outside its bound.
+        GuaranteeError: an event of a kind that cannot be accounted for.
+    """
+    check_delta_range(delta)
+    steps: Counter[SampledGaussian] = Counter()
+    if not _collect(event, 1, steps):
+        return math.inf
+    return _epsilon(steps, delta)
+
+
+def renyi_bound(event: DpEvent, delta: float) -> float:
+    """A looser bound than `epsilon`, 20 times faster: where a search may start.
+
+    Raises:
+        As `epsilon`.
+    """
+    check_delta_range(delta)
+    steps: Counter[SampledGaussian] = Counter()
+    if not _collect(event, 1, steps):
+        return math.inf
+    removed = renyi.renyi_epsilon(_quadratures("remove", steps), delta)[1]
+    return max(removed, renyi.renyi_epsilon(_quadratures("add", steps), delta)[1])
+
+
+def epsilon_curve(
+    *, sampling_probability: float, noise_multiplier: float, steps: Sequence[int], delta: float
+) -> list[float]:
+    """Epsilon after each number of steps, for "epsilon so far"; each is an upper bound.
+
+    Never falls where `steps` rises, and equals `epsilon` of the whole run at the highest number of
+    steps. The other points share one grid, are within 1%, and cost about one FFT each.
+
+    Raises:
+        PrivacyParameterError: an argument is outside its bound.
+    """
+    check_delta_range(delta)
+    curve: dict[int, float] = {}
+    shorter = _Accountant(delta, _ROUGH)
+    for count in sorted(set(steps), reverse=True):
+        event = dpsgd_event(
+            sampling_probability=sampling_probability,
+            noise_multiplier=noise_multiplier,
+            steps=count,
+        )
+        run: Counter[SampledGaussian] = Counter()
+        _collect(event, 1, run)
+        if curve and next(iter(run)).sampling_probability < 1:
+            # Fewer steps never cost more, so what more steps cost bounds them too.
+            curve[count] = min(shorter.epsilon(run), curve[min(curve)])
+        else:
+            curve[count] = _epsilon(run, delta)
+    return [curve[count] for count in steps]
+
+
+def check_delta_range(delta: float) -> None:
+    """Refuse a delta that the accountant does not cover.
+
+    Raises:
+        PrivacyParameterError: delta is outside [1e-15, 0.5].
+    """
+    if not MIN_DELTA <= delta <= MAX_DELTA:
+        raise PrivacyParameterError(
+            f"delta={delta:g} must lie in [{MIN_DELTA:g}, {MAX_DELTA:g}]; choose for example a "
+            "power of ten at most 1/(10 n_units)"
+        )
+
+
+class _Accountant:
+    """Epsilon of runs of the same steps; the first run asked about chooses the grids."""
+
+    def __init__(self, delta: float, accuracy: float) -> None:
+        self._delta = delta
+        self._accuracy = accuracy
+        self._grids: dict[Direction, list[LossGrid]] = {}
+        self._last: dict[Direction, float] = {}
+
+    def epsilon(self, steps: Steps) -> float:
+        """The higher one of removing and adding a unit."""
+        removed = self._towards("remove", steps, 0.0)
+        samples = _quadratures("add", steps)
+        if renyi.renyi_epsilon(samples, self._delta)[1] <= removed:
+            return removed
+        return max(removed, self._towards("add", steps, removed))
+
+    def _towards(self, direction: Direction, steps: Steps, at_least: float) -> float:
+        samples = _quadratures(direction, steps)
+        order, rough = renyi.renyi_epsilon(samples, self._delta)
+        if direction in self._grids:
+            order = renyi.saddle_order(samples, min(rough, self._last[direction]), order)
+            return self._composed(direction, steps, order)
+        value = self._on_grid(direction, steps, order, _ROUGH * max(rough, at_least))
+        # Rényi bounds can be several times too high; then the second grid is still too coarse.
+        for _ in range(4):
+            estimate, order = value, renyi.saddle_order(samples, value, order)
+            value = self._on_grid(direction, steps, order, self._accuracy * max(estimate, at_least))
+            if value > estimate / 1.2:
+                break
+        return value
+
+    def _on_grid(self, direction: Direction, steps: Steps, order: float, allowed: float) -> float:
+        interval = _interval(direction, steps, order, max(allowed, _FINE * _SMALLEST))
+        self._grids[direction] = [connect_the_dots(kind, interval, direction) for kind in steps]
+        return self._composed(direction, steps, order)
+
+    def _composed(self, direction: Direction, steps: Steps, order: float) -> float:
+        counted = list(zip(self._grids[direction], steps.values(), strict=True))
+        self._last[direction] = composed_epsilon(counted, order, self._delta)
+        return self._last[direction]
+
+
+def _epsilon(steps: Steps, delta: float) -> float:
+    unsampled = sum(
+        count / kind.noise_multiplier**2
+        for kind, count in steps.items()
+        if kind.sampling_probability == 1
+    )
+    sampled = {kind: steps[kind] for kind in sorted(steps) if kind.sampling_probability < 1}
+    if not unsampled:
+        return _Accountant(delta, _FINE).epsilon(sampled) if sampled else 0.0
+    together = SampledGaussian(1.0, unsampled**-0.5)
+    if not sampled:
+        return gaussian_epsilon(together.noise_multiplier, delta)
+    return _Accountant(delta, _FINE).epsilon({together: 1, **sampled})
+
+
+def _collect(event: DpEvent, times: int, steps: Counter[SampledGaussian]) -> bool:
+    """Add up the steps of `event`, `times` over; False if it is not private at all."""
+    match event:
+        case dp_event.NoOpDpEvent():
+            return True
+        case dp_event.NonPrivateDpEvent():
+            return times == 0
+        case dp_event.SelfComposedDpEvent():
+            return _collect(event.event, times * event.count, steps)
+        case dp_event.ComposedDpEvent():
+            return all(_collect(part, times, steps) for part in event.events)
+        case dp_event.GaussianDpEvent():
+            return _add(steps, 1.0, event.noise_multiplier, times)
+        case dp_event.PoissonSampledDpEvent(event=dp_event.GaussianDpEvent()):
+            noise = event.event.noise_multiplier
+            return _add(steps, event.sampling_probability, noise, times)
+    raise GuaranteeError(
+        f"{event} cannot be accounted for; known are Gaussian steps, Poisson-sampled or not, "
+        "composed in any way"
+    )
+
+
+def _add(steps: Counter[SampledGaussian], probability: float, noise: float, times: int) -> bool:
+    if times == 0 or probability == 0:
+        return True
+    if noise == 0:
+        return False
+    if not (0 < probability <= 1 and 0 < noise < math.inf and times > 0):
+        raise PrivacyParameterError(
+            f"sampling_probability={probability:g}, noise_multiplier={noise:g}, count={times} must "
+            "lie in [0, 1], [0, inf) and [0, inf)"
+        )
+    if noise < _MIN_NOISE:
+        probability = 1.0
+    if probability < 1:
+        probability, noise = max(probability, _MIN_PROBABILITY), min(noise, _MAX_NOISE)
+    steps[SampledGaussian(float(probability), float(noise))] += times
+    return True
+
+
+def _quadratures(direction: Direction, steps: Steps) -> list[tuple[LossSample, int]]:
+    return [(quadrature(kind, direction), count) for kind, count in steps.items()]
+
+
+def _interval(direction: Direction, steps: Steps, order: float, allowed: float) -> float:
+    """A grid interval that costs `allowed` epsilon, or the finest that memory is spent on."""
+    samples = _quadratures(direction, steps)
+    widest = max(high - low for low, high in (loss_range(kind, direction) for kind in steps))
+    window = 20 * renyi.composed_deviation(samples, order)
+    finest = max(widest, window) / _MAX_POINTS
+    return max(renyi.grid_interval(samples, order, allowed), finest)
