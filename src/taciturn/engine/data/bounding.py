@@ -1,36 +1,39 @@
 """Groups rows by privacy unit and bounds how many records one unit contributes.
 
-Everything here works on a stream and in bounded memory; what does not fit is sorted on disk.
+Works on a stream, in bounded memory: rows are dealt out to files by a hash of their unit, so that
+all rows of a unit lie in one file, and each file is then grouped by itself. A file that is still
+too large is dealt out again. (DuckDB's external sort was tried first: with long rows it ran out of
+its memory limit instead of using the disk.)
 """
 
 from __future__ import annotations
 
 import hashlib
+import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from contextlib import ExitStack
 from pathlib import Path
 
-import duckdb
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute
 from numpy.typing import NDArray
 
-from taciturn.engine.data.preparation import UNIT, locked_connection
-from taciturn.engine.data.rows import ROWS_PER_BATCH, Rows
-from taciturn.errors import DataError, OutputError, TaciturnError
+from taciturn.engine.data.preparation import UNIT
+from taciturn.engine.data.rows import Rows, sliced
 
 FIRST = "first_of_unit"
 """Boolean column, True in a unit's first row: boundaries travel in the batch (PITFALLS 7)."""
 
-_ROW = "row_number_in_the_stream"
-_TABLE = "rows_by_unit"
+_PARTITION_BITS = 6
+_MOST_LEVELS = 4  # a checksum has bits for four dealings-out; 64 ** 4 files of 64 MiB are enough
+_BUFFER_BYTES = 32 << 20
+_FILE_BYTES = 64 << 20
 
 
 def single_record_units(rows: Rows) -> Iterator[pa.RecordBatch]:
     """Every record is a unit of its own: append FIRST, True everywhere."""
     for batch in rows.batches:
-        yield _with_first(batch, np.ones(batch.num_rows, dtype=np.bool_))
+        yield batch.append_column(FIRST, pa.array(np.ones(batch.num_rows, dtype=np.bool_)))
 
 
 def grouped(rows: Rows, limit: int, seed: int, spill: Path) -> Iterator[pa.RecordBatch]:
@@ -40,175 +43,138 @@ def grouped(rows: Rows, limit: int, seed: int, spill: Path) -> Iterator[pa.Recor
         rows: rows with a column UNIT, text that is never null.
         limit: records kept of one unit, at most; part of the public spec.
         seed: keys the choice among a unit's own records.
-        spill: an existing private folder for what does not fit into memory.
+        spill: an existing private folder for rows that wait to be grouped.
 
-    Yields batches without UNIT and with FIRST, in ascending order of the unit's text; within a unit
-    in the order of the stream.
+    Yields batches without UNIT and with FIRST; a unit's rows follow each other in the order of
+    the stream.
 
-    Guarantee: which of its records a unit keeps depends on that unit's own records, their order,
-    `limit` and `seed`. Leaving out every row of one unit leaves what is kept of all others as it
-    was, so neighbouring data sets differ in exactly one unit.
+    Guarantee: which of its records a unit keeps depends on that unit's name, the number of its
+    records and their order, `limit` and `seed`. Leaving out every row of one unit leaves what is
+    kept of all others as it was: neighbouring data sets differ in exactly one unit.
 
-    Raises OutputError if the disk is full, and whatever reading `rows` raises.
+    Raises OSError if the disk is full, and whatever reading `rows` raises.
     """
-    return _bounded(_sorted(rows, spill), limit, seed)
+    yield from _grouped(rows, limit, seed, spill, level=0)
 
 
-def _sorted(rows: Rows, spill: Path) -> Iterator[pa.RecordBatch]:
-    """Sort by unit, then by position, on disk if need be."""
-    stream = _NumberedStream(rows)
-    failure: TaciturnError | None = None
-    with locked_connection(spill) as connection:
-        connection.register(_TABLE, stream.reader())
-        query = f"SELECT * EXCLUDE ({_ROW}) FROM {_TABLE} ORDER BY {UNIT}, {_ROW}"
-        batches = iter(connection.sql(query).to_arrow_reader(ROWS_PER_BATCH))
-        while True:
-            try:
-                batch = next(batches, None)
-            except (duckdb.Error, pa.ArrowException, OSError) as error:
-                failure = stream.failure or _sort_error(error)
-            if failure is not None:
-                raise failure
-            if batch is None:
-                return
-            yield batch
+def _grouped(
+    rows: Rows, limit: int, seed: int, folder: Path, level: int
+) -> Iterator[pa.RecordBatch]:
+    for file in _dealt_out(rows, folder, level):
+        if file.stat().st_size <= _FILE_BYTES or level + 1 == _MOST_LEVELS:
+            yield from _kept(file, rows.schema, limit, seed)
+        else:
+            below = folder / f"{file.name}.d"
+            below.mkdir(mode=0o700)
+            again = Rows(rows.schema, _read(file))
+            yield from _grouped(again, limit, seed, below, level + 1)
+        file.unlink()
 
 
-class _NumberedStream:
-    """Rows with their position appended, as a reader for DuckDB.
+def _dealt_out(rows: Rows, folder: Path, level: int) -> list[Path]:
+    """Write every row to the file that its unit's checksum names; order is kept in each file."""
+    with ExitStack() as stack:
+        writers: dict[int, pa.RecordBatchWriter] = {}
+        waiting: list[pa.RecordBatch] = []
 
-    DuckDB reads in threads of its own and turns any error into text, with the row that caused it.
-    `failure` keeps our own error so that it can be raised instead.
+        def flush() -> None:
+            for index, part in _parts(waiting, level):
+                if index not in writers:
+                    sink = stack.enter_context(pa.OSFile(str(folder / f"{index:02}"), "wb"))
+                    writers[index] = stack.enter_context(pa.ipc.new_stream(sink, rows.schema))
+                writers[index].write_table(part)
+            waiting.clear()
+
+        waiting_bytes = 0
+        for batch in rows.batches:
+            waiting.append(batch)
+            waiting_bytes += batch.nbytes
+            if waiting_bytes >= _BUFFER_BYTES:
+                flush()
+                waiting_bytes = 0
+        flush()
+    return [folder / f"{index:02}" for index in sorted(writers)]
+
+
+def _parts(batches: list[pa.RecordBatch], level: int) -> Iterator[tuple[int, pa.Table]]:
+    if not batches:
+        return
+    table = pa.Table.from_batches(batches)
+    partitions = _partitions(table.column(UNIT), level)
+    order = np.argsort(partitions, kind="stable")
+    counts = np.bincount(partitions, minlength=1 << _PARTITION_BITS)
+    stops = np.cumsum(counts)
+    for index in np.flatnonzero(counts):
+        yield int(index), table.take(pa.array(order[stops[index] - counts[index] : stops[index]]))
+
+
+def _partitions(units: pa.ChunkedArray, level: int) -> NDArray[np.int64]:
+    """Which file each row goes to: six bits of a checksum, other ones at every level."""
+    sums = (zlib.crc32(unit.encode()) for unit in units.to_pylist())
+    found = np.fromiter(sums, np.int64, len(units))
+    return (found >> (level * _PARTITION_BITS)) & ((1 << _PARTITION_BITS) - 1)
+
+
+def _read(file: Path) -> Iterator[pa.RecordBatch]:
+    with pa.memory_map(str(file)) as source, pa.ipc.open_stream(source) as reader:
+        yield from reader
+
+
+def _kept(file: Path, schema: pa.Schema, limit: int, seed: int) -> Iterator[pa.RecordBatch]:
+    """Group one file's rows. Only kept rows are held: one unit may own more than fits."""
+    units = pa.chunked_array([batch.column(UNIT) for batch in _read(file)], pa.string())
+    rows, first = _choice(units, limit, seed)
+    in_stream = np.sort(rows)
+    wanted = np.zeros(len(units), dtype=np.bool_)
+    wanted[in_stream] = True
+    table = _filtered(file, schema, wanted).drop_columns([UNIT])
+    places = pa.array(np.searchsorted(in_stream, rows))
+    marked = table.take(places).append_column(FIRST, pa.array(first))
+    yield from sliced(iter(marked.to_batches()))
+
+
+def _filtered(file: Path, schema: pa.Schema, wanted: NDArray[np.bool_]) -> pa.Table:
+    batches = []
+    start = 0
+    for batch in _read(file):
+        batches.append(batch.filter(pa.array(wanted[start : start + batch.num_rows])))
+        start += batch.num_rows
+    return pa.Table.from_batches(batches, schema).combine_chunks()
+
+
+def _choice(
+    units: pa.ChunkedArray, limit: int, seed: int
+) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """Indexes of the kept rows, unit after unit, and True at each unit's first.
+
+    Units come in the order in which they first occur.
     """
-
-    def __init__(self, rows: Rows) -> None:
-        self.failure: TaciturnError | None = None
-        self._rows = rows
-        self._schema = rows.schema.append(pa.field(_ROW, pa.int64()))
-
-    def reader(self) -> pa.RecordBatchReader:
-        return pa.RecordBatchReader.from_batches(self._schema, self._batches())
-
-    def _batches(self) -> Iterator[pa.RecordBatch]:
-        position = 0
-        try:
-            for batch in self._rows.batches:
-                numbers = pa.array(np.arange(position, position + batch.num_rows))
-                position += batch.num_rows
-                yield pa.RecordBatch.from_arrays([*batch.columns, numbers], schema=self._schema)
-        except TaciturnError as error:
-            self.failure = error
-            raise
+    encoded = units.combine_chunks().dictionary_encode()
+    codes = encoded.indices.to_numpy()
+    order = np.argsort(codes, kind="stable")
+    counts = np.bincount(codes)
+    starts = np.cumsum(counts) - counts
+    keep = np.ones(len(codes), dtype=np.bool_)
+    for code in np.flatnonzero(counts > limit):
+        start, count = int(starts[code]), int(counts[code])
+        keep[start : start + count] = False
+        keep[start + _chosen(encoded.dictionary[int(code)].as_py(), count, limit, seed)] = True
+    kept_counts = np.minimum(counts, limit)
+    first = np.zeros(int(kept_counts.sum()), dtype=np.bool_)
+    first[np.cumsum(kept_counts) - kept_counts] = True
+    return order[keep], first
 
 
-def _sort_error(error: Exception) -> TaciturnError:
-    kind = type(error).__name__
-    if isinstance(error, duckdb.IOException | duckdb.OutOfMemoryException | OSError):
-        return OutputError(
-            f"rows could not be sorted by privacy unit on disk ({kind}); free space on the disk of "
-            "the output folder"
-        )
-    return DataError(f"rows could not be sorted by privacy unit ({kind})")
+def _chosen(unit: str, count: int, limit: int, seed: int) -> NDArray[np.int64]:
+    """Positions, ascending, of the `limit` records with the smallest keyed hash among `count`.
 
-
-@dataclass(frozen=True, slots=True)
-class _OpenUnit:
-    """The last unit read so far: it may go on in the next batch.
-
-    Attributes:
-        rows: its rows, after pruning.
-        positions: each row's place among all rows of this unit, also of those already dropped.
-        seen: rows of this unit so far.
+    The hash takes nothing but the unit, the record's place among its unit's records and the key.
+    Over random keys every subset of that size is equally likely.
     """
-
-    rows: pa.RecordBatch
-    positions: NDArray[np.int64]
-    seen: int
-
-
-def _bounded(batches: Iterator[pa.RecordBatch], limit: int, seed: int) -> Iterator[pa.RecordBatch]:
-    """Keep at most `limit` rows of each run of equal units; a run may span batches."""
-    carried: _OpenUnit | None = None
-    for batch in batches:
-        rows, positions = _joined(carried, batch)
-        starts = _starts(rows.column(UNIT))
-        last = int(starts[-1])
-        if last:
-            yield _kept(rows.slice(0, last), positions[:last], starts[:-1], limit, seed)
-        carried = _pruned(rows.slice(last), positions[last:], limit, seed)
-    if carried is not None:
-        yield _kept(carried.rows, carried.positions, np.zeros(1, np.int64), limit, seed)
-
-
-def _joined(
-    carried: _OpenUnit | None, batch: pa.RecordBatch
-) -> tuple[pa.RecordBatch, NDArray[np.int64]]:
-    """The open unit's rows followed by the batch, and every row's position within its unit."""
-    units = batch.column(UNIT)
-    starts = _starts(units)
-    lengths = np.diff(starts, append=batch.num_rows)
-    positions = np.arange(batch.num_rows) - np.repeat(starts, lengths)
-    if carried is None:
-        return batch, positions
-    if units[0].as_py() == carried.rows.column(UNIT)[0].as_py():
-        positions[: lengths[0]] += carried.seen
-    table = pa.Table.from_batches([carried.rows, batch]).combine_chunks()
-    return table.to_batches()[0], np.concatenate([carried.positions, positions])
-
-
-def _pruned(rows: pa.RecordBatch, positions: NDArray[np.int64], limit: int, seed: int) -> _OpenUnit:
-    """Drop rows that can no longer be among the `limit` kept, so that a huge unit fits."""
-    seen = int(positions[-1]) + 1
-    if rows.num_rows > limit:
-        chosen = _chosen(rows.column(UNIT)[0].as_py(), positions, limit, seed)
-        rows, positions = rows.take(pa.array(chosen)), positions[chosen]
-    return _OpenUnit(rows, positions, seen)
-
-
-def _kept(
-    rows: pa.RecordBatch,
-    positions: NDArray[np.int64],
-    starts: NDArray[np.int64],
-    limit: int,
-    seed: int,
-) -> pa.RecordBatch:
-    """The kept rows of complete units, without UNIT and with FIRST."""
-    lengths = np.diff(starts, append=rows.num_rows)
-    keep = np.ones(rows.num_rows, dtype=np.bool_)
-    for index in np.flatnonzero(lengths > limit):
-        start, stop = starts[index], starts[index] + lengths[index]
-        keep[start:stop] = False
-        unit = rows.column(UNIT)[int(start)].as_py()
-        keep[start + _chosen(unit, positions[start:stop], limit, seed)] = True
-    counts = np.minimum(lengths, limit)
-    first = np.zeros(int(counts.sum()), dtype=np.bool_)
-    first[np.cumsum(counts) - counts] = True
-    return _with_first(rows.filter(pa.array(keep)).drop_columns([UNIT]), first)
-
-
-def _chosen(unit: str, positions: NDArray[np.int64], limit: int, seed: int) -> NDArray[np.int64]:
-    """Indexes, ascending, of the `limit` rows with the smallest keyed hash.
-
-    The hash takes nothing but the unit, the row's place among its unit's rows and the key. Over
-    random keys every subset of that size is equally likely.
-    """
-    key = hashlib.blake2b(
-        unit.encode("utf-8", "surrogatepass"), key=seed.to_bytes(16), digest_size=32
-    )
+    key = hashlib.blake2b(unit.encode(), key=seed.to_bytes(16), digest_size=32).digest()
     ranks = [
-        hashlib.blake2b(int(position).to_bytes(8), key=key.digest(), digest_size=16).digest()
-        for position in positions
+        hashlib.blake2b(position.to_bytes(8), key=key, digest_size=16).digest()
+        for position in range(count)
     ]
-    order = sorted(range(len(ranks)), key=ranks.__getitem__)
+    order = sorted(range(count), key=ranks.__getitem__)
     return np.sort(np.array(order[:limit], dtype=np.int64))
-
-
-def _starts(units: pa.Array) -> NDArray[np.int64]:
-    """Indexes at which a run of equal units begins; always holds 0."""
-    changes = pa.compute.not_equal(units.slice(1), units.slice(0, len(units) - 1))
-    found = np.flatnonzero(changes.to_numpy(zero_copy_only=False)) + 1
-    return np.concatenate([np.zeros(1, dtype=np.int64), found])
-
-
-def _with_first(batch: pa.RecordBatch, first: NDArray[np.bool_]) -> pa.RecordBatch:
-    return batch.append_column(FIRST, pa.array(first))

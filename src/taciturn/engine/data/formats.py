@@ -17,6 +17,7 @@ from taciturn.engine.data.rows import (
     conform,
     shield,
     shielded,
+    unique_columns,
 )
 from taciturn.errors import DataError
 
@@ -34,6 +35,8 @@ def _unified(schemas: list[pa.Schema], shown: str) -> pa.Schema:
     def failed(_: str) -> DataError:
         return DataError(f"{shown} has files whose columns differ in type; give one kind of file")
 
+    for schema in schemas:
+        unique_columns(schema, shown)
     bare = [schema.remove_metadata() for schema in schemas]
     return shield(lambda: pa.unify_schemas(bare, promote_options="permissive"), failed)
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import IO, Any
 
 import pyarrow as pa
 
 from taciturn.engine.data.location import Location
-from taciturn.engine.data.rows import ROWS_PER_BATCH, Rows, shielded
+from taciturn.engine.data.rows import ROWS_PER_BATCH, Rows, shield, shielded
 from taciturn.errors import DataError
 
 Object = Mapping[str, Any]
@@ -21,8 +21,9 @@ _MOST_FIELDS = 100
 
 def read_jsonl(location: Location) -> Rows:
     """One JSON object per line. Read twice: a late row may widen a column's type."""
-    kind = _Columns.of(_objects(location))
-    return Rows(kind.schema(), kind.batches(_objects(location)))
+    failed = _unfit(location.shown)
+    columns = shield(lambda: _Columns.of(_objects(location)), failed)
+    return Rows(columns.schema(), shielded(columns.batches(_objects(location)), failed))
 
 
 def read_objects(objects: Sequence[Object], shown: str) -> Rows:
@@ -32,11 +33,15 @@ def read_objects(objects: Sequence[Object], shown: str) -> Rows:
         for start in range(0, len(objects), ROWS_PER_BATCH):
             yield objects[start : start + ROWS_PER_BATCH]
 
-    def failed(kind: str) -> DataError:
-        return DataError(f"{shown} has a row that Arrow cannot hold ({kind}); use plain values")
-
-    columns = next(shielded(iter([_Columns.of(chunks())]), failed))
+    failed = _unfit(shown)
+    columns = shield(lambda: _Columns.of(chunks()), failed)
     return Rows(columns.schema(), shielded(columns.batches(chunks()), failed))
+
+
+def _unfit(shown: str) -> Callable[[str], DataError]:
+    return lambda kind: DataError(
+        f"{shown} has a row that Arrow cannot hold ({kind}); use plain values and valid Unicode"
+    )
 
 
 class _Columns:

@@ -12,7 +12,6 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import duckdb
@@ -61,16 +60,13 @@ _SYNTAX_NAMES = """
 _SYNTAX = frozenset(_SYNTAX_NAMES.split())
 
 
-def locked_connection(spill: Path | None = None) -> duckdb.DuckDBPyConnection:
-    """A DuckDB in memory that can reach nothing but what is registered with it.
-
-    `spill` is a folder for what does not fit into its memory; without one it fails instead.
-    """
+def locked_connection() -> duckdb.DuckDBPyConnection:
+    """A DuckDB in memory that can reach nothing but what is registered with it."""
     connection = duckdb.connect(":memory:")
     settings = {
         "memory_limit": _MEMORY_LIMIT,
         "threads": min(_MOST_THREADS, os.cpu_count() or 1),
-        "temp_directory": "" if spill is None else str(spill),
+        "temp_directory": "",
         "python_enable_replacements": False,
         "autoinstall_known_extensions": False,
         "autoload_known_extensions": False,

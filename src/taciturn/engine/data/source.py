@@ -96,7 +96,7 @@ def _read_arrow(data: Any, shown: str) -> Rows:
     if isinstance(data, pa.RecordBatch):
         data = pa.Table.from_batches([data])
     if isinstance(data, pa.dataset.Dataset):
-        scanner = data.scanner(ROWS_PER_BATCH, batch_readahead=1, fragment_readahead=1)
+        scanner = data.scanner(batch_size=ROWS_PER_BATCH, batch_readahead=1, fragment_readahead=1)
         data = shield(scanner.to_reader, failed)
     if not hasattr(data, "__arrow_c_stream__"):
         remedy = "call .collect() on it first" if hasattr(data, "collect") else f"give {_KNOWN}"
