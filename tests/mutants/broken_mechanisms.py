@@ -1,0 +1,136 @@
+"""Mechanisms as other libraries got them wrong: sampling, clipping and noise."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from taciturn.engine.privacy import clipping, noise
+from taciturn.engine.privacy.mechanism import DpSgdMechanism
+from taciturn.engine.privacy.rng import SecureStream
+from taciturn.engine.privacy.types import (
+    BoundedSum,
+    ClipCounts,
+    PerUnitGradients,
+    PrivateGradient,
+)
+
+
+class HalfNoise(DpSgdMechanism):
+    """Accounts for sigma, adds half of it."""
+
+    def add_noise(self, total: BoundedSum, stream: SecureStream) -> PrivateGradient:
+        return noise.add_noise(total, self.noise_multiplier / 2, self.expected_batch_size, stream)
+
+
+class NoNoise(DpSgdMechanism):
+    """Forgets the noise."""
+
+    def add_noise(self, total: BoundedSum, stream: SecureStream) -> PrivateGradient:
+        values = {k: (v / self.expected_batch_size).float() for k, v in total.values.items()}
+        return PrivateGradient(values, 0.0)
+
+
+class NoiseOfAnEighth(DpSgdMechanism):
+    """Draws the noise of the first entries and repeats it."""
+
+    def add_noise(self, total: BoundedSum, stream: SecureStream) -> PrivateGradient:
+        std = self.noise_multiplier * total.l2_sensitivity
+        values = {}
+        for name, value in total.values.items():
+            drawn = stream.normal((max(1, value.numel() // 8),)) * std
+            repeated = drawn.repeat(9)[: value.numel()].view(value.shape)
+            values[name] = ((value + repeated) / self.expected_batch_size).float()
+        return PrivateGradient(values, std / self.expected_batch_size)
+
+
+class NoClip(DpSgdMechanism):
+    """States a sensitivity and does not make it true."""
+
+    def clip_and_sum(
+        self, parameters: Mapping[str, Tensor], microbatches: Iterable[PerUnitGradients]
+    ) -> BoundedSum:
+        total = clipping.empty_sum(parameters, self.l2_clip_norm)
+        for gradients in microbatches:
+            sums = {name: value.double().sum(0) for name, value in gradients.values.items()}
+            part = BoundedSum(sums, self.l2_clip_norm, ClipCounts(n_units=len(gradients.losses_U)))
+            total = clipping.merge_disjoint(total, part)
+        return total
+
+
+class ClipPerMicrobatch(DpSgdMechanism):
+    """Clips the sum of a microbatch as if it were one unit's gradient."""
+
+    def clip_and_sum(
+        self, parameters: Mapping[str, Tensor], microbatches: Iterable[PerUnitGradients]
+    ) -> BoundedSum:
+        merged = (
+            PerUnitGradients(
+                {name: value.sum(0, keepdim=True) for name, value in each.values.items()},
+                each.losses_U.sum(0, keepdim=True),
+            )
+            for each in microbatches
+        )
+        return super().clip_and_sum(parameters, merged)
+
+
+class ClipPerParameter(DpSgdMechanism):
+    """Clips each parameter to the norm by itself, and states the norm for all together."""
+
+    def clip_and_sum(
+        self, parameters: Mapping[str, Tensor], microbatches: Iterable[PerUnitGradients]
+    ) -> BoundedSum:
+        total = clipping.empty_sum(parameters, self.l2_clip_norm)
+        for each in microbatches:
+            sums: dict[str, Tensor] = {}
+            for name, value in each.values.items():
+                alone = PerUnitGradients({name: value}, each.losses_U)
+                sums |= clipping.clip_and_sum(alone, self.l2_clip_norm).values
+            part = BoundedSum(sums, self.l2_clip_norm, ClipCounts())
+            total = clipping.merge_disjoint(total, part)
+        return total
+
+
+class NotFiniteIncluded(DpSgdMechanism):
+    """Scales by C / norm without looking at what the norm is."""
+
+    def clip_and_sum(
+        self, parameters: Mapping[str, Tensor], microbatches: Iterable[PerUnitGradients]
+    ) -> BoundedSum:
+        total = clipping.empty_sum(parameters, self.l2_clip_norm)
+        for each in microbatches:
+            scale_U = (self.l2_clip_norm / clipping.unit_norms(each)).clamp(max=1.0)
+            sums = {
+                name: torch.einsum("u,u...->...", scale_U, value.double())
+                for name, value in each.values.items()
+            }
+            part = BoundedSum(sums, self.l2_clip_norm, ClipCounts())
+            total = clipping.merge_disjoint(total, part)
+        return total
+
+
+class Shuffle(DpSgdMechanism):
+    """Takes a random batch of exactly the expected size, and accounts for Poisson."""
+
+    def sample(self, stream: SecureStream) -> NDArray[np.int64]:
+        order = np.argsort(stream.integers(self.n_units))
+        return np.sort(order[: self.expected_batch_size])
+
+
+class ByRowOrder(DpSgdMechanism):
+    """Takes neighbours together: each unit often enough, but not independently."""
+
+    def sample(self, stream: SecureStream) -> NDArray[np.int64]:
+        pairs = stream.bernoulli((self.n_units + 1) // 2, self.sampling_probability)
+        return np.flatnonzero(np.repeat(pairs, 2)[: self.n_units])
+
+
+class OftenerThanSaid(DpSgdMechanism):
+    """Takes each unit one and a half times as often as is accounted for."""
+
+    def sample(self, stream: SecureStream) -> NDArray[np.int64]:
+        return np.flatnonzero(stream.bernoulli(self.n_units, 1.5 * self.sampling_probability))

@@ -1,0 +1,36 @@
+"""What must be true of a DP-SGD step, as functions that raise AssertionError where it is not.
+
+Each takes a Variant, the real one or a mutant. They look at what comes out only: the units that
+were read and the gradients that were released. Random checks have fixed keys, and thresholds far
+from what chance does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from mutants import noise_checks as noise
+from mutants import sampling_checks as sampling
+from mutants import sum_checks as sums
+from mutants.variants import Variant
+
+CHECKS: dict[str, Callable[[Variant], None]] = {
+    check.__name__: check
+    for check in (
+        sums.sensitivity,
+        sums.sum_of_clipped_units,
+        sums.public_divisor,
+        sums.not_finite,
+        sums.norms,
+        noise.noise_scale,
+        noise.noise_is_independent,
+        noise.fresh_noise,
+        noise.one_release,
+        noise.empty_draw,
+        noise.noise_over_ranks,
+        sampling.poisson_inclusion,
+        sampling.poisson_sizes,
+        sampling.poisson_pairs,
+        sampling.each_unit_once,
+    )
+}

@@ -1,0 +1,67 @@
+"""Every mutant and the check that must kill it."""
+
+from __future__ import annotations
+
+from mutants import broken_mechanisms as mechanisms
+from mutants import broken_parts as parts
+from mutants import broken_steps as steps
+from mutants.variants import Variant
+
+MUTANTS: dict[str, tuple[Variant, str]] = {
+    # name: (the mutant, the check that must kill it)
+    "half of sigma": (Variant(mechanism=mechanisms.HalfNoise), "noise_scale"),
+    "no noise": (Variant(mechanism=mechanisms.NoNoise), "noise_scale"),
+    "noise repeated within a gradient": (
+        Variant(mechanism=mechanisms.NoiseOfAnEighth),
+        "noise_is_independent",
+    ),
+    "no clip": (Variant(mechanism=mechanisms.NoClip), "sensitivity"),
+    "clip per microbatch": (
+        Variant(mechanism=mechanisms.ClipPerMicrobatch),
+        "sum_of_clipped_units",
+    ),
+    "clip per parameter": (Variant(mechanism=mechanisms.ClipPerParameter), "sensitivity"),
+    "unit that is not finite included": (
+        Variant(mechanism=mechanisms.NotFiniteIncluded),
+        "not_finite",
+    ),
+    "shuffle": (Variant(mechanism=mechanisms.Shuffle), "poisson_sizes"),
+    "neighbours drawn together": (Variant(mechanism=mechanisms.ByRowOrder), "poisson_pairs"),
+    "drawn oftener than said": (Variant(mechanism=mechanisms.OftenerThanSaid), "poisson_inclusion"),
+    "double draw": (Variant(step=steps.step_with_two_draws), "each_unit_once"),
+    "noise on one microbatch only": (
+        Variant(step=steps.step_with_noise_on_the_first_microbatch),
+        "one_release",
+    ),
+    "divided by what was drawn": (
+        Variant(step=steps.step_divided_by_what_was_drawn),
+        "public_divisor",
+    ),
+    "empty draw skipped": (Variant(step=steps.step_that_skips_empty_draws), "empty_draw"),
+    "empty draw filled": (Variant(step=steps.step_that_fills_empty_draws), "empty_draw"),
+    "records clipped, not units": (Variant(step=steps.step_by_record), "sensitivity"),
+    "parts of a unit clipped": (Variant(step=steps.step_that_clips_parts), "sensitivity"),
+    "noise started again at each step": (
+        Variant(step=steps.step_with_the_last_stream_again),
+        "fresh_noise",
+    ),
+    "mean over the batch's tokens": (Variant(loss_of=parts.mean_over_the_batch), "sensitivity"),
+    "divided by the longest record": (
+        Variant(loss_of=parts.sum_over_tokens),
+        "sum_of_clipped_units",
+    ),
+    "noise of seed 42": (Variant(streams=parts.streams_of_seed), "fresh_noise"),
+    "noise of torch's seed": (Variant(streams=parts.streams_of_torch), "fresh_noise"),
+    "tied norm overwritten": (Variant(gradients=parts.tied_once), "norms"),
+    "norm over LoRA's A only": (Variant(norms=parts.first_matrix_only), "norms"),
+    "norms in bf16": (Variant(norms=parts.norms_in_bf16), "norms"),
+    "norms by a loose bound": (Variant(norms=parts.loose_norms), "norms"),
+    "noise on every rank, averaged": (
+        Variant(over_ranks=parts.noise_on_every_rank),
+        "noise_over_ranks",
+    ),
+    "the same noise on every rank": (
+        Variant(over_ranks=parts.same_noise_on_every_rank),
+        "noise_over_ranks",
+    ),
+}

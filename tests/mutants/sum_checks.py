@@ -1,0 +1,123 @@
+"""Checks of the sum: sensitivity, clipping by unit, the divisor, exact norms."""
+
+from __future__ import annotations
+
+import math
+from itertools import product
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from mutants.harness import (
+    CLIP,
+    LIMITS,
+    LONG,
+    ONE_BATCH,
+    SIGMA,
+    SILENT,
+    UNITS,
+    released,
+    run,
+    streams,
+)
+from mutants.variants import Dataset, TinyLm, Variant
+from taciturn.engine.model.loss import CausalLmLoss, weighted_cross_entropy
+from taciturn.engine.privacy.clipping import clip_and_sum
+from taciturn.engine.privacy.types import PerUnitGradients, UnitBatch
+from tinymodels import build, random_batch, with_lora
+
+
+def sensitivity(variant: Variant) -> None:
+    """One unit more or less moves the release by at most C / batch, whatever stands beside it."""
+    cases = [(UNITS, LONG), (UNITS, [3]), ([[4]] * 64, LONG), ([], LONG)]
+    # With C = 6 hardly anyone is clipped: the scale of the loss itself must be the unit's own.
+    for (others, one), clip, limits in product(cases, (CLIP, 6.0), (LIMITS, ONE_BATCH)):
+        dataset = Dataset([*others, one])
+        everyone = list(range(dataset.n_units))
+        arguments: dict[str, Any] = {"sigma": SILENT, "clip": clip, "limits": limits}
+        with_one, without = (
+            released(run(variant, dataset, streams(1), drawn=drawn, **arguments))
+            for drawn in (everyone, everyone[:-1])
+        )
+        moved = float((with_one - without).norm()) * 4
+        assert moved <= clip * (1 + 1e-5), f"one unit moved the sum by {moved / clip:.2f} C"
+
+
+def sum_of_clipped_units(variant: Variant) -> None:
+    """The release is the sum, over the units drawn, of their gradients clipped: by brute force."""
+    dataset = Dataset([*UNITS, LONG])
+    drawn = [0, 2, 3, 5, 8]
+    model = TinyLm(weighted_cross_entropy)
+    expected: Any = sum(_clipped(model, dataset.units[unit]) for unit in drawn)
+    state = run(variant, dataset, streams(1), drawn=drawn, sigma=SILENT)
+    torch.testing.assert_close(released(state) * 4, expected, rtol=1e-4, atol=1e-5)
+
+
+def _clipped(model: nn.Module, records: list[Any]) -> Tensor:
+    """One unit's gradient, one record after another, by plain backward passes."""
+    gradient = torch.zeros(sum(value.numel() for value in model.parameters()), dtype=torch.float64)
+    for record in records:
+        ids = torch.from_numpy(record.input_ids.astype(np.int64)).unsqueeze(0)
+        weights = torch.full(ids.shape, 1 / (ids.shape[1] - 1))
+        weights[:, 0] = 0
+        loss = model(UnitBatch(ids, weights, torch.zeros(1, dtype=torch.int64), 1))
+        parts = torch.autograd.grad(loss.sum(), list(model.parameters()))
+        gradient += torch.cat([part.double().flatten() for part in parts])
+    return gradient * min(1.0, CLIP / float(gradient.norm()))
+
+
+def public_divisor(variant: Variant) -> None:
+    """However many were drawn, the sum is divided by the expected number."""
+    dataset = Dataset([[5]] * 9)
+    for drawn in ([0], [0, 1, 2, 3], list(range(9))):
+        state = run(variant, dataset, streams(1), drawn=drawn, sigma=SILENT)
+        model = TinyLm(weighted_cross_entropy)
+        expected: Any = sum(_clipped(model, dataset.units[unit]) for unit in drawn)
+        ratio = float(expected.norm() / released(state).norm())
+        assert math.isclose(ratio, 4, rel_tol=1e-4), f"divided by {ratio:.3f}, expected 4"
+
+
+def not_finite(variant: Variant) -> None:
+    """A unit whose gradient is not finite leaves the others' sum as it is."""
+    shapes = {"w": torch.zeros(3, 2), "b": torch.zeros(4)}
+    values = {name: torch.randn(4, *value.shape) for name, value in shapes.items()}
+    values["w"][2, 1, 1] = float("nan")
+    values["b"][1] = float("inf")
+    mechanism = variant.mechanism(9, 4, 1, SIGMA, CLIP, tuple(shapes))
+    total = mechanism.clip_and_sum(shapes, [PerUnitGradients(values, torch.zeros(4))])
+    rest = {name: value[[0, 3]] for name, value in values.items()}
+    expected = clip_and_sum(PerUnitGradients(rest, torch.zeros(2)), CLIP)
+    for name, value in expected.values.items():
+        torch.testing.assert_close(total.values[name], value, rtol=1e-6, atol=1e-8)
+
+
+def norms(variant: Variant) -> None:
+    """Each unit's norm is that of one backward pass of its own: tied weights, LoRA, bf16."""
+    batch = random_batch([7, 4, 11, 5, 9], [0, 1, 1, 2, 0])
+    for model in (build("llama-tied"), with_lora(build("llama")), build("gpt2").bfloat16()):
+        loss = CausalLmLoss(model)
+        tied = variant.gradients if model.config.tie_word_embeddings else None
+        gradients = (tied or Variant().gradients)(loss, batch)
+        actual = variant.norms(gradients).tolist()
+        exact = _norms_by_brute_force(loss, batch, gradients)
+        for norm, expected in zip(actual, exact, strict=True):
+            assert math.isclose(norm, expected, rel_tol=1e-5), f"norm {norm}, exactly {expected}"
+
+
+def _norms_by_brute_force(
+    loss: nn.Module, batch: UnitBatch, gradients: PerUnitGradients
+) -> list[float]:
+    parameters = [value for value in loss.parameters() if value.requires_grad]
+    if parameters[0].dtype == torch.bfloat16:
+        # Half precision rounds differently alone: there, the values are taken as they are.
+        squares = sum(v.double().flatten(1).square().sum(1) for v in gradients.values.values())
+        return [math.sqrt(each) for each in squares.tolist()]  # type: ignore[union-attr]
+    losses_B = loss(batch)
+    out = []
+    for unit in range(batch.n_units):
+        of_unit = losses_B[batch.unit_of_B == unit].sum()
+        parts = torch.autograd.grad(of_unit, parameters, retain_graph=True)
+        out.append(math.hypot(*(float(part.double().norm()) for part in parts)))
+    return out
