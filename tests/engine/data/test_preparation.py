@@ -152,6 +152,12 @@ def test_the_second_lock_holds_alone(text: str, monkeypatch: pytest.MonkeyPatch)
         select(ROWS, text)
 
 
+def test_times_do_not_depend_on_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TZ", "Asia/Tokyo")
+    text = "strftime('2020-01-01 00:00:00+05'::TIMESTAMPTZ, '%H') AS hour"
+    assert select(ROWS, text)[0] == {"hour": "19"}
+
+
 def test_nested_json_survives() -> None:
     data = [{"turns": [{"who": "user", "what": "a"}]}]
     (row,) = select(

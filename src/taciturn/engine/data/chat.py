@@ -107,8 +107,10 @@ def _by_prefixes(
 
 
 def _mask(offsets: Sequence[tuple[int, int]], spans: Sequence[tuple[int, int]]) -> bytes:
-    """1 for each token that begins inside a span."""
-    return bytes(any(start <= first < stop for start, stop in spans) for first, _ in offsets)
+    """1 for each token with a character inside a span, as {% generation %} has it, too."""
+    return bytes(
+        any(first < stop and start < last for start, stop in spans) for first, last in offsets
+    )
 
 
 def _rendered(chat: list[Message], tokenizer: ChatTokenizer) -> tuple[str, list[tuple[int, int]]]:

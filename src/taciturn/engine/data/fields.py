@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -133,22 +133,23 @@ def _positions(fields: Fields) -> list[str]:
 
 
 def _texts(column: pa.Array, name: str) -> pa.LargeStringArray:
-    if not is_text(column.type):
-        column = shield(_as_json(column), lambda _: _bad_rows(name))
-    texts = shield(lambda: column.cast(pa.large_string()), lambda _: _bad_rows(name))
-    trimmed = pa.compute.binary_length(pa.compute.utf8_trim_whitespace(texts))
-    if texts.null_count or pa.compute.min(trimmed).as_py() == 0:
+    found = shield(lambda: _filled(column), lambda _: _bad_rows(name))
+    if found is None:
         raise _bad_rows(name)
-    return texts
+    return found
 
 
-def _as_json(column: pa.Array) -> Callable[[], pa.Array]:
-    def convert() -> pa.Array:
-        lists = column.to_pylist()
-        texts = [None if x is None else json.dumps(x, ensure_ascii=False) for x in lists]
-        return pa.array(texts, pa.large_string())
+def _filled(column: pa.Array) -> pa.LargeStringArray | None:
+    """The column as text; None if a row is null or blank, an Arrow error if it is not UTF-8."""
+    texts = (column if is_text(column.type) else _as_json(column)).cast(pa.large_string())
+    lengths = pa.compute.binary_length(pa.compute.utf8_trim_whitespace(texts))
+    return None if texts.null_count or pa.compute.min(lengths).as_py() == 0 else texts
 
-    return convert
+
+def _as_json(column: pa.Array) -> pa.Array:
+    lists = column.to_pylist()
+    texts = [None if item is None else json.dumps(item, ensure_ascii=False) for item in lists]
+    return pa.array(texts, pa.large_string())
 
 
 def _bad_rows(name: str) -> RowError:

@@ -66,7 +66,8 @@ def locked_connection() -> duckdb.DuckDBPyConnection:
     settings = {
         "memory_limit": _MEMORY_LIMIT,
         "threads": min(_MOST_THREADS, os.cpu_count() or 1),
-        "temp_directory": "",
+        "temp_directory": "",  # it would be the one folder that COPY may write to
+        "TimeZone": "UTC",  # not the machine's: the same rows must give the same text everywhere
         "python_enable_replacements": False,
         "autoinstall_known_extensions": False,
         "autoload_known_extensions": False,

@@ -95,14 +95,18 @@ def _read_arrow(data: Any, shown: str) -> Rows:
 
     if isinstance(data, pa.RecordBatch):
         data = pa.Table.from_batches([data])
+    if isinstance(data, pa.Table):
+        data = data.to_reader()
     if isinstance(data, pa.dataset.Dataset):
         scanner = data.scanner(batch_size=ROWS_PER_BATCH, batch_readahead=1, fragment_readahead=1)
         data = shield(scanner.to_reader, failed)
     if not hasattr(data, "__arrow_c_stream__"):
         remedy = "call .collect() on it first" if hasattr(data, "collect") else f"give {_KNOWN}"
         raise DataError(f"data of type {type(data).__name__} cannot be read; {remedy}")
-    reader = shield(lambda: pa.RecordBatchReader.from_stream(data), failed)
-    return Rows(reader.schema, shielded(iter(reader), failed))
+    if not isinstance(data, pa.RecordBatchReader):
+        # not for our own readers: Arrow's C stream would turn Ctrl-C in their source into text
+        data = shield(lambda: pa.RecordBatchReader.from_stream(data), failed)
+    return Rows(data.schema, shielded(iter(data), failed))
 
 
 def _read_huggingface(data: Any, shown: str) -> Rows:
