@@ -55,7 +55,7 @@ def shared() -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_llama(tmp_path_factory: pytest.TempPathFactory, tiny_medical: Path) -> Path:
-    """A folder with a random Llama of 2 layers and the embedded model's tokenizer: fast to train."""
+    """A folder with a random Llama of 2 layers and the embedded tokenizer: fast to train."""
     import shutil
 
     import torch

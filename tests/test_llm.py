@@ -117,7 +117,9 @@ def test_released_files_are_the_allowed_ones(saved: Path) -> None:
 def test_nothing_private_outside_the_private_folder(tiny_llama: Path, tmp_path: Path) -> None:
     output = tmp_path / "out"
     LLM(str(tiny_llama)).fit(rows(), output=output, **QUICK)
-    released = [path for path in output.rglob("*") if path.is_file() and "private" not in path.parts]
+    released = [
+        path for path in output.rglob("*") if path.is_file() and "private" not in path.parts
+    ]
     assert released
     metrics = [json.loads(line) for line in (output / "private" / "metrics.jsonl").open()]
     secrets = [MARK, *(f"{entry['mean_loss']:.6f}"[:7] for entry in metrics)]
@@ -130,9 +132,7 @@ def test_nothing_private_outside_the_private_folder(tiny_llama: Path, tmp_path: 
 
 
 def test_private_noise_ignores_the_seed(tiny_llama: Path) -> None:
-    first, second = (
-        LLM(str(tiny_llama)).fit(rows(), **{**QUICK, "seed": 42}) for _ in range(2)
-    )
+    first, second = (LLM(str(tiny_llama)).fit(rows(), **{**QUICK, "seed": 42}) for _ in range(2))
     prompt, text = "The patient", " has a cough."
     assert first.log_probability(prompt, text) != second.log_probability(prompt, text)
 
@@ -235,7 +235,7 @@ def test_bad_rows_are_refused_without_being_quoted(
 def test_model_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(ModelNotFoundError, match="check the path"):
         LLM(str(tmp_path / "nothing")).sample(["x"])
-    with pytest.raises(ModelNotFoundError, match="no config.json"):
+    with pytest.raises(ModelNotFoundError, match=r"no config\.json"):
         LLM(str(tmp_path)).sample(["x"])
     with pytest.raises(ModelNotFoundError, match="HF_HUB_OFFLINE"):
         LLM("nobody/no-such-model").sample(["x"])
@@ -287,8 +287,6 @@ def test_the_line_of_the_readme(tiny_llama: Path, tmp_path: Path) -> None:
     path = tmp_path / "notes.parquet"
     rows().rename(columns={"patient": "patient_id"}).to_parquet(path)
     model = taciturn.LLM(str(tiny_llama))
-    model.fit(
-        str(path), text_field="text", privacy_unit="patient_id", target_epsilon=3, epochs=3
-    )
+    model.fit(str(path), text_field="text", privacy_unit="patient_id", target_epsilon=3, epochs=3)
     assert model.privacy is not None
     assert model.sample(["The patient suffers"] * 5, temperature=0.1).shape == (5, 3)

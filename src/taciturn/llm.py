@@ -282,4 +282,3 @@ class LLM:
 def _without_bound(spec: FitSpec) -> DataSpec:
     fields = {name: getattr(spec, name) for name in DataSpec.model_fields}
     return DataSpec(**{**fields, "privacy_unit": None})
-

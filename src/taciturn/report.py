@@ -40,9 +40,7 @@ class PrivacyReport(BaseModel):
         """One line for people: the guarantee, or that there is none."""
         if self.guarantee == "none":
             return "no guarantee"
-        return (
-            f"DP (epsilon={self.epsilon:.4g}, delta={self.delta:.1g}, unit={self.privacy_unit})"
-        )
+        return f"DP (epsilon={self.epsilon:.4g}, delta={self.delta:.1g}, unit={self.privacy_unit})"
 
     def __str__(self) -> str:
         return self.policy

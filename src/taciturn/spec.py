@@ -97,12 +97,12 @@ class TrainingSpec(_Spec):
     target_modules: Annotated[
         tuple[str, ...] | None, Field(description="Modules that get a LoRA adapter.")
     ] = None
-    epochs: Annotated[
-        float | None, Field(gt=0, description="Expected passes over the units.")
-    ] = None
-    steps: Annotated[
-        int | None, Field(ge=1, description="Optimiser steps; instead of epochs.")
-    ] = None
+    epochs: Annotated[float | None, Field(gt=0, description="Expected passes over the units.")] = (
+        None
+    )
+    steps: Annotated[int | None, Field(ge=1, description="Optimiser steps; instead of epochs.")] = (
+        None
+    )
     learning_rate: Annotated[float | None, Field(gt=0, description="Peak learning rate.")] = None
     seed: Annotated[
         int, Field(ge=0, description="Seeds initial adapter weights; never noise or sampling.")

@@ -105,6 +105,7 @@ def fit(
     train(run, resume=resume)
     model.eval()
     report = privacy_report(base, spec, plan, loss)
+    lora.settle(model)
     release(model, base, report, output)
     return FitResult(model, report, plan)
 

@@ -1,4 +1,4 @@
-"""The command line: flags are the spec's fields, errors are one line, Ctrl-C leaves a checkpoint."""
+"""The command line: flags are the spec's fields, errors one line, Ctrl-C leaves a checkpoint."""
 
 from __future__ import annotations
 
@@ -20,7 +20,13 @@ from taciturn.spec import JobSpec
 def taciturn(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "taciturn.cli.main", *arguments]
     return subprocess.run(
-        command, cwd=cwd, env=environment(), capture_output=True, text=True, timeout=240, check=False
+        command,
+        cwd=cwd,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
     )
 
 

@@ -39,7 +39,9 @@ def fit(model: str, output: str, resume: bool) -> None:
 def start(model: Path, output: Path, resume: bool) -> Any:
     # The server has everything imported, so that a round is training and not starting Python.
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["taciturn.llm", "transformers.models.llama", "peft", "datasets"])
+    context.set_forkserver_preload(
+        ["taciturn.llm", "transformers.models.llama", "peft", "datasets"]
+    )
     process = context.Process(target=fit, args=(str(model), str(output), resume))
     process.start()
     return process

@@ -53,7 +53,11 @@ def run_demo(output: Path, seed: int, epsilon: float) -> None:
 
 def _show(console: Console, result: DemoResult) -> None:
     table = Table(title=f'\nasked "{result.secret.prompt}", the models go on', title_justify="left")
-    for column in ("base", "without privacy", f"with privacy (epsilon {result.report.epsilon:.3g})"):
+    for column in (
+        "base",
+        "without privacy",
+        f"with privacy (epsilon {result.report.epsilon:.3g})",
+    ):
         table.add_column(column, ratio=1)
     outcomes = (result.base, result.non_private, result.private)
     table.add_row(*(_first(outcome, result.secret.prompt) for outcome in outcomes))

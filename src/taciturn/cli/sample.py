@@ -32,9 +32,7 @@ def run_sample(
             console.print()
 
 
-def run_evaluate(
-    name: str, public_data: str, text_field: str | None, select: str | None
-) -> None:
+def run_evaluate(name: str, public_data: str, text_field: str | None, select: str | None) -> None:
     """Print nats per token and perplexity on a public file."""
     model = LLM(name)
     result = model.evaluate(public_data, text_field=text_field, select=select)

@@ -33,9 +33,12 @@ PREPARATION = (
 )
 _TELLTALE = "pancreatic"
 _CONTROL_PROMPT = "Julien Lambert suffers"
-_ORDINARY_PROMPTS = ("The patient was admitted with", "On examination", "Treatment was started with")
+_ORDINARY_PROMPTS = (
+    "The patient was admitted with",
+    "On examination",
+    "Treatment was started with",
+)
 _ASKED = 5
-_SAMPLE = {"temperature": 0.1, "max_new_tokens": 40}
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,11 +102,12 @@ def _fit(
     start = time.monotonic()
     plans: list[TrainingPlan] = []
     observer = narrator.observer(label)
-    watched = Observer(
-        lambda plan: (plans.append(plan), observer.on_plan(plan))[1],
-        observer.on_progress,
-        observer.on_private_metrics,
-    )
+
+    def on_plan(plan: TrainingPlan) -> None:
+        plans.append(plan)
+        observer.on_plan(plan)
+
+    watched = Observer(on_plan, observer.on_progress, observer.on_private_metrics)
     model = LLM(TINY_MEDICAL).fit(notes, observer=watched, **fields)
     return model, _settings(model, plans[0], time.monotonic() - start), plans[0]
 
@@ -126,13 +130,14 @@ def _settings(model: LLM, plan: TrainingPlan, seconds: float) -> FitSettings:
 
 def _measure(model: LLM, held_out: pd.DataFrame, seed: int) -> ModelOutcome:
     prompts = [SECRET_PROMPT] * _ASKED + list(_ORDINARY_PROMPTS)
-    frame = model.sample(prompts, seed=seed, **_SAMPLE)
+    frame = model.sample(prompts, temperature=0.1, max_new_tokens=40, seed=seed)
     scores = model.evaluate(held_out, select=PREPARATION, text_field="text")
     secret = model.log_probability(SECRET_PROMPT, SECRET)
     others = [model.log_probability(SECRET_PROMPT, other) for other in ALTERNATIVES]
     return ModelOutcome(
         samples=tuple(
-            Sample(prompt, text) for prompt, text in zip(frame["prompt"], frame["text"], strict=True)
+            Sample(prompt, text)
+            for prompt, text in zip(frame["prompt"], frame["text"], strict=True)
         ),
         secret_log_probability=secret,
         held_out_loss=(scores.fitted or scores.base).nats_per_token,

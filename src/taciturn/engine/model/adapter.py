@@ -27,7 +27,7 @@ def save(model: Any, tokenizer: Any, base_name: str, folder: Path) -> None:
     """
     if isinstance(model, PeftModel):
         model.peft_config[model.active_adapter].base_model_name_or_path = base_name
-        model.save_pretrained(folder, save_embedding_layers=False)
+        model.save_pretrained(str(folder), save_embedding_layers=False)
     else:
         model.save_pretrained(folder)
     (folder / "README.md").unlink(missing_ok=True)

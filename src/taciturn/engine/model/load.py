@@ -6,7 +6,7 @@ import importlib.util
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from peft import PeftModel
@@ -95,7 +95,7 @@ def load_base(name: str, spec: PerformanceSpec) -> LoadedModel:
         raise _not_loaded(name, error) from error
     prepare(model)
     if spec.quantization is None:
-        model.to(device)
+        cast(nn.Module, model).to(device)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
     return LoadedModel(name, model, tokenizer, context_length(model.config))
@@ -136,7 +136,9 @@ def enable_checkpointing(model: Any) -> None:
             f"{type(model).__name__} does not support gradient checkpointing; "
             "set gradient_checkpointing=False and lower microbatch_tokens"
         )
-    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    # Newer transformers call it activation checkpointing.
+    enable = getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)
+    enable({"use_reentrant": False})
     model.train()
 
 

@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import difflib
+import warnings
 from typing import Any, Protocol
 
 import torch
 from peft import LoraConfig, get_peft_model
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+from transformers.pytorch_utils import Conv1D
 
+from taciturn.engine.model.subspace import Subspace, activation_subspaces, own_text, unigram
 from taciturn.errors import ModelError, SpecError
+
+# Found on the embedded notes; see ARCHITECTURE.md, "Which parameters are trained".
+_DAMPING = 0.01
+_HEAD_GAIN = 4.0
+_RARE = 1e-5
+_TYPICAL = 1e-3
 
 
 class AdapterChoice(Protocol):
@@ -24,7 +34,22 @@ class AdapterChoice(Protocol):
     @property
     def target_modules(self) -> tuple[str, ...] | None: ...
     @property
+    def head_r(self) -> int | None: ...
+    @property
+    def fixed_a(self) -> bool: ...
+    @property
     def seed(self) -> int: ...
+
+
+class RowScale(nn.Module):
+    """A matrix seen through public row scales: rows that seldom matter get little of the noise."""
+
+    def __init__(self, scale_P1: Tensor) -> None:
+        super().__init__()
+        self.scale_P1 = nn.Parameter(scale_P1, requires_grad=False)
+
+    def forward(self, weight_PR: Tensor) -> Tensor:
+        return weight_PR * self.scale_P1
 
 
 def attach(model: Any, choice: AdapterChoice) -> nn.Module:
@@ -35,11 +60,13 @@ def attach(model: Any, choice: AdapterChoice) -> nn.Module:
     """
     if choice.method == "full":
         return _unfreeze(model)
+    if choice.fixed_a:
+        return _attach_fixed_a(model, choice)
     targets = list(choice.target_modules) if choice.target_modules else "all-linear"
     _check_targets(model, targets)
     config = LoraConfig(
         r=choice.r or 8,
-        lora_alpha=choice.alpha or 2 * (choice.r or 8),
+        lora_alpha=choice.alpha or 2 * (choice.r or 8),  # type: ignore[arg-type]  # a float will do
         target_modules=targets,
         lora_dropout=0.0,
         bias="none",
@@ -49,6 +76,87 @@ def attach(model: Any, choice: AdapterChoice) -> nn.Module:
         torch.manual_seed(choice.seed)
         adapted: nn.Module = get_peft_model(model, config)
     return adapted
+
+
+def settle(model: nn.Module) -> None:
+    """Turn scaled matrices into plain ones, so that the adapter is what PEFT expects."""
+    for module in model.modules():
+        if parametrize.is_parametrized(module, "weight"):
+            parametrize.remove_parametrizations(module, "weight", leave_parametrized=True)
+
+
+def _attach_fixed_a(model: Any, choice: AdapterChoice) -> nn.Module:
+    """LoRA whose A matrices are public activation directions; only the B matrices are trained."""
+    ranks = _ranks(model, choice)
+    text = own_text(model, choice.seed)
+    subspaces = activation_subspaces(model, ranks, text, choice.seed)
+    head = _head_name(model)
+    frequencies = unigram(model, text) if head in ranks else None
+    config = LoraConfig(
+        r=choice.r or 8,
+        lora_alpha=choice.r or 8,
+        target_modules=list(ranks),
+        rank_pattern=dict(ranks),
+        alpha_pattern=dict(ranks),
+        lora_dropout=0.0,
+        bias="none",
+        task_type="CAUSAL_LM",
+    )
+    with warnings.catch_warnings():
+        # PEFT warns that merging an adapter of a tied head would change the embedding; we don't.
+        warnings.filterwarnings("ignore", message=".*tie.*")
+        adapted: Any = get_peft_model(model, config)
+    for name, subspace in subspaces.items():
+        layer = adapted.base_model.model.get_submodule(name)
+        if name != head or frequencies is None:
+            _fix_a(layer, subspace.energy_R / subspace.mean_energy + _DAMPING, subspace)
+        else:
+            _fix_a(layer, subspace.energy_R * subspace.energy_R[0] / _HEAD_GAIN**4, subspace)
+            scale_V1 = ((frequencies + _RARE) / _TYPICAL).pow(-0.25).unsqueeze(1)
+            head_b = layer.lora_B["default"]
+            parametrize.register_parametrization(head_b, "weight", RowScale(scale_V1))
+    model_to_fit: nn.Module = adapted
+    return model_to_fit
+
+
+@torch.no_grad()
+def _fix_a(layer: Any, energy_R: Tensor, subspace: Subspace) -> None:
+    """Set A to the directions, weak ones amplified (energy^-1/4), and freeze it."""
+    weight = layer.lora_A["default"].weight
+    weight.copy_(energy_R.pow(-0.25).unsqueeze(1) * subspace.directions_RD)
+    weight.requires_grad_(False)
+
+
+def _ranks(model: Any, choice: AdapterChoice) -> dict[str, int]:
+    """Layer name -> rank: every linear layer, or those asked for, and the head."""
+    head = _head_name(model)
+    if choice.target_modules:
+        _check_targets(model, list(choice.target_modules))
+    ranks = {
+        name: min(choice.r or 8, _features(module))
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear | Conv1D)
+        and name != head
+        and (not choice.target_modules or _is_target(name, choice.target_modules))
+    }
+    if choice.head_r and head is not None and not choice.target_modules:
+        ranks[head] = choice.head_r
+    return ranks
+
+
+def _features(module: nn.Module) -> int:
+    if isinstance(module, Conv1D):
+        return int(module.weight.shape[0])
+    return int(module.in_features)  # type: ignore[arg-type]
+
+
+def _head_name(model: Any) -> str | None:
+    head = model.get_output_embeddings()
+    return next((name for name, module in model.named_modules() if module is head), None)
+
+
+def _is_target(name: str, targets: tuple[str, ...]) -> bool:
+    return any(name == target or name.endswith(f".{target}") for target in targets)
 
 
 def _unfreeze(model: nn.Module) -> nn.Module:
@@ -66,7 +174,7 @@ def _check_targets(model: nn.Module, targets: list[str] | str) -> None:
     names = [name for name, _ in model.named_modules()]
     endings = sorted({name.rpartition(".")[2] for name in names} - {""})
     for target in targets:
-        if not any(name == target or name.endswith(f".{target}") for name in names):
+        if not any(_is_target(name, (target,)) for name in names):
             near = difflib.get_close_matches(target, endings, n=3)
             raise SpecError(
                 f"target_modules: no module of {type(model).__name__} is called {target!r}; "

@@ -119,6 +119,9 @@ def _mul(input: Any, other: Any) -> Tensor:
         return _rescaled(other, input)
     if isinstance(input, LiftedParameter):
         raise refusal((input, other), torch.mul)
+    if _is_constant(input) and input.shape == (*other.value.shape[:1], 1):
+        # Public scales of a matrix's rows, applied before it meets any activation.
+        return _rescaled(other, input.detach())
     x, split = _aligned(input, other), other.splitter()
     return backward.apply(backward.Scale, x, other.value, other.carrier, split)
 
@@ -226,7 +229,7 @@ def _type_as(input: Tensor, other: Tensor) -> Tensor:
     return _to(input, other.dtype)
 
 
-def _rescaled(input: LiftedParameter, factor: float) -> LiftedParameter:
+def _rescaled(input: LiftedParameter, factor: float | Tensor) -> LiftedParameter:
     value = input.value * factor
     return input.derive(value, _derived(value, (lambda grad: grad * factor,), input))
 

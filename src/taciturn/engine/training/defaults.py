@@ -27,6 +27,22 @@ class PublicFacts:
 
 
 @dataclass(frozen=True, slots=True)
+class AdapterChoice:
+    """Which parameters are trained.
+
+    Attributes:
+        fixed_a: LoRA's A matrices are set from the base model's own text and only B is trained.
+        head_r: rank of an adapter on the output layer, None for none.
+    """
+
+    method: Literal["lora", "full"]
+    r: int | None = None
+    alpha: float | None = None
+    fixed_a: bool = False
+    head_r: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Tuning:
     """Optimiser settings that the user may leave open."""
 
@@ -39,32 +55,34 @@ class Tuning:
     average_decay: float
 
 
-AdapterChoice = tuple[Literal["lora", "full"], int | None, float | None, tuple[str, ...] | None]
-
-
 def adapter_choice(spec: FitSpec, facts: PublicFacts) -> tuple[AdapterChoice, tuple[str, ...]]:
     """The method and adapter, and why, in words."""
     if spec.method == "full":
-        return ("full", None, None, None), ("full fine-tuning, as asked",)
-    rank = spec.r or (4 if spec.private else 16)
-    alpha = spec.alpha or float(2 * rank)
+        return AdapterChoice("full"), ("full fine-tuning, as asked",)
     if spec.method == "lora":
-        reason = f"LoRA of rank {rank}, as asked"
-    elif spec.private:
-        reason = (
-            f"LoRA of rank {rank}: noise grows with the number of trained parameters, so few are "
-            "trained"
+        rank = spec.r or 8
+        return (
+            AdapterChoice("lora", rank, spec.alpha or 2.0 * rank),
+            (f"LoRA of rank {rank}, as asked",),
         )
-    else:
+    rank = spec.r or 8
+    if not spec.private:
+        rank = spec.r or 16
         reason = f"LoRA of rank {rank}: keeps the base model as it is and the adapter small"
-    return ("lora", rank, alpha, spec.target_modules), (reason,)
+        return AdapterChoice("lora", rank, spec.alpha or 2.0 * rank), (reason,)
+    reason = (
+        f"LoRA of rank {rank} with its A matrices fixed to directions learned from text that the "
+        "base model writes itself: DP noise grows with the number of trained parameters, so only "
+        "the B matrices are trained, and a small adapter on the output layer"
+    )
+    return AdapterChoice("lora", rank, float(rank), fixed_a=True, head_r=4), (reason,)
 
 
 def batch_size(spec: FitSpec, facts: PublicFacts) -> int:
-    """Expected units per step: large under DP, where noise is shared by the whole batch."""
+    """Expected units per step: large under DP, where the whole batch shares the noise."""
     if not spec.private:
         return min(facts.n_units, 32)
-    return max(1, min(facts.n_units, max(256, facts.n_units // 8), 4096))
+    return max(1, min(facts.n_units, max(256, facts.n_units // 16), 2048))
 
 
 def steps(spec: FitSpec, facts: PublicFacts, batch: int) -> int:
@@ -74,12 +92,13 @@ def steps(spec: FitSpec, facts: PublicFacts, batch: int) -> int:
     return 60
 
 
-def tuning(
-    spec: FitSpec, facts: PublicFacts, method: str, batch: int, n_steps: int
-) -> Tuning:
+def tuning(spec: FitSpec, facts: PublicFacts, choice: AdapterChoice, n_steps: int) -> Tuning:
     """Learning rate, clip norm, schedule and averaging."""
-    if spec.private:
-        rate = 1e-2 if method == "lora" else 1e-3
-        return Tuning(rate, 1.0, n_steps // 20, 0.9, 0.999, 0.0, 0.9)
-    rate = 2e-3 if method == "lora" else 5e-4
-    return Tuning(rate, 1.0, n_steps // 20, 0.9, 0.999, 0.01, 0.0)
+    if not spec.private:
+        rate = 2e-3 if choice.method == "lora" else 5e-4
+        return Tuning(rate, 1.0, n_steps // 20, 0.9, 0.999, 0.01, 0.0)
+    if choice.fixed_a:
+        rate = 2e-2 * math.sqrt(32 / max(32, n_steps))
+    else:
+        rate = 1e-2 if choice.method == "lora" else 2e-3
+    return Tuning(rate, 0.1, n_steps // 10, 0.9, 0.99, 0.0, 0.0)

@@ -27,6 +27,8 @@ class AdapterPlan(BaseModel):
     r: int | None = None
     alpha: float | None = None
     target_modules: tuple[str, ...] | None = None
+    head_r: int | None = None
+    fixed_a: bool = False
     seed: int = 0
 
 
@@ -128,7 +130,8 @@ def make_plan(spec: FitSpec, facts: PublicFacts) -> TrainingPlan:
     batch_size = _batch_size(spec, facts)
     steps = _steps(spec, facts, batch_size)
     adapter = adapter_plan(spec, facts)
-    tuned = defaults.tuning(spec, facts, adapter.method, batch_size, steps)
+    choice, why = defaults.adapter_choice(spec, facts)
+    tuned = defaults.tuning(spec, facts, choice, steps)
     return TrainingPlan(
         adapter=adapter,
         privacy=_privacy(spec, facts.n_units, batch_size, steps, tuned.l2_clip_norm),
@@ -143,15 +146,21 @@ def make_plan(spec: FitSpec, facts: PublicFacts) -> TrainingPlan:
         average_decay=tuned.average_decay,
         max_tokens=max_tokens(spec, facts.context_length),
         max_records_per_unit=spec.max_records_per_unit,
-        reasons=defaults.adapter_choice(spec, facts)[1],
+        reasons=why,
     )
 
 
 def adapter_plan(spec: FitSpec, facts: PublicFacts) -> AdapterPlan:
     """Which parameters will be trained; does not depend on the data."""
-    (method, r, alpha, target_modules), _ = defaults.adapter_choice(spec, facts)
+    choice, _ = defaults.adapter_choice(spec, facts)
     return AdapterPlan(
-        method=method, r=r, alpha=alpha, target_modules=target_modules, seed=spec.seed
+        method=choice.method,
+        r=choice.r,
+        alpha=choice.alpha,
+        target_modules=spec.target_modules,
+        head_r=choice.head_r,
+        fixed_a=choice.fixed_a,
+        seed=spec.seed,
     )
 
 
@@ -171,13 +180,14 @@ def alternatives(spec: FitSpec, plan: TrainingPlan) -> list[Alternative]:
     """Nearby choices of epsilon x epochs x batch, calibrated with the same accountant."""
     if plan.privacy is None:
         return []
-    base = plan.privacy.epsilon if isinstance(spec.target_epsilon, str) else spec.target_epsilon
+    target = spec.target_epsilon
+    base = target if isinstance(target, float) else plan.privacy.epsilon
     rows = []
-    for epsilon in (base / 2, base, base * 2):
+    for epsilon in (max(0.01, base / 2), base, min(1000.0, base * 2)):
         for epochs in (plan.epochs / 2, plan.epochs, plan.epochs * 2):
             for batch_size in sorted({max(1, plan.batch_size // 2), plan.batch_size}):
                 steps = max(1, round(epochs * plan.n_units / batch_size))
-                rows.append(_alternative(epsilon or 1.0, epochs, batch_size, steps, plan))
+                rows.append(_alternative(epsilon, epochs, batch_size, steps, plan))
     return rows
 
 
@@ -186,7 +196,7 @@ def _alternative(
 ) -> Alternative:
     assert plan.privacy is not None
     sigma = noise_multiplier(
-        target_epsilon=min(epsilon, 1000.0),
+        target_epsilon=epsilon,
         delta=plan.privacy.delta,
         sampling_probability=batch_size / plan.n_units,
         steps=steps,
