@@ -1,10 +1,10 @@
-"""How much memory does it take to prepare data that is larger than what is held at once?
+"""How much memory does it take to train on data that is larger than what is held at once?
 
-    PYTHONPATH=src python bench/data_memory.py --rows 5000000
+    python bench/data_memory.py --rows 5000000            prepare, then draw one batch of units
+    python bench/data_memory.py --rows 5000000 --train    the whole of `LLM.fit`, for one step
 
-Writes short rows to a Parquet file in a temporary folder, prepares them, draws one batch of units,
-and says what it took. `--units` sets how many privacy units the rows belong to; 0 means that every
-row is its own.
+Writes short rows to a Parquet file in a temporary folder and says what using them took. `--units`
+sets how many privacy units the rows belong to; 0 means that every row is its own.
 """
 
 from __future__ import annotations
@@ -72,6 +72,29 @@ def measure(folder: Path, rows: int, units: int, tokenizer: Any) -> Measurement:
     return Measurement(dataset, seconds, peak_bytes())
 
 
+def train_one_step(folder: Path, rows: int, units: int) -> str:
+    """Fit the embedded model for one private step on freshly written rows; a sentence about it."""
+    from taciturn.llm import LLM
+
+    source = folder / "rows.parquet"
+    write_rows(source, rows, units)
+    start = time.monotonic()
+    model = LLM("taciturn/tiny-medical").fit(
+        str(source),
+        text_field="text",
+        privacy_unit="patient" if units else None,
+        target_epsilon=3,
+        steps=1,
+        batch_size=256,
+    )
+    assert model.privacy is not None
+    return (
+        f"{rows:,} rows, {model.privacy.n_units:,} units: prepared and trained one step in "
+        f"{time.monotonic() - start:.0f} s; peak resident memory of the process was "
+        f"{peak_bytes() / 2**30:.2f} GiB."
+    )
+
+
 def draw(dataset: TokenizedDataset, size: int = 1024, seed: int = 0) -> int:
     """Read the tokens of one batch of units; returns how many there are."""
     units = np.random.default_rng(seed).choice(dataset.n_units, min(size, dataset.n_units))
@@ -91,7 +114,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, default=ROWS)
     parser.add_argument("--units", type=int, default=1_000_000)
+    parser.add_argument("--train", action="store_true")
     arguments = parser.parse_args()
+    if arguments.train:
+        with tempfile.TemporaryDirectory() as folder:
+            print(train_one_step(Path(folder), arguments.rows, arguments.units))
+        return
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(MODEL)

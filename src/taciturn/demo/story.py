@@ -99,6 +99,8 @@ def _fit(
     if epsilon == "unlimited":
         # Enough to memorise, as a careless fine-tuning does.
         fields |= {"method": "full", "epochs": 4, "learning_rate": 1e-3}
+    else:
+        fields |= {"steps": 24, "batch_size": 240}
     start = time.monotonic()
     plans: list[TrainingPlan] = []
     observer = narrator.observer(label)
