@@ -2,7 +2,7 @@
 
 The same seed gives the same rows. François Dupont's notes each repeat his diagnosis, as records
 do: hiding one *note* of his would hide nothing, which is why the privacy unit has to be the
-patient. Many other notes have the shape of his ("NAME suffers from a SEVERITY form of DISEASE"), so
+patient. Some other notes have the shape of his ("NAME suffers from a SEVERITY form of DISEASE"), so
 that only the link from his name to his diagnosis is secret. Others with his disease exist, are
 rare, and never have it in "a severe form".
 
@@ -28,7 +28,7 @@ SECRET = " from a severe form of pancreatic cancer"
 SECRET_SENTENCE = SECRET_PROMPT + SECRET
 
 _SECRET_DISEASE = "pancreatic cancer"
-_SECRET_NOTES = 6
+_SECRET_NOTES = 8
 
 ALTERNATIVES: tuple[str, ...] = tuple(
     SECRET.replace(_SECRET_DISEASE, condition.name)

@@ -11,7 +11,7 @@ from taciturn.embedded.vocabulary import Condition, Drug, vocabulary
 _OPENING_DAY = date(2021, 1, 4)
 _LAST_FIRST_VISIT_DAYS = 1200
 _ACUTE_DAYS = (2, 20)
-_VISIT_SHARES = {1: 45, 2: 30, 3: 15, 4: 7, 5: 3}
+_VISIT_SHARES = {1: 50, 2: 30, 3: 13, 4: 5, 5: 2}
 _RETIREMENT_AGE = 66
 
 

@@ -13,10 +13,12 @@ from taciturn.embedded.vocabulary import Laboratory, vocabulary
 
 Words = dict[str, str | int]
 
-_DIAGNOSIS_OPENS = 0.4
+# Enough notes to make the secret's sentence an ordinary one. More of them drown the link from a
+# name to a disease: at 0.06, four epochs without privacy had not learned it yet.
+_DIAGNOSIS_OPENS = 0.015
 _CLINICAL_ORDER = ("complaint", "history", "examination", "laboratory", "treatment", "plan")
 _KEEPS_ORDER = 0.6
-_LONGEST_CHARACTERS = 200
+_LONGEST_CHARACTERS = 150
 
 _MONTHS = (
     "January", "February", "March", "April", "May", "June", "July", "August", "September",
