@@ -36,6 +36,7 @@ class Probe(nn.Module):
         self.use = use
         self.table = nn.Parameter(random(VOCABULARY, D), requires_grad=False)
         self.frozen = nn.Parameter(random(D, D), requires_grad=False)
+        self.column = nn.Parameter(random(D, 1), requires_grad=False)
         self.stack = nn.Parameter(random(3, D, D), requires_grad=False)
         for name, shape in shapes.items():
             self.register_parameter(name, nn.Parameter(random(*shape)))
@@ -113,6 +114,10 @@ USES: dict[str, tuple[Use, dict[str, tuple[int, ...]]]] = {
     "unbound": (
         lambda p, x, ids: sum(F.linear(x, w) ** k for k, w in enumerate(p.w.unbind(), 1)),
         {"w": (3, 5, D)},
+    ),
+    "rows of a matrix scaled by constants": (
+        lambda p, x, ids: F.linear(x, p.w * p.column),
+        {"w": (D, D)},
     ),
     "low-rank update of a frozen weight": (
         lambda p, x, ids: F.linear(x, p.frozen + (p.b @ p.a) * 0.5),
@@ -197,6 +202,7 @@ REFUSED: dict[str, tuple[Use, dict[str, tuple[int, ...]]]] = {
     "scalar parameter": (lambda p, x, ids: x * p.b, {"b": ()}),
     "per-position bias": (lambda p, x, ids: x + p.b, {"b": (T, D)}),
     "two parameters added": (lambda p, x, ids: x + (p.b + p.c), {"b": (D,), "c": (D,)}),
+    "vector times a column": (lambda p, x, ids: x @ (p.b * p.column), {"b": (D,)}),
     "two parameters multiplied": (lambda p, x, ids: x * (p.b * p.c), {"b": (D,), "c": (D,)}),
     "matrix from the left": (lambda p, x, ids: p.w @ x.transpose(1, 2), {"w": (D, D)}),
     "parameter as input": (lambda p, x, ids: x + F.linear(p.w, p.frozen), {"w": (D, D)}),

@@ -119,7 +119,7 @@ def _mul(input: Any, other: Any) -> Tensor:
         return _rescaled(other, input)
     if isinstance(input, LiftedParameter):
         raise refusal((input, other), torch.mul)
-    if _is_constant(input) and input.shape == (*other.value.shape[:1], 1):
+    if _is_constant(input) and other.value.ndim == 2 and input.shape == (len(other.value), 1):
         # Public scales of a matrix's rows, applied before it meets any activation.
         return _rescaled(other, input.detach())
     x, split = _aligned(input, other), other.splitter()
