@@ -195,6 +195,26 @@ def test_gradients_leave_no_trace(loss: CausalLmLoss) -> None:
     assert all(value.grad is None for value in after.values())
 
 
+def test_interrupted_batch_leaves_no_stale_boundaries(loss: CausalLmLoss) -> None:
+    """PITFALLS 7: after an early break, the next batch is cut where it says, not where the last."""
+
+    class Breaking(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.loss = loss
+
+        def forward(self, batch: UnitBatch) -> Tensor:
+            losses: Tensor = self.loss(batch)
+            raise KeyboardInterrupt(losses.shape)
+
+    before = per_example_gradients(loss, BATCH)
+    with pytest.raises(KeyboardInterrupt):
+        per_example_gradients(Breaking(), rows(BATCH, [4, 1]))
+    after = per_example_gradients(loss, BATCH)
+    for name, value in before.values.items():
+        assert torch.equal(after.values[name], value)
+
+
 def test_autocast_is_refused(loss: CausalLmLoss) -> None:
     with (
         torch.autocast("cpu", dtype=torch.bfloat16),
