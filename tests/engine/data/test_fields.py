@@ -95,6 +95,6 @@ def test_messages_become_json() -> None:
 
 
 def test_the_unit_travels_along() -> None:
-    rows = with_unit(open_rows([{"p": "x", "part_0": "y", "text": "t"}]), "p")
+    rows = with_unit(open_rows([{"p": "x", "part_0": "y", "text": "t"}]), "p", ["text"])
     found = text_columns(rows, Fields("text", ("text",)))
     assert [batch.to_pylist() for batch in found.batches] == [[{"part_0": "t", UNIT: "x"}]]

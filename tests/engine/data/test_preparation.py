@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import traceback
-from pathlib import Path
 from typing import Any
 
-import duckdb
 import pyarrow as pa
 import pytest
 from hypothesis import given, settings
@@ -15,7 +13,7 @@ from hypothesis import strategies as st
 
 from taciturn.engine.data import preparation
 from taciturn.engine.data.expression import Expressions
-from taciturn.engine.data.preparation import UNIT, locked_connection, selected, with_unit
+from taciturn.engine.data.preparation import UNIT, selected, with_unit
 from taciturn.engine.data.rows import ROWS_PER_BATCH
 from taciturn.engine.data.source import open_rows
 from taciturn.errors import DataError, MissingColumnError, PreparationError, RowError
@@ -33,7 +31,7 @@ def select(data: object, text: str) -> list[dict[str, Any]]:
 
 
 def units(data: object, text: str) -> list[str]:
-    rows = with_unit(open_rows(data), text)
+    rows = with_unit(open_rows(data), text, [])
     return [value for batch in rows.batches for value in batch.column(UNIT).to_pylist()]
 
 
@@ -50,7 +48,7 @@ def test_row_order_is_kept_over_many_batches() -> None:
     assert [row["m"] for row in select(data, "n + 1 AS m")] == list(range(1, data.num_rows + 1))
 
 
-@settings(max_examples=20)
+@settings(max_examples=10)
 @given(st.lists(st.text(alphabet="abcÀ'\"_;-", max_size=8), min_size=2, max_size=6), st.data())
 def test_one_row_never_changes_another(texts: list[str], data: st.DataObject) -> None:
     """The property that the sensitivity bound rests on: dropping a row drops its result only."""
@@ -99,28 +97,6 @@ def test_errors_without_rows_are_explained() -> None:
         select(ROWS, "contexts")
     with pytest.raises(DataError, match="two columns named"):
         select(ROWS, "id, id")
-
-
-def test_configuration_is_locked_and_nothing_can_be_reached(tmp_path: Path) -> None:
-    file = tmp_path / "a.csv"
-    file.write_text("a\n1\n")
-    frame = pa.table({"a": [1]})  # reachable by name, were replacement scans on
-    connection = locked_connection()
-    for statement in (
-        f"SELECT * FROM '{file}'",
-        f"SELECT * FROM read_csv('{file}')",
-        f"COPY (SELECT 1) TO '{tmp_path}/b.csv'",
-        f"ATTACH '{tmp_path}/c.db'",
-        "INSTALL httpfs",
-        "LOAD httpfs",
-        "SET enable_external_access = true",
-        "SET threads = 64",
-        "SELECT * FROM frame",
-    ):
-        with pytest.raises(duckdb.Error):
-            connection.execute(statement).fetchall()
-    assert frame.num_rows == 1
-    assert not (tmp_path / "b.csv").exists()
 
 
 @pytest.mark.parametrize(

@@ -57,7 +57,7 @@ def prepare(
         if spec.privacy_unit is None:
             batches = single_record_units(text_columns(rows, fields))
         else:
-            rows = text_columns(with_unit(rows, spec.privacy_unit), fields)
+            rows = text_columns(with_unit(rows, spec.privacy_unit, fields.columns), fields)
             spill = partial / "spill"
             spill.mkdir(mode=0o700)
             batches = grouped(rows, spec.max_records_per_unit, seed, spill)

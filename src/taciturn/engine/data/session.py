@@ -1,0 +1,83 @@
+"""A DuckDB in memory that can reach nothing but the rows it is given."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from types import TracebackType
+from typing import Self, TypeVar
+
+import duckdb
+import pyarrow as pa
+
+TABLE = "rows_of_this_batch"
+"""The one table that statements can name."""
+
+_SETTINGS: dict[str, str | int | bool] = {
+    "memory_limit": "400MB",
+    "threads": min(4, os.cpu_count() or 1),
+    "temp_directory": "",  # it would be the one folder that COPY may write to
+    "TimeZone": "UTC",  # not the machine's: the same rows must give the same text everywhere
+    "python_enable_replacements": False,
+    "autoinstall_known_extensions": False,
+    "autoload_known_extensions": False,
+    "enable_external_access": False,
+    "lock_configuration": True,
+}
+
+T = TypeVar("T")
+
+
+class LockedSession:
+    """No files, no network, no extensions, no Python variables, and no way to switch them on.
+
+    All calls run in a thread of their own. Ctrl-C goes to the main thread; DuckDB, interrupted
+    there, would report it as an error of the query.
+    """
+
+    def __init__(self) -> None:
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="taciturn-sql")
+        self._connection = self._call(_connect)
+
+    def serialized(self, statement: str) -> str:
+        """What DuckDB's parser reads in a statement, as JSON; nothing is executed."""
+        query = "SELECT json_serialize_sql(?)"
+        rows = self._call(lambda: self._connection.execute(query, [statement]).fetchall())
+        return str(rows[0][0])
+
+    def run(self, statement: str, rows: pa.Table) -> pa.Table:
+        """Execute a statement over `rows`, which it knows as TABLE; raises duckdb.Error."""
+
+        def run() -> pa.Table:
+            self._connection.register(TABLE, rows)
+            return self._connection.sql(statement).to_arrow_table()
+
+        return self._call(run)
+
+    def close(self) -> None:
+        """Release the memory and the thread."""
+        self._thread.shutdown()
+        self._connection.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _call(self, call: Callable[[], T]) -> T:
+        return self._thread.submit(call).result()
+
+
+def _connect() -> duckdb.DuckDBPyConnection:
+    connection = duckdb.connect(":memory:")
+    for name, value in _SETTINGS.items():
+        shown = f"'{value}'" if isinstance(value, str) else str(value)
+        connection.execute(f"SET {name} = {shown}")
+    return connection
