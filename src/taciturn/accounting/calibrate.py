@@ -100,7 +100,10 @@ def _start(excess: Callable[[float], float]) -> float:
 
 
 def _search(excess: Callable[[float], float], start: float) -> float:
-    """Log-noise at which `excess`, falling, lies in [-TOLERANCE, 0]: secants within a bracket."""
+    """Log-noise at which `excess`, falling, lies in [-TOLERANCE, 0]: secants within a bracket.
+
+    Where epsilon jumps, the upper end of the jump.
+    """
     low, high = _LOG_NOISES
     here, slope, last = start, -1.5, (math.nan, math.nan)
     for evaluation in range(_EVALUATIONS):
@@ -117,20 +120,10 @@ def _search(excess: Callable[[float], float], start: float) -> float:
         # Where epsilon jumps, secants stall: then halve.
         if not low < here < high or evaluation >= _SECANTS:
             here = (low + high) / 2
-    return _settled(low, high)
-
-
-def _settled(low: float, high: float) -> float:
-    """The upper end of a bracket on a jump of epsilon; refuses an end of the searched range."""
     if high >= _LOG_NOISES[1] - 1e-6:
         raise PrivacyParameterError(
             f"a noise multiplier of {MAX_NOISE:g} is not enough for this target_epsilon; "
             "take fewer steps, a smaller batch or a larger epsilon"
-        )
-    if low <= _LOG_NOISES[0] + 1e-6:
-        raise PrivacyParameterError(
-            f"a noise multiplier below {MIN_NOISE:g} would already give this target_epsilon, "
-            "because delta alone nearly allows the run without noise; lower delta"
         )
     return high
 

@@ -28,8 +28,10 @@ from taciturn.accounting.gaussian import Floats, hockey_stick
 
 Direction = Literal["remove", "add"]
 
-# Probability beyond 10 standard deviations is 8e-24; it is counted as an infinite loss.
 _TAIL_DEVIATIONS = 10.0
+
+TAIL_MASS = 2e-23
+"""What lies beyond 10 standard deviations on both sides; it counts as an infinite loss."""
 
 
 @dataclass(frozen=True, order=True)
@@ -48,7 +50,7 @@ class SampledGaussian:
         return np.logaddexp(math.log1p(-q), math.log(q) + unsampled)
 
     def reach(self, direction: Direction) -> tuple[float, float]:
-        """The x between which all but 1e-23 of the mass lies."""
+        """The x between which all but TAIL_MASS lies."""
         tail = _TAIL_DEVIATIONS * self.noise_multiplier
         return (-1 - tail, tail) if direction == "remove" else (-tail, tail)
 
@@ -76,7 +78,7 @@ class LossGrid:
 
 @dataclass(frozen=True)
 class LossSample:
-    """The exact privacy loss of one step on a quadrature; sums over it converge exponentially."""
+    """The privacy loss of one step within its reach; sums over it converge exponentially."""
 
     losses_X: Floats
     log_masses_X: Floats
@@ -85,15 +87,14 @@ class LossSample:
 def connect_the_dots(step: SampledGaussian, interval: float, direction: Direction) -> LossGrid:
     """The step's privacy loss on multiples of `interval`; its divergence is never too small."""
     low, high = loss_range(step, direction)
-    first, last = math.floor(low / interval), math.ceil(high / interval)
+    first, last = min(math.floor(low / interval), 0), max(math.ceil(high / interval), 1)
     epsilons = _multiples(first - 1, last - first + 3, interval)
     gap = _divergence(step, epsilons, direction)
     gap[0] = gap[1] * math.exp(-interval)  # no mass of P below the grid: it is lifted onto it
     gap[-1] = gap[-2]  # what lies above the grid has an infinite loss
     before, here, after = gap[:-2].copy(), gap[1:-1], gap[2:]
     before[-first] -= math.expm1(-interval)  # at loss 0, from the lower form to the upper
-    growth, growth_m1 = math.exp(interval), math.expm1(interval)
-    masses_L = ((after - here) - growth * (here - before)) / growth_m1
+    masses_L = ((after - here) * math.exp(-interval) - (here - before)) / -math.expm1(-interval)
     return LossGrid(interval, first, np.maximum(masses_L, 0.0), float(here[-1]))
 
 
@@ -122,38 +123,46 @@ def _divergence(step: SampledGaussian, epsilons: Floats, direction: Direction) -
     """delta(eps) for eps >= 0, and delta(eps) - (1 - e^eps) below 0: the part that decays.
 
     Connect-the-Dots takes second differences under which 1 - e^eps vanishes, so either form gives
-    the same masses; each is used where it is small.
+    the same masses; each is used where it is small. For every pair of distributions the second
+    form is e^eps delta(-eps) of the pair exchanged, so below 0 the other direction takes over.
     """
-    if direction == "remove":
-        return _removal_divergence(step, epsilons)
-    return np.exp(epsilons) * _removal_divergence(step, -epsilons)
+    above, below = (_removed, _added) if direction == "remove" else (_added, _removed)
+    positive = epsilons >= 0
+    negative = epsilons[~positive]
+    gap = np.empty_like(epsilons)
+    gap[positive] = above(step, epsilons[positive])
+    gap[~positive] = np.exp(negative) * below(step, -negative)
+    return gap
 
 
-def _removal_divergence(step: SampledGaussian, epsilons: Floats) -> Floats:
-    """With l the loss before sampling that becomes eps by it, delta(eps) = q delta_Gauss(l).
+def _removed(step: SampledGaussian, epsilons: Floats) -> Floats:
+    """delta(eps) for eps >= 0 of P against Q: q delta_Gauss(l), where sampling turns l into eps.
 
-    From delta(eps) - (1 - e^eps) = e^eps delta(-eps with P and Q exchanged) and the symmetry of
-    the Gaussian pair, the lower form is q e^l delta_Gauss(-l), and q e^l = e^eps - 1 + q.
+    l = log((e^eps - 1 + q) / q), without cancellation and without overflow.
     """
     q = step.sampling_probability
-    upper = epsilons >= 0
-    out = np.empty_like(epsilons)
-    before = _before_sampling(epsilons[upper], q)
-    out[upper] = q * hockey_stick(before, step.noise_multiplier)
-    odds = np.expm1(epsilons[~upper]) + q
-    reachable = odds > 0  # below log(1 - q) there is no loss at all
-    low = np.zeros_like(odds)
-    before = np.log(odds[reachable] / q)
-    low[reachable] = odds[reachable] * hockey_stick(-before, step.noise_multiplier)
-    out[~upper] = low
-    return out
-
-
-def _before_sampling(epsilons: Floats, q: float) -> Floats:
-    """log((e^eps - 1 + q) / q) for eps >= 0, without cancellation and without overflow."""
     small = np.log1p(np.expm1(np.minimum(epsilons, 1.0)) / q)
     large = epsilons + np.log1p((q - 1) * np.exp(-epsilons)) - math.log(q)
-    return np.where(epsilons > 1, large, small)
+    losses = np.where(epsilons > 1, large, small)
+    return q * hockey_stick(losses, step.noise_multiplier)
+
+
+def _added(step: SampledGaussian, epsilons: Floats) -> Floats:
+    """delta(eps) for eps >= 0 of Q against P: r delta_Gauss(eps - log(r / q)).
+
+    Q - e^eps P = r N(0, s^2) - e^eps q N(-1, s^2) with r = 1 - (1 - q) e^eps, a Gaussian pair
+    again; from r = 0 on there is no loss.
+    """
+    q = step.sampling_probability
+    near = np.minimum(epsilons, 0.7)
+    # 1 - q is exact from q = 1/2 on, and a smaller q has no loss above log 2 = 0.69.
+    far = np.minimum(epsilons, 700.0) if q < 1 else np.zeros_like(epsilons)
+    left = np.where(epsilons < 0.7, q - (1 - q) * np.expm1(near), 1 - (1 - q) * np.exp(far))
+    some = left > 0
+    deltas = np.zeros_like(epsilons)
+    losses = epsilons[some] - np.log(left[some] / q)
+    deltas[some] = left[some] * hockey_stick(losses, step.noise_multiplier)
+    return deltas
 
 
 def _multiples(first: int, count: int, interval: float) -> Floats:

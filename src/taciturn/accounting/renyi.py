@@ -13,7 +13,7 @@ import numpy as np
 from scipy import optimize
 
 from taciturn.accounting.gaussian import Floats
-from taciturn.accounting.privacy_loss import LossSample
+from taciturn.accounting.privacy_loss import TAIL_MASS, LossSample
 
 Counted = Sequence[tuple[LossSample, int]]
 """Losses of distinct steps, each with how often it is taken."""
@@ -32,11 +32,17 @@ def cumulant(sample: LossSample, order: float) -> float:
 
 
 def renyi_epsilon(samples: Counted, delta: float) -> tuple[float, float]:
-    """(order, epsilon) of the best Rényi bound (Canonne, Kamath & Steinke 2020, proposition 12)."""
+    """(order, epsilon) of the best Rényi bound (Canonne, Kamath & Steinke 2020, proposition 12).
+
+    What a quadrature leaves out counts as an infinite loss.
+    """
+    finite = delta - sum(n for _, n in samples) * TAIL_MASS
+    if finite <= 0:
+        return 1.0, math.inf
 
     def bound(log_order: float) -> float:
         order = math.exp(log_order)
-        slack = order * log_order - (1 + order) * math.log1p(order) - math.log(delta)
+        slack = order * log_order - (1 + order) * math.log1p(order) - math.log(finite)
         return (_total(samples, order) + slack) / order
 
     best = int(np.argmin([bound(log_order) for log_order in _LOG_ORDERS]))
@@ -82,9 +88,8 @@ def grid_interval(samples: Counted, order: float, allowed: float) -> float:
             spread += float(weights_X @ (part * (1 - part)))
         return 0.5 * (1 + order) * spread * interval**2
 
-    for _ in range(60):
-        if cost(2 * interval) > allowed:
-            break
+    widest = max(float(np.abs(losses_X).max()) for losses_X, _ in tilted)
+    while interval < widest and cost(2 * interval) <= allowed:
         interval *= 2
     return interval
 
