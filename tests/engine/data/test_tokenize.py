@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import signal
 import stat
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -140,38 +143,50 @@ def test_less_than_two_tokens_is_a_mistake_of_the_caller(tmp_path: Path, tokeniz
 
 
 _PREPARE = """
-import sys
+import resource, sys
 from pathlib import Path
+import pyarrow as pa
 from taciturn.engine.data.tokenize import prepare
 from taciturn.spec import DataSpec
+
 class Letters:
     bos_token_id = eos_token_id = None
     def __call__(self, texts, **_):
         return {"input_ids": [[ord(letter) for letter in text] for text in texts]}
+
 def rows():
-    n = 0
-    while True:
-        yield [{"id": f"{n}_{i}", "text": f"note {i}"} for i in range(1000)]
-        n += 1
-        if n == 20:
+    for n in range(10**6):
+        if n == 3:
             print("reading", flush=True)
-import pyarrow as pa
+        yield [{"id": f"{n}_{i}", "text": "note " * words} for i in range(1000)]
+
+folder, limit, words = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+if limit:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
 schema = pa.schema([("id", pa.string()), ("text", pa.string())])
 batches = (pa.RecordBatch.from_pylist(part, schema) for part in rows())
 reader = pa.RecordBatchReader.from_batches(schema, batches)
-spec = DataSpec(privacy_unit="id")
-prepare(reader, spec, Letters(), 16, Path(sys.argv[1]), 0)
+prepare(reader, DataSpec(privacy_unit="id"), Letters(), 16, folder, 0)
 """
 
 
-def test_ctrl_c_leaves_nothing_behind(tmp_path: Path, root: Path) -> None:
+@contextmanager
+def preparing(
+    folder: Path, root: Path, limit_bytes: int = 0, words: int = 1
+) -> Iterator[subprocess.Popen[str]]:
+    """A process that is reading endless rows."""
     environment = {**os.environ, "PYTHONPATH": str(root / "src")}
-    command = [sys.executable, "-c", _PREPARE, str(tmp_path / "data")]
+    command = [sys.executable, "-c", _PREPARE, str(folder), str(limit_bytes), str(words)]
     with subprocess.Popen(
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "reading\n"
+        yield process
+
+
+def test_ctrl_c_leaves_nothing_behind(tmp_path: Path, root: Path) -> None:
+    with preparing(tmp_path / "data", root) as process:
         assert len(list(tmp_path.iterdir())) == 1
         time.sleep(0.2)
         process.send_signal(signal.SIGINT)
@@ -179,6 +194,31 @@ def test_ctrl_c_leaves_nothing_behind(tmp_path: Path, root: Path) -> None:
     assert process.returncode != 0
     assert "KeyboardInterrupt" in errors
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_disk_that_takes_no_more_leaves_nothing_behind(tmp_path: Path, root: Path) -> None:
+    """The system's limit on a file's size stands in for a full disk: the write itself fails."""
+    with preparing(tmp_path / "data", root, limit_bytes=100_000, words=400) as process:
+        _, errors = process.communicate(timeout=120)
+    assert "OutputError" in errors.splitlines()[-1]
+    assert "note note" not in errors
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_killed_process_left_is_removed_by_the_next(
+    tmp_path: Path, root: Path, tokenizer: Any
+) -> None:
+    with preparing(tmp_path / "data", root) as process:
+        prepare(NOTES, DataSpec(), tokenizer, 16, tmp_path / "other", seed=0)
+        (partial,) = (path for path in tmp_path.iterdir() if path.name != "other")
+        prepare(NOTES, DataSpec(), tokenizer, 16, tmp_path / "data", seed=0)
+        assert partial.exists()  # its owner lives
+        shutil.rmtree(tmp_path / "data")
+        process.kill()
+        process.communicate(timeout=60)
+    assert partial.exists()
+    prepare(NOTES, DataSpec(), tokenizer, 16, tmp_path / "data", seed=0)
+    assert {path.name for path in tmp_path.iterdir()} == {"data", "other"}
 
 
 def test_no_error_of_a_library_gets_out(tmp_path: Path, tokenizer: Any) -> None:

@@ -86,7 +86,7 @@ _REASONS: tuple[tuple[tuple[type[Any], ...], str, str], ...] = (
     ((exp.Query, exp.Subquery, exp.Exists), "a subquery", "reads other rows"),
     ((exp.Explode, exp.Unnest), "unnest", "makes several rows of one"),
     (
-        (exp.Rand, exp.Uuid, exp.CurrentDate, exp.CurrentTimestamp),
+        (exp.Rand, exp.CurrentDate, exp.CurrentTimestamp),
         "a function of chance or time",
         "differs from run to run",
     ),

@@ -7,12 +7,13 @@ Each stage is a stream over record batches; nothing holds all rows.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pyarrow as pa
@@ -96,16 +97,38 @@ def _public(spec: DataSpec, max_tokens: int, seed: int) -> str:
 @contextmanager
 def _appearing_at_once(folder: Path) -> Iterator[Path]:
     """Yield a private sibling of `folder` that takes its name at the end, or is removed."""
+    prefix = f".{folder.name}.partial-"
     with _output_errors(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
         if folder.exists():
             raise OutputError(f"{folder} already exists; choose another folder or remove it")
-        partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.partial-", dir=folder.parent))
+        _remove_abandoned(folder.parent, prefix)
+        partial = Path(tempfile.mkdtemp(prefix=prefix, dir=folder.parent))
         try:
-            yield partial
-            os.rename(partial, folder)
+            with _locked(partial):
+                yield partial
+                os.rename(partial, folder)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
+
+
+def _remove_abandoned(parent: Path, prefix: str) -> None:
+    """Remove what a killed process left: private rows. A living one holds the lock on its own."""
+    for partial in parent.iterdir():
+        if partial.name.startswith(prefix):
+            with suppress(OSError), _locked(partial):
+                shutil.rmtree(partial)
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Hold the lock on a folder; raises BlockingIOError if another process does."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 @contextmanager
