@@ -1,0 +1,72 @@
+"""Adapters on a base in 8 or 4 bits: gradients are exact, and records stay apart."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers as hf
+
+from taciturn.engine.model.loss import CausalLmLoss
+from taciturn.engine.privacy.verification import public_batch, verify
+from tinymodels import random_batch, units_of, with_lora
+
+pytest.importorskip("bitsandbytes", reason="needs the quantization extra")
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small Llama with one feature far larger than the others, as real models have."""
+    config = hf.LlamaConfig(
+        vocab_size=61,
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        max_position_embeddings=64,
+        pad_token_id=0,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = hf.LlamaForCausalLM(config)
+    with torch.no_grad():
+        model.model.layers[0].input_layernorm.weight[3] = 30.0
+    path = tmp_path_factory.mktemp("outliers")
+    model.save_pretrained(path)
+    return path
+
+
+def loss_of(folder: Path, **options: Any) -> CausalLmLoss:
+    quantized = hf.AutoModelForCausalLM.from_pretrained(
+        folder, quantization_config=hf.BitsAndBytesConfig(**options), dtype=torch.float32
+    )
+    return CausalLmLoss(with_lora(quantized.eval()))
+
+
+NF4 = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": torch.float32}
+INT8_BY_ROWS = {"load_in_8bit": True, "llm_int8_threshold": 0.0}
+BATCH = random_batch([9, 5, 12, 7], [0, 1, 1, 2])
+
+
+@pytest.mark.parametrize("options", [NF4, INT8_BY_ROWS], ids=["nf4", "int8"])
+def test_adapters_are_verified(folder: Path, options: dict[str, Any]) -> None:
+    verify(loss_of(folder, **options), public_batch(vocab_size=61))
+
+
+@pytest.mark.parametrize("options", [NF4, INT8_BY_ROWS], ids=["nf4", "int8"])
+def test_records_stay_apart(folder: Path, options: dict[str, Any]) -> None:
+    loss = loss_of(folder, **options)
+    with torch.no_grad():
+        torch.testing.assert_close(loss(units_of(BATCH, [0])), loss(BATCH)[:1], rtol=1e-6, atol=0)
+
+
+def test_outlier_columns_are_a_property_of_the_batch(folder: Path) -> None:
+    """Why int8 needs llm_int8_threshold=0: by default one record's outlier changes the others."""
+    loss = loss_of(folder, load_in_8bit=True)
+    batches = [random_batch([9, 5, 12, 7], [0, 1, 1, 2], seed=seed) for seed in range(10)]
+    with torch.no_grad():
+        moved = [float(loss(units_of(each, [0])) - loss(each)[:1]) for each in batches]
+    assert max(map(abs, moved)) > 1e-6
