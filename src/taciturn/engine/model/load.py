@@ -89,8 +89,9 @@ def load_base(name: str, spec: PerformanceSpec) -> LoadedModel:
     if spec.quantization is not None:
         options["quantization_config"] = _quantization(spec.quantization, options["dtype"])
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, **extra)
-        model = AutoModelForCausalLM.from_pretrained(folder, **options)
+        # Code that comes with a model is never run.
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, **extra)
+        model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=False, **options)
     except (OSError, ValueError, KeyError) as error:
         raise _not_loaded(name, error) from error
     prepare(model)
