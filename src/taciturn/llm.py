@@ -17,7 +17,7 @@ from taciturn.engine import evaluation
 from taciturn.engine.data.tokenize import prepare
 from taciturn.engine.generation.sample import sample, stream
 from taciturn.engine.model.load import LoadedModel, load_base, load_fitted
-from taciturn.engine.training.plan import TrainingPlan, make_plan, max_tokens
+from taciturn.engine.training.plan import TrainingPlan, check_target, make_plan, max_tokens
 from taciturn.errors import AdapterError, ModelError, SpecError
 from taciturn.report import PrivacyReport
 from taciturn.spec import DataSpec, FitFields, FitSpec, PerformanceSpec, SampleSpec, parse
@@ -124,6 +124,7 @@ class LLM:
             fields: the fields of `taciturn.spec.FitSpec`. Unknown ones raise.
         """
         spec = parse(FitSpec, self._with_performance(dict(fields)))
+        check_target(spec)
         if self._privacy is not None:
             raise ModelError(
                 f"{self.name} is already fitted ({self.policy}); make a new LLM(...) of the base "

@@ -259,6 +259,8 @@ def _unknown_message(name: str, known: list[str]) -> str:
 def _spec_error(error: ValidationError) -> SpecError:
     first = error.errors()[0]
     where = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "missing":
+        return SpecError(f"{where} is missing; give it")
     message = first["msg"].removeprefix("Value error, ")
     text = f"{where}={first['input']!r}: {message}" if where else message
     private = any(field in text for field in _PRIVACY_FIELDS)

@@ -122,11 +122,7 @@ def make_plan(spec: FitSpec, facts: PublicFacts) -> TrainingPlan:
         PrivacyParameterError: epsilon, delta or batch size cannot give a guarantee for n_units.
         SpecError: a bound that depends on the model, such as max_tokens.
     """
-    if spec.target_epsilon is None:
-        raise PrivacyParameterError(
-            'target_epsilon is not set; choose for example target_epsilon=3, or "unlimited" for '
-            "no privacy at all"
-        )
+    check_target(spec)
     batch_size = _batch_size(spec, facts)
     steps = _steps(spec, facts, batch_size)
     adapter = adapter_plan(spec, facts)
@@ -148,6 +144,15 @@ def make_plan(spec: FitSpec, facts: PublicFacts) -> TrainingPlan:
         max_records_per_unit=spec.max_records_per_unit,
         reasons=why,
     )
+
+
+def check_target(spec: FitSpec) -> None:
+    """Refuse a job that does not say how private it is; there is no default for that."""
+    if spec.target_epsilon is None:
+        raise PrivacyParameterError(
+            'target_epsilon is not set; choose for example target_epsilon=3, or "unlimited" for '
+            "no privacy at all"
+        )
 
 
 def adapter_plan(spec: FitSpec, facts: PublicFacts) -> AdapterPlan:
