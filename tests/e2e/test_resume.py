@@ -107,6 +107,7 @@ def run_rounds(model: Path, folder: Path, rounds: int, seed: int) -> int:
     return kills
 
 
+@pytest.mark.timeout(900)
 def test_three_kills(tiny_llama: Path, tmp_path: Path) -> None:
     assert run_rounds(tiny_llama, tmp_path, rounds=3, seed=0) >= 1
 
