@@ -51,7 +51,12 @@ def _version(
 def _fit(fields: dict[str, Any]) -> None:
     from taciturn.cli.fit import run_fit
 
-    run_fit(fields)
+    try:
+        run_fit(fields)
+    except KeyboardInterrupt as stop:
+        # Said here: the command-line library would say "Aborted" and drop the way to resume.
+        errors.print(str(stop) or "stopped", style="yellow", markup=False)
+        sys.exit(130)
 
 
 def _plan(fields: dict[str, Any]) -> None:
