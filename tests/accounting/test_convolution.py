@@ -60,20 +60,22 @@ def small_parts(draw: st.DrawFn) -> Parts:
 )
 def test_any_order_is_an_upper_bound(parts: Parts, order: float, delta: float) -> None:
     # 1e-9 and not 0: brute force rounds as well.
-    assert composed_epsilon(parts, order, delta) >= brute_epsilon(parts, delta) - 1e-9
+    assert composed_epsilon(parts, order, delta).epsilon >= brute_epsilon(parts, delta) - 1e-9
 
 
 @given(small_parts(), st.floats(min_value=-6, max_value=-1).map(lambda exponent: 10**exponent))
 def test_a_fitting_order_is_brute_force(parts: Parts, delta: float) -> None:
-    found = min(composed_epsilon(parts, order, delta) for order in (0.3, 1.0, 3.0, 10.0, 30.0))
+    found = min(
+        composed_epsilon(parts, order, delta) for order in (0.3, 1.0, 3.0, 10.0, 30.0)
+    ).epsilon
     assert found == pytest.approx(brute_epsilon(parts, delta), abs=1e-5)
 
 
 def test_infinite_losses_count_in_full() -> None:
     masses = np.array([0.5, 0.5])
     grid = LossGrid(0.1, -1, masses * (1 - 1e-6), 1e-6)
-    assert composed_epsilon([(grid, 5)], 1.0, 5.1e-6) < math.inf
-    assert composed_epsilon([(grid, 5)], 1.0, 4.9e-6) == math.inf
+    assert composed_epsilon([(grid, 5)], 1.0, 5.1e-6).epsilon < math.inf
+    assert composed_epsilon([(grid, 5)], 1.0, 4.9e-6).epsilon == math.inf
 
 
 @pytest.mark.parametrize(
@@ -100,5 +102,16 @@ def test_long_compositions_keep_the_digits_of_a_small_delta(
     order = saddle_order(samples, exact, highest)
     # Splitting over a cell costs at most (1 + order) interval^2 / 8 a step.
     interval = math.sqrt(16 * 1e-4 * exact / (steps * (1 + order)))
-    found = composed_epsilon([(connect_the_dots(step, interval, "remove"), steps)], order, delta)
+    found = composed_epsilon(
+        [(connect_the_dots(step, interval, "remove"), steps)], order, delta
+    ).epsilon
     assert exact * (1 - 1e-9) <= found <= exact * (1 + 2e-4)
+
+
+def test_slope_is_that_of_the_exact_divergence() -> None:
+    noise = 4.0
+    grid = connect_the_dots(SampledGaussian(1.0, noise), 1e-3, "remove")
+    answer = composed_epsilon([(grid, 4)], 10.0, 1e-5)
+    nearby = gaussian_epsilon(noise / 2, 1e-5 * math.exp(-1e-3))
+    expected = 1e-3 / (nearby - gaussian_epsilon(noise / 2, 1e-5))
+    assert answer.slope == pytest.approx(expected, rel=1e-2)

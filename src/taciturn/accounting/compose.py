@@ -19,7 +19,7 @@ from dp_accounting.dp_event import DpEvent
 
 from taciturn._version import __version__
 from taciturn.accounting import renyi
-from taciturn.accounting.convolution import composed_epsilon
+from taciturn.accounting.convolution import Answer, composed_epsilon
 from taciturn.accounting.events import dpsgd_event
 from taciturn.accounting.gaussian import gaussian_epsilon
 from taciturn.accounting.privacy_loss import (
@@ -31,6 +31,7 @@ from taciturn.accounting.privacy_loss import (
     loss_range,
     quadrature,
 )
+from taciturn.accounting.tilting import choose_tilt
 from taciturn.errors import GuaranteeError, PrivacyParameterError
 
 ACCOUNTANT = (
@@ -58,7 +59,7 @@ def epsilon(event: DpEvent, delta: float) -> float:
 
     Neighbouring relation: add or remove one unit. Always an upper bound, up to floating-point
     rounding (1e-9 relative). Within a relative 1e-3 of the exact value where epsilon lies in
-    [0.01, 1000], every sampling probability in [1e-6, 1], the number of steps in [1, 100,000] and
+    [0.02, 1000], every sampling probability in [1e-6, 1], the number of steps in [1, 100,000] and
     delta in [1e-12, 0.1]; outside of that it may be looser, never lower.
 
     Args:
@@ -99,8 +100,8 @@ def epsilon_curve(
     """Epsilon after each number of steps, for "epsilon so far"; each is an upper bound.
 
     Never falls where `steps` rises, and equals `epsilon` of the whole run at the highest number of
-    steps. The other points share one grid and cost about one FFT each; none is above the exact
-    value by more than 1% of the whole run's where that is at least 0.01.
+    steps. The other points share grids and cost about one FFT each; none is above the exact value
+    by more than 1% of the whole run's where that is at least 0.01.
 
     Raises:
         PrivacyParameterError: an argument is outside its bound.
@@ -138,12 +139,13 @@ def check_delta_range(delta: float) -> None:
 
 
 class _Accountant:
-    """Epsilon of runs of the same steps; the first run asked about chooses the grids."""
+    """Epsilon of runs of the same steps; grids are shared while epsilon stays where it is."""
 
     def __init__(self, delta: float, accuracy: float) -> None:
         self._delta = delta
         self._accuracy = accuracy
         self._grids: dict[Direction, list[LossGrid]] = {}
+        self._scales: dict[Direction, float] = {}  # the epsilon that a grid was made for
         self._last: dict[Direction, float] = {}
 
     def epsilon(self, steps: Steps) -> float:
@@ -160,31 +162,43 @@ class _Accountant:
         if rough == math.inf:
             return rough
         if direction in self._grids:
-            order = renyi.saddle_order(samples, min(rough, self._last[direction]), order)
-            return self._composed(direction, steps, order)
-        value = self._on_grid(direction, steps, order, max(rough, at_least), _ROUGH)
-        # Rényi bounds can be several times too high; then the second grid is still too coarse.
+            near = min(rough, self._last[direction])
+            order = renyi.saddle_order(samples, near, order)
+            tilt = choose_tilt(samples, near, self._delta, order)
+        else:
+            tilt = order
+            scale = max(rough, at_least, _SMALLEST)
+            self._grid(direction, steps, (order, order), scale, _ROUGH)
+            self._scales[direction] = math.inf  # only a first look
+        answer = self._composed(direction, steps, tilt)
+        # Rényi bounds can be several times too high; then the second grid is still too coarse. So
+        # is, for fewer steps, the grid of more.
         for _ in range(4):
-            if value == 0:
+            scale = max(answer.epsilon, at_least, _SMALLEST)
+            if not 0 < answer.epsilon < math.inf or scale >= self._scales[direction] / 1.2:
                 break
-            order = renyi.saddle_order(samples, value, order)
-            scale = max(value, at_least)
-            value = min(value, self._on_grid(direction, steps, order, scale, self._accuracy))
-            if max(value, at_least) >= scale / 1.2:
-                break
-        return value
+            order = renyi.saddle_order(samples, answer.epsilon, order)
+            self._grid(direction, steps, (order, answer.slope), scale, self._accuracy)
+            tilt = choose_tilt(samples, answer.epsilon, self._delta, order)
+            answer = min(answer, self._composed(direction, steps, tilt))
+        self._last[direction] = answer.epsilon
+        return answer.epsilon
 
-    def _on_grid(
-        self, direction: Direction, steps: Steps, order: float, scale: float, accuracy: float
-    ) -> float:
-        interval = _interval(direction, steps, order, max(scale, _SMALLEST), accuracy)
+    def _grid(
+        self,
+        direction: Direction,
+        steps: Steps,
+        orders: tuple[float, float],
+        scale: float,
+        accuracy: float,
+    ) -> None:
+        interval = _interval(direction, steps, orders, scale, accuracy)
         self._grids[direction] = [connect_the_dots(kind, interval, direction) for kind in steps]
-        return self._composed(direction, steps, order)
+        self._scales[direction] = scale
 
-    def _composed(self, direction: Direction, steps: Steps, order: float) -> float:
+    def _composed(self, direction: Direction, steps: Steps, tilt: float) -> Answer:
         counted = list(zip(self._grids[direction], steps.values(), strict=True))
-        self._last[direction] = composed_epsilon(counted, order, self._delta)
-        return self._last[direction]
+        return composed_epsilon(counted, tilt, self._delta)
 
 
 def _epsilon(steps: Steps, delta: float) -> float:
@@ -247,13 +261,21 @@ def _quadratures(direction: Direction, steps: Steps) -> list[tuple[LossSample, i
 
 
 def _interval(
-    direction: Direction, steps: Steps, order: float, scale: float, accuracy: float
+    direction: Direction,
+    steps: Steps,
+    orders: tuple[float, float],
+    scale: float,
+    accuracy: float,
 ) -> float:
-    """A grid interval that costs a share `accuracy` of an epsilon near `scale`."""
+    """A grid interval that costs a share `accuracy` of an epsilon near `scale`.
+
+    `orders` are the saddle point and the slope. Either one alone can see too little of what a grid
+    costs: the first where few, rare losses decide, the second where it reaches beyond them.
+    """
     samples = _quadratures(direction, steps)
-    interval = renyi.grid_interval(samples, order, accuracy * scale)
+    interval = min(renyi.grid_interval(samples, order, accuracy * scale) for order in orders)
     # With few steps the error is that of one cell: quadratic in interval / epsilon.
     interval = min(interval, 3.5 * math.sqrt(accuracy) * scale)
     widest = max(high - low for low, high in (loss_range(kind, direction) for kind in steps))
-    window = 20 * renyi.composed_deviation(samples, order)
+    window = 20 * renyi.composed_deviation(samples, orders[0])
     return max(interval, widest / _MAX_POINTS, window / _MAX_POINTS)

@@ -31,6 +31,11 @@ def cumulant(sample: LossSample, order: float) -> float:
     return top + math.log(float(np.exp(exponents - top).sum()))
 
 
+def total_cumulant(samples: Counted, order: float) -> float:
+    """K(order) of all steps together."""
+    return sum(n * cumulant(sample, order) for sample, n in samples)
+
+
 def renyi_epsilon(samples: Counted, delta: float) -> tuple[float, float]:
     """(order, epsilon) of the best Rényi bound (Canonne, Kamath & Steinke 2020, proposition 12).
 
@@ -43,7 +48,7 @@ def renyi_epsilon(samples: Counted, delta: float) -> tuple[float, float]:
     def bound(log_order: float) -> float:
         order = math.exp(log_order)
         slack = order * log_order - (1 + order) * math.log1p(order) - math.log(finite)
-        return (_total(samples, order) + slack) / order
+        return (total_cumulant(samples, order) + slack) / order
 
     best = int(np.argmin([bound(log_order) for log_order in _LOG_ORDERS]))
     around = _LOG_ORDERS[max(best - 1, 0)], _LOG_ORDERS[min(best + 1, len(_LOG_ORDERS) - 1)]
@@ -102,10 +107,6 @@ def composed_deviation(samples: Counted, order: float) -> float:
         mean = weights_X @ sample.losses_X
         variance += n * float(weights_X @ (sample.losses_X - mean) ** 2)
     return math.sqrt(variance)
-
-
-def _total(samples: Counted, order: float) -> float:
-    return sum(n * cumulant(sample, order) for sample, n in samples)
 
 
 def _mean(sample: LossSample, order: float) -> float:
