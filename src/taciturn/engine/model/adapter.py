@@ -6,6 +6,9 @@ so after saving, it is loaded back, and must reproduce the fitted model's logits
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +21,14 @@ from transformers import AutoModelForCausalLM
 from taciturn.errors import AdapterError
 
 _PROBE_TOKENS = 12
+
+
+@contextmanager
+def unmerged() -> Iterator[None]:
+    """PEFT warns that merging an adapter of a tied head would change the embedding; we never do."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*tie_word_embeddings.*", category=UserWarning)
+        yield
 
 
 def save(model: Any, tokenizer: Any, base_name: str, folder: Path) -> None:
@@ -50,7 +61,8 @@ def check_adapter(model: PeftModel, folder: Path) -> None:
     saved = load_file(folder / "adapter_model.safetensors")
     if not saved:
         raise AdapterError(f"{folder} holds an empty adapter; the model trained nothing")
-    model.load_adapter(str(folder), adapter_name="reloaded")
+    with unmerged():
+        model.load_adapter(str(folder), adapter_name="reloaded")
     try:
         model.set_adapter("reloaded")
         reloaded = probe_logits(model)

@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from taciturn.embedded import TINY_MEDICAL, model_path
+from taciturn.engine.model.adapter import unmerged
 from taciturn.engine.model.dropout import disable_dropout
 from taciturn.engine.model.experts import use_exact_experts
 from taciturn.errors import MissingDependencyError, ModelError, ModelNotFoundError, SpecError
@@ -108,7 +109,8 @@ def load_fitted(folder: Path, base_name: str, spec: PerformanceSpec) -> tuple[Lo
         fitted = load_base(str(folder), spec)
         return fitted, fitted.model
     base = load_base(base_name, spec)
-    model = PeftModel.from_pretrained(base.model, str(folder))
+    with unmerged():
+        model = PeftModel.from_pretrained(base.model, str(folder))
     model.eval()
     return base, model
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import warnings
 from typing import Any, Protocol
 
 import torch
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from transformers.pytorch_utils import Conv1D
 
+from taciturn.engine.model.adapter import unmerged
 from taciturn.engine.model.subspace import Subspace, activation_subspaces, own_text, unigram
 from taciturn.errors import ModelError, SpecError
 
@@ -102,9 +102,7 @@ def _attach_fixed_a(model: Any, choice: AdapterChoice) -> nn.Module:
         bias="none",
         task_type="CAUSAL_LM",
     )
-    with warnings.catch_warnings():
-        # PEFT warns that merging an adapter of a tied head would change the embedding; we don't.
-        warnings.filterwarnings("ignore", message=".*tie.*")
+    with unmerged():
         adapted: Any = get_peft_model(model, config)
     for name, subspace in subspaces.items():
         layer = adapted.base_model.model.get_submodule(name)
