@@ -59,8 +59,9 @@ def epsilon(event: DpEvent, delta: float) -> float:
 
     Neighbouring relation: add or remove one unit. Always an upper bound, up to floating-point
     rounding (1e-9 relative). Within a relative 1e-3 of the exact value where epsilon lies in
-    [0.02, 1000], every sampling probability in [1e-6, 1], the number of steps in [1, 100,000] and
-    delta in [1e-12, 0.1]; outside of that it may be looser, never lower.
+    [0.02, 1000], every sampling probability in [1e-4, 1], the number of steps in [1, 100,000] and
+    delta in [1e-12, 0.1]; sampling probabilities from 1e-6 on with delta from 1e-9 on. Outside of
+    that it may be looser, never lower: below, what an FFT may round is no longer small.
 
     Args:
         event: Gaussian and Poisson-sampled Gaussian steps, in any composition.
@@ -273,9 +274,12 @@ def _interval(
     costs: the first where few, rare losses decide, the second where it reaches beyond them.
     """
     samples = _quadratures(direction, steps)
-    interval = min(renyi.grid_interval(samples, order, accuracy * scale) for order in orders)
+    saddle, slope = (renyi.grid_interval(samples, order, accuracy * scale) for order in orders)
     # With few steps the error is that of one cell: quadratic in interval / epsilon.
-    interval = min(interval, 3.5 * math.sqrt(accuracy) * scale)
+    cell = 2.2 * math.sqrt(accuracy) * scale
+    # A coarse grid sees a slope too steep; more points than needed only add rounding of the FFT.
+    slope = max(slope, cell / math.sqrt(sum(steps.values())))
+    interval = min(saddle, slope, cell)
     widest = max(high - low for low, high in (loss_range(kind, direction) for kind in steps))
     window = 20 * renyi.composed_deviation(samples, orders[0])
     return max(interval, widest / _MAX_POINTS, window / _MAX_POINTS)

@@ -89,6 +89,13 @@ def test_choices_of_the_user_win_over_defaults() -> None:
     assert made.privacy.l2_clip_norm == 0.25
 
 
+def test_less_noise_allows_larger_steps_up_to_a_bound() -> None:
+    rates = [plan(target_epsilon=epsilon).learning_rate for epsilon in (0.1, 1, 3, 8, 100, 1000)]
+    assert rates == sorted(rates)
+    assert len(set(rates[:4])) == 4
+    assert rates[-1] == rates[-2] <= 2e-2
+
+
 def test_plan_does_not_depend_on_rows() -> None:
     assert plan() == plan()
 

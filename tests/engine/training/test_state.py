@@ -54,6 +54,10 @@ def test_schedule_rises_then_falls_to_nothing() -> None:
     assert rates[-1] < 0.02
 
 
+def test_schedule_without_decay_stays_at_its_peak() -> None:
+    assert [config(decay=False).rate(step) for step in range(2, 8)] == [0.1] * 6
+
+
 def test_released_weights_are_the_bias_corrected_average() -> None:
     own = parameters()
     state = TrainingState(own, config(average_decay=0.5), private=True)

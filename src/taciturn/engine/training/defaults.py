@@ -8,6 +8,9 @@ from typing import Literal
 
 from taciturn.spec import FitSpec
 
+L2_CLIP_NORM = 0.1
+"""Far below the norm of any unit's gradient, so that all count alike and nothing needs tuning."""
+
 
 @dataclass(frozen=True, slots=True)
 class PublicFacts:
@@ -47,8 +50,8 @@ class Tuning:
     """Optimiser settings that the user may leave open."""
 
     learning_rate: float
-    l2_clip_norm: float
     warmup_steps: int
+    decay: bool
     beta1: float
     beta2: float
     weight_decay: float
@@ -65,9 +68,8 @@ def adapter_choice(spec: FitSpec, facts: PublicFacts) -> tuple[AdapterChoice, tu
             AdapterChoice("lora", rank, spec.alpha or 2.0 * rank),
             (f"LoRA of rank {rank}, as asked",),
         )
-    rank = spec.r or 8
+    rank = spec.r or 16
     if not spec.private:
-        rank = spec.r or 16
         reason = f"LoRA of rank {rank}: keeps the base model as it is and the adapter small"
         return AdapterChoice("lora", rank, spec.alpha or 2.0 * rank), (reason,)
     reason = (
@@ -82,23 +84,33 @@ def batch_size(spec: FitSpec, facts: PublicFacts) -> int:
     """Expected units per step: large under DP, where the whole batch shares the noise."""
     if not spec.private:
         return min(facts.n_units, 32)
-    return max(1, min(facts.n_units, max(256, facts.n_units // 16), 2048))
+    return max(1, min(facts.n_units, max(512, facts.n_units // 16), 2048))
 
 
 def steps(spec: FitSpec, facts: PublicFacts, batch: int) -> int:
     """Steps when neither epochs nor steps are given."""
     if not spec.private:
         return max(1, math.ceil(3 * facts.n_units / batch))
-    return 60
+    return 40
 
 
-def tuning(spec: FitSpec, facts: PublicFacts, choice: AdapterChoice, n_steps: int) -> Tuning:
-    """Learning rate, clip norm, schedule and averaging."""
-    if not spec.private:
+def tuning(choice: AdapterChoice, n_steps: int, noise: float | None) -> Tuning:
+    """Learning rate and schedule.
+
+    Without decay, most of the signal survives the noise: with gradients that are mostly noise, a
+    step's signal grows with its rate and its damage with the rate squared, so equal steps are best.
+    By the same sum the best rate is proportional to signal over noise, until curvature limits it.
+
+    Args:
+        choice: what is trained.
+        n_steps: length of the run.
+        noise: standard deviation of the noise on the mean gradient, in clip norms; None without DP.
+    """
+    if noise is None:
         rate = 2e-3 if choice.method == "lora" else 5e-4
-        return Tuning(rate, 1.0, n_steps // 20, 0.9, 0.999, 0.01, 0.0)
+        return Tuning(rate, n_steps // 20, True, 0.9, 0.999, 0.01, 0.0)
     if choice.fixed_a:
-        rate = 2e-2 * math.sqrt(32 / max(32, n_steps))
-    else:
-        rate = 1e-2 if choice.method == "lora" else 2e-3
-    return Tuning(rate, 0.1, n_steps // 10, 0.9, 0.99, 0.0, 0.0)
+        steepest = 2e-2 * math.sqrt(32 / max(32, n_steps))
+        return Tuning(min(3.3e-5 / noise, steepest), n_steps // 20, False, 0.9, 0.99, 0.0, 0.0)
+    rate = 1e-2 if choice.method == "lora" else 2e-3
+    return Tuning(rate, n_steps // 10, True, 0.9, 0.99, 0.0, 0.0)

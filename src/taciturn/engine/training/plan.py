@@ -55,6 +55,7 @@ class TrainingPlan(BaseModel):
     steps: int
     learning_rate: float
     warmup_steps: int
+    decay: bool
     beta1: float
     beta2: float
     weight_decay: float
@@ -79,6 +80,7 @@ class TrainingPlan(BaseModel):
             learning_rate=self.learning_rate,
             steps=self.steps,
             warmup_steps=self.warmup_steps,
+            decay=self.decay,
             beta1=self.beta1,
             beta2=self.beta2,
             weight_decay=self.weight_decay,
@@ -127,15 +129,18 @@ def make_plan(spec: FitSpec, facts: PublicFacts) -> TrainingPlan:
     steps = _steps(spec, facts, batch_size)
     adapter = adapter_plan(spec, facts)
     choice, why = defaults.adapter_choice(spec, facts)
-    tuned = defaults.tuning(spec, facts, choice, steps)
+    privacy = _privacy(spec, facts.n_units, batch_size, steps)
+    noise = privacy.noise_multiplier / batch_size if privacy else None
+    tuned = defaults.tuning(choice, steps, noise)
     return TrainingPlan(
         adapter=adapter,
-        privacy=_privacy(spec, facts.n_units, batch_size, steps, tuned.l2_clip_norm),
+        privacy=privacy,
         n_units=facts.n_units,
         batch_size=batch_size,
         steps=steps,
         learning_rate=spec.learning_rate or tuned.learning_rate,
         warmup_steps=tuned.warmup_steps,
+        decay=tuned.decay,
         beta1=tuned.beta1,
         beta2=tuned.beta2,
         weight_decay=tuned.weight_decay,
@@ -228,9 +233,7 @@ def _steps(spec: FitSpec, facts: PublicFacts, batch_size: int) -> int:
     return defaults.steps(spec, facts, batch_size)
 
 
-def _privacy(
-    spec: FitSpec, n_units: int, batch_size: int, steps: int, clip_norm: float
-) -> PrivacyPlan | None:
+def _privacy(spec: FitSpec, n_units: int, batch_size: int, steps: int) -> PrivacyPlan | None:
     if isinstance(spec.target_epsilon, str) or spec.target_epsilon is None:
         return None
     delta = default_delta(n_units) if spec.delta is None else spec.delta
@@ -247,5 +250,5 @@ def _privacy(
         epsilon=epsilon_of(event, delta),
         delta=delta,
         noise_multiplier=sigma,
-        l2_clip_norm=spec.l2_clip_norm or clip_norm,
+        l2_clip_norm=spec.l2_clip_norm or defaults.L2_CLIP_NORM,
     )
