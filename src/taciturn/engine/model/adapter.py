@@ -24,10 +24,17 @@ _PROBE_TOKENS = 12
 
 
 @contextmanager
-def unmerged() -> Iterator[None]:
-    """PEFT warns that merging an adapter of a tied head would change the embedding; we never do."""
+def quiet_peft() -> Iterator[None]:
+    """Without two of PEFT's warnings that say nothing to our users.
+
+    That merging an adapter of a tied head would change the embedding: we never merge. And that PEFT
+    itself reads a name which transformers is giving up.
+    """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*tie_word_embeddings.*", category=UserWarning)
+        warnings.filterwarnings(
+            "ignore", message=".*is_gradient_checkpoint", category=FutureWarning
+        )
         yield
 
 
@@ -61,7 +68,7 @@ def check_adapter(model: PeftModel, folder: Path) -> None:
     saved = load_file(folder / "adapter_model.safetensors")
     if not saved:
         raise AdapterError(f"{folder} holds an empty adapter; the model trained nothing")
-    with unmerged():
+    with quiet_peft():
         model.load_adapter(str(folder), adapter_name="reloaded")
     try:
         model.set_adapter("reloaded")

@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from taciturn.embedded import TINY_MEDICAL, model_path
-from taciturn.engine.model.adapter import unmerged
+from taciturn.engine.model.adapter import quiet_peft
 from taciturn.engine.model.dropout import disable_dropout
 from taciturn.engine.model.experts import use_exact_experts
 from taciturn.errors import MissingDependencyError, ModelError, ModelNotFoundError, SpecError
@@ -109,7 +109,7 @@ def load_fitted(folder: Path, base_name: str, spec: PerformanceSpec) -> tuple[Lo
         fitted = load_base(str(folder), spec)
         return fitted, fitted.model
     base = load_base(base_name, spec)
-    with unmerged():
+    with quiet_peft():
         model = PeftModel.from_pretrained(base.model, str(folder))
     model.eval()
     return base, model
@@ -150,6 +150,11 @@ def _locate(name: str) -> tuple[str, dict[str, Any]]:
         return str(model_path()), {}
     path = Path(name).expanduser()
     if name.endswith(".gguf"):
+        if importlib.util.find_spec("gguf") is None:
+            raise MissingDependencyError(
+                f"reading {name} needs the gguf package, and it is not installed; run "
+                "`pip install 'taciturn[gguf]'`"
+            )
         if path.is_file():
             return str(path.parent), {"gguf_file": path.name}
         if path.is_absolute() or name.count("/") < 2:

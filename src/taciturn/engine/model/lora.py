@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from transformers.pytorch_utils import Conv1D
 
-from taciturn.engine.model.adapter import unmerged
+from taciturn.engine.model.adapter import quiet_peft
 from taciturn.engine.model.subspace import Subspace, activation_subspaces, own_text, unigram
 from taciturn.errors import ModelError, SpecError
 
@@ -74,7 +74,8 @@ def attach(model: Any, choice: AdapterChoice) -> nn.Module:
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(choice.seed)
-        adapted: nn.Module = get_peft_model(model, config)
+        with quiet_peft():
+            adapted: nn.Module = get_peft_model(model, config)
     return adapted
 
 
@@ -102,7 +103,7 @@ def _attach_fixed_a(model: Any, choice: AdapterChoice) -> nn.Module:
         bias="none",
         task_type="CAUSAL_LM",
     )
-    with unmerged():
+    with quiet_peft():
         adapted: Any = get_peft_model(model, config)
     for name, subspace in subspaces.items():
         layer = adapted.base_model.model.get_submodule(name)
