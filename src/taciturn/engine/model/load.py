@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -196,6 +197,8 @@ def _quantization(kind: str, dtype: torch.dtype) -> Any:
 
     if importlib.util.find_spec("bitsandbytes") is not None:
         if kind == "int8":
+            # It says at every product that fp32 inputs are rounded; that is what int8 means.
+            logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
             return BitsAndBytesConfig(load_in_8bit=True)
         return BitsAndBytesConfig(
             load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype
