@@ -31,7 +31,8 @@ def run_plan(fields: dict[str, Any]) -> None:
     if estimate.plan.privacy is not None:
         console.print(_nearby(spec, estimate.plan))
         console.print(
-            "noise per unit is noise multiplier / batch: the smaller, the better it learns."
+            "remaining noise is noise multiplier / (batch x sqrt(steps)), the noise on the mean of "
+            "all steps: the smaller, the better it learns. Time grows with the epochs."
         )
 
 
@@ -64,7 +65,7 @@ def _settings(name: str, plan: TrainingPlan, seconds: float) -> Table:
 
 def _nearby(spec: FitSpec, plan: TrainingPlan) -> Table:
     table = Table(title="nearby choices", title_justify="left")
-    for column in ("epsilon", "epochs", "batch", "steps", "noise multiplier", "noise per unit"):
+    for column in ("epsilon", "epochs", "batch", "steps", "noise multiplier", "remaining noise"):
         table.add_column(column, justify="right")
     for choice in alternatives(spec, plan):
         table.add_row(
@@ -73,7 +74,7 @@ def _nearby(spec: FitSpec, plan: TrainingPlan) -> Table:
             str(choice.batch_size),
             str(choice.steps),
             f"{choice.noise_multiplier:.4g}",
-            f"{choice.noise_per_unit:.3g}",
+            f"{choice.remaining_noise:.3g}",
         )
     return table
 

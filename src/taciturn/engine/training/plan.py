@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -112,9 +113,9 @@ class Alternative:
     noise_multiplier: float
 
     @property
-    def noise_per_unit(self) -> float:
-        """Noise on the mean gradient, in clip norms: smaller trains better."""
-        return self.noise_multiplier / self.batch_size
+    def remaining_noise(self) -> float:
+        """Noise on the mean of all steps' gradients, in clip norms: smaller learns better."""
+        return self.noise_multiplier / (self.batch_size * math.sqrt(self.steps))
 
 
 def make_plan(spec: FitSpec, facts: PublicFacts) -> TrainingPlan:
