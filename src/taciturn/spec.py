@@ -210,6 +210,29 @@ class SampleSpec(_Spec):
     batch_size: Annotated[int, Field(ge=1, description="Prompts generated at once.")] = 16
 
 
+class SampleJobSpec(SampleSpec):
+    """What `taciturn sample` does: the YAML file, the CLI's flags."""
+
+    model: Annotated[str, Field(description="Output folder of a fit, or a base model.")]
+    prompt: Annotated[
+        tuple[str, ...], Field(min_length=1, description="Text to continue; may be repeated.")
+    ]
+    device: Annotated[str | None, Field(description="cpu, cuda, mps; default: the best.")] = None
+    output: Annotated[str | None, Field(description="Write JSONL here, not to the screen.")] = None
+
+    def sample_spec(self) -> SampleSpec:
+        """The part that `LLM.sample` takes."""
+        return SampleSpec(**{name: getattr(self, name) for name in SampleSpec.model_fields})
+
+
+class DemoSpec(_Spec):
+    """What `taciturn demo` tells."""
+
+    output: Annotated[str, Field(description="Where the report goes.")] = "demo-report.html"
+    seed: Annotated[int, Field(ge=0, description="Seeds the invented notes and samples.")] = 0
+    epsilon: Annotated[float, Field(gt=0, description="Budget of the private fit.")] = 3.0
+
+
 class JobSpec(FitSpec):
     """One fit job: the YAML file, the CLI's flags, the worker's input."""
 

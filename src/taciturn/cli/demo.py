@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -14,11 +15,14 @@ from taciturn.demo.result import DemoResult, ModelOutcome
 from taciturn.demo.story import Narrator, tell
 from taciturn.engine.training.checkpoint import full_disk_is_clear
 from taciturn.errors import OutputError
+from taciturn.spec import DemoSpec, parse
 from taciturn.worker import Observer
 
 
-def run_demo(output: Path, seed: int, epsilon: float) -> None:
+def run_demo(fields: dict[str, Any]) -> None:
     """Run the story, show it, write the page, print its path."""
+    spec = parse(DemoSpec, fields)
+    output = Path(spec.output).expanduser()
     if not output.parent.is_dir():
         raise OutputError(f"folder {output.parent} is not there; create it or choose another -o")
     console = Console(highlight=False)
@@ -37,7 +41,7 @@ def run_demo(output: Path, seed: int, epsilon: float) -> None:
         console.print(f"\n{sentence}", style="bold", markup=False)
 
     try:
-        result = tell(seed, epsilon, Narrator(stage, observer))
+        result = tell(spec.seed, spec.epsilon, Narrator(stage, observer))
     finally:
         stage_over = screens[:]
         for screen in stage_over:

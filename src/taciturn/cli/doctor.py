@@ -10,9 +10,13 @@ import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
+
+from taciturn.errors import TaciturnError
+from taciturn.spec import JobSpec, load_yaml, parse
 
 _NEEDED = ("torch", "transformers", "peft", "dp-accounting", "pyarrow", "duckdb", "safetensors")
 _OPTIONAL = ("bitsandbytes", "torchao", "s3fs", "polars", "datasets", "gguf")
@@ -27,9 +31,13 @@ class Finding:
     fine: bool
 
 
-def run_doctor() -> bool:
-    """Print the findings; True if a private fit can run."""
-    findings = [finding for check in _CHECKS for finding in check()]
+Check = Callable[[], list[Finding]]
+
+
+def run_doctor(file: Path | None = None) -> bool:
+    """Print the findings; True if a private fit can run, and the job in `file` if one is given."""
+    checks = _CHECKS if file is None else (*_CHECKS, *_job_checks(file))
+    findings = [finding for check in checks for finding in check()]
     table = Table(title="taciturn doctor", title_justify="left")
     for column in ("check", "found", ""):
         table.add_column(column)
@@ -100,6 +108,35 @@ def _model() -> list[Finding]:
     return [Finding("embedded model", TINY_MEDICAL if fine else "missing: install again", fine)]
 
 
+def _job_checks(file: Path) -> tuple[Check, ...]:
+    """Whether the job in a YAML file could start: its fields, model, data and output folder."""
+    try:
+        job = parse(JobSpec, load_yaml(file))
+    except TaciturnError as error:
+        problem = Finding("job", str(error), False)
+        return (lambda: [problem],)
+
+    def model() -> list[Finding]:
+        from taciturn.engine.model.load import architecture
+
+        return [Finding("job's model", f"{job.model} ({architecture(job.model)})", True)]
+
+    def data() -> list[Finding]:
+        from taciturn.engine.data.tokenize import check_source
+
+        check_source(job.data, job)
+        return [Finding("job's data", f"{job.data}: columns and SQL fit", True)]
+
+    def output() -> list[Finding]:
+        folder = Path(job.output).expanduser()
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            remedy = "choose another folder, or --resume an interrupted run in it"
+            return [Finding("job's output", f"{folder} is not empty; {remedy}", False)]
+        return [Finding("job's output", f"{folder} is free", True)]
+
+    return tuple(map(_safely, (model, data, output)))
+
+
 def _version(name: str) -> str | None:
     try:
         return importlib.metadata.version(name)
@@ -107,10 +144,12 @@ def _version(name: str) -> str | None:
         return None
 
 
-def _safely(check: Callable[[], list[Finding]]) -> Callable[[], list[Finding]]:
+def _safely(check: Check) -> Check:
     def examined() -> list[Finding]:
         try:
             return check()
+        except TaciturnError as error:
+            return [Finding(check.__name__.strip("_"), str(error), False)]
         except Exception as error:
             name = check.__name__.strip("_")
             return [Finding(name, f"{type(error).__name__}: {error}", False)]

@@ -6,16 +6,15 @@ torch is imported by the commands, not by this module: `--help` answers at once.
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
 from taciturn._version import __version__
-from taciturn.cli.options import spec_command
+from taciturn.cli.options import FILE, spec_command
 from taciturn.errors import TaciturnError
-from taciturn.spec import JobSpec
+from taciturn.spec import DemoSpec, JobSpec, SampleJobSpec
 
 app = typer.Typer(
     name="taciturn",
@@ -65,6 +64,18 @@ def _plan(fields: dict[str, Any]) -> None:
     run_plan(fields)
 
 
+def _sample(fields: dict[str, Any]) -> None:
+    from taciturn.cli.sample import run_sample
+
+    run_sample(fields)
+
+
+def _demo(fields: dict[str, Any]) -> None:
+    from taciturn.cli.demo import run_demo
+
+    run_demo(fields)
+
+
 app.command("fit")(
     spec_command(
         JobSpec,
@@ -109,35 +120,54 @@ app.command("plan")(
 )
 
 
-@app.command()
-def sample(
-    model: Annotated[str, typer.Argument(help="Output folder of a fit, or a base model.")],
-    prompt: Annotated[list[str], typer.Option("--prompt", "-p", help="Text to continue.")],
-    temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 1.0,
-    top_p: Annotated[float, typer.Option(help="Nucleus mass.")] = 1.0,
-    max_new_tokens: Annotated[int, typer.Option(help="Tokens to write at most.")] = 100,
-    n: Annotated[int, typer.Option("-n", help="Completions per prompt.")] = 1,
-    seed: Annotated[int | None, typer.Option(help="Makes it repeatable.")] = None,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, mps.")] = None,
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Write JSONL here, not to the screen.")
-    ] = None,
-) -> None:
-    """Continue prompts with a fitted or a base model; streams to the screen."""
-    from taciturn.cli.sample import run_sample
-    from taciturn.spec import SampleSpec, parse
-
-    spec = parse(
-        SampleSpec,
-        {
-            "temperature": temperature,
-            "top_p": top_p,
-            "max_new_tokens": max_new_tokens,
-            "n": n,
-            "seed": seed,
+app.command("sample")(
+    spec_command(
+        SampleJobSpec,
+        _sample,
+        extra={
+            "model": (
+                Annotated[
+                    str | None, typer.Argument(help="Output folder of a fit, or a base model.")
+                ],
+                None,
+            ),
+            "prompt": (
+                Annotated[
+                    list[str] | None,
+                    typer.Option("--prompt", "-p", help="Text to continue; may be repeated."),
+                ],
+                None,
+            ),
+            "n": (
+                Annotated[int | None, typer.Option("-n", "--n", help="Completions per prompt.")],
+                None,
+            ),
+            "output": (
+                Annotated[
+                    str | None,
+                    typer.Option("--output", "-o", help="Write JSONL here, not to the screen."),
+                ],
+                None,
+            ),
         },
+        summary="Continue prompts with a fitted or a base model; streams to the screen.",
     )
-    run_sample(model, prompt, spec, device, output)
+)
+app.command("demo")(
+    spec_command(
+        DemoSpec,
+        _demo,
+        extra={
+            "output": (
+                Annotated[
+                    str | None, typer.Option("--output", "-o", help="Where the report goes.")
+                ],
+                None,
+            )
+        },
+        summary="The story in a few minutes: with and without privacy, side by side.",
+    )
+)
 
 
 @app.command()
@@ -154,25 +184,11 @@ def evaluate(
 
 
 @app.command()
-def demo(
-    output: Annotated[Path, typer.Option("--output", "-o", help="Where the report goes.")] = Path(
-        "demo-report.html"
-    ),
-    seed: Annotated[int, typer.Option(help="Seeds the invented notes and samples.")] = 0,
-    epsilon: Annotated[float, typer.Option(help="Budget of the private fit.")] = 3.0,
-) -> None:
-    """The story in a few minutes: with and without privacy, side by side."""
-    from taciturn.cli.demo import run_demo
-
-    run_demo(output, seed, epsilon)
-
-
-@app.command()
-def doctor() -> None:
-    """Check installation, device, memory and source of randomness."""
+def doctor(file: FILE = None) -> None:
+    """Check installation, device, memory and source of randomness; with -f also that job."""
     from taciturn.cli.doctor import run_doctor
 
-    if not run_doctor():
+    if not run_doctor(file):
         raise typer.Exit(1)
 
 

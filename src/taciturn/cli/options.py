@@ -19,14 +19,19 @@ Handler = Callable[[dict[str, Any]], None]
 
 
 def spec_command(
-    kind: type[BaseModel], handler: Handler, *, extra: dict[str, tuple[Any, Any]], summary: str
+    kind: type[BaseModel],
+    handler: Handler,
+    *,
+    extra: dict[str, tuple[Any, Any]] | None = None,
+    summary: str,
 ) -> Callable[..., None]:
     """A function for Typer whose options are `kind`'s fields, `-f FILE`, and `extra`.
 
     Flags win over the file. `handler` gets only what the user gave: no default is repeated here.
 
     Args:
-        extra: option name -> (annotation, default), passed to the handler when given.
+        extra: option name -> (annotation, default), passed to the handler when given; one with the
+            name of a field stands for it.
     """
 
     def command(**given: Any) -> None:
@@ -35,16 +40,16 @@ def spec_command(
         fields |= {name: value for name, value in given.items() if value is not None}
         handler(fields)
 
-    parameters = [_parameter("file", _FILE, None)]
-    parameters += [_parameter(name, *_option(name, f)) for name, f in kind.model_fields.items()]
-    parameters += [_parameter(name, *option) for name, option in extra.items()]
+    own = {name: _option(name, field) for name, field in kind.model_fields.items()}
+    options = {"file": (FILE, None), **own, **(extra or {})}
+    parameters = [_parameter(name, *option) for name, option in options.items()]
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     command.__annotations__ = {p.name: p.annotation for p in parameters}
     command.__doc__ = summary
     return command
 
 
-_FILE = Annotated[
+FILE = Annotated[
     Path | None, typer.Option("-f", "--file", help="YAML file that holds the same fields.")
 ]
 

@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
 from taciturn.llm import LLM
-from taciturn.spec import SampleSpec
+from taciturn.spec import SampleJobSpec, parse
 
 
-def run_sample(
-    name: str, prompts: list[str], spec: SampleSpec, device: str | None, output: Path | None
-) -> None:
+def run_sample(fields: dict[str, Any]) -> None:
     """Stream completions to the screen, or write them as JSONL."""
-    model = LLM(name, device=device)
+    job = parse(SampleJobSpec, fields)
+    spec = job.sample_spec()
+    model = LLM(job.model, device=job.device)
     console = Console(highlight=False)
-    if output is not None:
-        frame = model.sample(prompts, **spec.model_dump())
-        frame.to_json(output, orient="records", lines=True, force_ascii=False)
-        console.print(f"{len(frame)} completions: {output}", markup=False, soft_wrap=True)
+    if job.output is not None:
+        frame = model.sample(job.prompt, **spec.model_dump())
+        frame.to_json(job.output, orient="records", lines=True, force_ascii=False)
+        console.print(f"{len(frame)} completions: {job.output}", markup=False, soft_wrap=True)
         return
     console.print(f"policy: {model.policy}", style="dim", markup=False)
-    for prompt in prompts:
+    for prompt in job.prompt:
         for index in range(spec.n):
             seed = None if spec.seed is None else spec.seed + index
             console.print(prompt, style="bold", end="", markup=False, soft_wrap=True)

@@ -22,6 +22,7 @@ from taciturn.engine.data.bounding import FIRST, grouped, single_record_units
 from taciturn.engine.data.encoding import Tokenizer, encode_batch
 from taciturn.engine.data.fields import Fields, choose_fields, text_columns
 from taciturn.engine.data.preparation import selected, with_unit
+from taciturn.engine.data.rows import Rows
 from taciturn.engine.data.source import open_rows
 from taciturn.engine.data.store import TokenizedDataset, TokenizedRecord, TokenWriter
 from taciturn.errors import OutputError
@@ -51,20 +52,31 @@ def prepare(
     if max_tokens < 2:
         raise ValueError(f"max_tokens={max_tokens} must be at least 2; raise it")
     with _appearing_at_once(folder) as partial:
-        rows = open_rows(data)
-        if spec.select is not None:
-            rows = selected(rows, spec.select)
-        fields = choose_fields(rows.schema, spec)
+        rows, fields = _records(data, spec)
         if spec.privacy_unit is None:
-            batches = single_record_units(text_columns(rows, fields))
+            batches = single_record_units(rows)
         else:
-            rows = text_columns(with_unit(rows, spec.privacy_unit, fields.columns), fields)
             spill = partial / "spill"
             spill.mkdir(mode=0o700)
             batches = grouped(rows, spec.max_records_per_unit, seed, spill)
         _write(batches, fields, tokenizer, max_tokens, partial, _public(spec, max_tokens, seed))
         shutil.rmtree(partial / "spill", ignore_errors=True)
     return TokenizedDataset.open(folder)
+
+
+def check_source(data: object, spec: DataSpec) -> None:
+    """Raise what `prepare` would before it reads a row: no data, no such column, bad SQL."""
+    _records(data, spec)
+
+
+def _records(data: object, spec: DataSpec) -> tuple[Rows, Fields]:
+    rows = open_rows(data)
+    if spec.select is not None:
+        rows = selected(rows, spec.select)
+    fields = choose_fields(rows.schema, spec)
+    if spec.privacy_unit is not None:
+        rows = with_unit(rows, spec.privacy_unit, fields.columns)
+    return text_columns(rows, fields), fields
 
 
 def _write(

@@ -12,7 +12,7 @@ from typing import Any, cast
 import torch
 from peft import PeftModel
 from torch import nn
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from taciturn.embedded import TINY_MEDICAL, model_path
@@ -102,6 +102,16 @@ def load_base(name: str, spec: PerformanceSpec) -> LoadedModel:
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
     return LoadedModel(name, model, tokenizer, context_length(model.config))
+
+
+def architecture(name: str) -> str:
+    """What model `name` is, from its config alone; raises as `load_base` does."""
+    folder, extra = _locate(name)
+    try:
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False, **extra)
+    except (OSError, ValueError, KeyError) as error:
+        raise _not_loaded(name, error) from error
+    return ", ".join(config.architectures or [config.model_type])
 
 
 def load_fitted(folder: Path, base_name: str, spec: PerformanceSpec) -> tuple[LoadedModel, Any]:
