@@ -29,6 +29,12 @@ tags: [taciturn, differential-privacy]
 
 `privacy_report.json` holds the same as data, with the event from which epsilon can be recomputed.
 
+## How to load it
+
+`taciturn.LLM(folder)`, or `peft.PeftModel.from_pretrained(base, folder)` if this folder holds an
+adapter. Do not merge an adapter that has a part for the output layer into a base that ties that
+layer to its embedding: merging would change the embedding too.
+
 ## What this promises
 
 Whoever has this model, and everything else there is to know, can tell whether any one unit's
