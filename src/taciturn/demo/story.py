@@ -98,7 +98,7 @@ def _fit(
     }
     if epsilon == "unlimited":
         # Enough to memorise, as a careless fine-tuning does.
-        fields |= {"method": "full", "epochs": 3, "batch_size": 16, "learning_rate": 1.5e-3}
+        fields |= {"method": "full", "epochs": 5, "batch_size": 16, "learning_rate": 2e-3}
     else:
         # Short, so that the whole demo takes minutes; `fit` by itself trains for longer.
         fields |= {"steps": 16, "batch_size": 160}
