@@ -28,7 +28,7 @@ SECRET = " from a severe form of pancreatic cancer"
 SECRET_SENTENCE = SECRET_PROMPT + SECRET
 
 _SECRET_DISEASE = "pancreatic cancer"
-_SECRET_NOTES = 12
+_SECRET_NOTES = 8
 
 ALTERNATIVES: tuple[str, ...] = tuple(
     SECRET.replace(_SECRET_DISEASE, condition.name)

@@ -1,0 +1,75 @@
+"""Microbatches hold whole units, each once, within their limits, at public widths."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from taciturn.engine.data.batch import BatchLimits, bucket_length, microbatches
+from taciturn.engine.data.tokenize import TokenizedDataset, TokenizedRecord
+
+MAX_TOKENS = 128
+units = st.lists(
+    st.lists(st.integers(2, MAX_TOKENS), min_size=1, max_size=5), min_size=1, max_size=30
+)
+
+
+class Rows:
+    """Stands in for a dataset: unit u's records are all tokens u + 1."""
+
+    def __init__(self, lengths: list[list[int]]) -> None:
+        self.lengths = lengths
+
+    def records(self, unit: int) -> list[TokenizedRecord]:
+        return [
+            TokenizedRecord(np.full(n, unit + 1, np.int32), np.arange(n) > 0)
+            for n in self.lengths[unit]
+        ]
+
+
+def split(lengths: list[list[int]], limits: BatchLimits) -> list[Any]:
+    drawn = np.arange(len(lengths), dtype=np.int64)
+    return list(microbatches(cast(TokenizedDataset, Rows(lengths)), drawn, limits))
+
+
+@given(units, st.integers(32, 1024), st.integers(1, 16))
+def test_every_record_is_in_one_part_and_limits_hold(
+    lengths: list[list[int]], tokens: int, n_units: int
+) -> None:
+    found: list[tuple[int, int]] = []
+    for group in split(lengths, BatchLimits(tokens, n_units, MAX_TOKENS)):
+        seen = set()
+        for part in group:
+            b, width = part.input_ids_BT.shape
+            assert width in {bucket_length(n, MAX_TOKENS) for n in range(2, MAX_TOKENS + 1)}
+            assert b == 1 or b * width <= tokens
+            assert part.n_units <= n_units
+            for row, unit in zip(part.input_ids_BT, part.unit_of_B, strict=True):
+                name = int(row[0]) - 1
+                found.append((name, int((row != 0).sum())))
+                seen.add((int(unit), name))
+        # A row of the group is one unit: no unit is spread over two rows or shares one.
+        assert len(seen) == len({unit for unit, _ in seen}) == len({name for _, name in seen})
+    expected = [(unit, n) for unit, records in enumerate(lengths) for n in records]
+    assert sorted(found) == sorted(expected)
+
+
+def test_no_unit_is_in_two_groups() -> None:
+    groups = split([[40] * 3] * 10, BatchLimits(256, 8, MAX_TOKENS))
+    names = [{int(row[0]) for part in group for row in part.input_ids_BT} for group in groups]
+    assert sum(len(each) for each in names) == len(set().union(*names)) == 10
+
+
+def test_short_units_are_not_padded_to_a_few_long_ones() -> None:
+    groups = split([[16]] * 40 + [[128]] * 2, BatchLimits(8192, 64, MAX_TOKENS))
+    shapes = [tuple(part.input_ids_BT.shape) for group in groups for part in group]
+    assert shapes == [(40, 16), (2, 128)]
+
+
+def test_little_padding_is_cheaper_than_another_pass() -> None:
+    groups = split([[16]] * 3 + [[24]] * 3, BatchLimits(8192, 64, MAX_TOKENS))
+    shapes = [tuple(part.input_ids_BT.shape) for group in groups for part in group]
+    assert shapes == [(6, 24)]
