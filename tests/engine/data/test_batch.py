@@ -61,15 +61,3 @@ def test_no_unit_is_in_two_groups() -> None:
     groups = split([[40] * 3] * 10, BatchLimits(256, 8, MAX_TOKENS))
     names = [{int(row[0]) for part in group for row in part.input_ids_BT} for group in groups]
     assert sum(len(each) for each in names) == len(set().union(*names)) == 10
-
-
-def test_short_units_are_not_padded_to_a_few_long_ones() -> None:
-    groups = split([[16]] * 40 + [[128]] * 2, BatchLimits(8192, 64, MAX_TOKENS))
-    shapes = [tuple(part.input_ids_BT.shape) for group in groups for part in group]
-    assert shapes == [(40, 16), (2, 128)]
-
-
-def test_little_padding_is_cheaper_than_another_pass() -> None:
-    groups = split([[16]] * 3 + [[24]] * 3, BatchLimits(8192, 64, MAX_TOKENS))
-    shapes = [tuple(part.input_ids_BT.shape) for group in groups for part in group]
-    assert shapes == [(6, 24)]

@@ -57,16 +57,15 @@ def microbatches(
 ) -> Iterator[tuple[UnitBatch, ...]]:
     """Split one logical step's units into physical microbatches.
 
-    Each item is one group of whole units of similar length; no unit is in two groups. It is a tuple
-    of parts over the same units: one part, unless a single unit alone is larger than
-    `limits.tokens`, whose sequences are then spread over several parts to be added up before
-    clipping.
+    Each item is one group of whole units; no unit is in two groups. It is a tuple of parts over
+    the same units: one part, unless a single unit alone is larger than `limits.tokens`, whose
+    sequences are then spread over several parts to be added up before clipping.
     """
     drawn = [_load(dataset, int(unit)) for unit in units]
     drawn.sort(key=lambda unit: unit.length)
     group: list[_Unit] = []
     for unit in drawn:
-        if group and not (_fits([*group, unit], limits) and _pays(group, unit, limits)):
+        if group and not _fits([*group, unit], limits):
             yield _parts(group, limits)
             group = []
         group.append(unit)
@@ -83,13 +82,6 @@ def _fits(group: Sequence[_Unit], limits: BatchLimits) -> bool:
     sequences = sum(len(unit.records) for unit in group)
     width = bucket_length(max(unit.length for unit in group), limits.max_tokens)
     return len(group) <= limits.units and sequences * width <= limits.tokens
-
-
-def _pays(group: Sequence[_Unit], longer: _Unit, limits: BatchLimits) -> bool:
-    """Whether padding a group to a longer unit's width costs less than a pass of its own."""
-    width = bucket_length(group[-1].length, limits.max_tokens)
-    padding = bucket_length(longer.length, limits.max_tokens) - width
-    return sum(len(unit.records) for unit in group) * padding <= limits.tokens // 8
 
 
 def _parts(group: Sequence[_Unit], limits: BatchLimits) -> tuple[UnitBatch, ...]:
