@@ -15,7 +15,8 @@ from taciturn.engine.model.adapter import quiet_peft
 from taciturn.engine.model.subspace import Subspace, activation_subspaces, own_text, unigram
 from taciturn.errors import ModelError, SpecError
 
-# Found on the embedded notes; see ARCHITECTURE.md, "Which parameters are trained".
+# Found by trial on public notes and on PHEE's training and dev splits, never on its test split; see
+# ARCHITECTURE.md, "Which parameters are trained".
 _DAMPING = 0.01
 _HEAD_GAIN = 4.0
 _RARE = 1e-5
