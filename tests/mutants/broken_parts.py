@@ -1,4 +1,4 @@
-"""Losses, streams, norms and reductions over workers as other libraries got them wrong."""
+"""Losses, streams and norms as other libraries got them wrong."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from taciturn.engine.model.loss import weighted_cross_entropy
-from taciturn.engine.privacy import clipping, noise
-from taciturn.engine.privacy.mechanism import DpSgdMechanism
+from taciturn.engine.privacy import clipping
+from taciturn.engine.privacy.factors import FactoredGradients
+from taciturn.engine.privacy.forms import Form
+from taciturn.engine.privacy.layout import BatchLayout
 from taciturn.engine.privacy.per_example import per_example_gradients
 from taciturn.engine.privacy.rng import SecureStream
 from taciturn.engine.privacy.types import (
-    BoundedSum,
     PerUnitGradients,
-    PrivateGradient,
     UnitBatch,
 )
 from taciturn.engine.training.step import Streams
@@ -65,6 +65,43 @@ def _head_loss(loss: Any, batch: UnitBatch, unit: int) -> Tensor:
     return losses.sum()
 
 
+class UsesApart(FactoredGradients):
+    """Adds the squared norms of a weight's uses: the cross terms are missing."""
+
+    def squared_norms(self) -> Tensor:
+        each = (FactoredGradients((term,), self.layout, self.shape) for term in self.terms)
+        return torch.stack([one.squared_norms() for one in each]).sum(0)
+
+
+class SequencesApart(FactoredGradients):
+    """Adds the squared norms of a unit's sequences, as if each were a unit."""
+
+    def squared_norms(self) -> Tensor:
+        sequences = len(self.layout.unit_of_B)
+        layout = BatchLayout.of(self.layout.tokens, sequences, torch.arange(sequences))
+        squares_B = FactoredGradients(self.terms, layout, self.shape).squared_norms()
+        zeros_U = squares_B.new_zeros(self.layout.n_units)
+        return zeros_U.index_add_(0, self.layout.unit_of_B, squares_B)
+
+
+def factors_apart(loss: nn.Module, batch: UnitBatch) -> PerUnitGradients:
+    return _as(UsesApart, per_example_gradients(loss, batch, Form.FACTORS))
+
+
+def sequences_apart(loss: nn.Module, batch: UnitBatch) -> PerUnitGradients:
+    return _as(SequencesApart, per_example_gradients(loss, batch, Form.FACTORS))
+
+
+def _as(kind: type[FactoredGradients], gradients: PerUnitGradients) -> PerUnitGradients:
+    values = {
+        name: kind(value.terms, value.layout, value.shape)
+        if isinstance(value, FactoredGradients)
+        else value
+        for name, value in gradients.values.items()
+    }
+    return PerUnitGradients(values, gradients.losses_U)
+
+
 def first_matrix_only(gradients: PerUnitGradients) -> Tensor:
     """Counts A of LoRA's B A in the norm, and forgets B."""
     return clipping.unit_norms(
@@ -86,32 +123,3 @@ def loose_norms(gradients: PerUnitGradients) -> Tensor:
     """'Ghost' norms by the triangle inequality: a bound, not the norm."""
     norms = (value.flatten(1).double().norm(dim=1) for value in gradients.values.values())
     return torch.stack(list(norms)).sum(0)
-
-
-def noise_on_every_rank(
-    mechanism: DpSgdMechanism, sums: list[BoundedSum], streams: list[SecureStream]
-) -> PrivateGradient:
-    """Each rank adds noise for itself alone, and the ranks' gradients are averaged."""
-    parts = [mechanism.add_noise(each, stream) for each, stream in zip(sums, streams, strict=True)]
-    values = {
-        name: torch.stack([part.values[name] for part in parts]).mean(0) for name in parts[0].values
-    }
-    return PrivateGradient(values, parts[0].noise_std)
-
-
-def same_noise_on_every_rank(
-    mechanism: DpSgdMechanism, sums: list[BoundedSum], streams: list[SecureStream]
-) -> PrivateGradient:
-    """Each rank adds a share of the noise, but from one seed: the shares are the same."""
-    ranks = len(sums)
-    values: dict[str, Tensor] = {}
-    for each in sums:
-        share = noise.add_noise(
-            each,
-            mechanism.noise_multiplier / ranks**0.5,
-            mechanism.expected_batch_size,
-            SecureStream(bytes(32)),
-        )
-        values = {k: v + values.get(k, torch.zeros(())) for k, v in share.values.items()}
-    std = mechanism.noise_multiplier * mechanism.l2_clip_norm / mechanism.expected_batch_size
-    return PrivateGradient(values, std)

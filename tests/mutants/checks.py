@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from mutants import noise_checks as noise
+from mutants import rank_checks as ranks
 from mutants import sampling_checks as sampling
 from mutants import sum_checks as sums
 from mutants.variants import Variant
@@ -20,17 +21,24 @@ CHECKS: dict[str, Callable[[Variant], None]] = {
         sums.sensitivity,
         sums.sum_of_clipped_units,
         sums.public_divisor,
+        sums.records_apart,
         sums.not_finite,
         sums.norms,
+        sums.norms_from_factors,
         noise.noise_scale,
         noise.noise_is_independent,
         noise.fresh_noise,
         noise.one_release,
         noise.empty_draw,
-        noise.noise_over_ranks,
         sampling.poisson_inclusion,
         sampling.poisson_sizes,
         sampling.poisson_pairs,
         sampling.each_unit_once,
+        ranks.noise_over_ranks,
+        ranks.fresh_noise_over_ranks,
+        ranks.one_gradient,
+        ranks.each_unit_on_one_rank,
+        ranks.sum_over_ranks,
+        ranks.guarantee_over_ranks,
     )
 }

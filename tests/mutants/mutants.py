@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from mutants import broken_mechanisms as mechanisms
 from mutants import broken_parts as parts
+from mutants import broken_ranks as ranks
 from mutants import broken_steps as steps
 from mutants.variants import Variant
 
@@ -45,23 +46,71 @@ MUTANTS: dict[str, tuple[Variant, str]] = {
         Variant(step=steps.step_with_the_last_stream_again),
         "fresh_noise",
     ),
-    "mean over the batch's tokens": (Variant(loss_of=parts.mean_over_the_batch), "sensitivity"),
+    "mean over the batch's tokens": (
+        Variant(loss_of=parts.mean_over_the_batch),
+        "records_apart",
+    ),
     "divided by the longest record": (
         Variant(loss_of=parts.sum_over_tokens),
-        "sum_of_clipped_units",
+        "records_apart",
     ),
     "noise of seed 42": (Variant(streams=parts.streams_of_seed), "fresh_noise"),
     "noise of torch's seed": (Variant(streams=parts.streams_of_torch), "fresh_noise"),
     "tied norm overwritten": (Variant(gradients=parts.tied_once), "norms"),
+    "uses of a tied weight kept apart": (
+        Variant(factors=parts.factors_apart),
+        "norms_from_factors",
+    ),
+    "norm of a unit's sequences apart": (
+        Variant(factors=parts.sequences_apart),
+        "norms_from_factors",
+    ),
     "norm over LoRA's A only": (Variant(norms=parts.first_matrix_only), "norms"),
     "norms in bf16": (Variant(norms=parts.norms_in_bf16), "norms"),
     "norms by a loose bound": (Variant(norms=parts.loose_norms), "norms"),
+    "noise on every rank, summed": (
+        Variant(step=ranks.step_with_noise_on_every_part),
+        "noise_over_ranks",
+    ),
     "noise on every rank, averaged": (
-        Variant(over_ranks=parts.noise_on_every_rank),
+        Variant(step=ranks.step_with_averaged_noise),
         "noise_over_ranks",
     ),
     "the same noise on every rank": (
-        Variant(over_ranks=parts.same_noise_on_every_rank),
+        Variant(step=ranks.step_with_the_same_stream_on_every_rank),
+        "fresh_noise_over_ranks",
+    ),
+    "noise on rank 0's rows only": (
+        Variant(step=ranks.step_with_noise_on_the_first_rows),
         "noise_over_ranks",
+    ),
+    "each rank applies its own noise": (
+        Variant(step=ranks.step_with_noise_of_its_own),
+        "one_gradient",
+    ),
+    "each rank draws its own batch": (
+        Variant(step=ranks.step_with_a_draw_on_every_rank),
+        "each_unit_on_one_rank",
+    ),
+    "each rank takes the whole draw": (
+        Variant(step=ranks.step_with_the_draw_on_every_rank),
+        "each_unit_on_one_rank",
+    ),
+    "empty rank filled": (
+        Variant(step=ranks.step_that_fills_empty_ranks),
+        "each_unit_on_one_rank",
+    ),
+    "mean over ranks": (Variant(step=ranks.step_with_the_mean_over_ranks), "sum_over_ranks"),
+    "clip norm divided among ranks": (
+        Variant(step=ranks.step_with_a_share_of_the_norm),
+        "sum_over_ranks",
+    ),
+    "delta times the ranks": (
+        Variant(plan=ranks.plan_with_delta_times_ranks),
+        "guarantee_over_ranks",
+    ),
+    "delta of each rank's own units": (
+        Variant(plan=ranks.plan_of_the_share),
+        "guarantee_over_ranks",
     ),
 }

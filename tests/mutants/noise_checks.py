@@ -15,14 +15,12 @@ from mutants.harness import (
     CLIP,
     SIGMA,
     UNITS,
-    key,
     released,
     run,
     streams,
 )
 from mutants.variants import Dataset, Variant
 from taciturn.engine.privacy.mechanism import DpSgdMechanism
-from taciturn.engine.privacy.rng import SecureStream
 
 
 def accounted_noise(mechanism: DpSgdMechanism) -> float:
@@ -104,14 +102,3 @@ def empty_draw(variant: Variant) -> None:
     assert not dataset.read, "an empty draw read a unit"
     assert len(state.released) == steps, "an empty draw is a step like any other"
     two_sided(released(state), SIGMA * CLIP / 4)
-
-
-def noise_over_ranks(variant: Variant) -> None:
-    """With zero data, the gradient of 1, 2 or 3 workers has the same noise: that of the account."""
-    parameters = {"w": torch.zeros(400, 50)}
-    mechanism = variant.mechanism(64, 16, 1, SIGMA, CLIP, ("w",))
-    for ranks in (1, 2, 3):
-        sums = [mechanism.clip_and_sum(parameters, []) for _ in range(ranks)]
-        keys = [SecureStream(key(100 * ranks + rank)) for rank in range(ranks)]
-        value = variant.over_ranks(mechanism, sums, keys).values["w"]
-        two_sided(value.double().flatten(), SIGMA * CLIP / 16)

@@ -22,7 +22,7 @@ from mutants.harness import (
     run,
     streams,
 )
-from mutants.variants import Dataset, TinyLm, Variant
+from mutants.variants import VOCABULARY, Dataset, TinyLm, Variant
 from taciturn.engine.model.loss import CausalLmLoss, weighted_cross_entropy
 from taciturn.engine.privacy.clipping import clip_and_sum
 from taciturn.engine.privacy.types import PerUnitGradients, UnitBatch
@@ -79,6 +79,18 @@ def public_divisor(variant: Variant) -> None:
         assert math.isclose(ratio, 4, rel_tol=1e-4), f"divided by {ratio:.3f}, expected 4"
 
 
+def records_apart(variant: Variant) -> None:
+    """A short record's gradient is the same with a long one beside it in the microbatch."""
+    model = TinyLm(variant.loss_of)
+    short, both = random_batch([4], [0], seed=3), random_batch([4, 40], [0, 1], seed=4)
+    both.input_ids_BT[0, :4] = short.input_ids_BT[0, :4]
+    for batch in (short, both):
+        batch.input_ids_BT.remainder_(VOCABULARY)
+    alone, beside = variant.gradients(model, short), variant.gradients(model, both)
+    for name, value in alone.dense().items():
+        torch.testing.assert_close(beside.dense()[name][0], value[0], rtol=1e-4, atol=1e-6)
+
+
 def not_finite(variant: Variant) -> None:
     """A unit whose gradient is not finite leaves the others' sum as it is."""
     shapes = {"w": torch.zeros(3, 2), "b": torch.zeros(4)}
@@ -106,13 +118,22 @@ def norms(variant: Variant) -> None:
             assert math.isclose(norm, expected, rel_tol=1e-5), f"norm {norm}, exactly {expected}"
 
 
+def norms_from_factors(variant: Variant) -> None:
+    """So are the norms that are made without the gradients: a tied weight is used twice."""
+    batch, loss = random_batch([7, 4, 11, 5, 9], [0, 1, 1, 2, 0]), CausalLmLoss(build("llama-tied"))
+    gradients = variant.factors(loss, batch)
+    exact = _norms_by_brute_force(loss, batch, gradients)
+    for norm, expected in zip(variant.norms(gradients).tolist(), exact, strict=True):
+        assert math.isclose(norm, expected, rel_tol=1e-5), f"norm {norm}, exactly {expected}"
+
+
 def _norms_by_brute_force(
     loss: nn.Module, batch: UnitBatch, gradients: PerUnitGradients
 ) -> list[float]:
     parameters = [value for value in loss.parameters() if value.requires_grad]
     if parameters[0].dtype == torch.bfloat16:
         # Half precision rounds differently alone: there, the values are taken as they are.
-        squares = sum(v.double().flatten(1).square().sum(1) for v in gradients.values.values())
+        squares = sum(v.double().flatten(1).square().sum(1) for v in gradients.dense().values())
         return [math.sqrt(each) for each in squares.tolist()]  # type: ignore[union-attr]
     losses_B = loss(batch)
     out = []

@@ -19,16 +19,14 @@ from torch import Tensor, nn
 from taciturn.engine.data.store import TokenizedRecord
 from taciturn.engine.model.loss import weighted_cross_entropy
 from taciturn.engine.privacy import clipping
+from taciturn.engine.privacy.forms import Form
 from taciturn.engine.privacy.mechanism import DpSgdMechanism
 from taciturn.engine.privacy.per_example import per_example_gradients
-from taciturn.engine.privacy.rng import SecureStream
-from taciturn.engine.privacy.types import (
-    BoundedSum,
-    PerUnitGradients,
-    PrivateGradient,
-    UnitBatch,
-)
+from taciturn.engine.privacy.types import PerUnitGradients, PrivateGradient, UnitBatch
+from taciturn.engine.training.defaults import PublicFacts
+from taciturn.engine.training.plan import TrainingPlan, make_plan
 from taciturn.engine.training.step import Streams, private_step
+from taciturn.spec import FitSpec
 
 VOCABULARY = 23
 WIDTH = 6
@@ -49,6 +47,10 @@ class Dataset:
         """What a step asks for."""
         self.read.append(unit)
         return self.units[unit]
+
+    def lengths(self, unit: int) -> list[int]:
+        """What dealing asks for."""
+        return [len(record.input_ids) for record in self.units[unit]]
 
 
 def _record(generator: np.random.Generator, length: int) -> TokenizedRecord:
@@ -103,17 +105,17 @@ def names_of(model: nn.Module) -> tuple[str, ...]:
 
 
 Step = Callable[..., Any]
-OverRanks = Callable[[DpSgdMechanism, list[BoundedSum], list[SecureStream]], PrivateGradient]
+Plan = Callable[[FitSpec, PublicFacts, int], TrainingPlan]
 
 
-def sum_over_ranks(
-    mechanism: DpSgdMechanism, sums: list[BoundedSum], streams: list[SecureStream]
-) -> PrivateGradient:
-    """The gradient of several workers with disjoint units: one sum, then noise, once."""
-    total = sums[0]
-    for part in sums[1:]:
-        total = clipping.merge_disjoint(total, part)
-    return mechanism.add_noise(total, streams[0])
+def plan_of_the_job(spec: FitSpec, facts: PublicFacts, ranks: int) -> TrainingPlan:
+    """What `worker.fit` does in every process: the plan knows of no ranks."""
+    return make_plan(spec, facts)
+
+
+def as_factors(loss: nn.Module, batch: UnitBatch) -> PerUnitGradients:
+    """Gradients whose norms come from Gram matrices."""
+    return per_example_gradients(loss, batch, Form.FACTORS)
 
 
 @dataclass(frozen=True)
@@ -125,8 +127,9 @@ class Variant:
     loss_of: LossOf = weighted_cross_entropy
     streams: Callable[[int], Streams] = lambda user_seed: Streams.fresh()
     gradients: Callable[[nn.Module, UnitBatch], PerUnitGradients] = per_example_gradients
+    factors: Callable[[nn.Module, UnitBatch], PerUnitGradients] = as_factors
     norms: Callable[[PerUnitGradients], Tensor] = clipping.unit_norms
-    over_ranks: OverRanks = sum_over_ranks
+    plan: Plan = plan_of_the_job
 
 
 REAL = Variant()

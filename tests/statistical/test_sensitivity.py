@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from mutants.harness import SILENT, released, run, streams
 from mutants.variants import REAL, Dataset, TinyLm, names_of
 from taciturn.engine.model.loss import CausalLmLoss, weighted_cross_entropy
+from taciturn.engine.privacy.forms import Form
 from taciturn.engine.privacy.mechanism import DpSgdMechanism
 from taciturn.engine.privacy.per_example import per_example_gradients
 from taciturn.engine.privacy.types import PerUnitGradients, UnitBatch
@@ -114,6 +115,48 @@ def test_neighbours_on_real_architectures(name: str, method: str) -> None:
     model = build(name) if method == "full" else with_lora(build(name))
     for _ in range(8):
         try_neighbours(CausalLmLoss(model), 61, generator, trials=10)
+
+
+def factored_sum(
+    loss: nn.Module, batch: UnitBatch, units: list[int], clip: float, generator: np.random.Generator
+) -> Tensor:
+    """As `clipped_sum`, from gradients kept as factors: each group is one product in fp32."""
+    names = names_of(loss)
+    mechanism = DpSgdMechanism(max(1, len(units)), 1, 1, 1.0, clip, names)
+    parts = (
+        per_example_gradients(loss, units_of(batch, group), Form.FACTORS)
+        for group in random_groups(units, generator)
+    )
+    total = mechanism.clip_and_sum({name: loss.get_parameter(name) for name in names}, parts)
+    return torch.cat([value.flatten() for value in total.values.values()])
+
+
+def try_factored_neighbours(
+    loss: nn.Module, vocabulary: int, generator: np.random.Generator
+) -> None:
+    batch = random_units(generator, vocabulary)
+    everyone = list(range(batch.n_units))
+    dropped = int(generator.integers(batch.n_units))
+    without = [unit for unit in everyone if unit != dropped]
+    clip = float(10 ** generator.uniform(-3, 2))
+    with_it = factored_sum(loss, batch, everyone, clip, generator)
+    moved = float((with_it - factored_sum(loss, batch, without, clip, generator)).norm())
+    assert moved <= clip * SLACK, f"{moved / clip:.9f} C with C={clip}"
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_neighbours_with_factors(seed: int) -> None:
+    """The fast path has the same bound; rounding in its products is covered by a margin."""
+    generator, loss = np.random.default_rng(seed), TinyLm(weighted_cross_entropy)
+    for _ in range(500):
+        try_factored_neighbours(loss, 23, generator)
+
+
+@pytest.mark.parametrize("name", ["llama-tied", "gpt2"])
+def test_neighbours_with_factors_on_real_architectures(name: str) -> None:
+    generator, loss = np.random.default_rng(3), CausalLmLoss(build(name))
+    for _ in range(20):
+        try_factored_neighbours(loss, 61, generator)
 
 
 @pytest.mark.parametrize("dropped", [0, 2, 5, 8])

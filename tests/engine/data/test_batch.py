@@ -61,3 +61,25 @@ def test_no_unit_is_in_two_groups() -> None:
     groups = split([[40] * 3] * 10, BatchLimits(256, 8, MAX_TOKENS))
     names = [{int(row[0]) for part in group for row in part.input_ids_BT} for group in groups]
     assert sum(len(each) for each in names) == len(set().union(*names)) == 10
+
+
+def test_buckets_are_few_and_close() -> None:
+    """Public widths: a quarter of a power of two apart, so that little is padding."""
+    widths = sorted({bucket_length(n, 4096) for n in range(1, 4097)})
+    assert widths[:10] == [16, 20, 24, 28, 32, 40, 48, 56, 64, 80]
+    assert len(widths) == 33
+    for n in range(17, 4097):
+        assert n <= bucket_length(n, 4096) <= n * 1.25 + 4
+    assert bucket_length(100, 100) == 100
+
+
+def test_a_long_unit_does_not_pad_many_short_ones() -> None:
+    lengths = [[16]] * 40 + [[128]]
+    groups = split(lengths, BatchLimits(4096, 64, MAX_TOKENS))
+    shapes = sorted(tuple(part.input_ids_BT.shape) for group in groups for part in group)
+    assert shapes == [(1, 128), (40, 16)]
+
+
+def test_a_few_short_units_are_padded_rather_than_run_alone() -> None:
+    groups = split([[16], [16], [20]], BatchLimits(4096, 64, MAX_TOKENS))
+    assert [tuple(part.input_ids_BT.shape) for group in groups for part in group] == [(3, 20)]

@@ -182,7 +182,10 @@ def preparing(
     ) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "reading\n"
-        yield process
+        try:
+            yield process
+        finally:
+            process.kill()  # one that ignored its signal would go on for ever
 
 
 def test_ctrl_c_leaves_nothing_behind(tmp_path: Path, root: Path) -> None:

@@ -18,6 +18,8 @@ from taciturn.engine.model.dropout import disable_dropout
 from taciturn.engine.model.experts import use_exact_experts
 from taciturn.engine.model.loss import CausalLmLoss
 from taciturn.engine.privacy.clipping import unit_norms
+from taciturn.engine.privacy.factors import FactoredGradients
+from taciturn.engine.privacy.forms import Form
 from taciturn.engine.privacy.per_example import per_example_gradients, trainable_parameters
 from taciturn.engine.privacy.types import PerUnitGradients, UnitBatch
 from taciturn.engine.privacy.verification import brute_force_gradients, public_batch, verify
@@ -59,12 +61,12 @@ def assert_exact(
 
     The floor is for gradients that are zero but for rounding: a key's bias under softmax.
     """
-    norms = unit_norms(gradients).tolist()
+    norms, values = unit_norms(gradients).tolist(), gradients.dense()
     for unit, expected in enumerate(truth):
         whole = math.hypot(*(float(value.double().norm()) for value in expected.values()))
         assert norms[unit] == pytest.approx(whole, rel=relative)
         for name, value in expected.items():
-            error = float((gradients.values[name][unit] - value).double().norm())
+            error = float((values[name][unit] - value).double().norm())
             assert error <= relative * float(value.double().norm()) + floor * whole, name
 
 
@@ -109,7 +111,34 @@ def test_any_split_gives_the_same(name: str, method: str) -> None:
 
 def per_unit(gradients: PerUnitGradients) -> list[dict[str, Tensor]]:
     n_units = len(gradients.losses_U)
-    return [{name: g[u] for name, g in gradients.values.items()} for u in range(n_units)]
+    return [{name: g[u] for name, g in gradients.dense().items()} for u in range(n_units)]
+
+
+@every_architecture
+@both_methods
+def test_factors_give_the_same_norms_and_sums(name: str, method: str) -> None:
+    """Every matrix that can be kept as factors is: tied weights, transposed ones, uneven units."""
+    loss = fitted(name, method, torch.float64)
+    gradients = per_example_gradients(loss, BATCH, Form.FACTORS)
+    truth = brute_force_gradients(loss, BATCH)
+    relative, floor = (1e-5, 1e-6) if name in FP32_INSIDE else (1e-8, 1e-10)
+    assert_exact(gradients, truth, relative, floor)
+    scale_U = torch.tensor([0.3, 0.0, 1.0, 0.7], dtype=torch.float64)
+    for parameter, value in gradients.values.items():
+        if isinstance(value, FactoredGradients):
+            expected: Any = sum(scale_U[u] * truth[u][parameter] for u in range(BATCH.n_units))
+            error = float((value.weighted_sum(scale_U) - expected).norm())
+            assert error <= max(relative, 1e-6) * max(1.0, float(expected.norm())), parameter
+
+
+@every_architecture
+def test_full_fine_tuning_keeps_factors(name: str) -> None:
+    """The fast path is really taken: all matrices of all models but those routed to experts."""
+    gradients = per_example_gradients(fitted(name, "full"), BATCH, Form.FACTORS)
+    kept = [key for key, each in gradients.values.items() if isinstance(each, FactoredGradients)]
+    matrices = [key for key, each in gradients.dense().items() if each.ndim == 3]
+    assert set(matrices) <= set(kept)
+    assert len(kept) >= 4
 
 
 @every_architecture

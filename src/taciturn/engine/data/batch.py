@@ -5,6 +5,7 @@ Shapes: B sequences, T tokens, U units.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -14,6 +15,9 @@ from numpy.typing import NDArray
 
 from taciturn.engine.data.tokenize import TokenizedDataset, TokenizedRecord
 from taciturn.engine.privacy.types import UnitBatch
+
+# Padding that is cheaper than one more microbatch, as a share of the largest microbatch.
+_TOLERATED_PADDING = 1 / 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,16 +44,15 @@ class _Unit:
 def bucket_length(length: int, max_tokens: int) -> int:
     """The padded length for `length` tokens: from a small public set, at most max_tokens.
 
-    The set is 16, 24, 32, 48, 64, 96 ...: powers of two and their midpoints. Padding to the longest
-    record of a batch instead would show that record's length in every shape (PITFALLS 23).
+    The set is 16, 20, 24, 28, 32, 40, 48 ...: each power of two and three steps to the next.
+    Padding to the longest record of a batch instead would show that record's length in every
+    shape (PITFALLS 23).
     """
     size = 16
-    while size < length:
-        midpoint = size + size // 2
-        if length <= midpoint:
-            return min(midpoint, max_tokens)
+    while 2 * size < length:
         size *= 2
-    return min(size, max_tokens)
+    steps = max(0, math.ceil((length - size) / (size // 4)))
+    return min(size + steps * (size // 4), max_tokens)
 
 
 def microbatches(
@@ -65,7 +68,7 @@ def microbatches(
     drawn.sort(key=lambda unit: unit.length)
     group: list[_Unit] = []
     for unit in drawn:
-        if group and not _fits([*group, unit], limits):
+        if group and not (_fits([*group, unit], limits) and _wastes_little(group, unit, limits)):
             yield _parts(group, limits)
             group = []
         group.append(unit)
@@ -82,6 +85,14 @@ def _fits(group: Sequence[_Unit], limits: BatchLimits) -> bool:
     sequences = sum(len(unit.records) for unit in group)
     width = bucket_length(max(unit.length for unit in group), limits.max_tokens)
     return len(group) <= limits.units and sequences * width <= limits.tokens
+
+
+def _wastes_little(group: Sequence[_Unit], longer: _Unit, limits: BatchLimits) -> bool:
+    """Whether padding the group to a longer unit costs less than another microbatch would."""
+    sequences = sum(len(unit.records) for unit in group)
+    width = bucket_length(group[-1].length, limits.max_tokens)
+    more = bucket_length(longer.length, limits.max_tokens) - width
+    return sequences * more <= limits.tokens * _TOLERATED_PADDING
 
 
 def _parts(group: Sequence[_Unit], limits: BatchLimits) -> tuple[UnitBatch, ...]:

@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
+from taciturn.engine.model.sharding import whole_state_dict
 from taciturn.errors import AdapterError
 
 _PROBE_TOKENS = 12
@@ -56,6 +57,22 @@ def save(model: Any, tokenizer: Any, base_name: str, folder: Path) -> None:
         check_full(model, folder)
 
 
+def save_sharded(model: Any, tokenizer: Any, folder: Path, *, first: bool) -> None:
+    """As `save`, for a full model that is spread over processes: all call it, the first writes."""
+    weights = whole_state_dict(model, keep=first)
+    if weights is None:
+        return
+    model.save_pretrained(folder, state_dict=weights)
+    tokenizer.save_pretrained(folder)
+    reloaded: nn.Module = AutoModelForCausalLM.from_pretrained(folder, dtype=model.dtype)
+    # Not by logits, as elsewhere: the whole model may fit on no device but the CPU.
+    saved = reloaded.state_dict()
+    if any(not torch.equal(saved[name], value) for name, value in weights.items()):
+        raise AdapterError(
+            f"the model loaded from {folder} is not the fitted model; it was not released"
+        )
+
+
 @torch.no_grad()
 def check_adapter(model: PeftModel, folder: Path) -> None:
     """Load the saved adapter into the same base under another name and compare.
@@ -91,6 +108,8 @@ def check_full(model: Any, folder: Path) -> None:
 
 def probe_logits(model: Any) -> Tensor:
     """Logits of a fixed public input, in eval mode."""
+    # PEFT calls its base's forward directly; a sharded base must be called as a module.
+    model = model.get_base_model() if isinstance(model, PeftModel) else model
     vocabulary = model.config.get_text_config().vocab_size
     ids = (torch.arange(_PROBE_TOKENS, device=model.device) * 7919 + 13) % vocabulary
     training = model.training

@@ -59,10 +59,10 @@ class LoadedModel:
 
 
 def choose_device(spec: PerformanceSpec) -> torch.device:
-    """The device asked for, or the best there is."""
+    """The device asked for, or the best there is; of several GPUs, each process has its own."""
+    if spec.device in (None, "cuda") and torch.cuda.is_available():
+        return _own_gpu()
     if spec.device is None:
-        if torch.cuda.is_available():
-            return torch.device("cuda")
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     try:
         device = torch.device(spec.device)
@@ -73,6 +73,17 @@ def choose_device(spec: PerformanceSpec) -> torch.device:
             "leave it out to take the best there is"
         ) from error
     return device
+
+
+def _own_gpu() -> torch.device:
+    """torchrun counts the processes of a machine in LOCAL_RANK; without it there is one."""
+    number, gpus = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+    if number >= gpus:
+        raise SpecError(
+            f"process {number + 1} of this machine has no GPU of its own: there are {gpus}; start "
+            f"at most {gpus} processes per machine, or choose device='cpu'"
+        )
+    return torch.device("cuda", number) if "LOCAL_RANK" in os.environ else torch.device("cuda")
 
 
 def choose_dtype(spec: PerformanceSpec, device: torch.device) -> torch.dtype:
@@ -97,7 +108,8 @@ def load_base(name: str, spec: PerformanceSpec) -> LoadedModel:
     except (OSError, ValueError, KeyError) as error:
         raise _not_loaded(name, error) from error
     prepare(model)
-    if spec.quantization is None:
+    # A model to be sharded goes to its devices layer by layer: it may be too large for any one.
+    if spec.quantization is None and spec.sharding == "none":
         cast(nn.Module, model).to(device)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token

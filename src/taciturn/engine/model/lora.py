@@ -6,7 +6,7 @@ import difflib
 from typing import Any, Protocol
 
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from transformers.pytorch_utils import Conv1D
@@ -78,6 +78,27 @@ def attach(model: Any, choice: AdapterChoice) -> nn.Module:
         with quiet_peft():
             adapted: nn.Module = get_peft_model(model, config)
     return adapted
+
+
+def reopen(model: PeftModel, choice: AdapterChoice) -> nn.Module:
+    """Make a saved adapter trainable again, for a further fit; its shape stays.
+
+    With fixed A matrices, the output layer's part stays as it is: the row scales through which it
+    was trained are not saved, and without them rare tokens would get the noise of common ones.
+
+    Raises:
+        SpecError: another shape is asked for, or training in full.
+    """
+    if choice.method == "full":
+        raise SpecError('method="full" cannot go on with an adapter; leave method out')
+    if choice.target_modules:
+        raise SpecError("target_modules belong to a new adapter; leave them out to train this one")
+    head = _head_name(model.get_base_model())
+    for name, parameter in model.named_parameters():
+        in_head = head is not None and f".{head}." in name
+        trained_b = "lora_B" in name and not (choice.fixed_a and in_head)
+        parameter.requires_grad_(trained_b or ("lora_A" in name and not choice.fixed_a))
+    return model
 
 
 def settle(model: nn.Module) -> None:

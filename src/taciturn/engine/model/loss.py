@@ -9,7 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from taciturn.engine.model.output import gives_own_logits, output_terms
 from taciturn.engine.model.rope import independent_length
+from taciturn.engine.privacy.head import head_cross_entropy
 from taciturn.engine.privacy.types import UnitBatch
 from taciturn.errors import GuaranteeError
 
@@ -29,8 +31,25 @@ class CausalLmLoss(nn.Module):
         super().__init__()
         self.model = model
         self.max_tokens = independent_length(model)
+        self._fused = gives_own_logits(model)
 
     def forward(self, batch: UnitBatch) -> Tensor:
+        self._check_length(batch)
+        terms = output_terms(self.model, batch.input_ids_BT) if self._fused else None
+        if terms is not None:
+            return head_cross_entropy(terms, batch.input_ids_BT, batch.loss_weights_BT)
+        logits_BTV = self.logits(batch)
+        return weighted_cross_entropy(logits_BTV, batch.input_ids_BT, batch.loss_weights_BT)
+
+    def logits(self, batch: UnitBatch) -> Tensor:
+        """Logits [B, T, V]; raises GuaranteeError where records would not be independent."""
+        self._check_length(batch)
+        # Right padding under a causal mask: no real token can see a padded one, so no attention
+        # mask is needed, and the logits of padded positions carry weight zero.
+        logits_BTV: Tensor = self.model(input_ids=batch.input_ids_BT, use_cache=False).logits
+        return logits_BTV
+
+    def _check_length(self, batch: UnitBatch) -> None:
         tokens = batch.input_ids_BT.shape[1]
         if self.max_tokens is not None and tokens > self.max_tokens:
             raise GuaranteeError(
@@ -38,10 +57,6 @@ class CausalLmLoss(nn.Module):
                 "model's rotary embedding depends on the longest record of the batch; "
                 f"set max_tokens={self.max_tokens}"
             )
-        # Right padding under a causal mask: no real token can see a padded one, so no attention
-        # mask is needed, and the logits of padded positions carry weight zero.
-        logits_BTV = self.model(input_ids=batch.input_ids_BT, use_cache=False).logits
-        return weighted_cross_entropy(logits_BTV, batch.input_ids_BT, batch.loss_weights_BT)
 
 
 def weighted_cross_entropy(

@@ -11,10 +11,19 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import Tensor
 
+from taciturn.engine.privacy.factors import FactoredGradients
+from taciturn.engine.privacy.ranks import Ranks
 from taciturn.engine.privacy.types import BoundedSum, ClipCounts, PerUnitGradients
+from taciturn.errors import GuaranteeError
 
-# Gradients held in float64 at once: bounds the memory beside them to 32 MiB, or one unit's.
-_CHUNK = 1 << 22
+STATISTICS = "statistics"
+"""Name of the one value in a sum of statistics."""
+
+# Gradient entries held in float64 at once, so that they stay in a processor's cache.
+_CHUNK = 1 << 16
+# Sums of factors are fp32 products, whose rounding depends on what else is in the batch: measured,
+# at most 3e-6 of the clip norm (bench/rounding.py). They are clipped this much shorter.
+ROUNDING = 1e-4
 
 
 def unit_norms(gradients: PerUnitGradients) -> Tensor:
@@ -27,8 +36,11 @@ def unit_norms(gradients: PerUnitGradients) -> Tensor:
         len(losses_U), dtype=torch.float64, device=_exact_device(losses_U.device)
     )
     for value in gradients.values.values():
-        for units, part_UP in _exact_rows(value):
-            squares_U[units] += part_UP.square_().sum(1)
+        if isinstance(value, FactoredGradients):
+            squares_U += value.squared_norms().to(squares_U.device)
+            continue
+        for _, part_UP in _exact_columns(value):
+            squares_U += part_UP.square_().sum(1)
     return squares_U.sqrt_()
 
 
@@ -42,13 +54,9 @@ def clip_and_sum(gradients: PerUnitGradients, l2_clip_norm: float) -> BoundedSum
     _check_clip_norm(l2_clip_norm)
     norms_U = unit_norms(gradients)
     finite_U = torch.isfinite(norms_U)
-    scale_U = torch.where(finite_U, (l2_clip_norm / norms_U).clamp_(max=1.0), 0.0)
-    all_finite = bool(finite_U.all())
-    # Zero times NaN is NaN: a scale of zero alone would not keep such a unit out.
-    dropped_U = None if all_finite else ~finite_U
-    sums = {
-        name: _weighted_sum(value, scale_U, dropped_U) for name, value in gradients.values.items()
-    }
+    bound = l2_clip_norm / (1 + _rounding(gradients))
+    scale_U = torch.where(finite_U, (bound / norms_U).clamp_(max=1.0), 0.0)
+    sums = {name: _weighted_sum(value, scale_U) for name, value in gradients.values.items()}
     counts = ClipCounts(
         n_units=len(norms_U),
         n_clipped=int((norms_U[finite_U] > l2_clip_norm).sum()),
@@ -86,23 +94,56 @@ def merge_disjoint(total: BoundedSum, part: BoundedSum) -> BoundedSum:
     return BoundedSum(merged, total.l2_sensitivity, total.counts + part.counts)
 
 
-def _weighted_sum(value: Tensor, scale_U: Tensor, dropped_U: Tensor | None) -> Tensor:
-    total_P = torch.zeros(math.prod(value.shape[1:]), dtype=torch.float64, device=scale_U.device)
-    for units, part_UP in _exact_rows(value):
-        if dropped_U is not None:
-            part_UP[dropped_U[units]] = 0.0
-        total_P += scale_U[units] @ part_UP
+def sum_over_ranks(part: BoundedSum, ranks: Ranks) -> BoundedSum:
+    """This rank's own rows of the sum over the units of all ranks; every rank calls it.
+
+    Guarantee: one unit is in the part of one rank only (`Ranks.deal`), so it moves the whole sum,
+    and all the more any rows of it, by at most the sensitivity that each part has. The rows of all
+    ranks together are the whole sum, each row once.
+
+    Raises:
+        GuaranteeError: ranks clipped to different norms.
+    """
+    own = part.counts
+    sent = [own.n_units, own.n_clipped, own.n_non_finite, own.loss_sum, own.norm_sum]
+    everybody = ranks.numbers([part.l2_sensitivity, *sent])
+    if any(row[0] != part.l2_sensitivity for row in everybody):
+        raise GuaranteeError(
+            f"processes clip to different norms: {sorted({row[0] for row in everybody})}; start "
+            "all of them with the same settings"
+        )
+    counts = ClipCounts()
+    for _, units, clipped, non_finite, losses, norms in everybody:
+        counts += ClipCounts(int(units), int(clipped), int(non_finite), losses, norms)
+    return BoundedSum(ranks.sum_rows(part.values), part.l2_sensitivity, counts)
+
+
+def _rounding(gradients: PerUnitGradients) -> float:
+    factored = any(isinstance(each, FactoredGradients) for each in gradients.values.values())
+    return ROUNDING if factored else 0.0
+
+
+def _weighted_sum(value: Tensor | FactoredGradients, scale_U: Tensor) -> Tensor:
+    if isinstance(value, FactoredGradients):
+        return value.weighted_sum(scale_U).to(torch.float64)
+    total_P = torch.empty(math.prod(value.shape[1:]), dtype=torch.float64, device=scale_U.device)
+    dropped_U = scale_U == 0
+    any_dropped = bool(dropped_U.any())
+    for columns, part_UP in _exact_columns(value):
+        if any_dropped:  # zero times NaN is NaN: a scale of zero alone would not keep it out
+            part_UP[dropped_U] = 0.0
+        torch.mv(part_UP.T, scale_U, out=total_P[columns])
     return total_P.view(value.shape[1:])
 
 
-def _exact_rows(value: Tensor) -> Iterator[tuple[slice, Tensor]]:
-    """Copies of `value` [U, ...] in float64, some units at a time, as [units, P]."""
-    n_values = math.prod(value.shape[1:])
-    flat_UP = value.reshape(len(value), n_values)
-    device, size = _exact_device(value.device), max(1, _CHUNK // max(1, n_values))
-    for start in range(0, len(flat_UP), size):
-        units = slice(start, start + size)
-        yield units, flat_UP[units].to(device=device, dtype=torch.float64, copy=True)
+def _exact_columns(value: Tensor) -> Iterator[tuple[slice, Tensor]]:
+    """Copies of `value` [U, ...] in float64, some columns at a time, as [U, columns]."""
+    n_units, n_values = len(value), math.prod(value.shape[1:])
+    flat_UP = value.reshape(n_units, n_values)
+    device, size = _exact_device(value.device), max(1, _CHUNK // max(1, n_units))
+    for start in range(0, n_values, size):
+        columns = slice(start, start + size)
+        yield columns, flat_UP[:, columns].to(device=device, dtype=torch.float64, copy=True)
 
 
 def _exact_device(device: torch.device) -> torch.device:
@@ -113,3 +154,23 @@ def _exact_device(device: torch.device) -> torch.device:
 def _check_clip_norm(l2_clip_norm: float) -> None:
     if not (l2_clip_norm > 0 and math.isfinite(l2_clip_norm)):
         raise ValueError(f"l2_clip_norm={l2_clip_norm} must be positive and finite")
+
+
+def clip_and_sum_statistics(values_UK: Tensor, l2_clip_norm: float) -> BoundedSum:
+    """Scale each unit's row of K figures to norm at most `l2_clip_norm` and add them up.
+
+    Guarantee: as `clip_and_sum`. A row with a NaN or infinite figure contributes zero.
+    """
+    _check_clip_norm(l2_clip_norm)
+    rows_UK = values_UK.to(device=_exact_device(values_UK.device), dtype=torch.float64)
+    norms_U = rows_UK.square().sum(1).sqrt()
+    finite_U = torch.isfinite(norms_U)
+    scale_U = torch.where(finite_U, (l2_clip_norm / norms_U).clamp(max=1.0), 0.0)
+    # Zero times NaN is NaN: a scale of zero alone would not keep such a row out.
+    kept_UK = torch.where(finite_U.unsqueeze(1), rows_UK, 0.0)
+    counts = ClipCounts(
+        n_units=len(norms_U),
+        n_clipped=int((norms_U[finite_U] > l2_clip_norm).sum()),
+        n_non_finite=int((~finite_U).sum()),
+    )
+    return BoundedSum({STATISTICS: scale_U @ kept_UK}, l2_clip_norm, counts)

@@ -1,14 +1,14 @@
 """A parameter lifted to a virtual copy per unit, so that autograd itself gives per-unit gradients.
 
 In place of each trainable parameter W the model sees a `LiftedParameter`: W's value, and a
-*carrier* of shape [B, *W.shape] that takes no memory (all strides zero) and whose only purpose is
-to receive, in the backward pass, each sequence's own gradient. Every operation that touches a
-lifted parameter has a rule (rules.py): forward as usual, backward per sequence instead of summed.
+*carrier* of shape [U, *W.shape] that takes no memory (all strides zero) and whose only purpose is
+to receive, in the backward pass, each unit's own gradient. Every operation that touches a lifted
+parameter has a rule (rules.py): forward as usual, backward per unit instead of summed.
 The chain rule does the rest: tied weights add up (PITFALLS 8), checkpointing recomputes through
 the same rules (PITFALLS 9), broadcast inputs are expanded to the sequences they serve (PITFALLS
 10). An operation without a rule is refused by name, never approximated.
 
-Shapes: B sequences, T tokens, E experts, D input features, P output features, R rows.
+Shapes: B sequences, T tokens, U units, E experts, D input features, P output features, R rows.
 """
 
 from __future__ import annotations
@@ -19,9 +19,10 @@ from typing import Any, TypeVar
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 from taciturn.engine.privacy import backward
-from taciturn.engine.privacy.backward import SequenceShape, Split
+from taciturn.engine.privacy.receiver import Receiver
 from taciturn.errors import UnsupportedLayerError
 
 REMEDY = "leave it out of the trained parameters, for example with target_modules"
@@ -67,20 +68,19 @@ def rule(*functions: Any) -> Callable[[StandIn], StandIn]:
 
 
 class LiftedParameter(Tensor):
-    """A parameter's value together with the carrier of its per-sequence gradients."""
+    """A parameter's value together with the carrier of its per-unit gradients."""
 
     value: Tensor
     carrier: Tensor
-    shape_of_batch: SequenceShape
-    parameter_name: str
+    receiver: Receiver
 
     @staticmethod
-    def lift(value: Tensor, carrier: Tensor, batch: SequenceShape, name: str) -> LiftedParameter:
-        """Pair `value` with a carrier [B, *value.shape]."""
-        plain = value.detach()
+    def lift(value: Tensor, carrier: Tensor, receiver: Receiver) -> LiftedParameter:
+        """Pair `value` with a carrier [U, *value.shape]."""
+        # Of a sharded parameter, this process's rows stand in until the layer's weight is whole.
+        plain = (value.to_local() if isinstance(value, DTensor) else value).detach()
         lifted: LiftedParameter = Tensor._make_subclass(LiftedParameter, plain)
-        lifted.value, lifted.carrier = plain, carrier
-        lifted.shape_of_batch, lifted.parameter_name = batch, name
+        lifted.value, lifted.carrier, lifted.receiver = plain, carrier, receiver
         return lifted
 
     @classmethod
@@ -103,14 +103,19 @@ class LiftedParameter(Tensor):
         except TypeError as error:  # an argument that the rule does not know, such as `out`
             raise refusal((*args, *kwargs.values()), func) from error
 
+    @property
+    def parameter_name(self) -> str:
+        """The parameter that this is, or was computed from."""
+        return self.receiver.name
+
     def derive(self, value: Tensor, carrier: Tensor) -> LiftedParameter:
         """A lifted tensor computed from this parameter alone."""
-        return LiftedParameter.lift(value, carrier, self.shape_of_batch, self.parameter_name)
+        return LiftedParameter.lift(value, carrier, self.receiver.instantiating())
 
-    def splitter(self) -> Split:
-        """Splits activations that meet this parameter into sequences."""
-        batch, name = self.shape_of_batch, self.parameter_name
-        return lambda activations: batch.split(activations, name)
+    def transposed(self) -> LiftedParameter:
+        """The matrix seen transposed."""
+        carrier = self.carrier.transpose(1, 2)
+        return LiftedParameter.lift(self.value.T, carrier, self.receiver.transposed())
 
 
 class LowRankSum(Tensor):
@@ -156,7 +161,7 @@ def routed_linear(x_RD: Tensor, weight_PD: Tensor, token_of_R: Tensor) -> Tensor
     """Rows of flattened activations [B*T, D], picked by `token_of_R`, through one matrix.
 
     For a plain weight this is `F.linear`; for a lifted one, each row's gradient goes to the
-    sequence that the row came from, which `F.linear` alone could not know.
+    unit that the row came from, which `F.linear` alone could not know.
     """
     if isinstance(weight_PD, LowRankSum):
         low_Rr = routed_linear(x_RD, weight_PD.right, token_of_R)
@@ -164,9 +169,10 @@ def routed_linear(x_RD: Tensor, weight_PD: Tensor, token_of_R: Tensor) -> Tensor
         return F.linear(x_RD, weight_PD.base) + weight_PD.scale * update_RP
     if not isinstance(weight_PD, LiftedParameter):
         return F.linear(x_RD, weight_PD)
-    sequence_of_R = token_of_R // weight_PD.shape_of_batch.tokens
+    layout = weight_PD.receiver.layout
+    unit_of_R = layout.unit_of_B[token_of_R // layout.tokens]
     return backward.apply(
-        backward.RoutedLinear, x_RD, weight_PD.value, weight_PD.carrier, sequence_of_R
+        backward.RoutedLinear, x_RD, weight_PD.value, weight_PD.carrier, unit_of_R
     )
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from taciturn.accounting.events import dpsgd_event
 from taciturn.engine.privacy import clipping, noise
+from taciturn.engine.privacy.ranks import Ranks
 from taciturn.engine.privacy.rng import SecureStream
 from taciturn.engine.privacy.sampling import PoissonSampler
 from taciturn.engine.privacy.types import BoundedSum, PerUnitGradients, PrivateGradient
@@ -93,6 +94,18 @@ class DpSgdMechanism:
             total = clipping.merge_disjoint(total, part)
         return total
 
+    def sum_over_ranks(self, part: BoundedSum, ranks: Ranks) -> BoundedSum:
+        """This rank's own rows of the clipped sum over all ranks' units; all of it if alone."""
+        self._check_names(part.values)
+        return clipping.sum_over_ranks(part, ranks)
+
+    def on_every_rank(
+        self, own: PrivateGradient, parameters: Mapping[str, Tensor], ranks: Ranks
+    ) -> PrivateGradient:
+        """The gradient with the rows of all ranks, each noised by the rank that owns it."""
+        self._check_names(parameters)
+        return noise.on_every_rank(own, parameters, ranks)
+
     def add_noise(self, total: BoundedSum, stream: SecureStream) -> PrivateGradient:
         """The released gradient estimate: (sum + noise) / expected_batch_size."""
         if total.l2_sensitivity != self.l2_clip_norm:
@@ -103,7 +116,7 @@ class DpSgdMechanism:
         self._check_names(total.values)
         return noise.add_noise(total, self.noise_multiplier, self.expected_batch_size, stream)
 
-    def _check_names(self, values: Mapping[str, Tensor]) -> None:
+    def _check_names(self, values: Mapping[str, object]) -> None:
         if tuple(values) != self.parameter_names:
             changed = sorted(set(values) ^ set(self.parameter_names))[:3]
             raise GuaranteeError(

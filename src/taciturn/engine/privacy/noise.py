@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
-from taciturn.engine.privacy.rng import SecureStream
+from taciturn.engine.privacy.ranks import Ranks
+from taciturn.engine.privacy.rng import NORMAL_CHUNK, SecureStream
 from taciturn.engine.privacy.types import BoundedSum, PrivateGradient
 
 # 2^-20 of the noise: far above float64's gaps, far below anything that training can feel.
@@ -32,10 +35,27 @@ def add_noise(
     std = noise_multiplier * total.l2_sensitivity
     step = grid_step(std)
     values = {
-        name: _release(value, std, step, stream).div_(divisor).to(torch.float32)
-        for name, value in total.values.items()
+        name: _release(value, std, step, divisor, stream) for name, value in total.values.items()
     }
     return PrivateGradient(values, std / divisor)
+
+
+def on_every_rank(
+    own: PrivateGradient, parameters: Mapping[str, Tensor], ranks: Ranks
+) -> PrivateGradient:
+    """All rows of the gradient, from the ranks that added noise to them; every rank calls it.
+
+    Guarantee: only rows that have their noise are sent, so this is post-processing. Every rank gets
+    the same bits. A parameter that is itself sharded keeps the rows that this rank owns.
+    """
+    replicated = {
+        name: own.values[name]
+        for name, value in parameters.items()
+        if not isinstance(value, DTensor)
+    }
+    shapes = {name: value.shape for name, value in parameters.items()}
+    whole = ranks.whole(replicated, shapes)
+    return PrivateGradient({**own.values, **whole}, own.noise_std)
 
 
 def grid_step(std: float) -> float:
@@ -43,6 +63,14 @@ def grid_step(std: float) -> float:
     return 2.0 ** (math.floor(math.log2(std)) - _GRID_BITS)
 
 
-def _release(value: Tensor, std: float, step: float, stream: SecureStream) -> Tensor:
-    noise = stream.normal(value.shape).to(value.device)
-    return (value + noise.mul_(std)).div_(step).round_().mul_(step)
+def _release(
+    value: Tensor, std: float, step: float, divisor: float, stream: SecureStream
+) -> Tensor:
+    out = torch.empty(value.shape, dtype=torch.float32, device=value.device)
+    parts = zip(
+        value.reshape(-1).split(NORMAL_CHUNK), out.view(-1).split(NORMAL_CHUNK), strict=True
+    )
+    for part, released in parts:
+        noised = stream.normal(part.shape).to(value.device).mul_(std).add_(part)
+        released.copy_(noised.div_(step).round_().mul_(step).div_(divisor))
+    return out

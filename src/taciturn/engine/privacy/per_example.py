@@ -12,8 +12,12 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from taciturn.engine.privacy import rules  # noqa: F401  (imported, it registers itself)
-from taciturn.engine.privacy.backward import GatherUnits, SequenceShape, apply, virtual_copies
+from taciturn.engine.privacy.backward import virtual_copies
+from taciturn.engine.privacy.factors import FactoredGradients
+from taciturn.engine.privacy.forms import Form
+from taciturn.engine.privacy.layout import BatchLayout
 from taciturn.engine.privacy.lifted import LiftedParameter
+from taciturn.engine.privacy.receiver import Receiver
 from taciturn.engine.privacy.types import PerUnitGradients, UnitBatch
 from taciturn.errors import GuaranteeError, UnsupportedLayerError
 
@@ -23,7 +27,9 @@ def trainable_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     return {name: value for name, value in model.named_parameters() if value.requires_grad}
 
 
-def per_example_gradients(loss: nn.Module, batch: UnitBatch) -> PerUnitGradients:
+def per_example_gradients(
+    loss: nn.Module, batch: UnitBatch, form: Form = Form.INSTANTIATE
+) -> PerUnitGradients:
     """Each unit's gradient of its own summed loss, for every trainable parameter.
 
     Guarantee: entry u is the gradient of the losses of unit u's sequences alone, as one backward
@@ -35,6 +41,7 @@ def per_example_gradients(loss: nn.Module, batch: UnitBatch) -> PerUnitGradients
     Args:
         loss: module whose forward takes a UnitBatch and returns one loss per sequence, [B].
         batch: whole units.
+        form: whether matrices' gradients are instantiated or kept as factors.
 
     Raises:
         UnsupportedLayerError: a trainable parameter meets an operation without a rule, or none.
@@ -47,22 +54,29 @@ def per_example_gradients(loss: nn.Module, batch: UnitBatch) -> PerUnitGradients
     parameters = trainable_parameters(loss)
     if not parameters:
         raise UnsupportedLayerError("no trainable parameter; choose other target_modules")
+    tokens = batch.input_ids_BT.shape[1]
+    layout = BatchLayout.of(tokens, batch.n_units, batch.unit_of_B)
     copies = {
         name: virtual_copies(batch.n_units, value).requires_grad_()
         for name, value in parameters.items()
     }
-    lifted: dict[str, Tensor] = {
-        f"loss.{name}": _lift(name, value, copies[name], batch)
+    lifted = {
+        name: LiftedParameter.lift(value, copies[name], Receiver(name, layout, _exact(form)))
         for name, value in parameters.items()
     }
-    losses_B, gradients = functional_call(_Backward(loss), lifted, (batch, tuple(copies.values())))
-    values = dict(zip(copies, gradients, strict=True))
-    _refuse_untrained(values)
+    named: dict[str, Tensor] = {f"loss.{name}": value for name, value in lifted.items()}
+    losses_B, gradients = functional_call(_Backward(loss), named, (batch, tuple(copies.values())))
+    values = {
+        name: _gathered(lifted[name].receiver, parameters[name].shape, gradient)
+        for name, gradient in zip(copies, gradients, strict=True)
+    }
     losses_U = losses_B.new_zeros(batch.n_units).index_add_(0, batch.unit_of_B, losses_B)
-    return PerUnitGradients(values, losses_U)
+    return PerUnitGradients(_refuse_untrained(values), losses_U)
 
 
-def sum_parts(loss: nn.Module, parts: Iterable[UnitBatch]) -> PerUnitGradients:
+def sum_parts(
+    loss: nn.Module, parts: Iterable[UnitBatch], form: Form = Form.INSTANTIATE
+) -> PerUnitGradients:
     """Gradients of units whose sequences are spread over several batches.
 
     Guarantee: as `per_example_gradients` on all sequences at once; the sums are made before
@@ -70,16 +84,18 @@ def sum_parts(loss: nn.Module, parts: Iterable[UnitBatch]) -> PerUnitGradients:
 
     Args:
         parts: at least one; all index the same units. A unit may be absent from some of them.
+        form: as in `per_example_gradients`; several parts are always instantiated.
 
     Raises:
         ValueError: no part, or parts over different numbers of units.
     """
-    total: PerUnitGradients | None = None
-    for part in parts:
-        gradients = per_example_gradients(loss, part)
-        total = gradients if total is None else _add(total, gradients)
-    if total is None:
+    parts = list(parts)
+    if not parts:
         raise ValueError("no part: an empty draw has no gradients, only an empty sum")
+    first, *others = parts
+    total = per_example_gradients(loss, first, Form.INSTANTIATE if others else form)
+    for part in others:
+        total = _add(total, per_example_gradients(loss, part))
     return total
 
 
@@ -90,17 +106,31 @@ def _add(total: PerUnitGradients, part: PerUnitGradients) -> PerUnitGradients:
             "index the same units"
         )
     # At least fp32: adding many bf16 parts one by one would lose the small ones.
+    added = part.dense()
     values = {
-        name: value.to(torch.promote_types(value.dtype, torch.float32)).add_(part.values[name])
-        for name, value in total.values.items()
+        name: value.to(torch.promote_types(value.dtype, torch.float32)).add_(added[name])
+        for name, value in total.dense().items()
     }
     return PerUnitGradients(values, total.losses_U + part.losses_U)
 
 
-def _lift(name: str, value: Tensor, copies: Tensor, batch: UnitBatch) -> LiftedParameter:
-    carrier = apply(GatherUnits, copies, batch.unit_of_B)
-    shape = SequenceShape(*batch.input_ids_BT.shape)
-    return LiftedParameter.lift(value, carrier, shape, name)
+def _exact(form: Form) -> Form:
+    # With reduced-precision products, norms from Gram matrices would not belong to the sum.
+    return form if torch.get_float32_matmul_precision() == "highest" else Form.INSTANTIATE
+
+
+def _gathered(
+    receiver: Receiver, shape: torch.Size, gradient: Tensor | None
+) -> Tensor | FactoredGradients | None:
+    """What arrived at a parameter: instantiated gradients, factors, or the sum of both.
+
+    Args:
+        shape: the parameter's; of a sharded one, that of the whole, which its layer multiplied by.
+    """
+    if not receiver.terms:
+        return gradient
+    factored = FactoredGradients(tuple(receiver.terms), receiver.layout, (shape[0], shape[1]))
+    return factored if gradient is None else factored.dense() + gradient
 
 
 class _Backward(nn.Module):
@@ -128,10 +158,14 @@ class _Backward(nn.Module):
         return losses_B.detach(), torch.autograd.grad(losses_B.sum(), copies, allow_unused=True)
 
 
-def _refuse_untrained(values: Mapping[str, Tensor | None]) -> None:
-    unused = [name for name, value in values.items() if value is None]
+def _refuse_untrained(
+    values: Mapping[str, Tensor | FactoredGradients | None],
+) -> dict[str, Tensor | FactoredGradients]:
+    trained = {name: value for name, value in values.items() if value is not None}
+    unused = [name for name in values if name not in trained]
     if unused:
         raise UnsupportedLayerError(
             f"{len(unused)} trainable parameters have no gradient ({', '.join(unused[:3])}): they "
             "would be fitted in name only; choose other target_modules"
         )
+    return trained

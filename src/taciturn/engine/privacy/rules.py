@@ -1,7 +1,7 @@
 """What a lifted parameter does under each operation that models use.
 
 First the operations in which a parameter meets activations, then those on parameters alone. A new
-rule needs its case in tests/engine/privacy/test_rules.py: value and per-sequence gradient.
+rule needs its case in tests/engine/privacy/test_rules.py: value and per-unit gradient.
 
 Shapes: B sequences, T tokens, D input features, P output features.
 """
@@ -31,9 +31,9 @@ def _linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor
     if isinstance(input, LiftedParameter):
         raise refusal((input,), F.linear)
     if isinstance(weight, LiftedParameter):
-        x, split = weight.shape_of_batch.expand(input), weight.splitter()
-        split(x)
-        out = backward.apply(backward.Linear, x, weight.value, weight.carrier, split)
+        x = weight.receiver.layout.expand(input)
+        weight.receiver.split(x)
+        out = backward.apply(backward.Linear, x, weight.value, weight.carrier, weight.receiver)
     else:
         out = F.linear(input, weight)
     return out if bias is None else _add(out, bias)
@@ -74,14 +74,15 @@ def _embedding(
         )
     if padding_idx is not None and padding_idx < 0:
         padding_idx += weight.value.shape[0]
-    batch = weight.shape_of_batch
-    ids_BT = batch.expand(input)
-    if ids_BT.ndim < 2 or ids_BT.shape[0] != batch.sequences:
-        batch.split(ids_BT.unsqueeze(-1), weight.parameter_name)
-        ids_BT = ids_BT.reshape(batch.sequences, batch.tokens)
-        out = backward.apply(backward.Embedding, ids_BT, weight.value, weight.carrier, padding_idx)
-        return out.reshape(*input.shape, -1)
-    return backward.apply(backward.Embedding, ids_BT, weight.value, weight.carrier, padding_idx)
+    layout = weight.receiver.layout
+    ids_BT = layout.expand(input)
+    as_rows = ids_BT.ndim < 2 or ids_BT.shape[0] != layout.sequences
+    if as_rows:
+        weight.receiver.split(ids_BT.unsqueeze(-1))
+        ids_BT = ids_BT.reshape(layout.sequences, layout.tokens)
+    arguments = (ids_BT, weight.value, weight.carrier, padding_idx, weight.receiver)
+    out = backward.apply(backward.Embedding, *arguments)
+    return out.reshape(*input.shape, -1) if as_rows else out
 
 
 @rule(F.layer_norm)
@@ -122,8 +123,8 @@ def _mul(input: Any, other: Any) -> Tensor:
     if _is_constant(input) and other.value.ndim == 2 and input.shape == (len(other.value), 1):
         # Public scales of a matrix's rows, applied before it meets any activation.
         return _rescaled(other, input.detach())
-    x, split = _aligned(input, other), other.splitter()
-    return backward.apply(backward.Scale, x, other.value, other.carrier, split)
+    x = _aligned(input, other)
+    return backward.apply(backward.Scale, x, other.value, other.carrier, other.receiver)
 
 
 @rule(torch.add, Tensor.add, Tensor.__add__, Tensor.__radd__)
@@ -141,8 +142,8 @@ def _add(input: Any, other: Any, *, alpha: float = 1) -> Tensor:
     if _is_constant(input) and other.value.ndim > 1 and input.shape == other.value.shape:
         # A frozen weight plus an update computed from parameters alone; no activation is involved.
         return other.derive(input.detach() + other.value, other.carrier)
-    x, split = _aligned(input, other), other.splitter()
-    return backward.apply(backward.Shift, x, other.value, other.carrier, split)
+    x = _aligned(input, other)
+    return backward.apply(backward.Shift, x, other.value, other.carrier, other.receiver)
 
 
 def _is_constant(value: Tensor) -> bool:
@@ -157,8 +158,8 @@ def _aligned(input: Tensor, lifted: LiftedParameter) -> Tensor:
             f"against activations {tuple(input.shape)}; its per-unit gradient is not known; "
             f"{REMEDY}"
         )
-    x = lifted.shape_of_batch.expand(input)
-    lifted.splitter()(x)
+    x = lifted.receiver.layout.expand(input)
+    lifted.receiver.split(x)
     return x
 
 
@@ -169,7 +170,7 @@ def _aligned(input: Tensor, lifted: LiftedParameter) -> Tensor:
 def _transposed(input: LiftedParameter, *dims: int) -> LiftedParameter:
     if input.value.ndim != 2 or sorted(each % 2 for each in dims) not in ([], [0, 1]):
         return _permuted(input, _swapped(input.value.ndim, *dims))
-    return input.derive(input.value.T, input.carrier.transpose(1, 2))
+    return input.transposed()
 
 
 def _swapped(ndim: int, first: int, second: int) -> tuple[int, ...]:

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from taciturn.engine.privacy.factors import FactoredGradients
+
 
 @dataclass(frozen=True, slots=True)
 class UnitBatch:
@@ -67,12 +69,19 @@ class PerUnitGradients:
     """One gradient per unit for every trainable parameter. Private.
 
     Attributes:
-        values: parameter name -> [U, *parameter shape].
+        values: parameter name -> [U, *parameter shape], or what stands for it.
         losses_U: each unit's loss, in fp32.
     """
 
-    values: Mapping[str, Tensor]
+    values: Mapping[str, Tensor | FactoredGradients]
     losses_U: Tensor
+
+    def dense(self) -> dict[str, Tensor]:
+        """Parameter name -> [U, *parameter shape], instantiated."""
+        return {
+            name: value if isinstance(value, Tensor) else value.dense()
+            for name, value in self.values.items()
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,4 +132,17 @@ class PrivateGradient:
     """
 
     values: Mapping[str, Tensor]
+    noise_std: float
+
+
+@dataclass(frozen=True, slots=True)
+class PrivateStatistics:
+    """K released figures about units: clipped, summed, noised, divided by a public number.
+
+    Attributes:
+        mean_K: the noised sum over units, divided by the public number of units.
+        noise_std: standard deviation of the noise in each of them.
+    """
+
+    mean_K: tuple[float, ...]
     noise_std: float

@@ -16,6 +16,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from taciturn.engine.privacy.factors import FactoredGradients
+from taciturn.engine.privacy.forms import Form
 from taciturn.engine.privacy.per_example import per_example_gradients, trainable_parameters
 from taciturn.engine.privacy.types import PerUnitGradients, UnitBatch
 from taciturn.errors import UnsupportedLayerError
@@ -42,6 +44,10 @@ class _Tolerance:
     unit: float
 
 
+_PLAIN, _FACTORED = Form.INSTANTIATE, Form.FACTORS
+# Gram matrices in fp32 against the instantiated gradient, which half precision rounds.
+_GRAM = 2e-2
+
 _FULL_PRECISION = _Tolerance(loss=1e-5, parameter=1e-3, unit=1e-5)
 # Half precision may route a token of a mixture of experts differently alone than in a batch.
 _HALF_PRECISION = _Tolerance(loss=5e-2, parameter=0.25, unit=2e-2)
@@ -64,7 +70,7 @@ def public_batch(vocab_size: int, tokens: int = 13) -> UnitBatch:
 
 
 def verify(loss: nn.Module, batch: UnitBatch) -> None:
-    """Compare with one backward pass per unit; call it before anything is spent.
+    """Compare with one backward pass per unit, in both forms; before anything is spent.
 
     Each unit is also tried alone and without the others' padding, so that a model in which records
     or padded lengths influence each other is found out. Parameters are perturbed meanwhile and
@@ -82,13 +88,15 @@ def verify(loss: nn.Module, batch: UnitBatch) -> None:
     _check_batch(batch)
     tolerance = _tolerance(loss)
     with _perturbed(trainable_parameters(loss)), _same_buffers(loss):
-        gradients = per_example_gradients(loss, batch)
-        losses = [float(each) for each in gradients.losses_U]
+        forms = [per_example_gradients(loss, batch, form) for form in (_PLAIN, _FACTORED)]
+        values = [(gradients, gradients.dense()) for gradients in forms]
         for unit in range(batch.n_units):
             alone = _alone(batch, unit)
             truth_loss, truth = _one_backward(loss, alone)
-            _compare_losses(losses[unit], truth_loss, tolerance)
-            _compare_gradients(gradients, unit, truth, tolerance)
+            for gradients, dense in values:
+                _compare_losses(float(gradients.losses_U[unit]), truth_loss, tolerance)
+                _compare_gradients(dense, unit, truth, tolerance)
+                _compare_norms(gradients, dense, unit)
 
 
 def brute_force_gradients(loss: nn.Module, batch: UnitBatch) -> list[dict[str, Tensor]]:
@@ -139,7 +147,7 @@ def _compare_losses(loss: float, truth: float, tolerance: _Tolerance) -> None:
 
 
 def _compare_gradients(
-    gradients: PerUnitGradients, unit: int, truth: Mapping[str, Tensor], tolerance: _Tolerance
+    gradients: Mapping[str, Tensor], unit: int, truth: Mapping[str, Tensor], tolerance: _Tolerance
 ) -> None:
     whole = math.hypot(*(_norm(value) for value in truth.values()))
     if not (whole > 0 and math.isfinite(whole)):
@@ -147,13 +155,25 @@ def _compare_gradients(
             f"a unit's gradient on random tokens has norm {whole}; the model cannot be fitted"
         )
     for name, value in truth.items():
-        norm, error = _norm(value), _norm(gradients.values[name][unit] - value)
+        norm, error = _norm(value), _norm(gradients[name][unit] - value)
         if not error <= tolerance.parameter * norm + tolerance.unit * whole:
             raise UnsupportedLayerError(
                 f"parameter {name!r}: its per-unit gradient is off by {error:.1e} from a norm of "
                 f"{norm:.1e}; the layer mixes records or has no exact rule. Leave it out of the "
                 "trained parameters, for example with target_modules"
             )
+
+
+def _compare_norms(gradients: PerUnitGradients, dense: Mapping[str, Tensor], unit: int) -> None:
+    """A norm from Gram matrices is that of the gradient that the factors stand for."""
+    for name, value in gradients.values.items():
+        if isinstance(value, FactoredGradients):
+            norm, expected = float(value.squared_norms()[unit]) ** 0.5, _norm(dense[name][unit])
+            if not abs(norm - expected) <= _GRAM * max(expected, _norm(dense[name])):
+                raise UnsupportedLayerError(
+                    f"parameter {name!r}: its norm is {norm:.6g} from factors and {expected:.6g} "
+                    'instantiated; set per_unit_gradients="instantiate"'
+                )
 
 
 def _norm(value: Tensor) -> float:

@@ -19,7 +19,9 @@ from typing import Any
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
+from taciturn.engine.privacy.ranks import Ranks
 from taciturn.errors import CheckpointError, OutputError
 
 _KEPT = 2
@@ -89,6 +91,35 @@ class CheckpointStore:
             ) from error
         _same(saved, json.loads(json.dumps(dict(identity))))
         return tensors
+
+
+def all_rows(
+    tensors: Mapping[str, Tensor], parameters: Mapping[str, Tensor], ranks: Ranks
+) -> dict[str, Tensor]:
+    """What a checkpoint holds: `TrainingState.tensors()` with the rows of all processes.
+
+    It is the same for any number of processes, so a job may be resumed with another number. Every
+    process calls this; rank 0 alone keeps the result, in the CPU's memory.
+    """
+    out: dict[str, Tensor] = {}
+    for key, value in tensors.items():
+        parameter = parameters.get(key.partition("/")[2])
+        if isinstance(parameter, DTensor):
+            value = ranks.whole({key: value}, {key: parameter.shape})[key]
+        if ranks.first:
+            out[key] = value.cpu()
+    return out
+
+
+def own_rows(
+    tensors: Mapping[str, Tensor], parameters: Mapping[str, Tensor], ranks: Ranks
+) -> dict[str, Tensor]:
+    """The inverse of `all_rows`: of sharded parameters, the rows of this process."""
+    sharded = {name for name, value in parameters.items() if isinstance(value, DTensor)}
+    return {
+        key: value[ranks.own_rows(len(value))] if key.partition("/")[2] in sharded else value
+        for key, value in tensors.items()
+    }
 
 
 def _same(saved: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:

@@ -1,42 +1,99 @@
-"""How long a plan will take: two microbatches of public random tokens, timed and scaled up."""
+"""What a plan will take: microbatches of public random tokens, run, measured and scaled up."""
 
 from __future__ import annotations
 
 import time
+from collections import Counter
+from dataclasses import dataclass
 
 import torch
 from torch import nn
 
-from taciturn.engine.privacy.per_example import per_example_gradients
+from taciturn.engine.data.batch import bucket_length
+from taciturn.engine.privacy.forms import Form, keeps_factors
+from taciturn.engine.privacy.per_example import per_example_gradients, trainable_parameters
 from taciturn.engine.privacy.types import UnitBatch
+from taciturn.engine.training.memory import MemoryEstimate, memory_estimate
 from taciturn.engine.training.plan import TrainingPlan
 
 
-def estimate_seconds(
-    loss: nn.Module,
-    plan: TrainingPlan,
-    *,
-    vocabulary: int,
-    tokens_per_unit: float,
-    microbatch_tokens: int,
-    device: torch.device,
-) -> float:
-    """Expected duration of the steps of `plan`, data preparation and saving not included.
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """What the microbatches of a run look like.
 
-    Args:
+    Attributes:
         tokens_per_unit: mean over units, all records of a unit together.
+        microbatch_tokens: tokens of one physical microbatch, padding included.
+        vocabulary: number of token ids.
+        form: how per-unit gradients are kept.
     """
-    width = max(2, min(plan.max_tokens, round(tokens_per_unit)))
-    sequences = max(1, min(32, microbatch_tokens // width))
-    batch = _random_batch(vocabulary, sequences, width, device)
-    per_example_gradients(loss, batch)
+
+    tokens_per_unit: float
+    microbatch_tokens: int
+    vocabulary: int
+    form: Form
+
+
+@dataclass(frozen=True, slots=True)
+class FormChoice:
+    """How the per-unit gradients of `count` trained parameters of one shape are kept."""
+
+    shape: tuple[int, ...]
+    count: int
+    form: str
+
+
+def estimate_seconds(
+    loss: nn.Module, plan: TrainingPlan, work: Workload, device: torch.device
+) -> float:
+    """Expected duration of the steps of `plan`, data preparation and saving not included."""
+    width, sequences = _shape(plan, work)
+    batch = random_batch(work.vocabulary, sequences, width, device)
+    per_example_gradients(loss, batch, work.form)
     start = time.perf_counter()
-    per_example_gradients(loss, batch)
+    per_example_gradients(loss, batch, work.form)
     seconds_per_token = (time.perf_counter() - start) / (sequences * width)
-    return seconds_per_token * tokens_per_unit * plan.batch_size * plan.steps
+    return seconds_per_token * work.tokens_per_unit * plan.batch_size * plan.steps
 
 
-def _random_batch(vocabulary: int, sequences: int, width: int, device: torch.device) -> UnitBatch:
+def estimate_memory(
+    loss: nn.Module, plan: TrainingPlan, work: Workload, device: torch.device
+) -> MemoryEstimate:
+    """Peak memory of the steps of `plan`."""
+    width, sequences = _shape(plan, work)
+    few, many = max(1, sequences // 4), max(2, sequences // 2)
+    small, large = (random_batch(work.vocabulary, n, width, device) for n in (few, many))
+    tokens = max(width, work.microbatch_tokens)
+    private = plan.privacy is not None
+    return memory_estimate(loss, small, large, tokens, work.form, private=private)
+
+
+def form_choices(loss: nn.Module, plan: TrainingPlan, work: Workload) -> list[FormChoice]:
+    """What the planner chooses for each shape of trained parameter; follows from shapes alone."""
+    width, sequences = _shape(plan, work)
+    shapes = Counter(tuple(value.shape) for value in trainable_parameters(loss).values())
+    return [
+        FormChoice(shape, count, _form(shape, width, sequences, work.form))
+        for shape, count in sorted(shapes.items(), key=lambda item: item[0], reverse=True)
+    ]
+
+
+def _form(shape: tuple[int, ...], width: int, sequences: int, form: Form) -> str:
+    if len(shape) == 2 and keeps_factors(form, shape[0], shape[1], rows=width, units=sequences):
+        return "factors, norms from Gram matrices"
+    if sequences == 1:
+        return "one unit at a time: the ordinary gradient"
+    return "instantiated"
+
+
+def _shape(plan: TrainingPlan, work: Workload) -> tuple[int, int]:
+    """Padded tokens of a typical unit, and how many go into one microbatch."""
+    width = bucket_length(max(2, round(work.tokens_per_unit)), plan.max_tokens)
+    return width, max(1, work.microbatch_tokens // width)
+
+
+def random_batch(vocabulary: int, sequences: int, width: int, device: torch.device) -> UnitBatch:
+    """Public random tokens: units of one sequence each."""
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(vocabulary, (sequences, width), generator=generator)
     weights = torch.full((sequences, width), 1.0 / width)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from bisect import bisect_left
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,11 +18,14 @@ from torch import nn
 from taciturn.accounting.compose import epsilon_curve
 from taciturn.engine.data.batch import BatchLimits
 from taciturn.engine.data.tokenize import TokenizedDataset
+from taciturn.engine.privacy.forms import Form
 from taciturn.engine.privacy.per_example import trainable_parameters
+from taciturn.engine.privacy.ranks import ALONE, Ranks
 from taciturn.engine.privacy.types import ClipCounts
-from taciturn.engine.training.checkpoint import CheckpointStore, Journal
+from taciturn.engine.training.checkpoint import CheckpointStore, Journal, all_rows, own_rows
 from taciturn.engine.training.interrupt import deferred_interrupt
 from taciturn.engine.training.plan import TrainingPlan
+from taciturn.engine.training.processes import any_process, tell, together
 from taciturn.engine.training.state import TrainingState
 from taciturn.engine.training.step import Streams, ordinary_step, private_step
 
@@ -100,9 +103,11 @@ class Run:
     plan: TrainingPlan
     private_folder: Path
     microbatch_tokens: int
+    form: Form
     checkpoint_every: int
     on_progress: Callable[[Progress], None]
     on_private_metrics: Callable[[PrivateMetrics], None]
+    ranks: Ranks = ALONE
 
 
 def train(run: Run, *, resume: bool) -> TrainingState:
@@ -118,21 +123,35 @@ def train(run: Run, *, resume: bool) -> TrainingState:
     journal = Journal(run.private_folder / "journal.jsonl")
     identity = _identity(run)
     if resume:
-        state.restore(store.load(identity))
+        with together(run.ranks):
+            state.restore(own_rows(store.load(identity), state.parameters, run.ranks))
     step = _stepper(run, state, journal)
     clock = _Clock(state.step, run.plan.steps, EpsilonCurve.of(run.plan))
     with deferred_interrupt() as interrupt:
         while state.step < run.plan.steps:
             counts = step()
-            journal.write({"step": state.step})
-            _report(run, state.step, counts, clock)
+            stopped = any_process(run.ranks, interrupt.raised)
             last = state.step == run.plan.steps
-            if last or interrupt.raised or state.step % run.checkpoint_every == 0:
-                store.save(state.tensors(), identity)
-            if interrupt.raised and not last:
+            with together(run.ranks):
+                if run.ranks.first:
+                    journal.write({"step": state.step})
+                    _report(run, state.step, counts, clock)
+            if last or stopped or state.step % run.checkpoint_every == 0:
+                _save(run, state, store, identity)
+            if stopped and not last:
                 raise Interrupted(state.step, run.plan.steps)
     state.finish()
     return state
+
+
+def _save(
+    run: Run, state: TrainingState, store: CheckpointStore, identity: Mapping[str, Any]
+) -> None:
+    """Rank 0 writes the checkpoint; the others wait, so that none runs ahead of a full disk."""
+    tensors = all_rows(state.tensors(), state.parameters, run.ranks)
+    with together(run.ranks):
+        if run.ranks.first:
+            store.save(tensors, identity)
 
 
 def _state(run: Run) -> TrainingState:
@@ -150,17 +169,25 @@ def _stepper(run: Run, state: TrainingState, journal: Journal) -> Callable[[], C
     limits = _limits(run, state)
     if run.plan.privacy is None:
         order = _EpochOrder(run.plan)
-        return lambda: ordinary_step(run.loss, run.dataset, order.at(state.step), state, limits)
+        return lambda: ordinary_step(
+            run.loss, run.dataset, order.at(state.step), state, limits, run.ranks
+        )
     mechanism = run.plan.mechanism(tuple(state.parameters))
     streams = Streams.fresh()
-    journal.write(
-        {
-            "start": state.step,
-            "sampling_stream": streams.sampling.identity,
-            "noise_stream": streams.noise.identity,
-        }
+    _note_streams(run, state.step, streams, journal)
+    return lambda: private_step(
+        run.loss, run.dataset, mechanism, state, streams, limits, run.form, run.ranks
     )
-    return lambda: private_step(run.loss, run.dataset, mechanism, state, streams, limits)
+
+
+def _note_streams(run: Run, step: int, streams: Streams, journal: Journal) -> None:
+    """One line for each process that draws: all add noise, rank 0 alone samples."""
+    noise = tell(run.ranks, streams.noise.identity)
+    entry = {"start": step, "sampling_stream": streams.sampling.identity, "noise_stream": noise[0]}
+    with together(run.ranks):
+        if run.ranks.first:
+            others = {"noise_streams_of_others": noise[1:]} if noise[1:] else {}
+            journal.write(entry | others)
 
 
 def _limits(run: Run, state: TrainingState) -> BatchLimits:

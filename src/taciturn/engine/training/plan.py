@@ -16,7 +16,7 @@ from taciturn.engine.training import defaults
 from taciturn.engine.training.defaults import PublicFacts
 from taciturn.engine.training.state import OptimizerConfig
 from taciturn.errors import PrivacyParameterError, SpecError
-from taciturn.spec import FitSpec
+from taciturn.spec import DataSpec, FitSpec
 
 
 class AdapterPlan(BaseModel):
@@ -175,7 +175,7 @@ def adapter_plan(spec: FitSpec, facts: PublicFacts) -> AdapterPlan:
     )
 
 
-def max_tokens(spec: FitSpec, context_length: int) -> int:
+def max_tokens(spec: DataSpec, context_length: int) -> int:
     """Tokens kept of a record: what was asked for, or 512, within the model's context."""
     if spec.max_tokens is None:
         return min(512, context_length)

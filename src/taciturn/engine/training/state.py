@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from taciturn.engine.model.sharding import local
 from taciturn.engine.privacy.types import PrivateGradient
 from taciturn.errors import CheckpointError, GuaranteeError
 
@@ -64,16 +65,19 @@ class TrainingState:
         self.config = config
         self.private = private
         self.step = 0
+        # Of a sharded parameter, the rows of this process: optimiser and average are sharded too.
+        self._own = {name: local(value.detach()) for name, value in parameters.items()}
         self._master = {
-            name: value.detach().to(torch.float32, copy=True) for name, value in parameters.items()
+            name: value.to(torch.float32, copy=True) for name, value in self._own.items()
         }
-        self._average = {name: torch.zeros_like(value) for name, value in self._master.items()}
+        averaged = self._master if config.average_decay else {}
+        self._average = {name: torch.zeros_like(value) for name, value in averaged.items()}
         self._optimizer = torch.optim.AdamW(
             list(self._master.values()),
             lr=config.learning_rate,
             betas=(config.beta1, config.beta2),
             weight_decay=config.weight_decay,
-            foreach=True,
+            fused=self.device.type in ("cpu", "cuda"),
         )
 
     @property
@@ -98,28 +102,32 @@ class TrainingState:
             group["lr"] = self.config.rate(self.step)
         self._optimizer.step()
         self.step += 1
-        masters, averages = list(self._master.values()), list(self._average.values())
-        torch._foreach_lerp_(averages, masters, 1 - self.config.average_decay)
+        for name, average in self._average.items():
+            average.lerp_(self._master[name], 1 - self.config.average_decay)
         self._install(self._master)
 
     def finish(self) -> None:
-        """Put the weights to be released, the average of the iterates, into the model."""
-        if self.step == 0:
+        """Put the weights to be released into the model: the average, if one is kept."""
+        if not self._average or self.step == 0:
             return
         correction = 1 - self.config.average_decay**self.step
         self._install({name: value / correction for name, value in self._average.items()})
 
     @torch.no_grad()
     def _install(self, values: Mapping[str, Tensor]) -> None:
-        for name, parameter in self.parameters.items():
-            parameter.copy_(values[name])
+        for name, own in self._own.items():
+            own.copy_(values[name])
 
     def tensors(self) -> dict[str, Tensor]:
-        """Everything a resumed run needs, flat; the step is a [1] int64 tensor."""
+        """Everything a resumed run needs, flat; the step is a [1] int64 tensor.
+
+        Of sharded parameters, this process's rows; `checkpoint.all_rows` puts them together.
+        """
         out = {"step": torch.tensor([self.step])}
         for index, name in enumerate(self._master):
             out[f"master/{name}"] = self._master[name]
-            out[f"average/{name}"] = self._average[name]
+            if name in self._average:
+                out[f"average/{name}"] = self._average[name]
             moments = self._optimizer.state_dict()["state"].get(index, {})
             for key in ("exp_avg", "exp_avg_sq"):
                 if key in moments:
@@ -138,7 +146,8 @@ class TrainingState:
         moments: dict[int, dict[str, Tensor]] = {}
         for index, (name, master) in enumerate(self._master.items()):
             master.copy_(tensors[f"master/{name}"])
-            self._average[name].copy_(tensors[f"average/{name}"])
+            if name in self._average:
+                self._average[name].copy_(tensors[f"average/{name}"])
             if self.step:
                 moments[index] = {
                     "step": torch.tensor(float(self.step)),

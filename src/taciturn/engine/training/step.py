@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -11,10 +12,13 @@ from torch import nn
 
 from taciturn.engine.data.batch import BatchLimits, microbatches
 from taciturn.engine.data.tokenize import TokenizedDataset
+from taciturn.engine.privacy.forms import Form
 from taciturn.engine.privacy.mechanism import DpSgdMechanism
-from taciturn.engine.privacy.per_example import sum_parts
+from taciturn.engine.privacy.per_example import per_example_gradients, sum_parts
+from taciturn.engine.privacy.ranks import ALONE, Ranks
 from taciturn.engine.privacy.rng import SecureStream
 from taciturn.engine.privacy.types import ClipCounts
+from taciturn.engine.training.pace import add_nothing, failing_together, in_step, take_gradients
 from taciturn.engine.training.state import TrainingState
 
 
@@ -38,18 +42,29 @@ def private_step(
     state: TrainingState,
     streams: Streams,
     limits: BatchLimits,
+    form: Form = Form.AUTO,
+    ranks: Ranks = ALONE,
 ) -> ClipCounts:
     """Sample units, clip each one's gradient, add noise to the sum, update. Once per step.
+
+    With several processes each does this for its own share of one draw, and adds the noise to its
+    own rows of the sum; alone, both are all there is.
 
     Returns:
         Private counts for the owner's eyes; nothing of the update depends on them.
     """
-    units = mechanism.sample(streams.sampling)
-    groups = microbatches(dataset, units, limits)
-    gradients = (sum_parts(loss, [part.to(state.device) for part in group]) for group in groups)
-    total = mechanism.clip_and_sum(state.parameters, gradients)
+    drawn = mechanism.sample(streams.sampling) if ranks.first else None
+    units = ranks.deal(drawn, lambda unit: sum(dataset.lengths(unit)))
+    with failing_together(loss, ranks):
+        idle = partial(per_example_gradients, form=form)
+        groups = in_step(loss, microbatches(dataset, units, limits), ranks, idle)
+        gradients = (
+            sum_parts(loss, [part.to(state.device) for part in group], form) for group in groups
+        )
+        own = mechanism.clip_and_sum(state.parameters, gradients)
+    total = mechanism.sum_over_ranks(own, ranks)
     private = mechanism.add_noise(total, streams.noise)
-    state.apply(private)
+    state.apply(mechanism.on_every_rank(private, state.parameters, ranks))
     return total.counts
 
 
@@ -59,21 +74,25 @@ def ordinary_step(
     units: NDArray[np.int64],
     state: TrainingState,
     limits: BatchLimits,
+    ranks: Ranks = ALONE,
 ) -> ClipCounts:
     """One step without any privacy, for `target_epsilon="unlimited"`: the plain mean gradient.
 
     Args:
-        units: the step's share of a shuffled epoch.
+        units: the step's share of a shuffled epoch, the same on every rank.
     """
-    parameters = state.parameters
-    sums = {name: torch.zeros_like(value) for name, value in parameters.items()}
+    mine = ranks.deal(units if ranks.first else None, lambda unit: sum(dataset.lengths(unit)))
     loss_sum, n_records = 0.0, 0
-    for group in microbatches(dataset, units, limits):
-        for part in group:
-            losses_B = loss(part.to(state.device))
-            gradients = torch.autograd.grad(losses_B.sum(), list(parameters.values()))
-            torch._foreach_add_(list(sums.values()), list(gradients))
-            loss_sum += float(losses_B.detach().sum())
-            n_records += len(losses_B)
-    state.apply_without_privacy({name: value / n_records for name, value in sums.items()})
-    return ClipCounts(n_units=n_records, loss_sum=loss_sum)
+    with failing_together(loss, ranks):
+        for group in in_step(loss, microbatches(dataset, mine, limits), ranks, add_nothing):
+            for part in group:
+                losses_B = loss(part.to(state.device))
+                losses_B.sum().backward()
+                loss_sum += float(losses_B.detach().sum())
+                n_records += len(losses_B)
+    everybody = ranks.numbers([loss_sum, n_records])
+    loss_sum, all_records = (sum(column) for column in zip(*everybody, strict=True))
+    sums = take_gradients(state.parameters, ranks)
+    torch._foreach_div_(list(sums.values()), float(all_records))
+    state.apply_without_privacy(sums)
+    return ClipCounts(n_units=int(all_records), loss_sum=loss_sum)

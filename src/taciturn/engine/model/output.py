@@ -1,0 +1,108 @@
+"""A model taken apart before its output layer, so that the loss need not make all logits at once.
+
+What a model does to its logits after that layer, such as capping or scaling them, is its own
+affair; whether taking it apart gives its own logits is therefore tried, not assumed.
+
+Shapes: B sequences, T tokens, D features, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from peft import PeftModel
+from peft.tuners.lora import Linear as LoraLinear
+from torch import Tensor, nn
+
+from taciturn.engine.model.sharding import is_sharded
+
+# Published on purpose: the tokens and weights of the trial are public.
+_SEED = 20_231_117
+_SHAPE = (2, 9)
+
+
+def output_terms(model: Any, input_ids_BT: Tensor) -> list[tuple[Tensor, Tensor]] | None:
+    """Activations [B, T, D] and weights [V, D] whose products x W^T add up to the logits.
+
+    One pair for a plain output layer, a second one for a low-rank adapter on it. None, before
+    anything is computed, if the layer is of another make, or the model is sharded: then weights are
+    put together by the outermost module and by each layer when they are called as a whole.
+    """
+    whole: Any = model.get_base_model() if isinstance(model, PeftModel) else model
+    if is_sharded(whole):
+        return None
+    head = whole.get_output_embeddings()
+    if whole.base_model is whole or not (_is_plain(head) or _is_adapted(head)):
+        return None
+    hidden_BTD = whole.base_model(input_ids=input_ids_BT, use_cache=False)[0]
+    if _is_plain(head):
+        return [(hidden_BTD, head.weight)]
+    name = head.active_adapters[0]
+    a: Any = head.lora_A[name]
+    low_BTR = a(hidden_BTD.to(a.weight.dtype)) * head.scaling[name]
+    return [(hidden_BTD, head.base_layer.weight), (low_BTR, head.lora_B[name].weight)]
+
+
+@torch.no_grad()
+def gives_own_logits(model: Any) -> bool:
+    """Whether `output_terms` adds up to what the model itself computes, on random public tokens."""
+    if is_sharded(model):  # a trial would wait for the other processes
+        return False
+    if not hasattr(model, "get_output_embeddings") or model.get_output_embeddings() is None:
+        return False
+    head = model.get_output_embeddings()
+    generator = torch.Generator().manual_seed(_SEED)
+    ids_BT = torch.randint(_vocabulary(model), _SHAPE, generator=generator).to(_device(model))
+    with _random_adapter(head, generator):
+        terms = output_terms(model, ids_BT)
+        if terms is None:
+            return False
+        own = model(input_ids=ids_BT, use_cache=False).logits.float()
+        ours: Any = sum(x.float() @ weight.float().T for x, weight in terms)
+    exact = own.dtype == torch.float32 and terms[0][1].dtype in (torch.float32, torch.float64)
+    return bool((own - ours).norm() <= (1e-5 if exact else 2e-2) * own.norm())
+
+
+def _is_plain(head: Any) -> bool:
+    # Not a subclass: quantised, sharded and parametrised layers compute something else.
+    return type(head) is nn.Linear and head.bias is None and not _hooked(head)
+
+
+def _is_adapted(head: Any) -> bool:
+    if type(head) is not LoraLinear or not _is_plain(head.base_layer) or _hooked(head):
+        return False
+    if len(head.active_adapters) != 1 or head.merged or head.disable_adapters:
+        return False
+    name = head.active_adapters[0]
+    plain_dropout = isinstance(head.lora_dropout[name], nn.Identity)
+    return plain_dropout and not head.use_dora[name] and head.lora_B[name].bias is None
+
+
+def _hooked(module: nn.Module) -> bool:
+    return bool(module._forward_hooks or module._forward_pre_hooks)
+
+
+def _vocabulary(model: Any) -> int:
+    return int(model.get_input_embeddings().weight.shape[0])
+
+
+def _device(model: Any) -> torch.device:
+    device: torch.device = model.get_input_embeddings().weight.device
+    return device
+
+
+@contextmanager
+def _random_adapter(head: nn.Module, generator: torch.Generator) -> Iterator[None]:
+    """An adapter is zero at first, which would hide what is done with it."""
+    adapter = [each for name, each in head.named_parameters() if "lora_B" in name]
+    kept = [each.clone() for each in adapter]
+    for each in adapter:
+        each.copy_(torch.randn(each.shape, generator=generator) * 0.1)
+    try:
+        yield
+    finally:
+        for each, value in zip(adapter, kept, strict=True):
+            each.copy_(value)

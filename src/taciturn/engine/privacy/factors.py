@@ -1,0 +1,144 @@
+"""Per-unit gradients of a matrix kept as factors: exact norms and sums without instantiating them.
+
+Shapes: B sequences, R rows of a sequence, U units, G units of a group, N rows of a unit, P output
+features or rows of a table, D input features.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import combinations_with_replacement
+
+import torch
+from torch import Tensor
+
+from taciturn.engine.privacy.layout import BatchLayout, UnitGroup
+
+# Rows of a Gram matrix made at once: bounds its memory, whatever the context length.
+_TILE = 512
+
+
+@dataclass(frozen=True, slots=True)
+class Factors:
+    """One use of a matrix: sequence b adds sum over rows r of left[b, r] right[b, r]^T.
+
+    Attributes:
+        left: output gradients [B, R, P]; or table rows looked up, int64 [B, R], for an embedding.
+        right_BRD: activations; for an embedding, output gradients.
+    """
+
+    left: Tensor
+    right_BRD: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class FactoredGradients:
+    """Unit u's gradient of a [P, D] matrix: the sum over its sequences and over `terms`. Private.
+
+    Several terms are several uses of one matrix, as by an embedding tied to the head; their cross
+    terms are part of the norm (PITFALLS 8).
+
+    Attributes:
+        terms: at least one.
+        layout: which sequences belong to which unit.
+        shape: (P, D).
+    """
+
+    terms: tuple[Factors, ...]
+    layout: BatchLayout
+    shape: tuple[int, int]
+
+    def squared_norms(self) -> Tensor:
+        """Exact squared l2 norm of each unit's gradient; float64 [U].
+
+        |sum_n l_n r_n^T|^2 = sum_nm (l_n . l_m)(r_n . r_m), in tiles: each product of rows is
+        accumulated in at least fp32, their sum in float64.
+        """
+        squares_U = torch.zeros(
+            self.layout.n_units, dtype=torch.float64, device=self.terms[0].right_BRD.device
+        )
+        for group in self.layout.groups:
+            for one, other in combinations_with_replacement(self._tiles(group), 2):
+                gram = _left_gram(one.left, other.left)
+                gram = gram.mul_(_gram(one.right_BRD, other.right_BRD))
+                twice = 1 if one is other else 2
+                squares_U[group.units_G] += twice * gram.sum((1, 2), dtype=torch.float64)
+        # Rounding may leave a tiny negative number where a gradient is zero.
+        return squares_U.clamp_(min=0.0)
+
+    def weighted_sum(self, scale_U: Tensor) -> Tensor:
+        """sum over u of scale[u] * gradient[u], as one matrix product in at least fp32; [P, D].
+
+        A unit with scale zero is left out even if its rows are not finite.
+        """
+        scale_B = scale_U[self.layout.unit_of_B]
+        parts = [self._weighted(term, scale_B) for term in self.terms]
+        return torch.stack(parts).sum(0) if len(parts) > 1 else parts[0]
+
+    def _weighted(self, term: Factors, scale_B: Tensor) -> Tensor:
+        right_ND = _scaled(term.right_BRD, scale_B, self._dtype)
+        if term.left.dtype != torch.int64:
+            return _kept(term.left, scale_B, self._dtype).T @ right_ND
+        total_PD = torch.zeros(self.shape, dtype=self._dtype, device=scale_B.device)
+        return total_PD.index_add_(0, term.left.flatten(), right_ND)
+
+    def dense(self) -> Tensor:
+        """The gradients themselves, [U, P, D]: what the factors stand for."""
+        total_UPD: Tensor | None = None
+        for term in self.terms:
+            part = self._dense(term)
+            total_UPD = part if total_UPD is None else total_UPD.add_(part)
+        assert total_UPD is not None
+        return total_UPD
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        # Sums in half precision would lose whole units.
+        return torch.promote_types(self.terms[0].right_BRD.dtype, torch.float32)
+
+    def _dense(self, term: Factors) -> Tensor:
+        if term.left.dtype == torch.int64:
+            return self.layout.lookups(term.left, term.right_BRD, self.shape[0])
+        return self.layout.products(term.left, term.right_BRD)
+
+    def _tiles(self, group: UnitGroup) -> list[Factors]:
+        """All rows of a group's units, [G, rows, ...] each."""
+        tiles: list[Factors] = []
+        for term in self.terms:
+            lefts = group.rows(term.left).split(_TILE, 1)
+            rights = group.rows(term.right_BRD).split(_TILE, 1)
+            tiles += map(Factors, lefts, rights)
+        return tiles
+
+
+def _gram(one: Tensor, other: Tensor) -> Tensor:
+    """Inner products of rows, [G, N, D] and [G, M, D] -> [G, N, M]; in fp32 at least."""
+    dtype = torch.promote_types(one.dtype, torch.float32)
+    return torch.bmm(one.to(dtype), other.to(dtype).transpose(1, 2))
+
+
+def _left_gram(one: Tensor, other: Tensor) -> Tensor:
+    """As `_gram`, where looked-up rows stand for unit vectors."""
+    if one.dtype != torch.int64 and other.dtype != torch.int64:
+        return _gram(one, other)
+    if one.dtype == torch.int64 and other.dtype == torch.int64:
+        return (one.unsqueeze(2) == other.unsqueeze(1)).float()
+    if one.dtype == torch.int64:
+        ids_GNM = one.unsqueeze(2).expand(-1, -1, other.shape[1])
+        return other.transpose(1, 2).gather(1, ids_GNM).float()
+    return _left_gram(other, one).transpose(1, 2)
+
+
+def _scaled(value_BRD: Tensor, scale_B: Tensor, dtype: torch.dtype) -> Tensor:
+    """Rows times their unit's scale, [B * R, D]; a scale of zero makes zeros of whatever it was."""
+    scale_B11 = scale_B.to(dtype).view(-1, 1, 1)
+    return _kept(value_BRD.to(dtype) * scale_B11, scale_B, dtype)
+
+
+def _kept(value_BRX: Tensor, scale_B: Tensor, dtype: torch.dtype) -> Tensor:
+    """Rows of the units that count, the others zero: zero times NaN would be NaN; [B * R, X]."""
+    dropped_B = scale_B == 0
+    value_BRX = value_BRX.to(dtype)
+    if dropped_B.any():
+        value_BRX = value_BRX.masked_fill(dropped_B.view(-1, 1, 1), 0.0)
+    return value_BRX.flatten(0, 1)

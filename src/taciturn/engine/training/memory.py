@@ -1,0 +1,129 @@
+"""How much memory a run will need: what its tensors take, counted on small public microbatches.
+
+Nothing about an architecture is assumed. Two microbatches of random public tokens run through the
+very code that will train; the largest total of live tensors is a straight line in their tokens.
+glibc's heap, as training uses it on CPUs, may hold on to more than that (bench/memory_model.py).
+"""
+
+from __future__ import annotations
+
+import weakref
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from taciturn.engine.privacy.clipping import clip_and_sum
+from taciturn.engine.privacy.forms import Form
+from taciturn.engine.privacy.per_example import per_example_gradients, trainable_parameters
+from taciturn.engine.privacy.types import UnitBatch
+
+# Beside a microbatch, per trained weight: master copy and two moments (fp32), the sum (float64).
+_STATE_BYTES = 3 * 4 + 8
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryEstimate:
+    """Bytes that a run needs on its device.
+
+    Attributes:
+        weights: the model, trained or not.
+        state: master weights, optimiser and the clipped sum.
+        microbatch: activations and per-unit gradients of the largest microbatch.
+    """
+
+    weights: int
+    state: int
+    microbatch: int
+
+    @property
+    def total(self) -> int:
+        """The peak, without the libraries themselves."""
+        return self.weights + self.state + self.microbatch
+
+
+class LiveBytes(TorchDispatchMode):
+    """Counts the bytes of tensors made inside it while they live, and the largest total.
+
+    Attributes:
+        peak: the largest total so far.
+    """
+
+    def __init__(self, known: list[Tensor]) -> None:
+        """`known`: tensors that were there before and do not count."""
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.peak = self._now = 0
+        self._live: dict[int, Any] = {_key(each): None for each in known}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for each in tree_leaves(out):
+            if isinstance(each, Tensor) and _key(each) not in self._live:
+                self._count(each)
+        return out
+
+    def _count(self, made: Tensor) -> None:
+        storage, key = made.untyped_storage(), _key(made)
+        size = storage.nbytes()
+
+        def gone(_: object) -> None:
+            self._live.pop(key, None)
+            self._now -= size
+
+        self._live[key] = weakref.ref(storage, gone)
+        self._now += size
+        self.peak = max(self.peak, self._now)
+
+
+def memory_estimate(
+    loss: nn.Module, small: UnitBatch, large: UnitBatch, tokens: int, form: Form, *, private: bool
+) -> MemoryEstimate:
+    """What a run with microbatches of `tokens` tokens needs.
+
+    Args:
+        loss: as it will be trained.
+        small, large: public batches of the expected length, `large` of more sequences.
+    """
+    weights = [*loss.parameters(), *loss.buffers()]
+    trained = sum(value.numel() for value in trainable_parameters(loss).values())
+    few, many = (_peak(loss, batch, form, private=private) for batch in (small, large))
+    few_tokens, many_tokens = small.input_ids_BT.numel(), large.input_ids_BT.numel()
+    slope = max(0.0, (many - few) / max(1, many_tokens - few_tokens))
+    return MemoryEstimate(
+        weights=sum(each.numel() * each.element_size() for each in weights),
+        state=trained * _STATE_BYTES,
+        microbatch=round(many + slope * max(0, tokens - many_tokens)),
+    )
+
+
+def _peak(loss: nn.Module, batch: UnitBatch, form: Form, *, private: bool) -> int:
+    known = [*loss.parameters(), *loss.buffers(), batch.input_ids_BT, batch.loss_weights_BT]
+    with LiveBytes(known) as live:
+        if private:
+            clip_and_sum(per_example_gradients(loss, batch, form), 1.0)
+        else:
+            parameters = list(trainable_parameters(loss).values())
+            torch.autograd.grad(loss(batch).sum(), parameters)
+    peak: int = live.peak
+    return peak
+
+
+def available_bytes(device: torch.device) -> int | None:
+    """Memory that is free on `device`; None where nobody says."""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return int(free)
+    try:
+        with open("/proc/meminfo", encoding="ascii") as file:
+            lines = dict(line.split(":", 1) for line in file)
+    except OSError:
+        return None
+    return int(lines["MemAvailable"].split()[0]) * 1024
+
+
+def _key(tensor: Tensor) -> int:
+    storage: Any = tensor.untyped_storage()
+    return int(storage._cdata)

@@ -1,0 +1,92 @@
+"""The model that a job fits: adapters attached, the same in every process, and verified."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from peft import PeftModel
+
+from taciturn.engine.model import lora
+from taciturn.engine.model.load import LoadedModel, choose_device, enable_checkpointing
+from taciturn.engine.model.loss import CausalLmLoss
+from taciturn.engine.model.sharding import check_sharded, gradient_norms, shard
+from taciturn.engine.privacy.ranks import Ranks
+from taciturn.engine.privacy.verification import public_batch, verify
+from taciturn.engine.training.plan import AdapterPlan
+from taciturn.engine.training.processes import same_weights, together
+from taciturn.errors import SpecError
+from taciturn.spec import FitSpec
+
+
+def trainable(
+    base: LoadedModel, spec: FitSpec, choice: AdapterPlan, ranks: Ranks, fitted: Any = None
+) -> tuple[Any, CausalLmLoss]:
+    """Attach what `choice` says to `base`; every process calls it, and all get the same weights.
+
+    Args:
+        fitted: an earlier fit's model, on `base`, to go on with instead.
+
+    Returns:
+        The model to release, and its loss, whose trainable parameters are fitted.
+
+    Raises:
+        UnsupportedLayerError: per-unit gradients of this model are not exact.
+        SpecError, ModelError: `choice` does not fit the model.
+    """
+    _check_can_go_on(spec, choice, fitted)
+    if spec.sharding == "full" and ranks.size > 1:
+        return _shards(base, spec, choice, ranks, fitted)
+    with together(ranks):
+        model = _chosen(base, choice, fitted)
+        if spec.gradient_checkpointing:
+            enable_checkpointing(model)
+    same_weights(model, ranks)
+    with together(ranks):
+        loss = CausalLmLoss(model)
+        if spec.private:
+            verify(loss, public_batch(base.vocabulary).to(base.device))
+    return model, loss
+
+
+def _check_can_go_on(spec: FitSpec, choice: AdapterPlan, fitted: Any) -> None:
+    """Raise SpecError unless an earlier fit's model, if any, can be fitted as `choice` says."""
+    if isinstance(fitted, PeftModel):
+        if spec.sharding == "full":
+            raise SpecError(
+                "sharding='full' spreads a model before adapters are attached, and this one has "
+                "its adapter; leave sharding out to fit it further"
+            )
+    elif fitted is not None and choice.method != "full":
+        raise SpecError('a model that was fitted in full is fitted further with method="full"')
+
+
+def _chosen(base: LoadedModel, choice: AdapterPlan, fitted: Any) -> Any:
+    if isinstance(fitted, PeftModel):
+        return lora.reopen(fitted, choice)
+    return lora.attach(base.model, choice)
+
+
+def _shards(
+    base: LoadedModel, spec: FitSpec, choice: AdapterPlan, ranks: Ranks, fitted: Any
+) -> tuple[Any, CausalLmLoss]:
+    """The same for a sharded model, in which every forward pass needs all processes.
+
+    Adapters stay whole, and are verified in the sharded model. A model that is trained in full is
+    verified before it is sharded, and its gradients compared after.
+    """
+    device, batch = choose_device(spec), public_batch(base.vocabulary)
+    if choice.method == "lora":
+        shard(base.model, device, ranks.size)
+    model: Any = _chosen(base, choice, fitted)
+    if spec.gradient_checkpointing:
+        enable_checkpointing(model)
+    same_weights(model, ranks)
+    loss = CausalLmLoss(model.get_base_model() if choice.method == "lora" else model)
+    if spec.private:
+        verify(loss, batch.to(base.device))
+    if choice.method == "full":
+        before = gradient_norms(loss, batch.to(base.device)) if spec.private else None
+        shard(model, device, ranks.size)
+        if before is not None:
+            check_sharded(before, gradient_norms(loss, batch.to(device)))
+    return model, loss

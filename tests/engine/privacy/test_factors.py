@@ -1,0 +1,160 @@
+"""Gradients kept as factors: norms and sums equal those of the instantiated gradients."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from taciturn.engine.privacy import factors
+from taciturn.engine.privacy.clipping import clip_and_sum, unit_norms
+from taciturn.engine.privacy.factors import FactoredGradients, Factors
+from taciturn.engine.privacy.layout import BatchLayout
+from taciturn.engine.privacy.types import PerUnitGradients
+
+P, D = 7, 5
+
+units_of_sequences = st.lists(st.integers(0, 3), min_size=1, max_size=7)
+
+
+def layout(units: list[int], tokens: int) -> BatchLayout:
+    return BatchLayout.of(tokens, max(units) + 1, torch.tensor(units))
+
+
+def gradients(
+    units: list[int],
+    tokens: int = 4,
+    *,
+    uses: tuple[str, ...] = ("matrix",),
+    seed: int = 0,
+    dtype: torch.dtype = torch.float64,
+) -> FactoredGradients:
+    """Random factors: of a matrix, a table, or of both when they are tied."""
+    generator = torch.Generator().manual_seed(seed)
+    terms = []
+    for use in uses:
+        shape = (len(units), tokens)
+        left: Tensor = torch.randn(*shape, P, generator=generator, dtype=torch.float64).to(dtype)
+        if use == "table":
+            left = torch.randint(P, shape, generator=generator)
+        right = torch.randn(*shape, D, generator=generator, dtype=torch.float64).to(dtype)
+        terms.append(Factors(left, right))
+    return FactoredGradients(tuple(terms), layout(units, tokens), (P, D))
+
+
+USES = [("matrix",), ("table",), ("table", "matrix"), ("matrix", "matrix")]
+
+
+@settings(max_examples=25)
+@given(units=units_of_sequences, tokens=st.integers(1, 6), uses=st.sampled_from(USES))
+def test_equals_the_definition(units: list[int], tokens: int, uses: tuple[str, ...]) -> None:
+    of = gradients(units, tokens, uses=uses)
+    expected = torch.zeros(max(units) + 1, P, D, dtype=torch.float64)
+    for term in of.terms:
+        left = term.left
+        rows = torch.eye(P, dtype=torch.float64)[left] if left.dtype == torch.int64 else left
+        each_BPD = torch.einsum("brp,brd->bpd", rows, term.right_BRD)
+        expected.index_add_(0, torch.tensor(units), each_BPD)
+    torch.testing.assert_close(of.dense(), expected)
+    torch.testing.assert_close(of.squared_norms(), expected.square().sum((1, 2)))
+    scale = torch.linspace(0.1, 1, len(expected), dtype=torch.float64)
+    sum_PD = (scale.view(-1, 1, 1) * expected).sum(0)
+    torch.testing.assert_close(of.weighted_sum(scale), sum_PD)
+
+
+@pytest.mark.parametrize("uses", USES)
+@pytest.mark.parametrize("tile", [1, 3, 64])
+def test_tiles_change_nothing(
+    uses: tuple[str, ...], tile: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    of = gradients([0, 0, 1, 2, 2, 2], tokens=5, uses=uses)
+    whole = of.squared_norms()
+    monkeypatch.setattr(factors, "_TILE", tile)
+    torch.testing.assert_close(of.squared_norms(), whole)
+
+
+def test_sequences_of_a_unit_need_not_be_side_by_side() -> None:
+    apart, together = gradients([0, 1, 0, 1]), gradients([0, 0, 1, 1])
+    order = [0, 2, 1, 3]
+    term = apart.terms[0]
+    moved = Factors(term.left[order], term.right_BRD[order])
+    same = FactoredGradients((moved,), together.layout, (P, D))
+    torch.testing.assert_close(same.squared_norms(), apart.squared_norms())
+
+
+def test_opposite_uses_cancel() -> None:
+    """The cross terms of two uses count (PITFALLS 8): here they take everything away."""
+    (term,) = gradients([0, 1]).terms
+    minus = Factors(term.left, -term.right_BRD)
+    of = FactoredGradients((term, minus), layout([0, 1], 4), (P, D))
+    assert of.squared_norms().max() < 1e-12
+    assert (of.squared_norms() >= 0).all()
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+@pytest.mark.parametrize("side", ["left", "right_BRD"])
+def test_unit_that_is_not_finite_contributes_zero(bad: float, side: str) -> None:
+    """PITFALLS 22."""
+    of = gradients([0, 1, 2], dtype=torch.float32)
+    getattr(of.terms[0], side)[1, 2, 3] = bad
+    total = clip_and_sum(PerUnitGradients({"w": of}, torch.zeros(3)), 1.0)
+    others = BatchLayout.of(4, 2, torch.tensor([0, 1]))
+    kept = Factors(of.terms[0].left[[0, 2]], of.terms[0].right_BRD[[0, 2]])
+    rest = FactoredGradients((kept,), others, (P, D))
+    expected = clip_and_sum(PerUnitGradients({"w": rest}, torch.zeros(2)), 1.0)
+    assert total.counts.n_non_finite == 1
+    torch.testing.assert_close(total.values["w"], expected.values["w"], rtol=1e-6, atol=1e-7)
+
+
+def test_norms_of_bf16_factors_are_made_in_high_precision() -> None:
+    """PITFALLS 17."""
+    of = gradients([0, 1, 1], tokens=64, dtype=torch.bfloat16)
+    exact = gradients([0, 1, 1], tokens=64)
+    rounded = Factors(*(getattr(of.terms[0], side).double() for side in ("left", "right_BRD")))
+    expected = FactoredGradients((rounded,), exact.layout, (P, D)).squared_norms()
+    torch.testing.assert_close(of.squared_norms(), expected, rtol=1e-6, atol=0)
+    assert of.weighted_sum(torch.ones(2, dtype=torch.float64)).dtype == torch.float32
+
+
+@settings(max_examples=50)
+@given(
+    units=units_of_sequences,
+    uses=st.sampled_from(USES),
+    clip=st.floats(1e-3, 1e3),
+    seed=st.integers(0, 1000),
+    data=st.data(),
+)
+def test_sensitivity(
+    units: list[int], uses: tuple[str, ...], clip: float, seed: int, data: st.DataObject
+) -> None:
+    """Dropping a unit moves the sum by at most C, although the sum is one product in fp32."""
+    of = gradients(units, uses=uses, seed=seed, dtype=torch.float32)
+    dropped = data.draw(st.sampled_from(units))
+    moved = clipped(of, clip) - clipped(without(of, units, dropped), clip)
+    assert float(moved.norm()) <= clip * (1 + 1e-6)
+
+
+def clipped(of: FactoredGradients | None, clip: float) -> Tensor:
+    if of is None:
+        return torch.zeros(P, D, dtype=torch.float64)
+    losses_U = torch.zeros(of.layout.n_units)
+    return clip_and_sum(PerUnitGradients({"w": of}, losses_U), clip).values["w"]
+
+
+def without(of: FactoredGradients, units: list[int], dropped: int) -> FactoredGradients | None:
+    kept = [row for row, unit in enumerate(units) if unit != dropped]
+    if not kept:
+        return None
+    names = sorted({units[row] for row in kept})
+    terms = tuple(Factors(term.left[kept], term.right_BRD[kept]) for term in of.terms)
+    left = [names.index(units[row]) for row in kept]
+    return FactoredGradients(terms, layout(left, of.layout.tokens), (P, D))
+
+
+def test_norm_is_over_factors_and_dense_parameters_together() -> None:
+    of, other = gradients([0, 1]), torch.randn(2, 3, dtype=torch.float64)
+    both = PerUnitGradients({"w": of, "b": other}, torch.zeros(2))
+    expected = (of.squared_norms() + other.square().sum(1)).sqrt()
+    torch.testing.assert_close(unit_norms(both), expected)
