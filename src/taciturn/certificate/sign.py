@@ -1,0 +1,196 @@
+"""Issuing a certificate for a released folder."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import re
+from collections.abc import Mapping
+from datetime import datetime
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from taciturn._version import __version__
+from taciturn.certificate.clock import now, time_text
+from taciturn.certificate.envelope import Envelope, pae
+from taciturn.certificate.files import CERTIFICATE, REPORT, digests, model_files
+from taciturn.certificate.keys import TrustedKey, keyid
+from taciturn.certificate.recompute import check_epsilon
+from taciturn.certificate.signers import Signer
+from taciturn.certificate.statement import (
+    AuditResult,
+    BaseModelFiles,
+    CertifiedStep,
+    Digest,
+    File,
+    Guarantee,
+    Predicate,
+    Software,
+    Statement,
+)
+from taciturn.errors import CertificateError, OutputError
+from taciturn.report import PrivacyReport
+
+IMAGE_VARIABLE = "TACITURN_IMAGE_DIGEST"
+"""Environment variable with the container image's digest, `sha256:...`; set by the launcher."""
+
+_LIBRARIES = (
+    *("dp-accounting", "torch", "transformers", "peft", "safetensors", "tokenizers"),
+    *("numpy", "scipy", "cryptography", "pyarrow", "duckdb"),
+)
+
+
+def issue(
+    folder: Path,
+    signer: Signer,
+    *,
+    audit: AuditResult | None = None,
+    moment: datetime | None = None,
+) -> Statement:
+    """Certify the model in `folder` and write its `certificate.json`, whole or not at all.
+
+    Epsilon is recomputed before anything is signed: what `verify` would refuse is not issued.
+
+    Raises:
+        CertificateError: no guarantee to certify, or a report without what a certificate needs.
+        SigningKeyError: the signer fails.
+        OutputError: the file cannot be written.
+    """
+    statement = statement_for(folder, audit=audit, moment=moment or now())
+    guarantee = statement.predicate.guarantee
+    check_epsilon(guarantee.dp_event, guarantee.epsilon, guarantee.delta)
+    _write(folder / CERTIFICATE, seal(statement, signer))
+    return statement
+
+
+def seal(statement: Statement, signer: Signer) -> bytes:
+    """The certificate's bytes: `statement`, signed, in its envelope. The signature is checked."""
+    payload = statement.to_bytes()
+    key = signer.public_key
+    signature = signer.sign(pae(payload))
+    TrustedKey(key, "the signer's own").check_signature(signature, pae(payload))
+    return Envelope(payload, keyid(key), signature).to_bytes()
+
+
+def statement_for(folder: Path, *, audit: AuditResult | None, moment: datetime) -> Statement:
+    """What can be said about the model in `folder`; raises CertificateError if nothing can."""
+    report = read_report(folder)
+    try:
+        predicate = Predicate(
+            guarantee=_guarantee(report),
+            base_model=_base_model(report),
+            software=_software(report, os.environ),
+            audit=audit,
+            issued_at=time_text(moment),
+        )
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise CertificateError(f"{folder / REPORT}: {where}: {first['msg']}") from None
+    return Statement.of(digests(model_files(folder)), predicate)
+
+
+def read_report(folder: Path) -> PrivacyReport:
+    """The privacy report in `folder`; raises CertificateError if there is none."""
+    path = folder / REPORT
+    try:
+        return PrivacyReport.model_validate_json(path.read_bytes())
+    except OSError:
+        raise CertificateError(
+            f"{folder} holds no {REPORT}; name the output folder of a fit"
+        ) from None
+    except ValidationError:
+        raise CertificateError(
+            f"{path} is damaged or truncated; nothing can be certified"
+        ) from None
+
+
+def read_audit(path: Path) -> AuditResult:
+    """An audit's result from a JSON file; raises CertificateError."""
+    try:
+        return AuditResult.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise CertificateError(f"audit result {path} cannot be read: {error.strerror}") from None
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise CertificateError(f"audit result {path}: {where}: {first['msg']}") from None
+
+
+def check_promise(private: bool) -> None:
+    """Raises CertificateError for a model without a guarantee."""
+    if not private:
+        raise CertificateError(
+            'there is no certificate for target_epsilon="unlimited": nothing is promised. Fit with '
+            "a budget, for example target_epsilon=3"
+        )
+
+
+def _guarantee(report: PrivacyReport) -> Guarantee:
+    check_promise(report.guarantee != "none")
+    if not report.private_steps or any(s.dataset_commitment is None for s in report.private_steps):
+        raise CertificateError(
+            "the report names no dataset commitment: it is from an older version; fit again"
+        )
+    steps = tuple(CertifiedStep(**step.model_dump()) for step in report.private_steps)
+    return Guarantee.model_validate(
+        {
+            "epsilon": report.epsilon,
+            "delta": report.delta,
+            "privacy_unit": report.privacy_unit,
+            "neighbouring_relation": report.neighbouring_relation,
+            "max_records_per_unit": max(step.max_records_per_unit for step in steps),
+            "accountant": report.accountant,
+            "steps": steps,
+        }
+    )
+
+
+def _base_model(report: PrivacyReport) -> BaseModelFiles:
+    if not report.base_model_sha256:
+        raise CertificateError(
+            f"the files of base model {report.base_model} were not found when it was fitted, so "
+            "they cannot be certified; download it and give its folder as the model"
+        )
+    files = tuple(
+        File(name=name, digest=Digest(sha256=digest))
+        for name, digest in sorted(report.base_model_sha256.items())
+    )
+    return BaseModelFiles(name=report.base_model, files=files)
+
+
+def _software(report: PrivacyReport, environment: Mapping[str, str]) -> Software:
+    image = environment.get(IMAGE_VARIABLE) or None
+    if image is not None and not re.fullmatch(r"sha256:[0-9a-f]{64}", image):
+        raise CertificateError(
+            f"{IMAGE_VARIABLE}={image[:80]!r} must be `sha256:` and 64 hexadecimal digits"
+        )
+    return Software(
+        engine=f"taciturn {report.taciturn_version}",
+        libraries=report.libraries or library_versions(),
+        image_digest=image,
+    )
+
+
+def library_versions() -> dict[str, str]:
+    """What is installed of the libraries that a fit rests on, and Python."""
+    found = {"python": platform.python_version(), "taciturn": __version__}
+    for name in _LIBRARIES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _write(path: Path, data: bytes) -> None:
+    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
+    try:
+        partial.write_bytes(data)
+        os.replace(partial, path)
+    except OSError as error:
+        raise OutputError(f"{path} cannot be written: {error.strerror}; nothing changed") from None
+    finally:
+        partial.unlink(missing_ok=True)

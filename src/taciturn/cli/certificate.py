@@ -1,0 +1,187 @@
+"""`taciturn cert keygen | issue | show | verify`: signed guarantees, without torch."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from taciturn.certificate.keys import TrustStore
+    from taciturn.certificate.verify import Folders, Verified
+
+app = typer.Typer(
+    help="Certificates: make a key, sign, show and verify.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+TRUST_VARIABLE = "TACITURN_TRUST"
+
+CertificateFile = Annotated[Path, typer.Argument(help="certificate.json, or the folder it is in.")]
+SigningKey = Annotated[
+    str | None,
+    typer.Option(
+        "--signing-key", help="PEM file, env:NAME or command:PROGRAM [TACITURN_SIGNING_KEY]."
+    ),
+]
+
+
+@app.command()
+def keygen(
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Prefix of the three files.")
+    ] = Path("taciturn-key"),
+    name: Annotated[str, typer.Option(help="Whose key it is, for those who verify.")] = "taciturn",
+    days: Annotated[int, typer.Option(help="How long it may sign.")] = 730,
+) -> None:
+    """Make an Ed25519 key; TACITURN_SIGNING_KEY_PASSWORD, if set, encrypts it."""
+    from taciturn.certificate.clock import now
+    from taciturn.certificate.keygen import write_key
+    from taciturn.certificate.signers import PASSWORD_VARIABLE
+
+    password = os.environ.get(PASSWORD_VARIABLE)
+    files = write_key(output, name=name, valid_from=now(), days=days, password=password)
+    _say(f"key id {files.keyid}")
+    _say(f"{files.private}: secret, signs; keep it, and back it up")
+    _say(f"{files.public}: public, for cosign, OpenSSL and `cert verify --public-key`")
+    _say(f"{files.trust}: public, with its period; for `cert verify --trust`")
+
+
+@app.command()
+def issue(
+    folder: Annotated[Path, typer.Argument(help="Output folder of a fit.")],
+    signing_key: SigningKey = None,
+    audit: Annotated[Path | None, typer.Option(help="JSON file with an audit's result.")] = None,
+) -> None:
+    """Sign a certificate for a fitted model, into its folder."""
+    from taciturn.certificate.sign import issue as issue_certificate
+    from taciturn.certificate.sign import read_audit
+    from taciturn.certificate.signers import need_signer
+
+    result = None if audit is None else read_audit(audit)
+    statement = issue_certificate(folder, need_signer(signing_key), audit=result)
+    guarantee = statement.predicate.guarantee
+    _say(f"certified: epsilon={guarantee.epsilon:.6g}, delta={guarantee.delta:.3g}")
+    _say(f"{folder / 'certificate.json'}")
+
+
+app.command("sign", hidden=True)(issue)
+
+
+@app.command()
+def show(file: CertificateFile) -> None:
+    """Print what a certificate says, as JSON; nothing is checked."""
+    import json
+
+    from taciturn.certificate.envelope import Envelope
+    from taciturn.certificate.statement import Statement
+    from taciturn.certificate.verify import read_certificate
+
+    statement = Statement.from_bytes(Envelope.from_bytes(read_certificate(_file(file))).payload)
+    Console(stderr=True).print("not verified: this is only what the file says", style="yellow")
+    typer.echo(json.dumps(statement.model_dump(mode="json", by_alias=True), indent=2))
+
+
+@app.command()
+def verify(
+    file: CertificateFile,
+    trust: Annotated[
+        list[Path] | None, typer.Option(help="Trust store in JSON; repeatable [TACITURN_TRUST].")
+    ] = None,
+    public_key: Annotated[
+        list[Path] | None, typer.Option(help="Public key in PEM, trusted without end; repeatable.")
+    ] = None,
+    model: Annotated[
+        Path | None, typer.Option(help="Folder of the model; default: the certificate's.")
+    ] = None,
+    base_model: Annotated[
+        Path | None, typer.Option(help="Folder of the base model, to check its files too.")
+    ] = None,
+    private: Annotated[
+        Path | None, typer.Option(help="Owner's private folder, to check the data's commitment.")
+    ] = None,
+    certificate_only: Annotated[
+        bool, typer.Option("--certificate-only", help="Leave the model's files unchecked.")
+    ] = False,
+    at: Annotated[
+        str | None, typer.Option(help="Check as of this time, as in 2026-01-31T12:00:00Z.")
+    ] = None,
+) -> None:
+    """Recompute epsilon, check signature, key and files; exit code 1 and the reason if refused."""
+    from taciturn.certificate.verify import Folders, verify_file
+
+    path = _file(file)
+    folder = None if certificate_only else model or path.absolute().parent
+    folders = Folders(folder, base_model, private)
+    moment = None if at is None else _moment(at)
+    verified = verify_file(path, _trusted(trust or [], public_key or []), folders, moment=moment)
+    _report(verified, folders)
+
+
+def _report(verified: Verified, folders: Folders) -> None:
+    predicate, key = verified.statement.predicate, verified.key
+    guarantee = predicate.guarantee
+    _say("VALID", style="bold green")
+    _say(f"promise     epsilon={guarantee.epsilon:.6g}, delta={guarantee.delta:.3g}")
+    _say(
+        f"unit        {guarantee.privacy_unit}; {guarantee.neighbouring_relation}; "
+        f"at most {guarantee.max_records_per_unit} records of a unit"
+    )
+    _say(
+        f"recomputed  epsilon={verified.recomputed_epsilon:.6g} from {len(guarantee.steps)} "
+        f"step(s): {', '.join(step.purpose for step in guarantee.steps)}"
+    )
+    _say(f"signed by   {key.name} (key {key.keyid[:16]}), {predicate.issued_at}")
+    _say(f"base model  {predicate.base_model.name}: {_checked(folders.base_model)}")
+    _say(f"model files {len(verified.statement.subject)}: {_checked(folders.model)}")
+    if folders.private is not None:
+        _say("data        those of the commitment")
+    audit = predicate.audit
+    if audit is not None:
+        _say(
+            f"audit       epsilon at least {audit.epsilon_lower_bound:.3g} with confidence "
+            f"{audit.confidence:.0%} ({audit.threat_model}, {audit.canaries} canaries)"
+        )
+
+
+def _checked(folder: Path | None) -> str:
+    return "NOT checked" if folder is None else "unchanged"
+
+
+def _trusted(stores: list[Path], public_keys: list[Path]) -> TrustStore:
+    from taciturn.certificate.keys import TrustStore, merged, read_public_key, read_trust
+    from taciturn.errors import SigningKeyError
+
+    configured = os.environ.get(TRUST_VARIABLE)
+    if configured and not stores and not public_keys:
+        stores = [Path(configured)]
+    if not stores and not public_keys:
+        raise SigningKeyError(
+            "no key is trusted; give --trust keys.json or --public-key key.pub, which you got from "
+            "whoever signs, and not from where the certificate came"
+        )
+    keys = TrustStore(tuple(read_public_key(path) for path in public_keys))
+    return merged([*(read_trust(path) for path in stores), keys])
+
+
+def _moment(text: str) -> datetime:
+    from taciturn.certificate.clock import parse_time
+    from taciturn.errors import SpecError
+
+    try:
+        return parse_time(text)
+    except ValueError:
+        raise SpecError(f"at={text!r} must be written as 2026-01-31T12:00:00Z") from None
+
+
+def _file(path: Path) -> Path:
+    return path / "certificate.json" if path.is_dir() else path
+
+
+def _say(line: str, style: str | None = None) -> None:
+    Console(highlight=False).print(line, style=style, markup=False, soft_wrap=True)

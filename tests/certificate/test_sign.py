@@ -1,0 +1,156 @@
+"""What is issued can be verified; what cannot be promised is not issued."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from taciturn.accounting.spending import with_steps
+from taciturn.certificate import sign
+from taciturn.certificate.envelope import Envelope
+from taciturn.certificate.files import CERTIFICATE
+from taciturn.certificate.keys import TrustedKey, TrustStore
+from taciturn.certificate.sign import issue, library_versions, read_audit, statement_for
+from taciturn.certificate.signers import KeySigner
+from taciturn.certificate.verify import Folders, verify_file
+from taciturn.errors import CertificateError, OutputError
+from taciturn.report import PrivacyReport
+
+
+def write(folder: Path, report: PrivacyReport) -> None:
+    (folder / "privacy_report.json").write_text(report.model_dump_json())
+
+
+def test_issued_and_verified(folder: Path, signer: KeySigner) -> None:
+    statement = issue(folder, signer)
+    trust = TrustStore((TrustedKey(signer.public_key, "me"),))
+    verified = verify_file(folder / CERTIFICATE, trust, Folders(model=folder))
+    assert verified.statement == statement
+    assert verified.recomputed_epsilon == pytest.approx(
+        statement.predicate.guarantee.epsilon, rel=2e-3
+    )
+    assert {path.name for path in folder.iterdir()} >= {CERTIFICATE}
+    assert not list(folder.glob(".*partial*"))
+
+
+def test_several_steps_are_composed(folder: Path, report: PrivacyReport, signer: KeySigner) -> None:
+    (step,) = report.private_steps
+    second = step.model_copy(update={"purpose": "evaluate", "max_records_per_unit": 9})
+    both = with_steps(report, [step, second])
+    assert both.epsilon is not None
+    assert report.epsilon is not None
+    assert both.epsilon > report.epsilon
+    write(folder, both)
+    guarantee = issue(folder, signer).predicate.guarantee
+    assert [each.purpose for each in guarantee.steps] == ["fit", "evaluate"]
+    assert guarantee.epsilon == both.epsilon
+    assert guarantee.max_records_per_unit == 9
+
+
+def test_a_promise_of_too_little_is_not_signed(
+    folder: Path, report: PrivacyReport, signer: KeySigner
+) -> None:
+    assert report.epsilon is not None
+    write(folder, report.model_copy(update={"epsilon": report.epsilon / 2}))
+    with pytest.raises(CertificateError, match="promises too much"):
+        issue(folder, signer)
+    assert not (folder / CERTIFICATE).exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"guarantee": "none", "epsilon": None, "delta": None}, "unlimited"),
+        ({"private_steps": ()}, "older version"),
+        ({"base_model_sha256": {}}, "were not found"),
+        ({"epsilon": None}, "epsilon"),
+    ],
+)
+def test_what_cannot_be_certified(
+    folder: Path, report: PrivacyReport, signer: KeySigner, change: dict[str, object], message: str
+) -> None:
+    write(folder, report.model_copy(update=change))
+    with pytest.raises(CertificateError, match=message):
+        issue(folder, signer)
+    assert not (folder / CERTIFICATE).exists()
+
+
+def test_reports_that_cannot_be_read(folder: Path, signer: KeySigner) -> None:
+    path = folder / "privacy_report.json"
+    path.write_text(path.read_text()[:100])
+    with pytest.raises(CertificateError, match="damaged or truncated"):
+        issue(folder, signer)
+    path.unlink()
+    with pytest.raises(CertificateError, match="name the output folder"):
+        issue(folder, signer)
+
+
+def test_a_signer_that_signs_something_else(folder: Path, signer: KeySigner) -> None:
+    class Wrong(KeySigner):
+        def sign(self, message: bytes) -> bytes:
+            return self.key.sign(message + b" ")
+
+    with pytest.raises(CertificateError, match="the signer's own"):
+        issue(folder, Wrong(signer.key))
+    assert not (folder / CERTIFICATE).exists()
+
+
+def test_a_full_disk_leaves_the_old_certificate(
+    folder: Path, signer: KeySigner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    issue(folder, signer)
+    before = (folder / CERTIFICATE).read_bytes()
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(sign.os, "replace", full)
+    with pytest.raises(OutputError, match="nothing changed"):
+        issue(folder, signer)
+    assert (folder / CERTIFICATE).read_bytes() == before
+    assert not list(folder.glob(".*partial*"))
+
+
+def test_image_digest(folder: Path, signer: KeySigner, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert issue(folder, signer).predicate.software.image_digest is None
+    monkeypatch.setenv("TACITURN_IMAGE_DIGEST", "sha256:" + "ef" * 32)
+    assert issue(folder, signer).predicate.software.image_digest == "sha256:" + "ef" * 32
+    monkeypatch.setenv("TACITURN_IMAGE_DIGEST", "latest")
+    with pytest.raises(CertificateError, match="64 hexadecimal"):
+        issue(folder, signer)
+
+
+def test_audit_results_from_a_file(folder: Path, signer: KeySigner, tmp_path: Path) -> None:
+    path = tmp_path / "audit.json"
+    fields = {"epsilon_lower_bound": 0.4, "confidence": 0.95, "threat_model": "white box"}
+    path.write_text(json.dumps({**fields, "canaries": 500, "method": "one run"}))
+    audit = issue(folder, signer, audit=read_audit(path)).predicate.audit
+    assert audit is not None
+    assert audit.canaries == 500
+    path.write_text(json.dumps(fields))
+    with pytest.raises(CertificateError, match="canaries"):
+        read_audit(path)
+    with pytest.raises(CertificateError, match="cannot be read"):
+        read_audit(tmp_path / "none.json")
+
+
+def test_nothing_private_is_in_it(folder: Path, signer: KeySigner) -> None:
+    (folder / "private").mkdir()
+    (folder / "private" / "metrics.jsonl").write_text("secret-loss")
+    issue(folder, signer)
+    payload = Envelope.from_bytes((folder / CERTIFICATE).read_bytes()).payload
+    assert b"secret" not in payload
+    assert b"private/" not in payload
+    assert str(folder).encode() not in payload
+
+
+def test_libraries() -> None:
+    assert {"python", "taciturn", "dp-accounting"} <= set(library_versions())
+
+
+def test_statement_does_not_sign(folder: Path) -> None:
+    from taciturn.certificate.clock import now
+
+    assert statement_for(folder, audit=None, moment=now()).subject
