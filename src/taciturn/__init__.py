@@ -14,6 +14,7 @@ from taciturn._version import __version__
 if TYPE_CHECKING:
     from taciturn.errors import (
         AdapterError,
+        CertificateError,
         CheckpointError,
         DataError,
         DataNotFoundError,
@@ -25,7 +26,9 @@ if TYPE_CHECKING:
         OutputError,
         PreparationError,
         PrivacyParameterError,
+        ProcessError,
         RowError,
+        SigningKeyError,
         SpecError,
         TaciturnError,
         UnknownFieldError,
@@ -37,6 +40,7 @@ if TYPE_CHECKING:
 __all__ = [
     "LLM",
     "AdapterError",
+    "CertificateError",
     "CheckpointError",
     "DataError",
     "DataNotFoundError",
@@ -49,7 +53,9 @@ __all__ = [
     "PreparationError",
     "PrivacyParameterError",
     "PrivacyReport",
+    "ProcessError",
     "RowError",
+    "SigningKeyError",
     "SpecError",
     "TaciturnError",
     "UnknownFieldError",

@@ -16,6 +16,9 @@ TaciturnError
 ├── MissingDependencyError    an optional package is needed (also an ImportError)
 ├── GuaranteeError            the kernel refuses: going on would break the guarantee
 ├── CheckpointError           a checkpoint is absent, damaged, or of another job
+├── CertificateError          a certificate is refused, or there is nothing to certify
+├── SigningKeyError           a signing key or trust store that cannot be used
+├── ProcessError              another process of the same job failed or was lost
 └── OutputError               the output folder cannot be written; nothing half-written is left
 
 Messages state the value seen, the bound and the remedy. They never quote a private row.
@@ -86,6 +89,18 @@ class GuaranteeError(TaciturnError):
 
 class CheckpointError(TaciturnError):
     """A checkpoint is absent, damaged, or belongs to another job."""
+
+
+class CertificateError(TaciturnError):
+    """A certificate is refused, with the reason, or there is nothing to certify."""
+
+
+class SigningKeyError(TaciturnError):
+    """A signing key or trust store that cannot be read or used."""
+
+
+class ProcessError(TaciturnError):
+    """Another process of the same job failed or was lost, so this one stops too."""
 
 
 class OutputError(TaciturnError):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,41 +13,64 @@ from typing import Any, Unpack
 
 import pandas as pd
 
+from taciturn import assessment
+from taciturn.accounting.spending import check_units, with_steps
+from taciturn.assessment import Evaluation, Subject
+from taciturn.certificate.envelope import Envelope
+from taciturn.certificate.files import CERTIFICATE, REPORT
+from taciturn.certificate.sign import check_promise, issue
+from taciturn.certificate.signers import Signer, find_signer
+from taciturn.certificate.statement import AuditResult, Statement
+from taciturn.certificate.verify import read_certificate
 from taciturn.engine import evaluation
 from taciturn.engine.data.tokenize import prepare
+from taciturn.engine.evaluation.classifier import Downstream
+from taciturn.engine.evaluation.features import Embedder
 from taciturn.engine.generation.sample import sample, stream
+from taciturn.engine.generation.synthetic import check_output, write_parquet
 from taciturn.engine.model.load import LoadedModel, load_base, load_fitted
 from taciturn.engine.training.plan import TrainingPlan, check_target, make_plan, max_tokens
-from taciturn.errors import AdapterError, ModelError, SpecError
-from taciturn.report import PrivacyReport
-from taciturn.spec import DataSpec, FitFields, FitSpec, PerformanceSpec, SampleSpec, parse
+from taciturn.engine.training.processes import is_first_process
+from taciturn.errors import AdapterError, CertificateError, GuaranteeError, ModelError, SpecError
+from taciturn.report import PrivacyReport, PrivateStep
+from taciturn.spec import (
+    DownstreamFields,
+    DownstreamSpec,
+    EvaluateFields,
+    EvaluateSpec,
+    FitFields,
+    FitSpec,
+    PerformanceSpec,
+    SampleSpec,
+    parse,
+)
 from taciturn.worker import (
-    REPORT,
+    PRIVATE,
+    Cost,
+    Earlier,
     FitResult,
     Observer,
+    commit_evaluation,
     estimate,
     fit,
     public_facts,
     release,
+    update_report,
 )
 
 BASE_POLICY = "public (base model, no private data)"
-
-
-@dataclass(frozen=True, slots=True)
-class Evaluation:
-    """Likelihood of a public text under the base model and, once fitted, the fitted one."""
-
-    base: evaluation.Likelihood
-    fitted: evaluation.Likelihood | None
+_FIRST_PROCESS = (
+    "of several processes, the first one alone releases figures about private units and signs "
+    "certificates, once for all; call this where the environment variable RANK is 0"
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """What `fit` would do, and how many seconds its steps would take on this machine."""
+    """What `fit` would do, and what its steps would take on this machine."""
 
     plan: TrainingPlan
-    seconds: float
+    cost: Cost
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,9 +112,14 @@ class LLM:
         self._fitted: Any = None
         self._plan: TrainingPlan | None = None
         self._privacy: PrivacyReport | None = None
-        report = Path(model).expanduser() / REPORT
-        if report.is_file():
-            self._privacy = PrivacyReport.model_validate_json(report.read_text())
+        self._spent: tuple[PrivateStep, ...] = ()
+        self._folders: list[Path] = []
+        folder = Path(model).expanduser()
+        if (folder / REPORT).is_file():
+            self._privacy = PrivacyReport.model_validate_json((folder / REPORT).read_text())
+            self._spent = self._privacy.spent
+            self._folders.append(folder)
+        self._from_folder = bool(self._folders)
 
     @property
     def privacy(self) -> PrivacyReport | None:
@@ -110,9 +138,13 @@ class LLM:
         output: str | Path | None = None,
         resume: bool = False,
         observer: Observer | None = None,
+        signing_key: str | None = None,
         **fields: Unpack[FitFields],
     ) -> LLM:
         """Fine-tune on private text; `target_epsilon` says how private, or "unlimited" for not.
+
+        An `LLM` of a saved folder is fitted further: `target_epsilon` is then this fit's own, and
+        `privacy` and the certificate state what all fits cost together.
 
         Args:
             data: path, glob or URL of JSONL, CSV or Parquet; pandas or polars frame; Arrow table;
@@ -121,23 +153,43 @@ class LLM:
                 Without it the private state lives in a temporary folder that is removed.
             resume: go on with the interrupted run in `output`.
             observer: callbacks for the plan, progress and private metrics.
+            signing_key: signs `certificate.json` in `output`; see `certificate`.
             fields: the fields of `taciturn.spec.FitSpec`. Unknown ones raise.
         """
         spec = parse(FitSpec, self._with_performance(dict(fields)))
         check_target(spec)
-        if self._privacy is not None:
+        if self._privacy is not None and not self._from_folder:
             raise ModelError(
-                f"{self.name} is already fitted ({self.policy}); make a new LLM(...) of the base "
-                "to fit again"
+                f"{self.name} is already fitted ({self.policy}); make a new LLM(...) of the base, "
+                "or save this one and fit LLM(folder) further"
             )
+        if spec.sharding == "full" and output is None:
+            raise SpecError("sharding='full' needs output=: the folder that all processes share")
+        if signing_key is not None:
+            check_promise(spec.private)
+        # The other processes need no key: the first one signs.
+        signer = find_signer(signing_key) if is_first_process() else None
         base = self._load(spec)
+        earlier = None if self._privacy is None else Earlier(self._fitted, self._privacy)
         folder = self._temporary() if output is None else Path(output).expanduser()
         try:
-            result = fit(base, data, spec, folder, resume=resume, observer=observer)
+            result = fit(
+                base,
+                data,
+                spec,
+                folder,
+                resume=resume,
+                observer=observer,
+                signer=signer,
+                spent=self._spent,
+                earlier=earlier,
+            )
         except BaseException:
-            self._base = None
+            self._base = self._fitted = None
             raise
-        self._take(result)
+        self._take(result, folder)
+        self._folders = [] if output is None else [folder]
+        self._from_folder = False
         return self
 
     def plan(
@@ -153,7 +205,7 @@ class LLM:
     def estimate(
         self, data: object = None, *, n_units: int | None = None, **fields: Unpack[FitFields]
     ) -> Estimate:
-        """The plan, and how long it would take here.
+        """The plan, and what it would take here: time, memory.
 
         With data, the time follows from its real lengths, which are its owner's to see; with
         `n_units` alone, from 64 tokens per unit.
@@ -163,8 +215,7 @@ class LLM:
         size = _Size(n_units, 64.0) if n_units is not None else self._size(data, spec)
         plan = make_plan(spec, public_facts(base, size.n_units))
         self._base = None  # the estimate attaches adapters; fit must start from a clean base
-        seconds = estimate(base, spec, plan, size.tokens_per_unit)
-        return Estimate(plan, seconds)
+        return Estimate(plan, estimate(base, spec, plan, size.tokens_per_unit))
 
     def sample(
         self,
@@ -201,39 +252,186 @@ class LLM:
         base = self._load()
         return stream(self._model(), base.tokenizer, prompt, spec, base.context_length)
 
-    def evaluate(self, public_data: object, **fields: Unpack[FitFields]) -> Evaluation:
-        """Perplexity on text that you declare public, under the base and the fitted model.
+    def evaluate(
+        self,
+        data: object,
+        *,
+        embedder: Embedder | None = None,
+        signing_key: str | None = None,
+        **fields: Unpack[EvaluateFields],
+    ) -> Evaluation:
+        """How well base and fitted model predict `data`, and how like it they write.
 
-        The figures are exact and not noised: never use it on private rows whose owner has not
-        agreed.
+        Without `target_epsilon`, data are public: figures are exact and free. With it, they are
+        private units: each unit's figures are bounded, noise is added, and the cost is composed
+        into `privacy`, in the model's folder too, before a figure is returned.
+        `show_private=True` gives exact figures of private rows to their owner, who must not pass
+        them on.
+
+        Args:
+            data: whatever `fit` takes.
+            embedder: texts to vectors for the comparison of samples; by default hashed n-grams
+                and the base model's surprise.
+            signing_key: as in `certificate`; needed where the folder has a certificate, since
+                a private evaluation changes what that must say.
+            fields: the fields of `taciturn.spec.EvaluateSpec`; `samples=200` writes and compares.
+
+        Raises:
+            SpecError, DataError: bad input; nothing was charged.
+            CertificateError: the certificate cannot be renewed; nothing was charged.
         """
-        spec = parse(FitSpec, self._with_performance(dict(fields)))
-        base = self._load()
-        limit = max_tokens(spec, base.context_length)
-        with tempfile.TemporaryDirectory() as folder:
-            data_spec = _without_bound(spec)
-            target = Path(folder) / "data"
-            dataset = prepare(public_data, data_spec, base.tokenizer, limit, target, spec.seed)
-            fitted = None
-            if self._fitted is not None:
-                fitted = evaluation.likelihood(self._fitted, dataset, limit)
-            with self._base_model() as model:
-                return Evaluation(evaluation.likelihood(model, dataset, limit), fitted)
+        spec = parse(EvaluateSpec, dict(fields))
+        return assessment.evaluate(self._subject(signing_key), data, spec, embedder)
+
+    def downstream(
+        self,
+        synthetic: object,
+        test: object,
+        *,
+        signing_key: str | None = None,
+        **fields: Unpack[DownstreamFields],
+    ) -> Downstream:
+        """Train a classifier on synthetic text with labels, and test it on real text.
+
+        The test is public, or private as in `evaluate`. Both data sets name text and labels alike;
+        `select` and `privacy_unit` apply to the test.
+        """
+        spec = parse(DownstreamSpec, dict(fields))
+        return assessment.downstream(self._subject(signing_key), synthetic, test, spec)
+
+    def synthesize(
+        self,
+        n: int,
+        *,
+        output: str | Path | None = None,
+        prompts: Sequence[str] | Mapping[str, str] = ("",),
+        temperature: float = 1.0,
+        top_p: float = 1.0,
+        max_new_tokens: int = 128,
+        seed: int | None = None,
+        batch_size: int = 16,
+    ) -> pd.DataFrame:
+        """Write `n` records: a frame, and with `output` a Parquet file with the guarantee in it.
+
+        Sampling is post-processing: it costs nothing more, whatever `n` is.
+
+        Args:
+            n: records to write, at least 1.
+            output: Parquet file to make; its metadata hold policy, report and certificate.
+            prompts: how records begin, in turn; a mapping of label to prompt adds a column "label".
+
+        Returns:
+            Columns text (prompt and continuation), prompt, label if any, and policy.
+        """
+        path = None if output is None else Path(output).expanduser()
+        if path is not None:
+            check_output(path)
+        labels = list(prompts) if isinstance(prompts, Mapping) else None
+        starts = list(prompts.values()) if isinstance(prompts, Mapping) else prompts
+        turns = assessment.in_turn(starts, n)
+        frame = self.sample(
+            [starts[turn] for turn in turns],
+            temperature=temperature,
+            top_p=top_p,
+            max_new_tokens=max_new_tokens,
+            seed=seed,
+            batch_size=batch_size,
+        )
+        frame["text"] = frame["prompt"] + frame["text"]
+        frame = frame[["text", "prompt", "policy"]]
+        if labels is not None:
+            frame.insert(1, "label", [labels[turn] for turn in turns])
+        frame.attrs["policy"] = self.policy
+        if path is not None:
+            write_parquet({name: frame[name].tolist() for name in frame}, self._promise(), path)
+        return frame
 
     def log_probability(self, prompt: str, continuation: str) -> float:
         """Natural logarithm of the probability that `prompt` is continued by `continuation`."""
         base = self._load()
         return evaluation.log_probability(self._model(), base.tokenizer, prompt, continuation)
 
-    def save(self, folder: str | Path) -> Path:
-        """Write adapter, config, tokenizer, model card and privacy report; nothing private."""
+    def certificate(
+        self, *, signing_key: str | None = None, audit: AuditResult | None = None
+    ) -> Statement:
+        """What is certified of this model, signed into `certificate.json` of its folder.
+
+        Args:
+            signing_key: a PEM file, `env:NAME` or `command:PROGRAM` (taciturn.certificate.signers);
+                by default what the environment variable TACITURN_SIGNING_KEY names. Without any,
+                the certificate that is there is read, unchecked.
+            audit: what an audit of the model found.
+
+        Raises:
+            CertificateError: no guarantee, no folder, or no certificate and no key to sign one.
+            SigningKeyError: the key cannot be used.
+        """
+        if self._privacy is None:
+            raise CertificateError("a base model has no certificate: nothing was fitted; call fit")
+        check_promise(self._privacy.guarantee != "none")
+        if not self._folders:
+            raise CertificateError(
+                "the certificate covers the model's files; write them first: model.save(folder)"
+            )
+        if not is_first_process():
+            raise CertificateError(_FIRST_PROCESS)
+        signer = find_signer(signing_key)
+        if signer is not None:
+            statements = [issue(folder, signer, audit=audit) for folder in self._folders]
+            return statements[-1]
+        path = self._folders[-1] / CERTIFICATE
+        if audit is not None or not path.is_file():
+            raise CertificateError(
+                f"{path.parent} needs a signing key for its certificate; give signing_key=..., or "
+                "set TACITURN_SIGNING_KEY. `taciturn cert keygen` makes one"
+            )
+        return Statement.from_bytes(Envelope.from_bytes(read_certificate(path)).payload)
+
+    def save(self, folder: str | Path, *, signing_key: str | None = None) -> Path:
+        """Write adapter, config, tokenizer, model card and privacy report; nothing private.
+
+        With a signing key (see `certificate`) it also writes `certificate.json`. Of several
+        processes that torchrun started, the first writes.
+        """
+        if self._privacy is not None:
+            self._load()
         if self._fitted is None or self._privacy is None:
             raise AdapterError("there is nothing to save: call fit first")
         output = Path(folder).expanduser()
         if (output / REPORT).exists():
             raise AdapterError(f"{output} already holds a fitted model; choose another folder")
-        release(self._fitted, self._load(), self._privacy, output)
+        if signing_key is not None:
+            check_promise(self._privacy.guarantee != "none")
+        if is_first_process():
+            signer = find_signer(signing_key)
+            release(self._fitted, self._load(), self._privacy, output, signer)
+        self._folders.append(output)
         return output
+
+    def _subject(self, signing_key: str | None) -> Subject:
+        base = self._load()
+        delta = None if self._privacy is None else self._privacy.delta
+        return Subject(base, self._fitted, self._base_model, delta, _Purse(self, signing_key))
+
+    def _promise(self) -> dict[str, object]:
+        """What goes with synthetic text: policy, report, and certificate if there is one."""
+        report = None if self._privacy is None else self._privacy.model_dump(mode="json")
+        found = [folder / CERTIFICATE for folder in self._folders[-1:]]
+        certificate = next((path.read_text() for path in found if path.is_file()), None)
+        return {"policy": self.policy, "privacy_report": report, "certificate": certificate}
+
+    def _charge(self, step: PrivateStep, fingerprint: str, signer: Signer | None) -> None:
+        """Compose a step into the guarantee, in every folder of this model, then here."""
+        homes = [folder / PRIVATE for folder in self._folders]
+        commitment = commit_evaluation(homes, fingerprint)
+        step = step.model_copy(update={"dataset_commitment": commitment})
+        spent = (*self._spent, step)
+        if self._privacy is not None:
+            report = with_steps(self._privacy, spent)
+            for folder in self._folders:
+                update_report(folder, self._privacy, report, signer)
+            self._privacy = report
+        self._spent = spent
 
     def _load(self, spec: PerformanceSpec | None = None) -> LoadedModel:
         if self._base is None:
@@ -252,8 +450,12 @@ class LLM:
         name = self.name if self._privacy is None else self._privacy.base_model
         return evaluation.base_model(name, self._fitted, self._load().model, self._performance)
 
-    def _take(self, result: FitResult) -> None:
+    def _take(self, result: FitResult, folder: Path) -> None:
+        if result.model is None:
+            # Sharded over processes that have parted; what was released is read when needed.
+            self._base, self.name = None, str(folder)
         self._fitted, self._plan, self._privacy = result.model, result.plan, result.report
+        self._spent = result.report.spent
 
     def _with_performance(self, fields: dict[str, Any]) -> dict[str, Any]:
         own = self._performance.model_dump(include={"device", "dtype", "quantization"})
@@ -280,6 +482,26 @@ class LLM:
         return Path(folder) / "output"
 
 
-def _without_bound(spec: FitSpec) -> DataSpec:
-    fields = {name: getattr(spec, name) for name in DataSpec.model_fields}
-    return DataSpec(**{**fields, "privacy_unit": None})
+@dataclass(frozen=True, slots=True)
+class _Purse:
+    """What a model has spent, as an evaluation sees it."""
+
+    model: LLM
+    signing_key: str | None
+
+    def check(self, unit: str) -> None:
+        """Raise if a step about `unit` could not be composed, or the certificate not renewed."""
+        if not is_first_process():
+            raise GuaranteeError(_FIRST_PROCESS)
+        check_units([*(step.privacy_unit for step in self.model._spent), unit])
+        certified = [f for f in self.model._folders if (f / CERTIFICATE).is_file()]
+        if certified and find_signer(self.signing_key) is None:
+            raise CertificateError(
+                f"a private evaluation changes what the certificate in {certified[0]} must say, "
+                "and there is no key to sign it anew; give signing_key=..., or set "
+                "TACITURN_SIGNING_KEY"
+            )
+
+    def charge(self, step: PrivateStep, fingerprint: str) -> None:
+        """Add the step to what the model has spent."""
+        self.model._charge(step, fingerprint, find_signer(self.signing_key))

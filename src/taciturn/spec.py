@@ -137,6 +137,16 @@ class PerformanceSpec(_Spec):
     microbatch_tokens: Annotated[
         int, Field(ge=1, description="Tokens of one physical microbatch, padding included.")
     ] = 2048
+    per_unit_gradients: Annotated[
+        Literal["auto", "instantiate", "factors"],
+        Field(description="How matrices' per-unit gradients are kept; all are exact."),
+    ] = "auto"
+    sharding: Annotated[
+        Literal["none", "full"],
+        Field(
+            description="full: with several processes (torchrun), each holds a part of the weights."
+        ),
+    ] = "none"
     threads: Annotated[int | None, Field(ge=1, description="CPU threads.")] = None
     checkpoint_every: Annotated[
         int, Field(ge=1, description="Steps between two resumable checkpoints.")
@@ -195,8 +205,123 @@ class FitFields(TypedDict, total=False):
     quantization: Literal["int8", "nf4"] | None
     gradient_checkpointing: bool
     microbatch_tokens: int
+    per_unit_gradients: Literal["auto", "instantiate", "factors"]
+    sharding: Literal["none", "full"]
     threads: int | None
     checkpoint_every: int
+
+
+class AssessmentSpec(DataSpec):
+    """On what a model is judged, and what that may cost.
+
+    Without target_epsilon the data are declared public (or, with show_private, the owner looks at
+    private rows); with it they are private, and figures about them are released with noise.
+    """
+
+    target_epsilon: Annotated[
+        float | None,
+        Field(description="Private data: epsilon of this release; added to the model's."),
+    ] = None
+    delta: Annotated[
+        float | None, Field(description="Goes with target_epsilon; default: the model's.")
+    ] = None
+    show_private: Annotated[
+        bool, Field(description="Private data: exact figures, for the owner's eyes only.")
+    ] = False
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_unlimited(cls, fields: Any) -> Any:
+        if isinstance(fields, dict) and fields.get("target_epsilon") == "unlimited":
+            raise ValueError(
+                'target_epsilon="unlimited" releases nothing; show_private=True shows the owner '
+                "exact figures, which must not be passed on"
+            )
+        return fields
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Self:
+        epsilon = self.target_epsilon
+        if epsilon is None:
+            if self.delta is not None:
+                raise ValueError(f"delta={self.delta:g} goes with target_epsilon; give that too")
+            return self
+        if self.show_private:
+            raise ValueError(
+                f"show_private=True and target_epsilon={epsilon:g} exclude each other; give one"
+            )
+        if not 0.01 <= epsilon <= 1000:
+            raise ValueError(
+                f"target_epsilon={epsilon:g} must lie in [0.01, 1000]; choose for example 0.5"
+            )
+        if self.delta is not None and not 0 < self.delta < 1:
+            raise ValueError(f"delta={self.delta:g} must lie in (0, 1); leave it out for a default")
+        return self
+
+
+class EvaluateSpec(AssessmentSpec):
+    """The arguments of `LLM.evaluate`."""
+
+    loss_bound: Annotated[
+        float | None,
+        Field(
+            gt=0, le=100, description="Nats per token that count at most; default ln(vocabulary)."
+        ),
+    ] = None
+    samples: Annotated[
+        int, Field(ge=0, le=100_000, description="Samples to compare with the data; 0: none.")
+    ] = 0
+    max_new_tokens: Annotated[int, Field(ge=1, description="Tokens of a sample at most.")] = 64
+    seed: Annotated[int | None, Field(ge=0, description="Makes samples repeatable.")] = None
+
+    @model_validator(mode="after")
+    def _enough_samples(self) -> Self:
+        if 0 < self.samples < 20:
+            raise ValueError(f"samples={self.samples} is too few for a comparison; take 20 or more")
+        return self
+
+
+class EvaluateFields(TypedDict, total=False):
+    """The fields of EvaluateSpec as keyword arguments, for editors and mypy."""
+
+    text_field: str | None
+    question_field: str | None
+    answer_field: str | None
+    messages_field: str | None
+    select: str | None
+    privacy_unit: str | None
+    max_records_per_unit: int
+    max_tokens: int | None
+    target_epsilon: float | None
+    delta: float | None
+    show_private: bool
+    loss_bound: float | None
+    samples: int
+    max_new_tokens: int
+    seed: int | None
+
+
+class DownstreamSpec(AssessmentSpec):
+    """The arguments of `LLM.downstream`."""
+
+    label_field: Annotated[str, Field(description="Column of labels, in both data sets.")] = "label"
+
+
+class DownstreamFields(TypedDict, total=False):
+    """The fields of DownstreamSpec as keyword arguments, for editors and mypy."""
+
+    text_field: str | None
+    question_field: str | None
+    answer_field: str | None
+    messages_field: str | None
+    select: str | None
+    privacy_unit: str | None
+    max_records_per_unit: int
+    max_tokens: int | None
+    target_epsilon: float | None
+    delta: float | None
+    show_private: bool
+    label_field: str
 
 
 class SampleSpec(_Spec):
@@ -225,6 +350,54 @@ class SampleJobSpec(SampleSpec):
         return SampleSpec(**{name: getattr(self, name) for name in SampleSpec.model_fields})
 
 
+class EvaluateJobSpec(EvaluateSpec):
+    """What `taciturn evaluate` does."""
+
+    model: Annotated[str, Field(description="Output folder of a fit, or a base model.")]
+    data: Annotated[str, Field(description="File to judge it on; public unless said otherwise.")]
+    device: Annotated[str | None, Field(description="cpu, cuda, mps; default: the best.")] = None
+    signing_key: Annotated[
+        str | None, Field(description="Signs the certificate anew, where one is there.")
+    ] = None
+
+    def evaluate_spec(self) -> EvaluateSpec:
+        """The part that `LLM.evaluate` takes."""
+        return EvaluateSpec(**{name: getattr(self, name) for name in EvaluateSpec.model_fields})
+
+
+class DownstreamJobSpec(DownstreamSpec):
+    """What `taciturn downstream` does."""
+
+    model: Annotated[str, Field(description="The model that wrote the synthetic text.")]
+    synthetic: Annotated[str, Field(description="Labelled text to train a classifier on.")]
+    test: Annotated[str, Field(description="Real labelled text to test it on.")]
+    signing_key: Annotated[
+        str | None, Field(description="Signs the certificate anew, where one is there.")
+    ] = None
+
+    def downstream_spec(self) -> DownstreamSpec:
+        """The part that `LLM.downstream` takes."""
+        return DownstreamSpec(**{name: getattr(self, name) for name in DownstreamSpec.model_fields})
+
+
+class SynthesizeSpec(_Spec):
+    """The arguments of `LLM.synthesize`, and what `taciturn synthesize` does."""
+
+    model: Annotated[str, Field(description="Output folder of a fit.")]
+    n: Annotated[int, Field(ge=1, le=10_000_000, description="Records to write.")]
+    output: Annotated[str, Field(description="Parquet file to write.")]
+    prompt: Annotated[
+        tuple[str, ...],
+        Field(description="How records begin, in turn; LABEL=TEXT makes a column of labels."),
+    ] = ("",)
+    temperature: Annotated[float, Field(ge=0, description="0 is greedy decoding.")] = 1.0
+    top_p: Annotated[float, Field(gt=0, le=1, description="Nucleus mass.")] = 1.0
+    max_new_tokens: Annotated[int, Field(ge=1, description="Tokens to write at most.")] = 128
+    seed: Annotated[int | None, Field(ge=0, description="Makes sampling repeatable.")] = None
+    batch_size: Annotated[int, Field(ge=1, description="Records generated at once.")] = 16
+    device: Annotated[str | None, Field(description="cpu, cuda, mps; default: the best.")] = None
+
+
 class DemoSpec(_Spec):
     """What `taciturn demo` tells."""
 
@@ -241,6 +414,10 @@ class JobSpec(FitSpec):
     output: Annotated[str, Field(description="Folder for the adapter and its reports.")] = (
         "taciturn-out"
     )
+    signing_key: Annotated[
+        str | None,
+        Field(description="Signs the certificate: PEM file, env:NAME or command:PROGRAM."),
+    ] = None
 
     def fit_spec(self) -> FitSpec:
         """The part that `LLM.fit` takes."""

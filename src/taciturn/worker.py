@@ -6,10 +6,12 @@ having paid for it is in its subfolder `private/`.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,25 +21,41 @@ import torch
 from taciturn._version import __version__
 from taciturn.accounting.compose import ACCOUNTANT
 from taciturn.accounting.events import event_to_dict
+from taciturn.accounting.spending import check_units, with_steps
 from taciturn.card import model_card
+from taciturn.certificate.commitment import commit, committed
+from taciturn.certificate.files import REPORT
+from taciturn.certificate.sign import issue, library_versions
+from taciturn.certificate.signers import Signer
 from taciturn.engine.data.tokenize import TokenizedDataset, prepare
 from taciturn.engine.model import adapter, lora
-from taciturn.engine.model.load import LoadedModel, enable_checkpointing
+from taciturn.engine.model.files import base_digests
+from taciturn.engine.model.load import LoadedModel, choose_device
 from taciturn.engine.model.loss import CausalLmLoss
+from taciturn.engine.model.sharding import check_can_shard
+from taciturn.engine.privacy.forms import Form
 from taciturn.engine.privacy.per_example import trainable_parameters
-from taciturn.engine.privacy.verification import public_batch, verify
+from taciturn.engine.privacy.ranks import ALONE, Ranks
 from taciturn.engine.training.allocator import keep_freed_memory
 from taciturn.engine.training.checkpoint import full_disk_is_clear
 from taciturn.engine.training.defaults import PublicFacts
-from taciturn.engine.training.estimate import estimate_seconds
+from taciturn.engine.training.estimate import (
+    FormChoice,
+    Workload,
+    estimate_memory,
+    estimate_seconds,
+    form_choices,
+)
 from taciturn.engine.training.loop import PrivateMetrics, Progress, Run, train
+from taciturn.engine.training.memory import MemoryEstimate, available_bytes
 from taciturn.engine.training.plan import TrainingPlan, adapter_plan, make_plan, max_tokens
-from taciturn.errors import CheckpointError, OutputError
-from taciturn.report import PrivacyReport
-from taciturn.spec import FitSpec
+from taciturn.engine.training.processes import agree, all_processes, tell, together
+from taciturn.engine.training.trainable import trainable
+from taciturn.errors import CheckpointError, GuaranteeError, OutputError, SpecError
+from taciturn.report import PrivacyReport, PrivateStep
+from taciturn.spec import DataSpec, FitSpec
 
 PRIVATE = "private"
-REPORT = "privacy_report.json"
 _PRIVATE_NOTICE = (
     "This folder holds values computed from private rows: tokenised text, metrics, checkpoints.\n"
     "No privacy budget paid for them. Do not share it; delete it when you no longer need to resume."
@@ -54,8 +72,33 @@ class Observer:
 
 
 @dataclass(frozen=True, slots=True)
+class Cost:
+    """What a job would take on this machine.
+
+    Attributes:
+        seconds: of its steps.
+        memory: of its largest microbatch, weights and optimiser.
+        available_bytes: what is free on the device, None where nobody says.
+        forms: how per-unit gradients would be kept.
+    """
+
+    seconds: float
+    memory: MemoryEstimate
+    available_bytes: int | None
+    forms: tuple[FormChoice, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Earlier:
+    """A fitted model that is fitted further, and what it promises so far."""
+
+    model: Any
+    report: PrivacyReport
+
+
+@dataclass(frozen=True, slots=True)
 class FitResult:
-    """What a fit job gives back."""
+    """What a fit job gives back; no model if it was sharded, but the released folder."""
 
     model: Any
     report: PrivacyReport
@@ -70,57 +113,147 @@ def fit(
     *,
     resume: bool = False,
     observer: Observer | None = None,
+    signer: Signer | None = None,
+    spent: Sequence[PrivateStep] = (),
+    earlier: Earlier | None = None,
 ) -> FitResult:
     """Fit `base` to `data` and release the result into `output`.
 
     Order matters: whatever can be refused is refused before anything is trained.
 
+    Args:
+        signer: signs the certificate; without one, none is written. Rank 0's is used.
+        spent: private steps before this one, which the report composes with it.
+        earlier: the fitted model to go on with, instead of a new adapter on `base`.
+
     Raises:
         SpecError, DataError, ModelError: bad input; nothing was trained or written.
         OutputError: the disk is full; the last checkpoint stays, nothing is half-written.
         KeyboardInterrupt: stopped by the user; a resumable checkpoint is left.
+        ProcessError: with several processes, another one failed.
     """
-    observer = observer or Observer()
     configure_cpu(spec.threads)
-    private = _open_output(output, resume)
+    with all_processes(choose_device(spec)) as ranks:
+        agree(ranks, "settings", _digest(base, spec, resume))
+        agree(ranks, "models and costs before this fit", _history(spent, earlier))
+        # Rank 0's: each process may have made a temporary folder of its own.
+        output = Path(tell(ranks, str(output.absolute()))[0])
+        job = _Job(base, spec, output, ranks, observer or Observer(), signer, tuple(spent), earlier)
+        return _fit(job, data, resume)
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    base: LoadedModel
+    spec: FitSpec
+    output: Path
+    ranks: Ranks
+    observer: Observer
+    signer: Signer | None
+    spent: tuple[PrivateStep, ...]
+    earlier: Earlier | None
+
+    @property
+    def private(self) -> Path:
+        return self.output / PRIVATE
+
+    @property
+    def sharded(self) -> bool:
+        return self.spec.sharding == "full"
+
+
+def _fit(job: _Job, data: object, resume: bool) -> FitResult:
+    base, spec, earlier = job.base, job.spec, job.earlier
+    if job.sharded:
+        check_can_shard(base.model, job.ranks.size)
+    with together(job.ranks):
+        if job.ranks.first:
+            _open_output(job.output, resume)
     try:
-        model, loss = _trainable(base, spec)
-        dataset = _dataset(base, data, spec, private, resume)
+        with together(job.ranks):
+            check_units([*(step.privacy_unit for step in job.spent), unit_name(spec)])
+            _check_earlier(earlier, spec)
+            origin = _origin(base, earlier)
+        choice = adapter_plan(spec, public_facts(base, n_units=1))
+        fitted = None if earlier is None else earlier.model
+        model, loss = trainable(base, spec, choice, job.ranks, fitted)
+        dataset = _dataset(job, data, resume)
         plan = make_plan(spec, public_facts(base, dataset.n_units))
     except BaseException:
-        if not resume:
-            _discard(output)
+        if not resume and job.ranks.first:
+            _discard(job.output)
         raise
-    observer.on_plan(plan)
-    run = Run(
+    if job.ranks.first:
+        job.observer.on_plan(plan)
+    train(_run(job, loss, dataset, plan), resume=resume)
+    model.eval()
+    report = privacy_report(base, spec, plan, loss).model_copy(update=origin)
+    report = _all_costs(job, report, _commitment(job, dataset))
+    lora.settle(model)
+    _release_once(job, model, report)
+    return FitResult(None if job.sharded else model, report, plan)
+
+
+def _run(job: _Job, loss: CausalLmLoss, dataset: TokenizedDataset, plan: TrainingPlan) -> Run:
+    return Run(
         loss=loss,
         dataset=dataset,
         plan=plan,
-        private_folder=private,
-        microbatch_tokens=spec.microbatch_tokens,
-        checkpoint_every=spec.checkpoint_every,
-        on_progress=observer.on_progress,
-        on_private_metrics=_metrics_writer(private / "metrics.jsonl", observer),
+        private_folder=job.private,
+        microbatch_tokens=job.spec.microbatch_tokens,
+        form=Form(job.spec.per_unit_gradients),
+        checkpoint_every=job.spec.checkpoint_every,
+        on_progress=job.observer.on_progress,
+        on_private_metrics=_metrics_writer(job.private / "metrics.jsonl", job.observer),
+        ranks=job.ranks,
     )
-    train(run, resume=resume)
-    model.eval()
-    report = privacy_report(base, spec, plan, loss)
-    lora.settle(model)
-    release(model, base, report, output)
-    return FitResult(model, report, plan)
 
 
-def estimate(base: LoadedModel, spec: FitSpec, plan: TrainingPlan, tokens_per_unit: float) -> float:
-    """Seconds that the steps of `plan` would take here. Attaches adapters to `base`."""
+def _all_costs(job: _Job, report: PrivacyReport, commitment: str) -> PrivacyReport:
+    """The report of this fit with what was spent before it."""
+    report = report.model_copy(update={"libraries": library_versions()})
+    before = None if job.earlier is None else job.earlier.report.delta
+    if report.delta is not None and before is not None:
+        report = report.model_copy(update={"delta": min(report.delta, before)})
+    return with_steps(report, [*job.spent, *_fit_step(report, commitment)])
+
+
+def _commitment(job: _Job, dataset: TokenizedDataset) -> str:
+    """Rank 0's: its salt is secret, and one salt opens one commitment."""
+    own = ""
+    with together(job.ranks):
+        if job.ranks.first:
+            own = committed(job.private, dataset.fingerprint)
+    return tell(job.ranks, own)[0]
+
+
+def _digest(base: LoadedModel, spec: FitSpec, resume: bool) -> str:
+    """Names what all processes must have been given; their devices may differ."""
+    return _named([base.name, resume, spec.model_dump_json(exclude={"device"})])
+
+
+def _history(spent: Sequence[PrivateStep], earlier: Earlier | None) -> str:
+    """Names what was fitted and spent before, of which all processes make one report."""
+    report = None if earlier is None else earlier.report.model_dump_json()
+    return _named([report, *(step.model_dump_json() for step in spent)])
+
+
+def _named(values: Sequence[str | bool | None]) -> str:
+    return hashlib.sha256(json.dumps(values).encode()).hexdigest()
+
+
+def estimate(base: LoadedModel, spec: FitSpec, plan: TrainingPlan, tokens_per_unit: float) -> Cost:
+    """What the steps of `plan` would take here. Attaches adapters to `base`."""
     configure_cpu(spec.threads)
-    _, loss = _trainable(base, spec)
-    return estimate_seconds(
-        loss,
-        plan,
-        vocabulary=base.vocabulary,
-        tokens_per_unit=tokens_per_unit,
-        microbatch_tokens=spec.microbatch_tokens,
-        device=base.device,
+    choice = adapter_plan(spec, public_facts(base, n_units=1))
+    _, loss = trainable(base, spec, choice, ALONE)
+    form = Form(spec.per_unit_gradients)
+    work = Workload(tokens_per_unit, spec.microbatch_tokens, base.vocabulary, form)
+    return Cost(
+        seconds=estimate_seconds(loss, plan, work, base.device),
+        memory=estimate_memory(loss, plan, work, base.device),
+        available_bytes=available_bytes(base.device),
+        forms=tuple(form_choices(loss, plan, work)),
     )
 
 
@@ -135,7 +268,7 @@ def privacy_report(
     """The public record of a finished run."""
     parameters = trainable_parameters(loss)
     trained = sum(value.numel() for value in parameters.values())
-    unit = spec.privacy_unit or "one record"
+    unit = unit_name(spec)
     if plan.privacy is None:
         return PrivacyReport(
             guarantee="none",
@@ -170,19 +303,78 @@ def privacy_report(
     )
 
 
-def release(model: Any, base: LoadedModel, report: PrivacyReport, output: Path) -> None:
-    """Write the shareable files: all of them or none."""
+def unit_name(spec: DataSpec) -> str:
+    """What is protected, as reports say it."""
+    return spec.privacy_unit or "one record"
+
+
+def release(
+    model: Any,
+    base: LoadedModel,
+    report: PrivacyReport,
+    output: Path,
+    signer: Signer | None = None,
+    *,
+    sharded: bool = False,
+    first: bool = True,
+) -> None:
+    """Write the shareable files: all of them or none; with a signer, the certificate too.
+
+    Args:
+        sharded: the model is spread over processes, all of which call this.
+        first: this is the process that writes a sharded model's weights.
+    """
     partial = output / f".partial-{os.getpid()}"
     with full_disk_is_clear(output):
         try:
             partial.mkdir(parents=True)
-            adapter.save(model, base.tokenizer, base.name, partial)
+            if sharded and not hasattr(model, "peft_config"):
+                adapter.save_sharded(model, base.tokenizer, partial, first=first)
+            else:
+                adapter.save(model, base.tokenizer, base.name, partial)
             (partial / REPORT).write_text(report.model_dump_json(indent=2) + "\n")
             (partial / "README.md").write_text(model_card(report))
+            if signer is not None and report.guarantee != "none":
+                issue(partial, signer)
             for path in sorted(partial.iterdir()):
                 os.replace(path, output / path.name)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
+
+
+def update_report(
+    folder: Path, before: PrivacyReport, after: PrivacyReport, signer: Signer | None
+) -> None:
+    """Replace the report and card in a released folder, and sign its certificate anew.
+
+    Raises:
+        GuaranteeError: the folder's report is not `before`: another process has spent meanwhile.
+    """
+    if PrivacyReport.model_validate_json((folder / REPORT).read_text()) != before:
+        raise GuaranteeError(
+            f"{folder / REPORT} was changed meanwhile; load the model again and repeat"
+        )
+    partial = folder / f".partial-{os.getpid()}"
+    with full_disk_is_clear(folder):
+        try:
+            partial.mkdir()
+            (partial / "README.md").write_text(model_card(after))
+            (partial / REPORT).write_text(after.model_dump_json(indent=2) + "\n")
+            for path in sorted(partial.iterdir(), reverse=True):
+                os.replace(path, folder / path.name)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+    if signer is not None and after.guarantee != "none":
+        issue(folder, signer)
+
+
+def commit_evaluation(private_folders: Sequence[Path], fingerprint: str) -> str:
+    """Commit to held-out data; the opening goes to the first private folder that is there."""
+    home = next((folder for folder in private_folders if folder.is_dir()), None)
+    if home is None:
+        return commit(fingerprint, os.urandom(32))
+    opening = Path(tempfile.mkdtemp(prefix="evaluation-", dir=home))
+    return committed(opening, fingerprint)
 
 
 def configure_cpu(threads: int | None) -> None:
@@ -192,25 +384,68 @@ def configure_cpu(threads: int | None) -> None:
     keep_freed_memory()
 
 
-def _trainable(base: LoadedModel, spec: FitSpec) -> tuple[Any, CausalLmLoss]:
-    choice = adapter_plan(spec, public_facts(base, n_units=1))
-    model = lora.attach(base.model, choice)
-    if spec.gradient_checkpointing:
-        enable_checkpointing(model)
-    loss = CausalLmLoss(model)
-    if spec.private:
-        verify(loss, public_batch(base.vocabulary).to(base.device))
-    return model, loss
+def _check_earlier(earlier: Earlier | None, spec: FitSpec) -> None:
+    if earlier is None:
+        return
+    if spec.private and earlier.report.guarantee == "none":
+        raise SpecError(
+            f"{earlier.report.base_model} was fitted without a guarantee, which no later fit can "
+            "give back; start from the base model"
+        )
+    if spec.r is not None or spec.alpha is not None:
+        raise SpecError("r and alpha belong to a new adapter; leave them out to train this one")
 
 
-def _dataset(
-    base: LoadedModel, data: object, spec: FitSpec, private: Path, resume: bool
-) -> TokenizedDataset:
-    folder = private / "data"
-    if resume and folder.is_dir():
+def _origin(base: LoadedModel, earlier: Earlier | None) -> dict[str, Any]:
+    """Which public model it all began with: a further fit begins where the first one did."""
+    if earlier is None:
+        return {"base_model": base.name, "base_model_sha256": base_digests(base.name)}
+    return earlier.report.model_dump(include={"base_model", "base_model_sha256"})
+
+
+def _dataset(job: _Job, data: object, resume: bool) -> TokenizedDataset:
+    """Rank 0 reads the rows; the others map what it has written."""
+    folder, spec = job.private / "data", job.spec
+    with together(job.ranks):
+        if job.ranks.first and not (resume and folder.is_dir()):
+            limit = max_tokens(spec, job.base.context_length)
+            prepare(data, spec, job.base.tokenizer, limit, folder, spec.seed)
+    with together(job.ranks):
+        if not folder.is_dir():
+            raise OutputError(
+                f"process {job.ranks.rank} cannot see {folder}; choose an output folder that all "
+                "machines of this job share"
+            )
         return TokenizedDataset.open(folder)
-    limit = max_tokens(spec, base.context_length)
-    return prepare(data, spec, base.tokenizer, limit, folder, spec.seed)
+
+
+def _release_once(job: _Job, model: Any, report: PrivacyReport) -> None:
+    """One process writes and signs; a sharded model is saved by all, each in its own folder."""
+    if not job.sharded:
+        with together(job.ranks):
+            if job.ranks.first:
+                release(model, job.base, report, job.output, job.signer)
+    elif job.ranks.first:
+        release(model, job.base, report, job.output, job.signer, sharded=True)
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            release(model, job.base, report, Path(folder), sharded=True, first=False)
+    with together(job.ranks):
+        pass  # nobody goes on before the files are there
+
+
+def _fit_step(report: PrivacyReport, commitment: str) -> list[PrivateStep]:
+    if report.dp_event is None:
+        return []
+    step = PrivateStep(
+        purpose="fit",
+        dp_event=report.dp_event,
+        privacy_unit=report.privacy_unit,
+        max_records_per_unit=report.max_records_per_unit or 1,
+        n_units=report.n_units,
+        dataset_commitment=commitment,
+    )
+    return [step]
 
 
 def _open_output(output: Path, resume: bool) -> Path:

@@ -8,6 +8,7 @@ from typing import Any
 from rich.console import Console
 
 from taciturn.cli.progress import FitScreen
+from taciturn.engine.training.processes import is_first_process
 from taciturn.llm import LLM
 from taciturn.spec import JobSpec, parse
 
@@ -22,7 +23,8 @@ def run_fit(fields: dict[str, Any]) -> None:
     resume = bool(fields.pop("resume", False))
     show_private = bool(fields.pop("show_private", False))
     job = parse(JobSpec, fields)
-    console = Console()
+    # Of several processes that torchrun started, one speaks.
+    console = Console(quiet=not is_first_process())
     if not job.private:
         console.print(_LOUD, style="bold yellow", markup=False)
     model = LLM(job.model)
@@ -31,6 +33,7 @@ def run_fit(fields: dict[str, Any]) -> None:
             job.data,
             output=job.output,
             resume=resume,
+            signing_key=job.signing_key,
             observer=screen.observer(),
             **job.fit_spec().model_dump(),
         )

@@ -1,10 +1,11 @@
-"""`taciturn fit | plan | sample | evaluate | demo | doctor`.
+"""`taciturn fit | plan | sample | evaluate | synthesize | downstream | cert | demo | doctor`.
 
 torch is imported by the commands, not by this module: `--help` answers at once.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Annotated, Any
 
@@ -12,9 +13,17 @@ import typer
 from rich.console import Console
 
 from taciturn._version import __version__
+from taciturn.cli import certificate
 from taciturn.cli.options import FILE, spec_command
-from taciturn.errors import TaciturnError
-from taciturn.spec import DemoSpec, JobSpec, SampleJobSpec
+from taciturn.errors import ProcessError, TaciturnError
+from taciturn.spec import (
+    DemoSpec,
+    DownstreamJobSpec,
+    EvaluateJobSpec,
+    JobSpec,
+    SampleJobSpec,
+    SynthesizeSpec,
+)
 
 app = typer.Typer(
     name="taciturn",
@@ -23,15 +32,18 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+app.add_typer(certificate.app, name="cert")
 errors = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 def main() -> None:
     """Entry point: errors that taciturn raises on purpose become one line and exit code 1."""
+    first = os.environ.get("RANK", "0") == "0"
     try:
         app()
     except TaciturnError as error:
-        errors.print(f"error: {error}", style="bold red", markup=False)
+        if first or not isinstance(error, ProcessError):
+            errors.print(f"error: {error}", style="bold red", markup=False)
         sys.exit(1)
     except KeyboardInterrupt as error:
         errors.print(str(error) or "stopped", style="yellow", markup=False)
@@ -54,7 +66,8 @@ def _fit(fields: dict[str, Any]) -> None:
         run_fit(fields)
     except KeyboardInterrupt as stop:
         # Said here: the command-line library would say "Aborted" and drop the way to resume.
-        errors.print(str(stop) or "stopped", style="yellow", markup=False)
+        if os.environ.get("RANK", "0") == "0":
+            errors.print(str(stop) or "stopped", style="yellow", markup=False)
         sys.exit(130)
 
 
@@ -68,6 +81,24 @@ def _sample(fields: dict[str, Any]) -> None:
     from taciturn.cli.sample import run_sample
 
     run_sample(fields)
+
+
+def _evaluate(fields: dict[str, Any]) -> None:
+    from taciturn.cli.evaluate import run_evaluate
+
+    run_evaluate(fields)
+
+
+def _synthesize(fields: dict[str, Any]) -> None:
+    from taciturn.cli.evaluate import run_synthesize
+
+    run_synthesize(fields)
+
+
+def _downstream(fields: dict[str, Any]) -> None:
+    from taciturn.cli.evaluate import run_downstream
+
+    run_downstream(fields)
 
 
 def _demo(fields: dict[str, Any]) -> None:
@@ -113,7 +144,14 @@ app.command("plan")(
                     typer.Option("--n-units", help="Number of units, instead of --data."),
                 ],
                 None,
-            )
+            ),
+            "verbose": (
+                Annotated[
+                    bool | None,
+                    typer.Option("--verbose", help="Also show how per-unit gradients are kept."),
+                ],
+                None,
+            ),
         },
         summary="Show what fit would do and cost, and nearby choices, before anything runs.",
     )
@@ -170,17 +208,57 @@ app.command("demo")(
 )
 
 
-@app.command()
-def evaluate(
-    model: Annotated[str, typer.Argument(help="Output folder of a fit, or a base model.")],
-    public_data: Annotated[str, typer.Argument(help="File that you declare public.")],
-    text_field: Annotated[str | None, typer.Option(help="Column that holds the text.")] = None,
-    select: Annotated[str | None, typer.Option(help="Row-wise SQL that prepares it.")] = None,
-) -> None:
-    """Perplexity of base and fitted model on text that is public."""
-    from taciturn.cli.sample import run_evaluate
-
-    run_evaluate(model, public_data, text_field, select)
+MODEL = (
+    Annotated[str | None, typer.Argument(help="Output folder of a fit, or a base model.")],
+    None,
+)
+OUTPUT = (
+    Annotated[str | None, typer.Option("--output", "-o", help="Parquet file to write.")],
+    None,
+)
+app.command("evaluate")(
+    spec_command(
+        EvaluateJobSpec,
+        _evaluate,
+        extra={
+            "model": MODEL,
+            "data": (
+                Annotated[
+                    str | None, typer.Argument(help="File to judge it on; public without epsilon.")
+                ],
+                None,
+            ),
+        },
+        summary="Perplexity, token accuracy and samples of base and fitted model, beside a text.",
+    )
+)
+app.command("synthesize")(
+    spec_command(
+        SynthesizeSpec,
+        _synthesize,
+        extra={
+            "model": MODEL,
+            "n": (Annotated[int | None, typer.Option("-n", "--n", help="Records to write.")], None),
+            "output": OUTPUT,
+        },
+        summary="Write a synthetic data set to Parquet, with the guarantee in its metadata.",
+    )
+)
+app.command("downstream")(
+    spec_command(
+        DownstreamJobSpec,
+        _downstream,
+        extra={
+            "model": MODEL,
+            "synthetic": (
+                Annotated[str | None, typer.Argument(help="Labelled synthetic text.")],
+                None,
+            ),
+            "test": (Annotated[str | None, typer.Argument(help="Labelled real text.")], None),
+        },
+        summary="Train a classifier on synthetic text, test it on real text.",
+    )
+)
 
 
 @app.command()

@@ -7,15 +7,17 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from taciturn.engine.training.memory import MemoryEstimate
 from taciturn.engine.training.plan import TrainingPlan, alternatives
 from taciturn.errors import SpecError
 from taciturn.llm import LLM
 from taciturn.spec import FitSpec, JobSpec, parse
+from taciturn.worker import Cost
 
 
 def run_plan(fields: dict[str, Any]) -> None:
     """Print the plan; touches no weight and spends nothing."""
-    n_units = fields.pop("n_units", None)
+    n_units, verbose = fields.pop("n_units", None), fields.pop("verbose", False)
     if n_units is None and "data" not in fields:
         raise SpecError("plan needs --data, or --n-units: how many privacy units there are")
     job = parse(JobSpec, {"data": "(not read)", **fields})
@@ -25,7 +27,10 @@ def run_plan(fields: dict[str, Any]) -> None:
         None if n_units is not None else job.data, n_units=n_units, **spec.model_dump()
     )
     console = Console()
-    console.print(_settings(job.model, estimate.plan, estimate.seconds))
+    console.print(_settings(job.model, estimate.plan, estimate.cost))
+    _warn_of_memory(estimate.cost, console)
+    if verbose and estimate.plan.privacy is not None:
+        console.print(_forms(estimate.cost))
     for reason in estimate.plan.reasons:
         console.print(f"method: {reason}", markup=False)
     if estimate.plan.privacy is not None:
@@ -36,7 +41,7 @@ def run_plan(fields: dict[str, Any]) -> None:
         )
 
 
-def _settings(name: str, plan: TrainingPlan, seconds: float) -> Table:
+def _settings(name: str, plan: TrainingPlan, cost: Cost) -> Table:
     table = Table(title=f"plan for {name}", show_header=False, title_justify="left")
     rows: list[tuple[str, str]] = [
         ("units (public)", str(plan.n_units)),
@@ -56,11 +61,46 @@ def _settings(name: str, plan: TrainingPlan, seconds: float) -> Table:
         ]
     rows += [
         ("learning rate", f"{plan.learning_rate:g}"),
-        ("estimated time", _duration(seconds)),
+        ("estimated time", _duration(cost.seconds)),
+        ("estimated peak memory", _memory(cost.memory)),
     ]
     for row in rows:
         table.add_row(*row)
     return table
+
+
+def _warn_of_memory(cost: Cost, console: Console) -> None:
+    # The weights are there already: what is free has to hold the rest.
+    needed, free = cost.memory.total - cost.memory.weights, cost.available_bytes
+    if free is not None and needed > free:
+        console.print(
+            f"[bold]does not fit[/]: {_gigabytes(needed)} more are needed, {_gigabytes(free)} are "
+            "free; lower --microbatch-tokens, set --gradient-checkpointing, or train with "
+            "--method lora"
+        )
+
+
+def _forms(cost: Cost) -> Table:
+    table = Table(title="per-unit gradients (--per-unit-gradients)", title_justify="left")
+    for column in ("trained parameter", "how many", "kept as"):
+        table.add_column(column)
+    for choice in cost.forms:
+        shape = " x ".join(str(size) for size in choice.shape)
+        table.add_row(shape, str(choice.count), choice.form)
+    return table
+
+
+def _memory(memory: MemoryEstimate) -> str:
+    parts = (memory.weights, memory.state, memory.microbatch)
+    weights, state, microbatch = (_gigabytes(each) for each in parts)
+    return (
+        f"{_gigabytes(memory.total)} (weights {weights}, optimiser and sums {state}, largest "
+        f"microbatch {microbatch}), libraries not included"
+    )
+
+
+def _gigabytes(size: int) -> str:
+    return f"{size / 1e9:.2f} GB" if size < 1e10 else f"{size / 1e9:.0f} GB"
 
 
 def _nearby(spec: FitSpec, plan: TrainingPlan) -> Table:

@@ -1,11 +1,10 @@
-"""`taciturn sample` and `taciturn evaluate`."""
+"""`taciturn sample`."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
 from taciturn.llm import LLM
 from taciturn.spec import SampleJobSpec, parse
@@ -30,18 +29,3 @@ def run_sample(fields: dict[str, Any]) -> None:
             for piece in model.stream(prompt, spec.model_copy(update={"seed": seed})):
                 console.print(piece, end="", markup=False, soft_wrap=True)
             console.print()
-
-
-def run_evaluate(name: str, public_data: str, text_field: str | None, select: str | None) -> None:
-    """Print nats per token and perplexity on a public file."""
-    model = LLM(name)
-    result = model.evaluate(public_data, text_field=text_field, select=select)
-    table = Table(title=f"{public_data} (public)", title_justify="left")
-    for column in ("model", "nats per token", "perplexity"):
-        table.add_column(column, justify="left" if column == "model" else "right")
-    rows = [("base", result.base)]
-    if result.fitted is not None:
-        rows.append((f"fitted: {model.policy}", result.fitted))
-    for label, score in rows:
-        table.add_row(label, f"{score.nats_per_token:.4f}", f"{score.perplexity:.2f}")
-    Console().print(table)

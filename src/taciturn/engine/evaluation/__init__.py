@@ -1,0 +1,13 @@
+"""What a model is worth: how well it predicts, how like a reference it writes, what it teaches.
+
+Exact on public text. Figures of private units leave through `release` only, with noise.
+"""
+
+from taciturn.engine.evaluation.likelihood import (
+    Likelihood,
+    base_model,
+    likelihood,
+    log_probability,
+)
+
+__all__ = ["Likelihood", "base_model", "likelihood", "log_probability"]
