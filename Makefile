@@ -4,7 +4,9 @@
 #   make test    install into .venv, then run the fast tests
 #   make check   what must pass before a change lands: formatting, lint, types, imports, docs, tests
 #   make slow    the long tests
-#   make bench   measure; prints figures
+#   make bench   what a private step costs, beside a plain loop and Opacus; 25 minutes on 2 idle cores
+#                (ARGS=--quick: a minute or two, to see that it works)
+#   make figures every other measurement in bench/, one after the other: hours
 #   make docs    check that README and docs tell the truth about files, commands and names
 #   make clean   remove .venv and caches
 #
@@ -21,12 +23,13 @@ BIN := $(VENV)/bin
 KEY := $(shell { cat pyproject.toml constraints.txt; echo "$(PYTHON)"; } | cksum | cut -d' ' -f1)
 USER_STAMP := $(VENV)/installed-user-$(KEY)
 DEV_STAMP := $(VENV)/installed-dev-$(KEY)
+BENCH_STAMP := $(VENV)/installed-bench-$(KEY)
 
 # One thread per worker: several test processes with several threads each are slower than one.
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal
 SOURCES = src tests bench
 
-.PHONY: demo test slow check lint bench docs clean
+.PHONY: demo test slow check lint bench figures docs clean
 .DEFAULT_GOAL := test
 
 demo: $(USER_STAMP)
@@ -46,8 +49,12 @@ lint: $(DEV_STAMP)
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 
-bench: $(DEV_STAMP)
-	@for script in bench/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+bench: $(BENCH_STAMP)
+	$(BIN)/python bench/private_step.py $(ARGS)
+
+figures: $(DEV_STAMP)
+	@for script in $(filter-out bench/private_step.py,$(wildcard bench/*.py)); do \
+		echo "== $$script"; $(BIN)/python $$script || exit 1; done
 
 docs: $(DEV_STAMP)
 	$(BIN)/python -m pytest -v tests/contracts/test_docs.py $(ARGS)
@@ -63,6 +70,10 @@ $(DEV_STAMP):
 	$(call install,all,dev)
 	@rm -f $(VENV)/installed-*
 	@touch $@ $(USER_STAMP)
+
+$(BENCH_STAMP): $(DEV_STAMP)
+	$(call install,all,bench)
+	@touch $@
 
 # --no-compile: torch and transformers have thousands of modules that nobody imports; Python compiles
 # the others when they are first used. That and a current pip take a third of the processor time.

@@ -1,0 +1,193 @@
+"""Ways to make one training step, behind one Protocol: plain loop, ours without and with DP.
+
+The Hugging Face Trainer is in `trainer.py`, Opacus in `opacus_modes.py`. All get the same model,
+the same batches, AdamW at one constant rate and the same loss: the mean over records of each
+record's own mean over its targets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from steps.model import Method, ModelShape, trained
+from steps.workload import IGNORED, Batch, Workload
+from taciturn.engine.data.batch import BatchLimits
+from taciturn.engine.model.loss import CausalLmLoss
+from taciturn.engine.privacy.mechanism import DpSgdMechanism
+from taciturn.engine.privacy.per_example import trainable_parameters
+from taciturn.engine.privacy.rng import SecureStream
+from taciturn.engine.privacy.types import ClipCounts
+from taciturn.engine.training.defaults import L2_CLIP_NORM
+from taciturn.engine.training.state import OptimizerConfig, TrainingState
+from taciturn.engine.training.step import Streams, ordinary_step, private_step
+from taciturn.spec import PerformanceSpec
+
+LEARNING_RATE = 1e-4
+NOISE_MULTIPLIER = 1.0
+_STEPS = 1_000_000
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is to be done, the same for all variants.
+
+    Attributes:
+        method: what is trained.
+        shape: of the model.
+        workload: the batches.
+        unit_size: sequences of one privacy unit.
+        noise_multiplier, l2_clip_norm: of the private variants.
+    """
+
+    method: Method
+    shape: ModelShape
+    workload: Workload
+    unit_size: int = 1
+    noise_multiplier: float = NOISE_MULTIPLIER
+    l2_clip_norm: float = L2_CLIP_NORM
+
+    @property
+    def units(self) -> int:
+        """Privacy units of one batch."""
+        return self.workload.sequences // self.unit_size
+
+    @property
+    def limits(self) -> BatchLimits:
+        """The product's own default for a microbatch, or one sequence where that is longer."""
+        tokens = max(PerformanceSpec().microbatch_tokens, self.workload.longest)
+        return BatchLimits(tokens, self.workload.sequences, self.workload.longest)
+
+
+Gauge = AbstractContextManager[object]
+"""Entered right before the work that is measured, left right after it."""
+
+
+class Variant(Protocol):
+    """One way to train; owns its model and optimiser."""
+
+    def run(self, batches: Sequence[Batch], gauge: Gauge) -> None:
+        """One optimiser step on each batch, inside `gauge`; setting up stays outside of it."""
+
+
+Builder = Callable[[nn.Module, Task], Variant]
+
+
+class PlainLoop:
+    """Ordinary fine-tuning as one writes it by hand."""
+
+    def __init__(self, model: nn.Module, task: Task) -> None:
+        self.model = model
+        self._optimizer = adamw(model)
+
+    def run(self, batches: Sequence[Batch], gauge: Gauge) -> None:
+        """See Variant."""
+        with gauge:
+            for batch in batches:
+                self._step(batch)
+
+    def _step(self, batch: Batch) -> None:
+        # No name holds the logits: they are freed before the backward pass.
+        mean_loss(
+            self.model(input_ids=batch.input_ids_BT, use_cache=False).logits, batch
+        ).backward()
+        self._optimizer.step()
+        self._optimizer.zero_grad(set_to_none=True)
+
+
+class OrdinaryStep:
+    """Ours without DP: what `target_epsilon="unlimited"` runs."""
+
+    def __init__(self, model: nn.Module, task: Task) -> None:
+        self.model, self._task = model, task
+        self._loss = CausalLmLoss(model)
+        self._dataset = task.workload.dataset(1)
+        self._state = training_state(self._loss, private=False)
+
+    def run(self, batches: Sequence[Batch], gauge: Gauge) -> None:
+        """See Variant."""
+        with gauge:
+            for batch in batches:
+                units = self._task.workload.units_of(batch, 1)
+                ordinary_step(self._loss, self._dataset, units, self._state, self._task.limits)
+
+
+class PrivateStep:
+    """Ours with DP: sampling replaced by the batch at hand, everything else as it is."""
+
+    def __init__(self, model: nn.Module, task: Task) -> None:
+        self.model, self._task = model, task
+        self._loss = CausalLmLoss(model)
+        self._dataset = task.workload.dataset(task.unit_size)
+        self._state = training_state(self._loss, private=True)
+        self._streams = Streams.fresh()
+        self._drawn: list[NDArray[np.int64]] = []
+        self._mechanism = chosen_units(self._drawn)(
+            n_units=self._dataset.n_units,
+            expected_batch_size=task.units,
+            steps=_STEPS,
+            noise_multiplier=task.noise_multiplier,
+            l2_clip_norm=task.l2_clip_norm,
+            parameter_names=tuple(self._state.parameters),
+        )
+        self.counts: list[ClipCounts] = []
+
+    def run(self, batches: Sequence[Batch], gauge: Gauge) -> None:
+        """See Variant."""
+        with gauge:
+            for batch in batches:
+                self._drawn[:] = [self._task.workload.units_of(batch, self._task.unit_size)]
+                self.counts.append(self._step())
+
+    def _step(self) -> ClipCounts:
+        return private_step(
+            self._loss,
+            self._dataset,
+            self._mechanism,
+            self._state,
+            self._streams,
+            self._task.limits,
+        )
+
+
+def chosen_units(drawn: list[NDArray[np.int64]]) -> type[DpSgdMechanism]:
+    """A mechanism that draws `drawn[0]`, so that all variants do the same work."""
+
+    class ChosenUnits(DpSgdMechanism):
+        def sample(self, stream: SecureStream) -> NDArray[np.int64]:
+            return drawn[0]
+
+    return ChosenUnits
+
+
+def training_state(loss: nn.Module, *, private: bool) -> TrainingState:
+    """The engine's state, with the optimiser settings of all variants."""
+    config = OptimizerConfig(LEARNING_RATE, _STEPS, decay=False)
+    return TrainingState(trainable_parameters(loss), config, private=private)
+
+
+def adamw(model: nn.Module) -> torch.optim.Optimizer:
+    """torch's fastest AdamW on a CPU, which is the Trainer's default too."""
+    return torch.optim.AdamW(trained(model), lr=LEARNING_RATE, weight_decay=0.0, fused=True)
+
+
+def mean_loss(logits_BTV: Tensor, batch: Batch) -> Tensor:
+    """Mean over records of each record's mean over its own targets.
+
+    Targets are shifted instead of logits, which would copy them.
+    """
+    nll_N = F.cross_entropy(
+        logits_BTV.flatten(0, 1),
+        batch.next_ids_BT.flatten(),
+        reduction="none",
+        ignore_index=IGNORED,
+    )
+    return (nll_N * batch.weights_BT.flatten()).sum() / len(batch.records)
