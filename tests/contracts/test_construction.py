@@ -15,6 +15,7 @@ HOMES = {
     "PerUnitGradients": "engine/privacy/per_example.py",
     "BoundedSum": "engine/privacy/clipping.py",
     "PrivateGradient": "engine/privacy/noise.py",
+    "PrivateStatistics": "engine/privacy/statistic.py",
 }
 # Ways to make or alter an instance of a frozen dataclass without calling its name.
 BACK_DOORS = {"__new__", "__setattr__", "__replace__", "__setstate__", "__reduce_ex__"}

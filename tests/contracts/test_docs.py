@@ -32,9 +32,10 @@ _HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
 _TARGET = re.compile(r"^([a-z]+):", re.MULTILINE)
 _COMMAND = re.compile(r"(?:\$ )?(?:[A-Z_]+=\S* )*(?:make|taciturn) ")
 _FLAG = re.compile(r"(?<![\w-])--?[a-z][\w-]*")
+_GROUPS = {"cert"}
 _METHODS = {"fit": FitSpec, "sample": SampleSpec}
 # Arguments of the facade that are no fields of a spec.
-_FACADE = {"data", "show_private", "output", "resume", "progress", "wait"}
+_FACADE = {"data", "show_private", "output", "resume", "progress", "wait", "signing_key"}
 
 
 def link_problems(text: str, folder: Path) -> Iterator[str]:
@@ -87,7 +88,8 @@ def shell_problems(code: str) -> Iterator[str]:
                 yield f"make {unknown}: no such target"
         elif words[:1] == ["taciturn"] and len(words) > 1:
             flags = [word.partition("=")[0] for word in words[2:] if _FLAG.match(word)]
-            yield from _command_problems(words[1], flags)
+            command = " ".join(words[1:3]) if words[1] in _GROUPS else words[1]
+            yield from _command_problems(command, flags)
 
 
 def _command_problems(command: str, flags: list[str]) -> Iterator[str]:
@@ -109,7 +111,13 @@ def make_targets() -> frozenset[str]:
 def help_of(command: str) -> str | None:
     """What `taciturn COMMAND --help` prints; None if there is no such command."""
     result = subprocess.run(
-        [sys.executable, "-c", "from taciturn.cli.main import main; main()", command, "--help"],
+        [
+            sys.executable,
+            "-c",
+            "from taciturn.cli.main import main; main()",
+            *command.split(),
+            "--help",
+        ],
         env={**os.environ, "PYTHONPATH": str(ROOT / "src"), "COLUMNS": "200", "NO_COLOR": "1"},
         capture_output=True,
         text=True,
@@ -188,6 +196,8 @@ def test_architecture_has_a_line_for_every_room() -> None:
         ("```\nA=1 make tests  # all\nmade 'by hand\n```\n", "no such target"),
         ("```sh\ntaciturn fitt\n```\n", "no such command"),
         ("```sh\ntaciturn fit --target-epsilom 3\n```\n", "no such option"),
+        ("```sh\ntaciturn cert verfy out\n```\n", "no such command"),
+        ("```sh\ntaciturn cert verify out --trus x\n```\n", "no such option"),
         ("```yaml\nmodel: a\ndata: b\nepsilom: 3\n```\n", "not a field"),
     ],
 )
