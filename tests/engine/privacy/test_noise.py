@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from taciturn.engine.privacy.clipping import clip_and_sum, empty_sum
 from taciturn.engine.privacy.noise import add_noise, grid_step
-from taciturn.engine.privacy.rng import SecureStream
+from taciturn.engine.privacy.rng import NORMAL_CHUNK, SecureStream
 from taciturn.engine.privacy.types import BoundedSum, PerUnitGradients
 
 KEY = bytes(range(32))
@@ -45,6 +45,49 @@ def test_each_parameter_has_noise_of_its_own() -> None:
     zeros = {"a": torch.zeros(50), "b": torch.zeros(50)}
     released = add_noise(empty_sum(zeros, 1.0), 1.0, 1, SecureStream(KEY))
     assert not torch.equal(released.values["a"], released.values["b"])
+
+
+def large_zero(count: int) -> BoundedSum:
+    return empty_sum({"w": torch.zeros(count // 100, 100), "b": torch.zeros(77)}, 1.0)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_lanes_do_not_depend_on_threads(threads: int) -> None:
+    total, before = large_zero(20 * NORMAL_CHUNK), torch.get_num_threads()
+    expected = add_noise(total, 1.0, 1, SecureStream(KEY)).values
+    try:
+        torch.set_num_threads(threads)
+        again = add_noise(total, 1.0, 1, SecureStream(KEY)).values
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(again[name], expected[name]) for name in expected)
+
+
+def test_no_lane_repeats_another() -> None:
+    """Of 64-bit noise on a grid, two parts alike would have had one stream."""
+    released = add_noise(large_zero(20 * NORMAL_CHUNK), 1.0, 1, SecureStream(KEY)).values["w"]
+    flat = released.flatten().double()
+    parts = flat[: len(flat) // NORMAL_CHUNK * NORMAL_CHUNK].view(-1, NORMAL_CHUNK)
+    correlation = parts @ parts.T / NORMAL_CHUNK
+    off = correlation - torch.diag(correlation.diagonal())
+    assert float(off.abs().max()) < 6 / math.sqrt(NORMAL_CHUNK)
+    assert float((correlation.diagonal() - 1).abs().max()) < 8 / math.sqrt(NORMAL_CHUNK)
+
+
+def test_next_large_sum_has_other_noise() -> None:
+    total, stream = large_zero(20 * NORMAL_CHUNK), SecureStream(KEY)
+    first, second = (add_noise(total, 1.0, 1, stream).values["w"] for _ in range(2))
+    assert not bool((first == second).view(-1)[:1000].all())
+    assert abs(float(torch.corrcoef(torch.stack([first.view(-1), second.view(-1)]))[0, 1])) < 0.01
+
+
+def test_what_a_lane_raises_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(self: SecureStream, shape: object) -> None:
+        raise OSError("no entropy")
+
+    monkeypatch.setattr(SecureStream, "normal", fail)
+    with pytest.raises(OSError, match="no entropy"):
+        add_noise(large_zero(20 * NORMAL_CHUNK), 1.0, 1, SecureStream(KEY))
 
 
 def test_sum_is_not_changed() -> None:

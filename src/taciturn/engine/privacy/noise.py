@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import repeat
 
 import torch
 from torch import Tensor
@@ -15,6 +17,12 @@ from taciturn.engine.privacy.types import BoundedSum, PrivateGradient
 
 # 2^-20 of the noise: far above float64's gaps, far below anything that training can feel.
 _GRID_BITS = 20
+# Streams that share the noise of a large sum. A constant: what a stream yields must not depend on
+# how many threads a machine has.
+_LANES = 8
+
+_Part = tuple[Tensor, Tensor]
+"""Some values of the sum, and where they go once they have their noise."""
 
 
 def add_noise(
@@ -33,11 +41,13 @@ def add_noise(
     if not divisor > 0:
         raise ValueError(f"divisor={divisor} must be positive")
     std = noise_multiplier * total.l2_sensitivity
-    step = grid_step(std)
-    values = {
-        name: _release(value, std, step, divisor, stream) for name, value in total.values.items()
+    released = {
+        name: torch.empty(value.shape, dtype=torch.float32, device=value.device)
+        for name, value in total.values.items()
     }
-    return PrivateGradient(values, std / divisor)
+    parts = [part for name, out in released.items() for part in _parts(total.values[name], out)]
+    _release(parts, std, divisor, stream)
+    return PrivateGradient(released, std / divisor)
 
 
 def on_every_rank(
@@ -63,14 +73,26 @@ def grid_step(std: float) -> float:
     return 2.0 ** (math.floor(math.log2(std)) - _GRID_BITS)
 
 
-def _release(
-    value: Tensor, std: float, step: float, divisor: float, stream: SecureStream
-) -> Tensor:
-    out = torch.empty(value.shape, dtype=torch.float32, device=value.device)
-    parts = zip(
-        value.reshape(-1).split(NORMAL_CHUNK), out.view(-1).split(NORMAL_CHUNK), strict=True
-    )
+def _parts(value: Tensor, out: Tensor) -> Iterator[_Part]:
+    """Both cut in the same places."""
+    flat = (value.reshape(-1).split(NORMAL_CHUNK), out.view(-1).split(NORMAL_CHUNK))
+    return zip(*flat, strict=True)
+
+
+def _release(parts: Sequence[_Part], std: float, divisor: float, stream: SecureStream) -> None:
+    """Each part with noise of its own. Many parts are dealt to lanes, which threads work off."""
+    if len(parts) < 2 * _LANES:
+        _release_lane(parts, std, divisor, stream)
+        return
+    lanes = [parts[first::_LANES] for first in range(_LANES)]
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        streams = stream.children(_LANES)
+        done = pool.map(_release_lane, lanes, repeat(std), repeat(divisor), streams)
+        list(done)  # raises what a lane has raised
+
+
+def _release_lane(parts: Sequence[_Part], std: float, divisor: float, stream: SecureStream) -> None:
+    step = grid_step(std)
     for part, released in parts:
-        noised = stream.normal(part.shape).to(value.device).mul_(std).add_(part)
+        noised = stream.normal(part.shape).to(part.device).mul_(std).add_(part)
         released.copy_(noised.div_(step).round_().mul_(step).div_(divisor))
-    return out

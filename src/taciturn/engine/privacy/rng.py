@@ -25,8 +25,9 @@ _TWO_TO_64 = 2.0**64
 _LARGEST = np.int64(2**63 - 1)
 # Trials made at once: bounds the memory beside the result, whatever its size.
 _CHUNK = 1 << 20
-NORMAL_CHUNK = 1 << 16
-"""Normal values made at once: they stay in a processor's cache. Even."""
+NORMAL_CHUNK = 1 << 15
+"""Normal values made at once: so few stay in a processor's cache, and torch does not divide them
+among threads, whose waiting for each other costs more than the work. Even."""
 
 
 class SecureStream:
@@ -53,6 +54,14 @@ class SecureStream:
     def identity(self) -> str:
         """Names the key without revealing it: two streams with one identity share their bits."""
         return self._identity
+
+    def children(self, count: int) -> list[SecureStream]:
+        """Streams of their own for several threads, keyed with the next bits of this one.
+
+        Guarantee: as independent of each other and of what this stream goes on to yield as AES-256
+        makes its own output blocks.
+        """
+        return [SecureStream(self.integers(4).tobytes()) for _ in range(count)]
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("a SecureStream cannot be saved: its bits would be used twice")
