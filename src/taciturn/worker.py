@@ -29,6 +29,7 @@ from taciturn.certificate.sign import issue, library_versions
 from taciturn.certificate.signers import Signer
 from taciturn.engine.data.tokenize import TokenizedDataset, prepare
 from taciturn.engine.model import adapter, lora
+from taciturn.engine.model.compiled import restore_parts
 from taciturn.engine.model.files import base_digests
 from taciturn.engine.model.load import LoadedModel, choose_device
 from taciturn.engine.model.loss import CausalLmLoss
@@ -186,6 +187,7 @@ def _fit(job: _Job, data: object, resume: bool) -> FitResult:
     if job.ranks.first:
         job.observer.on_plan(plan)
     train(_run(job, loss, dataset, plan), resume=resume)
+    restore_parts(model)
     model.eval()
     report = privacy_report(base, spec, plan, loss).model_copy(update=origin)
     report = _all_costs(job, report, _commitment(job, dataset))

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from peft import PeftModel
+from torch._dynamo.exc import TorchDynamoException
 
 from taciturn.engine.model import lora
+from taciturn.engine.model.compiled import compile_parts, compiler_failure
 from taciturn.engine.model.load import LoadedModel, choose_device, enable_checkpointing
 from taciturn.engine.model.loss import CausalLmLoss
 from taciturn.engine.model.sharding import check_sharded, gradient_norms, shard
@@ -40,12 +44,25 @@ def trainable(
         model = _chosen(base, choice, fitted)
         if spec.gradient_checkpointing:
             enable_checkpointing(model)
+        if spec.compile:
+            compile_parts(model, whole=not spec.private)
     same_weights(model, ranks)
-    with together(ranks):
+    with together(ranks), _explained(spec):
         loss = CausalLmLoss(model)
         if spec.private:
             verify(loss, public_batch(base.vocabulary).to(base.device))
     return model, loss
+
+
+@contextmanager
+def _explained(spec: FitSpec) -> Iterator[None]:
+    """A compiler that is not there shows at the first call."""
+    try:
+        yield
+    except TorchDynamoException as error:
+        if not spec.compile:
+            raise
+        raise compiler_failure(error) from error
 
 
 def _check_can_go_on(spec: FitSpec, choice: AdapterPlan, fitted: Any) -> None:
