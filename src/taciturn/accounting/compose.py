@@ -75,10 +75,21 @@ def epsilon(event: DpEvent, delta: float) -> float:
         GuaranteeError: an event of a kind that cannot be accounted for.
     """
     check_delta_range(delta)
+    steps = counted_steps(event)
+    return math.inf if steps is None else _epsilon(steps, delta)
+
+
+def counted_steps(event: DpEvent) -> Steps | None:
+    """The distinct steps of `event`, each with how often it is taken; None if it is not private.
+
+    A step outside of what the accountant covers is replaced by one inside that costs more.
+
+    Raises:
+        PrivacyParameterError: a value outside its bound.
+        GuaranteeError: an event of a kind that cannot be accounted for.
+    """
     steps: Counter[SampledGaussian] = Counter()
-    if not _collect(event, 1, steps):
-        return math.inf
-    return _epsilon(steps, delta)
+    return steps if _collect(event, 1, steps) else None
 
 
 def renyi_bound(event: DpEvent, delta: float) -> float:
@@ -88,8 +99,8 @@ def renyi_bound(event: DpEvent, delta: float) -> float:
         As `epsilon`.
     """
     check_delta_range(delta)
-    steps: Counter[SampledGaussian] = Counter()
-    if not _collect(event, 1, steps):
+    steps = counted_steps(event)
+    if steps is None:
         return math.inf
     removed = renyi.renyi_epsilon(_quadratures("remove", steps), delta)[1]
     return max(removed, renyi.renyi_epsilon(_quadratures("add", steps), delta)[1])
@@ -202,19 +213,29 @@ class _Accountant:
         return composed_epsilon(counted, tilt, self._delta)
 
 
-def _epsilon(steps: Steps, delta: float) -> float:
+def merged(steps: Steps) -> Steps:
+    """`steps` with one in place of all that are not sampled: k of noise s cost one of s / sqrt(k).
+
+    Those that are sampled follow in a fixed order, so that equal runs have equal answers.
+    """
     unsampled = sum(
         count / kind.noise_multiplier**2
         for kind, count in steps.items()
         if kind.sampling_probability == 1
     )
+    together = {SampledGaussian(1.0, unsampled**-0.5): 1} if unsampled else {}
     sampled = {kind: steps[kind] for kind in sorted(steps) if kind.sampling_probability < 1}
-    if not unsampled:
-        return _Accountant(delta, _FINE).epsilon(sampled) if sampled else 0.0
-    together = SampledGaussian(1.0, unsampled**-0.5)
-    if not sampled:
-        return gaussian_epsilon(together.noise_multiplier, delta)
-    return _Accountant(delta, _FINE).epsilon({together: 1, **sampled})
+    return {**together, **sampled}
+
+
+def _epsilon(steps: Steps, delta: float) -> float:
+    distinct = merged(steps)
+    if not distinct:
+        return 0.0
+    first, *others = distinct
+    if first.sampling_probability == 1 and not others:
+        return gaussian_epsilon(first.noise_multiplier, delta)
+    return _Accountant(delta, _FINE).epsilon(distinct)
 
 
 def _collect(event: DpEvent, times: int, steps: Counter[SampledGaussian]) -> bool:

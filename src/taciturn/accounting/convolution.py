@@ -50,7 +50,7 @@ def composed_epsilon(grids: Counted, order: float, delta: float) -> Answer:
         Epsilon, at least 0; infinite where more than delta has an infinite loss.
     """
     for _ in range(_ATTEMPTS):
-        tail = _compose(grids, order, delta)
+        tail = composed_tail(grids, order, delta)
         answer = tail.answer(delta)
         if answer.epsilon > tail.lowest or tail.complete:
             return answer if answer.epsilon > 0 else Answer(0.0, answer.slope)
@@ -61,7 +61,7 @@ def composed_epsilon(grids: Counted, order: float, delta: float) -> Answer:
 
 
 @dataclass(frozen=True)
-class _Tail:
+class Tail:
     """Composed losses from the lowest that is known, ascending, and their masses, tilt undone."""
 
     losses_L: Floats
@@ -99,8 +99,12 @@ class _Tail:
         return Answer(epsilon, math.exp(step) * discounted / delta)
 
 
-def _compose(grids: Counted, order: float, delta: float) -> _Tail:
-    """The part of the composed loss that decides epsilon, if `order` is right."""
+def composed_tail(grids: Counted, order: float, delta: float) -> Tail:
+    """The part of the composed loss that decides epsilon at `delta`, if `order` is right.
+
+    Under no tilt, order 0, that is all but 1e-12 of the mass. At every epsilon from `lowest` on,
+    the divergence of these losses is an upper bound on that of the composition.
+    """
     with np.errstate(divide="ignore"):
         parts = [
             Tilted.of(grid.losses(), np.log(grid.masses_L), order, count) for grid, count in grids
@@ -121,7 +125,7 @@ def _compose(grids: Counted, order: float, delta: float) -> _Tail:
     infinity_mass = sum(count * grid.infinity_mass for grid, count in grids)
     if highest < top:
         infinity_mass += SHARE_ABOVE * delta
-    return _Tail(losses_L, masses_L, infinity_mass, complete=lowest == bottom)
+    return Tail(losses_L, masses_L, infinity_mass, complete=lowest == bottom)
 
 
 def _support(grids: Counted) -> tuple[int, int]:
