@@ -7,7 +7,7 @@ from taciturn.engine.evaluation.likelihood import (
     Likelihood,
     base_model,
     likelihood,
-    log_probability,
+    log_probabilities,
 )
 
-__all__ = ["Likelihood", "base_model", "likelihood", "log_probability"]
+__all__ = ["Likelihood", "base_model", "likelihood", "log_probabilities"]

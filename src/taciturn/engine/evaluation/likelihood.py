@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, cast
@@ -13,12 +13,16 @@ import torch
 from peft import PeftModel
 from torch import Tensor, nn
 
-from taciturn.engine.data.batch import BatchLimits, microbatches
-from taciturn.engine.data.tokenize import TokenizedDataset
+from taciturn.engine.data.batch import BatchLimits, bucket_length, collate, microbatches
+from taciturn.engine.data.tokenize import TokenizedDataset, TokenizedRecord
 from taciturn.engine.model.load import load_base
 from taciturn.engine.model.loss import CausalLmLoss, weighted_cross_entropy
 from taciturn.engine.privacy.types import UnitBatch
+from taciturn.errors import SpecError
 from taciturn.spec import PerformanceSpec
+
+Scorer = Callable[[CausalLmLoss, UnitBatch], Tensor]
+"""Figures [K, U] of a microbatch's units, each a sum over their sequences; float64, on the CPU."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,23 +80,42 @@ def likelihood(
     return unit_scores(model, dataset, max_tokens, microbatch_tokens).total()
 
 
-@torch.no_grad()
 def unit_scores(
     model: nn.Module, dataset: TokenizedDataset, max_tokens: int, microbatch_tokens: int = 4096
 ) -> UnitScores:
     """Score every unit of `dataset`; the model is put in eval mode and left in its own."""
-    loss = CausalLmLoss(model)
+    by_unit_3U = unit_sums(model, dataset, max_tokens, _scored, microbatch_tokens)
+    return UnitScores(by_unit_3U[0], by_unit_3U[1].long(), by_unit_3U[2].long())
+
+
+@torch.no_grad()
+def unit_sums(
+    model: nn.Module,
+    dataset: TokenizedDataset,
+    max_tokens: int,
+    score: Scorer,
+    microbatch_tokens: int = 4096,
+) -> Tensor:
+    """What `score` says of every unit, in the order of `dataset`; float64 [K, U]."""
     device = next(model.parameters()).device
-    training = model.training
-    model.eval()
     limits = BatchLimits(microbatch_tokens, units=1024, max_tokens=max_tokens)
     groups = microbatches(dataset, np.arange(dataset.n_units), limits)
-    scores_3U = [sum(_scored(loss, part.to(device)) for part in group) for group in groups]
-    model.train(training)
+    with _judging(model) as loss:
+        sums_KU = [sum(score(loss, part.to(device)) for part in group) for group in groups]
     # Microbatches go by length; this is the same stable sort, undone.
     order = sorted(range(dataset.n_units), key=lambda unit: max(dataset.lengths(unit)))
-    by_unit_3U = torch.cat(cast(list[Tensor], scores_3U), dim=1)[:, np.argsort(order)]
-    return UnitScores(by_unit_3U[0], by_unit_3U[1].long(), by_unit_3U[2].long())
+    return torch.cat(cast(list[Tensor], sums_KU), dim=1)[:, np.argsort(order)]
+
+
+@contextmanager
+def _judging(model: nn.Module) -> Iterator[CausalLmLoss]:
+    """The model's loss, in eval mode; afterwards the model is in its own again."""
+    training = model.training
+    model.eval()
+    try:
+        yield CausalLmLoss(model)
+    finally:
+        model.train(training)
 
 
 def _scored(loss: CausalLmLoss, batch: UnitBatch) -> Tensor:
@@ -120,18 +143,67 @@ def base_model(name: str, fitted: Any, base: Any, spec: PerformanceSpec) -> Iter
 
 
 @torch.no_grad()
-def log_probability(model: Any, tokenizer: Any, prompt: str, continuation: str) -> float:
-    """Natural logarithm of p(continuation | prompt), summed over the continuation's tokens.
+def log_probabilities(
+    model: nn.Module,
+    tokenizer: Any,
+    prompt: str,
+    continuations: Sequence[str],
+    context_length: int,
+    microbatch_tokens: int = 4096,
+) -> list[float]:
+    """Natural logarithm of p(continuation | prompt) of each, summed over its own tokens.
 
-    Prompt and continuation are tokenised separately, as they are when one continues the other.
+    Whole continuations are compared, not tokens of them: one of more tokens has more factors.
+    Prompt and continuation are tokenised apart, as they are when one continues the other.
+
+    Raises SpecError if prompt and a continuation are longer than the model's context.
     """
+    records = _continued(tokenizer, prompt, continuations)
+    width = max((len(record.input_ids) for record in records), default=0)
+    if width > context_length:
+        raise SpecError(
+            f"prompt and continuation take {width} tokens, and the model's context is "
+            f"{context_length}; shorten the prompt"
+        )
+    device = next(model.parameters()).device
+    order = sorted(range(len(records)), key=lambda index: len(records[index].input_ids))
+    found = [0.0] * len(records)
+    with _judging(model) as loss:
+        for chunk in _chunks(records, order, microbatch_tokens, context_length):
+            rows = [(records[index], row) for row, index in enumerate(chunk)]
+            batch = _each_token(collate(rows, len(rows), context_length))
+            for index, nats in zip(chunk, loss(batch.to(device)).tolist(), strict=True):
+                found[index] = -nats
+    return found
+
+
+def _continued(tokenizer: Any, prompt: str, continuations: Sequence[str]) -> list[TokenizedRecord]:
     start = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
     before = start + tokenizer(prompt, add_special_tokens=False)["input_ids"]
-    after = tokenizer(continuation, add_special_tokens=False)["input_ids"]
-    ids = torch.tensor([before + after], device=model.device)
-    logits = model(input_ids=ids, use_cache=False).logits[0, len(before) - 1 : -1].float()
-    scores = torch.log_softmax(logits, dim=-1)
-    return float(scores.gather(1, ids[0, len(before) :, None]).double().sum())
+    before = before or [tokenizer.eos_token_id]  # something must come before the first token
+    parts = tokenizer(list(continuations), add_special_tokens=False)["input_ids"]
+    return [
+        TokenizedRecord(
+            np.array(before + after, dtype=np.int32),
+            np.arange(len(before) + len(after)) >= len(before),
+        )
+        for after in parts
+    ]
+
+
+def _chunks(
+    records: Sequence[TokenizedRecord], order: Sequence[int], tokens: int, context_length: int
+) -> Iterator[list[int]]:
+    """Indexes in `order`, as many at a time as fit; `order` goes by length."""
+    chunk: list[int] = []
+    for index in order:
+        width = bucket_length(len(records[index].input_ids), context_length)
+        if chunk and (len(chunk) + 1) * width > tokens:
+            yield chunk
+            chunk = []
+        chunk.append(index)
+    if chunk:
+        yield chunk
 
 
 def _each_token(batch: UnitBatch) -> UnitBatch:

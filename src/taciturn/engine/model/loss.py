@@ -34,12 +34,16 @@ class CausalLmLoss(nn.Module):
         self._fused = gives_own_logits(model)
 
     def forward(self, batch: UnitBatch) -> Tensor:
-        self._check_length(batch)
-        terms = output_terms(self.model, batch.input_ids_BT) if self._fused else None
+        terms = self.terms(batch)
         if terms is not None:
             return head_cross_entropy(terms, batch.input_ids_BT, batch.loss_weights_BT)
         logits_BTV = self.logits(batch)
         return weighted_cross_entropy(logits_BTV, batch.input_ids_BT, batch.loss_weights_BT)
+
+    def terms(self, batch: UnitBatch) -> list[tuple[Tensor, Tensor]] | None:
+        """What adds up to the logits (`output_terms`); None where only the model can make them."""
+        self._check_length(batch)
+        return output_terms(self.model, batch.input_ids_BT) if self._fused else None
 
     def logits(self, batch: UnitBatch) -> Tensor:
         """Logits [B, T, V]; raises GuaranteeError where records would not be independent."""
