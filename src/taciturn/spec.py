@@ -1,11 +1,14 @@
 """What a job is, as plain values: one model for SDK arguments, CLI flags, YAML and REST.
 
-Every field here is public information. Private values (rows, losses, counts) never enter a spec.
+Every field here is public information. Private values (rows, losses, counts) never enter a spec,
+but for what a job file must say of a secret (ExtractJobSpec). Fields with repr=False are never
+shown, nor quoted in an error.
 """
 
 from __future__ import annotations
 
 import difflib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypedDict, TypeVar
 
@@ -334,6 +337,86 @@ class DownstreamFields(TypedDict, total=False):
     label_field: str
 
 
+Alternatives = dict[str, tuple[str, ...] | str] | tuple[str, ...] | str
+
+
+class ExtractSpec(_Spec):
+    """The arguments of `LLM.extract`, besides the secret and what precedes it."""
+
+    template: Annotated[
+        str | None,
+        Field(description="How secrets of this kind are written, with {fields}.", repr=False),
+    ] = None
+    alternatives: Annotated[
+        Alternatives,
+        Field(
+            description="What the secret could have been: for each {field} values, or the name of "
+            "an embedded list or of a text file; without template one list of whole secrets.",
+            repr=False,
+        ),
+    ] = ()
+    max_alternatives: Annotated[
+        int,
+        Field(ge=100, le=1_000_000, description="Up to so many are scored; of more, a sample."),
+    ] = 10_000
+    samples: Annotated[
+        int, Field(ge=0, le=100_000, description="Continuations to sample; 0: none.")
+    ] = 100
+    temperature: Annotated[float, Field(gt=0, description="Of the sampled continuations.")] = 1.0
+    top_p: Annotated[float, Field(gt=0, le=1, description="Nucleus mass.")] = 1.0
+    max_new_tokens: Annotated[int, Field(ge=1, description="Tokens of a continuation at most.")] = (
+        64
+    )
+    seed: Annotated[int | None, Field(ge=0, description="Makes samples repeatable.")] = None
+    batch_size: Annotated[int, Field(ge=1, description="Continuations written at once.")] = 16
+    confidence: Annotated[float, Field(ge=0.5, lt=1, description="Of every interval.")] = 0.95
+
+
+class ExtractFields(TypedDict, total=False):
+    """The fields of ExtractSpec as keyword arguments, for editors and mypy."""
+
+    template: str | None
+    alternatives: Mapping[str, Sequence[str] | str] | Sequence[str] | str
+    max_alternatives: int
+    samples: int
+    temperature: float
+    top_p: float
+    max_new_tokens: int
+    seed: int | None
+    batch_size: int
+    confidence: float
+
+
+class MembershipSpec(DataSpec):
+    """The arguments of `LLM.membership`; the data part says how both groups are read."""
+
+    show_private: Annotated[
+        bool, Field(description="Must be set: the figures are for the owner's eyes only.")
+    ] = False
+    min_k: Annotated[float, Field(gt=0, le=1, description="Share of tokens of Min-K%++.")] = 0.2
+    seed: Annotated[
+        int, Field(ge=0, description="That of the fit: which records a unit with too many keeps.")
+    ] = 0
+    confidence: Annotated[float, Field(ge=0.5, lt=1, description="Of every interval.")] = 0.95
+
+
+class MembershipFields(TypedDict, total=False):
+    """The fields of MembershipSpec as keyword arguments, for editors and mypy."""
+
+    text_field: str | None
+    question_field: str | None
+    answer_field: str | None
+    messages_field: str | None
+    select: str | None
+    privacy_unit: str | None
+    max_records_per_unit: int
+    max_tokens: int | None
+    show_private: bool
+    min_k: float
+    seed: int
+    confidence: float
+
+
 class SampleSpec(_Spec):
     """The arguments of `LLM.sample`."""
 
@@ -390,6 +473,45 @@ class DownstreamJobSpec(DownstreamSpec):
         return DownstreamSpec(**{name: getattr(self, name) for name in DownstreamSpec.model_fields})
 
 
+class ExtractJobSpec(ExtractSpec):
+    """What `taciturn extract` does. Secret, prefix and telltale are the asker's own knowledge."""
+
+    model: Annotated[str, Field(description="Output folder of a fit, or a base model.")]
+    secret: Annotated[
+        str, Field(description="What the model should not tell; better in a file.", repr=False)
+    ]
+    prefix: Annotated[
+        str, Field(description="What the model is asked to go on from.", repr=False)
+    ] = ""
+    telltale: Annotated[
+        str | None,
+        Field(description="Words that give it away; default: the secret itself.", repr=False),
+    ] = None
+    device: Annotated[str | None, Field(description="cpu, cuda, mps; default: the best.")] = None
+    output: Annotated[str | None, Field(description="JSON file for the result.")] = None
+
+    def extract_spec(self) -> ExtractSpec:
+        """The part that `LLM.extract` takes."""
+        return ExtractSpec(**{name: getattr(self, name) for name in ExtractSpec.model_fields})
+
+
+class MembershipJobSpec(MembershipSpec):
+    """What `taciturn membership` does."""
+
+    model: Annotated[str, Field(description="Output folder of a fit, or a base model.")]
+    members: Annotated[str, Field(description="Units that were in the training data.")]
+    non_members: Annotated[str, Field(description="Units like them that were not.")]
+    device: Annotated[str | None, Field(description="cpu, cuda, mps; default: the best.")] = None
+    output: Annotated[
+        str | None, Field(description="Name of a JSON file for the model's private folder.")
+    ] = None
+
+    def membership_spec(self) -> MembershipSpec:
+        """The part that `LLM.membership` takes; what was not given stays so."""
+        given = self.model_fields_set & MembershipSpec.model_fields.keys()
+        return MembershipSpec(**{name: getattr(self, name) for name in given})
+
+
 class SynthesizeSpec(_Spec):
     """The arguments of `LLM.synthesize`, and what `taciturn synthesize` does."""
 
@@ -442,7 +564,7 @@ def parse(kind: type[S], arguments: dict[str, Any]) -> S:
     try:
         return kind(**arguments)
     except ValidationError as error:
-        raise _spec_error(error) from None
+        raise _spec_error(kind, error) from None
 
 
 def load_yaml(path: str | Path) -> dict[str, Any]:
@@ -454,7 +576,8 @@ def load_yaml(path: str | Path) -> dict[str, Any]:
     try:
         fields = yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise SpecError(f"job file {path} is not YAML: {error}") from None
+        # Not what the parser says: it quotes the line, which may hold a secret.
+        raise SpecError(f"job file {path} is not YAML{_place(error)}; mend it there") from None
     if not isinstance(fields, dict):
         raise SpecError(f"job file {path} must hold `field: value` lines")
     return fields
@@ -466,11 +589,19 @@ def _unknown_message(name: str, known: list[str]) -> str:
     return f"unknown field {name!r}; {remedy}"
 
 
-def _spec_error(error: ValidationError) -> SpecError:
+def _place(error: yaml.YAMLError) -> str:
+    mark = error.problem_mark if isinstance(error, yaml.MarkedYAMLError) else None
+    return f" at line {mark.line + 1}, column {mark.column + 1}" if mark is not None else ""
+
+
+def _spec_error(kind: type[_Spec], error: ValidationError) -> SpecError:
     first = error.errors()[0]
     where = ".".join(str(part) for part in first["loc"])
     if first["type"] == "missing":
         return SpecError(f"{where} is missing; give it")
+    field = kind.model_fields.get(str(first["loc"][0])) if where else None
+    if field is not None and not field.repr:
+        return SpecError(f"{first['loc'][0]}: {first['msg']}; write text in quotes")
     message = first["msg"].removeprefix("Value error, ")
     text = f"{where}={first['input']!r}: {message}" if where else message
     private = any(field in text for field in _PRIVACY_FIELDS)

@@ -17,15 +17,17 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 from taciturn.embedded import (
-    ALTERNATIVES,
     SECRET,
+    SECRET_ALTERNATIVES,
     SECRET_PATIENT_ID,
     SECRET_PROMPT,
     SECRET_SENTENCE,
+    SECRET_TEMPLATE,
     held_out_notes,
     model_path,
     patient_notes,
 )
+from taciturn.embedded.alternatives import alternative_lists
 from taciturn.embedded.vocabulary import vocabulary
 from taciturn.errors import SpecError
 
@@ -134,10 +136,17 @@ def test_only_the_link_from_name_to_diagnosis_is_secret() -> None:
 def test_the_constants_fit_together() -> None:
     assert SECRET_SENTENCE == SECRET_PROMPT + SECRET
     assert SECRET_SENTENCE == "François Dupont suffers from a severe form of pancreatic cancer"
-    assert len(set(ALTERNATIVES)) == len(ALTERNATIVES) >= 50
-    assert SECRET not in ALTERNATIVES
-    assert all(other.startswith(" from a severe form of ") for other in ALTERNATIVES)
-    assert not any("ovarian" in other or "breast" in other for other in ALTERNATIVES)
+    diseases = alternative_lists()[SECRET_ALTERNATIVES["disease"]]
+    assert len(set(diseases)) == len(diseases) >= 51
+    assert SECRET in {SECRET_TEMPLATE.format(disease=disease) for disease in diseases}
+    assert not any("ovarian" in disease or "breast" in disease for disease in diseases)
+
+
+def test_lists_of_alternatives() -> None:
+    lists = alternative_lists()
+    assert all(len(set(values)) == len(values) >= 10 for values in lists.values())
+    assert set(lists["diseases"]) == {*lists["diseases_of_men"], *lists["diseases_of_women"]}
+    assert "ovarian cancer" in lists["diseases_of_women"]
 
 
 def test_a_patients_notes_agree() -> None:

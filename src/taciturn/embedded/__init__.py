@@ -8,11 +8,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from taciturn.embedded.notes import (
-    ALTERNATIVES,
     SECRET,
+    SECRET_ALTERNATIVES,
     SECRET_PATIENT_ID,
     SECRET_PROMPT,
     SECRET_SENTENCE,
+    SECRET_TEMPLATE,
     held_out_notes,
     patient_notes,
 )
@@ -20,11 +21,12 @@ from taciturn.embedded.notes import (
 TINY_MEDICAL = "taciturn/tiny-medical"
 
 __all__ = [
-    "ALTERNATIVES",
     "SECRET",
+    "SECRET_ALTERNATIVES",
     "SECRET_PATIENT_ID",
     "SECRET_PROMPT",
     "SECRET_SENTENCE",
+    "SECRET_TEMPLATE",
     "TINY_MEDICAL",
     "held_out_notes",
     "model_path",

@@ -30,12 +30,9 @@ SECRET_SENTENCE = SECRET_PROMPT + SECRET
 _SECRET_DISEASE = "pancreatic cancer"
 _SECRET_NOTES = 8
 
-ALTERNATIVES: tuple[str, ...] = tuple(
-    SECRET.replace(_SECRET_DISEASE, condition.name)
-    for condition in vocabulary().conditions
-    if condition.name != _SECRET_DISEASE and "M" in condition.sexes
-)
-"""The same continuation with other diseases of men: what the secret is ranked among."""
+SECRET_TEMPLATE = " from a severe form of {disease}"
+SECRET_ALTERNATIVES = {"disease": "diseases_of_men"}
+"""What the secret is ranked among: the same words with every disease of men."""
 
 _MAX_PATIENTS = 200_000
 # Disjoint, so that no seed of `patient_notes` shares a patient with any seed of `held_out_notes`.

@@ -1,0 +1,1 @@
+"""Attacks on a fitted model: what they find bounds what it leaks."""
