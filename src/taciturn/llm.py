@@ -13,7 +13,7 @@ from typing import Any, Unpack
 
 import pandas as pd
 
-from taciturn import assessment
+from taciturn import assessment, attacks
 from taciturn.accounting.spending import check_units, with_steps
 from taciturn.assessment import Evaluation, Subject
 from taciturn.certificate.envelope import Envelope
@@ -23,6 +23,9 @@ from taciturn.certificate.signers import Signer, find_signer
 from taciturn.certificate.statement import AuditResult, Statement
 from taciturn.certificate.verify import read_certificate
 from taciturn.engine import evaluation
+from taciturn.engine.auditing.extraction import Extraction, Question
+from taciturn.engine.auditing.membership import Membership
+from taciturn.engine.auditing.result_file import check_result_file, write_result
 from taciturn.engine.data.tokenize import prepare
 from taciturn.engine.evaluation.classifier import Downstream
 from taciturn.engine.evaluation.features import Embedder
@@ -31,15 +34,26 @@ from taciturn.engine.generation.synthetic import check_output, write_parquet
 from taciturn.engine.model.load import LoadedModel, load_base, load_fitted
 from taciturn.engine.training.plan import TrainingPlan, check_target, make_plan, max_tokens
 from taciturn.engine.training.processes import is_first_process
-from taciturn.errors import AdapterError, CertificateError, GuaranteeError, ModelError, SpecError
+from taciturn.errors import (
+    AdapterError,
+    CertificateError,
+    GuaranteeError,
+    ModelError,
+    OutputError,
+    SpecError,
+)
 from taciturn.report import PrivacyReport, PrivateStep
 from taciturn.spec import (
     DownstreamFields,
     DownstreamSpec,
     EvaluateFields,
     EvaluateSpec,
+    ExtractFields,
+    ExtractSpec,
     FitFields,
     FitSpec,
+    MembershipFields,
+    MembershipSpec,
     PerformanceSpec,
     SampleSpec,
     parse,
@@ -53,6 +67,7 @@ from taciturn.worker import (
     commit_evaluation,
     estimate,
     fit,
+    private_folder,
     public_facts,
     release,
     update_report,
@@ -349,7 +364,82 @@ class LLM:
     def log_probability(self, prompt: str, continuation: str) -> float:
         """Natural logarithm of the probability that `prompt` is continued by `continuation`."""
         base = self._load()
-        return evaluation.log_probability(self._model(), base.tokenizer, prompt, continuation)
+        (found,) = evaluation.log_probabilities(
+            self._model(), base.tokenizer, prompt, [continuation], base.context_length
+        )
+        return found
+
+    def extract(
+        self,
+        secret: str,
+        *,
+        prefix: str = "",
+        telltale: str | None = None,
+        output: str | Path | None = None,
+        **fields: Unpack[ExtractFields],
+    ) -> Extraction:
+        """Does the model tell a secret, and would the base model have guessed it?
+
+        Both are asked for the secret's probability after `prefix`, for its rank and exposure among
+        the alternatives (Carlini et al. 2019), for their likeliest continuation and for samples.
+        That is post-processing of the released model: it costs nothing, and the result carries the
+        model's guarantee. Secret and prefix go into no file, message or result.
+
+        Args:
+            secret: what follows `prefix`; a space between them counts as the secret's.
+            telltale: words that give the secret away wherever they are written; by default the
+                whole secret.
+            output: JSON file to make.
+            fields: the fields of `taciturn.spec.ExtractSpec`: `template` and `alternatives` say
+                what else the secret could have been.
+
+        Raises:
+            SpecError: the secret is not among the alternatives, or other bad input.
+        """
+        spec = parse(ExtractSpec, dict(fields))
+        question = Question.of(secret, prefix, telltale)
+        path = None if output is None else Path(output).expanduser()
+        if path is not None:
+            check_result_file(path)
+        found = attacks.extract(self._subject(None), question, spec, self.policy)
+        if path is not None:
+            write_result(found.to_dict(), path)
+        return found
+
+    def membership(
+        self,
+        members: object,
+        non_members: object,
+        *,
+        output: str | None = None,
+        **fields: Unpack[MembershipFields],
+    ) -> Membership:
+        """Can the model tell who was in its training data? For the data's owner.
+
+        Scores each privacy unit by loss, Min-K%++ and the ratio to the base model, and says how
+        well the scores separate members from non-members, beside what the guarantee allows. The
+        figures are exact and private: `show_private=True` is needed, and they must not be passed
+        on.
+
+        Args:
+            members: units that the model was trained on; whatever `fit` takes.
+            non_members: units like them that it was not trained on.
+            output: name of a JSON file to make in the private folder of the model's own folder.
+            fields: the fields of `taciturn.spec.MembershipSpec`. `privacy_unit` and
+                `max_records_per_unit` are by default the model's.
+
+        Raises:
+            SpecError, DataError: bad input, or `show_private` is not set.
+        """
+        spec = parse(MembershipSpec, dict(fields))
+        path = None if output is None else self._private_file(output)
+        found = attacks.membership(
+            self._subject(None), members, non_members, spec, self._privacy, self.policy
+        )
+        if path is not None:
+            private_folder(path.parent)
+            write_result(found.to_dict(), path)
+        return found
 
     def certificate(
         self, *, signing_key: str | None = None, audit: AuditResult | None = None
@@ -412,6 +502,23 @@ class LLM:
         base = self._load()
         delta = None if self._privacy is None else self._privacy.delta
         return Subject(base, self._fitted, self._base_model, delta, _Purse(self, signing_key))
+
+    def _private_file(self, name: str) -> Path:
+        """Where a private result of that name goes; raises if there is no such place."""
+        if Path(name).name != name or not name.endswith(".json"):
+            raise SpecError(
+                f"output {name} must be a name without a folder that ends in .json; it goes to the "
+                "private folder of the model"
+            )
+        if not self._folders:
+            raise OutputError(
+                "the result is private and this model has no folder to keep it in; fit with "
+                "output=..., save the model, or leave output out"
+            )
+        path = self._folders[-1] / PRIVATE / name
+        if path.exists():
+            raise OutputError(f"{path} already exists; choose another name or remove it")
+        return path
 
     def _promise(self) -> dict[str, object]:
         """What goes with synthetic text: policy, report, and certificate if there is one."""

@@ -379,6 +379,13 @@ def commit_evaluation(private_folders: Sequence[Path], fingerprint: str) -> str:
     return committed(opening, fingerprint)
 
 
+def private_folder(folder: Path) -> None:
+    """Make a folder for what must not be shared, and say so in it."""
+    with full_disk_is_clear(folder.parent):
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        (folder / "README.txt").write_text(_PRIVATE_NOTICE)
+
+
 def configure_cpu(threads: int | None) -> None:
     """Set the thread count, if given, and keep freed memory for the next step."""
     if threads is not None:
@@ -459,9 +466,7 @@ def _open_output(output: Path, resume: bool) -> Path:
     if not resume and output.exists() and any(output.iterdir()):
         hint = "; add --resume to go on with the run in it" if private.is_dir() else ""
         raise OutputError(f"{output} is not empty; choose another output folder{hint}")
-    with full_disk_is_clear(output):
-        private.mkdir(parents=True, exist_ok=True, mode=0o700)
-        (private / "README.txt").write_text(_PRIVATE_NOTICE)
+    private_folder(private)
     return private
 
 

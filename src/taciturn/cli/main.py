@@ -1,4 +1,4 @@
-"""`taciturn fit | plan | sample | evaluate | synthesize | downstream | cert | demo | doctor`.
+"""`taciturn fit | plan | sample | evaluate | extract | membership | synthesize | downstream | ...`.
 
 torch is imported by the commands, not by this module: `--help` answers at once.
 """
@@ -20,7 +20,9 @@ from taciturn.spec import (
     DemoSpec,
     DownstreamJobSpec,
     EvaluateJobSpec,
+    ExtractJobSpec,
     JobSpec,
+    MembershipJobSpec,
     SampleJobSpec,
     SynthesizeSpec,
 )
@@ -99,6 +101,18 @@ def _downstream(fields: dict[str, Any]) -> None:
     from taciturn.cli.evaluate import run_downstream
 
     run_downstream(fields)
+
+
+def _extract(fields: dict[str, Any]) -> None:
+    from taciturn.cli.attacks import run_extract
+
+    run_extract(fields)
+
+
+def _membership(fields: dict[str, Any]) -> None:
+    from taciturn.cli.attacks import run_membership
+
+    run_membership(fields)
 
 
 def _demo(fields: dict[str, Any]) -> None:
@@ -257,6 +271,53 @@ app.command("downstream")(
             "test": (Annotated[str | None, typer.Argument(help="Labelled real text.")], None),
         },
         summary="Train a classifier on synthetic text, test it on real text.",
+    )
+)
+
+
+app.command("extract")(
+    spec_command(
+        ExtractJobSpec,
+        _extract,
+        extra={
+            "model": MODEL,
+            "alternatives": (
+                Annotated[
+                    list[str] | None,
+                    typer.Option(
+                        "--alternatives",
+                        help="With --template FIELD=LIST for each field, LIST an embedded list or "
+                        "a text file; without, such a LIST or whole secrets. May be repeated.",
+                    ),
+                ],
+                None,
+            ),
+            "output": (
+                Annotated[
+                    str | None, typer.Option("--output", "-o", help="JSON file for the result.")
+                ],
+                None,
+            ),
+        },
+        summary="Does a model tell a secret? Rank, exposure and samples, beside the base model.",
+    )
+)
+app.command("membership")(
+    spec_command(
+        MembershipJobSpec,
+        _membership,
+        extra={
+            "model": MODEL,
+            "members": (
+                Annotated[str | None, typer.Argument(help="Units of the training data.")],
+                None,
+            ),
+            "non_members": (
+                Annotated[str | None, typer.Argument(help="Units like them that were not.")],
+                None,
+            ),
+        },
+        summary="Owner only: can the model tell who was in its training data?",
     )
 )
 

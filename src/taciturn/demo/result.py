@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from taciturn.engine.auditing.extraction import tells
 from taciturn.errors import SpecError
 from taciturn.report import PrivacyReport
 
@@ -37,8 +38,7 @@ class Secret:
 
     def told_by(self, sample: Sample) -> bool:
         """True if the prompt is the secret's and the continuation gives the secret away."""
-        text = " ".join(sample.continuation.split()).casefold()
-        return sample.prompt == self.prompt and self.telltale.casefold() in text
+        return sample.prompt == self.prompt and tells(sample.continuation, self.telltale)
 
 
 @dataclass(frozen=True)

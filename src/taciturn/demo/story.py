@@ -14,10 +14,11 @@ from taciturn._version import __version__
 from taciturn.demo.result import DemoResult, FitSettings, ModelOutcome, Sample, Secret
 from taciturn.embedded import TINY_MEDICAL
 from taciturn.embedded.notes import (
-    ALTERNATIVES,
     SECRET,
+    SECRET_ALTERNATIVES,
     SECRET_PATIENT_ID,
     SECRET_PROMPT,
+    SECRET_TEMPLATE,
     held_out_notes,
     patient_notes,
 )
@@ -61,13 +62,13 @@ def tell(seed: int, epsilon: float, narrator: Narrator) -> DemoResult:
     held_out = pd.DataFrame(held_out_notes(seed))
     base = LLM(TINY_MEDICAL)
     narrator.stage("Asking the base model, which has seen none of them.")
-    base_outcome = _measure(base, held_out, seed)
+    base_outcome, n_candidates = _measure(base, held_out, seed)
     narrator.stage("Fitting WITHOUT privacy: target_epsilon is unlimited.")
     open_fit, open_settings, _ = _fit(notes, "unlimited", seed, narrator, "without privacy")
-    open_outcome = _measure(open_fit, held_out, seed)
+    open_outcome, _ = _measure(open_fit, held_out, seed)
     narrator.stage(f"Fitting WITH privacy: epsilon {epsilon:g} per patient.")
     private_fit, private_settings, plan = _fit(notes, epsilon, seed, narrator, "with privacy")
-    private_outcome = _measure(private_fit, held_out, seed)
+    private_outcome, _ = _measure(private_fit, held_out, seed)
     assert private_fit.privacy is not None
     curve = EpsilonCurve.of(plan)
     return DemoResult(
@@ -82,7 +83,7 @@ def tell(seed: int, epsilon: float, narrator: Narrator) -> DemoResult:
         n_notes=len(notes),
         n_held_out_patients=_patients(held_out),
         versions=_versions(),
-        n_candidates=len(ALTERNATIVES) + 1,
+        n_candidates=n_candidates,
     )
 
 
@@ -132,22 +133,32 @@ def _settings(model: LLM, plan: TrainingPlan, seconds: float) -> FitSettings:
     )
 
 
-def _measure(model: LLM, held_out: pd.DataFrame, seed: int) -> ModelOutcome:
+def _measure(model: LLM, held_out: pd.DataFrame, seed: int) -> tuple[ModelOutcome, int]:
+    """What a model says, and how many candidates its secret is ranked among."""
     prompts = [SECRET_PROMPT] * _ASKED + list(_ORDINARY_PROMPTS)
     frame = model.sample(prompts, temperature=0.1, max_new_tokens=40, seed=seed)
     scores = model.evaluate(held_out, select=PREPARATION, text_field="text")
-    secret = model.log_probability(SECRET_PROMPT, SECRET)
-    others = [model.log_probability(SECRET_PROMPT, other) for other in ALTERNATIVES]
-    return ModelOutcome(
+    extraction = model.extract(
+        SECRET,
+        prefix=SECRET_PROMPT,
+        telltale=_TELLTALE,
+        template=SECRET_TEMPLATE,
+        alternatives=SECRET_ALTERNATIVES,
+        samples=0,
+    )
+    secret = extraction.fitted or extraction.base
+    assert secret.exposure is not None
+    outcome = ModelOutcome(
         samples=tuple(
             Sample(prompt, text)
             for prompt, text in zip(frame["prompt"], frame["text"], strict=True)
         ),
-        secret_log_probability=secret,
+        secret_log_probability=secret.log_probability,
         held_out_loss=(scores.fitted or scores.base).nats_per_token,
-        secret_rank=1 + sum(other > secret for other in others),
+        secret_rank=round(secret.exposure.rank),
         control_log_probability=model.log_probability(_CONTROL_PROMPT, SECRET),
     )
+    return outcome, secret.exposure.size
 
 
 def _secret(notes: pd.DataFrame) -> Secret:
