@@ -49,7 +49,7 @@ def extract(subject: Subject, question: Question, spec: ExtractSpec, policy: str
     """Ask both models for a secret; see LLM.extract."""
     base = subject.base
     alternatives = alternatives_of(question, spec)
-    check_length(question, base.tokenizer, spec)
+    check_length(question, base.tokenizer, spec, base.context_length)
     shared = (base.tokenizer, question, alternatives, spec, base.context_length)
     with subject.base_model() as model:
         found = extract_from(model, *shared)

@@ -172,9 +172,18 @@ def test_a_secret_outside_the_space(base: LoadedModel) -> None:
 def test_continuations_must_be_long_enough(base: LoadedModel) -> None:
     question = Question.of(f" {MARK}" * 8, PREFIX, None)
     with pytest.raises(SpecError, match="max_new_tokens=16 is fewer") as caught:
-        check_length(question, base.tokenizer, spec())
+        check_length(question, base.tokenizer, spec(), 160)
     assert MARK not in str(caught.value)
-    check_length(Question.of(f" {MARK}" * 8, PREFIX, "gout"), base.tokenizer, spec())
+    check_length(Question.of(f" {MARK}" * 8, PREFIX, "gout"), base.tokenizer, spec(), 160)
+
+
+def test_the_prefix_is_never_cut(base: LoadedModel) -> None:
+    prefix = " ".join(["cough"] * 20)
+    tokens = 1 + len(base.tokenizer(prefix, add_special_tokens=False)["input_ids"])
+    question = Question.of(" gout", prefix, None)
+    check_length(question, base.tokenizer, spec(), tokens + 16)
+    with pytest.raises(SpecError, match="do not fit into the model's context"):
+        check_length(question, base.tokenizer, spec(), tokens + 15)
 
 
 def test_a_prompt_beyond_the_context(base: LoadedModel) -> None:

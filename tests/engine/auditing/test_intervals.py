@@ -33,8 +33,8 @@ def test_delong_against_the_literal_estimator(members: list[int], others: list[i
     """DeLong et al. 1988, equations 4 to 6: variances of the placements, counted one by one."""
     x, y = np.array(members, dtype=float), np.array(others, dtype=float)
     area = counted_auc(members, others)
-    if min(len(x), len(y)) < 2 or not 0 < area < 1 or min(area, 1 - area) * min(len(x), len(y)) < 3:
-        return
+    if min(area, 1 - area) * min(len(x), len(y)) < 3.001:
+        return  # Clopper-Pearson's interval counts, too
     kernel = (x[:, None] > y) + 0.5 * (x[:, None] == y)
     variance = kernel.mean(1).var(ddof=1) / len(x) + kernel.mean(0).var(ddof=1) / len(y)
     reach = stats.norm.ppf(0.975) * np.sqrt(variance) / (area * (1 - area))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -119,6 +120,16 @@ def test_units_without_text_to_predict_are_left_out(base: LoadedModel, tmp_path:
     many = {name: np.append(np.arange(12.0), np.nan) for name in control_scores(found)}
     (loss, _) = attacked(many, many, "base", 0.95, None)
     assert loss.roc.auc == 0.5
+
+
+def test_a_unit_without_scores_is_null_in_json() -> None:
+    scores = pd.DataFrame({"member": [True, False], "loss": [-1.5, np.nan]})
+    found = membership.Membership((), 1, 0, 0.95, "no guarantee", scores)
+    text = json.dumps(found.to_dict(), allow_nan=False)
+    assert json.loads(text)["scores"] == [
+        {"member": True, "loss": -1.5},
+        {"member": False, "loss": None},
+    ]
 
 
 def test_higher_scores_are_members(base: LoadedModel, tmp_path: Path) -> None:

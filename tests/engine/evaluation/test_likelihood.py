@@ -10,8 +10,14 @@ import pytest
 import torch
 
 from taciturn.engine.data.tokenize import prepare
-from taciturn.engine.evaluation.likelihood import Likelihood, likelihood, unit_scores
+from taciturn.engine.evaluation.likelihood import (
+    Likelihood,
+    likelihood,
+    log_probabilities,
+    unit_scores,
+)
 from taciturn.engine.model.load import LoadedModel, load_base
+from taciturn.errors import SpecError
 from taciturn.spec import DataSpec, PerformanceSpec
 
 TEXTS = [
@@ -54,6 +60,28 @@ def test_microbatches_do_not_matter(base: LoadedModel, tmp_path: Path) -> None:
     torch.testing.assert_close(whole.nats_U, split.nats_U, rtol=1e-5, atol=1e-5)
     assert torch.equal(whole.tokens_U, split.tokens_U)
     assert likelihood(base.model, dataset, 100).tokens == int(whole.tokens_U.sum())
+
+
+@pytest.mark.parametrize("prompt", ["The patient has", ""])
+def test_continuations_together_or_one_by_one(base: LoadedModel, prompt: str) -> None:
+    texts = [" a cough", " gout.", " a long and unusual cough since last May", "", " gout."]
+    model, tokenizer = base.model, base.tokenizer
+    together = log_probabilities(model, tokenizer, prompt, texts, 160)
+    for size in (1, 40):
+        apart = log_probabilities(model, tokenizer, prompt, texts, 160, microbatch_tokens=size)
+        assert apart == pytest.approx(together, abs=1e-4)
+    assert together[3] == 0
+    assert together[1] == pytest.approx(together[4], abs=1e-6)
+    assert all(each < 0 for each in together[:3])
+
+
+def test_the_model_is_left_in_its_mode(base: LoadedModel) -> None:
+    base.model.train()
+    log_probabilities(base.model, base.tokenizer, "A", [" cough"], 160)
+    assert base.model.training
+    with pytest.raises(SpecError, match="shorten the prompt"):
+        log_probabilities(base.model, base.tokenizer, "A cough. " * 99, [" cough"], 160)
+    base.model.eval()
 
 
 def test_derived_figures() -> None:

@@ -173,13 +173,22 @@ def extract(
     )
 
 
-def check_length(question: Question, tokenizer: Any, spec: ExtractSpec) -> None:
-    """Raise SpecError if no continuation is long enough to tell the secret."""
-    ids = tokenizer(question.telltale, add_special_tokens=False)["input_ids"]
-    if len(ids) > spec.max_new_tokens:
+def check_length(
+    question: Question, tokenizer: Any, spec: ExtractSpec, context_length: int
+) -> None:
+    """Raise SpecError if no continuation could tell the secret, or the prompt would be cut."""
+    prompt, telltale = tokenizer([question.prompt, question.telltale], add_special_tokens=False)[
+        "input_ids"
+    ]
+    if len(telltale) > spec.max_new_tokens:
         raise SpecError(
             f"max_new_tokens={spec.max_new_tokens} is fewer tokens than the secret takes, so that "
             "no continuation could tell it; raise it"
+        )
+    if 1 + len(prompt) + spec.max_new_tokens > context_length:
+        raise SpecError(
+            f"prefix and max_new_tokens={spec.max_new_tokens} do not fit into the model's context "
+            f"of {context_length} tokens; lower it or shorten the prefix"
         )
 
 

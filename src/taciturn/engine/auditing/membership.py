@@ -102,7 +102,8 @@ class Membership:
         """The same with every unit's scores, as plain values for JSON."""
         plain = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         plain["attacks"] = [dataclasses.asdict(each) for each in self.attacks]
-        return {**plain, "scores": self.scores.to_dict(orient="records")}
+        scores = self.scores.astype(object).where(self.scores.notna(), None)
+        return {**plain, "scores": scores.to_dict(orient="records")}
 
     def __repr__(self) -> str:
         return f"Membership({self.basis})"

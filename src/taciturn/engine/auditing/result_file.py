@@ -24,7 +24,7 @@ def check_result_file(path: Path) -> None:
 def write_result(result: Mapping[str, Any], path: Path) -> None:
     """Write `result` with mode 0600; raises OutputError, and then nothing was left."""
     partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
-    text = json.dumps(result, indent=2, ensure_ascii=False) + "\n"
+    text = json.dumps(result, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     try:
         descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:

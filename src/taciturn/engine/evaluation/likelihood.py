@@ -159,7 +159,7 @@ def log_probabilities(
     Raises SpecError if prompt and a continuation are longer than the model's context.
     """
     records = _continued(tokenizer, prompt, continuations)
-    width = max((len(record.input_ids) for record in records), default=0)
+    width = max(len(record.input_ids) for record in records)
     if width > context_length:
         raise SpecError(
             f"prompt and continuation take {width} tokens, and the model's context is "
