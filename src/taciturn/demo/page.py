@@ -12,10 +12,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from taciturn.demo.charts import Bar, bar_chart, curve_chart, linear_scale, log10_scale
 from taciturn.demo.result import (
     DemoResult,
     FitSettings,
@@ -23,13 +21,17 @@ from taciturn.demo.result import (
     Sample,
     Secret,
 )
+from taciturn.page.bars import Bar, bar_chart
+from taciturn.page.numbers import NBSP, number, optional, percent, probability, scientific
+from taciturn.page.scales import linear_scale, log10_scale
+from taciturn.page.spending import spending_chart
+from taciturn.page.templates import fill
 
 __all__ = ["DemoResult", "FitSettings", "ModelOutcome", "Sample", "Secret", "render_page"]
 
 _MODELS = ("base", "non_private", "private")
 _SCALE_WORDS = ("", " thousand", " million", " billion", " trillion")
 _GUESS = 0.01
-_NBSP = "\u00a0"
 
 
 @dataclass(frozen=True)
@@ -58,14 +60,8 @@ class _Measured:
 
 def render_page(result: DemoResult) -> str:
     """The whole report as one HTML file."""
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("page.html").render(
+    return fill(
+        Path(__file__).with_name("page.html"),
         result=result,
         report=result.report,
         secret=result.secret,
@@ -76,15 +72,15 @@ def render_page(result: DemoResult) -> str:
         ],
         measured=[_measured(result, key) for key in _MODELS],
         probability_chart=_probability_chart(result),
-        epsilon_chart=_epsilon_chart(result),
+        epsilon_chart=spending_chart(result.epsilon_curve),
         perplexity_chart=_perplexity_chart(result),
         template_effect=_template_effect(result),
-        verdict=result.verdict.replace("ε = ", f"ε{_NBSP}={_NBSP}"),
+        verdict=result.verdict.replace("ε = ", f"ε{NBSP}={NBSP}"),
         private_name=_name(result, "private"),
-        factor=_number(math.exp(result.epsilon)),
-        delta=_scientific(math.log10(result.delta)),
+        factor=number(math.exp(result.epsilon)),
+        delta=scientific(math.log10(result.delta)),
         guess_before=f"{_GUESS:.0%}",
-        guess_after=_percent(_posterior(_GUESS, result.epsilon)),
+        guess_after=percent(_posterior(_GUESS, result.epsilon)),
         settings=_settings(result),
     )
 
@@ -93,7 +89,7 @@ def _name(result: DemoResult, key: str) -> str:
     return {
         "base": "Base model",
         "non_private": "Without privacy",
-        "private": f"With DP (ε{_NBSP}={_NBSP}{result.epsilon:.3g})",
+        "private": f"With DP (ε{NBSP}={NBSP}{result.epsilon:.3g})",
     }[key]
 
 
@@ -154,7 +150,7 @@ def _measured(result: DemoResult, key: str) -> _Measured:
 
 def _probability_chart(result: DemoResult) -> Markup:
     logs = {key: _outcome(result, key).secret_log_probability / math.log(10) for key in _MODELS}
-    bars = [Bar(_name(result, key), log10, _probability(log10), key) for key, log10 in logs.items()]
+    bars = [Bar(_name(result, key), log10, probability(log10), key) for key, log10 in logs.items()]
     title = "Probability of the secret on a logarithmic scale"
     return bar_chart("probability", title, bars, log10_scale(list(logs.values())))
 
@@ -164,7 +160,7 @@ def _perplexity_chart(result: DemoResult) -> Markup:
         Bar(
             _name(result, key),
             _outcome(result, key).perplexity,
-            f"{_number(_outcome(result, key).perplexity)}"
+            f"{number(_outcome(result, key).perplexity)}"
             f" ({_outcome(result, key).held_out_loss:.2f} nats/token)",
             key,
         )
@@ -172,11 +168,6 @@ def _perplexity_chart(result: DemoResult) -> Markup:
     ]
     scale = linear_scale([bar.value for bar in bars])
     return bar_chart("perplexity", "Perplexity on held-out patients' notes", bars, scale)
-
-
-def _epsilon_chart(result: DemoResult) -> Markup:
-    points = [(float(step), epsilon) for step, epsilon in result.epsilon_curve]
-    return curve_chart("epsilon", "Epsilon spent by step", points, ("step", "ε spent so far"))
 
 
 def _template_effect(result: DemoResult) -> bool:
@@ -192,16 +183,12 @@ def _settings(result: DemoResult) -> Sequence[tuple[str, str, str]]:
         ("Steps", lambda fit: f"{fit.steps:,}"),
         ("Learning rate", lambda fit: f"{fit.learning_rate:g}"),
         ("Expected batch (patients)", lambda fit: f"{fit.expected_batch_size:,}"),
-        ("Sampling probability", lambda fit: _optional(fit.sampling_probability)),
-        ("Clip (l2 norm of one patient's gradient)", lambda fit: _optional(fit.l2_clip_norm)),
-        ("Noise multiplier", lambda fit: _optional(fit.noise_multiplier)),
+        ("Sampling probability", lambda fit: optional(fit.sampling_probability)),
+        ("Clip (l2 norm of one patient's gradient)", lambda fit: optional(fit.l2_clip_norm)),
+        ("Noise multiplier", lambda fit: optional(fit.noise_multiplier)),
         ("Time", lambda fit: _duration(fit.seconds)),
     ]
     return [(name, show(left), show(right)) for name, show in rows]
-
-
-def _optional(value: float | None) -> str:
-    return "none" if value is None else f"{value:.4g}"
 
 
 def _duration(seconds: float) -> str:
@@ -213,27 +200,6 @@ def _posterior(prior: float, epsilon: float) -> float:
     """The most a guess at `prior` can become, delta left aside: odds grow by exp(epsilon)."""
     odds = prior / (1 - prior) * math.exp(epsilon)
     return odds / (1 + odds)
-
-
-def _number(value: float) -> str:
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
-
-
-def _percent(share: float) -> str:
-    return f"{share:.0%}" if share < 0.995 else f"{share:.2%}"
-
-
-def _probability(log10: float) -> str:
-    """For example "87%", "0.13%" or "1.5 × 10⁻¹³"."""
-    return f"{100 * 10**log10:.2g}%" if log10 > -3 else _scientific(log10)
-
-
-def _scientific(log10: float) -> str:
-    """For example "1.5 × 10⁻¹³", or "10⁻⁵" where the factor is 1."""
-    exponent = math.floor(log10 + 1e-9)
-    factor = f"{10 ** (log10 - exponent):.1f}".removesuffix(".0")
-    superscript = str(exponent).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
-    return f"10{superscript}" if factor == "1" else f"{factor} × 10{superscript}"
 
 
 def _one_in(log10: float) -> str:

@@ -1,0 +1,88 @@
+"""Figures about a model's worth that anybody may see: of public text, or paid for.
+
+What `show_private` shows to a data owner has no place here: there is no basis to say it on.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+Basis = Literal["public", "differential privacy"]
+
+
+class _Value(BaseModel):
+    # A model that has diverged has figures that are no numbers; they are kept as what they are.
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
+
+
+class Figure(_Value):
+    """A value, and the standard deviation of the noise in it; 0 if exact."""
+
+    value: float
+    std: float = 0.0
+
+
+class ModelScore(_Value):
+    """How well one model predicts a text, and how like it its samples are.
+
+    Attributes:
+        nats_per_token: cross-entropy; lower is better.
+        token_accuracy: share of tokens that the model held for the likeliest.
+        mauve: MAUVE-style likeness of samples and text in (0, 1]; None if there were no samples.
+    """
+
+    nats_per_token: Figure
+    token_accuracy: Figure
+    mauve: float | None = None
+
+
+class Release(_Value):
+    """On what basis figures were released.
+
+    Attributes:
+        basis: the text was declared public, or the figures are noised and paid for.
+        n_units: units of the text; records, if it is public.
+        epsilon: what the release cost by itself; None if nothing.
+        delta: goes with epsilon.
+    """
+
+    basis: Basis
+    n_units: int
+    epsilon: float | None = None
+    delta: float | None = None
+
+
+class ReleasedEvaluation(Release):
+    """`evaluate`: base and, if there is one, fitted model on one text."""
+
+    base: ModelScore
+    fitted: ModelScore | None = None
+
+
+class ReleasedDownstream(Release):
+    """`downstream`: a classifier trained on synthetic text and tested on real text.
+
+    Attributes:
+        accuracy: of the classifier.
+        majority_accuracy: of always guessing the commonest training label.
+        n_train: synthetic texts it was trained on.
+    """
+
+    accuracy: Figure
+    majority_accuracy: Figure
+    n_train: int
+
+
+class ReleasedFigures(_Value):
+    """All of them, oldest first."""
+
+    evaluations: tuple[ReleasedEvaluation, ...] = ()
+    downstream: tuple[ReleasedDownstream, ...] = ()
+
+    def plus(self, found: ReleasedEvaluation | ReleasedDownstream) -> ReleasedFigures:
+        """These and one more."""
+        if isinstance(found, ReleasedEvaluation):
+            return self.model_copy(update={"evaluations": (*self.evaluations, found)})
+        return self.model_copy(update={"downstream": (*self.downstream, found)})
