@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -30,8 +31,10 @@ from taciturn.errors import (
     TaciturnError,
     UnknownFieldError,
 )
+from taciturn.figures import Figure
 from taciturn.llm import LLM
 from taciturn.spec import DownstreamFields, DownstreamSpec, EvaluateFields, EvaluateSpec
+from taciturn.worker import released_figures
 
 QUICK: dict[str, Any] = {
     "text_field": "text",
@@ -91,6 +94,10 @@ def on_disk(folder: Path) -> dict[str, Any]:
     return value
 
 
+def page(folder: Path) -> str:
+    return (folder / "report.html").read_text(encoding="utf-8")
+
+
 def test_a_signed_fit_is_certified(original: Path, key: KeyFiles, tiny_llama: Path) -> None:
     trust = read_trust(key.trust)
     folders = Folders(original, tiny_llama, original / "private")
@@ -110,6 +117,38 @@ def test_public_text_costs_nothing(folder: Path) -> None:
     assert on_disk(folder) == before
 
 
+def test_public_figures_are_kept_and_the_certificate_holds_without_a_key(
+    folder: Path, key: KeyFiles, tmp_path: Path
+) -> None:
+    assert "What the model is worth" not in page(folder)
+    assert not (folder / "evaluations.json").exists()
+    model = LLM(str(folder))
+    result = model.evaluate(["The patient has a cough.", "No fever."])
+    (kept,) = released_figures(folder).evaluations
+    assert (kept.basis, kept.n_units, kept.epsilon) == ("public", 2, None)
+    assert kept.base.nats_per_token == Figure(value=result.base.nats_per_token)
+    assert result.fitted is not None
+    assert f"{result.fitted.nats_per_token:.3f}" in page(folder)
+    verified(folder, key)
+    saved = LLM(str(folder)).save(tmp_path / "copy")
+    assert released_figures(saved) == released_figures(folder)
+    assert page(saved) == page(folder)
+
+
+def test_figures_go_where_they_can_be_written(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    LLM(str(folder)).evaluate(["No fever."])
+    assert not (folder / "evaluations.json").exists()
+
+
+def test_damaged_figures_are_named(folder: Path) -> None:
+    (folder / "evaluations.json").write_text('{"evaluations": [')
+    with pytest.raises(ModelError, match=r"evaluations.json is damaged or truncated; remove it"):
+        LLM(str(folder))
+
+
 def test_private_units_are_paid_for(folder: Path, key: KeyFiles) -> None:
     model = LLM(str(folder))
     assert model.privacy is not None
@@ -123,6 +162,12 @@ def test_private_units_are_paid_for(folder: Path, key: KeyFiles) -> None:
     assert first < total < first + 1.01
     assert on_disk(folder)["epsilon"] == total
     assert f"{total:.4g}" in (folder / "README.md").read_text()
+    (kept,) = released_figures(folder).evaluations
+    assert (kept.basis, kept.n_units, kept.epsilon) == ("differential privacy", 30, 1)
+    assert kept.fitted is not None
+    assert kept.fitted.nats_per_token.std > 0
+    for words in (f"ε\u00a0=\u00a0{total:.4g}", f"{total:.4g}</td>", "On 30 private units"):
+        assert words in page(folder)
     guarantee = verified(folder, key)
     assert [step.purpose for step in guarantee.steps] == ["fit", "evaluate"]
     assert guarantee.epsilon == total
@@ -136,10 +181,13 @@ def test_private_units_are_paid_for(folder: Path, key: KeyFiles) -> None:
 
 def test_exact_private_figures_only_when_asked(folder: Path) -> None:
     model = LLM(str(folder))
-    before = on_disk(folder)
+    before = on_disk(folder), page(folder)
     shown = model.evaluate(rows(), text_field="text", show_private=True)
+    fields: dict[str, Any] = {"text_field": "text", "label_field": "label", "show_private": True}
+    model.downstream(rows(30), rows(), **fields)
     assert "owner" in shown.basis
-    assert on_disk(folder) == before
+    assert (on_disk(folder), page(folder)) == before
+    assert not (folder / "evaluations.json").exists()
 
 
 def test_noise_is_fresh_and_exact_figures_stay_in(tiny_llama: Path) -> None:
@@ -167,6 +215,28 @@ def test_a_certificate_that_could_not_be_renewed_stops_it(folder: Path) -> None:
         LLM(str(folder)).evaluate(rows(), **PRIVATE)
     assert (folder / "certificate.json").read_bytes() == before
     assert len(on_disk(folder)["private_steps"]) == 1
+
+
+def test_an_interrupted_renewal_never_shows_less_than_was_spent(
+    folder: Path, key: KeyFiles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replaced: list[str] = []
+
+    def failing(source: Path, target: Path, replace: Any = os.replace) -> None:
+        if replaced:
+            raise OSError(28, "No space left on device")
+        replaced.append(Path(target).name)
+        replace(source, target)
+
+    before = on_disk(folder)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", failing)
+        with pytest.raises(OutputError, match="No space left"):
+            LLM(str(folder)).evaluate(rows(), signing_key=str(key.private), **PRIVATE)
+    assert replaced == ["report.html"]
+    assert ">evaluate</th>" in page(folder)
+    assert on_disk(folder) == before
+    verified(folder, key)
 
 
 def test_two_processes_cannot_forget_each_other(folder: Path, key: KeyFiles) -> None:
@@ -252,6 +322,11 @@ def test_downstream_task(folder: Path, key: KeyFiles) -> None:
     assert private.macro_f1 is None
     assert private.accuracy_std > 0
     assert [step.purpose for step in verified(folder, key).steps] == ["fit", "downstream"]
+    exact, noised = released_figures(folder).downstream
+    assert (exact.basis, exact.accuracy) == ("public", Figure(value=1))
+    assert (noised.basis, noised.epsilon) == ("differential privacy", 5)
+    assert noised.accuracy.std == private.accuracy_std
+    assert page(folder).count("Teaching a classifier") == 2
     with pytest.raises(DataError, match="at least 2"):
         model.downstream(rows(30).assign(label="x"), rows(), **fields)
 
@@ -269,6 +344,7 @@ def test_fitted_further_all_steps_are_composed(folder: Path, key: KeyFiles, tmp_
     assert model.privacy is not None
     assert model.privacy.epsilon == guarantee.epsilon
     assert on_disk(output)["base_model"] == on_disk(folder)["base_model"]
+    assert page(output).count(">fit</th>") == 2
     prompt = "The patient", " has a cough."
     assert LLM(str(output)).log_probability(*prompt) == pytest.approx(
         model.log_probability(*prompt), abs=1e-4
@@ -296,6 +372,7 @@ def test_what_a_further_fit_cannot_be(
 def test_no_guarantee_is_never_regained(tiny_llama: Path, tmp_path: Path, key: KeyFiles) -> None:
     model = LLM(str(tiny_llama)).fit(rows(), **{**QUICK, "target_epsilon": "unlimited"})
     saved = model.save(tmp_path / "bare")
+    assert "<h1>No guarantee" in page(saved)
     with pytest.raises(CertificateError, match="unlimited"):
         model.certificate(signing_key=str(key.private))
     with pytest.raises(SpecError, match="no later fit can"):

@@ -109,6 +109,7 @@ def test_released_files_are_the_allowed_ones(saved: Path) -> None:
         "adapter_config.json",
         "adapter_model.safetensors",
         "privacy_report.json",
+        "report.html",
         "tokenizer.json",
         "tokenizer_config.json",
     }

@@ -30,6 +30,7 @@ from taciturn.engine.evaluation.classifier import (
     unit_means,
 )
 from taciturn.engine.evaluation.features import Embedder
+from taciturn.engine.evaluation.kept import downstream_figures, model_score
 from taciturn.engine.evaluation.likelihood import Likelihood, UnitScores, unit_scores
 from taciturn.engine.evaluation.quality import (
     Comparison,
@@ -45,6 +46,7 @@ from taciturn.engine.model.load import LoadedModel
 from taciturn.engine.privacy.rng import SecureStream
 from taciturn.engine.training.plan import max_tokens
 from taciturn.errors import SpecError
+from taciturn.figures import Release, ReleasedDownstream, ReleasedEvaluation
 from taciturn.report import PrivateStep
 from taciturn.spec import AssessmentSpec, DataSpec, DownstreamSpec, EvaluateSpec, SampleSpec
 from taciturn.worker import unit_name
@@ -53,7 +55,7 @@ Basis = Literal["public", "private, exact: for the owner's eyes only", "differen
 
 
 class Ledger(Protocol):
-    """Where private steps are charged; see LLM."""
+    """Where private steps are charged, and figures that may be shown are kept; see LLM."""
 
     def check(self, unit: str) -> None:
         """Raise unless a step about this unit could be charged."""
@@ -61,6 +63,10 @@ class Ledger(Protocol):
 
     def charge(self, step: PrivateStep, fingerprint: str) -> None:
         """Add a step to what the model has spent, for good. `fingerprint` names its data."""
+        ...
+
+    def keep(self, found: ReleasedEvaluation | ReleasedDownstream) -> None:
+        """Put figures that are public, or charged, beside the model."""
         ...
 
 
@@ -119,15 +125,19 @@ def evaluate(
         if budget is None:
             totals = [each.total() for each in scores]
             quality = compared and compared[0].quality(compared[0].reference_K, compared[1])
-            return Evaluation(totals[0], totals[-1] if totals[1:] else None, basis, quality=quality)
-        return _released(subject, dataset, spec, budget, scores, compared)
+            fitted = totals[-1] if totals[1:] else None
+            found = Evaluation(totals[0], fitted, basis, quality=quality)
+        else:
+            found = _released(subject, dataset, spec, budget, scores, compared)
+        _keep(subject.ledger, found, dataset.n_units)
+        return found
 
 
 def downstream(
     subject: Subject, synthetic: object, test: object, spec: DownstreamSpec
 ) -> Downstream:
     """Train a classifier on `synthetic`, test it on `test`; see LLM.downstream."""
-    _basis(spec, subject.ledger)
+    basis = _basis(spec, subject.ledger)
     own = DataSpec(text_field=spec.text_field)
     with tempfile.TemporaryDirectory() as folder:
         train = read_labelled(synthetic, own, spec.label_field, Path(folder))
@@ -143,7 +153,11 @@ def downstream(
     if budget is None:
         accuracy, majority = (float(each.mean()) for each in results)
         score = macro_f1(predicted, real.labels)
-        return Downstream(accuracy, majority, score, 0.0, len(train.texts))
+        exact = Downstream(accuracy, majority, score, 0.0, len(train.texts))
+        if basis == "public":
+            release = Release(basis=basis, n_units=n_units)
+            subject.ledger.keep(downstream_figures(exact, release))
+        return exact
     unit_of_N = torch.from_numpy(real.unit_of_N)
     (accuracy, majority), std, event = release_shares(
         [unit_means(each, unit_of_N) for each in results],
@@ -151,7 +165,12 @@ def downstream(
         stream=SecureStream.fresh(),
     )
     subject.ledger.charge(_step("downstream", event, spec, n_units), _fingerprint(real))
-    return Downstream(accuracy, majority, None, std, len(train.texts))
+    noised = Downstream(accuracy, majority, None, std, len(train.texts))
+    release = Release(
+        basis="differential privacy", n_units=n_units, epsilon=budget.epsilon, delta=budget.delta
+    )
+    subject.ledger.keep(downstream_figures(noised, release))
+    return noised
 
 
 def in_turn(prompts: Sequence[str], n: int) -> list[int]:
@@ -188,6 +207,25 @@ def _released(
         budget.epsilon,
         budget.delta,
         compared and compared[0].quality(released.shares_K, compared[1]),
+    )
+
+
+def _keep(ledger: Ledger, found: Evaluation, n_units: int) -> None:
+    """Keep what may be shown; exact figures of private rows are not."""
+    if found.basis == "private, exact: for the owner's eyes only":
+        return
+    mauve, mauve_base = None, None
+    if found.quality is not None:
+        mauve, mauve_base = found.quality.mauve, found.quality.mauve_base
+    ledger.keep(
+        ReleasedEvaluation(
+            basis=found.basis,
+            n_units=n_units,
+            epsilon=found.epsilon,
+            delta=found.delta,
+            base=model_score(found.base, mauve_base),
+            fitted=None if found.fitted is None else model_score(found.fitted, mauve),
+        )
     )
 
 

@@ -27,7 +27,8 @@ tags: [taciturn, differential-privacy]
 | accountant | {accountant} |
 | taciturn | {version} |
 
-`privacy_report.json` holds the same as data, with the event from which epsilon can be recomputed.
+`report.html` explains it, with figures; `privacy_report.json` holds it as data, with the event from
+which epsilon can be recomputed.
 
 ## How to load it
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 import weakref
@@ -42,6 +43,7 @@ from taciturn.errors import (
     OutputError,
     SpecError,
 )
+from taciturn.figures import ReleasedDownstream, ReleasedEvaluation, ReleasedFigures
 from taciturn.report import PrivacyReport, PrivateStep
 from taciturn.spec import (
     DownstreamFields,
@@ -64,12 +66,14 @@ from taciturn.worker import (
     Earlier,
     FitResult,
     Observer,
+    add_figures,
     commit_evaluation,
     estimate,
     fit,
     private_folder,
     public_facts,
     release,
+    released_figures,
     update_report,
 )
 
@@ -128,11 +132,13 @@ class LLM:
         self._plan: TrainingPlan | None = None
         self._privacy: PrivacyReport | None = None
         self._spent: tuple[PrivateStep, ...] = ()
+        self._figures = ReleasedFigures()
         self._folders: list[Path] = []
         folder = Path(model).expanduser()
         if (folder / REPORT).is_file():
             self._privacy = PrivacyReport.model_validate_json((folder / REPORT).read_text())
             self._spent = self._privacy.spent
+            self._figures = released_figures(folder)
             self._folders.append(folder)
         self._from_folder = bool(self._folders)
 
@@ -494,7 +500,8 @@ class LLM:
             check_promise(self._privacy.guarantee != "none")
         if is_first_process():
             signer = find_signer(signing_key)
-            release(self._fitted, self._load(), self._privacy, output, signer)
+            base = self._load()
+            release(self._fitted, base, self._privacy, output, signer, figures=self._figures)
         self._folders.append(output)
         return output
 
@@ -540,6 +547,15 @@ class LLM:
             self._privacy = report
         self._spent = spent
 
+    def _keep(self, found: ReleasedEvaluation | ReleasedDownstream) -> None:
+        """Put released figures into the model's folders, where they can be written."""
+        if self._privacy is None or not is_first_process():
+            return
+        self._figures = self._figures.plus(found)
+        for folder in self._folders:
+            if os.access(folder, os.W_OK):
+                add_figures(folder, self._figures)
+
     def _load(self, spec: PerformanceSpec | None = None) -> LoadedModel:
         if self._base is None:
             spec = spec or self._performance
@@ -563,6 +579,7 @@ class LLM:
             self._base, self.name = None, str(folder)
         self._fitted, self._plan, self._privacy = result.model, result.plan, result.report
         self._spent = result.report.spent
+        self._figures = ReleasedFigures()
 
     def _with_performance(self, fields: dict[str, Any]) -> dict[str, Any]:
         own = self._performance.model_dump(include={"device", "dtype", "quantization"})
@@ -612,3 +629,7 @@ class _Purse:
     def charge(self, step: PrivateStep, fingerprint: str) -> None:
         """Add the step to what the model has spent."""
         self.model._charge(step, fingerprint, find_signer(self.signing_key))
+
+    def keep(self, found: ReleasedEvaluation | ReleasedDownstream) -> None:
+        """Put figures into the model's folders and its page."""
+        self.model._keep(found)

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 
 from taciturn._version import __version__
 from taciturn.accounting.compose import ACCOUNTANT
@@ -52,11 +53,16 @@ from taciturn.engine.training.memory import MemoryEstimate, available_bytes
 from taciturn.engine.training.plan import TrainingPlan, adapter_plan, make_plan, max_tokens
 from taciturn.engine.training.processes import agree, all_processes, tell, together
 from taciturn.engine.training.trainable import trainable
-from taciturn.errors import CheckpointError, GuaranteeError, OutputError, SpecError
+from taciturn.errors import CheckpointError, GuaranteeError, ModelError, OutputError, SpecError
+from taciturn.figures import ReleasedFigures
+from taciturn.page.report import report_page
 from taciturn.report import PrivacyReport, PrivateStep
 from taciturn.spec import DataSpec, FitSpec
 
 PRIVATE = "private"
+FIGURES = "evaluations.json"
+"""What evaluations released of the model; there is no such file before the first."""
+PAGE = "report.html"
 _PRIVATE_NOTICE = (
     "This folder holds values computed from private rows: tokenised text, metrics, checkpoints.\n"
     "No privacy budget paid for them. Do not share it; delete it when you no longer need to resume."
@@ -319,10 +325,12 @@ def release(
     *,
     sharded: bool = False,
     first: bool = True,
+    figures: ReleasedFigures | None = None,
 ) -> None:
     """Write the shareable files: all of them or none; with a signer, the certificate too.
 
     Args:
+        figures: what evaluations of the model have released.
         sharded: the model is spread over processes, all of which call this.
         first: this is the process that writes a sharded model's weights.
     """
@@ -334,8 +342,7 @@ def release(
                 adapter.save_sharded(model, base.tokenizer, partial, first=first)
             else:
                 adapter.save(model, base.tokenizer, base.name, partial)
-            (partial / REPORT).write_text(report.model_dump_json(indent=2) + "\n")
-            (partial / "README.md").write_text(model_card(report))
+            _write_words(partial, report, figures or ReleasedFigures())
             if signer is not None and report.guarantee != "none":
                 issue(partial, signer)
             for path in sorted(partial.iterdir()):
@@ -347,7 +354,7 @@ def release(
 def update_report(
     folder: Path, before: PrivacyReport, after: PrivacyReport, signer: Signer | None
 ) -> None:
-    """Replace the report and card in a released folder, and sign its certificate anew.
+    """Replace report, card and page in a released folder, and sign its certificate anew.
 
     Raises:
         GuaranteeError: the folder's report is not `before`: another process has spent meanwhile.
@@ -360,14 +367,54 @@ def update_report(
     with full_disk_is_clear(folder):
         try:
             partial.mkdir()
-            (partial / "README.md").write_text(model_card(after))
-            (partial / REPORT).write_text(after.model_dump_json(indent=2) + "\n")
+            _write_words(partial, after, released_figures(folder))
+            # Backwards: the page is ahead of the report, so that it never says less was spent.
             for path in sorted(partial.iterdir(), reverse=True):
                 os.replace(path, folder / path.name)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
     if signer is not None and after.guarantee != "none":
         issue(folder, signer)
+
+
+def add_figures(folder: Path, figures: ReleasedFigures) -> None:
+    """Replace what evaluations have released of the model in `folder`, and its page."""
+    report = PrivacyReport.model_validate_json((folder / REPORT).read_text())
+    partial = folder / f".partial-{os.getpid()}"
+    with full_disk_is_clear(folder):
+        try:
+            partial.mkdir()
+            _write_figures(partial, report, figures)
+            for path in sorted(partial.iterdir()):
+                os.replace(path, folder / path.name)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+
+
+def released_figures(folder: Path) -> ReleasedFigures:
+    """What evaluations have released of the model in `folder`; raises ModelError if damaged."""
+    path = folder / FIGURES
+    if not path.is_file():
+        return ReleasedFigures()
+    try:
+        return ReleasedFigures.model_validate_json(path.read_bytes())
+    except (OSError, ValidationError):
+        raise ModelError(
+            f"{path} is damaged or truncated; remove it, the model itself does not need it"
+        ) from None
+
+
+def _write_words(folder: Path, report: PrivacyReport, figures: ReleasedFigures) -> None:
+    """What is said about a model: report, and card and page of it."""
+    (folder / REPORT).write_text(report.model_dump_json(indent=2) + "\n")
+    (folder / "README.md").write_text(model_card(report))
+    _write_figures(folder, report, figures)
+
+
+def _write_figures(folder: Path, report: PrivacyReport, figures: ReleasedFigures) -> None:
+    (folder / PAGE).write_text(report_page(report, figures), encoding="utf-8")
+    if figures != ReleasedFigures():
+        (folder / FIGURES).write_text(figures.model_dump_json(indent=2) + "\n")
 
 
 def commit_evaluation(private_folders: Sequence[Path], fingerprint: str) -> str:

@@ -22,6 +22,7 @@ def test_what_a_loader_reads_counts(folder: Path) -> None:
 def test_unchanged_files_pass_whatever_else_lies_there(folder: Path) -> None:
     expected = digests(model_files(folder))
     (folder / "report.html").write_text("for people")
+    (folder / "evaluations.json").write_text("{}")
     (folder / "README.md").write_text("another card")
     (folder / "private").mkdir()
     check_files(folder, expected, "the model")

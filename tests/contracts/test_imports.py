@@ -89,6 +89,17 @@ VIOLATIONS = {
         "import taciturn.certificate.sign",
         "rooms",
     ),
+    "torch in a page, inside a function": (
+        "page/report.py",
+        "def _lazy() -> None:\n    import torch",
+        "torch-free",
+    ),
+    "a page imports the certificate": (
+        "page/report.py",
+        "import taciturn.certificate.sign",
+        "rooms",
+    ),
+    "a page imports the demo": ("page/bars.py", "import taciturn.demo.result", "rooms"),
     "the certificate imports the engine": (
         "certificate/files.py",
         "import taciturn.engine.model.files",
@@ -157,7 +168,7 @@ sys.exit(f"loaded: {{{{loaded}}}}" if loaded else 0)
     [
         "import taciturn",
         "import taciturn; taciturn.PrivacyReport; taciturn.SpecError; dir(taciturn)",
-        "import taciturn.spec, taciturn.report, taciturn.accounting",
+        "import taciturn.spec, taciturn.report, taciturn.accounting, taciturn.page.report",
         "import taciturn.cli.main",
         """
 import contextlib, io

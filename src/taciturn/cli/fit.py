@@ -11,6 +11,7 @@ from taciturn.cli.progress import FitScreen
 from taciturn.engine.training.processes import is_first_process
 from taciturn.llm import LLM
 from taciturn.spec import JobSpec, parse
+from taciturn.worker import PAGE
 
 _LOUD = (
     "target_epsilon is unlimited: NO PRIVACY. The model may repeat any row it was fitted on; "
@@ -39,7 +40,9 @@ def run_fit(fields: dict[str, Any]) -> None:
         )
     console.print(f"{model.policy}", style="bold", markup=False)
     console.print(f"number of units (public): {_units(model)}", markup=False)
-    console.print(f"fitted model: {Path(job.output).resolve()}", markup=False, soft_wrap=True)
+    output = Path(job.output).resolve()
+    console.print(f"fitted model: {output}", markup=False, soft_wrap=True)
+    console.print(f"privacy report: {output / PAGE}", markup=False, soft_wrap=True)
     console.print(
         f"its subfolder private/ holds values computed from your rows: do not share it. Try it:\n"
         f"  taciturn sample {job.output} --prompt 'The patient'",

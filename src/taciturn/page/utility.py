@@ -36,7 +36,7 @@ def utilities(figures: ReleasedFigures, report: PrivacyReport) -> list[Utility]:
     """Every released evaluation of the model of `report`, oldest first."""
     return [
         *(_prediction(each, n, report) for n, each in enumerate(figures.evaluations)),
-        *(_teaching(each, n) for n, each in enumerate(figures.downstream)),
+        *(_teaching(each, n, report) for n, each in enumerate(figures.downstream)),
     ]
 
 
@@ -51,10 +51,10 @@ def _prediction(found: ReleasedEvaluation, place: int, report: PrivacyReport) ->
     ]
     if all(score.mauve is not None for _, score, _ in models):
         charts.append(("Likeness of samples (MAUVE), higher is better", _likeness(models, place)))
-    return Utility("Predicting a text", _basis(found), tuple(charts))
+    return Utility("Predicting a text", _basis(found, report), tuple(charts))
 
 
-def _teaching(found: ReleasedDownstream, place: int) -> Utility:
+def _teaching(found: ReleasedDownstream, place: int, report: PrivacyReport) -> Utility:
     name = f"downstream-{place}"
     bars = [
         _share_bar("Trained on synthetic text", found.accuracy, "private"),
@@ -62,9 +62,8 @@ def _teaching(found: ReleasedDownstream, place: int) -> Utility:
     ]
     chart = bar_chart(name, "Accuracy on real text", bars, share_scale())
     trained = f"A classifier was trained on {found.n_train:,} synthetic texts and tested. "
-    return Utility(
-        "Teaching a classifier", trained + _basis(found), (("Accuracy on real text", chart),)
-    )
+    basis = trained + _basis(found, report)
+    return Utility("Teaching a classifier", basis, (("Accuracy on real text", chart),))
 
 
 def _fitted(report: PrivacyReport) -> tuple[str, str]:
@@ -115,13 +114,14 @@ def _noise(figure: Figure, form: str) -> str:
     return f" ±{NBSP}{_MARGIN * figure.std:{form}}" if figure.std else ""
 
 
-def _basis(found: Release) -> str:
+def _basis(found: Release, report: PrivacyReport) -> str:
     if found.basis == "public":
         return f"Exact, on {found.n_units:,} records that were declared public."
     assert found.epsilon is not None
     assert found.delta is not None
+    total = "; it is part of the total above" if report.epsilon is not None else ""
     return (
         f"On {found.n_units:,} private units, with noise (± holds 95% of it). The release cost "
         f"ε{NBSP}={NBSP}{found.epsilon:.4g} at δ{NBSP}={NBSP}{scientific(math.log10(found.delta))} "
-        "by itself; it is part of the total above."
+        f"by itself{total}."
     )

@@ -1,0 +1,29 @@
+"""Figures of an evaluation in the form in which a released folder keeps them."""
+
+from __future__ import annotations
+
+from taciturn.engine.evaluation.classifier import Downstream
+from taciturn.engine.evaluation.likelihood import Likelihood
+from taciturn.engine.evaluation.release import ReleasedScore
+from taciturn.figures import Figure, ModelScore, Release, ReleasedDownstream
+
+
+def model_score(score: Likelihood | ReleasedScore, mauve: float | None) -> ModelScore:
+    """One model's figures; a public text's are exact."""
+    stds = (score.nats_std, score.accuracy_std) if isinstance(score, ReleasedScore) else (0.0, 0.0)
+    return ModelScore(
+        nats_per_token=Figure(value=score.nats_per_token, std=stds[0]),
+        token_accuracy=Figure(value=score.token_accuracy, std=stds[1]),
+        mauve=mauve,
+    )
+
+
+def downstream_figures(found: Downstream, release: Release) -> ReleasedDownstream:
+    """A classifier's figures, released on that basis."""
+    std = found.accuracy_std
+    return ReleasedDownstream(
+        **release.model_dump(),
+        accuracy=Figure(value=found.accuracy, std=std),
+        majority_accuracy=Figure(value=found.majority_accuracy, std=std),
+        n_train=found.n_train,
+    )
