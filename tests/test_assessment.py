@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import os
 import shutil
@@ -95,7 +96,7 @@ def on_disk(folder: Path) -> dict[str, Any]:
 
 
 def page(folder: Path) -> str:
-    return (folder / "report.html").read_text(encoding="utf-8")
+    return html.unescape((folder / "report.html").read_text(encoding="utf-8"))
 
 
 def test_a_signed_fit_is_certified(original: Path, key: KeyFiles, tiny_llama: Path) -> None:
