@@ -19,6 +19,15 @@ TaciturnError
 ├── CertificateError          a certificate is refused, or there is nothing to certify
 ├── SigningKeyError           a signing key or trust store that cannot be used
 ├── ProcessError              another process of the same job failed or was lost
+├── DatabaseError             the server's database cannot be used
+│   └── DatabaseUnavailableError it did not answer in time: what was asked may not have happened
+├── LedgerError               the ledger refuses; nothing has changed
+│   ├── BudgetExceededError   a budget or a grant has no room for it
+│   ├── UnknownEntryError     no such namespace, grant or job
+│   ├── LedgerConflictError   it contradicts what is already in the ledger
+│   ├── FencedError           another worker has taken the job over, or it is closed
+│   ├── LeaseHeldError        another worker holds the job
+│   └── LedgerTamperedError   a row is not as the ledger wrote it
 └── OutputError               the output folder cannot be written; nothing half-written is left
 
 Messages state the value seen, the bound and the remedy. They never quote a private row.
@@ -105,3 +114,47 @@ class ProcessError(TaciturnError):
 
 class OutputError(TaciturnError):
     """The output folder cannot be written; nothing half-written is left behind."""
+
+
+class DatabaseError(TaciturnError):
+    """The server's database cannot be used."""
+
+
+class DatabaseUnavailableError(DatabaseError):
+    """The database did not answer in time: what was asked may or may not have happened."""
+
+
+class LedgerError(TaciturnError):
+    """The ledger refuses. Nothing has changed, and nothing may run."""
+
+
+class BudgetExceededError(LedgerError):
+    """A namespace's budget, or a grant below it, has no room for what is asked.
+
+    Attributes:
+        grant: the grant that is too small; None where it is the namespace's budget.
+    """
+
+    def __init__(self, message: str, *, grant: str | None = None) -> None:
+        super().__init__(message)
+        self.grant = grant
+
+
+class UnknownEntryError(LedgerError):
+    """No such namespace, grant or job."""
+
+
+class LedgerConflictError(LedgerError):
+    """What is asked contradicts what is already in the ledger."""
+
+
+class FencedError(LedgerError):
+    """A fencing token that is no longer valid: whoever holds it must stop."""
+
+
+class LeaseHeldError(LedgerError):
+    """Another worker holds the job, and its lease has not run out."""
+
+
+class LedgerTamperedError(LedgerError):
+    """A row of the ledger is not as the ledger wrote it."""

@@ -29,6 +29,7 @@ depend on the order of spending, and what is given back leaves no residue, as wi
 
 from __future__ import annotations
 
+import importlib.metadata
 import math
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -37,6 +38,7 @@ import numpy as np
 from dp_accounting.dp_event import DpEvent
 from scipy import optimize, special
 
+from taciturn._version import __version__
 from taciturn.accounting.calibrate import MAX_EPSILON, MIN_EPSILON
 from taciturn.accounting.compose import check_delta_range, counted_steps
 from taciturn.accounting.gaussian import Floats
@@ -46,6 +48,12 @@ from taciturn.errors import GuaranteeError, PrivacyParameterError
 
 FILTER = "renyi-mixture-1"
 """Name and version of orders, weights and rounding: costs of different ones do not add up."""
+
+PRICED_BY = (
+    f"taciturn {__version__}: {FILTER}, "
+    f"events of dp_accounting {importlib.metadata.version('dp-accounting')}"
+)
+"""Name and version of what put a price on an event."""
 
 UNITS_PER_NAT = 10**12
 

@@ -1,0 +1,145 @@
+"""SQLite and PostgreSQL: how they are opened, and the one way to run a transaction on them.
+
+Both are used serialisably. On SQLite every writing transaction takes the one write lock when it
+begins, so that nothing is read that another writer is about to change; on PostgreSQL they are
+SERIALIZABLE, and one that loses a race is run again. What is committed is on disk.
+"""
+
+from __future__ import annotations
+
+import random
+import sqlite3
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError
+
+from taciturn.errors import DatabaseError, DatabaseUnavailableError
+
+T = TypeVar("T")
+
+PATIENCE_S = 30.0
+"""How long a transaction is tried again before the caller is told."""
+
+_READ_ONLY = "taciturn_read_only"
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.002, 0.25
+# Lost a race, a deadlock or a lock's turn; two with one key at once; the server is full, restarts
+# or has gone; it ended an idle transaction.
+_PASSING = ("40001", "40P01", "55P03", "23505", "53300", "57P01", "57P02", "57P03", "25P03")
+
+
+def open_database(url: str) -> Engine:
+    """An engine for `sqlite:///FILE` or `postgresql+psycopg://...`; connects when first used.
+
+    Raises:
+        DatabaseError: another database, one in memory, or not a URL. The message holds no password.
+    """
+    address = _address(url)
+    if address.get_backend_name() == "sqlite":
+        engine = create_engine(address, connect_args={"timeout": PATIENCE_S})
+        event.listen(engine, "connect", _prepare_sqlite)
+        event.listen(engine, "begin", _begin_sqlite)
+        return engine
+    # A client that vanishes without a word must not hold a lock: the server ends what idles in a
+    # transaction, and notices a dead line.
+    server_settings = (
+        "-c statement_timeout=30s -c idle_in_transaction_session_timeout=10s "
+        "-c synchronous_commit=on"
+    )
+    return create_engine(
+        address,
+        isolation_level="SERIALIZABLE",
+        connect_args={
+            "connect_timeout": 5,
+            "application_name": "taciturn",
+            "keepalives_idle": 30,
+            "options": server_settings,
+        },
+    )
+
+
+def transact(
+    engine: Engine,
+    work: Callable[[Connection], T],
+    *,
+    read_only: bool = False,
+    patience_s: float = PATIENCE_S,
+) -> T:
+    """Run `work` in one serialisable transaction; again, from the start, where it lost a race.
+
+    An exception of `work` rolls back and is passed on. If the connection is lost while committing,
+    it is not known whether the commit happened, and `work` runs again: it must find out itself
+    whether it has happened already.
+
+    Raises:
+        DatabaseUnavailableError: not done within `patience_s`.
+    """
+    deadline = time.monotonic() + patience_s
+    pause_s = _FIRST_PAUSE_S
+    while True:
+        try:
+            return _once(engine, work, read_only)
+        except DBAPIError as error:
+            if not _passes(error):
+                raise
+            reason = type(error.orig).__name__
+        if time.monotonic() > deadline:
+            raise DatabaseUnavailableError(
+                f"the database did not let a transaction through within {patience_s:g} s "
+                f"({reason}); it may be down or overloaded. Try again: what was done is found"
+            )
+        time.sleep(random.uniform(0, pause_s))
+        pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+
+
+def _once(engine: Engine, work: Callable[[Connection], T], read_only: bool) -> T:
+    options: dict[str, Any] = {_READ_ONLY: read_only}
+    if engine.dialect.name == "postgresql":
+        options["postgresql_readonly"] = read_only
+    with engine.connect().execution_options(**options) as connection, connection.begin():
+        return work(connection)
+
+
+def _address(url: str) -> URL:
+    try:
+        address = make_url(url)
+    except ArgumentError:
+        raise DatabaseError(
+            "the database URL cannot be read; write sqlite:///FILE or postgresql+psycopg://HOST/NAME"
+        ) from None
+    known = address.drivername in ("sqlite", "sqlite+pysqlite", "postgresql+psycopg")
+    if not known or (address.get_backend_name() == "sqlite" and not _is_file(address)):
+        raise DatabaseError(
+            f"{address.render_as_string()} cannot hold a ledger; use sqlite:///FILE or "
+            "postgresql+psycopg://HOST/NAME"
+        )
+    return address
+
+
+def _is_file(address: URL) -> bool:
+    return bool(address.database) and address.database != ":memory:" and not address.query
+
+
+def _prepare_sqlite(connection: sqlite3.Connection, _: object) -> None:
+    connection.isolation_level = None  # `_begin_sqlite` begins, not the driver
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+        connection.execute(f"PRAGMA {pragma}").close()
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    read_only = connection.get_execution_options().get(_READ_ONLY, False)
+    connection.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")
+
+
+def _passes(error: DBAPIError) -> bool:
+    """Whether the same transaction may succeed if it is tried again."""
+    if error.connection_invalidated:
+        return True
+    if isinstance(error.orig, sqlite3.Error):
+        return error.orig.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+    state = getattr(error.orig, "sqlstate", None)
+    if state is None:  # no server answered
+        return isinstance(error, OperationalError)
+    return state in _PASSING or state.startswith("08")

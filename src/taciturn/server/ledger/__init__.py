@@ -1,0 +1,66 @@
+"""The privacy ledger: budgets that hold whoever spends, whatever crashes.
+
+    engine = open_database("sqlite:///ledger.db")       # taciturn.server.database
+    upgrade(engine)                                     # taciturn.server.schema
+    ledger = Ledger(engine, SealKey.from_text(secret))
+    ledger.open_account("op-1", "patients-2026", epsilon=8, delta=1e-6)
+    ledger.set_grant("op-2", "patients-2026", "user:ada", epsilon=3, delta=1e-6)
+
+    ledger.reserve("op-3", "job-7", namespace="patients-2026", grants=["user:ada"],
+                   event=plan, hold_s=3600)             # BudgetExceededError: nothing has changed
+    lease = ledger.acquire("op-4", "job-7", worker="pod-1", lease_s=30)
+    ledger.charge("op-5", "job-7", lease.token, block)  # then, and only then, run the block
+    ledger.heartbeat("job-7", lease.token, lease_s=30)  # every few seconds, by a thread of its own
+    ledger.check_token("job-7", lease.token)            # before what a worker reports is believed
+    ledger.commit("op-6", "job-7", lease.token)         # frees what never ran, nothing else
+    ledger.release(...)                                 # instead, for a job that never started
+    ledger.reap()                                       # at every start, and every few seconds
+
+    statement(engine, key, "patients-2026")
+    job_report(engine, key, "job-7")
+    verify(engine, key=key, anchors=kept_elsewhere)
+
+Every operation is one transaction, idempotent by its operation id, and calls nobody. Errors are
+under `taciturn.LedgerError`; after DatabaseUnavailableError, repeat the operation with its id.
+The caller decides who may do what, and keeps operation ids of different users apart.
+
+Everything is in Rényi costs under the filter of `taciturn.accounting.filter`, in whole numbers;
+epsilon of one job is reported from its charged events by privacy loss distributions.
+"""
+
+from taciturn.server.ledger.ledger import Lease, Ledger, Receipt
+from taciturn.server.ledger.seal import Anchor, SealKey, anchors_text, read_anchors
+from taciturn.server.ledger.statement import (
+    BudgetStatement,
+    JobReport,
+    JobStatement,
+    Quote,
+    Statement,
+    job_report,
+    namespaces,
+    quote,
+    statement,
+)
+from taciturn.server.ledger.verification import Problem, Verification, verify
+
+__all__ = [
+    "Anchor",
+    "BudgetStatement",
+    "JobReport",
+    "JobStatement",
+    "Lease",
+    "Ledger",
+    "Problem",
+    "Quote",
+    "Receipt",
+    "SealKey",
+    "Statement",
+    "Verification",
+    "anchors_text",
+    "job_report",
+    "namespaces",
+    "quote",
+    "read_anchors",
+    "statement",
+    "verify",
+]

@@ -1,0 +1,462 @@
+"""The ledger's operations. Each is one serialisable transaction, and none of them calls anybody.
+
+An operation loads the part of the book that it needs, under a lock on the namespace's account;
+makes the entry; applies the rules, which may refuse; and writes. What is refused has changed
+nothing. An operation id that is repeated, because an answer was lost, is answered as at first.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+
+from dp_accounting.dp_event import DpEvent
+from sqlalchemy import Connection, Engine
+
+from taciturn.accounting.events import event_to_dict
+from taciturn.accounting.filter import FILTER, PRICED_BY, RenyiCost, RenyiFilter, step_cost
+from taciturn.errors import LedgerConflictError, SpecError
+from taciturn.server.database import PATIENCE_S, transact
+from taciturn.server.ledger.book import Book, Job, total
+from taciturn.server.ledger.entry import (
+    START,
+    Acquired,
+    Capped,
+    Charged,
+    Closed,
+    Details,
+    Entry,
+    Excepted,
+    Extended,
+    Granted,
+    Opened,
+    Price,
+    Reserved,
+    checked_name,
+    request_digest,
+)
+from taciturn.server.ledger.rules import applied, check_token, priced_steps, the_job
+from taciturn.server.ledger.seal import SealKey
+from taciturn.server.ledger.store import Store
+
+Clock = Callable[[], datetime]
+
+MAX_HOLD_S = 90 * 86_400.0
+"""The longest that a plan may be held without a worker, or a lease may last."""
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """Where an operation stands in the ledger."""
+
+    namespace: str
+    sequence: int
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """A worker's hold on a job: its fencing token, and when it counts as gone.
+
+    Attributes:
+        receipt: None for a heartbeat, which is no entry.
+    """
+
+    job: str
+    token: int
+    until: datetime
+    receipt: Receipt | None = None
+
+
+def utc_now() -> datetime:
+    """The clock of the wall."""
+    return datetime.now(UTC)
+
+
+class Ledger:
+    """Budgets of namespaces: who may spend what, what is held, what is spent.
+
+    Args:
+        engine: from `database.open_database`, with the schema of `schema.upgrade`.
+        key: seals rows; the same as when they were written.
+        clock: tells leases and times of entries. Wrong clocks make leases too short or too long;
+            they never let anybody overspend.
+        patience_s: how long an operation is tried before DatabaseUnavailableError.
+
+    Every operation may raise DatabaseUnavailableError: then it is not known whether it happened,
+    and repeating it with the same operation id finds out. LedgerError: nothing has changed.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        key: SealKey,
+        *,
+        clock: Clock = utc_now,
+        patience_s: float = PATIENCE_S,
+    ) -> None:
+        self._engine = engine
+        self._key = key
+        self._clock = clock
+        self._patience_s = patience_s
+
+    def open_account(
+        self, operation_id: str, namespace: str, *, epsilon: float, delta: float
+    ) -> Receipt:
+        """Give a namespace its joint budget.
+
+        Raises:
+            PrivacyParameterError: no filter enforces such a budget.
+            LedgerConflictError: the namespace is open already.
+        """
+        checked_name(namespace, "namespace")
+        budget = RenyiFilter(float(epsilon), float(delta))
+
+        def details(store: Store, _: Book, now_ms: int) -> Opened:
+            count = store.accounts_opened() + 1
+            store.write_accounts_opened(count)
+            return Opened(ordinal=count, epsilon=budget.epsilon, delta=budget.delta, filter=FILTER)
+
+        arguments = {"namespace": namespace, "epsilon": budget.epsilon, "delta": budget.delta}
+        scope = _Scope(operation_id, request_digest("open", arguments), namespace=namespace)
+        return _receipt(self._write(scope, details))
+
+    def set_cap(
+        self, operation_id: str, namespace: str, *, epsilon: float, delta: float
+    ) -> Receipt:
+        """Change a namespace's joint budget, up or down; what is spent stays spent.
+
+        The guarantee is that of the highest cap ever in force, and only as long as it was not
+        raised because of what released models say.
+        """
+        budget = RenyiFilter(float(epsilon), float(delta))
+        arguments = {"namespace": namespace, "epsilon": budget.epsilon, "delta": budget.delta}
+        scope = _Scope(operation_id, request_digest("cap", arguments), namespace=namespace)
+        details = Capped(epsilon=budget.epsilon, delta=budget.delta)
+        return _receipt(self._write(scope, lambda store, book, now_ms: details))
+
+    def set_grant(
+        self, operation_id: str, namespace: str, holder: str, *, epsilon: float, delta: float
+    ) -> Receipt:
+        """Let a user or group spend up to a sub-cap, or change it; the joint budget holds anyway."""
+        checked_name(holder, "holder")
+        budget = RenyiFilter(float(epsilon), float(delta))
+        details = Granted(holder=holder, epsilon=budget.epsilon, delta=budget.delta)
+        request = request_digest("grant", {"namespace": namespace, **details.model_dump()})
+        scope = _Scope(operation_id, request, namespace=namespace, grants=(holder,))
+        return _receipt(self._write(scope, lambda store, book, now_ms: details))
+
+    def record_exception(
+        self, operation_id: str, namespace: str, job: str, *, approvals: Sequence[str]
+    ) -> Receipt:
+        """Write down a release without guarantee, which no budget covers, and who approved it."""
+        checked_name(job, "job")
+        names = tuple(checked_name(each, "approvals") for each in approvals)
+        arguments = {"namespace": namespace, "job": job, "approvals": names}
+        scope = _Scope(operation_id, request_digest("except", arguments), namespace=namespace)
+        details = Excepted(job=job, approvals=names)
+        return _receipt(self._write(scope, lambda store, book, now_ms: details))
+
+    def reserve(
+        self,
+        operation_id: str,
+        job: str,
+        *,
+        namespace: str,
+        grants: Sequence[str],
+        event: DpEvent,
+        hold_s: float,
+    ) -> Receipt:
+        """Hold a job's whole plan, before anything of it runs.
+
+        Args:
+            grants: holders of the grants that it counts against, besides the joint budget.
+            hold_s: how long it is held without a worker; then `reap` releases it.
+
+        Raises:
+            BudgetExceededError: the joint budget or a grant has no room.
+            UnknownEntryError: the namespace or a grant does not exist.
+            LedgerConflictError: the job has a reservation already.
+            GuaranteeError: the event is not private.
+        """
+        checked_name(job, "job")
+        fields = event_to_dict(event)
+        names = tuple(sorted({checked_name(holder, "grants") for holder in grants}))
+        _check_span(hold_s, "hold_s")
+        arguments = {"job": job, "namespace": namespace, "grants": names, "event": fields}
+        scope = _Scope(
+            operation_id,
+            request_digest("reserve", {**arguments, "hold_s": hold_s}),
+            namespace=namespace,
+            job=job,
+            grants=names,
+        )
+        prices = _prices(fields)
+
+        def details(_: Store, __: Book, now_ms: int) -> Reserved:
+            return Reserved(
+                job=job,
+                grants=names,
+                event=fields,
+                prices=prices,
+                cost=_cost(prices).units,
+                accountant=PRICED_BY,
+                hold_until_ms=_later(now_ms, hold_s),
+            )
+
+        return _receipt(self._write(scope, details))
+
+    def extend(self, operation_id: str, job: str, token: int, event: DpEvent) -> Receipt:
+        """Hold more steps for a job that runs, such as those to be done again after a crash.
+
+        Raises as `reserve`, and FencedError.
+        """
+        fields = event_to_dict(event)
+        arguments = {"job": job, "token": token, "event": fields}
+        scope = _Scope(operation_id, request_digest("extend", arguments), job=job, token=token)
+
+        def details(_: Store, book: Book, now_ms: int) -> Extended:
+            prices = _prices(fields, the_job(book, job))
+            return Extended(
+                job=job,
+                token=token,
+                event=fields,
+                prices=prices,
+                cost=_cost(prices).units,
+                accountant=PRICED_BY,
+            )
+
+        return _receipt(self._write(scope, details))
+
+    def acquire(
+        self,
+        operation_id: str,
+        job: str,
+        *,
+        worker: str,
+        lease_s: float,
+        takeover: bool = False,
+    ) -> Lease:
+        """Give a job to a worker, with a token above all earlier ones, which are void from now on.
+
+        Args:
+            lease_s: without a heartbeat for this long, the worker counts as gone.
+            takeover: also while another worker's lease lasts.
+
+        Raises:
+            LeaseHeldError: it does, and `takeover` is not set.
+            LedgerConflictError: the job is over.
+        """
+        checked_name(worker, "worker")
+        _check_span(lease_s, "lease_s")
+        arguments = {"job": job, "worker": worker, "lease_s": lease_s, "takeover": takeover}
+        scope = _Scope(operation_id, request_digest("acquire", arguments), job=job)
+
+        def details(_: Store, book: Book, now_ms: int) -> Acquired:
+            return Acquired(
+                job=job,
+                token=the_job(book, job).token + 1,
+                worker=worker,
+                takeover=takeover,
+                lease_until_ms=_later(now_ms, lease_s),
+            )
+
+        entry = self._write(scope, details)
+        assert isinstance(entry.details, Acquired)
+        until = _moment(entry.details.lease_until_ms)
+        return Lease(job, entry.details.token, until, _receipt(entry))
+
+    def heartbeat(self, job: str, token: int, *, lease_s: float) -> Lease:
+        """The worker is alive: its lease lasts `lease_s` from now. Raises FencedError."""
+        _check_span(lease_s, "lease_s")
+
+        def work(connection: Connection) -> Lease:
+            store = Store(connection, self._key)
+            namespace, found = store.job(job, lock=True)
+            _check_held(found, token)
+            until_ms = max(found.lease_until_ms, _later(self._now_ms(), lease_s))
+            store.write_job(namespace, replace(found, lease_until_ms=until_ms))
+            return Lease(job, token, _moment(until_ms))
+
+        return transact(self._engine, work, patience_s=self._patience_s)
+
+    def check_token(self, job: str, token: int) -> None:
+        """Raises FencedError unless this worker holds the job: ask before believing its report."""
+
+        def work(connection: Connection) -> None:
+            _check_held(Store(connection, self._key).job(job, lock=False)[1], token)
+
+        transact(self._engine, work, read_only=True, patience_s=self._patience_s)
+
+    def charge(self, operation_id: str, job: str, token: int, block: DpEvent) -> Receipt:
+        """Spend a block of steps. Only once this has returned may they run.
+
+        Raises:
+            FencedError: the worker no longer holds the job.
+            LedgerConflictError: the job does not hold these steps.
+        """
+        fields = event_to_dict(block)
+        arguments = {"job": job, "token": token, "block": fields}
+        scope = _Scope(operation_id, request_digest("charge", arguments), job=job, token=token)
+        steps = priced_steps(fields)
+
+        def details(_: Store, book: Book, now_ms: int) -> Charged:
+            parts = the_job(book, job).parts
+            cost = total((part.unit, steps.get(part.step, 0)) for part in parts)
+            return Charged(job=job, token=token, event=fields, cost=cost.units)
+
+        return _receipt(self._write(scope, details))
+
+    def commit(self, operation_id: str, job: str, token: int) -> Receipt:
+        """The job is done: only what was never charged is free again. Raises FencedError."""
+        arguments = {"job": job, "token": token}
+        scope = _Scope(operation_id, request_digest("commit", arguments), job=job, token=token)
+        return self._close(scope, "committed", lambda found: token)
+
+    def release(self, operation_id: str, job: str) -> Receipt:
+        """Give back the reservation of a job that never started.
+
+        Raises:
+            LedgerConflictError: a worker has taken it, or it is over.
+        """
+        scope = _Scope(operation_id, request_digest("release", {"job": job}), job=job)
+        return self._close(scope, "released", lambda found: 0)
+
+    def reap(self) -> list[str]:
+        """Close the jobs whose worker is gone, or never came; what was charged stays charged.
+
+        To be called when a server starts, and every few seconds.
+
+        Returns:
+            The jobs that this call closed.
+        """
+        expired = transact(
+            self._engine,
+            lambda connection: Store(connection, self._key).expired(self._now_ms()),
+            read_only=True,
+            patience_s=self._patience_s,
+        )
+        return [job for job, token in expired if self._expire(job, token)]
+
+    def _expire(self, job: str, token: int) -> bool:
+        # An id that no client can have used before; of several reapers, the rules let one through.
+        operation_id = f"expire-{secrets.token_hex(16)}"
+        request = request_digest("expire", {"job": job, "token": token})
+        scope = _Scope(operation_id, request, job=job)
+        try:
+            self._close(scope, "expired", lambda found: token + 1)
+        except LedgerConflictError:
+            return False  # a heartbeat, a takeover or a commit came first
+        return True
+
+    def _close(self, scope: _Scope, reason: str, token_of: Callable[[Job], int]) -> Receipt:
+        def details(_: Store, book: Book, now_ms: int) -> Closed:
+            found = the_job(book, scope.job)
+            return Closed.model_validate(
+                {
+                    "job": scope.job,
+                    "token": token_of(found),
+                    "reason": reason,
+                    "freed": found.held.units,
+                }
+            )
+
+        return _receipt(self._write(scope, details))
+
+    def _write(self, scope: _Scope, details: Callable[[Store, Book, int], Details]) -> Entry:
+        """The one way in: lock, look whether it was done, make the entry, apply it, write it."""
+
+        def work(connection: Connection) -> Entry:
+            store = Store(connection, self._key)
+            namespace = scope.namespace or store.namespace_of(scope.job)
+            jobs = (scope.job,) if scope.job else ()
+            book = store.book(namespace, jobs=jobs, grants=scope.grants)
+            if scope.token is not None:
+                # First, because a worker that is fenced off must hear so even if it repeats itself.
+                check_token(the_job(book, scope.job), scope.token)
+            earlier = store.entry(scope.operation_id)
+            if earlier is not None:
+                return _repeated(earlier, scope)
+            now_ms = self._now_ms()
+            entry = Entry(
+                namespace=namespace,
+                sequence=book.account.entries + 1 if book.account else 1,
+                operation_id=scope.operation_id,
+                request=scope.request,
+                recorded_at_ms=now_ms,
+                details=details(store, book, now_ms),
+                previous=book.account.head if book.account else START,
+            )
+            store.append(book, applied(book, entry), entry)
+            return entry
+
+        return transact(self._engine, work, patience_s=self._patience_s)
+
+    def _now_ms(self) -> int:
+        return int(self._clock().timestamp() * 1000)
+
+
+@dataclass(frozen=True, slots=True)
+class _Scope:
+    """What an operation is called, asks for and touches."""
+
+    operation_id: str
+    request: str
+    namespace: str = ""
+    job: str = ""
+    grants: tuple[str, ...] = ()
+    token: int | None = None
+
+    def __post_init__(self) -> None:
+        checked_name(self.operation_id, "operation_id")
+
+
+def _check_held(job: Job, token: int) -> None:
+    check_token(job, token)
+    if job.status != "open":
+        raise LedgerConflictError(f"job {job.job!r} is {job.status}")
+
+
+def _repeated(earlier: Entry, scope: _Scope) -> Entry:
+    if earlier.request != scope.request:
+        raise LedgerConflictError(
+            f"operation id {scope.operation_id!r} was used for something else; take a new one"
+        )
+    return earlier
+
+
+def _receipt(entry: Entry) -> Receipt:
+    return Receipt(entry.namespace, entry.sequence, entry.digest)
+
+
+def _prices(event: dict[str, object], job: Job | None = None) -> tuple[Price, ...]:
+    """What each distinct step of an event costs; a job's own steps cost what they did before."""
+    known = {part.step: part.unit for part in job.parts} if job else {}
+    return tuple(
+        Price(
+            sampling_probability=step.sampling_probability,
+            noise_multiplier=step.noise_multiplier,
+            count=count,
+            unit=(known.get(step) or step_cost(step)).units,
+        )
+        for step, count in sorted(priced_steps(event).items())
+    )
+
+
+def _cost(prices: tuple[Price, ...]) -> RenyiCost:
+    return total((RenyiCost(price.unit), price.count) for price in prices)
+
+
+def _check_span(seconds: float, what: str) -> None:
+    if not 0 < seconds <= MAX_HOLD_S:
+        raise SpecError(f"{what}={seconds:g} must lie in (0, {MAX_HOLD_S:g}] seconds")
+
+
+def _later(now_ms: int, seconds: float) -> int:
+    return now_ms + round(seconds * 1000)
+
+
+def _moment(milliseconds: int) -> datetime:
+    return datetime.fromtimestamp(milliseconds / 1000, UTC)

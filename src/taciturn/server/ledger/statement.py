@@ -1,0 +1,193 @@
+"""Reading the ledger: what is left of a budget, what a job cost, whether a plan would fit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TypeVar
+
+from dp_accounting.dp_event import DpEvent
+from sqlalchemy import Engine
+
+from taciturn.accounting.compose import ACCOUNTANT, epsilon
+from taciturn.accounting.filter import event_cost
+from taciturn.errors import UnknownEntryError
+from taciturn.server.database import transact
+from taciturn.server.ledger.book import Job, Purse, Status
+from taciturn.server.ledger.seal import SealKey
+from taciturn.server.ledger.store import Store
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class BudgetStatement:
+    """A budget for people to read; shares are those of `RenyiFilter.share`.
+
+    Attributes:
+        charged: share that is spent for good.
+        taken: share that is spent or held by open jobs; a new job needs the rest.
+    """
+
+    epsilon: float
+    delta: float
+    charged: float
+    taken: float
+
+
+@dataclass(frozen=True, slots=True)
+class JobStatement:
+    """Where a job stands; its shares are those of its namespace's budget."""
+
+    job: str
+    status: Status
+    grants: tuple[str, ...]
+    worker: str
+    lease_until: datetime
+    charged: float
+    held: float
+
+
+@dataclass(frozen=True, slots=True)
+class Statement:
+    """A namespace.
+
+    Attributes:
+        exceptions: releases without guarantee; the budget's promise is about all others.
+    """
+
+    namespace: str
+    budget: BudgetStatement
+    grants: Mapping[str, BudgetStatement]
+    jobs: tuple[JobStatement, ...]
+    exceptions: int
+    entries: int
+
+
+@dataclass(frozen=True, slots=True)
+class JobReport:
+    """What a job has cost by itself: epsilon of all charged steps, by privacy loss distributions.
+
+    That is what its model's report and certificate say. It is not what the job took from the
+    budget: that is in Rényi costs, which hold for adaptively chosen jobs too.
+    """
+
+    job: str
+    namespace: str
+    status: Status
+    event: DpEvent
+    epsilon: float
+    delta: float
+    accountant: str = ACCOUNTANT
+
+
+@dataclass(frozen=True, slots=True)
+class Quote:
+    """Whether a plan would be let through now: what it takes of each budget.
+
+    Attributes:
+        fits: per budget; the namespace's own is under None, each grant under its holder.
+    """
+
+    admitted: bool
+    needed: Mapping[str | None, float]
+    taken: Mapping[str | None, float]
+    fits: Mapping[str | None, bool]
+
+
+def namespaces(engine: Engine) -> list[str]:
+    """All namespaces, in the order in which they were opened."""
+    return _read(engine, None, lambda store: store.namespaces())
+
+
+def statement(engine: Engine, key: SealKey | None, namespace: str) -> Statement:
+    """A namespace as of now. Without a key, seals are not checked.
+
+    Raises:
+        UnknownEntryError: it has no account.
+        LedgerTamperedError: a row is not as it was sealed.
+    """
+    book = _read(engine, key, lambda store: store.whole_book(namespace))
+    account = book.account
+    if account is None:
+        raise UnknownEntryError(f"namespace {namespace!r} has no account")
+    return Statement(
+        namespace=namespace,
+        budget=_budget(account.purse),
+        grants={holder: _budget(purse) for holder, purse in sorted(book.grants.items())},
+        jobs=tuple(_job(account.purse, job) for _, job in sorted(book.jobs.items())),
+        exceptions=account.exceptions,
+        entries=account.entries,
+    )
+
+
+def job_report(engine: Engine, key: SealKey | None, job: str) -> JobReport:
+    """What a job's charged steps cost, at its namespace's delta.
+
+    Raises:
+        UnknownEntryError: it has no reservation.
+        LedgerTamperedError: a row is not as it was sealed.
+    """
+
+    def work(store: Store) -> tuple[str, Job, float]:
+        namespace, found = store.job(job, lock=False)
+        account = store.account(namespace, lock=False)
+        assert account is not None, "a foreign key keeps the account of every job"
+        return namespace, found, account.purse.delta
+
+    namespace, found, delta = _read(engine, key, work)
+    event = found.charged_event
+    return JobReport(job, namespace, found.status, event, epsilon(event, delta), delta)
+
+
+def quote(
+    engine: Engine,
+    key: SealKey | None,
+    *,
+    namespace: str,
+    grants: Sequence[str],
+    event: DpEvent,
+) -> Quote:
+    """Whether `reserve` would let a plan through now; nothing is held.
+
+    Raises:
+        UnknownEntryError: the namespace or a grant does not exist.
+        GuaranteeError: the event is not private.
+    """
+    cost = event_cost(event)
+    book = _read(engine, key, lambda store: store.whole_book(namespace))
+    missing = [holder for holder in grants if holder not in book.grants]
+    if book.account is None or missing:
+        what = f"{missing[0]!r} has no grant" if missing else "there is no account"
+        raise UnknownEntryError(f"{what} in namespace {namespace!r}")
+    purses: dict[str | None, Purse] = {None: book.account.purse}
+    purses |= {holder: book.grants[holder] for holder in grants}
+    fits = {holder: purse.has_room(cost) for holder, purse in purses.items()}
+    return Quote(
+        admitted=all(fits.values()),
+        needed={holder: purse.share(cost) for holder, purse in purses.items()},
+        taken={holder: purse.share(purse.taken) for holder, purse in purses.items()},
+        fits=fits,
+    )
+
+
+def _read(engine: Engine, key: SealKey | None, work: Callable[[Store], T]) -> T:
+    return transact(engine, lambda connection: work(Store(connection, key)), read_only=True)
+
+
+def _budget(purse: Purse) -> BudgetStatement:
+    charged, taken = purse.share(purse.charged), purse.share(purse.taken)
+    return BudgetStatement(purse.epsilon, purse.delta, charged, taken)
+
+
+def _job(purse: Purse, job: Job) -> JobStatement:
+    return JobStatement(
+        job=job.job,
+        status=job.status,
+        grants=job.grants,
+        worker=job.worker,
+        lease_until=datetime.fromtimestamp(job.lease_until_ms / 1000, UTC),
+        charged=purse.share(job.charged),
+        held=purse.share(job.held),
+    )
