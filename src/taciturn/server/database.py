@@ -23,6 +23,7 @@ T = TypeVar("T")
 PATIENCE_S = 30.0
 """How long a transaction is tried again before the caller is told."""
 
+_LOCK_WAIT_S = 1  # in one attempt; so that patience ends when it says
 _READ_ONLY = "taciturn_read_only"
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.002, 0.25
 # Lost a race, a deadlock or a lock's turn; two with one key at once; the server is full, restarts
@@ -38,15 +39,15 @@ def open_database(url: str) -> Engine:
     """
     address = _address(url)
     if address.get_backend_name() == "sqlite":
-        engine = create_engine(address, connect_args={"timeout": PATIENCE_S})
+        engine = create_engine(address, connect_args={"timeout": _LOCK_WAIT_S})
         event.listen(engine, "connect", _prepare_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
         return engine
     # A client that vanishes without a word must not hold a lock: the server ends what idles in a
     # transaction, and notices a dead line.
     server_settings = (
-        "-c statement_timeout=30s -c idle_in_transaction_session_timeout=10s "
-        "-c synchronous_commit=on"
+        f"-c lock_timeout={_LOCK_WAIT_S}s -c statement_timeout=30s "
+        "-c idle_in_transaction_session_timeout=10s -c synchronous_commit=on"
     )
     return create_engine(
         address,
@@ -54,6 +55,7 @@ def open_database(url: str) -> Engine:
         connect_args={
             "connect_timeout": 5,
             "application_name": "taciturn",
+            "client_encoding": "utf8",
             "keepalives_idle": 30,
             "options": server_settings,
         },

@@ -11,9 +11,10 @@ import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from typing import Literal, TypeVar
 
 from dp_accounting.dp_event import DpEvent
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Engine
 
 from taciturn.accounting.events import event_to_dict
 from taciturn.accounting.filter import FILTER, PRICED_BY, RenyiCost, RenyiFilter, step_cost
@@ -21,12 +22,10 @@ from taciturn.errors import LedgerConflictError, SpecError
 from taciturn.server.database import PATIENCE_S, transact
 from taciturn.server.ledger.book import Book, Job, total
 from taciturn.server.ledger.entry import (
-    START,
     Acquired,
     Capped,
     Charged,
     Closed,
-    Details,
     Entry,
     Excepted,
     Extended,
@@ -35,13 +34,13 @@ from taciturn.server.ledger.entry import (
     Price,
     Reserved,
     checked_name,
-    request_digest,
 )
-from taciturn.server.ledger.rules import applied, check_token, priced_steps, the_job
+from taciturn.server.ledger.journal import Clock, Journal, Request, utc_now
+from taciturn.server.ledger.rules import check_token, priced_steps, the_job
 from taciturn.server.ledger.seal import SealKey
 from taciturn.server.ledger.store import Store
 
-Clock = Callable[[], datetime]
+T = TypeVar("T")
 
 MAX_HOLD_S = 90 * 86_400.0
 """The longest that a plan may be held without a worker, or a lease may last."""
@@ -70,11 +69,6 @@ class Lease:
     receipt: Receipt | None = None
 
 
-def utc_now() -> datetime:
-    """The clock of the wall."""
-    return datetime.now(UTC)
-
-
 class Ledger:
     """Budgets of namespaces: who may spend what, what is held, what is spent.
 
@@ -97,10 +91,7 @@ class Ledger:
         clock: Clock = utc_now,
         patience_s: float = PATIENCE_S,
     ) -> None:
-        self._engine = engine
-        self._key = key
-        self._clock = clock
-        self._patience_s = patience_s
+        self._journal = Journal(engine, key, clock, patience_s)
 
     def open_account(
         self, operation_id: str, namespace: str, *, epsilon: float, delta: float
@@ -119,9 +110,9 @@ class Ledger:
             store.write_accounts_opened(count)
             return Opened(ordinal=count, epsilon=budget.epsilon, delta=budget.delta, filter=FILTER)
 
-        arguments = {"namespace": namespace, "epsilon": budget.epsilon, "delta": budget.delta}
-        scope = _Scope(operation_id, request_digest("open", arguments), namespace=namespace)
-        return _receipt(self._write(scope, details))
+        arguments = {"epsilon": budget.epsilon, "delta": budget.delta}
+        request = Request.of("open", operation_id, arguments, namespace=namespace)
+        return _receipt(self._journal.write(request, details))
 
     def set_cap(
         self, operation_id: str, namespace: str, *, epsilon: float, delta: float
@@ -132,21 +123,21 @@ class Ledger:
         raised because of what released models say.
         """
         budget = RenyiFilter(float(epsilon), float(delta))
-        arguments = {"namespace": namespace, "epsilon": budget.epsilon, "delta": budget.delta}
-        scope = _Scope(operation_id, request_digest("cap", arguments), namespace=namespace)
         details = Capped(epsilon=budget.epsilon, delta=budget.delta)
-        return _receipt(self._write(scope, lambda store, book, now_ms: details))
+        request = Request.of("cap", operation_id, details.model_dump(), namespace=namespace)
+        return _receipt(self._journal.write(request, lambda store, book, now_ms: details))
 
     def set_grant(
         self, operation_id: str, namespace: str, holder: str, *, epsilon: float, delta: float
     ) -> Receipt:
-        """Let a user or group spend up to a sub-cap, or change it; the joint budget holds anyway."""
+        """Let a user or group spend up to a sub-cap, or change it; the joint budget holds too."""
         checked_name(holder, "holder")
         budget = RenyiFilter(float(epsilon), float(delta))
         details = Granted(holder=holder, epsilon=budget.epsilon, delta=budget.delta)
-        request = request_digest("grant", {"namespace": namespace, **details.model_dump()})
-        scope = _Scope(operation_id, request, namespace=namespace, grants=(holder,))
-        return _receipt(self._write(scope, lambda store, book, now_ms: details))
+        request = Request.of(
+            "grant", operation_id, details.model_dump(), namespace=namespace, grants=(holder,)
+        )
+        return _receipt(self._journal.write(request, lambda store, book, now_ms: details))
 
     def record_exception(
         self, operation_id: str, namespace: str, job: str, *, approvals: Sequence[str]
@@ -154,10 +145,9 @@ class Ledger:
         """Write down a release without guarantee, which no budget covers, and who approved it."""
         checked_name(job, "job")
         names = tuple(checked_name(each, "approvals") for each in approvals)
-        arguments = {"namespace": namespace, "job": job, "approvals": names}
-        scope = _Scope(operation_id, request_digest("except", arguments), namespace=namespace)
         details = Excepted(job=job, approvals=names)
-        return _receipt(self._write(scope, lambda store, book, now_ms: details))
+        request = Request.of("except", operation_id, details.model_dump(), namespace=namespace)
+        return _receipt(self._journal.write(request, lambda store, book, now_ms: details))
 
     def reserve(
         self,
@@ -185,10 +175,10 @@ class Ledger:
         fields = event_to_dict(event)
         names = tuple(sorted({checked_name(holder, "grants") for holder in grants}))
         _check_span(hold_s, "hold_s")
-        arguments = {"job": job, "namespace": namespace, "grants": names, "event": fields}
-        scope = _Scope(
+        request = Request.of(
+            "reserve",
             operation_id,
-            request_digest("reserve", {**arguments, "hold_s": hold_s}),
+            {"event": fields, "hold_s": hold_s},
             namespace=namespace,
             job=job,
             grants=names,
@@ -206,7 +196,7 @@ class Ledger:
                 hold_until_ms=_later(now_ms, hold_s),
             )
 
-        return _receipt(self._write(scope, details))
+        return _receipt(self._journal.write(request, details))
 
     def extend(self, operation_id: str, job: str, token: int, event: DpEvent) -> Receipt:
         """Hold more steps for a job that runs, such as those to be done again after a crash.
@@ -214,8 +204,7 @@ class Ledger:
         Raises as `reserve`, and FencedError.
         """
         fields = event_to_dict(event)
-        arguments = {"job": job, "token": token, "event": fields}
-        scope = _Scope(operation_id, request_digest("extend", arguments), job=job, token=token)
+        request = Request.of("extend", operation_id, {"event": fields}, job=job, token=token)
 
         def details(_: Store, book: Book, now_ms: int) -> Extended:
             prices = _prices(fields, the_job(book, job))
@@ -228,7 +217,7 @@ class Ledger:
                 accountant=PRICED_BY,
             )
 
-        return _receipt(self._write(scope, details))
+        return _receipt(self._journal.write(request, details))
 
     def acquire(
         self,
@@ -251,8 +240,8 @@ class Ledger:
         """
         checked_name(worker, "worker")
         _check_span(lease_s, "lease_s")
-        arguments = {"job": job, "worker": worker, "lease_s": lease_s, "takeover": takeover}
-        scope = _Scope(operation_id, request_digest("acquire", arguments), job=job)
+        arguments = {"worker": worker, "lease_s": lease_s, "takeover": takeover}
+        request = Request.of("acquire", operation_id, arguments, job=job)
 
         def details(_: Store, book: Book, now_ms: int) -> Acquired:
             return Acquired(
@@ -263,7 +252,7 @@ class Ledger:
                 lease_until_ms=_later(now_ms, lease_s),
             )
 
-        entry = self._write(scope, details)
+        entry = self._journal.write(request, details)
         assert isinstance(entry.details, Acquired)
         until = _moment(entry.details.lease_until_ms)
         return Lease(job, entry.details.token, until, _receipt(entry))
@@ -272,23 +261,20 @@ class Ledger:
         """The worker is alive: its lease lasts `lease_s` from now. Raises FencedError."""
         _check_span(lease_s, "lease_s")
 
-        def work(connection: Connection) -> Lease:
-            store = Store(connection, self._key)
+        def work(store: Store) -> Lease:
             namespace, found = store.job(job, lock=True)
             _check_held(found, token)
-            until_ms = max(found.lease_until_ms, _later(self._now_ms(), lease_s))
+            until_ms = max(found.lease_until_ms, _later(self._journal.now_ms(), lease_s))
             store.write_job(namespace, replace(found, lease_until_ms=until_ms))
             return Lease(job, token, _moment(until_ms))
 
-        return transact(self._engine, work, patience_s=self._patience_s)
+        return self._transact(work)
 
     def check_token(self, job: str, token: int) -> None:
         """Raises FencedError unless this worker holds the job: ask before believing its report."""
 
-        def work(connection: Connection) -> None:
-            _check_held(Store(connection, self._key).job(job, lock=False)[1], token)
-
-        transact(self._engine, work, read_only=True, patience_s=self._patience_s)
+        _, found = self._transact(lambda store: store.job(job, lock=False), read_only=True)
+        _check_held(found, token)
 
     def charge(self, operation_id: str, job: str, token: int, block: DpEvent) -> Receipt:
         """Spend a block of steps. Only once this has returned may they run.
@@ -298,8 +284,7 @@ class Ledger:
             LedgerConflictError: the job does not hold these steps.
         """
         fields = event_to_dict(block)
-        arguments = {"job": job, "token": token, "block": fields}
-        scope = _Scope(operation_id, request_digest("charge", arguments), job=job, token=token)
+        request = Request.of("charge", operation_id, {"block": fields}, job=job, token=token)
         steps = priced_steps(fields)
 
         def details(_: Store, book: Book, now_ms: int) -> Charged:
@@ -307,13 +292,12 @@ class Ledger:
             cost = total((part.unit, steps.get(part.step, 0)) for part in parts)
             return Charged(job=job, token=token, event=fields, cost=cost.units)
 
-        return _receipt(self._write(scope, details))
+        return _receipt(self._journal.write(request, details))
 
     def commit(self, operation_id: str, job: str, token: int) -> Receipt:
         """The job is done: only what was never charged is free again. Raises FencedError."""
-        arguments = {"job": job, "token": token}
-        scope = _Scope(operation_id, request_digest("commit", arguments), job=job, token=token)
-        return self._close(scope, "committed", lambda found: token)
+        request = Request.of("commit", operation_id, {}, job=job, token=token)
+        return self._close(request, "committed", token)
 
     def release(self, operation_id: str, job: str) -> Receipt:
         """Give back the reservation of a job that never started.
@@ -321,8 +305,8 @@ class Ledger:
         Raises:
             LedgerConflictError: a worker has taken it, or it is over.
         """
-        scope = _Scope(operation_id, request_digest("release", {"job": job}), job=job)
-        return self._close(scope, "released", lambda found: 0)
+        request = Request.of("release", operation_id, {}, job=job)
+        return self._close(request, "released", 0)
 
     def reap(self) -> list[str]:
         """Close the jobs whose worker is gone, or never came; what was charged stays charged.
@@ -332,99 +316,43 @@ class Ledger:
         Returns:
             The jobs that this call closed.
         """
-        expired = transact(
-            self._engine,
-            lambda connection: Store(connection, self._key).expired(self._now_ms()),
-            read_only=True,
-            patience_s=self._patience_s,
-        )
+        now_ms = self._journal.now_ms()
+        expired = self._transact(lambda store: store.expired(now_ms), read_only=True)
         return [job for job, token in expired if self._expire(job, token)]
 
     def _expire(self, job: str, token: int) -> bool:
         # An id that no client can have used before; of several reapers, the rules let one through.
         operation_id = f"expire-{secrets.token_hex(16)}"
-        request = request_digest("expire", {"job": job, "token": token})
-        scope = _Scope(operation_id, request, job=job)
+        request = Request.of("expire", operation_id, {}, job=job)
         try:
-            self._close(scope, "expired", lambda found: token + 1)
+            self._close(request, "expired", token + 1)
         except LedgerConflictError:
             return False  # a heartbeat, a takeover or a commit came first
         return True
 
-    def _close(self, scope: _Scope, reason: str, token_of: Callable[[Job], int]) -> Receipt:
+    def _close(
+        self, request: Request, reason: Literal["committed", "released", "expired"], token: int
+    ) -> Receipt:
         def details(_: Store, book: Book, now_ms: int) -> Closed:
-            found = the_job(book, scope.job)
-            return Closed.model_validate(
-                {
-                    "job": scope.job,
-                    "token": token_of(found),
-                    "reason": reason,
-                    "freed": found.held.units,
-                }
-            )
+            freed = the_job(book, request.job).held.units
+            return Closed(job=request.job, token=token, reason=reason, freed=freed)
 
-        return _receipt(self._write(scope, details))
+        return _receipt(self._journal.write(request, details))
 
-    def _write(self, scope: _Scope, details: Callable[[Store, Book, int], Details]) -> Entry:
-        """The one way in: lock, look whether it was done, make the entry, apply it, write it."""
-
-        def work(connection: Connection) -> Entry:
-            store = Store(connection, self._key)
-            namespace = scope.namespace or store.namespace_of(scope.job)
-            jobs = (scope.job,) if scope.job else ()
-            book = store.book(namespace, jobs=jobs, grants=scope.grants)
-            if scope.token is not None:
-                # First, because a worker that is fenced off must hear so even if it repeats itself.
-                check_token(the_job(book, scope.job), scope.token)
-            earlier = store.entry(scope.operation_id)
-            if earlier is not None:
-                return _repeated(earlier, scope)
-            now_ms = self._now_ms()
-            entry = Entry(
-                namespace=namespace,
-                sequence=book.account.entries + 1 if book.account else 1,
-                operation_id=scope.operation_id,
-                request=scope.request,
-                recorded_at_ms=now_ms,
-                details=details(store, book, now_ms),
-                previous=book.account.head if book.account else START,
-            )
-            store.append(book, applied(book, entry), entry)
-            return entry
-
-        return transact(self._engine, work, patience_s=self._patience_s)
-
-    def _now_ms(self) -> int:
-        return int(self._clock().timestamp() * 1000)
-
-
-@dataclass(frozen=True, slots=True)
-class _Scope:
-    """What an operation is called, asks for and touches."""
-
-    operation_id: str
-    request: str
-    namespace: str = ""
-    job: str = ""
-    grants: tuple[str, ...] = ()
-    token: int | None = None
-
-    def __post_init__(self) -> None:
-        checked_name(self.operation_id, "operation_id")
+    def _transact(self, work: Callable[[Store], T], *, read_only: bool = False) -> T:
+        journal = self._journal
+        return transact(
+            journal.engine,
+            lambda connection: work(Store(connection, journal.key)),
+            read_only=read_only,
+            patience_s=journal.patience_s,
+        )
 
 
 def _check_held(job: Job, token: int) -> None:
     check_token(job, token)
     if job.status != "open":
         raise LedgerConflictError(f"job {job.job!r} is {job.status}")
-
-
-def _repeated(earlier: Entry, scope: _Scope) -> Entry:
-    if earlier.request != scope.request:
-        raise LedgerConflictError(
-            f"operation id {scope.operation_id!r} was used for something else; take a new one"
-        )
-    return earlier
 
 
 def _receipt(entry: Entry) -> Receipt:
