@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import itertools
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+import psycopg
 import pytest
-from sqlalchemy import Engine
+from sqlalchemy import URL, Engine, make_url
 
 from ledgers.cluster import Cluster, NoPostgresError, postgres
 from taciturn.server import schema
 from taciturn.server.database import open_database
+from taciturn.server.ledger.tables import metadata
 
 _NUMBERS = itertools.count()
 
@@ -21,29 +24,49 @@ def cluster() -> Iterator[Cluster]:
     """A PostgreSQL server; tests that need one are skipped where none is installed."""
     try:
         with postgres() as running:
-            engine = open_database(running.create("migrated"))
-            schema.upgrade(engine)
-            engine.dispose()
             yield running
     except NoPostgresError as error:
         pytest.skip(str(error))
 
 
+@pytest.fixture(scope="session")
+def migrated_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file of SQLite with the tables, to be copied."""
+    path = tmp_path_factory.mktemp("sqlite") / "migrated.db"
+    _migrate(f"sqlite:///{path}")
+    return path
+
+
+@pytest.fixture(scope="session")
+def migrated_url(cluster: Cluster) -> str:
+    """A database of PostgreSQL with the tables, to be emptied before each test."""
+    made = cluster.create("migrated")
+    _migrate(made)
+    return made
+
+
 @pytest.fixture(params=["sqlite", "postgresql"])
 def empty_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     """The URL of a database without tables."""
-    yield from _url(request, tmp_path, "template0")
+    if request.param == "sqlite":
+        yield f"sqlite:///{tmp_path / 'server.db'}"
+        return
+    running: Cluster = request.getfixturevalue("cluster")
+    name = f"empty_{next(_NUMBERS)}"
+    yield running.create(name)
+    running.drop(name)
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    """The URL of a database with the tables of this version."""
-    for made in _url(request, tmp_path, "migrated"):
-        if made.startswith("sqlite"):
-            engine = open_database(made)
-            schema.upgrade(engine)
-            engine.dispose()
-        yield made
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The URL of a database with the tables of this version, and nothing in them."""
+    if request.param == "sqlite":
+        path = tmp_path / "server.db"
+        shutil.copy(request.getfixturevalue("migrated_file"), path)
+        return f"sqlite:///{path}"
+    made: str = request.getfixturevalue("migrated_url")
+    empty(make_url(made))
+    return made
 
 
 @pytest.fixture
@@ -54,11 +77,17 @@ def engine(url: str) -> Iterator[Engine]:
     opened.dispose()
 
 
-def _url(request: pytest.FixtureRequest, folder: Path, template: str) -> Iterator[str]:
-    if request.param == "sqlite":
-        yield f"sqlite:///{folder / 'server.db'}"
-        return
-    running: Cluster = request.getfixturevalue("cluster")
-    name = f"test_{next(_NUMBERS)}"
-    yield running.create(name, template)
-    running.drop(name)
+def _migrate(url: str) -> None:
+    engine = open_database(url)
+    schema.upgrade(engine)
+    engine.dispose()
+
+
+def empty(url: URL) -> None:
+    """Remove all rows, past the triggers that refuse it to everybody but the server's owner."""
+    names = ", ".join(metadata.tables)
+    with psycopg.connect(
+        host=str(url.query["host"]), user=url.username, dbname=url.database
+    ) as connection:
+        connection.execute("SET session_replication_role = replica")
+        connection.execute(f"TRUNCATE {names}")  # type: ignore[call-overload]

@@ -1,0 +1,241 @@
+"""Workers that run jobs, a server that reaps, and someone who kills them all at random moments.
+
+A worker "runs" a block by noting it in a file of its own, after `charge` has returned and not
+before: what stands there in the end is what really happened, whatever the ledger believes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import signal
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Engine, select, text
+from sqlalchemy.exc import DBAPIError
+
+from ledgers.herd import answer, kill, spawn
+from taciturn.accounting.compose import epsilon
+from taciturn.accounting.events import dpsgd_event
+from taciturn.errors import DatabaseUnavailableError, LedgerError
+from taciturn.server.database import open_database
+from taciturn.server.ledger import Ledger, SealKey, namespaces, statement, verify
+from taciturn.server.ledger.tables import entries
+
+EPSILON, DELTA, NOISE, RATE = 1.0, 1e-6, 1.0, 0.02
+BLOCKS, BLOCK_STEPS = 4, 5
+LEASE_S, HOLD_S = 1.0, 3.0
+WORKERS = 4
+KILLS_PER_NAMESPACE = 25
+CRASH_SHARE = 0.02  # of the faults on PostgreSQL: a backend's `kill -9`, which restarts the server
+
+
+def chaos(url: str, key: str, kills: int, seed: int) -> dict[str, Any]:
+    """Kill `kills` times, then everything; restart, and look what is left.
+
+    Returns:
+        What was killed how often; `overspends`, `lost_charges` and `stuck`, which must be 0; how
+        long after the restart the last reservation of a dead worker was released; and how much
+        happened.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        scene = _Scene(url, SealKey.from_text(key), Path(folder), random.Random(seed))
+        scene.open_namespace()
+        killed = scene.run(kills)
+        scene.end()
+        return {"killed": dict(killed), **scene.outcome()}
+
+
+@dataclass
+class _Scene:
+    url: str
+    key: SealKey
+    folder: Path
+    random: random.Random
+    processes: dict[str, int] = field(default_factory=dict)
+    number: int = 0
+    engine: Engine | None = None
+
+    def run(self, kills: int) -> Counter[str]:
+        for name in ("reaper", *(f"worker-{each}" for each in range(WORKERS))):
+            self.start(name)
+        killed: Counter[str] = Counter()
+        while killed.total() < kills:
+            time.sleep(self.random.uniform(0, 0.04))
+            killed[self.fault()] += 1
+            if killed.total() % KILLS_PER_NAMESPACE == 0:
+                self.open_namespace()
+        return killed
+
+    def start(self, name: str) -> None:
+        self.number += 1
+        work: Callable[[], None] = (
+            _Reaper(self.url, self.key).run
+            if name == "reaper"
+            else _Worker(self.url, self.key, self.folder, f"{name}-{self.number}").run
+        )
+        if self.engine is not None:
+            self.engine.dispose()  # no open connection is shared with a child
+        self.processes[name] = spawn(work)
+
+    def fault(self) -> str:
+        """Kill something; what stopped is started again."""
+        if self.url.startswith("postgresql"):
+            draw = self.random.random()
+            if draw < CRASH_SHARE and self.backend(crash=True):
+                return "database backend (kill -9, server restarts)"
+            if draw < 0.4 and self.backend(crash=False):
+                return "database connection"
+        name = self.random.choice(list(self.processes))
+        kill(self.processes[name])
+        self.start(name)
+        return "server" if name == "reaper" else "worker"
+
+    def backend(self, *, crash: bool) -> bool:
+        """End a random connection of the others; False if there is none."""
+        query = text(
+            "SELECT pid FROM pg_stat_activity WHERE application_name = 'taciturn' "
+            "AND backend_type = 'client backend' AND pid <> pg_backend_pid()"
+        )
+        with contextlib.suppress(DBAPIError), self.connected().connect() as connection:
+            found = list(connection.execute(query).scalars())
+            if found and crash:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(self.random.choice(found), signal.SIGKILL)
+                return True
+            if found:
+                victim = {"pid": self.random.choice(found)}
+                connection.execute(text("SELECT pg_terminate_backend(:pid)"), victim)
+                return True
+        return False
+
+    def open_namespace(self) -> None:
+        self.number += 1
+        name = f"namespace-{self.number:06}"
+        ledger = Ledger(self.connected(), self.key, patience_s=120)
+        ledger.open_account(name, name, epsilon=EPSILON, delta=DELTA)
+
+    def connected(self) -> Engine:
+        if self.engine is None:
+            self.engine = open_database(self.url)
+        return self.engine
+
+    def end(self) -> None:
+        for pid in self.processes.values():
+            kill(pid)
+
+    def outcome(self) -> dict[str, Any]:
+        engine = self.connected()
+        seconds, stuck = self.settle(Ledger(engine, self.key, patience_s=120))
+        ran = self.ran()
+        with engine.connect() as connection:
+            recorded = set(connection.execute(select(entries.c.operation_id)).scalars())
+        spent = [
+            epsilon(_steps(count * BLOCK_STEPS), DELTA) for count in Counter(ran.values()).values()
+        ]
+        statements = [statement(engine, self.key, name) for name in namespaces(engine)]
+        found = verify(engine, key=self.key)
+        return {
+            "overspends": sum(each > EPSILON for each in spent)
+            + sum(each.budget.taken > 1 for each in statements),
+            "lost_charges": len(ran.keys() - recorded),
+            "stuck": stuck,
+            "seconds_to_release": seconds,
+            "namespaces": len(statements),
+            "full": sum(each.budget.taken > 0.9 for each in statements),
+            "jobs": sum(len(each.jobs) for each in statements),
+            "blocks_run": len(ran),
+            "entries": found.entries,
+            "largest_epsilon": max(spent, default=0.0),
+            "cap": EPSILON,
+            "problems": [str(problem) for problem in found.problems],
+        }
+
+    def settle(self, ledger: Ledger) -> tuple[float, int]:
+        """Seconds after the restart until nobody's reservation is open, and how many still are."""
+        start = time.monotonic()
+        while True:
+            ledger.reap()
+            still = sum(
+                job.status == "open"
+                for name in namespaces(self.connected())
+                for job in statement(self.connected(), self.key, name).jobs
+            )
+            seconds = time.monotonic() - start
+            if not still or seconds > 60:
+                return seconds, still
+            time.sleep(0.1)
+
+    def ran(self) -> dict[str, str]:
+        """Operation id of every block that was run, with its namespace."""
+        lines = [
+            line.split(" ")
+            for path in self.folder.iterdir()
+            for line in path.read_text(encoding="utf-8").splitlines(keepends=True)
+            if line.endswith("\n")
+        ]
+        found = {operation: namespace.strip() for operation, namespace in lines}
+        assert len(found) == len(lines), "a block was run twice"
+        return found
+
+
+@dataclass
+class _Reaper:
+    url: str
+    key: SealKey
+
+    def run(self) -> None:
+        ledger = Ledger(open_database(self.url), self.key, patience_s=120)
+        while True:
+            with contextlib.suppress(DatabaseUnavailableError):
+                ledger.reap()
+            time.sleep(0.1)
+
+
+@dataclass
+class _Worker:
+    url: str
+    key: SealKey
+    folder: Path
+    name: str
+
+    def run(self) -> None:
+        engine = open_database(self.url)
+        ledger = Ledger(engine, self.key, patience_s=120)
+        choice = random.Random(self.name)
+        note = os.open(self.folder / self.name, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        number = 0
+        while True:
+            number += 1
+            with contextlib.suppress(LedgerError, DatabaseUnavailableError):
+                namespace = choice.choice(namespaces(engine)[-2:])
+                self.job(ledger, f"{self.name}-{number}", namespace, note, choice)
+
+    def job(
+        self, ledger: Ledger, job: str, namespace: str, note: int, choice: random.Random
+    ) -> None:
+        plan = _steps(BLOCKS * BLOCK_STEPS)
+        ledger.reserve(
+            f"{job}-reserve", job, namespace=namespace, grants=(), event=plan, hold_s=HOLD_S
+        )
+        token = ledger.acquire(f"{job}-acquire", job, worker=self.name, lease_s=LEASE_S).token
+        for block in range(choice.randint(1, BLOCKS)):
+            operation = f"{job}-block-{block}"
+            ledger.charge(operation, job, token, _steps(BLOCK_STEPS))
+            os.write(note, f"{operation} {namespace}\n".encode())
+        ledger.commit(f"{job}-commit", job, token)
+
+
+def _steps(count: int) -> Any:
+    return dpsgd_event(sampling_probability=RATE, noise_multiplier=NOISE, steps=count)
+
+
+if __name__ == "__main__":
+    answer(chaos)

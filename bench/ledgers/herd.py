@@ -1,0 +1,67 @@
+"""Many processes quickly: forked from one that has imported everything and opened nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+_BENCH = Path(__file__).resolve().parents[1]
+_LIMIT_S = 3000
+
+
+def spawn(work: Callable[[], None]) -> int:
+    """Run `work` in a forked process; returns its id. It ends with 0, or 1 and a traceback."""
+    pid = os.fork()
+    if pid:
+        return pid
+    code = 1
+    try:
+        work()
+        code = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stderr.flush()
+        os._exit(code)  # nothing of the parent's is closed or flushed twice
+
+
+def kill(pid: int) -> None:
+    """`kill -9`, and wait until it is gone."""
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+
+
+def wait_for(pids: list[int]) -> list[int]:
+    """The exit codes of processes that end by themselves."""
+    return [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]
+
+
+def launched(module: str, settings: dict[str, Any]) -> dict[str, Any]:
+    """What `ledgers.MODULE` finds with these settings, in a fresh process of its own.
+
+    Forking is for processes with one thread; who calls this may have many.
+    """
+    path = os.pathsep.join(
+        filter(None, [str(_BENCH), str(_BENCH.parent / "src"), os.environ.get("PYTHONPATH")])
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", f"ledgers.{module}", json.dumps(settings)],
+        env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        timeout=_LIMIT_S,
+        check=True,
+    )
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+def answer(run: Callable[..., dict[str, Any]]) -> None:
+    """The main of such a module: settings from the command line, what was found to stdout."""
+    print(json.dumps(run(**json.loads(sys.argv[1]))))
