@@ -24,16 +24,17 @@ from sqlalchemy.exc import DBAPIError
 from ledgers.herd import answer, kill, spawn
 from taciturn.accounting.compose import epsilon
 from taciturn.accounting.events import dpsgd_event
+from taciturn.accounting.filter import RenyiFilter, event_cost
 from taciturn.errors import DatabaseUnavailableError, LedgerError
 from taciturn.server.database import open_database
 from taciturn.server.ledger import Ledger, SealKey, namespaces, statement, verify
 from taciturn.server.ledger.tables import entries
 
-EPSILON, DELTA, NOISE, RATE = 1.0, 1e-6, 1.0, 0.02
+EPSILON, DELTA, NOISE, RATE = 3.0, 1e-6, 1.5, 0.05
 BLOCKS, BLOCK_STEPS = 4, 5
 LEASE_S, HOLD_S = 1.0, 3.0
 WORKERS = 4
-KILLS_PER_NAMESPACE = 25
+KILLS_PER_LOOK = 5
 CRASH_SHARE = 0.02  # of the faults on PostgreSQL: a backend's `kill -9`, which restarts the server
 
 
@@ -68,9 +69,9 @@ class _Scene:
             self.start(name)
         killed: Counter[str] = Counter()
         while killed.total() < kills:
-            time.sleep(self.random.uniform(0, 0.04))
+            time.sleep(self.random.uniform(0, 0.1))
             killed[self.fault()] += 1
-            if killed.total() % KILLS_PER_NAMESPACE == 0:
+            if killed.total() % KILLS_PER_LOOK == 0 and self.is_full():
                 self.open_namespace()
         return killed
 
@@ -122,6 +123,12 @@ class _Scene:
         ledger = Ledger(self.connected(), self.key, patience_s=120)
         ledger.open_account(name, name, epsilon=EPSILON, delta=DELTA)
 
+    def is_full(self) -> bool:
+        """The namespace opened last has no room for another job."""
+        newest = namespaces(self.connected())[-1]
+        needed = RenyiFilter(EPSILON, DELTA).share(event_cost(_steps(BLOCKS * BLOCK_STEPS)))
+        return statement(self.connected(), self.key, newest).budget.taken + needed > 1
+
     def connected(self) -> Engine:
         if self.engine is None:
             self.engine = open_database(self.url)
@@ -149,7 +156,7 @@ class _Scene:
             "stuck": stuck,
             "seconds_to_release": seconds,
             "namespaces": len(statements),
-            "full": sum(each.budget.taken > 0.9 for each in statements),
+            "full": sum(each.budget.taken > 0.8 for each in statements),
             "jobs": sum(len(each.jobs) for each in statements),
             "blocks_run": len(ran),
             "entries": found.entries,

@@ -1,0 +1,333 @@
+"""Ways in which a ledger gets it wrong: each is killed by the check that is for it."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from dp_accounting.dp_event import DpEvent
+from sqlalchemy import Engine
+
+from desk import KEY, PLAN, Desk, steps
+from taciturn.accounting.filter import RenyiFilter, event_cost
+from taciturn.errors import BudgetExceededError, FencedError, LedgerError
+from taciturn.server import schema
+from taciturn.server.database import open_database
+from taciturn.server.ledger import Lease, Ledger, Receipt, journal, rules, verify
+from taciturn.server.ledger.book import Book, Job, Purse
+from taciturn.server.ledger.entry import Closed
+
+SHARE = RenyiFilter(8.0, 1e-6).share
+
+
+@pytest.fixture
+def engine(tmp_path: Path) -> Iterator[Engine]:
+    opened = open_database(f"sqlite:///{tmp_path / 'ledger.db'}")
+    schema.upgrade(opened)
+    yield opened
+    opened.dispose()
+
+
+class DebitsAfter(Ledger):
+    """Writes a charge down when the job reports success."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.due: list[tuple[str, str, int, DpEvent]] = []
+
+    def charge(self, operation_id: str, job: str, token: int, block: DpEvent) -> Receipt:
+        self.due.append((operation_id, job, token, block))
+        return Receipt("", 0, "")
+
+    def commit(self, operation_id: str, job: str, token: int) -> Receipt:
+        for each in self.due:
+            super().charge(*each)
+        return super().commit(operation_id, job, token)
+
+
+class ChecksOutside(Ledger):
+    """Asks whether there is room, and then writes, in a transaction of its own."""
+
+    def reserve(self, operation_id: str, job: str, **plan: Any) -> Receipt:
+        budget = self._transact(
+            lambda store: store.whole_book(plan["namespace"]).account, read_only=True
+        )
+        assert budget is not None
+        if not budget.purse.has_room(event_cost(plan["event"])):
+            raise BudgetExceededError("no room")
+        time.sleep(0.3)
+        with without_a_verdict():
+            return super().reserve(operation_id, job, **plan)
+
+
+@contextlib.contextmanager
+def without_a_verdict() -> Iterator[None]:
+    NO_VERDICT.active = True
+    try:
+        yield
+    finally:
+        NO_VERDICT.active = False
+
+
+class _NoVerdict(threading.local):
+    active = False
+
+
+NO_VERDICT = _NoVerdict()
+HAS_ROOM = Purse.has_room
+
+
+def has_room_or_asked_before(purse: Purse, cost: Any) -> bool:
+    return NO_VERDICT.active or HAS_ROOM(purse, cost)
+
+
+def refunds_what_ran(book: Book, details: Closed, moment_ms: int) -> Book:
+    job = rules.the_job(book, details.job)
+    spent = job.charged
+    over = replace(job, parts=(), status=details.reason, token=details.token)
+    book = rules._every_purse(book.with_job(over), job, lambda purse: purse.free(job.held))
+    return rules._every_purse(
+        book, job, lambda purse: replace(purse, charged=purse.charged - spent)
+    )
+
+
+def frees_nothing(book: Book, details: Closed, moment_ms: int) -> Book:
+    job = rules.the_job(book, details.job)
+    return book.with_job(replace(job, status=details.reason, token=details.token))
+
+
+def ignores_its_verdict(book: Book, job: Job, cost: Any) -> Book:
+    account = rules.the_account(book)
+    with contextlib.suppress(BudgetExceededError):
+        if not account.purse.has_room(cost):
+            raise BudgetExceededError("no room")
+    return rules._every_purse(book, job, lambda purse: purse.hold(cost))
+
+
+def only_the_joint_budget(book: Book, job: Job, cost: Any) -> Book:
+    if not rules.the_account(book).purse.has_room(cost):
+        raise BudgetExceededError("no room")
+    return rules._every_purse(book, job, lambda purse: purse.hold(cost))
+
+
+def only_the_grants(book: Book, job: Job, cost: Any) -> Book:
+    for _, purse in rules._grants(book, job):
+        if not purse.has_room(cost):
+            raise BudgetExceededError("no room")
+    return rules._every_purse(book, job, lambda purse: purse.hold(cost))
+
+
+def charges_without_limit(part: Any, count: int, job: str) -> Any:
+    return replace(part, held=max(part.held - count, 0), charged=part.charged + count)
+
+
+def counts_charges_only(purse: Purse, cost: Any) -> bool:
+    return RenyiFilter(purse.epsilon, purse.delta).admits(purse.charged + cost)
+
+
+class NeverReaps(Ledger):
+    def reap(self) -> list[str]:
+        return []
+
+
+class SameToken(Ledger):
+    """Gives whoever comes the token that is already out."""
+
+    def acquire(self, operation_id: str, job: str, **rest: Any) -> Lease:
+        _, found = self._transact(lambda store: store.job(job, lock=False), read_only=True)
+        if found.token:
+            return Lease(job, found.token, self._journal.clock())
+        return super().acquire(operation_id, job, **rest)
+
+
+def commit_keeps_what_was_charged(desk: Desk) -> None:
+    token = desk.started()
+    desk.charge(40, token)
+    desk.ledger.commit(desk.op(), "job", token)
+    assert desk.statement().budget.charged == SHARE(event_cost(steps(40)))
+
+
+def commit_frees_what_never_ran(desk: Desk) -> None:
+    token = desk.started()
+    desk.charge(40, token)
+    desk.ledger.commit(desk.op(), "job", token)
+    budget = desk.statement().budget
+    assert budget.taken == budget.charged
+
+
+def a_crash_loses_no_charge(desk: Desk) -> None:
+    token = desk.started()
+    desk.charge(40, token)  # the block runs here, and then the worker dies
+    desk.clock.advance(31)
+    desk.ledger.reap()
+    budget = desk.statement().budget
+    assert budget.charged == SHARE(event_cost(steps(40)))
+    assert budget.taken == budget.charged, "a reservation is stuck"
+
+
+def nobody_overspends_in_a_race(desk: Desk) -> None:
+    """Eight clients, room for one."""
+    count = int(0.6 / SHARE(event_cost(steps(1))))
+    answers: list[str] = []
+
+    def client(number: int) -> None:
+        try:
+            desk.reserve(f"job-{number}", steps(count))
+            answers.append("admitted")
+        except BudgetExceededError:
+            answers.append("refused")
+
+    threads = [threading.Thread(target=client, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(answers) == ["admitted", *["refused"] * 7]
+    assert desk.statement().budget.taken <= 1
+
+
+def the_joint_budget_holds(desk: Desk) -> None:
+    for number in range(3):
+        desk.grant(f"user:{number}", epsilon=8.0)
+        with contextlib.suppress(BudgetExceededError):
+            desk.reserve(f"job-{number}", steps(600), [f"user:{number}"])
+    assert desk.statement().budget.taken <= 1
+
+
+def the_grant_holds(desk: Desk) -> None:
+    for number in range(3):
+        with contextlib.suppress(BudgetExceededError):
+            desk.reserve(f"job-{number}", PLAN, ["user:ada"])
+    assert desk.statement().grants["user:ada"].taken <= 1
+
+
+def a_stale_token_is_refused(desk: Desk) -> None:
+    stale = desk.started()
+    desk.acquire(worker="second", takeover=True)
+    with pytest.raises(FencedError):
+        desk.charge(1, stale)
+    with pytest.raises(FencedError):
+        desk.ledger.commit(desk.op(), "job", stale)
+
+
+def nothing_runs_that_was_not_reserved(desk: Desk) -> None:
+    token = desk.started()
+    with contextlib.suppress(LedgerError):
+        desk.charge(101, token)
+    assert desk.statement().budget.charged <= SHARE(event_cost(PLAN))
+
+
+def a_repeated_operation_counts_once(desk: Desk) -> None:
+    token = desk.started()
+    for _ in range(2):
+        desk.ledger.charge("the-id", "job", token, steps(10))
+    with contextlib.suppress(LedgerError):
+        desk.ledger.charge("the-id", "job", token, steps(20))
+    assert desk.statement().budget.charged == SHARE(event_cost(steps(10)))
+
+
+Check = Callable[[Desk], None]
+Patch = tuple[Any, str, Any]
+
+MUTANTS: dict[str, tuple[type[Ledger], Sequence[Patch], Check]] = {
+    "refunds executed steps": (
+        Ledger,
+        [(rules, "_closed", refunds_what_ran)],
+        commit_keeps_what_was_charged,
+    ),
+    "refunds executed steps of the dead": (
+        Ledger,
+        [(rules, "_closed", refunds_what_ran)],
+        a_crash_loses_no_charge,
+    ),
+    "frees nothing": (Ledger, [(rules, "_closed", frees_nothing)], commit_frees_what_never_ran),
+    "debits after": (DebitsAfter, [], a_crash_loses_no_charge),
+    "never reaps": (NeverReaps, [], a_crash_loses_no_charge),
+    "checks outside the transaction": (
+        ChecksOutside,
+        [(Purse, "has_room", has_room_or_asked_before)],
+        nobody_overspends_in_a_race,
+    ),
+    "ignores the fencing token": (
+        Ledger,
+        [
+            (rules, "check_token", lambda job, token: None),
+            (journal, "check_token", lambda job, token: None),
+        ],
+        a_stale_token_is_refused,
+    ),
+    "gives the same token twice": (SameToken, [], a_stale_token_is_refused),
+    "ignores its own verdict": (
+        Ledger,
+        [(rules, "_held", ignores_its_verdict)],
+        the_joint_budget_holds,
+    ),
+    "checks grants only": (Ledger, [(rules, "_held", only_the_grants)], the_joint_budget_holds),
+    "checks the joint budget only": (
+        Ledger,
+        [(rules, "_held", only_the_joint_budget)],
+        the_grant_holds,
+    ),
+    "forgets what is held": (
+        Ledger,
+        [(Purse, "has_room", counts_charges_only)],
+        the_joint_budget_holds,
+    ),
+    "charges more than is held": (
+        Ledger,
+        [
+            (rules, "_charge_part", charges_without_limit),
+            (Purse, "charge", lambda purse, cost: replace(purse, charged=purse.charged + cost)),
+        ],
+        nothing_runs_that_was_not_reserved,
+    ),
+}
+CHECKS = list(dict.fromkeys(check for _, _, check in MUTANTS.values()))
+CHECKS.append(a_repeated_operation_counts_once)
+
+
+def set_up(engine: Engine, kind: type[Ledger]) -> Desk:
+    desk = Desk(engine, kind=kind)
+    desk.open()
+    desk.grant("user:ada")
+    return desk
+
+
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
+def test_the_real_one_passes(engine: Engine, check: Check) -> None:
+    check(set_up(engine, Ledger))
+    assert verify(engine, key=KEY).ok
+
+
+@pytest.mark.parametrize("name", MUTANTS)
+def test_mutant_is_killed(engine: Engine, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    kind, patches, check = MUTANTS[name]
+    for target, attribute, broken in patches:
+        monkeypatch.setattr(target, attribute, broken)
+    with pytest.raises((AssertionError, pytest.fail.Exception)):
+        check(set_up(engine, kind))
+
+
+@pytest.mark.parametrize(
+    "patch",
+    [(rules, "_closed", refunds_what_ran), (rules, "_held", ignores_its_verdict)],
+    ids=["refunds", "ignores its verdict"],
+)
+def test_what_a_mutant_wrote_is_found_by_verify(engine: Engine, patch: Patch) -> None:
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(*patch)
+        desk = set_up(engine, Ledger)
+        for number in range(3):
+            token = desk.started(f"job-{number}", steps(600))
+            desk.charge(5, token, f"job-{number}")
+            desk.ledger.commit(desk.op(), f"job-{number}", token)
+        desk.reserve("one", steps(1200))
+        with contextlib.suppress(LedgerError):
+            desk.reserve("two", steps(1200))
+    assert not verify(engine, key=KEY).ok

@@ -1,0 +1,39 @@
+"""Races, takeovers and `kill -9`: small versions of `bench/ledger.py`, on both databases."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from desk import KEY
+from ledgers.herd import launched
+
+
+def run(module: str, url: str, **settings: Any) -> dict[str, Any]:
+    return launched(module, {"url": url, "key": KEY.to_text(), **settings})
+
+
+def test_the_last_epsilon_is_spent_once(url: str) -> None:
+    found = run("race", url, clients=24, room=5)
+    assert (found["admitted"], found["refused"], found["in_the_ledger"]) == (5, 19, 5)
+    assert found["epsilon"] <= found["cap"]
+    assert found["problems"] == []
+
+
+def test_two_workers_with_one_job(url: str) -> None:
+    found = run("duel", url, rounds=3, seed=1)
+    assert found["fenced"] == 3
+    assert found["overlaps"] == 0
+    assert found["problems"] == []
+
+
+@pytest.mark.timeout(240)
+def test_kills_at_random_moments(url: str) -> None:
+    found = run("chaos", url, kills=50, seed=1)
+    assert sum(found["killed"].values()) == 50
+    assert (found["overspends"], found["lost_charges"], found["stuck"]) == (0, 0, 0)
+    assert found["seconds_to_release"] < 60
+    assert found["largest_epsilon"] <= found["cap"]
+    assert found["problems"] == []
+    assert found["blocks_run"] > 0
