@@ -126,12 +126,66 @@ VIOLATIONS = {
         "engine",
     ),
     "data imports model": ("engine/data/source.py", "import taciturn.engine.model.load", "engine"),
+    "the server imports the engine": (
+        "server/ledger/rules.py",
+        "import taciturn.engine.training.plan",
+        "rooms",
+    ),
+    "the engine imports the server": (
+        "engine/training/loop.py",
+        "import taciturn.server.database",
+        "rooms",
+    ),
+    "the certificate imports the server": (
+        "certificate/files.py",
+        "import taciturn.server.ledger.seal",
+        "rooms",
+    ),
+    "torch in the server, inside a function": (
+        "server/ledger/journal.py",
+        "def _lazy() -> None:\n    import torch",
+        "torch-free",
+    ),
+    "transformers in the server": ("server/database.py", "import transformers", "torch-free"),
+    "the database imports the ledger": (
+        "server/database.py",
+        "import taciturn.server.ledger.tables",
+        "server",
+    ),
+    "rules read rows": (
+        "server/ledger/rules.py",
+        "import taciturn.server.ledger.store",
+        "ledger",
+    ),
+    "entries know budgets": (
+        "server/ledger/entry.py",
+        "import taciturn.server.ledger.book",
+        "ledger",
+    ),
+    "verification uses what wrote the rows": (
+        "server/ledger/verification.py",
+        "import taciturn.server.ledger.ledger",
+        "ledger",
+    ),
+    "the ledger calls somebody": (
+        "server/ledger/journal.py",
+        "import httpx",
+        "ledger-computes",
+    ),
+    "the ledger signs with a command": (
+        "server/ledger/seal.py",
+        "import taciturn.certificate.signers",
+        "ledger-computes",
+    ),
+    "the ledger serves": ("server/ledger/ledger.py", "import fastapi", "ledger-computes"),
     "engine imports llm": ("engine/training/loop.py", "import taciturn.llm", "rooms"),
     "worker imports cli": ("worker.py", "import taciturn.cli.main", "rooms"),
     "errors import spec": ("errors.py", "import taciturn.spec", "rooms"),
     "a room nobody listed": ("cupboard.py", "", "rooms"),
     "an unlisted room of the engine": ("engine/cupboard.py", "", "engine"),
     "an unlisted module of the kernel": ("engine/privacy/cupboard.py", "", "kernel"),
+    "an unlisted room of the server": ("server/cupboard.py", "", "server"),
+    "an unlisted module of the ledger": ("server/ledger/cupboard.py", "", "ledger"),
 }
 
 
@@ -169,6 +223,7 @@ sys.exit(f"loaded: {{{{loaded}}}}" if loaded else 0)
         "import taciturn",
         "import taciturn; taciturn.PrivacyReport; taciturn.SpecError; dir(taciturn)",
         "import taciturn.spec, taciturn.report, taciturn.accounting, taciturn.page.report",
+        "import taciturn.server.schema, taciturn.server.ledger",
         "import taciturn.cli.main",
         """
 import contextlib, io
@@ -178,7 +233,7 @@ with contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()):
     main()
 """,
     ],
-    ids=["import", "light names", "light rooms", "cli", "help"],
+    ids=["import", "light names", "light rooms", "server", "cli", "help"],
 )
 def test_loads_no_torch(action: str, root: Path) -> None:
     result = subprocess.run(
@@ -200,5 +255,5 @@ def test_help_command_names_every_command(root: Path) -> None:
         check=False,
     )
     assert result.returncode == 0, result.stderr
-    for command in ("fit", "sample", "plan", "demo", "doctor"):
+    for command in ("fit", "sample", "plan", "ledger", "demo", "doctor"):
         assert command in result.stdout

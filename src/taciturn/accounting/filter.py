@@ -76,9 +76,8 @@ class RenyiCost:
     units: tuple[int, ...]
 
     def __post_init__(self) -> None:
-        if len(self.units) != len(ORDERS) or any(
-            isinstance(unit, bool) or not isinstance(unit, int) or unit < 0 for unit in self.units
-        ):
+        whole = all(type(unit) is int and unit >= 0 for unit in self.units)
+        if len(self.units) != len(ORDERS) or not whole:
             raise GuaranteeError(
                 f"a cost is {len(ORDERS)} whole numbers, at least 0; was more freed than was spent?"
             )

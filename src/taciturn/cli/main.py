@@ -1,4 +1,4 @@
-"""`taciturn fit | plan | sample | evaluate | extract | membership | synthesize | downstream | ...`.
+"""`taciturn fit | plan | sample | evaluate | extract | membership | synthesize | ledger | demo ...`.
 
 torch is imported by the commands, not by this module: `--help` answers at once.
 """
@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 
 from taciturn._version import __version__
-from taciturn.cli import certificate
+from taciturn.cli import certificate, ledger
 from taciturn.cli.options import FILE, spec_command
 from taciturn.errors import ProcessError, TaciturnError
 from taciturn.spec import (
@@ -35,6 +35,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.add_typer(certificate.app, name="cert")
+app.add_typer(ledger.app, name="ledger")
 errors = Console(stderr=True, highlight=False, soft_wrap=True)
 
 

@@ -11,6 +11,7 @@ import random
 import sqlite3
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
@@ -31,13 +32,18 @@ _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.002, 0.25
 _PASSING = ("40001", "40P01", "55P03", "23505", "53300", "57P01", "57P02", "57P03", "25P03")
 
 
-def open_database(url: str) -> Engine:
+def open_database(url: str, *, create: bool = True) -> Engine:
     """An engine for `sqlite:///FILE` or `postgresql+psycopg://...`; connects when first used.
+
+    Args:
+        create: whether a file of SQLite that does not exist is made.
 
     Raises:
         DatabaseError: another database, one in memory, or not a URL. The message holds no password.
     """
     address = _address(url)
+    if not create and address.get_backend_name() == "sqlite" and not _exists(address):
+        raise DatabaseError(f"{address.database}: no such file; name the server's database")
     if address.get_backend_name() == "sqlite":
         engine = create_engine(address, connect_args={"timeout": _LOCK_WAIT_S})
         event.listen(engine, "connect", _prepare_sqlite)
@@ -122,6 +128,10 @@ def _address(url: str) -> URL:
 
 def _is_file(address: URL) -> bool:
     return bool(address.database) and address.database != ":memory:" and not address.query
+
+
+def _exists(address: URL) -> bool:
+    return Path(address.database or "").is_file()
 
 
 def _prepare_sqlite(connection: sqlite3.Connection, _: object) -> None:

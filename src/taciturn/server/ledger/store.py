@@ -169,8 +169,8 @@ class Store:
     def _check(self, table: Table, row: Row[Any]) -> None:
         """Before anything of a row is read: it is what was sealed."""
         if self.key is not None:
-            *fields, seal = row
-            self.key.check(table.name, fields, seal)
+            values = tuple(row)
+            self.key.check(table.name, values[:-1], values[-1])
 
     def _write(self, table: Table, fields: Fields, *, new: bool) -> None:
         assert self.key is not None, "a store without a key only reads"

@@ -192,9 +192,9 @@ def _register_problems(connection: Connection) -> Iterator[Problem]:
 def _seal_problems(connection: Connection, key: SealKey) -> Iterator[Problem]:
     for table in _SEALED:
         for row in connection.execute(select(table)):
-            *fields, seal = row
+            values = tuple(row)
             try:
-                key.check(table.name, fields, seal)
+                key.check(table.name, values[:-1], values[-1])
             except LedgerTamperedError as error:
                 yield Problem(str(row._mapping.get("namespace", "")), None, str(error))
 
