@@ -52,7 +52,8 @@ def launched(module: str, settings: dict[str, Any]) -> dict[str, Any]:
         filter(None, [str(_BENCH), str(_BENCH.parent / "src"), os.environ.get("PYTHONPATH")])
     )
     done = subprocess.run(
-        [sys.executable, "-m", f"ledgers.{module}", json.dumps(settings)],
+        [sys.executable, "-m", f"ledgers.{module}"],
+        input=json.dumps(settings).encode(),  # not on the command line, which everybody can read
         env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE,
         timeout=_LIMIT_S,
@@ -63,5 +64,5 @@ def launched(module: str, settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def answer(run: Callable[..., dict[str, Any]]) -> None:
-    """The main of such a module: settings from the command line, what was found to stdout."""
-    print(json.dumps(run(**json.loads(sys.argv[1]))))
+    """The main of such a module: settings from stdin, what was found to stdout."""
+    print(json.dumps(run(**json.load(sys.stdin))))

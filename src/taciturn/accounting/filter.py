@@ -7,8 +7,8 @@ admitted every event before the event ran, everything together is (epsilon, delt
 **The guarantee.** Fix weights w over the orders ahead of time, sum w = 1. Let s(alpha) be the sum
 of the Rényi divergences of all admitted events, and L the privacy loss of all they released. For
 each alpha, E[exp((alpha - 1)(L - s(alpha)))] <= 1, however events and stopping were chosen: each
-event multiplies by a conditional mean of at most 1 (Feldman & Zrnic 2021, theorem 3.1; Lécuyer
-2021, theorem 1). With c(alpha) = (1/alpha)(1 - 1/alpha)^(alpha - 1), 1 - e^-x is at most
+event multiplies by a conditional mean of at most 1 (Feldman & Zrnic 2021, section 3; Lécuyer 2021,
+section 3). With c(alpha) = (1/alpha)(1 - 1/alpha)^(alpha - 1), 1 - e^-x is at most
 c(alpha) e^((alpha - 1) x) for every x (Canonne, Kamath & Steinke 2020, proposition 12). An event is
 admitted while
 
@@ -16,7 +16,7 @@ admitted while
     delta(alpha) = c(alpha) exp((alpha - 1)(s(alpha) - epsilon)),
 
 so on every path (1 - e^(epsilon - L))+ is at most N = delta * sum of w(alpha) exp((alpha - 1)(L -
-s(alpha))), and the delta of everything at epsilon, E[(1 - e^(epsilon - L))+], at most E[N] = delta.
+s(alpha))), and the delta of everything at epsilon, E[(1 - e^(epsilon - L))+] <= E[N] <= delta.
 
 **Why not "some order still has room".** Which order that is would depend on what was released,
 and then no single one of the inequalities above covers all paths: filters over whole curves are

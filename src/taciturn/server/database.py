@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from taciturn.errors import DatabaseError, DatabaseUnavailableError
 
@@ -45,7 +46,9 @@ def open_database(url: str, *, create: bool = True) -> Engine:
     if not create and address.get_backend_name() == "sqlite" and not _exists(address):
         raise DatabaseError(f"{address.database}: no such file; name the server's database")
     if address.get_backend_name() == "sqlite":
-        engine = create_engine(address, connect_args={"timeout": _LOCK_WAIT_S})
+        engine = create_engine(
+            address, connect_args={"timeout": _LOCK_WAIT_S}, pool_timeout=_LOCK_WAIT_S
+        )
         event.listen(engine, "connect", _prepare_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
         return engine
@@ -58,6 +61,7 @@ def open_database(url: str, *, create: bool = True) -> Engine:
     return create_engine(
         address,
         isolation_level="SERIALIZABLE",
+        pool_timeout=_LOCK_WAIT_S,
         connect_args={
             "connect_timeout": 5,
             "application_name": "taciturn",
@@ -89,10 +93,10 @@ def transact(
     while True:
         try:
             return _once(engine, work, read_only)
-        except DBAPIError as error:
-            if not _passes(error):
+        except (DBAPIError, PoolTimeoutError) as error:
+            if isinstance(error, DBAPIError) and not _passes(error):
                 raise
-            reason = type(error.orig).__name__
+            reason = type(getattr(error, "orig", error)).__name__
         if time.monotonic() > deadline:
             raise DatabaseUnavailableError(
                 f"the database did not let a transaction through within {patience_s:g} s "

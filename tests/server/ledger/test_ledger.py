@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 from dp_accounting.dp_event import ComposedDpEvent, NonPrivateDpEvent, NoOpDpEvent
-from sqlalchemy import text
+from sqlalchemy import text, update
 
 from desk import KEY, NAMESPACE, PLAN, Desk, steps
 from taciturn.accounting.compose import epsilon
@@ -24,6 +24,7 @@ from taciturn.errors import (
     UnknownEntryError,
 )
 from taciturn.server.ledger import SealKey, job_report, namespaces, quote, verify
+from taciturn.server.ledger.tables import accounts
 
 SHARE = RenyiFilter(8.0, 1e-6).share
 
@@ -399,6 +400,21 @@ def test_an_edited_balance_is_noticed_when_it_is_used(desk: Desk, change: str) -
         connection.execute(text(change))
     with pytest.raises(LedgerTamperedError):
         desk.charge(1, token)
+
+
+def test_an_account_that_was_put_back_is_noticed_when_it_is_used(desk: Desk) -> None:
+    """Its seal is true, of an earlier time; but the chain goes on after it."""
+    token = desk.started()
+    columns = ", ".join(column.name for column in accounts.columns)
+    with desk.engine.begin() as connection:
+        connection.execute(text(f"CREATE TABLE backup AS SELECT {columns} FROM ledger_accounts"))
+    desk.charge(100, token)
+    with desk.engine.begin() as connection:
+        row = connection.execute(text("SELECT * FROM backup")).one()
+        connection.execute(update(accounts).values(row._asdict()))
+        connection.execute(text("DROP TABLE backup"))
+    with pytest.raises(LedgerTamperedError, match="do not end where"):
+        desk.reserve("second")
 
 
 def test_a_quote_is_what_reserve_would_say(desk: Desk) -> None:

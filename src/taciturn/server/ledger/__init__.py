@@ -13,7 +13,7 @@
     ledger.heartbeat("job-7", lease.token, lease_s=30)  # every few seconds, by a thread of its own
     ledger.check_token("job-7", lease.token)            # before what a worker reports is believed
     ledger.commit("op-6", "job-7", lease.token)         # frees what never ran, nothing else
-    ledger.release(...)                                 # instead, for a job that never started
+    ledger.release("op-7", "job-8")                     # instead, for a job that never started
     ledger.reap()                                       # at every start, and every few seconds
 
     statement(engine, key, "patients-2026")
@@ -22,6 +22,7 @@
 
 Every operation is one transaction, idempotent by its operation id, and calls nobody. Errors are
 under `taciturn.LedgerError`; after DatabaseUnavailableError, repeat the operation with its id.
+To stop a job that runs, acquire it with `takeover=True`, which fences its worker off, and commit.
 The caller decides who may do what, and keeps operation ids of different users apart.
 
 Everything is in Rényi costs under the filter of `taciturn.accounting.filter`, in whole numbers;

@@ -205,6 +205,7 @@ class Ledger:
         """
         fields = event_to_dict(event)
         request = Request.of("extend", operation_id, {"event": fields}, job=job, token=token)
+        _prices(fields)  # takes a while, and is remembered: not while the account is locked
 
         def details(_: Store, book: Book, now_ms: int) -> Extended:
             prices = _prices(fields, the_job(book, job))

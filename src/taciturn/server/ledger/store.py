@@ -53,6 +53,7 @@ class Store:
         account = self.account(namespace)
         if account is None:
             return Book()
+        self._check_end(account)
         # Wherever they are: a job has one reservation in the whole ledger.
         query = select(tables.jobs).where(tables.jobs.c.job.in_(list(jobs)))
         found = {row.job: self._job(row) for row in self._rows(query.with_for_update())}
@@ -139,6 +140,19 @@ class Store:
     def write_job(self, namespace: str, job: Job, *, new: bool = False) -> None:
         """Write a job's row."""
         self._write(tables.jobs, job_fields(namespace, job), new=new)
+
+    def _check_end(self, account: Account) -> None:
+        """The chain ends where the account says: an older row of it that was put back does not."""
+        table = tables.entries
+        query = select(table.c.sequence, table.c.digest).where(
+            table.c.namespace == account.namespace
+        )
+        last = self.connection.execute(query.order_by(table.c.sequence.desc()).limit(1)).first()
+        if last is None or tuple(last) != (account.entries, account.head):
+            raise LedgerTamperedError(
+                f"the entries of {account.namespace!r} do not end where its account says; "
+                "run `taciturn ledger verify`"
+            )
 
     def _grants(self, namespace: str, holders: Collection[str] | None) -> dict[str, Purse]:
         table = tables.grants

@@ -203,7 +203,7 @@ def _names(connection: Connection, anchors: Sequence[Anchor]) -> list[str]:
     """Every namespace that any row, or an anchor, speaks of."""
     columns = [table.c.namespace for table in (*_SEALED[1:], tables.entries)]
     found = {name for column in columns for name in connection.execute(select(column)).scalars()}
-    return sorted(found | {anchor.namespace for anchor in anchors})
+    return sorted(found | {anchor.namespace for anchor in anchors}, key=repr)
 
 
 def _rows(connection: Connection, table: Table, namespace: str) -> Iterator[Row[Any]]:
