@@ -1,4 +1,4 @@
-"""`taciturn fit | plan | sample | evaluate | extract | membership | synthesize | ledger | demo ...`.
+"""`taciturn fit | plan | sample | evaluate | extract | membership | ledger | demo ...`.
 
 torch is imported by the commands, not by this module: `--help` answers at once.
 """
