@@ -44,11 +44,12 @@ if TYPE_CHECKING:
         UnsupportedLayerError,
     )
     from taciturn.llm import LLM
-    from taciturn.report import PrivacyReport
+    from taciturn.report import Audit, PrivacyReport
 
 __all__ = [
     "LLM",
     "AdapterError",
+    "Audit",
     "BudgetExceededError",
     "CertificateError",
     "CheckpointError",
@@ -81,7 +82,11 @@ __all__ = [
     "__version__",
 ]
 
-_HOME = {"LLM": "taciturn.llm", "PrivacyReport": "taciturn.report"}
+_HOME = {
+    "LLM": "taciturn.llm",
+    "Audit": "taciturn.report",
+    "PrivacyReport": "taciturn.report",
+}
 
 
 def __getattr__(name: str) -> object:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from taciturn.report import PrivacyReport
+from taciturn.report import Audit, PrivacyReport
 
 _PRIVATE = """\
 ---
@@ -17,7 +17,7 @@ tags: [taciturn, differential-privacy]
 |---|---|
 | epsilon, delta | {epsilon:.4g}, {delta:.1g} |
 | privacy unit | {unit} |
-| number of units (public) | {n_units} |
+| number of units (public) | {units} |
 | mechanism | {mechanism} |
 | noise multiplier | {sigma:.4g} |
 | sampling probability | {q:.4g} |
@@ -65,24 +65,33 @@ training data itself.
 | | |
 |---|---|
 | records grouped by | {unit} |
-| number of units (public) | {n_units} |
+| number of units (public) | {units} |
 | steps | {steps} |
 | trained parameters | {trained} |
 | taciturn | {version} |
 """
 
 
-def model_card(report: PrivacyReport) -> str:
+_AUDIT = """
+## What an audit found
+
+{verdict}
+
+`audit.json` holds the same as data.
+"""
+
+
+def model_card(report: PrivacyReport, audit: Audit | None = None) -> str:
     """README.md of an output folder, in Markdown."""
     template = _NONE if report.guarantee == "none" else _PRIVATE
-    return template.format(
+    card = template.format(
         base=report.base_model,
         policy=report.policy,
         k=report.max_records_per_unit,
         epsilon=report.epsilon,
         delta=report.delta,
         unit=report.privacy_unit,
-        n_units=report.n_units,
+        units=_units(report),
         mechanism=report.mechanism,
         sigma=report.noise_multiplier,
         q=report.sampling_probability,
@@ -92,3 +101,10 @@ def model_card(report: PrivacyReport) -> str:
         accountant=report.accountant,
         version=report.taciturn_version,
     )
+    return card if audit is None else card + _AUDIT.format(verdict=audit.verdict)
+
+
+def _units(report: PrivacyReport) -> str:
+    if report.canaries is None:
+        return str(report.n_units)
+    return f"{report.n_units}, {report.canaries.number} of them canaries of an audit"

@@ -15,11 +15,12 @@ from typing import Any, Unpack
 import pandas as pd
 
 from taciturn import assessment, attacks
+from taciturn import audit as auditing
 from taciturn.accounting.spending import check_units, with_steps
 from taciturn.assessment import Evaluation, Subject
 from taciturn.certificate.envelope import Envelope
 from taciturn.certificate.files import CERTIFICATE, REPORT
-from taciturn.certificate.sign import check_promise, issue
+from taciturn.certificate.sign import check_promise, issue, released_audit
 from taciturn.certificate.signers import Signer, find_signer
 from taciturn.certificate.statement import AuditResult, Statement
 from taciturn.certificate.verify import read_certificate
@@ -44,8 +45,9 @@ from taciturn.errors import (
     SpecError,
 )
 from taciturn.figures import ReleasedDownstream, ReleasedEvaluation, ReleasedFigures
-from taciturn.report import PrivacyReport, PrivateStep
+from taciturn.report import Audit, PrivacyReport, PrivateStep
 from taciturn.spec import (
+    AuditSpec,
     DownstreamFields,
     DownstreamSpec,
     EvaluateFields,
@@ -61,11 +63,13 @@ from taciturn.spec import (
     parse,
 )
 from taciturn.worker import (
+    DATA,
     PRIVATE,
     Cost,
     Earlier,
     FitResult,
     Observer,
+    add_audit,
     add_figures,
     commit_evaluation,
     estimate,
@@ -134,6 +138,8 @@ class LLM:
         self._spent: tuple[PrivateStep, ...] = ()
         self._figures = ReleasedFigures()
         self._folders: list[Path] = []
+        self._fitted_in: Path | None = None
+        self._audit: Audit | None = None
         folder = Path(model).expanduser()
         if (folder / REPORT).is_file():
             self._privacy = PrivacyReport.model_validate_json((folder / REPORT).read_text())
@@ -221,7 +227,7 @@ class LLM:
         base = self._load(spec)
         if n_units is None:
             n_units = self._size(data, spec).n_units
-        return make_plan(spec, public_facts(base, n_units))
+        return make_plan(spec, public_facts(base, n_units + spec.canaries))
 
     def estimate(
         self, data: object = None, *, n_units: int | None = None, **fields: Unpack[FitFields]
@@ -234,7 +240,7 @@ class LLM:
         spec = parse(FitSpec, self._with_performance(dict(fields)))
         base = self._load(spec)
         size = _Size(n_units, 64.0) if n_units is not None else self._size(data, spec)
-        plan = make_plan(spec, public_facts(base, size.n_units))
+        plan = make_plan(spec, public_facts(base, size.n_units + spec.canaries))
         self._base = None  # the estimate attaches adapters; fit must start from a clean base
         return Estimate(plan, estimate(base, spec, plan, size.tokens_per_unit))
 
@@ -303,6 +309,41 @@ class LLM:
         """
         spec = parse(EvaluateSpec, dict(fields))
         return assessment.evaluate(self._subject(signing_key), data, spec, embedder)
+
+    def audit(self, *, confidence: float = 0.95, signing_key: str | None = None) -> Audit:
+        """What an attack proves about epsilon: a lower bound, beside what is promised.
+
+        For a model that was fitted with `canaries`, where its private folder is. One attack, black
+        box: from losses alone it is guessed which canaries were in (Steinke et al. 2023). The
+        result costs nothing, since it depends on no row but through the model; it goes into the
+        model's folder (`audit.json`, model card) and its certificate.
+
+        Args:
+            confidence: with which the bound holds; at least 0.5.
+            signing_key: as in `certificate`; needed where the folder has a certificate.
+
+        Returns:
+            See taciturn.Audit. If its `refuted` is true, the guarantee is broken: more was found
+            than is promised, and no certificate is issued.
+
+        Raises:
+            SpecError: no canaries, or too few for any bound.
+            DataError: the private folder is not there, or its canaries were edited.
+            CertificateError: the certificate cannot be renewed. In all cases nothing is written.
+        """
+        spec = parse(AuditSpec, {"confidence": confidence})
+        expected = auditing.check_canaries(self._privacy, spec.confidence)
+        assert self._privacy is not None
+        self._check_renewal("an audit", signing_key)
+        folders = [self._fitted_in] if self._fitted_in is not None else self._folders
+        planted = auditing.find_canaries(expected, [each / PRIVATE / DATA for each in folders])
+        subject = self._subject(signing_key)
+        found = auditing.audit(subject, self._privacy, planted, spec)
+        signer = find_signer(signing_key)
+        for folder in self._folders:
+            add_audit(folder, self._privacy, found, signer)
+        self._audit = found
+        return found
 
     def downstream(
         self,
@@ -500,8 +541,16 @@ class LLM:
             check_promise(self._privacy.guarantee != "none")
         if is_first_process():
             signer = find_signer(signing_key)
-            base = self._load()
-            release(self._fitted, base, self._privacy, output, signer, figures=self._figures)
+            found = [self._audit, *map(released_audit, self._folders)]
+            release(
+                self._fitted,
+                self._load(),
+                self._privacy,
+                output,
+                signer,
+                figures=self._figures,
+                audit=next((each for each in found if each is not None), None),
+            )
         self._folders.append(output)
         return output
 
@@ -526,6 +575,18 @@ class LLM:
         if path.exists():
             raise OutputError(f"{path} already exists; choose another name or remove it")
         return path
+
+    def _check_renewal(self, cause: str, signing_key: str | None) -> None:
+        """Raise unless this process may write, and can sign anew what `cause` changes."""
+        if not is_first_process():
+            raise GuaranteeError(_FIRST_PROCESS)
+        certified = [folder for folder in self._folders if (folder / CERTIFICATE).is_file()]
+        if certified and find_signer(signing_key) is None:
+            raise CertificateError(
+                f"{cause} changes what the certificate in {certified[0]} must say, "
+                "and there is no key to sign it anew; give signing_key=..., or set "
+                "TACITURN_SIGNING_KEY"
+            )
 
     def _promise(self) -> dict[str, object]:
         """What goes with synthetic text: policy, report, and certificate if there is one."""
@@ -578,6 +639,7 @@ class LLM:
             # Sharded over processes that have parted; what was released is read when needed.
             self._base, self.name = None, str(folder)
         self._fitted, self._plan, self._privacy = result.model, result.plan, result.report
+        self._fitted_in, self._audit = folder, None
         self._spent = result.report.spent
         self._figures = ReleasedFigures()
 
@@ -615,16 +677,8 @@ class _Purse:
 
     def check(self, unit: str) -> None:
         """Raise if a step about `unit` could not be composed, or the certificate not renewed."""
-        if not is_first_process():
-            raise GuaranteeError(_FIRST_PROCESS)
+        self.model._check_renewal("a private evaluation", self.signing_key)
         check_units([*(step.privacy_unit for step in self.model._spent), unit])
-        certified = [f for f in self.model._folders if (f / CERTIFICATE).is_file()]
-        if certified and find_signer(self.signing_key) is None:
-            raise CertificateError(
-                f"a private evaluation changes what the certificate in {certified[0]} must say, "
-                "and there is no key to sign it anew; give signing_key=..., or set "
-                "TACITURN_SIGNING_KEY"
-            )
 
     def charge(self, step: PrivateStep, fingerprint: str) -> None:
         """Add the step to what the model has spent."""

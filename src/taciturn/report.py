@@ -1,10 +1,12 @@
-"""What was released, under what guarantee: the public record of one fit."""
+"""What was released, under what guarantee, and what an audit found: the public record of a fit."""
 
 from __future__ import annotations
 
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
+
+from taciturn.spec import CanaryKind
 
 
 class PrivateStep(BaseModel):
@@ -21,6 +23,20 @@ class PrivateStep(BaseModel):
     max_records_per_unit: int
     n_units: int
     dataset_commitment: str | None = None
+
+
+class CanaryReport(BaseModel):
+    """The canaries of a fit. They are units like any other, and counted in `n_units`.
+
+    `commitment` is the SHA-256 of the private file that says which of them were in; that file holds
+    a secret nonce. It fixes texts and coins before the fit and tells nothing about them.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    number: int
+    kind: CanaryKind
+    commitment: str
 
 
 class PrivacyReport(BaseModel):
@@ -55,6 +71,7 @@ class PrivacyReport(BaseModel):
     libraries: dict[str, str] = {}
     trainable_parameters: int
     taciturn_version: str
+    canaries: CanaryReport | None = None
 
     @property
     def spent(self) -> tuple[PrivateStep, ...]:
@@ -79,3 +96,92 @@ class PrivacyReport(BaseModel):
 
     def __str__(self) -> str:
         return self.policy
+
+
+class GuessRound(BaseModel):
+    """How often a number of guesses, fixed beforehand, was right about who was in.
+
+    `epsilon_lower_bound` is this round's own, at its share of what the confidence leaves open.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    guesses: int
+    correct: int
+    epsilon_lower_bound: float
+
+
+class ScoreHistogram(BaseModel):
+    """Canaries by score, those that were in and those that were not.
+
+    A score is by how many nats per token the fitted model predicts a canary better than the base
+    model. `edges` has one more entry than the counts.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    edges: tuple[float, ...]
+    included: tuple[int, ...]
+    excluded: tuple[int, ...]
+
+
+class AttackerLimit(BaseModel):
+    """The most that any attacker can do: share of members found at a share of false alarms."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    false_positive_rate: float
+    true_positive_rate: float
+
+
+class Audit(BaseModel):
+    """What a one-run audit of a fitted model found. It depends on no row but through the model.
+
+    Attributes:
+        threat_model: what the attacker sees.
+        method: name and source.
+        canaries: how many there were, each in by a fair coin.
+        canary_kind: what they said.
+        canary_commitment: of the privacy report whose fit they were part of.
+        confidence: with which the bounds hold.
+        rounds: every number of guesses that was tried, all fixed beforehand.
+        guesses: of the round with the largest bound.
+        correct: how many of them were right.
+        epsilon_lower_bound: with `confidence`, the model's epsilon at `delta` is not below it.
+        gaussian_epsilon_lower_bound: the same, if the fit's trade-off function is a Gaussian one.
+        auc: how well scores tell canaries that were in from others; 0.5 is chance.
+        promised_epsilon: None if nothing is promised.
+        delta: at which both epsilons are meant.
+        largest_advantage: of any attacker, over guessing, as the promise's events bound it.
+        attacker_limits: the same at small shares of false alarms; empty if nothing is promised.
+        histogram: of the canaries' scores.
+        verdict: all of this in plain words.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    threat_model: Literal["black box", "white box"]
+    method: str
+    canaries: int
+    canary_kind: CanaryKind
+    canary_commitment: str
+    confidence: float
+    rounds: tuple[GuessRound, ...]
+    guesses: int
+    correct: int
+    epsilon_lower_bound: float
+    gaussian_epsilon_lower_bound: float
+    auc: float
+    promised_epsilon: float | None
+    delta: float
+    largest_advantage: float | None
+    attacker_limits: tuple[AttackerLimit, ...]
+    histogram: ScoreHistogram
+    verdict: str
+    taciturn_version: str
+
+    @property
+    def refuted(self) -> bool:
+        """Whether more was found than is promised: the guarantee is broken."""
+        promised = self.promised_epsilon
+        return promised is not None and self.epsilon_lower_bound > promised

@@ -19,6 +19,7 @@ from taciturn.errors import PrivacyParameterError, SpecError, UnknownFieldError
 
 Method = Literal["auto", "lora", "full"]
 Unlimited = Literal["unlimited"]
+CanaryKind = Literal["random", "new-token", "secret"]
 
 _PRIVACY_FIELDS = frozenset({"target_epsilon", "delta", "l2_clip_norm", "batch_size"})
 
@@ -160,8 +161,24 @@ class PerformanceSpec(_Spec):
     ] = 10
 
 
-class FitSpec(DataSpec, PrivacySpec, TrainingSpec, PerformanceSpec):
-    """The arguments of `LLM.fit`, flat; its four parts are the base classes above."""
+class CanarySpec(_Spec):
+    """What an audit of the model will need: canaries among the training data."""
+
+    canaries: Annotated[
+        int,
+        Field(
+            ge=0,
+            le=10_000,
+            description="Invented units for an audit; each is in by a fair coin. 0: none.",
+        ),
+    ] = 0
+    canary_kind: Annotated[
+        CanaryKind, Field(description="What canaries say: random, new-token or secret.")
+    ] = "new-token"
+
+
+class FitSpec(DataSpec, PrivacySpec, TrainingSpec, PerformanceSpec, CanarySpec):
+    """The arguments of `LLM.fit`, flat; its five parts are the base classes above."""
 
     @model_validator(mode="after")
     def _one_text(self) -> Self:
@@ -222,6 +239,8 @@ class FitFields(TypedDict, total=False):
     compile: bool
     threads: int | None
     checkpoint_every: int
+    canaries: int
+    canary_kind: CanaryKind
 
 
 class AssessmentSpec(DataSpec):
@@ -417,6 +436,14 @@ class MembershipFields(TypedDict, total=False):
     confidence: float
 
 
+class AuditSpec(_Spec):
+    """The arguments of `LLM.audit`."""
+
+    confidence: Annotated[
+        float, Field(ge=0.5, lt=1, description="With which the lower bound on epsilon holds.")
+    ] = 0.95
+
+
 class SampleSpec(_Spec):
     """The arguments of `LLM.sample`."""
 
@@ -456,6 +483,16 @@ class EvaluateJobSpec(EvaluateSpec):
     def evaluate_spec(self) -> EvaluateSpec:
         """The part that `LLM.evaluate` takes."""
         return EvaluateSpec(**{name: getattr(self, name) for name in EvaluateSpec.model_fields})
+
+
+class AuditJobSpec(AuditSpec):
+    """What `taciturn audit` does."""
+
+    model: Annotated[str, Field(description="Output folder of a fit with canaries.")]
+    device: Annotated[str | None, Field(description="cpu, cuda, mps; default: the best.")] = None
+    signing_key: Annotated[
+        str | None, Field(description="Signs the certificate anew, where one is there.")
+    ] = None
 
 
 class DownstreamJobSpec(DownstreamSpec):

@@ -25,9 +25,11 @@ from taciturn.accounting.events import event_to_dict
 from taciturn.accounting.spending import check_units, with_steps
 from taciturn.card import model_card
 from taciturn.certificate.commitment import commit, committed
-from taciturn.certificate.files import REPORT
-from taciturn.certificate.sign import issue, library_versions
+from taciturn.certificate.files import AUDIT, REPORT
+from taciturn.certificate.sign import issue, library_versions, released_audit
 from taciturn.certificate.signers import Signer
+from taciturn.engine.auditing.canaries import check_number, draw_canaries
+from taciturn.engine.data.planted import CANARIES, Planted
 from taciturn.engine.data.tokenize import TokenizedDataset, prepare
 from taciturn.engine.model import adapter, lora
 from taciturn.engine.model.compiled import restore_parts
@@ -55,11 +57,13 @@ from taciturn.engine.training.processes import agree, all_processes, tell, toget
 from taciturn.engine.training.trainable import trainable
 from taciturn.errors import CheckpointError, GuaranteeError, ModelError, OutputError, SpecError
 from taciturn.figures import ReleasedFigures
+from taciturn.page.audit import AuditFigures
 from taciturn.page.report import report_page
-from taciturn.report import PrivacyReport, PrivateStep
+from taciturn.report import Audit, CanaryReport, PrivacyReport, PrivateStep
 from taciturn.spec import DataSpec, FitSpec
 
 PRIVATE = "private"
+DATA = "data"
 FIGURES = "evaluations.json"
 """What evaluations released of the model; there is no such file before the first."""
 PAGE = "report.html"
@@ -165,6 +169,11 @@ class _Job:
         return self.output / PRIVATE
 
     @property
+    def data(self) -> Path:
+        """Where the prepared rows are, and canaries."""
+        return self.private / DATA
+
+    @property
     def sharded(self) -> bool:
         return self.spec.sharding == "full"
 
@@ -178,6 +187,7 @@ def _fit(job: _Job, data: object, resume: bool) -> FitResult:
             _open_output(job.output, resume)
     try:
         with together(job.ranks):
+            check_number(spec.canaries)
             check_units([*(step.privacy_unit for step in job.spent), unit_name(spec)])
             _check_earlier(earlier, spec)
             origin = _origin(base, earlier)
@@ -185,6 +195,7 @@ def _fit(job: _Job, data: object, resume: bool) -> FitResult:
         fitted = None if earlier is None else earlier.model
         model, loss = trainable(base, spec, choice, job.ranks, fitted)
         dataset = _dataset(job, data, resume)
+        _canaries(job)
         plan = make_plan(spec, public_facts(base, dataset.n_units))
     except BaseException:
         if not resume and job.ranks.first:
@@ -195,6 +206,7 @@ def _fit(job: _Job, data: object, resume: bool) -> FitResult:
     train(_run(job, loss, dataset, plan), resume=resume)
     restore_parts(model)
     model.eval()
+    origin["canaries"] = _canaries(job)
     report = privacy_report(base, spec, plan, loss).model_copy(update=origin)
     report = _all_costs(job, report, _commitment(job, dataset))
     lora.settle(model)
@@ -323,6 +335,7 @@ def release(
     output: Path,
     signer: Signer | None = None,
     *,
+    audit: Audit | None = None,
     sharded: bool = False,
     first: bool = True,
     figures: ReleasedFigures | None = None,
@@ -331,6 +344,7 @@ def release(
 
     Args:
         figures: what evaluations of the model have released.
+        audit: what an audit of the model has found.
         sharded: the model is spread over processes, all of which call this.
         first: this is the process that writes a sharded model's weights.
     """
@@ -342,7 +356,7 @@ def release(
                 adapter.save_sharded(model, base.tokenizer, partial, first=first)
             else:
                 adapter.save(model, base.tokenizer, base.name, partial)
-            _write_words(partial, report, figures or ReleasedFigures())
+            _write_words(partial, report, figures or ReleasedFigures(), audit)
             if signer is not None and report.guarantee != "none":
                 issue(partial, signer)
             for path in sorted(partial.iterdir()):
@@ -359,6 +373,28 @@ def update_report(
     Raises:
         GuaranteeError: the folder's report is not `before`: another process has spent meanwhile.
     """
+    _replace_words(folder, before, after, released_audit(folder))
+    if signer is not None and after.guarantee != "none":
+        issue(folder, signer)
+
+
+def add_audit(folder: Path, report: PrivacyReport, audit: Audit, signer: Signer | None) -> None:
+    """Put an audit's result into a released folder, its card and, with a signer, its certificate.
+
+    A refuted guarantee gets no certificate: one that was there does not cover the result and is
+    refused from now on.
+
+    Raises:
+        GuaranteeError: the folder's report is not `report`: another process has spent meanwhile.
+    """
+    _replace_words(folder, report, report, audit)
+    if signer is not None and report.guarantee != "none" and not audit.refuted:
+        issue(folder, signer)
+
+
+def _replace_words(
+    folder: Path, before: PrivacyReport, after: PrivacyReport, audit: Audit | None
+) -> None:
     if PrivacyReport.model_validate_json((folder / REPORT).read_text()) != before:
         raise GuaranteeError(
             f"{folder / REPORT} was changed meanwhile; load the model again and repeat"
@@ -367,14 +403,12 @@ def update_report(
     with full_disk_is_clear(folder):
         try:
             partial.mkdir()
-            _write_words(partial, after, released_figures(folder))
+            _write_words(partial, after, released_figures(folder), audit)
             # Backwards: the page is ahead of the report, so that it never says less was spent.
             for path in sorted(partial.iterdir(), reverse=True):
                 os.replace(path, folder / path.name)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
-    if signer is not None and after.guarantee != "none":
-        issue(folder, signer)
 
 
 def add_figures(folder: Path, figures: ReleasedFigures) -> None:
@@ -384,7 +418,7 @@ def add_figures(folder: Path, figures: ReleasedFigures) -> None:
     with full_disk_is_clear(folder):
         try:
             partial.mkdir()
-            _write_figures(partial, report, figures)
+            _write_figures(partial, report, figures, released_audit(folder))
             for path in sorted(partial.iterdir()):
                 os.replace(path, folder / path.name)
         finally:
@@ -404,15 +438,22 @@ def released_figures(folder: Path) -> ReleasedFigures:
         ) from None
 
 
-def _write_words(folder: Path, report: PrivacyReport, figures: ReleasedFigures) -> None:
-    """What is said about a model: report, and card and page of it."""
+def _write_words(
+    folder: Path, report: PrivacyReport, figures: ReleasedFigures, audit: Audit | None
+) -> None:
+    """What is said about a model: report and audit, and card and page of them."""
     (folder / REPORT).write_text(report.model_dump_json(indent=2) + "\n")
-    (folder / "README.md").write_text(model_card(report))
-    _write_figures(folder, report, figures)
+    (folder / "README.md").write_text(model_card(report, audit))
+    if audit is not None:
+        (folder / AUDIT).write_text(audit.model_dump_json(indent=2) + "\n")
+    _write_figures(folder, report, figures, audit)
 
 
-def _write_figures(folder: Path, report: PrivacyReport, figures: ReleasedFigures) -> None:
-    (folder / PAGE).write_text(report_page(report, figures), encoding="utf-8")
+def _write_figures(
+    folder: Path, report: PrivacyReport, figures: ReleasedFigures, audit: Audit | None
+) -> None:
+    drawn = None if audit is None else AuditFigures.of(audit)
+    (folder / PAGE).write_text(report_page(report, figures, drawn), encoding="utf-8")
     if figures != ReleasedFigures():
         (folder / FIGURES).write_text(figures.model_dump_json(indent=2) + "\n")
 
@@ -461,11 +502,14 @@ def _origin(base: LoadedModel, earlier: Earlier | None) -> dict[str, Any]:
 
 def _dataset(job: _Job, data: object, resume: bool) -> TokenizedDataset:
     """Rank 0 reads the rows; the others map what it has written."""
-    folder, spec = job.private / "data", job.spec
+    folder, spec, tokenizer = job.data, job.spec, job.base.tokenizer
     with together(job.ranks):
         if job.ranks.first and not (resume and folder.is_dir()):
             limit = max_tokens(spec, job.base.context_length)
-            prepare(data, spec, job.base.tokenizer, limit, folder, spec.seed)
+            planted = None
+            if spec.canaries:
+                planted = draw_canaries(spec.canary_kind, spec.canaries, tokenizer)
+            prepare(data, spec, tokenizer, limit, folder, spec.seed, planted)
     with together(job.ranks):
         if not folder.is_dir():
             raise OutputError(
@@ -473,6 +517,26 @@ def _dataset(job: _Job, data: object, resume: bool) -> TokenizedDataset:
                 "machines of this job share"
             )
         return TokenizedDataset.open(folder)
+
+
+def _canaries(job: _Job) -> CanaryReport | None:
+    """What may be said about the canaries in the prepared data; raises CheckpointError.
+
+    A resumed run has the canaries that it began with, so it must have been asked for the same.
+    """
+    found = None
+    if (job.data / CANARIES).is_file():
+        planted = Planted.read(job.data)
+        units = planted.units
+        found = CanaryReport(number=len(units), kind=units.kind, commitment=planted.commitment)
+    begun = (0, None) if found is None else (found.number, found.kind)
+    asked = (job.spec.canaries, job.spec.canary_kind if job.spec.canaries else None)
+    if begun != asked:
+        raise CheckpointError(
+            f"the run in {job.output} was begun with canaries={begun[0]} ({begun[1]}), not "
+            f"canaries={asked[0]} ({asked[1]}); give the same to resume it"
+        )
+    return found
 
 
 def _release_once(job: _Job, model: Any, report: PrivacyReport) -> None:

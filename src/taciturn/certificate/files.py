@@ -1,4 +1,4 @@
-"""Which files of a folder make up a model, and their digests."""
+"""Which files of a folder make up a model and what is claimed of it, and their digests."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ CERTIFICATE = "certificate.json"
 """Name of the certificate in an output folder."""
 
 REPORT = "privacy_report.json"
+AUDIT = "audit.json"
 
 # What a loader may read, or run. Cards and reports for people are not among it.
 _SUFFIXES = frozenset(
@@ -32,11 +33,11 @@ _NAMES = frozenset(
 
 
 def model_files(folder: Path) -> list[Path]:
-    """The files of `folder` that a loader of models may read, and the privacy report; sorted."""
+    """What a loader of models may read of `folder`, the privacy report and the audit; sorted."""
     return sorted(
         path
         for path in folder.iterdir()
-        if path.is_file() and (_loaded(path) or path.name == REPORT)
+        if path.is_file() and (_loaded(path) or path.name in (REPORT, AUDIT))
     )
 
 
@@ -69,7 +70,7 @@ def check_files(folder: Path, expected: tuple[File, ...], what: str) -> None:
     if extra:
         raise CertificateError(
             f"{folder} holds {extra[0]}, which the certificate does not cover and a loader might "
-            "read; remove it"
+            "read; remove it, or have the model certified anew"
         )
 
 

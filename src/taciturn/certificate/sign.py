@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from taciturn._version import __version__
 from taciturn.certificate.clock import now, time_text
 from taciturn.certificate.envelope import Envelope, pae
-from taciturn.certificate.files import CERTIFICATE, REPORT, digests, model_files
+from taciturn.certificate.files import AUDIT, CERTIFICATE, REPORT, digests, model_files
 from taciturn.certificate.keys import TrustedKey, keyid
 from taciturn.certificate.recompute import check_epsilon
 from taciturn.certificate.signers import Signer
@@ -31,7 +31,7 @@ from taciturn.certificate.statement import (
     Statement,
 )
 from taciturn.errors import CertificateError, OutputError
-from taciturn.report import PrivacyReport
+from taciturn.report import Audit, PrivacyReport
 
 IMAGE_VARIABLE = "TACITURN_IMAGE_DIGEST"
 """Environment variable with the container image's digest, `sha256:...`; set by the launcher."""
@@ -53,8 +53,12 @@ def issue(
 
     Epsilon is recomputed before anything is signed: what `verify` would refuse is not issued.
 
+    Args:
+        audit: what an audit found; by default what the folder's `audit.json` says.
+
     Raises:
-        CertificateError: no guarantee to certify, or a report without what a certificate needs.
+        CertificateError: no guarantee to certify, one that an audit refutes, or a report without
+            what a certificate needs.
         SigningKeyError: the signer fails.
         OutputError: the file cannot be written.
     """
@@ -77,6 +81,7 @@ def seal(statement: Statement, signer: Signer) -> bytes:
 def statement_for(folder: Path, *, audit: AuditResult | None, moment: datetime) -> Statement:
     """What can be said about the model in `folder`; raises CertificateError if nothing can."""
     report = read_report(folder)
+    audit = audit or _found(folder)
     try:
         predicate = Predicate(
             guarantee=_guarantee(report),
@@ -89,6 +94,7 @@ def statement_for(folder: Path, *, audit: AuditResult | None, moment: datetime) 
         first = error.errors(include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"])
         raise CertificateError(f"{folder / REPORT}: {where}: {first['msg']}") from None
+    predicate.check_audit()
     return Statement.of(digests(model_files(folder)), predicate)
 
 
@@ -105,6 +111,17 @@ def read_report(folder: Path) -> PrivacyReport:
         raise CertificateError(
             f"{path} is damaged or truncated; nothing can be certified"
         ) from None
+
+
+def released_audit(folder: Path) -> Audit | None:
+    """The audit in a released folder; raises CertificateError if it is damaged."""
+    path = folder / AUDIT
+    if not path.is_file():
+        return None
+    try:
+        return Audit.model_validate_json(path.read_bytes())
+    except (OSError, ValidationError):
+        raise CertificateError(f"{path} is damaged or truncated; audit the model again") from None
 
 
 def read_audit(path: Path) -> AuditResult:
@@ -126,6 +143,17 @@ def check_promise(private: bool) -> None:
             'there is no certificate for target_epsilon="unlimited": nothing is promised. Fit with '
             "a budget, for example target_epsilon=3"
         )
+
+
+def _found(folder: Path) -> AuditResult | None:
+    audit = released_audit(folder)
+    return audit and AuditResult(
+        epsilon_lower_bound=audit.epsilon_lower_bound,
+        confidence=audit.confidence,
+        threat_model=audit.threat_model,
+        canaries=audit.canaries,
+        method=audit.method,
+    )
 
 
 def _guarantee(report: PrivacyReport) -> Guarantee:

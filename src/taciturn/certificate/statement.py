@@ -141,6 +141,16 @@ class Predicate(_Value):
         parse_time(text)
         return text
 
+    def check_audit(self) -> None:
+        """Raises CertificateError if the audit found more than is promised."""
+        promised = self.guarantee.epsilon
+        if self.audit is not None and self.audit.epsilon_lower_bound > promised:
+            raise CertificateError(
+                f"an audit found epsilon to be at least {self.audit.epsilon_lower_bound:.4g}, more "
+                f"than the {promised:.4g} that is promised: the guarantee is broken, and there is "
+                "no certificate for it"
+            )
+
 
 class Statement(_Value):
     """The whole payload of a certificate."""

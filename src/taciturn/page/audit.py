@@ -9,6 +9,7 @@ from markupsafe import Markup
 from taciturn.page.bars import Bar, bar_chart
 from taciturn.page.plots import Axes, Series, histogram
 from taciturn.page.scales import linear_scale, span_scale
+from taciturn.report import Audit
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,22 @@ class AuditFigures:
     correct: int
     gaussian_lower_bound: float | None = None
     scores: CanaryScores | None = None
+
+    @classmethod
+    def of(cls, audit: Audit) -> AuditFigures:
+        """What a page shows of an audit."""
+        drawn = audit.histogram
+        return cls(
+            lower_bound=audit.epsilon_lower_bound,
+            confidence=audit.confidence,
+            threat_model=audit.threat_model,
+            method=audit.method,
+            canaries=audit.canaries,
+            guesses=audit.guesses,
+            correct=audit.correct,
+            gaussian_lower_bound=audit.gaussian_epsilon_lower_bound,
+            scores=CanaryScores(drawn.edges, drawn.included, drawn.excluded),
+        )
 
 
 def bound_chart(audit: AuditFigures, promised: float | None) -> Markup:

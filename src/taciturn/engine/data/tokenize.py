@@ -21,6 +21,7 @@ import pyarrow as pa
 from taciturn.engine.data.bounding import FIRST, grouped, single_record_units
 from taciturn.engine.data.encoding import Tokenizer, encode_batch
 from taciturn.engine.data.fields import Fields, choose_fields, text_columns
+from taciturn.engine.data.planted import PlantedUnits, plant
 from taciturn.engine.data.preparation import selected, with_unit
 from taciturn.engine.data.rows import Rows
 from taciturn.engine.data.source import open_rows
@@ -32,7 +33,13 @@ __all__ = ["TokenizedDataset", "TokenizedRecord", "Tokenizer", "prepare"]
 
 
 def prepare(
-    data: object, spec: DataSpec, tokenizer: Tokenizer, max_tokens: int, folder: Path, seed: int
+    data: object,
+    spec: DataSpec,
+    tokenizer: Tokenizer,
+    max_tokens: int,
+    folder: Path,
+    seed: int,
+    planted: PlantedUnits | None = None,
 ) -> TokenizedDataset:
     """Tokenise `data` into `folder`, which appears complete or not at all.
 
@@ -43,6 +50,7 @@ def prepare(
         max_tokens: tokens kept of a record; public.
         folder: made by this call. It will hold private data: readable by its owner only.
         seed: keys which records a unit keeps if it has more than `spec.max_records_per_unit`.
+        planted: canaries, which follow the rows' units.
 
     Raises:
         DataError: any of its kinds; no message quotes a row or a number derived from rows.
@@ -59,7 +67,10 @@ def prepare(
             spill = partial / "spill"
             spill.mkdir(mode=0o700)
             batches = grouped(rows, spec.max_records_per_unit, seed, spill)
-        _write(batches, fields, tokenizer, max_tokens, partial, _public(spec, max_tokens, seed))
+        with _writing(partial, _public(spec, max_tokens, seed)) as writer:
+            _write(batches, fields, tokenizer, max_tokens, writer)
+            if planted is not None:
+                plant(planted, writer, fields.kind, tokenizer, max_tokens, partial)
         shutil.rmtree(partial / "spill", ignore_errors=True)
     return TokenizedDataset.open(folder)
 
@@ -84,17 +95,22 @@ def _write(
     fields: Fields,
     tokenizer: Tokenizer,
     max_tokens: int,
-    folder: Path,
-    public_spec: str,
+    writer: TokenWriter,
 ) -> None:
+    for batch in batches:
+        first = batch.column(FIRST).to_numpy(zero_copy_only=False)
+        for records in encode_batch(batch, fields, tokenizer, max_tokens):
+            count = len(records.lengths)
+            writer.add(records, first[:count])
+            first = first[count:]
+
+
+@contextmanager
+def _writing(folder: Path, public_spec: str) -> Iterator[TokenWriter]:
+    """A writer of `folder`, finished at the end of the block unless it fails."""
     writer = TokenWriter(folder)
     try:
-        for batch in batches:
-            first = batch.column(FIRST).to_numpy(zero_copy_only=False)
-            for records in encode_batch(batch, fields, tokenizer, max_tokens):
-                count = len(records.lengths)
-                writer.add(records, first[:count])
-                first = first[count:]
+        yield writer
         writer.close(public_spec)
     finally:
         writer.abandon()

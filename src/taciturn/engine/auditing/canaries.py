@@ -1,0 +1,124 @@
+"""Canaries for a one-run audit: invented units whose loss should give away that they were in.
+
+- random: a text of random tokens, which nothing but its own record teaches;
+- new-token: a token that ordinary text hardly has, several times (Panda et al. 2025, arXiv
+  2503.06808, found these the easiest to detect); one token for each canary;
+- secret: a sentence about an invented person's disease, no two about the same person.
+
+What they say depends on the tokenizer and chance only, never on a row. Chance and coins come from
+the operating system, not from a user's seed: whoever knows the seed must not know the coins.
+"""
+
+from __future__ import annotations
+
+from random import SystemRandom
+from typing import Any, Protocol
+
+from taciturn.embedded.vocabulary import vocabulary
+from taciturn.engine.auditing.bounds import fewest_canaries
+from taciturn.engine.data.planted import PlantedUnits
+from taciturn.engine.privacy.rng import SecureStream
+from taciturn.errors import SpecError
+from taciturn.spec import CanaryKind
+
+CONFIDENCE = 0.95
+"""Of a bound, where nobody asks for another one."""
+
+_RANDOM_TOKENS = 16
+_REPEATS = 4
+
+_SECRETS = (
+    "{name} suffers from a severe form of {disease}.",
+    "{name} has told nobody but us about the {disease}.",
+    "{name} was admitted last night with {disease}.",
+)
+
+
+class Words(Protocol):
+    """What is needed of a tokenizer to make texts of chosen tokens."""
+
+    @property
+    def all_special_ids(self) -> list[int]:
+        """Tokens that structure a text, which no canary may hold."""
+
+    def __len__(self) -> int:
+        """Number of tokens."""
+
+    def __call__(self, text: list[str], **options: Any) -> Any:
+        """Tokenise each text; the result holds lists under "input_ids"."""
+
+    def batch_decode(self, sequences: list[list[int]], **options: Any) -> list[str]:
+        """The text of each list of tokens."""
+
+
+def check_number(canaries: int) -> None:
+    """Raise SpecError if so few canaries can give no bound, however right the guesses are."""
+    fewest = fewest_canaries(0.0, CONFIDENCE)
+    assert fewest is not None
+    if 0 < canaries < fewest:
+        raise SpecError(
+            f"canaries={canaries} can give no bound at confidence {CONFIDENCE:g}, even if all "
+            f"guesses are right; take at least {fewest}, and some hundreds for a useful bound"
+        )
+
+
+def draw_canaries(kind: CanaryKind, number: int, tokenizer: Words) -> PlantedUnits:
+    """`number` canaries with their coins.
+
+    Raises:
+        SpecError: there are not as many different ones of this kind.
+    """
+    chance = SystemRandom()
+    if kind == "random":
+        texts = _random_texts(number, tokenizer, chance)
+    elif kind == "new-token":
+        texts = _new_token_texts(number, tokenizer, chance)
+    else:
+        texts = _secrets(number, chance)
+    return PlantedUnits(kind, tuple(texts), SecureStream.fresh().bernoulli(number, 0.5))
+
+
+def _random_texts(number: int, tokenizer: Words, chance: SystemRandom) -> list[str]:
+    tokens = _own_texts(tokenizer, 1)
+    drawn = [chance.choices(list(tokens), k=_RANDOM_TOKENS) for _ in range(number)]
+    return tokenizer.batch_decode(drawn)
+
+
+def _new_token_texts(number: int, tokenizer: Words, chance: SystemRandom) -> list[str]:
+    """The rarest tokens: a vocabulary's later half, since tokenizers add common tokens first."""
+    texts = _own_texts(tokenizer, _REPEATS)
+    rare = list(texts.values())[len(texts) // 2 :]
+    if number > len(rare):
+        raise _too_many(number, len(rare), "new-token")
+    chosen = rare[len(rare) - number :]
+    chance.shuffle(chosen)
+    return chosen
+
+
+def _own_texts(tokenizer: Words, repeats: int) -> dict[int, str]:
+    """Token to the text of `repeats` of it, where that text is read as just these tokens."""
+    ordinary = sorted(set(range(len(tokenizer))) - set(tokenizer.all_special_ids))
+    wanted = [[token] * repeats for token in ordinary]
+    texts = tokenizer.batch_decode(wanted)
+    read = tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
+    pairs = zip(ordinary, texts, wanted, read, strict=True)
+    return {token: text for token, text, want, found in pairs if text.strip() and found == want}
+
+
+def _secrets(number: int, chance: SystemRandom) -> list[str]:
+    words = vocabulary()
+    given = sorted({name for names in words.people.given.values() for name in names})
+    people = [f"{first} {last}" for first in given for last in words.people.family]
+    if number > len(people):
+        raise _too_many(number, len(people), "secret")
+    return [
+        chance.choice(_SECRETS).format(name=name, disease=chance.choice(words.conditions).name)
+        for name in chance.sample(people, number)
+    ]
+
+
+def _too_many(number: int, most: int, kind: CanaryKind) -> SpecError:
+    return SpecError(
+        f"canaries={number} exceeds the {most} different canaries of canary_kind={kind!r} with "
+        'this tokenizer; lower it, or take canary_kind="random"'
+    )
