@@ -1,8 +1,8 @@
 """What a one-run, black-box audit proves about fits without privacy and with epsilon 8 and 3.
 
 Fits taciturn/tiny-medical to invented notes of 1,200 patients, with canaries of each kind; the
-privacy unit is the patient. Private fits have the shipped defaults. Prints the lower bound on epsilon
-at confidence 0.95 and the guesses behind it, as a Markdown table.
+privacy unit is the patient. Private fits have the shipped defaults. Prints the lower bound on
+epsilon at confidence 0.95 and the guesses behind it, as a Markdown table.
 
     python bench/audit.py                                     all of it (half an hour on 2 cores)
     python bench/audit.py --epsilon 8 --kind random           one fit; adds up in bench/results/

@@ -20,6 +20,7 @@ from taciturn.accounting.tradeoff import Tradeoff, tradeoff
 from taciturn.assessment import Subject
 from taciturn.engine.auditing.bounds import (
     Guesses,
+    can_show,
     epsilon_lower_bound,
     fewest_canaries,
     gaussian_epsilon_lower_bound,
@@ -60,13 +61,13 @@ def check_canaries(report: PrivacyReport | None, confidence: float) -> CanaryRep
             "canaries=500 (--canaries 500)"
         )
     delta, number = _delta(report), report.canaries.number
-    fewest = fewest_canaries(delta, confidence)
-    if fewest is None:
-        raise SpecError(
-            f"delta={delta:g} is so large that no number of canaries gives a bound at confidence "
-            f"{confidence:g}; fit with a smaller delta"
-        )
-    if number < fewest:
+    if not can_show(number, delta, confidence):
+        fewest = fewest_canaries(delta, confidence)
+        if fewest is None:
+            raise SpecError(
+                f"delta={delta:g} is too large for a bound at confidence {confidence:g}; lower the "
+                "confidence, or fit with a smaller delta"
+            )
         raise SpecError(
             f"{number} canaries can give no bound at confidence {confidence:g}, even if all "
             f"guesses are right: {fewest} could; fit with more of them, or lower the confidence"

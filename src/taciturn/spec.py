@@ -494,6 +494,10 @@ class AuditJobSpec(AuditSpec):
         str | None, Field(description="Signs the certificate anew, where one is there.")
     ] = None
 
+    def audit_spec(self) -> AuditSpec:
+        """The part that `LLM.audit` takes."""
+        return AuditSpec(**{name: getattr(self, name) for name in AuditSpec.model_fields})
+
 
 class DownstreamJobSpec(DownstreamSpec):
     """What `taciturn downstream` does."""

@@ -17,6 +17,8 @@ def test_what_a_loader_reads_counts(folder: Path) -> None:
         "privacy_report.json",
         "tokenizer.json",
     ]
+    (folder / "audit.json").write_text("{}")
+    assert "audit.json" in {path.name for path in model_files(folder)}
 
 
 def test_unchanged_files_pass_whatever_else_lies_there(folder: Path) -> None:
@@ -49,7 +51,14 @@ def test_a_missing_file(folder: Path) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["model.safetensors", "adapter_model.bin", "modeling.py", "chat_template.jinja", "config.json"],
+    [
+        "model.safetensors",
+        "adapter_model.bin",
+        "modeling.py",
+        "chat_template.jinja",
+        "config.json",
+        "audit.json",
+    ],
 )
 def test_a_file_too_many(folder: Path, name: str) -> None:
     expected = digests(model_files(folder))

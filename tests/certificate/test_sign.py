@@ -14,9 +14,10 @@ from taciturn.certificate.files import CERTIFICATE
 from taciturn.certificate.keys import TrustedKey, TrustStore
 from taciturn.certificate.sign import issue, library_versions, read_audit, statement_for
 from taciturn.certificate.signers import KeySigner
+from taciturn.certificate.statement import AuditResult
 from taciturn.certificate.verify import Folders, verify_file
 from taciturn.errors import CertificateError, OutputError
-from taciturn.report import PrivacyReport
+from taciturn.report import Audit, PrivacyReport, ScoreHistogram
 
 
 def write(folder: Path, report: PrivacyReport) -> None:
@@ -134,6 +135,65 @@ def test_audit_results_from_a_file(folder: Path, signer: KeySigner, tmp_path: Pa
         read_audit(path)
     with pytest.raises(CertificateError, match="cannot be read"):
         read_audit(tmp_path / "none.json")
+
+
+def released_audit_of(folder: Path, bound: float) -> Path:
+    found = Audit(
+        threat_model="black box",
+        method="one run",
+        canaries=300,
+        canary_kind="random",
+        canary_commitment="00",
+        confidence=0.95,
+        rounds=(),
+        guesses=100,
+        correct=70,
+        epsilon_lower_bound=bound,
+        gaussian_epsilon_lower_bound=bound,
+        auc=0.6,
+        promised_epsilon=1.0,
+        delta=1e-4,
+        largest_advantage=0.1,
+        attacker_limits=(),
+        histogram=ScoreHistogram(edges=(), included=(), excluded=()),
+        verdict="",
+        taciturn_version="0.1.0",
+    )
+    path = folder / "audit.json"
+    path.write_text(found.model_dump_json())
+    return path
+
+
+def test_the_folders_own_audit_goes_in(folder: Path, signer: KeySigner) -> None:
+    assert issue(folder, signer).predicate.audit is None
+    path = released_audit_of(folder, 0.25)
+    statement = issue(folder, signer)
+    assert statement.predicate.audit is not None
+    assert statement.predicate.audit.epsilon_lower_bound == 0.25
+    assert statement.predicate.audit.canaries == 300
+    assert "audit.json" in {file.name for file in statement.subject}
+    assert read_audit(path) == statement.predicate.audit
+    path.write_text(path.read_text()[:-9])
+    with pytest.raises(CertificateError, match="damaged or truncated; audit the model again"):
+        issue(folder, signer)
+
+
+def test_no_certificate_for_a_guarantee_that_an_audit_refutes(
+    folder: Path, signer: KeySigner
+) -> None:
+    released_audit_of(folder, 50.0)
+    with pytest.raises(CertificateError, match=r"at least 50, more than the .* the guarantee is"):
+        issue(folder, signer)
+    better = AuditResult(
+        epsilon_lower_bound=0.1,
+        confidence=0.95,
+        threat_model="black box",
+        canaries=10,
+        method="another",
+    )
+    with pytest.raises(CertificateError, match="the guarantee is broken"):
+        issue(folder, signer, audit=better)
+    assert not (folder / CERTIFICATE).exists()
 
 
 def test_nothing_private_is_in_it(folder: Path, signer: KeySigner) -> None:

@@ -50,6 +50,19 @@ def test_the_certificate_itself_holds(
     assert verify(certificate, trust, moment=moment).key is trust.keys[0]
 
 
+def test_a_guarantee_that_its_own_audit_refutes(
+    certificate: bytes, trust: TrustStore, signer: KeySigner, moment: datetime
+) -> None:
+    def audited(bound: float) -> bytes:
+        found = {"epsilon_lower_bound": bound, "confidence": 0.95, "threat_model": "black box"}
+        found |= {"canaries": 100, "method": "one run"}
+        return resealed(certificate, lambda f: f["predicate"].update(audit=found), signer)
+
+    assert verify(audited(0.1), trust, moment=moment).statement.predicate.audit is not None
+    with pytest.raises(CertificateError, match="the guarantee is broken"):
+        verify(audited(40.0), trust, moment=moment)
+
+
 def _byte(data: bytearray, rng: random.Random) -> None:
     data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
 

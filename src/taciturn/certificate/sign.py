@@ -7,6 +7,7 @@ import os
 import platform
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 
@@ -81,20 +82,22 @@ def seal(statement: Statement, signer: Signer) -> bytes:
 def statement_for(folder: Path, *, audit: AuditResult | None, moment: datetime) -> Statement:
     """What can be said about the model in `folder`; raises CertificateError if nothing can."""
     report = read_report(folder)
-    audit = audit or _found(folder)
+    found = released_audit(folder)
+    own = None if found is None else _result(found)
     try:
         predicate = Predicate(
             guarantee=_guarantee(report),
             base_model=_base_model(report),
             software=_software(report, os.environ),
-            audit=audit,
+            audit=audit or own,
             issued_at=time_text(moment),
         )
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"])
         raise CertificateError(f"{folder / REPORT}: {where}: {first['msg']}") from None
-    predicate.check_audit()
+    for each in (audit, own):
+        predicate.guarantee.check_audit(each)
     return Statement.of(digests(model_files(folder)), predicate)
 
 
@@ -125,11 +128,15 @@ def released_audit(folder: Path) -> Audit | None:
 
 
 def read_audit(path: Path) -> AuditResult:
-    """An audit's result from a JSON file; raises CertificateError."""
+    """An audit's result, or an `audit.json`, from a JSON file; raises CertificateError."""
     try:
-        return AuditResult.model_validate_json(path.read_bytes())
+        content = path.read_bytes()
     except OSError as error:
         raise CertificateError(f"audit result {path} cannot be read: {error.strerror}") from None
+    with suppress(ValidationError):
+        return _result(Audit.model_validate_json(content))
+    try:
+        return AuditResult.model_validate_json(content)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"])
@@ -145,9 +152,8 @@ def check_promise(private: bool) -> None:
         )
 
 
-def _found(folder: Path) -> AuditResult | None:
-    audit = released_audit(folder)
-    return audit and AuditResult(
+def _result(audit: Audit) -> AuditResult:
+    return AuditResult(
         epsilon_lower_bound=audit.epsilon_lower_bound,
         confidence=audit.confidence,
         threat_model=audit.threat_model,

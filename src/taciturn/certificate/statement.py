@@ -110,6 +110,15 @@ class Guarantee(_Value):
         """All steps, composed."""
         return ComposedDpEvent([event_from_dict(step.dp_event) for step in self.steps])
 
+    def check_audit(self, audit: AuditResult | None) -> None:
+        """Raises CertificateError if an audit found more than is promised."""
+        if audit is not None and audit.epsilon_lower_bound > self.epsilon:
+            raise CertificateError(
+                f"an audit found epsilon to be at least {audit.epsilon_lower_bound:.4g}, more than "
+                f"the {self.epsilon:.4g} that is promised: the guarantee is broken, and there is "
+                "no certificate for it"
+            )
+
 
 class BaseModelFiles(_Value):
     """The public model that was fine-tuned."""
@@ -140,16 +149,6 @@ class Predicate(_Value):
     def _moment(cls, text: str) -> str:
         parse_time(text)
         return text
-
-    def check_audit(self) -> None:
-        """Raises CertificateError if the audit found more than is promised."""
-        promised = self.guarantee.epsilon
-        if self.audit is not None and self.audit.epsilon_lower_bound > promised:
-            raise CertificateError(
-                f"an audit found epsilon to be at least {self.audit.epsilon_lower_bound:.4g}, more "
-                f"than the {promised:.4g} that is promised: the guarantee is broken, and there is "
-                "no certificate for it"
-            )
 
 
 class Statement(_Value):

@@ -87,7 +87,7 @@ def verify(data: bytes, trust: TrustStore, *, moment: datetime) -> Verified:
         raise CertificateError("the steps have different privacy units; they cannot be composed")
     if any(step.max_records_per_unit > guarantee.max_records_per_unit for step in guarantee.steps):
         raise CertificateError("a step's contribution bound exceeds the certificate's")
-    statement.predicate.check_audit()
+    guarantee.check_audit(statement.predicate.audit)
     found = check_epsilon(guarantee.dp_event, guarantee.epsilon, guarantee.delta)
     return Verified(statement, key, found)
 

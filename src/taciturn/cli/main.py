@@ -1,4 +1,4 @@
-"""`taciturn fit | plan | sample | evaluate | extract | membership | ledger | demo ...`.
+"""`taciturn fit | plan | sample | evaluate | audit | extract | membership | synthesize | ...`.
 
 torch is imported by the commands, not by this module: `--help` answers at once.
 """
@@ -17,6 +17,7 @@ from taciturn.cli import certificate, ledger
 from taciturn.cli.options import FILE, spec_command
 from taciturn.errors import ProcessError, TaciturnError
 from taciturn.spec import (
+    AuditJobSpec,
     DemoSpec,
     DownstreamJobSpec,
     EvaluateJobSpec,
@@ -90,6 +91,12 @@ def _evaluate(fields: dict[str, Any]) -> None:
     from taciturn.cli.evaluate import run_evaluate
 
     run_evaluate(fields)
+
+
+def _audit(fields: dict[str, Any]) -> None:
+    from taciturn.cli.audit import run_audit
+
+    run_audit(fields)
 
 
 def _synthesize(fields: dict[str, Any]) -> None:
@@ -245,6 +252,21 @@ app.command("evaluate")(
             ),
         },
         summary="Perplexity, token accuracy and samples of base and fitted model, beside a text.",
+    )
+)
+app.command("audit")(
+    spec_command(
+        AuditJobSpec,
+        _audit,
+        extra={
+            "model": (
+                Annotated[
+                    str | None, typer.Argument(help="Output folder of a fit with --canaries.")
+                ],
+                None,
+            )
+        },
+        summary="Attack a fitted model: a lower bound on its epsilon, beside what is promised.",
     )
 )
 app.command("synthesize")(

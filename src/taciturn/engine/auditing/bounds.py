@@ -242,16 +242,18 @@ def gaussian_epsilon_lower_bound(
     return gaussian_epsilon(1 / mu, delta) if mu > 0 else 0.0
 
 
-def fewest_canaries(delta: float, confidence: float) -> int | None:
-    """The least number of canaries that could give a bound above 0; None if none could.
+def can_show(canaries: int, delta: float, confidence: float) -> bool:
+    """Whether so many canaries could give a bound above 0, if all guesses were right."""
+    games = [Guesses(canaries, made, made) for made in guess_numbers(canaries)]
+    return epsilon_lower_bound(games, delta, confidence) > 0
 
-    With all guesses right. More canaries raise what a leak of probability delta could explain.
+
+def fewest_canaries(delta: float, confidence: float) -> int | None:
+    """The least number of canaries that could give a bound above 0; None if it is not below 200.
+
+    Then `delta` is too large: a leak of that probability would explain all guesses being right.
     """
-    for canaries in range(1, 200):
-        games = [Guesses(canaries, made, made) for made in guess_numbers(canaries)]
-        if epsilon_lower_bound(games, delta, confidence) > 0:
-            return canaries
-    return None
+    return next((n for n in range(1, 200) if can_show(n, delta, confidence)), None)
 
 
 def _level(games: Sequence[Guesses], confidence: float) -> float:
