@@ -1,6 +1,6 @@
 """What a one-run, black-box audit proves about fits without privacy and with epsilon 8 and 3.
 
-Fits taciturn/tiny-medical to invented notes of 1,200 patients, with canaries of each kind; the
+Fits taciturn/tiny-medical to invented notes of 300 patients and 1,000 canaries of one kind; the
 privacy unit is the patient. Private fits have the shipped defaults. Prints the lower bound on
 epsilon at confidence 0.95 and the guesses behind it, as a Markdown table.
 
@@ -38,19 +38,19 @@ ORDINARY: dict[str, Any] = {
 }
 
 
-def measure(kind: CanaryKind, epsilon: str, canaries: int, threads: int) -> dict[str, Any]:
+def measure(kind: CanaryKind, epsilon: str, options: argparse.Namespace) -> dict[str, Any]:
     """Fit once and audit."""
     private = epsilon != "unlimited"
     settings = {"target_epsilon": float(epsilon)} if private else ORDINARY
     start = time.monotonic()
     model = LLM(TINY_MEDICAL).fit(
-        pd.DataFrame(patient_notes()),
+        pd.DataFrame(patient_notes(n_patients=options.patients)),
         select=PREPARATION,
         text_field="text",
         privacy_unit="patient_id",
-        canaries=canaries,
+        canaries=options.canaries,
         canary_kind=kind,
-        threads=threads,
+        threads=options.threads,
         **settings,
     )
     fitted = time.monotonic()
@@ -58,7 +58,7 @@ def measure(kind: CanaryKind, epsilon: str, canaries: int, threads: int) -> dict
     return {
         "kind": kind,
         "epsilon": epsilon,
-        "canaries": canaries,
+        "patients": options.patients,
         "seconds": fitted - start,
         "audit_seconds": time.monotonic() - fitted,
         **found.model_dump(exclude={"histogram", "verdict", "canary_commitment"}, mode="json"),
@@ -88,12 +88,13 @@ def main() -> None:
     parser.add_argument("--epsilon", nargs="*", default=EPSILONS, choices=EPSILONS)
     parser.add_argument("--kind", nargs="*", default=get_args(CanaryKind))
     parser.add_argument("--canaries", type=int, default=1000)
+    parser.add_argument("--patients", type=int, default=300)
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
     RESULTS.parent.mkdir(exist_ok=True)
     for epsilon in options.epsilon:
         for kind in options.kind:
-            found = measure(kind, epsilon, options.canaries, options.threads)
+            found = measure(kind, epsilon, options)
             with RESULTS.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(found) + "\n")
     print(table([json.loads(line) for line in RESULTS.read_text().splitlines()]))

@@ -31,6 +31,7 @@ from taciturn.certificate.keys import read_trust
 from taciturn.certificate.verify import Folders, verify_file
 from taciturn.cli.main import main
 from taciturn.engine.data.batch import BatchLimits
+from taciturn.engine.data.planted import Planted
 from taciturn.engine.data.tokenize import TokenizedDataset, prepare
 from taciturn.engine.model import sharding
 from taciturn.engine.model.load import load_base
@@ -458,6 +459,37 @@ def test_one_certificate_of_several_processes(
         )
         assert found.statement.predicate.guarantee.epsilon == reports[0][0]["epsilon"]
     assert further[0][0]["epsilon"] > ended[0][0]["epsilon"]
+
+
+def audited_fit(model: str, output: str, settings: dict[str, Any]) -> tuple[dict[str, Any], str]:
+    fitted = LLM(model).fit(ROWS, output=output, **settings)
+    assert fitted.privacy is not None
+    try:
+        said = fitted.audit().verdict
+    except TaciturnError as error:
+        said = str(error)
+    return fitted.privacy.model_dump(), said
+
+
+@pytest.mark.parametrize("kind", [KINDS[0], KINDS[3]], ids=str)
+def test_one_set_of_canaries_for_several_processes(
+    kind: dict[str, Any], tiny_llama: Path, tmp_path: Path
+) -> None:
+    """Rank 0 draws and plants them, every rank reports them, and rank 0 audits."""
+    output = tmp_path / "out"
+    settings = {**PRIVATE, **kind, "steps": 2, "canaries": 12}
+    ended = results(in_processes(2, audited_fit, str(tiny_llama), str(output), settings))
+    assert ended[0][0] == ended[1][0]
+    assert ended[0][0]["n_units"] == N_UNITS + 12
+    planted = Planted.read(output / "private" / "data")
+    assert ended[0][0]["canaries"] == {
+        "number": 12,
+        "kind": "new-token",
+        "commitment": planted.commitment,
+    }
+    assert "12 canaries" in ended[0][1]
+    assert "RANK is 0" in ended[1][1]
+    assert (output / "audit.json").exists()
 
 
 def fit_saved_adapter_sharded(folder: str, output: str) -> None:
