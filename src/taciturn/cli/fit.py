@@ -40,6 +40,12 @@ def run_fit(fields: dict[str, Any]) -> None:
         )
     console.print(f"{model.policy}", style="bold", markup=False)
     console.print(f"number of units (public): {_units(model)}", markup=False)
+    if job.canaries:
+        console.print(
+            f"{job.canaries} of them are canaries; what they prove: taciturn audit {job.output}",
+            markup=False,
+            soft_wrap=True,
+        )
     output = Path(job.output).resolve()
     console.print(f"fitted model: {output}", markup=False, soft_wrap=True)
     console.print(f"privacy report: {output / PAGE}", markup=False, soft_wrap=True)

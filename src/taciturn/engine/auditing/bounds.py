@@ -30,6 +30,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import numpy as np
@@ -218,7 +219,7 @@ def epsilon_lower_bound(games: Sequence[Guesses], delta: float, confidence: floa
             game, ApproximateDp(epsilon, delta), level
         )
 
-    return max(_largest(lambda epsilon, game=game: refuted(game, epsilon)) for game in games)
+    return max(_largest(partial(refuted, game)) for game in games)
 
 
 def gaussian_lower_bound(games: Sequence[Guesses], confidence: float) -> float:
@@ -229,9 +230,11 @@ def gaussian_lower_bound(games: Sequence[Guesses], confidence: float) -> float:
     several, and DP-SGD as far as its trade-off function is near a Gaussian one.
     """
     level = _level(games, confidence)
-    return max(
-        _largest(lambda mu, game=game: contradicts(game, GaussianDp(mu), level)) for game in games
-    )
+
+    def refuted(game: Guesses, mu: float) -> bool:
+        return contradicts(game, GaussianDp(mu), level)
+
+    return max(_largest(partial(refuted, game)) for game in games)
 
 
 def gaussian_epsilon_lower_bound(
