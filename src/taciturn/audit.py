@@ -27,8 +27,8 @@ from taciturn.engine.auditing.bounds import (
     guess,
     guess_numbers,
 )
-from taciturn.engine.auditing.scores import auc, canary_data, gains, nats_per_token
-from taciturn.engine.data.planted import CANARIES, Planted
+from taciturn.engine.auditing.scores import auc, nats, shares
+from taciturn.engine.data.planted import CANARIES, Planted, own_words
 from taciturn.errors import DataError, DataNotFoundError, SpecError
 from taciturn.report import (
     AttackerLimit,
@@ -133,10 +133,10 @@ def audit(subject: Subject, report: PrivacyReport, planted: Planted, spec: Audit
 def _scores(subject: Subject, planted: Planted) -> NDArray[np.float64]:
     limit = planted.max_tokens
     with tempfile.TemporaryDirectory() as folder:
-        data = canary_data(planted, subject.base.tokenizer, Path(folder) / "canaries")
+        data = own_words(planted, subject.base.tokenizer, Path(folder))
         with subject.base_model() as model:
-            base_N = nats_per_token(model, data, limit)
-        return gains(base_N, nats_per_token(subject.fitted, data, limit))
+            base_N = nats(model, data, limit)
+        return shares(base_N, nats(subject.fitted, data, limit))
 
 
 def _rounds(games: Sequence[Guesses], delta: float, confidence: float) -> tuple[GuessRound, ...]:

@@ -114,8 +114,8 @@ class GuessRound(BaseModel):
 class ScoreHistogram(BaseModel):
     """Canaries by score, those that were in and those that were not.
 
-    A score is by how many nats per token the fitted model predicts a canary better than the base
-    model. `edges` has one more entry than the counts.
+    A score is the share of a canary's loss under the base model that the fit took away. `edges` has
+    one more entry than the counts.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

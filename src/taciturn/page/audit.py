@@ -90,7 +90,7 @@ def scores_chart(scores: CanaryScores) -> Markup:
     axes = Axes(
         span_scale(scores.edges[0], scores.edges[-1]),
         linear_scale([float(max(*scores.included, *scores.excluded, 1))]),
-        "nats per token that the fit made it likelier",
+        "share of its loss that the fit took away",
         "canaries",
     )
     described = (

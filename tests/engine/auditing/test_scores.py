@@ -11,8 +11,8 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from taciturn.engine.auditing.canaries import draw_canaries
-from taciturn.engine.auditing.scores import auc, canary_data, gains, nats_per_token
-from taciturn.engine.data.planted import Planted
+from taciturn.engine.auditing.scores import auc, nats, shares
+from taciturn.engine.data.planted import Planted, own_words
 from taciturn.engine.data.tokenize import prepare
 from taciturn.errors import ModelError
 from taciturn.spec import DataSpec
@@ -30,11 +30,10 @@ def tokenizer(tiny_llama: Path) -> Any:
 
 @torch.no_grad()
 def loss(model: Any, tokenizer: Any, text: str) -> float:
-    """By hand: nats per token of bos, text, eos."""
-    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
-    ids = torch.tensor([[1, *ids, 2]])
+    """By hand: nats of the text's own tokens, after bos."""
+    ids = torch.tensor([[1, *tokenizer(text, add_special_tokens=False)["input_ids"]]])
     scores = torch.log_softmax(model(ids).logits[0, :-1].double(), -1)
-    return -float(scores.gather(1, ids[0, 1:, None]).mean())
+    return -float(scores.gather(1, ids[0, 1:, None]).sum())
 
 
 def test_losses_are_those_of_the_model_in_the_order_of_the_canaries(
@@ -43,20 +42,20 @@ def test_losses_are_those_of_the_model_in_the_order_of_the_canaries(
     canaries = draw_canaries("secret", 30, tokenizer)
     prepare(["A cough."], DataSpec(), tokenizer, 64, tmp_path / "data", 0, canaries)
     planted = Planted.read(tmp_path / "data")
-    data = canary_data(planted, tokenizer, tmp_path / "canaries")
-    found = nats_per_token(model, data, 64)
+    found = nats(model, own_words(planted, tokenizer, tmp_path), 64)
     expected = [loss(model, tokenizer, text) for text in canaries.texts]
     assert found == pytest.approx(expected, rel=1e-5)
 
 
-def test_a_gain_is_what_the_fit_made_likelier() -> None:
-    assert gains(np.array([3.0, 3.0]), np.array([1.0, 4.0])).tolist() == [2.0, -1.0]
+def test_a_score_is_the_share_that_the_fit_took_away() -> None:
+    found = shares(np.array([4.0, 4.0, 4.0, 0.0]), np.array([1.0, 4.0, 5.0, 0.0]))
+    assert found.tolist() == [0.75, 0.0, -0.25, 0.0]
 
 
 @pytest.mark.parametrize("loss", [np.nan, np.inf])
 def test_a_model_without_losses_cannot_be_audited(loss: float) -> None:
     with pytest.raises(ModelError, match="not a finite number"):
-        gains(np.array([3.0, 3.0]), np.array([1.0, loss]))
+        shares(np.array([3.0, 3.0]), np.array([1.0, loss]))
 
 
 def test_auc() -> None:

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from taciturn.engine.data.batch import collate
-from taciturn.engine.data.planted import CANARIES, Planted, PlantedUnits
+from taciturn.engine.data.planted import CANARIES, Planted, PlantedUnits, own_words
 from taciturn.engine.data.tokenize import TokenizedDataset, prepare
 from taciturn.errors import DataError, DataNotFoundError
 from taciturn.spec import DataSpec
@@ -111,16 +111,13 @@ def test_they_come_in_the_format_of_the_rows_and_can_be_read_again(
 ) -> None:
     dataset = prepared(tmp_path, tokenizer, data=[row], **fields)
     planted = Planted.read(tmp_path / "data")
-    again = prepare(
-        planted.rows(), planted.spec(), tokenizer, planted.max_tokens, tmp_path / "again", 0
-    )
+    again = own_words(planted, tokenizer, tmp_path)
     for index, (text, coin) in enumerate(zip(TEXTS, COINS, strict=True)):
         (fitted,), (scored,) = dataset.records(1 + index), again.records(index)
         assert fitted.input_ids.tolist() == scored.input_ids.tolist()
         assert fitted.targets.any() == coin
-        said = tokenizer.decode(scored.input_ids[scored.targets], skip_special_tokens=True)
-        assert text in said
-        assert "Recall" not in said
+        said = tokenizer.decode(scored.input_ids[scored.targets])
+        assert said.endswith(text)  # a template may count a role's name as the assistant's
 
 
 def test_the_file_says_what_was_planted(tmp_path: Path, tokenizer: Any) -> None:

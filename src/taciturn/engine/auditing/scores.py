@@ -1,47 +1,40 @@
-"""The score of a canary: how much better the fitted model predicts it than the base model does.
+"""The score of a canary: the share of its loss under the base model that the fit took away.
 
-Black box: losses are all that is looked at. The base model's loss is subtracted because some texts
-are hard for any model, which says nothing about who was in.
+Black box: losses are all that is looked at. The base model's is the yardstick because some texts
+are hard for any model, and fall further for that, which says nothing about who was in.
 
 Shapes: N canaries.
 """
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 
-from taciturn.engine.data.planted import Planted
-from taciturn.engine.data.tokenize import TokenizedDataset, Tokenizer, prepare
+from taciturn.engine.auditing import intervals
+from taciturn.engine.auditing.intervals import Floats
+from taciturn.engine.data.tokenize import TokenizedDataset
 from taciturn.engine.evaluation.likelihood import unit_scores
 from taciturn.errors import ModelError
 
-Scores = NDArray[np.float64]
+_LEAST_NATS = 1e-6  # a text without words of its own has none
 
 
-def canary_data(planted: Planted, tokenizer: Tokenizer, folder: Path) -> TokenizedDataset:
-    """The canaries as the fit read them, all of them with targets, in a new `folder`."""
-    return prepare(planted.rows(), planted.spec(), tokenizer, planted.max_tokens, folder, seed=0)
-
-
-def nats_per_token(model: Any, canaries: TokenizedDataset, max_tokens: int) -> Scores:
-    """The model's loss on each canary; [N]."""
-    found = unit_scores(model, canaries, max_tokens)
-    losses_N: Scores = (found.nats_U / found.tokens_U.clamp(min=1)).numpy()
+def nats(model: Any, canaries: TokenizedDataset, max_tokens: int) -> Floats:
+    """The model's loss on each canary, over its targets; [N]."""
+    losses_N: Floats = unit_scores(model, canaries, max_tokens).nats_U.numpy()
     return losses_N
 
 
-def gains(base_N: Scores, fitted_N: Scores) -> Scores:
-    """Scores from losses: higher where the fit made a canary likelier.
+def shares(base_N: Floats, fitted_N: Floats) -> Floats:
+    """Scores from losses: 1 where the fit knows a canary by heart, 0 where it learned nothing.
 
     Raises:
         ModelError: a loss is not finite, so the model cannot be audited by it.
     """
-    scores_N = base_N - fitted_N
+    scores_N: Floats = (base_N - fitted_N) / np.maximum(base_N, _LEAST_NATS)
     if not np.isfinite(scores_N).all():
         raise ModelError(
             "the loss of some canaries is not a finite number, so nothing can be concluded from "
@@ -50,11 +43,8 @@ def gains(base_N: Scores, fitted_N: Scores) -> Scores:
     return scores_N
 
 
-def auc(scores_N: Scores, included_N: NDArray[np.bool_]) -> float:
+def auc(scores_N: Floats, included_N: NDArray[np.bool_]) -> float:
     """Chance that a canary that was in scores higher than one that was out; 0.5 without both."""
-    n_in = int(included_N.sum())
-    n_out = len(included_N) - n_in
-    if not n_in or not n_out:
+    if included_N.all() or not included_N.any():
         return 0.5
-    ranks = stats.rankdata(scores_N)[included_N].sum()
-    return float((ranks - n_in * (n_in + 1) / 2) / (n_in * n_out))
+    return intervals.auc(scores_N[included_N], scores_N[~included_N])

@@ -25,19 +25,14 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from taciturn.engine.data.encoding import EncodedRecords, Tokenizer, encode_batch
 from taciturn.engine.data.fields import Fields, Kind
-from taciturn.engine.data.store import TokenWriter
+from taciturn.engine.data.store import TokenizedDataset, TokenWriter
 from taciturn.errors import DataError, DataNotFoundError
-from taciturn.spec import CanaryKind, DataSpec
+from taciturn.spec import CanaryKind
 
 CANARIES = "canaries.json"
 
 # What a canary answers, where records are questions and answers, or chats.
 _QUESTION = "Recall."
-_SPECS = {
-    "text": DataSpec(text_field="text"),
-    "answer": DataSpec(question_field="question", answer_field="answer"),
-    "messages": DataSpec(messages_field="messages"),
-}
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -73,16 +68,6 @@ class Planted:
     format: Kind
     max_tokens: int
     commitment: str
-
-    def rows(self) -> list[dict[str, str]]:
-        """The canaries as rows, whether they are in or out."""
-        names = _SPECS[self.format].model_dump(exclude_none=True, exclude_defaults=True).values()
-        columns = _columns(self.units.texts, self.format)
-        return [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
-
-    def spec(self) -> DataSpec:
-        """How `rows` are to be read."""
-        return _SPECS[self.format]
 
     @classmethod
     def read(cls, folder: Path) -> Planted:
@@ -145,6 +130,23 @@ def plant(
         nonce=os.urandom(32).hex(),
     )
     (folder / CANARIES).write_text(content.model_dump_json(), encoding="utf-8")
+
+
+def own_words(planted: Planted, tokenizer: Tokenizer, folder: Path) -> TokenizedDataset:
+    """All canaries as the fit read them, whether in or out, in the existing `folder`.
+
+    Targets are a canary's own words only: that a text ends, and how, is common to all.
+    """
+    writer = TokenWriter(folder)
+    try:
+        for records in _encoded(planted.units.texts, planted.format, tokenizer, planted.max_tokens):
+            own = records.targets & (records.input_ids != tokenizer.eos_token_id)
+            alone = np.ones(len(records.lengths), dtype=np.bool_)
+            writer.add(EncodedRecords(records.input_ids, own, records.lengths), alone)
+        writer.close("canaries")
+    finally:
+        writer.abandon()
+    return TokenizedDataset.open(folder)
 
 
 def _encoded(
