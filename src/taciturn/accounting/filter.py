@@ -20,8 +20,8 @@ s(alpha))), and the delta of everything at epsilon, E[(1 - e^(epsilon - L))+] <=
 
 **Why not "some order still has room".** Which order that is would depend on what was released,
 and then no single one of the inequalities above covers all paths: filters over whole curves are
-not free. The weights pay for the choice: some 5% of epsilon, because they lie where the best
-order of a budget is expected.
+not free. The weights pay for the choice. Because they lie where the best order of a budget is
+expected, that is mostly 5% to 8% of epsilon, beside what Rényi bounds cost (`bench/filter.py`).
 
 **Exact arithmetic.** Costs are whole numbers of 1e-12 nats, rounded up once per step. Sums do not
 depend on the order of spending, and what is given back leaves no residue, as with money.

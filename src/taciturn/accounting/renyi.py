@@ -78,9 +78,8 @@ def divergence(step: SampledGaussian, alpha: float) -> float:
     points = math.ceil((alpha / noise + 2 * _REACH) / spacing) + 1
     if q == 1 or points > _DIVERGENCE_POINTS:
         return alpha / (2 * noise**2) * _ROUNDING
-    x = (
-        spacing * np.arange(points, dtype=np.float64) - _REACH
-    )  # deviations; an order moves the mean up
+    # In standard deviations, up to where the order moves the mean.
+    x = spacing * np.arange(points, dtype=np.float64) - _REACH
     terms_X = _log_excess(q, x / noise - 0.5 / noise**2, alpha) - x * x / 2
     total = float(special.logsumexp(terms_X)) + math.log(spacing) - 0.5 * math.log(2 * math.pi)
     return float(np.logaddexp(0.0, total)) / (alpha - 1) * _ROUNDING
