@@ -12,7 +12,7 @@ from dp_accounting.dp_event import DpEvent
 from sqlalchemy import Engine, select
 
 from taciturn.accounting.events import dpsgd_event
-from taciturn.server.ledger import Ledger, SealKey, Statement, statement
+from taciturn.server.ledger import Ledger, SealKey, Statement, job_statements, statement
 from taciturn.server.ledger.tables import metadata
 
 NAMESPACE = "patients"
@@ -89,6 +89,10 @@ class Desk:
 
     def statement(self, namespace: str = NAMESPACE) -> Statement:
         return statement(self.engine, self.key, namespace)
+
+    def statuses(self, namespace: str = NAMESPACE) -> dict[str, str]:
+        """Every job of a namespace, and what became of it."""
+        return {each.job: each.status for each in job_statements(self.engine, self.key, namespace)}
 
     def rows(self) -> dict[str, list[Any]]:
         """Everything that is in the tables."""

@@ -27,7 +27,7 @@ from taciturn.accounting.events import dpsgd_event
 from taciturn.accounting.filter import RenyiFilter, event_cost
 from taciturn.errors import DatabaseUnavailableError, LedgerError
 from taciturn.server.database import open_database
-from taciturn.server.ledger import Ledger, SealKey, namespaces, statement, verify
+from taciturn.server.ledger import Ledger, SealKey, job_statements, namespaces, statement, verify
 from taciturn.server.ledger.tables import entries
 
 EPSILON, DELTA, NOISE, RATE = 3.0, 1e-6, 1.5, 0.05
@@ -157,7 +157,9 @@ class _Scene:
             "seconds_to_release": seconds,
             "namespaces": len(statements),
             "full": sum(each.budget.taken > 0.8 for each in statements),
-            "jobs": sum(len(each.jobs) for each in statements),
+            "jobs": sum(
+                len(job_statements(engine, self.key, each.namespace)) for each in statements
+            ),
             "blocks_run": len(ran),
             "entries": found.entries,
             "largest_epsilon": max(spent, default=0.0),
@@ -171,9 +173,8 @@ class _Scene:
         while True:
             ledger.reap()
             still = sum(
-                job.status == "open"
+                len(job_statements(self.connected(), self.key, name, only_open=True))
                 for name in namespaces(self.connected())
-                for job in statement(self.connected(), self.key, name).jobs
             )
             seconds = time.monotonic() - start
             if not still or seconds > 60:

@@ -13,7 +13,7 @@ from taciturn.accounting.events import dpsgd_event
 from taciturn.accounting.filter import RenyiFilter, event_cost
 from taciturn.errors import BudgetExceededError
 from taciturn.server.database import open_database
-from taciturn.server.ledger import Ledger, SealKey, statement, verify
+from taciturn.server.ledger import Ledger, SealKey, job_statements, verify
 
 EPSILON, DELTA = 8.0, 1e-6
 ADMITTED, REFUSED = 10, 11
@@ -56,7 +56,7 @@ def race(url: str, key: str, clients: int, room: int) -> dict[str, Any]:
     os.close(opener)
     codes = Counter(wait_for(pids))
     seconds = time.perf_counter() - start
-    admitted = statement(engine, secret, "race").jobs
+    admitted = job_statements(engine, secret, "race")
     spent = dpsgd_event(
         sampling_probability=0.05,
         noise_multiplier=_NOISE,

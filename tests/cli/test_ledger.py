@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from typer.testing import CliRunner
 from desk import KEY, Desk, steps
 from taciturn.accounting.compose import epsilon
 from taciturn.cli.ledger import app
-from taciturn.errors import DatabaseError, SigningKeyError, SpecError
+from taciturn.errors import DatabaseError, MissingDependencyError, SigningKeyError, SpecError
 from taciturn.server import schema
 from taciturn.server.database import open_database
 
@@ -143,3 +144,10 @@ def test_a_key_that_is_none_is_not_quoted(url: str, tmp_path: Path) -> None:
     with pytest.raises(SigningKeyError) as caught:
         run("show", "--database", url, "--key", path)
     assert "not-hexadecimal" not in str(caught.value)
+
+
+def test_without_the_extra_the_remedy_is_said(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "taciturn.server.database", None)
+    for command in ("show", "verify"):
+        with pytest.raises(MissingDependencyError, match=r"taciturn\[server\]"):
+            run(command, "--database", url)

@@ -56,7 +56,7 @@ class ChecksOutside(Ledger):
 
     def reserve(self, operation_id: str, job: str, **plan: Any) -> Receipt:
         budget = self._transact(
-            lambda store: store.whole_book(plan["namespace"]).account, read_only=True
+            lambda store: store.account(plan["namespace"], lock=False), read_only=True
         )
         assert budget is not None
         if not budget.purse.has_room(event_cost(plan["event"])):

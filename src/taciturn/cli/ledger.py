@@ -13,7 +13,7 @@ from rich.table import Table
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
-    from taciturn.server.ledger import BudgetStatement, SealKey, Statement
+    from taciturn.server.ledger import BudgetStatement, SealKey
 
 app = typer.Typer(
     help="The privacy ledger: show balances, verify every row.",
@@ -39,9 +39,10 @@ def show(
     key: Key = None,
 ) -> None:
     """Show what is spent, held and left; with a namespace, also its jobs and what each one cost."""
+    engine = _opened(database)
     from taciturn.server.ledger import namespaces, statement
 
-    engine, secret = _opened(database), _key(key)
+    secret = _key(key)
     names = [namespace] if namespace else namespaces(engine)
     statements = [statement(engine, secret, name) for name in names]
     table = Table("namespace", "grant", "epsilon", "delta", "spent", "held", "left")
@@ -58,7 +59,7 @@ def show(
                 style="bold yellow",
             )
     if namespace:
-        _show_jobs(engine, secret, statements[0])
+        _show_jobs(engine, secret, namespace)
 
 
 @app.command()
@@ -78,11 +79,12 @@ def verify(
     Without the key, seals are not checked: a chain that was rewritten to its end is not found.
     Without an anchor, a database that was put back as a whole is not found.
     """
+    engine = _opened(database)
     from taciturn.server.ledger import anchors_text, read_anchors
     from taciturn.server.ledger import verify as verify_ledger
 
     anchors = [each for path in anchor or [] for each in read_anchors(path)]
-    found = verify_ledger(_opened(database), key=_key(key), anchors=anchors)
+    found = verify_ledger(engine, key=_key(key), anchors=anchors)
     for problem in found.problems:
         _say(str(problem), style="bold red")
     verdict = "IN ORDER" if found.ok else "NOT IN ORDER"
@@ -99,11 +101,11 @@ def verify(
         _say(f"{write_anchor}: keep it where the database's owner cannot write")
 
 
-def _show_jobs(engine: Engine, key: SealKey | None, found: Statement) -> None:
-    from taciturn.server.ledger import job_report
+def _show_jobs(engine: Engine, key: SealKey | None, namespace: str) -> None:
+    from taciturn.server.ledger import job_report, job_statements
 
     table = Table("job", "status", "grants", "spent", "held", "epsilon", "worker", "lease until")
-    for job in found.jobs:
+    for job in job_statements(engine, key, namespace):
         report = job_report(engine, key, job.job)
         table.add_row(
             job.job,

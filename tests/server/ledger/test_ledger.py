@@ -23,7 +23,7 @@ from taciturn.errors import (
     SpecError,
     UnknownEntryError,
 )
-from taciturn.server.ledger import SealKey, job_report, namespaces, quote, verify
+from taciturn.server.ledger import SealKey, job_report, job_statements, namespaces, quote, verify
 from taciturn.server.ledger.tables import accounts
 
 SHARE = RenyiFilter(8.0, 1e-6).share
@@ -44,7 +44,7 @@ def test_a_job_from_reservation_to_commit(desk: Desk) -> None:
     assert (after.budget.charged, after.budget.taken) == pytest.approx((0.3 * whole, 0.3 * whole))
     ada = after.grants["user:ada"]
     assert ada.taken == pytest.approx(RenyiFilter(3.0, 1e-6).share(event_cost(steps(30))))
-    assert [(job.job, job.status) for job in after.jobs] == [("job", "committed")]
+    assert desk.statuses() == {"job": "committed"}
     assert verify(desk.engine, key=KEY).ok
 
 
@@ -178,7 +178,11 @@ def test_the_reaper_frees_what_never_ran_and_keeps_the_rest(desk: Desk) -> None:
     assert desk.ledger.reap() == ["job"]
     assert desk.ledger.reap() == []
     after = desk.statement()
-    assert {job.job: job.status for job in after.jobs} == {"job": "expired", "alive": "open"}
+    assert desk.statuses() == {"job": "expired", "alive": "open"}
+    (alive,) = job_statements(desk.engine, KEY, NAMESPACE, only_open=True)
+    assert (alive.job, alive.worker, alive.charged) == ("alive", "worker", 0)
+    assert alive.held == SHARE(event_cost(PLAN))
+    assert alive.lease_until > desk.clock()
     ada = after.grants["user:ada"]
     assert ada.charged == ada.taken
     assert ada.charged == pytest.approx(RenyiFilter(3.0, 1e-6).share(event_cost(steps(30))))
@@ -438,6 +442,8 @@ def test_a_quote_is_what_reserve_would_say(desk: Desk) -> None:
 def test_what_is_not_there_has_no_statement(desk: Desk) -> None:
     with pytest.raises(UnknownEntryError):
         desk.statement("nowhere")
+    with pytest.raises(UnknownEntryError):
+        job_statements(desk.engine, KEY, "nowhere")
     with pytest.raises(UnknownEntryError):
         job_report(desk.engine, KEY, "nothing")
 

@@ -220,8 +220,8 @@ class Machine(RuleBasedStateMachine):
             cap = RenyiFilter(self.caps[holder], DELTA)
             assert budget.charged == cap.share(charged)
             assert budget.taken == cap.share(charged + held)
-        status = {job.job: job.status for job in statement.jobs}
-        assert status == {name: job.status for name, job in self.jobs.items()}
+        status = {name: job.status for name, job in self.jobs.items()}
+        assert self.desk.statuses(self.namespace) == status
 
     def teardown(self) -> None:
         spent = [

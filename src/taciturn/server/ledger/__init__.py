@@ -16,7 +16,7 @@
     ledger.release("op-7", "job-8")                     # instead, for a job that never started
     ledger.reap()                                       # at every start, and every few seconds
 
-    statement(engine, key, "patients-2026")
+    statement(engine, key, "patients-2026"), job_statements(engine, key, "patients-2026")
     job_report(engine, key, "job-7")
     verify(engine, key=key, anchors=kept_elsewhere)
 
@@ -38,6 +38,7 @@ from taciturn.server.ledger.statement import (
     Quote,
     Statement,
     job_report,
+    job_statements,
     namespaces,
     quote,
     statement,
@@ -59,6 +60,7 @@ __all__ = [
     "Verification",
     "anchors_text",
     "job_report",
+    "job_statements",
     "namespaces",
     "quote",
     "read_anchors",

@@ -14,7 +14,8 @@ from taciturn.accounting.compose import ACCOUNTANT, epsilon
 from taciturn.accounting.filter import event_cost
 from taciturn.errors import UnknownEntryError
 from taciturn.server.database import transact
-from taciturn.server.ledger.book import Job, Purse, Status
+from taciturn.server.ledger.book import Book, Job, Purse, Status
+from taciturn.server.ledger.rules import the_account
 from taciturn.server.ledger.seal import SealKey
 from taciturn.server.ledger.store import Store
 
@@ -51,7 +52,7 @@ class JobStatement:
 
 @dataclass(frozen=True, slots=True)
 class Statement:
-    """A namespace.
+    """A namespace's balances.
 
     Attributes:
         exceptions: releases without guarantee; the budget's promise is about all others.
@@ -60,7 +61,6 @@ class Statement:
     namespace: str
     budget: BudgetStatement
     grants: Mapping[str, BudgetStatement]
-    jobs: tuple[JobStatement, ...]
     exceptions: int
     entries: int
 
@@ -108,18 +108,28 @@ def statement(engine: Engine, key: SealKey | None, namespace: str) -> Statement:
         UnknownEntryError: it has no account.
         LedgerTamperedError: a row is not as it was sealed.
     """
-    book = _read(engine, key, lambda store: store.whole_book(namespace))
-    account = book.account
-    if account is None:
-        raise UnknownEntryError(f"namespace {namespace!r} has no account")
+    book = _read(engine, key, lambda store: store.balances(namespace))
+    account = the_account(book)
     return Statement(
         namespace=namespace,
         budget=_budget(account.purse),
         grants={holder: _budget(purse) for holder, purse in sorted(book.grants.items())},
-        jobs=tuple(_job(account.purse, job) for _, job in sorted(book.jobs.items())),
         exceptions=account.exceptions,
         entries=account.entries,
     )
+
+
+def job_statements(
+    engine: Engine, key: SealKey | None, namespace: str, *, only_open: bool = False
+) -> list[JobStatement]:
+    """The jobs of a namespace as of now, by name; raises as `statement`."""
+
+    def work(store: Store) -> tuple[Book, list[Job]]:
+        return store.balances(namespace), store.jobs(namespace, only_open=only_open)
+
+    book, jobs = _read(engine, key, work)
+    purse = the_account(book).purse
+    return [_job(purse, job) for job in jobs]
 
 
 def job_report(engine: Engine, key: SealKey | None, job: str) -> JobReport:
@@ -156,12 +166,12 @@ def quote(
         GuaranteeError: the event is not private.
     """
     cost = event_cost(event)
-    book = _read(engine, key, lambda store: store.whole_book(namespace))
-    missing = [holder for holder in grants if holder not in book.grants]
-    if book.account is None or missing:
-        what = f"{missing[0]!r} has no grant" if missing else "there is no account"
-        raise UnknownEntryError(f"{what} in namespace {namespace!r}")
-    purses: dict[str | None, Purse] = {None: book.account.purse}
+    book = _read(engine, key, lambda store: store.balances(namespace))
+    account = the_account(book)
+    for holder in grants:
+        if holder not in book.grants:
+            raise UnknownEntryError(f"{holder!r} has no grant in namespace {namespace!r}")
+    purses: dict[str | None, Purse] = {None: account.purse}
     purses |= {holder: book.grants[holder] for holder in grants}
     fits = {holder: purse.has_room(cost) for holder, purse in purses.items()}
     return Quote(

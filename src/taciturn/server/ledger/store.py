@@ -60,12 +60,17 @@ class Store:
         holders = {*grants, *(holder for job in found.values() for holder in job.grants)}
         return Book(account, self._grants(namespace, holders), found)
 
-    def whole_book(self, namespace: str) -> Book:
-        """The account with all its jobs and grants; nothing is locked."""
-        account = self.account(namespace, lock=False)
-        jobs = self._rows(select(tables.jobs).where(tables.jobs.c.namespace == namespace))
-        found = {row.job: self._job(row) for row in jobs}
-        return Book(account, self._grants(namespace, None), found)
+    def balances(self, namespace: str) -> Book:
+        """The account with all its grants, and no jobs; nothing is locked."""
+        return Book(self.account(namespace, lock=False), self._grants(namespace, None))
+
+    def jobs(self, namespace: str, *, only_open: bool) -> list[Job]:
+        """The jobs of a namespace by name, or those that are open; nothing is locked."""
+        table = tables.jobs
+        query = select(table).where(table.c.namespace == namespace).order_by(table.c.job)
+        if only_open:
+            query = query.where(table.c.status == "open")
+        return [self._job(row) for row in self._rows(query)]
 
     def job(self, name: str, *, lock: bool) -> tuple[str, Job]:
         """A job and its namespace; raises UnknownEntryError."""
