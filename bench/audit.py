@@ -22,7 +22,7 @@ from taciturn.embedded import TINY_MEDICAL, patient_notes
 from taciturn.llm import LLM
 from taciturn.spec import CanaryKind
 
-RESULTS = Path(__file__).parent / "results" / "audit.jsonl"
+RESULTS = Path(__file__).parent / "results" / "audit_part.jsonl"
 EPSILONS = ("unlimited", "8", "3")
 PREPARATION = (
     "id, json_extract_string(context, '$.patient_id') AS patient_id, "

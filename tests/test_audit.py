@@ -148,6 +148,7 @@ def test_the_result_is_released_and_certified(folder: Path, key: KeyFiles, tmp_p
     found = model.audit(signing_key=str(key.private), confidence=0.9)
     assert Audit.model_validate_json((folder / "audit.json").read_text()) == found
     assert found.verdict in (folder / "README.md").read_text()
+    assert f"{found.correct} of {found.guesses} guesses" in (folder / "report.html").read_text()
     certified = verified(folder, key).audit
     assert certified.epsilon_lower_bound == found.epsilon_lower_bound
     assert (certified.confidence, certified.canaries) == (0.9, N)
@@ -164,7 +165,9 @@ def test_what_is_paid_later_keeps_the_audit(folder: Path, key: KeyFiles) -> None
     found = model.audit(signing_key=str(key.private))
     fields = {"text_field": "text", "privacy_unit": "patient", "target_epsilon": 1}
     model.evaluate(rows(), signing_key=str(key.private), **fields)
+    model.evaluate(["A public note."])
     assert found.verdict in (folder / "README.md").read_text()
+    assert "What an audit found" in (folder / "report.html").read_text()
     assert verified(folder, key).audit.canaries == N
 
 
@@ -283,6 +286,8 @@ def test_too_few_canaries(tiny_llama: Path, tmp_path: Path, folder: Path, key: K
     with pytest.raises(SpecError, match="at least 6"):
         LLM(str(tiny_llama)).fit(rows(), output=tmp_path / "few", **{**QUICK, "canaries": 5})
     assert not (tmp_path / "few").exists()
+    with pytest.raises(SpecError, match="canary_kind='random' without canaries"):
+        LLM(str(tiny_llama)).fit(rows(), **{**QUICK, "canaries": 0, "canary_kind": "random"})
     with pytest.raises(SpecError, match=r"confidence=.*less than 1"):
         LLM(str(folder)).audit(confidence=1.0)
     few = LLM(str(tiny_llama)).fit(rows(), **{**QUICK, "steps": 1, "canaries": 7})

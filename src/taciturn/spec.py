@@ -176,6 +176,15 @@ class CanarySpec(_Spec):
         CanaryKind, Field(description="What canaries say: random, new-token or secret.")
     ] = "new-token"
 
+    @model_validator(mode="after")
+    def _kind_of_some(self) -> Self:
+        if not self.canaries and self.canary_kind != "new-token":
+            raise ValueError(
+                f"canary_kind={self.canary_kind!r} without canaries; give, for example, "
+                "canaries=500"
+            )
+        return self
+
 
 class FitSpec(DataSpec, PrivacySpec, TrainingSpec, PerformanceSpec, CanarySpec):
     """The arguments of `LLM.fit`, flat; its five parts are the base classes above."""
