@@ -38,8 +38,11 @@ KILLS_PER_LOOK = 5
 CRASH_SHARE = 0.02  # of the faults on PostgreSQL: a backend's `kill -9`, which restarts the server
 
 
-def chaos(url: str, key: str, kills: int, seed: int) -> dict[str, Any]:
+def chaos(url: str, key: str, kills: int, seed: int, careless: bool = False) -> dict[str, Any]:
     """Kill `kills` times, then everything; restart, and look what is left.
+
+    Args:
+        careless: workers run a block before they charge it, to see that this is found.
 
     Returns:
         What was killed how often; `overspends`, `lost_charges` and `stuck`, which must be 0; how
@@ -47,7 +50,8 @@ def chaos(url: str, key: str, kills: int, seed: int) -> dict[str, Any]:
         happened.
     """
     with tempfile.TemporaryDirectory() as folder:
-        scene = _Scene(url, SealKey.from_text(key), Path(folder), random.Random(seed))
+        secret, choice = SealKey.from_text(key), random.Random(seed)
+        scene = _Scene(url, secret, Path(folder), choice, careless)
         scene.open_namespace()
         killed = scene.run(kills)
         scene.end()
@@ -60,6 +64,7 @@ class _Scene:
     key: SealKey
     folder: Path
     random: random.Random
+    careless: bool
     processes: dict[str, int] = field(default_factory=dict)
     number: int = 0
     engine: Engine | None = None
@@ -80,7 +85,9 @@ class _Scene:
         work: Callable[[], None] = (
             _Reaper(self.url, self.key).run
             if name == "reaper"
-            else _Worker(self.url, self.key, self.folder, f"{name}-{self.number}").run
+            else _Worker(
+                self.url, self.key, self.folder, f"{name}-{self.number}", self.careless
+            ).run
         )
         if self.engine is not None:
             self.engine.dispose()  # no open connection is shared with a child
@@ -213,6 +220,7 @@ class _Worker:
     key: SealKey
     folder: Path
     name: str
+    careless: bool
 
     def run(self) -> None:
         engine = open_database(self.url)
@@ -236,8 +244,12 @@ class _Worker:
         token = ledger.acquire(f"{job}-acquire", job, worker=self.name, lease_s=LEASE_S).token
         for block in range(choice.randint(1, BLOCKS)):
             operation = f"{job}-block-{block}"
-            ledger.charge(operation, job, token, _steps(BLOCK_STEPS))
+            if not self.careless:
+                ledger.charge(operation, job, token, _steps(BLOCK_STEPS))
             os.write(note, f"{operation} {namespace}\n".encode())
+            if self.careless:
+                time.sleep(0.05)
+                ledger.charge(operation, job, token, _steps(BLOCK_STEPS))
         ledger.commit(f"{job}-commit", job, token)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -37,3 +39,11 @@ def test_kills_at_random_moments(url: str) -> None:
     assert found["largest_epsilon"] <= found["cap"]
     assert found["problems"] == []
     assert found["blocks_run"] > 0
+
+
+def test_a_block_that_runs_before_it_is_charged_is_found(
+    migrated_file: Path, tmp_path: Path
+) -> None:
+    path = shutil.copy(migrated_file, tmp_path / "server.db")
+    found = run("chaos", f"sqlite:///{path}", kills=30, seed=1, careless=True)
+    assert found["lost_charges"] > 0
