@@ -178,6 +178,12 @@ VIOLATIONS = {
         "ledger-computes",
     ),
     "the ledger serves": ("server/ledger/ledger.py", "import fastapi", "ledger-computes"),
+    "evaluation imports auditing": (
+        "engine/evaluation/quality.py",
+        "import taciturn.engine.auditing.roc",
+        "engine",
+    ),
+    "assessment imports attacks": ("assessment.py", "import taciturn.attacks", "rooms"),
     "engine imports llm": ("engine/training/loop.py", "import taciturn.llm", "rooms"),
     "worker imports cli": ("worker.py", "import taciturn.cli.main", "rooms"),
     "errors import spec": ("errors.py", "import taciturn.spec", "rooms"),
