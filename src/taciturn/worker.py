@@ -57,7 +57,6 @@ from taciturn.engine.training.processes import agree, all_processes, tell, toget
 from taciturn.engine.training.trainable import trainable
 from taciturn.errors import CheckpointError, GuaranteeError, ModelError, OutputError, SpecError
 from taciturn.figures import ReleasedFigures
-from taciturn.page.audit import AuditFigures
 from taciturn.page.report import report_page
 from taciturn.report import Audit, CanaryReport, PrivacyReport, PrivateStep
 from taciturn.spec import DataSpec, FitSpec
@@ -452,8 +451,7 @@ def _write_words(
 def _write_figures(
     folder: Path, report: PrivacyReport, figures: ReleasedFigures, audit: Audit | None
 ) -> None:
-    drawn = None if audit is None else AuditFigures.of(audit)
-    (folder / PAGE).write_text(report_page(report, figures, drawn), encoding="utf-8")
+    (folder / PAGE).write_text(report_page(report, figures, audit), encoding="utf-8")
     if figures != ReleasedFigures():
         (folder / FIGURES).write_text(figures.model_dump_json(indent=2) + "\n")
 

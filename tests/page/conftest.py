@@ -14,8 +14,7 @@ from taciturn.figures import (
     ReleasedEvaluation,
     ReleasedFigures,
 )
-from taciturn.page.audit import AuditFigures, CanaryScores
-from taciturn.report import PrivacyReport, PrivateStep
+from taciturn.report import Audit, PrivacyReport, PrivateStep, ScoreHistogram
 
 RUN = {"sampling_probability": 0.12, "noise_multiplier": 1.6, "steps": 60}
 
@@ -124,15 +123,27 @@ def figures() -> ReleasedFigures:
 
 
 @pytest.fixture
-def audit() -> AuditFigures:
-    return AuditFigures(
-        lower_bound=0.61,
-        confidence=0.95,
+def audit(report: PrivacyReport) -> Audit:
+    """Of the fit of `report`; it keeps its promise."""
+    edges = (-1.0, 0.0, 1.0, 2.0)
+    return Audit(
         threat_model="black box",
         method="one run (Steinke et al. 2023)",
         canaries=500,
+        canary_kind="new-token",
+        canary_commitment="cd" * 32,
+        confidence=0.95,
+        rounds=(),
         guesses=250,
         correct=162,
-        gaussian_lower_bound=1.3,
-        scores=CanaryScores((-1.0, 0.0, 1.0, 2.0), (10, 140, 100), (90, 150, 10)),
+        epsilon_lower_bound=0.61,
+        gaussian_epsilon_lower_bound=1.3,
+        auc=0.7,
+        promised_epsilon=report.epsilon,
+        delta=1e-5,
+        largest_advantage=None,
+        attacker_limits=(),
+        histogram=ScoreHistogram(edges=edges, included=(10, 140, 100), excluded=(90, 150, 10)),
+        verdict="",
+        taciturn_version="0.1.0",
     )

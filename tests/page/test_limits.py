@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from xml.etree import ElementTree
 
 import pytest
 
 from taciturn.accounting.events import event_from_dict
 from taciturn.accounting.tradeoff import Tradeoff, from_epsilon_delta, tradeoff
-from taciturn.page.audit import AuditFigures
 from taciturn.page.limits import Limits, limit_rows, limits, limits_chart, small_limits_chart
-from taciturn.report import PrivacyReport
+from taciturn.report import Audit, PrivacyReport
 
 
 @pytest.fixture
-def found(report: PrivacyReport, audit: AuditFigures) -> Limits:
+def found(report: PrivacyReport, audit: Audit) -> Limits:
     known = limits(report, audit)
     assert known is not None
     return known
@@ -91,15 +89,15 @@ def test_the_audits_line_has_the_epsilon_that_the_audit_found(
     assert -1e-6 < min(gaps) < 1e-5
 
 
-@pytest.mark.parametrize("bound", [None, 0.0, 1e-3, math.inf])
+@pytest.mark.parametrize("bound", [0.0, 1e-3, math.inf])
 def test_an_audit_without_a_curve_is_left_out(
-    report: PrivacyReport, audit: AuditFigures, bound: float | None
+    report: PrivacyReport, audit: Audit, bound: float
 ) -> None:
-    known = limits(report, replace(audit, gaussian_lower_bound=bound))
+    known = limits(report, audit.model_copy(update={"gaussian_epsilon_lower_bound": bound}))
     assert known is not None
     assert known.audit is None
     assert "audit" not in limits_chart(known)
 
 
-def test_no_promise_no_limits(unlimited: PrivacyReport, audit: AuditFigures) -> None:
+def test_no_promise_no_limits(unlimited: PrivacyReport, audit: Audit) -> None:
     assert limits(unlimited, audit) is None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
 from html.parser import HTMLParser
 from typing import Any
 
@@ -12,9 +11,8 @@ import pytest
 from taciturn.accounting.events import dpsgd_event, event_to_dict
 from taciturn.accounting.spending import with_steps
 from taciturn.figures import Figure, ReleasedFigures
-from taciturn.page.audit import AuditFigures
 from taciturn.page.report import report_page
-from taciturn.report import PrivacyReport
+from taciturn.report import Audit, CanaryReport, PrivacyReport
 
 _VOID = {"meta", "br", "link", "img", "input", "hr"}
 
@@ -59,7 +57,7 @@ class Page(HTMLParser):
 
 
 @pytest.fixture
-def full(spent_more: PrivacyReport, figures: ReleasedFigures, audit: AuditFigures) -> str:
+def full(spent_more: PrivacyReport, figures: ReleasedFigures, audit: Audit) -> str:
     return report_page(spent_more, figures, audit)
 
 
@@ -122,7 +120,8 @@ def test_the_verdict_comes_first_and_every_number_is_there(
     for words in (
         "add or remove one unit", "at most 8 records of a unit are used",
         "1,234, treated as public", "patient_id: all records that share its value",
-        "0.012 for all units together", "162 of 250 guesses", "with confidence 0.95",
+        "0.012 for all units together", "500 invented canaries (new-token)",
+        "162 of 250 guesses", "with confidence 0.95",
         "On 300 private units", "Exact, on 4,321 records that were declared public",
         "Noise multiplier 1.6", "Sampling probability 0.12", "Clip norm (l2) 0.001",
         "34,567", "test accountant", "cd" * 32, "ab12" * 16, "torch 2.13.0",
@@ -139,7 +138,7 @@ def test_tables_have_headings_for_rows_and_columns(full: str) -> None:
 
 
 def test_unlimited_is_loud_and_promises_nothing(
-    unlimited: PrivacyReport, figures: ReleasedFigures, audit: AuditFigures
+    unlimited: PrivacyReport, figures: ReleasedFigures, audit: Audit
 ) -> None:
     page = Page(report_page(unlimited, figures, audit))
     assert page.texts["h1"] == ["No guarantee: this model can have memorised its training data"]
@@ -159,13 +158,14 @@ def test_a_bare_report_has_no_empty_parts(report: PrivacyReport) -> None:
         assert words not in shown
 
 
-def test_text_from_elsewhere_is_escaped(report: PrivacyReport, audit: AuditFigures) -> None:
+def test_text_from_elsewhere_is_escaped(report: PrivacyReport, audit: Audit) -> None:
     attack = "<script>alert(1)</script>{{ 7 * 7 }}&\"'"
     fields = {"privacy_unit": attack[:30], "base_model": attack, "mechanism": attack}
     hostile = report.model_copy(
         update={**fields, "libraries": {attack: attack}, "base_model_sha256": {attack: "00"}}
     )
-    text = report_page(hostile, None, replace(audit, method=attack, threat_model=attack))
+    found = audit.model_copy(update={"method": attack, "threat_model": attack})
+    text = report_page(hostile, None, found)
     page = Page(text)
     assert "<script" not in text
     assert "script" not in {tag for tag, _ in page.elements}
@@ -194,12 +194,25 @@ def test_a_weak_promise_is_called_weak(report: PrivacyReport) -> None:
     assert "weak" not in page(5.0)
 
 
-def test_a_refuted_promise_is_said_first(report: PrivacyReport, audit: AuditFigures) -> None:
+def test_a_refuted_promise_is_said_first_and_stays_refuted(
+    report: PrivacyReport, spent_more: PrivacyReport, audit: Audit
+) -> None:
     assert report.epsilon is not None
-    found = replace(audit, lower_bound=report.epsilon + 0.1)
-    page = Page(report_page(report, None, found))
-    assert "The guarantee is broken" in page.texts["header"][0]
-    assert "broken" not in Page(report_page(report, None, audit)).shown
+    assert spent_more.epsilon is not None
+    bound = report.epsilon + 0.01
+    assert bound < spent_more.epsilon
+    found = audit.model_copy(update={"epsilon_lower_bound": bound})
+    # What is spent later does not make the fit's promise true.
+    for promised in (report, spent_more):
+        page = Page(report_page(promised, None, found))
+        assert "The guarantee is broken" in page.texts["header"][0]
+    assert "The guarantee is broken" not in Page(report_page(report, None, audit)).shown
+
+
+def test_canaries_are_told_apart_from_the_other_units(report: PrivacyReport) -> None:
+    canaries = CanaryReport(number=500, kind="random", commitment="cd" * 32)
+    shown = Page(report_page(report.model_copy(update={"canaries": canaries}))).shown
+    assert "1,234, treated as public; 500 of them canaries of an audit" in shown
 
 
 def test_a_diverged_model_has_a_page(report: PrivacyReport, figures: ReleasedFigures) -> None:

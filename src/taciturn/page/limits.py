@@ -13,11 +13,10 @@ from taciturn.accounting.calibrate import MAX_EPSILON, MIN_EPSILON, noise_multip
 from taciturn.accounting.events import event_from_dict
 from taciturn.accounting.gaussian import Floats
 from taciturn.accounting.tradeoff import Tradeoff, from_epsilon_delta, tradeoff
-from taciturn.page.audit import AuditFigures
 from taciturn.page.numbers import at_most, percent
 from taciturn.page.plots import Axes, Line, line_chart
 from taciturn.page.scales import log10_share_scale, share_scale
-from taciturn.report import PrivacyReport
+from taciturn.report import Audit, PrivacyReport
 
 FALSE_ALARMS = (0.001, 0.01, 0.05, 0.1)
 _LOWEST = -4  # the power of ten at which the logarithmic chart begins
@@ -48,14 +47,14 @@ class Row:
     pair: str
 
 
-def limits(report: PrivacyReport, audit: AuditFigures | None) -> Limits | None:
+def limits(report: PrivacyReport, audit: Audit | None) -> Limits | None:
     """The limits of what `report` promises; None if it promises nothing."""
     if report.epsilon is None or report.delta is None or report.dp_event is None:
         return None
     return Limits(
         tradeoff(event_from_dict(report.dp_event)),
         from_epsilon_delta(report.epsilon, report.delta),
-        None if audit is None else _reached(audit.gaussian_lower_bound, report.delta),
+        None if audit is None else _reached(audit.gaussian_epsilon_lower_bound, report.delta),
     )
 
 
@@ -103,13 +102,13 @@ def _lines(found: Limits, places: Floats) -> list[Line]:
     return [*lines, line("limit of every attacker", found.events, "private")]
 
 
-def _reached(gaussian_lower_bound: float | None, delta: float) -> Tradeoff | None:
+def _reached(gaussian_lower_bound: float, delta: float) -> Tradeoff | None:
     """The curve of one Gaussian step of that epsilon.
 
     An epsilon bound alone gives no curve: it says that some attack lies above two lines, and not
     where, and most of a true curve may lie below them.
     """
-    if gaussian_lower_bound is None or not MIN_EPSILON <= gaussian_lower_bound <= MAX_EPSILON:
+    if not MIN_EPSILON <= gaussian_lower_bound <= MAX_EPSILON:
         return None
     noise = noise_multiplier(
         target_epsilon=gaussian_lower_bound, delta=delta, sampling_probability=1.0, steps=1

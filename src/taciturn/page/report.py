@@ -13,13 +13,13 @@ from pathlib import Path
 from markupsafe import Markup
 
 from taciturn.figures import ReleasedFigures
-from taciturn.page.audit import AuditFigures, bound_chart, scores_chart
+from taciturn.page.audit import bound_chart, scores_chart
 from taciturn.page.limits import Limits, limit_rows, limits, limits_chart, small_limits_chart
 from taciturn.page.numbers import at_most, number, scientific
 from taciturn.page.spending import Spent, spending, spending_chart, spending_curve
 from taciturn.page.templates import fill
 from taciturn.page.utility import utilities
-from taciturn.report import PrivacyReport
+from taciturn.report import Audit, PrivacyReport
 
 _WEAK = 0.5  # an edge over guessing from which a promise is called weak
 _LONG_NAME = 40
@@ -29,7 +29,7 @@ _WORDS_UP_TO = 7.0  # an epsilon from which e^epsilon is written as a power of t
 def report_page(
     report: PrivacyReport,
     figures: ReleasedFigures | None = None,
-    audit: AuditFigures | None = None,
+    audit: Audit | None = None,
 ) -> str:
     """The whole report as one HTML file that loads nothing.
 
@@ -58,9 +58,8 @@ def report_page(
         spending_chart=_spending_chart(report, spent),
         utilities=utilities(figures or ReleasedFigures(), report),
         audit=audit,
-        refuted=_refuted(report, audit),
         audit_bound=None if audit is None else bound_chart(audit, report.epsilon),
-        audit_scores=None if audit is None or audit.scores is None else scores_chart(audit.scores),
+        audit_scores=None if audit is None else scores_chart(audit.histogram),
         mechanism=_mechanism(report),
         events=[json.dumps(step.dp_event, ensure_ascii=False) for step in report.spent],
     )
@@ -96,11 +95,6 @@ def _limit_charts(found: Limits | None) -> tuple[Markup, ...]:
 
 def _spending_chart(report: PrivacyReport, spent: list[Spent]) -> Markup | None:
     return spending_chart(spending_curve(report)) if spent else None
-
-
-def _refuted(report: PrivacyReport, audit: AuditFigures | None) -> bool:
-    """Whether more was found than is promised."""
-    return audit is not None and report.epsilon is not None and audit.lower_bound > report.epsilon
 
 
 def _mechanism(report: PrivacyReport) -> list[tuple[str, str]]:
