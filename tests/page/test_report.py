@@ -205,8 +205,11 @@ def test_a_refuted_promise_is_said_first_and_stays_refuted(
     # What is spent later does not make the fit's promise true.
     for promised in (report, spent_more):
         page = Page(report_page(promised, None, found))
-        assert "The guarantee is broken" in page.texts["header"][0]
-    assert "The guarantee is broken" not in Page(report_page(report, None, audit)).shown
+        assert page.texts["h1"][0].startswith("The guarantee is broken")
+        assert f"ε\u00a0≥\u00a0{bound:.3g}" in page.texts["h1"][0]
+        for words in ("find at most", "Attacks lie on it or below", "This holds for"):
+            assert words not in page.shown
+    assert "broken:" not in Page(report_page(report, None, audit)).shown
 
 
 def test_canaries_are_told_apart_from_the_other_units(report: PrivacyReport) -> None:

@@ -58,6 +58,7 @@ def report_page(
         spending_chart=_spending_chart(report, spent),
         utilities=utilities(figures or ReleasedFigures(), report),
         audit=audit,
+        refuted=audit is not None and audit.refuted,
         audit_bound=None if audit is None else bound_chart(audit, report.epsilon),
         audit_scores=None if audit is None else scores_chart(audit.histogram),
         mechanism=_mechanism(report),
