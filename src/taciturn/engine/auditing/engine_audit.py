@@ -1,0 +1,82 @@
+"""The audit of this installation's engine: does it keep what it promises, at these settings?
+
+One run (Steinke et al. 2023): canaries are in by fair coins of their own, the engine runs once, the
+attacker guesses, and right guesses are turned into a lower bound of epsilon.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from taciturn.engine.auditing.bounds import Guesses, guess
+from taciturn.engine.auditing.gradient_canaries import Engine, EngineSettings, attack
+from taciturn.engine.auditing.tradeoff import DpSgdRun, epsilon_lower_bound_of_run
+from taciturn.engine.privacy.rng import SecureStream
+
+# One guess for so many canaries, the surest ones: near the best choice for one to a hundred thousand
+# canaries and epsilons from 1 to 20. Fixed beforehand, so that the confidence need not be shared.
+_CANARIES_PER_GUESS = 10
+
+
+@dataclass(frozen=True, slots=True)
+class EngineAudit:
+    """What was promised and what was proved; public, since the canaries are invented.
+
+    Attributes:
+        run: what the engine accounts for; its sampling probability is a whole number of canaries.
+        delta: at which epsilons are meant.
+        epsilon: promised.
+        epsilon_lower_bound: proved: the engine's own epsilon is higher, with `confidence`.
+        confidence: of the bound.
+        guesses: how the attacker fared.
+    """
+
+    run: DpSgdRun
+    delta: float
+    epsilon: float
+    epsilon_lower_bound: float
+    confidence: float
+    guesses: Guesses
+
+    @property
+    def refuted(self) -> bool:
+        """Whether the promise is shown to be false."""
+        return self.epsilon_lower_bound > self.epsilon
+
+
+def audit_engine(
+    settings: EngineSettings,
+    *,
+    delta: float = 1e-5,
+    canaries: int = 10_000,
+    confidence: float = 0.95,
+    engine: Engine | None = None,
+) -> EngineAudit:
+    """Attack the engine once, as one who sees every released gradient and chose all data.
+
+    Guarantee: an engine that keeps its promise is refuted with probability at most 1 - confidence.
+
+    Args:
+        settings: the run and how it is computed.
+        delta: of the promise.
+        canaries: more of them prove more; 10,000 take seconds for a few steps.
+        confidence: of the bound.
+        engine: what is audited; by default this installation's.
+
+    Raises:
+        ValueError: too few canaries for this sampling probability.
+    """
+    engine = engine or Engine()
+    canaries = _whole(settings.run.sampling_probability, canaries)
+    mechanism = settings.mechanism(engine, canaries)
+    run = replace(settings.run, sampling_probability=mechanism.sampling_probability)
+    included_M = SecureStream.fresh().bernoulli(canaries, 0.5)
+    evidence_M = attack(settings, included_M, engine)
+    guesses = guess(evidence_M, included_M, max(1, canaries // _CANARIES_PER_GUESS))
+    bound = epsilon_lower_bound_of_run(guesses, run, delta, confidence)
+    return EngineAudit(run, delta, run.epsilon(delta), bound, confidence, guesses)
+
+
+def _whole(sampling_probability: float, canaries: int) -> int:
+    """About so many canaries, of which a step's expected number is nearly whole."""
+    return round(round(sampling_probability * canaries) / sampling_probability) or canaries
