@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -119,6 +120,18 @@ class Shuffle(DpSgdMechanism):
     def sample(self, stream: SecureStream) -> NDArray[np.int64]:
         order = np.argsort(stream.integers(self.n_units))
         return np.sort(order[: self.expected_batch_size])
+
+
+@dataclass(frozen=True)
+class InOrder(DpSgdMechanism):
+    """Goes through the data from the first unit to the last, and again; accounts for Poisson."""
+
+    drawn: list[int] = field(default_factory=list)
+
+    def sample(self, stream: SecureStream) -> NDArray[np.int64]:
+        start = sum(self.drawn)
+        self.drawn.append(self.expected_batch_size)
+        return np.sort(np.arange(start, start + self.expected_batch_size) % self.n_units)
 
 
 class ByRowOrder(DpSgdMechanism):

@@ -73,6 +73,14 @@ class UsesApart(FactoredGradients):
         return torch.stack([one.squared_norms() for one in each]).sum(0)
 
 
+class LastUseOnly(FactoredGradients):
+    """A hook for each use writes the norm to one place: the last one stays."""
+
+    def squared_norms(self) -> Tensor:
+        last = FactoredGradients(self.terms[-1:], self.layout, self.shape)
+        return last.squared_norms()
+
+
 class SequencesApart(FactoredGradients):
     """Adds the squared norms of a unit's sequences, as if each were a unit."""
 
@@ -86,6 +94,10 @@ class SequencesApart(FactoredGradients):
 
 def factors_apart(loss: nn.Module, batch: UnitBatch) -> PerUnitGradients:
     return _as(UsesApart, per_example_gradients(loss, batch, Form.FACTORS))
+
+
+def last_use_only(loss: nn.Module, batch: UnitBatch) -> PerUnitGradients:
+    return _as(LastUseOnly, per_example_gradients(loss, batch, Form.FACTORS))
 
 
 def sequences_apart(loss: nn.Module, batch: UnitBatch) -> PerUnitGradients:

@@ -27,6 +27,7 @@ MUTANTS: dict[str, tuple[Variant, str]] = {
         "not_finite",
     ),
     "shuffle": (Variant(mechanism=mechanisms.Shuffle), "poisson_sizes"),
+    "units in the order of the data": (Variant(mechanism=mechanisms.InOrder), "poisson_sizes"),
     "neighbours drawn together": (Variant(mechanism=mechanisms.ByRowOrder), "poisson_pairs"),
     "drawn oftener than said": (Variant(mechanism=mechanisms.OftenerThanSaid), "poisson_inclusion"),
     "double draw": (Variant(step=steps.step_with_two_draws), "each_unit_once"),
@@ -59,6 +60,10 @@ MUTANTS: dict[str, tuple[Variant, str]] = {
     "tied norm overwritten": (Variant(gradients=parts.tied_once), "norms"),
     "uses of a tied weight kept apart": (
         Variant(factors=parts.factors_apart),
+        "norms_from_factors",
+    ),
+    "tied norm overwritten by its last use": (
+        Variant(factors=parts.last_use_only),
         "norms_from_factors",
     ),
     "norm of a unit's sequences apart": (

@@ -10,15 +10,18 @@ import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
-from taciturn.errors import TaciturnError
+from taciturn.errors import ModelError, TaciturnError
 from taciturn.spec import JobSpec, load_yaml, parse
 
 _NEEDED = ("torch", "transformers", "peft", "dp-accounting", "pyarrow", "duckdb", "safetensors")
+# Sampling probability, noise multiplier, steps and delta: all units in one step, and samples.
+_AUDITED = ((1.0, 1.0, 1, 1e-5), (0.1, 0.8, 20, 1e-5))
 _OPTIONAL = ("bitsandbytes", "torchao", "s3fs", "polars", "datasets", "gguf")
 
 
@@ -34,9 +37,17 @@ class Finding:
 Check = Callable[[], list[Finding]]
 
 
-def run_doctor(file: Path | None = None) -> bool:
-    """Print the findings; True if a private fit can run, and the job in `file` if one is given."""
+def run_doctor(file: Path | None = None, *, audit: bool = False, model: Path | None = None) -> bool:
+    """Print the findings; True if a private fit can run, and the job in `file` if one is given.
+
+    Args:
+        file: YAML of a job, to be examined too.
+        audit: attack the engine with gradient canaries.
+        model: folder of a fitted model, whose settings the engine is attacked at.
+    """
     checks = _CHECKS if file is None else (*_CHECKS, *_job_checks(file))
+    if audit or model is not None:
+        checks = (*checks, _safely(partial(_engine, model), "engine"))
     findings = [finding for check in checks for finding in check()]
     table = Table(title="taciturn doctor", title_justify="left")
     for column in ("check", "found", ""):
@@ -108,6 +119,46 @@ def _model() -> list[Finding]:
     return [Finding("embedded model", TINY_MEDICAL if fine else "missing: install again", fine)]
 
 
+def _engine(model: Path | None) -> list[Finding]:
+    """Whether the engine keeps its promise against the attacker of the privacy proof."""
+    import torch
+
+    from taciturn.engine.auditing.claim import DpSgdRun
+    from taciturn.engine.auditing.engine_audit import audit_engine
+    from taciturn.engine.auditing.gradient_canaries import EngineSettings
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    findings = []
+    for q, noise, steps, delta in _AUDITED if model is None else (_settings_of(model),):
+        settings = EngineSettings(DpSgdRun(q, noise, steps), device=device)
+        audit = audit_engine(settings, delta=delta, canaries=max(10_000, round(20 / q)))
+        text = (
+            f"promises epsilon {audit.epsilon:.3g} at delta {delta:.0e}; the strongest attack, on "
+            f"{audit.guesses.canaries:,} canaries, proves {audit.epsilon_lower_bound:.3g} "
+            f"({audit.confidence:.0%} confidence)"
+        )
+        what = f"engine at q={q:.3g}, noise {noise:.3g}, steps {steps}"
+        findings.append(Finding(what, text, not audit.refuted))
+    return findings
+
+
+def _settings_of(model: Path) -> tuple[float, float, int, float]:
+    """Sampling probability, noise multiplier, steps and delta of a model's last fit."""
+    from taciturn.certificate.files import REPORT
+    from taciturn.report import PrivacyReport
+
+    try:
+        report = PrivacyReport.model_validate_json((model / REPORT).read_bytes())
+    except (OSError, ValueError):
+        raise ModelError(
+            f"{model} holds no privacy report that can be read; give a fitted model's folder"
+        ) from None
+    q, noise, delta = report.sampling_probability, report.noise_multiplier, report.delta
+    if q is None or noise is None or delta is None:
+        raise ModelError(f"{model} was fitted without privacy; it promises nothing to be audited")
+    return q, noise, report.steps, delta
+
+
 def _job_checks(file: Path) -> tuple[Check, ...]:
     """Whether the job in a YAML file could start: its fields, model, data and output folder."""
     try:
@@ -144,15 +195,16 @@ def _version(name: str) -> str | None:
         return None
 
 
-def _safely(check: Check) -> Check:
+def _safely(check: Check, name: str | None = None) -> Check:
+    named = name or check.__name__.strip("_")
+
     def examined() -> list[Finding]:
         try:
             return check()
         except TaciturnError as error:
-            return [Finding(check.__name__.strip("_"), str(error), False)]
+            return [Finding(named, str(error), False)]
         except Exception as error:
-            name = check.__name__.strip("_")
-            return [Finding(name, f"{type(error).__name__}: {error}", False)]
+            return [Finding(named, f"{type(error).__name__}: {error}", False)]
 
     return examined
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -346,11 +347,20 @@ app.command("membership")(
 
 
 @app.command()
-def doctor(file: FILE = None) -> None:
+def doctor(
+    file: FILE = None,
+    audit: Annotated[
+        bool, typer.Option("--audit", help="Attack the engine: does it keep what it promises?")
+    ] = False,
+    model: Annotated[
+        Path | None,
+        typer.Option(help="Attack it at the settings of this fitted model's folder."),
+    ] = None,
+) -> None:
     """Check installation, device, memory and source of randomness; with -f also that job."""
     from taciturn.cli.doctor import run_doctor
 
-    if not run_doctor(file):
+    if not run_doctor(file, audit=audit, model=model):
         raise typer.Exit(1)
 
 

@@ -1,7 +1,7 @@
 """The audit of this installation's engine: does it keep what it promises, at these settings?
 
 One run (Steinke et al. 2023): canaries are in by fair coins of their own, the engine runs once, the
-attacker guesses, and right guesses are turned into a lower bound of epsilon.
+attacker guesses, and what he gets right becomes a lower bound of epsilon.
 """
 
 from __future__ import annotations
@@ -9,26 +9,26 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from taciturn.engine.auditing.bounds import Guesses, guess
+from taciturn.engine.auditing.claim import DpSgdRun, epsilon_lower_bound_of_run
 from taciturn.engine.auditing.gradient_canaries import Engine, EngineSettings, attack
-from taciturn.engine.auditing.tradeoff import DpSgdRun, epsilon_lower_bound_of_run
 from taciturn.engine.privacy.rng import SecureStream
 
-# One guess for so many canaries, the surest ones: near the best choice for one to a hundred thousand
-# canaries and epsilons from 1 to 20. Fixed beforehand, so that the confidence need not be shared.
+# He guesses about one canary in ten, those he is surest of: near the best for 2,000 to 10,000
+# canaries and epsilons of 4 to 10. Fixed, so that the confidence need not be shared.
 _CANARIES_PER_GUESS = 10
 
 
 @dataclass(frozen=True, slots=True)
 class EngineAudit:
-    """What was promised and what was proved; public, since the canaries are invented.
+    """What was promised, and what was proved. Public: the canaries are invented.
 
     Attributes:
-        run: what the engine accounts for; its sampling probability is a whole number of canaries.
-        delta: at which epsilons are meant.
+        run: what was audited; its sampling probability is a whole number over the canaries.
+        delta: at which both epsilons are meant.
         epsilon: promised.
-        epsilon_lower_bound: proved: the engine's own epsilon is higher, with `confidence`.
+        epsilon_lower_bound: proved with `confidence`; more than promised where the engine is wrong.
         confidence: of the bound.
-        guesses: how the attacker fared.
+        guesses: what the attacker got right.
     """
 
     run: DpSgdRun
@@ -52,14 +52,14 @@ def audit_engine(
     confidence: float = 0.95,
     engine: Engine | None = None,
 ) -> EngineAudit:
-    """Attack the engine once, as one who sees every released gradient and chose all data.
+    """Attack the engine once, as one who chose all data and sees every released gradient.
 
     Guarantee: an engine that keeps its promise is refuted with probability at most 1 - confidence.
 
     Args:
-        settings: the run and how it is computed.
+        settings: the run, and how it is computed.
         delta: of the promise.
-        canaries: more of them prove more; 10,000 take seconds for a few steps.
+        canaries: the more, the more is proved; of 10,000 a step that draws all takes a second.
         confidence: of the bound.
         engine: what is audited; by default this installation's.
 
@@ -78,5 +78,5 @@ def audit_engine(
 
 
 def _whole(sampling_probability: float, canaries: int) -> int:
-    """About so many canaries, of which a step's expected number is nearly whole."""
+    """About so many canaries, and nearly a whole number of them expected in a step."""
     return round(round(sampling_probability * canaries) / sampling_probability) or canaries

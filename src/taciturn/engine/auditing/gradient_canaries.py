@@ -1,22 +1,23 @@
-"""Canaries in gradient space: the strongest attacker there is, against the engine itself.
+"""Canaries in gradient space: the attacker of the privacy proof, against the engine itself.
 
-Canary i is a unit whose gradient is one known direction, of its own and far longer than the clip norm
-(the Dirac canary of Nasr et al. 2023, arXiv 2302.07956, section 5). Whoever sees every released
-gradient then sees what the privacy proof says an attacker sees at most: with each step a value
-N(0, s^2) where the canary did not join, N(1, s^2) where it did, s the noise multiplier. The gap
-between what the engine promises and what this attacker proves is that of statistics, not of a weak
-attack (Steinke et al. 2023, arXiv 2305.08846, section 6).
+Canary i is a unit whose gradient is one known direction, its own and far longer than the clip norm
+(the Dirac canary of Nasr et al. 2023, arXiv 2302.07956, section 5). Who sees every released
+gradient then sees what the proof says an attacker sees at most: at each step a value N(0, s^2) for
+a canary that did not join and N(1, s^2) for one that did, s the noise multiplier. What lies between
+the engine's promise and what this attacker proves is statistics, not a weak attack (Steinke et al.
+2023, arXiv 2305.08846, section 6).
 
-How canaries enter. Nothing is put in between the engine's parts: no hook after the per-unit gradients,
-no gradient swapped for another. The model is the least that has a row of its own for each token: an
-embedding whose values are the loss. Canary i's text is token i, so its gradient, made by the engine's
-own rules, is a spike on row i. The loss is linear, so it is the same spike at every step. The rest is
-what a fit runs: data on disk, `microbatches`, `private_step`, `DpSgdMechanism`, `TrainingState`.
+How canaries enter. Nothing is put in between the engine's parts: there is no hook after the
+per-unit gradients, and no gradient is swapped for another. The model is the least that has a row of
+its own for each token: an embedding whose values are the loss. Canary i's text is token i, so its
+gradient, made by the engine's own rules, is a spike on row i; the loss is linear, so it is the same
+spike at every step. The rest is what a fit runs: data on disk, `microbatches`, `private_step`,
+`DpSgdMechanism`, `TrainingState`.
 
 A canary that is out leaves a unit without targets, whose gradient is zero: the number of units is
 public in our guarantee, so absence must not show in it.
 
-Shapes: M canaries, T tokens, B sequences.
+Shapes: M canaries, B sequences, T tokens.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from taciturn.accounting.privacy_loss import SampledGaussian
-from taciturn.engine.auditing.tradeoff import DpSgdRun
+from taciturn.engine.auditing.claim import DpSgdRun
 from taciturn.engine.data.batch import BatchLimits
 from taciturn.engine.data.encoding import EncodedRecords
 from taciturn.engine.data.store import TokenizedDataset, TokenWriter
@@ -46,9 +47,12 @@ from taciturn.engine.privacy.types import PrivateGradient, UnitBatch
 from taciturn.engine.training.state import OptimizerConfig, TrainingState
 from taciturn.engine.training.step import Streams, private_step
 
-# The gradient of a record over the clip norm: clipping, and only clipping, makes it 1.
+_ROWS = "rows_M1"
+# A record's gradient over the clip norm: clipping, and nothing but clipping, makes it 1.
 _LOUDNESS = 100.0
-_TOKENS = 2  # of a record: nothing precedes the first, the second is to be predicted
+_TOKENS = 2  # of a record: nothing precedes the first; the second is to be predicted
+_LIMITS = BatchLimits(tokens=512, units=256, max_tokens=_TOKENS)
+_CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,26 +74,28 @@ class EngineSettings:
         records_per_unit: how many records a canary has; its gradient is their sum.
         form: how per-unit gradients are kept.
         limits: of a microbatch.
+        device: where it runs.
     """
 
     run: DpSgdRun
     l2_clip_norm: float = 1.0
     records_per_unit: int = 1
     form: Form = Form.AUTO
-    limits: BatchLimits = BatchLimits(tokens=512, units=256, max_tokens=_TOKENS)
+    limits: BatchLimits = _LIMITS
+    device: torch.device = _CPU
 
     def mechanism(self, engine: Engine, canaries: int) -> DpSgdMechanism:
         """The engine's own mechanism over so many units.
 
         Raises:
-            ValueError: with so few canaries a step would draw none.
+            ValueError: so few that a step is expected to draw none.
         """
-        batch_size = round(self.run.sampling_probability * canaries)
+        probability = self.run.sampling_probability
+        batch_size = round(probability * canaries)
         if batch_size < 1:
             raise ValueError(
-                f"{canaries} canaries are too few at sampling probability "
-                f"{self.run.sampling_probability:g}: a step would draw none; audit with at least "
-                f"{round(1 / self.run.sampling_probability)}"
+                f"canaries={canaries} are too few at sampling_probability={probability:g}: no step "
+                f"is expected to draw one; use at least {round(1 / probability)}"
             )
         return engine.mechanism(
             n_units=canaries,
@@ -110,20 +116,18 @@ class CanaryRows(nn.Module):
         self.loudness = loudness
 
     def forward(self, batch: UnitBatch) -> Tensor:
+        """One loss per sequence, [B]."""
         values_BT = F.embedding(batch.input_ids_BT, self.rows_M1).squeeze(-1)
         return self.loudness * (values_BT * batch.loss_weights_BT).sum(1)
 
 
-_ROWS = "rows_M1"
-
-
 class WatchedState(TrainingState):
-    """Trains as any, and keeps the attacker's evidence: all that is seen is what was released.
+    """Trains as any state does, and keeps the evidence of one who sees what is released.
 
     Attributes:
-        evidence_M: log-likelihood ratio of "in" over "out" of each canary, summed over steps. No test
-            is better (Neyman and Pearson); where every unit joins every step, it is a sum of
-            inner products of released gradients with the canary's direction.
+        evidence_M: log-likelihood ratio of "in" over "out" for each canary, summed over steps. No
+            test is better (Neyman and Pearson 1933). Where every unit joins every step it grows
+            with the inner products of the released gradients and the canary's direction.
     """
 
     def __init__(self, rows: CanaryRows, mechanism: DpSgdMechanism) -> None:
@@ -131,19 +135,19 @@ class WatchedState(TrainingState):
         super().__init__(trainable_parameters(rows), config, private=True)
         self.evidence_M = np.zeros(mechanism.n_units)
         self._scale = mechanism.expected_batch_size / mechanism.l2_clip_norm
-        self._step = SampledGaussian(mechanism.sampling_probability, mechanism.noise_multiplier)
+        self._law = SampledGaussian(mechanism.sampling_probability, mechanism.noise_multiplier)
 
     def apply(self, private: PrivateGradient) -> None:
-        """One optimiser step, after a look at the gradient."""
+        """A look at the gradient, and one optimiser step."""
         shown_M = private.values[_ROWS].squeeze(1).double().cpu().numpy() * self._scale
-        self.evidence_M += self._step.loss(-shown_M)
+        self.evidence_M += self._law.loss(-shown_M)
         super().apply(private)
 
 
 def write_canaries(
     folder: Path, included_M: NDArray[np.bool_], records_per_unit: int
 ) -> TokenizedDataset:
-    """The data set of these coins, on disk as a fit reads it: unit i is canary i, or has no target."""
+    """The data of these coins, on disk as a fit reads it: unit i is canary i, or has no target."""
     canaries = len(included_M)
     records = canaries * records_per_unit
     targets = np.zeros((canaries, records_per_unit, _TOKENS), dtype=np.bool_)
@@ -160,23 +164,20 @@ def write_canaries(
 
 
 def attack(
-    settings: EngineSettings,
-    included_M: NDArray[np.bool_],
-    engine: Engine,
-    ranks: Ranks = ALONE,
+    settings: EngineSettings, included_M: NDArray[np.bool_], engine: Engine, ranks: Ranks = ALONE
 ) -> NDArray[np.float64]:
-    """Train on the canaries of these coins; how much each seems to have been in, [M].
+    """Train on the canaries of these coins; the evidence that each was in, [M].
 
-    Every rank calls it with the same coins, and gets the same evidence.
+    Every rank calls it with the same coins, and finds the same.
     """
     mechanism = settings.mechanism(engine, len(included_M))
-    rows = CanaryRows(len(included_M), _LOUDNESS * settings.l2_clip_norm)
+    rows = CanaryRows(len(included_M), _LOUDNESS * settings.l2_clip_norm).to(settings.device)
     state, streams = WatchedState(rows, mechanism), engine.streams()
     with tempfile.TemporaryDirectory() as folder:
-        dataset = write_canaries(Path(folder), included_M, settings.records_per_unit)
+        data = write_canaries(Path(folder), included_M, settings.records_per_unit)
         for _ in range(mechanism.steps):
             engine.step(
-                rows, dataset, mechanism, state, streams, settings.limits, settings.form, ranks
+                rows, data, mechanism, state, streams, settings.limits, settings.form, ranks
             )
-    # What is not a number tells nothing: it counts as the least evidence.
+    # What is not a number is no evidence: it counts as the least there can be.
     return np.nan_to_num(state.evidence_M, nan=-np.inf, posinf=np.inf, neginf=-np.inf)

@@ -1,9 +1,9 @@
-"""The trade-off function of DP-SGD: all that a run promises, not one (epsilon, delta) of it.
+"""What an engine claims: the whole trade-off function of a run, not one (epsilon, delta) of it.
 
 An audit sees what happens often; epsilon at delta = 1e-5 is about what hardly ever happens. The
-curve joins the two: a test that is better than the curve allows refutes it where it can be seen.
+curve joins the two: a test that is better than it allows refutes the claim where that can be seen.
 
-The points come from Google's `dp_accounting`, not from our own accountant: the auditor should not
+The points come from Google's `dp_accounting` and not from our own accountant: an auditor should not
 have to trust the one who made the promise. Its estimates are upper bounds of delta, so the curve
 lies on or below the true one, and is refuted too seldom rather than too often.
 
@@ -18,20 +18,18 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from dp_accounting import dp_event
-from dp_accounting.dp_event import DpEvent
 from dp_accounting.pld import privacy_loss_distribution
 from numpy.typing import NDArray
 
 from taciturn.engine.auditing.bounds import Guesses, contradicts
-from taciturn.errors import GuaranteeError
 
 # Smallest delta of a profile: rarer events than this tell an audit nothing.
 _RAREST = 1e-12
+_LARGEST = 500.0  # epsilons beyond this overflow, and promise nothing
 _POINTS = 200
 # Steps of the grid of losses, as a share of the largest loss that matters.
 _RESOLUTION = 2e-4
-_FURTHEST = 32
+_FURTHEST = 32  # x more or less noise than was promised is looked for
 _BISECTIONS = 6  # within a factor of two: to 1%
 
 
@@ -53,34 +51,10 @@ class DpSgdRun:
         """What the run promises at `delta`, by dp_accounting's accountant."""
         return float(_losses(self).get_epsilon_for_delta(delta))
 
-    @classmethod
-    def of(cls, event: DpEvent) -> DpSgdRun:
-        """The run that an event of ours describes.
-
-        Raises:
-            GuaranteeError: the event is not that of one DP-SGD run.
-        """
-        match event:
-            case dp_event.SelfComposedDpEvent(
-                event=dp_event.PoissonSampledDpEvent(
-                    sampling_probability=probability,
-                    event=dp_event.GaussianDpEvent(noise_multiplier=sigma),
-                ),
-                count=steps,
-            ):
-                return cls(probability, sigma, steps)
-            case dp_event.SelfComposedDpEvent(
-                event=dp_event.GaussianDpEvent(noise_multiplier=sigma), count=steps
-            ):
-                return cls(1.0, sigma, steps)
-        raise GuaranteeError(
-            f"a {type(event).__name__} is not one DP-SGD run; audit the runs it is composed of"
-        )
-
 
 @dataclass(frozen=True, slots=True)
 class PrivacyProfile:
-    """A trade-off function by points (epsilon, delta) that hold at once (Dong et al. 2022, prop. 6).
+    """A trade-off function by points (epsilon, delta) that all hold (Dong et al. 2022, prop. 6).
 
     A test of power p on either side has at least the error that each point leaves it:
     exp(-epsilon) (p - delta), and 1 - delta - exp(epsilon) (1 - p).
@@ -97,8 +71,8 @@ class PrivacyProfile:
     def of(cls, run: DpSgdRun) -> PrivacyProfile:
         """The profile of a run, adding and removing a unit both covered."""
         losses = _losses(run)
-        highest = losses.get_epsilon_for_delta(_RAREST)
-        epsilons_E = np.linspace(0.0, max(highest, 1e-3), _POINTS)
+        highest = min(max(losses.get_epsilon_for_delta(_RAREST), 1e-3), _LARGEST)
+        epsilons_E = np.linspace(0.0, highest, _POINTS)
         deltas_E = np.asarray(losses.get_delta_for_epsilon(list(epsilons_E)), dtype=np.float64)
         return cls(epsilons_E, deltas_E)
 
@@ -119,15 +93,18 @@ def epsilon_lower_bound_of_run(
 ) -> float:
     """The epsilon at `delta` that the engine exceeds, with `confidence`, whatever its noise is.
 
-    Of all runs with this sampling and these steps, those with more noise promise more. The bound is
-    the epsilon of the noisiest one that is not refuted by the guesses; 0 if none is refuted.
+    Of the runs with this sampling and these steps, those with more noise promise more. The bound is
+    the epsilon of the least noise that the guesses refute; 0 if they refute none.
 
-    Guarantee: a mechanism that has the trade-off function of such a run has a bound above its epsilon
-    with probability at most 1 - confidence, over coins and mechanism.
+    Guarantee: for an engine with the trade-off function of such a run, the bound is above its
+    epsilon with probability at most 1 - confidence, over coins and engine (`bounds.contradicts`).
 
     Args:
         guesses: their number was fixed before anything was seen.
-        run: what was promised. A bound of more than `_FURTHEST` times less noise is not looked for.
+        run: what was promised. Noise is sought from 1/32 to 32 times its own: an engine that is
+            worse than that is at least as bad as the bound says.
+        delta: at which epsilon is meant.
+        confidence: in (0, 1).
     """
 
     def refuted(noise: float) -> bool:
@@ -171,7 +148,7 @@ def _losses(run: DpSgdRun) -> Any:
 
 
 def _interval(run: DpSgdRun) -> float:
-    """Spacing of losses: fine beside the largest one of a step, or a step's sampling probability."""
+    """Spacing of losses: fine beside a step's largest one, and its sampling probability."""
     sigma = run.noise_multiplier
     largest = 0.5 / sigma**2 + 7 / sigma
     return max(1e-5, min(largest * _RESOLUTION, run.sampling_probability / 10))

@@ -1,0 +1,86 @@
+"""What audits prove: how much of the real engine's epsilon, and more than that of broken ones.
+
+    python bench/auditor.py
+
+First the one-run audit of the real engine, several times at each setting: bounds as shares of
+epsilon. Then every attacker against every engine, in the worlds of tests/auditing: the real engine in
+all of them, each broken one where it is caught. Epsilons are at delta 1e-5, bounds have 95% confidence.
+"""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import warnings
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
+
+from auditing.engines import CAUGHT_IN, engine
+from auditing.verdicts import Count, best, judge
+from auditing.worlds import WORLDS
+from mutants.variants import REAL
+from taciturn.engine.auditing.claim import DpSgdRun
+from taciturn.engine.auditing.engine_audit import audit_engine
+from taciturn.engine.auditing.gradient_canaries import EngineSettings
+from taciturn.engine.privacy.forms import Form
+
+DELTA, CONFIDENCE, REPEATS = 1e-5, 0.95, 20
+ONE_STEP = EngineSettings(DpSgdRun(1.0, 1.0, 1))
+SETTINGS = {
+    "all units in one step": (ONE_STEP, 10_000),
+    "the same, 2,000 canaries": (ONE_STEP, 2000),
+    "the same, 2,000, instantiated": (replace(ONE_STEP, form=Form.INSTANTIATE), 2000),
+    "the same, 2,000, three records each": (replace(ONE_STEP, records_per_unit=3), 2000),
+    "all units in four steps": (replace(ONE_STEP, run=DpSgdRun(1.0, 2.0, 4)), 10_000),
+    "a tenth in each of 20 steps": (replace(ONE_STEP, run=DpSgdRun(0.1, 0.8, 20)), 10_000),
+}
+
+
+def one_run(name: str) -> None:
+    """One line: bounds over epsilon in repeated audits."""
+    settings, canaries = SETTINGS[name]
+    audits = [
+        audit_engine(settings, delta=DELTA, canaries=canaries, confidence=CONFIDENCE)
+        for _ in range(REPEATS)
+    ]
+    shares = [audit.epsilon_lower_bound / audit.epsilon for audit in audits]
+    print(
+        f"{name:36s} epsilon {audits[0].epsilon:5.2f}, proved {statistics.mean(shares):4.0%} "
+        f"({min(shares):.0%} to {max(shares):.0%}), refuted {sum(a.refuted for a in audits)} "
+        f"of {REPEATS}",
+        flush=True,
+    )
+
+
+def line(name: str, count: Count) -> str:
+    """One row of the table."""
+    claimed = count.world.run.epsilon(DELTA)
+    found = count.epsilon_lower_bound(DELTA, CONFIDENCE)
+    guesses = f"{count.correct} of {count.runs}"
+    verdict = "convicted" if count.convicts else ""
+    return (
+        f"| {name} | {count.world.name} | {count.attacker} | {guesses} | {claimed:.2f} "
+        f"| {found:.2f} | {verdict} |"
+    )
+
+
+def main() -> None:
+    """Print both tables."""
+    torch.set_num_threads(1)
+    warnings.filterwarnings("ignore")
+    for name in SETTINGS:
+        one_run(name)
+    print("\n| engine | world | attacker | right | claimed epsilon | proved | |")
+    print("|---|---|---|---|---|---|---|")
+    for world in WORLDS.values():
+        print(line("the real one", best(judge(REAL, world))), flush=True)
+    for name, where in CAUGHT_IN.items():
+        print(line(name, best(judge(engine(name), WORLDS[where]))), flush=True)
+
+
+if __name__ == "__main__":
+    main()
