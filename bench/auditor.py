@@ -5,7 +5,7 @@
 First the one-run audit of the real engine, several times at each setting: bounds as shares of
 epsilon. Then every attacker against every engine, in the worlds of tests/auditing: the real engine
 in all of them, each broken one where it is caught. Epsilons are at delta 1e-5, bounds have 95%
-confidence.
+confidence; in the table it is shared among all attackers and looks.
 """
 
 from __future__ import annotations

@@ -26,6 +26,9 @@ from taciturn.engine.auditing.claim import DpSgdRun, PrivacyProfile
 LOOKS = (0.25, 0.5, 1.0)
 """Shares of a world's runs after which attackers may be done."""
 
+TRIES = len(ATTACKERS) * len(LOOKS)
+"""Counts in one world; what chance there is, they share."""
+
 CHANCE = 1e-8
 """Of an honest engine being convicted in one world, over all attackers and looks together."""
 
@@ -47,17 +50,19 @@ class Count:
 
     @property
     def convicts(self) -> bool:
-        """Whether that is too little to be chance, with so many attackers and looks."""
-        return self.p_value < CHANCE / (len(ATTACKERS) * len(LOOKS))
+        """Whether that is too little to be chance, with so many tries."""
+        return self.p_value < CHANCE / TRIES
 
     def epsilon_lower_bound(self, delta: float, confidence: float) -> float:
         """The epsilon of the noisiest run with this sampling that allows for so many right guesses.
 
-        Infinite if that would take less than a tenth of the noise.
+        Infinite if that would take less than a tenth of the noise. `confidence` is that of all
+        tries in this world together.
         """
         if self.correct == 0:
             return 0.0
-        accuracy = stats.beta.ppf(1 - confidence, self.correct, self.runs - self.correct + 1)
+        doubt = (1 - confidence) / TRIES
+        accuracy = stats.beta.ppf(doubt, self.correct, self.runs - self.correct + 1)
         return _epsilon_at(self.world.run, float(2 * accuracy - 1), delta)
 
 
