@@ -1,6 +1,6 @@
 """What a one-run, black-box audit proves about fits without privacy and with epsilon 8 and 3.
 
-Fits taciturn/tiny-medical to invented notes of 300 patients and 1,000 canaries of one kind; the
+Fits taciturn/tiny-medical to invented notes of 200 patients and 1,000 canaries of one kind; the
 privacy unit is the patient. Private fits have the shipped defaults. Prints the lower bound on
 epsilon at confidence 0.95 and the guesses behind it, as a Markdown table.
 
@@ -88,7 +88,7 @@ def main() -> None:
     parser.add_argument("--epsilon", nargs="*", default=EPSILONS, choices=EPSILONS)
     parser.add_argument("--kind", nargs="*", default=get_args(CanaryKind))
     parser.add_argument("--canaries", type=int, default=1000)
-    parser.add_argument("--patients", type=int, default=300)
+    parser.add_argument("--patients", type=int, default=200)
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
     RESULTS.parent.mkdir(exist_ok=True)

@@ -329,7 +329,7 @@ class LLM:
         Raises:
             SpecError: no canaries, or too few for any bound.
             DataError: the private folder is not there, or its canaries were edited.
-            CertificateError: the certificate cannot be renewed. In all cases nothing is written.
+            CertificateError: the certificate cannot be renewed. Nothing is written then.
         """
         spec = parse(AuditSpec, {"confidence": confidence})
         expected = auditing.check_canaries(self._privacy, spec.confidence)
