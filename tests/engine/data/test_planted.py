@@ -117,7 +117,7 @@ def test_they_come_in_the_format_of_the_rows_and_can_be_read_again(
         assert fitted.input_ids.tolist() == scored.input_ids.tolist()
         assert fitted.targets.any() == coin
         said = tokenizer.decode(scored.input_ids[scored.targets])
-        # A template may count a role's name before it, and a line's end after it, as the assistant's.
+        # A template may count a role's name before it and a line's end after it as well.
         assert said.rstrip().endswith(text)
 
 
