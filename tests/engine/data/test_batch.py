@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Iterator
 from typing import Any, cast
 
 import numpy as np
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from taciturn.engine.data.batch import BatchLimits, ahead, bucket_length, microbatches
+from taciturn.engine.data.batch import BatchLimits, bucket_length, microbatches
 from taciturn.engine.data.tokenize import TokenizedDataset, TokenizedRecord
 
 MAX_TOKENS = 128
@@ -86,38 +83,3 @@ def test_a_long_unit_does_not_pad_many_short_ones() -> None:
 def test_a_few_short_units_are_padded_rather_than_run_alone() -> None:
     groups = split([[16], [16], [20]], BatchLimits(4096, 64, MAX_TOKENS))
     assert [tuple(part.input_ids_BT.shape) for group in groups for part in group] == [(3, 20)]
-
-
-def test_ahead_gives_the_same_items_and_no_more() -> None:
-    assert list(ahead(iter([]))) == []
-    assert list(ahead(iter([(1,), (), (2, 3)]))) == [(1,), (), (2, 3)]
-
-
-def test_the_next_item_is_prepared_meanwhile() -> None:
-    prepared = threading.Event()
-
-    def items() -> Iterator[str]:
-        yield "first"
-        prepared.set()
-        yield "second"
-
-    given_out = ahead(items())
-    assert next(given_out) == "first"
-    assert prepared.wait(10)
-    assert list(given_out) == ["second"]
-
-
-def test_what_fails_in_the_thread_is_raised() -> None:
-    def items() -> Iterator[str]:
-        yield "first"
-        raise OSError("the disk is gone")
-
-    with pytest.raises(OSError, match="the disk is gone"):
-        list(ahead(items()))
-
-
-def test_stopping_early_ends_the_thread() -> None:
-    given_out = ahead(iter("abc"))
-    next(given_out)
-    given_out.close()  # type: ignore[attr-defined]
-    assert not any(thread.name.startswith("batches") for thread in threading.enumerate())

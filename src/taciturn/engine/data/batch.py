@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TypeVar
 
 import numpy as np
 import torch
@@ -17,8 +15,6 @@ from numpy.typing import NDArray
 
 from taciturn.engine.data.tokenize import TokenizedDataset, TokenizedRecord
 from taciturn.engine.privacy.types import UnitBatch
-
-T = TypeVar("T")
 
 # Padding that is cheaper than one more microbatch, as a share of the largest microbatch.
 _TOLERATED_PADDING = 1 / 16
@@ -78,15 +74,6 @@ def microbatches(
         group.append(unit)
     if group:
         yield _parts(group, limits)
-
-
-def ahead(items: Iterator[T]) -> Iterator[T]:
-    """The same items; while one is worked on, a thread prepares the next."""
-    with ThreadPoolExecutor(1, "batches") as thread:
-        coming = thread.submit(lambda: next(items, None))
-        while (item := coming.result()) is not None:
-            coming = thread.submit(lambda: next(items, None))
-            yield item
 
 
 def _load(dataset: TokenizedDataset, unit: int) -> _Unit:

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from taciturn.engine.data.batch import BatchLimits, ahead, microbatches
+from taciturn.engine.data.batch import BatchLimits, microbatches
 from taciturn.engine.data.tokenize import TokenizedDataset
 from taciturn.engine.privacy.forms import Form
 from taciturn.engine.privacy.mechanism import DpSgdMechanism
@@ -57,7 +57,7 @@ def private_step(
     units = ranks.deal(drawn, lambda unit: sum(dataset.lengths(unit)))
     with failing_together(loss, ranks):
         idle = partial(per_example_gradients, form=form)
-        groups = in_step(loss, ahead(microbatches(dataset, units, limits)), ranks, idle)
+        groups = in_step(loss, microbatches(dataset, units, limits), ranks, idle)
         gradients = (
             sum_parts(loss, [part.to(state.device) for part in group], form) for group in groups
         )
@@ -84,7 +84,7 @@ def ordinary_step(
     mine = ranks.deal(units if ranks.first else None, lambda unit: sum(dataset.lengths(unit)))
     loss_sum, n_records = 0.0, 0
     with failing_together(loss, ranks):
-        for group in in_step(loss, ahead(microbatches(dataset, mine, limits)), ranks, add_nothing):
+        for group in in_step(loss, microbatches(dataset, mine, limits), ranks, add_nothing):
             for part in group:
                 losses_B = loss(part.to(state.device))
                 losses_B.sum().backward()
