@@ -38,10 +38,7 @@ def play(engine: Variant, world: World, runs: int, coins: np.random.Generator) -
 
 
 def release(engine: Variant, world: World, member: bool, *, silent: bool = False) -> Released:
-    """One run. `silent` leaves the noise out: what an attacker does with a copy of his own."""
-    # As HF's Trainer does before each training.
-    torch.manual_seed(USER_SEED)
-    np.random.seed(USER_SEED)
+    """One run. `silent` leaves the noise out: what an attacker does with a copy of its own."""
 
     def on_rank(ranks: Ranks) -> Released:
         model, data = world.model(engine.loss_of), Pages(world.units(member))
@@ -62,7 +59,9 @@ def release(engine: Variant, world: World, member: bool, *, silent: bool = False
             for each in state.released
         ]
 
-    return _seen(in_threads(world.ranks, on_rank))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(USER_SEED)  # as HF's Trainer does before each training
+        return _seen(in_threads(world.ranks, on_rank))
 
 
 def _seen(of_ranks: list[Released]) -> Released:
