@@ -32,9 +32,10 @@ from taciturn.engine.privacy.per_example import per_example_gradients, trainable
 from taciturn.engine.privacy.rng import SecureStream
 from taciturn.engine.training.allocator import keep_freed_memory
 from taciturn.engine.training.estimate import Workload, estimate_memory, random_batch
-from taciturn.engine.training.plan import AdapterPlan, PrivacyPlan, TrainingPlan
-from taciturn.engine.training.state import OptimizerConfig, TrainingState
+from taciturn.engine.training.state import TrainingState
 from taciturn.engine.training.step import Streams, private_step
+from taciturn.planning.optimizer import OptimizerConfig
+from taciturn.planning.plan import AdapterPlan, PrivacyPlan, TrainingPlan
 
 VOCABULARY = 6144
 CASES = [

@@ -24,8 +24,8 @@ from taciturn.engine.data.tokenize import TokenizedDataset
 from taciturn.engine.model.loss import CausalLmLoss
 from taciturn.engine.privacy.mechanism import DpSgdMechanism
 from taciturn.engine.training.allocator import keep_freed_memory
-from taciturn.engine.training.defaults import L2_CLIP_NORM
 from taciturn.engine.training.step import Streams, private_step
+from taciturn.planning.defaults import L2_CLIP_NORM
 from taciturn.spec import PerformanceSpec
 
 RECORD_TOKENS = 64

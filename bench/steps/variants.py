@@ -26,9 +26,10 @@ from taciturn.engine.privacy.mechanism import DpSgdMechanism
 from taciturn.engine.privacy.per_example import trainable_parameters
 from taciturn.engine.privacy.rng import SecureStream
 from taciturn.engine.privacy.types import ClipCounts
-from taciturn.engine.training.defaults import L2_CLIP_NORM
-from taciturn.engine.training.state import OptimizerConfig, TrainingState
+from taciturn.engine.training.state import TrainingState
 from taciturn.engine.training.step import Streams, ordinary_step, private_step
+from taciturn.planning.defaults import L2_CLIP_NORM
+from taciturn.planning.optimizer import OptimizerConfig
 from taciturn.spec import PerformanceSpec
 
 LEARNING_RATE = 1e-4

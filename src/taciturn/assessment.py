@@ -44,9 +44,9 @@ from taciturn.engine.evaluation.release import ReleasedScore, release, release_s
 from taciturn.engine.generation.sample import sample
 from taciturn.engine.model.load import LoadedModel
 from taciturn.engine.privacy.rng import SecureStream
-from taciturn.engine.training.plan import max_tokens
 from taciturn.errors import SpecError
 from taciturn.figures import Release, ReleasedDownstream, ReleasedEvaluation
+from taciturn.planning.plan import max_tokens
 from taciturn.report import PrivateStep
 from taciturn.spec import AssessmentSpec, DataSpec, DownstreamSpec, EvaluateSpec, SampleSpec
 from taciturn.worker import unit_name

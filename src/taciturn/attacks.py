@@ -38,8 +38,8 @@ from taciturn.engine.auditing.membership import (
 )
 from taciturn.engine.auditing.roc import Promise
 from taciturn.engine.data.tokenize import TokenizedDataset, prepare
-from taciturn.engine.training.plan import max_tokens
 from taciturn.errors import SpecError
+from taciturn.planning.plan import max_tokens
 from taciturn.report import PrivacyReport
 from taciturn.spec import DataSpec, ExtractSpec, MembershipSpec
 from taciturn.worker import unit_name

@@ -34,7 +34,6 @@ from taciturn.engine.evaluation.features import Embedder
 from taciturn.engine.generation.sample import sample, stream
 from taciturn.engine.generation.synthetic import check_output, write_parquet
 from taciturn.engine.model.load import LoadedModel, load_base, load_fitted
-from taciturn.engine.training.plan import TrainingPlan, check_target, make_plan, max_tokens
 from taciturn.engine.training.processes import is_first_process
 from taciturn.errors import (
     AdapterError,
@@ -45,6 +44,7 @@ from taciturn.errors import (
     SpecError,
 )
 from taciturn.figures import ReleasedDownstream, ReleasedEvaluation, ReleasedFigures
+from taciturn.planning.plan import TrainingPlan, check_target, make_plan, max_tokens
 from taciturn.report import Audit, PrivacyReport, PrivateStep
 from taciturn.spec import (
     AuditSpec,

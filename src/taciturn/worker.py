@@ -42,7 +42,6 @@ from taciturn.engine.privacy.per_example import trainable_parameters
 from taciturn.engine.privacy.ranks import ALONE, Ranks
 from taciturn.engine.training.allocator import keep_freed_memory
 from taciturn.engine.training.checkpoint import full_disk_is_clear
-from taciturn.engine.training.defaults import PublicFacts
 from taciturn.engine.training.estimate import (
     FormChoice,
     Workload,
@@ -51,13 +50,15 @@ from taciturn.engine.training.estimate import (
     form_choices,
 )
 from taciturn.engine.training.loop import PrivateMetrics, Progress, Run, train
+from taciturn.engine.training.mechanism import planned_mechanism
 from taciturn.engine.training.memory import MemoryEstimate, available_bytes
-from taciturn.engine.training.plan import TrainingPlan, adapter_plan, make_plan, max_tokens
 from taciturn.engine.training.processes import agree, all_processes, tell, together
 from taciturn.engine.training.trainable import trainable
 from taciturn.errors import CheckpointError, GuaranteeError, ModelError, OutputError, SpecError
 from taciturn.figures import ReleasedFigures
 from taciturn.page.report import report_page
+from taciturn.planning.defaults import PublicFacts
+from taciturn.planning.plan import TrainingPlan, adapter_plan, make_plan, max_tokens
 from taciturn.report import Audit, CanaryReport, PrivacyReport, PrivateStep
 from taciturn.spec import DataSpec, FitSpec
 
@@ -300,7 +301,7 @@ def privacy_report(
             trainable_parameters=trained,
             taciturn_version=__version__,
         )
-    mechanism = plan.mechanism(tuple(parameters))
+    mechanism = planned_mechanism(plan, tuple(parameters))
     return PrivacyReport(
         guarantee="differential privacy",
         epsilon=plan.privacy.epsilon,

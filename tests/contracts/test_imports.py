@@ -128,7 +128,7 @@ VIOLATIONS = {
     "data imports model": ("engine/data/source.py", "import taciturn.engine.model.load", "engine"),
     "the server imports the engine": (
         "server/ledger/rules.py",
-        "import taciturn.engine.training.plan",
+        "import taciturn.engine.training.loop",
         "rooms",
     ),
     "the engine imports the server": (

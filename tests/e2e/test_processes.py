@@ -41,13 +41,14 @@ from taciturn.engine.privacy.ranks import Ranks
 from taciturn.engine.privacy.rng import SecureStream
 from taciturn.engine.privacy.types import PrivateGradient
 from taciturn.engine.training import step as step_module
-from taciturn.engine.training.plan import adapter_plan
 from taciturn.engine.training.processes import all_processes
-from taciturn.engine.training.state import OptimizerConfig, TrainingState
+from taciturn.engine.training.state import TrainingState
 from taciturn.engine.training.step import Streams, private_step
 from taciturn.engine.training.trainable import trainable
 from taciturn.errors import ModelError, SpecError, TaciturnError
 from taciturn.llm import LLM
+from taciturn.planning.optimizer import OptimizerConfig
+from taciturn.planning.plan import adapter_plan
 from taciturn.spec import FitSpec
 
 CPU = torch.device("cpu")

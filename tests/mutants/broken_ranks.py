@@ -16,8 +16,8 @@ from mutants.variants import Step
 from taciturn.engine.privacy.ranks import ALONE, Ranks
 from taciturn.engine.privacy.rng import SecureStream
 from taciturn.engine.privacy.types import BoundedSum, PrivateGradient
-from taciturn.engine.training.defaults import PublicFacts
-from taciturn.engine.training.plan import TrainingPlan, make_plan
+from taciturn.planning.defaults import PublicFacts
+from taciturn.planning.plan import TrainingPlan, make_plan
 from taciturn.spec import FitSpec
 
 

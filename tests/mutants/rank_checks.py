@@ -27,8 +27,8 @@ from taciturn.accounting.compose import epsilon
 from taciturn.accounting.events import dpsgd_event
 from taciturn.engine.privacy.ranks import Ranks
 from taciturn.engine.privacy.rng import SecureStream
-from taciturn.engine.training.defaults import PublicFacts
 from taciturn.engine.training.step import Streams
+from taciturn.planning.defaults import PublicFacts
 from taciturn.spec import FitSpec
 
 SIZES = (1, 2, 3)

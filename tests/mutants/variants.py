@@ -23,9 +23,9 @@ from taciturn.engine.privacy.forms import Form
 from taciturn.engine.privacy.mechanism import DpSgdMechanism
 from taciturn.engine.privacy.per_example import per_example_gradients
 from taciturn.engine.privacy.types import PerUnitGradients, PrivateGradient, UnitBatch
-from taciturn.engine.training.defaults import PublicFacts
-from taciturn.engine.training.plan import TrainingPlan, make_plan
 from taciturn.engine.training.step import Streams, private_step
+from taciturn.planning.defaults import PublicFacts
+from taciturn.planning.plan import TrainingPlan, make_plan
 from taciturn.spec import FitSpec
 
 VOCABULARY = 23

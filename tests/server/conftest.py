@@ -14,7 +14,7 @@ from sqlalchemy import URL, Engine, make_url
 from ledgers.cluster import Cluster, NoPostgresError, postgres
 from taciturn.server import schema
 from taciturn.server.database import open_database
-from taciturn.server.ledger.tables import metadata
+from taciturn.server.tables import metadata
 
 _NUMBERS = itertools.count()
 

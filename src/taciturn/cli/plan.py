@@ -8,9 +8,9 @@ from rich.console import Console
 from rich.table import Table
 
 from taciturn.engine.training.memory import MemoryEstimate
-from taciturn.engine.training.plan import TrainingPlan, alternatives
 from taciturn.errors import SpecError
 from taciturn.llm import LLM
+from taciturn.planning.plan import TrainingPlan, alternatives
 from taciturn.spec import FitSpec, JobSpec, parse
 from taciturn.worker import Cost
 

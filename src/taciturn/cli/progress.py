@@ -13,7 +13,7 @@ from rich.progress import (
 )
 
 from taciturn.engine.training import loop
-from taciturn.engine.training.plan import TrainingPlan
+from taciturn.planning.plan import TrainingPlan
 from taciturn.worker import Observer
 
 

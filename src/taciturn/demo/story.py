@@ -23,8 +23,8 @@ from taciturn.embedded.notes import (
     patient_notes,
 )
 from taciturn.engine.training.loop import EpsilonCurve
-from taciturn.engine.training.plan import TrainingPlan
 from taciturn.llm import LLM
+from taciturn.planning.plan import TrainingPlan
 from taciturn.spec import FitFields
 from taciturn.worker import Observer
 

@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 
 from taciturn.engine.data import bounding
 from taciturn.engine.data.bounding import FIRST, grouped, single_record_units
-from taciturn.engine.data.preparation import UNIT
-from taciturn.engine.data.rows import Rows
 from taciturn.errors import RowError
+from taciturn.preparation.rows import Rows
+from taciturn.preparation.selection import UNIT
 
 SCHEMA = pa.schema([("value", pa.int64()), (UNIT, pa.string())])
 Pairs = list[tuple[str, int]]

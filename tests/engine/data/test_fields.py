@@ -6,9 +6,9 @@ import pyarrow as pa
 import pytest
 
 from taciturn.engine.data.fields import Fields, choose_fields, text_columns
-from taciturn.engine.data.preparation import UNIT, with_unit
 from taciturn.engine.data.source import open_rows
 from taciturn.errors import MissingColumnError, RowError, SpecError
+from taciturn.preparation.selection import UNIT, with_unit
 from taciturn.spec import DataSpec
 
 TEXT, NUMBER = pa.string(), pa.int64()

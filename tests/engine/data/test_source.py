@@ -19,9 +19,9 @@ import pyarrow.dataset
 import pyarrow.parquet
 import pytest
 
-from taciturn.engine.data.rows import BATCH_BYTES, ROWS_PER_BATCH
 from taciturn.engine.data.source import open_rows
 from taciturn.errors import DataError, DataNotFoundError, MissingDependencyError
+from taciturn.preparation.rows import BATCH_BYTES, ROWS_PER_BATCH
 
 ROWS = [{"id": "007", "text": "Rash, then\nfever."}, {"id": "8", "text": "Élan vital"}]
 TABLE = pa.Table.from_pylist(ROWS)

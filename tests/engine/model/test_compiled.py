@@ -16,9 +16,9 @@ from taciturn.engine.model.loss import CausalLmLoss
 from taciturn.engine.privacy.clipping import unit_norms
 from taciturn.engine.privacy.per_example import per_example_gradients, trainable_parameters
 from taciturn.engine.privacy.verification import public_batch, verify
-from taciturn.engine.training.plan import AdapterPlan
 from taciturn.errors import ModelError, SpecError
 from taciturn.llm import LLM
+from taciturn.planning.plan import AdapterPlan
 from tinymodels import build
 
 pytestmark = pytest.mark.timeout(600)

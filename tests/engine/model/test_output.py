@@ -12,7 +12,7 @@ from taciturn.engine.model.dropout import disable_dropout
 from taciturn.engine.model.lora import attach
 from taciturn.engine.model.loss import CausalLmLoss, weighted_cross_entropy
 from taciturn.engine.model.output import gives_own_logits, output_terms
-from taciturn.engine.training.plan import AdapterPlan
+from taciturn.planning.plan import AdapterPlan
 from tinymodels import CONFIGS, build, random_batch, with_lora
 
 pytestmark = pytest.mark.filterwarnings("ignore")

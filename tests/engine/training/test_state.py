@@ -7,8 +7,9 @@ import torch
 from torch import nn
 
 from taciturn.engine.privacy.types import PrivateGradient
-from taciturn.engine.training.state import OptimizerConfig, TrainingState
+from taciturn.engine.training.state import TrainingState
 from taciturn.errors import CheckpointError, GuaranteeError
+from taciturn.planning.optimizer import OptimizerConfig
 
 
 def parameters(dtype: torch.dtype = torch.float32) -> dict[str, nn.Parameter]:

@@ -44,8 +44,9 @@ from taciturn.engine.privacy.mechanism import DpSgdMechanism
 from taciturn.engine.privacy.per_example import trainable_parameters
 from taciturn.engine.privacy.ranks import ALONE, Ranks
 from taciturn.engine.privacy.types import PrivateGradient, UnitBatch
-from taciturn.engine.training.state import OptimizerConfig, TrainingState
+from taciturn.engine.training.state import TrainingState
 from taciturn.engine.training.step import Streams, private_step
+from taciturn.planning.optimizer import OptimizerConfig
 
 _ROWS = "rows_M1"
 # A record's gradient over the clip norm: clipping, and nothing but clipping, makes it 1.

@@ -7,8 +7,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
-from taciturn.engine.data.rows import shield
 from taciturn.errors import ModelError, RowError
+from taciturn.preparation.rows import shield
 
 _GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
 

@@ -10,9 +10,9 @@ from typing import Literal
 import pyarrow as pa
 import pyarrow.compute
 
-from taciturn.engine.data.preparation import UNIT
-from taciturn.engine.data.rows import Rows, missing_column, shield
 from taciturn.errors import MissingColumnError, RowError, SpecError
+from taciturn.preparation.rows import Rows, missing_column, shield
+from taciturn.preparation.selection import UNIT
 from taciturn.spec import DataSpec
 
 Kind = Literal["text", "answer", "messages"]

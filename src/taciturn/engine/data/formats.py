@@ -10,7 +10,8 @@ import pyarrow.parquet
 
 from taciturn.engine.data.jsonl import read_jsonl
 from taciturn.engine.data.location import Location
-from taciturn.engine.data.rows import (
+from taciturn.errors import DataError
+from taciturn.preparation.rows import (
     BATCH_BYTES,
     ROWS_PER_BATCH,
     Rows,
@@ -19,7 +20,6 @@ from taciturn.engine.data.rows import (
     shielded,
     unique_columns,
 )
-from taciturn.errors import DataError
 
 _CSV_BLOCK_BYTES = 8 << 20
 

@@ -9,8 +9,8 @@ from typing import IO, Any
 import pyarrow as pa
 
 from taciturn.engine.data.location import Location
-from taciturn.engine.data.rows import ROWS_PER_BATCH, Rows, shield, shielded
 from taciturn.errors import DataError
+from taciturn.preparation.rows import ROWS_PER_BATCH, Rows, shield, shielded
 
 Object = Mapping[str, Any]
 

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from taciturn.engine.data.bounding import FIRST, grouped, single_record_units
 from taciturn.engine.data.fields import Fields, choose_fields, text_columns
-from taciturn.engine.data.preparation import selected, with_unit
-from taciturn.engine.data.rows import missing_column
 from taciturn.engine.data.source import open_rows
+from taciturn.preparation.rows import missing_column
+from taciturn.preparation.selection import selected, with_unit
 from taciturn.spec import DataSpec
 
 

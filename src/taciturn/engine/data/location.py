@@ -12,8 +12,8 @@ from urllib.parse import urlsplit, urlunsplit
 
 import fsspec
 
-from taciturn.engine.data.rows import shield
 from taciturn.errors import DataError, DataNotFoundError, MissingDependencyError
+from taciturn.preparation.rows import shield
 
 FORMATS = {
     ".jsonl": "jsonl",

@@ -17,7 +17,8 @@ import pyarrow.dataset
 from taciturn.engine.data.formats import read_files
 from taciturn.engine.data.jsonl import read_objects
 from taciturn.engine.data.location import locate
-from taciturn.engine.data.rows import (
+from taciturn.errors import DataError
+from taciturn.preparation.rows import (
     ROWS_PER_BATCH,
     Rows,
     conform,
@@ -27,7 +28,6 @@ from taciturn.engine.data.rows import (
     sliced,
     unique_columns,
 )
-from taciturn.errors import DataError
 
 _KNOWN = (
     "a path, glob, directory or URL of JSONL, CSV or Parquet, a pandas or polars frame, an Arrow "

@@ -22,11 +22,11 @@ from taciturn.engine.data.bounding import FIRST, grouped, single_record_units
 from taciturn.engine.data.encoding import Tokenizer, encode_batch
 from taciturn.engine.data.fields import Fields, choose_fields, text_columns
 from taciturn.engine.data.planted import PlantedUnits, plant
-from taciturn.engine.data.preparation import selected, with_unit
-from taciturn.engine.data.rows import Rows
 from taciturn.engine.data.source import open_rows
 from taciturn.engine.data.store import TokenizedDataset, TokenizedRecord, TokenWriter
 from taciturn.errors import OutputError
+from taciturn.preparation.rows import Rows
+from taciturn.preparation.selection import selected, with_unit
 from taciturn.spec import DataSpec
 
 __all__ = ["TokenizedDataset", "TokenizedRecord", "Tokenizer", "prepare"]

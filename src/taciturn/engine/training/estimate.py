@@ -14,7 +14,7 @@ from taciturn.engine.privacy.forms import Form, keeps_factors
 from taciturn.engine.privacy.per_example import per_example_gradients, trainable_parameters
 from taciturn.engine.privacy.types import UnitBatch
 from taciturn.engine.training.memory import MemoryEstimate, memory_estimate
-from taciturn.engine.training.plan import TrainingPlan
+from taciturn.planning.plan import TrainingPlan
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,10 +24,11 @@ from taciturn.engine.privacy.ranks import ALONE, Ranks
 from taciturn.engine.privacy.types import ClipCounts
 from taciturn.engine.training.checkpoint import CheckpointStore, Journal, all_rows, own_rows
 from taciturn.engine.training.interrupt import deferred_interrupt
-from taciturn.engine.training.plan import TrainingPlan
+from taciturn.engine.training.mechanism import planned_mechanism
 from taciturn.engine.training.processes import any_process, tell, together
 from taciturn.engine.training.state import TrainingState
 from taciturn.engine.training.step import Streams, ordinary_step, private_step
+from taciturn.planning.plan import TrainingPlan
 
 _CURVE_POINTS = 24
 # Per-unit gradients of one microbatch: units x trainable parameters x 4 bytes.
@@ -172,7 +173,7 @@ def _stepper(run: Run, state: TrainingState, journal: Journal) -> Callable[[], C
         return lambda: ordinary_step(
             run.loss, run.dataset, order.at(state.step), state, limits, run.ranks
         )
-    mechanism = run.plan.mechanism(tuple(state.parameters))
+    mechanism = planned_mechanism(run.plan, tuple(state.parameters))
     streams = Streams.fresh()
     _note_streams(run, state.step, streams, journal)
     return lambda: private_step(

@@ -16,9 +16,9 @@ from taciturn.engine.model.loss import CausalLmLoss
 from taciturn.engine.model.sharding import check_sharded, gradient_norms, shard
 from taciturn.engine.privacy.ranks import Ranks
 from taciturn.engine.privacy.verification import public_batch, verify
-from taciturn.engine.training.plan import AdapterPlan
 from taciturn.engine.training.processes import same_weights, together
 from taciturn.errors import SpecError
+from taciturn.planning.plan import AdapterPlan
 from taciturn.spec import FitSpec
 
 

@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from taciturn.engine.data import preparation
-from taciturn.engine.data.expression import Expressions
-from taciturn.engine.data.preparation import UNIT, selected, with_unit
-from taciturn.engine.data.rows import ROWS_PER_BATCH
 from taciturn.engine.data.source import open_rows
 from taciturn.errors import DataError, MissingColumnError, PreparationError, RowError
+from taciturn.preparation import selection as preparation
+from taciturn.preparation.expression import Expressions
+from taciturn.preparation.rows import ROWS_PER_BATCH
+from taciturn.preparation.selection import UNIT, selected, with_unit
 
 SECRET = "FrançoisSecret"
 ROWS = [

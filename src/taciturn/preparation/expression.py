@@ -21,8 +21,8 @@ import sqlglot
 from sqlglot import exp
 from sqlglot.errors import SqlglotError
 
-from taciturn.engine.data.rows import missing_column
 from taciturn.errors import PreparationError
+from taciturn.preparation.rows import missing_column
 
 _FUNCTION_NAMES = """
     lower upper lcase ucase trim ltrim rtrim length len strlen reverse

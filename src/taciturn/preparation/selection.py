@@ -15,11 +15,11 @@ import duckdb
 import pyarrow as pa
 import pyarrow.compute
 
-from taciturn.engine.data.expression import Expressions, check_list, check_single
-from taciturn.engine.data.reading import check_reading
-from taciturn.engine.data.rows import Rows, conform, shielded, unique_columns
-from taciturn.engine.data.session import TABLE, LockedSession
 from taciturn.errors import PreparationError, RowError
+from taciturn.preparation.expression import Expressions, check_list, check_single
+from taciturn.preparation.reading import check_reading
+from taciturn.preparation.rows import Rows, conform, shielded, unique_columns
+from taciturn.preparation.session import TABLE, LockedSession
 
 UNIT = "__privacy_unit__"
 """Name of the column that `with_unit` appends: the unit's value as text."""

@@ -10,9 +10,9 @@ import json
 from collections.abc import Collection, Iterator
 from typing import Any
 
-from taciturn.engine.data.expression import FUNCTIONS
-from taciturn.engine.data.session import TABLE
 from taciturn.errors import PreparationError
+from taciturn.preparation.expression import FUNCTIONS
+from taciturn.preparation.session import TABLE
 
 _CLASSES = frozenset(
     {

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from taciturn.engine.data.expression import FUNCTIONS, check_list, check_single
 from taciturn.errors import MissingColumnError, PreparationError
+from taciturn.preparation.expression import FUNCTIONS, check_list, check_single
 
 COLUMNS = ("id", "context", "note", "turns", "born")
 

@@ -8,7 +8,7 @@ import duckdb
 import pyarrow as pa
 import pytest
 
-from taciturn.engine.data.session import TABLE, LockedSession
+from taciturn.preparation.session import TABLE, LockedSession
 
 ROWS = pa.table({"a": [1, 2]})
 

@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 
 from taciturn.accounting.compose import epsilon as epsilon_of
-from taciturn.engine.training.defaults import PublicFacts
-from taciturn.engine.training.plan import TrainingPlan, alternatives, make_plan
+from taciturn.engine.training.mechanism import planned_mechanism
 from taciturn.errors import PrivacyParameterError, SpecError
+from taciturn.planning.defaults import PublicFacts
+from taciturn.planning.plan import TrainingPlan, alternatives, make_plan
 from taciturn.spec import FitSpec, parse
 
 FACTS = PublicFacts(n_units=1000, base_model="tiny", base_parameters=5_000_000, context_length=512)
@@ -23,7 +24,7 @@ def test_epsilon_is_that_of_the_mechanism_that_runs() -> None:
     made = plan(epochs=4, batch_size=100)
     assert made.privacy is not None
     assert made.steps == 40
-    mechanism = made.mechanism(("w",))
+    mechanism = planned_mechanism(made, ("w",))
     assert epsilon_of(mechanism.dp_event, made.privacy.delta) == made.privacy.epsilon
     assert 3 * (1 - 2e-3) <= made.privacy.epsilon <= 3
     assert mechanism.sampling_probability == 0.1
@@ -40,7 +41,7 @@ def test_unlimited_has_no_mechanism() -> None:
     made = plan(target_epsilon="unlimited")
     assert made.privacy is None
     with pytest.raises(PrivacyParameterError, match="unlimited"):
-        made.mechanism(("w",))
+        planned_mechanism(made, ("w",))
 
 
 @pytest.mark.parametrize(

@@ -11,11 +11,10 @@ from pydantic import BaseModel, ConfigDict
 from taciturn.accounting.calibrate import check_delta, default_delta, noise_multiplier
 from taciturn.accounting.compose import epsilon as epsilon_of
 from taciturn.accounting.events import dpsgd_event
-from taciturn.engine.privacy.mechanism import DpSgdMechanism
-from taciturn.engine.training import defaults
-from taciturn.engine.training.defaults import PublicFacts
-from taciturn.engine.training.state import OptimizerConfig
 from taciturn.errors import PrivacyParameterError, SpecError
+from taciturn.planning import defaults
+from taciturn.planning.defaults import PublicFacts
+from taciturn.planning.optimizer import OptimizerConfig
 from taciturn.spec import DataSpec, FitSpec
 
 
@@ -86,19 +85,6 @@ class TrainingPlan(BaseModel):
             beta2=self.beta2,
             weight_decay=self.weight_decay,
             average_decay=self.average_decay,
-        )
-
-    def mechanism(self, parameter_names: tuple[str, ...]) -> DpSgdMechanism:
-        """The one object that samples, clips, noises and accounts."""
-        if self.privacy is None:
-            raise PrivacyParameterError('target_epsilon="unlimited" has no mechanism')
-        return DpSgdMechanism(
-            n_units=self.n_units,
-            expected_batch_size=self.batch_size,
-            steps=self.steps,
-            noise_multiplier=self.privacy.noise_multiplier,
-            l2_clip_norm=self.privacy.l2_clip_norm,
-            parameter_names=parameter_names,
         )
 
 

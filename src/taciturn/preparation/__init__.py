@@ -1,0 +1,1 @@
+"""Row-wise SQL over a stream of rows: checked, locked in, and run batch by batch. No torch."""

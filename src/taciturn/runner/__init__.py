@@ -1,0 +1,1 @@
+"""Runs one job of a gateway, where the data is; says only what the allow-list has."""

@@ -1,0 +1,1 @@
+"""The client of a gateway: httpx and plain values, no torch."""

@@ -1,0 +1,76 @@
+"""The gateway as a web application."""
+
+from __future__ import annotations
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse, Response
+
+from taciturn._version import __version__
+from taciturn.errors import TaciturnError
+from taciturn.server.gateway import Gateway
+from taciturn.server.identity.secret import new_id
+from taciturn.server.problems import MEDIA_TYPE, ProblemError, from_error
+from taciturn.server.routes import ROUTERS
+from taciturn.server.services import Services
+
+
+def create_app(gateway: Gateway) -> FastAPI:
+    """The application on an open gateway."""
+    app = FastAPI(title="taciturn", version=__version__, docs_url=None, redoc_url=None)
+    app.state.services = Services.of(gateway)
+    app.add_exception_handler(ProblemError, _problem)
+    app.add_exception_handler(TaciturnError, _own_error)
+    app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(HTTPException, _http)
+    app.add_exception_handler(Exception, _unexpected)
+    for router in ROUTERS:
+        app.include_router(router, prefix="/v1")
+    return app
+
+
+def _problem(request: Request, error: Exception) -> Response:
+    assert isinstance(error, ProblemError)
+    body = error.problem(request.url.path)
+    request.state.code = error.code
+    return JSONResponse(
+        body.model_dump(exclude_none=True),
+        status_code=body.status,
+        media_type=MEDIA_TYPE,
+        headers=error.headers,
+    )
+
+
+def _own_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, TaciturnError)
+    known = from_error(error)
+    return _problem(request, known) if known else _unexpected(request, error)
+
+
+def _invalid(request: Request, error: Exception) -> Response:
+    """What is wrong and where, without the values: they may be secrets."""
+    assert isinstance(error, RequestValidationError)
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"])
+    message = first["msg"].removeprefix("Value error, ")
+    return _problem(request, ProblemError("invalid", f"{where}: {message}"))
+
+
+def _http(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    code = {404: "not_found", 405: "method_not_allowed", 413: "too_large"}.get(error.status_code)
+    headers = dict(error.headers or {})
+    return _problem(request, ProblemError(code or "invalid", str(error.detail), headers=headers))
+
+
+def _unexpected(request: Request, error: Exception) -> Response:
+    incident = new_id("inc")
+    return _problem(
+        request,
+        ProblemError(
+            "internal",
+            "the gateway failed; its operator finds the reason in its log under the incident",
+            incident=incident,
+        ),
+    )

@@ -1,0 +1,43 @@
+"""What the gateway's services share: database, ledger, stores, clock. Made once, at the start."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+from sqlalchemy import Connection, Engine
+
+from taciturn.server.database import transact
+from taciturn.server.ledger import Ledger, SealKey
+from taciturn.server.ledger.journal import Clock
+from taciturn.server.settings import Settings
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Gateway:
+    """The parts of a running gateway that every service may use.
+
+    Attributes:
+        clock: the only source of time; milliseconds are taken from it.
+    """
+
+    settings: Settings
+    engine: Engine
+    seal_key: SealKey
+    ledger: Ledger
+    clock: Clock
+
+    def now_ms(self) -> int:
+        """Milliseconds since 1970."""
+        return round(self.clock().timestamp() * 1000)
+
+    def read(self, work: Callable[[Connection], T]) -> T:
+        """Run a query in a read-only transaction."""
+        return transact(self.engine, work, read_only=True)
+
+    def write(self, work: Callable[[Connection], T]) -> T:
+        """Run a serialisable transaction; again, if it lost a race. No network call inside."""
+        return transact(self.engine, work)

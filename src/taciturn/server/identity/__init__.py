@@ -1,0 +1,1 @@
+"""Who asks, and what they may do: users, tokens, passwords, sessions, permissions."""

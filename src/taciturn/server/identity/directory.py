@@ -1,0 +1,164 @@
+"""Users, groups and tokens: who there is, and who a token stands for."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, Row, insert, select, update
+
+from taciturn.server.gateway import Gateway
+from taciturn.server.identity import secret
+from taciturn.server.identity.permissions import Action, actions_of
+from taciturn.server.identity.principal import Principal, WorkerPrincipal
+from taciturn.server.problems import ProblemError
+from taciturn.server.tables import memberships, tokens, users
+from taciturn.wire.identity import Role
+
+_DAY_MS = 86_400_000
+
+
+@dataclass(frozen=True, slots=True)
+class Directory:
+    """Looks people and tokens up."""
+
+    gateway: Gateway
+
+    def authenticate(self, token: str) -> Principal | WorkerPrincipal:
+        """Who holds this token. Raises ProblemError `unauthenticated`, always with the same words:
+        whether a token never was, has expired or was revoked is nobody's business."""
+        found_id = secret.token_id(token)
+        if found_id is None:
+            raise unauthenticated()
+        found = self.gateway.read(lambda connection: _token(connection, found_id))
+        if found is None or not secret.matches(token, found.token.digest):
+            raise unauthenticated()
+        return found.principal(self.gateway.now_ms())
+
+    def create_user(
+        self,
+        name: str,
+        roles: Sequence[Role],
+        *,
+        display_name: str | None = None,
+        groups: Sequence[str] = (),
+        password_hash: str | None = None,
+        oidc_subject: str | None = None,
+    ) -> str:
+        """Add a person; returns their id. Raises ProblemError `conflict` if the name is taken."""
+        user_id = secret.new_id("usr")
+        now_ms = self.gateway.now_ms()
+
+        def work(connection: Connection) -> None:
+            if connection.execute(select(users.c.id).where(users.c.name == name)).first():
+                raise ProblemError("conflict", f"there is a user {name!r} already")
+            connection.execute(
+                insert(users).values(
+                    id=user_id,
+                    name=name,
+                    display_name=display_name,
+                    roles=_role_text(roles),
+                    password_hash=password_hash,
+                    oidc_subject=oidc_subject,
+                    disabled=False,
+                    created_at_ms=now_ms,
+                )
+            )
+            for group in sorted(set(groups)):
+                connection.execute(insert(memberships).values(user_id=user_id, group_name=group))
+
+        self.gateway.write(work)
+        return user_id
+
+    def create_token(
+        self,
+        *,
+        kind: str,
+        name: str,
+        lifetime_ms: int = 30 * _DAY_MS,
+        user_id: str | None = None,
+        job_id: str | None = None,
+        scopes: Sequence[str] = (),
+    ) -> secret.NewSecret:
+        """Make a token; its text is nowhere but in the answer."""
+        made = secret.new_secret()
+        now_ms = self.gateway.now_ms()
+        row = {
+            "id": made.id,
+            "kind": kind,
+            "user_id": user_id,
+            "job_id": job_id,
+            "name": name,
+            "digest": made.digest,
+            "scopes": json.dumps(sorted(scopes)),
+            "created_at_ms": now_ms,
+            "expires_at_ms": now_ms + lifetime_ms,
+        }
+        self.gateway.write(lambda connection: connection.execute(insert(tokens).values(row)))
+        return made
+
+    def revoke_job_tokens(self, job_id: str) -> None:
+        """No worker speaks for this job from now on."""
+        now_ms = self.gateway.now_ms()
+        change = (
+            update(tokens)
+            .where(tokens.c.job_id == job_id, tokens.c.revoked_at_ms.is_(None))
+            .values(revoked_at_ms=now_ms)
+        )
+        self.gateway.write(lambda connection: connection.execute(change))
+
+
+def unauthenticated() -> ProblemError:
+    """What anybody without a valid token is told."""
+    return ProblemError(
+        "unauthenticated",
+        "give a valid token in the header `Authorization: Bearer ...`; `taciturn login` gets one",
+        headers={"WWW-Authenticate": 'Bearer realm="taciturn"'},
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    token: Row[Any]
+    user: Row[Any] | None
+    groups: frozenset[str]
+
+    def principal(self, now_ms: int) -> Principal | WorkerPrincipal:
+        token, user = self.token, self.user
+        if token.revoked_at_ms is not None or token.expires_at_ms <= now_ms:
+            raise unauthenticated()
+        if token.kind == "worker":
+            return WorkerPrincipal(token.job_id, token.id)
+        if user is None or user.disabled:
+            raise unauthenticated()
+        roles = frozenset(Role(name) for name in json.loads(user.roles))
+        scopes = json.loads(token.scopes)
+        actions = actions_of(roles)
+        if scopes:
+            actions &= {Action(scope) for scope in scopes if scope in set(Action)}
+        return Principal(
+            user_id=user.id,
+            name=user.name,
+            display_name=user.display_name,
+            roles=roles,
+            groups=self.groups,
+            actions=actions,
+            token_id=token.id,
+            expires_at_ms=token.expires_at_ms,
+            session=token.kind == "session",
+        )
+
+
+def _token(connection: Connection, token_id: str) -> _Found | None:
+    token = connection.execute(select(tokens).where(tokens.c.id == token_id)).first()
+    if token is None:
+        return None
+    user = connection.execute(select(users).where(users.c.id == token.user_id)).first()
+    named = select(memberships.c.group_name).where(memberships.c.user_id == token.user_id)
+    return _Found(token, user, frozenset(connection.execute(named).scalars()))
+
+
+def _role_text(roles: Sequence[Role]) -> str:
+    return json.dumps(sorted(set(roles)))

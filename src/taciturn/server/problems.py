@@ -1,0 +1,81 @@
+"""Errors as RFC 9457 problems, each with a stable code.
+
+A service raises a ProblemError, or an error of taciturn's own tree; anything else becomes 500
+`internal` with an incident number and no words of the exception, which could quote anything.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from taciturn import errors
+from taciturn.wire.values import Problem
+
+MEDIA_TYPE = "application/problem+json"
+
+
+class ProblemError(Exception):
+    """Refused, with a code of CODES."""
+
+    def __init__(
+        self, code: str, detail: str, *, headers: dict[str, str] | None = None, **more: Any
+    ) -> None:
+        super().__init__(detail)
+        self.code, self.detail, self.headers, self.more = code, detail, headers or {}, more
+
+    def problem(self, instance: str | None = None) -> Problem:
+        """The body of the answer."""
+        status, title = CODES[self.code]
+        return Problem(
+            type=f"urn:taciturn:problem:{self.code}",
+            title=title,
+            status=status,
+            detail=self.detail,
+            code=self.code,
+            instance=instance,
+            **self.more,
+        )
+
+
+CODES: dict[str, tuple[int, str]] = {
+    "unauthenticated": (401, "No valid token"),
+    "forbidden": (403, "Your role does not allow this"),
+    "csrf": (403, "The request does not come from the console"),
+    "separation_of_duty": (403, "Somebody else has to do this"),
+    "not_found": (404, "There is no such thing, or not for you"),
+    "method_not_allowed": (405, "The resource does not do this"),
+    "conflict": (409, "It contradicts what is there"),
+    "fenced": (409, "Another worker holds the job"),
+    "lease_held": (409, "Another worker holds the job"),
+    "idempotency_mismatch": (409, "The key was used for another request"),
+    "budget_exceeded": (409, "The budget has no room"),
+    "not_ready": (409, "It is not ready yet"),
+    "expired": (410, "It has expired"),
+    "too_large": (413, "The request is too large"),
+    "unsupported_media_type": (415, "The body is of another kind"),
+    "invalid": (422, "The request is not valid"),
+    "idempotency_key_missing": (428, "An Idempotency-Key is needed"),
+    "too_many_requests": (429, "Too many attempts"),
+    "internal": (500, "The gateway failed"),
+    "unavailable": (503, "The gateway cannot answer now"),
+}
+"""Stable codes, their HTTP status, and what they mean."""
+
+_OF_ERRORS: tuple[tuple[type[Exception], str], ...] = (
+    (errors.BudgetExceededError, "budget_exceeded"),
+    (errors.UnknownEntryError, "not_found"),
+    (errors.FencedError, "fenced"),
+    (errors.LeaseHeldError, "lease_held"),
+    (errors.LedgerConflictError, "conflict"),
+    (errors.DatabaseUnavailableError, "unavailable"),
+    (errors.SpecError, "invalid"),
+    (errors.DataError, "invalid"),
+)
+
+
+def from_error(error: errors.TaciturnError) -> ProblemError | None:
+    """The problem that an error of taciturn's own is; None if it is the gateway's fault."""
+    for kind, code in _OF_ERRORS:
+        if isinstance(error, kind):
+            return ProblemError(code, str(error))
+    return None

@@ -1,0 +1,21 @@
+"""The services of a gateway, put together once: routes translate, services decide."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from taciturn.server.gateway import Gateway
+from taciturn.server.identity.directory import Directory
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """One of each."""
+
+    gateway: Gateway
+    directory: Directory
+
+    @classmethod
+    def of(cls, gateway: Gateway) -> Services:
+        """All services on one gateway."""
+        return cls(gateway=gateway, directory=Directory(gateway))

@@ -1,0 +1,74 @@
+"""What a gateway is told from outside: environment variables TACITURN_*, and defaults that work."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """The gateway's settings. Without any, it runs on SQLite, local disk and the local launcher."""
+
+    model_config = SettingsConfigDict(env_prefix="TACITURN_", frozen=True, extra="ignore")
+
+    data_dir: Annotated[
+        Path, Field(description="Where the embedded defaults keep database, files and workspaces.")
+    ] = Path("taciturn-gateway")
+    database_url: Annotated[
+        SecretStr | None, Field(description="postgresql+psycopg://...; default: SQLite.")
+    ] = None
+    storage_url: Annotated[
+        str | None, Field(description="Object store for released files; default: local disk.")
+    ] = None
+    ledger_key: Annotated[
+        SecretStr | None,
+        Field(description="Hexadecimal; default: a file in data_dir, made at the first start."),
+    ] = None
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65535)] = 8321
+    public_url: Annotated[
+        str | None, Field(description="How clients and workers reach the gateway.")
+    ] = None
+    launcher: Annotated[str, Field(pattern="^(local|kubernetes)$")] = "local"
+    max_workers: Annotated[int, Field(ge=1, description="Jobs that run at once here.")] = 1
+    tick_s: Annotated[
+        float,
+        Field(gt=0, le=300, description="Events are shown at these ticks, not when they come."),
+    ] = 5.0
+    lease_s: Annotated[float, Field(ge=1, le=600)] = 30.0
+    hold_s: Annotated[
+        float, Field(ge=60, description="How long a plan is held without a worker.")
+    ] = 86_400.0
+    approval_s: Annotated[float, Field(ge=60, description="How long approvers have.")] = (
+        7 * 86_400.0
+    )
+    idle_worker_s: Annotated[
+        float, Field(ge=0, description="How long a sampling worker waits for another request.")
+    ] = 60.0
+    request_limit_bytes: Annotated[int, Field(ge=1024)] = 4 * 2**20
+    session_s: Annotated[float, Field(ge=60)] = 12 * 3600.0
+    login_attempts: Annotated[
+        int, Field(ge=1, description="Failed logins per name and per address in 15 minutes.")
+    ] = 10
+    secure_cookies: Annotated[
+        bool | None, Field(description="Default: where public_url is https.")
+    ] = None
+    signing_key: Annotated[
+        str | None,
+        Field(description="Given to workers, which sign certificates: PEM file, env:NAME, ..."),
+    ] = None
+    worker_env: Annotated[
+        tuple[str, ...],
+        Field(description="Names of variables that local workers get, such as AWS_PROFILE."),
+    ] = ()
+    oidc_issuer: str | None = None
+    oidc_client_id: str | None = None
+    oidc_client_secret: SecretStr | None = None
+    oidc_name_claim: str = "preferred_username"
+    oidc_groups_claim: str = "groups"
+    oidc_roles: Annotated[
+        dict[str, str], Field(description="Group of the provider -> role here.")
+    ] = {}

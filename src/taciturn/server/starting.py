@@ -1,0 +1,56 @@
+"""From settings to a gateway that can serve: folders, database, keys."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from pathlib import Path
+
+from taciturn.errors import DatabaseError
+from taciturn.server import schema
+from taciturn.server.database import open_database
+from taciturn.server.gateway import Gateway
+from taciturn.server.ledger import Ledger, SealKey
+from taciturn.server.ledger.journal import Clock, utc_now
+from taciturn.server.settings import Settings
+
+
+def open_gateway(settings: Settings, *, clock: Clock = utc_now) -> Gateway:
+    """Open (on the embedded defaults: make) database and keys.
+
+    SQLite is migrated at once; PostgreSQL only by `taciturn serve --migrate`, since several
+    gateways of different versions may share it.
+
+    Raises:
+        DatabaseError: it cannot be used, or is of another version.
+        SigningKeyError: the ledger key is not one.
+    """
+    settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if settings.database_url is None:
+        engine = open_database(f"sqlite:///{settings.data_dir / 'gateway.db'}")
+        schema.upgrade(engine)
+    else:
+        engine = open_database(settings.database_url.get_secret_value())
+    schema.check(engine)
+    key = _seal_key(settings)
+    return Gateway(settings, engine, key, Ledger(engine, key, clock=clock), clock)
+
+
+def _seal_key(settings: Settings) -> SealKey:
+    if settings.ledger_key is not None:
+        return SealKey.from_text(settings.ledger_key.get_secret_value())
+    if settings.database_url is not None:
+        raise DatabaseError(
+            "TACITURN_LEDGER_KEY is not set; a gateway on PostgreSQL needs the key of its ledger's "
+            "seals, 64 hexadecimal digits from your secret store"
+        )
+    return _kept_key(settings.data_dir / "ledger.key")
+
+
+def _kept_key(path: Path) -> SealKey:
+    """The key in a file that only we can read; made if it is not there, by one process alone."""
+    with suppress(FileExistsError):
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "w") as file:
+            file.write(SealKey.generate().to_text() + "\n")
+    return SealKey.from_text(path.read_text())

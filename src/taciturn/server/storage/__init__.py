@@ -1,0 +1,1 @@
+"""Where released files are kept: local disk or an object store."""

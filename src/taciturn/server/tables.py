@@ -1,0 +1,253 @@
+"""The gateway's own tables; the ledger's are in `ledger/tables.py`.
+
+Times are milliseconds since 1970 in UTC. JSON is text: the same on SQLite and PostgreSQL. Nothing
+in these tables was computed from private rows, but `incidents`, which only a data owner reads.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+)
+
+from taciturn.server.ledger.tables import metadata as metadata
+
+_ID = String(40)
+_NAME = String(200)
+
+users = Table(
+    "users",
+    metadata,
+    Column("id", _ID, primary_key=True),
+    Column("name", _NAME, nullable=False, unique=True),
+    Column("display_name", Text),
+    Column("roles", Text, nullable=False),
+    Column("password_hash", Text),
+    Column("oidc_subject", Text, unique=True),
+    Column("disabled", Boolean, nullable=False),
+    Column("created_at_ms", BigInteger, nullable=False),
+)
+
+memberships = Table(
+    "memberships",
+    metadata,
+    Column("user_id", _ID, ForeignKey("users.id"), primary_key=True),
+    Column("group_name", _NAME, primary_key=True),
+    Index("ix_memberships_group_name", "group_name"),
+)
+
+tokens = Table(
+    "tokens",
+    metadata,
+    Column("id", _ID, primary_key=True),
+    Column("kind", String(20), nullable=False),
+    Column("user_id", _ID, ForeignKey("users.id")),
+    Column("job_id", _ID),
+    Column("name", Text, nullable=False),
+    Column("digest", String(64), nullable=False),
+    Column("scopes", Text, nullable=False),
+    Column("created_at_ms", BigInteger, nullable=False),
+    Column("expires_at_ms", BigInteger, nullable=False),
+    Column("revoked_at_ms", BigInteger),
+    CheckConstraint("kind IN ('api', 'session', 'worker')", name="kind"),
+    Index("ix_tokens_user_id", "user_id"),
+    Index("ix_tokens_job_id", "job_id"),
+)
+
+policies = Table(
+    "policies",
+    metadata,
+    Column("namespace", _NAME, ForeignKey("ledger_accounts.namespace"), primary_key=True),
+    Column("owner_id", _ID, ForeignKey("users.id"), nullable=False),
+    Column("terms", Text, nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("created_at_ms", BigInteger, nullable=False),
+    Column("updated_at_ms", BigInteger, nullable=False),
+)
+
+grant_terms = Table(
+    "grant_terms",
+    metadata,
+    Column("namespace", _NAME, ForeignKey("policies.namespace"), primary_key=True),
+    Column("holder", _NAME, primary_key=True),
+    Column("granted_by", _ID, ForeignKey("users.id"), nullable=False),
+    Column("expires_at_ms", BigInteger),
+    Column("revoked_at_ms", BigInteger),
+    Index("ix_grant_terms_holder", "holder"),
+)
+
+datasets = Table(
+    "datasets",
+    metadata,
+    Column("name", _NAME, primary_key=True),
+    Column("namespace", _NAME, ForeignKey("policies.namespace"), nullable=False),
+    Column("owner_id", _ID, ForeignKey("users.id"), nullable=False),
+    Column("source", Text, nullable=False),
+    Column("unit", Text, nullable=False),
+    Column("units", BigInteger, nullable=False),
+    Column("state", String(20), nullable=False),
+    Column("columns", Text),
+    Column("mock", Text, nullable=False),
+    Column("synthetic_job", _ID),
+    Column("split_key", String(64), nullable=False),
+    Column("description", Text),
+    Column("created_at_ms", BigInteger, nullable=False),
+    Column("removed_at_ms", BigInteger),
+    Index("ix_datasets_namespace", "namespace"),
+)
+
+base_models = Table(
+    "base_models",
+    metadata,
+    Column("name", String(300), primary_key=True),
+    Column("parameters", BigInteger, nullable=False),
+    Column("context_length", Integer, nullable=False),
+    Column("vocabulary", Integer, nullable=False),
+    Column("added_by", _ID, ForeignKey("users.id")),
+    Column("created_at_ms", BigInteger, nullable=False),
+)
+
+jobs = Table(
+    "jobs",
+    metadata,
+    Column("id", _ID, primary_key=True),
+    Column("kind", String(20), nullable=False),
+    Column("state", String(20), nullable=False),
+    Column("requester_id", _ID, ForeignKey("users.id"), nullable=False),
+    Column("namespace", _NAME, ForeignKey("policies.namespace")),
+    Column("dataset", _NAME, ForeignKey("datasets.name")),
+    Column("model_id", _ID),
+    Column("request", Text, nullable=False),
+    Column("plan", Text),
+    Column("event", Text),
+    Column("grants", Text, nullable=False),
+    Column("attempt", Integer, nullable=False),
+    Column("handle", Text),
+    Column("cancel", Boolean, nullable=False),
+    Column("failure", String(40)),
+    Column("incident", _ID),
+    Column("policy", Text, nullable=False),
+    Column("created_at_ms", BigInteger, nullable=False),
+    Column("updated_at_ms", BigInteger, nullable=False),
+    Index("ix_jobs_state", "state"),
+    Index("ix_jobs_requester_id", "requester_id", "created_at_ms"),
+    Index("ix_jobs_namespace", "namespace", "created_at_ms"),
+)
+
+job_events = Table(
+    "job_events",
+    metadata,
+    Column("job_id", _ID, ForeignKey("jobs.id"), primary_key=True),
+    Column("sequence", Integer, primary_key=True),
+    Column("worker_sequence", Text),
+    Column("data", Text, nullable=False),
+    Column("visible_at_ms", BigInteger, nullable=False),
+    UniqueConstraint("job_id", "worker_sequence", name="uq_job_events_worker_sequence"),
+    Index("ix_job_events_visible_at_ms", "visible_at_ms"),
+)
+
+idempotency = Table(
+    "idempotency",
+    metadata,
+    Column("user_id", _ID, ForeignKey("users.id"), primary_key=True),
+    Column("key", _NAME, primary_key=True),
+    Column("request", String(64), nullable=False),
+    Column("resource", _ID, nullable=False),
+    Column("created_at_ms", BigInteger, nullable=False),
+)
+
+approvals = Table(
+    "approvals",
+    metadata,
+    Column("id", _ID, primary_key=True),
+    Column("job_id", _ID, ForeignKey("jobs.id"), nullable=False, unique=True),
+    Column("namespace", _NAME, ForeignKey("policies.namespace"), nullable=False),
+    Column("reason", String(40), nullable=False),
+    Column("request", String(64), nullable=False),
+    Column("needed", Integer, nullable=False),
+    Column("state", String(20), nullable=False),
+    Column("expires_at_ms", BigInteger, nullable=False),
+    Column("created_at_ms", BigInteger, nullable=False),
+    Index("ix_approvals_state", "state"),
+)
+
+decisions = Table(
+    "decisions",
+    metadata,
+    Column("approval_id", _ID, ForeignKey("approvals.id"), primary_key=True),
+    Column("approver_id", _ID, ForeignKey("users.id"), primary_key=True),
+    Column("decision", String(20), nullable=False),
+    Column("comment", Text),
+    Column("created_at_ms", BigInteger, nullable=False),
+)
+
+models = Table(
+    "models",
+    metadata,
+    Column("id", _ID, primary_key=True),
+    Column("job_id", _ID, ForeignKey("jobs.id"), nullable=False, unique=True),
+    Column("owner_id", _ID, ForeignKey("users.id"), nullable=False),
+    Column("namespace", _NAME, ForeignKey("policies.namespace"), nullable=False),
+    Column("name", Text),
+    Column("base_model", String(300), nullable=False),
+    Column("report", Text, nullable=False),
+    Column("policy", Text, nullable=False),
+    Column("created_at_ms", BigInteger, nullable=False),
+    Index("ix_models_owner_id", "owner_id"),
+)
+
+artifacts = Table(
+    "artifacts",
+    metadata,
+    Column("job_id", _ID, ForeignKey("jobs.id"), primary_key=True),
+    Column("name", _NAME, primary_key=True),
+    Column("size_bytes", BigInteger, nullable=False),
+    Column("sha256", String(64), nullable=False),
+    Column("created_at_ms", BigInteger, nullable=False),
+)
+
+incidents = Table(
+    "incidents",
+    metadata,
+    Column("id", _ID, primary_key=True),
+    Column("job_id", _ID, ForeignKey("jobs.id"), nullable=False),
+    Column("namespace", _NAME),
+    Column("log", LargeBinary, nullable=False),
+    Column("created_at_ms", BigInteger, nullable=False),
+)
+
+audit_log = Table(
+    "audit_log",
+    metadata,
+    Column("id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True),
+    Column("at_ms", BigInteger, nullable=False),
+    Column("actor", _NAME, nullable=False),
+    Column("action", String(60), nullable=False),
+    Column("resource", Text, nullable=False),
+    Column("status", Integer, nullable=False),
+    Column("code", String(60)),
+    Column("request_id", _ID, nullable=False),
+    Column("address", String(60)),
+    Column("details", Text),
+    Index("ix_audit_log_actor", "actor", "id"),
+)
+
+logins = Table(
+    "logins",
+    metadata,
+    Column("id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True),
+    Column("subject", _NAME, nullable=False),
+    Column("at_ms", BigInteger, nullable=False),
+    Index("ix_logins_subject", "subject", "at_ms"),
+)

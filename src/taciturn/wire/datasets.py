@@ -1,0 +1,168 @@
+"""Datasets and policies: references to private rows, and the terms under which they may be used."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from taciturn.wire.jobs import JobKind
+from taciturn.wire.values import Delta, Epsilon, Holder, Line, Moment, Name, PolicyLine, WireValue
+
+Units = Annotated[
+    int,
+    Field(
+        ge=1,
+        le=10**9,
+        description="Number of privacy units, declared by the owner: public by policy.",
+        examples=[1100],
+    ),
+]
+
+
+class DatasetState(StrEnum):
+    """Where a dataset stands; only a ready one can be fitted on."""
+
+    PROBING = "probing"
+    READY = "ready"
+    REFUSED = "refused"
+
+
+class ColumnView(WireValue):
+    """A column's name and Arrow type: what the probe found, and all that is known of the rows."""
+
+    name: Annotated[str, Field(max_length=200)]
+    type: Annotated[str, Field(max_length=200)]
+
+
+class PreviewView(WireValue):
+    """Invented or paid-for rows in the shape of the real ones; never a real one."""
+
+    policy: PolicyLine
+    columns: tuple[ColumnView, ...]
+    rows: tuple[dict[str, Any], ...]
+
+
+class BudgetTerms(WireValue):
+    """The joint budget of a namespace, which holds whoever spends."""
+
+    epsilon: Epsilon
+    delta: Delta
+
+
+class NewDataset(WireValue):
+    """A reference to private rows. The gateway never opens it; a worker does, in a job."""
+
+    name: Name
+    source: Annotated[
+        str,
+        Field(
+            min_length=1,
+            max_length=2000,
+            description="Path, glob, or URL of JSONL, CSV or Parquet; or SQL: "
+            "postgresql+psycopg://HOST/DB#TABLE. Without credentials: the worker has its own.",
+            examples=["s3://hospital/phee.parquet"],
+        ),
+    ]
+    unit: Annotated[
+        str,
+        Field(
+            min_length=1,
+            max_length=2000,
+            description="Column or row-wise SQL that names the unit: the same in the namespace.",
+            examples=["split_part(id,'_',1)"],
+        ),
+    ]
+    namespace: Name
+    units: Units
+    budget: Annotated[
+        BudgetTerms | None,
+        Field(description="Opens the namespace's budget, where it does not exist yet."),
+    ] = None
+    mock: Annotated[
+        tuple[dict[str, Any], ...],
+        Field(max_length=200, description="Invented rows for the preview."),
+    ] = ()
+    description: Line | None = None
+
+
+class DatasetView(WireValue):
+    """A dataset as practitioners see it: terms, schema, state. Nothing computed from rows."""
+
+    name: Name
+    namespace: Name
+    state: DatasetState
+    unit: str
+    units: int
+    columns: tuple[ColumnView, ...] | None
+    owner: str
+    description: str | None
+    policy: PolicyLine
+    preview: Literal["mock", "schema", "synthetic"]
+    created_at: Moment
+
+
+class Selection(WireValue):
+    """SQL to try on the preview."""
+
+    select: Annotated[str, Field(min_length=1, max_length=10_000)]
+
+
+class PolicyTerms(WireValue):
+    """The terms of a namespace, as its owner sets them."""
+
+    budget: BudgetTerms
+    job_epsilon: Annotated[
+        Epsilon | None, Field(description="The most that one job may cost; null: the budget.")
+    ] = None
+    models: Annotated[
+        tuple[Annotated[str, Field(max_length=300)], ...],
+        Field(description="Base models that may be fitted, `*` as wildcard.", examples=[["*"]]),
+    ] = ("*",)
+    kinds: tuple[JobKind, ...] = tuple(JobKind)
+    approvers: Annotated[
+        tuple[Holder, ...],
+        Field(description="Who may approve exceptions; at least two people decide, not the asker."),
+    ] = ()
+    expires_at: Moment | None = None
+
+
+class PolicyView(PolicyTerms):
+    """The terms in force."""
+
+    namespace: Name
+    owner: str
+    version: int
+    created_at: Moment
+    updated_at: Moment
+
+
+class GrantTerms(WireValue):
+    """What one user or group may spend of a namespace's budget."""
+
+    epsilon: Epsilon
+    delta: Delta
+    expires_at: Moment | None = None
+
+
+class GrantView(GrantTerms):
+    """A grant, and how much of it is gone."""
+
+    namespace: Name
+    holder: Holder
+    charged: float
+    taken: float
+
+
+class BudgetView(WireValue):
+    """A namespace's or a grant's balance, in shares of it: charged is spent for good, taken is
+    charged or held by jobs."""
+
+    namespace: Name
+    epsilon: float
+    delta: float
+    charged: float
+    taken: float
+    exceptions: int
+    grants: tuple[GrantView, ...] = ()

@@ -1,0 +1,138 @@
+"""What a job may say while it runs: the allow-list. There is no other kind of event.
+
+Every field is public, data-independent, or paid for by the budget. The worker builds events only
+from these types, and the gateway refuses what does not validate as one of them. None has room for
+free text: words come from the fixed lists below.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated, Literal
+
+from pydantic import Field, TypeAdapter
+
+from taciturn.planning.plan import TrainingPlan
+from taciturn.wire.jobs import JobState
+from taciturn.wire.values import Moment, WireValue
+
+Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+
+
+class Stage(StrEnum):
+    """What a worker is doing; which stages there are does not depend on rows."""
+
+    LOADING = "loading"
+    READING = "reading"
+    TRAINING = "training"
+    RESUMED = "resumed"
+    GENERATING = "generating"
+    SCORING = "scoring"
+    RELEASING = "releasing"
+
+
+class FailureCode(StrEnum):
+    """Why a job failed, as far as its requester may know."""
+
+    BAD_CONFIGURATION = "bad_configuration"
+    MODEL_REFUSED = "model_refused"
+    DATA_UNREADABLE = "data_unreadable"
+    DATA_REFUSED = "data_refused"
+    GUARANTEE_REFUSED = "guarantee_refused"
+    BUDGET_EXCEEDED = "budget_exceeded"
+    FENCED = "fenced"
+    RESOURCES = "resources"
+    STORAGE = "storage"
+    INTERNAL = "internal"
+    LOST = "lost"
+    REJECTED = "rejected"
+    EXPIRED = "expired"
+    LAUNCH = "launch"
+
+
+FAILURES: dict[FailureCode, str] = {
+    FailureCode.BAD_CONFIGURATION: "the request cannot be run as it is; correct it and try again",
+    FailureCode.MODEL_REFUSED: "the model cannot be loaded, or cannot be fitted with a guarantee",
+    FailureCode.DATA_UNREADABLE: "the worker cannot reach or read the data; ask the data's owner",
+    FailureCode.DATA_REFUSED: "the data cannot be prepared this way; ask the data's owner",
+    FailureCode.GUARANTEE_REFUSED: "going on would have broken the guarantee; nothing was released",
+    FailureCode.BUDGET_EXCEEDED: "the budget has no room for what is left to do",
+    FailureCode.FENCED: "another worker has taken the job over",
+    FailureCode.RESOURCES: "memory or time ran out; ask for smaller microbatches",
+    FailureCode.STORAGE: "disk or object store is full or cannot be written",
+    FailureCode.INTERNAL: "the worker failed; the owner finds why under the incident",
+    FailureCode.LOST: "the worker vanished; what it had charged stays spent",
+    FailureCode.REJECTED: "an approver rejected it",
+    FailureCode.EXPIRED: "nobody decided, or no worker came, in time",
+    FailureCode.LAUNCH: "no worker could be started",
+}
+"""What people read; fixed, so that it can quote nothing."""
+
+
+class StateEvent(WireValue):
+    """The job has come into a state. From the gateway alone."""
+
+    type: Literal["state"] = "state"
+    state: JobState
+    code: FailureCode | None = None
+    incident: str | None = None
+
+
+class StageEvent(WireValue):
+    """The worker has begun something."""
+
+    type: Literal["stage"] = "stage"
+    stage: Stage
+
+
+class PlanEvent(WireValue):
+    """The plan that runs: made of public facts alone."""
+
+    type: Literal["plan"] = "plan"
+    plan: TrainingPlan
+
+
+class ProgressEvent(WireValue):
+    """Steps done and epsilon so far. Delivered at the ticks of a public clock, not as steps end:
+    how long a step takes depends on how many units it drew."""
+
+    type: Literal["progress"] = "progress"
+    step: Annotated[int, Field(ge=0)]
+    steps: Annotated[int, Field(ge=1)]
+    epsilon: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
+
+
+class CountEvent(WireValue):
+    """Texts or canaries done, of a number that was asked for: never a number of rows."""
+
+    type: Literal["count"] = "count"
+    done: Annotated[int, Field(ge=0)]
+    of: Annotated[int, Field(ge=1)]
+
+
+class NodeEvent(WireValue):
+    """News of the machine a job runs on. From the gateway's launcher alone."""
+
+    type: Literal["node"] = "node"
+    code: Annotated[str, Field(pattern=r"^[a-z_]+(\.[a-z_]+)*$", max_length=60)]
+    text: Annotated[str, Field(max_length=300)]
+
+
+WorkerEvent = Annotated[
+    StageEvent | PlanEvent | ProgressEvent | CountEvent, Field(discriminator="type")
+]
+JobEvent = Annotated[
+    StateEvent | StageEvent | PlanEvent | ProgressEvent | CountEvent | NodeEvent,
+    Field(discriminator="type"),
+]
+
+WORKER_EVENT: TypeAdapter[WorkerEvent] = TypeAdapter(WorkerEvent)
+JOB_EVENT: TypeAdapter[JobEvent] = TypeAdapter(JobEvent)
+
+
+class NumberedEvent(WireValue):
+    """An event in its job's stream; `at` is rounded up to the gateway's tick."""
+
+    sequence: int
+    at: Moment
+    event: JobEvent

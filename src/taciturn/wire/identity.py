@@ -1,0 +1,99 @@
+"""Who asks: roles, users, groups, tokens."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated
+
+from pydantic import Field, SecretStr
+
+from taciturn.wire.values import Line, Moment, WireValue
+
+UserName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._@+-]{0,127}$", examples=["ada"])]
+
+
+class Role(StrEnum):
+    """What a person does. An auditor has no other role; nobody gives a role to themselves."""
+
+    ADMIN = "admin"
+    OWNER = "owner"
+    PRACTITIONER = "practitioner"
+    AUDITOR = "auditor"
+
+
+class UserView(WireValue):
+    """A person as administrators see them."""
+
+    name: UserName
+    display_name: str | None = None
+    roles: tuple[Role, ...]
+    groups: tuple[str, ...] = ()
+    disabled: bool = False
+    created_at: Moment
+
+
+class NewUser(WireValue):
+    """A person to be let in. Without a password they log in by OIDC, or with tokens."""
+
+    name: UserName
+    display_name: Line | None = None
+    roles: Annotated[tuple[Role, ...], Field(min_length=1)]
+    groups: tuple[UserName, ...] = ()
+    password: Annotated[SecretStr, Field(min_length=12, max_length=1000)] | None = None
+
+
+class UserChange(WireValue):
+    """What to change; null leaves as it is."""
+
+    display_name: Line | None = None
+    roles: tuple[Role, ...] | None = None
+    groups: tuple[UserName, ...] | None = None
+    disabled: bool | None = None
+    password: Annotated[SecretStr, Field(min_length=12, max_length=1000)] | None = None
+
+
+class NewToken(WireValue):
+    """A token to be made: for oneself, never with more than one's own permissions."""
+
+    name: Line
+    scopes: Annotated[
+        tuple[str, ...],
+        Field(description="Actions that it may be used for, such as jobs:create; empty: all own."),
+    ] = ()
+    expires_in_days: Annotated[int, Field(ge=1, le=366)] = 30
+
+
+class TokenView(WireValue):
+    """A token, without the secret."""
+
+    id: str
+    name: str
+    scopes: tuple[str, ...]
+    created_at: Moment
+    expires_at: Moment
+    revoked_at: Moment | None = None
+
+
+class TokenSecret(TokenView):
+    """A token that was just made. The secret is shown this once; the gateway keeps its digest."""
+
+    token: str
+
+
+class Login(WireValue):
+    """A local password."""
+
+    name: UserName
+    password: Annotated[SecretStr, Field(max_length=1000)]
+
+
+class Self(WireValue):
+    """Who the gateway takes the caller for."""
+
+    name: UserName
+    display_name: str | None
+    roles: tuple[Role, ...]
+    groups: tuple[str, ...]
+    actions: tuple[str, ...]
+    expires_at: Moment | None
+    server_version: str

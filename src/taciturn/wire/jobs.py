@@ -1,0 +1,247 @@
+"""Jobs: what is asked of a worker, and where it stands."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from taciturn.spec import EvaluateSpec, FitSpec, SampleSpec
+from taciturn.wire.values import Line, Moment, Name, PolicyLine, WireValue
+
+
+class JobKind(StrEnum):
+    """What a job does."""
+
+    PROBE = "probe"
+    FIT = "fit"
+    SAMPLE = "sample"
+    EVALUATE = "evaluate"
+    AUDIT = "audit"
+    SYNTHESIZE = "synthesize"
+
+
+class JobState(StrEnum):
+    """Where a job stands."""
+
+    VALIDATING = "validating"
+    AWAITING_APPROVAL = "awaiting_approval"
+    QUEUED = "queued"
+    PROVISIONING = "provisioning"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing more happens."""
+        return self in (JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED)
+
+
+class Part(WireValue):
+    """One side of a split by unit: `test` holds about `test_share` of the units, `train` the rest.
+
+    Which unit is where is decided by a keyed hash whose key only workers have, so that the same
+    share always gives the same split.
+    """
+
+    side: Literal["train", "test"]
+    test_share: Annotated[float, Field(gt=0, lt=1)]
+
+
+class DataRef(WireValue):
+    """Rows of a dataset: which, and how they are prepared. The unit is the dataset's own."""
+
+    dataset: Name
+    select: Annotated[str | None, Field(max_length=10_000)] = None
+    part: Part | None = None
+
+
+_NOT_REMOTE = ("privacy_unit", "select", "device", "threads", "sharding", "checkpoint_every")
+
+
+class RemoteFit(FitSpec):
+    """A fit where the data is: FitSpec, but unit, selection and machine are the gateway's."""
+
+    kind: Literal[JobKind.FIT] = JobKind.FIT
+    model: Annotated[str, Field(min_length=1, max_length=300, description="Base model.")]
+    data: DataRef
+    name: Annotated[Line | None, Field(description="A name for the model.")] = None
+
+    @model_validator(mode="after")
+    def _only_remote(self) -> Self:
+        defaults = FitSpec()
+        for field in _NOT_REMOTE:
+            if getattr(self, field) != getattr(defaults, field):
+                raise ValueError(
+                    f"{field}={getattr(self, field)!r} is not yours to choose in a gateway's job; "
+                    "leave it out"
+                )
+        return self
+
+    def fit_spec(self) -> FitSpec:
+        """The part that the engine takes, without unit and selection."""
+        return FitSpec(**{name: getattr(self, name) for name in FitSpec.model_fields})
+
+
+class RemoteSample(SampleSpec):
+    """Text from a fitted model."""
+
+    kind: Literal[JobKind.SAMPLE] = JobKind.SAMPLE
+    model: Annotated[str, Field(description="Id of a fitted model.")]
+    prompts: Annotated[
+        tuple[Annotated[str, Field(max_length=100_000)], ...],
+        Field(min_length=1, max_length=1000),
+    ]
+    stream: Annotated[bool, Field(description="Report text as it is written; one prompt, n=1.")] = (
+        False
+    )
+
+    def sample_spec(self) -> SampleSpec:
+        """The part that the engine takes."""
+        return SampleSpec(**{name: getattr(self, name) for name in SampleSpec.model_fields})
+
+
+class RemoteEvaluate(EvaluateSpec):
+    """A fitted model judged on a part of a dataset (paid for), or on public texts (free)."""
+
+    kind: Literal[JobKind.EVALUATE] = JobKind.EVALUATE
+    model: Annotated[str, Field(description="Id of a fitted model.")]
+    data: DataRef | None = None
+    public_texts: Annotated[
+        tuple[Annotated[str, Field(max_length=100_000)], ...], Field(max_length=10_000)
+    ] = ()
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if (self.data is None) == (not self.public_texts):
+            raise ValueError("give either data (private, with target_epsilon) or public_texts")
+        if self.show_private:
+            raise ValueError("show_private=True shows rows' figures; a gateway never does")
+        if self.data is not None and self.target_epsilon is None:
+            raise ValueError("data is private: give target_epsilon, for example 0.5")
+        return self
+
+    def evaluate_spec(self) -> EvaluateSpec:
+        """The part that the engine takes."""
+        return EvaluateSpec(**{name: getattr(self, name) for name in EvaluateSpec.model_fields})
+
+
+class RemoteAudit(WireValue):
+    """A fitted model attacked through its canaries; costs nothing, for canaries are invented."""
+
+    kind: Literal[JobKind.AUDIT] = JobKind.AUDIT
+    model: Annotated[str, Field(description="Id of a fitted model that has canaries.")]
+    confidence: Annotated[float, Field(ge=0.5, lt=1)] = 0.95
+
+
+class RemoteSynthesize(WireValue):
+    """Records written by a fitted model: post-processing, so free."""
+
+    kind: Literal[JobKind.SYNTHESIZE] = JobKind.SYNTHESIZE
+    model: Annotated[str, Field(description="Id of a fitted model.")]
+    n: Annotated[int, Field(ge=1, le=1_000_000)]
+    prompts: Annotated[tuple[str, ...], Field(min_length=1, max_length=1000)] = ("",)
+    temperature: Annotated[float, Field(ge=0, le=10)] = 1.0
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    max_new_tokens: Annotated[int, Field(ge=1, le=4096)] = 128
+    seed: Annotated[int | None, Field(ge=0)] = None
+
+
+class RemoteProbe(WireValue):
+    """A look at a dataset's schema by a worker: can it be read, and is every unit named?"""
+
+    kind: Literal[JobKind.PROBE] = JobKind.PROBE
+    dataset: Name
+
+
+JobRequest = Annotated[
+    RemoteFit | RemoteSample | RemoteEvaluate | RemoteAudit | RemoteSynthesize,
+    Field(discriminator="kind"),
+]
+AnyRequest = Annotated[
+    RemoteFit | RemoteSample | RemoteEvaluate | RemoteAudit | RemoteSynthesize | RemoteProbe,
+    Field(discriminator="kind"),
+]
+
+
+class Failure(WireValue):
+    """Why a job failed, from a fixed list; the owner finds the log under `incident`."""
+
+    code: str
+    text: str
+    incident: str | None = None
+
+
+class JobView(WireValue):
+    """A job as its requester sees it."""
+
+    id: str
+    kind: JobKind
+    state: JobState
+    requester: str
+    namespace: Name | None
+    dataset: Name | None
+    model: Annotated[str | None, Field(description="The fitted model: asked for, or made.")]
+    request: dict[str, Any]
+    plan: dict[str, Any] | None = None
+    policy: PolicyLine
+    failure: Failure | None = None
+    approval: str | None = None
+    created_at: Moment
+    updated_at: Moment
+
+
+class PlanView(WireValue):
+    """What a fit would be and cost, before anything is held."""
+
+    plan: dict[str, Any]
+    epsilon: float | None
+    delta: float | None
+    share_of_budget: float | None
+    share_of_grant: float | None
+    admitted: bool
+    needs_approval: Annotated[
+        str | None, Field(description="Why two people would have to approve; null if not.")
+    ]
+    policy: PolicyLine
+
+
+class ModelView(WireValue):
+    """A fitted model; its files are artifacts."""
+
+    id: str
+    name: str | None
+    job: str
+    owner: str
+    base_model: str
+    namespace: Name
+    policy: PolicyLine
+    report: dict[str, Any]
+    files: tuple[str, ...]
+    created_at: Moment
+
+
+class ApprovalView(WireValue):
+    """A request to two people for something that the rules alone refuse."""
+
+    id: str
+    job: str
+    namespace: Name
+    requester: str
+    reason: Literal["no_guarantee", "exceeds_grant"]
+    request: dict[str, Any]
+    state: Literal["open", "approved", "rejected", "expired", "used"]
+    approved_by: tuple[str, ...]
+    needed: int
+    expires_at: Moment
+    created_at: Moment
+
+
+class Decision(WireValue):
+    """An approver's answer."""
+
+    decision: Literal["approve", "reject"]
+    comment: Line | None = None

@@ -1,0 +1,136 @@
+"""The protocol between a gateway and the one worker that holds a job's lease.
+
+    POST /v1/worker/jobs/{id}/lease        -> Assignment      (takes the job, fences another)
+    POST /v1/worker/jobs/{id}/heartbeat    -> Orders           (every few seconds)
+    POST /v1/worker/jobs/{id}/charges      Charge -> 204       (before a block of steps runs)
+    POST /v1/worker/jobs/{id}/events       EventBatch -> 204
+    PUT  /v1/worker/jobs/{id}/files/{name} bytes -> 204        (names of `artifacts.ALLOWED`)
+    POST /v1/worker/jobs/{id}/incidents    Incident -> 201     (the full log: for the owner only)
+    POST /v1/worker/jobs/{id}/outcome      Outcome -> 204      (the last message)
+    POST /v1/worker/jobs/{id}/text         TextChunk -> 204    (a streamed sample)
+    POST /v1/worker/jobs/{id}/next         -> NextJob          (another sample of the same model)
+    GET  /v1/worker/models/{id}/files/{name}                   (a fitted model that the job needs)
+
+All but the first carry the fencing token in the header `Taciturn-Lease`. The bearer token is the
+job's own, and good for nothing else.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from taciturn.planning.plan import TrainingPlan
+from taciturn.wire.events import FailureCode, WorkerEvent
+from taciturn.wire.jobs import AnyRequest
+from taciturn.wire.values import Name, WireValue
+
+LEASE_HEADER = "Taciturn-Lease"
+
+
+class SourceRef(WireValue):
+    """Where the rows are and what a unit is; credentials are the worker's own."""
+
+    source: str
+    unit: str
+    units: int
+    split_key: Annotated[
+        str, Field(repr=False, description="Hexadecimal; keys the split by unit. A secret.")
+    ]
+
+
+class BaseModelFacts(WireValue):
+    """What the plan was made from; the worker refuses to run if its model differs."""
+
+    name: str
+    parameters: int
+    context_length: int
+    vocabulary: int
+
+
+class LeaseRequest(WireValue):
+    """A worker presents itself."""
+
+    worker: Name
+    operation_id: Annotated[str, Field(min_length=8, max_length=100)]
+
+
+class Assignment(WireValue):
+    """All that a worker needs to know of its job.
+
+    Attributes:
+        plan: of a fit, made by the gateway from public facts: what was reserved is what runs.
+        canaries: part of `plan.n_units`.
+        charged_steps: steps that an earlier worker of the job had charged.
+        files: names of the fitted model's files, where the job needs one.
+    """
+
+    job: str
+    attempt: int
+    lease: int
+    lease_s: float
+    request: AnyRequest
+    source: SourceRef | None = None
+    plan: TrainingPlan | None = None
+    base_model: BaseModelFacts | None = None
+    model: str | None = None
+    files: tuple[str, ...] = ()
+    namespace: Name | None = None
+    charged_steps: int = 0
+
+
+class Orders(WireValue):
+    """The gateway's answer to a sign of life."""
+
+    cancel: bool = False
+
+
+class Charge(WireValue):
+    """Steps that are about to run. `operation_id` makes a repeated message one charge."""
+
+    operation_id: Annotated[str, Field(min_length=8, max_length=100)]
+    first_step: Annotated[int, Field(ge=0)]
+    steps: Annotated[int, Field(ge=1, le=1_000_000)]
+
+
+class EventBatch(WireValue):
+    """Events in order; `first` is the number of the first one, so that repeats are known."""
+
+    first: Annotated[int, Field(ge=0)]
+    events: Annotated[tuple[WorkerEvent, ...], Field(max_length=1000)]
+
+
+class Incident(WireValue):
+    """The full log of a failure. It may quote rows: only the data's owner ever reads it."""
+
+    log: Annotated[str, Field(max_length=2_000_000, repr=False)]
+
+
+class IncidentId(WireValue):
+    """Where the owner finds the log."""
+
+    incident: str
+
+
+class Outcome(WireValue):
+    """How the job ended."""
+
+    succeeded: bool
+    code: FailureCode | None = None
+    incident: str | None = None
+
+
+class TextChunk(WireValue):
+    """A piece of a streamed sample."""
+
+    text: Annotated[str, Field(max_length=100_000)]
+    last: bool = False
+    finish_reason: str | None = None
+
+
+class NextJob(WireValue):
+    """Another job for a worker that has a model in memory; null: none came, ask again or end."""
+
+    job: str | None = None
+    token: Annotated[str | None, Field(repr=False)] = None
