@@ -22,7 +22,7 @@ from taciturn.spec import JobSpec, load_yaml, parse
 _NEEDED = ("torch", "transformers", "peft", "dp-accounting", "pyarrow", "duckdb", "safetensors")
 # Sampling probability, noise multiplier, steps and delta: all units in one step, and samples.
 _AUDITED = ((1.0, 1.0, 1, 1e-5), (0.1, 0.8, 20, 1e-5))
-_OPTIONAL = ("bitsandbytes", "torchao", "s3fs", "polars", "datasets", "gguf")
+_OPTIONAL = ("bitsandbytes", "torchao", "polars", "datasets", "gguf")
 
 
 @dataclass(frozen=True, slots=True)

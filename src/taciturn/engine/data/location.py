@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,9 +9,8 @@ from pathlib import PurePosixPath
 from typing import IO, Any
 from urllib.parse import urlsplit, urlunsplit
 
-import fsspec
-
 from taciturn.errors import DataError, DataNotFoundError, MissingDependencyError
+from taciturn.filesystem import open_filesystem
 from taciturn.preparation.rows import shield
 
 FORMATS = {
@@ -27,8 +25,6 @@ FORMATS = {
 COMPRESSIONS = (".gz", ".bz2", ".xz")
 
 _PACKAGES = {
-    "s3": "s3fs",
-    "s3a": "s3fs",
     "http": "aiohttp",
     "https": "aiohttp",
     "gs": "gcsfs",
@@ -89,7 +85,7 @@ def _shown(location: str) -> str:
 
 def _filesystem(location: str, shown: str) -> tuple[Any, str]:
     try:
-        filesystem, path = fsspec.core.url_to_fs(os.path.expanduser(location))
+        filesystem, path = open_filesystem(location)
     except ImportError:
         protocol = location.partition("://")[0].rpartition("::")[2]
         package = _PACKAGES.get(protocol, f"fsspec[{protocol}]")
