@@ -54,6 +54,15 @@ def worker(request: Request, job_id: str) -> WorkerPrincipal:
     return caller
 
 
+def any_worker(request: Request) -> WorkerPrincipal:
+    """A dependency of worker routes that are not under a job: the worker of some job."""
+    caller = _caller(request)
+    if not isinstance(caller, WorkerPrincipal):
+        raise ProblemError("forbidden", "only a worker may ask this")
+    request.state.actor = f"worker:{caller.job_id}"
+    return caller
+
+
 def _caller(request: Request) -> Principal | WorkerPrincipal:
     scheme, _, token = request.headers.get("authorization", "").partition(" ")
     if scheme.lower() != "bearer" or not token:

@@ -134,7 +134,12 @@ jobs = Table(
     Column("grants", Text, nullable=False),
     Column("attempt", Integer, nullable=False),
     Column("handle", Text),
+    Column("worker_token", _ID),
+    Column("lease", Integer, nullable=False, default=0),
+    Column("lease_operation", String(100)),
+    Column("lease_until_ms", BigInteger),
     Column("cancel", Boolean, nullable=False),
+    Column("outcome", Text),
     Column("failure", String(40)),
     Column("incident", _ID),
     Column("policy", Text, nullable=False),
@@ -214,6 +219,7 @@ artifacts = Table(
     Column("name", _NAME, primary_key=True),
     Column("size_bytes", BigInteger, nullable=False),
     Column("sha256", String(64), nullable=False),
+    Column("content", Text),
     Column("created_at_ms", BigInteger, nullable=False),
 )
 

@@ -95,8 +95,9 @@ def test_pages_and_what_became_visible(clinic: Clinic, job: str, events: Events)
     _append(events, other, StateEvent(state=JobState.SUCCEEDED))
     before = clinic.gateway.now_ms() - 1
     assert [shown.sequence for shown in events.page(job, 1, 1)] == [2]
-    found = events.became_visible(before)
+    found = events.became_visible(before, {job, other})
     assert {name: len(shown) for name, shown in found.items()} == {job: 3, other: 1}
-    assert events.became_visible(clinic.gateway.now_ms()) == {}
+    assert events.became_visible(clinic.gateway.now_ms(), {job, other}) == {}
+    assert set(events.became_visible(before, {job})) == {job}
     assert events.is_last(other, 1)
     assert not events.is_last(job, 3)

@@ -1,0 +1,229 @@
+"""What a worker's file may hold: each is read by the gateway before it is kept.
+
+The worker sends only what `wire.artifacts` names; here the same is asked again, of the bytes. A
+file that is not exactly of its kind is refused by a word from a fixed list, which quotes nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import struct
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import BaseModel, TypeAdapter, ValidationError
+
+from taciturn.certificate.envelope import Envelope
+from taciturn.certificate.statement import Statement
+from taciturn.errors import CertificateError
+from taciturn.figures import ReleasedEvaluation, ReleasedFigures
+from taciturn.report import Audit, PrivacyReport
+from taciturn.wire.datasets import ColumnView
+from taciturn.wire.jobs import JobKind
+from taciturn.wire.results import SampleLine
+
+COLUMNS: TypeAdapter[tuple[ColumnView, ...]] = TypeAdapter(tuple[ColumnView, ...])
+
+_HEADER_BYTES = 32 * 2**20
+_TENSOR = re.compile(r"^[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*$")
+_ADAPTER_TENSOR = re.compile(
+    r"^base_model\.model\.[A-Za-z0-9_.]+\.lora_(embedding_)?[AB](\.weight)?$"
+)
+_DTYPE_BITS = {
+    **{"F64": 64, "F32": 32, "F16": 16, "BF16": 16, "F8_E4M3": 8, "F8_E5M2": 8},
+    **{"I64": 64, "I32": 32, "I16": 16, "I8": 8, "U8": 8, "BOOL": 8},
+}
+_CONFIG_KEY = re.compile(r"^[A-Za-z0-9_.\-]{1,200}$")
+_CONFIG_TEXT_CHARS, _CONFIG_DEPTH = 400, 6
+_SYNTHETIC_COLUMNS = frozenset({"text", "label", "prompt"})
+_SYNTHETIC_METADATA = frozenset({b"taciturn", b"ARROW:schema"})
+
+
+class RefusedError(Exception):
+    """The file is not of its kind; the word says in what respect, and quotes nothing."""
+
+
+def check(kind: JobKind, name: str, path: Path, request: Mapping[str, Any]) -> None:
+    """Raise RefusedError unless the file at `path` is what a job of this kind may release.
+
+    Args:
+        request: what was asked for: the file must not hold more.
+    """
+    checks = _CHECKS[kind].get(name)
+    if checks is None:
+        raise RefusedError("name")
+    try:
+        checks(path, request)
+    except RefusedError:
+        raise
+    except (ValidationError, CertificateError, UnicodeDecodeError, json.JSONDecodeError):
+        raise RefusedError("format") from None
+    except (
+        ValueError,
+        KeyError,
+        TypeError,
+        struct.error,
+        OSError,
+        RecursionError,
+        pa.ArrowException,
+    ):
+        raise RefusedError("structure") from None
+
+
+def plain_json(data: bytes) -> Any:
+    """JSON in which nothing is said twice."""
+    return json.loads(data.decode("utf-8"), object_pairs_hook=_once)
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise RefusedError("repeated_field")
+    return found
+
+
+def _as(model: type[BaseModel]) -> Callable[[Path, Mapping[str, Any]], None]:
+    def checked(path: Path, _: Mapping[str, Any]) -> None:
+        data = path.read_bytes()
+        plain_json(data)
+        model.model_validate_json(data)
+
+    return checked
+
+
+def _schema(path: Path, _: Mapping[str, Any]) -> None:
+    data = path.read_bytes()
+    plain_json(data)
+    COLUMNS.validate_json(data)
+
+
+def _samples(path: Path, request: Mapping[str, Any]) -> None:
+    """One line for each completion that was asked for, of the prompt it was asked for."""
+    prompts = [prompt for prompt in request["prompts"] for _ in range(request.get("n", 1))]
+    with path.open("rb") as file:
+        for prompt, line in zip(prompts, file, strict=True):
+            plain_json(line)
+            if SampleLine.model_validate_json(line).prompt != prompt:
+                raise RefusedError("prompt")
+
+
+def _certificate(path: Path, _: Mapping[str, Any]) -> None:
+    Statement.from_bytes(Envelope.from_bytes(path.read_bytes()).payload)
+
+
+def _config(path: Path, _: Mapping[str, Any]) -> None:
+    """A configuration: names, numbers, short words; no room for a text."""
+    value = plain_json(path.read_bytes())
+    if not isinstance(value, dict):
+        raise RefusedError("format")
+    _plain(value, _CONFIG_DEPTH)
+
+
+def _plain(value: Any, depth: int) -> None:
+    if depth == 0:
+        raise RefusedError("depth")
+    if isinstance(value, str) and (len(value) > _CONFIG_TEXT_CHARS or "\n" in value):
+        raise RefusedError("long_text")
+    if isinstance(value, dict):
+        if not all(_CONFIG_KEY.match(key) for key in value):
+            raise RefusedError("field_name")
+        value = list(value.values())
+    if isinstance(value, list):
+        for item in value:
+            _plain(item, depth - 1)
+
+
+def _json(path: Path, _: Mapping[str, Any]) -> None:
+    """Of a tokenizer: whatever its base model's vocabulary says."""
+    if not isinstance(plain_json(path.read_bytes()), dict):
+        raise RefusedError("format")
+
+
+def _text(path: Path, _: Mapping[str, Any]) -> None:
+    path.read_text(encoding="utf-8")
+
+
+def _adapter(path: Path, _: Mapping[str, Any]) -> None:
+    _tensors(path, _ADAPTER_TENSOR)
+
+
+def _weights(path: Path, _: Mapping[str, Any]) -> None:
+    _tensors(path, _TENSOR)
+
+
+def _tensors(path: Path, names: re.Pattern[str]) -> None:
+    """The header of a safetensors file: tensors by name, side by side, filling the file."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        (length,) = struct.unpack("<Q", file.read(8))
+        if length > min(_HEADER_BYTES, size - 8):
+            raise RefusedError("header")
+        header = plain_json(file.read(length))
+    if header.pop("__metadata__", {"format": "pt"}) != {"format": "pt"}:
+        raise RefusedError("metadata")
+    end = 0
+    for name, tensor in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
+        end = _tensor(name, tensor, names, end)
+    if not header or 8 + length + end != size:
+        raise RefusedError("size")
+
+
+def _tensor(name: str, tensor: dict[str, Any], names: re.Pattern[str], start: int) -> int:
+    """Where the tensor ends; it has to begin where the one before it ended."""
+    if not names.match(name) or len(name) > 400:
+        raise RefusedError("tensor_name")
+    if set(tensor) != {"dtype", "shape", "data_offsets"} or tensor["dtype"] not in _DTYPE_BITS:
+        raise RefusedError("tensor")
+    begin, end = tensor["data_offsets"]
+    bits = math.prod(tensor["shape"]) * _DTYPE_BITS[tensor["dtype"]]
+    if begin != start or min([0, *tensor["shape"]]) < 0 or (end - begin) * 8 != bits:
+        raise RefusedError("tensor_size")
+    return int(end)
+
+
+def _synthetic(path: Path, request: Mapping[str, Any]) -> None:
+    """Columns of text, no more rows than were asked for, and the guarantee."""
+    file = pq.ParquetFile(path)
+    schema = file.schema_arrow
+    if not set(schema.names) <= _SYNTHETIC_COLUMNS or "text" not in schema.names:
+        raise RefusedError("columns")
+    if any(field.type != pa.string() or field.metadata for field in schema):
+        raise RefusedError("column_types")
+    if not set(file.metadata.metadata or {}) <= _SYNTHETIC_METADATA:
+        raise RefusedError("metadata")
+    if file.metadata.num_rows > request["n"]:
+        raise RefusedError("rows")
+
+
+_Check = Callable[[Path, Mapping[str, Any]], None]
+
+_CHECKS: Mapping[JobKind, Mapping[str, _Check]] = MappingProxyType(
+    {
+        JobKind.PROBE: {"schema.json": _schema},
+        JobKind.SAMPLE: {"samples.jsonl": _samples},
+        JobKind.EVALUATE: {"evaluation.json": _as(ReleasedEvaluation)},
+        JobKind.AUDIT: {"audit.json": _as(Audit)},
+        JobKind.SYNTHESIZE: {"synthetic.parquet": _synthetic},
+        JobKind.FIT: {
+            "adapter_config.json": _config,
+            "adapter_model.safetensors": _adapter,
+            "config.json": _config,
+            "generation_config.json": _config,
+            "model.safetensors": _weights,
+            "tokenizer.json": _json,
+            "tokenizer_config.json": _json,
+            "special_tokens_map.json": _json,
+            "chat_template.jinja": _text,
+            "privacy_report.json": _as(PrivacyReport),
+            "certificate.json": _certificate,
+            "evaluations.json": _as(ReleasedFigures),
+            "audit.json": _as(Audit),
+        },
+    }
+)

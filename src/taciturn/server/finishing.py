@@ -1,0 +1,72 @@
+"""What a succeeded job leaves in the gateway: a model, a dataset's schema. One hook per kind."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from sqlalchemy import Connection, Row
+
+from taciturn.server.artifacts import AUDIT, EVALUATION, SCHEMA, Artifacts
+from taciturn.server.contents import COLUMNS
+from taciturn.server.models import Models
+from taciturn.server.problems import ProblemError
+from taciturn.server.results import SAMPLES
+from taciturn.wire.datasets import ColumnView
+from taciturn.wire.jobs import JobKind
+
+_RELEASES = {
+    JobKind.PROBE: SCHEMA,
+    JobKind.SAMPLE: SAMPLES,
+    JobKind.EVALUATE: EVALUATION,
+    JobKind.AUDIT: AUDIT,
+    JobKind.SYNTHESIZE: "synthetic.parquet",
+}
+
+
+class Probed(Protocol):
+    """What the keeper of datasets does with a schema."""
+
+    def probed(self, connection: Connection, dataset: str, columns: tuple[ColumnView, ...]) -> None:
+        """The dataset can be read and has these columns: it is ready."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finishing:
+    """What jobs have released, as their ending sees it."""
+
+    artifacts: Artifacts
+    models: Models
+    datasets: Probed
+
+    def read(self, job_id: str, name: str) -> bytes | None:
+        """A file that the worker handed in; None if there is none of that name."""
+        return self.artifacts.read(job_id, name)
+
+    def discard(self, job_id: str) -> None:
+        """Remove all that the worker handed in."""
+        self.artifacts.remove(job_id)
+
+    def complete(self, connection: Connection, job: Row[Any]) -> dict[str, Any]:
+        """Make of a succeeded job's files what they are for, in the transaction that ends it; again:
+        the same.
+
+        Returns:
+            The job's own columns that change with it.
+
+        Raises:
+            ProblemError: `conflict`: not all is there that had to be released; the job has failed.
+        """
+        kind = JobKind(job.kind)
+        if kind is JobKind.FIT:
+            return {"model_id": self.models.from_fit(connection, job)}
+        if _RELEASES[kind] not in self.artifacts.names(connection, job.id):
+            raise ProblemError("conflict", f"a {kind.value} job has to release {_RELEASES[kind]}")
+        if kind is JobKind.PROBE:
+            self._probed(connection, job)
+        return {}
+
+    def _probed(self, connection: Connection, job: Row[Any]) -> None:
+        text = self.artifacts.document(connection, job.id, SCHEMA)
+        self.datasets.probed(connection, job.dataset, COLUMNS.validate_json(text or "[]"))
