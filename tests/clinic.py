@@ -19,6 +19,7 @@ from taciturn.server.tables import datasets, jobs, policies
 from taciturn.wire.identity import Role
 from taciturn.wire.jobs import JobKind, JobState
 from taciturn.wire.values import PolicyLine
+from taciturn.wire.worker import LEASE_HEADER
 
 START = datetime(2026, 3, 1, 12, 0, 0, tzinfo=UTC)
 NAMESPACE = "patients"
@@ -93,6 +94,7 @@ class Clinic:
         model: str | None = None,
         request: dict[str, Any] | None = None,
         policy: PolicyLine | None = None,
+        plan: dict[str, Any] | None = None,
     ) -> str:
         """A job, as it would be after its submission."""
         job_id, now_ms = new_id("job"), self.gateway.now_ms()
@@ -108,6 +110,8 @@ class Clinic:
             "request": json.dumps(request or {"kind": kind.value}),
             "grants": "[]",
             "attempt": 1,
+            "lease": 0,
+            "plan": None if plan is None else json.dumps(plan),
             "cancel": False,
             "policy": line.model_dump_json(),
             "created_at_ms": now_ms,
@@ -121,10 +125,12 @@ class Clinic:
         change = update(jobs).where(jobs.c.id == job_id).values(state=state.value)
         self.gateway.write(lambda connection: connection.execute(change))
 
-    def worker(self, job_id: str) -> dict[str, str]:
+    def worker(self, job_id: str, lease: int = 1) -> dict[str, str]:
         """The headers of the worker that has taken a job's lease."""
         made = Directory(self.gateway).create_token(kind="worker", name="worker", job_id=job_id)
-        return {"Authorization": f"Bearer {made.text}"}
+        change = update(jobs).where(jobs.c.id == job_id).values(worker_token=made.id, lease=lease)
+        self.gateway.write(lambda connection: connection.execute(change))
+        return {"Authorization": f"Bearer {made.text}", LEASE_HEADER: str(lease)}
 
     def _namespace(self) -> None:
         now_ms, owner = self.gateway.now_ms(), self.users["olga"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
@@ -12,14 +14,14 @@ from taciturn.errors import TaciturnError
 from taciturn.server.gateway import Gateway
 from taciturn.server.identity.secret import new_id
 from taciturn.server.problems import MEDIA_TYPE, ProblemError, from_error
-from taciturn.server.routes import ROUTERS
+from taciturn.server.routes import OPENAI_ROUTERS, ROUTERS
 from taciturn.server.services import Services
 
 
-def create_app(gateway: Gateway) -> FastAPI:
+def create_app(gateway: Gateway, desk: Any = None) -> FastAPI:
     """The application on an open gateway."""
     app = FastAPI(title="taciturn", version=__version__, docs_url=None, redoc_url=None)
-    app.state.services = Services.of(gateway)
+    app.state.services = Services.of(gateway, desk)
     app.add_exception_handler(ProblemError, _problem)
     app.add_exception_handler(TaciturnError, _own_error)
     app.add_exception_handler(RequestValidationError, _invalid)
@@ -27,6 +29,8 @@ def create_app(gateway: Gateway) -> FastAPI:
     app.add_exception_handler(Exception, _unexpected)
     for router in ROUTERS:
         app.include_router(router, prefix="/v1")
+    for router in OPENAI_ROUTERS:
+        app.include_router(router, prefix="/openai/v1")
     return app
 
 

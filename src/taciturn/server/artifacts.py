@@ -146,9 +146,7 @@ class Artifacts:
         wanted = select(artifacts).where(artifacts.c.job_id == job_id, artifacts.c.name == name)
         return self.gateway.read(lambda connection: connection.execute(wanted).first())
 
-    def _take(
-        self, worker: WorkerPrincipal, lease: int, name: str, pieces: Pieces
-    ) -> None:
+    def _take(self, worker: WorkerPrincipal, lease: int, name: str, pieces: Pieces) -> None:
         """Keep a checked file, then say so, if the lease still holds; a later file replaces it."""
         digest = hashlib.sha256()
         size_bytes = 0

@@ -36,8 +36,18 @@ _ADAPTER_TENSOR = re.compile(
     r"^base_model\.model\.[A-Za-z0-9_.]+\.lora_(embedding_)?[AB](\.weight)?$"
 )
 _DTYPE_BITS = {
-    **{"F64": 64, "F32": 32, "F16": 16, "BF16": 16, "F8_E4M3": 8, "F8_E5M2": 8},
-    **{"I64": 64, "I32": 32, "I16": 16, "I8": 8, "U8": 8, "BOOL": 8},
+    "F64": 64,
+    "F32": 32,
+    "F16": 16,
+    "BF16": 16,
+    "F8_E4M3": 8,
+    "F8_E5M2": 8,
+    "I64": 64,
+    "I32": 32,
+    "I16": 16,
+    "I8": 8,
+    "U8": 8,
+    "BOOL": 8,
 }
 _CONFIG_KEY = re.compile(r"^[A-Za-z0-9_.\-]{1,200}$")
 _CONFIG_TEXT_CHARS, _CONFIG_DEPTH = 400, 6

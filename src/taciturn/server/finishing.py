@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -49,8 +48,7 @@ class Finishing:
         self.artifacts.remove(job_id)
 
     def complete(self, connection: Connection, job: Row[Any]) -> dict[str, Any]:
-        """Make of a succeeded job's files what they are for, in the transaction that ends it; again:
-        the same.
+        """Make of a succeeded job's files what they are for, in the transaction that ends it.
 
         Returns:
             The job's own columns that change with it.

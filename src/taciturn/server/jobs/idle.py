@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 
 from taciturn.wire.worker import NextJob
 
-
 _CLAIM_S = 5.0  # longer than a claim takes, which is one transaction
 
 
@@ -32,9 +31,7 @@ class Idle:
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _waiting: dict[str, deque[_Waiting]] = field(default_factory=dict)
 
-    async def offer(
-        self, model_id: str, handle: str | None, timeout_s: float
-    ) -> NextJob | None:
+    async def offer(self, model_id: str, handle: str | None, timeout_s: float) -> NextJob | None:
         """Wait, as a worker that has this model, for a job; None if none came in time."""
         loop = asyncio.get_running_loop()
         waiting = _Waiting(loop, loop.create_future(), handle)

@@ -10,10 +10,9 @@ import asyncio
 import time
 from dataclasses import dataclass, field
 
-from taciturn.server.problems import ProblemError
 from taciturn.wire.worker import TextChunk
 
-_LIMIT_CHARS = 4 * 2**20
+_LIMIT_CHARS, _UNREAD_CHARS = 4 * 2**20, 2**16
 _KEPT_S = 600.0
 _MOST = 1000
 
@@ -22,6 +21,7 @@ _MOST = 1000
 class _Channel:
     chunks: list[TextChunk] = field(default_factory=list)
     chars: int = 0
+    read: bool = False
     touched_s: float = field(default_factory=time.monotonic)
     news: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -36,30 +36,18 @@ class Texts:
 
     _channels: dict[str, _Channel] = field(default_factory=dict)
 
-    def open(self, job_id: str) -> None:
-        """Expect text of a job: before it is asked for, so that none is missed."""
-        self._forget_old()
-        if len(self._channels) >= _MOST:
-            raise ProblemError("unavailable", f"{_MOST} texts are being written; try again later")
-        self._channels[job_id] = _Channel()
-
     def close(self, job_id: str) -> None:
         """Nobody reads it any more."""
         self._channels.pop(job_id, None)
 
     def put(self, job_id: str, chunk: TextChunk) -> None:
-        """Take a piece; one that was sent again, or that nobody reads here, is dropped.
-
-        Raises:
-            ProblemError: `too_large`.
-        """
-        channel = self._channels.get(job_id)
-        if channel is None or channel.last:
+        """Take a piece. One that was sent again is dropped; so is what nobody reads here, and what
+        would leave a gap: then the reader gets the rest when the job is over."""
+        channel = self._channel(job_id)
+        expected = chunk.offset is None or chunk.offset == channel.chars
+        limit_chars = _LIMIT_CHARS if channel.read else _UNREAD_CHARS
+        if channel.last or not expected or channel.chars + len(chunk.text) > limit_chars:
             return
-        if chunk.offset is not None and chunk.offset < channel.chars:
-            return
-        if channel.chars + len(chunk.text) > _LIMIT_CHARS:
-            raise ProblemError("too_large", f"a text may have {_LIMIT_CHARS} characters")
         channel.chunks.append(chunk)
         channel.chars += len(chunk.text)
         channel.touched_s = time.monotonic()
@@ -67,10 +55,8 @@ class Texts:
 
     async def read(self, job_id: str, number: int, wait_s: float) -> TextChunk | None:
         """The piece of this number, as soon as it is there; None if it has not come in time."""
-        channel = self._channels.get(job_id)
-        if channel is None:
-            await asyncio.sleep(wait_s)
-            return None
+        channel = self._channel(job_id)
+        channel.read = True
         channel.touched_s = time.monotonic()
         try:
             async with asyncio.timeout(wait_s):
@@ -81,8 +67,19 @@ class Texts:
             return None
         return channel.chunks[number]
 
+    def _channel(self, job_id: str) -> _Channel:
+        """Made by whoever comes first, worker or reader."""
+        found = self._channels.get(job_id)
+        if found is None:
+            self._forget_old()
+            found = self._channels[job_id] = _Channel()
+        return found
+
     def _forget_old(self) -> None:
-        """Whoever asked and never read has gone."""
+        """Whoever asked and never read has gone; and there are not more than `_MOST`."""
         oldest_s = time.monotonic() - _KEPT_S
-        for job_id in [i for i, c in self._channels.items() if c.touched_s < oldest_s]:
-            del self._channels[job_id]
+        by_age = sorted(self._channels.items(), key=lambda item: item[1].touched_s)
+        surplus = len(by_age) - _MOST + 1
+        for number, (job_id, channel) in enumerate(by_age):
+            if channel.touched_s < oldest_s or number < surplus:
+                del self._channels[job_id]

@@ -40,7 +40,7 @@ Lease = Annotated[int, Header(alias=LEASE_HEADER, ge=0, le=2**53)]
 async def put_file(
     job_id: str, name: str, request: Request, caller: Worker, lease: Lease, services: Svc
 ) -> None:
-    """Hand a file in. Names and contents are those of `taciturn.wire.artifacts`, or it is refused."""
+    """Hand a file in; refused unless name and content are those of a file of this kind of job."""
     kept = services.artifacts
     limit_bytes = await to_thread.run_sync(kept.limit_bytes, caller, lease, name)
     folder = services.gateway.settings.data_dir / "incoming"

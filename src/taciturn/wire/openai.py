@@ -1,0 +1,154 @@
+"""Requests of OpenAI's completions API, as far as a fitted model can serve them.
+
+What is not here, or has another value than its neutral one, is refused by name: a setting that is
+silently ignored would make the answer something else than was asked for.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+Prompt = Annotated[str, Field(max_length=100_000)]
+Stop = Annotated[str, Field(min_length=1, max_length=200)]
+
+_NEUTRAL: dict[str, tuple[Any, ...]] = {
+    "best_of": (None, 1),
+    "echo": (None, False),
+    "frequency_penalty": (None, 0),
+    "function_call": (None, "none"),
+    "functions": (None, []),
+    "logit_bias": (None, {}),
+    "logprobs": (None, False),
+    "metadata": (None, {}),
+    "modalities": (None, ["text"]),
+    "parallel_tool_calls": (None, True, False),
+    "presence_penalty": (None, 0),
+    "reasoning_effort": (None, "none"),
+    "response_format": (None, {"type": "text"}),
+    "service_tier": (None, "auto", "default"),
+    "store": (None, False),
+    "suffix": (None, ""),
+    "tool_choice": (None, "none"),
+    "tools": (None, []),
+    "top_logprobs": (None, 0),
+    "user": (),
+}
+"""Parameters that are known and not supported, and the values with which they ask for nothing;
+`user` may say anything, for the gateway knows who asks."""
+
+
+class StreamOptions(BaseModel):
+    """How to stream."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    include_usage: bool | None = False
+
+
+class Sampling(BaseModel):
+    """What both kinds of requests may say."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model: Annotated[
+        str, Field(max_length=100, description="Id of a fitted model.", examples=["model_4k2..."])
+    ]
+    max_tokens: Annotated[int, Field(ge=1, le=100_000)] | None = None
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    n: Annotated[int, Field(ge=1, le=128)] | None = None
+    seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None
+    stop: Stop | Annotated[tuple[Stop, ...], Field(max_length=4)] | None = None
+    stream: bool | None = False
+    stream_options: StreamOptions | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _neutral(cls, fields: Any) -> Any:
+        """Drop what asks for nothing; refuse the rest by name."""
+        if not isinstance(fields, dict):
+            return fields
+        for name, neutral in _NEUTRAL.items():
+            if name in fields and neutral and fields[name] not in neutral:
+                raise ValueError(f"{name} is not supported; leave it out")
+        return {name: value for name, value in fields.items() if name not in _NEUTRAL}
+
+    @property
+    def stops(self) -> tuple[str, ...]:
+        """Texts before which the answer ends."""
+        if self.stop is None:
+            return ()
+        return (self.stop,) if isinstance(self.stop, str) else self.stop
+
+
+class CompletionRequest(Sampling):
+    """`POST /completions`."""
+
+    prompt: Prompt | Annotated[tuple[Prompt, ...], Field(min_length=1, max_length=100)]
+
+    @model_validator(mode="after")
+    def _one_stream(self) -> Self:
+        if self.stream and (len(self.prompts) > 1 or (self.n or 1) > 1):
+            raise ValueError("stream: give one prompt and n=1, or leave stream out")
+        return self
+
+    @property
+    def prompts(self) -> tuple[str, ...]:
+        """All of them."""
+        return (self.prompt,) if isinstance(self.prompt, str) else self.prompt
+
+    @property
+    def limit_tokens(self) -> int:
+        """OpenAI's own default."""
+        return self.max_tokens or 16
+
+
+class TextPart(BaseModel):
+    """A part of a message."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    type: Literal["text"]
+    text: Prompt
+
+
+class Message(BaseModel):
+    """A message of a conversation."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    role: Literal["system", "developer", "user", "assistant"]
+    content: Prompt | tuple[TextPart, ...]
+    name: Annotated[str, Field(max_length=100)] | None = None
+
+    @field_validator("content")
+    @classmethod
+    def _one_text(cls, content: str | tuple[TextPart, ...]) -> str:
+        if isinstance(content, str):
+            return content
+        return "".join(part.text for part in content)
+
+    @property
+    def text(self) -> str:
+        """What it says."""
+        return str(self.content)
+
+
+class ChatRequest(Sampling):
+    """`POST /chat/completions`."""
+
+    messages: Annotated[tuple[Message, ...], Field(min_length=1, max_length=200)]
+    max_completion_tokens: Annotated[int, Field(ge=1, le=100_000)] | None = None
+
+    @model_validator(mode="after")
+    def _one_stream(self) -> Self:
+        if self.stream and (self.n or 1) > 1:
+            raise ValueError("stream: n must be 1")
+        return self
+
+    @property
+    def limit_tokens(self) -> int:
+        """What one answer may have; OpenAI has no default, and the context is an upper bound."""
+        return self.max_completion_tokens or self.max_tokens or 256

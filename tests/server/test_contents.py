@@ -1,0 +1,149 @@
+"""A file leaves only if it is what its name says, and nothing besides."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import released
+from taciturn.server.contents import RefusedError, check
+from taciturn.wire.artifacts import ALLOWED
+from taciturn.wire.jobs import JobKind
+
+SECRET = "François Dupont"
+_ASKED: dict[str, Any] = {"prompts": ["Once"], "n": 2, "model": "model_1"}
+_TENSOR = {"dtype": "F32", "shape": [2, 2], "data_offsets": [0, 16]}
+
+
+def _check(tmp_path: Path, kind: JobKind, name: str, data: bytes) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(data)
+    check(kind, name, path, _ASKED)
+
+
+def _good() -> dict[tuple[JobKind, str], bytes]:
+    fits = {(JobKind.FIT, name): data for name, data in released.fit_files().items()}
+    return fits | {
+        (JobKind.FIT, "model.safetensors"): released.safetensors({"lm_head.weight": _TENSOR}),
+        (JobKind.FIT, "config.json"): b'{"model_type": "llama", "rope": {"theta": 1e4}}',
+        (JobKind.FIT, "evaluations.json"): b'{"evaluations": [], "downstream": []}',
+        (JobKind.FIT, "chat_template.jinja"): b"{{ messages }}",
+        (JobKind.PROBE, "schema.json"): b'[{"name": "id", "type": "string"}]',
+        (JobKind.SAMPLE, "samples.jsonl"): released.samples(("Once", "upon"), ("Once", "more")),
+        (JobKind.EVALUATE, "evaluation.json"): released.evaluation(),
+        (JobKind.SYNTHESIZE, "synthetic.parquet"): released.parquet({"text": ["a", "b"]}),
+    }
+
+
+@pytest.mark.parametrize(("kind", "name"), list(_good()))
+def test_what_jobs_release_is_taken(tmp_path: Path, kind: JobKind, name: str) -> None:
+    _check(tmp_path, kind, name, _good()[kind, name])
+
+
+@pytest.mark.parametrize("kind", list(JobKind))
+def test_no_file_is_taken_unread(tmp_path: Path, kind: JobKind) -> None:
+    """Each allowed name has its check: bytes that are nothing are refused under all of them."""
+    for name in ALLOWED[kind]:
+        with pytest.raises(RefusedError):
+            _check(tmp_path, kind, name, b"\xff" + SECRET.encode("utf-16"))
+    with pytest.raises(RefusedError, match="name"):
+        _check(tmp_path, kind, "optimizer.pt", b"x")
+
+
+_BAD: list[tuple[str, JobKind, str, bytes]] = [
+    ("field", JobKind.FIT, "privacy_report.json", b'{"note": "François Dupont"}'),
+    (
+        "another field",
+        JobKind.FIT,
+        "privacy_report.json",
+        json.dumps({**released.report().model_dump(), "final_loss": 1.2}).encode(),
+    ),
+    ("twice", JobKind.PROBE, "schema.json", b'[{"name": "id", "name": "a", "type": "string"}]'),
+    ("statistics", JobKind.PROBE, "schema.json", b'[{"name": "id", "type": "string", "n": 9}]'),
+    ("long text", JobKind.FIT, "adapter_config.json", json.dumps({"r": "x" * 500}).encode()),
+    ("lines", JobKind.FIT, "config.json", b'{"a": "one\\ntwo"}'),
+    ("field name", JobKind.FIT, "config.json", json.dumps({SECRET: 1}).encode()),
+    ("depth", JobKind.FIT, "config.json", b'{"a":' * 9 + b"1" + b"}" * 9),
+    ("deep", JobKind.FIT, "config.json", b"[" * 100_000),
+    ("a list", JobKind.FIT, "tokenizer.json", b"[]"),
+    ("short", JobKind.FIT, "adapter_model.safetensors", b"\x01"),
+    ("long header", JobKind.FIT, "adapter_model.safetensors", b"\xff" * 100),
+    (
+        "metadata",
+        JobKind.FIT,
+        "adapter_model.safetensors",
+        released.safetensors(metadata={"format": "pt", "loss": "0.1"}),
+    ),
+    ("hidden tail", JobKind.FIT, "adapter_model.safetensors", released.safetensors(body=40)),
+    ("cut", JobKind.FIT, "adapter_model.safetensors", released.safetensors(body=8)),
+    ("nothing", JobKind.FIT, "adapter_model.safetensors", released.safetensors({}, body=0)),
+    (
+        "gap",
+        JobKind.FIT,
+        "model.safetensors",
+        released.safetensors({"w": {**_TENSOR, "data_offsets": [16, 32]}}, body=32),
+    ),
+    (
+        "shape",
+        JobKind.FIT,
+        "model.safetensors",
+        released.safetensors({"w": {**_TENSOR, "shape": [2, 3]}}),
+    ),
+    (
+        "negative",
+        JobKind.FIT,
+        "model.safetensors",
+        released.safetensors({"w": {**_TENSOR, "shape": [-2, -2]}}),
+    ),
+    (
+        "name of a tensor",
+        JobKind.FIT,
+        "model.safetensors",
+        released.safetensors({SECRET: _TENSOR}),
+    ),
+    (
+        "not an adapter",
+        JobKind.FIT,
+        "adapter_model.safetensors",
+        released.safetensors({"optimizer.state": _TENSOR}),
+    ),
+    (
+        "dtype",
+        JobKind.FIT,
+        "model.safetensors",
+        released.safetensors({"w": {**_TENSOR, "dtype": SECRET}}),
+    ),
+    ("too few", JobKind.SAMPLE, "samples.jsonl", released.samples(("Once", "upon"))),
+    ("too many", JobKind.SAMPLE, "samples.jsonl", released.samples(*[("Once", "a")] * 3)),
+    ("prompt", JobKind.SAMPLE, "samples.jsonl", released.samples(*[("A row", "a")] * 2)),
+    ("rows", JobKind.SYNTHESIZE, "synthetic.parquet", released.parquet({"text": ["a"] * 3})),
+    (
+        "columns",
+        JobKind.SYNTHESIZE,
+        "synthetic.parquet",
+        released.parquet({"text": ["a"], "patient_id": ["7"]}),
+    ),
+    ("types", JobKind.SYNTHESIZE, "synthetic.parquet", released.parquet({"text": [1]})),
+    (
+        "notes",
+        JobKind.SYNTHESIZE,
+        "synthetic.parquet",
+        released.parquet({"text": ["a"]}, {"taciturn": "{}", "log": SECRET}),
+    ),
+    ("certificate", JobKind.FIT, "certificate.json", b'{"payload": ""}'),
+]
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "data"), [bad[1:] for bad in _BAD], ids=[bad[0] for bad in _BAD]
+)
+def test_anything_else_is_refused_and_not_quoted(
+    tmp_path: Path, kind: JobKind, name: str, data: bytes
+) -> None:
+    with pytest.raises(RefusedError) as refused:
+        _check(tmp_path, kind, name, data)
+    assert SECRET not in str(refused.value)
+    assert refused.value.__suppress_context__ or refused.value.__context__ is None
