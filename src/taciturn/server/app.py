@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
+from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 
@@ -17,8 +21,10 @@ from taciturn.server.services import Services
 
 
 def create_app(gateway: Gateway) -> FastAPI:
-    """The application on an open gateway."""
-    app = FastAPI(title="taciturn", version=__version__, docs_url=None, redoc_url=None)
+    """The application on an open gateway; its background tasks run as long as its lifespan."""
+    app = FastAPI(
+        title="taciturn", version=__version__, docs_url=None, redoc_url=None, lifespan=_lifespan
+    )
     app.state.services = Services.of(gateway)
     app.add_exception_handler(ProblemError, _problem)
     app.add_exception_handler(TaciturnError, _own_error)
@@ -28,6 +34,16 @@ def create_app(gateway: Gateway) -> FastAPI:
     for router in ROUTERS:
         app.include_router(router, prefix="/v1")
     return app
+
+
+@asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    background = app.state.services.background
+    await run_in_threadpool(background.start)
+    try:
+        yield
+    finally:
+        await run_in_threadpool(background.stop)
 
 
 def _problem(request: Request, error: Exception) -> Response:

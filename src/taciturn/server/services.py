@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from taciturn.server.background import Background
 from taciturn.server.gateway import Gateway
 from taciturn.server.identity.directory import Directory
 
@@ -13,9 +14,11 @@ class Services:
     """One of each."""
 
     gateway: Gateway
+    background: Background
     directory: Directory
 
     @classmethod
     def of(cls, gateway: Gateway) -> Services:
-        """All services on one gateway."""
-        return cls(gateway=gateway, directory=Directory(gateway))
+        """All services on one gateway; what they do besides requests is in `background`."""
+        background = Background()
+        return cls(gateway=gateway, background=background, directory=Directory(gateway))
