@@ -1,5 +1,12 @@
 """One module per resource; each has a `router`. Routes translate; services decide."""
 
-from taciturn.server.routes import identity
+from taciturn.server.routes import audit_log, health, identity, logins, tokens, users
 
-ROUTERS = (identity.router,)
+ROUTERS = (
+    audit_log.router,
+    health.router,
+    identity.router,
+    logins.router,
+    tokens.router,
+    users.router,
+)
