@@ -347,6 +347,42 @@ app.command("membership")(
 
 
 @app.command()
+def serve(
+    host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on.")] = None,
+    data_dir: Annotated[
+        Path | None, typer.Option(help="Folder of the embedded database, files and workspaces.")
+    ] = None,
+    database_url: Annotated[
+        str | None,
+        typer.Option(help="postgresql+psycopg://...; with a password, set the variable instead."),
+    ] = None,
+    storage_url: Annotated[str | None, typer.Option(help="Object store, s3://...")] = None,
+    public_url: Annotated[str | None, typer.Option(help="How clients reach the gateway.")] = None,
+    launcher: Annotated[str | None, typer.Option(help="local or kubernetes.")] = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Look whether it can serve; exit code 1 if not.")
+    ] = False,
+    migrate: Annotated[
+        bool, typer.Option("--migrate", help="Bring the database to this version, and end.")
+    ] = False,
+) -> None:
+    """Serve the gateway: private data stays here. Each option is also a variable TACITURN_*."""
+    from taciturn.cli.serve import run_serve
+
+    given = {
+        "host": host,
+        "port": port,
+        "data_dir": data_dir,
+        "database_url": database_url,
+        "storage_url": storage_url,
+        "public_url": public_url,
+        "launcher": launcher,
+    }
+    run_serve(given, check=check, migrate=migrate)
+
+
+@app.command()
 def doctor(
     file: FILE = None,
     audit: Annotated[

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 
 from fastapi import Depends, Request
+from starlette.concurrency import run_in_threadpool
 
 from taciturn.server.identity.directory import unauthenticated
 from taciturn.server.identity.permissions import Action
@@ -13,7 +14,7 @@ from taciturn.server.problems import ProblemError
 from taciturn.server.services import Services
 
 
-def services(request: Request) -> Services:
+async def services(request: Request) -> Services:
     """The services of this app."""
     found: Services = request.app.state.services
     return found
@@ -25,15 +26,17 @@ Svc = Annotated[Services, Depends(services)]
 class Requires:
     """A dependency: the caller, who may do `action`; otherwise 401 or 403, and nothing ran.
 
+    A bearer token, or a browser's session cookie, which for a write needs the CSRF header too.
     Routes keep the instance, so that documents and deny tests are made from them.
     """
 
     def __init__(self, action: Action) -> None:
         self.action = action
 
-    def __call__(self, request: Request) -> Principal:
-        """Establish the caller; raises ProblemError `unauthenticated` or `forbidden`."""
-        caller = _caller(request)
+    async def __call__(self, request: Request) -> Principal:
+        """Establish the caller; raises ProblemError `unauthenticated`, `csrf` or `forbidden`."""
+        request.state.action = self.action.value
+        caller = await _caller(request)
         if not isinstance(caller, Principal):
             raise ProblemError("forbidden", "a worker's token is for its own job only")
         if self.action not in caller.actions:
@@ -45,28 +48,64 @@ class Requires:
         return caller
 
 
-def worker(request: Request, job_id: str) -> WorkerPrincipal:
+async def worker(request: Request, job_id: str) -> WorkerPrincipal:
     """A dependency of worker routes: the worker of this very job."""
-    caller = _caller(request)
+    caller = await _caller(request)
     if not isinstance(caller, WorkerPrincipal) or caller.job_id != job_id:
         raise ProblemError("forbidden", "only the worker of this job may say this")
-    request.state.actor = f"worker:{job_id}"
     return caller
 
 
-def any_worker(request: Request) -> WorkerPrincipal:
+async def any_worker(request: Request) -> WorkerPrincipal:
     """A dependency of worker routes that are not under a job: the worker of some job."""
-    caller = _caller(request)
+    caller = await _caller(request)
     if not isinstance(caller, WorkerPrincipal):
         raise ProblemError("forbidden", "only a worker may ask this")
     request.state.actor = f"worker:{caller.job_id}"
     return caller
 
 
-def _caller(request: Request) -> Principal | WorkerPrincipal:
-    scheme, _, token = request.headers.get("authorization", "").partition(" ")
-    if scheme.lower() != "bearer" or not token:
+async def public(request: Request) -> None:
+    """A dependency that says: anybody may ask this, and it is not on record. Every route has this
+    one, `entrance`, `worker` or a `Requires`; a test sees to it."""
+    request.state.unrecorded = True
+
+
+async def entrance() -> None:
+    """A dependency that says: anybody may ask this, because it is how they come in."""
+
+
+async def _caller(request: Request) -> Principal | WorkerPrincipal:
+    scheme, _, given = request.headers.get("authorization", "").partition(" ")
+    if scheme:
+        if scheme.lower() != "bearer":
+            raise unauthenticated()
+        return await _authenticate(request, given.strip(), session=False)
+    sessions = services_of(request).sessions
+    cookie = sessions.token(request)
+    if cookie is None:
         raise unauthenticated()
-    caller = services(request).directory.authenticate(token.strip())
+    caller = await _authenticate(request, cookie, session=True)
+    sessions.check_csrf(request, cookie)
+    return caller
+
+
+async def _authenticate(
+    request: Request, token: str, *, session: bool
+) -> Principal | WorkerPrincipal:
+    """The caller, on record from now on. A browser's token counts in its cookie only, and no other
+    token counts there."""
+    directory = services_of(request).directory
+    caller: Principal | WorkerPrincipal | None = directory.known(token)
+    if caller is None:
+        caller = await run_in_threadpool(directory.authenticate, token)
+    if session != (isinstance(caller, Principal) and caller.session):
+        raise unauthenticated()
     request.state.caller = caller
     return caller
+
+
+def services_of(request: Request) -> Services:
+    """The services of this app, for what is no route."""
+    found: Services = request.app.state.services
+    return found

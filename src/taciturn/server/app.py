@@ -2,36 +2,54 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
+from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 
 from taciturn._version import __version__
 from taciturn.errors import TaciturnError
 from taciturn.server.gateway import Gateway
-from taciturn.server.identity.secret import new_id
+from taciturn.server.observing import Observing
 from taciturn.server.problems import MEDIA_TYPE, ProblemError, from_error
-from taciturn.server.routes import OPENAI_ROUTERS, ROUTERS
+from taciturn.server.routes import OPENAI_ROUTERS, ROUTERS, metrics
 from taciturn.server.services import Services
 
 
 def create_app(gateway: Gateway, desk: Any = None) -> FastAPI:
-    """The application on an open gateway."""
-    app = FastAPI(title="taciturn", version=__version__, docs_url=None, redoc_url=None)
-    app.state.services = Services.of(gateway, desk)
+    """The application on an open gateway; its background tasks run as long as its lifespan."""
+    app = FastAPI(
+        title="taciturn", version=__version__, docs_url=None, redoc_url=None, lifespan=_lifespan
+    )
+    app.state.services = services = Services.of(gateway, desk)
+    app.add_middleware(
+        Observing, gateway=gateway, audit_log=services.audit_log, metrics=services.metrics
+    )
     app.add_exception_handler(ProblemError, _problem)
     app.add_exception_handler(TaciturnError, _own_error)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http)
-    app.add_exception_handler(Exception, _unexpected)
     for router in ROUTERS:
         app.include_router(router, prefix="/v1")
     for router in OPENAI_ROUTERS:
         app.include_router(router, prefix="/openai/v1")
+    app.include_router(metrics.router)
     return app
+
+
+@asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    background = app.state.services.background
+    await run_in_threadpool(background.start)
+    try:
+        yield
+    finally:
+        await run_in_threadpool(background.stop)
 
 
 def _problem(request: Request, error: Exception) -> Response:
@@ -49,7 +67,9 @@ def _problem(request: Request, error: Exception) -> Response:
 def _own_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, TaciturnError)
     known = from_error(error)
-    return _problem(request, known) if known else _unexpected(request, error)
+    if known is None:
+        raise error  # `Observing` makes an incident of it
+    return _problem(request, known)
 
 
 def _invalid(request: Request, error: Exception) -> Response:
@@ -66,15 +86,3 @@ def _http(request: Request, error: Exception) -> Response:
     code = {404: "not_found", 405: "method_not_allowed", 413: "too_large"}.get(error.status_code)
     headers = dict(error.headers or {})
     return _problem(request, ProblemError(code or "invalid", str(error.detail), headers=headers))
-
-
-def _unexpected(request: Request, error: Exception) -> Response:
-    incident = new_id("inc")
-    return _problem(
-        request,
-        ProblemError(
-            "internal",
-            "the gateway failed; its operator finds the reason in its log under the incident",
-            incident=incident,
-        ),
-    )

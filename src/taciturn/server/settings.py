@@ -53,6 +53,10 @@ class Settings(BaseSettings):
     login_attempts: Annotated[
         int, Field(ge=1, description="Failed logins per name and per address in 15 minutes.")
     ] = 10
+    trusted_proxies: Annotated[
+        str | None,
+        Field(description="Addresses whose X-Forwarded-For is believed, by comma; default: none."),
+    ] = None
     secure_cookies: Annotated[
         bool | None, Field(description="Default: where public_url is https.")
     ] = None

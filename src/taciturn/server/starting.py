@@ -6,6 +6,8 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
+from sqlalchemy import Engine
+
 from taciturn.errors import DatabaseError
 from taciturn.server import schema
 from taciturn.server.database import open_database
@@ -25,15 +27,20 @@ def open_gateway(settings: Settings, *, clock: Clock = utc_now) -> Gateway:
         DatabaseError: it cannot be used, or is of another version.
         SigningKeyError: the ledger key is not one.
     """
-    settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    engine = open_engine(settings)
     if settings.database_url is None:
-        engine = open_database(f"sqlite:///{settings.data_dir / 'gateway.db'}")
         schema.upgrade(engine)
-    else:
-        engine = open_database(settings.database_url.get_secret_value())
     schema.check(engine)
     key = _seal_key(settings)
     return Gateway(settings, engine, key, Ledger(engine, key, clock=clock), clock)
+
+
+def open_engine(settings: Settings) -> Engine:
+    """An engine on the gateway's database; of the embedded one, the folder is made."""
+    settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if settings.database_url is None:
+        return open_database(f"sqlite:///{settings.data_dir / 'gateway.db'}")
+    return open_database(settings.database_url.get_secret_value())
 
 
 def _seal_key(settings: Settings) -> SealKey:

@@ -97,3 +97,35 @@ class Self(WireValue):
     actions: tuple[str, ...]
     expires_at: Moment | None
     server_version: str
+
+
+class Session(WireValue):
+    """A browser's session has begun: the cookie is set.
+
+    `csrf` goes into the header `Taciturn-CSRF` of every write.
+    """
+
+    csrf: str
+    expires_at: Moment
+
+
+class NewPassword(WireValue):
+    """Another password for oneself."""
+
+    current: Annotated[SecretStr, Field(max_length=1000)]
+    new: Annotated[SecretStr, Field(min_length=12, max_length=1000)]
+
+
+class AuditEntry(WireValue):
+    """One request and its answer. `token` is the id of the token that was shown, never its text."""
+
+    id: int
+    at: Moment
+    actor: str
+    action: str
+    resource: str
+    status: int
+    code: str | None
+    request_id: str
+    address: str | None
+    token: str | None

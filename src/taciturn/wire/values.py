@@ -76,3 +76,9 @@ class Problem(WireValue):
     code: str = Field(examples=["budget_exceeded"])
     instance: str | None = None
     incident: str | None = None
+
+
+class Health(WireValue):
+    """The gateway is well; where it is not, the answer is a Problem."""
+
+    status: Literal["ok"]

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from sqlalchemy import Connection, Row, insert, select, update
@@ -13,6 +13,7 @@ from taciturn.server.gateway import Gateway
 from taciturn.server.identity import secret
 from taciturn.server.identity.permissions import Action, actions_of
 from taciturn.server.identity.principal import Principal, WorkerPrincipal
+from taciturn.server.identity.remembered import Remembered
 from taciturn.server.problems import ProblemError
 from taciturn.server.tables import memberships, tokens, users
 from taciturn.wire.identity import Role
@@ -21,21 +22,72 @@ _DAY_MS = 86_400_000
 
 
 @dataclass(frozen=True, slots=True)
+class _Found:
+    token: Row[Any]
+    user: Row[Any] | None
+    groups: frozenset[str]
+
+    def principal(self, now_ms: int) -> Principal | WorkerPrincipal:
+        token, user = self.token, self.user
+        if token.revoked_at_ms is not None or token.expires_at_ms <= now_ms:
+            raise unauthenticated()
+        if token.kind == "worker":
+            return WorkerPrincipal(token.job_id, token.id)
+        if user is None or user.disabled:
+            raise unauthenticated()
+        roles = frozenset(Role(name) for name in json.loads(user.roles))
+        scopes = json.loads(token.scopes)
+        actions = actions_of(roles)
+        if scopes:
+            actions &= {Action(scope) for scope in scopes if scope in set(Action)}
+        return Principal(
+            user_id=user.id,
+            name=user.name,
+            display_name=user.display_name,
+            roles=roles,
+            groups=self.groups,
+            actions=actions,
+            token_id=token.id,
+            expires_at_ms=token.expires_at_ms,
+            session=token.kind == "session",
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class Directory:
     """Looks people and tokens up."""
 
     gateway: Gateway
+    remembered: Remembered[Principal] = field(default_factory=Remembered)
 
     def authenticate(self, token: str) -> Principal | WorkerPrincipal:
         """Who holds this token. Raises ProblemError `unauthenticated`, always with the same words:
-        whether a token never was, has expired or was revoked is nobody's business."""
+        whether a token never was, has expired or was revoked is nobody's business.
+
+        People are remembered for a second; workers never are, so that whoever revokes a job's
+        token needs no word with us.
+        """
+        known = self.known(token)
+        if known is not None:
+            return known
         found_id = secret.token_id(token)
         if found_id is None:
             raise unauthenticated()
+        generation = self.remembered.generation
         found = self.gateway.read(lambda connection: _token(connection, found_id))
         if found is None or not secret.matches(token, found.token.digest):
             raise unauthenticated()
-        return found.principal(self.gateway.now_ms())
+        caller = found.principal(self.gateway.now_ms())
+        if isinstance(caller, Principal):
+            self.remembered.keep(found.token.digest, caller, generation)
+        return caller
+
+    def known(self, token: str) -> Principal | None:
+        """Who holds this token, where it was looked up within the last second; no database."""
+        found = self.remembered.get(secret.digest(token))
+        if found is not None and found.expires_at_ms <= self.gateway.now_ms():
+            raise unauthenticated()
+        return found
 
     def create_user(
         self,
@@ -48,6 +100,7 @@ class Directory:
         oidc_subject: str | None = None,
     ) -> str:
         """Add a person; returns their id. Raises ProblemError `conflict` if the name is taken."""
+        check_roles(roles)
         user_id = secret.new_id("usr")
         now_ms = self.gateway.now_ms()
 
@@ -59,7 +112,7 @@ class Directory:
                     id=user_id,
                     name=name,
                     display_name=display_name,
-                    roles=_role_text(roles),
+                    roles=role_text(roles),
                     password_hash=password_hash,
                     oidc_subject=oidc_subject,
                     disabled=False,
@@ -109,6 +162,37 @@ class Directory:
         )
         self.gateway.write(lambda connection: connection.execute(change))
 
+    def revoke(self, token_id: str) -> None:
+        """Nobody is let in with this token from now on."""
+        now_ms = self.gateway.now_ms()
+        change = (
+            update(tokens)
+            .where(tokens.c.id == token_id, tokens.c.revoked_at_ms.is_(None))
+            .values(revoked_at_ms=now_ms)
+        )
+        self.gateway.write(lambda connection: connection.execute(change))
+        self.remembered.forget()
+
+
+def check_roles(roles: Iterable[Role]) -> None:
+    """Raises ProblemError unless one person may have all of these: an auditor looks at what others
+    did, so has no other role."""
+    held = set(roles)
+    if Role.AUDITOR in held and len(held) > 1:
+        others = ", ".join(sorted(held - {Role.AUDITOR}))
+        raise ProblemError(
+            "separation_of_duty",
+            f"an auditor has no other role, and this would also be {others}; give one or the other",
+        )
+
+
+def revoke_all(
+    connection: Connection, user_id: str, now_ms: int, *, but: str | None = None
+) -> None:
+    """End a person's tokens and sessions, but one. Whoever calls it makes `remembered` forget."""
+    held = tokens.c.user_id == user_id, tokens.c.revoked_at_ms.is_(None), tokens.c.id != (but or "")
+    connection.execute(update(tokens).where(*held).values(revoked_at_ms=now_ms))
+
 
 def unauthenticated() -> ProblemError:
     """What anybody without a valid token is told."""
@@ -117,38 +201,6 @@ def unauthenticated() -> ProblemError:
         "give a valid token in the header `Authorization: Bearer ...`; `taciturn login` gets one",
         headers={"WWW-Authenticate": 'Bearer realm="taciturn"'},
     )
-
-
-@dataclass(frozen=True, slots=True)
-class _Found:
-    token: Row[Any]
-    user: Row[Any] | None
-    groups: frozenset[str]
-
-    def principal(self, now_ms: int) -> Principal | WorkerPrincipal:
-        token, user = self.token, self.user
-        if token.revoked_at_ms is not None or token.expires_at_ms <= now_ms:
-            raise unauthenticated()
-        if token.kind == "worker":
-            return WorkerPrincipal(token.job_id, token.id)
-        if user is None or user.disabled:
-            raise unauthenticated()
-        roles = frozenset(Role(name) for name in json.loads(user.roles))
-        scopes = json.loads(token.scopes)
-        actions = actions_of(roles)
-        if scopes:
-            actions &= {Action(scope) for scope in scopes if scope in set(Action)}
-        return Principal(
-            user_id=user.id,
-            name=user.name,
-            display_name=user.display_name,
-            roles=roles,
-            groups=self.groups,
-            actions=actions,
-            token_id=token.id,
-            expires_at_ms=token.expires_at_ms,
-            session=token.kind == "session",
-        )
 
 
 def _token(connection: Connection, token_id: str) -> _Found | None:
@@ -160,5 +212,6 @@ def _token(connection: Connection, token_id: str) -> _Found | None:
     return _Found(token, user, frozenset(connection.execute(named).scalars()))
 
 
-def _role_text(roles: Sequence[Role]) -> str:
+def role_text(roles: Iterable[Role]) -> str:
+    """Roles as the table keeps them."""
     return json.dumps(sorted(set(roles)))

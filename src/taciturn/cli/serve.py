@@ -1,0 +1,92 @@
+"""`taciturn serve`: the gateway, its check, its migrations."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from taciturn.errors import MissingDependencyError, SpecError
+
+if TYPE_CHECKING:
+    from taciturn.server.settings import Settings
+
+
+def run_serve(given: dict[str, Any], *, check: bool, migrate: bool) -> None:
+    """Serve, check or migrate, with settings of the environment and those given here.
+
+    Raises:
+        SpecError: a setting is not valid.
+        MissingDependencyError: the server's packages are not installed.
+        typer.Exit: 1 where the check finds something.
+    """
+    settings = _settings({name: value for name, value in given.items() if value is not None})
+    if check:
+        _check(settings)
+    elif migrate:
+        _migrate(settings)
+    else:
+        _serve(settings)
+
+
+def _settings(given: dict[str, Any]) -> Settings:
+    try:
+        from pydantic import ValidationError
+        from pydantic_settings import SettingsError
+
+        from taciturn.server.settings import Settings
+    except ImportError as error:
+        raise MissingDependencyError(
+            f"the gateway needs {error.name}; install taciturn[server]"
+        ) from None
+    try:
+        return Settings(**given)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(str(part) for part in first["loc"])
+        raise SpecError(f"TACITURN_{name.upper()}: {first['msg']}; correct it") from None
+    except SettingsError as error:
+        raise SpecError(f"{error}; write it as JSON") from None
+
+
+def _serve(settings: Settings) -> None:
+    from taciturn.server.serving import first_admin, serve
+    from taciturn.server.starting import open_gateway
+
+    gateway = open_gateway(settings)
+    token = first_admin(gateway)
+    url = settings.public_url or f"http://{settings.host}:{settings.port}"
+    typer.echo(f"taciturn gateway at {url}")
+    if token is not None:
+        typer.echo(
+            "The first administrator's token, shown this once and valid for 7 days:\n"
+            f"\n    {token}\n\n"
+            f"    taciturn login {url}\n"
+        )
+    serve(gateway)
+
+
+def _check(settings: Settings) -> None:
+    from taciturn.server.checking import check
+
+    console = Console(highlight=False)
+    table = Table("check", "found", "", title="taciturn serve --check", title_justify="left")
+    findings = check(settings)
+    for finding in findings:
+        table.add_row(finding.what, finding.found, "ok" if finding.fine else "PROBLEM")
+    console.print(table)
+    for finding in findings:
+        if not finding.fine:
+            console.print(f"{finding.what}: {finding.remedy}", markup=False, soft_wrap=True)
+    if not all(finding.fine for finding in findings):
+        raise typer.Exit(1)
+
+
+def _migrate(settings: Settings) -> None:
+    from taciturn.server import schema
+    from taciturn.server.starting import open_engine
+
+    schema.upgrade(open_engine(settings))
+    typer.echo("the database is at the newest revision")

@@ -1,0 +1,143 @@
+"""The audit log: who asked what, and what was decided, on disk before the answer leaves.
+
+Answers wait for their row. Rows of answers that are ready at the same time are committed together,
+by one thread, so that waiting costs one commit and not a queue of them. Where a row cannot be kept,
+the caller gets `unavailable` instead of the answer: nothing is read that is not on record.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import datetime
+from functools import partial
+from typing import Any
+
+from sqlalchemy import Connection, Row, insert, select
+
+from taciturn.server.gateway import Gateway
+from taciturn.server.moments import milliseconds, moment
+from taciturn.server.paging import Paging
+from taciturn.server.tables import audit_log
+from taciturn.wire.identity import AuditEntry
+from taciturn.wire.values import Page
+
+_MOST_AT_ONCE = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One row to be. No bodies, no query, no token: only its id."""
+
+    at_ms: int
+    actor: str
+    action: str
+    resource: str
+    status: int
+    code: str | None
+    request_id: str
+    address: str | None
+    token_id: str | None
+
+    def values(self) -> dict[str, Any]:
+        """As the table has it."""
+        return {
+            "at_ms": self.at_ms,
+            "actor": self.actor[:200],
+            "action": self.action[:60],
+            "resource": self.resource[:500].replace("\x00", "?"),
+            "status": self.status,
+            "code": self.code,
+            "request_id": self.request_id,
+            "address": self.address,
+            "details": json.dumps({"token": self.token_id}) if self.token_id else None,
+        }
+
+
+class AuditLog:
+    """Keeps records, and shows them to auditors."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
+        self._lock = threading.Lock()
+        self._waiting: list[tuple[Record, Future[None]]] = []
+        self._writing = False
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="taciturn-audit-log")
+
+    @property
+    def waiting(self) -> int:
+        """Records that are not on disk yet."""
+        return len(self._waiting)
+
+    def keep(self, record: Record) -> Future[None]:
+        """Write a record; the future is done once it is committed, or has the error."""
+        future: Future[None] = Future()
+        with self._lock:
+            self._waiting.append((record, future))
+            if not self._writing:
+                self._writing = True
+                self._writer.submit(self._write_all)
+        return future
+
+    def _write_all(self) -> None:
+        while batch := self._next_batch():
+            rows = [record.values() for record, _ in batch]
+            try:
+                self._gateway.write(partial(_insert, rows))
+            except Exception as error:
+                for _, future in batch:
+                    future.set_exception(error)
+            else:
+                for _, future in batch:
+                    future.set_result(None)
+
+    def _next_batch(self) -> list[tuple[Record, Future[None]]]:
+        with self._lock:
+            batch, self._waiting = self._waiting[:_MOST_AT_ONCE], self._waiting[_MOST_AT_ONCE:]
+            self._writing = bool(batch)
+            return batch
+
+    def list(
+        self,
+        paging: Paging,
+        *,
+        actor: str | None = None,
+        action: str | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
+    ) -> Page[AuditEntry]:
+        """Records, oldest first, of one actor, one action, and a span of time where given."""
+        query = select(audit_log).where(audit_log.c.id > paging.number())
+        if actor is not None:
+            query = query.where(audit_log.c.actor == actor)
+        if action is not None:
+            query = query.where(audit_log.c.action == action)
+        if since is not None:
+            query = query.where(audit_log.c.at_ms >= milliseconds(since))
+        if until is not None:
+            query = query.where(audit_log.c.at_ms < milliseconds(until))
+        query = query.order_by(audit_log.c.id).limit(paging.fetch)
+        rows = self._gateway.read(lambda connection: connection.execute(query).all())
+        return paging.page(rows, _entry, lambda row: row.id)
+
+
+def _insert(rows: Sequence[dict[str, Any]], connection: Connection) -> None:
+    connection.execute(insert(audit_log), rows)
+
+
+def _entry(row: Row[Any]) -> AuditEntry:
+    return AuditEntry(
+        id=row.id,
+        at=moment(row.at_ms),
+        actor=row.actor,
+        action=row.action,
+        resource=row.resource,
+        status=row.status,
+        code=row.code,
+        request_id=row.request_id,
+        address=row.address,
+        token=json.loads(row.details).get("token") if row.details else None,
+    )

@@ -1,0 +1,120 @@
+"""Logins by local password: who may try, how often, and what they get.
+
+An attempt is counted before the password is looked at, for the name and for the address, so that
+many at once are no way around the limit. One that succeeds is taken back; the name's earlier
+failures are then forgotten too, the address's are not: else an attacker's own account would reset
+what they may try on others.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, Row, delete, func, insert, select, update
+
+from taciturn.server.gateway import Gateway
+from taciturn.server.identity.directory import Directory, revoke_all
+from taciturn.server.identity.passwords import Passwords
+from taciturn.server.identity.principal import Principal
+from taciturn.server.identity.secret import NewSecret
+from taciturn.server.problems import ProblemError
+from taciturn.server.tables import logins, users
+from taciturn.wire.identity import Login, NewPassword
+
+WINDOW_MS = 15 * 60_000
+
+
+@dataclass(frozen=True, slots=True)
+class Logins:
+    """Lets people in who know their password."""
+
+    gateway: Gateway
+    directory: Directory
+    passwords: Passwords
+
+    def log_in(self, login: Login, address: str, *, kind: str) -> NewSecret:
+        """A token of this kind (`api`, or `session` for a browser) that lasts as a session does.
+
+        Raises:
+            ProblemError: `unauthenticated`, in the same words and time whatever was wrong;
+                `too_many_requests` with Retry-After.
+        """
+        user_id = self._proven(login.name, login.password.get_secret_value(), address)
+        return self.start(user_id, kind=kind)
+
+    def change_password(self, caller: Principal, change: NewPassword, address: str) -> None:
+        """Another password for the caller, who shows the current one. Ends every other token of
+        theirs: whoever had the old password may have made some. Raises as `log_in` does."""
+        user_id = self._proven(caller.name, change.current.get_secret_value(), address)
+        hashed = self.passwords.hash(change.new.get_secret_value())
+        now_ms = self.gateway.now_ms()
+
+        def work(connection: Connection) -> None:
+            own = update(users).where(users.c.id == user_id)
+            connection.execute(own.values(password_hash=hashed))
+            revoke_all(connection, user_id, now_ms, but=caller.token_id)
+
+        self.gateway.write(work)
+        self.directory.remembered.forget()
+
+    def _proven(self, name: str, password: str, address: str) -> str:
+        """The id of the user whose password this is."""
+        subjects = _subjects(name, address)
+        attempt = self._count(subjects)
+        user = self._user(name)
+        kept = user.password_hash if user is not None and not user.disabled else None
+        if not self.passwords.matches(password, kept) or user is None:
+            raise ProblemError("unauthenticated", "name or password is wrong")
+        self._take_back(subjects[0], attempt)
+        return str(user.id)
+
+    def start(self, user_id: str, *, kind: str) -> NewSecret:
+        """A token for somebody who has shown who they are."""
+        lifetime_ms = round(self.gateway.settings.session_s * 1000)
+        name = "browser" if kind == "session" else "login"
+        return self.directory.create_token(
+            kind=kind, name=name, user_id=user_id, lifetime_ms=lifetime_ms
+        )
+
+    def _count(self, subjects: tuple[str, str]) -> list[int]:
+        now_ms, most = self.gateway.now_ms(), self.gateway.settings.login_attempts
+
+        def work(connection: Connection) -> list[int]:
+            connection.execute(delete(logins).where(logins.c.at_ms < now_ms - WINDOW_MS))
+            for subject in subjects:
+                _check_rate(connection, subject, most, now_ms)
+            made = [
+                connection.execute(insert(logins).values(subject=subject, at_ms=now_ms))
+                for subject in subjects
+            ]
+            return [int((each.inserted_primary_key or (0,))[0]) for each in made]
+
+        return self.gateway.write(work)
+
+    def _take_back(self, name: str, attempt: list[int]) -> None:
+        done = logins.c.id.in_(attempt) | (logins.c.subject == name)
+        self.gateway.write(lambda connection: connection.execute(delete(logins).where(done)))
+
+    def _user(self, name: str) -> Row[Any] | None:
+        query = select(users).where(users.c.name == name)
+        return self.gateway.read(lambda connection: connection.execute(query).first())
+
+
+def _check_rate(connection: Connection, subject: str, most: int, now_ms: int) -> None:
+    query = select(func.count(), func.min(logins.c.at_ms)).where(logins.c.subject == subject)
+    tried, first_ms = connection.execute(query).one()
+    if tried < most:
+        return
+    wait_s = max(1, -(-(first_ms + WINDOW_MS - now_ms) // 1000))
+    raise ProblemError(
+        "too_many_requests",
+        f"{tried} attempts failed; wait {wait_s} s, or ask an administrator for a new password",
+        headers={"Retry-After": str(wait_s)},
+    )
+
+
+def _subjects(name: str, address: str) -> tuple[str, str]:
+    """Names are kept as digests: people type passwords into the wrong field."""
+    return f"name:{hashlib.sha256(name.encode()).hexdigest()}", f"address:{address}"

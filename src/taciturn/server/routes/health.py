@@ -1,0 +1,38 @@
+"""Whether the gateway lives, and whether it can answer; for load balancers and supervisors."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Depends
+from sqlalchemy import text
+
+from taciturn.errors import DatabaseError
+from taciturn.server import schema
+from taciturn.server.access import Svc, public
+from taciturn.server.problems import ProblemError
+from taciturn.wire.values import Health
+
+router = APIRouter(tags=["health"], dependencies=[Depends(public)])
+
+
+@router.get("/health")
+async def read_health() -> Health:
+    """The process answers."""
+    return Health(status="ok")
+
+
+@router.get("/ready")
+def read_ready(services: Svc) -> Health:
+    """Database and schema are there, and nobody has asked the gateway to stop."""
+    if services.background.stopping.is_set():
+        raise ProblemError("unavailable", "the gateway is stopping", headers={"Retry-After": "5"})
+    try:
+        services.gateway.read(lambda connection: connection.execute(text("SELECT 1")).one())
+        schema.check(services.gateway.engine)
+    except DatabaseError:
+        raise ProblemError(
+            "unavailable",
+            "the database cannot be reached, or is of another version; `taciturn serve --check` "
+            "says which",
+            headers={"Retry-After": "5"},
+        ) from None
+    return Health(status="ok")

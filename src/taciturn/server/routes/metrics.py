@@ -1,0 +1,23 @@
+"""Prometheus reads here; at `/metrics`, as it expects."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Depends
+from fastapi.responses import PlainTextResponse
+from prometheus_client import CONTENT_TYPE_LATEST
+
+from taciturn.server.access import Svc, public
+
+router = APIRouter(tags=["health"])
+
+
+class MetricsResponse(PlainTextResponse):
+    """Prometheus' text format."""
+
+    media_type = CONTENT_TYPE_LATEST.partition(";")[0]
+
+
+@router.get("/metrics", response_class=MetricsResponse, dependencies=[Depends(public)])
+def read_metrics(services: Svc) -> MetricsResponse:
+    """Requests, latencies, jobs by state, queues; no names of people or data."""
+    return MetricsResponse(services.metrics.text())

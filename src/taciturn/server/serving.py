@@ -1,0 +1,99 @@
+"""The gateway as a process: one uvicorn, from the first admin's token to a graceful end."""
+
+from __future__ import annotations
+
+import socket
+
+import uvicorn
+from fastapi import FastAPI
+from sqlalchemy import Connection, insert, select
+
+from taciturn.server import logs
+from taciturn.server.app import create_app
+from taciturn.server.gateway import Gateway
+from taciturn.server.identity import secret
+from taciturn.server.identity.directory import role_text
+from taciturn.server.settings import Settings
+from taciturn.server.tables import tokens, users
+from taciturn.wire.identity import Role
+
+GRACE_S = 30
+FIRST_ADMIN = "admin"
+_FIRST_TOKEN_MS = 7 * 86_400_000
+
+
+def first_admin(gateway: Gateway) -> str | None:
+    """On a database without people: an administrator, and their token, which is nowhere else.
+
+    One transaction, so that of several gateways one makes them, and a crash leaves nobody who has
+    no token.
+    """
+    made, user_id, now_ms = secret.new_secret(), secret.new_id("usr"), gateway.now_ms()
+
+    def work(connection: Connection) -> bool:
+        if connection.execute(select(users.c.id).limit(1)).first() is not None:
+            return False
+        connection.execute(
+            insert(users).values(
+                id=user_id,
+                name=FIRST_ADMIN,
+                roles=role_text([Role.ADMIN]),
+                disabled=False,
+                created_at_ms=now_ms,
+            )
+        )
+        connection.execute(
+            insert(tokens).values(
+                id=made.id,
+                kind="api",
+                user_id=user_id,
+                name="first",
+                digest=made.digest,
+                scopes="[]",
+                created_at_ms=now_ms,
+                expires_at_ms=now_ms + _FIRST_TOKEN_MS,
+            )
+        )
+        return True
+
+    return made.text if gateway.write(work) else None
+
+
+class GatewayServer(uvicorn.Server):
+    """Uvicorn that tells the gateway at once when it is asked to stop, so that event streams end
+    and do not hold the others up; and that has then ended well, by its own exit code."""
+
+    def __init__(self, config: uvicorn.Config, app: FastAPI) -> None:
+        super().__init__(config)
+        self._app = app
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Accept nothing new, finish what was asked, stop what runs in the background."""
+        self._app.state.services.background.announce_stop()
+        await super().shutdown(sockets)
+        self._captured_signals.clear()
+
+
+def serve(gateway: Gateway) -> None:
+    """Serve until SIGTERM or SIGINT. Workers go on, and report to the next gateway."""
+    logs.set_up()
+    app = create_app(gateway)
+    GatewayServer(config(gateway.settings, app), app).run()
+    gateway.engine.dispose()
+
+
+def config(settings: Settings, app: FastAPI) -> uvicorn.Config:
+    """How uvicorn is set up: our own logs, no word of what serves, addresses from proxies that
+    were named only."""
+    return uvicorn.Config(
+        app,
+        host=settings.host,
+        port=settings.port,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=settings.trusted_proxies is not None,
+        forwarded_allow_ips=settings.trusted_proxies,
+        timeout_graceful_shutdown=GRACE_S,
+        ws="none",
+    )
