@@ -1,0 +1,171 @@
+"""A job's events: numbered, kept, and shown at the ticks of a public clock.
+
+When a worker says something depends on rows: a step that drew many units takes longer. So nothing
+is shown before the next multiple of `settings.tick_s`, and of what says how far a job is only the
+newest is kept for each tick. Whoever watches the stream learns no time finer than a tick.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, Row, func, insert, select, update
+
+from taciturn.server.gateway import Gateway
+from taciturn.server.tables import job_events
+from taciturn.wire.events import (
+    JOB_EVENT,
+    CountEvent,
+    JobEvent,
+    NumberedEvent,
+    ProgressEvent,
+    StateEvent,
+)
+
+_COALESCED = (ProgressEvent, CountEvent)
+LATE_MS = 60_000
+"""How long after its time an event may still come to be committed; a transaction takes less."""
+
+
+def worker_sequence(attempt: int, number: int) -> str:
+    """The number that a worker's event has for the gateway: rises with attempt and number."""
+    return f"{attempt}:{number}"
+
+
+@dataclass(frozen=True, slots=True)
+class Events:
+    """Keeps what jobs say."""
+
+    gateway: Gateway
+
+    def append(
+        self,
+        connection: Connection,
+        job_id: str,
+        event: JobEvent,
+        worker_sequence: str | None = None,
+    ) -> None:
+        """Add an event in the caller's transaction, so that state and its event are one.
+
+        Args:
+            worker_sequence: as the function of that name makes it. An event that is not above the
+                highest one of the job was kept before, and is ignored.
+        """
+        if worker_sequence is not None and _seen(connection, job_id, worker_sequence):
+            return
+        bucket = _newest(connection, job_id)
+        visible_at_ms = max([self.tick_ms(), *(row.visible_at_ms for row in bucket)])
+        values = {
+            "worker_sequence": worker_sequence,
+            "data": JOB_EVENT.dump_json(event, exclude_none=True).decode(),
+        }
+        same = _replaceable(bucket, event, visible_at_ms)
+        if same is not None:
+            change = update(job_events).where(
+                job_events.c.job_id == job_id, job_events.c.sequence == same.sequence
+            )
+            connection.execute(change.values(**values))
+            return
+        sequence = 1 + max((row.sequence for row in bucket), default=0)
+        connection.execute(
+            insert(job_events).values(
+                job_id=job_id, sequence=sequence, visible_at_ms=visible_at_ms, **values
+            )
+        )
+
+    def tick_ms(self) -> int:
+        """The next tick: what happens now is shown then."""
+        tick_ms = self.gateway.settings.tick_s * 1000
+        return math.ceil(math.ceil(self.gateway.now_ms() / tick_ms) * tick_ms)
+
+    def page(self, job_id: str, after: int, limit: int) -> tuple[NumberedEvent, ...]:
+        """Visible events with a number above `after`, in order."""
+        wanted = (
+            select(job_events)
+            .where(
+                job_events.c.job_id == job_id,
+                job_events.c.sequence > after,
+                job_events.c.visible_at_ms <= self.gateway.now_ms(),
+            )
+            .order_by(job_events.c.sequence)
+            .limit(limit)
+        )
+        return self.gateway.read(
+            lambda connection: tuple(numbered(row) for row in connection.execute(wanted))
+        )
+
+    def is_last(self, job_id: str, sequence: int) -> bool:
+        """Whether the event of this number is the final state: nothing comes after it."""
+        wanted = select(job_events.c.data).where(
+            job_events.c.job_id == job_id, job_events.c.sequence == sequence
+        )
+        data = self.gateway.read(lambda connection: connection.scalar(wanted))
+        return data is not None and final(JOB_EVENT.validate_json(data))
+
+    def became_visible(self, since_ms: int) -> dict[str, tuple[NumberedEvent, ...]]:
+        """Events of all jobs that became visible since then, in order: the hub's one query."""
+        wanted = (
+            select(job_events)
+            .where(
+                job_events.c.visible_at_ms > since_ms,
+                job_events.c.visible_at_ms <= self.gateway.now_ms(),
+            )
+            .order_by(job_events.c.job_id, job_events.c.sequence)
+        )
+        rows = self.gateway.read(lambda connection: connection.execute(wanted).all())
+        found: dict[str, list[NumberedEvent]] = {}
+        for row in rows:
+            found.setdefault(row.job_id, []).append(numbered(row))
+        return {job_id: tuple(events) for job_id, events in found.items()}
+
+
+def numbered(row: Row[Any]) -> NumberedEvent:
+    """An event as it travels."""
+    at = datetime.fromtimestamp(row.visible_at_ms / 1000, UTC)
+    return NumberedEvent(sequence=row.sequence, at=at, event=JOB_EVENT.validate_json(row.data))
+
+
+def final(event: JobEvent) -> bool:
+    """Whether nothing comes after this event."""
+    return isinstance(event, StateEvent) and event.state.over
+
+
+def _seen(connection: Connection, job_id: str, number: str) -> bool:
+    of_worker = (job_events.c.job_id == job_id) & job_events.c.worker_sequence.is_not(None)
+    known = [_order(row.worker_sequence) for row in _newest(connection, job_id, of_worker)]
+    return _order(number) <= max(known, default=(-1, -1))
+
+
+def _newest(
+    connection: Connection, job_id: str, where: ColumnElement[bool] | None = None
+) -> Sequence[Row[Any]]:
+    """The job's events of its newest tick. They hold its highest numbers, for time never falls."""
+    chosen = job_events.c.job_id == job_id if where is None else where
+    newest = select(func.max(job_events.c.visible_at_ms)).where(chosen).scalar_subquery()
+    wanted = select(job_events).where(chosen, job_events.c.visible_at_ms == newest)
+    return connection.execute(wanted).all()
+
+
+def _order(number: str) -> tuple[int, int]:
+    attempt, _, event = number.partition(":")
+    return int(attempt), int(event)
+
+
+def _replaceable(
+    bucket: Sequence[Row[Any]], event: JobEvent, visible_at_ms: int
+) -> Row[Any] | None:
+    """The event that says the same with older figures, and that nobody has seen yet."""
+    if not isinstance(event, _COALESCED):
+        return None
+    for row in bucket:
+        if row.visible_at_ms == visible_at_ms and _type(row) is type(event):
+            return row
+    return None
+
+
+def _type(row: Row[Any]) -> type[object]:
+    return type(JOB_EVENT.validate_json(row.data))
