@@ -42,6 +42,7 @@ CODES: dict[str, tuple[int, str]] = {
     "forbidden": (403, "Your role does not allow this"),
     "csrf": (403, "The request does not come from the console"),
     "separation_of_duty": (403, "Somebody else has to do this"),
+    "policy_refused": (403, "The policy of the data does not allow this"),
     "not_found": (404, "There is no such thing, or not for you"),
     "method_not_allowed": (405, "The resource does not do this"),
     "conflict": (409, "It contradicts what is there"),

@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
 
-from taciturn.server.artifacts import Artifacts, held
+from pydantic import TypeAdapter
+from sqlalchemy import Connection, Row, func, select
+
+from taciturn.server.approvals import Approvals
+from taciturn.server.artifacts import SCHEMA, Artifacts, held
 from taciturn.server.audit_log import AuditLog
 from taciturn.server.background import Background
 from taciturn.server.base_models import BaseModels
+from taciturn.server.budgets import Budgets, LedgerView
 from taciturn.server.chat import Chats
-from taciturn.server.completions import Completions, Desk
+from taciturn.server.completions import Completions
+from taciturn.server.datasets import Datasets
 from taciturn.server.gateway import Gateway
+from taciturn.server.grants import Grants
 from taciturn.server.identity.directory import Directory
 from taciturn.server.identity.logins import Logins
 from taciturn.server.identity.passwords import Passwords
@@ -18,15 +27,33 @@ from taciturn.server.identity.sessions import Sessions
 from taciturn.server.identity.tokens import Tokens
 from taciturn.server.identity.users import Users
 from taciturn.server.incidents import Incidents
+from taciturn.server.jobs.dispatcher import Dispatcher
+from taciturn.server.jobs.ending import Ending, Released
 from taciturn.server.jobs.events import Events
 from taciturn.server.jobs.hub import Hub
 from taciturn.server.jobs.idle import Idle
+from taciturn.server.jobs.jobs import Jobs
+from taciturn.server.jobs.leases import Leases
+from taciturn.server.jobs.states import States
 from taciturn.server.jobs.texts import Texts
+from taciturn.server.jobs.work import Work
+from taciturn.server.launchers import open_launcher
+from taciturn.server.launchers.port import Launcher
 from taciturn.server.metrics import Metrics
 from taciturn.server.model_workers import ModelWorkers
 from taciturn.server.models import Models
+from taciturn.server.policies import Policies
+from taciturn.server.previews import Previews
+from taciturn.server.registrations import Registrations
 from taciturn.server.results import Results
 from taciturn.server.storage import open_store
+from taciturn.server.tables import jobs as job_table
+from taciturn.server.trials import Trials
+from taciturn.wire.datasets import ColumnView
+from taciturn.wire.jobs import JobKind
+
+_DISPATCH_S = 1.0
+_COLUMNS: TypeAdapter[tuple[ColumnView, ...]] = TypeAdapter(tuple[ColumnView, ...])
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +65,22 @@ class Services:
     metrics: Metrics
     audit_log: AuditLog
     directory: Directory
+    users: Users
+    tokens: Tokens
+    logins: Logins
+    sessions: Sessions
+    trials: Trials
+    policies: Policies
+    grants: Grants
+    datasets: Datasets
+    registrations: Registrations
+    previews: Previews
+    budgets: Budgets
+    ledger_view: LedgerView
+    approvals: Approvals
+    jobs: Jobs
+    work: Work
+    dispatcher: Dispatcher
     events: Events
     hub: Hub
     artifacts: Artifacts
@@ -50,26 +93,34 @@ class Services:
     idle: Idle
     chats: Chats
     completions: Completions
-    users: Users
-    tokens: Tokens
-    logins: Logins
-    sessions: Sessions
 
     @classmethod
-    def of(cls, gateway: Gateway, desk: Desk) -> Services:
-        """All services on one gateway; what they do besides requests is in `background`."""
+    def of(
+        cls, gateway: Gateway, *, launcher: Launcher | None = None, trials: Trials | None = None
+    ) -> Services:
+        """All services on one gateway; what they do besides requests is in `background`.
+
+        Args:
+            launcher: starts workers; by default the one that the settings name.
+            trials: runs selections on previews.
+        """
+        settings = gateway.settings
         background, metrics, audit_log = Background(), Metrics(), AuditLog(gateway)
         directory, passwords = Directory(gateway), Passwords()
-        metrics.watch(
-            "taciturn_queue",
-            "What waits inside the gateway.",
-            "queue",
-            lambda: {"audit_log": audit_log.waiting},
-        )
-        events, texts = Events(gateway), Texts()
-        artifacts = Artifacts(gateway, open_store(gateway.settings), held)
+        trials, policies = trials or Trials(), Policies(gateway)
+        grants = Grants(gateway, policies)
+        datasets = Datasets(gateway, policies, grants, trials)
+        events, texts, idle = Events(gateway), Texts(), Idle()
+        store = open_store(settings)
+        artifacts = Artifacts(gateway, store, held)
         models = Models(gateway, artifacts)
         results = Results(gateway, artifacts, models)
+        states, approvals = States(gateway, events), Approvals(gateway)
+        ending = Ending(gateway, states, _released(datasets, artifacts, models))
+        leases = Leases(gateway, states)
+        jobs = Jobs(
+            gateway, states, ending, approvals, queued=lambda: background.wake("dispatcher")
+        )
         return cls(
             gateway=gateway,
             background=background,
@@ -79,7 +130,29 @@ class Services:
             users=Users(gateway, directory, passwords),
             tokens=Tokens(gateway, directory),
             logins=Logins(gateway, directory, passwords),
-            sessions=Sessions(gateway.settings),
+            sessions=Sessions(settings),
+            trials=trials,
+            policies=policies,
+            grants=grants,
+            datasets=datasets,
+            registrations=Registrations(gateway, policies, datasets, trials, jobs),
+            previews=Previews(gateway, datasets, trials, store),
+            budgets=Budgets(gateway, policies, grants),
+            ledger_view=LedgerView(gateway, policies),
+            approvals=approvals,
+            jobs=jobs,
+            work=Work(gateway, leases, ending, events),
+            dispatcher=Dispatcher(
+                gateway=gateway,
+                jobs=jobs,
+                states=states,
+                leases=leases,
+                ending=ending,
+                directory=directory,
+                launcher=launcher or open_launcher(settings),
+                url=lambda: settings.public_url or f"http://{settings.host}:{settings.port}",
+                idle=idle,
+            ),
             events=events,
             hub=Hub(events),
             artifacts=artifacts,
@@ -89,7 +162,49 @@ class Services:
             results=results,
             incidents=Incidents(gateway),
             texts=texts,
-            idle=Idle(),
+            idle=idle,
             chats=Chats(artifacts),
-            completions=Completions(desk, results, texts),
+            completions=Completions(jobs, results, texts),
         )
+
+    def attend(self) -> None:
+        """Have `background` do what goes on besides requests. Called once, before it starts."""
+        self.base_models.register_embedded()
+        self.background.every("dispatcher", _DISPATCH_S, self.dispatcher.tick)
+        self.background.on_stopping(self.hub.stop)
+        self.metrics.watch(
+            "taciturn_queue",
+            "What waits inside the gateway.",
+            "queue",
+            lambda: {"audit_log": self.audit_log.waiting, "streams": self.hub.watching},
+        )
+        self.metrics.watch("taciturn_jobs", "Jobs by their state.", "state", self._by_state)
+
+    def _by_state(self) -> dict[str, float]:
+        counted = select(job_table.c.state, func.count()).group_by(job_table.c.state)
+        found = self.gateway.read(lambda connection: connection.execute(counted).all())
+        return {state: float(number) for state, number in found}
+
+
+def _released(datasets: Datasets, artifacts: Artifacts, models: Models) -> Released:
+    """What becomes of the files of jobs, by kind."""
+
+    def probed(connection: Connection, job: Row[Any]) -> dict[str, Any]:
+        text = artifacts.document(connection, job.id, SCHEMA)
+        columns = None if text is None else _COLUMNS.validate_json(text)
+        datasets.probed(connection, job.dataset, columns)
+        return {}
+
+    def refused(connection: Connection, job: Row[Any]) -> dict[str, Any]:
+        datasets.probed(connection, job.dataset, None)
+        return {}
+
+    def fitted(connection: Connection, job: Row[Any]) -> dict[str, Any]:
+        return {"model_id": models.from_fit(connection, job)}
+
+    return Released(
+        read=artifacts.read,
+        discard=artifacts.remove,
+        completions=MappingProxyType({JobKind.PROBE: probed, JobKind.FIT: fitted}),
+        failures=MappingProxyType({JobKind.PROBE: refused}),
+    )

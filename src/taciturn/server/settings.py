@@ -42,6 +42,12 @@ class Settings(BaseSettings):
     hold_s: Annotated[
         float, Field(ge=60, description="How long a plan is held without a worker.")
     ] = 86_400.0
+    provision_s: Annotated[
+        float, Field(ge=1, description="How long a worker may take to come.")
+    ] = 900.0
+    stop_s: Annotated[
+        float, Field(ge=0, description="How long a cancelled worker has to end by itself.")
+    ] = 20.0
     approval_s: Annotated[float, Field(ge=60, description="How long approvers have.")] = (
         7 * 86_400.0
     )

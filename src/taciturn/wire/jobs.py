@@ -203,6 +203,10 @@ class PlanView(WireValue):
     share_of_budget: float | None
     share_of_grant: float | None
     admitted: bool
+    fitting_epsilon: Annotated[
+        float | None,
+        Field(description="Where the budget has no room: the target_epsilon that would fit now."),
+    ] = None
     needs_approval: Annotated[
         str | None, Field(description="Why two people would have to approve; null if not.")
     ]

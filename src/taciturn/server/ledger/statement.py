@@ -151,6 +151,17 @@ def job_report(engine: Engine, key: SealKey | None, job: str) -> JobReport:
     return JobReport(job, namespace, found.status, event, epsilon(event, delta), delta)
 
 
+def job_steps(engine: Engine, key: SealKey | None, job: str) -> tuple[int, int]:
+    """How many steps a job holds and has not charged, and how many it has charged.
+
+    Raises:
+        UnknownEntryError: it has no reservation.
+        LedgerTamperedError: a row is not as it was sealed.
+    """
+    _, found = _read(engine, key, lambda store: store.job(job, lock=False))
+    return sum(part.held for part in found.parts), sum(part.charged for part in found.parts)
+
+
 def quote(
     engine: Engine,
     key: SealKey | None,

@@ -1,0 +1,1 @@
+"""A gateway with people, data and workers around it, to be loaded, raced and killed."""

@@ -1,0 +1,257 @@
+"""Gives queued jobs to workers, and finds those whose worker is gone.
+
+All that it knows is in the database and with the launcher, so it may be killed at any moment: the
+next tick of the next gateway goes on. What keeps a worker from being started twice is written
+before it is started (attempt, handle, token); what keeps a slow one from going on is its token.
+
+One gateway of those that share a database dispatches: a launcher knows its own workers only.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, Row, func, select, update
+
+from taciturn.errors import LedgerError
+from taciturn.server.gateway import Gateway
+from taciturn.server.identity.directory import Directory
+from taciturn.server.jobs.ending import End, Ending
+from taciturn.server.jobs.jobs import Jobs
+from taciturn.server.jobs.leases import Leases
+from taciturn.server.jobs.states import States, job_row
+from taciturn.server.launchers.port import Launcher, LaunchError, Order, WorkerState, handle_of
+from taciturn.server.ledger.tables import jobs as ledger_jobs
+from taciturn.server.tables import jobs
+from taciturn.wire.events import FailureCode
+from taciturn.wire.jobs import JobKind, JobState
+
+log = logging.getLogger("taciturn.server.jobs")
+
+ATTEMPTS = 3
+_PATIENCE_MS = 10_000  # before an unfinished submission counts as left behind by a crash
+_SILENT_LEASES = 4  # so many leases without a sign of life, and a live process counts as hung
+_WITH_WORKER = (JobState.PROVISIONING.value, JobState.RUNNING.value)
+_OVER = tuple(state.value for state in JobState if state.over)
+
+
+@dataclass
+class Dispatcher:
+    """Does everything that happens to jobs without anybody asking."""
+
+    gateway: Gateway
+    jobs: Jobs
+    states: States
+    leases: Leases
+    ending: Ending
+    directory: Directory
+    launcher: Launcher
+    url: Callable[[], str]
+    _started: bool = field(default=False)
+
+    def tick(self) -> None:
+        """One round; what fails in one job does not keep the others waiting."""
+        if not self._started:
+            self._each(self._rows(jobs.c.state.in_(_WITH_WORKER)), self._vouch)
+            self._started = True
+        self.jobs.approvals.expire()
+        before_ms = self.gateway.now_ms() - _PATIENCE_MS
+        self._each(self.jobs.unfinished(before_ms), self.jobs.advance)
+        self._each(self._ids(_intended()), self.ending.settle)
+        self._each(self._rows(jobs.c.state.in_(_WITH_WORKER)), self._watch)
+        self.gateway.ledger.reap()
+        self._each(self._ids(_reaped()), self._lost)
+        self._each(self._ids(_orphaned()), self.ending.close)
+        self._each(self._next(), self._provision)
+        self._tidy()
+
+    def claim(self, job_id: str, handle: str | None = None) -> str | None:
+        """Take a job out of the queue for a worker; returns that worker's token for it.
+
+        Args:
+            handle: of a worker that lives and is free; by default a new one is meant.
+
+        Returns:
+            None where somebody else was faster.
+        """
+        made = self.directory.create_token(kind="worker", name="worker", job_id=job_id)
+
+        def work(connection: Connection) -> bool:
+            row = job_row(connection, job_id)
+            if row is None or row.state != JobState.QUEUED or row.outcome is not None:
+                return False
+            attempt = row.attempt + 1
+            values = {
+                "attempt": attempt,
+                "handle": handle or handle_of(job_id, attempt),
+                "worker_token": made.id,
+                "lease_until_ms": self._later_ms(self.gateway.settings.provision_s),
+            }
+            return self.states.move(connection, job_id, JobState.PROVISIONING, values)
+
+        return made.text if self.gateway.write(work) else None
+
+    def _each(self, items: Iterable[Any], work: Callable[[Any], object]) -> None:
+        for item in items:
+            try:
+                work(item)
+            except LedgerError as error:
+                # The ledger's words are about budgets and names, never about rows.
+                log.error("a job is left for the next round", extra={"reason": str(error)})
+            except Exception:
+                log.exception("a job is left for the next round")
+
+    def _vouch(self, row: Row[Any]) -> None:
+        """After a restart: who lives could not say so meanwhile."""
+        lives = self.launcher.status(row.handle) is WorkerState.RUNNING
+        if lives and row.state == JobState.RUNNING:
+            self.leases.vouch(row)
+
+    def _watch(self, row: Row[Any]) -> None:
+        now_ms = self.gateway.now_ms()
+        found = self.launcher.status(row.handle)
+        if row.cancel and now_ms >= row.updated_at_ms + 1000 * self.gateway.settings.stop_s:
+            self.ending.end(row.id, End(state=JobState.CANCELLED))
+        elif found is WorkerState.ABSENT and row.state == JobState.PROVISIONING:
+            self._relaunch(row)
+        elif found is not WorkerState.RUNNING:
+            self._replace(row)
+        elif row.lease_until_ms is not None and now_ms > row.lease_until_ms:
+            self._late(row, now_ms)
+
+    def _late(self, row: Row[Any], now_ms: int) -> None:
+        """A worker that lives and says nothing: spared for a while, then replaced."""
+        silent_ms = now_ms - row.lease_until_ms
+        running = row.state == JobState.RUNNING
+        if running and silent_ms < 1000 * self.gateway.settings.lease_s * _SILENT_LEASES:
+            self.leases.spare(row)
+            return
+        self.launcher.stop(row.handle, 0)
+        self._replace(row)
+
+    def _replace(self, row: Row[Any]) -> None:
+        """Another worker for a job whose own is gone; or the end, after too many."""
+        if row.cancel:
+            self.ending.end(row.id, End(state=JobState.CANCELLED))
+            return
+        if row.attempt >= ATTEMPTS:
+            self._lost(row.id)
+            return
+        token = self.leases.hold(row)
+
+        def work(connection: Connection) -> None:
+            now = job_row(connection, row.id)
+            same = now is not None and (now.attempt, now.lease) == (row.attempt, row.lease)
+            if now is None or not same or now.outcome is not None or now.state != row.state:
+                return
+            values = {"lease": token, "lease_operation": None, "worker_token": None}
+            self.states.move(connection, row.id, JobState.QUEUED, values)
+
+        self.gateway.write(work)
+
+    def _lost(self, job_id: str) -> None:
+        self.ending.end(job_id, End.failed(FailureCode.LOST))
+
+    def _provision(self, job_id: str) -> None:
+        token = self.claim(job_id)
+        row = self.gateway.read(lambda connection: job_row(connection, job_id))
+        if token is not None and row is not None:
+            self._launch(row, token)
+
+    def _relaunch(self, row: Row[Any]) -> None:
+        """The gateway stopped between writing a worker down and starting it."""
+        if row.handle != handle_of(row.id, row.attempt):
+            self._replace(row)  # it was meant for a worker that had another job, and is gone
+            return
+        made = self.directory.create_token(kind="worker", name="worker", job_id=row.id)
+        same = (jobs.c.id == row.id) & (jobs.c.attempt == row.attempt)
+        waiting = same & (jobs.c.state == JobState.PROVISIONING)
+        change = update(jobs).where(waiting).values(worker_token=made.id)
+        if self.gateway.write(lambda connection: connection.execute(change).rowcount):
+            self._launch(row, made.text)
+
+    def _launch(self, row: Row[Any], token: str) -> None:
+        environment = {
+            "TACITURN_URL": self.url(),
+            "TACITURN_JOB": row.id,
+            "TACITURN_TOKEN": token,
+        }
+        settings = self.gateway.settings
+        if settings.signing_key is not None and row.kind == JobKind.FIT:
+            environment["TACITURN_SIGNING_KEY"] = settings.signing_key
+        try:
+            self.launcher.launch(Order(row.id, row.attempt, environment))
+        except LaunchError:
+            log.exception("no worker could be started", extra={"job": row.id})
+            self.ending.end(row.id, End.failed(FailureCode.LAUNCH))
+
+    def _next(self) -> tuple[str, ...]:
+        """The oldest jobs of the queue, as many as there is room for workers."""
+
+        def work(connection: Connection) -> tuple[str, ...]:
+            counted = select(func.count()).where(jobs.c.state.in_(_WITH_WORKER))
+            room = self.gateway.settings.max_workers - connection.execute(counted).scalar_one()
+            wanted = (
+                select(jobs.c.id)
+                .where(jobs.c.state == JobState.QUEUED, jobs.c.outcome.is_(None))
+                .order_by(jobs.c.created_at_ms, jobs.c.id)
+                .limit(max(0, room))
+            )
+            return tuple(connection.execute(wanted).scalars())
+
+        return self.gateway.read(work)
+
+    def _tidy(self) -> None:
+        """Stop workers that have no job any more, and remove what those of jobs that are over have
+        left."""
+        for handle in self.launcher.alive():
+            if not self._is_wanted(handle):
+                self.launcher.stop(handle, self.gateway.settings.stop_s)
+        for job_id in self.launcher.left():
+            row = self.gateway.read(partial(job_row, job_id=job_id))
+            if row is None or JobState(row.state).over:
+                self.launcher.forget(job_id)
+
+    def _is_wanted(self, handle: str) -> bool:
+        """Whether a worker has a job, or has just had one: it may still be ending, and one that
+        has sampled may be asked to do so again."""
+        settings = self.gateway.settings
+        ended = jobs.c.updated_at_ms > self._later_ms(-settings.stop_s)
+        idle = jobs.c.updated_at_ms > self._later_ms(-settings.stop_s - settings.idle_worker_s)
+        lingers = (jobs.c.state == JobState.SUCCEEDED) & (jobs.c.kind == JobKind.SAMPLE) & idle
+        ending = jobs.c.state.in_((JobState.SUCCEEDED, JobState.FAILED)) & ended
+        wanted = jobs.c.state.in_(_WITH_WORKER) | lingers | ending
+        query = select(jobs.c.id).where(jobs.c.handle == handle, wanted).limit(1)
+        return self.gateway.read(lambda connection: connection.execute(query).first()) is not None
+
+    def _ids(self, where: ColumnElement[bool]) -> list[str]:
+        return [row.id for row in self._rows(where)]
+
+    def _rows(self, where: ColumnElement[bool]) -> list[Row[Any]]:
+        wanted = select(jobs).where(where).order_by(jobs.c.created_at_ms)
+        return self.gateway.read(lambda connection: list(connection.execute(wanted)))
+
+    def _later_ms(self, seconds: float) -> int:
+        return self.gateway.now_ms() + round(seconds * 1000)
+
+
+def _intended() -> ColumnElement[bool]:
+    """Jobs whose end was written down and not reached."""
+    return jobs.c.outcome.is_not(None) & jobs.c.state.not_in(_OVER)
+
+
+def _reaped() -> ColumnElement[bool]:
+    """Jobs that are still to run, and whose reservation is closed: it had run out."""
+    closed = select(ledger_jobs.c.job).where(ledger_jobs.c.status != "open")
+    on = jobs.c.state.in_((JobState.QUEUED.value, *_WITH_WORKER)) & jobs.c.outcome.is_(None)
+    return on & jobs.c.id.in_(closed)
+
+
+def _orphaned() -> ColumnElement[bool]:
+    """Jobs that are over, and whose reservation is open: a crash came between the two."""
+    still = select(ledger_jobs.c.job).where(ledger_jobs.c.status == "open")
+    return jobs.c.state.in_(_OVER) & jobs.c.id.in_(still)

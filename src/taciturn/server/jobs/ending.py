@@ -1,0 +1,191 @@
+"""How a job ends, whatever happens on the way: what is to be is written down first, then its
+reservation is closed, then it is over. Each step may be repeated, so a crash between two of them
+is made good by doing all of them again."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+from sqlalchemy import Connection, Row, update
+
+from taciturn.accounting.events import event_from_dict
+from taciturn.errors import FencedError, LedgerConflictError, UnknownEntryError
+from taciturn.server.gateway import Gateway
+from taciturn.server.jobs.agreement import disagreement
+from taciturn.server.jobs.states import States, job_row
+from taciturn.server.ledger import job_report
+from taciturn.server.tables import approvals, jobs, tokens
+from taciturn.wire.events import FailureCode
+from taciturn.wire.jobs import JobKind, JobState
+
+log = logging.getLogger("taciturn.server.jobs")
+
+REPORT = "privacy_report.json"
+
+
+class End(BaseModel):
+    """How a job is to end.
+
+    Attributes:
+        lease: of the worker that says so; None where the gateway does.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    state: JobState
+    code: FailureCode | None = None
+    incident: str | None = None
+    lease: int | None = None
+
+    @classmethod
+    def failed(cls, code: FailureCode) -> End:
+        """Ended by the gateway."""
+        return cls(state=JobState.FAILED, code=code)
+
+
+Completion = Callable[[Connection, Row[Any]], dict[str, Any]]
+
+
+def _no_files(job_id: str, name: str) -> bytes | None:
+    return None
+
+
+def _nothing(job_id: str) -> None:
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class Released:
+    """What jobs release, and what becomes of it.
+
+    Attributes:
+        read: a file that a job's worker handed in; None if there is none of that name.
+        discard: removes all that a job's worker handed in.
+        completions: by kind of job, what is made of its files when it has succeeded, in the
+            transaction in which it does; gives what is to be written into the job's row.
+        failures: the same for jobs that have failed or were cancelled.
+    """
+
+    read: Callable[[str, str], bytes | None] = _no_files
+    discard: Callable[[str], None] = _nothing
+    completions: Mapping[JobKind, Completion] = field(default_factory=dict)
+    failures: Mapping[JobKind, Completion] = field(default_factory=dict)
+
+    def concluded(self, connection: Connection, job: Row[Any], end: End) -> dict[str, Any]:
+        """Tell whom it concerns that a job is over; returns what its row is to say."""
+        told = self.completions if end.state is JobState.SUCCEEDED else self.failures
+        conclude = told.get(JobKind(job.kind))
+        return {} if conclude is None else conclude(connection, job)
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """Ends jobs."""
+
+    gateway: Gateway
+    states: States
+    released: Released
+
+    def end(self, job_id: str, end: End) -> None:
+        """Bring a job to an end, if it has none yet; does not mind being repeated."""
+        self.gateway.write(lambda connection: self.intend(connection, job_id, end))
+        self.settle(job_id)
+
+    def intend(self, connection: Connection, job_id: str, end: End) -> bool:
+        """Write down how a job is to end; the first one counts. The worker is fenced off unless it
+        is the one who says so."""
+        row = job_row(connection, job_id)
+        if row is None or row.outcome is not None or JobState(row.state).over:
+            return False
+        change: dict[str, Any] = {"outcome": end.model_dump_json(), "lease_until_ms": 0}
+        if end.lease is None:
+            change["lease"] = row.lease + 1
+        connection.execute(update(jobs).where(jobs.c.id == job_id).values(change))
+        return True
+
+    def settle(self, job_id: str) -> None:
+        """Do what is left of an intended end."""
+        row = self.gateway.read(lambda connection: job_row(connection, job_id))
+        if row is None or row.outcome is None or JobState(row.state).over:
+            return
+        end = self._checked(row, End.model_validate_json(row.outcome))
+        if end.state is not JobState.SUCCEEDED:
+            self.released.discard(job_id)
+        self.gateway.write(lambda connection: self._finish(connection, row.id, end))
+
+    def close(self, job_id: str) -> None:
+        """Whatever a job still holds of a budget and never charged is free again."""
+        ledger = self.gateway.ledger
+        try:
+            ledger.release(f"{job_id}-release", job_id)
+            return
+        except UnknownEntryError:
+            return
+        except LedgerConflictError:
+            pass  # a worker has had it, or it is closed
+        try:
+            lease = ledger.acquire(
+                f"{job_id}-close", job_id, worker="gateway", lease_s=60, takeover=True
+            )
+            ledger.commit(f"{job_id}-commit-{lease.token}", job_id, lease.token)
+        except (LedgerConflictError, FencedError):
+            return  # it is closed
+
+    def _checked(self, row: Row[Any], end: End) -> End:
+        """Close the reservation; a success stands only if it was the holder's, and its report is
+        what the ledger has charged."""
+        if row.event is None:
+            return end
+        if end.lease is None or not self._committed(row.id, end.lease):
+            self.close(row.id)
+            success = end.state is JobState.SUCCEEDED
+            return End.failed(FailureCode.FENCED) if success else end
+        if end.state is JobState.SUCCEEDED and row.kind == JobKind.FIT:
+            wrong = self._disagreement(row)
+            if wrong is not None:
+                log.error("model refused", extra={"job": row.id, "reason": wrong})
+                return End.failed(FailureCode.GUARANTEE_REFUSED)
+        return end
+
+    def _committed(self, job_id: str, lease: int) -> bool:
+        try:
+            self.gateway.ledger.commit(f"{job_id}-commit-{lease}", job_id, lease)
+        except (FencedError, LedgerConflictError):
+            return False
+        return True
+
+    def _disagreement(self, row: Row[Any]) -> str | None:
+        charged = job_report(self.gateway.engine, self.gateway.seal_key, row.id)
+        planned = event_from_dict(json.loads(row.event))
+        return disagreement(self.released.read(row.id, REPORT), planned, charged)
+
+    def _finish(self, connection: Connection, job_id: str, end: End) -> None:
+        row = job_row(connection, job_id)
+        if row is None or JobState(row.state).over:
+            return
+        values = self.released.concluded(connection, row, end)
+        self.states.move(
+            connection, job_id, end.state, values, code=end.code, incident=end.incident
+        )
+        left = approvals.c.state.in_(("open", "approved"))
+        connection.execute(
+            update(approvals).where(approvals.c.job_id == job_id, left).values(state="expired")
+        )
+        self._end_tokens(connection, row)
+
+    def _end_tokens(self, connection: Connection, row: Row[Any]) -> None:
+        """No worker speaks for the job any more. One that has sampled may ask for another job for a
+        while: it has the model in memory."""
+        now_ms = self.gateway.now_ms()
+        mine = (tokens.c.job_id == row.id) & tokens.c.revoked_at_ms.is_(None)
+        change = update(tokens).where(mine)
+        if row.kind == JobKind.SAMPLE:
+            waits_s = self.gateway.settings.idle_worker_s + 60
+            connection.execute(change.values(expires_at_ms=now_ms + round(waits_s * 1000)))
+        else:
+            connection.execute(change.values(revoked_at_ms=now_ms))

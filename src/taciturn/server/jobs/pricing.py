@@ -1,0 +1,221 @@
+"""What a job will be and cost, from public facts alone: what is reserved is what runs."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Literal
+
+from dp_accounting.dp_event import DpEvent
+
+from taciturn.accounting.calibrate import check_delta, noise_multiplier
+from taciturn.accounting.compose import epsilon as epsilon_of
+from taciturn.accounting.events import dpsgd_event
+from taciturn.planning.defaults import PublicFacts
+from taciturn.planning.plan import TrainingPlan, make_plan
+from taciturn.server.gateway import Gateway
+from taciturn.server.jobs.terms import Asked, Terms
+from taciturn.server.ledger import Quote, quote
+from taciturn.spec import FitSpec
+from taciturn.wire.jobs import Part, RemoteEvaluate, RemoteFit
+from taciturn.wire.values import PolicyLine
+
+_HALVINGS = 12
+_NOISIEST = 1e4
+
+Reason = Literal["no_guarantee", "exceeds_grant"]
+
+
+@dataclass(frozen=True, slots=True)
+class Price:
+    """A job's plan and what it costs.
+
+    Attributes:
+        plan: the TrainingPlan of a fit; of a release about rows its noise; public.
+        steps: how often the mechanism runs; 0 for a job that costs nothing.
+        event: what is reserved; None without cost or without guarantee.
+        unlimited: it asks for no guarantee at all.
+    """
+
+    plan: dict[str, Any]
+    policy: PolicyLine
+    sampling_probability: float = 1.0
+    noise_multiplier: float = math.inf
+    steps: int = 0
+    epsilon: float | None = None
+    delta: float | None = None
+    unlimited: bool = False
+
+    @property
+    def event(self) -> DpEvent | None:
+        """What is reserved; None for what costs nothing, or has no price."""
+        return self.event_at(self.noise_multiplier) if self.steps else None
+
+    def event_at(self, noise: float) -> DpEvent:
+        """The same job with another noise multiplier."""
+        return dpsgd_event(
+            sampling_probability=self.sampling_probability, noise_multiplier=noise, steps=self.steps
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Whether there is room for a job now.
+
+    Attributes:
+        grants: what it would be reserved against, besides the joint budget.
+        reason: why two people have to approve first; None if not.
+        admitted: it needs no more room than there is, in the joint budget at least.
+    """
+
+    admitted: bool
+    grants: tuple[str, ...] = ()
+    reason: Reason | None = None
+    share_of_budget: float | None = None
+    share_of_grant: float | None = None
+
+
+def units_of(units: int, part: Part | None) -> int:
+    """The declared number of units of a part: public, and never counted."""
+    if part is None:
+        return units
+    share = part.test_share if part.side == "test" else 1 - part.test_share
+    return max(1, round(units * share))
+
+
+def price(asked: Asked, terms: Terms) -> Price:
+    """Plan and price a job.
+
+    Raises:
+        PrivacyParameterError, SpecError: no plan meets what is asked.
+    """
+    if isinstance(asked, RemoteFit):
+        return _fit(asked, terms)
+    if isinstance(asked, RemoteEvaluate) and asked.data is not None:
+        return _release(asked, terms)
+    assert terms.fitted is not None
+    line = terms.fitted.policy
+    if isinstance(asked, RemoteEvaluate) and line.kind == "DP":
+        line = PolicyLine(kind="public", text=f"public text, judged by a model: {line.text}")
+    return Price({}, line)
+
+
+def decide(gateway: Gateway, price: Price, terms: Terms) -> Verdict:
+    """Whether there is room now, and whether people have to be asked; nothing is held."""
+    if price.unlimited:
+        return Verdict(True, reason="no_guarantee")
+    if price.event is None:
+        return Verdict(True)
+    found = _quotes(gateway, price.event, terms)
+    joint = found.fits[None]
+    fitting = [holder for holder in terms.holders if found.fits[holder]]
+    # A person's own grant comes first; of several groups' one that has room.
+    own = terms.holders[:1]
+    if own and not own[0].startswith("user:") and fitting:
+        own = (fitting[0],)
+    exceeds = joint and bool(own) and not found.fits[own[0]]
+    return Verdict(
+        admitted=joint,
+        grants=() if exceeds else own,
+        reason="exceeds_grant" if exceeds else None,
+        share_of_budget=found.needed[None],
+        share_of_grant=found.needed[own[0]] if own else None,
+    )
+
+
+def fitting_epsilon(gateway: Gateway, price: Price, terms: Terms) -> float | None:
+    """The largest target_epsilon for which there is room now; None if there is (almost) none.
+
+    The budget counts in Rényi costs, which hold for jobs chosen after looking at earlier ones. They
+    are higher than a single job's epsilon, so a job never fits that asks for all of a budget.
+    """
+    if not price.steps or price.delta is None:
+        return None
+    low, high = math.log(price.noise_multiplier), math.log(_NOISIEST)
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2
+        fits = all(
+            _quotes(gateway, price.event_at(math.exp(middle)), terms, first=True).fits.values()
+        )
+        low, high = (low, middle) if fits else (middle, high)
+    found = epsilon_of(price.event_at(math.exp(high)), price.delta)
+    rounded = _rounded_down(found)
+    return rounded if rounded >= 0.01 else None
+
+
+def _quotes(gateway: Gateway, event: DpEvent, terms: Terms, *, first: bool = False) -> Quote:
+    grants = terms.holders[:1] if first else terms.holders
+    return quote(
+        gateway.engine, gateway.seal_key, namespace=terms.namespace, grants=grants, event=event
+    )
+
+
+def _fit(asked: RemoteFit, terms: Terms) -> Price:
+    assert terms.dataset is not None
+    assert terms.base is not None
+    facts = PublicFacts(
+        n_units=units_of(terms.dataset.units, asked.data.part) + asked.canaries,
+        base_model=terms.base.name,
+        base_parameters=terms.base.parameters,
+        context_length=terms.base.context_length,
+    )
+    spec = asked.fit_spec()
+    if spec.private and spec.delta is None:
+        # That of the namespace: then what a job says and what its budget counts go together.
+        spec = spec.model_copy(update={"delta": terms.policy.budget.delta})
+    plan = _planned(spec, facts)
+    if plan.privacy is None:
+        line = PolicyLine(kind="no guarantee", text="no guarantee (not approved)")
+        return Price(plan.model_dump(mode="json"), line, unlimited=True)
+    return Price(
+        plan=plan.model_dump(mode="json"),
+        policy=dp_line(plan.privacy.epsilon, plan.privacy.delta, terms.dataset.unit),
+        sampling_probability=plan.sampling_probability,
+        noise_multiplier=plan.privacy.noise_multiplier,
+        steps=plan.steps,
+        epsilon=plan.privacy.epsilon,
+        delta=plan.privacy.delta,
+    )
+
+
+def _release(asked: RemoteEvaluate, terms: Terms) -> Price:
+    """One Gaussian release about every unit of the part, as `assessment` makes it."""
+    assert terms.dataset is not None
+    assert asked.data is not None
+    assert asked.target_epsilon is not None
+    n_units = units_of(terms.dataset.units, asked.data.part)
+    delta = asked.delta or terms.policy.budget.delta
+    check_delta(delta, n_units)
+    noise = _release_noise(asked.target_epsilon, delta)
+    event = dpsgd_event(sampling_probability=1.0, noise_multiplier=noise, steps=1)
+    epsilon = epsilon_of(event, delta)
+    plan = {"noise_multiplier": noise, "epsilon": epsilon, "delta": delta, "n_units": n_units}
+    line = dp_line(epsilon, delta, terms.dataset.unit)
+    return Price(plan, line, 1.0, noise, 1, epsilon, delta)
+
+
+@lru_cache(maxsize=512)
+def _planned(spec: FitSpec, facts: PublicFacts) -> TrainingPlan:
+    return make_plan(spec, facts)
+
+
+@lru_cache(maxsize=512)
+def _release_noise(epsilon: float, delta: float) -> float:
+    return noise_multiplier(target_epsilon=epsilon, delta=delta, sampling_probability=1.0, steps=1)
+
+
+def dp_line(epsilon: float, delta: float, unit: str) -> PolicyLine:
+    """The policy of something that the budget paid for."""
+    shown = unit if len(unit) <= 200 else unit[:197] + "..."
+    return PolicyLine(
+        kind="DP", text=f"DP (epsilon={epsilon:.4g}, delta={delta:.1g}, unit={shown})"
+    )
+
+
+def _rounded_down(epsilon: float) -> float:
+    """Two significant digits, downwards, and never all of what would just fit."""
+    if epsilon <= 0:
+        return 0.0
+    scale = 10.0 ** (math.floor(math.log10(epsilon)) - 1)
+    return round(math.floor(epsilon / scale * (1 - 1e-3)) * scale, 6)

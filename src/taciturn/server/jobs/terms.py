@@ -1,0 +1,234 @@
+"""Under which terms somebody asks for a job: dataset, policy, grant, models, as they stand.
+
+All of it is public to the asker; rows have no part in it. What the asker may not know of is not
+found, and what the policy does not allow is refused here, before anything is priced or held.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any
+
+from sqlalchemy import Connection, Row, or_, select
+
+from taciturn.preparation.expression import check_list
+from taciturn.server.identity.principal import Principal
+from taciturn.server.moments import milliseconds
+from taciturn.server.problems import ProblemError
+from taciturn.server.tables import base_models, datasets, grant_terms, models, policies
+from taciturn.spec import EvaluateSpec, FitSpec
+from taciturn.wire.datasets import DatasetState, PolicyTerms
+from taciturn.wire.identity import Role
+from taciturn.wire.jobs import (
+    DataRef,
+    JobKind,
+    RemoteAudit,
+    RemoteEvaluate,
+    RemoteFit,
+    RemoteSample,
+    RemoteSynthesize,
+)
+from taciturn.wire.values import PolicyLine
+from taciturn.wire.worker import BaseModelFacts
+
+Asked = RemoteFit | RemoteSample | RemoteEvaluate | RemoteAudit | RemoteSynthesize
+
+
+@dataclass(frozen=True, slots=True)
+class DatasetFacts:
+    """What is public about a dataset."""
+
+    name: str
+    unit: str
+    units: int
+    columns: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class FittedFacts:
+    """A fitted model: which, and what it promises."""
+
+    id: str
+    policy: PolicyLine
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What a job is asked under; equal if nothing of it has changed.
+
+    Attributes:
+        policy_version: of the namespace's policy.
+        holders: whose grants there are to draw on, in the order in which they are tried; empty for
+            the namespace's owner, who spends the joint budget.
+        owned: the asker owns the namespace.
+    """
+
+    namespace: str
+    policy: PolicyTerms
+    policy_version: int
+    holders: tuple[str, ...]
+    owned: bool
+    dataset: DatasetFacts | None = None
+    base: BaseModelFacts | None = None
+    fitted: FittedFacts | None = None
+
+
+def terms_of(connection: Connection, caller: Principal, asked: Asked, now_ms: int) -> Terms:
+    """The terms for this request of this person.
+
+    Raises:
+        ProblemError: `not_found`, `not_ready`, `policy_refused`, `invalid`.
+    """
+    data = asked.data if isinstance(asked, RemoteFit | RemoteEvaluate) else None
+    fitted = None if isinstance(asked, RemoteFit) else _fitted(connection, caller, asked.model)
+    if data is not None:
+        row = _dataset(connection, caller, data.dataset, now_ms)
+        namespace = row.namespace
+    else:
+        assert fitted is not None, "only fits and evaluations name rows, and a fit always does"
+        row, namespace = None, fitted.namespace
+    policy = _policy(connection, namespace)
+    terms = PolicyTerms.model_validate_json(policy.terms)
+    owned = policy.owner_id == caller.user_id
+    _check_policy(terms, asked, now_ms)
+    base = _base(connection, asked.model) if isinstance(asked, RemoteFit) else None
+    return Terms(
+        namespace=namespace,
+        policy=terms,
+        policy_version=policy.version,
+        holders=() if owned else live_holders(connection, caller, namespace, now_ms),
+        owned=owned,
+        dataset=None if row is None or data is None else _ready(row, data),
+        base=base,
+        fitted=None if fitted is None else _facts(fitted),
+    )
+
+
+def live_holders(
+    connection: Connection, caller: Principal, namespace: str, now_ms: int
+) -> tuple[str, ...]:
+    """Whose grants a person may draw on now: their own first, then their groups'."""
+    lasting = or_(grant_terms.c.expires_at_ms.is_(None), grant_terms.c.expires_at_ms > now_ms)
+    wanted = select(grant_terms.c.holder).where(
+        grant_terms.c.namespace == namespace,
+        grant_terms.c.holder.in_(caller.holders),
+        grant_terms.c.revoked_at_ms.is_(None),
+        lasting,
+    )
+    found = set(connection.execute(wanted).scalars())
+    return tuple(holder for holder in caller.holders if holder in found)
+
+
+def _dataset(connection: Connection, caller: Principal, name: str, now_ms: int) -> Row[Any]:
+    wanted = select(datasets).where(datasets.c.name == name, datasets.c.removed_at_ms.is_(None))
+    row = connection.execute(wanted).first()
+    if row is not None:
+        owner = _policy(connection, row.namespace).owner_id
+        if owner == caller.user_id or live_holders(connection, caller, row.namespace, now_ms):
+            return row
+    raise ProblemError(
+        "not_found", f"there is no dataset {name!r}, or you hold no grant for it; ask its owner"
+    )
+
+
+def _fitted(connection: Connection, caller: Principal, model_id: str) -> Row[Any]:
+    row = connection.execute(select(models).where(models.c.id == model_id)).first()
+    if row is not None:
+        owner = _policy(connection, row.namespace).owner_id
+        if caller.user_id in (row.owner_id, owner) and not caller.has(Role.AUDITOR):
+            return row
+    raise ProblemError(
+        "not_found", f"there is no model {model_id!r}, or it is somebody else's; GET /v1/models"
+    )
+
+
+def _facts(row: Row[Any]) -> FittedFacts:
+    return FittedFacts(row.id, PolicyLine.model_validate_json(row.policy))
+
+
+def _base(connection: Connection, name: str) -> BaseModelFacts:
+    row = connection.execute(select(base_models).where(base_models.c.name == name)).first()
+    if row is None:
+        raise ProblemError(
+            "invalid",
+            f"model: {name!r} is not registered here, so its fit cannot be priced; GET "
+            "/v1/base-models lists what is, an administrator adds others",
+        )
+    return BaseModelFacts(
+        name=row.name,
+        parameters=row.parameters,
+        context_length=row.context_length,
+        vocabulary=row.vocabulary,
+    )
+
+
+def _policy(connection: Connection, namespace: str) -> Row[Any]:
+    row = connection.execute(select(policies).where(policies.c.namespace == namespace)).first()
+    assert row is not None, "a foreign key keeps the policy of every dataset and model"
+    return row
+
+
+def _check_policy(terms: PolicyTerms, asked: Asked, now_ms: int) -> None:
+    if terms.expires_at is not None and milliseconds(terms.expires_at) <= now_ms:
+        raise ProblemError(
+            "policy_refused",
+            f"the policy of this data expired at {terms.expires_at.isoformat()}; its owner can "
+            "renew it",
+        )
+    if asked.kind not in terms.kinds:
+        allowed = ", ".join(sorted(terms.kinds)) or "none"
+        raise ProblemError(
+            "policy_refused",
+            f"kind={asked.kind.value!r}: the policy of this data allows jobs of the kinds "
+            f"{allowed}; ask its owner",
+        )
+    if isinstance(asked, RemoteFit):
+        _check_model(terms, asked.model)
+    if isinstance(asked, RemoteFit | RemoteEvaluate):
+        _check_epsilon(terms, asked)
+
+
+def _check_model(terms: PolicyTerms, model: str) -> None:
+    if not any(fnmatchcase(model, pattern) for pattern in terms.models):
+        allowed = ", ".join(terms.models) or "none"
+        raise ProblemError(
+            "policy_refused",
+            f"model={model!r}: the policy of this data allows {allowed}; ask its owner",
+        )
+
+
+def _check_epsilon(terms: PolicyTerms, asked: FitSpec | EvaluateSpec) -> None:
+    most, epsilon = terms.job_epsilon, asked.target_epsilon
+    if most is not None and isinstance(epsilon, float) and epsilon > most:
+        raise ProblemError(
+            "policy_refused",
+            f"target_epsilon={epsilon:g} is above {most:g}, the most that one job may cost by the "
+            "policy of this data; lower it",
+        )
+    if asked.delta is not None and asked.delta > terms.budget.delta:
+        # An epsilon at a larger delta is a smaller number for the same loss of privacy.
+        raise ProblemError(
+            "policy_refused",
+            f"delta={asked.delta:g} is above {terms.budget.delta:g}, that of the namespace's "
+            "budget; lower it, or leave it out",
+        )
+
+
+def _ready(row: Row[Any], data: DataRef) -> DatasetFacts:
+    if row.state != DatasetState.READY:
+        raise ProblemError(
+            "not_ready",
+            f"dataset {row.name!r} is {row.state}; its owner finds why, and only a ready one can "
+            "be used",
+        )
+    columns = tuple(column["name"] for column in json.loads(row.columns))
+    if data.select is not None:
+        check_list(data.select, columns)
+    return DatasetFacts(row.name, row.unit, row.units, columns)
+
+
+def is_paid_for(asked: Asked) -> bool:
+    """Whether a request is about private rows, so that a repeated one could cost twice."""
+    return asked.kind is JobKind.FIT or (isinstance(asked, RemoteEvaluate) and bool(asked.data))

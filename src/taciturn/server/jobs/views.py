@@ -1,0 +1,73 @@
+"""Jobs as people see them: their own, owners those of their namespaces, auditors all."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, Row, Select, or_, select, true
+
+from taciturn.server.identity.principal import Principal
+from taciturn.server.moments import moment
+from taciturn.server.problems import ProblemError
+from taciturn.server.tables import approvals, jobs, policies, users
+from taciturn.wire.events import FAILURES, FailureCode
+from taciturn.wire.identity import Role
+from taciturn.wire.jobs import Failure, JobView
+from taciturn.wire.values import PolicyLine
+
+
+def visible_jobs(caller: Principal) -> Select[Any]:
+    """The jobs that the caller may know of, with requester and approval."""
+    columns = (jobs, users.c.name.label("requester"), approvals.c.id.label("approval"))
+    return (
+        select(*columns)
+        .join(users, users.c.id == jobs.c.requester_id)
+        .outerjoin(approvals, approvals.c.job_id == jobs.c.id)
+        .where(_sees(caller))
+    )
+
+
+def visible_job(connection: Connection, caller: Principal, job_id: str) -> Row[Any]:
+    """One of them; raises ProblemError `not_found`."""
+    row = connection.execute(visible_jobs(caller).where(jobs.c.id == job_id)).first()
+    if row is None:
+        raise ProblemError("not_found", f"there is no job {job_id!r}, or it is somebody else's")
+    return row
+
+
+def job_view(row: Row[Any]) -> JobView:
+    """A row of `visible_jobs`."""
+    return JobView(
+        id=row.id,
+        kind=row.kind,
+        state=row.state,
+        requester=row.requester,
+        namespace=row.namespace,
+        dataset=row.dataset,
+        model=row.model_id,
+        request=json.loads(row.request),
+        plan=json.loads(row.plan) if row.plan else None,
+        policy=PolicyLine.model_validate_json(row.policy),
+        failure=_failure(row),
+        approval=row.approval,
+        created_at=moment(row.created_at_ms),
+        updated_at=moment(row.updated_at_ms),
+    )
+
+
+def _failure(row: Row[Any]) -> Failure | None:
+    if row.failure is None:
+        return None
+    text = FAILURES[FailureCode(row.failure)]
+    return Failure(code=row.failure, text=text, incident=row.incident)
+
+
+def _sees(caller: Principal) -> ColumnElement[bool]:
+    if caller.has(Role.AUDITOR):
+        return true()
+    own = jobs.c.requester_id == caller.user_id
+    if not caller.has(Role.OWNER):
+        return own
+    held = select(policies.c.namespace).where(policies.c.owner_id == caller.user_id)
+    return or_(own, jobs.c.namespace.in_(held))

@@ -1,0 +1,240 @@
+"""What a worker and the gateway tell each other while a job runs; see `wire.worker`.
+
+Whatever a worker says is taken only from the one that holds the job, and is decided on in the
+transaction that takes it.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import TypeAdapter
+from sqlalchemy import Connection, Row, insert, select
+
+from taciturn.accounting.events import dpsgd_event
+from taciturn.errors import LedgerConflictError
+from taciturn.planning.plan import TrainingPlan
+from taciturn.server.gateway import Gateway
+from taciturn.server.identity.principal import WorkerPrincipal
+from taciturn.server.identity.secret import new_id
+from taciturn.server.jobs.ending import End, Ending
+from taciturn.server.jobs.events import Events, worker_sequence
+from taciturn.server.jobs.leases import Leases, held
+from taciturn.server.jobs.states import job_row
+from taciturn.server.ledger import job_steps
+from taciturn.server.problems import ProblemError
+from taciturn.server.tables import artifacts, base_models, datasets, incidents, models
+from taciturn.wire.events import FailureCode
+from taciturn.wire.jobs import AnyRequest, JobKind, JobState
+from taciturn.wire.worker import (
+    Assignment,
+    BaseModelFacts,
+    Charge,
+    EventBatch,
+    Incident,
+    IncidentId,
+    LeaseRequest,
+    Orders,
+    Outcome,
+    ReleasePlan,
+    SourceRef,
+)
+
+_REQUEST: TypeAdapter[AnyRequest] = TypeAdapter(AnyRequest)
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """Speaks with workers."""
+
+    gateway: Gateway
+    leases: Leases
+    ending: Ending
+    events: Events
+
+    def lease(self, worker: WorkerPrincipal, asked: LeaseRequest) -> Assignment:
+        """Give the job to a worker. Raises ProblemError `fenced`, `lease_held`."""
+        row = self.leases.take(worker, asked)
+        charged = self._steps(row.id)[1] if row.event is not None else 0
+        return self.gateway.read(lambda connection: self._assignment(connection, row, charged))
+
+    def heartbeat(self, worker: WorkerPrincipal, token: int) -> Orders:
+        """A sign of life; the answer says whether to stop."""
+        return Orders(cancel=self.leases.beat(worker, token))
+
+    def charge(self, worker: WorkerPrincipal, token: int, asked: Charge) -> None:
+        """Spend steps that are about to run. Those that run again after a crash are held first.
+
+        Raises:
+            ProblemError: `fenced`; `invalid` for steps that the plan does not have.
+            BudgetExceededError: there is no room for steps that run again.
+        """
+        row = self.gateway.read(lambda connection: held(connection, worker, token))
+        if row.event is None:
+            return
+        mechanism = _Mechanism.of(row)
+        if asked.first_step + asked.steps > mechanism.steps:
+            raise ProblemError(
+                "invalid",
+                f"steps {asked.first_step} to {asked.first_step + asked.steps} are not in the plan "
+                f"of {mechanism.steps}",
+            )
+        operation, ledger = f"{row.id}-charge-{asked.operation_id}", self.gateway.ledger
+        block = mechanism.event(asked.steps)
+        try:
+            ledger.charge(operation, row.id, token, block)
+        except LedgerConflictError:
+            missing = asked.steps - self._steps(row.id)[0]
+            if missing <= 0:
+                raise
+            more = mechanism.event(missing)
+            ledger.extend(f"{row.id}-extend-{asked.operation_id}", row.id, token, more)
+            ledger.charge(operation, row.id, token, block)
+
+    def say(self, worker: WorkerPrincipal, token: int, batch: EventBatch) -> None:
+        """Keep events, each once."""
+
+        def work(connection: Connection) -> None:
+            row = held(connection, worker, token)
+            for number, event in enumerate(batch.events, start=batch.first):
+                sequence = worker_sequence(row.lease, number)
+                self.events.append(connection, row.id, event, sequence)
+
+        self.gateway.write(work)
+
+    def incident(self, worker: WorkerPrincipal, token: int, found: Incident) -> IncidentId:
+        """Keep the full log of a failure, which only the owner of the data may read."""
+        incident_id = new_id("inc")
+
+        def work(connection: Connection) -> None:
+            row = held(connection, worker, token)
+            connection.execute(
+                insert(incidents).values(
+                    id=incident_id,
+                    job_id=row.id,
+                    namespace=row.namespace,
+                    log=found.log.encode("utf-8", "replace"),
+                    created_at_ms=self.gateway.now_ms(),
+                )
+            )
+
+        self.gateway.write(work)
+        return IncidentId(incident=incident_id)
+
+    def outcome(self, worker: WorkerPrincipal, token: int, said: Outcome) -> None:
+        """The job is over. Repeated: as at first."""
+
+        def work(connection: Connection) -> None:
+            row = job_row(connection, worker.job_id)
+            if row is not None and _said_before(row, worker, token):
+                return
+            row = held(connection, worker, token)
+            self.ending.intend(connection, row.id, _end(connection, row, said, token))
+
+        self.gateway.write(work)
+        self.ending.settle(worker.job_id)
+
+    def _steps(self, job_id: str) -> tuple[int, int]:
+        return job_steps(self.gateway.engine, self.gateway.seal_key, job_id)
+
+    def _assignment(self, connection: Connection, row: Row[Any], charged: int) -> Assignment:
+        asked = _REQUEST.validate_json(row.request)
+        plan = json.loads(row.plan) if row.plan else None
+        return Assignment(
+            job=row.id,
+            attempt=row.attempt,
+            lease=row.lease,
+            lease_s=self.gateway.settings.lease_s,
+            request=asked,
+            source=_source(connection, row),
+            plan=TrainingPlan(**plan) if row.kind == JobKind.FIT and plan else None,
+            release=ReleasePlan(**plan) if row.kind == JobKind.EVALUATE and plan else None,
+            base_model=_base(connection, asked.model) if asked.kind is JobKind.FIT else None,
+            model=row.model_id,
+            files=_files(connection, row),
+            namespace=row.namespace,
+            charged_steps=charged,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Mechanism:
+    """What each step of a job costs, as it was reserved."""
+
+    sampling_probability: float
+    noise_multiplier: float
+    steps: int
+
+    @classmethod
+    def of(cls, row: Row[Any]) -> _Mechanism:
+        plan = json.loads(row.plan)
+        if row.kind != JobKind.FIT:
+            return cls(1.0, plan["noise_multiplier"], 1)
+        training = TrainingPlan(**plan)
+        assert training.privacy is not None, "a job without a guarantee has no event"
+        noise = training.privacy.noise_multiplier
+        return cls(training.sampling_probability, noise, training.steps)
+
+    def event(self, steps: int) -> Any:
+        return dpsgd_event(
+            sampling_probability=self.sampling_probability,
+            noise_multiplier=self.noise_multiplier,
+            steps=steps,
+        )
+
+
+def _said_before(row: Row[Any], worker: WorkerPrincipal, token: int) -> bool:
+    if row.outcome is None or row.worker_token != worker.token_id:
+        return False
+    return End.model_validate_json(row.outcome).lease == token
+
+
+def _end(connection: Connection, row: Row[Any], said: Outcome, token: int) -> End:
+    if said.succeeded:
+        return End(state=JobState.SUCCEEDED, lease=token)
+    mine = select(incidents.c.id).where(
+        incidents.c.id == said.incident, incidents.c.job_id == row.id
+    )
+    incident = connection.scalar(mine) if said.incident else None
+    if row.cancel:
+        return End(state=JobState.CANCELLED, incident=incident, lease=token)
+    code = said.code or FailureCode.INTERNAL
+    return End(state=JobState.FAILED, code=code, incident=incident, lease=token)
+
+
+def _source(connection: Connection, row: Row[Any]) -> SourceRef | None:
+    if row.dataset is None:
+        return None
+    found = connection.execute(select(datasets).where(datasets.c.name == row.dataset)).first()
+    if found is None or found.removed_at_ms is not None:
+        raise ProblemError("conflict", f"dataset {row.dataset!r} was removed; the job cannot run")
+    return SourceRef(
+        source=found.source, unit=found.unit, units=found.units, split_key=found.split_key
+    )
+
+
+def _base(connection: Connection, name: str) -> BaseModelFacts:
+    row = connection.execute(select(base_models).where(base_models.c.name == name)).first()
+    if row is None:
+        raise ProblemError("conflict", f"base model {name!r} was removed; the job cannot run")
+    return BaseModelFacts(
+        name=row.name,
+        parameters=row.parameters,
+        context_length=row.context_length,
+        vocabulary=row.vocabulary,
+    )
+
+
+def _files(connection: Connection, row: Row[Any]) -> tuple[str, ...]:
+    """Names of the fitted model's files, where the job needs one."""
+    if row.model_id is None:
+        return ()
+    wanted = (
+        select(artifacts.c.name)
+        .join(models, models.c.job_id == artifacts.c.job_id)
+        .where(models.c.id == row.model_id)
+        .order_by(artifacts.c.name)
+    )
+    return tuple(connection.execute(wanted).scalars())
