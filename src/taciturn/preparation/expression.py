@@ -130,6 +130,11 @@ def check_single(text: str, columns: Sequence[str]) -> Expressions:
     return found
 
 
+def warm_up() -> None:
+    """Work the allow-list out, which takes a while once."""
+    _allowed()
+
+
 def _checked(text: str, columns: Sequence[str], field: str) -> Expressions:
     tree = _parsed(text, field)
     _check_clauses(tree, text, field)

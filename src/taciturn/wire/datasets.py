@@ -100,7 +100,22 @@ class DatasetView(WireValue):
     description: str | None
     policy: PolicyLine
     preview: Literal["mock", "schema", "synthetic"]
+    source: Annotated[str | None, Field(description="For its owner and auditors only.")] = None
     created_at: Moment
+
+
+class DatasetChange(WireValue):
+    """What to change of a dataset; null leaves as it is. Source, unit and units never change:
+    what was promised about them is in the world."""
+
+    description: Line | None = None
+    mock: Annotated[tuple[dict[str, Any], ...] | None, Field(max_length=200)] = None
+
+
+class SyntheticPreview(WireValue):
+    """A job of kind synthesize whose records become the preview."""
+
+    job: Annotated[str, Field(min_length=1, max_length=40)]
 
 
 class Selection(WireValue):
@@ -153,6 +168,7 @@ class GrantView(GrantTerms):
     holder: Holder
     charged: float
     taken: float
+    revoked_at: Moment | None = None
 
 
 class BudgetView(WireValue):

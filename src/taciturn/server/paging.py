@@ -1,0 +1,100 @@
+"""Lists by pages: an opaque cursor says after which key the next page begins.
+
+A page depends on the key alone and not on a position, so that whatever is added or removed
+meanwhile, nothing that stays is shown twice or left out.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, TypeVar
+
+from fastapi import Depends, Query
+
+from taciturn.server.problems import ProblemError
+from taciturn.wire.values import Page
+
+T = TypeVar("T")
+V = TypeVar("V")
+
+MAX_LIMIT = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Paging:
+    """Which page is asked for.
+
+    Attributes:
+        after: the last key of the page before; None for the first page.
+    """
+
+    limit: int = 50
+    after: str | int | None = None
+
+    @property
+    def fetch(self) -> int:
+        """How many rows to read: one more than are shown tells whether there is a next page."""
+        return self.limit + 1
+
+    def name(self) -> str:
+        """The key where it is a text; empty for the first page."""
+        return self._key(str, "")
+
+    def number(self) -> int:
+        """The key where it is a number; 0 for the first page."""
+        return self._key(int, 0)
+
+    def page(
+        self, rows: Sequence[T], view: Callable[[T], V], key: Callable[[T], str | int]
+    ) -> Page[V]:
+        """The page of what `fetch` rows were read, in the order of their keys."""
+        shown = rows[: self.limit]
+        more = len(rows) > self.limit
+        cursor = to_cursor(key(shown[-1])) if more else None
+        return Page(items=tuple(view(row) for row in shown), next_cursor=cursor)
+
+    def _key(self, kind: type[V], first: V) -> V:
+        if self.after is None:
+            return first
+        if not isinstance(self.after, kind):
+            raise _not_ours()
+        return self.after
+
+
+def to_cursor(key: str | int) -> str:
+    """The cursor of the page after `key`."""
+    return base64.urlsafe_b64encode(json.dumps(key).encode()).decode().rstrip("=")
+
+
+def from_cursor(cursor: str) -> str | int:
+    """The key in a cursor; raises ProblemError if it is none of ours."""
+    try:
+        padded = cursor.encode("ascii") + b"=" * (-len(cursor) % 4)
+        key: Any = json.loads(base64.b64decode(padded, altchars=b"-_", validate=True))
+    except (ValueError, RecursionError, binascii.Error):
+        raise _not_ours() from None
+    known = isinstance(key, str) or (type(key) is int and 0 <= key < 2**53)
+    if not known or to_cursor(key) != cursor or "\x00" in str(key):
+        raise _not_ours()
+    return key if isinstance(key, int) else str(key)
+
+
+def _not_ours() -> ProblemError:
+    return ProblemError("invalid", "cursor: not one that this list gave; start without a cursor")
+
+
+def paging(
+    limit: Annotated[int, Query(ge=1, le=MAX_LIMIT, description="Items of a page.")] = 50,
+    cursor: Annotated[
+        str | None, Query(max_length=1000, description="`next_cursor` of the page before.")
+    ] = None,
+) -> Paging:
+    """A dependency: the page that is asked for."""
+    return Paging(limit, None if cursor is None else from_cursor(cursor))
+
+
+PageQuery = Annotated[Paging, Depends(paging)]
