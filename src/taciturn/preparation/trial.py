@@ -22,6 +22,7 @@ from time import monotonic, sleep
 from typing import Any, NoReturn
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from taciturn.errors import MissingColumnError, TaciturnError
 from taciturn.preparation.arrow_types import parse_type
@@ -33,6 +34,8 @@ from taciturn.preparation.selection import selected
 MEMORY_LIMIT_BYTES = 1 << 30
 """Address space of a trial, beyond what loading the libraries took."""
 
+_TEXTS = 50
+
 _OUT_OF_TIME = (
     f"select ran for more than {LIMIT_S:g} s on a few rows of the preview; make it simpler"
 )
@@ -41,8 +44,21 @@ _TOO_LARGE = f"select makes more than {MESSAGE_LIMIT_BYTES >> 20} MB of a few ro
 
 
 def answered(request: Mapping[str, Any]) -> dict[str, Any]:
-    """The answer to a request: of a selection, or of the unit of a dataset to be registered."""
-    return try_unit(request["unit"]) if "unit" in request else try_selection(request)
+    """The answer to a request: of a selection, the unit of a dataset to be registered, or a file
+    of records."""
+    if "unit" in request:
+        return try_unit(request["unit"])
+    return read_texts(request["parquet"]) if "parquet" in request else try_selection(request)
+
+
+def read_texts(path: str) -> dict[str, Any]:
+    """The first texts of a file that a job has written."""
+    try:
+        batches = pq.ParquetFile(path).iter_batches(_TEXTS, columns=["text"])
+        texts = [row["text"] for row in next(batches).to_pylist()]
+    except (OSError, ValueError, KeyError, StopIteration, pa.ArrowException):
+        return {"refused": "the file holds no records"}
+    return {"texts": [text for text in texts if isinstance(text, str)]}
 
 
 def try_unit(unit: str) -> dict[str, Any]:

@@ -60,6 +60,7 @@ CODES: dict[str, tuple[int, str]] = {
     "precondition_missing": (428, "Say which version you have read"),
     "too_many_requests": (429, "Too many attempts"),
     "internal": (500, "The gateway failed"),
+    "ledger_tampered": (503, "The ledger is not as it was written"),
     "unavailable": (503, "The gateway cannot answer now"),
 }
 """Stable codes, their HTTP status, and what they mean."""
@@ -70,6 +71,7 @@ _OF_ERRORS: tuple[tuple[type[Exception], str], ...] = (
     (errors.FencedError, "fenced"),
     (errors.LeaseHeldError, "lease_held"),
     (errors.LedgerConflictError, "conflict"),
+    (errors.LedgerTamperedError, "ledger_tampered"),
     (errors.DatabaseUnavailableError, "unavailable"),
     (errors.SpecError, "invalid"),
     (errors.DataError, "invalid"),

@@ -69,6 +69,11 @@ class Trials:
         """Raises ProblemError unless this could be the unit of a dataset."""
         self._ask({"unit": unit})
 
+    def texts(self, path: str) -> list[str]:
+        """The first texts of a Parquet file of records. Raises ProblemError if it is none."""
+        texts: list[str] = self._ask({"parquet": path})["texts"]
+        return texts
+
     def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
         with self._one() as nursery:
             answer = nursery.ask(request)

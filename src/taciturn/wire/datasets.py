@@ -115,7 +115,15 @@ class DatasetChange(WireValue):
 class SyntheticPreview(WireValue):
     """A job of kind synthesize whose records become the preview."""
 
-    job: Annotated[str, Field(min_length=1, max_length=40)]
+    job: Annotated[str, Field(pattern=r"^[a-z]{2,8}_[0-9a-z]{16,32}$")]
+    column: Annotated[
+        str | None,
+        Field(
+            max_length=200,
+            description="The column that the texts stand for; null: each text is a JSON object of "
+            "columns.",
+        ),
+    ] = None
 
 
 class Selection(WireValue):
@@ -180,5 +188,7 @@ class BudgetView(WireValue):
     delta: float
     charged: float
     taken: float
-    exceptions: int
+    exceptions: Annotated[
+        int, Field(description="Releases without guarantee, about which the budget says nothing.")
+    ]
     grants: tuple[GrantView, ...] = ()
