@@ -11,10 +11,12 @@ import psycopg
 import pytest
 from sqlalchemy import URL, Engine, make_url
 
+from hospital import Hospital
 from ledgers.cluster import Cluster, NoPostgresError, postgres
 from taciturn.server import schema
 from taciturn.server.database import open_database
 from taciturn.server.tables import metadata
+from taciturn.server.trials import Trials
 
 _NUMBERS = itertools.count()
 
@@ -75,6 +77,30 @@ def engine(url: str) -> Iterator[Engine]:
     opened = open_database(url)
     yield opened
     opened.dispose()
+
+
+@pytest.fixture(scope="session")
+def trials() -> Iterator[Trials]:
+    """The processes that try selections; libraries are loaded once for all tests."""
+    opened = Trials(at_once=1)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def hospital(engine: Engine, tmp_path: Path, trials: Trials) -> Hospital:
+    """A gateway with people, on both databases."""
+    return Hospital(engine, tmp_path, trials)
+
+
+@pytest.fixture
+def clinic(migrated_file: Path, tmp_path: Path, trials: Trials) -> Iterator[Hospital]:
+    """The same on SQLite alone, for what no database has a part in."""
+    path = tmp_path / "gateway.db"
+    shutil.copy(migrated_file, path)
+    engine = open_database(f"sqlite:///{path}")
+    yield Hospital(engine, tmp_path, trials)
+    engine.dispose()
 
 
 def _migrate(url: str) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -15,18 +14,26 @@ from starlette.responses import JSONResponse, Response
 from taciturn._version import __version__
 from taciturn.errors import TaciturnError
 from taciturn.server.gateway import Gateway
+from taciturn.server.launchers.port import Launcher
 from taciturn.server.observing import Observing
 from taciturn.server.problems import MEDIA_TYPE, ProblemError, from_error
 from taciturn.server.routes import OPENAI_ROUTERS, ROUTERS, metrics
 from taciturn.server.services import Services
+from taciturn.server.trials import Trials
 
 
-def create_app(gateway: Gateway, desk: Any = None) -> FastAPI:
-    """The application on an open gateway; its background tasks run as long as its lifespan."""
+def create_app(
+    gateway: Gateway, *, launcher: Launcher | None = None, trials: Trials | None = None
+) -> FastAPI:
+    """The application on an open gateway; its background tasks run as long as its lifespan.
+
+    Args:
+        launcher, trials: instead of those that the settings name; see `Services.of`.
+    """
     app = FastAPI(
         title="taciturn", version=__version__, docs_url=None, redoc_url=None, lifespan=_lifespan
     )
-    app.state.services = services = Services.of(gateway, desk)
+    app.state.services = services = Services.of(gateway, launcher=launcher, trials=trials)
     app.add_middleware(
         Observing, gateway=gateway, audit_log=services.audit_log, metrics=services.metrics
     )
@@ -44,7 +51,9 @@ def create_app(gateway: Gateway, desk: Any = None) -> FastAPI:
 
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
-    background = app.state.services.background
+    services: Services = app.state.services
+    background = services.background
+    await run_in_threadpool(services.attend)
     await run_in_threadpool(background.start)
     try:
         yield

@@ -128,6 +128,13 @@ class Artifacts:
             return None
         return b"".join(self.store.get(_key(job_id, row.sha256, name)))
 
+    def pieces(self, job_id: str, name: str) -> Iterator[bytes]:
+        """A file, piece by piece; raises KeyError if it was not released."""
+        row = self._row(job_id, name)
+        if row is None:
+            raise KeyError(name)
+        return self.store.get(_key(job_id, row.sha256, name))
+
     def document(self, connection: Connection, job_id: str, name: str) -> str | None:
         """One of DOCUMENTS, in the caller's transaction; None if it was not released."""
         wanted = select(artifacts.c.content).where(

@@ -111,8 +111,7 @@ class Services:
         grants = Grants(gateway, policies)
         datasets = Datasets(gateway, policies, grants, trials)
         events, texts, idle = Events(gateway), Texts(), Idle()
-        store = open_store(settings)
-        artifacts = Artifacts(gateway, store, held)
+        artifacts = Artifacts(gateway, open_store(settings), held)
         models = Models(gateway, artifacts)
         results = Results(gateway, artifacts, models)
         states, approvals = States(gateway, events), Approvals(gateway)
@@ -136,7 +135,7 @@ class Services:
             grants=grants,
             datasets=datasets,
             registrations=Registrations(gateway, policies, datasets, trials, jobs),
-            previews=Previews(gateway, datasets, trials, store),
+            previews=Previews(gateway, datasets, trials, artifacts),
             budgets=Budgets(gateway, policies, grants),
             ledger_view=LedgerView(gateway, policies),
             approvals=approvals,

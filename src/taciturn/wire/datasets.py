@@ -100,7 +100,30 @@ class DatasetView(WireValue):
     description: str | None
     policy: PolicyLine
     preview: Literal["mock", "schema", "synthetic"]
+    source: Annotated[str | None, Field(description="For its owner and auditors only.")] = None
     created_at: Moment
+
+
+class DatasetChange(WireValue):
+    """What to change of a dataset; null leaves as it is. Source, unit and units never change:
+    what was promised about them is in the world."""
+
+    description: Line | None = None
+    mock: Annotated[tuple[dict[str, Any], ...] | None, Field(max_length=200)] = None
+
+
+class SyntheticPreview(WireValue):
+    """A job of kind synthesize whose records become the preview."""
+
+    job: Annotated[str, Field(pattern=r"^[a-z]{2,8}_[0-9a-z]{16,32}$")]
+    column: Annotated[
+        str | None,
+        Field(
+            max_length=200,
+            description="The column that the texts stand for; null: each text is a JSON object of "
+            "columns.",
+        ),
+    ] = None
 
 
 class Selection(WireValue):
@@ -153,6 +176,7 @@ class GrantView(GrantTerms):
     holder: Holder
     charged: float
     taken: float
+    revoked_at: Moment | None = None
 
 
 class BudgetView(WireValue):
@@ -164,5 +188,7 @@ class BudgetView(WireValue):
     delta: float
     charged: float
     taken: float
-    exceptions: int
+    exceptions: Annotated[
+        int, Field(description="Releases without guarantee, about which the budget says nothing.")
+    ]
     grants: tuple[GrantView, ...] = ()

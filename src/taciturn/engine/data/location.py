@@ -11,18 +11,8 @@ from urllib.parse import urlsplit, urlunsplit
 
 from taciturn.errors import DataError, DataNotFoundError, MissingDependencyError
 from taciturn.filesystem import open_filesystem
+from taciturn.preparation.formats import COMPRESSIONS, FORMATS, suffix_of
 from taciturn.preparation.rows import shield
-
-FORMATS = {
-    ".jsonl": "jsonl",
-    ".ndjson": "jsonl",
-    ".json": "jsonl",
-    ".csv": "csv",
-    ".parquet": "parquet",
-}
-"""What a suffix says about the rows inside; .jsonl and .csv may end in one of COMPRESSIONS."""
-
-COMPRESSIONS = (".gz", ".bz2", ".xz")
 
 _PACKAGES = {
     "http": "aiohttp",
@@ -116,16 +106,11 @@ def _is_data(name: str, folder: str) -> bool:
     """True for files of a known format; writers leave _SUCCESS, .crc and README.md behind."""
     inside = PurePosixPath(name.removeprefix(folder).lstrip("/"))
     hidden = any(part.startswith((".", "_")) for part in inside.parts)
-    return not hidden and _suffix(name) in FORMATS
-
-
-def _suffix(path: str) -> str:
-    name = PurePosixPath(urlsplit(path).path if "://" in path else path)
-    return (name.with_suffix("") if name.suffix.lower() in COMPRESSIONS else name).suffix.lower()
+    return not hidden and suffix_of(name) in FORMATS
 
 
 def _format(paths: Sequence[str], shown: str) -> str:
-    suffixes = {_suffix(path) for path in paths}
+    suffixes = {suffix_of(path) for path in paths}
     unknown = sorted(suffixes - FORMATS.keys())
     if unknown:
         raise DataError(

@@ -29,6 +29,7 @@ Everything is in Rényi costs under the filter of `taciturn.accounting.filter`, 
 epsilon of one job is reported from its charged events by privacy loss distributions.
 """
 
+from taciturn.server.ledger.entry import Entry
 from taciturn.server.ledger.ledger import Lease, Ledger, Receipt
 from taciturn.server.ledger.seal import Anchor, SealKey, anchors_text, read_anchors
 from taciturn.server.ledger.statement import (
@@ -37,7 +38,10 @@ from taciturn.server.ledger.statement import (
     JobStatement,
     Quote,
     Statement,
+    entries,
+    job_page,
     job_report,
+    job_statement,
     job_statements,
     job_steps,
     namespaces,
@@ -49,6 +53,7 @@ from taciturn.server.ledger.verification import Problem, Verification, verify
 __all__ = [
     "Anchor",
     "BudgetStatement",
+    "Entry",
     "JobReport",
     "JobStatement",
     "Lease",
@@ -60,7 +65,10 @@ __all__ = [
     "Statement",
     "Verification",
     "anchors_text",
+    "entries",
+    "job_page",
     "job_report",
+    "job_statement",
     "job_statements",
     "job_steps",
     "namespaces",

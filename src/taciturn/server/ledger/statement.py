@@ -15,6 +15,7 @@ from taciturn.accounting.filter import event_cost
 from taciturn.errors import UnknownEntryError
 from taciturn.server.database import transact
 from taciturn.server.ledger.book import Book, Job, Purse, Status
+from taciturn.server.ledger.entry import Entry
 from taciturn.server.ledger.rules import the_account
 from taciturn.server.ledger.seal import SealKey
 from taciturn.server.ledger.store import Store
@@ -130,6 +131,43 @@ def job_statements(
     book, jobs = _read(engine, key, work)
     purse = the_account(book).purse
     return [_job(purse, job) for job in jobs]
+
+
+def job_page(
+    engine: Engine, key: SealKey | None, namespace: str, *, after: str, limit: int
+) -> list[JobStatement]:
+    """At most `limit` jobs of a namespace with names after `after`; raises as `statement`."""
+
+    def work(store: Store) -> tuple[Book, list[Job]]:
+        return store.balances(namespace), store.job_page(namespace, after, limit)
+
+    book, jobs = _read(engine, key, work)
+    purse = the_account(book).purse
+    return [_job(purse, job) for job in jobs]
+
+
+def job_statement(engine: Engine, key: SealKey | None, job: str) -> JobStatement:
+    """Where one job stands.
+
+    Raises:
+        UnknownEntryError: it has no reservation.
+        LedgerTamperedError: a row is not as it was sealed.
+    """
+
+    def work(store: Store) -> tuple[Purse, Job]:
+        namespace, found = store.job(job, lock=False)
+        return the_account(store.balances(namespace)).purse, found
+
+    purse, found = _read(engine, key, work)
+    return _job(purse, found)
+
+
+def entries(engine: Engine, namespace: str, *, after: int, limit: int) -> list[Entry]:
+    """At most `limit` entries of a namespace's chain that follow entry `after`, in order.
+
+    Raises LedgerTamperedError if one is not as it was written.
+    """
+    return _read(engine, None, lambda store: store.entry_page(namespace, after, limit))
 
 
 def job_report(engine: Engine, key: SealKey | None, job: str) -> JobReport:

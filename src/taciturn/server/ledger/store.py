@@ -72,6 +72,12 @@ class Store:
             query = query.where(table.c.status == "open")
         return [self._job(row) for row in self._rows(query)]
 
+    def job_page(self, namespace: str, after: str, limit: int) -> list[Job]:
+        """At most `limit` jobs of a namespace with names after `after`; nothing is locked."""
+        table = tables.jobs
+        query = select(table).where(table.c.namespace == namespace, table.c.job > after)
+        return [self._job(row) for row in self._rows(query.order_by(table.c.job).limit(limit))]
+
     def job(self, name: str, *, lock: bool) -> tuple[str, Job]:
         """A job and its namespace; raises UnknownEntryError."""
         query = select(tables.jobs).where(tables.jobs.c.job == name)
@@ -120,6 +126,13 @@ class Store:
         table = tables.entries
         query = select(table).where(table.c.namespace == namespace).order_by(table.c.sequence)
         return self._rows(query)
+
+    def entry_page(self, namespace: str, after: int, limit: int) -> list[Entry]:
+        """At most `limit` entries of a namespace's chain that follow entry `after`, in order."""
+        table = tables.entries
+        query = select(table).where(table.c.namespace == namespace, table.c.sequence > after)
+        rows = self._rows(query.order_by(table.c.sequence).limit(limit))
+        return [entry_of(row) for row in rows]
 
     def expired(self, moment_ms: int) -> list[tuple[str, int]]:
         """Open jobs whose lease has run out, with their tokens."""

@@ -86,6 +86,7 @@ def upgrade() -> None:
         sa.Column("owner_id", sa.String(length=40), nullable=False),
         sa.Column("terms", sa.Text(), nullable=False),
         sa.Column("version", sa.Integer(), nullable=False),
+        sa.Column("settled_version", sa.Integer(), nullable=False),
         sa.Column("created_at_ms", sa.BigInteger(), nullable=False),
         sa.Column("updated_at_ms", sa.BigInteger(), nullable=False),
         sa.ForeignKeyConstraint(
@@ -124,6 +125,7 @@ def upgrade() -> None:
         sa.Column("columns", sa.Text(), nullable=True),
         sa.Column("mock", sa.Text(), nullable=False),
         sa.Column("synthetic_job", sa.String(length=40), nullable=True),
+        sa.Column("synthetic", sa.Text(), nullable=True),
         sa.Column("split_key", sa.String(length=64), nullable=False),
         sa.Column("description", sa.Text(), nullable=True),
         sa.Column("created_at_ms", sa.BigInteger(), nullable=False),
@@ -140,6 +142,10 @@ def upgrade() -> None:
         sa.Column("namespace", sa.String(length=200), nullable=False),
         sa.Column("holder", sa.String(length=200), nullable=False),
         sa.Column("granted_by", sa.String(length=40), nullable=False),
+        sa.Column("epsilon", sa.Float(precision=53), nullable=False),
+        sa.Column("delta", sa.Float(precision=53), nullable=False),
+        sa.Column("version", sa.Integer(), nullable=False),
+        sa.Column("settled_version", sa.Integer(), nullable=False),
         sa.Column("expires_at_ms", sa.BigInteger(), nullable=True),
         sa.Column("revoked_at_ms", sa.BigInteger(), nullable=True),
         sa.ForeignKeyConstraint(

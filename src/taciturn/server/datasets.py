@@ -1,0 +1,235 @@
+"""Datasets: references to private rows, found by those who may use them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Literal
+
+from sqlalchemy import Connection, Row, select, update
+
+from taciturn.server.gateway import Gateway
+from taciturn.server.grants import Grants, sees_all
+from taciturn.server.identity.principal import Principal
+from taciturn.server.moments import moment
+from taciturn.server.policies import Policies, Policy
+from taciturn.server.problems import ProblemError
+from taciturn.server.tables import datasets, policies, users
+from taciturn.server.trials import Trials
+from taciturn.server.visibility import no_dataset, sees
+from taciturn.wire.datasets import ColumnView, DatasetState, DatasetView, PolicyTerms
+from taciturn.wire.values import PolicyLine
+
+_SHOWN_UNIT = 120
+
+
+@dataclass(frozen=True, slots=True)
+class Dataset:
+    """A registered dataset.
+
+    Attributes:
+        columns: what the last successful probe found; None before.
+        split_key: hexadecimal; keys the split by unit, and is for workers only.
+        synthetic: rows of the paid-for preview; None where there is none.
+    """
+
+    name: str
+    namespace: str
+    owner_id: str
+    owner: str
+    source: str
+    unit: str
+    units: int
+    state: DatasetState
+    columns: tuple[ColumnView, ...] | None
+    mock: tuple[dict[str, Any], ...]
+    synthetic_job: str | None
+    synthetic: dict[str, Any] | None
+    description: str | None
+    created_at: datetime
+    terms: PolicyTerms
+    split_key: str = field(repr=False)
+
+    @property
+    def preview(self) -> Literal["mock", "schema", "synthetic"]:
+        """Which rows stand for the real ones."""
+        if self.synthetic is not None:
+            return "synthetic"
+        return "mock" if self.mock else "schema"
+
+    def view(self, *, source: bool) -> DatasetView:
+        """The dataset, with or without its reference."""
+        budget = self.terms.budget
+        unit = self.unit if len(self.unit) <= _SHOWN_UNIT else self.unit[:_SHOWN_UNIT] + "..."
+        line = f"DP (budget epsilon={budget.epsilon:g}, delta={budget.delta:g}, unit={unit})"
+        return DatasetView(
+            name=self.name,
+            namespace=self.namespace,
+            state=self.state,
+            unit=self.unit,
+            units=self.units,
+            columns=self.columns,
+            owner=self.owner,
+            description=self.description,
+            policy=PolicyLine(kind="DP", text=line),
+            preview=self.preview,
+            source=self.source if source else None,
+            created_at=self.created_at,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class JobData:
+    """What a job may use: a dataset that is ready, under its policy.
+
+    Attributes:
+        holders: grants that the requester may draw on, their own first; empty for the owner, who
+            spends from the joint budget.
+    """
+
+    dataset: Dataset
+    policy: Policy
+    holders: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Datasets:
+    """Finds datasets, checks selections of them, hears what probes found."""
+
+    gateway: Gateway
+    policies: Policies
+    grants: Grants
+    trials: Trials
+
+    def visible(self, connection: Connection, name: str, caller: Principal) -> Dataset:
+        """The dataset, if the caller may know of it; else ProblemError `not_found`."""
+        seen = sees(caller, self.gateway.now_ms())
+        row = connection.execute(_query().where(datasets.c.name == name, seen)).first()
+        if row is None:
+            raise no_dataset(name)
+        return _dataset(row)
+
+    def owned(self, connection: Connection, name: str, caller: Principal) -> Dataset:
+        """The dataset, if the caller owns it; `not_found` to those who may not know of it,
+        `forbidden` to those who may."""
+        found = self.visible(connection, name, caller)
+        self.policies.owned(connection, found.namespace, caller)
+        return found
+
+    def for_job(self, connection: Connection, name: str, caller: Principal) -> JobData:
+        """What a job of this person on this dataset may use.
+
+        Raises ProblemError `not_found` without a live grant, `not_ready` before a probe found it
+        readable. The policy's terms are the caller's to check (`Policy.check`).
+        """
+        found = self.visible(connection, name, caller)
+        policy = self.policies.visible(connection, found.namespace, caller)
+        holders = self.grants.usable_all(connection, found.namespace, caller)
+        if policy.owner_id == caller.user_id:
+            holders = ()
+        elif not holders:
+            raise no_dataset(name)
+        if found.state is not DatasetState.READY:
+            raise ProblemError(
+                "not_ready",
+                f"dataset {name!r} is {found.state.value}: no worker has found it readable; ask "
+                f"its owner, {found.owner}",
+            )
+        return JobData(found, policy, holders)
+
+    def find(self, connection: Connection, name: str) -> Dataset | None:
+        """The dataset, whoever asks, and though it was removed: jobs of it may still run."""
+        row = connection.execute(_all().where(datasets.c.name == name)).first()
+        return None if row is None else _dataset(row)
+
+    def page(self, caller: Principal, after: str, fetch: int) -> Sequence[DatasetView]:
+        """Datasets that the caller may know of, by name."""
+        seen = sees(caller, self.gateway.now_ms())
+        query = _query().where(seen, datasets.c.name > after).order_by(datasets.c.name).limit(fetch)
+        return self.gateway.read(
+            lambda connection: [
+                self.view(connection, _dataset(row), caller)
+                for row in connection.execute(query).all()
+            ]
+        )
+
+    def read(self, name: str, caller: Principal) -> DatasetView:
+        """A dataset as the caller may see it."""
+        return self.gateway.read(
+            lambda connection: self.view(connection, self.visible(connection, name, caller), caller)
+        )
+
+    def view(self, connection: Connection, found: Dataset, caller: Principal) -> DatasetView:
+        """The view of a dataset; its reference is for owner and auditors."""
+        policy = self.policies.visible(connection, found.namespace, caller)
+        return found.view(source=sees_all(policy, caller))
+
+    def checked_selection(self, dataset: Dataset, select: str) -> tuple[ColumnView, ...]:
+        """The columns that a selection gives, from the stored schema; never from rows.
+
+        Outside of a transaction: it takes a while, in a process of its own. Raises ProblemError
+        `invalid` with the reason, `not_ready` before the schema is known.
+        """
+        return self.trials.run(select, columns_of(dataset), ()).columns
+
+    def probed(
+        self, connection: Connection, name: str, columns: Sequence[ColumnView] | None
+    ) -> None:
+        """A probe has ended: with the schema, or None if it cannot be used as it is."""
+        change = update(datasets).where(
+            datasets.c.name == name, datasets.c.state == DatasetState.PROBING.value
+        )
+        if columns is None:
+            connection.execute(change.values(state=DatasetState.REFUSED.value))
+            return
+        text = json.dumps([column.model_dump() for column in columns])
+        connection.execute(change.values(state=DatasetState.READY.value, columns=text))
+
+
+def columns_of(dataset: Dataset) -> tuple[ColumnView, ...]:
+    """The schema; raises ProblemError `not_ready` before a probe has found it."""
+    if dataset.columns is None:
+        raise ProblemError(
+            "not_ready",
+            f"the columns of {dataset.name!r} are not known: it is {dataset.state.value}",
+        )
+    return dataset.columns
+
+
+def _all() -> Any:
+    return (
+        select(datasets, policies.c.terms, users.c.name.label("owner"))
+        .join(policies, policies.c.namespace == datasets.c.namespace)
+        .join(users, users.c.id == policies.c.owner_id)
+    )
+
+
+def _query() -> Any:
+    return _all().where(datasets.c.removed_at_ms.is_(None))
+
+
+def _dataset(row: Row[Any]) -> Dataset:
+    return Dataset(
+        name=row.name,
+        namespace=row.namespace,
+        owner_id=row.owner_id,
+        owner=row.owner,
+        source=row.source,
+        unit=row.unit,
+        units=row.units,
+        state=DatasetState(row.state),
+        columns=None if row.columns is None else _columns(row.columns),
+        mock=tuple(json.loads(row.mock)),
+        synthetic_job=row.synthetic_job,
+        synthetic=None if row.synthetic is None else json.loads(row.synthetic),
+        description=row.description,
+        created_at=moment(row.created_at_ms),
+        terms=PolicyTerms.model_validate_json(row.terms),
+        split_key=row.split_key,
+    )
+
+
+def _columns(text: str) -> tuple[ColumnView, ...]:
+    return tuple(ColumnView(**column) for column in json.loads(text))
