@@ -8,7 +8,7 @@ from taciturn.server.approvals import Approvals
 from taciturn.server.gateway import Gateway
 from taciturn.server.identity.directory import Directory
 from taciturn.server.jobs.dispatcher import Dispatcher
-from taciturn.server.jobs.ending import Ending, Released
+from taciturn.server.jobs.ending import Ending, NothingReleased
 from taciturn.server.jobs.events import Events
 from taciturn.server.jobs.jobs import Jobs
 from taciturn.server.jobs.leases import Leases
@@ -35,7 +35,7 @@ class Services:
         """All services on one gateway, whose workers are started by `launcher`."""
         directory, events = Directory(gateway), Events(gateway)
         states = States(gateway, events)
-        ending = Ending(gateway, states, Released())
+        ending = Ending(gateway, states, NothingReleased())
         leases, approvals = Leases(gateway, states), Approvals(gateway)
         jobs = Jobs(gateway, states, ending, approvals)
         settings = gateway.settings

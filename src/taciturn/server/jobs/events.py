@@ -8,7 +8,7 @@ newest is kept for each tick. Whoever watches the stream learns no time finer th
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -106,8 +106,10 @@ class Events:
         data = self.gateway.read(lambda connection: connection.scalar(wanted))
         return data is not None and final(JOB_EVENT.validate_json(data))
 
-    def became_visible(self, since_ms: int) -> dict[str, tuple[NumberedEvent, ...]]:
-        """Events of all jobs that became visible since then, in order: the hub's one query."""
+    def became_visible(
+        self, since_ms: int, wanted_jobs: Collection[str]
+    ) -> dict[str, tuple[NumberedEvent, ...]]:
+        """What of these jobs became visible since then, in order: one query for all of them."""
         wanted = (
             select(job_events)
             .where(
@@ -119,6 +121,8 @@ class Events:
         rows = self.gateway.read(lambda connection: connection.execute(wanted).all())
         found: dict[str, list[NumberedEvent]] = {}
         for row in rows:
+            if row.job_id not in wanted_jobs:
+                continue
             found.setdefault(row.job_id, []).append(numbered(row))
         return {job_id: tuple(events) for job_id, events in found.items()}
 
