@@ -43,7 +43,10 @@ def test_without_a_guarantee_two_people_approve(ward: Ward) -> None:
     assert (second["state"], second["approved_by"]) == ("used", ["bea", "otto"])
     seen = ward.get(f"jobs/{job}").json()
     assert seen["state"] == "queued"
-    assert seen["policy"] == {"kind": "no guarantee", "text": "no guarantee (approved by bea, otto)"}
+    assert seen["policy"] == {
+        "kind": "no guarantee",
+        "text": "no guarantee (approved by bea, otto)",
+    }
     assert exceptions(ward) == 1
     assert ward.get(f"jobs/{job}/approval").json() == second
 

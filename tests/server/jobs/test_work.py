@@ -218,8 +218,9 @@ def test_without_room_steps_do_not_run_again(ward: Ward) -> None:
 
 
 def test_a_token_is_for_its_own_job(ward: Ward) -> None:
-    hand, other = ward.running(fit(target_epsilon=0.1)), ward.running(
-        fit(target_epsilon=0.1), "key-00002"
+    hand, other = (
+        ward.running(fit(target_epsilon=0.1)),
+        ward.running(fit(target_epsilon=0.1), "key-00002"),
     )
     before = ward.entries()
     mixed = Hand(ward.client, other.job, hand.token, other.lease)
