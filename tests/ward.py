@@ -128,7 +128,7 @@ class Ward:
     def hand(self, job: str) -> Hand:
         """The worker that was launched last for a job."""
         order = [each for each in self.launcher.orders if each.job_id == job][-1]
-        return Hand(self.client, job, order.environment["TACITURN_TOKEN"])
+        return Hand(self.client, job, order.environment["TACITURN_JOB_TOKEN"])
 
     def running(self, body: dict[str, Any], key: str = "key-00001", who: str = "paul") -> Hand:
         """A job that runs, by the worker that has taken it."""

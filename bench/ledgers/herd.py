@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 _BENCH = Path(__file__).resolve().parents[1]
-_LIMIT_S = 3000
+_LIMIT_S = 7200
 
 
 def spawn(work: Callable[[], None]) -> int:
@@ -43,8 +43,10 @@ def wait_for(pids: list[int]) -> list[int]:
     return [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]
 
 
-def launched(module: str, settings: dict[str, Any]) -> dict[str, Any]:
-    """What `ledgers.MODULE` finds with these settings, in a fresh process of its own.
+def launched(
+    module: str, settings: dict[str, Any], *, package: str = "ledgers"
+) -> dict[str, Any]:
+    """What `PACKAGE.MODULE` finds with these settings, in a fresh process of its own.
 
     Forking is for processes with one thread; who calls this may have many.
     """
@@ -52,7 +54,7 @@ def launched(module: str, settings: dict[str, Any]) -> dict[str, Any]:
         filter(None, [str(_BENCH), str(_BENCH.parent / "src"), os.environ.get("PYTHONPATH")])
     )
     done = subprocess.run(
-        [sys.executable, "-m", f"ledgers.{module}"],
+        [sys.executable, "-m", f"{package}.{module}"],
         input=json.dumps(settings).encode(),  # not on the command line, which everybody can read
         env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE,

@@ -24,7 +24,7 @@ from pydantic import Field
 from taciturn.planning.plan import TrainingPlan
 from taciturn.wire.events import FailureCode, WorkerEvent
 from taciturn.wire.jobs import AnyRequest
-from taciturn.wire.values import Delta, Epsilon, Moment, Name, WireValue
+from taciturn.wire.values import Delta, Epsilon, Name, WireValue
 
 LEASE_HEADER = "Taciturn-Lease"
 
@@ -74,7 +74,7 @@ class Assignment(WireValue):
 
     Attributes:
         plan: of a fit, made by the gateway from public facts: what was reserved is what runs.
-            Its number of units includes the canaries. Its delta is the fit's, also where the
+            Its number of units includes the canaries, and its delta is the fit's, also where the
             request has none.
         release: of a private evaluation: what was reserved is what runs.
         charged_steps: steps that an earlier worker of the job had charged.
@@ -129,16 +129,6 @@ class IncidentId(WireValue):
     incident: str
 
 
-class IncidentView(WireValue):
-    """The full log of a failure, for the owner of the data."""
-
-    id: str
-    job: str
-    namespace: Name
-    log: Annotated[str, Field(repr=False)]
-    created_at: Moment
-
-
 class Outcome(WireValue):
     """How the job ended."""
 
@@ -148,11 +138,9 @@ class Outcome(WireValue):
 
 
 class TextChunk(WireValue):
-    """A piece of a streamed sample. `offset` is the number of characters before it, so that a
-    repeated message is known."""
+    """A piece of a streamed sample."""
 
     text: Annotated[str, Field(max_length=100_000)]
-    offset: Annotated[int | None, Field(ge=0)] = None
     last: bool = False
     finish_reason: str | None = None
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,6 +11,6 @@ from ward import Ward, make_ward
 
 
 @pytest.fixture
-def ward(engine: Engine, tmp_path: Path) -> Iterator[Ward]:
+def ward(engine: Engine, tmp_path: Path) -> Ward:
     """A gateway with people and a dataset."""
-    yield make_ward(engine, tmp_path / "gateway")
+    return make_ward(engine, tmp_path / "gateway")

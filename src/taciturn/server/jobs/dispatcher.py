@@ -13,7 +13,7 @@ import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 from sqlalchemy import ColumnElement, Connection, Row, func, select, update
 
@@ -29,6 +29,7 @@ from taciturn.server.ledger.tables import jobs as ledger_jobs
 from taciturn.server.tables import jobs
 from taciturn.wire.events import FailureCode
 from taciturn.wire.jobs import JobKind, JobState
+from taciturn.wire.worker import NextJob
 
 log = logging.getLogger("taciturn.server.jobs")
 
@@ -37,6 +38,15 @@ _PATIENCE_MS = 10_000  # before an unfinished submission counts as left behind b
 _SILENT_LEASES = 4  # so many leases without a sign of life, and a live process counts as hung
 _WITH_WORKER = (JobState.PROVISIONING.value, JobState.RUNNING.value)
 _OVER = tuple(state.value for state in JobState if state.over)
+
+
+class Idle(Protocol):
+    """Workers that have a fitted model in memory and wait for another request of it."""
+
+    def take(self, model_id: str, claim: Callable[[str | None], NextJob | None]) -> bool:
+        """Give a job to one of them, if there is one: `claim`, told its handle, takes the job out
+        of the queue. Returns whether it was given."""
+        ...
 
 
 @dataclass
@@ -51,6 +61,7 @@ class Dispatcher:
     directory: Directory
     launcher: Launcher
     url: Callable[[], str]
+    idle: Idle | None = None
     _started: bool = field(default=False)
 
     def tick(self) -> None:
@@ -66,6 +77,7 @@ class Dispatcher:
         self.gateway.ledger.reap()
         self._each(self._ids(_reaped()), self._lost)
         self._each(self._ids(_orphaned()), self.ending.close)
+        self._each(self._rows(_waits() & (jobs.c.kind == JobKind.SAMPLE)), self._offer)
         self._each(self._next(), self._provision)
         self._tidy()
 
@@ -156,6 +168,16 @@ class Dispatcher:
     def _lost(self, job_id: str) -> None:
         self.ending.end(job_id, End.failed(FailureCode.LOST))
 
+    def _offer(self, row: Row[Any]) -> None:
+        """A worker that has the model in memory samples at once, without a place of its own."""
+
+        def claim(handle: str | None) -> NextJob | None:
+            token = self.claim(row.id, handle)
+            return None if token is None else NextJob(job=row.id, token=token)
+
+        if self.idle is not None and row.model_id is not None:
+            self.idle.take(row.model_id, claim)
+
     def _provision(self, job_id: str) -> None:
         token = self.claim(job_id)
         row = self.gateway.read(lambda connection: job_row(connection, job_id))
@@ -176,9 +198,9 @@ class Dispatcher:
 
     def _launch(self, row: Row[Any], token: str) -> None:
         environment = {
-            "TACITURN_URL": self.url(),
+            "TACITURN_GATEWAY_URL": self.url(),
             "TACITURN_JOB": row.id,
-            "TACITURN_TOKEN": token,
+            "TACITURN_JOB_TOKEN": token,
         }
         settings = self.gateway.settings
         if settings.signing_key is not None and row.kind == JobKind.FIT:
@@ -197,7 +219,7 @@ class Dispatcher:
             room = self.gateway.settings.max_workers - connection.execute(counted).scalar_one()
             wanted = (
                 select(jobs.c.id)
-                .where(jobs.c.state == JobState.QUEUED, jobs.c.outcome.is_(None))
+                .where(_waits())
                 .order_by(jobs.c.created_at_ms, jobs.c.id)
                 .limit(max(0, room))
             )
@@ -237,6 +259,11 @@ class Dispatcher:
 
     def _later_ms(self, seconds: float) -> int:
         return self.gateway.now_ms() + round(seconds * 1000)
+
+
+def _waits() -> ColumnElement[bool]:
+    """Jobs of the queue."""
+    return (jobs.c.state == JobState.QUEUED) & jobs.c.outcome.is_(None)
 
 
 def _intended() -> ColumnElement[bool]:

@@ -6,9 +6,8 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 from pydantic import BaseModel, ConfigDict
 from sqlalchemy import Connection, Row, update
@@ -19,6 +18,7 @@ from taciturn.server.gateway import Gateway
 from taciturn.server.jobs.agreement import disagreement
 from taciturn.server.jobs.states import States, job_row
 from taciturn.server.ledger import job_report
+from taciturn.server.problems import ProblemError
 from taciturn.server.tables import approvals, jobs, tokens
 from taciturn.wire.events import FailureCode
 from taciturn.wire.jobs import JobKind, JobState
@@ -48,39 +48,45 @@ class End(BaseModel):
         return cls(state=JobState.FAILED, code=code)
 
 
-Completion = Callable[[Connection, Row[Any]], dict[str, Any]]
+class Released(Protocol):
+    """What jobs release, and what becomes of it."""
 
+    def read(self, job_id: str, name: str) -> bytes | None:
+        """A file that a job's worker handed in; None if there is none of that name."""
+        ...
 
-def _no_files(job_id: str, name: str) -> bytes | None:
-    return None
+    def discard(self, job_id: str) -> None:
+        """Remove all that a job's worker handed in."""
+        ...
 
+    def complete(self, connection: Connection, job: Row[Any]) -> dict[str, Any]:
+        """Make of a succeeded job's files what they are for, in the transaction that ends it.
+        Returns what its row is to say. Raises ProblemError if what had to be there is not."""
+        ...
 
-def _nothing(job_id: str) -> None:
-    return None
+    def failed(self, connection: Connection, job: Row[Any]) -> dict[str, Any]:
+        """The same for a job that has failed or was cancelled."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
-class Released:
-    """What jobs release, and what becomes of it.
+class NothingReleased:
+    """A gateway that keeps no files: jobs end, and nothing is made of it."""
 
-    Attributes:
-        read: a file that a job's worker handed in; None if there is none of that name.
-        discard: removes all that a job's worker handed in.
-        completions: by kind of job, what is made of its files when it has succeeded, in the
-            transaction in which it does; gives what is to be written into the job's row.
-        failures: the same for jobs that have failed or were cancelled.
-    """
+    def read(self, job_id: str, name: str) -> bytes | None:
+        """There is none."""
+        return None
 
-    read: Callable[[str, str], bytes | None] = _no_files
-    discard: Callable[[str], None] = _nothing
-    completions: Mapping[JobKind, Completion] = field(default_factory=dict)
-    failures: Mapping[JobKind, Completion] = field(default_factory=dict)
+    def discard(self, job_id: str) -> None:
+        """There is nothing to remove."""
 
-    def concluded(self, connection: Connection, job: Row[Any], end: End) -> dict[str, Any]:
-        """Tell whom it concerns that a job is over; returns what its row is to say."""
-        told = self.completions if end.state is JobState.SUCCEEDED else self.failures
-        conclude = told.get(JobKind(job.kind))
-        return {} if conclude is None else conclude(connection, job)
+    def complete(self, connection: Connection, job: Row[Any]) -> dict[str, Any]:
+        """Nothing is made."""
+        return {}
+
+    def failed(self, connection: Connection, job: Row[Any]) -> dict[str, Any]:
+        """Nothing was made."""
+        return {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,8 +120,14 @@ class Ending:
         if row is None or row.outcome is None or JobState(row.state).over:
             return
         end = self._checked(row, End.model_validate_json(row.outcome))
-        if end.state is not JobState.SUCCEEDED:
-            self.released.discard(job_id)
+        if end.state is JobState.SUCCEEDED:
+            try:
+                self.gateway.write(lambda connection: self._finish(connection, row.id, end))
+                return
+            except ProblemError as error:
+                log.error("job refused", extra={"job": row.id, "reason": error.detail})
+                end = End.failed(FailureCode.INTERNAL)
+        self.released.discard(job_id)
         self.gateway.write(lambda connection: self._finish(connection, row.id, end))
 
     def close(self, job_id: str) -> None:
@@ -168,7 +180,9 @@ class Ending:
         row = job_row(connection, job_id)
         if row is None or JobState(row.state).over:
             return
-        values = self.released.concluded(connection, row, end)
+        succeeded = end.state is JobState.SUCCEEDED
+        conclude = self.released.complete if succeeded else self.released.failed
+        values = conclude(connection, row)
         self.states.move(
             connection, job_id, end.state, values, code=end.code, incident=end.incident
         )

@@ -8,6 +8,7 @@ what is left of this after a crash anywhere, and doing it twice changes nothing.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,12 +49,17 @@ _PROBE_LINE = PolicyLine(kind="public", text="public (names and types of columns
 
 @dataclass(frozen=True, slots=True)
 class Jobs:
-    """What people may do with jobs."""
+    """What people may do with jobs.
+
+    Attributes:
+        queued: called when a job has come into the queue, so that it need not wait for a tick.
+    """
 
     gateway: Gateway
     states: States
     ending: Ending
     approvals: Approvals
+    queued: Callable[[], object] = lambda: None
 
     def plan(self, caller: Principal, asked: Asked) -> PlanView:
         """What a job would be and cost now; nothing is held. Raises as `submit`."""
@@ -307,7 +313,9 @@ class Jobs:
             connection.execute(used.values(state="used"))
             return self.states.move(connection, row.id, JobState.QUEUED, values)
 
-        if not self.gateway.write(work):
+        if self.gateway.write(work):
+            self.queued()
+        else:
             self.ending.close(row.id)
 
     def _advance_decided(self, row: Row[Any]) -> None:

@@ -59,7 +59,7 @@ class Leases:
         row = self.gateway.read(lambda connection: self._free(connection, worker, asked))
         token = None
         if row.event is not None:
-            operation = f"{row.id}-lease-{asked.operation_id}"
+            operation = f"{row.id}-lease-{row.attempt}-{asked.operation_id}"
             token = self._ledgers_token(row.id, operation, asked.worker)
         return self.gateway.write(lambda connection: self._give(connection, worker, asked, token))
 

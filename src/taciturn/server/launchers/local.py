@@ -91,11 +91,11 @@ class LocalLauncher:
             try:
                 for folder in (desk.parent, desk, workspace):
                     folder.mkdir(mode=0o700, exist_ok=True)
-                _claim(desk / "claimed")
-            except FileExistsError:
-                return order.handle
+                first = _claimed(desk / "claimed")
             except OSError as error:
                 raise LaunchError(f"{desk}: {error.strerror}") from None
+            if not first:
+                return order.handle
             self._start(desk, self._environment(order.environment, workspace))
         return order.handle
 
@@ -200,8 +200,13 @@ class LocalLauncher:
                 del self._children[pid]
 
 
-def _claim(path: Path) -> None:
-    os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+def _claimed(path: Path) -> bool:
+    """Whether it was us who made this mark, and nobody before."""
+    try:
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+    except FileExistsError:
+        return False
+    return True
 
 
 def _noted(desk: Path) -> _Process | None:

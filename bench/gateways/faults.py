@@ -1,0 +1,365 @@
+"""A gateway, its workers and its database connections, killed at random moments while people ask
+for jobs; see `bench/gateway_faults.py`."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import os
+import random
+import signal
+import socket
+import sys
+import tempfile
+import threading
+import time
+import uuid
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+from sqlalchemy import Connection, Engine, Row, func, select, text
+from sqlalchemy.exc import DBAPIError
+
+from gateways.world import DELTA, EPSILON, UNITS, World, fit
+from ledgers.herd import answer, kill, spawn
+from taciturn.accounting.compose import epsilon
+from taciturn.accounting.events import dpsgd_event, event_to_dict
+from taciturn.report import PrivacyReport
+from taciturn.server.app import create_app
+from taciturn.server.database import open_database
+from taciturn.server.gateway import Gateway
+from taciturn.server.jobs.ending import NothingReleased
+from taciturn.server.jobs.pricing import price
+from taciturn.server.jobs.terms import DatasetFacts, Terms
+from taciturn.server.launchers.local import LocalLauncher
+from taciturn.server.ledger import Ledger, SealKey, namespaces, statement, verify
+from taciturn.server.ledger.journal import utc_now
+from taciturn.server.ledger.tables import entries
+from taciturn.server.ledger.tables import jobs as ledger_jobs
+from taciturn.server.services import Services
+from taciturn.server.settings import Settings
+from taciturn.server.tables import jobs
+from taciturn.wire.datasets import BudgetTerms, PolicyTerms
+from taciturn.wire.jobs import JobState, RemoteFit
+from taciturn.wire.worker import BaseModelFacts
+
+BODY = fit(target_epsilon=1.5, steps=20)
+CLIENTS, WORKERS = 3, 4
+LEASE_S, TICK_S = 3.0, 0.1
+KILLS_PER_LOOK = 5
+CRASH_SHARE = 0.02  # of the faults on PostgreSQL: a backend's `kill -9`, which restarts the server
+SETTLED_S = 60.0
+STUB = (sys.executable, "-I", "-S", str(Path(__file__).with_name("stub.py")))
+
+
+def faults(url: str, key: str, kills: int, seed: int) -> dict[str, Any]:
+    """Kill `kills` times, then everything; start the gateway again, and look what is left.
+
+    Returns:
+        What was killed how often; `overspends`, `lost_charges` and `stuck`, which must be 0; how
+        long after the restart the last reservation was closed; and how much happened.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        scene = _Scene(url, key, Path(folder), random.Random(seed))
+        scene.prepare()
+        killed = scene.run(kills)
+        scene.end()
+        return {"killed": dict(killed), **scene.outcome()}
+
+
+@dataclass
+class _Scene:
+    url: str
+    key: str
+    folder: Path
+    random: random.Random
+    port: int = 0
+    number: int = 0
+    processes: dict[str, int] = field(default_factory=dict)
+    engine: Engine | None = None
+    tokens: dict[str, str] = field(default_factory=dict)
+    world: World | None = None
+    plan: dict[str, Any] = field(default_factory=dict)
+    report: bytes = b""
+
+    def prepare(self) -> None:
+        """People and a namespace; and, so that each gateway need not compute it again, the price."""
+        (self.folder / "notes").mkdir()
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        self.world = World.on(self.gateway())
+        (self.folder / "newest").write_text("phee")
+        self.plan = _plan()
+        self.report = _report(self.plan)
+
+    def gateway(self) -> Gateway:
+        key = SealKey.from_text(self.key)
+        settings = Settings(
+            data_dir=self.folder / "gateway",
+            port=self.port,
+            max_workers=WORKERS,
+            lease_s=LEASE_S,
+            stop_s=1.0,
+            provision_s=10.0,
+        )
+        engine = self.connected()
+        return Gateway(settings, engine, key, Ledger(engine, key, patience_s=60), utc_now)
+
+    def connected(self) -> Engine:
+        if self.engine is None:
+            self.engine = open_database(self.url)
+        return self.engine
+
+    def run(self, kills: int) -> Counter[str]:
+        for name in ("gateway", *(f"client-{each}" for each in range(CLIENTS))):
+            self.start(name)
+        killed: Counter[str] = Counter()
+        while killed.total() < kills:
+            time.sleep(self.random.uniform(0, 0.3))
+            killed[self.fault()] += 1
+            if killed.total() % KILLS_PER_LOOK == 0:
+                self.refresh()
+        return killed
+
+    def start(self, name: str) -> None:
+        self.number += 1
+        assert self.world is not None
+        if self.engine is not None:
+            self.engine.dispose()  # no open connection is shared with a child
+            self.engine = None
+        work = self.serve if name == "gateway" else _Client(self, f"{name}-{self.number}").run
+        self.processes[name] = spawn(work)
+
+    def serve(self) -> None:
+        """The gateway's process."""
+        os.environ["NOTES"] = str(self.folder / "notes")
+        launcher = LocalLauncher(self.folder / "workspaces", ("NOTES",), STUB)
+        gateway = self.gateway()
+        app = create_app(gateway)
+        services = Services.of(gateway, launcher)
+        object.__setattr__(services.jobs.ending, "released", _Reports(self.report))
+        app.state.services = services
+        threading.Thread(target=_ticks, args=(services,), daemon=True).start()
+        uvicorn.run(app, host="127.0.0.1", port=self.port, log_level="critical")
+
+    def fault(self) -> str:
+        """Kill something; what the gateway does not start again itself is started again."""
+        draw = self.random.random()
+        if self.url.startswith("postgresql"):
+            if draw < CRASH_SHARE and self.backend(crash=True):
+                return "database backend (kill -9, server restarts)"
+            if draw < 0.3 and self.backend(crash=False):
+                return "database connection"
+        if draw < 0.7 and self.kill_worker():
+            return "worker"
+        name = "gateway" if draw < 0.95 else self.random.choice(sorted(self.processes))
+        kill(self.processes[name])
+        self.start(name)
+        return name.partition("-")[0]
+
+    def kill_worker(self) -> bool:
+        """`kill -9` of a worker that lives; False if there is none."""
+        found = list((self.folder / "workspaces").glob("job_*/*/born"))
+        self.random.shuffle(found)
+        for born in found:
+            with contextlib.suppress(OSError, ValueError):
+                pid = int(born.read_text().split()[0])
+                if b"stub.py" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                    os.kill(pid, signal.SIGKILL)
+                    return True
+        return False
+
+    def backend(self, *, crash: bool) -> bool:
+        """End a random connection of the others; False if there is none."""
+        query = text(
+            "SELECT pid FROM pg_stat_activity WHERE application_name = 'taciturn' "
+            "AND backend_type = 'client backend' AND pid <> pg_backend_pid()"
+        )
+        with contextlib.suppress(DBAPIError), self.connected().connect() as connection:
+            found = list(connection.execute(query).scalars())
+            if found and crash:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(self.random.choice(found), signal.SIGKILL)
+                return True
+            if found:
+                victim = {"pid": self.random.choice(found)}
+                connection.execute(text("SELECT pg_terminate_backend(:pid)"), victim)
+                return True
+        return False
+
+    def refresh(self) -> None:
+        """Where the newest namespace is full, open another one."""
+        gateway = self.gateway()
+        newest = namespaces(gateway.engine)[-1]
+        if statement(gateway.engine, gateway.seal_key, newest).budget.taken < 0.9:
+            return
+        self.number += 1
+        name = f"namespace-{self.number:06}"
+        assert self.world is not None
+        World(gateway, self.world.users).open_namespace(name, f"data-{name}")
+        draft = self.folder / "newest.draft"
+        draft.write_text(f"data-{name}")
+        draft.replace(self.folder / "newest")
+
+    def end(self) -> None:
+        for pid in self.processes.values():
+            kill(pid)
+        while self.kill_worker():
+            time.sleep(0.01)
+        self.processes.clear()
+
+    def outcome(self) -> dict[str, Any]:
+        self.start("gateway")
+        seconds, stuck = self.settle()
+        kill(self.processes.pop("gateway"))
+        engine, key = self.connected(), SealKey.from_text(self.key)
+        ran = self.ran()
+        with engine.connect() as connection:
+            recorded = set(connection.execute(select(entries.c.operation_id)).scalars())
+            states = connection.execute(select(jobs.c.state, func.count()).group_by(jobs.c.state))
+            ended = {state: count for state, count in states}
+        blocks = Counter(ran.values())
+        spent = [epsilon(_steps(self.plan, 5 * count), DELTA) for count in blocks.values()]
+        statements = [statement(engine, key, name) for name in namespaces(engine)]
+        found = verify(engine, key=key)
+        return {
+            "overspends": sum(each > EPSILON for each in spent)
+            + sum(each.budget.taken > 1 for each in statements),
+            "lost_charges": len(ran.keys() - recorded),
+            "stuck": stuck,
+            "seconds_to_release": seconds,
+            "namespaces": len(statements),
+            "full": sum(each.budget.taken > 0.8 for each in statements),
+            "jobs": ended,
+            "blocks_run": len(ran),
+            "entries": found.entries,
+            "largest_epsilon": max(spent, default=0.0),
+            "cap": EPSILON,
+            "problems": [str(problem) for problem in found.problems],
+        }
+
+    def settle(self) -> tuple[float, int]:
+        """Seconds after the restart until no job and no reservation is open, and how many are."""
+        start = time.monotonic()
+        held = select(func.count()).where(ledger_jobs.c.status == "open")
+        over = [state for state in JobState if state.over]
+        on = select(func.count()).where(jobs.c.state.not_in(over))
+        while True:
+            with self.connected().connect() as connection:
+                still = connection.scalar(held) or 0
+                going = connection.scalar(on) or 0
+            seconds = time.monotonic() - start
+            if not still + going or seconds > SETTLED_S:
+                return seconds, still
+            time.sleep(0.1)
+
+    def ran(self) -> dict[str, str]:
+        """Operation id in the ledger of every block that was run, with its namespace."""
+        lines = [
+            line.split()
+            for path in (self.folder / "notes").iterdir()
+            for line in path.read_text(encoding="utf-8").splitlines(keepends=True)
+            if line.endswith("\n")
+        ]
+        found = {f"{job}-charge-{block}": namespace for job, block, namespace in lines}
+        assert len(found) == len(lines), "a block was run twice under one charge"
+        return found
+
+
+@dataclass
+class _Client:
+    """Somebody who asks for jobs, again under the same key until there is an answer."""
+
+    scene: _Scene
+    name: str
+
+    def run(self) -> None:
+        while True:
+            data = (self.scene.folder / "newest").read_text()
+            self.ask({**BODY, "data": {"dataset": data}}, uuid.uuid4().hex)
+            time.sleep(0.3)
+
+    def ask(self, body: dict[str, Any], key: str) -> None:
+        assert self.scene.world is not None
+        headers = {**self.scene.world.as_("olga", key), "Content-Type": "application/json"}
+        while True:
+            with contextlib.suppress(OSError, http.client.HTTPException):
+                connection = http.client.HTTPConnection("127.0.0.1", self.scene.port, timeout=10)
+                connection.request("POST", "/v1/jobs", json.dumps(body), headers)
+                status = connection.getresponse().status
+                connection.close()
+                if status < 500:
+                    return
+            time.sleep(0.05)
+
+
+class _Reports(NothingReleased):
+    """Whatever a worker did, its report is the honest one for this plan."""
+
+    def __init__(self, report: bytes) -> None:
+        object.__setattr__(self, "report", report)
+
+    def read(self, job_id: str, name: str) -> bytes | None:
+        found: bytes = self.report  # type: ignore[attr-defined]
+        return found
+
+    def complete(self, connection: Connection, job: Row[Any]) -> dict[str, Any]:
+        return {}
+
+
+def _ticks(services: Services) -> None:
+    while True:
+        with contextlib.suppress(Exception):
+            services.dispatcher.tick()
+        time.sleep(TICK_S)
+
+
+def _plan() -> dict[str, Any]:
+    terms = Terms(
+        namespace="any",
+        policy=PolicyTerms(budget=BudgetTerms(epsilon=EPSILON, delta=DELTA)),
+        policy_version=1,
+        holders=(),
+        owned=True,
+        dataset=DatasetFacts("any", "patient_id", UNITS, ()),
+        base=BaseModelFacts(
+            name=BODY["model"], parameters=4_737_280, context_length=512, vocabulary=6144
+        ),
+    )
+    return price(RemoteFit(**BODY), terms).plan
+
+
+def _steps(plan: dict[str, Any], count: int) -> Any:
+    return dpsgd_event(
+        sampling_probability=plan["batch_size"] / plan["n_units"],
+        noise_multiplier=plan["privacy"]["noise_multiplier"],
+        steps=count,
+    )
+
+
+def _report(plan: dict[str, Any]) -> bytes:
+    event = _steps(plan, plan["steps"])
+    report = PrivacyReport(
+        guarantee="differential privacy",
+        epsilon=epsilon(event, DELTA),
+        delta=DELTA,
+        privacy_unit="patient_id",
+        n_units=UNITS,
+        mechanism="DP-SGD",
+        steps=plan["steps"],
+        expected_batch_size=plan["batch_size"],
+        dp_event=event_to_dict(event),
+        base_model=BODY["model"],
+        trainable_parameters=1,
+        taciturn_version="0",
+    )
+    return report.model_dump_json().encode()
+
+
+if __name__ == "__main__":
+    answer(faults)

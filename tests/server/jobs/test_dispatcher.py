@@ -1,0 +1,241 @@
+"""Queue to worker and back: lost workers, cancelled jobs, and a gateway that stops anywhere."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from sqlalchemy import select, update
+
+from gateways.world import NAMESPACE, fit
+from taciturn.server.jobs.dispatcher import Dispatcher
+from taciturn.server.jobs.ending import Ending
+from taciturn.server.jobs.states import ALLOWED
+from taciturn.server.launchers.port import LaunchError
+from taciturn.server.ledger import job_statements, statement, verify
+from taciturn.server.tables import jobs, tokens
+from taciturn.wire.jobs import JobState
+from ward import Ward
+
+SMALL = fit(target_epsilon=0.1)
+
+
+class Crash(BaseException):
+    """The gateway is killed here."""
+
+
+def taken(ward: Ward) -> float:
+    gateway = ward.gateway
+    return statement(gateway.engine, gateway.seal_key, NAMESPACE).budget.taken
+
+
+def still_open(ward: Ward) -> list[str]:
+    gateway = ward.gateway
+    found = job_statements(gateway.engine, gateway.seal_key, NAMESPACE, only_open=True)
+    return [each.job for each in found]
+
+
+def test_states_lead_to_an_end_and_nowhere_from_there() -> None:
+    assert set(ALLOWED) == set(JobState)
+    for state, following in ALLOWED.items():
+        assert bool(following) is not state.over
+        assert state not in following
+
+
+def test_no_more_workers_than_there_is_room_for(ward: Ward) -> None:
+    made = [ward.ask(SMALL, key=f"many-{number:04}").json()["id"] for number in range(6)]
+    ward.tick()
+    ward.tick()
+    assert len(ward.launcher.orders) == 4
+    for job in made[:2]:
+        ward.post(f"jobs/{job}/cancel")
+    ward.tick()
+    assert len(ward.launcher.orders) == 6
+
+
+def test_a_worker_is_told_what_it_needs_and_no_more(ward: Ward) -> None:
+    job = ward.ask(SMALL).json()["id"]
+    ward.tick()
+    (order,) = ward.launcher.orders
+    assert set(order.environment) == {
+        "TACITURN_GATEWAY_URL",
+        "TACITURN_JOB",
+        "TACITURN_JOB_TOKEN",
+    }
+    assert order.environment["TACITURN_JOB"] == job
+    assert "tac_" not in repr(order)
+
+
+def test_a_lost_worker_is_replaced_and_then_given_up(ward: Ward) -> None:
+    job = ward.running(SMALL).job
+    for attempt in (1, 2, 3):
+        assert [order.attempt for order in ward.launcher.orders][-1] == attempt
+        ward.launcher.ended.add(f"{job}-{attempt}")
+        ward.tick()
+        if attempt < 3:
+            assert ward.hand(job).take(f"operation-{attempt}").status_code == 200
+    seen = ward.get(f"jobs/{job}").json()
+    assert (seen["state"], seen["failure"]["code"]) == ("failed", "lost")
+    assert still_open(ward) == []
+    assert taken(ward) == 0
+
+
+def test_a_worker_that_never_comes_is_replaced(ward: Ward) -> None:
+    job = ward.ask(SMALL).json()["id"]
+    ward.tick()
+    ward.watch.forward(901)
+    ward.tick()
+    assert ward.launcher.stopped == [(f"{job}-1", 0)]
+    assert [order.attempt for order in ward.launcher.orders] == [1, 2]
+
+
+def test_a_silent_worker_is_spared_for_a_while(ward: Ward) -> None:
+    hand = ward.running(SMALL)
+    ward.watch.forward(60)
+    ward.tick()
+    assert hand.charge(0, 5).status_code == 204
+    assert hand.say("heartbeat").status_code == 200
+    ward.watch.forward(31 + 4 * 30)
+    ward.tick()
+    assert hand.charge(5, 5).json()["code"] == "fenced"
+    assert ward.hand(hand.job).take("operation-2").json()["charged_steps"] == 5
+
+
+def test_a_running_job_is_cancelled_by_its_worker(ward: Ward) -> None:
+    hand = ward.running(SMALL)
+    hand.charge(0, 5)
+    assert ward.post(f"jobs/{hand.job}/cancel").json()["state"] == "running"
+    assert hand.say("heartbeat").json() == {"cancel": True}
+    hand.say("outcome", {"succeeded": False})
+    assert ward.state(hand.job) == "cancelled"
+    assert still_open(ward) == []
+
+
+def test_a_running_job_that_does_not_listen_is_fenced_and_stopped(ward: Ward) -> None:
+    hand = ward.running(SMALL)
+    hand.charge(0, 5)
+    ward.post(f"jobs/{hand.job}/cancel")
+    ward.tick()
+    assert ward.state(hand.job) == "running"
+    ward.watch.forward(21)
+    ward.tick()
+    assert ward.state(hand.job) == "cancelled"
+    assert hand.charge(5, 5).status_code == 401
+    assert still_open(ward) == []
+    assert taken(ward) > 0
+    assert (f"{hand.job}-1", 20.0) in ward.launcher.stopped
+
+
+def test_what_cannot_be_started_fails_and_costs_nothing(ward: Ward) -> None:
+    ward.launcher.refuses = LaunchError("no processes left")
+    job = ward.ask(SMALL).json()["id"]
+    ward.tick()
+    seen = ward.get(f"jobs/{job}").json()
+    assert (seen["state"], seen["failure"]["code"]) == ("failed", "launch")
+    assert taken(ward) == 0
+
+
+def test_what_a_finished_job_leaves_is_removed(ward: Ward) -> None:
+    hand = ward.running(SMALL)
+    hand.say("outcome", {"succeeded": False})
+    ward.tick()
+    assert ward.launcher.forgotten == [hand.job]
+    with ward.gateway.engine.connect() as connection:
+        mine = select(tokens).where(tokens.c.job_id == hand.job)
+        assert all(row.revoked_at_ms for row in connection.execute(mine))
+
+
+def test_a_job_that_nobody_ran_in_time_expires(ward: Ward) -> None:
+    ward.launcher.refuses = RuntimeError("nothing answers")
+    job = ward.ask(SMALL).json()["id"]
+    ward.tick()
+    ward.watch.forward(86_401)
+    ward.tick()
+    assert ward.get(f"jobs/{job}").json()["failure"]["code"] == "lost"
+    assert still_open(ward) == []
+
+
+def crashed(ward: Ward, monkeypatch: pytest.MonkeyPatch, where: Any, name: str, step: Any) -> None:
+    """The gateway dies when it comes to this place, and another one starts later."""
+
+    def die(*arguments: Any, **options: Any) -> Any:
+        raise Crash
+
+    with monkeypatch.context() as planted:
+        planted.setattr(where, name, die)
+        with pytest.raises(Crash):
+            step()
+    ward.watch.forward(15)
+    ward.restarted()
+    ward.tick()
+
+
+def submit_by_service(ward: Ward) -> Any:
+    """As a request would, but so that a crash is seen."""
+    from taciturn.server.identity.principal import Principal
+    from taciturn.wire.jobs import RemoteFit
+
+    caller = ward.services.directory.authenticate(ward.world.tokens["paul"])
+    assert isinstance(caller, Principal)
+    return lambda: ward.services.jobs.submit(caller, RemoteFit(**SMALL), "crashed-key")
+
+
+@pytest.mark.parametrize("place", ["reserve", "queue"])
+def test_a_crash_while_a_job_is_asked_for(
+    ward: Ward, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    where = type(ward.gateway.ledger) if place == "reserve" else type(ward.services.jobs)
+    name = "reserve" if place == "reserve" else "_queue"
+    crashed(ward, monkeypatch, where, name, submit_by_service(ward))
+    (job,) = [item["id"] for item in ward.get("jobs").json()["items"]]
+    assert ward.state(job) == "provisioning"
+    assert still_open(ward) == [job]
+    again = ward.ask(SMALL, key="crashed-key")
+    assert again.json()["id"] == job
+
+
+def test_a_crash_before_a_worker_is_started(ward: Ward, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = ward.ask(SMALL).json()["id"]
+    crashed(ward, monkeypatch, Dispatcher, "_launch", ward.tick)
+    assert [order.handle for order in ward.launcher.orders] == [f"{job}-1"]
+    assert ward.hand(job).take().status_code == 200
+
+
+def test_a_crash_after_a_worker_was_started(ward: Ward) -> None:
+    job = ward.ask(SMALL).json()["id"]
+    ward.tick()
+    for _ in range(3):
+        ward.restarted()
+        ward.tick()
+    assert [order.handle for order in ward.launcher.orders] == [f"{job}-1"]
+    assert ward.hand(job).take().status_code == 200
+
+
+@pytest.mark.parametrize("place", ["close", "_finish"])
+def test_a_crash_while_a_job_ends(ward: Ward, monkeypatch: pytest.MonkeyPatch, place: str) -> None:
+    job = ward.ask(SMALL).json()["id"]
+    ward.launcher.refuses = LaunchError("none")
+    crashed(ward, monkeypatch, Ending, place, ward.tick)
+    assert ward.state(job) == "failed"
+    assert still_open(ward) == []
+
+
+def test_a_gateway_away_for_long_finds_its_workers_again(ward: Ward) -> None:
+    hand = ward.running(SMALL)
+    hand.charge(0, 5)
+    ward.watch.forward(3600)
+    ward.restarted()
+    ward.tick()
+    assert hand.say("heartbeat").status_code == 200
+    assert hand.charge(5, 5).status_code == 204
+    assert len(ward.launcher.orders) == 1
+
+
+def test_a_reservation_without_a_job_is_released(ward: Ward) -> None:
+    job = ward.ask(SMALL).json()["id"]
+    over = update(jobs).where(jobs.c.id == job).values(state="cancelled")
+    ward.gateway.write(lambda connection: connection.execute(over))
+    assert still_open(ward) == [job]
+    ward.tick()
+    assert still_open(ward) == []
+    assert not verify(ward.gateway.engine, key=ward.gateway.seal_key).problems
