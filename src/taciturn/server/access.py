@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Callable, Iterator
+from typing import Annotated, Any
 
 from fastapi import Depends, Request
+from fastapi.dependencies.models import Dependant
 from starlette.concurrency import run_in_threadpool
 
 from taciturn.server.identity.directory import unauthenticated
@@ -73,6 +75,18 @@ async def public(request: Request) -> None:
 
 async def entrance() -> None:
     """A dependency that says: anybody may ask this, because it is how they come in."""
+
+
+Guard = Requires | Callable[..., Any]
+
+
+def guards(dependant: Dependant) -> Iterator[Guard]:
+    """Who may come in, as a route's dependencies say: a Requires, `worker`, `public` or
+    `entrance`."""
+    for each in dependant.dependencies:
+        if isinstance(each.call, Requires) or each.call in (worker, public, entrance):
+            yield each.call
+        yield from guards(each)
 
 
 async def _caller(request: Request) -> Principal | WorkerPrincipal:

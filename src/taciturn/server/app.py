@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -13,6 +14,7 @@ from starlette.responses import JSONResponse, Response
 
 from taciturn._version import __version__
 from taciturn.errors import TaciturnError
+from taciturn.server.documents import document
 from taciturn.server.gateway import Gateway
 from taciturn.server.launchers.port import Launcher
 from taciturn.server.observing import Observing
@@ -46,6 +48,7 @@ def create_app(
     for router in OPENAI_ROUTERS:
         app.include_router(router, prefix="/openai/v1")
     app.include_router(metrics.router)
+    app.openapi = partial(document, app)  # type: ignore[method-assign]
     return app
 
 

@@ -84,7 +84,9 @@ class Login(WireValue):
     """A local password."""
 
     name: UserName
-    password: Annotated[SecretStr, Field(max_length=1000)]
+    password: Annotated[
+        SecretStr, Field(max_length=1000, examples=["correct horse battery staple"])
+    ]
 
 
 class Self(WireValue):
@@ -112,8 +114,11 @@ class Session(WireValue):
 class NewPassword(WireValue):
     """Another password for oneself."""
 
-    current: Annotated[SecretStr, Field(max_length=1000)]
-    new: Annotated[SecretStr, Field(min_length=12, max_length=1000)]
+    current: Annotated[SecretStr, Field(max_length=1000, examples=["correct horse battery staple"])]
+    new: Annotated[
+        SecretStr,
+        Field(min_length=12, max_length=1000, examples=["another horse battery staple"]),
+    ]
 
 
 class AuditEntry(WireValue):

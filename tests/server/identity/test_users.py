@@ -1,0 +1,112 @@
+"""People: let in, changed, locked out; duties kept apart."""
+
+from __future__ import annotations
+
+import pytest
+
+from reception import PASSWORD, Reception
+from taciturn.wire.identity import Role
+
+
+def test_an_administrator_lets_people_in_and_lists_them_by_page(reception: Reception) -> None:
+    root, client = reception.person("root", Role.ADMIN), reception.client
+    for name in ("ada", "bob", "eve"):
+        body = {"name": name, "roles": ["practitioner"], "groups": ["icu"]}
+        assert client.post("/v1/users", headers=root, json=body).status_code == 201
+    assert client.post("/v1/users", headers=root, json=body).json()["code"] == "conflict"
+    first = client.get("/v1/users?limit=3", headers=root).json()
+    assert [each["name"] for each in first["items"]] == ["ada", "bob", "eve"]
+    assert first["items"][0]["groups"] == ["icu"]
+    rest = client.get("/v1/users", params={"cursor": first["next_cursor"]}, headers=root).json()
+    assert [each["name"] for each in rest["items"]] == ["root"]
+    assert rest["next_cursor"] is None
+    assert client.get("/v1/users/nobody", headers=root).status_code == 404
+
+
+@pytest.mark.parametrize("other", [Role.ADMIN, Role.OWNER, Role.PRACTITIONER])
+def test_an_auditor_has_no_other_role(desk: Reception, other: Role) -> None:
+    root = desk.person("root", Role.ADMIN)
+    body = {"name": "eve", "roles": ["auditor", other]}
+    refused = desk.client.post("/v1/users", headers=root, json=body)
+    assert (refused.status_code, refused.json()["code"]) == (403, "separation_of_duty")
+    desk.person("eve", Role.AUDITOR)
+    refused = desk.client.patch("/v1/users/eve", headers=root, json={"roles": ["auditor", other]})
+    assert refused.json()["code"] == "separation_of_duty"
+
+
+@pytest.mark.parametrize(
+    "change", [{"roles": ["admin", "owner"]}, {"groups": ["icu"]}, {"disabled": True}]
+)
+def test_nobody_changes_their_own_roles_groups_or_state(
+    desk: Reception, change: dict[str, object]
+) -> None:
+    root = desk.person("root", Role.ADMIN)
+    desk.person("other", Role.ADMIN)
+    before = desk.client.get("/v1/users/root", headers=root).json()
+    refused = desk.client.patch("/v1/users/root", headers=root, json=change)
+    assert refused.json()["code"] == "separation_of_duty"
+    assert desk.client.get("/v1/users/root", headers=root).json() == before
+    named = desk.client.patch("/v1/users/root", headers=root, json={"display_name": "Root"})
+    assert named.json()["display_name"] == "Root"
+
+
+def test_the_last_enabled_administrator_stays(reception: Reception) -> None:
+    """Two may remove each other, once: the second removal finds nobody left to be admin."""
+    one, two = reception.person("one", Role.ADMIN), reception.person("two", Role.ADMIN)
+    client = reception.client
+    assert client.patch("/v1/users/two", headers=one, json={"roles": ["owner"]}).is_success
+    # The one who was demoted has no say any more, at once.
+    assert client.patch("/v1/users/one", headers=two, json={"disabled": True}).status_code == 403
+    reception.person("three", Role.ADMIN)
+    assert client.patch("/v1/users/three", headers=one, json={"disabled": True}).is_success
+
+
+@pytest.mark.parametrize("change", [{"disabled": True}, {"roles": ["owner"]}])
+def test_a_race_of_two_administrators_leaves_one(
+    reception: Reception, change: dict[str, object]
+) -> None:
+    """The rule is applied in the transaction that changes, whatever was authenticated before."""
+    from taciturn.server.problems import ProblemError
+    from taciturn.wire.identity import UserChange
+
+    one = reception.person("one", Role.ADMIN)["Authorization"].split()[1]
+    two = reception.person("two", Role.ADMIN)["Authorization"].split()[1]
+    directory, users = reception.services.directory, reception.services.users
+    first, second = directory.authenticate(one), directory.authenticate(two)
+    asked = UserChange.model_validate(change)
+    users.change(first, "two", asked)  # type: ignore[arg-type]
+    with pytest.raises(ProblemError, match="no enabled administrator") as caught:
+        users.change(second, "one", asked)  # type: ignore[arg-type]
+    assert caught.value.code == "conflict"
+
+
+def test_who_is_disabled_is_out_at_once_and_their_tokens_stay_revoked(
+    reception: Reception,
+) -> None:
+    root, ada = reception.person("root", Role.ADMIN), reception.person("ada", Role.OWNER)
+    client = reception.client
+    assert client.get("/v1/self", headers=ada).is_success
+    assert client.patch("/v1/users/ada", headers=root, json={"disabled": True}).is_success
+    assert client.get("/v1/self", headers=ada).status_code == 401
+    assert client.patch("/v1/users/ada", headers=root, json={"disabled": False}).is_success
+    assert client.get("/v1/self", headers=ada).status_code == 401
+
+
+def test_a_changed_role_counts_at_once(reception: Reception) -> None:
+    root, ada = reception.person("root", Role.ADMIN), reception.person("ada", Role.PRACTITIONER)
+    client = reception.client
+    assert client.get("/v1/audit-log", headers=ada).status_code == 403
+    assert client.patch("/v1/users/ada", headers=root, json={"roles": ["auditor"]}).is_success
+    assert client.get("/v1/audit-log", headers=ada).is_success
+    assert client.get("/v1/self", headers=ada).json()["roles"] == ["auditor"]
+
+
+def test_an_administrator_sets_a_password_and_sessions_end(desk: Reception) -> None:
+    root, ada = desk.person("root", Role.ADMIN), desk.person("ada", Role.OWNER)
+    assert desk.client.get("/v1/self", headers=ada).is_success
+    body = {"password": PASSWORD}
+    changed = desk.client.patch("/v1/users/ada", headers=root, json=body)
+    assert PASSWORD not in changed.text
+    assert desk.client.get("/v1/self", headers=ada).status_code == 401
+    login = {"name": "ada", "password": PASSWORD}
+    assert desk.client.post("/v1/login", json=login).status_code == 201
