@@ -24,7 +24,7 @@ from pydantic import Field
 from taciturn.planning.plan import TrainingPlan
 from taciturn.wire.events import FailureCode, WorkerEvent
 from taciturn.wire.jobs import AnyRequest
-from taciturn.wire.values import Name, WireValue
+from taciturn.wire.values import Delta, Epsilon, Name, WireValue
 
 LEASE_HEADER = "Taciturn-Lease"
 
@@ -49,6 +49,19 @@ class BaseModelFacts(WireValue):
     vocabulary: int
 
 
+class ReleasePlan(WireValue):
+    """One release of figures about every unit of a part, with Gaussian noise.
+
+    Attributes:
+        n_units: the declared number of the part, public: what the noised sums are divided by.
+    """
+
+    noise_multiplier: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    epsilon: Epsilon
+    delta: Delta
+    n_units: Annotated[int, Field(ge=1)]
+
+
 class LeaseRequest(WireValue):
     """A worker presents itself."""
 
@@ -61,7 +74,9 @@ class Assignment(WireValue):
 
     Attributes:
         plan: of a fit, made by the gateway from public facts: what was reserved is what runs.
-        canaries: part of `plan.n_units`.
+            Its number of units includes the canaries. Its delta is the fit's, also where the request
+            has none.
+        release: of a private evaluation: what was reserved is what runs.
         charged_steps: steps that an earlier worker of the job had charged.
         files: names of the fitted model's files, where the job needs one.
     """
@@ -73,6 +88,7 @@ class Assignment(WireValue):
     request: AnyRequest
     source: SourceRef | None = None
     plan: TrainingPlan | None = None
+    release: ReleasePlan | None = None
     base_model: BaseModelFacts | None = None
     model: str | None = None
     files: tuple[str, ...] = ()
