@@ -146,7 +146,7 @@ class ShareOfThoseThere(DpSgdMechanism):
     """Fills the batch from the units that are there: the fewer there are, the oftener each."""
 
     def sample(self, stream: SecureStream, n_present: int) -> NDArray[np.int64]:
-        probability = min(1.0, self.expected_batch_size / n_present)
+        probability = min(1.0, self.expected_batch_size / max(1, n_present))
         return np.flatnonzero(stream.bernoulli(n_present, probability))
 
 

@@ -2,9 +2,9 @@
 
     source -> the owner's unit, on the rows as they are -> side -> select -> text
 
-Two things differ from one's own rows. The unit is computed before `select`, which never sees it. And
-a row that cannot be used contributes nothing, instead of stopping the job: whether a row fails is a
-fact about it, which a practitioner could ask for, one job after the other.
+Two things differ from one's own rows. The unit is computed before `select`, which never sees it.
+And a row that cannot be used contributes nothing, instead of stopping the job: whether a row fails
+is a fact about it, which a practitioner could ask for, one job after the other.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ class DeclaredRows:
 
     Attributes:
         source: what `open_rows` takes.
+        n_units: how many units there are, as the owner declared: public, whatever is there.
         split: the side that is used; all of it without.
     """
 
     source: object
+    n_units: int
     split: Split | None = None
 
 
-def declared_records(
-    data: DeclaredRows, spec: DataSpec, skipped: Skipped
-) -> tuple[Rows, Fields]:
+def declared_records(data: DeclaredRows, spec: DataSpec, skipped: Skipped) -> tuple[Rows, Fields]:
     """The records of `data`, with UNIT; there may be none.
 
     Args:

@@ -15,6 +15,7 @@ contributes zero: to drop it would make the number of records depend on private 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any, Protocol, TypeAlias, cast
@@ -82,10 +83,8 @@ def encode_what_can_be(
     if not batch.num_rows:
         return
     found = None
-    try:
+    with suppress(RowError):
         found = list(encode_batch(batch, fields, tokenizer, max_tokens))
-    except RowError:
-        pass
     if found is not None:
         yield from found
     elif batch.num_rows == 1:

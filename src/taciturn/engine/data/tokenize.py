@@ -30,6 +30,9 @@ from taciturn.preparation.rows import Rows, Skipped
 from taciturn.preparation.selection import selected, with_unit
 from taciturn.spec import DataSpec
 
+SKIPPED = "skipped.json"
+"""How many rows of DeclaredRows contribute nothing; private, as all in the folder."""
+
 __all__ = ["TokenizedDataset", "TokenizedRecord", "Tokenizer", "prepare"]
 
 
@@ -77,7 +80,8 @@ def prepare(
             if planted is not None:
                 plant(planted, writer, fields.kind, tokenizer, max_tokens, partial)
         shutil.rmtree(partial / "spill", ignore_errors=True)
-        (partial / "skipped.json").write_text(json.dumps({"rows": skipped.rows}))
+        if isinstance(data, DeclaredRows):
+            (partial / SKIPPED).write_text(json.dumps({"rows": skipped.rows}))
     return TokenizedDataset.open(folder)
 
 
