@@ -10,7 +10,6 @@ import json
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 import httpx
 from pydantic import ValidationError
@@ -35,7 +34,7 @@ from taciturn.wire.worker import (
 TOKEN = "job-token"
 
 
-class _Problem(Exception):
+class _ProblemError(Exception):
     def __init__(self, status: int, code: str) -> None:
         super().__init__(code)
         self.status, self.code = status, code
@@ -112,7 +111,7 @@ class FakeGateway:
                 ]
             try:
                 answer = self._answer(request, parts, body)
-            except _Problem as problem:
+            except _ProblemError as problem:
                 self.refused.append(problem.code)
                 content = {"code": problem.code, "status": problem.status}
                 answer = httpx.Response(problem.status, json=content)
@@ -124,18 +123,18 @@ class FakeGateway:
 
     def _answer(self, request: httpx.Request, parts: list[str], body: bytes) -> httpx.Response:
         if request.headers.get("Authorization") != f"Bearer {TOKEN}":
-            raise _Problem(401, "unauthenticated")
+            raise _ProblemError(401, "unauthenticated")
         assert parts[:2] == ["v1", "worker"], parts
         if parts[2] == "jobs" and parts[3] != self.assignment.job:
-            raise _Problem(404, "not_found")
+            raise _ProblemError(404, "not_found")
         if parts[4:] == ["lease"]:
             return self._lease(LeaseRequest.model_validate_json(body))
         if request.headers.get(LEASE_HEADER) != str(self.lease):
-            raise _Problem(409, "fenced")
+            raise _ProblemError(409, "fenced")
         if parts[2] == "models":
             return httpx.Response(200, content=self.models[parts[3]][parts[5]])
         if self.over and parts[4] != "next":
-            raise _Problem(409, "fenced")
+            raise _ProblemError(409, "fenced")
         if parts[4] == "files":
             return self._file(parts[5], body)
         return _ROUTES[parts[4]](self, body)
@@ -159,9 +158,9 @@ class FakeGateway:
         charge = Charge.model_validate_json(body)
         known = self.charges.get(charge.operation_id)
         if known is not None and known != charge:
-            raise _Problem(409, "conflict")
+            raise _ProblemError(409, "conflict")
         if known is None and self.charged_steps + charge.steps > self.budget_steps:
-            raise _Problem(409, "budget_exceeded")
+            raise _ProblemError(409, "budget_exceeded")
         self.charges[charge.operation_id] = charge
         return httpx.Response(204)
 
@@ -169,7 +168,7 @@ class FakeGateway:
         batch = EventBatch.model_validate_json(body)
         known = self._events_of_lease.get(self.lease, 0)
         if batch.first > known:
-            raise _Problem(422, "invalid")
+            raise _ProblemError(422, "invalid")
         self.events += batch.events[known - batch.first :]
         self._events_of_lease[self.lease] = max(known, batch.first + len(batch.events))
         return httpx.Response(204)
@@ -177,9 +176,9 @@ class FakeGateway:
     def _file(self, name: str, body: bytes) -> httpx.Response:
         limit = ALLOWED[self.assignment.request.kind].get(name)
         if limit is None:
-            raise _Problem(404, "not_found")
+            raise _ProblemError(404, "not_found")
         if len(body) > limit:
-            raise _Problem(413, "too_large")
+            raise _ProblemError(413, "too_large")
         self.files[name] = body
         return httpx.Response(204)
 

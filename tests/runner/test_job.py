@@ -60,12 +60,16 @@ def of_model(fitted: tuple[FakeGateway, Path], asked: Assignment) -> tuple[FakeG
 
 def test_fit_releases_a_model_of_the_declared_units(fitted: tuple[FakeGateway, Path]) -> None:
     gateway, _ = fitted
-    assert gateway.outcome.succeeded and not gateway.refused and not gateway.incidents
+    assert gateway.outcome.succeeded
+    assert not gateway.refused
+    assert not gateway.incidents
     report = PrivacyReport.model_validate_json(gateway.files["privacy_report.json"])
     plan = gateway.assignment.plan
-    assert plan is not None and plan.privacy is not None
+    assert plan is not None
+    assert plan.privacy is not None
     assert report.n_units == DECLARED + 20 == plan.n_units
-    assert report.epsilon == plan.privacy.epsilon and report.delta == 1e-5
+    assert report.epsilon == plan.privacy.epsilon
+    assert report.delta == 1e-5
     assert report.privacy_unit == "split_part(id, '_', 1)"
     assert {"adapter_model.safetensors", "README.md", "report.html"} < set(gateway.files)
 
@@ -110,7 +114,8 @@ def test_samples_of_one_model_follow_each_other(fitted: tuple[FakeGateway, Path]
     ], gateway.incidents
     (line,) = map(json.loads, gateway.files["samples.jsonl"].decode().splitlines())
     assert "".join(chunk.text for chunk in gateway.texts) == line["text"]
-    assert gateway.texts[-1].last and gateway.texts[-1].finish_reason == line["finish_reason"]
+    assert gateway.texts[-1].last
+    assert gateway.texts[-1].finish_reason == line["finish_reason"]
     fetched = [b for b in gateway.practitioner if b.startswith(b"GET") and b"safetensors" in b]
     assert len(fetched) == 1, "the model stays in memory"
 
@@ -136,7 +141,8 @@ def test_public_evaluation_is_free(fitted: tuple[FakeGateway, Path]) -> None:
     asked = RemoteEvaluate(model=MODEL, public_texts=("A public text.", "Another one."))
     gateway, root = of_model(fitted, assignment(asked, job="job_public"))
     assert Runner(root).run(gateway.client()) is Ending.REPORTED
-    assert gateway.outcome.succeeded and not gateway.charges, gateway.incidents
+    assert gateway.outcome.succeeded, gateway.incidents
+    assert not gateway.charges
     assert json.loads(gateway.files["evaluation.json"])["basis"] == "public"
 
 
@@ -164,7 +170,8 @@ def test_probe_refuses_rows_without_a_unit(tmp_path: Path) -> None:
     path = write([*notes(), {"id": "", "text": "whose?"}], tmp_path / "notes.jsonl")
     gateway = FakeGateway(assignment(RemoteProbe(dataset="notes"), source=source(path)))
     Runner(tmp_path / "root").run(gateway.client())
-    assert gateway.outcome.code is FailureCode.DATA_REFUSED and not gateway.files
+    assert gateway.outcome.code is FailureCode.DATA_REFUSED
+    assert not gateway.files
 
 
 def test_other_model_than_the_plans_is_refused_before_anything_is_spent(
@@ -174,19 +181,22 @@ def test_other_model_than_the_plans_is_refused_before_anything_is_spent(
     gateway = FakeGateway(fit_job(request(base.name), base, source(rows)))
     gateway.assignment = gateway.assignment.model_copy(update={"base_model": wrong})
     Runner(tmp_path).run(gateway.client())
-    assert gateway.outcome.code is FailureCode.BAD_CONFIGURATION and not gateway.charges
+    assert gateway.outcome.code is FailureCode.BAD_CONFIGURATION
+    assert not gateway.charges
 
 
 def test_plan_of_less_noise_than_promised_is_refused(
     base: BaseModelFacts, rows: Path, tmp_path: Path
 ) -> None:
     job = fit_job(request(base.name), base, source(rows))
-    assert job.plan is not None and job.plan.privacy is not None
+    assert job.plan is not None
+    assert job.plan.privacy is not None
     quiet = job.plan.privacy.model_copy(update={"noise_multiplier": 0.5})
     wrong = job.plan.model_copy(update={"privacy": quiet})
     gateway = FakeGateway(job.model_copy(update={"plan": wrong}))
     Runner(tmp_path).run(gateway.client())
-    assert gateway.outcome.code is FailureCode.BAD_CONFIGURATION and not gateway.charges
+    assert gateway.outcome.code is FailureCode.BAD_CONFIGURATION
+    assert not gateway.charges
 
 
 def test_no_step_runs_that_the_budget_does_not_pay_for(
@@ -196,15 +206,18 @@ def test_no_step_runs_that_the_budget_does_not_pay_for(
     gateway = FakeGateway(job, budget_steps=10)
     Runner(tmp_path).run(gateway.client())
     assert gateway.outcome.code is FailureCode.BUDGET_EXCEEDED
-    assert gateway.charged_steps == 10 and not gateway.files
+    assert gateway.charged_steps == 10
+    assert not gateway.files
 
 
 def test_cancelled_job_releases_nothing(base: BaseModelFacts, rows: Path, tmp_path: Path) -> None:
     job = fit_job(request(base.name, steps=500), base, source(rows))
     gateway = FakeGateway(job.model_copy(update={"lease_s": 0.2}), cancel=True)
     assert Runner(tmp_path).run(gateway.client()) is Ending.REPORTED
-    assert not gateway.outcome.succeeded and gateway.outcome.code is None
-    assert not gateway.files and gateway.charged_steps < 500
+    assert not gateway.outcome.succeeded
+    assert gateway.outcome.code is None
+    assert not gateway.files
+    assert gateway.charged_steps < 500
 
 
 def test_fenced_worker_stops_and_reports_nothing(
@@ -221,7 +234,9 @@ def test_fenced_worker_stops_and_reports_nothing(
     told: list[str] = []
     runner = Runner(tmp_path, when_fenced=lambda: told.append("fenced"))
     assert runner.run(gateway.client()) is Ending.FENCED
-    assert not gateway.outcomes and not gateway.files and not gateway.incidents
+    assert not gateway.outcomes
+    assert not gateway.files
+    assert not gateway.incidents
     assert gateway.charged_steps == 20
 
 
@@ -240,6 +255,7 @@ def test_lost_answers_change_nothing(base: BaseModelFacts, rows: Path, tmp_path:
     # The lease and the outcome are the ends of what a lost answer can be repeated for.
     gateway.after = lambda m, what: what in ("lease", "outcome") or lose("back", m, what)  # type: ignore[func-returns-value]
     assert Runner(tmp_path).run(gateway.client()) is Ending.REPORTED
-    assert gateway.outcome.succeeded and not gateway.refused
+    assert gateway.outcome.succeeded
+    assert not gateway.refused
     assert gateway.charged_steps == 12
     assert [event.step for event in gateway.progress()] == [10, 12]

@@ -74,8 +74,8 @@ class Assignment(WireValue):
 
     Attributes:
         plan: of a fit, made by the gateway from public facts: what was reserved is what runs.
-            Its number of units includes the canaries. Its delta is the fit's, also where the request
-            has none.
+            Its number of units includes the canaries, and its delta is the fit's, also where the
+            request has none.
         release: of a private evaluation: what was reserved is what runs.
         charged_steps: steps that an earlier worker of the job had charged.
         files: names of the fitted model's files, where the job needs one.
