@@ -7,7 +7,7 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from taciturn.errors import DataError, PreparationError, TaciturnError
@@ -103,6 +103,7 @@ def test_rows_without_a_unit_are_left_out_and_counted(missing: str | None) -> No
     assert skipped.rows == 1
 
 
+@settings(max_examples=8)
 @given(st.lists(st.sampled_from(["1", "2", "x", ""]), max_size=40), st.integers(0, 39))
 def test_a_row_moves_no_other_row(values: list[str], dropped: int) -> None:
     """Neighbours: what is made of the others is the same with and without one unit's rows."""
@@ -147,7 +148,9 @@ def test_a_row_that_breaks_duckdb_takes_no_other_with_it(monkeypatch: pytest.Mon
 
     monkeypatch.setattr(LockedSession, "_open", counted)
     skipped = Skipped()
-    found = selected_beside_unit(with_owners_unit(stream(NOTES[:7]), OWNERS, skipped), "text", skipped)
+    found = selected_beside_unit(
+        with_owners_unit(stream(NOTES[:7]), OWNERS, skipped), "text", skipped
+    )
     assert pa.Table.from_batches(list(found.batches)).num_rows == 7
     unit = [{**note, UNIT: "p"} for note in NOTES]
     skipped = Skipped()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from taciturn.engine.generation.sample import Completion, sample, stream
 from taciturn.runner.files import SampleLine
@@ -54,7 +55,7 @@ def _streamed(task: Task, model: FittedModel, request: RemoteSample) -> list[Com
     return [Completion(prompt, text, tokens)]
 
 
-def _reason(tokens: int, request: RemoteSample) -> str:
+def _reason(tokens: int, request: RemoteSample) -> Literal["stop", "length"]:
     return "length" if tokens >= request.max_new_tokens else "stop"
 
 
