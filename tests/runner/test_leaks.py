@@ -41,7 +41,7 @@ from taciturn.wire.jobs import DataRef, RemoteEvaluate, RemoteProbe
 from taciturn.wire.worker import Assignment, BaseModelFacts, Incident, Outcome, ReleasePlan
 
 MODEL = "mod_0000000000000001"
-SITES = {"fit": 60, "probe": 100, "evaluate": 40}
+SITES = {"fit": 40, "probe": 125, "evaluate": 35}
 
 
 @pytest.fixture(scope="module")
