@@ -27,7 +27,6 @@ def main() -> int:
     os.environ.pop("TACITURN_JOB_TOKEN", None)
     runner = Runner(
         settings.workspace,
-        settings.signing_key,
         when_fenced=lambda: os._exit(Ending.FENCED),
         prints_to=print_to,
     )

@@ -26,7 +26,7 @@ from taciturn.wire.jobs import (
     RemoteSample,
     RemoteSynthesize,
 )
-from taciturn.wire.worker import Assignment
+from taciturn.wire.worker import Assignment, NextJob
 
 
 class Ending(IntEnum):
@@ -48,7 +48,6 @@ class Runner:
     """
 
     root: Path
-    signing_key: str | None = None
     when_fenced: Callable[[], None] = give_up_nothing
     prints_to: Callable[[Path], None] = lambda path: None
 
@@ -61,13 +60,13 @@ class Runner:
                 model = self._job(client, assignment, model)
                 if model is None:
                     return Ending.REPORTED
-                found = client.next()
             except FencedError:
                 return Ending.FENCED
             except (UnreachableError, RefusedError):
                 return Ending.UNREACHABLE
             except KeyboardInterrupt:
                 return Ending.INTERRUPTED
+            found = _another(client)
             if found.job is None or found.token is None:
                 return Ending.REPORTED
             client = client.of_job(found.job, found.token)
@@ -83,9 +82,7 @@ class Runner:
                 workspace = Workspace.of(self.root, assignment.job)
                 door.printed, door.forbidden = workspace.printed, (str(workspace.folder),)
                 self.prints_to(workspace.printed)
-                task = Task(
-                    assignment, client, door, pulse, workspace, self.root, self.signing_key, model
-                )
+                task = Task(assignment, client, door, pulse, workspace, self.root, model)
                 kept = do(task)
                 door.succeeded()
             except (FencedError, UnreachableError, KeyboardInterrupt):
@@ -116,6 +113,14 @@ def do(task: Task) -> FittedModel | None:
     elif isinstance(request, RemoteSynthesize):
         synthesize.run(task, request)
     return None
+
+
+def _another(client: GatewayClient) -> NextJob:
+    """Another sample of the same model; a gateway that does not answer has none."""
+    try:
+        return client.next()
+    except TaciturnError:
+        return NextJob()
 
 
 def _name() -> str:

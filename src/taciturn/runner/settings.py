@@ -13,17 +13,17 @@ from taciturn.errors import SpecError
 class Settings:
     """A worker's job, and where it may keep what is private.
 
+    TACITURN_SIGNING_KEY is read where certificates are signed (`taciturn.certificate.signers`).
+
     Attributes:
         workspace: the root of all jobs' folders; each job has one, named by its id, that outlives
             a worker, so that the next one goes on where it ended.
-        signing_key: as `taciturn.certificate.signers` reads it; without one, no certificate.
     """
 
     gateway_url: str
     job: str
     token: str = field(repr=False)
     workspace: Path
-    signing_key: str | None = field(default=None, repr=False)
 
     @classmethod
     def of(cls, environment: Mapping[str, str]) -> Settings:
@@ -34,5 +34,4 @@ class Settings:
         if missing:
             raise SpecError(f"TACITURN_{missing[0]} is not set; a gateway's launcher sets it")
         url, job, token, workspace = values
-        key = environment.get("TACITURN_SIGNING_KEY") or None
-        return cls(url, job, token, Path(workspace), key)
+        return cls(url, job, token, Path(workspace))

@@ -29,7 +29,6 @@ class Task:
     pulse: Pulse
     workspace: Workspace
     root: Path
-    signing_key: str | None = None
     model: FittedModel | None = None
 
     def stage(self, stage: Stage) -> None:
