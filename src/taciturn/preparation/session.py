@@ -66,16 +66,19 @@ class LockedSession:
         Whatever a row does to DuckDB, the next one finds a session that works: a query that does
         not stop when it is interrupted is left behind with its thread.
         """
-        self._connection.register(TABLE, rows)
-        query = self._thread.submit(lambda: self._connection.sql(statement).to_arrow_table())
+
+        def run() -> pa.Table:
+            self._connection.register(TABLE, rows)
+            return self._connection.sql(statement).to_arrow_table()
+
+        query = self._thread.submit(run)
         try:
             return query.result(limit_s)
         except TimeoutError:
             self._connection.interrupt()
             with suppress(TimeoutError, duckdb.Error):
                 query.result(_GRACE_S)
-            if not query.done():
-                self._start_again()
+            self._start_again()
         except _BROKEN:
             self._start_again()
         except duckdb.Error:
