@@ -29,6 +29,7 @@ def released(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     known = facts(str(tiny_llama))
     gateway = FakeGateway(fit_job(request(known.name), known, rows))
     Runner(folder / "root").run(gateway.client())
+    assert gateway.outcome.succeeded, gateway.incidents
     out = folder / "files"
     out.mkdir()
     for name, content in gateway.files.items():

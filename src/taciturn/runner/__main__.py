@@ -8,8 +8,6 @@ import sys
 from pathlib import Path
 
 from taciturn.errors import SpecError
-from taciturn.runner.client import GatewayClient
-from taciturn.runner.job import Ending, Runner
 from taciturn.runner.settings import Settings
 
 
@@ -23,6 +21,10 @@ def main() -> int:
     except SpecError as error:
         print(error, file=sys.stderr)
         return 2
+    # Not before: they load torch, which takes longer than to see that a variable is missing.
+    from taciturn.runner.client import GatewayClient
+    from taciturn.runner.job import Ending, Runner
+
     # Whoever inherits the environment does not need it: a library's child, a tokenizer's thread.
     os.environ.pop("TACITURN_JOB_TOKEN", None)
     runner = Runner(
