@@ -20,6 +20,7 @@ import torch
 
 from taciturn.accounting.calibrate import check_delta, default_delta, noise_multiplier
 from taciturn.accounting.events import event_to_dict
+from taciturn.engine.data.declared import DeclaredRows
 from taciturn.engine.data.labelled import LabelledTexts, read_labelled
 from taciturn.engine.data.tokenize import TokenizedDataset, prepare
 from taciturn.engine.evaluation.classifier import (
@@ -104,19 +105,31 @@ class Evaluation:
 
 
 @dataclass(frozen=True, slots=True)
-class _Budget:
+class Budget:
+    """The noise of one release, and what it promises by itself."""
+
     epsilon: float
     delta: float
     noise_multiplier: float
 
 
 def evaluate(
-    subject: Subject, data: object, spec: EvaluateSpec, embedder: Embedder | None
+    subject: Subject,
+    data: object,
+    spec: EvaluateSpec,
+    embedder: Embedder | None,
+    budget: Budget | None = None,
 ) -> Evaluation:
-    """Judge the subject on `data`; see LLM.evaluate."""
+    """Judge the subject on `data`; see LLM.evaluate.
+
+    Args:
+        data: whatever `fit` takes, or DeclaredRows, whose number of units is the declared one.
+        budget: the noise, where a gateway has calibrated it; by default that of the spec.
+    """
     basis = _basis(spec, subject.ledger)
     with _prepared(subject, data, spec) as dataset:
-        budget = _budget(spec, subject.delta, dataset.n_units)
+        n_units = data.n_units if isinstance(data, DeclaredRows) else dataset.n_units
+        budget = budget or _budget(spec, subject.delta, n_units)
         limit = max_tokens(spec, subject.base.context_length)
         scores = _scores(subject, dataset, limit)
         compared = None
@@ -128,8 +141,9 @@ def evaluate(
             fitted = totals[-1] if totals[1:] else None
             found = Evaluation(totals[0], fitted, basis, quality=quality)
         else:
-            found = _released(subject, dataset, spec, budget, scores, compared)
-        _keep(subject.ledger, found, dataset.n_units)
+            declared = n_units if isinstance(data, DeclaredRows) else None
+            found = _released(subject, dataset, spec, budget, scores, compared, declared)
+        _keep(subject.ledger, found, n_units)
         return found
 
 
@@ -186,10 +200,16 @@ def _released(
     subject: Subject,
     dataset: TokenizedDataset,
     spec: EvaluateSpec,
-    budget: _Budget,
+    budget: Budget,
     scores: list[UnitScores],
     compared: tuple[Comparison, tuple[TextStatistics, ...]] | None,
+    declared_units: int | None,
 ) -> Evaluation:
+    n_units = declared_units or dataset.n_units
+
+    def charge(event: Any) -> None:
+        subject.ledger.charge(_step("evaluate", event, spec, n_units), dataset.fingerprint)
+
     released = release(
         scores,
         None if compared is None else torch.from_numpy(compared[0].reference_U),
@@ -197,9 +217,9 @@ def _released(
         loss_bound=spec.loss_bound or math.log(subject.base.vocabulary),
         noise_multiplier=budget.noise_multiplier,
         stream=SecureStream.fresh(),
+        declared_units=declared_units,
+        before=charge,
     )
-    step = _step("evaluate", released.dp_event, spec, dataset.n_units)
-    subject.ledger.charge(step, dataset.fingerprint)
     return Evaluation(
         released.scores[0],
         released.scores[-1] if released.scores[1:] else None,
@@ -236,7 +256,7 @@ def _basis(spec: AssessmentSpec, ledger: Ledger) -> Basis:
     return "private, exact: for the owner's eyes only" if spec.show_private else "public"
 
 
-def _budget(spec: AssessmentSpec, delta: float | None, n_units: int) -> _Budget | None:
+def _budget(spec: AssessmentSpec, delta: float | None, n_units: int) -> Budget | None:
     """The noise that the spec's epsilon asks for, for one release about every unit."""
     if spec.target_epsilon is None:
         return None
@@ -245,7 +265,7 @@ def _budget(spec: AssessmentSpec, delta: float | None, n_units: int) -> _Budget 
     noise = noise_multiplier(
         target_epsilon=spec.target_epsilon, delta=chosen, sampling_probability=1.0, steps=1
     )
-    return _Budget(spec.target_epsilon, chosen, noise)
+    return Budget(spec.target_epsilon, chosen, noise)
 
 
 def _step(purpose: str, event: Any, spec: AssessmentSpec, n_units: int) -> PrivateStep:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import shutil
 import tempfile
@@ -49,7 +50,7 @@ from taciturn.engine.training.estimate import (
     estimate_seconds,
     form_choices,
 )
-from taciturn.engine.training.loop import PrivateMetrics, Progress, Run, train
+from taciturn.engine.training.loop import Blocks, PrivateMetrics, Progress, Run, train
 from taciturn.engine.training.mechanism import planned_mechanism
 from taciturn.engine.training.memory import MemoryEstimate, available_bytes
 from taciturn.engine.training.processes import agree, all_processes, tell, together
@@ -58,7 +59,13 @@ from taciturn.errors import CheckpointError, GuaranteeError, ModelError, OutputE
 from taciturn.figures import ReleasedFigures
 from taciturn.page.report import report_page
 from taciturn.planning.defaults import PublicFacts
-from taciturn.planning.plan import TrainingPlan, adapter_plan, make_plan, max_tokens
+from taciturn.planning.plan import (
+    PrivacyPlan,
+    TrainingPlan,
+    adapter_plan,
+    make_plan,
+    max_tokens,
+)
 from taciturn.report import Audit, CanaryReport, PrivacyReport, PrivateStep
 from taciturn.spec import DataSpec, FitSpec
 
@@ -108,6 +115,17 @@ class Earlier:
 
 
 @dataclass(frozen=True, slots=True)
+class Arranged:
+    """A fit that a gateway has arranged: the very plan that was paid for, run in paid blocks.
+
+    Its number of units is the declared one. How many there are is private, and may be none.
+    """
+
+    plan: TrainingPlan
+    blocks: Blocks
+
+
+@dataclass(frozen=True, slots=True)
 class FitResult:
     """What a fit job gives back; no model if it was sharded, but the released folder."""
 
@@ -127,6 +145,7 @@ def fit(
     signer: Signer | None = None,
     spent: Sequence[PrivateStep] = (),
     earlier: Earlier | None = None,
+    arranged: Arranged | None = None,
 ) -> FitResult:
     """Fit `base` to `data` and release the result into `output`.
 
@@ -136,6 +155,8 @@ def fit(
         signer: signs the certificate; without one, none is written. Rank 0's is used.
         spent: private steps before this one, which the report composes with it.
         earlier: the fitted model to go on with, instead of a new adapter on `base`.
+        arranged: runs its plan, instead of one for the number of units that are found. A plan that
+            is not what this process would make of `spec` and its own `base` is a SpecError.
 
     Raises:
         SpecError, DataError, ModelError: bad input; nothing was trained or written.
@@ -149,7 +170,8 @@ def fit(
         agree(ranks, "models and costs before this fit", _history(spent, earlier))
         # Rank 0's: each process may have made a temporary folder of its own.
         output = Path(tell(ranks, str(output.absolute()))[0])
-        job = _Job(base, spec, output, ranks, observer or Observer(), signer, tuple(spent), earlier)
+        observer = observer or Observer()
+        job = _Job(base, spec, output, ranks, observer, signer, tuple(spent), earlier, arranged)
         return _fit(job, data, resume)
 
 
@@ -163,6 +185,7 @@ class _Job:
     signer: Signer | None
     spent: tuple[PrivateStep, ...]
     earlier: Earlier | None
+    arranged: Arranged | None
 
     @property
     def private(self) -> Path:
@@ -190,13 +213,17 @@ def _fit(job: _Job, data: object, resume: bool) -> FitResult:
             check_number(spec.canaries)
             check_units([*(step.privacy_unit for step in job.spent), unit_name(spec)])
             _check_earlier(earlier, spec)
+            _check_arranged(job)
             origin = _origin(base, earlier)
         choice = adapter_plan(spec, public_facts(base, n_units=1))
         fitted = None if earlier is None else earlier.model
         model, loss = trainable(base, spec, choice, job.ranks, fitted)
         dataset = _dataset(job, data, resume)
         _canaries(job)
-        plan = make_plan(spec, public_facts(base, dataset.n_units))
+        if job.arranged is None:
+            plan = make_plan(spec, public_facts(base, dataset.n_units))
+        else:
+            plan = job.arranged.plan
     except BaseException:
         if not resume and job.ranks.first:
             _discard(job.output)
@@ -226,6 +253,7 @@ def _run(job: _Job, loss: CausalLmLoss, dataset: TokenizedDataset, plan: Trainin
         on_progress=job.observer.on_progress,
         on_private_metrics=_metrics_writer(job.private / "metrics.jsonl", job.observer),
         ranks=job.ranks,
+        blocks=None if job.arranged is None else job.arranged.blocks,
     )
 
 
@@ -490,6 +518,35 @@ def _check_earlier(earlier: Earlier | None, spec: FitSpec) -> None:
         )
     if spec.r is not None or spec.alpha is not None:
         raise SpecError("r and alpha belong to a new adapter; leave them out to train this one")
+
+
+def _check_arranged(job: _Job) -> None:
+    """Raise SpecError unless the arranged plan is what follows from spec and model, here too."""
+    if job.arranged is None:
+        return
+    plan = job.arranged.plan
+    if plan.n_units <= job.spec.canaries:
+        raise SpecError(
+            f"the plan is for n_units={plan.n_units} with canaries={job.spec.canaries} among them; "
+            "at least one other unit must have been declared"
+        )
+    own = make_plan(job.spec, public_facts(job.base, plan.n_units))
+    for name in type(plan).model_fields:
+        if name != "reasons" and not _alike(getattr(plan, name), getattr(own, name)):
+            raise SpecError(
+                f"the plan has {name}={getattr(plan, name)!r}, this model and version give "
+                f"{getattr(own, name)!r}; make the plan anew"
+            )
+
+
+def _alike(one: object, other: object) -> bool:
+    """Equal, up to what a mathematical library of another machine may round differently."""
+    if isinstance(one, float) and isinstance(other, float):
+        return math.isclose(one, other, rel_tol=1e-9)
+    if isinstance(one, PrivacyPlan) and isinstance(other, PrivacyPlan):
+        pairs = zip(one.model_dump().values(), other.model_dump().values(), strict=True)
+        return all(_alike(*pair) for pair in pairs)
+    return one == other
 
 
 def _origin(base: LoadedModel, earlier: Earlier | None) -> dict[str, Any]:

@@ -73,8 +73,8 @@ def _among(mechanism: type[DpSgdMechanism], present: int) -> type[DpSgdMechanism
     """The mechanism, drawing among the units that are there, each as often as is accounted for."""
 
     class Among(mechanism):  # type: ignore[misc, valid-type]
-        def sample(self, stream: SecureStream) -> NDArray[np.int64]:
-            drawn = super().sample(stream)
+        def sample(self, stream: SecureStream, n_present: int) -> NDArray[np.int64]:
+            drawn = super().sample(stream, n_present)
             return drawn[drawn < present]
 
     return Among

@@ -131,6 +131,16 @@ VIOLATIONS = {
         "import taciturn.engine.training.loop",
         "rooms",
     ),
+    "a worker imports the server": (
+        "runner/job.py",
+        "import taciturn.server.database",
+        "runner-alone",
+    ),
+    "the door imports a kind of job": (
+        "runner/door.py",
+        "import taciturn.runner.probe",
+        "runner-rooms",
+    ),
     "the engine imports the server": (
         "engine/training/loop.py",
         "import taciturn.server.database",

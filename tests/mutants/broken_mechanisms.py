@@ -117,7 +117,7 @@ class NotFiniteIncluded(DpSgdMechanism):
 class Shuffle(DpSgdMechanism):
     """Takes a random batch of exactly the expected size, and accounts for Poisson."""
 
-    def sample(self, stream: SecureStream) -> NDArray[np.int64]:
+    def sample(self, stream: SecureStream, n_present: int) -> NDArray[np.int64]:
         order = np.argsort(stream.integers(self.n_units))
         return np.sort(order[: self.expected_batch_size])
 
@@ -128,7 +128,7 @@ class InOrder(DpSgdMechanism):
 
     drawn: list[int] = field(default_factory=list)
 
-    def sample(self, stream: SecureStream) -> NDArray[np.int64]:
+    def sample(self, stream: SecureStream, n_present: int) -> NDArray[np.int64]:
         start = sum(self.drawn)
         self.drawn.append(self.expected_batch_size)
         return np.sort(np.arange(start, start + self.expected_batch_size) % self.n_units)
@@ -137,13 +137,28 @@ class InOrder(DpSgdMechanism):
 class ByRowOrder(DpSgdMechanism):
     """Takes neighbours together: each unit often enough, but not independently."""
 
-    def sample(self, stream: SecureStream) -> NDArray[np.int64]:
+    def sample(self, stream: SecureStream, n_present: int) -> NDArray[np.int64]:
         pairs = stream.bernoulli((self.n_units + 1) // 2, self.sampling_probability)
         return np.flatnonzero(np.repeat(pairs, 2)[: self.n_units])
+
+
+class ShareOfThoseThere(DpSgdMechanism):
+    """Fills the batch from the units that are there: the fewer there are, the oftener each."""
+
+    def sample(self, stream: SecureStream, n_present: int) -> NDArray[np.int64]:
+        probability = min(1.0, self.expected_batch_size / max(1, n_present))
+        return np.flatnonzero(stream.bernoulli(n_present, probability))
+
+
+class DeclaredOnly(DpSgdMechanism):
+    """Draws among as many units as were declared, whoever is there."""
+
+    def sample(self, stream: SecureStream, n_present: int) -> NDArray[np.int64]:
+        return np.flatnonzero(stream.bernoulli(self.n_units, self.sampling_probability))
 
 
 class OftenerThanSaid(DpSgdMechanism):
     """Takes each unit one and a half times as often as is accounted for."""
 
-    def sample(self, stream: SecureStream) -> NDArray[np.int64]:
+    def sample(self, stream: SecureStream, n_present: int) -> NDArray[np.int64]:
         return np.flatnonzero(stream.bernoulli(self.n_units, 1.5 * self.sampling_probability))

@@ -38,7 +38,7 @@ class Run:
 
     def draw(self) -> NDArray[np.int64]:
         """The units of one draw."""
-        return self.mechanism.sample(self.streams.sampling)
+        return self.mechanism.sample(self.streams.sampling, self.dataset.n_units)
 
     def groups(self, units: NDArray[np.int64]) -> list[tuple[UnitBatch, ...]]:
         """Their microbatches."""

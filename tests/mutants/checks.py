@@ -33,6 +33,7 @@ CHECKS: dict[str, Callable[[Variant], None]] = {
         sampling.poisson_inclusion,
         sampling.poisson_sizes,
         sampling.poisson_pairs,
+        sampling.declared_units,
         sampling.each_unit_once,
         ranks.noise_over_ranks,
         ranks.fresh_noise_over_ranks,

@@ -39,7 +39,7 @@ def fixed(variant: Variant, drawn: list[int] | None) -> type[DpSgdMechanism]:
         return variant.mechanism
 
     class Fixed(variant.mechanism):  # type: ignore[name-defined, misc]
-        def sample(self, stream: SecureStream) -> NDArray[np.int64]:
+        def sample(self, stream: SecureStream, n_present: int) -> NDArray[np.int64]:
             return np.array(drawn, dtype=np.int64)
 
     return Fixed

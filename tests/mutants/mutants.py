@@ -30,6 +30,11 @@ MUTANTS: dict[str, tuple[Variant, str]] = {
     "units in the order of the data": (Variant(mechanism=mechanisms.InOrder), "poisson_sizes"),
     "neighbours drawn together": (Variant(mechanism=mechanisms.ByRowOrder), "poisson_pairs"),
     "drawn oftener than said": (Variant(mechanism=mechanisms.OftenerThanSaid), "poisson_inclusion"),
+    "batch filled from fewer units than declared": (
+        Variant(mechanism=mechanisms.ShareOfThoseThere),
+        "declared_units",
+    ),
+    "draw among declared units": (Variant(mechanism=mechanisms.DeclaredOnly), "declared_units"),
     "double draw": (Variant(step=steps.step_with_two_draws), "each_unit_once"),
     "noise on one microbatch only": (
         Variant(step=steps.step_with_noise_on_the_first_microbatch),

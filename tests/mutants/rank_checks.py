@@ -97,7 +97,7 @@ def one_gradient(variant: Variant) -> None:
 def each_unit_on_one_rank(variant: Variant) -> None:
     """The ranks read rank 0's draw between them, each unit once; also if it is small or empty."""
     expected = variant.mechanism(8, BATCH_SIZE, 1, SIGMA, CLIP, ("w",)).sample(
-        SecureStream(key(50))
+        SecureStream(key(50)), 8
     )
     for size in SIZES:
         for drawn in (None, [], [3], [5, 6], list(range(8))):

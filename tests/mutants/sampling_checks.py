@@ -28,7 +28,7 @@ def _draws(variant: Variant) -> NDArray[np.bool_]:
     mechanism = variant.mechanism(N_UNITS, BATCH_SIZE, DRAWS, SIGMA, CLIP, ("w",))
     stream, included = SecureStream(key(8)), np.zeros((DRAWS, N_UNITS), dtype=np.bool_)
     for row in included:
-        row[mechanism.sample(stream)] = True
+        row[mechanism.sample(stream, N_UNITS)] = True
     return included
 
 
@@ -62,6 +62,22 @@ def poisson_pairs(variant: Variant) -> None:
     off = np.concatenate([pairs[np.triu_indices(N_UNITS, 1)], later.flatten()])
     bound = stats.norm.isf(CHANCE / 2 / len(off))
     assert np.abs(off).max() <= bound, f"a pair is {np.abs(off).max():.1f} deviations from chance"
+
+
+def declared_units(variant: Variant) -> None:
+    """With more or fewer units than were declared, each joins as often as is accounted for."""
+    mechanism = variant.mechanism(N_UNITS, BATCH_SIZE, DRAWS, SIGMA, CLIP, ("w",))
+    q = BATCH_SIZE / N_UNITS
+    for present in (0, 1, N_UNITS // 2, 2 * N_UNITS):
+        stream, counts = SecureStream(key(10)), np.zeros(max(1, present))
+        for _ in range(DRAWS // 4):
+            drawn = mechanism.sample(stream, present)
+            assert not len(drawn) or drawn[-1] < present, "a unit was drawn that is not there"
+            counts[drawn] += 1
+        mean, deviation = DRAWS / 4 * q, math.sqrt(DRAWS / 4 * q * (1 - q))
+        bound = stats.norm.isf(CHANCE / 2 / 40) * deviation
+        off = np.abs(counts - mean).max() if present else 0.0
+        assert off <= bound, f"{present} units there: inclusion is {off / deviation:.1f} off"
 
 
 def each_unit_once(variant: Variant) -> None:

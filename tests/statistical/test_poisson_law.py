@@ -17,8 +17,8 @@ pytestmark = pytest.mark.statistical
 
 @pytest.mark.parametrize("q", [1e-4, 0.01, 0.3, 0.5, 0.97])
 def test_number_of_units_is_binomial(q: float) -> None:
-    sampler, stream = PoissonSampler(2000, q), SecureStream(key(1))
-    sizes = np.array([len(sampler.draw(stream)) for _ in range(2000)])
+    sampler, stream = PoissonSampler(q), SecureStream(key(1))
+    sizes = np.array([len(sampler.draw(stream, 2000)) for _ in range(2000)])
     law = stats.binom(2000, q)
     total = stats.binom(2000 * 2000, q)
     assert CHANCE < total.cdf(sizes.sum()) < 1 - CHANCE
@@ -36,18 +36,18 @@ def _spread_bounds(n: int, law: object) -> tuple[float, float]:
 
 
 def test_every_unit_joins_as_often() -> None:
-    sampler, stream = PoissonSampler(300, 0.2), SecureStream(key(2))
+    sampler, stream = PoissonSampler(0.2), SecureStream(key(2))
     draws, counts = 3000, np.zeros(300)
     for _ in range(draws):
-        counts[sampler.draw(stream)] += 1
+        counts[sampler.draw(stream, 300)] += 1
     statistic = ((counts - draws * 0.2) ** 2).sum() / (draws * 0.2 * 0.8)
     assert CHANCE < stats.chi2.sf(statistic, 300) < 1 - CHANCE
 
 
 def test_gaps_between_draws_are_geometric() -> None:
     """A unit that was just drawn is neither more nor less likely to be drawn again."""
-    sampler, stream = PoissonSampler(200, 0.25), SecureStream(key(3))
-    draws = [sampler.draw(stream) for _ in range(1200)]
+    sampler, stream = PoissonSampler(0.25), SecureStream(key(3))
+    draws = [sampler.draw(stream, 200) for _ in range(1200)]
     last: dict[int, int] = {}
     gaps = []
     for step, drawn in enumerate(draws):
@@ -62,7 +62,7 @@ def test_gaps_between_draws_are_geometric() -> None:
 
 
 def test_five_million_units_in_little_memory() -> None:
-    sampler = PoissonSampler(5_000_000, 1e-4)
-    drawn = sampler.draw(SecureStream(key(4)))
+    sampler = PoissonSampler(1e-4)
+    drawn = sampler.draw(SecureStream(key(4)), 5_000_000)
     assert abs(len(drawn) - 500) < 6 * math.sqrt(500)
     assert drawn[-1] > 4_000_000

@@ -64,6 +64,18 @@ def check_reading(serialized: str, names: Collection[str], field: str) -> None:
             )
 
 
+def check_carried(serialized: str, column: str, field: str) -> None:
+    """Check that DuckDB reads the last expression as `column`, and the name nowhere else.
+
+    So nothing before it can read, rename, replace or drop what that column holds. The statement
+    must have passed `check_reading`. Raises PreparationError.
+    """
+    *others, last = json.loads(serialized)["statements"][0]["node"]["select_list"]
+    carried = last["class"] == "COLUMN_REF" and last["column_names"] == [column]
+    if not carried or column in json.dumps(others).lower():
+        raise PreparationError(f"{field} names {column}, which is not its to read or to make")
+
+
 def _beyond_a_projection(query: dict[str, Any]) -> str | None:
     if query["type"] != "SELECT_NODE":
         return str(query["type"])

@@ -83,6 +83,34 @@ def sliced(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
             yield batch.slice(start, size)
 
 
+@dataclass(slots=True, repr=False)
+class Skipped:
+    """How many rows contribute nothing. Private: whether a row fails is a fact about it."""
+
+    rows: int = 0
+
+
+def surviving(
+    batch: pa.RecordBatch,
+    attempt: Callable[[pa.RecordBatch], pa.RecordBatch | None],
+    skipped: Skipped,
+) -> Iterator[pa.RecordBatch]:
+    """What `attempt` makes of the rows that it can be made of; the others are left out.
+
+    Guarantee: a row is left out only if `attempt` gives None for that row alone. Where it fails on
+    several rows they are halved, so that no row takes another one with it.
+    """
+    found = attempt(batch) if batch.num_rows else None
+    if found is not None:
+        yield found
+    elif batch.num_rows > 1:
+        half = batch.num_rows // 2
+        yield from surviving(batch.slice(0, half), attempt, skipped)
+        yield from surviving(batch.slice(half), attempt, skipped)
+    else:
+        skipped.rows += batch.num_rows
+
+
 def not_empty(rows: Rows, shown: str) -> Rows:
     """Return the same rows once at least one is there; raises DataError if there is none."""
     first = next(rows.batches, None)

@@ -15,11 +15,19 @@ import duckdb
 import pyarrow as pa
 import pyarrow.compute
 
-from taciturn.errors import PreparationError, RowError
+from taciturn.errors import DataError, PreparationError, RowError
 from taciturn.preparation.expression import Expressions, check_list, check_single
-from taciturn.preparation.reading import check_reading
-from taciturn.preparation.rows import Rows, conform, shielded, unique_columns
-from taciturn.preparation.session import TABLE, LockedSession
+from taciturn.preparation.reading import check_carried, check_reading
+from taciturn.preparation.rows import (
+    Rows,
+    Skipped,
+    conform,
+    shielded,
+    sliced,
+    surviving,
+    unique_columns,
+)
+from taciturn.preparation.session import LIMIT_S, TABLE, LockedSession
 
 UNIT = "__privacy_unit__"
 """Name of the column that `with_unit` appends: the unit's value as text."""
@@ -60,6 +68,64 @@ def with_unit(rows: Rows, privacy_unit: str, kept: Sequence[str]) -> Rows:
     return Rows(schema, (_unit_checked(batch, schema, field) for batch in found.batches))
 
 
+def with_owners_unit(rows: Rows, unit: str, skipped: Skipped) -> Rows:
+    """All columns, and UNIT as the data's owner defines it, on the rows as they are.
+
+    A row whose unit is missing (as in `with_unit`) or cannot be computed is left out, and counted.
+
+    Raises PreparationError, MissingColumnError; DataError if there is a column named UNIT.
+    """
+    if UNIT in (name.lower() for name in rows.schema.names):
+        raise DataError(f"the data has a column named {UNIT}, a name that is taken; rename it")
+    expressions = _unit_expression(rows.schema, unit)
+    value = f"CAST(({expressions.text}\n) AS VARCHAR) AS {UNIT}"
+    columns = [*map(_quoted, rows.schema.names), value]
+    statement = f"SELECT {', '.join(columns)}\nFROM {TABLE}"
+    found = _run(rows, statement, expressions, f"privacy_unit={unit!r}", skipped)
+    return Rows(found.schema, (_named_only(batch, skipped) for batch in found.batches))
+
+
+def _named_only(batch: pa.RecordBatch, skipped: Skipped) -> pa.RecordBatch:
+    """The rows whose unit is not missing."""
+    units = batch.column(batch.num_columns - 1)
+    plain = pa.compute.utf8_lower(pa.compute.utf8_trim_whitespace(units))
+    missing = pa.compute.or_kleene(pa.compute.is_null(units), pa.compute.is_in(plain, _MISSING))
+    kept = batch.filter(pa.compute.invert(missing))
+    skipped.rows += batch.num_rows - kept.num_rows
+    return kept
+
+
+def selected_beside_unit(rows: Rows, select: str, skipped: Skipped) -> Rows:
+    """Apply `select` to rows that have UNIT, which it can neither read, alter, rename nor drop.
+
+    A row on which `select` fails, or takes too long, is left out, and counted.
+
+    Raises PreparationError naming the construct, or MissingColumnError.
+    """
+    field = f"select={select!r}"
+    raw = rows.schema.remove(rows.schema.get_field_index(UNIT))
+    expressions = check_list(select, raw.names)
+    if UNIT in (alias.lower() for alias in expressions.aliases):
+        raise PreparationError(f"{field} makes a column named {UNIT}, a name that is taken")
+    statement = f"SELECT {select}\n, {UNIT}\nFROM {TABLE}"
+    found = _run(rows, statement, expressions, field, skipped, carried=UNIT)
+    kept = _beside_unit(found.schema)
+    fields = [found.schema.field(index) for index in kept[:-1]]
+    schema = pa.schema([*fields, pa.field(UNIT, pa.string())])
+    unique_columns(schema, field)
+    return Rows(schema, (_columns(batch, kept, schema) for batch in found.batches))
+
+
+def _beside_unit(schema: pa.Schema) -> list[int]:
+    """Positions of what was selected, and of UNIT at the end; `*` brings it along once more."""
+    last = len(schema) - 1
+    return [i for i, name in enumerate(schema.names) if i == last or name.lower() != UNIT]
+
+
+def _columns(batch: pa.RecordBatch, kept: Sequence[int], schema: pa.Schema) -> pa.RecordBatch:
+    return pa.RecordBatch.from_arrays([batch.column(i) for i in kept], schema=schema)
+
+
 def _quoted(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
@@ -83,20 +149,44 @@ def _unit_checked(batch: pa.RecordBatch, schema: pa.Schema, field: str) -> pa.Re
     return pa.RecordBatch.from_arrays(batch.columns, schema=schema)
 
 
-def _run(rows: Rows, statement: str, expressions: Expressions, field: str) -> Rows:
-    """Execute a statement batch by batch, once both locks are passed; row order is kept."""
+def _run(
+    rows: Rows,
+    statement: str,
+    expressions: Expressions,
+    field: str,
+    skipped: Skipped | None = None,
+    carried: str | None = None,
+) -> Rows:
+    """Execute a statement batch by batch, once both locks are passed; row order is kept.
+
+    Args:
+        skipped: counts rows on which it fails, which are left out; without it they are an error.
+        carried: the column that must be the statement's last expression and occur nowhere else.
+    """
     names = {*rows.schema.names, *expressions.aliases, *expressions.parameters}
     with ExitStack() as stack:
         session = stack.enter_context(LockedSession())
         # also alone, since the statement may embed it between parentheses
         for text in (f"SELECT {expressions.text}\nFROM {TABLE}", statement):
             check_reading(session.serialized(text), names, field)
+        if carried is not None:
+            check_carried(session.serialized(statement), carried, field)
         schema = _bound_schema(session, statement, rows.schema, field)
         opened = stack.pop_all()
+
+    def attempt(batch: pa.RecordBatch) -> pa.RecordBatch | None:
+        limit_s = LIMIT_S if batch.num_rows > 1 else LIMIT_S / 10
+        found = session.attempt(statement, pa.Table.from_batches([batch]), limit_s)
+        if found is None or found.num_rows != batch.num_rows:
+            return None
+        return _one_batch(found, schema)
 
     def results() -> Iterator[pa.RecordBatch]:
         with opened:
             for batch in rows.batches:
+                if skipped is not None:
+                    yield from sliced(surviving(batch, attempt, skipped))
+                    continue
                 found = session.run(statement, pa.Table.from_batches([batch]))
                 yield from (conform(part, schema) for part in found.to_batches())
 
@@ -108,6 +198,12 @@ def _run(rows: Rows, statement: str, expressions: Expressions, field: str) -> Ro
         )
 
     return Rows(schema, shielded(results(), failed))
+
+
+def _one_batch(found: pa.Table, schema: pa.Schema) -> pa.RecordBatch:
+    """A table of a batch's results; DuckDB gives columns in chunks."""
+    arrays = [column.combine_chunks() for column in found.columns]
+    return pa.RecordBatch.from_arrays(arrays, schema=schema)
 
 
 def _bound_schema(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -125,3 +126,76 @@ def test_shares_of_hits() -> None:
     assert means == pytest.approx([0.5, 0.0], abs=1e-5)
     assert std == pytest.approx(SILENT * math.sqrt(2) / 4 / 2)
     assert event == GaussianDpEvent(SILENT)
+
+
+def declared(n_present: int, noise: float, key: bytes = KEY, n_declared: int = 400) -> Any:
+    return release(
+        [scores(n_present, seed=3)],
+        None,
+        0,
+        loss_bound=6.0,
+        noise_multiplier=noise,
+        stream=SecureStream(key),
+        declared_units=n_declared,
+    ).scores[0]
+
+
+@pytest.mark.parametrize("present", [100, 400, 900])
+def test_means_are_over_who_is_there_whatever_was_declared(present: int) -> None:
+    """Divided by the declared number alone they would be drawn towards the middle."""
+    exact = scores(present, seed=3)
+    nats = (exact.nats_U / exact.tokens_U).clamp(max=6.0).mean()
+    found = declared(present, SILENT)
+    assert found.nats_per_token == pytest.approx(float(nats), abs=1e-4)
+    assert found.token_accuracy == pytest.approx(
+        float((exact.correct_U / exact.tokens_U).mean()), abs=1e-4
+    )
+
+
+def test_the_number_who_are_there_is_noised_and_paid_for() -> None:
+    """It is one more figure of the row, so that the bound on a row grows with it."""
+    clips = []
+
+    class Watched(module.GaussianStatistic):
+        def release(self, values_UK: torch.Tensor, stream: SecureStream) -> Any:
+            clips.append(self.l2_clip_norm)
+            assert float(values_UK.norm(dim=1).max()) <= self.l2_clip_norm * (1 + 1e-9)
+            assert self.n_units == 400
+            return super().release(values_UK, stream)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "GaussianStatistic", Watched)
+        declared(100, 1.0)
+    assert clips == [pytest.approx(math.sqrt(3))]
+
+
+def test_stated_noise_of_a_quotient_is_what_it_has() -> None:
+    found = [declared(300, 2.0, key(i)) for i in range(400)]
+    errors = np.array([each.token_accuracy for each in found])
+    stated = np.mean([each.accuracy_std for each in found])
+    assert errors.std() == pytest.approx(stated, rel=0.15)
+
+
+def key(number: int) -> bytes:
+    return number.to_bytes(32, "big")
+
+
+@pytest.mark.parametrize("noise", [SILENT, 2.0])
+def test_nobody_may_be_there(noise: float) -> None:
+    found = declared(0, noise)
+    assert 0 <= found.nats_per_token <= 6.0
+    assert 0 <= found.token_accuracy <= 1
+
+
+def test_the_cost_is_told_before_it_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[object] = []
+
+    def refuse(event: object) -> None:
+        told.append(event)
+        raise KeyError("no room")
+
+    monkeypatch.setattr(module.GaussianStatistic, "release", lambda *_: pytest.fail("it ran"))
+    settings: Any = {"loss_bound": 6.0, "noise_multiplier": 1.5, "stream": SecureStream(KEY)}
+    with pytest.raises(KeyError):
+        release([scores(9)], None, 0, **settings, before=refuse)
+    assert told == [GaussianDpEvent(1.5)]

@@ -46,7 +46,7 @@ def test_event_is_what_is_run() -> None:
 
 def test_samples_with_the_probability_that_is_accounted() -> None:
     stream = SecureStream(bytes(32))
-    sizes = [len(mechanism().sample(stream)) for _ in range(400)]
+    sizes = [len(mechanism().sample(stream, 100)) for _ in range(400)]
     assert sum(sizes) / 400 == pytest.approx(25, abs=1)
 
 

@@ -15,6 +15,7 @@ contributes zero: to drop it would make the number of records depend on private 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any, Protocol, TypeAlias, cast
@@ -26,6 +27,7 @@ from numpy.typing import NDArray
 from taciturn.engine.data.chat import ChatTokenizer, encode_messages
 from taciturn.engine.data.fields import Fields
 from taciturn.errors import RowError
+from taciturn.preparation.rows import Skipped
 
 _CHARACTERS_PER_CALL = 1 << 20
 
@@ -69,6 +71,30 @@ def encode_batch(
     for start, stop in _chunks(parts):
         chunk = [part[start:stop] for part in parts]
         yield _cut(encode(chunk, fields, tokenizer), max_tokens)
+
+
+def encode_what_can_be(
+    batch: pa.RecordBatch, fields: Fields, tokenizer: Tokenizer, max_tokens: int, skipped: Skipped
+) -> Iterator[EncodedRecords]:
+    """The same; a row that cannot be encoded becomes one token that is no target, and is counted.
+
+    So it contributes zero. Which rows those are depends on each row alone.
+    """
+    if not batch.num_rows:
+        return
+    found = None
+    with suppress(RowError):
+        found = list(encode_batch(batch, fields, tokenizer, max_tokens))
+    if found is not None:
+        yield from found
+    elif batch.num_rows == 1:
+        skipped.rows += 1
+        ids, targets = np.zeros(1, dtype=np.int32), np.zeros(1, dtype=np.bool_)
+        yield EncodedRecords(ids, targets, np.ones(1, dtype=np.int64))
+    else:
+        half = batch.num_rows // 2
+        for part in (batch.slice(0, half), batch.slice(half)):
+            yield from encode_what_can_be(part, fields, tokenizer, max_tokens, skipped)
 
 
 def _strings(column: pa.Array, name: str) -> list[str]:

@@ -14,6 +14,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.dataset
 
+from taciturn.engine.data.database import is_table, read_table
 from taciturn.engine.data.formats import read_files
 from taciturn.engine.data.jsonl import read_objects
 from taciturn.engine.data.location import locate
@@ -35,20 +36,24 @@ _KNOWN = (
 )
 
 
-def open_rows(data: object) -> Rows:
+def open_rows(data: object, *, empty: bool = False) -> Rows:
     """Open `data` as a stream of record batches of at most ROWS_PER_BATCH rows.
 
-    A list of strings becomes the column "text". CSV columns are all text.
+    A list of strings becomes the column "text". CSV columns are all text. With `empty`, data
+    without a row are not an error, as long as they have columns.
 
     Raises DataNotFoundError, MissingDependencyError, or DataError (nothing in it, damaged, or of a
     kind that cannot be read); no message quotes a row.
     """
     rows, shown = _opened(data)
     unique_columns(rows.schema, shown)
-    return not_empty(Rows(rows.schema, sliced(rows.batches)), shown)
+    opened = Rows(rows.schema, sliced(rows.batches))
+    return opened if empty else not_empty(opened, shown)
 
 
 def _opened(data: object) -> tuple[Rows, str]:
+    if isinstance(data, str) and is_table(data):
+        return read_table(data)
     if isinstance(data, str | os.PathLike):
         location = locate(os.fspath(data))
         return read_files(location), location.shown

@@ -19,15 +19,19 @@ from pathlib import Path
 import pyarrow as pa
 
 from taciturn.engine.data.bounding import FIRST, grouped, single_record_units
-from taciturn.engine.data.encoding import Tokenizer, encode_batch
+from taciturn.engine.data.declared import DeclaredRows, declared_records
+from taciturn.engine.data.encoding import Tokenizer, encode_batch, encode_what_can_be
 from taciturn.engine.data.fields import Fields, choose_fields, text_columns
 from taciturn.engine.data.planted import PlantedUnits, plant
 from taciturn.engine.data.source import open_rows
 from taciturn.engine.data.store import TokenizedDataset, TokenizedRecord, TokenWriter
 from taciturn.errors import OutputError
-from taciturn.preparation.rows import Rows
+from taciturn.preparation.rows import Rows, Skipped
 from taciturn.preparation.selection import selected, with_unit
 from taciturn.spec import DataSpec
+
+SKIPPED = "skipped.json"
+"""How many rows of DeclaredRows contribute nothing; private, as all in the folder."""
 
 __all__ = ["TokenizedDataset", "TokenizedRecord", "Tokenizer", "prepare"]
 
@@ -44,7 +48,7 @@ def prepare(
     """Tokenise `data` into `folder`, which appears complete or not at all.
 
     Args:
-        data: whatever `open_rows` takes.
+        data: whatever `open_rows` takes, or DeclaredRows.
         spec: how rows become records and records units; public.
         tokenizer: the model's own.
         max_tokens: tokens kept of a record; public.
@@ -60,7 +64,8 @@ def prepare(
     if max_tokens < 2:
         raise ValueError(f"max_tokens={max_tokens} must be at least 2; raise it")
     with _appearing_at_once(folder) as partial:
-        rows, fields = _records(data, spec)
+        skipped = Skipped()
+        rows, fields = _records(data, spec, skipped)
         if spec.privacy_unit is None:
             batches = single_record_units(rows)
         else:
@@ -68,19 +73,26 @@ def prepare(
             spill.mkdir(mode=0o700)
             batches = grouped(rows, spec.max_records_per_unit, seed, spill)
         with _writing(partial, _public(spec, max_tokens, seed)) as writer:
-            _write(batches, fields, tokenizer, max_tokens, writer)
+            if isinstance(data, DeclaredRows):
+                _write_what_can_be(batches, fields, tokenizer, max_tokens, writer, skipped)
+            else:
+                _write(batches, fields, tokenizer, max_tokens, writer)
             if planted is not None:
                 plant(planted, writer, fields.kind, tokenizer, max_tokens, partial)
         shutil.rmtree(partial / "spill", ignore_errors=True)
+        if isinstance(data, DeclaredRows):
+            (partial / SKIPPED).write_text(json.dumps({"rows": skipped.rows}))
     return TokenizedDataset.open(folder)
 
 
 def check_source(data: object, spec: DataSpec) -> None:
     """Raise what `prepare` would before it reads a row: no data, no such column, bad SQL."""
-    _records(data, spec)
+    _records(data, spec, Skipped())
 
 
-def _records(data: object, spec: DataSpec) -> tuple[Rows, Fields]:
+def _records(data: object, spec: DataSpec, skipped: Skipped) -> tuple[Rows, Fields]:
+    if isinstance(data, DeclaredRows):
+        return declared_records(data, spec, skipped)
     rows = open_rows(data)
     if spec.select is not None:
         rows = selected(rows, spec.select)
@@ -100,6 +112,23 @@ def _write(
     for batch in batches:
         first = batch.column(FIRST).to_numpy(zero_copy_only=False)
         for records in encode_batch(batch, fields, tokenizer, max_tokens):
+            count = len(records.lengths)
+            writer.add(records, first[:count])
+            first = first[count:]
+
+
+def _write_what_can_be(
+    batches: Iterator[pa.RecordBatch],
+    fields: Fields,
+    tokenizer: Tokenizer,
+    max_tokens: int,
+    writer: TokenWriter,
+    skipped: Skipped,
+) -> None:
+    """The same; a record that cannot be encoded stays, without a target, and contributes zero."""
+    for batch in batches:
+        first = batch.column(FIRST).to_numpy(zero_copy_only=False)
+        for records in encode_what_can_be(batch, fields, tokenizer, max_tokens, skipped):
             count = len(records.lengths)
             writer.add(records, first[:count])
             first = first[count:]

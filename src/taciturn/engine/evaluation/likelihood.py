@@ -97,6 +97,8 @@ def unit_sums(
     microbatch_tokens: int = 4096,
 ) -> Tensor:
     """What `score` says of every unit, in the order of `dataset`; float64 [K, U]."""
+    if not dataset.n_units:
+        return torch.zeros(3, 0, dtype=torch.float64)
     device = next(model.parameters()).device
     limits = BatchLimits(microbatch_tokens, units=1024, max_tokens=max_tokens)
     groups = microbatches(dataset, np.arange(dataset.n_units), limits)

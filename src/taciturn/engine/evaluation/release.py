@@ -10,7 +10,7 @@ Shapes: U units, M models, K clusters.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -61,32 +61,49 @@ def release(
     loss_bound: float,
     noise_multiplier: float,
     stream: SecureStream,
+    declared_units: int | None = None,
+    before: Callable[[DpEvent], None] = lambda event: None,
 ) -> Released:
     """Release the mean of every figure with the Gaussian mechanism.
 
     Guarantee: what `dp_event` says, under addition or removal of one unit, with the number of units
     public. A unit without predicted tokens, or with a figure that is not finite, counts as zero.
 
+    With `declared_units` that is the public number, and how many units there are is private: it is
+    a further figure of the same release, and means are over the noised number.
+
     Args:
         scores: per model, over the same units in the same order. Private.
         clusters_U: each unit's cluster in [0, n_clusters), or None. Private.
         n_clusters: K; public.
         loss_bound: nats per token above this count as this; public.
+        declared_units: the public number of units, where it is not how many there are.
+        before: is told what it will cost, before it runs.
     """
     rows = [figure for each in scores for figure in _figures(each, loss_bound)]
-    n_units = len(scores[0].nats_U)
+    if declared_units is not None:
+        rows.append(torch.ones(len(scores[0].nats_U), dtype=torch.float64))
+    n_units = declared_units or len(scores[0].nats_U)
     columns = [torch.stack(rows, dim=1)]
     if clusters_U is not None:
         columns.append(torch.nn.functional.one_hot(clusters_U, n_clusters).double())
     # Each figure lies in [-1, 1] and one cluster is 1: that bounds a row's norm.
     clip = math.sqrt(len(rows) + (clusters_U is not None))
     mechanism = GaussianStatistic(n_units, clip, noise_multiplier)
+    before(mechanism.dp_event)
     private = mechanism.release(torch.cat(columns, dim=1), stream)
-    std = private.noise_std / 2
-    pairs = zip(private.mean_K[: len(rows) : 2], private.mean_K[1 : len(rows) : 2], strict=True)
+    figures, std_of = list(private.mean_K[: 2 * len(scores)]), [private.noise_std] * len(rows)
+    if declared_units is not None:
+        there = private.mean_K[len(rows) - 1]
+        figures, std_of = _over_those_there(figures, there, private.noise_std)
     released = tuple(
-        ReleasedScore(loss_bound * _share(nats), _share(hits), loss_bound * std, std)
-        for nats, hits in pairs
+        ReleasedScore(
+            loss_bound * _share(figures[k]),
+            _share(figures[k + 1]),
+            loss_bound * std_of[k] / 2,
+            std_of[k + 1] / 2,
+        )
+        for k in range(0, len(figures), 2)
     )
     return Released(released, _distribution(private.mean_K[len(rows) :]), mechanism.dp_event)
 
@@ -112,6 +129,19 @@ def _figures(scores: UnitScores, loss_bound: float) -> tuple[Tensor, Tensor]:
 def _centred(share_U: Tensor) -> Tensor:
     """[0, 1] to [-1, 1], cut off outside: half the sensitivity, since the count is public."""
     return 2 * share_U.double().clamp(0.0, 1.0) - 1
+
+
+def _over_those_there(
+    totals: Sequence[float], there: float, noise_std: float
+) -> tuple[list[float], list[float]]:
+    """Means over the units that are there, and their noise (to first order): each is a quotient of
+    two noised sums per declared unit.
+
+    Where so few are there that the noise hides them, the divisor is the noise itself.
+    """
+    divisor = max(there, noise_std)
+    means = [total / divisor for total in totals]
+    return means, [noise_std / divisor * math.sqrt(1 + mean**2) for mean in means]
 
 
 def _share(mean: float) -> float:

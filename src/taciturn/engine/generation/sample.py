@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,10 +16,16 @@ from taciturn.spec import SampleSpec
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """One continuation of one prompt; `text` does not repeat the prompt."""
+    """One continuation of one prompt.
+
+    Attributes:
+        text: does not repeat the prompt.
+        tokens: written, the one that ends it included.
+    """
 
     prompt: str
     text: str
+    tokens: int = 0
 
 
 def sample(
@@ -43,14 +49,19 @@ def sample(
             output = model.generate(**inputs, **_options(spec, tokenizer))
             new = output[:, inputs["input_ids"].shape[1] :]
             texts = tokenizer.batch_decode(new, skip_special_tokens=True)
-            completions += [Completion(p, t) for p, t in zip(batch, texts, strict=True)]
+            counts = _written(new, tokenizer)
+            rows = zip(batch, texts, counts, strict=True)
+            completions += [Completion(*row) for row in rows]
     return completions
 
 
 def stream(
     model: Any, tokenizer: Any, prompt: str, spec: SampleSpec, context_length: int
-) -> Iterator[str]:
-    """One completion, piece by piece as it is written."""
+) -> Generator[str, None, int]:
+    """One completion, piece by piece as it is written.
+
+    The generator's value, once all is written, is the number of tokens.
+    """
     _check([prompt])
     inputs = _encode(tokenizer, [prompt], spec.max_new_tokens, context_length)
     inputs = {key: value.to(model.device) for key, value in inputs.items()}
@@ -59,11 +70,13 @@ def stream(
         torch.manual_seed(spec.seed)
     options = {**inputs, **_options(spec, tokenizer), "streamer": streamer}
     failure: list[BaseException] = []
+    written: list[int] = []
 
     def generate() -> None:
         try:
             with torch.no_grad():
-                model.generate(**options)
+                output = model.generate(**options)
+            written.append(output.shape[1] - inputs["input_ids"].shape[1])
         except BaseException as error:
             failure.append(error)
             streamer.end()
@@ -74,6 +87,15 @@ def stream(
     thread.join()
     if failure:
         raise failure[0]
+    return written[0]
+
+
+def _written(new_BT: torch.Tensor, tokenizer: Any) -> list[int]:
+    """Tokens of each row up to the first that ends it; what follows fills the batch up."""
+    if tokenizer.eos_token_id is None:
+        return [new_BT.shape[1]] * len(new_BT)
+    ends_BT = new_BT == tokenizer.eos_token_id
+    return [int(ends_T.nonzero()[0, 0]) + 1 if ends_T.any() else len(ends_T) for ends_T in ends_BT]
 
 
 def _check(prompts: Sequence[str]) -> None:

@@ -30,8 +30,10 @@ class DpSgdMechanism:
     whole units satisfies what `dp_event` says, under addition or removal of one unit.
 
     Attributes:
-        n_units: number of units; public.
-        expected_batch_size: expected units per step; public. The noised sum is divided by it.
+        n_units: number of units; public by policy. How many there really are is private: `sample`
+            is told, and nothing else depends on it.
+        expected_batch_size: expected units per step, if there are `n_units`; public. The noised sum
+            is divided by it.
         steps: logical steps planned.
         noise_multiplier: noise standard deviation over l2_clip_norm.
         l2_clip_norm: bound on one unit's contribution.
@@ -73,9 +75,17 @@ class DpSgdMechanism:
             steps=self.steps,
         )
 
-    def sample(self, stream: SecureStream) -> NDArray[np.int64]:
-        """One logical step's units. Private."""
-        return PoissonSampler(self.n_units, self.sampling_probability).draw(stream)
+    def sample(self, stream: SecureStream, n_present: int) -> NDArray[np.int64]:
+        """One logical step's units. Private.
+
+        Guarantee: each of the `n_present` units joins with `sampling_probability`, which follows
+        from public numbers alone. So adding a unit changes nothing about any other, whether or not
+        there are as many units as were declared.
+
+        Args:
+            n_present: how many units there really are; may be none. Private.
+        """
+        return PoissonSampler(self.sampling_probability).draw(stream, n_present)
 
     def clip_and_sum(
         self, parameters: Mapping[str, Tensor], microbatches: Iterable[PerUnitGradients]

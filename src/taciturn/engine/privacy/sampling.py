@@ -19,15 +19,16 @@ class PoissonSampler:
     may be empty, and its size is private.
     """
 
-    n_units: int
     sampling_probability: float
 
     def __post_init__(self) -> None:
-        if self.n_units < 1:
-            raise ValueError(f"n_units={self.n_units} must be at least 1")
         if not 0 < self.sampling_probability <= 1:
             raise ValueError(f"sampling_probability={self.sampling_probability} must lie in (0, 1]")
 
-    def draw(self, stream: SecureStream) -> NDArray[np.int64]:
-        """The indices of one step's units, ascending. Private."""
-        return np.flatnonzero(stream.bernoulli(self.n_units, self.sampling_probability))
+    def draw(self, stream: SecureStream, n_present: int) -> NDArray[np.int64]:
+        """The indices of one step's units, ascending. Private.
+
+        Args:
+            n_present: how many units there are. Private: another number is public by policy.
+        """
+        return np.flatnonzero(stream.bernoulli(n_present, self.sampling_probability))

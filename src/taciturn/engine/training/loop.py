@@ -96,6 +96,21 @@ class EpsilonCurve:
 
 
 @dataclass(frozen=True, slots=True)
+class Blocks:
+    """Steps run in blocks, and none before it is allowed: a gateway's ledger charges it first.
+
+    A checkpoint is written before each block, so a crash costs at most one block's charge more.
+
+    Attributes:
+        size: steps of a block; public.
+        allow: called with a block's first step and its number of steps; returns when they may run.
+    """
+
+    size: int
+    allow: Callable[[int, int], None]
+
+
+@dataclass(frozen=True, slots=True)
 class Run:
     """One training run: what is trained, on what, and where its private state is kept."""
 
@@ -109,6 +124,7 @@ class Run:
     on_progress: Callable[[Progress], None]
     on_private_metrics: Callable[[PrivateMetrics], None]
     ranks: Ranks = ALONE
+    blocks: Blocks | None = None
 
 
 def train(run: Run, *, resume: bool) -> TrainingState:
@@ -126,10 +142,15 @@ def train(run: Run, *, resume: bool) -> TrainingState:
     if resume:
         with together(run.ranks):
             state.restore(own_rows(store.load(identity), state.parameters, run.ranks))
+    elif run.blocks is not None:
+        _save(run, state, store, identity)
     step = _stepper(run, state, journal)
     clock = _Clock(state.step, run.plan.steps, EpsilonCurve.of(run.plan))
     with deferred_interrupt() as interrupt:
+        allowed = state.step
         while state.step < run.plan.steps:
+            if state.step == allowed:
+                allowed += _next_block(run, allowed)
             counts = step()
             stopped = any_process(run.ranks, interrupt.raised)
             last = state.step == run.plan.steps
@@ -137,12 +158,25 @@ def train(run: Run, *, resume: bool) -> TrainingState:
                 if run.ranks.first:
                     journal.write({"step": state.step})
                     _report(run, state.step, counts, clock)
-            if last or stopped or state.step % run.checkpoint_every == 0:
+            due = run.blocks is None and state.step % run.checkpoint_every == 0
+            if last or stopped or due or (run.blocks is not None and state.step == allowed):
                 _save(run, state, store, identity)
             if stopped and not last:
                 raise Interrupted(state.step, run.plan.steps)
     state.finish()
     return state
+
+
+def _next_block(run: Run, first: int) -> int:
+    """How many steps may run now; all of them, where nobody has to be asked."""
+    left = run.plan.steps - first
+    if run.blocks is None:
+        return left
+    count = min(run.blocks.size, left)
+    with together(run.ranks):
+        if run.ranks.first:
+            run.blocks.allow(first, count)
+    return count
 
 
 def _save(
@@ -169,7 +203,7 @@ def _identity(run: Run) -> dict[str, Any]:
 def _stepper(run: Run, state: TrainingState, journal: Journal) -> Callable[[], ClipCounts]:
     limits = _limits(run, state)
     if run.plan.privacy is None:
-        order = _EpochOrder(run.plan)
+        order = _EpochOrder(run.plan, run.dataset.n_units)
         return lambda: ordinary_step(
             run.loss, run.dataset, order.at(state.step), state, limits, run.ranks
         )
@@ -200,13 +234,14 @@ def _limits(run: Run, state: TrainingState) -> BatchLimits:
 class _EpochOrder:
     """Shuffled epochs for ordinary training; never used in a private run (PITFALLS 3)."""
 
-    def __init__(self, plan: TrainingPlan) -> None:
-        self._n_units, self._batch_size = plan.n_units, plan.batch_size
+    def __init__(self, plan: TrainingPlan, n_units: int) -> None:
+        """`n_units` are there, whatever was declared; the plan says how many steps there are."""
+        self._n_units, self._batch_size = n_units, plan.batch_size
         self._seed = plan.adapter.seed
 
     def at(self, step: int) -> NDArray[np.int64]:
         """The units of one step."""
-        per_epoch = -(-self._n_units // self._batch_size)
+        per_epoch = max(1, -(-self._n_units // self._batch_size))
         epoch, position = divmod(step, per_epoch)
         generator = torch.Generator().manual_seed(self._seed * 1_000_003 + epoch)
         order = torch.randperm(self._n_units, generator=generator).numpy()

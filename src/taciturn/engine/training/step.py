@@ -53,7 +53,7 @@ def private_step(
     Returns:
         Private counts for the owner's eyes; nothing of the update depends on them.
     """
-    drawn = mechanism.sample(streams.sampling) if ranks.first else None
+    drawn = mechanism.sample(streams.sampling, dataset.n_units) if ranks.first else None
     units = ranks.deal(drawn, lambda unit: sum(dataset.lengths(unit)))
     with failing_together(loss, ranks):
         idle = partial(per_example_gradients, form=form)
@@ -93,6 +93,6 @@ def ordinary_step(
     everybody = ranks.numbers([loss_sum, n_records])
     loss_sum, all_records = (sum(column) for column in zip(*everybody, strict=True))
     sums = take_gradients(state.parameters, ranks)
-    torch._foreach_div_(list(sums.values()), float(all_records))
+    torch._foreach_div_(list(sums.values()), max(1.0, float(all_records)))
     state.apply_without_privacy(sums)
     return ClipCounts(n_units=int(all_records), loss_sum=loss_sum)

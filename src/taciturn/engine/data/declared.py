@@ -1,0 +1,73 @@
+"""Rows that somebody else prepares: the owner says what a unit is, a practitioner what is selected.
+
+    source -> the owner's unit, on the rows as they are -> side -> select -> text
+
+Two things differ from one's own rows. The unit is computed before `select`, which never sees it.
+And a row that cannot be used contributes nothing, instead of stopping the job: whether a row fails
+is a fact about it, which a practitioner could ask for, one job after the other.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from taciturn.engine.data.fields import Fields, choose_fields, text_columns
+from taciturn.engine.data.source import open_rows
+from taciturn.engine.data.split import Split
+from taciturn.errors import RowError, SpecError
+from taciturn.preparation.rows import Rows, Skipped, sliced, surviving
+from taciturn.preparation.selection import selected_beside_unit, with_owners_unit
+from taciturn.spec import DataSpec
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class DeclaredRows:
+    """Rows of a registered data set.
+
+    Attributes:
+        source: what `open_rows` takes.
+        n_units: how many units there are, as the owner declared: public, whatever is there.
+        split: the side that is used; all of it without.
+    """
+
+    source: object
+    n_units: int
+    split: Split | None = None
+
+
+def declared_records(data: DeclaredRows, spec: DataSpec, skipped: Skipped) -> tuple[Rows, Fields]:
+    """The records of `data`, with UNIT; there may be none.
+
+    Args:
+        spec: `privacy_unit` is the owner's expression over the source's columns.
+        skipped: counts the rows that contribute nothing.
+
+    Raises:
+        DataError: any of its kinds, about the source, its columns and the SQL; never about a row.
+    """
+    if spec.privacy_unit is None:
+        raise SpecError("rows of a registered data set need privacy_unit: what its owner protects")
+    rows = with_owners_unit(open_rows(data.source, empty=True), spec.privacy_unit, skipped)
+    if data.split is not None:
+        rows = data.split.kept(rows)
+    if spec.select is not None:
+        rows = selected_beside_unit(rows, spec.select, skipped)
+    fields = choose_fields(rows.schema, spec)
+    return _texts(rows, fields, skipped), fields
+
+
+def _texts(rows: Rows, fields: Fields, skipped: Skipped) -> Rows:
+    """The rows that have text in every field."""
+
+    def attempt(batch: pa.RecordBatch) -> pa.RecordBatch | None:
+        try:
+            (found,) = text_columns(Rows(rows.schema, iter([batch])), fields).batches
+        except RowError:
+            return None
+        return found
+
+    schema = text_columns(Rows(rows.schema, iter(())), fields).schema
+    found = (part for batch in rows.batches for part in surviving(batch, attempt, skipped))
+    return Rows(schema, sliced(found))

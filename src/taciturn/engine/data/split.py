@@ -1,0 +1,52 @@
+"""One side of a data set, split by unit: which side a unit is on depends on its name and a key."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from dataclasses import dataclass, field
+from typing import Literal
+
+import pyarrow as pa
+
+from taciturn.preparation.rows import Rows
+from taciturn.preparation.selection import UNIT
+
+_HASHES = 2**64
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """The units of one side: about `test_share` of all are `test`, the others `train`.
+
+    Guarantee: the side of a unit depends on its own name, the share and the key. Adding or removing
+    a unit moves no other one; the same share and key always give the same sides; a larger share
+    keeps on the test side whoever was there. Without the key nobody can tell a unit's side.
+
+    Attributes:
+        key: secret.
+    """
+
+    key: bytes = field(repr=False)
+    side: Literal["train", "test"]
+    test_share: float
+
+    def __post_init__(self) -> None:
+        if not 0 < self.test_share < 1:
+            raise ValueError(f"test_share={self.test_share} must lie in (0, 1)")
+        if len(self.key) < 16:
+            raise ValueError(f"the split key has {len(self.key)} bytes; it needs at least 16")
+
+    def holds(self, unit: str) -> bool:
+        """Whether the unit is on this side."""
+        digest = hmac.digest(self.key, unit.encode(), hashlib.sha256)
+        is_test = int.from_bytes(digest[:8]) < self.test_share * _HASHES
+        return is_test == (self.side == "test")
+
+    def kept(self, rows: Rows) -> Rows:
+        """The rows, which have the column UNIT, whose unit is on this side."""
+        return Rows(rows.schema, (self._filtered(batch) for batch in rows.batches))
+
+    def _filtered(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        units = batch.column(batch.schema.get_field_index(UNIT))
+        return batch.filter(pa.array([self.holds(unit) for unit in units.to_pylist()], pa.bool_()))

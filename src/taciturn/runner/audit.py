@@ -1,0 +1,47 @@
+"""A fitted model attacked through its canaries, which the fit's workspace has kept."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from taciturn import audit as auditing
+from taciturn.errors import GuaranteeError
+from taciturn.figures import ReleasedDownstream, ReleasedEvaluation
+from taciturn.report import PrivateStep
+from taciturn.runner.task import Task
+from taciturn.runner.workspace import canary_folders
+from taciturn.spec import AuditSpec
+from taciturn.wire.events import Stage
+from taciturn.wire.jobs import RemoteAudit
+
+
+@dataclass(frozen=True, slots=True)
+class _NothingToCharge:
+    """An audit costs nothing; whoever would charge for it is mistaken."""
+
+    def check(self, unit: str) -> None:
+        """See assessment.Ledger."""
+        raise GuaranteeError("an audit asks for nothing that costs")
+
+    def charge(self, step: PrivateStep, fingerprint: str) -> None:
+        """See assessment.Ledger."""
+        raise GuaranteeError("an audit charges nothing")
+
+    def keep(self, found: ReleasedEvaluation | ReleasedDownstream) -> None:
+        """See assessment.Ledger."""
+
+
+def run(task: Task, request: RemoteAudit) -> None:
+    """Guess which canaries were in, and release what that proves."""
+    model = task.fitted()
+    expected = auditing.check_canaries(model.report, request.confidence)
+    folders = list(canary_folders(task.root, expected.commitment))
+    planted = auditing.find_canaries(expected, folders)
+    task.stage(Stage.SCORING)
+    subject = model.subject(_NothingToCharge())
+    spec = AuditSpec(confidence=request.confidence)
+    found = auditing.audit(subject, model.report, planted, spec)
+    path = task.workspace.made("results") / "audit.json"
+    path.write_text(found.model_dump_json(indent=2) + "\n")
+    task.stage(Stage.RELEASING)
+    task.door.file(path)

@@ -1,0 +1,32 @@
+"""The rows of a job: where they are, the owner's unit, and the side of the split."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+from taciturn.engine.data.declared import DeclaredRows
+from taciturn.engine.data.split import Split
+from taciturn.errors import SpecError
+from taciturn.spec import DataSpec
+from taciturn.wire.jobs import DataRef
+from taciturn.wire.worker import SourceRef
+
+S = TypeVar("S", bound=DataSpec)
+
+
+def declared(source: SourceRef | None, data: DataRef, n_units: int) -> DeclaredRows:
+    """The rows that `data` means; raises SpecError if the gateway has not said where they are."""
+    if source is None:
+        raise SpecError("the job has data, and its assignment has no source")
+    part = data.part
+    split = None
+    if part is not None:
+        split = Split(bytes.fromhex(source.split_key), part.side, part.test_share)
+    return DeclaredRows(source.source, n_units, split)
+
+
+def with_owners_terms(spec: S, source: SourceRef | None, data: DataRef) -> S:
+    """The spec with the owner's unit and the practitioner's selection, which it cannot name."""
+    if source is None:
+        raise SpecError("the job has data, and its assignment has no source")
+    return spec.model_copy(update={"privacy_unit": source.unit, "select": data.select})

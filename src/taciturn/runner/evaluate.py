@@ -1,0 +1,65 @@
+"""A fitted model judged: on public texts exactly, on a part of a dataset with paid noise."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from taciturn import assessment
+from taciturn.assessment import Budget
+from taciturn.errors import SpecError
+from taciturn.figures import ReleasedDownstream, ReleasedEvaluation
+from taciturn.report import PrivateStep
+from taciturn.runner.data import declared, with_owners_terms
+from taciturn.runner.task import Task
+from taciturn.wire.events import Stage
+from taciturn.wire.jobs import DataRef, RemoteEvaluate
+
+
+@dataclass(slots=True)
+class _GatewaysLedger:
+    """Charges the one release of a job, and keeps what may be shown."""
+
+    task: Task
+    found: ReleasedEvaluation | None = field(default=None)
+
+    def check(self, unit: str) -> None:
+        """Nothing to refuse here: the gateway has reserved it, under the dataset's own unit."""
+
+    def charge(self, step: PrivateStep, fingerprint: str) -> None:
+        """Called before the noise is drawn."""
+        self.task.charge(0, 1)
+
+    def keep(self, found: ReleasedEvaluation | ReleasedDownstream) -> None:
+        """The figures that leave; there are none of another type."""
+        if isinstance(found, ReleasedEvaluation):
+            self.found = found
+
+
+def run(task: Task, request: RemoteEvaluate) -> None:
+    """Judge, and release the figures."""
+    model = task.fitted()
+    ledger = _GatewaysLedger(task)
+    task.stage(Stage.SCORING)
+    if request.data is None:
+        texts = list(request.public_texts)
+        assessment.evaluate(model.subject(ledger), texts, request.evaluate_spec(), None)
+    else:
+        _private(task, request, request.data, model.subject(ledger))
+    if ledger.found is None:
+        raise SpecError("the evaluation has no figure that may be shown")
+    path = task.workspace.made("results") / "evaluation.json"
+    path.write_text(ledger.found.model_dump_json(indent=2) + "\n")
+    task.stage(Stage.RELEASING)
+    task.door.file(path)
+
+
+def _private(
+    task: Task, request: RemoteEvaluate, data: DataRef, subject: assessment.Subject
+) -> None:
+    source, plan = task.assignment.source, task.assignment.release
+    if plan is None:
+        raise SpecError("the evaluation is private, and its assignment has no release")
+    rows = declared(source, data, plan.n_units)
+    spec = with_owners_terms(request.evaluate_spec(), source, data)
+    budget = Budget(plan.epsilon, plan.delta, plan.noise_multiplier)
+    assessment.evaluate(subject, rows, spec, None, budget)

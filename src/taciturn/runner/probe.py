@@ -1,0 +1,27 @@
+"""A look at a dataset, for its owner: it can be read, and every row names its unit."""
+
+from __future__ import annotations
+
+from taciturn.engine.data.source import open_rows
+from taciturn.errors import SpecError
+from taciturn.preparation.selection import with_unit
+from taciturn.runner.files import SchemaFile
+from taciturn.runner.task import Task
+from taciturn.wire.datasets import ColumnView
+from taciturn.wire.events import Stage
+from taciturn.wire.jobs import RemoteProbe
+
+
+def run(task: Task, request: RemoteProbe) -> None:
+    """Read all rows once, and release the names and types of columns."""
+    source = task.assignment.source
+    if source is None:
+        raise SpecError("the job is a probe, and its assignment has no source")
+    task.stage(Stage.READING)
+    rows = open_rows(source.source)
+    columns = tuple(ColumnView(name=field.name, type=str(field.type)) for field in rows.schema)
+    for _ in with_unit(rows, source.unit, []).batches:
+        task.pulse.check()
+    path = task.workspace.made("results") / "schema.json"
+    path.write_text(SchemaFile(columns=columns).model_dump_json())
+    task.door.file(path)

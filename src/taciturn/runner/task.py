@@ -1,0 +1,49 @@
+"""What every kind of job is given."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from taciturn.runner.client import GatewayClient
+from taciturn.runner.door import Door
+from taciturn.runner.models import FittedModel, open_model
+from taciturn.runner.pulse import Pulse
+from taciturn.runner.workspace import Workspace
+from taciturn.wire.events import Stage
+from taciturn.wire.worker import Assignment
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Task:
+    """One job, and the way out.
+
+    Attributes:
+        root: of all jobs' folders.
+        model: one that an earlier job of this process has opened.
+    """
+
+    assignment: Assignment
+    client: GatewayClient
+    door: Door
+    pulse: Pulse
+    workspace: Workspace
+    root: Path
+    model: FittedModel | None = None
+
+    def stage(self, stage: Stage) -> None:
+        """Say that something begins, unless the work must stop."""
+        self.pulse.check()
+        self.door.stage(stage)
+
+    def fitted(self) -> FittedModel:
+        """The fitted model that the job needs."""
+        if self.model is not None and self.model.id == self.assignment.model:
+            return self.model
+        self.stage(Stage.LOADING)
+        return open_model(self.client, self.assignment, self.workspace.made("model"))
+
+    def charge(self, first_step: int, steps: int) -> None:
+        """Returns once the steps may run."""
+        self.pulse.check()
+        self.client.charge(first_step, steps)

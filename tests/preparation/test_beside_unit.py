@@ -1,0 +1,201 @@
+"""The owner's unit stands beside what a practitioner selects: computed first, out of reach."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from taciturn.errors import DataError, PreparationError, TaciturnError
+from taciturn.preparation import selection
+from taciturn.preparation.rows import Rows, Skipped
+from taciturn.preparation.selection import UNIT, selected_beside_unit, with_owners_unit
+from taciturn.preparation.session import LockedSession
+
+OWNERS = "split_part(id, '_', 1)"
+NOTES = [{"id": f"p{i % 3}_{i}", "text": f"note {i}", "n": str(i)} for i in range(12)]
+
+
+def stream(rows: list[dict[str, Any]], schema: pa.Schema | None = None) -> Rows:
+    table = pa.Table.from_pylist(rows, schema)
+    return Rows(table.schema, iter(table.to_batches(max_chunksize=5)))
+
+
+def prepared(
+    select: str, rows: list[dict[str, Any]] = NOTES, skipped: Skipped | None = None
+) -> pa.Table:
+    skipped = skipped or Skipped()
+    found = selected_beside_unit(with_owners_unit(stream(rows), OWNERS, skipped), select, skipped)
+    return pa.Table.from_batches(list(found.batches), found.schema)
+
+
+@pytest.mark.parametrize(
+    "select",
+    [
+        "text",
+        "*",
+        "*, upper(text) AS loud",
+        "md5(id || text) AS id, text",
+        "'one' AS id, text",
+        "text -- and a comment",
+        "text, n AS split_part",
+    ],
+)
+def test_no_selection_changes_the_unit(select: str) -> None:
+    found = prepared(select)
+    assert found.column(UNIT).to_pylist() == [f"p{i % 3}" for i in range(12)]
+    assert found.schema.names.count(UNIT) == 1
+    assert found.schema.names[-1] == UNIT
+
+
+@pytest.mark.parametrize(
+    "select",
+    [
+        UNIT,
+        f"{UNIT} AS text",
+        f"'x' AS {UNIT}, text",
+        f"'x' AS {UNIT.upper()}, text",
+        f'"{UNIT}" || text AS text',
+        f"upper({UNIT.upper()}) AS text",
+        f"struct_pack({UNIT} := text) AS text",
+        f"* EXCLUDE ({UNIT})",
+        f"* REPLACE ('x' AS {UNIT})",
+        f"* RENAME ({UNIT} AS other)",
+        "COLUMNS('.*')",
+        "rows_of_this_batch AS text",
+        "to_json(rows_of_this_batch) AS text",
+        "rows_of_this_batch.*",
+        f"list_transform([1], lambda x: {UNIT}) AS text",
+        f"list_transform([1], lambda {UNIT}: 1) AS text",
+        f"{UNIT}: 'x', text",
+        f"text, text AS a, a AS {UNIT}",
+    ],
+)
+def test_no_selection_reads_or_makes_the_unit(select: str) -> None:
+    with pytest.raises(TaciturnError):
+        prepared(select)
+
+
+def test_data_with_a_column_of_the_name_are_refused() -> None:
+    rows = [{"id": "p1_1", UNIT.upper(): "p2", "text": "x"}]
+    with pytest.raises(DataError, match="name that is taken"):
+        with_owners_unit(stream(rows), OWNERS, Skipped())
+
+
+def test_rows_that_fail_are_left_out_and_counted() -> None:
+    skipped = Skipped()
+    rows = [*NOTES, {"id": "p9_1", "text": "x", "n": "many"}, {"id": "p9_2", "text": "y", "n": "3"}]
+    found = prepared("text, CAST(n AS INTEGER) AS n", rows, skipped)
+    assert found.num_rows == 13
+    assert found.column(UNIT).to_pylist().count("p9") == 1
+    assert skipped.rows == 1
+
+
+@pytest.mark.parametrize("missing", [None, "", " ", "nan", "NULL_3", "none"])
+def test_rows_without_a_unit_are_left_out_and_counted(missing: str | None) -> None:
+    skipped = Skipped()
+    rows = [{"id": missing, "text": "whose?", "n": "1"}, *NOTES]
+    assert prepared("text", rows, skipped).num_rows == 12
+    assert skipped.rows == 1
+
+
+@settings(max_examples=8)
+@given(st.lists(st.sampled_from(["1", "2", "x", ""]), max_size=40), st.integers(0, 39))
+def test_a_row_moves_no_other_row(values: list[str], dropped: int) -> None:
+    """Neighbours: what is made of the others is the same with and without one unit's rows."""
+    rows = [{"id": f"p{i}_0", "text": value, "n": value} for i, value in enumerate(values)]
+    schema = pa.schema([(name, pa.string()) for name in ("id", "text", "n")])
+
+    def made(given: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        skipped = Skipped()
+        unit = with_owners_unit(stream(given, schema), OWNERS, skipped)
+        found = selected_beside_unit(unit, "CAST(n AS INTEGER) AS n", skipped)
+        return [row for batch in found.batches for row in batch.to_pylist()]
+
+    without = [row for row in rows if row["id"] != f"p{dropped}_0"]
+    assert [row for row in made(rows) if row[UNIT] != f"p{dropped}"] == made(without)
+
+
+def test_a_row_that_breaks_duckdb_takes_no_other_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An internal error leaves a connection that refuses everything; the next row gets another."""
+    opened = []
+    real = LockedSession._open
+
+    def counted(session: LockedSession) -> None:
+        real(session)
+        opened.append(session)
+        connection = session._connection
+
+        class Broken:
+            def __getattr__(self, name: str) -> Any:
+                return getattr(connection, name)
+
+            def sql(self, statement: str) -> Any:
+                found = connection.sql(statement)
+                if "note 7" in str(found.fetchall()):
+                    self.sql = self._refuse  # type: ignore[method-assign]
+                    raise duckdb.FatalException("note 7 broke it")
+                return found
+
+            def _refuse(self, statement: str) -> Any:
+                raise duckdb.FatalException("the database has been invalidated")
+
+        session._connection = Broken()  # type: ignore[assignment]
+
+    monkeypatch.setattr(LockedSession, "_open", counted)
+    skipped = Skipped()
+    found = selected_beside_unit(
+        with_owners_unit(stream(NOTES[:7]), OWNERS, skipped), "text", skipped
+    )
+    assert pa.Table.from_batches(list(found.batches)).num_rows == 7
+    unit = [{**note, UNIT: "p"} for note in NOTES]
+    skipped = Skipped()
+    found = selected_beside_unit(stream(unit), "text", skipped)
+    assert pa.Table.from_batches(list(found.batches)).num_rows == 11
+    assert skipped.rows == 1
+
+
+def test_a_row_that_takes_too_long_takes_no_other_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(selection, "LIMIT_S", 1.0)
+    slow = {"id": "p5_1", "text": "a" * 3000, "n": "9"}
+    explode = (
+        "CASE WHEN n = '9' THEN len(list_filter(string_split(text, ''), lambda x: "
+        "len(list_filter(string_split(text, ''), lambda y: "
+        "len(list_filter(string_split(text, ''), lambda z: z = x OR y = z)) > 1)) > 1)) "
+        "ELSE 0 END AS n, text"
+    )
+    skipped = Skipped()
+    rows = [note for note in NOTES if note["n"] != "9"]
+    assert prepared(explode, [*rows, slow], skipped).num_rows == 11
+    assert skipped.rows == 1
+
+
+# What a practitioner could do if the unit were computed after the selection, as it is for one's own
+# rows: the checks above must see it.
+
+
+def _selection_first(select: str, rows: list[dict[str, Any]]) -> list[str]:
+    chosen = selection.selected(stream(rows), select)
+    found = selection.with_unit(chosen, OWNERS, [])
+    return [unit for batch in found.batches for unit in batch.column(0).to_pylist()]
+
+
+def test_mutant_that_selects_first_has_other_units() -> None:
+    made = _selection_first("md5(id || text) AS id, text", NOTES)
+    assert len(set(made)) == 12
+    assert len(set(prepared("md5(id || text) AS id, text").column(UNIT).to_pylist())) == 3
+
+
+def test_mutant_without_the_second_lock_reads_the_unit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """DuckDB's reading is checked by itself, whatever sqlglot has read."""
+    monkeypatch.setattr(
+        selection, "check_list", lambda text, columns: selection.Expressions(text, (), ())
+    )
+    with pytest.raises(PreparationError):
+        prepared(f"{UNIT} AS text")
+    monkeypatch.setattr(selection, "check_carried", lambda *_: None)
+    assert prepared(f"{UNIT} AS text").column("text").to_pylist()[0] == "p0"

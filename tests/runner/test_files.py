@@ -1,0 +1,164 @@
+"""Only files of the list leave, and only with what a file of their name holds."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import struct
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from runner.fake_gateway import FakeGateway
+from runner.jobs import facts, fit_job, notes, request, source, write
+from taciturn.runner.files import NotReleasableError, check
+from taciturn.runner.job import Runner
+from taciturn.wire.artifacts import ALLOWED
+from taciturn.wire.jobs import JobKind
+
+
+@pytest.fixture(scope="module")
+def released(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The files of a fit."""
+    folder = tmp_path_factory.mktemp("released")
+    rows = source(write(notes(), folder / "notes.jsonl"))
+    known = facts(str(tiny_llama))
+    gateway = FakeGateway(fit_job(request(known.name), known, rows))
+    Runner(folder / "root").run(gateway.client())
+    assert gateway.outcome.succeeded, gateway.incidents
+    out = folder / "files"
+    out.mkdir()
+    for name, content in gateway.files.items():
+        (out / name).write_bytes(content)
+    return out
+
+
+@pytest.fixture
+def files(released: Path, tmp_path: Path) -> Path:
+    """A copy, to be spoiled."""
+    return Path(shutil.copytree(released, tmp_path / "files"))
+
+
+def refused(path: Path, kind: JobKind = JobKind.FIT, forbidden: tuple[str, ...] = ()) -> str:
+    with pytest.raises(NotReleasableError) as caught:
+        check(kind, path, forbidden)
+    return str(caught.value)
+
+
+def test_what_a_fit_releases_may_leave(files: Path) -> None:
+    for path in files.iterdir():
+        check(JobKind.FIT, path, (str(files.parent),))
+
+
+@pytest.mark.parametrize("kind", JobKind)
+@pytest.mark.parametrize("name", ["metrics.jsonl", "journal.jsonl", "canaries.json", "../x", ".x"])
+def test_other_names_stay(kind: JobKind, name: str, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    path = tmp_path / "in" / name
+    path.write_text("{}")
+    assert "is not a file that a job" in refused(path, kind)
+
+
+def test_files_of_one_kind_of_job_do_not_leave_another(files: Path) -> None:
+    refused(files / "adapter_model.safetensors", JobKind.PROBE)
+
+
+def test_links_stay(files: Path, tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("{}")
+    (files / "config.json").symlink_to(tmp_path / "secret")
+    assert "plain file" in refused(files / "config.json")
+
+
+def test_larger_files_stay(files: Path) -> None:
+    with (files / "README.md").open("ab") as file:
+        file.truncate(ALLOWED[JobKind.FIT]["README.md"] + 1)
+    assert "larger" in refused(files / "README.md")
+
+
+def test_report_with_a_further_field_stays(files: Path) -> None:
+    path = files / "privacy_report.json"
+    fields = json.loads(path.read_text())
+    path.write_text(json.dumps({**fields, "training_loss": 3.2}))
+    assert "does not hold" in refused(path)
+    fields["libraries"] = {"row": 5}
+    path.write_text(json.dumps(fields))
+    refused(path)
+
+
+@pytest.mark.parametrize("name", ["README.md", "report.html"])
+def test_words_that_are_not_the_reports_own_stay(name: str, files: Path) -> None:
+    path = files / name
+    path.write_text(path.read_text() + "\n<!-- 733 rows -->\n")
+    refused(path)
+
+
+def test_paths_of_the_worker_stay(files: Path) -> None:
+    path = files / "adapter_config.json"
+    path.write_text(json.dumps({"base_model_name_or_path": "/work/space/job_1/model"}))
+    check(JobKind.FIT, path)
+    assert "folder of this worker" in refused(path, forbidden=("/work/space/job_1",))
+
+
+def test_tensors_with_metadata_stay(files: Path) -> None:
+    path = files / "adapter_model.safetensors"
+    save_file({"w": torch.ones(2)}, path, metadata={"format": "pt", "row": "François"})
+    assert "metadata" in refused(path)
+
+
+def test_tensors_with_bytes_of_nobody_stay(files: Path) -> None:
+    path = files / "adapter_model.safetensors"
+    path.write_bytes(path.read_bytes() + "François".encode())
+    assert "no tensor" in refused(path)
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        {},
+        {"w": {"dtype": "F32", "shape": [1], "data_offsets": [4, 8]}},
+        {"w": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4], "note": "x"}},
+        {"w": {"dtype": "TEXT", "shape": [1], "data_offsets": [0, 4]}},
+        {"a row": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}},
+        {"w": "x"},
+        [],
+    ],
+)
+def test_headers_that_are_none_stay(header: object, files: Path) -> None:
+    path = files / "adapter_model.safetensors"
+    text = json.dumps(header).encode()
+    path.write_bytes(struct.pack("<Q", len(text)) + text + bytes(4))
+    refused(path)
+
+
+def test_samples_have_their_lines_only(tmp_path: Path) -> None:
+    path = tmp_path / "samples.jsonl"
+    path.write_text('{"prompt": "a", "text": "b"}\n')
+    check(JobKind.SAMPLE, path)
+    path.write_text('{"prompt": "a", "text": "b", "nearest_row": "c"}\n')
+    refused(path, JobKind.SAMPLE)
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        pa.table({"text": ["a"], "row": ["b"]}),
+        pa.table({"text": [1]}),
+        pa.table({"text": ["a"]}).replace_schema_metadata({"rows": "733"}),
+    ],
+)
+def test_synthetic_files_have_their_columns_only(table: pa.Table, tmp_path: Path) -> None:
+    path = tmp_path / "synthetic.parquet"
+    pq.write_table(pa.table({"text": ["a"]}), path)
+    check(JobKind.SYNTHESIZE, path)
+    pq.write_table(table, path)
+    refused(path, JobKind.SYNTHESIZE)
+
+
+def test_every_file_of_the_list_has_a_check() -> None:
+    from taciturn.runner.files import _CHECKS
+
+    assert set(_CHECKS) == {name for kind in JobKind for name in ALLOWED[kind]}

@@ -1,0 +1,80 @@
+"""The worker as a process: what it is told, where it prints, and what it leaves of its secrets."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from taciturn.errors import OutputError, SpecError
+from taciturn.runner.settings import Settings
+from taciturn.runner.workspace import Workspace
+
+TOLD = {
+    "TACITURN_GATEWAY_URL": "http://127.0.0.1:9",
+    "TACITURN_JOB": "job_1",
+    "TACITURN_JOB_TOKEN": "s3cret",
+    "TACITURN_WORKSPACE": "/nowhere",
+}
+
+
+@pytest.mark.parametrize("name", TOLD)
+def test_what_is_missing_is_named(name: str) -> None:
+    with pytest.raises(SpecError, match=name) as caught:
+        Settings.of({key: value for key, value in TOLD.items() if key != name})
+    assert "s3cret" not in str(caught.value)
+
+
+def test_the_token_is_shown_nowhere() -> None:
+    assert "s3cret" not in repr(Settings.of(TOLD))
+
+
+def test_a_worker_without_its_settings_says_so() -> None:
+    environment = {key: value for key, value in os.environ.items() if key not in TOLD}
+    done = subprocess.run(
+        [sys.executable, "-m", "taciturn.runner"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "TACITURN_GATEWAY_URL" in done.stderr
+
+
+@pytest.mark.parametrize("job", ["", ".", "..", "../other", "a/b", "x" * 200])
+def test_a_jobs_id_names_one_folder(job: str, tmp_path: Path) -> None:
+    with pytest.raises(SpecError):
+        Workspace.of(tmp_path, job)
+
+
+def test_a_workspace_is_its_users_own(tmp_path: Path) -> None:
+    folder = Workspace.of(tmp_path / "root", "job_1").folder
+    assert folder.stat().st_mode & 0o777 == 0o700
+    assert folder.parent.stat().st_mode & 0o777 == 0o700
+
+
+def test_a_workspace_that_cannot_be_made(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError):
+        Workspace.of(tmp_path / "file", "job_1")
+
+
+def test_a_release_that_was_begun_is_begun_again(tmp_path: Path) -> None:
+    space = Workspace.of(tmp_path, "job_1")
+    checkpoint = space.output / "private" / "checkpoints" / "step-00000003"
+    checkpoint.mkdir(parents=True)
+    (space.output / "privacy_report.json").write_text("half")
+    assert space.resumable()
+    assert sorted(path.name for path in space.output.iterdir()) == ["private"]
+
+
+def test_a_run_without_a_checkpoint_starts_anew(tmp_path: Path) -> None:
+    space = Workspace.of(tmp_path, "job_1")
+    (space.output / "private" / "data").mkdir(parents=True)
+    assert not space.resumable()
+    assert not space.output.exists()
