@@ -11,7 +11,7 @@ from typing import Any, Literal, Self, Unpack
 import httpx
 
 from taciturn.sdk.administration import Administration
-from taciturn.sdk.auditing import Auditing
+from taciturn.sdk.auditing import Auditing, Row
 from taciturn.sdk.credentials import find_credentials
 from taciturn.sdk.dataset import Quote, RemoteDataset
 from taciturn.sdk.job import Job
@@ -261,7 +261,7 @@ class Client:
 
     def incident(self, id: str) -> str:
         """The full log of a failure, which may quote rows: for the data's owner alone."""
-        return self.transport.send("GET", f"incidents/{id}").text
+        return str(self.transport.get(f"incidents/{id}", Row).root["log"])
 
     def _decide(
         self, id: str, decision: Literal["approve", "reject"], comment: str | None

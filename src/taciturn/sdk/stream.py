@@ -71,6 +71,8 @@ def job_events(
                 yield event
                 if isinstance(event.event, StateEvent) and event.event.state.over:
                     return
+        except _NoMoreError:
+            return
         except (UnavailableError, TooManyRequestsError):
             lost += 1
             if lost >= transport.patience.attempts:
@@ -81,6 +83,10 @@ def job_events(
         transport.sleep(transport.patience.wait_s(max(lost, quiet) - 1, random.random()))
 
 
+class _NoMoreError(Exception):
+    """The gateway has said that nothing will follow."""
+
+
 def _connection(
     transport: Transport, job: str, after: int | None, alive: Callable[[], None]
 ) -> Iterator[NumberedEvent | None]:
@@ -89,6 +95,8 @@ def _connection(
     if after is not None:
         headers["Last-Event-ID"] = str(after)
     with transport.stream("GET", f"jobs/{job}/events", headers=headers) as response:
+        if response.status_code == 204:
+            raise _NoMoreError
         yield None
         for message in messages(_heard(response.iter_lines(), alive)):
             event = _event(message)
