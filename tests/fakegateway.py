@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
 
+import httpx
 from fastapi import FastAPI, Header, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from fastapi.testclient import TestClient
@@ -77,6 +78,25 @@ FACTS = PublicFacts(
 )
 
 
+class Wire(httpx.BaseTransport):
+    """Between a client and an app in this process, which have different HTTP libraries."""
+
+    def __init__(self, app: TestClient) -> None:
+        self._app = app
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        """Answer whole, as the app does."""
+        answer = self._app.request(
+            request.method,
+            str(request.url),
+            content=request.read(),
+            headers=dict(request.headers),
+        )
+        return httpx.Response(
+            answer.status_code, headers=dict(answer.headers), content=answer.content
+        )
+
+
 @dataclass
 class Fake:
     """What the gateway holds, and how it misbehaves.
@@ -112,9 +132,9 @@ class Fake:
             updated_at=NOW,
         )
 
-    def http(self) -> TestClient:
-        """A client of it."""
-        return TestClient(app_of(self), base_url=URL)
+    def http(self) -> httpx.Client:
+        """Connections to it."""
+        return httpx.Client(transport=Wire(TestClient(app_of(self), base_url=URL)))
 
     def submit(self, asked: Any, key: str) -> JobView:
         """Make a job, once for each key."""

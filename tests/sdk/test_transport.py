@@ -50,12 +50,10 @@ class Lossy(httpx.BaseTransport):
             raise httpx.ReadTimeout("lost")
         if fault in ("502", "429"):
             return httpx.Response(int(fault), headers={"retry-after": "0"}, request=request)
-        answer = self.inner.request(
-            request.method, request.url, content=request.read(), headers=request.headers
-        )
+        response = self.inner.send(request)
         if fault == "lost after":
             raise httpx.ReadError("lost")
-        return httpx.Response(answer.status_code, headers=answer.headers, content=answer.content)
+        return response
 
 
 def lossy(fake: Fake, *faults: str) -> Client:
