@@ -120,6 +120,7 @@ class Fake:
     seen: list[str] = field(default_factory=list)
     resumed_from: list[str | None] = field(default_factory=list)
     numbers: Iterator[int] = field(default_factory=itertools.count)
+    app: TestClient | None = None
 
     def __post_init__(self) -> None:
         self.datasets[self.name] = dataset(self.name)
@@ -134,7 +135,9 @@ class Fake:
 
     def http(self) -> httpx.Client:
         """Connections to it."""
-        return httpx.Client(transport=Wire(TestClient(app_of(self), base_url=URL)))
+        if self.app is None:
+            self.app = TestClient(app_of(self), base_url=URL)
+        return httpx.Client(transport=Wire(self.app))
 
     def submit(self, asked: Any, key: str) -> JobView:
         """Make a job, once for each key."""

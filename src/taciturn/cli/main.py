@@ -88,9 +88,8 @@ def _fit(fields: dict[str, Any]) -> None:
 
         run_remote_fit(fields)
         return
-    from taciturn.cli.fit import run_fit
-
     _only_remote(fields, "wait", "name", "held_out")
+    from taciturn.cli.fit import run_fit
 
     try:
         run_fit(fields)
@@ -113,9 +112,8 @@ def _plan(fields: dict[str, Any]) -> None:
 
         run_remote_plan(fields)
         return
-    from taciturn.cli.plan import run_plan
-
     _only_remote(fields, "held_out")
+    from taciturn.cli.plan import run_plan
 
     run_plan(fields)
 
@@ -132,9 +130,8 @@ def _evaluate(fields: dict[str, Any]) -> None:
 
         run_remote_evaluate(fields)
         return
-    from taciturn.cli.evaluate import run_evaluate
-
     _only_remote(fields, "held_out")
+    from taciturn.cli.evaluate import run_evaluate
 
     run_evaluate(fields)
 

@@ -14,7 +14,6 @@ from taciturn.errors import SpecError
 def login(
     url: Annotated[str, typer.Argument(help="Address of the gateway.")],
     name: Annotated[str | None, typer.Option(help="Log in with a password, as this user.")] = None,
-    oidc: Annotated[bool, typer.Option("--oidc", help="Log in with the browser.")] = False,
     token_stdin: Annotated[
         bool, typer.Option("--token-stdin", help="Read a token from standard input.")
     ] = False,
@@ -24,13 +23,9 @@ def login(
     from taciturn.sdk.credentials import Credentials, keep_credentials
     from taciturn.sdk.login import password_token
 
-    if sum((name is not None, oidc, token_stdin)) > 1:
-        raise SpecError("--name, --oidc and --token-stdin exclude each other; give one")
-    if oidc:
-        from taciturn.sdk.browser import browser_token
-
-        token = browser_token(url, say)
-    elif name is not None:
+    if name is not None and token_stdin:
+        raise SpecError("--name and --token-stdin exclude each other; give one")
+    if name is not None:
         token = password_token(url, name, typer.prompt("password", hide_input=True))
     elif token_stdin:
         token = sys.stdin.readline().strip()
@@ -38,15 +33,24 @@ def login(
         token = typer.prompt("token", hide_input=True).strip()
     with Client(url, token) as client:
         found = client.whoami()
-        path = keep_credentials(Credentials(client.url, token, found.name))
+        path = keep_credentials(Credentials(client.url, token, found.name, name is not None))
     say(f"logged in to {client.url} as {found.name} ({', '.join(found.roles)})")
     say(f"the token is in {path}, for you alone")
 
 
 def logout() -> None:
-    """Forget the kept token; `taciturn token revoke` makes it worthless for anybody."""
-    from taciturn.sdk.credentials import forget_credentials
+    """Forget the kept token; one that was made by a password is revoked, too."""
+    from taciturn.errors import GatewayError
+    from taciturn.sdk.client import Client
+    from taciturn.sdk.credentials import forget_credentials, read_credentials
 
+    kept = read_credentials()
+    if kept is not None and kept.ours:
+        try:
+            with Client(kept.url, kept.token) as client:
+                client.transport.send("POST", "logout")
+        except GatewayError as error:
+            say(f"the token could not be revoked: {error}", style="yellow")
     say("logged out" if forget_credentials() else "was not logged in")
 
 

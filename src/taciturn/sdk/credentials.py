@@ -19,11 +19,16 @@ URL_VARIABLE, TOKEN_VARIABLE = "TACITURN_URL", "TACITURN_TOKEN"
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """A gateway's address and a token for it."""
+    """A gateway's address and a token for it.
+
+    Attributes:
+        ours: `login` has got the token for itself, so `logout` revokes it.
+    """
 
     url: str
     token: str = field(repr=False)
     name: str | None = None
+    ours: bool = False
 
 
 def credentials_path(environment: Mapping[str, str] = os.environ) -> Path:
