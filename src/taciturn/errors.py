@@ -28,6 +28,16 @@ TaciturnError
 │   ├── FencedError           another worker has taken the job over, or it is closed
 │   ├── LeaseHeldError        another worker holds the job
 │   └── LedgerTamperedError   a row is not as the ledger wrote it
+├── GatewayError              a gateway refused or did not answer; says its code, status, incident
+│   ├── AuthenticationError     no token, or one that is not valid (any more)
+│   ├── PermissionDeniedError   not for this person, or not for them alone
+│   ├── NotThereError           there is no such thing, or not for this person
+│   ├── ConflictError           it contradicts what is there
+│   ├── RemoteBudgetError       no room in a budget (also a BudgetExceededError)
+│   ├── InvalidRequestError     the request cannot be understood (also a SpecError)
+│   ├── TooManyRequestsError    too many attempts
+│   ├── UnavailableError        no answer: what was asked may or may not have happened
+│   └── JobFailedError          a job has failed or was cancelled
 └── OutputError               the output folder cannot be written; nothing half-written is left
 
 Messages state the value seen, the bound and the remedy. They never quote a private row.
@@ -158,3 +168,69 @@ class LeaseHeldError(LedgerError):
 
 class LedgerTamperedError(LedgerError):
     """A row of the ledger is not as the ledger wrote it."""
+
+
+class GatewayError(TaciturnError):
+    """A gateway refused, or could not be reached.
+
+    Attributes:
+        detail: what was refused and what to do, in words.
+        code: stable name of the reason, such as "budget_exceeded".
+        status: of HTTP; None where no answer came.
+        incident: under which the data's owner finds more.
+    """
+
+    def __init__(
+        self,
+        detail: str,
+        *,
+        code: str = "gateway",
+        status: int | None = None,
+        incident: str | None = None,
+    ) -> None:
+        super().__init__(detail if incident is None else f"{detail} (incident {incident})")
+        self.detail, self.code, self.status, self.incident = detail, code, status, incident
+
+
+class AuthenticationError(GatewayError):
+    """No token was given, or it is not valid, or not any more."""
+
+
+class PermissionDeniedError(GatewayError):
+    """This person's role or token does not allow it, or somebody else has to do it."""
+
+
+class NotThereError(GatewayError):
+    """There is no such thing, or this person may not know of it."""
+
+
+class ConflictError(GatewayError):
+    """It contradicts what is already there, or comes too early or too late."""
+
+
+class RemoteBudgetError(GatewayError, BudgetExceededError):
+    """A gateway's ledger has no room for what is asked; nothing was spent."""
+
+
+class InvalidRequestError(GatewayError, SpecError):
+    """The gateway cannot take the request as it is."""
+
+
+class TooManyRequestsError(GatewayError):
+    """Too many attempts; the gateway says when to try again."""
+
+
+class UnavailableError(GatewayError):
+    """The gateway did not answer: what was asked may or may not have happened."""
+
+
+class JobFailedError(GatewayError):
+    """A job has failed or was cancelled.
+
+    Attributes:
+        job: its id.
+    """
+
+    def __init__(self, detail: str, *, job: str, code: str, incident: str | None = None) -> None:
+        super().__init__(detail, code=code, incident=incident)
+        self.job = job

@@ -1,105 +1,46 @@
-"""LLM, the one object a practitioner needs: fit, sample, evaluate, save."""
+"""LLM, the one object a practitioner needs: fit, sample, evaluate, save.
+
+Where the data are decides where it runs: rows that are here are fitted here (`local.py`, which
+needs the engine), a dataset of a gateway where the gateway is (`sdk/`, which needs no torch).
+"""
 
 from __future__ import annotations
 
-import os
-import shutil
-import tempfile
-import weakref
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Unpack
+from typing import TYPE_CHECKING, Any, Literal, Unpack, overload
 
-import pandas as pd
-
-from taciturn import assessment, attacks
-from taciturn import audit as auditing
-from taciturn.accounting.spending import check_units, with_steps
-from taciturn.assessment import Evaluation, Subject
-from taciturn.certificate.envelope import Envelope
-from taciturn.certificate.files import CERTIFICATE, REPORT
-from taciturn.certificate.sign import check_promise, issue, released_audit
-from taciturn.certificate.signers import Signer, find_signer
-from taciturn.certificate.statement import AuditResult, Statement
-from taciturn.certificate.verify import read_certificate
-from taciturn.engine import evaluation
-from taciturn.engine.auditing.extraction import Extraction, Question
-from taciturn.engine.auditing.membership import Membership
-from taciturn.engine.auditing.result_file import check_result_file, write_result
-from taciturn.engine.data.tokenize import prepare
-from taciturn.engine.evaluation.classifier import Downstream
-from taciturn.engine.evaluation.features import Embedder
-from taciturn.engine.generation.sample import sample, stream
-from taciturn.engine.generation.synthetic import check_output, write_parquet
-from taciturn.engine.model.load import LoadedModel, load_base, load_fitted
-from taciturn.engine.training.processes import is_first_process
-from taciturn.errors import (
-    AdapterError,
-    CertificateError,
-    GuaranteeError,
-    ModelError,
-    OutputError,
-    SpecError,
-)
-from taciturn.figures import ReleasedDownstream, ReleasedEvaluation, ReleasedFigures
-from taciturn.planning.plan import TrainingPlan, check_target, make_plan, max_tokens
-from taciturn.report import Audit, PrivacyReport, PrivateStep
+from taciturn.certificate.files import REPORT
+from taciturn.errors import MissingDependencyError, ModelError, SpecError
+from taciturn.frame import PolicyFrame
+from taciturn.report import BASE_POLICY, Audit, PrivacyReport
+from taciturn.sdk.client import Client
+from taciturn.sdk.dataset import RemoteDataset
+from taciturn.sdk.job import Job
+from taciturn.sdk.model import RemoteModel
 from taciturn.spec import (
-    AuditSpec,
+    GATEWAY,
     DownstreamFields,
-    DownstreamSpec,
     EvaluateFields,
-    EvaluateSpec,
     ExtractFields,
-    ExtractSpec,
     FitFields,
-    FitSpec,
     MembershipFields,
-    MembershipSpec,
     PerformanceSpec,
     SampleSpec,
     parse,
 )
-from taciturn.worker import (
-    DATA,
-    PRIVATE,
-    Cost,
-    Earlier,
-    FitResult,
-    Observer,
-    add_audit,
-    add_figures,
-    commit_evaluation,
-    estimate,
-    fit,
-    private_folder,
-    public_facts,
-    release,
-    released_figures,
-    update_report,
-)
 
-BASE_POLICY = "public (base model, no private data)"
-_FIRST_PROCESS = (
-    "of several processes, the first one alone releases figures about private units and signs "
-    "certificates, once for all; call this where the environment variable RANK is 0"
-)
-
-
-@dataclass(frozen=True, slots=True)
-class Estimate:
-    """What `fit` would do, and what its steps would take on this machine."""
-
-    plan: TrainingPlan
-    cost: Cost
-
-
-@dataclass(frozen=True, slots=True)
-class _Size:
-    n_units: int
-    tokens_per_unit: float
+if TYPE_CHECKING:
+    from taciturn.assessment import Evaluation
+    from taciturn.certificate.statement import AuditResult, Statement
+    from taciturn.engine.auditing.extraction import Extraction
+    from taciturn.engine.auditing.membership import Membership
+    from taciturn.engine.evaluation.classifier import Downstream
+    from taciturn.engine.evaluation.features import Embedder
+    from taciturn.local import Estimate, LocalModel
+    from taciturn.planning.plan import TrainingPlan
+    from taciturn.sdk.evaluation import RemoteEvaluation
+    from taciturn.worker import Observer
 
 
 class LLM:
@@ -108,6 +49,9 @@ class LLM:
     >>> model = taciturn.LLM("taciturn/tiny-medical")
     >>> model.fit("notes.parquet", text_field="text", privacy_unit="patient_id", target_epsilon=3)
     >>> model.sample(["The patient"])
+
+    With a dataset of a gateway, `taciturn.Client().dataset("phee")`, in place of the file, the same
+    lines run where the data is.
     """
 
     def __init__(
@@ -121,8 +65,8 @@ class LLM:
         """Name a model; it is loaded when first needed.
 
         Args:
-            model: hub id, local folder, GGUF file, "taciturn/tiny-medical", or a folder that
-                `save` wrote.
+            model: hub id, local folder, GGUF file, "taciturn/tiny-medical", a folder that `save`
+                wrote, or "gateway:ID" of a model that was fitted behind a gateway.
             device: "cpu", "cuda", "cuda:1", "mps"; by default the best there is.
             dtype: "float32" or "bfloat16"; by default bfloat16 on a GPU, float32 elsewhere.
             quantization: "int8" or "nf4": load the frozen base with fewer bits.
@@ -131,32 +75,58 @@ class LLM:
         self._performance = parse(
             PerformanceSpec, {"device": device, "dtype": dtype, "quantization": quantization}
         )
-        self._base: LoadedModel | None = None
-        self._fitted: Any = None
-        self._plan: TrainingPlan | None = None
-        self._privacy: PrivacyReport | None = None
-        self._spent: tuple[PrivateStep, ...] = ()
-        self._figures = ReleasedFigures()
-        self._folders: list[Path] = []
-        self._fitted_in: Path | None = None
-        self._audit: Audit | None = None
-        folder = Path(model).expanduser()
-        if (folder / REPORT).is_file():
-            self._privacy = PrivacyReport.model_validate_json((folder / REPORT).read_text())
-            self._spent = self._privacy.spent
-            self._figures = released_figures(folder)
-            self._folders.append(folder)
-        self._from_folder = bool(self._folders)
+        self._local: LocalModel | None = None
+        self._remote: RemoteModel | Job | None = None
+        self._report: PrivacyReport | None = None
+        report = Path(model).expanduser() / REPORT
+        if model.startswith(GATEWAY):
+            _only_here({"device": device, "dtype": dtype, "quantization": quantization})
+            self._remote = Client().model(model.removeprefix(GATEWAY))
+        elif report.is_file():
+            self._report = PrivacyReport.model_validate_json(report.read_text())
 
     @property
     def privacy(self) -> PrivacyReport | None:
-        """The guarantee this model carries; None for a base model."""
-        return self._privacy
+        """The guarantee this model carries; None for a base model. Waits for a job that fits it."""
+        if self._remote is not None:
+            return self._there("privacy").privacy
+        return self._report if self._local is None else self._local.privacy
 
     @property
     def policy(self) -> str:
         """The guarantee in one line, as it stands on every sample."""
-        return BASE_POLICY if self._privacy is None else self._privacy.policy
+        if self._remote is not None:
+            return self._there("policy").policy
+        privacy = self.privacy
+        return BASE_POLICY if privacy is None else privacy.policy
+
+    @overload
+    def fit(
+        self,
+        data: object,
+        *,
+        output: str | Path | None = None,
+        resume: bool = False,
+        observer: Observer | None = None,
+        signing_key: str | None = None,
+        wait: Literal[True] = True,
+        name: str | None = None,
+        **fields: Unpack[FitFields],
+    ) -> LLM: ...
+
+    @overload
+    def fit(
+        self,
+        data: object,
+        *,
+        output: str | Path | None = None,
+        resume: bool = False,
+        observer: Observer | None = None,
+        signing_key: str | None = None,
+        wait: Literal[False],
+        name: str | None = None,
+        **fields: Unpack[FitFields],
+    ) -> Job: ...
 
     def fit(
         self,
@@ -166,8 +136,10 @@ class LLM:
         resume: bool = False,
         observer: Observer | None = None,
         signing_key: str | None = None,
+        wait: bool = True,
+        name: str | None = None,
         **fields: Unpack[FitFields],
-    ) -> LLM:
+    ) -> LLM | Job:
         """Fine-tune on private text; `target_epsilon` says how private, or "unlimited" for not.
 
         An `LLM` of a saved folder is fitted further: `target_epsilon` is then this fit's own, and
@@ -175,59 +147,42 @@ class LLM:
 
         Args:
             data: path, glob or URL of JSONL, CSV or Parquet; pandas or polars frame; Arrow table;
-                `datasets.Dataset`; list of strings.
+                `datasets.Dataset`; list of strings. Or a dataset of a gateway: the fit is then a
+                job there, and this model the one that comes of it.
             output: folder for the result; its subfolder `private/` makes the run resumable.
                 Without it the private state lives in a temporary folder that is removed.
             resume: go on with the interrupted run in `output`.
             observer: callbacks for the plan, progress and private metrics.
             signing_key: signs `certificate.json` in `output`; see `certificate`.
+            wait: a gateway's job: False returns its handle, a `taciturn.Job`, at once.
+            name: a gateway's job: what the model is called there.
             fields: the fields of `taciturn.spec.FitSpec`. Unknown ones raise.
         """
-        spec = parse(FitSpec, self._with_performance(dict(fields)))
-        check_target(spec)
-        if self._privacy is not None and not self._from_folder:
-            raise ModelError(
-                f"{self.name} is already fitted ({self.policy}); make a new LLM(...) of the base, "
-                "or save this one and fit LLM(folder) further"
-            )
-        if spec.sharding == "full" and output is None:
-            raise SpecError("sharding='full' needs output=: the folder that all processes share")
-        if signing_key is not None:
-            check_promise(spec.private)
-        # The other processes need no key: the first one signs.
-        signer = find_signer(signing_key) if is_first_process() else None
-        base = self._load(spec)
-        earlier = None if self._privacy is None else Earlier(self._fitted, self._privacy)
-        folder = self._temporary() if output is None else Path(output).expanduser()
-        try:
-            result = fit(
-                base,
-                data,
-                spec,
-                folder,
-                resume=resume,
-                observer=observer,
-                signer=signer,
-                spent=self._spent,
-                earlier=earlier,
-            )
-        except BaseException:
-            self._base = self._fitted = None
-            raise
-        self._take(result, folder)
-        self._folders = [] if output is None else [folder]
-        self._from_folder = False
+        if isinstance(data, RemoteDataset):
+            here = {"output": output, "resume": resume, "observer": observer}
+            _only_here({**here, "signing_key": signing_key})
+            return self._fit_there(data, dict(fields), wait=wait, name=name)
+        if not wait or name is not None:
+            raise SpecError("wait and name are for datasets of a gateway; leave them out")
+        local = self._here("fit")
+        local.fit(
+            data,
+            output=output,
+            resume=resume,
+            observer=observer,
+            signing_key=signing_key,
+            **fields,
+        )
+        self.name = local.name
         return self
 
     def plan(
         self, data: object = None, *, n_units: int | None = None, **fields: Unpack[FitFields]
     ) -> TrainingPlan:
         """What `fit` would do, without doing it; give the data or its number of units."""
-        spec = parse(FitSpec, self._with_performance(dict(fields)))
-        base = self._load(spec)
-        if n_units is None:
-            n_units = self._size(data, spec).n_units
-        return make_plan(spec, public_facts(base, n_units + spec.canaries))
+        if isinstance(data, RemoteDataset):
+            return data.plan(self.name, **self._with_performance(dict(fields))).plan
+        return self._here("plan").plan(data, n_units=n_units, **fields)
 
     def estimate(
         self, data: object = None, *, n_units: int | None = None, **fields: Unpack[FitFields]
@@ -237,12 +192,9 @@ class LLM:
         With data, the time follows from its real lengths, which are its owner's to see; with
         `n_units` alone, from 64 tokens per unit.
         """
-        spec = parse(FitSpec, self._with_performance(dict(fields)))
-        base = self._load(spec)
-        size = _Size(n_units, 64.0) if n_units is not None else self._size(data, spec)
-        plan = make_plan(spec, public_facts(base, size.n_units + spec.canaries))
-        self._base = None  # the estimate attaches adapters; fit must start from a clean base
-        return Estimate(plan, estimate(base, spec, plan, size.tokens_per_unit))
+        if isinstance(data, RemoteDataset):
+            raise SpecError("time and memory are those of another machine there; call plan instead")
+        return self._here("estimate").estimate(data, n_units=n_units, **fields)
 
     def sample(
         self,
@@ -254,9 +206,11 @@ class LLM:
         n: int = 1,
         seed: int | None = None,
         batch_size: int = 16,
-    ) -> pd.DataFrame:
+    ) -> PolicyFrame:
         """Continue each prompt; a frame with columns prompt, text, policy, `n` rows per prompt."""
-        spec = SampleSpec(
+        chosen = self._there("sample") if self._remote is not None else self._here("sample")
+        return chosen.sample(
+            prompts,
             temperature=temperature,
             top_p=top_p,
             max_new_tokens=max_new_tokens,
@@ -264,20 +218,11 @@ class LLM:
             seed=seed,
             batch_size=batch_size,
         )
-        base = self._load()
-        rows = sample(self._model(), base.tokenizer, prompts, spec, base.context_length)
-        frame = pd.DataFrame(
-            {"prompt": [r.prompt for r in rows], "text": [r.text for r in rows]},
-            columns=["prompt", "text"],
-        )
-        frame["policy"] = self.policy
-        frame.attrs["policy"] = self.policy
-        return frame
 
     def stream(self, prompt: str, spec: SampleSpec) -> Iterator[str]:
         """One continuation, piece by piece."""
-        base = self._load()
-        return stream(self._model(), base.tokenizer, prompt, spec, base.context_length)
+        chosen = self._there("stream") if self._remote is not None else self._here("stream")
+        return chosen.stream(prompt, spec)
 
     def evaluate(
         self,
@@ -286,7 +231,7 @@ class LLM:
         embedder: Embedder | None = None,
         signing_key: str | None = None,
         **fields: Unpack[EvaluateFields],
-    ) -> Evaluation:
+    ) -> Evaluation | RemoteEvaluation:
         """How well base and fitted model predict `data`, and how like it they write.
 
         Without `target_epsilon`, data are public: figures are exact and free. With it, they are
@@ -296,7 +241,7 @@ class LLM:
         them on.
 
         Args:
-            data: whatever `fit` takes.
+            data: whatever `fit` takes; a gateway's dataset for a gateway's model, or public texts.
             embedder: texts to vectors for the comparison of samples; by default hashed n-grams
                 and the base model's surprise.
             signing_key: as in `certificate`; needed where the folder has a certificate, since
@@ -307,8 +252,16 @@ class LLM:
             SpecError, DataError: bad input; nothing was charged.
             CertificateError: the certificate cannot be renewed; nothing was charged.
         """
-        spec = parse(EvaluateSpec, dict(fields))
-        return assessment.evaluate(self._subject(signing_key), data, spec, embedder)
+        if self._remote is not None:
+            _only_here({"embedder": embedder, "signing_key": signing_key})
+            return self._there("evaluate").evaluate(data, **fields)
+        if isinstance(data, RemoteDataset):
+            raise SpecError(
+                f"{data.name} is behind a gateway and {self.name} is here; fit a model on it there"
+            )
+        return self._here("evaluate").evaluate(
+            data, embedder=embedder, signing_key=signing_key, **fields
+        )
 
     def audit(self, *, confidence: float = 0.95, signing_key: str | None = None) -> Audit:
         """What an attack proves about epsilon: a lower bound, beside what is promised.
@@ -331,19 +284,10 @@ class LLM:
             DataError: the private folder is not there, or its canaries were edited.
             CertificateError: the certificate cannot be renewed. Nothing is written then.
         """
-        spec = parse(AuditSpec, {"confidence": confidence})
-        expected = auditing.check_canaries(self._privacy, spec.confidence)
-        assert self._privacy is not None
-        self._check_renewal("an audit", signing_key)
-        folders = [self._fitted_in] if self._fitted_in is not None else self._folders
-        planted = auditing.find_canaries(expected, [each / PRIVATE / DATA for each in folders])
-        subject = self._subject(signing_key)
-        found = auditing.audit(subject, self._privacy, planted, spec)
-        signer = find_signer(signing_key)
-        for folder in self._folders:
-            add_audit(folder, self._privacy, found, signer)
-        self._audit = found
-        return found
+        if self._remote is not None:
+            _only_here({"signing_key": signing_key})
+            return self._there("audit").audit(confidence=confidence)
+        return self._here("audit").audit(confidence=confidence, signing_key=signing_key)
 
     def downstream(
         self,
@@ -358,8 +302,9 @@ class LLM:
         The test is public, or private as in `evaluate`. Both data sets name text and labels alike;
         `select` and `privacy_unit` apply to the test.
         """
-        spec = parse(DownstreamSpec, dict(fields))
-        return assessment.downstream(self._subject(signing_key), synthetic, test, spec)
+        return self._here("downstream").downstream(
+            synthetic, test, signing_key=signing_key, **fields
+        )
 
     def synthesize(
         self,
@@ -372,7 +317,7 @@ class LLM:
         max_new_tokens: int = 128,
         seed: int | None = None,
         batch_size: int = 16,
-    ) -> pd.DataFrame:
+    ) -> PolicyFrame:
         """Write `n` records: a frame, and with `output` a Parquet file with the guarantee in it.
 
         Sampling is post-processing: it costs nothing more, whatever `n` is.
@@ -385,36 +330,21 @@ class LLM:
         Returns:
             Columns text (prompt and continuation), prompt, label if any, and policy.
         """
-        path = None if output is None else Path(output).expanduser()
-        if path is not None:
-            check_output(path)
-        labels = list(prompts) if isinstance(prompts, Mapping) else None
-        starts = list(prompts.values()) if isinstance(prompts, Mapping) else prompts
-        turns = assessment.in_turn(starts, n)
-        frame = self.sample(
-            [starts[turn] for turn in turns],
+        chosen = self._there("synthesize") if self._remote is not None else self._here("synthesize")
+        return chosen.synthesize(
+            n,
+            output=output,
+            prompts=prompts,
             temperature=temperature,
             top_p=top_p,
             max_new_tokens=max_new_tokens,
             seed=seed,
             batch_size=batch_size,
         )
-        frame["text"] = frame["prompt"] + frame["text"]
-        frame = frame[["text", "prompt", "policy"]]
-        if labels is not None:
-            frame.insert(1, "label", [labels[turn] for turn in turns])
-        frame.attrs["policy"] = self.policy
-        if path is not None:
-            write_parquet({name: frame[name].tolist() for name in frame}, self._promise(), path)
-        return frame
 
     def log_probability(self, prompt: str, continuation: str) -> float:
         """Natural logarithm of the probability that `prompt` is continued by `continuation`."""
-        base = self._load()
-        (found,) = evaluation.log_probabilities(
-            self._model(), base.tokenizer, prompt, [continuation], base.context_length
-        )
-        return found
+        return self._here("log_probability").log_probability(prompt, continuation)
 
     def extract(
         self,
@@ -443,15 +373,9 @@ class LLM:
         Raises:
             SpecError: the secret is not among the alternatives, or other bad input.
         """
-        spec = parse(ExtractSpec, dict(fields))
-        question = Question.of(secret, prefix, telltale)
-        path = None if output is None else Path(output).expanduser()
-        if path is not None:
-            check_result_file(path)
-        found = attacks.extract(self._subject(None), question, spec, self.policy)
-        if path is not None:
-            write_result(found.to_dict(), path)
-        return found
+        return self._here("extract").extract(
+            secret, prefix=prefix, telltale=telltale, output=output, **fields
+        )
 
     def membership(
         self,
@@ -478,15 +402,7 @@ class LLM:
         Raises:
             SpecError, DataError: bad input, or `show_private` is not set.
         """
-        spec = parse(MembershipSpec, dict(fields))
-        path = None if output is None else self._private_file(output)
-        found = attacks.membership(
-            self._subject(None), members, non_members, spec, self._privacy, self.policy
-        )
-        if path is not None:
-            private_folder(path.parent)
-            write_result(found.to_dict(), path)
-        return found
+        return self._here("membership").membership(members, non_members, output=output, **fields)
 
     def certificate(
         self, *, signing_key: str | None = None, audit: AuditResult | None = None
@@ -503,187 +419,79 @@ class LLM:
             CertificateError: no guarantee, no folder, or no certificate and no key to sign one.
             SigningKeyError: the key cannot be used.
         """
-        if self._privacy is None:
-            raise CertificateError("a base model has no certificate: nothing was fitted; call fit")
-        check_promise(self._privacy.guarantee != "none")
-        if not self._folders:
-            raise CertificateError(
-                "the certificate covers the model's files; write them first: model.save(folder)"
-            )
-        if not is_first_process():
-            raise CertificateError(_FIRST_PROCESS)
-        signer = find_signer(signing_key)
-        if signer is not None:
-            statements = [issue(folder, signer, audit=audit) for folder in self._folders]
-            return statements[-1]
-        path = self._folders[-1] / CERTIFICATE
-        if audit is not None or not path.is_file():
-            raise CertificateError(
-                f"{path.parent} needs a signing key for its certificate; give signing_key=..., or "
-                "set TACITURN_SIGNING_KEY. `taciturn cert keygen` makes one"
-            )
-        return Statement.from_bytes(Envelope.from_bytes(read_certificate(path)).payload)
+        if self._remote is not None:
+            _only_here({"signing_key": signing_key, "audit": audit})
+            return self._there("certificate").certificate()
+        return self._here("certificate").certificate(signing_key=signing_key, audit=audit)
 
     def save(self, folder: str | Path, *, signing_key: str | None = None) -> Path:
         """Write adapter, config, tokenizer, model card and privacy report; nothing private.
 
         With a signing key (see `certificate`) it also writes `certificate.json`. Of several
-        processes that torchrun started, the first writes.
+        processes that torchrun started, the first writes. A gateway's model is downloaded as it is;
+        `LLM(folder)` is then a model that is here.
         """
-        if self._privacy is not None:
-            self._load()
-        if self._fitted is None or self._privacy is None:
-            raise AdapterError("there is nothing to save: call fit first")
-        output = Path(folder).expanduser()
-        if (output / REPORT).exists():
-            raise AdapterError(f"{output} already holds a fitted model; choose another folder")
-        if signing_key is not None:
-            check_promise(self._privacy.guarantee != "none")
-        if is_first_process():
-            signer = find_signer(signing_key)
-            found = [self._audit, *map(released_audit, self._folders)]
-            release(
-                self._fitted,
-                self._load(),
-                self._privacy,
-                output,
-                signer,
-                figures=self._figures,
-                audit=next((each for each in found if each is not None), None),
+        if self._remote is not None:
+            _only_here({"signing_key": signing_key})
+            return self._there("save").download(folder)
+        return self._here("save").save(folder, signing_key=signing_key)
+
+    def download(self, folder: str | Path) -> Path:
+        """The same as `save`."""
+        return self.save(folder)
+
+    def _fit_there(
+        self, data: RemoteDataset, fields: dict[str, Any], *, wait: bool, name: str | None
+    ) -> LLM | Job:
+        if self._remote is not None or self.privacy is not None:
+            raise ModelError(
+                f"{self.name} is already in use; make a new LLM(...) of the base model, by the "
+                "name that the gateway knows it by"
             )
-        self._folders.append(output)
-        return output
+        job = data.fit(self.name, name=name, **self._with_performance(fields))
+        self._remote = job
+        if not wait:
+            return job
+        try:
+            job.wait()
+        except Exception:
+            if job.view.state.over:
+                self._remote = None
+            raise
+        return self
 
-    def _subject(self, signing_key: str | None) -> Subject:
-        base = self._load()
-        delta = None if self._privacy is None else self._privacy.delta
-        return Subject(base, self._fitted, self._base_model, delta, _Purse(self, signing_key))
+    def _there(self, method: str) -> RemoteModel:
+        """The gateway's model; waits for the job that makes it."""
+        assert self._remote is not None, method
+        if isinstance(self._remote, Job):
+            result = self._remote.result()
+            assert isinstance(result, RemoteModel)
+            self._remote = result
+        return self._remote
 
-    def _private_file(self, name: str) -> Path:
-        """Where a private result of that name goes; raises if there is no such place."""
-        if Path(name).name != name or not name.endswith(".json"):
-            raise SpecError(
-                f"output {name} must be a name without a folder that ends in .json; it goes to the "
-                "private folder of the model"
+    def _here(self, method: str) -> LocalModel:
+        """The model in this process; raises if it is a gateway's, or the engine is missing."""
+        if self._remote is not None:
+            raise ModelError(
+                f"{method} works on models that are here and {self.name} is behind a gateway; "
+                "download it: model.save(folder), then LLM(folder)"
             )
-        if not self._folders:
-            raise OutputError(
-                "the result is private and this model has no folder to keep it in; fit with "
-                "output=..., save the model, or leave output out"
-            )
-        path = self._folders[-1] / PRIVATE / name
-        if path.exists():
-            raise OutputError(f"{path} already exists; choose another name or remove it")
-        return path
-
-    def _check_renewal(self, cause: str, signing_key: str | None) -> None:
-        """Raise unless this process may write, and can sign anew what `cause` changes."""
-        if not is_first_process():
-            raise GuaranteeError(_FIRST_PROCESS)
-        certified = [folder for folder in self._folders if (folder / CERTIFICATE).is_file()]
-        if certified and find_signer(signing_key) is None:
-            raise CertificateError(
-                f"{cause} changes what the certificate in {certified[0]} must say, "
-                "and there is no key to sign it anew; give signing_key=..., or set "
-                "TACITURN_SIGNING_KEY"
-            )
-
-    def _promise(self) -> dict[str, object]:
-        """What goes with synthetic text: policy, report, and certificate if there is one."""
-        report = None if self._privacy is None else self._privacy.model_dump(mode="json")
-        found = [folder / CERTIFICATE for folder in self._folders[-1:]]
-        certificate = next((path.read_text() for path in found if path.is_file()), None)
-        return {"policy": self.policy, "privacy_report": report, "certificate": certificate}
-
-    def _charge(self, step: PrivateStep, fingerprint: str, signer: Signer | None) -> None:
-        """Compose a step into the guarantee, in every folder of this model, then here."""
-        homes = [folder / PRIVATE for folder in self._folders]
-        commitment = commit_evaluation(homes, fingerprint)
-        step = step.model_copy(update={"dataset_commitment": commitment})
-        spent = (*self._spent, step)
-        if self._privacy is not None:
-            report = with_steps(self._privacy, spent)
-            for folder in self._folders:
-                update_report(folder, self._privacy, report, signer)
-            self._privacy = report
-        self._spent = spent
-
-    def _keep(self, found: ReleasedEvaluation | ReleasedDownstream) -> None:
-        """Put released figures into the model's folders, where they can be written."""
-        if self._privacy is None or not is_first_process():
-            return
-        self._figures = self._figures.plus(found)
-        for folder in self._folders:
-            if os.access(folder, os.W_OK):
-                add_figures(folder, self._figures)
-
-    def _load(self, spec: PerformanceSpec | None = None) -> LoadedModel:
-        if self._base is None:
-            spec = spec or self._performance
-            if self._privacy is None:
-                self._base = load_base(self.name, spec)
-            else:
-                folder = Path(self.name).expanduser()
-                self._base, self._fitted = load_fitted(folder, self._privacy.base_model, spec)
-        return self._base
-
-    def _model(self) -> Any:
-        return self._load().model if self._fitted is None else self._fitted
-
-    def _base_model(self) -> AbstractContextManager[Any]:
-        name = self.name if self._privacy is None else self._privacy.base_model
-        return evaluation.base_model(name, self._fitted, self._load().model, self._performance)
-
-    def _take(self, result: FitResult, folder: Path) -> None:
-        if result.model is None:
-            # Sharded over processes that have parted; what was released is read when needed.
-            self._base, self.name = None, str(folder)
-        self._fitted, self._plan, self._privacy = result.model, result.plan, result.report
-        self._fitted_in, self._audit = folder, None
-        self._spent = result.report.spent
-        self._figures = ReleasedFigures()
+        if self._local is None:
+            try:
+                from taciturn.local import LocalModel
+            except ModuleNotFoundError as error:
+                raise MissingDependencyError(
+                    f"{method} on this machine needs {error.name}; install taciturn[engine]"
+                ) from None
+            self._local = LocalModel(self.name, self._performance)
+        return self._local
 
     def _with_performance(self, fields: dict[str, Any]) -> dict[str, Any]:
         own = self._performance.model_dump(include={"device", "dtype", "quantization"})
-        for name, value in own.items():
-            if value is not None and fields.setdefault(name, value) != value:
-                raise SpecError(
-                    f"{name}={fields[name]!r} differs from the {value!r} this LLM was made with"
-                )
-        return fields
-
-    def _size(self, data: object, spec: FitSpec) -> _Size:
-        if data is None:
-            raise SpecError("plan needs the data, or n_units=...: how many units it has")
-        base = self._load(spec)
-        limit = max_tokens(spec, base.context_length)
-        with tempfile.TemporaryDirectory() as folder:
-            target = Path(folder) / "data"
-            dataset = prepare(data, spec, base.tokenizer, limit, target, spec.seed)
-            return _Size(dataset.n_units, dataset.n_tokens / dataset.n_units)
-
-    def _temporary(self) -> Path:
-        folder = tempfile.mkdtemp(prefix="taciturn-")
-        weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
-        return Path(folder) / "output"
+        return {name: value for name, value in own.items() if value is not None} | fields
 
 
-@dataclass(frozen=True, slots=True)
-class _Purse:
-    """What a model has spent, as an evaluation sees it."""
-
-    model: LLM
-    signing_key: str | None
-
-    def check(self, unit: str) -> None:
-        """Raise if a step about `unit` could not be composed, or the certificate not renewed."""
-        self.model._check_renewal("a private evaluation", self.signing_key)
-        check_units([*(step.privacy_unit for step in self.model._spent), unit])
-
-    def charge(self, step: PrivateStep, fingerprint: str) -> None:
-        """Add the step to what the model has spent."""
-        self.model._charge(step, fingerprint, find_signer(self.signing_key))
-
-    def keep(self, found: ReleasedEvaluation | ReleasedDownstream) -> None:
-        """Put figures into the model's folders and its page."""
-        self.model._keep(found)
+def _only_here(given: Mapping[str, object]) -> None:
+    for name, value in given.items():
+        if value is not None and value is not False:
+            raise SpecError(f"{name} is for data on this machine; leave it out for a gateway's")

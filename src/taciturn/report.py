@@ -8,6 +8,9 @@ from pydantic import BaseModel, ConfigDict
 
 from taciturn.spec import CanaryKind
 
+BASE_POLICY = "public (base model, no private data)"
+"""The policy line of a model that nothing was fitted on."""
+
 
 class PrivateStep(BaseModel):
     """One computation on private units that a model's guarantee covers.

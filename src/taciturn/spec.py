@@ -21,6 +21,9 @@ Method = Literal["auto", "lora", "full"]
 Unlimited = Literal["unlimited"]
 CanaryKind = Literal["random", "new-token", "secret"]
 
+GATEWAY = "gateway:"
+"""What a dataset's or model's text begins with where it is behind a gateway: gateway:phee."""
+
 _PRIVACY_FIELDS = frozenset({"target_epsilon", "delta", "l2_clip_norm", "batch_size"})
 
 
@@ -467,7 +470,7 @@ class SampleSpec(_Spec):
 class SampleJobSpec(SampleSpec):
     """What `taciturn sample` does: the YAML file, the CLI's flags."""
 
-    model: Annotated[str, Field(description="Output folder of a fit, or a base model.")]
+    model: Annotated[str, Field(description="Output folder of a fit, a base model, or gateway:ID.")]
     prompt: Annotated[
         tuple[str, ...], Field(min_length=1, description="Text to continue; may be repeated.")
     ]
@@ -592,7 +595,9 @@ class JobSpec(FitSpec):
     """One fit job: the YAML file, the CLI's flags, the worker's input."""
 
     model: Annotated[str, Field(description="Hub id, local path, GGUF path, or embedded name.")]
-    data: Annotated[str, Field(description="Path, glob or URL of JSONL, CSV or Parquet.")]
+    data: Annotated[
+        str, Field(description="Path, glob or URL of JSONL, CSV or Parquet; or gateway:NAME.")
+    ]
     output: Annotated[str, Field(description="Folder for the adapter and its reports.")] = (
         "taciturn-out"
     )

@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
 
-from taciturn.assessment import Evaluation
-from taciturn.engine.evaluation.quality import Quality, TextStatistics
-from taciturn.engine.evaluation.release import ReleasedScore
 from taciturn.errors import SpecError
 from taciturn.llm import LLM
 from taciturn.spec import DownstreamJobSpec, EvaluateJobSpec, SynthesizeSpec, parse
 
+if TYPE_CHECKING:
+    from taciturn.assessment import Evaluation
+    from taciturn.engine.evaluation.quality import Quality, TextStatistics
+
 
 def run_evaluate(fields: dict[str, Any]) -> None:
     """Print nats per token, perplexity and token accuracy, and what they cost."""
+    from taciturn.assessment import Evaluation
+    from taciturn.engine.evaluation.release import ReleasedScore
+
     job = parse(EvaluateJobSpec, fields)
     model = LLM(job.model, device=job.device)
     spec = job.evaluate_spec()
     result = model.evaluate(job.data, signing_key=job.signing_key, **spec.model_dump())
+    assert isinstance(result, Evaluation)  # of a model that is here
     console = Console(highlight=False)
     table = Table(title=f"{job.data} ({result.basis})", title_justify="left")
     for column in ("model", "nats per token", "perplexity", "token accuracy"):

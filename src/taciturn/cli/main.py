@@ -14,9 +14,10 @@ import typer
 from rich.console import Console
 
 from taciturn._version import __version__
-from taciturn.cli import certificate, ledger
+from taciturn.cli import certificate, dataset, jobs, ledger, model, people, session, terms
+from taciturn.cli.gateway import is_remote
 from taciturn.cli.options import FILE, spec_command
-from taciturn.errors import ProcessError, TaciturnError
+from taciturn.errors import ProcessError, SpecError, TaciturnError
 from taciturn.spec import (
     AuditJobSpec,
     DemoSpec,
@@ -38,6 +39,20 @@ app = typer.Typer(
 )
 app.add_typer(certificate.app, name="cert")
 app.add_typer(ledger.app, name="ledger")
+app.command()(session.login)
+app.command()(session.logout)
+app.command()(session.whoami)
+app.add_typer(dataset.app, name="dataset")
+app.add_typer(terms.policy, name="policy")
+app.add_typer(terms.grant, name="grant")
+app.command()(terms.budget)
+app.add_typer(jobs.job, name="job")
+app.add_typer(jobs.approval, name="approval")
+app.add_typer(model.app, name="model")
+app.add_typer(people.user, name="user")
+app.add_typer(people.token, name="token")
+app.add_typer(people.incident, name="incident")
+app.command()(people.audit_log)
 errors = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
@@ -49,6 +64,9 @@ def main() -> None:
     except TaciturnError as error:
         if first or not isinstance(error, ProcessError):
             errors.print(f"error: {error}", style="bold red", markup=False)
+        sys.exit(1)
+    except TimeoutError as error:
+        errors.print(f"error: {error}", style="bold red", markup=False)
         sys.exit(1)
     except KeyboardInterrupt as error:
         errors.print(str(error) or "stopped", style="yellow", markup=False)
@@ -65,6 +83,12 @@ def _version(
 
 
 def _fit(fields: dict[str, Any]) -> None:
+    if is_remote(fields.get("data")):
+        from taciturn.cli.remote import run_remote_fit
+
+        run_remote_fit(fields)
+        return
+    _only_remote(fields, "wait", "name", "held_out")
     from taciturn.cli.fit import run_fit
 
     try:
@@ -76,7 +100,19 @@ def _fit(fields: dict[str, Any]) -> None:
         sys.exit(130)
 
 
+def _only_remote(fields: dict[str, Any], *names: str) -> None:
+    for name in names:
+        if fields.pop(name, None) is not None:
+            raise SpecError(f"{name} is for data behind a gateway; leave it out")
+
+
 def _plan(fields: dict[str, Any]) -> None:
+    if is_remote(fields.get("data")):
+        from taciturn.cli.remote import run_remote_plan
+
+        run_remote_plan(fields)
+        return
+    _only_remote(fields, "held_out")
     from taciturn.cli.plan import run_plan
 
     run_plan(fields)
@@ -89,6 +125,12 @@ def _sample(fields: dict[str, Any]) -> None:
 
 
 def _evaluate(fields: dict[str, Any]) -> None:
+    if is_remote(fields.get("model")):
+        from taciturn.cli.remote import run_remote_evaluate
+
+        run_remote_evaluate(fields)
+        return
+    _only_remote(fields, "held_out")
     from taciturn.cli.evaluate import run_evaluate
 
     run_evaluate(fields)
@@ -130,11 +172,36 @@ def _demo(fields: dict[str, Any]) -> None:
     run_demo(fields)
 
 
+HELD_OUT = (
+    Annotated[
+        float | None,
+        typer.Option("--held-out", help="A gateway's data: share of units that fit leaves out."),
+    ],
+    None,
+)
 app.command("fit")(
     spec_command(
         JobSpec,
         _fit,
         extra={
+            "held_out": HELD_OUT,
+            "name": (
+                Annotated[
+                    str | None, typer.Option("--name", help="A gateway's data: name of the model.")
+                ],
+                None,
+            ),
+            "wait": (
+                Annotated[
+                    bool | None,
+                    typer.Option(
+                        "--wait/--no-wait",
+                        help="A gateway's data: wait for the job. [default: wait]",
+                        show_default=False,
+                    ),
+                ],
+                None,
+            ),
             "resume": (
                 Annotated[
                     bool | None,
@@ -161,6 +228,7 @@ app.command("plan")(
         JobSpec,
         _plan,
         extra={
+            "held_out": HELD_OUT,
             "n_units": (
                 Annotated[
                     int | None,
@@ -232,7 +300,9 @@ app.command("demo")(
 
 
 MODEL = (
-    Annotated[str | None, typer.Argument(help="Output folder of a fit, or a base model.")],
+    Annotated[
+        str | None, typer.Argument(help="Output folder of a fit, a base model, or gateway:ID.")
+    ],
     None,
 )
 OUTPUT = (
@@ -248,6 +318,13 @@ app.command("evaluate")(
             "data": (
                 Annotated[
                     str | None, typer.Argument(help="File to judge it on; public without epsilon.")
+                ],
+                None,
+            ),
+            "held_out": (
+                Annotated[
+                    float | None,
+                    typer.Option("--held-out", help="A gateway's data: share that fit left out."),
                 ],
                 None,
             ),

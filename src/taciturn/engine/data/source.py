@@ -65,11 +65,16 @@ def _in_memory(data: Any, shown: str) -> Rows:
     library = type(data).__module__.partition(".")[0]
     if isinstance(data, list | tuple):
         return _read_list(data, shown)
-    if library == "pandas" and hasattr(data, "columns"):
+    if _is_pandas(data) and hasattr(data, "columns"):
         return _read_pandas(data, shown)
     if library == "datasets":
         return _read_huggingface(data, shown)
     return _read_arrow(data, shown)
+
+
+def _is_pandas(data: object) -> bool:
+    """Whether it is of a class of pandas, or derived from one, as our own frames are."""
+    return any(kind.__module__.partition(".")[0] == "pandas" for kind in type(data).__mro__)
 
 
 def _read_list(data: list[Any] | tuple[Any, ...], shown: str) -> Rows:

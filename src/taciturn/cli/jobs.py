@@ -1,0 +1,97 @@
+"""`taciturn job` and `approval`: what runs behind a gateway, and what waits for two people."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from taciturn.cli.gateway import Json, connected, group, say, show, show_facts, show_value
+
+job = group("Jobs of a gateway: list, watch, wait, cancel.")
+approval = group("Approvals: what waits for two people, neither of them the asker.")
+
+Id = Annotated[str, typer.Argument(help="Id of the job.")]
+Request = Annotated[str, typer.Argument(help="Id of the request; `approval list` shows them.")]
+Comment = Annotated[str | None, typer.Option(help="One line for the record.")]
+
+
+@job.command("list")
+def list_jobs(
+    state: Annotated[str | None, typer.Option(help="For example running.")] = None,
+    kind: Annotated[str | None, typer.Option(help="For example fit.")] = None,
+    as_json: Json = False,
+) -> None:
+    """List jobs that you may know of, newest first."""
+    from taciturn.cli.choices import choice
+    from taciturn.wire.jobs import JobKind, JobState
+
+    with connected() as client:
+        found = client.jobs(state=choice(JobState, state), kind=choice(JobKind, kind))
+        show(found, as_json=as_json)
+
+
+@job.command("show")
+def show_job(id: Id, as_json: Json = False) -> None:
+    """Show where a job stands, and what its result is or will be."""
+    from taciturn.sdk.job import job_facts
+
+    with connected() as client:
+        found = client.job(id)
+        if as_json:
+            show_value(found.view, as_json=True)
+            return
+        say(f"{found.view.kind.value} {found.id}: {found.policy}", style="bold")
+        show_facts(job_facts(found))
+
+
+@job.command()
+def wait(id: Id) -> None:
+    """Wait until a job is over; exit code 1 unless it succeeded. Ctrl-C leaves it running."""
+    with connected() as client:
+        found = client.job(id).wait(progress=True)
+        say(f"{found.id}: {found.policy}")
+        if found.view.model is not None:
+            say(f"model: gateway:{found.view.model}")
+
+
+@job.command()
+def events(
+    id: Id, after: Annotated[int | None, typer.Option(help="Number of the last one seen.")] = None
+) -> None:
+    """Print what a job says as lines of JSON, until it is over."""
+    with connected() as client:
+        for event in client.job(id).events(after):
+            typer.echo(event.model_dump_json(exclude_none=True))
+
+
+@job.command()
+def cancel(id: Id) -> None:
+    """Stop a job. What it has charged stays spent; what never ran is free again."""
+    with connected() as client:
+        say(f"{id}: {client.job(id).cancel().view.state.value}")
+
+
+@approval.command("list")
+def list_approvals(
+    all_: Annotated[bool, typer.Option("--all", help="Also those that were decided.")] = False,
+    as_json: Json = False,
+) -> None:
+    """List requests that you may know of."""
+    with connected() as client:
+        show(client.approvals(state=None if all_ else "open"), as_json=as_json)
+
+
+@approval.command()
+def approve(id: Request, comment: Comment = None) -> None:
+    """Say yes; another person has to, too."""
+    with connected() as client:
+        found = client.approve(id, comment)
+        say(f"{id}: {len(found.approved_by)} of {found.needed} have approved; {found.state}")
+
+
+@approval.command()
+def reject(id: Request, comment: Comment = None) -> None:
+    """Say no; one no is enough."""
+    with connected() as client:
+        say(f"{id}: {client.reject(id, comment).state}")

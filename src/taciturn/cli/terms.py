@@ -1,0 +1,119 @@
+"""`taciturn policy`, `grant` and `budget`: who may spend how much on what."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+import typer
+
+from taciturn.cli.gateway import Json, connected, group, say, show, show_facts, show_value
+from taciturn.errors import SpecError
+
+policy = group("Policies: the terms of a namespace.")
+grant = group("Grants: what one user or group may spend of a namespace's budget.")
+
+Namespace = Annotated[str, typer.Argument(help="Whom the rows are about.")]
+Holder = Annotated[str, typer.Argument(help="user:NAME or group:NAME.")]
+Expires = Annotated[datetime | None, typer.Option("--expires", help="When it ends (UTC).")]
+
+
+@policy.command("show")
+def show_policy(namespace: Namespace, as_json: Json = False) -> None:
+    """Show the terms in force."""
+    with connected() as client:
+        show_value(client.policy(namespace), as_json=as_json)
+
+
+@policy.command("set")
+def set_policy(
+    namespace: Namespace,
+    epsilon: Annotated[float | None, typer.Option(help="The budget.")] = None,
+    delta: Annotated[float | None, typer.Option(help="Of the budget.")] = None,
+    job_epsilon: Annotated[
+        float | None, typer.Option(help="The most that one job may cost.")
+    ] = None,
+    model: Annotated[
+        list[str] | None, typer.Option(help="Base model that may be fitted, * as wildcard.")
+    ] = None,
+    kind: Annotated[list[str] | None, typer.Option(help="Kind of job that may run.")] = None,
+    approver: Annotated[
+        list[str] | None, typer.Option(help="Who may approve exceptions; at least two people.")
+    ] = None,
+    expires: Expires = None,
+) -> None:
+    """Change terms, for owners; what is not given stays. Repeat --model, --kind, --approver."""
+    given: dict[str, Any] = {
+        "job_epsilon": job_epsilon,
+        "models": model,
+        "kinds": kind,
+        "approvers": approver,
+        "expires_at": _utc(expires),
+    }
+    terms = {name: value for name, value in given.items() if value is not None}
+    with connected() as client:
+        if epsilon is not None or delta is not None:
+            budget = client.policy(namespace).budget
+            changed = {"epsilon": epsilon or budget.epsilon, "delta": delta or budget.delta}
+            terms["budget"] = changed
+        if not terms:
+            raise SpecError("nothing to change; give, for example, --approver user:ada")
+        show_value(client.set_policy(namespace, **terms), as_json=False)
+
+
+@grant.command("add")
+def add_grant(
+    namespace: Namespace,
+    holder: Holder,
+    epsilon: Annotated[float, typer.Option(help="The most they may spend.")],
+    delta: Annotated[float, typer.Option(help="Goes with --epsilon.")],
+    expires: Expires = None,
+) -> None:
+    """Let somebody spend so much of a budget, for owners."""
+    with connected() as client:
+        made = client.grant(
+            namespace, holder, epsilon=epsilon, delta=delta, expires_at=_utc(expires)
+        )
+        say(
+            f"{made.holder} may spend epsilon={made.epsilon:g}, delta={made.delta:g} of {namespace}"
+        )
+
+
+@grant.command("list")
+def list_grants(namespace: Namespace, as_json: Json = False) -> None:
+    """List who may spend how much, and how much of it is gone."""
+    with connected() as client:
+        show(client.grants(namespace), as_json=as_json)
+
+
+@grant.command("revoke")
+def revoke_grant(namespace: Namespace, holder: Holder) -> None:
+    """End a grant, for owners; what was spent of it stays spent."""
+    with connected() as client:
+        client.revoke(namespace, holder)
+        say(f"{holder}: revoked")
+
+
+def budget(
+    namespace: Annotated[str | None, typer.Argument(help="One namespace; else all.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Show what of a budget and of your grants is spent, held by jobs, and left."""
+    from taciturn.sdk.looks import budget_line
+
+    with connected() as client:
+        if namespace is None:
+            show(client.budgets(), as_json=as_json)
+            return
+        found = client.budget(namespace)
+        if as_json:
+            show_value(found, as_json=True)
+            return
+        facts = {namespace: budget_line(found)}
+        if found.exceptions:
+            facts["without guarantee"] = f"{found.exceptions} release(s) that no budget covers"
+        show_facts(facts | {each.holder: budget_line(each) for each in found.grants})
+
+
+def _utc(moment: datetime | None) -> datetime | None:
+    return None if moment is None else moment.replace(tzinfo=UTC)

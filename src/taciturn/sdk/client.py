@@ -1,0 +1,273 @@
+"""Client: the way into a gateway, for practitioners and data owners."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from types import TracebackType
+from typing import Any, Literal, Self, Unpack
+
+import httpx
+
+from taciturn.sdk.administration import Administration
+from taciturn.sdk.auditing import Auditing, Row
+from taciturn.sdk.credentials import find_credentials
+from taciturn.sdk.dataset import Quote, RemoteDataset
+from taciturn.sdk.job import Job
+from taciturn.sdk.listing import Listing
+from taciturn.sdk.model import RemoteModel
+from taciturn.sdk.requests import asked, request
+from taciturn.sdk.transport import Patience, Transport, new_key
+from taciturn.spec import FitFields
+from taciturn.wire.datasets import (
+    BudgetTerms,
+    BudgetView,
+    DatasetView,
+    GrantTerms,
+    GrantView,
+    NewDataset,
+    PolicyTerms,
+    PolicyView,
+)
+from taciturn.wire.identity import Self as WhoAmI
+from taciturn.wire.jobs import ApprovalView, Decision, JobKind, JobState, JobView, ModelView
+from taciturn.wire.models import BaseModelView
+
+
+class Client:
+    """A gateway, as the holder of a token.
+
+    >>> client = taciturn.Client("https://taciturn.example", token=...)
+    >>> data = client.dataset("phee")
+    >>> model = taciturn.LLM("meta-llama/Llama-2-7b-hf").fit(data, target_epsilon=3)
+
+    Requests are repeated where that is safe, so that a lost answer never spends twice; what went
+    wrong is a `taciturn.GatewayError`. Use it as a context manager, or `close` it.
+    """
+
+    def __init__(
+        self,
+        url: str | None = None,
+        token: str | None = None,
+        *,
+        patience: Patience | None = None,
+        http: httpx.Client | None = None,
+        environment: Mapping[str, str] = os.environ,
+    ) -> None:
+        """Find the gateway and the token; nothing is sent yet.
+
+        Args:
+            url: by default TACITURN_URL, then what `taciturn login` kept.
+            token: by default TACITURN_TOKEN, then what `taciturn login` kept for this very url.
+            patience: timeouts and repeats.
+            http: connections of your own, for example through a proxy.
+
+        Raises:
+            AuthenticationError: no gateway or no token is named anywhere.
+        """
+        found = find_credentials(url, token, environment)
+        self.transport = Transport(found.url, found.token, patience=patience, http=http)
+        self.url = self.transport.url
+        self.admin = Administration(self.transport)
+        self.auditor = Auditing(self.transport)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give the connections back."""
+        self.transport.close()
+
+    def whoami(self) -> WhoAmI:
+        """Who the gateway takes this token's holder for."""
+        return self.transport.get("self", WhoAmI)
+
+    # For practitioners: datasets, jobs, models, budgets.
+
+    def list_datasets(self) -> Listing[DatasetView]:
+        """Datasets that the caller may know of; a list that notebooks show as a table."""
+        return Listing(self.transport.pages("datasets", DatasetView))
+
+    def dataset(self, name: str) -> RemoteDataset:
+        """One of them: its terms, its preview, and what may be asked of it."""
+        return RemoteDataset.of(self.transport, self.transport.get(f"datasets/{name}", DatasetView))
+
+    def plan(self, data: RemoteDataset, model: str, **fields: Unpack[FitFields]) -> Quote:
+        """What a fit would be and cost; see RemoteDataset.plan."""
+        return data.plan(model, **fields)
+
+    def jobs(
+        self, *, state: JobState | None = None, kind: JobKind | None = None
+    ) -> Listing[JobView]:
+        """Jobs that the caller may know of, newest first."""
+        return Listing(self.transport.pages("jobs", JobView, {"state": state, "kind": kind}))
+
+    def job(self, id: str) -> Job:
+        """A handle on a job, wherever it was started."""
+        return Job(self.transport, self.transport.get(f"jobs/{id}", JobView))
+
+    def models(self) -> Listing[ModelView]:
+        """Fitted models that the caller may use, newest first."""
+        return Listing(self.transport.pages("models", ModelView))
+
+    def model(self, id: str) -> RemoteModel:
+        """One of them."""
+        return RemoteModel(self.transport, self.transport.get(f"models/{id}", ModelView))
+
+    def base_models(self) -> Listing[BaseModelView]:
+        """Models that may be fitted."""
+        return Listing(self.transport.pages("base-models", BaseModelView))
+
+    def budget(self, namespace: str) -> BudgetView:
+        """What of a namespace's budget, and of the caller's grants, is spent, held and left."""
+        return self.transport.get(f"budgets/{namespace}", BudgetView)
+
+    def budgets(self) -> Listing[BudgetView]:
+        """All budgets that the caller may know of."""
+        return Listing(self.transport.pages("budgets", BudgetView))
+
+    # For data owners: datasets, policies, grants, approvals.
+
+    def add_dataset(
+        self,
+        name: str,
+        source: str,
+        *,
+        unit: str,
+        namespace: str,
+        units: int,
+        epsilon: float | None = None,
+        delta: float | None = None,
+        mock: Sequence[Mapping[str, Any]] = (),
+        description: str | None = None,
+    ) -> RemoteDataset:
+        """Register a reference to rows; a job then looks whether they can be read.
+
+        Args:
+            source: path, glob or URL, or postgresql+psycopg://HOST/DB#TABLE; without credentials.
+            unit: column or row-wise SQL that names the privacy unit.
+            namespace: the people or things that the rows are about; its budget is theirs.
+            units: how many units there are: declared, and public from then on.
+            epsilon, delta: open the namespace's budget, where it has none yet.
+            mock: invented rows for the preview.
+        """
+        terms = None
+        if epsilon is not None or delta is not None:
+            terms = request(BudgetTerms, epsilon=epsilon, delta=delta)
+        new = request(
+            NewDataset,
+            name=name,
+            source=source,
+            unit=unit,
+            namespace=namespace,
+            units=units,
+            budget=terms,
+            mock=tuple(dict(row) for row in mock),
+            description=description,
+        )
+        response = self.transport.send("POST", "datasets", body=new, key=new_key())
+        return RemoteDataset.of(self.transport, self.transport.read(DatasetView, response))
+
+    def remove_dataset(self, name: str) -> None:
+        """Forget the reference; the rows, models and what was spent stay."""
+        self.transport.send("DELETE", f"datasets/{name}")
+
+    def synthesize_preview(
+        self,
+        name: str,
+        *,
+        epsilon: float,
+        model: str,
+        column: str,
+        n: int = 50,
+        progress: bool | None = None,
+        **fields: Unpack[FitFields],
+    ) -> RemoteDataset:
+        """Replace the preview's invented rows by rows written with differential privacy.
+
+        Fits `model` on one column, which is paid for once, and keeps `n` texts that it writes.
+
+        Args:
+            column: the text column that the texts stand for.
+            fields: of the fit, besides its epsilon and text.
+        """
+        fields["text_field"], fields["target_epsilon"] = column, epsilon
+        fitted = self.dataset(name).fit(model, name=f"preview of {name}", **fields)
+        written = fitted.fitted(progress=progress).start_synthesis(n).wait(progress=progress)
+        body = {"job": written.id, "column": column}
+        self.transport.send("PUT", f"datasets/{name}/preview/synthetic", body=body)
+        return self.dataset(name)
+
+    def policy(self, namespace: str) -> PolicyView:
+        """The terms in force in a namespace."""
+        return self.transport.get(f"policies/{namespace}", PolicyView)
+
+    def set_policy(self, namespace: str, **terms: Any) -> PolicyView:
+        """Change some terms of a namespace, the fields of PolicyTerms; the others stay.
+
+        Raises:
+            ConflictError: somebody else has changed them meanwhile; nothing was changed.
+        """
+        current = self.policy(namespace)
+        kept = {name: getattr(current, name) for name in PolicyTerms.model_fields}
+        new = request(PolicyTerms, **(kept | terms))
+        response = self.transport.send(
+            "PUT", f"policies/{namespace}", body=new, if_match=f'"{current.version}"'
+        )
+        return self.transport.read(PolicyView, response)
+
+    def grant(
+        self,
+        namespace: str,
+        holder: str,
+        *,
+        epsilon: float,
+        delta: float,
+        expires_at: datetime | None = None,
+    ) -> GrantView:
+        """Let `user:NAME` or `group:NAME` spend so much of a namespace's budget."""
+        terms = request(GrantTerms, epsilon=epsilon, delta=delta, expires_at=expires_at)
+        response = self.transport.send("PUT", f"policies/{namespace}/grants/{holder}", body=terms)
+        return self.transport.read(GrantView, response)
+
+    def grants(self, namespace: str) -> Listing[GrantView]:
+        """Who may spend how much of it."""
+        return Listing(self.transport.pages(f"policies/{namespace}/grants", GrantView))
+
+    def revoke(self, namespace: str, holder: str) -> None:
+        """End a grant; what was spent of it stays spent."""
+        self.transport.send("DELETE", f"policies/{namespace}/grants/{holder}")
+
+    def approvals(self, *, state: str | None = "open") -> Listing[ApprovalView]:
+        """Requests for exceptions that the caller may know of."""
+        return Listing(self.transport.pages("approvals", ApprovalView, {"state": state}))
+
+    def approve(self, id: str, comment: str | None = None) -> ApprovalView:
+        """Say yes to an exception; another person has to, too."""
+        return self._decide(id, "approve", comment)
+
+    def reject(self, id: str, comment: str | None = None) -> ApprovalView:
+        """Say no to an exception; one no is enough."""
+        return self._decide(id, "reject", comment)
+
+    def incident(self, id: str) -> str:
+        """The full log of a failure, which may quote rows: for the data's owner alone."""
+        return str(self.transport.get(f"incidents/{id}", Row).root["log"])
+
+    def _decide(
+        self, id: str, decision: Literal["approve", "reject"], comment: str | None
+    ) -> ApprovalView:
+        body = asked(request(Decision, decision=decision, comment=comment))
+        response = self.transport.send(
+            "POST", f"approvals/{id}/decisions", body=body, key=new_key()
+        )
+        return self.transport.read(ApprovalView, response)

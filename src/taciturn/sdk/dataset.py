@@ -1,0 +1,227 @@
+"""A dataset behind a gateway: its terms, its preview, what may be asked of it. Never its rows."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field, replace
+from typing import Any, Unpack
+
+import pandas as pd
+
+from taciturn.errors import ConflictError, SpecError
+from taciturn.frame import PolicyFrame, with_policy
+from taciturn.planning.plan import TrainingPlan
+from taciturn.sdk.job import Job
+from taciturn.sdk.looks import budget_bar, budget_line, card, facts, muted, table
+from taciturn.sdk.requests import asked, request
+from taciturn.sdk.transport import Transport, new_key
+from taciturn.spec import FitFields
+from taciturn.wire.datasets import (
+    BudgetView,
+    DatasetState,
+    DatasetView,
+    GrantView,
+    PreviewView,
+    Selection,
+)
+from taciturn.wire.jobs import DataRef, JobView, Part, PlanView, RemoteFit
+
+_SHOWN_ROWS = 5
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Quote:
+    """What a fit would be and cost, before anything is held."""
+
+    view: PlanView
+
+    @property
+    def plan(self) -> TrainingPlan:
+        """Noise, steps, learning rate ...: what would run."""
+        return TrainingPlan.model_validate(self.view.plan)
+
+    @property
+    def policy(self) -> str:
+        """What the model would be, in one line."""
+        return self.view.policy.text
+
+    @property
+    def verdict(self) -> str:
+        """Whether it could start, in one line."""
+        if self.view.needs_approval is not None:
+            return f"two people have to approve it: {self.view.needs_approval}"
+        return "there is room for it" if self.view.admitted else "the budget has no room for it"
+
+    def facts(self) -> dict[str, str]:
+        """Its figures, for people."""
+        plan, view = self.plan, self.view
+        found = {
+            "units, batch, steps": f"{plan.n_units}, {plan.batch_size}, {plan.steps}",
+            "method": plan.adapter.method,
+        }
+        if plan.privacy is not None:
+            found["noise multiplier"] = f"{plan.privacy.noise_multiplier:.4g}"
+        if view.share_of_budget is not None:
+            found["share of the budget"] = f"{view.share_of_budget:.1%}"
+        if view.share_of_grant is not None:
+            found["share of your grant"] = f"{view.share_of_grant:.1%}"
+        return found
+
+    def __repr__(self) -> str:
+        lines = [f"policy: {self.policy}", *(f"{k}: {v}" for k, v in self.facts().items())]
+        return "\n".join([*lines, self.verdict])
+
+    def _repr_html_(self) -> str:
+        return card("plan", self.policy, facts(self.facts()), muted(self.verdict))
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class RemoteDataset:
+    """Rows that stay where they are, how they are prepared, and which part of them is meant.
+
+    Immutable: `select` and `split` give new ones.
+    """
+
+    view: DatasetView
+    transport: Transport = field(compare=False)
+    ref: DataRef
+    selected: PreviewView | None = None
+
+    @classmethod
+    def of(cls, transport: Transport, view: DatasetView) -> RemoteDataset:
+        """The whole dataset, as it is."""
+        return cls(view, transport, DataRef(dataset=view.name))
+
+    @property
+    def name(self) -> str:
+        """What the gateway calls it."""
+        return self.view.name
+
+    @property
+    def policy(self) -> str:
+        """What may be done with it, in one line."""
+        return self.view.policy.text
+
+    def wait(self, timeout_s: float = 600.0) -> RemoteDataset:
+        """Wait until a worker has looked at it: as it is then.
+
+        Raises:
+            ConflictError: it cannot be read, or a unit is null; the probe's job says more.
+            TimeoutError: nobody has looked in time.
+        """
+        end = time.monotonic() + timeout_s
+        view = self.view
+        while view.state is DatasetState.PROBING:
+            if time.monotonic() > end:
+                raise TimeoutError(f"{self.name} is still being looked at after {timeout_s:g} s")
+            self.transport.sleep(1.0)
+            view = self.transport.get(f"datasets/{self.name}", DatasetView)
+        if view.state is DatasetState.REFUSED:
+            raise ConflictError(
+                f"{self.name} cannot be used: a worker could not read it, or found units that are "
+                "null; its owner finds more with: taciturn job list --kind probe",
+                code="refused",
+            )
+        return replace(self, view=view)
+
+    def preview(self) -> PolicyFrame:
+        """Rows like the real ones, none of them real; with `select`, as that makes them."""
+        found = self._preview()
+        columns = [column.name for column in found.columns]
+        frame = pd.DataFrame(list(found.rows), columns=columns or None)
+        return with_policy(frame, found.policy.text)
+
+    def select(self, select: str) -> RemoteDataset:
+        """The same rows, prepared: row-wise SQL expressions, tried on the preview at once.
+
+        >>> data.select("patient_id, json_extract_string(context, '$.text') AS text")
+
+        Raises:
+            InvalidRequestError: not row-wise, a column is not there, or the preview refutes it.
+        """
+        if self.ref.select is not None:
+            raise SpecError("a selection was made already; write one that does both")
+        response = self.transport.send(
+            "POST", f"datasets/{self.name}/selections", body=Selection(select=select)
+        )
+        found = self.transport.read(PreviewView, response)
+        ref = self.ref.model_copy(update={"select": select})
+        return replace(self, ref=ref, selected=found)
+
+    def split(self, test: float = 0.1) -> tuple[RemoteDataset, RemoteDataset]:
+        """(train, test): about `test` of the units are held out, always the same ones.
+
+        Which unit is where is decided by a hash under a key that only workers have.
+        """
+        if self.ref.part is not None:
+            raise SpecError(f"this is the {self.ref.part.side} part already; split the whole")
+        parts = [request(Part, side=side, test_share=test) for side in ("train", "test")]
+        train, held_out = (
+            replace(self, ref=self.ref.model_copy(update={"part": part})) for part in parts
+        )
+        return train, held_out
+
+    def plan(self, model: str, **fields: Unpack[FitFields]) -> Quote:
+        """What `fit` would be and cost; holds and spends nothing."""
+        body = asked(self._request(model, None, dict(fields)))
+        response = self.transport.send("POST", "plans", body=body)
+        return Quote(self.transport.read(PlanView, response))
+
+    def fit(self, model: str, *, name: str | None = None, **fields: Unpack[FitFields]) -> Job:
+        """Start a fit of a base model on these rows; the job is somebody's who waits or not.
+
+        Raises:
+            RemoteBudgetError: there is no room for it. Nothing was spent.
+        """
+        body = asked(self._request(model, name, dict(fields)))
+        response = self.transport.send("POST", "jobs", body=body, key=new_key())
+        return Job(self.transport, self.transport.read(JobView, response))
+
+    def budget(self) -> BudgetView:
+        """How much of its namespace's budget is spent, held and left."""
+        return self.transport.get(f"budgets/{self.view.namespace}", BudgetView)
+
+    def _request(self, model: str, name: str | None, fields: dict[str, Any]) -> RemoteFit:
+        if "select" in fields:
+            raise SpecError("select belongs to the dataset: data.select(...)")
+        if "privacy_unit" in fields:
+            raise SpecError(
+                f"the privacy unit is the dataset's own, {self.view.unit!r}; leave it out"
+            )
+        return request(RemoteFit, model=model, data=self.ref, name=name, **fields)
+
+    def _preview(self) -> PreviewView:
+        if self.selected is not None:
+            return self.selected
+        return self.transport.get(f"datasets/{self.name}/preview", PreviewView)
+
+    def _facts(self) -> dict[str, str]:
+        view, part = self.view, self.ref.part
+        found = {
+            "unit": f"{view.unit} ({view.units} units, declared)",
+            "namespace": view.namespace,
+            "state": view.state.value,
+            "select": self.ref.select,
+            "part": part and f"{part.side}, {part.test_share:g} of the units held out",
+            "owner": view.owner,
+            "description": view.description,
+        }
+        return {name: value for name, value in found.items() if value}
+
+    def __repr__(self) -> str:
+        lines = [f"dataset {self.name}: {self.policy}"]
+        lines += [f"{name}: {value}" for name, value in self._facts().items()]
+        lines += [budget_line(each) for each in self._budgets()]
+        return "\n".join([*lines, repr(self.preview().head(_SHOWN_ROWS))])
+
+    def _repr_html_(self) -> str:
+        found = self._preview()
+        columns = [column.name for column in found.columns]
+        rows = [[row.get(name) for name in columns] for row in found.rows[:_SHOWN_ROWS]]
+        shown = [budget_bar(each) for each in self._budgets()]
+        preview = card("preview", found.policy.text, table(columns, rows))
+        return card(self.name, self.policy, facts(self._facts()), *shown) + preview
+
+    def _budgets(self) -> list[BudgetView | GrantView]:
+        budget = self.budget()
+        return [budget, *budget.grants]

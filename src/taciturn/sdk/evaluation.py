@@ -1,0 +1,106 @@
+"""Figures about a gateway's model: of public texts, or paid for."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import pandas as pd
+
+from taciturn.figures import ModelScore, ReleasedEvaluation
+from taciturn.sdk.looks import card, table
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteScore:
+    """How well a model predicts a text; named as the scores of models that are here.
+
+    Attributes:
+        nats_std, accuracy_std: standard deviation of the noise in it; 0 if exact.
+        mauve: likeness of samples and text; None if there were none.
+    """
+
+    nats_per_token: float
+    token_accuracy: float
+    nats_std: float
+    accuracy_std: float
+    mauve: float | None
+
+    @classmethod
+    def of(cls, score: ModelScore) -> RemoteScore:
+        """The score that travels, as people use it."""
+        nats, accuracy = score.nats_per_token, score.token_accuracy
+        return cls(nats.value, accuracy.value, nats.std, accuracy.std, score.mauve)
+
+    @property
+    def perplexity(self) -> float:
+        """exp(nats per token)."""
+        return math.exp(min(self.nats_per_token, 700.0))
+
+    def row(self) -> tuple[str, str, str, str]:
+        """The figures as a table shows them, noise beside them."""
+        return (
+            _noisy(self.nats_per_token, self.nats_std, "{:.4f}"),
+            f"{self.perplexity:.2f}",
+            _noisy(self.token_accuracy, self.accuracy_std, "{:.2%}"),
+            "" if self.mauve is None else f"{self.mauve:.3f}",
+        )
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class RemoteEvaluation:
+    """How well base and fitted model predict a text; see LLM.evaluate.
+
+    Attributes:
+        policy: what these figures are, in one line.
+    """
+
+    figures: ReleasedEvaluation
+    policy: str
+
+    @property
+    def base(self) -> RemoteScore:
+        """Of the base model."""
+        return RemoteScore.of(self.figures.base)
+
+    @property
+    def fitted(self) -> RemoteScore | None:
+        """Of the fitted model."""
+        return None if self.figures.fitted is None else RemoteScore.of(self.figures.fitted)
+
+    @property
+    def basis(self) -> str:
+        """Public, or differential privacy."""
+        return self.figures.basis
+
+    @property
+    def epsilon(self) -> float | None:
+        """What it cost by itself; None if nothing."""
+        return self.figures.epsilon
+
+    @property
+    def delta(self) -> float | None:
+        """Goes with epsilon."""
+        return self.figures.delta
+
+    def rows(self) -> list[tuple[str, ...]]:
+        """One row for each model."""
+        scores = [("base", self.base)]
+        if self.fitted is not None:
+            scores.append(("fitted", self.fitted))
+        return [(name, *score.row()) for name, score in scores]
+
+    def __repr__(self) -> str:
+        frame = pd.DataFrame(self.rows(), columns=list(COLUMNS)).set_index("model")
+        return f"policy: {self.policy}\n{frame}"
+
+    def _repr_html_(self) -> str:
+        return card("evaluation", self.policy, table(COLUMNS, self.rows()))
+
+
+COLUMNS = ("model", "nats per token", "perplexity", "token accuracy", "MAUVE-style")
+
+
+def _noisy(value: float, std: float, form: str) -> str:
+    shown = form.format(value)
+    return shown if std == 0 else f"{shown} ± {form.format(std)}"

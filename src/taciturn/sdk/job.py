@@ -1,0 +1,183 @@
+"""A job of a gateway, from anywhere: its state, its events, its result."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from taciturn.errors import JobFailedError, SpecError
+from taciturn.sdk.looks import card, facts
+from taciturn.sdk.progress import WORDS, Progress, screen
+from taciturn.sdk.stream import job_events
+from taciturn.sdk.transport import Transport
+from taciturn.wire.events import NumberedEvent, StateEvent
+from taciturn.wire.jobs import JobKind, JobState, JobView
+
+if TYPE_CHECKING:
+    from taciturn.frame import PolicyFrame
+    from taciturn.report import Audit
+    from taciturn.sdk.evaluation import RemoteEvaluation
+    from taciturn.sdk.model import RemoteModel
+
+
+class Job:
+    """A handle; the job itself goes on whether anybody holds one or not.
+
+    >>> job = taciturn.LLM("taciturn/tiny-medical").fit(data, target_epsilon=3, wait=False)
+    >>> job.status, job.id                     # from anywhere: client.job(id)
+    >>> model = job.result()
+    """
+
+    def __init__(self, transport: Transport, view: JobView) -> None:
+        self.view = view
+        self._transport = transport
+
+    @property
+    def id(self) -> str:
+        """By which `client.job(id)` finds it again."""
+        return self.view.id
+
+    @property
+    def status(self) -> JobState:
+        """Where it stands, asked anew."""
+        return self.refresh().view.state
+
+    @property
+    def policy(self) -> str:
+        """What its result is, or will be, in one line."""
+        return self.view.policy.text
+
+    def refresh(self) -> Job:
+        """Ask the gateway where it stands."""
+        if not self.view.state.over:
+            self.view = self._transport.get(f"jobs/{self.id}", JobView)
+        return self
+
+    def events(self, after: int | None = None) -> Iterator[NumberedEvent]:
+        """What it says, from the beginning or after an event's number, until it is over.
+
+        A lost connection is taken up again where it broke off.
+        """
+        for event in job_events(self._transport, self.id, after):
+            self._heed(event)
+            yield event
+
+    def wait(self, *, timeout_s: float | None = None, progress: bool | None = None) -> Job:
+        """Wait until it is over, showing how far it is; Ctrl-C leaves it running.
+
+        Args:
+            timeout_s: give up waiting, not the job, after so long.
+            progress: False shows nothing; True also where nobody watches; by default a bar in
+                terminals and notebooks.
+
+        Raises:
+            JobFailedError: it failed or was cancelled.
+            TimeoutError: it was not over in time; it goes on.
+        """
+        try:
+            self._watch(timeout_s, progress)
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(
+                f"stopped waiting; the job goes on. Come back with client.job({self.id!r}).wait() "
+                f"or: taciturn job wait {self.id}"
+            ) from None
+        return self._checked()
+
+    def result(
+        self, *, timeout_s: float | None = None, progress: bool | None = None
+    ) -> RemoteModel | PolicyFrame | RemoteEvaluation | Audit | None:
+        """What came of it, waiting as `wait` does: of a fit, the model."""
+        from taciturn.sdk.results import read_result
+
+        self.wait(timeout_s=timeout_s, progress=progress)
+        return read_result(self._transport, self.view)
+
+    def fitted(
+        self, *, timeout_s: float | None = None, progress: bool | None = None
+    ) -> RemoteModel:
+        """The model that a fit makes, waiting as `wait` does; raises SpecError for another job."""
+        if self.view.kind is not JobKind.FIT:
+            raise SpecError(f"{self.id} is a job of kind {self.view.kind.value}, not a fit")
+        from taciturn.sdk.model import RemoteModel
+
+        found = self.result(timeout_s=timeout_s, progress=progress)
+        assert isinstance(found, RemoteModel)
+        return found
+
+    def download(self, name: str, folder: str | Path = ".") -> Path:
+        """Write one of its released files into `folder`."""
+        target = Path(folder).expanduser() / Path(name).name
+        self._transport.download(f"jobs/{self.id}/files/{name}", target)
+        return target
+
+    def cancel(self) -> Job:
+        """Stop it. What it has charged stays spent; what never ran is free again."""
+        response = self._transport.send("POST", f"jobs/{self.id}/cancel", key=f"cancel-{self.id}")
+        self.view = self._transport.read(JobView, response)
+        return self
+
+    def _watch(self, timeout_s: float | None, progress: bool | None) -> None:
+        if self.refresh().view.state.over:
+            return
+        private = self.view.request.get("target_epsilon") != "unlimited"
+        shown = Progress(self.id, self.view.kind.value, private, self.view.state)
+        with screen(progress) as chosen:
+            chosen.show(shown)
+            for event in job_events(self._transport, self.id, alive=self._deadline(timeout_s)):
+                self._heed(event)
+                shown = shown.after(event)
+                chosen.show(shown)
+
+    def _heed(self, event: NumberedEvent) -> None:
+        if isinstance(event.event, StateEvent):
+            self.view = self.view.model_copy(update={"state": event.event.state})
+
+    def _deadline(self, timeout_s: float | None) -> Callable[[], None]:
+        """Raises TimeoutError when it is called after so long."""
+        end = None if timeout_s is None else time.monotonic() + timeout_s
+
+        def check() -> None:
+            if end is not None and time.monotonic() > end:
+                raise TimeoutError(f"{self.id} is not over after {timeout_s:g} s; it goes on")
+
+        return check
+
+    def _checked(self) -> Job:
+        """Raises JobFailedError unless it succeeded; the view is the final one."""
+        self.view = self._transport.get(f"jobs/{self.id}", JobView)
+        failure, state = self.view.failure, self.view.state
+        if state is JobState.SUCCEEDED:
+            return self
+        words = failure.text if failure is not None else WORDS[state]
+        raise JobFailedError(
+            f"{self.id} {'was cancelled' if state is JobState.CANCELLED else 'failed'}: {words}",
+            job=self.id,
+            code=failure.code if failure is not None else state.value,
+            incident=failure.incident if failure is not None else None,
+        )
+
+    def __repr__(self) -> str:
+        view = self.view
+        return f"<Job {view.id}: {view.kind.value}, {WORDS[view.state]}; {view.policy.text}>"
+
+    def _repr_html_(self) -> str:
+        return card(f"{self.view.kind.value} {self.view.id}", self.policy, facts(job_facts(self)))
+
+
+def job_facts(job: Job) -> dict[str, str]:
+    """What there is to know about a job, for people."""
+    view = job.view
+    found: dict[str, Any] = {
+        "state": WORDS[view.state],
+        "dataset": view.dataset,
+        "base model" if view.kind is JobKind.FIT else "model": view.request.get("model"),
+        "fitted model": view.model if view.kind is JobKind.FIT else None,
+        "requested by": view.requester,
+        "created": f"{view.created_at:%Y-%m-%d %H:%M} UTC",
+        "approval": view.approval,
+        "failure": view.failure and view.failure.text,
+        "incident": view.failure and view.failure.incident,
+    }
+    return {name: str(value) for name, value in found.items() if value is not None}

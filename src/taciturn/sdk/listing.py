@@ -1,0 +1,81 @@
+"""Lists of what a gateway has: plain lists of values, which notebooks show as tables."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from enum import Enum
+from typing import Any, TypeVar, overload
+
+from pydantic import BaseModel
+
+from taciturn.sdk.looks import card, muted, table
+from taciturn.wire.values import PolicyLine
+
+V = TypeVar("V", bound=BaseModel)
+
+_LEFT_OUT = frozenset({"columns", "request", "plan", "report", "updated_at", "files"})
+_SHOWN = 50
+
+
+class Listing(Sequence[V]):
+    """An immutable list of wire values."""
+
+    def __init__(self, values: Iterable[V]) -> None:
+        self._values = tuple(values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __iter__(self) -> Iterator[V]:
+        return iter(self._values)
+
+    @overload
+    def __getitem__(self, index: int) -> V: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Listing[V]: ...
+
+    def __getitem__(self, index: int | slice) -> V | Listing[V]:
+        if isinstance(index, slice):
+            return Listing(self._values[index])
+        return self._values[index]
+
+    def columns(self) -> list[str]:
+        """Names of what a table of it shows."""
+        fields = type(self._values[0]).model_fields if self._values else {}
+        wanted = [name for name in fields if name not in _LEFT_OUT]
+        return [name for name in wanted if any(shown(getattr(v, name)) for v in self._values)]
+
+    def rows(self) -> list[list[str]]:
+        """What a table of it shows."""
+        return [[shown(getattr(value, name)) for name in self.columns()] for value in self._values]
+
+    def __repr__(self) -> str:
+        return "\n".join(["  ".join(self.columns()), *("  ".join(row) for row in self.rows())])
+
+    def _repr_html_(self) -> str:
+        more = len(self) - _SHOWN
+        rest = muted(f"and {more} more") if more > 0 else ""
+        title = f"{len(self)} {type(self._values[0]).__name__ if self else ''}".replace("View", "")
+        names = [name.replace("_", " ") for name in self.columns()]
+        return card(title, None, table(names, self.rows()[:_SHOWN]), rest)
+
+
+def shown(value: Any) -> str:
+    """A field's value as people read it."""
+    if value is None or value == ():
+        return ""
+    if isinstance(value, PolicyLine):
+        return value.text
+    if isinstance(value, Enum):
+        return str(value.value)
+    if isinstance(value, tuple):
+        return ", ".join(shown(each) for each in value)
+    if isinstance(value, BaseModel):
+        fields = ((name, shown(getattr(value, name))) for name in type(value).model_fields)
+        return ", ".join(f"{name}={text}" for name, text in fields if text)
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if hasattr(value, "strftime"):
+        return f"{value:%Y-%m-%d %H:%M}"
+    return str(value)

@@ -1,0 +1,270 @@
+"""A model that was fitted behind a gateway, and is used there or downloaded."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Unpack
+
+from taciturn.certificate.envelope import Envelope
+from taciturn.certificate.files import CERTIFICATE
+from taciturn.certificate.statement import Statement
+from taciturn.errors import AdapterError, CertificateError, DataError, OutputError, SpecError
+from taciturn.frame import PolicyFrame, with_policy
+from taciturn.report import Audit, PrivacyReport
+from taciturn.sdk.dataset import RemoteDataset
+from taciturn.sdk.job import Job
+from taciturn.sdk.looks import card, facts
+from taciturn.sdk.requests import asked, public_texts, request
+from taciturn.sdk.stream import messages
+from taciturn.sdk.transport import Transport, new_key
+from taciturn.spec import EvaluateFields, SampleSpec
+from taciturn.wire.jobs import (
+    JobView,
+    ModelView,
+    RemoteAudit,
+    RemoteEvaluate,
+    RemoteSample,
+    RemoteSynthesize,
+)
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+    from taciturn.sdk.evaluation import RemoteEvaluation
+
+
+class RemoteModel:
+    """A fitted model; what it writes is written where it is."""
+
+    def __init__(self, transport: Transport, view: ModelView) -> None:
+        self.view = view
+        self._transport = transport
+
+    @property
+    def id(self) -> str:
+        """By which `client.model(id)` and `LLM("gateway:ID")` find it again."""
+        return self.view.id
+
+    @property
+    def privacy(self) -> PrivacyReport:
+        """The guarantee it carries, asked anew: private evaluations add to it."""
+        self.view = self._transport.get(f"models/{self.id}", ModelView)
+        return PrivacyReport.model_validate(self.view.report)
+
+    @property
+    def policy(self) -> str:
+        """The guarantee in one line."""
+        return self.view.policy.text
+
+    def sample(
+        self,
+        prompts: Sequence[str],
+        *,
+        temperature: float = 1.0,
+        top_p: float = 1.0,
+        max_new_tokens: int = 100,
+        n: int = 1,
+        seed: int | None = None,
+        batch_size: int = 16,
+        progress: bool | None = None,
+    ) -> PolicyFrame:
+        """Continue each prompt; see LLM.sample."""
+        sample = request(
+            RemoteSample,
+            model=self.id,
+            prompts=tuple(prompts),
+            temperature=temperature,
+            top_p=top_p,
+            max_new_tokens=max_new_tokens,
+            n=n,
+            seed=seed,
+            batch_size=batch_size,
+        )
+        frame = self._submit(sample).result(progress=progress)
+        assert isinstance(frame, PolicyFrame)
+        return frame
+
+    def stream(self, prompt: str, spec: SampleSpec) -> Iterator[str]:
+        """One continuation, piece by piece, through the gateway's OpenAI-compatible endpoint."""
+        body = {
+            "model": self.id,
+            "prompt": prompt,
+            "stream": True,
+            "max_tokens": spec.max_new_tokens,
+            "temperature": spec.temperature,
+            "top_p": spec.top_p,
+            "seed": spec.seed,
+        }
+        sent = {name: value for name, value in body.items() if value is not None}
+        with self._transport.stream("POST", "completions", body=sent) as response:
+            for message in messages(response.iter_lines()):
+                if message.data == "[DONE]":
+                    return
+                for choice in json.loads(message.data).get("choices", ()):
+                    yield choice.get("text", "")
+
+    def evaluate(
+        self, data: object, *, progress: bool | None = None, **fields: Unpack[EvaluateFields]
+    ) -> RemoteEvaluation:
+        """How well base and fitted model predict `data`; see LLM.evaluate.
+
+        Args:
+            data: a dataset of the gateway, with target_epsilon; or public texts: a list of strings,
+                a frame or a file with `text_field`.
+        """
+        from taciturn.sdk.evaluation import RemoteEvaluation
+
+        asked_for: dict[str, Any] = dict(fields)
+        if isinstance(data, RemoteDataset):
+            source: dict[str, Any] = {"data": data.ref}
+        else:
+            if fields.get("target_epsilon") is not None:
+                raise SpecError("private data of your own stay here; give a gateway's dataset")
+            source = {"public_texts": public_texts(data, asked_for.pop("text_field", None))}
+        evaluate = request(RemoteEvaluate, model=self.id, **source, **asked_for)
+        found = self._submit(evaluate).result(progress=progress)
+        assert isinstance(found, RemoteEvaluation)
+        return found
+
+    def audit(self, *, confidence: float = 0.95, progress: bool | None = None) -> Audit:
+        """What an attack proves about epsilon; see LLM.audit."""
+        audit = request(RemoteAudit, model=self.id, confidence=confidence)
+        found = self._submit(audit).result(progress=progress)
+        assert isinstance(found, Audit)
+        return found
+
+    def synthesize(
+        self,
+        n: int,
+        *,
+        output: str | Path | None = None,
+        prompts: Sequence[str] | Mapping[str, str] = ("",),
+        temperature: float = 1.0,
+        top_p: float = 1.0,
+        max_new_tokens: int = 128,
+        seed: int | None = None,
+        batch_size: int = 16,
+        progress: bool | None = None,
+    ) -> PolicyFrame:
+        """Write `n` records; see LLM.synthesize. `batch_size` is the worker's own business."""
+        if isinstance(prompts, Mapping):
+            raise SpecError("labels are for models that are here; give a list of prompts")
+        path = None if output is None else _new_file(Path(output).expanduser())
+        job = self.start_synthesis(
+            n,
+            prompts=prompts,
+            temperature=temperature,
+            top_p=top_p,
+            max_new_tokens=max_new_tokens,
+            seed=seed,
+        ).wait(progress=progress)
+        with tempfile.TemporaryDirectory() as folder:
+            kept = job.download("synthetic.parquet", folder)
+            if path is not None:
+                shutil.copyfile(kept, path)
+            return self._table(kept, path)
+
+    def start_synthesis(
+        self,
+        n: int,
+        *,
+        prompts: Sequence[str] = ("",),
+        temperature: float = 1.0,
+        top_p: float = 1.0,
+        max_new_tokens: int = 128,
+        seed: int | None = None,
+    ) -> Job:
+        """Start to write `n` records; the handle of the job that does."""
+        synthesize = request(
+            RemoteSynthesize,
+            model=self.id,
+            n=n,
+            prompts=tuple(prompts),
+            temperature=temperature,
+            top_p=top_p,
+            max_new_tokens=max_new_tokens,
+            seed=seed,
+        )
+        return self._submit(synthesize)
+
+    def certificate(self) -> Statement:
+        """What is certified of it, unchecked; `taciturn cert verify` checks a downloaded model.
+
+        Raises:
+            CertificateError: there is none.
+        """
+        if CERTIFICATE not in self.view.files:
+            raise CertificateError(
+                f"{self.id} has no certificate: {self.policy}"
+                if self.view.policy.kind == "no guarantee"
+                else f"{self.id} has no certificate; its gateway signs none (TACITURN_SIGNING_KEY)"
+            )
+        response = self._transport.send("GET", f"models/{self.id}/files/{CERTIFICATE}")
+        return Statement.from_bytes(Envelope.from_bytes(response.content).payload)
+
+    def download(self, folder: str | Path) -> Path:
+        """Write its files into a new or empty folder, all or none; `LLM(folder)` uses them here."""
+        output = Path(folder).expanduser()
+        if output.exists() and (not output.is_dir() or any(output.iterdir())):
+            raise AdapterError(f"{output} is not an empty folder; choose another one")
+        view = self._transport.get(f"models/{self.id}", ModelView)
+        try:
+            output.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=output.parent, prefix=".taciturn-") as partial:
+                for name in view.files:
+                    if Path(name).name != name:
+                        raise AdapterError(f"file name {name!r} leads into another folder")
+                    self._transport.download(f"models/{self.id}/files/{name}", Path(partial) / name)
+                output.mkdir(exist_ok=True)
+                for name in view.files:
+                    (Path(partial) / name).replace(output / name)
+        except OSError as error:
+            raise OutputError(f"{output} cannot be written: {error.strerror}") from None
+        return output
+
+    save = download
+
+    def remove(self) -> None:
+        """Remove the model and its files; what it cost stays spent."""
+        self._transport.send("DELETE", f"models/{self.id}")
+
+    def _submit(self, body: BaseModel) -> Job:
+        response = self._transport.send("POST", "jobs", body=asked(body), key=new_key())
+        return Job(self._transport, self._transport.read(JobView, response))
+
+    def _table(self, kept: Path, path: Path | None) -> PolicyFrame:
+        from taciturn.sdk.requests import read_table
+
+        try:
+            return with_policy(read_table(kept), self.policy)
+        except (ImportError, DataError):
+            if path is None:
+                raise
+            # The file is what was asked for; that it cannot be shown here loses nothing.
+            return with_policy([], self.policy)
+
+    def __repr__(self) -> str:
+        return f"<RemoteModel {self.id}: {self.view.base_model}; {self.policy}>"
+
+    def _repr_html_(self) -> str:
+        view = self.view
+        rows = {
+            "base model": view.base_model,
+            "namespace": view.namespace,
+            "fitted by": view.owner,
+            "job": view.job,
+            "files": ", ".join(view.files),
+        }
+        return card(view.name or view.id, self.policy, facts(rows))
+
+
+def _new_file(path: Path) -> Path:
+    if path.suffix != ".parquet" or path.exists() or not path.parent.is_dir():
+        raise OutputError(
+            f"output {path} must be a new file that ends in .parquet, in a folder that is there"
+        )
+    return path

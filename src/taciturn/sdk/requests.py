@@ -1,0 +1,85 @@
+"""From arguments to what is asked of a gateway, with errors as everywhere: value, bound, remedy."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pandas as pd
+from pydantic import BaseModel, ValidationError
+
+from taciturn.errors import DataError, MissingDependencyError, SpecError
+from taciturn.spec import parse
+from taciturn.wire.jobs import RemoteEvaluate, RemoteFit, RemoteSample
+
+R = TypeVar("R", bound=BaseModel)
+
+_SPECS = (RemoteFit, RemoteSample, RemoteEvaluate)
+_READERS = {".jsonl": "read_json", ".csv": "read_csv", ".parquet": "read_parquet"}
+
+
+def request(kind: type[R], **fields: Any) -> R:
+    """A wire value; raises SpecError for what it does not allow."""
+    if issubclass(kind, _SPECS):
+        return parse(kind, fields)
+    try:
+        return kind(**fields)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        message = first["msg"].removeprefix("Value error, ")
+        raise SpecError(
+            f"{where}={first.get('input')!r}: {message}" if where else message
+        ) from None
+
+
+def asked(value: BaseModel) -> dict[str, Any]:
+    """A request's fields that are not as they would be anyway."""
+    fields = value.model_dump(mode="json", exclude_defaults=True)
+    kind = getattr(value, "kind", None)
+    return fields if kind is None else {"kind": kind.value, **fields}
+
+
+def public_texts(data: object, text_field: str | None) -> list[str]:
+    """Texts that are declared public, from a list, a frame or a file.
+
+    Raises:
+        SpecError, DataError: they cannot be read; nothing was sent.
+    """
+    if isinstance(data, str | Path):
+        data = _read(Path(data).expanduser())
+    if isinstance(data, pd.DataFrame):
+        column = text_field or "text"
+        if column not in data:
+            raise DataError(
+                f"no column {column!r} in the data; columns: {', '.join(map(str, data.columns))}"
+            )
+        data = data[column].tolist()
+    if not isinstance(data, Sequence) or not all(isinstance(text, str) for text in data):
+        raise DataError(
+            f"data of type {type(data).__name__} cannot be sent to a gateway; give a list of "
+            "strings, a pandas frame with text_field, or a file of JSONL, CSV or Parquet"
+        )
+    return list(data)
+
+
+def _read(path: Path) -> Any:
+    reader = _READERS.get(path.suffix)
+    if reader is None or not path.is_file():
+        raise DataError(f"{path} is not a file of JSONL, CSV or Parquet; give one that is here")
+    options: Mapping[str, Any] = {"lines": True} if path.suffix == ".jsonl" else {}
+    try:
+        return getattr(pd, reader)(path, **options)
+    except ImportError as error:
+        raise MissingDependencyError(
+            f"reading {path.name} needs {error.name or 'pyarrow'}; install pyarrow"
+        ) from None
+    except ValueError as error:
+        raise DataError(f"{path} cannot be read ({type(error).__name__})") from None
+
+
+def read_table(path: Path) -> pd.DataFrame:
+    """A downloaded table; raises DataError or MissingDependencyError."""
+    frame: pd.DataFrame = _read(path)
+    return frame

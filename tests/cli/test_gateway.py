@@ -1,0 +1,214 @@
+"""The commands against a gateway in memory: what they ask for, print and exit with."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import httpx
+import pytest
+
+from fakegateway import TOKEN, URL, Fake
+from taciturn.cli.main import main
+from taciturn.sdk import client as clients
+from taciturn.sdk.transport import Patience
+from taciturn.wire.jobs import JobState
+from taciturn.wire.values import Problem
+
+FIT = ("fit", "--data", "gateway:phee", "--model", "m", "--target-epsilon", "3")
+MODEL = "gateway:mod_00000000000000000001"
+
+
+class Shell:
+    """Runs `taciturn ...` in this process."""
+
+    def __init__(self, capsys: pytest.CaptureFixture[str], patch: pytest.MonkeyPatch) -> None:
+        self.capsys, self.patch = capsys, patch
+
+    def __call__(self, *arguments: str, code: int = 0) -> str:
+        self.patch.setattr(sys, "argv", ["taciturn", *arguments])
+        self.capsys.readouterr()
+        with pytest.raises(SystemExit) as caught:
+            main()
+        output = "".join(self.capsys.readouterr())
+        assert (caught.value.code or 0) == code, output
+        return output
+
+
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Fake:
+    """A gateway that every client of this process reaches."""
+    gateway = Fake()
+
+    class Transport(clients.Transport):
+        def __init__(self, url: str, token: str | None, **_: object) -> None:
+            haste = Patience(attempts=2, first_wait_s=0.0)
+            super().__init__(url, token, patience=haste, http=gateway.http())
+
+    monkeypatch.setattr(clients, "Transport", Transport)
+    monkeypatch.setenv("TACITURN_URL", URL)
+    monkeypatch.setenv("TACITURN_TOKEN", TOKEN)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    monkeypatch.setenv("COLUMNS", "200")
+    return gateway
+
+
+@pytest.fixture
+def shell(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Shell:
+    return Shell(capsys, monkeypatch)
+
+
+def test_login_keeps_a_token_that_works(
+    fake: Fake, shell: Shell, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delenv("TACITURN_URL")
+    monkeypatch.delenv("TACITURN_TOKEN")
+    assert "taciturn login" in shell("whoami", code=1)
+    monkeypatch.setattr(sys, "stdin", _Lines(f"{TOKEN}\n"))
+    assert "as ada (owner)" in shell("login", URL, "--token-stdin")
+    kept = tmp_path / "config" / "taciturn" / "credentials.json"
+    assert kept.stat().st_mode & 0o777 == 0o600
+    assert "jobs:create" in shell("whoami")
+    assert "logged out" in shell("logout")
+    assert "was not logged in" in shell("logout")
+    monkeypatch.setattr(sys, "stdin", _Lines("tac_wrong\n"))
+    assert "valid token" in shell("login", URL, "--token-stdin", code=1)
+    assert not kept.exists()
+
+
+class _Lines:
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    def readline(self) -> str:
+        return self.text
+
+
+def test_the_line_of_the_data_owner(fake: Fake, shell: Shell, tmp_path: Path) -> None:
+    mock = tmp_path / "mock.jsonl"
+    mock.write_text('{"id": "1"}\n\n{"id": "2"}\n')
+    arguments = (
+        *("dataset", "add", "phee", "s3://bucket/phee.parquet"),
+        *("--unit", "split_part(id,'_',1)", "--namespace", "patients-2026"),
+        *("--epsilon", "8", "--delta", "1e-6", "--units", "1100", "--mock", str(mock)),
+    )
+    assert "phee: ready" in shell(*arguments)
+    mock.write_text("not json: secret\n")
+    output = shell(*arguments, code=1)
+    assert "line 1 is not a JSON object" in output
+    assert "secret" not in output
+
+
+def test_datasets(fake: Fake, shell: Shell) -> None:
+    assert "phee" in shell("dataset", "list")
+    assert json.loads(shell("dataset", "list", "--json"))["name"] == "phee"
+    assert "mock (invented rows)" in shell("dataset", "show", "phee")
+    assert "selected" in shell("dataset", "select", "phee", "upper(text) AS text")
+    assert "aggregate" in shell("dataset", "select", "phee", "count(*)", code=1)
+    assert "removed" in shell("dataset", "remove", "phee")
+    assert "there is no dataset 'phee'" in shell("dataset", "show", "phee", code=1)
+
+
+def test_terms(fake: Fake, shell: Shell) -> None:
+    assert "epsilon=2" in shell(
+        "grant", "add", "patients", "user:eve", "--epsilon", "2", "--delta", "1e-7"
+    )
+    assert "user:eve" in shell("grant", "list", "patients")
+    assert "user:eve" in shell("budget", "patients")
+    assert "1 release(s) that no budget covers" in shell("budget", "patients")
+    assert "patients" in shell("budget")
+    assert "revoked" in shell("grant", "revoke", "patients", "user:eve")
+    shell("policy", "set", "patients", "--approver", "user:ada", "--approver", "user:bob")
+    assert fake.policies["patients"].approvers == ("user:ada", "user:bob")
+    assert "user:bob" in shell("policy", "show", "patients")
+    assert "nothing to change" in shell("policy", "set", "patients", code=1)
+
+
+def test_fit_runs_where_the_data_is(fake: Fake, shell: Shell, tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    output = shell(*FIT, "--select", "text", "--held-out", "0.1", "--output", str(folder))
+    (job,) = fake.jobs.values()
+    assert job.request["data"] == {
+        "dataset": "phee",
+        "select": "text",
+        "part": {"side": "train", "test_share": 0.1},
+    }
+    assert f"fitted model: {MODEL}" in output
+    assert "epsilon 2.00" in output
+    assert (folder / "privacy_report.json").is_file()
+
+
+def test_fit_from_a_file_without_waiting(fake: Fake, shell: Shell, tmp_path: Path) -> None:
+    path = tmp_path / "job.yaml"
+    path.write_text("model: m\ndata: gateway:phee\ntarget_epsilon: unlimited\n")
+    output = shell("fit", "-f", str(path), "--no-wait")
+    (job,) = fake.jobs
+    assert "NO PRIVACY" in output
+    assert f"taciturn job wait {job}" in output
+    assert job in shell("job", "list")
+    assert "no guarantee" in shell("job", "show", job)
+    assert MODEL in shell("job", "wait", job)
+    events = [json.loads(line) for line in shell("job", "events", job).splitlines()]
+    assert [event["sequence"] for event in events] == list(range(1, 9))
+    assert "cancelled" in shell("job", "cancel", job)
+
+
+def test_what_is_not_for_a_gateway_is_refused(fake: Fake, shell: Shell) -> None:
+    assert "resume is for data on this machine" in shell(*FIT, "--resume", code=1)
+    assert "not yours to choose" in shell(*FIT, "--threads", "2", code=1)
+    assert "wait is for data behind a gateway" in shell(
+        *("fit", "--data", "x.csv", "--model", "m", "--target-epsilon", "3", "--no-wait"), code=1
+    )
+    assert fake.jobs == {}
+
+
+def test_a_failed_job_exits_with_1(fake: Fake, shell: Shell) -> None:
+    fake.outcome = JobState.FAILED
+    output = shell(*FIT, code=1)
+    assert "ask the owner (incident inc_1)" in output
+    assert "Traceback" not in output
+
+
+def test_plan_and_models(fake: Fake, shell: Shell, tmp_path: Path) -> None:
+    assert "there is room for it" in shell("plan", *FIT[1:])
+    assert fake.jobs == {}
+    assert "mod_0" in shell("model", "list")
+    assert "epsilon=3" in shell("model", "show", MODEL)
+    assert "downloaded" in shell("model", "download", MODEL, "-o", str(tmp_path / "downloaded"))
+    assert "The patient coughs" in shell("model", "sample", MODEL, "-p", "The patient")
+    assert "The patient coughs" in shell("sample", MODEL, "-p", "The patient")
+    path = tmp_path / "public.csv"
+    path.write_text("text\nabc\n")
+    output = shell("evaluate", MODEL, str(path), "--text-field", "text")
+    assert "4.48" in output
+    shell("evaluate", MODEL, "gateway:phee", "--target-epsilon", "0.5", "--held-out", "0.1")
+    assert [job.request.get("data", {}).get("part") for job in fake.jobs.values()][-1] == {
+        "side": "test",
+        "test_share": 0.1,
+    }
+
+
+def test_approvals_and_people(fake: Fake, shell: Shell) -> None:
+    assert "no_guarantee" in shell("approval", "list")
+    assert "1 of 2 have approved" in shell("approval", "approve", "apr_1", "--comment", "fine")
+    assert "open" in shell("approval", "reject", "apr_1")
+    assert fake.decisions == [("apr_1", "approve"), ("apr_1", "reject")]
+    assert "ada" in shell("user", "list")
+    assert "eve: practitioner" in shell("user", "add", "eve", "--role", "practitioner")
+    assert shell("token", "add", "ci").strip() == "tac_secret"
+    assert "a row" in shell("incident", "show", "inc_1")
+    assert json.loads(shell("audit-log", "--limit", "1"))["actor"] == "ada"
+
+
+def test_errors_are_one_line(fake: Fake, shell: Shell) -> None:
+    fake.failing = Problem(type="t", title="t", status=403, detail="not you", code="forbidden")
+    assert shell("budget", "patients", code=1).splitlines() == ["error: not you"]
+
+
+def test_no_gateway_there(shell: Shell, fake: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> httpx.Response:
+        raise httpx.ConnectError("refused")
+
+    monkeypatch.setattr(httpx.Client, "send", refuse)
+    assert "did not answer (ConnectError)" in shell("whoami", code=1)

@@ -1,0 +1,499 @@
+"""A gateway in memory that speaks the wire values: no database, no worker, no privacy.
+
+Jobs are over as soon as they are made; their events are a short story that a stream may be cut at.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Any
+
+import httpx
+from fastapi import FastAPI, Header, Request
+from fastapi.responses import JSONResponse, Response, StreamingResponse
+from fastapi.testclient import TestClient
+
+from taciturn.figures import Figure, ModelScore, ReleasedEvaluation
+from taciturn.planning.defaults import PublicFacts
+from taciturn.planning.plan import make_plan
+from taciturn.report import PrivacyReport
+from taciturn.wire.datasets import (
+    BudgetView,
+    ColumnView,
+    DatasetView,
+    GrantTerms,
+    GrantView,
+    NewDataset,
+    PolicyTerms,
+    PolicyView,
+    PreviewView,
+    Selection,
+)
+from taciturn.wire.events import JobEvent, NumberedEvent, PlanEvent, ProgressEvent, StateEvent
+from taciturn.wire.identity import NewToken, NewUser, Role, Self, TokenSecret, UserView
+from taciturn.wire.jobs import (
+    ApprovalView,
+    Decision,
+    JobRequest,
+    JobState,
+    JobView,
+    ModelView,
+    PlanView,
+    RemoteFit,
+)
+from taciturn.wire.results import (
+    EvaluateResult,
+    FitResult,
+    JobResult,
+    SampleLine,
+    SampleResult,
+)
+from taciturn.wire.values import Page, PolicyLine, Problem
+
+Key = Annotated[str, Header(alias="Idempotency-Key")]
+URL, TOKEN = "http://testserver", "tac_test"
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+DP = PolicyLine(kind="DP", text="DP (epsilon=3, delta=1e-06, unit=patient_id)")
+MOCK = PolicyLine(kind="mock", text="mock (invented rows)")
+NONE = PolicyLine(kind="no guarantee", text="no guarantee (approved by ada, bob)")
+REPORT = PrivacyReport(
+    guarantee="differential privacy",
+    epsilon=3.0,
+    delta=1e-6,
+    privacy_unit="patient_id",
+    n_units=1100,
+    mechanism="DP-SGD",
+    steps=3,
+    expected_batch_size=10,
+    base_model="taciturn/tiny-medical",
+    trainable_parameters=1,
+    taciturn_version="0",
+)
+FACTS = PublicFacts(
+    n_units=1100, base_model="taciturn/tiny-medical", base_parameters=1_000_000, context_length=160
+)
+
+
+class Wire(httpx.BaseTransport):
+    """Between a client and an app in this process, which have different HTTP libraries."""
+
+    def __init__(self, app: TestClient) -> None:
+        self._app = app
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        """Answer whole, as the app does."""
+        answer = self._app.request(
+            request.method,
+            str(request.url),
+            content=request.read(),
+            headers=dict(request.headers),
+        )
+        return httpx.Response(
+            answer.status_code, headers=dict(answer.headers), content=answer.content
+        )
+
+
+@dataclass
+class Fake:
+    """What the gateway holds, and how it misbehaves.
+
+    Attributes:
+        cut_after: a stream of events breaks off after so many, each time it is asked for.
+        failing: state and code that the next jobs end with.
+        seen: method and path of every request, in order.
+    """
+
+    name: str = "phee"
+    datasets: dict[str, DatasetView] = field(default_factory=dict)
+    jobs: dict[str, JobView] = field(default_factory=dict)
+    keys: dict[str, str] = field(default_factory=dict)
+    grants: dict[str, GrantView] = field(default_factory=dict)
+    decisions: list[tuple[str, str]] = field(default_factory=list)
+    policies: dict[str, PolicyView] = field(default_factory=dict)
+    cut_after: int | None = None
+    failing: Problem | None = None
+    outcome: JobState = JobState.SUCCEEDED
+    seen: list[str] = field(default_factory=list)
+    resumed_from: list[str | None] = field(default_factory=list)
+    numbers: Iterator[int] = field(default_factory=itertools.count)
+    app: TestClient | None = None
+
+    def __post_init__(self) -> None:
+        self.datasets[self.name] = dataset(self.name)
+        self.policies["patients"] = PolicyView(
+            budget={"epsilon": 8, "delta": 1e-6},
+            namespace="patients",
+            owner="ada",
+            version=1,
+            created_at=NOW,
+            updated_at=NOW,
+        )
+
+    def http(self) -> httpx.Client:
+        """Connections to it."""
+        if self.app is None:
+            self.app = TestClient(app_of(self), base_url=URL)
+        return httpx.Client(transport=Wire(self.app))
+
+    def submit(self, asked: Any, key: str) -> JobView:
+        """Make a job, once for each key."""
+        if key in self.keys:
+            return self.jobs[self.keys[key]]
+        job_id = f"job_{next(self.numbers):020d}"
+        unlimited = getattr(asked, "target_epsilon", None) == "unlimited"
+        self.jobs[job_id] = JobView(
+            id=job_id,
+            kind=asked.kind,
+            state=JobState.QUEUED,
+            requester="ada",
+            namespace="patients",
+            dataset=asked.data.dataset if isinstance(asked, RemoteFit) else None,
+            model="mod_00000000000000000001",
+            request=asked.model_dump(mode="json", exclude_defaults=True),
+            policy=NONE if unlimited else DP,
+            created_at=NOW,
+            updated_at=NOW,
+        )
+        self.keys[key] = job_id
+        return self.jobs[job_id]
+
+    def finish(self, job_id: str) -> None:
+        """The job is over."""
+        failure = None
+        if self.outcome is JobState.FAILED:
+            failure = {"code": "data_unreadable", "text": "ask the owner", "incident": "inc_1"}
+        changed = {"state": self.outcome, "failure": failure}
+        view = self.jobs[job_id].model_dump() | changed
+        self.jobs[job_id] = JobView.model_validate(view)
+
+    def events(self) -> list[NumberedEvent]:
+        """What every job says."""
+        plan = make_plan(_spec(), FACTS)
+        said: list[JobEvent] = [
+            StateEvent(state=JobState.QUEUED),
+            StateEvent(state=JobState.RUNNING),
+            PlanEvent(plan=plan),
+            *(ProgressEvent(step=i, steps=4, epsilon=0.5 * i) for i in range(1, 5)),
+            StateEvent(
+                state=self.outcome,
+                code="data_unreadable" if self.outcome is JobState.FAILED else None,
+            ),
+        ]
+        return [
+            NumberedEvent(sequence=i, at=NOW + timedelta(seconds=10 * i), event=event)
+            for i, event in enumerate(said, start=1)
+        ]
+
+
+def _spec() -> Any:
+    from taciturn.spec import FitSpec
+
+    return FitSpec(target_epsilon=3, batch_size=10, steps=4, text_field="text")
+
+
+def dataset(name: str, description: str | None = None) -> DatasetView:
+    """A dataset that is ready."""
+    return DatasetView(
+        name=name,
+        namespace="patients",
+        state="ready",
+        unit="patient_id",
+        units=1100,
+        columns=(ColumnView(name="id", type="string"), ColumnView(name="text", type="string")),
+        owner="ada",
+        description=description,
+        policy=PolicyLine(kind="DP", text="DP, at most epsilon=8 for all"),
+        preview="mock",
+        created_at=NOW,
+    )
+
+
+def model_view() -> ModelView:
+    """The one model there is."""
+    return ModelView(
+        id="mod_00000000000000000001",
+        name=None,
+        job="job_1",
+        owner="ada",
+        base_model="taciturn/tiny-medical",
+        namespace="patients",
+        policy=DP,
+        report=REPORT.model_dump(mode="json"),
+        files=("privacy_report.json", "README.md"),
+        created_at=NOW,
+    )
+
+
+def refuse(code: str, status: int, detail: str, **more: Any) -> Response:
+    """A problem."""
+    body = Problem(type="about:blank", title="t", status=status, detail=detail, code=code, **more)
+    return JSONResponse(
+        body.model_dump(exclude_none=True),
+        status_code=status,
+        media_type="application/problem+json",
+    )
+
+
+def app_of(fake: Fake) -> FastAPI:
+    """The gateway as an app."""
+    app = FastAPI()
+
+    @app.middleware("http")
+    async def watch(request: Request, call_next: Any) -> Response:
+        fake.seen.append(f"{request.method} {request.url.path}")
+        if request.headers.get("authorization") != f"Bearer {TOKEN}":
+            return refuse("unauthenticated", 401, "give a valid token")
+        if fake.failing is not None:
+            return refuse(
+                **fake.failing.model_dump(include={"code", "status", "detail", "incident"})
+            )
+        return await call_next(request)  # type: ignore[no-any-return]
+
+    @app.get("/v1/self")
+    def who() -> Self:
+        return Self(
+            name="ada",
+            display_name=None,
+            roles=(Role.OWNER,),
+            groups=(),
+            actions=("jobs:create",),
+            expires_at=None,
+            server_version="0",
+        )
+
+    @app.get("/v1/datasets")
+    def datasets(cursor: str | None = None) -> Page[DatasetView]:
+        names = list(fake.datasets)
+        at = int(cursor or 0)
+        following = str(at + 1) if at + 1 < len(names) else None
+        return Page(items=(fake.datasets[names[at]],), next_cursor=following)
+
+    @app.post("/v1/datasets", status_code=201)
+    def add(new: NewDataset) -> DatasetView:
+        fake.datasets[new.name] = dataset(new.name, new.description)
+        return fake.datasets[new.name]
+
+    @app.get("/v1/datasets/{name}", response_model=None)
+    def one(name: str) -> DatasetView | Response:
+        if name not in fake.datasets:
+            return refuse("not_found", 404, f"there is no dataset {name!r}")
+        return fake.datasets[name]
+
+    @app.delete("/v1/datasets/{name}", status_code=204, response_model=None)
+    def remove(name: str) -> Response | None:
+        if fake.datasets.pop(name, None) is None:
+            return refuse("not_found", 404, "no such dataset")
+        return None
+
+    @app.get("/v1/datasets/{name}/preview")
+    def preview(name: str) -> PreviewView:
+        columns = (ColumnView(name="id", type="string"), ColumnView(name="text", type="string"))
+        return PreviewView(
+            policy=MOCK, columns=columns, rows=({"id": "1", "text": "<b>Mr Mock</b> coughs."},)
+        )
+
+    @app.post("/v1/datasets/{name}/selections", response_model=None)
+    def select(name: str, selection: Selection) -> PreviewView | Response:
+        if "count(" in selection.select:
+            return refuse("invalid", 422, "count is an aggregate; write row-wise expressions")
+        columns = (ColumnView(name="text", type="string"),)
+        return PreviewView(policy=MOCK, columns=columns, rows=({"text": "selected"},))
+
+    @app.get("/v1/budgets/{namespace}")
+    def budget(namespace: str) -> BudgetView:
+        return BudgetView(
+            namespace=namespace,
+            epsilon=8,
+            delta=1e-6,
+            charged=0.25,
+            taken=0.5,
+            exceptions=1,
+            grants=tuple(fake.grants.values()),
+        )
+
+    @app.get("/v1/budgets")
+    def budgets() -> Page[BudgetView]:
+        return Page(items=(budget("patients"),))
+
+    @app.get("/v1/policies/{namespace}")
+    def policy(namespace: str) -> PolicyView:
+        return fake.policies[namespace]
+
+    @app.put("/v1/policies/{namespace}", response_model=None)
+    def put_policy(
+        namespace: str, terms: PolicyTerms, if_match: Annotated[str, Header()]
+    ) -> PolicyView | Response:
+        current = fake.policies[namespace]
+        if if_match != f'"{current.version}"':
+            return refuse("conflict", 409, "somebody has changed it")
+        changed = current.model_dump() | terms.model_dump() | {"version": current.version + 1}
+        fake.policies[namespace] = PolicyView.model_validate(changed)
+        return fake.policies[namespace]
+
+    @app.get("/v1/policies/{namespace}/grants")
+    def grants(namespace: str) -> Page[GrantView]:
+        return Page(items=tuple(fake.grants.values()))
+
+    @app.put("/v1/policies/{namespace}/grants/{holder}")
+    def grant(namespace: str, holder: str, terms: GrantTerms) -> GrantView:
+        fake.grants[holder] = GrantView(
+            namespace=namespace, holder=holder, charged=0, taken=0, **terms.model_dump()
+        )
+        return fake.grants[holder]
+
+    @app.delete("/v1/policies/{namespace}/grants/{holder}", status_code=204)
+    def revoke(namespace: str, holder: str) -> None:
+        fake.grants.pop(holder)
+
+    @app.post("/v1/plans")
+    def plan(asked: JobRequest) -> PlanView:
+        return PlanView(
+            plan=make_plan(_spec(), FACTS).model_dump(mode="json"),
+            epsilon=3.0,
+            delta=1e-6,
+            share_of_budget=0.3,
+            share_of_grant=None,
+            admitted=True,
+            needs_approval=None,
+            policy=DP,
+        )
+
+    @app.post("/v1/jobs", status_code=201)
+    def submit(asked: JobRequest, key: Key) -> JobView:
+        return fake.submit(asked, key)
+
+    @app.get("/v1/jobs")
+    def jobs(state: JobState | None = None) -> Page[JobView]:
+        wanted = [job for job in fake.jobs.values() if state in (None, job.state)]
+        return Page(items=tuple(wanted))
+
+    @app.get("/v1/jobs/{job_id}")
+    def job(job_id: str) -> JobView:
+        return fake.jobs[job_id]
+
+    @app.post("/v1/jobs/{job_id}/cancel")
+    def cancel(job_id: str) -> JobView:
+        fake.outcome = JobState.CANCELLED
+        fake.finish(job_id)
+        return fake.jobs[job_id]
+
+    @app.get("/v1/jobs/{job_id}/events")
+    def events(
+        job_id: str, last_event_id: Annotated[str | None, Header()] = None
+    ) -> StreamingResponse:
+        fake.resumed_from.append(last_event_id)
+        # One event from before the point of resumption: a client must drop it.
+        after = max(0, int(last_event_id or 0) - 1)
+        return StreamingResponse(story(job_id, after), media_type="text/event-stream")
+
+    def story(job_id: str, after: int) -> Iterator[str]:
+        yield ": alive\n\n"
+        sent = 0
+        for event in fake.events():
+            if event.sequence <= after:
+                continue
+            if fake.cut_after is not None and sent > fake.cut_after:
+                # A message without its empty line: incomplete, to be dropped.
+                yield f"data: {event.model_dump_json()}\n"
+                return
+            if isinstance(event.event, StateEvent) and event.event.state.over:
+                fake.finish(job_id)
+            data = event.model_dump_json(exclude_none=True)
+            yield f"id: {event.sequence}\nevent: {event.event.type}\ndata: {data}\n\n"
+            sent += 1
+
+    @app.get("/v1/jobs/{job_id}/result")
+    def result(job_id: str) -> JobResult:
+        found = fake.jobs[job_id]
+        about: dict[str, Any] = {"job": job_id, "policy": found.policy, "files": ()}
+        if found.kind == "fit":
+            return FitResult(model=model_view(), **about)
+        if found.kind == "sample":
+            prompts = found.request["prompts"]
+            return SampleResult(
+                samples=tuple(SampleLine(prompt=each, text=" coughs") for each in prompts), **about
+            )
+        score = ModelScore(
+            nats_per_token=Figure(value=1.5), token_accuracy=Figure(value=0.5, std=0.01)
+        )
+        evaluation = ReleasedEvaluation(basis="public", n_units=2, base=score, fitted=score)
+        return EvaluateResult(evaluation=evaluation, **about)
+
+    @app.get("/v1/models")
+    def models() -> Page[ModelView]:
+        return Page(items=(model_view(),))
+
+    @app.get("/v1/models/{model_id}")
+    def model(model_id: str) -> ModelView:
+        return model_view()
+
+    @app.get("/v1/models/{model_id}/files/{name}")
+    def file(model_id: str, name: str) -> Response:
+        content = REPORT.model_dump_json() if name == "privacy_report.json" else name
+        return Response(content)
+
+    @app.post("/v1/completions")
+    def complete(asked: dict[str, Any]) -> StreamingResponse:
+        pieces = [{"choices": [{"text": text}]} for text in (" co", "ughs")]
+        lines = [f"data: {json.dumps(piece)}\n\n" for piece in pieces]
+        return StreamingResponse([*lines, "data: [DONE]\n\n"], media_type="text/event-stream")
+
+    @app.get("/v1/approvals")
+    def approvals(state: str | None = None) -> Page[ApprovalView]:
+        return Page(items=(approval(),))
+
+    @app.post("/v1/approvals/{approval_id}/decisions", status_code=201)
+    def decide(approval_id: str, answer: Decision) -> ApprovalView:
+        fake.decisions.append((approval_id, answer.decision))
+        return approval()
+
+    @app.get("/v1/users")
+    def users() -> Page[UserView]:
+        return Page(items=(UserView(name="ada", roles=(Role.OWNER,), created_at=NOW),))
+
+    @app.post("/v1/users", status_code=201)
+    def add_user(new: NewUser) -> UserView:
+        assert new.password is None or len(new.password.get_secret_value()) >= 12
+        return UserView(name=new.name, roles=new.roles, created_at=NOW)
+
+    @app.post("/v1/tokens", status_code=201)
+    def add_token(new: NewToken) -> TokenSecret:
+        return TokenSecret(
+            id="tok_1",
+            name=new.name,
+            scopes=new.scopes,
+            created_at=NOW,
+            expires_at=NOW,
+            token="tac_secret",
+        )
+
+    @app.get("/v1/incidents/{incident_id}")
+    def incident(incident_id: str) -> dict[str, str]:
+        return {"id": incident_id, "log": "Traceback: a row"}
+
+    @app.get("/v1/audit-log")
+    def audit_log(actor: str | None = None) -> Page[Any]:
+        return Page(items=({"actor": "ada", "action": "jobs:create"},))
+
+    return app
+
+
+def approval() -> ApprovalView:
+    """A request that one person has approved."""
+    return ApprovalView(
+        id="apr_00000000000000000001",
+        job="job_1",
+        namespace="patients",
+        requester="eve",
+        reason="no_guarantee",
+        request={},
+        state="open",
+        approved_by=("bob",),
+        needed=2,
+        expires_at=NOW,
+        created_at=NOW,
+    )

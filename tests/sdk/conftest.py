@@ -1,0 +1,23 @@
+"""A client of a gateway in memory."""
+
+from __future__ import annotations
+
+import pytest
+
+from fakegateway import TOKEN, URL, Fake
+from taciturn.sdk.client import Client
+from taciturn.sdk.transport import Patience
+
+HASTE = Patience(attempts=3, first_wait_s=0.0, longest_wait_s=0.0)
+
+
+@pytest.fixture
+def fake() -> Fake:
+    """The gateway."""
+    return Fake()
+
+
+@pytest.fixture
+def client(fake: Fake) -> Client:
+    """A client that does not wait between attempts."""
+    return Client(URL, TOKEN, patience=HASTE, http=fake.http(), environment={})

@@ -1,0 +1,280 @@
+"""A practitioner's and an owner's day: datasets, jobs, results, terms; and what each one says."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from fakegateway import Fake, dataset
+from taciturn.errors import (
+    AdapterError,
+    CertificateError,
+    ConflictError,
+    DataError,
+    InvalidRequestError,
+    JobFailedError,
+    ModelError,
+    SpecError,
+)
+from taciturn.frame import PolicyFrame, with_policy
+from taciturn.llm import LLM
+from taciturn.sdk.client import Client
+from taciturn.sdk.evaluation import RemoteEvaluation
+from taciturn.sdk.job import Job
+from taciturn.sdk.model import RemoteModel
+from taciturn.wire.datasets import DatasetState
+from taciturn.wire.jobs import JobState, RemoteFit
+
+BASE = "taciturn/tiny-medical"
+EVIL = "<script>alert('x')</script>"
+
+
+def test_preview_is_marked_in_every_representation(client: Client) -> None:
+    data = client.dataset("phee")
+    frame = data.preview()
+    assert isinstance(frame, PolicyFrame)
+    assert frame.attrs["policy"] == "mock (invented rows)"
+    for text in (repr(frame), frame._repr_html_(), repr(data), data._repr_html_()):
+        assert "mock (invented rows)" in text
+    assert "25.0% spent" in repr(data)
+    assert frame.head(1).attrs["policy"] == "mock (invented rows)"
+
+
+def test_select_is_tried_at_once(client: Client) -> None:
+    data = client.dataset("phee")
+    chosen = data.select("upper(text) AS text")
+    assert list(chosen.preview().columns) == ["text"]
+    assert data.ref.select is None
+    with pytest.raises(InvalidRequestError, match="aggregate"):
+        data.select("count(*)")
+    with pytest.raises(SpecError, match="already"):
+        chosen.select("text")
+
+
+def test_split_names_both_sides(client: Client) -> None:
+    train, test = client.dataset("phee").split(test=0.2)
+    assert train.ref.part is not None
+    assert test.ref.part is not None
+    assert (train.ref.part.side, test.ref.part.side) == ("train", "test")
+    assert train.ref.part.test_share == test.ref.part.test_share == 0.2
+    with pytest.raises(SpecError, match="already"):
+        train.split()
+    with pytest.raises(SpecError, match="test_share"):
+        client.dataset("phee").split(test=1.5)
+
+
+def test_plan_says_whether_there_is_room(client: Client) -> None:
+    quote = client.dataset("phee").plan(BASE, target_epsilon=3)
+    assert quote.plan.n_units == 1100
+    assert "there is room" in repr(quote)
+    assert quote.policy in quote._repr_html_()
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"privacy_unit": "id"}, "the dataset's own"),
+        ({"select": "id"}, "data.select"),
+        ({"device": "cuda"}, "not yours to choose"),
+        ({"target_epsilom": 3}, "did you mean"),
+        ({"target_epsilon": -1.0}, "must lie in"),
+    ],
+)
+def test_what_cannot_be_asked_is_refused_here(
+    fake: Fake, client: Client, fields: dict[str, object], message: str
+) -> None:
+    with pytest.raises(SpecError, match=message):
+        client.dataset("phee").fit(BASE, **fields)  # type: ignore[arg-type]
+    assert fake.jobs == {}
+
+
+def test_llm_fits_where_the_data_is(fake: Fake, client: Client, tmp_path: Path) -> None:
+    train, _ = client.dataset("phee").select("text").split()
+    model = LLM(BASE)
+    job = model.fit(train, target_epsilon=3, text_field="text", wait=False)
+    assert isinstance(job, Job)
+    (view,) = fake.jobs.values()
+    asked = RemoteFit.model_validate(view.request)
+    assert (asked.model, asked.data.select, asked.text_field) == (BASE, "text", "text")
+    frame = model.sample(["The patient"], max_new_tokens=5)
+    assert list(frame.columns) == ["prompt", "text", "policy"]
+    assert frame.attrs["policy"] == model.policy
+    assert model.privacy is not None
+    assert model.privacy.epsilon == 3
+    folder = model.save(tmp_path / "out")
+    assert {path.name for path in folder.iterdir()} == {"privacy_report.json", "README.md"}
+    here = LLM(str(folder))
+    assert here.privacy == model.privacy
+    with pytest.raises(AdapterError, match="not an empty folder"):
+        model.download(folder)
+    with pytest.raises(ModelError, match="download it"):
+        model.log_probability("a", "b")
+    with pytest.raises(ModelError, match="already in use"):
+        model.fit(train, target_epsilon=3)
+    with pytest.raises(CertificateError, match="no certificate"):
+        model.certificate()
+
+
+def test_llm_refuses_what_is_for_this_machine(client: Client) -> None:
+    data = client.dataset("phee")
+    with pytest.raises(SpecError, match="output is for data on this machine"):
+        LLM(BASE).fit(data, output="x", target_epsilon=3)
+    with pytest.raises(SpecError, match="for datasets of a gateway"):
+        LLM(BASE).fit(["text"], wait=False, target_epsilon=3)
+    with pytest.raises(SpecError, match="behind a gateway"):
+        LLM(BASE).evaluate(data)
+    with pytest.raises(SpecError, match="dtype"):
+        LLM("gateway:mod_1", dtype="float32")
+
+
+def test_llm_plans_where_the_data_is(client: Client) -> None:
+    assert LLM(BASE).plan(client.dataset("phee"), target_epsilon=3).steps == 4
+
+
+def test_a_failed_fit_says_why_and_leaves_the_model_usable(fake: Fake, client: Client) -> None:
+    fake.outcome = JobState.FAILED
+    model = LLM(BASE)
+    with pytest.raises(JobFailedError, match="ask the owner") as caught:
+        model.fit(client.dataset("phee"), target_epsilon=3)
+    assert (caught.value.code, caught.value.incident) == ("data_unreadable", "inc_1")
+    fake.outcome = JobState.SUCCEEDED
+    assert model.fit(client.dataset("phee"), target_epsilon=3) is model
+
+
+def test_unlimited_says_so(client: Client) -> None:
+    job = client.dataset("phee").fit(BASE, target_epsilon="unlimited")
+    assert "no guarantee (approved by ada, bob)" in repr(job)
+    assert "t-none" in job._repr_html_()
+
+
+def test_a_job_is_found_again_and_cancelled(client: Client) -> None:
+    made = client.dataset("phee").fit(BASE, target_epsilon=3)
+    job = client.job(made.id)
+    assert job.status is JobState.QUEUED
+    assert job.cancel().view.state is JobState.CANCELLED
+    with pytest.raises(JobFailedError, match="was cancelled"):
+        job.result()
+    assert [each.id for each in client.jobs()] == [made.id]
+
+
+def test_ctrl_c_leaves_the_job_and_says_the_way_back(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = client.dataset("phee").fit(BASE, target_epsilon=3)
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(job, "_watch", interrupt)
+    with pytest.raises(KeyboardInterrupt, match=f"client.job\\('{job.id}'\\)"):
+        job.wait()
+
+
+def test_giving_up_waiting_is_no_failure(client: Client) -> None:
+    job = client.dataset("phee").fit(BASE, target_epsilon=3)
+    with pytest.raises(TimeoutError, match="goes on"):
+        job.wait(timeout_s=-1)
+
+
+def test_evaluate_on_public_texts(fake: Fake, client: Client, tmp_path: Path) -> None:
+    model = client.model("mod_00000000000000000001")
+    path = tmp_path / "public.jsonl"
+    path.write_text(json.dumps({"note": "a"}) + "\n")
+    for data, field in ((["a"], None), (pd.DataFrame({"note": ["a"]}), "note"), (path, "note")):
+        found = model.evaluate(data, text_field=field)
+        assert isinstance(found, RemoteEvaluation)
+        assert found.base.perplexity == pytest.approx(4.4817, rel=1e-4)
+        assert "50.00% ± 1.00%" in repr(found)
+    assert {tuple(job.request["public_texts"]) for job in fake.jobs.values()} == {("a",)}
+    with pytest.raises(DataError, match="no column"):
+        model.evaluate(pd.DataFrame({"x": ["a"]}))
+    with pytest.raises(DataError, match="cannot be sent"):
+        model.evaluate(object())
+    with pytest.raises(SpecError, match="stay here"):
+        model.evaluate(["a"], target_epsilon=1)
+
+
+def test_evaluate_on_private_rows_is_asked_for_by_name(fake: Fake, client: Client) -> None:
+    _, test = client.dataset("phee").split()
+    model = client.model("mod_00000000000000000001")
+    with pytest.raises(SpecError, match="target_epsilon"):
+        model.evaluate(test)
+    model.evaluate(test, target_epsilon=0.5)
+    (job,) = fake.jobs.values()
+    assert job.request["data"]["part"]["side"] == "test"
+
+
+def test_owner(fake: Fake, client: Client) -> None:
+    added = client.add_dataset(
+        "notes",
+        "s3://hospital/notes.parquet",
+        unit="patient_id",
+        namespace="patients",
+        units=1100,
+        epsilon=8,
+        delta=1e-6,
+        mock=[{"id": "1"}],
+    )
+    assert added.wait().name == "notes"
+    with pytest.raises(SpecError, match="units"):
+        client.add_dataset("n", "s", unit="u", namespace="p", units=0)
+    client.grant("patients", "user:eve", epsilon=2, delta=1e-7)
+    assert [each.holder for each in client.grants("patients")] == ["user:eve"]
+    client.revoke("patients", "user:eve")
+    assert len(client.grants("patients")) == 0
+    changed = client.set_policy("patients", approvers=("user:ada", "user:bob"), job_epsilon=4)
+    assert (changed.version, changed.budget.epsilon) == (2, 8)
+    with pytest.raises(SpecError, match="epsilom"):
+        client.set_policy("patients", epsilom=1)
+    (waiting,) = client.approvals()
+    client.approve(waiting.id)
+    client.reject(waiting.id, "not this one")
+    assert fake.decisions == [(waiting.id, "approve"), (waiting.id, "reject")]
+    assert client.incident("inc_1") == "Traceback: a row"
+
+
+def test_a_dataset_that_cannot_be_used(fake: Fake, client: Client) -> None:
+    fake.datasets["phee"] = dataset("phee").model_copy(update={"state": DatasetState.REFUSED})
+    with pytest.raises(ConflictError, match="cannot be used"):
+        client.dataset("phee").wait()
+
+
+def test_administrator_and_auditor(client: Client) -> None:
+    made = client.admin.add_user("eve", ["practitioner"], password="correct horse battery")
+    assert made.name == "eve"
+    assert client.admin.add_token("ci").token == "tac_secret"
+    assert next(client.auditor.audit_log())["actor"] == "ada"
+    with pytest.raises(SpecError, match="password"):
+        client.admin.add_user("eve", ["practitioner"], password="short")
+
+
+def test_every_value_in_html_is_escaped(fake: Fake, client: Client) -> None:
+    fake.datasets["phee"] = dataset("phee", EVIL)
+    data = client.dataset("phee")
+    evil = data.view.model_copy(update={"name": EVIL, "owner": EVIL, "unit": EVIL})
+    named = type(data)(evil, data.transport, data.ref, data._preview())
+    model = client.model("mod_00000000000000000001")
+    view = model.view.model_copy(update={"base_model": EVIL, "name": EVIL, "owner": EVIL})
+    job = data.fit(BASE, target_epsilon=3)
+    strange = job.view.model_copy(update={"id": EVIL, "requester": EVIL})
+    frame = with_policy(pd.DataFrame({EVIL: [EVIL]}), EVIL)
+    shown = [
+        named._repr_html_(),
+        RemoteModel(model._transport, view)._repr_html_(),
+        Job(job._transport, strange)._repr_html_(),
+        client.list_datasets()._repr_html_(),
+        frame._repr_html_(),
+    ]
+    for html in shown:
+        assert html is not None
+        assert "<script" not in html
+        assert "&lt;script&gt;" in html
+        assert "http" not in html.replace(EVIL, "")
+
+
+def test_closing(client: Client) -> None:
+    with client as same:
+        assert same.whoami().name == "ada"

@@ -1,0 +1,79 @@
+"""`pip install taciturn` has no engine: client, facade and commands must not need one."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+SCRIPT = """
+import sys
+
+FORBIDDEN = {"torch", "transformers", "peft", "pyarrow", "duckdb", "sqlglot", "jinja2"}
+
+class Missing:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in FORBIDDEN:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Missing())
+
+import taciturn
+from fakegateway import TOKEN, URL, Fake
+
+fake = Fake()
+with taciturn.Client(URL, TOKEN, http=fake.http(), environment={}) as client:
+    data = client.dataset("phee").select("text")
+    data._repr_html_()
+    train, test = data.split()
+    model = taciturn.LLM("taciturn/tiny-medical")
+    print(model.plan(train, target_epsilon=3).steps)
+    model.fit(train, target_epsilon=3)
+    print(model.sample(["The patient"]))
+    print(model.evaluate(["text"]))
+    print(model.privacy, model.save(sys.argv[1]))
+    print(taciturn.LLM(sys.argv[1]).policy)
+try:
+    taciturn.LLM("taciturn/tiny-medical").sample(["x"])
+except taciturn.MissingDependencyError as error:
+    print(error)
+
+from taciturn.sdk import client as clients
+
+class Transport(clients.Transport):
+    def __init__(self, url, token, **_):
+        super().__init__(url, token, http=fake.http())
+
+clients.Transport = Transport
+from taciturn.cli.main import app
+
+for line in (
+    "dataset show phee",
+    "fit --data gateway:phee --model m --target-epsilon 3",
+    "plan --data gateway:phee --model m --target-epsilon 3",
+    "sample gateway:mod_1 --prompt x",
+):
+    app(line.split(), standalone_mode=False)
+assert not FORBIDDEN & sys.modules.keys(), FORBIDDEN & sys.modules.keys()
+"""
+
+
+def test_remote_work_needs_no_engine(root: Path, tmp_path: Path) -> None:
+    paths = os.pathsep.join([str(root / "src"), str(root / "tests")])
+    environment = {
+        **os.environ,
+        "PYTHONPATH": paths,
+        "TACITURN_URL": "http://testserver",
+        "TACITURN_TOKEN": "tac_test",
+    }
+    result = subprocess.run(
+        [sys.executable, "-c", SCRIPT, str(tmp_path / "out")],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    assert "needs torch; install taciturn[engine]" in result.stdout
+    assert result.stdout.count("DP (epsilon=3") >= 4
