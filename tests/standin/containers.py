@@ -69,11 +69,15 @@ class Container:
 
     def _local(self, text: str) -> str:
         """Paths and host names as they are on this machine."""
-        for mounted, real in self._paths.items():
-            text = re.sub(rf"{re.escape(mounted)}(?=/|$|:)", str(real), text)
+        if self._paths:  # in one go, for what a path becomes may begin like another one
+            mounted = "|".join(map(re.escape, self._paths))
+            text = re.sub(rf"(?<![\w/.-])({mounted})(?=/|$|:)", self._real, text)
         for name in self._names:
             text = re.sub(rf"\b{re.escape(name)}(\.[a-z0-9-]+\.svc(\.[a-z0-9.-]+)?)?", "127.0.0.1", text)
         return text
+
+    def _real(self, found: re.Match[str]) -> str:
+        return str(self._paths[found[1]])
 
 
 def _environment(store: Store, pod: Object, container: Object, namespace: str) -> dict[str, str]:

@@ -39,6 +39,7 @@ class Server(ThreadingHTTPServer):
         self.open: set[socket.socket] = set()
         self.requests: list[tuple[str, str]] = []
         self.failures: list[int] = []
+        self.broken: list[Exception] = []
         super().__init__(("127.0.0.1", port), _Handler)
 
     def cut(self) -> None:
@@ -117,6 +118,11 @@ class _Handler(BaseHTTPRequestHandler):
                 self._send(*answer)
         except ApiError as error:
             self._send(error.code, error.status())
+        except OSError:
+            raise  # the client is gone
+        except Exception as error:
+            self.server.broken.append(error)
+            self._send(500, ApiError(500, f"{type(error).__name__}: {error}").status())
 
     def _target(self, path: str) -> Target:
         found = _PATH.match(path)

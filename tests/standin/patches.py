@@ -17,7 +17,7 @@ def apply(found: dict[str, Any], patch: Any, media_type: str) -> dict[str, Any]:
             raise PatchError("json: cannot unmarshal object into Go value of type jsonpatch.Patch")
         return _operations(copy.deepcopy(found), patch)
     if media_type in ("application/merge-patch+json", "application/strategic-merge-patch+json"):
-        merged: dict[str, Any] = merge(found, patch)
+        merged: dict[str, Any] = merge(copy.deepcopy(found), patch)
         return merged
     raise PatchError(f"the body of the request was in an unknown format: {media_type}")
 
