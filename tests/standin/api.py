@@ -102,7 +102,9 @@ class Api:
             metadata |= {"continue": token, "remainingItemCount": len(rest) - limit}
         kind = MODELS[target.resource].__name__.removeprefix("Core").removeprefix("V1")
         version_of = rest[0]["apiVersion"] if rest else _version(target.resource)
-        items = [{k: v for k, v in each.items() if k not in ("kind", "apiVersion")} for each in rest]
+        items = [
+            {k: v for k, v in each.items() if k not in ("kind", "apiVersion")} for each in rest
+        ]
         return {"kind": f"{kind}List", "apiVersion": version_of, "metadata": metadata,
                 "items": items[:limit]}  # fmt: skip
 
@@ -119,7 +121,9 @@ class Api:
             inside = room is None or found["metadata"].get("namespace") == room
             return inside and by_label(found) and by_field(found)
 
-        return chosen if target.resource not in CLUSTER_WIDE else lambda f: by_label(f) and by_field(f)
+        return (
+            chosen if target.resource not in CLUSTER_WIDE else lambda f: by_label(f) and by_field(f)
+        )
 
     def create(self, target: Target, body: Any, query: Mapping[str, str]) -> Object:
         """A new object."""
@@ -129,7 +133,9 @@ class Api:
         prefix = metadata.get("generateName")
         if not metadata.get("name"):
             if not prefix:
-                raise ApiError(422, "metadata.name: Required value: name or generateName is required")
+                raise ApiError(
+                    422, "metadata.name: Required value: name or generateName is required"
+                )
             metadata["name"] = prefix + defaults.suffix()
         for owned in ("uid", "resourceVersion", "creationTimestamp", "deletionTimestamp"):
             metadata.pop(owned, None)
@@ -247,7 +253,9 @@ class Api:
         if "deletionTimestamp" in before:
             added = set(metadata.get("finalizers") or ()) - set(before.get("finalizers") or ())
             if added:
-                raise ApiError(422, "metadata.finalizers: Forbidden: no new finalizers can be added")
+                raise ApiError(
+                    422, "metadata.finalizers: Forbidden: no new finalizers can be added"
+                )
         if not new["metadata"].get("finalizers"):
             new["metadata"].pop("finalizers", None)
         self._refuse(target, before["name"], refusals.of_change(target.resource, old, new))
@@ -288,7 +296,9 @@ class Api:
         if "deletionTimestamp" in room["metadata"]:
             raise ApiError(403, f"namespace {target.namespace} is being terminated")
 
-    def _check_preconditions(self, target: Target, found: Object, wanted: Mapping[str, str]) -> None:
+    def _check_preconditions(
+        self, target: Target, found: Object, wanted: Mapping[str, str]
+    ) -> None:
         for key in ("uid", "resourceVersion"):
             if key in wanted and wanted[key] != found[key]:
                 raise ApiError(
@@ -299,7 +309,9 @@ class Api:
     def _rest(self, token: str) -> tuple[int, list[Object]]:
         version, rest = self._pages.pop(token, (-1, []))
         if version < self.store.oldest:
-            raise ApiError(410, "The provided continue parameter is too old to display a consistent list")
+            raise ApiError(
+                410, "The provided continue parameter is too old to display a consistent list"
+            )
         return version, rest
 
 

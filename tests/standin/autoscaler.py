@@ -154,7 +154,9 @@ class Autoscaler:
         self._consider_removal(machine, node, now)
 
     def _consider_removal(self, machine: _Machine, node: Object, now: datetime) -> None:
-        if any(_keeps(pod, machine.name) for pod in self.store.all("pods")) or self._expected(machine):
+        if any(_keeps(pod, machine.name) for pod in self.store.all("pods")) or self._expected(
+            machine
+        ):
             machine.idle_since = None
             return
         machine.idle_since = machine.idle_since or now
@@ -163,7 +165,9 @@ class Autoscaler:
         if machine.group.stays == "pinned":
             return
         if "deletionTimestamp" not in node["metadata"]:
-            record(self.store, node, "Node", "ScaleDown", "node removed by cluster autoscaler", _SOURCE)
+            record(
+                self.store, node, "Node", "ScaleDown", "node removed by cluster autoscaler", _SOURCE
+            )
         self.store.edit("nodes", node, lambda new: _going(new, self.store))
 
     def _expected(self, machine: _Machine) -> bool:

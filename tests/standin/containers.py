@@ -73,7 +73,9 @@ class Container:
             mounted = "|".join(map(re.escape, self._paths))
             text = re.sub(rf"(?<![\w/.-])({mounted})(?=/|$|:)", self._real, text)
         for name in self._names:
-            text = re.sub(rf"\b{re.escape(name)}(\.[a-z0-9-]+\.svc(\.[a-z0-9.-]+)?)?", "127.0.0.1", text)
+            text = re.sub(
+                rf"\b{re.escape(name)}(\.[a-z0-9-]+\.svc(\.[a-z0-9.-]+)?)?", "127.0.0.1", text
+            )
         return text
 
     def _real(self, found: re.Match[str]) -> str:

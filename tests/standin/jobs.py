@@ -52,9 +52,7 @@ class JobController:
             self._decide(job, running)
             if "deletionTimestamp" not in job["metadata"]:
                 self._manage(job, running)
-        running = [
-            pod for pod in self.pods_of(job) if pod["status"]["phase"] not in _TERMINAL
-        ]
+        running = [pod for pod in self.pods_of(job) if pod["status"]["phase"] not in _TERMINAL]
         going = [pod for pod in running if "deletionTimestamp" in pod["metadata"]]
         status["active"] = len(running) - len(going)
         status["terminating"] = len(going)
@@ -99,7 +97,9 @@ class JobController:
                 continue
             if rule["action"] == "FailJob":
                 name = f"{pod['metadata']['namespace']}/{pod['metadata']['name']}"
-                what = f"Container {pod['spec']['containers'][0]['name']} for pod {name} failed with"
+                what = (
+                    f"Container {pod['spec']['containers'][0]['name']} for pod {name} failed with"
+                )
                 self._target(
                     job, "PodFailurePolicy",
                     f"{what} exit code {code} matching FailJob rule at index {index}",
@@ -145,7 +145,11 @@ class JobController:
 
     def _manage(self, job: Object, running: list[Object]) -> None:
         spec, status = job["spec"], job["status"]
-        if _finished(job) or _condition(job, "FailureTarget") or _condition(job, "SuccessCriteriaMet"):
+        if (
+            _finished(job)
+            or _condition(job, "FailureTarget")
+            or _condition(job, "SuccessCriteriaMet")
+        ):
             return
         if spec["suspend"]:
             if _condition(job, "Suspended") is None:
@@ -227,7 +231,9 @@ class JobController:
         limit = job["spec"].get("ttlSecondsAfterFinished")
         if limit is None or "deletionTimestamp" in job["metadata"]:
             return
-        over = next(each for each in job["status"]["conditions"] if each["type"] in ("Complete", "Failed"))
+        over = next(
+            each for each in job["status"]["conditions"] if each["type"] in ("Complete", "Failed")
+        )
         if self.store.clock.now() >= moment(over["lastTransitionTime"]) + timedelta(seconds=limit):
             self.store.edit("jobs", job, lambda new: _mark_foreground(new, self.store))
 

@@ -32,7 +32,10 @@ class Change:
         if self.new is not None:
             return self.new
         assert self.old is not None
-        return {**self.old, "metadata": {**self.old["metadata"], "resourceVersion": str(self.version)}}
+        return {
+            **self.old,
+            "metadata": {**self.old["metadata"], "resourceVersion": str(self.version)},
+        }
 
 
 class Store:

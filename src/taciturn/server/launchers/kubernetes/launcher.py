@@ -48,9 +48,7 @@ class KubernetesLauncher:
         if found is None:
             need = self.need_of(order.job_id)
             made = manifests.job(worker, need.machine, self.settings, need.data_secret)
-            found = self.cluster.create(Kind.JOBS, made) or self.cluster.get(
-                Kind.JOBS, worker.name
-            )
+            found = self.cluster.create(Kind.JOBS, made) or self.cluster.get(Kind.JOBS, worker.name)
         if found is None:
             raise LaunchError(f"{worker.name} was deleted while it was being started")
         if Worker.labelled(found) != worker:

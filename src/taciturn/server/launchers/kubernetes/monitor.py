@@ -196,9 +196,7 @@ class Monitor:
             self._told.pop(worker, None)
 
     def _pods_of(self, worker: Worker) -> list[Object]:
-        found = [
-            each for each in self._seen[Kind.PODS].values() if Worker.labelled(each) == worker
-        ]
+        found = [each for each in self._seen[Kind.PODS].values() if Worker.labelled(each) == worker]
         return sorted(found, key=lambda each: str(each["metadata"]["creationTimestamp"]))
 
     def _note_nodes(self, worker: Worker, job: Object | None, pods: list[Object]) -> None:

@@ -38,7 +38,7 @@ def pod_template(
         volumes=_volumes(settings, pool),
         node_selector=dict(pool.node_selector) or None,
         tolerations=_tolerations(pool),
-        affinity=_alone(settings.instance) if pool.whole_node or several else None,
+        affinity=_alone(settings.instance) if pool.whole_node else None,
         subdomain=worker.name if several else None,
         service_account_name=settings.service_account or None,
         automount_service_account_token=False,
@@ -105,7 +105,11 @@ def _command(worker: Worker, machine: Machine, settings: KubernetesSettings) -> 
         *("python", "-m", "taciturn.runner.together"),
         f"--nnodes={machine.nodes}",
         f"--nproc-per-node={max(1, machine.gpus)}",
-        *(("--node-rank=$(TACITURN_NODE_RANK)", *meeting) if machine.nodes > 1 else ("--standalone",)),
+        *(
+            ("--node-rank=$(TACITURN_NODE_RANK)", *meeting)
+            if machine.nodes > 1
+            else ("--standalone",)
+        ),
         *("--max-restarts=0", "-m", "taciturn.runner"),
     )
 

@@ -74,7 +74,12 @@ class Release:
             self._check(worker, use, over, nodes, now)
 
     def _check(
-        self, worker: Worker, use: Use, over: bool, nodes: Mapping[str, Object] | None, now: datetime
+        self,
+        worker: Worker,
+        use: Use,
+        over: bool,
+        nodes: Mapping[str, Object] | None,
+        now: datetime,
     ) -> None:
         pool = next((each for each in self.settings.pools if each.name == use.pool), None)
         bill = self._bill(use, pool, now)
@@ -106,7 +111,10 @@ class Release:
         waited_s = (now - moment(use.over)).total_seconds()
         if waited_s > _GIVE_UP_S:
             self._settle(
-                worker, use, "node.forgotten", f"machine {use.node} stays; it is not watched any longer"
+                worker,
+                use,
+                "node.forgotten",
+                f"machine {use.node} stays; it is not watched any longer",
             )
         elif waited_s > pool.release_s and not use.warned:
             why = self.obstacle(node)
@@ -135,7 +143,9 @@ class Release:
         metadata = node["metadata"]
         finalizers = metadata.get("finalizers") or ()
         if "deletionTimestamp" in metadata and finalizers:
-            return f"it is being deleted and held by {', '.join(finalizers)}; look at that controller"
+            return (
+                f"it is being deleted and held by {', '.join(finalizers)}; look at that controller"
+            )
         for key, value in (metadata.get("annotations") or {}).items():
             if _PINS.get(key) == value:
                 return f"it is annotated {key}={value}; remove the annotation"

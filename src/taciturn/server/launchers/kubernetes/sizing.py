@@ -42,16 +42,12 @@ class Machine:
 
 def fit_need(plan: TrainingPlan, facts: BaseModelFacts, spec: PerformanceSpec) -> NeedOn:
     """Of a fit."""
-    return lambda on_gpu: memory_need(
-        facts.parameters, facts.vocabulary, plan, spec, on_gpu=on_gpu
-    )
+    return lambda on_gpu: memory_need(facts.parameters, facts.vocabulary, plan, spec, on_gpu=on_gpu)
 
 
 def model_need(facts: BaseModelFacts, tokens: int) -> NeedOn:
     """Of a job that writes or judges text with a model."""
-    return lambda on_gpu: reading_need(
-        facts.parameters, facts.vocabulary, tokens, on_gpu=on_gpu
-    )
+    return lambda on_gpu: reading_need(facts.parameters, facts.vocabulary, tokens, on_gpu=on_gpu)
 
 
 def choose(

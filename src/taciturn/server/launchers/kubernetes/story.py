@@ -147,14 +147,23 @@ def _held_up(scene: Scene) -> Chapter | None:
         mine = scene.pool.node_selector.items() <= labels.items()
         if not mine or metadata["creationTimestamp"] < born or "deletionTimestamp" in metadata:
             continue
-        name, age_s = metadata["name"], (scene.now - moment(metadata["creationTimestamp"])).total_seconds()
+        name, age_s = (
+            metadata["name"],
+            (scene.now - moment(metadata["creationTimestamp"])).total_seconds(),
+        )
         ready = next(
             (each for each in node["status"].get("conditions") or () if each["type"] == "Ready"), {}
         )
         if ready.get("status") != "True":
             said = _quoted(ready.get("message") or "its agent has not reported")
-            hint = ". Look at the node's events and at the cloud's console" if age_s > _DRIVER_S else ""
-            return Chapter("provisioning.node", f"machine {name} is there and not ready: {said}{hint}")
+            hint = (
+                ". Look at the node's events and at the cloud's console"
+                if age_s > _DRIVER_S
+                else ""
+            )
+            return Chapter(
+                "provisioning.node", f"machine {name} is there and not ready: {said}{hint}"
+            )
         if scene.pool.gpus and not int(node["status"].get("allocatable", {}).get(GPU, 0)):
             if age_s <= _DRIVER_S:
                 return Chapter("provisioning.gpu", f"machine {name} is ready; its GPU is set up")
@@ -181,7 +190,9 @@ def _between(scene: Scene) -> Chapter:
                 "quota and pod security level",
             )
         return Chapter("provisioning", "waiting for a machine")
-    return Chapter("interrupted", f"{_why_ended(newest)}; another worker goes on from the last checkpoint")
+    return Chapter(
+        "interrupted", f"{_why_ended(newest)}; another worker goes on from the last checkpoint"
+    )
 
 
 def _over(scene: Scene) -> Chapter | None:
@@ -240,7 +251,9 @@ def _unschedulable(pod: Object) -> str:
 def _newest(events: Sequence[Object], reasons: Sequence[str], about: Object) -> Object | None:
     uid = about["metadata"]["uid"]
     found = [
-        each for each in events if each["reason"] in reasons and each["involvedObject"].get("uid") == uid
+        each
+        for each in events
+        if each["reason"] in reasons and each["involvedObject"].get("uid") == uid
     ]
     return max(found, key=_at, default=None)
 

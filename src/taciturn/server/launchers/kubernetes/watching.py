@@ -163,5 +163,3 @@ class _Resume(Exception):
 
 def _version(found: Object | None) -> str | None:
     return None if found is None else str(found["metadata"]["resourceVersion"])
-
-
