@@ -156,6 +156,8 @@ class JobController:
                 self._set(job, "Suspended", "JobSuspended", "Job suspended")
                 record(self.store, job, "Job", "Suspended", "Job suspended", "job-controller")
             status.pop("startTime", None)
+            for pod in running:  # not tracked any more: such an end is no failure
+                self.store.edit("pods", pod, _untrack)
             self._end_pods(running)
             return
         if "startTime" not in status:
@@ -273,10 +275,9 @@ def _mark_foreground(job: Object, store: Store) -> None:
 
 
 def _untrack(pod: Object) -> None:
-    left = [name for name in pod["metadata"].get("finalizers") or () if name != TRACKING]
-    pod["metadata"]["finalizers"] = left
-    if not left:
-        del pod["metadata"]["finalizers"]
+    left = [name for name in pod["metadata"].pop("finalizers", ()) if name != TRACKING]
+    if left:
+        pod["metadata"]["finalizers"] = left
 
 
 def _owner(pod: Object) -> Object | None:

@@ -145,12 +145,13 @@ class Cluster:
     def delete(
         self, kind: Kind, name: str, *, uid: str | None = None, grace_s: int | None = None
     ) -> None:
-        """With everything that depends on it, which goes first. Does not mind if it is gone.
+        """Does not mind if it is gone. What depends on a Job goes before it.
 
         Args:
             uid: only the object that has it, not another one of the same name.
         """
-        body: dict[str, Any] = {"propagationPolicy": "Foreground"}
+        policy = "Foreground" if kind is Kind.JOBS else "Background"
+        body: dict[str, Any] = {"propagationPolicy": policy}
         if uid is not None:
             body["preconditions"] = {"uid": uid}
         if grace_s is not None:

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from kubernetes.client import models as k8s
+
 from taciturn.server.launchers.kubernetes import manifests
 from taciturn.server.launchers.kubernetes.cluster import Cluster, Kind, Object
 from taciturn.server.launchers.kubernetes.names import Labels, Worker
@@ -109,12 +111,7 @@ class KubernetesLauncher:
         owner = manifests.owner_of(worker.name, uid)
         settings, annotations = self.settings, job["metadata"]["annotations"]
         nodes = int(annotations[manifests.NODES])
-        secret = manifests.secret(worker, owner, order.environment, settings.instance)
-        if self.cluster.create(Kind.SECRETS, secret) is None:
-            # Of a launch that did not finish: its token may be of yesterday.
-            self.cluster.delete(Kind.SECRETS, worker.name)
-            if self.cluster.create(Kind.SECRETS, secret) is None:
-                raise LaunchError(f"the Secret {worker.name} does not go; try again")
+        self._give_secret(manifests.secret(worker, owner, order.environment, settings.instance))
         if nodes > 1:
             self.cluster.create(Kind.SERVICES, manifests.service(worker, owner, settings))
         if settings.network_policy:
@@ -125,6 +122,14 @@ class KubernetesLauncher:
             change["spec"] = {"suspend": False}  # type: ignore[dict-item]
         if self.cluster.patch(Kind.JOBS, worker.name, change) is None:
             raise LaunchError(f"{worker.name} was deleted while it was being started")
+
+    def _give_secret(self, secret: k8s.V1Secret) -> None:
+        name = secret.metadata.name
+        if self.cluster.create(Kind.SECRETS, secret) is None:
+            # Of a launch that did not finish: its token may be of yesterday.
+            self.cluster.delete(Kind.SECRETS, name)
+            if self.cluster.create(Kind.SECRETS, secret) is None:
+                raise LaunchError(f"the Secret {name} is made by somebody else, too; try again")
 
     def _all(self, job_id: str | None = None) -> list[tuple[Worker, Object]]:
         instance = self.settings.instance

@@ -201,19 +201,25 @@ class Monitor:
 
     def _note_nodes(self, worker: Worker, job: Object | None, pods: list[Object]) -> None:
         """Write down each node that a pod has come to, while it is known what for."""
-        pool = _pool_name(job)
+        pool, over = _pool_name(job), _is_over(job)
         for pod in pods:
             name = pod["spec"].get("nodeName")
-            node = self._seen[Kind.NODES].get(name or "")
-            known = self.machines.uses.get(worker, {})
-            if node is None or name in known or not pool:
+            if not name or not pool or name in self.machines.uses.get(worker, {}):
                 continue
-            if pod["status"].get("phase") in _TERMINAL and _is_over(job):
+            if pod["status"].get("phase") in _TERMINAL and over:
                 continue  # it was noted, and is settled
-            born, came = node["metadata"]["creationTimestamp"], pod["metadata"]["creationTimestamp"]
-            made_for_it = born >= came
-            use = Use(name, node["metadata"]["uid"], pool, born if made_for_it else came)
-            self.machines.add(worker, use)
+            use = self._use(pod, name, pool)
+            if use is not None:
+                self.machines.add(worker, use)
+
+    def _use(self, pod: Object, name: str, pool: str) -> Use | None:
+        came = pod["metadata"]["creationTimestamp"]
+        node = self._seen[Kind.NODES].get(name)
+        if node is None:
+            return Use(name, "", pool, came) if Kind.NODES in self._blind else None
+        born = node["metadata"]["creationTimestamp"]
+        # A machine that was there before the pod is paid for by whoever had it until then.
+        return Use(name, node["metadata"]["uid"], pool, max(born, came))
 
     def _tell_story(self, worker: Worker, job: Object, pods: list[Object]) -> None:
         uids = [each["metadata"]["uid"] for each in (job, *pods)]
