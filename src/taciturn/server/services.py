@@ -37,7 +37,7 @@ from taciturn.server.jobs.leases import Leases
 from taciturn.server.jobs.states import States
 from taciturn.server.jobs.texts import Texts
 from taciturn.server.jobs.work import Work
-from taciturn.server.launchers import open_launcher
+from taciturn.server.launchers.opening import open_launcher
 from taciturn.server.launchers.port import Launcher
 from taciturn.server.metrics import Metrics
 from taciturn.server.model_workers import ModelWorkers

@@ -1,0 +1,291 @@
+"""What people are told of a worker, on a cluster that makes machines; with everything that can go
+wrong there. Most of it needs the stand-in, whose autoscaler fails as it is told to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from kubeworld import Telling, World, new_order
+from standin.autoscaler import Group
+from standin.cluster import StandIn
+from taciturn.server.launchers.kubernetes.cluster import Kind
+from taciturn.server.launchers.kubernetes.launcher import KubernetesLauncher
+from taciturn.server.launchers.kubernetes.monitor import Monitor
+from taciturn.server.launchers.kubernetes.names import Worker
+from taciturn.server.launchers.kubernetes.settings import KubernetesSettings, Pool
+from taciturn.server.launchers.port import Order, WorkerState
+
+Start = Callable[..., tuple[Monitor, Telling]]
+
+WORK = "import time; time.sleep(0.3)"
+ENDLESS = "import time; time.sleep(600)"
+
+
+def gpu_pool(name: str, **more: Any) -> Pool:
+    return Pool(
+        name=name, gpus=1, gpu_memory="24Gi", cpu="2", memory="4Gi", ephemeral_storage="10Gi",
+        node_selector={"pool": name}, price_per_hour=3.6, **more,
+    )  # fmt: skip
+
+
+class Case:
+    """A launcher on a pool of its own, and what is told."""
+
+    def __init__(
+        self, world: World, stand_in: StandIn, monitor: Start, group: Group,
+        code: str = WORK, pool: dict[str, Any] | None = None, **settings: Any,
+    ) -> None:  # fmt: skip
+        self.world, self.group = world, stand_in.add_group(group)
+        pools = (gpu_pool(group.name, **(pool or {})),)
+        self.settings: KubernetesSettings = world.settings(code, pools=pools, **settings)
+        self.launcher: KubernetesLauncher = world.launcher(self.settings, gpus=1)
+        self.monitor, self.telling = monitor(self.settings)
+        self.order: Order = new_order()
+
+    def run(self) -> None:
+        self.launcher.launch(self.order)
+
+    def until(self, code: str, words: str = "") -> str:
+        """Wait until something is told; returns the text."""
+        self.world.until(lambda: words in self.telling.text(code) and code in self.telling.codes())
+        return self.telling.text(code)
+
+    def stop(self) -> None:
+        self.launcher.stop(self.order.handle, 0)
+
+
+@pytest.fixture
+def case(world: World, stand_in: StandIn, monitor: Start) -> Iterator[Callable[..., Case]]:
+    made: list[Case] = []
+
+    def make(group: Group, **more: Any) -> Case:
+        made.append(Case(world, stand_in, monitor, group, **more))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.stop()
+        stand_in.autoscaler.groups.remove(each.group)
+
+
+def test_a_worker_on_any_cluster(world: World, monitor: Start) -> None:
+    settings = world.settings("import time; time.sleep(3)" if not world.stand_in else WORK)
+    launcher, order = world.launcher(settings), new_order()
+    _, telling = monitor(settings)
+    launcher.launch(order)
+    world.until(lambda: "node.kept" in telling.codes())
+    stages = [code for code in telling.codes() if code in ("running", "releasing", "node.kept")]
+    assert stages == ["running", "releasing", "node.kept"]
+    assert {handle for handle, _ in telling.heard} == {order.handle}
+    launcher.forget(order.job_id)
+
+
+def test_an_image_that_is_not_there(world: World, monitor: Start) -> None:
+    settings = world.settings(image="registry.invalid/no-such:1")
+    launcher, order = world.launcher(settings), new_order()
+    _, telling = monitor(settings)
+    launcher.launch(order)
+    world.until(lambda: "pulling.failed" in telling.codes())
+    assert "Check the image's name" in telling.text("pulling.failed")
+    launcher.stop(order.handle, 0)
+
+
+def test_a_secret_that_is_not_there(world: World, monitor: Start) -> None:
+    settings = world.settings(signing_secret="no-such-secret")
+    launcher, order = world.launcher(settings), new_order()
+    _, telling = monitor(settings)
+    launcher.launch(order)
+    world.until(lambda: "starting.failed" in telling.codes())
+    assert "no-such-secret" in telling.text("starting.failed")
+    launcher.stop(order.handle, 0)
+
+
+def test_a_machine_comes_for_the_job_and_goes_after_it(case: Any) -> None:
+    job = case(Group("whole", create_s=20, idle_s=40))
+    job.run()
+    released = job.until("node.released")
+    codes = list(dict.fromkeys(job.telling.codes()))
+    assert [code for code in codes if code != "provisioning"] == [
+        "provisioning.scaling", "provisioning.node", "provisioning.gpu", "pulling", "running",
+        "releasing", "node.released",
+    ]  # fmt: skip
+    assert "autoscaler says" in job.telling.text("provisioning.scaling")
+    assert released.startswith("machine whole-1 is gone: ")
+    # Made, ready after 10 s, GPU after 15 s, then the work and 40 s without: a minute at least.
+    seconds = int(released.split(": ")[1].split()[0])
+    assert 60 <= seconds <= 600
+    assert f"{seconds / 1000:.2f} USD" in released  # 3.60 an hour
+    assert job.launcher.status(job.order.handle) is WorkerState.ENDED
+    mine = f"taciturn.dev/job={job.order.job_id}"
+    job.world.until(lambda: not job.world.cluster.list(Kind.CONFIG_MAPS, labels=mine)[0])
+
+
+def test_no_quota(case: Any) -> None:
+    job = case(Group("quota", quota=0))
+    job.run()
+    text = job.until("provisioning.refused")
+    assert "quota of quota exceeded" in text
+    assert "Raise the cloud's quota" in text
+
+
+def test_the_group_is_full(case: Any) -> None:
+    job = case(Group("full", largest=0))
+    job.run()
+    assert "max node group size reached" in job.until("provisioning.refused")
+
+
+def test_quota_comes_later(case: Any) -> None:
+    job = case(Group("later", quota=0))
+    job.run()
+    job.until("provisioning.refused")
+    job.group.quota = 1
+    job.until("running")
+
+
+def test_a_node_that_is_never_ready_and_all_is_given_up(case: Any) -> None:
+    job = case(Group("dead", never_ready=True), start_s=300)
+    job.run()
+    text = job.until("provisioning.node", "Look at the node's events")
+    assert "container runtime network not ready" in text
+    assert "Ask for fewer or other GPUs" in job.until("provisioning.given_up")
+    job.until("releasing.failed", "time limit")
+    assert job.launcher.status(job.order.handle) is WorkerState.ENDED
+
+
+def test_a_gpu_that_is_not_offered(case: Any) -> None:
+    job = case(Group("driverless", no_gpus=True))
+    job.run()
+    assert "install the GPU driver" in job.until("provisioning.gpu.missing")
+
+
+def test_preempted_twice(case: Any) -> None:
+    quick = {"create_s": 5, "ready_s": 2, "driver_s": 1, "idle_s": 9}
+    group = Group("spot", largest=9, preempt_s=[20, 20], **quick)
+    job = case(group, code="import time; time.sleep(1.2)")
+    job.run()
+    job.until("node.released", "spot-3")
+    gone = [event.text for _, event in job.telling.heard if event.code == "node.released"]
+    assert [text.split()[1] for text in gone] == ["spot-1", "spot-2", "spot-3"]
+    assert "the machine was taken away; another worker goes on" in job.telling.text("interrupted")
+    assert job.launcher.status(job.order.handle) is WorkerState.ENDED
+    found = job.world.cluster.get(Kind.JOBS, Worker.of(job.order.handle).name)
+    assert "failed" not in found["status"]
+
+
+def test_a_node_that_vanishes(case: Any, stand_in: StandIn) -> None:
+    job = case(Group("lost", create_s=5, ready_s=2, driver_s=1), code=ENDLESS)
+    job.run()
+    job.until("running")
+    stand_in.lose("lost-1")
+    job.until("interrupted", "taken away")
+    job.until("node.released", "lost-1")
+    job.world.until(lambda: job.telling.codes()[-1] == "running")
+
+
+@pytest.mark.parametrize(
+    ("stays", "words"),
+    [("finalizer", "held by karpenter.sh/termination"), ("pinned", "scale-down-disabled=true")],
+)
+def test_a_node_that_refuses_to_go(case: Any, stand_in: StandIn, stays: str, words: str) -> None:
+    group = Group(f"stays-{stays}", stays=stays, create_s=5, ready_s=2, driver_s=1, idle_s=20)
+    job = case(group, pool={"release_s": 60})
+    job.run()
+    assert words in job.until("node.stays")
+    node = stand_in.store.find("nodes", None, f"{group.name}-1")
+    assert node is not None
+    stand_in.store.remove("nodes", node)
+    job.until("node.released")
+    assert job.telling.codes().count("node.stays") == 1
+
+
+def test_a_pod_that_keeps_a_node(case: Any, world: World, stand_in: StandIn) -> None:
+    job = case(
+        Group("shared", create_s=5, ready_s=2, driver_s=1, idle_s=20), pool={"release_s": 60}
+    )
+    job.run()
+    job.until("running")
+    spec = {
+        "nodeName": "shared-1", "restartPolicy": "Never", "terminationGracePeriodSeconds": 1,
+        "containers": [{"name": "agent", "image": "x", "resources": {},
+                        "command": ["python", "-c", ENDLESS]}],
+    }  # fmt: skip
+    stand_in.store.add("pods", {
+        "kind": "Pod", "apiVersion": "v1", "spec": spec, "status": {"phase": "Pending"},
+        "metadata": {"name": "agent", "namespace": "kube-system"},
+    })  # fmt: skip
+    assert "pods keep it: kube-system/agent" in job.until("node.stays")
+    world.core.delete_namespaced_pod("agent", "kube-system")
+    job.until("node.released")
+
+
+def test_out_of_memory(case: Any, world: World, stand_in: StandIn) -> None:
+    job = case(Group("small", create_s=5, ready_s=2, driver_s=1), code=ENDLESS, retries=0)
+    job.run()
+    job.until("running")
+    (pod,) = world.pods(**{"taciturn.dev/job": job.order.job_id})
+    stand_in.out_of_memory(pod.metadata.name, world.namespace)
+    assert "ran out of the machine's memory" in job.until("releasing.failed")
+
+
+def test_a_gateway_that_restarts_goes_on_seeing_nodes_off(
+    case: Any, world: World, stand_in: StandIn, monitor: Start
+) -> None:
+    job = case(Group("restart", create_s=5, ready_s=2, driver_s=1, idle_s=60))
+    job.run()
+    job.until("running")
+    job.monitor.stop()
+    world.until(lambda: job.launcher.status(job.order.handle) is WorkerState.ENDED)
+    job.launcher.forget(job.order.job_id)
+    world.until(lambda: not job.launcher.left())
+    _, telling = monitor(job.settings)
+    world.until(lambda: "node.released" in telling.codes())
+    assert [handle for handle, _ in telling.heard] == [job.order.handle] * len(telling.heard)
+
+
+def test_an_api_server_that_restarts(case: Any, stand_in: StandIn) -> None:
+    job = case(Group("cut", create_s=20, idle_s=20))
+    job.run()
+    for code in ("provisioning.scaling", "running"):
+        job.until(code)
+        stand_in.restart_api()
+    job.until("node.released")
+
+
+def test_a_cancelled_worker_and_its_machine(case: Any) -> None:
+    job = case(Group("cancel", create_s=5, ready_s=2, driver_s=1, idle_s=20), code=ENDLESS)
+    job.run()
+    job.until("running")
+    job.launcher.stop(job.order.handle, 1)
+    job.until("node.released")
+    assert job.launcher.left() == ()
+
+
+def test_one_machine_serves_two_jobs_in_a_row(case: Any, world: World) -> None:
+    job = case(Group("again", largest=1, create_s=5, ready_s=2, driver_s=1, idle_s=120))
+    job.run()
+    job.until("releasing")
+    second = new_order()
+    job.launcher.launch(second)
+    world.until(lambda: "node.released" in job.telling.codes())
+    first = [event.code for handle, event in job.telling.heard if handle == job.order.handle]
+    assert "node.reused" in first
+    last = [event for handle, event in job.telling.heard if handle == second.handle]
+    assert last[-1].code == "node.released"
+
+
+def test_nodes_that_may_not_be_seen(
+    world: World, stand_in: StandIn, monitor: Start, case: Any
+) -> None:
+    stand_in.api.forbidden |= {("list", "nodes"), ("watch", "nodes")}
+    try:
+        settings = world.settings(WORK)
+        launcher, order = world.launcher(settings), new_order()
+        _, telling = monitor(settings)
+        launcher.launch(order)
+        world.until(lambda: "node.unseen" in telling.codes())
+        assert "allow the gateway to get, list and watch nodes" in telling.text("node.unseen")
+    finally:
+        stand_in.api.forbidden.clear()

@@ -1,0 +1,157 @@
+"""Watches: every change once, bookmarks, 410 Gone; and what a follower makes of them."""
+
+from __future__ import annotations
+
+import queue
+import secrets
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+from kubernetes import client, watch
+
+from kubeworld import World
+from standin.cluster import StandIn
+from taciturn.server.launchers.kubernetes.cluster import GoneError, Kind
+from taciturn.server.launchers.kubernetes.watching import Caught, Follower, News, Seen
+
+
+def put(world: World, name: str, mark: str, value: str = "1") -> None:
+    metadata = client.V1ObjectMeta(name=name, labels={"mark": mark})
+    made = client.V1ConfigMap(metadata=metadata, data={"value": value})
+    try:
+        world.core.create_namespaced_config_map(world.namespace, made)
+    except client.ApiException:
+        world.core.replace_namespaced_config_map(name, world.namespace, made)
+
+
+def drop(world: World, name: str) -> None:
+    world.core.delete_namespaced_config_map(name, world.namespace)
+
+
+@pytest.fixture
+def mark() -> str:
+    return f"w-{secrets.token_hex(4)}"
+
+
+def test_the_official_watch_sees_every_change(world: World, mark: str) -> None:
+    listed = world.core.list_namespaced_config_map(world.namespace, label_selector=f"mark={mark}")
+    put(world, f"{mark}-a", mark)
+    put(world, f"{mark}-a", mark, "2")
+    put(world, f"{mark}-b", "other")
+    drop(world, f"{mark}-a")
+    seen = [
+        (each["type"], each["object"].data["value"])
+        for each in watch.Watch().stream(
+            world.core.list_namespaced_config_map,
+            world.namespace,
+            label_selector=f"mark={mark}",
+            resource_version=listed.metadata.resource_version,
+            timeout_seconds=1,
+        )
+    ]
+    assert seen == [("ADDED", "1"), ("MODIFIED", "2"), ("DELETED", "2")]
+
+
+def test_what_comes_into_a_selection_and_leaves_it(world: World, mark: str) -> None:
+    put(world, f"{mark}-a", "before")
+    version = world.cluster.list(Kind.CONFIG_MAPS)[1]
+    put(world, f"{mark}-a", mark)
+    put(world, f"{mark}-a", "after")
+    found = world.cluster.watch(Kind.CONFIG_MAPS, version, labels=f"mark={mark}", timeout_s=1)
+    assert [what for what, _ in found if what != "BOOKMARK"] == ["ADDED", "DELETED"]
+
+
+def test_bookmarks_move_on(world: World, stand_in: StandIn, mark: str) -> None:
+    version = world.cluster.list(Kind.CONFIG_MAPS)[1]
+    put(world, f"{mark}-a", "other")
+    told = list(world.cluster.watch(Kind.CONFIG_MAPS, version, labels=f"mark={mark}", timeout_s=1))
+    assert {what for what, _ in told} == {"BOOKMARK"}
+    assert int(told[-1][1]["metadata"]["resourceVersion"]) > int(version)
+
+
+def test_a_forgotten_version_is_gone(world: World, stand_in: StandIn) -> None:
+    version = world.cluster.list(Kind.CONFIG_MAPS)[1]
+    stand_in.store.compact()
+    with pytest.raises(GoneError):
+        list(world.cluster.watch(Kind.CONFIG_MAPS, version, timeout_s=1))
+
+
+class Following:
+    """A follower, and what it told."""
+
+    def __init__(self, world: World, mark: str) -> None:
+        self.news: queue.SimpleQueue[News] = queue.SimpleQueue()
+        self.follower = Follower(world.cluster, Kind.CONFIG_MAPS, self.news, f"mark={mark}")
+        self.follower.start()
+        self.told: list[str] = []
+        self.next("caught")
+
+    def next(self, wanted: str) -> None:
+        """Wait until something is told."""
+        while wanted not in self.told:
+            news = self.news.get(timeout=20)
+            if isinstance(news, Seen):
+                what = "gone" if news.gone else news.found["data"]["value"]
+                self.told.append(f"{news.found['metadata']['name'][-1]}:{what}")
+            elif isinstance(news, Caught):
+                self.told.append("caught")
+
+
+@pytest.fixture
+def following(world: World, mark: str) -> Iterator[Following]:
+    put(world, f"{mark}-a", mark)
+    put(world, f"{mark}-b", mark)
+    made = Following(world, mark)
+    yield made
+    made.follower.stop()
+
+
+def test_a_follower_tells_what_is_there_and_what_changes(
+    world: World, mark: str, following: Following
+) -> None:
+    put(world, f"{mark}-a", mark, "2")
+    following.next("a:2")
+    drop(world, f"{mark}-b")
+    following.next("b:gone")
+    assert following.told == ["a:1", "b:1", "caught", "a:2", "b:gone"]
+
+
+def test_after_410_what_went_meanwhile_is_told(
+    world: World, stand_in: StandIn, mark: str, following: Following
+) -> None:
+    """Nobody saw the deletion: it lies in the history that was forgotten."""
+    with stand_in.store.lock:
+        stand_in.server.failures.extend([503] * 2)
+        stand_in.server.cut()
+        found = stand_in.store.find("configmaps", world.namespace, f"{mark}-b")
+        assert found is not None
+        stand_in.store.remove("configmaps", found)
+        stand_in.store.compact()
+    following.next("b:gone")
+    assert following.told.count("a:1") == 1
+    put(world, f"{mark}-a", mark, "2")
+    following.next("a:2")
+
+
+def test_an_api_server_that_restarts_is_followed_on(
+    world: World, stand_in: StandIn, mark: str, following: Following
+) -> None:
+    for number in range(2, 5):
+        stand_in.server.cut()
+        put(world, f"{mark}-a", mark, str(number))
+        following.next(f"a:{number}")
+    assert following.told[3:] == ["a:2", "a:3", "a:4"]
+
+
+def test_a_follower_ends_at_once(world: World, mark: str) -> None:
+    follower = Follower(world.cluster, Kind.CONFIG_MAPS, queue.SimpleQueue(), f"mark={mark}")
+    thread = follower.start()
+    time.sleep(0.2)
+    began = time.monotonic()
+    follower.stop()
+    thread.join(5)
+    assert isinstance(thread, threading.Thread)
+    assert not thread.is_alive()
+    assert time.monotonic() - began < 3

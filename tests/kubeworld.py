@@ -1,0 +1,133 @@
+"""A cluster to test on: the stand-in, or the one of TACITURN_TEST_KUBECONFIG.
+
+    TACITURN_TEST_KUBECONFIG=~/.kube/config pytest tests/contracts/kubernetes
+
+makes a namespace of its own and removes it. TACITURN_TEST_IMAGE is an image with Python that the
+cluster can run (python:3.12-slim). Tests that need accidents or an autoscaler of ours ask for the
+fixture `stand_in`, and are skipped elsewhere.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import secrets
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from kubernetes import client
+from kubernetes import config as kubeconfig
+
+from standin.cluster import StandIn
+from taciturn.server.launchers.kubernetes.cluster import Cluster
+from taciturn.server.launchers.kubernetes.launcher import KubernetesLauncher, Need
+from taciturn.server.launchers.kubernetes.settings import KubernetesSettings, Pool
+from taciturn.server.launchers.kubernetes.sizing import Machine
+from taciturn.server.launchers.port import Order
+from taciturn.wire.events import NodeEvent
+
+KUBECONFIG = os.environ.get("TACITURN_TEST_KUBECONFIG")
+IMAGE = os.environ.get("TACITURN_TEST_IMAGE", "python:3.12-slim")
+SPEED = 40.0
+
+SMALL = Pool(
+    name="small", cpu="50m", memory="128Mi", ephemeral_storage="100Mi", whole_node=False,
+    scales=False,
+)  # fmt: skip
+
+
+@dataclass
+class World:
+    """A cluster, and a namespace in it that is ours."""
+
+    path: Path
+    namespace: str
+    stand_in: StandIn | None
+
+    def __post_init__(self) -> None:
+        self.api = kubeconfig.new_client_from_config(str(self.path))
+        self.core, self.batch = client.CoreV1Api(self.api), client.BatchV1Api(self.api)
+        self.cluster = Cluster.connect(self.namespace, self.path)
+
+    @property
+    def patience_s(self) -> float:
+        """How long something may take before it counts as not happening."""
+        return 20.0 if self.stand_in else 180.0
+
+    def now(self) -> datetime:
+        """The cluster's time."""
+        return self.stand_in.clock() if self.stand_in else datetime.now(UTC)
+
+    def settings(self, code: str = "pass", **more: Any) -> KubernetesSettings:
+        """A launcher whose workers run a line of Python."""
+        told: dict[str, Any] = {
+            "namespace": self.namespace, "instance": f"test-{secrets.token_hex(4)}", "image": IMAGE,
+            "command": ("python", "-c", code), "pools": (SMALL,), "shared_memory": "16Mi",
+            "grace_period_s": 20, "deadline_s": 600,
+        }  # fmt: skip
+        return KubernetesSettings(**{**told, **more})
+
+    def launcher(self, settings: KubernetesSettings, **machine: Any) -> KubernetesLauncher:
+        """On the first pool of the settings."""
+        need = Need(Machine(settings.pools[0], **machine))
+        return KubernetesLauncher(self.cluster, settings, lambda job_id: need)
+
+    def pods(self, **labels: str) -> list[client.V1Pod]:
+        """Pods with these labels."""
+        chosen = ",".join(f"{name.replace('_', '-')}={value}" for name, value in labels.items())
+        return self.core.list_namespaced_pod(self.namespace, label_selector=chosen).items
+
+    def until(self, what: Callable[[], Any], patience_s: float | None = None) -> Any:
+        """Wait for something to be true; returns it."""
+        end = time.monotonic() + (patience_s or self.patience_s)
+        while not (found := what()):
+            assert time.monotonic() < end, f"{what} did not come true"
+            time.sleep(0.02 if self.stand_in else 0.5)
+        return found
+
+    def reading(self) -> float:
+        """The suite's pace."""
+        return 0.02 if self.stand_in else 0.5
+
+
+@dataclass
+class Telling:
+    """What a monitor tells."""
+
+    heard: list[tuple[str, NodeEvent]] = field(default_factory=list)
+    news: queue.SimpleQueue[NodeEvent] = field(default_factory=queue.SimpleQueue)
+
+    def __call__(self, handle: str, event: NodeEvent) -> None:
+        self.heard.append((handle, event))
+
+    def codes(self) -> list[str]:
+        """In order."""
+        return [event.code for _, event in self.heard]
+
+    def text(self, code: str) -> str:
+        """The last text of a code; empty if there is none yet."""
+        return next((event.text for _, event in reversed(self.heard) if event.code == code), "")
+
+
+def new_order(attempt: int = 1, **environment: str) -> Order:
+    """A worker for a job that nobody has."""
+    return Order(f"job_{secrets.token_hex(8)}", attempt, {"TACITURN_JOB": "x", **environment})
+
+
+def with_namespace(path: Path, stand_in: StandIn | None) -> Iterator[World]:
+    """A namespace of its own, removed at the end."""
+    name = f"taciturn-test-{secrets.token_hex(4)}"
+    made = World(path, name, stand_in)
+    made.core.create_namespace(client.V1Namespace(metadata=client.V1ObjectMeta(name=name)))
+    account = client.V1ServiceAccount(metadata=client.V1ObjectMeta(name="default"))
+    with suppress(client.ApiException):  # a real cluster makes it, a moment later
+        made.core.create_namespaced_service_account(name, account)
+    try:
+        yield made
+    finally:
+        made.core.delete_namespace(name)
