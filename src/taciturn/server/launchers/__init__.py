@@ -1,1 +1,1 @@
-"""How a worker is started: one port, several ways."""
+"""Starts and stops workers: `port.py` says what a launcher is, the other modules are launchers."""

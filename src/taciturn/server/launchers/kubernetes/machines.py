@@ -1,0 +1,95 @@
+"""Which nodes each worker had: written down in the cluster before anything can be forgotten.
+
+One ConfigMap for a worker, owned by nobody: Job and pods go, and it stays until each of its nodes
+is known to be gone. A gateway that restarts reads it and goes on waiting.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from kubernetes.client import models as k8s
+
+from taciturn.server.launchers.kubernetes.cluster import Cluster, Kind, Object
+from taciturn.server.launchers.kubernetes.names import Labels, Worker
+
+
+@dataclass(frozen=True, slots=True)
+class Use:
+    """A node that a worker had.
+
+    Attributes:
+        since: RFC 3339; when the node was made, or where it was there before, when the pod came.
+        over: when the worker was first seen to be over; empty before.
+        warned: that it is still there was said.
+    """
+
+    node: str
+    uid: str
+    pool: str
+    since: str
+    over: str = ""
+    warned: bool = False
+
+
+@dataclass
+class Machines:
+    """All uses that are not settled yet, here and in the cluster."""
+
+    cluster: Cluster
+    instance: str
+    uses: dict[Worker, dict[str, Use]] = field(default_factory=dict)
+
+    def load(self) -> None:
+        """What an earlier gateway wrote down."""
+        found, _ = self.cluster.list(Kind.CONFIG_MAPS, labels=Labels.selector(self.instance))
+        for each in found:
+            worker = Worker.labelled(each)
+            if worker is not None:
+                known = self.uses.setdefault(worker, {})
+                known.update({name: _use(text) for name, text in _data(each).items()})
+
+    def add(self, worker: Worker, use: Use) -> None:
+        """Write a use down; first in the cluster."""
+        if use.node in self.uses.get(worker, {}):
+            return
+        self._write(worker, {use.node: json.dumps(asdict(use))})
+        self.uses.setdefault(worker, {})[use.node] = use
+
+    def change(self, worker: Worker, use: Use, **values: Any) -> Use:
+        """Write a change of a use down."""
+        changed = replace(use, **values)
+        self._write(worker, {use.node: json.dumps(asdict(changed))})
+        self.uses[worker][use.node] = changed
+        return changed
+
+    def settle(self, worker: Worker, node: str) -> None:
+        """A use needs no further attention; the last one takes the ConfigMap along."""
+        uses = self.uses.get(worker, {})
+        left = {name for name in uses if name != node}
+        if left:
+            self._write(worker, {node: None})
+        else:
+            self.cluster.delete(Kind.CONFIG_MAPS, worker.name)
+        uses.pop(node, None)
+        if not uses:
+            self.uses.pop(worker, None)
+
+    def _write(self, worker: Worker, data: Mapping[str, str | None]) -> None:
+        if self.cluster.patch(Kind.CONFIG_MAPS, worker.name, {"data": dict(data)}) is not None:
+            return
+        metadata = k8s.V1ObjectMeta(name=worker.name, labels=worker.labels(self.instance))
+        kept = {name: text for name, text in data.items() if text is not None}
+        made = k8s.V1ConfigMap(api_version="v1", kind="ConfigMap", metadata=metadata, data=kept)
+        self.cluster.create(Kind.CONFIG_MAPS, made)
+
+
+def _data(found: Object) -> Mapping[str, str]:
+    return found.get("data") or {}
+
+
+def _use(text: str) -> Use:
+    return Use(**json.loads(text))

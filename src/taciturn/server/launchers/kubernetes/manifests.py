@@ -1,0 +1,163 @@
+"""The objects of one worker. All but the Job are owned by it, and go with it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from kubernetes.client import models as k8s
+
+from taciturn.server.launchers.kubernetes.names import Worker
+from taciturn.server.launchers.kubernetes.pods import CONTAINER, pod_template
+from taciturn.server.launchers.kubernetes.settings import Egress, KubernetesSettings
+from taciturn.server.launchers.kubernetes.sizing import Machine
+from taciturn.wire.exits import FINAL
+
+READY = "taciturn.dev/ready"
+POOL = "taciturn.dev/pool"
+NODES = "taciturn.dev/nodes"
+_QUEUE = "kueue.x-k8s.io/queue-name"
+
+
+def job(
+    worker: Worker, machine: Machine, settings: KubernetesSettings, data_secret: str
+) -> k8s.V1Job:
+    """The Job, suspended: it starts when everything that it needs is there."""
+    labels = worker.labels(settings.instance)
+    if settings.queue:
+        labels[_QUEUE] = settings.queue
+    several = machine.nodes > 1
+    return k8s.V1Job(
+        api_version="batch/v1",
+        kind="Job",
+        metadata=k8s.V1ObjectMeta(
+            name=worker.name,
+            labels=labels,
+            annotations={POOL: machine.pool.name, NODES: str(machine.nodes)},
+        ),
+        spec=k8s.V1JobSpec(
+            suspend=True,
+            completions=machine.nodes,
+            parallelism=machine.nodes,
+            completion_mode="Indexed" if several else "NonIndexed",
+            backoff_limit=settings.retries * machine.nodes,
+            pod_failure_policy=_failure_policy(),
+            pod_replacement_policy="Failed",
+            active_deadline_seconds=settings.deadline_s,
+            ttl_seconds_after_finished=settings.ttl_s,
+            template=pod_template(worker, machine, settings, data_secret),
+        ),
+    )
+
+
+def _failure_policy() -> k8s.V1PodFailurePolicy:
+    """A worker that must not be started again fails the Job; one that the cluster took away is
+    replaced and not counted; everything else counts."""
+    final = k8s.V1PodFailurePolicyRule(
+        action="FailJob",
+        on_exit_codes=k8s.V1PodFailurePolicyOnExitCodesRequirement(
+            container_name=CONTAINER, operator="In", values=sorted(map(int, FINAL))
+        ),
+    )
+    taken = k8s.V1PodFailurePolicyRule(
+        action="Ignore",
+        on_pod_conditions=[
+            k8s.V1PodFailurePolicyOnPodConditionsPattern(type="DisruptionTarget", status="True")
+        ],
+    )
+    return k8s.V1PodFailurePolicy(rules=[final, taken])
+
+
+def secret(
+    worker: Worker, owner: k8s.V1OwnerReference, environment: Mapping[str, str], instance: str
+) -> k8s.V1Secret:
+    """What the worker is told, its token above all. Immutable: it is made anew, not changed."""
+    return k8s.V1Secret(
+        api_version="v1",
+        kind="Secret",
+        metadata=_owned(worker, owner, instance),
+        type="Opaque",
+        immutable=True,
+        string_data=dict(environment),
+    )
+
+
+def service(
+    worker: Worker, owner: k8s.V1OwnerReference, settings: KubernetesSettings
+) -> k8s.V1Service:
+    """Headless: gives the pods of several machines names, before they are ready."""
+    return k8s.V1Service(
+        api_version="v1",
+        kind="Service",
+        metadata=_owned(worker, owner, settings.instance),
+        spec=k8s.V1ServiceSpec(
+            cluster_ip="None",
+            publish_not_ready_addresses=True,
+            selector=worker.labels(settings.instance),
+            ports=[k8s.V1ServicePort(name="rendezvous", port=settings.rendezvous_port)],
+        ),
+    )
+
+
+def network_policy(
+    worker: Worker, owner: k8s.V1OwnerReference, nodes: int, settings: KubernetesSettings
+) -> k8s.V1NetworkPolicy:
+    """Out: names, the gateway, the declared stores, and the job's other machines. In: those alone."""
+    mine = k8s.V1LabelSelector(match_labels=worker.labels(settings.instance))
+    peers = [k8s.V1NetworkPolicyPeer(pod_selector=mine)] if nodes > 1 else []
+    egress = [_names(), _gateway(settings), *map(_store, settings.egress)]
+    if peers:
+        egress.append(k8s.V1NetworkPolicyEgressRule(to=peers))
+    ingress = [k8s.V1NetworkPolicyIngressRule(var_from=peers)] if peers else []
+    return k8s.V1NetworkPolicy(
+        api_version="networking.k8s.io/v1",
+        kind="NetworkPolicy",
+        metadata=_owned(worker, owner, settings.instance),
+        spec=k8s.V1NetworkPolicySpec(
+            pod_selector=mine,
+            policy_types=["Ingress", "Egress"],
+            ingress=ingress,
+            egress=egress,
+        ),
+    )
+
+
+def _names() -> k8s.V1NetworkPolicyEgressRule:
+    system = k8s.V1LabelSelector(match_labels={"kubernetes.io/metadata.name": "kube-system"})
+    ports = [k8s.V1NetworkPolicyPort(protocol=each, port=53) for each in ("UDP", "TCP")]
+    return k8s.V1NetworkPolicyEgressRule(
+        to=[k8s.V1NetworkPolicyPeer(namespace_selector=system)], ports=ports
+    )
+
+
+def _gateway(settings: KubernetesSettings) -> k8s.V1NetworkPolicyEgressRule:
+    pods = k8s.V1LabelSelector(match_labels=settings.gateway_pods())
+    return k8s.V1NetworkPolicyEgressRule(
+        to=[k8s.V1NetworkPolicyPeer(pod_selector=pods)],
+        ports=[k8s.V1NetworkPolicyPort(protocol="TCP", port=settings.gateway_port)],
+    )
+
+
+def _store(egress: Egress) -> k8s.V1NetworkPolicyEgressRule:
+    ports = [k8s.V1NetworkPolicyPort(protocol="TCP", port=port) for port in egress.ports]
+    block = k8s.V1IPBlock(cidr=egress.cidr)
+    return k8s.V1NetworkPolicyEgressRule(
+        to=[k8s.V1NetworkPolicyPeer(ip_block=block)], ports=ports or None
+    )
+
+
+def owner_of(job_name: str, uid: str) -> k8s.V1OwnerReference:
+    """The Job as owner; foreground deletion waits for what it owns."""
+    return k8s.V1OwnerReference(
+        api_version="batch/v1",
+        kind="Job",
+        name=job_name,
+        uid=uid,
+        controller=True,
+        block_owner_deletion=True,
+    )
+
+
+def _owned(worker: Worker, owner: k8s.V1OwnerReference, instance: str) -> k8s.V1ObjectMeta:
+    return k8s.V1ObjectMeta(
+        name=worker.name, labels=worker.labels(instance), owner_references=[owner]
+    )

@@ -1,0 +1,291 @@
+"""Runs beside the gateway: follows the cluster, tells what happens to each worker, sees nodes off.
+
+It knows nothing that the cluster does not know, so it may be ended and started at any moment; what
+it then tells again, it has told before.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+from taciturn.server.launchers.kubernetes.cluster import Cluster, ClusterError, Kind, Object
+from taciturn.server.launchers.kubernetes.machines import Machines, Use
+from taciturn.server.launchers.kubernetes.manifests import NODES, POOL, READY
+from taciturn.server.launchers.kubernetes.names import Labels, Worker
+from taciturn.server.launchers.kubernetes.reaper import Reaper
+from taciturn.server.launchers.kubernetes.release import Release
+from taciturn.server.launchers.kubernetes.settings import KubernetesSettings, Pool
+from taciturn.server.launchers.kubernetes.story import Chapter, Scene, events_of, tell
+from taciturn.server.launchers.kubernetes.times import moment
+from taciturn.server.launchers.kubernetes.watching import Caught, Follower, Forbidden, News, Seen
+from taciturn.wire.events import NodeEvent
+
+log = logging.getLogger("taciturn.server.launchers.kubernetes")
+
+_TERMINAL = ("Succeeded", "Failed")
+_TICK_S = 1.0
+_REAP_S = 60.0
+_KINDS = (Kind.JOBS, Kind.PODS, Kind.EVENTS, Kind.NODES)
+
+Report = Callable[[str, NodeEvent], None]
+"""Told: a worker's handle and its news. May be told the same twice, after a restart."""
+
+
+def utc_now() -> datetime:
+    """Now."""
+    return datetime.now(UTC)
+
+
+@dataclass
+class Monitor:
+    """Of one gateway's workers.
+
+    Attributes:
+        report: where news of workers go.
+        known: whether the gateway has a job of this id.
+        clock: the time; tests run it faster.
+        ready: set when everything that is there has been seen once.
+    """
+
+    cluster: Cluster
+    settings: KubernetesSettings
+    report: Report
+    known: Callable[[str], bool] = lambda job_id: True
+    clock: Callable[[], datetime] = utc_now
+    tick_s: float = _TICK_S
+    ready: threading.Event = field(default_factory=threading.Event)
+    _news: queue.SimpleQueue[News] = field(default_factory=queue.SimpleQueue)
+    _seen: dict[Kind, dict[str, Object]] = field(default_factory=dict)
+    _events: dict[str, dict[str, Object]] = field(default_factory=dict)
+    _told: dict[Worker, Chapter] = field(default_factory=dict)
+    _caught: set[Kind] = field(default_factory=set)
+    _blind: set[Kind] = field(default_factory=set)
+    _over: threading.Event = field(default_factory=threading.Event)
+    _followers: list[Follower] = field(default_factory=list)
+    _threads: list[threading.Thread] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        instance = self.settings.instance
+        self.machines = Machines(self.cluster, instance)
+        self.release = Release(self.cluster, self.settings, self.machines, self._tell)
+        self.reaper = Reaper(self.cluster, instance, self.known)
+        self._seen = {kind: {} for kind in _KINDS}
+        self._followers = [
+            Follower(
+                self.cluster, kind, self._news,
+                labels=Labels.selector(instance) if kind in (Kind.JOBS, Kind.PODS) else "",
+            )
+            for kind in _KINDS
+        ]  # fmt: skip
+
+    def start(self) -> None:
+        """Begin, in threads of its own."""
+        work = threading.Thread(target=self._run, name="taciturn-kubernetes", daemon=True)
+        work.start()
+        self._threads = [work, *(each.start() for each in self._followers)]
+
+    def stop(self) -> None:
+        """End. What happens from now on is told by the next one."""
+        self._over.set()
+        for each in self._followers:
+            each.stop()
+        for thread in self._threads:
+            thread.join(5.0)
+
+    def _run(self) -> None:
+        self._load()
+        reaped = self.clock()
+        while not self._over.is_set():
+            try:
+                changed = self._take()
+                if not self.ready.is_set():
+                    continue
+                for worker in changed or self._workers():
+                    self._consider(worker)
+                if (self.clock() - reaped).total_seconds() > _REAP_S:
+                    reaped = self.clock()
+                    self._reap()
+            except ClusterError as error:
+                log.warning("left for the next round: %s", error)
+                self._over.wait(self.tick_s)
+            except Exception:
+                log.exception("left for the next round")
+                self._over.wait(self.tick_s)
+
+    def _load(self) -> None:
+        while not self._over.is_set():
+            try:
+                self.machines.load()
+                return
+            except ClusterError as error:
+                log.warning("the cluster cannot be read: %s", error)
+                self._over.wait(self.tick_s)
+
+    def _take(self) -> set[Worker]:
+        """Take in all news that there are; returns whom they concern. Waits for a tick at most."""
+        changed: set[Worker] = set()
+        timeout = self.tick_s
+        while True:
+            try:
+                news = self._news.get(timeout=timeout)
+            except queue.Empty:
+                return changed
+            timeout = 0.0 if self._news.empty() else 0.001
+            if isinstance(news, Seen):
+                self._keep(news)
+                changed |= self._concerned(news)
+            else:
+                self._caught.add(news.kind)
+                if isinstance(news, Forbidden):
+                    self._blind.add(news.kind)
+                elif isinstance(news, Caught):
+                    self._blind.discard(news.kind)
+                if self._caught >= set(_KINDS) and not self.ready.is_set():
+                    self.ready.set()
+                    return set()
+            if self._news.empty():
+                return changed
+
+    def _keep(self, news: Seen) -> None:
+        metadata = news.found["metadata"]
+        if news.kind is Kind.EVENTS:
+            uid = news.found["involvedObject"].get("uid", "")
+            if news.gone:
+                self._events.get(uid, {}).pop(metadata["name"], None)
+                if not self._events.get(uid):
+                    self._events.pop(uid, None)
+            else:
+                self._events.setdefault(uid, {})[metadata["name"]] = news.found
+        elif news.gone:
+            self._seen[news.kind].pop(metadata["name"], None)
+        else:
+            self._seen[news.kind][metadata["name"]] = news.found
+
+    def _concerned(self, news: Seen) -> set[Worker]:
+        if news.kind is Kind.NODES:
+            return self._workers()
+        if news.kind is Kind.EVENTS:
+            name = news.found["involvedObject"].get("name", "")
+            about = self._seen[Kind.PODS].get(name) or self._seen[Kind.JOBS].get(name)
+            worker = Worker.labelled(about) if about is not None else None
+        else:
+            worker = Worker.labelled(news.found)
+        return {worker} if worker is not None else set()
+
+    def _workers(self) -> set[Worker]:
+        """All that are there, or have nodes that are."""
+        found = (Worker.labelled(each) for each in self._seen[Kind.JOBS].values())
+        return {worker for worker in found if worker is not None} | set(self.machines.uses)
+
+    def _consider(self, worker: Worker) -> None:
+        job = self._seen[Kind.JOBS].get(worker.name)
+        pods = self._pods_of(worker)
+        self._note_nodes(worker, job, pods)
+        over = all(pod["status"].get("phase") in _TERMINAL for pod in pods) and _is_over(job)
+        if job is not None and _let_go(job):
+            self._tell_story(worker, job, pods)
+            self._give_up(worker, job, pods)
+        nodes = None if Kind.NODES in self._blind else self._seen[Kind.NODES]
+        self.release.check(worker, over, nodes, self.clock())
+        if job is None and worker not in self.machines.uses:
+            self._told.pop(worker, None)
+
+    def _pods_of(self, worker: Worker) -> list[Object]:
+        found = [
+            each for each in self._seen[Kind.PODS].values() if Worker.labelled(each) == worker
+        ]
+        return sorted(found, key=lambda each: str(each["metadata"]["creationTimestamp"]))
+
+    def _note_nodes(self, worker: Worker, job: Object | None, pods: list[Object]) -> None:
+        """Write down each node that a pod has come to, while it is known what for."""
+        pool = _pool_name(job)
+        for pod in pods:
+            name = pod["spec"].get("nodeName")
+            node = self._seen[Kind.NODES].get(name or "")
+            known = self.machines.uses.get(worker, {})
+            if node is None or name in known or not pool:
+                continue
+            if pod["status"].get("phase") in _TERMINAL and _is_over(job):
+                continue  # it was noted, and is settled
+            born, came = node["metadata"]["creationTimestamp"], pod["metadata"]["creationTimestamp"]
+            made_for_it = born >= came
+            use = Use(name, node["metadata"]["uid"], pool, born if made_for_it else came)
+            self.machines.add(worker, use)
+
+    def _tell_story(self, worker: Worker, job: Object, pods: list[Object]) -> None:
+        uids = [each["metadata"]["uid"] for each in (job, *pods)]
+        annotations = job["metadata"].get("annotations") or {}
+        scene = Scene(
+            job=job,
+            pods=pods,
+            events=events_of(self._events, uids),
+            nodes=list(self._seen[Kind.NODES].values()),
+            pool=self._pool(annotations.get(POOL, "")),
+            expected=int(annotations.get(NODES, 1)),
+            now=self.clock(),
+        )
+        chapter = tell(scene)
+        if self._told.get(worker) != chapter:
+            self._told[worker] = chapter
+            self._tell(worker, chapter)
+
+    def _give_up(self, worker: Worker, job: Object, pods: list[Object]) -> None:
+        """All machines in time, or none: one that waits for another costs money and does nothing.
+
+        The Job is failed by its deadline and not deleted, so that the attempt stays known.
+        """
+        if _is_over(job):
+            return
+        limit_s = self.settings.start_s
+        late = [pod for pod in pods if _waits(pod) and self._age_s(pod) > limit_s]
+        start = job["status"].get("startTime")
+        if not late or not start:
+            return
+        text = (
+            f"given up: not all machines came within {limit_s} s. Ask for fewer or other GPUs, or "
+            "raise the pool's quota"
+        )
+        self._tell(worker, Chapter("provisioning.given_up", text))
+        elapsed = max(1, int((self.clock() - moment(start)).total_seconds()))
+        self.cluster.patch(Kind.JOBS, worker.name, {"spec": {"activeDeadlineSeconds": elapsed}})
+
+    def _age_s(self, found: Object) -> float:
+        return (self.clock() - moment(found["metadata"]["creationTimestamp"])).total_seconds()
+
+    def _pool(self, name: str) -> Pool | None:
+        return next((pool for pool in self.settings.pools if pool.name == name), None)
+
+    def _tell(self, worker: Worker, chapter: Chapter) -> None:
+        self.report(worker.handle, chapter.event())
+
+    def _reap(self) -> None:
+        for name in self.reaper.reap(self.clock()):
+            log.warning("removed an orphan", extra={"object": name})
+
+
+def _is_over(job: Object | None) -> bool:
+    """Whether no pod will be made any more."""
+    if job is None or "deletionTimestamp" in job["metadata"]:
+        return True
+    return any(
+        each["type"] in ("Complete", "Failed", "FailureTarget", "SuccessCriteriaMet")
+        and each["status"] == "True"
+        for each in (job.get("status") or {}).get("conditions") or ()
+    )
+
+
+def _let_go(job: Object) -> bool:
+    return (job["metadata"].get("annotations") or {}).get(READY) == "true"
+
+
+def _waits(pod: Object) -> bool:
+    return pod["status"].get("phase") == "Pending" and not pod["spec"].get("nodeName")
+
+
+def _pool_name(job: Object | None) -> str:
+    return "" if job is None else (job["metadata"].get("annotations") or {}).get(POOL, "")

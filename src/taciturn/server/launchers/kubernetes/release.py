@@ -1,0 +1,176 @@
+"""The proof that a worker's nodes are gone, with what they cost; or the reason why they are not."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from math import ceil
+
+from taciturn.server.launchers.kubernetes.cluster import Cluster, ClusterError, Kind, Object
+from taciturn.server.launchers.kubernetes.machines import Machines, Use
+from taciturn.server.launchers.kubernetes.names import Worker
+from taciturn.server.launchers.kubernetes.settings import KubernetesSettings, Pool
+from taciturn.server.launchers.kubernetes.story import Chapter
+from taciturn.server.launchers.kubernetes.times import moment
+
+log = logging.getLogger("taciturn.server.launchers.kubernetes")
+
+_GIVE_UP_S = 7 * 86_400.0
+_TERMINAL = ("Succeeded", "Failed")
+_PINS = {
+    "cluster-autoscaler.kubernetes.io/scale-down-disabled": "true",
+    "karpenter.sh/do-not-disrupt": "true",
+}
+_KEEPS = {
+    "cluster-autoscaler.kubernetes.io/safe-to-evict": "false",
+    "karpenter.sh/do-not-disrupt": "true",
+}
+
+Tell = Callable[[Worker, Chapter], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Bill:
+    """What a node was used for a worker."""
+
+    seconds: float
+    price_per_hour: float
+    currency: str
+
+    @property
+    def cost(self) -> float:
+        """By the pool's price."""
+        return self.seconds * self.price_per_hour / 3600
+
+    def __str__(self) -> str:
+        """In whole minutes: how long a worker took to the second is not for everybody."""
+        seconds = 60 * ceil(self.seconds / 60)
+        rounded = Bill(seconds, self.price_per_hour, self.currency)
+        cost = f", {rounded.cost:.2f} {self.currency}" if self.price_per_hour else ""
+        return f"{seconds} node-seconds{cost}"
+
+
+@dataclass
+class Release:
+    """Watches nodes go."""
+
+    cluster: Cluster
+    settings: KubernetesSettings
+    machines: Machines
+    tell: Tell
+
+    def check(
+        self, worker: Worker, over: bool, nodes: Mapping[str, Object] | None, now: datetime
+    ) -> None:
+        """Look at each node that a worker had.
+
+        Args:
+            over: nothing of the worker runs any more, and nothing will.
+            nodes: by name; None where the gateway may not see nodes.
+        """
+        for use in list(self.machines.uses.get(worker, {}).values()):
+            self._check(worker, use, over, nodes, now)
+
+    def _check(
+        self, worker: Worker, use: Use, over: bool, nodes: Mapping[str, Object] | None, now: datetime
+    ) -> None:
+        pool = next((each for each in self.settings.pools if each.name == use.pool), None)
+        bill = self._bill(use, pool, now)
+        node = None if nodes is None else nodes.get(use.node)
+        gone = nodes is not None and (node is None or node["metadata"]["uid"] != use.uid)
+        if gone:
+            self._settle(worker, use, "node.released", f"machine {use.node} is gone: {bill}")
+        elif not over:
+            return
+        elif nodes is None:
+            self._settle(
+                worker, use, "node.unseen",
+                f"whether machine {use.node} is gone cannot be seen: allow the gateway to get, list "
+                "and watch nodes",
+            )  # fmt: skip
+        elif pool is None or not pool.scales:
+            self._settle(worker, use, "node.kept", f"machine {use.node} is free again: {bill}")
+        elif self._reused(worker, use):
+            self._settle(
+                worker, use, "node.reused", f"machine {use.node} serves another job now: {bill}"
+            )
+        elif not use.over:
+            self.machines.change(worker, use, over=now.isoformat(timespec="seconds"))
+        else:
+            assert node is not None
+            self._late(worker, use, pool, node, now)
+
+    def _late(self, worker: Worker, use: Use, pool: Pool, node: Object, now: datetime) -> None:
+        waited_s = (now - moment(use.over)).total_seconds()
+        if waited_s > _GIVE_UP_S:
+            self._settle(
+                worker, use, "node.forgotten", f"machine {use.node} stays; it is not watched any longer"
+            )
+        elif waited_s > pool.release_s and not use.warned:
+            why = self.obstacle(node)
+            self.tell(worker, Chapter("node.stays", f"machine {use.node} is still there: {why}"))
+            self.machines.change(worker, use, warned=True)
+
+    def _settle(self, worker: Worker, use: Use, code: str, text: str) -> None:
+        """First say it, then forget it: after a crash in between it is said twice, never not."""
+        log.info("%s of %s: %s", code, worker.handle, text)
+        self.tell(worker, Chapter(code, text))
+        self.machines.settle(worker, use.node)
+
+    def _bill(self, use: Use, pool: Pool | None, now: datetime) -> Bill:
+        seconds = max(0.0, (now - moment(use.since)).total_seconds())
+        return Bill(seconds, pool.price_per_hour if pool else 0.0, pool.currency if pool else "")
+
+    def _reused(self, worker: Worker, use: Use) -> bool:
+        return any(
+            other != worker and use.node in uses and uses[use.node].uid == use.uid
+            and uses[use.node].since >= use.since and not uses[use.node].over
+            for other, uses in self.machines.uses.items()
+        )  # fmt: skip
+
+    def obstacle(self, node: Object) -> str:
+        """Why a node does not go, as far as can be seen, and what would help."""
+        metadata = node["metadata"]
+        finalizers = metadata.get("finalizers") or ()
+        if "deletionTimestamp" in metadata and finalizers:
+            return f"it is being deleted and held by {', '.join(finalizers)}; look at that controller"
+        for key, value in (metadata.get("annotations") or {}).items():
+            if _PINS.get(key) == value:
+                return f"it is annotated {key}={value}; remove the annotation"
+        blocking = self._blocking(metadata["name"])
+        if blocking:
+            return f"pods keep it: {', '.join(blocking[:3])}; move them to another pool"
+        return (
+            "the autoscaler has not removed it; check that its node group may shrink to 0 and its "
+            "scale-down delay"
+        )
+
+    def _blocking(self, node: str) -> list[str]:
+        """Pods that an autoscaler does not move; those of our own namespace, if no more is seen."""
+        fields = f"spec.nodeName={node}"
+        try:
+            pods, _ = self.cluster.list(Kind.PODS, fields=fields, everywhere=True)
+        except ClusterError:
+            try:
+                pods, _ = self.cluster.list(Kind.PODS, fields=fields)
+            except ClusterError:
+                return []
+        return [
+            f"{pod['metadata']['namespace']}/{pod['metadata']['name']}"
+            for pod in pods
+            if _keeps_node(pod)
+        ]
+
+
+def _keeps_node(pod: Object) -> bool:
+    metadata = pod["metadata"]
+    if pod["status"].get("phase") in _TERMINAL:
+        return False
+    owners = metadata.get("ownerReferences") or ()
+    if any(owner["kind"] in ("DaemonSet", "Node") for owner in owners):
+        return False
+    annotations = metadata.get("annotations") or {}
+    pinned = any(annotations.get(key) == value for key, value in _KEEPS.items())
+    return pinned or not owners

@@ -1,0 +1,135 @@
+"""Deletion that reaches dependents, namespaces that empty themselves, pods of nodes that are gone."""
+
+from __future__ import annotations
+
+from standin.clock import moment
+from standin.jobs import mark_deleted
+from standin.store import Object, Store
+
+_OWNED = ("pods", "services", "secrets", "configmaps", "networkpolicies", "jobs")
+_OWNERS = {"Job": "jobs", "Pod": "pods", "ConfigMap": "configmaps", "Service": "services"}
+_LOST_NODE_S = 40
+
+
+class GarbageCollector:
+    """Dependents follow their owners."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self._missing: dict[str, str] = {}
+
+    def reconcile(self) -> None:
+        """One look at everything."""
+        self._orphans()
+        for resource in _OWNERS.values():
+            for owner in self.store.all(resource):
+                if "deletionTimestamp" in owner["metadata"]:
+                    self._owner_goes(resource, owner)
+        for room in self.store.all("namespaces"):
+            if "deletionTimestamp" in room["metadata"]:
+                self._empty(room)
+        self._pods_without_node()
+
+    def _orphans(self) -> None:
+        for resource in _OWNED:
+            for each in self.store.all(resource):
+                owners = each["metadata"].get("ownerReferences") or ()
+                if owners and not any(self._exists(each, owner) for owner in owners):
+                    self._delete(resource, each)
+
+    def _exists(self, each: Object, owner: Object) -> bool:
+        resource = _OWNERS.get(owner["kind"])
+        if resource is None:
+            return True
+        found = self.store.find(resource, each["metadata"].get("namespace"), owner["name"])
+        return found is not None and found["metadata"]["uid"] == owner["uid"]
+
+    def _owner_goes(self, resource: str, owner: Object) -> None:
+        names = owner["metadata"].get("finalizers") or []
+        uid = owner["metadata"]["uid"]
+        held = [
+            (kind, each)
+            for kind in _OWNED
+            for each in self.store.all(kind, owner["metadata"].get("namespace"))
+            if any(ref["uid"] == uid for ref in each["metadata"].get("ownerReferences") or ())
+        ]
+        if "orphan" in names:
+            for kind, each in held:
+                self.store.edit(kind, each, lambda new: _forget_owner(new, uid))
+            self._release(resource, owner, "orphan")
+        elif "foregroundDeletion" in names:
+            for kind, each in held:
+                self._delete(kind, each)
+            if not any(_blocks(each, uid) for _, each in held):
+                self._release(resource, owner, "foregroundDeletion")
+
+    def _release(self, resource: str, owner: Object, name: str) -> None:
+        def change(new: Object) -> None:
+            new["metadata"]["finalizers"].remove(name)
+
+        self.store.edit(resource, owner, change)
+
+    def _delete(self, resource: str, each: Object) -> None:
+        if "deletionTimestamp" in each["metadata"]:
+            return
+
+        def mark(new: Object) -> None:
+            if resource == "pods":
+                mark_deleted(new, self.store)
+                return
+            new["metadata"]["deletionTimestamp"] = self.store.clock.stamp()
+            new["metadata"]["deletionGracePeriodSeconds"] = 0
+            if resource == "jobs":  # what owns pods goes after them
+                new["metadata"].setdefault("finalizers", []).append("foregroundDeletion")
+
+        self.store.edit(resource, each, mark)
+
+    def _empty(self, room: Object) -> None:
+        name = room["metadata"]["name"]
+        left = False
+        for resource in (*_OWNED, "events"):
+            for each in self.store.all(resource, name):
+                left = True
+                self._delete(resource, each)
+        if not left:
+            self.store.edit("namespaces", room, lambda new: new["metadata"].pop("finalizers", None))
+
+    def _pods_without_node(self) -> None:
+        nodes = {node["metadata"]["name"] for node in self.store.all("nodes")}
+        for pod in self.store.all("pods"):
+            over = pod["status"]["phase"] in ("Succeeded", "Failed")
+            node = pod["spec"].get("nodeName")
+            if "deletionTimestamp" in pod["metadata"] and not node and not over:
+                self.store.edit("pods", pod, _failed)
+            elif node and node not in nodes and self._long_gone(pod):
+                self.store.edit("pods", pod, self._lost)
+
+    def _long_gone(self, pod: Object) -> bool:
+        """The collector waits before it believes that a node is gone."""
+        key = pod["metadata"]["uid"]
+        first = self._missing.setdefault(key, self.store.clock.stamp())
+        return (self.store.clock.now() - moment(first)).total_seconds() >= _LOST_NODE_S
+
+    def _lost(self, pod: Object) -> None:
+        if pod["status"]["phase"] not in ("Succeeded", "Failed"):
+            _failed(pod)
+            pod["status"].setdefault("conditions", []).append({
+                "type": "DisruptionTarget", "status": "True", "reason": "DeletionByPodGC",
+                "message": "PodGC: node no longer exists",
+                "lastTransitionTime": self.store.clock.stamp(),
+            })  # fmt: skip
+        mark_deleted(pod, self.store, 0)
+
+
+def _failed(pod: Object) -> None:
+    pod["status"]["phase"] = "Failed"
+
+
+def _forget_owner(each: Object, uid: str) -> None:
+    refs = each["metadata"]["ownerReferences"]
+    each["metadata"]["ownerReferences"] = [ref for ref in refs if ref["uid"] != uid]
+
+
+def _blocks(each: Object, uid: str) -> bool:
+    refs = each["metadata"]["ownerReferences"]
+    return any(ref["uid"] == uid and ref.get("blockOwnerDeletion") for ref in refs)
