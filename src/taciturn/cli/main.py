@@ -469,8 +469,20 @@ def doctor(
         Path | None,
         typer.Option(help="Attack it at the settings of this fitted model's folder."),
     ] = None,
+    kubernetes: Annotated[
+        bool, typer.Option("--kubernetes", help="Check the cluster that a gateway runs jobs in.")
+    ] = False,
+    namespace: Annotated[
+        str | None, typer.Option(help="With --kubernetes: the gateway's namespace.")
+    ] = None,
 ) -> None:
     """Check installation, device, memory and source of randomness; with -f also that job."""
+    if kubernetes:
+        from taciturn.cli.doctor_kubernetes import run_doctor_kubernetes
+
+        if not run_doctor_kubernetes(namespace):
+            raise typer.Exit(1)
+        return
     from taciturn.cli.doctor import run_doctor
 
     if not run_doctor(file, audit=audit, model=model):

@@ -1,0 +1,72 @@
+"""`taciturn doctor --kubernetes`: can the gateway run jobs in its cluster?"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from taciturn.errors import MissingDependencyError
+
+_CONFIG = "TACITURN_KUBERNETES_CONFIG"
+
+
+def run_doctor_kubernetes(namespace: str | None = None) -> bool:
+    """Print what was found, and the remedy of each problem; True if there is none.
+
+    Reads the launcher's settings from the file that TACITURN_KUBERNETES_CONFIG names, and the
+    cluster from the pod it runs in, or from KUBECONFIG.
+
+    Raises:
+        SpecError: no cluster, or settings that cannot be read.
+        MissingDependencyError: the client is not installed.
+    """
+    try:
+        from taciturn.server.launchers.kubernetes.cluster import Cluster
+        from taciturn.server.launchers.kubernetes.examination import ClusterQuestions, examine
+        from taciturn.server.launchers.kubernetes.settings import KubernetesSettings
+        from taciturn.server.settings import Settings
+    except ImportError as error:
+        raise MissingDependencyError(
+            f"{error.name} is not installed: pip install 'taciturn[server,kubernetes]'"
+        ) from None
+    file = os.environ.get(_CONFIG)
+    settings = KubernetesSettings.read(Path(file)) if file else KubernetesSettings()
+    if namespace is not None:
+        settings = settings.model_copy(update={"namespace": namespace})
+    kubeconfig = os.environ.get("KUBECONFIG")
+    cluster = Cluster.connect(settings.namespace, Path(kubeconfig) if kubeconfig else None)
+    url = Settings().storage_url
+    findings = examine(
+        ClusterQuestions(cluster), settings, storage=None if url is None else lambda: _tried(url)
+    )
+    table = Table(
+        title=f"taciturn doctor --kubernetes ({settings.namespace})", title_justify="left"
+    )
+    for column in ("check", "found", "remedy"):
+        table.add_column(column)
+    for each in findings:
+        table.add_row(each.what, each.found, each.remedy or "ok")
+    console = Console()
+    console.print(table)
+    healthy = not any(each.remedy for each in findings)
+    console.print("jobs can run here" if healthy else "see the remedies above", style="bold")
+    return healthy
+
+
+def _tried(url: str) -> str:
+    """Write, read and remove a small file; returns the store's name."""
+    from taciturn.filesystem import open_filesystem
+
+    filesystem, path = open_filesystem(url)
+    name = f"{path.rstrip('/')}/.taciturn-doctor"
+    filesystem.makedirs(path, exist_ok=True)
+    with filesystem.open(name, "wb") as file:
+        file.write(b"taciturn")
+    with filesystem.open(name, "rb") as file:
+        if file.read() != b"taciturn":
+            raise OSError("what was written is not what is read")
+    filesystem.rm(name)
+    return url.partition("?")[0]

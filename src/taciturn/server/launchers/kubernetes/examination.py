@@ -1,0 +1,320 @@
+"""Can jobs run in this cluster? Asked before the first one, by `taciturn doctor --kubernetes`.
+
+Every check that fails says what to do. Nothing is created: what only a pod could find out (whether
+it reaches the stores) is asked of the policies that would stop it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Any, Protocol
+
+from taciturn.server.launchers.kubernetes.cluster import Cluster, ClusterError, Kind, Object
+from taciturn.server.launchers.kubernetes.settings import KubernetesSettings, Pool
+from taciturn.server.launchers.port import LaunchError
+
+_NEEDED = (
+    ("batch", "jobs", ("create", "get", "list", "watch", "delete", "patch")),
+    ("", "pods", ("get", "list", "watch", "delete")),
+    ("", "events", ("list", "watch")),
+    ("", "services", ("create", "list", "delete")),
+    ("", "secrets", ("create", "delete")),
+    ("", "configmaps", ("create", "get", "list", "patch", "delete")),
+    ("networking.k8s.io", "networkpolicies", ("create", "list", "delete")),
+)
+_CLOCK_S = 5.0
+# By these a cluster's autoscaler knows what a pool that is empty would offer.
+_PROVIDERS = (
+    "cloud.google.com/",
+    "karpenter.sh/",
+    "karpenter.k8s.aws/",
+    "eks.amazonaws.com/",
+    "kubernetes.azure.com/",
+    "node.kubernetes.io/instance-type",
+    "nvidia.com/gpu.",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One line of the examination; `remedy` is empty where all is well."""
+
+    what: str
+    found: str
+    remedy: str = ""
+
+
+class Questions(Protocol):
+    """What is asked of a cluster."""
+
+    def may(self, verb: str, group: str, resource: str, *, everywhere: bool = False) -> bool:
+        """Whether we may do this in our namespace, or `everywhere`."""
+        ...
+
+    def nodes(self) -> Sequence[Object]:
+        """All nodes."""
+        ...
+
+    def has(self, kind: str, name: str) -> bool:
+        """Whether there is a service account, or a volume claim, of this name."""
+        ...
+
+    def policies(self) -> Sequence[Object]:
+        """The namespace's network policies."""
+        ...
+
+    def time(self) -> datetime:
+        """What time the API server says it is."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterQuestions:
+    """Asked of a cluster's API server."""
+
+    cluster: Cluster
+
+    def may(self, verb: str, group: str, resource: str, *, everywhere: bool = False) -> bool:
+        """By a SelfSubjectAccessReview: the server's own answer."""
+        from kubernetes.client import (
+            AuthorizationV1Api,
+            V1ResourceAttributes,
+            V1SelfSubjectAccessReview,
+            V1SelfSubjectAccessReviewSpec,
+        )
+
+        attributes = V1ResourceAttributes(
+            verb=verb,
+            group=group,
+            resource=resource,
+            namespace=None if everywhere else self.cluster.namespace,
+        )
+        asked = V1SelfSubjectAccessReview(
+            spec=V1SelfSubjectAccessReviewSpec(resource_attributes=attributes)
+        )
+        answer = AuthorizationV1Api(self.cluster.api).create_self_subject_access_review(asked)
+        return bool(answer.status and answer.status.allowed)
+
+    def nodes(self) -> Sequence[Object]:
+        """As the API server lists them."""
+        return self.cluster.list(Kind.NODES)[0]
+
+    def has(self, kind: str, name: str) -> bool:
+        """Whether it can be read."""
+        from kubernetes.client import ApiException, CoreV1Api
+
+        core = CoreV1Api(self.cluster.api)
+        read: dict[str, Callable[[str, str], Any]] = {
+            "serviceaccounts": core.read_namespaced_service_account,
+            "persistentvolumeclaims": core.read_namespaced_persistent_volume_claim,
+        }
+        try:
+            read[kind](name, self.cluster.namespace)
+        except ApiException as error:
+            if error.status == 404:
+                return False
+            raise ClusterError(error.status or 0, f"{kind}/{name}: {error.reason}") from None
+        return True
+
+    def policies(self) -> Sequence[Object]:
+        """As the API server lists them."""
+        return self.cluster.list(Kind.POLICIES)[0]
+
+    def time(self) -> datetime:
+        """From the header of an answer; good to a second."""
+        from kubernetes.client import VersionApi
+
+        _, _, headers = VersionApi(self.cluster.api).get_code_with_http_info()
+        return parsedate_to_datetime(headers["Date"])
+
+
+def examine(
+    questions: Questions,
+    settings: KubernetesSettings,
+    *,
+    storage: Callable[[], str] | None = None,
+    now: Callable[[], datetime] = lambda: datetime.now(UTC),
+) -> list[Finding]:
+    """All findings, in the order in which a job would need them.
+
+    Args:
+        storage: tries the object store and says what it is; raises if it cannot be written.
+    """
+    checks: tuple[Callable[[], Iterator[Finding]], ...] = (
+        lambda: _permissions(questions, settings),
+        lambda: _pools(questions.nodes(), settings),
+        lambda: _accounts(questions, settings),
+        lambda: _storage(questions, settings, storage),
+        lambda: _egress(questions.policies(), settings),
+        lambda: _clock(questions.time(), now()),
+    )
+    return [finding for check in checks for finding in _safely(check)]
+
+
+def _safely(check: Callable[[], Iterator[Finding]]) -> list[Finding]:
+    try:
+        return list(check())
+    except (LaunchError, OSError) as error:
+        return [
+            Finding("cluster", str(error), "see that the API server answers: kubectl get nodes")
+        ]
+    except Exception as error:  # the client's own, of many kinds
+        return [
+            Finding(
+                "cluster",
+                f"{type(error).__name__}: the API server did not answer as expected",
+                "see that the API server answers: kubectl get nodes",
+            )
+        ]
+
+
+def _permissions(questions: Questions, settings: KubernetesSettings) -> Iterator[Finding]:
+    missing = [
+        f"{verb} {resource}"
+        for group, resource, verbs in _NEEDED
+        for verb in verbs
+        if not questions.may(verb, group, resource)
+    ]
+    yield Finding(
+        f"permissions in {settings.namespace}",
+        f"missing: {', '.join(missing)}" if missing else "all that jobs need",
+        "bind the chart's Role to the gateway's service account" if missing else "",
+    )
+    nodes = all(questions.may(verb, "", "nodes", everywhere=True) for verb in ("list", "watch"))
+    yield Finding(
+        "nodes",
+        "can be read" if nodes else "cannot be read: nobody could see that one has gone",
+        "" if nodes else "bind the chart's ClusterRole NAMESPACE-NAME-nodes",
+    )
+    surplus = [verb for verb in ("get", "list") if questions.may(verb, "", "secrets")]
+    yield Finding(
+        "secrets",
+        f"can be read ({', '.join(surplus)}), which no job needs" if surplus else "cannot be read",
+        "take these verbs away: the data's credentials are the owner's" if surplus else "",
+    )
+
+
+def _pools(nodes: Sequence[Object], settings: KubernetesSettings) -> Iterator[Finding]:
+    for pool in settings.pools:
+        there = [node for node in nodes if _matches(node, pool)]
+        yield _gpus(pool, there) if there else _from_zero(pool)
+
+
+def _matches(node: Object, pool: Pool) -> bool:
+    labels: Mapping[str, str] = node["metadata"].get("labels") or {}
+    return all(labels.get(key) == value for key, value in pool.node_selector.items())
+
+
+def _gpus(pool: Pool, nodes: Sequence[Object]) -> Finding:
+    what = f"pool {pool.name}"
+    offered = [int(node["status"]["allocatable"].get("nvidia.com/gpu", "0")) for node in nodes]
+    if pool.gpus and max(offered) < pool.gpus:
+        return Finding(
+            what,
+            f"{len(nodes)} nodes, of which the best offers {max(offered)} of {pool.gpus} GPUs",
+            "install NVIDIA's device plugin (or GPU operator), or correct `gpus`",
+        )
+    gpus = f", up to {max(offered)} GPUs each" if pool.gpus else ""
+    return Finding(what, f"{len(nodes)} nodes now{gpus}")
+
+
+def _from_zero(pool: Pool) -> Finding:
+    """An empty pool: will the autoscaler know that a node of it would do?"""
+    what = f"pool {pool.name}"
+    if not pool.scales:
+        return Finding(what, "no node has its labels", f"label one: {_labels(pool) or 'any'}")
+    known = [key for key in pool.node_selector if key.startswith(_PROVIDERS)]
+    if pool.node_selector and not known:
+        return Finding(
+            what,
+            f"no node now, and {_labels(pool)} is no label that autoscalers know of empty pools",
+            "tag the node group with k8s.io/cluster-autoscaler/node-template/label/KEY, put the "
+            "label on the Karpenter NodePool, or select by a label of the provider",
+        )
+    if pool.gpus and not pool.tolerations:
+        return Finding(
+            what,
+            "no node now, and pods tolerate no taint, which GPU nodes have",
+            "add the toleration {key: nvidia.com/gpu, operator: Exists}",
+        )
+    return Finding(what, f"no node now; comes from zero by {', '.join(known) or 'its size'}")
+
+
+def _labels(pool: Pool) -> str:
+    return ", ".join(f"{key}={value}" for key, value in pool.node_selector.items())
+
+
+def _accounts(questions: Questions, settings: KubernetesSettings) -> Iterator[Finding]:
+    name = settings.service_account
+    if name:
+        there = questions.has("serviceaccounts", name)
+        yield Finding(
+            "workers' service account",
+            f"{name} {'is there' if there else 'is not there'}",
+            "" if there else "create it, or set worker.serviceAccount.create",
+        )
+
+
+def _storage(
+    questions: Questions, settings: KubernetesSettings, storage: Callable[[], str] | None
+) -> Iterator[Finding]:
+    if storage is not None:
+        try:
+            yield Finding("object store", f"{storage()} can be written and read")
+        except Exception as error:  # of whichever store it is
+            yield Finding(
+                "object store",
+                f"cannot be written ({type(error).__name__})",
+                "check TACITURN_STORAGE_URL and the gateway's credentials for it",
+            )
+    claim = settings.workspace_claim
+    if not claim:
+        yield Finding(
+            "workspaces",
+            "on the node's disk: a job whose node is taken away begins again",
+            "give worker.workspaceClaim a ReadWriteMany volume; checkpoints then outlive nodes",
+        )
+        return
+    there = questions.has("persistentvolumeclaims", claim)
+    yield Finding(
+        "workspaces",
+        f"claim {claim} {'is there' if there else 'is not there'}",
+        "" if there else "create the PersistentVolumeClaim (ReadWriteMany)",
+    )
+
+
+def _egress(policies: Sequence[Object], settings: KubernetesSettings) -> Iterator[Finding]:
+    limited = settings.network_policy or any(_of_workers(policy) for policy in policies)
+    declared = ", ".join(each.cidr for each in settings.egress)
+    if not limited:
+        yield Finding(
+            "egress of workers",
+            "anywhere: no policy limits it",
+            "set network_policy: private rows could leave the cluster otherwise",
+        )
+    elif not declared:
+        yield Finding(
+            "egress of workers",
+            "the gateway and nothing else; data outside the cluster cannot be read",
+            "list the CIDRs of data and stores in networkPolicy.workerEgress, if there are any",
+        )
+    else:
+        yield Finding("egress of workers", f"the gateway and {declared}")
+
+
+def _of_workers(policy: Object) -> bool:
+    chosen = policy["spec"].get("podSelector", {}).get("matchLabels", {})
+    return chosen.get("app.kubernetes.io/component") == "worker"
+
+
+def _clock(theirs: datetime, ours: datetime) -> Iterator[Finding]:
+    apart_s = abs((ours - theirs).total_seconds())
+    fine = apart_s <= _CLOCK_S
+    yield Finding(
+        "clock",
+        f"{apart_s:.0f} s from the API server's",
+        "" if fine else "synchronise the clocks (NTP): leases and deadlines are measured by them",
+    )

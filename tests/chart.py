@@ -1,0 +1,80 @@
+"""The Helm chart, rendered for tests."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[1]
+CHART = ROOT / "deploy" / "helm" / "taciturn"
+PRESETS = sorted((CHART / "presets").glob("*.yaml"))
+VERSIONS = ("1.31", "1.32", "1.33", "1.34", "1.35", "1.36")
+REQUIRED = {
+    "database.existingSecret": "database",
+    "ledger.existingSecret": "ledger",
+    "storage.url": "s3://bucket/taciturn",
+}
+EVERYTHING = {
+    "ingress.enabled": "true",
+    "ingress.host": "taciturn.example",
+    "ingress.tlsSecret": "tls",
+    "oidc.issuer": "https://id.example",
+    "oidc.clientId": "taciturn",
+    "oidc.existingSecret": "oidc",
+    "oidc.roles.doctors": "practitioner",
+    "imagePullSecrets[0].name": "registry",
+    "networkPolicy.workerEgress[0]": "10.1.0.0/16",
+    "networkPolicy.gatewayEgress[0]": "10.2.0.0/16",
+    "signing.existingSecret": "signing",
+    "worker.dataSecret": "data",
+}
+CUSTOM = {"kueue.example": "true", "metrics.serviceMonitor": "true"}
+
+
+def helm() -> str:
+    beside = Path(sys.executable).parent / "helm"
+    found = str(beside) if beside.exists() else shutil.which("helm")
+    if found is None:
+        pytest.skip("helm is not installed")
+    return found
+
+
+def run(command: str, settings: dict[str, str], *more: str) -> subprocess.CompletedProcess[str]:
+    given = [part for name, value in settings.items() for part in ("--set", f"{name}={value}")]
+    arguments = [helm(), command, *(["gateway"] if command == "template" else []), str(CHART)]
+    return subprocess.run(
+        [*arguments, "--namespace", "privacy", *given, *more],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+
+
+@lru_cache(maxsize=16)
+def rendered(preset: Path | None = None, custom: bool = False) -> tuple[dict[str, Any], ...]:
+    more = ["--values", str(preset)] if preset else []
+    settings = REQUIRED | EVERYTHING | (CUSTOM if custom else {})
+    found = run("template", settings, *more)
+    assert found.returncode == 0, found.stderr
+    return tuple(each for each in yaml.safe_load_all(found.stdout) if each)
+
+
+def of_kind(kind: str, objects: tuple[dict[str, Any], ...], name: str = "") -> dict[str, Any]:
+    (found,) = [
+        each for each in objects if each["kind"] == kind and name in each["metadata"]["name"]
+    ]
+    return found
+
+
+def pods(objects: tuple[dict[str, Any], ...]) -> list[dict[str, Any]]:
+    return [
+        each["spec"]["template"]["spec"] for each in objects if "template" in each.get("spec", {})
+    ]

@@ -1,0 +1,128 @@
+"""The chart: valid on every Kubernetes that it is for, and asking for no more than it needs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import kubernetes_validate
+import pytest
+
+from chart import CUSTOM, EVERYTHING, PRESETS, REQUIRED, VERSIONS, of_kind, pods, rendered, run
+
+
+@pytest.mark.parametrize("settings", [REQUIRED, REQUIRED | EVERYTHING | CUSTOM])
+def test_lint(settings: dict[str, str]) -> None:
+    found = run("lint", settings, "--strict")
+    assert found.returncode == 0, found.stdout + found.stderr
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("preset", [None, *PRESETS], ids=lambda path: path.stem if path else "none")
+def test_objects_are_valid(version: str, preset: Path | None) -> None:
+    objects = rendered(preset)
+    assert len(objects) >= 12
+    for each in objects:
+        kubernetes_validate.validate(each, version, strict=True)
+
+
+def test_an_invalid_object_is_found() -> None:
+    deployment = json.loads(json.dumps(of_kind("Deployment", rendered())))
+    deployment["spec"]["template"]["spec"]["containers"][0]["imagePullPolicies"] = "Never"
+    with pytest.raises(kubernetes_validate.ValidationError):
+        kubernetes_validate.validate(deployment, "1.36", strict=True)
+
+
+@pytest.mark.parametrize("name", REQUIRED)
+def test_what_must_be_given_is_asked_for(name: str) -> None:
+    found = run("template", {key: value for key, value in REQUIRED.items() if key != name})
+    assert found.returncode != 0
+    assert name in found.stderr
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        {"replicas": "3"},
+        {"pools[0].gpus": "-1"},
+        {"worker.sharedMemory": "much"},
+        {"oidc.roles.doctors": "god"},
+        {"settings.lower": "1"},
+    ],
+    ids=lambda setting: next(iter(setting)),
+)
+def test_unknown_and_impossible_values_are_refused(setting: dict[str, str]) -> None:
+    found = run("template", REQUIRED | setting)
+    assert found.returncode != 0
+    assert "schema" in found.stderr
+
+
+def test_pods_are_restricted() -> None:
+    """The `restricted` Pod Security Standard, and a root file system that cannot be written."""
+    found = pods(rendered())
+    assert len(found) == 2
+    for pod in found:
+        assert pod["securityContext"]["runAsNonRoot"] is True
+        assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+        for container in pod["containers"]:
+            security = container["securityContext"]
+            assert security["allowPrivilegeEscalation"] is False
+            assert security["readOnlyRootFilesystem"] is True
+            assert security["capabilities"] == {"drop": ["ALL"]}
+            assert container["resources"]["requests"]
+            assert container["resources"]["limits"]["memory"]
+
+
+def test_rights_end_at_the_namespace() -> None:
+    objects = rendered()
+    role = of_kind("Role", objects)
+    verbs = {
+        (group, resource): set(rule["verbs"])
+        for rule in role["rules"]
+        for group in rule["apiGroups"]
+        for resource in rule["resources"]
+    }
+    assert "*" not in str(role["rules"])
+    assert not verbs["", "secrets"] & {"get", "list", "watch"}
+    cluster = of_kind("ClusterRole", objects)
+    assert cluster["rules"] == [
+        {"apiGroups": [""], "resources": ["nodes"], "verbs": ["get", "list", "watch"]}
+    ]
+    for binding in (of_kind("RoleBinding", objects), of_kind("ClusterRoleBinding", objects)):
+        assert [each["namespace"] for each in binding["subjects"]] == ["privacy"]
+
+
+def test_accounts_get_no_token_unasked() -> None:
+    accounts = [each for each in rendered() if each["kind"] == "ServiceAccount"]
+    assert len(accounts) == 2
+    assert all(each["automountServiceAccountToken"] is False for each in accounts)
+
+
+def test_workers_reach_what_was_declared() -> None:
+    policy = of_kind("NetworkPolicy", rendered(), "worker")
+    blocks = [
+        peer["ipBlock"]["cidr"]
+        for rule in policy["spec"]["egress"]
+        for peer in rule["to"]
+        if "ipBlock" in peer
+    ]
+    assert blocks == ["10.1.0.0/16"]
+    assert policy["spec"]["policyTypes"] == ["Ingress", "Egress"]
+
+
+def test_secrets_are_named_not_held() -> None:
+    assert not [each for each in rendered() if each["kind"] == "Secret"]
+    environment = of_kind("Deployment", rendered())["spec"]["template"]["spec"]["containers"][0][
+        "env"
+    ]
+    assert all("value" not in each for each in environment)
+
+
+def test_migration_runs_before_an_upgrade() -> None:
+    hook = of_kind("Job", rendered())["metadata"]["annotations"]["helm.sh/hook"]
+    assert set(hook.split(",")) == {"post-install", "pre-upgrade"}
+
+
+def test_examples_for_other_operators() -> None:
+    kinds = {each["kind"] for each in rendered(custom=True)}
+    assert {"ResourceFlavor", "ClusterQueue", "LocalQueue", "ServiceMonitor"} <= kinds
