@@ -16,7 +16,7 @@ from taciturn.planning.plan import AdapterPlan, PrivacyPlan, TrainingPlan
 from taciturn.report import PrivacyReport
 
 ADAPTER_TENSOR = "base_model.model.model.layers.0.mlp.down_proj.lora_A.weight"
-EVENT = event_to_dict(dpsgd_event(0.1, 1.0, 5))
+EVENT = event_to_dict(dpsgd_event(sampling_probability=0.1, noise_multiplier=1.0, steps=5))
 
 
 def plan() -> TrainingPlan:

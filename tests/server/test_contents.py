@@ -54,7 +54,7 @@ def test_no_file_is_taken_unread(tmp_path: Path, kind: JobKind) -> None:
 
 
 _BAD: list[tuple[str, JobKind, str, bytes]] = [
-    ("field", JobKind.FIT, "privacy_report.json", b'{"note": "François Dupont"}'),
+    ("field", JobKind.FIT, "privacy_report.json", '{"note": "François Dupont"}'.encode()),
     (
         "another field",
         JobKind.FIT,

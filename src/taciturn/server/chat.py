@@ -76,7 +76,7 @@ def _templated(template: str, messages: Sequence[Message], config: dict[str, obj
                 **tokens,
             )
         )
-    except (TemplateError, TypeError, ValueError, OverflowError, RecursionError) as error:
+    except Exception as error:  # it is somebody else's program
         raise ProblemError(
             "invalid", f"the model's chat template refuses this: {type(error).__name__}"
         ) from None

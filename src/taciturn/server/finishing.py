@@ -58,11 +58,17 @@ class Finishing:
         """
         kind = JobKind(job.kind)
         if kind is JobKind.FIT:
-            return {"model_id": self.models.from_fit(connection, job)}
+            return self.models.from_fit(connection, job)
         if _RELEASES[kind] not in self.artifacts.names(connection, job.id):
             raise ProblemError("conflict", f"a {kind.value} job has to release {_RELEASES[kind]}")
         if kind is JobKind.PROBE:
             self._probed(connection, job)
+        return {}
+
+    def failed(self, connection: Connection, job: Row[Any]) -> dict[str, Any]:
+        """A job has failed or was cancelled: a dataset that could not be probed cannot be used."""
+        if job.kind == JobKind.PROBE:
+            self.datasets.probed(connection, job.dataset, None)
         return {}
 
     def _probed(self, connection: Connection, job: Row[Any]) -> None:

@@ -35,18 +35,21 @@ class Models:
     gateway: Gateway
     artifacts: Artifacts
 
-    def from_fit(self, connection: Connection, job: Row[Any]) -> str:
+    def from_fit(self, connection: Connection, job: Row[Any]) -> dict[str, Any]:
         """Make the model of a fit that has succeeded, in the caller's transaction; again: the same.
+
+        Returns:
+            What the job's row is to say: the model, and its policy.
 
         Raises:
             ProblemError: `conflict`, if files are missing, or if the report does not say of the
                 model what was planned and reserved: then nothing may be released.
         """
-        known = connection.scalar(select(models.c.id).where(models.c.job_id == job.id))
+        known = connection.execute(select(models).where(models.c.job_id == job.id)).first()
         if known is not None:
-            return str(known)
+            return {"model_id": known.id, "policy": known.policy}
         report = self._report(connection, job)
-        policy = _policy(report, PolicyLine.model_validate_json(job.policy))
+        policy = _policy(report, PolicyLine.model_validate_json(job.policy)).model_dump_json()
         model_id = new_id("model")
         connection.execute(
             insert(models).values(
@@ -57,11 +60,11 @@ class Models:
                 name=json.loads(job.request).get("name"),
                 base_model=report.base_model,
                 report=report.model_dump_json(),
-                policy=policy.model_dump_json(),
+                policy=policy,
                 created_at_ms=self.gateway.now_ms(),
             )
         )
-        return model_id
+        return {"model_id": model_id, "policy": policy}
 
     def list(self, caller: Principal, paging: Paging) -> Page[ModelView]:
         """Models that the caller may know of, by id."""
