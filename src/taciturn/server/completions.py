@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
@@ -61,14 +61,16 @@ class Completions:
         """Ask for text; raises ProblemError as submitting does."""
         return await self._ask(lambda: self._desk.submit(caller, asked, new_id("key")))
 
-    async def whole(self, caller: Principal, job: JobView) -> tuple[SampleLine, ...]:
-        """All completions of a job; a caller who goes away cancels it.
+    async def whole(
+        self, caller: Principal, job: JobView, gone: Callable[[], Awaitable[bool]]
+    ) -> tuple[SampleLine, ...]:
+        """All completions of a job; a caller who is gone cancels it.
 
         Raises:
-            ProblemError: `unavailable`, if it failed or took too long.
+            ProblemError: `unavailable`, if it failed or took too long, or if nobody waits for it.
         """
         try:
-            await self._over(caller, job.id)
+            await self._over(caller, job.id, gone)
         except asyncio.CancelledError:
             await self._abandon(caller, job.id)
             raise
@@ -99,7 +101,9 @@ class Completions:
         rest = line.text.removeprefix(written) if line.text.startswith(written) else ""
         yield Piece(rest, line)
 
-    async def _over(self, caller: Principal, job_id: str) -> None:
+    async def _over(
+        self, caller: Principal, job_id: str, gone: Callable[[], Awaitable[bool]] | None = None
+    ) -> None:
         deadline = time.monotonic() + PATIENCE_S
         pause_s = _FIRST_LOOK_S
         while not await self._is_over(caller, job_id):
@@ -107,6 +111,9 @@ class Completions:
                 raise ProblemError(
                     "unavailable", f"job {job_id!r} takes longer than {PATIENCE_S:g} s; it goes on"
                 )
+            if gone is not None and await gone():
+                await self._abandon(caller, job_id)
+                raise ProblemError("unavailable", f"nobody waits for job {job_id!r}; cancelled")
             await asyncio.sleep(pause_s)
             pause_s = min(1.5 * pause_s, _LONGEST_PAUSE_S)
 

@@ -156,9 +156,8 @@ def test_completions(client: OpenAI, desk: Desk, model: str) -> None:
     answer = client.completions.with_raw_response.create(
         model=model, prompt=["A", "B"], n=2, max_tokens=7, temperature=0.5, top_p=0.9, seed=3
     )
-    assert (
-        answer.headers["Taciturn-Policy"] == "DP (epsilon=3, delta=1e-06, unit=Patientin%C2%B7id)"
-    )
+    line = "DP (epsilon=3, delta=1e-06, unit=Patientin%C2%B7id)"
+    assert answer.headers["Taciturn-Policy"] == line
     found = answer.parse()
     text = "".join(WORDS)
     assert [choice.text for choice in found.choices] == [text] * 4
@@ -255,8 +254,8 @@ def test_errors_are_openais(client: OpenAI, desk: Desk, model: str) -> None:
         ("ann", openai.PermissionDeniedError),
         ("adam", openai.PermissionDeniedError),
     ):
+        other = client.with_options(api_key=desk.clinic.tokens[who])
         with pytest.raises(error):
-            other = client.with_options(api_key=desk.clinic.tokens[who])
             other.completions.create(model=model, prompt="A")
     with pytest.raises(openai.AuthenticationError) as refused:
         client.with_options(api_key="nobody").completions.create(model=model, prompt="A")
@@ -273,10 +272,10 @@ def test_who_hangs_up_cancels(client: OpenAI, desk: Desk, model: str, stream: bo
     desk.hold.set()
     desk.cancelled.clear()
     try:
+        impatient = client.with_options(timeout=httpx.Timeout(5, read=0.3))
+        create: Any = impatient.completions.create
         with pytest.raises((openai.APITimeoutError, httpx.ReadTimeout)):
-            impatient = client.with_options(timeout=httpx.Timeout(5, read=0.3))
-            found: Any = impatient.completions.create(model=model, prompt="A", stream=stream)
-            list(found)
+            list(create(model=model, prompt="A", stream=stream))
         deadline = time.monotonic() + 5
         while not desk.cancelled and time.monotonic() < deadline:
             time.sleep(0.02)

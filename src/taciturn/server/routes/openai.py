@@ -105,23 +105,25 @@ def read_model(model_id: str, caller: Reader, services: Svc) -> dict[str, Any]:
 
 
 @router.post("/completions", response_model=None)
-async def complete(asked: CompletionRequest, caller: User, services: Svc) -> Response:
+async def complete(
+    http: Request, asked: CompletionRequest, caller: User, services: Svc
+) -> Response:
     """Continue one or several texts."""
     model = await to_thread.run_sync(services.models.usable, caller, asked.model)
     shape = _Completion(model)
     request = _sample(asked, asked.prompts, asked.limit_tokens)
-    return await _answer(services, caller, request, shape, asked, asked.stops)
+    return await _answer(http, services, caller, request, shape, asked, asked.stops)
 
 
 @router.post("/chat/completions", response_model=None)
-async def chat(asked: ChatRequest, caller: User, services: Svc) -> Response:
+async def chat(http: Request, asked: ChatRequest, caller: User, services: Svc) -> Response:
     """Answer in a conversation: by the model's own chat template, or, where it has none, after
     `System:`, `User:` and `Assistant:`."""
     model = await to_thread.run_sync(services.models.usable, caller, asked.model)
     prompt = await to_thread.run_sync(services.chats.prompt, model.job, asked.messages)
     request = _sample(asked, [prompt.text], asked.limit_tokens)
     stops = (*asked.stops, *prompt.stops)
-    return await _answer(services, caller, request, _Chat(model), asked, stops)
+    return await _answer(http, services, caller, request, _Chat(model), asked, stops)
 
 
 class _Shape:
@@ -188,6 +190,7 @@ def _sample(asked: Sampling, prompts: Sequence[str], limit_tokens: int) -> Remot
 
 
 async def _answer(
+    http: Request,
     services: Services,
     caller: Principal,
     request: RemoteSample,
@@ -201,7 +204,7 @@ async def _answer(
         usage = bool(asked.stream_options and asked.stream_options.include_usage)
         body = _chunks(services, caller, job, shape, stops, usage)
         return EventStream(body, headers={**headers, "Cache-Control": "no-store"})
-    lines = await services.completions.whole(caller, job)
+    lines = await services.completions.whole(caller, job, http.is_disconnected)
     choices = []
     for index, line in enumerate(lines):
         text, stopped = cut(line.text, stops)
