@@ -87,7 +87,7 @@ class _Scene:
     report: bytes = b""
 
     def prepare(self) -> None:
-        """People and a namespace; and, so that each gateway need not compute it again, the price."""
+        """People, a namespace, and the price, so that no gateway need compute it again."""
         (self.folder / "notes").mkdir()
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
@@ -120,8 +120,11 @@ class _Scene:
             self.start(name)
         killed: Counter[str] = Counter()
         while killed.total() < kills:
-            time.sleep(self.random.uniform(0, 0.3))
-            killed[self.fault()] += 1
+            time.sleep(self.random.uniform(0, 0.4))
+            victim = self.fault()
+            if victim is None:
+                continue
+            killed[victim] += 1
             if killed.total() % KILLS_PER_LOOK == 0:
                 self.refresh()
         return killed
@@ -147,16 +150,17 @@ class _Scene:
         threading.Thread(target=_ticks, args=(services,), daemon=True).start()
         uvicorn.run(app, host="127.0.0.1", port=self.port, log_level="critical")
 
-    def fault(self) -> str:
-        """Kill something; what the gateway does not start again itself is started again."""
+    def fault(self) -> str | None:
+        """Kill something; what the gateway does not start again itself is started again. None if
+        it was a worker's turn and there is none: gateways must live long enough to start some."""
         draw = self.random.random()
         if self.url.startswith("postgresql"):
             if draw < CRASH_SHARE and self.backend(crash=True):
                 return "database backend (kill -9, server restarts)"
             if draw < 0.3 and self.backend(crash=False):
                 return "database connection"
-        if draw < 0.7 and self.kill_worker():
-            return "worker"
+        if draw < 0.75:
+            return "worker" if self.kill_worker() else None
         name = "gateway" if draw < 0.95 else self.random.choice(sorted(self.processes))
         kill(self.processes[name])
         self.start(name)
@@ -221,8 +225,10 @@ class _Scene:
         ran = self.ran()
         with engine.connect() as connection:
             recorded = set(connection.execute(select(entries.c.operation_id)).scalars())
-            states = connection.execute(select(jobs.c.state, func.count()).group_by(jobs.c.state))
-            ended = {state: count for state, count in states}
+            states = connection.execute(
+                select(jobs.c.state, func.count()).group_by(jobs.c.state)
+            ).all()
+            ended = {row[0]: row[1] for row in states}
         blocks = Counter(ran.values())
         spent = [epsilon(_steps(self.plan, 5 * count), DELTA) for count in blocks.values()]
         statements = [statement(engine, key, name) for name in namespaces(engine)]
