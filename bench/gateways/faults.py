@@ -17,11 +17,12 @@ import time
 import uuid
 from collections import Counter
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import uvicorn
-from sqlalchemy import Connection, Engine, Row, func, select, text
+from sqlalchemy import Connection, Engine, Row, Select, func, select, text
 from sqlalchemy.exc import DBAPIError
 
 from gateways.world import DELTA, EPSILON, UNITS, World, fit
@@ -65,10 +66,13 @@ def faults(url: str, key: str, kills: int, seed: int) -> dict[str, Any]:
     """
     with tempfile.TemporaryDirectory() as folder:
         scene = _Scene(url, key, Path(folder), random.Random(seed))
-        scene.prepare()
-        killed = scene.run(kills)
-        scene.end()
-        return {"killed": dict(killed), **scene.outcome()}
+        try:
+            scene.prepare()
+            killed = scene.run(kills)
+            scene.end()
+            return {"killed": dict(killed), **scene.outcome()}
+        finally:
+            scene.end()
 
 
 @dataclass
@@ -256,9 +260,7 @@ class _Scene:
         over = [state for state in JobState if state.over]
         on = select(func.count()).where(jobs.c.state.not_in(over))
         while True:
-            with self.connected().connect() as connection:
-                still = connection.scalar(held) or 0
-                going = connection.scalar(on) or 0
+            still, going = (self.gateway().read(partial(_number, query)) for query in (held, on))
             seconds = time.monotonic() - start
             if not still + going or seconds > SETTLED_S:
                 return seconds, still
@@ -316,6 +318,10 @@ class _Reports(NothingReleased):
 
     def complete(self, connection: Connection, job: Row[Any]) -> dict[str, Any]:
         return {}
+
+
+def _number(query: Select[tuple[int]], connection: Connection) -> int:
+    return connection.execute(query).scalar_one()
 
 
 def _ticks(services: Services) -> None:
