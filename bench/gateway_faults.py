@@ -56,7 +56,12 @@ def suffered(kind: str, kills: int, seed: int) -> bool:
         settings = {"url": url, "key": SealKey.generate().to_text(), "kills": kills, "seed": seed}
         found = launched("faults", settings, package="gateways")
     fine = found["overspends"] == found["lost_charges"] == found["stuck"] == 0
-    fine = fine and not found["problems"] and found["largest_epsilon"] <= found["cap"]
+    fine = (
+        fine
+        and found["blocks_run"] > 0
+        and not found["problems"]
+        and found["largest_epsilon"] <= found["cap"]
+    )
     print(f"{kind}, Python {platform.python_version()}: {'good' if fine else 'BAD'}", flush=True)
     for name, value in found.items():
         print(f"  {name}: {value:.3g}" if isinstance(value, float) else f"  {name}: {value}")

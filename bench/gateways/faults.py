@@ -17,11 +17,12 @@ import time
 import uuid
 from collections import Counter
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import uvicorn
-from sqlalchemy import Connection, Engine, Row, func, select, text
+from sqlalchemy import Connection, Engine, Row, Select, func, select, text
 from sqlalchemy.exc import DBAPIError
 
 from gateways.world import DELTA, EPSILON, UNITS, World, fit
@@ -65,10 +66,13 @@ def faults(url: str, key: str, kills: int, seed: int) -> dict[str, Any]:
     """
     with tempfile.TemporaryDirectory() as folder:
         scene = _Scene(url, key, Path(folder), random.Random(seed))
-        scene.prepare()
-        killed = scene.run(kills)
-        scene.end()
-        return {"killed": dict(killed), **scene.outcome()}
+        try:
+            scene.prepare()
+            killed = scene.run(kills)
+            scene.end()
+            return {"killed": dict(killed), **scene.outcome()}
+        finally:
+            scene.end()
 
 
 @dataclass
@@ -87,7 +91,7 @@ class _Scene:
     report: bytes = b""
 
     def prepare(self) -> None:
-        """People and a namespace; and, so that each gateway need not compute it again, the price."""
+        """People, a namespace, and the price, so that no gateway need compute it again."""
         (self.folder / "notes").mkdir()
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
@@ -120,8 +124,11 @@ class _Scene:
             self.start(name)
         killed: Counter[str] = Counter()
         while killed.total() < kills:
-            time.sleep(self.random.uniform(0, 0.3))
-            killed[self.fault()] += 1
+            time.sleep(self.random.uniform(0, 0.4))
+            victim = self.fault()
+            if victim is None:
+                continue
+            killed[victim] += 1
             if killed.total() % KILLS_PER_LOOK == 0:
                 self.refresh()
         return killed
@@ -147,16 +154,17 @@ class _Scene:
         threading.Thread(target=_ticks, args=(services,), daemon=True).start()
         uvicorn.run(app, host="127.0.0.1", port=self.port, log_level="critical")
 
-    def fault(self) -> str:
-        """Kill something; what the gateway does not start again itself is started again."""
+    def fault(self) -> str | None:
+        """Kill something; what the gateway does not start again itself is started again. None if
+        it was a worker's turn and there is none: gateways must live long enough to start some."""
         draw = self.random.random()
         if self.url.startswith("postgresql"):
             if draw < CRASH_SHARE and self.backend(crash=True):
                 return "database backend (kill -9, server restarts)"
             if draw < 0.3 and self.backend(crash=False):
                 return "database connection"
-        if draw < 0.7 and self.kill_worker():
-            return "worker"
+        if draw < 0.75:
+            return "worker" if self.kill_worker() else None
         name = "gateway" if draw < 0.95 else self.random.choice(sorted(self.processes))
         kill(self.processes[name])
         self.start(name)
@@ -221,8 +229,10 @@ class _Scene:
         ran = self.ran()
         with engine.connect() as connection:
             recorded = set(connection.execute(select(entries.c.operation_id)).scalars())
-            states = connection.execute(select(jobs.c.state, func.count()).group_by(jobs.c.state))
-            ended = {state: count for state, count in states}
+            states = connection.execute(
+                select(jobs.c.state, func.count()).group_by(jobs.c.state)
+            ).all()
+            ended = {row[0]: row[1] for row in states}
         blocks = Counter(ran.values())
         spent = [epsilon(_steps(self.plan, 5 * count), DELTA) for count in blocks.values()]
         statements = [statement(engine, key, name) for name in namespaces(engine)]
@@ -250,9 +260,7 @@ class _Scene:
         over = [state for state in JobState if state.over]
         on = select(func.count()).where(jobs.c.state.not_in(over))
         while True:
-            with self.connected().connect() as connection:
-                still = connection.scalar(held) or 0
-                going = connection.scalar(on) or 0
+            still, going = (self.gateway().read(partial(_number, query)) for query in (held, on))
             seconds = time.monotonic() - start
             if not still + going or seconds > SETTLED_S:
                 return seconds, still
@@ -310,6 +318,10 @@ class _Reports(NothingReleased):
 
     def complete(self, connection: Connection, job: Row[Any]) -> dict[str, Any]:
         return {}
+
+
+def _number(query: Select[tuple[int]], connection: Connection) -> int:
+    return connection.execute(query).scalar_one()
 
 
 def _ticks(services: Services) -> None:

@@ -43,9 +43,7 @@ def wait_for(pids: list[int]) -> list[int]:
     return [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]
 
 
-def launched(
-    module: str, settings: dict[str, Any], *, package: str = "ledgers"
-) -> dict[str, Any]:
+def launched(module: str, settings: dict[str, Any], *, package: str = "ledgers") -> dict[str, Any]:
     """What `PACKAGE.MODULE` finds with these settings, in a fresh process of its own.
 
     Forking is for processes with one thread; who calls this may have many.

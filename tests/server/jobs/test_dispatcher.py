@@ -10,8 +10,9 @@ from sqlalchemy import select, update
 from gateways.world import NAMESPACE, fit
 from taciturn.server.jobs.dispatcher import Dispatcher
 from taciturn.server.jobs.ending import Ending
+from taciturn.server.jobs.leases import Leases
 from taciturn.server.jobs.states import ALLOWED
-from taciturn.server.launchers.port import LaunchError
+from taciturn.server.launchers.port import LaunchError, WorkerState
 from taciturn.server.ledger import job_statements, statement, verify
 from taciturn.server.tables import jobs, tokens
 from taciturn.wire.jobs import JobState
@@ -43,7 +44,10 @@ def test_states_lead_to_an_end_and_nowhere_from_there() -> None:
 
 
 def test_no_more_workers_than_there_is_room_for(ward: Ward) -> None:
-    made = [ward.ask(SMALL, key=f"many-{number:04}").json()["id"] for number in range(6)]
+    made = []
+    for number in range(6):
+        made.append(ward.ask(SMALL, key=f"many-{number:04}").json()["id"])
+        ward.watch.forward(1)
     ward.tick()
     ward.tick()
     assert len(ward.launcher.orders) == 4
@@ -239,3 +243,32 @@ def test_a_reservation_without_a_job_is_released(ward: Ward) -> None:
     ward.tick()
     assert still_open(ward) == []
     assert not verify(ward.gateway.engine, key=ward.gateway.seal_key).problems
+
+
+def test_a_crash_while_a_worker_is_replaced(ward: Ward, monkeypatch: pytest.MonkeyPatch) -> None:
+    hand = ward.running(SMALL)
+    hand.charge(0, 5)
+    ward.launcher.ended.add(f"{hand.job}-1")
+    crashed(ward, monkeypatch, Leases, "hold", ward.tick)
+    ward.watch.forward(60)
+    ward.tick()
+    assert ward.hand(hand.job).take("operation-2").json()["charged_steps"] == 5
+
+
+def test_who_has_just_said_how_it_ended_is_not_replaced(
+    ward: Ward, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The worker says so after its row was read, and before it is seen that it is gone."""
+    hand = ward.running(SMALL)
+    status = ward.launcher.status
+
+    def ends(handle: str) -> WorkerState:
+        if handle not in ward.launcher.ended:
+            ward.launcher.ended.add(handle)
+            assert hand.say("outcome", {"succeeded": False, "code": "storage"}).is_success
+        return status(handle)
+
+    monkeypatch.setattr(ward.launcher, "status", ends)
+    ward.services.dispatcher.tick()
+    assert ward.get(f"jobs/{hand.job}").json()["failure"]["code"] == "storage"
+    assert len(ward.launcher.orders) == 1

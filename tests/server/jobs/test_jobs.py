@@ -177,9 +177,9 @@ REFUSED: dict[str, tuple[dict[str, Any], int, str]] = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_what_is_wrong_is_refused_and_does_not_run(ward: Ward, name: str) -> None:
+def test_what_is_wrong_is_refused_and_does_not_run(still: Ward, name: str) -> None:
     changes, status, code = REFUSED[name]
-    denied(ward, fit(**changes), status, code)
+    denied(still, fit(**changes), status, code)
 
 
 def denied(ward: Ward, body: dict[str, Any], status: int, code: str, who: str = "paul") -> None:
@@ -201,11 +201,14 @@ TERMS: dict[str, tuple[dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize("name", TERMS)
-def test_what_the_policy_does_not_allow_does_not_run(ward: Ward, name: str) -> None:
+def test_what_the_policy_does_not_allow_does_not_run(still: Ward, name: str) -> None:
     changes, words = TERMS[name]
-    ward.world.set_terms(**changes)
-    denied(ward, fit(), 403, "policy_refused")
-    assert words in ward.post("plans", fit()).json()["detail"]
+    still.world.set_terms(**changes)
+    try:
+        denied(still, fit(), 403, "policy_refused")
+        assert words in still.post("plans", fit()).json()["detail"]
+    finally:
+        still.world.set_terms()
 
 
 def test_data_that_is_not_ready_or_was_removed(ward: Ward) -> None:
@@ -219,13 +222,13 @@ def test_data_that_is_not_ready_or_was_removed(ward: Ward) -> None:
 
 
 @pytest.mark.parametrize("who", ["petra", "oscar", "otto"])
-def test_without_a_grant_there_is_no_such_data(ward: Ward, who: str) -> None:
-    denied(ward, fit(), 404, "not_found", who)
+def test_without_a_grant_there_is_no_such_data(still: Ward, who: str) -> None:
+    denied(still, fit(), 404, "not_found", who)
 
 
 @pytest.mark.parametrize("who", ["ann", "adam"])
-def test_without_the_role_nothing_is_asked(ward: Ward, who: str) -> None:
-    denied(ward, fit(), 403, "forbidden", who)
+def test_without_the_role_nothing_is_asked(still: Ward, who: str) -> None:
+    denied(still, fit(), 403, "forbidden", who)
 
 
 @pytest.mark.parametrize("values", [{"revoked_at_ms": 1}, {"expires_at_ms": 1}])

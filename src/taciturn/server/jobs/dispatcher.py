@@ -74,6 +74,7 @@ class Dispatcher:
         self._each(self.jobs.unfinished(before_ms), self.jobs.advance)
         self._each(self._ids(_intended()), self.ending.settle)
         self._each(self._rows(jobs.c.state.in_(_WITH_WORKER)), self._watch)
+        self._each(self._rows(_waits() & (jobs.c.attempt > 0)), self.leases.hold)
         self.gateway.ledger.reap()
         self._each(self._ids(_reaped()), self._lost)
         self._each(self._ids(_orphaned()), self.ending.close)
@@ -153,17 +154,17 @@ class Dispatcher:
         if row.attempt >= ATTEMPTS:
             self._lost(row.id)
             return
-        token = self.leases.hold(row)
 
-        def work(connection: Connection) -> None:
+        def work(connection: Connection) -> bool:
             now = job_row(connection, row.id)
             same = now is not None and (now.attempt, now.lease) == (row.attempt, row.lease)
             if now is None or not same or now.outcome is not None or now.state != row.state:
-                return
-            values = {"lease": token, "lease_operation": None, "worker_token": None}
-            self.states.move(connection, row.id, JobState.QUEUED, values)
+                return False  # it has just said how it ended
+            values = {"lease": row.lease + 1, "lease_operation": None, "worker_token": None}
+            return self.states.move(connection, row.id, JobState.QUEUED, values)
 
-        self.gateway.write(work)
+        if self.gateway.write(work):
+            self.leases.hold(row)
 
     def _lost(self, job_id: str) -> None:
         self.ending.end(job_id, End.failed(FailureCode.LOST))

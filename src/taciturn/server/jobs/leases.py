@@ -130,20 +130,16 @@ class Leases:
         assert found is not None
         return found
 
-    def hold(self, row: Row[Any]) -> int:
-        """Take a job away from a worker that is gone, and keep its reservation for the next one;
-        returns the token that counts from now on."""
-        if row.event is None:
-            return int(row.lease) + 1
-        settings = self.gateway.settings
-        lease = self.gateway.ledger.acquire(
-            f"{row.id}-hold-{row.attempt}",
-            row.id,
-            worker="gateway",
-            lease_s=settings.hold_s,
-            takeover=True,
-        )
-        return max(lease.token, int(row.lease) + 1)
+    def hold(self, row: Row[Any]) -> None:
+        """Keep what a job holds whose worker is gone, until the next one comes; once an attempt."""
+        if row.event is not None:
+            self.gateway.ledger.acquire(
+                f"{row.id}-hold-{row.attempt}",
+                row.id,
+                worker="gateway",
+                lease_s=self.gateway.settings.hold_s,
+                takeover=True,
+            )
 
     def vouch(self, row: Row[Any]) -> None:
         """A worker that lives could not say so while the gateway was away: its lease goes on."""
