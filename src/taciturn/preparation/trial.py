@@ -35,6 +35,11 @@ MEMORY_LIMIT_BYTES = 1 << 30
 """Address space of a trial, beyond what loading the libraries took."""
 
 _TEXTS = 50
+_MOST_CHARACTERS = 200
+_LONG_NAME = (
+    f"select makes a column whose name or type is longer than {_MOST_CHARACTERS} characters; name "
+    "it with AS, and make it simpler"
+)
 
 _OUT_OF_TIME = (
     f"select ran for more than {LIMIT_S:g} s on a few rows of the preview; make it simpler"
@@ -81,6 +86,8 @@ def try_selection(request: Mapping[str, Any]) -> dict[str, Any]:
         rows = [plain(row) for batch in result.batches for row in batch.to_pylist()]
     except TaciturnError as error:
         return {"refused": str(error)}
+    if any(max(len(each.name), len(str(each.type))) > _MOST_CHARACTERS for each in result.schema):
+        return {"refused": _LONG_NAME}
     return {
         "columns": [[column.name, str(column.type)] for column in result.schema],
         "rows": rows,
