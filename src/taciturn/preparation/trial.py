@@ -107,6 +107,8 @@ def _column(values: list[Any], kind: pa.DataType) -> pa.Array:
     except (pa.ArrowException, TypeError, ValueError, OverflowError):
         texts = [value if value is None else _text(value) for value in values]
     try:
+        if pa.types.is_time(kind):  # Arrow casts no text to a time of day
+            return pa.array([text and time.fromisoformat(text) for text in texts], kind)
         return pa.array(texts, pa.string()).cast(kind)
     except (pa.ArrowException, TypeError, ValueError, OverflowError):
         return pa.nulls(len(values), kind)
