@@ -9,9 +9,7 @@ import pytest
 from hospital import BUDGET, Hospital, refused
 from taciturn.server.ledger import Ledger, entries, statement
 from taciturn.server.policies import Policy
-from taciturn.server.problems import ProblemError
 from taciturn.wire.identity import Role
-from taciturn.wire.jobs import JobKind
 
 TERMS = {"budget": BUDGET}
 
@@ -171,30 +169,3 @@ def test_who_sees_and_who_changes(hospital: Hospital) -> None:
     refused(put(hospital, TERMS, who="oscar"), 403, "forbidden")
     assert policy(hospital).version == 1
     refused(hospital.ask("olga", "GET", "/policies/none"), 404, "not_found")
-
-
-@pytest.mark.parametrize(
-    ("kind", "model", "epsilon", "words"),
-    [
-        (JobKind.FIT, "meta/llama", 2.0, None),
-        (JobKind.FIT, "meta/llama", 2.1, "more than the 2"),
-        (JobKind.FIT, "other/llama", 1.0, "not allowed"),
-        (JobKind.SAMPLE, "meta/llama", None, None),
-        (JobKind.AUDIT, "meta/llama", None, "kind 'audit'"),
-    ],
-)
-def test_jobs_outside_of_the_terms_are_refused(
-    clinic: Hospital, kind: JobKind, model: str, epsilon: float | None, words: str | None
-) -> None:
-    clinic.ready()
-    ends = "2026-04-01T00:00:00"
-    put(clinic, {**TERMS, "job_epsilon": 2, "models": ["meta/*"], "kinds": ["fit", "sample"],
-                 "expires_at": ends})  # fmt: skip
-    found, now_ms = policy(clinic), clinic.gateway.now_ms()
-    if words is None:
-        found.check(kind, model, epsilon, now_ms)
-    else:
-        with pytest.raises(ProblemError, match=words):
-            found.check(kind, model, epsilon, now_ms)
-    with pytest.raises(ProblemError, match="ended on 2026-04-01"):
-        found.check(kind, model, epsilon, now_ms + 40 * 86_400_000)
