@@ -178,6 +178,13 @@ class Hospital:
         book.commit(f"{job}-e", job, lease.token)
 
 
+def refused(answer: Response, status: int, code: str) -> str:
+    """Check an error; returns its words."""
+    found = answer.json()
+    assert (answer.status_code, found["code"]) == (status, code), answer.text
+    return str(found["detail"])
+
+
 def gaussian_steps(steps: int) -> DpEvent:
     """Some steps of a mechanism."""
     return SelfComposedDpEvent(PoissonSampledDpEvent(0.1, GaussianDpEvent(2.0)), steps)

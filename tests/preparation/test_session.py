@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import duckdb
@@ -43,3 +44,13 @@ def test_nothing_else_can_be_reached(tmp_path: Path, statement: str) -> None:
     with LockedSession() as session, pytest.raises(duckdb.Error):
         session.run(statement.format(folder=tmp_path), ROWS)
     assert [path.name for path in tmp_path.iterdir()] == ["a.csv"]
+
+
+def test_a_statement_that_runs_on_is_interrupted() -> None:
+    started = time.monotonic()
+    endless = f"SELECT count(*) FROM {TABLE}, range(100000000) a, range(100000000) b"
+    with LockedSession() as session:
+        with pytest.raises(duckdb.InterruptException):
+            session.run(endless, ROWS, limit_s=0.2)
+        assert session.run(f"SELECT a FROM {TABLE}", ROWS).num_rows == 2
+    assert time.monotonic() - started < 10

@@ -7,17 +7,10 @@ from typing import Any
 import pytest
 from sqlalchemy import select, update
 
-from hospital import BUDGET, COLUMNS, SOURCE, Hospital
+from hospital import BUDGET, COLUMNS, SOURCE, Hospital, refused
 from taciturn.server.problems import ProblemError
 from taciturn.server.tables import datasets, jobs, policies
 from taciturn.wire.datasets import DatasetState
-
-
-def refused(answer: Any, status: int, code: str) -> str:
-    """Check an error; returns its words."""
-    found = answer.json()
-    assert (answer.status_code, found["code"]) == (status, code), answer.text
-    return str(found["detail"])
 
 
 def test_a_dataset_is_registered_probed_and_found(hospital: Hospital) -> None:

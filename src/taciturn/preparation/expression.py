@@ -96,6 +96,8 @@ _REASONS: tuple[tuple[tuple[type[Any], ...], str, str], ...] = (
 _CHARACTERS = re.compile("[^\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]*")
 """No control characters, and no halves of characters, which are not even text."""
 
+_MOST_NODES = 20_000
+
 _CLAUSES = {"from_": "FROM", "with_": "WITH", "order": "ORDER BY", "group": "GROUP BY"}
 
 
@@ -144,10 +146,33 @@ def _checked(text: str, columns: Sequence[str], field: str) -> Expressions:
     for projection in tree.expressions:
         for node in projection.walk():
             _check_node(node, text, field)
+    _check_size(tree, text, field)
     parameters = [name for node in tree.find_all(exp.Lambda) for name in _names(node.expressions)]
     aliases = [node.alias for node in tree.expressions if isinstance(node, exp.Alias)]
     _check_columns(tree, columns, aliases, field)
     return Expressions(text, tuple(aliases), tuple(parameters))
+
+
+def _check_size(tree: exp.Select, text: str, field: str) -> None:
+    """DuckDB writes an alias out wherever it is used: forty lines that double the one before would
+    be planned for ever."""
+    sizes: dict[str, int] = {}
+    total = 0
+    for item in tree.expressions:
+        size = sum(
+            sizes.get(node.name.lower(), 1) if isinstance(node, exp.Column) else 1
+            for node in item.walk()
+        )
+        total += size
+        if isinstance(item, exp.Alias):
+            sizes[item.alias.lower()] = size
+        if total > _MOST_NODES:
+            raise _refusal(
+                field,
+                text,
+                f"comes to more than {_MOST_NODES} terms once its aliases are written out",
+                "use fewer names that build on each other",
+            )
 
 
 def _names(nodes: Sequence[exp.Expression]) -> list[str]:

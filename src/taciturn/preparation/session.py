@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -14,6 +15,10 @@ import pyarrow as pa
 
 TABLE = "rows_of_this_batch"
 """The one table that statements can name."""
+
+RUN_LIMIT_S = 120.0
+"""The longest that a statement may run over one batch; row-wise expressions take a fraction of a
+second."""
 
 _SETTINGS: dict[str, str | int | bool] = {
     "memory_limit": "400MB",
@@ -51,14 +56,21 @@ class LockedSession:
         rows = self._call(lambda: self._connection.execute(query, [statement]).fetchall())
         return str(rows[0][0])
 
-    def run(self, statement: str, rows: pa.Table) -> pa.Table:
-        """Execute a statement over `rows`, which it knows as TABLE; raises duckdb.Error."""
+    def run(self, statement: str, rows: pa.Table, *, limit_s: float = RUN_LIMIT_S) -> pa.Table:
+        """Execute a statement over `rows`, which it knows as TABLE; raises duckdb.Error, which is
+        an InterruptException once it has run for `limit_s`."""
 
         def run() -> pa.Table:
             self._connection.register(TABLE, rows)
             return self._connection.sql(statement).to_arrow_table()
 
-        return self._call(run)
+        watchdog = threading.Timer(limit_s, self._connection.interrupt)
+        watchdog.daemon = True
+        watchdog.start()
+        try:
+            return self._call(run)
+        finally:
+            watchdog.cancel()
 
     def attempt(self, statement: str, rows: pa.Table, limit_s: float) -> pa.Table | None:
         """The same within a time limit; None if it fails, whose reason nobody reads.

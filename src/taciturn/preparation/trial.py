@@ -16,7 +16,7 @@ import resource
 import signal
 import sys
 from collections.abc import Mapping, Sequence
-from datetime import date, datetime, time, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 from time import monotonic, sleep
 from typing import Any, NoReturn
@@ -35,6 +35,12 @@ MEMORY_LIMIT_BYTES = 1 << 30
 """Address space of a trial, beyond what loading the libraries took."""
 
 _TEXTS = 50
+_WRONG = (pa.ArrowException, TypeError, ValueError, OverflowError)
+_MOST_CHARACTERS = 200
+_LONG_NAME = (
+    f"select makes a column whose name or type is longer than {_MOST_CHARACTERS} characters; name "
+    "it with AS, and make it simpler"
+)
 
 _OUT_OF_TIME = (
     f"select ran for more than {LIMIT_S:g} s on a few rows of the preview; make it simpler"
@@ -81,6 +87,8 @@ def try_selection(request: Mapping[str, Any]) -> dict[str, Any]:
         rows = [plain(row) for batch in result.batches for row in batch.to_pylist()]
     except TaciturnError as error:
         return {"refused": str(error)}
+    if any(max(len(each.name), len(str(each.type))) > _MOST_CHARACTERS for each in result.schema):
+        return {"refused": _LONG_NAME}
     return {
         "columns": [[column.name, str(column.type)] for column in result.schema],
         "rows": rows,
@@ -97,16 +105,34 @@ def table_of(rows: Sequence[Mapping[str, Any]], schema: pa.Schema) -> pa.Table:
 def _column(values: list[Any], kind: pa.DataType) -> pa.Array:
     try:
         return pa.array(values, kind)
-    except (pa.ArrowException, TypeError, ValueError, OverflowError):
-        texts = [value if value is None else _text(value) for value in values]
+    except _WRONG:
+        return pa.array([_converted(value, kind) for value in values], kind)
+
+
+def _converted(value: Any, kind: pa.DataType) -> Any:
+    """A value of JSON as one of this type; null where it cannot be."""
+    if pa.types.is_struct(kind):
+        fields = value if isinstance(value, dict) else {}
+        return {each.name: _converted(fields.get(each.name), each.type) for each in kind.fields}
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        items = value if isinstance(value, list) else []
+        return [_converted(item, kind.value_type) for item in items]
     try:
-        return pa.array(texts, pa.string()).cast(kind)
-    except (pa.ArrowException, TypeError, ValueError, OverflowError):
-        return pa.nulls(len(values), kind)
+        return _leaf(value, kind)
+    except _WRONG:
+        return None
 
 
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
+def _leaf(value: Any, kind: pa.DataType) -> Any:
+    text = value if isinstance(value, str) else json.dumps(value)
+    if value is None:
+        return None
+    if pa.types.is_time(kind):  # Arrow casts no text to a time of day
+        return time.fromisoformat(text)
+    if pa.types.is_timestamp(kind):
+        at = datetime.fromisoformat(text)
+        return at.replace(tzinfo=UTC) if kind.tz and at.tzinfo is None else at
+    return pa.scalar(text).cast(kind).as_py()
 
 
 def plain(value: Any) -> Any:

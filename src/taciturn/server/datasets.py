@@ -122,7 +122,7 @@ class Datasets:
         """What a job of this person on this dataset may use.
 
         Raises ProblemError `not_found` without a live grant, `not_ready` before a probe found it
-        readable. The policy's terms are the caller's to check (`Policy.check`).
+        readable. Whether the policy's terms allow the job is the caller's to check.
         """
         found = self.visible(connection, name, caller)
         policy = self.policies.visible(connection, found.namespace, caller)

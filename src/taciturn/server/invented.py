@@ -21,6 +21,8 @@ _MOST_BYTES = 512 << 10
 _MOST_DEPTH = 12
 _FIRST_DAY = date(2026, 1, 5)
 
+_LIST = re.compile(r"(?:large_)?list<[^:<>]*: (.*)>", re.S)
+_STRUCT = re.compile(r"struct<(.+)>", re.S)
 _INTEGER = re.compile(r"u?int\d+")
 _FRACTION = re.compile(r"(halffloat|float|double|decimal\d+\(.*\))")
 
@@ -83,7 +85,22 @@ def _value(kind: str, name: str, index: int) -> Any:
         return f"{day.isoformat()}T08:00:00"
     if kind.startswith("time"):
         return f"08:00:0{index}"
-    inside = re.fullmatch(r"(?:large_)?list<[^:<>]*: (.*)>", kind, re.S)
+    inside = _LIST.fullmatch(kind)
     if inside:
         return [_value(inside[1], name, index)]
+    fields = _STRUCT.fullmatch(kind)
+    if fields:
+        named = (part.strip().partition(": ") for part in _parts(fields[1]))
+        return {field: _value(of, field, index) for field, _, of in named}
     return None
+
+
+def _parts(inside: str) -> list[str]:
+    """What is between commas that are in no brackets."""
+    parts, level, start = [], 0, 0
+    for place, character in enumerate(inside):
+        level += (character in "<[(") - (character in ">])")
+        if character == "," and level == 0:
+            parts.append(inside[start:place])
+            start = place + 1
+    return [*parts, inside[start:]]

@@ -13,7 +13,6 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from fnmatch import fnmatchcase
 from typing import Any
 
 from sqlalchemy import Connection, Row, func, insert, select, update
@@ -22,13 +21,12 @@ from taciturn.accounting.filter import RenyiFilter
 from taciturn.errors import LedgerConflictError
 from taciturn.server.gateway import Gateway
 from taciturn.server.identity.principal import Principal
-from taciturn.server.moments import in_utc, milliseconds, moment
+from taciturn.server.moments import in_utc, moment
 from taciturn.server.people import check_approvers
 from taciturn.server.problems import ProblemError
 from taciturn.server.tables import datasets, policies, users
 from taciturn.server.visibility import no_namespace, sees
 from taciturn.wire.datasets import BudgetTerms, PolicyTerms, PolicyView
-from taciturn.wire.jobs import JobKind
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,45 +45,6 @@ class Policy:
     settled: bool
     created_at: datetime
     updated_at: datetime
-
-    def expired(self, now_ms: int) -> bool:
-        """Whether no job may start any more."""
-        return self.terms.expires_at is not None and milliseconds(self.terms.expires_at) <= now_ms
-
-    def check(self, kind: JobKind, model: str, epsilon: float | None, now_ms: int) -> None:
-        """Raises ProblemError if a job is outside of the terms, whoever asks.
-
-        Args:
-            model: the base model.
-            epsilon: what the job is to cost; None where it is free, or has no guarantee.
-        """
-        if self.expired(now_ms):
-            assert self.terms.expires_at is not None
-            raise ProblemError(
-                "expired",
-                f"the policy of {self.namespace!r} ended on {self.terms.expires_at:%Y-%m-%d}; ask "
-                f"its owner, {self.owner}",
-            )
-        if kind not in self.terms.kinds:
-            allowed = ", ".join(self.terms.kinds) or "none"
-            raise ProblemError(
-                "policy_refused",
-                f"jobs of kind {kind.value!r} are not allowed in {self.namespace!r} ({allowed} "
-                "are); ask its owner",
-            )
-        if not any(fnmatchcase(model, pattern) for pattern in self.terms.models):
-            raise ProblemError(
-                "policy_refused",
-                f"the model {model!r} is not allowed in {self.namespace!r}, only "
-                f"{', '.join(self.terms.models) or 'none'}; ask its owner",
-            )
-        most = self.terms.job_epsilon
-        if epsilon is not None and most is not None and epsilon > most:
-            raise ProblemError(
-                "policy_refused",
-                f"epsilon={epsilon:g} is more than the {most:g} that one job may cost in "
-                f"{self.namespace!r}; ask for less",
-            )
 
     def view(self) -> PolicyView:
         """The policy, for those who may see it."""
