@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import pytest
 
 from taciturn.errors import OutputError, SpecError
 from taciturn.runner.settings import Settings
-from taciturn.runner.workspace import Workspace
+from taciturn.runner.workspace import Workspace, canary_folders
 
 TOLD = {
     "TACITURN_GATEWAY_URL": "http://127.0.0.1:9",
@@ -78,3 +79,15 @@ def test_a_run_without_a_checkpoint_starts_anew(tmp_path: Path) -> None:
     (space.output / "private" / "data").mkdir(parents=True)
     assert not space.resumable()
     assert not space.output.exists()
+
+
+def test_canaries_are_found_by_what_commits_to_them(tmp_path: Path) -> None:
+    texts = (b"one", b"other")
+    for number, text in enumerate(texts):
+        home = tmp_path / f"root-{number}" / "job_fit" / "output" / "private" / "data"
+        home.mkdir(parents=True)
+        (home / "canaries.json").write_bytes(text)
+    wanted = hashlib.sha256(b"other").hexdigest()
+    for root in (tmp_path / "root-0", tmp_path / "root-1"):
+        (found,) = canary_folders(root, wanted)
+        assert (found / "canaries.json").read_bytes() == b"other"

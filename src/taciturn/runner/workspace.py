@@ -102,8 +102,12 @@ class Workspace:
 
 
 def canary_folders(root: Path, commitment: str) -> Iterator[Path]:
-    """Folders below the root whose canaries are the ones that a privacy report commits to."""
-    for found in sorted(root.glob(f"*/output/{PRIVATE}/{DATA}/{CANARIES}")):
+    """Folders whose canaries are the ones that a privacy report commits to.
+
+    Looked for below the root, and below the roots beside it, for a launcher may give each job one.
+    """
+    kept = f"*/output/{PRIVATE}/{DATA}/{CANARIES}"
+    for found in sorted({*root.glob(kept), *root.absolute().parent.glob(f"*/{kept}")}):
         if hashlib.sha256(found.read_bytes()).hexdigest() == commitment:
             yield found.parent
 
