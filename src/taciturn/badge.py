@@ -45,8 +45,10 @@ STYLE = """<style>
   color: var(--t-ink); background: transparent; }
 .taciturn .t-table th, .taciturn .t-table td { text-align: left; vertical-align: top;
   padding: 4px 14px 4px 0; border: 0; border-top: 1px solid var(--t-line); background: transparent;
-  color: var(--t-ink); max-width: 42em; overflow-wrap: anywhere; }
-.taciturn .t-table thead th { border-top: 0; color: var(--t-muted); font-weight: 500; }
+  color: var(--t-ink); max-width: 42em; overflow-wrap: break-word; }
+.taciturn .t-table tr { background: transparent !important; }
+.taciturn .t-table thead th { white-space: nowrap; border-top: 0; color: var(--t-muted);
+  font-weight: 500; }
 .taciturn .t-table tbody th { color: var(--t-muted); font-weight: 500; white-space: nowrap; }
 </style>"""
 

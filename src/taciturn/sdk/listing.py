@@ -9,11 +9,13 @@ from typing import Any, TypeVar, overload
 from pydantic import BaseModel
 
 from taciturn.sdk.looks import card, muted, table
+from taciturn.wire.datasets import GrantView
 from taciturn.wire.values import PolicyLine
 
 V = TypeVar("V", bound=BaseModel)
 
 _LEFT_OUT = frozenset({"columns", "request", "plan", "report", "updated_at", "files"})
+_SHARES = frozenset({"charged", "taken"})
 _SHOWN = 50
 
 
@@ -48,7 +50,7 @@ class Listing(Sequence[V]):
 
     def rows(self) -> list[list[str]]:
         """What a table of it shows."""
-        return [[shown(getattr(value, name)) for name in self.columns()] for value in self._values]
+        return [[_cell(value, name) for name in self.columns()] for value in self._values]
 
     def __repr__(self) -> str:
         return "\n".join(["  ".join(self.columns()), *("  ".join(row) for row in self.rows())])
@@ -61,6 +63,11 @@ class Listing(Sequence[V]):
         return card(title, None, table(names, self.rows()[:_SHOWN]), rest)
 
 
+def _cell(value: BaseModel, name: str) -> str:
+    found = getattr(value, name)
+    return f"{found:.1%}" if name in _SHARES else shown(found)
+
+
 def shown(value: Any) -> str:
     """A field's value as people read it."""
     if value is None or value == ():
@@ -71,6 +78,8 @@ def shown(value: Any) -> str:
         return str(value.value)
     if isinstance(value, tuple):
         return ", ".join(shown(each) for each in value)
+    if isinstance(value, GrantView):
+        return f"{value.holder} (epsilon={value.epsilon:g}, {value.charged:.1%} spent)"
     if isinstance(value, BaseModel):
         fields = ((name, shown(getattr(value, name))) for name in type(value).model_fields)
         return ", ".join(f"{name}={text}" for name, text in fields if text)

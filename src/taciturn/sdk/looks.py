@@ -62,8 +62,9 @@ def budget_bar(budget: BudgetView | GrantView) -> str:
 def budget_line(budget: BudgetView | GrantView) -> str:
     """The same in words."""
     held = max(budget.taken - budget.charged, 0.0)
+    whose = f"grant of {budget.holder}:" if isinstance(budget, GrantView) else "budget"
     return (
-        f"budget epsilon={budget.epsilon:g}, delta={budget.delta:g}: {budget.charged:.1%} spent, "
+        f"{whose} epsilon={budget.epsilon:g}, delta={budget.delta:g}: {budget.charged:.1%} spent, "
         f"{held:.1%} held by jobs, {max(1 - budget.taken, 0.0):.1%} left"
     )
 
