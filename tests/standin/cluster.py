@@ -85,7 +85,9 @@ class StandIn:
             "apiVersion": "v1", "kind": "Config", "current-context": "standin",
             "clusters": [{"name": "standin", "cluster": {"server": address}}],
             "users": [{"name": "somebody", "user": {"token": "standin"}}],
-            "contexts": [{"name": "standin", "context": {"cluster": "standin", "user": "somebody"}}],
+            "contexts": [
+                {"name": "standin", "context": {"cluster": "standin", "user": "somebody"}}
+            ],
         }))  # fmt: skip
         return path
 
