@@ -97,7 +97,10 @@ class Autoscaler:
             return
         fitting = [group for group in self.groups if self._fits(pod, group)]
         if not fitting:
-            words = f"pod didn't trigger scale-up: {len(self.groups)} node(s) didn't match Pod's node affinity/selector"
+            words = (
+                f"pod didn't trigger scale-up: {len(self.groups)} node(s) didn't match Pod's node "
+                "affinity/selector"
+            )
             record(self.store, pod, "Pod", "NotTriggerScaleUp", words, _SOURCE)
             return
         group = fitting[0]
@@ -121,7 +124,8 @@ class Autoscaler:
         self._machines[name] = _Machine(group, name, self.store.clock.now(), preempt_s)
         self._asked[pod["metadata"]["uid"]] = name
         self.made.append(name)
-        words = f"pod triggered scale-up: [{{{group.name} {count}->{count + 1} (max: {group.largest})}}]"
+        sizes = f"{group.name} {count}->{count + 1} (max: {group.largest})"
+        words = f"pod triggered scale-up: [{{{sizes}}}]"
         record(self.store, pod, "Pod", "TriggeredScaleUp", words, _SOURCE)
 
     def _fits(self, pod: Object, group: Group) -> bool:

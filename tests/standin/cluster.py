@@ -18,7 +18,7 @@ from standin.clock import Clock
 from standin.garbage import GarbageCollector
 from standin.http import Server, serve
 from standin.jobs import JobController
-from standin.kubelet import Kubelet
+from standin.kubelet import Kubelet, started_at
 from standin.scheduler import Scheduler
 from standin.store import Object, Store
 
@@ -85,7 +85,9 @@ class StandIn:
             "apiVersion": "v1", "kind": "Config", "current-context": "standin",
             "clusters": [{"name": "standin", "cluster": {"server": address}}],
             "users": [{"name": "somebody", "user": {"token": "standin"}}],
-            "contexts": [{"name": "standin", "context": {"cluster": "standin", "user": "somebody"}}],
+            "contexts": [
+                {"name": "standin", "context": {"cluster": "standin", "user": "somebody"}}
+            ],
         }))  # fmt: skip
         return path
 
@@ -147,7 +149,8 @@ class StandIn:
             "lastTransitionTime": now,
         })  # fmt: skip
         for each in pod["status"].get("containerStatuses") or ():
-            each["state"] = {"terminated": {"exitCode": 137, "reason": "Error"}}
+            ended = {"exitCode": 137, "reason": "Error", "finishedAt": now}
+            each["state"] = {"terminated": {**ended, "startedAt": started_at(pod) or now}}
 
     def _remove(self, name: str) -> None:
         found = self.store.find("nodes", None, name)

@@ -1,4 +1,4 @@
-"""Deletion that reaches dependents, namespaces that empty themselves, pods of nodes that are gone."""
+"""Deletion that reaches dependents, namespaces that empty themselves, pods of lost nodes."""
 
 from __future__ import annotations
 

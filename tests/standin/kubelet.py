@@ -135,7 +135,8 @@ class Kubelet:
 
         def over(new: Object) -> None:
             new["status"]["phase"] = "Failed" if code else "Succeeded"
-            ended = {"exitCode": code, "reason": reason, "finishedAt": now, "startedAt": now}
+            ended = {"exitCode": code, "reason": reason, "finishedAt": now}
+            ended["startedAt"] = started_at(new) or now
             if message:
                 ended["message"] = message
             new["status"]["containerStatuses"] = [_status(new, {"terminated": ended}, ready=False)]
@@ -169,6 +170,12 @@ def ready(node: Object) -> bool:
         each["type"] == "Ready" and each["status"] == "True"
         for each in node["status"].get("conditions") or ()
     )
+
+
+def started_at(pod: Object) -> str | None:
+    """When its container began; None if it has not."""
+    states = pod["status"].get("containerStatuses") or ()
+    return (states[0]["state"].get("running") or {}).get("startedAt") if states else None
 
 
 def _running(pod: Object, now: str) -> None:

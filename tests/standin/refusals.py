@@ -33,15 +33,13 @@ def of_change(resource: str, old: dict[str, Any], new: dict[str, Any]) -> list[s
         found += _job_change(old, new)
     if resource == "pods":
         found += _pod_change(old["spec"], new["spec"])
-    if resource == "services":
-        if old["spec"].get("clusterIP") != new["spec"].get("clusterIP"):
-            found.append("spec.clusterIP: Invalid value: field is immutable")
-    if resource == "secrets":
-        if old.get("type") != new.get("type"):
-            found.append("type: Invalid value: field is immutable")
-    if resource in ("secrets", "configmaps") and old.get("immutable"):
-        if old.get("data") != new.get("data") or not new.get("immutable"):
-            found.append("data: Forbidden: field is immutable when `immutable` is set")
+    if resource == "services" and old["spec"].get("clusterIP") != new["spec"].get("clusterIP"):
+        found.append("spec.clusterIP: Invalid value: field is immutable")
+    if resource == "secrets" and old.get("type") != new.get("type"):
+        found.append("type: Invalid value: field is immutable")
+    fixed = resource in ("secrets", "configmaps") and old.get("immutable")
+    if fixed and (old.get("data") != new.get("data") or not new.get("immutable")):
+        found.append("data: Forbidden: field is immutable when `immutable` is set")
     return found
 
 
@@ -49,14 +47,14 @@ def _metadata(resource: str, metadata: dict[str, Any]) -> Iterator[str]:
     name = metadata.get("name", "")
     rule = _LABEL if resource in _DNS_LABELLED else _SUBDOMAIN
     if not rule.match(name):
-        yield f'metadata.name: Invalid value: "{name}": a lowercase RFC 1123 name must consist of ...'
+        yield f'metadata.name: Invalid value: "{name}": a lowercase RFC 1123 name is needed'
     yield from _labels("metadata.labels", metadata.get("labels"))
     for key in metadata.get("annotations") or {}:
         if not _KEY.match(key.lower()):
             yield f'metadata.annotations: Invalid value: "{key}"'
     for each in metadata.get("finalizers") or ():
         if not _KEY.match(each):
-            yield f'metadata.finalizers: Invalid value: "{each}": name is neither standard nor qualified'
+            yield f'metadata.finalizers: Invalid value: "{each}": name is not qualified'
     owners = metadata.get("ownerReferences") or ()
     for index, owner in enumerate(owners):
         for field in ("apiVersion", "kind", "name", "uid"):
@@ -69,9 +67,9 @@ def _metadata(resource: str, metadata: dict[str, Any]) -> Iterator[str]:
 def _labels(path: str, labels: dict[str, str] | None) -> Iterator[str]:
     for key, value in (labels or {}).items():
         if not _KEY.match(key):
-            yield f'{path}: Invalid value: "{key}": name part must consist of alphanumeric characters'
+            yield f'{path}: Invalid value: "{key}": name part must be alphanumeric'
         if not _VALUE.match(value):
-            yield f'{path}: Invalid value: "{value}": a valid label must be an empty string or consist of'
+            yield f'{path}: Invalid value: "{value}": not a valid label'
 
 
 def _spec(resource: str, made: dict[str, Any]) -> Iterator[str]:
@@ -117,12 +115,11 @@ def _job(made: dict[str, Any]) -> Iterator[str]:
         if not _LABEL.match(longest):
             yield f'metadata.name: Invalid value: "{longest}": not a valid pod hostname'
     if spec.get("selector") and not spec.get("manualSelector"):
-        if "uid" not in made["metadata"] or "status" not in made:
-            yield "spec.selector: Invalid value: `selector` not auto-generated"
+        yield "spec.selector: Invalid value: `selector` not auto-generated"
     pod = spec["template"].get("spec") or {}
     policy = pod.get("restartPolicy", "Always")
     if policy not in ("Never", "OnFailure"):
-        yield f'spec.template.spec.restartPolicy: Required value: valid values: "OnFailure", "Never"; got "{policy}"'
+        yield f'spec.template.spec.restartPolicy: Required value: valid: "Never"; got "{policy}"'
     if "podFailurePolicy" in spec:
         yield from _failure_policy(spec, pod)
     yield from _labels(
@@ -147,7 +144,7 @@ def _failure_policy(spec: dict[str, Any], pod: dict[str, Any]) -> Iterator[str]:
             yield f"{where}.action: Unsupported value"
         codes, conditions = rule.get("onExitCodes"), rule.get("onPodConditions")
         if bool(codes) == bool(conditions):
-            yield f"{where}: Invalid value: specifying one of OnExitCodes and OnPodConditions is required"
+            yield f"{where}: Invalid value: one of OnExitCodes and OnPodConditions is required"
         if codes:
             yield from _exit_codes(f"{where}.onExitCodes", codes, names)
         for condition in conditions or ():
@@ -193,7 +190,7 @@ def _pod(path: str, spec: dict[str, Any]) -> Iterator[str]:
             if not _VARIABLE.match(variable["name"]):
                 yield f'{where}.env[].name: Invalid value: "{variable["name"]}"'
             if variable.get("value") and variable.get("valueFrom"):
-                yield f"{where}.env[].valueFrom: Invalid value: may not be specified when `value` is not empty"
+                yield f"{where}.env[].valueFrom: Invalid value: `value` is not empty"
         for mount in container.get("volumeMounts") or ():
             if mount["name"] not in volumes:
                 yield f'{where}.volumeMounts[].name: Not found: "{mount["name"]}"'
@@ -212,9 +209,9 @@ def _tolerations(path: str, tolerations: Any) -> Iterator[str]:
         if each.get("operator", "Equal") not in ("Equal", "Exists"):
             yield f"{path}.tolerations[].operator: Unsupported value"
         if each.get("operator") == "Exists" and each.get("value"):
-            yield f"{path}.tolerations[].operator: Invalid value: value must be empty when `operator` is 'Exists'"
+            yield f"{path}.tolerations[].operator: Invalid value: value must be empty"
         if not each.get("key") and each.get("operator", "Equal") != "Exists":
-            yield f"{path}.tolerations[].operator: Invalid value: operator must be Exists when `key` is empty"
+            yield f"{path}.tolerations[].operator: Invalid value: must be Exists"
 
 
 def _resources(path: str, resources: dict[str, Any]) -> Iterator[str]:
@@ -227,10 +224,10 @@ def _resources(path: str, resources: dict[str, Any]) -> Iterator[str]:
             return
     for name in requests:
         if name in limits and amount(requests[name]) > amount(limits[name]):
-            yield f'{path}.requests: Invalid value: "{requests[name]}": must be less than or equal to {name} limit'
+            yield f'{path}.requests: Invalid value: "{requests[name]}": above the {name} limit'
     for name in {*limits, *requests} - set(_NATIVE):
         if name not in limits:
-            yield f"{path}.limits[{name}]: Required value: Limit must be set for non overcommitable resources"
+            yield f"{path}.limits[{name}]: Required value: Limit must be set"
         elif requests.get(name, limits[name]) != limits[name]:
             yield f"{path}.requests: Invalid value: must be equal to {name} limit"
         elif amount(limits[name]) % 1:
@@ -272,4 +269,4 @@ def _pod_change(old: dict[str, Any], new: dict[str, Any]) -> Iterator[str]:
     for spec in (before, after):
         spec["containers"] = [{**each, "image": ""} for each in spec["containers"]]
     if before != after:
-        yield "spec: Forbidden: pod updates may not change fields other than `spec.containers[*].image`"
+        yield "spec: Forbidden: pod updates may not change this field"

@@ -75,7 +75,7 @@ def _refuse_mistyped(errors: list[Any]) -> None:
         if error["type"] not in ("extra_forbidden", "missing"):
             path = _path(error["loc"])
             raise DecodingError(
-                f"json: cannot unmarshal {type(error['input']).__name__} into Go struct field {path}"
+                f"json: cannot unmarshal {type(error['input']).__name__} into field {path}"
             )
     missing = [_path(error["loc"]) for error in errors if error["type"] == "missing"]
     if missing and len(missing) == len(errors):

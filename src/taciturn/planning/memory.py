@@ -1,9 +1,9 @@
 """How much memory a run will need, from public facts alone; no model is loaded.
 
 The engine counts the tensors of the very model (`engine/training/memory.py`); a gateway, which has
-no torch, must choose a machine before there is one. So the architecture is guessed: a decoder of the
-usual proportions with as many parameters. The estimate is meant to be too high rather than too low;
-tests/planning/test_memory.py holds it against the engine's.
+no torch, must choose a machine before there is one. So the architecture is guessed: a decoder of
+the usual proportions with as many parameters. The estimate is meant to be too high rather than too
+low; tests/planning/test_memory.py holds it against the engine's.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from taciturn.spec import PerformanceSpec
 _STATE_BYTES = 3 * 4 + 8  # master copy and two moments (fp32), the sum (float64)
 _WIDTH_PER_LAYER = 100  # hidden size over number of layers: 64 (GPT-2) to 128 (Llama 7B)
 _OUT, _IN = 10.3, 8.7  # a layer's matrices: sums of their outputs and inputs, in hidden sizes
-_KEPT = 40  # values per token, layer and unit of hidden size that a backward pass keeps
+_KEPT = 48  # values per token, layer and unit of hidden size that a backward pass keeps
 _WEIGHT_BYTES = {"int8": 1.1, "nf4": 0.6}
 _UNITS_PER_LENGTH = 4  # units may be this much shorter than max_tokens on average
 

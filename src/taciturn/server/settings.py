@@ -33,6 +33,9 @@ class Settings(BaseSettings):
         str | None, Field(description="How clients and workers reach the gateway.")
     ] = None
     launcher: Annotated[str, Field(pattern="^(local|kubernetes)$")] = "local"
+    kubernetes_config: Annotated[
+        Path | None, Field(description="JSON file of the Kubernetes launcher's settings.")
+    ] = None
     max_workers: Annotated[int, Field(ge=1, description="Jobs that run at once here.")] = 1
     tick_s: Annotated[
         float,

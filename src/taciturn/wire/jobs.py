@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from taciturn.spec import EvaluateSpec, FitSpec, SampleSpec
+from taciturn.wire.machines import MachineWish
 from taciturn.wire.values import Line, Moment, Name, PolicyLine, WireValue
 
 
@@ -69,6 +70,9 @@ class RemoteFit(FitSpec):
     model: Annotated[str, Field(min_length=1, max_length=300, description="Base model.")]
     data: DataRef
     name: Annotated[Line | None, Field(description="A name for the model.")] = None
+    machine: Annotated[
+        MachineWish | None, Field(description="Default: what the memory estimate needs.")
+    ] = None
 
     @model_validator(mode="after")
     def _only_remote(self) -> Self:

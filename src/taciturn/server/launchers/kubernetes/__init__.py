@@ -12,4 +12,7 @@ machines.py   which nodes a worker had, kept where a restart finds it
 release.py    the proof that they are gone, and what they cost
 reaper.py     what belongs to no job any more
 monitor.py    all of that, running beside the gateway
+needs.py      what a job needs, from the gateway's database
+news.py       what the monitor tells, into the gateway's database
+opening.py    all of it, from the gateway's settings
 """

@@ -1,4 +1,4 @@
-"""The few calls to the API server. Each may be repeated; what is asked again has not happened twice.
+"""The few calls to the API server. Each may be repeated: what is asked twice happens once.
 
 What is sent are the official client's models, which refuse an unknown field before anything leaves;
 what comes back is read as plain JSON, so that a server that is newer than the client is understood.
@@ -83,9 +83,9 @@ class Cluster:
         """
         try:
             if kubeconfig is not None:
-                api = configuration.new_client_from_config(str(kubeconfig))
+                api = configuration.new_client_from_config(str(kubeconfig))  # type: ignore[no-untyped-call]
             else:
-                configuration.load_config()
+                configuration.load_config()  # type: ignore[no-untyped-call]
                 api = ApiClient()
         except configuration.ConfigException as error:
             raise SpecError(
@@ -125,7 +125,7 @@ class Cluster:
     def create(self, kind: Kind, made: BaseModel) -> Object | None:
         """A new object; None if there is one of that name."""
         try:
-            body = self.api.sanitize_for_serialization(made)
+            body = self.api.sanitize_for_serialization(made)  # type: ignore[no-untyped-call]
             return self._call("POST", self._path(kind), {"fieldValidation": "Strict"}, body)
         except ClusterError as error:
             if error.status == 409:

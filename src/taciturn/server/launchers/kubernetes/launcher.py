@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from kubernetes.client import models as k8s
 
@@ -111,20 +112,21 @@ class KubernetesLauncher:
         owner = manifests.owner_of(worker.name, uid)
         settings, annotations = self.settings, job["metadata"]["annotations"]
         nodes = int(annotations[manifests.NODES])
-        self._give_secret(manifests.secret(worker, owner, order.environment, settings.instance))
+        secret = manifests.secret(worker, owner, order.environment, settings.instance)
+        self._give_secret(worker.name, secret)
         if nodes > 1:
             self.cluster.create(Kind.SERVICES, manifests.service(worker, owner, settings))
         if settings.network_policy:
             policy = manifests.network_policy(worker, owner, nodes, settings)
             self.cluster.create(Kind.POLICIES, policy)
-        change = {"metadata": {"uid": uid, "annotations": {manifests.READY: "true"}}}
+        metadata = {"uid": uid, "annotations": {manifests.READY: "true"}}
+        change: dict[str, Any] = {"metadata": metadata}
         if not settings.queue:  # Kueue lets it go when there is room
-            change["spec"] = {"suspend": False}  # type: ignore[dict-item]
+            change["spec"] = {"suspend": False}
         if self.cluster.patch(Kind.JOBS, worker.name, change) is None:
             raise LaunchError(f"{worker.name} was deleted while it was being started")
 
-    def _give_secret(self, secret: k8s.V1Secret) -> None:
-        name = secret.metadata.name
+    def _give_secret(self, name: str, secret: k8s.V1Secret) -> None:
         if self.cluster.create(Kind.SECRETS, secret) is None:
             # Of a launch that did not finish: its token may be of yesterday.
             self.cluster.delete(Kind.SECRETS, name)

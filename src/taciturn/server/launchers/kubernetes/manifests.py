@@ -101,13 +101,13 @@ def service(
 def network_policy(
     worker: Worker, owner: k8s.V1OwnerReference, nodes: int, settings: KubernetesSettings
 ) -> k8s.V1NetworkPolicy:
-    """Out: names, the gateway, the declared stores, and the job's other machines. In: those alone."""
+    """Out: names, the gateway, declared stores, the job's other machines. In: those machines."""
     mine = k8s.V1LabelSelector(match_labels=worker.labels(settings.instance))
     peers = [k8s.V1NetworkPolicyPeer(pod_selector=mine)] if nodes > 1 else []
     egress = [_names(), _gateway(settings), *map(_store, settings.egress)]
     if peers:
         egress.append(k8s.V1NetworkPolicyEgressRule(to=peers))
-    ingress = [k8s.V1NetworkPolicyIngressRule(var_from=peers)] if peers else []
+    ingress = [k8s.V1NetworkPolicyIngressRule.model_validate({"from": peers})] if peers else []
     return k8s.V1NetworkPolicy(
         api_version="networking.k8s.io/v1",
         kind="NetworkPolicy",

@@ -84,16 +84,17 @@ class Release:
         pool = next((each for each in self.settings.pools if each.name == use.pool), None)
         bill = self._bill(use, pool, now)
         node = None if nodes is None else nodes.get(use.node)
-        gone = nodes is not None and (node is None or node["metadata"]["uid"] != use.uid)
-        if gone:
+        # Of a node that was not seen when it was there, nobody can say that it is gone.
+        seen = nodes is not None and use.uid != ""
+        if seen and (node is None or node["metadata"]["uid"] != use.uid):
             self._settle(worker, use, "node.released", f"machine {use.node} is gone: {bill}")
         elif not over:
             return
-        elif nodes is None:
+        elif not seen:
             self._settle(
                 worker, use, "node.unseen",
-                f"whether machine {use.node} is gone cannot be seen: allow the gateway to get, list "
-                "and watch nodes",
+                f"whether machine {use.node} is gone cannot be seen: allow the gateway to get, "
+                "list and watch nodes",
             )  # fmt: skip
         elif pool is None or not pool.scales:
             self._settle(worker, use, "node.kept", f"machine {use.node} is free again: {bill}")

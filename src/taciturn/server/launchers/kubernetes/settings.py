@@ -80,7 +80,7 @@ class KubernetesSettings(_Told):
             its name is known here. `data_secrets` names others by privacy namespace.
         service_account: with the cloud's workload identity, if it has any. Its token for the API
             server is not mounted.
-        workspace_claim: a volume (ReadWriteMany) for workspaces, so that checkpoints outlive a node.
+        workspace_claim: a volume (ReadWriteMany) for workspaces: checkpoints outlive a node.
         network_policy: let a worker reach names, the gateway, its own job's other workers and
             `egress`, and nothing else.
         retries: pods that may fail before the Job does; those that the cluster takes away do not

@@ -104,8 +104,8 @@ def _of_pod(scene: Scene, pod: Object) -> Chapter:
     if reason in _CONTAINER:
         return Chapter(
             "starting.failed",
-            f"the worker cannot start: {_quoted(message or reason)}. Make what it names, or correct "
-            "its name in the launcher's settings",
+            f"the worker cannot start: {_quoted(message or reason)}. Make what it names, or "
+            "correct its name in the launcher's settings",
         )
     failed = _newest(scene.events, ("FailedMount", "FailedAttachVolume"), pod)
     if failed is not None:
@@ -122,8 +122,8 @@ def _waiting_for_node(scene: Scene, pod: Object) -> Chapter:
     if refused is not None and (coming is None or _at(refused) > _at(coming)):
         return Chapter(
             "provisioning.refused",
-            f"no machine can be added: {_quoted(refused['message'])}. Raise the cloud's quota or the "
-            "node group's maximum, or ask for another pool",
+            f"no machine can be added: {_quoted(refused['message'])}. Raise the cloud's quota or "
+            "the node group's maximum, or ask for another pool",
         )
     held = _held_up(scene)
     if held is not None:
@@ -151,7 +151,7 @@ def _held_up(scene: Scene) -> Chapter | None:
             metadata["name"],
             (scene.now - moment(metadata["creationTimestamp"])).total_seconds(),
         )
-        ready = next(
+        ready: Object = next(
             (each for each in node["status"].get("conditions") or () if each["type"] == "Ready"), {}
         )
         if ready.get("status") != "True":

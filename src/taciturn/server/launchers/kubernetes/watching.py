@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import queue
+import socket
 import threading
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -81,8 +81,7 @@ class Follower:
         """End; the thread notices at once."""
         self._over.set()
         with suppress(Exception):
-            connection = getattr(self._response, "connection", None)
-            connection.sock.shutdown(2)
+            self._response.connection.sock.shutdown(socket.SHUT_RDWR)
 
     def _run(self) -> None:
         wait_s, version = _FIRST_WAIT_S, ""
@@ -93,7 +92,7 @@ class Follower:
                 wait_s = _FIRST_WAIT_S
             except GoneError:
                 version = ""
-            except _Resume as resumed:
+            except _BrokenError as resumed:
                 version, wait_s = resumed.version, self._pause(wait_s)
             except ClusterError as error:
                 if error.status == 403:
@@ -138,7 +137,7 @@ class Follower:
         except ClusterError as error:
             if error.status == 403:
                 raise
-            raise _Resume(version) from None
+            raise _BrokenError(version) from None
         return version
 
     def _opened(self, response: Any) -> None:
@@ -153,7 +152,7 @@ class Follower:
         self.news.put(seen)
 
 
-class _Resume(Exception):
+class _BrokenError(Exception):
     """The watch broke; it can go on from a version."""
 
     def __init__(self, version: str) -> None:

@@ -1,0 +1,124 @@
+"""What the launcher takes from the gateway's database, and what it writes there."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import Connection, insert, select
+
+from taciturn.planning.defaults import PublicFacts
+from taciturn.planning.plan import make_plan
+from taciturn.server.gateway import Gateway
+from taciturn.server.launchers.kubernetes.needs import Needs
+from taciturn.server.launchers.kubernetes.news import News
+from taciturn.server.launchers.kubernetes.settings import KubernetesSettings, Pool
+from taciturn.server.launchers.port import LaunchError
+from taciturn.server.settings import Settings
+from taciturn.server.starting import open_gateway
+from taciturn.server.tables import base_models, job_events, jobs, users
+from taciturn.spec import FitSpec
+from taciturn.wire.events import JOB_EVENT, JobEvent, NodeEvent
+
+POOLS = (
+    Pool(name="cpu", memory="8Gi", price_per_hour=0.1),
+    Pool(name="l4", gpus=1, gpu_memory="24Gi", price_per_hour=0.7),
+    Pool(name="a100", gpus=1, gpu_memory="80Gi", price_per_hour=4),
+)
+SETTINGS = KubernetesSettings(
+    pools=POOLS, data_secret="data", data_secrets={"patients": "patients-data"}
+)
+JOB = "job_0123456789abcdef"
+
+
+@pytest.fixture
+def gateway(tmp_path: Path) -> Iterator[Gateway]:
+    """On SQLite, with a user and base models."""
+    opened = open_gateway(Settings(data_dir=tmp_path))
+
+    def work(connection: Connection) -> None:
+        person = {"id": "usr_1", "name": "ada", "roles": "[]", "disabled": False}
+        connection.execute(insert(users).values(**person, created_at_ms=0))
+        for name, parameters in (("tiny", 3_000_000), ("llama", 6_738_000_000)):
+            connection.execute(
+                insert(base_models).values(
+                    name=name, parameters=parameters, context_length=4096, vocabulary=32_000,
+                    created_at_ms=0,
+                )
+            )  # fmt: skip
+
+    opened.write(work)
+    yield opened
+    opened.engine.dispose()
+
+
+def add(gateway: Gateway, kind: str, request: dict[str, Any], **more: Any) -> None:
+    """A job of that kind."""
+    values = {
+        "id": JOB, "kind": kind, "state": "queued", "requester_id": "usr_1", "grants": "[]",
+        "request": json.dumps({"kind": kind, **request}), "attempt": 1, "cancel": False,
+        "policy": "{}", "created_at_ms": 0, "updated_at_ms": 0, **more,
+    }  # fmt: skip
+    gateway.write(lambda connection: connection.execute(insert(jobs).values(**values)))
+
+
+def add_fit(gateway: Gateway, model: str, parameters: int, **request: Any) -> None:
+    plan = make_plan(
+        FitSpec(target_epsilon=3, delta=1e-5), PublicFacts(5000, model, parameters, 4096)
+    )
+    asked = {"model": model, "data": {"dataset": "notes"}, "target_epsilon": 3, "delta": 1e-5}
+    add(gateway, "fit", {**asked, **request}, plan=plan.model_dump_json())
+
+
+def test_a_fit_gets_a_machine_of_its_size_and_the_datas_secret(gateway: Gateway) -> None:
+    add_fit(gateway, "llama", 6_738_000_000)
+    need = Needs(gateway, SETTINGS)(JOB)
+    assert (need.machine.pool.name, need.data_secret) == ("a100", "data")
+
+
+def test_a_requester_may_ask_for_another(gateway: Gateway) -> None:
+    add_fit(gateway, "tiny", 3_000_000, machine={"gpus": 1})
+    assert Needs(gateway, SETTINGS)(JOB).machine.pool.name == "l4"
+
+
+def test_a_probe_needs_no_gpu(gateway: Gateway) -> None:
+    add(gateway, "probe", {"dataset": "notes"})
+    assert Needs(gateway, SETTINGS)(JOB).machine.pool.name == "cpu"
+
+
+def test_a_sample_needs_its_models_weights_and_no_data(gateway: Gateway) -> None:
+    add(gateway, "sample", {"model": "mdl_1", "prompts": ["x"]}, model_id="mdl_1")
+    assert Needs(gateway, SETTINGS)(JOB).machine.pool.name == "cpu"
+    assert Needs(gateway, SETTINGS)(JOB).data_secret == ""
+
+
+def test_a_job_that_is_not_there(gateway: Gateway) -> None:
+    with pytest.raises(LaunchError, match="there is no job"):
+        Needs(gateway, SETTINGS)(JOB)
+
+
+def test_news_are_written_once(gateway: Gateway) -> None:
+    add(gateway, "probe", {"dataset": "notes"})
+
+    def append(connection: Connection, job_id: str, event: JobEvent) -> None:
+        sequence = len(connection.execute(select(job_events)).all())
+        data = JOB_EVENT.dump_json(event).decode()
+        values = {"job_id": job_id, "sequence": sequence, "data": data, "visible_at_ms": 0}
+        connection.execute(insert(job_events).values(**values))
+
+    news = News(gateway, append)
+    told = ["provisioning", "running", "running", "node.released", "running", "interrupted",
+            "node.released", "running"]  # fmt: skip
+    for code in told:
+        news(f"{JOB}-1", NodeEvent(code=code, text=code))
+    news("job_ffffffffffffffff-1", NodeEvent(code="running", text="running"))
+    rows = gateway.read(
+        lambda connection: connection.execute(
+            select(job_events.c.data).order_by(job_events.c.sequence)
+        ).scalars().all()
+    )  # fmt: skip
+    codes = [json.loads(row)["code"] for row in rows]
+    assert codes == ["provisioning", "running", "node.released", "interrupted", "running"]

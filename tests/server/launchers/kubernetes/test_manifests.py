@@ -1,0 +1,170 @@
+"""The objects of a worker: what they ask of the cluster, and that every version takes them."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import kubernetes_validate
+import pytest
+from kubernetes.client import ApiClient
+
+from taciturn.server.launchers.kubernetes import manifests
+from taciturn.server.launchers.kubernetes.names import Worker
+from taciturn.server.launchers.kubernetes.settings import Egress, KubernetesSettings, Pool
+from taciturn.server.launchers.kubernetes.sizing import Machine
+from taciturn.server.launchers.port import LaunchError
+from taciturn.wire.exits import FINAL
+
+GPU = Pool(
+    name="a100", gpus=8, gpu_memory="80Gi", cpu="90", memory="900Gi", ephemeral_storage="1Ti",
+    node_selector={"cloud.google.com/gke-accelerator": "nvidia-a100-80gb"}, max_nodes=4,
+)  # fmt: skip
+CPU = Pool(name="cpu", whole_node=False)
+SETTINGS = KubernetesSettings(
+    pools=(CPU, GPU), service_account="worker", data_secret="owner", signing_secret="signing",
+    image_pull_secrets=("registry",), egress=(Egress(cidr="10.0.0.0/8", ports=(443, 5432)),),
+    labels={"cost-centre": "research"}, queue="jobs",
+)  # fmt: skip
+WORKER = Worker("job_0123456789abcdef", 2)
+VERSIONS = ("1.31", "1.36")
+
+
+@cache
+def rendered(nodes: int, gpus: int) -> dict[str, Any]:
+    """All objects, as they are sent."""
+    machine = Machine(GPU if gpus else CPU, nodes, gpus)
+    owner = manifests.owner_of(WORKER.name, "00000000-0000-4000-8000-000000000000")
+    made = (
+        manifests.job(WORKER, machine, SETTINGS, "owner"),
+        manifests.secret(WORKER, owner, {"TACITURN_TOKEN": "x"}, SETTINGS.instance),
+        manifests.service(WORKER, owner, SETTINGS),
+        manifests.network_policy(WORKER, owner, nodes, SETTINGS),
+    )
+    return {each.kind: ApiClient().sanitize_for_serialization(each) for each in made}
+
+
+def pod_of(nodes: int, gpus: int) -> dict[str, Any]:
+    found: dict[str, Any] = rendered(nodes, gpus)["Job"]["spec"]["template"]
+    return found
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("shape", [(1, 0), (4, 8)])
+def test_every_version_takes_every_object(version: str, shape: tuple[int, int]) -> None:
+    for each in rendered(*shape).values():
+        kubernetes_validate.validate(each, version, strict=True)
+
+
+def test_a_pod_asks_for_exactly_one_machine_that_goes_after_it() -> None:
+    pod = pod_of(1, 2)
+    container = pod["spec"]["containers"][0]
+    assert container["resources"]["limits"]["nvidia.com/gpu"] == "2"
+    assert set(container["resources"]["requests"]) == {"cpu", "memory", "ephemeral-storage"}
+    assert pod["spec"]["nodeSelector"] == GPU.node_selector
+    assert {"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"} in pod["spec"][
+        "tolerations"
+    ]
+    (rule,) = pod["spec"]["affinity"]["podAntiAffinity"][
+        "requiredDuringSchedulingIgnoredDuringExecution"
+    ]
+    assert rule["topologyKey"] == "kubernetes.io/hostname"
+    assert rule["labelSelector"]["matchLabels"].items() <= pod["metadata"]["labels"].items()
+    assert pod["metadata"]["annotations"] == {
+        "cluster-autoscaler.kubernetes.io/safe-to-evict": "false",
+        "karpenter.sh/do-not-disrupt": "true",
+    }
+
+
+def test_a_cpu_pod_asks_for_no_gpu() -> None:
+    pod = pod_of(1, 0)
+    assert "nvidia.com/gpu" not in str(pod)
+    assert "affinity" not in pod["spec"]
+
+
+def test_ends_that_are_final_and_ends_that_are_not() -> None:
+    spec = rendered(1, 1)["Job"]["spec"]
+    assert spec["template"]["spec"]["restartPolicy"] == "Never"
+    assert spec["backoffLimit"] == 3
+    final, taken = spec["podFailurePolicy"]["rules"]
+    assert final["action"] == "FailJob"
+    assert final["onExitCodes"]["values"] == sorted(map(int, FINAL))
+    assert (taken["action"], taken["onPodConditions"][0]["type"]) == ("Ignore", "DisruptionTarget")
+    assert spec["activeDeadlineSeconds"] == 86_400
+    assert spec["ttlSecondsAfterFinished"] == 600
+    assert spec["template"]["spec"]["terminationGracePeriodSeconds"] == 120
+
+
+def test_the_pod_has_no_rights() -> None:
+    spec = pod_of(1, 1)["spec"]
+    container = spec["containers"][0]
+    assert spec["automountServiceAccountToken"] is False
+    assert spec["securityContext"]["runAsNonRoot"] is True
+    assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert container["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "runAsNonRoot": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+    volumes = {each["name"]: each for each in spec["volumes"]}
+    assert volumes["shm"]["emptyDir"] == {"medium": "Memory", "sizeLimit": "8Gi"}
+    mounts = {each["mountPath"] for each in container["volumeMounts"]}
+    assert mounts == {"/workspace", "/tmp", "/dev/shm", "/etc/taciturn/signing"}
+
+
+def test_secrets_are_named_and_never_written_into_the_pod() -> None:
+    pod = pod_of(1, 1)
+    sources = pod["spec"]["containers"][0]["envFrom"]
+    assert [each["secretRef"]["name"] for each in sources] == ["owner", WORKER.name]
+    secret = rendered(1, 1)["Secret"]
+    assert secret["immutable"] is True
+    assert secret["metadata"]["ownerReferences"][0]["kind"] == "Job"
+    assert "TACITURN_TOKEN" not in str(pod)
+
+
+def test_several_machines_meet_at_the_first() -> None:
+    job = rendered(4, 8)["Job"]
+    assert (job["spec"]["completionMode"], job["spec"]["completions"]) == ("Indexed", 4)
+    assert job["spec"]["parallelism"] == 4
+    pod = job["spec"]["template"]["spec"]
+    assert pod["subdomain"] == rendered(4, 8)["Service"]["metadata"]["name"]
+    command = pod["containers"][0]["command"]
+    assert command[:3] == ["python", "-m", "taciturn.runner.together"]
+    assert f"--master-addr={WORKER.name}-0.{WORKER.name}" in command
+    assert {"--nnodes=4", "--nproc-per-node=8", "--node-rank=$(TACITURN_NODE_RANK)"} <= set(command)
+    service = rendered(4, 8)["Service"]["spec"]
+    assert (service["clusterIP"], service["publishNotReadyAddresses"]) == ("None", True)
+    assert service["selector"].items() <= job["spec"]["template"]["metadata"]["labels"].items()
+
+
+def test_several_gpus_of_one_machine_need_no_meeting_point() -> None:
+    command = pod_of(1, 8)["spec"]["containers"][0]["command"]
+    assert "--standalone" in command
+    assert not any(word.startswith("--master") for word in command)
+
+
+def test_workers_reach_what_was_declared_and_nothing_else() -> None:
+    alone = rendered(1, 1)["NetworkPolicy"]["spec"]
+    assert alone["ingress"] == []
+    targets = [rule["to"][0] for rule in alone["egress"]]
+    assert [set(target) for target in targets] == [
+        {"namespaceSelector"},
+        {"podSelector"},
+        {"ipBlock"},
+    ]
+    several = rendered(4, 8)["NetworkPolicy"]["spec"]
+    (peers,) = several["ingress"]
+    assert peers["from"][0]["podSelector"]["matchLabels"]["taciturn.dev/job"] == WORKER.job_id
+
+
+def test_it_starts_suspended_and_in_its_queue() -> None:
+    job = rendered(1, 1)["Job"]
+    assert job["spec"]["suspend"] is True
+    assert job["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "jobs"
+
+
+def test_names_fit_host_names() -> None:
+    assert WORKER.name == "taciturn-job-0123456789abcdef-2"
+    with pytest.raises(LaunchError, match="too long"):
+        _ = Worker("job_" + "a" * 60, 1).name
