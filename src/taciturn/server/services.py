@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from types import MappingProxyType
-from typing import Any
 
-from pydantic import TypeAdapter
-from sqlalchemy import Connection, Row, func, select
+from sqlalchemy import func, select
 
 from taciturn.server.approvals import Approvals
-from taciturn.server.artifacts import SCHEMA, Artifacts, held
+from taciturn.server.artifacts import Artifacts, held
 from taciturn.server.audit_log import AuditLog
 from taciturn.server.background import Background
 from taciturn.server.base_models import BaseModels
@@ -18,6 +15,7 @@ from taciturn.server.budgets import Budgets, LedgerView
 from taciturn.server.chat import Chats
 from taciturn.server.completions import Completions
 from taciturn.server.datasets import Datasets
+from taciturn.server.finishing import Finishing
 from taciturn.server.gateway import Gateway
 from taciturn.server.grants import Grants
 from taciturn.server.identity.directory import Directory
@@ -28,7 +26,7 @@ from taciturn.server.identity.tokens import Tokens
 from taciturn.server.identity.users import Users
 from taciturn.server.incidents import Incidents
 from taciturn.server.jobs.dispatcher import Dispatcher
-from taciturn.server.jobs.ending import Ending, Released
+from taciturn.server.jobs.ending import Ending
 from taciturn.server.jobs.events import Events
 from taciturn.server.jobs.hub import Hub
 from taciturn.server.jobs.idle import Idle
@@ -49,11 +47,8 @@ from taciturn.server.results import Results
 from taciturn.server.storage import open_store
 from taciturn.server.tables import jobs as job_table
 from taciturn.server.trials import Trials
-from taciturn.wire.datasets import ColumnView
-from taciturn.wire.jobs import JobKind
 
 _DISPATCH_S = 1.0
-_COLUMNS: TypeAdapter[tuple[ColumnView, ...]] = TypeAdapter(tuple[ColumnView, ...])
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +110,7 @@ class Services:
         models = Models(gateway, artifacts)
         results = Results(gateway, artifacts, models)
         states, approvals = States(gateway, events), Approvals(gateway)
-        ending = Ending(gateway, states, _released(datasets, artifacts, models))
+        ending = Ending(gateway, states, Finishing(artifacts, models, datasets))
         leases = Leases(gateway, states)
         jobs = Jobs(
             gateway, states, ending, approvals, queued=lambda: background.wake("dispatcher")
@@ -183,27 +178,3 @@ class Services:
         counted = select(job_table.c.state, func.count()).group_by(job_table.c.state)
         found = self.gateway.read(lambda connection: connection.execute(counted).all())
         return {state: float(number) for state, number in found}
-
-
-def _released(datasets: Datasets, artifacts: Artifacts, models: Models) -> Released:
-    """What becomes of the files of jobs, by kind."""
-
-    def probed(connection: Connection, job: Row[Any]) -> dict[str, Any]:
-        text = artifacts.document(connection, job.id, SCHEMA)
-        columns = None if text is None else _COLUMNS.validate_json(text)
-        datasets.probed(connection, job.dataset, columns)
-        return {}
-
-    def refused(connection: Connection, job: Row[Any]) -> dict[str, Any]:
-        datasets.probed(connection, job.dataset, None)
-        return {}
-
-    def fitted(connection: Connection, job: Row[Any]) -> dict[str, Any]:
-        return {"model_id": models.from_fit(connection, job)}
-
-    return Released(
-        read=artifacts.read,
-        discard=artifacts.remove,
-        completions=MappingProxyType({JobKind.PROBE: probed, JobKind.FIT: fitted}),
-        failures=MappingProxyType({JobKind.PROBE: refused}),
-    )
