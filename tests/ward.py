@@ -140,7 +140,7 @@ class Ward:
 
     def restarted(self) -> None:
         """The gateway is gone, and comes again."""
-        self.services = Services.of(self.gateway, self.launcher)
+        self.services = Services.of(self.gateway, launcher=self.launcher)
         self.client.app.state.services = self.services  # type: ignore[attr-defined]
 
     def entries(self) -> int:
@@ -155,6 +155,6 @@ def make_ward(engine: Engine, folder: Path, **settings: Any) -> Ward:
     gateway = Gateway(chosen, engine, key, Ledger(engine, key, clock=watch), watch)
     world = World.on(gateway)
     app = create_app(gateway)
-    services = Services.of(gateway, launcher)
+    services = Services.of(gateway, launcher=launcher)
     app.state.services = services
     return Ward(world, TestClient(app, raise_server_exceptions=False), services, launcher, watch)

@@ -12,11 +12,11 @@ import struct
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel
 
 from taciturn.card import model_card
 from taciturn.certificate.envelope import Envelope
@@ -27,8 +27,9 @@ from taciturn.figures import ReleasedEvaluation, ReleasedFigures
 from taciturn.page.report import report_page
 from taciturn.report import Audit, PrivacyReport
 from taciturn.wire.artifacts import ALLOWED
-from taciturn.wire.datasets import ColumnView
+from taciturn.wire.datasets import SchemaFile
 from taciturn.wire.jobs import JobKind
+from taciturn.wire.results import SampleLine
 
 FIGURES = "evaluations.json"
 _HEADER_BYTES = 100 << 20
@@ -41,26 +42,6 @@ _COLUMNS = frozenset({"text", "prompt", "label", "policy"})
 
 class NotReleasableError(TaciturnError):
     """A file that must not leave: its name or its content is not on the list."""
-
-
-class SchemaFile(BaseModel):
-    """`schema.json` of a probe: names and types of columns, and nothing of what is in them."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    columns: Annotated[tuple[ColumnView, ...], Field(max_length=2000)]
-
-
-class SampleLine(BaseModel):
-    """A line of `samples.jsonl`: a continuation, in the order of prompts, then of `n`."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    prompt: str
-    text: str
-    prompt_tokens: int = 0
-    tokens: int = 0
-    finish_reason: Literal["stop", "length"] = "stop"
 
 
 def check(kind: JobKind, path: Path, forbidden: tuple[str, ...] = ()) -> None:

@@ -5,9 +5,8 @@ from __future__ import annotations
 from taciturn.engine.data.source import open_rows
 from taciturn.errors import SpecError
 from taciturn.preparation.selection import with_unit
-from taciturn.runner.files import SchemaFile
 from taciturn.runner.task import Task
-from taciturn.wire.datasets import ColumnView
+from taciturn.wire.datasets import ColumnView, SchemaFile
 from taciturn.wire.events import Stage
 from taciturn.wire.jobs import RemoteProbe
 

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Literal
 
 from taciturn.engine.generation.sample import Completion, sample, stream
-from taciturn.runner.files import SampleLine
 from taciturn.runner.models import FittedModel
 from taciturn.runner.task import Task
 from taciturn.wire.events import Stage
 from taciturn.wire.jobs import RemoteSample
+from taciturn.wire.results import SampleLine
 
 
 def run(task: Task, request: RemoteSample) -> FittedModel:

@@ -17,18 +17,16 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic import BaseModel, ValidationError
 
 from taciturn.certificate.envelope import Envelope
 from taciturn.certificate.statement import Statement
 from taciturn.errors import CertificateError
 from taciturn.figures import ReleasedEvaluation, ReleasedFigures
 from taciturn.report import Audit, PrivacyReport
-from taciturn.wire.datasets import ColumnView
+from taciturn.wire.datasets import SchemaFile
 from taciturn.wire.jobs import JobKind
 from taciturn.wire.results import SampleLine
-
-COLUMNS: TypeAdapter[tuple[ColumnView, ...]] = TypeAdapter(tuple[ColumnView, ...])
 
 _HEADER_BYTES = 32 * 2**20
 _TENSOR = re.compile(r"^[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*$")
@@ -51,7 +49,7 @@ _DTYPE_BITS = {
 }
 _CONFIG_KEY = re.compile(r"^[A-Za-z0-9_.\-]{1,200}$")
 _CONFIG_TEXT_CHARS, _CONFIG_DEPTH = 400, 6
-_SYNTHETIC_COLUMNS = frozenset({"text", "label", "prompt"})
+_SYNTHETIC_COLUMNS = frozenset({"text", "label", "prompt", "policy"})
 _SYNTHETIC_METADATA = frozenset({b"taciturn", b"ARROW:schema"})
 
 
@@ -105,12 +103,6 @@ def _as(model: type[BaseModel]) -> Callable[[Path, Mapping[str, Any]], None]:
         model.model_validate_json(data)
 
     return checked
-
-
-def _schema(path: Path, _: Mapping[str, Any]) -> None:
-    data = path.read_bytes()
-    plain_json(data)
-    COLUMNS.validate_json(data)
 
 
 def _samples(path: Path, request: Mapping[str, Any]) -> None:
@@ -215,7 +207,7 @@ _Check = Callable[[Path, Mapping[str, Any]], None]
 
 _CHECKS: Mapping[JobKind, Mapping[str, _Check]] = MappingProxyType(
     {
-        JobKind.PROBE: {"schema.json": _schema},
+        JobKind.PROBE: {"schema.json": _as(SchemaFile)},
         JobKind.SAMPLE: {"samples.jsonl": _samples},
         JobKind.EVALUATE: {"evaluation.json": _as(ReleasedEvaluation)},
         JobKind.AUDIT: {"audit.json": _as(Audit)},

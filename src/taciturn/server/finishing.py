@@ -8,11 +8,10 @@ from typing import Any, Protocol
 from sqlalchemy import Connection, Row
 
 from taciturn.server.artifacts import AUDIT, EVALUATION, SCHEMA, Artifacts
-from taciturn.server.contents import COLUMNS
 from taciturn.server.models import Models
 from taciturn.server.problems import ProblemError
 from taciturn.server.results import SAMPLES
-from taciturn.wire.datasets import ColumnView
+from taciturn.wire.datasets import ColumnView, SchemaFile
 from taciturn.wire.jobs import JobKind
 
 _RELEASES = {
@@ -27,8 +26,10 @@ _RELEASES = {
 class Probed(Protocol):
     """What the keeper of datasets does with a schema."""
 
-    def probed(self, connection: Connection, dataset: str, columns: tuple[ColumnView, ...]) -> None:
-        """The dataset can be read and has these columns: it is ready."""
+    def probed(
+        self, connection: Connection, name: str, columns: tuple[ColumnView, ...] | None
+    ) -> None:
+        """The dataset can be read and has these columns: it is ready; None: it is refused."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,4 +74,5 @@ class Finishing:
 
     def _probed(self, connection: Connection, job: Row[Any]) -> None:
         text = self.artifacts.document(connection, job.id, SCHEMA)
-        self.datasets.probed(connection, job.dataset, COLUMNS.validate_json(text or "[]"))
+        found = None if text is None else SchemaFile.model_validate_json(text).columns
+        self.datasets.probed(connection, job.dataset, found)

@@ -35,14 +35,14 @@ from taciturn.server.jobs.leases import Leases
 from taciturn.server.jobs.states import States
 from taciturn.server.jobs.texts import Texts
 from taciturn.server.jobs.work import Work
-from taciturn.server.launchers.opening import open_launcher
+from taciturn.server.launchers.opening import Launching
 from taciturn.server.launchers.port import Launcher
 from taciturn.server.metrics import Metrics
 from taciturn.server.model_workers import ModelWorkers
 from taciturn.server.models import Models
 from taciturn.server.policies import Policies
-from taciturn.server.previews import Previews
-from taciturn.server.registrations import Registrations
+from taciturn.server.previews import Files, Previews
+from taciturn.server.registrations import Desk, Registrations
 from taciturn.server.results import Results
 from taciturn.server.storage import open_store
 from taciturn.server.tables import jobs as job_table
@@ -76,6 +76,7 @@ class Services:
     jobs: Jobs
     work: Work
     dispatcher: Dispatcher
+    launching: Launching
     events: Events
     hub: Hub
     artifacts: Artifacts
@@ -91,13 +92,21 @@ class Services:
 
     @classmethod
     def of(
-        cls, gateway: Gateway, *, launcher: Launcher | None = None, trials: Trials | None = None
+        cls,
+        gateway: Gateway,
+        *,
+        launcher: Launcher | None = None,
+        trials: Trials | None = None,
+        desk: Desk | None = None,
+        files: Files | None = None,
     ) -> Services:
         """All services on one gateway; what they do besides requests is in `background`.
 
         Args:
             launcher: starts workers; by default the one that the settings name.
             trials: runs selections on previews.
+            desk: where probes are asked for, instead of `jobs`.
+            files: where records for previews are read, instead of `artifacts`.
         """
         settings = gateway.settings
         background, metrics, audit_log = Background(), Metrics(), AuditLog(gateway)
@@ -112,6 +121,7 @@ class Services:
         states, approvals = States(gateway, events), Approvals(gateway)
         ending = Ending(gateway, states, Finishing(artifacts, models, datasets))
         leases = Leases(gateway, states)
+        started = Launching.open(gateway, events.append) if launcher is None else Launching(launcher)
         jobs = Jobs(
             gateway, states, ending, approvals, queued=lambda: background.wake("dispatcher")
         )
@@ -129,8 +139,8 @@ class Services:
             policies=policies,
             grants=grants,
             datasets=datasets,
-            registrations=Registrations(gateway, policies, datasets, trials, jobs),
-            previews=Previews(gateway, datasets, trials, artifacts),
+            registrations=Registrations(gateway, policies, datasets, trials, desk or jobs),
+            previews=Previews(gateway, datasets, trials, files or artifacts),
             budgets=Budgets(gateway, policies, grants),
             ledger_view=LedgerView(gateway, policies),
             approvals=approvals,
@@ -143,10 +153,11 @@ class Services:
                 leases=leases,
                 ending=ending,
                 directory=directory,
-                launcher=launcher or open_launcher(settings),
+                launcher=started.launcher,
                 url=lambda: settings.public_url or f"http://{settings.host}:{settings.port}",
                 idle=idle,
             ),
+            launching=started,
             events=events,
             hub=Hub(events),
             artifacts=artifacts,
@@ -164,8 +175,13 @@ class Services:
     def attend(self) -> None:
         """Have `background` do what goes on besides requests. Called once, before it starts."""
         self.base_models.register_embedded()
+        self.policies.resume()
+        self.grants.resume()
         self.background.every("dispatcher", _DISPATCH_S, self.dispatcher.tick)
+        if self.launching.monitor is not None:
+            self.background.add(self.launching.monitor)
         self.background.on_stopping(self.hub.stop)
+        self.background.on_stopping(self.trials.close)
         self.metrics.watch(
             "taciturn_queue",
             "What waits inside the gateway.",

@@ -36,6 +36,12 @@ class ColumnView(WireValue):
     type: Annotated[str, Field(max_length=200)]
 
 
+class SchemaFile(WireValue):
+    """`schema.json` of a probe: names and types of columns, and nothing of what is in them."""
+
+    columns: Annotated[tuple[ColumnView, ...], Field(max_length=2000)]
+
+
 class PreviewView(WireValue):
     """Invented or paid-for rows in the shape of the real ones; never a real one."""
 

@@ -24,7 +24,7 @@ from pydantic import Field
 from taciturn.planning.plan import TrainingPlan
 from taciturn.wire.events import FailureCode, WorkerEvent
 from taciturn.wire.jobs import AnyRequest
-from taciturn.wire.values import Delta, Epsilon, Name, WireValue
+from taciturn.wire.values import Delta, Epsilon, Moment, Name, WireValue
 
 LEASE_HEADER = "Taciturn-Lease"
 
@@ -129,6 +129,16 @@ class IncidentId(WireValue):
     incident: str
 
 
+class IncidentView(WireValue):
+    """The full log of a failure, for the owner of the data."""
+
+    id: str
+    job: str
+    namespace: Name
+    log: Annotated[str, Field(repr=False)]
+    created_at: Moment
+
+
 class Outcome(WireValue):
     """How the job ended."""
 
@@ -138,9 +148,11 @@ class Outcome(WireValue):
 
 
 class TextChunk(WireValue):
-    """A piece of a streamed sample."""
+    """A piece of a streamed sample. `offset` is the number of characters before it, so that a
+    repeated message is known."""
 
     text: Annotated[str, Field(max_length=100_000)]
+    offset: Annotated[int | None, Field(ge=0)] = None
     last: bool = False
     finish_reason: str | None = None
 

@@ -1,15 +1,45 @@
-"""The launcher that a gateway's settings name."""
+"""The launcher that a gateway's settings name, and what has to run beside it."""
 
 from __future__ import annotations
 
-from taciturn.errors import SpecError
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from sqlalchemy import Connection
+
+from taciturn.errors import MissingDependencyError
+from taciturn.server.background import Component
+from taciturn.server.gateway import Gateway
 from taciturn.server.launchers.local import LocalLauncher
 from taciturn.server.launchers.port import Launcher
-from taciturn.server.settings import Settings
+from taciturn.wire.events import JobEvent
+
+Append = Callable[[Connection, str, JobEvent], None]
 
 
-def open_launcher(settings: Settings) -> Launcher:
-    """Raises SpecError for a launcher that is not there."""
-    if settings.launcher == "local":
-        return LocalLauncher(settings.data_dir / "workspaces", settings.worker_env)
-    raise SpecError(f"launcher={settings.launcher!r} is not one that is here; use local")
+@dataclass(frozen=True, slots=True)
+class Launching:
+    """A launcher; `monitor` tells jobs what becomes of their machines, where there are any."""
+
+    launcher: Launcher
+    monitor: Component | None = None
+
+    @classmethod
+    def open(cls, gateway: Gateway, append: Append) -> Launching:
+        """As the settings say.
+
+        Raises:
+            SpecError: the cluster or its settings cannot be used.
+            MissingDependencyError: its client is not installed.
+        """
+        settings = gateway.settings
+        if settings.launcher == "local":
+            return cls(LocalLauncher(settings.data_dir / "workspaces", settings.worker_env))
+        try:
+            from taciturn.server.launchers.kubernetes.opening import Kubernetes
+        except ImportError as error:
+            raise MissingDependencyError(
+                f"{error.name} is not installed: pip install 'taciturn[kubernetes]'"
+            ) from None
+        cluster = Kubernetes.open(gateway)
+        return cls(cluster.launcher(), cluster.monitor(append))

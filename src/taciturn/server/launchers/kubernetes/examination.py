@@ -307,7 +307,7 @@ def _egress(policies: Sequence[Object], settings: KubernetesSettings) -> Iterato
 
 def _of_workers(policy: Object) -> bool:
     chosen = policy["spec"].get("podSelector", {}).get("matchLabels", {})
-    return chosen.get("app.kubernetes.io/component") == "worker"
+    return bool(chosen.get("app.kubernetes.io/component") == "worker")
 
 
 def _clock(theirs: datetime, ours: datetime) -> Iterator[Finding]:
