@@ -9,6 +9,7 @@ from taciturn.server.background import Background
 from taciturn.server.gateway import Gateway
 from taciturn.server.identity.directory import Directory
 from taciturn.server.identity.logins import Logins
+from taciturn.server.identity.oidc import Oidc
 from taciturn.server.identity.passwords import Passwords
 from taciturn.server.identity.sessions import Sessions
 from taciturn.server.identity.tokens import Tokens
@@ -28,6 +29,7 @@ class Services:
     users: Users
     tokens: Tokens
     logins: Logins
+    oidc: Oidc
     sessions: Sessions
 
     @classmethod
@@ -35,6 +37,7 @@ class Services:
         """All services on one gateway; what they do besides requests is in `background`."""
         background, metrics, audit_log = Background(), Metrics(), AuditLog(gateway)
         directory, passwords = Directory(gateway), Passwords()
+        logins = Logins(gateway, directory, passwords)
         metrics.watch(
             "taciturn_queue",
             "What waits inside the gateway.",
@@ -49,6 +52,7 @@ class Services:
             directory=directory,
             users=Users(gateway, directory, passwords),
             tokens=Tokens(gateway, directory),
-            logins=Logins(gateway, directory, passwords),
+            logins=logins,
+            oidc=Oidc.of(gateway, directory, logins),
             sessions=Sessions(gateway.settings),
         )
