@@ -140,6 +140,7 @@ class Clinic:
             "owner_id": owner,
             "terms": "{}",
             "version": 1,
+            "settled_version": 1,
             "created_at_ms": now_ms,
             "updated_at_ms": now_ms,
         }

@@ -108,7 +108,12 @@ class World:
             **{"budget": budget, "approvers": ("user:otto", "group:board"), **changes}
         )
         change = update(policies).where(policies.c.namespace == NAMESPACE)
-        values = {"terms": terms.model_dump_json(), "version": policies.c.version + 1}
+        version = policies.c.version + 1
+        values = {
+            "terms": terms.model_dump_json(),
+            "version": version,
+            "settled_version": version,
+        }
         self.gateway.write(lambda connection: connection.execute(change.values(values)))
 
     def grant(self, holder: str, *, epsilon: float, **more: Any) -> None:

@@ -20,6 +20,7 @@ from taciturn.server.gateway import Gateway
 from taciturn.server.grants import Grants
 from taciturn.server.identity.directory import Directory
 from taciturn.server.identity.logins import Logins
+from taciturn.server.identity.oidc import Oidc
 from taciturn.server.identity.passwords import Passwords
 from taciturn.server.identity.sessions import Sessions
 from taciturn.server.identity.tokens import Tokens
@@ -63,6 +64,7 @@ class Services:
     users: Users
     tokens: Tokens
     logins: Logins
+    oidc: Oidc
     sessions: Sessions
     trials: Trials
     policies: Policies
@@ -111,6 +113,7 @@ class Services:
         settings = gateway.settings
         background, metrics, audit_log = Background(), Metrics(), AuditLog(gateway)
         directory, passwords = Directory(gateway), Passwords()
+        logins = Logins(gateway, directory, passwords)
         trials, policies = trials or Trials(), Policies(gateway)
         grants = Grants(gateway, policies)
         datasets = Datasets(gateway, policies, grants, trials)
@@ -133,7 +136,8 @@ class Services:
             directory=directory,
             users=Users(gateway, directory, passwords),
             tokens=Tokens(gateway, directory),
-            logins=Logins(gateway, directory, passwords),
+            logins=logins,
+            oidc=Oidc.of(gateway, directory, logins),
             sessions=Sessions(settings),
             trials=trials,
             policies=policies,

@@ -8,6 +8,8 @@ from typing import Annotated
 from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from taciturn.wire.identity import Role
+
 
 class Settings(BaseSettings):
     """The gateway's settings. Without any, it runs on SQLite, local disk and the local launcher."""
@@ -82,6 +84,7 @@ class Settings(BaseSettings):
     oidc_client_secret: SecretStr | None = None
     oidc_name_claim: str = "preferred_username"
     oidc_groups_claim: str = "groups"
+    oidc_scopes: str = "openid profile email"
     oidc_roles: Annotated[
-        dict[str, str], Field(description="Group of the provider -> role here.")
+        dict[str, Role], Field(description="Group of the provider -> role here.")
     ] = {}

@@ -121,6 +121,13 @@ class NewPassword(WireValue):
     ]
 
 
+class CodeExchange(WireValue):
+    """A command line's one-time code, and the verifier of the challenge that it began with."""
+
+    code: Annotated[SecretStr, Field(max_length=2000, examples=["gAAAAA..."])]
+    verifier: Annotated[SecretStr, Field(min_length=43, max_length=128, examples=["x" * 43])]
+
+
 class AuditEntry(WireValue):
     """One request and its answer. `token` is the id of the token that was shown, never its text."""
 

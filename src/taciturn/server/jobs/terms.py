@@ -11,13 +11,14 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
-from sqlalchemy import Connection, Row, or_, select
+from sqlalchemy import Connection, Row, select
 
 from taciturn.preparation.expression import check_list
 from taciturn.server.identity.principal import Principal
 from taciturn.server.moments import milliseconds
 from taciturn.server.problems import ProblemError
 from taciturn.server.tables import base_models, datasets, grant_terms, models, policies
+from taciturn.server.visibility import grant_is_live
 from taciturn.spec import EvaluateSpec, FitSpec
 from taciturn.wire.datasets import DatasetState, PolicyTerms
 from taciturn.wire.identity import Role
@@ -92,6 +93,7 @@ def terms_of(connection: Connection, caller: Principal, asked: Asked, now_ms: in
     policy = _policy(connection, namespace)
     terms = PolicyTerms.model_validate_json(policy.terms)
     owned = policy.owner_id == caller.user_id
+    _check_settled(policy)
     _check_policy(terms, asked, now_ms)
     base = _base(connection, asked.model) if isinstance(asked, RemoteFit) else None
     return Terms(
@@ -110,12 +112,10 @@ def live_holders(
     connection: Connection, caller: Principal, namespace: str, now_ms: int
 ) -> tuple[str, ...]:
     """Whose grants a person may draw on now: their own first, then their groups'."""
-    lasting = or_(grant_terms.c.expires_at_ms.is_(None), grant_terms.c.expires_at_ms > now_ms)
     wanted = select(grant_terms.c.holder).where(
         grant_terms.c.namespace == namespace,
         grant_terms.c.holder.in_(caller.holders),
-        grant_terms.c.revoked_at_ms.is_(None),
-        lasting,
+        grant_is_live(now_ms),
     )
     found = set(connection.execute(wanted).scalars())
     return tuple(holder for holder in caller.holders if holder in found)
@@ -168,6 +168,15 @@ def _policy(connection: Connection, namespace: str) -> Row[Any]:
     row = connection.execute(select(policies).where(policies.c.namespace == namespace)).first()
     assert row is not None, "a foreign key keeps the policy of every dataset and model"
     return row
+
+
+def _check_settled(policy: Row[Any]) -> None:
+    """The ledger may still hold an earlier cap: nothing is judged by terms that do not hold yet."""
+    if policy.version != policy.settled_version:
+        raise ProblemError(
+            "not_ready",
+            f"the terms of {policy.namespace!r} are being changed; try again in a moment",
+        )
 
 
 def _check_policy(terms: PolicyTerms, asked: Asked, now_ms: int) -> None:

@@ -15,6 +15,7 @@ from taciturn.server.routes import (
     ledger,
     logins,
     models,
+    oidc,
     openai,
     plans,
     policies,
@@ -28,6 +29,7 @@ from taciturn.server.routes import (
 ROUTERS = (
     identity.router,
     logins.router,
+    oidc.router,
     tokens.router,
     users.router,
     datasets.router,

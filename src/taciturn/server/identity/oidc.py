@@ -1,0 +1,246 @@
+"""Logging in through an OpenID provider: browsers get a session, command lines a one-time code.
+
+What a login needs to remember travels sealed: in a cookie of the browser that began it, so that
+nobody else can finish it; and in the code that a command line trades for a token, with the proof
+(PKCE's own) that it is the command line that asked.
+
+The provider decides who has which role: at each login, roles and groups become what it says.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import json
+import re
+import secrets
+from dataclasses import dataclass
+from typing import Any
+
+from cryptography.fernet import Fernet, InvalidToken
+from sqlalchemy import Connection, Row, insert, select, update
+
+from taciturn.server.gateway import Gateway
+from taciturn.server.identity.directory import Directory, check_roles, role_text
+from taciturn.server.identity.logins import Logins
+from taciturn.server.identity.provider import Client, Provider
+from taciturn.server.identity.secret import NewSecret, new_id
+from taciturn.server.identity.users import check_an_admin_is_left, set_groups
+from taciturn.server.problems import ProblemError
+from taciturn.server.settings import Settings
+from taciturn.server.tables import logins, users
+from taciturn.wire.identity import Role
+
+FLOW_S, CODE_S = 600, 120
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@+-]{0,127}")
+_MOST_GROUPS = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Asker:
+    """Who began the login: a browser, or a command line with its challenge, which listens on a
+    port of the same machine or else wants to show the code."""
+
+    challenge: str | None = None
+    port: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Oidc:
+    """Logins through the provider of the settings."""
+
+    gateway: Gateway
+    directory: Directory
+    logins: Logins
+    provider: Provider | None
+
+    @classmethod
+    def of(cls, gateway: Gateway, directory: Directory, logins: Logins) -> Oidc:
+        """With the provider of the settings, if they name one."""
+        client = _client(gateway.settings)
+        return cls(gateway, directory, logins, Provider(client) if client else None)
+
+    def begin(self, asker: Asker) -> tuple[str, str]:
+        """Where the browser goes, and the sealed value of the cookie that it needs when it comes
+        back."""
+        state, nonce, verifier = (secrets.token_urlsafe(32) for _ in range(3))
+        url = self._known().login_url(state, nonce, verifier)
+        flow = {"state": state, "nonce": nonce, "verifier": verifier}
+        return url, self._seal("flow", flow | {"challenge": asker.challenge, "port": asker.port})
+
+    def finish(self, sealed: str, state: str, code: str) -> tuple[str, Asker]:
+        """The id of the user who has logged in, and who began.
+
+        Raises:
+            ProblemError: `unauthenticated` for a login that this browser did not begin, or that
+                the provider does not vouch for; `forbidden` for a person without a role.
+        """
+        provider, flow = self._known(), self._open("flow", sealed, FLOW_S)
+        if not hmac.compare_digest(flow["state"].encode(), state.encode()):
+            raise _not_begun()
+        claims = provider.claims(code, flow["nonce"], flow["verifier"])
+        return self._admit(claims), Asker(flow["challenge"], flow["port"])
+
+    def one_time_code(self, user_id: str, challenge: str) -> str:
+        """What a command line trades for a token, within two minutes, once."""
+        return self._seal("code", {"user": user_id, "challenge": challenge, "id": new_id("cod")})
+
+    def redeem(self, code: str, verifier: str) -> NewSecret:
+        """A token for a command line that shows the verifier of its challenge. Raises ProblemError
+        `unauthenticated`, in the same words whatever is wrong."""
+        held = self._open("code", code, CODE_S)
+        shown = base64.urlsafe_b64encode(hashlib.sha256(verifier.encode()).digest())
+        if not hmac.compare_digest(shown.rstrip(b"="), held["challenge"].encode()):
+            raise _not_begun()
+        self._use(held["id"])
+        return self.logins.start(held["user"], kind="api")
+
+    def _use(self, code_id: str) -> None:
+        """This code, now and never again; kept with the logins until it has long expired."""
+        subject, now_ms = f"code:{code_id}", self.gateway.now_ms()
+
+        def work(connection: Connection) -> None:
+            if connection.execute(select(logins.c.id).where(logins.c.subject == subject)).first():
+                raise _not_begun()
+            connection.execute(insert(logins).values(subject=subject, at_ms=now_ms))
+
+        self.gateway.write(work)
+
+    def _admit(self, claims: dict[str, Any]) -> str:
+        """The user of these claims: found by the provider's subject, never by name; let in with
+        the roles that their groups give."""
+        settings = self.gateway.settings
+        said = claims.get(settings.oidc_groups_claim)
+        groups = [each for each in said if isinstance(each, str)] if isinstance(said, list) else []
+        person = _Person(
+            subject=f"{claims['iss']} {claims['sub']}",
+            name=str(claims.get(settings.oidc_name_claim, "")),
+            display_name=_line(claims.get("name")),
+            roles=frozenset(settings.oidc_roles[g] for g in groups if g in settings.oidc_roles),
+            groups=tuple(sorted(g for g in set(groups) if _NAME.fullmatch(g)))[:_MOST_GROUPS],
+        )
+        person.check()
+        now_ms, new = self.gateway.now_ms(), new_id("usr")
+        user_id = self.gateway.write(lambda connection: person.keep(connection, new, now_ms))
+        self.directory.remembered.forget()
+        return user_id
+
+    def _known(self) -> Provider:
+        if self.provider is None:
+            raise ProblemError(
+                "not_found", "this gateway has no OIDC login; use a password or a token"
+            )
+        return self.provider
+
+    def _fernet(self) -> Fernet:
+        """A key of its own, derived from the one secret that all gateways of a database share."""
+        derived = hmac.digest(
+            self.gateway.seal_key.to_text().encode(), b"taciturn: OIDC logins", "sha256"
+        )
+        return Fernet(base64.urlsafe_b64encode(derived))
+
+    def _seal(self, purpose: str, values: dict[str, Any]) -> str:
+        text = json.dumps({"purpose": purpose, **values})
+        return self._fernet().encrypt_at_time(text.encode(), self._now_s()).decode()
+
+    def _open(self, purpose: str, sealed: str, lifetime_s: int) -> dict[str, Any]:
+        try:
+            text = self._fernet().decrypt_at_time(sealed.encode(), lifetime_s, self._now_s())
+        except (InvalidToken, ValueError):
+            raise _not_begun() from None
+        values: dict[str, Any] = json.loads(text)
+        if values.pop("purpose") != purpose:
+            raise _not_begun()
+        return values
+
+    def _now_s(self) -> int:
+        return self.gateway.now_ms() // 1000
+
+
+@dataclass(frozen=True, slots=True)
+class _Person:
+    """Somebody, as the provider describes them."""
+
+    subject: str
+    name: str
+    display_name: str | None
+    roles: frozenset[Role]
+    groups: tuple[str, ...]
+
+    def check(self) -> None:
+        """Raises ProblemError if they cannot be let in."""
+        if not self.roles:
+            raise ProblemError(
+                "forbidden",
+                "none of your groups at the login provider gives you a role here; ask an "
+                "administrator",
+            )
+        check_roles(self.roles)
+        if not _NAME.fullmatch(self.name):
+            raise ProblemError(
+                "forbidden",
+                "the login provider's name for you cannot be a name here; ask an administrator to "
+                "map another claim",
+            )
+
+    def keep(self, connection: Connection, new_user_id: str, now_ms: int) -> str:
+        """Add or renew the user; returns their id."""
+        query = select(users).where(users.c.oidc_subject == self.subject)
+        row = connection.execute(query).first()
+        user_id = (
+            self._renew(connection, row) if row else self._add(connection, new_user_id, now_ms)
+        )
+        set_groups(connection, user_id, self.groups)
+        return user_id
+
+    def _add(self, connection: Connection, user_id: str, now_ms: int) -> str:
+        if connection.execute(select(users.c.id).where(users.c.name == self.name)).first():
+            raise ProblemError(
+                "conflict",
+                "there is another user with your name here; ask an administrator",
+            )
+        connection.execute(
+            insert(users).values(
+                id=user_id,
+                name=self.name,
+                display_name=self.display_name,
+                roles=role_text(self.roles),
+                oidc_subject=self.subject,
+                disabled=False,
+                created_at_ms=now_ms,
+            )
+        )
+        return user_id
+
+    def _renew(self, connection: Connection, row: Row[Any]) -> str:
+        if row.disabled:
+            raise ProblemError("forbidden", "you are locked out here; ask an administrator")
+        own = update(users).where(users.c.id == row.id)
+        connection.execute(own.values(roles=role_text(self.roles)))
+        if Role.ADMIN in json.loads(row.roles):
+            check_an_admin_is_left(connection)
+        return str(row.id)
+
+
+def _client(settings: Settings) -> Client | None:
+    if settings.oidc_issuer is None or settings.oidc_client_id is None:
+        return None
+    own = settings.public_url or f"http://{settings.host}:{settings.port}"
+    secret = settings.oidc_client_secret
+    return Client(
+        issuer=settings.oidc_issuer,
+        client_id=settings.oidc_client_id,
+        client_secret=secret.get_secret_value() if secret else None,
+        redirect_uri=own.rstrip("/") + "/v1/oidc/callback",
+        scopes=settings.oidc_scopes,
+    )
+
+
+def _line(said: object) -> str | None:
+    text = "".join(c for c in said if c.isprintable())[:200] if isinstance(said, str) else ""
+    return text or None
+
+
+def _not_begun() -> ProblemError:
+    return ProblemError("unauthenticated", "this login was not begun here, or is over; begin again")
