@@ -344,7 +344,9 @@ def report(bench: Bench, figures: Figures, nodes_left: list[str], took_s: float)
     print(f"run twice: {len(twice)}")
     if stand_in is not None:
         made = set(stand_in.autoscaler.made)
-        print(f"nodes: {len(made)} made, {len(figures.released & made)} proven gone")
+        used = {pod["spec"].get("nodeName") for pod in figures.pods.values()} & made
+        proven = len(figures.released & used)
+        print(f"nodes: {len(made)} made, {len(used)} had workers, {proven} of them proven gone")
     return int(bool(any(left.values()) or twice or nodes_left or figures.states["given up"]))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from math import ceil
 
@@ -60,6 +60,7 @@ class Release:
     settings: KubernetesSettings
     machines: Machines
     tell: Tell
+    _present: set[str] = field(default_factory=set)
 
     def check(
         self, worker: Worker, over: bool, nodes: Mapping[str, Object] | None, now: datetime
@@ -87,10 +88,15 @@ class Release:
         # Of a node that was not seen when it was there, nobody can say that it is gone.
         seen = nodes is not None and use.uid != ""
         if seen and (node is None or node["metadata"]["uid"] != use.uid):
-            self._settle(worker, use, "node.released", f"machine {use.node} is gone: {bill}")
-        elif not over:
+            # One that went while no gateway looked may have gone long ago.
+            limit = "" if use.uid in self._present else "at most "
+            self._settle(worker, use, "node.released", f"machine {use.node} is gone: {limit}{bill}")
             return
-        elif not seen:
+        if node is not None:
+            self._present.add(use.uid)
+        if not over:
+            return
+        if not seen:
             self._settle(
                 worker, use, "node.unseen",
                 f"whether machine {use.node} is gone cannot be seen: allow the gateway to get, "
