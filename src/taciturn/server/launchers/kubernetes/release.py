@@ -72,7 +72,11 @@ class Release:
             nodes: by name; None where the gateway may not see nodes.
         """
         for use in list(self.machines.uses.get(worker, {}).values()):
-            self._check(worker, use, over, nodes, now)
+            if not use.settled:
+                self._check(worker, use, over, nodes, now)
+        uses = self.machines.uses.get(worker)
+        if over and uses is not None and all(use.settled for use in uses.values()):
+            self.machines.finish(worker)
 
     def _check(
         self,
@@ -129,21 +133,25 @@ class Release:
             self.machines.change(worker, use, warned=True)
 
     def _settle(self, worker: Worker, use: Use, code: str, text: str) -> None:
-        """First say it, then forget it: after a crash in between it is said twice, never not."""
+        """First say it, then write that down: a crash in between makes it said twice, never not."""
         log.info("%s of %s: %s", code, worker.handle, text)
         self.tell(worker, Chapter(code, text))
-        self.machines.settle(worker, use.node)
+        self.machines.change(worker, use, settled=True)
 
     def _bill(self, use: Use, pool: Pool | None, now: datetime) -> Bill:
         seconds = max(0.0, (now - moment(use.since)).total_seconds())
         return Bill(seconds, pool.price_per_hour if pool else 0.0, pool.currency if pool else "")
 
     def _reused(self, worker: Worker, use: Use) -> bool:
-        return any(
-            other != worker and use.node in uses and uses[use.node].uid == use.uid
-            and uses[use.node].since >= use.since and not uses[use.node].over
+        others = (
+            uses[use.node]
             for other, uses in self.machines.uses.items()
-        )  # fmt: skip
+            if other != worker and use.node in uses
+        )
+        return any(
+            each.uid == use.uid and each.since >= use.since and not each.over and not each.settled
+            for each in others
+        )
 
     def obstacle(self, node: Object) -> str:
         """Why a node does not go, as far as can be seen, and what would help."""
