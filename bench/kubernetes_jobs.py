@@ -36,7 +36,7 @@ from taciturn.server.launchers.kubernetes.cluster import Cluster, ClusterError, 
 from taciturn.server.launchers.kubernetes.launcher import KubernetesLauncher, Need
 from taciturn.server.launchers.kubernetes.monitor import Monitor
 from taciturn.server.launchers.kubernetes.names import Labels, Worker
-from taciturn.server.launchers.kubernetes.settings import KubernetesSettings, Pool
+from taciturn.server.launchers.kubernetes.settings import KubernetesSettings
 from taciturn.server.launchers.kubernetes.sizing import Machine
 from taciturn.server.launchers.kubernetes.watching import Follower, Seen
 from taciturn.server.launchers.port import LaunchError, Order, WorkerState
@@ -250,8 +250,10 @@ def run(world: World, arguments: argparse.Namespace) -> int:
     stand_in, dice, figures = world.stand_in, random.Random(arguments.seed), Figures()
     pool = SMALL
     if stand_in is not None:
-        pool = Pool(name="gpu", gpus=1, gpu_memory="24Gi", cpu="1", memory="1Gi",
-                    ephemeral_storage="1Gi", node_selector={"pool": "gpu"}, price_per_hour=1)  # fmt: skip
+        selector = {"pool": "gpu"}
+        pool = SMALL.model_copy(
+            update={"name": "gpu", "gpus": 1, "node_selector": selector, "scales": True}
+        )
     code = WORK.format(work_s=0.4 if stand_in else 4, death=arguments.death)
     settings = world.settings(code, pools=(pool,), image=arguments.image, retries=2)
     bench = Bench(world, settings, pool.gpus, figures, dice, arguments.death)
@@ -342,7 +344,9 @@ def report(bench: Bench, figures: Figures, nodes_left: list[str], took_s: float)
     print(f"run twice: {len(twice)}")
     if stand_in is not None:
         made = set(stand_in.autoscaler.made)
-        print(f"nodes: {len(made)} made, {len(figures.released & made)} proven gone")
+        used = {pod["spec"].get("nodeName") for pod in figures.pods.values()} & made
+        proven = len(figures.released & used)
+        print(f"nodes: {len(made)} made, {len(used)} had workers, {proven} of them proven gone")
     return int(bool(any(left.values()) or twice or nodes_left or figures.states["given up"]))
 
 

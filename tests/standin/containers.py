@@ -134,7 +134,10 @@ def _mounts(
     for mount in container.get("volumeMounts") or ():
         volume = volumes[mount["name"]]
         real = folder / f"volume-{mount['name']}"
-        real.mkdir(exist_ok=True)
+        if "persistentVolumeClaim" in volume:  # outlives the pod, and is the same for all
+            claim = volume["persistentVolumeClaim"]["claimName"]
+            real = folder.parent / f"claim-{claim}" / mount.get("subPath", "")
+        real.mkdir(parents=True, exist_ok=True)
         if "secret" in volume:
             reference = volume["secret"]
             values = _values(

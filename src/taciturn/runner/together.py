@@ -7,15 +7,13 @@ import sys
 from collections.abc import Sequence
 
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-from torch.distributed.launcher.api import elastic_launch
-from torch.distributed.run import config_from_args, parse_args
+from torch.distributed.run import parse_args, run
 
 
 def main(arguments: Sequence[str]) -> int:
     """Start the processes; returns the exit code of the first that failed."""
-    config, command, command_arguments = config_from_args(parse_args(list(arguments)))
     try:
-        elastic_launch(config=config, entrypoint=command)(*command_arguments)
+        run(parse_args(list(arguments)))
     except ChildFailedError as error:
         _, failure = error.get_first_failure()
         code = int(failure.exitcode)

@@ -124,7 +124,7 @@ class Services:
         states, approvals = States(gateway, events), Approvals(gateway)
         ending = Ending(gateway, states, Finishing(artifacts, models, datasets))
         leases = Leases(gateway, states)
-        started = Launching.open(gateway, events.append) if launcher is None else Launching(launcher)
+        started = Launching(launcher) if launcher else Launching.open(gateway, events.append)
         jobs = Jobs(
             gateway, states, ending, approvals, queued=lambda: background.wake("dispatcher")
         )

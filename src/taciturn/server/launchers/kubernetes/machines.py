@@ -25,6 +25,7 @@ class Use:
         since: RFC 3339; when the node was made, or where it was there before, when the pod came.
         over: when the worker was first seen to be over; empty before.
         warned: that it is still there was said.
+        settled: how it ended was said.
     """
 
     node: str
@@ -33,6 +34,7 @@ class Use:
     since: str
     over: str = ""
     warned: bool = False
+    settled: bool = False
 
 
 @dataclass
@@ -66,24 +68,18 @@ class Machines:
         self.uses[worker][use.node] = changed
         return changed
 
-    def settle(self, worker: Worker, node: str) -> None:
-        """A use needs no further attention; the last one takes the ConfigMap along."""
-        uses = self.uses.get(worker, {})
-        left = {name for name in uses if name != node}
-        if left:
-            self._write(worker, {node: None})
-        else:
-            self.cluster.delete(Kind.CONFIG_MAPS, worker.name)
-        uses.pop(node, None)
-        if not uses:
-            self.uses.pop(worker, None)
+    def finish(self, worker: Worker) -> None:
+        """The worker is over and all its uses are settled: nothing needs to be remembered."""
+        self.cluster.delete(Kind.CONFIG_MAPS, worker.name)
+        self.uses.pop(worker, None)
 
-    def _write(self, worker: Worker, data: Mapping[str, str | None]) -> None:
+    def _write(self, worker: Worker, data: Mapping[str, str]) -> None:
         if self.cluster.patch(Kind.CONFIG_MAPS, worker.name, {"data": dict(data)}) is not None:
             return
         metadata = k8s.V1ObjectMeta(name=worker.name, labels=worker.labels(self.instance))
-        kept = {name: text for name, text in data.items() if text is not None}
-        made = k8s.V1ConfigMap(api_version="v1", kind="ConfigMap", metadata=metadata, data=kept)
+        made = k8s.V1ConfigMap(
+            api_version="v1", kind="ConfigMap", metadata=metadata, data=dict(data)
+        )
         self.cluster.create(Kind.CONFIG_MAPS, made)
 
 

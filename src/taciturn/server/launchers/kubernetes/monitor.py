@@ -29,6 +29,7 @@ log = logging.getLogger("taciturn.server.launchers.kubernetes")
 
 _TERMINAL = ("Succeeded", "Failed")
 _TICK_S = 1.0
+_GONE = "gone"  # the uid of a node that was never seen: no node has it
 _REAP_S = 60.0
 _KINDS = (Kind.JOBS, Kind.PODS, Kind.EVENTS, Kind.NODES)
 
@@ -208,15 +209,16 @@ class Monitor:
                 continue
             if pod["status"].get("phase") in _TERMINAL and over:
                 continue  # it was noted, and is settled
-            use = self._use(pod, name, pool)
-            if use is not None:
-                self.machines.add(worker, use)
+            self.machines.add(worker, self._use(pod, name, pool))
 
-    def _use(self, pod: Object, name: str, pool: str) -> Use | None:
+    def _use(self, pod: Object, name: str, pool: str) -> Use:
         came = pod["metadata"]["creationTimestamp"]
-        node = self._seen[Kind.NODES].get(name)
+        if Kind.NODES in self._blind:
+            return Use(name, "", pool, came)
+        # Watches of different kinds are not in step: what this one has not told may be there.
+        node = self._seen[Kind.NODES].get(name) or self.cluster.get(Kind.NODES, name)
         if node is None:
-            return Use(name, "", pool, came) if Kind.NODES in self._blind else None
+            return Use(name, _GONE, pool, came)  # before this gateway looked
         born = node["metadata"]["creationTimestamp"]
         # A machine that was there before the pod is paid for by whoever had it until then.
         return Use(name, node["metadata"]["uid"], pool, max(born, came))

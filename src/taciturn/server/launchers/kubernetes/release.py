@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from math import ceil
 
@@ -60,6 +60,7 @@ class Release:
     settings: KubernetesSettings
     machines: Machines
     tell: Tell
+    _present: set[str] = field(default_factory=set)
 
     def check(
         self, worker: Worker, over: bool, nodes: Mapping[str, Object] | None, now: datetime
@@ -71,7 +72,11 @@ class Release:
             nodes: by name; None where the gateway may not see nodes.
         """
         for use in list(self.machines.uses.get(worker, {}).values()):
-            self._check(worker, use, over, nodes, now)
+            if not use.settled:
+                self._check(worker, use, over, nodes, now)
+        uses = self.machines.uses.get(worker)
+        if over and uses is not None and all(use.settled for use in uses.values()):
+            self.machines.finish(worker)
 
     def _check(
         self,
@@ -87,10 +92,15 @@ class Release:
         # Of a node that was not seen when it was there, nobody can say that it is gone.
         seen = nodes is not None and use.uid != ""
         if seen and (node is None or node["metadata"]["uid"] != use.uid):
-            self._settle(worker, use, "node.released", f"machine {use.node} is gone: {bill}")
-        elif not over:
+            # One that went while no gateway looked may have gone long ago.
+            limit = "" if use.uid in self._present else "at most "
+            self._settle(worker, use, "node.released", f"machine {use.node} is gone: {limit}{bill}")
             return
-        elif not seen:
+        if node is not None:
+            self._present.add(use.uid)
+        if not over:
+            return
+        if not seen:
             self._settle(
                 worker, use, "node.unseen",
                 f"whether machine {use.node} is gone cannot be seen: allow the gateway to get, "
@@ -123,21 +133,25 @@ class Release:
             self.machines.change(worker, use, warned=True)
 
     def _settle(self, worker: Worker, use: Use, code: str, text: str) -> None:
-        """First say it, then forget it: after a crash in between it is said twice, never not."""
+        """First say it, then write that down: a crash in between makes it said twice, never not."""
         log.info("%s of %s: %s", code, worker.handle, text)
         self.tell(worker, Chapter(code, text))
-        self.machines.settle(worker, use.node)
+        self.machines.change(worker, use, settled=True)
 
     def _bill(self, use: Use, pool: Pool | None, now: datetime) -> Bill:
         seconds = max(0.0, (now - moment(use.since)).total_seconds())
         return Bill(seconds, pool.price_per_hour if pool else 0.0, pool.currency if pool else "")
 
     def _reused(self, worker: Worker, use: Use) -> bool:
-        return any(
-            other != worker and use.node in uses and uses[use.node].uid == use.uid
-            and uses[use.node].since >= use.since and not uses[use.node].over
+        others = (
+            uses[use.node]
             for other, uses in self.machines.uses.items()
-        )  # fmt: skip
+            if other != worker and use.node in uses
+        )
+        return any(
+            each.uid == use.uid and each.since >= use.since and not each.over and not each.settled
+            for each in others
+        )
 
     def obstacle(self, node: Object) -> str:
         """Why a node does not go, as far as can be seen, and what would help."""

@@ -1,0 +1,98 @@
+"""A whole fit with the embedded model, by the real worker, on the stand-in for a cluster; killed on
+its way. What it is told and what it may reach is what the launcher gives it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from kubeworld import SMALL, World, with_namespace
+from standin.cluster import StandIn
+from taciturn.report import PrivacyReport
+from taciturn.server.launchers.port import Order, WorkerState
+from taciturn.wire.jobs import DataRef
+
+pytest.importorskip("taciturn.runner.job")
+
+from runner.fake_gateway import TOKEN, FakeGateway
+from runner.jobs import facts, fit_job, notes, request, source, write
+
+STEPS = 30
+
+
+class Bridge(BaseHTTPRequestHandler):
+    """Passes what comes by HTTP on to a gateway in this process."""
+
+    gateway: FakeGateway
+    protocol_version = "HTTP/1.1"
+
+    def _pass(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        url = f"http://gateway{self.path}"
+        asked = httpx.Request(self.command, url, headers=dict(self.headers), content=body)
+        answer = self.gateway._handle(asked)
+        self.send_response(answer.status_code)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(answer.content)))
+        self.end_headers()
+        self.wfile.write(answer.content)
+
+    do_GET = do_POST = do_PUT = _pass
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Silent."""
+
+
+@pytest.fixture
+def world(root: Path) -> Iterator[World]:
+    with StandIn(speed=20, host={"PYTHONPATH": str(root / "src")}) as stand_in:
+        yield from with_namespace(stand_in.kubeconfig, stand_in)
+
+
+def test_a_fit_goes_through_a_cluster_and_a_kill(world: World, tmp_path: Path) -> None:
+    base = facts("taciturn/tiny-medical")
+    asked = request(base.name, steps=STEPS, data=DataRef(dataset="notes"))
+    gateway = FakeGateway(fit_job(asked, base, source(write(notes(), tmp_path / "notes.jsonl"))))
+    handler = type("Handler", (Bridge,), {"gateway": gateway})
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    settings = world.settings(
+        command=("python", "-m", "taciturn.runner"), workspace_claim="workspaces", pools=(SMALL,),
+        deadline_s=86_400,
+    )  # fmt: skip
+    launcher = world.launcher(settings)
+    order = Order(
+        gateway.assignment.job, 1,
+        {
+            "TACITURN_GATEWAY_URL": f"http://127.0.0.1:{server.server_address[1]}",
+            "TACITURN_JOB": gateway.assignment.job, "TACITURN_JOB_TOKEN": TOKEN,
+        },
+    )  # fmt: skip
+    launcher.launch(order)
+    world.until(lambda: gateway.charged_steps, patience_s=120)
+    (pod,) = world.pods(**{"taciturn.dev/job": order.job_id})
+    assert world.stand_in is not None
+    world.stand_in.kill(pod.metadata.name, world.namespace)
+    over = (WorkerState.ENDED, WorkerState.ABSENT)
+    world.until(lambda: launcher.status(order.handle) in over, patience_s=120)
+    server.shutdown()
+    server.server_close()
+
+    assert gateway.outcome.succeeded
+    assert gateway.lease == 2
+    assert len(world.pods(**{"taciturn.dev/job": order.job_id})) == 2
+    report = PrivacyReport.model_validate_json(gateway.files["privacy_report.json"])
+    plan = gateway.assignment.plan
+    assert plan is not None
+    assert plan.privacy is not None
+    assert report.epsilon == pytest.approx(plan.privacy.epsilon, rel=1e-9)
+    # What had been charged before the kill may have run: it is charged, and charged again.
+    assert STEPS <= gateway.charged_steps <= 2 * STEPS
+    log = world.core.read_namespaced_pod_log(pod.metadata.name, world.namespace)
+    assert "cough" not in log
