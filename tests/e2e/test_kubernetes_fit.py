@@ -55,6 +55,7 @@ def world(root: Path) -> Iterator[World]:
         yield from with_namespace(stand_in.kubeconfig, stand_in)
 
 
+@pytest.mark.slow
 def test_a_fit_goes_through_a_cluster_and_a_kill(world: World, tmp_path: Path) -> None:
     base = facts("taciturn/tiny-medical")
     asked = request(base.name, steps=STEPS, data=DataRef(dataset="notes"))

@@ -355,3 +355,19 @@ def test_somebody_elses_job_is_not_touched(world: World) -> None:
     )
     with pytest.raises(LaunchError, match="is not ours"):
         launcher.launch(order)
+
+
+def test_whether_a_worker_waits_for_its_machine(world: World) -> None:
+    nowhere = SMALL.model_copy(update={"node_selector": {"taciturn.dev/no": "such"}})
+    launcher, order = world.launcher(world.settings(ENDLESS, pools=(nowhere,))), new_order()
+    launcher.launch(order)
+    assert launcher.status(order.handle) is WorkerState.RUNNING
+    assert launcher.waiting(order.handle)
+    launcher.stop(order.handle, 0)
+    launcher, order = world.launcher(world.settings(ENDLESS)), new_order()
+    launcher.launch(order)
+    world.until(lambda: not launcher.waiting(order.handle))
+    assert launcher.status(order.handle) is WorkerState.RUNNING
+    launcher.stop(order.handle, 0)
+    world.until(lambda: launcher.status(order.handle) is WorkerState.ABSENT)
+    assert not launcher.waiting(order.handle)

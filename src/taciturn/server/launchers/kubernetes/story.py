@@ -117,7 +117,11 @@ def _of_pod(scene: Scene, pod: Object) -> Chapter:
 
 
 def _waiting_for_node(scene: Scene, pod: Object) -> Chapter:
-    refused = _newest(scene.events, _REFUSED, pod)
+    refused = _newest(scene.events, _REFUSED, pod) or _newest(
+        [each for each in scene.events if _component(each) == "karpenter"],
+        ("FailedScheduling",),
+        pod,
+    )
     coming = _newest(scene.events, _COMING, pod)
     if refused is not None and (coming is None or _at(refused) > _at(coming)):
         return Chapter(
@@ -256,6 +260,10 @@ def _newest(events: Sequence[Object], reasons: Sequence[str], about: Object) -> 
         if each["reason"] in reasons and each["involvedObject"].get("uid") == uid
     ]
     return max(found, key=_at, default=None)
+
+
+def _component(event: Object) -> str:
+    return str(event.get("reportingComponent") or (event.get("source") or {}).get("component"))
 
 
 def _at(event: Object) -> tuple[str, int]:
