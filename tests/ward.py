@@ -64,6 +64,9 @@ class Bench:
     def alive(self) -> tuple[str, ...]:
         return tuple(each.handle for each in self.orders if each.handle not in self.ended)
 
+    def waiting(self, handle: str) -> bool:
+        return False
+
     def left(self) -> tuple[str, ...]:
         return tuple({parts_of(each.handle)[0] for each in self.orders} - set(self.forgotten))
 

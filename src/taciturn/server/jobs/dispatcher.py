@@ -26,7 +26,7 @@ from taciturn.server.jobs.leases import Leases
 from taciturn.server.jobs.states import States, job_row
 from taciturn.server.launchers.port import Launcher, LaunchError, Order, WorkerState, handle_of
 from taciturn.server.ledger.tables import jobs as ledger_jobs
-from taciturn.server.tables import jobs
+from taciturn.server.tables import jobs, models
 from taciturn.wire.events import FailureCode
 from taciturn.wire.jobs import JobKind, JobState
 from taciturn.wire.worker import NextJob
@@ -140,6 +140,8 @@ class Dispatcher:
         """A worker that lives and says nothing: spared for a while, then replaced."""
         silent_ms = now_ms - row.lease_until_ms
         running = row.state == JobState.RUNNING
+        if not running and self.launcher.waiting(row.handle):
+            return  # its plan is held for longer than a machine may take
         if running and silent_ms < 1000 * self.gateway.settings.lease_s * _SILENT_LEASES:
             self.leases.spare(row)
             return
@@ -235,8 +237,7 @@ class Dispatcher:
             if not self._is_wanted(handle):
                 self.launcher.stop(handle, self.gateway.settings.stop_s)
         for job_id in self.launcher.left():
-            row = self.gateway.read(partial(job_row, job_id=job_id))
-            if row is None or JobState(row.state).over:
+            if not self.gateway.read(partial(_leaves_something, job_id=job_id)):
                 self.launcher.forget(job_id)
 
     def _is_wanted(self, handle: str) -> bool:
@@ -283,3 +284,13 @@ def _orphaned() -> ColumnElement[bool]:
     """Jobs that are over, and whose reservation is open: a crash came between the two."""
     still = select(ledger_jobs.c.job).where(ledger_jobs.c.status == "open")
     return jobs.c.state.in_(_OVER) & jobs.c.id.in_(still)
+
+
+def _leaves_something(connection: Connection, job_id: str) -> bool:
+    """Whether a job's workspace is needed: it is not over, or its model is there, whose audits need
+    to know who the canaries were. Of a fit that is over, its worker has removed all else."""
+    row = job_row(connection, job_id)
+    if row is None:
+        return False
+    kept = select(models.c.id).where(models.c.job_id == job_id)
+    return not JobState(row.state).over or connection.execute(kept).first() is not None

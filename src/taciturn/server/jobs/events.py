@@ -61,7 +61,7 @@ class Events:
         visible_at_ms = max([self.tick_ms(), *(row.visible_at_ms for row in bucket)])
         values = {
             "worker_sequence": worker_sequence,
-            "data": JOB_EVENT.dump_json(event, exclude_none=True).decode(),
+            "data": JOB_EVENT.dump_json(event).decode(),
         }
         same = _replaceable(bucket, event, visible_at_ms)
         if same is not None:

@@ -112,6 +112,10 @@ class LocalLauncher:
             return WorkerState.RUNNING if newborn else WorkerState.ENDED
         return WorkerState.RUNNING if process.alive else WorkerState.ENDED
 
+    def waiting(self, handle: str) -> bool:
+        """Never: the machine is this one."""
+        return False
+
     def stop(self, handle: str, grace_s: float) -> None:
         """Ask the worker's whole session to end; later calls of any method end what stays."""
         with self._lock:

@@ -58,6 +58,10 @@ class Launcher(Protocol):
         """Whether the worker lives; `absent` if it was never started."""
         ...
 
+    def waiting(self, handle: str) -> bool:
+        """Whether the worker is on its way, and only its machine is not there yet."""
+        ...
+
     def stop(self, handle: str, grace_s: float) -> None:
         """Ask the worker to end, and end it after `grace_s`; does not wait. Never raises for one
         that is gone."""

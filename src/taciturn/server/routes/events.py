@@ -72,7 +72,7 @@ async def _stream(hub: Hub, job_id: str, after: int) -> AsyncIterator[bytes]:
 
 
 def _message(event: NumberedEvent) -> bytes:
-    data = event.model_dump_json(exclude_none=True)
+    data = event.model_dump_json()
     return f"id: {event.sequence}\nevent: {event.event.type}\ndata: {data}\n\n".encode()
 
 
