@@ -71,9 +71,9 @@ class Shelf:
 
     files: dict[str, bytes] = field(default_factory=dict)
 
-    def get(self, key: str) -> Iterator[bytes]:
+    def pieces(self, job_id: str, name: str) -> Iterator[bytes]:
         """See Files."""
-        return iter([self.files[key]])
+        return iter([self.files[f"jobs/{job_id}/{name}"]])
 
 
 class Hospital:

@@ -15,6 +15,7 @@ from sqlalchemy import Engine, func, select
 from gateways.world import World
 from taciturn.server.app import create_app
 from taciturn.server.gateway import Gateway
+from taciturn.server.jobs.ending import NothingReleased
 from taciturn.server.launchers.port import Order, WorkerState, parts_of
 from taciturn.server.ledger import Ledger, SealKey
 from taciturn.server.ledger.tables import entries
@@ -143,7 +144,9 @@ class Ward:
 
     def restarted(self) -> None:
         """The gateway is gone, and comes again."""
-        self.services = Services.of(self.gateway, launcher=self.launcher)
+        self.services = Services.of(
+            self.gateway, launcher=self.launcher, released=NothingReleased()
+        )
         self.client.app.state.services = self.services  # type: ignore[attr-defined]
 
     def entries(self) -> int:
@@ -158,6 +161,6 @@ def make_ward(engine: Engine, folder: Path, **settings: Any) -> Ward:
     gateway = Gateway(chosen, engine, key, Ledger(engine, key, clock=watch), watch)
     world = World.on(gateway)
     app = create_app(gateway)
-    services = Services.of(gateway, launcher=launcher)
+    services = Services.of(gateway, launcher=launcher, released=NothingReleased())
     app.state.services = services
     return Ward(world, TestClient(app, raise_server_exceptions=False), services, launcher, watch)

@@ -148,7 +148,7 @@ class _Scene:
         launcher = LocalLauncher(self.folder / "workspaces", ("NOTES",), STUB)
         gateway = self.gateway()
         app = create_app(gateway)
-        services = Services.of(gateway, launcher=launcher)
+        services = Services.of(gateway, launcher=launcher, released=NothingReleased())
         object.__setattr__(services.jobs.ending, "released", _Reports(self.report))
         app.state.services = services
         threading.Thread(target=_ticks, args=(services,), daemon=True).start()

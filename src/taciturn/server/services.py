@@ -27,7 +27,7 @@ from taciturn.server.identity.tokens import Tokens
 from taciturn.server.identity.users import Users
 from taciturn.server.incidents import Incidents
 from taciturn.server.jobs.dispatcher import Dispatcher
-from taciturn.server.jobs.ending import Ending
+from taciturn.server.jobs.ending import Ending, Released
 from taciturn.server.jobs.events import Events
 from taciturn.server.jobs.hub import Hub
 from taciturn.server.jobs.idle import Idle
@@ -101,6 +101,7 @@ class Services:
         trials: Trials | None = None,
         desk: Desk | None = None,
         files: Files | None = None,
+        released: Released | None = None,
     ) -> Services:
         """All services on one gateway; what they do besides requests is in `background`.
 
@@ -109,6 +110,7 @@ class Services:
             trials: runs selections on previews.
             desk: where probes are asked for, instead of `jobs`.
             files: where records for previews are read, instead of `artifacts`.
+            released: what becomes of what jobs release, instead of `Finishing`.
         """
         settings = gateway.settings
         background, metrics, audit_log = Background(), Metrics(), AuditLog(gateway)
@@ -122,7 +124,7 @@ class Services:
         models = Models(gateway, artifacts)
         results = Results(gateway, artifacts, models)
         states, approvals = States(gateway, events), Approvals(gateway)
-        ending = Ending(gateway, states, Finishing(artifacts, models, datasets))
+        ending = Ending(gateway, states, released or Finishing(artifacts, models, datasets))
         leases = Leases(gateway, states)
         started = Launching(launcher) if launcher else Launching.open(gateway, events.append)
         jobs = Jobs(

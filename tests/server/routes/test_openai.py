@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from sqlalchemy import insert, select
 import released
 from clinic import NAMESPACE, Clinic
 from taciturn.server.app import create_app
+from taciturn.server.completions import Completions
 from taciturn.server.database import open_database
 from taciturn.server.identity.principal import Principal
 from taciturn.server.jobs.idle import Idle
@@ -107,8 +108,11 @@ def desk(migrated_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
     path.write_bytes(migrated_file.read_bytes())
     engine = open_database(f"sqlite:///{path}")
     found = Desk(Clinic.on(engine, folder, idle_worker_s=2))
-    app = create_app(found.clinic.gateway, found)
-    found.idle = app.state.services.idle
+    app = create_app(found.clinic.gateway)
+    services = app.state.services
+    completions = Completions(found, services.results, services.texts)
+    app.state.services = replace(services, completions=completions)
+    found.idle = services.idle
     server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning"))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()

@@ -180,7 +180,7 @@ def test_a_job_that_released_nothing_has_not_succeeded(gate: Gate) -> None:
 def test_a_worker_needs_the_lease(gate: Gate) -> None:
     job = gate.clinic.job(JobKind.PROBE)
     old, new = gate.clinic.worker(job, 1), gate.clinic.worker(job, 2)
-    schema = b'[{"name": "id", "type": "string"}]'
+    schema = b'{"columns": [{"name": "id", "type": "string"}]}'
     assert gate.put(old, job, "schema.json", schema).json()["code"] == "fenced"
     assert gate.put({**new, "Taciturn-Lease": "3"}, job, "schema.json", schema).status_code == 409
     other = gate.clinic.job(JobKind.PROBE)
@@ -202,11 +202,13 @@ def test_a_late_file_of_a_fenced_worker_lies_where_nobody_reads(
     def overtaken(self: Any, *arguments: Any) -> Any:
         monkeypatch.setattr(type(store), "put", put)
         new = gate.clinic.worker(job, 2)
-        assert gate.put(new, job, "schema.json", b'[{"name": "b", "type": "string"}]').is_success
+        assert gate.put(
+            new, job, "schema.json", b'{"columns": [{"name": "b", "type": "string"}]}'
+        ).is_success
         return put(self, *arguments)
 
     monkeypatch.setattr(type(store), "put", overtaken)
-    late = gate.put(old, job, "schema.json", b'[{"name": "a", "type": "string"}]')
+    late = gate.put(old, job, "schema.json", b'{"columns": [{"name": "a", "type": "string"}]}')
     assert late.json()["code"] == "fenced"
     kept = gate.services.artifacts.read(job, "schema.json")
     assert kept is not None
