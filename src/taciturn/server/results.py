@@ -78,8 +78,9 @@ class Results:
             return {"model": self.models.get(caller, job.model_id)}
         if kind is JobKind.SAMPLE:
             return {"samples": self.samples(job.id)}
+        if kind is JobKind.PROBE:
+            return self._document(job.id, SCHEMA) or {}
         field, name = {
-            JobKind.PROBE: ("columns", SCHEMA),
             JobKind.EVALUATE: ("evaluation", EVALUATION),
             JobKind.AUDIT: ("audit", AUDIT),
         }.get(kind, ("", ""))
