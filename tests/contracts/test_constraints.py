@@ -49,7 +49,9 @@ def closure(requirements: list[Requirement]) -> Iterator[str]:
     yield from sorted({name for name, _ in seen})
 
 
-@pytest.mark.parametrize("extra", ["core", "engine", "server", "kubernetes", "gguf", "dev", "bench"])
+@pytest.mark.parametrize(
+    "extra", ["core", "engine", "server", "kubernetes", "gguf", "dev", "bench"]
+)
 def test_every_installed_requirement_is_pinned(extra: str, root: Path) -> None:
     core, extras = declared(root)
     pinned = pins(root)
