@@ -13,6 +13,7 @@ from sqlalchemy import URL, Engine, make_url
 
 from hospital import Hospital
 from ledgers.cluster import Cluster, NoPostgresError, postgres
+from reception import Reception
 from taciturn.server import schema
 from taciturn.server.database import open_database
 from taciturn.server.tables import metadata
@@ -100,6 +101,20 @@ def clinic(migrated_file: Path, tmp_path: Path, trials: Trials) -> Iterator[Hosp
     shutil.copy(migrated_file, path)
     engine = open_database(f"sqlite:///{path}")
     yield Hospital(engine, tmp_path, trials)
+
+
+@pytest.fixture
+def reception(engine: Engine, tmp_path: Path) -> Reception:
+    """An application with people to be, on both databases."""
+    return Reception(engine, tmp_path)
+
+
+@pytest.fixture
+def desk(migrated_file: Path, tmp_path: Path) -> Iterator[Reception]:
+    """The same on SQLite, for what no database has a part in."""
+    shutil.copy(migrated_file, tmp_path / "gateway.db")
+    engine = open_database(f"sqlite:///{tmp_path / 'gateway.db'}")
+    yield Reception(engine, tmp_path)
     engine.dispose()
 
 

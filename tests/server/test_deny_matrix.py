@@ -78,7 +78,7 @@ def gathered(reception: Reception) -> Callers:
     return callers
 
 
-class Ran(Exception):
+class RanError(Exception):
     """The endpoint was reached."""
 
 
@@ -126,7 +126,7 @@ def matrix(migrated_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Ite
 
     async def instead(*, dependant: Dependant, **_: Any) -> None:
         ran.append(str(dependant.path))
-        raise Ran
+        raise RanError
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("fastapi.routing.run_endpoint_function", instead)

@@ -128,8 +128,10 @@ def _database(settings: Settings) -> Iterator[Finding]:
         return
     try:
         yield _clock(engine)
-        yield _revision(engine)
-        yield _ledger(engine, settings)
+        revision = _revision(engine)
+        yield revision
+        if revision.fine:
+            yield _ledger(engine, settings)
     except TaciturnError as error:
         yield Finding("database", str(error), "see the message")
     finally:

@@ -46,7 +46,7 @@ class UserChange(WireValue):
     """What to change; null leaves as it is."""
 
     display_name: Line | None = None
-    roles: tuple[Role, ...] | None = None
+    roles: Annotated[tuple[Role, ...] | None, Field(examples=[["practitioner"]])] = None
     groups: tuple[UserName, ...] | None = None
     disabled: bool | None = None
     password: Annotated[SecretStr, Field(min_length=12, max_length=1000)] | None = None

@@ -17,7 +17,11 @@ _PREFIX = "tac"
 
 def new_id(kind: str) -> str:
     """A new identifier such as job_4k2... (20 characters of base 36: 103 bits)."""
-    return f"{kind}_{''.join(secrets.choice(_ALPHABET) for _ in range(20))}"
+    value, characters = secrets.randbits(160), []  # so long that no character is likelier
+    for _ in range(20):
+        value, place = divmod(value, len(_ALPHABET))
+        characters.append(_ALPHABET[place])
+    return f"{kind}_{''.join(characters)}"
 
 
 @dataclass(frozen=True, slots=True)

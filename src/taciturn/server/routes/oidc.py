@@ -97,5 +97,5 @@ def _answer(services: Services, user_id: str, asker: Asker) -> Response:
 # The code's alphabet is base64's: there is nothing to escape.
 _PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>taciturn</title>
 <p>Paste this code where you ran <b>taciturn login</b>, within two minutes, and nowhere else:</p>
-<pre style="white-space: pre-wrap; word-break: break-all">{code}</pre></html>
+<pre>{code}</pre></html>
 """

@@ -1,0 +1,215 @@
+"""Ways in which a gateway lets the wrong ones in: each is killed by the check that is for it.
+
+(The guard that looks a caller up and ignores the verdict is in tests/server/test_deny_matrix.py.)
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from reception import PASSWORD, Reception, bearer
+from taciturn.server import schema
+from taciturn.server.audit_log import AuditLog
+from taciturn.server.database import open_database
+from taciturn.server.identity import directory, logins, secret, users
+from taciturn.server.identity.oidc import Oidc
+from taciturn.server.identity.remembered import Remembered
+from taciturn.server.identity.sessions import Sessions
+from taciturn.server.observing import _Exchange
+from taciturn.wire.identity import Role
+
+Patch = pytest.MonkeyPatch
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Iterator[Reception]:
+    engine = open_database(f"sqlite:///{tmp_path / 'gateway.db'}")
+    schema.upgrade(engine)
+    yield Reception(engine, tmp_path)
+    engine.dispose()
+
+
+def enters(desk: Reception, headers: dict[str, str]) -> bool:
+    return bool(desk.client.get("/v1/self", headers=headers).is_success)
+
+
+def another_secret(desk: Reception) -> None:
+    """A token's id alone opens nothing."""
+    known = desk.person("ada", Role.OWNER)["Authorization"].split()[1]
+    assert not enters(desk, bearer(known[:-8] + "AAAAAAAA"))
+
+
+def expired(desk: Reception) -> None:
+    ada = desk.person("ada", Role.OWNER)
+    desk.clock.forward(days=31)
+    assert not enters(desk, ada)
+
+
+def revoked(desk: Reception) -> None:
+    ada = desk.person("ada", Role.OWNER)
+    token_id = desk.client.get("/v1/tokens", headers=ada).json()["items"][0]["id"]
+    desk.client.delete(f"/v1/tokens/{token_id}", headers=ada)
+    assert not enters(desk, ada)
+
+
+def scoped(desk: Reception) -> None:
+    user_id = desk.services.directory.create_user("ada", [Role.AUDITOR])
+    narrow = bearer(desk.token(user_id, ["tokens:manage"]))
+    assert desk.client.get("/v1/audit-log", headers=narrow).status_code == 403
+
+
+def forged(desk: Reception) -> None:
+    """Another site's page makes a logged-in browser write."""
+    desk.person("root", Role.ADMIN, password=PASSWORD)
+    desk.client.post("/v1/sessions", json={"name": "root", "password": PASSWORD})
+    body = {"name": "eve", "roles": ["admin"]}
+    assert desk.client.post("/v1/users", json=body).status_code == 403
+
+
+def last_admin(desk: Reception) -> None:
+    """Two tokens of two admins, both established before either is used."""
+    one, two = desk.person("one", Role.ADMIN), desk.person("two", Role.ADMIN)
+    who = [
+        desk.services.directory.authenticate(each["Authorization"].split()[1])
+        for each in (one, two)
+    ]
+    change = users.UserChange(roles=(Role.OWNER,))
+    desk.services.users.change(who[0], "two", change)  # type: ignore[arg-type]
+    with pytest.raises(users.ProblemError):
+        desk.services.users.change(who[1], "one", change)  # type: ignore[arg-type]
+
+
+def guessed(desk: Reception) -> None:
+    desk.person("ada", Role.OWNER, password=PASSWORD)
+    for _ in range(20):
+        desk.client.post("/v1/login", json={"name": "ada", "password": "wrong"})
+    body = {"name": "ada", "password": PASSWORD}
+    assert desk.client.post("/v1/login", json=body).status_code == 429
+
+
+def auditor_alone(desk: Reception) -> None:
+    root = desk.person("root", Role.ADMIN)
+    body = {"name": "eve", "roles": ["auditor", "owner"]}
+    assert desk.client.post("/v1/users", headers=root, json=body).status_code == 403
+
+
+def recorded_first(desk: Reception) -> None:
+    """When the answer comes, its row is there."""
+    ada = desk.person("ada", Role.OWNER)
+    for _ in range(20):
+        before = len(desk.recorded())
+        enters(desk, ada)
+        assert len(desk.recorded()) == before + 1
+
+
+def code_once(desk: Reception) -> None:
+    user_id = desk.services.directory.create_user("ada", [Role.OWNER])
+    verifier = "v" * 43
+    shown = base64.urlsafe_b64encode(hashlib.sha256(verifier.encode()).digest()).decode()[:43]
+    oidc = desk.services.oidc
+    code = oidc.one_time_code(user_id, shown)
+    oidc.redeem(code, verifier)
+    with pytest.raises(users.ProblemError):
+        oidc.redeem(code, verifier)
+
+
+def any_secret(desk: Reception, patch: Patch) -> None:
+    patch.setattr(secret, "matches", lambda text, kept: True)
+
+
+def no_end(desk: Reception, patch: Patch) -> None:
+    real = directory._Found.principal
+    patch.setattr(directory._Found, "principal", lambda found, now_ms: real(found, 0))
+
+
+def no_revocation(desk: Reception, patch: Patch) -> None:
+    patch.setattr(directory.Directory, "revoke", lambda *_: None)
+
+
+def a_long_memory(desk: Reception, patch: Patch) -> None:
+    patch.setattr(Remembered, "forget", lambda _: None)
+
+
+def roles_alone(desk: Reception, patch: Patch) -> None:
+    real = directory._Found.principal
+
+    def principal(found: Any, now_ms: int) -> Any:
+        caller = real(found, now_ms)
+        return replace(caller, actions=directory.actions_of(caller.roles))
+
+    patch.setattr(directory._Found, "principal", principal)
+
+
+def cookies_suffice(desk: Reception, patch: Patch) -> None:
+    patch.setattr(Sessions, "check_csrf", lambda *_: None)
+
+
+def nobody_counts_admins(desk: Reception, patch: Patch) -> None:
+    patch.setattr(users, "check_an_admin_is_left", lambda _: None)
+
+
+def nobody_counts_guesses(desk: Reception, patch: Patch) -> None:
+    patch.setattr(logins, "_check_rate", lambda *_: None)
+
+
+def any_roles(desk: Reception, patch: Patch) -> None:
+    patch.setattr(directory, "check_roles", lambda _: None)
+
+
+def answers_at_once(desk: Reception, patch: Patch) -> None:
+    async def record(exchange: Any, status: int) -> None:
+        exchange.around.audit_log.keep(exchange._of(status))
+
+    patch.setattr(_Exchange, "_record", record)
+    real = AuditLog._write_all
+
+    def late(log: AuditLog) -> None:
+        import time
+
+        time.sleep(0.2)  # as a busy disk would
+        real(log)
+
+    patch.setattr(AuditLog, "_write_all", late)
+
+
+def codes_for_ever(desk: Reception, patch: Patch) -> None:
+    patch.setattr(Oidc, "_use", lambda *_: None)
+
+
+Mutation = Callable[[Reception, Patch], None]
+
+MUTANTS: dict[str, tuple[Mutation, Callable[[Reception], None]]] = {
+    "digests are not compared": (any_secret, another_secret),
+    "expired tokens are accepted": (no_end, expired),
+    "revocation does nothing": (no_revocation, revoked),
+    "memory outlives revocation": (a_long_memory, revoked),
+    "scopes are ignored": (roles_alone, scoped),
+    "CSRF is not checked": (cookies_suffice, forged),
+    "the last admin can go": (nobody_counts_admins, last_admin),
+    "logins are not limited": (nobody_counts_guesses, guessed),
+    "an auditor owns data": (any_roles, auditor_alone),
+    "answers do not wait for the record": (answers_at_once, recorded_first),
+    "a one-time code serves twice": (codes_for_ever, code_once),
+}
+
+
+@pytest.mark.parametrize("name", MUTANTS)
+def test_the_real_gateway_passes_and_the_mutant_does_not(
+    desk: Reception, tmp_path: Path, monkeypatch: Patch, name: str
+) -> None:
+    mutate, check = MUTANTS[name]
+    check(desk)
+    engine = open_database(f"sqlite:///{tmp_path / 'mutant.db'}")
+    schema.upgrade(engine)
+    mutant = Reception(engine, tmp_path)
+    mutate(mutant, monkeypatch)
+    with pytest.raises((AssertionError, pytest.fail.Exception)):
+        check(mutant)
+    engine.dispose()

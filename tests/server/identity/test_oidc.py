@@ -1,0 +1,302 @@
+"""Logins through a provider over real HTTP: who is let in, as what, and what is refused."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import json
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import httpx
+import pytest
+from joserfc.jwk import RSAKey
+from sqlalchemy import select
+
+from openid import CLIENT_ID, CLIENT_SECRET, OpenIdProvider, openid_provider
+from reception import Reception, bearer
+from taciturn.server.database import open_database
+from taciturn.server.tables import users
+from taciturn.wire.identity import Role
+
+ROLES = {"doctors": "practitioner", "board": "owner", "control": "auditor", "it": "admin"}
+VERIFIER = "v" * 43
+CHALLENGE = base64.urlsafe_b64encode(hashlib.sha256(VERIFIER.encode()).digest()).decode()[:43]
+
+
+@pytest.fixture
+def provider() -> Iterator[OpenIdProvider]:
+    with openid_provider() as running:
+        running.person["groups"] = ["doctors", "chess"]
+        yield running
+
+
+@pytest.fixture
+def desk(migrated_file: Path, tmp_path: Path, provider: OpenIdProvider) -> Reception:
+    shutil.copy(migrated_file, tmp_path / "gateway.db")
+    return Reception(
+        open_database(f"sqlite:///{tmp_path / 'gateway.db'}"),
+        tmp_path,
+        public_url="https://testserver",
+        oidc_issuer=provider.issuer,
+        oidc_client_id=CLIENT_ID,
+        oidc_client_secret=CLIENT_SECRET,
+        oidc_roles=ROLES,
+    )
+
+
+def begun(desk: Reception, **asked: Any) -> str:
+    """Begin a login, and be sent back by the provider; returns the callback with its query."""
+    answer = desk.client.get("/v1/oidc/login", params=asked, follow_redirects=False)
+    assert answer.status_code == 302
+    sent_back = httpx.get(answer.headers["Location"]).headers["Location"]
+    path = urlsplit(sent_back)
+    return f"{path.path}?{path.query}"
+
+
+def finished(desk: Reception, **asked: Any) -> Any:
+    return desk.client.get(begun(desk, **asked), follow_redirects=False)
+
+
+def test_a_browser_comes_back_with_a_session(desk: Reception) -> None:
+    answer = finished(desk)
+    assert (answer.status_code, answer.headers["Location"]) == (302, "/")
+    me = desk.client.get("/v1/self").json()
+    assert (me["name"], me["roles"]) == ("ada", ["practitioner"])
+    assert me["groups"] == ["chess", "doctors"]
+    cookies = answer.headers.get_list("set-cookie")
+    assert all("Secure" in each for each in cookies)
+    assert sum("HttpOnly" in each for each in cookies) == 2  # all but the CSRF header's value
+
+
+def test_a_command_line_gets_a_code_on_its_port_and_a_token_once(desk: Reception) -> None:
+    answer = finished(desk, challenge=CHALLENGE, port=8765)
+    where = urlsplit(answer.headers["Location"])
+    assert (where.scheme, where.netloc) == ("http", "127.0.0.1:8765")
+    assert "__Host-taciturn" not in desk.client.cookies
+    code = parse_qs(where.query)["code"][0]
+    wrong = {"code": code, "verifier": "w" * 43}
+    assert desk.client.post("/v1/oidc/tokens", json=wrong).status_code == 401
+    body = {"code": code, "verifier": VERIFIER}
+    token = desk.client.post("/v1/oidc/tokens", json=body).json()["token"]
+    assert desk.client.get("/v1/self", headers=bearer(token)).json()["name"] == "ada"
+    assert desk.client.post("/v1/oidc/tokens", json=body).status_code == 401
+
+
+def test_a_command_line_elsewhere_is_shown_its_code(desk: Reception) -> None:
+    page = finished(desk, challenge=CHALLENGE)
+    code = page.text.split("<pre>")[1].split("</pre>")[0]
+    desk.clock.forward(seconds=119)
+    body = {"code": code, "verifier": VERIFIER}
+    assert desk.client.post("/v1/oidc/tokens", json=body).status_code == 201
+
+
+def test_a_code_is_over_after_two_minutes(desk: Reception) -> None:
+    page = finished(desk, challenge=CHALLENGE)
+    code = page.text.split("<pre>")[1].split("</pre>")[0]
+    desk.clock.forward(seconds=122)
+    refused = desk.client.post("/v1/oidc/tokens", json={"code": code, "verifier": VERIFIER})
+    assert refused.status_code == 401
+
+
+def test_what_is_sealed_for_one_purpose_serves_no_other(desk: Reception) -> None:
+    desk.client.get("/v1/oidc/login", follow_redirects=False)
+    flow = desk.client.cookies["taciturn-oidc"]
+    refused = desk.client.post("/v1/oidc/tokens", json={"code": flow, "verifier": VERIFIER})
+    assert refused.status_code == 401
+
+
+def spoiled(**claims: Any) -> Callable[[OpenIdProvider], None]:
+    return lambda provider: provider.spoil.update(claims)
+
+
+def another_key(provider: OpenIdProvider) -> None:
+    provider.signing_key = RSAKey.generate_key(2048, {"kid": "one"})
+
+
+def symmetric(provider: OpenIdProvider) -> None:
+    """Signed with the public key as if it were a shared secret."""
+    key = provider.published_key.as_pem(private=False)
+
+    def id_token(asked: dict[str, str]) -> str:
+        text = _part({"alg": "HS256", "kid": "one"}) + "." + _part(_claims(provider, asked))
+        return f"{text}.{_base64(hmac.digest(key, text.encode(), 'sha256'))}"
+
+    provider._id_token = id_token  # type: ignore[method-assign]
+
+
+def unsigned(provider: OpenIdProvider) -> None:
+    provider._id_token = lambda asked: (  # type: ignore[method-assign]
+        f"{_part({'alg': 'none'})}.{_part(_claims(provider, asked))}."
+    )
+
+
+def _part(value: object) -> str:
+    return _base64(json.dumps(value).encode())
+
+
+def _base64(value: bytes) -> str:
+    return base64.urlsafe_b64encode(value).decode().rstrip("=")
+
+
+def _claims(provider: OpenIdProvider, asked: dict[str, str]) -> dict[str, Any]:
+    now = int(time.time())
+    return {
+        "iss": provider.issuer,
+        "aud": CLIENT_ID,
+        "iat": now,
+        "exp": now + 300,
+        "nonce": asked["nonce"],
+        **provider.person,
+    }
+
+
+FORGERIES: dict[str, Callable[[OpenIdProvider], None]] = {
+    "another nonce": spoiled(nonce="another"),
+    "no nonce": spoiled(nonce=None),
+    "for another client": spoiled(aud="another"),
+    "authorised party is another": spoiled(aud=[CLIENT_ID, "another"], azp="another"),
+    "from another issuer": spoiled(iss="https://another.example"),
+    "expired": spoiled(exp=int(time.time()) - 3600),
+    "without expiry": spoiled(exp=None),
+    "without subject": spoiled(sub=None),
+    "signed by another key": another_key,
+    "signed with the public key": symmetric,
+    "not signed": unsigned,
+    "PKCE is broken": lambda provider: (
+        [each.update(code_challenge="x") for each in provider.codes.values()] and None
+    ),
+}
+
+
+@pytest.mark.parametrize("forgery", FORGERIES)
+def test_a_forged_answer_lets_nobody_in(
+    desk: Reception, provider: OpenIdProvider, forgery: str
+) -> None:
+    where = begun(desk)
+    FORGERIES[forgery](provider)
+    refused = desk.client.get(where, follow_redirects=False)
+    assert (refused.status_code, refused.json()["code"]) == (401, "unauthenticated")
+    assert people(desk) == []
+    assert "set-cookie" not in refused.headers
+
+
+def people(desk: Reception) -> list[str]:
+    query = select(users.c.name)
+    return list(desk.gateway.read(lambda connection: connection.execute(query).scalars().all()))
+
+
+def test_a_login_is_finished_by_the_browser_that_began_it(desk: Reception) -> None:
+    """Else an attacker's login could be finished in a victim's browser."""
+    where = begun(desk)
+    kept = desk.client.cookies["taciturn-oidc"]
+    desk.client.cookies.clear()
+    assert desk.client.get(where, follow_redirects=False).status_code == 401
+    finishing = begun(desk)
+    desk.client.cookies.clear()
+    desk.client.cookies.set("taciturn-oidc", kept)
+    assert desk.client.get(finishing, follow_redirects=False).status_code == 401
+    assert people(desk) == []
+
+
+def test_a_login_is_over_after_ten_minutes_and_a_providers_code_serves_once(
+    desk: Reception,
+) -> None:
+    where = begun(desk)
+    kept = desk.client.cookies["taciturn-oidc"]
+    assert desk.client.get(where, follow_redirects=False).status_code == 302
+    desk.client.cookies.set("taciturn-oidc", kept)
+    assert desk.client.get(where, follow_redirects=False).status_code == 401
+    where = begun(desk)
+    desk.clock.forward(seconds=601)
+    assert desk.client.get(where, follow_redirects=False).status_code == 401
+
+
+def test_the_provider_says_no(desk: Reception) -> None:
+    refused = desk.client.get("/v1/oidc/callback?state=x&error=access_denied")
+    assert (refused.status_code, refused.json()["code"]) == (401, "unauthenticated")
+
+
+@pytest.mark.parametrize(
+    ("person", "status", "code"),
+    [
+        ({"groups": ["chess"]}, 403, "forbidden"),
+        ({"groups": []}, 403, "forbidden"),
+        ({"groups": None}, 403, "forbidden"),
+        ({"groups": "doctors"}, 403, "forbidden"),
+        ({"groups": ["doctors", "control"]}, 403, "separation_of_duty"),
+        ({"preferred_username": "a b"}, 403, "forbidden"),
+        ({"preferred_username": None}, 403, "forbidden"),
+        ({"preferred_username": "root"}, 409, "conflict"),
+    ],
+    ids=str,
+)
+def test_who_has_no_place_here_is_not_let_in(
+    desk: Reception, provider: OpenIdProvider, person: dict[str, Any], status: int, code: str
+) -> None:
+    desk.person("root", Role.ADMIN)
+    provider.person.update(person)
+    refused = finished(desk)
+    assert (refused.status_code, refused.json()["code"]) == (status, code)
+    assert people(desk) == ["root"]
+
+
+def test_roles_and_groups_follow_the_provider(desk: Reception, provider: OpenIdProvider) -> None:
+    finished(desk)
+    provider.person.update(groups=["board"], preferred_username="renamed")
+    finished(desk)
+    me = desk.client.get("/v1/self").json()
+    assert (me["name"], me["roles"], me["groups"]) == ("ada", ["owner"], ["board"])
+    provider.person.update(groups=["chess"])
+    assert finished(desk).status_code == 403
+
+
+def test_another_subject_of_the_same_name_is_somebody_else(
+    desk: Reception, provider: OpenIdProvider
+) -> None:
+    finished(desk)
+    provider.person["sub"] = "2"
+    assert finished(desk).json()["code"] == "conflict"
+
+
+def test_who_is_locked_out_stays_out(desk: Reception) -> None:
+    finished(desk)
+    root = desk.person("root", Role.ADMIN)
+    desk.client.patch("/v1/users/ada", headers=root, json={"disabled": True})
+    assert finished(desk).status_code == 403
+
+
+def test_the_last_administrator_is_not_taken_away_by_a_login(
+    desk: Reception, provider: OpenIdProvider
+) -> None:
+    provider.person["groups"] = ["it"]
+    finished(desk)
+    provider.person["groups"] = ["doctors"]
+    assert finished(desk).json()["code"] == "conflict"
+    desk.person("root", Role.ADMIN)
+    assert finished(desk).status_code == 302
+
+
+def test_new_keys_of_the_provider_are_fetched(desk: Reception, provider: OpenIdProvider) -> None:
+    finished(desk)
+    provider.signing_key = provider.published_key = RSAKey.generate_key(2048, {"kid": "one"})
+    assert finished(desk).status_code == 302
+    assert provider.requests.count("/keys") == 2
+    assert provider.requests.count("/.well-known/openid-configuration") == 1
+
+
+def test_a_provider_that_is_down_is_said_to_be(desk: Reception, provider: OpenIdProvider) -> None:
+    provider.issuer = "https://another.example"
+    refused = desk.client.get("/v1/oidc/login", follow_redirects=False)
+    assert (refused.status_code, refused.json()["code"]) == (503, "unavailable")
+
+
+def test_without_a_provider_there_is_no_such_login(migrated_file: Path, tmp_path: Path) -> None:
+    shutil.copy(migrated_file, tmp_path / "other.db")
+    plain = Reception(open_database(f"sqlite:///{tmp_path / 'other.db'}"), tmp_path)
+    assert plain.client.get("/v1/oidc/login").json()["code"] == "not_found"
