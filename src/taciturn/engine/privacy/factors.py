@@ -51,8 +51,7 @@ class FactoredGradients:
 
     def squared_norms(self) -> Tensor:
         """Exact squared l2 norm of each unit's gradient; float64 [U]."""
-        (squares_U,) = squared_norms([self])
-        return squares_U
+        return _squared_norms([self])
 
     def weighted_sum(self, scale_U: Tensor) -> Tensor:
         """sum over u of scale[u] * gradient[u], as one matrix product in at least fp32; [P, D].
@@ -110,7 +109,8 @@ def squared_norms(gradients: Sequence[FactoredGradients]) -> Iterator[Tensor]:
     together: dict[object, list[FactoredGradients]] = {}
     for each in gradients:
         together.setdefault(_activations(each), []).append(each)
-    return (_squared_norms(some) for some in together.values())
+    for some in together.values():
+        yield some[0].squared_norms() if len(some) == 1 else _squared_norms(some)
 
 
 def _activations(of: FactoredGradients) -> object:
@@ -118,7 +118,7 @@ def _activations(of: FactoredGradients) -> object:
 
     Compared by where they lie in memory, which they all occupy for as long as they are compared.
     """
-    if len(of.terms) > 1:
+    if len(of.terms) > 1 or type(of) is not FactoredGradients:  # a subclass has its own norms
         return id(of)
     right = of.terms[0].right_BRD
     return right.data_ptr(), right.shape, right.stride(), right.dtype, right.device
