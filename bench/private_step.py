@@ -4,6 +4,7 @@
     python bench/private_step.py --quick              shows that it works; the figures mean nothing
     python bench/private_step.py --only lora/T64      the cells whose names hold this
     python bench/private_step.py --only lengths rows  real lengths, and memory against rows
+    python bench/private_step.py --join a.json b.json put parts together that were measured apart
 
 A Hugging Face Trainer, a plain loop, taciturn without and with DP, Opacus with hooks and ghost:
 same weights, same batches, same loss. Writes a table, a figure and the raw numbers to
@@ -29,20 +30,24 @@ def main() -> None:
     from steps import machine, memory
     from steps.figure import svg
     from steps.report import goals_table, markdown
+    from steps.results import Results
     from steps.runner import prepare, run
     from steps.settings import FULL, QUICK
 
     settings = replace(QUICK if arguments.quick else FULL, only=tuple(arguments.only))
     if arguments.rounds:
         settings = replace(settings, rounds=arguments.rounds)
-    allocator = prepare(arguments.threads, arguments.allocator == "keep")
     start = time.monotonic()
-    results = run(
-        settings,
-        arguments.threads,
-        lambda name: print(f"{time.monotonic() - start:6.0f} s  {name}", flush=True),
-    )
-    results.machine = machine.describe(arguments.threads, memory.how(), allocator)
+    if arguments.join:
+        results = Results.joined(path.read_text(encoding="utf-8") for path in arguments.join)
+    else:
+        allocator = prepare(arguments.threads, arguments.allocator == "keep")
+        results = run(
+            settings,
+            arguments.threads,
+            lambda name: print(f"{time.monotonic() - start:6.0f} s  {name}", flush=True),
+        )
+        results.machine = machine.describe(arguments.threads, memory.how(), allocator)
     arguments.output.mkdir(parents=True, exist_ok=True)
     # A part, or a quick look, never replaces the whole.
     stem = "private_step" + "_quick" * arguments.quick + "_part" * bool(arguments.only)
@@ -61,6 +66,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="a minute, to see that it works")
     parser.add_argument("--only", nargs="+", default=[], help="parts of cells' names")
+    parser.add_argument("--join", nargs="+", type=Path, default=[], help="parts, as JSON")
     parser.add_argument("--rounds", type=int, help="that count, of each cell")
     parser.add_argument("--threads", type=int, default=min(2, os.cpu_count() or 1))
     parser.add_argument(

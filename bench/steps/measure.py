@@ -1,12 +1,18 @@
-"""Interleaved timing: one block of batches for each variant in turn, round after round."""
+"""Interleaved timing: one block of batches for each variant in turn, round after round.
+
+Where other processes compute meanwhile, threads that wait for each other take several times as
+long. So rounds are made until enough were quiet, and the quietest count; nothing else decides.
+"""
 
 from __future__ import annotations
 
 import gc
+import os
 import statistics
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import TracebackType
 
 from steps.variants import Variant
@@ -14,6 +20,11 @@ from steps.workload import Batch
 
 FAILURES = (RuntimeError, ValueError, TypeError, AttributeError)
 """What a library raises where it cannot do a model; NotImplementedError is a RuntimeError."""
+
+
+# Of one core, in a quiet round.
+_QUIET = 0.03
+_STAT = Path("/proc/stat")
 
 
 class Stopwatch:
@@ -58,10 +69,12 @@ class Timings:
     Attributes:
         seconds: variant -> one entry per round that counts.
         failures: variant -> what went wrong; such a variant has no seconds.
+        others: how much of one core other processes took, in the worst round that counts.
     """
 
     seconds: dict[str, list[float]] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)
+    others: float = 0.0
 
     def spread(self, name: str) -> Spread:
         """Seconds of one variant."""
@@ -73,26 +86,66 @@ class Timings:
         return Spread.of([mine / theirs for mine, theirs in pairs])
 
 
+@dataclass(frozen=True, slots=True)
+class _Round:
+    """One block, once through all variants."""
+
+    seconds: Mapping[str, float]
+    others: float
+
+
 def interleave(
-    variants: Mapping[str, Variant], blocks: Sequence[Sequence[Batch]], warmup: int
+    variants: Mapping[str, Variant],
+    blocks: Sequence[Sequence[Batch]],
+    warmup: int,
+    wanted: int | None = None,
 ) -> Timings:
     """Run every block through every variant before the next block; the first `warmup` don't count.
 
     The order rotates from round to round, so that nobody always follows the same neighbour. Garbage
     is collected outside of the clock.
+
+    Args:
+        wanted: rounds that count; with more blocks than that, those in which other processes
+            computed least, and no more rounds once so many were quiet. All, if not given.
     """
-    timings = Timings({name: [] for name in variants})
+    timings, rounds = Timings({name: [] for name in variants}), []
     gc.collect()
     gc.freeze()
     for number, block in enumerate(blocks):
-        for name in _rotated(list(variants), number):
-            if name in timings.failures:
-                continue
-            seconds = _timed(name, variants[name], block, timings)
-            if seconds is not None and number >= warmup:
-                timings.seconds[name].append(seconds)
+        found = _round(variants, block, number, timings)
+        rounds += [found] * (number >= warmup)
+        if wanted is not None and sum(each.others <= _QUIET for each in rounds) >= wanted:
+            break
     gc.unfreeze()
+    chosen = sorted(rounds, key=lambda each: each.others)[:wanted]
+    for name in timings.seconds:
+        timings.seconds[name] = [each.seconds[name] for each in rounds if each in chosen]
+    timings.others = max((each.others for each in chosen), default=0.0)
     return timings
+
+
+def _round(
+    variants: Mapping[str, Variant], block: Sequence[Batch], number: int, timings: Timings
+) -> _Round:
+    seconds = {}
+    with Stopwatch() as watch:
+        before = _seconds_of_others()
+        for name in _rotated(list(variants), number):
+            if name not in timings.failures:
+                found = _timed(name, variants[name], block, timings)
+                seconds.update({} if found is None else {name: found})
+        others = _seconds_of_others() - before
+    return _Round(seconds, max(0.0, others) / max(watch.seconds, 1e-9))
+
+
+def _seconds_of_others() -> float:
+    """Processor time of all processes but this one, since some moment; 0 where nobody says."""
+    if not _STAT.exists():
+        return 0.0
+    user, nice, system = (int(each) for each in _STAT.read_text().split()[1:4])
+    own = os.times()
+    return (user + nice + system) / os.sysconf("SC_CLK_TCK") - own.user - own.system
 
 
 def failure_of(error: Exception) -> str:

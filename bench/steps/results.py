@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
+from typing import Any
 
 from steps.measure import Spread
 
@@ -22,6 +24,7 @@ class Row:
         flops: of one step.
         peak_bytes: above the loaded model.
         failure: how it failed, if it did; then numbers are None.
+        others: how much of one core other processes took, in the worst round.
     """
 
     cell: str
@@ -36,6 +39,7 @@ class Row:
     flops: int | None = None
     peak_bytes: int | None = None
     failure: str | None = None
+    others: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +51,7 @@ class EpochRow:
         ratio: to the plain loop.
         trainer_ratio: to the Hugging Face Trainer.
         tokens: of an epoch, padding not counted.
+        others: as in Row.
     """
 
     method: str
@@ -56,6 +61,7 @@ class EpochRow:
     ratio: Spread | None = None
     trainer_ratio: Spread | None = None
     failure: str | None = None
+    others: float = 0.0
 
     @property
     def tokens_per_second(self) -> float | None:
@@ -112,6 +118,37 @@ class Results:
             if row.failure is not None and not row.variant.startswith("opacus")
         ]
 
+    def others(self) -> float:
+        """How much of one core other processes took, in the worst round of all."""
+        return max((row.others for row in (*self.steps, *self.epochs)), default=0.0)
+
+    @classmethod
+    def joined(cls, texts: Iterable[str]) -> Results:
+        """What `json` wrote of several parts, in the order of the whole; later parts win."""
+        steps: dict[tuple[str, str], Row] = {}
+        epochs: dict[tuple[str, str], EpochRow] = {}
+        whole = cls()
+        for part in map(json.loads, texts):
+            whole.machine |= part["machine"]
+            whole.probes |= part["probes"]
+            for row in map(_with_spreads, part["steps"]):
+                steps[row["cell"], row["variant"]] = Row(**row)
+            for row in map(_with_spreads, part["epochs"]):
+                epochs[row["method"], row["variant"]] = EpochRow(**row)
+            whole.growth |= {method: Growth(**fit) for method, fit in part["growth"].items()}
+            whole.rows = [RowsPeak(**row) for row in part["rows"]] or whole.rows
+        whole.steps = sorted(
+            steps.values(), key=lambda row: (row.unit_size, row.method != "lora", row.tokens)
+        )
+        whole.epochs = sorted(epochs.values(), key=lambda row: row.method != "lora")
+        return whole
+
     def json(self) -> str:
         """All of it, readable."""
         return json.dumps(asdict(self), indent=1)
+
+
+def _with_spreads(row: dict[str, Any]) -> dict[str, Any]:
+    return {
+        key: Spread(**value) if isinstance(value, dict) else value for key, value in row.items()
+    }

@@ -72,7 +72,7 @@ def measured_cell(cell: Cell, settings: Settings, threads: int) -> list[Row]:
     counting, *rounds = task.workload.blocks(1)
     # It warms up, too: what a first step sets up is not in the time of the rounds.
     counted = _counted(variants, failures, counting)
-    timings = interleave(variants, rounds, warmup=0)
+    timings = interleave(variants, rounds, warmup=0, wanted=settings.rounds_of(cell))
     timings.failures.update(failures)
     variants.clear()
     short = replace(task, workload=Workload(task.workload.batches[:MEMORY_STEPS]))
@@ -89,7 +89,7 @@ def measured_epochs(settings: Settings, task: Task) -> list[EpochRow]:
     variants, failures = _made(NAMES, task)
     per_epoch = -(-settings.epoch_records // settings.epoch_sequences)
     blocks = task.workload.blocks(per_epoch)
-    timings = interleave(variants, blocks, warmup=1)
+    timings = interleave(variants, blocks, warmup=1, wanted=settings.epoch_rounds)
     timings.failures.update(failures)
     tokens = sum(batch.n_tokens for batch in blocks[-1])
     return [_epoch_row(task, name, timings, tokens) for name in NAMES]
@@ -152,6 +152,7 @@ def _row(
         records_ratio=timings.ratio(name, RECORD_LEVEL) if compared else None,
         flops=counted[name],
         peak_bytes=peaks[name].added_bytes if peaks[name].failure is None else None,
+        others=timings.others,
         failure=peaks[name].failure,
     )
 
@@ -166,4 +167,5 @@ def _epoch_row(task: Task, name: str, timings: Timings, tokens: int) -> EpochRow
         seconds=timings.spread(name),
         ratio=timings.ratio(name, PLAIN),
         trainer_ratio=timings.ratio(name, TRAINER) if TRAINER in timings.seconds else None,
+        others=timings.others,
     )

@@ -51,6 +51,7 @@ class Settings:
     Attributes:
         grid: (tokens, sequences) of the cells with units of one sequence.
         unit_grid: the same for units of `unit_size` sequences.
+        tries: times as many rounds are made at most, where other processes disturb them.
         rounds: of each cell, after one step of each variant whose operations are counted.
         long_rounds: the same for batches of more than 2,048 tokens.
         memory_processes: in which the peak of ours with DP is measured; the median counts. It
@@ -68,6 +69,7 @@ class Settings:
     grid: tuple[tuple[int, int], ...] = ((64, 32), (256, 8), (1024, 2), (4096, 1))
     unit_grid: tuple[tuple[int, int], ...] = ((64, 32), (256, 8), (1024, 4), (4096, 4))
     unit_size: int = 4
+    tries: int = 3
     rounds: int = 7
     long_rounds: int = 3
     memory_processes: int = 3
@@ -93,16 +95,20 @@ class Settings:
                     if self.wanted(cell.name):
                         yield cell
 
-    def batches(self, cell: Cell) -> int:
-        """Batches of a cell: one for counting operations, then one a round."""
+    def rounds_of(self, cell: Cell) -> int:
+        """Rounds of a cell that count."""
         long = cell.tokens * cell.sequences > _LONG_TOKENS
-        return 1 + (min(self.rounds, self.long_rounds) if long else self.rounds)
+        return min(self.rounds, self.long_rounds) if long else self.rounds
+
+    def batches(self, cell: Cell) -> int:
+        """Batches of a cell: one for counting operations, then one a round, spare ones included."""
+        return 1 + self.tries * self.rounds_of(cell)
 
     def epoch(self, method: Method) -> Task:
         """Epochs of PHEE-like lengths, one for warming up and the others to be measured."""
         lengths = [
             length
-            for seed in range(1 + self.epoch_rounds)
+            for seed in range(1 + self.tries * self.epoch_rounds)
             for length in phee_lengths(self.epoch_records, seed)
         ]
         size = self.epoch_sequences
@@ -114,6 +120,7 @@ FULL = Settings()
 QUICK = Settings(
     grid=((64, 8),),
     unit_grid=((64, 8),),
+    tries=1,
     rounds=2,
     memory_processes=1,
     epoch_records=32,

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import pytest
 
+from steps import measure
 from steps.measure import Spread, interleave
 from steps.variants import Gauge
 from steps.workload import Batch, Workload
@@ -71,3 +72,37 @@ def test_ratios_are_taken_round_by_round() -> None:
     assert timings.spread("a").median == 2.0
     assert Spread.of([3.0]) == Spread(3.0, 3.0, 3.0)
     assert Spread.of([1.0, 2.0, 3.0]).high == pytest.approx(2.5)
+
+
+def test_the_quietest_rounds_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of ten rounds in which others computed for so many seconds: the two quietest, in order."""
+    busy = iter([5, 3, 9, 0.5, 9, 9, 1, 9, 9, 9])
+    monkeypatch.setattr(measure, "_seconds_of_others", Clock(busy).read)
+    blocks = Workload.random([[2]] * 10, vocabulary=10).blocks(1)
+    seen: list[tuple[str, int]] = []
+    timings = interleave({"a": Recorder("a", seen, 0.001)}, blocks, warmup=0, wanted=2)
+    assert len(seen) == 10
+    assert len(timings.seconds["a"]) == 2
+    assert timings.others > 1
+
+
+def test_no_more_rounds_than_it_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measure, "_seconds_of_others", Clock(iter([0, 5, 0, 0, 0])).read)
+    seen: list[tuple[str, int]] = []
+    blocks = Workload.random([[2]] * 5, vocabulary=10).blocks(1)
+    timings = interleave({"a": Recorder("a", seen, 0.001)}, blocks, warmup=1, wanted=2)
+    assert [index for _, index in seen] == [0, 1, 2, 3]
+    assert timings.others == 0
+
+
+class Clock:
+    """Read before and after each round, in which others took the next of `busy`."""
+
+    def __init__(self, busy: Iterator[float]) -> None:
+        self._busy, self._now, self._inside = busy, 0.0, False
+
+    def read(self) -> float:
+        """See `measure._seconds_of_others`."""
+        self._now += next(self._busy) if self._inside else 0.0
+        self._inside = not self._inside
+        return self._now

@@ -20,6 +20,7 @@ HAS_OPACUS = importlib.util.find_spec("opacus") is not None
 TINY = Settings(
     grid=((8, 2),),
     unit_grid=((8, 4),),
+    tries=1,
     rounds=2,
     memory_processes=1,
     epoch_records=8,
@@ -78,6 +79,14 @@ def test_report_figure_and_json(results: Results) -> None:
     root = ElementTree.fromstring(svg(results))
     assert root.tag.endswith("svg")
     assert json.loads(results.json())["steps"][0]["variant"] == PLAIN
+
+
+def test_parts_make_the_whole(results: Results) -> None:
+    text = results.json()
+    steps = Results(machine=results.machine, steps=results.steps, probes=results.probes)
+    others = Results(epochs=results.epochs, growth=results.growth, rows=results.rows)
+    for parts in ([text], [text, text], [others.json(), steps.json()]):
+        assert Results.joined(parts).json() == text
 
 
 def test_published_settings_cover_the_promise() -> None:

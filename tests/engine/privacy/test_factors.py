@@ -10,7 +10,7 @@ from torch import Tensor
 
 from taciturn.engine.privacy import factors
 from taciturn.engine.privacy.clipping import clip_and_sum, unit_norms
-from taciturn.engine.privacy.factors import FactoredGradients, Factors
+from taciturn.engine.privacy.factors import FactoredGradients, Factors, squared_norms
 from taciturn.engine.privacy.layout import BatchLayout
 from taciturn.engine.privacy.types import PerUnitGradients
 
@@ -158,3 +158,58 @@ def test_norm_is_over_factors_and_dense_parameters_together() -> None:
     both = PerUnitGradients({"w": of, "b": other}, torch.zeros(2))
     expected = (of.squared_norms() + other.square().sum(1)).sqrt()
     torch.testing.assert_close(unit_norms(both), expected)
+
+
+@settings(max_examples=25)
+@given(
+    units=units_of_sequences,
+    tokens=st.integers(1, 6),
+    tile=st.integers(1, 7),
+    activations=st.lists(st.integers(0, 2), min_size=1, max_size=6),
+)
+def test_matrices_that_share_activations_have_the_norm_they_have_alone(
+    units: list[int], tokens: int, tile: int, activations: list[int]
+) -> None:
+    xs = [gradients(units, tokens, seed=100 + n).terms[0].right_BRD for n in range(3)]
+    several = [
+        # As autograd hands them over: each a tensor of its own in the same memory.
+        FactoredGradients(
+            (Factors(gradients(units, tokens, seed=n).terms[0].left, xs[which].detach()),),
+            layout(units, tokens),
+            (P, D),
+        )
+        for n, which in enumerate(activations)
+    ]
+    expected = sum(each.dense().square().sum((1, 2)) for each in several)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(factors, "_TILE", tile)
+        found = list(squared_norms(several))
+    assert len(found) == len(set(activations))
+    torch.testing.assert_close(sum(found), expected)
+
+
+def test_activations_that_lie_elsewhere_or_otherwise_are_not_shared() -> None:
+    """Same memory, other strides; and same values, other memory."""
+    generator = torch.Generator().manual_seed(0)
+    square = torch.randn(3, 5, 5, generator=generator, dtype=torch.float64)
+    rights = (square, square.transpose(1, 2), square.clone(), square[:, :4], square[:, 1:])
+    several = [
+        FactoredGradients(
+            (Factors(torch.randn(*right.shape, generator=generator, dtype=torch.float64), right),),
+            layout([0, 1, 2], right.shape[1]),
+            (5, 5),
+        )
+        for right in rights
+    ]
+    found = list(squared_norms(several))
+    assert len(found) == len(several)
+    expected = sum(each.dense().square().sum((1, 2)) for each in several)
+    torch.testing.assert_close(sum(found), expected)
+
+
+def test_tied_uses_are_not_shared_with_others() -> None:
+    """Their cross terms are theirs alone."""
+    tied = gradients([0, 1], uses=("matrix", "matrix"))
+    alone = FactoredGradients((tied.terms[0],), tied.layout, tied.shape)
+    expected = sum(each.dense().square().sum((1, 2)) for each in (tied, alone, tied))
+    torch.testing.assert_close(sum(squared_norms([tied, alone, tied])), expected)

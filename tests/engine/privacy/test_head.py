@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from taciturn.engine.model.loss import weighted_cross_entropy
 from taciturn.engine.privacy import head
+from taciturn.engine.privacy.clipping import unit_norms
 from taciturn.engine.privacy.forms import Form
 from taciturn.engine.privacy.head import head_cross_entropy
 from taciturn.engine.privacy.per_example import per_example_gradients
@@ -47,7 +48,7 @@ class Probe(nn.Module):
 
 
 @pytest.mark.parametrize("trained", ["all", "table", "weight", "low", "up"])
-@pytest.mark.parametrize("chunk", [1, 3 * V, 1 << 20])
+@pytest.mark.parametrize("chunk", [1, 3 * V, 1 << 22])
 def test_equals_the_plain_way(trained: str, chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(head, "_CHUNK", chunk)
     fused, plain = Probe(fused=True, trained=trained), Probe(fused=False, trained=trained)
@@ -81,6 +82,47 @@ def test_position_without_weight_plays_no_part() -> None:
     assert hidden.grad is not None
     assert torch.isfinite(hidden.grad).all()
     assert not hidden.grad[:, -1].any()
+
+
+@pytest.mark.parametrize("form", list(Form))
+def test_position_without_weight_plays_no_part_in_fitted_weights(form: Form) -> None:
+    """Not even where it stands in for a target that a shorter sequence lacks."""
+    clean, dirty = Probe(fused=True, trained="weight"), Probe(fused=True, trained="weight")
+    with torch.no_grad():
+        for probe, value in ((clean, 0.0), (dirty, float("nan"))):
+            probe.table[0] = value  # what pads; `cumsum` spreads it over positions that follow
+    expected = per_example_gradients(clean, BATCH, form)
+    gradients = per_example_gradients(dirty, BATCH, form)
+    assert torch.isfinite(gradients.losses_U).all()
+    torch.testing.assert_close(gradients.dense(), expected.dense())
+    torch.testing.assert_close(unit_norms(gradients), unit_norms(expected))
+
+
+@pytest.mark.parametrize("targets", [(0, 0, 0, 12), (1, 1, 1, 1), (12, 12, 12, 12), (5, 0, 12, 1)])
+@pytest.mark.parametrize("form", list(Form))
+def test_sequences_with_other_numbers_of_targets(form: Form, targets: tuple[int, ...]) -> None:
+    """Targets at the end, as after a prompt."""
+    weights_BT = torch.zeros(B, T)
+    for row, count in enumerate(targets):
+        weights_BT[row, T - count :] = 0.3
+    batch = UnitBatch(BATCH.input_ids_BT, weights_BT, BATCH.unit_of_B, BATCH.n_units)
+    truth = brute_force_gradients(Probe(fused=False), batch)
+    gradients = per_example_gradients(Probe(fused=True), batch, form).dense()
+    for unit, expected in enumerate(truth):
+        for name, value in expected.items():
+            torch.testing.assert_close(gradients[name][unit], value)
+
+
+def test_choice_of_form_does_not_depend_on_the_number_of_targets() -> None:
+    """It is private."""
+    few = torch.zeros(B, T)
+    few[:, -1] = 1.0
+    kinds = []
+    for weights_BT in (few, BATCH.loss_weights_BT):
+        batch = UnitBatch(BATCH.input_ids_BT, weights_BT, BATCH.unit_of_B, BATCH.n_units)
+        gradients = per_example_gradients(Probe(fused=True), batch, Form.AUTO)
+        kinds.append([type(value) for value in gradients.values.values()])
+    assert kinds[0] == kinds[1]
 
 
 def test_batch_without_any_target() -> None:

@@ -9,6 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from taciturn.engine.privacy import noise
 from taciturn.engine.privacy.clipping import clip_and_sum, empty_sum
 from taciturn.engine.privacy.noise import add_noise, grid_step
 from taciturn.engine.privacy.rng import NORMAL_CHUNK, SecureStream
@@ -31,14 +32,40 @@ def test_scale_is_stated() -> None:
 
 
 def test_is_sum_plus_noise_over_divisor() -> None:
-    total, stream = some_sum(), SecureStream(KEY)
+    """Small parameters are noised together, in their order."""
+    total = some_sum()
     released = add_noise(total, 1.5, 10, SecureStream(KEY))
-    for name, value in total.values.items():
-        expected = (value + 3.0 * stream.normal(value.shape)) / 10
+    drawn = SecureStream(KEY).normal((120 + 7,)).split([120, 7])
+    for (name, value), own in zip(total.values.items(), drawn, strict=True):
+        expected = (value + 3.0 * own.view(value.shape)) / 10
         torch.testing.assert_close(
             released.values[name].double(), expected, rtol=1e-6, atol=grid_step(3.0)
         )
         assert released.values[name].dtype == torch.float32
+
+
+@given(sizes=st.lists(st.integers(0, 9), min_size=1, max_size=12), chunk=st.integers(1, 8))
+def test_every_value_has_noise_of_its_own_whatever_is_noised_together(
+    sizes: list[int], chunk: int
+) -> None:
+    zeros = {f"p{index}": torch.zeros(size) for index, size in enumerate(sizes)}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(noise, "NORMAL_CHUNK", 2 * chunk)
+        released = add_noise(empty_sum(zeros, 1.0), 1.0, 1, SecureStream(KEY)).values
+    flat = torch.cat([released[name] for name in zeros])
+    assert [len(value) for value in released.values()] == sizes
+    assert len(flat.unique()) == sum(sizes)
+    assert bool((flat != 0).all())
+
+
+def test_no_bit_of_the_scale_is_lost_on_the_grid() -> None:
+    """As if written down: (sum + std * noise), rounded to the grid, over the divisor."""
+    total, std = some_sum(), 1.3 * 2.0
+    released = add_noise(total, 1.3, 7, SecureStream(KEY))
+    step = grid_step(std)
+    own = SecureStream(KEY).normal((127,))[:120].view(30, 4)
+    plain = ((own * std + total.values["w"]) / step).round() * step / 7
+    assert torch.equal(released.values["w"], plain.float())
 
 
 def test_each_parameter_has_noise_of_its_own() -> None:
@@ -52,7 +79,7 @@ def large_zero(count: int) -> BoundedSum:
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])
-def test_lanes_do_not_depend_on_threads(threads: int) -> None:
+def test_noise_does_not_depend_on_threads(threads: int) -> None:
     total, before = large_zero(20 * NORMAL_CHUNK), torch.get_num_threads()
     expected = add_noise(total, 1.0, 1, SecureStream(KEY)).values
     try:
@@ -63,7 +90,7 @@ def test_lanes_do_not_depend_on_threads(threads: int) -> None:
     assert all(torch.equal(again[name], expected[name]) for name in expected)
 
 
-def test_no_lane_repeats_another() -> None:
+def test_no_chunk_repeats_another() -> None:
     """Of 64-bit noise on a grid, two parts alike would have had one stream."""
     released = add_noise(large_zero(20 * NORMAL_CHUNK), 1.0, 1, SecureStream(KEY)).values["w"]
     flat = released.flatten().double()
@@ -81,7 +108,7 @@ def test_next_large_sum_has_other_noise() -> None:
     assert abs(float(torch.corrcoef(torch.stack([first.view(-1), second.view(-1)]))[0, 1])) < 0.01
 
 
-def test_what_a_lane_raises_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stream_that_fails_is_not_survived(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(self: SecureStream, shape: object) -> None:
         raise OSError("no entropy")
 

@@ -162,13 +162,3 @@ def test_normal_is_finite_at_the_corners(corner: int) -> None:
 def test_largest_value_is_where_the_docstring_says() -> None:
     values = scripted([0, 0]).normal((2,))
     assert float(values.norm()) == pytest.approx(9.4193, abs=1e-4)
-
-
-def test_children_are_streams_of_their_own() -> None:
-    parent, twin = SecureStream(KEY), SecureStream(KEY)
-    family = [*parent.children(3), parent]
-    assert len({each.identity for each in family}) == 4
-    drawn = [tuple(each.integers(4)) for each in family]
-    assert len(set(drawn)) == 4
-    # The bits that keyed them are used up.
-    assert not set(drawn) & {tuple(twin.integers(4)) for _ in range(3)}

@@ -72,16 +72,21 @@ def test_released_weights_are_the_bias_corrected_average() -> None:
     torch.testing.assert_close(own["a"].detach(), expected)
 
 
+@pytest.mark.parametrize("average_decay", [0.0, 0.5])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("stop", [0, 1, 3])
-def test_restored_state_continues_as_if_never_stopped(stop: int) -> None:
-    whole, broken = parameters(), parameters()
-    first = TrainingState(whole, config(), private=True)
-    second = TrainingState(broken, config(), private=True)
+def test_restored_state_continues_as_if_never_stopped(
+    stop: int, dtype: torch.dtype, average_decay: float
+) -> None:
+    settings = config(average_decay=average_decay)
+    whole, broken = parameters(dtype), parameters(dtype)
+    first = TrainingState(whole, settings, private=True)
+    second = TrainingState(broken, settings, private=True)
     for step in range(stop):
         first.apply(gradient(step))
         second.apply(gradient(step))
-    resumed_parameters = parameters()
-    resumed = TrainingState(resumed_parameters, config(), private=True)
+    resumed_parameters = parameters(dtype)
+    resumed = TrainingState(resumed_parameters, settings, private=True)
     resumed.restore({name: value.clone() for name, value in second.tensors().items()})
     assert resumed.step == stop
     for step in range(stop, 6):
@@ -105,6 +110,18 @@ def test_private_state_refuses_an_unprotected_gradient() -> None:
     state = TrainingState(parameters(), config(), private=True)
     with pytest.raises(GuaranteeError, match="without noise"):
         state.apply_without_privacy(gradient(0).values)
+
+
+def test_weights_are_copied_only_where_they_must_be() -> None:
+    for dtype, average_decay, copied in (
+        (torch.float32, 0.0, False),
+        (torch.float32, 0.5, True),
+        (torch.bfloat16, 0.0, True),
+    ):
+        own = parameters(dtype)
+        state = TrainingState(own, config(average_decay=average_decay), private=True)
+        apart = state.tensors()["master/a"].data_ptr() != own["a"].data_ptr()
+        assert apart == copied
 
 
 def test_bf16_weights_have_fp32_masters() -> None:

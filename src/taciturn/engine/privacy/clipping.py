@@ -6,12 +6,12 @@ Shapes: U units, P parameters.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
-from taciturn.engine.privacy.factors import FactoredGradients
+from taciturn.engine.privacy.factors import FactoredGradients, squared_norms
 from taciturn.engine.privacy.ranks import Ranks
 from taciturn.engine.privacy.types import BoundedSum, ClipCounts, PerUnitGradients
 from taciturn.errors import GuaranteeError
@@ -19,8 +19,8 @@ from taciturn.errors import GuaranteeError
 STATISTICS = "statistics"
 """Name of the one value in a sum of statistics."""
 
-# Gradient entries held in float64 at once, so that they stay in a processor's cache.
-_CHUNK = 1 << 16
+# Gradient entries held in float64 at once: so few stay in a processor's cache.
+_CHUNK = 1 << 18
 # Sums of factors are fp32 products, whose rounding depends on what else is in the batch: measured,
 # at most 3e-6 of the clip norm (bench/rounding.py). They are clipped this much shorter.
 ROUNDING = 1e-4
@@ -35,12 +35,11 @@ def unit_norms(gradients: PerUnitGradients) -> Tensor:
     squares_U = torch.zeros(
         len(losses_U), dtype=torch.float64, device=_exact_device(losses_U.device)
     )
-    for value in gradients.values.values():
-        if isinstance(value, FactoredGradients):
-            squares_U += value.squared_norms().to(squares_U.device)
-            continue
-        for _, part_UP in _exact_columns(value):
-            squares_U += part_UP.square_().sum(1)
+    instantiated, factored = _by_form(gradients)
+    for squares in squared_norms(list(factored.values())):
+        squares_U += squares.to(squares_U.device)
+    for part_UP in _exact_columns(list(instantiated.values())):
+        squares_U += part_UP.square_().sum(1)
     return squares_U.sqrt_()
 
 
@@ -56,7 +55,7 @@ def clip_and_sum(gradients: PerUnitGradients, l2_clip_norm: float) -> BoundedSum
     finite_U = torch.isfinite(norms_U)
     bound = l2_clip_norm / (1 + _rounding(gradients))
     scale_U = torch.where(finite_U, (bound / norms_U).clamp_(max=1.0), 0.0)
-    sums = {name: _weighted_sum(value, scale_U) for name, value in gradients.values.items()}
+    sums = _weighted_sums(gradients, scale_U)
     counts = ClipCounts(
         n_units=len(norms_U),
         n_clipped=int((norms_U[finite_U] > l2_clip_norm).sum()),
@@ -119,31 +118,72 @@ def sum_over_ranks(part: BoundedSum, ranks: Ranks) -> BoundedSum:
 
 
 def _rounding(gradients: PerUnitGradients) -> float:
-    factored = any(isinstance(each, FactoredGradients) for each in gradients.values.values())
+    _, factored = _by_form(gradients)
     return ROUNDING if factored else 0.0
 
 
-def _weighted_sum(value: Tensor | FactoredGradients, scale_U: Tensor) -> Tensor:
-    if isinstance(value, FactoredGradients):
-        return value.weighted_sum(scale_U).to(torch.float64)
-    total_P = torch.empty(math.prod(value.shape[1:]), dtype=torch.float64, device=scale_U.device)
+def _by_form(
+    gradients: PerUnitGradients,
+) -> tuple[dict[str, Tensor], dict[str, FactoredGradients]]:
+    """Those that are instantiated, and those that are kept as factors."""
+    instantiated, factored = {}, {}
+    for name, value in gradients.values.items():
+        if isinstance(value, FactoredGradients):
+            factored[name] = value
+        else:
+            instantiated[name] = value
+    return instantiated, factored
+
+
+def _weighted_sums(gradients: PerUnitGradients, scale_U: Tensor) -> dict[str, Tensor]:
+    """Parameter name -> sum over u of scale[u] * gradient[u], in the order of the gradients."""
+    instantiated, factored = _by_form(gradients)
+    sizes = [math.prod(value.shape[1:]) for value in instantiated.values()]
+    total_P = torch.empty(sum(sizes), dtype=torch.float64, device=scale_U.device)
     dropped_U = scale_U == 0
-    any_dropped = bool(dropped_U.any())
-    for columns, part_UP in _exact_columns(value):
+    any_dropped, start = bool(dropped_U.any()), 0
+    for part_UP in _exact_columns(list(instantiated.values())):
         if any_dropped:  # zero times NaN is NaN: a scale of zero alone would not keep it out
             part_UP[dropped_U] = 0.0
-        torch.mv(part_UP.T, scale_U, out=total_P[columns])
-    return total_P.view(value.shape[1:])
+        stop = start + part_UP.shape[1]
+        torch.mv(part_UP.T, scale_U, out=total_P[start:stop])
+        start = stop
+    parts = zip(instantiated.items(), total_P.split(sizes), strict=True)
+    sums = {name: part_P.view(value.shape[1:]) for (name, value), part_P in parts}
+    sums |= {name: value.weighted_sum(scale_U).to(total_P) for name, value in factored.items()}
+    return {name: sums[name] for name in gradients.values}
 
 
-def _exact_columns(value: Tensor) -> Iterator[tuple[slice, Tensor]]:
-    """Copies of `value` [U, ...] in float64, some columns at a time, as [U, columns]."""
-    n_units, n_values = len(value), math.prod(value.shape[1:])
-    flat_UP = value.reshape(n_units, n_values)
-    device, size = _exact_device(value.device), max(1, _CHUNK // max(1, n_units))
-    for start in range(0, n_values, size):
-        columns = slice(start, start + size)
-        yield columns, flat_UP[:, columns].to(device=device, dtype=torch.float64, copy=True)
+def _exact_columns(values: Sequence[Tensor]) -> Iterator[Tensor]:
+    """The gradients [U, ...] side by side, copied to float64 some columns at a time: [U, columns].
+
+    Most parameters are small, so that several of them make up one copy.
+    """
+    size = max(1, _CHUNK // max(1, len(values[0]))) if values else 1
+    pieces: list[Tensor] = []
+    columns = 0
+    for value in values:
+        flat_UP = value.reshape(len(value), math.prod(value.shape[1:]))
+        for piece in flat_UP.split(size, 1):
+            if pieces and columns + piece.shape[1] > size:
+                yield _exact(pieces)
+                pieces, columns = [], 0
+            pieces.append(piece)
+            columns += piece.shape[1]
+    if pieces:
+        yield _exact(pieces)
+
+
+def _exact(pieces: Sequence[Tensor]) -> Tensor:
+    widths = [piece.shape[1] for piece in pieces]
+    out_UP = torch.empty(
+        (len(pieces[0]), sum(widths)),
+        dtype=torch.float64,
+        device=_exact_device(pieces[0].device),
+    )
+    for piece, part in zip(pieces, out_UP.split(widths, 1), strict=True):
+        part.copy_(piece)
+    return out_UP
 
 
 def _exact_device(device: torch.device) -> torch.device:

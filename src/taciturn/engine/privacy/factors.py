@@ -6,6 +6,7 @@ features or rows of a table, D input features.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations_with_replacement
 
@@ -49,22 +50,8 @@ class FactoredGradients:
     shape: tuple[int, int]
 
     def squared_norms(self) -> Tensor:
-        """Exact squared l2 norm of each unit's gradient; float64 [U].
-
-        |sum_n l_n r_n^T|^2 = sum_nm (l_n . l_m)(r_n . r_m), in tiles: each product of rows is
-        accumulated in at least fp32, their sum in float64.
-        """
-        squares_U = torch.zeros(
-            self.layout.n_units, dtype=torch.float64, device=self.terms[0].right_BRD.device
-        )
-        for group in self.layout.groups:
-            for one, other in combinations_with_replacement(self._tiles(group), 2):
-                gram = _left_gram(one.left, other.left)
-                gram = gram.mul_(_gram(one.right_BRD, other.right_BRD))
-                twice = 1 if one is other else 2
-                squares_U[group.units_G] += twice * gram.sum((1, 2), dtype=torch.float64)
-        # Rounding may leave a tiny negative number where a gradient is zero.
-        return squares_U.clamp_(min=0.0)
+        """Exact squared l2 norm of each unit's gradient; float64 [U]."""
+        return _squared_norms([self])
 
     def weighted_sum(self, scale_U: Tensor) -> Tensor:
         """sum over u of scale[u] * gradient[u], as one matrix product in at least fp32; [P, D].
@@ -109,6 +96,52 @@ class FactoredGradients:
             rights = group.rows(term.right_BRD).split(_TILE, 1)
             tiles += map(Factors, lefts, rights)
         return tiles
+
+
+def squared_norms(gradients: Sequence[FactoredGradients]) -> Iterator[Tensor]:
+    """Exact squared l2 norms of each unit's gradients, some matrices at a time; float64 [U] each.
+
+    Their sum is the squared norm over all of them. |sum_n l_n r_n^T|^2 = sum_nm (l_n . l_m)(r_n .
+    r_m), in tiles: each product of rows is accumulated in at least fp32, their sum in float64. Of
+    matrices that meet the same activations r, as a query, key and value do, (l_n . l_m) are added
+    up first, and (r_n . r_m) is made once.
+    """
+    together: dict[object, list[FactoredGradients]] = {}
+    for each in gradients:
+        together.setdefault(_activations(each), []).append(each)
+    for some in together.values():
+        yield some[0].squared_norms() if len(some) == 1 else _squared_norms(some)
+
+
+def _activations(of: FactoredGradients) -> object:
+    """Equal for matrices that meet the same activations, and nothing else.
+
+    Compared by where they lie in memory, which they all occupy for as long as they are compared.
+    """
+    if len(of.terms) > 1 or type(of) is not FactoredGradients:  # a subclass has its own norms
+        return id(of)
+    right = of.terms[0].right_BRD
+    return right.data_ptr(), right.shape, right.stride(), right.dtype, right.device
+
+
+def _squared_norms(some: Sequence[FactoredGradients]) -> Tensor:
+    """Of matrices with the same `_activations`, together."""
+    first = some[0]
+    squares_U = torch.zeros(
+        first.layout.n_units, dtype=torch.float64, device=first.terms[0].right_BRD.device
+    )
+    for group in first.layout.groups:
+        # One row of tiles for each part of the activations, one column for each matrix.
+        tiles = list(zip(*(each._tiles(group) for each in some), strict=True))
+        for ones, others in combinations_with_replacement(tiles, 2):
+            gram = _left_gram(ones[0].left, others[0].left)
+            for one, other in zip(ones[1:], others[1:], strict=True):
+                gram = gram + _left_gram(one.left, other.left)
+            gram = gram.mul_(_gram(ones[0].right_BRD, others[0].right_BRD))
+            twice = 1 if ones is others else 2
+            squares_U[group.units_G] += twice * gram.sum((1, 2), dtype=torch.float64)
+    # Rounding may leave a tiny negative number where a gradient is zero.
+    return squares_U.clamp_(min=0.0)
 
 
 def _gram(one: Tensor, other: Tensor) -> Tensor:

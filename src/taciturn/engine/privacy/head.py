@@ -1,15 +1,15 @@
 """Output layer and cross-entropy in one, in chunks of rows: never all logits at once.
 
 The gradient of cross-entropy is known as soon as the logits are, so it is made in the forward pass,
-while they are in the processor's cache (as in Liger Kernel, Hsu et al. 2024). Rows without a
-target, such as padding and prompts, are not computed at all.
+in their place, while they are in the processor's cache (as in Liger Kernel, Hsu et al. 2024). Rows
+without a target, such as padding and prompts, are left out.
 
-Shapes: B sequences, T tokens, N rows with a target, D features, V vocabulary.
+Shapes: B sequences, T tokens, N rows, D features, V vocabulary.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,8 +22,11 @@ from taciturn.engine.privacy.backward import apply
 from taciturn.engine.privacy.lifted import LiftedParameter
 from taciturn.engine.privacy.receiver import Receiver
 
-# Logits made at once: 2^20 of them are 4 MiB.
-_CHUNK = 1 << 20
+# Logits made at once: 2^22 of them are 16 MiB. With a quarter, products of so few rows are slower.
+_CHUNK = 1 << 22
+# Rows of a sequence are a multiple of this where they can be: products of 63 rows take half as long
+# again as those of 64.
+_EVEN = 8
 
 
 def head_cross_entropy(
@@ -45,8 +48,7 @@ def head_cross_entropy(
         else:
             tensors += [x_BTD, weight_VD, None]
     receivers = [getattr(weight, "receiver", None) for _, weight in terms]
-    targets = _Targets.of(input_ids_BT, loss_weights_BT)
-    return apply(_HeadLoss, targets, receivers, *tensors)
+    return apply(_HeadLoss, input_ids_BT, loss_weights_BT, receivers, *tensors)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,9 +56,10 @@ class _Targets:
     """The rows of a batch that predict something.
 
     Attributes:
-        rows_N: their positions among the B * T rows.
+        rows_N: their positions among the B * T rows, each once.
         ids_N: what they should predict.
         weights_N: how much they count.
+        filled: some of the rows count zero, and stand there to make as many for each sequence.
     """
 
     rows_N: Tensor
@@ -64,20 +67,40 @@ class _Targets:
     weights_N: Tensor
     sequences: int
     tokens: int
+    filled: bool
 
     @classmethod
-    def of(cls, input_ids_BT: Tensor, loss_weights_BT: Tensor) -> _Targets:
+    def of(cls, input_ids_BT: Tensor, loss_weights_BT: Tensor, *, as_many: bool) -> _Targets:
+        """The rows with a weight; if `as_many`, [B, R] of them, R being what one sequence needs."""
         b, t = input_ids_BT.shape
         # The row before a position predicts it; position 0 is predicted by none.
-        rows_N = F.pad(loss_weights_BT[:, 1:], (0, 1)).flatten().nonzero()[:, 0]
-        ids_N, weights_N = input_ids_BT.flatten()[rows_N + 1], loss_weights_BT.flatten()[rows_N + 1]
-        return cls(rows_N, ids_N, weights_N, b, t)
+        ids_BT, weights_BT = (
+            F.pad(each[:, 1:], (0, 1)) for each in (input_ids_BT, loss_weights_BT)
+        )
+        rows_N = weights_BT.flatten().nonzero()[:, 0]
+        if as_many:
+            empty_BT = weights_BT == 0
+            most = min(t, _EVEN * -(-max(1, t - int(empty_BT.sum(1).min())) // _EVEN))
+            first_B1 = torch.arange(0, b * t, t, device=rows_N.device).unsqueeze(1)
+            rows_N = (empty_BT.byte().argsort(dim=1, stable=True)[:, :most] + first_B1).flatten()
+        ids_N, weights_N = ids_BT.flatten()[rows_N], weights_BT.flatten()[rows_N]
+        filled = as_many and not bool(weights_N.all())
+        return cls(rows_N, ids_N, weights_N, b, t, filled)
 
-    def chunks(self, vocabulary: int) -> list[_Targets]:
+    def take(self, x_BTD: Tensor) -> Tensor:
+        """Activations [N, D], zeros where nothing counts, even in place of NaN."""
+        x_ND = x_BTD.flatten(0, 1)[self.rows_N]
+        return x_ND.masked_fill_((self.weights_N == 0).unsqueeze(1), 0.0) if self.filled else x_ND
+
+    def put(self, x_ND: Tensor) -> Tensor:
+        """[B, T, D], zeros in the rows that are not here."""
+        out = x_ND.new_zeros(self.sequences * self.tokens, x_ND.shape[1])
+        return out.index_copy_(0, self.rows_N, x_ND).view(self.sequences, self.tokens, -1)
+
+    def chunks(self, vocabulary: int) -> Iterator[slice]:
         """Some rows at a time."""
         size = max(1, _CHUNK // vocabulary)
-        parts = (self.rows_N.split(size), self.ids_N.split(size), self.weights_N.split(size))
-        return [_Targets(*part, self.sequences, self.tokens) for part in zip(*parts, strict=True)]
+        return (slice(start, start + size) for start in range(0, len(self.rows_N), size))
 
 
 class _HeadLoss(Function):
@@ -85,86 +108,112 @@ class _HeadLoss(Function):
 
     @staticmethod
     def forward(
-        ctx: Any, targets: _Targets, receivers: list[Receiver | None], *tensors: Any
+        ctx: Any,
+        input_ids_BT: Tensor,
+        loss_weights_BT: Tensor,
+        receivers: list[Receiver | None],
+        *tensors: Any,
     ) -> Tensor:
-        xs, weights = tensors[0::3], tensors[1::3]
-        needs = ctx.needs_input_grad[2:]
+        weights, needs = tensors[1::3], ctx.needs_input_grad[3:]
         fits_weights = any(needs[1::3]) or any(needs[2::3])
-        made = _Made(xs, weights, tuple(needs[0::3]), fits_weights)
-        losses_B: Tensor = weights[0].new_zeros(targets.sequences, dtype=_exact(weights[0].dtype))
-        for chunk in targets.chunks(len(weights[0])):
-            log_p = _log_probabilities([x.flatten(0, 1)[chunk.rows_N] for x in xs], weights)
-            nll_N = -log_p.gather(1, chunk.ids_N.unsqueeze(1))[:, 0]
-            losses_B.index_add_(
-                0, chunk.rows_N // chunk.tokens, (nll_N * chunk.weights_N).to(losses_B)
-            )
-            if any(needs):
-                made.add(chunk, _logits_gradient(log_p, chunk))
-        ctx.receivers, ctx.n_terms = receivers, len(xs)
-        ctx.save_for_backward(*xs, *weights, *made.x_grads, made.logits_grad)
-        return losses_B
+        targets = _Targets.of(input_ids_BT, loss_weights_BT, as_many=fits_weights)
+        xs = [targets.take(x) for x in tensors[0::3]]
+        made = _Made.of(xs, weights, targets, tuple(needs[0::3]), fits_weights)
+        weighted_N = made.losses_N * targets.weights_N.to(made.losses_N.dtype)
+        losses_B = weighted_N.new_zeros(targets.sequences)
+        ctx.receivers, ctx.targets, ctx.n_terms = receivers, targets, len(xs)
+        ctx.save_for_backward(*(xs if fits_weights else ()), *made.x_grads, made.logits_grad)
+        return losses_B.index_add_(0, targets.rows_N // targets.tokens, weighted_N)
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
-        n, saved, needs = ctx.n_terms, ctx.saved_tensors, ctx.needs_input_grad[2:]
-        logits_grad, scale_B11 = saved[3 * n], grads[0].view(-1, 1, 1)
-        out: list[Tensor | None] = [None, None]
+        *saved, logits_grad = ctx.saved_tensors
+        targets, needs = ctx.targets, ctx.needs_input_grad[3:]
+        scale_N1 = grads[0][targets.rows_N // targets.tokens].unsqueeze(1)
+        out: list[Tensor | None] = [None, None, None]
         for i, receiver in enumerate(ctx.receivers):
-            x, x_grad = saved[i], saved[2 * n + i]
-            scaled = (x * scale_B11).to(x.dtype)
-            out.append(None if x_grad is None else (x_grad * scale_B11).to(x.dtype))
-            out.append(_summed(logits_grad, scaled) if needs[3 * i + 1] else None)
-            out.append(_received(receiver, logits_grad, scaled) if needs[3 * i + 2] else None)
+            x_grad = saved[i - ctx.n_terms]
+            out.append(None if x_grad is None else targets.put(_times(x_grad, scale_N1)))
+            if logits_grad is None:
+                out += [None, None]
+                continue
+            x = _times(saved[i], scale_N1)
+            g = logits_grad.to(x.dtype)
+            out.append(g.T @ x if needs[3 * i + 1] else None)
+            rows = (each.unflatten(0, (targets.sequences, -1)) for each in (g, x))
+            out.append(receiver.products(*rows) if needs[3 * i + 2] else None)
         return tuple(out)
 
 
+@dataclass(frozen=True, slots=True)
 class _Made:
-    """Gradients that the forward pass fills, chunk by chunk; rows without a target stay zero."""
+    """What the forward pass makes, chunk by chunk.
 
-    def __init__(
-        self,
+    Attributes:
+        losses_N: of each row, fp32 at least.
+        x_grads: of the activations, [N, D]; None where not needed.
+        logits_grad: [N, V], if weights are fitted.
+    """
+
+    losses_N: Tensor
+    x_grads: list[Tensor | None]
+    logits_grad: Tensor | None
+
+    @classmethod
+    def of(
+        cls,
         xs: Sequence[Tensor],
         weights: Sequence[Tensor],
+        targets: _Targets,
         needs_x: tuple[bool, ...],
         fits_weights: bool,
-    ) -> None:
+    ) -> _Made:
+        n, vocabulary, dtype = len(targets.rows_N), len(weights[0]), _exact(weights[0].dtype)
         pairs = zip(xs, needs_x, strict=True)
-        self.x_grads = [torch.zeros_like(x) if need else None for x, need in pairs]
-        shape = (*xs[0].shape[:2], len(weights[0]))
-        # In the adapter's type, if there is one: it is what is trained.
-        self.logits_grad = weights[-1].new_zeros(shape) if fits_weights else None
-        self._weights = weights
+        made = cls(
+            weights[0].new_empty(n, dtype=dtype),
+            [torch.empty_like(x) if need else None for x, need in pairs],
+            # In the adapter's type, if there is one: it is what is trained.
+            weights[-1].new_empty(n, vocabulary) if fits_weights else None,
+        )
+        in_place = fits_weights and all(each.dtype == dtype for each in (*xs, *weights))
+        for chunk in targets.chunks(vocabulary):
+            kept = None if made.logits_grad is None else made.logits_grad[chunk]
+            logits = _logits([x[chunk] for x in xs], weights, kept if in_place else None)
+            ids_N, weights_N = targets.ids_N[chunk], targets.weights_N[chunk]
+            made.losses_N[chunk] = _cross_entropy(logits, ids_N, weights_N)
+            made._keep(chunk, logits, weights)
+            if kept is not None and not in_place:
+                kept.copy_(logits)
+        return made
 
-    def add(self, chunk: _Targets, gradient_NV: Tensor) -> None:
-        for x_grad, weight in zip(self.x_grads, self._weights, strict=True):
+    def _keep(self, chunk: slice, gradient_NV: Tensor, weights: Sequence[Tensor]) -> None:
+        for x_grad, weight in zip(self.x_grads, weights, strict=True):
             if x_grad is not None:
-                rows = x_grad.view(-1, x_grad.shape[-1])
-                rows[chunk.rows_N] = (gradient_NV.to(weight.dtype) @ weight).to(x_grad.dtype)
-        if self.logits_grad is not None:
-            rows = self.logits_grad.view(-1, gradient_NV.shape[1])
-            rows[chunk.rows_N] = gradient_NV.to(rows.dtype)
+                x_grad[chunk] = gradient_NV.to(weight.dtype) @ weight
 
 
-def _log_probabilities(xs: Sequence[Tensor], weights: Sequence[Tensor]) -> Tensor:
-    logits_NV = xs[0] @ weights[0].T
+def _logits(xs: Sequence[Tensor], weights: Sequence[Tensor], out: Tensor | None) -> Tensor:
+    """fp32 at least; in `out`, if there is one."""
+    logits_NV = torch.mm(xs[0], weights[0].T, out=out)
     for x, weight in zip(xs[1:], weights[1:], strict=True):
-        logits_NV = logits_NV + x @ weight.T
-    return logits_NV.log_softmax(-1, dtype=_exact(logits_NV.dtype))
+        logits_NV = torch.add(logits_NV, x @ weight.T, out=out)
+    return logits_NV.to(_exact(logits_NV.dtype))
 
 
-def _logits_gradient(log_p: Tensor, chunk: _Targets) -> Tensor:
-    """weight * (p - 1 at the target); `log_p` is overwritten."""
-    p_NV = log_p.exp_()
-    p_NV.scatter_add_(1, chunk.ids_N.unsqueeze(1), -torch.ones_like(p_NV[:, :1]))
-    return p_NV.mul_(chunk.weights_N.unsqueeze(1).to(p_NV.dtype))
+def _cross_entropy(logits_NV: Tensor, ids_N: Tensor, weights_N: Tensor) -> Tensor:
+    """[N]; leaves in place of the logits the gradient of `weights` times it."""
+    ids_N1, weights_N1 = ids_N.unsqueeze(1), weights_N.unsqueeze(1).to(logits_NV.dtype)
+    top_N1 = logits_NV.amax(1, keepdim=True)
+    at_target_N1 = logits_NV.gather(1, ids_N1).sub_(top_N1)
+    odds_NV = logits_NV.sub_(top_N1).exp_()
+    total_N1 = odds_NV.sum(1, keepdim=True)
+    odds_NV.mul_(weights_N1 / total_N1).scatter_add_(1, ids_N1, -weights_N1)
+    return (total_N1.log() - at_target_N1)[:, 0]
 
 
-def _received(receiver: Receiver, logits_grad: Tensor, x: Tensor) -> Tensor | None:
-    return receiver.products(logits_grad.to(x.dtype), x)
-
-
-def _summed(logits_grad: Tensor, x: Tensor) -> Tensor:
-    return logits_grad.to(x.dtype).flatten(0, 1).T @ x.flatten(0, 1)
+def _times(value: Tensor, scale: Tensor) -> Tensor:
+    return (value * scale).to(value.dtype)
 
 
 def _exact(dtype: torch.dtype) -> torch.dtype:

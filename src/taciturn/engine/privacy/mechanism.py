@@ -97,12 +97,12 @@ class DpSgdMechanism:
             microbatches: gradients of disjoint groups of whole units.
         """
         self._check_names(parameters)
-        total = clipping.empty_sum(parameters, self.l2_clip_norm)
+        total: BoundedSum | None = None
         for gradients in microbatches:
             self._check_names(gradients.values)
             part = clipping.clip_and_sum(gradients, self.l2_clip_norm)
-            total = clipping.merge_disjoint(total, part)
-        return total
+            total = part if total is None else clipping.merge_disjoint(total, part)
+        return clipping.empty_sum(parameters, self.l2_clip_norm) if total is None else total
 
     def sum_over_ranks(self, part: BoundedSum, ranks: Ranks) -> BoundedSum:
         """This rank's own rows of the clipped sum over all ranks' units; all of it if alone."""

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from itertools import repeat
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -17,9 +15,6 @@ from taciturn.engine.privacy.types import BoundedSum, PrivateGradient
 
 # 2^-20 of the noise: far above float64's gaps, far below anything that training can feel.
 _GRID_BITS = 20
-# Streams that share the noise of a large sum. A constant: what a stream yields must not depend on
-# how many threads a machine has.
-_LANES = 8
 
 _Part = tuple[Tensor, Tensor]
 """Some values of the sum, and where they go once they have their noise."""
@@ -45,8 +40,9 @@ def add_noise(
         name: torch.empty(value.shape, dtype=torch.float32, device=value.device)
         for name, value in total.values.items()
     }
-    parts = [part for name, out in released.items() for part in _parts(total.values[name], out)]
-    _release(parts, std, divisor, stream)
+    flat = ((total.values[name].reshape(-1), out.view(-1)) for name, out in released.items())
+    for parts in _chunks(flat):
+        _release(parts, std, divisor, stream)
     return PrivateGradient(released, std / divisor)
 
 
@@ -73,26 +69,32 @@ def grid_step(std: float) -> float:
     return 2.0 ** (math.floor(math.log2(std)) - _GRID_BITS)
 
 
-def _parts(value: Tensor, out: Tensor) -> Iterator[_Part]:
-    """Both cut in the same places."""
-    flat = (value.reshape(-1).split(NORMAL_CHUNK), out.view(-1).split(NORMAL_CHUNK))
-    return zip(*flat, strict=True)
+def _chunks(flat: Iterable[_Part]) -> Iterator[list[_Part]]:
+    """All values in order, NORMAL_CHUNK at a time: of many small parameters, or of a large one."""
+    parts: list[_Part] = []
+    room = NORMAL_CHUNK
+    for value, out in flat:
+        start = 0
+        while start < len(value):
+            stop = min(len(value), start + room)
+            parts.append((value[start:stop], out[start:stop]))
+            room, start = room - (stop - start), stop
+            if room == 0:
+                yield parts
+                parts, room = [], NORMAL_CHUNK
+    if parts:
+        yield parts
 
 
 def _release(parts: Sequence[_Part], std: float, divisor: float, stream: SecureStream) -> None:
-    """Each part with noise of its own. Many parts are dealt to lanes, which threads work off."""
-    if len(parts) < 2 * _LANES:
-        _release_lane(parts, std, divisor, stream)
-        return
-    lanes = [parts[first::_LANES] for first in range(_LANES)]
-    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-        streams = stream.children(_LANES)
-        done = pool.map(_release_lane, lanes, repeat(std), repeat(divisor), streams)
-        list(done)  # raises what a lane has raised
+    """Noise of its own for each value of each part.
 
-
-def _release_lane(parts: Sequence[_Part], std: float, divisor: float, stream: SecureStream) -> None:
+    The grid's step is a power of two, so that dividing by it first changes no bit of the result.
+    """
     step = grid_step(std)
-    for part, released in parts:
-        noised = stream.normal(part.shape).to(part.device).mul_(std).add_(part)
-        released.copy_(noised.div_(step).round_().mul_(step).div_(divisor))
+    values = parts[0][0] if len(parts) == 1 else torch.cat([value for value, _ in parts])
+    noised = stream.normal(values.shape).to(values.device)
+    noised.mul_(std / step).add_(values, alpha=1 / step).round_().div_(divisor / step)
+    sizes = [len(out) for _, out in parts]
+    for (_, out), own in zip(parts, noised.split(sizes), strict=True):
+        out.copy_(own)

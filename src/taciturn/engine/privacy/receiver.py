@@ -65,7 +65,8 @@ class Receiver:
         return self.layout.lookups(ids_BR, g_BRD, rows)
 
     def _keeps(self, out_features: int, in_features: int, rows: int) -> bool:
-        rows_of_unit = rows * self.layout.most_sequences
+        # Of rows that were left out, their number is private: the choice is made as if none were.
+        rows_of_unit = max(rows, self.layout.tokens) * self.layout.most_sequences
         return keeps_factors(
             self.form, out_features, in_features, rows=rows_of_unit, units=self.layout.n_units
         )

@@ -22,12 +22,15 @@ from torch import Tensor
 from taciturn.errors import GuaranteeError
 
 _TWO_TO_64 = 2.0**64
-_LARGEST = np.int64(2**63 - 1)
+_LARGEST = 2**63 - 1
+# Integers of a cipher block.
+_BLOCK = 2
 # Trials made at once: bounds the memory beside the result, whatever its size.
 _CHUNK = 1 << 20
-NORMAL_CHUNK = 1 << 15
-"""Normal values made at once: so few stay in a processor's cache, and torch does not divide them
-among threads, whose waiting for each other costs more than the work. Even."""
+NORMAL_CHUNK = 1 << 17
+"""Normal values made at once: so few stay in a processor's cache, and are yet enough for several
+threads to share. Even."""
+_ZEROS = memoryview(bytes(8 * NORMAL_CHUNK))
 
 
 class SecureStream:
@@ -55,14 +58,6 @@ class SecureStream:
         """Names the key without revealing it: two streams with one identity share their bits."""
         return self._identity
 
-    def children(self, count: int) -> list[SecureStream]:
-        """Streams of their own for several threads, keyed with the next bits of this one.
-
-        Guarantee: as independent of each other and of what this stream goes on to yield as AES-256
-        makes its own output blocks.
-        """
-        return [SecureStream(self.integers(4).tobytes()) for _ in range(count)]
-
     def __reduce__(self) -> NoReturn:
         raise TypeError("a SecureStream cannot be saved: its bits would be used twice")
 
@@ -77,7 +72,10 @@ class SecureStream:
                 "a SecureStream was carried into another process, where its bits would be used "
                 "twice; make a fresh one there"
             )
-        return np.frombuffer(self._encryptor.update(bytes(8 * count)), dtype=np.uint64)
+        out = np.empty(count + _BLOCK, dtype=np.uint64)  # the cipher asks for a block of room
+        zeros = _ZEROS[: 8 * count] if count <= NORMAL_CHUNK else bytes(8 * count)
+        self._encryptor.update_into(zeros, out.data.cast("B"))
+        return out[:count]
 
     def bernoulli(self, count: int, probability: float) -> NDArray[np.bool_]:
         """`count` independent trials, each true with `probability` rounded down to 2^-64.
@@ -111,15 +109,12 @@ class SecureStream:
 
     def _fill(self, one_H: Tensor, other_H: Tensor) -> None:
         """Fill two vectors of one length with independent normal values."""
-        bits_2H = self.integers(2 * len(one_H)).view(np.int64).reshape(2, -1)
+        bits_2H = torch.from_numpy(self.integers(2 * len(one_H)).view(np.int64)).view(2, -1)
         # Without the sign bit: integers near 0 keep all their bits, and with them the tails theirs.
-        radius_H = np.bitwise_and(bits_2H[0], _LARGEST).astype(np.float64)
-        radius_H += 0.5  # keeps log() away from 0
-        radius_H *= 2.0**-63
-        np.log(radius_H, out=radius_H)
-        radius_H *= -2.0
-        np.sqrt(radius_H, out=radius_H)
-        angle_H = torch.from_numpy(bits_2H[1] * (math.pi * 2.0**-63))
-        for out_H, direction in ((one_H, torch.cos), (other_H, torch.sin)):
-            direction(angle_H, out=out_H)
-            out_H.mul_(torch.from_numpy(radius_H))
+        radius_H = bits_2H[0].bitwise_and_(_LARGEST).to(torch.float64)
+        radius_H.add_(0.5).mul_(2.0**-63)  # the half keeps log() away from 0
+        np.log(radius_H.numpy(), out=radius_H.numpy())  # three times as fast as torch's
+        radius_H.mul_(-2.0).sqrt_()
+        angle_H = other_H.copy_(bits_2H[1]).mul_(math.pi * 2.0**-63)
+        torch.cos(angle_H, out=one_H).mul_(radius_H)
+        angle_H.sin_().mul_(radius_H)

@@ -31,8 +31,10 @@ class TrainingState:
         self.step = 0
         # Of a sharded parameter, the rows of this process: optimiser and average are sharded too.
         self._own = {name: local(value.detach()) for name, value in parameters.items()}
+        # Where the average is put into the model at the end, the iterate must not be in its place.
+        copied = config.average_decay > 0
         self._master = {
-            name: value.to(torch.float32, copy=True) for name, value in self._own.items()
+            name: value.to(torch.float32, copy=copied) for name, value in self._own.items()
         }
         averaged = self._master if config.average_decay else {}
         self._average = {name: torch.zeros_like(value) for name, value in averaged.items()}
@@ -65,6 +67,8 @@ class TrainingState:
         for group in self._optimizer.param_groups:
             group["lr"] = self.config.rate(self.step)
         self._optimizer.step()
+        for master in self._master.values():
+            master.grad = None  # else it would be there while the next step needs the memory
         self.step += 1
         for name, average in self._average.items():
             average.lerp_(self._master[name], 1 - self.config.average_decay)
@@ -80,7 +84,8 @@ class TrainingState:
     @torch.no_grad()
     def _install(self, values: Mapping[str, Tensor]) -> None:
         for name, own in self._own.items():
-            own.copy_(values[name])
+            if own.data_ptr() != values[name].data_ptr():
+                own.copy_(values[name])
 
     def tensors(self) -> dict[str, Tensor]:
         """Everything a resumed run needs, flat; the step is a [1] int64 tensor.
