@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,11 @@ from sqlalchemy import insert, select
 import released
 from clinic import NAMESPACE, Clinic
 from taciturn.server.app import create_app
+from taciturn.server.completions import Completions
 from taciturn.server.database import open_database
 from taciturn.server.identity.principal import Principal
 from taciturn.server.jobs.idle import Idle
+from taciturn.server.services import Services
 from taciturn.server.tables import jobs, models
 from taciturn.wire.jobs import Failure, JobKind, JobState, JobView, RemoteSample
 from taciturn.wire.values import PolicyLine
@@ -107,9 +109,13 @@ def desk(migrated_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
     path.write_bytes(migrated_file.read_bytes())
     engine = open_database(f"sqlite:///{path}")
     found = Desk(Clinic.on(engine, folder, idle_worker_s=2))
-    app = create_app(found.clinic.gateway, found)
-    found.idle = app.state.services.idle
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning"))
+    app = create_app(found.clinic.gateway)
+    services: Services = app.state.services
+    completions = Completions(found, services.results, services.texts)
+    app.state.services = replace(services, completions=completions)
+    found.idle = services.idle
+    # Without what goes on besides requests: nobody dispatches jobs but the desk.
+    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning", lifespan="off"))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     while not server.started:
