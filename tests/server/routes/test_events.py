@@ -29,9 +29,8 @@ def clinic(migrated_file: Path, tmp_path: Path) -> Iterator[Clinic]:
 
 
 @pytest.fixture
-def client(clinic: Clinic) -> Iterator[TestClient]:
-    with TestClient(create_app(clinic.gateway)) as found:
-        yield found
+def client(clinic: Clinic) -> TestClient:
+    return TestClient(create_app(clinic.gateway))
 
 
 @pytest.fixture

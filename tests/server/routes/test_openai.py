@@ -23,6 +23,7 @@ from taciturn.server.completions import Completions
 from taciturn.server.database import open_database
 from taciturn.server.identity.principal import Principal
 from taciturn.server.jobs.idle import Idle
+from taciturn.server.services import Services
 from taciturn.server.tables import jobs, models
 from taciturn.wire.jobs import Failure, JobKind, JobState, JobView, RemoteSample
 from taciturn.wire.values import PolicyLine
@@ -109,11 +110,12 @@ def desk(migrated_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
     engine = open_database(f"sqlite:///{path}")
     found = Desk(Clinic.on(engine, folder, idle_worker_s=2))
     app = create_app(found.clinic.gateway)
-    services = app.state.services
+    services: Services = app.state.services
     completions = Completions(found, services.results, services.texts)
     app.state.services = replace(services, completions=completions)
     found.idle = services.idle
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning"))
+    # Without what goes on besides requests: nobody dispatches jobs but the desk.
+    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning", lifespan="off"))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     while not server.started:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -78,10 +77,8 @@ class Gate:
 
 
 @pytest.fixture
-def gate(engine: Engine, tmp_path: Path) -> Iterator[Gate]:
-    made = Gate(engine, tmp_path)
-    with made.client:
-        yield made
+def gate(engine: Engine, tmp_path: Path) -> Gate:
+    return Gate(engine, tmp_path)
 
 
 def test_a_fit_becomes_a_model(gate: Gate) -> None:

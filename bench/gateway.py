@@ -1,0 +1,330 @@
+"""The gateway under load, on SQLite and on PostgreSQL.
+
+    python bench/gateway.py                    mixed requests: at a rate, and as many as it takes
+    python bench/gateway.py --streams 1000     event streams, alone and beside the mixed requests
+    python bench/gateway.py --soak 600         memory over time
+    python bench/gateway.py --database SQLite  one of them only
+
+The gateway is a process of its own, run as `taciturn serve` runs it: one process, sessions and
+audit log included, every answer on record before it leaves. The load comes from this process over
+loopback. Ends with 1 if a goal is missed: 300 requests per second with 99% below 100 ms.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import platform
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, insert
+
+from gateways.load import Ask, Seen, Watchers, closed_loop, open_loop, quantile_ms
+from gateways.served import Served, more_files, served
+from gateways.world import DATASET, MODEL, NAMESPACE, World, fit
+from ledgers.cluster import NoPostgresError, postgres
+from taciturn.server import schema
+from taciturn.server.database import open_database
+from taciturn.server.gateway import Gateway
+from taciturn.server.identity.secret import new_id
+from taciturn.server.jobs.events import Events
+from taciturn.server.ledger import Ledger, SealKey
+from taciturn.server.ledger.journal import utc_now
+from taciturn.server.settings import Settings
+from taciturn.server.tables import jobs, models
+from taciturn.wire.events import JobEvent, ProgressEvent, Stage, StageEvent, StateEvent
+from taciturn.wire.jobs import JobState
+
+RATE, GOAL_MS, LINES, TICK_S = 300.0, 100.0, 16, 2.0
+JOBS, RUNNING, MODELS = 400, 20, 40
+LINE = '{"kind": "DP", "text": "DP (epsilon=3, delta=1e-06, unit=patient_id)"}'
+
+
+@dataclass
+class Place:
+    """A gateway, running, and the same gateway's parts in this process."""
+
+    served: Served
+    gateway: Gateway
+    world: World
+    over: list[str]
+    running: list[str]
+    model: str
+
+    def say(self, event: JobEvent) -> None:
+        """An event of every job that runs."""
+        events = Events(self.gateway)
+
+        def work(connection: Connection) -> None:
+            for job in self.running:
+                events.append(connection, job, event)
+
+        self.gateway.write(work)
+
+    def asks(self) -> list[Ask]:
+        """The mix: what people and their notebooks ask, and some writes."""
+        jobs, paul = self.over, self._ask
+        return [
+            paul("self", "self", 15),
+            paul("datasets", "datasets", 15),
+            paul("dataset", f"datasets/{DATASET}", 10),
+            *(paul("job", f"jobs/{job}", 1) for job in jobs[:20]),
+            paul("jobs", "jobs?limit=20", 5),
+            *(paul("events", f"jobs/{job}/events", 1) for job in jobs[20:30]),
+            paul("models", "models?limit=20", 5),
+            paul("budget", f"budgets/{NAMESPACE}", 5),
+            *(
+                paul("plan", "plans", 1, fit(target_epsilon=0.5 + number / 10))
+                for number in range(5)
+            ),
+            paul("new token", "tokens", 2, {"name": "a notebook's", "expires_in_days": 1}),
+            paul("new job", "jobs", 3, {"kind": "sample", "model": self.model, "prompts": ["A"]}),
+        ]
+
+    def stream(self, number: int) -> bytes:
+        """The request of one stream."""
+        job = self.running[number % len(self.running)]
+        return self._ask("stream", f"jobs/{job}/events", 1, None, "text/event-stream").data
+
+    def _ask(
+        self,
+        name: str,
+        path: str,
+        weight: int,
+        body: dict[str, Any] | None = None,
+        accept: str = "application/json",
+    ) -> Ask:
+        data = b"" if body is None else json.dumps(body).encode()
+        head = (
+            f"{'GET' if body is None else 'POST'} /v1/{path} HTTP/1.1\r\nHost: gateway\r\n"
+            f"Authorization: Bearer {self.world.tokens['paul']}\r\nAccept: {accept}\r\n"
+            f"Content-Type: application/json\r\nContent-Length: {len(data)}\r\n\r\n"
+        )
+        return Ask(name, head.encode() + data, weight)
+
+
+@contextmanager
+def place(kind: str) -> Iterator[Place]:
+    """A gateway with people, jobs and models, on a new database that waits for the disk."""
+    with tempfile.TemporaryDirectory(prefix="taciturn-bench-") as folder:
+        if kind == "SQLite":
+            with _opened(f"sqlite:///{Path(folder) / 'gateway.db'}", folder) as found:
+                yield found
+            return
+        with postgres(durable=True) as cluster, _opened(cluster.create("gateway"), folder) as found:
+            yield found
+
+
+@contextmanager
+def _opened(url: str, folder: str) -> Iterator[Place]:
+    engine, key = open_database(url), SealKey.generate()
+    schema.upgrade(engine)
+    gateway = Gateway(
+        Settings(data_dir=Path(folder), tick_s=TICK_S), engine, key, Ledger(engine, key), utc_now
+    )
+    world = World.on(gateway)
+    over, running, model = _furnish(world)
+    settings = {
+        "TACITURN_DATA_DIR": folder,
+        "TACITURN_LEDGER_KEY": key.to_text(),
+        "TACITURN_TICK_S": str(TICK_S),
+    }
+    if not url.startswith("sqlite"):
+        settings["TACITURN_DATABASE_URL"] = url
+    with served(settings) as process:
+        yield Place(process, gateway, world, over, running, model)
+    engine.dispose()
+
+
+def _furnish(world: World) -> tuple[list[str], list[str], str]:
+    """Jobs that are over, jobs that run, and models, straight into the tables."""
+    gateway, now_ms = world.gateway, world.gateway.now_ms()
+    events = Events(gateway)
+    ids = [new_id("job") for _ in range(JOBS)]
+    row = {
+        "kind": "fit",
+        "requester_id": world.users["paul"],
+        "namespace": NAMESPACE,
+        "dataset": DATASET,
+        "request": json.dumps(fit()),
+        "grants": "[]",
+        "attempt": 1,
+        "lease": 1,
+        "lease_until_ms": now_ms + 10**9,
+        "cancel": False,
+        "policy": LINE,
+    }
+    model_row = {
+        "owner_id": world.users["paul"],
+        "namespace": NAMESPACE,
+        "base_model": MODEL,
+        "report": "{}",
+        "policy": LINE,
+        "created_at_ms": now_ms,
+    }
+    said: list[JobEvent] = [StageEvent(stage=stage) for stage in Stage]
+    made = [new_id("model") for _ in range(MODELS)]
+
+    def work(connection: Connection) -> None:
+        for number, job in enumerate(ids):
+            state = JobState.RUNNING if number < RUNNING else JobState.SUCCEEDED
+            times = {"created_at_ms": now_ms - number, "updated_at_ms": now_ms}
+            connection.execute(insert(jobs).values(id=job, state=state.value, **times, **row))
+            final = [] if number < RUNNING else [StateEvent(state=state)]
+            for event in [*said, *final]:
+                events.append(connection, job, event)
+        for model, job in zip(made, ids[RUNNING:], strict=False):
+            connection.execute(insert(models).values(id=model, job_id=job, **model_row))
+
+    gateway.write(work)
+    return ids[RUNNING:], ids[:RUNNING], made[0]
+
+
+def show(what: str, seen: Seen, cpu_s: float) -> None:
+    """A line, and one for each kind of request."""
+    median, slow = (quantile_ms(seen.seconds, share) for share in (0.5, 0.99))
+    print(
+        f"  {what}: {seen.per_s:.0f}/s, median {median:.1f} ms, p99 {slow:.1f} ms, "
+        f"{len(seen.seconds)} answers {dict(sorted(seen.statuses.items()))}, "
+        f"gateway {cpu_s / seen.wall_s:.0%} of a core"
+    )
+
+
+def details(seen: Seen) -> None:
+    """Which requests are slow."""
+    for name, seconds in sorted(seen.by_name.items()):
+        print(
+            f"    {name:10} {len(seconds):6}  median {quantile_ms(seconds, 0.5):6.1f} ms  "
+            f"p99 {quantile_ms(seconds, 0.99):6.1f} ms"
+        )
+
+
+async def mixed(at: Place, seconds: float) -> bool:
+    """The two loads. Returns whether the goals were met."""
+    asks = at.asks()
+    start = time.perf_counter()
+    for ask in asks:  # the first plan of its kind is computed, later ones are looked up
+        await closed_loop(at.served.port, [ask], 1, 0.01)
+    print(f"  the first answers of each kind, one by one: {time.perf_counter() - start:.1f} s")
+    await closed_loop(at.served.port, asks, LINES, 2)
+    cpu_s = at.served.cpu_s()
+    steady = await open_loop(at.served.port, asks, RATE, seconds)
+    show(f"at {RATE:.0f}/s", steady, at.served.cpu_s() - cpu_s)
+    details(steady)
+    cpu_s = at.served.cpu_s()
+    most = await closed_loop(at.served.port, asks, LINES, seconds)
+    show(f"{LINES} lines, as fast as they are answered", most, at.served.cpu_s() - cpu_s)
+    details(most)
+    well = all(status < 400 for status in [*steady.statuses, *most.statuses])
+    return well and quantile_ms(steady.seconds, 0.99) < GOAL_MS and most.per_s >= RATE
+
+
+async def streams(at: Place, number: int, seconds: float) -> bool:
+    """Streams that all get an event, alone and beside the mixed requests."""
+    before = at.served.rss_mb()
+    watchers = Watchers(at.served.port, [at.stream(index) for index in range(number)])
+    await watchers.open()
+    first = len(Stage)
+    got = await watchers.until(first, 30)
+    print(
+        f"  {number} streams: all open after {watchers.seen.connected_s:.1f} s, {got} have the "
+        f"events so far; gateway {before:.0f} -> {at.served.rss_mb():.0f} MB"
+    )
+    well = got == number
+    for load in (False, True):
+        first += 1
+        asking = open_loop(at.served.port, at.asks(), RATE, seconds) if load else _nothing()
+        task = asyncio.create_task(asking)
+        await asyncio.sleep(seconds / 3)
+        await asyncio.to_thread(at.say, ProgressEvent(step=first, steps=100))
+        tick = Events(at.gateway).tick_ms() / 1000
+        got = await watchers.until(first, 30)
+        late = sorted(watchers.seen.at.values())[-1] - tick
+        seen = await task
+        beside = "" if seen is None else f" beside {RATE:.0f} requests/s"
+        print(f"  an event reaches {got} of {number}{beside}: the last {late * 1000:.0f} ms late")
+        if seen is not None:
+            show("those requests", seen, 0.0)
+            well &= quantile_ms(seen.seconds, 0.99) < GOAL_MS
+        well &= got == number
+    await watchers.close()
+    await asyncio.sleep(3)
+    print(f"  after all have hung up: {at.served.rss_mb():.0f} MB")
+    return well
+
+
+async def _nothing() -> None:
+    return None
+
+
+async def soak(at: Place, seconds: float, rate: float) -> bool:
+    """Memory while everything goes on: requests, streams that come and go, events."""
+    asks, samples = at.asks(), []
+    start = time.perf_counter()
+    loading = asyncio.create_task(open_loop(at.served.port, asks, rate, seconds))
+    number = 0
+    while not loading.done():
+        watchers = Watchers(at.served.port, [at.stream(index) for index in range(100)])
+        await watchers.open()
+        number += 1
+        await asyncio.to_thread(at.say, ProgressEvent(step=number, steps=10_000))
+        await asyncio.sleep(5)
+        await watchers.close()
+        samples.append((time.perf_counter() - start, at.served.rss_mb()))
+    seen = await loading
+    show(f"{seconds:.0f} s at {rate:.0f}/s with 100 streams that come and go", seen, 0.0)
+    half = samples[len(samples) // 2 :]
+    print(
+        "  MB by time: "
+        + ", ".join(f"{mb:.0f}" for _, mb in samples[:: max(1, len(samples) // 20)])
+    )
+    slope = _slope(half) * 60
+    print(f"  slope of the second half: {slope:+.2f} MB/min")
+    return abs(slope) < 0.5 and all(status < 400 for status in seen.statuses)
+
+
+def _slope(samples: list[tuple[float, float]]) -> float:
+    mean_x = sum(x for x, _ in samples) / len(samples)
+    mean_y = sum(y for _, y in samples) / len(samples)
+    above = sum((x - mean_x) * (y - mean_y) for x, y in samples)
+    return above / sum((x - mean_x) ** 2 for x, _ in samples)
+
+
+def main() -> int:
+    """Run what is asked for on each database."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
+    parser.add_argument("--database", choices=["SQLite", "PostgreSQL"], action="append")
+    parser.add_argument("--seconds", type=float, default=20.0)
+    parser.add_argument("--streams", type=int, default=0)
+    parser.add_argument("--soak", type=float, default=0.0)
+    parser.add_argument("--soak-rate", type=float, default=100.0)
+    given = parser.parse_args()
+    more_files()
+    print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores")
+    well = True
+    for kind in given.database or ["SQLite", "PostgreSQL"]:
+        print(kind)
+        try:
+            with place(kind) as at:
+                if given.soak:
+                    well &= asyncio.run(soak(at, given.soak, given.soak_rate))
+                elif given.streams:
+                    well &= asyncio.run(streams(at, given.streams, given.seconds))
+                else:
+                    well &= asyncio.run(mixed(at, given.seconds))
+        except NoPostgresError as error:
+            print(f"  left out: {error}")
+    return 0 if well else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

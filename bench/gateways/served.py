@@ -1,0 +1,127 @@
+"""A gateway in a process of its own, as `taciturn serve` runs it, whose workers do nothing."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import resource
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from taciturn.server.launchers.port import Order, WorkerState
+
+
+class Nobody:
+    """A launcher whose workers are always about to come: jobs stay where they are."""
+
+    def launch(self, order: Order) -> str:
+        """See Launcher."""
+        return order.handle
+
+    def status(self, handle: str) -> WorkerState:
+        """See Launcher."""
+        return WorkerState.RUNNING
+
+    def stop(self, handle: str, grace_s: float) -> None:
+        """See Launcher."""
+
+    def alive(self) -> tuple[str, ...]:
+        """See Launcher."""
+        return ()
+
+    def left(self) -> tuple[str, ...]:
+        """See Launcher."""
+        return ()
+
+    def forget(self, job_id: str) -> None:
+        """See Launcher."""
+
+
+@dataclass(frozen=True)
+class Served:
+    """A running gateway."""
+
+    port: int
+    process: int
+
+    def rss_mb(self) -> float:
+        """Memory that it holds now."""
+        return _status(self.process, "VmRSS:") / 1024
+
+    def cpu_s(self) -> float:
+        """Processor time that it has used."""
+        fields = Path(f"/proc/{self.process}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+@contextmanager
+def served(settings: dict[str, str]) -> Iterator[Served]:
+    """Start one with these settings; ends with the block."""
+    port = _free_port()
+    environment = {**os.environ, **settings, "TACITURN_PORT": str(port)}
+    folder = str(Path(__file__).parent.parent)
+    environment["PYTHONPATH"] = os.pathsep.join([folder, environment.get("PYTHONPATH", "")])
+    with open(Path(settings["TACITURN_DATA_DIR"]) / "gateway.log", "wb") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "gateways.served"], env=environment, stdout=log, stderr=log
+        )
+        try:
+            _wait(process, port)
+            yield Served(port, process.pid)
+        finally:
+            process.send_signal(signal.SIGTERM)
+            process.wait(60)
+
+
+def more_files() -> None:
+    """As many open sockets as the system lets us have."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
+def _wait(process: subprocess.Popen[bytes], port: int) -> None:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and process.poll() is None:
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+            return
+        time.sleep(0.05)
+    raise RuntimeError("the gateway did not start; see gateway.log in its folder")
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as found:
+        port: int = found.getsockname()[1]
+        return port
+
+
+def _status(process: int, name: str) -> int:
+    for line in Path(f"/proc/{process}/status").read_text().splitlines():
+        if line.startswith(name):
+            return int(line.split()[1])
+    raise KeyError(name)
+
+
+def main() -> None:
+    """Serve until told to stop."""
+    from taciturn.server import logs
+    from taciturn.server.app import create_app
+    from taciturn.server.serving import GatewayServer, config
+    from taciturn.server.settings import Settings
+    from taciturn.server.starting import open_gateway
+
+    more_files()
+    logs.set_up()
+    gateway = open_gateway(Settings())
+    app = create_app(gateway, launcher=Nobody())
+    GatewayServer(config(gateway.settings, app), app).run()
+
+
+if __name__ == "__main__":
+    main()
