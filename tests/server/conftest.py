@@ -101,6 +101,7 @@ def clinic(migrated_file: Path, tmp_path: Path, trials: Trials) -> Iterator[Hosp
     shutil.copy(migrated_file, path)
     engine = open_database(f"sqlite:///{path}")
     yield Hospital(engine, tmp_path, trials)
+    engine.dispose()
 
 
 @pytest.fixture
