@@ -104,12 +104,20 @@ class Workspace:
 def canary_folders(root: Path, commitment: str) -> Iterator[Path]:
     """Folders whose canaries are the ones that a privacy report commits to.
 
-    Looked for below the root, and below the roots beside it, for a launcher may give each job one.
+    Looked for below the root, and two levels around it: a launcher may give each job a root of its
+    own, beside those of others. Never from the top of a file system, which is somebody else's.
     """
     kept = f"*/output/{PRIVATE}/{DATA}/{CANARIES}"
-    for found in sorted({*root.glob(kept), *root.absolute().parent.glob(f"*/{kept}")}):
-        if hashlib.sha256(found.read_bytes()).hexdigest() == commitment:
-            yield found.parent
+    folders = [root.absolute(), *root.absolute().parents][:3]
+    found = {
+        path
+        for level, folder in enumerate(folders)
+        if folder != folder.parent
+        for path in folder.glob("*/" * level + kept)
+    }
+    for path in sorted(found):
+        if hashlib.sha256(path.read_bytes()).hexdigest() == commitment:
+            yield path.parent
 
 
 def released(output: Path) -> list[Path]:

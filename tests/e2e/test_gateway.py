@@ -1,0 +1,99 @@
+"""The real thing: `taciturn serve`, workers of its own, the client; every kind of job once."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import openai
+import pandas as pd
+import pytest
+
+import taciturn
+from taciturn.demo import gateway as demo
+from taciturn.errors import GatewayError
+from taciturn.sdk.dataset import RemoteDataset
+
+UNIT = "json_extract_string(context, '$.patient_id')"
+TEXT = "json_extract_string(context, '$.text') AS text"
+
+pytestmark = pytest.mark.timeout(600)
+
+
+@pytest.fixture(scope="module")
+def gateway() -> Iterator[demo.DemoGateway]:
+    running = demo.start(n_patients=300)
+    yield running
+    running.stop()
+
+
+@pytest.fixture(scope="module")
+def data(gateway: demo.DemoGateway) -> RemoteDataset:
+    olivia = gateway.client("olivia")
+    mock = [{"id": "n1", "context": json.dumps({"text": "Mr Mock coughs.", "patient_id": "P1"})}]
+    notes = olivia.add_dataset(
+        "notes",
+        str(gateway.notes),
+        unit=UNIT,
+        namespace="patients",
+        units=gateway.units,
+        epsilon=10,
+        delta=1e-5,
+        mock=mock,
+    )
+    olivia.grant("patients", "user:pia", epsilon=8, delta=1e-5)
+    notes.wait()
+    return gateway.client("pia").dataset("notes").select(TEXT)
+
+
+def test_every_kind_of_job(gateway: demo.DemoGateway, data: RemoteDataset, tmp_path: Path) -> None:
+    pia = gateway.client("pia")
+    train, test = data.split(test=0.2)
+    model = taciturn.LLM("taciturn/tiny-medical")
+    model.fit(train, text_field="text", target_epsilon=3, steps=2, batch_size=100, canaries=60)
+    assert model.privacy is not None
+    assert model.privacy.n_units == 240 + 60
+    assert model.policy.startswith("DP (epsilon=")
+
+    found = model.evaluate(test, text_field="text", target_epsilon=0.5)
+    assert found.epsilon == pytest.approx(0.5, rel=1e-3)
+    public = model.evaluate(["The patient has a cough."])
+    assert public.base.nats_per_token > 0
+    audit = model.audit()
+    assert audit.epsilon_lower_bound <= 3
+    written = model.synthesize(4, output=tmp_path / "synthetic.parquet", max_new_tokens=8)
+    assert len(written) == 4
+    assert len(pd.read_parquet(tmp_path / "synthetic.parquet")) == 4
+
+    told = model.sample(["The patient"], max_new_tokens=6)
+    assert "DP (epsilon=" in repr(told)
+    remote = pia.models()[0]
+    client = openai.OpenAI(base_url=f"{gateway.url}/v1", api_key=gateway.token("pia"))
+    answer = client.completions.create(model=remote.id, prompt="The patient", max_tokens=5)
+    assert answer.choices[0].text
+    pieces = client.completions.create(
+        model=remote.id, prompt="The patient", max_tokens=5, stream=True
+    )
+    assert "".join(piece.choices[0].text for piece in pieces if piece.choices)
+
+    folder = model.save(tmp_path / "saved")
+    names = {path.name for path in folder.iterdir()}
+    assert {"adapter_model.safetensors", "privacy_report.json", "certificate.json"} <= names
+    assert "private" not in names
+    (budget,) = gateway.client("olivia").budgets()
+    assert 0 < budget.charged == budget.taken < 1
+    assert gateway.client("axel").auditor.verify_ledger()["ok"]
+
+
+def test_no_row_and_no_word_of_one_is_told(gateway: demo.DemoGateway, data: RemoteDataset) -> None:
+    """A selection that fails on real rows fails no job, and what cannot be seen is not found."""
+    failing = data.select(
+        "CAST(json_extract_string(context, '$.text') AS INTEGER)::VARCHAR AS text"
+    )
+    model = taciturn.LLM("taciturn/tiny-medical")
+    model.fit(failing, text_field="text", target_epsilon=1, steps=1, batch_size=100)
+    assert model.policy.startswith("DP (epsilon=")
+    stranger = gateway.client("axel")
+    with pytest.raises(GatewayError):
+        stranger.dataset("notes").plan("taciturn/tiny-medical", text_field="text", target_epsilon=1)
