@@ -23,7 +23,7 @@ def test_a_token_is_made_listed_and_revoked(reception: Reception) -> None:
     assert client.get("/v1/self", headers=mine).is_success
     listed = client.get("/v1/tokens", headers=ada).json()["items"]
     assert {each["name"] for each in listed} == {"t", "test"}
-    assert new["token"].rsplit("_", 1)[1] not in str(listed)
+    assert new["token"].split("_", 2)[2] not in str(listed)
     assert client.delete(f"/v1/tokens/{new['id']}", headers=ada).status_code == 204
     assert client.get("/v1/self", headers=mine).status_code == 401
 
@@ -40,7 +40,7 @@ def test_a_token_ends_on_time_even_where_it_is_remembered(reception: Reception) 
 
 def test_no_secret_is_in_the_database(desk: Reception) -> None:
     ada = desk.person("ada", Role.OWNER)
-    secret = made(desk, ada).json()["token"].rsplit("_", 1)[1]
+    secret = made(desk, ada).json()["token"].split("_", 2)[2]
     desk.client.get("/v1/self", headers=bearer(f"tac_{'a' * 20}_{secret}"))
     with desk.gateway.engine.connect() as connection:
         for table in inspect(connection).get_table_names():
