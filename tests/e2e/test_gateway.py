@@ -88,9 +88,10 @@ def test_every_kind_of_job(gateway: demo.DemoGateway, data: RemoteDataset, tmp_p
 
 def test_no_row_and_no_word_of_one_is_told(gateway: demo.DemoGateway, data: RemoteDataset) -> None:
     """A selection that fails on real rows fails no job, and what cannot be seen is not found."""
-    failing = data.select(
-        "CAST(json_extract_string(context, '$.text') AS INTEGER)::VARCHAR AS text"
-    )
+    text = "json_extract_string(context, '$.text')"
+    number = f"CAST(CAST({text} AS INTEGER) AS VARCHAR)"
+    failing = gateway.client("pia").dataset("notes")
+    failing = failing.select(f"CASE WHEN contains({text}, 'Mock') THEN 'x' ELSE {number} END AS text")
     model = taciturn.LLM("taciturn/tiny-medical")
     model.fit(failing, text_field="text", target_epsilon=1, steps=1, batch_size=100)
     assert model.policy.startswith("DP (epsilon=")
