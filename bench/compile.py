@@ -39,7 +39,7 @@ def _measure(cell: object, rounds: int) -> None:
     from taciturn.engine.model.compiled import compile_parts
 
     assert isinstance(cell, Cell)
-    task = cell.task(ModelShape(), 3 * rounds + 2)
+    task = cell.task(ModelShape(), rounds + 2)
     variants = {name: make(name, task) for name in (PLAIN, ORDINARY, PRIVATE)}
     first, *others = task.workload.batches
     seconds = {}
@@ -49,7 +49,7 @@ def _measure(cell: object, rounds: int) -> None:
         watch = Stopwatch()
         compiled.run([first], watch)
         variants[f"{name}+compile"], seconds[f"{name}+compile"] = compiled, watch.seconds
-    timings = interleave(variants, [[batch] for batch in others], warmup=1, wanted=rounds)
+    timings = interleave(variants, [[batch] for batch in others], warmup=1, tries=3)
     for name in variants:
         plain, _, mark = name.partition("+")
         label = LABELS[plain] + (", compiled" if mark else "")

@@ -37,6 +37,8 @@ def main() -> None:
     settings = replace(QUICK if arguments.quick else FULL, only=tuple(arguments.only))
     if arguments.rounds:
         settings = replace(settings, rounds=arguments.rounds)
+    if arguments.tries:
+        settings = replace(settings, tries=arguments.tries)
     start = time.monotonic()
     if arguments.join:
         results = Results.joined(path.read_text(encoding="utf-8") for path in arguments.join)
@@ -68,6 +70,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--only", nargs="+", default=[], help="parts of cells' names")
     parser.add_argument("--join", nargs="+", type=Path, default=[], help="parts, as JSON")
     parser.add_argument("--rounds", type=int, help="that count, of each cell")
+    parser.add_argument("--tries", type=int, help="of what other processes disturb")
     parser.add_argument("--threads", type=int, default=min(2, os.cpu_count() or 1))
     parser.add_argument(
         "--allocator",

@@ -1,7 +1,8 @@
 """Interleaved timing: one block of batches for each variant in turn, round after round.
 
 Where other processes compute meanwhile, threads that wait for each other take several times as
-long. So rounds are made until enough were quiet, and the quietest count; nothing else decides.
+long. So a variant waits for a quiet moment, and what was disturbed is done again; of several tries
+the quietest counts, however long it took.
 """
 
 from __future__ import annotations
@@ -22,8 +23,10 @@ FAILURES = (RuntimeError, ValueError, TypeError, AttributeError)
 """What a library raises where it cannot do a model; NotImplementedError is a RuntimeError."""
 
 
-# Of one core, in a quiet round.
-_QUIET = 0.03
+# Of one core, while it is quiet; a few ticks of the clock that counts it.
+_QUIET = 0.05
+_MOMENT_S = 0.2
+_PATIENCE = 100
 _STAT = Path("/proc/stat")
 
 
@@ -69,7 +72,7 @@ class Timings:
     Attributes:
         seconds: variant -> one entry per round that counts.
         failures: variant -> what went wrong; such a variant has no seconds.
-        others: how much of one core other processes took, in the worst round that counts.
+        others: how much of one core other processes took, at worst in what counts.
     """
 
     seconds: dict[str, list[float]] = field(default_factory=dict)
@@ -86,19 +89,11 @@ class Timings:
         return Spread.of([mine / theirs for mine, theirs in pairs])
 
 
-@dataclass(frozen=True, slots=True)
-class _Round:
-    """One block, once through all variants."""
-
-    seconds: Mapping[str, float]
-    others: float
-
-
 def interleave(
     variants: Mapping[str, Variant],
     blocks: Sequence[Sequence[Batch]],
     warmup: int,
-    wanted: int | None = None,
+    tries: int = 1,
 ) -> Timings:
     """Run every block through every variant before the next block; the first `warmup` don't count.
 
@@ -106,37 +101,56 @@ def interleave(
     is collected outside of the clock.
 
     Args:
-        wanted: rounds that count; with more blocks than that, those in which other processes
-            computed least, and no more rounds once so many were quiet. All, if not given.
+        tries: of a variant with one block, while other processes disturb it.
     """
-    timings, rounds = Timings({name: [] for name in variants}), []
+    timings = Timings({name: [] for name in variants})
     gc.collect()
     gc.freeze()
     for number, block in enumerate(blocks):
-        found = _round(variants, block, number, timings)
-        rounds += [found] * (number >= warmup)
-        if wanted is not None and sum(each.others <= _QUIET for each in rounds) >= wanted:
-            break
+        for name in _rotated(list(variants), number):
+            if name in timings.failures:
+                continue
+            found = _quietest(name, variants[name], block, timings, tries)
+            if found is not None and number >= warmup:
+                timings.seconds[name].append(found.seconds)
+                timings.others = max(timings.others, found.others)
     gc.unfreeze()
-    chosen = sorted(rounds, key=lambda each: each.others)[:wanted]
-    for name in timings.seconds:
-        timings.seconds[name] = [each.seconds[name] for each in rounds if each in chosen]
-    timings.others = max((each.others for each in chosen), default=0.0)
     return timings
 
 
-def _round(
-    variants: Mapping[str, Variant], block: Sequence[Batch], number: int, timings: Timings
-) -> _Round:
-    seconds = {}
-    with Stopwatch() as watch:
+@dataclass(frozen=True, slots=True)
+class _Try:
+    """Seconds of one variant with one block, and the share of a core that others took."""
+
+    seconds: float
+    others: float
+
+
+def _quietest(
+    name: str, variant: Variant, block: Sequence[Batch], timings: Timings, tries: int
+) -> _Try | None:
+    found: list[_Try] = []
+    for _ in range(tries):
+        if tries > 1:
+            _await_quiet()
+        start, before = time.perf_counter(), _seconds_of_others()
+        seconds = _timed(name, variant, block, timings)
+        if seconds is None:
+            return None
+        others = max(0.0, _seconds_of_others() - before) / (time.perf_counter() - start)
+        found.append(_Try(seconds, others))
+        if others <= _QUIET:
+            break
+    return min(found, key=lambda each: each.others)
+
+
+def _await_quiet() -> None:
+    """Return once others computed next to nothing for a moment, or do not stop to."""
+    for _ in range(_PATIENCE):
         before = _seconds_of_others()
-        for name in _rotated(list(variants), number):
-            if name not in timings.failures:
-                found = _timed(name, variants[name], block, timings)
-                seconds.update({} if found is None else {name: found})
-        others = _seconds_of_others() - before
-    return _Round(seconds, max(0.0, others) / max(watch.seconds, 1e-9))
+        time.sleep(_MOMENT_S)
+        if _seconds_of_others() - before <= _QUIET * _MOMENT_S:
+            return
 
 
 def _seconds_of_others() -> float:

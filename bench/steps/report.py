@@ -14,13 +14,13 @@ _NOTES = """\
 All variants train the same model from the same weights (a random Llama of hidden {hidden}, {layers}
 layers, vocabulary {vocabulary:,}) on the same batches, in turn, round after round, in one process.
 Ratios are medians over the rounds of the ratio to the plain loop's step in the same round, with
-quartiles. Rounds in which other processes computed are made again; in the worst of those that count
-they took {others:.0%} of one core. Plain loop, HF Trainer and Opacus use torch's fused AdamW; ours
-its own training state. The Trainer is measured inside `Trainer.train`, with its defaults (gradient
-clipping on) and without logging, evaluation or checkpoints. Steps with DP clip, add noise and
-update; sampling is replaced by the batch at hand. Operations: FlopCounterMode, attention included.
-Peak memory: what {steps} steps and everything they need (optimiser states, copies of weights,
-gradients, activations) add to a loaded model, each variant in a process of its own, by {memory}.
+quartiles. What other processes disturb is done again; at worst, in what counts they took
+{others:.0%} of one core. Plain loop, HF Trainer and Opacus use torch's fused AdamW; ours its own
+training state. The Trainer is measured inside `Trainer.train`, with its defaults (gradient clipping
+on) and without logging, evaluation or checkpoints. Steps with DP clip, add noise and update;
+sampling is replaced by the batch at hand. Operations: FlopCounterMode, attention included. Peak
+memory: what {steps} steps and everything they need (optimiser states, copies of weights, gradients,
+activations) add to a loaded model, each variant in a process of its own, by {memory}.
 For ours with DP it is the median of {processes}.
 
 Opacus is used as it documents it, with the batch at hand (`poisson_sampling=False`) and torch's

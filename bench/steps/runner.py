@@ -72,7 +72,7 @@ def measured_cell(cell: Cell, settings: Settings, threads: int) -> list[Row]:
     counting, *rounds = task.workload.blocks(1)
     # It warms up, too: what a first step sets up is not in the time of the rounds.
     counted = _counted(variants, failures, counting)
-    timings = interleave(variants, rounds, warmup=0, wanted=settings.rounds_of(cell))
+    timings = interleave(variants, rounds, warmup=0, tries=settings.tries)
     timings.failures.update(failures)
     variants.clear()
     short = replace(task, workload=Workload(task.workload.batches[:MEMORY_STEPS]))
@@ -89,7 +89,7 @@ def measured_epochs(settings: Settings, task: Task) -> list[EpochRow]:
     variants, failures = _made(NAMES, task)
     per_epoch = -(-settings.epoch_records // settings.epoch_sequences)
     blocks = task.workload.blocks(per_epoch)
-    timings = interleave(variants, blocks, warmup=1, wanted=settings.epoch_rounds)
+    timings = interleave(variants, blocks, warmup=1, tries=settings.tries)
     timings.failures.update(failures)
     tokens = sum(batch.n_tokens for batch in blocks[-1])
     return [_epoch_row(task, name, timings, tokens) for name in NAMES]

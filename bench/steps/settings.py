@@ -51,7 +51,7 @@ class Settings:
     Attributes:
         grid: (tokens, sequences) of the cells with units of one sequence.
         unit_grid: the same for units of `unit_size` sequences.
-        tries: times as many rounds are made at most, where other processes disturb them.
+        tries: of a variant in a round, while other processes disturb it.
         rounds: of each cell, after one step of each variant whose operations are counted.
         long_rounds: the same for batches of more than 2,048 tokens.
         memory_processes: in which the peak of ours with DP is measured; the median counts. It
@@ -95,20 +95,16 @@ class Settings:
                     if self.wanted(cell.name):
                         yield cell
 
-    def rounds_of(self, cell: Cell) -> int:
-        """Rounds of a cell that count."""
-        long = cell.tokens * cell.sequences > _LONG_TOKENS
-        return min(self.rounds, self.long_rounds) if long else self.rounds
-
     def batches(self, cell: Cell) -> int:
-        """Batches of a cell: one for counting operations, then one a round, spare ones included."""
-        return 1 + self.tries * self.rounds_of(cell)
+        """Batches of a cell: one for counting operations, then one a round."""
+        long = cell.tokens * cell.sequences > _LONG_TOKENS
+        return 1 + (min(self.rounds, self.long_rounds) if long else self.rounds)
 
     def epoch(self, method: Method) -> Task:
         """Epochs of PHEE-like lengths, one for warming up and the others to be measured."""
         lengths = [
             length
-            for seed in range(1 + self.tries * self.epoch_rounds)
+            for seed in range(1 + self.epoch_rounds)
             for length in phee_lengths(self.epoch_records, seed)
         ]
         size = self.epoch_sequences
