@@ -20,7 +20,7 @@ from fastapi.dependencies.models import Dependant
 from sqlalchemy import Engine, select
 
 from reception import Reception, bearer
-from taciturn.server.access import Requires, public, worker
+from taciturn.server.access import Requires, any_worker, public, worker
 from taciturn.server.app import create_app
 from taciturn.server.database import open_database
 from taciturn.server.documents import Operation, operations, unguarded
@@ -141,6 +141,8 @@ def refused(matrix: Matrix, operation: Operation) -> list[str]:
         return [name for name in names if not needed <= matrix.callers.actions[name]]
     if worker in operation.guards:
         return names  # the worker among them is another job's
+    if any_worker in operation.guards:
+        return [name for name in names if name != "worker"]
     return []
 
 
@@ -205,7 +207,7 @@ def test_a_route_that_says_nothing_is_found(matrix: Matrix) -> None:
     router = APIRouter()
     router.add_api_route("/open", lambda: None)
     router.add_api_route("/both", lambda: None, dependencies=[Depends(public), Depends(worker)])
-    app = create_app(matrix.reception.gateway)
+    app = create_app(matrix.reception.gateway, trials=matrix.reception.services.trials)
     app.include_router(router, prefix="/v1")
     app.add_route("/plain", lambda request: None)  # type: ignore[arg-type, return-value]
     assert unguarded(app) == ["GET /v1/open", "GET /v1/both", "/plain"]

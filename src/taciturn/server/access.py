@@ -81,10 +81,10 @@ Guard = Requires | Callable[..., Any]
 
 
 def guards(dependant: Dependant) -> Iterator[Guard]:
-    """Who may come in, as a route's dependencies say: a Requires, `worker`, `public` or
-    `entrance`."""
+    """Who may come in, as a route's dependencies say: a Requires, `worker`, `any_worker`, `public`
+    or `entrance`."""
     for each in dependant.dependencies:
-        if isinstance(each.call, Requires) or each.call in (worker, public, entrance):
+        if isinstance(each.call, Requires) or each.call in (worker, any_worker, public, entrance):
             yield each.call
         yield from guards(each)
 

@@ -7,7 +7,7 @@ examples and defaults.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,9 +15,10 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from fastapi.routing import APIRoute, RouteContext, iter_route_contexts
 
-from taciturn.server.access import Guard, Requires, guards, worker
+from taciturn.server.access import Guard, Requires, any_worker, guards, worker
 from taciturn.server.identity.permissions import PERMISSIONS
 from taciturn.server.problems import CODES, MEDIA_TYPE
+from taciturn.wire.openai import OpenAIError
 from taciturn.wire.values import Problem
 
 _DESCRIPTION = (
@@ -26,6 +27,11 @@ _DESCRIPTION = (
     "next one."
 )
 _DEPTH = 8
+_REFERENCE = "#/components/schemas/{model}"
+OPENAI_TAG = "OpenAI"
+"""Of the routes whose errors have OpenAI's shape, but for those that never reach a route."""
+
+_WORKERS = (worker, any_worker)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +51,7 @@ def operations(app: FastAPI) -> Iterator[Operation]:
         if isinstance(route, APIRoute):
             found = tuple(guards(context.dependant))
             for method in sorted(context.methods or ()):
-                yield Operation(method, context.path or "", route, found)
+                yield Operation(method, context.path_format or "", route, found)
 
 
 def unguarded(app: FastAPI) -> list[str]:
@@ -87,6 +93,8 @@ def _complete(app: FastAPI, made: dict[str, Any]) -> None:
     for name in ("HTTPValidationError", "ValidationError"):
         schemas.pop(name, None)
     schemas["Problem"] = Problem.model_json_schema()
+    schemas["OpenAIError"] = OpenAIError.model_json_schema(ref_template=_REFERENCE)
+    schemas.update(schemas["OpenAIError"].pop("$defs"))
     components["securitySchemes"] = {
         "bearer": {"type": "http", "scheme": "bearer", "description": "`taciturn login` gets one."},
         "session": {
@@ -107,7 +115,7 @@ def _describe(operation: Operation, described: dict[str, Any], schemas: dict[str
     responses.pop("422", None)
     statuses: list[int | str] = [*_statuses(operation, described), "4XX", "5XX"]
     for status in statuses:
-        responses.setdefault(str(status), _problem(status))
+        responses.setdefault(str(status), _problem(status, described.get("tags", ())))
     described["security"] = _security(operation)
     for guard in operation.guards:
         if isinstance(guard, Requires):
@@ -119,7 +127,7 @@ def _describe(operation: Operation, described: dict[str, Any], schemas: dict[str
 
 
 def _statuses(operation: Operation, described: dict[str, Any]) -> Iterator[int]:
-    if any(isinstance(guard, Requires) or guard is worker for guard in operation.guards):
+    if any(isinstance(guard, Requires) or guard in _WORKERS for guard in operation.guards):
         yield from (401, 403)
     if "{" in operation.path:
         yield 404
@@ -129,12 +137,12 @@ def _statuses(operation: Operation, described: dict[str, Any]) -> Iterator[int]:
         yield 413
 
 
-def _problem(status: int | str) -> dict[str, Any]:
+def _problem(status: int | str, tags: Sequence[str]) -> dict[str, Any]:
     codes = [code for code, (number, _) in CODES.items() if _matches(number, str(status))]
-    return {
-        "description": f"Problem: {', '.join(codes)}",
-        "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
-    }
+    content = {MEDIA_TYPE: {"schema": {"$ref": _REFERENCE.format(model="Problem")}}}
+    if OPENAI_TAG in tags:
+        content["application/json"] = {"schema": {"$ref": _REFERENCE.format(model="OpenAIError")}}
+    return {"description": f"Problem: {', '.join(codes)}", "content": content}
 
 
 def _matches(number: int, status: str) -> bool:
@@ -146,7 +154,7 @@ def _security(operation: Operation) -> list[dict[str, list[str]]]:
     for guard in operation.guards:
         if isinstance(guard, Requires):
             ways += [{"bearer": []}, {"session": []}]
-        elif guard is worker:
+        elif guard in _WORKERS:
             ways.append({"bearer": []})
     return ways
 

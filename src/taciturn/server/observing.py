@@ -36,6 +36,8 @@ _LARGE = re.compile(r"^/v1/worker/jobs/[^/]+/files/[^/]+$")
 _CHATTER = re.compile(r"^/v1/worker/jobs/[^/]+/(heartbeat|events|text|next)$")
 """A worker's signs of life: on record only where they were refused."""
 
+_PREFIXES = ("/openai/v1/", "/v1/")
+
 SECURITY_HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
@@ -181,8 +183,8 @@ class _Exchange:
         path: str | None = getattr(self.scope.get("route"), "path", None)
         if path is None:
             return "(none)"
-        prefix = "/v1" if self.scope["path"].startswith("/v1/") else ""
-        return path if path.startswith("/v1/") else prefix + path
+        prefix = next((each for each in _PREFIXES if self.scope["path"].startswith(each)), "")
+        return path if path.startswith(prefix) else prefix[:-1] + path
 
     def _refusal(self, error: Exception) -> ProblemError:
         if isinstance(error, TooLargeError):

@@ -8,7 +8,17 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from taciturn.wire.jobs import JobKind
-from taciturn.wire.values import Delta, Epsilon, Holder, Line, Moment, Name, PolicyLine, WireValue
+from taciturn.wire.values import (
+    Delta,
+    Epsilon,
+    Holder,
+    Identifier,
+    Line,
+    Moment,
+    Name,
+    PolicyLine,
+    WireValue,
+)
 
 Units = Annotated[
     int,
@@ -121,7 +131,7 @@ class DatasetChange(WireValue):
 class SyntheticPreview(WireValue):
     """A job of kind synthesize whose records become the preview."""
 
-    job: Annotated[str, Field(pattern=r"^[a-z]{2,8}_[0-9a-z]{16,32}$")]
+    job: Identifier
     column: Annotated[
         str | None,
         Field(

@@ -10,6 +10,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from taciturn.wire.values import WireValue
+
 Prompt = Annotated[str, Field(max_length=100_000)]
 Stop = Annotated[str, Field(min_length=1, max_length=200)]
 
@@ -152,3 +154,18 @@ class ChatRequest(Sampling):
     def limit_tokens(self) -> int:
         """What one answer may have; OpenAI has no default, and the context is an upper bound."""
         return self.max_completion_tokens or self.max_tokens or 256
+
+
+class ErrorDetail(WireValue):
+    """What went wrong, as OpenAI's clients read it; `code` is ours."""
+
+    message: str
+    type: str
+    param: str | None = None
+    code: str
+
+
+class OpenAIError(WireValue):
+    """An error in OpenAI's shape."""
+
+    error: ErrorDetail

@@ -24,7 +24,9 @@ Name = Annotated[
         examples=["phee"],
     ),
 ]
-Identifier = Annotated[str, Field(pattern=r"^[a-z]{2,8}_[0-9a-z]{16,32}$")]
+Identifier = Annotated[
+    str, Field(pattern=r"^[a-z]{2,8}_[0-9a-z]{16,32}$", examples=["job_4k2j8w0q9z5t7x1m3c6v"])
+]
 Holder = Annotated[
     str,
     Field(
@@ -33,8 +35,8 @@ Holder = Annotated[
         examples=["user:ada"],
     ),
 ]
-Epsilon = Annotated[float, Field(ge=0.01, le=1000, allow_inf_nan=False)]
-Delta = Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)]
+Epsilon = Annotated[float, Field(ge=0.01, le=1000, allow_inf_nan=False, examples=[8.0])]
+Delta = Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False, examples=[1e-6])]
 Line = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]*$")]
 Moment = datetime
 
