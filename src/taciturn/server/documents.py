@@ -160,7 +160,8 @@ def _security(operation: Operation) -> list[dict[str, list[str]]]:
 
 
 def example(schema: dict[str, Any], schemas: dict[str, Any], depth: int = 0) -> Any:
-    """A value of a schema, from examples, defaults and fixed values; required fields only."""
+    """A value of a schema, from examples, defaults and fixed values; of an object the fields that
+    are required, fixed, or have an example."""
     if "$ref" in schema:
         schema = {**schemas[schema["$ref"].rpartition("/")[2]], **_without_ref(schema)}
     for known in ("example", "const", "default"):
@@ -183,7 +184,8 @@ def _made(schema: dict[str, Any], schemas: dict[str, Any], depth: int) -> Any:
     kind = schema.get("type")
     if kind == "object" and depth < _DEPTH:
         fields = schema.get("properties", {})
-        wanted = [*schema.get("required", ()), *(n for n in fields if "examples" in fields[n])]
+        shown = (n for n in fields if "examples" in fields[n] or "const" in fields[n])
+        wanted = [*schema.get("required", ()), *shown]
         return {name: example(fields[name], schemas, depth + 1) for name in dict.fromkeys(wanted)}
     if kind == "array":
         item = example(schema.get("items", {}), schemas, depth + 1)
