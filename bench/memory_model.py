@@ -61,7 +61,7 @@ class Records:
 class Everybody(DpSgdMechanism):
     """Draws all units, so that every step is the largest."""
 
-    def sample(self, stream: SecureStream) -> NDArray[np.int64]:
+    def sample(self, stream: SecureStream, n_present: int) -> NDArray[np.int64]:
         """All units."""
         return np.arange(self.n_units, dtype=np.int64)
 

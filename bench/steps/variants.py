@@ -163,7 +163,7 @@ def chosen_units(drawn: list[NDArray[np.int64]]) -> type[DpSgdMechanism]:
     """A mechanism that draws `drawn[0]`, so that all variants do the same work."""
 
     class ChosenUnits(DpSgdMechanism):
-        def sample(self, stream: SecureStream) -> NDArray[np.int64]:
+        def sample(self, stream: SecureStream, n_present: int) -> NDArray[np.int64]:
             return drawn[0]
 
     return ChosenUnits

@@ -7,6 +7,7 @@ needs the engine), a dataset of a gateway where the gateway is (`sdk/`, which ne
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Unpack, overload
 
@@ -84,6 +85,10 @@ class LLM:
             self._remote = Client().model(model.removeprefix(GATEWAY))
         elif report.is_file():
             self._report = PrivacyReport.model_validate_json(report.read_text())
+            # Read now: damage is told now, and what it has spent is that of this moment. Where there
+            # is no engine, what it promises can still be read.
+            with suppress(MissingDependencyError):
+                self._here("a fitted model")
 
     @property
     def privacy(self) -> PrivacyReport | None:

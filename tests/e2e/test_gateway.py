@@ -91,7 +91,8 @@ def test_no_row_and_no_word_of_one_is_told(gateway: demo.DemoGateway, data: Remo
     text = "json_extract_string(context, '$.text')"
     number = f"CAST(CAST({text} AS INTEGER) AS VARCHAR)"
     failing = gateway.client("pia").dataset("notes")
-    failing = failing.select(f"CASE WHEN contains({text}, 'Mock') THEN 'x' ELSE {number} END AS text")
+    guarded = f"CASE WHEN contains({text}, 'Mock') THEN 'x' ELSE {number} END AS text"
+    failing = failing.select(guarded)
     model = taciturn.LLM("taciturn/tiny-medical")
     model.fit(failing, text_field="text", target_epsilon=1, steps=1, batch_size=100)
     assert model.policy.startswith("DP (epsilon=")
