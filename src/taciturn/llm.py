@@ -85,7 +85,7 @@ class LLM:
             self._remote = Client().model(model.removeprefix(GATEWAY))
         elif report.is_file():
             self._report = PrivacyReport.model_validate_json(report.read_text())
-            # Read now: damage is told now, and what it has spent is that of this moment. Where there
+            # Read now: damage is told now, what it has spent is that of this moment. Where there
             # is no engine, what it promises can still be read.
             with suppress(MissingDependencyError):
                 self._here("a fitted model")

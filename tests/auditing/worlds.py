@@ -191,7 +191,7 @@ WORLDS: dict[str, World] = {
             slots=8,
             batch_size=1,
             canary_first=True,
-            runs=400,
+            runs=800,
         ),
         World(
             "sampled",
