@@ -3,6 +3,7 @@
     python bench/private_step.py                      all of it, 25 minutes on 2 idle cores
     python bench/private_step.py --quick              shows that it works; the figures mean nothing
     python bench/private_step.py --only lora/T64      the cells whose names hold this
+    python bench/private_step.py --busy               processor time of one thread; others may run
     python bench/private_step.py --only lengths rows  real lengths, and memory against rows
     python bench/private_step.py --join a.json b.json put parts together that were measured apart
 
@@ -26,6 +27,7 @@ def main() -> None:
     """Measure, write, print; ends with an error if one of ours or the plain loop failed."""
     arguments = _arguments()
     # Before torch is imported, here and in the processes that measure memory.
+    arguments.threads = 1 if arguments.busy else arguments.threads
     os.environ["OMP_NUM_THREADS"] = str(arguments.threads)
     from steps import machine, memory
     from steps.figure import svg
@@ -39,6 +41,8 @@ def main() -> None:
         settings = replace(settings, rounds=arguments.rounds)
     if arguments.tries:
         settings = replace(settings, tries=arguments.tries)
+    if arguments.busy:
+        settings = replace(settings, tries=1, clock="processor")
     start = time.monotonic()
     if arguments.join:
         results = Results.joined(path.read_text(encoding="utf-8") for path in arguments.join)
@@ -50,9 +54,11 @@ def main() -> None:
             lambda name: print(f"{time.monotonic() - start:6.0f} s  {name}", flush=True),
         )
         results.machine = machine.describe(arguments.threads, memory.how(), allocator)
+        results.machine["time"] = f"{settings.clock} time"
     arguments.output.mkdir(parents=True, exist_ok=True)
     # A part, or a quick look, never replaces the whole.
     stem = "private_step" + "_quick" * arguments.quick + "_part" * bool(arguments.only)
+    stem += "_busy" * (results.machine["time"] == "processor time")
     named = arguments.output / stem
     named.with_suffix(".json").write_text(results.json(), encoding="utf-8")
     named.with_suffix(".svg").write_text(svg(results), encoding="utf-8")
@@ -70,6 +76,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--only", nargs="+", default=[], help="parts of cells' names")
     parser.add_argument("--join", nargs="+", type=Path, default=[], help="parts, as JSON")
     parser.add_argument("--rounds", type=int, help="that count, of each cell")
+    parser.add_argument(
+        "--busy", action="store_true", help="other work runs, too: one thread, processor time"
+    )
     parser.add_argument("--tries", type=int, help="of what other processes disturb")
     parser.add_argument("--threads", type=int, default=min(2, os.cpu_count() or 1))
     parser.add_argument(

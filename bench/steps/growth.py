@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from steps.measure import Stopwatch
+from steps.measure import Clock, Stopwatch
 from steps.memory import answer
 from steps.model import Method, ModelShape, build
 from steps.registry import PRIVATE, make
@@ -36,7 +36,7 @@ _ROWS_MAX_TOKENS = 64
 
 
 def time_by_tokens(
-    method: Method, shape: ModelShape, sequences: Sequence[int], rounds: int
+    method: Method, shape: ModelShape, sequences: Sequence[int], rounds: int, clock: Clock
 ) -> Growth:
     """Seconds of a private step at each batch size, the least of `rounds`, and how they grow.
 
@@ -47,7 +47,7 @@ def time_by_tokens(
     workloads = [
         Workload.random([[RECORD_TOKENS] * size] * rounds, shape.vocabulary) for size in sequences
     ]
-    seconds = [_least(Task(method, shape, workload)) for workload in workloads]
+    seconds = [_least(Task(method, shape, workload), clock) for workload in workloads]
     tokens = [size * RECORD_TOKENS for size in sequences]
     slope, r_squared = log_log_fit(tokens, seconds)
     tail, _ = log_log_fit(tokens[-_TAIL:], seconds[-_TAIL:])
@@ -68,11 +68,11 @@ def memory_by_rows(rows: Sequence[int], threads: int) -> list[RowsPeak]:
     return [RowsPeak(count, answer(_rows_child, (count, threads), int)) for count in rows]
 
 
-def _least(task: Task) -> float:
+def _least(task: Task, clock: Clock) -> float:
     variant = make(PRIVATE, task)
     found = []
     for batch in task.workload.batches:
-        watch = Stopwatch()
+        watch = Stopwatch(clock)
         variant.run([batch], watch)
         found.append(watch.seconds)
     return min(found)

@@ -11,7 +11,7 @@ import gc
 import os
 import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -30,13 +30,23 @@ _PATIENCE = 100
 _STAT = Path("/proc/stat")
 
 
+Clock = Callable[[], float]
+"""Seconds since some moment."""
+
+CLOCKS: Mapping[str, Clock] = {"wall": time.perf_counter, "processor": time.process_time}
+"""With one thread, processor time is what an idle machine takes, while others compute, too."""
+
+
 class Stopwatch:
-    """A gauge of wall time."""
+    """A gauge of time."""
 
     seconds: float = 0.0
 
+    def __init__(self, clock: Clock = time.perf_counter) -> None:
+        self._clock = clock
+
     def __enter__(self) -> Stopwatch:
-        self._start = time.perf_counter()
+        self._start = self._clock()
         return self
 
     def __exit__(
@@ -45,7 +55,7 @@ class Stopwatch:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self.seconds = time.perf_counter() - self._start
+        self.seconds = self._clock() - self._start
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +104,7 @@ def interleave(
     blocks: Sequence[Sequence[Batch]],
     warmup: int,
     tries: int = 1,
+    clock: Clock = time.perf_counter,
 ) -> Timings:
     """Run every block through every variant before the next block; the first `warmup` don't count.
 
@@ -102,6 +113,7 @@ def interleave(
 
     Args:
         tries: of a variant with one block, while other processes disturb it.
+        clock: what is measured.
     """
     timings = Timings({name: [] for name in variants})
     gc.collect()
@@ -110,7 +122,7 @@ def interleave(
         for name in _rotated(list(variants), number):
             if name in timings.failures:
                 continue
-            found = _quietest(name, variants[name], block, timings, tries)
+            found = _quietest(name, variants[name], block, timings, tries, clock)
             if found is not None and number >= warmup:
                 timings.seconds[name].append(found.seconds)
                 timings.others = max(timings.others, found.others)
@@ -127,14 +139,19 @@ class _Try:
 
 
 def _quietest(
-    name: str, variant: Variant, block: Sequence[Batch], timings: Timings, tries: int
+    name: str,
+    variant: Variant,
+    block: Sequence[Batch],
+    timings: Timings,
+    tries: int,
+    clock: Clock,
 ) -> _Try | None:
     found: list[_Try] = []
     for _ in range(tries):
         if tries > 1:
             _await_quiet()
         start, before = time.perf_counter(), _seconds_of_others()
-        seconds = _timed(name, variant, block, timings)
+        seconds = _timed(name, variant, block, timings, clock)
         if seconds is None:
             return None
         others = max(0.0, _seconds_of_others() - before) / (time.perf_counter() - start)
@@ -168,9 +185,11 @@ def failure_of(error: Exception) -> str:
     return f"{type(error).__name__}: {lines[0][:160]}".rstrip(": ")
 
 
-def _timed(name: str, variant: Variant, block: Sequence[Batch], timings: Timings) -> float | None:
+def _timed(
+    name: str, variant: Variant, block: Sequence[Batch], timings: Timings, clock: Clock
+) -> float | None:
     gc.collect()
-    watch = Stopwatch()
+    watch = Stopwatch(clock)
     try:
         variant.run(block, watch)
     except FAILURES as error:

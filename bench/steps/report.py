@@ -14,8 +14,7 @@ _NOTES = """\
 All variants train the same model from the same weights (a random Llama of hidden {hidden}, {layers}
 layers, vocabulary {vocabulary:,}) on the same batches, in turn, round after round, in one process.
 Ratios are medians over the rounds of the ratio to the plain loop's step in the same round, with
-quartiles. What other processes disturb is done again; at worst, in what counts they took
-{others:.0%} of one core. Plain loop, HF Trainer and Opacus use torch's fused AdamW; ours its own
+quartiles. {others} Plain loop, HF Trainer and Opacus use torch's fused AdamW; ours its own
 training state. The Trainer is measured inside `Trainer.train`, with its defaults (gradient clipping
 on) and without logging, evaluation or checkpoints. Steps with DP clip, add noise and update;
 sampling is replaced by the batch at hand. Operations: FlopCounterMode, attention included. Peak
@@ -43,7 +42,7 @@ def markdown(results: Results, settings: Settings, figure: str) -> str:
             memory=results.machine.get("peak memory by", "?"),
             steps=MEMORY_STEPS,
             processes=settings.memory_processes,
-            others=results.others(),
+            others=_others(results),
         ),
         "## Goals\n\n" + goals_table(results),
     ]
@@ -58,6 +57,15 @@ def markdown(results: Results, settings: Settings, figure: str) -> str:
     if results.probes:
         parts += ["## Opacus and tied weights\n\n" + _probes(results)]
     return "\n\n".join(part.strip() for part in parts) + "\n"
+
+
+def _others(results: Results) -> str:
+    if results.machine.get("time") == "processor time":
+        return "Time is processor time of one thread, because other work ran on the machine."
+    return (
+        "What other processes disturb is done again; at worst, in what counts they took "
+        f"{results.others():.0%} of one core."
+    )
 
 
 def goals_table(results: Results) -> str:

@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 
 from steps import flops, growth, memory
-from steps.measure import FAILURES, Timings, failure_of, interleave
+from steps.measure import CLOCKS, FAILURES, Timings, failure_of, interleave
 from steps.model import ModelShape, build
 from steps.registry import (
     GHOST,
@@ -48,7 +48,11 @@ def run(settings: Settings, threads: int, say: Say) -> Results:
         if settings.wanted(f"growth/{method}"):
             say(f"growth/{method}")
             results.growth[method] = growth.time_by_tokens(
-                method, settings.shape, settings.growth_sequences, settings.growth_rounds
+                method,
+                settings.shape,
+                settings.growth_sequences,
+                settings.growth_rounds,
+                CLOCKS[settings.clock],
             )
     if settings.wanted("rows"):
         say("rows")
@@ -72,7 +76,7 @@ def measured_cell(cell: Cell, settings: Settings, threads: int) -> list[Row]:
     counting, *rounds = task.workload.blocks(1)
     # It warms up, too: what a first step sets up is not in the time of the rounds.
     counted = _counted(variants, failures, counting)
-    timings = interleave(variants, rounds, warmup=0, tries=settings.tries)
+    timings = interleave(variants, rounds, 0, settings.tries, CLOCKS[settings.clock])
     timings.failures.update(failures)
     variants.clear()
     short = replace(task, workload=Workload(task.workload.batches[:MEMORY_STEPS]))
@@ -89,7 +93,7 @@ def measured_epochs(settings: Settings, task: Task) -> list[EpochRow]:
     variants, failures = _made(NAMES, task)
     per_epoch = -(-settings.epoch_records // settings.epoch_sequences)
     blocks = task.workload.blocks(per_epoch)
-    timings = interleave(variants, blocks, warmup=1, tries=settings.tries)
+    timings = interleave(variants, blocks, 1, settings.tries, CLOCKS[settings.clock])
     timings.failures.update(failures)
     tokens = sum(batch.n_tokens for batch in blocks[-1])
     return [_epoch_row(task, name, timings, tokens) for name in NAMES]

@@ -52,6 +52,7 @@ class Settings:
         grid: (tokens, sequences) of the cells with units of one sequence.
         unit_grid: the same for units of `unit_size` sequences.
         tries: of a variant in a round, while other processes disturb it.
+        clock: one of CLOCKS.
         rounds: of each cell, after one step of each variant whose operations are counted.
         long_rounds: the same for batches of more than 2,048 tokens.
         memory_processes: in which the peak of ours with DP is measured; the median counts. It
@@ -70,6 +71,7 @@ class Settings:
     unit_grid: tuple[tuple[int, int], ...] = ((64, 32), (256, 8), (1024, 4), (4096, 4))
     unit_size: int = 4
     tries: int = 3
+    clock: str = "wall"
     rounds: int = 7
     long_rounds: int = 3
     memory_processes: int = 3

@@ -57,6 +57,12 @@ def test_only_what_is_inside_the_gauge_counts() -> None:
     assert all(0.05 <= seconds < 0.1 for seconds in timings.seconds["a"])
 
 
+def test_processor_time_does_not_count_waiting() -> None:
+    variants = {"a": Recorder("a", [], 0.05)}
+    timings = interleave(variants, BLOCKS[:2], warmup=0, clock=measure.CLOCKS["processor"])
+    assert all(seconds < 0.02 for seconds in timings.seconds["a"])
+
+
 def test_a_failure_is_said_and_does_not_stop_the_others() -> None:
     seen: list[tuple[str, int]] = []
     variants = {"a": Recorder("a", seen), "b": Broken("b", seen)}
@@ -78,7 +84,7 @@ def test_ratios_are_taken_round_by_round() -> None:
 def test_what_others_disturb_is_done_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """The first block is quiet at the second try, the second never: its quietest try counts."""
     monkeypatch.setattr(measure, "_await_quiet", lambda: None)
-    monkeypatch.setattr(measure, "_seconds_of_others", Clock(iter([5, 0, 9, 3, 7])).read)
+    monkeypatch.setattr(measure, "_seconds_of_others", Ticks(iter([5, 0, 9, 3, 7])).read)
     seen: list[tuple[str, int]] = []
     timings = interleave({"a": Recorder("a", seen, 0.01)}, BLOCKS[:2], warmup=0, tries=3)
     assert [index for _, index in seen] == [0, 0, 1, 1, 1]
@@ -89,15 +95,15 @@ def test_what_others_disturb_is_done_again(monkeypatch: pytest.MonkeyPatch) -> N
 def test_it_waits_for_a_quiet_moment(monkeypatch: pytest.MonkeyPatch) -> None:
     slept: list[float] = []
     monkeypatch.setattr(measure.time, "sleep", slept.append)
-    monkeypatch.setattr(measure, "_seconds_of_others", Clock(iter([1, 1, 0, 1])).read)
+    monkeypatch.setattr(measure, "_seconds_of_others", Ticks(iter([1, 1, 0, 1])).read)
     measure._await_quiet()
     assert len(slept) == 3
-    monkeypatch.setattr(measure, "_seconds_of_others", Clock(itertools.repeat(1)).read)
+    monkeypatch.setattr(measure, "_seconds_of_others", Ticks(itertools.repeat(1)).read)
     measure._await_quiet()  # ends, though it never is
     assert len(slept) == 3 + measure._PATIENCE
 
 
-class Clock:
+class Ticks:
     """Read before and after each try, in which others took the next of `busy`."""
 
     def __init__(self, busy: Iterator[float]) -> None:
