@@ -110,7 +110,7 @@ def canary_folders(root: Path, commitment: str) -> Iterator[Path]:
     kept = f"*/output/{PRIVATE}/{DATA}/{CANARIES}"
     folders = [root.absolute(), *root.absolute().parents][:3]
     found = {
-        path
+        path.resolve()  # once, where a link leads there too
         for level, folder in enumerate(folders)
         if folder != folder.parent
         for path in folder.glob("*/" * level + kept)
