@@ -173,7 +173,11 @@ class RenyiFilter:
         """Logarithm of (sum of w / delta(alpha)) * delta; at least 0 is admitted."""
         spent_O = np.array(cost.units, dtype=np.float64) * (times / UNITS_PER_NAT)
         exponents_O = (_ORDERS_O - 1) * (self.epsilon - spent_O) - _LOG_CONVERSION_O
-        return float(special.logsumexp(self._log_weights_O + exponents_O)) + math.log(self.delta)
+        exponents_O += self._log_weights_O
+        # With every plan and every look at a budget: scipy's logsumexp takes ten times as long.
+        largest = float(exponents_O.max())
+        total = float(np.exp(exponents_O - largest).sum())
+        return largest + math.log(total) + math.log(self.delta)
 
     @cached_property
     def _log_weights_O(self) -> Floats:

@@ -27,6 +27,9 @@ PATIENCE_S = 30.0
 
 _LOCK_WAIT_S = 1  # in one attempt; so that patience ends when it says
 _READ_ONLY = "taciturn_read_only"
+# Connections that are kept, and those that are made for a rush. One more than are kept is opened and
+# closed again for each transaction, which costs more than the transaction.
+_POOL = {"pool_size": 24, "max_overflow": 8}
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.002, 0.25
 # Lost a race, a deadlock or a lock's turn; two with one key at once; the server is full, restarts
 # or has gone; it ended an idle transaction.
@@ -47,7 +50,10 @@ def open_database(url: str, *, create: bool = True) -> Engine:
         raise DatabaseError(f"{address.database}: no such file; name the server's database")
     if address.get_backend_name() == "sqlite":
         engine = create_engine(
-            address, connect_args={"timeout": _LOCK_WAIT_S}, pool_timeout=_LOCK_WAIT_S
+            address,
+            connect_args={"timeout": _LOCK_WAIT_S},
+            pool_timeout=_LOCK_WAIT_S,
+            **_POOL,
         )
         event.listen(engine, "connect", _prepare_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
@@ -62,6 +68,7 @@ def open_database(url: str, *, create: bool = True) -> Engine:
         address,
         isolation_level="SERIALIZABLE",
         pool_timeout=_LOCK_WAIT_S,
+        **_POOL,
         connect_args={
             "connect_timeout": 5,
             "application_name": "taciturn",

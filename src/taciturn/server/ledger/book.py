@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Literal
 
 from dp_accounting.dp_event import ComposedDpEvent, DpEvent
@@ -36,11 +37,11 @@ class Purse:
 
     def has_room(self, cost: RenyiCost) -> bool:
         """Whether a further `cost` is within the budget."""
-        return RenyiFilter(self.epsilon, self.delta).admits(self.taken + cost)
+        return _filter(self.epsilon, self.delta).admits(self.taken + cost)
 
     def share(self, cost: RenyiCost) -> float:
         """How much of the budget a cost is, as `RenyiFilter.share` counts it."""
-        return RenyiFilter(self.epsilon, self.delta).share(cost)
+        return _share(self.epsilon, self.delta, cost)
 
     def hold(self, cost: RenyiCost) -> Purse:
         """Reserve."""
@@ -53,6 +54,15 @@ class Purse:
     def free(self, cost: RenyiCost) -> Purse:
         """Give back what was held."""
         return replace(self, held=self.held - cost)
+
+
+_filter = lru_cache(maxsize=1024)(RenyiFilter)
+
+
+@lru_cache(maxsize=4096)
+def _share(epsilon: float, delta: float, cost: RenyiCost) -> float:
+    """Balances are looked at far more often than they change."""
+    return _filter(epsilon, delta).share(cost)
 
 
 @dataclass(frozen=True, slots=True)
