@@ -4,7 +4,7 @@ and stops with the gateway.
     background.every("reaper", 5.0, jobs.reap)       # when services are put together
     background.on_stopping(hub.close)                # the moment a stop is asked for
     background.add(hub)                              # start() and stop() with the gateway
-    background.wake("dispatcher")                    # now, instead of at the end of its period
+    background.wake("dispatcher")                    # soon, instead of at the end of its period
 
 A task that fails is logged and tried again at its next turn: it has to find out itself what was
 left half done, as it has to after a crash.
@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 _log = logging.getLogger("taciturn.background")
+_REST_S = 0.2  # between two turns at least: those who wake a task may be many
 _JITTER = 0.2  # of a period: several gateways on one database do not all come at once
 
 
@@ -47,7 +48,7 @@ class PeriodicTask:
         self._thread.start()
 
     def wake(self) -> None:
-        """Let the next turn come at once."""
+        """Let the next turn come now, or where one has just been, in a moment."""
         self._due.set()
 
     def stop(self, timeout_s: float = 10.0) -> None:
@@ -61,8 +62,9 @@ class PeriodicTask:
         while not self._over.is_set():
             self._due.clear()
             self._turn()
-            if not self._over.is_set():
-                self._due.wait(self.period_s * random.uniform(1 - _JITTER, 1 + _JITTER))
+            period_s = self.period_s * random.uniform(1 - _JITTER, 1 + _JITTER)
+            if not self._over.wait(min(_REST_S, period_s)):
+                self._due.wait(period_s)
 
     def _turn(self) -> None:
         try:

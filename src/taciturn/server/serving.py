@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import socket
 
 import uvicorn
@@ -19,6 +20,7 @@ from taciturn.wire.identity import Role
 
 GRACE_S = 30
 FIRST_ADMIN = "admin"
+_COLLECT = (10_000, 20, 20)
 _FIRST_TOKEN_MS = 7 * 86_400_000
 
 
@@ -66,6 +68,14 @@ class GatewayServer(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, app: FastAPI) -> None:
         super().__init__(config)
         self._app = app
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begin to listen. What is there by now stays: the collector need not look at it again with
+        every few hundred requests."""
+        await super().startup(sockets)
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(*_COLLECT)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Accept nothing new, finish what was asked, stop what runs in the background."""
