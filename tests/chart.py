@@ -34,6 +34,8 @@ EVERYTHING = {
     "networkPolicy.gatewayEgress[0]": "10.2.0.0/16",
     "signing.existingSecret": "signing",
     "worker.dataSecret": "data",
+    "worker.checkpoints.url": "s3://bucket/checkpoints",
+    "worker.checkpoints.existingSecret": "vault",
 }
 CUSTOM = {"kueue.example": "true", "metrics.serviceMonitor": "true"}
 

@@ -19,6 +19,7 @@ TaciturnError
 ├── CertificateError          a certificate is refused, or there is nothing to certify
 ├── SigningKeyError           a signing key or trust store that cannot be used
 ├── ProcessError              another process of the same job failed or was lost
+│   └── LostProcessError      it was lost: killed, or its machine went; run again to go on
 ├── DatabaseError             the server's database cannot be used
 │   └── DatabaseUnavailableError it did not answer in time: what was asked may not have happened
 ├── LedgerError               the ledger refuses; nothing has changed
@@ -120,6 +121,10 @@ class SigningKeyError(TaciturnError):
 
 class ProcessError(TaciturnError):
     """Another process of the same job failed or was lost, so this one stops too."""
+
+
+class LostProcessError(ProcessError):
+    """Another process of the same job was lost; nothing was wrong with the job itself."""
 
 
 class OutputError(TaciturnError):

@@ -101,7 +101,7 @@ def test_a_problem_is_found_with_its_remedy(answers: Answers, what: str, remedy:
         ({"pools": (GPU.model_copy(update={"node_selector": {"team": "x"}}),)}, "pool l4", "tag"),
         ({"pools": (GPU.model_copy(update={"tolerations": ()}),)}, "pool l4", "toleration"),
         ({"pools": (GPU.model_copy(update={"scales": False}),)}, "pool l4", "label one"),
-        ({"workspace_claim": ""}, "workspaces", "ReadWriteMany"),
+        ({"workspace_claim": ""}, "workspaces", "worker.checkpoints"),
         ({"egress": ()}, "egress of workers", "workerEgress"),
         ({"network_policy": False}, "egress of workers", "network_policy"),
     ],
@@ -110,6 +110,11 @@ def test_settings_that_will_not_do(changes: dict[str, Any], what: str, remedy: s
     found = problems(Answers(), settings(**changes))
     assert list(found) == [what]
     assert remedy in found[what].remedy
+
+
+def test_checkpoints_in_a_store_outlive_a_node() -> None:
+    kept = {"checkpoint_url": "s3://bucket/checkpoints", "checkpoint_secret": "vault"}
+    assert problems(Answers(), settings(workspace_claim="", **kept)) == {}
 
 
 def test_nodes_that_are_there_are_counted() -> None:

@@ -14,8 +14,9 @@ from runner.jobs import DECLARED, assignment, facts, fit_job, notes, request, so
 from taciturn.engine.generation.synthetic import read_metadata
 from taciturn.figures import ReleasedEvaluation
 from taciturn.report import Audit, PrivacyReport
-from taciturn.runner.job import Ending, Runner
+from taciturn.runner.job import Runner
 from taciturn.wire.events import FailureCode, PlanEvent, Stage, StageEvent
+from taciturn.wire.exits import WorkerExit
 from taciturn.wire.jobs import (
     DataRef,
     Part,
@@ -47,7 +48,7 @@ def fitted(
     """A gateway after a fit with canaries, and the root of the workspaces."""
     asked = request(base.name, steps=12, canaries=20, data=DataRef(dataset="notes"))
     gateway, root = FakeGateway(fit_job(asked, base, source(rows))), tmp_path_factory.mktemp("root")
-    assert Runner(root).run(gateway.client()) is Ending.REPORTED
+    assert Runner(root).run(gateway.client()) is WorkerExit.REPORTED
     return gateway, root
 
 
@@ -96,7 +97,7 @@ def test_rows_are_gone_once_the_job_is_over(fitted: tuple[FakeGateway, Path]) ->
 def test_audit_finds_the_canaries_of_the_fit(fitted: tuple[FakeGateway, Path]) -> None:
     asked = assignment(RemoteAudit(model=MODEL, confidence=0.5), job="job_audit")
     gateway, root = of_model(fitted, asked)
-    assert Runner(root).run(gateway.client()) is Ending.REPORTED
+    assert Runner(root).run(gateway.client()) is WorkerExit.REPORTED
     assert gateway.outcome.succeeded, gateway.incidents
     assert Audit.model_validate_json(gateway.files["audit.json"]).canaries == 20
 
@@ -107,7 +108,7 @@ def test_samples_of_one_model_follow_each_other(fitted: tuple[FakeGateway, Path]
     gateway, root = of_model(fitted, assignment(asked, job="job_sample"))
     second, _ = of_model(fitted, assignment(again, job="job_stream"))
     gateway.waiting.append(second.assignment)
-    assert Runner(root).run(gateway.client()) is Ending.REPORTED
+    assert Runner(root).run(gateway.client()) is WorkerExit.REPORTED
     assert [job for job, outcome in gateway.outcomes if outcome.succeeded] == [
         "job_sample",
         "job_stream",
@@ -129,7 +130,7 @@ def test_private_evaluation_is_charged_and_of_the_declared_units(
     release = ReleasePlan(noise_multiplier=2.5, epsilon=2.0, delta=1e-5, n_units=20)
     job = assignment(asked, job="job_eval", source=source(rows), release=release)
     gateway, root = of_model(fitted, job)
-    assert Runner(root).run(gateway.client()) is Ending.REPORTED
+    assert Runner(root).run(gateway.client()) is WorkerExit.REPORTED
     assert gateway.outcome.succeeded, gateway.incidents
     assert gateway.charged_steps == 1
     found = ReleasedEvaluation.model_validate_json(gateway.files["evaluation.json"])
@@ -140,7 +141,7 @@ def test_private_evaluation_is_charged_and_of_the_declared_units(
 def test_public_evaluation_is_free(fitted: tuple[FakeGateway, Path]) -> None:
     asked = RemoteEvaluate(model=MODEL, public_texts=("A public text.", "Another one."))
     gateway, root = of_model(fitted, assignment(asked, job="job_public"))
-    assert Runner(root).run(gateway.client()) is Ending.REPORTED
+    assert Runner(root).run(gateway.client()) is WorkerExit.REPORTED
     assert gateway.outcome.succeeded, gateway.incidents
     assert not gateway.charges
     assert json.loads(gateway.files["evaluation.json"])["basis"] == "public"
@@ -151,7 +152,7 @@ def test_synthetic_records_carry_their_guarantee(
 ) -> None:
     asked = RemoteSynthesize(model=MODEL, n=3, prompts=("The",), max_new_tokens=3)
     gateway, root = of_model(fitted, assignment(asked, job="job_synthetic"))
-    assert Runner(root).run(gateway.client()) is Ending.REPORTED
+    assert Runner(root).run(gateway.client()) is WorkerExit.REPORTED
     assert gateway.outcome.succeeded, gateway.incidents
     path = tmp_path / "synthetic.parquet"
     path.write_bytes(gateway.files["synthetic.parquet"])
@@ -161,7 +162,7 @@ def test_synthetic_records_carry_their_guarantee(
 
 def test_probe_says_names_and_types_of_columns(rows: Path, tmp_path: Path) -> None:
     gateway = FakeGateway(assignment(RemoteProbe(dataset="notes"), source=source(rows)))
-    assert Runner(tmp_path).run(gateway.client()) is Ending.REPORTED
+    assert Runner(tmp_path).run(gateway.client()) is WorkerExit.REPORTED
     columns = json.loads(gateway.files["schema.json"])["columns"]
     assert columns == [{"name": "id", "type": "string"}, {"name": "text", "type": "string"}]
 
@@ -213,7 +214,7 @@ def test_no_step_runs_that_the_budget_does_not_pay_for(
 def test_cancelled_job_releases_nothing(base: BaseModelFacts, rows: Path, tmp_path: Path) -> None:
     job = fit_job(request(base.name, steps=500), base, source(rows))
     gateway = FakeGateway(job.model_copy(update={"lease_s": 0.2}), cancel=True)
-    assert Runner(tmp_path).run(gateway.client()) is Ending.REPORTED
+    assert Runner(tmp_path).run(gateway.client()) is WorkerExit.REPORTED
     assert not gateway.outcome.succeeded
     assert gateway.outcome.code is None
     assert not gateway.files
@@ -233,7 +234,7 @@ def test_fenced_worker_stops_and_reports_nothing(
     gateway.before = another_takes_it
     told: list[str] = []
     runner = Runner(tmp_path, when_fenced=lambda: told.append("fenced"))
-    assert runner.run(gateway.client()) is Ending.FENCED
+    assert runner.run(gateway.client()) is WorkerExit.FENCED
     assert not gateway.outcomes
     assert not gateway.files
     assert not gateway.incidents
@@ -254,7 +255,7 @@ def test_lost_answers_change_nothing(base: BaseModelFacts, rows: Path, tmp_path:
     gateway.before = lambda method, what: lose("there", method, what)
     # The lease and the outcome are the ends of what a lost answer can be repeated for.
     gateway.after = lambda m, what: what in ("lease", "outcome") or lose("back", m, what)  # type: ignore[func-returns-value]
-    assert Runner(tmp_path).run(gateway.client()) is Ending.REPORTED
+    assert Runner(tmp_path).run(gateway.client()) is WorkerExit.REPORTED
     assert gateway.outcome.succeeded
     assert not gateway.refused
     assert gateway.charged_steps == 12

@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import os
 import random
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -93,7 +94,16 @@ def check(folder: Path, kills: int) -> None:
     assert b"has a cough" not in (folder / "practitioner").read_bytes()
 
 
-def killed_jobs(model: Path, folder: Path, chance: random.Random, jobs: int, kills: int) -> int:
+def killed_jobs(
+    model: Path,
+    folder: Path,
+    chance: random.Random,
+    jobs: int,
+    kills: int,
+    *,
+    disk_goes: bool = False,
+) -> int:
+    """How many workers were killed; with each of them its disk, if a store has copies."""
     known, total = facts(str(model)), 0
     rows = source(write(notes(), folder / "notes.jsonl"))
     job = fit_job(request(str(model), steps=STEPS), known, rows)
@@ -101,20 +111,37 @@ def killed_jobs(model: Path, folder: Path, chance: random.Random, jobs: int, kil
         home = folder / f"job-{number}"
         home.mkdir()
         (home / "job.json").write_text(job.model_dump_json())
+        if disk_goes:
+            (home / "store").mkdir()
         done = 0
         while done < kills and kill_once(home, chance):
             done += 1
+            if disk_goes:
+                shutil.rmtree(home / "root")
         if not (home / "end.json").exists():
             process = start(home)
             process.join()
             assert process.exitcode == 0
         check(home, done)
+        assert not disk_goes or not any((home / "store").iterdir())
         total += done
     return total
 
 
 def test_killed_workers_are_taken_over(tiny_llama: Path, tmp_path: Path) -> None:
     assert killed_jobs(tiny_llama, tmp_path, random.Random(7), jobs=1, kills=3) >= 2
+
+
+def test_workers_killed_with_their_disks_are_taken_over(tiny_llama: Path, tmp_path: Path) -> None:
+    chance = random.Random(9)
+    assert killed_jobs(tiny_llama, tmp_path, chance, jobs=1, kills=3, disk_goes=True) >= 2
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_two_hundred_kills_with_disks(tiny_llama: Path, tmp_path: Path) -> None:
+    chance = random.Random(10)
+    assert killed_jobs(tiny_llama, tmp_path, chance, jobs=45, kills=6, disk_goes=True) >= 200
 
 
 @pytest.mark.slow

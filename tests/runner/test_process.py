@@ -13,6 +13,7 @@ import pytest
 from taciturn.errors import OutputError, SpecError
 from taciturn.runner.settings import Settings
 from taciturn.runner.workspace import Workspace, canary_folders
+from taciturn.wire.exits import WorkerExit
 
 TOLD = {
     "TACITURN_GATEWAY_URL": "http://127.0.0.1:9",
@@ -43,8 +44,63 @@ def test_a_worker_without_its_settings_says_so() -> None:
         timeout=120,
         check=False,
     )
-    assert done.returncode == 2
+    assert done.returncode == WorkerExit.BAD_CONFIGURATION
     assert "TACITURN_GATEWAY_URL" in done.stderr
+
+
+KEY = "ab" * 32
+
+
+@pytest.mark.parametrize(
+    ("told", "named"),
+    [
+        ({"TACITURN_CHECKPOINT_URL": "s3://bucket/x"}, "TACITURN_CHECKPOINT_KEY is not"),
+        ({"TACITURN_CHECKPOINT_KEY": KEY}, "TACITURN_CHECKPOINT_URL is not"),
+        ({"TACITURN_CHECKPOINT_URL": "/x", "TACITURN_CHECKPOINT_KEY": KEY[1:]}, "63 characters"),
+        ({"TACITURN_CHECKPOINT_URL": "/x", "TACITURN_CHECKPOINT_KEY": "xy" * 32}, "hexadecimal"),
+        ({"TACITURN_PEER_LIMIT_S": "soon"}, "TACITURN_PEER_LIMIT_S='soon'"),
+        ({"TACITURN_PEER_LIMIT_S": "0"}, "from 1 to 86400"),
+    ],
+    ids=str,
+)
+def test_half_a_configuration_is_refused(told: dict[str, str], named: str) -> None:
+    with pytest.raises(SpecError, match=named) as caught:
+        Settings.of({**TOLD, **told})
+    assert KEY[1:] not in str(caught.value)
+
+
+def test_a_key_and_its_store() -> None:
+    told = {"TACITURN_CHECKPOINT_URL": "s3://bucket/x", "TACITURN_CHECKPOINT_KEY": KEY}
+    settings = Settings.of({**TOLD, **told})
+    assert settings.checkpoint_key == bytes.fromhex(KEY)
+    assert repr(settings.checkpoint_key) not in repr(settings)
+    assert KEY not in repr(settings)
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        {"TACITURN_CHECKPOINT_URL": "s3://bucket/x"},
+        {"TACITURN_CHECKPOINT_URL": "nonsense://x", "TACITURN_CHECKPOINT_KEY": KEY},
+    ],
+    ids=["no key", "no protocol"],
+)
+def test_a_store_that_cannot_be_used_ends_the_worker_before_it_takes_the_job(
+    told: dict[str, str], tmp_path: Path
+) -> None:
+    """No gateway answers at this address, and none is asked."""
+    environment = {**os.environ, **TOLD, "TACITURN_WORKSPACE": str(tmp_path), **told}
+    done = subprocess.run(
+        [sys.executable, "-m", "taciturn.runner"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == WorkerExit.BAD_CONFIGURATION
+    assert "TACITURN_CHECKPOINT" in done.stderr
+    assert KEY not in done.stderr
 
 
 @pytest.mark.parametrize("job", ["", ".", "..", "../other", "a/b", "x" * 200])

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 from runner.fake_gateway import FakeGateway
+from runner.safes import vault
 from taciturn.runner.job import Runner
 from taciturn.wire.worker import Assignment, Charge
 
@@ -37,9 +38,11 @@ def serve(folder: Path) -> FakeGateway:
 
 
 def main(folder: Path) -> None:
-    """Run the job of `folder`; its result is written once it has ended."""
+    """Run the job of `folder`; its result is written once it has ended. Where `store` is there,
+    copies of checkpoints go into it."""
     gateway = serve(folder)
-    Runner(folder / "root").run(gateway.client())
+    store = vault(folder / "store") if (folder / "store").is_dir() else None
+    Runner(folder / "root", vault=store).run(gateway.client())
     (folder / "files").mkdir(exist_ok=True)
     for name, content in gateway.files.items():
         (folder / "files" / name).write_bytes(content)

@@ -9,31 +9,53 @@ from pathlib import Path
 
 from taciturn.errors import SpecError
 from taciturn.runner.settings import Settings
+from taciturn.wire.exits import WorkerExit
 
 
 def main() -> int:
-    """Run the job that the environment names; the exit code is an `Ending`."""
+    """Run the job that the environment names; the exit code is a `WorkerExit`."""
     # A memory image would hold private rows.
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     os.umask(0o077)
     try:
         settings = Settings.of(os.environ)
     except SpecError as error:
-        print(error, file=sys.stderr)
-        return 2
+        return _refused(error)
+    # Whoever inherits the environment does not need it: a library's child, a tokenizer's thread.
+    for secret in ("TACITURN_JOB_TOKEN", "TACITURN_CHECKPOINT_KEY"):
+        os.environ.pop(secret, None)
     # Not before: they load torch, which takes longer than to see that a variable is missing.
     from taciturn.runner.client import GatewayClient
-    from taciturn.runner.job import Ending, Runner
+    from taciturn.runner.job import Runner, accompany
+    from taciturn.runner.peers import Peers
+    from taciturn.runner.vault import Vault
 
-    # Whoever inherits the environment does not need it: a library's child, a tokenizer's thread.
-    os.environ.pop("TACITURN_JOB_TOKEN", None)
+    vault = None
+    if settings.checkpoint_url is not None and settings.checkpoint_key is not None:
+        try:
+            vault = Vault.open(settings.checkpoint_url, settings.checkpoint_key)
+        except SpecError as error:
+            return _refused(error)
+    peers = Peers.found(settings.peer_limit_s, os._exit)
+    if not peers.first:
+        return accompany(peers, settings.workspace, print_to)
     runner = Runner(
         settings.workspace,
-        when_fenced=lambda: os._exit(Ending.FENCED),
+        when_fenced=lambda: os._exit(WorkerExit.FENCED),
         prints_to=print_to,
+        vault=vault,
+        peers=peers,
     )
     client = GatewayClient.connected(settings.gateway_url, settings.job, settings.token)
-    return int(runner.run(client))
+    code = runner.run(client)
+    peers.end(code)
+    return code
+
+
+def _refused(error: SpecError) -> int:
+    """Before anything was taken: nothing is spent, and trying again would end the same way."""
+    print(error, file=sys.stderr)
+    return WorkerExit.BAD_CONFIGURATION
 
 
 def print_to(path: Path) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from taciturn import audit as auditing
+from taciturn.engine.data.planted import CANARIES
 from taciturn.errors import GuaranteeError
 from taciturn.figures import ReleasedDownstream, ReleasedEvaluation
 from taciturn.report import PrivateStep
@@ -36,7 +38,7 @@ def run(task: Task, request: RemoteAudit) -> None:
     model = task.fitted()
     expected = auditing.check_canaries(model.report, request.confidence)
     folders = list(canary_folders(task.root, expected.commitment))
-    planted = auditing.find_canaries(expected, folders)
+    planted = auditing.find_canaries(expected, folders or _from_vault(task, expected.commitment))
     task.stage(Stage.SCORING)
     subject = model.subject(_NothingToCharge())
     spec = AuditSpec(confidence=request.confidence)
@@ -45,3 +47,13 @@ def run(task: Task, request: RemoteAudit) -> None:
     path.write_text(found.model_dump_json(indent=2) + "\n")
     task.stage(Stage.RELEASING)
     task.door.file(path)
+
+
+def _from_vault(task: Task, commitment: str) -> list[Path]:
+    """Where the canaries are that the fit's worker has kept for other machines."""
+    kept = None if task.vault is None else task.vault.vault.canaries(commitment)
+    if kept is None:
+        return []
+    folder = task.workspace.made("canaries")
+    (folder / CANARIES).write_bytes(kept)
+    return [folder]

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 import httpx
 from pydantic import BaseModel
 
-from taciturn.errors import BudgetExceededError, FencedError, TaciturnError
+from taciturn.errors import BudgetExceededError, FencedError, LeaseHeldError, TaciturnError
 from taciturn.wire.worker import (
     LEASE_HEADER,
     Assignment,
@@ -37,6 +37,7 @@ PATIENCE_S = 600.0
 
 _NOT_NOW = frozenset({408, 425, 429, 500, 502, 503, 504})
 _CHUNK_BYTES = 1 << 20
+_HELD_S = 2.0  # between two looks whether another worker's lease has run out
 _TIMEOUT = httpx.Timeout(30.0, read=120.0)
 
 M = TypeVar("M", bound=BaseModel)
@@ -84,11 +85,23 @@ class GatewayClient:
         return GatewayClient(self.http, job, token, None, self.patience_s, self.sleep)
 
     def take(self, worker: str) -> Assignment:
-        """Take the job, fencing off whoever had it."""
+        """Take the job, fencing off whoever had it.
+
+        A worker that was killed still holds it until its lease runs out: that is waited for. Raises
+        FencedError if it does not, since then the other one lives.
+        """
         request = LeaseRequest(worker=worker, operation_id=next(self._operations))
-        assignment = self._asked("lease", Assignment, request)
-        self.lease = assignment.lease
-        return assignment
+        end = time.monotonic() + self.patience_s
+        while True:
+            try:
+                assignment = self._asked("lease", Assignment, request)
+            except LeaseHeldError:
+                if time.monotonic() > end:
+                    raise FencedError("another worker has the job; this one stops") from None
+                self.sleep(_HELD_S)
+            else:
+                self.lease = assignment.lease
+                return assignment
 
     def heartbeat(self) -> Orders:
         """A sign of life."""
@@ -195,7 +208,9 @@ def _accepted(answer: httpx.Response) -> httpx.Response:
     if answer.is_success:
         return answer
     code = _code(answer)
-    if code in ("fenced", "lease_held"):
+    if code == "lease_held":
+        raise LeaseHeldError("another worker has the job, and its lease has not run out")
+    if code == "fenced":
         raise FencedError("another worker has the job; this one stops")
     if code == "budget_exceeded":
         raise BudgetExceededError("the budget has no room for what is left to do")

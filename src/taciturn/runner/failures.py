@@ -57,9 +57,12 @@ def failure_code(error: BaseException) -> FailureCode:
 
 
 def full_log(error: BaseException, printed: Path | None) -> str:
-    """Everything about an error, for the data's owner: traceback, and what was printed last."""
+    """Everything about an error, for the data's owner: traceback, and what was printed last, by
+    all processes of the worker whose files are here."""
     trace = "".join(traceback.format_exception(error))
-    return f"{trace}\n{_tail(printed)}"[-LOG_CHARACTERS:]
+    others = [] if printed is None else sorted(printed.parent.glob(f"{printed.stem}-*.log"))
+    tails = [_tail(path) for path in (*others, printed)]
+    return "\n".join((trace, *tails))[-LOG_CHARACTERS:]
 
 
 def _tail(printed: Path | None) -> str:

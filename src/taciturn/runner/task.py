@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from taciturn.runner.client import GatewayClient
 from taciturn.runner.door import Door
 from taciturn.runner.models import FittedModel, open_model
+from taciturn.runner.peers import Peers
 from taciturn.runner.pulse import Pulse
+from taciturn.runner.vault import JobVault
 from taciturn.runner.workspace import Workspace
 from taciturn.wire.events import Stage
 from taciturn.wire.worker import Assignment
@@ -21,6 +23,8 @@ class Task:
     Attributes:
         root: of all jobs' folders.
         model: one that an earlier job of this process has opened.
+        vault: where sealed copies of checkpoints are; None where nobody has named a store.
+        peers: the worker's other processes.
     """
 
     assignment: Assignment
@@ -30,6 +34,8 @@ class Task:
     workspace: Workspace
     root: Path
     model: FittedModel | None = None
+    vault: JobVault | None = None
+    peers: Peers = field(default_factory=Peers)
 
     def stage(self, stage: Stage) -> None:
         """Say that something begins, unless the work must stop."""

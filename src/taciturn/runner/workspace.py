@@ -15,6 +15,8 @@ from taciturn.engine.data.planted import CANARIES
 from taciturn.errors import OutputError, SpecError
 from taciturn.worker import DATA, PRIVATE
 
+CHECKPOINTS = "checkpoints"
+
 _NAME = re.compile(r"^[A-Za-z0-9_.-]{1,100}$")
 
 
@@ -55,6 +57,10 @@ class Workspace:
         """What the worker prints: private, for libraries may quote anything."""
         return self.folder / "printed.log"
 
+    def printed_by(self, rank: int) -> Path:
+        """The same, of another process of the worker."""
+        return self.folder / f"printed-{rank}.log"
+
     def made(self, name: str) -> Path:
         """A folder of that name below this one."""
         folder = self.folder / name
@@ -77,7 +83,7 @@ class Workspace:
         What a killed worker had begun to release is removed, and so is a run without a checkpoint:
         none of its steps can have run, since the first checkpoint is written before the first step.
         """
-        if not any((self.output / PRIVATE / "checkpoints").glob("step-*")):
+        if newest_step(self.output / PRIVATE) is None:
             shutil.rmtree(self.output, ignore_errors=True)
             return False
         for path in self.output.iterdir():
@@ -99,6 +105,12 @@ class Workspace:
     @property
     def _mark(self) -> Path:
         return self.folder / "output.complete"
+
+
+def newest_step(private: Path) -> int | None:
+    """The step of the newest checkpoint in a run's private folder; None if it has none."""
+    steps = [int(path.name[5:]) for path in (private / CHECKPOINTS).glob("step-*")]
+    return max(steps, default=None)
 
 
 def canary_folders(root: Path, commitment: str) -> Iterator[Path]:

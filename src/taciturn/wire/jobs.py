@@ -60,7 +60,7 @@ class DataRef(WireValue):
     part: Part | None = None
 
 
-_NOT_REMOTE = ("privacy_unit", "select", "device", "threads", "sharding", "checkpoint_every")
+_NOT_REMOTE = ("privacy_unit", "select", "device", "threads", "checkpoint_every")
 
 
 class RemoteFit(FitSpec):

@@ -20,9 +20,9 @@ from torch.distributed.rendezvous import rendezvous
 from torch.distributed.tensor import DTensor
 
 from taciturn.engine.privacy.ranks import ALONE, Ranks
-from taciturn.errors import ProcessError, SpecError, TaciturnError
+from taciturn.errors import LostProcessError, ProcessError, SpecError, TaciturnError
 
-# Rank 0 may read a large data set while the others wait.
+# Rank 0 may read a large data set while the others wait. `presence` tells slow ones from dead ones.
 _PATIENCE = timedelta(days=7)
 _TEXT_BYTES = 4096
 
@@ -46,7 +46,7 @@ def all_processes(device: torch.device) -> Iterator[Ranks]:
     NCCL between GPUs and gloo between CPUs, and destroyed at the end.
 
     Raises:
-        ProcessError: another process was lost in the block, which shows as a broken connection.
+        LostProcessError: another process was lost, which shows as a broken connection.
     """
     if not (started_together() or (dist.is_initialized() and dist.get_world_size() > 1)):
         yield ALONE
@@ -75,6 +75,12 @@ def _meeting_point() -> tuple[Any, int, int]:
     return store, rank, size
 
 
+def meet() -> tuple[int, int]:
+    """Find the other processes; returns this one's rank, and their number."""
+    _, rank, size = _meeting_point()
+    return rank, size
+
+
 def _connect(backend: str) -> None:
     store, rank, size = _meeting_point()
     # One script may fit several times; the addresses of the time before are still in the store.
@@ -95,7 +101,7 @@ def _lost_processes_named() -> Iterator[None]:
     except RuntimeError as error:
         if not (isinstance(error, dist.DistError) or "gloo" in str(error)):
             raise
-        raise ProcessError(
+        raise LostProcessError(
             "the connection to another process of this job broke: it stopped, or its machine did; "
             "look at what it printed, then run again with --resume"
         ) from error

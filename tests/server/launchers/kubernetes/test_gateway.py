@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Connection, insert, select
+from sqlalchemy import Connection, insert, select, update
 
 from taciturn.planning.defaults import PublicFacts
 from taciturn.planning.plan import make_plan
@@ -82,6 +82,52 @@ def test_a_fit_gets_a_machine_of_its_size_and_the_datas_secret(gateway: Gateway)
 def test_a_requester_may_ask_for_another(gateway: Gateway) -> None:
     add_fit(gateway, "tiny", 3_000_000, machine={"gpus": 1})
     assert Needs(gateway, SETTINGS)(JOB).machine.pool.name == "l4"
+
+
+SEVERAL = (
+    Pool(name="one", gpus=1, gpu_memory="40Gi", price_per_hour=0.7, max_nodes=4),
+    Pool(name="eight", gpus=8, gpu_memory="40Gi", price_per_hour=6, max_nodes=4),
+)
+
+
+@pytest.mark.parametrize(
+    ("request_", "settings", "shape"),
+    [
+        ({"sharding": "full"}, {}, ("eight", 1, 2)),
+        ({"sharding": "full"}, {"several": False}, None),
+        ({}, {}, None),
+        ({"machine": {"gpus": 2}}, {}, ("eight", 1, 2)),
+        ({"machine": {"gpus": 16}}, {}, None),
+        ({"machine": {"gpus": 16}}, {"workspace_claim": "claim"}, ("eight", 2, 8)),
+    ],
+    ids=str,
+)
+def test_a_fit_is_spread_where_it_asks_for_that(
+    request_: dict[str, Any],
+    settings: dict[str, Any],
+    shape: tuple[str, int, int] | None,
+    gateway: Gateway,
+) -> None:
+    """Several machines only where all of them see one folder."""
+    add_fit(gateway, "llama", 6_738_000_000, **request_)
+    needs = Needs(gateway, KubernetesSettings(pools=SEVERAL, **settings))
+    if shape is None:
+        with pytest.raises(LaunchError):
+            needs(JOB)
+    else:
+        machine = needs(JOB).machine
+        assert (machine.pool.name, machine.nodes, machine.gpus) == shape
+
+
+def test_only_those_who_need_the_key_of_checkpoints_get_it(gateway: Gateway) -> None:
+    kept = {"checkpoint_url": "s3://bucket/checkpoints", "checkpoint_secret": "vault"}
+    needs = Needs(gateway, SETTINGS.model_copy(update=kept))
+    add_fit(gateway, "tiny", 3_000_000)
+    assert needs(JOB).checkpoint_secret == "vault"
+    for kind, secret in (("audit", "vault"), ("sample", ""), ("probe", ""), ("evaluate", "")):
+        change = update(jobs).values(kind=kind, plan=None)
+        gateway.write(lambda connection, change=change: connection.execute(change))  # type: ignore[misc]
+        assert needs(JOB).checkpoint_secret == secret
 
 
 def test_a_probe_needs_no_gpu(gateway: Gateway) -> None:

@@ -24,7 +24,8 @@ CPU = Pool(name="cpu", whole_node=False)
 SETTINGS = KubernetesSettings(
     pools=(CPU, GPU), service_account="worker", data_secret="owner", signing_secret="signing",
     image_pull_secrets=("registry",), egress=(Egress(cidr="10.0.0.0/8", ports=(443, 5432)),),
-    labels={"cost-centre": "research"}, queue="jobs",
+    labels={"cost-centre": "research"}, queue="jobs", checkpoint_url="s3://bucket/checkpoints",
+    checkpoint_secret="vault",
 )  # fmt: skip
 WORKER = Worker("job_0123456789abcdef", 2)
 VERSIONS = ("1.31", "1.36")
@@ -36,7 +37,7 @@ def rendered(nodes: int, gpus: int) -> dict[str, Any]:
     machine = Machine(GPU if gpus else CPU, nodes, gpus)
     owner = manifests.owner_of(WORKER.name, "00000000-0000-4000-8000-000000000000")
     made = (
-        manifests.job(WORKER, machine, SETTINGS, "owner"),
+        manifests.job(WORKER, machine, SETTINGS, ("owner", "vault")),
         manifests.secret(WORKER, owner, {"TACITURN_TOKEN": "x"}, SETTINGS.instance),
         manifests.service(WORKER, owner, SETTINGS),
         manifests.network_policy(WORKER, owner, nodes, SETTINGS),
@@ -116,11 +117,32 @@ def test_the_pod_has_no_rights() -> None:
 def test_secrets_are_named_and_never_written_into_the_pod() -> None:
     pod = pod_of(1, 1)
     sources = pod["spec"]["containers"][0]["envFrom"]
-    assert [each["secretRef"]["name"] for each in sources] == ["owner", WORKER.name]
+    assert [each["secretRef"]["name"] for each in sources] == ["owner", "vault", WORKER.name]
     secret = rendered(1, 1)["Secret"]
     assert secret["immutable"] is True
     assert secret["metadata"]["ownerReferences"][0]["kind"] == "Job"
     assert "TACITURN_TOKEN" not in str(pod)
+
+
+def variables(pod: dict[str, Any]) -> dict[str, str]:
+    found = pod["spec"]["containers"][0]["env"]
+    return {each["name"]: each.get("value", "") for each in found}
+
+
+def test_the_key_of_checkpoints_comes_from_its_owners_secret_alone() -> None:
+    found = variables(pod_of(1, 1))
+    assert found["TACITURN_CHECKPOINT_URL"] == "s3://bucket/checkpoints"
+    assert "TACITURN_CHECKPOINT_KEY" not in found
+    # A job that has nothing there is told neither.
+    made = manifests.job(WORKER, Machine(GPU, 1, 1), SETTINGS, ("owner",))
+    other = ApiClient().sanitize_for_serialization(made)["spec"]["template"]
+    assert "TACITURN_CHECKPOINT_URL" not in variables(other)
+    assert "vault" not in str(other["spec"]["containers"][0]["envFrom"])
+
+
+def test_processes_are_told_how_long_one_may_be_silent() -> None:
+    assert variables(pod_of(4, 8))["TACITURN_PEER_LIMIT_S"] == "120"
+    assert "TACITURN_PEER_LIMIT_S" not in variables(pod_of(1, 1))
 
 
 def test_several_machines_meet_at_the_first() -> None:

@@ -47,6 +47,9 @@ def test_what_the_chart_writes_is_read(tmp_path: Path) -> None:
         ({"shared_memory": "8 GB"}, "shared_memory"),
         ({"pools": []}, "pools"),
         ({"namespace": "Not A Name"}, "namespace"),
+        ({"checkpoint_url": "s3://bucket/checkpoints"}, "checkpoint_url alone"),
+        ({"checkpoint_secret": "vault"}, "checkpoint_secret alone"),
+        ({"peer_limit_s": 0}, "peer_limit_s"),
     ],
 )
 def test_mistakes_are_named(tmp_path: Path, change: dict[str, Any], words: str) -> None:

@@ -270,12 +270,22 @@ def _storage(
                 f"cannot be written ({type(error).__name__})",
                 "check TACITURN_STORAGE_URL and the gateway's credentials for it",
             )
+    if settings.checkpoint_url:
+        # What is in the Secret, and whether it is there, only workers may see.
+        where = f"sealed copies go to {settings.checkpoint_url}"
+        yield Finding("checkpoints", f"{where}, under the key of {settings.checkpoint_secret}")
     claim = settings.workspace_claim
     if not claim:
+        lost = not settings.checkpoint_url
         yield Finding(
             "workspaces",
-            "on the node's disk: a job whose node is taken away begins again",
-            "give worker.workspaceClaim a ReadWriteMany volume; checkpoints then outlive nodes",
+            "on the node's disk: a job whose node is taken away begins again"
+            if lost
+            else "on the node's disk; checkpoints outlive it in their store",
+            "give worker.checkpoints a store and a key, or worker.workspaceClaim a ReadWriteMany "
+            "volume; checkpoints then outlive nodes"
+            if lost
+            else "",
         )
         return
     there = questions.has("persistentvolumeclaims", claim)

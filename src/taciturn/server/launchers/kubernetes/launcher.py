@@ -26,10 +26,12 @@ class Need:
 
     Attributes:
         data_secret: name of the Secret with its data's credentials; empty for none.
+        checkpoint_secret: name of the Secret with the key of its checkpoints; empty for none.
     """
 
     machine: Machine
     data_secret: str = ""
+    checkpoint_secret: str = ""
 
 
 NeedOf = Callable[[str], Need]
@@ -50,7 +52,8 @@ class KubernetesLauncher:
         found = self.cluster.get(Kind.JOBS, worker.name)
         if found is None:
             need = self.need_of(order.job_id)
-            made = manifests.job(worker, need.machine, self.settings, need.data_secret)
+            secrets = tuple(filter(None, (need.data_secret, need.checkpoint_secret)))
+            made = manifests.job(worker, need.machine, self.settings, secrets)
             found = self.cluster.create(Kind.JOBS, made) or self.cluster.get(Kind.JOBS, worker.name)
         if found is None:
             raise LaunchError(f"{worker.name} was deleted while it was being started")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from kubernetes.client import models as k8s
 
@@ -19,9 +19,13 @@ _QUEUE = "kueue.x-k8s.io/queue-name"
 
 
 def job(
-    worker: Worker, machine: Machine, settings: KubernetesSettings, data_secret: str
+    worker: Worker, machine: Machine, settings: KubernetesSettings, secrets: Sequence[str] = ()
 ) -> k8s.V1Job:
-    """The Job, suspended: it starts when everything that it needs is there."""
+    """The Job, suspended: it starts when everything that it needs is there.
+
+    Args:
+        secrets: of the data's owner, by name only.
+    """
     labels = worker.labels(settings.instance)
     if settings.queue:
         labels[_QUEUE] = settings.queue
@@ -44,7 +48,7 @@ def job(
             pod_replacement_policy="Failed",
             active_deadline_seconds=settings.deadline_s,
             ttl_seconds_after_finished=settings.ttl_s,
-            template=pod_template(worker, machine, settings, data_secret),
+            template=pod_template(worker, machine, settings, secrets),
         ),
     )
 

@@ -11,7 +11,7 @@ from sqlalchemy import Connection, Row, select
 from taciturn.planning.plan import TrainingPlan
 from taciturn.server.gateway import Gateway
 from taciturn.server.launchers.kubernetes.launcher import Need
-from taciturn.server.launchers.kubernetes.settings import KubernetesSettings
+from taciturn.server.launchers.kubernetes.settings import KubernetesSettings, Pool
 from taciturn.server.launchers.kubernetes.sizing import (
     Machine,
     NeedOn,
@@ -26,6 +26,7 @@ from taciturn.wire.machines import MachineWish
 from taciturn.wire.worker import BaseModelFacts
 
 _READS_DATA = (JobKind.PROBE, JobKind.FIT, JobKind.EVALUATE)
+_KEEPS = (JobKind.FIT, JobKind.AUDIT)  # checkpoints of one, and canaries for the other
 _CACHED_TOKENS = 16_384
 
 
@@ -41,15 +42,24 @@ class Needs:
         row, facts = self.gateway.read(lambda connection: _look_up(connection, job_id))
         if row is None:
             raise LaunchError(f"there is no job {job_id}")
-        return Need(self._machine(row, facts), self._data_secret(row))
+        keeps = self.settings.checkpoint_secret if row.kind in _KEEPS else ""
+        return Need(self._machine(row, facts), self._data_secret(row), keeps)
 
     def _machine(self, row: Row[Any], facts: BaseModelFacts | None) -> Machine:
-        pools, request = self.settings.pools, json.loads(row.request)
+        pools, request = self._pools(), json.loads(row.request)
         wish = MachineWish.model_validate(request.get("machine") or {})
         if facts is None:
             return choose(pools, None, wish)
-        need, several = _need(row, facts)
-        return choose(pools, need, wish, several=several and self.settings.several)
+        need, sharded = _need(row, facts)
+        wished = row.kind == JobKind.FIT and (wish.gpus or 0) > 1
+        return choose(pools, need, wish, several=self.settings.several and (sharded or wished))
+
+    def _pools(self) -> tuple[Pool, ...]:
+        """Several machines need a folder that all of them see: prepared rows are in it."""
+        pools = self.settings.pools
+        if self.settings.workspace_claim:
+            return pools
+        return tuple(pool.model_copy(update={"max_nodes": 1}) for pool in pools)
 
     def _data_secret(self, row: Row[Any]) -> str:
         """Only workers that read rows get their credentials."""
@@ -59,11 +69,12 @@ class Needs:
 
 
 def _need(row: Row[Any], facts: BaseModelFacts) -> tuple[NeedOn, bool]:
-    """What is needed, and whether it can be spread."""
+    """What is needed, and whether it is to be spread over as many GPUs as that takes."""
     if row.kind != JobKind.FIT or row.plan is None:
         return model_need(facts, max(_CACHED_TOKENS, facts.context_length)), False
     spec = RemoteFit.model_validate_json(row.request).fit_spec()
-    return fit_need(TrainingPlan.model_validate_json(row.plan), facts, spec), True
+    plan = TrainingPlan.model_validate_json(row.plan)
+    return fit_need(plan, facts, spec), spec.sharding == "full"
 
 
 def _look_up(connection: Connection, job_id: str) -> tuple[Row[Any] | None, BaseModelFacts | None]:

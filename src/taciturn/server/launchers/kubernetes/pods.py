@@ -3,6 +3,8 @@ with."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from kubernetes.client import models as k8s
 
 from taciturn.server.launchers.kubernetes.names import Labels, Worker
@@ -21,12 +23,12 @@ _KEEP = {
 
 
 def pod_template(
-    worker: Worker, machine: Machine, settings: KubernetesSettings, data_secret: str
+    worker: Worker, machine: Machine, settings: KubernetesSettings, secrets: Sequence[str] = ()
 ) -> k8s.V1PodTemplateSpec:
     """What the Job makes pods from.
 
     Args:
-        data_secret: a Secret of the data's owner, by name only; empty for none.
+        secrets: Secrets of the data's owner, by name only: their keys become the environment.
     """
     labels = {**settings.labels, **worker.labels(settings.instance)}
     annotations = {**settings.annotations, **_KEEP}
@@ -34,7 +36,7 @@ def pod_template(
     pool = machine.pool
     spec = k8s.V1PodSpec(
         restart_policy="Never",
-        containers=[_container(worker, machine, settings, data_secret)],
+        containers=[_container(worker, machine, settings, secrets)],
         volumes=_volumes(settings, pool),
         node_selector=dict(pool.node_selector) or None,
         tolerations=_tolerations(pool),
@@ -61,11 +63,13 @@ def pod_template(
 
 
 def _container(
-    worker: Worker, machine: Machine, settings: KubernetesSettings, data_secret: str
+    worker: Worker, machine: Machine, settings: KubernetesSettings, secrets: Sequence[str]
 ) -> k8s.V1Container:
-    sources = [k8s.V1EnvFromSource(secret_ref=k8s.V1SecretEnvSource(name=worker.name))]
-    if data_secret:
-        sources.insert(0, k8s.V1EnvFromSource(secret_ref=k8s.V1SecretEnvSource(name=data_secret)))
+    # The worker's own comes last, and counts where another one names the same.
+    sources = [
+        k8s.V1EnvFromSource(secret_ref=k8s.V1SecretEnvSource(name=name))
+        for name in (*dict.fromkeys(secrets), worker.name)
+    ]
     mounts = [
         k8s.V1VolumeMount(
             name="workspace",
@@ -83,7 +87,7 @@ def _container(
         image_pull_policy=settings.image_pull_policy,
         command=list(_command(worker, machine, settings)),
         working_dir=WORKSPACE,
-        env=_variables(worker, machine, settings),
+        env=_variables(worker, machine, settings, secrets),
         env_from=sources,
         resources=_resources(machine),
         volume_mounts=mounts,
@@ -115,7 +119,7 @@ def _command(worker: Worker, machine: Machine, settings: KubernetesSettings) -> 
 
 
 def _variables(
-    worker: Worker, machine: Machine, settings: KubernetesSettings
+    worker: Worker, machine: Machine, settings: KubernetesSettings, secrets: Sequence[str]
 ) -> list[k8s.V1EnvVar]:
     values = {
         "TACITURN_WORKSPACE": WORKSPACE,
@@ -125,6 +129,10 @@ def _variables(
     }
     if settings.signing_secret:
         values["TACITURN_SIGNING_KEY"] = f"{_SIGNING}/key.pem"
+    if settings.checkpoint_secret and settings.checkpoint_secret in secrets:
+        values["TACITURN_CHECKPOINT_URL"] = settings.checkpoint_url
+    if machine.processes > 1:
+        values["TACITURN_PEER_LIMIT_S"] = f"{settings.peer_limit_s:g}"
     if machine.nodes > 1:
         values |= {
             "TACITURN_NODES": str(machine.nodes),

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from taciturn.errors import SpecError
 
@@ -80,13 +80,19 @@ class KubernetesSettings(_Told):
             its name is known here. `data_secrets` names others by privacy namespace.
         service_account: with the cloud's workload identity, if it has any. Its token for the API
             server is not mounted.
-        workspace_claim: a volume (ReadWriteMany) for workspaces: checkpoints outlive a node.
+        workspace_claim: a volume (ReadWriteMany) for workspaces: checkpoints outlive a node, and a
+            fit may have several machines.
+        checkpoint_url: an object store for sealed copies of checkpoints, which outlive a node, too.
+        checkpoint_secret: a Secret of the data's owner with TACITURN_CHECKPOINT_KEY, 64 hexadecimal
+            digits, and maybe credentials of that store; only its name is known here.
         network_policy: let a worker reach names, the gateway, its own job's other workers and
             `egress`, and nothing else.
         retries: pods that may fail before the Job does; those that the cluster takes away do not
             count.
         start_s: how long the machines of a job may take; then it is given up as a whole.
-        several: fits may be spread over the GPUs of a machine, and over machines, by torchrun.
+        several: fits that ask for it (sharding="full", or several GPUs) are spread over the GPUs of
+            a machine, and over machines, by torchrun.
+        peer_limit_s: how long one of a fit's processes may give no sign of life.
         queue: of Kueue, which then decides when the job starts.
         labels, annotations: for every pod, such as a cost centre.
     """
@@ -105,6 +111,8 @@ class KubernetesSettings(_Told):
     data_secrets: dict[str, str] = {}
     signing_secret: str = ""
     workspace_claim: str = ""
+    checkpoint_url: str = ""
+    checkpoint_secret: str = ""
     run_as: Annotated[int, Field(ge=1)] = 10001
     grace_period_s: Annotated[int, Field(ge=1)] = 120
     deadline_s: Annotated[int, Field(ge=1)] = 86_400
@@ -112,7 +120,8 @@ class KubernetesSettings(_Told):
     start_s: Annotated[int, Field(ge=1)] = 1800
     retries: Annotated[int, Field(ge=0, le=20)] = 3
     shared_memory: Quantity = "8Gi"
-    several: bool = False
+    several: bool = True
+    peer_limit_s: Annotated[float, Field(ge=1, le=86_400)] = 120.0
     queue: str = ""
     network_policy: bool = True
     egress: tuple[Egress, ...] = ()
@@ -122,6 +131,16 @@ class KubernetesSettings(_Told):
     labels: dict[str, str] = {}
     annotations: dict[str, str] = {}
     pools: Annotated[tuple[Pool, ...], Field(min_length=1)] = (Pool(name="cpu", whole_node=False),)
+
+    @model_validator(mode="after")
+    def _store_and_key(self) -> Self:
+        if bool(self.checkpoint_url) != bool(self.checkpoint_secret):
+            given = "checkpoint_url" if self.checkpoint_url else "checkpoint_secret"
+            raise ValueError(
+                f"{given} alone: copies of checkpoints need checkpoint_url, where they go, and "
+                "checkpoint_secret, under whose key; give both or neither"
+            )
+        return self
 
     @classmethod
     def read(cls, path: Path) -> KubernetesSettings:

@@ -1,0 +1,131 @@
+"""Ways in which copies of checkpoints would be trusted that must not be: each is killed by the
+check that is for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from runner.safes import JOB, objects, restored, run, vault
+from runner.test_vault import check_exchanges
+from taciturn.runner import sealing
+from taciturn.runner.sealing import Place
+from taciturn.runner.vault import JobVault
+
+Patch = pytest.MonkeyPatch
+Check = Callable[[Path], None]
+
+
+def in_its_place(folder: Path) -> None:
+    check_exchanges(folder / "store", folder)
+
+
+def whole(folder: Path) -> None:
+    """What is cut off between two pieces is passed over."""
+    safe = vault(folder / "store").of(JOB, 1)
+    safe.keep(run(folder / "output", 10))
+    safe.keep(run(folder / "output", 20, size=400))
+    for path in objects(folder / "store", 20):
+        if path.stat().st_size > 10_000:
+            path.write_bytes(path.read_bytes()[: 58 + 1016])
+    assert restored(safe, folder)[0] == 10
+
+
+def last_of_all(folder: Path) -> None:
+    """A manifest is never there before what it names."""
+    safe, seen = vault(folder / "store").of(JOB, 1), []
+    real = safe.vault.files.open
+
+    def noting(path: str, mode: str = "rb") -> object:
+        if mode == "wb":
+            seen.append(path)
+        return real(path, mode)
+
+    safe.vault.files.open = noting
+    try:
+        safe.keep(run(folder / "output", 10))
+    finally:
+        del safe.vault.files.open
+    assert seen[-1].endswith(".manifest")
+    assert sum(path.endswith(".manifest") for path in seen) == 1
+
+
+def ones_own(folder: Path) -> None:
+    """A fenced worker writes nothing where another one does."""
+    for lease in (1, 2):
+        vault(folder / "store").of(JOB, lease).keep(run(folder / f"of-{lease}", 10))
+    before = {path: path.read_bytes() for path in objects(folder / "store")}
+    vault(folder / "store").of(JOB, 1).keep(run(folder / "again", 10, "zombie"))
+    changed = [p for p, kept in before.items() if p.read_bytes() != kept]
+    assert all(path.parent.name == f"{1:08d}" for path in changed)
+
+
+def unbound(patch: Patch) -> None:
+    patch.setattr(sealing, "associated", lambda place: b"")
+
+
+def bound_but_for(field: str) -> Callable[[Patch], None]:
+    real = sealing.associated
+
+    def mutant(patch: Patch) -> None:
+        empty = {"job": "", "lease": 0, "step": 0, "name": ""}[field]
+        patch.setattr(sealing, "associated", lambda place: real(replace(place, **{field: empty})))
+
+    return mutant
+
+
+def no_last_piece(patch: Patch) -> None:
+    patch.setattr(sealing, "_nonce", lambda number, last: number.to_bytes(12, "big"))
+
+
+def one_folder(patch: Patch) -> None:
+    patch.setattr(JobVault, "_at", lambda self, lease, *names: self.vault.at(self.job, "1", *names))
+
+
+def manifest_first(patch: Patch) -> None:
+    real = JobVault._keep
+
+    def early(self: JobVault, private: Path, step: int) -> None:
+        place = Place(self.job, self.lease, step, "manifest")
+        self.vault.put_bytes(place, b"{}", self._at(self.lease, f"{step:08d}.manifest"))
+        real(self, private, step)
+
+    patch.setattr(JobVault, "_keep", early)
+
+
+MUTANTS: list[tuple[Callable[[Patch], None], Check]] = [
+    (unbound, in_its_place),
+    (bound_but_for("job"), in_its_place),
+    (bound_but_for("lease"), in_its_place),
+    (bound_but_for("step"), in_its_place),
+    (bound_but_for("name"), in_its_place),
+    (no_last_piece, whole),
+    (one_folder, ones_own),
+    (manifest_first, last_of_all),
+]
+IDS = [
+    *("unbound", "any job", "any lease", "any step", "any name"),
+    *("no last piece", "one folder", "manifest first"),
+]
+
+
+@pytest.fixture(autouse=True)
+def small_pieces(monkeypatch: Patch) -> None:
+    monkeypatch.setattr(sealing, "_PIECE_BYTES", 1000)
+
+
+@pytest.mark.parametrize("check", [in_its_place, whole, last_of_all, ones_own])
+def test_the_vault_passes(check: Check, tmp_path: Path) -> None:
+    check(tmp_path)
+
+
+@pytest.mark.parametrize(("mutant", "check"), MUTANTS, ids=IDS)
+def test_the_mutant_is_killed(
+    mutant: Callable[[Patch], None], check: Check, tmp_path: Path, monkeypatch: Patch
+) -> None:
+    mutant(monkeypatch)
+    with pytest.raises(AssertionError):
+        check(tmp_path)
