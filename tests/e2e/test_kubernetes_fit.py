@@ -5,11 +5,9 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
 
-import httpx
 import pytest
 
 from kubeworld import SMALL, World, with_namespace
@@ -20,33 +18,11 @@ from taciturn.wire.jobs import DataRef
 
 pytest.importorskip("taciturn.runner.job")
 
+from runner.bridge import handler
 from runner.fake_gateway import TOKEN, FakeGateway
 from runner.jobs import facts, fit_job, notes, request, source, write
 
 STEPS = 30
-
-
-class Bridge(BaseHTTPRequestHandler):
-    """Passes what comes by HTTP on to a gateway in this process."""
-
-    gateway: FakeGateway
-    protocol_version = "HTTP/1.1"
-
-    def _pass(self) -> None:
-        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        url = f"http://gateway{self.path}"
-        asked = httpx.Request(self.command, url, headers=dict(self.headers), content=body)
-        answer = self.gateway._handle(asked)
-        self.send_response(answer.status_code)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(answer.content)))
-        self.end_headers()
-        self.wfile.write(answer.content)
-
-    do_GET = do_POST = do_PUT = _pass
-
-    def log_message(self, format: str, *args: Any) -> None:
-        """Silent."""
 
 
 @pytest.fixture
@@ -60,8 +36,7 @@ def test_a_fit_goes_through_a_cluster_and_a_kill(world: World, tmp_path: Path) -
     base = facts("taciturn/tiny-medical")
     asked = request(base.name, steps=STEPS, data=DataRef(dataset="notes"))
     gateway = FakeGateway(fit_job(asked, base, source(write(notes(), tmp_path / "notes.jsonl"))))
-    handler = type("Handler", (Bridge,), {"gateway": gateway})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler(gateway))
     threading.Thread(target=server.serve_forever, daemon=True).start()
     settings = world.settings(
         command=("python", "-m", "taciturn.runner"), workspace_claim="workspaces", pools=(SMALL,),
