@@ -127,8 +127,9 @@ class Clinic:
 
     def worker(self, job_id: str, lease: int = 1) -> dict[str, str]:
         """The headers of the worker that has taken a job's lease."""
-        made = Directory(self.gateway).create_token(kind="worker", name="worker", job_id=job_id)
-        change = update(jobs).where(jobs.c.id == job_id).values(worker_token=made.id, lease=lease)
+        made = Directory(self.gateway).create_worker_token(job_id, 1)
+        held = {"worker_token": made.id, "lease": lease, "attempt": 1}
+        change = update(jobs).where(jobs.c.id == job_id).values(**held)
         self.gateway.write(lambda connection: connection.execute(change))
         return {"Authorization": f"Bearer {made.text}", LEASE_HEADER: str(lease)}
 

@@ -33,7 +33,14 @@ from taciturn.wire.datasets import (
     PreviewView,
     Selection,
 )
-from taciturn.wire.events import JobEvent, NumberedEvent, PlanEvent, ProgressEvent, StateEvent
+from taciturn.wire.events import (
+    EventPage,
+    JobEvent,
+    NumberedEvent,
+    PlanEvent,
+    ProgressEvent,
+    StateEvent,
+)
 from taciturn.wire.identity import NewToken, NewUser, Role, Self, TokenSecret, UserView
 from taciturn.wire.jobs import (
     ApprovalView,
@@ -102,6 +109,7 @@ class Fake:
     """What the gateway holds, and how it misbehaves.
 
     Attributes:
+        after_the_end: events that come when the stream has ended.
         cut_after: a stream of events breaks off after so many, each time it is asked for.
         failing: state and code that the next jobs end with.
         seen: method and path of every request, in order.
@@ -114,6 +122,7 @@ class Fake:
     grants: dict[str, GrantView] = field(default_factory=dict)
     decisions: list[tuple[str, str]] = field(default_factory=list)
     policies: dict[str, PolicyView] = field(default_factory=dict)
+    after_the_end: list[NumberedEvent] = field(default_factory=list)
     cut_after: int | None = None
     failing: Problem | None = None
     outcome: JobState = JobState.SUCCEEDED
@@ -381,10 +390,16 @@ def app_of(fake: Fake) -> FastAPI:
         fake.finish(job_id)
         return fake.jobs[job_id]
 
-    @app.get("/v1/jobs/{job_id}/events")
+    @app.get("/v1/jobs/{job_id}/events", response_model=None)
     def events(
-        job_id: str, last_event_id: Annotated[str | None, Header()] = None
-    ) -> StreamingResponse:
+        job_id: str,
+        after: int = 0,
+        accept: Annotated[str, Header()] = "*/*",
+        last_event_id: Annotated[str | None, Header()] = None,
+    ) -> StreamingResponse | EventPage:
+        if "text/event-stream" not in accept:
+            said = [*fake.events(), *fake.after_the_end]
+            return EventPage(items=tuple(each for each in said if each.sequence > after)[:5])
         fake.resumed_from.append(last_event_id)
         # One event from before the point of resumption: a client must drop it.
         after = max(0, int(last_event_id or 0) - 1)

@@ -90,7 +90,7 @@ class Reception:
 
     def worker(self, job_id: str) -> dict[str, str]:
         """The headers of a job's worker."""
-        made = self.services.directory.create_token(kind="worker", name=job_id, job_id=job_id)
+        made = self.services.directory.create_worker_token(job_id, 1)
         return bearer(made.text)
 
     def recorded(self) -> list[Any]:

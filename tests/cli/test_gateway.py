@@ -151,6 +151,7 @@ def test_fit_from_a_file_without_waiting(fake: Fake, shell: Shell, tmp_path: Pat
     assert MODEL in shell("job", "wait", job)
     events = [json.loads(line) for line in shell("job", "events", job).splitlines()]
     assert [event["sequence"] for event in events] == list(range(1, 9))
+    assert "none" in shell("job", "machines", job)
     assert "cancelled" in shell("job", "cancel", job)
 
 

@@ -4,16 +4,21 @@ its way. What it is told and what it may reach is what the launcher gives it."""
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
+from kubernetes import client
 
 from kubeworld import SMALL, World, with_namespace
 from standin.cluster import StandIn
 from taciturn.report import PrivacyReport
+from taciturn.server.launchers.kubernetes.launcher import KubernetesLauncher, Need
+from taciturn.server.launchers.kubernetes.sizing import Machine
 from taciturn.server.launchers.port import Order, WorkerState
+from taciturn.wire.events import Stage, StageEvent
 from taciturn.wire.jobs import DataRef
 
 pytest.importorskip("taciturn.runner.job")
@@ -23,6 +28,9 @@ from runner.fake_gateway import TOKEN, FakeGateway
 from runner.jobs import facts, fit_job, notes, request, source, write
 
 STEPS = 30
+WORKER: dict[str, Any] = {
+    "command": ("python", "-m", "taciturn.runner"), "pools": (SMALL,), "deadline_s": 86_400,
+}  # fmt: skip
 
 
 @pytest.fixture
@@ -31,18 +39,32 @@ def world(root: Path) -> Iterator[World]:
         yield from with_namespace(stand_in.kubeconfig, stand_in)
 
 
+def on_a_claim(world: World, folder: Path) -> KubernetesLauncher:
+    """Workspaces outlive the pod."""
+    return world.launcher(world.settings(**WORKER, workspace_claim="workspaces"))
+
+
+def in_a_store(world: World, folder: Path) -> KubernetesLauncher:
+    """The next pod has an empty disk, and the owner's key from a Secret."""
+    metadata = client.V1ObjectMeta(name="vault")
+    key = client.V1Secret(metadata=metadata, string_data={"TACITURN_CHECKPOINT_KEY": "ab" * 32})
+    world.core.create_namespaced_secret(world.namespace, key)
+    store = {"checkpoint_url": f"file://{folder / 'store'}", "checkpoint_secret": "vault"}
+    need = Need(Machine(SMALL), checkpoint_secret="vault")
+    return KubernetesLauncher(world.cluster, world.settings(**WORKER, **store), lambda job_id: need)
+
+
 @pytest.mark.slow
-def test_a_fit_goes_through_a_cluster_and_a_kill(world: World, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kept", [on_a_claim, in_a_store])
+def test_a_fit_goes_through_a_cluster_and_a_kill(
+    kept: Callable[[World, Path], KubernetesLauncher], world: World, tmp_path: Path
+) -> None:
     base = facts("taciturn/tiny-medical")
     asked = request(base.name, steps=STEPS, data=DataRef(dataset="notes"))
     gateway = FakeGateway(fit_job(asked, base, source(write(notes(), tmp_path / "notes.jsonl"))))
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler(gateway))
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    settings = world.settings(
-        command=("python", "-m", "taciturn.runner"), workspace_claim="workspaces", pools=(SMALL,),
-        deadline_s=86_400,
-    )  # fmt: skip
-    launcher = world.launcher(settings)
+    launcher = kept(world, tmp_path)
     order = Order(
         gateway.assignment.job, 1,
         {
@@ -51,7 +73,7 @@ def test_a_fit_goes_through_a_cluster_and_a_kill(world: World, tmp_path: Path) -
         },
     )  # fmt: skip
     launcher.launch(order)
-    world.until(lambda: gateway.charged_steps, patience_s=120)
+    world.until(lambda: gateway.charged_steps > 10, patience_s=120)
     (pod,) = world.pods(**{"taciturn.dev/job": order.job_id})
     assert world.stand_in is not None
     world.stand_in.kill(pod.metadata.name, world.namespace)
@@ -63,6 +85,9 @@ def test_a_fit_goes_through_a_cluster_and_a_kill(world: World, tmp_path: Path) -
     assert gateway.outcome.succeeded
     assert gateway.lease == 2
     assert len(world.pods(**{"taciturn.dev/job": order.job_id})) == 2
+    assert Stage.RESUMED in [e.stage for e in gateway.events if isinstance(e, StageEvent)]
+    store = tmp_path / "store"
+    assert not store.exists() or list(store.iterdir()) == []
     report = PrivacyReport.model_validate_json(gateway.files["privacy_report.json"])
     plan = gateway.assignment.plan
     assert plan is not None

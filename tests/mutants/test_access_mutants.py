@@ -126,7 +126,7 @@ def any_secret(desk: Reception, patch: Patch) -> None:
 
 def no_end(desk: Reception, patch: Patch) -> None:
     real = directory._Found.principal
-    patch.setattr(directory._Found, "principal", lambda found, now_ms: real(found, 0))
+    patch.setattr(directory._Found, "principal", lambda found, now_ms, to: real(found, 0, to))
 
 
 def no_revocation(desk: Reception, patch: Patch) -> None:

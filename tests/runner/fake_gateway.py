@@ -50,6 +50,7 @@ class FakeGateway:
         models: files of fitted models, by id.
         waiting: further jobs for the worker, which `next` gives out.
         before: called with (method, what) before each message; may raise httpx.TransportError.
+        held: how often a worker is told that another one's lease has not run out.
         after: the same, once the message has done its work: the answer may be lost on its way.
     """
 
@@ -60,6 +61,7 @@ class FakeGateway:
     before: Callable[[str, str], None] = lambda method, what: None
     after: Callable[[str, str], None] = lambda method, what: None
     cancel: bool = False
+    held: int = 0
 
     lease: int = 0
     attempts: int = 0
@@ -140,6 +142,9 @@ class FakeGateway:
         return _ROUTES[parts[4]](self, body)
 
     def _lease(self, request: LeaseRequest) -> httpx.Response:
+        if self.held > 0:
+            self.held -= 1
+            raise _ProblemError(409, "lease_held")
         self.lease += 1
         self.attempts += 1
         filled = {

@@ -12,8 +12,10 @@ import pytest
 from runner.fake_gateway import FakeGateway
 from runner.jobs import DECLARED, assignment, facts, fit_job, notes, request, source, write
 from taciturn.engine.generation.synthetic import read_metadata
+from taciturn.errors import GuaranteeError, SpecError
 from taciturn.figures import ReleasedEvaluation
 from taciturn.report import Audit, PrivacyReport
+from taciturn.runner import probe
 from taciturn.runner.job import Runner
 from taciturn.wire.events import FailureCode, PlanEvent, Stage, StageEvent
 from taciturn.wire.exits import WorkerExit
@@ -239,6 +241,65 @@ def test_fenced_worker_stops_and_reports_nothing(
     assert not gateway.files
     assert not gateway.incidents
     assert gateway.charged_steps == 20
+
+
+def test_a_lease_of_one_that_was_killed_is_waited_for(rows: Path, tmp_path: Path) -> None:
+    """A pod is replaced sooner than its lease runs out."""
+    asked = assignment(RemoteProbe(dataset="notes"), source=source(rows))
+    gateway = FakeGateway(asked, held=3)
+    assert Runner(tmp_path).run(gateway.client()) is WorkerExit.REPORTED
+    assert gateway.outcome.succeeded
+
+
+def test_one_that_lives_keeps_its_lease(rows: Path, tmp_path: Path) -> None:
+    asked = assignment(RemoteProbe(dataset="notes"), source=source(rows))
+    gateway = FakeGateway(asked, held=10**9)
+    client = gateway.client()
+    client.patience_s = 0.1
+    assert Runner(tmp_path).run(client) is WorkerExit.FENCED
+
+
+def test_a_token_that_is_not_valid_any_more_ends_a_worker_for_good(
+    rows: Path, tmp_path: Path
+) -> None:
+    asked = assignment(RemoteProbe(dataset="notes"), source=source(rows))
+    client = FakeGateway(asked).client()
+    client.token = "of-yesterday"
+    assert Runner(tmp_path).run(client) is WorkerExit.FENCED
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (GuaranteeError("it would break"), WorkerExit.GUARANTEE_REFUSED),
+        (SpecError("it cannot be"), WorkerExit.BAD_CONFIGURATION),
+        (RuntimeError("a patient with a cough"), WorkerExit.UNREACHABLE),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_what_the_gateway_does_not_hear_the_launcher_is_told(
+    error: Exception,
+    code: WorkerExit,
+    rows: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Whether another try could end otherwise, where no message gets through."""
+    gateway = FakeGateway(assignment(RemoteProbe(dataset="notes"), source=source(rows)))
+    client = gateway.client()
+    client.patience_s = 0.1
+
+    def broken(*_: object) -> None:
+        raise error
+
+    def lost(method: str, what: str) -> None:
+        if what == "incidents":
+            raise httpx.ConnectError("lost")
+
+    monkeypatch.setattr(probe, "run", broken)
+    gateway.before = lost
+    assert Runner(tmp_path).run(client) is code
+    assert not gateway.outcomes
 
 
 def test_lost_answers_change_nothing(base: BaseModelFacts, rows: Path, tmp_path: Path) -> None:

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fsspec.implementations.arrow import ArrowFSWrapper
+from pyarrow.fs import LocalFileSystem
 
 from runner.safes import JOB, KEY, objects, restored, run, swapped, vault
 from taciturn.errors import OutputError, SpecError
@@ -68,6 +70,18 @@ def test_prepared_rows_are_sent_once_and_old_checkpoints_go(tmp_path: Path) -> N
     second.keep(run(tmp_path / "taken" / "output", 60))
     assert sum(path.stat().st_size > 14_000 for path in objects(store)) == 1
     assert restored(vault(store).of(JOB, 3), tmp_path) == (60, "mine")
+
+
+def test_a_checkpoint_is_kept_once(tmp_path: Path) -> None:
+    """Asked for again, as when a machine is taken away between two steps."""
+    store = tmp_path / "store"
+    safe = vault(store).of(JOB, 1)
+    for step in (0, 10):
+        private = run(tmp_path / "output", step)
+        for _ in range(4):
+            safe.keep(private)
+    assert restored(safe, tmp_path) == (10, "mine")
+    assert len([path for path in objects(store) if path.suffix == ".manifest"]) == 2
 
 
 @pytest.mark.parametrize("which", ["manifest", "object"])
@@ -257,8 +271,14 @@ def test_canaries_are_kept_under_their_commitment(tmp_path: Path) -> None:
         place.canaries("cd" * 32)
 
 
-def test_an_object_store_by_url(tmp_path: Path) -> None:
-    opened = Vault.open(f"memory://vault-{tmp_path.name}", KEY)
+@pytest.mark.parametrize("kind", ["memory", "arrow"])
+def test_an_object_store(kind: str, tmp_path: Path) -> None:
+    """By fsspec's own file systems, and by those of Arrow, which speak to S3."""
+    if kind == "memory":
+        opened = Vault.open(f"memory://vault-{tmp_path.name}", KEY)
+    else:
+        files = ArrowFSWrapper(LocalFileSystem())
+        opened = Vault(files, str(tmp_path / "store"), KEY, patience_s=0.5)
     safe = opened.of(JOB, 1)
     for step in (0, 10, 20, 30):
         safe.keep(run(tmp_path / "output", step))

@@ -26,7 +26,9 @@ from taciturn.sdk.evaluation import RemoteEvaluation
 from taciturn.sdk.job import Job
 from taciturn.sdk.model import RemoteModel
 from taciturn.wire.datasets import DatasetState
+from taciturn.wire.events import NodeEvent, NumberedEvent
 from taciturn.wire.jobs import JobState, RemoteFit
+from taciturn.wire.machines import MachineUse
 
 BASE = "taciturn/tiny-medical"
 EVIL = "<script>alert('x')</script>"
@@ -158,6 +160,27 @@ def test_a_job_is_found_again_and_cancelled(client: Client) -> None:
     with pytest.raises(JobFailedError, match="was cancelled"):
         job.result()
     assert [each.id for each in client.jobs()] == [made.id]
+
+
+def test_machines_are_told_after_the_end(client: Client, fake: Fake) -> None:
+    """The stream of events has ended by then; the job's page of events has not."""
+    job = client.dataset("phee").fit(BASE, target_epsilon=3)
+    list(job.events())
+    assert len(job.machines()) == 0
+    use = MachineUse(
+        node="l4-1", ended="released", node_seconds=360, cost=0.36, currency="USD", at_most=True
+    )
+    said = (
+        NodeEvent(code="releasing", text="the worker is done"),
+        NodeEvent(code="node.released", text="machine l4-1 is gone", use=use),
+    )
+    last = fake.events()[-1]
+    fake.after_the_end = [
+        NumberedEvent(sequence=last.sequence + i, at=last.at, event=event)
+        for i, event in enumerate(said, start=1)
+    ]
+    assert list(job.machines()) == [use]
+    assert "360" in repr(job.machines())
 
 
 def test_ctrl_c_leaves_the_job_and_says_the_way_back(

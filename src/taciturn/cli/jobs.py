@@ -66,6 +66,13 @@ def events(
 
 
 @job.command()
+def machines(id: Id, as_json: Json = False) -> None:
+    """Show the machines that a job had: node-seconds, and what they cost."""
+    with connected() as client:
+        show(client.job(id).machines(), as_json=as_json)
+
+
+@job.command()
 def cancel(id: Id) -> None:
     """Stop a job. What it has charged stays spent; what never ran is free again."""
     with connected() as client:

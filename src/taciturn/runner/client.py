@@ -210,7 +210,9 @@ def _accepted(answer: httpx.Response) -> httpx.Response:
     code = _code(answer)
     if code == "lease_held":
         raise LeaseHeldError("another worker has the job, and its lease has not run out")
-    if code == "fenced":
+    # A token that is not valid (any more) becomes valid by no other try: the job is over, or was
+    # given to another worker, which has another one.
+    if code in ("fenced", "unauthenticated"):
         raise FencedError("another worker has the job; this one stops")
     if code == "budget_exceeded":
         raise BudgetExceededError("the budget has no room for what is left to do")

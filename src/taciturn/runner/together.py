@@ -6,8 +6,11 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
+from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.run import parse_args, run
+
+from taciturn.wire.exits import WorkerExit
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -18,6 +21,8 @@ def main(arguments: Sequence[str]) -> int:
         _, failure = error.get_first_failure()
         code = int(failure.exitcode)
         return code if code >= 0 else 128 - code
+    except SignalException:
+        return WorkerExit.INTERRUPTED  # the machine is taken away
     return 0
 
 

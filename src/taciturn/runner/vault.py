@@ -172,8 +172,8 @@ class JobVault:
             OutputError: the store did not take the first one.
         """
         step = newest_step(private)
-        if step is None:
-            return
+        if step is None or (self._steps and self._steps[-1][0] == _manifest_of(step)):
+            return  # nothing there, or nothing new
         if not self._steps:
             patiently(lambda: self._keep(private, step), self.vault.patience_s)
             return
@@ -247,7 +247,7 @@ class JobVault:
                 else:
                     written.append(part.object)
             parts.append(part)
-        manifest = f"{step:08d}.manifest"
+        manifest = _manifest_of(step)
         content = _Manifest(parts=tuple(parts)).model_dump_json().encode()
         place = Place(self.job, self.lease, step, "manifest")
         self.vault.put_bytes(place, content, self._at(self.lease, manifest))
@@ -274,7 +274,7 @@ class JobVault:
 
     def _manifest(self, step: int, lease: int) -> _Manifest:
         place = Place(self.job, lease, step, "manifest")
-        path = self._at(lease, f"{step:08d}.manifest")
+        path = self._at(lease, _manifest_of(step))
         content = patiently(lambda: self.vault.get(place, path), self.vault.patience_s)
         return _Manifest.model_validate_json(content)
 
@@ -336,6 +336,10 @@ def _files(private: Path, step: int) -> Iterator[Path]:
         begun = any(name.startswith(".") for name in path.relative_to(private).parts)
         if path.is_file() and inside and not begun:
             yield path
+
+
+def _manifest_of(step: int) -> str:
+    return f"{step:08d}.manifest"
 
 
 def _stays(name: str) -> bool:

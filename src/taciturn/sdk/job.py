@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from taciturn.errors import JobFailedError, SpecError
+from taciturn.sdk.listing import Listing
 from taciturn.sdk.looks import card, facts
 from taciturn.sdk.progress import WORDS, Progress, screen
 from taciturn.sdk.stream import job_events
 from taciturn.sdk.transport import Transport
-from taciturn.wire.events import NumberedEvent, StateEvent
+from taciturn.wire.events import EventPage, NodeEvent, NumberedEvent, StateEvent
 from taciturn.wire.jobs import JobKind, JobState, JobView
+from taciturn.wire.machines import MachineUse
 
 if TYPE_CHECKING:
     from taciturn.frame import PolicyFrame
@@ -63,6 +65,25 @@ class Job:
         for event in job_events(self._transport, self.id, after):
             self._heed(event)
             yield event
+
+    def machines(self) -> Listing[MachineUse]:
+        """The machines that it had and that are done with, with node-seconds and cost.
+
+        A machine goes after its job is over, when nobody watches the job's events any more: ask
+        again in some minutes.
+        """
+        found: list[MachineUse] = []
+        page = self._events_after(0)
+        while page:
+            said = [each.event for each in page if isinstance(each.event, NodeEvent)]
+            found += [event.use for event in said if event.use is not None]
+            page = self._events_after(page[-1].sequence)
+        return Listing(found)
+
+    def _events_after(self, number: int) -> tuple[NumberedEvent, ...]:
+        """A page of what it has said, also of what came after it was over."""
+        answer = self._transport.send("GET", f"jobs/{self.id}/events", params={"after": number})
+        return self._transport.read(EventPage, answer).items
 
     def wait(self, *, timeout_s: float | None = None, progress: bool | None = None) -> Job:
         """Wait until it is over, showing how far it is; Ctrl-C leaves it running.

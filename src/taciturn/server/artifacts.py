@@ -199,6 +199,7 @@ def held(connection: Connection, worker: WorkerPrincipal, lease: int) -> Row[Any
     wanted = select(jobs).where(
         jobs.c.id == worker.job_id,
         jobs.c.worker_token == worker.token_id,
+        jobs.c.attempt == worker.attempt,
         jobs.c.lease == lease,
         jobs.c.state == JobState.RUNNING,
         jobs.c.outcome.is_(None),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
@@ -29,6 +31,14 @@ class Gateway:
     seal_key: SealKey
     ledger: Ledger
     clock: Clock
+
+    @property
+    def audience(self) -> str:
+        """Whom workers' tokens are for: this gateway, known by the key of its ledger, where its
+        workers find it. A copy of the database elsewhere takes none of them."""
+        where = (self.settings.public_url or "").rstrip("/")
+        text = b"taciturn audience of workers 1\0" + where.encode()
+        return hmac.new(self.seal_key.secret, text, hashlib.sha256).hexdigest()[:32]
 
     def now_ms(self) -> int:
         """Milliseconds since 1970."""

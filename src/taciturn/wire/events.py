@@ -14,6 +14,7 @@ from pydantic import Field, TypeAdapter
 
 from taciturn.planning.plan import TrainingPlan
 from taciturn.wire.jobs import JobState
+from taciturn.wire.machines import MachineUse
 from taciturn.wire.values import Moment, WireValue
 
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
@@ -116,6 +117,9 @@ class NodeEvent(WireValue):
     type: Literal["node"] = "node"
     code: Annotated[str, Field(pattern=r"^[a-z_]+(\.[a-z_]+)*$", max_length=60)]
     text: Annotated[str, Field(max_length=300)]
+    use: Annotated[
+        MachineUse | None, Field(description="How long a machine was used, once that is known.")
+    ] = None
 
 
 WorkerEvent = Annotated[
@@ -136,3 +140,9 @@ class NumberedEvent(WireValue):
     sequence: int
     at: Moment
     event: JobEvent
+
+
+class EventPage(WireValue):
+    """Events in order. `after` of the next page is the last one's `sequence`."""
+
+    items: tuple[NumberedEvent, ...]

@@ -2,11 +2,31 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from taciturn.wire.values import Name, WireValue
+
+
+class MachineUse(WireValue):
+    """A machine that a job had, once it is known how that ended.
+
+    Attributes:
+        node_seconds: in whole minutes: how long a job took to the second is not for everybody.
+        at_most: nobody saw when it ended: it may have been less.
+        cost: by the gateway's price list; null where there is no price.
+    """
+
+    node: Annotated[str, Field(max_length=253)]
+    ended: Annotated[
+        Literal["released", "kept", "reused"],
+        Field(description="It is gone; it stays, free again; or it serves another job."),
+    ]
+    node_seconds: Annotated[int, Field(ge=0)]
+    at_most: bool = False
+    cost: Annotated[float | None, Field(ge=0, allow_inf_nan=False)] = None
+    currency: Annotated[str | None, Field(max_length=10)] = None
 
 
 class MachineWish(WireValue):

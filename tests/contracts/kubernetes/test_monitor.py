@@ -79,6 +79,7 @@ def test_a_worker_on_any_cluster(world: World, monitor: Start) -> None:
     world.until(lambda: "node.kept" in telling.codes())
     stages = [code for code in telling.codes() if code in ("running", "releasing", "node.kept")]
     assert stages == ["running", "releasing", "node.kept"]
+    assert "at most" not in telling.text("node.kept")
     assert {handle for handle, _ in telling.heard} == {order.handle}
     launcher.forget(order.job_id)
 
@@ -118,6 +119,9 @@ def test_a_machine_comes_for_the_job_and_goes_after_it(case: Any) -> None:
     seconds = int(released.split(": ")[1].split()[0])
     assert 60 <= seconds <= 600
     assert f"{seconds / 1000:.2f} USD" in released  # 3.60 an hour
+    (use,) = [event.use for _, event in job.telling.heard if event.use is not None]
+    assert (use.node, use.ended, use.node_seconds) == ("whole-1", "released", seconds)
+    assert (use.at_most, use.cost, use.currency) == (False, seconds / 1000, "USD")
     assert job.launcher.status(job.order.handle) is WorkerState.ENDED
     mine = f"taciturn.dev/job={job.order.job_id}"
     job.world.until(lambda: not job.world.cluster.list(Kind.CONFIG_MAPS, labels=mine)[0])
@@ -243,6 +247,23 @@ def test_a_gateway_that_restarts_goes_on_seeing_nodes_off(
     _, telling = monitor(job.settings)
     world.until(lambda: "node.released" in telling.codes())
     assert [handle for handle, _ in telling.heard] == [job.order.handle] * len(telling.heard)
+
+
+def test_what_stays_is_billed_at_most_where_nobody_saw_the_end(
+    case: Any, world: World, monitor: Start
+) -> None:
+    job = case(
+        Group("stands", create_s=5, ready_s=2, driver_s=1, idle_s=3600), pool={"scales": False}
+    )
+    job.run()
+    job.until("running")
+    job.monitor.stop()
+    world.until(lambda: job.launcher.status(job.order.handle) is WorkerState.ENDED)
+    _, telling = monitor(job.settings)
+    world.until(lambda: "node.kept" in telling.codes())
+    assert "free again: at most" in telling.text("node.kept")
+    (use,) = [event.use for _, event in telling.heard if event.use is not None]
+    assert (use.ended, use.at_most) == ("kept", True)
 
 
 def test_an_api_server_that_restarts(case: Any, stand_in: StandIn) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import Connection, Row, insert, select, update
+from sqlalchemy import Connection, Row, Update, insert, select, update
 
 from taciturn.server.gateway import Gateway
 from taciturn.server.identity import secret
@@ -19,6 +19,7 @@ from taciturn.server.tables import memberships, tokens, users
 from taciturn.wire.identity import Role
 
 _DAY_MS = 86_400_000
+_ATTEMPT, _AUDIENCE = "attempt:", "audience:"  # what a worker's token is bound to
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,12 +28,12 @@ class _Found:
     user: Row[Any] | None
     groups: frozenset[str]
 
-    def principal(self, now_ms: int) -> Principal | WorkerPrincipal:
+    def principal(self, now_ms: int, audience: str) -> Principal | WorkerPrincipal:
         token, user = self.token, self.user
         if token.revoked_at_ms is not None or token.expires_at_ms <= now_ms:
             raise unauthenticated()
         if token.kind == "worker":
-            return WorkerPrincipal(token.job_id, token.id)
+            return _worker(token, audience)
         if user is None or user.disabled:
             raise unauthenticated()
         roles = frozenset(Role(name) for name in json.loads(user.roles))
@@ -77,7 +78,7 @@ class Directory:
         found = self.gateway.read(lambda connection: _token(connection, found_id))
         if found is None or not secret.matches(token, found.token.digest):
             raise unauthenticated()
-        caller = found.principal(self.gateway.now_ms())
+        caller = found.principal(self.gateway.now_ms(), self.gateway.audience)
         if isinstance(caller, Principal):
             self.remembered.keep(found.token.digest, caller, generation)
         return caller
@@ -152,6 +153,17 @@ class Directory:
         self.gateway.write(lambda connection: connection.execute(insert(tokens).values(row)))
         return made
 
+    def create_worker_token(self, job_id: str, attempt: int) -> secret.NewSecret:
+        """A token for the worker of one attempt of a job, good at this gateway, and for as long as
+        a job is held without a worker; signs of life make that longer."""
+        return self.create_token(
+            kind="worker",
+            name=f"worker {attempt}",
+            job_id=job_id,
+            lifetime_ms=round(1000 * self.gateway.settings.hold_s),
+            scopes=(f"{_ATTEMPT}{attempt}", f"{_AUDIENCE}{self.gateway.audience}"),
+        )
+
     def revoke_job_tokens(self, job_id: str) -> None:
         """No worker speaks for this job from now on."""
         now_ms = self.gateway.now_ms()
@@ -201,6 +213,21 @@ def unauthenticated() -> ProblemError:
         "give a valid token in the header `Authorization: Bearer ...`; `taciturn login` gets one",
         headers={"WWW-Authenticate": 'Bearer realm="taciturn"'},
     )
+
+
+def prolonged(token_id: str, until_ms: int) -> Update:
+    """A worker that lives keeps its token."""
+    mine = (tokens.c.id == token_id) & tokens.c.revoked_at_ms.is_(None)
+    return update(tokens).where(mine).values(expires_at_ms=until_ms)
+
+
+def _worker(token: Row[Any], audience: str) -> WorkerPrincipal:
+    """What a worker's token is for; raises ProblemError if it was made for another gateway."""
+    bound = json.loads(token.scopes)
+    attempts = [int(each.removeprefix(_ATTEMPT)) for each in bound if each.startswith(_ATTEMPT)]
+    if f"{_AUDIENCE}{audience}" not in bound or len(attempts) != 1:
+        raise unauthenticated()
+    return WorkerPrincipal(token.job_id, token.id, attempts[0])
 
 
 def _token(connection: Connection, token_id: str) -> _Found | None:

@@ -40,7 +40,8 @@ class Principal:
 
 @dataclass(frozen=True, slots=True)
 class WorkerPrincipal:
-    """A worker: good for one job's own endpoints, and nothing else."""
+    """A worker: good for one attempt of one job, at that job's own endpoints, and nothing else."""
 
     job_id: str
     token_id: str
+    attempt: int

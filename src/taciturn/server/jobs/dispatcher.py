@@ -91,13 +91,18 @@ class Dispatcher:
         Returns:
             None where somebody else was faster.
         """
-        made = self.directory.create_token(kind="worker", name="worker", job_id=job_id)
+        found = self.gateway.read(lambda connection: job_row(connection, job_id))
+        if found is None:
+            return None
+        attempt = found.attempt + 1
+        made = self.directory.create_worker_token(job_id, attempt)
 
         def work(connection: Connection) -> bool:
             row = job_row(connection, job_id)
             if row is None or row.state != JobState.QUEUED or row.outcome is not None:
                 return False
-            attempt = row.attempt + 1
+            if row.attempt + 1 != attempt:
+                return False
             values = {
                 "attempt": attempt,
                 "handle": handle or handle_of(job_id, attempt),
@@ -192,7 +197,7 @@ class Dispatcher:
         if row.handle != handle_of(row.id, row.attempt):
             self._replace(row)  # it was meant for a worker that had another job, and is gone
             return
-        made = self.directory.create_token(kind="worker", name="worker", job_id=row.id)
+        made = self.directory.create_worker_token(row.id, row.attempt)
         same = (jobs.c.id == row.id) & (jobs.c.attempt == row.attempt)
         waiting = same & (jobs.c.state == JobState.PROVISIONING)
         change = update(jobs).where(waiting).values(worker_token=made.id)

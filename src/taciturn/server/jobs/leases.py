@@ -13,6 +13,7 @@ from typing import Any
 from sqlalchemy import Connection, Row, update
 
 from taciturn.server.gateway import Gateway
+from taciturn.server.identity.directory import prolonged
 from taciturn.server.identity.principal import WorkerPrincipal
 from taciturn.server.jobs.states import States, job_row
 from taciturn.server.problems import ProblemError
@@ -36,11 +37,16 @@ def held(connection: Connection, worker: WorkerPrincipal, token: int) -> Row[Any
     To be asked in the transaction that takes what a worker says.
     """
     row = job_row(connection, worker.job_id)
-    if row is None or row.worker_token != worker.token_id or row.lease != token or token < 1:
+    if row is None or not _is_of(row, worker) or row.lease != token or token < 1:
         raise fenced()
     if row.state != JobState.RUNNING or row.outcome is not None:
         raise fenced()
     return row
+
+
+def _is_of(row: Row[Any], worker: WorkerPrincipal) -> bool:
+    """Whether the worker was started for the job's attempt of now."""
+    return bool(row.worker_token == worker.token_id and row.attempt == worker.attempt)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +80,8 @@ class Leases:
             now = held(connection, worker, token)
             change = update(jobs).where(jobs.c.id == now.id)
             connection.execute(change.values(lease_until_ms=self._until_ms()))
+            hold_ms = round(1000 * self.gateway.settings.hold_s)
+            connection.execute(prolonged(worker.token_id, self.gateway.now_ms() + hold_ms))
             return bool(now.cancel)
 
         return self.gateway.write(work)
@@ -82,7 +90,7 @@ class Leases:
         self, connection: Connection, worker: WorkerPrincipal, asked: LeaseRequest
     ) -> Row[Any]:
         row = job_row(connection, worker.job_id)
-        if row is None or row.worker_token != worker.token_id or row.outcome is not None:
+        if row is None or not _is_of(row, worker) or row.outcome is not None:
             raise fenced()
         if row.state not in _HELD:
             raise fenced()

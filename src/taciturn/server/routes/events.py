@@ -16,19 +16,12 @@ from taciturn.server.jobs.hub import Hub, TooManyWatchersError
 from taciturn.server.paging import MAX_LIMIT
 from taciturn.server.problems import ProblemError
 from taciturn.server.routes.sending import EventStream
-from taciturn.wire.events import NumberedEvent
-from taciturn.wire.values import WireValue
+from taciturn.wire.events import EventPage, NumberedEvent
 
 router = APIRouter(tags=["jobs"])
 
 Reader = Annotated[Principal, Depends(Requires(Action.JOBS_READ))]
 _STREAM = "text/event-stream"
-
-
-class EventPage(WireValue):
-    """Events in order. `after` of the next page is the last one's `sequence`."""
-
-    items: tuple[NumberedEvent, ...]
 
 
 @router.get(

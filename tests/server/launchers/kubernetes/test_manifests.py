@@ -141,7 +141,10 @@ def test_the_key_of_checkpoints_comes_from_its_owners_secret_alone() -> None:
 
 
 def test_processes_are_told_how_long_one_may_be_silent() -> None:
-    assert variables(pod_of(4, 8))["TACITURN_PEER_LIMIT_S"] == "120"
+    found = variables(pod_of(4, 8))
+    assert found["TACITURN_PEER_LIMIT_S"] == "120"
+    # Less than the pod's own grace, of which something is left for the copy in the store.
+    assert found["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"] == "110"
     assert "TACITURN_PEER_LIMIT_S" not in variables(pod_of(1, 1))
 
 

@@ -133,6 +133,8 @@ def _variables(
         values["TACITURN_CHECKPOINT_URL"] = settings.checkpoint_url
     if machine.processes > 1:
         values["TACITURN_PEER_LIMIT_S"] = f"{settings.peer_limit_s:g}"
+        # torchrun would give its processes 30 s for their last checkpoint.
+        values["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"] = str(max(1, settings.grace_period_s - 10))
     if machine.nodes > 1:
         values |= {
             "TACITURN_NODES": str(machine.nodes),

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from math import ceil
+from typing import Literal
 
 from taciturn.server.launchers.kubernetes.cluster import Cluster, ClusterError, Kind, Object
 from taciturn.server.launchers.kubernetes.machines import Machines, Use
@@ -14,6 +15,7 @@ from taciturn.server.launchers.kubernetes.names import Worker
 from taciturn.server.launchers.kubernetes.settings import KubernetesSettings, Pool
 from taciturn.server.launchers.kubernetes.story import Chapter
 from taciturn.server.launchers.kubernetes.times import moment
+from taciturn.wire.machines import MachineUse
 
 log = logging.getLogger("taciturn.server.launchers.kubernetes")
 
@@ -33,23 +35,39 @@ Tell = Callable[[Worker, Chapter], None]
 
 @dataclass(frozen=True, slots=True)
 class Bill:
-    """What a node was used for a worker."""
+    """What a node was used for a worker.
 
-    seconds: float
+    Attributes:
+        seconds: whole minutes: how long a worker took to the second is not for everybody.
+        at_most: nobody was there to see when it ended.
+    """
+
+    seconds: int
     price_per_hour: float
     currency: str
+    at_most: bool
 
     @property
     def cost(self) -> float:
         """By the pool's price."""
-        return self.seconds * self.price_per_hour / 3600
+        return round(self.seconds * self.price_per_hour / 3600, 4)
+
+    def use(self, node: str, ended: Literal["released", "kept", "reused"]) -> MachineUse:
+        """As it is shown with the job."""
+        priced = self.price_per_hour > 0
+        return MachineUse(
+            node=node,
+            ended=ended,
+            node_seconds=self.seconds,
+            at_most=self.at_most,
+            cost=self.cost if priced else None,
+            currency=self.currency if priced else None,
+        )
 
     def __str__(self) -> str:
-        """In whole minutes: how long a worker took to the second is not for everybody."""
-        seconds = 60 * ceil(self.seconds / 60)
-        rounded = Bill(seconds, self.price_per_hour, self.currency)
-        cost = f", {rounded.cost:.2f} {self.currency}" if self.price_per_hour else ""
-        return f"{seconds} node-seconds{cost}"
+        limit = "at most " if self.at_most else ""
+        cost = f", {self.cost:.2f} {self.currency}" if self.price_per_hour else ""
+        return f"{limit}{self.seconds} node-seconds{cost}"
 
 
 @dataclass
@@ -61,6 +79,7 @@ class Release:
     machines: Machines
     tell: Tell
     _present: set[str] = field(default_factory=set)
+    _running: set[Worker] = field(default_factory=set)
 
     def check(
         self, worker: Worker, over: bool, nodes: Mapping[str, Object] | None, now: datetime
@@ -71,12 +90,15 @@ class Release:
             over: nothing of the worker runs any more, and nothing will.
             nodes: by name; None where the gateway may not see nodes.
         """
+        if not over:
+            self._running.add(worker)
         for use in list(self.machines.uses.get(worker, {}).values()):
             if not use.settled:
                 self._check(worker, use, over, nodes, now)
         uses = self.machines.uses.get(worker)
         if over and uses is not None and all(use.settled for use in uses.values()):
             self.machines.finish(worker)
+            self._running.discard(worker)
 
     def _check(
         self,
@@ -87,14 +109,14 @@ class Release:
         now: datetime,
     ) -> None:
         pool = next((each for each in self.settings.pools if each.name == use.pool), None)
-        bill = self._bill(use, pool, now)
         node = None if nodes is None else nodes.get(use.node)
         # Of a node that was not seen when it was there, nobody can say that it is gone.
         seen = nodes is not None and use.uid != ""
         if seen and (node is None or node["metadata"]["uid"] != use.uid):
             # One that went while no gateway looked may have gone long ago.
-            limit = "" if use.uid in self._present else "at most "
-            self._settle(worker, use, "node.released", f"machine {use.node} is gone: {limit}{bill}")
+            bill = self._bill(use, pool, now, at_most=use.uid not in self._present)
+            text = f"machine {use.node} is gone: {bill}"
+            self._settle(worker, use, "node.released", text, bill.use(use.node, "released"))
             return
         if node is not None:
             self._present.add(use.uid)
@@ -107,11 +129,13 @@ class Release:
                 "list and watch nodes",
             )  # fmt: skip
         elif pool is None or not pool.scales:
-            self._settle(worker, use, "node.kept", f"machine {use.node} is free again: {bill}")
+            bill = self._bill(use, pool, now, at_most=worker not in self._running)
+            text = f"machine {use.node} is free again: {bill}"
+            self._settle(worker, use, "node.kept", text, bill.use(use.node, "kept"))
         elif self._reused(worker, use):
-            self._settle(
-                worker, use, "node.reused", f"machine {use.node} serves another job now: {bill}"
-            )
+            bill = self._bill(use, pool, now, at_most=worker not in self._running)
+            text = f"machine {use.node} serves another job now: {bill}"
+            self._settle(worker, use, "node.reused", text, bill.use(use.node, "reused"))
         elif not use.over:
             self.machines.change(worker, use, over=now.isoformat(timespec="seconds"))
         else:
@@ -132,15 +156,18 @@ class Release:
             self.tell(worker, Chapter("node.stays", f"machine {use.node} is still there: {why}"))
             self.machines.change(worker, use, warned=True)
 
-    def _settle(self, worker: Worker, use: Use, code: str, text: str) -> None:
+    def _settle(
+        self, worker: Worker, use: Use, code: str, text: str, bill: MachineUse | None = None
+    ) -> None:
         """First say it, then write that down: a crash in between makes it said twice, never not."""
         log.info("%s of %s: %s", code, worker.handle, text)
-        self.tell(worker, Chapter(code, text))
+        self.tell(worker, Chapter(code, text, bill))
         self.machines.change(worker, use, settled=True)
 
-    def _bill(self, use: Use, pool: Pool | None, now: datetime) -> Bill:
-        seconds = max(0.0, (now - moment(use.since)).total_seconds())
-        return Bill(seconds, pool.price_per_hour if pool else 0.0, pool.currency if pool else "")
+    def _bill(self, use: Use, pool: Pool | None, now: datetime, *, at_most: bool) -> Bill:
+        seconds = 60 * ceil(max(0.0, (now - moment(use.since)).total_seconds()) / 60)
+        price, currency = (pool.price_per_hour, pool.currency) if pool else (0.0, "")
+        return Bill(seconds, price, currency, at_most)
 
     def _reused(self, worker: Worker, use: Use) -> bool:
         others = (

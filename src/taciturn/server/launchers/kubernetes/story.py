@@ -16,6 +16,7 @@ from taciturn.server.launchers.kubernetes.settings import Pool
 from taciturn.server.launchers.kubernetes.times import moment
 from taciturn.wire.events import NodeEvent
 from taciturn.wire.exits import FINAL
+from taciturn.wire.machines import MachineUse
 
 _LONGEST, _QUOTE = 300, 160
 _TERMINAL = ("Succeeded", "Failed")
@@ -35,14 +36,16 @@ class Chapter:
     Attributes:
         code: stable, for programs: `provisioning.scaling`, `pulling`, `running` ...
         text: what happens, and where something is wrong, what to do about it.
+        use: of a machine, where that has ended.
     """
 
     code: str
     text: str
+    use: MachineUse | None = None
 
     def event(self) -> NodeEvent:
         """As it is shown with the job."""
-        return NodeEvent(code=self.code, text=self.text[:_LONGEST])
+        return NodeEvent(code=self.code, text=self.text[:_LONGEST], use=self.use)
 
 
 @dataclass(frozen=True, slots=True)

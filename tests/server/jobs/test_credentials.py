@@ -1,0 +1,113 @@
+"""A worker's token is good for one attempt of one job, at one gateway, and not for ever."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+from sqlalchemy import update
+
+from gateways.world import fit
+from taciturn.server.gateway import Gateway
+from taciturn.server.identity import directory
+from taciturn.server.identity.directory import Directory
+from taciturn.server.identity.principal import WorkerPrincipal
+from taciturn.server.jobs import leases
+from taciturn.server.ledger import SealKey
+from taciturn.server.problems import ProblemError
+from taciturn.server.tables import jobs
+from ward import Hand, Ward
+
+Patch = pytest.MonkeyPatch
+
+
+def of_its_job(ward: Ward) -> None:
+    """Another job's worker may not even ask."""
+    mine = ward.running(fit())
+    other = ward.running(fit(), key="key-00002")
+    assert other.job != mine.job
+    thief = Hand(ward.client, mine.job, other.token, mine.lease)
+    assert thief.say("heartbeat").status_code in (401, 403)
+    assert thief.charge(0, 5).status_code in (401, 403)
+    assert mine.charge(0, 5).status_code == 204
+
+
+def of_its_attempt(ward: Ward) -> None:
+    """Even where a row names it: a token says for which attempt it was made."""
+    hand = ward.running(fit())
+    change = update(jobs).where(jobs.c.id == hand.job).values(attempt=2)
+    ward.gateway.write(lambda connection: connection.execute(change))
+    for answer in (hand.charge(0, 5), hand.say("heartbeat"), hand.take("operation-2")):
+        assert answer.status_code == 409
+
+
+def at_its_gateway(ward: Ward) -> None:
+    """A copy of the database, under another key or at another address, takes no worker's token."""
+    hand, here = ward.running(fit()), ward.gateway
+    moved = here.settings.model_copy(update={"public_url": "https://copy.example"})
+    for gateway in (replace(here, seal_key=SealKey.generate()), replace(here, settings=moved)):
+        with pytest.raises(ProblemError) as refused:
+            Directory(gateway).authenticate(hand.token)
+        assert refused.value.code == "unauthenticated"
+    assert isinstance(Directory(here).authenticate(hand.token), WorkerPrincipal)
+
+
+def for_a_while(ward: Ward) -> None:
+    """Signs of life keep it; silence ends it."""
+    hand, hold_s = ward.running(fit()), ward.gateway.settings.hold_s
+    for _ in range(3):
+        ward.watch.forward(0.9 * hold_s)
+        assert hand.say("heartbeat").status_code == 200
+    ward.watch.forward(1.1 * hold_s)
+    assert hand.say("heartbeat").status_code == 401
+
+
+CHECKS = [of_its_job, of_its_attempt, at_its_gateway, for_a_while]
+
+
+@pytest.mark.parametrize("check", CHECKS)
+def test_a_token_is_bound(check: Callable[[Ward], None], ward: Ward) -> None:
+    check(ward)
+
+
+def any_attempt(patch: Patch) -> None:
+    patch.setattr(leases, "_is_of", lambda row, worker: row.worker_token == worker.token_id)
+
+
+def any_gateway(patch: Patch) -> None:
+    patch.setattr(Gateway, "audience", "everywhere")
+
+
+def for_ever(patch: Patch) -> None:
+    real = directory.Directory.create_token
+
+    def long(self: Directory, **given: object) -> object:
+        return real(self, **{**given, "lifetime_ms": 10**12})  # type: ignore[arg-type]
+
+    patch.setattr(directory.Directory, "create_token", long)
+    patch.setattr(leases, "prolonged", lambda token_id, until_ms: directory.prolonged("", 0))
+
+
+def never_longer(patch: Patch) -> None:
+    patch.setattr(leases, "prolonged", lambda token_id, until_ms: directory.prolonged("", 0))
+
+
+@pytest.mark.parametrize(
+    ("mutant", "check"),
+    [
+        (any_attempt, of_its_attempt),
+        (any_gateway, at_its_gateway),
+        (for_ever, for_a_while),
+        (never_longer, for_a_while),
+    ],
+)
+def test_the_mutant_is_killed(
+    mutant: Callable[[Patch], None],
+    check: Callable[[Ward], None],
+    ward: Ward,
+    monkeypatch: Patch,
+) -> None:
+    mutant(monkeypatch)
+    with pytest.raises((AssertionError, pytest.fail.Exception)):
+        check(ward)
