@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from http.server import ThreadingHTTPServer
 from pathlib import Path
@@ -63,14 +64,18 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize(
     "kind",
-    [{"method": "lora"}, {"method": "lora", "sharding": "full"}],
-    ids=["whole", "sharded"],
+    [
+        {"method": "lora", "learning_rate": 1e-2},
+        {"method": "lora", "learning_rate": 1e-2, "sharding": "full"},
+        {"method": "full", "r": None, "learning_rate": 1e-3, "sharding": "full"},
+    ],
+    ids=["whole", "sharded", "all sharded"],
 )
 def test_two_processes_fit_what_one_does(
     kind: dict[str, Any], base: BaseModelFacts, rows: Path, tmp_path: Path
 ) -> None:
     """Without noise, which is never the same twice. One process takes sharding as a wish."""
-    asked = fit_of(base, rows, target_epsilon="unlimited", learning_rate=1e-2, **kind)
+    asked = fit_of(base, rows, target_epsilon="unlimited", **kind)
     one, two = job(tmp_path / "one", asked), job(tmp_path / "two", asked)
     assert run(one, 1) == [WorkerExit.REPORTED]
     assert run(two, 2) == [WorkerExit.REPORTED] * 2
@@ -145,6 +150,25 @@ def test_nobody_waits_for_one_that_is_gone(
     assert not (folder / "outcomes.json").exists() or rank == 1
     if rank == 1 and (folder / "outcomes.json").exists():
         assert json.loads((folder / "outcomes.json").read_text()) == []
+
+
+def test_a_machine_that_stood_still_goes_on(
+    base: BaseModelFacts, rows: Path, tmp_path: Path
+) -> None:
+    """All processes at once, as when a virtual machine moves: of that silence nothing counts."""
+    folder = job(tmp_path / "job", fit_of(base, rows, steps=30))
+    wait = once_charged(folder)
+
+    def stand_still(processes: list[Any]) -> None:
+        wait(processes)
+        for number in (signal.SIGSTOP, signal.SIGCONT):
+            for process in processes:
+                os.kill(process.pid, number)
+            if number is signal.SIGSTOP:
+                time.sleep(2 * LIMIT_S)
+
+    assert run(folder, 2, meanwhile=stand_still) == [WorkerExit.REPORTED] * 2
+    assert outcome(folder)["succeeded"], (folder / "incidents").read_text()
 
 
 def test_a_worker_takes_over_from_two_of_which_one_was_killed(
