@@ -40,13 +40,17 @@ def write(folder: Path, units: Units, per_call: int = 3, spec: str = "{}") -> To
 
 
 @settings(max_examples=30)
-@given(UNITS, st.integers(1, 20), st.integers(1, 30))
+@given(UNITS, st.integers(1, 20), st.integers(1, 30), st.integers(1, 6))
 def test_what_is_written_comes_back(
-    tmp_path_factory: pytest.TempPathFactory, units: Units, per_call: int, block: int
+    tmp_path_factory: pytest.TempPathFactory, units: Units, per_call: int, block: int, firsts: int
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(store, "_TOKENS_PER_BATCH", block)
-        dataset = write(tmp_path_factory.mktemp("store") / "data", units, per_call)
+        patch.setattr(store, "_UNITS_PER_BATCH", firsts)
+        check_all(write(tmp_path_factory.mktemp("store") / "data", units, per_call), units)
+
+
+def check_all(dataset: TokenizedDataset, units: Units) -> None:
     found = [[r.input_ids.tolist() for r in dataset.records(n)] for n in range(len(dataset))]
     assert found == units
     assert [dataset.lengths(n) for n in range(len(units))] == [

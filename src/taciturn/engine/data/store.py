@@ -3,7 +3,8 @@
 A folder holds
 
 - `tokens.arrow`: one row per record, `input_ids` list<int32> and `targets` list<uint8>;
-- `units.arrow`: the index of each unit's first record, and at the end the number of records;
+- `units.arrow`: the index of each unit's first record; in batches, each of which ends with what the
+  next one begins with, and the last with the number of records;
 - `meta.json`: counts and the fingerprint.
 
 All of it is private.
@@ -29,10 +30,12 @@ from taciturn.errors import CheckpointError
 _TOKENS = "tokens.arrow"
 _UNITS = "units.arrow"
 _META = "meta.json"
-_VERSION = 1
+_VERSION = 2
 
 _SCHEMA = pa.schema([("input_ids", pa.list_(pa.int32())), ("targets", pa.list_(pa.uint8()))])
 _TOKENS_PER_BATCH = 1 << 20
+_UNITS_SCHEMA = pa.schema([("first_record", pa.int64())])
+_UNITS_PER_BATCH = 1 << 16
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -78,10 +81,13 @@ class TokenizedDataset:
     """
 
     def __init__(
-        self, blocks: Sequence[_Block], first_records: NDArray[np.int64], meta: dict[str, Any]
+        self,
+        blocks: Sequence[_Block],
+        first_records: Sequence[NDArray[np.int64]],
+        meta: dict[str, Any],
     ) -> None:
-        self.n_units = len(first_records) - 1
-        self.n_records = int(first_records[-1])
+        self.n_units = sum(len(batch) - 1 for batch in first_records)
+        self.n_records = int(first_records[-1][-1])
         self.n_tokens = sum(len(block.ids) for block in blocks)
         self.fingerprint = str(meta["fingerprint"])
         self._blocks = blocks
@@ -96,11 +102,11 @@ class TokenizedDataset:
         try:
             meta = json.loads((folder / _META).read_text(encoding="utf-8"))
             blocks = [_Block.of(batch) for batch in _batches(folder / _TOKENS)]
-            (units,) = _batches(folder / _UNITS)
-            first_records = units.column(0).to_numpy()
+            first_records = [batch.column(0).to_numpy() for batch in _batches(folder / _UNITS)]
         except (OSError, ValueError, KeyError, pa.ArrowException):
             meta = {}
-        if meta.get("version") != _VERSION or meta["n_records"] != int(first_records[-1]):
+        known = meta.get("version") == _VERSION and bool(first_records)
+        if not known or meta["n_records"] != int(first_records[-1][-1]):
             raise CheckpointError(
                 f"{folder} holds no tokenised data that can be read; prepare it again"
             )
@@ -123,7 +129,9 @@ class TokenizedDataset:
     def _range(self, unit: int) -> range:
         if not 0 <= unit < self.n_units:
             raise IndexError(f"unit {unit} must lie in [0, {self.n_units})")
-        return range(int(self._first_records[unit]), int(self._first_records[unit + 1]))
+        batch, place = divmod(unit, _UNITS_PER_BATCH)
+        first_records = self._first_records[batch]
+        return range(int(first_records[place]), int(first_records[place + 1]))
 
     def _locate(self, record: int) -> tuple[_Block, int, int]:
         index = bisect_right(self._block_starts, record) - 1
@@ -148,14 +156,16 @@ class TokenWriter:
         self._folder = folder
         self._file = (folder / _TOKENS).open("wb")
         self._writer = pa.ipc.new_file(self._file, _SCHEMA)
+        self._units_file = (folder / _UNITS).open("wb")
+        self._units_writer = pa.ipc.new_file(self._units_file, _UNITS_SCHEMA)
         self._waiting: list[EncodedRecords] = []
         self._waiting_tokens = 0
         self._n_records = 0
-        self._first_records: list[NDArray[np.int64]] = []
+        self._first_records = np.empty(0, np.int64)
 
     def add(self, records: EncodedRecords, first: NDArray[np.bool_]) -> None:
         """Append R records; `first` [R] is True where a record opens a new unit."""
-        self._first_records.append(self._n_records + np.flatnonzero(first))
+        self._add_units(self._n_records + np.flatnonzero(first))
         self._n_records += len(records.lengths)
         self._waiting_tokens += len(records.input_ids)
         self._waiting.append(records)
@@ -167,13 +177,9 @@ class TokenWriter:
         self._flush()
         self._writer.close()
         self._file.close()
-        first_records = np.concatenate([*self._first_records, [self._n_records]])
-        units = pa.record_batch([pa.array(first_records)], ["first_record"])
-        with (
-            (self._folder / _UNITS).open("wb") as file,
-            pa.ipc.new_file(file, units.schema) as writer,
-        ):
-            writer.write_batch(units)
+        self._write_units(np.append(self._first_records, self._n_records))
+        self._units_writer.close()
+        self._units_file.close()
         meta = {
             "version": _VERSION,
             "n_records": self._n_records,
@@ -182,8 +188,20 @@ class TokenWriter:
         (self._folder / _META).write_text(json.dumps(meta), encoding="utf-8")
 
     def abandon(self) -> None:
-        """Close the file handle without finishing; the folder is the caller's to remove."""
+        """Close the files without finishing them; the folder is the caller's to remove."""
         self._file.close()
+        self._units_file.close()
+
+    def _add_units(self, first_records: NDArray[np.int64]) -> None:
+        waiting = np.concatenate([self._first_records, first_records])
+        while len(waiting) > _UNITS_PER_BATCH:
+            self._write_units(waiting[: _UNITS_PER_BATCH + 1])
+            waiting = waiting[_UNITS_PER_BATCH:]
+        self._first_records = waiting
+
+    def _write_units(self, first_records: NDArray[np.int64]) -> None:
+        columns = [pa.array(first_records)]
+        self._units_writer.write_batch(pa.RecordBatch.from_arrays(columns, schema=_UNITS_SCHEMA))
 
     def _flush(self) -> None:
         if not self._waiting:
