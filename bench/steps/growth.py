@@ -65,7 +65,7 @@ def log_log_fit(xs: Sequence[float], ys: Sequence[float]) -> tuple[float, float]
 
 def memory_by_rows(rows: Sequence[int], threads: int) -> list[RowsPeak]:
     """Peak memory of a fresh process that prepares so many rows and makes private steps on them."""
-    return [RowsPeak(count, answer(_rows_child, (count, threads), int)) for count in rows]
+    return [answer(_rows_child, (count, threads), RowsPeak) for count in rows]
 
 
 def _least(task: Task, clock: Clock) -> float:
@@ -90,7 +90,16 @@ def _rows_child(send: Connection, rows: int, threads: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         dataset = data_memory.measure(Path(folder), rows, 0, tokenizer).dataset
         _train(dataset)
-    send.send(data_memory.peak_bytes())
+    send.send(RowsPeak(rows, data_memory.peak_bytes(), _own_bytes()))
+
+
+def _own_bytes() -> int | None:
+    """Memory of this process without pages of mapped files; None where there is no /proc."""
+    status = Path("/proc/self/status")
+    if not status.exists():
+        return None
+    lines = (line.split() for line in status.read_text().splitlines())
+    return next((int(line[1]) * 1024 for line in lines if line[0] == "RssAnon:"), None)
 
 
 def _train(dataset: TokenizedDataset) -> None:

@@ -155,6 +155,10 @@ def _epoch(row: EpochRow) -> list[str]:
     ]
 
 
+def _mib(count: int | None) -> str:
+    return "" if count is None else f"{count / 2**20:,.0f}"
+
+
 def _growth(results: Results) -> str:
     rows = [
         (method, f"{tokens:,}", f"{seconds * 1000:,.1f}", f"{tokens / seconds:,.0f}")
@@ -163,8 +167,11 @@ def _growth(results: Results) -> str:
     ]
     time = table(("method", "tokens in the batch", "ms/step with DP", "tokens/s"), rows)
     memory = table(
-        ("training rows", "peak MiB of the process"),
-        [(f"{row.rows:,}", f"{row.peak_bytes / 2**20:,.0f}") for row in results.rows],
+        ("training rows", "peak MiB of the process", "at the end, without pages of mapped files"),
+        [
+            (f"{row.rows:,}", f"{row.peak_bytes / 2**20:,.0f}", _mib(row.own_bytes))
+            for row in results.rows
+        ],
     )
     return "## Growth\n\n" + "\n\n".join([time] * bool(rows) + [memory] * bool(results.rows))
 

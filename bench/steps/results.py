@@ -82,10 +82,17 @@ class Growth:
 
 @dataclass(frozen=True, slots=True)
 class RowsPeak:
-    """Peak memory of preparing `rows` rows and training on them."""
+    """Memory of a process that has prepared `rows` rows and trained on them.
+
+    Attributes:
+        peak_bytes: the most that was resident; pages of mapped files count, which the system may
+            take back at any time.
+        own_bytes: resident at the end without those pages; None where the system does not say.
+    """
 
     rows: int
     peak_bytes: int
+    own_bytes: int | None = None
 
 
 @dataclass
