@@ -31,7 +31,9 @@ def serve(folder: Path) -> FakeGateway:
             (folder / f"lease-{gateway.lease}").touch()
         if what == "charges":
             text = "".join(c.model_dump_json() + "\n" for c in gateway.charges.values())
-            charges.write_text(text)
+            # At once: whoever is killed here must not leave less than was there before.
+            (folder / "charges.new").write_text(text)
+            (folder / "charges.new").replace(charges)
 
     gateway.after = durable
     return gateway
