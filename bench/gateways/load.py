@@ -46,15 +46,22 @@ def quantile_ms(seconds: Sequence[float], share: float) -> float:
     return 1000 * ordered[min(len(ordered) - 1, int(share * len(ordered)))]
 
 
+_IDLE_S = 10.0  # afterwards the gateway may be closing a connection while it is being used
+
+
 class Line:
     """One connection that is kept."""
 
     def __init__(self, port: int) -> None:
         self._port = port
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
+        self._used_s = 0.0
 
     async def ask(self, data: bytes) -> int:
         """The status of the answer, once all of it has come."""
+        if self._streams is not None and time.monotonic() - self._used_s > _IDLE_S:
+            self._streams[1].close()
+            self._streams = None
         if self._streams is None:
             self._streams = await asyncio.open_connection("127.0.0.1", self._port)
         reader, writer = self._streams
@@ -64,6 +71,7 @@ class Line:
         at = lower.find(b"content-length:")
         if at < 0:
             raise RuntimeError(f"an answer without a length: {head[:200]!r}")
+        self._used_s = time.monotonic()
         await reader.readexactly(int(lower[at + 15 : lower.find(b"\r\n", at)]))
         if b"connection: close" in lower:
             writer.close()

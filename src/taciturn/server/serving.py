@@ -19,6 +19,9 @@ from taciturn.server.tables import tokens, users
 from taciturn.wire.identity import Role
 
 GRACE_S = 30
+KEEP_ALIVE_S = 75
+"""Longer than clients and proxies keep an idle connection, so that they close it: a request
+that is under way while the gateway closes would be lost."""
 FIRST_ADMIN = "admin"
 _COLLECT = (10_000, 20, 20)
 _FIRST_TOKEN_MS = 7 * 86_400_000
@@ -105,5 +108,6 @@ def config(settings: Settings, app: FastAPI) -> uvicorn.Config:
         proxy_headers=settings.trusted_proxies is not None,
         forwarded_allow_ips=settings.trusted_proxies,
         timeout_graceful_shutdown=GRACE_S,
+        timeout_keep_alive=KEEP_ALIVE_S,
         ws="none",
     )
