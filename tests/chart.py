@@ -37,7 +37,11 @@ EVERYTHING = {
     "worker.checkpoints.url": "s3://bucket/checkpoints",
     "worker.checkpoints.existingSecret": "vault",
 }
-CUSTOM = {"kueue.example": "true", "metrics.serviceMonitor": "true"}
+CUSTOM = {
+    "kueue.example": "true",
+    "metrics.serviceMonitor": "true",
+    "metrics.existingSecret": "scrape",
+}
 
 
 def helm() -> str:

@@ -32,6 +32,7 @@ from taciturn.wire.datasets import (
     PolicyView,
     PreviewView,
     Selection,
+    SyntheticPreview,
 )
 from taciturn.wire.events import (
     EventPage,
@@ -52,6 +53,7 @@ from taciturn.wire.jobs import (
     PlanView,
     RemoteFit,
 )
+from taciturn.wire.models import BaseModelView
 from taciturn.wire.results import (
     EvaluateResult,
     FitResult,
@@ -127,6 +129,7 @@ class Fake:
     failing: Problem | None = None
     outcome: JobState = JobState.SUCCEEDED
     seen: list[str] = field(default_factory=list)
+    synthetic: dict[str, SyntheticPreview] = field(default_factory=dict)
     resumed_from: list[str | None] = field(default_factory=list)
     numbers: Iterator[int] = field(default_factory=itertools.count)
     app: TestClient | None = None
@@ -456,6 +459,21 @@ def app_of(fake: Fake) -> FastAPI:
         pieces = [{"choices": [{"text": text}]} for text in (" co", "ughs")]
         lines = [f"data: {json.dumps(piece)}\n\n" for piece in pieces]
         return StreamingResponse([*lines, "data: [DONE]\n\n"], media_type="text/event-stream")
+
+    @app.get("/v1/base-models")
+    def base_models() -> Page[BaseModelView]:
+        known = {"large/model": 7_000_000_000, "taciturn/tiny-medical": 4_737_280}
+        views = (
+            BaseModelView(
+                name=name, parameters=n, context_length=160, vocabulary=6144, created_at=NOW
+            )
+            for name, n in known.items()
+        )
+        return Page(items=tuple(views))
+
+    @app.put("/v1/datasets/{name}/preview/synthetic", status_code=204)
+    def synthetic(name: str, made: SyntheticPreview) -> None:
+        fake.synthetic[name] = made
 
     @app.get("/v1/approvals")
     def approvals(state: str | None = None) -> Page[ApprovalView]:

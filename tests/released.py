@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from taciturn.accounting.events import dpsgd_event, event_to_dict
+from taciturn.embedded import model_path
 from taciturn.figures import Figure, ModelScore, ReleasedEvaluation
 from taciturn.planning.plan import AdapterPlan, PrivacyPlan, TrainingPlan
 from taciturn.report import PrivacyReport
@@ -80,7 +81,7 @@ def fit_files() -> dict[str, bytes]:
         "adapter_model.safetensors": safetensors(),
         "privacy_report.json": report().model_dump_json(indent=2).encode(),
         "tokenizer_config.json": b"{}",
-        "tokenizer.json": b'{"model": {}}',
+        "tokenizer.json": (model_path() / "tokenizer.json").read_bytes(),
     }
 
 

@@ -110,6 +110,24 @@ def test_datasets(fake: Fake, shell: Shell) -> None:
     assert "there is no dataset 'phee'" in shell("dataset", "show", "phee", code=1)
 
 
+@pytest.mark.parametrize("name", [(), ("phee",)])
+def test_a_synthetic_preview_needs_a_budget_and_no_more(
+    fake: Fake, shell: Shell, name: tuple[str, ...]
+) -> None:
+    shell("dataset", "synthesize", *name, "--epsilon", "1")
+    fit, written = fake.jobs.values()
+    asked = fit.request
+    assert (asked["model"], asked["text_field"], asked["target_epsilon"]) == (
+        "taciturn/tiny-medical",
+        "text",
+        1,
+    )
+    assert fake.synthetic["phee"].model_dump() == {"job": written.id, "column": "text"}
+    fake.datasets["other"] = fake.datasets["phee"].model_copy(update={"name": "other"})
+    assert "other, phee" in shell("dataset", "synthesize", "--epsilon", "1", code=1)
+    assert len(fake.jobs) == 2
+
+
 def test_terms(fake: Fake, shell: Shell) -> None:
     assert "epsilon=2" in shell(
         "grant", "add", "patients", "user:eve", "--epsilon", "2", "--delta", "1e-7"

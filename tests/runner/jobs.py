@@ -79,4 +79,5 @@ def fit_job(asked: RemoteFit, known: BaseModelFacts, rows: SourceRef) -> Assignm
 
 def assignment(asked: AnyRequest, job: str = "job_0000000000000001", **fields: Any) -> Assignment:
     """An assignment of any kind."""
-    return Assignment(job=job, attempt=1, lease=1, lease_s=30.0, request=asked, **fields)
+    shared = {"attempt": 1, "lease": 1, "lease_s": 30.0, "bucket_s": 0.0}
+    return Assignment(job=job, request=asked, **{**shared, **fields})

@@ -6,6 +6,7 @@ import json
 import shutil
 import struct
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -15,8 +16,12 @@ from safetensors.torch import save_file
 
 from runner.fake_gateway import FakeGateway
 from runner.jobs import facts, fit_job, notes, request, source, write
+from taciturn.engine.model import adapter
+from taciturn.engine.model.load import load_base
+from taciturn.runner import public_files
 from taciturn.runner.files import NotReleasableError, check
 from taciturn.runner.job import Runner
+from taciturn.spec import PerformanceSpec
 from taciturn.wire.artifacts import ALLOWED
 from taciturn.wire.jobs import JobKind
 
@@ -162,3 +167,51 @@ def test_every_file_of_the_list_has_a_check() -> None:
     from taciturn.runner.files import _CHECKS
 
     assert set(_CHECKS) == {name for kind in JobKind for name in ALLOWED[kind]}
+
+
+def test_what_is_the_bases_own_has_to_be(files: Path, tiny_llama: Path, tmp_path: Path) -> None:
+    kept = tmp_path / "kept"
+    public_files.keep(load_base(str(tiny_llama), PerformanceSpec()), kept)
+    public = {path.name for path in kept.iterdir()}
+    assert {"tokenizer.json", "tokenizer_config.json", "config.json"} <= public
+    for path in files.iterdir():
+        public_files.check(path, kept)
+    tokenizer = json.loads((files / "tokenizer.json").read_text())
+    tokenizer["model"]["vocab"]["Dupont"] = 7
+    (files / "tokenizer.json").write_text(json.dumps(tokenizer))
+    (files / "chat_template.jinja").write_text("{{ messages }} Dupont")
+    config = (kept / "config.json").read_text()
+    (files / "config.json").write_text(config.replace("llama", "Dupont"))
+    for name in ("tokenizer.json", "chat_template.jinja", "config.json"):
+        with pytest.raises(NotReleasableError, match=name) as caught:
+            public_files.check(files / name, kept)
+        assert "Dupont" not in str(caught.value)
+
+
+def test_a_tokenizer_that_learned_a_row_fails_the_fit(
+    tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The mutant: between reading and releasing, a text of the rows comes into the vocabulary."""
+    real = adapter.save
+
+    def careless(model: Any, tokenizer: Any, name: str, folder: Path) -> None:
+        tokenizer.add_tokens(["Dupont"])
+        real(model, tokenizer, name, folder)
+
+    monkeypatch.setattr(adapter, "save", careless)
+    rows = source(write(notes(), tmp_path / "notes.jsonl"))
+    known = facts(str(tiny_llama))
+    gateway = FakeGateway(fit_job(request(known.name), known, rows))
+    Runner(tmp_path / "root").run(gateway.client())
+    assert not gateway.outcome.succeeded
+    assert "tokenizer.json" not in gateway.files
+    assert all(b"Dupont" not in content for content in gateway.files.values())
+
+
+def test_a_full_fit_releases_its_configuration(tiny_llama: Path, tmp_path: Path) -> None:
+    rows = source(write(notes(), tmp_path / "notes.jsonl"))
+    known = facts(str(tiny_llama))
+    gateway = FakeGateway(fit_job(request(known.name, method="full", r=None), known, rows))
+    Runner(tmp_path / "root").run(gateway.client())
+    assert gateway.outcome.succeeded, gateway.incidents
+    assert {"config.json", "model.safetensors", "tokenizer.json"} <= set(gateway.files)

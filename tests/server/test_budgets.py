@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from hospital import Hospital, refused
+from hospital import Hospital, gaussian_steps, refused
 from taciturn.server.ledger import Anchor, statement, verify
 from taciturn.wire.identity import Role
 
@@ -175,3 +175,25 @@ def test_lists_go_by_pages(clinic: Hospital) -> None:
         assert pages(clinic, path, 2, "otto") == []
         for bad in ("limit=0", "limit=201", "cursor=x", "cursor=MQ", "cursor=bnVsbA"):
             refused(clinic.ask("ann", "GET", f"{path}?{bad}"), 422, "invalid")
+
+
+def test_when_a_block_is_charged_is_the_owners_to_see(hospital: Hospital) -> None:
+    spent(hospital)
+    book, event = hospital.gateway.ledger, gaussian_steps(10)
+    book.reserve(
+        "r-2", "job-2", namespace="patients", grants=["group:cardio"], event=event, hold_s=60
+    )
+    lease = book.acquire("a-2", "job-2", worker="w", lease_s=60)
+    before = hospital.ask("petra", "GET", "/budgets/patients").json()
+    grant = hospital.ask("petra", "GET", "/policies/patients/grants").json()
+    owners = hospital.ask("olga", "GET", "/budgets/patients").json()
+    for block in range(2):
+        book.charge(f"c-{block}", "job-2", lease.token, gaussian_steps(4))
+        assert hospital.ask("petra", "GET", "/budgets/patients").json() == before
+        assert hospital.ask("petra", "GET", "/policies/patients/grants").json() == grant
+        seen = hospital.ask("olga", "GET", "/budgets/patients").json()
+        assert seen["charged"] > owners["charged"]
+        assert seen["grants"] != owners["grants"]
+        owners = seen
+    book.commit("e-2", "job-2", lease.token)
+    assert hospital.ask("petra", "GET", "/budgets/patients").json()["charged"] == owners["charged"]

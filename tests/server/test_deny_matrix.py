@@ -6,10 +6,11 @@ route that doesn't fails here. Routes that are added are tested without a word i
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,15 +18,15 @@ from typing import Any
 import pytest
 from fastapi import APIRouter, Depends
 from fastapi.dependencies.models import Dependant
-from sqlalchemy import Engine, select
+from sqlalchemy import Engine, Row, select, update
 
 from reception import Reception, bearer
-from taciturn.server.access import Requires, any_worker, public, worker
+from taciturn.server.access import Requires, any_worker, public, scraper, worker
 from taciturn.server.app import create_app
 from taciturn.server.database import open_database
 from taciturn.server.documents import Operation, operations, unguarded
 from taciturn.server.identity.permissions import PERMISSIONS, Action
-from taciturn.server.tables import metadata
+from taciturn.server.tables import metadata, users
 from taciturn.wire.identity import Role
 
 ROLES = (*Role, None)
@@ -107,21 +108,26 @@ class Matrix:
         return answer.status_code
 
 
-def rows(engine: Engine) -> dict[str, int]:
-    """How many rows each table has, but for the audit log, which grows by what is refused."""
+def contents(engine: Engine) -> dict[str, str]:
+    """A digest of what each table holds, but for the audit log, which grows by what is refused."""
     with engine.connect() as connection:
         return {
-            name: len(connection.execute(select(table)).all())
+            name: _digest(connection.execute(select(table)).all())
             for name, table in metadata.tables.items()
             if name != "audit_log"
         }
+
+
+def _digest(rows: Sequence[Row[Any]]) -> str:
+    return hashlib.sha256("\n".join(sorted(repr(tuple(row)) for row in rows)).encode()).hexdigest()
 
 
 @pytest.fixture(scope="module")
 def matrix(migrated_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Matrix]:
     folder = tmp_path_factory.mktemp("matrix")
     shutil.copy(migrated_file, folder / "gateway.db")
-    reception = Reception(open_database(f"sqlite:///{folder / 'gateway.db'}"), folder)
+    engine = open_database(f"sqlite:///{folder / 'gateway.db'}")
+    reception = Reception(engine, folder, metrics_token="m" * 20)
     callers, ran = gathered(reception), list[str]()
 
     async def instead(*, dependant: Dependant, **_: Any) -> None:
@@ -143,7 +149,7 @@ def refused(matrix: Matrix, operation: Operation) -> list[str]:
         return names  # the worker among them is another job's
     if any_worker in operation.guards:
         return [name for name in names if name != "worker"]
-    return []
+    return names if scraper in operation.guards else []
 
 
 def test_every_route_says_who_may_come_in(matrix: Matrix) -> None:
@@ -157,17 +163,33 @@ def test_every_endpoint_is_one_that_the_spy_sees(matrix: Matrix) -> None:
 
 
 def test_who_may_not_is_refused_and_nothing_runs(matrix: Matrix) -> None:
-    before, wrong, asked = rows(matrix.reception.gateway.engine), [], 0
+    before, wrong, asked = contents(matrix.reception.gateway.engine), [], 0
     for operation in operations(matrix.reception.app):
         for caller in refused(matrix, operation):
             asked += 1
             status = matrix.ask(operation, caller)
-            expected = 401 if matrix.callers.status[caller] == 401 else 403
+            unknown = matrix.callers.status[caller] == 401 or scraper in operation.guards
+            expected = 401 if unknown else 403
             if status != expected or matrix.ran:
                 wrong.append((operation.method, operation.path, caller, status, *matrix.ran))
     assert wrong == []
     assert asked > 100
-    assert rows(matrix.reception.gateway.engine) == before
+    assert contents(matrix.reception.gateway.engine) == before
+
+
+def test_a_row_that_changes_is_seen(matrix: Matrix) -> None:
+    """The mutant: a refused request that changes a row, and adds and removes none."""
+    engine = matrix.reception.gateway.engine
+    before = contents(engine)
+    with engine.connect() as connection:
+        connection.execute(update(users).where(users.c.name == "nobody").values(disabled=True))
+        changed = {
+            name: _digest(connection.execute(select(table)).all())
+            for name, table in metadata.tables.items()
+            if name != "audit_log"
+        }
+        connection.rollback()
+    assert {name for name in before if changed[name] != before[name]} == {"users"}
 
 
 def test_every_refusal_is_on_record(matrix: Matrix) -> None:

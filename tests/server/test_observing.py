@@ -8,6 +8,7 @@ import logging
 import threading
 from collections.abc import Iterator
 from io import StringIO
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -218,14 +219,22 @@ def test_an_invalid_value_is_not_quoted(desk: Reception) -> None:
         assert f"'{CANARY}'" not in answer.text
 
 
-def test_figures_name_routes_and_nobody(desk: Reception) -> None:
+def test_figures_name_routes_and_nobody_and_are_for_who_scrapes(
+    desk: Reception, tmp_path: Path
+) -> None:
     ada = desk.person("ada-lovelace", Role.OWNER)
+    assert desk.client.get("/metrics", headers=bearer("p" * 20)).status_code == 404
+    desk = Reception(desk.gateway.engine, tmp_path, metrics_token="p" * 20)
     desk.client.get("/v1/users/ada-lovelace", headers=ada)
-    desk.client.get("/v1/self", headers=ada)
     desk.services.attend()
     desk.services.metrics.watch("taciturn_pods", "Pods.", "state", lambda: {"running": 2})
     desk.services.metrics.watch("taciturn_bad", "Fails.", "x", lambda: 1 / 0)  # type: ignore[arg-type, return-value]
-    figures = desk.client.get("/metrics").text
+    for wrong in ({}, bearer("q" * 20), ada, {"Authorization": "Basic " + "p" * 20}):
+        answer = desk.client.get("/metrics", headers=wrong)
+        assert (answer.status_code, answer.json()["code"]) == (401, "unauthenticated")
+    before = len(desk.recorded())
+    figures = desk.client.get("/metrics", headers=bearer("p" * 20)).text
+    assert len(desk.recorded()) == before
     assert 'route="/v1/users/{name}",status="403"} 1.0' in figures
     assert 'taciturn_pods{state="running"} 2.0' in figures
     assert 'taciturn_queue{queue="audit_log"}' in figures

@@ -17,14 +17,20 @@ from pathlib import Path
 
 import httpx
 import pytest
+from fastapi.testclient import TestClient
+from sqlalchemy import select, update
 from typer.testing import CliRunner
 
 from reception import Reception, bearer
 from taciturn.cli.main import app
 from taciturn.errors import SpecError
+from taciturn.server.app import create_app
 from taciturn.server.checking import check
-from taciturn.server.serving import first_admin
+from taciturn.server.serving import first_admin, recovered_admin
 from taciturn.server.settings import Settings
+from taciturn.server.starting import open_gateway
+from taciturn.server.storage import ObjectStore
+from taciturn.server.tables import audit_log, tokens, users
 
 RUNNER = CliRunner(env={"COLUMNS": "200"})
 
@@ -133,6 +139,60 @@ def test_of_many_gateways_that_start_at_once_one_makes_the_first_admin(
     assert len(tokens) == 1
     me = reception.client.get("/v1/self", headers=bearer(tokens[0])).json()
     assert (me["name"], me["roles"]) == ("admin", ["admin"])
+
+
+def test_a_lost_admin_is_let_in_again_on_the_machine_and_on_record(tmp_path: Path) -> None:
+    environment = {"TACITURN_DATA_DIR": str(tmp_path)}
+    first = first_admin(open_gateway(Settings(data_dir=tmp_path)))
+    assert first is not None
+    gateway = open_gateway(Settings(data_dir=tmp_path))
+    with gateway.engine.begin() as connection:
+        connection.execute(update(users).values(disabled=True, roles="owner"))
+    result = RUNNER.invoke(app, ["serve", "--new-admin-token"], env=environment)
+    assert result.exit_code == 0, result.output
+    found = re.findall(r"tac_[0-9a-z]{20}_[\w-]+", result.output)
+    assert len(found) == 1
+    client = TestClient(create_app(gateway))
+    me = client.get("/v1/self", headers=bearer(found[0])).json()
+    assert (me["name"], me["roles"]) == ("admin", ["admin"])
+    assert client.get("/v1/self", headers=bearer(first)).status_code == 401
+    with gateway.engine.connect() as connection:
+        row = connection.execute(select(audit_log).order_by(audit_log.c.id)).first()
+        kept = connection.execute(select(tokens.c.id).where(tokens.c.name == "recovery")).scalar()
+    assert row is not None
+    assert (row.actor, row.action, row.resource) == ("operator", "admin:recover", "users/admin")
+    assert json.loads(row.details) == {"token": kept}
+    assert found[0] not in str(row)
+
+
+def test_a_new_admin_token_does_without_a_first_start(reception: Reception) -> None:
+    """Also where the user is not there, and on both databases."""
+    token = recovered_admin(reception.gateway)
+    me = reception.client.get("/v1/self", headers=bearer(token)).json()
+    assert (me["name"], me["roles"]) == ("admin", ["admin"])
+    assert reception.recorded()[0].action == "admin:recover"
+
+
+def test_the_check_uses_the_store_that_serves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A store that takes files and cannot rename them, as some object stores' rights have it."""
+    settings = Settings(data_dir=tmp_path, storage_url=f"file://{tmp_path / 'store'}")
+    assert all(finding.fine for finding in check(settings) if finding.what == "storage")
+    left = [path for path in (tmp_path / "store").rglob("*") if path.is_file()]
+    assert left == []
+
+    def refused(*_: object, **__: object) -> None:
+        raise PermissionError("no renaming")
+
+    monkeypatch.setattr("fsspec.implementations.local.LocalFileSystem.mv", refused)
+    monkeypatch.setattr("fsspec.spec.AbstractFileSystem.mv", refused)
+    (problem,) = [each for each in check(settings) if each.what == "storage"]
+    assert "PermissionError" in problem.found
+    monkeypatch.setattr(ObjectStore, "put", lambda *_: None)
+    monkeypatch.setattr(ObjectStore, "get", lambda *_: iter([b"stale"]))
+    (problem,) = [each for each in check(settings) if each.what == "storage"]
+    assert "other bytes" in problem.found
 
 
 @pytest.mark.parametrize(

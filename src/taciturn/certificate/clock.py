@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 _FORM = "%Y-%m-%dT%H:%M:%SZ"
 
@@ -10,6 +10,13 @@ _FORM = "%Y-%m-%dT%H:%M:%SZ"
 def now() -> datetime:
     """The present, in whole seconds."""
     return datetime.now(UTC).replace(microsecond=0)
+
+
+def next_minute() -> datetime:
+    """The end of this minute: what is issued now says so. When a fit was done to the second would
+    say how long its steps took, and so how many units they drew."""
+    moment = now()
+    return moment + timedelta(seconds=-moment.second % 60)
 
 
 def time_text(moment: datetime) -> str:

@@ -14,7 +14,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from taciturn._version import __version__
-from taciturn.certificate.clock import now, time_text
+from taciturn.certificate.clock import next_minute, time_text
 from taciturn.certificate.envelope import Envelope, pae
 from taciturn.certificate.files import AUDIT, CERTIFICATE, REPORT, digests, model_files
 from taciturn.certificate.keys import TrustedKey, keyid
@@ -63,7 +63,7 @@ def issue(
         SigningKeyError: the signer fails.
         OutputError: the file cannot be written.
     """
-    statement = statement_for(folder, audit=audit, moment=moment or now())
+    statement = statement_for(folder, audit=audit, moment=moment or next_minute())
     guarantee = statement.predicate.guarantee
     check_epsilon(guarantee.dp_event, guarantee.epsilon, guarantee.delta)
     _write(folder / CERTIFICATE, seal(statement, signer))

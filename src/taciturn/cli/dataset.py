@@ -80,14 +80,28 @@ def select(
 
 @app.command()
 def synthesize(
-    name: Name,
     epsilon: Annotated[float, typer.Option(help="What the preview costs, once for all.")],
-    model: Annotated[str, typer.Option(help="Base model that learns to write the rows.")],
-    column: Annotated[str, typer.Option(help="Text column that is written.")] = "text",
+    name: Annotated[
+        str | None, typer.Argument(help="Dataset; default: the one that you own.")
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="Base model that learns to write the rows; default: the smallest allowed one."
+        ),
+    ] = None,
+    column: Annotated[
+        str | None,
+        typer.Option(help="Text column that is written; default: text, or the only one."),
+    ] = None,
     n: Annotated[int, typer.Option("-n", "--n", help="Rows to write.")] = 50,
 ) -> None:
     """Replace the mock preview by rows written with differential privacy; for owners, paid for."""
+    from taciturn.sdk.synthetic_preview import chosen_dataset
+
     with connected() as client:
+        if name is None:
+            name = chosen_dataset(client.list_datasets(), client.whoami().name)
         data = client.synthesize_preview(
             name, epsilon=epsilon, model=model, column=column, n=n, progress=True
         )

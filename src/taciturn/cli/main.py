@@ -443,6 +443,12 @@ def serve(
     migrate: Annotated[
         bool, typer.Option("--migrate", help="Bring the database to this version, and end.")
     ] = False,
+    new_admin_token: Annotated[
+        bool,
+        typer.Option(
+            "--new-admin-token", help="Where the first one was lost: print another one, and end."
+        ),
+    ] = False,
 ) -> None:
     """Serve the gateway: private data stays here. Each option is also a variable TACITURN_*."""
     from taciturn.cli.serve import run_serve
@@ -456,7 +462,7 @@ def serve(
         "public_url": public_url,
         "launcher": launcher,
     }
-    run_serve(given, check=check, migrate=migrate)
+    run_serve(given, check=check, migrate=migrate, new_admin_token=new_admin_token)
 
 
 @app.command()

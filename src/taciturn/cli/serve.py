@@ -14,8 +14,11 @@ if TYPE_CHECKING:
     from taciturn.server.settings import Settings
 
 
-def run_serve(given: dict[str, Any], *, check: bool, migrate: bool) -> None:
-    """Serve, check or migrate, with settings of the environment and those given here.
+def run_serve(
+    given: dict[str, Any], *, check: bool, migrate: bool, new_admin_token: bool = False
+) -> None:
+    """Serve, check, migrate, or let the administrator in again; settings come from the environment
+    and from here.
 
     Raises:
         SpecError: a setting is not valid.
@@ -27,6 +30,8 @@ def run_serve(given: dict[str, Any], *, check: bool, migrate: bool) -> None:
         _check(settings)
     elif migrate:
         _migrate(settings)
+    elif new_admin_token:
+        _recover(settings)
     else:
         _serve(settings)
 
@@ -82,6 +87,17 @@ def _check(settings: Settings) -> None:
             console.print(f"{finding.what}: {finding.remedy}", markup=False, soft_wrap=True)
     if not all(finding.fine for finding in findings):
         raise typer.Exit(1)
+
+
+def _recover(settings: Settings) -> None:
+    from taciturn.server.serving import recovered_admin
+    from taciturn.server.starting import open_gateway
+
+    token = recovered_admin(open_gateway(settings))
+    typer.echo(
+        "A token of the user `admin`, shown this once and valid for a day. Those that they had "
+        f"before are revoked, and the audit log says so:\n\n    {token}\n"
+    )
 
 
 def _migrate(settings: Settings) -> None:

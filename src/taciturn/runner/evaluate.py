@@ -26,7 +26,8 @@ class _GatewaysLedger:
         """Nothing to refuse here: the gateway has reserved it, under the dataset's own unit."""
 
     def charge(self, step: PrivateStep, fingerprint: str) -> None:
-        """Called before the noise is drawn."""
+        """Called before the noise is drawn, once all rows were read and judged."""
+        self.task.rows_are_read()
         self.task.charge(0, 1)
 
     def keep(self, found: ReleasedEvaluation | ReleasedDownstream) -> None:
@@ -61,5 +62,6 @@ def _private(
         raise SpecError("the evaluation is private, and its assignment has no release")
     rows = declared(source, data, plan.n_units)
     spec = with_owners_terms(request.evaluate_spec(), source, data)
+    task.pace.begin()
     budget = Budget(plan.epsilon, plan.delta, plan.noise_multiplier)
     assessment.evaluate(subject, rows, spec, None, budget)

@@ -27,6 +27,7 @@ from taciturn.engine.training.loop import Blocks, Interrupted, Progress
 from taciturn.engine.training.processes import all_processes, tell, together
 from taciturn.errors import OutputError, SpecError
 from taciturn.planning.plan import TrainingPlan
+from taciturn.runner import public_files
 from taciturn.runner.data import declared, with_owners_terms
 from taciturn.runner.task import Task
 from taciturn.runner.workspace import newest_step, released
@@ -50,7 +51,12 @@ def run(task: Task, request: RemoteFit) -> None:
     task.stage(Stage.RELEASING)
     for path in released(task.workspace.output):
         task.pulse.check()
+        public_files.check(path, _of_base(task))
         task.door.file(path)
+
+
+def _of_base(task: Task) -> Path:
+    return task.workspace.made("base")
 
 
 def take_part(assignment: Assignment, output: Path) -> None:
@@ -69,23 +75,27 @@ class _Part:
     """What a process does besides the fit itself: rank 0 all of it, the others none.
 
     Attributes:
-        begin: makes the workspace ready; whether there is a run in it to go on with.
+        begin: makes the workspace ready, before a row is read; whether there is a run in it to go
+            on with.
         allow: has a block charged.
     """
 
     stage: Callable[[Stage], None] = lambda stage: None
-    begin: Callable[[], bool] = lambda: False
+    begin: Callable[[LoadedModel], bool] = lambda base: False
     allow: Callable[[int, int], None] = lambda first_step, steps: None
     observer: Observer = field(default_factory=Observer)
     signer: Signer | None = None
 
 
 def _train(task: Task, request: RemoteFit) -> None:
-    def begin() -> bool:
+    def begin(base: LoadedModel) -> bool:
+        public_files.keep(base, _of_base(task))
         _restore(task)
+        task.pace.begin()
         return task.workspace.resumable()
 
     def on_plan(made: TrainingPlan) -> None:
+        task.rows_are_read()
         task.door.plan(made)
         task.stage(Stage.TRAINING)
 
@@ -120,7 +130,7 @@ def _fit(assignment: Assignment, request: RemoteFit, output: Path, part: _Part) 
             part.stage(Stage.LOADING)
             base = load_base(request.model, spec)
             check_facts(base, assignment.base_model)
-            begun = part.begin()
+            begun = part.begin(base)
             part.stage(Stage.RESUMED if begun else Stage.READING)
         fit(
             base,

@@ -16,6 +16,7 @@ from taciturn.runner.client import GatewayClient, RefusedError, UnreachableError
 from taciturn.runner.door import Door
 from taciturn.runner.failures import failure_code
 from taciturn.runner.models import FittedModel
+from taciturn.runner.pace import Pace
 from taciturn.runner.peers import Peers
 from taciturn.runner.pulse import CancelledError, Pulse, give_up_nothing
 from taciturn.runner.task import Task
@@ -79,12 +80,13 @@ class Runner:
         """One job, from assignment to outcome; the model, if it may be sampled from again."""
         door = Door(client, assignment.request.kind)
         kept: FittedModel | None = None
+        pace = Pace(assignment.bucket_s)
         with Pulse(client, door, assignment.lease_s, self.when_fenced) as pulse:
             try:
                 workspace = Workspace.of(self.root, assignment.job)
                 door.printed, door.forbidden = workspace.printed, (str(workspace.folder),)
                 self.prints_to(workspace.printed)
-                kept = do(self._task(assignment, client, door, pulse, workspace, model))
+                kept = do(self._task(assignment, client, door, pulse, pace, workspace, model))
                 door.succeeded()
             # Nothing is wrong with the job: the next worker goes on with it.
             except (FencedError, UnreachableError, KeyboardInterrupt, LostProcessError):
@@ -92,6 +94,9 @@ class Runner:
             except CancelledError:
                 door.cancelled()
             except BaseException as error:
+                # When a row has broken something is not to be seen either.
+                with suppress(CancelledError):
+                    pace.end(pulse.check)
                 _say_failed(door, error)
         # The outcome is known; what cannot be removed is the owner's to remove.
         with suppress(OSError, TaciturnError):
@@ -107,11 +112,14 @@ class Runner:
         client: GatewayClient,
         door: Door,
         pulse: Pulse,
+        pace: Pace,
         workspace: Workspace,
         model: FittedModel | None,
     ) -> Task:
         vault = self._vault(assignment)
-        return Task(assignment, client, door, pulse, workspace, self.root, model, vault, self.peers)
+        return Task(
+            assignment, client, door, pulse, pace, workspace, self.root, model, vault, self.peers
+        )
 
     def _vault(self, assignment: Assignment) -> JobVault | None:
         """Of the kinds of jobs that have something in it."""

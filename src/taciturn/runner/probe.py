@@ -17,10 +17,12 @@ def run(task: Task, request: RemoteProbe) -> None:
     if source is None:
         raise SpecError("the job is a probe, and its assignment has no source")
     task.stage(Stage.READING)
+    task.pace.begin()
     rows = open_rows(source.source)
     columns = tuple(ColumnView(name=field.name, type=str(field.type)) for field in rows.schema)
     for _ in with_unit(rows, source.unit, []).batches:
         task.pulse.check()
+    task.rows_are_read()
     path = task.workspace.made("results") / "schema.json"
     path.write_text(SchemaFile(columns=columns).model_dump_json())
     task.door.file(path)

@@ -8,6 +8,7 @@ from pathlib import Path
 from taciturn.runner.client import GatewayClient
 from taciturn.runner.door import Door
 from taciturn.runner.models import FittedModel, open_model
+from taciturn.runner.pace import Pace
 from taciturn.runner.peers import Peers
 from taciturn.runner.pulse import Pulse
 from taciturn.runner.vault import JobVault
@@ -31,6 +32,7 @@ class Task:
     client: GatewayClient
     door: Door
     pulse: Pulse
+    pace: Pace
     workspace: Workspace
     root: Path
     model: FittedModel | None = None
@@ -41,6 +43,10 @@ class Task:
         """Say that something begins, unless the work must stop."""
         self.pulse.check()
         self.door.stage(stage)
+
+    def rows_are_read(self) -> None:
+        """A stage that reads rows is over: wait for the next public boundary."""
+        self.pace.end(self.pulse.check)
 
     def fitted(self) -> FittedModel:
         """The fitted model that the job needs."""

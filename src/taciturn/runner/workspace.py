@@ -27,6 +27,7 @@ class Workspace:
     What is in it:
         output/             what the engine wrote: the released files, and `private/` below it
         output.complete     the released files are all there
+        base/               tokenizer and configuration as the base model has them
         models/             fitted models that the job needs
         results/            files of other kinds of jobs
     """

@@ -18,6 +18,7 @@ from taciturn.sdk.job import Job
 from taciturn.sdk.listing import Listing
 from taciturn.sdk.model import RemoteModel
 from taciturn.sdk.requests import asked, request
+from taciturn.sdk.synthetic_preview import chosen_column, chosen_model
 from taciturn.sdk.transport import Patience, Transport, new_key
 from taciturn.spec import FitFields
 from taciturn.wire.datasets import (
@@ -186,8 +187,8 @@ class Client:
         name: str,
         *,
         epsilon: float,
-        model: str,
-        column: str,
+        model: str | None = None,
+        column: str | None = None,
         n: int = 50,
         progress: bool | None = None,
         **fields: Unpack[FitFields],
@@ -197,11 +198,18 @@ class Client:
         Fits `model` on one column, which is paid for once, and keeps `n` texts that it writes.
 
         Args:
-            column: the text column that the texts stand for.
+            model: base model; default: the smallest one that the policy allows.
+            column: the text column that the texts stand for; default: `text`, or the only one
+                besides the unit's.
             fields: of the fit, besides its epsilon and text.
         """
+        data = self.dataset(name)
+        if column is None:
+            column = chosen_column(data.view.columns, data.view.unit)
+        if model is None:
+            model = chosen_model(self.base_models(), self.policy(data.view.namespace).models)
         fields["text_field"], fields["target_epsilon"] = column, epsilon
-        fitted = self.dataset(name).fit(model, name=f"preview of {name}", **fields)
+        fitted = data.fit(model, name=f"preview of {name}", **fields)
         written = fitted.fitted(progress=progress).start_synthesis(n).wait(progress=progress)
         body = {"job": written.id, "column": column}
         self.transport.send("PUT", f"datasets/{name}/preview/synthetic", body=body)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hmac
 from collections.abc import Callable, Iterator
 from typing import Annotated, Any
 
@@ -69,7 +70,23 @@ async def any_worker(request: Request) -> WorkerPrincipal:
 
 async def public(request: Request) -> None:
     """A dependency that says: anybody may ask this, and it is not on record. Every route has this
-    one, `entrance`, `worker` or a `Requires`; a test sees to it."""
+    one, `entrance`, `scraper`, `worker` or a `Requires`; a test sees to it."""
+    request.state.unrecorded = True
+
+
+async def scraper(request: Request) -> None:
+    """A dependency of `/metrics`: whoever shows the token that the operator has set for it. How
+    many jobs there are, and how long answers take, is nobody else's business."""
+    request.state.action = "metrics:read"
+    wanted = services_of(request).gateway.settings.metrics_token
+    if wanted is None:
+        raise ProblemError(
+            "not_found", "figures are shown to nobody: TACITURN_METRICS_TOKEN is not set"
+        )
+    scheme, _, given = request.headers.get("authorization", "").partition(" ")
+    known = wanted.get_secret_value().encode()
+    if scheme.lower() != "bearer" or not hmac.compare_digest(given.strip().encode(), known):
+        raise unauthenticated()
     request.state.unrecorded = True
 
 
@@ -78,13 +95,13 @@ async def entrance() -> None:
 
 
 Guard = Requires | Callable[..., Any]
+_OTHERS = (worker, any_worker, public, entrance, scraper)
 
 
 def guards(dependant: Dependant) -> Iterator[Guard]:
-    """Who may come in, as a route's dependencies say: a Requires, `worker`, `any_worker`, `public`
-    or `entrance`."""
+    """Who may come in, as a route's dependencies say: a Requires, or one of the functions above."""
     for each in dependant.dependencies:
-        if isinstance(each.call, Requires) or each.call in (worker, any_worker, public, entrance):
+        if isinstance(each.call, Requires) or each.call in _OTHERS:
             yield each.call
         yield from guards(each)
 

@@ -28,7 +28,7 @@ from taciturn.server.moments import moment
 from taciturn.server.problems import ProblemError
 from taciturn.server.storage import Store
 from taciturn.server.storage.port import CHUNK_BYTES
-from taciturn.server.tables import artifacts, jobs
+from taciturn.server.tables import artifacts, base_models, jobs
 from taciturn.wire.artifacts import ALLOWED
 from taciturn.wire.jobs import JobKind, JobState
 from taciturn.wire.results import FileView
@@ -89,7 +89,8 @@ class Artifacts:
         if name in WRITTEN_HERE and kind is JobKind.FIT:
             return
         try:
-            contents.check(kind, name, path, json.loads(job.request))
+            request = json.loads(job.request)
+            contents.check(kind, name, path, request, self._vocabulary(request.get("model")))
         except contents.RefusedError as error:
             raise _refused(job, str(error)) from None
         self._take(worker, lease, name, lambda: _pieces(path))
@@ -149,6 +150,11 @@ class Artifacts:
         of_job = delete(artifacts).where(artifacts.c.job_id == job_id)
         self.gateway.write(lambda connection: connection.execute(of_job))
 
+    def _vocabulary(self, base_model: str | None) -> int | None:
+        """Of a base model, as declared; None for what is no base model's name."""
+        wanted = select(base_models.c.vocabulary).where(base_models.c.name == base_model)
+        return self.gateway.read(lambda connection: connection.scalar(wanted))
+
     def _row(self, job_id: str, name: str) -> Row[Any] | None:
         wanted = select(artifacts).where(artifacts.c.job_id == job_id, artifacts.c.name == name)
         return self.gateway.read(lambda connection: connection.execute(wanted).first())
@@ -168,7 +174,7 @@ class Artifacts:
             "size_bytes": size_bytes,
             "sha256": sha256,
             "content": b"".join(pieces()).decode() if name in DOCUMENTS else None,
-            "created_at_ms": self.gateway.now_ms(),
+            "created_at_ms": self.gateway.tick_ms(),
         }
 
         def record(connection: Connection) -> None:

@@ -49,9 +49,13 @@ class Budgets:
         return self.view(policy, caller)
 
     def view(self, policy: Policy, caller: Principal) -> BudgetView:
-        """The balance as the ledger has it, never as the policy would have it."""
+        """The balance as the ledger has it, never as the policy would have it. Of jobs that run,
+        owner and auditors see each charge; to others it counts as held until the job is over."""
         rows = self.gateway.read(lambda connection: self.grants.rows(connection, policy, caller))
-        found = ledger.statement(self.gateway.engine, self.gateway.seal_key, policy.namespace)
+        everything = sees_all(policy, caller)
+        found = ledger.statement(
+            self.gateway.engine, self.gateway.seal_key, policy.namespace, settled=not everything
+        )
         return BudgetView(
             namespace=policy.namespace,
             epsilon=found.budget.epsilon,
@@ -59,7 +63,7 @@ class Budgets:
             charged=found.budget.charged,
             taken=found.budget.taken,
             exceptions=found.exceptions,
-            grants=tuple(self.grants.views(policy.namespace, rows)),
+            grants=tuple(self.grants.views(policy.namespace, rows, settled=not everything)),
         )
 
 

@@ -1,7 +1,7 @@
 """`taciturn serve --check`: can a gateway with these settings serve? If not, what to do about it.
 
-Looks, and changes nothing: no table is made, no key, no token; of the store, one empty probe is
-written and removed.
+Looks, and changes nothing: no table is made, no key, no token; of the store, one small probe is
+written, read and removed.
 """
 
 from __future__ import annotations
@@ -18,13 +18,14 @@ from pathlib import Path
 from sqlalchemy import Engine, text
 
 from taciturn.errors import TaciturnError
-from taciturn.filesystem import open_filesystem
 from taciturn.server import schema
 from taciturn.server.database import open_database, transact
 from taciturn.server.ledger import SealKey, namespaces, statement
 from taciturn.server.settings import Settings
+from taciturn.server.storage import open_store
 
 MAX_SKEW_S = 5.0
+_PROBE = b"taciturn"
 _RELEASED = datetime.fromisoformat("2025-01-01T00:00:00+00:00")
 
 
@@ -83,24 +84,33 @@ def _login(settings: Settings) -> Iterator[Finding]:
 
 
 def _storage(settings: Settings) -> Finding:
-    url = settings.storage_url
-    if url is None:
+    """What the gateway does with a file, by the same store: written, renamed, read, removed."""
+    url, key = settings.storage_url, f"jobs/check-{uuid.uuid4().hex}"
+    if url is None and not (settings.data_dir / "files" / "jobs").is_dir():
         return Finding("storage", "files in the data folder")
     try:
-        filesystem, path = open_filesystem(url)
-        probe = f"{path.rstrip('/')}/.check-{uuid.uuid4().hex}"
-        filesystem.makedirs(path, exist_ok=True)
-        with filesystem.open(probe, "wb") as file:
-            file.write(b"")
-        filesystem.rm_file(probe)
+        store = open_store(settings)
+        try:
+            store.put(key, [_PROBE], len(_PROBE))
+            read = b"".join(store.get(key))
+        finally:
+            store.delete(key)
     except Exception as error:
         return Finding(
             "storage",
-            f"{url} cannot be written ({type(error).__name__})",
+            f"{url or 'the data folder'} cannot be written and read ({type(error).__name__})",
             "check TACITURN_STORAGE_URL, the store's endpoint and the credentials in the "
-            "environment",
+            "environment"
+            if url
+            else "check room and rights of the data folder",
         )
-    return Finding("storage", f"{url} can be written")
+    if read != _PROBE:
+        return Finding(
+            "storage",
+            f"{url or 'the data folder'} gives other bytes than were written",
+            "look for what stands between the gateway and its store, such as a cache",
+        )
+    return Finding("storage", f"{url or 'files in the data folder'}: written and read")
 
 
 def _launcher(settings: Settings) -> Finding:

@@ -24,6 +24,7 @@ from taciturn.certificate.statement import Statement
 from taciturn.errors import CertificateError
 from taciturn.figures import ReleasedEvaluation, ReleasedFigures
 from taciturn.report import Audit, PrivacyReport
+from taciturn.server.tokenizers import check_tokenizer
 from taciturn.wire.datasets import SchemaFile
 from taciturn.wire.jobs import JobKind
 from taciturn.wire.results import SampleLine
@@ -48,7 +49,9 @@ _DTYPE_BITS = {
     "BOOL": 8,
 }
 _CONFIG_KEY = re.compile(r"^[A-Za-z0-9_.\-]{1,200}$")
-_CONFIG_TEXT_CHARS, _CONFIG_DEPTH = 400, 6
+_CONFIG_WORD = re.compile(r"^\S{0,300}$")  # a path, a pattern of layers, a special token
+_CONFIG_DEPTH = 6
+_TOKEN_CHARS, _TEMPLATE_CHARS = 256, 200_000
 _SYNTHETIC_COLUMNS = frozenset({"text", "label", "prompt", "policy"})
 _SYNTHETIC_METADATA = frozenset({b"taciturn", b"ARROW:schema"})
 
@@ -57,17 +60,26 @@ class RefusedError(Exception):
     """The file is not of its kind; the word says in what respect, and quotes nothing."""
 
 
-def check(kind: JobKind, name: str, path: Path, request: Mapping[str, Any]) -> None:
+def check(
+    kind: JobKind,
+    name: str,
+    path: Path,
+    request: Mapping[str, Any],
+    vocabulary: int | None = None,
+) -> None:
     """Raise RefusedError unless the file at `path` is what a job of this kind may release.
 
     Args:
         request: what was asked for: the file must not hold more.
+        vocabulary: of a fit's base model, as declared.
     """
     checks = _CHECKS[kind].get(name)
     if checks is None:
         raise RefusedError("name")
     try:
         checks(path, request)
+        if name == "tokenizer.json":
+            check_tokenizer(plain_json(path.read_bytes()), request["model"], vocabulary)
     except RefusedError:
         raise
     except (ValidationError, CertificateError, UnicodeDecodeError, json.JSONDecodeError):
@@ -120,7 +132,7 @@ def _certificate(path: Path, _: Mapping[str, Any]) -> None:
 
 
 def _config(path: Path, _: Mapping[str, Any]) -> None:
-    """A configuration: names, numbers, short words; no room for a text."""
+    """A configuration: names, numbers, single words; no room for a text."""
     value = plain_json(path.read_bytes())
     if not isinstance(value, dict):
         raise RefusedError("format")
@@ -130,8 +142,8 @@ def _config(path: Path, _: Mapping[str, Any]) -> None:
 def _plain(value: Any, depth: int) -> None:
     if depth == 0:
         raise RefusedError("depth")
-    if isinstance(value, str) and (len(value) > _CONFIG_TEXT_CHARS or "\n" in value):
-        raise RefusedError("long_text")
+    if isinstance(value, str) and not _CONFIG_WORD.match(value):
+        raise RefusedError("text")
     if isinstance(value, dict):
         if not all(_CONFIG_KEY.match(key) for key in value):
             raise RefusedError("field_name")
@@ -141,14 +153,56 @@ def _plain(value: Any, depth: int) -> None:
             _plain(item, depth - 1)
 
 
+def _tokenizer_config(path: Path, _: Mapping[str, Any]) -> None:
+    """A configuration, too; special tokens may hold blanks, and a chat template may be in it."""
+    value = plain_json(path.read_bytes())
+    if not isinstance(value, dict):
+        raise RefusedError("format")
+    template = value.pop("chat_template", "{{ messages }}")
+    for each in [template] if isinstance(template, str) else _templates(template):
+        _is_template(each)
+    _tokens(value, _CONFIG_DEPTH)
+
+
+def _templates(value: Any) -> list[str]:
+    """Several of them, by name."""
+    return (
+        [value[name] for name in value]
+        if isinstance(value, dict)
+        else [each["template"] for each in value]
+    )
+
+
+def _tokens(value: Any, depth: int) -> None:
+    if isinstance(value, str):
+        if len(value) > _TOKEN_CHARS:
+            raise RefusedError("text")
+        return
+    if depth == 0:
+        raise RefusedError("depth")
+    if isinstance(value, dict):
+        if not all(_CONFIG_KEY.match(key) for key in value):
+            raise RefusedError("field_name")
+        value = list(value.values())
+    if isinstance(value, list):
+        for item in value:
+            _tokens(item, depth - 1)
+
+
 def _json(path: Path, _: Mapping[str, Any]) -> None:
-    """Of a tokenizer: whatever its base model's vocabulary says."""
+    """One object; `check` reads a tokenizer's more closely."""
     if not isinstance(plain_json(path.read_bytes()), dict):
         raise RefusedError("format")
 
 
-def _text(path: Path, _: Mapping[str, Any]) -> None:
-    path.read_text(encoding="utf-8")
+def _template(path: Path, _: Mapping[str, Any]) -> None:
+    _is_template(path.read_text(encoding="utf-8"))
+
+
+def _is_template(text: Any) -> None:
+    """Something that writes messages; that it is the base model's is seen by the worker."""
+    if not isinstance(text, str) or len(text) > _TEMPLATE_CHARS or "messages" not in text:
+        raise RefusedError("template")
 
 
 def _adapter(path: Path, _: Mapping[str, Any]) -> None:
@@ -219,9 +273,9 @@ _CHECKS: Mapping[JobKind, Mapping[str, _Check]] = MappingProxyType(
             "generation_config.json": _config,
             "model.safetensors": _weights,
             "tokenizer.json": _json,
-            "tokenizer_config.json": _json,
-            "special_tokens_map.json": _json,
-            "chat_template.jinja": _text,
+            "tokenizer_config.json": _tokenizer_config,
+            "special_tokens_map.json": _tokenizer_config,
+            "chat_template.jinja": _template,
             "privacy_report.json": _as(PrivacyReport),
             "certificate.json": _certificate,
             "evaluations.json": _as(ReleasedFigures),

@@ -15,7 +15,7 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from fastapi.routing import APIRoute, RouteContext, iter_route_contexts
 
-from taciturn.server.access import Guard, Requires, any_worker, guards, worker
+from taciturn.server.access import Guard, Requires, any_worker, guards, scraper, worker
 from taciturn.server.identity.permissions import PERMISSIONS
 from taciturn.server.problems import CODES, MEDIA_TYPE
 from taciturn.wire.openai import OpenAIError
@@ -31,7 +31,7 @@ _REFERENCE = "#/components/schemas/{model}"
 OPENAI_TAG = "OpenAI"
 """Of the routes whose errors have OpenAI's shape, but for those that never reach a route."""
 
-_WORKERS = (worker, any_worker)
+_WORKERS = (worker, any_worker, scraper)  # whose tokens are no person's
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
@@ -43,6 +44,12 @@ class Gateway:
     def now_ms(self) -> int:
         """Milliseconds since 1970."""
         return round(self.clock().timestamp() * 1000)
+
+    def tick_ms(self) -> int:
+        """The next tick of the public clock, or now if it is one: what depends on rows and happens
+        now is shown then."""
+        tick_ms = self.settings.tick_s * 1000
+        return math.ceil(math.ceil(self.now_ms() / tick_ms) * tick_ms)
 
     def read(self, work: Callable[[Connection], T]) -> T:
         """Run a query in a read-only transaction."""

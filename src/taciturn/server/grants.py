@@ -84,37 +84,38 @@ class Grants:
     def read(self, namespace: str, holder: str, caller: Principal) -> GrantView:
         """One grant, to the namespace's owner, auditors, and its holder."""
 
-        def work(connection: Connection) -> Row[Any]:
+        def work(connection: Connection) -> tuple[Row[Any], bool]:
             policy = self.policies.visible(connection, namespace, caller)
-            row = _row(connection, namespace, holder)
-            if row is None or not (sees_all(policy, caller) or holder in caller.holders):
+            row, everything = _row(connection, namespace, holder), sees_all(policy, caller)
+            if row is None or not (everything or holder in caller.holders):
                 raise _no_grant(namespace, holder)
-            return row
+            return row, everything
 
-        row = self.gateway.read(work)
-        return self.views(namespace, [row])[0]
+        row, everything = self.gateway.read(work)
+        return self.views(namespace, [row], settled=not everything)[0]
 
     def page(
         self, namespace: str, caller: Principal, after: str, fetch: int
     ) -> Sequence[GrantView]:
         """The grants of a namespace by holder; practitioners see their own only."""
 
-        def work(connection: Connection) -> list[Row[Any]]:
+        def work(connection: Connection) -> tuple[list[Row[Any]], bool]:
             policy = self.policies.visible(connection, namespace, caller)
             query = self._query(namespace, policy, caller).where(grant_terms.c.holder > after)
-            return list(connection.execute(query.limit(fetch)))
+            return list(connection.execute(query.limit(fetch))), sees_all(policy, caller)
 
-        return self.views(namespace, self.gateway.read(work))
+        rows, everything = self.gateway.read(work)
+        return self.views(namespace, rows, settled=not everything)
 
     def rows(self, connection: Connection, policy: Policy, caller: Principal) -> list[Row[Any]]:
         """The grants of a namespace that the caller may see."""
         return list(connection.execute(self._query(policy.namespace, policy, caller)))
 
-    def views(self, namespace: str, rows: Sequence[Row[Any]]) -> list[GrantView]:
-        """Terms from the rows, balances from the ledger."""
+    def views(self, namespace: str, rows: Sequence[Row[Any]], *, settled: bool) -> list[GrantView]:
+        """Terms from the rows, balances from the ledger; `settled` as in `ledger.statement`."""
         if not rows:
             return []
-        found = statement(self.gateway.engine, self.gateway.seal_key, namespace)
+        found = statement(self.gateway.engine, self.gateway.seal_key, namespace, settled=settled)
         return [_view(row, found.grants.get(row.holder)) for row in rows]
 
     def resume(self) -> None:

@@ -61,7 +61,7 @@ class Models:
                 base_model=report.base_model,
                 report=report.model_dump_json(),
                 policy=policy,
-                created_at_ms=self.gateway.now_ms(),
+                created_at_ms=self.gateway.tick_ms(),
             )
         )
         return {"model_id": model_id, "policy": policy}
@@ -151,7 +151,10 @@ class Models:
 
 def no_model(model_id: str) -> ProblemError:
     """What is said where there is none, or none that the caller may know of."""
-    return ProblemError("not_found", f"there is no model {model_id!r}, or it is not yours")
+    return ProblemError(
+        "not_found",
+        f"there is no model {model_id!r}, or it is not yours; `taciturn model list` has yours",
+    )
 
 
 def _differences(report: PrivacyReport, job: Row[Any]) -> tuple[str, ...]:

@@ -105,7 +105,10 @@ class Results:
 
 def no_job(job_id: str) -> ProblemError:
     """What is said where there is none, or none that the caller may know of."""
-    return ProblemError("not_found", f"there is no job {job_id!r}, or it is not yours")
+    return ProblemError(
+        "not_found",
+        f"there is no job {job_id!r}, or it is not yours; `taciturn job list` has yours",
+    )
 
 
 def _job(connection: Connection, caller: Principal, job_id: str) -> Row[Any] | None:

@@ -27,6 +27,7 @@ from taciturn.server.identity.tokens import Tokens
 from taciturn.server.identity.users import Users
 from taciturn.server.incidents import Incidents
 from taciturn.server.jobs.dispatcher import Dispatcher
+from taciturn.server.jobs.duty import duty_of
 from taciturn.server.jobs.ending import Ending, Released
 from taciturn.server.jobs.events import Events
 from taciturn.server.jobs.hub import Hub
@@ -160,6 +161,7 @@ class Services:
                 ending=ending,
                 directory=directory,
                 launcher=started.launcher,
+                duty=duty_of(settings, gateway.engine),
                 url=lambda: settings.public_url or f"http://{settings.host}:{settings.port}",
                 idle=idle,
             ),
@@ -183,7 +185,8 @@ class Services:
         self.base_models.register_embedded()
         self.policies.resume()
         self.grants.resume()
-        self.background.every("dispatcher", _DISPATCH_S, self.dispatcher.tick)
+        self.background.add(self.dispatcher.duty)
+        self.background.every("dispatcher", _DISPATCH_S, self.dispatcher.turn)
         if self.launching.monitor is not None:
             self.background.add(self.launching.monitor)
         self.background.on_stopping(self.hub.stop)

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import gc
 import socket
+from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
-from sqlalchemy import Connection, insert, select
+from sqlalchemy import Connection, Row, insert, select, update
 
 from taciturn.server import logs
 from taciturn.server.app import create_app
+from taciturn.server.audit_log import Record
 from taciturn.server.gateway import Gateway
 from taciturn.server.identity import secret
-from taciturn.server.identity.directory import role_text
+from taciturn.server.identity.directory import revoke_all, role_text
 from taciturn.server.settings import Settings
-from taciturn.server.tables import tokens, users
+from taciturn.server.tables import audit_log, tokens, users
 from taciturn.wire.identity import Role
 
 GRACE_S = 30
@@ -25,6 +27,7 @@ that is under way while the gateway closes would be lost."""
 FIRST_ADMIN = "admin"
 _COLLECT = (10_000, 20, 20)
 _FIRST_TOKEN_MS = 7 * 86_400_000
+_RECOVERY_TOKEN_MS = 86_400_000
 
 
 def first_admin(gateway: Gateway) -> str | None:
@@ -33,35 +36,90 @@ def first_admin(gateway: Gateway) -> str | None:
     One transaction, so that of several gateways one makes them, and a crash leaves nobody who has
     no token.
     """
-    made, user_id, now_ms = secret.new_secret(), secret.new_id("usr"), gateway.now_ms()
+    made, now_ms = secret.new_secret(), gateway.now_ms()
 
     def work(connection: Connection) -> bool:
         if connection.execute(select(users.c.id).limit(1)).first() is not None:
             return False
-        connection.execute(
-            insert(users).values(
-                id=user_id,
-                name=FIRST_ADMIN,
-                roles=role_text([Role.ADMIN]),
-                disabled=False,
-                created_at_ms=now_ms,
-            )
-        )
-        connection.execute(
-            insert(tokens).values(
-                id=made.id,
-                kind="api",
-                user_id=user_id,
-                name="first",
-                digest=made.digest,
-                scopes="[]",
-                created_at_ms=now_ms,
-                expires_at_ms=now_ms + _FIRST_TOKEN_MS,
-            )
-        )
+        user_id = _add_admin(connection, now_ms)
+        _add_token(connection, made, user_id, "first", now_ms, _FIRST_TOKEN_MS)
         return True
 
     return made.text if gateway.write(work) else None
+
+
+def recovered_admin(gateway: Gateway) -> str:
+    """A new token for the first administrator, who is made again, let in again and given the role
+    again where that is needed; what tokens they had before are revoked.
+
+    For whoever can open the gateway's database, and so could write there anyway. It is on record,
+    in the same transaction.
+    """
+    made, now_ms = secret.new_secret(), gateway.now_ms()
+
+    def work(connection: Connection) -> None:
+        row = connection.execute(select(users).where(users.c.name == FIRST_ADMIN)).first()
+        user_id = _add_admin(connection, now_ms) if row is None else _let_in(connection, row)
+        revoke_all(connection, user_id, now_ms)
+        _add_token(connection, made, user_id, "recovery", now_ms, _RECOVERY_TOKEN_MS)
+        record = Record(
+            at_ms=now_ms,
+            actor="operator",
+            action="admin:recover",
+            resource=f"users/{FIRST_ADMIN}",
+            status=201,
+            code=None,
+            request_id=secret.new_id("req"),
+            address=None,
+            token_id=made.id,
+        )
+        connection.execute(insert(audit_log).values(record.values()))
+
+    gateway.write(work)
+    return made.text
+
+
+def _add_admin(connection: Connection, now_ms: int) -> str:
+    user_id = secret.new_id("usr")
+    connection.execute(
+        insert(users).values(
+            id=user_id,
+            name=FIRST_ADMIN,
+            roles=role_text([Role.ADMIN]),
+            disabled=False,
+            created_at_ms=now_ms,
+        )
+    )
+    return user_id
+
+
+def _let_in(connection: Connection, row: Row[Any]) -> str:
+    """Not disabled, and an administrator and nothing besides: duties stay separate."""
+    change = update(users).where(users.c.id == row.id)
+    connection.execute(change.values(disabled=False, roles=role_text([Role.ADMIN])))
+    return str(row.id)
+
+
+def _add_token(
+    connection: Connection,
+    made: secret.NewSecret,
+    user_id: str,
+    name: str,
+    now_ms: int,
+    lifetime_ms: int,
+) -> None:
+    connection.execute(
+        insert(tokens).values(
+            id=made.id,
+            kind="api",
+            user_id=user_id,
+            name=name,
+            digest=made.digest,
+            scopes="[]",
+            created_at_ms=now_ms,
+            expires_at_ms=now_ms + lifetime_ms,
+        )
+    )
 
 
 class GatewayServer(uvicorn.Server):

@@ -62,11 +62,23 @@ class Settings(BaseSettings):
     request_limit_bytes: Annotated[int, Field(ge=1024)] = 4 * 2**20
     session_s: Annotated[float, Field(ge=60)] = 12 * 3600.0
     login_attempts: Annotated[
-        int, Field(ge=1, description="Failed logins per name and per address in 15 minutes.")
+        int,
+        Field(
+            ge=1,
+            description="Failed logins from one address in 15 minutes; ten times as many for one "
+            "name, from all addresses that it has not come from before.",
+        ),
     ] = 10
     trusted_proxies: Annotated[
         str | None,
         Field(description="Addresses whose X-Forwarded-For is believed, by comma; default: none."),
+    ] = None
+    metrics_token: Annotated[
+        SecretStr | None,
+        Field(
+            min_length=16,
+            description="What Prometheus shows as its bearer token; without it, no /metrics.",
+        ),
     ] = None
     secure_cookies: Annotated[
         bool | None, Field(description="Default: where public_url is https.")

@@ -22,6 +22,11 @@ class JobKind(StrEnum):
     AUDIT = "audit"
     SYNTHESIZE = "synthesize"
 
+    @property
+    def reads_rows(self) -> bool:
+        """Whether private rows are read, so that how long it takes depends on them."""
+        return self in (JobKind.PROBE, JobKind.FIT, JobKind.EVALUATE)
+
 
 class JobState(StrEnum):
     """Where a job stands."""

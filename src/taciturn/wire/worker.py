@@ -77,6 +77,8 @@ class Assignment(WireValue):
             Its number of units includes the canaries, and its delta is the fit's, also where the
             request has none.
         release: of a private evaluation: what was reserved is what runs.
+        bucket_s: a stage that reads rows ends so long after its beginning, or twice, four times ...
+            as long.
         charged_steps: steps that an earlier worker of the job had charged.
         files: names of the fitted model's files, where the job needs one.
     """
@@ -85,6 +87,7 @@ class Assignment(WireValue):
     attempt: int
     lease: int
     lease_s: float
+    bucket_s: Annotated[float, Field(ge=0, allow_inf_nan=False)]
     request: AnyRequest
     source: SourceRef | None = None
     plan: TrainingPlan | None = None

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from http.cookies import SimpleCookie
+from pathlib import Path
 from typing import Any
 
 import pytest
+from fastapi.testclient import TestClient
 
 from reception import PASSWORD, Reception, bearer
+from taciturn.server.database import open_database
 from taciturn.server.identity.passwords import Passwords
 from taciturn.wire.identity import Role
 
@@ -72,6 +76,46 @@ def test_tries_are_limited_per_address_whatever_the_names(desk: Reception) -> No
         assert login(desk).status_code == 201
     assert login(desk, "wrong", "another").status_code == 401
     assert login(desk).status_code == 429
+
+
+def login_from(reception: Reception, address: str, password: str = PASSWORD) -> Any:
+    """An attempt on ada from some machine."""
+    client = TestClient(reception.app, base_url="https://testserver", client=(address, 50_000))
+    return client.post("/v1/login", json={"name": "ada", "password": password})
+
+
+def test_a_stranger_keeps_nobody_out_of_their_own_machine(reception: Reception) -> None:
+    reception.person("ada", Role.OWNER, password=PASSWORD)
+    assert login_from(reception, "10.0.0.1").status_code == 201
+    most = reception.gateway.settings.login_attempts
+    assert [login_from(reception, "10.6.6.6", "wrong").status_code for _ in range(most + 1)] == [
+        *[401] * most,
+        429,
+    ]
+    assert login_from(reception, "10.0.0.1").status_code == 201
+    assert login_from(reception, "10.0.0.2").status_code == 201
+
+
+def test_many_machines_together_guess_no_more_than_ten_times_as_often(
+    migrated_file: Path, tmp_path: Path
+) -> None:
+    shutil.copy(migrated_file, tmp_path / "few.db")
+    engine = open_database(f"sqlite:///{tmp_path / 'few.db'}")
+    desk = Reception(engine, tmp_path, login_attempts=2)
+    desk.person("ada", Role.OWNER, password=PASSWORD)
+    assert login_from(desk, "10.0.0.1").status_code == 201
+    answers = [login_from(desk, f"10.6.6.{n}", "wrong").status_code for n in range(30)]
+    assert answers == [401] * 20 + [429] * 10
+    # Where ada has come in before she still does, and whoever guesses there has the usual tries.
+    assert login_from(desk, "10.0.0.1").status_code == 201
+    assert [login_from(desk, "10.0.0.1", "wrong").status_code for _ in range(3)] == [401, 401, 429]
+    assert login_from(desk, "10.0.0.9").status_code == 429
+    desk.clock.forward(minutes=16)
+    assert login_from(desk, "10.0.0.9").status_code == 201
+    desk.clock.forward(days=100)
+    answers = [login_from(desk, f"10.7.7.{n}", "wrong").status_code for n in range(20)]
+    assert login_from(desk, "10.0.0.1").status_code == 429  # not known there any more
+    engine.dispose()
 
 
 def test_a_changed_password_ends_every_other_token(desk: Reception) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import Engine
 
 from gateways.world import NAMESPACE, UNITS, fit
 from taciturn.accounting.compose import epsilon
@@ -13,7 +15,7 @@ from taciturn.accounting.events import dpsgd_event, event_to_dict
 from taciturn.report import PrivacyReport
 from taciturn.server.jobs.ending import NothingReleased
 from taciturn.server.ledger import job_report, job_statements, statement, verify
-from ward import Hand, Ward
+from ward import Hand, Ward, make_ward
 
 
 def shares(ward: Ward) -> tuple[float, float]:
@@ -279,3 +281,76 @@ def test_an_incident_is_named_in_the_failure(ward: Ward) -> None:
     failure = ward.get(f"jobs/{hand.job}").json()["failure"]
     assert failure["incident"] == incident
     assert "row" not in failure["text"]
+
+
+def shown(ward: Ward, job: str) -> tuple[str, float, list[str], list[str]]:
+    """All that a practitioner can see of how far a job is: state, balance, events, list."""
+    events = ward.get(f"jobs/{job}/events").json()["items"]
+    listed = ward.get("jobs?state=running").json()["items"]
+    return (
+        ward.get(f"jobs/{job}").json()["state"],
+        ward.get(f"budgets/{NAMESPACE}").json()["taken"],
+        [each["event"]["state"] for each in events if each["event"]["type"] == "state"],
+        [each["id"] for each in listed],
+    )
+
+
+@pytest.mark.parametrize("succeeded", [True, False])
+def test_a_job_that_reads_rows_ends_at_a_tick(ward: Ward, succeeded: bool) -> None:
+    """When its worker is done depends on rows, to the millisecond."""
+    hand = ward.running(fit())
+    hand.charge(0, 20 if succeeded else 10)
+    hand_in(ward, report_of(ward, hand.job))
+    ward.watch.forward(5)
+    before = shown(ward, hand.job)
+    assert before[0] == "running"
+    ward.watch.forward(1.234)
+    said = {"succeeded": True} if succeeded else {"succeeded": False, "code": "resources"}
+    assert hand.say("outcome", said).status_code == 204
+    assert hand.say("outcome", said).status_code == 204
+    for _ in range(3):
+        ward.launcher.ended.add(f"{hand.job}-1")
+        ward.tick()
+        assert shown(ward, hand.job) == before
+        assert hand.charge(10, 5).json()["code"] == "fenced"
+        ward.watch.forward(1.2)
+    ward.watch.forward(0.2)
+    ward.tick()
+    state, taken, states, running = shown(ward, hand.job)
+    assert state == states[-1] == ("succeeded" if succeeded else "failed")
+    assert running == []
+    assert taken == before[1] if succeeded else taken < before[1]
+    last = ward.get(f"jobs/{hand.job}/events").json()["items"][-1]
+    assert last["at"].endswith("12:00:10Z")
+    assert not verify(ward.gateway.engine, key=ward.gateway.seal_key).problems
+
+
+def test_a_long_tick_does_not_lose_what_a_worker_holds(engine: Engine, tmp_path: Path) -> None:
+    ward = make_ward(engine, tmp_path / "slow", tick_s=300)
+    hand = ward.running(fit())
+    hand.charge(0, 20)
+    hand_in(ward, report_of(ward, hand.job))
+    ward.watch.forward(1)
+    assert hand.say("outcome", {"succeeded": True}).status_code == 204
+    for _ in range(29):
+        ward.watch.forward(10)
+        ward.tick()
+        assert ward.state(hand.job) == "running"
+    ward.watch.forward(10)
+    ward.tick()
+    assert ward.state(hand.job) == "succeeded"
+
+
+def test_a_worker_that_dies_is_missed_at_a_tick(ward: Ward) -> None:
+    hand = ward.running(fit())
+    ward.services.dispatcher.turn()
+    ward.watch.forward(1)
+    ward.services.dispatcher.turn()
+    ward.launcher.ended.add(f"{hand.job}-1")
+    for _ in range(4):
+        ward.services.dispatcher.turn()
+        assert ward.state(hand.job) == "running"
+        ward.watch.forward(1)
+    ward.watch.forward(0.5)
+    ward.services.dispatcher.turn()
+    assert ward.state(hand.job) == "provisioning"

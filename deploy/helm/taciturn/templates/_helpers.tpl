@@ -70,6 +70,13 @@ capabilities:
       name: {{ .Values.oidc.existingSecret }}
       key: client-secret
 {{- end }}
+{{- if .Values.metrics.existingSecret }}
+- name: TACITURN_METRICS_TOKEN
+  valueFrom:
+    secretKeyRef:
+      name: {{ .Values.metrics.existingSecret }}
+      key: token
+{{- end }}
 {{- end -}}
 
 {{- define "taciturn.environmentFrom" -}}

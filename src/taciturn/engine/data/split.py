@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -11,8 +9,7 @@ import pyarrow as pa
 
 from taciturn.preparation.rows import Rows
 from taciturn.preparation.selection import UNIT
-
-_HASHES = 2**64
+from taciturn.preparation.side import is_test
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,9 +36,7 @@ class Split:
 
     def holds(self, unit: str) -> bool:
         """Whether the unit is on this side."""
-        digest = hmac.digest(self.key, unit.encode(), hashlib.sha256)
-        is_test = int.from_bytes(digest[:8]) < self.test_share * _HASHES
-        return is_test == (self.side == "test")
+        return is_test(self.key, unit, self.test_share) == (self.side == "test")
 
     def kept(self, rows: Rows) -> Rows:
         """The rows, which have the column UNIT, whose unit is on this side."""

@@ -1,9 +1,11 @@
 """Logins by local password: who may try, how often, and what they get.
 
-An attempt is counted before the password is looked at, for the name and for the address, so that
-many at once are no way around the limit. One that succeeds is taken back; the name's earlier
-failures are then forgotten too, the address's are not: else an attacker's own account would reset
-what they may try on others.
+An attempt is counted before the password is looked at, so that many at once are no way around a
+limit. There are three: for a name from an address, for an address whatever the names, and, ten
+times as high, for a name from wherever. The last one bounds what many machines can guess together,
+and does not hold where somebody has come in by that name before: so a stranger can keep nobody out
+of their own machine. A success is taken back and forgets what failed for that name from that
+address; the others stay, else an attacker's own account would reset what they may try on others.
 """
 
 from __future__ import annotations
@@ -24,6 +26,10 @@ from taciturn.server.tables import logins, users
 from taciturn.wire.identity import Login, NewPassword
 
 WINDOW_MS = 15 * 60_000
+KNOWN_MS = 90 * 86_400_000
+"""How long an address stays one from which a name is known to come."""
+_KNOWN = "known:"
+_ANYWHERE = 10  # so many more attempts on a name from all addresses together
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,13 +67,13 @@ class Logins:
 
     def _proven(self, name: str, password: str, address: str) -> str:
         """The id of the user whose password this is."""
-        subjects = _subjects(name, address)
+        subjects = _Subjects.of(name, address)
         attempt = self._count(subjects)
         user = self._user(name)
         kept = user.password_hash if user is not None and not user.disabled else None
         if not self.passwords.matches(password, kept) or user is None:
             raise ProblemError("unauthenticated", "name or password is wrong")
-        self._take_back(subjects[0], attempt)
+        self._take_back(subjects, attempt)
         return str(user.id)
 
     def start(self, user_id: str, *, kind: str) -> NewSecret:
@@ -78,24 +84,33 @@ class Logins:
             kind=kind, name=name, user_id=user_id, lifetime_ms=lifetime_ms
         )
 
-    def _count(self, subjects: tuple[str, str]) -> list[int]:
+    def _count(self, subjects: _Subjects) -> list[int]:
         now_ms, most = self.gateway.now_ms(), self.gateway.settings.login_attempts
 
         def work(connection: Connection) -> list[int]:
-            connection.execute(delete(logins).where(logins.c.at_ms < now_ms - WINDOW_MS))
-            for subject in subjects:
-                _check_rate(connection, subject, most, now_ms)
+            _forget(connection, now_ms)
+            _check_rate(connection, subjects.pair, most, now_ms)
+            _check_rate(connection, subjects.address, most, now_ms)
+            if not _is_known(connection, subjects):
+                _check_rate(connection, subjects.name, most * _ANYWHERE, now_ms)
             made = [
                 connection.execute(insert(logins).values(subject=subject, at_ms=now_ms))
-                for subject in subjects
+                for subject in (subjects.pair, subjects.address, subjects.name)
             ]
             return [int((each.inserted_primary_key or (0,))[0]) for each in made]
 
         return self.gateway.write(work)
 
-    def _take_back(self, name: str, attempt: list[int]) -> None:
-        done = logins.c.id.in_(attempt) | (logins.c.subject == name)
-        self.gateway.write(lambda connection: connection.execute(delete(logins).where(done)))
+    def _take_back(self, subjects: _Subjects, attempt: list[int]) -> None:
+        """The name has come in from this address: it is known there from now on."""
+        done = logins.c.subject.in_((subjects.pair, subjects.known))
+        known = {"subject": subjects.known, "at_ms": self.gateway.now_ms()}
+
+        def work(connection: Connection) -> None:
+            connection.execute(delete(logins).where(logins.c.id.in_(attempt) | done))
+            connection.execute(insert(logins).values(known))
+
+        self.gateway.write(work)
 
     def _user(self, name: str) -> Row[Any] | None:
         query = select(users).where(users.c.name == name)
@@ -115,6 +130,30 @@ def _check_rate(connection: Connection, subject: str, most: int, now_ms: int) ->
     )
 
 
-def _subjects(name: str, address: str) -> tuple[str, str]:
-    """Names are kept as digests: people type passwords into the wrong field."""
-    return f"name:{hashlib.sha256(name.encode()).hexdigest()}", f"address:{address}"
+@dataclass(frozen=True, slots=True)
+class _Subjects:
+    """What attempts are counted for, and `known`, which is no attempt."""
+
+    pair: str
+    address: str
+    name: str
+    known: str
+
+    @classmethod
+    def of(cls, name: str, address: str) -> _Subjects:
+        """Names are kept as digests: people type passwords into the wrong field."""
+        digest = hashlib.sha256(name.encode()).hexdigest()
+        pair = hashlib.sha256(f"{digest} {address}".encode()).hexdigest()
+        return cls(f"pair:{pair}", f"address:{address}", f"name:{digest}", f"{_KNOWN}{pair}")
+
+
+def _forget(connection: Connection, now_ms: int) -> None:
+    known = logins.c.subject.startswith(_KNOWN)
+    attempts = ~known & (logins.c.at_ms < now_ms - WINDOW_MS)
+    connection.execute(delete(logins).where(attempts))
+    connection.execute(delete(logins).where(known & (logins.c.at_ms < now_ms - KNOWN_MS)))
+
+
+def _is_known(connection: Connection, subjects: _Subjects) -> bool:
+    query = select(logins.c.id).where(logins.c.subject == subjects.known).limit(1)
+    return connection.execute(query).first() is not None

@@ -136,7 +136,7 @@ def _only_cosmetic(change: UserChange) -> bool:
 def _named(connection: Connection, name: str) -> Row[Any]:
     row = connection.execute(select(users).where(users.c.name == name)).first()
     if row is None:
-        raise ProblemError("not_found", f"there is no user {name!r}")
+        raise ProblemError("not_found", f"there is no user {name!r}; `taciturn user list` has all")
     return row
 
 

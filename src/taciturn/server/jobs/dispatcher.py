@@ -4,7 +4,8 @@ All that it knows is in the database and with the launcher, so it may be killed 
 next tick of the next gateway goes on. What keeps a worker from being started twice is written
 before it is started (attempt, handle, token); what keeps a slow one from going on is its token.
 
-One gateway of those that share a database dispatches: a launcher knows its own workers only.
+One gateway of those that share a database dispatches (`duty.py`): a launcher knows its own workers
+only.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from sqlalchemy import ColumnElement, Connection, Row, func, select, update
 from taciturn.errors import LedgerError
 from taciturn.server.gateway import Gateway
 from taciturn.server.identity.directory import Directory
+from taciturn.server.jobs.duty import Duty
 from taciturn.server.jobs.ending import End, Ending
 from taciturn.server.jobs.jobs import Jobs
 from taciturn.server.jobs.leases import Leases
@@ -61,11 +63,28 @@ class Dispatcher:
     directory: Directory
     launcher: Launcher
     url: Callable[[], str]
+    duty: Duty
     idle: Idle | None = None
     _started: bool = field(default=False)
+    _looked_at_ms: int = field(default=0)
 
-    def tick(self) -> None:
-        """One round; what fails in one job does not keep the others waiting."""
+    def turn(self) -> None:
+        """One round, as often as one likes, if this gateway is the one that dispatches. Workers
+        are looked for once in a tick of the public clock: when one dies may depend on the rows that
+        it has read."""
+        if not self.duty.held():
+            self._started = False
+            return
+        tick_ms = self.states.events.tick_ms()
+        looks, self._looked_at_ms = tick_ms != self._looked_at_ms, tick_ms
+        self.tick(looks)
+
+    def tick(self, looks: bool = True) -> None:
+        """One round; what fails in one job does not keep the others waiting.
+
+        Args:
+            looks: whether what has become of workers is acted on.
+        """
         if not self._started:
             self._each(self._rows(jobs.c.state.in_(_WITH_WORKER)), self._vouch)
             self._started = True
@@ -73,7 +92,8 @@ class Dispatcher:
         before_ms = self.gateway.now_ms() - _PATIENCE_MS
         self._each(self.jobs.unfinished(before_ms), self.jobs.advance)
         self._each(self._ids(_intended()), self.ending.settle)
-        self._each(self._rows(jobs.c.state.in_(_WITH_WORKER)), self._watch)
+        if looks:
+            self._each(self._rows(jobs.c.state.in_(_WITH_WORKER)), self._watch)
         self._each(self._rows(_waits() & (jobs.c.attempt > 0)), self.leases.hold)
         self.gateway.ledger.reap()
         self._each(self._ids(_reaped()), self._lost)

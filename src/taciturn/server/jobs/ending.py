@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import logging
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -33,6 +34,7 @@ class End(BaseModel):
 
     Attributes:
         lease: of the worker that says so; None where the gateway does.
+        due_ms: what a worker says of rows is not acted on before this tick of the public clock.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -41,6 +43,7 @@ class End(BaseModel):
     code: FailureCode | None = None
     incident: str | None = None
     lease: int | None = None
+    due_ms: int = 0
 
     @classmethod
     def failed(cls, code: FailureCode) -> End:
@@ -115,20 +118,33 @@ class Ending:
         return True
 
     def settle(self, job_id: str) -> None:
-        """Do what is left of an intended end."""
+        """Do what is left of an intended end, once it is due."""
         row = self.gateway.read(lambda connection: job_row(connection, job_id))
         if row is None or row.outcome is None or JobState(row.state).over:
             return
-        end = self._checked(row, End.model_validate_json(row.outcome))
+        intended = End.model_validate_json(row.outcome)
+        if self.gateway.now_ms() < intended.due_ms:
+            self._keep(row, intended)
+            return
+        end = self._checked(row, intended)
         if end.state is JobState.SUCCEEDED:
             try:
                 self.gateway.write(lambda connection: self._finish(connection, row.id, end))
                 return
             except ProblemError as error:
                 log.error("job refused", extra={"job": row.id, "reason": error.detail})
-                end = End.failed(FailureCode.INTERNAL)
+                end = _instead(end, FailureCode.INTERNAL)
         self.released.discard(job_id)
         self.gateway.write(lambda connection: self._finish(connection, row.id, end))
+
+    def _keep(self, row: Row[Any], end: End) -> None:
+        """What the worker holds of the budget stays held until its end is due."""
+        if row.event is None or end.lease is None:
+            return
+        left_s = (end.due_ms - self.gateway.now_ms()) / 1000
+        with suppress(FencedError, LedgerConflictError):
+            lease_s = self.gateway.settings.lease_s + left_s
+            self.gateway.ledger.heartbeat(row.id, end.lease, lease_s=lease_s)
 
     def close(self, job_id: str) -> None:
         """Whatever a job still holds of a budget and never charged is free again."""
@@ -156,12 +172,12 @@ class Ending:
         if end.lease is None or not self._committed(row.id, end.lease):
             self.close(row.id)
             success = end.state is JobState.SUCCEEDED
-            return End.failed(FailureCode.FENCED) if success else end
+            return _instead(end, FailureCode.FENCED) if success else end
         if end.state is JobState.SUCCEEDED and row.kind == JobKind.FIT:
             wrong = self._disagreement(row)
             if wrong is not None:
                 log.error("model refused", extra={"job": row.id, "reason": wrong})
-                return End.failed(FailureCode.GUARANTEE_REFUSED)
+                return _instead(end, FailureCode.GUARANTEE_REFUSED)
         return end
 
     def _committed(self, job_id: str, lease: int) -> bool:
@@ -184,7 +200,13 @@ class Ending:
         conclude = self.released.complete if succeeded else self.released.failed
         values = conclude(connection, row)
         self.states.move(
-            connection, job_id, end.state, values, code=end.code, incident=end.incident
+            connection,
+            job_id,
+            end.state,
+            values,
+            code=end.code,
+            incident=end.incident,
+            shown_ms=end.due_ms or None,
         )
         left = approvals.c.state.in_(("open", "approved"))
         connection.execute(
@@ -203,3 +225,8 @@ class Ending:
             connection.execute(change.values(expires_at_ms=now_ms + round(waits_s * 1000)))
         else:
             connection.execute(change.values(revoked_at_ms=now_ms))
+
+
+def _instead(end: End, code: FailureCode) -> End:
+    """What a success comes to that does not stand; as late as that was due."""
+    return End(state=JobState.FAILED, code=code, due_ms=end.due_ms)

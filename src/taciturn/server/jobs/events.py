@@ -7,7 +7,6 @@ newest is kept for each tick. Whoever watches the stream learns no time finer th
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -48,17 +47,21 @@ class Events:
         job_id: str,
         event: JobEvent,
         worker_sequence: str | None = None,
+        *,
+        at_ms: int | None = None,
     ) -> None:
         """Add an event in the caller's transaction, so that state and its event are one.
 
         Args:
             worker_sequence: as the function of that name makes it. An event that is not above the
                 highest one of the job was kept before, and is ignored.
+            at_ms: the tick at which it is shown, where that was settled before; default: the next.
         """
         if worker_sequence is not None and _seen(connection, job_id, worker_sequence):
             return
         bucket = _newest(connection, job_id)
-        visible_at_ms = max([self.tick_ms(), *(row.visible_at_ms for row in bucket)])
+        shown_ms = self.tick_ms() if at_ms is None else at_ms
+        visible_at_ms = max([shown_ms, *(row.visible_at_ms for row in bucket)])
         values = {
             "worker_sequence": worker_sequence,
             "data": JOB_EVENT.dump_json(event).decode(),
@@ -79,8 +82,7 @@ class Events:
 
     def tick_ms(self) -> int:
         """The next tick: what happens now is shown then."""
-        tick_ms = self.gateway.settings.tick_s * 1000
-        return math.ceil(math.ceil(self.gateway.now_ms() / tick_ms) * tick_ms)
+        return self.gateway.tick_ms()
 
     def page(self, job_id: str, after: int, limit: int) -> tuple[NumberedEvent, ...]:
         """Visible events with a number above `after`, in order."""

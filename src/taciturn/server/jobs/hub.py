@@ -1,8 +1,8 @@
-"""One look into the database at each tick, for everybody who watches a job's events.
+"""One look into the database each second for everybody who watches the events of jobs.
 
-Events become visible at ticks, so there is nothing to see between two of them. Each gateway process
-looks by itself; none has to know of the others. A watcher holds a bounded queue. Whoever reads too
-slowly is let go, and resumes after the last event that it has got.
+Events become visible at ticks; the last ones of a tick are committed a moment later. Each gateway
+process looks by itself; none has to know of the others. A watcher holds a bounded queue. Whoever
+reads too slowly is let go, and resumes after the last event that it has got.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ log = logging.getLogger("taciturn.server.hub")
 _QUEUE = 64
 _PAGE = 200
 _BEAT_S = 15.0
+_LOOK_S = 1.0  # an end that was due at a tick is written by whoever dispatches, soon after it
 _LIFE_S = 3600.0  # then a watcher has to come again, with a token that is still valid
 
 
@@ -197,11 +198,11 @@ class Hub:
                 watcher.put(None)
 
     async def _rest(self, beat_s: float) -> None:
-        """Until just after the next tick or the next sign of life; a stop ends it."""
+        """Until just after the next tick, a second at most; a stop ends it."""
         tick_ms = self._events.gateway.settings.tick_s * 1000
         now_ms = self._events.gateway.now_ms()
         tick_s = ((math.floor(now_ms / tick_ms) + 1) * tick_ms - now_ms) / 1000 + 0.002
-        rest_s = min(tick_s, max(0.0, beat_s + _BEAT_S - time.monotonic()))
+        rest_s = min(tick_s, _LOOK_S, max(0.0, beat_s + _BEAT_S - time.monotonic()))
         try:
             async with asyncio.timeout(max(rest_s, 0.01)):
                 await self._wake.wait()

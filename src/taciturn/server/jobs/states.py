@@ -48,8 +48,12 @@ class States:
         *,
         code: FailureCode | None = None,
         incident: str | None = None,
+        shown_ms: int | None = None,
     ) -> bool:
         """Bring a job into a state, with its event, in the caller's transaction.
+
+        Args:
+            shown_ms: the tick at which this is shown; default: the next one.
 
         Returns:
             False, and nothing has changed, where the table does not allow it: somebody else has
@@ -62,7 +66,7 @@ class States:
         change["updated_at_ms"] = self.gateway.now_ms()
         connection.execute(update(jobs).where(jobs.c.id == job_id).values(change))
         event = StateEvent(state=to, code=code, incident=incident)
-        self.events.append(connection, job_id, event)
+        self.events.append(connection, job_id, event, at_ms=shown_ms)
         return True
 
 

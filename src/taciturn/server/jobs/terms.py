@@ -140,7 +140,8 @@ def _fitted(connection: Connection, caller: Principal, model_id: str) -> Row[Any
         if caller.user_id in (row.owner_id, owner) and not caller.has(Role.AUDITOR):
             return row
     raise ProblemError(
-        "not_found", f"there is no model {model_id!r}, or it is somebody else's; GET /v1/models"
+        "not_found",
+        f"there is no model {model_id!r}, or it is not yours; `taciturn model list` has yours",
     )
 
 

@@ -32,7 +32,10 @@ def visible_job(connection: Connection, caller: Principal, job_id: str) -> Row[A
     """One of them; raises ProblemError `not_found`."""
     row = connection.execute(visible_jobs(caller).where(jobs.c.id == job_id)).first()
     if row is None:
-        raise ProblemError("not_found", f"there is no job {job_id!r}, or it is somebody else's")
+        raise ProblemError(
+            "not_found",
+            f"there is no job {job_id!r}, or it is not yours; `taciturn job list` has yours",
+        )
     return row
 
 

@@ -124,14 +124,20 @@ class Work:
         return IncidentId(incident=incident_id)
 
     def outcome(self, worker: WorkerPrincipal, token: int, said: Outcome) -> None:
-        """The job is over. Repeated: as at first."""
+        """The job is over. Repeated: as at first.
+
+        When a job is over that reads rows depends on them, so that its end comes at a tick of the
+        public clock: what it releases, what it gives back, who is next.
+        """
 
         def work(connection: Connection) -> None:
             row = job_row(connection, worker.job_id)
             if row is not None and _said_before(row, worker, token):
                 return
             row = held(connection, worker, token)
-            self.ending.intend(connection, row.id, _end(connection, row, said, token))
+            due_ms = self.events.tick_ms() if JobKind(row.kind).reads_rows else 0
+            end = _end(connection, row, said, token).model_copy(update={"due_ms": due_ms})
+            self.ending.intend(connection, row.id, end)
 
         self.gateway.write(work)
         self.ending.settle(worker.job_id)
@@ -147,6 +153,7 @@ class Work:
             attempt=row.attempt,
             lease=row.lease,
             lease_s=self.gateway.settings.lease_s,
+            bucket_s=self.gateway.settings.tick_s,
             request=asked,
             source=_source(connection, row),
             plan=TrainingPlan(**plan) if row.kind == JobKind.FIT and plan else None,

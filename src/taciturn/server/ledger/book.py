@@ -51,6 +51,10 @@ class Purse:
         """Spend what was held."""
         return replace(self, held=self.held - cost, charged=self.charged + cost)
 
+    def uncharge(self, cost: RenyiCost) -> Purse:
+        """What `charge` has done, undone: for balances that are shown, and never for the books."""
+        return replace(self, held=self.held + cost, charged=self.charged - cost)
+
     def free(self, cost: RenyiCost) -> Purse:
         """Give back what was held."""
         return replace(self, held=self.held - cost)

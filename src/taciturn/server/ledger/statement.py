@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TypeVar
 
@@ -102,14 +102,26 @@ def namespaces(engine: Engine) -> list[str]:
     return _read(engine, None, lambda store: store.namespaces())
 
 
-def statement(engine: Engine, key: SealKey | None, namespace: str) -> Statement:
+def statement(
+    engine: Engine, key: SealKey | None, namespace: str, *, settled: bool = False
+) -> Statement:
     """A namespace as of now. Without a key, seals are not checked.
+
+    Args:
+        settled: what open jobs have charged counts as held until they are over. When a block of
+            steps is charged depends on how long the one before it took, and so on rows.
 
     Raises:
         UnknownEntryError: it has no account.
         LedgerTamperedError: a row is not as it was sealed.
     """
-    book = _read(engine, key, lambda store: store.balances(namespace))
+
+    def work(store: Store) -> tuple[Book, list[Job]]:
+        return store.balances(namespace), store.jobs(namespace, only_open=True) if settled else []
+
+    book, running = _read(engine, key, work)
+    for job in running:
+        book = _uncharged(book, job)
     account = the_account(book)
     return Statement(
         namespace=namespace,
@@ -233,6 +245,15 @@ def quote(
 
 def _read(engine: Engine, key: SealKey | None, work: Callable[[Store], T]) -> T:
     return transact(engine, lambda connection: work(Store(connection, key)), read_only=True)
+
+
+def _uncharged(book: Book, job: Job) -> Book:
+    """As if all that the job has charged were held still."""
+    account, cost = the_account(book), job.charged
+    book = book.with_account(replace(account, purse=account.purse.uncharge(cost)))
+    for holder in job.grants:
+        book = book.with_grant(holder, book.grants[holder].uncharge(cost))
+    return book
 
 
 def _budget(purse: Purse) -> BudgetStatement:

@@ -6,7 +6,7 @@ from fastapi import APIRouter, Depends
 from fastapi.responses import PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 
-from taciturn.server.access import Svc, public
+from taciturn.server.access import Svc, scraper
 
 router = APIRouter(tags=["health"])
 
@@ -17,7 +17,8 @@ class MetricsResponse(PlainTextResponse):
     media_type = CONTENT_TYPE_LATEST.partition(";")[0]
 
 
-@router.get("/metrics", response_class=MetricsResponse, dependencies=[Depends(public)])
+@router.get("/metrics", response_class=MetricsResponse, dependencies=[Depends(scraper)])
 def read_metrics(services: Svc) -> MetricsResponse:
-    """Requests, latencies, jobs by state, queues; no names of people or data."""
+    """Requests, latencies, jobs by state, queues; no names of people or data. For whoever shows the
+    operator's TACITURN_METRICS_TOKEN."""
     return MetricsResponse(services.metrics.text())
