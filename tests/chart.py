@@ -25,6 +25,7 @@ EVERYTHING = {
     "ingress.enabled": "true",
     "ingress.host": "taciturn.example",
     "ingress.tlsSecret": "tls",
+    "ingress.trustedProxies": "10.3.0.0/16",
     "oidc.issuer": "https://id.example",
     "oidc.clientId": "taciturn",
     "oidc.existingSecret": "oidc",

@@ -126,3 +126,23 @@ def test_migration_runs_before_an_upgrade() -> None:
 def test_examples_for_other_operators() -> None:
     kinds = {each["kind"] for each in rendered(custom=True)}
     assert {"ResourceFlavor", "ClusterQueue", "LocalQueue", "ServiceMonitor"} <= kinds
+
+
+def test_prometheus_shows_the_token_that_the_gateway_knows() -> None:
+    objects = rendered(custom=True)
+    (endpoint,) = of_kind("ServiceMonitor", objects)["spec"]["endpoints"]
+    shown = endpoint["authorization"]["credentials"]
+    gateway = of_kind("Deployment", objects)["spec"]["template"]["spec"]["containers"][0]
+    (known,) = [each for each in gateway["env"] if each["name"] == "TACITURN_METRICS_TOKEN"]
+    assert known["valueFrom"]["secretKeyRef"] == shown == {"name": "scrape", "key": "token"}
+    found = run("template", REQUIRED | {"metrics.serviceMonitor": "true"})
+    assert found.returncode != 0
+    assert "metrics.existingSecret" in found.stderr
+    plain = of_kind("Deployment", rendered())["spec"]["template"]["spec"]["containers"][0]
+    assert "TACITURN_METRICS_TOKEN" not in {each["name"] for each in plain["env"]}
+
+
+def test_clients_addresses_come_from_the_ingress() -> None:
+    maps = [each["data"] for each in rendered() if each["kind"] == "ConfigMap"]
+    said = [data["TACITURN_TRUSTED_PROXIES"] for data in maps if "TACITURN_HOST" in data]
+    assert said == ["10.3.0.0/16"]

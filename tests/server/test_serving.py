@@ -215,6 +215,18 @@ def test_what_is_wrong_is_found_with_its_remedy(
     assert not any(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("trusted", [None, "10.3.0.0/16"])
+def test_behind_a_proxy_the_check_says_whose_logins_fail(
+    tmp_path: Path, trusted: str | None
+) -> None:
+    settings = Settings(
+        data_dir=tmp_path, public_url="https://gateway.example", trusted_proxies=trusted
+    )
+    (proxy,) = [each for each in check(settings) if each.what == "proxy"]
+    assert proxy.fine
+    assert ("for everybody" in proxy.found) is (trusted is None)
+
+
 def test_a_missing_engine_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     problems = [each for each in check(Settings(data_dir=tmp_path)) if not each.fine]

@@ -73,6 +73,8 @@ def _login(settings: Settings) -> Iterator[Finding]:
         yield Finding("OIDC login", "not complete", f"set {', '.join(missing)} as well")
     elif settings.oidc_issuer:
         yield Finding("OIDC login", f"through {settings.oidc_issuer}")
+    if (settings.public_url or "").startswith("https://"):
+        yield _proxy(settings.trusted_proxies)
     local = settings.host in ("127.0.0.1", "::1", "localhost")
     if not local and not (settings.public_url or "").startswith("https://"):
         yield Finding(
@@ -81,6 +83,17 @@ def _login(settings: Settings) -> Iterator[Finding]:
             "put a TLS proxy in front and set TACITURN_PUBLIC_URL=https://..., or listen on "
             "127.0.0.1: tokens must not travel in the clear",
         )
+
+
+def _proxy(trusted: str | None) -> Finding:
+    """No problem by itself, for the gateway serves; but one client's failed logins are then all's."""
+    if trusted is None:
+        return Finding(
+            "proxy",
+            "none is trusted: failed logins count for the proxy's address, so for everybody; "
+            "TACITURN_TRUSTED_PROXIES names it",
+        )
+    return Finding("proxy", f"{trusted} says where clients come from")
 
 
 def _storage(settings: Settings) -> Finding:
