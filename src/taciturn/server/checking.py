@@ -86,7 +86,7 @@ def _login(settings: Settings) -> Iterator[Finding]:
 
 
 def _proxy(trusted: str | None) -> Finding:
-    """No problem by itself, for the gateway serves; but one client's failed logins are then all's."""
+    """No problem by itself, for the gateway serves; but one client's failures then count for all."""
     if trusted is None:
         return Finding(
             "proxy",
