@@ -86,7 +86,7 @@ def _login(settings: Settings) -> Iterator[Finding]:
 
 
 def _proxy(trusted: str | None) -> Finding:
-    """No problem by itself, for the gateway serves; but one client's failures then count for all."""
+    """No problem by itself: the gateway serves; but one client's failures count for all then."""
     if trusted is None:
         return Finding(
             "proxy",
