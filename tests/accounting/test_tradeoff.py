@@ -132,6 +132,7 @@ class TestSampledGaussian:
                 wrong = float(tradeoff(run(q, other, steps)).curves[0].at(fpr))
                 assert sign * (attained - wrong) > error
 
+    @pytest.mark.slow
     @settings(max_examples=8)
     @given(runs)
     def test_a_finer_grid_changes_little(self, event: DpEvent) -> None:

