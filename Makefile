@@ -4,7 +4,7 @@
 #   make test    install into .venv, then run the fast tests
 #   make check   what must pass before a change lands: formatting, lint, types, imports, docs, tests
 #   make slow    the long tests
-#   make bench   what a private step costs, beside a plain loop and Opacus; 25 minutes on 2 idle cores
+#   make bench   what a private step costs, beside a plain loop and Opacus; 35 minutes on 2 idle cores
 #                (ARGS=--quick: a minute or two, to see that it works)
 #   make figures every other measurement in bench/, one after the other: hours
 #   make docs    check that README and docs tell the truth about files, commands and names

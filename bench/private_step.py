@@ -1,6 +1,6 @@
 """What does privacy cost a training step? The same work, side by side and in turn.
 
-    python bench/private_step.py                      all of it, 25 minutes on 2 idle cores
+    python bench/private_step.py                      all of it, 35 minutes on 2 idle cores
     python bench/private_step.py --quick              shows that it works; the figures mean nothing
     python bench/private_step.py --only lora/T64      the cells whose names hold this
     python bench/private_step.py --busy               processor time of one thread; others may run

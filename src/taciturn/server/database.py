@@ -30,7 +30,13 @@ _READ_ONLY = "taciturn_read_only"
 # Connections that are kept, and those made for a rush: one more than are kept is opened and
 # closed again for each transaction, which costs more than the transaction. Every transaction is
 # ended where it was begun (`transact`), so none has to be rolled back when it is given back.
-_POOL: dict[str, Any] = {"pool_size": 24, "max_overflow": 8, "pool_reset_on_return": None}
+# The one that was used last is used next: each has a cache of its own, which would be filled.
+_POOL: dict[str, Any] = {
+    "pool_size": 24,
+    "max_overflow": 8,
+    "pool_reset_on_return": None,
+    "pool_use_lifo": True,
+}
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.002, 0.25
 # Lost a race, a deadlock or a lock's turn; two with one key at once; the server is full, restarts
 # or has gone; it ended an idle transaction.

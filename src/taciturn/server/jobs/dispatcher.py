@@ -50,6 +50,10 @@ class Idle(Protocol):
         of the queue. Returns whether it was given."""
         ...
 
+    def models(self) -> tuple[str, ...]:
+        """Models that one of them has."""
+        ...
+
 
 @dataclass
 class Dispatcher:
@@ -98,7 +102,7 @@ class Dispatcher:
         self.gateway.ledger.reap()
         self._each(self._ids(_reaped()), self._lost)
         self._each(self._ids(_orphaned()), self.ending.close)
-        self._each(self._rows(_waits() & (jobs.c.kind == JobKind.SAMPLE)), self._offer)
+        self._each(self._wanted(), self._offer)
         self._each(self._next(), self._provision)
         self._tidy()
 
@@ -196,6 +200,14 @@ class Dispatcher:
     def _lost(self, job_id: str) -> None:
         self.ending.end(job_id, End.failed(FailureCode.LOST))
 
+    def _wanted(self) -> list[Row[Any]]:
+        """Samples of the queue that a worker waits for."""
+        waiting = self.idle.models() if self.idle is not None else ()
+        if not waiting:
+            return []
+        sample = (jobs.c.kind == JobKind.SAMPLE) & jobs.c.model_id.in_(waiting)
+        return self._rows(_waits() & sample)
+
     def _offer(self, row: Row[Any]) -> None:
         """A worker that has the model in memory samples at once, without a place of its own."""
 
@@ -278,7 +290,8 @@ class Dispatcher:
         return self.gateway.read(lambda connection: connection.execute(query).first()) is not None
 
     def _ids(self, where: ColumnElement[bool]) -> list[str]:
-        return [row.id for row in self._rows(where)]
+        wanted = select(jobs.c.id).where(where).order_by(jobs.c.created_at_ms)
+        return self.gateway.read(lambda connection: list(connection.execute(wanted).scalars()))
 
     def _rows(self, where: ColumnElement[bool]) -> list[Row[Any]]:
         wanted = select(jobs).where(where).order_by(jobs.c.created_at_ms)

@@ -75,6 +75,11 @@ class Idle:
             waiting.loop.call_soon_threadsafe(_answer, waiting.answer, job)
         return True
 
+    def models(self) -> tuple[str, ...]:
+        """Models that somebody waits with."""
+        with self._lock:
+            return tuple(self._waiting)
+
     def _first(self, model_id: str) -> _Waiting | None:
         with self._lock:
             queue = self._waiting.get(model_id)
