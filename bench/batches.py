@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import statistics
 import time
+from contextlib import nullcontext
 
 import torch
 
@@ -54,17 +55,9 @@ def _step_seconds(task: Task) -> float:
     found = []
     for batch in task.workload.batches:
         start = time.process_time()
-        variant.run([batch], _Nothing())
+        variant.run([batch], nullcontext())
         found.append(time.process_time() - start)
     return statistics.median(found[1:])
-
-
-class _Nothing:
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, *_: object) -> None:
-        return None
 
 
 def main() -> None:
