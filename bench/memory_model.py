@@ -49,13 +49,17 @@ class Records:
     """Units of one random record each."""
 
     def __init__(self, units: int, tokens: int) -> None:
-        self.targets = np.arange(tokens) > 0
+        self.n_units, self.targets = units, np.arange(tokens) > 0
         generator = np.random.default_rng(0)
         self.ids = generator.integers(VOCABULARY, size=(units, tokens), dtype=np.int32)
 
     def records(self, unit: int) -> list[TokenizedRecord]:
         """What a step asks for."""
         return [TokenizedRecord(self.ids[unit], self.targets)]
+
+    def lengths(self, unit: int) -> list[int]:
+        """What a step asks for, to deal units to processes."""
+        return [len(self.ids[unit])]
 
 
 class Everybody(DpSgdMechanism):
