@@ -5,8 +5,8 @@
     python bench/gateway.py --soak 600         memory over time
     python bench/gateway.py --database SQLite  one of them only
 
-The gateway is a process of its own, run as `taciturn serve` runs it: one process, sessions and
-audit log included, every answer on record before it leaves. The load comes from this process over
+The gateway runs as `taciturn serve` runs it: a process for each core, sessions and audit log
+included, every answer on record before it leaves. The load comes from this process over
 loopback. Ends with 1 if a goal is missed: 300 requests per second with 99% below 100 ms.
 """
 
@@ -230,14 +230,14 @@ async def mixed(at: Place, seconds: float) -> bool:
 
 async def streams(at: Place, number: int, seconds: float) -> bool:
     """Streams that all get an event, alone and beside the mixed requests."""
-    before = at.served.rss_mb()
+    before = at.served.memory_mb()
     watchers = Watchers(at.served.port, [at.stream(index) for index in range(number)])
     await watchers.open()
     first = len(Stage)
     got = await watchers.until(first, 30)
     print(
         f"  {number} streams: all open after {watchers.seen.connected_s:.1f} s, {got} have the "
-        f"events so far; gateway {before:.0f} -> {at.served.rss_mb():.0f} MB"
+        f"events so far; gateway {before:.0f} -> {at.served.memory_mb():.0f} MB"
     )
     well = got == number
     for load in (False, True):
@@ -258,7 +258,7 @@ async def streams(at: Place, number: int, seconds: float) -> bool:
         well &= got == number
     await watchers.close()
     await asyncio.sleep(3)
-    print(f"  after all have hung up: {at.served.rss_mb():.0f} MB")
+    print(f"  after all have hung up: {at.served.memory_mb():.0f} MB")
     return well
 
 
@@ -279,7 +279,7 @@ async def soak(at: Place, seconds: float, rate: float) -> bool:
         await asyncio.to_thread(at.say, ProgressEvent(step=number, steps=10_000))
         await asyncio.sleep(5)
         await watchers.close()
-        samples.append((time.perf_counter() - start, at.served.rss_mb()))
+        samples.append((time.perf_counter() - start, at.served.memory_mb()))
     seen = await loading
     show(f"{seconds:.0f} s at {rate:.0f}/s with 100 streams that come and go", seen, 0.0)
     half = samples[len(samples) // 2 :]

@@ -3,9 +3,9 @@
     python bench/gateway_faults.py            2,000 kills on each database
     python bench/gateway_faults.py --quick    the same in small
 
-`kill -9` of gateway, workers, clients and database connections at random moments, while clients ask
-for jobs and stub workers run them. Prints what happened, and ends with 1 if anything was overspent,
-lost, or stuck for more than 60 s after the last restart.
+`kill -9` of the gateway, of one of its processes, of workers, clients and database connections at
+random moments, while clients ask for jobs and stub workers run them. Prints what happened, and ends
+with 1 if anything was overspent, lost, or stuck for more than 60 s after the last restart.
 """
 
 from __future__ import annotations

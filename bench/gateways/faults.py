@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
+import logging
 import os
 import random
 import signal
@@ -21,7 +22,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import uvicorn
 from sqlalchemy import Connection, Engine, Row, Select, func, select, text
 from sqlalchemy.exc import DBAPIError
 
@@ -42,15 +42,19 @@ from taciturn.server.ledger.journal import utc_now
 from taciturn.server.ledger.tables import entries
 from taciturn.server.ledger.tables import jobs as ledger_jobs
 from taciturn.server.services import Services
+from taciturn.server.serving import GatewayServer, config
 from taciturn.server.settings import Settings
+from taciturn.server.siblings import Siblings
+from taciturn.server.supervising import supervise
 from taciturn.server.tables import jobs
 from taciturn.wire.datasets import BudgetTerms, PolicyTerms
 from taciturn.wire.jobs import JobState, RemoteFit
 from taciturn.wire.worker import BaseModelFacts
 
 BODY = fit(target_epsilon=1.5, steps=20)
-CLIENTS, WORKERS = 3, 4
+CLIENTS, WORKERS, PROCESSES = 3, 4, 2
 LEASE_S, TICK_S = 3.0, 0.1
+WAITING = 6  # jobs in the queue, of which no more are asked for: it has to empty in time
 KILLS_PER_LOOK = 5
 CRASH_SHARE = 0.02  # of the faults on PostgreSQL: a backend's `kill -9`, which restarts the server
 SETTLED_S = 60.0
@@ -106,6 +110,7 @@ class _Scene:
         settings = Settings(
             data_dir=self.folder / "gateway",
             port=self.port,
+            processes=PROCESSES,
             max_workers=WORKERS,
             lease_s=LEASE_S,
             stop_s=1.0,
@@ -143,16 +148,24 @@ class _Scene:
         self.processes[name] = spawn(work)
 
     def serve(self) -> None:
-        """The gateway's process."""
+        """The gateway's processes."""
         os.environ["NOTES"] = str(self.folder / "notes")
+        logging.disable(logging.CRITICAL)
+        supervise("127.0.0.1", self.port, PROCESSES, self.serve_one)
+
+    def serve_one(self, siblings: Siblings, sockets: list[socket.socket]) -> None:
+        """One of them."""
         launcher = LocalLauncher(self.folder / "workspaces", ("NOTES",), STUB)
         gateway = self.gateway()
-        app = create_app(gateway)
-        services = Services.of(gateway, launcher=launcher, released=NothingReleased())
+        app = create_app(gateway, siblings=siblings)
+        services = Services.of(
+            gateway, siblings=siblings, launcher=launcher, released=NothingReleased()
+        )
         object.__setattr__(services.jobs.ending, "released", _Reports(self.report))
         app.state.services = services
-        threading.Thread(target=_ticks, args=(services,), daemon=True).start()
-        uvicorn.run(app, host="127.0.0.1", port=self.port, log_level="critical")
+        if siblings.first:
+            threading.Thread(target=_ticks, args=(services,), daemon=True).start()
+        GatewayServer(config(gateway.settings, app), app).run(sockets)
 
     def fault(self) -> str | None:
         """Kill something; what the gateway does not start again itself is started again. None if
@@ -165,10 +178,21 @@ class _Scene:
                 return "database connection"
         if draw < 0.75:
             return "worker" if self.kill_worker() else None
+        if draw < 0.85:
+            return "one process of the gateway" if self.kill_process() else None
         name = "gateway" if draw < 0.95 else self.random.choice(sorted(self.processes))
         kill(self.processes[name])
         self.start(name)
         return name.partition("-")[0]
+
+    def kill_process(self) -> bool:
+        """`kill -9` of a process that serves; False if there is none yet."""
+        pid = self.processes["gateway"]
+        found = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        if not found:
+            return False
+        os.kill(int(self.random.choice(found)), signal.SIGKILL)
+        return True
 
     def kill_worker(self) -> bool:
         """`kill -9` of a worker that lives; False if there is none."""
@@ -288,21 +312,25 @@ class _Client:
 
     def run(self) -> None:
         while True:
-            data = (self.scene.folder / "newest").read_text()
-            self.ask({**BODY, "data": {"dataset": data}}, uuid.uuid4().hex)
+            waiting = self.ask("GET", f"/v1/jobs?state=queued&limit={WAITING}", None, None)
+            if len(waiting["items"]) < WAITING:
+                data = (self.scene.folder / "newest").read_text()
+                body = {**BODY, "data": {"dataset": data}}
+                self.ask("POST", "/v1/jobs", json.dumps(body), uuid.uuid4().hex)
             time.sleep(0.3)
 
-    def ask(self, body: dict[str, Any], key: str) -> None:
+    def ask(self, method: str, path: str, body: str | None, key: str | None) -> Any:
         assert self.scene.world is not None
         headers = {**self.scene.world.as_("olga", key), "Content-Type": "application/json"}
         while True:
             with contextlib.suppress(OSError, http.client.HTTPException):
                 connection = http.client.HTTPConnection("127.0.0.1", self.scene.port, timeout=10)
-                connection.request("POST", "/v1/jobs", json.dumps(body), headers)
-                status = connection.getresponse().status
+                connection.request(method, path, body, headers)
+                answer = connection.getresponse()
+                text = answer.read()
                 connection.close()
-                if status < 500:
-                    return
+                if answer.status < 500:
+                    return json.loads(text)
             time.sleep(0.05)
 
 

@@ -51,14 +51,17 @@ class Served:
     port: int
     process: int
 
-    def rss_mb(self) -> float:
-        """Memory that it holds now."""
-        return _status(self.process, "VmRSS:") / 1024
+    def memory_mb(self) -> float:
+        """Memory that its processes hold now; what they share counts once."""
+        return sum(_shares_kb(process) for process in self._processes()) / 1024
 
     def cpu_s(self) -> float:
-        """Processor time that it has used."""
-        fields = Path(f"/proc/{self.process}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        """Processor time that its processes have used."""
+        return sum(map(_cpu_s, self._processes()))
+
+    def _processes(self) -> list[int]:
+        path = Path(f"/proc/{self.process}/task/{self.process}/children")
+        return [self.process, *map(int, path.read_text().split())]
 
 
 @contextmanager
@@ -66,6 +69,9 @@ def served(settings: dict[str, str]) -> Iterator[Served]:
     """Start one with these settings; ends with the block."""
     port = _free_port()
     environment = {**os.environ, **settings, "TACITURN_PORT": str(port)}
+    figures = Path(settings["TACITURN_DATA_DIR"]) / "figures"
+    figures.mkdir()
+    environment["PROMETHEUS_MULTIPROC_DIR"] = str(figures)
     folder = str(Path(__file__).parent.parent)
     environment["PYTHONPATH"] = os.pathsep.join([folder, environment.get("PYTHONPATH", "")])
     with open(Path(settings["TACITURN_DATA_DIR"]) / "gateway.log", "wb") as log:
@@ -101,26 +107,26 @@ def _free_port() -> int:
         return port
 
 
-def _status(process: int, name: str) -> int:
-    for line in Path(f"/proc/{process}/status").read_text().splitlines():
-        if line.startswith(name):
+def _shares_kb(process: int) -> int:
+    for line in Path(f"/proc/{process}/smaps_rollup").read_text().splitlines():
+        if line.startswith("Pss:"):
             return int(line.split()[1])
-    raise KeyError(name)
+    raise KeyError("Pss:")
+
+
+def _cpu_s(process: int) -> float:
+    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def main() -> None:
     """Serve until told to stop."""
-    from taciturn.server import logs
-    from taciturn.server.app import create_app
-    from taciturn.server.serving import GatewayServer, config
+    from taciturn.server.serving import serve
     from taciturn.server.settings import Settings
     from taciturn.server.starting import open_gateway
 
     more_files()
-    logs.set_up()
-    gateway = open_gateway(Settings())
-    app = create_app(gateway, launcher=Nobody())
-    GatewayServer(config(gateway.settings, app), app).run()
+    sys.exit(serve(open_gateway(Settings()), launcher=Nobody()))
 
 
 if __name__ == "__main__":

@@ -437,6 +437,9 @@ def serve(
     storage_url: Annotated[str | None, typer.Option(help="Object store, s3://...")] = None,
     public_url: Annotated[str | None, typer.Option(help="How clients reach the gateway.")] = None,
     launcher: Annotated[str | None, typer.Option(help="local or kubernetes.")] = None,
+    processes: Annotated[
+        int | None, typer.Option(help="Processes that serve; by default, one for each core.")
+    ] = None,
     check: Annotated[
         bool, typer.Option("--check", help="Look whether it can serve; exit code 1 if not.")
     ] = False,
@@ -461,6 +464,7 @@ def serve(
         "storage_url": storage_url,
         "public_url": public_url,
         "launcher": launcher,
+        "processes": processes,
     }
     run_serve(given, check=check, migrate=migrate, new_admin_token=new_admin_token)
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import sys
+import tempfile
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -57,6 +60,16 @@ def _settings(given: dict[str, Any]) -> Settings:
 
 
 def _serve(settings: Settings) -> None:
+    if settings.process_count == 1:
+        _serve_on(settings)
+        return
+    with tempfile.TemporaryDirectory(prefix="taciturn-figures-") as folder:
+        # What counts requests decides when it is imported, below, whether processes share figures.
+        os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
+        _serve_on(settings)
+
+
+def _serve_on(settings: Settings) -> None:
     from taciturn.server.serving import first_admin, serve
     from taciturn.server.starting import open_gateway
 
@@ -70,7 +83,10 @@ def _serve(settings: Settings) -> None:
             f"\n    {token}\n\n"
             f"    taciturn login {url}\n"
         )
-    serve(gateway)
+    sys.stdout.flush()
+    code = serve(gateway)
+    if code:
+        raise typer.Exit(code)
 
 
 def _check(settings: Settings) -> None:

@@ -15,30 +15,43 @@ from starlette.responses import JSONResponse, Response
 from taciturn._version import __version__
 from taciturn.errors import TaciturnError
 from taciturn.server.documents import document
+from taciturn.server.forwarding import Forwarding, HandedOn
 from taciturn.server.gateway import Gateway
 from taciturn.server.launchers.port import Launcher
 from taciturn.server.observing import Observing
 from taciturn.server.problems import MEDIA_TYPE, ProblemError, from_error
 from taciturn.server.routes import OPENAI_ROUTERS, ROUTERS, metrics
 from taciturn.server.services import Services
+from taciturn.server.siblings import Siblings
 from taciturn.server.trials import Trials
 
 
 def create_app(
-    gateway: Gateway, *, launcher: Launcher | None = None, trials: Trials | None = None
+    gateway: Gateway,
+    *,
+    siblings: Siblings | None = None,
+    launcher: Launcher | None = None,
+    trials: Trials | None = None,
 ) -> FastAPI:
     """The application on an open gateway; its background tasks run as long as its lifespan.
 
     Args:
+        siblings: this process among those of the gateway; by default there is no other.
         launcher, trials: instead of those that the settings name; see `Services.of`.
     """
     app = FastAPI(
         title="taciturn", version=__version__, docs_url=None, redoc_url=None, lifespan=_lifespan
     )
-    app.state.services = services = Services.of(gateway, launcher=launcher, trials=trials)
+    services = Services.of(gateway, siblings=siblings, launcher=launcher, trials=trials)
+    app.state.services = services
     app.add_middleware(
         Observing, gateway=gateway, audit_log=services.audit_log, metrics=services.metrics
     )
+    if services.siblings.count > 1:  # around all others, since it is added last
+        if services.siblings.first:
+            app.add_middleware(HandedOn)
+        else:
+            app.add_middleware(Forwarding, siblings=services.siblings)
     app.add_exception_handler(ProblemError, _problem)
     app.add_exception_handler(TaciturnError, _own_error)
     app.add_exception_handler(RequestValidationError, _invalid)

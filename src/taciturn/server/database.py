@@ -27,27 +27,28 @@ PATIENCE_S = 30.0
 
 _LOCK_WAIT_S = 1  # in one attempt; so that patience ends when it says
 _READ_ONLY = "taciturn_read_only"
-# Connections that are kept, and those made for a rush: one more than are kept is opened and
+# Connections that are kept, a quarter as many for a rush: one more than are kept is opened and
 # closed again for each transaction, which costs more than the transaction. Every transaction is
 # ended where it was begun (`transact`), so none has to be rolled back when it is given back.
 # The one that was used last is used next: each has a cache of its own, which would be filled.
 _POOL: dict[str, Any] = {
-    "pool_size": 24,
-    "max_overflow": 8,
     "pool_reset_on_return": None,
     "pool_use_lifo": True,
+    "pool_timeout": _LOCK_WAIT_S,
 }
+_CONNECTIONS, _FEWEST = 32, 8
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.002, 0.25
 # Lost a race, a deadlock or a lock's turn; two with one key at once; the server is full, restarts
 # or has gone; it ended an idle transaction.
 _PASSING = ("40001", "40P01", "55P03", "23505", "53300", "57P01", "57P02", "57P03", "25P03")
 
 
-def open_database(url: str, *, create: bool = True) -> Engine:
+def open_database(url: str, *, create: bool = True, processes: int = 1) -> Engine:
     """An engine for `sqlite:///FILE` or `postgresql+psycopg://...`; connects when first used.
 
     Args:
         create: whether a file of SQLite that does not exist is made.
+        processes: how many open it at the same time, and share the number of connections.
 
     Raises:
         DatabaseError: another database, one in memory, or not a URL. The message holds no password.
@@ -55,13 +56,10 @@ def open_database(url: str, *, create: bool = True) -> Engine:
     address = _address(url)
     if not create and address.get_backend_name() == "sqlite" and not _exists(address):
         raise DatabaseError(f"{address.database}: no such file; name the server's database")
+    connections = max(_FEWEST, _CONNECTIONS // processes)
+    pool = _POOL | {"pool_size": 3 * connections // 4, "max_overflow": connections // 4}
     if address.get_backend_name() == "sqlite":
-        engine = create_engine(
-            address,
-            connect_args={"timeout": _LOCK_WAIT_S},
-            pool_timeout=_LOCK_WAIT_S,
-            **_POOL,
-        )
+        engine = create_engine(address, connect_args={"timeout": _LOCK_WAIT_S}, **pool)
         event.listen(engine, "connect", _prepare_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
         return engine
@@ -74,8 +72,7 @@ def open_database(url: str, *, create: bool = True) -> Engine:
     return create_engine(
         address,
         isolation_level="SERIALIZABLE",
-        pool_timeout=_LOCK_WAIT_S,
-        **_POOL,
+        **pool,
         connect_args={
             "connect_timeout": 5,
             "application_name": "taciturn",

@@ -3,21 +3,35 @@
     metrics.watch("taciturn_jobs", "Jobs by state.", "state", jobs.count_by_state)
 
 `watch` asks when Prometheus does; what fails then is left out of that answer.
+
+Of several processes on one gateway, any gives the figures of all, through files that they share.
+`prometheus_client` decides for them when it is imported first: if PROMETHEUS_MULTIPROC_DIR is set.
 """
 
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Iterator, Mapping
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 from prometheus_client.registry import Collector
 
 _log = logging.getLogger("taciturn.metrics")
 _BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
 
+SHARED = "PROMETHEUS_MULTIPROC_DIR"
+"""The variable that names the folder of what several processes count."""
+
 Reading = Callable[[], Mapping[str, float]]
+
+
+def forget_process(pid: int) -> None:
+    """What a process counted stays, what it said of the moment goes with it."""
+    if SHARED in os.environ:
+        mark_process_dead(pid)  # type: ignore[no-untyped-call]
 
 
 class Metrics:
@@ -25,6 +39,8 @@ class Metrics:
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
+        self._watched = CollectorRegistry()
+        self._own: list[tuple[Gauge, Reading]] = []
         self._requests = Counter(
             "taciturn_requests",
             "Requests answered.",
@@ -46,11 +62,30 @@ class Metrics:
 
     def watch(self, name: str, text: str, label: str, read: Reading) -> None:
         """Show what `read` says, one gauge per value of the label, a fixed set of words."""
-        self._registry.register(_Watched(name, text, label, read))
+        self._watched.register(_Watched(name, text, label, read))
+
+    def watch_own(self, name: str, text: str, label: str, read: Reading) -> None:
+        """As `watch`, of this process alone; those of all are added up, as of the last `refresh`
+        where there are several."""
+        if SHARED not in os.environ:
+            self.watch(name, text, label, read)
+            return
+        gauge = Gauge(name, text, (label,), multiprocess_mode="livesum", registry=self._registry)
+        self._own.append((gauge, read))
+
+    def refresh(self) -> None:
+        """Tell the other processes what `watch_own` watches here."""
+        for gauge, read in self._own:
+            for value, figure in read().items():
+                gauge.labels(value).set(figure)
 
     def text(self) -> bytes:
         """As Prometheus reads it."""
-        return generate_latest(self._registry)
+        registry = self._registry
+        if SHARED in os.environ:
+            registry = CollectorRegistry()
+            MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+        return generate_latest(registry) + generate_latest(self._watched)
 
 
 class _Watched(Collector):

@@ -22,6 +22,8 @@ from taciturn.server.identity.directory import Directory
 from taciturn.server.identity.logins import Logins
 from taciturn.server.identity.oidc import Oidc
 from taciturn.server.identity.passwords import Passwords
+from taciturn.server.identity.principal import Principal
+from taciturn.server.identity.remembered import Remembered
 from taciturn.server.identity.sessions import Sessions
 from taciturn.server.identity.tokens import Tokens
 from taciturn.server.identity.users import Users
@@ -46,11 +48,12 @@ from taciturn.server.policies import Policies
 from taciturn.server.previews import Files, Previews
 from taciturn.server.registrations import Desk, Registrations
 from taciturn.server.results import Results
+from taciturn.server.siblings import DISPATCH, FORGET, Siblings
 from taciturn.server.storage import open_store
 from taciturn.server.tables import jobs as job_table
 from taciturn.server.trials import Trials
 
-_DISPATCH_S = 1.0
+_DISPATCH_S, _FIGURES_S = 1.0, 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +61,7 @@ class Services:
     """One of each."""
 
     gateway: Gateway
+    siblings: Siblings
     background: Background
     metrics: Metrics
     audit_log: AuditLog
@@ -98,6 +102,7 @@ class Services:
         cls,
         gateway: Gateway,
         *,
+        siblings: Siblings | None = None,
         launcher: Launcher | None = None,
         trials: Trials | None = None,
         desk: Desk | None = None,
@@ -107,6 +112,7 @@ class Services:
         """All services on one gateway; what they do besides requests is in `background`.
 
         Args:
+            siblings: this process among those of the gateway; by default there is no other.
             launcher: starts workers; by default the one that the settings name.
             trials: runs selections on previews.
             desk: where probes are asked for, instead of `jobs`.
@@ -115,7 +121,9 @@ class Services:
         """
         settings = gateway.settings
         background, metrics, audit_log = Background(), Metrics(), AuditLog(gateway)
-        directory, passwords = Directory(gateway), Passwords()
+        siblings = siblings or Siblings()
+        remembered = Remembered[Principal](tell=lambda: siblings.tell(FORGET))
+        directory, passwords = Directory(gateway, remembered), Passwords()
         logins = Logins(gateway, directory, passwords)
         trials, policies = trials or Trials(), Policies(gateway)
         grants = Grants(gateway, policies)
@@ -127,12 +135,22 @@ class Services:
         states, approvals = States(gateway, events), Approvals(gateway)
         ending = Ending(gateway, states, released or Finishing(artifacts, models, datasets))
         leases = Leases(gateway, states)
+
+        def queued() -> None:
+            background.wake("dispatcher")
+            siblings.tell(DISPATCH)
+
         started = Launching(launcher) if launcher else Launching.open(gateway, events.append)
         jobs = Jobs(
-            gateway, states, ending, approvals, queued=lambda: background.wake("dispatcher")
+            gateway,
+            states,
+            ending,
+            approvals,
+            queued=queued,
         )
         return cls(
             gateway=gateway,
+            siblings=siblings,
             background=background,
             metrics=metrics,
             audit_log=audit_log,
@@ -182,6 +200,23 @@ class Services:
 
     def attend(self) -> None:
         """Have `background` do what goes on besides requests. Called once, before it starts."""
+        if self.siblings.first:
+            self._attend_jobs()
+        self.siblings.on(FORGET, self.directory.remembered.lapse)
+        self.background.add(self.siblings)
+        self.background.on_stopping(self.hub.stop)
+        self.background.on_stopping(self.trials.close)
+        if self.siblings.count > 1:
+            self.background.every("figures", _FIGURES_S, self.metrics.refresh)
+        self.metrics.watch_own(
+            "taciturn_queue",
+            "What waits inside the gateway.",
+            "queue",
+            lambda: {"audit_log": self.audit_log.waiting, "streams": self.hub.watching},
+        )
+        self.metrics.watch("taciturn_jobs", "Jobs by their state.", "state", self._by_state)
+
+    def _attend_jobs(self) -> None:
         self.base_models.register_embedded()
         self.policies.resume()
         self.grants.resume()
@@ -189,15 +224,7 @@ class Services:
         self.background.every("dispatcher", _DISPATCH_S, self.dispatcher.turn)
         if self.launching.monitor is not None:
             self.background.add(self.launching.monitor)
-        self.background.on_stopping(self.hub.stop)
-        self.background.on_stopping(self.trials.close)
-        self.metrics.watch(
-            "taciturn_queue",
-            "What waits inside the gateway.",
-            "queue",
-            lambda: {"audit_log": self.audit_log.waiting, "streams": self.hub.watching},
-        )
-        self.metrics.watch("taciturn_jobs", "Jobs by their state.", "state", self._by_state)
+        self.siblings.on(DISPATCH, lambda: self.background.wake("dispatcher"))
 
     def _by_state(self) -> dict[str, float]:
         counted = select(job_table.c.state, func.count()).group_by(job_table.c.state)

@@ -1,4 +1,4 @@
-"""The gateway as a process: one uvicorn, from the first admin's token to a graceful end."""
+"""The gateway as processes: a uvicorn in each, from the first admin's token to a graceful end."""
 
 from __future__ import annotations
 
@@ -16,7 +16,11 @@ from taciturn.server.audit_log import Record
 from taciturn.server.gateway import Gateway
 from taciturn.server.identity import secret
 from taciturn.server.identity.directory import revoke_all, role_text
+from taciturn.server.launchers.port import Launcher
 from taciturn.server.settings import Settings
+from taciturn.server.siblings import Siblings
+from taciturn.server.starting import open_gateway
+from taciturn.server.supervising import supervise
 from taciturn.server.tables import audit_log, tokens, users
 from taciturn.wire.identity import Role
 
@@ -145,11 +149,37 @@ class GatewayServer(uvicorn.Server):
         self._captured_signals.clear()
 
 
-def serve(gateway: Gateway) -> None:
-    """Serve until SIGTERM or SIGINT. Workers go on, and report to the next gateway."""
+def serve(gateway: Gateway, *, launcher: Launcher | None = None) -> int:
+    """Serve until SIGTERM or SIGINT, in as many processes as the settings say; the exit code.
+    Workers go on, and report to the next gateway.
+
+    Args:
+        launcher: instead of the one that the settings name.
+
+    Raises:
+        SpecError: the address is taken.
+    """
     logs.set_up()
-    app = create_app(gateway)
-    GatewayServer(config(gateway.settings, app), app).run()
+    settings = gateway.settings
+    if settings.process_count == 1:
+        _serve(gateway, Siblings(), launcher, None)
+        return 0
+    gateway.engine.dispose()  # no connection may be open in two processes
+
+    def one(siblings: Siblings, sockets: list[socket.socket]) -> None:
+        _serve(open_gateway(settings), siblings, launcher, sockets)
+
+    return supervise(settings.host, settings.port, settings.process_count, one)
+
+
+def _serve(
+    gateway: Gateway,
+    siblings: Siblings,
+    launcher: Launcher | None,
+    sockets: list[socket.socket] | None,
+) -> None:
+    app = create_app(gateway, siblings=siblings, launcher=launcher)
+    GatewayServer(config(gateway.settings, app), app).run(sockets)
     gateway.engine.dispose()
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -9,6 +11,8 @@ from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from taciturn.wire.identity import Role
+
+_MOST_PROCESSES = 4
 
 
 class Settings(BaseSettings):
@@ -31,6 +35,15 @@ class Settings(BaseSettings):
     ] = None
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 8321
+    processes: Annotated[
+        int | None,
+        Field(
+            ge=1,
+            le=64,
+            description="Processes that serve; default: one for each core, four at most, on Linux, "
+            "else one.",
+        ),
+    ] = None
     public_url: Annotated[
         str | None, Field(description="How clients and workers reach the gateway.")
     ] = None
@@ -100,3 +113,13 @@ class Settings(BaseSettings):
     oidc_roles: Annotated[
         dict[str, Role], Field(description="Group of the provider -> role here.")
     ] = {}
+
+    @property
+    def process_count(self) -> int:
+        """How many processes serve. By default no more than this process may use cores: a process
+        of Python computes on one."""
+        if self.processes is not None:
+            return self.processes
+        if sys.platform != "linux":
+            return 1  # no other system deals connections out to sockets on one address
+        return min(_MOST_PROCESSES, len(os.sched_getaffinity(0)))

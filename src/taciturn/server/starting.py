@@ -39,8 +39,10 @@ def open_engine(settings: Settings) -> Engine:
     """An engine on the gateway's database; of the embedded one, the folder is made."""
     settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     if settings.database_url is None:
-        return open_database(f"sqlite:///{settings.data_dir / 'gateway.db'}")
-    return open_database(settings.database_url.get_secret_value())
+        url = f"sqlite:///{settings.data_dir / 'gateway.db'}"
+    else:
+        url = settings.database_url.get_secret_value()
+    return open_database(url, processes=settings.process_count)
 
 
 def _seal_key(settings: Settings) -> SealKey:

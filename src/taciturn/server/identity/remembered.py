@@ -1,7 +1,8 @@
 """Authentications of the last second, so that not every request asks the database who it is.
 
-What changes people or tokens in this process calls `forget`, which holds from that moment; other
-processes notice within `KEPT_S`. Only digests of tokens are kept here too.
+What changes people or tokens in this process calls `forget`, which holds from that moment. Other
+processes of this gateway are told; whoever is not, such as another gateway on the same database,
+notices within `KEPT_S`. Only digests of tokens are kept here too.
 """
 
 from __future__ import annotations
@@ -20,8 +21,12 @@ _MOST = 10_000
 class Remembered(Generic[T]):
     """Values by key, for a short while."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
+    def __init__(
+        self,
+        clock: Callable[[], float] = time.monotonic,
+        tell: Callable[[], object] = lambda: None,
+    ) -> None:
+        self._clock, self._tell = clock, tell
         self._lock = threading.Lock()
         self._entries: dict[str, tuple[float, T]] = {}
         self._generation = 0
@@ -48,6 +53,11 @@ class Remembered(Generic[T]):
             self._entries[key] = (self._clock(), value)
 
     def forget(self) -> None:
+        """Something was changed here: ask the database again, everywhere."""
+        self.lapse()
+        self._tell()
+
+    def lapse(self) -> None:
         """Something has changed: ask the database again."""
         with self._lock:
             self._generation += 1
