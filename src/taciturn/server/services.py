@@ -146,6 +146,7 @@ class Services:
             states,
             ending,
             approvals,
+            trials,
             queued=queued,
         )
         return cls(

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from taciturn.engine.data.encoding import EncodedRecords, encode_batch
-from taciturn.engine.data.fields import Fields
+from taciturn.preparation.fields import Fields
 
 TEXT = Fields("text", ("text",))
 ANSWER = Fields("answer", ("question", "answer"))

@@ -5,9 +5,10 @@ from __future__ import annotations
 import pyarrow as pa
 import pytest
 
-from taciturn.engine.data.fields import Fields, choose_fields, text_columns
+from taciturn.engine.data.fields import text_columns
 from taciturn.engine.data.source import open_rows
 from taciturn.errors import MissingColumnError, RowError, SpecError
+from taciturn.preparation.fields import Fields, choose_fields
 from taciturn.preparation.selection import UNIT, with_unit
 from taciturn.spec import DataSpec
 

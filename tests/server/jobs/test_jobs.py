@@ -171,6 +171,10 @@ REFUSED: dict[str, tuple[dict[str, Any], int, str]] = {
     "own unit": ({"privacy_unit": "id"}, 422, "invalid"),
     "aggregate": ({"data": {"dataset": "phee", "select": "count(*) AS context"}}, 422, "invalid"),
     "column": ({"data": {"dataset": "phee", "select": "nothing AS context"}}, 422, "invalid"),
+    "text field": ({"text_field": "contxt"}, 422, "invalid"),
+    "which field": ({"text_field": None}, 422, "invalid"),
+    "field gone": ({"data": {"dataset": "phee", "select": "context AS note, id"}}, 422, "invalid"),
+    "no text": ({"data": {"dataset": "phee", "select": "len(context) AS context"}}, 422, "invalid"),
     "batch": ({"batch_size": 5000}, 422, "invalid"),
     "delta": ({"delta": 1e-4}, 403, "policy_refused"),
 }
@@ -180,6 +184,13 @@ REFUSED: dict[str, tuple[dict[str, Any], int, str]] = {
 def test_what_is_wrong_is_refused_and_does_not_run(still: Ward, name: str) -> None:
     changes, status, code = REFUSED[name]
     denied(still, fit(**changes), status, code)
+
+
+def test_a_field_that_is_not_there_is_told_with_the_nearest_one(still: Ward) -> None:
+    detail = still.post("plans", fit(text_field="contxt")).json()["detail"]
+    assert "did you mean 'context'" in detail
+    selected = {"data": {"dataset": "phee", "select": "upper(context) AS note"}}
+    assert still.post("plans", fit(text_field="note", **selected)).is_success
 
 
 def denied(ward: Ward, body: dict[str, Any], status: int, code: str, who: str = "paul") -> None:
@@ -280,6 +291,7 @@ def test_an_evaluation_of_rows_is_priced_as_one_release(ward: Ward) -> None:
         "kind": "evaluate",
         "model": model,
         "data": {"dataset": "phee", "part": {"side": "test", "test_share": 0.1}},
+        "text_field": "context",
         "target_epsilon": 0.5,
     }
     shown = ward.post("plans", body).json()

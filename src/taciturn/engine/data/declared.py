@@ -13,10 +13,11 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from taciturn.engine.data.fields import Fields, choose_fields, text_columns
+from taciturn.engine.data.fields import text_columns
 from taciturn.engine.data.source import open_rows
 from taciturn.engine.data.split import Split
 from taciturn.errors import RowError, SpecError
+from taciturn.preparation.fields import Fields, choose_fields
 from taciturn.preparation.rows import Rows, Skipped, sliced, surviving
 from taciturn.preparation.selection import selected_beside_unit, with_owners_unit
 from taciturn.spec import DataSpec

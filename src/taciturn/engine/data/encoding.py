@@ -25,8 +25,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from taciturn.engine.data.chat import ChatTokenizer, encode_messages
-from taciturn.engine.data.fields import Fields
 from taciturn.errors import RowError
+from taciturn.preparation.fields import Fields
 from taciturn.preparation.rows import Skipped
 
 _CHARACTERS_PER_CALL = 1 << 20

@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from taciturn.engine.data.bounding import FIRST, grouped, single_record_units
-from taciturn.engine.data.fields import Fields, choose_fields, text_columns
+from taciturn.engine.data.fields import text_columns
 from taciturn.engine.data.source import open_rows
+from taciturn.preparation.fields import Fields, choose_fields
 from taciturn.preparation.rows import missing_column
 from taciturn.preparation.selection import selected, with_unit
 from taciturn.spec import DataSpec

@@ -24,9 +24,9 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from taciturn.engine.data.encoding import EncodedRecords, Tokenizer, encode_batch
-from taciturn.engine.data.fields import Fields, Kind
 from taciturn.engine.data.store import TokenizedDataset, TokenWriter
 from taciturn.errors import DataError, DataNotFoundError
+from taciturn.preparation.fields import Fields, Kind
 from taciturn.spec import CanaryKind
 
 CANARIES = "canaries.json"

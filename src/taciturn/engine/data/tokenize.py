@@ -21,11 +21,12 @@ import pyarrow as pa
 from taciturn.engine.data.bounding import FIRST, grouped, single_record_units
 from taciturn.engine.data.declared import DeclaredRows, declared_records
 from taciturn.engine.data.encoding import Tokenizer, encode_batch, encode_what_can_be
-from taciturn.engine.data.fields import Fields, choose_fields, text_columns
+from taciturn.engine.data.fields import text_columns
 from taciturn.engine.data.planted import PlantedUnits, plant
 from taciturn.engine.data.source import open_rows
 from taciturn.engine.data.store import TokenizedDataset, TokenizedRecord, TokenWriter
 from taciturn.errors import OutputError
+from taciturn.preparation.fields import Fields, choose_fields
 from taciturn.preparation.rows import Rows, Skipped
 from taciturn.preparation.selection import selected, with_unit
 from taciturn.spec import DataSpec

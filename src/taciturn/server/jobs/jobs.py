@@ -12,11 +12,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import pyarrow as pa
 from sqlalchemy import Connection, Row, insert, select, update
 
 from taciturn.accounting.events import event_from_dict, event_to_dict
 from taciturn.certificate.canonical import canonical_json
 from taciturn.errors import BudgetExceededError
+from taciturn.preparation.arrow_types import parse_type
+from taciturn.preparation.fields import choose_fields
 from taciturn.server.approvals import Approvals, approvers_of
 from taciturn.server.gateway import Gateway
 from taciturn.server.identity.principal import Principal
@@ -32,6 +35,8 @@ from taciturn.server.problems import ProblemError
 from taciturn.server.recency import key as place
 from taciturn.server.recency import newest_first
 from taciturn.server.tables import approvals, jobs
+from taciturn.server.trials import Trials
+from taciturn.spec import DataSpec
 from taciturn.wire.events import FAILURES, FailureCode, StateEvent
 from taciturn.wire.jobs import (
     ApprovalView,
@@ -40,6 +45,8 @@ from taciturn.wire.jobs import (
     JobState,
     JobView,
     PlanView,
+    RemoteEvaluate,
+    RemoteFit,
     RemoteProbe,
 )
 from taciturn.wire.values import Page, PolicyLine
@@ -59,6 +66,7 @@ class Jobs:
     states: States
     ending: Ending
     approvals: Approvals
+    trials: Trials
     queued: Callable[[], object] = lambda: None
 
     def plan(self, caller: Principal, asked: Asked) -> PlanView:
@@ -182,8 +190,26 @@ class Jobs:
     def _judged(self, caller: Principal, asked: Asked) -> tuple[Terms, Price, Verdict]:
         now_ms = self.gateway.now_ms()
         terms = self.gateway.read(lambda connection: terms_of(connection, caller, asked, now_ms))
+        self._check_fields(asked, terms)
         priced = price(asked, terms)
         return terms, priced, decide(self.gateway, priced, terms)
+
+    def _check_fields(self, asked: Asked, terms: Terms) -> None:
+        """That the columns to be read are there, by the schema that the gateway knows.
+
+        Raises:
+            MissingColumnError, RowError, SpecError: they are not, or hold no text.
+            ProblemError: `invalid` for a selection that fails on the schema.
+        """
+        data = asked.data if isinstance(asked, RemoteFit | RemoteEvaluate) else None
+        if data is None or terms.dataset is None:
+            return
+        assert isinstance(asked, DataSpec)
+        columns = terms.dataset.columns
+        if data.select is not None:
+            columns = self.trials.run(data.select, columns, ()).columns
+        schema = pa.schema([(column.name, parse_type(column.type)) for column in columns])
+        choose_fields(schema, asked.model_copy(update={"privacy_unit": terms.dataset.unit}))
 
     def _no_room(self, priced: Price, terms: Terms, verdict: Verdict) -> ProblemError:
         fits = fitting_epsilon(self.gateway, priced, terms)

@@ -20,7 +20,7 @@ from taciturn.server.problems import ProblemError
 from taciturn.server.tables import base_models, datasets, grant_terms, models, policies
 from taciturn.server.visibility import grant_is_live
 from taciturn.spec import EvaluateSpec, FitSpec
-from taciturn.wire.datasets import DatasetState, PolicyTerms
+from taciturn.wire.datasets import ColumnView, DatasetState, PolicyTerms
 from taciturn.wire.identity import Role
 from taciturn.wire.jobs import (
     DataRef,
@@ -44,7 +44,7 @@ class DatasetFacts:
     name: str
     unit: str
     units: int
-    columns: tuple[str, ...]
+    columns: tuple[ColumnView, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,9 +233,9 @@ def _ready(row: Row[Any], data: DataRef) -> DatasetFacts:
             f"dataset {row.name!r} is {row.state}; its owner finds why, and only a ready one can "
             "be used",
         )
-    columns = tuple(column["name"] for column in json.loads(row.columns))
+    columns = tuple(ColumnView(**column) for column in json.loads(row.columns))
     if data.select is not None:
-        check_list(data.select, columns)
+        check_list(data.select, [column.name for column in columns])
     return DatasetFacts(row.name, row.unit, row.units, columns)
 
 
