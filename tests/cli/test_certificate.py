@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +10,6 @@ import pytest
 
 from taciturn.accounting.compose import epsilon
 from taciturn.accounting.events import dpsgd_event, event_to_dict
-from taciturn.cli import main as module
 from taciturn.report import PrivacyReport, PrivateStep
 
 EVENT = dpsgd_event(sampling_probability=0.05, noise_multiplier=1.1, steps=20)
@@ -19,23 +17,12 @@ Taciturn = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def taciturn(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Taciturn:
-    """The program, in this process: arguments -> exit code, output, errors."""
+def taciturn(taciturn: Taciturn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Taciturn:
+    """The program in an empty folder, with no key of the environment's."""
     monkeypatch.chdir(tmp_path)
     for name in ("TACITURN_SIGNING_KEY", "TACITURN_TRUST", "TACITURN_SIGNING_KEY_PASSWORD"):
         monkeypatch.delenv(name, raising=False)
-
-    def run(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["taciturn", *arguments])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as stop:
-            module.main()
-        captured = capsys.readouterr()
-        return int(stop.value.code or 0), captured.out, captured.err
-
-    return run
+    return taciturn
 
 
 @pytest.fixture

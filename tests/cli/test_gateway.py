@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import httpx
 import pytest
 
 from fakegateway import TOKEN, URL, Fake
-from taciturn.cli.main import main
 from taciturn.sdk import client as clients
 from taciturn.sdk.transport import Patience
 from taciturn.wire.jobs import JobState
@@ -21,19 +21,15 @@ MODEL = "gateway:mod_00000000000000000001"
 
 
 class Shell:
-    """Runs `taciturn ...` in this process."""
+    """Runs `taciturn ...` in this process; what it prints, once it ended as it should."""
 
-    def __init__(self, capsys: pytest.CaptureFixture[str], patch: pytest.MonkeyPatch) -> None:
-        self.capsys, self.patch = capsys, patch
+    def __init__(self, taciturn: Callable[..., tuple[int, str, str]]) -> None:
+        self.taciturn = taciturn
 
     def __call__(self, *arguments: str, code: int = 0) -> str:
-        self.patch.setattr(sys, "argv", ["taciturn", *arguments])
-        self.capsys.readouterr()
-        with pytest.raises(SystemExit) as caught:
-            main()
-        output = "".join(self.capsys.readouterr())
-        assert (caught.value.code or 0) == code, output
-        return output
+        ended, out, err = self.taciturn(*arguments)
+        assert ended == code, out + err
+        return out + err
 
 
 @pytest.fixture
@@ -50,13 +46,12 @@ def fake(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Fake:
     monkeypatch.setenv("TACITURN_URL", URL)
     monkeypatch.setenv("TACITURN_TOKEN", TOKEN)
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
-    monkeypatch.setenv("COLUMNS", "200")
     return gateway
 
 
 @pytest.fixture
-def shell(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Shell:
-    return Shell(capsys, monkeypatch)
+def shell(taciturn: Callable[..., tuple[int, str, str]]) -> Shell:
+    return Shell(taciturn)
 
 
 def test_login_keeps_a_token_that_works(

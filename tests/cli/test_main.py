@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,23 +16,7 @@ import yaml
 
 from taciturn.spec import JobSpec
 
-
-def taciturn(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "taciturn.cli.main", *arguments]
-    return subprocess.run(
-        command,
-        cwd=cwd,
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
-
-
-def environment() -> dict[str, str]:
-    source = str(Path(__file__).resolve().parents[2] / "src")
-    return {**os.environ, "PYTHONPATH": source, "COLUMNS": "200", "OMP_NUM_THREADS": "1"}
+Taciturn = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture(scope="module")
@@ -43,15 +27,22 @@ def notes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_every_field_is_a_flag() -> None:
+def test_every_field_is_a_flag(taciturn: Taciturn) -> None:
     for command in ("fit", "plan"):
-        text = taciturn(command, "--help").stdout
+        _, text, _ = taciturn(command, "--help")
         flags = set(re.findall(r"--[a-z][a-z0-9-]*", text))
         for name in JobSpec.model_fields:
             assert "--" + name.replace("_", "-") in flags, (command, name)
 
 
-def test_fit_then_sample_then_evaluate(tiny_llama: Path, notes: Path, tmp_path: Path) -> None:
+def test_fit_then_sample_then_evaluate(
+    taciturn: Taciturn,
+    tiny_llama: Path,
+    notes: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
     job = {
         "model": str(tiny_llama),
         "data": str(notes),
@@ -63,51 +54,55 @@ def test_fit_then_sample_then_evaluate(tiny_llama: Path, notes: Path, tmp_path: 
         "output": "from-yaml",
     }
     (tmp_path / "job.yaml").write_text(yaml.safe_dump(job))
-    done = taciturn("fit", "-f", "job.yaml", "--output", "out", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert "DP (epsilon=" in done.stdout
-    assert "number of units (public): 20" in done.stdout
+    code, out, err = taciturn("fit", "-f", "job.yaml", "--output", "out")
+    assert code == 0, err
+    assert "DP (epsilon=" in out
+    assert "number of units (public): 20" in out
     assert not (tmp_path / "from-yaml").exists()
     report = json.loads((tmp_path / "out" / "privacy_report.json").read_text())
     assert report["steps"] == 2
-    sampled = taciturn(
-        "sample", "out", "-p", "The patient", "--max-new-tokens", "4", "--seed", "1", cwd=tmp_path
-    )
-    assert sampled.returncode == 0, sampled.stderr
-    assert "policy: DP (epsilon=" in sampled.stdout
-    assert "The patient" in sampled.stdout
-    scored = taciturn("evaluate", "out", str(notes), "--text-field", "text", cwd=tmp_path)
-    assert scored.returncode == 0, scored.stderr
-    assert "perplexity" in scored.stdout
+    sample = ("sample", "out", "-p", "The patient", "--max-new-tokens", "4", "--seed", "1")
+    code, out, err = taciturn(*sample)
+    assert code == 0, err
+    assert "policy: DP (epsilon=" in out
+    assert "The patient" in out
+    code, out, err = taciturn("evaluate", "out", str(notes), "--text-field", "text")
+    assert code == 0, err
+    assert "perplexity" in out
 
 
-def test_private_curves_only_when_asked(tiny_llama: Path, notes: Path, tmp_path: Path) -> None:
+def test_private_curves_only_when_asked(
+    taciturn: Taciturn, tiny_llama: Path, notes: Path, tmp_path: Path
+) -> None:
     common = ["fit", "--model", str(tiny_llama), "--data", str(notes), "--text-field", "text"]
     common += ["--target-epsilon", "5", "--steps", "2", "--batch-size", "8"]
-    quiet = taciturn(*common, "--output", str(tmp_path / "quiet"))
-    assert quiet.returncode == 0, quiet.stderr
-    assert "loss" not in quiet.stdout
-    shown = taciturn(*common, "--output", str(tmp_path / "shown"), "--show-private")
-    assert "private: step 2, loss" in shown.stdout
+    code, out, err = taciturn(*common, "--output", str(tmp_path / "quiet"))
+    assert code == 0, err
+    assert "loss" not in out + err
+    _, out, _ = taciturn(*common, "--output", str(tmp_path / "shown"), "--show-private")
+    assert "private: step 2, loss" in out
 
 
-def test_plan_prints_everything_before_anything_runs(tiny_llama: Path, tmp_path: Path) -> None:
-    done = taciturn(
+def test_plan_prints_everything_before_anything_runs(
+    taciturn: Taciturn, tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, out, err = taciturn(
         "plan", "--model", str(tiny_llama), "--n-units", "1000", "--target-epsilon", "3",
-        "--epochs", "3", "--batch-size", "100", cwd=tmp_path,
+        "--epochs", "3", "--batch-size", "100",
     )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    assert code == 0, err
     for word in ("noise multiplier", "steps", "sampling probability", "epsilon", "estimated time"):
-        assert word in done.stdout
-    assert "nearby choices" in done.stdout
+        assert word in out
+    assert "nearby choices" in out
     assert list(tmp_path.iterdir()) == []
 
 
-def test_doctor_finds_everything_in_place() -> None:
-    done = taciturn("doctor")
-    assert done.returncode == 0, done.stdout + done.stderr
+def test_doctor_finds_everything_in_place(taciturn: Taciturn) -> None:
+    code, out, err = taciturn("doctor")
+    assert code == 0, out + err
     for word in ("torch", "device", "memory", "entropy", "everything is in place"):
-        assert word in done.stdout
+        assert word in out
 
 
 @pytest.mark.parametrize(
@@ -123,34 +118,38 @@ def test_doctor_finds_everything_in_place() -> None:
     ],
 )
 def test_errors_are_one_line_with_the_remedy(
-    arguments: list[str], message: str, tmp_path: Path
+    taciturn: Taciturn,
+    arguments: list[str],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    done = taciturn(*arguments, cwd=tmp_path)
-    assert done.returncode == 1
-    assert re.search(message, done.stderr), done.stderr
-    assert "Traceback" not in done.stderr
+    monkeypatch.chdir(tmp_path)
+    code, _, err = taciturn(*arguments)
+    assert code == 1
+    assert re.search(message, err), err
+    assert "Traceback" not in err
     assert list(tmp_path.iterdir()) == []
 
 
-def test_misspelled_field_in_yaml(tmp_path: Path) -> None:
+def test_misspelled_field_in_yaml(taciturn: Taciturn, tmp_path: Path) -> None:
     (tmp_path / "job.yaml").write_text("model: x\ndata: y\ntarget_epsilonn: 3\n")
-    done = taciturn("fit", "-f", "job.yaml", cwd=tmp_path)
-    assert done.returncode == 1
-    assert "did you mean 'target_epsilon'" in done.stderr
+    code, _, err = taciturn("fit", "-f", str(tmp_path / "job.yaml"))
+    assert code == 1
+    assert "did you mean 'target_epsilon'" in err
 
 
 @pytest.mark.timeout(900)
 def test_ctrl_c_leaves_a_resumable_checkpoint(
-    tiny_llama: Path, notes: Path, tmp_path: Path
+    taciturn: Taciturn, tiny_llama: Path, notes: Path, tmp_path: Path
 ) -> None:
+    """A process of its own, as a signal needs: also the one look at the program as one."""
     output = tmp_path / "out"
     arguments = ["fit", "--model", str(tiny_llama), "--data", str(notes), "--text-field", "text"]
     arguments += ["--target-epsilon", "5", "--steps", "150", "--batch-size", "8"]
     arguments += ["--checkpoint-every", "1000", "--output", str(output)]
     command = [sys.executable, "-m", "taciturn.cli.main", *arguments]
-    process = subprocess.Popen(
-        command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     journal = output / "private" / "journal.jsonl"
     deadline = time.monotonic() + 240
     while not (journal.exists() and len(journal.read_text().splitlines()) > 3):
@@ -162,6 +161,6 @@ def test_ctrl_c_leaves_a_resumable_checkpoint(
     assert process.returncode == 130
     assert "run again with --resume" in errors
     assert not (output / "privacy_report.json").exists()
-    done = taciturn(*arguments, "--resume")
-    assert done.returncode == 0, done.stderr
+    code, _, errors = taciturn(*arguments, "--resume")
+    assert code == 0, errors
     assert json.loads((output / "privacy_report.json").read_text())["steps"] == 150

@@ -225,6 +225,15 @@ def contract_name(root: Path, contract: str) -> str:
 
 HEAVY = ("torch", "transformers", "peft", "datasets", "pandas", "pyarrow", "duckdb")
 
+# A command that ends, well or not; only the probe says how it came to that.
+TYPED = """
+import contextlib, io, sys
+from taciturn.cli.main import main
+sys.argv = ["taciturn", *{}]
+with contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()):
+    main()
+"""
+
 PROBE = f"""
 import sys
 {{action}}
@@ -241,15 +250,15 @@ sys.exit(f"loaded: {{{{loaded}}}}" if loaded else 0)
         "import taciturn.spec, taciturn.report, taciturn.accounting, taciturn.page.report",
         "import taciturn.server.schema, taciturn.server.ledger",
         "import taciturn.cli.main",
-        """
-import contextlib, io
-from taciturn.cli.main import main
-sys.argv = ["taciturn", "--help"]
-with contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()):
-    main()
-""",
+        TYPED.format(["--help"]),
+        TYPED.format(["fit", "--model", "m", "--data", "d", "--target-epsilon", "0"]),
+        TYPED.format(["plan", "--model", "m", "--target-epsilon", "3"]),
+        TYPED.format(["sample", "--max-new-tokens", "0"]),
     ],
-    ids=["import", "light names", "light rooms", "server", "cli", "help"],
+    ids=[
+        *("import", "light names", "light rooms", "server", "cli", "help"),
+        *("fit mistyped", "plan mistyped", "sample mistyped"),
+    ],
 )
 def test_loads_no_torch(action: str, root: Path) -> None:
     result = subprocess.run(

@@ -44,9 +44,8 @@ def run_extract(fields: dict[str, Any]) -> None:
     _say_where(console, job.output)
 
 
-def run_membership(fields: dict[str, Any]) -> None:
+def run_membership(job: MembershipJobSpec) -> None:
     """Print how well members are told from non-members, and what the promise allows."""
-    job = parse(MembershipJobSpec, fields)
     model = LLM(job.model, device=job.device)
     spec = job.membership_spec().model_dump(exclude_unset=True)
     result = model.membership(job.members, job.non_members, output=job.output, **spec)

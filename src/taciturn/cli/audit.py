@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
 from taciturn.llm import LLM
 from taciturn.report import Audit
-from taciturn.spec import AuditJobSpec, parse
+from taciturn.spec import AuditJobSpec
 
 REFUTED = 3
 """Exit code of an audit that finds the guarantee broken."""
 
 
-def run_audit(fields: dict[str, Any]) -> None:
+def run_audit(job: AuditJobSpec) -> None:
     """Print guesses, bounds and verdict; exit with REFUTED if more was found than is promised."""
-    job = parse(AuditJobSpec, fields)
     model = LLM(job.model, device=job.device)
     found = model.audit(signing_key=job.signing_key, **job.audit_spec().model_dump())
     console = Console(highlight=False)

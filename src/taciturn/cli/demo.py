@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -14,17 +13,13 @@ from taciturn.demo.page import render_page
 from taciturn.demo.result import DemoResult, ModelOutcome
 from taciturn.demo.story import Narrator, tell
 from taciturn.engine.training.checkpoint import full_disk_is_clear
-from taciturn.errors import OutputError
-from taciturn.spec import DemoSpec, parse
+from taciturn.spec import DemoSpec
 from taciturn.worker import Observer
 
 
-def run_demo(fields: dict[str, Any]) -> None:
+def run_demo(spec: DemoSpec) -> None:
     """Run the story, show it, write the page, print its path."""
-    spec = parse(DemoSpec, fields)
     output = Path(spec.output).expanduser()
-    if not output.parent.is_dir():
-        raise OutputError(f"folder {output.parent} is not there; create it or choose another -o")
     console = Console(highlight=False)
     start = time.monotonic()
     screens: list[FitScreen] = []

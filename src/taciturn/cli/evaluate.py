@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
 
 from taciturn.errors import SpecError
 from taciturn.llm import LLM
-from taciturn.spec import DownstreamJobSpec, EvaluateJobSpec, SynthesizeSpec, parse
+from taciturn.spec import DownstreamJobSpec, EvaluateJobSpec, SynthesizeSpec
 
 if TYPE_CHECKING:
     from taciturn.assessment import Evaluation
     from taciturn.engine.evaluation.quality import Quality, TextStatistics
 
 
-def run_evaluate(fields: dict[str, Any]) -> None:
+def run_evaluate(job: EvaluateJobSpec) -> None:
     """Print nats per token, perplexity and token accuracy, and what they cost."""
     from taciturn.assessment import Evaluation
     from taciturn.engine.evaluation.release import ReleasedScore
 
-    job = parse(EvaluateJobSpec, fields)
     model = LLM(job.model, device=job.device)
     spec = job.evaluate_spec()
     result = model.evaluate(job.data, signing_key=job.signing_key, **spec.model_dump())
@@ -47,9 +46,8 @@ def run_evaluate(fields: dict[str, Any]) -> None:
     _show_cost(console, model, result)
 
 
-def run_synthesize(fields: dict[str, Any]) -> None:
+def run_synthesize(job: SynthesizeSpec) -> None:
     """Write a synthetic data set."""
-    job = parse(SynthesizeSpec, fields)
     model = LLM(job.model, device=job.device)
     frame = model.synthesize(
         job.n,
@@ -66,9 +64,8 @@ def run_synthesize(fields: dict[str, Any]) -> None:
     console.print(f"{len(frame)} records: {job.output}", markup=False, soft_wrap=True)
 
 
-def run_downstream(fields: dict[str, Any]) -> None:
+def run_downstream(job: DownstreamJobSpec) -> None:
     """Train on synthetic text, test on real text, print both accuracies."""
-    job = parse(DownstreamJobSpec, fields)
     model = LLM(job.model)
     spec = job.downstream_spec()
     result = model.downstream(

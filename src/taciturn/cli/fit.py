@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
 from taciturn.cli.progress import FitScreen
 from taciturn.engine.training.processes import is_first_process
 from taciturn.llm import LLM
-from taciturn.spec import JobSpec, parse
+from taciturn.spec import JobSpec
 from taciturn.worker import PAGE
 
 _LOUD = (
@@ -19,11 +18,8 @@ _LOUD = (
 )
 
 
-def run_fit(fields: dict[str, Any]) -> None:
+def run_fit(job: JobSpec, *, resume: bool, show_private: bool) -> None:
     """Fit and say where the result is and what it promises."""
-    resume = bool(fields.pop("resume", False))
-    show_private = bool(fields.pop("show_private", False))
-    job = parse(JobSpec, fields)
     # Of several processes that torchrun started, one speaks.
     console = Console(quiet=not is_first_process())
     if not job.private:

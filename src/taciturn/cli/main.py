@@ -1,6 +1,7 @@
 """`taciturn fit | plan | sample | evaluate | audit | extract | membership | synthesize | ...`.
 
-torch is imported by the commands, not by this module: `--help` answers at once.
+torch is imported by the commands, not by this module, and only once what was typed has been read:
+`--help` and a misspelt field are answered at once, not after the seconds that it takes to import.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from taciturn._version import __version__
 from taciturn.cli import certificate, dataset, jobs, ledger, model, people, session, terms
 from taciturn.cli.gateway import is_remote
 from taciturn.cli.options import FILE, spec_command
-from taciturn.errors import ProcessError, SpecError, TaciturnError
+from taciturn.errors import OutputError, ProcessError, SpecError, TaciturnError
 from taciturn.spec import (
     AuditJobSpec,
     DemoSpec,
@@ -28,6 +29,7 @@ from taciturn.spec import (
     MembershipJobSpec,
     SampleJobSpec,
     SynthesizeSpec,
+    parse,
 )
 
 app = typer.Typer(
@@ -89,10 +91,15 @@ def _fit(fields: dict[str, Any]) -> None:
         run_remote_fit(fields)
         return
     _only_remote(fields, "wait", "name", "held_out")
+    resume, show_private = (bool(fields.pop(name, False)) for name in ("resume", "show_private"))
+    job = parse(JobSpec, fields)
+    from taciturn.planning.plan import check_target
+
+    check_target(job.fit_spec())
     from taciturn.cli.fit import run_fit
 
     try:
-        run_fit(fields)
+        run_fit(job, resume=resume, show_private=show_private)
     except KeyboardInterrupt as stop:
         # Said here: the command-line library would say "Aborted" and drop the way to resume.
         if os.environ.get("RANK", "0") == "0":
@@ -113,15 +120,20 @@ def _plan(fields: dict[str, Any]) -> None:
         run_remote_plan(fields)
         return
     _only_remote(fields, "held_out")
+    n_units, verbose = fields.pop("n_units", None), fields.pop("verbose", False)
+    if n_units is None and "data" not in fields:
+        raise SpecError("plan needs --data, or --n-units: how many privacy units there are")
+    job = parse(JobSpec, {"data": "(not read)", **fields})
     from taciturn.cli.plan import run_plan
 
-    run_plan(fields)
+    run_plan(job, n_units=n_units, verbose=verbose)
 
 
 def _sample(fields: dict[str, Any]) -> None:
+    job = parse(SampleJobSpec, fields)
     from taciturn.cli.sample import run_sample
 
-    run_sample(fields)
+    run_sample(job)
 
 
 def _evaluate(fields: dict[str, Any]) -> None:
@@ -131,27 +143,31 @@ def _evaluate(fields: dict[str, Any]) -> None:
         run_remote_evaluate(fields)
         return
     _only_remote(fields, "held_out")
+    job = parse(EvaluateJobSpec, fields)
     from taciturn.cli.evaluate import run_evaluate
 
-    run_evaluate(fields)
+    run_evaluate(job)
 
 
 def _audit(fields: dict[str, Any]) -> None:
+    job = parse(AuditJobSpec, fields)
     from taciturn.cli.audit import run_audit
 
-    run_audit(fields)
+    run_audit(job)
 
 
 def _synthesize(fields: dict[str, Any]) -> None:
+    job = parse(SynthesizeSpec, fields)
     from taciturn.cli.evaluate import run_synthesize
 
-    run_synthesize(fields)
+    run_synthesize(job)
 
 
 def _downstream(fields: dict[str, Any]) -> None:
+    job = parse(DownstreamJobSpec, fields)
     from taciturn.cli.evaluate import run_downstream
 
-    run_downstream(fields)
+    run_downstream(job)
 
 
 def _extract(fields: dict[str, Any]) -> None:
@@ -161,15 +177,20 @@ def _extract(fields: dict[str, Any]) -> None:
 
 
 def _membership(fields: dict[str, Any]) -> None:
+    job = parse(MembershipJobSpec, fields)
     from taciturn.cli.attacks import run_membership
 
-    run_membership(fields)
+    run_membership(job)
 
 
 def _demo(fields: dict[str, Any]) -> None:
+    spec = parse(DemoSpec, fields)
+    folder = Path(spec.output).expanduser().parent
+    if not folder.is_dir():
+        raise OutputError(f"folder {folder} is not there; create it or choose another -o")
     from taciturn.cli.demo import run_demo
 
-    run_demo(fields)
+    run_demo(spec)
 
 
 HELD_OUT = (

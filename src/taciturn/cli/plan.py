@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from rich.console import Console
 from rich.table import Table
 
 from taciturn.engine.training.memory import MemoryEstimate
-from taciturn.errors import SpecError
 from taciturn.llm import LLM
 from taciturn.planning.plan import TrainingPlan, alternatives
-from taciturn.spec import FitSpec, JobSpec, parse
+from taciturn.spec import FitSpec, JobSpec
 from taciturn.worker import Cost
 
 
-def run_plan(fields: dict[str, Any]) -> None:
-    """Print the plan; touches no weight and spends nothing."""
-    n_units, verbose = fields.pop("n_units", None), fields.pop("verbose", False)
-    if n_units is None and "data" not in fields:
-        raise SpecError("plan needs --data, or --n-units: how many privacy units there are")
-    job = parse(JobSpec, {"data": "(not read)", **fields})
+def run_plan(job: JobSpec, *, n_units: int | None, verbose: bool) -> None:
+    """Print the plan, for the job's data or for `n_units`; touches no weight, spends nothing."""
     spec = job.fit_spec()
     model = LLM(job.model)
     estimate = model.estimate(

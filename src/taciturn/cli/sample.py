@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from rich.console import Console
 
 from taciturn.llm import LLM
-from taciturn.spec import SampleJobSpec, parse
+from taciturn.spec import SampleJobSpec
 
 
-def run_sample(fields: dict[str, Any]) -> None:
+def run_sample(job: SampleJobSpec) -> None:
     """Stream completions to the screen, or write them as JSONL."""
-    job = parse(SampleJobSpec, fields)
     spec = job.sample_spec()
     model = LLM(job.model, device=job.device)
     console = Console(highlight=False)
