@@ -15,6 +15,8 @@ os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")  # export another value to tes
 import pytest
 from hypothesis import HealthCheck, settings
 
+import sideinformation
+
 ROOT = Path(__file__).resolve().parent.parent
 
 # Programs that tests start find this tree too, installed or not.
@@ -30,6 +32,12 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow],
 )
 settings.load_profile("taciturn")
+
+
+@pytest.fixture(autouse=True)
+def _side_information() -> None:
+    """Fits of one base model share what follows from it alone."""
+    sideinformation.remember()
 
 
 @pytest.fixture(scope="session")
@@ -61,6 +69,9 @@ def tiny_llama(tmp_path_factory: pytest.TempPathFactory, tiny_medical: Path) -> 
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
+    import taciturn.engine.model.lora  # noqa: F401  # whoever wants this model fits it
+
+    sideinformation.remember()
     folder = tmp_path_factory.mktemp("tiny-llama")
     torch.manual_seed(0)
     config = LlamaConfig(

@@ -5,7 +5,6 @@ Both talk through gloo, as real jobs on CPUs do.
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import socket
 import threading
@@ -19,6 +18,7 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 
+import forks
 from taciturn.engine.privacy.ranks import ALONE, Ranks
 
 T = TypeVar("T")
@@ -72,9 +72,7 @@ def in_processes(
     Args:
         meanwhile: gets the processes while they run.
     """
-    # The server has everything imported, so that a test is work and not starting Python.
-    context: Any = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["taciturn.llm", "transformers.models.llama", "peft"])
+    context = forks.context()
     port = _free_port()
     pipes = [context.Pipe(duplex=False) for _ in range(size)]
     processes = [

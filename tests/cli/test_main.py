@@ -147,7 +147,7 @@ def test_ctrl_c_leaves_a_resumable_checkpoint(
     output = tmp_path / "out"
     arguments = ["fit", "--model", str(tiny_llama), "--data", str(notes), "--text-field", "text"]
     arguments += ["--target-epsilon", "5", "--steps", "150", "--batch-size", "8"]
-    arguments += ["--checkpoint-every", "1000", "--output", str(output)]
+    arguments += ["--checkpoint-every", "1000", "--output", str(output), "--method", "lora"]
     command = [sys.executable, "-m", "taciturn.cli.main", *arguments]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     journal = output / "private" / "journal.jsonl"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import openai
 import pandas as pd
@@ -23,7 +24,7 @@ pytestmark = pytest.mark.timeout(600)
 
 @pytest.fixture(scope="module")
 def gateway() -> Iterator[demo.DemoGateway]:
-    running = demo.start(n_patients=300)
+    running = demo.start(n_patients=100)
     yield running
     running.stop()
 
@@ -51,9 +52,9 @@ def test_every_kind_of_job(gateway: demo.DemoGateway, data: RemoteDataset, tmp_p
     pia = gateway.client("pia")
     train, test = data.split(test=0.2)
     model = taciturn.LLM("taciturn/tiny-medical")
-    model.fit(train, text_field="text", target_epsilon=3, steps=2, batch_size=100, canaries=60)
+    model.fit(train, text_field="text", target_epsilon=3, steps=2, batch_size=20, canaries=60)
     assert model.privacy is not None
-    assert model.privacy.n_units == 240 + 60
+    assert model.privacy.n_units == 80 + 60
     assert model.policy.startswith("DP (epsilon=")
 
     found = model.evaluate(test, text_field="text", target_epsilon=0.5)
@@ -94,7 +95,8 @@ def test_no_row_and_no_word_of_one_is_told(gateway: demo.DemoGateway, data: Remo
     guarded = f"CASE WHEN contains({text}, 'Mock') THEN 'x' ELSE {number} END AS text"
     failing = failing.select(guarded)
     model = taciturn.LLM("taciturn/tiny-medical")
-    model.fit(failing, text_field="text", target_epsilon=1, steps=1, batch_size=100)
+    settings: dict[str, Any] = {"method": "lora", "steps": 1, "batch_size": 20}
+    model.fit(failing, text_field="text", target_epsilon=1, **settings)
     assert model.policy.startswith("DP (epsilon=")
     stranger = gateway.client("axel")
     with pytest.raises(GatewayError):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import random
 import shutil
@@ -14,6 +13,7 @@ from typing import Any
 
 import pytest
 
+import forks
 from runner.jobs import facts, fit_job, notes, request, source, write
 from runner.worker_process import main
 from taciturn.engine.training.checkpoint import Journal
@@ -45,9 +45,7 @@ def _charges(folder: str) -> bool:
 
 
 def start(folder: Path) -> Any:
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["taciturn.runner.job", "transformers.models.llama", "peft"])
-    process = context.Process(target=work, args=(str(folder),))
+    process = forks.context().Process(target=work, args=(str(folder),))
     process.start()
     return process
 

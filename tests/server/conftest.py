@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+import anyio
 import psycopg
 import pytest
 from sqlalchemy import URL, Engine, make_url
@@ -20,6 +21,9 @@ from taciturn.server.tables import metadata
 from taciturn.server.trials import Trials
 
 _NUMBERS = itertools.count()
+# Imported when it is first used, which would be in the thread of a test's server. pytest parses its
+# source there, and two threads of CPython 3.11 that parse at once can fail.
+assert anyio.open_file
 
 
 @pytest.fixture(scope="session")
