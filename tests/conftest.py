@@ -34,6 +34,17 @@ settings.register_profile(
 settings.load_profile("taciturn")
 
 
+# The longest first: begun last, one of them would keep a single processor busy at the end.
+_FIRST = ("e2e/test_notebook.py", "e2e/test_gateway.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Order files by how long their tests take, where that matters; others stay where they are."""
+    names = {name: rank for rank, name in enumerate(_FIRST)}
+    tests = ROOT / "tests"
+    items.sort(key=lambda item: names.get(str(item.path.relative_to(tests)), len(names)))
+
+
 @pytest.fixture(autouse=True)
 def _side_information() -> None:
     """Fits of one base model share what follows from it alone."""

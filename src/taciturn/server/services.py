@@ -206,6 +206,7 @@ class Services:
         self.siblings.on(FORGET, self.directory.remembered.lapse)
         self.background.add(self.siblings)
         self.background.on_stopping(self.hub.stop)
+        self.background.on_stopping(self.idle.stop)
         self.background.on_stopping(self.trials.close)
         if self.siblings.count > 1:
             self.background.every("figures", _FIGURES_S, self.metrics.refresh)

@@ -55,6 +55,20 @@ def test_where_somebody_else_was_faster_the_worker_waits_on() -> None:
     asyncio.run(run())
 
 
+def test_a_gateway_that_stops_keeps_no_worker_waiting() -> None:
+    async def run() -> None:
+        idle = Idle()
+        workers = [asyncio.create_task(idle.offer(f"m{i}", None, 30)) for i in range(2)]
+        await asyncio.sleep(0.01)
+        await asyncio.to_thread(idle.stop)
+        begin = time.monotonic()
+        assert await asyncio.gather(*workers, idle.offer("m0", None, 30)) == [None] * 3
+        assert time.monotonic() - begin < 5
+        assert idle.models() == ()
+
+    asyncio.run(run())
+
+
 def _failing(_: str | None) -> NextJob:
     raise ValueError("claim")
 

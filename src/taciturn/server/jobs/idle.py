@@ -20,8 +20,13 @@ _CLAIM_S = 5.0  # longer than a claim takes, which is one transaction
 @dataclass(eq=False, slots=True)
 class _Waiting:
     loop: asyncio.AbstractEventLoop
-    answer: asyncio.Future[NextJob]
+    answer: asyncio.Future[NextJob | None]
     handle: str | None
+
+    def tell(self, job: NextJob | None) -> None:
+        """From any thread."""
+        with suppress(RuntimeError):  # its loop has ended
+            self.loop.call_soon_threadsafe(_answer, self.answer, job)
 
 
 @dataclass(slots=True)
@@ -30,12 +35,15 @@ class Idle:
 
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _waiting: dict[str, deque[_Waiting]] = field(default_factory=dict)
+    _stopped: bool = False
 
     async def offer(self, model_id: str, handle: str | None, timeout_s: float) -> NextJob | None:
         """Wait, as a worker that has this model, for a job; None if none came in time."""
         loop = asyncio.get_running_loop()
         waiting = _Waiting(loop, loop.create_future(), handle)
         with self._lock:
+            if self._stopped:
+                return None
             self._waiting.setdefault(model_id, deque()).append(waiting)
         try:
             async with asyncio.timeout(timeout_s):
@@ -71,9 +79,17 @@ class Idle:
                 self._back(model_id, waiting)
         if job is None:
             return False
-        with suppress(RuntimeError):  # its loop has ended
-            waiting.loop.call_soon_threadsafe(_answer, waiting.answer, job)
+        waiting.tell(job)
         return True
+
+    def stop(self) -> None:
+        """Nothing more will be given: whoever waits is told so at once. From any thread."""
+        with self._lock:
+            self._stopped = True
+            waiting = [each for queue in self._waiting.values() for each in queue]
+            self._waiting.clear()
+        for each in waiting:
+            each.tell(None)
 
     def models(self) -> tuple[str, ...]:
         """Models that somebody waits with."""
@@ -92,7 +108,10 @@ class Idle:
 
     def _back(self, model_id: str, waiting: _Waiting) -> None:
         with self._lock:
-            self._waiting.setdefault(model_id, deque()).appendleft(waiting)
+            if not self._stopped:
+                self._waiting.setdefault(model_id, deque()).appendleft(waiting)
+                return
+        waiting.tell(None)
 
     async def _claimed(self, waiting: _Waiting) -> NextJob | None:
         with suppress(TimeoutError):
@@ -112,6 +131,6 @@ class Idle:
             return True
 
 
-def _answer(answer: asyncio.Future[NextJob], job: NextJob) -> None:
+def _answer(answer: asyncio.Future[NextJob | None], job: NextJob | None) -> None:
     if not answer.done():
         answer.set_result(job)
