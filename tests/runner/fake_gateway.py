@@ -24,6 +24,8 @@ from taciturn.wire.worker import (
     EventBatch,
     Incident,
     IncidentId,
+    JobsAsked,
+    JobsOver,
     LeaseRequest,
     NextJob,
     Orders,
@@ -50,6 +52,7 @@ class FakeGateway:
         models: files of fitted models, by id.
         waiting: further jobs for the worker, which `next` gives out.
         before: called with (method, what) before each message; may raise httpx.TransportError.
+        ended: other jobs, which are over.
         held: how often a worker is told that another one's lease has not run out.
         after: the same, once the message has done its work: the answer may be lost on its way.
     """
@@ -61,6 +64,7 @@ class FakeGateway:
     before: Callable[[str, str], None] = lambda method, what: None
     after: Callable[[str, str], None] = lambda method, what: None
     cancel: bool = False
+    ended: tuple[str, ...] = ()
     held: int = 0
 
     lease: int = 0
@@ -192,6 +196,11 @@ class FakeGateway:
         number = IncidentId(incident=f"inc_{len(self.incidents):016d}")
         return httpx.Response(201, content=number.model_dump_json())
 
+    def _asked_over(self, body: bytes) -> httpx.Response:
+        asked = JobsAsked.model_validate_json(body)
+        found = JobsOver(jobs=tuple(job for job in asked.jobs if job in self.ended))
+        return httpx.Response(200, content=found.model_dump_json())
+
     def _outcome(self, body: bytes) -> httpx.Response:
         outcome = Outcome.model_validate_json(body)
         self.outcomes.append((self.assignment.job, outcome))
@@ -216,6 +225,7 @@ _ROUTES: dict[str, Callable[[FakeGateway, bytes], httpx.Response]] = {
     "events": FakeGateway._event,
     "incidents": FakeGateway._incident,
     "outcome": FakeGateway._outcome,
+    "over": FakeGateway._asked_over,
     "text": FakeGateway._text,
     "next": FakeGateway._next,
 }

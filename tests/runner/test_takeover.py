@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import cast
 
 import pytest
 
+from runner import safes
 from runner.fake_gateway import FakeGateway
 from runner.jobs import assignment, facts, fit_job, request, source, write
 from runner.leaks import CANARY, rows
 from runner.safes import vault
 from taciturn.engine.data.planted import CANARIES
 from taciturn.report import Audit, PrivacyReport
+from taciturn.runner.client import GatewayClient
 from taciturn.runner.job import Runner
+from taciturn.runner.leftovers import remove_leftovers
 from taciturn.runner.vault import Vault
 from taciturn.wire.events import FailureCode, Stage, StageEvent
 from taciturn.wire.exits import WorkerExit
 from taciturn.wire.jobs import RemoteAudit
-from taciturn.wire.worker import Assignment, BaseModelFacts
+from taciturn.wire.worker import MOST_ASKED, Assignment, BaseModelFacts
 
 STEPS = 12
 MODEL = "mod_0000000000000001"
@@ -196,3 +200,83 @@ def test_a_fenced_worker_removes_nothing(job: Assignment, tmp_path: Path) -> Non
     store = vault(tmp_path / "store")
     assert machine(tmp_path, "one", store).run(gateway.client()) is WorkerExit.FENCED
     assert any((tmp_path / "store" / job.job).rglob("*.manifest"))
+
+
+OVER, ALIVE, UNKNOWN = (f"job_{number:016d}" for number in (7, 8, 9))
+
+
+def with_leftovers(store: Vault, folder: Path, *jobs: str) -> None:
+    """Checkpoints of other jobs, as workers leave them whose machine was taken away."""
+    for job in jobs:
+        store.of(job, 1).keep(safes.run(folder / f"of-{job}", 5, job))
+
+
+def left(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+def test_what_jobs_that_are_over_have_left_goes_and_nothing_else(
+    job: Assignment, tmp_path: Path
+) -> None:
+    """The gateway says who is over; what a living attempt may go on from, another gateway's and
+    what audits need stays."""
+    store = vault(tmp_path / "store")
+    with_leftovers(store, tmp_path, OVER, ALIVE, UNKNOWN)
+    (tmp_path / "store" / "canaries").mkdir()
+    (tmp_path / "store" / "canaries" / "ab").write_bytes(b"sealed")
+    gateway = FakeGateway(job, ended=(OVER, job.job))
+    gateway.before = dies_at(2)
+    assert machine(tmp_path, "one", store).run(gateway.client()) is WorkerExit.INTERRUPTED
+    assert left(tmp_path / "store") == {job.job, ALIVE, UNKNOWN, "canaries"}
+    assert safes.restored(store.of(ALIVE, 2), tmp_path) == (5, ALIVE)
+    # Its own checkpoints are there, too, though somebody said that it is over.
+    gateway.before = lambda method, what: None
+    assert machine(tmp_path, "two", store).run(gateway.client()) is WorkerExit.REPORTED
+    assert Stage.RESUMED in stages(gateway)
+
+
+def test_a_gateway_that_says_too_much_is_not_believed(tmp_path: Path) -> None:
+    """Only what was asked about is removed: an answer cannot lead out of the store's folder."""
+    store, asked = vault(tmp_path / "store"), []
+    with_leftovers(store, tmp_path, ALIVE)
+    client = FakeGateway(assignment(RemoteAudit(model=MODEL, confidence=0.5))).client()
+    answers = [("job_0000000000000077", "canaries")]
+
+    class Liar:
+        job = client.job
+
+        def over(self, jobs: Sequence[str]) -> tuple[str, ...]:
+            asked.append(tuple(jobs))
+            return answers[0]
+
+    assert remove_leftovers(store, cast("GatewayClient", Liar())) == 0
+    assert asked == [(ALIVE,)]
+    assert left(tmp_path / "store") == {ALIVE}
+
+
+def test_a_store_or_a_gateway_that_fails_keeps_nobody_from_working(
+    job: Assignment, tmp_path: Path
+) -> None:
+    store = vault(tmp_path / "store")
+    with_leftovers(store, tmp_path, OVER)
+
+    def before(method: str, what: str) -> None:
+        if what == "over":
+            raise RuntimeError("a gateway of last year")
+
+    gateway = FakeGateway(job, ended=(OVER,), before=before)
+    assert machine(tmp_path, "one", store).run(gateway.client()) is WorkerExit.REPORTED
+    assert gateway.outcome.succeeded, gateway.incidents
+    assert left(tmp_path / "store") == {OVER, "canaries"}
+
+
+def test_many_are_asked_about_in_turn(tmp_path: Path) -> None:
+    store = vault(tmp_path / "store")
+    jobs = [f"job_{number:016d}" for number in range(100, 100 + MOST_ASKED + 20)]
+    for each in jobs:
+        (tmp_path / "store" / each / "00000001").mkdir(parents=True)
+    gateway = FakeGateway(assignment(RemoteAudit(model=MODEL, confidence=0.5)), ended=tuple(jobs))
+    client = gateway.client()
+    client.take("worker")
+    assert remove_leftovers(store, client) == len(jobs)
+    assert left(tmp_path / "store") == set()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -25,6 +25,8 @@ from taciturn.wire.worker import (
     EventBatch,
     Incident,
     IncidentId,
+    JobsAsked,
+    JobsOver,
     LeaseRequest,
     NextJob,
     Orders,
@@ -127,6 +129,10 @@ class GatewayClient:
     def incident(self, incident: Incident) -> IncidentId:
         """Leave the full log of a failure with the gateway, for the data's owner."""
         return self._asked("incidents", IncidentId, incident)
+
+    def over(self, jobs: Sequence[str]) -> tuple[str, ...]:
+        """Which of these jobs are over and will not run again."""
+        return self._asked("over", JobsOver, JobsAsked(jobs=tuple(jobs))).jobs
 
     def outcome(self, outcome: Outcome) -> None:
         """The last message."""

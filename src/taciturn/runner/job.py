@@ -15,6 +15,7 @@ from taciturn.runner import audit, evaluate, fit, probe, sample, synthesize
 from taciturn.runner.client import GatewayClient, RefusedError, UnreachableError
 from taciturn.runner.door import Door
 from taciturn.runner.failures import failure_code
+from taciturn.runner.leftovers import remove_leftovers
 from taciturn.runner.models import FittedModel
 from taciturn.runner.pace import Pace
 from taciturn.runner.peers import Peers
@@ -86,6 +87,8 @@ class Runner:
                 workspace = Workspace.of(self.root, assignment.job)
                 door.printed, door.forbidden = workspace.printed, (str(workspace.folder),)
                 self.prints_to(workspace.printed)
+                if vault := self._vault(assignment):
+                    remove_leftovers(vault.vault, client)
                 kept = do(self._task(assignment, client, door, pulse, pace, workspace, model))
                 door.succeeded()
             # Nothing is wrong with the job: the next worker goes on with it.

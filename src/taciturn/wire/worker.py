@@ -6,6 +6,7 @@
     POST /v1/worker/jobs/{id}/events       EventBatch -> 204
     PUT  /v1/worker/jobs/{id}/files/{name} bytes -> 204        (names of `artifacts.ALLOWED`)
     POST /v1/worker/jobs/{id}/incidents    Incident -> 201     (the full log: for the owner only)
+    POST /v1/worker/jobs/{id}/over         JobsAsked -> JobsOver (whose checkpoints nobody needs)
     POST /v1/worker/jobs/{id}/outcome      Outcome -> 204      (the last message)
     POST /v1/worker/jobs/{id}/text         TextChunk -> 204    (a streamed sample)
     POST /v1/worker/jobs/{id}/next         -> NextJob          (another sample of the same model)
@@ -24,9 +25,11 @@ from pydantic import Field
 from taciturn.planning.plan import TrainingPlan
 from taciturn.wire.events import FailureCode, WorkerEvent
 from taciturn.wire.jobs import AnyRequest
-from taciturn.wire.values import Delta, Epsilon, Moment, Name, WireValue
+from taciturn.wire.values import Delta, Epsilon, Identifier, Moment, Name, WireValue
 
 LEASE_HEADER = "Taciturn-Lease"
+MOST_ASKED = 100
+"""How many jobs may be asked about at once."""
 
 
 class SourceRef(WireValue):
@@ -38,6 +41,18 @@ class SourceRef(WireValue):
     split_key: Annotated[
         str, Field(repr=False, description="Hexadecimal; keys the split by unit. A secret.")
     ]
+
+
+class JobsAsked(WireValue):
+    """Jobs of which a worker has found checkpoints in their store: which of them are over?"""
+
+    jobs: Annotated[tuple[Identifier, ...], Field(max_length=MOST_ASKED)]
+
+
+class JobsOver(WireValue):
+    """Those that are over, and will not run again. One that is not known here is not over."""
+
+    jobs: tuple[Identifier, ...]
 
 
 class BaseModelFacts(WireValue):

@@ -15,6 +15,7 @@ from taciturn.accounting.events import dpsgd_event, event_to_dict
 from taciturn.report import PrivacyReport
 from taciturn.server.jobs.ending import NothingReleased
 from taciturn.server.ledger import job_report, job_statements, statement, verify
+from taciturn.wire.worker import MOST_ASKED
 from ward import Hand, Ward, make_ward
 
 
@@ -154,6 +155,7 @@ def everything(hand: Hand) -> list[Any]:
         hand.charge(0, 5, "block-of-a-stale-one"),
         hand.say("events", {"first": 0, "events": [{"type": "stage", "stage": "training"}]}),
         hand.say("incidents", {"log": "x"}),
+        hand.say("over", {"jobs": []}),
         hand.say("outcome", {"succeeded": True}),
         hand.take("operation-9"),
     ]
@@ -175,6 +177,23 @@ def test_a_stale_worker_is_fenced_off_in_everything(ward: Ward) -> None:
     assert {answer.json()["code"] for answer in answers} == {"fenced"}
     assert ward.entries() == before + 1
     assert fresh.charge(5, 5).status_code == 204
+
+
+def test_which_jobs_are_over_is_told_to_who_holds_one(ward: Ward) -> None:
+    """So that their checkpoints can go: of jobs that may still have a worker, and of those that
+    this gateway does not know, nothing is said."""
+    lost = ward.running(fit(), key="key-00002")
+    lost.say("outcome", {"succeeded": False, "code": "resources"})
+    queued = ward.ask(fit(), key="key-00003").json()["id"]
+    hand = ward.running(fit())
+    unknown = "job_" + "0" * 20
+    assert (ward.state(lost.job), ward.state(hand.job)) == ("failed", "running")
+    asked = {"jobs": [lost.job, hand.job, queued, unknown]}
+    assert hand.say("over", asked).json() == {"jobs": [lost.job]}
+    assert hand.say("over", {"jobs": [lost.job] * (MOST_ASKED + 1)}).status_code == 422
+    assert lost.say("over", asked).status_code in (401, 409)
+    stale = Hand(ward.client, hand.job, hand.token, hand.lease + 1)
+    assert stale.say("over", asked).json()["code"] == "fenced"
 
 
 def test_while_a_worker_shows_signs_of_life_nobody_takes_its_job(ward: Ward) -> None:

@@ -25,7 +25,7 @@ from taciturn.server.jobs.leases import Leases, held
 from taciturn.server.jobs.states import job_row
 from taciturn.server.ledger import job_steps
 from taciturn.server.problems import ProblemError
-from taciturn.server.tables import artifacts, base_models, datasets, incidents, models
+from taciturn.server.tables import artifacts, base_models, datasets, incidents, jobs, models
 from taciturn.wire.events import FailureCode
 from taciturn.wire.jobs import AnyRequest, JobKind, JobState
 from taciturn.wire.worker import (
@@ -35,6 +35,8 @@ from taciturn.wire.worker import (
     EventBatch,
     Incident,
     IncidentId,
+    JobsAsked,
+    JobsOver,
     LeaseRequest,
     Orders,
     Outcome,
@@ -42,6 +44,7 @@ from taciturn.wire.worker import (
     SourceRef,
 )
 
+_OVER = tuple(state.value for state in JobState if state.over)
 _REQUEST: TypeAdapter[AnyRequest] = TypeAdapter(AnyRequest)
 
 
@@ -122,6 +125,16 @@ class Work:
 
         self.gateway.write(work)
         return IncidentId(incident=incident_id)
+
+    def over(self, worker: WorkerPrincipal, token: int, asked: JobsAsked) -> JobsOver:
+        """Those of the jobs that are over: no worker will come and go on from their checkpoints."""
+
+        def work(connection: Connection) -> JobsOver:
+            held(connection, worker, token)
+            wanted = select(jobs.c.id).where(jobs.c.id.in_(asked.jobs), jobs.c.state.in_(_OVER))
+            return JobsOver(jobs=tuple(connection.execute(wanted).scalars()))
+
+        return self.gateway.read(work)
 
     def outcome(self, worker: WorkerPrincipal, token: int, said: Outcome) -> None:
         """The job is over. Repeated: as at first.

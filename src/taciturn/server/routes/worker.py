@@ -15,6 +15,8 @@ from taciturn.wire.worker import (
     EventBatch,
     Incident,
     IncidentId,
+    JobsAsked,
+    JobsOver,
     LeaseRequest,
     Orders,
     Outcome,
@@ -56,6 +58,12 @@ def events(batch: EventBatch, caller: Worker, token: Token, svc: Svc) -> None:
 def incident(found: Incident, caller: Worker, token: Token, svc: Svc) -> IncidentId:
     """Leave the full log of a failure, for the owner of the data alone."""
     return svc.work.incident(caller, token, found)
+
+
+@router.post("/over")
+def over(asked: JobsAsked, caller: Worker, token: Token, svc: Svc) -> JobsOver:
+    """Which jobs are over, so that their checkpoints can go from the store that workers share."""
+    return svc.work.over(caller, token, asked)
 
 
 @router.post("/outcome", status_code=204)
