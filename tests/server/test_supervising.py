@@ -154,6 +154,37 @@ def test_a_gateway_whose_processes_cannot_start_gives_up(tmp_path: Path) -> None
     assert done.returncode == 1
 
 
+INHERITS = """
+import ctypes, os, pathlib, sys, time
+# As the first process of a container does, it gets those whose parent has gone.
+ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)
+from taciturn.server.supervising import supervise
+
+def serve(siblings, sockets):
+    if siblings.first and os.fork() == 0:
+        if os.fork() == 0:
+            time.sleep(0.3)
+            pathlib.Path(sys.argv[1]).touch()
+        os._exit(0)
+    time.sleep(60)
+
+sys.exit(supervise("127.0.0.1", 0, 2, serve))
+"""
+
+
+def test_the_first_process_of_a_container_buries_strangers(tmp_path: Path) -> None:
+    dead = tmp_path / "dead"
+    process = subprocess.Popen([sys.executable, "-c", INHERITS, str(dead)])
+    try:
+        _until(dead.exists)
+        time.sleep(0.5)
+        assert process.poll() is None
+        process.terminate()
+        assert process.wait(20) == 0
+    finally:
+        process.kill()
+
+
 def test_a_taken_address_is_said_and_nothing_is_forked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("taciturn.server.supervising._BIND_S", 0.2)
     monkeypatch.setattr(os, "fork", lambda: pytest.fail("forked"))

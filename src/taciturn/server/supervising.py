@@ -72,6 +72,8 @@ class _Supervisor:
             self._fork(number, lives, mine)
         while self._running:
             pid, status = os.waitpid(-1, 0)
+            if pid not in self._running:
+                continue  # the first process of a container inherits whoever loses its parent
             number, since_s = self._running.pop(pid)
             forget_process(pid)
             if self._stopping:
