@@ -40,7 +40,7 @@ class Answers:
     date: datetime = NOW
 
     def may(self, verb: str, group: str, resource: str, *, everywhere: bool = False) -> bool:
-        secret = resource == "secrets" and verb in ("get", "list")
+        secret = resource == "secrets" and verb in ("get", "list", "watch", "patch", "update")
         return (verb, resource) not in self.refused and (
             not secret or ("all", "secrets") in self.refused
         )

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import kubernetes_validate
 import pytest
+import yaml
 
 from chart import CUSTOM, EVERYTHING, PRESETS, REQUIRED, VERSIONS, of_kind, pods, rendered, run
+from taciturn.server.launchers.kubernetes import examination
+from taciturn.server.launchers.kubernetes.settings import KubernetesSettings, amount
+from taciturn.server.serving import GRACE_S
 
 
 @pytest.mark.parametrize("settings", [REQUIRED, REQUIRED | EVERYTHING | CUSTOM])
@@ -73,6 +78,74 @@ def test_pods_are_restricted() -> None:
             assert container["resources"]["limits"]["memory"]
 
 
+def gateway_pod(**settings: str) -> dict[str, Any]:
+    found = run("template", REQUIRED | settings)
+    assert found.returncode == 0, found.stderr
+    objects = tuple(each for each in yaml.safe_load_all(found.stdout) if each)
+    return dict(of_kind("Deployment", objects)["spec"]["template"]["spec"])
+
+
+def test_a_gateway_of_several_processes_has_what_they_need() -> None:
+    pod = gateway_pod(processes="4")
+    (container,) = pod["containers"]
+    # Their sockets to each other are below /tmp, and the root file system cannot be written.
+    mounts = {each["mountPath"]: each["name"] for each in container["volumeMounts"]}
+    volumes = {each["name"]: each for each in pod["volumes"]}
+    assert "emptyDir" in volumes[mounts["/tmp"]]
+    assert container["securityContext"]["readOnlyRootFilesystem"] is True
+    # The supervisor is the container's first process and gets SIGTERM: no shell in between.
+    assert "command" not in container
+    assert container["args"] == ["serve"]
+    assert container["livenessProbe"]["httpGet"]["path"] == "/v1/health"
+    assert container["readinessProbe"]["httpGet"]["path"] == "/v1/ready"
+
+
+def test_a_stop_has_time_for_requests_and_for_endpoints_to_be_forgotten() -> None:
+    pod = gateway_pod()
+    (container,) = pod["containers"]
+    before_s = container["lifecycle"]["preStop"]["sleep"]["seconds"]
+    assert before_s >= 5
+    assert pod["terminationGracePeriodSeconds"] >= before_s + GRACE_S + 30
+
+
+@pytest.mark.parametrize("count", [1, 2, 4, 8])
+def test_memory_grows_with_the_processes(count: int) -> None:
+    (container,) = gateway_pod(processes=str(count))["containers"]
+    limit = amount(container["resources"]["limits"]["memory"])
+    assert limit >= (256 + count * 384) * 2**20
+    requested = amount(container["resources"]["requests"]["memory"])
+    assert (128 + count * 192) * 2**20 <= requested <= limit
+
+
+def test_workers_are_told_where_the_gateway_is_within_the_cluster() -> None:
+    """Whatever people call it."""
+    given = {"publicUrl": "https://taciturn.example", "worker.dataSecrets.patients": "theirs"}
+    found = run("template", REQUIRED | given)
+    maps = [each for each in yaml.safe_load_all(found.stdout) if each["kind"] == "ConfigMap"]
+    (told,) = [each["data"] for each in maps if "TACITURN_PUBLIC_URL" in each["data"]]
+    (launcher,) = [each["data"] for each in maps if "kubernetes.json" in each["data"]]
+    assert told["TACITURN_PUBLIC_URL"] == "https://taciturn.example"
+    assert int(told["TACITURN_MAX_WORKERS"]) > 1
+    settings = KubernetesSettings.model_validate_json(launcher["kubernetes.json"])
+    assert settings.gateway_url == "http://gateway.privacy.svc:80"
+    assert settings.data_secrets == {"patients": "theirs"}
+
+
+def test_memory_that_was_given_counts() -> None:
+    (container,) = gateway_pod(**{"processes": "8", "resources.limits.memory": "3Gi"})["containers"]
+    assert container["resources"]["limits"]["memory"] == "3Gi"
+
+
+def test_a_drain_of_the_gateways_node_is_not_blocked() -> None:
+    """One replica: a budget that kept it up would hold the node for ever."""
+    objects = rendered()
+    budget = of_kind("PodDisruptionBudget", objects)["spec"]
+    deployment = of_kind("Deployment", objects)["spec"]
+    assert budget["selector"] == deployment["selector"]
+    assert deployment["replicas"] - budget["maxUnavailable"] == 0
+    assert "minAvailable" not in budget
+
+
 def test_rights_end_at_the_namespace() -> None:
     objects = rendered()
     role = of_kind("Role", objects)
@@ -82,8 +155,11 @@ def test_rights_end_at_the_namespace() -> None:
         for group in rule["apiGroups"]
         for resource in rule["resources"]
     }
-    assert "*" not in str(role["rules"])
-    assert not verbs["", "secrets"] & {"get", "list", "watch"}
+    needed = {(group, resource): set(each) for group, resource, each in examination._NEEDED}
+    looked_at = {("", kind): {"get"} for kind in ("serviceaccounts", "persistentvolumeclaims")}
+    # All that jobs and the doctor need, and nothing else: whoever may patch a Secret can read it.
+    assert verbs == needed | looked_at | {("batch", "jobs/finalizers"): {"update"}}
+    assert verbs["", "secrets"] == {"create", "delete"}
     cluster = of_kind("ClusterRole", objects)
     assert cluster["rules"] == [
         {"apiGroups": [""], "resources": ["nodes"], "verbs": ["get", "list", "watch"]}
@@ -106,7 +182,7 @@ def test_workers_reach_what_was_declared() -> None:
         for peer in rule["to"]
         if "ipBlock" in peer
     ]
-    assert blocks == ["10.1.0.0/16"]
+    assert blocks == ["169.254.20.10/32", "10.1.0.0/16"]  # names, and what was declared
     assert policy["spec"]["policyTypes"] == ["Ingress", "Egress"]
 
 

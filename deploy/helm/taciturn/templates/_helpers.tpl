@@ -87,3 +87,11 @@ capabilities:
     name: {{ . }}
 {{- end }}
 {{- end -}}
+
+{{- define "taciturn.resources" -}}
+{{- $count := int .Values.processes -}}
+{{- $requests := dict "memory" (printf "%dMi" (add 128 (mul 192 $count))) -}}
+{{- $limits := dict "memory" (printf "%dMi" (add 256 (mul 384 $count))) -}}
+{{- $default := dict "requests" $requests "limits" $limits -}}
+{{- toYaml (mergeOverwrite $default (deepCopy .Values.resources)) -}}
+{{- end -}}

@@ -22,7 +22,7 @@ _NEEDED = (
     ("", "events", ("list", "watch")),
     ("", "services", ("create", "list", "delete")),
     ("", "secrets", ("create", "delete")),
-    ("", "configmaps", ("create", "get", "list", "patch", "delete")),
+    ("", "configmaps", ("create", "list", "patch", "delete")),
     ("networking.k8s.io", "networkpolicies", ("create", "list", "delete")),
 )
 _CLOCK_S = 5.0
@@ -189,7 +189,12 @@ def _permissions(questions: Questions, settings: KubernetesSettings) -> Iterator
         "can be read" if nodes else "cannot be read: nobody could see that one has gone",
         "" if nodes else "bind the chart's ClusterRole NAMESPACE-NAME-nodes",
     )
-    surplus = [verb for verb in ("get", "list") if questions.may(verb, "", "secrets")]
+    # A patch that changes nothing is answered with the whole Secret.
+    surplus = [
+        verb
+        for verb in ("get", "list", "watch", "patch", "update")
+        if questions.may(verb, "", "secrets")
+    ]
     yield Finding(
         "secrets",
         f"can be read ({', '.join(surplus)}), which no job needs" if surplus else "cannot be read",
