@@ -156,6 +156,9 @@ def test_several_machines_meet_at_the_first() -> None:
     assert pod["subdomain"] == rendered(4, 8)["Service"]["metadata"]["name"]
     command = pod["containers"][0]["command"]
     assert command[:3] == ["python", "-m", "taciturn.runner.together"]
+    # Longer than all machines may take to come: the first one waits for the last.
+    (limit,) = [word for word in command if word.startswith("--rdzv-conf=timeout=")]
+    assert int(limit.rpartition("=")[2]) >= SETTINGS.start_s + 600
     assert f"--master-addr={WORKER.name}-0.{WORKER.name}" in command
     assert {"--nnodes=4", "--nproc-per-node=8", "--node-rank=$(TACITURN_NODE_RANK)"} <= set(command)
     service = rendered(4, 8)["Service"]["spec"]
@@ -178,6 +181,9 @@ def test_workers_reach_what_was_declared_and_nothing_else() -> None:
         {"podSelector"},
         {"ipBlock"},
     ]
+    names = alone["egress"][0]
+    assert {port["port"] for port in names["ports"]} == {53}
+    assert names["to"][1] == {"ipBlock": {"cidr": "169.254.20.10/32"}}
     several = rendered(4, 8)["NetworkPolicy"]["spec"]
     (peers,) = several["ingress"]
     assert peers["from"][0]["podSelector"]["matchLabels"]["taciturn.dev/job"] == WORKER.job_id

@@ -115,7 +115,10 @@ class KubernetesLauncher:
         owner = manifests.owner_of(worker.name, uid)
         settings, annotations = self.settings, job["metadata"]["annotations"]
         nodes = int(annotations[manifests.NODES])
-        secret = manifests.secret(worker, owner, order.environment, settings.instance)
+        told = dict(order.environment)
+        if settings.gateway_url:  # by which people reach it, workers may not
+            told["TACITURN_GATEWAY_URL"] = settings.gateway_url
+        secret = manifests.secret(worker, owner, told, settings.instance)
         self._give_secret(worker.name, secret)
         if nodes > 1:
             self.cluster.create(Kind.SERVICES, manifests.service(worker, owner, settings))

@@ -15,6 +15,7 @@ from taciturn.wire.exits import FINAL
 READY = "taciturn.dev/ready"
 POOL = "taciturn.dev/pool"
 NODES = "taciturn.dev/nodes"
+_NODE_LOCAL_DNS = "169.254.20.10/32"
 _QUEUE = "kueue.x-k8s.io/queue-name"
 
 
@@ -126,11 +127,16 @@ def network_policy(
 
 
 def _names() -> k8s.V1NetworkPolicyEgressRule:
+    """Of the cluster's DNS: in kube-system, or cached on each node (NodeLocal DNSCache), where it
+    has an address that is no pod's."""
     system = k8s.V1LabelSelector(match_labels={"kubernetes.io/metadata.name": "kube-system"})
     ports = [k8s.V1NetworkPolicyPort(protocol=each, port=53) for each in ("UDP", "TCP")]
-    return k8s.V1NetworkPolicyEgressRule(
-        to=[k8s.V1NetworkPolicyPeer(namespace_selector=system)], ports=ports
-    )
+    cache = k8s.V1IPBlock(cidr=_NODE_LOCAL_DNS)
+    peers = [
+        k8s.V1NetworkPolicyPeer(namespace_selector=system),
+        k8s.V1NetworkPolicyPeer(ip_block=cache),
+    ]
+    return k8s.V1NetworkPolicyEgressRule(to=peers, ports=ports)
 
 
 def _gateway(settings: KubernetesSettings) -> k8s.V1NetworkPolicyEgressRule:

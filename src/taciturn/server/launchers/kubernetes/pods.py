@@ -14,6 +14,7 @@ from taciturn.server.launchers.kubernetes.sizing import Machine
 CONTAINER = "worker"
 GPU = "nvidia.com/gpu"
 WORKSPACE = "/workspace"
+_PULL_S = 900
 _SIGNING = "/etc/taciturn/signing"
 _INDEX = "batch.kubernetes.io/job-completion-index"
 _KEEP = {
@@ -104,13 +105,15 @@ def _command(worker: Worker, machine: Machine, settings: KubernetesSettings) -> 
     """What runs: the worker, or torchrun that starts one for each GPU of each machine."""
     if machine.processes == 1 or settings.command[:3] != ("python", "-m", "taciturn.runner"):
         return settings.command
+    meet_s = settings.start_s + _PULL_S
     meeting = (f"--master-addr={worker.first_host}", f"--master-port={settings.rendezvous_port}")
     return (
         *("python", "-m", "taciturn.runner.together"),
         f"--nnodes={machine.nodes}",
         f"--nproc-per-node={max(1, machine.gpus)}",
         *(
-            ("--node-rank=$(TACITURN_NODE_RANK)", *meeting)
+            # The first machine waits for the last one, whose image has to be pulled, too.
+            ("--node-rank=$(TACITURN_NODE_RANK)", *meeting, f"--rdzv-conf=timeout={meet_s}")
             if machine.nodes > 1
             else ("--standalone",)
         ),
@@ -124,6 +127,7 @@ def _variables(
     values = {
         "TACITURN_WORKSPACE": WORKSPACE,
         "HOME": WORKSPACE,
+        "USER": CONTAINER,  # the image need not know the number that the worker runs as
         "TMPDIR": "/tmp",
         "PYTHONDONTWRITEBYTECODE": "1",
     }

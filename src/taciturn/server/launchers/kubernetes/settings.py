@@ -76,6 +76,8 @@ class KubernetesSettings(_Told):
 
     Attributes:
         instance: tells this gateway's objects from those of others in the namespace.
+        gateway_url: where workers find the gateway; empty: where everybody does. From outside it
+            may be an ingress, which the workers' policy does not let them reach.
         data_secret: a Secret of the data's owner whose keys become the worker's environment; only
             its name is known here. `data_secrets` names others by privacy namespace.
         service_account: with the cloud's workload identity, if it has any. Its token for the API

@@ -114,7 +114,7 @@ def _of_pod(scene: Scene, pod: Object) -> Chapter:
     if failed is not None:
         return Chapter(
             "starting.failed",
-            f"a volume cannot be mounted: {_quoted(failed['message'])}. Check the claim or Secret",
+            f"a volume cannot be mounted: {_quoted(_said(failed))}. Check the claim or Secret",
         )
     return Chapter("pulling", "pulling the worker's image")
 
@@ -129,14 +129,14 @@ def _waiting_for_node(scene: Scene, pod: Object) -> Chapter:
     if refused is not None and (coming is None or _at(refused) > _at(coming)):
         return Chapter(
             "provisioning.refused",
-            f"no machine can be added: {_quoted(refused['message'])}. Raise the cloud's quota or "
+            f"no machine can be added: {_quoted(_said(refused))}. Raise the cloud's quota or "
             "the node group's maximum, or ask for another pool",
         )
     held = _held_up(scene)
     if held is not None:
         return held
     if coming is not None:
-        said = _quoted(coming["message"])
+        said = _quoted(_said(coming))
         return Chapter("provisioning.scaling", f"waiting for a machine: autoscaler says {said}")
     why = _unschedulable(pod)
     if why:
@@ -193,7 +193,7 @@ def _between(scene: Scene) -> Chapter:
         if refused is not None:
             return Chapter(
                 "provisioning.refused",
-                f"the cluster makes no pod: {_quoted(refused['message'])}. Check the namespace's "
+                f"the cluster makes no pod: {_quoted(_said(refused))}. Check the namespace's "
                 "quota and pod security level",
             )
         return Chapter("provisioning", "waiting for a machine")
@@ -260,9 +260,14 @@ def _newest(events: Sequence[Object], reasons: Sequence[str], about: Object) -> 
     found = [
         each
         for each in events
-        if each["reason"] in reasons and each["involvedObject"].get("uid") == uid
+        if each.get("reason") in reasons and each["involvedObject"].get("uid") == uid
     ]
     return max(found, key=_at, default=None)
+
+
+def _said(event: Object) -> str:
+    """An event may be without a message."""
+    return str(event.get("message") or event["reason"])
 
 
 def _component(event: Object) -> str:

@@ -58,8 +58,9 @@ News = Seen | Caught | Forbidden
 class Follower:
     """Tells a queue everything about one kind of objects, each version at least once.
 
-    After 410 Gone, everything is listed again and compared with what was told before, so that what
-    went meanwhile is told as well. After any other break, the watch goes on where it was.
+    After 410 Gone, or where the server does not know a version as new as ours, everything is listed
+    again and compared with what was told before, so that what went meanwhile is told as well. After
+    any other break, the watch goes on where it was.
     """
 
     cluster: Cluster
@@ -137,7 +138,9 @@ class Follower:
         except ClusterError as error:
             if error.status == 403:
                 raise
-            raise _BrokenError(version) from None
+            # 504: of a version that the server does not have (yet), as after etcd was put back to
+            # a backup. Waiting for it might take for ever.
+            raise _BrokenError("" if error.status == 504 else version) from None
         return version
 
     def _opened(self, response: Any) -> None:
