@@ -33,6 +33,7 @@ from taciturn.wire.events import NodeEvent
 
 KUBECONFIG = os.environ.get("TACITURN_TEST_KUBECONFIG")
 IMAGE = os.environ.get("TACITURN_TEST_IMAGE", "python:3.12-slim")
+PATIENCE_S = float(os.environ.get("TACITURN_TEST_PATIENCE_S", "180"))
 SPEED = 40.0
 
 SMALL = Pool(
@@ -54,10 +55,21 @@ class World:
         self.core, self.batch = client.CoreV1Api(self.api), client.BatchV1Api(self.api)
         self.cluster = Cluster.connect(self.namespace, self.path)
 
+    def make_account(self) -> None:
+        """The namespace's own; a real cluster makes it, a moment later."""
+        account = client.V1ServiceAccount(metadata=client.V1ObjectMeta(name="default"))
+        with suppress(client.ApiException):
+            self.core.create_namespaced_service_account(self.namespace, account)
+
     @property
     def patience_s(self) -> float:
         """How long something may take before it counts as not happening."""
-        return 20.0 if self.stand_in else 180.0
+        return 20.0 if self.stand_in else PATIENCE_S
+
+    @property
+    def watch_s(self) -> int:
+        """How long a watch is open that shall see what has just happened."""
+        return 1 if self.stand_in else 5
 
     def now(self) -> datetime:
         """The cluster's time."""
@@ -124,9 +136,7 @@ def with_namespace(path: Path, stand_in: StandIn | None) -> Iterator[World]:
     name = f"taciturn-test-{secrets.token_hex(4)}"
     made = World(path, name, stand_in)
     made.core.create_namespace(client.V1Namespace(metadata=client.V1ObjectMeta(name=name)))
-    account = client.V1ServiceAccount(metadata=client.V1ObjectMeta(name="default"))
-    with suppress(client.ApiException):  # a real cluster makes it, a moment later
-        made.core.create_namespaced_service_account(name, account)
+    made.make_account()
     try:
         yield made
     finally:

@@ -14,6 +14,7 @@ import yaml
 
 from standin.api import Api
 from standin.autoscaler import Autoscaler, Group
+from standin.certificates import Certificates
 from standin.clock import Clock
 from standin.garbage import GarbageCollector
 from standin.http import Server, serve
@@ -31,18 +32,22 @@ class StandIn:
     Args:
         host: variables that processes of pods get besides the pod's own, such as PYTHONPATH.
         static_nodes: CPU nodes that are always there.
+        tls: the API server is encrypted and wants a client's certificate, as every real one.
     """
 
     def __init__(
-        self, *, speed: float = 20.0, host: Mapping[str, str] | None = None, static_nodes: int = 1
-    ) -> None:
+        self, *, speed: float = 20.0, host: Mapping[str, str] | None = None, static_nodes: int = 1,
+        tls: bool = False,
+    ) -> None:  # fmt: skip
         self.clock = Clock(speed)
         self.store = Store(self.clock)
         self.folder = Path(tempfile.mkdtemp(prefix="standin-"))
         self.kubelet = Kubelet(self.store, self.folder / "pods", host or {})
         self.api = Api(self.store)
         self.autoscaler = Autoscaler(self.store, self.preempt)
-        self.server = Server(self.api, self.kubelet.logs)
+        self.certificates = Certificates(self.folder / "certificates") if tls else None
+        context = self.certificates.context() if self.certificates else None
+        self.server = Server(self.api, self.kubelet.logs, context=context)
         self.controllers = [
             JobController(self.store), GarbageCollector(self.store), self.autoscaler,
             Scheduler(self.store), self.kubelet,
@@ -80,11 +85,18 @@ class StandIn:
     def kubeconfig(self) -> Path:
         """A file with which any client finds the cluster."""
         path = self.folder / "kubeconfig"
-        address = f"http://127.0.0.1:{self.server.server_address[1]}"
+        address = f"127.0.0.1:{self.server.server_address[1]}"
+        cluster: Object = {"server": f"http://{address}"}
+        user: Object = {"token": "standin"}
+        if self.certificates is not None:
+            cluster = {"server": f"https://{address}",
+                       "certificate-authority-data": self.certificates.data("ca.crt")}  # fmt: skip
+            user = {"client-certificate-data": self.certificates.data("client.crt"),
+                    "client-key-data": self.certificates.data("client.key")}  # fmt: skip
         path.write_text(yaml.safe_dump({
             "apiVersion": "v1", "kind": "Config", "current-context": "standin",
-            "clusters": [{"name": "standin", "cluster": {"server": address}}],
-            "users": [{"name": "somebody", "user": {"token": "standin"}}],
+            "clusters": [{"name": "standin", "cluster": cluster}],
+            "users": [{"name": "somebody", "user": user}],
             "contexts": [
                 {"name": "standin", "context": {"cluster": "standin", "user": "somebody"}}
             ],

@@ -19,6 +19,10 @@ def record(
         if same and (each["reason"], each["message"]) == (reason, message):
 
             def again(new: Object) -> None:
+                if "eventTime" in new:
+                    count = new.get("series", {"count": 1})["count"] + 1
+                    new["series"] = {"count": count, "lastObservedTime": _micro(now)}
+                    return
                 new["count"] += 1
                 new["lastTimestamp"] = now
 
@@ -32,6 +36,24 @@ def record(
             "uid": metadata["uid"], "apiVersion": about.get("apiVersion", "v1"),
         },
         "reason": reason, "message": message, "type": "Warning" if warning else "Normal",
-        "source": {"component": source}, "reportingComponent": source, "reportingInstance": "",
-        "firstTimestamp": now, "lastTimestamp": now, "count": 1,
+        **_dated(source, now),
     })  # fmt: skip
+
+
+def _dated(source: str, now: str) -> Object:
+    """Who says it, and when: the scheduler's are of events.k8s.io, which core/v1 shows without the
+    times and counts of its own."""
+    if source != "default-scheduler":
+        return {
+            "source": {"component": source}, "reportingComponent": source, "reportingInstance": "",
+            "firstTimestamp": now, "lastTimestamp": now, "count": 1,
+        }  # fmt: skip
+    return {
+        "source": {}, "reportingComponent": source, "reportingInstance": f"{source}-0",
+        "action": "Scheduling", "eventTime": _micro(now),
+        "firstTimestamp": None, "lastTimestamp": None,
+    }  # fmt: skip
+
+
+def _micro(stamp: str) -> str:
+    return stamp.replace("Z", ".000000Z")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -34,13 +35,19 @@ class Server(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 128
 
-    def __init__(self, api: Api, logs: Logs, port: int = 0) -> None:
+    def __init__(
+        self, api: Api, logs: Logs, port: int = 0, context: ssl.SSLContext | None = None
+    ) -> None:
         self.api, self.logs = api, logs
         self.open: set[socket.socket] = set()
         self.requests: list[tuple[str, str]] = []
         self.failures: list[int] = []
         self.broken: list[Exception] = []
         super().__init__(("127.0.0.1", port), _Handler)
+        if context is not None:  # who connects and says nothing keeps nobody else waiting
+            self.socket = context.wrap_socket(
+                self.socket, server_side=True, do_handshake_on_connect=False
+            )
 
     def cut(self) -> None:
         """Break all connections, as a restart of the API server does."""
@@ -210,6 +217,10 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _watch(self, target: Target, query: dict[str, str]) -> None:
         chosen = self.server.api.selection(target, query)
+        asked, newest = int(query.get("resourceVersion") or 0), self.server.api.store.version
+        if asked > newest:
+            words = f"Timeout: Too large resource version: {asked}, current: {newest}"
+            raise ApiError(504, words)
         self.send_response(200)
         self.send_header("Content-Type", "application/json;stream=watch")
         self.send_header("Transfer-Encoding", "chunked")

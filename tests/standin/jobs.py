@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 from standin import defaults
 from standin.clock import moment
 from standin.events import record
+from standin.security import violations
 from standin.store import Object, Store, clone
 
 TRACKING = "batch.kubernetes.io/job-tracking"
@@ -194,6 +195,13 @@ class JobController:
 
     def _make(self, job: Object, index: int | None) -> None:
         template = clone(job["spec"]["template"])
+        room = self.store.find("namespaces", None, job["metadata"]["namespace"])
+        refused = violations(room, template["spec"])
+        if refused:
+            words = f'Error creating: pods "{job["metadata"]["name"]}-" is forbidden: violates '
+            words += f'PodSecurity "restricted:latest": {", ".join(refused)}'
+            record(self.store, job, "Job", "FailedCreate", words, "job-controller", warning=True)
+            return
         metadata, name = template["metadata"], job["metadata"]["name"]
         base = name if index is None else f"{name}-{index}"
         made: Object = {

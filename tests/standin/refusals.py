@@ -108,7 +108,8 @@ def _job(made: dict[str, Any]) -> Iterator[str]:
     mode = spec.get("completionMode", "NonIndexed")
     if mode not in ("NonIndexed", "Indexed"):
         yield f'spec.completionMode: Unsupported value: "{mode}"'
-    if mode == "Indexed" and spec.get("completions") is None:
+    unset = spec.get("completions") is None and spec.get("parallelism") is None
+    if mode == "Indexed" and spec.get("completions") is None and not unset:  # both are 1 by default
         yield "spec.completions: Required value: when completion mode is Indexed"
     if mode == "Indexed":
         longest = f"{made['metadata'].get('name', '')}-{(spec.get('completions') or 1) - 1}"
@@ -227,7 +228,9 @@ def _resources(path: str, resources: dict[str, Any]) -> Iterator[str]:
             yield f'{path}.requests: Invalid value: "{requests[name]}": above the {name} limit'
     for name in {*limits, *requests} - set(_NATIVE):
         if name not in limits:
-            yield f"{path}.limits[{name}]: Required value: Limit must be set"
+            # The server's own words, which do not say of what.
+            words = "Limit must be set for non overcommitable resources"
+            yield f"{path}.limits: Required value: {words}"
         elif requests.get(name, limits[name]) != limits[name]:
             yield f"{path}.requests: Invalid value: must be equal to {name} limit"
         elif amount(limits[name]) % 1:

@@ -20,12 +20,22 @@ from standin.cluster import StandIn
 from taciturn.server.launchers.kubernetes.monitor import Monitor
 from taciturn.server.launchers.kubernetes.settings import KubernetesSettings
 
+_LONGEST_S = 1800  # of a test on a cluster that is not told how fast to be
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """On a real cluster, images are pulled, and failed pods wait before they are replaced."""
+    for item in items:
+        if KUBECONFIG is not None and Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.timeout(_LONGEST_S))
+
 
 @pytest.fixture(scope="module")
-def world() -> Iterator[World]:
+def world(request: pytest.FixtureRequest) -> Iterator[World]:
     """A cluster with an empty namespace."""
     if KUBECONFIG is None:
-        with StandIn(speed=SPEED) as stand_in:
+        tls = getattr(request.module, "TLS", False)
+        with StandIn(speed=SPEED, tls=tls) as stand_in:
             yield from with_namespace(stand_in.kubeconfig, stand_in)
             assert not stand_in.broken + stand_in.server.broken
     else:

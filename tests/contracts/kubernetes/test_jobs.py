@@ -19,7 +19,9 @@ DEAF = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time
 def make(world: World, code: str = "pass", **spec: Any) -> str:
     """A Job that runs a line of Python; returns its name."""
     name = f"j-{secrets.token_hex(4)}"
-    container = client.V1Container(name="worker", image=IMAGE, command=["python", "-c", code])
+    container = client.V1Container(
+        name="worker", image=IMAGE, image_pull_policy="IfNotPresent", command=["python", "-c", code]
+    )
     grace_s = spec.pop("grace_s", 5)
     pod = client.V1PodSpec(
         restart_policy="Never", containers=[container], termination_grace_period_seconds=grace_s
@@ -41,6 +43,10 @@ def read(world: World, name: str) -> client.V1Job:
 def condition(world: World, name: str, kind: str) -> Any:
     found = read(world, name).status.conditions or ()
     return next((each for each in found if (each.type, each.status) == (kind, "True")), None)
+
+
+def pods_of(world: World, name: str) -> list[client.V1Pod]:
+    return world.pods(job_name=name)
 
 
 def running(world: World, name: str) -> list[client.V1Pod]:
@@ -167,10 +173,12 @@ def test_deletion(world: World, propagation: str | None) -> None:
         ).items
         assert all(each.metadata.deletion_timestamp for each in left)
     if propagation is None:
+        world.until(
+            lambda: not any(each.metadata.owner_references for each in pods_of(world, name))
+        )
         time.sleep(10 * world.reading())
-        (kept,) = world.pods(job_name=name)
+        (kept,) = pods_of(world, name)
         assert kept.status.phase == "Running"
-        assert not kept.metadata.owner_references
         world.core.delete_namespaced_pod(pod.metadata.name, world.namespace)
     world.until(lambda: not world.pods(job_name=name))
 

@@ -6,6 +6,7 @@ import secrets
 import socket
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -70,6 +71,18 @@ def test_the_worker_is_told_its_environment_by_a_secret(world: World) -> None:
     assert log.startswith("a token: =&$(HOME) ")
     (pod,) = world.pods(**{"taciturn.dev/job": order.job_id})
     assert "a token" not in str(pod)
+
+
+def test_workers_reach_the_gateway_from_within(world: World) -> None:
+    """People come by an ingress; workers' policies let them reach the gateway's pods alone."""
+    code = "import os; print(os.environ['TACITURN_GATEWAY_URL'])"
+    within = "http://taciturn.privacy.svc:80"
+    for told, expected in ((within, within), ("", "https://taciturn.example")):
+        launcher = world.launcher(world.settings(code, gateway_url=told))
+        order = new_order(TACITURN_GATEWAY_URL="https://taciturn.example")
+        launcher.launch(order)
+        ended(world, launcher, order.handle)
+        assert log_of(world, order).strip() == expected
 
 
 def test_it_runs_without_rights_and_can_write_its_workspace_and_tmp(world: World) -> None:
@@ -225,19 +238,35 @@ if rank == 0:
     met = {server.accept()[0].recv(9) for _ in range(n - 1)}
     print('met', sorted(met))
 else:
-    for _ in range(200):
+    end = time.monotonic() + 150  # a name server may remember for 30 s that there was no such name
+    while True:
         try:
             socket.create_connection((host, port), 5).sendall(b'%d' % rank)
             break
         except OSError:
+            if time.monotonic() > end:
+                raise SystemExit(4)
             time.sleep(0.2)
-    else:
-        raise SystemExit(4)
     print('called')
 """
 
 
+def resolves_names(world: World) -> bool:
+    """Whether pods can look up names at all: a cluster can do without, several machines cannot."""
+    if world.stand_in is not None:
+        return True
+    code = "import socket; socket.gethostbyname('kubernetes.default.svc')"
+    launcher, order = world.launcher(world.settings(code, retries=0)), new_order()
+    launcher.launch(order)
+    ended(world, launcher, order.handle)
+    job = world.cluster.get(Kind.JOBS, Worker.of(order.handle).name)
+    launcher.forget(order.job_id)
+    return job is not None and bool(job["status"].get("succeeded"))
+
+
 def test_several_machines_find_each_other_by_the_first_ones_name(world: World) -> None:
+    if not resolves_names(world):
+        pytest.skip("this cluster resolves no names (is there a DNS add-on?)")
     pool = SMALL.model_copy(update={"max_nodes": 3})
     settings = world.settings(MEETING, pools=(pool,), rendezvous_port=free_port())
     launcher, order = world.launcher(settings, nodes=3), new_order()
@@ -305,7 +334,7 @@ def test_orphans_are_reaped_and_others_left(world: World) -> None:
     service.metadata.owner_references = None
     world.cluster.create(Kind.SERVICES, service)
     reaper = Reaper(world.cluster, instance, lambda job_id: job_id == known.job_id, young_s=0)
-    reaped = reaper.reap(world.now())
+    reaped = reaper.reap(world.now() + timedelta(minutes=1))  # the server's clock may be ahead
     assert f"jobs/{Worker.of(lost.handle).name}" in reaped
     assert f"services/{alone.name}" in reaped
     world.until(lambda: left(world, launcher).get("jobs") == [Worker.of(known.handle).name])

@@ -36,12 +36,12 @@ class Case:
 
     def __init__(
         self, world: World, stand_in: StandIn, monitor: Start, group: Group,
-        code: str = WORK, pool: dict[str, Any] | None = None, **settings: Any,
+        code: str = WORK, pool: dict[str, Any] | None = None, nodes: int = 1, **settings: Any,
     ) -> None:  # fmt: skip
         self.world, self.group = world, stand_in.add_group(group)
         pools = (gpu_pool(group.name, **(pool or {})),)
         self.settings: KubernetesSettings = world.settings(code, pools=pools, **settings)
-        self.launcher: KubernetesLauncher = world.launcher(self.settings, gpus=1)
+        self.launcher: KubernetesLauncher = world.launcher(self.settings, gpus=1, nodes=nodes)
         self.monitor, self.telling = monitor(self.settings)
         self.order: Order = new_order()
 
@@ -157,6 +157,19 @@ def test_a_node_that_is_never_ready_and_all_is_given_up(case: Any) -> None:
     assert "Ask for fewer or other GPUs" in job.until("provisioning.given_up")
     job.until("releasing.failed", "time limit")
     assert job.launcher.status(job.order.handle) is WorkerState.ENDED
+
+
+def test_all_machines_or_none(case: Any, world: World) -> None:
+    """One of two comes, and costs money while it waits: after a while it goes, too."""
+    group = Group("half", largest=1, create_s=5, ready_s=2, driver_s=1, idle_s=20)
+    job = case(group, code=ENDLESS, pool={"max_nodes": 2}, nodes=2, start_s=120)
+    job.run()
+    mine = {"taciturn.dev/job": job.order.job_id}
+    world.until(lambda: "Running" in [pod.status.phase for pod in world.pods(**mine)])
+    assert "not all machines came within 120 s" in job.until("provisioning.given_up")
+    job.until("node.released")
+    assert job.launcher.status(job.order.handle) is WorkerState.ENDED
+    assert not [pod for pod in world.pods(**mine) if pod.status.phase == "Running"]
 
 
 def test_a_gpu_that_is_not_offered(case: Any) -> None:

@@ -29,7 +29,10 @@ def job(name: str, code: str = "pass", **spec: Any) -> dict[str, Any]:
     """A Job as plain JSON, so that wrong ones can be sent."""
     pod = {
         "restartPolicy": "Never", "terminationGracePeriodSeconds": 5,
-        "containers": [{"name": "worker", "image": IMAGE, "command": ["python", "-c", code]}],
+        "containers": [{
+            "name": "worker", "image": IMAGE, "imagePullPolicy": "IfNotPresent",
+            "command": ["python", "-c", code],
+        }],
     }  # fmt: skip
     return {
         "apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": name},
@@ -171,6 +174,13 @@ def test_unknown_and_mistyped_fields(world: World, change: dict[str, Any], words
     assert words in said
 
 
+def test_an_indexed_job_without_numbers_has_one_of_each(world: World) -> None:
+    made = world.batch.create_namespaced_job(
+        world.namespace, job(a_name(), suspend=True, completionMode="Indexed")
+    )
+    assert (made.spec.completions, made.spec.parallelism) == (1, 1)
+
+
 def test_an_unknown_field_is_dropped_without_strict(world: World) -> None:
     body = merged(job(a_name(), suspend=True), {"spec": {"backoffLimits": 1}})
     status, said = send(world, body)
@@ -192,7 +202,7 @@ def policy(**rule: Any) -> dict[str, Any]:
         ({"metadata": {"name": "Capital"}}, "metadata.name"),
         ({"metadata": {"labels": {"a": "not a label"}}}, "metadata.labels"),
         ({"spec": {"backoffLimit": -1}}, "backoffLimit"),
-        ({"spec": {"completionMode": "Indexed", "completions": None}}, "completions"),
+        ({"spec": {"completionMode": "Indexed", "parallelism": 1}}, "completions"),
         ({"spec": {"completionMode": "Sorted"}}, "completionMode"),
         ({"spec": {"template": {"spec": {"restartPolicy": "Always"}}}}, "restartPolicy"),
         ({"spec": {"selector": {"matchLabels": {"a": "b"}}}}, "selector"),
@@ -217,7 +227,7 @@ def test_what_makes_no_sense(world: World, change: dict[str, Any], words: str) -
 @pytest.mark.parametrize(
     ("resources", "words"),
     [
-        ({"requests": {GPU: "1"}}, GPU),
+        ({"requests": {GPU: "1"}}, "resources.limits"),
         ({"limits": {GPU: "1"}, "requests": {GPU: "2"}}, GPU),
         ({"limits": {GPU: "500m"}}, GPU),
         ({"limits": {"memory": "1Gi"}, "requests": {"memory": "2Gi"}}, "memory"),
