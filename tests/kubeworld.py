@@ -94,6 +94,13 @@ class World:
         chosen = ",".join(f"{name.replace('_', '-')}={value}" for name, value in labels.items())
         return self.core.list_namespaced_pod(self.namespace, label_selector=chosen).items
 
+    def log(self, pod: str) -> str:
+        """What a pod has written so far; nothing, where its container is not there yet."""
+        try:
+            return str(self.core.read_namespaced_pod_log(pod, self.namespace))
+        except client.ApiException:
+            return ""
+
     def until(self, what: Callable[[], Any], patience_s: float | None = None) -> Any:
         """Wait for something to be true; returns it."""
         end = time.monotonic() + (patience_s or self.patience_s)

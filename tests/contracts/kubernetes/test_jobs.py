@@ -13,7 +13,8 @@ from kubeworld import IMAGE, World
 from standin.cluster import StandIn
 
 ENDLESS = "import time; time.sleep(600)"
-DEAF = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)"
+IGNORE = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN)"
+DEAF = f"{IGNORE}; print('deaf', flush=True); time.sleep(6000)"
 
 
 def make(world: World, code: str = "pass", **spec: Any) -> str:
@@ -184,8 +185,9 @@ def test_deletion(world: World, propagation: str | None) -> None:
 
 
 def test_a_pod_is_told_and_then_killed(world: World) -> None:
-    name = make(world, DEAF, backoff_limit=0, grace_s=600)
+    name = make(world, DEAF, backoff_limit=0, grace_s=6000)
     (pod,) = world.until(lambda: running(world, name))
+    world.until(lambda: "deaf" in world.log(pod.metadata.name))
     world.core.delete_namespaced_pod(pod.metadata.name, world.namespace, grace_period_seconds=2)
     world.until(lambda: not running(world, name))
 

@@ -168,10 +168,11 @@ def test_stopping_gives_grace_and_leaves_nothing(world: World) -> None:
 
 
 def test_a_worker_that_will_not_end_is_killed_after_its_grace(world: World) -> None:
-    code = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)"
-    launcher, order = world.launcher(world.settings(code, grace_period_s=600)), new_order()
+    ignore = "signal.signal(signal.SIGTERM, signal.SIG_IGN)"
+    code = f"import signal, time; {ignore}; print('deaf', flush=True); time.sleep(6000)"
+    launcher, order = world.launcher(world.settings(code, grace_period_s=6000)), new_order()
     launcher.launch(order)
-    world.until(lambda: running(world, order))
+    world.until(lambda: running(world, order) and "deaf" in log_of(world, order))
     assert launcher.status(order.handle) is WorkerState.RUNNING
     launcher.stop(order.handle, 1)
     world.until(lambda: not left(world, launcher))
