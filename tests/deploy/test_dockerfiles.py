@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -9,6 +10,8 @@ import sys
 from pathlib import Path
 
 import pytest
+
+from taciturn.wire.exits import WorkerExit
 
 ROOT = Path(__file__).parents[2]
 FILES = sorted((ROOT / "deploy").glob("*.Dockerfile"))
@@ -82,15 +85,15 @@ def _copy(line: str) -> str:
     return " && ".join(f'cp "{ROOT}/{source}" .' for source in sources)
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(900)
-def test_install_steps_of_the_gateway(tmp_path: Path) -> None:
-    """Run the build stage's steps in a fresh environment: the gateway starts, and has no torch."""
-    build = tmp_path / "build"
+def _installed(file: str, folder: Path, *without: str) -> Path:
+    """Run a build stage's steps in a fresh environment; returns where its programs are."""
+    build = folder / "build"
     build.mkdir()
-    script = _steps(ROOT / "deploy" / "gateway.Dockerfile", tmp_path).replace(
-        "python -m venv", f"{sys.executable} -m venv"
-    )
+    script = _steps(ROOT / "deploy" / file, folder)
+    script = script.replace("python -m venv", f"{sys.executable} -m venv")
+    for each in without:
+        assert each in script
+        script = script.replace(each, "")
     done = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", script],
         cwd=build,
@@ -99,14 +102,46 @@ def test_install_steps_of_the_gateway(tmp_path: Path) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    binary = tmp_path / "taciturn" / "bin"
-    listed = subprocess.run(
-        [binary / "pip", "list", "--format=freeze"], capture_output=True, text=True, check=True
-    ).stdout
-    assert "torch" not in listed
-    assert "kubernetes==" in listed
+    assert '"bomFormat": "CycloneDX"' in (build / "sbom.json").read_text()
+    return folder / "taciturn" / "bin"
+
+
+def _packages(binary: Path) -> str:
+    command = [binary / "pip", "list", "--format=freeze"]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_install_steps_of_the_gateway(tmp_path: Path) -> None:
+    """The gateway starts, and has no torch."""
+    binary = _installed("gateway.Dockerfile", tmp_path)
+    assert "torch" not in _packages(binary)
+    assert "kubernetes==" in _packages(binary)
     subprocess.run([binary / "taciturn", "--version"], check=True, cwd=tmp_path)
     subprocess.run(
         [binary / "python", "-c", "import taciturn.server.app"], check=True, cwd=tmp_path
     )
-    assert '"bomFormat": "CycloneDX"' in (build / "sbom.json").read_text()
+
+
+FIT = """
+import taciturn
+rows = [f"Note {i}: the patient has a cough." for i in range(40)]
+model = taciturn.LLM("taciturn/tiny-medical")
+model.fit(rows, target_epsilon=4, steps=2, batch_size=8, max_tokens=32)
+assert model.policy.startswith("DP (epsilon=")
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_install_steps_of_the_worker(tmp_path: Path) -> None:
+    """The worker starts, fits, and has no server. Torch comes from pip's own index."""
+    binary = _installed("worker.Dockerfile", tmp_path, '--extra-index-url "$TORCH_INDEX" ')
+    assert "torch==" in _packages(binary)
+    assert "fastapi" not in _packages(binary)
+    bare = {"PATH": os.environ["PATH"], "HOME": str(tmp_path)}
+    command = [binary / "python", "-m", "taciturn.runner"]
+    untold = subprocess.run(command, env=bare, cwd=tmp_path, capture_output=True, check=False)
+    assert untold.returncode == WorkerExit.BAD_CONFIGURATION
+    subprocess.run([binary / "python", "-c", FIT], env=bare, cwd=tmp_path, check=True)
