@@ -93,9 +93,7 @@ class Embedding(Function):
         (ids_BT,) = ctx.saved_tensors
         if ctx.padding_idx is not None:
             grad = grad.masked_fill((ids_BT == ctx.padding_idx).unsqueeze(-1), 0.0)
-        ids_BR = ids_BT.reshape(len(ids_BT), -1)
-        grad_BRD = grad.reshape(*ids_BR.shape, grad.shape[-1])
-        return None, None, ctx.receiver.lookups(ids_BR, grad_BRD, ctx.rows), None, None
+        return None, None, ctx.receiver.lookups(ids_BT, grad, ctx.rows), None, None
 
 
 class Scale(Function):
@@ -146,6 +144,9 @@ class RoutedLinear(Function):
         (g_RP,) = grads
         x_RD, weight, unit_of_R = ctx.saved_tensors
         x_grad = g_RP @ weight if ctx.needs_input_grad[0] else None
+        kept_R = unit_of_R < ctx.n_units  # all but padding of packed rows
+        if not bool(kept_R.all()):
+            x_RD, g_RP, unit_of_R = x_RD[kept_R], g_RP[kept_R], unit_of_R[kept_R]
         unit_of_R, order_R = unit_of_R.sort(stable=True)
         rows_of_U = torch.bincount(unit_of_R, minlength=ctx.n_units)
         # Rows of one unit side by side, each unit padded with zero rows to the longest.

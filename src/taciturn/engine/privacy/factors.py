@@ -58,14 +58,17 @@ class FactoredGradients:
 
         A unit with scale zero is left out even if its rows are not finite.
         """
-        scale_B = scale_U[self.layout.unit_of_B]
-        parts = [self._weighted(term, scale_B) for term in self.terms]
+        scale_B = self.layout.of_sequences(scale_U)
+        # Padding of packed rows has scale zero as well, but its rows are finite.
+        dropped_B = scale_B == 0 if bool((scale_U == 0).any()) else None
+        parts = [self._weighted(term, scale_B, dropped_B) for term in self.terms]
         return torch.stack(parts).sum(0) if len(parts) > 1 else parts[0]
 
-    def _weighted(self, term: Factors, scale_B: Tensor) -> Tensor:
-        right_ND = _scaled(term.right_BRD, scale_B, self._dtype)
+    def _weighted(self, term: Factors, scale_B: Tensor, dropped_B: Tensor | None) -> Tensor:
+        right_BRD = term.right_BRD.to(self._dtype) * scale_B.to(self._dtype).view(-1, 1, 1)
+        right_ND = _kept(right_BRD, dropped_B)
         if term.left.dtype != torch.int64:
-            return _kept(term.left, scale_B, self._dtype).T @ right_ND
+            return _kept(term.left.to(self._dtype), dropped_B).T @ right_ND
         total_PD = torch.zeros(self.shape, dtype=self._dtype, device=scale_B.device)
         return total_PD.index_add_(0, term.left.flatten(), right_ND)
 
@@ -88,14 +91,13 @@ class FactoredGradients:
             return self.layout.lookups(term.left, term.right_BRD, self.shape[0])
         return self.layout.products(term.left, term.right_BRD)
 
-    def _tiles(self, group: UnitGroup) -> list[Factors]:
+    def _left_tiles(self, group: UnitGroup) -> list[Tensor]:
         """All rows of a group's units, [G, rows, ...] each."""
-        tiles: list[Factors] = []
-        for term in self.terms:
-            lefts = group.rows(term.left).split(_TILE, 1)
-            rights = group.rows(term.right_BRD).split(_TILE, 1)
-            tiles += map(Factors, lefts, rights)
-        return tiles
+        return [tile for each in self.terms for tile in group.rows(each.left).split(_TILE, 1)]
+
+    def _right_tiles(self, group: UnitGroup) -> list[Tensor]:
+        terms = self.terms
+        return [tile for each in terms for tile in group.rows(each.right_BRD).split(_TILE, 1)]
 
 
 def squared_norms(gradients: Sequence[FactoredGradients]) -> Iterator[Tensor]:
@@ -132,13 +134,14 @@ def _squared_norms(some: Sequence[FactoredGradients]) -> Tensor:
     )
     for group in first.layout.groups:
         # One row of tiles for each part of the activations, one column for each matrix.
-        tiles = list(zip(*(each._tiles(group) for each in some), strict=True))
-        for ones, others in combinations_with_replacement(tiles, 2):
-            gram = _left_gram(ones[0].left, others[0].left)
+        lefts = zip(*(each._left_tiles(group) for each in some), strict=True)
+        tiles = list(zip(lefts, first._right_tiles(group), strict=True))
+        for (ones, right), (others, other_right) in combinations_with_replacement(tiles, 2):
+            gram = _left_gram(ones[0], others[0])
             for one, other in zip(ones[1:], others[1:], strict=True):
-                gram = gram + _left_gram(one.left, other.left)
-            gram = gram.mul_(_gram(ones[0].right_BRD, others[0].right_BRD))
-            twice = 1 if ones is others else 2
+                gram = gram + _left_gram(one, other)
+            gram = gram.mul_(_gram(right, other_right))
+            twice = 1 if right is other_right else 2
             squares_U[group.units_G] += twice * gram.sum((1, 2), dtype=torch.float64)
     # Rounding may leave a tiny negative number where a gradient is zero.
     return squares_U.clamp_(min=0.0)
@@ -162,16 +165,8 @@ def _left_gram(one: Tensor, other: Tensor) -> Tensor:
     return _left_gram(other, one).transpose(1, 2)
 
 
-def _scaled(value_BRD: Tensor, scale_B: Tensor, dtype: torch.dtype) -> Tensor:
-    """Rows times their unit's scale, [B * R, D]; a scale of zero makes zeros of whatever it was."""
-    scale_B11 = scale_B.to(dtype).view(-1, 1, 1)
-    return _kept(value_BRD.to(dtype) * scale_B11, scale_B, dtype)
-
-
-def _kept(value_BRX: Tensor, scale_B: Tensor, dtype: torch.dtype) -> Tensor:
+def _kept(value_BRX: Tensor, dropped_B: Tensor | None) -> Tensor:
     """Rows of the units that count, the others zero: zero times NaN would be NaN; [B * R, X]."""
-    dropped_B = scale_B == 0
-    value_BRX = value_BRX.to(dtype)
-    if dropped_B.any():
+    if dropped_B is not None:
         value_BRX = value_BRX.masked_fill(dropped_B.view(-1, 1, 1), 0.0)
     return value_BRX.flatten(0, 1)

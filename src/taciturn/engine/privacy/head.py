@@ -4,7 +4,8 @@ The gradient of cross-entropy is known as soon as the logits are, so it is made 
 in their place, while they are in the processor's cache (as in Liger Kernel, Hsu et al. 2024). Rows
 without a target, such as padding and prompts, are left out.
 
-Shapes: B sequences, T tokens, N rows, D features, V vocabulary.
+Shapes: B sequences, T tokens, N rows, D features, V vocabulary; of packed rows, their number and
+width stand for B and T, and there are S sequences.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from torch.autograd import Function
 
 from taciturn.engine.privacy.backward import apply
 from taciturn.engine.privacy.lifted import LiftedParameter
+from taciturn.engine.privacy.packing import Packing
 from taciturn.engine.privacy.receiver import Receiver
 
 # Logits made at once: 2^22 of them are 16 MiB. With a quarter, products of so few rows are slower.
@@ -30,7 +32,10 @@ _EVEN = 8
 
 
 def head_cross_entropy(
-    terms: Sequence[tuple[Tensor, Tensor]], input_ids_BT: Tensor, loss_weights_BT: Tensor
+    terms: Sequence[tuple[Tensor, Tensor]],
+    input_ids_BT: Tensor,
+    loss_weights_BT: Tensor,
+    packing: Packing | None = None,
 ) -> Tensor:
     """Sum over each sequence of weight times next-token cross-entropy; [B], fp32 at least.
 
@@ -40,6 +45,7 @@ def head_cross_entropy(
     Args:
         terms: activations [B, T, D_i] and weights [V, D_i]; the logits are the sum of x W^T. One
             for a plain output layer, two for one with a low-rank adapter.
+        packing: the activations are of its rows, in place of those of ids and weights; [S].
     """
     tensors: list[Tensor | None] = []
     for x_BTD, weight_VD in terms:
@@ -48,7 +54,14 @@ def head_cross_entropy(
         else:
             tensors += [x_BTD, weight_VD, None]
     receivers = [getattr(weight, "receiver", None) for _, weight in terms]
-    return apply(_HeadLoss, input_ids_BT, loss_weights_BT, receivers, *tensors)
+    fits_weights = any(
+        weight is not None and weight.requires_grad for i in (1, 2) for weight in tensors[i::3]
+    )
+    if packing is None:
+        targets = _Targets.of(input_ids_BT, loss_weights_BT, as_many=fits_weights)
+    else:
+        targets = _Targets.of_packed(packing, everywhere=fits_weights)
+    return apply(_HeadLoss, targets, receivers, *tensors)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,14 +72,18 @@ class _Targets:
         rows_N: their positions among the B * T rows, each once.
         ids_N: what they should predict.
         weights_N: how much they count.
+        sequence_N: to which sequence's loss they add; one after the last for padding.
+        sequences: how many sequences there are.
+        shape: (B, T).
         filled: some of the rows count zero, and stand there to make as many for each sequence.
     """
 
     rows_N: Tensor
     ids_N: Tensor
     weights_N: Tensor
+    sequence_N: Tensor
     sequences: int
-    tokens: int
+    shape: tuple[int, int]
     filled: bool
 
     @classmethod
@@ -85,7 +102,31 @@ class _Targets:
             rows_N = (empty_BT.byte().argsort(dim=1, stable=True)[:, :most] + first_B1).flatten()
         ids_N, weights_N = ids_BT.flatten()[rows_N], weights_BT.flatten()[rows_N]
         filled = as_many and not bool(weights_N.all())
-        return cls(rows_N, ids_N, weights_N, b, t, filled)
+        return cls(rows_N, ids_N, weights_N, rows_N // t, b, (b, t), filled)
+
+    @classmethod
+    def of_packed(cls, packing: Packing, *, everywhere: bool) -> _Targets:
+        """The rows with a weight; if `everywhere`, all of them."""
+        ids_N, weights_N = (
+            F.pad(each[:, 1:], (0, 1)).flatten()
+            for each in (packing.input_ids_RL, packing.loss_weights_RL)
+        )
+        sequence_N, sequences = packing.record_RL.flatten(), len(packing.lengths)
+        if everywhere:
+            rows_N = torch.arange(len(ids_N), device=ids_N.device)
+        else:
+            rows_N = weights_N.nonzero()[:, 0]
+            ids_N, weights_N, sequence_N = ids_N[rows_N], weights_N[rows_N], sequence_N[rows_N]
+        return cls(rows_N, ids_N, weights_N, sequence_N, sequences, packing.shape, everywhere)
+
+    def sums(self, value_N: Tensor) -> Tensor:
+        """Of each sequence's rows, [S]."""
+        sums = value_N.new_zeros(self.sequences + 1)
+        return sums.index_add_(0, self.sequence_N, value_N)[: self.sequences]
+
+    def spread(self, value_S: Tensor) -> Tensor:
+        """Each sequence's value at its rows, [N]; zero for padding."""
+        return F.pad(value_S, (0, 1))[self.sequence_N]
 
     def take(self, x_BTD: Tensor) -> Tensor:
         """Activations [N, D], zeros where nothing counts, even in place of NaN."""
@@ -94,8 +135,9 @@ class _Targets:
 
     def put(self, x_ND: Tensor) -> Tensor:
         """[B, T, D], zeros in the rows that are not here."""
-        out = x_ND.new_zeros(self.sequences * self.tokens, x_ND.shape[1])
-        return out.index_copy_(0, self.rows_N, x_ND).view(self.sequences, self.tokens, -1)
+        b, t = self.shape
+        out = x_ND.new_zeros(b * t, x_ND.shape[1])
+        return out.index_copy_(0, self.rows_N, x_ND).view(b, t, -1)
 
     def chunks(self, vocabulary: int) -> Iterator[slice]:
         """Some rows at a time."""
@@ -108,29 +150,23 @@ class _HeadLoss(Function):
 
     @staticmethod
     def forward(
-        ctx: Any,
-        input_ids_BT: Tensor,
-        loss_weights_BT: Tensor,
-        receivers: list[Receiver | None],
-        *tensors: Any,
+        ctx: Any, targets: _Targets, receivers: list[Receiver | None], *tensors: Any
     ) -> Tensor:
-        weights, needs = tensors[1::3], ctx.needs_input_grad[3:]
+        weights, needs = tensors[1::3], ctx.needs_input_grad[2:]
         fits_weights = any(needs[1::3]) or any(needs[2::3])
-        targets = _Targets.of(input_ids_BT, loss_weights_BT, as_many=fits_weights)
         xs = [targets.take(x) for x in tensors[0::3]]
         made = _Made.of(xs, weights, targets, tuple(needs[0::3]), fits_weights)
         weighted_N = made.losses_N * targets.weights_N.to(made.losses_N.dtype)
-        losses_B = weighted_N.new_zeros(targets.sequences)
         ctx.receivers, ctx.targets, ctx.n_terms = receivers, targets, len(xs)
         ctx.save_for_backward(*(xs if fits_weights else ()), *made.x_grads, made.logits_grad)
-        return losses_B.index_add_(0, targets.rows_N // targets.tokens, weighted_N)
+        return targets.sums(weighted_N)
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
         *saved, logits_grad = ctx.saved_tensors
-        targets, needs = ctx.targets, ctx.needs_input_grad[3:]
-        scale_N1 = grads[0][targets.rows_N // targets.tokens].unsqueeze(1)
-        out: list[Tensor | None] = [None, None, None]
+        targets, needs = ctx.targets, ctx.needs_input_grad[2:]
+        scale_N1 = targets.spread(grads[0]).unsqueeze(1)
+        out: list[Tensor | None] = [None, None]
         for i, receiver in enumerate(ctx.receivers):
             x_grad = saved[i - ctx.n_terms]
             out.append(None if x_grad is None else targets.put(_times(x_grad, scale_N1)))
@@ -140,7 +176,7 @@ class _HeadLoss(Function):
             x = _times(saved[i], scale_N1)
             g = logits_grad.to(x.dtype)
             out.append(g.T @ x if needs[3 * i + 1] else None)
-            rows = (each.unflatten(0, (targets.sequences, -1)) for each in (g, x))
+            rows = (each.unflatten(0, (targets.shape[0], -1)) for each in (g, x))
             out.append(receiver.products(*rows) if needs[3 * i + 2] else None)
         return tuple(out)
 

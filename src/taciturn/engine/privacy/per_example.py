@@ -35,8 +35,10 @@ def per_example_gradients(
     Guarantee: entry u is the gradient of the losses of unit u's sequences alone, as one backward
     pass per unit would give it, provided the model treats sequences independently;
     `verification.verify` checks that. Sequences of one unit are added up before anything is
-    clipped. As in all batched arithmetic the last bits may depend on the batch's shape: about 1e-7
-    of a gradient in fp32, 1e-2 in bf16.
+    clipped. In packed rows attention multiplies the values of other records by zero, which is
+    exact unless one is not finite; if anything is not, all is computed again in rows of their own,
+    so that a record's NaN stays its own there, too (PITFALLS 22). As in all batched arithmetic the
+    last bits may depend on the batch's shape: about 1e-7 of a gradient in fp32, 1e-2 in bf16.
 
     Args:
         loss: module whose forward takes a UnitBatch and returns one loss per sequence, [B].
@@ -54,8 +56,7 @@ def per_example_gradients(
     parameters = trainable_parameters(loss)
     if not parameters:
         raise UnsupportedLayerError("no trainable parameter; choose other target_modules")
-    tokens = batch.input_ids_BT.shape[1]
-    layout = BatchLayout.of(tokens, batch.n_units, batch.unit_of_B)
+    layout = _layout(batch)
     copies = {
         name: virtual_copies(batch.n_units, value).requires_grad_()
         for name, value in parameters.items()
@@ -71,7 +72,10 @@ def per_example_gradients(
         for name, gradient in zip(copies, gradients, strict=True)
     }
     losses_U = losses_B.new_zeros(batch.n_units).index_add_(0, batch.unit_of_B, losses_B)
-    return PerUnitGradients(_refuse_untrained(values), losses_U)
+    gradients = PerUnitGradients(_refuse_untrained(values), losses_U)
+    if batch.packing is not None and batch.n_units > 1 and not _all_finite(gradients):
+        return per_example_gradients(loss, batch.padded(), form)
+    return gradients
 
 
 def sum_parts(
@@ -112,6 +116,33 @@ def _add(total: PerUnitGradients, part: PerUnitGradients) -> PerUnitGradients:
         for name, value in total.dense().items()
     }
     return PerUnitGradients(values, total.losses_U + part.losses_U)
+
+
+def _layout(batch: UnitBatch) -> BatchLayout:
+    if batch.packing is not None:
+        return BatchLayout.of_packed(batch.packing, batch.n_units, batch.unit_of_B)
+    return BatchLayout.of(batch.input_ids_BT.shape[1], batch.n_units, batch.unit_of_B)
+
+
+def _all_finite(gradients: PerUnitGradients) -> bool:
+    """Whether no loss, gradient or factor has a NaN or infinity; one look at the device."""
+    found = {_place(gradients.losses_U): gradients.losses_U}
+    for value in gradients.values.values():
+        if isinstance(value, Tensor):
+            found[_place(value)] = value
+            continue
+        for term in value.terms:
+            sides = (each for each in (term.left, term.right_BRD) if each.is_floating_point())
+            # Several matrices may share their activations.
+            found |= {_place(each): each for each in sides}
+    # A sum of finite numbers may overflow, too: that costs time, and no more.
+    sums = [each.sum(dtype=torch.float32) for each in found.values()]
+    return bool(torch.stack(sums).isfinite().all())
+
+
+def _place(value: Tensor) -> object:
+    """Equal for tensors that are the same numbers in memory."""
+    return value.data_ptr(), value.shape, value.stride(), value.dtype
 
 
 def _exact(form: Form) -> Form:

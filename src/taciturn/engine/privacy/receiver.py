@@ -57,8 +57,9 @@ class Receiver:
             return None
         return self.layout.products(g_BRP, x_BRD)
 
-    def lookups(self, ids_BR: Tensor, g_BRD: Tensor, rows: int) -> Tensor | None:
+    def lookups(self, ids: Tensor, g: Tensor, rows: int) -> Tensor | None:
         """A table's gradients, [U, rows, D], from the rows looked up; None: kept."""
+        ids_BR, g_BRD = self.split(ids.unsqueeze(-1)).squeeze(-1), self.split(g)
         if not self.swapped and self._keeps(rows, g_BRD.shape[-1], g_BRD.shape[1]):
             self.terms.append(Factors(ids_BR, g_BRD))
             return None
@@ -66,7 +67,8 @@ class Receiver:
 
     def _keeps(self, out_features: int, in_features: int, rows: int) -> bool:
         # Of rows that were left out, their number is private: the choice is made as if none were.
-        rows_of_unit = max(rows, self.layout.tokens) * self.layout.most_sequences
+        layout = self.layout
+        rows_of_unit = layout.rows_per_unit * max(rows, layout.tokens) // layout.tokens
         return keeps_factors(
-            self.form, out_features, in_features, rows=rows_of_unit, units=self.layout.n_units
+            self.form, out_features, in_features, rows=rows_of_unit, units=layout.n_units
         )

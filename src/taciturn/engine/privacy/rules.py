@@ -76,10 +76,10 @@ def _embedding(
         padding_idx += weight.value.shape[0]
     layout = weight.receiver.layout
     ids_BT = layout.expand(input)
-    as_rows = ids_BT.ndim < 2 or ids_BT.shape[0] != layout.sequences
+    as_rows = ids_BT.ndim < 2 or ids_BT.shape[0] != layout.shape[0]
+    weight.receiver.split(ids_BT.unsqueeze(-1))
     if as_rows:
-        weight.receiver.split(ids_BT.unsqueeze(-1))
-        ids_BT = ids_BT.reshape(layout.sequences, layout.tokens)
+        ids_BT = ids_BT.reshape(layout.shape)
     arguments = (ids_BT, weight.value, weight.carrier, padding_idx, weight.receiver)
     out = backward.apply(backward.Embedding, *arguments)
     return out.reshape(*input.shape, -1) if as_rows else out

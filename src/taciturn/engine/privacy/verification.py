@@ -58,7 +58,7 @@ def public_batch(vocab_size: int, tokens: int = 13) -> UnitBatch:
 
     Four sequences of three units; the lengths differ, and `tokens` is no multiple of four.
     """
-    lengths = [tokens - 6, tokens, tokens - 8, tokens - 3]
+    lengths = _lengths(tokens)
     generator = torch.Generator().manual_seed(_SEED)
     ids_BT = torch.zeros(len(lengths), tokens, dtype=torch.int64)
     weights_BT = torch.zeros(len(lengths), tokens)
@@ -67,6 +67,17 @@ def public_batch(vocab_size: int, tokens: int = 13) -> UnitBatch:
         weights_BT[row, 1:length] = 1 / (length - 1)
     unit_of_B = torch.tensor(_UNIT_OF_B)
     return UnitBatch(ids_BT, weights_BT, unit_of_B, int(unit_of_B.max()) + 1)
+
+
+def packed_public_batch(vocab_size: int) -> UnitBatch:
+    """The same, packed: two records in each row, one unit in both rows, and padding after one."""
+    batch = public_batch(vocab_size)
+    lengths = _lengths(batch.input_ids_BT.shape[1])
+    return batch.packed(lengths, width=sum(sorted(lengths)[-3::2]))
+
+
+def _lengths(tokens: int) -> list[int]:
+    return [tokens - 6, tokens, tokens - 8, tokens - 3]
 
 
 def verify(loss: nn.Module, batch: UnitBatch) -> None:
@@ -78,7 +89,7 @@ def verify(loss: nn.Module, batch: UnitBatch) -> None:
 
     Args:
         loss: in the mode (train or eval) and with the checkpointing that the run will use.
-        batch: public; from `public_batch`.
+        batch: public; from `public_batch`, or `packed_public_batch` for a run with packed rows.
 
     Raises:
         UnsupportedLayerError: a parameter's per-unit gradient is wrong, a unit's loss depends on
