@@ -148,6 +148,10 @@ class PerformanceSpec(_Spec):
         Literal["auto", "instantiate", "factors"],
         Field(description="How matrices' per-unit gradients are kept; all are exact."),
     ] = "auto"
+    packed_rows: Annotated[
+        bool,
+        Field(description="Records may share rows, where that saves padding and the model can."),
+    ] = False
     sharding: Annotated[
         Literal["none", "full"],
         Field(
@@ -247,6 +251,7 @@ class FitFields(TypedDict, total=False):
     gradient_checkpointing: bool
     microbatch_tokens: int
     per_unit_gradients: Literal["auto", "instantiate", "factors"]
+    packed_rows: bool
     sharding: Literal["none", "full"]
     compile: bool
     threads: int | None

@@ -16,6 +16,9 @@ from taciturn.engine.privacy.types import UnitBatch
 from taciturn.engine.training.memory import MemoryEstimate, memory_estimate
 from taciturn.planning.plan import TrainingPlan
 
+# Records of the usual length in one row of a packed batch.
+_SHARED = 4
+
 
 @dataclass(frozen=True, slots=True)
 class Workload:
@@ -26,12 +29,14 @@ class Workload:
         microbatch_tokens: tokens of one physical microbatch, padding included.
         vocabulary: number of token ids.
         form: how per-unit gradients are kept.
+        packed: records may share rows.
     """
 
     tokens_per_unit: float
     microbatch_tokens: int
     vocabulary: int
     form: Form
+    packed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,11 +53,11 @@ def estimate_seconds(
 ) -> float:
     """Expected duration of the steps of `plan`, data preparation and saving not included."""
     width, sequences = _shape(plan, work)
-    batch = random_batch(work.vocabulary, sequences, width, device)
+    batch = _batch(work, sequences, width, device)
     per_example_gradients(loss, batch, work.form)
     start = time.perf_counter()
     per_example_gradients(loss, batch, work.form)
-    seconds_per_token = (time.perf_counter() - start) / (sequences * width)
+    seconds_per_token = (time.perf_counter() - start) / batch.computed_tokens
     return seconds_per_token * work.tokens_per_unit * plan.batch_size * plan.steps
 
 
@@ -62,7 +67,7 @@ def estimate_memory(
     """Peak memory of the steps of `plan`."""
     width, sequences = _shape(plan, work)
     few, many = max(1, sequences // 4), max(2, sequences // 2)
-    small, large = (random_batch(work.vocabulary, n, width, device) for n in (few, many))
+    small, large = (_batch(work, n, width, device) for n in (few, many))
     tokens = max(width, work.microbatch_tokens)
     private = plan.privacy is not None
     return memory_estimate(loss, small, large, tokens, work.form, private=private)
@@ -90,6 +95,14 @@ def _shape(plan: TrainingPlan, work: Workload) -> tuple[int, int]:
     """Padded tokens of a typical unit, and how many go into one microbatch."""
     width = bucket_length(max(2, round(work.tokens_per_unit)), plan.max_tokens)
     return width, max(1, work.microbatch_tokens // width)
+
+
+def _batch(work: Workload, sequences: int, width: int, device: torch.device) -> UnitBatch:
+    """Public random tokens; packed if the run may pack and there are rows to be shared."""
+    batch = random_batch(work.vocabulary, sequences, width, torch.device("cpu"))
+    if work.packed and sequences > 1:
+        batch = batch.packed([width] * sequences, min(_SHARED, sequences) * width)
+    return batch.to(device)
 
 
 def random_batch(vocabulary: int, sequences: int, width: int, device: torch.device) -> UnitBatch:

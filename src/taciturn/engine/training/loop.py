@@ -125,6 +125,7 @@ class Run:
     on_private_metrics: Callable[[PrivateMetrics], None]
     ranks: Ranks = ALONE
     blocks: Blocks | None = None
+    packed_rows: bool = False
 
 
 def train(run: Run, *, resume: bool) -> TrainingState:
@@ -228,7 +229,7 @@ def _note_streams(run: Run, step: int, streams: Streams, journal: Journal) -> No
 def _limits(run: Run, state: TrainingState) -> BatchLimits:
     trained = sum(value.numel() for value in state.parameters.values())
     units = max(1, _GRADIENT_BYTES // (4 * trained))
-    return BatchLimits(run.microbatch_tokens, units, run.plan.max_tokens)
+    return BatchLimits(run.microbatch_tokens, units, run.plan.max_tokens, run.packed_rows)
 
 
 class _EpochOrder:

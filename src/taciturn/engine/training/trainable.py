@@ -13,11 +13,12 @@ from taciturn.engine.model import lora
 from taciturn.engine.model.compiled import compile_parts, compiler_failure
 from taciturn.engine.model.load import LoadedModel, choose_device, enable_checkpointing
 from taciturn.engine.model.loss import CausalLmLoss
+from taciturn.engine.model.packed import apart_in_rows
 from taciturn.engine.model.sharding import check_sharded, gradient_norms, shard
 from taciturn.engine.privacy.ranks import Ranks
-from taciturn.engine.privacy.verification import public_batch, verify
+from taciturn.engine.privacy.verification import packed_public_batch, public_batch, verify
 from taciturn.engine.training.processes import same_weights, together
-from taciturn.errors import SpecError
+from taciturn.errors import SpecError, UnsupportedLayerError
 from taciturn.planning.plan import AdapterPlan
 from taciturn.spec import FitSpec
 
@@ -51,7 +52,23 @@ def trainable(
         loss = CausalLmLoss(model)
         if spec.private:
             verify(loss, public_batch(base.vocabulary).to(base.device))
+        if spec.packed_rows:
+            loss.packs = _packs(loss, base, private=spec.private)
     return model, loss
+
+
+def _packs(loss: CausalLmLoss, base: LoadedModel, *, private: bool) -> bool:
+    """Whether the model may be given packed rows: its own logits, and exact gradients."""
+    if not apart_in_rows(loss.model):
+        return False
+    if private:
+        try:
+            verify(loss, packed_public_batch(base.vocabulary).to(base.device))
+        except UnsupportedLayerError:
+            # Padded, it has passed: a norm over the heads, for example, whose second axis is not
+            # the tokens'.
+            return False
+    return True
 
 
 @contextmanager
