@@ -47,6 +47,8 @@ class Task:
         workload: the batches.
         unit_size: sequences of one privacy unit.
         noise_multiplier, l2_clip_norm: of the private variants.
+        max_tokens: of a record at most; where 0, as many as the longest has.
+        packed: records may share rows; of ours only.
     """
 
     method: Method
@@ -55,6 +57,8 @@ class Task:
     unit_size: int = 1
     noise_multiplier: float = NOISE_MULTIPLIER
     l2_clip_norm: float = L2_CLIP_NORM
+    max_tokens: int = 0
+    packed: bool = False
 
     @property
     def units(self) -> int:
@@ -65,7 +69,8 @@ class Task:
     def limits(self) -> BatchLimits:
         """The product's own default for a microbatch, or one sequence where that is longer."""
         tokens = max(PerformanceSpec().microbatch_tokens, self.workload.longest)
-        return BatchLimits(tokens, self.workload.sequences, self.workload.longest)
+        max_tokens = self.max_tokens or self.workload.longest
+        return BatchLimits(tokens, self.workload.sequences, max_tokens, self.packed)
 
 
 Gauge = AbstractContextManager[object]
