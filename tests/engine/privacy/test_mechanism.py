@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import weakref
+from collections.abc import Iterator
 from typing import Any
 
 import dp_accounting
@@ -89,6 +91,22 @@ def test_sums_over_microbatches() -> None:
     torch.testing.assert_close(total.values["b"], expected)
     assert total.l2_sensitivity == 0.5
     assert total.counts.n_units == 10
+
+
+def test_a_microbatch_is_forgotten_before_the_next_one_is_made() -> None:
+    """Per-unit gradients are most of a step's memory: of two microbatches they must not meet."""
+    alive: list[weakref.ref[torch.Tensor]] = []
+
+    def made() -> Iterator[PerUnitGradients]:
+        for count in (2, 3, 4):
+            assert not any(each() is not None for each in alive)
+            some = gradients(count)
+            alive.extend(weakref.ref(value) for value in some.dense().values())
+            yield some
+            del some
+
+    mechanism().clip_and_sum(PARAMETERS, made())
+    assert len(alive) == 6
 
 
 def test_trainable_parameters_cannot_change_during_a_run() -> None:

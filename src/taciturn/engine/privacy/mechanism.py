@@ -101,7 +101,9 @@ class DpSgdMechanism:
         for gradients in microbatches:
             self._check_names(gradients.values)
             part = clipping.clip_and_sum(gradients, self.l2_clip_norm)
+            del gradients  # its memory is free before the next microbatch is made
             total = part if total is None else clipping.merge_disjoint(total, part)
+            del part
         return clipping.empty_sum(parameters, self.l2_clip_norm) if total is None else total
 
     def sum_over_ranks(self, part: BoundedSum, ranks: Ranks) -> BoundedSum:
