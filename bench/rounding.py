@@ -3,8 +3,10 @@
     python bench/rounding.py
 
 Sums of gradients kept as factors are matrix products in fp32: removing one unit changes how the
-others' rows are rounded. Prints the largest such change over the units of batches of random tokens,
-as a share of the clip norm, with the margin of `engine/privacy/clipping.py` beside it.
+others' rows are rounded. It may also change which form the others' gradients have. Prints the
+largest of the first changes over the units of batches of random tokens, and the change of all units
+from one form to the other, as shares of the clip norm, with the margin of
+`engine/privacy/clipping.py` beside them.
 """
 
 from __future__ import annotations
@@ -38,9 +40,11 @@ def batch(units: list[int], tokens: int, vocabulary: int) -> UnitBatch:
     return UnitBatch(torch.stack(rows), weights, torch.arange(len(units)), len(units))
 
 
-def clipped(loss: nn.Module, units: list[int], tokens: int, vocabulary: int) -> Tensor:
+def clipped(
+    loss: nn.Module, units: list[int], tokens: int, vocabulary: int, form: Form = Form.FACTORS
+) -> Tensor:
     """The clipped sum over units, as one vector."""
-    gradients = per_example_gradients(loss, batch(units, tokens, vocabulary), Form.FACTORS)
+    gradients = per_example_gradients(loss, batch(units, tokens, vocabulary), form)
     total = clip_and_sum(gradients, CLIP)
     return torch.cat([value.flatten() for value in total.values.values()])
 
@@ -59,7 +63,13 @@ def main() -> None:
             without = clipped(loss, others, tokens, base.vocabulary)
             own = clipped(loss, [unit], tokens, base.vocabulary)
             moved.append(float((whole - without - own).norm()) / CLIP)
-        print(f"{n_units} units of {tokens} tokens: others move by {max(moved):.1e}", flush=True)
+        other_form = clipped(loss, everyone, tokens, base.vocabulary, Form.INSTANTIATE)
+        formed = float((whole - other_form).norm()) / CLIP
+        print(
+            f"{n_units} units of {tokens} tokens: others move by {max(moved):.1e}, with their form "
+            f"by {formed:.1e}",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

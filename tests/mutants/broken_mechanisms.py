@@ -96,6 +96,22 @@ class ClipPerParameter(DpSgdMechanism):
         return total
 
 
+class MarginByForm(DpSgdMechanism):
+    """Leaves room for rounding where gradients are kept as factors, and only there."""
+
+    def clip_and_sum(
+        self, parameters: Mapping[str, Tensor], microbatches: Iterable[PerUnitGradients]
+    ) -> BoundedSum:
+        total = clipping.empty_sum(parameters, self.l2_clip_norm)
+        for each in microbatches:
+            factored = any(not isinstance(value, Tensor) for value in each.values.values())
+            norm = self.l2_clip_norm * (1 if factored else 1 + clipping.ROUNDING)
+            values = clipping.clip_and_sum(each, norm).values
+            part = BoundedSum(dict(values), self.l2_clip_norm, ClipCounts())
+            total = clipping.merge_disjoint(total, part)
+        return total
+
+
 class NotFiniteIncluded(DpSgdMechanism):
     """Scales by C / norm without looking at what the norm is."""
 

@@ -20,6 +20,7 @@ CHECKS: dict[str, Callable[[Variant], None]] = {
     for check in (
         sums.sensitivity,
         sums.sum_of_clipped_units,
+        sums.forms_do_not_show,
         sums.public_divisor,
         sums.records_apart,
         sums.not_finite,

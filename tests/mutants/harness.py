@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -56,8 +58,13 @@ def run(
     steps: int = 1,
     clip: float = CLIP,
     limits: BatchLimits = LIMITS,
+    **more: Any,
 ) -> State:
-    """Run steps of the variant; what it released is in the state, what it read in the dataset."""
+    """Run steps of the variant; what it released is in the state, what it read in the dataset.
+
+    Args:
+        more: of the step, such as `form`.
+    """
     model = TinyLm(variant.loss_of)
     mechanism = fixed(variant, drawn)(
         n_units=max(batch_size, dataset.n_units),
@@ -69,7 +76,7 @@ def run(
     )
     state = State({name: model.get_parameter(name) for name in names_of(model)})
     for _ in range(steps):
-        variant.step(model, dataset, mechanism, state, streams, limits)
+        variant.step(model, dataset, mechanism, state, streams, limits, **more)
     return state
 
 

@@ -21,6 +21,7 @@ MUTANTS: dict[str, tuple[Variant, str]] = {
         Variant(mechanism=mechanisms.ClipPerMicrobatch),
         "sum_of_clipped_units",
     ),
+    "margin by the form": (Variant(mechanism=mechanisms.MarginByForm), "forms_do_not_show"),
     "clip per parameter": (Variant(mechanism=mechanisms.ClipPerParameter), "sensitivity"),
     "unit that is not finite included": (
         Variant(mechanism=mechanisms.NotFiniteIncluded),

@@ -24,7 +24,8 @@ from mutants.harness import (
 )
 from mutants.variants import VOCABULARY, Dataset, TinyLm, Variant
 from taciturn.engine.model.loss import CausalLmLoss, weighted_cross_entropy
-from taciturn.engine.privacy.clipping import clip_and_sum
+from taciturn.engine.privacy.clipping import ROUNDING, clip_and_sum
+from taciturn.engine.privacy.forms import Form
 from taciturn.engine.privacy.types import PerUnitGradients, UnitBatch
 from tinymodels import build, random_batch, with_lora
 
@@ -55,6 +56,19 @@ def sum_of_clipped_units(variant: Variant) -> None:
     torch.testing.assert_close(released(state) * 4, expected, rtol=1e-4, atol=1e-5)
 
 
+def forms_do_not_show(variant: Variant) -> None:
+    """Who else is drawn decides how a microbatch's gradients are kept, and with them those of all
+    its units: the sum must not move by more than the room that clipping leaves for rounding."""
+    dataset = Dataset([[4]] * 64)
+    arguments: dict[str, Any] = {"drawn": list(range(64)), "sigma": SILENT, "limits": ONE_BATCH}
+    one, other = (
+        released(run(variant, dataset, streams(1), form=form, **arguments))
+        for form in (Form.INSTANTIATE, Form.FACTORS)
+    )
+    moved = float((one - other).norm()) * 4
+    assert moved <= CLIP * ROUNDING / 2, f"the form moved the sum by {moved / CLIP:.1e} C"
+
+
 def _clipped(model: nn.Module, records: list[Any]) -> Tensor:
     """One unit's gradient, one record after another, by plain backward passes."""
     gradient = torch.zeros(sum(value.numel() for value in model.parameters()), dtype=torch.float64)
@@ -65,7 +79,7 @@ def _clipped(model: nn.Module, records: list[Any]) -> Tensor:
         loss = model(UnitBatch(ids, weights, torch.zeros(1, dtype=torch.int64), 1))
         parts = torch.autograd.grad(loss.sum(), list(model.parameters()))
         gradient += torch.cat([part.double().flatten() for part in parts])
-    return gradient * min(1.0, CLIP / float(gradient.norm()))
+    return gradient * min(1.0, CLIP / (1 + ROUNDING) / float(gradient.norm()))
 
 
 def public_divisor(variant: Variant) -> None:

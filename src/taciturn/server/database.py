@@ -151,7 +151,9 @@ def _exists(address: URL) -> bool:
 
 def _prepare_sqlite(connection: sqlite3.Connection, _: object) -> None:
     connection.isolation_level = None  # `_begin_sqlite` begins, not the driver
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+    # A cache of 1 MB for each connection: the system keeps the file in memory for all of them.
+    pragmas = ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "cache_size=-1000")
+    for pragma in pragmas:
         connection.execute(f"PRAGMA {pragma}").close()
 
 

@@ -21,8 +21,10 @@ STATISTICS = "statistics"
 
 # Gradient entries held in float64 at once: so few stay in a processor's cache.
 _CHUNK = 1 << 18
-# Sums of factors are fp32 products, whose rounding depends on what else is in the batch: measured,
-# at most 3e-6 of the clip norm (bench/rounding.py). They are clipped this much shorter.
+# Arithmetic in batches rounds by what else is in the batch: measured, at most 3e-6 of the clip norm
+# for all units together (bench/rounding.py). Every unit is clipped this much shorter, whichever
+# form its gradients have: that depends on the other units of its microbatch, too, and must not show
+# in the sum.
 ROUNDING = 1e-4
 
 
@@ -46,14 +48,14 @@ def unit_norms(gradients: PerUnitGradients) -> Tensor:
 def clip_and_sum(gradients: PerUnitGradients, l2_clip_norm: float) -> BoundedSum:
     """Scale each unit's gradient to norm at most `l2_clip_norm` and add them up.
 
-    Guarantee: adding or removing one unit moves the sum by at most `l2_clip_norm` in l2 norm, up
-    to float64 rounding (Abadi et al. 2016, algorithm 1). A unit with a NaN or infinite gradient
-    contributes zero and is counted privately (PITFALLS 22).
+    Guarantee: adding or removing one unit moves the sum by at most `l2_clip_norm` in l2 norm, what
+    rounding does to the others included (Abadi et al. 2016, algorithm 1). A unit with a NaN or
+    infinite gradient contributes zero and is counted privately (PITFALLS 22).
     """
     _check_clip_norm(l2_clip_norm)
     norms_U = unit_norms(gradients)
     finite_U = torch.isfinite(norms_U)
-    bound = l2_clip_norm / (1 + _rounding(gradients))
+    bound = l2_clip_norm / (1 + ROUNDING)
     scale_U = torch.where(finite_U, (bound / norms_U).clamp_(max=1.0), 0.0)
     sums = _weighted_sums(gradients, scale_U)
     counts = ClipCounts(
@@ -115,11 +117,6 @@ def sum_over_ranks(part: BoundedSum, ranks: Ranks) -> BoundedSum:
     for _, units, clipped, non_finite, losses, norms in everybody:
         counts += ClipCounts(int(units), int(clipped), int(non_finite), losses, norms)
     return BoundedSum(ranks.sum_rows(part.values), part.l2_sensitivity, counts)
-
-
-def _rounding(gradients: PerUnitGradients) -> float:
-    _, factored = _by_form(gradients)
-    return ROUNDING if factored else 0.0
 
 
 def _by_form(
