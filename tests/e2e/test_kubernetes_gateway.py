@@ -65,7 +65,7 @@ class Together:
         except httpx.TransportError:
             return False
 
-    def until(self, what: Callable[[], Any], patience_s: float = 120) -> Any:
+    def until(self, what: Callable[[], Any], patience_s: float = 240) -> Any:
         return self.world.until(what, patience_s)
 
     def job(self, job_id: str) -> Job:
@@ -131,8 +131,9 @@ def begun(together: Together) -> Job:
     data = together.gateway.client("pia").dataset("notes").select(TEXT)
     model = taciturn.LLM("taciturn/tiny-medical")
     return model.fit(
-        data, text_field="text", target_epsilon=3, steps=STEPS, batch_size=60, wait=False
-    )
+        data, text_field="text", target_epsilon=3, steps=STEPS, batch_size=40, method="lora", r=2,
+        max_tokens=64, wait=False,
+    )  # fmt: skip
 
 
 def codes(job: Job) -> list[str]:

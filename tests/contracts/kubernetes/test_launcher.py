@@ -85,6 +85,20 @@ def test_workers_reach_the_gateway_from_within(world: World) -> None:
         assert log_of(world, order).strip() == expected
 
 
+@pytest.mark.parametrize(
+    ("told", "expected"), [("/gateways/own/key.pem", "None"), ("env:SIGNING", "env:SIGNING")]
+)
+def test_a_key_file_of_the_gateways_machine_is_not_looked_for(
+    world: World, told: str, expected: str
+) -> None:
+    """Pods have the one of `signing_secret`, or none; they would fail over another path."""
+    code = "import os; print(os.environ.get('TACITURN_SIGNING_KEY'))"
+    launcher, order = world.launcher(world.settings(code)), new_order(TACITURN_SIGNING_KEY=told)
+    launcher.launch(order)
+    ended(world, launcher, order.handle)
+    assert log_of(world, order).strip() == expected
+
+
 def test_it_runs_without_rights_and_can_write_its_workspace_and_tmp(world: World) -> None:
     code = (
         "import os, tempfile; open(os.environ['TACITURN_WORKSPACE'] + '/x', 'w').close();"

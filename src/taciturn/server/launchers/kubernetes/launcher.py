@@ -34,6 +34,8 @@ class Need:
     checkpoint_secret: str = ""
 
 
+_SIGNING = "TACITURN_SIGNING_KEY"
+
 NeedOf = Callable[[str], Need]
 """Of a job, by its id. Raises LaunchError: no machine is large enough."""
 
@@ -116,6 +118,8 @@ class KubernetesLauncher:
         settings, annotations = self.settings, job["metadata"]["annotations"]
         nodes = int(annotations[manifests.NODES])
         told = dict(order.environment)
+        if not told.get(_SIGNING, "").startswith(("env:", "command:")):
+            told.pop(_SIGNING, None)  # a file of the gateway's machine; pods have signing_secret
         if settings.gateway_url:  # by which people reach it, workers may not
             told["TACITURN_GATEWAY_URL"] = settings.gateway_url
         secret = manifests.secret(worker, owner, told, settings.instance)
