@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+from multiprocessing import forkserver
 from typing import Any
 
 # One list for all tests: the server that processes are forked from starts once, with what its first
@@ -22,3 +23,9 @@ def context() -> Any:
     made = multiprocessing.get_context("forkserver")
     made.set_forkserver_preload(list(_IMPORTED))
     return made
+
+
+def start() -> None:
+    """Start the server now, so that nobody else does who asks for fewer modules."""
+    context()
+    forkserver.ensure_running()

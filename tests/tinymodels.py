@@ -85,11 +85,17 @@ CONFIGS: dict[str, Callable[[], Any]] = {
 }
 
 
-def build(name: str, seed: int = 0) -> Any:
-    """A model with weights far enough from zero for every gradient to be alive; eval mode."""
+def build(name: str, seed: int = 0, **changes: Any) -> Any:
+    """A model with weights far enough from zero for every gradient to be alive; eval mode.
+
+    Args:
+        changes: fields of its configuration that shall be otherwise.
+    """
+    config = CONFIGS[name]()
+    config.update(changes)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = hf.AutoModelForCausalLM.from_config(CONFIGS[name]())
+        model = hf.AutoModelForCausalLM.from_config(config)
         with torch.no_grad():
             for parameter in model.parameters():
                 # Tests want gradients of one size: initialisers leave them at 0.02, or 0 and 1.

@@ -8,6 +8,7 @@ import xml.etree.ElementTree as ElementTree
 
 import pytest
 
+import forks
 from steps.figure import svg
 from steps.model import ModelShape
 from steps.registry import GHOST, NAMES, PLAIN, PRIVATE, TRAINER
@@ -36,6 +37,7 @@ TINY = Settings(
 @pytest.fixture(scope="module")
 def results() -> Results:
     """Of one tiny run."""
+    forks.start()
     said: list[str] = []
     found = run(TINY, threads=1, say=said.append)
     assert said == ["lora/T8/units-of-1", "lengths/lora", "growth/full"]

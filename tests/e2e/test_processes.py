@@ -274,7 +274,7 @@ def test_stop_and_resume_in_step(kind: dict[str, Any], tiny_llama: Path, tmp_pat
 
 
 def fit_missing_column(model: str, output: str) -> None:
-    fields: dict[str, Any] = {**PRIVATE, "text_field": "absent"}
+    fields: dict[str, Any] = {**PRIVATE, "text_field": "absent", "method": "lora"}
     LLM(model).fit(pd.DataFrame({"text": ROWS}), output=output, **fields)
 
 

@@ -17,6 +17,8 @@ from taciturn.runner.vault import JobVault
 
 Patch = pytest.MonkeyPatch
 Check = Callable[[Path], None]
+PIECE_BYTES = 4000
+"""Small, so that files have several pieces; not so small that a check is all about pieces."""
 
 
 def in_its_place(folder: Path) -> None:
@@ -30,7 +32,7 @@ def whole(folder: Path) -> None:
     safe.keep(run(folder / "output", 20, size=400))
     for path in objects(folder / "store", 20):
         if path.stat().st_size > 10_000:
-            path.write_bytes(path.read_bytes()[: 58 + 1016])
+            path.write_bytes(path.read_bytes()[: 58 + PIECE_BYTES + 16])
     assert restored(safe, folder)[0] == 10
 
 
@@ -114,7 +116,7 @@ IDS = [
 
 @pytest.fixture(autouse=True)
 def small_pieces(monkeypatch: Patch) -> None:
-    monkeypatch.setattr(sealing, "_PIECE_BYTES", 1000)
+    monkeypatch.setattr(sealing, "_PIECE_BYTES", PIECE_BYTES)
 
 
 @pytest.mark.parametrize("check", [in_its_place, whole, last_of_all, ones_own])

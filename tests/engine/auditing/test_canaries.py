@@ -71,7 +71,7 @@ def test_no_seed_repeats_them(kind: CanaryKind, tokenizer: Any) -> None:
 
 
 def test_coins_are_fair_and_independent_of_each_other(tokenizer: Any) -> None:
-    coins = np.array([draw_canaries("random", 50, tokenizer).included_N for _ in range(40)])
+    coins = np.array([draw_canaries("random", 500, tokenizer).included_N for _ in range(4)])
     assert stats.binomtest(int(coins.sum()), coins.size, 0.5).pvalue > 1e-6
     neighbours = coins[:, :-1] == coins[:, 1:]
     assert stats.binomtest(int(neighbours.sum()), neighbours.size, 0.5).pvalue > 1e-6

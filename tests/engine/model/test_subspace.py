@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 import torch
 from transformers import LlamaForCausalLM
 
@@ -11,9 +12,16 @@ import sideinformation
 from taciturn.engine.model import lora, subspace
 
 
-def test_what_tests_remember_is_what_would_be_worked_out(tiny_llama: Path) -> None:
-    """Also of a model that was changed, or trained on: another's is not taken for it."""
+def test_what_tests_remember_is_what_would_be_worked_out(
+    tiny_llama: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also of a model that has been changed: another's is not taken for it."""
     model = LlamaForCausalLM.from_pretrained(tiny_llama).eval()
+    # Little text, of a model that no other test has.
+    monkeypatch.setattr(subspace, "_SEQUENCES", subspace._BATCH)
+    monkeypatch.setattr(subspace, "_TOKENS", 8)
+    with torch.no_grad():
+        model.lm_head.weight.mul_(2)
     sideinformation.remember()
     for seed in (0, 0, 1):
         text = lora.own_text(model, seed)
