@@ -57,6 +57,7 @@ NOT_CAUGHT: dict[str, str] = {
     "norms in bf16": "norms are off by 0.4% at most: no number of runs that anybody waits for",
     "shuffle": "batches of a fixed size, uniformly drawn: it would take tens of thousands of runs",
     "neighbours drawn together": "one neighbour tells too little: tens of thousands of runs",
+    "margin by the form": "moves a sum by 1e-4 of the clip norm for each unit: years of runs",
     "draw among declared units": "asks for units that are not there; those that are join as said",
     "norms by a loose bound": "clips shorter than it says, so it is more private",
     "tied norm overwritten": "the gradient is overwritten with its norm, so the two still agree",

@@ -271,6 +271,22 @@ def test_loads_no_torch(action: str, root: Path) -> None:
     assert result.returncode == 0, result.stderr
 
 
+def test_a_gateway_has_neither_database_engine_nor_models_in_its_process(root: Path) -> None:
+    """A practitioner's SQL is run elsewhere, and so is everything that reads rows."""
+    script = (
+        "import sys, taciturn.server.serving\n"
+        "sys.exit(str({'duckdb', 'torch', 'transformers', 'peft'} & set(sys.modules) or ''))"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", script],
+        env={**os.environ, "PYTHONPATH": str(root / "src")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.stderr.strip() == ""
+
+
 def test_help_command_names_every_command(root: Path) -> None:
     result = subprocess.run(
         [sys.executable, "-c", "from taciturn.cli.main import main; main()", "--help"],

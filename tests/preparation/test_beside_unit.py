@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from taciturn.errors import DataError, PreparationError, TaciturnError
 from taciturn.preparation import selection
-from taciturn.preparation.rows import Rows, Skipped
-from taciturn.preparation.selection import UNIT, selected_beside_unit, with_owners_unit
+from taciturn.preparation.rows import UNIT, Rows, Skipped
+from taciturn.preparation.selection import selected_beside_unit, with_owners_unit
 from taciturn.preparation.session import LockedSession
 
 OWNERS = "split_part(id, '_', 1)"

@@ -15,8 +15,8 @@ from taciturn.engine.data.source import open_rows
 from taciturn.errors import DataError, MissingColumnError, PreparationError, RowError
 from taciturn.preparation import selection as preparation
 from taciturn.preparation.expression import Expressions
-from taciturn.preparation.rows import ROWS_PER_BATCH
-from taciturn.preparation.selection import UNIT, selected, with_unit
+from taciturn.preparation.rows import ROWS_PER_BATCH, UNIT
+from taciturn.preparation.selection import selected, with_unit
 
 SECRET = "FrançoisSecret"
 ROWS = [

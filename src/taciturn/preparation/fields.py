@@ -12,8 +12,7 @@ from typing import Literal
 import pyarrow as pa
 
 from taciturn.errors import MissingColumnError, RowError, SpecError
-from taciturn.preparation.rows import missing_column
-from taciturn.preparation.selection import UNIT
+from taciturn.preparation.rows import UNIT, missing_column
 from taciturn.spec import DataSpec
 
 Kind = Literal["text", "answer", "messages"]

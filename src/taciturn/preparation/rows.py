@@ -17,6 +17,9 @@ ROWS_PER_BATCH = 8192
 BATCH_BYTES = 16 << 20
 """Bytes of one batch, roughly at most: long notes come in batches of fewer rows."""
 
+UNIT = "__privacy_unit__"
+"""Name of the column that `selection.with_unit` appends: the unit's value as text."""
+
 T = TypeVar("T")
 
 

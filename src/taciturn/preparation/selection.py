@@ -19,6 +19,7 @@ from taciturn.errors import DataError, PreparationError, RowError
 from taciturn.preparation.expression import Expressions, check_list, check_single
 from taciturn.preparation.reading import check_carried, check_reading
 from taciturn.preparation.rows import (
+    UNIT,
     Rows,
     Skipped,
     conform,
@@ -28,9 +29,6 @@ from taciturn.preparation.rows import (
     unique_columns,
 )
 from taciturn.preparation.session import LIMIT_S, TABLE, LockedSession
-
-UNIT = "__privacy_unit__"
-"""Name of the column that `with_unit` appends: the unit's value as text."""
 
 _MISSING = pa.array(["", "nan", "null", "none", "<na>"], pa.string())
 

@@ -17,8 +17,7 @@ from hypothesis import strategies as st
 from taciturn.engine.data import bounding
 from taciturn.engine.data.bounding import FIRST, grouped, single_record_units
 from taciturn.errors import RowError
-from taciturn.preparation.rows import Rows
-from taciturn.preparation.selection import UNIT
+from taciturn.preparation.rows import UNIT, Rows
 
 SCHEMA = pa.schema([("value", pa.int64()), (UNIT, pa.string())])
 Pairs = list[tuple[str, int]]

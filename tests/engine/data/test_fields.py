@@ -9,7 +9,8 @@ from taciturn.engine.data.fields import text_columns
 from taciturn.engine.data.source import open_rows
 from taciturn.errors import MissingColumnError, RowError, SpecError
 from taciturn.preparation.fields import Fields, choose_fields
-from taciturn.preparation.selection import UNIT, with_unit
+from taciturn.preparation.rows import UNIT
+from taciturn.preparation.selection import with_unit
 from taciturn.spec import DataSpec
 
 TEXT, NUMBER = pa.string(), pa.int64()

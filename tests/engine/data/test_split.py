@@ -8,8 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from taciturn.engine.data.split import Split
-from taciturn.preparation.rows import Rows
-from taciturn.preparation.selection import UNIT
+from taciturn.preparation.rows import UNIT, Rows
 
 KEY = bytes(range(32))
 units = st.lists(st.text(min_size=1, max_size=8), unique=True, max_size=30)

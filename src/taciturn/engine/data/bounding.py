@@ -18,8 +18,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from taciturn.preparation.rows import Rows, sliced
-from taciturn.preparation.selection import UNIT
+from taciturn.preparation.rows import UNIT, Rows, sliced
 
 FIRST = "first_of_unit"
 """Boolean column, True in a unit's first row: boundaries travel in the batch (PITFALLS 7)."""

@@ -10,8 +10,7 @@ import pyarrow.compute
 
 from taciturn.errors import RowError
 from taciturn.preparation.fields import Fields, is_text
-from taciturn.preparation.rows import Rows, shield
-from taciturn.preparation.selection import UNIT
+from taciturn.preparation.rows import UNIT, Rows, shield
 
 
 def text_columns(rows: Rows, fields: Fields) -> Rows:

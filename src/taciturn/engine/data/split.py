@@ -7,8 +7,7 @@ from typing import Literal
 
 import pyarrow as pa
 
-from taciturn.preparation.rows import Rows
-from taciturn.preparation.selection import UNIT
+from taciturn.preparation.rows import UNIT, Rows
 from taciturn.preparation.side import is_test
 
 
