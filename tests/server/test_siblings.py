@@ -17,7 +17,7 @@ import pytest
 import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import JSONResponse, StreamingResponse
+from starlette.responses import JSONResponse, PlainTextResponse, StreamingResponse
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
@@ -123,10 +123,14 @@ class _Pair:
 
             return StreamingResponse(pieces())
 
+        async def elsewhere(request: Request) -> PlainTextResponse:
+            return PlainTextResponse(request.scope["path"], status_code=404)
+
         return Starlette(
             routes=[
                 Route(TEXT, text, methods=["POST"]),
                 Route("/v1/chat/completions", completions, methods=["POST"]),
+                Route("/{path:path}", elsewhere, methods=["POST"]),
             ]
         )
 
@@ -146,6 +150,14 @@ def test_what_is_in_the_first_ones_memory_is_asked_there(pair: _Pair) -> None:
     headers = dict(map(tuple, said["headers"]))
     assert headers["authorization"] == "Bearer x"
     assert headers["content-length"] == "7"
+
+
+def test_what_is_handed_on_is_what_came(pair: _Pair) -> None:
+    """A path that hides a query leads to no other route there; an answer has one date."""
+    sent = httpx.post(f"{pair.url}/v1/worker/jobs/a%3Fb%2e/text", content=b"")
+    assert (sent.status_code, sent.text) == (404, "/v1/worker/jobs/a?b./text")
+    found = httpx.post(f"{pair.url}{TEXT}", content=b"")
+    assert len(found.headers.get_list("date")) == 1
 
 
 def test_whoever_comes_from_elsewhere_is_not_believed_an_address(folder: Path) -> None:

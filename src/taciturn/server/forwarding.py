@@ -25,6 +25,8 @@ _CAME_FROM = "taciturn-came-from"
 _OF_ONE_CONNECTION = frozenset(
     ("connection", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade", _CAME_FROM)
 )
+_OURS = _OF_ONE_CONNECTION | {"date"}
+"""Of an answer: what uvicorn writes here itself."""
 _CONNECT_S = 5.0
 
 
@@ -77,8 +79,10 @@ class _Handing:
             await _busy(self.scope["path"])(self.scope, self.receive, self.send)
 
     async def _answer(self, body: AsyncIterator[bytes]) -> None:
-        query = self.scope["query_string"].decode()
-        url = self.scope["path"] + (f"?{query}" if query else "")
+        # As it came: an escaped question mark in the path must not begin a query over there.
+        query = self.scope["query_string"]
+        path = self.scope["raw_path"] + (b"?" + query if query else b"")
+        url = self.first.base_url.copy_with(raw_path=path)
         request = self.first.build_request(
             self.scope["method"], url, headers=_of_request(self.scope), content=body
         )
@@ -92,7 +96,7 @@ class _Handing:
                     "headers": [
                         (name.lower(), value)
                         for name, value in response.headers.raw
-                        if name.decode().lower() not in _OF_ONE_CONNECTION
+                        if name.decode().lower() not in _OURS
                     ],
                 }
             )
