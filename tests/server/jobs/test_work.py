@@ -238,6 +238,52 @@ def test_without_room_steps_do_not_run_again(ward: Ward) -> None:
     assert ward.entries() == before
 
 
+def test_a_balance_moves_at_the_first_block_after_a_crash_and_at_no_other(ward: Ward) -> None:
+    """When the last block is charged depends on rows; when a worker comes back does not."""
+    stale = ward.running(fit())
+    stale.charge(0, 5)
+    stale.charge(5, 5)
+    planned = shown_balance(ward)
+    ward.launcher.ended.add(f"{stale.job}-1")
+    ward.tick()
+    fresh = ward.hand(stale.job)
+    fresh.take("operation-2")
+    assert shown_balance(ward) == planned
+    assert fresh.charge(5, 5).status_code == 204
+    resumed = shown_balance(ward)
+    assert resumed > planned
+    for first in (5, 10, 15):  # the first one again: its answer was lost
+        assert fresh.charge(first, 5).status_code == 204
+        assert shown_balance(ward) == resumed
+    hand_in(ward, report_of(ward, stale.job))
+    fresh.say("outcome", {"succeeded": True})
+    assert ward.state(stale.job) == "succeeded"
+    assert shown_balance(ward) == resumed
+    assert shares(ward)[0] == pytest.approx(resumed)
+
+
+def shown_balance(ward: Ward) -> float:
+    """What a practitioner sees as gone of the budget."""
+    balance: float = ward.get(f"budgets/{NAMESPACE}").json()["taken"]
+    return balance
+
+
+def test_without_room_for_all_that_is_left_none_of_it_runs(ward: Ward) -> None:
+    ward.world.grant("user:petra", epsilon=2.0)
+    fits = ward.client.post(
+        "/v1/plans", json=fit(target_epsilon=2.0), headers=ward.world.as_("petra")
+    ).json()["fitting_epsilon"]
+    stale = ward.running(fit(target_epsilon=fits), who="petra")
+    stale.charge(0, 10)
+    ward.launcher.ended.add(f"{stale.job}-1")
+    ward.tick()
+    fresh = ward.hand(stale.job)
+    fresh.take("operation-2")
+    before = ward.entries()
+    assert fresh.charge(0, 10).json()["code"] == "budget_exceeded"
+    assert ward.entries() == before
+
+
 def test_a_token_is_for_its_own_job(ward: Ward) -> None:
     hand, other = (
         ward.running(fit(target_epsilon=0.1)),

@@ -14,7 +14,6 @@ from pydantic import TypeAdapter
 from sqlalchemy import Connection, Row, insert, select
 
 from taciturn.accounting.events import dpsgd_event
-from taciturn.errors import LedgerConflictError
 from taciturn.planning.plan import TrainingPlan
 from taciturn.server.gateway import Gateway
 from taciturn.server.identity.principal import WorkerPrincipal
@@ -23,7 +22,7 @@ from taciturn.server.jobs.ending import End, Ending
 from taciturn.server.jobs.events import Events, worker_sequence
 from taciturn.server.jobs.leases import Leases, held
 from taciturn.server.jobs.states import job_row
-from taciturn.server.ledger import job_steps
+from taciturn.server.ledger import job_steps, was_done
 from taciturn.server.problems import ProblemError
 from taciturn.server.tables import artifacts, base_models, datasets, incidents, jobs, models
 from taciturn.wire.events import FailureCode
@@ -68,7 +67,10 @@ class Work:
         return Orders(cancel=self.leases.beat(worker, token))
 
     def charge(self, worker: WorkerPrincipal, token: int, asked: Charge) -> None:
-        """Spend steps that are about to run. Those that run again after a crash are held first.
+        """Spend steps that are about to run. What is left of the plan is held first, steps that run
+        again after a crash included: where there is no room for all, none of it runs. So a balance
+        moves when a worker comes back to its first block, a moment that does not depend on rows,
+        and not when it comes to its last one, which does.
 
         Raises:
             ProblemError: `fenced`; `invalid` for steps that the plan does not have.
@@ -85,16 +87,12 @@ class Work:
                 f"of {mechanism.steps}",
             )
         operation, ledger = f"{row.id}-charge-{asked.operation_id}", self.gateway.ledger
-        block = mechanism.event(asked.steps)
-        try:
-            ledger.charge(operation, row.id, token, block)
-        except LedgerConflictError:
-            missing = asked.steps - self._steps(row.id)[0]
-            if missing <= 0:
-                raise
+        missing = mechanism.steps - asked.first_step - self._steps(row.id)[0]
+        # A charge that was made, and whose answer was lost, has left less held than before it.
+        if missing > 0 and not was_done(self.gateway.engine, operation):
             more = mechanism.event(missing)
             ledger.extend(f"{row.id}-extend-{asked.operation_id}", row.id, token, more)
-            ledger.charge(operation, row.id, token, block)
+        ledger.charge(operation, row.id, token, mechanism.event(asked.steps))
 
     def say(self, worker: WorkerPrincipal, token: int, batch: EventBatch) -> None:
         """Keep events, each once."""

@@ -47,6 +47,7 @@ from taciturn.server.ledger.statement import (
     namespaces,
     quote,
     statement,
+    was_done,
 )
 from taciturn.server.ledger.verification import Problem, Verification, verify
 
@@ -76,4 +77,5 @@ __all__ = [
     "read_anchors",
     "statement",
     "verify",
+    "was_done",
 ]

@@ -212,6 +212,11 @@ def job_steps(engine: Engine, key: SealKey | None, job: str) -> tuple[int, int]:
     return sum(part.held for part in found.parts), sum(part.charged for part in found.parts)
 
 
+def was_done(engine: Engine, operation_id: str) -> bool:
+    """Whether the ledger has an operation of this id."""
+    return _read(engine, None, lambda store: store.entry(operation_id)) is not None
+
+
 def quote(
     engine: Engine,
     key: SealKey | None,
