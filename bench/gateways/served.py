@@ -52,7 +52,11 @@ class Served:
     process: int
 
     def memory_mb(self) -> float:
-        """Memory that its processes hold now; what they share counts once."""
+        """Memory that its processes have written to and hold now; what they share counts once.
+
+        Pages of files are not counted. The system can drop them at any time, and a process's share
+        of a library grows when another program that has it open ends.
+        """
         return sum(_shares_kb(process) for process in self._processes()) / 1024
 
     def cpu_s(self) -> float:
@@ -108,10 +112,11 @@ def _free_port() -> int:
 
 
 def _shares_kb(process: int) -> int:
-    for line in Path(f"/proc/{process}/smaps_rollup").read_text().splitlines():
-        if line.startswith("Pss:"):
-            return int(line.split()[1])
-    raise KeyError("Pss:")
+    lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()[1:]
+    kb = {
+        name: int(amount.split()[0]) for name, _, amount in (line.partition(":") for line in lines)
+    }
+    return kb["Pss_Anon"] + kb["Pss_Shmem"]
 
 
 def _cpu_s(process: int) -> float:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import func, select
 
+from taciturn.server.allocator import TRIM_S, give_back
 from taciturn.server.approvals import Approvals
 from taciturn.server.artifacts import Artifacts, held
 from taciturn.server.audit_log import AuditLog
@@ -208,6 +209,7 @@ class Services:
         self.background.on_stopping(self.hub.stop)
         self.background.on_stopping(self.idle.stop)
         self.background.on_stopping(self.trials.close)
+        self.background.every("memory", TRIM_S, give_back)
         if self.siblings.count > 1:
             self.background.every("figures", _FIGURES_S, self.metrics.refresh)
         self.metrics.watch_own(

@@ -11,6 +11,7 @@ from fastapi import FastAPI
 from sqlalchemy import Connection, Row, insert, select, update
 
 from taciturn.server import logs
+from taciturn.server.allocator import share_arenas
 from taciturn.server.app import create_app
 from taciturn.server.audit_log import Record
 from taciturn.server.gateway import Gateway
@@ -160,6 +161,7 @@ def serve(gateway: Gateway, *, launcher: Launcher | None = None) -> int:
         SpecError: the address is taken.
     """
     logs.set_up()
+    share_arenas()  # here, so that all processes have it and none has threads yet
     settings = gateway.settings
     if settings.process_count == 1:
         _serve(gateway, Siblings(), launcher, None)

@@ -26,7 +26,7 @@ T = TypeVar("T")
 log = logging.getLogger("taciturn.server.hub")
 
 _QUEUE = 64
-_PAGE = 200
+_PAGE = 50  # a thousand who come back at once hold as many events each
 _BEAT_S = 15.0
 _LOOK_S = 1.0  # an end that was due at a tick is written by whoever dispatches, soon after it
 _LIFE_S = 3600.0  # then a watcher has to come again, with a token that is still valid
