@@ -4,7 +4,7 @@ is not documented, whoever asks."""
 from __future__ import annotations
 
 import shutil
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -15,6 +15,7 @@ from pydantic import TypeAdapter
 from schemathesis import GenerationMode, checks
 
 from reception import Reception
+from taciturn.server import schema
 from taciturn.server.database import open_database
 from taciturn.server.documents import example, operations
 from taciturn.wire.identity import Role
@@ -22,12 +23,23 @@ from taciturn.wire.identity import Role
 EXAMPLES = (2, pytest.param(25, marks=pytest.mark.slow))
 """Of each operation, for each role. More find more: `make slow`."""
 
+SLOW_DATABASE = pytest.param("postgresql", marks=pytest.mark.slow)
 
-@pytest.fixture(scope="module")
-def desk(migrated_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Reception:
+
+@pytest.fixture(scope="module", params=["sqlite", SLOW_DATABASE])
+def desk(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Reception]:
     folder = tmp_path_factory.mktemp("documents")
-    shutil.copy(migrated_file, folder / "gateway.db")
-    return Reception(open_database(f"sqlite:///{folder / 'gateway.db'}"), folder)
+    if request.param == "sqlite":
+        shutil.copy(request.getfixturevalue("migrated_file"), folder / "gateway.db")
+        url = f"sqlite:///{folder / 'gateway.db'}"
+    else:
+        url = request.getfixturevalue("cluster").create("documents")
+    engine = open_database(url)
+    schema.upgrade(engine)
+    yield Reception(engine, folder)
+    engine.dispose()
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +89,7 @@ def test_every_json_body_has_an_example_that_is_valid(
 
 def test_an_example_is_made_of_what_the_fields_say() -> None:
     schemas: dict[str, Any] = {"Color": {"enum": ["red", "blue"]}}
-    schema = {
+    shape = {
         "type": "object",
         "required": ["color", "size", "names"],
         "properties": {
@@ -87,7 +99,7 @@ def test_an_example_is_made_of_what_the_fields_say() -> None:
             "kept_out": {"type": "string"},
         },
     }
-    assert example(schema, schemas) == {"color": "red", "size": 3, "names": ["x"]}
+    assert example(shape, schemas) == {"color": "red", "size": 3, "names": ["x"]}
 
 
 CHECKS = [
@@ -118,9 +130,9 @@ def test_no_request_makes_it_fail_or_answer_otherwise_than_documented(
 ) -> None:
     name = f"{'-'.join(roles)}-{mode.value}-{examples}"
     headers = desk.person(name, *roles) if roles else {}
-    schema = schemathesis.openapi.from_dict(document)
+    described_by = schemathesis.openapi.from_dict(document)
     asked: list[int] = []
-    for found in schema.get_all_operations():
+    for found in described_by.get_all_operations():
         operation = found.ok()
         if operation.path in _LAST or (mode is GenerationMode.NEGATIVE and _bare(operation)):
             continue
