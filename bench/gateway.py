@@ -3,6 +3,7 @@
     python bench/gateway.py                    mixed requests: at a rate, and as many as it takes
     python bench/gateway.py --streams 1000     event streams, alone and beside the mixed requests
     python bench/gateway.py --soak 600         memory over time
+    python bench/gateway.py --statements       what each kind of request asks of the database
     python bench/gateway.py --database SQLite  one of them only
 
 The gateway runs as `taciturn serve` runs it: a process for each core, sessions and audit log
@@ -29,12 +30,15 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, insert, select
+from starlette.testclient import TestClient
 
 from gateways.load import Ask, Line, Seen, Watchers, closed_loop, open_loop, quantile_ms
-from gateways.served import Served, more_files, served
+from gateways.served import Nobody, Served, more_files, served
+from gateways.statements import asked, heard
 from gateways.world import DATASET, MODEL, NAMESPACE, World, fit
 from ledgers.cluster import NoPostgresError, postgres
 from taciturn.server import schema
+from taciturn.server.app import create_app
 from taciturn.server.database import open_database
 from taciturn.server.gateway import Gateway
 from taciturn.server.identity.secret import new_id
@@ -199,13 +203,16 @@ def _furnish(world: World) -> tuple[list[str], list[str], str]:
     return ids[RUNNING:], ids[:RUNNING], made[0]
 
 
-def show(what: str, seen: Seen, cpu_s: float) -> None:
-    """A line, and one for each kind of request."""
+def show(what: str, seen: Seen, cpu_s: float | None = None) -> None:
+    """A line; with the processor time of the gateway where it is known."""
     median, slow = (quantile_ms(seen.seconds, share) for share in (0.5, 0.99))
+    cost = ""
+    if cpu_s is not None:
+        each_ms = 1000 * cpu_s / len(seen.seconds)
+        cost = f", gateway {cpu_s / seen.wall_s:.0%} of a core, {each_ms:.2f} ms each"
     print(
         f"  {what}: {seen.per_s:.0f}/s, median {median:.1f} ms, p99 {slow:.1f} ms, "
-        f"{len(seen.seconds)} answers {dict(sorted(seen.statuses.items()))}, "
-        f"gateway {cpu_s / seen.wall_s:.0%} of a core"
+        f"{len(seen.seconds)} answers {dict(sorted(seen.statuses.items()))}{cost}"
     )
 
 
@@ -263,7 +270,7 @@ async def streams(at: Place, number: int, seconds: float) -> bool:
         beside = "" if seen is None else f" beside {RATE:.0f} requests/s"
         print(f"  an event reaches {got} of {number}{beside}: the last {late * 1000:.0f} ms late")
         if seen is not None:
-            show("those requests", seen, 0.0)
+            show("those requests", seen)
             well &= quantile_ms(seen.seconds, 0.99) < GOAL_MS
         well &= got == number
     await watchers.close()
@@ -281,7 +288,7 @@ async def soak(at: Place, seconds: float, rate: float) -> bool:
     asked for and cancelled again."""
     asks: list[Ask] = at.asks()
     samples: list[tuple[float, float]] = []
-    start = time.perf_counter()
+    start, cpu_s = time.perf_counter(), at.served.cpu_s()
     loading = asyncio.create_task(open_loop(at.served.port, asks, rate, seconds))
     number = 0
     while not loading.done():
@@ -294,7 +301,8 @@ async def soak(at: Place, seconds: float, rate: float) -> bool:
         await at.cancel_queued()
         samples.append((time.perf_counter() - start, at.served.memory_mb()))
     seen = await loading
-    show(f"{seconds:.0f} s at {rate:.0f}/s with 100 streams that come and go", seen, 0.0)
+    cpu_s = at.served.cpu_s() - cpu_s
+    show(f"{seconds:.0f} s at {rate:.0f}/s with 100 streams that come and go", seen, cpu_s)
     half = samples[len(samples) // 2 :]
     print(
         "  MB by time: "
@@ -312,6 +320,22 @@ def _slope(samples: list[tuple[float, float]]) -> float:
     return statistics.median((y2 - y1) / (x2 - x1) for (x1, y1), (x2, y2) in pairs)
 
 
+def statements(at: Place) -> bool:
+    """How often each kind of request waits for the database, alone in this process. The caller is
+    remembered, as it is for a second; the row of the audit log is one transaction of each, which
+    requests that are answered at the same time share."""
+    client = TestClient(create_app(at.gateway, launcher=Nobody()))
+    kinds = {ask.name: ask for ask in at.asks()}
+    well = True
+    for name, ask in kinds.items():
+        asked(client, ask)
+        with heard(at.gateway.engine) as talk:
+            status = asked(client, ask)
+        print(f"    {name:10} {talk}")
+        well &= status < 400
+    return well
+
+
 def main() -> int:
     """Run what is asked for on each database."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
@@ -320,6 +344,7 @@ def main() -> int:
     parser.add_argument("--streams", type=int, default=0)
     parser.add_argument("--soak", type=float, default=0.0)
     parser.add_argument("--soak-rate", type=float, default=100.0)
+    parser.add_argument("--statements", action="store_true")
     given = parser.parse_args()
     more_files()
     print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores")
@@ -328,7 +353,9 @@ def main() -> int:
         print(kind)
         try:
             with place(kind) as at:
-                if given.soak:
+                if given.statements:
+                    well &= statements(at)
+                elif given.soak:
                     well &= asyncio.run(soak(at, given.soak, given.soak_rate))
                 elif given.streams:
                     well &= asyncio.run(streams(at, given.streams, given.seconds))

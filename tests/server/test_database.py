@@ -6,11 +6,12 @@ import threading
 from pathlib import Path
 
 import pytest
-from sqlalchemy import Connection, Engine, text
+from sqlalchemy import Connection, Engine, column, insert, literal_column, select, table, text
 from sqlalchemy.exc import DBAPIError
 
+from gateways.statements import heard
 from taciturn.errors import DatabaseError, DatabaseUnavailableError
-from taciturn.server.database import open_database, transact
+from taciturn.server.database import add, open_database, rows, transact
 
 
 @pytest.fixture
@@ -125,6 +126,65 @@ def test_postgresql_is_serialisable_and_waits_for_the_disk(counter: Engine) -> N
 
     assert transact(counter, settings) == ["serializable", "on", "off"]
     assert transact(counter, settings, read_only=True) == ["serializable", "on", "on"]
+    alone = select(literal_column("current_setting('transaction_isolation')"))
+    assert [tuple(row) for row in rows(counter, alone)] == [("serializable",)]
+    # Nothing of that stays behind on the connection, which is used again.
+    assert transact(counter, settings) == ["serializable", "on", "off"]
+
+
+COUNTER = table("counter", column("id"), column("n"))
+
+
+def test_a_query_alone_is_sent_without_a_beginning(counter: Engine) -> None:
+    """And sees what others have committed; a transaction after it is one still."""
+    with heard(counter) as talk:
+        assert rows(counter, select(COUNTER.c.n))[0].n == 0
+    assert (talk.statements, talk.waits) == (1, 1)
+    with heard(counter) as talk:
+        assert value(counter) == 0
+    assert (talk.statements, talk.waits) == (1, 3 if counter.dialect.name == "postgresql" else 2)
+
+    def fail(connection: Connection) -> None:
+        connection.execute(text("UPDATE counter SET n = 5"))
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        transact(counter, fail)
+    assert rows(counter, select(COUNTER.c.n))[0].n == 0
+    transact(counter, lambda connection: connection.execute(text("UPDATE counter SET n = 5")))
+    assert rows(counter, select(COUNTER.c.n))[0].n == 5
+
+
+def test_rows_are_added_by_one_statement(counter: Engine) -> None:
+    """All or none, and on record: another connection sees them."""
+    added = insert(COUNTER).returning(COUNTER.c.id)
+    for numbers in ([2], [3, 4, 5]):
+        with heard(counter) as talk:
+            add(counter, added, [{"id": number, "n": 7} for number in numbers])
+        assert (talk.statements, talk.waits) == (1, 1)
+    with pytest.raises((DBAPIError, DatabaseUnavailableError)):
+        add(counter, added, [{"id": 6, "n": 7}, {"id": 5, "n": 7}], patience_s=0.1)
+    other = open_database(counter.url.render_as_string(hide_password=False))
+    found = rows(other, select(COUNTER.c.id).where(COUNTER.c.n == 7).order_by(COUNTER.c.id))
+    other.dispose()
+    assert [row.id for row in found] == [2, 3, 4, 5]
+
+
+def test_a_query_alone_is_asked_again_on_a_new_connection(counter: Engine) -> None:
+    if counter.dialect.name == "sqlite":
+        pytest.skip("a file has no connection to lose")
+    with counter.connect() as connection:
+        lost = connection.execute(text("SELECT pg_backend_pid()")).scalar_one()
+    other = open_database(counter.url.render_as_string(hide_password=False))
+    transact(other, lambda at: at.execute(text(f"SELECT pg_terminate_backend({lost})")))
+    other.dispose()
+    assert rows(counter, select(COUNTER.c.n))[0].n == 0
+
+
+def test_a_query_alone_that_fails_is_passed_on(counter: Engine) -> None:
+    with pytest.raises(DBAPIError):
+        rows(counter, select(table("nowhere", column("n"))))
+    assert value(counter) == 0
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -14,12 +14,13 @@ from typing import Any
 import pytest
 from fastapi import APIRouter, Depends, Request
 from fastapi.testclient import TestClient
-from sqlalchemy import insert, text
+from sqlalchemy import text
 
 from reception import Reception, bearer
 from taciturn.errors import DatabaseUnavailableError
 from taciturn.server import audit_log, logs
 from taciturn.server.access import Requires, public
+from taciturn.server.gateway import Gateway
 from taciturn.server.identity.permissions import Action
 from taciturn.server.observing import SECURITY_HEADERS
 from taciturn.wire.identity import NewUser, Role
@@ -157,10 +158,12 @@ def test_records_that_are_ready_together_are_committed_together(
 ) -> None:
     log, batches, gate = audit_log.AuditLog(desk.gateway), [], threading.Event()
 
-    def counted(rows: Any, connection: Any) -> None:
+    written = audit_log._insert
+
+    def counted(gateway: Gateway, rows: Sequence[dict[str, Any]]) -> None:
         batches.append(len(rows))
         gate.wait(5)
-        connection.execute(insert(audit_log.audit_log), rows)
+        written(gateway, rows)
 
     monkeypatch.setattr(audit_log, "_insert", counted)
     record = audit_log.Record(0, "a", "b", "/", 200, None, "req_1", None, None)

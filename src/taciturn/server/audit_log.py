@@ -13,10 +13,9 @@ from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
-from functools import partial
 from typing import Any
 
-from sqlalchemy import Connection, Row, insert, select
+from sqlalchemy import Row, insert, select
 
 from taciturn.server.gateway import Gateway
 from taciturn.server.moments import milliseconds, moment
@@ -26,6 +25,8 @@ from taciturn.wire.identity import AuditEntry
 from taciturn.wire.values import Page
 
 _MOST_AT_ONCE = 500
+_ADDED = insert(audit_log).returning(audit_log.c.id)
+"""That something is returned makes one statement of any number of rows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +87,7 @@ class AuditLog:
         while batch := self._next_batch():
             rows = [record.values() for record, _ in batch]
             try:
-                self._gateway.write(partial(_insert, rows))
+                _insert(self._gateway, rows)
             except Exception as error:
                 for _, future in batch:
                     future.set_exception(error)
@@ -120,12 +121,11 @@ class AuditLog:
         if until is not None:
             query = query.where(audit_log.c.at_ms < milliseconds(until))
         query = query.order_by(audit_log.c.id).limit(paging.fetch)
-        rows = self._gateway.read(lambda connection: connection.execute(query).all())
-        return paging.page(rows, _entry, lambda row: row.id)
+        return paging.page(self._gateway.rows(query), _entry, lambda row: row.id)
 
 
-def _insert(rows: Sequence[dict[str, Any]], connection: Connection) -> None:
-    connection.execute(insert(audit_log), rows)
+def _insert(gateway: Gateway, rows: Sequence[dict[str, Any]]) -> None:
+    gateway.add(_ADDED, rows)
 
 
 def _entry(row: Row[Any]) -> AuditEntry:

@@ -13,7 +13,7 @@ from taciturn.accounting.events import event_to_dict
 from taciturn.errors import UnknownEntryError
 from taciturn.server import ledger
 from taciturn.server.gateway import Gateway
-from taciturn.server.grants import Grants, sees_all
+from taciturn.server.grants import Grants, grant_view, sees_all
 from taciturn.server.identity.principal import Principal
 from taciturn.server.ledger.tables import entries as entry_table
 from taciturn.server.moments import moment
@@ -43,18 +43,25 @@ class Budgets:
 
     def read(self, namespace: str, caller: Principal) -> BudgetView:
         """A namespace's balance, with the grants that the caller may see."""
-        policy = self.gateway.read(
-            lambda connection: self.policies.visible(connection, namespace, caller)
-        )
-        return self.view(policy, caller)
+
+        def work(connection: Connection) -> BudgetView:
+            policy = self.policies.visible(connection, namespace, caller)
+            return self._view(connection, policy, caller)
+
+        return self.gateway.read(work)
 
     def view(self, policy: Policy, caller: Principal) -> BudgetView:
         """The balance as the ledger has it, never as the policy would have it. Of jobs that run,
         owner and auditors see each charge; to others it counts as held until the job is over."""
-        rows = self.gateway.read(lambda connection: self.grants.rows(connection, policy, caller))
-        everything = sees_all(policy, caller)
-        found = ledger.statement(
-            self.gateway.engine, self.gateway.seal_key, policy.namespace, settled=not everything
+        return self.gateway.read(lambda connection: self._view(connection, policy, caller))
+
+    def _view(self, connection: Connection, policy: Policy, caller: Principal) -> BudgetView:
+        rows = self.grants.rows(connection, policy, caller)
+        found = ledger.statement_within(
+            connection,
+            self.gateway.seal_key,
+            policy.namespace,
+            settled=not sees_all(policy, caller),
         )
         return BudgetView(
             namespace=policy.namespace,
@@ -63,7 +70,7 @@ class Budgets:
             charged=found.budget.charged,
             taken=found.budget.taken,
             exceptions=found.exceptions,
-            grants=tuple(self.grants.views(policy.namespace, rows, settled=not everything)),
+            grants=tuple(grant_view(row, found) for row in rows),
         )
 
 

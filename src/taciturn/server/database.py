@@ -10,11 +10,23 @@ from __future__ import annotations
 import random
 import sqlite3
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
+from sqlalchemy import (
+    URL,
+    Connection,
+    Engine,
+    Insert,
+    Row,
+    Select,
+    create_engine,
+    event,
+    make_url,
+)
 from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
@@ -26,7 +38,7 @@ PATIENCE_S = 30.0
 """How long a transaction is tried again before the caller is told."""
 
 _LOCK_WAIT_S = 1  # in one attempt; so that patience ends when it says
-_READ_ONLY = "taciturn_read_only"
+_READ_ONLY, _ALONE = "taciturn_read_only", "taciturn_alone"
 # Connections that are kept, a quarter as many for a rush: one more than are kept is opened and
 # closed again for each transaction, which costs more than the transaction. Every transaction is
 # ended where it was begun (`transact`), so none has to be rolled back when it is given back.
@@ -64,10 +76,11 @@ def open_database(url: str, *, create: bool = True, processes: int = 1) -> Engin
         event.listen(engine, "begin", _begin_sqlite)
         return engine
     # A client that vanishes without a word must not hold a lock: the server ends what idles in a
-    # transaction, and notices a dead line.
+    # transaction, and notices a dead line. A statement alone is a serialisable transaction too.
     server_settings = (
         f"-c lock_timeout={_LOCK_WAIT_S}s -c statement_timeout=30s "
-        "-c idle_in_transaction_session_timeout=10s -c synchronous_commit=on"
+        "-c idle_in_transaction_session_timeout=10s -c synchronous_commit=on "
+        "-c default_transaction_isolation=serializable"
     )
     return create_engine(
         address,
@@ -99,11 +112,53 @@ def transact(
     Raises:
         DatabaseUnavailableError: not done within `patience_s`.
     """
+    return _patiently(partial(_once, engine, work, read_only), patience_s)
+
+
+def rows(
+    engine: Engine, query: Select[Any], *, patience_s: float = PATIENCE_S
+) -> Sequence[Row[Any]]:
+    """What one query finds, as `transact` would: a transaction of one statement begins and ends
+    with it, so that the server is asked once and not three times.
+
+    Raises:
+        DatabaseUnavailableError: not done within `patience_s`.
+    """
+
+    def look(connection: Connection) -> Sequence[Row[Any]]:
+        return connection.execute(query).all()
+
+    return _patiently(partial(_alone, engine, look), patience_s)
+
+
+def add(
+    engine: Engine,
+    statement: Insert,
+    values: Sequence[Mapping[str, Any]],
+    *,
+    patience_s: float = PATIENCE_S,
+) -> None:
+    """Insert rows by one statement, as `transact` would: on disk when this returns, once or, where
+    an answer was lost, twice.
+
+    Raises:
+        DatabaseUnavailableError: as `transact`.
+    """
+
+    def write(connection: Connection) -> None:
+        done = connection.execute(statement, values)
+        if done.returns_rows:
+            done.all()  # SQLite is not done before they are read
+
+    _patiently(partial(_alone, engine, write), patience_s)
+
+
+def _patiently(attempt: Callable[[], T], patience_s: float) -> T:
     deadline = time.monotonic() + patience_s
     pause_s = _FIRST_PAUSE_S
     while True:
         try:
-            return _once(engine, work, read_only)
+            return attempt()
         except (DBAPIError, PoolTimeoutError) as error:
             if isinstance(error, DBAPIError) and not _passes(error):
                 raise
@@ -123,6 +178,26 @@ def _once(engine: Engine, work: Callable[[Connection], T], read_only: bool) -> T
         options["postgresql_readonly"] = read_only
     with engine.connect().execution_options(**options) as connection, connection.begin():
         return work(connection)
+
+
+def _alone(engine: Engine, work: Callable[[Connection], T]) -> T:
+    with engine.connect().execution_options(**{_ALONE: True}) as connection, _unbegun(connection):
+        return work(connection)
+
+
+@contextmanager
+def _unbegun(connection: Connection) -> Iterator[None]:
+    """Have nothing begun before a statement: psycopg would, `_begin_sqlite` looks at `_ALONE`."""
+    if connection.dialect.name != "postgresql":
+        yield
+        return
+    driver: Any = connection.connection.driver_connection
+    driver.autocommit = True
+    try:
+        yield
+    finally:
+        if not driver.closed:
+            driver.autocommit = False
 
 
 def _address(url: str) -> URL:
@@ -151,15 +226,18 @@ def _exists(address: URL) -> bool:
 
 def _prepare_sqlite(connection: sqlite3.Connection, _: object) -> None:
     connection.isolation_level = None  # `_begin_sqlite` begins, not the driver
-    # A cache of 1 MB for each connection: the system keeps the file in memory for all of them.
-    pragmas = ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "cache_size=-1000")
+    # The system keeps the file in memory for all connections; a cache of their own they throw away
+    # whenever another one has written, so it is for one transaction, and 256 KB.
+    pragmas = ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "cache_size=-256")
     for pragma in pragmas:
         connection.execute(f"PRAGMA {pragma}").close()
 
 
 def _begin_sqlite(connection: Connection) -> None:
-    read_only = connection.get_execution_options().get(_READ_ONLY, False)
-    connection.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")
+    options = connection.get_execution_options()
+    if not options.get(_ALONE, False):
+        read_only = options.get(_READ_ONLY, False)
+        connection.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")
 
 
 def _passes(error: DBAPIError) -> bool:

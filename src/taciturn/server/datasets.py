@@ -11,7 +11,7 @@ from typing import Any, Literal
 from sqlalchemy import Connection, Row, select, update
 
 from taciturn.server.gateway import Gateway
-from taciturn.server.grants import Grants, sees_all
+from taciturn.server.grants import Grants, sees_all_of
 from taciturn.server.identity.principal import Principal
 from taciturn.server.moments import moment
 from taciturn.server.policies import Policies, Policy
@@ -30,6 +30,7 @@ class Dataset:
     """A registered dataset.
 
     Attributes:
+        steward_id: who owns its namespace.
         columns: what the last successful probe found; None before.
         split_key: hexadecimal; keys the split by unit, and is for workers only.
         synthetic: rows of the paid-for preview; None where there is none.
@@ -38,6 +39,7 @@ class Dataset:
     name: str
     namespace: str
     owner_id: str
+    steward_id: str
     owner: str
     source: str
     unit: str
@@ -105,11 +107,7 @@ class Datasets:
 
     def visible(self, connection: Connection, name: str, caller: Principal) -> Dataset:
         """The dataset, if the caller may know of it; else ProblemError `not_found`."""
-        seen = sees(caller, self.gateway.now_ms())
-        row = connection.execute(_query().where(datasets.c.name == name, seen)).first()
-        if row is None:
-            raise no_dataset(name)
-        return _dataset(row)
+        return _the_one(connection.execute(self._visible(name, caller)).all(), name)
 
     def owned(self, connection: Connection, name: str, caller: Principal) -> Dataset:
         """The dataset, if the caller owns it; `not_found` to those who may not know of it,
@@ -148,23 +146,20 @@ class Datasets:
         """Datasets that the caller may know of, by name."""
         seen = sees(caller, self.gateway.now_ms())
         query = _query().where(seen, datasets.c.name > after).order_by(datasets.c.name).limit(fetch)
-        return self.gateway.read(
-            lambda connection: [
-                self.view(connection, _dataset(row), caller)
-                for row in connection.execute(query).all()
-            ]
-        )
+        return [self.view(_dataset(row), caller) for row in self.gateway.rows(query)]
 
     def read(self, name: str, caller: Principal) -> DatasetView:
         """A dataset as the caller may see it."""
-        return self.gateway.read(
-            lambda connection: self.view(connection, self.visible(connection, name, caller), caller)
-        )
+        return self.view(_the_one(self.gateway.rows(self._visible(name, caller)), name), caller)
 
-    def view(self, connection: Connection, found: Dataset, caller: Principal) -> DatasetView:
-        """The view of a dataset; its reference is for owner and auditors."""
-        policy = self.policies.visible(connection, found.namespace, caller)
-        return found.view(source=sees_all(policy, caller))
+    def view(self, found: Dataset, caller: Principal) -> DatasetView:
+        """The view of a dataset that the caller may know of; its reference is for owner and
+        auditors."""
+        return found.view(source=sees_all_of(found.steward_id, caller))
+
+    def _visible(self, name: str, caller: Principal) -> Any:
+        seen = sees(caller, self.gateway.now_ms())
+        return _query().where(datasets.c.name == name, seen)
 
     def checked_selection(self, dataset: Dataset, select: str) -> tuple[ColumnView, ...]:
         """The columns that a selection gives, from the stored schema; never from rows.
@@ -200,7 +195,12 @@ def columns_of(dataset: Dataset) -> tuple[ColumnView, ...]:
 
 def _all() -> Any:
     return (
-        select(datasets, policies.c.terms, users.c.name.label("owner"))
+        select(
+            datasets,
+            policies.c.terms,
+            policies.c.owner_id.label("steward_id"),
+            users.c.name.label("owner"),
+        )
         .join(policies, policies.c.namespace == datasets.c.namespace)
         .join(users, users.c.id == policies.c.owner_id)
     )
@@ -210,11 +210,18 @@ def _query() -> Any:
     return _all().where(datasets.c.removed_at_ms.is_(None))
 
 
+def _the_one(rows: Sequence[Row[Any]], name: str) -> Dataset:
+    if not rows:
+        raise no_dataset(name)
+    return _dataset(rows[0])
+
+
 def _dataset(row: Row[Any]) -> Dataset:
     return Dataset(
         name=row.name,
         namespace=row.namespace,
         owner_id=row.owner_id,
+        steward_id=row.steward_id,
         owner=row.owner,
         source=row.source,
         unit=row.unit,

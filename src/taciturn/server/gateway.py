@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 import hmac
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Connection, Engine, Insert, Row, Select
 
-from taciturn.server.database import transact
+from taciturn.server.database import add, rows, transact
 from taciturn.server.ledger import Ledger, SealKey
 from taciturn.server.ledger.journal import Clock
 from taciturn.server.settings import Settings
@@ -52,8 +52,16 @@ class Gateway:
         return math.ceil(math.ceil(self.now_ms() / tick_ms) * tick_ms)
 
     def read(self, work: Callable[[Connection], T]) -> T:
-        """Run a query in a read-only transaction."""
+        """Run queries in a read-only transaction."""
         return transact(self.engine, work, read_only=True)
+
+    def rows(self, query: Select[Any]) -> Sequence[Row[Any]]:
+        """What one query finds: the same for less, where one is enough."""
+        return rows(self.engine, query)
+
+    def add(self, statement: Insert, values: Sequence[Mapping[str, Any]]) -> None:
+        """Insert rows: as `write`, for less, where that is all."""
+        add(self.engine, statement, values)
 
     def write(self, work: Callable[[Connection], T]) -> T:
         """Run a serialisable transaction; again, if it lost a race. No network call inside."""

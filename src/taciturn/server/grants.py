@@ -17,7 +17,7 @@ from sqlalchemy import Connection, Row, insert, select, update
 from taciturn.accounting.filter import RenyiFilter
 from taciturn.server.gateway import Gateway
 from taciturn.server.identity.principal import Principal
-from taciturn.server.ledger import BudgetStatement, statement
+from taciturn.server.ledger import Statement, statement_within
 from taciturn.server.moments import milliseconds, moment
 from taciturn.server.people import check_holder
 from taciturn.server.policies import Policies, Policy
@@ -84,39 +84,46 @@ class Grants:
     def read(self, namespace: str, holder: str, caller: Principal) -> GrantView:
         """One grant, to the namespace's owner, auditors, and its holder."""
 
-        def work(connection: Connection) -> tuple[Row[Any], bool]:
+        def work(connection: Connection) -> GrantView:
             policy = self.policies.visible(connection, namespace, caller)
-            row, everything = _row(connection, namespace, holder), sees_all(policy, caller)
-            if row is None or not (everything or holder in caller.holders):
+            row = _row(connection, namespace, holder)
+            if row is None or not (sees_all(policy, caller) or holder in caller.holders):
                 raise _no_grant(namespace, holder)
-            return row, everything
+            return self._views(connection, policy, [row], caller)[0]
 
-        row, everything = self.gateway.read(work)
-        return self.views(namespace, [row], settled=not everything)[0]
+        return self.gateway.read(work)
 
     def page(
         self, namespace: str, caller: Principal, after: str, fetch: int
     ) -> Sequence[GrantView]:
         """The grants of a namespace by holder; practitioners see their own only."""
 
-        def work(connection: Connection) -> tuple[list[Row[Any]], bool]:
+        def work(connection: Connection) -> list[GrantView]:
             policy = self.policies.visible(connection, namespace, caller)
             query = self._query(namespace, policy, caller).where(grant_terms.c.holder > after)
-            return list(connection.execute(query.limit(fetch))), sees_all(policy, caller)
+            rows = connection.execute(query.limit(fetch)).all()
+            return self._views(connection, policy, rows, caller)
 
-        rows, everything = self.gateway.read(work)
-        return self.views(namespace, rows, settled=not everything)
+        return self.gateway.read(work)
 
     def rows(self, connection: Connection, policy: Policy, caller: Principal) -> list[Row[Any]]:
         """The grants of a namespace that the caller may see."""
         return list(connection.execute(self._query(policy.namespace, policy, caller)))
 
-    def views(self, namespace: str, rows: Sequence[Row[Any]], *, settled: bool) -> list[GrantView]:
-        """Terms from the rows, balances from the ledger; `settled` as in `ledger.statement`."""
+    def _views(
+        self,
+        connection: Connection,
+        policy: Policy,
+        rows: Sequence[Row[Any]],
+        caller: Principal,
+    ) -> list[GrantView]:
+        """Terms from the rows, balances from the ledger."""
         if not rows:
             return []
-        found = statement(self.gateway.engine, self.gateway.seal_key, namespace, settled=settled)
-        return [_view(row, found.grants.get(row.holder)) for row in rows]
+        settled = not sees_all(policy, caller)
+        key = self.gateway.seal_key
+        found = statement_within(connection, key, policy.namespace, settled=settled)
+        return [grant_view(row, found) for row in rows]
 
     def resume(self) -> None:
         """Finish what a crash has left unfinished; to be called when a gateway starts."""
@@ -181,9 +188,12 @@ class Grants:
 
 def sees_all(policy: Policy, caller: Principal) -> bool:
     """Whether the caller sees everybody's grants and spending in this namespace."""
-    return caller.has(Role.AUDITOR) or (
-        caller.has(Role.OWNER) and policy.owner_id == caller.user_id
-    )
+    return sees_all_of(policy.owner_id, caller)
+
+
+def sees_all_of(owner_id: str, caller: Principal) -> bool:
+    """The same, of a namespace whose owner this is."""
+    return caller.has(Role.AUDITOR) or (caller.has(Role.OWNER) and owner_id == caller.user_id)
 
 
 def _check_below(policy: Policy, terms: GrantTerms) -> None:
@@ -208,7 +218,9 @@ def _no_grant(namespace: str, holder: str) -> ProblemError:
     return ProblemError("not_found", f"{holder!r} holds no grant in {namespace!r}, or not for you")
 
 
-def _view(row: Row[Any], balance: BudgetStatement | None) -> GrantView:
+def grant_view(row: Row[Any], found: Statement) -> GrantView:
+    """A grant's terms from its row, its balance from the ledger, which may not have it yet."""
+    balance = found.grants.get(row.holder)
     return GrantView(
         namespace=row.namespace,
         holder=row.holder,

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, Select, delete, insert, select
+from sqlalchemy import ColumnElement, Connection, Row, Select, delete, func, insert, select
 
 from taciturn.planning.plan import TrainingPlan
 from taciturn.report import PrivacyReport
@@ -25,6 +24,13 @@ from taciturn.wire.values import Page, PolicyLine
 
 CERTIFICATE = "certificate.json"
 WEIGHTS = ("adapter_model.safetensors", "model.safetensors")
+_FILES = (
+    select(func.aggregate_strings(artifacts.c.name, "/"))
+    .where(artifacts.c.job_id == models.c.job_id)
+    .scalar_subquery()
+    .label("files")
+)
+"""Names of a model's files, between slashes, which no name has."""
 _FOR_AUDITORS = frozenset({CERTIFICATE, REPORT})
 
 
@@ -74,19 +80,11 @@ class Models:
             .order_by(models.c.id)
             .limit(paging.fetch)
         )
-
-        def work(connection: Connection) -> Page[ModelView]:
-            rows = connection.execute(wanted).all()
-            files = _files(connection, [row.job_id for row in rows])
-            return paging.page(rows, lambda row: _view(row, files), lambda row: row.id)
-
-        return self.gateway.read(work)
+        return paging.page(self.gateway.rows(wanted), _view, lambda row: row.id)
 
     def get(self, caller: Principal, model_id: str) -> ModelView:
         """One of them; raises ProblemError `not_found`."""
-        row = self._row(model_id, watches_model(caller))
-        files = self.gateway.read(lambda connection: _files(connection, [row.job_id]))
-        return _view(row, files)
+        return _view(self._row(model_id, watches_model(caller)))
 
     def usable(self, caller: Principal, model_id: str) -> ModelView:
         """One that the caller may sample from; raises ProblemError `not_found`."""
@@ -128,10 +126,10 @@ class Models:
 
     def _row(self, model_id: str, allowed: ColumnElement[bool]) -> Row[Any]:
         wanted = _query(allowed).where(models.c.id == model_id)
-        row = self.gateway.read(lambda connection: connection.execute(wanted).first())
-        if row is None:
+        found = self.gateway.rows(wanted)
+        if not found:
             raise no_model(model_id)
-        return row
+        return found[0]
 
     def _report(self, connection: Connection, job: Row[Any]) -> PrivacyReport:
         released = self.artifacts.names(connection, job.id)
@@ -196,25 +194,17 @@ def _policy(report: PrivacyReport, of_job: PolicyLine) -> PolicyLine:
 
 def _query(allowed: ColumnElement[bool]) -> Select[Any]:
     return (
-        select(models, users.c.name.label("owner"))
+        select(models, users.c.name.label("owner"), _FILES)
         .join(users, users.c.id == models.c.owner_id)
         .where(allowed)
     )
-
-
-def _files(connection: Connection, job_ids: Sequence[str]) -> dict[str, tuple[str, ...]]:
-    wanted = select(artifacts.c.job_id, artifacts.c.name).where(artifacts.c.job_id.in_(job_ids))
-    found: dict[str, tuple[str, ...]] = {}
-    for job_id, name in connection.execute(wanted.order_by(artifacts.c.name)):
-        found[job_id] = (*found.get(job_id, ()), name)
-    return found
 
 
 def _line(row: Row[Any]) -> PolicyLine:
     return PolicyLine.model_validate_json(row.policy)
 
 
-def _view(row: Row[Any], files: dict[str, tuple[str, ...]]) -> ModelView:
+def _view(row: Row[Any]) -> ModelView:
     return ModelView(
         id=row.id,
         name=row.name,
@@ -224,7 +214,7 @@ def _view(row: Row[Any], files: dict[str, tuple[str, ...]]) -> ModelView:
         namespace=row.namespace,
         policy=_line(row),
         report=json.loads(row.report),
-        files=files.get(row.job_id, ()),
+        files=tuple(sorted(row.files.split("/"))) if row.files else (),
         created_at=moment(row.created_at_ms),
     )
 

@@ -87,13 +87,13 @@ def _not_ours() -> ProblemError:
     return ProblemError("invalid", "cursor: not one that this list gave; start without a cursor")
 
 
-def paging(
+async def paging(
     limit: Annotated[int, Query(ge=1, le=MAX_LIMIT, description="Items of a page.")] = 50,
     cursor: Annotated[
         str | None, Query(max_length=1000, description="`next_cursor` of the page before.")
     ] = None,
 ) -> Paging:
-    """A dependency: the page that is asked for."""
+    """A dependency: the page that is asked for. Asynchronous, so that no thread is asked for it."""
     return Paging(limit, None if cursor is None else from_cursor(cursor))
 
 

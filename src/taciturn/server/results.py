@@ -63,7 +63,7 @@ class Results:
     def check_watched(self, caller: Principal, job_id: str) -> None:
         """Raise ProblemError `not_found` unless the caller may follow the job."""
         wanted = select(jobs.c.id).where(jobs.c.id == job_id, watches_job(caller))
-        if self.gateway.read(lambda connection: connection.execute(wanted).first()) is None:
+        if not self.gateway.rows(wanted):
             raise no_job(job_id)
 
     def samples(self, job_id: str) -> tuple[SampleLine, ...]:

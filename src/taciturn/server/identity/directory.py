@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import Connection, Row, Update, insert, select, update
+from sqlalchemy import Connection, Row, Select, Update, insert, select, update
 
 from taciturn.server.gateway import Gateway
 from taciturn.server.identity import secret
@@ -25,26 +25,25 @@ _ATTEMPT, _AUDIENCE = "attempt:", "audience:"  # what a worker's token is bound 
 @dataclass(frozen=True, slots=True)
 class _Found:
     token: Row[Any]
-    user: Row[Any] | None
     groups: frozenset[str]
 
     def principal(self, now_ms: int, audience: str) -> Principal | WorkerPrincipal:
-        token, user = self.token, self.user
+        token = self.token
         if token.revoked_at_ms is not None or token.expires_at_ms <= now_ms:
             raise unauthenticated()
         if token.kind == "worker":
             return _worker(token, audience)
-        if user is None or user.disabled:
+        if token.user_name is None or token.disabled:
             raise unauthenticated()
-        roles = frozenset(Role(name) for name in json.loads(user.roles))
+        roles = frozenset(Role(name) for name in json.loads(token.user_roles))
         scopes = json.loads(token.scopes)
         actions = actions_of(roles)
         if scopes:
             actions &= {Action(scope) for scope in scopes if scope in set(Action)}
         return Principal(
-            user_id=user.id,
-            name=user.name,
-            display_name=user.display_name,
+            user_id=token.user_id,
+            name=token.user_name,
+            display_name=token.user_display_name,
             roles=roles,
             groups=self.groups,
             actions=actions,
@@ -75,7 +74,7 @@ class Directory:
         if found_id is None:
             raise unauthenticated()
         generation = self.remembered.generation
-        found = self.gateway.read(lambda connection: _token(connection, found_id))
+        found = _found(self.gateway.rows(_of_token(found_id)))
         if found is None or not secret.matches(token, found.token.digest):
             raise unauthenticated()
         caller = found.principal(self.gateway.now_ms(), self.gateway.audience)
@@ -150,7 +149,7 @@ class Directory:
             "created_at_ms": now_ms,
             "expires_at_ms": now_ms + lifetime_ms,
         }
-        self.gateway.write(lambda connection: connection.execute(insert(tokens).values(row)))
+        self.gateway.add(insert(tokens), [row])
         return made
 
     def create_worker_token(self, job_id: str, attempt: int) -> secret.NewSecret:
@@ -230,13 +229,20 @@ def _worker(token: Row[Any], audience: str) -> WorkerPrincipal:
     return WorkerPrincipal(token.job_id, token.id, attempts[0])
 
 
-def _token(connection: Connection, token_id: str) -> _Found | None:
-    token = connection.execute(select(tokens).where(tokens.c.id == token_id)).first()
-    if token is None:
-        return None
-    user = connection.execute(select(users).where(users.c.id == token.user_id)).first()
-    named = select(memberships.c.group_name).where(memberships.c.user_id == token.user_id)
-    return _Found(token, user, frozenset(connection.execute(named).scalars()))
+def _of_token(token_id: str) -> Select[Any]:
+    """A token with its user, who may be nobody, a row for each of their groups."""
+    person = (users.c[name].label(f"user_{name}") for name in ("name", "display_name", "roles"))
+    return (
+        select(tokens, *person, users.c.disabled, memberships.c.group_name)
+        .outerjoin(users, users.c.id == tokens.c.user_id)
+        .outerjoin(memberships, memberships.c.user_id == tokens.c.user_id)
+        .where(tokens.c.id == token_id)
+    )
+
+
+def _found(rows: Sequence[Row[Any]]) -> _Found | None:
+    groups = frozenset(row.group_name for row in rows if row.group_name is not None)
+    return _Found(rows[0], groups) if rows else None
 
 
 def role_text(roles: Iterable[Role]) -> str:

@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Row, select
+from sqlalchemy import Row, select
 
 from taciturn.server.gateway import Gateway
 from taciturn.server.identity.directory import Directory
@@ -47,22 +47,25 @@ class Tokens:
 
     def shown(self, token_id: str, text: str) -> TokenSecret:
         """A token that was just made, with its text."""
-        view = _view(self.gateway.read(lambda connection: _row(connection, token_id)))
-        return TokenSecret(**dict(view), token=text)
+        return TokenSecret(**dict(_view(self._row(token_id))), token=text)
 
     def list(self, caller: Principal, paging: Paging) -> Page[TokenView]:
         """The caller's own tokens, expired and revoked ones included."""
         query = select(tokens).where(tokens.c.user_id == caller.user_id)
         query = query.where(tokens.c.id > paging.name()).order_by(tokens.c.id).limit(paging.fetch)
-        rows = self.gateway.read(lambda connection: connection.execute(query).all())
-        return paging.page(rows, _view, lambda row: row.id)
+        return paging.page(self.gateway.rows(query), _view, lambda row: row.id)
 
     def revoke(self, caller: Principal, token_id: str) -> None:
         """End one of the caller's own tokens; raises ProblemError `not_found` for any other."""
-        row = self.gateway.read(lambda connection: _row(connection, token_id))
-        if row.user_id != caller.user_id:
+        if self._row(token_id).user_id != caller.user_id:
             raise _unknown(token_id)
         self.directory.revoke(token_id)
+
+    def _row(self, token_id: str) -> Row[Any]:
+        found = self.gateway.rows(select(tokens).where(tokens.c.id == token_id))
+        if not found:
+            raise _unknown(token_id)
+        return found[0]
 
 
 def _scopes(caller: Principal, asked: tuple[str, ...]) -> tuple[str, ...]:
@@ -78,13 +81,6 @@ def _scopes(caller: Principal, asked: tuple[str, ...]) -> tuple[str, ...]:
         )
     limited = caller.actions != actions_of(caller.roles)
     return tuple(sorted(asked or (caller.actions if limited else ())))
-
-
-def _row(connection: Connection, token_id: str) -> Row[Any]:
-    row = connection.execute(select(tokens).where(tokens.c.id == token_id)).first()
-    if row is None:
-        raise _unknown(token_id)
-    return row
 
 
 def _unknown(token_id: str) -> ProblemError:

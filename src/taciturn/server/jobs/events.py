@@ -15,7 +15,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, Row, func, insert, select, update
 
 from taciturn.server.gateway import Gateway
-from taciturn.server.tables import job_events
+from taciturn.server.tables import job_events, jobs
 from taciturn.wire.events import (
     JOB_EVENT,
     CountEvent,
@@ -96,17 +96,38 @@ class Events:
             .order_by(job_events.c.sequence)
             .limit(limit)
         )
-        return self.gateway.read(
-            lambda connection: tuple(numbered(row) for row in connection.execute(wanted))
+        return tuple(numbered(row) for row in self.gateway.rows(wanted))
+
+    def page_of(
+        self, job_id: str, seen: ColumnElement[bool], after: int, limit: int
+    ) -> tuple[NumberedEvent, ...] | None:
+        """As `page`, of a job that is to be seen under a condition on rows of `jobs`; None where
+        there is no such job."""
+        visible = (
+            (job_events.c.job_id == jobs.c.id)
+            & (job_events.c.sequence > after)
+            & (job_events.c.visible_at_ms <= self.gateway.now_ms())
         )
+        wanted = (
+            select(job_events)
+            .select_from(jobs)
+            .outerjoin(job_events, visible)
+            .where(jobs.c.id == job_id, seen)
+            .order_by(job_events.c.sequence)
+            .limit(limit)
+        )
+        found = self.gateway.rows(wanted)
+        if not found:
+            return None
+        return tuple(numbered(row) for row in found if row.sequence is not None)
 
     def is_last(self, job_id: str, sequence: int) -> bool:
         """Whether the event of this number is the final state: nothing comes after it."""
         wanted = select(job_events.c.data).where(
             job_events.c.job_id == job_id, job_events.c.sequence == sequence
         )
-        data = self.gateway.read(lambda connection: connection.scalar(wanted))
-        return data is not None and final(JOB_EVENT.validate_json(data))
+        found = self.gateway.rows(wanted)
+        return bool(found) and final(JOB_EVENT.validate_json(found[0].data))
 
     def became_visible(
         self, since_ms: int, wanted_jobs: Collection[str]
@@ -120,7 +141,7 @@ class Events:
             )
             .order_by(job_events.c.job_id, job_events.c.sequence)
         )
-        rows = self.gateway.read(lambda connection: connection.execute(wanted).all())
+        rows = self.gateway.rows(wanted)
         found: dict[str, list[NumberedEvent]] = {}
         for row in rows:
             if row.job_id not in wanted_jobs:

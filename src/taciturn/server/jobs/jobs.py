@@ -29,15 +29,17 @@ from taciturn.server.jobs.ending import End, Ending
 from taciturn.server.jobs.pricing import Price, Verdict, decide, fitting_epsilon, price
 from taciturn.server.jobs.states import States, job_row
 from taciturn.server.jobs.terms import Asked, Terms, is_paid_for, terms_of
-from taciturn.server.jobs.views import job_view, visible_job, visible_jobs
+from taciturn.server.jobs.views import job_view, the_job, visible_job, visible_jobs
 from taciturn.server.paging import Paging
 from taciturn.server.problems import ProblemError
 from taciturn.server.recency import key as place
 from taciturn.server.recency import newest_first
+from taciturn.server.results import no_job
+from taciturn.server.sight import watches_job
 from taciturn.server.tables import approvals, jobs
 from taciturn.server.trials import Trials
 from taciturn.spec import DataSpec
-from taciturn.wire.events import FAILURES, FailureCode, StateEvent
+from taciturn.wire.events import FAILURES, FailureCode, NumberedEvent, StateEvent
 from taciturn.wire.jobs import (
     ApprovalView,
     Decision,
@@ -106,6 +108,9 @@ class Jobs:
             if not verdict.admitted:
                 raise self._no_room(priced, terms, verdict)
             earlier = self._insert(caller, asked, key, digest, terms, priced, verdict)
+            if _is_free(priced, verdict):
+                self.queued()
+                return self.view(caller, earlier)
         self.advance(earlier)
         return self._answer(caller, earlier)
 
@@ -136,9 +141,8 @@ class Jobs:
 
     def view(self, caller: Principal, job_id: str) -> JobView:
         """One job; `not_found` where the caller may not know of it."""
-        return self.gateway.read(
-            lambda connection: job_view(visible_job(connection, caller, job_id))
-        )
+        wanted = visible_jobs(caller).where(jobs.c.id == job_id)
+        return job_view(the_job(self.gateway.rows(wanted), job_id))
 
     def page(
         self, caller: Principal, paging: Paging, state: JobState | None, kind: JobKind | None
@@ -149,9 +153,18 @@ class Jobs:
             wanted = wanted.where(jobs.c.state == state)
         if kind is not None:
             wanted = wanted.where(jobs.c.kind == kind)
-        return self.gateway.read(
-            lambda connection: paging.page(connection.execute(wanted).all(), job_view, place)
-        )
+        return paging.page(self.gateway.rows(wanted), job_view, place)
+
+    def events(
+        self, caller: Principal, job_id: str, after: int, limit: int
+    ) -> tuple[NumberedEvent, ...]:
+        """A page of the events of a job that the caller may follow; raises ProblemError
+        `not_found` for any other."""
+        seen = watches_job(caller)
+        found = self.states.events.page_of(job_id, seen, after, limit)
+        if found is None:
+            raise no_job(job_id)
+        return found
 
     def approval_of(self, caller: Principal, job_id: str) -> ApprovalView:
         """The approval that a job needed; `not_found` if it needed none."""
@@ -262,6 +275,8 @@ class Jobs:
             if verdict.reason is not None:
                 self.approvals.ask(connection, row, verdict.reason)
                 self.states.move(connection, row["id"], JobState.AWAITING_APPROVAL)
+            elif _is_free(priced, verdict):
+                self.states.move(connection, row["id"], JobState.QUEUED)
             return str(row["id"])
 
         return self.gateway.write(work)
@@ -383,3 +398,8 @@ class Jobs:
     def _never_ran(self, job_id: str) -> bool:
         row = self.gateway.read(lambda connection: job_row(connection, job_id))
         return row is not None and row.attempt == 0
+
+
+def _is_free(priced: Price, verdict: Verdict) -> bool:
+    """Whether nothing has to be held and nobody asked before a job may wait for a worker."""
+    return priced.event is None and verdict.reason is None

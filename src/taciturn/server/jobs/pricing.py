@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal
@@ -16,7 +17,7 @@ from taciturn.planning.defaults import PublicFacts
 from taciturn.planning.plan import TrainingPlan, make_plan
 from taciturn.server.gateway import Gateway
 from taciturn.server.jobs.terms import Asked, Terms
-from taciturn.server.ledger import Quote, quote
+from taciturn.server.ledger import Room, room
 from taciturn.spec import FitSpec
 from taciturn.wire.jobs import Part, RemoteEvaluate, RemoteFit
 from taciturn.wire.values import PolicyLine
@@ -107,7 +108,7 @@ def decide(gateway: Gateway, price: Price, terms: Terms) -> Verdict:
         return Verdict(True, reason="no_guarantee")
     if price.event is None:
         return Verdict(True)
-    found = _quotes(gateway, price.event, terms)
+    found = _room(gateway, terms, terms.holders).quote(price.event)
     joint = found.fits[None]
     fitting = [holder for holder in terms.holders if found.fits[holder]]
     # A person's own grant comes first; of several groups' one that has room.
@@ -133,22 +134,17 @@ def fitting_epsilon(gateway: Gateway, price: Price, terms: Terms) -> float | Non
     if not price.steps or price.delta is None:
         return None
     low, high = math.log(price.noise_multiplier), math.log(_NOISIEST)
+    found = _room(gateway, terms, terms.holders[:1])
     for _ in range(_HALVINGS):
         middle = (low + high) / 2
-        fits = all(
-            _quotes(gateway, price.event_at(math.exp(middle)), terms, first=True).fits.values()
-        )
+        fits = found.quote(price.event_at(math.exp(middle))).admitted
         low, high = (low, middle) if fits else (middle, high)
-    found = epsilon_of(price.event_at(math.exp(high)), price.delta)
-    rounded = _rounded_down(found)
+    rounded = _rounded_down(epsilon_of(price.event_at(math.exp(high)), price.delta))
     return rounded if rounded >= 0.01 else None
 
 
-def _quotes(gateway: Gateway, event: DpEvent, terms: Terms, *, first: bool = False) -> Quote:
-    grants = terms.holders[:1] if first else terms.holders
-    return quote(
-        gateway.engine, gateway.seal_key, namespace=terms.namespace, grants=grants, event=event
-    )
+def _room(gateway: Gateway, terms: Terms, grants: Sequence[str]) -> Room:
+    return room(gateway.engine, gateway.seal_key, namespace=terms.namespace, grants=grants)
 
 
 def _fit(asked: RemoteFit, terms: Terms) -> Price:

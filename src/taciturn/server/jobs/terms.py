@@ -83,16 +83,15 @@ def terms_of(connection: Connection, caller: Principal, asked: Asked, now_ms: in
         ProblemError: `not_found`, `not_ready`, `policy_refused`, `invalid`.
     """
     data = asked.data if isinstance(asked, RemoteFit | RemoteEvaluate) else None
-    fitted = None if isinstance(asked, RemoteFit) else _fitted(connection, caller, asked.model)
+    row = fitted = None
+    if not isinstance(asked, RemoteFit):
+        fitted, policy = _fitted(connection, caller, asked.model)
     if data is not None:
-        row = _dataset(connection, caller, data.dataset, now_ms)
-        namespace = row.namespace
+        row, policy, holders = _dataset(connection, caller, data.dataset, now_ms)
     else:
-        assert fitted is not None, "only fits and evaluations name rows, and a fit always does"
-        row, namespace = None, fitted.namespace
-    policy = _policy(connection, namespace)
+        holders = _holders(connection, caller, policy, now_ms)
+    namespace = policy.namespace
     terms = PolicyTerms.model_validate_json(policy.terms)
-    owned = policy.owner_id == caller.user_id
     _check_settled(policy)
     _check_policy(terms, asked, now_ms)
     base = _base(connection, asked.model) if isinstance(asked, RemoteFit) else None
@@ -100,8 +99,8 @@ def terms_of(connection: Connection, caller: Principal, asked: Asked, now_ms: in
         namespace=namespace,
         policy=terms,
         policy_version=policy.version,
-        holders=() if owned else live_holders(connection, caller, namespace, now_ms),
-        owned=owned,
+        holders=holders,
+        owned=policy.owner_id == caller.user_id,
         dataset=None if row is None or data is None else _ready(row, data),
         base=base,
         fitted=None if fitted is None else _facts(fitted),
@@ -121,24 +120,37 @@ def live_holders(
     return tuple(holder for holder in caller.holders if holder in found)
 
 
-def _dataset(connection: Connection, caller: Principal, name: str, now_ms: int) -> Row[Any]:
+def _holders(
+    connection: Connection, caller: Principal, policy: Row[Any], now_ms: int
+) -> tuple[str, ...]:
+    if policy.owner_id == caller.user_id:
+        return ()
+    return live_holders(connection, caller, policy.namespace, now_ms)
+
+
+def _dataset(
+    connection: Connection, caller: Principal, name: str, now_ms: int
+) -> tuple[Row[Any], Row[Any], tuple[str, ...]]:
+    """A dataset that the caller may use, its policy, and the holders to draw on."""
     wanted = select(datasets).where(datasets.c.name == name, datasets.c.removed_at_ms.is_(None))
     row = connection.execute(wanted).first()
     if row is not None:
-        owner = _policy(connection, row.namespace).owner_id
-        if owner == caller.user_id or live_holders(connection, caller, row.namespace, now_ms):
-            return row
+        policy = _policy(connection, row.namespace)
+        holders = _holders(connection, caller, policy, now_ms)
+        if holders or policy.owner_id == caller.user_id:
+            return row, policy, holders
     raise ProblemError(
         "not_found", f"there is no dataset {name!r}, or you hold no grant for it; ask its owner"
     )
 
 
-def _fitted(connection: Connection, caller: Principal, model_id: str) -> Row[Any]:
+def _fitted(connection: Connection, caller: Principal, model_id: str) -> tuple[Row[Any], Row[Any]]:
+    """A model that the caller may use, and its policy."""
     row = connection.execute(select(models).where(models.c.id == model_id)).first()
     if row is not None:
-        owner = _policy(connection, row.namespace).owner_id
-        if caller.user_id in (row.owner_id, owner) and not caller.has(Role.AUDITOR):
-            return row
+        policy = _policy(connection, row.namespace)
+        if caller.user_id in (row.owner_id, policy.owner_id) and not caller.has(Role.AUDITOR):
+            return row, policy
     raise ProblemError(
         "not_found",
         f"there is no model {model_id!r}, or it is not yours; `taciturn model list` has yours",

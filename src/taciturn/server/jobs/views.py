@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Row, Select, or_, select, true
@@ -30,13 +31,19 @@ def visible_jobs(caller: Principal) -> Select[Any]:
 
 def visible_job(connection: Connection, caller: Principal, job_id: str) -> Row[Any]:
     """One of them; raises ProblemError `not_found`."""
-    row = connection.execute(visible_jobs(caller).where(jobs.c.id == job_id)).first()
-    if row is None:
+    return the_job(
+        connection.execute(visible_jobs(caller).where(jobs.c.id == job_id)).all(), job_id
+    )
+
+
+def the_job(rows: Sequence[Row[Any]], job_id: str) -> Row[Any]:
+    """What was found under a job's id; raises ProblemError `not_found`."""
+    if not rows:
         raise ProblemError(
             "not_found",
             f"there is no job {job_id!r}, or it is not yours; `taciturn job list` has yours",
         )
-    return row
+    return rows[0]
 
 
 def job_view(row: Row[Any]) -> JobView:

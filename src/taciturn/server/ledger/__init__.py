@@ -37,6 +37,7 @@ from taciturn.server.ledger.statement import (
     JobReport,
     JobStatement,
     Quote,
+    Room,
     Statement,
     entries,
     job_page,
@@ -46,7 +47,9 @@ from taciturn.server.ledger.statement import (
     job_steps,
     namespaces,
     quote,
+    room,
     statement,
+    statement_within,
     was_done,
 )
 from taciturn.server.ledger.verification import Problem, Verification, verify
@@ -62,6 +65,7 @@ __all__ = [
     "Problem",
     "Quote",
     "Receipt",
+    "Room",
     "SealKey",
     "Statement",
     "Verification",
@@ -75,7 +79,9 @@ __all__ = [
     "namespaces",
     "quote",
     "read_anchors",
+    "room",
     "statement",
+    "statement_within",
     "verify",
     "was_done",
 ]

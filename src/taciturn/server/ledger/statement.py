@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import TypeVar
 
 from dp_accounting.dp_event import DpEvent
-from sqlalchemy import Engine
+from sqlalchemy import Connection, Engine
 
 from taciturn.accounting.compose import ACCOUNTANT, epsilon
 from taciturn.accounting.filter import event_cost
@@ -116,11 +116,19 @@ def statement(
         LedgerTamperedError: a row is not as it was sealed.
     """
 
-    def work(store: Store) -> tuple[Book, list[Job]]:
-        return store.balances(namespace), store.jobs(namespace, only_open=True) if settled else []
+    return _read(engine, key, lambda store: _statement(store, namespace, settled=settled))
 
-    book, running = _read(engine, key, work)
-    for job in running:
+
+def statement_within(
+    connection: Connection, key: SealKey | None, namespace: str, *, settled: bool = False
+) -> Statement:
+    """As `statement`, in the caller's transaction."""
+    return _statement(Store(connection, key), namespace, settled=settled)
+
+
+def _statement(store: Store, namespace: str, *, settled: bool) -> Statement:
+    book = store.balances(namespace)
+    for job in store.jobs(namespace, only_open=True) if settled else ():
         book = _uncharged(book, job)
     account = the_account(book)
     return Statement(
@@ -217,6 +225,38 @@ def was_done(engine: Engine, operation_id: str) -> bool:
     return _read(engine, None, lambda store: store.entry(operation_id)) is not None
 
 
+@dataclass(frozen=True, slots=True)
+class Room:
+    """Budgets as they stood at one moment, to be asked about plans."""
+
+    purses: Mapping[str | None, Purse]
+
+    def quote(self, event: DpEvent) -> Quote:
+        """Whether there was room for a plan; raises GuaranteeError if the event is not private."""
+        cost = event_cost(event)
+        fits = {holder: purse.has_room(cost) for holder, purse in self.purses.items()}
+        return Quote(
+            admitted=all(fits.values()),
+            needed={holder: purse.share(cost) for holder, purse in self.purses.items()},
+            taken={holder: purse.share(purse.taken) for holder, purse in self.purses.items()},
+            fits=fits,
+        )
+
+
+def room(engine: Engine, key: SealKey | None, *, namespace: str, grants: Sequence[str]) -> Room:
+    """What there is to plan with: the namespace's budget and these grants.
+
+    Raises:
+        UnknownEntryError: the namespace or a grant does not exist.
+    """
+    book = _read(engine, key, lambda store: store.balances(namespace))
+    account = the_account(book)
+    for holder in grants:
+        if holder not in book.grants:
+            raise UnknownEntryError(f"{holder!r} has no grant in namespace {namespace!r}")
+    return Room({None: account.purse, **{holder: book.grants[holder] for holder in grants}})
+
+
 def quote(
     engine: Engine,
     key: SealKey | None,
@@ -231,21 +271,7 @@ def quote(
         UnknownEntryError: the namespace or a grant does not exist.
         GuaranteeError: the event is not private.
     """
-    cost = event_cost(event)
-    book = _read(engine, key, lambda store: store.balances(namespace))
-    account = the_account(book)
-    for holder in grants:
-        if holder not in book.grants:
-            raise UnknownEntryError(f"{holder!r} has no grant in namespace {namespace!r}")
-    purses: dict[str | None, Purse] = {None: account.purse}
-    purses |= {holder: book.grants[holder] for holder in grants}
-    fits = {holder: purse.has_room(cost) for holder, purse in purses.items()}
-    return Quote(
-        admitted=all(fits.values()),
-        needed={holder: purse.share(cost) for holder, purse in purses.items()},
-        taken={holder: purse.share(purse.taken) for holder, purse in purses.items()},
-        fits=fits,
-    )
+    return room(engine, key, namespace=namespace, grants=grants).quote(event)
 
 
 def _read(engine: Engine, key: SealKey | None, work: Callable[[Store], T]) -> T:

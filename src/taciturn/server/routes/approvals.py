@@ -10,10 +10,11 @@ from taciturn.server.access import Requires, Svc
 from taciturn.server.identity.permissions import Action
 from taciturn.server.identity.principal import Principal
 from taciturn.server.paging import PageQuery
+from taciturn.server.routes.blocking import Route
 from taciturn.wire.jobs import ApprovalView, Decision
 from taciturn.wire.values import Page
 
-router = APIRouter(tags=["approvals"])
+router = APIRouter(tags=["approvals"], route_class=Route)
 
 Reader = Annotated[Principal, Depends(Requires(Action.APPROVALS_READ))]
 Decider = Annotated[Principal, Depends(Requires(Action.APPROVALS_DECIDE))]

@@ -10,10 +10,11 @@ from fastapi import APIRouter, Depends, Query
 from taciturn.server.access import Requires, Svc
 from taciturn.server.identity.permissions import Action
 from taciturn.server.paging import PageQuery
+from taciturn.server.routes.blocking import Route
 from taciturn.wire.identity import AuditEntry
 from taciturn.wire.values import Page
 
-router = APIRouter(prefix="/audit-log", tags=["audit log"])
+router = APIRouter(prefix="/audit-log", tags=["audit log"], route_class=Route)
 
 _NO_CONTROL = r"^[^\x00-\x1f\x7f]*$"
 

@@ -10,10 +10,11 @@ from taciturn.server.access import Requires, Svc
 from taciturn.server.identity.permissions import Action
 from taciturn.server.identity.principal import Principal
 from taciturn.server.paging import PageQuery
+from taciturn.server.routes.blocking import Route
 from taciturn.wire.models import BaseModelView, NewBaseModel
 from taciturn.wire.values import Page
 
-router = APIRouter(tags=["base models"])
+router = APIRouter(tags=["base models"], route_class=Route)
 
 Reader = Annotated[Principal, Depends(Requires(Action.BASE_MODELS_READ))]
 Administrator = Annotated[Principal, Depends(Requires(Action.BASE_MODELS_WRITE))]

@@ -10,10 +10,11 @@ from taciturn.server.access import Requires, Svc
 from taciturn.server.identity.permissions import Action
 from taciturn.server.identity.principal import Principal
 from taciturn.server.paging import PageQuery
+from taciturn.server.routes.blocking import Route
 from taciturn.wire.datasets import BudgetView
 from taciturn.wire.values import Name, Page
 
-router = APIRouter(tags=["budgets"], prefix="/budgets")
+router = APIRouter(tags=["budgets"], prefix="/budgets", route_class=Route)
 Reader = Annotated[Principal, Depends(Requires(Action.BUDGETS_READ))]
 
 

@@ -10,6 +10,7 @@ from taciturn.server.access import Requires, Svc
 from taciturn.server.identity.permissions import Action
 from taciturn.server.identity.principal import Principal
 from taciturn.server.paging import PageQuery
+from taciturn.server.routes.blocking import Route
 from taciturn.wire.datasets import (
     DatasetChange,
     DatasetView,
@@ -20,7 +21,7 @@ from taciturn.wire.datasets import (
 )
 from taciturn.wire.values import Name, Page
 
-router = APIRouter(tags=["datasets"], prefix="/datasets")
+router = APIRouter(tags=["datasets"], prefix="/datasets", route_class=Route)
 Reader = Annotated[Principal, Depends(Requires(Action.DATASETS_READ))]
 Writer = Annotated[Principal, Depends(Requires(Action.DATASETS_WRITE))]
 

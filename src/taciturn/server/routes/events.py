@@ -15,10 +15,11 @@ from taciturn.server.identity.principal import Principal
 from taciturn.server.jobs.hub import Hub, TooManyWatchersError
 from taciturn.server.paging import MAX_LIMIT
 from taciturn.server.problems import ProblemError
+from taciturn.server.routes.blocking import Route
 from taciturn.server.routes.sending import EventStream
 from taciturn.wire.events import EventPage, NumberedEvent
 
-router = APIRouter(tags=["jobs"])
+router = APIRouter(tags=["jobs"], route_class=Route)
 
 Reader = Annotated[Principal, Depends(Requires(Action.JOBS_READ))]
 _STREAM = "text/event-stream"
@@ -43,10 +44,10 @@ async def read_events(
 ) -> EventPage | Response:
     """Events with a number above `after`. With `Accept: text/event-stream` as they come, until the
     job is over; `Last-Event-ID` resumes. Times are rounded up to the gateway's tick."""
-    await to_thread.run_sync(services.results.check_watched, caller, job_id)
     if _STREAM not in accept.lower():
-        page = await to_thread.run_sync(services.events.page, job_id, after, limit)
+        page = await to_thread.run_sync(services.jobs.events, caller, job_id, after, limit)
         return EventPage(items=page)
+    await to_thread.run_sync(services.results.check_watched, caller, job_id)
     hub = services.hub
     after = max(after, _number(last_event_id))
     if await hub.ended(job_id, after):

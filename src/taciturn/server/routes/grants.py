@@ -10,10 +10,11 @@ from taciturn.server.access import Requires, Svc
 from taciturn.server.identity.permissions import Action
 from taciturn.server.identity.principal import Principal
 from taciturn.server.paging import PageQuery
+from taciturn.server.routes.blocking import Route
 from taciturn.wire.datasets import GrantTerms, GrantView
 from taciturn.wire.values import Holder, Name, Page
 
-router = APIRouter(tags=["grants"], prefix="/policies/{namespace}/grants")
+router = APIRouter(tags=["grants"], prefix="/policies/{namespace}/grants", route_class=Route)
 Reader = Annotated[Principal, Depends(Requires(Action.GRANTS_READ))]
 Writer = Annotated[Principal, Depends(Requires(Action.GRANTS_WRITE))]
 

@@ -9,9 +9,10 @@ from taciturn.errors import DatabaseError
 from taciturn.server import schema
 from taciturn.server.access import Svc, public
 from taciturn.server.problems import ProblemError
+from taciturn.server.routes.blocking import Route
 from taciturn.wire.values import Health
 
-router = APIRouter(tags=["health"], dependencies=[Depends(public)])
+router = APIRouter(tags=["health"], dependencies=[Depends(public)], route_class=Route)
 
 
 @router.get("/health")

@@ -17,7 +17,7 @@ router = APIRouter(tags=["identity"])
 
 
 @router.get("/self")
-def read_self(caller: Annotated[Principal, Depends(Requires(Action.SELF_READ))]) -> Self:
+async def read_self(caller: Annotated[Principal, Depends(Requires(Action.SELF_READ))]) -> Self:
     """Who the token stands for, and what it may do."""
     return Self(
         name=caller.name,

@@ -10,9 +10,10 @@ from starlette.responses import Response
 from taciturn.server.access import Requires, Svc
 from taciturn.server.identity.permissions import Action
 from taciturn.server.identity.principal import Principal
+from taciturn.server.routes.blocking import Route
 from taciturn.wire.worker import IncidentView
 
-router = APIRouter(tags=["incidents"])
+router = APIRouter(tags=["incidents"], route_class=Route)
 
 Owner = Annotated[Principal, Depends(Requires(Action.INCIDENTS_READ))]
 

@@ -10,9 +10,10 @@ from taciturn.server.access import Requires, Svc, entrance
 from taciturn.server.identity.permissions import Action
 from taciturn.server.identity.principal import Principal
 from taciturn.server.moments import moment
+from taciturn.server.routes.blocking import Route
 from taciturn.wire.identity import Login, NewPassword, Session, TokenSecret
 
-router = APIRouter(tags=["identity"])
+router = APIRouter(tags=["identity"], route_class=Route)
 
 Self = Annotated[Principal, Depends(Requires(Action.SELF_READ))]
 

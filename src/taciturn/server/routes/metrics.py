@@ -7,8 +7,9 @@ from fastapi.responses import PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from taciturn.server.access import Svc, scraper
+from taciturn.server.routes.blocking import Route
 
-router = APIRouter(tags=["health"])
+router = APIRouter(tags=["health"], route_class=Route)
 
 
 class MetricsResponse(PlainTextResponse):

@@ -12,12 +12,13 @@ from taciturn.server.identity.permissions import Action
 from taciturn.server.identity.principal import Principal
 from taciturn.server.models import CERTIFICATE
 from taciturn.server.paging import PageQuery
+from taciturn.server.routes.blocking import Route
 from taciturn.server.routes.openai import is_openai, model_list
 from taciturn.server.routes.sending import bounds, file_response, policy_header
 from taciturn.wire.jobs import ModelView
 from taciturn.wire.values import Page
 
-router = APIRouter(tags=["models"])
+router = APIRouter(tags=["models"], route_class=Route)
 
 Reader = Annotated[Principal, Depends(Requires(Action.MODELS_READ))]
 Writer = Annotated[Principal, Depends(Requires(Action.MODELS_WRITE))]

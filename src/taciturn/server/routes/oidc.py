@@ -16,10 +16,13 @@ from fastapi.responses import HTMLResponse, RedirectResponse, Response
 from taciturn.server.access import Svc, entrance
 from taciturn.server.identity.oidc import FLOW_S, Asker
 from taciturn.server.problems import ProblemError
+from taciturn.server.routes.blocking import Route
 from taciturn.server.services import Services
 from taciturn.wire.identity import CodeExchange, TokenSecret
 
-router = APIRouter(prefix="/oidc", tags=["identity"], dependencies=[Depends(entrance)])
+router = APIRouter(
+    prefix="/oidc", tags=["identity"], dependencies=[Depends(entrance)], route_class=Route
+)
 
 _PATH = "/v1/oidc"
 _COOKIE = "taciturn-oidc"

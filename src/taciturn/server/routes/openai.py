@@ -16,7 +16,6 @@ from typing import Annotated, Any
 from anyio import to_thread
 from fastapi import APIRouter, Depends, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.routing import APIRoute
 from starlette.responses import JSONResponse, Response
 
 from taciturn.errors import TaciturnError
@@ -25,6 +24,7 @@ from taciturn.server.identity.permissions import Action
 from taciturn.server.identity.principal import Principal
 from taciturn.server.paging import MAX_LIMIT, Paging
 from taciturn.server.problems import CODES, ProblemError, from_error
+from taciturn.server.routes.blocking import Route
 from taciturn.server.routes.sending import EventStream, policy_header
 from taciturn.server.services import Services
 from taciturn.server.stopping import Stopper, cut
@@ -33,7 +33,7 @@ from taciturn.wire.openai import ChatRequest, CompletionRequest, Sampling
 from taciturn.wire.results import SampleLine
 
 
-class OpenAIRoute(APIRoute):
+class OpenAIRoute(Route):
     """A route whose errors have OpenAI's shape."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:

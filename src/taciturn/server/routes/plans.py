@@ -9,9 +9,10 @@ from fastapi import APIRouter, Depends
 from taciturn.server.access import Requires, Svc
 from taciturn.server.identity.permissions import Action
 from taciturn.server.identity.principal import Principal
+from taciturn.server.routes.blocking import Route
 from taciturn.wire.jobs import JobRequest, PlanView
 
-router = APIRouter(tags=["plans"])
+router = APIRouter(tags=["plans"], route_class=Route)
 
 Creator = Annotated[Principal, Depends(Requires(Action.JOBS_CREATE))]
 

@@ -12,10 +12,11 @@ from taciturn.server.identity.permissions import Action
 from taciturn.server.identity.principal import Principal
 from taciturn.server.paging import PageQuery
 from taciturn.server.problems import ProblemError
+from taciturn.server.routes.blocking import Route
 from taciturn.wire.datasets import PolicyTerms, PolicyView
 from taciturn.wire.values import Name, Page
 
-router = APIRouter(tags=["policies"], prefix="/policies")
+router = APIRouter(tags=["policies"], prefix="/policies", route_class=Route)
 Reader = Annotated[Principal, Depends(Requires(Action.POLICIES_READ))]
 Writer = Annotated[Principal, Depends(Requires(Action.POLICIES_WRITE))]
 IfMatch = Annotated[

@@ -10,11 +10,12 @@ from starlette.responses import Response
 from taciturn.server.access import Requires, Svc
 from taciturn.server.identity.permissions import Action
 from taciturn.server.identity.principal import Principal
+from taciturn.server.routes.blocking import Route
 from taciturn.server.routes.models import BINARY, Range
 from taciturn.server.routes.sending import bounds, file_response, policy_header
 from taciturn.wire.results import JobResult
 
-router = APIRouter(tags=["jobs"])
+router = APIRouter(tags=["jobs"], route_class=Route)
 
 Reader = Annotated[Principal, Depends(Requires(Action.JOBS_READ))]
 

@@ -10,10 +10,11 @@ from taciturn.server.access import Requires, Svc
 from taciturn.server.identity.permissions import Action
 from taciturn.server.identity.principal import Principal
 from taciturn.server.paging import PageQuery
+from taciturn.server.routes.blocking import Route
 from taciturn.wire.identity import NewToken, TokenSecret, TokenView
 from taciturn.wire.values import Page
 
-router = APIRouter(prefix="/tokens", tags=["identity"])
+router = APIRouter(prefix="/tokens", tags=["identity"], route_class=Route)
 
 Holder = Annotated[Principal, Depends(Requires(Action.TOKENS_MANAGE))]
 

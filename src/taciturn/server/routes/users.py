@@ -10,10 +10,11 @@ from taciturn.server.access import Requires, Svc
 from taciturn.server.identity.permissions import Action
 from taciturn.server.identity.principal import Principal
 from taciturn.server.paging import PageQuery
+from taciturn.server.routes.blocking import Route
 from taciturn.wire.identity import NewUser, UserChange, UserName, UserView
 from taciturn.wire.values import Page
 
-router = APIRouter(prefix="/users", tags=["identity"])
+router = APIRouter(prefix="/users", tags=["identity"], route_class=Route)
 
 READ = Depends(Requires(Action.USERS_READ))
 Writer = Annotated[Principal, Depends(Requires(Action.USERS_WRITE))]

@@ -8,6 +8,7 @@ from fastapi import APIRouter, Depends, Header
 
 from taciturn.server.access import Svc, worker
 from taciturn.server.identity.principal import WorkerPrincipal
+from taciturn.server.routes.blocking import Route
 from taciturn.wire.worker import (
     LEASE_HEADER,
     Assignment,
@@ -22,7 +23,7 @@ from taciturn.wire.worker import (
     Outcome,
 )
 
-router = APIRouter(prefix="/worker/jobs/{job_id}", tags=["worker"])
+router = APIRouter(prefix="/worker/jobs/{job_id}", tags=["worker"], route_class=Route)
 
 Worker = Annotated[WorkerPrincipal, Depends(worker)]
 Token = Annotated[

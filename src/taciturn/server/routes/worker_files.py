@@ -16,11 +16,12 @@ from starlette.responses import Response
 from taciturn.server.access import Svc, any_worker, worker
 from taciturn.server.identity.principal import WorkerPrincipal
 from taciturn.server.problems import ProblemError
+from taciturn.server.routes.blocking import Route
 from taciturn.server.routes.models import BINARY, Range
 from taciturn.server.routes.sending import bounds, file_response
 from taciturn.wire.worker import LEASE_HEADER, NextJob, TextChunk
 
-router = APIRouter(tags=["worker"])
+router = APIRouter(tags=["worker"], route_class=Route)
 
 Worker = Annotated[WorkerPrincipal, Depends(worker)]
 AnyWorker = Annotated[WorkerPrincipal, Depends(any_worker)]
