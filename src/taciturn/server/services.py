@@ -149,6 +149,7 @@ class Services:
             approvals,
             trials,
             queued=queued,
+            keeps=started.keeps,
         )
         return cls(
             gateway=gateway,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -51,6 +52,18 @@ def test_the_plan_is_that_of_public_facts(ward: Ward) -> None:
     job = ward.ask(body).json()
     assert job["plan"] == shown["plan"]
     assert taken(ward) == pytest.approx(shown["share_of_budget"])
+
+
+def test_canaries_that_no_audit_would_find_are_refused(ward: Ward) -> None:
+    services = ward.services
+    forgets = replace(services, jobs=replace(services.jobs, keeps=False))
+    ward.client.app.state.services = forgets  # type: ignore[attr-defined]
+    before = ward.entries()
+    for answer in (ward.ask(fit(canaries=10)), ward.post("plans", fit(canaries=10))):
+        assert (answer.status_code, answer.json()["code"]) == (422, "invalid")
+        assert "canaries=10: no audit would find them" in answer.json()["detail"]
+    assert ward.entries() == before
+    assert ward.ask(fit()).status_code == 201
 
 
 def test_a_plan_holds_nothing(ward: Ward) -> None:

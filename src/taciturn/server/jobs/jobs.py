@@ -62,6 +62,7 @@ class Jobs:
 
     Attributes:
         queued: called when a job has come into the queue, so that it need not wait for a tick.
+        keeps: what fits leave for audits is there when their workers are gone.
     """
 
     gateway: Gateway
@@ -70,6 +71,7 @@ class Jobs:
     approvals: Approvals
     trials: Trials
     queued: Callable[[], object] = lambda: None
+    keeps: bool = True
 
     def plan(self, caller: Principal, asked: Asked) -> PlanView:
         """What a job would be and cost now; nothing is held. Raises as `submit`."""
@@ -204,6 +206,7 @@ class Jobs:
         now_ms = self.gateway.now_ms()
         terms = self.gateway.read(lambda connection: terms_of(connection, caller, asked, now_ms))
         self._check_fields(asked, terms)
+        self._check_canaries(asked)
         priced = price(asked, terms)
         return terms, priced, decide(self.gateway, priced, terms)
 
@@ -223,6 +226,16 @@ class Jobs:
             columns = self.trials.run(data.select, columns, ()).columns
         schema = pa.schema([(column.name, parse_type(column.type)) for column in columns])
         choose_fields(schema, asked.model_copy(update={"privacy_unit": terms.dataset.unit}))
+
+    def _check_canaries(self, asked: Asked) -> None:
+        """Canaries whose names nobody would know after the fit only make it worse."""
+        if isinstance(asked, RemoteFit) and asked.canaries and not self.keeps:
+            raise ProblemError(
+                "invalid",
+                f"canaries={asked.canaries}: no audit would find them, for what a worker keeps "
+                "here ends with its machine. Leave canaries out, or have whoever runs the gateway "
+                "give workers a store for checkpoints or a volume for workspaces",
+            )
 
     def _no_room(self, priced: Price, terms: Terms, verdict: Verdict) -> ProblemError:
         fits = fitting_epsilon(self.gateway, priced, terms)

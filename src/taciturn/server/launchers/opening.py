@@ -19,10 +19,16 @@ Append = Callable[[Connection, str, JobEvent], None]
 
 @dataclass(frozen=True, slots=True)
 class Launching:
-    """A launcher; `monitor` tells jobs what becomes of their machines, where there are any."""
+    """A launcher and what comes with it.
+
+    Attributes:
+        monitor: tells jobs what becomes of their machines, where there are any.
+        keeps: what a fit's worker leaves is there for the workers of later jobs.
+    """
 
     launcher: Launcher
     monitor: Component | None = None
+    keeps: bool = True
 
     @classmethod
     def open(cls, gateway: Gateway, append: Append) -> Launching:
@@ -42,4 +48,4 @@ class Launching:
                 f"{error.name} is not installed: pip install 'taciturn[kubernetes]'"
             ) from None
         cluster = Kubernetes.open(gateway)
-        return cls(cluster.launcher(), cluster.monitor(append))
+        return cls(cluster.launcher(), cluster.monitor(append), keeps=cluster.keeps)

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from sqlalchemy import Connection, insert, select, update
@@ -13,8 +14,10 @@ from sqlalchemy import Connection, insert, select, update
 from taciturn.planning.defaults import PublicFacts
 from taciturn.planning.plan import make_plan
 from taciturn.server.gateway import Gateway
+from taciturn.server.launchers.kubernetes.cluster import Cluster
 from taciturn.server.launchers.kubernetes.needs import Needs
 from taciturn.server.launchers.kubernetes.news import News
+from taciturn.server.launchers.kubernetes.opening import Kubernetes
 from taciturn.server.launchers.kubernetes.settings import KubernetesSettings, Pool
 from taciturn.server.launchers.port import LaunchError
 from taciturn.server.settings import Settings
@@ -128,6 +131,22 @@ def test_only_those_who_need_the_key_of_checkpoints_get_it(gateway: Gateway) -> 
         change = update(jobs).values(kind=kind, plan=None)
         gateway.write(lambda connection, change=change: connection.execute(change))  # type: ignore[misc]
         assert needs(JOB).checkpoint_secret == secret
+
+
+@pytest.mark.parametrize(
+    ("settings", "keeps"),
+    [
+        ({}, False),
+        ({"workspace_claim": "claim"}, True),
+        ({"checkpoint_url": "s3://bucket/checkpoints", "checkpoint_secret": "vault"}, True),
+    ],
+    ids=str,
+)
+def test_what_a_worker_leaves_is_there_later_where_there_is_a_place_for_it(
+    settings: dict[str, str], keeps: bool, gateway: Gateway
+) -> None:
+    cluster = Mock(spec=Cluster)
+    assert Kubernetes(gateway, KubernetesSettings(**settings), cluster).keeps is keeps
 
 
 def test_a_probe_needs_no_gpu(gateway: Gateway) -> None:

@@ -36,6 +36,11 @@ class Kubernetes:
         settings = KubernetesSettings() if path is None else KubernetesSettings.read(path)
         return cls(gateway, settings, Cluster.connect(settings.namespace, kubeconfig))
 
+    @property
+    def keeps(self) -> bool:
+        """Whether anything of a worker is left when its node is gone: a store, or a volume."""
+        return bool(self.settings.checkpoint_url or self.settings.workspace_claim)
+
     def launcher(self) -> KubernetesLauncher:
         """For the dispatcher."""
         needs = Needs(self.gateway, self.settings)
