@@ -41,6 +41,20 @@ class Events:
 
     gateway: Gateway
 
+    def begin(self, connection: Connection, job_id: str, events: Sequence[JobEvent]) -> None:
+        """The first events of a new job, in the transaction that makes it."""
+        shown_ms = self.tick_ms()
+        rows = [
+            {
+                "job_id": job_id,
+                "sequence": sequence,
+                "visible_at_ms": shown_ms,
+                "data": JOB_EVENT.dump_json(event).decode(),
+            }
+            for sequence, event in enumerate(events, start=1)
+        ]
+        connection.execute(insert(job_events), rows)
+
     def append(
         self,
         connection: Connection,

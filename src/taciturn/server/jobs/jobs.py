@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
-from sqlalchemy import Connection, Row, insert, select, update
+from sqlalchemy import Connection, Row, select, update
 
 from taciturn.accounting.events import event_from_dict, event_to_dict
 from taciturn.certificate.canonical import canonical_json
@@ -39,7 +39,7 @@ from taciturn.server.sight import watches_job
 from taciturn.server.tables import approvals, jobs
 from taciturn.server.trials import Trials
 from taciturn.spec import DataSpec
-from taciturn.wire.events import FAILURES, FailureCode, NumberedEvent, StateEvent
+from taciturn.wire.events import FAILURES, FailureCode, NumberedEvent
 from taciturn.wire.jobs import (
     ApprovalView,
     Decision,
@@ -110,7 +110,7 @@ class Jobs:
             if not verdict.admitted:
                 raise self._no_room(priced, terms, verdict)
             earlier = self._insert(caller, asked, key, digest, terms, priced, verdict)
-            if _is_free(priced, verdict):
+            if _first_state(priced, verdict) is JobState.QUEUED:
                 self.queued()
                 return self.view(caller, earlier)
         self.advance(earlier)
@@ -121,8 +121,7 @@ class Jobs:
         asked = RemoteProbe(dataset=dataset)
         row = self._row(owner_id, JobKind.PROBE, asked.model_dump_json(), namespace, _PROBE_LINE)
         row |= {"dataset": dataset}
-        self._add(connection, row)
-        self.states.move(connection, row["id"], JobState.QUEUED)
+        self.states.begin(connection, row, JobState.QUEUED)
         return str(row["id"])
 
     def advance(self, job_id: str) -> None:
@@ -282,14 +281,11 @@ class Jobs:
                     return found
             if terms_of(connection, caller, asked, now_ms) != terms:
                 raise ProblemError("conflict", "the terms have just changed; ask again")
-            self._add(connection, row)
+            self.states.begin(connection, row, _first_state(priced, verdict))
             if key is not None:
                 idempotency.remember(connection, caller.user_id, key, digest, row["id"], now_ms)
             if verdict.reason is not None:
                 self.approvals.ask(connection, row, verdict.reason)
-                self.states.move(connection, row["id"], JobState.AWAITING_APPROVAL)
-            elif _is_free(priced, verdict):
-                self.states.move(connection, row["id"], JobState.QUEUED)
             return str(row["id"])
 
         return self.gateway.write(work)
@@ -316,7 +312,6 @@ class Jobs:
         return {
             "id": new_id("job"),
             "kind": kind.value,
-            "state": JobState.VALIDATING.value,
             "requester_id": requester_id,
             "namespace": namespace,
             "dataset": None,
@@ -332,11 +327,6 @@ class Jobs:
             "created_at_ms": now_ms,
             "updated_at_ms": now_ms,
         }
-
-    def _add(self, connection: Connection, row: dict[str, Any]) -> None:
-        connection.execute(insert(jobs).values(row))
-        event = StateEvent(state=JobState.VALIDATING)
-        self.states.events.append(connection, row["id"], event)
 
     def _reserved(self, row: Row[Any]) -> bool:
         """Hold what the job costs; a job for which there is no room any more fails."""
@@ -413,6 +403,9 @@ class Jobs:
         return row is not None and row.attempt == 0
 
 
-def _is_free(priced: Price, verdict: Verdict) -> bool:
-    """Whether nothing has to be held and nobody asked before a job may wait for a worker."""
-    return priced.event is None and verdict.reason is None
+def _first_state(priced: Price, verdict: Verdict) -> JobState:
+    """Where a job comes with its row: what waits for people waits at once, and what costs nothing
+    waits for a worker; anything else has to be held first."""
+    if verdict.reason is not None:
+        return JobState.AWAITING_APPROVAL
+    return JobState.QUEUED if priced.event is None else JobState.VALIDATING

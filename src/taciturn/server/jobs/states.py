@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
-from sqlalchemy import Connection, Row, select, update
+from sqlalchemy import Connection, Row, insert, select, update
 
 from taciturn.server.gateway import Gateway
 from taciturn.server.jobs.events import Events
@@ -38,6 +38,18 @@ class States:
 
     gateway: Gateway
     events: Events
+
+    def begin(
+        self, connection: Connection, row: Mapping[str, Any], to: JobState = JobState.VALIDATING
+    ) -> None:
+        """Add a new job, in the caller's transaction: it is being validated, or has been, and is in
+        the state that comes then."""
+        passed = [JobState.VALIDATING]
+        if to is not JobState.VALIDATING:
+            assert to in ALLOWED[JobState.VALIDATING], to
+            passed.append(to)
+        connection.execute(insert(jobs).values({**row, "state": to.value}))
+        self.events.begin(connection, row["id"], [StateEvent(state=state) for state in passed])
 
     def move(
         self,
