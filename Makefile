@@ -26,7 +26,7 @@ DEV_STAMP := $(VENV)/installed-dev-$(KEY)
 BENCH_STAMP := $(VENV)/installed-bench-$(KEY)
 
 # One thread per worker: several test processes with several threads each are slower than one.
-PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 SOURCES = src tests bench
 
 .PHONY: demo test slow check lint bench figures docs clean

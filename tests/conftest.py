@@ -34,6 +34,30 @@ settings.register_profile(
 settings.load_profile("taciturn")
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> None:
+    """The whole suite runs in several processes; whoever names files gets one, which starts sooner.
+
+    What the command line says (`-n 0`, `-n 4`) goes before this.
+    """
+    asked = config.option
+    whole = config.args_source is pytest.Config.ArgsSource.TESTPATHS and not asked.collectonly
+    if whole and asked.numprocesses is None and "PYTEST_XDIST_WORKER" not in os.environ:
+        asked.numprocesses, asked.dist = "auto", "worksteal"
+
+
+def pytest_xdist_auto_num_workers() -> int | None:
+    """What `-n auto` stands for: one more than processors, and not more than eight.
+
+    Tests that wait for programs of theirs leave their processor to others.
+    """
+    if "PYTEST_XDIST_AUTO_NUM_WORKERS" in os.environ:
+        return None  # xdist reads it itself
+    linux = hasattr(os, "sched_getaffinity")
+    processors = len(os.sched_getaffinity(0)) if linux else os.cpu_count() or 1
+    return min(8, processors + 1)
+
+
 # The longest first: begun last, one of them would keep a single processor busy at the end.
 _FIRST = ("e2e/test_notebook.py", "e2e/test_gateway.py")
 

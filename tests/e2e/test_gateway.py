@@ -52,7 +52,8 @@ def test_every_kind_of_job(gateway: demo.DemoGateway, data: RemoteDataset, tmp_p
     pia = gateway.client("pia")
     train, test = data.split(test=0.2)
     model = taciturn.LLM("taciturn/tiny-medical")
-    model.fit(train, text_field="text", target_epsilon=3, steps=2, batch_size=20, canaries=60)
+    settings: dict[str, Any] = {"method": "lora", "steps": 2, "batch_size": 20, "canaries": 60}
+    model.fit(train, text_field="text", target_epsilon=3, **settings)
     assert model.privacy is not None
     assert model.privacy.n_units == 80 + 60
     assert model.policy.startswith("DP (epsilon=")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +38,28 @@ def model_of(method: str) -> nn.Module:
     return model
 
 
-@pytest.mark.parametrize("method", ["lora", pytest.param("full", marks=pytest.mark.slow)])
-def test_norms_are_the_same_on_and_off(method: str) -> None:
+@pytest.fixture
+def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """What torch.compile writes code with. "aot_eager" traces, splits forward from backward and
+    recompiles as Inductor does, and then runs the graphs: without C++ compilers, whose kernels
+    take most of the time."""
+    name: str = request.param
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=name))
+    torch._dynamo.reset()
+    return name
+
+
+@pytest.mark.parametrize(
+    ("method", "backend"),
+    [
+        ("lora", "aot_eager"),
+        ("full", "aot_eager"),
+        pytest.param("lora", "inductor", marks=pytest.mark.slow),
+        pytest.param("full", "inductor", marks=pytest.mark.slow),
+    ],
+    indirect=["backend"],
+)
+def test_norms_are_the_same_on_and_off(method: str, backend: str) -> None:
     model = model_of(method)
     loss, batch = CausalLmLoss(model), public_batch(50)
     plain = per_example_gradients(loss, batch)

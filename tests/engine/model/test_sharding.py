@@ -22,7 +22,15 @@ from tinymodels import CONFIGS, build, random_batch
 CPU = torch.device("cpu")
 
 
-def largest_error(names: list[str], checkpointed: list[str]) -> list[tuple[str, float, float]]:
+Passes = list[tuple[bool, Form]]
+"""Of each: whether it is a first one, with the loss of the whole model; the gradients' form."""
+IN_TURN: Passes = [(True, Form.FACTORS), (False, Form.INSTANTIATE)]
+ALL: Passes = [(first, form) for first in (True, False) for form in Form if form is not Form.AUTO]
+
+
+def largest_error(
+    names: list[str], checkpointed: list[str], passes: Passes
+) -> list[tuple[str, float, float]]:
     """For each model: how far gradients are off, relative, and the share of bytes held here.
 
     Args:
@@ -43,13 +51,13 @@ def largest_error(names: list[str], checkpointed: list[str]) -> list[tuple[str, 
                 sharding.shard(whole, CPU, ranks.size)
                 if checkpointing and whole.supports_gradient_checkpointing:
                     enable_checkpointing(whole)
-                # Twice: the second pass finds what the first left.
                 error = 0.0
-                for each_loss in (loss, CausalLmLoss(whole)):
-                    for form in (Form.INSTANTIATE, Form.FACTORS):
-                        gradients = per_example_gradients(each_loss, batch, form)
-                        kept |= {type(value).__name__ for value in gradients.values.values()}
-                        error = max(error, _error(gradients.dense(), expected))
+                for first, form in passes:
+                    # A second pass finds what the first left.
+                    each_loss = loss if first else CausalLmLoss(whole)
+                    gradients = per_example_gradients(each_loss, batch, form)
+                    kept |= {type(value).__name__ for value in gradients.values.values()}
+                    error = max(error, _error(gradients.dense(), expected))
                 out.append((name, error, sharding.own_bytes(whole) / held))
     assert "FactoredGradients" in kept, "of no sharded model were factors kept"
     return out
@@ -63,13 +71,16 @@ def _error(actual: dict[str, Tensor], expected: dict[str, Tensor]) -> float:
 
 
 @pytest.mark.parametrize(
-    "checkpointed",
-    [["gpt2", "llama", "mixtral"], pytest.param(sorted(CONFIGS), marks=pytest.mark.slow)],
+    ("checkpointed", "passes"),
+    [
+        (["gpt2", "llama", "mixtral"], IN_TURN),
+        pytest.param(sorted(CONFIGS), ALL, marks=pytest.mark.slow),
+    ],
     ids=["some checkpointed", "all checkpointed"],
 )
-def test_gradients_of_whole_models(checkpointed: list[str]) -> None:
-    names = sorted(CONFIGS)
-    for rows in results(in_processes(2, largest_error, names, checkpointed, timeout_s=280)):
+def test_gradients_of_whole_models(checkpointed: list[str], passes: Passes) -> None:
+    asked = (sorted(CONFIGS), checkpointed, passes)
+    for rows in results(in_processes(2, largest_error, *asked, timeout_s=280)):
         for name, error, share in rows:
             assert error < 1e-4, f"{name}: off by {error:.1e}"
             assert share < 0.52, f"{name}: {share:.0%} of the weights on one of two ranks"
