@@ -95,7 +95,7 @@ class DemoGateway:
         self._kept.cleanup()
 
 
-def start(n_patients: int = 400, seed: int = 0) -> DemoGateway:
+def start(n_patients: int = 200, seed: int = 0) -> DemoGateway:
     """Start `taciturn serve` on a free port of this machine, in a temporary folder.
 
     Raises:
