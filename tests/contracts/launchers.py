@@ -86,7 +86,7 @@ class LauncherContract:
         order = self.order("stubborn")
         made.launch(order)
         until(lambda: self.starts(made, order) == 1)
-        made.stop(order.handle, 0.3)
+        made.stop(order.handle, 1.0)  # well above what a busy machine makes of the next line
         time.sleep(0.1)
         assert made.status(order.handle) is WorkerState.RUNNING
         until(lambda: made.alive() == ())
