@@ -58,6 +58,32 @@ assert give_back()
 print(before - resident_mb())
 """
 
+NAMES = """
+import ctypes, sys
+
+from taciturn.server.allocator import widen_names
+
+class Info(ctypes.Structure):
+    _fields_ = [(name, ctypes.c_size_t) for name in (
+        "arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks", "used", "free", "top"
+    )]
+
+libc = ctypes.CDLL(None)
+libc.mallinfo2.restype = Info
+
+def in_use():
+    found = libc.mallinfo2()
+    return found.used + found.hblkhd
+
+kept = [sys.intern(f"kept {number}") for number in range(70_000)]
+if sys.argv[1] == "widen":
+    widen_names()
+before = in_use()
+for number in range(50_000):
+    sys.intern(f"gone {number}")
+print(in_use() - before)
+"""
+
 
 def arenas(folder: Path, how: str, **variables: str) -> tuple[bool, int]:
     """Whether sharing was taken, and how many arenas eight threads then have."""
@@ -100,6 +126,14 @@ def test_what_is_free_is_given_back() -> None:
     assert float(done.stdout) > 80
 
 
+@pytest.mark.skipif(not GLIBC, reason="about glibc")
+@pytest.mark.parametrize(("how", "grows"), [("widen", False), ("", True)])
+def test_names_that_come_and_go_take_no_more_room(how: str, grows: bool) -> None:
+    command = [sys.executable, "-c", NAMES, how]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    assert (int(done.stdout) > 1_000_000) == grows
+
+
 def test_elsewhere_nothing_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("MALLOC_ARENA_MAX", "GLIBC_TUNABLES"):
         monkeypatch.delenv(name, raising=False)
@@ -115,7 +149,8 @@ def test_a_gateway_shares_them_before_it_has_threads(
     done: list[str] = []
     monkeypatch.setattr(serving.logs, "set_up", lambda: None)
     monkeypatch.setattr(serving, "share_arenas", lambda: done.append("share"))
+    monkeypatch.setattr(serving, "widen_names", lambda: done.append("widen"))
     monkeypatch.setattr(serving, "supervise", lambda *_: done.append("serve"))
     monkeypatch.setattr(serving, "_serve", lambda *_: done.append("serve"))
     serving.serve(open_gateway(Settings(data_dir=tmp_path, processes=processes)))
-    assert done == ["share", "serve"]
+    assert done == ["share", "widen", "serve"]

@@ -12,12 +12,14 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
+import sys
 
 ARENAS = 2
 TRIM_S = 60.0
 """How often free memory is to be given back: it takes a few milliseconds, and as many again to get
 the same memory anew."""
 
+_NAMES = 100_000
 _M_ARENA_MAX = -8
 _CHOSEN_BY = ("MALLOC_ARENA_MAX", "GLIBC_TUNABLES")
 
@@ -38,6 +40,16 @@ def give_back() -> bool:
     """Give whole pages that are free to the system; True if there were any. Only on Linux with
     glibc; elsewhere nothing is done."""
     return _glibc() and bool(ctypes.CDLL(None).malloc_trim(0) == 1)
+
+
+def widen_names() -> None:
+    """Make room in Python's table of interned names, while there is one process and one table.
+
+    The names of all that is imported nearly fill it, and those that come and go take up places
+    until it is made anew, twice as large. That would come in each process at some time, for 2 MB.
+    """
+    for number in range(_NAMES):
+        sys.intern(f"taciturn {number}")
 
 
 def _glibc() -> bool:

@@ -11,7 +11,7 @@ from fastapi import FastAPI
 from sqlalchemy import Connection, Row, insert, select, update
 
 from taciturn.server import logs
-from taciturn.server.allocator import share_arenas
+from taciturn.server.allocator import share_arenas, widen_names
 from taciturn.server.app import create_app
 from taciturn.server.audit_log import Record
 from taciturn.server.gateway import Gateway
@@ -162,6 +162,7 @@ def serve(gateway: Gateway, *, launcher: Launcher | None = None) -> int:
     """
     logs.set_up()
     share_arenas()  # here, so that all processes have it and none has threads yet
+    widen_names()
     settings = gateway.settings
     if settings.process_count == 1:
         _serve(gateway, Siblings(), launcher, None)
