@@ -143,7 +143,7 @@ def test_less_than_two_tokens_is_a_mistake_of_the_caller(tmp_path: Path, tokeniz
 
 
 _PREPARE = """
-import resource, sys
+import resource, signal, sys
 from pathlib import Path
 import pyarrow as pa
 from taciturn.engine.data.tokenize import prepare
@@ -160,6 +160,8 @@ def rows():
             print("reading", flush=True)
         yield [{"id": f"{n}_{i}", "text": "note " * words} for i in range(1000)]
 
+# Whoever runs the tests in a shell's background has them started with Ctrl-C ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 folder, limit, words = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
 if limit:
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
