@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,10 @@ import pytest
 import torch
 import transformers as hf
 
+from taciturn.engine.model.load import load_base
 from taciturn.engine.model.loss import CausalLmLoss
 from taciturn.engine.privacy.verification import public_batch, verify
+from taciturn.spec import PerformanceSpec
 from tinymodels import random_batch, units_of, with_lora
 
 pytest.importorskip("bitsandbytes", reason="needs the quantization extra")
@@ -70,3 +73,25 @@ def test_outlier_columns_are_a_property_of_the_batch(folder: Path) -> None:
     with torch.no_grad():
         moved = [float(loss(units_of(each, [0])) - loss(each)[:1]) for each in batches]
     assert max(map(abs, moved)) > 1e-6
+
+
+@pytest.mark.parametrize("already", [False, True], ids=["here", "as it comes"])
+def test_a_base_in_int8_is_loaded_without_outlier_columns(
+    folder: Path, tiny_medical: Path, tmp_path: Path, already: bool
+) -> None:
+    spec = PerformanceSpec(dtype="float32", quantization=None if already else "int8")
+    if already:
+        config = hf.BitsAndBytesConfig(load_in_8bit=True)
+        hf.AutoModelForCausalLM.from_pretrained(
+            folder, quantization_config=config, dtype=torch.float32
+        ).save_pretrained(tmp_path)
+    else:
+        shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(tiny_medical / name, tmp_path)
+    loss = CausalLmLoss(with_lora(load_base(str(tmp_path), spec).model))
+    batches = [random_batch([9, 5, 12, 7], [0, 1, 1, 2], seed=seed) for seed in range(10)]
+    with torch.no_grad():
+        for each in batches:
+            alone = loss(units_of(each, [0]))
+            torch.testing.assert_close(alone, loss(each)[:1], rtol=1e-6, atol=0)

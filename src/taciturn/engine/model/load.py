@@ -11,6 +11,7 @@ from typing import Any, cast
 
 import torch
 from peft import PeftModel
+from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
@@ -22,6 +23,9 @@ from taciturn.engine.model.experts import use_exact_experts
 from taciturn.errors import MissingDependencyError, ModelError, ModelNotFoundError, SpecError
 from taciturn.spec import PerformanceSpec
 
+# What transformers raises for a model that is absent, damaged, of an unknown kind, or for which a
+# package lacks.
+_LOADING_ERRORS = (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError)
 _CONTEXT_FIELDS = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length")
 
 
@@ -105,7 +109,7 @@ def load_base(name: str, spec: PerformanceSpec) -> LoadedModel:
         # Code that comes with a model is never run.
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, **extra)
         model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=False, **options)
-    except (OSError, ValueError, KeyError) as error:
+    except _LOADING_ERRORS as error:
         raise _not_loaded(name, error) from error
     prepare(model)
     # A model to be sharded goes to its devices layer by layer: it may be too large for any one.
@@ -121,7 +125,7 @@ def architecture(name: str) -> str:
     folder, extra = _locate(name)
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False, **extra)
-    except (OSError, ValueError, KeyError) as error:
+    except _LOADING_ERRORS as error:
         raise _not_loaded(name, error) from error
     return ", ".join(config.architectures or [config.model_type])
 
@@ -143,6 +147,7 @@ def prepare(model: nn.Module) -> None:
     model.eval()
     disable_dropout(model)
     use_exact_experts(model)
+    _keep_outliers_in_their_rows(model)
 
 
 def context_length(config: Any) -> int:
@@ -196,10 +201,12 @@ def _locate(name: str) -> tuple[str, dict[str, Any]]:
 
 
 def _not_loaded(name: str, error: Exception) -> ModelError:
-    if Path(name).expanduser().exists() or name == TINY_MEDICAL:
+    here = Path(name).expanduser().exists() or name == TINY_MEDICAL
+    if here or not isinstance(error, OSError):
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         return ModelError(
-            f"model {name} cannot be loaded: {str(error).splitlines()[0]}; it must be a causal "
-            "language model with config, weights and tokenizer"
+            f"model {name} cannot be loaded: {reason}; it must be a causal language model with "
+            "config, weights and tokenizer"
         )
     offline = os.environ.get("HF_HUB_OFFLINE", "") not in ("", "0")
     remedy = (
@@ -212,6 +219,18 @@ def _not_loaded(name: str, error: Exception) -> ModelError:
         f"model {name!r} is neither a local folder nor reachable on the hub; {remedy}. "
         f"{TINY_MEDICAL!r} needs no network"
     )
+
+
+def _keep_outliers_in_their_rows(model: nn.Module) -> None:
+    """int8 without columns of outliers, also for a base that comes in int8.
+
+    By default bitsandbytes computes a column in half precision as soon as one value in it is large,
+    whoever's it is: one record would change the gradients of those that share its microbatch, which
+    no clipping of that record bounds. Without, each row is rounded by its own maximum.
+    """
+    for module in model.modules():
+        if type(module).__name__ == "Linear8bitLt":
+            cast(Any, module).state.threshold = 0.0
 
 
 def _quantization(kind: str, dtype: torch.dtype) -> Any:
