@@ -43,7 +43,11 @@ class AdapterChoice(Protocol):
 
 
 class RowScale(nn.Module):
-    """A matrix seen through public row scales: rows that seldom matter get little of the noise."""
+    """A matrix seen through public row scales: small for common tokens, large for rare ones.
+
+    Noise in a logit costs in proportion to its token's probability. So the logits of rare tokens,
+    where it costs little, get more of the noise, and those of common tokens less.
+    """
 
     def __init__(self, scale_P1: Tensor) -> None:
         super().__init__()
@@ -84,7 +88,7 @@ def reopen(model: PeftModel, choice: AdapterChoice) -> nn.Module:
     """Make a saved adapter trainable again, for a further fit; its shape stays.
 
     With fixed A matrices, the output layer's part stays as it is: the row scales through which it
-    was trained are not saved, and without them rare tokens would get the noise of common ones.
+    was trained are not saved, and without them the logits of common tokens would get more noise.
 
     Raises:
         SpecError: another shape is asked for, or training in full.
