@@ -13,7 +13,14 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypedDict, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from taciturn.errors import PrivacyParameterError, SpecError, UnknownFieldError
 
@@ -76,11 +83,22 @@ class PrivacySpec(_Spec):
         Field(description="Chance left out of the promise; default 10^-k at most 1/(10 n)."),
     ] = None
     l2_clip_norm: Annotated[
-        float | None, Field(gt=0, description="Bound C on one unit's gradient norm.")
+        float | None,
+        Field(gt=0, allow_inf_nan=False, description="Bound C on one unit's gradient norm."),
     ] = None
     batch_size: Annotated[
         int | None, Field(ge=1, description="Expected number of units per step (public).")
     ] = None
+
+    @field_validator("target_epsilon", mode="before")
+    @classmethod
+    def _number_or_unlimited(cls, value: Any) -> Any:
+        """Says both, and takes no YAML `yes` for 1."""
+        if value is None or value == "unlimited" or _is_number(value):
+            return value
+        raise ValueError(
+            'must be a number in [0.01, 1000], for example 3, or "unlimited" for no privacy at all'
+        )
 
     @model_validator(mode="after")
     def _bounds(self) -> Self:
@@ -100,17 +118,22 @@ class TrainingSpec(_Spec):
 
     method: Annotated[Method, Field(description="auto, lora or full.")] = "auto"
     r: Annotated[int | None, Field(ge=1, description="LoRA rank.")] = None
-    alpha: Annotated[float | None, Field(gt=0, description="LoRA scale alpha.")] = None
+    alpha: Annotated[
+        float | None, Field(gt=0, allow_inf_nan=False, description="LoRA scale alpha.")
+    ] = None
     target_modules: Annotated[
         tuple[str, ...] | None, Field(description="Modules that get a LoRA adapter.")
     ] = None
-    epochs: Annotated[float | None, Field(gt=0, description="Expected passes over the units.")] = (
-        None
-    )
+    epochs: Annotated[
+        float | None,
+        Field(gt=0, allow_inf_nan=False, description="Expected passes over the units."),
+    ] = None
     steps: Annotated[int | None, Field(ge=1, description="Optimiser steps; instead of epochs.")] = (
         None
     )
-    learning_rate: Annotated[float | None, Field(gt=0, description="Peak learning rate.")] = None
+    learning_rate: Annotated[
+        float | None, Field(gt=0, allow_inf_nan=False, description="Peak learning rate.")
+    ] = None
     seed: Annotated[
         int, Field(ge=0, description="Seeds initial adapter weights; never noise or sampling.")
     ] = 0
@@ -633,14 +656,24 @@ def load_yaml(path: str | Path) -> dict[str, Any]:
         text = Path(path).read_text(encoding="utf-8")
     except OSError as error:
         raise SpecError(f"job file {path} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise SpecError(f"job file {path} is not UTF-8 text; -f takes YAML") from None
     try:
         fields = yaml.safe_load(text)
     except yaml.YAMLError as error:
         # Not what the parser says: it quotes the line, which may hold a secret.
         raise SpecError(f"job file {path} is not YAML{_place(error)}; mend it there") from None
-    if not isinstance(fields, dict):
+    if not isinstance(fields, dict) or not all(isinstance(name, str) for name in fields):
         raise SpecError(f"job file {path} must hold `field: value` lines")
     return fields
+
+
+def _is_number(value: Any) -> bool:
+    try:
+        float(value)
+    except (TypeError, ValueError):
+        return False
+    return not isinstance(value, bool)
 
 
 def _unknown_message(name: str, known: list[str]) -> str:
