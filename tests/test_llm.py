@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,7 @@ from taciturn.errors import (
 from taciturn.llm import LLM
 from taciturn.report import PrivacyReport
 from taciturn.spec import FitFields, FitSpec
+from taciturn.worker import Observer
 
 MARK = "zyxwvut"
 QUICK: dict[str, Any] = {
@@ -79,6 +82,25 @@ def test_samples_carry_the_policy(fitted: LLM) -> None:
     assert "epsilon=" in fitted.policy
     again = fitted.sample(["The patient", "Cough"], n=2, max_new_tokens=5, seed=1)
     pd.testing.assert_frame_equal(frame, again)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("temperature", -1.0), ("top_p", 0.0), ("max_new_tokens", 0), ("n", 0), ("seed", -1)],
+)
+def test_bad_sampling_is_refused(tiny_llama: Path, field: str, value: float) -> None:
+    arguments: dict[str, Any] = {field: value}
+    with pytest.raises(SpecError, match=f"{field}={value}: .* (greater|less) than"):
+        LLM(str(tiny_llama)).sample(["The"], **arguments)
+
+
+def test_a_damaged_report_is_said(saved: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(saved, folder)
+    report = folder / "privacy_report.json"
+    report.write_text(report.read_text()[:200])
+    with pytest.raises(ModelError, match=r"privacy_report\.json is damaged or truncated.*put back"):
+        LLM(str(folder))
 
 
 def test_base_model_samples_say_so(tiny_llama: Path) -> None:
@@ -244,6 +266,23 @@ def test_model_that_is_not_there(tmp_path: Path) -> None:
         LLM(str(tmp_path / "x.gguf")).sample(["x"])
 
 
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("model.safetensors", b"\x10"),
+        ("config.json", b'{"model_type": "nobody-knows"}'),
+        ("config.json", b"{"),
+        ("tokenizer.json", b"{"),
+    ],
+)
+def test_model_that_is_damaged(tiny_llama: Path, tmp_path: Path, name: str, content: bytes) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_llama, folder)
+    (folder / name).write_bytes(content)
+    with pytest.raises(ModelError, match=r"cannot be loaded: .+; it must be a causal language"):
+        LLM(str(folder)).sample(["x"])
+
+
 def test_data_that_is_not_there(tiny_llama: Path, tmp_path: Path) -> None:
     with pytest.raises(DataNotFoundError):
         LLM(str(tiny_llama)).fit(str(tmp_path / "no.jsonl"), **QUICK)
@@ -256,6 +295,16 @@ def test_output_that_is_taken(tiny_llama: Path, saved: Path, tmp_path: Path) -> 
     with pytest.raises(OutputError, match="is not empty"):
         LLM(str(tiny_llama)).fit(rows(), output=tmp_path, **QUICK)
     assert (tmp_path / "thesis.txt").read_text() == "do not overwrite"
+
+
+def test_ctrl_c_promises_a_way_on_only_where_there_is_one(tiny_llama: Path, tmp_path: Path) -> None:
+    observer = Observer(on_progress=lambda progress: signal.raise_signal(signal.SIGINT))
+    with pytest.raises(KeyboardInterrupt, match="stopped after step 1; without output="):
+        LLM(str(tiny_llama)).fit(rows(), observer=observer, **QUICK)
+    with pytest.raises(KeyboardInterrupt, match="--resume"):
+        LLM(str(tiny_llama)).fit(rows(), output=tmp_path / "out", observer=observer, **QUICK)
+    model = LLM(str(tiny_llama)).fit(rows(), output=tmp_path / "out", resume=True, **QUICK)
+    assert model.privacy is not None
 
 
 def test_saving_and_fitting_twice(saved: Path, fitted: LLM, tiny_llama: Path) -> None:

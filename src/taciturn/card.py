@@ -15,7 +15,7 @@ tags: [taciturn, differential-privacy]
 
 | | |
 |---|---|
-| epsilon, delta | {epsilon:.4g}, {delta:.1g} |
+| epsilon, delta | {epsilon:.4g}, {delta:.3g} |
 | privacy unit | {unit} |
 | number of units (public) | {units} |
 | mechanism | {mechanism} |

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, Unpack, overload
 from taciturn.certificate.files import REPORT
 from taciturn.errors import MissingDependencyError, ModelError, SpecError
 from taciturn.frame import PolicyFrame
-from taciturn.report import BASE_POLICY, Audit, PrivacyReport
+from taciturn.report import BASE_POLICY, Audit, PrivacyReport, read_report
 from taciturn.sdk.client import Client
 from taciturn.sdk.dataset import RemoteDataset
 from taciturn.sdk.job import Job
@@ -84,7 +84,7 @@ class LLM:
             _only_here({"device": device, "dtype": dtype, "quantization": quantization})
             self._remote = Client().model(model.removeprefix(GATEWAY))
         elif report.is_file():
-            self._report = PrivacyReport.model_validate_json(report.read_text())
+            self._report = read_report(report)
             # Read now: damage is told now, what it has spent is that of this moment. Where there
             # is no engine, what it promises can still be read.
             with suppress(MissingDependencyError):

@@ -37,6 +37,7 @@ from taciturn.engine.evaluation.features import Embedder
 from taciturn.engine.generation.sample import sample, stream
 from taciturn.engine.generation.synthetic import check_output, write_parquet
 from taciturn.engine.model.load import LoadedModel, load_base, load_fitted
+from taciturn.engine.training.loop import Interrupted
 from taciturn.engine.training.processes import is_first_process
 from taciturn.errors import (
     AdapterError,
@@ -49,7 +50,7 @@ from taciturn.errors import (
 from taciturn.figures import ReleasedDownstream, ReleasedEvaluation, ReleasedFigures
 from taciturn.frame import with_policy
 from taciturn.planning.plan import TrainingPlan, check_target, make_plan, max_tokens
-from taciturn.report import BASE_POLICY, Audit, PrivacyReport, PrivateStep
+from taciturn.report import BASE_POLICY, Audit, PrivacyReport, PrivateStep, read_report
 from taciturn.spec import (
     AuditSpec,
     DownstreamFields,
@@ -122,7 +123,7 @@ class LocalModel:
         self._audit: Audit | None = None
         folder = Path(name).expanduser()
         if (folder / REPORT).is_file():
-            self._privacy = PrivacyReport.model_validate_json((folder / REPORT).read_text())
+            self._privacy = read_report(folder / REPORT)
             self._spent = self._privacy.spent
             self._figures = released_figures(folder)
             self._folders.append(folder)
@@ -177,8 +178,13 @@ class LocalModel:
                 spent=self._spent,
                 earlier=earlier,
             )
-        except BaseException:
+        except BaseException as error:
             self._base = self._fitted = None
+            if output is None and isinstance(error, Interrupted):
+                raise KeyboardInterrupt(
+                    f"stopped after step {error.step}; without output= nothing is kept that a fit "
+                    "could go on from"
+                ) from None
             raise
         self._take(result, folder)
         self._folders = [] if output is None else [folder]
@@ -217,14 +223,15 @@ class LocalModel:
         batch_size: int = 16,
     ) -> pd.DataFrame:
         """Continue each prompt; a frame with columns prompt, text, policy, `n` rows per prompt."""
-        spec = SampleSpec(
-            temperature=temperature,
-            top_p=top_p,
-            max_new_tokens=max_new_tokens,
-            n=n,
-            seed=seed,
-            batch_size=batch_size,
-        )
+        fields = {
+            "temperature": temperature,
+            "top_p": top_p,
+            "max_new_tokens": max_new_tokens,
+            "n": n,
+            "seed": seed,
+            "batch_size": batch_size,
+        }
+        spec = parse(SampleSpec, fields)
         base = self._load()
         rows = sample(self._model(), base.tokenizer, prompts, spec, base.context_length)
         frame = pd.DataFrame(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
+from taciturn.errors import ModelError
 from taciturn.spec import CanaryKind
 
 BASE_POLICY = "public (base model, no private data)"
@@ -95,10 +97,28 @@ class PrivacyReport(BaseModel):
         """One line for people: the guarantee, or that there is none."""
         if self.guarantee == "none":
             return "no guarantee"
-        return f"DP (epsilon={self.epsilon:.4g}, delta={self.delta:.1g}, unit={self.privacy_unit})"
+        assert self.epsilon is not None
+        assert self.delta is not None
+        return policy_of(self.epsilon, self.delta, self.privacy_unit)
 
     def __str__(self) -> str:
         return self.policy
+
+
+def policy_of(epsilon: float, delta: float, unit: str) -> str:
+    """A guarantee in one line. Three digits of delta: one would promise up to a third more."""
+    return f"DP (epsilon={epsilon:.4g}, delta={delta:.3g}, unit={unit})"
+
+
+def read_report(path: Path) -> PrivacyReport:
+    """The report beside a fitted model; raises ModelError if it cannot be read."""
+    try:
+        return PrivacyReport.model_validate_json(path.read_bytes())
+    except (OSError, ValidationError):
+        raise ModelError(
+            f"{path} is damaged or truncated, so nothing says what the model promises; put back "
+            "the file that the fit wrote"
+        ) from None
 
 
 class GuessRound(BaseModel):

@@ -22,7 +22,7 @@ def _promised(audit: Audit, report: PrivacyReport) -> str:
     if audit.promised_epsilon is None:
         return "Promised: nothing. This model was fitted without privacy."
     return (
-        f"Promised: epsilon {audit.promised_epsilon:.4g} at delta {audit.delta:.1g}, for one unit "
+        f"Promised: epsilon {audit.promised_epsilon:.4g} at delta {audit.delta:.3g}, for one unit "
         f"({report.privacy_unit})."
     )
 

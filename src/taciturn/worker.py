@@ -66,7 +66,7 @@ from taciturn.planning.plan import (
     make_plan,
     max_tokens,
 )
-from taciturn.report import Audit, CanaryReport, PrivacyReport, PrivateStep
+from taciturn.report import Audit, CanaryReport, PrivacyReport, PrivateStep, read_report
 from taciturn.spec import DataSpec, FitSpec
 
 PRIVATE = "private"
@@ -438,7 +438,7 @@ def add_audit(folder: Path, report: PrivacyReport, audit: Audit, signer: Signer 
 def _replace_words(
     folder: Path, before: PrivacyReport, after: PrivacyReport, audit: Audit | None
 ) -> None:
-    if PrivacyReport.model_validate_json((folder / REPORT).read_text()) != before:
+    if read_report(folder / REPORT) != before:
         raise GuaranteeError(
             f"{folder / REPORT} was changed meanwhile; load the model again and repeat"
         )
@@ -456,7 +456,7 @@ def _replace_words(
 
 def add_figures(folder: Path, figures: ReleasedFigures) -> None:
     """Replace what evaluations have released of the model in `folder`, and its page."""
-    report = PrivacyReport.model_validate_json((folder / REPORT).read_text())
+    report = read_report(folder / REPORT)
     partial = folder / f".partial-{os.getpid()}"
     with full_disk_is_clear(folder):
         try:

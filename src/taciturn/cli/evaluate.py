@@ -123,7 +123,7 @@ def _row(score: str, texts: TextStatistics) -> list[str]:
 def _show_cost(console: Console, model: LLM, result: Evaluation) -> None:
     if result.epsilon is not None:
         console.print(
-            f"released with epsilon={result.epsilon:g}, delta={result.delta:.1g}; the model's "
+            f"released with epsilon={result.epsilon:g}, delta={result.delta:.3g}; the model's "
             f"guarantee is now {model.policy}",
             style="bold",
             markup=False,

@@ -15,6 +15,7 @@ from taciturn.accounting.compose import epsilon as epsilon_of
 from taciturn.accounting.events import dpsgd_event
 from taciturn.planning.defaults import PublicFacts
 from taciturn.planning.plan import TrainingPlan, make_plan
+from taciturn.report import policy_of
 from taciturn.server.gateway import Gateway
 from taciturn.server.jobs.terms import Asked, Terms
 from taciturn.server.ledger import Room, room
@@ -204,9 +205,7 @@ def _release_noise(epsilon: float, delta: float) -> float:
 def dp_line(epsilon: float, delta: float, unit: str) -> PolicyLine:
     """The policy of something that the budget paid for."""
     shown = unit if len(unit) <= 200 else unit[:197] + "..."
-    return PolicyLine(
-        kind="DP", text=f"DP (epsilon={epsilon:.4g}, delta={delta:.1g}, unit={shown})"
-    )
+    return PolicyLine(kind="DP", text=policy_of(epsilon, delta, shown))
 
 
 def _rounded_down(epsilon: float) -> float:
