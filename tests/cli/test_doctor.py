@@ -11,6 +11,7 @@ from mutants.broken_mechanisms import HalfNoise
 from taciturn.cli.doctor import run_doctor
 from taciturn.engine.auditing import engine_audit
 from taciturn.engine.auditing.gradient_canaries import Engine
+from taciturn.engine.training import memory
 from taciturn.report import PrivacyReport
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -72,3 +73,16 @@ def test_a_model_without_privacy(fitted: Path, capsys: pytest.CaptureFixture[str
     path.write_text(report.model_copy(update=none).model_dump_json())
     assert not run_doctor(model=fitted)
     assert "promises nothing" in " ".join(capsys.readouterr().out.replace("│", " ").split())
+
+
+@pytest.mark.parametrize(("free", "verdict"), [(3 << 30, "ok"), (1 << 29, "PROBLEM"), (None, "ok")])
+def test_memory_is_what_a_program_could_have(
+    free: int | None,
+    verdict: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(memory, "available_bytes", lambda device: free)
+    assert run_doctor() == (verdict == "ok")
+    (line,) = (each for each in capsys.readouterr().out.splitlines() if "free memory" in each)
+    assert verdict in line

@@ -35,8 +35,8 @@ def full_disk_is_clear(folder: Path) -> Iterator[None]:
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise OutputError(
-            f"{folder} cannot be written: {reason}; free some space or choose another folder, "
-            "then run again with --resume"
+            f"{folder} cannot be written: {reason}; free some space and run it again (a fit that "
+            "had begun with --resume), or choose another folder"
         ) from error
 
 
