@@ -15,6 +15,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 import taciturn
+from taciturn.engine.training.loop import Progress
 from taciturn.errors import (
     AdapterError,
     DataError,
@@ -298,8 +299,12 @@ def test_output_that_is_taken(tiny_llama: Path, saved: Path, tmp_path: Path) -> 
 
 
 def test_ctrl_c_promises_a_way_on_only_where_there_is_one(tiny_llama: Path, tmp_path: Path) -> None:
-    observer = Observer(on_progress=lambda progress: signal.raise_signal(signal.SIGINT))
-    with pytest.raises(KeyboardInterrupt, match="stopped after step 1; without output="):
+    def stop(progress: Progress) -> None:
+        if progress.step == 1:
+            signal.raise_signal(signal.SIGINT)
+
+    observer = Observer(on_progress=stop)
+    with pytest.raises(KeyboardInterrupt, match="stopped after step 2; without output="):
         LLM(str(tiny_llama)).fit(rows(), observer=observer, **QUICK)
     with pytest.raises(KeyboardInterrupt, match="--resume"):
         LLM(str(tiny_llama)).fit(rows(), output=tmp_path / "out", observer=observer, **QUICK)
