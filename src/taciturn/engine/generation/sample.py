@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import threading
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
@@ -38,7 +39,7 @@ def sample(
     """
     _check(prompts)
     repeated = [prompt for prompt in prompts for _ in range(spec.n)]
-    seed = spec.seed if spec.seed is not None else int(torch.seed() % 2**63)
+    seed = _seed(spec)
     completions: list[Completion] = []
     with torch.random.fork_rng(devices=_devices(model)), torch.no_grad():
         torch.manual_seed(seed)
@@ -60,21 +61,22 @@ def stream(
 ) -> Generator[str, None, int]:
     """One completion, piece by piece as it is written.
 
-    The generator's value, once all is written, is the number of tokens.
+    The generator's value, once all is written, is the number of tokens. As in `sample`, the global
+    random state is left as it was.
     """
     _check([prompt])
     inputs = _encode(tokenizer, [prompt], spec.max_new_tokens, context_length)
     inputs = {key: value.to(model.device) for key, value in inputs.items()}
     streamer = TextIteratorStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
-    if spec.seed is not None:
-        torch.manual_seed(spec.seed)
+    seed = _seed(spec)
     options = {**inputs, **_options(spec, tokenizer), "streamer": streamer}
     failure: list[BaseException] = []
     written: list[int] = []
 
     def generate() -> None:
         try:
-            with torch.no_grad():
+            with torch.random.fork_rng(devices=_devices(model)), torch.no_grad():
+                torch.manual_seed(seed)
                 output = model.generate(**options)
             written.append(output.shape[1] - inputs["input_ids"].shape[1])
         except BaseException as error:
@@ -88,6 +90,11 @@ def stream(
     if failure:
         raise failure[0]
     return written[0]
+
+
+def _seed(spec: SampleSpec) -> int:
+    """The one asked for, or a fresh one."""
+    return spec.seed if spec.seed is not None else secrets.randbits(63)
 
 
 def _written(new_BT: torch.Tensor, tokenizer: Any) -> list[int]:

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from huggingface_hub import get_hf_file_metadata, hf_hub_url, snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from peft import PeftModel
 from safetensors import SafetensorError
 from torch import nn
@@ -188,7 +190,7 @@ def _locate(name: str) -> tuple[str, dict[str, Any]]:
         if path.is_absolute() or name.count("/") < 2:
             raise ModelNotFoundError(f"GGUF file {name} is not there; check the path")
         repository, _, file = name.rpartition("/")
-        return repository, {"gguf_file": file}
+        return _hub(name, repository, file), {"gguf_file": file}
     if path.is_dir():
         if not (path / "config.json").is_file():
             raise ModelNotFoundError(
@@ -197,7 +199,25 @@ def _locate(name: str) -> tuple[str, dict[str, Any]]:
         return str(path), {}
     if path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
         raise ModelNotFoundError(f"model path {name} is not there; check the path")
-    return name, {}
+    return _hub(name, name, "config.json"), {}
+
+
+def _hub(name: str, repository: str, file: str) -> str:
+    """Where to load from: the hub, or the folder of what it once gave if it cannot be reached.
+
+    Asked once. The loaders ask again and again for each of a model's files, minutes in all.
+    """
+    try:
+        get_hf_file_metadata(hf_hub_url(repository, file))
+    except HfHubHTTPError:
+        pass  # it answers: what it says is for the loaders to understand
+    except Exception as unreachable:
+        try:
+            folder: str = snapshot_download(repository, local_files_only=True)
+            return folder
+        except (LocalEntryNotFoundError, HFValidationError):
+            raise _not_on_hub(name) from unreachable
+    return repository
 
 
 def _not_loaded(name: str, error: Exception) -> ModelError:
@@ -208,6 +228,10 @@ def _not_loaded(name: str, error: Exception) -> ModelError:
             f"model {name} cannot be loaded: {reason}; it must be a causal language model with "
             "config, weights and tokenizer"
         )
+    return _not_on_hub(name)
+
+
+def _not_on_hub(name: str) -> ModelNotFoundError:
     offline = os.environ.get("HF_HUB_OFFLINE", "") not in ("", "0")
     remedy = (
         "HF_HUB_OFFLINE is set: unset it, or give a local path"
