@@ -95,3 +95,13 @@ def test_a_base_in_int8_is_loaded_without_outlier_columns(
         for each in batches:
             alone = loss(units_of(each, [0]))
             torch.testing.assert_close(alone, loss(each)[:1], rtol=1e-6, atol=0)
+
+
+def test_a_base_in_nf4_is_computed_alike_with_and_without_gradients(tiny_medical: Path) -> None:
+    """Its layers of 688 outputs cannot be repacked."""
+    spec = PerformanceSpec(dtype="float32", quantization="nf4")
+    loss = CausalLmLoss(with_lora(load_base(str(tiny_medical), spec).model))
+    batch = random_batch([9, 5], [0, 1])
+    with torch.no_grad():
+        before = loss(batch)
+    torch.testing.assert_close(loss(batch).detach(), before, rtol=1e-6, atol=0)

@@ -149,7 +149,7 @@ def prepare(model: nn.Module) -> None:
     model.eval()
     disable_dropout(model)
     use_exact_experts(model)
-    _keep_outliers_in_their_rows(model)
+    _settle_quantized_layers(model)
 
 
 def context_length(config: Any) -> int:
@@ -245,16 +245,21 @@ def _not_on_hub(name: str) -> ModelNotFoundError:
     )
 
 
-def _keep_outliers_in_their_rows(model: nn.Module) -> None:
-    """int8 without columns of outliers, also for a base that comes in int8.
+def _settle_quantized_layers(model: nn.Module) -> None:
+    """int8 without columns of outliers, 4 bits without repacking, also for a base that comes so.
 
-    By default bitsandbytes computes a column in half precision as soon as one value in it is large,
-    whoever's it is: one record would change the gradients of those that share its microbatch, which
-    no clipping of that record bounds. Without, each row is rounded by its own maximum.
+    By default bitsandbytes computes a column of int8 in half precision as soon as one value in it
+    is large, whoever's it is: one record would change the gradients of those that share its
+    microbatch, which no clipping of that record bounds. Without, each row is rounded by its own
+    maximum. And on some CPUs it repacks a 4-bit layer when it is first used without gradients, for
+    bfloat16 arithmetic that training does not have, and only where its outputs come in 32s.
     """
     for module in model.modules():
-        if type(module).__name__ == "Linear8bitLt":
-            cast(Any, module).state.threshold = 0.0
+        kind, layer = type(module).__name__, cast(Any, module)
+        if kind == "Linear8bitLt":
+            layer.state.threshold = 0.0
+        elif kind == "Linear4bit":
+            layer.support_avx512bf16_for_cpu = False
 
 
 def _quantization(kind: str, dtype: torch.dtype) -> Any:
