@@ -125,10 +125,11 @@ def test_errors_are_one_line_with_the_remedy(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    code, _, err = taciturn(*arguments)
+    code, out, err = taciturn(*arguments)
     assert code == 1
     assert re.search(message, err), err
     assert "Traceback" not in err
+    assert "policy" not in out
     assert list(tmp_path.iterdir()) == []
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import chain, product
+
 from rich.console import Console
 
 from taciturn.llm import LLM
@@ -18,11 +20,13 @@ def run_sample(job: SampleJobSpec) -> None:
         frame.to_json(job.output, orient="records", lines=True, force_ascii=False)
         console.print(f"{len(frame)} completions: {job.output}", markup=False, soft_wrap=True)
         return
-    console.print(f"policy: {model.policy}", style="dim", markup=False)
-    for prompt in job.prompt:
-        for index in range(spec.n):
-            seed = None if spec.seed is None else spec.seed + index
-            console.print(prompt, style="bold", end="", markup=False, soft_wrap=True)
-            for piece in model.stream(prompt, spec.model_copy(update={"seed": seed})):
-                console.print(piece, end="", markup=False, soft_wrap=True)
-            console.print()
+    for number, (prompt, index) in enumerate(product(job.prompt, range(spec.n))):
+        seed = None if spec.seed is None else spec.seed + index
+        pieces = model.stream(prompt, spec.model_copy(update={"seed": seed}))
+        first = next(pieces, "")  # the model is there, and so is an error, before anything is said
+        if number == 0:
+            console.print(f"policy: {model.policy}", style="dim", markup=False)
+        console.print(prompt, style="bold", end="", markup=False, soft_wrap=True)
+        for piece in chain([first], pieces):
+            console.print(piece, end="", markup=False, soft_wrap=True)
+        console.print()
