@@ -1,7 +1,8 @@
 # `make demo` and `make test` need Python 3.11 or newer, pip and make; the rest they install.
 #
 #   make demo    install into .venv, then tell the story: with and without privacy
-#   make test    install into .venv, then run the fast tests
+#   make test    install into .venv, then run all tests but the long ones, as CI does
+#   make fast    the tests that take less than ten minutes on two cores
 #   make check   what must pass before a change lands: formatting, lint, types, imports, docs, tests
 #   make slow    the long tests
 #   make bench   what a private step costs, beside a plain loop and Opacus; 35 minutes on 2 idle cores
@@ -29,13 +30,16 @@ BENCH_STAMP := $(VENV)/installed-bench-$(KEY)
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 SOURCES = src tests bench
 
-.PHONY: demo test slow check lint bench figures docs clean
+.PHONY: demo test fast slow check lint bench figures docs clean
 .DEFAULT_GOAL := test
 
 demo: $(USER_STAMP)
 	$(BIN)/taciturn demo $(ARGS)
 
 test: $(DEV_STAMP)
+	$(PYTEST) -m "not slow" $(ARGS)
+
+fast: $(DEV_STAMP)
 	$(PYTEST) $(ARGS)
 
 slow: $(DEV_STAMP)

@@ -48,6 +48,7 @@ def data(gateway: demo.DemoGateway) -> RemoteDataset:
     return gateway.client("pia").dataset("notes").select(TEXT)
 
 
+@pytest.mark.thorough
 def test_every_kind_of_job(gateway: demo.DemoGateway, data: RemoteDataset, tmp_path: Path) -> None:
     pia = gateway.client("pia")
     train, test = data.split(test=0.2)

@@ -13,6 +13,7 @@ pytest.importorskip("ipykernel")
 LIMIT_S = 360
 
 
+@pytest.mark.thorough
 @pytest.mark.timeout(LIMIT_S + 30)
 def test_patient_notes(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from nbclient import NotebookClient

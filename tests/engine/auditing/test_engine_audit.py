@@ -97,6 +97,7 @@ BROKEN: dict[str, tuple[Engine, EngineSettings, int]] = {
 }
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", BROKEN)
 def test_a_broken_engine_is_refuted_every_time(name: str) -> None:
     """Three audits of three: an honest engine would be as unlucky once in 8,000 times."""
