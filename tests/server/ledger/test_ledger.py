@@ -23,7 +23,7 @@ from taciturn.errors import (
     SpecError,
     UnknownEntryError,
 )
-from taciturn.server.ledger import SealKey, job_report, job_statements, namespaces, quote, verify
+from taciturn.server.ledger import SealKey, job_report, job_statements, namespaces, room, verify
 from taciturn.server.ledger.tables import accounts
 
 SHARE = RenyiFilter(8.0, 1e-6).share
@@ -423,7 +423,7 @@ def test_an_account_that_was_put_back_is_noticed_when_it_is_used(desk: Desk) -> 
 
 def test_a_quote_is_what_reserve_would_say(desk: Desk) -> None:
     def asked(count: int) -> object:
-        return quote(desk.engine, KEY, namespace=NAMESPACE, grants=["user:ada"], event=steps(count))
+        return room(desk.engine, KEY, namespace=NAMESPACE, grants=["user:ada"]).quote(steps(count))
 
     before = desk.rows()
     small, large, huge = asked(100), asked(300), asked(3000)
@@ -434,9 +434,9 @@ def test_a_quote_is_what_reserve_would_say(desk: Desk) -> None:
     desk.reserve(plan=steps(100), grants=["user:ada"])
     assert asked(100).taken[None] == pytest.approx(small.needed[None])  # type: ignore[attr-defined]
     with pytest.raises(UnknownEntryError, match="user:eve"):
-        quote(desk.engine, KEY, namespace=NAMESPACE, grants=["user:eve"], event=steps(1))
+        room(desk.engine, KEY, namespace=NAMESPACE, grants=["user:eve"]).quote(steps(1))
     with pytest.raises(UnknownEntryError, match="no account"):
-        quote(desk.engine, KEY, namespace="nowhere", grants=[], event=steps(1))
+        room(desk.engine, KEY, namespace="nowhere", grants=[]).quote(steps(1))
 
 
 def test_what_is_not_there_has_no_statement(desk: Desk) -> None:

@@ -232,7 +232,8 @@ class Room:
     purses: Mapping[str | None, Purse]
 
     def quote(self, event: DpEvent) -> Quote:
-        """Whether there was room for a plan; raises GuaranteeError if the event is not private."""
+        """Whether `reserve` would have let a plan through then; raises GuaranteeError if the event
+        is not private."""
         cost = event_cost(event)
         fits = {holder: purse.has_room(cost) for holder, purse in self.purses.items()}
         return Quote(
@@ -255,23 +256,6 @@ def room(engine: Engine, key: SealKey | None, *, namespace: str, grants: Sequenc
         if holder not in book.grants:
             raise UnknownEntryError(f"{holder!r} has no grant in namespace {namespace!r}")
     return Room({None: account.purse, **{holder: book.grants[holder] for holder in grants}})
-
-
-def quote(
-    engine: Engine,
-    key: SealKey | None,
-    *,
-    namespace: str,
-    grants: Sequence[str],
-    event: DpEvent,
-) -> Quote:
-    """Whether `reserve` would let a plan through now; nothing is held.
-
-    Raises:
-        UnknownEntryError: the namespace or a grant does not exist.
-        GuaranteeError: the event is not private.
-    """
-    return room(engine, key, namespace=namespace, grants=grants).quote(event)
 
 
 def _read(engine: Engine, key: SealKey | None, work: Callable[[Store], T]) -> T:
