@@ -200,8 +200,9 @@ def _ipc(file: IO[bytes]) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
 _READERS: dict[str, tuple[Callable[[Location, str], _File | None], str]] = {
     "csv": (
         _csv,
-        "it must hold a header line and rows of equal length, in UTF-8, with commas, semicolons, "
-        "tabs or vertical bars between columns",
+        "it must hold a header line and rows of equally many columns, each below "
+        f"{_CSV_BLOCK_BYTES >> 20} MiB, in UTF-8, with commas, semicolons, tabs or vertical bars "
+        "between columns",
     ),
     "parquet": (_parquet, "is it complete?"),
     "arrow": (_arrow, "is it complete?"),

@@ -26,7 +26,7 @@ def read_dataset(data: Any, shown: str) -> Rows:
 
     Raises DataError for a data set with a transform, for several splits, and for other objects.
     """
-    if isinstance(data, Mapping):
+    if isinstance(data, Mapping) and all(hasattr(each, "with_format") for each in data.values()):
         raise _several_splits(shown, list(data), "data[{!r}]")
     column = getattr(data, "column_name", None)
     if column is not None:
@@ -34,7 +34,7 @@ def read_dataset(data: Any, shown: str) -> Rows:
     if not hasattr(data, "with_format"):
         raise DataError(
             f"{shown} of the library datasets cannot be read; give a Dataset, an IterableDataset, "
-            "or one of their columns"
+            "or a column of one, and nothing nested in a column"
         )
     stream = _as_arrow(data, shown)
     if column is not None:

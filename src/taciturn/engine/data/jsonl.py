@@ -20,6 +20,7 @@ Object = Mapping[str, Any]
 _BLOCK_BYTES = 4 << 20
 _MOST_COLUMNS = 2000
 _MOST_FIELDS = 100
+_DEEPEST = 20
 _BLANK = re.compile(r"[ \t\r\n]*")
 _DECODER = json.JSONDecoder()
 _LONGEST_TOKEN = 16
@@ -122,10 +123,15 @@ def _merged(first: pa.DataType | None, second: pa.DataType | None) -> pa.DataTyp
     return None if _fields(kind) > _MOST_FIELDS else kind
 
 
-def _fields(kind: pa.DataType) -> int:
-    """How many struct fields a type has: an object used as a dictionary has one per key."""
+def _fields(kind: pa.DataType, depth: int = 0) -> int:
+    """How many struct fields a type has: an object used as a dictionary has one per key.
+
+    Of what is nested very deeply there are more than can be told.
+    """
+    if depth > _DEEPEST:
+        return _MOST_FIELDS + 1
     children = [kind.field(index).type for index in range(kind.num_fields)]
-    return len(children) + sum(_fields(child) for child in children)
+    return len(children) + sum(_fields(child, depth + 1) for child in children)
 
 
 def _objects(location: Location) -> Iterator[Sequence[Object]]:

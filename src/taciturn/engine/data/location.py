@@ -98,8 +98,10 @@ def locate(location: str) -> Location:
             "credentials"
         )
 
-    if saved := shield(lambda: saved_dataset(filesystem, path, shown), unreachable):
-        return Location(filesystem, saved.paths, "arrow", shown, path, saved.columns)
+    if suffix_of(path) not in FORMATS:
+        saved = shield(lambda: saved_dataset(filesystem, path, shown), unreachable)
+        if saved is not None:
+            return Location(filesystem, saved.paths, "arrow", shown, path, saved.columns)
     found = shield(lambda: tuple(_files(filesystem, path)), unreachable)
     if not found:
         raise DataNotFoundError(f"{shown} leads to no file; check the path or the pattern")

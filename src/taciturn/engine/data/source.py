@@ -58,7 +58,7 @@ def _opened(data: object) -> tuple[Rows, str]:
     if isinstance(data, str) and is_table(data):
         return read_table(data)
     if isinstance(data, str | os.PathLike):
-        location = locate(os.fspath(data))
+        location = locate(os.fsdecode(data))
         return read_files(location), location.shown
     shown = f"the {type(data).__name__}"
     return _in_memory(data, shown), shown
@@ -109,7 +109,9 @@ def _read_arrow(data: Any, shown: str) -> Rows:
 
     if hasattr(data, "to_frame") and hasattr(data, "name"):  # a column of polars
         data = data.to_frame(data.name or "text")
-    elif hasattr(data, "__arrow_array__"):
+    if "polars" in _libraries(data) and hasattr(data, "__arrow_c_stream__"):
+        _without_objects(data.schema, shown)
+    if hasattr(data, "__arrow_array__"):
         data = shield(lambda: pa.array(data), failed)
     if isinstance(data, pa.Array | pa.ChunkedArray):
         data = pa.table({"text": data})
@@ -130,6 +132,16 @@ def _read_arrow(data: Any, shown: str) -> Rows:
     return Rows(data.schema, shielded(iter(data), failed))
 
 
+def _without_objects(schema: Mapping[str, Any], shown: str) -> None:
+    """Polars gives the addresses of Python objects for the objects: two equal ones would differ."""
+    for name, kind in schema.items():
+        if str(kind) == "Object":
+            raise DataError(
+                f"{shown} has Python objects in its column {name!r}; convert them, for example to "
+                "text with pl.col(...).map_elements(str, return_dtype=pl.String)"
+            )
+
+
 def _read_numpy(data: Any, shown: str) -> Rows:
     """An array of texts, as `frame["text"].to_numpy()` gives it."""
     if data.ndim != 1 or data.dtype.names is not None:
@@ -147,17 +159,21 @@ def _frame(data: Any, shown: str) -> Any:
         return data
     if "Series" in names:
         return data.to_frame("text" if data.name is None else data.name)
-    if "Index" in names:
+    if "Index" in names and "MultiIndex" not in names:
         return data.to_frame(index=False, name="text" if data.name is None else data.name)
     raise DataError(f"{shown} of pandas is not a table or a column; give a DataFrame or a Series")
 
 
 def _read_pandas(data: Any, shown: str) -> Rows:
     """A frame by slices; the index is not data."""
+
+    def failed(kind: str) -> DataError:
+        return DataError(f"{shown} cannot be read as Arrow ({kind}); use plain types")
+
     names = [str(name) for name in data.columns]
     columns = [data.iloc[:, index] for index in range(len(names))]
     types = [_pandas_type(column, name) for column, name in zip(columns, names, strict=True)]
-    schema = pa.schema(list(zip(names, types, strict=True)))
+    schema = shield(lambda: pa.schema(list(zip(names, types, strict=True))), failed)
 
     def batches() -> Iterator[pa.RecordBatch]:
         for start in range(0, len(data), ROWS_PER_BATCH):
@@ -168,16 +184,25 @@ def _read_pandas(data: Any, shown: str) -> Rows:
             ]
             yield pa.RecordBatch.from_arrays(arrays, schema=schema)
 
-    return Rows(schema, shielded(batches(), lambda kind: DataError(f"{shown}: {kind}")))
+    return Rows(schema, shielded(batches(), failed))
 
 
 def _pandas_type(column: Any, name: str) -> pa.DataType:
     """The Arrow type of a column; only object columns have to be looked through."""
-    if column.dtype != object:
-        return pa.Array.from_pandas(column.iloc[:0]).type
+    if column.dtype == object:
+        return shield(
+            lambda: _pandas_array(column, None).type,
+            lambda _: DataError(
+                f"column {name!r} mixes types, or holds objects that Arrow has no type for; "
+                "convert it to one, for example with astype(str)"
+            ),
+        )
     return shield(
-        lambda: _pandas_array(column, None).type,
-        lambda _: DataError(f"column {name!r} mixes types; convert it to one, e.g. with astype"),
+        lambda: pa.Array.from_pandas(column.iloc[:0]).type,
+        lambda _: DataError(
+            f"column {name!r} is of dtype {column.dtype}, which Arrow does not have; convert it, "
+            "for example with astype"
+        ),
     )
 
 
