@@ -18,6 +18,7 @@ from taciturn.preparation.rows import ROWS_PER_BATCH, Rows, shield, shielded
 Object = Mapping[str, Any]
 
 _BLOCK_BYTES = 4 << 20
+_LONGEST_FIRST_LINE_BYTES = 1 << 20
 _MOST_COLUMNS = 2000
 _MOST_FIELDS = 100
 _DEEPEST = 20
@@ -161,14 +162,16 @@ def _of_file(file: IO[bytes], shown: str) -> Iterator[list[Object]]:
     How the first line is written says it, so that files of one object per line, which are
     most, are cut at their lines and damage in one of them ends where the line does.
     """
-    blocks = _blocks(file)
-    first = next(blocks, b"")
-    while first and not first.strip():
-        first = next(blocks, b"")
-    line = first.removeprefix(codecs.BOM_UTF8).lstrip().split(b"\n", 1)[0]
+    blocks, head, line = _blocks(file), b"", b""
+    for block in blocks:
+        head += block
+        line, end, _ = head.removeprefix(codecs.BOM_UTF8).lstrip().partition(b"\n")
+        if end or len(line) > _LONGEST_FIRST_LINE_BYTES:
+            break
+    blocks = chain([head], blocks)
     if line.startswith(b"[") or (line.startswith(b"{") and not _is_complete(line)):
-        return _Values(chain([first], blocks), shown).objects()
-    lines = _lines(chain([first], blocks))
+        return _Values(blocks, shown).objects()
+    lines = _lines(blocks)
     return ([_object(json.loads(line), shown) for line in part] for part in lines)
 
 

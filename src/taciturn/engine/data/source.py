@@ -120,7 +120,9 @@ def _read_arrow(data: Any, shown: str) -> Rows:
     if isinstance(data, pa.Table):
         data = data.to_reader()
     if isinstance(data, pa.dataset.Dataset):
-        data = data.scanner(batch_size=ROWS_PER_BATCH, batch_readahead=1, fragment_readahead=1)
+        unique_columns(data.schema, shown)
+        size = {"batch_size": ROWS_PER_BATCH, "batch_readahead": 1, "fragment_readahead": 1}
+        data = shield(lambda: data.scanner(**size), failed)
     if isinstance(data, pa.dataset.Scanner):
         data = shield(data.to_reader, failed)
     if not hasattr(data, "__arrow_c_stream__"):
