@@ -62,7 +62,9 @@ def test_what_the_suffix_says_needs_no_word(tmp_path: Path, name: str, text: str
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         (row,) = read(csv(tmp_path, content, name))
-    assert list(row) == [each.strip('"') for each in text.split("\n")[0].replace("\t", ",").split(",")]
+    assert list(row) == [
+        each.strip('"') for each in text.split("\n")[0].replace("\t", ",").split(",")
+    ]
 
 
 @pytest.mark.parametrize("header", ['patient,note 5" tube', 'a,"b', "note", 'x","y'])

@@ -149,7 +149,9 @@ def _objects(location: Location) -> Iterator[Sequence[Object]]:
             with location.open(path) as file:
                 for objects in _of_file(file, location.shown):
                     if partition:
-                        location.check_columns(path, list({name for row in objects for name in row}))
+                        location.check_columns(
+                            path, list({name for row in objects for name in row})
+                        )
                         objects = [{**row, **partition} for row in objects]
                     yield objects
 

@@ -1,8 +1,8 @@
 """Anything that holds rows becomes one stream of Arrow record batches.
 
 Files and URLs, pandas and polars frames and columns of them, Arrow tables and arrays,
-`datasets.Dataset`, lists of strings or of mappings. Nothing is read ahead further than one batch; optional libraries are recognised by the
-object that the caller holds, never imported here.
+`datasets.Dataset`, lists of strings or of mappings. Nothing is read ahead further than one batch;
+optional libraries are recognised by the object that the caller holds, never imported here.
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ from taciturn.errors import DataError
 from taciturn.preparation.rows import (
     ROWS_PER_BATCH,
     Rows,
-    conform,
     not_empty,
     shield,
     shielded,
