@@ -103,6 +103,13 @@ def test_columns_of_a_saved_format_are_those_that_are_read(tmp_path: Path) -> No
     assert read(tmp_path / "saved") == [{"id": 1}, {"id": 2}]
 
 
+def test_what_the_library_knows_about_rows_is_no_row(tmp_path: Path) -> None:
+    DATA.to_parquet(tmp_path / "train.parquet")
+    (tmp_path / "dataset_info.json").write_text('{"description": "x"}')
+    (tmp_path / "dataset_infos.json").write_text("{}")
+    assert read(tmp_path) == ROWS
+
+
 def test_saved_splits_are_named(tmp_path: Path) -> None:
     datasets.DatasetDict(train=DATA, test=DATA.select([1])).save_to_disk(tmp_path / "saved")
     assert "'train', 'test'" in refusal(tmp_path / "saved")

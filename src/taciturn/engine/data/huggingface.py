@@ -17,6 +17,9 @@ import pyarrow as pa
 from taciturn.errors import DataError
 from taciturn.preparation.rows import ROWS_PER_BATCH, Rows, conform, shielded
 
+ABOUT = ("dataset_info.json", "dataset_infos.json")
+"""Files that the library writes beside rows."""
+
 _ONLY_SHOWN = {None, "python", "arrow", "numpy", "pandas", "polars", "torch", "tensorflow", "jax"}
 """Formats in which a value is shown as another kind of object, and stays the same value."""
 
@@ -41,7 +44,10 @@ def read_dataset(data: Any, shown: str) -> Rows:
         stream = stream.select_columns([column]).with_format("arrow")
 
     def failed(kind: str) -> DataError:
-        return DataError(f"{shown} cannot be read as Arrow ({kind})")
+        return DataError(
+            f"{shown} cannot be read as Arrow ({kind}); if the type of a column is not the same "
+            "throughout, say it: data.cast_column(...)"
+        )
 
     tables = shielded(iter(stream.iter(batch_size=ROWS_PER_BATCH)), failed)
     first = next(tables, None)

@@ -10,7 +10,7 @@ from pathlib import PurePosixPath
 from typing import IO, Any
 from urllib.parse import unquote, urlsplit, urlunsplit
 
-from taciturn.engine.data.huggingface import saved_dataset
+from taciturn.engine.data.huggingface import ABOUT, saved_dataset
 from taciturn.errors import DataError, DataNotFoundError, MissingDependencyError
 from taciturn.filesystem import open_filesystem
 from taciturn.preparation.formats import COMPRESSIONS, FORMATS, compression_of, suffix_of
@@ -154,9 +154,10 @@ def _root(filesystem: Any, path: str, found: Sequence[str]) -> str:
 
 
 def _is_data(name: str, folder: str) -> bool:
-    """True for files of a known format; writers leave _SUCCESS, .crc and README.md behind."""
+    """True for files of a known format; writers leave _SUCCESS, .crc and README.md behind, and the
+    library datasets leaves what it knows about a data set."""
     inside = PurePosixPath(name.removeprefix(folder).lstrip("/"))
-    hidden = any(part.startswith((".", "_")) for part in inside.parts)
+    hidden = any(part.startswith((".", "_")) for part in inside.parts) or inside.name in ABOUT
     return not hidden and suffix_of(name) in FORMATS
 
 
