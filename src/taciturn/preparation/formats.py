@@ -32,4 +32,7 @@ def compression_of(path: str) -> str | None:
 
 
 def _name(path: str) -> PurePosixPath:
-    return PurePosixPath(urlsplit(path).path if "://" in path else path)
+    try:
+        return PurePosixPath(urlsplit(path).path if "://" in path else path)
+    except ValueError:  # brackets where a host should be
+        return PurePosixPath(path)

@@ -235,6 +235,13 @@ def test_absent_places_are_named() -> None:
     assert isinstance(refusal(f"http://127.0.0.1:1/{'x'}.jsonl"), DataNotFoundError)
 
 
+@pytest.mark.parametrize(
+    "place", ["zip://a.csv::{}", "memory://[/a.csv", "postgresql://[/clinic#notes", "simplecache::"]
+)
+def test_urls_that_lead_to_nothing_that_can_be_opened(tmp_path: Path, place: str) -> None:
+    assert isinstance(refusal(place.format(tmp_path)), DataNotFoundError)
+
+
 def test_credentials_in_a_url_are_not_shown() -> None:
     error = refusal(f"http://user:{SECRET}@127.0.0.1:1/x.jsonl?token={SECRET}#{SECRET}")
     assert "127.0.0.1:1/x.jsonl" in str(error)

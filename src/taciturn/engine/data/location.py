@@ -112,7 +112,12 @@ def _shown(location: str) -> str:
     """The location without user, password, query or fragment, which can carry a secret."""
     if "://" not in location:
         return repr(location)
-    parts = urlsplit(location)
+    try:
+        parts = urlsplit(location)
+    except ValueError:
+        raise DataNotFoundError(
+            "the URL of the data has brackets where its host should be; write the host out"
+        ) from None
     return repr(urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", "")))
 
 
@@ -129,6 +134,11 @@ def _filesystem(location: str, shown: str) -> tuple[Any, str]:
         known = "a path, or a URL such as s3://, https://, file://"
         raise DataNotFoundError(
             f"{shown} has a protocol that nobody here knows; give {known}"
+        ) from None
+    except Exception as error:  # archives and caches are opened here
+        raise DataNotFoundError(
+            f"{shown} cannot be opened ({type(error).__name__}); check the address and what it "
+            "leads to"
         ) from None
     return filesystem, path
 
