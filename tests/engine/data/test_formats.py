@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from taciturn.engine.data.formats import _dialect
 from taciturn.engine.data.source import open_rows
 from taciturn.errors import DataError
 from taciturn.preparation.formats import compression_of, suffix_of
@@ -67,18 +68,15 @@ def test_what_the_suffix_says_needs_no_word(tmp_path: Path, name: str, text: str
     ]
 
 
-@pytest.mark.parametrize("header", ['patient,note 5" tube', 'a,"b', "note", 'x","y'])
-def test_rows_have_no_say_in_what_separates_columns(tmp_path: Path, header: str) -> None:
-    """Not even where a quote in the header is closed by one in a row."""
-    for rows in ('1,x";;;;;;\n', '1;;;;"x;;;;;\n', "1\t\t\t\n"):
-        path = csv(tmp_path, f"{header}\n{rows}")
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")
-            try:
-                names = open_rows(path, empty=True).schema.names
-            except DataError:
-                continue
-        assert ";" not in header.join(names[:1])
+@pytest.mark.parametrize(
+    "header", ['patient,note 5" tube', 'a;b"c', 'a "b",c|d', '"a""b",c', 'a|"b,c', '"', "a"]
+)
+def test_rows_have_no_say_in_what_separates_columns(header: str) -> None:
+    """Not even where one of them closes a quote that the header has within a name."""
+    for row in ('1,x";;;;;;', '1;;;;"x;;;;;', "\t\t\t", '"', '||||||"\n;;;;;;;;;;"'):
+        for own in (",", "\t"):
+            alone = _dialect(f"{header}\n".encode(), own)
+            assert _dialect(f"{header}\n{row}\n".encode(), own) == alone
 
 
 def test_an_empty_file_among_others_holds_no_rows(tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ _CSV_HEADER_BYTES = 1 << 16
 _BOM = b"\xef\xbb\xbf"
 _DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars"}
 _DECLARED = re.compile(rb"sep=([,;\t|])\r?\n")
-_QUOTED = re.compile(rb'(?:^|(?<=[,;\t|]))"(?:[^"]|"")*"')  # elsewhere a quote is a character
+_QUOTED = re.compile(rb'(?:^|(?<=[,;\t|]))"(?:[^"]|"")*(?:"|$)')  # else a quote is a character
 _ARROW_FILE = b"ARROW1"
 
 
@@ -139,13 +139,13 @@ def _csv(location: Location, path: str) -> _File | None:
 def _dialect(head: bytes, own: str) -> tuple[str, int]:
     """What stands between columns, and how many lines stand before the header.
 
-    Only the header line is looked at: names of columns are public, and which rows are there must
-    not change how they are read. What occurs most often there, outside of quotes, separates; of
-    equals, the one that the suffix says. Excel's line "sep=;" says it itself.
+    Only the first line is looked at, even if a quote is open at its end: names of columns are
+    public, and which rows are there must not change how they are read. What occurs most often in
+    it, outside of quotes, separates; of equals, the one that the suffix says. Excel's line "sep=;" says it itself.
     """
     if declared := _DECLARED.match(head):
         return declared[1].decode(), 1
-    line = re.split(rb"[\r\n]", _QUOTED.sub(b"", head), maxsplit=1)[0]
+    line = _QUOTED.sub(b"", re.split(rb"[\r\n]", head, maxsplit=1)[0])
     counts = {each: line.count(each.encode()) for each in _DELIMITERS}
     return max(counts, key=lambda each: (counts[each], each == own)), 0
 
