@@ -141,7 +141,8 @@ def _dialect(head: bytes, own: str) -> tuple[str, int]:
 
     Only the first line is looked at, even if a quote is open at its end: names of columns are
     public, and which rows are there must not change how they are read. What occurs most often in
-    it, outside of quotes, separates; of equals, the one that the suffix says. Excel's line "sep=;" says it itself.
+    it, outside of quotes, separates; of equals, the one that the suffix says. Excel's line "sep=;"
+    says it itself.
     """
     if declared := _DECLARED.match(head):
         return declared[1].decode(), 1
