@@ -63,7 +63,9 @@ def with_unit(rows: Rows, privacy_unit: str, kept: Sequence[str]) -> Rows:
     columns = ", ".join([*map(_quoted, kept), unit])
     found = _run(rows, f"SELECT {columns}\nFROM {TABLE}", expressions, field)
     schema = found.schema.set(len(kept), pa.field(UNIT, pa.string()))
-    return Rows(schema, (_unit_checked(batch, schema, field) for batch in found.batches))
+    checked = (_unit_checked(batch, schema, field) for batch in found.batches)
+    wrong = RowError(f"{field} is not UTF-8 text in some rows; leave those rows out of the data")
+    return Rows(schema, shielded(checked, lambda _: wrong))
 
 
 def with_owners_unit(rows: Rows, unit: str, skipped: Skipped) -> Rows:

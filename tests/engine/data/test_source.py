@@ -309,16 +309,6 @@ def test_damaged_parquet_is_refused(tmp_path: Path) -> None:
     refusal(path)
 
 
-def test_text_that_is_not_utf8_is_found_wherever_it_is_from(tmp_path: Path) -> None:
-    """Arrow's and Parquet's readers do not look: cp1252 written as text, for example."""
-    wrong = pa.array(["Müller".encode("cp1252"), SECRET.encode(), b"a"]).view(pa.string())
-    table = pa.table({"id": ["1", "2", "3"], "text": wrong})
-    pa.parquet.write_table(table, tmp_path / "a.parquet")
-    for data in (table, tmp_path / "a.parquet", wrong):
-        assert "'text'" in str(refusal(data))
-    assert len(list(open_rows(table, empty=True).batches)) == 1
-
-
 def test_csv_columns_are_text_and_empty_means_null(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_text("id,text\n007,a\n,b\n")

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
-from functools import partial
 from typing import Any
 
 import pyarrow as pa
@@ -21,7 +20,6 @@ from taciturn.engine.data.huggingface import read_dataset
 from taciturn.engine.data.jsonl import read_objects
 from taciturn.engine.data.location import locate
 from taciturn.errors import DataError
-from taciturn.preparation.fields import is_text
 from taciturn.preparation.rows import (
     ROWS_PER_BATCH,
     Rows,
@@ -44,34 +42,15 @@ def open_rows(data: object, *, empty: bool = False) -> Rows:
 
     A list of strings becomes the column "text", as does one column alone that has no name. CSV
     columns are all text. With `empty`, data without a row are not an error, as long as they have
-    columns, and text that is not UTF-8 is for the caller to find.
+    columns.
 
     Raises DataNotFoundError, MissingDependencyError, or DataError (nothing in it, damaged, or of a
     kind that cannot be read); no message quotes a row.
     """
     rows, shown = _opened(data)
     unique_columns(rows.schema, shown)
-    batches = sliced(rows.batches)
-    if empty:  # whoever takes no rows for an answer looks at each of them alone
-        return Rows(rows.schema, batches)
-    return not_empty(Rows(rows.schema, _with_valid_text(batches, shown)), shown)
-
-
-def _with_valid_text(batches: Iterator[pa.RecordBatch], shown: str) -> Iterator[pa.RecordBatch]:
-    """Arrow takes a column's word that its bytes are text, and what works on text later fails."""
-    for batch in batches:
-        for field, column in zip(batch.schema, batch.columns, strict=True):
-            if pa.types.is_dictionary(field.type) or not is_text(field.type):
-                continue
-            shield(partial(column.validate, full=True), partial(_not_utf8, shown, field.name))
-        yield batch
-
-
-def _not_utf8(shown: str, column: str, _: str) -> DataError:
-    return DataError(
-        f"{shown} has text in its column {column!r} that is not UTF-8; write it as UTF-8, or leave "
-        "those rows out"
-    )
+    opened = Rows(rows.schema, sliced(rows.batches))
+    return opened if empty else not_empty(opened, shown)
 
 
 def _opened(data: object) -> tuple[Rows, str]:
