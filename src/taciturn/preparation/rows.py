@@ -93,6 +93,23 @@ class Skipped:
     rows: int = 0
 
 
+_STOPS = (KeyboardInterrupt, SystemExit, GeneratorExit)
+
+
+def attempted(call: Callable[[], T]) -> T | None:
+    """What `call()` returns; None if it raises anything but what ends the process.
+
+    By structure and not by class: whatever a library raises over a row, a MemoryError or a panic of
+    one in Rust, which is no Exception, says something about that row.
+    """
+    try:
+        return call()
+    except _STOPS:
+        raise
+    except BaseException:
+        return None
+
+
 def surviving(
     batch: pa.RecordBatch,
     attempt: Callable[[pa.RecordBatch], pa.RecordBatch | None],
@@ -100,10 +117,11 @@ def surviving(
 ) -> Iterator[pa.RecordBatch]:
     """What `attempt` makes of the rows that it can be made of; the others are left out.
 
-    Guarantee: a row is left out only if `attempt` gives None for that row alone. Where it fails on
-    several rows they are halved, so that no row takes another one with it.
+    Guarantee: a row is left out only if `attempt` fails for that row alone: if it gives None, or
+    raises anything at all. Where it fails on several rows they are halved, so that no row takes
+    another one with it.
     """
-    found = attempt(batch) if batch.num_rows else None
+    found = attempted(lambda: attempt(batch)) if batch.num_rows else None
     if found is not None:
         yield found
     elif batch.num_rows > 1:

@@ -16,9 +16,11 @@ import pyarrow as pa
 import pyarrow.compute
 
 from taciturn.errors import DataError, PreparationError, RowError
+from taciturn.preparation.apart import SessionApart
 from taciturn.preparation.expression import Expressions, check_list, check_single
 from taciturn.preparation.reading import check_carried, check_reading
 from taciturn.preparation.rows import (
+    ROWS_PER_BATCH,
     UNIT,
     Rows,
     Skipped,
@@ -28,7 +30,14 @@ from taciturn.preparation.rows import (
     surviving,
     unique_columns,
 )
-from taciturn.preparation.session import LIMIT_S, TABLE, LockedSession
+from taciturn.preparation.session import TABLE, LockedSession
+
+ROW_LIMIT_S = 2.0
+"""How long a statement may take over one declared row: hundreds of times what it needs."""
+
+_SEVERAL_LIMIT_S, _BATCH_LIMIT_S = 0.5, 4.0
+"""Over two rows, and how much more over a whole batch. It decides nothing: rows that take longer
+are halved until each is alone. So a row that never ends takes a quarter of a minute."""
 
 _MISSING = pa.array(["", "nan", "null", "none", "<na>"], pa.string())
 
@@ -80,12 +89,18 @@ def with_owners_unit(rows: Rows, unit: str, skipped: Skipped) -> Rows:
     columns = [*map(_quoted, rows.schema.names), value]
     statement = f"SELECT {', '.join(columns)}\nFROM {TABLE}"
     found = _run(rows, statement, expressions, f"privacy_unit={unit!r}", skipped)
-    return Rows(found.schema, (_named_only(batch, skipped) for batch in found.batches))
+    named = (
+        part
+        for batch in found.batches
+        for part in surviving(batch, lambda each: _named_only(each, skipped), skipped)
+    )
+    return Rows(found.schema, named)
 
 
 def _named_only(batch: pa.RecordBatch, skipped: Skipped) -> pa.RecordBatch:
-    """The rows whose unit is not missing."""
+    """The rows whose unit is not missing; raises an Arrow error if one is not UTF-8."""
     units = batch.column(batch.num_columns - 1)
+    units.validate(full=True)
     plain = pa.compute.utf8_lower(pa.compute.utf8_trim_whitespace(units))
     missing = pa.compute.or_kleene(pa.compute.is_null(units), pa.compute.is_in(plain, _MISSING))
     kept = batch.filter(pa.compute.invert(missing))
@@ -173,17 +188,21 @@ def _run(
         opened = stack.pop_all()
 
     def attempt(batch: pa.RecordBatch) -> pa.RecordBatch | None:
-        limit_s = LIMIT_S if batch.num_rows > 1 else LIMIT_S / 10
-        found = session.attempt(statement, pa.Table.from_batches([batch]), limit_s)
+        more_s = _SEVERAL_LIMIT_S + _BATCH_LIMIT_S * batch.num_rows / ROWS_PER_BATCH
+        limit_s = ROW_LIMIT_S if batch.num_rows == 1 else more_s
+        found = apart.attempt(statement, pa.Table.from_batches([batch]), limit_s)
         if found is None or found.num_rows != batch.num_rows:
             return None
         return _one_batch(found, schema)
 
+    apart = SessionApart()
+
     def results() -> Iterator[pa.RecordBatch]:
-        with opened:
+        with opened, apart:
             for batch in rows.batches:
                 if skipped is not None:
                     yield from sliced(surviving(batch, attempt, skipped))
+                    apart.check()
                     continue
                 found = session.run(statement, pa.Table.from_batches([batch]))
                 yield from (conform(part, schema) for part in found.to_batches())

@@ -16,7 +16,7 @@ import pyarrow as pa
 from taciturn.engine.data.fields import text_columns
 from taciturn.engine.data.source import open_rows
 from taciturn.engine.data.split import Split
-from taciturn.errors import RowError, SpecError
+from taciturn.errors import SpecError
 from taciturn.preparation.fields import Fields, choose_fields
 from taciturn.preparation.rows import Rows, Skipped, sliced, surviving
 from taciturn.preparation.selection import selected_beside_unit, with_owners_unit
@@ -62,11 +62,8 @@ def declared_records(data: DeclaredRows, spec: DataSpec, skipped: Skipped) -> tu
 def _texts(rows: Rows, fields: Fields, skipped: Skipped) -> Rows:
     """The rows that have text in every field."""
 
-    def attempt(batch: pa.RecordBatch) -> pa.RecordBatch | None:
-        try:
-            (found,) = text_columns(Rows(rows.schema, iter([batch])), fields).batches
-        except RowError:
-            return None
+    def attempt(batch: pa.RecordBatch) -> pa.RecordBatch:
+        (found,) = text_columns(Rows(rows.schema, iter([batch])), fields).batches
         return found
 
     schema = text_columns(Rows(rows.schema, iter(())), fields).schema
