@@ -291,7 +291,16 @@ def _prepared(subject: Subject, data: object, spec: EvaluateSpec) -> Iterator[To
     limit = max_tokens(spec, subject.base.context_length)
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder) / "data"
-        yield prepare(data, _data_spec(spec), subject.base.tokenizer, limit, target, seed=0)
+        base = subject.base
+        yield prepare(
+            data,
+            _data_spec(spec),
+            base.tokenizer,
+            limit,
+            target,
+            seed=0,
+            vocabulary=base.vocabulary,
+        )
 
 
 def _scores(subject: Subject, dataset: TokenizedDataset, limit: int) -> list[UnitScores]:

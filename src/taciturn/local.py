@@ -524,7 +524,10 @@ class LocalModel:
         limit = max_tokens(spec, base.context_length)
         with tempfile.TemporaryDirectory() as folder:
             target = Path(folder) / "data"
-            dataset = prepare(data, spec, base.tokenizer, limit, target, spec.seed)
+            words = base.vocabulary
+            dataset = prepare(
+                data, spec, base.tokenizer, limit, target, spec.seed, vocabulary=words
+            )
             return _Size(dataset.n_units, dataset.n_tokens / dataset.n_units)
 
     def _temporary(self) -> Path:

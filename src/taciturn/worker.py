@@ -31,6 +31,7 @@ from taciturn.certificate.sign import issue, library_versions, released_audit
 from taciturn.certificate.signers import Signer
 from taciturn.engine.auditing.canaries import check_number, draw_canaries
 from taciturn.engine.data.planted import CANARIES, Planted
+from taciturn.engine.data.probing import check_ends
 from taciturn.engine.data.tokenize import TokenizedDataset, prepare
 from taciturn.engine.model import adapter, lora
 from taciturn.engine.model.compiled import restore_parts
@@ -213,6 +214,7 @@ def _fit(job: _Job, data: object, resume: bool) -> FitResult:
     try:
         with together(job.ranks):
             check_number(spec.canaries)
+            check_ends(base.tokenizer)
             check_units([*(step.privacy_unit for step in job.spent), unit_name(spec)])
             _check_earlier(earlier, spec)
             _check_arranged(job)
@@ -580,7 +582,8 @@ def _dataset(job: _Job, data: object, resume: bool) -> TokenizedDataset:
             planted = None
             if spec.canaries:
                 planted = draw_canaries(spec.canary_kind, spec.canaries, tokenizer)
-            prepare(data, spec, tokenizer, limit, folder, spec.seed, planted)
+            vocabulary = job.base.vocabulary
+            prepare(data, spec, tokenizer, limit, folder, spec.seed, planted, vocabulary)
     with together(job.ranks):
         if not folder.is_dir():
             raise OutputError(

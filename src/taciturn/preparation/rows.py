@@ -20,6 +20,8 @@ BATCH_BYTES = 16 << 20
 UNIT = "__privacy_unit__"
 """Name of the column that `selection.with_unit` appends: the unit's value as text."""
 
+_STOPS = (KeyboardInterrupt, SystemExit, GeneratorExit)
+
 T = TypeVar("T")
 
 
@@ -47,9 +49,9 @@ def shielded(items: Iterator[T], replace: Callable[[str], TaciturnError]) -> Ite
             item = next(items)
         except StopIteration:
             return
-        except TaciturnError:
+        except (TaciturnError, *_STOPS):
             raise
-        except Exception as error:
+        except BaseException as error:  # a panic of a library in Rust is no Exception
             failure = replace(type(error).__name__)
         if failure is not None:
             raise failure
@@ -91,9 +93,6 @@ class Skipped:
     """How many rows contribute nothing. Private: whether a row fails is a fact about it."""
 
     rows: int = 0
-
-
-_STOPS = (KeyboardInterrupt, SystemExit, GeneratorExit)
 
 
 def attempted(call: Callable[[], T]) -> T | None:

@@ -12,7 +12,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -20,9 +20,15 @@ import pyarrow as pa
 
 from taciturn.engine.data.bounding import FIRST, grouped, single_record_units
 from taciturn.engine.data.declared import DeclaredRows, declared_records
-from taciturn.engine.data.encoding import Tokenizer, encode_batch, encode_what_can_be
+from taciturn.engine.data.encoding import (
+    DeclaredEncoder,
+    EncodedRecords,
+    Tokenizer,
+    encode_batch,
+)
 from taciturn.engine.data.fields import text_columns
 from taciturn.engine.data.planted import PlantedUnits, plant
+from taciturn.engine.data.probing import check_tokenizer
 from taciturn.engine.data.source import open_rows
 from taciturn.engine.data.store import TokenizedDataset, TokenizedRecord, TokenWriter
 from taciturn.errors import OutputError
@@ -45,6 +51,7 @@ def prepare(
     folder: Path,
     seed: int,
     planted: PlantedUnits | None = None,
+    vocabulary: int | None = None,
 ) -> TokenizedDataset:
     """Tokenise `data` into `folder`, which appears complete or not at all.
 
@@ -56,10 +63,11 @@ def prepare(
         folder: made by this call. It will hold private data: readable by its owner only.
         seed: keys which records a unit keeps if it has more than `spec.max_records_per_unit`.
         planted: canaries, which follow the rows' units.
+        vocabulary: number of token ids that the model knows.
 
     Raises:
         DataError: any of its kinds; no message quotes a row or a number derived from rows.
-        ModelError: messages without a usable chat template.
+        ModelError: tokenizer or chat template cannot be used, whatever the rows; none was read.
         OutputError: `folder` exists, the disk is full or cannot be written.
     """
     if max_tokens < 2:
@@ -67,6 +75,7 @@ def prepare(
     with _appearing_at_once(folder) as partial:
         skipped = Skipped()
         rows, fields = _records(data, spec, skipped)
+        check_tokenizer(tokenizer, fields, vocabulary)
         if spec.privacy_unit is None:
             batches = single_record_units(rows)
         else:
@@ -75,9 +84,14 @@ def prepare(
             batches = grouped(rows, spec.max_records_per_unit, seed, spill)
         with _writing(partial, _public(spec, max_tokens, seed)) as writer:
             if isinstance(data, DeclaredRows):
-                _write_what_can_be(batches, fields, tokenizer, max_tokens, writer, skipped)
+                declared = DeclaredEncoder(fields, tokenizer, max_tokens, vocabulary, skipped)
+                _write(batches, declared.encode, writer)
             else:
-                _write(batches, fields, tokenizer, max_tokens, writer)
+                _write(
+                    batches,
+                    lambda batch: encode_batch(batch, fields, tokenizer, max_tokens, vocabulary),
+                    writer,
+                )
             if planted is not None:
                 plant(planted, writer, fields.kind, tokenizer, max_tokens, partial)
         shutil.rmtree(partial / "spill", ignore_errors=True)
@@ -105,31 +119,12 @@ def _records(data: object, spec: DataSpec, skipped: Skipped) -> tuple[Rows, Fiel
 
 def _write(
     batches: Iterator[pa.RecordBatch],
-    fields: Fields,
-    tokenizer: Tokenizer,
-    max_tokens: int,
+    encode: Callable[[pa.RecordBatch], Iterator[EncodedRecords]],
     writer: TokenWriter,
 ) -> None:
     for batch in batches:
         first = batch.column(FIRST).to_numpy(zero_copy_only=False)
-        for records in encode_batch(batch, fields, tokenizer, max_tokens):
-            count = len(records.lengths)
-            writer.add(records, first[:count])
-            first = first[count:]
-
-
-def _write_what_can_be(
-    batches: Iterator[pa.RecordBatch],
-    fields: Fields,
-    tokenizer: Tokenizer,
-    max_tokens: int,
-    writer: TokenWriter,
-    skipped: Skipped,
-) -> None:
-    """The same; a record that cannot be encoded stays, without a target, and contributes zero."""
-    for batch in batches:
-        first = batch.column(FIRST).to_numpy(zero_copy_only=False)
-        for records in encode_what_can_be(batch, fields, tokenizer, max_tokens, skipped):
+        for records in encode(batch):
             count = len(records.lengths)
             writer.add(records, first[:count])
             first = first[count:]
