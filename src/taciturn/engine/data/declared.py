@@ -52,7 +52,7 @@ def declared_records(data: DeclaredRows, spec: DataSpec, skipped: Skipped) -> tu
         raise SpecError("rows of a registered data set need privacy_unit: what its owner protects")
     rows = with_owners_unit(open_rows(data.source, empty=True), spec.privacy_unit, skipped)
     if data.split is not None:
-        rows = data.split.kept(rows)
+        rows = data.split.kept(rows, skipped)
     if spec.select is not None:
         rows = selected_beside_unit(rows, spec.select, skipped)
     fields = choose_fields(rows.schema, spec)
