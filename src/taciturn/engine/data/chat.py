@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 from taciturn.engine.data.plain import mark_for, marked_text, special_tokens, without_marks
@@ -152,7 +153,7 @@ def _by_mask(chats: list[_Chat], tokenizer: ChatTokenizer) -> list[tuple[list[in
     )
     columns = (found["input_ids"], found["assistant_masks"], found["offset_mapping"])
     return [
-        _unmarked(chat, lambda chat=chat: _whole(chat, tokenizer), ids, bytes(mask), offsets)
+        _unmarked(chat, partial(_whole, chat, tokenizer), ids, bytes(mask), offsets)
         for chat, ids, mask, offsets in zip(chats, *columns, strict=True)
     ]
 
@@ -167,7 +168,7 @@ def _by_prefixes(chats: list[_Chat], tokenizer: ChatTokenizer) -> list[tuple[lis
         verbose=False,
     )
     return [
-        _unmarked(chat, lambda text=text: text, ids, _mask(offsets, spans), offsets)
+        _unmarked(chat, partial(str, text), ids, _mask(offsets, spans), offsets)
         for chat, ids, offsets, (text, spans) in zip(
             chats, found["input_ids"], found["offset_mapping"], rendered, strict=True
         )

@@ -16,11 +16,15 @@ import pyarrow as pa
 from taciturn.engine.data.fields import text_columns
 from taciturn.engine.data.source import open_rows
 from taciturn.engine.data.split import Split
-from taciturn.errors import SpecError
+from taciturn.errors import RowError, SpecError
 from taciturn.preparation.fields import Fields, choose_fields
 from taciturn.preparation.rows import Rows, Skipped, sliced, surviving
 from taciturn.preparation.selection import selected_beside_unit, with_owners_unit
 from taciturn.spec import DataSpec
+
+_MOST_BYTES = 16 << 20
+"""Of one row, once selected; one that has more contributes nothing. So no row takes more memory
+than a few hundred megabytes, whatever is in it."""
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -63,6 +67,8 @@ def _texts(rows: Rows, fields: Fields, skipped: Skipped) -> Rows:
     """The rows that have text in every field."""
 
     def attempt(batch: pa.RecordBatch) -> pa.RecordBatch:
+        if batch.num_rows == 1 and batch.nbytes > _MOST_BYTES:
+            raise RowError(f"a row has more than {_MOST_BYTES >> 20} MiB")
         (found,) = text_columns(Rows(rows.schema, iter([batch])), fields).batches
         return found
 

@@ -80,7 +80,7 @@ def most_characters(tokenizer: Any, max_tokens: int) -> int:
     say) or takes more of them for one word. Never more than a million, or 16 for each token where
     that is more: a vocabulary with words of hundreds of characters has few of them.
     """
-    words = getattr(tokenizer, "get_vocab", dict)()
+    words: dict[str, int] = getattr(tokenizer, "get_vocab", dict)()
     longest = max(_CHARACTERS_PER_TOKEN, max(map(len, words), default=0))
     few = max(_MOST_CHARACTERS, _CHARACTERS_PER_TOKEN * max_tokens)
     return min(few, longest * max_tokens) + 2 * min(longest, _CHARACTERS_PER_CALL)
@@ -137,8 +137,8 @@ class DeclaredEncoder:
     fields: Fields
     tokenizer: Tokenizer
     max_tokens: int
-    vocabulary: int | None
-    skipped: Skipped
+    vocabulary: int | None = None
+    skipped: Skipped = field(default_factory=Skipped)
     _own: Any = field(init=False)
 
     def __post_init__(self) -> None:

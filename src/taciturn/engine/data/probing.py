@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 from taciturn.engine.data.chat import check_template, encode_messages
 from taciturn.engine.data.plain import plain_tokens, special_tokens
@@ -20,8 +20,6 @@ from taciturn.preparation.rows import attempted
 _LIMIT_S = 120.0  # for all of it: it takes milliseconds
 _SURROGATES = range(0xD800, 0xE000)
 _STEP = 32  # every script has a block of its own, of which this finds a few characters
-
-T = TypeVar("T")
 
 
 def check_tokenizer(tokenizer: Any, fields: Fields, vocabulary: int | None = None) -> None:
@@ -79,7 +77,7 @@ def _check_words(tokenizer: Any, vocabulary: int | None) -> None:
     ends = (getattr(tokenizer, f"{name}_token_id", None) for name in ("bos", "eos"))
     _check_ids([each for each in ends if each is not None], vocabulary)
     special = set(special_tokens(tokenizer).values())
-    words = getattr(tokenizer, "get_vocab", dict)()
+    words: dict[str, int] = getattr(tokenizer, "get_vocab", dict)()
     _check_ids([token for token in words.values() if token not in special], vocabulary)
 
 
@@ -96,7 +94,7 @@ def _check_ids(ids: Sequence[int], vocabulary: int | None) -> None:
 def _check_texts(tokenizer: Any, vocabulary: int | None) -> None:
     texts = [*public_texts(), *(f"a{token}b" for token in special_tokens(tokenizer))]
     together = attempted(lambda: plain_tokens(tokenizer, texts))
-    alone = [_tried(lambda text=text: plain_tokens(tokenizer, [text])[0], text) for text in texts]
+    alone = [_tried(tokenizer, text) for text in texts]
     if together != alone:
         raise ModelError(
             "the model's tokenizer reads a text otherwise when it reads others with it; save it "
@@ -105,8 +103,8 @@ def _check_texts(tokenizer: Any, vocabulary: int | None) -> None:
     _check_ids([token for ids in alone for token in ids], vocabulary)
 
 
-def _tried(call: Callable[[], T], text: str) -> T:
-    found = attempted(call)
+def _tried(tokenizer: Any, text: str) -> list[int]:
+    found = attempted(lambda: plain_tokens(tokenizer, [text])[0])
     if found is None:
         raise ModelError(
             f"the model's tokenizer fails on text such as {text[:20]!r}; give it an unknown token "
