@@ -25,7 +25,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from taciturn.errors import MissingColumnError, TaciturnError
-from taciturn.preparation.arrow_types import parse_type
+from taciturn.preparation.arrow_types import OpaqueType, type_of_column
 from taciturn.preparation.expression import check_single, warm_up
 from taciturn.preparation.framing import LIMIT_S, MESSAGE_LIMIT_BYTES, read_message, to_message
 from taciturn.preparation.rows import Rows
@@ -80,7 +80,7 @@ def try_unit(unit: str) -> dict[str, Any]:
 
 def try_selection(request: Mapping[str, Any]) -> dict[str, Any]:
     """Columns and rows that a selection makes of the rows in a request, or why it is refused."""
-    schema = pa.schema([(name, parse_type(kind)) for name, kind in request["columns"]])
+    schema = pa.schema([(name, type_of_column(kind)) for name, kind in request["columns"]])
     try:
         table = table_of(request["rows"], schema)
         result = selected(Rows(schema, iter(table.to_batches())), request["select"])
@@ -103,6 +103,8 @@ def table_of(rows: Sequence[Mapping[str, Any]], schema: pa.Schema) -> pa.Table:
 
 
 def _column(values: list[Any], kind: pa.DataType) -> pa.Array:
+    if isinstance(kind, OpaqueType):
+        return pa.ExtensionArray.from_storage(kind, pa.nulls(len(values)))
     try:
         return pa.array(values, kind)
     except _WRONG:
