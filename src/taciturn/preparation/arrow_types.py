@@ -41,6 +41,16 @@ _NESTED = re.compile(
 _DEPTH = 20
 
 
+MOST_CHARACTERS = 4000
+"""Of the name of a type that travels, at most; `wire.datasets.ColumnView` holds no more."""
+
+
+def name_of_type(kind: pa.DataType) -> str:
+    """What a type travels as; of one that is too long only the beginning, which no type has."""
+    text = str(kind)
+    return text if len(text) <= MOST_CHARACTERS else f"{text[: MOST_CHARACTERS - 3]}..."
+
+
 class OpaqueType(pa.ExtensionType):
     """The type of a column that is known by name only, and can be passed on but not read."""
 
