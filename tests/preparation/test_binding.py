@@ -355,6 +355,24 @@ def test_mutant_that_lets_duckdb_look_names_up(monkeypatch: pytest.MonkeyPatch) 
     assert columns_of(with_unit(stream(rows), "upper(id)", [])) != [["A", "A"]]
 
 
+@pytest.mark.parametrize(
+    ("select", "said"),
+    [
+        ("Note.x", "field 'x' from expression \"Note\""),
+        ("upper(Note) AS loud, loud.x", 'table "loud" not found'),
+        ("list_transform([Note], lambda q: q.k)", 'from expression "q"'),
+        ("half + 1", "it reads 'half', halffloat"),
+        ("upper(raw) AS text", r"upper\(BLOB\).*bytes become text by decode\(\.\.\.\)"),
+        ("Note.upper()", r"Note\.upper\(\), where upper\(\.\.\.\) is meant"),
+    ],
+)
+def test_what_cannot_be_run_is_told_in_the_words_of_who_wrote_it(select: str, said: str) -> None:
+    half = pa.array([1.0], pa.float16())
+    rows = pa.table({"id": ["1"], "Note": ["x"], "half": half, "raw": [b"x"]})
+    with pytest.raises(PreparationError, match=said):
+        selected(stream(rows), select)
+
+
 def test_the_name_of_the_unit_is_taken() -> None:
     for name in (UNIT, UNIT.upper()):
         with pytest.raises(DataError, match="name that is taken"):

@@ -51,7 +51,7 @@ def name_of_type(kind: pa.DataType) -> str:
     return text if len(text) <= MOST_CHARACTERS else f"{text[: MOST_CHARACTERS - 3]}..."
 
 
-class OpaqueType(pa.ExtensionType):
+class OpaqueType(pa.ExtensionType):  # type: ignore[misc]
     """The type of a column that is known by name only, and can be passed on but not read."""
 
     def __init__(self, name: str) -> None:

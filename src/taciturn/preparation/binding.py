@@ -13,8 +13,9 @@ letters only; if there are several of these, it is refused.
 from __future__ import annotations
 
 import json
+import re
 from collections import ChainMap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +28,7 @@ from taciturn.preparation.rows import folded, missing_column, same_names
 from taciturn.preparation.session import TABLE, LockedSession
 
 _POSITION = "n"
+_NUMBER = re.compile(r"\b(?:[cr]\d+|p\d+_\d+)\b")
 Node = dict[str, Any]
 
 
@@ -46,11 +48,17 @@ class Projection:
         statement: gives the rows' positions, then one column for each computed output, in order;
             empty if nothing is computed.
         reads: positions of the columns that it reads.
+        written: what stood in place of the statement's numbers.
     """
 
     outputs: tuple[Output, ...]
     statement: str
     reads: tuple[int, ...]
+    written: Mapping[str, str]
+
+    def shown(self, message: str) -> str:
+        """DuckDB's words about the statement, with the names as they were written."""
+        return _NUMBER.sub(lambda found: self.written.get(found[0], found[0]), message)
 
     def table(self, rows: pa.RecordBatch) -> pa.Table:
         """What the statement runs over."""
@@ -113,10 +121,10 @@ def _bound(
             computed.append({**names.numbered(item), "alias": meaning})
         if alias:
             names.results[alias] = meaning
-    reads = tuple(sorted(names.read))
+    reads = names.reads()
     _check_types(computed, [schema.field(index) for index in reads], field)
     statement = _statement(session, computed, field) if computed else ""
-    return Projection(tuple(outputs), statement, reads)
+    return Projection(tuple(outputs), statement, reads, names.written)
 
 
 class _Names:
@@ -128,7 +136,11 @@ class _Names:
         own = {name: _column(index) for index, name in enumerate(columns)}
         self._index = {number: index for index, number in enumerate(own.values())}
         self._known = ChainMap(own, self.results)
-        self.read: set[int] = set()
+        self.written: dict[str, str] = {}
+
+    def reads(self) -> tuple[int, ...]:
+        """The columns that numbered expressions read."""
+        return tuple(sorted(self._index[each] for each in self.written if each in self._index))
 
     def passed_on(self, item: Node) -> int | None:
         """The column that an expression is, if it is nothing else."""
@@ -149,8 +161,7 @@ class _Names:
         if tree.get("class") == "COLUMN_REF":
             head, *path = tree["column_names"]
             meaning = self._meaning(head, known)
-            if meaning in self._index:
-                self.read.add(self._index[meaning])
+            self.written[meaning] = head
             return {**tree, "column_names": [meaning, *path]}
         if tree.get("class") == "LAMBDA" and tree.get("syntax_type") == "LAMBDA_KEYWORD":
             given = [n["column_names"][0] for n in nodes(tree["lhs"]) if n["class"] == "COLUMN_REF"]

@@ -212,8 +212,7 @@ def _bound_schema(
         try:
             found = session.run(projection.statement, projection.empty_table(schema))
         except (duckdb.Error, pa.ArrowException) as error:
-            reason = str(error).partition("\n")[0]
-            raise PreparationError(f"{field} cannot be run: {reason}") from None
+            raise _cannot_be_run(error, projection, schema, field) from None
         computed = iter(found.schema.types[1:])
     return pa.schema(
         [
@@ -224,3 +223,15 @@ def _bound_schema(
             for output in projection.outputs
         ]
     )
+
+
+def _cannot_be_run(
+    error: Exception, projection: Projection, schema: pa.Schema, field: str
+) -> PreparationError:
+    reason = projection.shown(str(error).partition("\n")[0]).rstrip(".")
+    if isinstance(error, duckdb.NotSupportedError | pa.ArrowNotImplementedError):
+        read = [schema.field(index) for index in projection.reads]
+        reason += f"; it reads {', '.join(f'{each.name!r}, {each.type}' for each in read)}"
+    if "BLOB" in reason:
+        reason += "; bytes become text by decode(...)"
+    return PreparationError(f"{field} cannot be run: {reason}")
