@@ -149,7 +149,7 @@ def _tokenizer(patch: pytest.MonkeyPatch, act: Callable[[], None]) -> None:
 STAGES: dict[str, Callable[[pytest.MonkeyPatch, Callable[[], None]], None]] = {
     "unit": _at(selection, "_named_only", 0),
     "split": _at(Split, "_filtered", 1),
-    "select": _at(selection, "_one_batch", 0),
+    "select": _at(selection, "_put_together", 1),
     "text": _at(fields, "_texts", 0),
     "encode": _at(encoding, "_strings", 0),
     "tokenizer": _tokenizer,
