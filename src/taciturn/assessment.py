@@ -49,8 +49,14 @@ from taciturn.errors import SpecError
 from taciturn.figures import Release, ReleasedDownstream, ReleasedEvaluation
 from taciturn.planning.plan import max_tokens
 from taciturn.report import PrivateStep
-from taciturn.spec import AssessmentSpec, DataSpec, DownstreamSpec, EvaluateSpec, SampleSpec
-from taciturn.worker import unit_name
+from taciturn.spec import (
+    AssessmentSpec,
+    DataSpec,
+    DownstreamSpec,
+    EvaluateSpec,
+    SampleSpec,
+    unit_name,
+)
 
 Basis = Literal["public", "private, exact: for the owner's eyes only", "differential privacy"]
 

@@ -41,8 +41,7 @@ from taciturn.engine.data.tokenize import TokenizedDataset, prepare
 from taciturn.errors import SpecError
 from taciturn.planning.plan import max_tokens
 from taciturn.report import PrivacyReport
-from taciturn.spec import DataSpec, ExtractSpec, MembershipSpec
-from taciturn.worker import unit_name
+from taciturn.spec import ONE_RECORD, DataSpec, ExtractSpec, MembershipSpec, unit_name
 
 
 def extract(subject: Subject, question: Question, spec: ExtractSpec, policy: str) -> Extraction:
@@ -119,7 +118,7 @@ def _data_spec(spec: MembershipSpec, report: PrivacyReport | None) -> DataSpec:
     if report is None:
         return DataSpec(**fields)
     given = spec.model_fields_set
-    own_unit = None if report.privacy_unit == unit_name(DataSpec()) else report.privacy_unit
+    own_unit = None if report.privacy_unit == ONE_RECORD else report.privacy_unit
     if "privacy_unit" not in given:
         fields["privacy_unit"] = own_unit
     if "max_records_per_unit" not in given and report.max_records_per_unit is not None:

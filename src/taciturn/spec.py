@@ -31,6 +31,9 @@ CanaryKind = Literal["random", "new-token", "secret"]
 GATEWAY = "gateway:"
 """What a dataset's or model's text begins with where it is behind a gateway: gateway:phee."""
 
+ONE_RECORD = "one record"
+"""What is protected where no privacy_unit is named, as reports say it."""
+
 _PRIVACY_FIELDS = frozenset({"target_epsilon", "delta", "l2_clip_norm", "batch_size"})
 
 
@@ -69,6 +72,17 @@ class DataSpec(_Spec):
     max_tokens: Annotated[
         int | None, Field(ge=2, description="Tokens kept of a record; the rest is cut off.")
     ] = None
+
+    @field_validator("privacy_unit")
+    @classmethod
+    def _not_the_name_of_none(cls, unit: str | None) -> str | None:
+        """A report could not tell such a column from no unit at all."""
+        if unit == ONE_RECORD:
+            raise ValueError(
+                "is what reports say where no unit is named; leave it out for that, and put a "
+                "column of this name in double quotes"
+            )
+        return unit
 
 
 class PrivacySpec(_Spec):
@@ -637,6 +651,11 @@ class JobSpec(FitSpec):
     def fit_spec(self) -> FitSpec:
         """The part that `LLM.fit` takes."""
         return FitSpec(**{name: getattr(self, name) for name in FitSpec.model_fields})
+
+
+def unit_name(spec: DataSpec) -> str:
+    """What is protected, as reports say it."""
+    return spec.privacy_unit or ONE_RECORD
 
 
 def parse(kind: type[S], arguments: dict[str, Any]) -> S:
