@@ -29,12 +29,12 @@ SETTINGS: dict[str, Any] = {
 }
 
 
-class Stopped(Exception):
-    pass
+class StoppedError(Exception):
+    """In the middle of a run."""
 
 
 def stop(_: object) -> None:
-    raise Stopped
+    raise StoppedError
 
 
 def rows(n: int = 24) -> pd.DataFrame:
@@ -43,9 +43,9 @@ def rows(n: int = 24) -> pd.DataFrame:
 
 
 def begin(model: LLM, output: Path, **fields: Any) -> None:
-    """A run that ends after its first step, with a checkpoint of it... or of none."""
+    """A run that ends in its second step, with a checkpoint of the first."""
     observer = Observer(on_progress=lambda progress: progress.step < 2 or stop(progress))
-    with pytest.raises(Stopped):
+    with pytest.raises(StoppedError):
         model.fit(rows(), output=output, observer=observer, **{**SETTINGS, **fields})
 
 
@@ -93,9 +93,7 @@ def output(interrupted: Path, tmp_path: Path) -> Path:
     ],
     ids=lambda other: next(iter(other)),
 )
-def test_another_setting_is_refused(
-    other: dict[str, Any], tiny_llama: Path, output: Path
-) -> None:
+def test_another_setting_is_refused(other: dict[str, Any], tiny_llama: Path, output: Path) -> None:
     before = sorted(path.name for path in output.iterdir())
     with pytest.raises(CheckpointError):
         resume(LLM(str(tiny_llama)), output, **other)

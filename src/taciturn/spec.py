@@ -490,6 +490,32 @@ class MembershipFields(TypedDict, total=False):
     confidence: float
 
 
+class LedgerSpec(_Spec):
+    """Where runs on the same data add up, on this machine."""
+
+    ledger: Annotated[
+        str | None,
+        Field(description="Adds this run up with others on the same data: sqlite:///FILE."),
+    ] = None
+    ledger_namespace: Annotated[
+        str | None,
+        Field(description="What the data are called there; default: where they are."),
+    ] = None
+
+    @model_validator(mode="after")
+    def _name_of_something(self) -> Self:
+        if self.ledger_namespace is not None and self.ledger is None:
+            raise ValueError(
+                f"ledger_namespace={self.ledger_namespace!r} names data in a ledger; give ledger, "
+                "for example sqlite:///ledger.db"
+            )
+        return self
+
+    def ledger_fields(self) -> dict[str, str | None]:
+        """The two as keyword arguments."""
+        return {"ledger": self.ledger, "ledger_namespace": self.ledger_namespace}
+
+
 class AuditSpec(_Spec):
     """The arguments of `LLM.audit`."""
 
@@ -524,7 +550,7 @@ class SampleJobSpec(SampleSpec):
         return SampleSpec(**{name: getattr(self, name) for name in SampleSpec.model_fields})
 
 
-class EvaluateJobSpec(EvaluateSpec):
+class EvaluateJobSpec(EvaluateSpec, LedgerSpec):
     """What `taciturn evaluate` does."""
 
     model: Annotated[str, Field(description="Output folder of a fit, or a base model.")]
@@ -553,7 +579,7 @@ class AuditJobSpec(AuditSpec):
         return AuditSpec(**{name: getattr(self, name) for name in AuditSpec.model_fields})
 
 
-class DownstreamJobSpec(DownstreamSpec):
+class DownstreamJobSpec(DownstreamSpec, LedgerSpec):
     """What `taciturn downstream` does."""
 
     model: Annotated[str, Field(description="The model that wrote the synthetic text.")]
@@ -633,7 +659,7 @@ class DemoSpec(_Spec):
     epsilon: Annotated[float, Field(gt=0, description="Budget of the private fit.")] = 3.0
 
 
-class JobSpec(FitSpec):
+class JobSpec(FitSpec, LedgerSpec):
     """One fit job: the YAML file, the CLI's flags, the worker's input."""
 
     model: Annotated[str, Field(description="Hub id, local path, GGUF path, or embedded name.")]

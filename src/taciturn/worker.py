@@ -69,7 +69,15 @@ from taciturn.planning.plan import (
     make_plan,
     max_tokens,
 )
-from taciturn.report import Audit, CanaryReport, PrivacyReport, PrivateStep, read_report
+from taciturn.report import (
+    SCOPE,
+    Audit,
+    CanaryReport,
+    LedgerTotal,
+    PrivacyReport,
+    PrivateStep,
+    read_report,
+)
 from taciturn.spec import FitSpec, unit_name
 
 PRIVATE = "private"
@@ -130,6 +138,10 @@ class Arranged:
     blocks: Blocks
 
 
+Payment = Callable[[str, TrainingPlan], LedgerTotal]
+"""Charges a run, by its name, with all of its plan; what all runs on its data then cost."""
+
+
 @dataclass(frozen=True, slots=True)
 class FitResult:
     """What a fit job gives back; no model if it was sharded, but the released folder."""
@@ -151,6 +163,7 @@ def fit(
     spent: Sequence[PrivateStep] = (),
     earlier: Earlier | None = None,
     arranged: Arranged | None = None,
+    pay: Payment | None = None,
 ) -> FitResult:
     """Fit `base` to `data` and release the result into `output`.
 
@@ -162,6 +175,8 @@ def fit(
         earlier: the fitted model to go on with, instead of a new adapter on `base`.
         arranged: runs its plan, instead of one for the number of units that are found. A plan that
             is not what this process would make of `spec` and its own `base` is a SpecError.
+        pay: called once all is ready and before a step runs, in one process; for a resumed run
+            again, with the same name.
 
     Raises:
         SpecError, DataError, ModelError: bad input; nothing was trained or written.
@@ -176,7 +191,8 @@ def fit(
         # Rank 0's: each process may have made a temporary folder of its own.
         output = Path(tell(ranks, str(output.absolute()))[0])
         observer = observer or Observer()
-        job = _Job(base, spec, output, ranks, observer, signer, tuple(spent), earlier, arranged)
+        before = (tuple(spent), earlier, arranged)
+        job = _Job(base, spec, output, ranks, observer, signer, *before, pay)
         return _fit(job, data, resume)
 
 
@@ -191,6 +207,7 @@ class _Job:
     spent: tuple[PrivateStep, ...]
     earlier: Earlier | None
     arranged: Arranged | None
+    pay: Payment | None
 
     @property
     def private(self) -> Path:
@@ -237,6 +254,7 @@ def _fit(job: _Job, data: object, resume: bool) -> FitResult:
     if job.ranks.first:
         reasons = (*plan.reasons, *_notes(spec, loss))
         job.observer.on_plan(plan.model_copy(update={"reasons": reasons}))
+    paid = _pay(job, begun.run, plan)
     train(_run(job, loss, dataset, plan), resume=resume)
     restore_parts(model)
     model.eval()
@@ -244,9 +262,21 @@ def _fit(job: _Job, data: object, resume: bool) -> FitResult:
     made_of = Origin.read(job.data)
     report = privacy_report(base, made_of, plan, loss).model_copy(update=origin)
     report = _all_costs(job, begun, report, _commitment(job, dataset))
+    if job.arranged is None:
+        scope = SCOPE if spec.private else None
+        report = report.model_copy(update={"scope": scope, "ledger": paid})
     lora.settle(model)
     _release_once(job, model, report)
     return FitResult(None if job.sharded else model, report, plan)
+
+
+def _pay(job: _Job, run: str, plan: TrainingPlan) -> LedgerTotal | None:
+    """Charge the whole run in its ledger, if it has one; only then may it begin."""
+    paid = None
+    with together(job.ranks):
+        if job.ranks.first and job.pay is not None:
+            paid = job.pay(run, plan)
+    return paid
 
 
 def _run(job: _Job, loss: CausalLmLoss, dataset: TokenizedDataset, plan: TrainingPlan) -> Run:

@@ -1,4 +1,4 @@
-"""Prepared data know what they were made of; a call about anything else does not go on with them."""
+"""Prepared data know what they were made of; no call about anything else goes on with them."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ import pytest
 
 from taciturn.engine.data import tokenize
 from taciturn.engine.data.declared import DeclaredRows
-from taciturn.engine.data.origin import Origin
+from taciturn.engine.data.origin import Origin, canonical_source
 from taciturn.engine.data.split import Split
 from taciturn.engine.data.tokenize import check_prepared, prepare
-from taciturn.errors import CheckpointError
+from taciturn.errors import CheckpointError, DataNotFoundError
 from taciturn.spec import DataSpec
 
 NOTES = [
@@ -263,3 +263,24 @@ def test_declared_rows_are_compared_by_what_was_declared_alone(tmp_path: Path) -
     for other in others:
         with pytest.raises(CheckpointError, match="another data set"):
             check(folder, data=other)
+
+
+def test_a_data_set_has_one_name_however_it_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "notes"
+    folder.mkdir()
+    for name in ("a.csv", "b.csv"):
+        pd.DataFrame(NOTES).to_csv(folder / name, index=False)
+    (tmp_path / "link.csv").symlink_to(folder / "a.csv")
+    monkeypatch.chdir(tmp_path)
+    file, whole = str(folder / "a.csv"), str(folder)
+    spellings = ["notes/a.csv", "notes//a.csv", "notes/../notes/a.csv", "link.csv", Path(file)]
+    assert {canonical_source(each) for each in (*spellings, f"file://{file}")} == {file}
+    patterns = ["notes", "notes/", "notes/*.csv", f"{folder}/[ab].csv", f"file://{folder}/?.csv"]
+    assert {canonical_source(each) for each in patterns} == {whole}
+    assert canonical_source("postgresql://host/base#t") == "host/base#t"
+    assert canonical_source("postgresql+psycopg://host/base#t") == "host/base#t"
+    assert canonical_source(NOTES) is None
+    with pytest.raises(DataNotFoundError):
+        canonical_source("elsewhere.csv")

@@ -14,9 +14,9 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from taciturn.engine.data.database import is_table
 from taciturn.engine.data.declared import DeclaredRows
 from taciturn.engine.data.encoding import Tokenizer
-from taciturn.engine.data.database import is_table
 from taciturn.engine.data.location import locate
 from taciturn.errors import CheckpointError, TaciturnError
 from taciturn.spec import DataSpec, unit_name
@@ -109,6 +109,28 @@ class Origin(BaseModel):
                     f"the run was begun with another {name} than this call has; give the same to "
                     "resume it, or begin anew in another output folder"
                 )
+
+
+def canonical_source(data: object) -> str | None:
+    """Where rows are, said in one way however the caller says it; None for rows in memory.
+
+    Links and relative paths are resolved. A pattern is the folder below which it looks. A copy of a
+    file is other data here: only its owner knows that it is about the same people.
+
+    Raises what reading them would, if nothing is there.
+    """
+    if not isinstance(data, str | os.PathLike):
+        return None
+    given = os.fspath(data)
+    if is_table(given):
+        return given.partition("://")[2]
+    location = locate(given)
+    if "file" not in location.filesystem.protocol:
+        return location.shown.strip("'")
+    path = location.filesystem._strip_protocol(os.path.expanduser(given))
+    while any(mark in path for mark in "*?[") and not os.path.exists(path):
+        path = os.path.dirname(path)
+    return os.path.realpath(path)
 
 
 def _same(field: str, begun: object, asked: object) -> None:

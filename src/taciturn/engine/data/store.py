@@ -179,7 +179,9 @@ class TokenWriter:
     def content(self) -> str:
         """SHA-256 of what was added so far: tokens, targets, records and units, however many came
         at a time. It follows from private rows."""
-        return hashlib.sha256("".join(each.hexdigest() for each in self._content).encode()).hexdigest()
+        return hashlib.sha256(
+            "".join(each.hexdigest() for each in self._content).encode()
+        ).hexdigest()
 
     def close(self, public_spec: str) -> None:
         """Finish all files; `public_spec` says how the data was prepared and enters the hash."""

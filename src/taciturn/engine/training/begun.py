@@ -44,8 +44,8 @@ class Begun(BaseModel):
             return cls.model_validate_json((private / _BEGUN).read_bytes())
         except (OSError, ValidationError):
             raise CheckpointError(
-                f"{private / _BEGUN}, which says what the run was begun with, is absent, damaged or "
-                "of another version; begin anew in another output folder"
+                f"{private / _BEGUN}, which says what the run was begun with, is absent, damaged "
+                "or of another version; begin anew in another output folder"
             ) from None
 
     def write(self, private: Path) -> None:
@@ -85,6 +85,6 @@ def digest_of(report: PrivacyReport) -> str:
     What is spent on evaluations of it later makes no other model of it.
     """
     fits = tuple(step for step in report.private_steps if step.purpose == "fit")
-    changing = {"epsilon", "dp_event", "max_records_per_unit"}
+    changing = {"epsilon", "dp_event", "max_records_per_unit", "ledger"}
     said = report.model_copy(update={"private_steps": fits}).model_dump_json(exclude=changing)
     return hashlib.sha256(said.encode()).hexdigest()
