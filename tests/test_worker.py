@@ -12,7 +12,7 @@ import pytest
 
 from taciturn import worker
 from taciturn.engine.training.begun import Begun
-from taciturn.errors import CheckpointError
+from taciturn.errors import CheckpointError, SpecError
 from taciturn.llm import LLM
 from taciturn.report import PrivacyReport
 from taciturn.worker import Observer
@@ -175,3 +175,22 @@ def test_what_a_run_was_begun_with_must_be_readable(tiny_llama: Path, output: Pa
         path.write_text(damage)
         with pytest.raises(CheckpointError, match="begin anew"):
             resume(LLM(str(tiny_llama)), output)
+
+
+def test_units_of_one_name_that_are_not_the_same_do_not_compose(
+    tiny_llama: Path, tmp_path: Path
+) -> None:
+    """`patient` was made of another column: no one epsilon is about both."""
+    selected = {"select": "text, id AS patient", "privacy_unit": "patient", "delta": 1e-3}
+    first = {**SETTINGS, **selected, "steps": 1}
+    model = LLM(str(tiny_llama)).fit(rows(), output=tmp_path / "first", **first)
+    assert model.privacy is not None
+    assert model.privacy.privacy_unit == "patient, where patient = id"
+    other = {"select": "text, other AS patient"}
+    with pytest.raises(SpecError, match="differs from 'patient, where patient = id'"):
+        model.evaluate(rows(), text_field="text", target_epsilon=1, **{**selected, **other})
+    with pytest.raises(SpecError, match="no one epsilon"):
+        LLM(str(tmp_path / "first")).fit(rows(), **{**first, **other, "r": None})
+    again = {**selected, "select": "id AS patient, upper(text) AS text"}
+    model.evaluate(rows(), text_field="text", target_epsilon=1, **again)
+    assert len(model.privacy.private_steps) == 2

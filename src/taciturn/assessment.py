@@ -48,6 +48,7 @@ from taciturn.engine.privacy.rng import SecureStream
 from taciturn.errors import SpecError
 from taciturn.figures import Release, ReleasedDownstream, ReleasedEvaluation
 from taciturn.planning.plan import max_tokens
+from taciturn.preparation.unit import unit_name
 from taciturn.report import PrivateStep
 from taciturn.spec import (
     AssessmentSpec,
@@ -55,7 +56,6 @@ from taciturn.spec import (
     DownstreamSpec,
     EvaluateSpec,
     SampleSpec,
-    unit_name,
 )
 
 Basis = Literal["public", "private, exact: for the owner's eyes only", "differential privacy"]

@@ -56,6 +56,7 @@ from taciturn.errors import (
 from taciturn.figures import ReleasedDownstream, ReleasedEvaluation, ReleasedFigures
 from taciturn.frame import with_policy
 from taciturn.planning.plan import TrainingPlan, check_target, make_plan, max_tokens
+from taciturn.preparation.unit import unit_name
 from taciturn.report import (
     BASE_POLICY,
     Audit,
@@ -81,7 +82,6 @@ from taciturn.spec import (
     PerformanceSpec,
     SampleSpec,
     parse,
-    unit_name,
 )
 from taciturn.worker import (
     DATA,

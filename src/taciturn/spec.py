@@ -679,11 +679,6 @@ class JobSpec(FitSpec, LedgerSpec):
         return FitSpec(**{name: getattr(self, name) for name in FitSpec.model_fields})
 
 
-def unit_name(spec: DataSpec) -> str:
-    """What is protected, as reports say it."""
-    return spec.privacy_unit or ONE_RECORD
-
-
 def parse(kind: type[S], arguments: dict[str, Any]) -> S:
     """Validate `arguments` into a spec; raises SpecError with value, bound and remedy."""
     unknown = [name for name in arguments if name not in kind.model_fields]

@@ -69,6 +69,7 @@ from taciturn.planning.plan import (
     make_plan,
     max_tokens,
 )
+from taciturn.preparation.unit import unit_name
 from taciturn.report import (
     SCOPE,
     Audit,
@@ -78,7 +79,7 @@ from taciturn.report import (
     PrivateStep,
     read_report,
 )
-from taciturn.spec import FitSpec, unit_name
+from taciturn.spec import FitSpec
 
 PRIVATE = "private"
 DATA = "data"

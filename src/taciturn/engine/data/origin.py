@@ -19,7 +19,8 @@ from taciturn.engine.data.declared import DeclaredRows
 from taciturn.engine.data.encoding import Tokenizer
 from taciturn.engine.data.location import locate
 from taciturn.errors import CheckpointError, TaciturnError
-from taciturn.spec import DataSpec, unit_name
+from taciturn.preparation.unit import unit_name
+from taciturn.spec import DataSpec
 
 ORIGIN = "origin.json"
 
@@ -88,7 +89,7 @@ class Origin(BaseModel):
     @property
     def privacy_unit(self) -> str:
         """What the units of these data are, as reports say it."""
-        return unit_name(self.spec)
+        return unit_name(self.spec, selected=self.declared_units is None)
 
     def public_text(self) -> str:
         """The part that does not follow from rows, in one stable text."""
@@ -126,8 +127,8 @@ def canonical_source(data: object) -> str | None:
         return given.partition("://")[2]
     location = locate(given)
     if "file" not in location.filesystem.protocol:
-        return location.shown.strip("'")
-    path = location.filesystem._strip_protocol(os.path.expanduser(given))
+        return str(location.shown).strip("'")
+    path: str = location.filesystem._strip_protocol(os.path.expanduser(given))
     while any(mark in path for mark in "*?[") and not os.path.exists(path):
         path = os.path.dirname(path)
     return os.path.realpath(path)
