@@ -16,6 +16,7 @@ from taciturn.errors import CheckpointError
 from taciturn.report import PrivacyReport, PrivateStep
 
 _BEGUN = "begun.json"
+_WEIGHTS = (".safetensors", ".bin", ".pt", ".gguf")
 
 
 class Begun(BaseModel):
@@ -65,7 +66,7 @@ class Begun(BaseModel):
                 "or from none; resume it with the model that it was begun with, or begin anew in "
                 "another output folder"
             )
-        if self._base() != asked._base():
+        if not self._has_base_of(asked):
             raise CheckpointError(
                 f"the run was begun with the base model {self.base_model}, and {asked.base_model} "
                 "is not the same; give that one to resume it, or begin anew in another output "
@@ -74,9 +75,17 @@ class Begun(BaseModel):
         own = [step for step in asked.spent if step not in self.spent]
         return self.model_copy(update={"spent": (*self.spent, *own)})
 
-    def _base(self) -> object:
-        """A base is its files, wherever they are; its name, where they were not found."""
-        return self.base_model_sha256 or self.base_model
+    def _has_base_of(self, other: Begun) -> bool:
+        """A base is its files, wherever they are; its name, where they were not found.
+
+        Two machines need not have the same files of it, but the same weights.
+        """
+        own, others = self.base_model_sha256, other.base_model_sha256
+        if not own or not others:
+            return self.base_model == other.base_model
+        shared = own.keys() & others.keys()
+        weights = any(name.endswith(_WEIGHTS) for name in shared)
+        return weights and all(own[name] == others[name] for name in shared)
 
 
 def digest_of(report: PrivacyReport) -> str:
