@@ -511,10 +511,6 @@ class LedgerSpec(_Spec):
             )
         return self
 
-    def ledger_fields(self) -> dict[str, str | None]:
-        """The two as keyword arguments."""
-        return {"ledger": self.ledger, "ledger_namespace": self.ledger_namespace}
-
 
 class AuditSpec(_Spec):
     """The arguments of `LLM.audit`."""

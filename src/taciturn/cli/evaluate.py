@@ -24,7 +24,11 @@ def run_evaluate(job: EvaluateJobSpec) -> None:
     model = LLM(job.model, device=job.device)
     spec = job.evaluate_spec()
     result = model.evaluate(
-        job.data, signing_key=job.signing_key, **job.ledger_fields(), **spec.model_dump()
+        job.data,
+        signing_key=job.signing_key,
+        ledger=job.ledger,
+        ledger_namespace=job.ledger_namespace,
+        **spec.model_dump(),
     )
     assert isinstance(result, Evaluation)  # of a model that is here
     console = Console(highlight=False)
@@ -74,7 +78,8 @@ def run_downstream(job: DownstreamJobSpec) -> None:
         job.synthetic,
         job.test,
         signing_key=job.signing_key,
-        **job.ledger_fields(),
+        ledger=job.ledger,
+        ledger_namespace=job.ledger_namespace,
         **spec.model_dump(),
     )
     console = Console(highlight=False)

@@ -32,7 +32,8 @@ def run_fit(job: JobSpec, *, resume: bool, show_private: bool) -> None:
             resume=resume,
             signing_key=job.signing_key,
             observer=screen.observer(),
-            **job.ledger_fields(),
+            ledger=job.ledger,
+            ledger_namespace=job.ledger_namespace,
             **job.fit_spec().model_dump(),
         )
     console.print(f"{model.policy}", style="bold", markup=False)

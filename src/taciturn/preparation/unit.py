@@ -69,6 +69,6 @@ def _made(unit: str, select: str) -> list[str]:
     return list(made)
 
 
-def _columns(tree: exp.Expression) -> list[str]:
+def _columns(tree: exp.Expr) -> list[str]:
     """Names that an expression looks up: columns, or other results of the same list."""
     return [column.parts[0].name for column in tree.find_all(exp.Column)]
