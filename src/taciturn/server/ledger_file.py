@@ -69,7 +69,7 @@ class LedgerFile:
                 raise SigningKeyError(
                     f"a ledger in PostgreSQL needs the key of its seals; set {KEY_VARIABLE}"
                 )
-            schema.upgrade(engine)
+            schema.check(engine)  # it may be a gateway's, which migrates it when it is at rest
             return cls(engine, SealKey.from_text(text))
         path = Path(make_url(url).database or "").with_suffix(".key")
         try:
