@@ -27,11 +27,17 @@ from taciturn.engine.data.encoding import (
     encode_batch,
 )
 from taciturn.engine.data.fields import text_columns
+from taciturn.engine.data.origin import Origin
 from taciturn.engine.data.planted import PlantedUnits, plant
 from taciturn.engine.data.probing import check_tokenizer
 from taciturn.engine.data.source import open_rows
-from taciturn.engine.data.store import TokenizedDataset, TokenizedRecord, TokenWriter
-from taciturn.errors import OutputError
+from taciturn.engine.data.store import (
+    TokenizedDataset,
+    TokenizedRecord,
+    TokenWriter,
+    check_whole,
+)
+from taciturn.errors import CheckpointError, OutputError
 from taciturn.preparation.fields import Fields, choose_fields
 from taciturn.preparation.rows import Rows, Skipped
 from taciturn.preparation.selection import selected, with_unit
@@ -40,7 +46,7 @@ from taciturn.spec import DataSpec
 SKIPPED = "skipped.json"
 """How many rows of DeclaredRows contribute nothing; private, as all in the folder."""
 
-__all__ = ["TokenizedDataset", "TokenizedRecord", "Tokenizer", "prepare"]
+__all__ = ["TokenizedDataset", "TokenizedRecord", "Tokenizer", "check_prepared", "prepare"]
 
 
 def prepare(
@@ -72,6 +78,7 @@ def prepare(
     """
     if max_tokens < 2:
         raise ValueError(f"max_tokens={max_tokens} must be at least 2; raise it")
+    origin = Origin.of(data, spec, tokenizer, max_tokens, seed)
     with _appearing_at_once(folder) as partial:
         skipped = Skipped()
         rows, fields = _records(data, spec, skipped)
@@ -82,7 +89,7 @@ def prepare(
             spill = partial / "spill"
             spill.mkdir(mode=0o700)
             batches = grouped(rows, spec.max_records_per_unit, seed, spill)
-        with _writing(partial, _public(spec, max_tokens, seed)) as writer:
+        with _writing(partial, origin.public_text()) as writer:
             if isinstance(data, DeclaredRows):
                 declared = DeclaredEncoder(fields, tokenizer, max_tokens, vocabulary, skipped)
                 _write(batches, declared.encode, writer)
@@ -92,12 +99,44 @@ def prepare(
                     lambda batch: encode_batch(batch, fields, tokenizer, max_tokens, vocabulary),
                     writer,
                 )
+            origin.model_copy(update={"rows": writer.content()}).write(partial)
             if planted is not None:
                 plant(planted, writer, fields.kind, tokenizer, max_tokens, partial)
         shutil.rmtree(partial / "spill", ignore_errors=True)
         if isinstance(data, DeclaredRows):
             (partial / SKIPPED).write_text(json.dumps({"rows": skipped.rows}))
     return TokenizedDataset.open(folder)
+
+
+def check_prepared(
+    data: object, spec: DataSpec, tokenizer: Tokenizer, max_tokens: int, folder: Path, seed: int
+) -> None:
+    """Raise CheckpointError unless `prepare` would make of these arguments what is in `folder`.
+
+    The public part is compared first. Then rows: those of local files that have not changed since
+    are the same; all others are prepared again and compared. Declared rows are not read again: they
+    are what the job was given, and a job that failed over one would tell of it.
+
+    Raises also whatever `prepare` does.
+    """
+    begun, asked = Origin.read(folder), Origin.of(data, spec, tokenizer, max_tokens, seed)
+    check_whole(folder, begun.public_text())
+    begun.check(asked)
+    unchanged = asked.files and asked.files == begun.files
+    if unchanged or isinstance(data, DeclaredRows):
+        return
+    again = folder.with_name(f"{folder.name}-again")
+    shutil.rmtree(again, ignore_errors=True)
+    try:
+        prepare(data, spec, tokenizer, max_tokens, again, seed)
+        same = Origin.read(again).rows == begun.rows
+    finally:
+        shutil.rmtree(again, ignore_errors=True)
+    if not same:
+        raise CheckpointError(
+            "the rows are not those that the run was begun with; give the same data to resume it, "
+            "or begin anew in another output folder"
+        )
 
 
 def check_source(data: object, spec: DataSpec) -> None:
@@ -139,12 +178,6 @@ def _writing(folder: Path, public_spec: str) -> Iterator[TokenWriter]:
         writer.close(public_spec)
     finally:
         writer.abandon()
-
-
-def _public(spec: DataSpec, max_tokens: int, seed: int) -> str:
-    """The public part of the preparation, in one stable text."""
-    fields = {name: getattr(spec, name) for name in DataSpec.model_fields}
-    return json.dumps({**fields, "max_tokens": max_tokens, "seed": seed}, sort_keys=True)
 
 
 @contextmanager
