@@ -568,10 +568,7 @@ class LocalModel:
         limit = max_tokens(spec, base.context_length)
         with tempfile.TemporaryDirectory() as folder:
             target = Path(folder) / "data"
-            words = base.vocabulary
-            dataset = prepare(
-                data, spec, base.tokenizer, limit, target, spec.seed, vocabulary=words
-            )
+            dataset = prepare(data, spec, base.tokenizer, limit, target, spec.seed)
             return _Size(dataset.n_units, dataset.n_tokens / dataset.n_units)
 
     def _temporary(self) -> Path:

@@ -33,7 +33,6 @@ from taciturn.certificate.signers import Signer
 from taciturn.engine.auditing.canaries import check_number, draw_canaries
 from taciturn.engine.data.origin import Origin
 from taciturn.engine.data.planted import CANARIES, Planted
-from taciturn.engine.data.probing import check_ends
 from taciturn.engine.data.tokenize import TokenizedDataset, check_prepared, prepare
 from taciturn.engine.model import adapter, lora
 from taciturn.engine.model.compiled import restore_parts
@@ -235,7 +234,6 @@ def _fit(job: _Job, data: object, resume: bool) -> FitResult:
     try:
         with together(job.ranks):
             check_number(spec.canaries)
-            check_ends(base.tokenizer)
             check_units([*(step.privacy_unit for step in job.spent), unit_name(spec)])
             _check_earlier(earlier, spec)
             _check_arranged(job)

@@ -28,7 +28,6 @@ def check_tokenizer(tokenizer: Any, fields: Fields, vocabulary: int | None = Non
     Args:
         vocabulary: number of token ids that the model knows; None if that is not known.
     """
-    _in_time(lambda: _check_words(tokenizer, vocabulary))
     _in_time(lambda: _check_texts(tokenizer, vocabulary))
     if fields.kind == "messages":
         check_template(tokenizer, fields.columns[0])
@@ -63,31 +62,13 @@ def public_texts() -> list[str]:
     ]
 
 
-def check_ends(tokenizer: Any) -> None:
-    """Raise ModelError if a model fitted with this tokenizer could not be asked for a text."""
-    if tokenizer.bos_token_id is None and tokenizer.eos_token_id is None:
-        raise ModelError(
-            "the model's tokenizer has neither a token that begins a text nor one that ends it: a "
-            "model fitted with it could not be asked for a text; name one that it has, as in "
-            "tokenizer.eos_token = '</s>', and save it beside the model"
-        )
-
-
-def _check_words(tokenizer: Any, vocabulary: int | None) -> None:
-    ends = (getattr(tokenizer, f"{name}_token_id", None) for name in ("bos", "eos"))
-    _check_ids([each for each in ends if each is not None], vocabulary)
-    special = set(special_tokens(tokenizer).values())
-    words: dict[str, int] = getattr(tokenizer, "get_vocab", dict)()
-    _check_ids([token for token in words.values() if token not in special], vocabulary)
-
-
 def _check_ids(ids: Sequence[int], vocabulary: int | None) -> None:
     highest = max(ids, default=0)
     if vocabulary is not None and highest >= vocabulary:
         raise ModelError(
-            f"the tokenizer has tokens up to number {highest}, and the model has embeddings for "
-            f"{vocabulary}; call model.resize_token_embeddings(len(tokenizer)), or take the "
-            "tokenizer that came with the model"
+            f"the tokenizer, or its chat template, writes token {highest}, and the model has "
+            f"embeddings for {vocabulary}; call model.resize_token_embeddings(len(tokenizer)), or "
+            "take the tokenizer that came with the model"
         )
 
 

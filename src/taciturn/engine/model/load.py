@@ -118,7 +118,7 @@ def load_base(name: str, spec: PerformanceSpec) -> LoadedModel:
     if spec.quantization is None and spec.sharding == "none":
         cast(nn.Module, model).to(device)
     if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token or tokenizer.bos_token
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
     return LoadedModel(name, model, tokenizer, context_length(model.config))
 
 
