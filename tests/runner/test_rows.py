@@ -374,6 +374,24 @@ def test_a_row_that_the_tokenizer_does_not_come_back_from_leaves_no_trace(
 
 
 @pytest.mark.parametrize(
+    "line", [b'{"id": "p3_1", "text": ', b'{"id": "p3_1", "text": "\xff"}', b"[" * 100_000]
+)
+def test_a_line_that_cannot_be_read_leaves_no_trace(
+    line: bytes,
+    jobs: dict[str, tuple[Assignment, Assignment]],
+    without: dict[str, Left],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    job = jobs["fit"][1]
+    assert job.source is not None
+    path = tmp_path / "notes.jsonl"
+    path.write_bytes(Path(job.source.source).read_bytes() + line + b"\n")
+    jobs = {"fit": (job.model_copy(update={"source": source(path)}), job)}
+    check("fit", lambda patch: None, jobs, without, tmp_path, monkeypatch)
+
+
+@pytest.mark.parametrize(
     "select",
     [
         "CASE WHEN contains(text, 'TELLTALE') THEN CAST(text AS INTEGER) END AS n, id, text",

@@ -16,7 +16,7 @@ from taciturn.engine.data.encoding import DeclaredEncoder, most_characters
 from taciturn.engine.data.plain import plain_tokens
 from taciturn.engine.data.split import Split
 from taciturn.engine.data.tokenize import SKIPPED, TokenizedDataset, prepare
-from taciturn.errors import MissingColumnError, PreparationError, SpecError
+from taciturn.errors import DataError, MissingColumnError, PreparationError, SpecError
 from taciturn.preparation.fields import Fields
 from taciturn.preparation.rows import UNIT
 from taciturn.spec import DataSpec
@@ -198,3 +198,49 @@ def _records(part: Any) -> list[tuple[int, bool]]:
         (int(n), bool(part.targets[start : start + n].any()))
         for start, n in zip(starts, part.lengths, strict=False)
     ]
+
+
+GOOD = [b'{"id": "a_1", "text": "fine", "n": 1}', b'{"id": "b_1", "text": "too", "n": 2.5}']
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b'{"id": "c_1", "text": ',
+        b'{"id": "c_1", "text": "\xff"}',
+        b'{"id": "c_1", "text": "\\ud800"}',
+        b'["c_1", "text"]',
+        b"[" * 100_000,
+    ],
+)
+def test_line_that_cannot_be_read_contributes_nothing(
+    line: bytes, tmp_path: Path, tokenizer: Any
+) -> None:
+    path = tmp_path / "notes.jsonl"
+    path.write_bytes(b"\n".join([GOOD[0], line, GOOD[1]]) + b"\n")
+    assert made(str(path), tokenizer, tmp_path).n_units == 2
+    assert skipped(tmp_path) == 1
+    with pytest.raises(DataError):
+        prepare(str(path), OWNERS, tokenizer, 64, tmp_path / "own", seed=0)
+
+
+@pytest.mark.parametrize("row", [b"c_1,x,too many", b"c_1", b"c_1,\xff"])
+def test_row_of_a_csv_file_that_cannot_be_read_contributes_nothing(
+    row: bytes, tmp_path: Path, tokenizer: Any
+) -> None:
+    path = tmp_path / "notes.csv"
+    path.write_bytes(b"\n".join([b"id,text", b"a_1,fine", row, b"b_1,too"]) + b"\n")
+    assert made(str(path), tokenizer, tmp_path).n_units == 2
+    assert skipped(tmp_path) == 1
+
+
+def test_row_of_an_arrow_file_that_is_not_utf8_contributes_nothing(
+    tmp_path: Path, tokenizer: Any
+) -> None:
+    texts = pa.array([b"fine", b"\xff", b"too"]).cast(pa.string(), safe=False)
+    table = pa.table({"id": ["a_1", "c_1", "b_1"], "text": texts})
+    path = tmp_path / "notes.arrow"
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+        writer.write_table(table)
+    assert made(str(path), tokenizer, tmp_path).n_units == 2
+    assert skipped(tmp_path) == 1

@@ -54,7 +54,8 @@ def declared_records(data: DeclaredRows, spec: DataSpec, skipped: Skipped) -> tu
     """
     if spec.privacy_unit is None:
         raise SpecError("rows of a registered data set need privacy_unit: what its owner protects")
-    rows = with_owners_unit(open_rows(data.source, empty=True), spec.privacy_unit, skipped)
+    source = open_rows(data.source, empty=True, skipped=skipped)
+    rows = with_owners_unit(source, spec.privacy_unit, skipped)
     if data.split is not None:
         rows = data.split.kept(rows, skipped)
     if spec.select is not None:
