@@ -37,6 +37,7 @@ RESULT_BYTES = 64 << 20
 
 _GRACE_S = 5.0
 _START_S = 60.0  # libraries load slowly on a busy machine
+_KEPT = ("PATH", "VIRTUAL_ENV", "LD_LIBRARY_PATH", "LANG", "LC_ALL", "TMPDIR")
 _LENGTH = 8
 _FAILED, _DONE = b"\0", b"\1"
 
@@ -104,7 +105,10 @@ class SessionApart:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
-                env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+                env={
+                    **{name: os.environ[name] for name in _KEPT if name in os.environ},
+                    "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+                },
             )
             _read(self._process, _START_S)
         except (EOFError, OSError, TimeoutError):
@@ -195,8 +199,10 @@ def _is_fatal(error: Exception) -> bool:
 
 
 def _limit_memory() -> None:
+    """Where the system has such a limit, and has not set a lower one already."""
     limit = _address_space_bytes() + MEMORY_BYTES
-    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    with suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 
 
 def _address_space_bytes() -> int:

@@ -115,7 +115,10 @@ def _failed(kind: str) -> RowError:
 
 
 def _known(records: EncodedRecords, vocabulary: int | None) -> EncodedRecords:
-    if vocabulary is not None and records.input_ids.max(initial=0) >= vocabulary:
+    ids = records.input_ids
+    if ids.min(initial=0) < 0:
+        raise RowError("the model's tokenizer gives some rows tokens below 0; repair it")
+    if vocabulary is not None and ids.max(initial=0) >= vocabulary:
         raise RowError(
             f"some rows become tokens that the model, which knows {vocabulary}, has no embedding "
             "for; take the tokenizer that came with the model, or resize its embeddings"
