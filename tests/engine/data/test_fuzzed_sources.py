@@ -34,6 +34,7 @@ from hypothesis import strategies as st
 from taciturn.engine.data.source import open_rows
 from taciturn.engine.data.tokenize import Tokenizer, prepare
 from taciturn.errors import TaciturnError
+from taciturn.preparation.rows import Skipped
 from taciturn.spec import DataSpec
 
 EXAMPLES = int(os.environ.get("TACITURN_FUZZ_EXAMPLES", "15"))
@@ -50,10 +51,11 @@ def tokenizer(tiny_medical: Path) -> Any:
 
 
 def read_or_refused(data: object, tokenizer: Tokenizer) -> None:
-    """Read `data`, in two ways; raises what is neither that nor an error of ours."""
+    """Read `data`, in three ways; raises what is neither that nor an error of ours."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         schema = _kept(lambda: open_rows(data).schema, None)
+        _kept(lambda: list(open_rows(data, empty=True, skipped=Skipped()).batches), schema)
         for spec in (DataSpec(), _named(schema)):
             with tempfile.TemporaryDirectory() as name:
                 folder = Path(name) / "data"

@@ -14,6 +14,7 @@ import pytest
 from taciturn.engine.data import jsonl
 from taciturn.engine.data.source import open_rows
 from taciturn.errors import DataError
+from taciturn.preparation.rows import Skipped
 
 ROWS = [
     {"text": 'a "quoted" [1, {\\', "n": 1.5e10, "deep": {"list": [1, 2]}},
@@ -80,6 +81,18 @@ def test_damaged_arrays_are_refused_without_their_content(tmp_path: Path, text: 
     assert SECRET not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "damaged", ['{"text": ', '{"text": "', '["a"]', "[1, 2]", '"a"', "{}}", "[[]]"]
+)
+def test_a_damaged_first_row_is_one_row(tmp_path: Path, damaged: str) -> None:
+    """At a gateway it is left out; whether a job fails does not hang on it."""
+    (tmp_path / "a.jsonl").write_text(damaged + "\n" + json.dumps(ROWS[0]) + "\n")
+    skipped = Skipped()
+    rows = open_rows(tmp_path / "a.jsonl", empty=True, skipped=skipped)
+    assert [row for batch in rows.batches for row in batch.to_pylist()] == ROWS[:1]
+    assert skipped.rows == 1
+
+
 def test_an_array_is_held_block_by_block(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jsonl, "_BLOCK_BYTES", 1000)
     read_bytes = 0
@@ -92,7 +105,9 @@ def test_an_array_is_held_block_by_block(monkeypatch: pytest.MonkeyPatch) -> Non
             return found
 
     rows = [{"text": f"note {n}"} for n in range(1000)]
-    found: Iterator[list[Any]] = jsonl._of_file(File(json.dumps(rows, indent=1).encode()), "x")
+    found: Iterator[list[Any]] = jsonl._of_file(
+        File(json.dumps(rows, indent=1).encode()), "x", None
+    )
     given = len(next(found))
     assert read_bytes <= 3000
     assert given < 100
