@@ -66,7 +66,6 @@ class Receiver:
         return self.layout.lookups(ids_BR, g_BRD, rows)
 
     def _keeps(self, out_features: int, in_features: int, rows: int) -> bool:
-        # Of rows that were left out, their number is private: the choice is made as if none were.
         layout = self.layout
         rows_of_unit = layout.rows_per_unit * max(rows, layout.tokens) // layout.tokens
         return keeps_factors(
