@@ -22,6 +22,7 @@ from taciturn.engine.data.tokenize import TokenizedDataset, TokenizedRecord
 from taciturn.engine.privacy.types import UnitBatch
 
 _NARROWEST = 16
+_FEWEST = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,9 +49,10 @@ def filled_units(expected_batch_size: int, max_tokens: int) -> int:
     """Units of a microbatch that leave few places for fillers in a draw of this expected size.
 
     The last microbatch of each padded length is half full on average: with this many places,
-    fillers are at most about a quarter of a draw that has every length.
+    fillers are at most about a quarter of a large draw that has every length. In a small draw they
+    may be more: fewer than four short records at once cost more time than fillers do.
     """
-    return max(1, expected_batch_size // (2 * len(widths(max_tokens))))
+    return max(_FEWEST, expected_batch_size // (2 * len(widths(max_tokens))))
 
 
 def widths(max_tokens: int) -> tuple[int, ...]:

@@ -37,9 +37,7 @@ class CausalLmLoss(nn.Module):
         terms = self.terms(batch)
         if terms is not None:
             return head_cross_entropy(terms, batch.input_ids_BT, batch.loss_weights_BT)
-        return weighted_cross_entropy(
-            self.logits(batch), batch.input_ids_BT, batch.loss_weights_BT
-        )
+        return weighted_cross_entropy(self.logits(batch), batch.input_ids_BT, batch.loss_weights_BT)
 
     def terms(self, batch: UnitBatch) -> list[tuple[Tensor, Tensor]] | None:
         """What adds up to the logits (`output_terms`); None where only the model can make them."""

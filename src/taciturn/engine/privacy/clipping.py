@@ -22,9 +22,9 @@ STATISTICS = "statistics"
 # Gradient entries held in float64 at once: so few stay in a processor's cache.
 _CHUNK = 1 << 18
 # Every unit is clipped this much shorter than the clip norm, for what rounds in float64:
-# - sums. With u = 2^-53, adding up b vectors of length at most C is off by at most b^2 u C in l2 norm
-#   (Higham 2002, section 4.2), and the sum without a unit by as much again: 2 b^2 u C, at most 6.2e-5 C
-#   for MOST_UNITS.
+# - sums. With u = 2^-53, adding up b vectors of length at most C is off by at most b^2 u C in l2
+#   norm (Higham 2002, section 4.2), and the sum without a unit by as much again: 2 b^2 u C, at most
+#   6.2e-5 C for MOST_UNITS.
 # - norms, by less than _NORM_ERROR.
 # A unit's gradient itself does not depend on the others (data/batch.py, verification.py).
 ROUNDING = 1e-4

@@ -228,7 +228,8 @@ def _row_norms(value: Tensor) -> Tensor:
     """Norm of each row, float64 [B, R]; a looked-up row stands for a unit vector."""
     if value.dtype == torch.int64:
         return torch.ones(value.shape, dtype=torch.float64, device=value.device)
-    return torch.linalg.vector_norm(value, dim=-1, dtype=torch.float64)
+    norms: Tensor = torch.linalg.vector_norm(value, dim=-1, dtype=torch.float64)
+    return norms
 
 
 def _kept(value_BRX: Tensor, dropped_B: Tensor) -> Tensor:

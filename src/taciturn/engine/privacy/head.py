@@ -94,7 +94,9 @@ class _Targets:
         """Some rows at a time: as many whole sequences in each, or the same parts of each one."""
         (b, t), most = self.shape, max(1, _CHUNK // vocabulary)
         if most >= t:
-            size = t * max(count for count in range(1, b + 1) if b % count == 0 and count * t <= most)
+            size = t * max(
+                count for count in range(1, b + 1) if b % count == 0 and count * t <= most
+            )
             return (slice(start, start + size) for start in range(0, b * t, size))
         return (
             slice(first + start, first + min(t, start + most))

@@ -61,7 +61,9 @@ def per_example_gradients(
         for name, value in parameters.items()
     }
     lifted = {
-        name: LiftedParameter.lift(value, copies[name], Receiver(name, layout, _exact(form, device)))
+        name: LiftedParameter.lift(
+            value, copies[name], Receiver(name, layout, _exact(form, device))
+        )
         for name, value in parameters.items()
     }
     named: dict[str, Tensor] = {f"loss.{name}": value for name, value in lifted.items()}

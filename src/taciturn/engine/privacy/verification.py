@@ -17,7 +17,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -145,7 +145,7 @@ def same_in_company(
     Args:
         shape: (units, tokens), a record each. At one unit there is no company.
     """
-    units, tokens = shape
+    units, _ = shape
     if units == 1:
         return True
     place = units // 2
@@ -171,8 +171,9 @@ def losses_same_in_company(loss: nn.Module, vocab_size: int, shape: tuple[int, i
         return True
     found = []
     for place, lonely in ((0, True), (0, False), (units - 1, False)):
+        batch = _company(loss, vocab_size, shape, place, lonely=lonely)
         with _Sizes() as sizes, torch.no_grad():
-            losses_B = loss(_company(loss, vocab_size, shape, place, lonely=lonely))
+            losses_B = loss(batch)
         found.append((sizes.seen, losses_B[place].item()))
     return all(each == found[0] for each in found)
 
@@ -193,8 +194,8 @@ def _same_unit(one: PerUnitGradients, unit: int, other: PerUnitGradients, place:
     if not all(torch.equal(first[name][unit], second[name][place]) for name in first):
         return False
     for name, value in one.values.items():
-        match = other.values[name]
-        if isinstance(value, FactoredGradients) and isinstance(match, FactoredGradients):
+        if isinstance(value, FactoredGradients):
+            match = cast(FactoredGradients, other.values[name])
             if value.squared_norms()[unit] != match.squared_norms()[place]:
                 return False
     return True

@@ -11,14 +11,19 @@ from torch._dynamo.exc import TorchDynamoException
 
 from taciturn.engine.model import lora
 from taciturn.engine.model.compiled import compile_parts, compiler_failure
-from taciturn.engine.model.load import LoadedModel, choose_device, enable_checkpointing
+from taciturn.engine.model.load import (
+    LoadedModel,
+    check_quantizer,
+    choose_device,
+    enable_checkpointing,
+)
 from taciturn.engine.model.loss import CausalLmLoss
 from taciturn.engine.model.sharding import check_sharded, gradient_norms, shard
 from taciturn.engine.privacy.ranks import Ranks
 from taciturn.engine.privacy.verification import long_public_batch, public_batch, verify
 from taciturn.engine.training.memory import available_bytes
 from taciturn.engine.training.processes import same_weights, together
-from taciturn.errors import SpecError, UnsupportedLayerError
+from taciturn.errors import SpecError
 from taciturn.planning.plan import AdapterPlan, max_tokens
 from taciturn.spec import FitSpec
 
@@ -39,6 +44,8 @@ def trainable(
         SpecError, ModelError: `choice` does not fit the model.
     """
     _check_can_go_on(spec, choice, fitted)
+    if spec.private:
+        check_quantizer(base.model)
     if spec.sharding == "full" and ranks.size > 1:
         return _shards(base, spec, choice, ranks, fitted)
     with together(ranks):
