@@ -7,7 +7,6 @@ import torch
 
 from taciturn.engine.model.loss import CausalLmLoss
 from taciturn.engine.privacy.forms import Form
-from taciturn.engine.privacy.types import UnitBatch
 from taciturn.engine.training.estimate import random_batch
 from taciturn.engine.training.memory import LiveBytes, available_bytes, memory_estimate
 from tinymodels import VOCABULARY, build, with_lora

@@ -248,10 +248,10 @@ def _not_on_hub(name: str) -> ModelNotFoundError:
 def check_quantizer(model: nn.Module) -> None:
     """Refuse a base that is quantised in a way which is not known to keep records apart.
 
-    Known are bitsandbytes, whose int8 rounds each row by its own maximum (`_settle_quantized_layers`)
-    and whose 4 bits round weights only, and torchao where it rounds weights only. Others may round
-    activations by the largest of a whole batch, as fp8 checkpoints do: then one record changes the
-    gradients of all.
+    Known are bitsandbytes, whose int8 rounds each row by its own maximum, as it is settled at
+    loading, and whose 4 bits round weights only; and torchao where it rounds weights only. Others
+    may round activations by the largest of a whole batch, as fp8 checkpoints do: then one record
+    changes the gradients of all.
 
     Raises ModelError that names the quantiser.
     """

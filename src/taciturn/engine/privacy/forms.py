@@ -13,8 +13,8 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-# Reading and writing one gradient entry costs as much as this many multiply-adds in fp32; measured on
-# CPUs (bench/forms.py).
+# Reading and writing one gradient entry costs as much as this many multiply-adds in fp32; measured
+# on CPUs (bench/forms.py).
 _ENTRY_IN_MULTIPLY_ADDS = 48
 # What factors are multiplied in: float64, against the fp32 of instantiated gradients.
 _FLOAT64 = 2
