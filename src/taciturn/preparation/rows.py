@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterator, Sequence
+import string
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -18,7 +19,10 @@ BATCH_BYTES = 16 << 20
 """Bytes of one batch, roughly at most: long notes come in batches of fewer rows."""
 
 UNIT = "__privacy_unit__"
-"""Name of the column that `selection.with_unit` appends: the unit's value as text."""
+"""Name of the column that `selection.with_unit` appends: the unit's value as text. Rows that come
+with a column of this name are refused (`unique_columns`)."""
+
+_LOWER = str.maketrans(string.ascii_uppercase, string.ascii_lowercase)
 
 T = TypeVar("T")
 
@@ -86,6 +90,21 @@ def sliced(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
             yield batch.slice(start, size)
 
 
+def filtered(batch: pa.RecordBatch, kept: pa.BooleanArray) -> pa.RecordBatch:
+    """The rows that are kept. Arrow has no filter for columns of some types: theirs are put
+    together from single rows."""
+
+    def of(column: pa.Array) -> pa.Array:
+        try:
+            return column.filter(kept)
+        except pa.ArrowNotImplementedError:
+            rows = [row for row, wanted in enumerate(kept.to_pylist()) if wanted]
+            parts = [column.slice(row, 1) for row in rows]
+            return pa.concat_arrays([column.slice(0, 0), *parts])
+
+    return pa.RecordBatch.from_arrays([of(each) for each in batch.columns], schema=batch.schema)
+
+
 @dataclass(slots=True, repr=False)
 class Skipped:
     """How many rows contribute nothing. Private: whether a row fails is a fact about it."""
@@ -129,14 +148,36 @@ def _chain(first: pa.RecordBatch, rest: Iterator[pa.RecordBatch]) -> Iterator[pa
 
 
 def unique_columns(schema: pa.Schema, shown: str) -> None:
-    """Raise DataError if two columns share a name: `text_field` could mean either."""
+    """Raise DataError if two columns share a name, `text_field` could mean either; or if one has
+    the name UNIT. Names that differ in case only are two names."""
     twice = sorted({name for name in schema.names if schema.names.count(name) > 1})
     if twice:
         raise DataError(f"{shown} has two columns named {twice[0]!r}; rename one of them")
+    if any(folded(name) == UNIT for name in schema.names):
+        raise DataError(f"{shown} has a column named {UNIT}, a name that is taken; rename it")
+
+
+def folded(name: str) -> str:
+    """A name without regard to the case of ASCII letters, as DuckDB compares names: `É` and `é`
+    are two names to it as well."""
+    return name.translate(_LOWER)
+
+
+def same_names(name: str, names: Iterable[str]) -> list[str]:
+    """Those of `names` that a reference may mean: the one that is written exactly so, else all
+    that differ in case only. Several are for the caller to refuse."""
+    loose = {each for each in names if folded(each) == folded(name)}
+    return [name] if name in loose else sorted(loose)
 
 
 def missing_column(name: str, columns: Sequence[str], remedy: str = "") -> MissingColumnError:
-    """The error for a column that is not there; column names are public."""
+    """The error for a column that is not there, or could be several; names are public."""
+    same = same_names(name, columns)
+    if len(same) > 1:
+        return MissingColumnError(
+            f"no column is named {name!r} exactly, and {' and '.join(map(repr, same))} differ from "
+            "it in case only; write the one you mean as it is, in double quotes within SQL"
+        )
     near = difflib.get_close_matches(name.lower(), [column.lower() for column in columns], n=1)
     match = next((column for column in columns if near and column.lower() == near[0]), None)
     hint = f"; did you mean {match!r}?" if match else ""

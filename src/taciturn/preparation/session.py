@@ -56,6 +56,12 @@ class LockedSession:
         rows = self._call(lambda: self._connection.execute(query, [statement]).fetchall())
         return str(rows[0][0])
 
+    def written(self, reading: str) -> str:
+        """The statement that such JSON is the reading of; nothing is executed."""
+        query = "SELECT json_deserialize_sql(?)"
+        rows = self._call(lambda: self._connection.execute(query, [reading]).fetchall())
+        return str(rows[0][0])
+
     def run(self, statement: str, rows: pa.Table, *, limit_s: float = RUN_LIMIT_S) -> pa.Table:
         """Execute a statement over `rows`, which it knows as TABLE; raises duckdb.Error, which is
         an InterruptException once it has run for `limit_s`."""

@@ -14,6 +14,7 @@ from taciturn.engine.data.declared import DeclaredRows
 from taciturn.engine.data.split import Split
 from taciturn.engine.data.tokenize import SKIPPED, TokenizedDataset, prepare
 from taciturn.errors import MissingColumnError, PreparationError, SpecError
+from taciturn.preparation.rows import UNIT
 from taciturn.spec import DataSpec
 
 OWNERS = DataSpec(privacy_unit="split_part(id, '_', 1)")
@@ -47,6 +48,25 @@ def content(data: TokenizedDataset) -> set[tuple[tuple[int, ...], ...]]:
 def test_units_are_the_owners_whatever_is_selected(tmp_path: Path, tokenizer: Any) -> None:
     spec = OWNERS.model_copy(update={"select": "md5(id || text) AS id, text"})
     assert made(NOTES, tokenizer, tmp_path, spec).n_units == 4
+
+
+@pytest.mark.parametrize(("unit", "n_units"), [("id", 4), ("ID", 12), ("lower(id)", 4)])
+@pytest.mark.parametrize("select", [None, "*", '"ID" AS id, Text AS text', "upper(id) AS ID, text"])
+def test_units_are_of_the_column_that_the_owner_named(
+    unit: str, n_units: int, select: str | None, tmp_path: Path, tokenizer: Any
+) -> None:
+    """ID is a row's number, and id the patient's, whatever a selection calls what it makes."""
+    rows = [
+        {"ID": note["n"], "id": note["id"].partition("_")[0], "text": note["text"]}
+        for note in NOTES
+    ]
+    spec = DataSpec(privacy_unit=unit, select=select, text_field="text")
+    assert made(rows, tokenizer, tmp_path, spec).n_units == n_units
+
+
+def test_the_units_name_is_no_field(tmp_path: Path, tokenizer: Any) -> None:
+    with pytest.raises(MissingColumnError):
+        made(NOTES, tokenizer, tmp_path, OWNERS.model_copy(update={"text_field": UNIT}))
 
 
 @pytest.mark.parametrize(

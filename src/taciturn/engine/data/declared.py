@@ -55,7 +55,7 @@ def declared_records(data: DeclaredRows, spec: DataSpec, skipped: Skipped) -> tu
         rows = data.split.kept(rows)
     if spec.select is not None:
         rows = selected_beside_unit(rows, spec.select, skipped)
-    fields = choose_fields(rows.schema, spec)
+    fields = choose_fields(rows.schema.remove(len(rows.schema) - 1), spec)  # all but UNIT
     return _texts(rows, fields, skipped), fields
 
 

@@ -7,7 +7,7 @@ from typing import Literal
 
 import pyarrow as pa
 
-from taciturn.preparation.rows import UNIT, Rows
+from taciturn.preparation.rows import UNIT, Rows, filtered
 from taciturn.preparation.side import is_test
 
 
@@ -42,5 +42,5 @@ class Split:
         return Rows(rows.schema, (self._filtered(batch) for batch in rows.batches))
 
     def _filtered(self, batch: pa.RecordBatch) -> pa.RecordBatch:
-        units = batch.column(batch.schema.get_field_index(UNIT))
-        return batch.filter(pa.array([self.holds(unit) for unit in units.to_pylist()], pa.bool_()))
+        units = batch.column(batch.schema.get_field_index(UNIT)).to_pylist()
+        return filtered(batch, pa.array([self.holds(unit) for unit in units], pa.bool_()))
