@@ -151,9 +151,9 @@ class LLM:
         `privacy` and the certificate state what all fits cost together.
 
         Args:
-            data: path, glob or URL of JSONL, CSV or Parquet; pandas or polars frame; Arrow table;
-                `datasets.Dataset`; list of strings. Or a dataset of a gateway: the fit is then a
-                job there, and this model the one that comes of it.
+            data: path, glob or URL of JSON, CSV, Parquet or Arrow; pandas or polars frame; Arrow
+                table; `datasets.Dataset`; one column of these; list of strings. Or a dataset of a
+                gateway: the fit is then a job there, and this model the one that comes of it.
             output: folder for the result; its subfolder `private/` makes the run resumable.
                 Without it the private state lives in a temporary folder that is removed.
             resume: go on with the interrupted run in `output`.

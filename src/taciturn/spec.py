@@ -629,7 +629,7 @@ class JobSpec(FitSpec):
 
     model: Annotated[str, Field(description="Hub id, local path, GGUF path, or embedded name.")]
     data: Annotated[
-        str, Field(description="Path, glob or URL of JSONL, CSV or Parquet; or gateway:NAME.")
+        str, Field(description="Path, glob or URL of JSON, CSV, Parquet or Arrow; or gateway:NAME.")
     ]
     output: Annotated[str, Field(description="Folder for the adapter and its reports.")] = (
         "taciturn-out"

@@ -8,12 +8,14 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import yaml
 
+from taciturn.cli import main as cli
 from taciturn.spec import JobSpec
 
 Taciturn = Callable[..., tuple[int, str, str]]
@@ -131,6 +133,30 @@ def test_errors_are_one_line_with_the_remedy(
     assert "Traceback" not in err
     assert "policy" not in out
     assert list(tmp_path.iterdir()) == []
+
+
+def test_how_data_is_read_is_said_in_one_line(
+    taciturn: Taciturn, tiny_llama: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "notes.csv").write_text("id;text\n1;He came in\n")
+    job = {"model": str(tiny_llama), "data": str(tmp_path / "notes.csv"), "target_epsilon": 3}
+    (tmp_path / "job.yaml").write_text(yaml.safe_dump({**job, "output": str(tmp_path / "out")}))
+    _, out, err = taciturn("doctor", "-f", str(tmp_path / "job.yaml"))
+    assert "columns and SQL fit" in out
+    (note,) = [line for line in err.splitlines() if "semicolons" in line]
+    assert note.startswith("note: ")
+    assert "UserWarning" not in err
+
+
+def test_warnings_of_libraries_say_where_they_are_from(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def warn() -> None:
+        warnings.warn("of a library", stacklevel=1)
+
+    monkeypatch.setattr(cli, "app", warn)
+    cli.main()
+    assert f"{__file__}:" in capsys.readouterr().err
 
 
 def test_misspelled_field_in_yaml(taciturn: Taciturn, tmp_path: Path) -> None:

@@ -62,7 +62,9 @@ def with_unit(rows: Rows, privacy_unit: str, kept: Sequence[str]) -> Rows:
     field = f"privacy_unit={privacy_unit!r}"
     passed = [rows.schema.names.index(name) for name in dict.fromkeys(kept)]
     found = _with_unit(rows, privacy_unit, passed, field)
-    return Rows(found.schema, (_unit_checked(batch, field) for batch in found.batches))
+    checked = (_unit_checked(batch, field) for batch in found.batches)
+    wrong = RowError(f"{field} is not UTF-8 text in some rows; leave those rows out of the data")
+    return Rows(found.schema, shielded(checked, lambda _: wrong))
 
 
 def with_owners_unit(rows: Rows, unit: str, skipped: Skipped) -> Rows:
