@@ -31,6 +31,9 @@ CanaryKind = Literal["random", "new-token", "secret"]
 GATEWAY = "gateway:"
 """What a dataset's or model's text begins with where it is behind a gateway: gateway:phee."""
 
+ONE_RECORD = "one record"
+"""What is protected where no privacy_unit is named, as reports say it."""
+
 _PRIVACY_FIELDS = frozenset({"target_epsilon", "delta", "l2_clip_norm", "batch_size"})
 
 
@@ -69,6 +72,17 @@ class DataSpec(_Spec):
     max_tokens: Annotated[
         int | None, Field(ge=2, description="Tokens kept of a record; the rest is cut off.")
     ] = None
+
+    @field_validator("privacy_unit")
+    @classmethod
+    def _not_the_name_of_none(cls, unit: str | None) -> str | None:
+        """A report could not tell such a column from no unit at all."""
+        if unit == ONE_RECORD:
+            raise ValueError(
+                "is what reports say where no unit is named; leave it out for that, and put a "
+                "column of this name in double quotes"
+            )
+        return unit
 
 
 class PrivacySpec(_Spec):
@@ -481,6 +495,28 @@ class MembershipFields(TypedDict, total=False):
     confidence: float
 
 
+class LedgerSpec(_Spec):
+    """Where runs on the same data add up, on this machine."""
+
+    ledger: Annotated[
+        str | None,
+        Field(description="Adds this run up with others on the same data: sqlite:///FILE."),
+    ] = None
+    ledger_namespace: Annotated[
+        str | None,
+        Field(description="What the data are called there; default: where they are."),
+    ] = None
+
+    @model_validator(mode="after")
+    def _name_of_something(self) -> Self:
+        if self.ledger_namespace is not None and self.ledger is None:
+            raise ValueError(
+                f"ledger_namespace={self.ledger_namespace!r} names data in a ledger; give ledger, "
+                "for example sqlite:///ledger.db"
+            )
+        return self
+
+
 class AuditSpec(_Spec):
     """The arguments of `LLM.audit`."""
 
@@ -515,7 +551,7 @@ class SampleJobSpec(SampleSpec):
         return SampleSpec(**{name: getattr(self, name) for name in SampleSpec.model_fields})
 
 
-class EvaluateJobSpec(EvaluateSpec):
+class EvaluateJobSpec(EvaluateSpec, LedgerSpec):
     """What `taciturn evaluate` does."""
 
     model: Annotated[str, Field(description="Output folder of a fit, or a base model.")]
@@ -544,7 +580,7 @@ class AuditJobSpec(AuditSpec):
         return AuditSpec(**{name: getattr(self, name) for name in AuditSpec.model_fields})
 
 
-class DownstreamJobSpec(DownstreamSpec):
+class DownstreamJobSpec(DownstreamSpec, LedgerSpec):
     """What `taciturn downstream` does."""
 
     model: Annotated[str, Field(description="The model that wrote the synthetic text.")]
@@ -624,7 +660,7 @@ class DemoSpec(_Spec):
     epsilon: Annotated[float, Field(gt=0, description="Budget of the private fit.")] = 3.0
 
 
-class JobSpec(FitSpec):
+class JobSpec(FitSpec, LedgerSpec):
     """One fit job: the YAML file, the CLI's flags, the worker's input."""
 
     model: Annotated[str, Field(description="Hub id, local path, GGUF path, or embedded name.")]

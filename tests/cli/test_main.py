@@ -166,6 +166,32 @@ def test_misspelled_field_in_yaml(taciturn: Taciturn, tmp_path: Path) -> None:
     assert "did you mean 'target_epsilon'" in err
 
 
+def test_a_ledger_adds_up_and_says_so(
+    taciturn: Taciturn, tiny_llama: Path, notes: Path, tmp_path: Path
+) -> None:
+    ledger = f"sqlite:///{tmp_path / 'ledger.db'}"
+    job = tmp_path / "job.yaml"
+    job.write_text(
+        f"model: {tiny_llama}\ndata: {notes}\ntext_field: text\ntarget_epsilon: 4\n"
+        f"batch_size: 8\nsteps: 2\nmethod: lora\nledger: {ledger}\n"
+    )
+    for number in (1, 2):
+        output = str(tmp_path / f"out-{number}")
+        code, out, err = taciturn("fit", "-f", str(job), "--output", output)
+        assert code == 0, err
+        said = re.search(r"all runs on these data and this unit together: (.*)", out)
+        assert said is not None
+        assert f"runs={number}" in said[1]
+    private = ["--text-field", "text", "--target-epsilon", "1"]
+    arguments = [str(tmp_path / "out-1"), str(notes), *private, "--ledger", ledger]
+    code, out, err = taciturn("evaluate", *arguments)
+    assert code == 0, err
+    assert "runs=3" in out
+    code, _, err = taciturn("fit", "--data", "gateway:phee", "--ledger", ledger)
+    assert code == 1
+    assert "ledger is for data on this machine" in err
+
+
 @pytest.mark.timeout(900)
 def test_ctrl_c_leaves_a_resumable_checkpoint(
     taciturn: Taciturn, tiny_llama: Path, notes: Path, tmp_path: Path

@@ -24,6 +24,8 @@ with a column of this name are refused (`unique_columns`)."""
 
 _LOWER = str.maketrans(string.ascii_uppercase, string.ascii_lowercase)
 
+_STOPS = (KeyboardInterrupt, SystemExit, GeneratorExit)
+
 T = TypeVar("T")
 
 
@@ -51,9 +53,9 @@ def shielded(items: Iterator[T], replace: Callable[[str], TaciturnError]) -> Ite
             item = next(items)
         except StopIteration:
             return
-        except TaciturnError:
+        except (TaciturnError, *_STOPS):
             raise
-        except Exception as error:
+        except BaseException as error:  # a panic of a library in Rust is no Exception
             failure = replace(type(error).__name__)
         if failure is not None:
             raise failure
@@ -112,6 +114,20 @@ class Skipped:
     rows: int = 0
 
 
+def attempted(call: Callable[[], T]) -> T | None:
+    """What `call()` returns; None if it raises anything but what ends the process.
+
+    By structure and not by class: whatever a library raises over a row, a MemoryError or a panic of
+    one in Rust, which is no Exception, says something about that row.
+    """
+    try:
+        return call()
+    except _STOPS:
+        raise
+    except BaseException:
+        return None
+
+
 def surviving(
     batch: pa.RecordBatch,
     attempt: Callable[[pa.RecordBatch], pa.RecordBatch | None],
@@ -119,10 +135,11 @@ def surviving(
 ) -> Iterator[pa.RecordBatch]:
     """What `attempt` makes of the rows that it can be made of; the others are left out.
 
-    Guarantee: a row is left out only if `attempt` gives None for that row alone. Where it fails on
-    several rows they are halved, so that no row takes another one with it.
+    Guarantee: a row is left out only if `attempt` fails for that row alone: if it gives None, or
+    raises anything at all. Where it fails on several rows they are halved, so that no row takes
+    another one with it.
     """
-    found = attempt(batch) if batch.num_rows else None
+    found = attempted(lambda: attempt(batch)) if batch.num_rows else None
     if found is not None:
         yield found
     elif batch.num_rows > 1:

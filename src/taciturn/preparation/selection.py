@@ -18,9 +18,11 @@ import pyarrow as pa
 import pyarrow.compute
 
 from taciturn.errors import PreparationError, RowError
+from taciturn.preparation.apart import SessionApart
 from taciturn.preparation.binding import Output, Projection, bind_list, bind_unit
 from taciturn.preparation.expression import check_list, check_single
 from taciturn.preparation.rows import (
+    ROWS_PER_BATCH,
     UNIT,
     Rows,
     Skipped,
@@ -30,7 +32,14 @@ from taciturn.preparation.rows import (
     surviving,
     unique_columns,
 )
-from taciturn.preparation.session import LIMIT_S, LockedSession
+from taciturn.preparation.session import LockedSession
+
+ROW_LIMIT_S = 2.0
+"""How long a statement may take over one declared row: hundreds of times what it needs."""
+
+_SEVERAL_LIMIT_S, _BATCH_LIMIT_S = 0.5, 4.0
+"""Over two rows, and how much more over a whole batch. It decides nothing: rows that take longer
+are halved until each is alone. So a row that never ends takes a quarter of a minute."""
 
 _MISSING = pa.array(["", "nan", "null", "none", "<na>"], pa.string())
 
@@ -76,7 +85,12 @@ def with_owners_unit(rows: Rows, unit: str, skipped: Skipped) -> Rows:
     """
     passed = range(len(rows.schema))
     found = _with_unit(rows, unit, passed, f"privacy_unit={unit!r}", skipped)
-    return Rows(found.schema, (_named_only(batch, skipped) for batch in found.batches))
+    named = (
+        part
+        for batch in found.batches
+        for part in surviving(batch, lambda each: _named_only(each, skipped), skipped)
+    )
+    return Rows(found.schema, named)
 
 
 def _with_unit(
@@ -95,8 +109,9 @@ def _with_unit(
 
 
 def _named_only(batch: pa.RecordBatch, skipped: Skipped) -> pa.RecordBatch:
-    """The rows whose unit is not missing."""
+    """The rows whose unit is not missing; raises an Arrow error if one is not UTF-8."""
     units = batch.column(batch.num_columns - 1)
+    units.validate(full=True)
     plain = pa.compute.utf8_lower(pa.compute.utf8_trim_whitespace(units))
     missing = pa.compute.or_kleene(pa.compute.is_null(units), pa.compute.is_in(plain, _MISSING))
     kept = filtered(batch, pa.compute.invert(missing))
@@ -161,17 +176,21 @@ def _run(
     def attempt(batch: pa.RecordBatch) -> pa.RecordBatch | None:
         if not projection.statement:
             return _put_together(projection, batch, None, schema)
-        limit_s = LIMIT_S if batch.num_rows > 1 else LIMIT_S / 10
-        found = session.attempt(projection.statement, projection.table(batch), limit_s)
+        more_s = _SEVERAL_LIMIT_S + _BATCH_LIMIT_S * batch.num_rows / ROWS_PER_BATCH
+        limit_s = ROW_LIMIT_S if batch.num_rows == 1 else more_s
+        found = apart.attempt(projection.statement, projection.table(batch), limit_s)
         if found is None or not projection.is_of(found, batch.num_rows):
             return None
         return _put_together(projection, batch, found, schema)
 
+    apart = SessionApart()
+
     def results() -> Iterator[pa.RecordBatch]:
-        with opened:
+        with opened, apart:
             for batch in rows.batches:
                 if skipped is not None:
                     yield from sliced(surviving(batch, attempt, skipped))
+                    apart.check()
                     continue
                 found = None
                 if projection.statement:

@@ -118,6 +118,7 @@ def test_only_the_owner_can_read_the_folder(tmp_path: Path, tokenizer: Any) -> N
     assert stat.S_IMODE((tmp_path / "data").stat().st_mode) == 0o700
     assert sorted(path.name for path in (tmp_path / "data").iterdir()) == [
         "meta.json",
+        "origin.json",
         "tokens.arrow",
         "units.arrow",
     ]

@@ -20,9 +20,11 @@ from taciturn.preparation.rows import (
     BATCH_BYTES,
     ROWS_PER_BATCH,
     Rows,
+    Skipped,
     conform,
     shield,
     shielded,
+    surviving,
     unique_columns,
 )
 
@@ -43,13 +45,16 @@ class _File:
     batches: Callable[[], Iterator[pa.RecordBatch]]
 
 
-def read_files(location: Location) -> Rows:
+def read_files(location: Location, skipped: Skipped | None = None) -> Rows:
     """The rows of the location's files, one file after the other, under one schema.
 
     A column that a file lacks is null there; columns that folders name come last.
+
+    Args:
+        skipped: counts rows that cannot be read, which are left out; without it they are an error.
     """
     if location.format == "jsonl":
-        return read_jsonl(location)
+        return read_jsonl(location, skipped)
     opened, advice = _READERS[location.format]
 
     def failed(kind: str) -> DataError:
@@ -57,7 +62,7 @@ def read_files(location: Location) -> Rows:
         return DataError(f"{location.shown} cannot be read as {name} ({kind}); {advice}")
 
     def files() -> list[_File]:
-        found = ((path, opened(location, path)) for path in location.paths)
+        found = ((path, opened(location, path, skipped)) for path in location.paths)
         return [_partitioned(location, path, file) for path, file in found if file is not None]
 
     parts = shield(files, failed)
@@ -100,7 +105,7 @@ def _partitioned(location: Location, path: str, file: _File) -> _File:
     return _File(schema, batches)
 
 
-def _csv(location: Location, path: str) -> _File | None:
+def _csv(location: Location, path: str, skipped: Skipped | None) -> _File | None:
     """Every column as text: a guessed type would turn the patient 007 into 7. Empty means null.
 
     None for a file without even a header line.
@@ -118,19 +123,33 @@ def _csv(location: Location, path: str) -> _File | None:
             stacklevel=2,
         )
     read = pa.csv.ReadOptions(block_size=_CSV_BLOCK_BYTES, skip_rows=lines_before)
-    parse = pa.csv.ParseOptions(delimiter=delimiter, newlines_in_values=True)
 
-    def reader(file: IO[bytes], types: dict[str, pa.DataType]) -> pa.csv.CSVStreamingReader:
+    def reader(
+        file: IO[bytes], types: dict[str, pa.DataType], uneven: Skipped | None
+    ) -> pa.csv.CSVStreamingReader:
+        def skip(row: pa.csv.InvalidRow) -> str:
+            uneven.rows += 1  # type: ignore[union-attr]
+            return "skip"
+
+        parse = pa.csv.ParseOptions(
+            delimiter=delimiter,
+            newlines_in_values=True,
+            invalid_row_handler=None if uneven is None else skip,
+        )
         convert = pa.csv.ConvertOptions(
-            column_types=types, null_values=[""], strings_can_be_null=True
+            column_types=types,
+            null_values=[""],
+            strings_can_be_null=True,
+            check_utf8=skipped is None,
         )
         return pa.csv.open_csv(file, read, parse, convert)
 
-    with location.open(path) as file, reader(file, {}) as csv:
+    with location.open(path) as file, reader(file, {}, skipped and Skipped()) as csv:
         names: list[str] = csv.schema.names
 
     def batches() -> Iterator[pa.RecordBatch]:
-        with location.open(path) as file, reader(file, dict.fromkeys(names, pa.string())) as csv:
+        types = dict.fromkeys(names, pa.string())
+        with location.open(path) as file, reader(file, types, skipped) as csv:
             yield from csv
 
     return _File(pa.schema([(name, pa.string()) for name in names]), batches)
@@ -151,7 +170,7 @@ def _dialect(head: bytes, own: str) -> tuple[str, int]:
     return max(counts, key=lambda each: (counts[each], each == own)), 0
 
 
-def _parquet(location: Location, path: str) -> _File:
+def _parquet(location: Location, path: str, skipped: Skipped | None) -> _File:
     with location.open(path) as file:
         schema = pa.parquet.read_schema(file)
 
@@ -171,7 +190,7 @@ def _parquet_batch_rows(metadata: pa.parquet.FileMetaData) -> int:
     return max(1, min(ROWS_PER_BATCH, int(BATCH_BYTES / max(1.0, size))))
 
 
-def _arrow(location: Location, path: str) -> _File:
+def _arrow(location: Location, path: str, skipped: Skipped | None) -> _File:
     """Arrow's IPC format, as a file or a stream; `datasets` writes streams."""
     with location.open(path) as file:
         schema, _ = _ipc(file)
@@ -182,10 +201,19 @@ def _arrow(location: Location, path: str) -> _File:
     def batches() -> Iterator[pa.RecordBatch]:
         with location.open(path) as file:
             for batch in _ipc(file)[1]:
-                batch.validate(full=True)  # lengths and offsets in a damaged file lead anywhere
-                yield batch if shown is None else batch.select(shown)
+                # lengths and offsets in a damaged file lead anywhere
+                if skipped is None:
+                    parts = iter([_validated(batch)])
+                else:
+                    parts = surviving(batch, _validated, skipped)
+                yield from (part if shown is None else part.select(shown) for part in parts)
 
     return _File(schema, batches)
+
+
+def _validated(batch: pa.RecordBatch) -> pa.RecordBatch:
+    batch.validate(full=True)
+    return batch
 
 
 def _ipc(file: IO[bytes]) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
@@ -198,7 +226,7 @@ def _ipc(file: IO[bytes]) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
     return whole.schema, (whole.get_batch(index) for index in range(whole.num_record_batches))
 
 
-_READERS: dict[str, tuple[Callable[[Location, str], _File | None], str]] = {
+_READERS: dict[str, tuple[Callable[[Location, str, Skipped | None], _File | None], str]] = {
     "csv": (
         _csv,
         "it must hold a header line and rows of equally many columns, each below "

@@ -6,6 +6,7 @@ import codecs
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import chain
 from typing import IO, Any
 
@@ -13,7 +14,14 @@ import pyarrow as pa
 
 from taciturn.engine.data.location import Location
 from taciturn.errors import DataError
-from taciturn.preparation.rows import ROWS_PER_BATCH, Rows, shield, shielded
+from taciturn.preparation.rows import (
+    ROWS_PER_BATCH,
+    Rows,
+    Skipped,
+    attempted,
+    shield,
+    shielded,
+)
 
 Object = Mapping[str, Any]
 
@@ -28,31 +36,39 @@ _LONGEST_TOKEN = 16
 """Characters of JSON outside of texts, and of what is escaped within them, that belong together."""
 
 
-def read_jsonl(location: Location) -> Rows:
-    """JSON objects, one per line or in one array. Read twice: a late row may widen a type."""
-    return _read(lambda: _objects(location), location.shown)
+def read_jsonl(location: Location, skipped: Skipped | None = None) -> Rows:
+    """JSON objects, one per line or in one array. Read twice: a late row may widen a type.
+
+    Args:
+        skipped: counts lines that are no row, which are left out; without it they are an error.
+    """
+    return _read(partial(_objects, location), location.shown, skipped)
 
 
 def read_objects(objects: Sequence[Object], shown: str) -> Rows:
     """A list of mappings, as `json.loads` would give them."""
 
-    def chunks() -> Iterator[Sequence[Object]]:
+    def chunks(_: Skipped | None) -> Iterator[Sequence[Object]]:
         for start in range(0, len(objects), ROWS_PER_BATCH):
             yield objects[start : start + ROWS_PER_BATCH]
 
     return _read(chunks, shown)
 
 
-def _read(chunks: Callable[[], Iterator[Sequence[Object]]], shown: str) -> Rows:
+def _read(
+    chunks: Callable[[Skipped | None], Iterator[Sequence[Object]]],
+    shown: str,
+    skipped: Skipped | None = None,
+) -> Rows:
     def failed(kind: str) -> DataError:
         return DataError(
             f"{shown} has a row that Arrow cannot hold ({kind}); use plain values, valid Unicode, "
             "and strings as keys"
         )
 
-    columns = shield(lambda: _Columns.of(chunks()), failed)
+    columns = shield(lambda: _Columns.of(chunks(skipped and Skipped())), failed)
     schema = shield(columns.schema, failed)
-    return Rows(schema, shielded(columns.batches(chunks()), failed))
+    return Rows(schema, shielded(columns.batches(chunks(skipped), skipped), failed))
 
 
 class _Columns:
@@ -75,11 +91,33 @@ class _Columns:
     def schema(self) -> pa.Schema:
         return pa.schema([(name, kind or pa.string()) for name, kind in self._types.items()])
 
-    def batches(self, chunks: Iterable[Sequence[Object]]) -> Iterator[pa.RecordBatch]:
+    def batches(
+        self, chunks: Iterable[Sequence[Object]], skipped: Skipped | None
+    ) -> Iterator[pa.RecordBatch]:
         schema = self.schema()
         for chunk in chunks:
-            arrays = [self._array(name, chunk) for name in schema.names]
-            yield pa.RecordBatch.from_arrays(arrays, schema=schema)
+            if skipped is None:
+                yield self._batch(chunk, schema)
+            else:
+                yield from self._surviving(chunk, schema, skipped)
+
+    def _surviving(
+        self, chunk: Sequence[Object], schema: pa.Schema, skipped: Skipped
+    ) -> Iterator[pa.RecordBatch]:
+        """The same of the objects that fit; halved where it fails, as `rows.surviving` does."""
+        found = attempted(lambda: self._batch(chunk, schema))
+        if found is not None:
+            yield found
+        elif len(chunk) > 1:
+            half = len(chunk) // 2
+            yield from self._surviving(chunk[:half], schema, skipped)
+            yield from self._surviving(chunk[half:], schema, skipped)
+        else:
+            skipped.rows += 1
+
+    def _batch(self, chunk: Sequence[Object], schema: pa.Schema) -> pa.RecordBatch:
+        arrays = [self._array(name, chunk) for name in schema.names]
+        return pa.RecordBatch.from_arrays(arrays, schema=schema)
 
     def _see(self, chunk: Sequence[Object]) -> None:
         for name in dict.fromkeys(key for row in chunk for key in row):
@@ -135,7 +173,7 @@ def _fields(kind: pa.DataType, depth: int = 0) -> int:
     return len(children) + sum(_fields(child, depth + 1) for child in children)
 
 
-def _objects(location: Location) -> Iterator[Sequence[Object]]:
+def _objects(location: Location, skipped: Skipped | None) -> Iterator[Sequence[Object]]:
     def failed(kind: str) -> DataError:
         return DataError(
             f"{location.shown} does not hold JSON objects in UTF-8, one per line or in one array "
@@ -147,7 +185,7 @@ def _objects(location: Location) -> Iterator[Sequence[Object]]:
         for path in location.paths:
             partition = location.partition(path)
             with location.open(path) as file:
-                for objects in _of_file(file, location.shown):
+                for objects in _of_file(file, location.shown, skipped):
                     if partition:
                         location.check_columns(
                             path, list({name for row in objects for name in row})
@@ -158,7 +196,7 @@ def _objects(location: Location) -> Iterator[Sequence[Object]]:
     return shielded(parsed(), failed)
 
 
-def _of_file(file: IO[bytes], shown: str) -> Iterator[list[Object]]:
+def _of_file(file: IO[bytes], shown: str, skipped: Skipped | None) -> Iterator[list[Object]]:
     """The objects of one file: one per line, or, if its first line is not one, wherever they end.
 
     How the first line is written says it, so that files of one object per line, which are
@@ -174,7 +212,24 @@ def _of_file(file: IO[bytes], shown: str) -> Iterator[list[Object]]:
     if line.startswith(b"[") or (line.startswith(b"{") and not _is_complete(line)):
         return _Values(blocks, shown).objects()
     lines = _lines(blocks)
-    return ([_object(json.loads(line), shown) for line in part] for part in lines)
+    if skipped is None:
+        return ([_object(json.loads(line), shown) for line in part] for part in lines)
+    return (_readable(part, shown, skipped) for part in lines)
+
+
+def _readable(lines: list[bytes], shown: str, skipped: Skipped) -> list[Object]:
+    """The lines that are objects, and text in all they say."""
+
+    def read(line: bytes) -> Object:
+        found = _object(json.loads(line), shown)
+        if b"\\u" in line:  # an escape may be half of a character, which is no text
+            json.dumps(found, ensure_ascii=False).encode("utf-8")
+        return found
+
+    objects = (attempted(partial(read, line)) for line in lines)
+    found = [each for each in objects if each is not None]
+    skipped.rows += len(lines) - len(found)
+    return found
 
 
 def _blocks(file: IO[bytes]) -> Iterator[bytes]:

@@ -23,6 +23,7 @@ from taciturn.errors import DataError
 from taciturn.preparation.rows import (
     ROWS_PER_BATCH,
     Rows,
+    Skipped,
     not_empty,
     shield,
     shielded,
@@ -37,28 +38,32 @@ _KNOWN = (
 )
 
 
-def open_rows(data: object, *, empty: bool = False) -> Rows:
+def open_rows(data: object, *, empty: bool = False, skipped: Skipped | None = None) -> Rows:
     """Open `data` as a stream of record batches of at most ROWS_PER_BATCH rows.
 
     A list of strings becomes the column "text", as does one column alone that has no name. CSV
     columns are all text. With `empty`, data without a row are not an error, as long as they have
     columns.
 
+    Args:
+        skipped: counts rows of files that cannot be read, which are left out; without it they are
+            an error. What is damaged beyond a row is an error anyway.
+
     Raises DataNotFoundError, MissingDependencyError, or DataError (nothing in it, damaged, or of a
     kind that cannot be read); no message quotes a row.
     """
-    rows, shown = _opened(data)
+    rows, shown = _opened(data, skipped)
     unique_columns(rows.schema, shown)
     opened = Rows(rows.schema, sliced(rows.batches))
     return opened if empty else not_empty(opened, shown)
 
 
-def _opened(data: object) -> tuple[Rows, str]:
+def _opened(data: object, skipped: Skipped | None) -> tuple[Rows, str]:
     if isinstance(data, str) and is_table(data):
         return read_table(data)
     if isinstance(data, str | os.PathLike):
         location = locate(os.fsdecode(data))
-        return read_files(location), location.shown
+        return read_files(location, skipped), location.shown
     shown = f"the {type(data).__name__}"
     return _in_memory(data, shown), shown
 
