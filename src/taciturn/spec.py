@@ -187,7 +187,7 @@ class PerformanceSpec(_Spec):
     ] = "auto"
     packed_rows: Annotated[
         bool,
-        Field(description="Records may share rows, where that saves padding and the model can."),
+        Field(description="Refused if true: records that share rows round by their neighbours."),
     ] = False
     sharding: Annotated[
         Literal["none", "full"],
@@ -245,6 +245,11 @@ class FitSpec(DataSpec, PrivacySpec, TrainingSpec, PerformanceSpec, CanarySpec):
             raise ValueError(
                 "text_field, question_field/answer_field and messages_field exclude each other; "
                 "give one of them"
+            )
+        if self.packed_rows:
+            raise ValueError(
+                "packed_rows=True: a record that shares a row with others is rounded by them, so "
+                "that they would show in its gradient; leave it out, rows are padded"
             )
         if self.compile and self.sharding == "full":
             raise ValueError(

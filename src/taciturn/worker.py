@@ -110,14 +110,12 @@ class Cost:
         memory: of its largest microbatch, weights and optimiser.
         available_bytes: what is free on the device, None where nobody says.
         forms: how per-unit gradients would be kept.
-        notes: what of `spec` does not hold for this model.
     """
 
     seconds: float
     memory: MemoryEstimate
     available_bytes: int | None
     forms: tuple[FormChoice, ...]
-    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,8 +251,7 @@ def _fit(job: _Job, data: object, resume: bool) -> FitResult:
             _discard(job.output)
         raise
     if job.ranks.first:
-        reasons = (*plan.reasons, *_notes(spec, loss))
-        job.observer.on_plan(plan.model_copy(update={"reasons": reasons}))
+        job.observer.on_plan(plan)
     paid = _pay(job, begun.run, plan)
     train(_run(job, loss, dataset, plan), resume=resume)
     restore_parts(model)
@@ -285,6 +282,7 @@ def _run(job: _Job, loss: CausalLmLoss, dataset: TokenizedDataset, plan: Trainin
         loss=loss,
         dataset=dataset,
         plan=plan,
+        vocabulary=job.base.vocabulary,
         private_folder=job.private,
         microbatch_tokens=job.spec.microbatch_tokens,
         form=Form(job.spec.per_unit_gradients),
@@ -293,7 +291,6 @@ def _run(job: _Job, loss: CausalLmLoss, dataset: TokenizedDataset, plan: Trainin
         on_private_metrics=_metrics_writer(job.private / "metrics.jsonl", job.observer),
         ranks=job.ranks,
         blocks=None if job.arranged is None else job.arranged.blocks,
-        packed_rows=loss.packs,
     )
 
 
@@ -336,24 +333,13 @@ def estimate(base: LoadedModel, spec: FitSpec, plan: TrainingPlan, tokens_per_un
     choice = adapter_plan(spec, public_facts(base, n_units=1))
     _, loss = trainable(base, spec, choice, ALONE)
     form = Form(spec.per_unit_gradients)
-    work = Workload(tokens_per_unit, spec.microbatch_tokens, base.vocabulary, form, loss.packs)
+    work = Workload(tokens_per_unit, spec.microbatch_tokens, base.vocabulary, form)
     return Cost(
         seconds=estimate_seconds(loss, plan, work, base.device),
         memory=estimate_memory(loss, plan, work, base.device),
         available_bytes=available_bytes(base.device),
         forms=tuple(form_choices(loss, plan, work)),
-        notes=_notes(spec, loss),
     )
-
-
-def _notes(spec: FitSpec, loss: CausalLmLoss) -> tuple[str, ...]:
-    """What of `spec` does not hold for this model."""
-    if spec.packed_rows and not loss.packs:
-        return (
-            "rows: padded, because packed this model's records would not be computed as they are "
-            "alone, or not with exact per-unit gradients",
-        )
-    return ()
 
 
 def public_facts(base: LoadedModel, n_units: int) -> PublicFacts:

@@ -345,6 +345,17 @@ def test_results_out_of_order_are_not_taken(monkeypatch: pytest.MonkeyPatch) -> 
         columns_of(with_unit(stream(rows), "upper(id)", []))
 
 
+def test_a_statement_that_is_not_what_was_meant_does_not_run(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A mutant: an engine that writes a statement down otherwise than it has read it."""
+    rows = pa.table({"ID": ["1"], "id": ["a"]})
+    real = LockedSession.written
+    monkeypatch.setattr(LockedSession, "written", lambda *given: real(*given).replace("c1", "c0"))
+    with pytest.raises(PreparationError, match="written down exactly"):
+        with_unit(stream(rows), "upper(id)", [])
+
+
 def test_mutant_that_lets_duckdb_look_names_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """With names compared without case the wrong column is the unit, and the tests above see it."""
     rows = pa.table({"ID": ["1", "2"], "id": ["a", "a"]})

@@ -69,7 +69,7 @@ def with_unit(rows: Rows, privacy_unit: str, kept: Sequence[str]) -> Rows:
     Raises PreparationError, MissingColumnError, RowError.
     """
     field = f"privacy_unit={privacy_unit!r}"
-    passed = [rows.schema.get_field_index(name) for name in dict.fromkeys(kept)]
+    passed = [rows.schema.names.index(name) for name in dict.fromkeys(kept)]
     found = _with_unit(rows, privacy_unit, passed, field)
     checked = (_unit_checked(batch, field) for batch in found.batches)
     wrong = RowError(f"{field} is not UTF-8 text in some rows; leave those rows out of the data")

@@ -245,6 +245,30 @@ def _not_on_hub(name: str) -> ModelNotFoundError:
     )
 
 
+def check_quantizer(model: nn.Module) -> None:
+    """Refuse a base that is quantised in a way which is not known to keep records apart.
+
+    Known are bitsandbytes, whose int8 rounds each row by its own maximum, as it is settled at
+    loading, and whose 4 bits round weights only; and torchao where it rounds weights only. Others
+    may round activations by the largest of a whole batch, as fp8 checkpoints do: then one record
+    changes the gradients of all.
+
+    Raises ModelError that names the quantiser.
+    """
+    config = getattr(model.config, "quantization_config", None)
+    if config is None:
+        return
+    fields = config if isinstance(config, dict) else config.to_dict()
+    kind = str(getattr(fields.get("quant_method"), "value", fields.get("quant_method")))
+    how = str(fields.get("quant_type", ""))
+    if kind == "bitsandbytes" or (kind == "torchao" and "WeightOnly" in how):
+        return
+    raise ModelError(
+        f"the base is quantised by {kind!r}, which is not known to keep records apart; private "
+        "fits take bases in nf4 or int8 (bitsandbytes), or ones that are not quantised"
+    )
+
+
 def _settle_quantized_layers(model: nn.Module) -> None:
     """int8 without columns of outliers, 4 bits without repacking, also for a base that comes so.
 
