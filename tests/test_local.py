@@ -10,7 +10,13 @@ import pandas as pd
 import pytest
 
 from taciturn.accounting.spending import epsilon_of_steps
-from taciturn.errors import DataError, MissingDependencyError, SpecError
+from taciturn.errors import (
+    CheckpointError,
+    DataError,
+    MissingDependencyError,
+    SpecError,
+    UnknownEntryError,
+)
 from taciturn.llm import LLM
 from taciturn.report import LedgerTotal, read_report
 from taciturn.server.ledger_file import LedgerFile
@@ -125,6 +131,27 @@ def test_a_resumed_run_is_charged_once(
     model = fit(tiny_llama, str(notes), ledger, resume=True, **settings)
     assert total(model).runs == 1
     assert booked(ledger, f"{notes} [id]") == (1, 0)
+
+
+def test_a_resumed_run_that_is_refused_costs_nothing(
+    tiny_llama: Path, notes: Path, ledger: str, tmp_path: Path
+) -> None:
+    """Nor does it keep the right one from being resumed."""
+
+    def crash(progress: Any) -> None:
+        if progress.step == 2:
+            raise RuntimeError
+
+    settings: dict[str, Any] = {"output": tmp_path / "out", "checkpoint_every": 1, "steps": 3}
+    with pytest.raises(RuntimeError):
+        fit(tiny_llama, str(notes), None, observer=Observer(on_progress=crash), **settings)
+    with pytest.raises(CheckpointError):
+        fit(tiny_llama, str(notes), ledger, resume=True, **{**settings, "target_epsilon": 3})
+    with pytest.raises(UnknownEntryError):
+        booked(ledger, f"{notes} [id]")
+    model = fit(tiny_llama, str(notes), ledger, resume=True, **settings)
+    assert model.privacy is not None
+    assert total(model).epsilon == pytest.approx(model.privacy.epsilon)
 
 
 def test_what_fails_before_a_step_costs_nothing(

@@ -174,8 +174,8 @@ def fit(
         earlier: the fitted model to go on with, instead of a new adapter on `base`.
         arranged: runs its plan, instead of one for the number of units that are found. A plan that
             is not what this process would make of `spec` and its own `base` is a SpecError.
-        pay: called once all is ready and before a step runs, in one process; for a resumed run
-            again, with the same name.
+        pay: called in one process before a step runs, once nothing can be refused any more; for a
+            resumed run again, with the same name.
 
     Raises:
         SpecError, DataError, ModelError: bad input; nothing was trained or written.
@@ -252,8 +252,9 @@ def _fit(job: _Job, data: object, resume: bool) -> FitResult:
         raise
     if job.ranks.first:
         job.observer.on_plan(plan)
-    paid = _pay(job, begun.run, plan)
-    train(_run(job, loss, dataset, plan), resume=resume)
+    paid: list[LedgerTotal | None] = []
+    run = _run(job, loss, dataset, plan, lambda: paid.append(_pay(job, begun.run, plan)))
+    train(run, resume=resume)
     restore_parts(model)
     model.eval()
     origin["canaries"] = _canaries(job)
@@ -262,7 +263,7 @@ def _fit(job: _Job, data: object, resume: bool) -> FitResult:
     report = _all_costs(job, begun, report, _commitment(job, dataset))
     if job.arranged is None:
         scope = SCOPE if spec.private else None
-        report = report.model_copy(update={"scope": scope, "ledger": paid})
+        report = report.model_copy(update={"scope": scope, "ledger": paid[0]})
     lora.settle(model)
     _release_once(job, model, report)
     return FitResult(None if job.sharded else model, report, plan)
@@ -277,7 +278,13 @@ def _pay(job: _Job, run: str, plan: TrainingPlan) -> LedgerTotal | None:
     return paid
 
 
-def _run(job: _Job, loss: CausalLmLoss, dataset: TokenizedDataset, plan: TrainingPlan) -> Run:
+def _run(
+    job: _Job,
+    loss: CausalLmLoss,
+    dataset: TokenizedDataset,
+    plan: TrainingPlan,
+    before_steps: Callable[[], None],
+) -> Run:
     return Run(
         loss=loss,
         dataset=dataset,
@@ -291,6 +298,7 @@ def _run(job: _Job, loss: CausalLmLoss, dataset: TokenizedDataset, plan: Trainin
         on_private_metrics=_metrics_writer(job.private / "metrics.jsonl", job.observer),
         ranks=job.ranks,
         blocks=None if job.arranged is None else job.arranged.blocks,
+        before_steps=before_steps,
     )
 
 

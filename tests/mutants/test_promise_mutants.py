@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from taciturn.engine.privacy.rng import SecureStream
 from taciturn.engine.privacy.statistic import GaussianStatistic
 from taciturn.engine.privacy.types import PrivateStatistics
 from taciturn.engine.training.begun import Begun
-from taciturn.engine.training.loop import Blocks
+from taciturn.engine.training.loop import Blocks, Run
 from taciturn.errors import CheckpointError
 from taciturn.llm import LLM
 from taciturn.planning.plan import make_plan
@@ -256,19 +257,14 @@ def number_without_noise(patch: Patch) -> None:
 
 def charged_afterwards(patch: Patch) -> None:
     """Once the steps are done."""
-    waiting: list[Callable[[], object]] = []
-    pay, train = worker._pay, worker.train
+    real = worker.train
 
-    def later(*given: Any) -> None:
-        waiting.append(lambda: pay(*given))
-
-    def first(*given: Any, **more: Any) -> Any:
-        state = train(*given, **more)
-        waiting.pop()()
+    def mutant(run: Run, **more: Any) -> Any:
+        state = real(replace(run, before_steps=lambda: None), **more)
+        run.before_steps()
         return state
 
-    patch.setattr(worker, "_pay", later)
-    patch.setattr(worker, "train", first)
+    patch.setattr(worker, "train", mutant)
 
 
 Check = Callable[[Path, Path, Patch], None]

@@ -113,7 +113,11 @@ class Blocks:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One training run: what is trained, on what, and where its private state is kept."""
+    """One training run: what is trained, on what, and where its private state is kept.
+
+    Attributes:
+        before_steps: called in all processes when it is certain that steps will run, and none has.
+    """
 
     loss: nn.Module
     dataset: TokenizedDataset
@@ -127,6 +131,7 @@ class Run:
     on_private_metrics: Callable[[PrivateMetrics], None]
     ranks: Ranks = ALONE
     blocks: Blocks | None = None
+    before_steps: Callable[[], None] = lambda: None
 
 
 def train(run: Run, *, resume: bool) -> TrainingState:
@@ -146,6 +151,7 @@ def train(run: Run, *, resume: bool) -> TrainingState:
             state.restore(own_rows(store.load(identity), state.parameters, run.ranks))
     elif run.blocks is not None:
         _save(run, state, store, identity)
+    run.before_steps()
     step = _stepper(run, state, journal)
     clock = _Clock(state.step, run.plan.steps, EpsilonCurve.of(run.plan))
     with deferred_interrupt() as interrupt:
