@@ -151,8 +151,8 @@ def train(run: Run, *, resume: bool) -> TrainingState:
             state.restore(own_rows(store.load(identity), state.parameters, run.ranks))
     elif run.blocks is not None:
         _save(run, state, store, identity)
-    run.before_steps()
     step = _stepper(run, state, journal)
+    run.before_steps()
     clock = _Clock(state.step, run.plan.steps, EpsilonCurve.of(run.plan))
     with deferred_interrupt() as interrupt:
         allowed = state.step
