@@ -41,7 +41,7 @@ class CausalLmLoss(nn.Module):
 
     def terms(self, batch: UnitBatch) -> list[tuple[Tensor, Tensor]] | None:
         """What adds up to the logits (`output_terms`); None where only the model can make them."""
-        self._check_length(batch)
+        self.check_length(batch.input_ids_BT.shape[1])
         return output_terms(self.model, batch.input_ids_BT) if self._fused else None
 
     def logits(self, batch: UnitBatch) -> Tensor:
@@ -50,13 +50,13 @@ class CausalLmLoss(nn.Module):
         Raises:
             GuaranteeError: records would not be independent.
         """
-        self._check_length(batch)
+        self.check_length(batch.input_ids_BT.shape[1])
         # Right padding under a causal mask: no real token can see a padded one, so no attention
         # mask is needed, and the logits of padded positions carry weight zero.
         return model_logits(self.model, batch.input_ids_BT)
 
-    def _check_length(self, batch: UnitBatch) -> None:
-        tokens = batch.input_ids_BT.shape[1]
+    def check_length(self, tokens: int) -> None:
+        """Raise GuaranteeError if records of a batch of so many tokens would not be independent."""
         if self.max_tokens is not None and tokens > self.max_tokens:
             raise GuaranteeError(
                 f"a batch of {tokens} tokens is longer than {self.max_tokens}, from where this "

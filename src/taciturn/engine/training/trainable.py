@@ -57,6 +57,8 @@ def trainable(
     same_weights(model, ranks)
     with together(ranks), _explained(spec):
         loss = CausalLmLoss(model)
+        # Now, and not when a record happens to be that long.
+        loss.check_length(max_tokens(spec, base.context_length))
         if spec.private:
             _verify(loss, base, spec)
     return model, loss
@@ -121,6 +123,7 @@ def _shards(
         enable_checkpointing(model)
     same_weights(model, ranks)
     loss = CausalLmLoss(model.get_base_model() if choice.method == "lora" else model)
+    loss.check_length(max_tokens(spec, base.context_length))
     if spec.private:
         _verify(loss, base, spec)
     if choice.method == "full":
