@@ -14,6 +14,7 @@ from typing import Any, cast
 import numpy as np
 import pytest
 import torch
+import transformers as hf
 from torch import Tensor, nn
 
 from taciturn.engine.data.batch import BatchLimits, microbatches
@@ -147,6 +148,35 @@ def test_every_architecture_is_exact_or_said_not_to_be(name: str) -> None:
             assert found == [name not in MIXTURES] * 2
             assert same_in_company(loss, VOCABULARY, (1, 16))
             assert losses_same_in_company(loss, VOCABULARY, (6, 16)) == (name not in MIXTURES)
+
+
+ROUTED = {
+    "gpt-oss": lambda: hf.GptOssConfig(**SIZES, head_dim=8, sliding_window=8),
+    "granite-moe": lambda: hf.GraniteMoeConfig(**SIZES),
+}
+SIZES: dict[str, Any] = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 16,
+    "intermediate_size": 24,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "num_local_experts": 4,
+    "num_experts_per_tok": 2,
+    "pad_token_id": 3,
+}
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("name", ROUTED)
+def test_experts_of_another_make_are_told(name: str, dtype: torch.dtype) -> None:
+    """In bf16 transformers gives all experts' rows to one grouped product of constant shape."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = hf.AutoModelForCausalLM.from_config(ROUTED[name]()).eval().to(dtype)
+    loss = CausalLmLoss(with_lora(model, target_modules=["q_proj", "v_proj"]))
+    verify(loss, public_batch(VOCABULARY))
+    assert not same_in_company(loss, VOCABULARY, (6, 16))
 
 
 METHODS = [("llama", "lora"), ("llama-tied", "full"), ("mixtral", "lora"), ("qwen3-moe", "full")]

@@ -244,7 +244,10 @@ def _loudest(loss: nn.Module, vocab_size: int) -> int:
 
 
 class _Sizes(TorchDispatchMode):
-    """Notes the sizes of all tensors that operations take and give, in order."""
+    """Notes the sizes of all tensors that operations take and give, in order.
+
+    Grouped products get the sizes of their groups as values of a tensor: those are noted, too.
+    """
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -255,6 +258,8 @@ class _Sizes(TorchDispatchMode):
         for each in tree_leaves((args, out)):
             if isinstance(each, Tensor):
                 self.seen.append(tuple(each.shape))
+                if "grouped" in str(func) and not each.is_floating_point():
+                    self.seen.append(tuple(each.flatten().tolist()))
         return out
 
 
