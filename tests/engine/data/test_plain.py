@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import string
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from taciturn.engine.data.plain import mark_for, plain_tokens, special_tokens
+from taciturn.engine.data.plain import mark_for, marked_text, plain_tokens, special_tokens
 from taciturn.errors import RowError
 
 ENDS = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
@@ -80,6 +81,14 @@ def test_a_text_is_read_as_it_is_alone(tokenizer: Any, texts: list[str]) -> None
     assert plain_tokens(tokenizer, texts) == [plain_tokens(tokenizer, [t])[0] for t in texts]
 
 
+@settings(max_examples=40)
+@given(st.text(st.sampled_from("ab<>/s |é\n\ue000"), max_size=20))
+def test_other_text_is_read_as_a_prompt_is(tokenizer: Any, text: str) -> None:
+    if not any(token in text for token in special_tokens(tokenizer)):
+        asked = tokenizer([text], add_special_tokens=False)["input_ids"]
+        assert plain_tokens(tokenizer, [text]) == asked
+
+
 @pytest.mark.parametrize("make", [unigram, bytes_behind])
 def test_nothing_of_it_is_lost(make: Any) -> None:
     tokenizer = make()
@@ -103,6 +112,19 @@ def test_a_special_token_of_one_character_is_left_out() -> None:
     (ids,) = plain_tokens(tokenizer, ["a|b"])
     assert tokenizer.pad_token_id not in ids
     assert tokenizer.decode(ids) == "ab"
+
+
+def test_a_case_of_two_characters_ends() -> None:
+    assert marked_text("a <İ> b", {"<i̇>": 7}, "|") == "a <İ> b"
+    assert marked_text("<I><<s><S>", {"<i>": 7, "<s>": 8}, "|") == "<|I><<|s><|S>"
+
+
+def test_thousands_of_special_tokens_take_no_time() -> None:
+    special = {f"<unused{n}>": n for n in range(6000)}
+    started = time.monotonic()
+    for _ in range(20):
+        marked_text("a <b>note</b> of <unused7>" * 100, special, "|")
+    assert time.monotonic() - started < 5
 
 
 def test_a_mark_is_in_no_text() -> None:

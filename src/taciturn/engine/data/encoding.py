@@ -246,7 +246,9 @@ def _encode_answer(
 def _encode_messages(
     parts: list[list[str]], fields: Fields, tokenizer: Tokenizer, max_tokens: int
 ) -> _Uncut:
-    limit = most_characters(tokenizer, max_tokens)
+    limit = None
+    if max(map(len, parts[0]), default=0) > _CHARACTERS_PER_TOKEN * max_tokens:
+        limit = most_characters(tokenizer, max_tokens)
     found = encode_messages(parts[0], fields.columns[0], tokenizer, limit)
     lengths = np.fromiter((len(ids) for ids, _ in found), np.int64, len(found))
     ids = np.fromiter(chain.from_iterable(ids for ids, _ in found), np.int32, int(lengths.sum()))

@@ -8,7 +8,7 @@ they are told otherwise.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, cast
 
 from taciturn.errors import RowError
@@ -35,13 +35,18 @@ def special_tokens(tokenizer: Any) -> dict[str, int]:
     return {text: int(number) for text, number in found.items() if text}
 
 
-def plain_tokens(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
+def plain_tokens(
+    tokenizer: Any, texts: Sequence[str], special: Mapping[str, int] | None = None
+) -> list[list[int]]:
     """Token ids of each text, without special tokens around it or in it.
 
     What a tokenizer takes for a special token nevertheless, because its model knows the word, is
     read with its first two characters kept apart; what cannot be read otherwise is left out.
+
+    Args:
+        special: what `special_tokens` says of the tokenizer, which takes a while for some.
     """
-    special = special_tokens(tokenizer)
+    special = special_tokens(tokenizer) if special is None else special
     forbidden = frozenset(special.values())
     found = _read(tokenizer, list(texts))["input_ids"]
     again = [row for row, ids in enumerate(found) if not forbidden.isdisjoint(ids)]
@@ -72,18 +77,33 @@ def marked_text(text: str, special: Iterable[str], mark: str) -> str:
 
     Of a special token of a single character nothing is left.
     """
-    literals = sorted(special, key=len, reverse=True)
-    if not literals:
-        return text
-    pattern = re.compile("|".join(map(re.escape, literals)), re.IGNORECASE)
 
     def parted(match: re.Match[str]) -> str:
         first, rest = match[0][0], match[0][1:]
         return first + mark + rest if rest else ""
 
-    while (found := pattern.sub(parted, text)) != text:
+    while present := _present(text, special):
+        pattern = "|".join(map(re.escape, present))
+        found = re.sub(pattern, parted, text, flags=re.IGNORECASE)
+        if found == text:  # only if a character in another case is two
+            break
         text = found
     return text
+
+
+def _present(text: str, special: Iterable[str]) -> list[str]:
+    """The special tokens that a text has in it, in any case, the longest first.
+
+    Looked up where one may begin: an expression of thousands of them takes long to search.
+    """
+    by_lower = {each.lower(): each for each in special}
+    lower, found = text.lower(), set()
+    beginnings = re.escape("".join({each[0] for each in by_lower}))
+    lengths = {len(each) for each in by_lower}
+    for match in re.finditer(f"[{beginnings}]", lower) if beginnings else ():
+        start = match.start()
+        found |= {part for n in lengths if (part := lower[start : start + n]) in by_lower}
+    return sorted((by_lower[each] for each in found), key=len, reverse=True)
 
 
 def without_marks(text: str, offsets: Sequence[Span], mark: str) -> list[int]:

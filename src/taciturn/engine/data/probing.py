@@ -7,7 +7,7 @@ found out here: with invented text of every kind of character, and conversations
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from taciturn.engine.data.chat import check_template, encode_messages
@@ -19,6 +19,7 @@ from taciturn.preparation.rows import attempted
 
 _LIMIT_S = 120.0  # for all of it: it takes milliseconds
 _SURROGATES = range(0xD800, 0xE000)
+_MOST_SPECIAL = 100  # some tokenizers have thousands
 _STEP = 32  # every script has a block of its own, of which this finds a few characters
 
 
@@ -73,9 +74,10 @@ def _check_ids(ids: Sequence[int], vocabulary: int | None) -> None:
 
 
 def _check_texts(tokenizer: Any, vocabulary: int | None) -> None:
-    texts = [*public_texts(), *(f"a{token}b" for token in special_tokens(tokenizer))]
-    together = attempted(lambda: plain_tokens(tokenizer, texts))
-    alone = [_tried(tokenizer, text) for text in texts]
+    special = special_tokens(tokenizer)
+    texts = [*public_texts(), *(f"a{token}b" for token in sorted(special)[:_MOST_SPECIAL])]
+    together = attempted(lambda: plain_tokens(tokenizer, texts, special))
+    alone = [_tried(tokenizer, text, special) for text in texts]
     if together != alone:
         raise ModelError(
             "the model's tokenizer reads a text otherwise when it reads others with it; save it "
@@ -84,8 +86,8 @@ def _check_texts(tokenizer: Any, vocabulary: int | None) -> None:
     _check_ids([token for ids in alone for token in ids], vocabulary)
 
 
-def _tried(tokenizer: Any, text: str) -> list[int]:
-    found = attempted(lambda: plain_tokens(tokenizer, [text])[0])
+def _tried(tokenizer: Any, text: str, special: Mapping[str, int]) -> list[int]:
+    found = attempted(lambda: plain_tokens(tokenizer, [text], special)[0])
     if found is None:
         raise ModelError(
             f"the model's tokenizer fails on text such as {text[:20]!r}; give it an unknown token "
