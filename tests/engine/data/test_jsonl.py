@@ -93,6 +93,22 @@ def test_a_damaged_first_row_is_one_row(tmp_path: Path, damaged: str) -> None:
     assert skipped.rows == 1
 
 
+@pytest.mark.parametrize("block", [1, 2, 4 << 20])
+@pytest.mark.parametrize("other", ["12345", '"a b"', "[1, {}]", '{"text": "\\ud83d"}', "null"])
+def test_an_element_that_is_no_row_is_one_row(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, other: str, block: int
+) -> None:
+    monkeypatch.setattr(jsonl, "_BLOCK_BYTES", block)
+    for elements in ([json.dumps(ROWS[0]), other], [json.dumps(ROWS[0]), other, "{}"]):
+        (tmp_path / "a.json").write_text(f"[\n{', '.join(elements)}\n]")
+        skipped = Skipped()
+        rows = open_rows(tmp_path / "a.json", empty=True, skipped=skipped)
+        found = [row for batch in rows.batches for row in batch.to_pylist()]
+        assert (found[0], len(found), skipped.rows) == (ROWS[0], len(elements) - 1, 1)
+    with pytest.raises(DataError):
+        read(tmp_path / "a.json")
+
+
 def test_an_array_is_held_block_by_block(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jsonl, "_BLOCK_BYTES", 1000)
     read_bytes = 0

@@ -210,26 +210,33 @@ def _of_file(file: IO[bytes], shown: str, skipped: Skipped | None) -> Iterator[l
             break
     blocks = chain([head], blocks)
     if _ON_SEVERAL_LINES.match(line):
-        return _Values(blocks, shown).objects()
-    lines = _lines(blocks)
+        parts: Iterator[list[Any]] = _Values(blocks).parts()
+        read: Callable[[Any], Object] = partial(_object, shown=shown)
+    else:
+        parts = _lines(blocks)
+        read = partial(_parsed, shown=shown)
     if skipped is None:
-        return ([_object(json.loads(line), shown) for line in part] for part in lines)
-    return (_readable(part, shown, skipped) for part in lines)
+        return ([read(each) for each in part] for part in parts)
+    return (_readable(part, read, skipped) for part in parts)
 
 
-def _readable(lines: list[bytes], shown: str, skipped: Skipped) -> list[Object]:
-    """The lines that are objects, and text in all they say."""
+def _readable(part: list[Any], read: Callable[[Any], Object], skipped: Skipped) -> list[Object]:
+    """Those that are objects, and text in all they say."""
 
-    def read(line: bytes) -> Object:
-        found = _object(json.loads(line), shown)
-        if b"\\u" in line:  # an escape may be half of a character, which is no text
+    def wholly(each: Any) -> Object:
+        found = read(each)
+        if not isinstance(each, bytes) or b"\\u" in each:  # it may be half of a character
             json.dumps(found, ensure_ascii=False).encode("utf-8")
         return found
 
-    objects = (attempted(partial(read, line)) for line in lines)
+    objects = (attempted(partial(wholly, each)) for each in part)
     found = [each for each in objects if each is not None]
-    skipped.rows += len(lines) - len(found)
+    skipped.rows += len(part) - len(found)
     return found
+
+
+def _parsed(line: bytes, shown: str) -> Object:
+    return _object(json.loads(line), shown)
 
 
 def _blocks(file: IO[bytes]) -> Iterator[bytes]:
@@ -252,18 +259,18 @@ class _Values:
     As much of the text is held as one block, and a value that is longer.
     """
 
-    def __init__(self, blocks: Iterator[bytes], shown: str) -> None:
+    def __init__(self, blocks: Iterator[bytes]) -> None:
         self._blocks = codecs.iterdecode(blocks, "utf-8-sig")
-        self._shown = shown
         self._text, self._at, self._read = "", 0, 0
 
-    def objects(self) -> Iterator[list[Object]]:
-        """Lists of at most ROWS_PER_BATCH objects, or what one block holds."""
+    def parts(self) -> Iterator[list[Any]]:
+        """Lists of at most ROWS_PER_BATCH values, or what one block holds."""
         array = self._next() == "["
         self._at += array
-        end, found, read = "]" if array else "", [], self._read
+        end, read = "]" if array else "", self._read
+        found: list[Any] = []
         while self._next() != end:
-            found.append(_object(self._value(), self._shown))
+            found.append(self._value())
             if array and self._next() != end:
                 self._pass(",")
             if len(found) == ROWS_PER_BATCH or self._read > read:
@@ -291,14 +298,18 @@ class _Values:
     def _value(self) -> Any:
         while True:
             try:
-                found, self._at = _DECODER.raw_decode(self._text, self._at)
+                found, end = _DECODER.raw_decode(self._text, self._at)
             except json.JSONDecodeError as error:
                 # what a block has cut off is wrong at its end, or is a text without one
                 cut = len(self._text) - error.pos < _LONGEST_TOKEN or "Unterminated" in error.msg
                 if not (cut and self._more()):
                     raise
             else:
-                return found
+                length = end - self._at
+                # a number that a block has cut off is a number, too
+                if end < len(self._text) or isinstance(found, dict) or not self._more():
+                    self._at += length
+                    return found
 
     def _more(self) -> bool:
         """Read a block, or as much as is held: a long value is not read again for every block."""
