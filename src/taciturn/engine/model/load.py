@@ -251,7 +251,7 @@ def check_quantizer(model: nn.Module) -> None:
     Known are bitsandbytes, whose int8 rounds each row by its own maximum, as it is settled at
     loading, and whose 4 bits round weights only; and torchao where it rounds weights only. Others
     may round activations by the largest of a whole batch, as fp8 checkpoints do: then one record
-    changes the gradients of all.
+    changes the gradients of all. Weights from a GGUF file are made whole when it is read.
 
     Raises ModelError that names the quantiser.
     """
@@ -261,7 +261,8 @@ def check_quantizer(model: nn.Module) -> None:
     fields = config if isinstance(config, dict) else config.to_dict()
     kind = str(getattr(fields.get("quant_method"), "value", fields.get("quant_method")))
     how = str(fields.get("quant_type", ""))
-    if kind == "bitsandbytes" or (kind == "torchao" and "WeightOnly" in how):
+    whole = kind == "gguf" and all(each.is_floating_point() for each in model.parameters())
+    if kind == "bitsandbytes" or whole or (kind == "torchao" and "WeightOnly" in how):
         return
     raise ModelError(
         f"the base is quantised by {kind!r}, which is not known to keep records apart; private "
