@@ -17,6 +17,7 @@ from taciturn.engine.data.batch import BatchLimits, bucket_length, collate, micr
 from taciturn.engine.data.tokenize import TokenizedDataset, TokenizedRecord
 from taciturn.engine.model.load import load_base
 from taciturn.engine.model.loss import CausalLmLoss, weighted_cross_entropy
+from taciturn.engine.model.writing import check_tokens
 from taciturn.engine.privacy.types import UnitBatch
 from taciturn.errors import SpecError
 from taciturn.spec import PerformanceSpec
@@ -161,6 +162,7 @@ def log_probabilities(
     Raises SpecError if prompt and a continuation are longer than the model's context.
     """
     records = _continued(tokenizer, prompt, continuations)
+    check_tokens(model, [record.input_ids.tolist() for record in records])
     width = max(len(record.input_ids) for record in records)
     if width > context_length:
         raise SpecError(
@@ -182,7 +184,7 @@ def log_probabilities(
 def _continued(tokenizer: Any, prompt: str, continuations: Sequence[str]) -> list[TokenizedRecord]:
     start = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
     before = start + tokenizer(prompt, add_special_tokens=False)["input_ids"]
-    before = before or [tokenizer.eos_token_id]  # something must come before the first token
+    before = before or [tokenizer.eos_token_id or 0]  # something must come before the first token
     parts = tokenizer(list(continuations), add_special_tokens=False)["input_ids"]
     return [
         TokenizedRecord(

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers import TextIteratorStreamer
+from transformers import GenerationConfig, TextIteratorStreamer
 
+from taciturn.engine.model.writing import check_tokens, end_tokens, generate
 from taciturn.errors import SpecError
 from taciturn.spec import SampleSpec
 
@@ -39,18 +40,17 @@ def sample(
     """
     _check(prompts)
     repeated = [prompt for prompt in prompts for _ in range(spec.n)]
-    seed = _seed(spec)
+    seed, config = _seed(spec), _config(spec, model, tokenizer)
     completions: list[Completion] = []
     with torch.random.fork_rng(devices=_devices(model)), torch.no_grad():
         torch.manual_seed(seed)
         for start in range(0, len(repeated), spec.batch_size):
             batch = repeated[start : start + spec.batch_size]
-            inputs = _encode(tokenizer, batch, spec.max_new_tokens, context_length)
-            inputs = {key: value.to(model.device) for key, value in inputs.items()}
-            output = model.generate(**inputs, **_options(spec, tokenizer))
+            inputs = _encode(model, tokenizer, batch, spec.max_new_tokens, context_length)
+            output = generate(model, inputs, config)
             new = output[:, inputs["input_ids"].shape[1] :]
             texts = tokenizer.batch_decode(new, skip_special_tokens=True)
-            counts = _written(new, tokenizer)
+            counts = _written(new, config.eos_token_id)
             rows = zip(batch, texts, counts, strict=True)
             completions += [Completion(*row) for row in rows]
     return completions
@@ -65,25 +65,23 @@ def stream(
     random state is left as it was.
     """
     _check([prompt])
-    inputs = _encode(tokenizer, [prompt], spec.max_new_tokens, context_length)
-    inputs = {key: value.to(model.device) for key, value in inputs.items()}
+    inputs = _encode(model, tokenizer, [prompt], spec.max_new_tokens, context_length)
     streamer = TextIteratorStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
-    seed = _seed(spec)
-    options = {**inputs, **_options(spec, tokenizer), "streamer": streamer}
+    seed, config = _seed(spec), _config(spec, model, tokenizer)
     failure: list[BaseException] = []
     written: list[int] = []
 
-    def generate() -> None:
+    def write() -> None:
         try:
             with torch.random.fork_rng(devices=_devices(model)), torch.no_grad():
                 torch.manual_seed(seed)
-                output = model.generate(**options)
+                output = generate(model, inputs, config, streamer)
             written.append(output.shape[1] - inputs["input_ids"].shape[1])
         except BaseException as error:
             failure.append(error)
             streamer.end()
 
-    thread = threading.Thread(target=generate, daemon=True)
+    thread = threading.Thread(target=write, daemon=True)
     thread.start()
     yield from streamer
     thread.join()
@@ -97,11 +95,9 @@ def _seed(spec: SampleSpec) -> int:
     return spec.seed if spec.seed is not None else secrets.randbits(63)
 
 
-def _written(new_BT: torch.Tensor, tokenizer: Any) -> list[int]:
+def _written(new_BT: torch.Tensor, ends: list[int] | None) -> list[int]:
     """Tokens of each row up to the first that ends it; what follows fills the batch up."""
-    if tokenizer.eos_token_id is None:
-        return [new_BT.shape[1]] * len(new_BT)
-    ends_BT = new_BT == tokenizer.eos_token_id
+    ends_BT = torch.isin(new_BT, torch.tensor(ends or [], device=new_BT.device))
     return [int(ends_T.nonzero()[0, 0]) + 1 if ends_T.any() else len(ends_T) for ends_T in ends_BT]
 
 
@@ -114,36 +110,44 @@ def _check(prompts: Sequence[str]) -> None:
 
 
 def _encode(
-    tokenizer: Any, prompts: Sequence[str], max_new_tokens: int, context_length: int
-) -> dict[str, Any]:
+    model: Any, tokenizer: Any, prompts: Sequence[str], max_new_tokens: int, context_length: int
+) -> dict[str, torch.Tensor]:
+    """Prompts as token ids and attention mask, padded on the left, where the model is."""
     room = context_length - max_new_tokens
-    if room < 1:
+    start = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
+    if room <= len(start):
         raise SpecError(
             f"max_new_tokens={max_new_tokens} leaves no room for a prompt in the model's context "
             f"of {context_length}; lower it"
         )
     ids = tokenizer(list(prompts), add_special_tokens=False)["input_ids"]
-    start = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
-    rows = [start + row[-(room - len(start)) :] if row else list(start) for row in ids]
-    rows = [row or [tokenizer.eos_token_id] for row in rows]
+    check_tokens(model, ids)
+    kept = room - len(start)
+    rows = [start + row[max(0, len(row) - kept) :] for row in ids]
+    # Something must come before the first token.
+    rows = [row or [tokenizer.eos_token_id or 0] for row in rows]
     width = max(len(row) for row in rows)
-    pad = tokenizer.pad_token_id
-    input_ids = torch.tensor([[pad] * (width - len(row)) + row for row in rows])
-    mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows])
-    return {"input_ids": input_ids, "attention_mask": mask}
-
-
-def _options(spec: SampleSpec, tokenizer: Any) -> dict[str, Any]:
-    options: dict[str, Any] = {
-        "max_new_tokens": spec.max_new_tokens,
-        "pad_token_id": tokenizer.pad_token_id,
-        "use_cache": True,
-        "do_sample": spec.temperature > 0,
+    pad = tokenizer.pad_token_id or 0
+    padded = [[pad] * (width - len(row)) + row for row in rows]
+    mask = [[0] * (width - len(row)) + [1] * len(row) for row in rows]
+    return {
+        "input_ids": torch.tensor(padded, device=model.device),
+        "attention_mask": torch.tensor(mask, device=model.device),
     }
-    if spec.temperature > 0:
-        # top_k=0: the temperature and top_p that were asked for, and no hidden default besides.
-        options |= {"temperature": spec.temperature, "top_p": spec.top_p, "top_k": 0}
-    return options
+
+
+def _config(spec: SampleSpec, model: Any, tokenizer: Any) -> GenerationConfig:
+    # top_k=0: the temperature and top_p that were asked for, and no hidden default besides.
+    chosen = {"temperature": spec.temperature, "top_p": spec.top_p, "top_k": 0}
+    ends = end_tokens(model, tokenizer)
+    return GenerationConfig(
+        max_new_tokens=spec.max_new_tokens,
+        eos_token_id=ends or None,
+        pad_token_id=tokenizer.pad_token_id or 0,
+        use_cache=True,
+        do_sample=spec.temperature > 0,
+        **(chosen if spec.temperature > 0 else {}),
+    )
 
 
 def _devices(model: Any) -> list[int]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftModel
+from peft import PeftModel, get_peft_model_state_dict
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
@@ -70,6 +70,23 @@ def save_sharded(model: Any, tokenizer: Any, folder: Path, *, first: bool) -> No
     if any(not torch.equal(saved[name], value) for name, value in weights.items()):
         raise AdapterError(
             f"the model loaded from {folder} is not the fitted model; it was not released"
+        )
+
+
+def check_loaded(model: PeftModel, folder: Path) -> None:
+    """Every weight of the saved adapter has its place in `model`, and every place its weight.
+
+    Raises:
+        AdapterError: PEFT would leave out, or leave at their initial values, those that do not.
+    """
+    saved = load_file(folder / "adapter_model.safetensors").keys()
+    loaded = get_peft_model_state_dict(model, save_embedding_layers=False).keys()
+    wrong = sorted(saved ^ loaded)
+    if wrong:
+        raise AdapterError(
+            f"the adapter in {folder} and its base do not match: {len(wrong)} weights, {wrong[0]} "
+            "among them, are in one and not in the other; open it with the base that it was "
+            "fitted on"
         )
 
 

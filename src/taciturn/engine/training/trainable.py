@@ -6,19 +6,21 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from peft import PeftModel
 from torch._dynamo.exc import TorchDynamoException
 
 from taciturn.engine.model import lora
 from taciturn.engine.model.compiled import compile_parts, compiler_failure
-from taciturn.engine.model.load import LoadedModel, choose_device, enable_checkpointing
+from taciturn.engine.model.load import LoadedModel, choose_device, enable_checkpointing, reason
 from taciturn.engine.model.loss import CausalLmLoss
+from taciturn.engine.model.output import check_causal
 from taciturn.engine.model.packed import apart_in_rows
 from taciturn.engine.model.sharding import check_sharded, gradient_norms, shard
 from taciturn.engine.privacy.ranks import Ranks
 from taciturn.engine.privacy.verification import packed_public_batch, public_batch, verify
 from taciturn.engine.training.processes import same_weights, together
-from taciturn.errors import SpecError, UnsupportedLayerError
+from taciturn.errors import ModelError, SpecError, TaciturnError, UnsupportedLayerError
 from taciturn.planning.plan import AdapterPlan
 from taciturn.spec import FitSpec
 
@@ -40,15 +42,16 @@ def trainable(
     """
     _check_can_go_on(spec, choice, fitted)
     if spec.sharding == "full" and ranks.size > 1:
-        return _shards(base, spec, choice, ranks, fitted)
-    with together(ranks):
+        with _explained(base, spec):
+            return _shards(base, spec, choice, ranks, fitted)
+    with together(ranks), _explained(base, spec):
         model = _chosen(base, choice, fitted)
         if spec.gradient_checkpointing:
             enable_checkpointing(model)
         if spec.compile:
             compile_parts(model, whole=not spec.private)
     same_weights(model, ranks)
-    with together(ranks), _explained(spec):
+    with together(ranks), _explained(base, spec):
         loss = CausalLmLoss(model)
         if spec.private:
             verify(loss, public_batch(base.vocabulary).to(base.device))
@@ -72,14 +75,25 @@ def _packs(loss: CausalLmLoss, base: LoadedModel, *, private: bool) -> bool:
 
 
 @contextmanager
-def _explained(spec: FitSpec) -> Iterator[None]:
-    """A compiler that is not there shows at the first call."""
+def _explained(base: LoadedModel, spec: FitSpec) -> Iterator[None]:
+    """Whatever a model raises while it is tried is one sentence, and nothing is spent yet."""
     try:
         yield
-    except TorchDynamoException as error:
-        if not spec.compile:
-            raise
-        raise compiler_failure(error) from error
+    except TaciturnError:
+        raise
+    except torch.OutOfMemoryError as error:
+        raise ModelError(
+            f"{base.name} does not fit into the memory of {base.device} with what is trained of "
+            "it; take a smaller base, quantization, a lower r or gradient_checkpointing=True"
+        ) from error
+    except Exception as error:
+        # A compiler that is not there shows at the first call.
+        if spec.compile and isinstance(error, TorchDynamoException):
+            raise compiler_failure(error) from error
+        raise ModelError(
+            f"{base.name} ({type(base.model).__name__}) cannot be fitted as asked: "
+            f"{reason(error)}; choose other target_modules or another base"
+        ) from error
 
 
 def _check_can_go_on(spec: FitSpec, choice: AdapterPlan, fitted: Any) -> None:
@@ -97,6 +111,7 @@ def _check_can_go_on(spec: FitSpec, choice: AdapterPlan, fitted: Any) -> None:
 def _chosen(base: LoadedModel, choice: AdapterPlan, fitted: Any) -> Any:
     if isinstance(fitted, PeftModel):
         return lora.reopen(fitted, choice)
+    check_causal(base.model)
     return lora.attach(base.model, choice)
 
 
