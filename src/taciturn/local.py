@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Unpack
 
 import pandas as pd
+from peft import PeftModel
 
 from taciturn import assessment, attacks
 from taciturn import audit as auditing
@@ -36,7 +37,8 @@ from taciturn.engine.evaluation.classifier import Downstream
 from taciturn.engine.evaluation.features import Embedder
 from taciturn.engine.generation.sample import sample, stream
 from taciturn.engine.generation.synthetic import check_output, write_parquet
-from taciturn.engine.model.load import LoadedModel, load_base, load_fitted
+from taciturn.engine.model import adapter
+from taciturn.engine.model.load import LoadedModel, load_base, load_fitted, load_original
 from taciturn.engine.training.loop import Interrupted
 from taciturn.engine.training.processes import is_first_process
 from taciturn.errors import (
@@ -109,8 +111,11 @@ class _Size:
 class LocalModel:
     """A causal language model in this process; it is loaded when first needed."""
 
-    def __init__(self, name: str, performance: PerformanceSpec) -> None:
+    def __init__(
+        self, name: str, performance: PerformanceSpec, base_at: str | None = None
+    ) -> None:
         self.name = name
+        self._base_at = base_at
         self._performance = performance
         self._base: LoadedModel | None = None
         self._fitted: Any = None
@@ -122,6 +127,11 @@ class LocalModel:
         self._fitted_in: Path | None = None
         self._audit: Audit | None = None
         folder = Path(name).expanduser()
+        if base_at is not None and not (folder / REPORT).is_file():
+            raise SpecError(
+                f"base={base_at!r} says where the base of a fitted model is, and {name} is none; "
+                "leave it out"
+            )
         if (folder / REPORT).is_file():
             self._privacy = read_report(folder / REPORT)
             self._spent = self._privacy.spent
@@ -393,7 +403,9 @@ class LocalModel:
             )
         return Statement.from_bytes(Envelope.from_bytes(read_certificate(path)).payload)
 
-    def save(self, folder: str | Path, *, signing_key: str | None = None) -> Path:
+    def save(
+        self, folder: str | Path, *, merged: bool = False, signing_key: str | None = None
+    ) -> Path:
         """Write adapter, config, tokenizer, model card and privacy report; nothing private."""
         if self._privacy is not None:
             self._load()
@@ -407,8 +419,11 @@ class LocalModel:
         if is_first_process():
             signer = find_signer(signing_key)
             found = [self._audit, *map(released_audit, self._folders)]
+            model = self._fitted
+            if merged and isinstance(model, PeftModel):
+                model = adapter.merged(model)
             release(
-                self._fitted,
+                model,
                 self._load(),
                 self._privacy,
                 output,
@@ -457,7 +472,7 @@ class LocalModel:
         """What goes with synthetic text: policy, report, and certificate if there is one."""
         report = None if self._privacy is None else self._privacy.model_dump(mode="json")
         found = [folder / CERTIFICATE for folder in self._folders[-1:]]
-        certificate = next((path.read_text() for path in found if path.is_file()), None)
+        certificate = next((path.read_text(encoding="utf-8") for path in found if path.is_file()), None)
         return {"policy": self.policy, "privacy_report": report, "certificate": certificate}
 
     def _charge(self, step: PrivateStep, fingerprint: str, signer: Signer | None) -> None:
@@ -489,15 +504,20 @@ class LocalModel:
                 self._base = load_base(self.name, spec)
             else:
                 folder = Path(self.name).expanduser()
-                self._base, self._fitted = load_fitted(folder, self._privacy.base_model, spec)
+                found = load_fitted(folder, self._privacy, spec, self._base_at)
+                self._base, self._fitted = found
         return self._base
 
     def _model(self) -> Any:
         return self._load().model if self._fitted is None else self._fitted
 
     def _base_model(self) -> AbstractContextManager[Any]:
-        name = self.name if self._privacy is None else self._privacy.base_model
-        return evaluation.base_model(name, self._fitted, self._load().model, self._performance)
+        return evaluation.base_model(self._fitted, self._load().model, self._original)
+
+    def _original(self) -> LoadedModel:
+        assert self._privacy is not None  # only of a fitted model
+        beside = self._folders[-1] if self._folders else None
+        return load_original(self._privacy, self._performance, beside, self._base_at)
 
     def _take(self, result: FitResult, folder: Path) -> None:
         if result.model is None:

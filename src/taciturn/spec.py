@@ -40,6 +40,10 @@ class _Spec(BaseModel):
 
 S = TypeVar("S", bound=_Spec)
 
+BaseAt = Annotated[
+    str | None, Field(description="Where the base of a fitted model is, if that has moved.")
+]
+
 
 class DataSpec(_Spec):
     """How rows become records, and records become privacy units."""
@@ -499,6 +503,7 @@ class SampleJobSpec(SampleSpec):
     """What `taciturn sample` does: the YAML file, the CLI's flags."""
 
     model: Annotated[str, Field(description="Output folder of a fit, a base model, or gateway:ID.")]
+    base: BaseAt = None
     prompt: Annotated[
         tuple[str, ...], Field(min_length=1, description="Text to continue; may be repeated.")
     ]
@@ -514,6 +519,7 @@ class EvaluateJobSpec(EvaluateSpec):
     """What `taciturn evaluate` does."""
 
     model: Annotated[str, Field(description="Output folder of a fit, or a base model.")]
+    base: BaseAt = None
     data: Annotated[str, Field(description="File to judge it on; public unless said otherwise.")]
     device: Annotated[str | None, Field(description="cpu, cuda, mps; default: the best.")] = None
     signing_key: Annotated[
@@ -529,6 +535,7 @@ class AuditJobSpec(AuditSpec):
     """What `taciturn audit` does."""
 
     model: Annotated[str, Field(description="Output folder of a fit with canaries.")]
+    base: BaseAt = None
     device: Annotated[str | None, Field(description="cpu, cuda, mps; default: the best.")] = None
     signing_key: Annotated[
         str | None, Field(description="Signs the certificate anew, where one is there.")
@@ -543,6 +550,7 @@ class DownstreamJobSpec(DownstreamSpec):
     """What `taciturn downstream` does."""
 
     model: Annotated[str, Field(description="The model that wrote the synthetic text.")]
+    base: BaseAt = None
     synthetic: Annotated[str, Field(description="Labelled text to train a classifier on.")]
     test: Annotated[str, Field(description="Real labelled text to test it on.")]
     signing_key: Annotated[
@@ -558,6 +566,7 @@ class ExtractJobSpec(ExtractSpec):
     """What `taciturn extract` does. Secret, prefix and telltale are the asker's own knowledge."""
 
     model: Annotated[str, Field(description="Output folder of a fit, or a base model.")]
+    base: BaseAt = None
     secret: Annotated[
         str, Field(description="What the model should not tell; better in a file.", repr=False)
     ]
@@ -580,6 +589,7 @@ class MembershipJobSpec(MembershipSpec):
     """What `taciturn membership` does."""
 
     model: Annotated[str, Field(description="Output folder of a fit, or a base model.")]
+    base: BaseAt = None
     members: Annotated[str, Field(description="Units that were in the training data.")]
     non_members: Annotated[str, Field(description="Units like them that were not.")]
     device: Annotated[str | None, Field(description="cpu, cuda, mps; default: the best.")] = None
@@ -597,6 +607,7 @@ class SynthesizeSpec(_Spec):
     """The arguments of `LLM.synthesize`, and what `taciturn synthesize` does."""
 
     model: Annotated[str, Field(description="Output folder of a fit.")]
+    base: BaseAt = None
     n: Annotated[int, Field(ge=1, le=10_000_000, description="Records to write.")]
     output: Annotated[str, Field(description="Parquet file to write.")]
     prompt: Annotated[
@@ -623,6 +634,7 @@ class JobSpec(FitSpec):
     """One fit job: the YAML file, the CLI's flags, the worker's input."""
 
     model: Annotated[str, Field(description="Hub id, local path, GGUF path, or embedded name.")]
+    base: BaseAt = None
     data: Annotated[
         str, Field(description="Path, glob or URL of JSONL, CSV or Parquet; or gateway:NAME.")
     ]

@@ -24,7 +24,7 @@ def run_fit(job: JobSpec, *, resume: bool, show_private: bool) -> None:
     console = Console(quiet=not is_first_process())
     if not job.private:
         console.print(_LOUD, style="bold yellow", markup=False)
-    model = LLM(job.model)
+    model = LLM(job.model, base=job.base)
     with FitScreen(console, "fit", show_private=show_private) as screen:
         model.fit(
             job.data,

@@ -13,7 +13,7 @@ from taciturn.spec import SampleJobSpec
 def run_sample(job: SampleJobSpec) -> None:
     """Stream completions to the screen, or write them as JSONL."""
     spec = job.sample_spec()
-    model = LLM(job.model, device=job.device)
+    model = LLM(job.model, base=job.base, device=job.device)
     console = Console(highlight=False)
     if job.output is not None:
         frame = model.sample(job.prompt, **spec.model_dump())

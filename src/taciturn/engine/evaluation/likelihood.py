@@ -15,12 +15,11 @@ from torch import Tensor, nn
 
 from taciturn.engine.data.batch import BatchLimits, bucket_length, collate, microbatches
 from taciturn.engine.data.tokenize import TokenizedDataset, TokenizedRecord
-from taciturn.engine.model.load import load_base
+from taciturn.engine.model.load import LoadedModel
 from taciturn.engine.model.loss import CausalLmLoss, weighted_cross_entropy
 from taciturn.engine.model.writing import check_tokens
 from taciturn.engine.privacy.types import UnitBatch
 from taciturn.errors import SpecError
-from taciturn.spec import PerformanceSpec
 
 Scorer = Callable[[CausalLmLoss, UnitBatch], Tensor]
 """Figures [K, U] of a microbatch's units, each a sum over their sequences; float64, on the CPU."""
@@ -134,7 +133,7 @@ def _scored(loss: CausalLmLoss, batch: UnitBatch) -> Tensor:
 
 
 @contextmanager
-def base_model(name: str, fitted: Any, base: Any, spec: PerformanceSpec) -> Iterator[Any]:
+def base_model(fitted: Any, base: Any, original: Callable[[], LoadedModel]) -> Iterator[Any]:
     """The model as it was before fitting: adapters off, or loaded again after full fine-tuning."""
     if fitted is None:
         yield base
@@ -142,7 +141,7 @@ def base_model(name: str, fitted: Any, base: Any, spec: PerformanceSpec) -> Iter
         with fitted.disable_adapter():
             yield fitted
     else:
-        yield load_base(name, spec).model
+        yield original().model
 
 
 @torch.no_grad()

@@ -6,6 +6,7 @@ so after saving, it is loaded back, and must reproduce the fitted model's logits
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
 from taciturn.engine.model.sharding import whole_state_dict
-from taciturn.errors import AdapterError
+from taciturn.errors import AdapterError, ModelError
 
 _PROBE_TOKENS = 12
 
@@ -28,8 +29,8 @@ _PROBE_TOKENS = 12
 def quiet_peft() -> Iterator[None]:
     """Without two of PEFT's warnings that say nothing to our users.
 
-    That merging an adapter of a tied head would change the embedding: we never merge. And that PEFT
-    itself reads a name which transformers is giving up.
+    That merging an adapter of a tied head would change the embedding: we untie it first. And that
+    PEFT itself reads a name which transformers is giving up.
     """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*tie_word_embeddings.*", category=UserWarning)
@@ -73,6 +74,38 @@ def save_sharded(model: Any, tokenizer: Any, folder: Path, *, first: bool) -> No
         )
 
 
+@torch.no_grad()
+def merged(model: PeftModel) -> nn.Module:
+    """The fitted model as one, without an adapter, in fp32; `model` itself stays as it is.
+
+    An output layer that shares its weights with the embedding gets its own: merged into shared
+    ones, as PEFT does, its adapter would change the embedding, too.
+
+    Raises:
+        ModelError: the base is quantised: rounded again, it would not be this model.
+        AdapterError: merged, it does not give the same logits.
+    """
+    if getattr(model.get_base_model(), "is_quantized", False):
+        raise ModelError(
+            "a quantised base cannot be merged with its adapter exactly; save without merged=True, "
+            "or load the model without quantization first"
+        )
+    whole = copy.deepcopy(model).float()
+    expected = probe_logits(whole)
+    base: Any = whole.get_base_model()
+    head = base.get_output_embeddings()
+    if head is not None and head.weight is base.get_input_embeddings().weight:
+        layer = getattr(head, "base_layer", head)
+        layer.weight = nn.Parameter(layer.weight.clone())
+        for config in (base.config, base.config.get_text_config()):
+            config.tie_word_embeddings = False
+        base.all_tied_weights_keys = {}
+    with quiet_peft():
+        one: nn.Module = whole.merge_and_unload()
+    _compare(expected, probe_logits(one), None, "the merged model")
+    return one
+
+
 def check_loaded(model: PeftModel, folder: Path) -> None:
     """Every weight of the saved adapter has its place in `model`, and every place its weight.
 
@@ -112,7 +145,7 @@ def check_adapter(model: PeftModel, folder: Path) -> None:
     finally:
         model.set_adapter(active)
         model.delete_adapter("reloaded")
-    _compare(expected, reloaded, base, folder)
+    _compare(expected, reloaded, base, f"the model loaded from {folder}")
 
 
 @torch.no_grad()
@@ -120,7 +153,7 @@ def check_full(model: Any, folder: Path) -> None:
     """Load the saved model again and compare; raises AdapterError if it differs."""
     reloaded: nn.Module = AutoModelForCausalLM.from_pretrained(folder, dtype=model.dtype)
     reloaded.eval().to(model.device)
-    _compare(probe_logits(model), probe_logits(reloaded), None, folder)
+    _compare(probe_logits(model), probe_logits(reloaded), None, f"the model loaded from {folder}")
 
 
 def probe_logits(model: Any) -> Tensor:
@@ -136,14 +169,11 @@ def probe_logits(model: Any) -> Tensor:
     return logits
 
 
-def _compare(expected: Tensor, reloaded: Tensor, base: Tensor | None, folder: Path) -> None:
-    if not torch.allclose(expected, reloaded, rtol=1e-3, atol=1e-3 * float(expected.abs().max())):
+def _compare(expected: Tensor, found: Tensor, base: Tensor | None, what: str) -> None:
+    if not torch.allclose(expected, found, rtol=1e-3, atol=1e-3 * float(expected.abs().max())):
+        raise AdapterError(f"{what} does not give the fitted model's logits; it was not released")
+    if base is not None and torch.equal(base, found):
         raise AdapterError(
-            f"the model loaded from {folder} does not give the fitted model's logits; it was not "
-            "released"
-        )
-    if base is not None and torch.equal(base, reloaded):
-        raise AdapterError(
-            f"the adapter in {folder} changes nothing: the model trained in name only. Choose "
-            "other target_modules"
+            f"{what} writes as its base does: the adapter trained in name only. Choose other "
+            "target_modules"
         )

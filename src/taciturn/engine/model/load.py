@@ -9,7 +9,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -30,6 +30,7 @@ from taciturn.embedded import TINY_MEDICAL, model_path
 from taciturn.engine.model.adapter import check_loaded, quiet_peft
 from taciturn.engine.model.dropout import disable_dropout
 from taciturn.engine.model.experts import use_exact_experts
+from taciturn.engine.model.files import WHERE, check_base, find_base
 from taciturn.errors import (
     MissingDependencyError,
     ModelError,
@@ -37,6 +38,7 @@ from taciturn.errors import (
     SpecError,
     TaciturnError,
 )
+from taciturn.report import PrivacyReport
 from taciturn.spec import PerformanceSpec
 
 _ADAPTER = "adapter_config.json"
@@ -133,8 +135,10 @@ def load_base(name: str, spec: PerformanceSpec) -> LoadedModel:
         _check_kind(name, AutoConfig.from_pretrained(folder, trust_remote_code=False, **extra))
         # Code that comes with a model is never run.
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, **extra)
+        # Weights of other shapes are found here, by name, and refused.
+        options |= {"ignore_mismatched_sizes": True, "output_loading_info": True}
         model, found = AutoModelForCausalLM.from_pretrained(
-            folder, trust_remote_code=False, output_loading_info=True, **options
+            folder, trust_remote_code=False, **options
         )
         _check_checkpoint(name, model, found)
         prepare(model)
@@ -228,17 +232,42 @@ def architecture(name: str) -> str:
     return ", ".join(config.architectures or [config.model_type])
 
 
-def load_fitted(folder: Path, base_name: str, spec: PerformanceSpec) -> tuple[LoadedModel, Any]:
+def load_original(
+    report: PrivacyReport, spec: PerformanceSpec, beside: Path | None, given: str | None = None
+) -> LoadedModel:
+    """The base that a model was fitted on, by name and digests.
+
+    Args:
+        beside: the fitted model's folder, if it has one: the base is looked for near it, too.
+        given: where the caller says that it is.
+
+    Raises:
+        ModelNotFoundError: it is not here; says how to say where it is.
+        AdapterError: what is here has other weights.
+    """
+    expected = report.base_model_sha256
+    name = given or find_base(report.base_model, expected, beside)
+    try:
+        base = load_base(name, spec)
+    except ModelNotFoundError as error:
+        raise ModelNotFoundError(f"{error}. If the base is here, {WHERE}") from error
+    check_base(name, expected)
+    return replace(base, name=report.base_model)
+
+
+def load_fitted(
+    folder: Path, report: PrivacyReport, spec: PerformanceSpec, base: str | None = None
+) -> tuple[LoadedModel, Any]:
     """A folder that `LLM.save` wrote: its base (for an adapter) and the fitted model."""
     if not (folder / _ADAPTER).is_file():
         fitted = load_base(str(folder), spec)
         return fitted, fitted.model
-    base = load_base(base_name, spec)
+    original = load_original(report, spec, folder, base)
     with _loading(str(folder)), quiet_peft():
-        model = PeftModel.from_pretrained(base.model, str(folder))
+        model = PeftModel.from_pretrained(original.model, str(folder))
         check_loaded(model, folder)
         model.eval()
-    return base, model
+    return original, model
 
 
 def prepare(model: nn.Module) -> None:
