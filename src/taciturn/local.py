@@ -31,12 +31,12 @@ from taciturn.certificate.verify import read_certificate
 from taciturn.engine import evaluation
 from taciturn.engine.auditing.extraction import Extraction, Question
 from taciturn.engine.auditing.membership import Membership
-from taciturn.engine.auditing.result_file import check_result_file, write_result
+from taciturn.engine.auditing.result_file import write_result
 from taciturn.engine.data.tokenize import prepare
 from taciturn.engine.evaluation.classifier import Downstream
 from taciturn.engine.evaluation.features import Embedder
 from taciturn.engine.generation.sample import sample, stream
-from taciturn.engine.generation.synthetic import check_output, write_parquet
+from taciturn.engine.generation.synthetic import write_parquet
 from taciturn.engine.model import adapter
 from taciturn.engine.model.load import LoadedModel, load_base, load_fitted, load_original
 from taciturn.engine.training.loop import Interrupted
@@ -50,6 +50,7 @@ from taciturn.errors import (
     SpecError,
 )
 from taciturn.figures import ReleasedDownstream, ReleasedEvaluation, ReleasedFigures
+from taciturn.filesystem import check_output_file, check_output_folder
 from taciturn.frame import with_policy
 from taciturn.planning.plan import TrainingPlan, check_target, make_plan, max_tokens
 from taciturn.report import BASE_POLICY, Audit, PrivacyReport, PrivateStep, read_report
@@ -111,9 +112,7 @@ class _Size:
 class LocalModel:
     """A causal language model in this process; it is loaded when first needed."""
 
-    def __init__(
-        self, name: str, performance: PerformanceSpec, base_at: str | None = None
-    ) -> None:
+    def __init__(self, name: str, performance: PerformanceSpec, base_at: str | None = None) -> None:
         self.name = name
         self._base_at = base_at
         self._performance = performance
@@ -173,6 +172,8 @@ class LocalModel:
             check_promise(spec.private)
         # The other processes need no key: the first one signs.
         signer = find_signer(signing_key) if is_first_process() else None
+        if output is not None:
+            check_output_folder(Path(output).expanduser())
         base = self._load(spec)
         earlier = None if self._privacy is None else Earlier(self._fitted, self._privacy)
         folder = self._temporary() if output is None else Path(output).expanduser()
@@ -311,7 +312,7 @@ class LocalModel:
         """Write `n` records: a frame, and with `output` a Parquet file with the guarantee in it."""
         path = None if output is None else Path(output).expanduser()
         if path is not None:
-            check_output(path)
+            check_output_file(path, ".parquet")
         labels = list(prompts) if isinstance(prompts, Mapping) else None
         starts = list(prompts.values()) if isinstance(prompts, Mapping) else prompts
         turns = assessment.in_turn(starts, n)
@@ -353,7 +354,7 @@ class LocalModel:
         question = Question.of(secret, prefix, telltale)
         path = None if output is None else Path(output).expanduser()
         if path is not None:
-            check_result_file(path)
+            check_output_file(path, ".json")
         found = attacks.extract(self._subject(None), question, spec, self.policy)
         if path is not None:
             write_result(found.to_dict(), path)
@@ -412,6 +413,7 @@ class LocalModel:
         if self._fitted is None or self._privacy is None:
             raise AdapterError("there is nothing to save: call fit first")
         output = Path(folder).expanduser()
+        check_output_folder(output)
         if (output / REPORT).exists():
             raise AdapterError(f"{output} already holds a fitted model; choose another folder")
         if signing_key is not None:
@@ -472,7 +474,9 @@ class LocalModel:
         """What goes with synthetic text: policy, report, and certificate if there is one."""
         report = None if self._privacy is None else self._privacy.model_dump(mode="json")
         found = [folder / CERTIFICATE for folder in self._folders[-1:]]
-        certificate = next((path.read_text(encoding="utf-8") for path in found if path.is_file()), None)
+        certificate = next(
+            (path.read_text(encoding="utf-8") for path in found if path.is_file()), None
+        )
         return {"policy": self.policy, "privacy_report": report, "certificate": certificate}
 
     def _charge(self, step: PrivateStep, fingerprint: str, signer: Signer | None) -> None:

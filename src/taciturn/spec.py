@@ -680,6 +680,20 @@ def load_yaml(path: str | Path) -> dict[str, Any]:
     return fields
 
 
+def check_unicode(name: str, text: str) -> None:
+    """Raise SpecError if `text` holds bytes that are none, as from a terminal of another encoding.
+
+    Paths may: they are the system's, and are opened as they were given.
+    """
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise SpecError(
+            f"{name} is no UTF-8 text from character {error.start + 1} on; check the encoding of "
+            "the terminal or file that it comes from"
+        ) from None
+
+
 def _is_number(value: Any) -> bool:
     try:
         float(value)

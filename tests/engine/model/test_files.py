@@ -47,9 +47,7 @@ def other(folder: Path) -> None:
     save_file({k: v * 2 for k, v in weights.items()}, path, metadata={"format": "pt"})
 
 
-def test_from_another_folder(
-    fitted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_from_another_folder(fitted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     judged(fitted)
     # A folder of that name that is another model is not taken for it.

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from taciturn.engine.data.batch import BatchLimits, bucket_length, collate, microbatches
 from taciturn.engine.data.tokenize import TokenizedDataset, TokenizedRecord
+from taciturn.engine.generation.sample import check_tokens
 from taciturn.engine.model.load import LoadedModel
 from taciturn.engine.model.loss import CausalLmLoss, weighted_cross_entropy
-from taciturn.engine.model.writing import check_tokens
 from taciturn.engine.privacy.types import UnitBatch
 from taciturn.errors import SpecError
 

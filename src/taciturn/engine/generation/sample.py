@@ -9,11 +9,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers import GenerationConfig, TextIteratorStreamer
+from transformers import TextIteratorStreamer
 
-from taciturn.engine.model.writing import check_tokens, end_tokens, generate
 from taciturn.errors import SpecError
-from taciturn.spec import SampleSpec
+from taciturn.spec import SampleSpec, check_unicode
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,17 +39,17 @@ def sample(
     """
     _check(prompts)
     repeated = [prompt for prompt in prompts for _ in range(spec.n)]
-    seed, config = _seed(spec), _config(spec, model, tokenizer)
+    seed = _seed(spec)
     completions: list[Completion] = []
     with torch.random.fork_rng(devices=_devices(model)), torch.no_grad():
         torch.manual_seed(seed)
         for start in range(0, len(repeated), spec.batch_size):
             batch = repeated[start : start + spec.batch_size]
             inputs = _encode(model, tokenizer, batch, spec.max_new_tokens, context_length)
-            output = generate(model, inputs, config)
+            output = model.generate(**inputs, **_options(spec, tokenizer))
             new = output[:, inputs["input_ids"].shape[1] :]
             texts = tokenizer.batch_decode(new, skip_special_tokens=True)
-            counts = _written(new, config.eos_token_id)
+            counts = _written(new, model.generation_config.eos_token_id)
             rows = zip(batch, texts, counts, strict=True)
             completions += [Completion(*row) for row in rows]
     return completions
@@ -67,21 +66,22 @@ def stream(
     _check([prompt])
     inputs = _encode(model, tokenizer, [prompt], spec.max_new_tokens, context_length)
     streamer = TextIteratorStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
-    seed, config = _seed(spec), _config(spec, model, tokenizer)
+    seed = _seed(spec)
+    options = {**inputs, **_options(spec, tokenizer), "streamer": streamer}
     failure: list[BaseException] = []
     written: list[int] = []
 
-    def write() -> None:
+    def generate() -> None:
         try:
             with torch.random.fork_rng(devices=_devices(model)), torch.no_grad():
                 torch.manual_seed(seed)
-                output = generate(model, inputs, config, streamer)
+                output = model.generate(**options)
             written.append(output.shape[1] - inputs["input_ids"].shape[1])
         except BaseException as error:
             failure.append(error)
             streamer.end()
 
-    thread = threading.Thread(target=write, daemon=True)
+    thread = threading.Thread(target=generate, daemon=True)
     thread.start()
     yield from streamer
     thread.join()
@@ -95,9 +95,9 @@ def _seed(spec: SampleSpec) -> int:
     return spec.seed if spec.seed is not None else secrets.randbits(63)
 
 
-def _written(new_BT: torch.Tensor, ends: list[int] | None) -> list[int]:
+def _written(new_BT: torch.Tensor, ends: list[int] | int | None) -> list[int]:
     """Tokens of each row up to the first that ends it; what follows fills the batch up."""
-    ends_BT = torch.isin(new_BT, torch.tensor(ends or [], device=new_BT.device))
+    ends_BT = torch.isin(new_BT, torch.tensor([] if ends is None else ends, device=new_BT.device))
     return [int(ends_T.nonzero()[0, 0]) + 1 if ends_T.any() else len(ends_T) for ends_T in ends_BT]
 
 
@@ -107,6 +107,7 @@ def _check(prompts: Sequence[str]) -> None:
     for index, prompt in enumerate(prompts):
         if not isinstance(prompt, str):
             raise SpecError(f"prompt {index} is {type(prompt).__name__}; prompts must be strings")
+        check_unicode(f"prompt {index}", prompt)
 
 
 def _encode(
@@ -136,18 +137,28 @@ def _encode(
     }
 
 
-def _config(spec: SampleSpec, model: Any, tokenizer: Any) -> GenerationConfig:
-    # top_k=0: the temperature and top_p that were asked for, and no hidden default besides.
-    chosen = {"temperature": spec.temperature, "top_p": spec.top_p, "top_k": 0}
-    ends = end_tokens(model, tokenizer)
-    return GenerationConfig(
-        max_new_tokens=spec.max_new_tokens,
-        eos_token_id=ends or None,
-        pad_token_id=tokenizer.pad_token_id or 0,
-        use_cache=True,
-        do_sample=spec.temperature > 0,
-        **(chosen if spec.temperature > 0 else {}),
-    )
+def check_tokens(model: Any, rows: Sequence[Sequence[int]]) -> None:
+    """Raise SpecError if a prompt has a token without an embedding, as of another modality."""
+    size = len(model.get_input_embeddings().weight)
+    highest = max((token for row in rows for token in row), default=0)
+    if highest >= size:
+        raise SpecError(
+            f"a prompt has a special token with id {highest}, and the model has embeddings for "
+            f"ids below {size}; leave that token out"
+        )
+
+
+def _options(spec: SampleSpec, tokenizer: Any) -> dict[str, Any]:
+    options: dict[str, Any] = {
+        "max_new_tokens": spec.max_new_tokens,
+        "pad_token_id": tokenizer.pad_token_id or 0,
+        "use_cache": True,
+        "do_sample": spec.temperature > 0,
+    }
+    if spec.temperature > 0:
+        # top_k=0: the temperature and top_p that were asked for, and no hidden default besides.
+        options |= {"temperature": spec.temperature, "top_p": spec.top_p, "top_k": 0}
+    return options
 
 
 def _devices(model: Any) -> list[int]:

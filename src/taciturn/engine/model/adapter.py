@@ -23,6 +23,8 @@ from taciturn.engine.model.sharding import whole_state_dict
 from taciturn.errors import AdapterError, ModelError
 
 _PROBE_TOKENS = 12
+OWN_DEFAULTS = "_taciturn_own_generation_config"
+"""Attribute of a loaded model: the generation_config.json that it came with."""
 
 
 @contextmanager
@@ -49,7 +51,8 @@ def save(model: Any, tokenizer: Any, base_name: str, folder: Path) -> None:
         model.peft_config[model.active_adapter].base_model_name_or_path = base_name
         model.save_pretrained(str(folder), save_embedding_layers=False)
     else:
-        model.save_pretrained(folder)
+        with _own_defaults(model):
+            model.save_pretrained(folder)
     (folder / "README.md").unlink(missing_ok=True)
     tokenizer.save_pretrained(folder)
     if isinstance(model, PeftModel):
@@ -63,7 +66,8 @@ def save_sharded(model: Any, tokenizer: Any, folder: Path, *, first: bool) -> No
     weights = whole_state_dict(model, keep=first)
     if weights is None:
         return
-    model.save_pretrained(folder, state_dict=weights)
+    with _own_defaults(model):
+        model.save_pretrained(folder, state_dict=weights)
     tokenizer.save_pretrained(folder)
     reloaded: nn.Module = AutoModelForCausalLM.from_pretrained(folder, dtype=model.dtype)
     # Not by logits, as elsewhere: the whole model may fit on no device but the CPU.
@@ -72,6 +76,17 @@ def save_sharded(model: Any, tokenizer: Any, folder: Path, *, first: bool) -> No
         raise AdapterError(
             f"the model loaded from {folder} is not the fitted model; it was not released"
         )
+
+
+@contextmanager
+def _own_defaults(model: Any) -> Iterator[None]:
+    """The defaults of generation that the base came with, for others who load the model."""
+    ours = model.generation_config
+    model.generation_config = getattr(model, OWN_DEFAULTS, ours)
+    try:
+        yield
+    finally:
+        model.generation_config = ours
 
 
 @torch.no_grad()

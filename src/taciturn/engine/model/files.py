@@ -19,7 +19,6 @@ from taciturn.errors import AdapterError, ModelNotFoundError
 WHERE = "say where it is: base=... (--base on the command line)"
 
 
-
 def base_digests(name: str) -> dict[str, str]:
     """File name -> SHA-256 of base model `name` as it is on this machine; empty if not found.
 

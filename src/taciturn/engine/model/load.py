@@ -7,7 +7,7 @@ import json
 import logging
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,11 +23,11 @@ from huggingface_hub.errors import (
 )
 from peft import PeftModel
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from transformers.utils import logging as transformers_logging
 
 from taciturn.embedded import TINY_MEDICAL, model_path
-from taciturn.engine.model.adapter import check_loaded, quiet_peft
+from taciturn.engine.model.adapter import OWN_DEFAULTS, check_loaded, quiet_peft
 from taciturn.engine.model.dropout import disable_dropout
 from taciturn.engine.model.experts import use_exact_experts
 from taciturn.engine.model.files import WHERE, check_base, find_base
@@ -147,8 +147,36 @@ def load_base(name: str, spec: PerformanceSpec) -> LoadedModel:
             model.to(device)
         if tokenizer.pad_token_id is None:
             tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
-        _check_tokens(name, tokenizer, int(model.get_input_embeddings().weight.shape[0]))
+        rows = len(model.get_input_embeddings().weight)
+        _check_tokens(name, tokenizer, rows)
+        _set_defaults_aside(model, tokenizer, rows)
     return LoadedModel(name, model, tokenizer, context_length(model.config))
+
+
+def _set_defaults_aside(model: Any, tokenizer: Any, rows: int) -> None:
+    """Let the model write as it is asked to, and by nothing else that its files bring.
+
+    The library fills what a caller leaves open from the base's generation_config.json: a penalty
+    for repetition there would change what is called greedy. Texts end with what records end with,
+    and with what the base was taught to end with. `adapter.save` puts the defaults back.
+    """
+    own = model.generation_config
+    ends = [
+        token
+        for source in (tokenizer, model.config.get_text_config(), own)
+        for token in _tokens_below(rows, getattr(source, "eos_token_id", None))
+    ]
+    model.generation_config = GenerationConfig(
+        bos_token_id=next(iter(_tokens_below(rows, own.bos_token_id)), None),
+        eos_token_id=sorted(set(ends)) or None,
+    )
+    setattr(model, OWN_DEFAULTS, own)
+
+
+def _tokens_below(rows: int, token: int | Sequence[int] | None) -> list[int]:
+    """A configuration's token or tokens, without those that the model has no embedding for."""
+    tokens = [] if token is None else [token] if isinstance(token, int) else list(token)
+    return [each for each in tokens if 0 <= each < rows]
 
 
 @contextmanager
@@ -375,8 +403,8 @@ def _not_loaded(name: str, error: Exception) -> ModelError:
     here = Path(name).expanduser().exists() or name == TINY_MEDICAL
     if here or not isinstance(error, OSError):
         return ModelError(
-            f"model {name} cannot be loaded: {reason(error)}; it must be a causal language model with "
-            "config, weights and tokenizer"
+            f"model {name} cannot be loaded: {reason(error)}; it must be a causal language model "
+            "with config, weights and tokenizer"
         )
     return _not_on_hub(name)
 

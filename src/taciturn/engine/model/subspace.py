@@ -11,15 +11,12 @@ Shapes: D input features, R directions, N tokens, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import GenerationConfig
-
-from taciturn.engine.model.writing import generate, tokens_below
 
 _SEQUENCES = 256
 _TOKENS = 48
@@ -46,27 +43,24 @@ class Subspace:
 @torch.no_grad()
 def own_text(model: Any, seed: int) -> Tensor:
     """Token ids that the base model writes from nothing; [sequences, tokens], public."""
-    config, rows = model.generation_config, len(model.get_input_embeddings().weight)
-    begins, ends = tokens_below(rows, config.bos_token_id), tokens_below(rows, config.eos_token_id)
-    start = [*begins, *ends, 0][0]
+    config = model.generation_config
+    candidates = (config.bos_token_id, config.eos_token_id, 0)
+    start = next(token for token in map(_first, candidates) if token is not None)
     devices = [model.device.index or 0] if model.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed)
         prompt = torch.full((_BATCH, 1), start, device=model.device)
         parts = [
-            generate(
-                model,
-                {"input_ids": prompt, "attention_mask": torch.ones_like(prompt)},
-                GenerationConfig(
-                    do_sample=True,
-                    temperature=1.0,
-                    top_k=0,
-                    top_p=1.0,
-                    min_new_tokens=_TOKENS - 1,
-                    max_new_tokens=_TOKENS - 1,
-                    eos_token_id=ends or None,
-                    pad_token_id=start,
-                ),
+            model.generate(
+                input_ids=prompt,
+                attention_mask=torch.ones_like(prompt),
+                do_sample=True,
+                temperature=1.0,
+                top_k=0,
+                top_p=1.0,
+                min_new_tokens=_TOKENS - 1,
+                max_new_tokens=_TOKENS - 1,
+                pad_token_id=start,
             )
             for _ in range(_SEQUENCES // _BATCH)
         ]
@@ -152,3 +146,8 @@ def _subspace(basis_DK: Tensor, product_DK: Tensor, mean_energy: float, rank: in
     directions = (basis_DK @ vectors_KK[:, order]).T.contiguous()
     return Subspace(directions, energy_K[order].clamp(min=0), mean_energy)
 
+
+def _first(token: int | Sequence[int] | None) -> int | None:
+    if isinstance(token, Sequence):
+        return token[0] if token else None
+    return token
