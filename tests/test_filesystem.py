@@ -35,7 +35,7 @@ def bad(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Monk
 
 @pytest.mark.parametrize("check", [check_output_folder, lambda path: check_output_file(path)])
 def test_what_is_in_the_way_is_said(bad: Path, check: Callable[[Path], None]) -> None:
-    with pytest.raises(OutputError, match="choose another|remove it"):
+    with pytest.raises(OutputError, match=r"choose another|remove it"):
         check(bad)
 
 
@@ -48,7 +48,7 @@ def test_before_a_model_is_loaded(bad: Path, tiny_llama: Path) -> None:
         lambda: base.synthesize(1, output=bad.with_suffix(".parquet").parent / bad.name),
         lambda: base.extract("a secret", output=bad),
     ):
-        with pytest.raises((OutputError, SpecError), match="choose|remove it"):
+        with pytest.raises((OutputError, SpecError), match=r"choose|remove it"):
             attempt()
     assert sorted(bad.parents[-2].rglob("gone*")) == before
 
@@ -78,9 +78,13 @@ def test_places_that_will_do(tmp_path: Path) -> None:
 def test_whole_or_not_at_all(tmp_path: Path) -> None:
     path = tmp_path / "x"
     path.write_text("before", encoding="utf-8")
-    with pytest.raises(OutputError, match="No space left.*nothing was left"):  # noqa: SIM117
+
+    def half() -> None:
         with appearing_at_once(path) as partial:
             partial.write_text("half", encoding="utf-8")
             raise OSError(28, "No space left on device")
+
+    with pytest.raises(OutputError, match=r"No space left.*nothing was left"):
+        half()
     assert [each.name for each in tmp_path.iterdir()] == ["x"]
     assert path.read_text(encoding="utf-8") == "before"
