@@ -12,9 +12,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import fsspec
-from fsspec.implementations.arrow import ArrowFSWrapper
-
 from taciturn.errors import OutputError, SpecError
 
 _S3 = ("s3://", "s3a://")
@@ -32,17 +29,27 @@ def open_filesystem(url: str) -> tuple[Any, str]:
     for prefix in _S3:
         if url.startswith(prefix):
             return _s3(), url.removeprefix(prefix)
+    import fsspec
+
     filesystem, path = fsspec.core.url_to_fs(os.path.expanduser(url))
     return filesystem, path
 
 
 def _s3() -> Any:
+    from fsspec.implementations.arrow import ArrowFSWrapper
     from pyarrow.fs import S3FileSystem
 
     endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
     region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
     given = {"endpoint_override": endpoint, "region": region}
     return ArrowFSWrapper(S3FileSystem(**{name: value for name, value in given.items() if value}))
+
+
+def local_path(value: object, name: str) -> Path:
+    """A path of this machine from an argument, `~` expanded; raises SpecError if it is none."""
+    if not isinstance(value, str | os.PathLike):
+        raise SpecError(f"{name}={value!r:.100} is no path; give a string or pathlib.Path")
+    return Path(os.path.expanduser(os.fsdecode(value)))
 
 
 def check_output_file(path: Path, suffix: str | None = None, *, replace: bool = False) -> None:

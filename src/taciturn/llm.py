@@ -6,6 +6,7 @@ needs the engine), a dataset of a gateway where the gateway is (`sdk/`, which ne
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -57,9 +58,9 @@ class LLM:
 
     def __init__(
         self,
-        model: str,
+        model: str | Path,
         *,
-        base: str | None = None,
+        base: str | Path | None = None,
         device: str | None = None,
         dtype: str | None = None,
         quantization: str | None = None,
@@ -75,11 +76,14 @@ class LLM:
             dtype: "float32" or "bfloat16"; by default bfloat16 on a GPU, float32 elsewhere.
             quantization: "int8" or "nf4": load the frozen base with fewer bits.
         """
-        self.name = model
+        for name, value in (("model", model), ("base", "" if base is None else base)):
+            if not isinstance(value, str | os.PathLike):
+                raise SpecError(f"{name} is {type(value).__name__}; give a name or a path")
+        self.name = model = os.fsdecode(model)
         self._performance = parse(
             PerformanceSpec, {"device": device, "dtype": dtype, "quantization": quantization}
         )
-        self._base_at = base
+        self._base_at = None if base is None else os.fsdecode(base)
         self._local: LocalModel | None = None
         self._remote: RemoteModel | Job | None = None
         self._report: PrivacyReport | None = None

@@ -35,7 +35,7 @@ from taciturn.engine.auditing.result_file import write_result
 from taciturn.engine.data.tokenize import prepare
 from taciturn.engine.evaluation.classifier import Downstream
 from taciturn.engine.evaluation.features import Embedder
-from taciturn.engine.generation.sample import sample, stream
+from taciturn.engine.generation.sample import checked_prompts, sample, stream
 from taciturn.engine.generation.synthetic import write_parquet
 from taciturn.engine.model import adapter
 from taciturn.engine.model.load import LoadedModel, load_base, load_fitted, load_original
@@ -50,7 +50,7 @@ from taciturn.errors import (
     SpecError,
 )
 from taciturn.figures import ReleasedDownstream, ReleasedEvaluation, ReleasedFigures
-from taciturn.filesystem import check_output_file, check_output_folder
+from taciturn.filesystem import check_output_file, check_output_folder, local_path
 from taciturn.frame import with_policy
 from taciturn.planning.plan import TrainingPlan, check_target, make_plan, max_tokens
 from taciturn.report import BASE_POLICY, Audit, PrivacyReport, PrivateStep, read_report
@@ -68,6 +68,7 @@ from taciturn.spec import (
     MembershipSpec,
     PerformanceSpec,
     SampleSpec,
+    check_text,
     parse,
 )
 from taciturn.worker import (
@@ -161,6 +162,8 @@ class LocalModel:
         """Fine-tune on private text; `target_epsilon` says how private, or "unlimited" for not."""
         spec = parse(FitSpec, self._with_performance(dict(fields)))
         check_target(spec)
+        if observer is not None and not isinstance(observer, Observer):
+            raise SpecError(f"observer is {type(observer).__name__}; give a taciturn Observer")
         if self._privacy is not None and not self._from_folder:
             raise ModelError(
                 f"{self.name} is already fitted ({self.policy}); make a new LLM(...) of the base, "
@@ -169,14 +172,15 @@ class LocalModel:
         if spec.sharding == "full" and output is None:
             raise SpecError("sharding='full' needs output=: the folder that all processes share")
         if signing_key is not None:
+            check_text("signing_key", signing_key)
             check_promise(spec.private)
         # The other processes need no key: the first one signs.
         signer = find_signer(signing_key) if is_first_process() else None
         if output is not None:
-            check_output_folder(Path(output).expanduser())
+            check_output_folder(local_path(output, "output"))
         base = self._load(spec)
         earlier = None if self._privacy is None else Earlier(self._fitted, self._privacy)
-        folder = self._temporary() if output is None else Path(output).expanduser()
+        folder = self._temporary() if output is None else local_path(output, "output")
         try:
             result = fit(
                 base,
@@ -206,6 +210,7 @@ class LocalModel:
     ) -> TrainingPlan:
         """What `fit` would do, without doing it; give the data or its number of units."""
         spec = parse(FitSpec, self._with_performance(dict(fields)))
+        _check_units(n_units)
         base = self._load(spec)
         if n_units is None:
             n_units = self._size(data, spec).n_units
@@ -216,6 +221,7 @@ class LocalModel:
     ) -> Estimate:
         """The plan, and what it would take here: time, memory."""
         spec = parse(FitSpec, self._with_performance(dict(fields)))
+        _check_units(n_units)
         base = self._load(spec)
         size = _Size(n_units, 64.0) if n_units is not None else self._size(data, spec)
         plan = make_plan(spec, public_facts(base, size.n_units + spec.canaries))
@@ -310,11 +316,11 @@ class LocalModel:
         batch_size: int = 16,
     ) -> pd.DataFrame:
         """Write `n` records: a frame, and with `output` a Parquet file with the guarantee in it."""
-        path = None if output is None else Path(output).expanduser()
+        path = None if output is None else local_path(output, "output")
         if path is not None:
             check_output_file(path, ".parquet")
         labels = list(prompts) if isinstance(prompts, Mapping) else None
-        starts = list(prompts.values()) if isinstance(prompts, Mapping) else prompts
+        starts = checked_prompts(prompts.values() if isinstance(prompts, Mapping) else prompts)
         turns = assessment.in_turn(starts, n)
         frame = self.sample(
             [starts[turn] for turn in turns],
@@ -334,6 +340,8 @@ class LocalModel:
 
     def log_probability(self, prompt: str, continuation: str) -> float:
         """Natural logarithm of the probability that `prompt` is continued by `continuation`."""
+        check_text("prompt", prompt)
+        check_text("continuation", continuation)
         base = self._load()
         (found,) = evaluation.log_probabilities(
             self._model(), base.tokenizer, prompt, [continuation], base.context_length
@@ -352,7 +360,7 @@ class LocalModel:
         """Does the model tell a secret, and would the base model have guessed it?"""
         spec = parse(ExtractSpec, dict(fields))
         question = Question.of(secret, prefix, telltale)
-        path = None if output is None else Path(output).expanduser()
+        path = None if output is None else local_path(output, "output")
         if path is not None:
             check_output_file(path, ".json")
         found = attacks.extract(self._subject(None), question, spec, self.policy)
@@ -412,7 +420,7 @@ class LocalModel:
             self._load()
         if self._fitted is None or self._privacy is None:
             raise AdapterError("there is nothing to save: call fit first")
-        output = Path(folder).expanduser()
+        output = local_path(folder, "folder")
         check_output_folder(output)
         if (output / REPORT).exists():
             raise AdapterError(f"{output} already holds a fitted model; choose another folder")
@@ -555,6 +563,15 @@ class LocalModel:
         folder = tempfile.mkdtemp(prefix="taciturn-")
         weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
         return Path(folder) / "output"
+
+
+def _check_units(n_units: object) -> None:
+    whole = isinstance(n_units, int) and not isinstance(n_units, bool)
+    if n_units is not None and not (whole and 1 <= n_units <= 10**12):  # type: ignore[operator]
+        raise SpecError(
+            f"n_units={n_units!r:.100} must be a whole number from 1 to 10^12: how many privacy "
+            "units there are"
+        )
 
 
 @dataclass(frozen=True, slots=True)

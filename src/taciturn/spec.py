@@ -707,11 +707,13 @@ def load_yaml(path: str | Path) -> dict[str, Any]:
     return fields
 
 
-def check_unicode(name: str, text: str) -> None:
-    """Raise SpecError if `text` holds bytes that are none, as from a terminal of another encoding.
+def check_text(name: str, text: object) -> None:
+    """Raise SpecError unless `text` is one, without bytes as from a terminal of another encoding.
 
-    Paths may: they are the system's, and are opened as they were given.
+    Paths may hold such: they are the system's, and are opened as they were given.
     """
+    if not isinstance(text, str):
+        raise SpecError(f"{name} is {type(text).__name__}; give a string")
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import threading
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ import torch
 from transformers import TextIteratorStreamer
 
 from taciturn.errors import SpecError
-from taciturn.spec import SampleSpec, check_unicode
+from taciturn.spec import SampleSpec, check_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +37,7 @@ def sample(
     Sampling randomness comes from `spec.seed` (or a fresh one); it protects nothing, so an
     ordinary generator will do. The global random state is left as it was.
     """
-    _check(prompts)
-    repeated = [prompt for prompt in prompts for _ in range(spec.n)]
+    repeated = [prompt for prompt in checked_prompts(prompts) for _ in range(spec.n)]
     seed = _seed(spec)
     completions: list[Completion] = []
     with torch.random.fork_rng(devices=_devices(model)), torch.no_grad():
@@ -63,7 +62,7 @@ def stream(
     The generator's value, once all is written, is the number of tokens. As in `sample`, the global
     random state is left as it was.
     """
-    _check([prompt])
+    checked_prompts([prompt])
     inputs = _encode(model, tokenizer, [prompt], spec.max_new_tokens, context_length)
     streamer = TextIteratorStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
     seed = _seed(spec)
@@ -101,13 +100,14 @@ def _written(new_BT: torch.Tensor, ends: list[int] | int | None) -> list[int]:
     return [int(ends_T.nonzero()[0, 0]) + 1 if ends_T.any() else len(ends_T) for ends_T in ends_BT]
 
 
-def _check(prompts: Sequence[str]) -> None:
-    if isinstance(prompts, str):
+def checked_prompts(prompts: Iterable[str]) -> list[str]:
+    """The prompts as a list; raises SpecError unless they are several texts."""
+    if isinstance(prompts, str | bytes | Mapping) or not isinstance(prompts, Iterable):
         raise SpecError("prompts must be a list of strings; write [prompt] for a single one")
-    for index, prompt in enumerate(prompts):
-        if not isinstance(prompt, str):
-            raise SpecError(f"prompt {index} is {type(prompt).__name__}; prompts must be strings")
-        check_unicode(f"prompt {index}", prompt)
+    found = list(prompts)
+    for index, prompt in enumerate(found):
+        check_text(f"prompt {index}", prompt)
+    return found
 
 
 def _encode(
