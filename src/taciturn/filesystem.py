@@ -14,6 +14,8 @@ from typing import Any
 
 from taciturn.errors import OutputError, SpecError
 
+RUST = "safetensors and tokenizers open folders of models by names in UTF-8 alone"
+
 _S3 = ("s3://", "s3a://")
 
 
@@ -52,6 +54,15 @@ def local_path(value: object, name: str) -> Path:
     return Path(os.path.expanduser(os.fsdecode(value)))
 
 
+def is_utf8(path: Path) -> bool:
+    """Whether a path's bytes are text; those of the system need not be."""
+    try:
+        str(path).encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def check_output_file(path: Path, suffix: str | None = None, *, replace: bool = False) -> None:
     """Refuse a place where a file cannot be written.
 
@@ -73,6 +84,8 @@ def check_output_file(path: Path, suffix: str | None = None, *, replace: bool = 
 
 def check_output_folder(path: Path) -> None:
     """Refuse a place where a folder cannot be made, or cannot be written; raises OutputError."""
+    if not is_utf8(path):
+        raise OutputError(f"output {path} has a name that is no UTF-8; choose another: {RUST}")
     nearest = path
     while not _there(nearest) and nearest != nearest.parent:
         nearest = nearest.parent

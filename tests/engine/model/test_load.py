@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import shutil
 from collections.abc import Callable
@@ -15,7 +16,7 @@ import transformers as hf
 from safetensors.torch import load_file, save_file
 
 from taciturn.engine.model.load import architecture, load_base
-from taciturn.errors import ModelError, SpecError, TaciturnError
+from taciturn.errors import MissingDependencyError, ModelError, SpecError, TaciturnError
 from taciturn.llm import LLM
 from taciturn.spec import PerformanceSpec
 
@@ -198,6 +199,17 @@ def test_an_adapter_is_no_base(folder: Path, tmp_path: Path, whole: bool) -> Non
     ):
         with pytest.raises(ModelError, match=r"an adapter of .*base, not a whole model; merge it"):
             attempt(LLM(str(tmp_path / "adapter")))
+
+
+def test_a_tokenizer_that_takes_another_package(folder: Path) -> None:
+    (folder / "tokenizer.json").unlink()
+    (folder / "tokenizer.model").write_bytes(b"\n\x0e\n\x05<unk>\x15\0\0\0\0\x18\x02")
+    if importlib.util.find_spec("sentencepiece") is None:
+        with pytest.raises(MissingDependencyError, match="pip install sentencepiece protobuf"):
+            load(folder)
+    else:
+        with pytest.raises(ModelError, match="cannot be loaded"):
+            load(folder)  # one token is no tokenizer
 
 
 def moe(kind: str) -> Any:

@@ -38,6 +38,7 @@ from taciturn.errors import (
     SpecError,
     TaciturnError,
 )
+from taciturn.filesystem import RUST, is_utf8
 from taciturn.report import PrivacyReport
 from taciturn.spec import PerformanceSpec
 
@@ -333,6 +334,8 @@ def _locate(name: str) -> tuple[str, dict[str, Any]]:
     if name == TINY_MEDICAL:
         return str(model_path()), {}
     path = Path(name).expanduser()
+    if not is_utf8(path):
+        raise ModelNotFoundError(f"model path {name} is no UTF-8; rename it: {RUST}")
     if name.endswith(".gguf"):
         if importlib.util.find_spec("gguf") is None:
             raise MissingDependencyError(
@@ -399,7 +402,16 @@ def _base_of(folder: Path) -> str:
         return "a base that it does not name"
 
 
-def _not_loaded(name: str, error: Exception) -> ModelError:
+def _not_loaded(name: str, error: Exception) -> TaciturnError:
+    packages = ("sentencepiece", "google.protobuf")
+    absent = any(_absent(each) for each in packages)
+    if absent and re.search("sentencepiece|tiktoken|protobuf", str(error)):
+        # The library asks for tiktoken, whatever the file is.
+        return MissingDependencyError(
+            f"the tokenizer of {name} is in SentencePiece's format alone, which takes packages "
+            "that are not installed; run `pip install sentencepiece protobuf`, or give a copy of "
+            "the model that has a tokenizer.json"
+        )
     here = Path(name).expanduser().exists() or name == TINY_MEDICAL
     if here or not isinstance(error, OSError):
         return ModelError(
@@ -407,6 +419,13 @@ def _not_loaded(name: str, error: Exception) -> ModelError:
             "with config, weights and tokenizer"
         )
     return _not_on_hub(name)
+
+
+def _absent(package: str) -> bool:
+    try:
+        return importlib.util.find_spec(package) is None
+    except ModuleNotFoundError:  # nor is the package that it is in
+        return True
 
 
 def reason(error: Exception) -> str:
