@@ -49,7 +49,14 @@ from taciturn.errors import SpecError
 from taciturn.figures import Release, ReleasedDownstream, ReleasedEvaluation
 from taciturn.planning.plan import max_tokens
 from taciturn.report import PrivateStep
-from taciturn.spec import AssessmentSpec, DataSpec, DownstreamSpec, EvaluateSpec, SampleSpec
+from taciturn.spec import (
+    AssessmentSpec,
+    DataSpec,
+    DownstreamSpec,
+    EvaluateSpec,
+    SampleSpec,
+    is_whole,
+)
 from taciturn.worker import unit_name
 
 Basis = Literal["public", "private, exact: for the owner's eyes only", "differential privacy"]
@@ -194,7 +201,7 @@ def in_turn(prompts: Sequence[str], n: int) -> list[int]:
     """Which prompt each of `n` records begins with; raises SpecError if there is none."""
     if not prompts:
         raise SpecError("prompts must be a list, or a mapping of labels, with at least one prompt")
-    if not isinstance(n, int) or not 1 <= n <= _MOST_RECORDS:
+    if not (is_whole(n) and 1 <= n <= _MOST_RECORDS):
         raise SpecError(
             f"n={n!r:.40} must be a whole number from 1 to {_MOST_RECORDS}; say how many records "
             "to write"

@@ -69,6 +69,7 @@ from taciturn.spec import (
     PerformanceSpec,
     SampleSpec,
     check_text,
+    is_whole,
     parse,
 )
 from taciturn.worker import (
@@ -565,9 +566,8 @@ class LocalModel:
         return Path(folder) / "output"
 
 
-def _check_units(n_units: object) -> None:
-    whole = isinstance(n_units, int) and not isinstance(n_units, bool)
-    if n_units is not None and not (whole and 1 <= n_units <= 10**12):  # type: ignore[operator]
+def _check_units(n_units: int | None) -> None:
+    if n_units is not None and not (is_whole(n_units) and 1 <= n_units <= 10**12):
         raise SpecError(
             f"n_units={n_units!r:.100} must be a whole number from 1 to 10^12: how many privacy "
             "units there are"

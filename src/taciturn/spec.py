@@ -723,6 +723,11 @@ def check_text(name: str, text: object) -> None:
         ) from None
 
 
+def is_whole(value: object) -> bool:
+    """Whether an argument is a whole number, as its type says; `True` is none."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
 def _zero_or_more(value: float, least: float) -> float:
     if 0 < value < least:
         raise ValueError(f"must be 0, for greedy decoding, or at least {least:g}")

@@ -51,7 +51,7 @@ def save(model: Any, tokenizer: Any, base_name: str, folder: Path) -> None:
         model.peft_config[model.active_adapter].base_model_name_or_path = base_name
         model.save_pretrained(str(folder), save_embedding_layers=False)
     else:
-        with _own_defaults(model):
+        with own_defaults(model):
             model.save_pretrained(folder)
     (folder / "README.md").unlink(missing_ok=True)
     tokenizer.save_pretrained(folder)
@@ -66,7 +66,7 @@ def save_sharded(model: Any, tokenizer: Any, folder: Path, *, first: bool) -> No
     weights = whole_state_dict(model, keep=first)
     if weights is None:
         return
-    with _own_defaults(model):
+    with own_defaults(model):
         model.save_pretrained(folder, state_dict=weights)
     tokenizer.save_pretrained(folder)
     reloaded: nn.Module = AutoModelForCausalLM.from_pretrained(folder, dtype=model.dtype)
@@ -79,7 +79,7 @@ def save_sharded(model: Any, tokenizer: Any, folder: Path, *, first: bool) -> No
 
 
 @contextmanager
-def _own_defaults(model: Any) -> Iterator[None]:
+def own_defaults(model: Any) -> Iterator[None]:
     """The defaults of generation that the base came with, for others who load the model."""
     ours = model.generation_config
     model.generation_config = getattr(model, OWN_DEFAULTS, ours)

@@ -138,9 +138,10 @@ def load_base(name: str, spec: PerformanceSpec) -> LoadedModel:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, **extra)
         # Weights of other shapes are found here, by name, and refused.
         options |= {"ignore_mismatched_sizes": True, "output_loading_info": True}
-        model, found = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             folder, trust_remote_code=False, **options
         )
+        model, found = loaded
         _check_checkpoint(name, model, found)
         prepare(model)
         # A model to be sharded goes to its devices layer by layer: it may be too large for one.
