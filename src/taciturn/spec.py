@@ -36,8 +36,34 @@ GATEWAY = "gateway:"
 _PRIVACY_FIELDS = frozenset({"target_epsilon", "delta", "l2_clip_norm", "batch_size"})
 
 
+# Names that the system gave: their bytes need be no text.
+_PATHS = frozenset(
+    (
+        "model",
+        "base",
+        "data",
+        "output",
+        "signing_key",
+        "members",
+        "non_members",
+        "synthetic",
+        "test",
+    )
+)
+
+
 class _Spec(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=False)
+
+    @model_validator(mode="after")
+    def _utf8(self) -> Self:
+        """Reports and digests are written from these texts."""
+        for name in type(self).model_fields.keys() - _PATHS:
+            value = getattr(self, name)
+            for text in value if isinstance(value, tuple) else (value,):
+                if isinstance(text, str):
+                    check_text(name, text)
+        return self
 
 
 S = TypeVar("S", bound=_Spec)

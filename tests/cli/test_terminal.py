@@ -22,12 +22,12 @@ def test_what_is_printed_to_try_can_be_pasted(
     taciturn: Taciturn, tiny_llama: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "notes.jsonl").write_text(
-        "".join(json.dumps({"text": f"note {i}"}) + "\n" for i in range(12)), encoding="utf-8"
+        "".join(json.dumps({"text": f"note {i}"}) + "\n" for i in range(16)), encoding="utf-8"
     )
     output = tmp_path / 'Ada\'s "fit" $HOME'
     code, out, err = taciturn(
         "fit", "--model", str(tiny_llama), "--data", str(tmp_path / "notes.jsonl"),
-        "--text-field", "text", "--target-epsilon", "8", "--steps", "1", "--canaries", "2",
+        "--text-field", "text", "--target-epsilon", "8", "--steps", "1", "--canaries", "6",
         "--output", str(output),
     )  # fmt: skip
     assert code == 0, err
