@@ -56,6 +56,7 @@ from taciturn.spec import (
     DownstreamSpec,
     EvaluateSpec,
     SampleSpec,
+    is_whole,
 )
 
 Basis = Literal["public", "private, exact: for the owner's eyes only", "differential privacy"]
@@ -85,6 +86,9 @@ class Ledger(Protocol):
     def keep(self, found: ReleasedEvaluation | ReleasedDownstream) -> None:
         """Put figures that are public, or charged, beside the model."""
         ...
+
+
+_MOST_RECORDS = 10_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,10 +212,13 @@ def downstream(
 
 def in_turn(prompts: Sequence[str], n: int) -> list[int]:
     """Which prompt each of `n` records begins with; raises SpecError if there is none."""
-    if isinstance(prompts, str) or not prompts:
+    if not prompts:
         raise SpecError("prompts must be a list, or a mapping of labels, with at least one prompt")
-    if n < 1:
-        raise SpecError(f"n={n} must be at least 1; say how many records to write")
+    if not (is_whole(n) and 1 <= n <= _MOST_RECORDS):
+        raise SpecError(
+            f"n={n!r:.40} must be a whole number from 1 to {_MOST_RECORDS}; say how many records "
+            "to write"
+        )
     return [index % len(prompts) for index in range(n)]
 
 

@@ -33,8 +33,8 @@ which epsilon can be recomputed.
 ## How to load it
 
 `taciturn.LLM(folder)`, or `peft.PeftModel.from_pretrained(base, folder)` if this folder holds an
-adapter. Do not merge an adapter that has a part for the output layer into a base that ties that
-layer to its embedding: merging would change the embedding too.
+adapter. To merge an adapter into its base, write `taciturn.LLM(folder).save(other, merged=True)`:
+where the base ties its output layer to its embedding, PEFT's own merge would change both.
 
 ## What this promises
 

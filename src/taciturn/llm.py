@@ -6,6 +6,7 @@ needs the engine), a dataset of a gateway where the gateway is (`sdk/`, which ne
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -57,8 +58,9 @@ class LLM:
 
     def __init__(
         self,
-        model: str,
+        model: str | Path,
         *,
+        base: str | Path | None = None,
         device: str | None = None,
         dtype: str | None = None,
         quantization: str | None = None,
@@ -68,20 +70,27 @@ class LLM:
         Args:
             model: hub id, local folder, GGUF file, "taciturn/tiny-medical", a folder that `save`
                 wrote, or "gateway:ID" of a model that was fitted behind a gateway.
+            base: of a folder that `save` wrote: where its base is, if that has moved. It must hold
+                the weights that were fitted.
             device: "cpu", "cuda", "cuda:1", "mps"; by default the best there is.
             dtype: "float32" or "bfloat16"; by default bfloat16 on a GPU, float32 elsewhere.
             quantization: "int8" or "nf4": load the frozen base with fewer bits.
         """
-        self.name = model
+        for name, value in (("model", model), ("base", "" if base is None else base)):
+            if not isinstance(value, str | os.PathLike):
+                raise SpecError(f"{name} is {type(value).__name__}; give a name or a path")
+        self.name = model = os.fsdecode(model)
         self._performance = parse(
             PerformanceSpec, {"device": device, "dtype": dtype, "quantization": quantization}
         )
+        self._base_at = None if base is None else os.fsdecode(base)
         self._local: LocalModel | None = None
         self._remote: RemoteModel | Job | None = None
         self._report: PrivacyReport | None = None
         report = Path(model).expanduser() / REPORT
         if model.startswith(GATEWAY):
-            _only_here({"device": device, "dtype": dtype, "quantization": quantization})
+            here = {"device": device, "dtype": dtype, "quantization": quantization, "base": base}
+            _only_here(here)
             self._remote = Client().model(model.removeprefix(GATEWAY))
         elif report.is_file():
             self._report = read_report(report)
@@ -460,17 +469,24 @@ class LLM:
             return self._there("certificate").certificate()
         return self._here("certificate").certificate(signing_key=signing_key, audit=audit)
 
-    def save(self, folder: str | Path, *, signing_key: str | None = None) -> Path:
+    def save(
+        self, folder: str | Path, *, merged: bool = False, signing_key: str | None = None
+    ) -> Path:
         """Write adapter, config, tokenizer, model card and privacy report; nothing private.
+
+        With `merged`, one whole model in fp32 takes the place of adapter and base, for a server
+        that knows no adapters; its logits are compared with the fitted model's before anything is
+        written. PEFT's own merge_and_unload changes the embedding too, where it is tied to an
+        output layer that was fitted.
 
         With a signing key (see `certificate`) it also writes `certificate.json`. Of several
         processes that torchrun started, the first writes. A gateway's model is downloaded as it is;
         `LLM(folder)` is then a model that is here.
         """
         if self._remote is not None:
-            _only_here({"signing_key": signing_key})
+            _only_here({"signing_key": signing_key, "merged": merged})
             return self._there("save").download(folder)
-        return self._here("save").save(folder, signing_key=signing_key)
+        return self._here("save").save(folder, merged=merged, signing_key=signing_key)
 
     def download(self, folder: str | Path) -> Path:
         """The same as `save`."""
@@ -519,7 +535,7 @@ class LLM:
                 raise MissingDependencyError(
                     f"{method} on this machine needs {error.name}; install taciturn[engine]"
                 ) from None
-            self._local = LocalModel(self.name, self._performance)
+            self._local = LocalModel(self.name, self._performance, self._base_at)
         return self._local
 
     def _with_performance(self, fields: dict[str, Any]) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 import pandas as pd
 from dp_accounting.dp_event import DpEvent
+from peft import PeftModel
 
 from taciturn import assessment, attacks
 from taciturn import audit as auditing
@@ -34,14 +35,15 @@ from taciturn.certificate.verify import read_certificate
 from taciturn.engine import evaluation
 from taciturn.engine.auditing.extraction import Extraction, Question
 from taciturn.engine.auditing.membership import Membership
-from taciturn.engine.auditing.result_file import check_result_file, write_result
+from taciturn.engine.auditing.result_file import write_result
 from taciturn.engine.data.origin import canonical_source
 from taciturn.engine.data.tokenize import prepare
 from taciturn.engine.evaluation.classifier import Downstream
 from taciturn.engine.evaluation.features import Embedder
-from taciturn.engine.generation.sample import sample, stream
-from taciturn.engine.generation.synthetic import check_output, write_parquet
-from taciturn.engine.model.load import LoadedModel, load_base, load_fitted
+from taciturn.engine.generation.sample import checked_prompts, sample, stream
+from taciturn.engine.generation.synthetic import write_parquet
+from taciturn.engine.model import adapter
+from taciturn.engine.model.load import LoadedModel, load_base, load_fitted, load_original
 from taciturn.engine.training.loop import Interrupted
 from taciturn.engine.training.processes import is_first_process
 from taciturn.errors import (
@@ -54,6 +56,7 @@ from taciturn.errors import (
     SpecError,
 )
 from taciturn.figures import ReleasedDownstream, ReleasedEvaluation, ReleasedFigures
+from taciturn.filesystem import check_output_file, check_output_folder, local_path
 from taciturn.frame import with_policy
 from taciturn.planning.plan import TrainingPlan, check_target, make_plan, max_tokens
 from taciturn.preparation.unit import unit_name
@@ -81,6 +84,8 @@ from taciturn.spec import (
     MembershipSpec,
     PerformanceSpec,
     SampleSpec,
+    check_text,
+    is_whole,
     parse,
 )
 from taciturn.worker import (
@@ -129,8 +134,9 @@ class _Size:
 class LocalModel:
     """A causal language model in this process; it is loaded when first needed."""
 
-    def __init__(self, name: str, performance: PerformanceSpec) -> None:
+    def __init__(self, name: str, performance: PerformanceSpec, base_at: str | None = None) -> None:
         self.name = name
+        self._base_at = base_at
         self._performance = performance
         self._base: LoadedModel | None = None
         self._fitted: Any = None
@@ -142,6 +148,11 @@ class LocalModel:
         self._fitted_in: Path | None = None
         self._audit: Audit | None = None
         folder = Path(name).expanduser()
+        if base_at is not None and not (folder / REPORT).is_file():
+            raise SpecError(
+                f"base={base_at!r} says where the base of a fitted model is, and {name} is none; "
+                "leave it out"
+            )
         if (folder / REPORT).is_file():
             self._privacy = read_report(folder / REPORT)
             self._spent = self._privacy.spent
@@ -174,6 +185,8 @@ class LocalModel:
         """Fine-tune on private text; `target_epsilon` says how private, or "unlimited" for not."""
         spec = parse(FitSpec, self._with_performance(dict(fields)))
         check_target(spec)
+        if observer is not None and not isinstance(observer, Observer):
+            raise SpecError(f"observer is {type(observer).__name__}; give a taciturn Observer")
         if self._privacy is not None and not self._from_folder:
             raise ModelError(
                 f"{self.name} is already fitted ({self.policy}); make a new LLM(...) of the base, "
@@ -182,13 +195,16 @@ class LocalModel:
         if spec.sharding == "full" and output is None:
             raise SpecError("sharding='full' needs output=: the folder that all processes share")
         if signing_key is not None:
+            check_text("signing_key", signing_key)
             check_promise(spec.private)
         # The other processes need no key: the first one signs.
         signer = find_signer(signing_key) if is_first_process() else None
+        if output is not None:
+            check_output_folder(local_path(output, "output"))
         account = _account(ledger, ledger_namespace, data, spec)
         base = self._load(spec)
         earlier = None if self._privacy is None else Earlier(self._fitted, self._privacy)
-        folder = self._temporary() if output is None else Path(output).expanduser()
+        folder = self._temporary() if output is None else local_path(output, "output")
         try:
             result = fit(
                 base,
@@ -221,6 +237,7 @@ class LocalModel:
     ) -> TrainingPlan:
         """What `fit` would do, without doing it; give the data or its number of units."""
         spec = parse(FitSpec, self._with_performance(dict(fields)))
+        _check_units(n_units)
         base = self._load(spec)
         if n_units is None:
             n_units = self._size(data, spec).n_units
@@ -231,6 +248,7 @@ class LocalModel:
     ) -> Estimate:
         """The plan, and what it would take here: time, memory."""
         spec = parse(FitSpec, self._with_performance(dict(fields)))
+        _check_units(n_units)
         base = self._load(spec)
         size = _Size(n_units, 64.0) if n_units is not None else self._size(data, spec)
         plan = make_plan(spec, public_facts(base, size.n_units + spec.canaries))
@@ -331,11 +349,11 @@ class LocalModel:
         batch_size: int = 16,
     ) -> pd.DataFrame:
         """Write `n` records: a frame, and with `output` a Parquet file with the guarantee in it."""
-        path = None if output is None else Path(output).expanduser()
+        path = None if output is None else local_path(output, "output")
         if path is not None:
-            check_output(path)
+            check_output_file(path, ".parquet")
         labels = list(prompts) if isinstance(prompts, Mapping) else None
-        starts = list(prompts.values()) if isinstance(prompts, Mapping) else prompts
+        starts = checked_prompts(prompts.values() if isinstance(prompts, Mapping) else prompts)
         turns = assessment.in_turn(starts, n)
         frame = self.sample(
             [starts[turn] for turn in turns],
@@ -355,6 +373,8 @@ class LocalModel:
 
     def log_probability(self, prompt: str, continuation: str) -> float:
         """Natural logarithm of the probability that `prompt` is continued by `continuation`."""
+        check_text("prompt", prompt)
+        check_text("continuation", continuation)
         base = self._load()
         (found,) = evaluation.log_probabilities(
             self._model(), base.tokenizer, prompt, [continuation], base.context_length
@@ -373,9 +393,9 @@ class LocalModel:
         """Does the model tell a secret, and would the base model have guessed it?"""
         spec = parse(ExtractSpec, dict(fields))
         question = Question.of(secret, prefix, telltale)
-        path = None if output is None else Path(output).expanduser()
+        path = None if output is None else local_path(output, "output")
         if path is not None:
-            check_result_file(path)
+            check_output_file(path, ".json")
         found = attacks.extract(self._subject(None), question, spec, self.policy)
         if path is not None:
             write_result(found.to_dict(), path)
@@ -425,13 +445,16 @@ class LocalModel:
             )
         return Statement.from_bytes(Envelope.from_bytes(read_certificate(path)).payload)
 
-    def save(self, folder: str | Path, *, signing_key: str | None = None) -> Path:
+    def save(
+        self, folder: str | Path, *, merged: bool = False, signing_key: str | None = None
+    ) -> Path:
         """Write adapter, config, tokenizer, model card and privacy report; nothing private."""
         if self._privacy is not None:
             self._load()
         if self._fitted is None or self._privacy is None:
             raise AdapterError("there is nothing to save: call fit first")
-        output = Path(folder).expanduser()
+        output = local_path(folder, "folder")
+        check_output_folder(output)
         if (output / REPORT).exists():
             raise AdapterError(f"{output} already holds a fitted model; choose another folder")
         if signing_key is not None:
@@ -439,8 +462,11 @@ class LocalModel:
         if is_first_process():
             signer = find_signer(signing_key)
             found = [self._audit, *map(released_audit, self._folders)]
+            model = self._fitted
+            if merged and isinstance(model, PeftModel):
+                model = adapter.merged(model)
             release(
-                self._fitted,
+                model,
                 self._load(),
                 self._privacy,
                 output,
@@ -490,7 +516,9 @@ class LocalModel:
         """What goes with synthetic text: policy, report, and certificate if there is one."""
         report = None if self._privacy is None else self._privacy.model_dump(mode="json")
         found = [folder / CERTIFICATE for folder in self._folders[-1:]]
-        certificate = next((path.read_text() for path in found if path.is_file()), None)
+        certificate = next(
+            (path.read_text(encoding="utf-8") for path in found if path.is_file()), None
+        )
         return {"policy": self.policy, "privacy_report": report, "certificate": certificate}
 
     def _charge(
@@ -533,15 +561,20 @@ class LocalModel:
                 self._base = load_base(self.name, spec)
             else:
                 folder = Path(self.name).expanduser()
-                self._base, self._fitted = load_fitted(folder, self._privacy.base_model, spec)
+                found = load_fitted(folder, self._privacy, spec, self._base_at)
+                self._base, self._fitted = found
         return self._base
 
     def _model(self) -> Any:
         return self._load().model if self._fitted is None else self._fitted
 
     def _base_model(self) -> AbstractContextManager[Any]:
-        name = self.name if self._privacy is None else self._privacy.base_model
-        return evaluation.base_model(name, self._fitted, self._load().model, self._performance)
+        return evaluation.base_model(self._fitted, self._load().model, self._original)
+
+    def _original(self) -> LoadedModel:
+        assert self._privacy is not None  # only of a fitted model
+        beside = self._folders[-1] if self._folders else None
+        return load_original(self._privacy, self._performance, beside, self._base_at)
 
     def _take(self, result: FitResult, folder: Path) -> None:
         if result.model is None:
@@ -639,6 +672,14 @@ def _account(
             "their own; give ledger_namespace, the same one for all runs on them"
         )
     return _Account(LedgerFile.open(ledger), namespace_of(source, unit_name(spec)))
+
+
+def _check_units(n_units: int | None) -> None:
+    if n_units is not None and not (is_whole(n_units) and 1 <= n_units <= 10**12):
+        raise SpecError(
+            f"n_units={n_units!r:.100} must be a whole number from 1 to 10^12: how many privacy "
+            "units there are"
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,12 +8,14 @@ shown, nor quoted in an error.
 from __future__ import annotations
 
 import difflib
+import reprlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypedDict, TypeVar
 
 import yaml
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -37,11 +39,53 @@ ONE_RECORD = "one record"
 _PRIVACY_FIELDS = frozenset({"target_epsilon", "delta", "l2_clip_norm", "batch_size"})
 
 
+# Names that the system gave: their bytes need be no text.
+_PATHS = frozenset(
+    (
+        "model",
+        "base",
+        "data",
+        "output",
+        "signing_key",
+        "members",
+        "non_members",
+        "synthetic",
+        "test",
+    )
+)
+
+
 class _Spec(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=False)
 
+    @model_validator(mode="after")
+    def _utf8(self) -> Self:
+        """Reports and digests are written from these texts."""
+        for name in type(self).model_fields.keys() - _PATHS:
+            value = getattr(self, name)
+            for text in value if isinstance(value, tuple) else (value,):
+                if isinstance(text, str):
+                    check_text(name, text)
+        return self
+
 
 S = TypeVar("S", bound=_Spec)
+
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+# Below, logits divided by it are beyond half precision; nothing is lost, since 0 is greedy.
+Temperature = Annotated[
+    float,
+    Field(ge=0, le=100, allow_inf_nan=False),
+    AfterValidator(lambda value: _zero_or_more(value, 0.01)),
+]
+TopP = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
+NewTokens = Annotated[int, Field(ge=1, le=1_000_000)]
+AtOnce = Annotated[int, Field(ge=1, le=100_000)]
+Share = Annotated[float, Field(ge=0.5, lt=1, allow_inf_nan=False)]
+
+BaseAt = Annotated[
+    str | None, Field(description="Where the base of a fitted model is, if that has moved.")
+]
 
 
 class DataSpec(_Spec):
@@ -70,7 +114,8 @@ class DataSpec(_Spec):
         int, Field(ge=1, le=10_000, description="Records one unit may contribute, at most.")
     ] = 8
     max_tokens: Annotated[
-        int | None, Field(ge=2, description="Tokens kept of a record; the rest is cut off.")
+        int | None,
+        Field(ge=2, le=10_000_000, description="Tokens kept of a record; the rest is cut off."),
     ] = None
 
     @field_validator("privacy_unit")
@@ -98,10 +143,13 @@ class PrivacySpec(_Spec):
     ] = None
     l2_clip_norm: Annotated[
         float | None,
-        Field(gt=0, allow_inf_nan=False, description="Bound C on one unit's gradient norm."),
+        Field(
+            ge=1e-6, le=1e6, allow_inf_nan=False, description="Bound C on one unit's gradient norm."
+        ),
     ] = None
     batch_size: Annotated[
-        int | None, Field(ge=1, description="Expected number of units per step (public).")
+        int | None,
+        Field(ge=1, le=10**12, description="Expected number of units per step (public)."),
     ] = None
 
     @field_validator("target_epsilon", mode="before")
@@ -131,25 +179,27 @@ class TrainingSpec(_Spec):
     """What is trained, and for how long. None means: `method="auto"` decides."""
 
     method: Annotated[Method, Field(description="auto, lora or full.")] = "auto"
-    r: Annotated[int | None, Field(ge=1, description="LoRA rank.")] = None
+    r: Annotated[int | None, Field(ge=1, le=16_384, description="LoRA rank.")] = None
     alpha: Annotated[
-        float | None, Field(gt=0, allow_inf_nan=False, description="LoRA scale alpha.")
+        float | None,
+        Field(ge=1e-6, le=1e6, allow_inf_nan=False, description="LoRA scale alpha."),
     ] = None
     target_modules: Annotated[
         tuple[str, ...] | None, Field(description="Modules that get a LoRA adapter.")
     ] = None
     epochs: Annotated[
         float | None,
-        Field(gt=0, allow_inf_nan=False, description="Expected passes over the units."),
+        Field(gt=0, le=1e6, allow_inf_nan=False, description="Expected passes over the units."),
     ] = None
-    steps: Annotated[int | None, Field(ge=1, description="Optimiser steps; instead of epochs.")] = (
-        None
-    )
+    steps: Annotated[
+        int | None, Field(ge=1, le=10**8, description="Optimiser steps; instead of epochs.")
+    ] = None
     learning_rate: Annotated[
-        float | None, Field(gt=0, allow_inf_nan=False, description="Peak learning rate.")
+        float | None,
+        Field(ge=1e-12, le=1e3, allow_inf_nan=False, description="Peak learning rate."),
     ] = None
     seed: Annotated[
-        int, Field(ge=0, description="Seeds initial adapter weights; never noise or sampling.")
+        Seed, Field(description="Seeds initial adapter weights; never noise or sampling.")
     ] = 0
 
     @model_validator(mode="after")
@@ -179,7 +229,8 @@ class PerformanceSpec(_Spec):
         bool, Field(description="Recompute activations in the backward pass to save memory.")
     ] = False
     microbatch_tokens: Annotated[
-        int, Field(ge=1, description="Tokens of one physical microbatch, padding included.")
+        int,
+        Field(ge=1, le=2**31, description="Tokens of one physical microbatch, padding included."),
     ] = 2048
     per_unit_gradients: Annotated[
         Literal["auto", "instantiate", "factors"],
@@ -199,9 +250,9 @@ class PerformanceSpec(_Spec):
         bool,
         Field(description="torch.compile what nothing is trained in: a minute, then faster steps."),
     ] = False
-    threads: Annotated[int | None, Field(ge=1, description="CPU threads.")] = None
+    threads: Annotated[int | None, Field(ge=1, le=1024, description="CPU threads.")] = None
     checkpoint_every: Annotated[
-        int, Field(ge=1, description="Steps between two resumable checkpoints.")
+        int, Field(ge=1, le=10**8, description="Steps between two resumable checkpoints.")
     ] = 10
 
 
@@ -356,14 +407,16 @@ class EvaluateSpec(AssessmentSpec):
     loss_bound: Annotated[
         float | None,
         Field(
-            gt=0, le=100, description="Nats per token that count at most; default ln(vocabulary)."
+            ge=1e-3,
+            le=100,
+            description="Nats per token that count at most; default ln(vocabulary).",
         ),
     ] = None
     samples: Annotated[
         int, Field(ge=0, le=100_000, description="Samples to compare with the data; 0: none.")
     ] = 0
-    max_new_tokens: Annotated[int, Field(ge=1, description="Tokens of a sample at most.")] = 64
-    seed: Annotated[int | None, Field(ge=0, description="Makes samples repeatable.")] = None
+    max_new_tokens: Annotated[NewTokens, Field(description="Tokens of a sample at most.")] = 64
+    seed: Annotated[Seed | None, Field(description="Makes samples repeatable.")] = None
 
     @model_validator(mode="after")
     def _enough_samples(self) -> Self:
@@ -440,14 +493,14 @@ class ExtractSpec(_Spec):
     samples: Annotated[
         int, Field(ge=0, le=100_000, description="Continuations to sample; 0: none.")
     ] = 100
-    temperature: Annotated[float, Field(gt=0, description="Of the sampled continuations.")] = 1.0
-    top_p: Annotated[float, Field(gt=0, le=1, description="Nucleus mass.")] = 1.0
-    max_new_tokens: Annotated[int, Field(ge=1, description="Tokens of a continuation at most.")] = (
+    temperature: Annotated[Temperature, Field(gt=0, description="Of sampled continuations.")] = 1.0
+    top_p: Annotated[TopP, Field(description="Nucleus mass.")] = 1.0
+    max_new_tokens: Annotated[NewTokens, Field(description="Tokens of a continuation at most.")] = (
         64
     )
-    seed: Annotated[int | None, Field(ge=0, description="Makes samples repeatable.")] = None
-    batch_size: Annotated[int, Field(ge=1, description="Continuations written at once.")] = 16
-    confidence: Annotated[float, Field(ge=0.5, lt=1, description="Of every interval.")] = 0.95
+    seed: Annotated[Seed | None, Field(description="Makes samples repeatable.")] = None
+    batch_size: Annotated[AtOnce, Field(description="Continuations written at once.")] = 16
+    confidence: Annotated[Share, Field(description="Of every interval.")] = 0.95
 
 
 class ExtractFields(TypedDict, total=False):
@@ -471,11 +524,11 @@ class MembershipSpec(DataSpec):
     show_private: Annotated[
         bool, Field(description="Must be set: the figures are for the owner's eyes only.")
     ] = False
-    min_k: Annotated[float, Field(gt=0, le=1, description="Share of tokens of Min-K%++.")] = 0.2
+    min_k: Annotated[TopP, Field(description="Share of tokens of Min-K%++.")] = 0.2
     seed: Annotated[
-        int, Field(ge=0, description="That of the fit: which records a unit with too many keeps.")
+        Seed, Field(description="That of the fit: which records a unit with too many keeps.")
     ] = 0
-    confidence: Annotated[float, Field(ge=0.5, lt=1, description="Of every interval.")] = 0.95
+    confidence: Annotated[Share, Field(description="Of every interval.")] = 0.95
 
 
 class MembershipFields(TypedDict, total=False):
@@ -521,25 +574,26 @@ class AuditSpec(_Spec):
     """The arguments of `LLM.audit`."""
 
     confidence: Annotated[
-        float, Field(ge=0.5, lt=1, description="With which the lower bound on epsilon holds.")
+        Share, Field(description="With which the lower bound on epsilon holds.")
     ] = 0.95
 
 
 class SampleSpec(_Spec):
     """The arguments of `LLM.sample`."""
 
-    temperature: Annotated[float, Field(ge=0, description="0 is greedy decoding.")] = 1.0
-    top_p: Annotated[float, Field(gt=0, le=1, description="Nucleus mass.")] = 1.0
-    max_new_tokens: Annotated[int, Field(ge=1, description="Tokens to write at most.")] = 100
-    n: Annotated[int, Field(ge=1, description="Completions per prompt.")] = 1
-    seed: Annotated[int | None, Field(ge=0, description="Makes sampling repeatable.")] = None
-    batch_size: Annotated[int, Field(ge=1, description="Prompts generated at once.")] = 16
+    temperature: Annotated[Temperature, Field(description="0 is greedy decoding.")] = 1.0
+    top_p: Annotated[TopP, Field(description="Nucleus mass.")] = 1.0
+    max_new_tokens: Annotated[NewTokens, Field(description="Tokens to write at most.")] = 100
+    n: Annotated[int, Field(ge=1, le=100_000, description="Completions per prompt.")] = 1
+    seed: Annotated[Seed | None, Field(description="Makes sampling repeatable.")] = None
+    batch_size: Annotated[AtOnce, Field(description="Prompts generated at once.")] = 16
 
 
 class SampleJobSpec(SampleSpec):
     """What `taciturn sample` does: the YAML file, the CLI's flags."""
 
     model: Annotated[str, Field(description="Output folder of a fit, a base model, or gateway:ID.")]
+    base: BaseAt = None
     prompt: Annotated[
         tuple[str, ...], Field(min_length=1, description="Text to continue; may be repeated.")
     ]
@@ -555,6 +609,7 @@ class EvaluateJobSpec(EvaluateSpec, LedgerSpec):
     """What `taciturn evaluate` does."""
 
     model: Annotated[str, Field(description="Output folder of a fit, or a base model.")]
+    base: BaseAt = None
     data: Annotated[str, Field(description="File to judge it on; public unless said otherwise.")]
     device: Annotated[str | None, Field(description="cpu, cuda, mps; default: the best.")] = None
     signing_key: Annotated[
@@ -570,6 +625,7 @@ class AuditJobSpec(AuditSpec):
     """What `taciturn audit` does."""
 
     model: Annotated[str, Field(description="Output folder of a fit with canaries.")]
+    base: BaseAt = None
     device: Annotated[str | None, Field(description="cpu, cuda, mps; default: the best.")] = None
     signing_key: Annotated[
         str | None, Field(description="Signs the certificate anew, where one is there.")
@@ -584,6 +640,7 @@ class DownstreamJobSpec(DownstreamSpec, LedgerSpec):
     """What `taciturn downstream` does."""
 
     model: Annotated[str, Field(description="The model that wrote the synthetic text.")]
+    base: BaseAt = None
     synthetic: Annotated[str, Field(description="Labelled text to train a classifier on.")]
     test: Annotated[str, Field(description="Real labelled text to test it on.")]
     signing_key: Annotated[
@@ -599,6 +656,7 @@ class ExtractJobSpec(ExtractSpec):
     """What `taciturn extract` does. Secret, prefix and telltale are the asker's own knowledge."""
 
     model: Annotated[str, Field(description="Output folder of a fit, or a base model.")]
+    base: BaseAt = None
     secret: Annotated[
         str, Field(description="What the model should not tell; better in a file.", repr=False)
     ]
@@ -621,6 +679,7 @@ class MembershipJobSpec(MembershipSpec):
     """What `taciturn membership` does."""
 
     model: Annotated[str, Field(description="Output folder of a fit, or a base model.")]
+    base: BaseAt = None
     members: Annotated[str, Field(description="Units that were in the training data.")]
     non_members: Annotated[str, Field(description="Units like them that were not.")]
     device: Annotated[str | None, Field(description="cpu, cuda, mps; default: the best.")] = None
@@ -638,17 +697,18 @@ class SynthesizeSpec(_Spec):
     """The arguments of `LLM.synthesize`, and what `taciturn synthesize` does."""
 
     model: Annotated[str, Field(description="Output folder of a fit.")]
+    base: BaseAt = None
     n: Annotated[int, Field(ge=1, le=10_000_000, description="Records to write.")]
     output: Annotated[str, Field(description="Parquet file to write.")]
     prompt: Annotated[
         tuple[str, ...],
         Field(description="How records begin, in turn; LABEL=TEXT makes a column of labels."),
     ] = ("",)
-    temperature: Annotated[float, Field(ge=0, description="0 is greedy decoding.")] = 1.0
-    top_p: Annotated[float, Field(gt=0, le=1, description="Nucleus mass.")] = 1.0
-    max_new_tokens: Annotated[int, Field(ge=1, description="Tokens to write at most.")] = 128
-    seed: Annotated[int | None, Field(ge=0, description="Makes sampling repeatable.")] = None
-    batch_size: Annotated[int, Field(ge=1, description="Records generated at once.")] = 16
+    temperature: Annotated[Temperature, Field(description="0 is greedy decoding.")] = 1.0
+    top_p: Annotated[TopP, Field(description="Nucleus mass.")] = 1.0
+    max_new_tokens: Annotated[NewTokens, Field(description="Tokens to write at most.")] = 128
+    seed: Annotated[Seed | None, Field(description="Makes sampling repeatable.")] = None
+    batch_size: Annotated[AtOnce, Field(description="Records generated at once.")] = 16
     device: Annotated[str | None, Field(description="cpu, cuda, mps; default: the best.")] = None
 
 
@@ -656,14 +716,18 @@ class DemoSpec(_Spec):
     """What `taciturn demo` tells."""
 
     output: Annotated[str, Field(description="Where the report goes.")] = "demo-report.html"
-    seed: Annotated[int, Field(ge=0, description="Seeds the invented notes and samples.")] = 0
-    epsilon: Annotated[float, Field(gt=0, description="Budget of the private fit.")] = 3.0
+    seed: Annotated[Seed, Field(description="Seeds the invented notes and samples.")] = 0
+    epsilon: Annotated[
+        float,
+        Field(ge=0.01, le=1000, allow_inf_nan=False, description="Budget of the private fit."),
+    ] = 3.0
 
 
 class JobSpec(FitSpec, LedgerSpec):
     """One fit job: the YAML file, the CLI's flags, the worker's input."""
 
     model: Annotated[str, Field(description="Hub id, local path, GGUF path, or embedded name.")]
+    base: BaseAt = None
     data: Annotated[
         str, Field(description="Path, glob or URL of JSON, CSV, Parquet or Arrow; or gateway:NAME.")
     ]
@@ -697,22 +761,50 @@ def load_yaml(path: str | Path) -> dict[str, Any]:
         text = Path(path).read_text(encoding="utf-8")
     except OSError as error:
         raise SpecError(f"job file {path} cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError:
+    except ValueError:  # of bytes, and of a path with a null in it
         raise SpecError(f"job file {path} is not UTF-8 text; -f takes YAML") from None
     try:
         fields = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        # Not what the parser says: it quotes the line, which may hold a secret.
+    except Exception as error:
+        # Also a date of no calendar, or brackets a thousand deep. And not what the parser says: it
+        # quotes the line, which may hold a secret.
         raise SpecError(f"job file {path} is not YAML{_place(error)}; mend it there") from None
     if not isinstance(fields, dict) or not all(isinstance(name, str) for name in fields):
         raise SpecError(f"job file {path} must hold `field: value` lines")
     return fields
 
 
+def check_text(name: str, text: object) -> None:
+    """Raise SpecError unless `text` is one, without bytes as from a terminal of another encoding.
+
+    Paths may hold such: they are the system's, and are opened as they were given.
+    """
+    if not isinstance(text, str):
+        raise SpecError(f"{name} is {type(text).__name__}; give a string")
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise SpecError(
+            f"{name} is no UTF-8 text from character {error.start + 1} on; check the encoding of "
+            "the terminal or file that it comes from"
+        ) from None
+
+
+def is_whole(value: object) -> bool:
+    """Whether an argument is a whole number, as its type says; `True` is none."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _zero_or_more(value: float, least: float) -> float:
+    if 0 < value < least:
+        raise ValueError(f"must be 0, for greedy decoding, or at least {least:g}")
+    return value
+
+
 def _is_number(value: Any) -> bool:
     try:
         float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return False
     return not isinstance(value, bool)
 
@@ -723,9 +815,19 @@ def _unknown_message(name: str, known: list[str]) -> str:
     return f"unknown field {name!r}; {remedy}"
 
 
-def _place(error: yaml.YAMLError) -> str:
+def _place(error: Exception) -> str:
     mark = error.problem_mark if isinstance(error, yaml.MarkedYAMLError) else None
     return f" at line {mark.line + 1}, column {mark.column + 1}" if mark is not None else ""
+
+
+def _shown(value: object) -> str:
+    """A value as it was given, at most a line of it: what a file nests has no end."""
+    short = reprlib.Repr()
+    short.maxstring = short.maxother = short.maxlong = 120
+    try:
+        return short.repr(value)
+    except ValueError:  # a whole number of thousands of digits
+        return f"({type(value).__name__})"
 
 
 def _spec_error(kind: type[_Spec], error: ValidationError) -> SpecError:
@@ -737,6 +839,6 @@ def _spec_error(kind: type[_Spec], error: ValidationError) -> SpecError:
     if field is not None and not field.repr:
         return SpecError(f"{first['loc'][0]}: {first['msg']}; write text in quotes")
     message = first["msg"].removeprefix("Value error, ")
-    text = f"{where}={first['input']!r}: {message}" if where else message
+    text = f"{where}={_shown(first['input'])}: {message}" if where else message
     private = any(field in text for field in _PRIVACY_FIELDS)
     return (PrivacyParameterError if private else SpecError)(text)

@@ -60,6 +60,7 @@ from taciturn.engine.training.processes import agree, all_processes, tell, toget
 from taciturn.engine.training.trainable import trainable
 from taciturn.errors import CheckpointError, GuaranteeError, ModelError, OutputError, SpecError
 from taciturn.figures import ReleasedFigures
+from taciturn.filesystem import check_output_folder
 from taciturn.page.report import report_page
 from taciturn.planning.defaults import PublicFacts
 from taciturn.planning.plan import (
@@ -510,10 +511,10 @@ def _write_words(
     folder: Path, report: PrivacyReport, figures: ReleasedFigures, audit: Audit | None
 ) -> None:
     """What is said about a model: report and audit, and card and page of them."""
-    (folder / REPORT).write_text(report.model_dump_json(indent=2) + "\n")
-    (folder / "README.md").write_text(model_card(report, audit))
+    (folder / REPORT).write_text(report.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    (folder / "README.md").write_text(model_card(report, audit), encoding="utf-8")
     if audit is not None:
-        (folder / AUDIT).write_text(audit.model_dump_json(indent=2) + "\n")
+        (folder / AUDIT).write_text(audit.model_dump_json(indent=2) + "\n", encoding="utf-8")
     _write_figures(folder, report, figures, audit)
 
 
@@ -522,7 +523,8 @@ def _write_figures(
 ) -> None:
     (folder / PAGE).write_text(report_page(report, figures, audit), encoding="utf-8")
     if figures != ReleasedFigures():
-        (folder / FIGURES).write_text(figures.model_dump_json(indent=2) + "\n")
+        content = figures.model_dump_json(indent=2) + "\n"
+        (folder / FIGURES).write_text(content, encoding="utf-8")
 
 
 def commit_evaluation(private_folders: Sequence[Path], fingerprint: str) -> str:
@@ -538,7 +540,7 @@ def private_folder(folder: Path) -> None:
     """Make a folder for what must not be shared, and say so in it."""
     with full_disk_is_clear(folder.parent):
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        (folder / "README.txt").write_text(_PRIVATE_NOTICE)
+        (folder / "README.txt").write_text(_PRIVATE_NOTICE, encoding="utf-8")
 
 
 def configure_cpu(threads: int | None) -> None:
@@ -684,6 +686,7 @@ def _fit_step(report: PrivacyReport, commitment: str) -> list[PrivateStep]:
 
 def _open_output(output: Path, resume: bool) -> Path:
     private = output / PRIVATE
+    check_output_folder(output)
     if (output / REPORT).exists():
         raise OutputError(f"{output} already holds a fitted model; choose another output folder")
     if resume and not private.is_dir():

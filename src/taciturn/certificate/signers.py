@@ -104,7 +104,7 @@ class CommandSigner:
                 timeout=_TIMEOUT_S,
                 check=False,
             )
-        except (OSError, subprocess.TimeoutExpired) as error:
+        except (OSError, ValueError, subprocess.TimeoutExpired) as error:
             raise SigningKeyError(
                 f"signing command {self.command[0]} failed ({type(error).__name__}); try it by hand"
             ) from None
@@ -128,7 +128,9 @@ def find_signer(
     password = environment.get(PASSWORD_VARIABLE)
     configured = environment.get(KEY_VARIABLE, "").strip()
     if reference is None and configured.startswith(_BEGIN):
-        return _key_signer(configured.encode(), password, f"environment variable {KEY_VARIABLE}")
+        return _key_signer(
+            os.fsencode(configured), password, f"environment variable {KEY_VARIABLE}"
+        )
     reference = reference if reference is not None else configured
     if not reference:
         return None
@@ -140,13 +142,14 @@ def find_signer(
             raise SigningKeyError(
                 f"environment variable {rest!r} is not set; put the key's PEM in it"
             )
-        return _key_signer(environment[rest].encode(), password, f"environment variable {rest}")
+        return _key_signer(os.fsencode(environment[rest]), password, f"environment variable {rest}")
     path = Path(rest if colon and kind == "file" else reference).expanduser()
     try:
         pem = path.read_bytes()
-    except OSError as error:
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or str(error)
         raise SigningKeyError(
-            f"signing key {path} cannot be read ({error.strerror}); make one with "
+            f"signing key {path} cannot be read ({why}); make one with "
             "`taciturn cert keygen`, or name env:VARIABLE or command:PROGRAM"
         ) from None
     return _key_signer(pem, password, f"signing key {path}")
@@ -176,7 +179,7 @@ def _words(command: str) -> tuple[str, ...]:
 
 
 def _key_signer(pem: bytes, password: str | None, what: str) -> KeySigner:
-    secret = None if password is None else password.encode()
+    secret = None if password is None else os.fsencode(password)
     try:
         key = serialization.load_pem_private_key(pem, secret)
     except TypeError:

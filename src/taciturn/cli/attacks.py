@@ -29,7 +29,7 @@ def run_extract(fields: dict[str, Any]) -> None:
     given = fields.get("alternatives", ())
     named = _alternatives(given, fields.get("template") is not None)
     job = parse(ExtractJobSpec, {**fields, "alternatives": named})
-    model = LLM(job.model, device=job.device)
+    model = LLM(job.model, base=job.base, device=job.device)
     result = model.extract(
         job.secret,
         prefix=job.prefix,
@@ -46,7 +46,7 @@ def run_extract(fields: dict[str, Any]) -> None:
 
 def run_membership(job: MembershipJobSpec) -> None:
     """Print how well members are told from non-members, and what the promise allows."""
-    model = LLM(job.model, device=job.device)
+    model = LLM(job.model, base=job.base, device=job.device)
     spec = job.membership_spec().model_dump(exclude_unset=True)
     result = model.membership(job.members, job.non_members, output=job.output, **spec)
     console = Console(highlight=False)

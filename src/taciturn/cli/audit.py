@@ -17,7 +17,7 @@ REFUTED = 3
 
 def run_audit(job: AuditJobSpec) -> None:
     """Print guesses, bounds and verdict; exit with REFUTED if more was found than is promised."""
-    model = LLM(job.model, device=job.device)
+    model = LLM(job.model, base=job.base, device=job.device)
     found = model.audit(signing_key=job.signing_key, **job.audit_spec().model_dump())
     console = Console(highlight=False)
     console.print(_table(found))

@@ -12,7 +12,7 @@ from taciturn.cli.progress import FitScreen
 from taciturn.demo.page import render_page
 from taciturn.demo.result import DemoResult, ModelOutcome
 from taciturn.demo.story import Narrator, tell
-from taciturn.engine.training.checkpoint import full_disk_is_clear
+from taciturn.filesystem import appearing_at_once
 from taciturn.spec import DemoSpec
 from taciturn.worker import Observer
 
@@ -41,8 +41,8 @@ def run_demo(spec: DemoSpec) -> None:
         stage_over = screens[:]
         for screen in stage_over:
             screen.__exit__()
-    with full_disk_is_clear(output.parent):
-        output.write_text(render_page(result), encoding="utf-8")
+    with appearing_at_once(output) as partial:
+        partial.write_text(render_page(result), encoding="utf-8", errors="replace")
     _show(console, result)
     console.print(f"\n{result.verdict}", style="bold", markup=False)
     console.print(result.remark, markup=False)

@@ -21,7 +21,7 @@ def run_evaluate(job: EvaluateJobSpec) -> None:
     from taciturn.assessment import Evaluation
     from taciturn.engine.evaluation.release import ReleasedScore
 
-    model = LLM(job.model, device=job.device)
+    model = LLM(job.model, base=job.base, device=job.device)
     spec = job.evaluate_spec()
     result = model.evaluate(
         job.data,
@@ -54,7 +54,7 @@ def run_evaluate(job: EvaluateJobSpec) -> None:
 
 def run_synthesize(job: SynthesizeSpec) -> None:
     """Write a synthetic data set."""
-    model = LLM(job.model, device=job.device)
+    model = LLM(job.model, base=job.base, device=job.device)
     frame = model.synthesize(
         job.n,
         output=job.output,
@@ -72,7 +72,7 @@ def run_synthesize(job: SynthesizeSpec) -> None:
 
 def run_downstream(job: DownstreamJobSpec) -> None:
     """Train on synthetic text, test on real text, print both accuracies."""
-    model = LLM(job.model)
+    model = LLM(job.model, base=job.base)
     spec = job.downstream_spec()
     result = model.downstream(
         job.synthetic,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 from rich.console import Console
@@ -24,7 +25,7 @@ def run_fit(job: JobSpec, *, resume: bool, show_private: bool) -> None:
     console = Console(quiet=not is_first_process())
     if not job.private:
         console.print(_LOUD, style="bold yellow", markup=False)
-    model = LLM(job.model)
+    model = LLM(job.model, base=job.base)
     with FitScreen(console, "fit", show_private=show_private) as screen:
         model.fit(
             job.data,
@@ -49,7 +50,8 @@ def run_fit(job: JobSpec, *, resume: bool, show_private: bool) -> None:
         )
     if job.canaries:
         console.print(
-            f"{job.canaries} of them are canaries; what they prove: taciturn audit {job.output}",
+            f"{job.canaries} of them are canaries; what they prove: "
+            f"taciturn audit {shlex.quote(job.output)}",
             markup=False,
             soft_wrap=True,
         )
@@ -58,7 +60,7 @@ def run_fit(job: JobSpec, *, resume: bool, show_private: bool) -> None:
     console.print(f"privacy report: {output / PAGE}", markup=False, soft_wrap=True)
     console.print(
         f"its subfolder private/ holds values computed from your rows: do not share it. Try it:\n"
-        f"  taciturn sample {job.output} --prompt 'The patient'",
+        f"  taciturn sample {shlex.quote(job.output)} --prompt 'The patient'",
         markup=False,
         soft_wrap=True,
     )

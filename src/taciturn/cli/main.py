@@ -6,6 +6,7 @@ torch is imported by the commands, not by this module, and only once what was ty
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 import warnings
@@ -20,7 +21,7 @@ from taciturn._version import __version__
 from taciturn.cli import certificate, dataset, jobs, ledger, model, people, session, terms
 from taciturn.cli.gateway import is_remote
 from taciturn.cli.options import FILE, spec_command
-from taciturn.errors import OutputError, ProcessError, SpecError, TaciturnError
+from taciturn.errors import ProcessError, SpecError, TaciturnError
 from taciturn.spec import (
     AuditJobSpec,
     DemoSpec,
@@ -64,6 +65,7 @@ def main() -> None:
     """Entry point: errors that taciturn raises on purpose become one line and exit code 1."""
     first = os.environ.get("RANK", "0") == "0"
     warnings.showwarning = _show_warning
+    _write_what_can_be()
     try:
         app()
     except TaciturnError as error:
@@ -92,6 +94,13 @@ def _show_warning(
     else:
         text = warnings.formatwarning(message, category, filename, lineno, line)
         (file or sys.stderr).write(text)
+
+
+def _write_what_can_be() -> None:
+    """What a terminal or a file name's bytes cannot be written as becomes "?", and no traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
 
 
 @app.callback(invoke_without_command=True)
@@ -204,9 +213,9 @@ def _membership(fields: dict[str, Any]) -> None:
 
 def _demo(fields: dict[str, Any]) -> None:
     spec = parse(DemoSpec, fields)
-    folder = Path(spec.output).expanduser().parent
-    if not folder.is_dir():
-        raise OutputError(f"folder {folder} is not there; create it or choose another -o")
+    from taciturn.filesystem import check_output_file
+
+    check_output_file(Path(spec.output).expanduser(), replace=True)
     from taciturn.cli.demo import run_demo
 
     run_demo(spec)

@@ -15,7 +15,7 @@ from taciturn.worker import Cost
 def run_plan(job: JobSpec, *, n_units: int | None, verbose: bool) -> None:
     """Print the plan, for the job's data or for `n_units`; touches no weight, spends nothing."""
     spec = job.fit_spec()
-    model = LLM(job.model)
+    model = LLM(job.model, base=job.base)
     estimate = model.estimate(
         None if n_units is not None else job.data, n_units=n_units, **spec.model_dump()
     )

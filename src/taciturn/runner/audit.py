@@ -48,7 +48,7 @@ def run(task: Task, request: RemoteAudit) -> None:
     spec = AuditSpec(confidence=request.confidence)
     found = auditing.audit(subject, model.report, planted, spec)
     path = task.workspace.made("results") / "audit.json"
-    path.write_text(found.model_dump_json(indent=2) + "\n")
+    path.write_text(found.model_dump_json(indent=2) + "\n", encoding="utf-8")
     task.stage(Stage.RELEASING)
     task.door.file(path)
 

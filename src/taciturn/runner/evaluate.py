@@ -53,7 +53,7 @@ def run(task: Task, request: RemoteEvaluate) -> None:
     if ledger.found is None:
         raise SpecError("the evaluation has no figure that may be shown")
     path = task.workspace.made("results") / "evaluation.json"
-    path.write_text(ledger.found.model_dump_json(indent=2) + "\n")
+    path.write_text(ledger.found.model_dump_json(indent=2) + "\n", encoding="utf-8")
     task.stage(Stage.RELEASING)
     task.door.file(path)
 

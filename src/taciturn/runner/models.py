@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from taciturn.assessment import Ledger, Subject
 from taciturn.certificate.files import CERTIFICATE, REPORT
 from taciturn.engine.evaluation.likelihood import base_model
-from taciturn.engine.model.load import LoadedModel, load_fitted
+from taciturn.engine.model.load import LoadedModel, load_fitted, load_original
 from taciturn.errors import SpecError
 from taciturn.report import PrivacyReport
 from taciturn.runner.client import GatewayClient
@@ -44,8 +45,8 @@ class FittedModel:
         """The model as evaluations and audits see it."""
 
         def unfitted() -> AbstractContextManager[Any]:
-            name = self.report.base_model
-            return base_model(name, self.fitted, self.base.model, PerformanceSpec())
+            original = partial(load_original, self.report, PerformanceSpec(), None)
+            return base_model(self.fitted, self.base.model, original)
 
         return Subject(self.base, self.fitted, unfitted, self.report.delta, ledger)
 
@@ -58,7 +59,7 @@ def open_model(client: GatewayClient, assignment: Assignment, folder: Path) -> F
         if name in _READABLE:
             client.download(assignment.model, name, folder / name)
     report = PrivacyReport.model_validate_json((folder / REPORT).read_bytes())
-    base, fitted = load_fitted(folder, report.base_model, PerformanceSpec())
+    base, fitted = load_fitted(folder, report, PerformanceSpec())
     certificate = folder / CERTIFICATE
-    signed = certificate.read_text() if certificate.is_file() else None
+    signed = certificate.read_text(encoding="utf-8") if certificate.is_file() else None
     return FittedModel(assignment.model, base, fitted, report, signed)

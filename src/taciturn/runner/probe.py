@@ -28,7 +28,7 @@ def run(task: Task, request: RemoteProbe) -> None:
         task.pulse.check()
     task.rows_are_read()
     path = task.workspace.made("results") / "schema.json"
-    path.write_text(SchemaFile(columns=columns).model_dump_json())
+    path.write_text(SchemaFile(columns=columns).model_dump_json(), encoding="utf-8")
     task.door.file(path)
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from taciturn.engine.model.adapter import own_defaults
 from taciturn.engine.model.load import LoadedModel
 from taciturn.runner.files import NotReleasableError
 
@@ -36,7 +37,8 @@ def keep(base: LoadedModel, folder: Path) -> None:
     base.tokenizer.save_pretrained(folder)
     model.config.save_pretrained(folder)
     if model.can_generate():
-        model.generation_config.save_pretrained(folder)
+        with own_defaults(model):
+            model.generation_config.save_pretrained(folder)
 
 
 def check(path: Path, kept: Path) -> None:

@@ -98,7 +98,7 @@ class BaseModels:
 def embedded_facts() -> NewBaseModel:
     """Of the embedded model, from its configuration and the header of its weights."""
     folder = model_path()
-    config = json.loads((folder / "config.json").read_text())
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     return NewBaseModel(
         name=TINY_MEDICAL,
         parameters=_parameters(folder / "model.safetensors"),

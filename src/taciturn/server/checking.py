@@ -226,4 +226,4 @@ def _ledger(engine: Engine, settings: Settings) -> Finding:
 def _seal_key(settings: Settings) -> SealKey:
     if settings.ledger_key is not None:
         return SealKey.from_text(settings.ledger_key.get_secret_value())
-    return SealKey.from_text(Path(settings.data_dir / "ledger.key").read_text())
+    return SealKey.from_text(Path(settings.data_dir / "ledger.key").read_text(encoding="ascii"))

@@ -60,6 +60,6 @@ def _kept_key(path: Path) -> SealKey:
     """The key in a file that only we can read; made if it is not there, by one process alone."""
     with suppress(FileExistsError):
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "w") as file:
+        with os.fdopen(descriptor, "w", encoding="ascii") as file:
             file.write(SealKey.generate().to_text() + "\n")
-    return SealKey.from_text(path.read_text())
+    return SealKey.from_text(path.read_text(encoding="ascii"))

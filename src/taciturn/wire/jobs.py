@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from taciturn.spec import EvaluateSpec, FitSpec, SampleSpec
+from taciturn.spec import EvaluateSpec, FitSpec, SampleSpec, Seed, Temperature, TopP
 from taciturn.wire.machines import MachineWish
 from taciturn.wire.values import Line, Moment, Name, PolicyLine, WireValue
 
@@ -153,10 +153,10 @@ class RemoteSynthesize(WireValue):
     model: Annotated[str, Field(description="Id of a fitted model.")]
     n: Annotated[int, Field(ge=1, le=1_000_000)]
     prompts: Annotated[tuple[str, ...], Field(min_length=1, max_length=1000)] = ("",)
-    temperature: Annotated[float, Field(ge=0, le=10)] = 1.0
-    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    temperature: Temperature = 1.0
+    top_p: TopP = 1.0
     max_new_tokens: Annotated[int, Field(ge=1, le=4096)] = 128
-    seed: Annotated[int | None, Field(ge=0)] = None
+    seed: Seed | None = None
 
 
 class RemoteProbe(WireValue):

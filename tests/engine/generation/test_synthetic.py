@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 
-from taciturn.engine.generation import synthetic
-from taciturn.engine.generation.synthetic import check_output, read_metadata, write_parquet
-from taciturn.errors import OutputError, SpecError
+from taciturn.engine.generation.synthetic import read_metadata, write_parquet
+from taciturn.errors import OutputError
 
 
 def test_round_trip(tmp_path: Path) -> None:
@@ -28,21 +28,11 @@ def test_a_file_without_a_guarantee(tmp_path: Path) -> None:
         read_metadata(tmp_path / "x.parquet")
 
 
-def test_places_that_will_not_do(tmp_path: Path) -> None:
-    with pytest.raises(SpecError, match=r"must end in \.parquet"):
-        check_output(tmp_path / "x.csv")
-    with pytest.raises(OutputError, match="is not there"):
-        check_output(tmp_path / "none" / "x.parquet")
-    (tmp_path / "x.parquet").touch()
-    with pytest.raises(OutputError, match="already exists"):
-        check_output(tmp_path / "x.parquet")
-
-
 def test_a_full_disk_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(synthetic.os, "replace", full)
+    monkeypatch.setattr(os, "replace", full)
     with pytest.raises(OutputError, match="nothing was left"):
         write_parquet({"text": ["a"]}, {}, tmp_path / "x.parquet")
     assert list(tmp_path.iterdir()) == []

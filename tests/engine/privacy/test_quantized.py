@@ -28,7 +28,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small Llama with one feature far larger than the others, as real models have."""
     config = hf.LlamaConfig(
-        vocab_size=61,
+        vocab_size=6144,  # that of the embedded tokenizer
         hidden_size=64,
         intermediate_size=128,
         num_hidden_layers=2,

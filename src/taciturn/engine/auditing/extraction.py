@@ -21,7 +21,7 @@ from taciturn.engine.auditing.intervals import Interval, clopper_pearson
 from taciturn.engine.evaluation.likelihood import log_probabilities
 from taciturn.engine.generation.sample import sample
 from taciturn.errors import SpecError
-from taciturn.spec import ExtractSpec, SampleSpec
+from taciturn.spec import ExtractSpec, SampleSpec, check_text
 
 # Scripts before Thai put spaces between words.
 _SPACED_SCRIPTS = "\u0e00"
@@ -47,6 +47,8 @@ class Question:
     @classmethod
     def of(cls, secret: str, prefix: str, telltale: str | None) -> Question:
         """Raises SpecError, which quotes none of them."""
+        for name, text in (("secret", secret), ("prefix", prefix), ("telltale", telltale or "")):
+            check_text(name, text)
         if not secret.strip():
             raise SpecError("the secret is empty; give the text that the model should not tell")
         prompt, start = prefix.rstrip(), secret.lstrip()

@@ -104,7 +104,7 @@ def prepare(
                 plant(planted, writer, fields.kind, tokenizer, max_tokens, partial)
         shutil.rmtree(partial / "spill", ignore_errors=True)
         if isinstance(data, DeclaredRows):
-            (partial / SKIPPED).write_text(json.dumps({"rows": skipped.rows}))
+            (partial / SKIPPED).write_text(json.dumps({"rows": skipped.rows}), encoding="utf-8")
     return TokenizedDataset.open(folder)
 
 

@@ -22,12 +22,12 @@ from taciturn.engine.data.batch import (
     widths,
 )
 from taciturn.engine.data.tokenize import TokenizedDataset, TokenizedRecord
-from taciturn.engine.model.load import load_base
+from taciturn.engine.generation.sample import check_tokens
+from taciturn.engine.model.load import LoadedModel
 from taciturn.engine.model.loss import CausalLmLoss, weighted_cross_entropy
 from taciturn.engine.privacy.types import UnitBatch
 from taciturn.engine.privacy.verification import losses_same_in_company
 from taciturn.errors import SpecError
-from taciturn.spec import PerformanceSpec
 
 # Units of one microbatch: the number of those to be scored can be private, and must not set it.
 _UNITS = 16
@@ -158,7 +158,7 @@ def _scored(loss: CausalLmLoss, batch: UnitBatch) -> Tensor:
 
 
 @contextmanager
-def base_model(name: str, fitted: Any, base: Any, spec: PerformanceSpec) -> Iterator[Any]:
+def base_model(fitted: Any, base: Any, original: Callable[[], LoadedModel]) -> Iterator[Any]:
     """The model as it was before fitting: adapters off, or loaded again after full fine-tuning."""
     if fitted is None:
         yield base
@@ -166,7 +166,7 @@ def base_model(name: str, fitted: Any, base: Any, spec: PerformanceSpec) -> Iter
         with fitted.disable_adapter():
             yield fitted
     else:
-        yield load_base(name, spec).model
+        yield original().model
 
 
 @torch.no_grad()
@@ -186,6 +186,7 @@ def log_probabilities(
     Raises SpecError if prompt and a continuation are longer than the model's context.
     """
     records = _continued(tokenizer, prompt, continuations)
+    check_tokens(model, [record.input_ids.tolist() for record in records])
     width = max(len(record.input_ids) for record in records)
     if width > context_length:
         raise SpecError(
@@ -207,7 +208,7 @@ def log_probabilities(
 def _continued(tokenizer: Any, prompt: str, continuations: Sequence[str]) -> list[TokenizedRecord]:
     start = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
     before = start + tokenizer(prompt, add_special_tokens=False)["input_ids"]
-    before = before or [tokenizer.eos_token_id]  # something must come before the first token
+    before = before or [tokenizer.eos_token_id or 0]  # something must come before the first token
     parts = tokenizer(list(continuations), add_special_tokens=False)["input_ids"]
     return [
         TokenizedRecord(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import threading
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ import torch
 from transformers import TextIteratorStreamer
 
 from taciturn.errors import SpecError
-from taciturn.spec import SampleSpec
+from taciturn.spec import SampleSpec, check_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,20 +37,18 @@ def sample(
     Sampling randomness comes from `spec.seed` (or a fresh one); it protects nothing, so an
     ordinary generator will do. The global random state is left as it was.
     """
-    _check(prompts)
-    repeated = [prompt for prompt in prompts for _ in range(spec.n)]
+    repeated = [prompt for prompt in checked_prompts(prompts) for _ in range(spec.n)]
     seed = _seed(spec)
     completions: list[Completion] = []
     with torch.random.fork_rng(devices=_devices(model)), torch.no_grad():
         torch.manual_seed(seed)
         for start in range(0, len(repeated), spec.batch_size):
             batch = repeated[start : start + spec.batch_size]
-            inputs = _encode(tokenizer, batch, spec.max_new_tokens, context_length)
-            inputs = {key: value.to(model.device) for key, value in inputs.items()}
+            inputs = _encode(model, tokenizer, batch, spec.max_new_tokens, context_length)
             output = model.generate(**inputs, **_options(spec, tokenizer))
             new = output[:, inputs["input_ids"].shape[1] :]
             texts = tokenizer.batch_decode(new, skip_special_tokens=True)
-            counts = _written(new, tokenizer)
+            counts = _written(new, model.generation_config.eos_token_id)
             rows = zip(batch, texts, counts, strict=True)
             completions += [Completion(*row) for row in rows]
     return completions
@@ -64,9 +62,8 @@ def stream(
     The generator's value, once all is written, is the number of tokens. As in `sample`, the global
     random state is left as it was.
     """
-    _check([prompt])
-    inputs = _encode(tokenizer, [prompt], spec.max_new_tokens, context_length)
-    inputs = {key: value.to(model.device) for key, value in inputs.items()}
+    checked_prompts([prompt])
+    inputs = _encode(model, tokenizer, [prompt], spec.max_new_tokens, context_length)
     streamer = TextIteratorStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
     seed = _seed(spec)
     options = {**inputs, **_options(spec, tokenizer), "streamer": streamer}
@@ -97,46 +94,64 @@ def _seed(spec: SampleSpec) -> int:
     return spec.seed if spec.seed is not None else secrets.randbits(63)
 
 
-def _written(new_BT: torch.Tensor, tokenizer: Any) -> list[int]:
+def _written(new_BT: torch.Tensor, ends: list[int] | int | None) -> list[int]:
     """Tokens of each row up to the first that ends it; what follows fills the batch up."""
-    if tokenizer.eos_token_id is None:
-        return [new_BT.shape[1]] * len(new_BT)
-    ends_BT = new_BT == tokenizer.eos_token_id
+    ends_BT = torch.isin(new_BT, torch.tensor([] if ends is None else ends, device=new_BT.device))
     return [int(ends_T.nonzero()[0, 0]) + 1 if ends_T.any() else len(ends_T) for ends_T in ends_BT]
 
 
-def _check(prompts: Sequence[str]) -> None:
-    if isinstance(prompts, str):
+def checked_prompts(prompts: Iterable[str]) -> list[str]:
+    """The prompts as a list; raises SpecError unless they are several texts."""
+    if isinstance(prompts, str | bytes | Mapping) or not isinstance(prompts, Iterable):
         raise SpecError("prompts must be a list of strings; write [prompt] for a single one")
-    for index, prompt in enumerate(prompts):
-        if not isinstance(prompt, str):
-            raise SpecError(f"prompt {index} is {type(prompt).__name__}; prompts must be strings")
+    found = list(prompts)
+    for index, prompt in enumerate(found):
+        check_text(f"prompt {index}", prompt)
+    return found
 
 
 def _encode(
-    tokenizer: Any, prompts: Sequence[str], max_new_tokens: int, context_length: int
-) -> dict[str, Any]:
+    model: Any, tokenizer: Any, prompts: Sequence[str], max_new_tokens: int, context_length: int
+) -> dict[str, torch.Tensor]:
+    """Prompts as token ids and attention mask, padded on the left, where the model is."""
     room = context_length - max_new_tokens
-    if room < 1:
+    start = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
+    if room <= len(start):
         raise SpecError(
             f"max_new_tokens={max_new_tokens} leaves no room for a prompt in the model's context "
             f"of {context_length}; lower it"
         )
     ids = tokenizer(list(prompts), add_special_tokens=False)["input_ids"]
-    start = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
-    rows = [start + row[-(room - len(start)) :] if row else list(start) for row in ids]
-    rows = [row or [tokenizer.eos_token_id] for row in rows]
+    check_tokens(model, ids)
+    kept = room - len(start)
+    rows = [start + row[max(0, len(row) - kept) :] for row in ids]
+    # Something must come before the first token.
+    rows = [row or [tokenizer.eos_token_id or 0] for row in rows]
     width = max(len(row) for row in rows)
-    pad = tokenizer.pad_token_id
-    input_ids = torch.tensor([[pad] * (width - len(row)) + row for row in rows])
-    mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows])
-    return {"input_ids": input_ids, "attention_mask": mask}
+    pad = tokenizer.pad_token_id or 0
+    padded = [[pad] * (width - len(row)) + row for row in rows]
+    mask = [[0] * (width - len(row)) + [1] * len(row) for row in rows]
+    return {
+        "input_ids": torch.tensor(padded, device=model.device),
+        "attention_mask": torch.tensor(mask, device=model.device),
+    }
+
+
+def check_tokens(model: Any, rows: Sequence[Sequence[int]]) -> None:
+    """Raise SpecError if a prompt has a token without an embedding, as of another modality."""
+    size = len(model.get_input_embeddings().weight)
+    highest = max((token for row in rows for token in row), default=0)
+    if highest >= size:
+        raise SpecError(
+            f"a prompt has a special token with id {highest}, and the model has embeddings for "
+            f"ids below {size}; leave that token out"
+        )
 
 
 def _options(spec: SampleSpec, tokenizer: Any) -> dict[str, Any]:
     options: dict[str, Any] = {
         "max_new_tokens": spec.max_new_tokens,
-        "pad_token_id": tokenizer.pad_token_id,
+        "pad_token_id": tokenizer.pad_token_id or 0,
         "use_cache": True,
         "do_sample": spec.temperature > 0,
     }

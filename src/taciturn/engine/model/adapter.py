@@ -6,6 +6,7 @@ so after saving, it is loaded back, and must reproduce the fitted model's logits
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,23 +14,25 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftModel
+from peft import PeftModel, get_peft_model_state_dict
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
 from taciturn.engine.model.sharding import whole_state_dict
-from taciturn.errors import AdapterError
+from taciturn.errors import AdapterError, ModelError
 
 _PROBE_TOKENS = 12
+OWN_DEFAULTS = "_taciturn_own_generation_config"
+"""Attribute of a loaded model: the generation_config.json that it came with."""
 
 
 @contextmanager
 def quiet_peft() -> Iterator[None]:
     """Without two of PEFT's warnings that say nothing to our users.
 
-    That merging an adapter of a tied head would change the embedding: we never merge. And that PEFT
-    itself reads a name which transformers is giving up.
+    That merging an adapter of a tied head would change the embedding: we untie it first. And that
+    PEFT itself reads a name which transformers is giving up.
     """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*tie_word_embeddings.*", category=UserWarning)
@@ -48,7 +51,8 @@ def save(model: Any, tokenizer: Any, base_name: str, folder: Path) -> None:
         model.peft_config[model.active_adapter].base_model_name_or_path = base_name
         model.save_pretrained(str(folder), save_embedding_layers=False)
     else:
-        model.save_pretrained(folder)
+        with own_defaults(model):
+            model.save_pretrained(folder)
     (folder / "README.md").unlink(missing_ok=True)
     tokenizer.save_pretrained(folder)
     if isinstance(model, PeftModel):
@@ -62,7 +66,8 @@ def save_sharded(model: Any, tokenizer: Any, folder: Path, *, first: bool) -> No
     weights = whole_state_dict(model, keep=first)
     if weights is None:
         return
-    model.save_pretrained(folder, state_dict=weights)
+    with own_defaults(model):
+        model.save_pretrained(folder, state_dict=weights)
     tokenizer.save_pretrained(folder)
     reloaded: nn.Module = AutoModelForCausalLM.from_pretrained(folder, dtype=model.dtype)
     # Not by logits, as elsewhere: the whole model may fit on no device but the CPU.
@@ -70,6 +75,66 @@ def save_sharded(model: Any, tokenizer: Any, folder: Path, *, first: bool) -> No
     if any(not torch.equal(saved[name], value) for name, value in weights.items()):
         raise AdapterError(
             f"the model loaded from {folder} is not the fitted model; it was not released"
+        )
+
+
+@contextmanager
+def own_defaults(model: Any) -> Iterator[None]:
+    """The defaults of generation that the base came with, for others who load the model."""
+    ours = model.generation_config
+    model.generation_config = getattr(model, OWN_DEFAULTS, ours)
+    try:
+        yield
+    finally:
+        model.generation_config = ours
+
+
+@torch.no_grad()
+def merged(model: PeftModel) -> nn.Module:
+    """The fitted model as one, without an adapter, in fp32; `model` itself stays as it is.
+
+    An output layer that shares its weights with the embedding gets its own: merged into shared
+    ones, as PEFT does, its adapter would change the embedding, too.
+
+    Raises:
+        ModelError: the base is quantised: rounded again, it would not be this model.
+        AdapterError: merged, it does not give the same logits.
+    """
+    if getattr(model.get_base_model(), "is_quantized", False):
+        raise ModelError(
+            "a quantised base cannot be merged with its adapter exactly; save without merged=True, "
+            "or load the model without quantization first"
+        )
+    whole = copy.deepcopy(model).float()
+    expected = probe_logits(whole)
+    base: Any = whole.get_base_model()
+    head = base.get_output_embeddings()
+    if head is not None and head.weight is base.get_input_embeddings().weight:
+        layer = getattr(head, "base_layer", head)
+        layer.weight = nn.Parameter(layer.weight.clone())
+        for config in (base.config, base.config.get_text_config()):
+            config.tie_word_embeddings = False
+        base.all_tied_weights_keys = {}
+    with quiet_peft():
+        one: nn.Module = whole.merge_and_unload()
+    _compare(expected, probe_logits(one), None, "the merged model")
+    return one
+
+
+def check_loaded(model: PeftModel, folder: Path) -> None:
+    """Every weight of the saved adapter has its place in `model`, and every place its weight.
+
+    Raises:
+        AdapterError: PEFT would leave out, or leave at their initial values, those that do not.
+    """
+    saved = load_file(folder / "adapter_model.safetensors").keys()
+    loaded = get_peft_model_state_dict(model, save_embedding_layers=False).keys()
+    wrong = sorted(saved ^ loaded)
+    if wrong:
+        raise AdapterError(
+            f"the adapter in {folder} and its base do not match: {len(wrong)} weights, {wrong[0]} "
+            "among them, are in one and not in the other; open it with the base that it was "
+            "fitted on"
         )
 
 
@@ -95,7 +160,7 @@ def check_adapter(model: PeftModel, folder: Path) -> None:
     finally:
         model.set_adapter(active)
         model.delete_adapter("reloaded")
-    _compare(expected, reloaded, base, folder)
+    _compare(expected, reloaded, base, f"the model loaded from {folder}")
 
 
 @torch.no_grad()
@@ -103,7 +168,7 @@ def check_full(model: Any, folder: Path) -> None:
     """Load the saved model again and compare; raises AdapterError if it differs."""
     reloaded: nn.Module = AutoModelForCausalLM.from_pretrained(folder, dtype=model.dtype)
     reloaded.eval().to(model.device)
-    _compare(probe_logits(model), probe_logits(reloaded), None, folder)
+    _compare(probe_logits(model), probe_logits(reloaded), None, f"the model loaded from {folder}")
 
 
 def probe_logits(model: Any) -> Tensor:
@@ -119,14 +184,11 @@ def probe_logits(model: Any) -> Tensor:
     return logits
 
 
-def _compare(expected: Tensor, reloaded: Tensor, base: Tensor | None, folder: Path) -> None:
-    if not torch.allclose(expected, reloaded, rtol=1e-3, atol=1e-3 * float(expected.abs().max())):
+def _compare(expected: Tensor, found: Tensor, base: Tensor | None, what: str) -> None:
+    if not torch.allclose(expected, found, rtol=1e-3, atol=1e-3 * float(expected.abs().max())):
+        raise AdapterError(f"{what} does not give the fitted model's logits; it was not released")
+    if base is not None and torch.equal(base, found):
         raise AdapterError(
-            f"the model loaded from {folder} does not give the fitted model's logits; it was not "
-            "released"
-        )
-    if base is not None and torch.equal(base, reloaded):
-        raise AdapterError(
-            f"the adapter in {folder} changes nothing: the model trained in name only. Choose "
-            "other target_modules"
+            f"{what} writes as its base does: the adapter trained in name only. Choose other "
+            "target_modules"
         )

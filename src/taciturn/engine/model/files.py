@@ -1,7 +1,12 @@
-"""Where a base model's files are, and their digests: what a certificate says was fine-tuned."""
+"""Where a base model's files are, and their digests: what a certificate says was fine-tuned.
+
+A base is its name and its digests. A folder that moved is the same base; another folder, or another
+revision, under the same name is not.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from huggingface_hub import snapshot_download
@@ -9,6 +14,9 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntry
 
 from taciturn.certificate.files import digests, model_files
 from taciturn.embedded import TINY_MEDICAL, model_path
+from taciturn.errors import AdapterError, ModelNotFoundError
+
+WHERE = "say where it is: base=... (--base on the command line)"
 
 
 def base_digests(name: str) -> dict[str, str]:
@@ -18,6 +26,82 @@ def base_digests(name: str) -> dict[str, str]:
     """
     paths = [path for path in _paths(name) if path.name != "privacy_report.json"]
     return {file.name: file.digest.sha256 for file in digests(paths)}
+
+
+def find_base(name: str, expected: Mapping[str, str], beside: Path | None) -> str:
+    """Where the base that was called `name` is: there, or as a folder near its fitted model.
+
+    Args:
+        expected: the base's digests when it was fitted; none where they are not known.
+        beside: the fitted model's folder, if it has one.
+
+    Returns:
+        A folder or file that holds those weights; `name` itself where it is none of this machine.
+
+    Raises:
+        ModelNotFoundError: it is the path of something that is not here.
+        AdapterError: what is here under that name holds other weights.
+    """
+    if name == TINY_MEDICAL:
+        return name
+    here = [path for path in _candidates(name, expected, beside) if path.exists()]
+    for path in here:
+        if _same_weights(expected, _paths(str(path))):
+            return str(path)
+    if here:
+        raise _other_weights(str(here[0]))
+    if Path(name).is_absolute() or name.startswith((".", "~")):
+        raise ModelNotFoundError(f"the base {name} that the model was fitted on is gone; {WHERE}")
+    return name
+
+
+def check_base(name: str, expected: Mapping[str, str]) -> None:
+    """Raise AdapterError unless base `name`, as it is here, holds the weights that were fitted."""
+    if not _same_weights(expected, _paths(name)):
+        raise _other_weights(name)
+
+
+def _candidates(name: str, expected: Mapping[str, str], beside: Path | None) -> Iterator[Path]:
+    path = Path(name).expanduser()
+    yield path
+    # What is merely near is taken for the base by its digests alone.
+    if beside is not None and any(_is_weights(Path(file)) for file in expected):
+        folder = beside.resolve()
+        for home in (folder, *list(folder.parents)[:2]):
+            yield home / path
+            yield home / path.name
+
+
+def _same_weights(expected: Mapping[str, str], paths: list[Path]) -> bool:
+    """Whether the weights among `paths` are those of `expected`; true where nothing is known.
+
+    Of a model that is there in two formats, one may be here and the other not.
+    """
+    if not paths or not any(_is_weights(Path(name)) for name in expected):
+        return True
+    common = [path for path in paths if _is_weights(path) and path.name in expected]
+    return bool(common) and all(expected[path.name] == _digest(path) for path in common)
+
+
+def _is_weights(path: Path) -> bool:
+    """What a loader takes weights from; not the state of an optimiser that lies beside them."""
+    return path.suffix in (".safetensors", ".gguf") or path.match("pytorch_model*.bin")
+
+
+def _digest(path: Path) -> str:
+    """SHA-256; the hub's cache has it for the name of what a file of weights leads to."""
+    target = path.resolve()
+    if target.parent.name == "blobs" and len(target.name) == 64:
+        return target.name
+    (file,) = digests([path])
+    return file.digest.sha256
+
+
+def _other_weights(name: str) -> AdapterError:
+    return AdapterError(
+        f"{name} does not hold the weights that the model was fitted on (their SHA-256 differ from "
+        f"those in its privacy report), so it would write something else; {WHERE}"
+    )
 
 
 def _paths(name: str) -> list[Path]:

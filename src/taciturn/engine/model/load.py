@@ -3,31 +3,50 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import logging
 import os
-from dataclasses import dataclass
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from huggingface_hub import get_hf_file_metadata, hf_hub_url, snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+)
 from peft import PeftModel
-from safetensors import SafetensorError
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from transformers.utils import logging as transformers_logging
 
 from taciturn.embedded import TINY_MEDICAL, model_path
-from taciturn.engine.model.adapter import quiet_peft
+from taciturn.engine.model.adapter import OWN_DEFAULTS, check_loaded, quiet_peft
 from taciturn.engine.model.dropout import disable_dropout
 from taciturn.engine.model.experts import use_exact_experts
-from taciturn.errors import MissingDependencyError, ModelError, ModelNotFoundError, SpecError
+from taciturn.engine.model.files import WHERE, check_base, find_base
+from taciturn.errors import (
+    MissingDependencyError,
+    ModelError,
+    ModelNotFoundError,
+    SpecError,
+    TaciturnError,
+)
+from taciturn.filesystem import RUST, is_utf8
+from taciturn.report import PrivacyReport
 from taciturn.spec import PerformanceSpec
 
-# What transformers raises for a model that is absent, damaged, of an unknown kind, or for which a
-# package lacks.
-_LOADING_ERRORS = (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError)
+_ADAPTER = "adapter_config.json"
+# A head for something else than the next token: LlamaForSequenceClassification, BertForMaskedLM.
+_OTHER_HEAD = re.compile(r"For(?!CausalLM|ConditionalGeneration)[A-Z]\w*$|DoubleHeadsModel$")
+# Buffers that older checkpoints hold and that models make themselves.
+_NO_WEIGHTS = re.compile(r"(^|\.)(inv_freq|masked_bias|attn\.bias|position_ids)$")
 _CONTEXT_FIELDS = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length")
 
 
@@ -100,48 +119,185 @@ def choose_dtype(spec: PerformanceSpec, device: torch.device) -> torch.dtype:
 
 
 def load_base(name: str, spec: PerformanceSpec) -> LoadedModel:
-    """Load model and tokenizer; raises ModelNotFoundError with the remedy if they are not there."""
+    """Load model and tokenizer, and see that they are a whole causal LM that fits together.
+
+    Raises:
+        ModelNotFoundError: it is not there; says the remedy.
+        ModelError: it cannot be loaded, is another kind of model, its checkpoint lacks weights or
+            has others, or its tokenizer knows tokens that it has no embedding for.
+    """
     transformers_logging.disable_progress_bar()
     device = choose_device(spec)
     folder, extra = _locate(name)
     options: dict[str, Any] = {"dtype": choose_dtype(spec, device), **extra}
     if spec.quantization is not None:
         options["quantization_config"] = _quantization(spec.quantization, options["dtype"])
-    try:
+    with _loading(name):
+        _check_kind(name, AutoConfig.from_pretrained(folder, trust_remote_code=False, **extra))
         # Code that comes with a model is never run.
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, **extra)
-        model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=False, **options)
-    except _LOADING_ERRORS as error:
-        raise _not_loaded(name, error) from error
-    prepare(model)
-    # A model to be sharded goes to its devices layer by layer: it may be too large for any one.
-    if spec.quantization is None and spec.sharding == "none":
-        cast(nn.Module, model).to(device)
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
+        # Weights of other shapes are found here, by name, and refused.
+        options |= {"ignore_mismatched_sizes": True, "output_loading_info": True}
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            folder, trust_remote_code=False, **options
+        )
+        model, found = loaded
+        _check_checkpoint(name, model, found)
+        prepare(model)
+        # A model to be sharded goes to its devices layer by layer: it may be too large for one.
+        if spec.quantization is None and spec.sharding == "none":
+            model.to(device)
+        if tokenizer.pad_token_id is None:
+            tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
+        rows = len(model.get_input_embeddings().weight)
+        _check_tokens(name, tokenizer, rows)
+        _set_defaults_aside(model, tokenizer, rows)
     return LoadedModel(name, model, tokenizer, context_length(model.config))
+
+
+def _set_defaults_aside(model: Any, tokenizer: Any, rows: int) -> None:
+    """Let the model write as it is asked to, and by nothing else that its files bring.
+
+    The library fills what a caller leaves open from the base's generation_config.json: a penalty
+    for repetition there would change what is called greedy. Texts end with what records end with,
+    and with what the base was taught to end with. `adapter.save` puts the defaults back.
+    """
+    own = model.generation_config
+    ends = [
+        token
+        for source in (tokenizer, model.config.get_text_config(), own)
+        for token in _tokens_below(rows, getattr(source, "eos_token_id", None))
+    ]
+    model.generation_config = GenerationConfig(
+        bos_token_id=next(iter(_tokens_below(rows, own.bos_token_id)), None),
+        eos_token_id=sorted(set(ends)) or None,
+    )
+    setattr(model, OWN_DEFAULTS, own)
+
+
+def _tokens_below(rows: int, token: int | Sequence[int] | None) -> list[int]:
+    """A configuration's token or tokens, without those that the model has no embedding for."""
+    tokens = [] if token is None else [token] if isinstance(token, int) else list(token)
+    return [each for each in tokens if 0 <= each < rows]
+
+
+@contextmanager
+def _loading(name: str) -> Iterator[None]:
+    """Whatever libraries raise for a model that is absent, damaged or unknown is one sentence.
+
+    And no table besides of weights that do not match, which is refused anyway.
+    """
+    loud = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()
+    try:
+        yield
+    except TaciturnError:
+        raise
+    except Exception as error:
+        raise _not_loaded(name, error) from error
+    finally:
+        transformers_logging.set_verbosity(loud)
+
+
+def _check_kind(name: str, config: Any) -> None:
+    """Refuse encoders, encoder-decoders and heads that predict something else."""
+    kind = (config.architectures or [config.model_type])[0]
+    if getattr(config, "is_encoder_decoder", False) or _OTHER_HEAD.search(kind):
+        raise ModelError(
+            f"model {name} is a {kind}, and not a causal language model, which continues a text; "
+            "choose one whose config.json says ...ForCausalLM or ...LMHeadModel"
+        )
+
+
+def _check_checkpoint(name: str, model: Any, found: Mapping[str, Any]) -> None:
+    """Refuse weights that are not this model's: what is absent would be random.
+
+    What transformers knows to be absent (tied weights) or left over is not among what it found.
+    """
+    if getattr(model, "_hf_peft_config_loaded", False):
+        raise ModelError(f"model {name} brings an adapter with it; {_MERGE_FIRST}")
+    for keys, what in (
+        (found["missing_keys"], "lacks weights of the model"),
+        (found["unexpected_keys"], "holds weights that the model has no place for"),
+        ([key for key, *_ in found["mismatched_keys"]], "holds weights of other shapes"),
+    ):
+        wrong = sorted(key for key in keys if not _NO_WEIGHTS.search(key))
+        if wrong:
+            named = ", ".join(wrong[:3]) + (" ..." if len(wrong) > 3 else "")
+            raise ModelError(
+                f"the checkpoint of {name} {what} ({len(wrong)}: {named}), so it would not be the "
+                "model that it is called; save it again from the model itself, not from a wrapper "
+                "such as a compiled one or one with another head"
+            )
+
+
+def _check_tokens(name: str, tokenizer: Any, rows: int) -> None:
+    """Refuse tokens without an embedding, whether or not a text will have them.
+
+    Special ones stand in no text, so they may be beyond, unless a record begins, ends or is padded
+    with them.
+    """
+    special = {number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
+    used = {tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id}
+    beyond = {
+        text: number
+        for text, number in tokenizer.get_vocab().items()
+        if number >= rows and (number in used or number not in special)
+    }
+    if beyond:
+        text = min(beyond, key=beyond.__getitem__)
+        raise ModelError(
+            f"the tokenizer of {name} has token {text!r} with id {beyond[text]}, and the model has "
+            f"embeddings for ids below {rows}; resize_token_embeddings({max(beyond.values()) + 1}) "
+            "and save it, or give it its own tokenizer"
+        )
 
 
 def architecture(name: str) -> str:
     """What model `name` is, from its config alone; raises as `load_base` does."""
     folder, extra = _locate(name)
-    try:
+    with _loading(name):
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False, **extra)
-    except _LOADING_ERRORS as error:
-        raise _not_loaded(name, error) from error
+    _check_kind(name, config)
     return ", ".join(config.architectures or [config.model_type])
 
 
-def load_fitted(folder: Path, base_name: str, spec: PerformanceSpec) -> tuple[LoadedModel, Any]:
+def load_original(
+    report: PrivacyReport, spec: PerformanceSpec, beside: Path | None, given: str | None = None
+) -> LoadedModel:
+    """The base that a model was fitted on, by name and digests.
+
+    Args:
+        beside: the fitted model's folder, if it has one: the base is looked for near it, too.
+        given: where the caller says that it is.
+
+    Raises:
+        ModelNotFoundError: it is not here; says how to say where it is.
+        AdapterError: what is here has other weights.
+    """
+    expected = report.base_model_sha256
+    name = given or find_base(report.base_model, expected, beside)
+    try:
+        base = load_base(name, spec)
+    except ModelNotFoundError as error:
+        raise ModelNotFoundError(f"{error}. If the base is here, {WHERE}") from error
+    check_base(name, expected)
+    return replace(base, name=report.base_model)
+
+
+def load_fitted(
+    folder: Path, report: PrivacyReport, spec: PerformanceSpec, base: str | None = None
+) -> tuple[LoadedModel, Any]:
     """A folder that `LLM.save` wrote: its base (for an adapter) and the fitted model."""
-    if not (folder / "adapter_config.json").is_file():
+    if not (folder / _ADAPTER).is_file():
         fitted = load_base(str(folder), spec)
         return fitted, fitted.model
-    base = load_base(base_name, spec)
-    with quiet_peft():
-        model = PeftModel.from_pretrained(base.model, str(folder))
-    model.eval()
-    return base, model
+    original = load_original(report, spec, folder, base)
+    with _loading(str(folder)), quiet_peft():
+        model = PeftModel.from_pretrained(original.model, str(folder))
+        check_loaded(model, folder)
+        model.eval()
+    return original, model
 
 
 def prepare(model: nn.Module) -> None:
@@ -179,6 +335,8 @@ def _locate(name: str) -> tuple[str, dict[str, Any]]:
     if name == TINY_MEDICAL:
         return str(model_path()), {}
     path = Path(name).expanduser()
+    if not is_utf8(path):
+        raise ModelNotFoundError(f"model path {name} is no UTF-8; rename it: {RUST}")
     if name.endswith(".gguf"):
         if importlib.util.find_spec("gguf") is None:
             raise MissingDependencyError(
@@ -192,6 +350,11 @@ def _locate(name: str) -> tuple[str, dict[str, Any]]:
         repository, _, file = name.rpartition("/")
         return _hub(name, repository, file), {"gguf_file": file}
     if path.is_dir():
+        if (path / _ADAPTER).is_file():
+            raise ModelError(
+                f"folder {name} holds an adapter of {_base_of(path)}, not a whole model; "
+                f"{_MERGE_FIRST}"
+            )
         if not (path / "config.json").is_file():
             raise ModelNotFoundError(
                 f"folder {name} holds no config.json; give the folder that save_pretrained wrote"
@@ -209,6 +372,11 @@ def _hub(name: str, repository: str, file: str) -> str:
     """
     try:
         get_hf_file_metadata(hf_hub_url(repository, file))
+    except EntryNotFoundError:
+        raise ModelError(
+            f"{repository} is on the hub and holds no {file}: it is an adapter, or in another "
+            "format; give a model in transformers' format"
+        ) from None
     except HfHubHTTPError:
         pass  # it answers: what it says is for the loaders to understand
     except Exception as unreachable:
@@ -220,15 +388,52 @@ def _hub(name: str, repository: str, file: str) -> str:
     return repository
 
 
-def _not_loaded(name: str, error: Exception) -> ModelError:
+_MERGE_FIRST = (
+    "merge it into its base (PEFT's merge_and_unload, then save_pretrained) and give that folder; "
+    "of an adapter that taciturn made, give the whole folder, privacy_report.json included"
+)
+
+
+def _base_of(folder: Path) -> str:
+    """What an adapter says that it is for."""
+    try:
+        config = json.loads((folder / _ADAPTER).read_text(encoding="utf-8"))
+        return str(config["base_model_name_or_path"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return "a base that it does not name"
+
+
+def _not_loaded(name: str, error: Exception) -> TaciturnError:
+    packages = ("sentencepiece", "google.protobuf")
+    absent = any(_absent(each) for each in packages)
+    if absent and re.search("sentencepiece|tiktoken|protobuf", str(error)):
+        # The library asks for tiktoken, whatever the file is.
+        return MissingDependencyError(
+            f"the tokenizer of {name} is in SentencePiece's format alone, which takes packages "
+            "that are not installed; run `pip install sentencepiece protobuf`, or give a copy of "
+            "the model that has a tokenizer.json"
+        )
     here = Path(name).expanduser().exists() or name == TINY_MEDICAL
     if here or not isinstance(error, OSError):
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         return ModelError(
-            f"model {name} cannot be loaded: {reason}; it must be a causal language model with "
-            "config, weights and tokenizer"
+            f"model {name} cannot be loaded: {reason(error)}; it must be a causal language model "
+            "with config, weights and tokenizer"
         )
     return _not_on_hub(name)
+
+
+def _absent(package: str) -> bool:
+    try:
+        return importlib.util.find_spec(package) is None
+    except ModuleNotFoundError:  # nor is the package that it is in
+        return True
+
+
+def reason(error: Exception) -> str:
+    """What a library says, in one line; with the name of an error that says little without."""
+    first = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")[:300]
+    plain = isinstance(error, OSError | ValueError | ImportError | RuntimeError)
+    return first if plain else f"{type(error).__name__}: {first}"
 
 
 def _not_on_hub(name: str) -> ModelNotFoundError:

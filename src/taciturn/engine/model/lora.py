@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from transformers.pytorch_utils import Conv1D
@@ -67,12 +69,10 @@ def attach(model: Any, choice: AdapterChoice) -> nn.Module:
         return _unfreeze(model)
     if choice.fixed_a:
         return _attach_fixed_a(model, choice)
-    targets = list(choice.target_modules) if choice.target_modules else "all-linear"
-    _check_targets(model, targets)
     config = LoraConfig(
         r=choice.r or 8,
         lora_alpha=choice.alpha or 2 * (choice.r or 8),  # type: ignore[arg-type]  # a float will do
-        target_modules=targets,
+        target_modules=_targets(model, choice),
         lora_dropout=0.0,
         bias="none",
         task_type="CAUSAL_LM",
@@ -114,9 +114,10 @@ def settle(model: nn.Module) -> None:
 
 def _attach_fixed_a(model: Any, choice: AdapterChoice) -> nn.Module:
     """LoRA whose A matrices are public activation directions; only the B matrices are trained."""
-    ranks = _ranks(model, choice)
     text = own_text(model, choice.seed)
-    subspaces = activation_subspaces(model, ranks, text, choice.seed)
+    subspaces = activation_subspaces(model, _ranks(model, choice), text, choice.seed)
+    # Some layers are never called, because the model takes their weights and computes itself.
+    ranks = {name: len(subspace.directions_RD) for name, subspace in subspaces.items()}
     head = _head_name(model)
     frequencies = unigram(model, text) if head in ranks else None
     config = LoraConfig(
@@ -133,6 +134,8 @@ def _attach_fixed_a(model: Any, choice: AdapterChoice) -> nn.Module:
         adapted: Any = get_peft_model(model, config)
     for name, subspace in subspaces.items():
         layer = adapted.base_model.model.get_submodule(name)
+        if not isinstance(layer, LoraLayer):
+            continue  # PEFT takes the names of experts' layers for its own, and leaves others out
         if name != head or frequencies is None:
             _fix_a(layer, subspace.energy_R / subspace.mean_energy + _DAMPING, subspace)
         else:
@@ -152,21 +155,47 @@ def _fix_a(layer: Any, energy_R: Tensor, subspace: Subspace) -> None:
     weight.requires_grad_(False)
 
 
-def _ranks(model: Any, choice: AdapterChoice) -> dict[str, int]:
-    """Layer name -> rank: every linear layer, or those asked for, and the head."""
-    head = _head_name(model)
+def _targets(model: Any, choice: AdapterChoice) -> list[str] | str:
+    """What PEFT is asked to adapt."""
     if choice.target_modules:
-        _check_targets(model, list(choice.target_modules))
+        _check_targets(model, choice.target_modules)
+        return list(choice.target_modules)
+    linear = _linear_layers(model)
+    if all(name in linear for name, module in model.named_modules() if _is_matrix(module)):
+        return "all-linear"
+    return [name for name in linear if name != _head_name(model)]
+
+
+def _ranks(model: Any, choice: AdapterChoice) -> dict[str, int]:
+    """Layer name -> rank: every linear layer and the head, or those asked for."""
+    head, targets = _head_name(model), choice.target_modules
+    if targets:
+        _check_targets(model, targets)
     ranks = {
         name: min(choice.r or 8, _features(module))
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Linear | Conv1D)
-        and name != head
-        and (not choice.target_modules or _is_target(name, choice.target_modules))
+        for name, module in _linear_layers(model).items()
+        if name != head and (not targets or _is_target(name, targets))
     }
-    if choice.head_r and head is not None and not choice.target_modules:
+    if choice.head_r and head is not None and (not targets or _is_target(head, targets)):
         ranks[head] = choice.head_r
     return ranks
+
+
+def _linear_layers(model: nn.Module) -> dict[str, nn.Module]:
+    """Name -> layer: all that compute a linear map of their input and nothing else.
+
+    A router of experts is derived from a linear layer, too, and gives back choices.
+    """
+    return {name: module for name, module in model.named_modules() if _is_linear(module)}
+
+
+def _is_matrix(module: nn.Module) -> bool:
+    return isinstance(module, nn.Linear | Conv1D)
+
+
+def _is_linear(module: nn.Module) -> bool:
+    own = type(module).forward
+    return _is_matrix(module) and not own.__module__.startswith("transformers.models.")
 
 
 def _features(module: nn.Module) -> int:
@@ -193,15 +222,17 @@ def _unfreeze(model: nn.Module) -> nn.Module:
     return model.requires_grad_(True)
 
 
-def _check_targets(model: nn.Module, targets: list[str] | str) -> None:
-    if isinstance(targets, str):
-        return
-    names = [name for name, _ in model.named_modules()]
-    endings = sorted({name.rpartition(".")[2] for name in names} - {""})
+def _check_targets(model: nn.Module, targets: Sequence[str]) -> None:
+    """Raise SpecError unless each target names linear layers."""
+    linear = _linear_layers(model)
+    endings = sorted({name.rpartition(".")[2] for name in linear})
     for target in targets:
-        if not any(_is_target(name, (target,)) for name in names):
-            near = difflib.get_close_matches(target, endings, n=3)
-            raise SpecError(
-                f"target_modules: no module of {type(model).__name__} is called {target!r}; "
-                f"near it: {', '.join(near) or ', '.join(endings[:12])}"
-            )
+        if any(_is_target(name, (target,)) for name in linear):
+            continue
+        named = [each for name, each in model.named_modules() if _is_target(name, (target,))]
+        what = f"{type(named[0]).__name__}, and not a linear layer" if named else "not there"
+        near = difflib.get_close_matches(target, endings, n=3) or endings[:12]
+        raise SpecError(
+            f"target_modules: {target!r} of {type(model).__name__} is {what}; linear layers are: "
+            f"{', '.join(near)}"
+        )

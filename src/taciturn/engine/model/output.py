@@ -18,6 +18,7 @@ from peft.tuners.lora import Linear as LoraLinear
 from torch import Tensor, nn
 
 from taciturn.engine.model.sharding import is_sharded
+from taciturn.errors import ModelError
 
 # Published on purpose: the tokens and weights of the trial are public.
 _SEED = 20_231_117
@@ -70,6 +71,23 @@ def gives_own_logits(model: Any) -> bool:
         ours: Any = sum(x.float() @ weight.float().T for x, weight in terms)
     exact = own.dtype == torch.float32 and terms[0][1].dtype in (torch.float32, torch.float64)
     return bool((own - ours).norm() <= (1e-5 if exact else 2e-2) * own.norm())
+
+
+@torch.no_grad()
+def check_causal(model: Any) -> None:
+    """Refuse a model whose logits depend on tokens that come later, as an encoder's do."""
+    generator = torch.Generator().manual_seed(_SEED)
+    vocabulary = _vocabulary(model)
+    ids_BT = torch.randint(vocabulary, _SHAPE, generator=generator).to(_device(model))
+    other_BT = ids_BT.clone()
+    other_BT[:, -1] = (ids_BT[:, -1] + 1) % vocabulary
+    one, other = (model_logits(model, each)[:, :-1] for each in (ids_BT, other_BT))
+    tolerance = 1e-4 if one.dtype == torch.float32 else 2e-2
+    if bool((one.float() - other.float()).norm() > tolerance * one.float().norm()):
+        raise ModelError(
+            f"{type(model).__name__} predicts a token from those that come after it, as an encoder "
+            "does; choose a causal language model, which continues a text"
+        )
 
 
 def _is_plain(head: Any) -> bool:

@@ -75,7 +75,7 @@ def activation_subspaces(
     """Leading directions of the inputs of the named layers on `text`.
 
     Block power iteration (Halko, Martinsson and Tropp 2011, section 4.5): memory is features x
-    (rank + 8) per layer, never features x features.
+    (rank + 8) per layer, never features x features. A layer that is never called has none.
     """
     generator = torch.Generator().manual_seed(seed)
     layers = {name: model.get_submodule(name) for name in ranks}
@@ -87,6 +87,7 @@ def activation_subspaces(
     return {
         name: _subspace(bases[name], products[name] / rows[name], squares[name] / rows[name], rank)
         for name, rank in ranks.items()
+        if name in bases
     }
 
 

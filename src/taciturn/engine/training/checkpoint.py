@@ -61,7 +61,8 @@ class CheckpointStore:
                 partial.mkdir(parents=True)
                 held = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
                 save_file(held, partial / "state.safetensors")
-                (partial / "identity.json").write_text(json.dumps(dict(identity), sort_keys=True))
+                content = json.dumps(dict(identity), sort_keys=True)
+                (partial / "identity.json").write_text(content, encoding="utf-8")
                 _sync(partial)
                 shutil.rmtree(final, ignore_errors=True)
                 partial.rename(final)
@@ -82,7 +83,7 @@ class CheckpointStore:
         if not found:
             raise CheckpointError(f"no checkpoint in {self.folder}; run without --resume")
         try:
-            saved = json.loads((found[-1] / "identity.json").read_text())
+            saved = json.loads((found[-1] / "identity.json").read_text(encoding="utf-8"))
             tensors = load_file(found[-1] / "state.safetensors")
         except (OSError, ValueError, SafetensorError) as error:
             raise CheckpointError(

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from peft import PeftModel
 from torch._dynamo.exc import TorchDynamoException
 
@@ -16,14 +17,16 @@ from taciturn.engine.model.load import (
     check_quantizer,
     choose_device,
     enable_checkpointing,
+    reason,
 )
 from taciturn.engine.model.loss import CausalLmLoss
+from taciturn.engine.model.output import check_causal
 from taciturn.engine.model.sharding import check_sharded, gradient_norms, shard
 from taciturn.engine.privacy.ranks import Ranks
 from taciturn.engine.privacy.verification import long_public_batch, public_batch, verify
 from taciturn.engine.training.memory import available_bytes
 from taciturn.engine.training.processes import same_weights, together
-from taciturn.errors import SpecError
+from taciturn.errors import ModelError, SpecError, TaciturnError
 from taciturn.planning.plan import AdapterPlan, max_tokens
 from taciturn.spec import FitSpec
 
@@ -47,15 +50,16 @@ def trainable(
     if spec.private:
         check_quantizer(base.model)
     if spec.sharding == "full" and ranks.size > 1:
-        return _shards(base, spec, choice, ranks, fitted)
-    with together(ranks):
+        with _explained(base, spec):
+            return _shards(base, spec, choice, ranks, fitted)
+    with together(ranks), _explained(base, spec):
         model = _chosen(base, choice, fitted)
         if spec.gradient_checkpointing:
             enable_checkpointing(model)
         if spec.compile:
             compile_parts(model, whole=not spec.private)
     same_weights(model, ranks)
-    with together(ranks), _explained(spec):
+    with together(ranks), _explained(base, spec):
         loss = CausalLmLoss(model)
         # Now, and not when a record happens to be that long.
         loss.check_length(max_tokens(spec, base.context_length))
@@ -79,14 +83,25 @@ def _verify(loss: CausalLmLoss, base: LoadedModel, spec: FitSpec) -> None:
 
 
 @contextmanager
-def _explained(spec: FitSpec) -> Iterator[None]:
-    """A compiler that is not there shows at the first call."""
+def _explained(base: LoadedModel, spec: FitSpec) -> Iterator[None]:
+    """Whatever a model raises while it is tried is one sentence, and nothing is spent yet."""
     try:
         yield
-    except TorchDynamoException as error:
-        if not spec.compile:
-            raise
-        raise compiler_failure(error) from error
+    except TaciturnError:
+        raise
+    except torch.OutOfMemoryError as error:
+        raise ModelError(
+            f"{base.name} does not fit into the memory of {base.device} with what is trained of "
+            "it; take a smaller base, quantization, a lower r or gradient_checkpointing=True"
+        ) from error
+    except Exception as error:
+        # A compiler that is not there shows at the first call.
+        if spec.compile and isinstance(error, TorchDynamoException):
+            raise compiler_failure(error) from error
+        raise ModelError(
+            f"{base.name} ({type(base.model).__name__}) cannot be fitted as asked: "
+            f"{reason(error)}; choose other target_modules or another base"
+        ) from error
 
 
 def _check_can_go_on(spec: FitSpec, choice: AdapterPlan, fitted: Any) -> None:
@@ -104,6 +119,7 @@ def _check_can_go_on(spec: FitSpec, choice: AdapterPlan, fitted: Any) -> None:
 def _chosen(base: LoadedModel, choice: AdapterPlan, fitted: Any) -> Any:
     if isinstance(fitted, PeftModel):
         return lora.reopen(fitted, choice)
+    check_causal(base.model)
     return lora.attach(base.model, choice)
 
 

@@ -216,7 +216,7 @@ def _claimed(path: Path) -> bool:
 def _noted(desk: Path) -> _Process | None:
     """The process that noted itself here."""
     try:
-        return _Process.of((desk / "born").read_text())
+        return _Process.of((desk / "born").read_text(encoding="utf-8"))
     except OSError:
         return None
 
@@ -231,12 +231,13 @@ def _modified(path: Path) -> float | None:
 def _stat(pid: int) -> str | None:
     """What the system says of a process, in the form of Linux's /proc; None if it is gone."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text()
+        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
     except OSError:
         if Path("/proc/self/stat").exists():
             return None
     asked = ["ps", "-o", "stat=,lstart=", "-p", str(pid)]
-    said = subprocess.run(asked, capture_output=True, text=True, check=False).stdout.strip()
+    done = subprocess.run(asked, capture_output=True, check=False)
+    said = done.stdout.decode("utf-8", "replace").strip()
     return f"{pid} () {said}" if said else None
 
 
