@@ -132,6 +132,8 @@ def load_base(name: str, spec: PerformanceSpec) -> LoadedModel:
     options: dict[str, Any] = {"dtype": choose_dtype(spec, device), **extra}
     if spec.quantization is not None:
         options["quantization_config"] = _quantization(spec.quantization, options["dtype"])
+    elif "gguf_file" in extra:
+        options |= _whole_weights()
     with _loading(name):
         _check_kind(name, AutoConfig.from_pretrained(folder, trust_remote_code=False, **extra))
         # Code that comes with a model is never run.
@@ -448,6 +450,14 @@ def _not_on_hub(name: str) -> ModelNotFoundError:
         f"model {name!r} is neither a local folder nor reachable on the hub; {remedy}. "
         f"{TINY_MEDICAL!r} needs no network"
     )
+
+
+def _whole_weights() -> dict[str, Any]:
+    """Make the weights of a GGUF file whole, also where a kernel could multiply by its blocks."""
+    import transformers
+
+    kind = getattr(transformers, "GgufConfig", None)  # older versions know no other way
+    return {} if kind is None else {"quantization_config": kind(dequantize=True)}
 
 
 def check_quantizer(model: nn.Module) -> None:
