@@ -207,7 +207,7 @@ def _limit_memory() -> None:
 
 def _address_space_bytes() -> int:
     try:
-        with open("/proc/self/statm") as file:
+        with open("/proc/self/statm", encoding="ascii") as file:
             return int(file.read().split()[0]) * resource.getpagesize()
     except OSError:  # not on Linux
         return 4 << 30

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -15,6 +16,8 @@ from taciturn.engine.privacy.factors import FactoredGradients, squared_norms
 from taciturn.engine.privacy.ranks import Ranks
 from taciturn.engine.privacy.types import BoundedSum, ClipCounts, PerUnitGradients
 from taciturn.errors import GuaranteeError
+
+Values: TypeAlias = Mapping[str, Tensor | FactoredGradients]
 
 STATISTICS = "statistics"
 """Name of the one value in a sum of statistics."""
@@ -43,12 +46,12 @@ def unit_norms(gradients: PerUnitGradients) -> Tensor:
     return _settled(gradients)[1]
 
 
-def _settled(gradients: PerUnitGradients) -> tuple[PerUnitGradients, Tensor]:
+def _settled(gradients: PerUnitGradients) -> tuple[Values, Tensor]:
     """The gradients in a form whose norms and sums have digits enough, and their norms, [U]."""
-    factored = _by_form(gradients)[1]
-    norms_U = _norms(gradients)
+    values, factored = gradients.values, _by_form(gradients.values)[1]
+    norms_U = _norms(values, gradients.losses_U)
     if not factored:
-        return gradients, norms_U
+        return values, norms_U
     total_U, doubt_U = torch.zeros_like(norms_U), torch.zeros_like(norms_U)
     for value in factored.values():
         squares_U = value.uncancelled_norms().to(norms_U.device).square_()
@@ -58,24 +61,22 @@ def _settled(gradients: PerUnitGradients) -> tuple[PerUnitGradients, Tensor]:
     cancelled_U = doubt_U > 2 * _NORM_ERROR * norms_U.square()
     units = cancelled_U.nonzero()[:, 0].tolist()
     if not units:
-        return gradients, norms_U
+        return values, norms_U
     values = {
         name: value.with_apart(units) if isinstance(value, FactoredGradients) else value
-        for name, value in gradients.values.items()
+        for name, value in values.items()
     }
-    gradients = PerUnitGradients(values, gradients.losses_U, gradients.n_fillers)
-    norms_U = _norms(gradients)
+    norms_U = _norms(values, gradients.losses_U)
     rows = max(value.layout.rows_per_unit * len(value.terms) for value in factored.values())
     lost_U = cancelled_U & (total_U.sqrt() * rows * 2.0**-53 > _NORM_ERROR * norms_U)
-    return gradients, norms_U.masked_fill_(lost_U, math.inf)
+    return values, norms_U.masked_fill_(lost_U, math.inf)
 
 
-def _norms(gradients: PerUnitGradients) -> Tensor:
-    losses_U = gradients.losses_U
+def _norms(values: Values, losses_U: Tensor) -> Tensor:
     squares_U = torch.zeros(
         len(losses_U), dtype=torch.float64, device=_exact_device(losses_U.device)
     )
-    instantiated, factored = _by_form(gradients)
+    instantiated, factored = _by_form(values)
     for squares in squared_norms(list(factored.values())):
         squares_U += squares.to(squares_U.device)
     for part_UP in _exact_columns(list(instantiated.values())):
@@ -93,11 +94,11 @@ def clip_and_sum(gradients: PerUnitGradients, l2_clip_norm: float) -> BoundedSum
     privately.
     """
     _check_clip_norm(l2_clip_norm)
-    gradients, norms_U = _settled(gradients)
+    values, norms_U = _settled(gradients)
     finite_U = torch.isfinite(norms_U)
     bound = l2_clip_norm / (1 + ROUNDING)
     scale_U = torch.where(finite_U, (bound / norms_U).clamp_(max=1.0), 0.0)
-    sums = _weighted_sums(gradients, scale_U)
+    sums = _weighted_sums(values, scale_U)
     counts = ClipCounts(
         n_units=len(norms_U) - gradients.n_fillers,
         n_clipped=int((norms_U[finite_U] > l2_clip_norm).sum()),
@@ -159,12 +160,10 @@ def sum_over_ranks(part: BoundedSum, ranks: Ranks) -> BoundedSum:
     return BoundedSum(ranks.sum_rows(part.values), part.l2_sensitivity, counts)
 
 
-def _by_form(
-    gradients: PerUnitGradients,
-) -> tuple[dict[str, Tensor], dict[str, FactoredGradients]]:
+def _by_form(values: Values) -> tuple[dict[str, Tensor], dict[str, FactoredGradients]]:
     """Those that are instantiated, and those that are kept as factors."""
     instantiated, factored = {}, {}
-    for name, value in gradients.values.items():
+    for name, value in values.items():
         if isinstance(value, FactoredGradients):
             factored[name] = value
         else:
@@ -172,9 +171,9 @@ def _by_form(
     return instantiated, factored
 
 
-def _weighted_sums(gradients: PerUnitGradients, scale_U: Tensor) -> dict[str, Tensor]:
+def _weighted_sums(values: Values, scale_U: Tensor) -> dict[str, Tensor]:
     """Parameter name -> sum over u of scale[u] * gradient[u], in the order of the gradients."""
-    instantiated, factored = _by_form(gradients)
+    instantiated, factored = _by_form(values)
     sizes = [math.prod(value.shape[1:]) for value in instantiated.values()]
     total_P = torch.empty(sum(sizes), dtype=torch.float64, device=scale_U.device)
     dropped_U = scale_U == 0
@@ -188,7 +187,7 @@ def _weighted_sums(gradients: PerUnitGradients, scale_U: Tensor) -> dict[str, Te
     parts = zip(instantiated.items(), total_P.split(sizes), strict=True)
     sums = {name: part_P.view(value.shape[1:]) for (name, value), part_P in parts}
     sums |= {name: value.weighted_sum(scale_U).to(total_P) for name, value in factored.items()}
-    return {name: sums[name] for name in gradients.values}
+    return {name: sums[name] for name in values}
 
 
 def _exact_columns(values: Sequence[Tensor]) -> Iterator[Tensor]:

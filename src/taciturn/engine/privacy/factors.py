@@ -11,7 +11,7 @@ features or rows of a table, D input features.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import combinations_with_replacement
 
 import torch
@@ -94,7 +94,8 @@ class FactoredGradients:
         terms = tuple(
             Factors(each.left, each.right_BRD.masked_fill(taken_B11, 0.0)) for each in self.terms
         )
-        return replace(self, terms=terms, apart={unit: self._alone(unit) for unit in units})
+        apart = {unit: self._alone(unit) for unit in units} | dict(self.apart)
+        return FactoredGradients(terms, self.layout, self.shape, apart)
 
     def weighted_sum(self, scale_U: Tensor) -> Tensor:
         """sum over u of scale[u] * gradient[u], float64 [P, D].

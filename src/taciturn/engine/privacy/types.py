@@ -10,7 +10,7 @@ Shapes: B sequences, T tokens, U units, P parameters.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -63,11 +63,13 @@ class UnitBatch:
 
     def to(self, device: torch.device) -> UnitBatch:
         """The same microbatch on another device."""
-        return replace(
-            self,
-            input_ids_BT=self.input_ids_BT.to(device),
-            loss_weights_BT=self.loss_weights_BT.to(device),
-            unit_of_B=self.unit_of_B.to(device),
+        return UnitBatch(
+            self.input_ids_BT.to(device),
+            self.loss_weights_BT.to(device),
+            self.unit_of_B.to(device),
+            self.n_units,
+            self.n_fillers,
+            self.n_records,
         )
 
     @property
