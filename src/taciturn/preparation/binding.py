@@ -65,10 +65,11 @@ class Projection:
         return self._table([rows.column(index) for index in self.reads], rows.num_rows)
 
     def empty_table(self, schema: pa.Schema) -> pa.Table:
-        """The same of no rows; raises pa.ArrowException for types that Arrow makes no array of."""
-        return self._table([pa.array([], schema.field(index).type) for index in self.reads], 0)
+        """The same of no rows: without a chunk, for Arrow cannot make an array of every type."""
+        kinds = [schema.field(index).type for index in self.reads]
+        return self._table([pa.chunked_array([], kind) for kind in kinds], 0)
 
-    def _table(self, columns: Sequence[pa.Array], n_rows: int) -> pa.Table:
+    def _table(self, columns: Sequence[pa.Array | pa.ChunkedArray], n_rows: int) -> pa.Table:
         return pa.table([_positions(n_rows), *columns], [_POSITION, *map(_column, self.reads)])
 
     def is_of(self, found: pa.Table, n_rows: int) -> bool:

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import polars
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
@@ -74,6 +75,15 @@ def test_text_that_is_not_utf8_is_refused_where_it_is_used(tmp_path: Path, token
                 prepare(data, DataSpec(**used), tokenizer, 64, tmp_path / "data", seed=0)
     by_id = DataSpec(privacy_unit="id")
     assert prepare(table, by_id, tokenizer, 64, tmp_path / "data", seed=0).n_units == 3
+
+
+def test_categories_of_polars_are_text(tmp_path: Path, tokenizer: Any) -> None:
+    frame = polars.DataFrame({"text": ["a", "b", "a"], "id": ["1", "2", "2"]})
+    for kind in (polars.Categorical, polars.Enum(["a", "b", "1", "2"])):
+        spec = DataSpec(privacy_unit="id", text_field="text")
+        data = frame.with_columns(polars.all().cast(kind))
+        dataset = prepare(data, spec, tokenizer, 64, tmp_path / str(kind)[:4], seed=0)
+        assert sorted(map(len, texts(dataset, tokenizer))) == [1, 2]
 
 
 def test_select_comes_first(tmp_path: Path, tokenizer: Any) -> None:

@@ -54,8 +54,37 @@ def open_rows(data: object, *, empty: bool = False, skipped: Skipped | None = No
     """
     rows, shown = _opened(data, skipped)
     unique_columns(rows.schema, shown)
+    rows = _without_dictionaries_of_views(rows)
     opened = Rows(rows.schema, sliced(rows.batches))
     return opened if empty else not_empty(opened, shown)
+
+
+def _without_dictionaries_of_views(rows: Rows) -> Rows:
+    """Polars makes them of its categories; Arrow has no way yet to do anything with them."""
+    kinds = [_without_view(field.type) for field in rows.schema]
+    if kinds == rows.schema.types:
+        return rows
+    schema = pa.schema(list(zip(rows.schema.names, kinds, strict=True)))
+
+    def batches() -> Iterator[pa.RecordBatch]:
+        for batch in rows.batches:
+            arrays = [
+                column
+                if column.type.equals(kind)
+                else pa.DictionaryArray.from_arrays(
+                    column.indices, column.dictionary.cast(kind.value_type), ordered=kind.ordered
+                )
+                for column, kind in zip(batch.columns, kinds, strict=True)
+            ]
+            yield pa.RecordBatch.from_arrays(arrays, schema=schema)
+
+    return Rows(schema, batches())
+
+
+def _without_view(kind: pa.DataType) -> pa.DataType:
+    if pa.types.is_dictionary(kind) and pa.types.is_string_view(kind.value_type):
+        return pa.dictionary(kind.index_type, pa.large_string(), kind.ordered)
+    return kind
 
 
 def _opened(data: object, skipped: Skipped | None) -> tuple[Rows, str]:
