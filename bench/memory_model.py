@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from taciturn.engine.data.batch import BatchLimits
+from taciturn.engine.data.batch import BatchLimits, widths
 from taciturn.engine.data.store import TokenizedRecord
 from taciturn.engine.model.lora import attach
 from taciturn.engine.model.loss import CausalLmLoss
@@ -90,6 +90,7 @@ def model_of(method: str) -> nn.Module:
 def announced(method: str, tokens: int, units: int) -> int:
     """Bytes beside the weights, as `taciturn plan` estimates them."""
     plan = TrainingPlan.model_construct(
+        batch_size=2 * units * len(widths(tokens)),
         privacy=PrivacyPlan(epsilon=1, delta=1e-5, noise_multiplier=1, l2_clip_norm=1),
         max_tokens=tokens,
     )

@@ -46,7 +46,7 @@ def report(**changes: Any) -> PrivacyReport:
         "guarantee": "differential privacy",
         "epsilon": 3.0,
         "delta": 1e-6,
-        "privacy_unit": "patient_id",
+        "privacy_unit": "id",
         "max_records_per_unit": 1,
         "n_units": 100,
         "mechanism": "DP-SGD",

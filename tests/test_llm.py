@@ -75,6 +75,17 @@ def test_fit_reports_the_guarantee(fitted: LLM) -> None:
     assert report.neighbouring_relation == "add or remove one unit"
 
 
+def test_the_unit_is_the_column_of_that_name_whatever_its_neighbours(tiny_llama: Path) -> None:
+    """ID is a row's number, and id the patient's."""
+    data = rows().rename(columns={"patient": "id"})
+    data.insert(0, "ID", range(len(data)))
+    data.insert(0, "Text", "not this one")
+    for unit, n_units in {"id": 20, "ID": 40, "lower(id)": 20, '"ID" // 4': 10}.items():
+        for select in (None, '*, upper("Text") AS TEXT', 'id, "ID", text'):
+            asked = {**QUICK, "privacy_unit": unit, "select": select}
+            assert LLM(str(tiny_llama)).plan(data, **asked).n_units == n_units
+
+
 def test_samples_carry_the_policy(fitted: LLM) -> None:
     frame = fitted.sample(["The patient", "Cough"], n=2, max_new_tokens=5, seed=1)
     assert list(frame.columns) == ["prompt", "text", "policy"]

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from steps.model import Method, ModelShape, trained
 from steps.workload import IGNORED, Batch, Workload
-from taciturn.engine.data.batch import BatchLimits
+from taciturn.engine.data.batch import BatchLimits, filled_units
 from taciturn.engine.model.loss import CausalLmLoss
 from taciturn.engine.privacy.mechanism import DpSgdMechanism
 from taciturn.engine.privacy.per_example import trainable_parameters
@@ -48,7 +48,6 @@ class Task:
         unit_size: sequences of one privacy unit.
         noise_multiplier, l2_clip_norm: of the private variants.
         max_tokens: of a record at most; where 0, as many as the longest has.
-        packed: records may share rows; of ours only.
     """
 
     method: Method
@@ -58,7 +57,6 @@ class Task:
     noise_multiplier: float = NOISE_MULTIPLIER
     l2_clip_norm: float = L2_CLIP_NORM
     max_tokens: int = 0
-    packed: bool = False
 
     @property
     def units(self) -> int:
@@ -67,10 +65,11 @@ class Task:
 
     @property
     def limits(self) -> BatchLimits:
-        """The product's own default for a microbatch, or one sequence where that is longer."""
+        """The product's own for draws of this size; one sequence where that is longer."""
         tokens = max(PerformanceSpec().microbatch_tokens, self.workload.longest)
         max_tokens = self.max_tokens or self.workload.longest
-        return BatchLimits(tokens, self.workload.sequences, max_tokens, self.packed)
+        places = filled_units(self.units, max_tokens) * self.unit_size
+        return BatchLimits(tokens, places, max_tokens)
 
 
 Gauge = AbstractContextManager[object]

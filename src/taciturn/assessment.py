@@ -48,6 +48,7 @@ from taciturn.engine.privacy.rng import SecureStream
 from taciturn.errors import SpecError
 from taciturn.figures import Release, ReleasedDownstream, ReleasedEvaluation
 from taciturn.planning.plan import max_tokens
+from taciturn.preparation.unit import unit_name
 from taciturn.report import PrivateStep
 from taciturn.spec import (
     AssessmentSpec,
@@ -57,7 +58,6 @@ from taciturn.spec import (
     SampleSpec,
     is_whole,
 )
-from taciturn.worker import unit_name
 
 Basis = Literal["public", "private, exact: for the owner's eyes only", "differential privacy"]
 
@@ -69,8 +69,18 @@ class Ledger(Protocol):
         """Raise unless a step about this unit could be charged."""
         ...
 
-    def charge(self, step: PrivateStep, fingerprint: str) -> None:
-        """Add a step to what the model has spent, for good. `fingerprint` names its data."""
+    def look(self, delta: float) -> None:
+        """Write down that exact figures of private units are about to be shown to their owner.
+
+        `delta` is what a guarantee about as many units would leave out.
+        """
+        ...
+
+    def charge(self, step: PrivateStep, delta: float, fingerprint: str) -> None:
+        """Add a step to what the model has spent, for good.
+
+        `delta` is what the step was asked to leave out; `fingerprint` names its data.
+        """
         ...
 
     def keep(self, found: ReleasedEvaluation | ReleasedDownstream) -> None:
@@ -146,6 +156,7 @@ def evaluate(
         if spec.samples:
             compared = _compared(subject, dataset, scores[0], spec, embedder)
         if budget is None:
+            _look(subject.ledger, basis, n_units)
             totals = [each.total() for each in scores]
             quality = compared and compared[0].quality(compared[0].reference_K, compared[1])
             fitted = totals[-1] if totals[1:] else None
@@ -175,6 +186,7 @@ def downstream(
         hits([classifier.majority] * len(predicted), real.labels),
     ]
     if budget is None:
+        _look(subject.ledger, basis, n_units)
         accuracy, majority = (float(each.mean()) for each in results)
         score = macro_f1(predicted, real.labels)
         exact = Downstream(accuracy, majority, score, 0.0, len(train.texts))
@@ -188,7 +200,8 @@ def downstream(
         noise_multiplier=budget.noise_multiplier,
         stream=SecureStream.fresh(),
     )
-    subject.ledger.charge(_step("downstream", event, spec, n_units), _fingerprint(real))
+    step = _step("downstream", event, spec, n_units)
+    subject.ledger.charge(step, budget.delta, _fingerprint(real))
     noised = Downstream(accuracy, majority, None, std, len(train.texts))
     release = Release(
         basis="differential privacy", n_units=n_units, epsilon=budget.epsilon, delta=budget.delta
@@ -221,7 +234,8 @@ def _released(
     n_units = declared_units or dataset.n_units
 
     def charge(event: Any) -> None:
-        subject.ledger.charge(_step("evaluate", event, spec, n_units), dataset.fingerprint)
+        step = _step("evaluate", event, spec, n_units)
+        subject.ledger.charge(step, budget.delta, dataset.fingerprint)
 
     released = release(
         scores,
@@ -260,6 +274,11 @@ def _keep(ledger: Ledger, found: Evaluation, n_units: int) -> None:
             fitted=None if found.fitted is None else model_score(found.fitted, mauve),
         )
     )
+
+
+def _look(ledger: Ledger, basis: Basis, n_units: int) -> None:
+    if basis != "public":
+        ledger.look(default_delta(n_units))
 
 
 def _basis(spec: AssessmentSpec, ledger: Ledger) -> Basis:
@@ -304,7 +323,16 @@ def _prepared(subject: Subject, data: object, spec: EvaluateSpec) -> Iterator[To
     limit = max_tokens(spec, subject.base.context_length)
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder) / "data"
-        yield prepare(data, _data_spec(spec), subject.base.tokenizer, limit, target, seed=0)
+        base = subject.base
+        yield prepare(
+            data,
+            _data_spec(spec),
+            base.tokenizer,
+            limit,
+            target,
+            seed=0,
+            vocabulary=base.vocabulary,
+        )
 
 
 def _scores(subject: Subject, dataset: TokenizedDataset, limit: int) -> list[UnitScores]:

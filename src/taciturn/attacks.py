@@ -40,9 +40,9 @@ from taciturn.engine.auditing.roc import Promise
 from taciturn.engine.data.tokenize import TokenizedDataset, prepare
 from taciturn.errors import SpecError
 from taciturn.planning.plan import max_tokens
+from taciturn.preparation.unit import unit_name, without_select
 from taciturn.report import PrivacyReport
-from taciturn.spec import DataSpec, ExtractSpec, MembershipSpec
-from taciturn.worker import unit_name
+from taciturn.spec import ONE_RECORD, DataSpec, ExtractSpec, MembershipSpec
 
 
 def extract(subject: Subject, question: Question, spec: ExtractSpec, policy: str) -> Extraction:
@@ -119,14 +119,15 @@ def _data_spec(spec: MembershipSpec, report: PrivacyReport | None) -> DataSpec:
     if report is None:
         return DataSpec(**fields)
     given = spec.model_fields_set
-    own_unit = None if report.privacy_unit == unit_name(DataSpec()) else report.privacy_unit
+    own = without_select(report.privacy_unit)
+    own_unit = None if own == ONE_RECORD else own
     if "privacy_unit" not in given:
         fields["privacy_unit"] = own_unit
     if "max_records_per_unit" not in given and report.max_records_per_unit is not None:
         fields["max_records_per_unit"] = report.max_records_per_unit
     data = DataSpec(**fields)
     if report.guarantee != "none":
-        check_units([report.privacy_unit, unit_name(data)])
+        check_units([own, without_select(unit_name(data))])  # both groups may come selected
     return data
 
 

@@ -47,6 +47,8 @@ learned beyond that bound.
 
 - Facts that many units share are learned: that is what the model is for.
 - What the base model already knew from its own training is not covered.
+- Other models of the same data, kept or thrown away, are not in this epsilon, nor are figures that
+  were looked at to choose among them.{ledger}
 - A secret that appears under several units is protected less, in proportion to how many.
 - The model can be wrong. It has not been checked for medical or any other use.
 """
@@ -100,6 +102,7 @@ def model_card(report: PrivacyReport, audit: Audit | None = None) -> str:
         trained=report.trainable_parameters,
         accountant=report.accountant,
         version=report.taciturn_version,
+        ledger="" if report.ledger is None else f" A ledger adds all of them up: {report.ledger}.",
     )
     return card if audit is None else card + _AUDIT.format(verdict=audit.verdict)
 

@@ -131,6 +131,8 @@ class LLM:
         resume: bool = False,
         observer: Observer | None = None,
         signing_key: str | None = None,
+        ledger: str | None = None,
+        ledger_namespace: str | None = None,
         wait: Literal[True] = True,
         name: str | None = None,
         **fields: Unpack[FitFields],
@@ -145,6 +147,8 @@ class LLM:
         resume: bool = False,
         observer: Observer | None = None,
         signing_key: str | None = None,
+        ledger: str | None = None,
+        ledger_namespace: str | None = None,
         wait: Literal[False],
         name: str | None = None,
         **fields: Unpack[FitFields],
@@ -158,6 +162,8 @@ class LLM:
         resume: bool = False,
         observer: Observer | None = None,
         signing_key: str | None = None,
+        ledger: str | None = None,
+        ledger_namespace: str | None = None,
         wait: bool = True,
         name: str | None = None,
         **fields: Unpack[FitFields],
@@ -168,21 +174,26 @@ class LLM:
         `privacy` and the certificate state what all fits cost together.
 
         Args:
-            data: path, glob or URL of JSONL, CSV or Parquet; pandas or polars frame; Arrow table;
-                `datasets.Dataset`; list of strings. Or a dataset of a gateway: the fit is then a
-                job there, and this model the one that comes of it.
+            data: path, glob or URL of JSON, CSV, Parquet or Arrow; pandas or polars frame; Arrow
+                table; `datasets.Dataset`; one column of these; list of strings. Or a dataset of a
+                gateway: the fit is then a job there, and this model the one that comes of it.
             output: folder for the result; its subfolder `private/` makes the run resumable.
                 Without it the private state lives in a temporary folder that is removed.
             resume: go on with the interrupted run in `output`.
             observer: callbacks for the plan, progress and private metrics.
             signing_key: signs `certificate.json` in `output`; see `certificate`.
+            ledger: `sqlite:///ledger.db`: a file, made if it is not there, that adds up what all
+                runs on the same data and unit cost. The fit is charged before its first step.
+            ledger_namespace: what the data are called there; by default where they are, which
+                rows in memory have to be told.
             wait: a gateway's job: False returns its handle, a `taciturn.Job`, at once.
             name: a gateway's job: what the model is called there.
             fields: the fields of `taciturn.spec.FitSpec`. Unknown ones raise.
         """
         if isinstance(data, RemoteDataset):
             here = {"output": output, "resume": resume, "observer": observer}
-            _only_here({**here, "signing_key": signing_key})
+            kept = {"ledger": ledger, "ledger_namespace": ledger_namespace}
+            _only_here({**here, **kept, "signing_key": signing_key})
             return self._fit_there(data, dict(fields), wait=wait, name=name)
         if not wait or name is not None:
             raise SpecError("wait and name are for datasets of a gateway; leave them out")
@@ -193,6 +204,8 @@ class LLM:
             resume=resume,
             observer=observer,
             signing_key=signing_key,
+            ledger=ledger,
+            ledger_namespace=ledger_namespace,
             **fields,
         )
         self.name = local.name
@@ -252,6 +265,8 @@ class LLM:
         *,
         embedder: Embedder | None = None,
         signing_key: str | None = None,
+        ledger: str | None = None,
+        ledger_namespace: str | None = None,
         **fields: Unpack[EvaluateFields],
     ) -> Evaluation | RemoteEvaluation:
         """How well base and fitted model predict `data`, and how like it they write.
@@ -268,6 +283,9 @@ class LLM:
                 and the base model's surprise.
             signing_key: as in `certificate`; needed where the folder has a certificate, since
                 a private evaluation changes what that must say.
+            ledger: as in `fit`; it is charged before the noise is drawn. A look at exact private
+                figures is written down there, too, as one that has no guarantee.
+            ledger_namespace: as in `fit`.
             fields: the fields of `taciturn.spec.EvaluateSpec`; `samples=200` writes and compares.
 
         Raises:
@@ -275,14 +293,20 @@ class LLM:
             CertificateError: the certificate cannot be renewed; nothing was charged.
         """
         if self._remote is not None:
-            _only_here({"embedder": embedder, "signing_key": signing_key})
+            kept = {"ledger": ledger, "ledger_namespace": ledger_namespace}
+            _only_here({"embedder": embedder, "signing_key": signing_key, **kept})
             return self._there("evaluate").evaluate(data, **fields)
         if isinstance(data, RemoteDataset):
             raise SpecError(
                 f"{data.name} is behind a gateway and {self.name} is here; fit a model on it there"
             )
         return self._here("evaluate").evaluate(
-            data, embedder=embedder, signing_key=signing_key, **fields
+            data,
+            embedder=embedder,
+            signing_key=signing_key,
+            ledger=ledger,
+            ledger_namespace=ledger_namespace,
+            **fields,
         )
 
     def audit(self, *, confidence: float = 0.95, signing_key: str | None = None) -> Audit:
@@ -317,6 +341,8 @@ class LLM:
         test: object,
         *,
         signing_key: str | None = None,
+        ledger: str | None = None,
+        ledger_namespace: str | None = None,
         **fields: Unpack[DownstreamFields],
     ) -> Downstream:
         """Train a classifier on synthetic text with labels, and test it on real text.
@@ -325,7 +351,12 @@ class LLM:
         `select` and `privacy_unit` apply to the test.
         """
         return self._here("downstream").downstream(
-            synthetic, test, signing_key=signing_key, **fields
+            synthetic,
+            test,
+            signing_key=signing_key,
+            ledger=ledger,
+            ledger_namespace=ledger_namespace,
+            **fields,
         )
 
     def synthesize(

@@ -6,20 +6,24 @@ Arguments, results and errors are described at the facade's methods of the same 
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 import tempfile
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 import pandas as pd
+from dp_accounting.dp_event import DpEvent
 from peft import PeftModel
 
 from taciturn import assessment, attacks
 from taciturn import audit as auditing
+from taciturn.accounting.calibrate import default_delta
+from taciturn.accounting.events import dpsgd_event, event_from_dict
 from taciturn.accounting.spending import check_units, with_steps
 from taciturn.assessment import Evaluation, Subject
 from taciturn.certificate.envelope import Envelope
@@ -32,6 +36,7 @@ from taciturn.engine import evaluation
 from taciturn.engine.auditing.extraction import Extraction, Question
 from taciturn.engine.auditing.membership import Membership
 from taciturn.engine.auditing.result_file import write_result
+from taciturn.engine.data.origin import canonical_source
 from taciturn.engine.data.tokenize import prepare
 from taciturn.engine.evaluation.classifier import Downstream
 from taciturn.engine.evaluation.features import Embedder
@@ -45,6 +50,7 @@ from taciturn.errors import (
     AdapterError,
     CertificateError,
     GuaranteeError,
+    MissingDependencyError,
     ModelError,
     OutputError,
     SpecError,
@@ -53,9 +59,18 @@ from taciturn.figures import ReleasedDownstream, ReleasedEvaluation, ReleasedFig
 from taciturn.filesystem import check_output_file, check_output_folder, local_path
 from taciturn.frame import with_policy
 from taciturn.planning.plan import TrainingPlan, check_target, make_plan, max_tokens
-from taciturn.report import BASE_POLICY, Audit, PrivacyReport, PrivateStep, read_report
+from taciturn.preparation.unit import unit_name
+from taciturn.report import (
+    BASE_POLICY,
+    Audit,
+    LedgerTotal,
+    PrivacyReport,
+    PrivateStep,
+    read_report,
+)
 from taciturn.spec import (
     AuditSpec,
+    DataSpec,
     DownstreamFields,
     DownstreamSpec,
     EvaluateFields,
@@ -64,6 +79,7 @@ from taciturn.spec import (
     ExtractSpec,
     FitFields,
     FitSpec,
+    LedgerSpec,
     MembershipFields,
     MembershipSpec,
     PerformanceSpec,
@@ -90,6 +106,10 @@ from taciturn.worker import (
     released_figures,
     update_report,
 )
+
+if TYPE_CHECKING:
+    from taciturn.server.ledger import Together
+    from taciturn.server.ledger_file import LedgerFile
 
 _FIRST_PROCESS = (
     "of several processes, the first one alone releases figures about private units and signs "
@@ -159,6 +179,8 @@ class LocalModel:
         resume: bool = False,
         observer: Observer | None = None,
         signing_key: str | None = None,
+        ledger: str | None = None,
+        ledger_namespace: str | None = None,
         **fields: Unpack[FitFields],
     ) -> None:
         """Fine-tune on private text; `target_epsilon` says how private, or "unlimited" for not."""
@@ -180,6 +202,7 @@ class LocalModel:
         signer = find_signer(signing_key) if is_first_process() else None
         if output is not None:
             check_output_folder(local_path(output, "output"))
+        account = _account(ledger, ledger_namespace, data, spec)
         base = self._load(spec)
         earlier = None if self._privacy is None else Earlier(self._fitted, self._privacy)
         folder = self._temporary() if output is None else local_path(output, "output")
@@ -194,6 +217,7 @@ class LocalModel:
                 signer=signer,
                 spent=self._spent,
                 earlier=earlier,
+                pay=None if account is None else account.pay,
             )
         except BaseException as error:
             self._base = self._fitted = None
@@ -203,6 +227,8 @@ class LocalModel:
                     "could go on from"
                 ) from None
             raise
+        if account is not None:
+            account.settle()
         self._take(result, folder)
         self._folders = [] if output is None else [folder]
         self._from_folder = False
@@ -271,11 +297,14 @@ class LocalModel:
         *,
         embedder: Embedder | None = None,
         signing_key: str | None = None,
+        ledger: str | None = None,
+        ledger_namespace: str | None = None,
         **fields: Unpack[EvaluateFields],
     ) -> Evaluation:
         """How well base and fitted model predict `data`, and how like it they write."""
         spec = parse(EvaluateSpec, dict(fields))
-        return assessment.evaluate(self._subject(signing_key), data, spec, embedder)
+        subject = self._subject(signing_key, _account(ledger, ledger_namespace, data, spec))
+        return assessment.evaluate(subject, data, spec, embedder)
 
     def audit(self, *, confidence: float = 0.95, signing_key: str | None = None) -> Audit:
         """What an attack proves about epsilon: a lower bound, beside what is promised."""
@@ -299,11 +328,14 @@ class LocalModel:
         test: object,
         *,
         signing_key: str | None = None,
+        ledger: str | None = None,
+        ledger_namespace: str | None = None,
         **fields: Unpack[DownstreamFields],
     ) -> Downstream:
         """Train a classifier on synthetic text with labels, and test it on real text."""
         spec = parse(DownstreamSpec, dict(fields))
-        return assessment.downstream(self._subject(signing_key), synthetic, test, spec)
+        subject = self._subject(signing_key, _account(ledger, ledger_namespace, test, spec))
+        return assessment.downstream(subject, synthetic, test, spec)
 
     def synthesize(
         self,
@@ -446,10 +478,11 @@ class LocalModel:
         self._folders.append(output)
         return output
 
-    def _subject(self, signing_key: str | None) -> Subject:
+    def _subject(self, signing_key: str | None, account: _Account | None = None) -> Subject:
         base = self._load()
         delta = None if self._privacy is None else self._privacy.delta
-        return Subject(base, self._fitted, self._base_model, delta, _Purse(self, signing_key))
+        purse = _Purse(self, signing_key, account)
+        return Subject(base, self._fitted, self._base_model, delta, purse)
 
     def _private_file(self, name: str) -> Path:
         """Where a private result of that name goes; raises if there is no such place."""
@@ -489,14 +522,25 @@ class LocalModel:
         )
         return {"policy": self.policy, "privacy_report": report, "certificate": certificate}
 
-    def _charge(self, step: PrivateStep, fingerprint: str, signer: Signer | None) -> None:
-        """Compose a step into the guarantee, in every folder of this model, then here."""
+    def _charge(
+        self,
+        step: PrivateStep,
+        fingerprint: str,
+        signer: Signer | None,
+        paid: LedgerTotal | None,
+    ) -> None:
+        """Compose a step into the guarantee, in every folder of this model, then here.
+
+        Args:
+            paid: what a ledger adds up to with this step, if it was charged in one.
+        """
         homes = [folder / PRIVATE for folder in self._folders]
         commitment = commit_evaluation(homes, fingerprint)
         step = step.model_copy(update={"dataset_commitment": commitment})
         spent = (*self._spent, step)
         if self._privacy is not None:
-            report = with_steps(self._privacy, spent)
+            # Without a ledger the sum that stood there is no longer that of all runs.
+            report = with_steps(self._privacy, spent).model_copy(update={"ledger": paid})
             for folder in self._folders:
                 update_report(folder, self._privacy, report, signer)
             self._privacy = report
@@ -567,6 +611,70 @@ class LocalModel:
         return Path(folder) / "output"
 
 
+@dataclass(slots=True)
+class _Account:
+    """One run's place in a ledger file: what its data are called there, and its own name."""
+
+    book: LedgerFile
+    namespace: str
+    run: str = field(default_factory=lambda: secrets.token_hex(16))
+
+    def pay(self, run: str, plan: TrainingPlan) -> LedgerTotal:
+        """Charge all of a fit, whose name it keeps if it is resumed."""
+        self.run = run
+        if plan.privacy is None:
+            return self.record_exception(default_delta(plan.n_units))
+        event = dpsgd_event(
+            sampling_probability=plan.sampling_probability,
+            noise_multiplier=plan.privacy.noise_multiplier,
+            steps=plan.steps,
+        )
+        return self.charge(event, plan.privacy.delta)
+
+    def charge(self, event: DpEvent, delta: float) -> LedgerTotal:
+        """Charge all of a run; only then may it begin."""
+        return _total(self.book.charge(self.run, self.namespace, event, delta))
+
+    def record_exception(self, delta: float) -> LedgerTotal:
+        """Write down what has no guarantee, before it is there."""
+        return _total(self.book.record_exception(self.run, self.namespace, delta))
+
+    def settle(self) -> None:
+        """The run is over, if anything was charged for it."""
+        self.book.settle(self.run)
+
+
+def _total(found: Together) -> LedgerTotal:
+    return LedgerTotal(
+        epsilon=found.epsilon,
+        delta=found.delta,
+        runs=found.jobs,
+        without_guarantee=found.exceptions,
+    )
+
+
+def _account(
+    ledger: str | None, namespace: str | None, data: object, spec: DataSpec
+) -> _Account | None:
+    """Where a run about `data` is charged; None without a ledger. Opens it, and charges nothing."""
+    parse(LedgerSpec, {"ledger": ledger, "ledger_namespace": namespace})
+    if ledger is None or not is_first_process():
+        return None
+    try:
+        from taciturn.server.ledger_file import LedgerFile, namespace_of
+    except ModuleNotFoundError as error:
+        raise MissingDependencyError(
+            f"ledger={ledger!r} needs {error.name}; install taciturn[server]"
+        ) from None
+    source = namespace or canonical_source(data)
+    if source is None:
+        raise SpecError(
+            f"ledger={ledger!r} adds up runs on the same data, and rows in memory have no name of "
+            "their own; give ledger_namespace, the same one for all runs on them"
+        )
+    return _Account(LedgerFile.open(ledger), namespace_of(source, unit_name(spec)))
+
+
 def _check_units(n_units: int | None) -> None:
     if n_units is not None and not (is_whole(n_units) and 1 <= n_units <= 10**12):
         raise SpecError(
@@ -581,15 +689,26 @@ class _Purse:
 
     model: LocalModel
     signing_key: str | None
+    account: _Account | None
 
     def check(self, unit: str) -> None:
         """Raise if a step about `unit` could not be composed, or the certificate not renewed."""
         self.model._check_renewal("a private evaluation", self.signing_key)
         check_units([*(step.privacy_unit for step in self.model._spent), unit])
 
-    def charge(self, step: PrivateStep, fingerprint: str) -> None:
-        """Add the step to what the model has spent."""
-        self.model._charge(step, fingerprint, find_signer(self.signing_key))
+    def look(self, delta: float) -> None:
+        """Write a look at exact private figures down, where there is a ledger."""
+        if self.account is not None:
+            self.account.record_exception(delta)
+
+    def charge(self, step: PrivateStep, delta: float, fingerprint: str) -> None:
+        """Add the step to what the model has spent, and first of all to the ledger."""
+        signer, paid = find_signer(self.signing_key), None
+        if self.account is not None:
+            paid = self.account.charge(event_from_dict(step.dp_event), delta)
+        self.model._charge(step, fingerprint, signer, paid)
+        if self.account is not None:
+            self.account.settle()
 
     def keep(self, found: ReleasedEvaluation | ReleasedDownstream) -> None:
         """Put figures into the model's folders and its page."""

@@ -44,12 +44,47 @@ class CanaryReport(BaseModel):
     commitment: str
 
 
+class LedgerTotal(BaseModel):
+    """What a ledger adds up over all runs on one data set and unit, this model's own included.
+
+    Attributes:
+        epsilon: of all steps that were charged, composed, at delta.
+        runs: fits and evaluations that were charged, whether or not anything came of them.
+        without_guarantee: fits without privacy, and looks at exact figures; epsilon is not about
+            them.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    epsilon: float
+    delta: float
+    runs: int
+    without_guarantee: int
+
+    def __str__(self) -> str:
+        text = f"epsilon={self.epsilon:.4g}, delta={self.delta:.3g}, runs={self.runs}"
+        if not self.without_guarantee:
+            return text
+        return f"{text}; without a guarantee besides: {self.without_guarantee}"
+
+
+SCOPE = (
+    "epsilon is that of the steps listed under private_steps. Other fits on the same data, whether "
+    "kept or thrown away, and figures that were looked at to choose among them spend besides it. "
+    "Where a ledger was kept, `ledger` says what all of them cost together."
+)
+"""What a report of a run that no gateway arranged does not know."""
+
+
 class PrivacyReport(BaseModel):
     """The promise that goes with a model. Every field is public or chosen by the data owner.
 
     With `guarantee="none"` epsilon and delta are None: nothing is promised. `epsilon` is that of
     all `private_steps` together (`dp_event` is their composition); the mechanism's parameters are
     those of the last fit.
+
+    `scope` says what epsilon is not about; `ledger` is the sum at the time of the last step, None
+    where the run was given no ledger.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -77,6 +112,8 @@ class PrivacyReport(BaseModel):
     trainable_parameters: int
     taciturn_version: str
     canaries: CanaryReport | None = None
+    scope: str | None = None
+    ledger: LedgerTotal | None = None
 
     @property
     def spent(self) -> tuple[PrivateStep, ...]:

@@ -33,6 +33,9 @@ CanaryKind = Literal["random", "new-token", "secret"]
 GATEWAY = "gateway:"
 """What a dataset's or model's text begins with where it is behind a gateway: gateway:phee."""
 
+ONE_RECORD = "one record"
+"""What is protected where no privacy_unit is named, as reports say it."""
+
 _PRIVACY_FIELDS = frozenset({"target_epsilon", "delta", "l2_clip_norm", "batch_size"})
 
 
@@ -114,6 +117,17 @@ class DataSpec(_Spec):
         int | None,
         Field(ge=2, le=10_000_000, description="Tokens kept of a record; the rest is cut off."),
     ] = None
+
+    @field_validator("privacy_unit")
+    @classmethod
+    def _not_the_name_of_none(cls, unit: str | None) -> str | None:
+        """A report could not tell such a column from no unit at all."""
+        if unit == ONE_RECORD:
+            raise ValueError(
+                "is what reports say where no unit is named; leave it out for that, and put a "
+                "column of this name in double quotes"
+            )
+        return unit
 
 
 class PrivacySpec(_Spec):
@@ -224,7 +238,7 @@ class PerformanceSpec(_Spec):
     ] = "auto"
     packed_rows: Annotated[
         bool,
-        Field(description="Records may share rows, where that saves padding and the model can."),
+        Field(description="Refused if true: records that share rows round by their neighbours."),
     ] = False
     sharding: Annotated[
         Literal["none", "full"],
@@ -282,6 +296,11 @@ class FitSpec(DataSpec, PrivacySpec, TrainingSpec, PerformanceSpec, CanarySpec):
             raise ValueError(
                 "text_field, question_field/answer_field and messages_field exclude each other; "
                 "give one of them"
+            )
+        if self.packed_rows:
+            raise ValueError(
+                "packed_rows=True: a record that shares a row with others is rounded by them, so "
+                "that they would show in its gradient; leave it out, rows are padded"
             )
         if self.compile and self.sharding == "full":
             raise ValueError(
@@ -529,6 +548,28 @@ class MembershipFields(TypedDict, total=False):
     confidence: float
 
 
+class LedgerSpec(_Spec):
+    """Where runs on the same data add up, on this machine."""
+
+    ledger: Annotated[
+        str | None,
+        Field(description="Adds this run up with others on the same data: sqlite:///FILE."),
+    ] = None
+    ledger_namespace: Annotated[
+        str | None,
+        Field(description="What the data are called there; default: where they are."),
+    ] = None
+
+    @model_validator(mode="after")
+    def _name_of_something(self) -> Self:
+        if self.ledger_namespace is not None and self.ledger is None:
+            raise ValueError(
+                f"ledger_namespace={self.ledger_namespace!r} names data in a ledger; give ledger, "
+                "for example sqlite:///ledger.db"
+            )
+        return self
+
+
 class AuditSpec(_Spec):
     """The arguments of `LLM.audit`."""
 
@@ -564,7 +605,7 @@ class SampleJobSpec(SampleSpec):
         return SampleSpec(**{name: getattr(self, name) for name in SampleSpec.model_fields})
 
 
-class EvaluateJobSpec(EvaluateSpec):
+class EvaluateJobSpec(EvaluateSpec, LedgerSpec):
     """What `taciturn evaluate` does."""
 
     model: Annotated[str, Field(description="Output folder of a fit, or a base model.")]
@@ -595,7 +636,7 @@ class AuditJobSpec(AuditSpec):
         return AuditSpec(**{name: getattr(self, name) for name in AuditSpec.model_fields})
 
 
-class DownstreamJobSpec(DownstreamSpec):
+class DownstreamJobSpec(DownstreamSpec, LedgerSpec):
     """What `taciturn downstream` does."""
 
     model: Annotated[str, Field(description="The model that wrote the synthetic text.")]
@@ -682,13 +723,13 @@ class DemoSpec(_Spec):
     ] = 3.0
 
 
-class JobSpec(FitSpec):
+class JobSpec(FitSpec, LedgerSpec):
     """One fit job: the YAML file, the CLI's flags, the worker's input."""
 
     model: Annotated[str, Field(description="Hub id, local path, GGUF path, or embedded name.")]
     base: BaseAt = None
     data: Annotated[
-        str, Field(description="Path, glob or URL of JSONL, CSV or Parquet; or gateway:NAME.")
+        str, Field(description="Path, glob or URL of JSON, CSV, Parquet or Arrow; or gateway:NAME.")
     ]
     output: Annotated[str, Field(description="Folder for the adapter and its reports.")] = (
         "taciturn-out"

@@ -10,9 +10,10 @@ import hashlib
 import json
 import math
 import os
+import secrets
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,8 +31,9 @@ from taciturn.certificate.files import AUDIT, REPORT
 from taciturn.certificate.sign import issue, library_versions, released_audit
 from taciturn.certificate.signers import Signer
 from taciturn.engine.auditing.canaries import check_number, draw_canaries
+from taciturn.engine.data.origin import Origin
 from taciturn.engine.data.planted import CANARIES, Planted
-from taciturn.engine.data.tokenize import TokenizedDataset, prepare
+from taciturn.engine.data.tokenize import TokenizedDataset, check_prepared, prepare
 from taciturn.engine.model import adapter, lora
 from taciturn.engine.model.compiled import restore_parts
 from taciturn.engine.model.files import base_digests
@@ -42,6 +44,7 @@ from taciturn.engine.privacy.forms import Form
 from taciturn.engine.privacy.per_example import trainable_parameters
 from taciturn.engine.privacy.ranks import ALONE, Ranks
 from taciturn.engine.training.allocator import keep_freed_memory
+from taciturn.engine.training.begun import Begun, digest_of
 from taciturn.engine.training.checkpoint import full_disk_is_clear
 from taciturn.engine.training.estimate import (
     FormChoice,
@@ -67,8 +70,17 @@ from taciturn.planning.plan import (
     make_plan,
     max_tokens,
 )
-from taciturn.report import Audit, CanaryReport, PrivacyReport, PrivateStep, read_report
-from taciturn.spec import DataSpec, FitSpec
+from taciturn.preparation.unit import unit_name
+from taciturn.report import (
+    SCOPE,
+    Audit,
+    CanaryReport,
+    LedgerTotal,
+    PrivacyReport,
+    PrivateStep,
+    read_report,
+)
+from taciturn.spec import FitSpec
 
 PRIVATE = "private"
 DATA = "data"
@@ -99,14 +111,12 @@ class Cost:
         memory: of its largest microbatch, weights and optimiser.
         available_bytes: what is free on the device, None where nobody says.
         forms: how per-unit gradients would be kept.
-        notes: what of `spec` does not hold for this model.
     """
 
     seconds: float
     memory: MemoryEstimate
     available_bytes: int | None
     forms: tuple[FormChoice, ...]
-    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +136,10 @@ class Arranged:
 
     plan: TrainingPlan
     blocks: Blocks
+
+
+Payment = Callable[[str, TrainingPlan], LedgerTotal]
+"""Charges a run, by its name, with all of its plan; what all runs on its data then cost."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +163,7 @@ def fit(
     spent: Sequence[PrivateStep] = (),
     earlier: Earlier | None = None,
     arranged: Arranged | None = None,
+    pay: Payment | None = None,
 ) -> FitResult:
     """Fit `base` to `data` and release the result into `output`.
 
@@ -160,6 +175,8 @@ def fit(
         earlier: the fitted model to go on with, instead of a new adapter on `base`.
         arranged: runs its plan, instead of one for the number of units that are found. A plan that
             is not what this process would make of `spec` and its own `base` is a SpecError.
+        pay: called in one process before a step runs, once nothing can be refused any more; for a
+            resumed run again, with the same name.
 
     Raises:
         SpecError, DataError, ModelError: bad input; nothing was trained or written.
@@ -174,7 +191,8 @@ def fit(
         # Rank 0's: each process may have made a temporary folder of its own.
         output = Path(tell(ranks, str(output.absolute()))[0])
         observer = observer or Observer()
-        job = _Job(base, spec, output, ranks, observer, signer, tuple(spent), earlier, arranged)
+        before = (tuple(spent), earlier, arranged)
+        job = _Job(base, spec, output, ranks, observer, signer, *before, pay)
         return _fit(job, data, resume)
 
 
@@ -189,6 +207,7 @@ class _Job:
     spent: tuple[PrivateStep, ...]
     earlier: Earlier | None
     arranged: Arranged | None
+    pay: Payment | None
 
     @property
     def private(self) -> Path:
@@ -218,6 +237,7 @@ def _fit(job: _Job, data: object, resume: bool) -> FitResult:
             _check_earlier(earlier, spec)
             _check_arranged(job)
             origin = _origin(base, earlier)
+            begun = _begun(job, origin, resume)
         choice = adapter_plan(spec, public_facts(base, n_units=1))
         fitted = None if earlier is None else earlier.model
         model, loss = trainable(base, spec, choice, job.ranks, fitted)
@@ -232,24 +252,45 @@ def _fit(job: _Job, data: object, resume: bool) -> FitResult:
             _discard(job.output)
         raise
     if job.ranks.first:
-        reasons = (*plan.reasons, *_notes(spec, loss))
-        job.observer.on_plan(plan.model_copy(update={"reasons": reasons}))
-    train(_run(job, loss, dataset, plan), resume=resume)
+        job.observer.on_plan(plan)
+    paid: list[LedgerTotal | None] = []
+    run = _run(job, loss, dataset, plan, lambda: paid.append(_pay(job, begun.run, plan)))
+    train(run, resume=resume)
     restore_parts(model)
     model.eval()
     origin["canaries"] = _canaries(job)
-    report = privacy_report(base, spec, plan, loss).model_copy(update=origin)
-    report = _all_costs(job, report, _commitment(job, dataset))
+    made_of = Origin.read(job.data)
+    report = privacy_report(base, made_of, plan, loss).model_copy(update=origin)
+    report = _all_costs(job, begun, report, _commitment(job, dataset))
+    if job.arranged is None:
+        scope = SCOPE if spec.private else None
+        report = report.model_copy(update={"scope": scope, "ledger": paid[0]})
     lora.settle(model)
     _release_once(job, model, report)
     return FitResult(None if job.sharded else model, report, plan)
 
 
-def _run(job: _Job, loss: CausalLmLoss, dataset: TokenizedDataset, plan: TrainingPlan) -> Run:
+def _pay(job: _Job, run: str, plan: TrainingPlan) -> LedgerTotal | None:
+    """Charge the whole run in its ledger, if it has one; only then may it begin."""
+    paid = None
+    with together(job.ranks):
+        if job.ranks.first and job.pay is not None:
+            paid = job.pay(run, plan)
+    return paid
+
+
+def _run(
+    job: _Job,
+    loss: CausalLmLoss,
+    dataset: TokenizedDataset,
+    plan: TrainingPlan,
+    before_steps: Callable[[], None],
+) -> Run:
     return Run(
         loss=loss,
         dataset=dataset,
         plan=plan,
+        vocabulary=job.base.vocabulary,
         private_folder=job.private,
         microbatch_tokens=job.spec.microbatch_tokens,
         form=Form(job.spec.per_unit_gradients),
@@ -258,17 +299,17 @@ def _run(job: _Job, loss: CausalLmLoss, dataset: TokenizedDataset, plan: Trainin
         on_private_metrics=_metrics_writer(job.private / "metrics.jsonl", job.observer),
         ranks=job.ranks,
         blocks=None if job.arranged is None else job.arranged.blocks,
-        packed_rows=loss.packs,
+        before_steps=before_steps,
     )
 
 
-def _all_costs(job: _Job, report: PrivacyReport, commitment: str) -> PrivacyReport:
+def _all_costs(job: _Job, begun: Begun, report: PrivacyReport, commitment: str) -> PrivacyReport:
     """The report of this fit with what was spent before it."""
     report = report.model_copy(update={"libraries": library_versions()})
     before = None if job.earlier is None else job.earlier.report.delta
     if report.delta is not None and before is not None:
         report = report.model_copy(update={"delta": min(report.delta, before)})
-    return with_steps(report, [*job.spent, *_fit_step(report, commitment)])
+    return with_steps(report, [*begun.spent, *_fit_step(report, commitment)])
 
 
 def _commitment(job: _Job, dataset: TokenizedDataset) -> str:
@@ -301,24 +342,13 @@ def estimate(base: LoadedModel, spec: FitSpec, plan: TrainingPlan, tokens_per_un
     choice = adapter_plan(spec, public_facts(base, n_units=1))
     _, loss = trainable(base, spec, choice, ALONE)
     form = Form(spec.per_unit_gradients)
-    work = Workload(tokens_per_unit, spec.microbatch_tokens, base.vocabulary, form, loss.packs)
+    work = Workload(tokens_per_unit, spec.microbatch_tokens, base.vocabulary, form)
     return Cost(
         seconds=estimate_seconds(loss, plan, work, base.device),
         memory=estimate_memory(loss, plan, work, base.device),
         available_bytes=available_bytes(base.device),
         forms=tuple(form_choices(loss, plan, work)),
-        notes=_notes(spec, loss),
     )
-
-
-def _notes(spec: FitSpec, loss: CausalLmLoss) -> tuple[str, ...]:
-    """What of `spec` does not hold for this model."""
-    if spec.packed_rows and not loss.packs:
-        return (
-            "rows: padded, because packed this model's records would not be computed as they are "
-            "alone, or not with exact per-unit gradients",
-        )
-    return ()
 
 
 def public_facts(base: LoadedModel, n_units: int) -> PublicFacts:
@@ -327,12 +357,12 @@ def public_facts(base: LoadedModel, n_units: int) -> PublicFacts:
 
 
 def privacy_report(
-    base: LoadedModel, spec: FitSpec, plan: TrainingPlan, loss: torch.nn.Module
+    base: LoadedModel, data: Origin, plan: TrainingPlan, loss: torch.nn.Module
 ) -> PrivacyReport:
-    """The public record of a finished run."""
+    """The public record of a finished run: of the data that were prepared, and of what ran."""
     parameters = trainable_parameters(loss)
     trained = sum(value.numel() for value in parameters.values())
-    unit = unit_name(spec)
+    unit = data.privacy_unit
     if plan.privacy is None:
         return PrivacyReport(
             guarantee="none",
@@ -351,7 +381,7 @@ def privacy_report(
         epsilon=plan.privacy.epsilon,
         delta=plan.privacy.delta,
         privacy_unit=unit,
-        max_records_per_unit=plan.max_records_per_unit,
+        max_records_per_unit=data.spec.max_records_per_unit,
         n_units=plan.n_units,
         mechanism="DP-SGD: exact Poisson sampling of units, per-unit clipping, Gaussian noise",
         noise_multiplier=mechanism.noise_multiplier,
@@ -365,11 +395,6 @@ def privacy_report(
         trainable_parameters=trained,
         taciturn_version=__version__,
     )
-
-
-def unit_name(spec: DataSpec) -> str:
-    """What is protected, as reports say it."""
-    return spec.privacy_unit or "one record"
 
 
 def release(
@@ -573,16 +598,34 @@ def _origin(base: LoadedModel, earlier: Earlier | None) -> dict[str, Any]:
     return earlier.report.model_dump(include={"base_model", "base_model_sha256"})
 
 
+def _begun(job: _Job, origin: Mapping[str, Any], resume: bool) -> Begun:
+    """What this run is, or the one that it resumes; raises CheckpointError if that is another."""
+    earlier = None if job.earlier is None else digest_of(job.earlier.report)
+    run = secrets.token_hex(16)
+    asked = Begun(run=run, earlier=earlier, spent=job.spent, **origin)
+    if resume:
+        return Begun.read(job.private).resumed_as(asked)
+    if job.ranks.first:
+        asked.write(job.private)
+    return asked
+
+
 def _dataset(job: _Job, data: object, resume: bool) -> TokenizedDataset:
-    """Rank 0 reads the rows; the others map what it has written."""
+    """Rank 0 reads the rows; the others map what it has written.
+
+    A resumed run goes on with the rows that it was begun with, if the call is about the same.
+    """
     folder, spec, tokenizer = job.data, job.spec, job.base.tokenizer
     with together(job.ranks):
-        if job.ranks.first and not (resume and folder.is_dir()):
-            limit = max_tokens(spec, job.base.context_length)
+        limit = max_tokens(spec, job.base.context_length)
+        if job.ranks.first and resume and folder.is_dir():
+            check_prepared(data, spec, tokenizer, limit, folder, spec.seed)
+        elif job.ranks.first:
             planted = None
             if spec.canaries:
                 planted = draw_canaries(spec.canary_kind, spec.canaries, tokenizer)
-            prepare(data, spec, tokenizer, limit, folder, spec.seed, planted)
+            vocabulary = job.base.vocabulary
+            prepare(data, spec, tokenizer, limit, folder, spec.seed, planted, vocabulary)
     with together(job.ranks):
         if not folder.is_dir():
             raise OutputError(

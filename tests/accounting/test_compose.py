@@ -17,6 +17,7 @@ from scipy import special
 from taciturn.accounting import compose, convolution
 from taciturn.accounting.compose import ACCOUNTANT, epsilon, epsilon_curve, renyi_bound
 from taciturn.accounting.events import dpsgd_event
+from taciturn.accounting.privacy_loss import Direction
 from taciturn.errors import GuaranteeError, PrivacyParameterError
 
 
@@ -291,3 +292,21 @@ class TestCurve:
     def test_steps_below_one_are_refused(self) -> None:
         with pytest.raises(PrivacyParameterError, match="steps"):
             epsilon_curve(sampling_probability=0.1, noise_multiplier=1.0, steps=[0, 5], delta=1e-5)
+
+
+@pytest.mark.parametrize("q", [0.02, 0.4])
+def test_both_directions_are_computed(q: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Removing a unit costs more wherever anybody looked, so adding one could be forgotten.
+
+    The answer is the same if the two are swapped.
+    """
+    event = dpsgd_event(sampling_probability=q, noise_multiplier=0.8, steps=20)
+    expected, bound = epsilon(event, 1e-5), renyi_bound(event, 1e-5)
+    quadratures, grid = compose._quadratures, compose.connect_the_dots
+    other: dict[str, Direction] = {"add": "remove", "remove": "add"}
+    monkeypatch.setattr(compose, "_quadratures", lambda to, steps: quadratures(other[to], steps))
+    monkeypatch.setattr(
+        compose, "connect_the_dots", lambda kind, step, to: grid(kind, step, other[to])
+    )
+    assert epsilon(event, 1e-5) == pytest.approx(expected, rel=1e-3)
+    assert renyi_bound(event, 1e-5) == bound

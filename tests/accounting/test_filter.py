@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from dp_accounting.rdp import RdpAccountant
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from taciturn.accounting import renyi
 from taciturn.accounting.calibrate import noise_multiplier
 from taciturn.accounting.compose import epsilon
 from taciturn.accounting.events import dpsgd_event
@@ -231,3 +233,14 @@ def test_budgets_outside_their_bound(epsilon_: float, delta: float) -> None:
 @pytest.mark.parametrize("delta", [1e-15, 1e-6, 0.5])
 def test_every_budget_has_room_for_something(epsilon_: float, delta: float) -> None:
     assert RenyiFilter(epsilon_, delta).admits(event_cost(GaussianDpEvent(1e5)))
+
+
+@settings(max_examples=50)
+@given(q=st.floats(1e-4, 1.0), sigma=st.floats(0.4, 50.0))
+def test_costs_are_rounded_up_and_never_down(q: float, sigma: float) -> None:
+    """A millionth of a millionth too little, a million times, is a budget overspent."""
+    step = SampledGaussian(q, sigma)
+    for units, alpha in zip(step_cost(step).units, ORDERS, strict=True):
+        exact = renyi.divergence(step, alpha)
+        if exact < 1e5:
+            assert Fraction(units, UNITS_PER_NAT) >= Fraction(exact)

@@ -82,7 +82,7 @@ class _Lines:
 
 def test_the_line_of_the_data_owner(fake: Fake, shell: Shell, tmp_path: Path) -> None:
     mock = tmp_path / "mock.jsonl"
-    mock.write_text('{"id": "1"}\n\n{"id": "2"}\n')
+    mock.write_text('\ufeff{"id": "1"}\n\n{"id": "2\u2028"}\r\n', encoding="utf-8")
     arguments = (
         *("dataset", "add", "phee", "s3://bucket/phee.parquet"),
         *("--unit", "split_part(id,'_',1)", "--namespace", "patients-2026"),

@@ -16,6 +16,7 @@ from taciturn.cli.ledger import app
 from taciturn.errors import DatabaseError, MissingDependencyError, SigningKeyError, SpecError
 from taciturn.server import schema
 from taciturn.server.database import open_database
+from taciturn.server.ledger_file import LedgerFile
 
 RUNNER = CliRunner(env={"COLUMNS": "160"})
 
@@ -151,3 +152,19 @@ def test_without_the_extra_the_remedy_is_said(url: str, monkeypatch: pytest.Monk
     for command in ("show", "verify"):
         with pytest.raises(MissingDependencyError, match=r"taciturn\[server\]"):
             run(command, "--database", url)
+
+
+def test_runs_without_a_budget_show_their_epsilon(tmp_path: Path) -> None:
+    """Of a ledger that fits on this machine add up in."""
+    url = f"sqlite:///{tmp_path / 'ledger.db'}"
+    book = LedgerFile.open(url)
+    for run_name in ("a", "b"):
+        found = book.charge(run_name, "/data/notes.csv [id]", steps(20), 1e-5)
+        book.settle(run_name)
+    shown = f"/data/notes.csv [id]: epsilon={found.epsilon:.4g}, delta=1e-05 spent by 2 run(s)"
+    for names in ((), ("/data/notes.csv [id]",)):
+        code, output = run("show", *names, "--database", url)
+        assert (code, shown in " ".join(output.split())) == (0, True)
+    assert "committed" in output
+    code, output = run("verify", "--database", url, "--key", tmp_path / "ledger.key")
+    assert (code, "IN ORDER" in output) == (0, True)

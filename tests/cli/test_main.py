@@ -8,12 +8,14 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import yaml
 
+from taciturn.cli import main as cli
 from taciturn.spec import JobSpec
 
 Taciturn = Callable[..., tuple[int, str, str]]
@@ -133,11 +135,61 @@ def test_errors_are_one_line_with_the_remedy(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_how_data_is_read_is_said_in_one_line(
+    taciturn: Taciturn, tiny_llama: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "notes.csv").write_text("id;text\n1;He came in\n")
+    job = {"model": str(tiny_llama), "data": str(tmp_path / "notes.csv"), "target_epsilon": 3}
+    (tmp_path / "job.yaml").write_text(yaml.safe_dump({**job, "output": str(tmp_path / "out")}))
+    _, out, err = taciturn("doctor", "-f", str(tmp_path / "job.yaml"))
+    assert "columns and SQL fit" in out
+    (note,) = [line for line in err.splitlines() if "semicolons" in line]
+    assert note.startswith("note: ")
+    assert "UserWarning" not in err
+
+
+def test_warnings_of_libraries_say_where_they_are_from(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def warn() -> None:
+        warnings.warn("of a library", stacklevel=1)
+
+    monkeypatch.setattr(cli, "app", warn)
+    cli.main()
+    assert f"{__file__}:" in capsys.readouterr().err
+
+
 def test_misspelled_field_in_yaml(taciturn: Taciturn, tmp_path: Path) -> None:
     (tmp_path / "job.yaml").write_text("model: x\ndata: y\ntarget_epsilonn: 3\n")
     code, _, err = taciturn("fit", "-f", str(tmp_path / "job.yaml"))
     assert code == 1
     assert "did you mean 'target_epsilon'" in err
+
+
+def test_a_ledger_adds_up_and_says_so(
+    taciturn: Taciturn, tiny_llama: Path, notes: Path, tmp_path: Path
+) -> None:
+    ledger = f"sqlite:///{tmp_path / 'ledger.db'}"
+    job = tmp_path / "job.yaml"
+    job.write_text(
+        f"model: {tiny_llama}\ndata: {notes}\ntext_field: text\ntarget_epsilon: 4\n"
+        f"batch_size: 8\nsteps: 2\nmethod: lora\nledger: {ledger}\n"
+    )
+    for number in (1, 2):
+        output = str(tmp_path / f"out-{number}")
+        code, out, err = taciturn("fit", "-f", str(job), "--output", output)
+        assert code == 0, err
+        said = re.search(r"all runs on these data and this unit together: (.*)", out)
+        assert said is not None
+        assert f"runs={number}" in said[1]
+    private = ["--text-field", "text", "--target-epsilon", "1"]
+    arguments = [str(tmp_path / "out-1"), str(notes), *private, "--ledger", ledger]
+    code, out, err = taciturn("evaluate", *arguments)
+    assert code == 0, err
+    assert "runs=3" in out
+    code, _, err = taciturn("fit", "--data", "gateway:phee", "--ledger", ledger)
+    assert code == 1
+    assert "ledger is for data on this machine" in err
 
 
 @pytest.mark.timeout(900)

@@ -96,6 +96,20 @@ class ClipPerParameter(DpSgdMechanism):
         return total
 
 
+class NoMargin(DpSgdMechanism):
+    """Clips to the norm itself: what sums round comes on top."""
+
+    def clip_and_sum(
+        self, parameters: Mapping[str, Tensor], microbatches: Iterable[PerUnitGradients]
+    ) -> BoundedSum:
+        total = clipping.empty_sum(parameters, self.l2_clip_norm)
+        for each in microbatches:
+            values = clipping.clip_and_sum(each, self.l2_clip_norm * (1 + clipping.ROUNDING)).values
+            part = BoundedSum(dict(values), self.l2_clip_norm, ClipCounts())
+            total = clipping.merge_disjoint(total, part)
+        return total
+
+
 class MarginByForm(DpSgdMechanism):
     """Leaves room for rounding where gradients are kept as factors, and only there."""
 

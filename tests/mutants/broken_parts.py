@@ -45,6 +45,12 @@ def streams_of_torch(user_seed: int) -> Streams:
     return Streams(*(SecureStream(bytes(torch.randint(256, (32,)).tolist())) for _ in range(2)))
 
 
+def streams_of_one_key(user_seed: int) -> Streams:
+    """A fresh key, for both."""
+    stream = SecureStream.fresh()
+    return Streams(stream, stream)
+
+
 def tied_once(loss: nn.Module, batch: UnitBatch) -> PerUnitGradients:
     """A hook per module: of a tied weight's two gradients, the second overwrites the first."""
     gradients = per_example_gradients(loss, batch)

@@ -66,6 +66,12 @@ def step_with_two_draws(run: Run) -> None:
 
 
 @broken_step
+def step_with_one_stream(run: Run) -> None:
+    """Draws and noise from one stream."""
+    run.release(run.total(run.groups(run.draw())), run.streams.sampling)
+
+
+@broken_step
 def step_with_noise_on_the_first_microbatch(run: Run) -> None:
     """Each microbatch is applied; only the first has noise."""
     first, *others = run.groups(run.draw())

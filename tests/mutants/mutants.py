@@ -61,6 +61,15 @@ MUTANTS: dict[str, tuple[Variant, str]] = {
         Variant(loss_of=parts.sum_over_tokens),
         "records_apart",
     ),
+    "noise from the stream of the draw": (
+        Variant(step=steps.step_with_one_stream),
+        "streams_apart",
+    ),
+    "one key for draw and noise": (Variant(streams=parts.streams_of_one_key), "streams_apart"),
+    "clipped without room for rounding": (
+        Variant(mechanism=mechanisms.NoMargin),
+        "room_for_rounding",
+    ),
     "noise of seed 42": (Variant(streams=parts.streams_of_seed), "fresh_noise"),
     "noise of torch's seed": (Variant(streams=parts.streams_of_torch), "fresh_noise"),
     "tied norm overwritten": (Variant(gradients=parts.tied_once), "norms"),

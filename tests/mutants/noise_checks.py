@@ -15,12 +15,15 @@ from mutants.harness import (
     CLIP,
     SIGMA,
     UNITS,
+    key,
     released,
     run,
     streams,
 )
 from mutants.variants import Dataset, Variant
 from taciturn.engine.privacy.mechanism import DpSgdMechanism
+from taciturn.engine.privacy.rng import SecureStream
+from taciturn.engine.training.step import Streams
 
 
 def accounted_noise(mechanism: DpSgdMechanism) -> float:
@@ -85,6 +88,17 @@ def fresh_noise(variant: Variant) -> None:
         runs.append(released(run(variant, dataset, variant.streams(42), drawn=[], steps=3)))
     both = torch.cat(runs)
     assert len(both.unique()) > 0.99 * len(both), "noise came twice"
+
+
+def streams_apart(variant: Variant) -> None:
+    """Noise is from the stream of noise: whoever saw a draw would know it otherwise."""
+    found = []
+    for number in (10, 11):
+        own = Streams(SecureStream(key(number)), SecureStream(key(99)))
+        found.append(released(run(variant, Dataset(UNITS), own, drawn=[])))
+    assert torch.equal(*found), "the noise depends on the stream of the draw"
+    fresh = variant.streams(42)
+    assert fresh.sampling.identity != fresh.noise.identity, "one key for both streams"
 
 
 def one_release(variant: Variant) -> None:

@@ -69,6 +69,15 @@ def forms_do_not_show(variant: Variant) -> None:
     assert moved <= CLIP * ROUNDING / 2, f"the form moved the sum by {moved / CLIP:.1e} C"
 
 
+def room_for_rounding(variant: Variant) -> None:
+    """A unit that is clipped leaves the room that sums need, in every form."""
+    for form in (Form.INSTANTIATE, Form.FACTORS):
+        dataset = Dataset([LONG])
+        arguments: dict[str, Any] = {"drawn": [0], "sigma": SILENT, "clip": 1e-3, "form": form}
+        norm = float(released(run(variant, dataset, streams(1), **arguments)).norm()) * 4
+        assert norm <= 1e-3 * (1 - ROUNDING / 2), f"clipped to {norm / 1e-3:.6f} C"
+
+
 def _clipped(model: nn.Module, records: list[Any]) -> Tensor:
     """One unit's gradient, one record after another, by plain backward passes."""
     gradient = torch.zeros(sum(value.numel() for value in model.parameters()), dtype=torch.float64)

@@ -11,7 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from taciturn.errors import DataError
-from taciturn.preparation.arrow_types import parse_type
+from taciturn.preparation.arrow_types import (
+    MOST_CHARACTERS,
+    OpaqueType,
+    name_of_type,
+    parse_type,
+    type_of_column,
+)
+from taciturn.wire.datasets import ColumnView
 
 FLAT = [
     pa.null(), pa.bool_(), pa.int8(), pa.uint64(), pa.float16(), pa.float32(), pa.float64(),
@@ -55,3 +62,23 @@ def test_what_is_no_type_is_refused(text: str) -> None:
 def test_no_text_gets_past_with_another_error(text: str) -> None:
     with contextlib.suppress(DataError):
         parse_type(text)
+
+
+@pytest.mark.parametrize("text", ["extension<arrow.uuid>", "sparse_union<a: string=0>", "x" * 5000])
+def test_a_column_of_any_type_has_one_that_can_be_passed_on(text: str) -> None:
+    kind = type_of_column(text)
+    assert isinstance(kind, OpaqueType)
+    assert str(kind) == text
+    array = pa.ExtensionArray.from_storage(kind, pa.nulls(2))
+    assert pa.record_batch([array], ["x"]).to_pylist() == [{"x": None}] * 2
+    assert type_of_column(text).equals(kind)
+    assert type_of_column("string") == pa.string()
+
+
+def test_the_name_of_a_type_fits_into_a_view() -> None:
+    wide = pa.struct([(f"field {index}", pa.string()) for index in range(1000)])
+    text = name_of_type(wide)
+    assert ColumnView(name="x", type=text).type == text
+    assert len(text) == MOST_CHARACTERS
+    assert isinstance(type_of_column(text), OpaqueType)
+    assert name_of_type(pa.string()) == "string"

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 from typing import Any
 
-import duckdb
 import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from taciturn.errors import DataError, PreparationError, TaciturnError
+from taciturn.errors import (
+    DataError,
+    LostProcessError,
+    MissingColumnError,
+    PreparationError,
+    TaciturnError,
+)
 from taciturn.preparation import selection
+from taciturn.preparation.apart import SessionApart
 from taciturn.preparation.rows import UNIT, Rows, Skipped
 from taciturn.preparation.selection import selected_beside_unit, with_owners_unit
-from taciturn.preparation.session import LockedSession
+from taciturn.preparation.session import TABLE
 
 OWNERS = "split_part(id, '_', 1)"
 NOTES = [{"id": f"p{i % 3}_{i}", "text": f"note {i}", "n": str(i)} for i in range(12)]
@@ -43,6 +49,8 @@ def prepared(
         "'one' AS id, text",
         "text -- and a comment",
         "text, n AS split_part",
+        f"struct_pack({UNIT} := text) AS text",
+        f"list_transform([1], lambda {UNIT}: 1) AS text",
     ],
 )
 def test_no_selection_changes_the_unit(select: str) -> None:
@@ -61,7 +69,6 @@ def test_no_selection_changes_the_unit(select: str) -> None:
         f"'x' AS {UNIT.upper()}, text",
         f'"{UNIT}" || text AS text',
         f"upper({UNIT.upper()}) AS text",
-        f"struct_pack({UNIT} := text) AS text",
         f"* EXCLUDE ({UNIT})",
         f"* REPLACE ('x' AS {UNIT})",
         f"* RENAME ({UNIT} AS other)",
@@ -70,7 +77,6 @@ def test_no_selection_changes_the_unit(select: str) -> None:
         "to_json(rows_of_this_batch) AS text",
         "rows_of_this_batch.*",
         f"list_transform([1], lambda x: {UNIT}) AS text",
-        f"list_transform([1], lambda {UNIT}: 1) AS text",
         f"{UNIT}: 'x', text",
         f"text, text AS a, a AS {UNIT}",
     ],
@@ -120,57 +126,70 @@ def test_a_row_moves_no_other_row(values: list[str], dropped: int) -> None:
     assert [row for row in made(rows) if row[UNIT] != f"p{dropped}"] == made(without)
 
 
-def test_a_row_that_breaks_duckdb_takes_no_other_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An internal error leaves a connection that refuses everything; the next row gets another."""
-    opened = []
-    real = LockedSession._open
+LONG = "x" * 1000
+GROWING = f"replace(replace(replace(text, 'n', '{LONG}'), 'x', '{LONG}'), 'x', '{LONG}')"
+ENDLESS = (
+    "len(list_filter(string_split(text, ''), lambda x: "
+    "len(list_filter(string_split(text, ''), lambda y: "
+    "len(list_filter(string_split(text, ''), lambda z: z = x OR y = z)) > 1)) > 1))"
+)
 
-    def counted(session: LockedSession) -> None:
-        real(session)
-        opened.append(session)
-        connection = session._connection
 
-        class Broken:
-            def __getattr__(self, name: str) -> Any:
-                return getattr(connection, name)
-
-            def sql(self, statement: str) -> Any:
-                found = connection.sql(statement)
-                if "note 7" in str(found.fetchall()):
-                    self.sql = self._refuse  # type: ignore[method-assign]
-                    raise duckdb.FatalException("note 7 broke it")
-                return found
-
-            def _refuse(self, statement: str) -> Any:
-                raise duckdb.FatalException("the database has been invalidated")
-
-        session._connection = Broken()  # type: ignore[assignment]
-
-    monkeypatch.setattr(LockedSession, "_open", counted)
+@pytest.mark.parametrize(
+    ("expression", "text"),
+    [(GROWING, "n" * 40), (ENDLESS, "a" * 3000)],
+)
+def test_a_row_that_takes_all_time_or_memory_takes_no_other_with_it(
+    expression: str, text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(selection, "ROW_LIMIT_S", 1.0)
+    rows = [{**note, UNIT: "p"} for note in NOTES]
+    rows.insert(4, {"id": "p5_1", "text": text, "n": "x", UNIT: "p"})
     skipped = Skipped()
-    found = selected_beside_unit(
-        with_owners_unit(stream(NOTES[:7]), OWNERS, skipped), "text", skipped
-    )
-    assert pa.Table.from_batches(list(found.batches)).num_rows == 7
-    unit = [{**note, UNIT: "p"} for note in NOTES]
-    skipped = Skipped()
-    found = selected_beside_unit(stream(unit), "text", skipped)
-    assert pa.Table.from_batches(list(found.batches)).num_rows == 11
+    select = f"id, CASE WHEN n = 'x' THEN CAST({expression} AS VARCHAR) ELSE n END AS text"
+    found = selected_beside_unit(stream(rows), select, skipped)
+    assert [n for batch in found.batches for n in batch.column("text").to_pylist()] == [
+        note["n"] for note in NOTES
+    ]
     assert skipped.rows == 1
 
 
-def test_a_row_that_takes_too_long_takes_no_other_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(selection, "LIMIT_S", 1.0)
-    slow = {"id": "p5_1", "text": "a" * 3000, "n": "9"}
-    explode = (
-        "CASE WHEN n = '9' THEN len(list_filter(string_split(text, ''), lambda x: "
-        "len(list_filter(string_split(text, ''), lambda y: "
-        "len(list_filter(string_split(text, ''), lambda z: z = x OR y = z)) > 1)) > 1)) "
-        "ELSE 0 END AS n, text"
-    )
+def test_a_process_that_is_ended_takes_no_other_row_with_it() -> None:
+    table = pa.table({"a": [1, 2, 3]})
+    with SessionApart() as apart:
+        assert apart.attempt(f"SELECT a + 1 AS b FROM {TABLE}", table, 5.0) is not None
+        assert apart._process is not None
+        apart._process.kill()
+        assert apart.attempt(f"SELECT a FROM {TABLE}", table, 5.0) is None
+        found = apart.attempt(f"SELECT a FROM {TABLE}", table, 5.0)
+        apart.check()
+    assert found is not None
+    assert found.to_pydict() == {"a": [1, 2, 3]}
+
+
+def test_a_result_that_is_too_large_is_none() -> None:
+    table = pa.table({"a": ["x" * 1000]})
+    with SessionApart() as apart:
+        assert apart.attempt(f"SELECT repeat(a, 60000) AS a FROM {TABLE}", table, 9.0) is not None
+        assert apart.attempt(f"SELECT repeat(a, 80000) AS a FROM {TABLE}", table, 9.0) is None
+        assert apart.attempt(f"SELECT a FROM {TABLE}", table, 9.0) == table
+
+
+def test_where_no_process_can_be_started_no_row_is_blamed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: object, **__: object) -> None:
+        raise OSError(11, "Resource temporarily unavailable")
+
+    monkeypatch.setattr("taciturn.preparation.apart.subprocess.Popen", refused)
+    with pytest.raises(LostProcessError, match="cannot be started"):
+        prepared("text")
+
+
+def test_a_unit_that_is_not_text_is_left_out() -> None:
+    ids = pa.array([b"a_1", b"\xff\xfe_1", b"b_1"]).cast(pa.string(), safe=False)
+    table = pa.table({"id": ids, "text": ["x", "y", "z"]})
     skipped = Skipped()
-    rows = [note for note in NOTES if note["n"] != "9"]
-    assert prepared(explode, [*rows, slow], skipped).num_rows == 11
+    rows = with_owners_unit(Rows(table.schema, iter(table.to_batches())), "id", skipped)
+    assert [u for b in rows.batches for u in b.column(UNIT).to_pylist()] == ["a_1", "b_1"]
     assert skipped.rows == 1
 
 
@@ -190,12 +209,10 @@ def test_mutant_that_selects_first_has_other_units() -> None:
     assert len(set(prepared("md5(id || text) AS id, text").column(UNIT).to_pylist())) == 3
 
 
-def test_mutant_without_the_second_lock_reads_the_unit(monkeypatch: pytest.MonkeyPatch) -> None:
-    """DuckDB's reading is checked by itself, whatever sqlglot has read."""
-    monkeypatch.setattr(
-        selection, "check_list", lambda text, columns: selection.Expressions(text, (), ())
-    )
-    with pytest.raises(PreparationError):
-        prepared(f"{UNIT} AS text")
-    monkeypatch.setattr(selection, "check_carried", lambda *_: None)
-    assert prepared(f"{UNIT} AS text").column("text").to_pylist()[0] == "p0"
+def test_mutant_without_the_first_lock_reads_no_unit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """DuckDB's reading is checked by itself, whatever sqlglot has read; and what runs is given no
+    column that holds a unit."""
+    monkeypatch.setattr(selection, "check_list", lambda *_: None)
+    for select in (f"{UNIT} AS text", f"upper({UNIT}) AS text", f"* EXCLUDE ({UNIT})"):
+        with pytest.raises((PreparationError, MissingColumnError)):
+            prepared(select)

@@ -94,7 +94,7 @@ REFUSED = {
 
 @pytest.mark.parametrize("text", ALLOWED)
 def test_row_wise_expressions_pass(text: str) -> None:
-    assert check_list(text, COLUMNS).text == text
+    check_list(text, COLUMNS)
 
 
 @pytest.mark.parametrize("text", REFUSED)
@@ -115,7 +115,7 @@ def test_a_refused_construct_is_refused_wherever_it_hides(text: str) -> None:
 
 @pytest.mark.parametrize("text", ["id", "split_part(id, '_', 1)", "md5(id)", "context.id"])
 def test_a_single_expression_passes(text: str) -> None:
-    assert check_single(text, COLUMNS).text == text
+    check_single(text, COLUMNS)
 
 
 @pytest.mark.parametrize("text", ["id, note", "id AS patient", "*"])
@@ -129,11 +129,6 @@ def test_unknown_columns_are_named_with_the_nearest() -> None:
         check_list("lower(nots)", COLUMNS)
     with pytest.raises(MissingColumnError, match="add it to select"):
         check_single("rowid", COLUMNS)
-
-
-def test_aliases_and_lambda_parameters_are_found() -> None:
-    found = check_list("id AS a, list_transform(turns, lambda t: t) AS b", COLUMNS)
-    assert (found.aliases, found.parameters) == (("a", "b"), ("t",))
 
 
 def test_listed_functions_are_scalar_and_repeatable_in_duckdb() -> None:

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import httpx
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -167,6 +168,32 @@ def test_probe_says_names_and_types_of_columns(rows: Path, tmp_path: Path) -> No
     assert Runner(tmp_path).run(gateway.client()) is WorkerExit.REPORTED
     columns = json.loads(gateway.files["schema.json"])["columns"]
     assert columns == [{"name": "id", "type": "string"}, {"name": "text", "type": "string"}]
+
+
+def test_probe_takes_columns_of_any_type_and_of_names_that_differ_in_case(tmp_path: Path) -> None:
+    wide = pa.array([{f"field {index}": index for index in range(1000)}])
+    half = pa.array([1.0], pa.float16())
+    table = pa.table({"ID": ["1"], "id": ["a"], "wide": wide, "half": half})
+    pq.write_table(table, tmp_path / "rows.parquet")
+    asked = RemoteProbe(dataset="notes")
+    gateway = FakeGateway(assignment(asked, source=source(tmp_path / "rows.parquet", unit="id")))
+    assert Runner(tmp_path / "root").run(gateway.client()) is WorkerExit.REPORTED
+    columns = json.loads(gateway.files["schema.json"])["columns"]
+    assert [each["name"] for each in columns] == ["ID", "id", "wide", "half"]
+    assert [each["type"][:12] for each in columns] == [
+        "string",
+        "string",
+        "struct<field",
+        "halffloat",
+    ]
+
+
+def test_probe_refuses_a_name_that_a_gateway_cannot_hold(tmp_path: Path) -> None:
+    path = write([{"id": "a", "x" * 201: "b"}], tmp_path / "notes.jsonl")
+    gateway = FakeGateway(assignment(RemoteProbe(dataset="notes"), source=source(path)))
+    Runner(tmp_path / "root").run(gateway.client())
+    assert gateway.outcome.code is FailureCode.DATA_UNREADABLE
+    assert not gateway.files
 
 
 def test_probe_refuses_rows_without_a_unit(tmp_path: Path) -> None:

@@ -28,7 +28,6 @@ from runner.leaks import (
     rows,
     traced,
 )
-from taciturn.engine.data import encoding
 from taciturn.engine.model.loss import CausalLmLoss
 from taciturn.engine.training import loop
 from taciturn.engine.training.checkpoint import CheckpointStore
@@ -120,18 +119,6 @@ def test_a_job_that_succeeds(
     assert leaks(gateway, [loss for loss in losses if loss]) == []
 
 
-def _tokens_fail(patch: pytest.MonkeyPatch) -> None:
-    real = encoding._tokens
-
-    def failing(tokenizer: Any, texts: list[str]) -> list[list[int]]:
-        told = [text for text in texts if CANARY in text]
-        if told:
-            raise ValueError(f"cannot tokenise {told}")
-        return real(tokenizer, texts)
-
-    patch.setattr(encoding, "_tokens", failing)
-
-
 def _step_fails(error: Exception) -> Callable[[pytest.MonkeyPatch], None]:
     def arrange(patch: pytest.MonkeyPatch) -> None:
         def failing(*_: object) -> None:
@@ -155,7 +142,7 @@ def _disk_full(patch: pytest.MonkeyPatch) -> None:
 
 
 FAULTS: dict[str, tuple[Callable[[pytest.MonkeyPatch], None], set[FailureCode]]] = {
-    "tokenisation": (_tokens_fail, {FailureCode.INTERNAL}),
+    "a step": (_step_fails(ValueError(quoting())), {FailureCode.INTERNAL}),
     "out of memory": (_step_fails(MemoryError(quoting())), {FailureCode.RESOURCES}),
     "GPU out of memory": (_step_fails(torch.OutOfMemoryError(quoting())), {FailureCode.RESOURCES}),
     "NaN": (_not_a_number, {FailureCode.MODEL_REFUSED, FailureCode.GUARANTEE_REFUSED}),
@@ -178,7 +165,7 @@ def test_a_stage_that_fails(
 def test_the_owner_can_read_all_of_it(
     fit_job: Assignment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _tokens_fail(monkeypatch)
+    _step_fails(ValueError(quoting()))(monkeypatch)
     (log,) = run(fit_job, tmp_path).incidents
     assert CANARY in log
     assert "Traceback" in log
@@ -197,17 +184,12 @@ def test_bad_sql_on_real_rows_is_no_failure_at_all(
     assert leaks(gateway) == []
 
 
-@pytest.mark.parametrize("kind", ["parquet", "jsonl"])
-def test_a_corrupt_file(kind: str, fit_job: Assignment, tmp_path: Path) -> None:
-    broken = tmp_path / f"broken.{kind}"
-    if kind == "parquet":
-        pa.parquet.write_table(pa.Table.from_pylist(rows()), broken)
-        content = bytearray(broken.read_bytes())
-        content[100:400] = bytes(300)
-        broken.write_bytes(content)
-    else:
-        write(rows(), broken)
-        broken.write_text(broken.read_text() + f'{{"id": "{CANARY}", "text": \n')
+def test_a_corrupt_file(fit_job: Assignment, tmp_path: Path) -> None:
+    broken = tmp_path / "broken.parquet"
+    pa.parquet.write_table(pa.Table.from_pylist(rows()), broken)
+    content = bytearray(broken.read_bytes())
+    content[100:400] = bytes(300)
+    broken.write_bytes(content)
     gateway = run(fit_job.model_copy(update={"source": source(broken)}), tmp_path / "root")
     assert gateway.outcome.code is FailureCode.DATA_UNREADABLE, gateway.incidents
     assert leaks(gateway) == []

@@ -204,9 +204,11 @@ def test_giving_up_waiting_is_no_failure(client: Client) -> None:
 
 def test_evaluate_on_public_texts(fake: Fake, client: Client, tmp_path: Path) -> None:
     model = client.model("mod_00000000000000000001")
-    path = tmp_path / "public.jsonl"
+    path = tmp_path / "public.JSONL"
     path.write_text(json.dumps({"note": "a"}) + "\n")
-    for data, field in ((["a"], None), (pd.DataFrame({"note": ["a"]}), "note"), (path, "note")):
+    frame = pd.DataFrame({"note": ["a"]})
+    given: list[tuple[object, str | None]] = [(["a"], None), (frame, "note"), (path, "note")]
+    for data, field in [*given, (frame["note"], None)]:
         found = model.evaluate(data, text_field=field)
         assert isinstance(found, RemoteEvaluation)
         assert found.base.perplexity == pytest.approx(4.4817, rel=1e-4)

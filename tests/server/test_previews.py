@@ -95,6 +95,27 @@ def test_a_selection_that_is_refused_says_why(clinic: Hospital, text: str) -> No
     assert refused(answer, 422, "invalid")
 
 
+def test_a_selection_reads_the_column_that_it_names(clinic: Hospital) -> None:
+    """ID and id are two columns, and what nobody reads may be of any type."""
+    types = {"ID": "int64", "id": "string", "Note": "string", "photo": "extension<a.tensor>"}
+    columns = tuple(ColumnView(name=name, type=kind) for name, kind in types.items())
+    clinic.ready(columns=columns, mock=({"ID": 7, "id": "p1", "Note": "x"},))
+
+    def tried(select: str) -> Any:
+        return clinic.ask("olga", "POST", "/datasets/phee/selections", {"select": select})
+
+    found = tried('upper(id) AS unit, "ID" + 1 AS ID, note, *').json()
+    assert refused(tried("upper(Id) AS x"), 422, "invalid")
+    assert refused(tried("to_json(photo) AS x"), 422, "invalid")
+    assert found["code"] == "invalid", "ID would be there twice"
+    found = tried('upper(id) AS unit, "ID" + 1 AS n, *').json()
+    assert found["rows"] == [
+        {"unit": "P1", "n": 8, "ID": 7, "id": "p1", "Note": "x", "photo": None}
+    ]
+    kept = {each["name"]: each["type"] for each in found["columns"]}
+    assert kept == {"unit": "string", "n": "int64", **types}
+
+
 def test_who_may_try_selections(clinic: Hospital) -> None:
     clinic.ready()
     asked = {"select": "id"}

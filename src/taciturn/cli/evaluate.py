@@ -23,7 +23,13 @@ def run_evaluate(job: EvaluateJobSpec) -> None:
 
     model = LLM(job.model, base=job.base, device=job.device)
     spec = job.evaluate_spec()
-    result = model.evaluate(job.data, signing_key=job.signing_key, **spec.model_dump())
+    result = model.evaluate(
+        job.data,
+        signing_key=job.signing_key,
+        ledger=job.ledger,
+        ledger_namespace=job.ledger_namespace,
+        **spec.model_dump(),
+    )
     assert isinstance(result, Evaluation)  # of a model that is here
     console = Console(highlight=False)
     table = Table(title=f"{job.data} ({result.basis})", title_justify="left")
@@ -69,7 +75,12 @@ def run_downstream(job: DownstreamJobSpec) -> None:
     model = LLM(job.model, base=job.base)
     spec = job.downstream_spec()
     result = model.downstream(
-        job.synthetic, job.test, signing_key=job.signing_key, **spec.model_dump()
+        job.synthetic,
+        job.test,
+        signing_key=job.signing_key,
+        ledger=job.ledger,
+        ledger_namespace=job.ledger_namespace,
+        **spec.model_dump(),
     )
     console = Console(highlight=False)
     noise = f" ± {result.accuracy_std:.2%}" if result.accuracy_std else ""
@@ -80,6 +91,7 @@ def run_downstream(job: DownstreamJobSpec) -> None:
         console.print(f"  macro F1 {result.macro_f1:.3f}")
     if spec.target_epsilon is not None:
         console.print(f"the model's guarantee is now {model.policy}", markup=False)
+        _show_ledger(console, model)
 
 
 def _prompts(given: tuple[str, ...]) -> tuple[str, ...] | dict[str, str]:
@@ -128,7 +140,18 @@ def _show_cost(console: Console, model: LLM, result: Evaluation) -> None:
             style="bold",
             markup=False,
         )
+        _show_ledger(console, model)
     elif result.basis != "public":
         console.print(
             "exact figures of private rows: do not pass them on", style="bold yellow", markup=False
+        )
+
+
+def _show_ledger(console: Console, model: LLM) -> None:
+    """What a ledger added up to with this evaluation, if it was given one."""
+    if model.privacy is not None and model.privacy.ledger is not None:
+        console.print(
+            f"all runs on these data and this unit together: {model.privacy.ledger}",
+            markup=False,
+            soft_wrap=True,
         )

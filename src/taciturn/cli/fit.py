@@ -33,10 +33,21 @@ def run_fit(job: JobSpec, *, resume: bool, show_private: bool) -> None:
             resume=resume,
             signing_key=job.signing_key,
             observer=screen.observer(),
+            ledger=job.ledger,
+            ledger_namespace=job.ledger_namespace,
             **job.fit_spec().model_dump(),
         )
     console.print(f"{model.policy}", style="bold", markup=False)
-    console.print(f"number of units (public): {_units(model)}", markup=False)
+    report = model.privacy
+    assert report is not None
+    console.print(f"number of units (public): {report.n_units}", markup=False)
+    if report.ledger is not None:
+        console.print(
+            f"all runs on these data and this unit together: {report.ledger}",
+            style="bold",
+            markup=False,
+            soft_wrap=True,
+        )
     if job.canaries:
         console.print(
             f"{job.canaries} of them are canaries; what they prove: "
@@ -53,8 +64,3 @@ def run_fit(job: JobSpec, *, resume: bool, show_private: bool) -> None:
         markup=False,
         soft_wrap=True,
     )
-
-
-def _units(model: LLM) -> int:
-    assert model.privacy is not None
-    return model.privacy.n_units

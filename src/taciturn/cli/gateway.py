@@ -105,7 +105,7 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
 def read_rows(path: Path) -> list[dict[str, Any]]:
     """The objects of a JSONL file; raises DataError, which quotes none of them."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").split("\n")  # a text may hold U+2028
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path} cannot be read ({type(error).__name__})") from None
     rows = []

@@ -38,19 +38,29 @@ def show(
     database: Database = None,
     key: Key = None,
 ) -> None:
-    """Show what is spent, held and left; with a namespace, also its jobs and what each one cost."""
+    """Show what is spent, held and left; with a namespace, also its jobs and what each one cost.
+
+    Where nobody has set a budget, as in a ledger of `taciturn fit --ledger`, epsilon of all runs is
+    shown in place of a share.
+    """
     engine = _opened(database)
+    from taciturn.accounting.calibrate import MAX_EPSILON
     from taciturn.server.ledger import namespaces, statement
 
     secret = _key(key)
     names = [namespace] if namespace else namespaces(engine)
     statements = [statement(engine, secret, name) for name in names]
-    table = Table("namespace", "grant", "epsilon", "delta", "spent", "held", "left")
-    for found in statements:
-        table.add_row(found.namespace, "", *_budget(found.budget))
-        for holder, grant in found.grants.items():
-            table.add_row("", holder, *_budget(grant))
-    _console().print(table)
+    without_budget = [each for each in statements if each.budget.epsilon == MAX_EPSILON]
+    with_budget = [each for each in statements if each not in without_budget]
+    if with_budget or not statements:
+        table = Table("namespace", "grant", "epsilon", "delta", "spent", "held", "left")
+        for found in with_budget:
+            table.add_row(found.namespace, "", *_budget(found.budget))
+            for holder, grant in found.grants.items():
+                table.add_row("", holder, *_budget(grant))
+        _console().print(table)
+    for found in without_budget:
+        _show_together(engine, secret, found.namespace)
     for found in statements:
         if found.exceptions:
             _say(
@@ -99,6 +109,18 @@ def verify(
     if write_anchor is not None:
         write_anchor.write_text(anchors_text(found.anchors), encoding="utf-8")
         _say(f"{write_anchor}: keep it where the database's owner cannot write")
+
+
+def _show_together(engine: Engine, key: SealKey | None, namespace: str) -> None:
+    """What runs without a budget have spent together."""
+    from taciturn.server.ledger import together
+
+    found = together(engine, key, namespace)
+    _say(
+        f"{namespace}: epsilon={found.epsilon:.4g}, delta={found.delta:.3g} spent by "
+        f"{found.jobs} run(s), without a budget",
+        style="bold",
+    )
 
 
 def _show_jobs(engine: Engine, key: SealKey | None, namespace: str) -> None:

@@ -9,12 +9,14 @@ from __future__ import annotations
 import io
 import os
 import sys
+import warnings
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TextIO
 
 import typer
 from rich.console import Console
 
+import taciturn
 from taciturn._version import __version__
 from taciturn.cli import certificate, dataset, jobs, ledger, model, people, session, terms
 from taciturn.cli.gateway import is_remote
@@ -62,6 +64,7 @@ errors = Console(stderr=True, highlight=False, soft_wrap=True)
 def main() -> None:
     """Entry point: errors that taciturn raises on purpose become one line and exit code 1."""
     first = os.environ.get("RANK", "0") == "0"
+    warnings.showwarning = _show_warning
     _write_what_can_be()
     try:
         app()
@@ -75,6 +78,22 @@ def main() -> None:
     except KeyboardInterrupt as error:
         errors.print(str(error) or "stopped", style="yellow", markup=False)
         sys.exit(130)
+
+
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """What this package has to say is one line; a library's warning names its place, as ever."""
+    if Path(filename).is_relative_to(Path(taciturn.__file__).parent):
+        errors.print(f"note: {message}", style="yellow", markup=False)
+    else:
+        text = warnings.formatwarning(message, category, filename, lineno, line)
+        (file or sys.stderr).write(text)
 
 
 def _write_what_can_be() -> None:

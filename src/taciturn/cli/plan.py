@@ -24,8 +24,6 @@ def run_plan(job: JobSpec, *, n_units: int | None, verbose: bool) -> None:
     _warn_of_memory(estimate.cost, console)
     if verbose and estimate.plan.privacy is not None:
         console.print(_forms(estimate.cost))
-    for note in estimate.cost.notes:
-        console.print(note, markup=False)
     for reason in estimate.plan.reasons:
         console.print(f"method: {reason}", markup=False)
     if estimate.plan.privacy is not None:

@@ -18,11 +18,14 @@ _LOUD = (
     "people other than you have to approve it."
 )
 
+_LEDGER = ("ledger", "ledger_namespace")
+"""What adds up here; a gateway has a ledger of its own."""
+
 
 def run_remote_fit(fields: dict[str, Any]) -> None:
     """Fit where the data is; without --no-wait, wait, and download if --output is given."""
     output, wait = fields.pop("output", None), fields.pop("wait", True)
-    _only_here(fields, ("resume", "show_private", "signing_key"))
+    _only_here(fields, ("resume", "show_private", "signing_key", *_LEDGER))
     if fields.get("target_epsilon") == "unlimited":
         say(_LOUD, style="bold yellow")
     with connected() as client:
@@ -44,7 +47,7 @@ def run_remote_plan(fields: dict[str, Any]) -> None:
     """Print what a fit would be and cost; holds and spends nothing."""
     fields.pop("verbose", None)
     fields.pop("output", None)
-    _only_here(fields, ("n_units", "signing_key"))
+    _only_here(fields, ("n_units", "signing_key", *_LEDGER))
     with connected() as client:
         model = _needed(fields, "model")
         say(repr(_data(client, fields, "train").plan(model, **fields)))
@@ -52,7 +55,7 @@ def run_remote_plan(fields: dict[str, Any]) -> None:
 
 def run_remote_evaluate(fields: dict[str, Any]) -> None:
     """Judge a gateway's model on public texts, or paid for on a gateway's dataset."""
-    _only_here(fields, ("device", "signing_key"))
+    _only_here(fields, ("device", "signing_key", *_LEDGER))
     with connected() as client:
         model = client.model(_needed(fields, "model").removeprefix(GATEWAY))
         remote = str(fields.get("data", "")).startswith(GATEWAY)

@@ -41,6 +41,45 @@ _NESTED = re.compile(
 _DEPTH = 20
 
 
+MOST_CHARACTERS = 4000
+"""Of the name of a type that travels, at most; `wire.datasets.ColumnView` holds no more."""
+
+
+def name_of_type(kind: pa.DataType) -> str:
+    """What a type travels as; of one that is too long only the beginning, which no type has."""
+    text = str(kind)
+    return text if len(text) <= MOST_CHARACTERS else f"{text[: MOST_CHARACTERS - 3]}..."
+
+
+class OpaqueType(pa.ExtensionType):  # type: ignore[misc]
+    """The type of a column that is known by name only, and can be passed on but not read."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        super().__init__(pa.null(), "taciturn.opaque")
+
+    def __arrow_ext_serialize__(self) -> bytes:
+        return self._name.encode()
+
+    @classmethod
+    def __arrow_ext_deserialize__(cls, _: pa.DataType, serialized: bytes) -> OpaqueType:
+        return cls(serialized.decode())
+
+    def __str__(self) -> str:
+        return self._name
+
+    def __reduce__(self) -> tuple[type[OpaqueType], tuple[str]]:
+        return OpaqueType, (self._name,)
+
+
+def type_of_column(text: str) -> pa.DataType:
+    """The type of this name, or OpaqueType: a column of any type may stand beside the others."""
+    try:
+        return parse_type(text)
+    except DataError:
+        return OpaqueType(text)
+
+
 def parse_type(text: str, depth: int = 0) -> pa.DataType:
     """The type of this name. A dictionary is its values; views are what they view.
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -23,12 +22,12 @@ from sqlglot import exp
 from sqlglot.errors import SqlglotError
 
 from taciturn.errors import PreparationError
-from taciturn.preparation.rows import missing_column
+from taciturn.preparation.rows import folded, missing_column
 
 _FUNCTION_NAMES = """
     lower upper lcase ucase trim ltrim rtrim length len strlen reverse
     substr substring left right split_part string_split str_split string_split_regex
-    replace translate concat concat_ws contains starts_with ends_with prefix suffix
+    decode replace translate concat concat_ws contains starts_with ends_with prefix suffix
     instr strpos position ascii unicode chr strip_accents nfc_normalize md5 sha256
     regexp_matches regexp_full_match regexp_extract regexp_replace
     json_extract json_extract_string json_extract_path json_extract_path_text
@@ -101,30 +100,15 @@ _MOST_NODES = 20_000
 _CLAUSES = {"from_": "FROM", "with_": "WITH", "order": "ORDER BY", "group": "GROUP BY"}
 
 
-@dataclass(frozen=True, slots=True)
-class Expressions:
-    """A checked list of row-wise expressions.
-
-    Attributes:
-        text: the SQL as its author wrote it; public.
-        aliases: names it gives to its results.
-        parameters: names of lambda parameters in it.
-    """
-
-    text: str
-    aliases: tuple[str, ...]
-    parameters: tuple[str, ...]
-
-
-def check_list(text: str, columns: Sequence[str]) -> Expressions:
+def check_list(text: str, columns: Sequence[str]) -> None:
     """Check what `select=` takes: `id, upper(a) AS text`, or `*`.
 
     Raises PreparationError that names the construct, MissingColumnError for an unknown column.
     """
-    return _checked(text, columns, "select")
+    _check(text, columns, "select")
 
 
-def check_single(text: str, columns: Sequence[str]) -> Expressions:
+def check_single(text: str, columns: Sequence[str]) -> None:
     """Check what `privacy_unit=` takes: one expression, without an alias.
 
     Raises as `check_list` does.
@@ -132,7 +116,7 @@ def check_single(text: str, columns: Sequence[str]) -> Expressions:
     (*rest, tree) = _parsed(text, "privacy_unit").expressions
     if rest or isinstance(tree, exp.Alias | exp.Star):
         raise _refusal("privacy_unit", text, "is not one expression", "give one, without an alias")
-    return _checked(text, columns, "privacy_unit")
+    _check(text, columns, "privacy_unit")
 
 
 def warm_up() -> None:
@@ -140,17 +124,16 @@ def warm_up() -> None:
     _allowed()
 
 
-def _checked(text: str, columns: Sequence[str], field: str) -> Expressions:
+def _check(text: str, columns: Sequence[str], field: str) -> None:
     tree = _parsed(text, field)
     _check_clauses(tree, text, field)
     for projection in tree.expressions:
         for node in projection.walk():
             _check_node(node, text, field)
     _check_size(tree, text, field)
-    parameters = [name for node in tree.find_all(exp.Lambda) for name in _names(node.expressions)]
     aliases = [node.alias for node in tree.expressions if isinstance(node, exp.Alias)]
-    _check_columns(tree, columns, aliases, field)
-    return Expressions(text, tuple(aliases), tuple(parameters))
+    parameters = [each.name for node in tree.find_all(exp.Lambda) for each in node.expressions]
+    _check_columns(tree, columns, [*aliases, *parameters], field)
 
 
 def _check_size(tree: exp.Select, text: str, field: str) -> None:
@@ -160,12 +143,13 @@ def _check_size(tree: exp.Select, text: str, field: str) -> None:
     total = 0
     for item in tree.expressions:
         size = sum(
-            sizes.get(node.name.lower(), 1) if isinstance(node, exp.Column) else 1
+            sizes.get(folded(node.parts[0].name), 1) if isinstance(node, exp.Column) else 1
             for node in item.walk()
         )
         total += size
         if isinstance(item, exp.Alias):
-            sizes[item.alias.lower()] = size
+            name = folded(item.alias)
+            sizes[name] = max(size, sizes.get(name, 1))  # which one is meant does not matter here
         if total > _MOST_NODES:
             raise _refusal(
                 field,
@@ -173,10 +157,6 @@ def _check_size(tree: exp.Select, text: str, field: str) -> None:
                 f"comes to more than {_MOST_NODES} terms once its aliases are written out",
                 "use fewer names that build on each other",
             )
-
-
-def _names(nodes: Sequence[exp.Expression]) -> list[str]:
-    return [node.name for node in nodes]
 
 
 def _parsed(text: str, field: str) -> exp.Select:
@@ -257,12 +237,13 @@ def _allowed() -> frozenset[type[exp.Expression]]:
 
 
 def _check_columns(
-    tree: exp.Select, columns: Sequence[str], aliases: Collection[str], field: str
+    tree: exp.Select, columns: Sequence[str], made: Collection[str], field: str
 ) -> None:
-    known = {name.lower() for name in (*columns, *aliases)}
+    """Every name could be a column's or one that the text makes; `binding.py` says which it is."""
+    known = {folded(name) for name in (*columns, *made)}
     for column in tree.find_all(exp.Column):
         head = column.parts[0].name
-        if head.lower() not in known:
+        if folded(head) not in known:
             hint = "add it to select, which is applied first" if field == "privacy_unit" else ""
             raise missing_column(head, columns, hint)
 

@@ -12,7 +12,7 @@ from typing import Literal
 import pyarrow as pa
 
 from taciturn.errors import MissingColumnError, RowError, SpecError
-from taciturn.preparation.rows import UNIT, missing_column
+from taciturn.preparation.rows import missing_column, same_names
 from taciturn.spec import DataSpec
 
 Kind = Literal["text", "answer", "messages"]
@@ -27,17 +27,18 @@ class Fields:
 
 
 def choose_fields(schema: pa.Schema, spec: DataSpec) -> Fields:
-    """The columns that the spec names, or else the one that the data offers.
+    """The columns that the spec names, each spelled exactly so, or else the one that data offer.
 
     Without any field named: a column "text", else "messages", else the only text column (apart
-    from the one that names the privacy unit).
+    from the one that names the privacy unit). Bytes are taken for UTF-8 text where they are named,
+    as Parquet files of some writers have no other text.
 
     Raises MissingColumnError, RowError (a column of numbers, say), SpecError.
     """
     fields = _named(spec) or _offered(schema, spec)
     for name in fields.columns:
         if name not in schema.names:
-            raise missing_column(name, [n for n in schema.names if n != UNIT])
+            raise missing_column(name, schema.names)
         _check_type(schema.field(name), fields.kind)
     return fields
 
@@ -65,14 +66,11 @@ def _offered(schema: pa.Schema, spec: DataSpec) -> Fields:
         return Fields("text", ("text",))
     if "messages" in schema.names:
         return Fields("messages", ("messages",))
-    texts = [
-        field.name
-        for field in schema
-        if is_text(field.type) and field.name not in (UNIT, spec.privacy_unit)
-    ]
+    units = same_names(spec.privacy_unit or "", schema.names)
+    texts = [field.name for field in schema if is_text(field.type) and field.name not in units]
     if len(texts) == 1:
         return Fields("text", (texts[0],))
-    columns = ", ".join(name for name in schema.names if name != UNIT)
+    columns = ", ".join(schema.names)
     raise MissingColumnError(
         f"which column holds the text? none is called 'text' or 'messages' among: {columns}; name "
         "it with text_field, question_field and answer_field, or messages_field"
@@ -88,6 +86,15 @@ def is_text(kind: pa.DataType) -> bool:
     )
 
 
+def is_bytes(kind: pa.DataType) -> bool:
+    """True for Arrow's types of bytes, which may be text, also behind a dictionary."""
+    if pa.types.is_dictionary(kind):
+        return is_bytes(kind.value_type)
+    return bool(
+        pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind)
+    )
+
+
 def _is_message_list(kind: pa.DataType) -> bool:
     if not (pa.types.is_list(kind) or pa.types.is_large_list(kind)):
         return False
@@ -96,10 +103,23 @@ def _is_message_list(kind: pa.DataType) -> bool:
 
 
 def _check_type(field: pa.Field, kind: Kind) -> None:
-    fits = is_text(field.type) or (kind == "messages" and _is_message_list(field.type))
-    if not fits:
-        wanted = "a list of {role, content}, or JSON of one" if kind == "messages" else "text"
+    if is_text(field.type) or is_bytes(field.type):
+        return
+    if kind == "messages" and not _is_message_list(field.type):
         raise RowError(
-            f"column {field.name!r} holds {field.type}, not {wanted}; convert it, for example with "
-            f'select="..., CAST({field.name} AS VARCHAR) AS {field.name}"'
+            f"column {field.name!r} holds {field.type}, not a list of {{role, content}} or JSON of "
+            'one; make it, for example with select="list_transform(turns, lambda t: '
+            "{'role': t.who, 'content': t.said}) AS messages\""
         )
+    if kind != "messages":
+        name = _quoted(field.name)
+        call = f"to_json({name})" if field.type.num_fields else f"CAST({name} AS VARCHAR)"
+        raise RowError(
+            f"column {field.name!r} holds {field.type}, not text; convert it, for example with "
+            f"select='..., {call} AS {name}'"
+        )
+
+
+def _quoted(name: str) -> str:
+    """A name as SQL has it, whatever is in it."""
+    return '"' + name.replace('"', '""') + '"'

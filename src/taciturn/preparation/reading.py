@@ -7,7 +7,7 @@ what will run.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 from taciturn.errors import PreparationError
@@ -31,6 +31,9 @@ _CLASSES = frozenset(
         "TYPE",
     }
 )
+LOCATION = "query_location"
+"""What keys that say where in the text a node stood begin with."""
+
 _FORBIDDEN_OPERATORS = frozenset({"GROUPING_FUNCTION", "OPERATOR_UNPACK"})
 # what DuckDB's parser writes for operators, ESCAPE, INTERVAL 1 DAY and [i:j]
 _SYNTAX_NAMES = """
@@ -42,11 +45,11 @@ _SYNTAX_NAMES = """
 _SYNTAX = frozenset(_SYNTAX_NAMES.split())
 
 
-def check_reading(serialized: str, names: Collection[str], field: str) -> None:
-    """Check DuckDB's reading of `SELECT ... FROM TABLE`, as JSON.
+def check_reading(serialized: str, field: str) -> list[dict[str, Any]]:
+    """The expressions in DuckDB's reading of `SELECT ... FROM TABLE`, which comes as JSON, checked.
 
-    `names` are the columns, aliases and lambda parameters that may be referred to; `field` is how
-    the message calls the expression. Raises PreparationError.
+    Which columns their names mean is for `binding.py`; `field` is how the message calls the text.
+    Raises PreparationError.
     """
     reading: dict[str, Any] = json.loads(serialized)
     if reading["error"] or len(reading["statements"]) != 1:
@@ -55,25 +58,15 @@ def check_reading(serialized: str, names: Collection[str], field: str) -> None:
     extra = _beyond_a_projection(query)
     if extra is not None:
         raise PreparationError(f"{field} has a {extra}; give only row-wise expressions")
-    known = frozenset(name.lower() for name in names)
-    for node in _nodes(query["select_list"]):
-        problem = _problem(node, known)
-        if problem is not None:
-            raise PreparationError(
-                f"{field} uses {problem}, which is not on the list of row-wise constructs"
-            )
-
-
-def check_carried(serialized: str, column: str, field: str) -> None:
-    """Check that DuckDB reads the last expression as `column`, and the name nowhere else.
-
-    So nothing before it can read, rename, replace or drop what that column holds. The statement
-    must have passed `check_reading`. Raises PreparationError.
-    """
-    *others, last = json.loads(serialized)["statements"][0]["node"]["select_list"]
-    carried = last["class"] == "COLUMN_REF" and last["column_names"] == [column]
-    if not carried or column in json.dumps(others).lower():
-        raise PreparationError(f"{field} names {column}, which is not its to read or to make")
+    items: list[dict[str, Any]] = query["select_list"]
+    for item in items:
+        for node in nodes(item):
+            problem = _problem(node, alone=node is item)
+            if problem is not None:
+                raise PreparationError(
+                    f"{field} uses {problem}, which is not on the list of row-wise constructs"
+                )
+    return items
 
 
 def _beyond_a_projection(query: dict[str, Any]) -> str | None:
@@ -88,7 +81,7 @@ def _beyond_a_projection(query: dict[str, Any]) -> str | None:
     return "modifier" if query["modifiers"] or query["cte_map"]["map"] else None
 
 
-def _nodes(tree: Any) -> Iterator[dict[str, Any]]:
+def nodes(tree: Any) -> Iterator[dict[str, Any]]:
     """Every expression in a serialised tree, wherever a version of DuckDB keeps it."""
     if isinstance(tree, dict):
         if "class" in tree:
@@ -96,10 +89,10 @@ def _nodes(tree: Any) -> Iterator[dict[str, Any]]:
         tree = list(tree.values())
     if isinstance(tree, list):
         for child in tree:
-            yield from _nodes(child)
+            yield from nodes(child)
 
 
-def _problem(node: dict[str, Any], known: frozenset[str]) -> str | None:
+def _problem(node: dict[str, Any], *, alone: bool) -> str | None:
     kind = node["class"]
     if kind not in _CLASSES or node.get("type") in _FORBIDDEN_OPERATORS:
         return str(node.get("type", kind))
@@ -107,11 +100,20 @@ def _problem(node: dict[str, Any], known: frozenset[str]) -> str | None:
         name = str(node["function_name"]).lower()
         if name not in FUNCTIONS | _SYNTAX:
             return f"the function {name}"
+        place = node.get("schema") or node.get("catalog")
+        if place:  # DuckDB would look for a column of that name, or a schema
+            return f"{place}.{name}(), where {name}(...) is meant"
         orders = (node.get("order_bys") or {}).get("orders")
         if node.get("filter") or node.get("distinct") or orders:
             return f"the function {name} as an aggregate"
-    if kind == "COLUMN_REF" and str(node["column_names"][0]).lower() not in known:
-        return f"the name {node['column_names'][0]}"
-    if kind == "STAR" and (node.get("columns") or node.get("expr") or node.get("relation_name")):
+    if kind == "STAR" and (node.get("alias") or not alone or _changed(node)):
         return "a star that is not alone"
     return None
+
+
+def _changed(star: dict[str, Any]) -> bool:
+    """Whether a star leaves columns out, replaces or renames some, or is of one relation."""
+    usual = {"class", "type"}
+    return any(
+        value for key, value in star.items() if key not in usual and not key.startswith(LOCATION)
+    )

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterator, Sequence
+import string
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -18,7 +19,12 @@ BATCH_BYTES = 16 << 20
 """Bytes of one batch, roughly at most: long notes come in batches of fewer rows."""
 
 UNIT = "__privacy_unit__"
-"""Name of the column that `selection.with_unit` appends: the unit's value as text."""
+"""Name of the column that `selection.with_unit` appends: the unit's value as text. Rows that come
+with a column of this name are refused (`unique_columns`)."""
+
+_LOWER = str.maketrans(string.ascii_uppercase, string.ascii_lowercase)
+
+_STOPS = (KeyboardInterrupt, SystemExit, GeneratorExit)
 
 T = TypeVar("T")
 
@@ -47,9 +53,9 @@ def shielded(items: Iterator[T], replace: Callable[[str], TaciturnError]) -> Ite
             item = next(items)
         except StopIteration:
             return
-        except TaciturnError:
+        except (TaciturnError, *_STOPS):
             raise
-        except Exception as error:
+        except BaseException as error:  # a panic of a library in Rust is no Exception
             failure = replace(type(error).__name__)
         if failure is not None:
             raise failure
@@ -86,11 +92,40 @@ def sliced(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
             yield batch.slice(start, size)
 
 
+def filtered(batch: pa.RecordBatch, kept: pa.BooleanArray) -> pa.RecordBatch:
+    """The rows that are kept. Arrow has no filter for columns of some types: theirs are put
+    together from single rows."""
+
+    def of(column: pa.Array) -> pa.Array:
+        try:
+            return column.filter(kept)
+        except pa.ArrowNotImplementedError:
+            rows = [row for row, wanted in enumerate(kept.to_pylist()) if wanted]
+            parts = [column.slice(row, 1) for row in rows]
+            return pa.concat_arrays([column.slice(0, 0), *parts])
+
+    return pa.RecordBatch.from_arrays([of(each) for each in batch.columns], schema=batch.schema)
+
+
 @dataclass(slots=True, repr=False)
 class Skipped:
     """How many rows contribute nothing. Private: whether a row fails is a fact about it."""
 
     rows: int = 0
+
+
+def attempted(call: Callable[[], T]) -> T | None:
+    """What `call()` returns; None if it raises anything but what ends the process.
+
+    By structure and not by class: whatever a library raises over a row, a MemoryError or a panic of
+    one in Rust, which is no Exception, says something about that row.
+    """
+    try:
+        return call()
+    except _STOPS:
+        raise
+    except BaseException:
+        return None
 
 
 def surviving(
@@ -100,10 +135,11 @@ def surviving(
 ) -> Iterator[pa.RecordBatch]:
     """What `attempt` makes of the rows that it can be made of; the others are left out.
 
-    Guarantee: a row is left out only if `attempt` gives None for that row alone. Where it fails on
-    several rows they are halved, so that no row takes another one with it.
+    Guarantee: a row is left out only if `attempt` fails for that row alone: if it gives None, or
+    raises anything at all. Where it fails on several rows they are halved, so that no row takes
+    another one with it.
     """
-    found = attempt(batch) if batch.num_rows else None
+    found = attempted(lambda: attempt(batch)) if batch.num_rows else None
     if found is not None:
         yield found
     elif batch.num_rows > 1:
@@ -129,14 +165,36 @@ def _chain(first: pa.RecordBatch, rest: Iterator[pa.RecordBatch]) -> Iterator[pa
 
 
 def unique_columns(schema: pa.Schema, shown: str) -> None:
-    """Raise DataError if two columns share a name: `text_field` could mean either."""
+    """Raise DataError if two columns share a name, `text_field` could mean either; or if one has
+    the name UNIT. Names that differ in case only are two names."""
     twice = sorted({name for name in schema.names if schema.names.count(name) > 1})
     if twice:
         raise DataError(f"{shown} has two columns named {twice[0]!r}; rename one of them")
+    if any(folded(name) == UNIT for name in schema.names):
+        raise DataError(f"{shown} has a column named {UNIT}, a name that is taken; rename it")
+
+
+def folded(name: str) -> str:
+    """A name without regard to the case of ASCII letters, as DuckDB compares names: `É` and `é`
+    are two names to it as well."""
+    return name.translate(_LOWER)
+
+
+def same_names(name: str, names: Iterable[str]) -> list[str]:
+    """Those of `names` that a reference may mean: the one that is written exactly so, else all
+    that differ in case only. Several are for the caller to refuse."""
+    loose = {each for each in names if folded(each) == folded(name)}
+    return [name] if name in loose else sorted(loose)
 
 
 def missing_column(name: str, columns: Sequence[str], remedy: str = "") -> MissingColumnError:
-    """The error for a column that is not there; column names are public."""
+    """The error for a column that is not there, or could be several; names are public."""
+    same = same_names(name, columns)
+    if len(same) > 1:
+        return MissingColumnError(
+            f"no column is named {name!r} exactly, and {' and '.join(map(repr, same))} differ from "
+            "it in case only; write the one you mean as it is, in double quotes within SQL"
+        )
     near = difflib.get_close_matches(name.lower(), [column.lower() for column in columns], n=1)
     match = next((column for column in columns if near and column.lower() == near[0]), None)
     hint = f"; did you mean {match!r}?" if match else ""

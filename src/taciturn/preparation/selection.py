@@ -1,34 +1,45 @@
 """Runs `select` and `privacy_unit`: row-wise SQL over the stream of rows, in a locked DuckDB.
 
 Two locks stand before a row is read: sqlglot checks the text (`expression.py`), then DuckDB's own
-reading of the very statement that will run is checked again (`reading.py`). DuckDB itself reaches
-nothing but the rows (`session.py`), and sees one batch of them at a time, so that even a construct
-which slipped through could not mix more.
+reading of it, and of the very statement that will run, is checked again (`reading.py`). What names
+mean is decided in between, and the statement has none of them left (`binding.py`). DuckDB itself
+reaches nothing but the columns that the statement reads (`session.py`), and sees one batch of rows
+at a time, so that even a construct which slipped through could not mix more.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 
 import duckdb
 import pyarrow as pa
 import pyarrow.compute
 
-from taciturn.errors import DataError, PreparationError, RowError
-from taciturn.preparation.expression import Expressions, check_list, check_single
-from taciturn.preparation.reading import check_carried, check_reading
+from taciturn.errors import PreparationError, RowError
+from taciturn.preparation.apart import SessionApart
+from taciturn.preparation.binding import Output, Projection, bind_list, bind_unit
+from taciturn.preparation.expression import check_list, check_single
 from taciturn.preparation.rows import (
+    ROWS_PER_BATCH,
     UNIT,
     Rows,
     Skipped,
-    conform,
+    filtered,
     shielded,
     sliced,
     surviving,
     unique_columns,
 )
-from taciturn.preparation.session import LIMIT_S, TABLE, LockedSession
+from taciturn.preparation.session import LockedSession
+
+ROW_LIMIT_S = 2.0
+"""How long a statement may take over one declared row: hundreds of times what it needs."""
+
+_SEVERAL_LIMIT_S, _BATCH_LIMIT_S = 0.5, 4.0
+"""Over two rows, and how much more over a whole batch. It decides nothing: rows that take longer
+are halved until each is alone. So a row that never ends takes a quarter of a minute."""
 
 _MISSING = pa.array(["", "nan", "null", "none", "<na>"], pa.string())
 
@@ -42,8 +53,8 @@ def selected(rows: Rows, select: str) -> Rows:
     Raises PreparationError naming the construct, or MissingColumnError.
     """
     field = f"select={select!r}"
-    expressions = check_list(select, rows.schema.names)
-    prepared = _run(rows, f"SELECT {select}\nFROM {TABLE}", expressions, field)
+    check_list(select, rows.schema.names)
+    prepared = _run(rows, lambda session: bind_list(session, select, rows.schema, field), field)
     unique_columns(prepared.schema, field)
     return prepared
 
@@ -58,12 +69,11 @@ def with_unit(rows: Rows, privacy_unit: str, kept: Sequence[str]) -> Rows:
     Raises PreparationError, MissingColumnError, RowError.
     """
     field = f"privacy_unit={privacy_unit!r}"
-    expressions = _unit_expression(rows.schema, privacy_unit)
-    unit = f"CAST(({expressions.text}\n) AS VARCHAR) AS {UNIT}"
-    columns = ", ".join([*map(_quoted, kept), unit])
-    found = _run(rows, f"SELECT {columns}\nFROM {TABLE}", expressions, field)
-    schema = found.schema.set(len(kept), pa.field(UNIT, pa.string()))
-    return Rows(schema, (_unit_checked(batch, schema, field) for batch in found.batches))
+    passed = [rows.schema.names.index(name) for name in dict.fromkeys(kept)]
+    found = _with_unit(rows, privacy_unit, passed, field)
+    checked = (_unit_checked(batch, field) for batch in found.batches)
+    wrong = RowError(f"{field} is not UTF-8 text in some rows; leave those rows out of the data")
+    return Rows(found.schema, shielded(checked, lambda _: wrong))
 
 
 def with_owners_unit(rows: Rows, unit: str, skipped: Skipped) -> Rows:
@@ -71,71 +81,66 @@ def with_owners_unit(rows: Rows, unit: str, skipped: Skipped) -> Rows:
 
     A row whose unit is missing (as in `with_unit`) or cannot be computed is left out, and counted.
 
-    Raises PreparationError, MissingColumnError; DataError if there is a column named UNIT.
+    Raises PreparationError, MissingColumnError.
     """
-    if UNIT in (name.lower() for name in rows.schema.names):
-        raise DataError(f"the data has a column named {UNIT}, a name that is taken; rename it")
-    expressions = _unit_expression(rows.schema, unit)
-    value = f"CAST(({expressions.text}\n) AS VARCHAR) AS {UNIT}"
-    columns = [*map(_quoted, rows.schema.names), value]
-    statement = f"SELECT {', '.join(columns)}\nFROM {TABLE}"
-    found = _run(rows, statement, expressions, f"privacy_unit={unit!r}", skipped)
-    return Rows(found.schema, (_named_only(batch, skipped) for batch in found.batches))
+    passed = range(len(rows.schema))
+    found = _with_unit(rows, unit, passed, f"privacy_unit={unit!r}", skipped)
+    named = (
+        part
+        for batch in found.batches
+        for part in surviving(batch, lambda each: _named_only(each, skipped), skipped)
+    )
+    return Rows(found.schema, named)
+
+
+def _with_unit(
+    rows: Rows, unit: str, passed: Sequence[int], field: str, skipped: Skipped | None = None
+) -> Rows:
+    """The columns at these positions, and UNIT."""
+    unique_columns(rows.schema, "the data")
+    if unit not in rows.schema.names:
+        check_single(unit, rows.schema.names)
+    own = [Output(rows.schema.names[index], index) for index in passed]
+
+    def plan(session: LockedSession) -> Projection:
+        return replace(bind_unit(session, unit, rows.schema, field), outputs=(*own, Output(UNIT)))
+
+    return _run(rows, plan, field, skipped)
 
 
 def _named_only(batch: pa.RecordBatch, skipped: Skipped) -> pa.RecordBatch:
-    """The rows whose unit is not missing."""
+    """The rows whose unit is not missing; raises an Arrow error if one is not UTF-8."""
     units = batch.column(batch.num_columns - 1)
+    units.validate(full=True)
     plain = pa.compute.utf8_lower(pa.compute.utf8_trim_whitespace(units))
     missing = pa.compute.or_kleene(pa.compute.is_null(units), pa.compute.is_in(plain, _MISSING))
-    kept = batch.filter(pa.compute.invert(missing))
+    kept = filtered(batch, pa.compute.invert(missing))
     skipped.rows += batch.num_rows - kept.num_rows
     return kept
 
 
 def selected_beside_unit(rows: Rows, select: str, skipped: Skipped) -> Rows:
-    """Apply `select` to rows that have UNIT, which it can neither read, alter, rename nor drop.
+    """Apply `select` to rows whose last column is UNIT, which takes no part in it: what runs is
+    given the other columns only, and the unit is put back beside each row's results.
 
     A row on which `select` fails, or takes too long, is left out, and counted.
 
     Raises PreparationError naming the construct, or MissingColumnError.
     """
     field = f"select={select!r}"
-    raw = rows.schema.remove(rows.schema.get_field_index(UNIT))
-    expressions = check_list(select, raw.names)
-    if UNIT in (alias.lower() for alias in expressions.aliases):
-        raise PreparationError(f"{field} makes a column named {UNIT}, a name that is taken")
-    statement = f"SELECT {select}\n, {UNIT}\nFROM {TABLE}"
-    found = _run(rows, statement, expressions, field, skipped, carried=UNIT)
-    kept = _beside_unit(found.schema)
-    fields = [found.schema.field(index) for index in kept[:-1]]
-    schema = pa.schema([*fields, pa.field(UNIT, pa.string())])
-    unique_columns(schema, field)
-    return Rows(schema, (_columns(batch, kept, schema) for batch in found.batches))
+    last = len(rows.schema) - 1
+    raw = rows.schema.remove(last)
+    check_list(select, raw.names)
+
+    def plan(session: LockedSession) -> Projection:
+        projection = bind_list(session, select, raw, field)
+        unique_columns(pa.schema([(each.name, pa.null()) for each in projection.outputs]), field)
+        return replace(projection, outputs=(*projection.outputs, Output(UNIT, last)))
+
+    return _run(rows, plan, field, skipped)
 
 
-def _beside_unit(schema: pa.Schema) -> list[int]:
-    """Positions of what was selected, and of UNIT at the end; `*` brings it along once more."""
-    last = len(schema) - 1
-    return [i for i, name in enumerate(schema.names) if i == last or name.lower() != UNIT]
-
-
-def _columns(batch: pa.RecordBatch, kept: Sequence[int], schema: pa.Schema) -> pa.RecordBatch:
-    return pa.RecordBatch.from_arrays([batch.column(i) for i in kept], schema=schema)
-
-
-def _quoted(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'
-
-
-def _unit_expression(schema: pa.Schema, privacy_unit: str) -> Expressions:
-    """A column is meant literally, whatever its name; anything else is SQL."""
-    if privacy_unit in schema.names:
-        return Expressions(_quoted(privacy_unit), (), ())
-    return check_single(privacy_unit, schema.names)
-
-
-def _unit_checked(batch: pa.RecordBatch, schema: pa.Schema, field: str) -> pa.RecordBatch:
+def _unit_checked(batch: pa.RecordBatch, field: str) -> pa.RecordBatch:
     units = batch.column(batch.num_columns - 1)
     plain = pa.compute.utf8_lower(pa.compute.utf8_trim_whitespace(units))
     missing = pa.compute.any(pa.compute.is_in(plain, _MISSING)).as_py()
@@ -144,49 +149,55 @@ def _unit_checked(batch: pa.RecordBatch, schema: pa.Schema, field: str) -> pa.Re
             f"{field} is null or empty in some rows; leave those rows out of the data, or give "
             "each its own value, for example with coalesce(patient_id, row_id)"
         )
-    return pa.RecordBatch.from_arrays(batch.columns, schema=schema)
+    return batch
 
 
 def _run(
     rows: Rows,
-    statement: str,
-    expressions: Expressions,
+    plan: Callable[[LockedSession], Projection],
     field: str,
     skipped: Skipped | None = None,
-    carried: str | None = None,
 ) -> Rows:
     """Execute a statement batch by batch, once both locks are passed; row order is kept.
 
     Args:
+        plan: passes the second lock, and says what runs.
         skipped: counts rows on which it fails, which are left out; without it they are an error.
-        carried: the column that must be the statement's last expression and occur nowhere else.
     """
-    names = {*rows.schema.names, *expressions.aliases, *expressions.parameters}
     with ExitStack() as stack:
         session = stack.enter_context(LockedSession())
-        # also alone, since the statement may embed it between parentheses
-        for text in (f"SELECT {expressions.text}\nFROM {TABLE}", statement):
-            check_reading(session.serialized(text), names, field)
-        if carried is not None:
-            check_carried(session.serialized(statement), carried, field)
-        schema = _bound_schema(session, statement, rows.schema, field)
+        try:
+            projection = plan(session)
+        except RecursionError:
+            raise PreparationError(f"{field} is nested too deeply; make it simpler") from None
+        schema = _bound_schema(session, projection, rows.schema, field)
         opened = stack.pop_all()
 
     def attempt(batch: pa.RecordBatch) -> pa.RecordBatch | None:
-        limit_s = LIMIT_S if batch.num_rows > 1 else LIMIT_S / 10
-        found = session.attempt(statement, pa.Table.from_batches([batch]), limit_s)
-        if found is None or found.num_rows != batch.num_rows:
+        if not projection.statement:
+            return _put_together(projection, batch, None, schema)
+        more_s = _SEVERAL_LIMIT_S + _BATCH_LIMIT_S * batch.num_rows / ROWS_PER_BATCH
+        limit_s = ROW_LIMIT_S if batch.num_rows == 1 else more_s
+        found = apart.attempt(projection.statement, projection.table(batch), limit_s)
+        if found is None or not projection.is_of(found, batch.num_rows):
             return None
-        return _one_batch(found, schema)
+        return _put_together(projection, batch, found, schema)
+
+    apart = SessionApart()
 
     def results() -> Iterator[pa.RecordBatch]:
-        with opened:
+        with opened, apart:
             for batch in rows.batches:
                 if skipped is not None:
                     yield from sliced(surviving(batch, attempt, skipped))
+                    apart.check()
                     continue
-                found = session.run(statement, pa.Table.from_batches([batch]))
-                yield from (conform(part, schema) for part in found.to_batches())
+                found = None
+                if projection.statement:
+                    found = session.run(projection.statement, projection.table(batch))
+                    if not projection.is_of(found, batch.num_rows):
+                        raise PreparationError(f"{field} does not give one result for each row")
+                yield _put_together(projection, batch, found, schema)
 
     def failed(kind: str) -> PreparationError:
         # DuckDB's message quotes the value that it could not convert: it stays unread
@@ -198,18 +209,50 @@ def _run(
     return Rows(schema, shielded(results(), failed))
 
 
-def _one_batch(found: pa.Table, schema: pa.Schema) -> pa.RecordBatch:
-    """A table of a batch's results; DuckDB gives columns in chunks."""
-    arrays = [column.combine_chunks() for column in found.columns]
+def _put_together(
+    projection: Projection, batch: pa.RecordBatch, found: pa.Table | None, schema: pa.Schema
+) -> pa.RecordBatch:
+    """What was computed of a batch, beside the columns that are passed on as they are."""
+    computed = iter(() if found is None else found.columns[1:])
+    arrays = []
+    for output, field in zip(projection.outputs, schema, strict=True):
+        if output.column is None:
+            array = next(computed).combine_chunks()  # DuckDB gives columns in chunks
+        else:
+            array = batch.column(output.column)
+        arrays.append(array if array.type.equals(field.type) else array.cast(field.type))
     return pa.RecordBatch.from_arrays(arrays, schema=schema)
 
 
 def _bound_schema(
-    session: LockedSession, statement: str, schema: pa.Schema, field: str
+    session: LockedSession, projection: Projection, schema: pa.Schema, field: str
 ) -> pa.Schema:
     """The result's columns, from a run on no rows: its errors can quote none and are shown."""
-    try:
-        return session.run(statement, schema.empty_table()).schema
-    except duckdb.Error as error:
-        reason = str(error).partition("\n")[0]
-        raise PreparationError(f"{field} cannot be run: {reason}") from None
+    computed: Iterator[pa.DataType] = iter(())
+    if projection.statement:
+        try:
+            found = session.run(projection.statement, projection.empty_table(schema))
+        except (duckdb.Error, pa.ArrowException) as error:
+            raise _cannot_be_run(error, projection, schema, field) from None
+        computed = iter(found.schema.types[1:])
+    return pa.schema(
+        [
+            pa.field(
+                output.name,
+                next(computed) if output.column is None else schema.field(output.column).type,
+            )
+            for output in projection.outputs
+        ]
+    )
+
+
+def _cannot_be_run(
+    error: Exception, projection: Projection, schema: pa.Schema, field: str
+) -> PreparationError:
+    reason = projection.shown(str(error).partition("\n")[0]).rstrip(".")
+    if isinstance(error, duckdb.NotSupportedError | pa.ArrowNotImplementedError):
+        read = [schema.field(index) for index in projection.reads]
+        reason += f"; it reads {', '.join(f'{each.name!r}, {each.type}' for each in read)}"
+    if "BLOB" in reason:
+        reason += "; bytes become text by decode(...)"
+    return PreparationError(f"{field} cannot be run: {reason}")

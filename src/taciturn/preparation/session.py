@@ -6,7 +6,6 @@ import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from types import TracebackType
 from typing import Self, TypeVar
 
@@ -32,11 +31,6 @@ _SETTINGS: dict[str, str | int | bool] = {
     "lock_configuration": True,
 }
 
-LIMIT_S = 20.0
-"""How long a statement may take over one batch; a single row has a tenth of it."""
-_GRACE_S = 5.0
-_BROKEN = (duckdb.FatalException, duckdb.InternalException)
-
 T = TypeVar("T")
 
 
@@ -48,12 +42,19 @@ class LockedSession:
     """
 
     def __init__(self) -> None:
-        self._open()
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="taciturn-sql")
+        self._connection = self._call(_connect)
 
     def serialized(self, statement: str) -> str:
         """What DuckDB's parser reads in a statement, as JSON; nothing is executed."""
         query = "SELECT json_serialize_sql(?)"
         rows = self._call(lambda: self._connection.execute(query, [statement]).fetchall())
+        return str(rows[0][0])
+
+    def written(self, reading: str) -> str:
+        """The statement that such JSON is the reading of; nothing is executed."""
+        query = "SELECT json_deserialize_sql(?)"
+        rows = self._call(lambda: self._connection.execute(query, [reading]).fetchall())
         return str(rows[0][0])
 
     def run(self, statement: str, rows: pa.Table, *, limit_s: float = RUN_LIMIT_S) -> pa.Table:
@@ -71,39 +72,6 @@ class LockedSession:
             return self._call(run)
         finally:
             watchdog.cancel()
-
-    def attempt(self, statement: str, rows: pa.Table, limit_s: float) -> pa.Table | None:
-        """The same within a time limit; None if it fails, whose reason nobody reads.
-
-        Whatever a row does to DuckDB, the next one finds a session that works: a query that does
-        not stop when it is interrupted is left behind with its thread.
-        """
-
-        def run() -> pa.Table:
-            self._connection.register(TABLE, rows)
-            return self._connection.sql(statement).to_arrow_table()
-
-        query = self._thread.submit(run)
-        try:
-            return query.result(limit_s)
-        except TimeoutError:
-            self._connection.interrupt()
-            with suppress(TimeoutError, duckdb.Error):
-                query.result(_GRACE_S)
-            self._start_again()
-        except _BROKEN:
-            self._start_again()
-        except duckdb.Error:
-            pass
-        return None
-
-    def _start_again(self) -> None:
-        self._thread.shutdown(wait=False)
-        self._open()
-
-    def _open(self) -> None:
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="taciturn-sql")
-        self._connection = self._call(_connect)
 
     def close(self) -> None:
         """Release the memory and the thread."""

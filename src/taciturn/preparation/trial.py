@@ -25,7 +25,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from taciturn.errors import MissingColumnError, TaciturnError
-from taciturn.preparation.arrow_types import parse_type
+from taciturn.preparation.arrow_types import OpaqueType, name_of_type, type_of_column
 from taciturn.preparation.expression import check_single, warm_up
 from taciturn.preparation.framing import LIMIT_S, MESSAGE_LIMIT_BYTES, read_message, to_message
 from taciturn.preparation.rows import Rows
@@ -38,8 +38,8 @@ _TEXTS = 50
 _WRONG = (pa.ArrowException, TypeError, ValueError, OverflowError)
 _MOST_CHARACTERS = 200
 _LONG_NAME = (
-    f"select makes a column whose name or type is longer than {_MOST_CHARACTERS} characters; name "
-    "it with AS, and make it simpler"
+    f"select makes a column whose name is longer than {_MOST_CHARACTERS} characters; name it with "
+    "AS"
 )
 
 _OUT_OF_TIME = (
@@ -80,17 +80,17 @@ def try_unit(unit: str) -> dict[str, Any]:
 
 def try_selection(request: Mapping[str, Any]) -> dict[str, Any]:
     """Columns and rows that a selection makes of the rows in a request, or why it is refused."""
-    schema = pa.schema([(name, parse_type(kind)) for name, kind in request["columns"]])
+    schema = pa.schema([(name, type_of_column(kind)) for name, kind in request["columns"]])
     try:
         table = table_of(request["rows"], schema)
         result = selected(Rows(schema, iter(table.to_batches())), request["select"])
         rows = [plain(row) for batch in result.batches for row in batch.to_pylist()]
     except TaciturnError as error:
         return {"refused": str(error)}
-    if any(max(len(each.name), len(str(each.type))) > _MOST_CHARACTERS for each in result.schema):
+    if any(len(name) > _MOST_CHARACTERS for name in result.schema.names):
         return {"refused": _LONG_NAME}
     return {
-        "columns": [[column.name, str(column.type)] for column in result.schema],
+        "columns": [[column.name, name_of_type(column.type)] for column in result.schema],
         "rows": rows,
     }
 
@@ -103,6 +103,8 @@ def table_of(rows: Sequence[Mapping[str, Any]], schema: pa.Schema) -> pa.Table:
 
 
 def _column(values: list[Any], kind: pa.DataType) -> pa.Array:
+    if isinstance(kind, OpaqueType):
+        return pa.ExtensionArray.from_storage(kind, pa.nulls(len(values)))
     try:
         return pa.array(values, kind)
     except _WRONG:

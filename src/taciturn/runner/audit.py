@@ -25,7 +25,11 @@ class _NothingToCharge:
         """See assessment.Ledger."""
         raise GuaranteeError("an audit asks for nothing that costs")
 
-    def charge(self, step: PrivateStep, fingerprint: str) -> None:
+    def look(self, delta: float) -> None:
+        """See assessment.Ledger."""
+        raise GuaranteeError("an audit shows no private figures")
+
+    def charge(self, step: PrivateStep, delta: float, fingerprint: str) -> None:
         """See assessment.Ledger."""
         raise GuaranteeError("an audit charges nothing")
 

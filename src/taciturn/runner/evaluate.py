@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from taciturn import assessment
 from taciturn.assessment import Budget
-from taciturn.errors import SpecError
+from taciturn.errors import GuaranteeError, SpecError
 from taciturn.figures import ReleasedDownstream, ReleasedEvaluation
 from taciturn.report import PrivateStep
 from taciturn.runner.data import declared, with_owners_terms
@@ -25,7 +25,11 @@ class _GatewaysLedger:
     def check(self, unit: str) -> None:
         """Nothing to refuse here: the gateway has reserved it, under the dataset's own unit."""
 
-    def charge(self, step: PrivateStep, fingerprint: str) -> None:
+    def look(self, delta: float) -> None:
+        """Exact figures of private rows are for their owner, who needs no gateway to see them."""
+        raise GuaranteeError("a gateway shows no exact figures of private rows")
+
+    def charge(self, step: PrivateStep, delta: float, fingerprint: str) -> None:
         """Called before the noise is drawn, once all rows were read and judged."""
         self.task.rows_are_read()
         self.task.charge(0, 1)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from taciturn.engine.data.source import open_rows
-from taciturn.errors import SpecError
+from taciturn.errors import DataError, SpecError
+from taciturn.preparation.arrow_types import name_of_type
 from taciturn.preparation.selection import with_unit
 from taciturn.runner.task import Task
 from taciturn.wire.datasets import ColumnView, SchemaFile
@@ -19,10 +20,25 @@ def run(task: Task, request: RemoteProbe) -> None:
     task.stage(Stage.READING)
     task.pace.begin()
     rows = open_rows(source.source)
-    columns = tuple(ColumnView(name=field.name, type=str(field.type)) for field in rows.schema)
+    _check_names(rows.schema.names)
+    columns = tuple(
+        ColumnView(name=field.name, type=name_of_type(field.type)) for field in rows.schema
+    )
     for _ in with_unit(rows, source.unit, []).batches:
         task.pulse.check()
     task.rows_are_read()
     path = task.workspace.made("results") / "schema.json"
     path.write_text(SchemaFile(columns=columns).model_dump_json(), encoding="utf-8")
     task.door.file(path)
+
+
+def _check_names(names: list[str]) -> None:
+    """Raises DataError if a gateway cannot hold these columns."""
+    long = next((name for name in names if len(name) > 200), None)
+    if long is not None:
+        raise DataError(
+            f"the column {long[:40]!r}... has a name of {len(long)} characters; rename it to at "
+            "most 200"
+        )
+    if len(names) > 2000:
+        raise DataError(f"the data have {len(names)} columns; leave at most 2000")

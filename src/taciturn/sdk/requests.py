@@ -56,6 +56,8 @@ def public_texts(data: object, text_field: str | None) -> list[str]:
                 f"no column {column!r} in the data; columns: {', '.join(map(str, data.columns))}"
             )
         data = data[column].tolist()
+    if isinstance(data, pd.Series | pd.Index):
+        data = data.tolist()
     if not isinstance(data, Sequence) or not all(isinstance(text, str) for text in data):
         raise DataError(
             f"data of type {type(data).__name__} cannot be sent to a gateway; give a list of "
@@ -65,10 +67,11 @@ def public_texts(data: object, text_field: str | None) -> list[str]:
 
 
 def _read(path: Path) -> Any:
-    reader = _READERS.get(path.suffix)
+    suffix = path.suffix.lower()
+    reader = _READERS.get(suffix)
     if reader is None or not path.is_file():
         raise DataError(f"{path} is not a file of JSONL, CSV or Parquet; give one that is here")
-    options: Mapping[str, Any] = {"lines": True} if path.suffix == ".jsonl" else {}
+    options: Mapping[str, Any] = {"lines": True} if suffix == ".jsonl" else {}
     try:
         return getattr(pd, reader)(path, **options)
     except ImportError as error:

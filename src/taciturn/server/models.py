@@ -18,7 +18,7 @@ from taciturn.server.moments import moment
 from taciturn.server.paging import Paging
 from taciturn.server.problems import ProblemError
 from taciturn.server.sight import holds_model, watches_model
-from taciturn.server.tables import artifacts, models, users
+from taciturn.server.tables import artifacts, datasets, models, users
 from taciturn.wire.jobs import ModelView
 from taciturn.wire.values import Page, PolicyLine
 
@@ -139,7 +139,8 @@ class Models:
                 "conflict", f"a fit has to release {REPORT} and {' or '.join(WEIGHTS)} first"
             )
         report = PrivacyReport.model_validate_json(text)
-        wrong = _differences(report, job)
+        wanted = select(datasets.c.unit).where(datasets.c.name == job.dataset)
+        wrong = _differences(report, job, connection.scalar(wanted))
         if wrong:
             raise ProblemError(
                 "conflict", f"the report is not of the plan that was reserved: {', '.join(wrong)}"
@@ -155,8 +156,12 @@ def no_model(model_id: str) -> ProblemError:
     )
 
 
-def _differences(report: PrivacyReport, job: Row[Any]) -> tuple[str, ...]:
-    """Fields in which the report is not about what the gateway planned and paid for."""
+def _differences(report: PrivacyReport, job: Row[Any], unit: str | None) -> tuple[str, ...]:
+    """Fields in which the report is not about what the gateway planned and paid for.
+
+    Args:
+        unit: what the dataset's owner protects; None if the dataset is no longer there.
+    """
     plan = TrainingPlan.model_validate_json(job.plan)
     expected: dict[str, object] = {
         "base_model": json.loads(job.request)["model"],
@@ -173,6 +178,8 @@ def _differences(report: PrivacyReport, job: Row[Any]) -> tuple[str, ...]:
             "noise_multiplier": plan.privacy.noise_multiplier,
             "l2_clip_norm": plan.privacy.l2_clip_norm,
             "sampling_probability": plan.sampling_probability,
+            "max_records_per_unit": plan.max_records_per_unit,
+            "privacy_unit": report.privacy_unit if unit is None else unit,
         }
     return tuple(
         name for name, value in expected.items() if not _same(getattr(report, name), value)

@@ -43,7 +43,7 @@ class ColumnView(WireValue):
     """A column's name and Arrow type: what the probe found, and all that is known of the rows."""
 
     name: Annotated[str, Field(max_length=200)]
-    type: Annotated[str, Field(max_length=200)]
+    type: Annotated[str, Field(max_length=4000)]
 
 
 class SchemaFile(WireValue):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,13 @@ import pyarrow.parquet
 import pytest
 
 from taciturn.engine.data.declared import DeclaredRows
+from taciturn.engine.data.encoding import DeclaredEncoder, most_characters
+from taciturn.engine.data.plain import plain_tokens
 from taciturn.engine.data.split import Split
 from taciturn.engine.data.tokenize import SKIPPED, TokenizedDataset, prepare
-from taciturn.errors import MissingColumnError, PreparationError, SpecError
+from taciturn.errors import DataError, MissingColumnError, PreparationError, SpecError
+from taciturn.preparation.fields import Fields
+from taciturn.preparation.rows import UNIT
 from taciturn.spec import DataSpec
 
 OWNERS = DataSpec(privacy_unit="split_part(id, '_', 1)")
@@ -47,6 +52,25 @@ def content(data: TokenizedDataset) -> set[tuple[tuple[int, ...], ...]]:
 def test_units_are_the_owners_whatever_is_selected(tmp_path: Path, tokenizer: Any) -> None:
     spec = OWNERS.model_copy(update={"select": "md5(id || text) AS id, text"})
     assert made(NOTES, tokenizer, tmp_path, spec).n_units == 4
+
+
+@pytest.mark.parametrize(("unit", "n_units"), [("id", 4), ("ID", 12), ("lower(id)", 4)])
+@pytest.mark.parametrize("select", [None, "*", '"ID" AS id, Text AS text', "upper(id) AS ID, text"])
+def test_units_are_of_the_column_that_the_owner_named(
+    unit: str, n_units: int, select: str | None, tmp_path: Path, tokenizer: Any
+) -> None:
+    """ID is a row's number, and id the patient's, whatever a selection calls what it makes."""
+    rows = [
+        {"ID": note["n"], "id": note["id"].partition("_")[0], "text": note["text"]}
+        for note in NOTES
+    ]
+    spec = DataSpec(privacy_unit=unit, select=select, text_field="text")
+    assert made(rows, tokenizer, tmp_path, spec).n_units == n_units
+
+
+def test_the_units_name_is_no_field(tmp_path: Path, tokenizer: Any) -> None:
+    with pytest.raises(MissingColumnError):
+        made(NOTES, tokenizer, tmp_path, OWNERS.model_copy(update={"text_field": UNIT}))
 
 
 @pytest.mark.parametrize(
@@ -122,3 +146,101 @@ def test_what_is_wrong_with_columns_is_said(tmp_path: Path, tokenizer: Any) -> N
 def test_there_must_be_an_owners_unit(tmp_path: Path, tokenizer: Any) -> None:
     with pytest.raises(SpecError, match="privacy_unit"):
         made(NOTES, tokenizer, tmp_path, DataSpec())
+
+
+@pytest.mark.parametrize("field", ["text", "messages"])
+def test_a_row_that_is_too_large_contributes_nothing(
+    field: str, tmp_path: Path, tokenizer: Any
+) -> None:
+    chatty = tokenizer.__class__.from_pretrained(tokenizer.name_or_path)
+    chatty.chat_template = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
+
+    def value(length: int) -> str:
+        turns = [("user", "Q " * (length // 2)), ("assistant", "A")]
+        chat = [{"role": role, "content": words} for role, words in turns]
+        return "Q" * length if field == "text" else json.dumps(chat)
+
+    rows = [{"id": f"p{n}_1", field: value(length)} for n, length in enumerate((5, 9, 17 << 20))]
+    data = made(rows, chatty, tmp_path)
+    assert data.n_units == 2
+    assert skipped(tmp_path) == 1
+
+
+def test_a_long_text_is_read_as_far_as_it_is_kept(tmp_path: Path, tokenizer: Any) -> None:
+    lengths: list[int] = []
+    tokenizer = copy.copy(tokenizer)
+
+    class Noting(type(tokenizer)):  # type: ignore[misc]
+        def __call__(self, text: Any, **options: Any) -> Any:
+            lengths.extend(map(len, text))
+            return super().__call__(text, **options)
+
+    text = "The patient has a cough. " * 40_000
+    (whole,) = plain_tokens(tokenizer, [text])
+    tokenizer.__class__ = Noting
+    data = made([{"id": "p1_1", "text": text}], tokenizer, tmp_path)
+    (record,) = data.records(0)
+    assert record.input_ids.tolist()[1:] == whole[:63]
+    assert max(lengths) == most_characters(tokenizer, 64) < 2000
+
+
+def test_a_row_with_tokens_that_the_model_does_not_know(tokenizer: Any) -> None:
+    encoder = DeclaredEncoder(Fields("text", ("text",)), tokenizer, 9, vocabulary=40)
+    batch = pa.record_batch([pa.array(["!", "The patient"], pa.large_string())], ["part_0"])
+    found = [record for part in encoder.encode(batch) for record in _records(part)]
+    assert found == [(3, True), (1, False)]
+    assert encoder.skipped.rows == 1
+
+
+def _records(part: Any) -> list[tuple[int, bool]]:
+    starts = [0, *part.lengths.cumsum()]
+    return [
+        (int(n), bool(part.targets[start : start + n].any()))
+        for start, n in zip(starts, part.lengths, strict=False)
+    ]
+
+
+GOOD = [b'{"id": "a_1", "text": "fine", "n": 1}', b'{"id": "b_1", "text": "too", "n": 2.5}']
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b'{"id": "c_1", "text": ',
+        b'{"id": "c_1", "text": "\xff"}',
+        b'{"id": "c_1", "text": "\\ud800"}',
+        b'["c_1", "text"]',
+        b"[" * 100_000,
+    ],
+)
+def test_line_that_cannot_be_read_contributes_nothing(
+    line: bytes, tmp_path: Path, tokenizer: Any
+) -> None:
+    path = tmp_path / "notes.jsonl"
+    path.write_bytes(b"\n".join([GOOD[0], line, GOOD[1]]) + b"\n")
+    assert made(str(path), tokenizer, tmp_path).n_units == 2
+    assert skipped(tmp_path) == 1
+    with pytest.raises(DataError):
+        prepare(str(path), OWNERS, tokenizer, 64, tmp_path / "own", seed=0)
+
+
+@pytest.mark.parametrize("row", [b"c_1,x,too many", b"c_1", b"c_1,\xff"])
+def test_row_of_a_csv_file_that_cannot_be_read_contributes_nothing(
+    row: bytes, tmp_path: Path, tokenizer: Any
+) -> None:
+    path = tmp_path / "notes.csv"
+    path.write_bytes(b"\n".join([b"id,text", b"a_1,fine", row, b"b_1,too"]) + b"\n")
+    assert made(str(path), tokenizer, tmp_path).n_units == 2
+    assert skipped(tmp_path) == 1
+
+
+def test_row_of_an_arrow_file_that_is_not_utf8_contributes_nothing(
+    tmp_path: Path, tokenizer: Any
+) -> None:
+    texts = pa.array([b"fine", b"\xff", b"too"]).cast(pa.string(), safe=False)
+    table = pa.table({"id": ["a_1", "c_1", "b_1"], "text": texts})
+    path = tmp_path / "notes.arrow"
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+        writer.write_table(table)
+    assert made(str(path), tokenizer, tmp_path).n_units == 2
+    assert skipped(tmp_path) == 1

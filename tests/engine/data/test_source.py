@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import fsspec
+import numpy
 import pandas
 import polars
 import pyarrow as pa
+import pyarrow.compute
 import pyarrow.dataset
 import pyarrow.parquet
 import pytest
@@ -96,6 +98,56 @@ def test_in_memory_sources() -> None:
 
 def test_a_list_of_strings_is_the_column_text() -> None:
     assert read(["a", "b"]) == [{"text": "a"}, {"text": "b"}]
+
+
+def test_one_column_alone_is_a_table_of_one() -> None:
+    frame, named = TABLE.to_pandas(), polars.DataFrame(ROWS)
+    note = [{"note": row["text"]} for row in ROWS]
+    text = [{"text": row["text"]} for row in ROWS]
+    assert read(frame["text"]) == read(named["text"]) == text
+    assert read(frame["text"].rename("note")) == read(named["text"].alias("note")) == note
+    unnamed: list[object] = [
+        frame["text"].rename(None),
+        frame["text"].values,
+        frame["text"].to_numpy(),
+        frame["text"].astype("category"),
+        numpy.array([row["text"] for row in ROWS]),
+        pandas.Index(frame["text"].rename(None)),
+        named["text"].alias(""),
+        TABLE["text"],
+        TABLE["text"].chunk(0),
+        TABLE["text"].dictionary_encode(),
+    ]
+    assert all(read(column) == text for column in unnamed)
+
+
+def test_a_choice_of_rows_in_arrow_is_honoured() -> None:
+    data = pa.dataset.dataset(TABLE).filter(pyarrow.compute.field("id") == "8")
+    assert read(data) == ROWS[1:]
+    assert read(data.scanner(columns=["id"])) == [{"id": "8"}]
+
+
+def test_tables_that_only_look_like_one_are_refused() -> None:
+    """A Styler hides rows when it is shown; the objects of polars are addresses in memory."""
+    frame = TABLE.to_pandas()
+    for shown in (frame.style, frame.groupby("id"), numpy.array([["a"]]), frame.to_records()):
+        assert ";" in str(refusal(shown))
+    objects = polars.Series("id", [object()], dtype=polars.Object)
+    for data in (objects, polars.DataFrame([objects])):
+        assert "'id'" in str(refusal(data))
+
+
+@pytest.mark.parametrize(
+    "column",
+    [pandas.arrays.SparseArray([0, 1]), pandas.Series([1j, 2]), pandas.Series([1, 2], dtype="c16")],
+)
+def test_pandas_columns_that_arrow_lacks_are_named(column: Any) -> None:
+    assert "'x'" in str(refusal(pandas.DataFrame({"x": column})))
+
+
+def test_names_that_are_no_names_are_refused() -> None:
+    for rows in ([{1: "a"}], [{"\ud800": "a"}]):
+        refusal(rows)
 
 
 def test_memory_url_and_compression(tmp_path: Path) -> None:
@@ -183,6 +235,13 @@ def test_absent_places_are_named() -> None:
     assert isinstance(refusal(f"http://127.0.0.1:1/{'x'}.jsonl"), DataNotFoundError)
 
 
+@pytest.mark.parametrize(
+    "place", ["zip://a.csv::{}", "memory://[/a.csv", "postgresql://[/clinic#notes", "simplecache::"]
+)
+def test_urls_that_lead_to_nothing_that_can_be_opened(tmp_path: Path, place: str) -> None:
+    assert isinstance(refusal(place.format(tmp_path)), DataNotFoundError)
+
+
 def test_credentials_in_a_url_are_not_shown() -> None:
     error = refusal(f"http://user:{SECRET}@127.0.0.1:1/x.jsonl?token={SECRET}#{SECRET}")
     assert "127.0.0.1:1/x.jsonl" in str(error)
@@ -225,7 +284,7 @@ def test_unknown_and_mixed_suffixes(tmp_path: Path) -> None:
         f'{{"text": "ok"}}\n{{"text": "{SECRET}',
         f'["{SECRET}"]',
         f'"{SECRET}"',
-        f'[{{"text": "{SECRET}"}}]',
+        f'[{{"text": "{SECRET}"}}',
         f'{{"text": "\\ud800 {SECRET}"}}',
     ],
 )

@@ -63,6 +63,19 @@ def test_every_record_is_a_unit_by_default(tmp_path: Path, tokenizer: Any) -> No
     assert texts(dataset, tokenizer) == [[row["text"]] for row in NOTES]
 
 
+def test_text_that_is_not_utf8_is_refused_where_it_is_used(tmp_path: Path, tokenizer: Any) -> None:
+    """Arrow's and Parquet's readers do not look: cp1252 written as text, for example."""
+    wrong = pa.array(["Müller".encode("cp1252"), b"b", b"c"]).view(pa.string())
+    table = pa.table({"id": ["1", "2", "3"], "text": ["a", "b", "c"], "wrong": wrong})
+    pa.parquet.write_table(table, tmp_path / "notes.parquet")
+    for data in (table, tmp_path / "notes.parquet"):
+        for used in ({"privacy_unit": "wrong"}, {"text_field": "wrong"}):
+            with pytest.raises(RowError, match="UTF-8"):
+                prepare(data, DataSpec(**used), tokenizer, 64, tmp_path / "data", seed=0)
+    by_id = DataSpec(privacy_unit="id")
+    assert prepare(table, by_id, tokenizer, 64, tmp_path / "data", seed=0).n_units == 3
+
+
 def test_select_comes_first(tmp_path: Path, tokenizer: Any) -> None:
     spec = DataSpec(select="split_part(id, '_', 1) AS patient, upper(text) AS text")
     by_patient = spec.model_copy(update={"privacy_unit": "patient"})
@@ -105,6 +118,7 @@ def test_only_the_owner_can_read_the_folder(tmp_path: Path, tokenizer: Any) -> N
     assert stat.S_IMODE((tmp_path / "data").stat().st_mode) == 0o700
     assert sorted(path.name for path in (tmp_path / "data").iterdir()) == [
         "meta.json",
+        "origin.json",
         "tokens.arrow",
         "units.arrow",
     ]

@@ -8,9 +8,14 @@ import pytest
 import torch
 import transformers as hf
 
+from taciturn.engine.model.load import LoadedModel
 from taciturn.engine.model.loss import CausalLmLoss
 from taciturn.engine.model.rope import independent_length
+from taciturn.engine.privacy.ranks import ALONE
+from taciturn.engine.training.trainable import trainable
 from taciturn.errors import GuaranteeError
+from taciturn.planning.plan import AdapterPlan
+from taciturn.spec import FitSpec
 from tinymodels import CONFIGS, build, random_batch
 
 SIZE = {
@@ -29,18 +34,18 @@ def dynamic() -> Any:
     return hf.LlamaForCausalLM(config).eval()
 
 
-def longrope() -> Any:
+def longrope(original: int = 8) -> Any:
     rope = {
         "rope_type": "longrope",
         "short_factor": [1.0] * 4,
         "long_factor": [1.0, 4.0, 16.0, 64.0],
         "rope_theta": 100.0,
-        "original_max_position_embeddings": 8,
+        "original_max_position_embeddings": original,
     }
     config = hf.Phi3Config(
         **SIZE,
         max_position_embeddings=32,
-        original_max_position_embeddings=8,
+        original_max_position_embeddings=original,
         rope_parameters=rope,
         bos_token_id=1,
         eos_token_id=2,
@@ -77,3 +82,14 @@ def test_loss_refuses_longer_batches(make: Any) -> None:
 @pytest.mark.parametrize("name", CONFIGS)
 def test_others_have_no_bound(name: str) -> None:
     assert independent_length(build(name)) is None
+
+
+@pytest.mark.parametrize("epsilon", [3, "unlimited"])
+def test_length_is_refused_before_a_record_has_it(epsilon: Any) -> None:
+    """Whether the job fails must not depend on how long a record is."""
+    base = LoadedModel("base", longrope(16), None, context_length=32)
+    spec = FitSpec(target_epsilon=epsilon, method="full", max_tokens=24)
+    plan = AdapterPlan(method="full")
+    with pytest.raises(GuaranteeError, match=r"24 tokens is longer than 16.*max_tokens=16"):
+        trainable(base, spec, plan, ALONE)
+    trainable(base, spec.model_copy(update={"max_tokens": 16}), plan, ALONE)

@@ -85,7 +85,7 @@ def test_sequences_of_a_unit_need_not_be_side_by_side() -> None:
 
 
 def test_opposite_uses_cancel() -> None:
-    """The cross terms of two uses count (PITFALLS 8): here they take everything away."""
+    """The cross terms of two uses count: here they take everything away."""
     (term,) = gradients([0, 1]).terms
     minus = Factors(term.left, -term.right_BRD)
     of = FactoredGradients((term, minus), layout([0, 1], 4), (P, D))
@@ -96,7 +96,6 @@ def test_opposite_uses_cancel() -> None:
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 @pytest.mark.parametrize("side", ["left", "right_BRD"])
 def test_unit_that_is_not_finite_contributes_zero(bad: float, side: str) -> None:
-    """PITFALLS 22."""
     of = gradients([0, 1, 2], dtype=torch.float32)
     getattr(of.terms[0], side)[1, 2, 3] = bad
     total = clip_and_sum(PerUnitGradients({"w": of}, torch.zeros(3)), 1.0)
@@ -109,13 +108,12 @@ def test_unit_that_is_not_finite_contributes_zero(bad: float, side: str) -> None
 
 
 def test_norms_of_bf16_factors_are_made_in_high_precision() -> None:
-    """PITFALLS 17."""
     of = gradients([0, 1, 1], tokens=64, dtype=torch.bfloat16)
     exact = gradients([0, 1, 1], tokens=64)
     rounded = Factors(*(getattr(of.terms[0], side).double() for side in ("left", "right_BRD")))
     expected = FactoredGradients((rounded,), exact.layout, (P, D)).squared_norms()
     torch.testing.assert_close(of.squared_norms(), expected, rtol=1e-6, atol=0)
-    assert of.weighted_sum(torch.ones(2, dtype=torch.float64)).dtype == torch.float32
+    assert of.weighted_sum(torch.ones(2, dtype=torch.float64)).dtype == torch.float64
 
 
 @settings(max_examples=50)
@@ -129,7 +127,7 @@ def test_norms_of_bf16_factors_are_made_in_high_precision() -> None:
 def test_sensitivity(
     units: list[int], uses: tuple[str, ...], clip: float, seed: int, data: st.DataObject
 ) -> None:
-    """Dropping a unit moves the sum by at most C, although the sum is one product in fp32."""
+    """Dropping a unit moves the sum by at most C, although the sum is one product."""
     of = gradients(units, uses=uses, seed=seed, dtype=torch.float32)
     dropped = data.draw(st.sampled_from(units))
     moved = clipped(of, clip) - clipped(without(of, units, dropped), clip)
@@ -213,3 +211,53 @@ def test_tied_uses_are_not_shared_with_others() -> None:
     alone = FactoredGradients((tied.terms[0],), tied.layout, tied.shape)
     expected = sum(each.dense().square().sum((1, 2)) for each in (tied, alone, tied))
     torch.testing.assert_close(sum(squared_norms([tied, alone, tied])), expected)
+
+
+def cancelling(fold: float, seed: int = 0) -> tuple[FactoredGradients, Tensor]:
+    """Unit 0's rows cancel `fold`-fold; unit 1's do not. With the norm of unit 0, by definition.
+
+    Pairs of rows with opposite factors, and what is left over: 1 / fold of one of them.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    left, right = (torch.randn(2, 64, width, generator=generator) for width in (P, D))
+    left[0, 32:], right[0, 32:] = left[0, :32], -right[0, :32]
+    right[0, 0] *= 1 + 64 / fold
+    of = FactoredGradients((Factors(left, right),), layout([0, 1], 64), (P, D))
+    exact_PD = left[0].double().T @ right[0].double()
+    return of, exact_PD.norm()
+
+
+@pytest.mark.parametrize("fold", [1e2, 1e3, 1e4, 1e5])
+def test_norms_hold_where_rows_cancel(fold: float) -> None:
+    """Gram matrices in fp32 would say 1.0018 C at a thousand-fold, and nothing at all beyond."""
+    of, norm = cancelling(fold)
+    gradients = PerUnitGradients({"w": of}, torch.zeros(2))
+    torch.testing.assert_close(unit_norms(gradients)[0], norm, rtol=2e-6, atol=0)
+    assert float(of.uncancelled_norms()[0]) > fold / 100 * float(norm)
+    clip = float(norm) / 7
+    alone, _ = cancelling(fold)
+    kept = Factors(alone.terms[0].left[1:], alone.terms[0].right_BRD[1:])
+    rest = FactoredGradients((kept,), layout([0], 64), (P, D))
+    moved = clipped(of, clip) - clipped(rest, clip)
+    assert clip * (1 - 2e-4) < float(moved.norm()) <= clip
+
+
+def test_cancellation_beyond_float64_counts_as_not_finite() -> None:
+    """Nobody can tell such a gradient from its rounding, so it must not be added."""
+    (term,) = gradients([0, 1], dtype=torch.float32).terms
+    right = torch.cat([term.right_BRD, -term.right_BRD], 1)
+    right[1, 4:] = 0.0
+    left = torch.cat([term.left, term.left], 1)
+    of = FactoredGradients((Factors(left, right),), layout([0, 1], 8), (P, D))
+    total = clip_and_sum(PerUnitGradients({"w": of}, torch.zeros(2)), 1.0)
+    assert total.counts.n_non_finite == 1
+    assert torch.isfinite(total.values["w"]).all()
+
+
+def test_units_apart_are_as_they_were() -> None:
+    of = gradients([0, 0, 1, 2], uses=("table", "matrix"))
+    apart = of.with_apart([0, 2])
+    torch.testing.assert_close(apart.dense(), of.dense())
+    torch.testing.assert_close(apart.squared_norms(), of.squared_norms())
+    scale = torch.tensor([0.5, 1.0, 0.0], dtype=torch.float64)
+    torch.testing.assert_close(apart.weighted_sum(scale), of.weighted_sum(scale))

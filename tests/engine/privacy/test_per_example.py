@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from taciturn.engine.model.loss import CausalLmLoss
 from taciturn.engine.privacy.clipping import unit_norms
+from taciturn.engine.privacy.forms import Form
 from taciturn.engine.privacy.per_example import (
     per_example_gradients,
     sum_parts,
@@ -238,3 +239,17 @@ def test_reentrant_checkpointing_is_refused() -> None:
     model.train()
     with pytest.raises(RuntimeError, match="use_reentrant=False"):
         per_example_gradients(CausalLmLoss(model), BATCH)
+
+
+@pytest.mark.parametrize("precision", ["high", "medium"])
+def test_reduced_products_are_never_of_factors(loss: CausalLmLoss, precision: str) -> None:
+    """TF32 on a GPU: norms from Gram matrices would not be those of the sum."""
+    before = torch.get_float32_matmul_precision()
+    try:
+        torch.set_float32_matmul_precision(precision)
+        gradients = per_example_gradients(loss, BATCH, Form.FACTORS)
+    finally:
+        torch.set_float32_matmul_precision(before)
+    assert all(isinstance(value, torch.Tensor) for value in gradients.values.values())
+    kept = per_example_gradients(loss, BATCH, Form.FACTORS)
+    assert not all(isinstance(value, torch.Tensor) for value in kept.values.values())

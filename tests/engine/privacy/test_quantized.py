@@ -10,11 +10,15 @@ import pytest
 import torch
 import transformers as hf
 
-from taciturn.engine.model.load import load_base
+from taciturn.engine.model.load import LoadedModel, load_base
 from taciturn.engine.model.loss import CausalLmLoss
+from taciturn.engine.privacy.ranks import ALONE
 from taciturn.engine.privacy.verification import public_batch, verify
-from taciturn.spec import PerformanceSpec
-from tinymodels import random_batch, units_of, with_lora
+from taciturn.engine.training.trainable import trainable
+from taciturn.errors import ModelError
+from taciturn.planning.plan import AdapterPlan
+from taciturn.spec import FitSpec, PerformanceSpec
+from tinymodels import build, random_batch, units_of, with_lora
 
 pytest.importorskip("bitsandbytes", reason="needs the quantization extra")
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -105,3 +109,14 @@ def test_a_base_in_nf4_is_computed_alike_with_and_without_gradients(tiny_medical
     with torch.no_grad():
         before = loss(batch)
     torch.testing.assert_close(loss(batch).detach(), before, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("kind", ["fp8", "fbgemm_fp8", "mxfp4", "gptq", "compressed-tensors"])
+def test_quantisers_that_are_not_known_are_refused(kind: str) -> None:
+    """A checkpoint brings its own: fp8 rounds activations by the largest of the whole batch."""
+    model = build("llama")
+    model.config.quantization_config = {"quant_method": kind}
+    base = LoadedModel("base", model, None, context_length=64)
+    spec = FitSpec(target_epsilon=3, method="full")
+    with pytest.raises(ModelError, match=f"quantised by '{kind}'.*nf4 or int8"):
+        trainable(base, spec, AdapterPlan(method="full"), ALONE)

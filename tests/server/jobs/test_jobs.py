@@ -185,6 +185,7 @@ REFUSED: dict[str, tuple[dict[str, Any], int, str]] = {
     "aggregate": ({"data": {"dataset": "phee", "select": "count(*) AS context"}}, 422, "invalid"),
     "column": ({"data": {"dataset": "phee", "select": "nothing AS context"}}, 422, "invalid"),
     "text field": ({"text_field": "contxt"}, 422, "invalid"),
+    "case of a field": ({"text_field": "Context"}, 422, "invalid"),
     "which field": ({"text_field": None}, 422, "invalid"),
     "field gone": ({"data": {"dataset": "phee", "select": "context AS note, id"}}, 422, "invalid"),
     "no text": ({"data": {"dataset": "phee", "select": "len(context) AS context"}}, 422, "invalid"),

@@ -89,7 +89,7 @@ def test_a_fit_becomes_a_model(gate: Gate) -> None:
     answer = gate.get("paul", f"jobs/{job}/result")
     result = JOB_RESULT.validate_python(answer.json())
     assert isinstance(result, FitResult)
-    line = "DP (epsilon=3, delta=1e-06, unit=patient_id)"
+    line = "DP (epsilon=3, delta=1e-06, unit=id)"
     assert (result.model.policy.text, answer.headers["Taciturn-Policy"]) == (line, line)
     assert {"README.md", "report.html", "adapter_model.safetensors"} <= set(result.model.files)
     listed = gate.get("paul", "models").json()["items"]
@@ -156,6 +156,8 @@ def test_a_removed_model_is_gone_with_its_files(gate: Gate) -> None:
         ({"guarantee": "none"}, "guarantee"),
         ({"steps": 4}, "steps"),
         ({"noise_multiplier": 0.5}, "noise_multiplier"),
+        ({"privacy_unit": "one record"}, "privacy_unit"),
+        ({"max_records_per_unit": 2}, "max_records_per_unit"),
     ],
 )
 def test_a_report_of_another_run_makes_no_model(

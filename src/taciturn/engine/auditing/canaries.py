@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 from taciturn.embedded.vocabulary import vocabulary
 from taciturn.engine.auditing.bounds import fewest_canaries
+from taciturn.engine.data.plain import special_tokens
 from taciturn.engine.data.planted import PlantedUnits
 from taciturn.engine.privacy.rng import SecureStream
 from taciturn.errors import SpecError
@@ -97,7 +98,8 @@ def _new_token_texts(number: int, tokenizer: Words, chance: SystemRandom) -> lis
 
 def _own_texts(tokenizer: Words, repeats: int) -> dict[int, str]:
     """Token to the text of `repeats` of it, where that text is read as just these tokens."""
-    ordinary = sorted(set(range(len(tokenizer))) - set(tokenizer.all_special_ids))
+    special = {*tokenizer.all_special_ids, *special_tokens(tokenizer).values()}
+    ordinary = sorted(set(range(len(tokenizer))) - special)
     wanted = [[token] * repeats for token in ordinary]
     texts = tokenizer.batch_decode(wanted)
     read = tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]

@@ -1,14 +1,16 @@
-"""From drawn units to physical microbatches: whole units, sorted by length, public shapes.
+"""From drawn units to physical microbatches: whole units, in constant public shapes.
 
-Padded, each record has a row; packed, records share rows (privacy/packing.py). Which of the two a
-draw gets follows from the lengths in it, as the shapes of microbatches do.
+Arithmetic in batches rounds by the shape of the batch. A microbatch's shape therefore follows from
+the unit alone, from public limits and from nothing else in the draw: units of the same padded size
+share microbatches of one fixed number of units, and where a draw has too few, public fillers take
+the empty places. So a unit's gradient does not change with the company that it is drawn in.
 
 Shapes: B sequences, T tokens, U units.
 """
 
 from __future__ import annotations
 
-import math
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -17,19 +19,10 @@ import torch
 from numpy.typing import NDArray
 
 from taciturn.engine.data.tokenize import TokenizedDataset, TokenizedRecord
-from taciturn.engine.privacy.packing import fill_rows
 from taciturn.engine.privacy.types import UnitBatch
 
-# Padding that is cheaper than one more microbatch, as a share of the largest microbatch.
-_TOLERATED_PADDING = 1 / 16
-# In rows of so many tokens attention costs as much as all else: measured at hidden size 256
-# (bench/batches.py); in wider models it costs less.
-_ATTENTION_TOKENS = 2048
-# A packed microbatch in which something is not finite is computed again, padded: then it may take
-# so many times the tokens of a microbatch, and with them memory.
-_PADDED_AGAIN = 4
-# What a token costs more in packed rows, whose masks and groups of rows have to be made.
-_PACKED_TOKEN = 1.04
+_NARROWEST = 16
+_FEWEST = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,31 +33,34 @@ class BatchLimits:
         tokens: sequences times padded length, at most (one sequence is always allowed).
         units: whole units, at most: per-unit gradients take units x trainable parameters.
         max_tokens: longest sequence that can occur, from the spec.
-        packed: records may share rows, where that costs less.
     """
 
     tokens: int
     units: int
     max_tokens: int
-    packed: bool = False
+
+    def units_of(self, width: int, records: int) -> int:
+        """Units of one microbatch, each of `records` sequences of `width` tokens; at least 1."""
+        fitting = min(self.tokens // (width * records), self.units // records)
+        return _divisible(max(1, fitting))
 
 
-@dataclass(frozen=True, slots=True)
-class _Unit:
-    records: list[TokenizedRecord]
-    length: int
+def filled_units(expected_batch_size: int, max_tokens: int) -> int:
+    """Units of a microbatch that leave few places for fillers in a draw of this expected size.
 
-    @property
-    def tokens(self) -> int:
-        return sum(map(_length, self.records))
+    The last microbatch of each padded length is half full on average: with this many places,
+    fillers are at most about a quarter of a large draw that has every length. In a small draw they
+    may be more: fewer than four short records at once cost more time than fillers do.
+    """
+    return max(_FEWEST, expected_batch_size // (2 * len(widths(max_tokens))))
 
 
-@dataclass(frozen=True, slots=True)
-class _Group:
-    """Units of one microbatch; `width` of the rows that their records share, None if padded."""
-
-    units: list[_Unit]
-    width: int | None = None
+def widths(max_tokens: int) -> tuple[int, ...]:
+    """All padded lengths, from short to long: 16, 20, 24, 28, 32, 40, 48 ... `max_tokens`."""
+    found = [bucket_length(1, max_tokens)]
+    while found[-1] < max_tokens:
+        found.append(bucket_length(found[-1] + 1, max_tokens))
+    return tuple(found)
 
 
 def bucket_length(length: int, max_tokens: int) -> int:
@@ -72,171 +68,116 @@ def bucket_length(length: int, max_tokens: int) -> int:
 
     The set is 16, 20, 24, 28, 32, 40, 48 ...: each power of two and three steps to the next.
     Padding to the longest record of a batch instead would show that record's length in every
-    shape (PITFALLS 23).
+    shape.
     """
-    size = 16
-    while 2 * size < length:
-        size *= 2
-    steps = max(0, math.ceil((length - size) / (size // 4)))
-    return min(size + steps * (size // 4), max_tokens)
+    return min(_stepped(max(length, _NARROWEST), 4), max_tokens)
+
+
+def padded_size(lengths: Sequence[int], max_tokens: int) -> tuple[int, int]:
+    """The padded length and number of sequences of a unit with records of these lengths.
+
+    The numbers are 1, 2, 3, 4, 6, 8, 12, 16 ...
+    """
+    return bucket_length(max(lengths), max_tokens), _stepped(len(lengths), 2)
+
+
+def _stepped(number: int, steps: int) -> int:
+    """Up, to a power of two or one of the even steps from it to the next."""
+    step = max(1, (1 << (number - 1).bit_length()) // (2 * steps))
+    return -(-number // step) * step
+
+
+def _divisible(number: int) -> int:
+    """Down, to 1, 2, 3, 4, 6, 8, 12, 16, 24 ...: what can be split evenly in many ways."""
+    power = 1 << (number.bit_length() - 1)
+    return power * 3 // 2 if 2 * number >= 3 * power else power
 
 
 def microbatches(
     dataset: TokenizedDataset, units: NDArray[np.int64], limits: BatchLimits
 ) -> Iterator[tuple[UnitBatch, ...]]:
-    """Split one logical step's units into physical microbatches.
+    """Split one logical step's units into physical microbatches, short units first.
 
     Each item is one group of whole units; no unit is in two groups. It is a tuple of parts over
     the same units: one part, unless a single unit alone is larger than `limits.tokens`, whose
     sequences are then spread over several parts to be added up before clipping.
+
+    Guarantee: the shapes of the parts that hold a unit follow from that unit's own records and
+    from `limits`.
     """
-    drawn = [_load(dataset, int(unit)) for unit in units]
-    drawn.sort(key=lambda unit: unit.length)
-    groups = _padded_groups(drawn, limits)
-    if limits.packed:
-        packed = _packed_groups(drawn, limits)
-        groups = min(groups, packed, key=lambda each: sum(_cost(one, limits) for one in each))
-    for group in groups:
-        yield _parts(group, limits)
+    sizes: dict[tuple[int, int], list[list[TokenizedRecord]]] = defaultdict(list)
+    for unit in units:
+        records = dataset.records(int(unit))
+        sizes[padded_size([*map(_length, records)], limits.max_tokens)].append(records)
+    for (width, count), drawn in sorted(sizes.items()):
+        if width * count > limits.tokens:
+            yield from (_parts(records, width, limits) for records in drawn)
+            continue
+        places = limits.units_of(width, count)
+        for start in range(0, len(drawn), places):
+            yield (_filled(drawn[start : start + places], places, count, width),)
 
 
-def _padded_groups(drawn: Sequence[_Unit], limits: BatchLimits) -> list[_Group]:
-    groups: list[_Group] = []
-    group: list[_Unit] = []
-    for unit in drawn:
-        if group and not (_fits([*group, unit], limits) and _wastes_little(group, unit, limits)):
-            groups.append(_Group(group))
-            group = []
-        group.append(unit)
-    return [*groups, _Group(group)] if group else groups
+def _parts(
+    records: Sequence[TokenizedRecord], width: int, limits: BatchLimits
+) -> tuple[UnitBatch, ...]:
+    """One unit's records, in parts of as many sequences each."""
+    rows = max(1, limits.tokens // width)
+    chunks = [records[start : start + rows] for start in range(0, len(records), rows)]
+    return tuple(_filled([chunk], 1, rows, width) for chunk in chunks)
 
 
-def _packed_groups(drawn: Sequence[_Unit], limits: BatchLimits) -> list[_Group]:
-    groups: list[_Group] = []
-    left = list(drawn)
-    while left:
-        count = _prefix(left, limits)
-        while (group := _packed_group(left[:count], limits)) is None:
-            count -= max(1, count // 16)
-        groups.append(group)
-        left = left[count:]
-    return groups
+def _filled(
+    units: Sequence[Sequence[TokenizedRecord]], places: int, count: int, width: int
+) -> UnitBatch:
+    """A microbatch of `places` units of `count` sequences of `width` tokens.
 
-
-def _prefix(units: Sequence[_Unit], limits: BatchLimits) -> int:
-    """How many of the first units could go into one microbatch if no row had room left; not 0."""
-    total = 0
-    for count, unit in enumerate(units):
-        total += unit.tokens
-        if count and (total > limits.tokens or count == limits.units):
-            return count
-    return len(units)
-
-
-def _packed_group(units: list[_Unit], limits: BatchLimits) -> _Group | None:
-    """One microbatch of these units, padded if sharing rows saves none; None if it does not fit."""
-    if len(units) == 1 and not _fits(units, limits):
-        return _Group(units)
-    lengths = [_length(record) for unit in units for record in unit.records]
-    width = _row_width(lengths, limits)
-    padded = len(lengths) * bucket_length(max(lengths), limits.max_tokens)
-    if width is not None and padded <= _PADDED_AGAIN * limits.tokens:
-        return _Group(units, width)
-    return _Group(units) if _fits(units, limits) else None
-
-
-def _row_width(lengths: Sequence[int], limits: BatchLimits) -> int | None:
-    """The cheapest width of shared rows, from the public set; None if padded rows are as cheap."""
-    width = bucket_length(max(lengths), limits.max_tokens)
-    best, least = None, math.inf
-    if len(lengths) * width <= limits.tokens:
-        least = _rows_cost(len(lengths), width) / _PACKED_TOKEN
-    while True:
-        # Attention alone grows with the width: where even full rows cost more, no wider one helps.
-        if _rows_cost(sum(lengths) / width, width) < least:
-            rows = len(fill_rows(lengths, width))
-            cost = _rows_cost(rows, width)
-            if rows < len(lengths) and rows * width <= limits.tokens and cost < least:
-                best, least = width, cost
-        wider = bucket_length(width + 1, limits.max_tokens)
-        if wider == width:
-            return best
-        width = wider
-
-
-def _rows_cost(rows: float, width: int) -> float:
-    """In tokens of short rows."""
-    return rows * width * (1 + width / _ATTENTION_TOKENS)
-
-
-def _cost(group: _Group, limits: BatchLimits) -> float:
-    """Of a whole microbatch, in tokens of short rows."""
-    lengths = [_length(record) for unit in group.units for record in unit.records]
-    once = limits.tokens * _TOLERATED_PADDING
-    if group.width is None:
-        width = bucket_length(max(lengths), limits.max_tokens)
-        return once + _rows_cost(len(lengths), width)
-    rows = len(fill_rows(lengths, group.width))
-    return once + _PACKED_TOKEN * _rows_cost(rows, group.width)
-
-
-def _length(record: TokenizedRecord) -> int:
-    return len(record.input_ids)
-
-
-def _load(dataset: TokenizedDataset, unit: int) -> _Unit:
-    records = dataset.records(unit)
-    return _Unit(records, max(map(_length, records)))
-
-
-def _fits(group: Sequence[_Unit], limits: BatchLimits) -> bool:
-    sequences = sum(len(unit.records) for unit in group)
-    width = bucket_length(max(unit.length for unit in group), limits.max_tokens)
-    return len(group) <= limits.units and sequences * width <= limits.tokens
-
-
-def _wastes_little(group: Sequence[_Unit], longer: _Unit, limits: BatchLimits) -> bool:
-    """Whether padding the group to a longer unit costs less than another microbatch would."""
-    sequences = sum(len(unit.records) for unit in group)
-    width = bucket_length(group[-1].length, limits.max_tokens)
-    more = bucket_length(longer.length, limits.max_tokens) - width
-    return sequences * more <= limits.tokens * _TOLERATED_PADDING
-
-
-def _parts(group: _Group, limits: BatchLimits) -> tuple[UnitBatch, ...]:
-    units = group.units
-    if len(units) > 1 or _fits(units, limits):
-        rows = [(record, index) for index, unit in enumerate(units) for record in unit.records]
-        batch = collate(rows, len(units), limits.max_tokens)
-        if group.width is None:
-            return (batch,)
-        return (batch.packed([_length(record) for record, _ in rows], group.width),)
-    (unit,) = units
-    width = bucket_length(unit.length, limits.max_tokens)
-    size = max(1, limits.tokens // width)
-    chunks = [unit.records[i : i + size] for i in range(0, len(unit.records), size)]
-    return tuple(collate([(r, 0) for r in chunk], 1, limits.max_tokens) for chunk in chunks)
+    Fillers are rows of token 0 without a target: their loss and gradient are zero.
+    """
+    ids = np.zeros((places * count, width), dtype=np.int64)
+    weights = np.zeros((places * count, width), dtype=np.float32)
+    for place, records in enumerate(units):
+        for row, record in enumerate(records, start=place * count):
+            _write(record, ids[row], weights[row])
+    return UnitBatch(
+        torch.from_numpy(ids),
+        torch.from_numpy(weights),
+        torch.arange(places).repeat_interleave(count),
+        places,
+        n_fillers=places - len(units),
+        n_records=sum(map(len, units)),
+    )
 
 
 def collate(
     rows: Sequence[tuple[TokenizedRecord, int]], n_units: int, max_tokens: int
 ) -> UnitBatch:
-    """Pad records into one microbatch.
-
-    Each record's targets share the weight 1 equally: its loss is the mean over its own targets, so
-    a record's scale depends on nothing but itself (PITFALLS 1). A record without targets weighs
-    nothing.
-    """
+    """Pad records, each with its unit, into one batch without fillers."""
     width = bucket_length(max(_length(record) for record, _ in rows), max_tokens)
     ids = np.zeros((len(rows), width), dtype=np.int64)
     weights = np.zeros((len(rows), width), dtype=np.float32)
     for row, (record, _) in enumerate(rows):
-        length = _length(record)
-        ids[row, :length] = record.input_ids
-        targets = int(record.targets.sum())
-        if targets:
-            weights[row, :length] = record.targets / np.float32(targets)
+        _write(record, ids[row], weights[row])
     unit_of = np.array([unit for _, unit in rows], dtype=np.int64)
     return UnitBatch(
         torch.from_numpy(ids), torch.from_numpy(weights), torch.from_numpy(unit_of), n_units
     )
+
+
+def _write(
+    record: TokenizedRecord, ids_T: NDArray[np.int64], weights_T: NDArray[np.float32]
+) -> None:
+    """Fill a row with a record.
+
+    Its targets share the weight 1 equally: its loss is the mean over its own targets, so a
+    record's scale depends on nothing but itself. A record without targets weighs nothing.
+    """
+    length = _length(record)
+    ids_T[:length] = record.input_ids
+    targets = int(record.targets.sum())
+    if targets:
+        weights_T[:length] = record.targets / np.float32(targets)
+
+
+def _length(record: TokenizedRecord) -> int:
+    return len(record.input_ids)

@@ -46,7 +46,12 @@ def read_table(location: str) -> tuple[Rows, str]:
 
     Raises DataNotFoundError if database or table cannot be reached, DataError if it names none.
     """
-    parts = urlsplit(location)
+    try:
+        parts = urlsplit(location)
+    except ValueError:
+        raise DataNotFoundError(
+            "the URL of the table has brackets where its host should be; write the host out"
+        ) from None
     shown = f"'{parts.scheme}://{parts.hostname or ''}{parts.path}#{parts.fragment}'"
     if not parts.fragment:
         raise DataError(f"{shown} names no table; write it behind #, as in #notes or #ward.notes")

@@ -22,6 +22,10 @@ from taciturn.preparation.rows import Rows, Skipped, sliced, surviving
 from taciturn.preparation.selection import selected_beside_unit, with_owners_unit
 from taciturn.spec import DataSpec
 
+_MOST_BYTES = 16 << 20
+"""Of one row, once selected; one that has more contributes nothing. So no row takes more memory
+than a few hundred megabytes, whatever is in it."""
+
 
 @dataclass(frozen=True, slots=True, repr=False)
 class DeclaredRows:
@@ -50,23 +54,23 @@ def declared_records(data: DeclaredRows, spec: DataSpec, skipped: Skipped) -> tu
     """
     if spec.privacy_unit is None:
         raise SpecError("rows of a registered data set need privacy_unit: what its owner protects")
-    rows = with_owners_unit(open_rows(data.source, empty=True), spec.privacy_unit, skipped)
+    source = open_rows(data.source, empty=True, skipped=skipped)
+    rows = with_owners_unit(source, spec.privacy_unit, skipped)
     if data.split is not None:
-        rows = data.split.kept(rows)
+        rows = data.split.kept(rows, skipped)
     if spec.select is not None:
         rows = selected_beside_unit(rows, spec.select, skipped)
-    fields = choose_fields(rows.schema, spec)
+    fields = choose_fields(rows.schema.remove(len(rows.schema) - 1), spec)  # all but UNIT
     return _texts(rows, fields, skipped), fields
 
 
 def _texts(rows: Rows, fields: Fields, skipped: Skipped) -> Rows:
     """The rows that have text in every field."""
 
-    def attempt(batch: pa.RecordBatch) -> pa.RecordBatch | None:
-        try:
-            (found,) = text_columns(Rows(rows.schema, iter([batch])), fields).batches
-        except RowError:
-            return None
+    def attempt(batch: pa.RecordBatch) -> pa.RecordBatch:
+        if batch.num_rows == 1 and batch.nbytes > _MOST_BYTES:
+            raise RowError(f"a row has more than {_MOST_BYTES >> 20} MiB")
+        (found,) = text_columns(Rows(rows.schema, iter([batch])), fields).batches
         return found
 
     schema = text_columns(Rows(rows.schema, iter(())), fields).schema

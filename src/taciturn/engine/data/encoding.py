@@ -10,26 +10,38 @@ Three formats, written here and nowhere else:
 bos and eos stand only where the tokenizer has them. A record is cut at `max_tokens`, eos first. The
 first token is never a target: nothing precedes it. A record left without targets is kept and
 contributes zero: to drop it would make the number of records depend on private text.
+
+No text becomes a special token (`plain.py`). Of a text only as many characters are read as
+`max_tokens` tokens can stand for (`most_characters`), so that no row takes more memory or time than
+a public number says.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain
-from typing import Any, Protocol, TypeAlias, cast
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from taciturn.engine.data.chat import ChatTokenizer, encode_messages
+from taciturn.engine.data.plain import plain_tokens
+from taciturn.engine.data.watch import within
 from taciturn.errors import RowError
 from taciturn.preparation.fields import Fields
-from taciturn.preparation.rows import Skipped
+from taciturn.preparation.rows import Skipped, attempted, shield
 
 _CHARACTERS_PER_CALL = 1 << 20
+_CHARACTERS_PER_TOKEN = 16  # at least; the longest words of a vocabulary may have more
+_MOST_CHARACTERS = 1 << 20  # or _CHARACTERS_PER_TOKEN for each token, where that is more
+
+ROW_LIMIT_S = 5.0
+"""How long a declared row may take to be encoded: a thousand times what it needs."""
+_SEVERAL_LIMIT_S, _EACH_LIMIT_S, _CHARACTER_LIMIT_S = 0.5, 5e-4, 2e-6
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,10 +71,32 @@ class Tokenizer(ChatTokenizer, Protocol):
         """The token that closes a text, if there is one."""
 
 
+def most_characters(tokenizer: Any, max_tokens: int) -> int:
+    """How many characters of a text are read; public.
+
+    Whatever `max_tokens` tokens of the tokenizer's longest can stand for, and some more, since the
+    end of what is read may be tokenised otherwise than in the midst of a text. So the first
+    `max_tokens` tokens are those of the whole text, unless a tokenizer drops characters (blanks,
+    say) or takes more of them for one word. Never more than a million, or 16 for each token where
+    that is more: a vocabulary with words of hundreds of characters has few of them.
+    """
+    words: dict[str, int] = getattr(tokenizer, "get_vocab", dict)()
+    longest = max(_CHARACTERS_PER_TOKEN, max(map(len, words), default=0))
+    few = max(_MOST_CHARACTERS, _CHARACTERS_PER_TOKEN * max_tokens)
+    return min(few, longest * max_tokens) + 2 * min(longest, _CHARACTERS_PER_CALL)
+
+
 def encode_batch(
-    batch: pa.RecordBatch, fields: Fields, tokenizer: Tokenizer, max_tokens: int
+    batch: pa.RecordBatch,
+    fields: Fields,
+    tokenizer: Tokenizer,
+    max_tokens: int,
+    vocabulary: int | None = None,
 ) -> Iterator[EncodedRecords]:
     """Encode the first `len(fields.columns)` columns of a batch, some rows at a time.
+
+    Args:
+        vocabulary: number of token ids that the model knows; a row with others is an error.
 
     Raises RowError if a row cannot be encoded.
     """
@@ -70,31 +104,84 @@ def encode_batch(
     encode = _ENCODERS[fields.kind]
     for start, stop in _chunks(parts):
         chunk = [part[start:stop] for part in parts]
-        yield _cut(encode(chunk, fields, tokenizer), max_tokens)
+        uncut = shield(lambda: encode(chunk, fields, tokenizer, max_tokens), _failed)  # noqa: B023
+        yield _known(_cut(uncut, max_tokens), vocabulary)
 
 
-def encode_what_can_be(
-    batch: pa.RecordBatch, fields: Fields, tokenizer: Tokenizer, max_tokens: int, skipped: Skipped
-) -> Iterator[EncodedRecords]:
-    """The same; a row that cannot be encoded becomes one token that is no target, and is counted.
+def _failed(kind: str) -> RowError:
+    return RowError(
+        f"the model's tokenizer fails on some rows ({kind}); leave those rows out of the data"
+    )
 
-    So it contributes zero. Which rows those are depends on each row alone.
+
+def _known(records: EncodedRecords, vocabulary: int | None) -> EncodedRecords:
+    ids = records.input_ids
+    if ids.min(initial=0) < 0:
+        raise RowError("the model's tokenizer gives some rows tokens below 0; repair it")
+    if vocabulary is not None and ids.max(initial=0) >= vocabulary:
+        raise RowError(
+            f"some rows become tokens that the model, which knows {vocabulary}, has no embedding "
+            "for; take the tokenizer that came with the model, or resize its embeddings"
+        )
+    return records
+
+
+@dataclass(slots=True, repr=False)
+class DeclaredEncoder:
+    """Encodes rows that somebody else prepares; one that cannot be encoded contributes zero.
+
+    Guarantee: whether it can depends on the row alone. Whatever is raised over it, of any class,
+    and a tokenizer or template that does not come back from it, cost that row and nothing else.
+
+    Attributes:
+        skipped: counts them.
     """
-    if not batch.num_rows:
-        return
-    found = None
-    with suppress(RowError):
-        found = list(encode_batch(batch, fields, tokenizer, max_tokens))
-    if found is not None:
-        yield from found
-    elif batch.num_rows == 1:
-        skipped.rows += 1
-        ids, targets = np.zeros(1, dtype=np.int32), np.zeros(1, dtype=np.bool_)
-        yield EncodedRecords(ids, targets, np.ones(1, dtype=np.int64))
-    else:
-        half = batch.num_rows // 2
-        for part in (batch.slice(0, half), batch.slice(half)):
-            yield from encode_what_can_be(part, fields, tokenizer, max_tokens, skipped)
+
+    fields: Fields
+    tokenizer: Tokenizer
+    max_tokens: int
+    vocabulary: int | None = None
+    skipped: Skipped = field(default_factory=Skipped)
+    _own: Any = field(init=False)
+
+    def __post_init__(self) -> None:
+        # Rows have a tokenizer of their own: a call that does not come back may keep it for ever.
+        self._own = copy.deepcopy(self.tokenizer)
+
+    def encode(self, batch: pa.RecordBatch) -> Iterator[EncodedRecords]:
+        """As `encode_batch`; a row that cannot be encoded becomes one token that is no target."""
+        if not batch.num_rows:
+            return
+        found = attempted(lambda: self._tried(batch))
+        if found is not None:
+            yield from found
+        elif batch.num_rows == 1:
+            self.skipped.rows += 1
+            ids, targets = np.zeros(1, dtype=np.int32), np.zeros(1, dtype=np.bool_)
+            yield EncodedRecords(ids, targets, np.ones(1, dtype=np.int64))
+        else:
+            half = batch.num_rows // 2
+            for part in (batch.slice(0, half), batch.slice(half)):
+                yield from self.encode(part)
+
+    def _tried(self, batch: pa.RecordBatch) -> list[EncodedRecords]:
+        def encode() -> list[EncodedRecords]:
+            encoded = encode_batch(batch, self.fields, own, self.max_tokens, self.vocabulary)
+            found = list(encoded)
+            if sum(len(each.lengths) for each in found) != batch.num_rows:
+                raise RowError("the tokenizer gives another number of records than of rows")
+            return found
+
+        own = self._own
+        limit_s = ROW_LIMIT_S
+        if batch.num_rows > 1:
+            limit_s = _SEVERAL_LIMIT_S + _EACH_LIMIT_S * batch.num_rows
+            limit_s += _CHARACTER_LIMIT_S * batch.nbytes
+        try:
+            return within(limit_s, encode)
+        except TimeoutError:
+            self._own = copy.deepcopy(self.tokenizer)
+            raise
 
 
 def _strings(column: pa.Array, name: str) -> list[str]:
@@ -117,24 +204,23 @@ def _chunks(parts: Sequence[Sequence[str]]) -> Iterator[tuple[int, int]]:
     yield start, len(parts[0])
 
 
-def _tokens(tokenizer: Tokenizer, texts: list[str]) -> list[list[int]]:
-    """Token ids without special tokens.
-
-    verbose=False: a warning about a text longer than the model's context would state its length.
-    """
-    found = tokenizer(texts, add_special_tokens=False, return_attention_mask=False, verbose=False)[
-        "input_ids"
-    ]
-    return cast(list[list[int]], found)
+def _tokens(tokenizer: Tokenizer, texts: list[str], max_tokens: int) -> list[list[int]]:
+    """Token ids of the beginning of each text, at least `max_tokens` if it has as many."""
+    if max(map(len, texts), default=0) > _CHARACTERS_PER_TOKEN * max_tokens:
+        limit = most_characters(tokenizer, max_tokens)
+        texts = [text[:limit] for text in texts]
+    return plain_tokens(tokenizer, texts)
 
 
 def _present(token: int | None) -> list[int]:
     return [] if token is None else [token]
 
 
-def _encode_text(parts: list[list[str]], fields: Fields, tokenizer: Tokenizer) -> _Uncut:
+def _encode_text(
+    parts: list[list[str]], fields: Fields, tokenizer: Tokenizer, max_tokens: int
+) -> _Uncut:
     bos, eos = _present(tokenizer.bos_token_id), _present(tokenizer.eos_token_id)
-    texts = _tokens(tokenizer, parts[0])
+    texts = _tokens(tokenizer, parts[0], max_tokens)
     around = len(bos) + len(eos)
     lengths = np.fromiter((len(ids) + around for ids in texts), np.int64, len(texts))
     pieces = (piece for ids in texts for piece in (bos, ids, eos))
@@ -142,10 +228,12 @@ def _encode_text(parts: list[list[str]], fields: Fields, tokenizer: Tokenizer) -
     return ids, np.ones(len(ids), dtype=np.bool_), lengths
 
 
-def _encode_answer(parts: list[list[str]], fields: Fields, tokenizer: Tokenizer) -> _Uncut:
+def _encode_answer(
+    parts: list[list[str]], fields: Fields, tokenizer: Tokenizer, max_tokens: int
+) -> _Uncut:
     bos, eos = _present(tokenizer.bos_token_id), _present(tokenizer.eos_token_id)
-    prompts = _tokens(tokenizer, [question + "\n" for question in parts[0]])
-    answers = _tokens(tokenizer, parts[1])
+    prompts = _tokens(tokenizer, [question + "\n" for question in parts[0]], max_tokens)
+    answers = _tokens(tokenizer, parts[1], max_tokens)
     context = np.fromiter((len(bos) + len(ids) for ids in prompts), np.int64, len(prompts))
     rest = np.fromiter((len(ids) + len(eos) for ids in answers), np.int64, len(answers))
     pairs = zip(prompts, answers, strict=True)
@@ -155,8 +243,13 @@ def _encode_answer(parts: list[list[str]], fields: Fields, tokenizer: Tokenizer)
     return ids, _positions(lengths) >= np.repeat(context, lengths), lengths
 
 
-def _encode_messages(parts: list[list[str]], fields: Fields, tokenizer: Tokenizer) -> _Uncut:
-    found = encode_messages(parts[0], fields.columns[0], tokenizer)
+def _encode_messages(
+    parts: list[list[str]], fields: Fields, tokenizer: Tokenizer, max_tokens: int
+) -> _Uncut:
+    limit = None
+    if max(map(len, parts[0]), default=0) > _CHARACTERS_PER_TOKEN * max_tokens:
+        limit = most_characters(tokenizer, max_tokens)
+    found = encode_messages(parts[0], fields.columns[0], tokenizer, limit)
     lengths = np.fromiter((len(ids) for ids, _ in found), np.int64, len(found))
     ids = np.fromiter(chain.from_iterable(ids for ids, _ in found), np.int32, int(lengths.sum()))
     masks = np.frombuffer(b"".join(mask for _, mask in found), np.uint8)
@@ -191,7 +284,7 @@ def _without_gaps(
 
 
 _Uncut: TypeAlias = tuple[NDArray[np.int32], NDArray[np.bool_], NDArray[np.int64]]
-_Encoder: TypeAlias = Callable[[list[list[str]], Fields, Any], _Uncut]
+_Encoder: TypeAlias = Callable[[list[list[str]], Fields, Any, int], _Uncut]
 _ENCODERS: dict[str, _Encoder] = {
     "text": _encode_text,
     "answer": _encode_answer,

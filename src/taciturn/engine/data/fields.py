@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from datetime import date, datetime, time, timedelta
+from decimal import Decimal
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute
 
 from taciturn.errors import RowError
-from taciturn.preparation.fields import Fields, is_text
+from taciturn.preparation.fields import Fields, is_bytes, is_text
 from taciturn.preparation.rows import UNIT, Rows, shield
 
 
@@ -49,15 +52,30 @@ def _texts(column: pa.Array, name: str) -> pa.LargeStringArray:
 
 def _filled(column: pa.Array) -> pa.LargeStringArray | None:
     """The column as text; None if a row is null or blank, an Arrow error if it is not UTF-8."""
-    texts = (column if is_text(column.type) else _as_json(column)).cast(pa.large_string())
+    plain = column if is_text(column.type) or is_bytes(column.type) else _as_json(column)
+    texts = plain.cast(pa.large_string())
     lengths = pa.compute.binary_length(pa.compute.utf8_trim_whitespace(texts))
     return None if texts.null_count or pa.compute.min(lengths).as_py() == 0 else texts
 
 
 def _as_json(column: pa.Array) -> pa.Array:
     lists = column.to_pylist()
-    texts = [None if item is None else json.dumps(item, ensure_ascii=False) for item in lists]
+    texts = [
+        None if item is None else json.dumps(item, ensure_ascii=False, default=_plain)
+        for item in lists
+    ]
     return pa.array(texts, pa.large_string())
+
+
+def _plain(value: Any) -> str:
+    """Text for a value that JSON doesn't have, as database exports have beside role and content."""
+    if isinstance(value, date | datetime | time):
+        return value.isoformat()
+    if isinstance(value, Decimal | timedelta):
+        return str(value)
+    if isinstance(value, bytes):
+        return value.decode()
+    raise TypeError
 
 
 def _bad_rows(name: str) -> RowError:

@@ -1,8 +1,8 @@
 """Anything that holds rows becomes one stream of Arrow record batches.
 
-Files and URLs, pandas and polars frames, Arrow tables, `datasets.Dataset`, lists of strings or of
-mappings. Nothing is read ahead further than one batch; optional libraries are recognised by the
-object that the caller holds, never imported here.
+Files and URLs, pandas and polars frames and columns of them, Arrow tables and arrays,
+`datasets.Dataset`, lists of strings or of mappings. Nothing is read ahead further than one batch;
+optional libraries are recognised by the object that the caller holds, never imported here.
 """
 
 from __future__ import annotations
@@ -16,13 +16,14 @@ import pyarrow.dataset
 
 from taciturn.engine.data.database import is_table, read_table
 from taciturn.engine.data.formats import read_files
+from taciturn.engine.data.huggingface import read_dataset
 from taciturn.engine.data.jsonl import read_objects
 from taciturn.engine.data.location import locate
 from taciturn.errors import DataError
 from taciturn.preparation.rows import (
     ROWS_PER_BATCH,
     Rows,
-    conform,
+    Skipped,
     not_empty,
     shield,
     shielded,
@@ -31,50 +32,57 @@ from taciturn.preparation.rows import (
 )
 
 _KNOWN = (
-    "a path, glob, directory or URL of JSONL, CSV or Parquet, a pandas or polars frame, an Arrow "
-    "table, reader or dataset, a datasets.Dataset, a list of strings, or a list of dicts"
+    "a path, glob, directory or URL of JSONL, JSON, CSV, TSV, Parquet or Arrow, a pandas or polars "
+    "frame, or one column of it, an Arrow table, array, reader or dataset, a datasets.Dataset, a "
+    "list of strings, or a list of dicts"
 )
 
 
-def open_rows(data: object, *, empty: bool = False) -> Rows:
+def open_rows(data: object, *, empty: bool = False, skipped: Skipped | None = None) -> Rows:
     """Open `data` as a stream of record batches of at most ROWS_PER_BATCH rows.
 
-    A list of strings becomes the column "text". CSV columns are all text. With `empty`, data
-    without a row are not an error, as long as they have columns.
+    A list of strings becomes the column "text", as does one column alone that has no name. CSV
+    columns are all text. With `empty`, data without a row are not an error, as long as they have
+    columns.
+
+    Args:
+        skipped: counts rows of files that cannot be read, which are left out; without it they are
+            an error. What is damaged beyond a row is an error anyway.
 
     Raises DataNotFoundError, MissingDependencyError, or DataError (nothing in it, damaged, or of a
     kind that cannot be read); no message quotes a row.
     """
-    rows, shown = _opened(data)
+    rows, shown = _opened(data, skipped)
     unique_columns(rows.schema, shown)
     opened = Rows(rows.schema, sliced(rows.batches))
     return opened if empty else not_empty(opened, shown)
 
 
-def _opened(data: object) -> tuple[Rows, str]:
+def _opened(data: object, skipped: Skipped | None) -> tuple[Rows, str]:
     if isinstance(data, str) and is_table(data):
         return read_table(data)
     if isinstance(data, str | os.PathLike):
-        location = locate(os.fspath(data))
-        return read_files(location), location.shown
+        location = locate(os.fsdecode(data))
+        return read_files(location, skipped), location.shown
     shown = f"the {type(data).__name__}"
     return _in_memory(data, shown), shown
 
 
 def _in_memory(data: Any, shown: str) -> Rows:
-    library = type(data).__module__.partition(".")[0]
     if isinstance(data, list | tuple):
         return _read_list(data, shown)
-    if _is_pandas(data) and hasattr(data, "columns"):
-        return _read_pandas(data, shown)
-    if library == "datasets":
-        return _read_huggingface(data, shown)
+    if "datasets" in _libraries(data):
+        return read_dataset(data, shown)
+    if "pandas" in _libraries(data) and not hasattr(data, "__arrow_array__"):
+        return _read_pandas(_frame(data, shown), shown)
+    if "numpy" in _libraries(data) and hasattr(data, "tolist"):
+        return _read_numpy(data, shown)
     return _read_arrow(data, shown)
 
 
-def _is_pandas(data: object) -> bool:
-    """Whether it is of a class of pandas, or derived from one, as our own frames are."""
-    return any(kind.__module__.partition(".")[0] == "pandas" for kind in type(data).__mro__)
+def _libraries(data: object) -> set[str]:
+    """Whose class it is of, or of one derived from it, as our own frames are."""
+    return {kind.__module__.partition(".")[0] for kind in type(data).__mro__}
 
 
 def _read_list(data: list[Any] | tuple[Any, ...], shown: str) -> Rows:
@@ -103,13 +111,24 @@ def _read_arrow(data: Any, shown: str) -> Rows:
     def failed(kind: str) -> DataError:
         return DataError(f"{shown} cannot be read as Arrow record batches ({kind})")
 
+    if hasattr(data, "to_frame") and hasattr(data, "name"):  # a column of polars
+        data = data.to_frame(data.name or "text")
+    if "polars" in _libraries(data) and hasattr(data, "__arrow_c_stream__"):
+        _without_objects(data.schema, shown)
+    if hasattr(data, "__arrow_array__"):
+        data = shield(lambda: pa.array(data), failed)
+    if isinstance(data, pa.Array | pa.ChunkedArray):
+        data = pa.table({"text": data})
     if isinstance(data, pa.RecordBatch):
         data = pa.Table.from_batches([data])
     if isinstance(data, pa.Table):
         data = data.to_reader()
     if isinstance(data, pa.dataset.Dataset):
-        scanner = data.scanner(batch_size=ROWS_PER_BATCH, batch_readahead=1, fragment_readahead=1)
-        data = shield(scanner.to_reader, failed)
+        unique_columns(data.schema, shown)
+        size = {"batch_size": ROWS_PER_BATCH, "batch_readahead": 1, "fragment_readahead": 1}
+        data = shield(lambda: data.scanner(**size), failed)
+    if isinstance(data, pa.dataset.Scanner):
+        data = shield(data.to_reader, failed)
     if not hasattr(data, "__arrow_c_stream__"):
         remedy = "call .collect() on it first" if hasattr(data, "collect") else f"give {_KNOWN}"
         raise DataError(f"data of type {type(data).__name__} cannot be read; {remedy}")
@@ -119,35 +138,48 @@ def _read_arrow(data: Any, shown: str) -> Rows:
     return Rows(data.schema, shielded(iter(data), failed))
 
 
-def _read_huggingface(data: Any, shown: str) -> Rows:
-    if isinstance(data, Mapping):
-        splits = [repr(name) for name in data]
+def _without_objects(schema: Mapping[str, Any], shown: str) -> None:
+    """Polars gives the addresses of Python objects for the objects: two equal ones would differ."""
+    for name, kind in schema.items():
+        if str(kind) == "Object":
+            raise DataError(
+                f"{shown} has Python objects in its column {name!r}; convert them, for example to "
+                "text with pl.col(...).map_elements(str, return_dtype=pl.String)"
+            )
+
+
+def _read_numpy(data: Any, shown: str) -> Rows:
+    """An array of texts, as `frame["text"].to_numpy()` gives it."""
+    if data.ndim != 1 or data.dtype.names is not None:
         raise DataError(
-            f"{shown} holds the splits {', '.join(splits)}; choose one, such as data[{splits[0]}]"
+            f"{shown} has {data.ndim} dimensions and dtype {data.dtype}; give one of one dimension "
+            "that holds strings, or a data frame"
         )
+    return _read_list(data.tolist(), shown)
 
-    def failed(kind: str) -> DataError:
-        return DataError(f"{shown} cannot be read as Arrow ({kind})")
 
-    tables = shielded(iter(data.with_format("arrow").iter(batch_size=ROWS_PER_BATCH)), failed)
-    first = next(tables, None)
-    if first is None:
-        raise DataError(f"{shown} holds no rows; give at least one")
-
-    def batches() -> Iterator[pa.RecordBatch]:
-        yield from first.to_batches()
-        for table in tables:
-            yield from (conform(batch, first.schema) for batch in table.to_batches())
-
-    return Rows(first.schema, shielded(batches(), failed))
+def _frame(data: Any, shown: str) -> Any:
+    """The data frame; one column of it alone is named as it was, or "text"."""
+    names = {kind.__name__ for kind in type(data).__mro__}
+    if "DataFrame" in names:
+        return data
+    if "Series" in names:
+        return data.to_frame("text" if data.name is None else data.name)
+    if "Index" in names and "MultiIndex" not in names:
+        return data.to_frame(index=False, name="text" if data.name is None else data.name)
+    raise DataError(f"{shown} of pandas is not a table or a column; give a DataFrame or a Series")
 
 
 def _read_pandas(data: Any, shown: str) -> Rows:
     """A frame by slices; the index is not data."""
+
+    def failed(kind: str) -> DataError:
+        return DataError(f"{shown} cannot be read as Arrow ({kind}); use plain types")
+
     names = [str(name) for name in data.columns]
     columns = [data.iloc[:, index] for index in range(len(names))]
     types = [_pandas_type(column, name) for column, name in zip(columns, names, strict=True)]
-    schema = pa.schema(list(zip(names, types, strict=True)))
+    schema = shield(lambda: pa.schema(list(zip(names, types, strict=True))), failed)
 
     def batches() -> Iterator[pa.RecordBatch]:
         for start in range(0, len(data), ROWS_PER_BATCH):
@@ -158,16 +190,25 @@ def _read_pandas(data: Any, shown: str) -> Rows:
             ]
             yield pa.RecordBatch.from_arrays(arrays, schema=schema)
 
-    return Rows(schema, shielded(batches(), lambda kind: DataError(f"{shown}: {kind}")))
+    return Rows(schema, shielded(batches(), failed))
 
 
 def _pandas_type(column: Any, name: str) -> pa.DataType:
     """The Arrow type of a column; only object columns have to be looked through."""
-    if column.dtype != object:
-        return pa.Array.from_pandas(column.iloc[:0]).type
+    if column.dtype == object:
+        return shield(
+            lambda: _pandas_array(column, None).type,
+            lambda _: DataError(
+                f"column {name!r} mixes types, or holds objects that Arrow has no type for; "
+                "convert it to one, for example with astype(str)"
+            ),
+        )
     return shield(
-        lambda: _pandas_array(column, None).type,
-        lambda _: DataError(f"column {name!r} mixes types; convert it to one, e.g. with astype"),
+        lambda: pa.Array.from_pandas(column.iloc[:0]).type,
+        lambda _: DataError(
+            f"column {name!r} is of dtype {column.dtype}, which Arrow does not have; convert it, "
+            "for example with astype"
+        ),
     )
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Literal
 
 import pyarrow as pa
 
-from taciturn.preparation.rows import UNIT, Rows
+from taciturn.preparation.rows import UNIT, Rows, Skipped, filtered, surviving
 from taciturn.preparation.side import is_test
 
 
@@ -37,10 +38,15 @@ class Split:
         """Whether the unit is on this side."""
         return is_test(self.key, unit, self.test_share) == (self.side == "test")
 
-    def kept(self, rows: Rows) -> Rows:
-        """The rows, which have the column UNIT, whose unit is on this side."""
-        return Rows(rows.schema, (self._filtered(batch) for batch in rows.batches))
+    def kept(self, rows: Rows, skipped: Skipped | None = None) -> Rows:
+        """The rows, which have the column UNIT, whose unit is on this side.
+
+        A row whose side cannot be told is left out, and counted.
+        """
+        count = skipped or Skipped()
+        parts = (surviving(batch, self._filtered, count) for batch in rows.batches)
+        return Rows(rows.schema, chain.from_iterable(parts))
 
     def _filtered(self, batch: pa.RecordBatch) -> pa.RecordBatch:
-        units = batch.column(batch.schema.get_field_index(UNIT))
-        return batch.filter(pa.array([self.holds(unit) for unit in units.to_pylist()], pa.bool_()))
+        units = batch.column(batch.schema.get_field_index(UNIT)).to_pylist()
+        return filtered(batch, pa.array([self.holds(unit) for unit in units], pa.bool_()))

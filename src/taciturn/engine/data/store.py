@@ -30,7 +30,7 @@ from taciturn.errors import CheckpointError
 _TOKENS = "tokens.arrow"
 _UNITS = "units.arrow"
 _META = "meta.json"
-_VERSION = 2
+_VERSION = 3
 
 _SCHEMA = pa.schema([("input_ids", pa.list_(pa.int32())), ("targets", pa.list_(pa.uint8()))])
 _TOKENS_PER_BATCH = 1 << 20
@@ -162,15 +162,26 @@ class TokenWriter:
         self._waiting_tokens = 0
         self._n_records = 0
         self._first_records = np.empty(0, np.int64)
+        self._content = tuple(hashlib.sha256() for _ in range(4))
 
     def add(self, records: EncodedRecords, first: NDArray[np.bool_]) -> None:
         """Append R records; `first` [R] is True where a record opens a new unit."""
+        added = (records.input_ids, records.targets, records.lengths, first)
+        for digest, values in zip(self._content, added, strict=True):
+            digest.update(np.ascontiguousarray(values).data)
         self._add_units(self._n_records + np.flatnonzero(first))
         self._n_records += len(records.lengths)
         self._waiting_tokens += len(records.input_ids)
         self._waiting.append(records)
         if self._waiting_tokens >= _TOKENS_PER_BATCH:
             self._flush()
+
+    def content(self) -> str:
+        """SHA-256 of what was added so far: tokens, targets, records and units, however many came
+        at a time. It follows from private rows."""
+        return hashlib.sha256(
+            "".join(each.hexdigest() for each in self._content).encode()
+        ).hexdigest()
 
     def close(self, public_spec: str) -> None:
         """Finish all files; `public_spec` says how the data was prepared and enters the hash."""
@@ -183,7 +194,7 @@ class TokenWriter:
         meta = {
             "version": _VERSION,
             "n_records": self._n_records,
-            "fingerprint": self._fingerprint(public_spec),
+            "fingerprint": _fingerprint(self._folder, public_spec),
         }
         (self._folder / _META).write_text(json.dumps(meta), encoding="utf-8")
 
@@ -217,9 +228,20 @@ class TokenWriter:
         self._writer.write_batch(pa.RecordBatch.from_arrays(columns, schema=_SCHEMA))
         self._waiting, self._waiting_tokens = [], 0
 
-    def _fingerprint(self, public_spec: str) -> str:
-        digest = hashlib.sha256(public_spec.encode())
-        for name in (_TOKENS, _UNITS):
-            with (self._folder / name).open("rb") as file:
-                digest.update(hashlib.file_digest(file, "sha256").digest())
-        return digest.hexdigest()
+
+def check_whole(folder: Path, public_spec: str) -> None:
+    """Raise CheckpointError unless the files of `folder` are those that were written with it."""
+    expected = TokenizedDataset.open(folder).fingerprint
+    if _fingerprint(folder, public_spec) != expected:
+        raise CheckpointError(
+            f"the prepared data in {folder} are not as they were written; begin anew in another "
+            "output folder"
+        )
+
+
+def _fingerprint(folder: Path, public_spec: str) -> str:
+    digest = hashlib.sha256(public_spec.encode())
+    for name in (_TOKENS, _UNITS):
+        with (folder / name).open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()

@@ -12,7 +12,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -20,12 +20,24 @@ import pyarrow as pa
 
 from taciturn.engine.data.bounding import FIRST, grouped, single_record_units
 from taciturn.engine.data.declared import DeclaredRows, declared_records
-from taciturn.engine.data.encoding import Tokenizer, encode_batch, encode_what_can_be
+from taciturn.engine.data.encoding import (
+    DeclaredEncoder,
+    EncodedRecords,
+    Tokenizer,
+    encode_batch,
+)
 from taciturn.engine.data.fields import text_columns
+from taciturn.engine.data.origin import Origin
 from taciturn.engine.data.planted import PlantedUnits, plant
+from taciturn.engine.data.probing import check_tokenizer
 from taciturn.engine.data.source import open_rows
-from taciturn.engine.data.store import TokenizedDataset, TokenizedRecord, TokenWriter
-from taciturn.errors import OutputError
+from taciturn.engine.data.store import (
+    TokenizedDataset,
+    TokenizedRecord,
+    TokenWriter,
+    check_whole,
+)
+from taciturn.errors import CheckpointError, OutputError
 from taciturn.preparation.fields import Fields, choose_fields
 from taciturn.preparation.rows import Rows, Skipped
 from taciturn.preparation.selection import selected, with_unit
@@ -34,7 +46,7 @@ from taciturn.spec import DataSpec
 SKIPPED = "skipped.json"
 """How many rows of DeclaredRows contribute nothing; private, as all in the folder."""
 
-__all__ = ["TokenizedDataset", "TokenizedRecord", "Tokenizer", "prepare"]
+__all__ = ["TokenizedDataset", "TokenizedRecord", "Tokenizer", "check_prepared", "prepare"]
 
 
 def prepare(
@@ -45,6 +57,7 @@ def prepare(
     folder: Path,
     seed: int,
     planted: PlantedUnits | None = None,
+    vocabulary: int | None = None,
 ) -> TokenizedDataset:
     """Tokenise `data` into `folder`, which appears complete or not at all.
 
@@ -56,34 +69,74 @@ def prepare(
         folder: made by this call. It will hold private data: readable by its owner only.
         seed: keys which records a unit keeps if it has more than `spec.max_records_per_unit`.
         planted: canaries, which follow the rows' units.
+        vocabulary: number of token ids that the model knows.
 
     Raises:
         DataError: any of its kinds; no message quotes a row or a number derived from rows.
-        ModelError: messages without a usable chat template.
+        ModelError: tokenizer or chat template cannot be used, whatever the rows; none was read.
         OutputError: `folder` exists, the disk is full or cannot be written.
     """
     if max_tokens < 2:
         raise ValueError(f"max_tokens={max_tokens} must be at least 2; raise it")
+    origin = Origin.of(data, spec, tokenizer, max_tokens, seed)
     with _appearing_at_once(folder) as partial:
         skipped = Skipped()
         rows, fields = _records(data, spec, skipped)
+        check_tokenizer(tokenizer, fields, vocabulary)
         if spec.privacy_unit is None:
             batches = single_record_units(rows)
         else:
             spill = partial / "spill"
             spill.mkdir(mode=0o700)
             batches = grouped(rows, spec.max_records_per_unit, seed, spill)
-        with _writing(partial, _public(spec, max_tokens, seed)) as writer:
+        with _writing(partial, origin.public_text()) as writer:
             if isinstance(data, DeclaredRows):
-                _write_what_can_be(batches, fields, tokenizer, max_tokens, writer, skipped)
+                declared = DeclaredEncoder(fields, tokenizer, max_tokens, vocabulary, skipped)
+                _write(batches, declared.encode, writer)
             else:
-                _write(batches, fields, tokenizer, max_tokens, writer)
+                _write(
+                    batches,
+                    lambda batch: encode_batch(batch, fields, tokenizer, max_tokens, vocabulary),
+                    writer,
+                )
+            origin.model_copy(update={"rows": writer.content()}).write(partial)
             if planted is not None:
                 plant(planted, writer, fields.kind, tokenizer, max_tokens, partial)
         shutil.rmtree(partial / "spill", ignore_errors=True)
         if isinstance(data, DeclaredRows):
             (partial / SKIPPED).write_text(json.dumps({"rows": skipped.rows}), encoding="utf-8")
     return TokenizedDataset.open(folder)
+
+
+def check_prepared(
+    data: object, spec: DataSpec, tokenizer: Tokenizer, max_tokens: int, folder: Path, seed: int
+) -> None:
+    """Raise CheckpointError unless `prepare` would make of these arguments what is in `folder`.
+
+    The public part is compared first. Then rows: those of local files that have not changed since
+    are the same; all others are prepared again and compared. Declared rows are not read again: they
+    are what the job was given, and a job that failed over one would tell of it.
+
+    Raises also whatever `prepare` does.
+    """
+    begun, asked = Origin.read(folder), Origin.of(data, spec, tokenizer, max_tokens, seed)
+    check_whole(folder, begun.public_text())
+    begun.check(asked)
+    unchanged = asked.files and asked.files == begun.files
+    if unchanged or isinstance(data, DeclaredRows):
+        return
+    again = folder.with_name(f"{folder.name}-again")
+    shutil.rmtree(again, ignore_errors=True)
+    try:
+        prepare(data, spec, tokenizer, max_tokens, again, seed)
+        same = Origin.read(again).rows == begun.rows
+    finally:
+        shutil.rmtree(again, ignore_errors=True)
+    if not same:
+        raise CheckpointError(
+            "the rows are not those that the run was begun with; give the same data to resume it, "
+            "or begin anew in another output folder"
+        )
 
 
 def check_source(data: object, spec: DataSpec) -> None:
@@ -105,31 +158,12 @@ def _records(data: object, spec: DataSpec, skipped: Skipped) -> tuple[Rows, Fiel
 
 def _write(
     batches: Iterator[pa.RecordBatch],
-    fields: Fields,
-    tokenizer: Tokenizer,
-    max_tokens: int,
+    encode: Callable[[pa.RecordBatch], Iterator[EncodedRecords]],
     writer: TokenWriter,
 ) -> None:
     for batch in batches:
         first = batch.column(FIRST).to_numpy(zero_copy_only=False)
-        for records in encode_batch(batch, fields, tokenizer, max_tokens):
-            count = len(records.lengths)
-            writer.add(records, first[:count])
-            first = first[count:]
-
-
-def _write_what_can_be(
-    batches: Iterator[pa.RecordBatch],
-    fields: Fields,
-    tokenizer: Tokenizer,
-    max_tokens: int,
-    writer: TokenWriter,
-    skipped: Skipped,
-) -> None:
-    """The same; a record that cannot be encoded stays, without a target, and contributes zero."""
-    for batch in batches:
-        first = batch.column(FIRST).to_numpy(zero_copy_only=False)
-        for records in encode_what_can_be(batch, fields, tokenizer, max_tokens, skipped):
+        for records in encode(batch):
             count = len(records.lengths)
             writer.add(records, first[:count])
             first = first[count:]
@@ -144,12 +178,6 @@ def _writing(folder: Path, public_spec: str) -> Iterator[TokenWriter]:
         writer.close(public_spec)
     finally:
         writer.abandon()
-
-
-def _public(spec: DataSpec, max_tokens: int, seed: int) -> str:
-    """The public part of the preparation, in one stable text."""
-    fields = {name: getattr(spec, name) for name in DataSpec.model_fields}
-    return json.dumps({**fields, "max_tokens": max_tokens, "seed": seed}, sort_keys=True)
 
 
 @contextmanager

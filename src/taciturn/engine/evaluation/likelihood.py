@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import numpy as np
@@ -13,13 +13,24 @@ import torch
 from peft import PeftModel
 from torch import Tensor, nn
 
-from taciturn.engine.data.batch import BatchLimits, bucket_length, collate, microbatches
+from taciturn.engine.data.batch import (
+    BatchLimits,
+    bucket_length,
+    collate,
+    microbatches,
+    padded_size,
+    widths,
+)
 from taciturn.engine.data.tokenize import TokenizedDataset, TokenizedRecord
 from taciturn.engine.generation.sample import check_tokens
 from taciturn.engine.model.load import LoadedModel
 from taciturn.engine.model.loss import CausalLmLoss, weighted_cross_entropy
 from taciturn.engine.privacy.types import UnitBatch
+from taciturn.engine.privacy.verification import losses_same_in_company
 from taciturn.errors import SpecError
+
+# Units of one microbatch: the number of those to be scored can be private, and must not set it.
+_UNITS = 16
 
 Scorer = Callable[[CausalLmLoss, UnitBatch], Tensor]
 """Figures [K, U] of a microbatch's units, each a sum over their sequences; float64, on the CPU."""
@@ -100,13 +111,27 @@ def unit_sums(
     if not dataset.n_units:
         return torch.zeros(3, 0, dtype=torch.float64)
     device = next(model.parameters()).device
-    limits = BatchLimits(microbatch_tokens, units=1024, max_tokens=max_tokens)
-    groups = microbatches(dataset, np.arange(dataset.n_units), limits)
     with _judging(model) as loss:
-        sums_KU = [sum(score(loss, part.to(device)) for part in group) for group in groups]
-    # Microbatches go by length; this is the same stable sort, undone.
-    order = sorted(range(dataset.n_units), key=lambda unit: max(dataset.lengths(unit)))
-    return torch.cat(cast(list[Tensor], sums_KU), dim=1)[:, np.argsort(order)]
+        limits = _limits(loss, microbatch_tokens, max_tokens)
+        groups = microbatches(dataset, np.arange(dataset.n_units), limits)
+        sums_KU = []
+        for group in groups:
+            parts_KU = sum(score(loss, part.to(device)) for part in group)
+            sums_KU.append(cast(Tensor, parts_KU)[:, : group[0].n_units - group[0].n_fillers])
+    # Microbatches go by size; this is the same stable sort, undone.
+    sizes = [padded_size(dataset.lengths(unit), max_tokens) for unit in range(dataset.n_units)]
+    order = sorted(range(dataset.n_units), key=sizes.__getitem__)
+    return torch.cat(sums_KU, dim=1)[:, np.argsort(order)]
+
+
+def _limits(loss: CausalLmLoss, tokens: int, max_tokens: int) -> BatchLimits:
+    """Microbatches in which no unit's figures depend on the others: of one unit if need be."""
+    limits = BatchLimits(tokens, _UNITS, max_tokens)
+    vocabulary = int(loss.model.get_input_embeddings().weight.shape[0])  # type: ignore[operator]
+    shortest = widths(max_tokens)[0]
+    shapes = [(limits.units_of(width, 1), width) for width in (shortest, max_tokens)]
+    same = all(losses_same_in_company(loss, vocabulary, shape) for shape in shapes)
+    return limits if same else replace(limits, units=1)
 
 
 @contextmanager

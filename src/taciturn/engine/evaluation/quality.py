@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from taciturn.engine.evaluation.features import (
     words,
 )
 from taciturn.engine.evaluation.likelihood import UnitScores
+from taciturn.preparation.rows import attempted
 
 MOST_CLUSTERS, MOST_PRIVATE_CLUSTERS = 50, 16
 
@@ -141,14 +143,18 @@ def compare(
 
 
 def unit_texts(dataset: TokenizedDataset, tokenizer: Any) -> list[str]:
-    """Each unit's records as one text, as far as they were kept. Private if the data are."""
-    return [
-        "\n".join(
+    """Each unit's records as one text, as far as they were kept. Private if the data are.
+
+    A unit whose tokens cannot be written is an empty text: no evaluation fails because of one.
+    """
+
+    def text(unit: int) -> str:
+        return "\n".join(
             tokenizer.decode(record.input_ids.tolist(), skip_special_tokens=True)
             for record in dataset.records(unit)
         )
-        for unit in range(dataset.n_units)
-    ]
+
+    return [attempted(partial(text, unit)) or "" for unit in range(dataset.n_units)]
 
 
 def _distinct(texts: list[list[str]], n: int) -> float:

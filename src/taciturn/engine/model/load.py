@@ -132,6 +132,8 @@ def load_base(name: str, spec: PerformanceSpec) -> LoadedModel:
     options: dict[str, Any] = {"dtype": choose_dtype(spec, device), **extra}
     if spec.quantization is not None:
         options["quantization_config"] = _quantization(spec.quantization, options["dtype"])
+    elif "gguf_file" in extra:
+        options |= _whole_weights()
     with _loading(name):
         _check_kind(name, AutoConfig.from_pretrained(folder, trust_remote_code=False, **extra))
         # Code that comes with a model is never run.
@@ -447,6 +449,39 @@ def _not_on_hub(name: str) -> ModelNotFoundError:
     return ModelNotFoundError(
         f"model {name!r} is neither a local folder nor reachable on the hub; {remedy}. "
         f"{TINY_MEDICAL!r} needs no network"
+    )
+
+
+def _whole_weights() -> dict[str, Any]:
+    """Make the weights of a GGUF file whole, also where a kernel could multiply by its blocks."""
+    import transformers
+
+    kind = getattr(transformers, "GgufConfig", None)  # older versions know no other way
+    return {} if kind is None else {"quantization_config": kind(dequantize=True)}
+
+
+def check_quantizer(model: nn.Module) -> None:
+    """Refuse a base that is quantised in a way which is not known to keep records apart.
+
+    Known are bitsandbytes, whose int8 rounds each row by its own maximum, as it is settled at
+    loading, and whose 4 bits round weights only; and torchao where it rounds weights only. Others
+    may round activations by the largest of a whole batch, as fp8 checkpoints do: then one record
+    changes the gradients of all. Weights from a GGUF file are made whole when it is read.
+
+    Raises ModelError that names the quantiser.
+    """
+    config = getattr(model.config, "quantization_config", None)
+    if config is None:
+        return
+    fields = config if isinstance(config, dict) else config.to_dict()
+    kind = str(getattr(fields.get("quant_method"), "value", fields.get("quant_method")))
+    how = str(fields.get("quant_type", ""))
+    whole = kind == "gguf" and all(each.is_floating_point() for each in model.parameters())
+    if kind == "bitsandbytes" or whole or (kind == "torchao" and "WeightOnly" in how):
+        return
+    raise ModelError(
+        f"the base is quantised by {kind!r}, which is not known to keep records apart; private "
+        "fits take bases in nf4 or int8 (bitsandbytes), or ones that are not quantised"
     )
 
 

@@ -25,22 +25,13 @@ _SEED = 20_231_117
 _SHAPE = (2, 9)
 
 
-def model_logits(model: Any, input_ids_BT: Tensor, position_ids_BT: Tensor | None = None) -> Tensor:
-    """What the model itself computes, [B, T, V]; packed rows have `position_ids_BT`."""
-    logits_BTV: Tensor = model(
-        input_ids=input_ids_BT, **_positions(position_ids_BT), use_cache=False
-    ).logits
+def model_logits(model: Any, input_ids_BT: Tensor) -> Tensor:
+    """What the model itself computes, [B, T, V]."""
+    logits_BTV: Tensor = model(input_ids=input_ids_BT, use_cache=False).logits
     return logits_BTV
 
 
-def _positions(position_ids_BT: Tensor | None) -> dict[str, Tensor]:
-    # Not every model takes them.
-    return {} if position_ids_BT is None else {"position_ids": position_ids_BT}
-
-
-def output_terms(
-    model: Any, input_ids_BT: Tensor, position_ids_BT: Tensor | None = None
-) -> list[tuple[Tensor, Tensor]] | None:
+def output_terms(model: Any, input_ids_BT: Tensor) -> list[tuple[Tensor, Tensor]] | None:
     """Activations [B, T, D] and weights [V, D] whose products x W^T add up to the logits.
 
     One pair for a plain output layer, a second one for a low-rank adapter on it. None, before
@@ -53,8 +44,7 @@ def output_terms(
     head = whole.get_output_embeddings()
     if whole.base_model is whole or not (_is_plain(head) or _is_adapted(head)):
         return None
-    positions = _positions(position_ids_BT)
-    hidden_BTD = whole.base_model(input_ids=input_ids_BT, **positions, use_cache=False)[0]
+    hidden_BTD = whole.base_model(input_ids=input_ids_BT, use_cache=False)[0]
     if _is_plain(head):
         return [(hidden_BTD, head.weight)]
     name = head.active_adapters[0]

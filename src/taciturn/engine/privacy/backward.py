@@ -144,9 +144,6 @@ class RoutedLinear(Function):
         (g_RP,) = grads
         x_RD, weight, unit_of_R = ctx.saved_tensors
         x_grad = g_RP @ weight if ctx.needs_input_grad[0] else None
-        kept_R = unit_of_R < ctx.n_units  # all but padding of packed rows
-        if not bool(kept_R.all()):
-            x_RD, g_RP, unit_of_R = x_RD[kept_R], g_RP[kept_R], unit_of_R[kept_R]
         unit_of_R, order_R = unit_of_R.sort(stable=True)
         rows_of_U = torch.bincount(unit_of_R, minlength=ctx.n_units)
         # Rows of one unit side by side, each unit padded with zero rows to the longest.

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -16,28 +17,66 @@ from taciturn.engine.privacy.ranks import Ranks
 from taciturn.engine.privacy.types import BoundedSum, ClipCounts, PerUnitGradients
 from taciturn.errors import GuaranteeError
 
+Values: TypeAlias = Mapping[str, Tensor | FactoredGradients]
+
 STATISTICS = "statistics"
 """Name of the one value in a sum of statistics."""
 
 # Gradient entries held in float64 at once: so few stay in a processor's cache.
 _CHUNK = 1 << 18
-# Arithmetic in batches rounds by what else is in the batch: measured, at most 3e-6 of the clip norm
-# for all units together (bench/rounding.py). Every unit is clipped this much shorter, whichever
-# form its gradients have: that depends on the other units of its microbatch, too, and must not show
-# in the sum.
+# Every unit is clipped this much shorter than the clip norm, for what rounds in float64:
+# - sums. With u = 2^-53, adding up b vectors of length at most C is off by at most b^2 u C in l2
+#   norm (Higham 2002, section 4.2), and the sum without a unit by as much again: 2 b^2 u C, at most
+#   6.2e-5 C for MOST_UNITS.
+# - norms, by less than _NORM_ERROR.
+# A unit's gradient itself does not depend on the others (data/batch.py, verification.py).
 ROUNDING = 1e-4
+MOST_UNITS = 1 << 19
+# Relative error of a norm up to which Gram matrices of factors may cancel, and float64 sums after
+# them. Beyond the second nobody can tell the gradient from rounding, and it counts as not finite.
+_NORM_ERROR = 1e-6
 
 
 def unit_norms(gradients: PerUnitGradients) -> Tensor:
     """l2 norm of each unit's whole gradient, over all parameters together; float64 [U].
 
-    Accumulated in float64 whatever the gradients' type: bf16 sums under-estimate (PITFALLS 17).
+    Accumulated in float64 whatever the gradients' type: bf16 sums under-estimate. Relative error at
+    most 1e-6; infinite if the rows of a unit's factors cancel so far that this cannot be had.
     """
-    losses_U = gradients.losses_U
+    return _settled(gradients)[1]
+
+
+def _settled(gradients: PerUnitGradients) -> tuple[Values, Tensor]:
+    """The gradients in a form whose norms and sums have digits enough, and their norms, [U]."""
+    values, factored = gradients.values, _by_form(gradients.values)[1]
+    norms_U = _norms(values, gradients.losses_U)
+    if not factored:
+        return values, norms_U
+    total_U, doubt_U = torch.zeros_like(norms_U), torch.zeros_like(norms_U)
+    for value in factored.values():
+        squares_U = value.uncancelled_norms().to(norms_U.device).square_()
+        total_U += squares_U
+        doubt_U += squares_U * value.relative_error
+    # NaN compares as false: such a unit is dropped anyway.
+    cancelled_U = doubt_U > 2 * _NORM_ERROR * norms_U.square()
+    units = cancelled_U.nonzero()[:, 0].tolist()
+    if not units:
+        return values, norms_U
+    values = {
+        name: value.with_apart(units) if isinstance(value, FactoredGradients) else value
+        for name, value in values.items()
+    }
+    norms_U = _norms(values, gradients.losses_U)
+    rows = max(value.layout.rows_per_unit * len(value.terms) for value in factored.values())
+    lost_U = cancelled_U & (total_U.sqrt() * rows * 2.0**-53 > _NORM_ERROR * norms_U)
+    return values, norms_U.masked_fill_(lost_U, math.inf)
+
+
+def _norms(values: Values, losses_U: Tensor) -> Tensor:
     squares_U = torch.zeros(
         len(losses_U), dtype=torch.float64, device=_exact_device(losses_U.device)
     )
-    instantiated, factored = _by_form(gradients)
+    instantiated, factored = _by_form(values)
     for squares in squared_norms(list(factored.values())):
         squares_U += squares.to(squares_U.device)
     for part_UP in _exact_columns(list(instantiated.values())):
@@ -49,17 +88,19 @@ def clip_and_sum(gradients: PerUnitGradients, l2_clip_norm: float) -> BoundedSum
     """Scale each unit's gradient to norm at most `l2_clip_norm` and add them up.
 
     Guarantee: adding or removing one unit moves the sum by at most `l2_clip_norm` in l2 norm, what
-    rounding does to the others included (Abadi et al. 2016, algorithm 1). A unit with a NaN or
-    infinite gradient contributes zero and is counted privately (PITFALLS 22).
+    rounding does to the others included (Abadi et al. 2016, algorithm 1), for gradients of any
+    floating type, either form and up to MOST_UNITS units, provided each unit's gradient is the same
+    with and without it. A unit with a NaN or infinite gradient contributes zero and is counted
+    privately.
     """
     _check_clip_norm(l2_clip_norm)
-    norms_U = unit_norms(gradients)
+    values, norms_U = _settled(gradients)
     finite_U = torch.isfinite(norms_U)
     bound = l2_clip_norm / (1 + ROUNDING)
     scale_U = torch.where(finite_U, (bound / norms_U).clamp_(max=1.0), 0.0)
-    sums = _weighted_sums(gradients, scale_U)
+    sums = _weighted_sums(values, scale_U)
     counts = ClipCounts(
-        n_units=len(norms_U),
+        n_units=len(norms_U) - gradients.n_fillers,
         n_clipped=int((norms_U[finite_U] > l2_clip_norm).sum()),
         n_non_finite=int((~finite_U).sum()),
         loss_sum=float(gradients.losses_U.to(finite_U.device)[finite_U].sum()),
@@ -69,7 +110,7 @@ def clip_and_sum(gradients: PerUnitGradients, l2_clip_norm: float) -> BoundedSum
 
 
 def empty_sum(parameters: Mapping[str, Tensor], l2_clip_norm: float) -> BoundedSum:
-    """The sum over no unit: zeros in the shape of `parameters` (PITFALLS 6)."""
+    """The sum over no unit: zeros in the shape of `parameters`."""
     _check_clip_norm(l2_clip_norm)
     zeros = {
         name: torch.zeros(value.shape, dtype=torch.float64, device=_exact_device(value.device))
@@ -119,12 +160,10 @@ def sum_over_ranks(part: BoundedSum, ranks: Ranks) -> BoundedSum:
     return BoundedSum(ranks.sum_rows(part.values), part.l2_sensitivity, counts)
 
 
-def _by_form(
-    gradients: PerUnitGradients,
-) -> tuple[dict[str, Tensor], dict[str, FactoredGradients]]:
+def _by_form(values: Values) -> tuple[dict[str, Tensor], dict[str, FactoredGradients]]:
     """Those that are instantiated, and those that are kept as factors."""
     instantiated, factored = {}, {}
-    for name, value in gradients.values.items():
+    for name, value in values.items():
         if isinstance(value, FactoredGradients):
             factored[name] = value
         else:
@@ -132,9 +171,9 @@ def _by_form(
     return instantiated, factored
 
 
-def _weighted_sums(gradients: PerUnitGradients, scale_U: Tensor) -> dict[str, Tensor]:
+def _weighted_sums(values: Values, scale_U: Tensor) -> dict[str, Tensor]:
     """Parameter name -> sum over u of scale[u] * gradient[u], in the order of the gradients."""
-    instantiated, factored = _by_form(gradients)
+    instantiated, factored = _by_form(values)
     sizes = [math.prod(value.shape[1:]) for value in instantiated.values()]
     total_P = torch.empty(sum(sizes), dtype=torch.float64, device=scale_U.device)
     dropped_U = scale_U == 0
@@ -148,7 +187,7 @@ def _weighted_sums(gradients: PerUnitGradients, scale_U: Tensor) -> dict[str, Te
     parts = zip(instantiated.items(), total_P.split(sizes), strict=True)
     sums = {name: part_P.view(value.shape[1:]) for (name, value), part_P in parts}
     sums |= {name: value.weighted_sum(scale_U).to(total_P) for name, value in factored.items()}
-    return {name: sums[name] for name in gradients.values}
+    return {name: sums[name] for name in values}
 
 
 def _exact_columns(values: Sequence[Tensor]) -> Iterator[Tensor]:

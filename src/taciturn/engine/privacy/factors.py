@@ -1,13 +1,17 @@
 """Per-unit gradients of a matrix kept as factors: exact norms and sums without instantiating them.
 
+All products of factors are float64, so that what rounds in them is far below the clip norm whoever
+else is in the sum. Factors whose sum cancels lose digits all the same: `cancellation` bounds how
+many, and `with_apart` takes such units out of the products.
+
 Shapes: B sequences, R rows of a sequence, U units, G units of a group, N rows of a unit, P output
 features or rows of a table, D input features.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import combinations_with_replacement
 
 import torch
@@ -17,6 +21,7 @@ from taciturn.engine.privacy.layout import BatchLayout, UnitGroup
 
 # Rows of a Gram matrix made at once: bounds its memory, whatever the context length.
 _TILE = 512
+_ROUNDING = 2.0**-52
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,40 +42,96 @@ class FactoredGradients:
     """Unit u's gradient of a [P, D] matrix: the sum over its sequences and over `terms`. Private.
 
     Several terms are several uses of one matrix, as by an embedding tied to the head; their cross
-    terms are part of the norm (PITFALLS 8).
+    terms are part of the norm.
 
     Attributes:
         terms: at least one.
         layout: which sequences belong to which unit.
         shape: (P, D).
+        apart: units whose gradient is given here, float64 [P, D], and has no part in `terms`.
     """
 
     terms: tuple[Factors, ...]
     layout: BatchLayout
     shape: tuple[int, int]
+    apart: Mapping[int, Tensor] = field(default_factory=dict)
 
     def squared_norms(self) -> Tensor:
-        """Exact squared l2 norm of each unit's gradient; float64 [U]."""
+        """Squared l2 norm of each unit's gradient; float64 [U].
+
+        Relative to `uncancelled_norms` squared it is off by at most `relative_error`.
+        """
         return _squared_norms([self])
 
+    def uncancelled_norms(self) -> Tensor:
+        """What each unit's norm would be if all its rows pointed one way; float64 [U].
+
+        The sum over terms and rows of |left| |right|: by the triangle inequality, no norm is
+        larger.
+        """
+        sums_B = sum(
+            (_row_norms(each.left) * _row_norms(each.right_BRD)).sum(1) for each in self.terms
+        )
+        assert isinstance(sums_B, Tensor)
+        sums_U = sums_B.new_zeros(self.layout.n_units)
+        return sums_U.index_add_(0, self.layout.unit_of_B, sums_B)
+
+    @property
+    def relative_error(self) -> float:
+        """Bound on the rounding of squared norms, relative to uncancelled norms squared.
+
+        Inner products of P and of D numbers and sums of N^2 of them, all in float64 (Higham 2002,
+        section 3.1).
+        """
+        rows = self.layout.rows_per_unit * len(self.terms)
+        return _ROUNDING * (sum(self.shape) + rows)
+
+    def with_apart(self, units: Sequence[int]) -> FactoredGradients:
+        """The same gradients, those of `units` instantiated in float64."""
+        mask_U = torch.zeros(self.layout.n_units, dtype=torch.bool)
+        mask_U[list(units)] = True
+        taken_B11 = mask_U.to(self.layout.unit_of_B.device)[self.layout.unit_of_B].view(-1, 1, 1)
+        terms = tuple(
+            Factors(each.left, each.right_BRD.masked_fill(taken_B11, 0.0)) for each in self.terms
+        )
+        apart = {unit: self._alone(unit) for unit in units} | dict(self.apart)
+        return FactoredGradients(terms, self.layout, self.shape, apart)
+
     def weighted_sum(self, scale_U: Tensor) -> Tensor:
-        """sum over u of scale[u] * gradient[u], as one matrix product in at least fp32; [P, D].
+        """sum over u of scale[u] * gradient[u], float64 [P, D].
 
         A unit with scale zero is left out even if its rows are not finite.
         """
-        scale_B = self.layout.of_sequences(scale_U)
-        # Padding of packed rows has scale zero as well, but its rows are finite.
-        dropped_B = scale_B == 0 if bool((scale_U == 0).any()) else None
-        parts = [self._weighted(term, scale_B, dropped_B) for term in self.terms]
-        return torch.stack(parts).sum(0) if len(parts) > 1 else parts[0]
+        scale_B = self.layout.of_sequences(scale_U).double()
+        dropped_B = scale_B == 0
+        total_PD, *others = (self._weighted(term, scale_B, dropped_B) for term in self.terms)
+        for part_PD in others:
+            total_PD += part_PD
+        for unit, value_PD in self.apart.items():
+            total_PD.add_(torch.where(scale_U[unit] == 0, 0.0, value_PD * scale_U[unit]))
+        return total_PD
 
-    def _weighted(self, term: Factors, scale_B: Tensor, dropped_B: Tensor | None) -> Tensor:
-        right_BRD = term.right_BRD.to(self._dtype) * scale_B.to(self._dtype).view(-1, 1, 1)
+    def _weighted(self, term: Factors, scale_B: Tensor, dropped_B: Tensor) -> Tensor:
+        right_BRD = term.right_BRD.double() * scale_B.view(-1, 1, 1)
         right_ND = _kept(right_BRD, dropped_B)
         if term.left.dtype != torch.int64:
-            return _kept(term.left.to(self._dtype), dropped_B).T @ right_ND
-        total_PD = torch.zeros(self.shape, dtype=self._dtype, device=scale_B.device)
-        return total_PD.index_add_(0, term.left.flatten(), right_ND)
+            return _kept(term.left.double(), dropped_B).T @ right_ND
+        return self._zeros().index_add_(0, term.left.flatten(), right_ND)
+
+    def _alone(self, unit: int) -> Tensor:
+        """One unit's gradient, float64 [P, D]."""
+        total_PD, mine_B = self._zeros(), self.layout.unit_of_B == unit
+        for term in self.terms:
+            left, right_ND = term.left[mine_B], term.right_BRD[mine_B].flatten(0, 1).double()
+            if left.dtype == torch.int64:
+                total_PD.index_add_(0, left.flatten(), right_ND)
+            else:
+                total_PD.addmm_(left.flatten(0, 1).double().T, right_ND)
+        return total_PD
+
+    def _zeros(self) -> Tensor:
+        device = self.terms[0].right_BRD.device
+        return torch.zeros(self.shape, dtype=torch.float64, device=device)
 
     def dense(self) -> Tensor:
         """The gradients themselves, [U, P, D]: what the factors stand for."""
@@ -79,12 +140,9 @@ class FactoredGradients:
             part = self._dense(term)
             total_UPD = part if total_UPD is None else total_UPD.add_(part)
         assert total_UPD is not None
+        for unit, value_PD in self.apart.items():
+            total_UPD[unit] = value_PD
         return total_UPD
-
-    @property
-    def _dtype(self) -> torch.dtype:
-        # Sums in half precision would lose whole units.
-        return torch.promote_types(self.terms[0].right_BRD.dtype, torch.float32)
 
     def _dense(self, term: Factors) -> Tensor:
         if term.left.dtype == torch.int64:
@@ -101,12 +159,11 @@ class FactoredGradients:
 
 
 def squared_norms(gradients: Sequence[FactoredGradients]) -> Iterator[Tensor]:
-    """Exact squared l2 norms of each unit's gradients, some matrices at a time; float64 [U] each.
+    """Squared l2 norms of each unit's gradients, some matrices at a time; float64 [U] each.
 
     Their sum is the squared norm over all of them. |sum_n l_n r_n^T|^2 = sum_nm (l_n . l_m)(r_n .
-    r_m), in tiles: each product of rows is accumulated in at least fp32, their sum in float64. Of
-    matrices that meet the same activations r, as a query, key and value do, (l_n . l_m) are added
-    up first, and (r_n . r_m) is made once.
+    r_m), in tiles, in float64. Of matrices that meet the same activations r, as a query, key and
+    value do, (l_n . l_m) are added up first, and (r_n . r_m) is made once.
     """
     together: dict[object, list[FactoredGradients]] = {}
     for each in gradients:
@@ -120,7 +177,8 @@ def _activations(of: FactoredGradients) -> object:
 
     Compared by where they lie in memory, which they all occupy for as long as they are compared.
     """
-    if len(of.terms) > 1 or type(of) is not FactoredGradients:  # a subclass has its own norms
+    # A subclass has its own norms.
+    if len(of.terms) > 1 or of.apart or type(of) is not FactoredGradients:
         return id(of)
     right = of.terms[0].right_BRD
     return right.data_ptr(), right.shape, right.stride(), right.dtype, right.device
@@ -143,14 +201,16 @@ def _squared_norms(some: Sequence[FactoredGradients]) -> Tensor:
             gram = gram.mul_(_gram(right, other_right))
             twice = 1 if right is other_right else 2
             squares_U[group.units_G] += twice * gram.sum((1, 2), dtype=torch.float64)
+    for each in some:
+        for unit, value_PD in each.apart.items():
+            squares_U[unit] += value_PD.square().sum()
     # Rounding may leave a tiny negative number where a gradient is zero.
     return squares_U.clamp_(min=0.0)
 
 
 def _gram(one: Tensor, other: Tensor) -> Tensor:
-    """Inner products of rows, [G, N, D] and [G, M, D] -> [G, N, M]; in fp32 at least."""
-    dtype = torch.promote_types(one.dtype, torch.float32)
-    return torch.bmm(one.to(dtype), other.to(dtype).transpose(1, 2))
+    """Inner products of rows, [G, N, D] and [G, M, D] -> [G, N, M]; float64."""
+    return torch.bmm(one.double(), other.double().transpose(1, 2))
 
 
 def _left_gram(one: Tensor, other: Tensor) -> Tensor:
@@ -158,15 +218,21 @@ def _left_gram(one: Tensor, other: Tensor) -> Tensor:
     if one.dtype != torch.int64 and other.dtype != torch.int64:
         return _gram(one, other)
     if one.dtype == torch.int64 and other.dtype == torch.int64:
-        return (one.unsqueeze(2) == other.unsqueeze(1)).float()
+        return (one.unsqueeze(2) == other.unsqueeze(1)).double()
     if one.dtype == torch.int64:
         ids_GNM = one.unsqueeze(2).expand(-1, -1, other.shape[1])
-        return other.transpose(1, 2).gather(1, ids_GNM).float()
+        return other.transpose(1, 2).gather(1, ids_GNM).double()
     return _left_gram(other, one).transpose(1, 2)
 
 
-def _kept(value_BRX: Tensor, dropped_B: Tensor | None) -> Tensor:
+def _row_norms(value: Tensor) -> Tensor:
+    """Norm of each row, float64 [B, R]; a looked-up row stands for a unit vector."""
+    if value.dtype == torch.int64:
+        return torch.ones(value.shape, dtype=torch.float64, device=value.device)
+    norms: Tensor = torch.linalg.vector_norm(value, dim=-1, dtype=torch.float64)
+    return norms
+
+
+def _kept(value_BRX: Tensor, dropped_B: Tensor) -> Tensor:
     """Rows of the units that count, the others zero: zero times NaN would be NaN; [B * R, X]."""
-    if dropped_B is not None:
-        value_BRX = value_BRX.masked_fill(dropped_B.view(-1, 1, 1), 0.0)
-    return value_BRX.flatten(0, 1)
+    return value_BRX.masked_fill(dropped_B.view(-1, 1, 1), 0.0).flatten(0, 1)

@@ -13,9 +13,11 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-# Reading and writing one gradient entry costs as much as this many multiply-adds of a Gram matrix;
-# measured on CPUs (bench/forms.py), and within a factor of two the same on GPUs.
+# Reading and writing one gradient entry costs as much as this many multiply-adds in fp32; measured
+# on CPUs (bench/forms.py).
 _ENTRY_IN_MULTIPLY_ADDS = 48
+# What factors are multiplied in: float64, against the fp32 of instantiated gradients.
+_FLOAT64 = 2
 
 
 class Form(StrEnum):
@@ -26,13 +28,26 @@ class Form(StrEnum):
     FACTORS = "factors"
 
 
-def keeps_factors(form: Form, out_features: int, in_features: int, rows: int, units: int) -> bool:
+def keeps_factors(
+    form: Form,
+    out_features: int,
+    in_features: int,
+    rows: int,
+    units: int,
+    *,
+    looked_up: bool = False,
+) -> bool:
     """Whether a matrix [P, D] that meets `rows` rows of each of `units` units is kept as factors.
 
     Decided from shapes alone. A batch of one unit is never kept as factors under AUTO: its
     instantiated gradient is the ordinary gradient, and costs nothing extra.
+
+    Args:
+        looked_up: the matrix is a table of P rows, some of which are looked up: no products with P.
     """
     if form is not Form.AUTO:
         return form is Form.FACTORS
-    gram = rows * rows * (out_features + in_features)
-    return units > 1 and gram <= _ENTRY_IN_MULTIPLY_ADDS * out_features * in_features
+    multiplied = 0 if looked_up else out_features
+    gram = _FLOAT64 * rows * rows * (multiplied + in_features)
+    total = (_FLOAT64 - 1) * rows * multiplied * in_features
+    return units > 1 and gram + total <= _ENTRY_IN_MULTIPLY_ADDS * out_features * in_features

@@ -1,11 +1,12 @@
 """Output layer and cross-entropy in one, in chunks of rows: never all logits at once.
 
 The gradient of cross-entropy is known as soon as the logits are, so it is made in the forward pass,
-in their place, while they are in the processor's cache (as in Liger Kernel, Hsu et al. 2024). Rows
-without a target, such as padding and prompts, are left out.
+in their place, while they are in the processor's cache (as in Liger Kernel, Hsu et al. 2024).
 
-Shapes: B sequences, T tokens, N rows, D features, V vocabulary; of packed rows, their number and
-width stand for B and T, and there are S sequences.
+Which rows have a target is private, and rounding follows shapes: so all rows of a batch are
+computed, those without a target as zeros, and chunks cut every sequence alike.
+
+Shapes: B sequences, T tokens, N = B * T rows, D features, V vocabulary.
 """
 
 from __future__ import annotations
@@ -21,21 +22,14 @@ from torch.autograd import Function
 
 from taciturn.engine.privacy.backward import apply
 from taciturn.engine.privacy.lifted import LiftedParameter
-from taciturn.engine.privacy.packing import Packing
 from taciturn.engine.privacy.receiver import Receiver
 
 # Logits made at once: 2^22 of them are 16 MiB. With a quarter, products of so few rows are slower.
 _CHUNK = 1 << 22
-# Rows of a sequence are a multiple of this where they can be: products of 63 rows take half as long
-# again as those of 64.
-_EVEN = 8
 
 
 def head_cross_entropy(
-    terms: Sequence[tuple[Tensor, Tensor]],
-    input_ids_BT: Tensor,
-    loss_weights_BT: Tensor,
-    packing: Packing | None = None,
+    terms: Sequence[tuple[Tensor, Tensor]], input_ids_BT: Tensor, loss_weights_BT: Tensor
 ) -> Tensor:
     """Sum over each sequence of weight times next-token cross-entropy; [B], fp32 at least.
 
@@ -45,7 +39,6 @@ def head_cross_entropy(
     Args:
         terms: activations [B, T, D_i] and weights [V, D_i]; the logits are the sum of x W^T. One
             for a plain output layer, two for one with a low-rank adapter.
-        packing: the activations are of its rows, in place of those of ids and weights; [S].
     """
     tensors: list[Tensor | None] = []
     for x_BTD, weight_VD in terms:
@@ -54,95 +47,62 @@ def head_cross_entropy(
         else:
             tensors += [x_BTD, weight_VD, None]
     receivers = [getattr(weight, "receiver", None) for _, weight in terms]
-    fits_weights = any(
-        weight is not None and weight.requires_grad for i in (1, 2) for weight in tensors[i::3]
-    )
-    if packing is None:
-        targets = _Targets.of(input_ids_BT, loss_weights_BT, as_many=fits_weights)
-    else:
-        targets = _Targets.of_packed(packing, everywhere=fits_weights)
+    targets = _Targets.of(input_ids_BT, loss_weights_BT)
     return apply(_HeadLoss, targets, receivers, *tensors)
 
 
 @dataclass(frozen=True, slots=True)
 class _Targets:
-    """The rows of a batch that predict something.
+    """What each row of a batch predicts.
 
     Attributes:
-        rows_N: their positions among the B * T rows, each once.
-        ids_N: what they should predict.
-        weights_N: how much they count.
-        sequence_N: to which sequence's loss they add; one after the last for padding.
-        sequences: how many sequences there are.
+        ids_N: the token.
+        weights_N: how much it counts; may be zero.
         shape: (B, T).
-        filled: some of the rows count zero, and stand there to make as many for each sequence.
     """
 
-    rows_N: Tensor
     ids_N: Tensor
     weights_N: Tensor
-    sequence_N: Tensor
-    sequences: int
     shape: tuple[int, int]
-    filled: bool
 
     @classmethod
-    def of(cls, input_ids_BT: Tensor, loss_weights_BT: Tensor, *, as_many: bool) -> _Targets:
-        """The rows with a weight; if `as_many`, [B, R] of them, R being what one sequence needs."""
-        b, t = input_ids_BT.shape
+    def of(cls, input_ids_BT: Tensor, loss_weights_BT: Tensor) -> _Targets:
         # The row before a position predicts it; position 0 is predicted by none.
-        ids_BT, weights_BT = (
-            F.pad(each[:, 1:], (0, 1)) for each in (input_ids_BT, loss_weights_BT)
-        )
-        rows_N = weights_BT.flatten().nonzero()[:, 0]
-        if as_many:
-            empty_BT = weights_BT == 0
-            most = min(t, _EVEN * -(-max(1, t - int(empty_BT.sum(1).min())) // _EVEN))
-            first_B1 = torch.arange(0, b * t, t, device=rows_N.device).unsqueeze(1)
-            rows_N = (empty_BT.byte().argsort(dim=1, stable=True)[:, :most] + first_B1).flatten()
-        ids_N, weights_N = ids_BT.flatten()[rows_N], weights_BT.flatten()[rows_N]
-        filled = as_many and not bool(weights_N.all())
-        return cls(rows_N, ids_N, weights_N, rows_N // t, b, (b, t), filled)
-
-    @classmethod
-    def of_packed(cls, packing: Packing, *, everywhere: bool) -> _Targets:
-        """The rows with a weight; if `everywhere`, all of them."""
         ids_N, weights_N = (
-            F.pad(each[:, 1:], (0, 1)).flatten()
-            for each in (packing.input_ids_RL, packing.loss_weights_RL)
+            F.pad(each[:, 1:], (0, 1)).flatten() for each in (input_ids_BT, loss_weights_BT)
         )
-        sequence_N, sequences = packing.record_RL.flatten(), len(packing.lengths)
-        if everywhere:
-            rows_N = torch.arange(len(ids_N), device=ids_N.device)
-        else:
-            rows_N = weights_N.nonzero()[:, 0]
-            ids_N, weights_N, sequence_N = ids_N[rows_N], weights_N[rows_N], sequence_N[rows_N]
-        return cls(rows_N, ids_N, weights_N, sequence_N, sequences, packing.shape, everywhere)
-
-    def sums(self, value_N: Tensor) -> Tensor:
-        """Of each sequence's rows, [S]."""
-        sums = value_N.new_zeros(self.sequences + 1)
-        return sums.index_add_(0, self.sequence_N, value_N)[: self.sequences]
-
-    def spread(self, value_S: Tensor) -> Tensor:
-        """Each sequence's value at its rows, [N]; zero for padding."""
-        return F.pad(value_S, (0, 1))[self.sequence_N]
+        b, t = input_ids_BT.shape
+        return cls(ids_N, weights_N, (b, t))
 
     def take(self, x_BTD: Tensor) -> Tensor:
-        """Activations [N, D], zeros where nothing counts, even in place of NaN."""
-        x_ND = x_BTD.flatten(0, 1)[self.rows_N]
-        return x_ND.masked_fill_((self.weights_N == 0).unsqueeze(1), 0.0) if self.filled else x_ND
+        """The rows, [N, D]; zeros where nothing counts."""
+        return x_BTD.flatten(0, 1).masked_fill((self.weights_N == 0).unsqueeze(1), 0.0)
+
+    def sums(self, value_N: Tensor) -> Tensor:
+        """Of each sequence's rows, [B]."""
+        return value_N.view(self.shape).sum(1)
+
+    def spread(self, value_B: Tensor) -> Tensor:
+        """Each sequence's value at its rows, [N]."""
+        return value_B.repeat_interleave(self.shape[1])
 
     def put(self, x_ND: Tensor) -> Tensor:
-        """[B, T, D], zeros in the rows that are not here."""
-        b, t = self.shape
-        out = x_ND.new_zeros(b * t, x_ND.shape[1])
-        return out.index_copy_(0, self.rows_N, x_ND).view(b, t, -1)
+        """The rows as activations, [B, T, D]."""
+        return x_ND.view(*self.shape, -1)
 
     def chunks(self, vocabulary: int) -> Iterator[slice]:
-        """Some rows at a time."""
-        size = max(1, _CHUNK // vocabulary)
-        return (slice(start, start + size) for start in range(0, len(self.rows_N), size))
+        """Some rows at a time: as many whole sequences in each, or the same parts of each one."""
+        (b, t), most = self.shape, max(1, _CHUNK // vocabulary)
+        if most >= t:
+            size = t * max(
+                count for count in range(1, b + 1) if b % count == 0 and count * t <= most
+            )
+            return (slice(start, start + size) for start in range(0, b * t, size))
+        return (
+            slice(first + start, first + min(t, start + most))
+            for first in range(0, b * t, t)
+            for start in range(0, t, most)
+        )
 
 
 class _HeadLoss(Function):
@@ -176,7 +136,7 @@ class _HeadLoss(Function):
             x = _times(saved[i], scale_N1)
             g = logits_grad.to(x.dtype)
             out.append(g.T @ x if needs[3 * i + 1] else None)
-            rows = (each.unflatten(0, (targets.shape[0], -1)) for each in (g, x))
+            rows = (targets.put(each) for each in (g, x))
             out.append(receiver.products(*rows) if needs[3 * i + 2] else None)
         return tuple(out)
 
@@ -204,7 +164,7 @@ class _Made:
         needs_x: tuple[bool, ...],
         fits_weights: bool,
     ) -> _Made:
-        n, vocabulary, dtype = len(targets.rows_N), len(weights[0]), _exact(weights[0].dtype)
+        n, vocabulary, dtype = len(targets.ids_N), len(weights[0]), _exact(weights[0].dtype)
         pairs = zip(xs, needs_x, strict=True)
         made = cls(
             weights[0].new_empty(n, dtype=dtype),

@@ -1,6 +1,6 @@
 """DP-SGD as one object: what is sampled, clipped, noised and accounted comes from one config.
 
-There is no second place that could disagree with it (PITFALLS 3, 4, 13, 24).
+There is no second place that could disagree with it.
 """
 
 from __future__ import annotations
@@ -52,6 +52,12 @@ class DpSgdMechanism:
             raise GuaranteeError(
                 f"expected_batch_size={self.expected_batch_size} must lie in "
                 f"[1, n_units={self.n_units}]"
+            )
+        if 2 * self.expected_batch_size > clipping.MOST_UNITS:
+            raise GuaranteeError(
+                f"expected_batch_size={self.expected_batch_size} is above "
+                f"{clipping.MOST_UNITS // 2}, up to which the rounding of a sum is bounded; lower "
+                "batch_size and take more steps"
             )
         if not (self.steps >= 1 and self.noise_multiplier > 0 and self.l2_clip_norm > 0):
             raise GuaranteeError(

@@ -33,12 +33,11 @@ def per_example_gradients(
     """Each unit's gradient of its own summed loss, for every trainable parameter.
 
     Guarantee: entry u is the gradient of the losses of unit u's sequences alone, as one backward
-    pass per unit would give it, provided the model treats sequences independently;
+    pass per unit would give it up to rounding, provided the model treats sequences independently;
     `verification.verify` checks that. Sequences of one unit are added up before anything is
-    clipped. In packed rows attention multiplies the values of other records by zero, which is
-    exact unless one is not finite; if anything is not, all is computed again in rows of their own,
-    so that a record's NaN stays its own there, too (PITFALLS 22). As in all batched arithmetic the
-    last bits may depend on the batch's shape: about 1e-7 of a gradient in fp32, 1e-2 in bf16.
+    clipped. Rounding depends on the batch's shape, about 1e-7 of a gradient in fp32 and 1e-2 in
+    bf16: between batches of one shape, entry u is the same bit for bit whoever else is in them, if
+    `verification.same_in_company` holds.
 
     Args:
         loss: module whose forward takes a UnitBatch and returns one loss per sequence, [B].
@@ -56,13 +55,15 @@ def per_example_gradients(
     parameters = trainable_parameters(loss)
     if not parameters:
         raise UnsupportedLayerError("no trainable parameter; choose other target_modules")
-    layout = _layout(batch)
+    layout = BatchLayout.of(batch.input_ids_BT.shape[1], batch.n_units, batch.unit_of_B)
     copies = {
         name: virtual_copies(batch.n_units, value).requires_grad_()
         for name, value in parameters.items()
     }
     lifted = {
-        name: LiftedParameter.lift(value, copies[name], Receiver(name, layout, _exact(form)))
+        name: LiftedParameter.lift(
+            value, copies[name], Receiver(name, layout, _exact(form, device))
+        )
         for name, value in parameters.items()
     }
     named: dict[str, Tensor] = {f"loss.{name}": value for name, value in lifted.items()}
@@ -72,10 +73,7 @@ def per_example_gradients(
         for name, gradient in zip(copies, gradients, strict=True)
     }
     losses_U = losses_B.new_zeros(batch.n_units).index_add_(0, batch.unit_of_B, losses_B)
-    gradients = PerUnitGradients(_refuse_untrained(values), losses_U)
-    if batch.packing is not None and batch.n_units > 1 and not _all_finite(gradients):
-        return per_example_gradients(loss, batch.padded(), form)
-    return gradients
+    return PerUnitGradients(_refuse_untrained(values), losses_U, batch.n_fillers)
 
 
 def sum_parts(
@@ -115,39 +113,14 @@ def _add(total: PerUnitGradients, part: PerUnitGradients) -> PerUnitGradients:
         name: value.to(torch.promote_types(value.dtype, torch.float32)).add_(added[name])
         for name, value in total.dense().items()
     }
-    return PerUnitGradients(values, total.losses_U + part.losses_U)
+    return PerUnitGradients(values, total.losses_U + part.losses_U, total.n_fillers)
 
 
-def _layout(batch: UnitBatch) -> BatchLayout:
-    if batch.packing is not None:
-        return BatchLayout.of_packed(batch.packing, batch.n_units, batch.unit_of_B)
-    return BatchLayout.of(batch.input_ids_BT.shape[1], batch.n_units, batch.unit_of_B)
-
-
-def _all_finite(gradients: PerUnitGradients) -> bool:
-    """Whether no loss, gradient or factor has a NaN or infinity; one look at the device."""
-    found = {_place(gradients.losses_U): gradients.losses_U}
-    for value in gradients.values.values():
-        if isinstance(value, Tensor):
-            found[_place(value)] = value
-            continue
-        for term in value.terms:
-            sides = (each for each in (term.left, term.right_BRD) if each.is_floating_point())
-            # Several matrices may share their activations.
-            found |= {_place(each): each for each in sides}
-    # A sum of finite numbers may overflow, too: that costs time, and no more.
-    sums = [each.sum(dtype=torch.float32) for each in found.values()]
-    return bool(torch.stack(sums).isfinite().all())
-
-
-def _place(value: Tensor) -> object:
-    """Equal for tensors that are the same numbers in memory."""
-    return value.data_ptr(), value.shape, value.stride(), value.dtype
-
-
-def _exact(form: Form) -> Form:
-    # With reduced-precision products, norms from Gram matrices would not belong to the sum.
-    return form if torch.get_float32_matmul_precision() == "highest" else Form.INSTANTIATE
+def _exact(form: Form, device: torch.device) -> Form:
+    # With reduced-precision products, norms from Gram matrices would not belong to the sum; and
+    # Apple's GPUs have no float64 for them.
+    reduced = torch.get_float32_matmul_precision() != "highest"
+    return Form.INSTANTIATE if reduced or device.type == "mps" else form
 
 
 def _gathered(
@@ -168,7 +141,7 @@ class _Backward(nn.Module):
     """Runs forward and backward while the lifted parameters are in place.
 
     The backward pass belongs inside: gradient checkpointing runs the forward again in it, and must
-    find the lifted parameters, not the plain ones (PITFALLS 9).
+    find the lifted parameters, not the plain ones.
     """
 
     def __init__(self, loss: nn.Module) -> None:

@@ -60,15 +60,21 @@ class Receiver:
     def lookups(self, ids: Tensor, g: Tensor, rows: int) -> Tensor | None:
         """A table's gradients, [U, rows, D], from the rows looked up; None: kept."""
         ids_BR, g_BRD = self.split(ids.unsqueeze(-1)).squeeze(-1), self.split(g)
-        if not self.swapped and self._keeps(rows, g_BRD.shape[-1], g_BRD.shape[1]):
+        if not self.swapped and self._keeps(rows, g_BRD.shape[-1], g_BRD.shape[1], looked_up=True):
             self.terms.append(Factors(ids_BR, g_BRD))
             return None
         return self.layout.lookups(ids_BR, g_BRD, rows)
 
-    def _keeps(self, out_features: int, in_features: int, rows: int) -> bool:
-        # Of rows that were left out, their number is private: the choice is made as if none were.
+    def _keeps(
+        self, out_features: int, in_features: int, rows: int, *, looked_up: bool = False
+    ) -> bool:
         layout = self.layout
         rows_of_unit = layout.rows_per_unit * max(rows, layout.tokens) // layout.tokens
         return keeps_factors(
-            self.form, out_features, in_features, rows=rows_of_unit, units=layout.n_units
+            self.form,
+            out_features,
+            in_features,
+            rows=rows_of_unit,
+            units=layout.n_units,
+            looked_up=looked_up,
         )

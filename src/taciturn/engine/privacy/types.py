@@ -9,14 +9,13 @@ Shapes: B sequences, T tokens, U units, P parameters.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from taciturn.engine.privacy.factors import FactoredGradients
-from taciturn.engine.privacy.packing import Packing
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,22 +23,25 @@ class UnitBatch:
     """One physical microbatch of whole units. Private.
 
     The boundaries between units travel with the batch: there is no queue of flags that could go
-    stale (PITFALLS 7).
+    stale.
 
     Attributes:
         input_ids_BT: token ids, right-padded. int64.
         loss_weights_BT: weight of predicting token t from those before it; 0 for padding, prompts
             and position 0. Depends on the record itself or on public constants only. float32.
         unit_of_B: the unit (0 .. n_units-1) each sequence belongs to. int64.
-        n_units: U, number of units in this microbatch.
-        packing: the same sequences in fewer rows, which the model is to compute; None: padded.
+        n_units: U, number of units in this microbatch, fillers among them.
+        n_fillers: how many of the last units are public and weigh nothing: they are there so that
+            the shape tells nothing, and rounds nothing differently.
+        n_records: sequences that are records; None: all.
     """
 
     input_ids_BT: Tensor
     loss_weights_BT: Tensor
     unit_of_B: Tensor
     n_units: int
-    packing: Packing | None = None
+    n_fillers: int = 0
+    n_records: int | None = None
 
     def __post_init__(self) -> None:
         if self.input_ids_BT.shape != self.loss_weights_BT.shape or self.input_ids_BT.ndim != 2:
@@ -49,14 +51,8 @@ class UnitBatch:
             )
         if self.unit_of_B.shape != self.input_ids_BT.shape[:1]:
             raise ValueError("unit_of_B needs one unit per sequence")
-        if self.packing is not None:
-            # Fewer rows than sequences: no activation can be taken for one of the other layout.
-            sequences, rows = len(self.unit_of_B), self.packing.shape[0]
-            if len(self.packing.lengths) != sequences or rows >= sequences:
-                raise ValueError(
-                    f"{len(self.packing.lengths)} records packed into {rows} rows; it must be all "
-                    f"{sequences} sequences of the batch in fewer rows"
-                )
+        if not 0 <= self.n_fillers <= self.n_units:
+            raise ValueError(f"n_fillers={self.n_fillers} must lie in [0, n_units={self.n_units}]")
         # On a GPU the look would wait for the device, and every batch comes from the CPU.
         if self.unit_of_B.device.type == "cpu" and not self._units_in_range():
             raise ValueError(f"unit_of_B must lie in [0, n_units={self.n_units})")
@@ -72,28 +68,14 @@ class UnitBatch:
             self.loss_weights_BT.to(device),
             self.unit_of_B.to(device),
             self.n_units,
-            None if self.packing is None else self.packing.to(device),
+            self.n_fillers,
+            self.n_records,
         )
 
-    def packed(self, lengths: Sequence[int], width: int) -> UnitBatch:
-        """The same units in rows of `width` tokens; `lengths` has each sequence's tokens."""
-        packing = Packing.of(self.input_ids_BT, self.loss_weights_BT, lengths, width)
-        return self._with(packing)
-
-    def padded(self) -> UnitBatch:
-        """The same units, each sequence in a row of its own."""
-        return self._with(None)
-
-    def _with(self, packing: Packing | None) -> UnitBatch:
-        ids_BT, weights_BT = self.input_ids_BT, self.loss_weights_BT
-        return UnitBatch(ids_BT, weights_BT, self.unit_of_B, self.n_units, packing)
-
     @property
-    def computed_tokens(self) -> int:
-        """Tokens that a model computes for it, padding included."""
-        if self.packing is not None:
-            return self.packing.input_ids_RL.numel()
-        return self.input_ids_BT.numel()
+    def records(self) -> int:
+        """How many sequences are records."""
+        return len(self.unit_of_B) if self.n_records is None else self.n_records
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,10 +85,12 @@ class PerUnitGradients:
     Attributes:
         values: parameter name -> [U, *parameter shape], or what stands for it.
         losses_U: each unit's loss, in fp32.
+        n_fillers: how many of the last units are public fillers, whose gradients are zero.
     """
 
     values: Mapping[str, Tensor | FactoredGradients]
     losses_U: Tensor
+    n_fillers: int = 0
 
     def dense(self) -> dict[str, Tensor]:
         """Parameter name -> [U, *parameter shape], instantiated."""

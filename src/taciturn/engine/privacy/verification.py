@@ -1,7 +1,12 @@
-"""The proof before the run: per-unit gradients against brute force, on a public random batch.
+"""The proof before the run: per-unit gradients against brute force, on public random batches.
 
 The rules of `lifted` are exact, but only for a model that treats sequences independently and uses
 its parameters where the rules can see them. No reading of a model's code shows that; trying does.
+
+Two questions are asked. `verify`: is each unit's gradient right, whatever else is in the batch, up
+to rounding? In half precision rounding would hide what is wrong, so the model is asked in fp32.
+`same_in_company`: in the precision of the run, is it the same bit for bit, whatever else is in a
+batch of the same shape?
 
 Shapes: B sequences, T tokens, U units.
 """
@@ -9,12 +14,16 @@ Shapes: B sequences, T tokens, U units.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from taciturn.engine.privacy.factors import FactoredGradients
 from taciturn.engine.privacy.forms import Form
@@ -45,11 +54,12 @@ class _Tolerance:
 
 
 _PLAIN, _FACTORED = Form.INSTANTIATE, Form.FACTORS
-# Gram matrices in fp32 against the instantiated gradient, which half precision rounds.
+# Gram matrices against the instantiated gradient, which half precision rounds.
 _GRAM = 2e-2
 
 _FULL_PRECISION = _Tolerance(loss=1e-5, parameter=1e-3, unit=1e-5)
-# Half precision may route a token of a mixture of experts differently alone than in a batch.
+# Where fp32 cannot be had: for a quantised base, or on a device without the memory. There only
+# `same_in_company` tells records that mix from rounding.
 _HALF_PRECISION = _Tolerance(loss=5e-2, parameter=0.25, unit=2e-2)
 
 
@@ -58,7 +68,7 @@ def public_batch(vocab_size: int, tokens: int = 13) -> UnitBatch:
 
     Four sequences of three units; the lengths differ, and `tokens` is no multiple of four.
     """
-    lengths = _lengths(tokens)
+    lengths = [tokens - 6, tokens, tokens - 8, tokens - 3]
     generator = torch.Generator().manual_seed(_SEED)
     ids_BT = torch.zeros(len(lengths), tokens, dtype=torch.int64)
     weights_BT = torch.zeros(len(lengths), tokens)
@@ -69,27 +79,31 @@ def public_batch(vocab_size: int, tokens: int = 13) -> UnitBatch:
     return UnitBatch(ids_BT, weights_BT, unit_of_B, int(unit_of_B.max()) + 1)
 
 
-def packed_public_batch(vocab_size: int) -> UnitBatch:
-    """The same, packed: two records in each row, one unit in both rows, and padding after one."""
-    batch = public_batch(vocab_size)
-    lengths = _lengths(batch.input_ids_BT.shape[1])
-    return batch.packed(lengths, width=sum(sorted(lengths)[-3::2]))
+def long_public_batch(vocab_size: int, tokens: int) -> UnitBatch:
+    """Two units of one random record each, as long as a record can be; public."""
+    generator = torch.Generator().manual_seed(_SEED)
+    ids_BT = torch.randint(vocab_size, (2, tokens), generator=generator)
+    weights_BT = torch.full((2, tokens), 1 / (tokens - 1))
+    weights_BT[:, 0] = 0.0
+    return UnitBatch(ids_BT, weights_BT, torch.arange(2), 2)
 
 
-def _lengths(tokens: int) -> list[int]:
-    return [tokens - 6, tokens, tokens - 8, tokens - 3]
-
-
-def verify(loss: nn.Module, batch: UnitBatch) -> None:
+def verify(
+    loss: nn.Module, batch: UnitBatch, long: UnitBatch | None = None, *, exactly: bool = True
+) -> None:
     """Compare with one backward pass per unit, in both forms; before anything is spent.
 
     Each unit is also tried alone and without the others' padding, so that a model in which records
-    or padded lengths influence each other is found out. Parameters are perturbed meanwhile and
-    restored bit for bit: at LoRA's start one matrix is zero and would hide the other's gradient.
+    or padded lengths influence each other is found out. A second batch has an outlier in it: the
+    token with the longest embedding, over and over. Parameters are perturbed meanwhile and restored
+    bit for bit: at LoRA's start one matrix is zero and would hide the other's gradient.
 
     Args:
         loss: in the mode (train or eval) and with the checkpointing that the run will use.
-        batch: public; from `public_batch`, or `packed_public_batch` for a run with packed rows.
+        batch: public; from `public_batch`.
+        long: from `long_public_batch`, for models that do something else with long records.
+        exactly: ask half precision in fp32, at twice the memory of the weights; never done for a
+            quantised or sharded model.
 
     Raises:
         UnsupportedLayerError: a parameter's per-unit gradient is wrong, a unit's loss depends on
@@ -97,17 +111,175 @@ def verify(loss: nn.Module, batch: UnitBatch) -> None:
         ValueError: `batch` cannot show that.
     """
     _check_batch(batch)
-    tolerance = _tolerance(loss)
-    with _perturbed(trainable_parameters(loss)), _same_buffers(loss):
-        forms = [per_example_gradients(loss, batch, form) for form in (_PLAIN, _FACTORED)]
-        values = [(gradients, gradients.dense()) for gradients in forms]
-        for unit in range(batch.n_units):
-            alone = _alone(batch, unit)
-            truth_loss, truth = _one_backward(loss, alone)
-            for gradients, dense in values:
-                _compare_losses(float(gradients.losses_U[unit]), truth_loss, tolerance)
-                _compare_gradients(dense, unit, truth, tolerance)
-                _compare_norms(gradients, dense, unit)
+    with _in_full_precision(loss, exactly=exactly), _perturbed(loss), _same_buffers(loss):
+        tolerance = _tolerance(loss)
+        for tried in (batch, _with_outlier(loss, batch)):
+            _verify(loss, tried, (_PLAIN, _FACTORED), tolerance)
+        if long is not None:
+            _verify(loss, _with_outlier(loss, long), (Form.AUTO,), tolerance)
+
+
+def _verify(
+    loss: nn.Module, batch: UnitBatch, forms: Sequence[Form], tolerance: _Tolerance
+) -> None:
+    found = [per_example_gradients(loss, batch, form) for form in forms]
+    values = [(gradients, gradients.dense()) for gradients in found]
+    for unit in range(batch.n_units):
+        truth_loss, truth = _one_backward(loss, _alone(batch, unit))
+        for gradients, dense in values:
+            _compare_losses(float(gradients.losses_U[unit]), truth_loss, tolerance)
+            _compare_gradients(dense, unit, truth, tolerance)
+            _compare_norms(gradients, dense, unit)
+
+
+def same_in_company(
+    loss: nn.Module, vocab_size: int, shape: tuple[int, int], form: Form = Form.AUTO
+) -> bool:
+    """Whether a unit's gradient is the same bit for bit alone and in any company, at one shape.
+
+    "Alone" is a batch of fillers but for one public unit. The others are random records, copies of
+    the unit, and the outlier of `verify`; the unit's place differs. False also where sizes inside
+    of the model follow from tokens, as in a mixture of experts: there no trial would show that
+    rounding is the same for other tokens. Then units have to be computed one by one.
+
+    Args:
+        shape: (units, tokens), a record each. At one unit there is no company.
+    """
+    units, _ = shape
+    if units == 1:
+        return True
+    place = units // 2
+    alone = _company(loss, vocab_size, shape, place, lonely=True)
+    others = [
+        _company(loss, vocab_size, shape, place, lonely=False),
+        _company(loss, vocab_size, shape, units - 1, lonely=False),
+        _company(loss, vocab_size, shape, 0, lonely=True),
+    ]
+    with _perturbed(loss):
+        expected, sizes = _traced(loss, alone, form)
+        for batch, where in zip(others, (place, units - 1, 0), strict=True):
+            found, found_sizes = _traced(loss, batch, form)
+            if found_sizes != sizes or not _same_unit(expected, place, found, where):
+                return False
+    return True
+
+
+def losses_same_in_company(loss: nn.Module, vocab_size: int, shape: tuple[int, int]) -> bool:
+    """As `same_in_company`, of units' losses alone."""
+    units, _ = shape
+    if units == 1:
+        return True
+    found = []
+    for place, lonely in ((0, True), (0, False), (units - 1, False)):
+        batch = _company(loss, vocab_size, shape, place, lonely=lonely)
+        with _Sizes() as sizes, torch.no_grad():
+            losses_B = loss(batch)
+        found.append((sizes.seen, losses_B[place].item()))
+    return all(each == found[0] for each in found)
+
+
+def _traced(
+    loss: nn.Module, batch: UnitBatch, form: Form
+) -> tuple[PerUnitGradients, list[tuple[int, ...]]]:
+    with _Sizes() as sizes:
+        gradients = per_example_gradients(loss, batch, form)
+    return gradients, sizes.seen
+
+
+def _same_unit(one: PerUnitGradients, unit: int, other: PerUnitGradients, place: int) -> bool:
+    """Whether entry `unit` of one is entry `place` of the other, bit for bit, and so its norm."""
+    if not torch.equal(one.losses_U[unit], other.losses_U[place]):
+        return False
+    first, second = one.dense(), other.dense()
+    if not all(torch.equal(first[name][unit], second[name][place]) for name in first):
+        return False
+    for name, value in one.values.items():
+        if isinstance(value, FactoredGradients):
+            match = cast(FactoredGradients, other.values[name])
+            if value.squared_norms()[unit] != match.squared_norms()[place]:
+                return False
+    return True
+
+
+def _company(
+    loss: nn.Module, vocab_size: int, shape: tuple[int, int], place: int, *, lonely: bool
+) -> UnitBatch:
+    """A public batch of one record for each unit; the one at `place` is always the same."""
+    units, tokens = shape
+    generator = torch.Generator().manual_seed(_SEED)
+    own_T = torch.randint(vocab_size, (tokens,), generator=generator)
+    ids_BT = torch.zeros(shape, dtype=torch.int64)
+    weights_BT = torch.zeros(shape)
+    for row in range(units):
+        if row == place or (not lonely and row % 3 == 0):
+            ids_BT[row], length = own_T, tokens - 2
+            ids_BT[row, length:] = 0
+        elif lonely:
+            continue
+        elif row % 3 == 1:
+            ids_BT[row], length = _loudest(loss, vocab_size), tokens
+        else:
+            ids_BT[row] = torch.randint(vocab_size, (tokens,), generator=generator)
+            length = tokens
+        weights_BT[row, 1:length] = 1 / (length - 1)
+    batch = UnitBatch(ids_BT, weights_BT, torch.arange(units), units)
+    return batch.to(next(loss.parameters()).device)
+
+
+def _with_outlier(loss: nn.Module, batch: UnitBatch) -> UnitBatch:
+    """The batch with the loudest token all through its longest record."""
+    ids_BT = batch.input_ids_BT.clone()
+    row = int((batch.loss_weights_BT != 0).sum(1).argmax())
+    ids_BT[row] = _loudest(loss, int(ids_BT.max()) + 1)
+    return UnitBatch(ids_BT, batch.loss_weights_BT, batch.unit_of_B, batch.n_units)
+
+
+def _loudest(loss: nn.Module, vocab_size: int) -> int:
+    """The token with the longest embedding, if the model's table of them is whole; else 0."""
+    tables = [each.weight for each in loss.modules() if isinstance(each, nn.Embedding)]
+    wide = [each for each in tables if len(each) >= vocab_size and not isinstance(each, DTensor)]
+    if not wide:
+        return 0
+    return int(wide[0][:vocab_size].detach().float().norm(dim=1).argmax())
+
+
+class _Sizes(TorchDispatchMode):
+    """Notes the sizes of all tensors that operations take and give, in order.
+
+    Grouped products get the sizes of their groups as values of a tensor: those are noted, too.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.seen: list[tuple[int, ...]] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for each in tree_leaves((args, out)):
+            if isinstance(each, Tensor):
+                self.seen.append(tuple(each.shape))
+                if "grouped" in str(func) and not each.is_floating_point():
+                    self.seen.append(tuple(each.flatten().tolist()))
+        return out
+
+
+@contextmanager
+def _in_full_precision(loss: nn.Module, *, exactly: bool) -> Iterator[None]:
+    """Half-precision weights and buffers as fp32, and back, which loses nothing."""
+    tensors = [*loss.parameters(), *loss.buffers()]
+    halves = [each for each in tensors if each.dtype in (torch.bfloat16, torch.float16)]
+    quantised = any(not each.is_floating_point() for each in loss.parameters())
+    if not exactly or quantised or any(isinstance(each, DTensor) for each in tensors):
+        yield
+        return
+    kinds = [each.dtype for each in halves]
+    try:
+        for each in halves:
+            each.data = each.data.float()
+        yield
+    finally:
+        for each, kind in zip(halves, kinds, strict=True):
+            each.data = each.data.to(kind)
 
 
 def brute_force_gradients(loss: nn.Module, batch: UnitBatch) -> list[dict[str, Tensor]]:
@@ -198,21 +370,24 @@ def _tolerance(loss: nn.Module) -> _Tolerance:
 
 
 @contextmanager
-def _perturbed(parameters: Mapping[str, nn.Parameter]) -> Iterator[None]:
+def _perturbed(loss: nn.Module) -> Iterator[None]:
     """Random public values near the parameters' own, so that no gradient hides behind a zero."""
+    parameters = [
+        value for value in trainable_parameters(loss).values() if not isinstance(value, DTensor)
+    ]
     generator = torch.Generator().manual_seed(_SEED)
-    kept = {name: value.detach().clone() for name, value in parameters.items()}
+    kept = [value.detach().clone() for value in parameters]
     try:
         with torch.no_grad():
-            for value in parameters.values():
+            for value in parameters:
                 noise = torch.randn(value.shape, generator=generator)
                 spread = 0.1 * _norm(value) / math.sqrt(max(1, value.numel())) or 0.02
                 value.add_((noise * spread).to(value))
         yield
     finally:
         with torch.no_grad():
-            for name, value in parameters.items():
-                value.copy_(kept[name])
+            for value, before in zip(parameters, kept, strict=True):
+                value.copy_(before)
 
 
 @contextmanager

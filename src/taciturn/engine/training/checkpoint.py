@@ -127,6 +127,9 @@ def _same(saved: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
     for key in sorted(set(saved) | set(wanted)):
         if saved.get(key) == wanted.get(key):
             continue
+        if isinstance(saved.get(key), dict) and isinstance(wanted.get(key), dict):
+            _same(saved[key], wanted[key])  # the one setting that differs, not all beside it
+            continue
         if key == "data":
             raise CheckpointError("the checkpoint belongs to other data; run without --resume")
         raise CheckpointError(

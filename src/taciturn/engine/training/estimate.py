@@ -12,12 +12,11 @@ from torch import nn
 from taciturn.engine.data.batch import bucket_length
 from taciturn.engine.privacy.forms import Form, keeps_factors
 from taciturn.engine.privacy.per_example import per_example_gradients, trainable_parameters
+from taciturn.engine.privacy.ranks import ALONE
 from taciturn.engine.privacy.types import UnitBatch
+from taciturn.engine.training.loop import batch_limits
 from taciturn.engine.training.memory import MemoryEstimate, memory_estimate
 from taciturn.planning.plan import TrainingPlan
-
-# Records of the usual length in one row of a packed batch.
-_SHARED = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,14 +28,12 @@ class Workload:
         microbatch_tokens: tokens of one physical microbatch, padding included.
         vocabulary: number of token ids.
         form: how per-unit gradients are kept.
-        packed: records may share rows.
     """
 
     tokens_per_unit: float
     microbatch_tokens: int
     vocabulary: int
     form: Form
-    packed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,12 +49,12 @@ def estimate_seconds(
     loss: nn.Module, plan: TrainingPlan, work: Workload, device: torch.device
 ) -> float:
     """Expected duration of the steps of `plan`, data preparation and saving not included."""
-    width, sequences = _shape(plan, work)
-    batch = _batch(work, sequences, width, device)
+    width, sequences = _shape(loss, plan, work)
+    batch = random_batch(work.vocabulary, sequences, width, device)
     per_example_gradients(loss, batch, work.form)
     start = time.perf_counter()
     per_example_gradients(loss, batch, work.form)
-    seconds_per_token = (time.perf_counter() - start) / batch.computed_tokens
+    seconds_per_token = (time.perf_counter() - start) / batch.input_ids_BT.numel()
     return seconds_per_token * work.tokens_per_unit * plan.batch_size * plan.steps
 
 
@@ -65,17 +62,17 @@ def estimate_memory(
     loss: nn.Module, plan: TrainingPlan, work: Workload, device: torch.device
 ) -> MemoryEstimate:
     """Peak memory of the steps of `plan`."""
-    width, sequences = _shape(plan, work)
+    width, sequences = _shape(loss, plan, work)
     few, many = max(1, sequences // 4), max(2, sequences // 2)
-    small, large = (_batch(work, n, width, device) for n in (few, many))
-    tokens = max(width, work.microbatch_tokens)
+    small, large = (random_batch(work.vocabulary, n, width, device) for n in (few, many))
+    tokens = max(width * sequences, plan.max_tokens)
     private = plan.privacy is not None
     return memory_estimate(loss, small, large, tokens, work.form, private=private)
 
 
 def form_choices(loss: nn.Module, plan: TrainingPlan, work: Workload) -> list[FormChoice]:
     """What the planner chooses for each shape of trained parameter; follows from shapes alone."""
-    width, sequences = _shape(plan, work)
+    width, sequences = _shape(loss, plan, work)
     shapes = Counter(tuple(value.shape) for value in trainable_parameters(loss).values())
     return [
         FormChoice(shape, count, _form(shape, width, sequences, work.form))
@@ -91,18 +88,11 @@ def _form(shape: tuple[int, ...], width: int, sequences: int, form: Form) -> str
     return "instantiated"
 
 
-def _shape(plan: TrainingPlan, work: Workload) -> tuple[int, int]:
-    """Padded tokens of a typical unit, and how many go into one microbatch."""
+def _shape(loss: nn.Module, plan: TrainingPlan, work: Workload) -> tuple[int, int]:
+    """Padded tokens of a typical unit, and how many such units one microbatch has."""
     width = bucket_length(max(2, round(work.tokens_per_unit)), plan.max_tokens)
-    return width, max(1, work.microbatch_tokens // width)
-
-
-def _batch(work: Workload, sequences: int, width: int, device: torch.device) -> UnitBatch:
-    """Public random tokens; packed if the run may pack and there are rows to be shared."""
-    batch = random_batch(work.vocabulary, sequences, width, torch.device("cpu"))
-    if work.packed and sequences > 1:
-        batch = batch.packed([width] * sequences, min(_SHARED, sequences) * width)
-    return batch.to(device)
+    trained = sum(value.numel() for value in trainable_parameters(loss).values())
+    return width, batch_limits(plan, trained, work.microbatch_tokens, ALONE).units_of(width, 1)
 
 
 def random_batch(vocabulary: int, sequences: int, width: int, device: torch.device) -> UnitBatch:

@@ -6,7 +6,7 @@ import hashlib
 import time
 from bisect import bisect_left
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +16,13 @@ from numpy.typing import NDArray
 from torch import nn
 
 from taciturn.accounting.compose import epsilon_curve
-from taciturn.engine.data.batch import BatchLimits
+from taciturn.engine.data.batch import BatchLimits, filled_units, widths
 from taciturn.engine.data.tokenize import TokenizedDataset
 from taciturn.engine.privacy.forms import Form
 from taciturn.engine.privacy.per_example import trainable_parameters
 from taciturn.engine.privacy.ranks import ALONE, Ranks
 from taciturn.engine.privacy.types import ClipCounts
+from taciturn.engine.privacy.verification import same_in_company
 from taciturn.engine.training.checkpoint import CheckpointStore, Journal, all_rows, own_rows
 from taciturn.engine.training.interrupt import deferred_interrupt
 from taciturn.engine.training.mechanism import planned_mechanism
@@ -112,11 +113,16 @@ class Blocks:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One training run: what is trained, on what, and where its private state is kept."""
+    """One training run: what is trained, on what, and where its private state is kept.
+
+    Attributes:
+        before_steps: called in all processes when it is certain that steps will run, and none has.
+    """
 
     loss: nn.Module
     dataset: TokenizedDataset
     plan: TrainingPlan
+    vocabulary: int
     private_folder: Path
     microbatch_tokens: int
     form: Form
@@ -125,7 +131,7 @@ class Run:
     on_private_metrics: Callable[[PrivateMetrics], None]
     ranks: Ranks = ALONE
     blocks: Blocks | None = None
-    packed_rows: bool = False
+    before_steps: Callable[[], None] = lambda: None
 
 
 def train(run: Run, *, resume: bool) -> TrainingState:
@@ -146,6 +152,7 @@ def train(run: Run, *, resume: bool) -> TrainingState:
     elif run.blocks is not None:
         _save(run, state, store, identity)
     step = _stepper(run, state, journal)
+    run.before_steps()
     clock = _Clock(state.step, run.plan.steps, EpsilonCurve.of(run.plan))
     with deferred_interrupt() as interrupt:
         allowed = state.step
@@ -226,14 +233,32 @@ def _note_streams(run: Run, step: int, streams: Streams, journal: Journal) -> No
             journal.write(entry | others)
 
 
+def batch_limits(plan: TrainingPlan, trained: int, tokens: int, ranks: Ranks) -> BatchLimits:
+    """What a microbatch may hold, from public facts: `trained` parameters, `tokens` at most."""
+    units = min(
+        _GRADIENT_BYTES // (4 * trained),
+        filled_units(plan.batch_size // ranks.size, plan.max_tokens),
+    )
+    return BatchLimits(tokens, max(1, units), plan.max_tokens)
+
+
 def _limits(run: Run, state: TrainingState) -> BatchLimits:
+    """Microbatches in which no unit's gradient depends on the others: of one unit if need be."""
     trained = sum(value.numel() for value in state.parameters.values())
-    units = max(1, _GRADIENT_BYTES // (4 * trained))
-    return BatchLimits(run.microbatch_tokens, units, run.plan.max_tokens, run.packed_rows)
+    limits = batch_limits(run.plan, trained, run.microbatch_tokens, run.ranks)
+    if run.plan.privacy is None:
+        return limits
+    shortest, *_, longest = (*widths(run.plan.max_tokens), run.plan.max_tokens)
+    same = all(
+        same_in_company(run.loss, run.vocabulary, (limits.units_of(width, 1), width), run.form)
+        for width in (shortest, longest)
+    )
+    everywhere = min(int(row[0]) for row in run.ranks.numbers([same]))
+    return limits if everywhere else replace(limits, units=1)
 
 
 class _EpochOrder:
-    """Shuffled epochs for ordinary training; never used in a private run (PITFALLS 3)."""
+    """Shuffled epochs for ordinary training; never used in a private run."""
 
     def __init__(self, plan: TrainingPlan, n_units: int) -> None:
         """`n_units` are there, whatever was declared; the plan says how many steps there are."""

@@ -90,7 +90,7 @@ def memory_estimate(
     weights = [*loss.parameters(), *loss.buffers()]
     trained = sum(value.numel() for value in trainable_parameters(loss).values())
     few, many = (_peak(loss, batch, form, private=private) for batch in (small, large))
-    few_tokens, many_tokens = small.computed_tokens, large.computed_tokens
+    few_tokens, many_tokens = small.input_ids_BT.numel(), large.input_ids_BT.numel()
     slope = max(0.0, (many - few) / max(1, many_tokens - few_tokens))
     return MemoryEstimate(
         weights=sum(each.numel() * each.element_size() for each in weights),

@@ -89,7 +89,7 @@ def ordinary_step(
                 losses_B = loss(part.to(state.device))
                 losses_B.sum().backward()
                 loss_sum += float(losses_B.detach().sum())
-                n_records += len(losses_B)
+                n_records += part.records
     everybody = ranks.numbers([loss_sum, n_records])
     loss_sum, all_records = (sum(column) for column in zip(*everybody, strict=True))
     sums = take_gradients(state.parameters, ranks)

@@ -12,16 +12,22 @@ from torch._dynamo.exc import TorchDynamoException
 
 from taciturn.engine.model import lora
 from taciturn.engine.model.compiled import compile_parts, compiler_failure
-from taciturn.engine.model.load import LoadedModel, choose_device, enable_checkpointing, reason
+from taciturn.engine.model.load import (
+    LoadedModel,
+    check_quantizer,
+    choose_device,
+    enable_checkpointing,
+    reason,
+)
 from taciturn.engine.model.loss import CausalLmLoss
 from taciturn.engine.model.output import check_causal
-from taciturn.engine.model.packed import apart_in_rows
 from taciturn.engine.model.sharding import check_sharded, gradient_norms, shard
 from taciturn.engine.privacy.ranks import Ranks
-from taciturn.engine.privacy.verification import packed_public_batch, public_batch, verify
+from taciturn.engine.privacy.verification import long_public_batch, public_batch, verify
+from taciturn.engine.training.memory import available_bytes
 from taciturn.engine.training.processes import same_weights, together
-from taciturn.errors import ModelError, SpecError, TaciturnError, UnsupportedLayerError
-from taciturn.planning.plan import AdapterPlan
+from taciturn.errors import ModelError, SpecError, TaciturnError
+from taciturn.planning.plan import AdapterPlan, max_tokens
 from taciturn.spec import FitSpec
 
 
@@ -41,6 +47,8 @@ def trainable(
         SpecError, ModelError: `choice` does not fit the model.
     """
     _check_can_go_on(spec, choice, fitted)
+    if spec.private:
+        check_quantizer(base.model)
     if spec.sharding == "full" and ranks.size > 1:
         with _explained(base, spec):
             return _shards(base, spec, choice, ranks, fitted)
@@ -53,25 +61,25 @@ def trainable(
     same_weights(model, ranks)
     with together(ranks), _explained(base, spec):
         loss = CausalLmLoss(model)
+        # Now, and not when a record happens to be that long.
+        loss.check_length(max_tokens(spec, base.context_length))
         if spec.private:
-            verify(loss, public_batch(base.vocabulary).to(base.device))
-        if spec.packed_rows:
-            loss.packs = _packs(loss, base, private=spec.private)
+            _verify(loss, base, spec)
     return model, loss
 
 
-def _packs(loss: CausalLmLoss, base: LoadedModel, *, private: bool) -> bool:
-    """Whether the model may be given packed rows: its own logits, and exact gradients."""
-    if not apart_in_rows(loss.model):
-        return False
-    if private:
-        try:
-            verify(loss, packed_public_batch(base.vocabulary).to(base.device))
-        except UnsupportedLayerError:
-            # Padded, it has passed: a norm over the heads, for example, whose second axis is not
-            # the tokens'.
-            return False
-    return True
+def _verify(loss: CausalLmLoss, base: LoadedModel, spec: FitSpec) -> None:
+    """Compare per-unit gradients with brute force, on short records and on the longest."""
+    device = base.device
+    longest = long_public_batch(base.vocabulary, max_tokens(spec, base.context_length))
+    halves = sum(each.nbytes for each in loss.parameters() if each.element_size() == 2)
+    free = available_bytes(device)
+    verify(
+        loss,
+        public_batch(base.vocabulary).to(device),
+        longest.to(device),
+        exactly=free is None or free > 2 * halves,
+    )
 
 
 @contextmanager
@@ -131,8 +139,9 @@ def _shards(
         enable_checkpointing(model)
     same_weights(model, ranks)
     loss = CausalLmLoss(model.get_base_model() if choice.method == "lora" else model)
+    loss.check_length(max_tokens(spec, base.context_length))
     if spec.private:
-        verify(loss, batch.to(base.device))
+        _verify(loss, base, spec)
     if choice.method == "full":
         before = gradient_norms(loss, batch.to(base.device)) if spec.private else None
         shard(model, device, ranks.size)

@@ -18,7 +18,7 @@ from sqlalchemy import Connection, Row, select, update
 from taciturn.accounting.events import event_from_dict, event_to_dict
 from taciturn.certificate.canonical import canonical_json
 from taciturn.errors import BudgetExceededError
-from taciturn.preparation.arrow_types import parse_type
+from taciturn.preparation.arrow_types import type_of_column
 from taciturn.preparation.fields import choose_fields
 from taciturn.server.approvals import Approvals, approvers_of
 from taciturn.server.gateway import Gateway
@@ -223,7 +223,7 @@ class Jobs:
         columns = terms.dataset.columns
         if data.select is not None:
             columns = self.trials.run(data.select, columns, ()).columns
-        schema = pa.schema([(column.name, parse_type(column.type)) for column in columns])
+        schema = pa.schema([(column.name, type_of_column(column.type)) for column in columns])
         choose_fields(schema, asked.model_copy(update={"privacy_unit": terms.dataset.unit}))
 
     def _check_canaries(self, asked: Asked) -> None:

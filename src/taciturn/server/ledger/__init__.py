@@ -39,6 +39,7 @@ from taciturn.server.ledger.statement import (
     Quote,
     Room,
     Statement,
+    Together,
     entries,
     job_page,
     job_report,
@@ -49,6 +50,7 @@ from taciturn.server.ledger.statement import (
     room,
     statement,
     statement_within,
+    together,
     was_done,
 )
 from taciturn.server.ledger.verification import Problem, Verification, verify
@@ -67,6 +69,7 @@ __all__ = [
     "Room",
     "SealKey",
     "Statement",
+    "Together",
     "Verification",
     "anchors_text",
     "entries",
@@ -80,6 +83,7 @@ __all__ = [
     "room",
     "statement",
     "statement_within",
+    "together",
     "verify",
     "was_done",
 ]

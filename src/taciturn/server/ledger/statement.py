@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TypeVar
 
-from dp_accounting.dp_event import DpEvent
+from dp_accounting.dp_event import ComposedDpEvent, DpEvent
 from sqlalchemy import Connection, Engine
 
 from taciturn.accounting.compose import ACCOUNTANT, epsilon
@@ -81,6 +81,25 @@ class JobReport:
     epsilon: float
     delta: float
     accountant: str = ACCOUNTANT
+
+
+@dataclass(frozen=True, slots=True)
+class Together:
+    """What all jobs of a namespace have cost together: epsilon of every step that was charged.
+
+    It is what was run, composed as it stands. Where a job was chosen because of what an earlier one
+    said, a bound that holds is that of a budget which was set beforehand.
+
+    Attributes:
+        jobs: how many have charged anything, over or not.
+        exceptions: releases without guarantee, which epsilon is not about.
+    """
+
+    namespace: str
+    epsilon: float
+    delta: float
+    jobs: int
+    exceptions: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,6 +226,20 @@ def job_report(engine: Engine, key: SealKey | None, job: str) -> JobReport:
     namespace, found, delta = _read(engine, key, work)
     event = found.charged_event
     return JobReport(job, namespace, found.status, event, epsilon(event, delta), delta)
+
+
+def together(engine: Engine, key: SealKey | None, namespace: str) -> Together:
+    """What a namespace's jobs have cost together, at its delta; raises as `statement`."""
+
+    def work(store: Store) -> tuple[Book, list[Job]]:
+        return store.balances(namespace), store.jobs(namespace, only_open=False)
+
+    book, jobs = _read(engine, key, work)
+    account = the_account(book)
+    events = [job.charged_event for job in jobs if any(part.charged for part in job.parts)]
+    delta = account.purse.delta
+    total = epsilon(ComposedDpEvent(events), delta) if events else 0.0
+    return Together(namespace, total, delta, len(events), account.exceptions)
 
 
 def job_steps(engine: Engine, key: SealKey | None, job: str) -> tuple[int, int]:

@@ -1,0 +1,304 @@
+"""Ways in which a report would promise what did not run, or tell how many are there: each is killed
+by the check that is for it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from taciturn import worker
+from taciturn.engine.data import origin
+from taciturn.engine.data.declared import DeclaredRows
+from taciturn.engine.data.origin import Origin
+from taciturn.engine.data.store import TokenWriter
+from taciturn.engine.data.tokenize import check_prepared, prepare
+from taciturn.engine.evaluation import release as releasing
+from taciturn.engine.evaluation.likelihood import UnitScores
+from taciturn.engine.evaluation.release import release
+from taciturn.engine.model.load import load_base
+from taciturn.engine.privacy.rng import SecureStream
+from taciturn.engine.privacy.statistic import GaussianStatistic
+from taciturn.engine.privacy.types import PrivateStatistics
+from taciturn.engine.training.begun import Begun
+from taciturn.engine.training.loop import Blocks, Run
+from taciturn.errors import CheckpointError
+from taciturn.llm import LLM
+from taciturn.planning.plan import make_plan
+from taciturn.report import PrivacyReport
+from taciturn.server.ledger import namespaces
+from taciturn.server.ledger_file import LedgerFile
+from taciturn.spec import DataSpec, FitSpec
+from taciturn.worker import Arranged, Observer, public_facts
+
+Patch = pytest.MonkeyPatch
+SETTINGS: dict[str, Any] = {
+    "text_field": "text",
+    "target_epsilon": 8,
+    "batch_size": 6,
+    "steps": 2,
+    "method": "lora",
+    "r": 2,
+    "checkpoint_every": 1,
+    "max_tokens": 24,
+}
+DECLARED, THERE = 30, 6
+
+
+class StoppedError(Exception):
+    """In the middle of a run."""
+
+
+def rows() -> pd.DataFrame:
+    text = [f"patient {i} had a cough" for i in range(24)]
+    return pd.DataFrame({"text": text, "id": [f"p{i // 2}" for i in range(24)]})
+
+
+def begun(model: Path, folder: Path, llm: LLM | None = None, data: object = None) -> None:
+    """A run of single records that is stopped with a checkpoint."""
+
+    def at_the_second(progress: Any) -> None:
+        if progress.step == 2:
+            raise StoppedError
+
+    given = rows() if data is None else data
+    observer = Observer(on_progress=at_the_second)
+    with pytest.raises(StoppedError):
+        (llm or LLM(str(model))).fit(given, output=folder, observer=observer, **SETTINGS)
+
+
+def resumed(model: Path, folder: Path, data: object = None, **fields: Any) -> PrivacyReport:
+    given = rows() if data is None else data
+    report = LLM(str(model)).fit(given, output=folder, resume=True, **{**SETTINGS, **fields})
+    assert report.privacy is not None
+    return report.privacy
+
+
+def refused(model: Path, folder: Path, data: object = None, **fields: Any) -> None:
+    try:
+        resumed(model, folder, data, **fields)
+    except CheckpointError:
+        return
+    raise AssertionError("a run went on as another one")
+
+
+def another_unit(model: Path, folder: Path, patch: Patch) -> None:
+    begun(model, folder / "out")
+    refused(model, folder / "out", privacy_unit="id")
+
+
+def other_rows(model: Path, folder: Path, patch: Patch) -> None:
+    begun(model, folder / "out")
+    refused(model, folder / "out", data=rows().assign(text="a cough"))
+
+
+def other_rows_in_the_file(model: Path, folder: Path, patch: Patch) -> None:
+    rows().to_csv(folder / "notes.csv", index=False)
+    begun(model, folder / "out", data=str(folder / "notes.csv"))
+    rows().iloc[:-2].to_csv(folder / "notes.csv", index=False)
+    refused(model, folder / "out", data=str(folder / "notes.csv"))
+
+
+def another_unit_of_the_file(model: Path, folder: Path, patch: Patch) -> None:
+    """Whose rows need not be read again to be the same."""
+    rows().to_csv(folder / "notes.csv", index=False)
+    begun(model, folder / "out", data=str(folder / "notes.csv"))
+    refused(model, folder / "out", data=str(folder / "notes.csv"), privacy_unit="id")
+
+
+def another_tokenizer(model: Path, folder: Path, patch: Patch) -> None:
+    """It gives the same ids for these rows."""
+    tokenizer = load_base(str(model), FitSpec()).tokenizer
+    prepare(rows(), DataSpec(), tokenizer, 24, folder / "data", 0)
+    tokenizer.add_tokens(["hypertension"])
+    try:
+        check_prepared(rows(), DataSpec(), tokenizer, 24, folder / "data", 0)
+    except CheckpointError:
+        return
+    raise AssertionError("a run went on with another tokenizer")
+
+
+def spent_before(model: Path, folder: Path, patch: Patch) -> None:
+    llm = LLM(str(model))
+    llm.evaluate(rows(), text_field="text", target_epsilon=1, delta=1e-3)
+    begun(model, folder / "out", llm)
+    steps = resumed(model, folder / "out").private_steps
+    assert [step.purpose for step in steps] == ["evaluate", "fit"]
+
+
+def named_by_the_data(model: Path, folder: Path, patch: Patch) -> None:
+    """Even if nobody had compared: the report is of what was prepared, certificate and card too."""
+    begun(model, folder / "out")
+    patch.setattr(worker, "check_prepared", lambda *_: None)
+    report = resumed(model, folder / "out", privacy_unit="id")
+    assert {report.privacy_unit, *(step.privacy_unit for step in report.private_steps)} == {
+        "one record"
+    }
+    assert "unit=one record" in (folder / "out" / "README.md").read_text()
+
+
+def declared_number(model: Path, folder: Path, patch: Patch) -> None:
+    """How many units there are is private where their number was declared."""
+    spec = FitSpec(**{**SETTINGS, "privacy_unit": "id"})
+    base = load_base(str(model), spec)
+    arranged = Arranged(
+        make_plan(spec, public_facts(base, DECLARED)), Blocks(10, lambda first, steps: None)
+    )
+    data = DeclaredRows(rows().iloc[: 2 * THERE], DECLARED)
+    report = worker.fit(base, data, spec, folder / "out", arranged=arranged).report
+    assert {report.n_units, *(step.n_units for step in report.private_steps)} == {DECLARED}
+
+
+def noised_number(model: Path, folder: Path, patch: Patch) -> None:
+    """How many are there follows from the figures, with as much noise as is said."""
+    sigma, found = 2.0, []
+    scores = UnitScores(
+        torch.full((500,), 5.0).double(), torch.full((500,), 10), torch.full((500,), 5)
+    )
+    for number in range(60):
+        got = release(
+            [scores],
+            None,
+            0,
+            loss_bound=1.0,
+            noise_multiplier=sigma,
+            stream=SecureStream(number.to_bytes(32, "big")),
+            declared_units=1000,
+        ).scores[0]
+        mean = 2 * got.token_accuracy - 1
+        noise_std = sigma * math.sqrt(3) / 1000
+        divisor = noise_std * math.sqrt(1 + mean**2) / (2 * got.accuracy_std)
+        found.append((1000 * divisor - 500) / (sigma * math.sqrt(3)))
+    assert 0.4 < float(np.mean(np.square(found))) < 2.2
+
+
+def charged_before(model: Path, folder: Path, patch: Patch) -> None:
+    """What a ledger says when the first step is over, and after a crash in it."""
+    url, seen = f"sqlite:///{folder}/ledger.db", []
+
+    def look(_: object) -> None:
+        seen.append(namespaces(LedgerFile.open(url).engine))
+        raise StoppedError
+
+    with pytest.raises(StoppedError):
+        LLM(str(model)).fit(
+            rows(),
+            output=folder / "out",
+            observer=Observer(on_progress=look),
+            ledger=url,
+            ledger_namespace="notes",
+            **SETTINGS,
+        )
+    assert seen == [["notes [one record]"]]
+    assert LedgerFile.open(url).total("notes [one record]").epsilon > 1
+
+
+def no_comparison(patch: Patch) -> None:
+    patch.setattr(worker, "check_prepared", lambda *_: None)
+
+
+def spec_ignored(patch: Patch) -> None:
+    patch.setattr(Origin, "check", lambda self, asked: None)
+
+
+def rows_ignored(patch: Patch) -> None:
+    patch.setattr(TokenWriter, "content", lambda self: "")
+
+
+def any_file_unchanged(patch: Patch) -> None:
+    patch.setattr(origin, "_files", lambda data: (("a file",),))
+
+
+def any_tokenizer(patch: Patch) -> None:
+    patch.setattr(origin, "_tokenizer_digest", lambda tokenizer: "")
+
+
+def history_of_the_call(patch: Patch) -> None:
+    patch.setattr(Begun, "resumed_as", lambda self, asked: asked)
+
+
+def unit_of_the_call(patch: Patch) -> None:
+    real = worker.privacy_report
+
+    def mutant(base: Any, data: Origin, plan: Any, loss: Any) -> PrivacyReport:
+        asked = data.spec.model_copy(update={"privacy_unit": "id"})
+        return real(base, data.model_copy(update={"spec": asked}), plan, loss)
+
+    patch.setattr(worker, "privacy_report", mutant)
+
+
+def number_of_those_there(patch: Patch) -> None:
+    real = worker.privacy_report
+
+    def mutant(base: Any, data: Any, plan: Any, loss: Any) -> PrivacyReport:
+        return real(base, data, plan, loss).model_copy(update={"n_units": THERE})
+
+    patch.setattr(worker, "privacy_report", mutant)
+
+
+def number_without_noise(patch: Patch) -> None:
+    """The last column is how many there are."""
+
+    class Mutant(GaussianStatistic):
+        def release(self, values_UK: torch.Tensor, stream: SecureStream) -> PrivateStatistics:
+            private = super().release(values_UK, stream)
+            there = len(values_UK) / self.n_units
+            return PrivateStatistics((*private.mean_K[:-1], there), private.noise_std)
+
+    patch.setattr(releasing, "GaussianStatistic", Mutant)
+
+
+def charged_afterwards(patch: Patch) -> None:
+    """Once the steps are done."""
+    real = worker.train
+
+    def mutant(run: Run, **more: Any) -> Any:
+        state = real(replace(run, before_steps=lambda: None), **more)
+        run.before_steps()
+        return state
+
+    patch.setattr(worker, "train", mutant)
+
+
+Check = Callable[[Path, Path, Patch], None]
+MUTANTS: list[tuple[Callable[[Patch], None], Check]] = [
+    (no_comparison, another_unit),
+    (no_comparison, other_rows),
+    (spec_ignored, another_unit_of_the_file),
+    (rows_ignored, other_rows),
+    (any_file_unchanged, other_rows_in_the_file),
+    (any_tokenizer, another_tokenizer),
+    (history_of_the_call, spent_before),
+    (unit_of_the_call, named_by_the_data),
+    (number_of_those_there, declared_number),
+    (number_without_noise, noised_number),
+    (charged_afterwards, charged_before),
+]
+IDS = [f"{mutant.__name__}-{check.__name__}" for mutant, check in MUTANTS]
+
+
+@pytest.mark.parametrize("check", dict.fromkeys(check for _, check in MUTANTS))
+def test_the_promise_passes(
+    check: Check, tiny_llama: Path, tmp_path: Path, monkeypatch: Patch
+) -> None:
+    check(tiny_llama, tmp_path, monkeypatch)
+
+
+@pytest.mark.parametrize(("mutant", "check"), MUTANTS, ids=IDS)
+def test_the_mutant_is_killed(
+    mutant: Callable[[Patch], None],
+    check: Check,
+    tiny_llama: Path,
+    tmp_path: Path,
+    monkeypatch: Patch,
+) -> None:
+    mutant(monkeypatch)
+    with pytest.raises(AssertionError):
+        check(tiny_llama, tmp_path, monkeypatch)

@@ -1,0 +1,196 @@
+"""A resumed run is the run that was begun: nothing that it promises comes from the later call."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from taciturn import worker
+from taciturn.engine.training.begun import Begun
+from taciturn.errors import CheckpointError, SpecError
+from taciturn.llm import LLM
+from taciturn.report import PrivacyReport
+from taciturn.worker import Observer
+
+SETTINGS: dict[str, Any] = {
+    "text_field": "text",
+    "target_epsilon": 8,
+    "batch_size": 6,
+    "steps": 3,
+    "method": "lora",
+    "r": 2,
+    "checkpoint_every": 1,
+    "max_tokens": 24,
+}
+
+
+class StoppedError(Exception):
+    """In the middle of a run."""
+
+
+def stop(_: object) -> None:
+    raise StoppedError
+
+
+def rows(n: int = 24) -> pd.DataFrame:
+    text = [f"patient {i} had a cough" for i in range(n)]
+    return pd.DataFrame({"text": text, "id": [f"p{i // 2}" for i in range(n)], "other": text})
+
+
+def begin(model: LLM, output: Path, **fields: Any) -> None:
+    """A run that ends in its second step, with a checkpoint of the first."""
+    observer = Observer(on_progress=lambda progress: progress.step < 2 or stop(progress))
+    with pytest.raises(StoppedError):
+        model.fit(rows(), output=output, observer=observer, **{**SETTINGS, **fields})
+
+
+def resume(model: LLM, output: Path, data: object = None, **fields: Any) -> PrivacyReport:
+    given = rows() if data is None else data
+    report = model.fit(given, output=output, resume=True, **{**SETTINGS, **fields}).privacy
+    assert report is not None
+    assert PrivacyReport.model_validate_json((output / "privacy_report.json").read_text()) == report
+    return report
+
+
+@pytest.fixture(scope="module")
+def interrupted(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("run") / "out"
+    begin(LLM(str(tiny_llama)), output)
+    return output
+
+
+@pytest.fixture
+def output(interrupted: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(interrupted, tmp_path / "out"))
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"privacy_unit": "id"},
+        {"select": "text, id"},
+        {"text_field": "other"},
+        {"max_records_per_unit": 2},
+        {"max_tokens": 23},
+        {"seed": 1},
+        {"target_epsilon": 7},
+        {"target_epsilon": "unlimited"},
+        {"delta": 1e-5},
+        {"l2_clip_norm": 0.5},
+        {"batch_size": 5},
+        {"steps": 4},
+        {"learning_rate": 1e-5},
+        {"r": 3},
+        {"alpha": 3.0},
+        {"target_modules": ("q_proj",)},
+        {"method": "full", "r": None},
+        {"canaries": 10},
+    ],
+    ids=lambda other: next(iter(other)),
+)
+def test_another_setting_is_refused(other: dict[str, Any], tiny_llama: Path, output: Path) -> None:
+    before = sorted(path.name for path in output.iterdir())
+    with pytest.raises(CheckpointError):
+        resume(LLM(str(tiny_llama)), output, **other)
+    assert sorted(path.name for path in output.iterdir()) == before
+    assert not (output / "private" / "data-again").exists()
+
+
+def test_other_rows_are_refused(tiny_llama: Path, output: Path) -> None:
+    for other in (rows(22), rows().assign(text="a cough"), rows().iloc[::-1]):
+        with pytest.raises(CheckpointError, match="rows are not those"):
+            resume(LLM(str(tiny_llama)), output, data=other)
+
+
+def test_the_same_call_goes_on_and_reports_what_was_prepared(
+    tiny_llama: Path, output: Path
+) -> None:
+    report = resume(LLM(str(tiny_llama)), output)
+    assert (report.privacy_unit, report.n_units, report.steps) == ("one record", 24, 3)
+    (step,) = report.private_steps
+    assert (step.privacy_unit, step.n_units) == ("one record", 24)
+    card = (output / "README.md").read_text()
+    assert "unit=one record" in card
+
+
+def test_the_unit_is_that_of_the_data_even_if_nobody_compares(
+    tiny_llama: Path, output: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker, "check_prepared", lambda *_: None)
+    report = resume(LLM(str(tiny_llama)), output, privacy_unit="id")
+    assert (report.privacy_unit, report.n_units) == ("one record", 24)
+    assert {step.privacy_unit for step in report.private_steps} == {"one record"}
+
+
+def test_another_base_model_is_refused(tiny_llama: Path, output: Path, tmp_path: Path) -> None:
+    """Of the same shapes, which no checkpoint could tell."""
+    from transformers import AutoModelForCausalLM
+
+    other = Path(shutil.copytree(tiny_llama, tmp_path / "other"))
+    moved = Path(shutil.copytree(tiny_llama, tmp_path / "moved"))
+    model = AutoModelForCausalLM.from_pretrained(other)
+    model.get_input_embeddings().weight.data.add_(0.1)
+    model.save_pretrained(other)
+    with pytest.raises(CheckpointError, match="base model"):
+        resume(LLM(str(other)), output)
+    assert resume(LLM(str(moved)), output).n_units == 24  # the same files elsewhere
+
+
+def test_what_was_spent_before_is_not_forgotten(tiny_llama: Path, tmp_path: Path) -> None:
+    """A process that resumes need not know of the evaluation that the run was begun after."""
+    model = LLM(str(tiny_llama))
+    model.evaluate(rows(), text_field="text", target_epsilon=1, delta=1e-3)
+    begin(model, tmp_path / "out")
+    report = resume(LLM(str(tiny_llama)), tmp_path / "out")
+    assert [step.purpose for step in report.private_steps] == ["evaluate", "fit"]
+    assert report.epsilon is not None
+    assert report.epsilon > 8
+
+
+def test_a_further_fit_is_resumed_from_the_same_model(tiny_llama: Path, tmp_path: Path) -> None:
+    """What the other one had spent would be lost, and its weights are not those."""
+    for name in ("first", "second"):
+        LLM(str(tiny_llama)).fit(rows(), output=tmp_path / name, **{**SETTINGS, "steps": 1})
+    further = {"r": None}
+    begin(LLM(str(tmp_path / "first")), tmp_path / "out", **further)
+    for other in (tmp_path / "second", tiny_llama):
+        with pytest.raises(CheckpointError, match="another model"):
+            resume(LLM(str(other)), tmp_path / "out", **further)
+    first = LLM(str(tmp_path / "first"))
+    first.evaluate(rows(), text_field="text", target_epsilon=1, delta=1e-3)
+    report = resume(first, tmp_path / "out", **further)
+    assert [step.purpose for step in report.private_steps] == ["fit", "evaluate", "fit"]
+
+
+def test_what_a_run_was_begun_with_must_be_readable(tiny_llama: Path, output: Path) -> None:
+    path = output / "private" / "begun.json"
+    found = json.loads(path.read_text())
+    assert Begun.model_validate(found).spent == ()
+    for damage in ("{}", ""):
+        path.write_text(damage)
+        with pytest.raises(CheckpointError, match="begin anew"):
+            resume(LLM(str(tiny_llama)), output)
+
+
+def test_units_of_one_name_that_are_not_the_same_do_not_compose(
+    tiny_llama: Path, tmp_path: Path
+) -> None:
+    """`patient` was made of another column: no one epsilon is about both."""
+    selected = {"select": "text, id AS patient", "privacy_unit": "patient", "delta": 1e-3}
+    first = {**SETTINGS, **selected, "steps": 1}
+    model = LLM(str(tiny_llama)).fit(rows(), output=tmp_path / "first", **first)
+    assert model.privacy is not None
+    assert model.privacy.privacy_unit == "patient, where patient = id"
+    other = {"select": "text, other AS patient"}
+    with pytest.raises(SpecError, match="differs from 'patient, where patient = id'"):
+        model.evaluate(rows(), text_field="text", target_epsilon=1, **{**selected, **other})
+    with pytest.raises(SpecError, match="no one epsilon"):
+        LLM(str(tmp_path / "first")).fit(rows(), **{**first, **other, "r": None})
+    again = {**selected, "select": "id AS patient, upper(text) AS text"}
+    model.evaluate(rows(), text_field="text", target_epsilon=1, **again)
+    assert len(model.privacy.private_steps) == 2
