@@ -45,6 +45,9 @@ if TYPE_CHECKING:
     from taciturn.worker import Observer
 
 
+_LONGEST_NAME = 4096
+
+
 class LLM:
     """A causal language model that can be fine-tuned without making it talk.
 
@@ -79,6 +82,11 @@ class LLM:
         for name, value in (("model", model), ("base", "" if base is None else base)):
             if not isinstance(value, str | os.PathLike):
                 raise SpecError(f"{name} is {type(value).__name__}; give a name or a path")
+            if len(os.fsdecode(value)) > _LONGEST_NAME:
+                raise SpecError(
+                    f"{name} is a name of {len(os.fsdecode(value))} characters, and the longest "
+                    f"path has {_LONGEST_NAME}; give a hub id or a path"
+                )
         self.name = model = os.fsdecode(model)
         self._performance = parse(
             PerformanceSpec, {"device": device, "dtype": dtype, "quantization": quantization}
@@ -87,12 +95,12 @@ class LLM:
         self._local: LocalModel | None = None
         self._remote: RemoteModel | Job | None = None
         self._report: PrivacyReport | None = None
-        report = Path(model).expanduser() / REPORT
+        report = Path(os.path.expanduser(model)) / REPORT
         if model.startswith(GATEWAY):
             here = {"device": device, "dtype": dtype, "quantization": quantization, "base": base}
             _only_here(here)
             self._remote = Client().model(model.removeprefix(GATEWAY))
-        elif report.is_file():
+        elif os.path.isfile(report):  # False for a name that cannot be
             self._report = read_report(report)
             # Read now: damage is told now, what it has spent is that of this moment. Where there
             # is no engine, what it promises can still be read.

@@ -147,13 +147,14 @@ class LocalModel:
         self._folders: list[Path] = []
         self._fitted_in: Path | None = None
         self._audit: Audit | None = None
-        folder = Path(name).expanduser()
-        if base_at is not None and not (folder / REPORT).is_file():
+        folder = local_path(name, "model")
+        fitted = os.path.isfile(folder / REPORT)
+        if base_at is not None and not fitted:
             raise SpecError(
                 f"base={base_at!r} says where the base of a fitted model is, and {name} is none; "
                 "leave it out"
             )
-        if (folder / REPORT).is_file():
+        if fitted:
             self._privacy = read_report(folder / REPORT)
             self._spent = self._privacy.spent
             self._figures = released_figures(folder)

@@ -162,8 +162,16 @@ def _files(data: object) -> tuple[tuple[str | int, ...], ...]:
         found = [(path, os.stat(path)) for path in location.paths] if local else []
     except (TaciturnError, OSError):
         return ()  # reading says what is wrong, if anything is
+    # A name's bytes need be no text; a JSON file's do.
     return tuple(
-        (path, of.st_dev, of.st_ino, of.st_size, of.st_mtime_ns, of.st_ctime_ns)
+        (
+            path.encode("utf-8", "backslashreplace").decode(),
+            of.st_dev,
+            of.st_ino,
+            of.st_size,
+            of.st_mtime_ns,
+            of.st_ctime_ns,
+        )
         for path, of in found
     )
 

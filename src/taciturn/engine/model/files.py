@@ -6,6 +6,7 @@ revision, under the same name is not.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -44,7 +45,7 @@ def find_base(name: str, expected: Mapping[str, str], beside: Path | None) -> st
     """
     if name == TINY_MEDICAL:
         return name
-    here = [path for path in _candidates(name, expected, beside) if path.exists()]
+    here = [path for path in _candidates(name, expected, beside) if os.path.exists(path)]
     for path in here:
         if _same_weights(expected, _paths(str(path))):
             return str(path)
@@ -108,9 +109,9 @@ def _paths(name: str) -> list[Path]:
     if name.endswith(".gguf"):
         path = Path(name).expanduser()
         repository, _, file = name.rpartition("/")
-        return [path] if path.is_file() else [p for p in _hub(repository) if p.name == file]
+        return [path] if os.path.isfile(path) else [p for p in _hub(repository) if p.name == file]
     folder = model_path() if name == TINY_MEDICAL else Path(name).expanduser()
-    return model_files(folder) if folder.is_dir() else _hub(name)
+    return model_files(folder) if os.path.isdir(folder) else _hub(name)
 
 
 def _hub(repository: str) -> list[Path]:

@@ -345,13 +345,13 @@ def _locate(name: str) -> tuple[str, dict[str, Any]]:
                 f"reading {name} needs the gguf package, and it is not installed; run "
                 "`pip install 'taciturn[gguf]'`"
             )
-        if path.is_file():
+        if os.path.isfile(path):
             return str(path.parent), {"gguf_file": path.name}
         if path.is_absolute() or name.count("/") < 2:
             raise ModelNotFoundError(f"GGUF file {name} is not there; check the path")
         repository, _, file = name.rpartition("/")
         return _hub(name, repository, file), {"gguf_file": file}
-    if path.is_dir():
+    if os.path.isdir(path):  # unlike Path's own, False for a name that cannot be
         if (path / _ADAPTER).is_file():
             raise ModelError(
                 f"folder {name} holds an adapter of {_base_of(path)}, not a whole model; "
@@ -415,7 +415,7 @@ def _not_loaded(name: str, error: Exception) -> TaciturnError:
             "that are not installed; run `pip install sentencepiece protobuf`, or give a copy of "
             "the model that has a tokenizer.json"
         )
-    here = Path(name).expanduser().exists() or name == TINY_MEDICAL
+    here = os.path.exists(os.path.expanduser(name)) or name == TINY_MEDICAL
     if here or not isinstance(error, OSError):
         return ModelError(
             f"model {name} cannot be loaded: {reason(error)}; it must be a causal language model "
