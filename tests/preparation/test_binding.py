@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from taciturn.engine.data.declared import DeclaredRows, declared_records
 from taciturn.engine.data.tokenize import _records
 from taciturn.errors import DataError, MissingColumnError, PreparationError
+from taciturn.preparation.apart import SessionApart
 from taciturn.preparation.rows import UNIT, Rows, Skipped, folded
 from taciturn.preparation.selection import (
     selected,
@@ -313,13 +314,13 @@ def test_a_type_that_only_a_name_is_known_of_cannot_be_read() -> None:
 def test_duckdb_is_given_no_name_and_no_unit(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever got past both checks could neither look up a column by its name nor see a unit."""
     seen: list[tuple[str, list[str]]] = []
-    real = LockedSession.attempt
+    real = SessionApart.attempt
 
-    def spied(session: LockedSession, statement: str, rows: pa.Table, limit_s: float) -> Any:
+    def spied(session: SessionApart, statement: str, rows: pa.Table, limit_s: float) -> Any:
         seen.append((statement, rows.schema.names))
         return real(session, statement, rows, limit_s)
 
-    monkeypatch.setattr(LockedSession, "attempt", spied)
+    monkeypatch.setattr(SessionApart, "attempt", spied)
     rows = pa.table({"ID": ["1"], "id": ["a"], "Note": ["x"], "other": ["y"]})
     skipped = Skipped()
     owners = with_owners_unit(stream(rows), "lower(id)", skipped)

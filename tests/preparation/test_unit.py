@@ -23,7 +23,9 @@ def test_a_column_of_the_data_is_its_own_name(select: str | None) -> None:
     ("select", "unit", "expected"),
     [
         ("text, row AS id", "id", "id, where id = row"),
-        ("text, row AS ID", "id", "id, where id = row"),
+        ("text, row AS ID", "id", "id, where ID = row"),
+        ("a AS id, b AS ID", "id", "id, where id = a; ID = b"),
+        ("a AS ID, b AS id", "id", "id, where ID = a; id = b"),
         ("text, lower(id) AS id", "id", "id, where id = LOWER(id)"),
         ("text, info.id", "id", "id, where id = info.id"),
         ("pid AS p, text", "split_part(p, '_', 1)", "split_part(p, '_', 1), where p = pid"),

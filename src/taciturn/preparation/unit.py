@@ -13,6 +13,7 @@ import sqlglot
 from sqlglot import exp
 from sqlglot.errors import SqlglotError
 
+from taciturn.preparation.rows import folded
 from taciturn.spec import ONE_RECORD, DataSpec
 
 _WHERE = ", where "
@@ -55,15 +56,17 @@ def _made(unit: str, select: str) -> list[str]:
             isinstance(item, exp.Column) and len(item.parts) == 1
         )
         if not taken_as_it_is:
-            definitions[item.alias_or_name.lower()].append(item.unalias())
+            name = item.alias_or_name
+            definitions[folded(name)].append((name, item.unalias()))
     made: dict[str, None] = {}
     waiting, seen = [unit, *_columns(tree)], set()
     while waiting:
-        name = waiting.pop(0).lower()
-        if name in seen:
+        looked_up = folded(waiting.pop(0))
+        if looked_up in seen:
             continue
-        seen.add(name)
-        for expression in definitions[name]:
+        seen.add(looked_up)
+        # All that may be meant: results whose names differ in case only are told apart.
+        for name, expression in definitions[looked_up]:
             made[f"{name} = {expression.sql(dialect='duckdb')}"] = None
             waiting += _columns(expression)
     return list(made)
