@@ -311,3 +311,10 @@ def test_unit_batch_refuses_more_fillers_than_units() -> None:
     ids = torch.zeros(1, 2, dtype=torch.int64)
     with pytest.raises(ValueError, match="n_fillers=2"):
         UnitBatch(ids, torch.zeros(1, 2), torch.zeros(1, dtype=torch.int64), 1, n_fillers=2)
+
+
+@pytest.mark.parametrize("targets", [["q_proj", "k_proj"], ["v_proj"], ["lm_head"]])
+def test_outliers_refuse_no_sound_choice_of_targets(targets: list[str]) -> None:
+    """Queries and keys that meet nothing but copies have no gradient but rounding."""
+    loss = CausalLmLoss(with_lora(build("llama").requires_grad_(False), target_modules=targets))
+    verify(loss, public_batch(VOCABULARY), long_public_batch(VOCABULARY, 40))
