@@ -72,11 +72,11 @@ class _Spec(BaseModel):
 S = TypeVar("S", bound=_Spec)
 
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
-# Below, logits divided by it are beyond half precision; nothing is lost, since 0 is greedy.
+# Far below, logits divided by it overflow; nothing is lost, since 0 is greedy.
 Temperature = Annotated[
     float,
     Field(ge=0, le=100, allow_inf_nan=False),
-    AfterValidator(lambda value: _zero_or_more(value, 0.01)),
+    AfterValidator(lambda value: _zero_or_more(value, 1e-4)),
 ]
 TopP = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
 NewTokens = Annotated[int, Field(ge=1, le=1_000_000)]

@@ -32,6 +32,7 @@ from __future__ import annotations
 import importlib.metadata
 import math
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import cached_property, lru_cache
 
 import numpy as np
@@ -195,4 +196,5 @@ class RenyiFilter:
 
 
 def _rounded_up(nats: float) -> int:
-    return min(math.ceil(nats * UNITS_PER_NAT), _MOST) if nats < math.inf else _MOST
+    # As a fraction: the product of floats may be rounded down.
+    return min(math.ceil(Fraction(nats) * UNITS_PER_NAT), _MOST) if nats < math.inf else _MOST

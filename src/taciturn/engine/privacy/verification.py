@@ -238,7 +238,7 @@ def _with_outlier(loss: nn.Module, batch: UnitBatch) -> UnitBatch:
 
 
 def _loudest(loss: nn.Module, vocab_size: int) -> int:
-    """The token with the longest embedding, if the model's table of them is whole; else the last."""
+    """The token with the longest embedding, if the table of them is whole; else the last."""
     tables = [each.weight for each in loss.modules() if isinstance(each, nn.Embedding)]
     wide = [each for each in tables if len(each) >= vocab_size and not isinstance(each, DTensor)]
     if not wide:
