@@ -151,6 +151,7 @@ def _opened(url: str, folder: str) -> Iterator[Place]:
         "TACITURN_DATA_DIR": folder,
         "TACITURN_LEDGER_KEY": key.to_text(),
         "TACITURN_TICK_S": str(TICK_S),
+        "TACITURN_ADDRESS_CONNECTIONS": "100000",  # all of the load comes from one
     }
     if not url.startswith("sqlite"):
         settings["TACITURN_DATABASE_URL"] = url

@@ -75,6 +75,17 @@ def main() -> None:
     except TimeoutError as error:
         errors.print(f"error: {error}", style="bold red", markup=False)
         sys.exit(1)
+    except ModuleNotFoundError as error:
+        missing = (error.name or "").partition(".")[0]
+        if missing in ("", "taciturn"):
+            raise
+        errors.print(
+            f"error: this needs {missing}, which is not installed; install taciturn[engine] for "
+            "work on this machine, taciturn[server] for a gateway or a ledger",
+            style="bold red",
+            markup=False,
+        )
+        sys.exit(1)
     except KeyboardInterrupt as error:
         errors.print(str(error) or "stopped", style="yellow", markup=False)
         sys.exit(130)

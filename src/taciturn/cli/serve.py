@@ -70,6 +70,7 @@ def _serve(settings: Settings) -> None:
 
 
 def _serve_on(settings: Settings) -> None:
+    from taciturn.server.checking import check_launcher
     from taciturn.server.serving import first_admin, serve
     from taciturn.server.starting import open_gateway
 
@@ -82,6 +83,12 @@ def _serve_on(settings: Settings) -> None:
             "The first administrator's token, shown this once and valid for 7 days:\n"
             f"\n    {token}\n\n"
             f"    taciturn login {url}\n"
+        )
+    launcher = check_launcher(settings)
+    if not launcher.fine:
+        typer.echo(
+            f"No job can run on this machine yet: the launcher {launcher.found}, which are not "
+            f"installed; {launcher.remedy}."
         )
     sys.stdout.flush()
     code = serve(gateway)

@@ -45,7 +45,12 @@ class Finding:
 
 def check(settings: Settings) -> list[Finding]:
     """Everything that a gateway needs, looked at."""
-    findings = [_data_dir(settings), *_login(settings), _storage(settings), _launcher(settings)]
+    findings = [
+        _data_dir(settings),
+        *_login(settings),
+        _storage(settings),
+        check_launcher(settings),
+    ]
     return [*findings, *_database(settings)]
 
 
@@ -126,7 +131,8 @@ def _storage(settings: Settings) -> Finding:
     return Finding("storage", f"{url or 'files in the data folder'}: written and read")
 
 
-def _launcher(settings: Settings) -> Finding:
+def check_launcher(settings: Settings) -> Finding:
+    """Whether what the launcher of the settings needs on this machine is installed."""
     if settings.launcher == "kubernetes":
         needed: tuple[str, ...] = ("kubernetes",)
         remedy = "install taciturn[kubernetes]"

@@ -38,6 +38,7 @@ class ProblemError(Exception):
 
 
 CODES: dict[str, tuple[int, str]] = {
+    "malformed": (400, "This is not HTTP"),
     "unauthenticated": (401, "No valid token"),
     "forbidden": (403, "Your role does not allow this"),
     "csrf": (403, "The request does not come from the console"),
@@ -45,6 +46,7 @@ CODES: dict[str, tuple[int, str]] = {
     "policy_refused": (403, "The policy of the data does not allow this"),
     "not_found": (404, "There is no such thing, or not for you"),
     "method_not_allowed": (405, "The resource does not do this"),
+    "too_slow": (408, "The request came too slowly"),
     "conflict": (409, "It contradicts what is there"),
     "fenced": (409, "Another worker holds the job"),
     "lease_held": (409, "Another worker holds the job"),
@@ -54,6 +56,7 @@ CODES: dict[str, tuple[int, str]] = {
     "expired": (410, "It has expired"),
     "precondition_failed": (412, "It has changed since you read it"),
     "too_large": (413, "The request is too large"),
+    "target_too_long": (414, "The request line is too long"),
     "unsupported_media_type": (415, "The body is of another kind"),
     "range_not_satisfiable": (416, "The file is shorter"),
     "invalid": (422, "The request is not valid"),
@@ -61,6 +64,7 @@ CODES: dict[str, tuple[int, str]] = {
     "idempotency_key_missing": (428, "An Idempotency-Key is needed"),
     "precondition_missing": (428, "Say which version you have read"),
     "too_many_requests": (429, "Too many attempts"),
+    "headers_too_large": (431, "The header is too large"),
     "internal": (500, "The gateway failed"),
     "ledger_tampered": (503, "The ledger is not as it was written"),
     "unavailable": (503, "The gateway cannot answer now"),

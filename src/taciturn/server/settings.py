@@ -72,7 +72,38 @@ class Settings(BaseSettings):
     idle_worker_s: Annotated[
         float, Field(ge=0, description="How long a sampling worker waits for another request.")
     ] = 60.0
-    request_limit_bytes: Annotated[int, Field(ge=1024)] = 4 * 2**20
+    request_limit_bytes: Annotated[
+        int, Field(ge=1024, description="Of a request's body, except for a worker's files.")
+    ] = 4 * 2**20
+    header_limit_bytes: Annotated[
+        int, Field(ge=1024, le=2**20, description="Of a request's head, line and fields.")
+    ] = 16 * 2**10
+    header_fields: Annotated[int, Field(ge=16, description="Fields in the head of a request.")] = (
+        100
+    )
+    target_limit_bytes: Annotated[
+        int, Field(ge=256, description="Of the path and query in the request line.")
+    ] = 8 * 2**10
+    head_s: Annotated[
+        float, Field(gt=0, description="How long the head of a request may take to come.")
+    ] = 10.0
+    body_idle_s: Annotated[
+        float,
+        Field(
+            gt=0, description="How long a body, asked or answered, may rest because of a client."
+        ),
+    ] = 30.0
+    body_rate_bytes_per_s: Annotated[
+        int, Field(ge=0, description="How fast a request's body comes at least, on average.")
+    ] = 256
+    address_connections: Annotated[
+        int,
+        Field(
+            ge=1,
+            description="Connections from one address (IPv6: from one /64) to each process; those "
+            "of trusted proxies are not counted.",
+        ),
+    ] = 256
     session_s: Annotated[float, Field(ge=60)] = 12 * 3600.0
     login_attempts: Annotated[
         int,
