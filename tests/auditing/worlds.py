@@ -21,7 +21,8 @@ from taciturn.engine.privacy.forms import Form
 
 CLIP = 1.0
 LOUD = 100.0 * CLIP
-TOGETHER = BatchLimits(tokens=1 << 20, units=1000, max_tokens=128)
+TOGETHER = BatchLimits(tokens=1 << 14, units=12, max_tokens=128)
+CROWDED = BatchLimits(tokens=1 << 14, units=64, max_tokens=128)
 APART = BatchLimits(tokens=1 << 14, units=1, max_tokens=128)
 
 
@@ -156,12 +157,13 @@ WORLDS: dict[str, World] = {
         World(
             "crowd",
             "a long canary among many short units",
-            canary=_text(120, seed=1),
+            canary=_text(16, seed=1),  # no longer: then it would have a microbatch of its own
             others=(_text(3, seed=2),) * 60,
             model=TinyLm,
             slots=61,
             batch_size=61,
             clip=4.0,
+            limits=CROWDED,
         ),
         World(
             "few",

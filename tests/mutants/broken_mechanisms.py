@@ -57,7 +57,7 @@ class NoClip(DpSgdMechanism):
     ) -> BoundedSum:
         total = clipping.empty_sum(parameters, self.l2_clip_norm)
         for gradients in microbatches:
-            sums = {name: value.double().sum(0) for name, value in gradients.values.items()}
+            sums = {name: value.double().sum(0) for name, value in gradients.dense().items()}
             part = BoundedSum(sums, self.l2_clip_norm, ClipCounts(n_units=len(gradients.losses_U)))
             total = clipping.merge_disjoint(total, part)
         return total
@@ -71,7 +71,7 @@ class ClipPerMicrobatch(DpSgdMechanism):
     ) -> BoundedSum:
         merged = (
             PerUnitGradients(
-                {name: value.sum(0, keepdim=True) for name, value in each.values.items()},
+                {name: value.sum(0, keepdim=True) for name, value in each.dense().items()},
                 each.losses_U.sum(0, keepdim=True),
             )
             for each in microbatches
@@ -137,7 +137,7 @@ class NotFiniteIncluded(DpSgdMechanism):
             scale_U = (self.l2_clip_norm / clipping.unit_norms(each)).clamp(max=1.0)
             sums = {
                 name: torch.einsum("u,u...->...", scale_U, value.double())
-                for name, value in each.values.items()
+                for name, value in each.dense().items()
             }
             part = BoundedSum(sums, self.l2_clip_norm, ClipCounts())
             total = clipping.merge_disjoint(total, part)
