@@ -13,6 +13,10 @@ approval = group("Approvals: what waits for two people, neither of them the aske
 
 Id = Annotated[str, typer.Argument(help="Id of the job.")]
 Request = Annotated[str, typer.Argument(help="Id of the request; `approval list` shows them.")]
+Everybodys = Annotated[
+    bool,
+    typer.Option("--everybody", help="For administrators: of everybody, without what it is about."),
+]
 Comment = Annotated[str | None, typer.Option(help="One line for the record.")]
 
 
@@ -20,6 +24,7 @@ Comment = Annotated[str | None, typer.Option(help="One line for the record.")]
 def list_jobs(
     state: Annotated[str | None, typer.Option(help="For example running.")] = None,
     kind: Annotated[str | None, typer.Option(help="For example fit.")] = None,
+    everybody: Everybodys = False,
     as_json: Json = False,
 ) -> None:
     """List jobs that you may know of, newest first."""
@@ -27,6 +32,11 @@ def list_jobs(
     from taciturn.wire.jobs import JobKind, JobState
 
     with connected() as client:
+        if everybody:
+            if kind is not None:
+                raise typer.BadParameter("--kind is not for --everybody; leave it out")
+            show(client.admin.jobs(state=choice(JobState, state)), as_json=as_json)
+            return
         found = client.jobs(state=choice(JobState, state), kind=choice(JobKind, kind))
         show(found, as_json=as_json)
 
@@ -73,10 +83,13 @@ def machines(id: Id, as_json: Json = False) -> None:
 
 
 @job.command()
-def cancel(id: Id) -> None:
+def cancel(id: Id, everybody: Everybodys = False) -> None:
     """Stop a job. What it has charged stays spent; what never ran is free again."""
     with connected() as client:
-        say(f"{id}: {client.job(id).cancel().view.state.value}")
+        if everybody:
+            say(f"{id}: {client.admin.cancel_job(id).state.value}")
+        else:
+            say(f"{id}: {client.job(id).cancel().view.state.value}")
 
 
 @approval.command("list")

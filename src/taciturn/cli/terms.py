@@ -40,6 +40,9 @@ def set_policy(
     approver: Annotated[
         list[str] | None, typer.Option(help="Who may approve exceptions; at least two people.")
     ] = None,
+    job_hours: Annotated[
+        float | None, typer.Option(help="How long a job may run, in hours.")
+    ] = None,
     expires: Expires = None,
 ) -> None:
     """Change terms, for owners; what is not given stays. Repeat --model, --kind, --approver."""
@@ -48,6 +51,7 @@ def set_policy(
         "models": model,
         "kinds": kind,
         "approvers": approver,
+        "job_hours": job_hours,
         "expires_at": _utc(expires),
     }
     terms = {name: value for name, value in given.items() if value is not None}

@@ -14,15 +14,21 @@ from taciturn.wire.worker import SourceRef
 S = TypeVar("S", bound=DataSpec)
 
 
-def declared(source: SourceRef | None, data: DataRef, n_units: int) -> DeclaredRows:
-    """The rows that `data` means; raises SpecError if the gateway has not said where they are."""
+def declared(
+    source: SourceRef | None, data: DataRef, n_units: int, limit_s: float | None = None
+) -> DeclaredRows:
+    """The rows that `data` means; raises SpecError if the gateway has not said where they are.
+
+    Args:
+        limit_s: how long reading and preparing them may take.
+    """
     if source is None:
         raise SpecError("the job has data, and its assignment has no source")
     part = data.part
     split = None
     if part is not None:
         split = Split(bytes.fromhex(source.split_key), part.side, part.test_share)
-    return DeclaredRows(source.source, n_units, split)
+    return DeclaredRows(source.source, n_units, split, limit_s)
 
 
 def with_owners_terms(spec: S, source: SourceRef | None, data: DataRef) -> S:

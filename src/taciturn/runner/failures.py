@@ -21,6 +21,7 @@ from taciturn.errors import (
     RowError,
     SigningKeyError,
     SpecError,
+    TimeLimitError,
 )
 from taciturn.wire.events import FailureCode
 
@@ -40,6 +41,7 @@ _CODES: tuple[tuple[type[BaseException], FailureCode], ...] = (
     (OutputError, FailureCode.STORAGE),
     (CertificateError, FailureCode.INTERNAL),
     (SigningKeyError, FailureCode.INTERNAL),
+    (TimeLimitError, FailureCode.TIME),
     (MemoryError, FailureCode.RESOURCES),
     (torch.OutOfMemoryError, FailureCode.RESOURCES),
 )

@@ -134,7 +134,7 @@ def _fit(assignment: Assignment, request: RemoteFit, output: Path, part: _Part) 
             part.stage(Stage.RESUMED if begun else Stage.READING)
         fit(
             base,
-            declared(assignment.source, request.data, plan.n_units),
+            declared(assignment.source, request.data, plan.n_units, assignment.preparation_s),
             spec,
             output,
             resume=tell(ranks, str(begun))[0] == str(True),

@@ -17,6 +17,7 @@ from taciturn.wire.identity import (
     UserChange,
     UserView,
 )
+from taciturn.wire.jobs import JobState, OperatedJob
 from taciturn.wire.models import BaseModelView, NewBaseModel
 
 
@@ -74,6 +75,16 @@ class Administration:
     def revoke_token(self, id: str) -> None:
         """Make a token worthless, at once."""
         self.transport.send("DELETE", f"tokens/{id}")
+
+    def jobs(self, *, state: JobState | None = None) -> Listing[OperatedJob]:
+        """Everybody's jobs, newest first, without what they are about."""
+        query = {} if state is None else {"state": state.value}
+        return Listing(self.transport.pages("operations/jobs", OperatedJob, query))
+
+    def cancel_job(self, id: str) -> OperatedJob:
+        """End anybody's job. What it has charged stays spent."""
+        response = self.transport.send("POST", f"operations/jobs/{id}/cancel", key=f"cancel-{id}")
+        return self.transport.read(OperatedJob, response)
 
     def add_base_model(
         self, name: str, *, parameters: int, context_length: int, vocabulary: int

@@ -142,7 +142,7 @@ def check_launcher(settings: Settings) -> Finding:
     missing = [name for name in needed if importlib.util.find_spec(name) is None]
     if missing:
         return Finding("launcher", f"{settings.launcher} needs {', '.join(missing)}", remedy)
-    return Finding("launcher", f"{settings.launcher}, {settings.max_workers} worker(s) at once")
+    return Finding("launcher", f"{settings.launcher}, {settings.worker_count} worker(s) at once")
 
 
 def _database(settings: Settings) -> Iterator[Finding]:

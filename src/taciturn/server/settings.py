@@ -13,6 +13,8 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from taciturn.wire.identity import Role
 
 _MOST_PROCESSES = 4
+_MOST_WORKERS = 4
+_WORKER_BYTES = 8 << 30  # of a small model, with its rows
 
 
 class Settings(BaseSettings):
@@ -51,7 +53,21 @@ class Settings(BaseSettings):
     kubernetes_config: Annotated[
         Path | None, Field(description="JSON file of the Kubernetes launcher's settings.")
     ] = None
-    max_workers: Annotated[int, Field(ge=1, description="Jobs that run at once here.")] = 1
+    max_workers: Annotated[
+        int | None,
+        Field(
+            ge=1,
+            description="Jobs that run at once, looks at new datasets apart; default: one for each "
+            "8 GiB of memory and each two cores, four at most.",
+        ),
+    ] = None
+    preparation_s: Annotated[
+        float,
+        Field(ge=1, description="How long a job may read and prepare rows, whatever they hold."),
+    ] = 4 * 3600.0
+    job_s: Annotated[
+        float, Field(ge=1, description="How long a job may run, from its first worker on.")
+    ] = 7 * 86_400.0
     tick_s: Annotated[
         float,
         Field(gt=0, le=300, description="Events are shown at these ticks, not when they come."),
@@ -144,6 +160,15 @@ class Settings(BaseSettings):
     oidc_roles: Annotated[
         dict[str, Role], Field(description="Group of the provider -> role here.")
     ] = {}
+
+    @property
+    def worker_count(self) -> int:
+        """How many jobs run at once, looks at new datasets apart."""
+        if self.max_workers is not None:
+            return self.max_workers
+        pages = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        room = min(pages // _WORKER_BYTES, (os.cpu_count() or 1) // 2)
+        return max(1, min(_MOST_WORKERS, room))
 
     @property
     def process_count(self) -> int:

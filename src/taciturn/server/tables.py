@@ -145,6 +145,7 @@ jobs = Table(
     Column("lease", Integer, nullable=False, default=0),
     Column("lease_operation", String(100)),
     Column("lease_until_ms", BigInteger),
+    Column("started_at_ms", BigInteger),
     Column("cancel", Boolean, nullable=False),
     Column("outcome", Text),
     Column("failure", String(40)),

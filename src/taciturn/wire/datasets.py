@@ -165,6 +165,14 @@ class PolicyTerms(WireValue):
         Field(description="Who may approve exceptions; at least two people decide, not the asker."),
     ] = ()
     expires_at: Moment | None = None
+    job_hours: Annotated[
+        float | None,
+        Field(
+            gt=0,
+            le=8760,
+            description="How long a job may run; null: as long as the gateway allows.",
+        ),
+    ] = None
 
 
 class PolicyView(PolicyTerms):

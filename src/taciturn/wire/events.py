@@ -43,6 +43,7 @@ class FailureCode(StrEnum):
     BUDGET_EXCEEDED = "budget_exceeded"
     FENCED = "fenced"
     RESOURCES = "resources"
+    TIME = "time"
     STORAGE = "storage"
     INTERNAL = "internal"
     LOST = "lost"
@@ -59,7 +60,9 @@ FAILURES: dict[FailureCode, str] = {
     FailureCode.GUARANTEE_REFUSED: "going on would have broken the guarantee; nothing was released",
     FailureCode.BUDGET_EXCEEDED: "the budget has no room for what is left to do",
     FailureCode.FENCED: "another worker has taken the job over",
-    FailureCode.RESOURCES: "memory or time ran out; ask for smaller microbatches",
+    FailureCode.RESOURCES: "memory ran out; ask for smaller microbatches",
+    FailureCode.TIME: "the job has taken all the time that it may take; one that was still reading "
+    "rows has spent what it held; make select simpler, or ask for more time",
     FailureCode.STORAGE: "disk or object store is full or cannot be written",
     FailureCode.INTERNAL: "the worker failed; the owner finds why under the incident",
     FailureCode.LOST: "the worker vanished; what it had charged stays spent",

@@ -203,6 +203,19 @@ class JobView(WireValue):
     updated_at: Moment
 
 
+class OperatedJob(WireValue):
+    """A job as whoever runs the gateway sees it: how long it has run, and nothing of its data."""
+
+    id: str
+    kind: JobKind
+    state: JobState
+    requester: str
+    attempt: Annotated[int, Field(description="How many workers it has had.")]
+    created_at: Moment
+    started_at: Annotated[Moment | None, Field(description="When its first worker was started.")]
+    updated_at: Moment
+
+
 class PlanView(WireValue):
     """What a fit would be and cost, before anything is held."""
 

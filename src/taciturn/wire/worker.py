@@ -94,6 +94,7 @@ class Assignment(WireValue):
         release: of a private evaluation: what was reserved is what runs.
         bucket_s: a stage that reads rows ends so long after its beginning, or twice, four times ...
             as long.
+        preparation_s: how long reading and preparing rows may take; public.
         charged_steps: steps that an earlier worker of the job had charged.
         files: names of the fitted model's files, where the job needs one.
     """
@@ -103,6 +104,7 @@ class Assignment(WireValue):
     lease: int
     lease_s: float
     bucket_s: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    preparation_s: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     request: AnyRequest
     source: SourceRef | None = None
     plan: TrainingPlan | None = None

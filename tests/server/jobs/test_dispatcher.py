@@ -130,6 +130,78 @@ def test_a_running_job_that_does_not_listen_is_fenced_and_stopped(ward: Ward) ->
     assert (f"{hand.job}-1", 20.0) in ward.launcher.stopped
 
 
+@pytest.mark.parametrize("begun", [False, True])
+def test_a_job_ends_with_its_time(ward: Ward, begun: bool) -> None:
+    """One that may still be reading its rows has spent all that it held; one that has charged a
+    block is past that."""
+    hand = ward.running(SMALL)
+    if begun:
+        hand.charge(0, 5)
+    held = taken(ward)
+    policy = ward.get(f"policies/{NAMESPACE}", "olga")
+    terms = {name: policy.json()[name] for name in ("budget", "approvers")} | {"job_hours": 2}
+    headers = {**ward.world.as_("olga"), "If-Match": policy.headers["ETag"]}
+    answer = ward.client.put(f"/v1/policies/{NAMESPACE}", json=terms, headers=headers)
+    assert answer.status_code == 200, answer.text
+    for _ in range(4):
+        ward.watch.forward(1790)
+        hand.say("heartbeat")
+        ward.tick()
+        assert ward.state(hand.job) == "running"
+    ward.watch.forward(60)
+    hand.say("heartbeat")
+    ward.tick()
+    seen = ward.get(f"jobs/{hand.job}").json()
+    assert (seen["state"], seen["failure"]["code"]) == ("failed", "time")
+    assert still_open(ward) == []
+    assert (taken(ward) == pytest.approx(held)) != begun
+    ward.watch.forward(21)
+    ward.tick()
+    assert (f"{hand.job}-1", 20.0) in ward.launcher.stopped
+
+
+def test_what_a_worker_could_not_read_in_time_is_spent(ward: Ward) -> None:
+    hand = ward.running(SMALL)
+    held = taken(ward)
+    hand.say("outcome", {"succeeded": False, "code": "time"})
+    ward.watch.forward(10)
+    ward.tick()
+    assert ward.get(f"jobs/{hand.job}").json()["failure"]["code"] == "time"
+    assert taken(ward) == pytest.approx(held)
+    assert still_open(ward) == []
+
+
+def test_a_look_at_a_new_dataset_does_not_wait_behind_fits(ward: Ward) -> None:
+    for number in range(5):
+        ward.ask(SMALL, key=f"many-{number:04}")
+    ward.tick()
+    assert len(ward.launcher.orders) == 4
+    new = {"name": "more", "source": "/x.jsonl", "unit": "id", "namespace": NAMESPACE, "units": 9}
+    assert ward.post("datasets", new, "olga").status_code == 201
+    ward.tick()
+    assert len(ward.launcher.orders) == 5
+    ward.tick()
+    assert len(ward.launcher.orders) == 5
+
+
+def test_an_administrator_sees_and_ends_all_jobs_and_nothing_of_their_data(ward: Ward) -> None:
+    hand = ward.running(SMALL)
+    waiting = ward.ask(SMALL, key="another-1").json()["id"]
+    listed = ward.get("operations/jobs", "adam").json()["items"]
+    assert [each["id"] for each in listed] == [waiting, hand.job]
+    assert set(listed[0]) == {
+        *("id", "kind", "state", "requester", "attempt"),
+        *("created_at", "started_at", "updated_at"),
+    }
+    assert NAMESPACE not in str(listed)
+    for job in (waiting, hand.job):
+        assert ward.post(f"operations/jobs/{job}/cancel", who="adam").status_code == 200
+    assert ward.state(waiting) == "cancelled"
+    assert hand.say("heartbeat").json() == {"cancel": True}
+    assert ward.post("operations/jobs/job_none/cancel", who="adam").status_code == 404
+    assert ward.get("jobs", "adam").status_code == 403
+
+
 def test_what_cannot_be_started_fails_and_costs_nothing(ward: Ward) -> None:
     ward.launcher.refuses = LaunchError("no processes left")
     job = ward.ask(SMALL).json()["id"]

@@ -35,11 +35,13 @@ class DeclaredRows:
         source: what `open_rows` takes.
         n_units: how many units there are, as the owner declared: public, whatever is there.
         split: the side that is used; all of it without.
+        limit_s: how long reading and preparing them may take; public. Without, as long as it does.
     """
 
     source: object
     n_units: int
     split: Split | None = None
+    limit_s: float | None = None
 
 
 def declared_records(data: DeclaredRows, spec: DataSpec, skipped: Skipped) -> tuple[Rows, Fields]:

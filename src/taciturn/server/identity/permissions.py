@@ -30,6 +30,7 @@ class Action(StrEnum):
     JOBS_READ = "jobs:read"
     JOBS_CREATE = "jobs:create"
     JOBS_CANCEL = "jobs:cancel"
+    JOBS_OPERATE = "jobs:operate"
     MODELS_READ = "models:read"
     MODELS_USE = "models:use"
     MODELS_WRITE = "models:write"
@@ -62,6 +63,7 @@ PERMISSIONS = MappingProxyType(
         Action.JOBS_READ: frozenset({_OWNER, _PRACTITIONER, _AUDITOR}),
         Action.JOBS_CREATE: frozenset({_OWNER, _PRACTITIONER}),
         Action.JOBS_CANCEL: frozenset({_OWNER, _PRACTITIONER}),
+        Action.JOBS_OPERATE: frozenset({_ADMIN}),
         Action.MODELS_READ: frozenset({_OWNER, _PRACTITIONER, _AUDITOR}),
         Action.MODELS_USE: frozenset({_OWNER, _PRACTITIONER}),
         Action.MODELS_WRITE: frozenset({_OWNER, _PRACTITIONER}),

@@ -29,7 +29,14 @@ from taciturn.server.jobs.ending import End, Ending
 from taciturn.server.jobs.pricing import Price, Verdict, decide, fitting_epsilon, price
 from taciturn.server.jobs.states import States, job_row
 from taciturn.server.jobs.terms import Asked, Terms, is_paid_for, terms_of
-from taciturn.server.jobs.views import job_view, the_job, visible_job, visible_jobs
+from taciturn.server.jobs.views import (
+    job_view,
+    operated_job,
+    operated_jobs,
+    the_job,
+    visible_job,
+    visible_jobs,
+)
 from taciturn.server.paging import Paging
 from taciturn.server.problems import ProblemError
 from taciturn.server.recency import key as place
@@ -46,6 +53,7 @@ from taciturn.wire.jobs import (
     JobKind,
     JobState,
     JobView,
+    OperatedJob,
     PlanView,
     RemoteEvaluate,
     RemoteFit,
@@ -178,8 +186,25 @@ class Jobs:
         """End a job: one that waits at once; one that runs is told, and stopped if it does not end
         by itself. A job that is over stays as it is."""
 
+        self._stop(job_id, lambda connection: visible_job(connection, caller, job_id))
+        return self.view(caller, job_id)
+
+    def operated(self, paging: Paging, state: JobState | None) -> Page[OperatedJob]:
+        """Everybody's jobs, newest first, without what they are about."""
+        wanted = newest_first(operated_jobs(), jobs, paging)
+        if state is not None:
+            wanted = wanted.where(jobs.c.state == state)
+        return paging.page(self.gateway.rows(wanted), operated_job, place)
+
+    def stop(self, job_id: str) -> OperatedJob:
+        """End anybody's job, as `cancel` does; raises ProblemError `not_found`."""
+        wanted = operated_jobs().where(jobs.c.id == job_id)
+        self._stop(job_id, lambda connection: the_job(connection.execute(wanted).all(), job_id))
+        return operated_job(self.gateway.rows(wanted)[0])
+
+    def _stop(self, job_id: str, find: Callable[[Connection], Row[Any]]) -> None:
         def work(connection: Connection) -> JobState:
-            row = visible_job(connection, caller, job_id)
+            row = find(connection)
             if row.state == JobState.RUNNING and not row.cancel:
                 change = update(jobs).where(jobs.c.id == job_id)
                 connection.execute(change.values(cancel=True, updated_at_ms=self.gateway.now_ms()))
@@ -187,7 +212,6 @@ class Jobs:
 
         if self.gateway.write(work) is not JobState.RUNNING:
             self.ending.end(job_id, End(state=JobState.CANCELLED))
-        return self.view(caller, job_id)
 
     def unfinished(self, older_than_ms: int) -> tuple[str, ...]:
         """Jobs that a crash left before the queue, or that were decided: to be advanced."""

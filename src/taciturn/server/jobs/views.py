@@ -14,7 +14,7 @@ from taciturn.server.problems import ProblemError
 from taciturn.server.tables import approvals, jobs, policies, users
 from taciturn.wire.events import FAILURES, FailureCode
 from taciturn.wire.identity import Role
-from taciturn.wire.jobs import Failure, JobView
+from taciturn.wire.jobs import Failure, JobView, OperatedJob
 from taciturn.wire.values import PolicyLine
 
 
@@ -62,6 +62,27 @@ def job_view(row: Row[Any]) -> JobView:
         failure=_failure(row),
         approval=row.approval,
         created_at=moment(row.created_at_ms),
+        updated_at=moment(row.updated_at_ms),
+    )
+
+
+def operated_jobs() -> Select[Any]:
+    """All jobs, with the requester, for whoever runs the gateway."""
+    return select(jobs, users.c.name.label("requester")).join(
+        users, users.c.id == jobs.c.requester_id
+    )
+
+
+def operated_job(row: Row[Any]) -> OperatedJob:
+    """A row of `operated_jobs`."""
+    return OperatedJob(
+        id=row.id,
+        kind=row.kind,
+        state=row.state,
+        requester=row.requester,
+        attempt=row.attempt,
+        created_at=moment(row.created_at_ms),
+        started_at=None if row.started_at_ms is None else moment(row.started_at_ms),
         updated_at=moment(row.updated_at_ms),
     )
 

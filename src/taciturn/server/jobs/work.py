@@ -13,7 +13,6 @@ from typing import Any
 from pydantic import TypeAdapter
 from sqlalchemy import Connection, Row, insert, select
 
-from taciturn.accounting.events import dpsgd_event
 from taciturn.planning.plan import TrainingPlan
 from taciturn.server.gateway import Gateway
 from taciturn.server.identity.principal import WorkerPrincipal
@@ -21,6 +20,7 @@ from taciturn.server.identity.secret import new_id
 from taciturn.server.jobs.ending import End, Ending
 from taciturn.server.jobs.events import Events, worker_sequence
 from taciturn.server.jobs.leases import Leases, held
+from taciturn.server.jobs.mechanism import Mechanism
 from taciturn.server.jobs.states import job_row
 from taciturn.server.ledger import job_steps, was_done
 from taciturn.server.problems import ProblemError
@@ -79,7 +79,7 @@ class Work:
         row = self.gateway.read(lambda connection: held(connection, worker, token))
         if row.event is None:
             return
-        mechanism = _Mechanism.of(row)
+        mechanism = Mechanism.of(row)
         if asked.first_step + asked.steps > mechanism.steps:
             raise ProblemError(
                 "invalid",
@@ -165,6 +165,7 @@ class Work:
             lease=row.lease,
             lease_s=self.gateway.settings.lease_s,
             bucket_s=self.gateway.settings.tick_s,
+            preparation_s=self.gateway.settings.preparation_s,
             request=asked,
             source=_source(connection, row),
             plan=TrainingPlan(**plan) if row.kind == JobKind.FIT and plan else None,
@@ -174,32 +175,6 @@ class Work:
             files=_files(connection, row),
             namespace=row.namespace,
             charged_steps=charged,
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class _Mechanism:
-    """What each step of a job costs, as it was reserved."""
-
-    sampling_probability: float
-    noise_multiplier: float
-    steps: int
-
-    @classmethod
-    def of(cls, row: Row[Any]) -> _Mechanism:
-        plan = json.loads(row.plan)
-        if row.kind != JobKind.FIT:
-            return cls(1.0, plan["noise_multiplier"], 1)
-        training = TrainingPlan(**plan)
-        assert training.privacy is not None, "a job without a guarantee has no event"
-        noise = training.privacy.noise_multiplier
-        return cls(training.sampling_probability, noise, training.steps)
-
-    def event(self, steps: int) -> Any:
-        return dpsgd_event(
-            sampling_probability=self.sampling_probability,
-            noise_multiplier=self.noise_multiplier,
-            steps=steps,
         )
 
 
