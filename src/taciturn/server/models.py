@@ -18,7 +18,7 @@ from taciturn.server.moments import moment
 from taciturn.server.paging import Paging
 from taciturn.server.problems import ProblemError
 from taciturn.server.sight import holds_model, watches_model
-from taciturn.server.tables import artifacts, datasets, models, users
+from taciturn.server.tables import artifacts, base_models, datasets, models, users
 from taciturn.wire.jobs import ModelView
 from taciturn.wire.values import Page, PolicyLine
 
@@ -201,8 +201,9 @@ def _policy(report: PrivacyReport, of_job: PolicyLine) -> PolicyLine:
 
 def _query(allowed: ColumnElement[bool]) -> Select[Any]:
     return (
-        select(models, users.c.name.label("owner"), _FILES)
+        select(models, users.c.name.label("owner"), _FILES, base_models.c.context_length)
         .join(users, users.c.id == models.c.owner_id)
+        .outerjoin(base_models, base_models.c.name == models.c.base_model)
         .where(allowed)
     )
 
@@ -218,6 +219,7 @@ def _view(row: Row[Any]) -> ModelView:
         job=row.job_id,
         owner=row.owner,
         base_model=row.base_model,
+        context_length=row.context_length,
         namespace=row.namespace,
         policy=_line(row),
         report=json.loads(row.report),

@@ -243,6 +243,10 @@ class ModelView(WireValue):
     job: str
     owner: str
     base_model: str
+    context_length: Annotated[
+        int | None,
+        Field(description="Tokens of prompt and answer together; null: the base was removed."),
+    ] = None
     namespace: Name
     policy: PolicyLine
     report: dict[str, Any]

@@ -323,6 +323,30 @@ def test_an_evaluation_of_rows_is_priced_as_one_release(ward: Ward) -> None:
         assert denied_model.json()["code"] == "not_found"
 
 
+@pytest.mark.parametrize(
+    ("asked", "remedy"),
+    [
+        ({"kind": "sample", "prompts": ["a"], "max_new_tokens": 511}, "at most 510"),
+        ({"kind": "synthesize", "n": 5, "max_new_tokens": 4096}, "at most 510"),
+        ({"kind": "evaluate", "public_texts": ["a"], "max_tokens": 513}, "context of 512"),
+    ],
+)
+def test_what_has_no_room_in_the_models_context_is_refused_and_runs_nothing(
+    ward: Ward, asked: dict[str, Any], remedy: str
+) -> None:
+    model = fitted(ward)
+    answer = ward.ask({**asked, "model": model}, key=None)
+    assert (answer.status_code, answer.json()["code"]) == (422, "invalid"), answer.text
+    assert remedy in answer.json()["detail"]
+    too_many = {"max_tokens": 512, "prompt": "a", "model": model}
+    refused = ward.post("completions", too_many)
+    assert refused.status_code == 400
+    assert "at most 510" in refused.json()["error"]["message"]
+    assert [row["kind"] for row in ward.get("jobs").json()["items"]] == ["fit"]
+    most = {"kind": "sample", "prompts": ["a"], "max_new_tokens": 510, "model": model}
+    assert ward.ask(most, key=None).is_success
+
+
 def fitted(ward: Ward) -> str:
     """A model of paul's, as if a fit had made it."""
     from taciturn.server.tables import models
