@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from taciturn.engine.evaluation.features import Embedder
     from taciturn.local import Estimate, LocalModel
     from taciturn.planning.plan import TrainingPlan
+    from taciturn.planning.release import EvaluationPlan
     from taciturn.sdk.evaluation import RemoteEvaluation
     from taciturn.worker import Observer
 
@@ -258,6 +259,28 @@ class LLM:
         """One continuation, piece by piece."""
         chosen = self._there("stream") if self._remote is not None else self._here("stream")
         return chosen.stream(prompt, spec)
+
+    def plan_evaluation(
+        self,
+        data: RemoteDataset | None = None,
+        *,
+        n_units: int | None = None,
+        **fields: Unpack[EvaluateFields],
+    ) -> EvaluationPlan:
+        """How exactly `evaluate` would say by how much the fitted model is better, for its budget.
+
+        Args:
+            data: a gateway's dataset, for a gateway's model.
+            n_units: how many units would be judged here.
+            fields: as of `evaluate`; `target_epsilon` is needed.
+        """
+        if self._remote is not None:
+            if data is None:
+                raise SpecError("give the gateway's dataset that would be judged")
+            return self._there("plan_evaluation").plan_evaluation(data, **fields)
+        if n_units is None:
+            raise SpecError("give n_units: how many privacy units would be judged")
+        return self._here("plan_evaluation").plan_evaluation(n_units, **fields)
 
     def evaluate(
         self,

@@ -87,7 +87,9 @@ def test_fit_says_what_is_public(fitted: tuple[FakeGateway, Path]) -> None:
     gateway, _ = fitted
     stages = [event.stage for event in gateway.events if isinstance(event, StageEvent)]
     assert stages == [Stage.LOADING, Stage.READING, Stage.TRAINING, Stage.RELEASING]
-    assert [event.step for event in gateway.progress()] == [10, 12]
+    steps = [event.step for event in gateway.progress()]
+    assert steps == sorted(steps)  # of those between two ticks the last one leaves
+    assert steps[-1] == 12
     assert sum(isinstance(event, PlanEvent) for event in gateway.events) == 1
 
 
@@ -347,4 +349,6 @@ def test_lost_answers_change_nothing(base: BaseModelFacts, rows: Path, tmp_path:
     assert gateway.outcome.succeeded
     assert not gateway.refused
     assert gateway.charged_steps == 12
-    assert [event.step for event in gateway.progress()] == [10, 12]
+    steps = [event.step for event in gateway.progress()]
+    assert steps == sorted(steps)  # of those between two ticks the last one leaves
+    assert steps[-1] == 12

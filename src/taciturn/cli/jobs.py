@@ -85,11 +85,15 @@ def machines(id: Id, as_json: Json = False) -> None:
 @job.command()
 def cancel(id: Id, everybody: Everybodys = False) -> None:
     """Stop a job. What it has charged stays spent; what never ran is free again."""
+    from taciturn.sdk.job import cost_words
+
     with connected() as client:
         if everybody:
             say(f"{id}: {client.admin.cancel_job(id).state.value}")
         else:
-            say(f"{id}: {client.job(id).cancel().view.state.value}")
+            view = client.job(id).cancel().view
+            cost = cost_words(view)
+            say(f"{id}: {view.state.value}" + ("" if cost is None else f"; {cost}"))
 
 
 @approval.command("list")

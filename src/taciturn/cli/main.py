@@ -182,6 +182,14 @@ def _evaluate(fields: dict[str, Any]) -> None:
         run_remote_evaluate(fields)
         return
     _only_remote(fields, "held_out")
+    planned, n_units = fields.pop("plan", False), fields.pop("n_units", None)
+    if planned:
+        from taciturn.cli.evaluate import run_evaluation_plan
+
+        run_evaluation_plan(parse(EvaluateJobSpec, {"data": "(not read)", **fields}), n_units)
+        return
+    if n_units is not None:
+        raise SpecError("n_units goes with --plan; leave it out, the data's units are counted")
     job = parse(EvaluateJobSpec, fields)
     from taciturn.cli.evaluate import run_evaluate
 
@@ -385,6 +393,23 @@ app.command("evaluate")(
                 Annotated[
                     float | None,
                     typer.Option("--held-out", help="A gateway's data: share that fit left out."),
+                ],
+                None,
+            ),
+            "plan": (
+                Annotated[
+                    bool | None,
+                    typer.Option(
+                        "--plan",
+                        help="Only say how exact it would be for --target-epsilon; spends nothing.",
+                    ),
+                ],
+                None,
+            ),
+            "n_units": (
+                Annotated[
+                    int | None,
+                    typer.Option(help="With --plan: how many privacy units would be judged here."),
                 ],
                 None,
             ),

@@ -55,11 +55,17 @@ def run_remote_plan(fields: dict[str, Any]) -> None:
 
 def run_remote_evaluate(fields: dict[str, Any]) -> None:
     """Judge a gateway's model on public texts, or paid for on a gateway's dataset."""
-    _only_here(fields, ("device", "signing_key", *_LEDGER))
+    _only_here(fields, ("device", "signing_key", "n_units", *_LEDGER))
+    planned = fields.pop("plan", False)
     with connected() as client:
         model = client.model(_needed(fields, "model").removeprefix(GATEWAY))
         remote = str(fields.get("data", "")).startswith(GATEWAY)
         data = _data(client, fields, "test") if remote else _needed(fields, "data")
+        if planned:
+            if not isinstance(data, RemoteDataset):
+                raise SpecError("public text is judged exactly and for free; leave --plan out")
+            say(str(model.plan_evaluation(data, **fields)))
+            return
         found = model.evaluate(data, **fields)
         say(f"policy: {found.policy}", style="bold")
         Console(highlight=False).print(table(COLUMNS, found.rows()))

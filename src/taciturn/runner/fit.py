@@ -23,7 +23,7 @@ from taciturn.certificate.signers import Signer, find_signer
 from taciturn.engine.data.planted import CANARIES, Planted
 from taciturn.engine.model.load import LoadedModel, choose_device, load_base
 from taciturn.engine.privacy.ranks import Ranks
-from taciturn.engine.training.loop import Blocks, Interrupted, Progress
+from taciturn.engine.training.loop import Blocks, EpsilonCurve, Interrupted, Progress
 from taciturn.engine.training.processes import all_processes, tell, together
 from taciturn.errors import OutputError, SpecError
 from taciturn.planning.plan import TrainingPlan
@@ -94,6 +94,10 @@ def _train(task: Task, request: RemoteFit) -> None:
         task.pace.begin()
         return task.workspace.resumable()
 
+    plan = task.assignment.plan
+    curve = EpsilonCurve((), ()) if plan is None else EpsilonCurve.of(plan)
+    charged = 0
+
     def on_plan(made: TrainingPlan) -> None:
         task.rows_are_read()
         task.door.plan(made)
@@ -101,12 +105,15 @@ def _train(task: Task, request: RemoteFit) -> None:
 
     def on_progress(progress: Progress) -> None:
         task.pulse.check()
-        if progress.step % BLOCK_STEPS == 0 or progress.step == progress.steps:
-            task.door.progress(progress.step, progress.steps, progress.epsilon)
+        task.door.progress(progress.step, progress.steps, curve.at(charged))
 
     def allow(first_step: int, steps: int) -> None:
+        nonlocal charged
         _keep(task)
         task.charge(first_step, steps)
+        charged = first_step + steps
+        if plan is not None:
+            task.door.progress(first_step, plan.steps, curve.at(charged))
 
     observer = Observer(on_plan=on_plan, on_progress=on_progress)
     part = _Part(task.stage, begin, allow, observer, find_signer(None))

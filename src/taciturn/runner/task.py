@@ -42,7 +42,9 @@ class Task:
     def stage(self, stage: Stage) -> None:
         """Say that something begins, unless the work must stop."""
         self.pulse.check()
-        self.door.stage(stage)
+        judges_rows = stage is Stage.SCORING and self.assignment.release is not None
+        padded = stage is Stage.READING or judges_rows
+        self.door.stage(stage, (self.pace.bucket_s or None) if padded else None)
 
     def rows_are_read(self) -> None:
         """A stage that reads rows is over: wait for the next public boundary."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 import tempfile
@@ -14,6 +15,7 @@ from taciturn.certificate.files import CERTIFICATE
 from taciturn.certificate.statement import Statement
 from taciturn.errors import AdapterError, CertificateError, DataError, OutputError, SpecError
 from taciturn.frame import PolicyFrame, with_policy
+from taciturn.planning.release import EvaluationPlan
 from taciturn.report import Audit, PrivacyReport
 from taciturn.sdk.dataset import RemoteDataset
 from taciturn.sdk.job import Job
@@ -25,6 +27,7 @@ from taciturn.spec import EvaluateFields, SampleSpec
 from taciturn.wire.jobs import (
     JobView,
     ModelView,
+    PlanView,
     RemoteAudit,
     RemoteEvaluate,
     RemoteSample,
@@ -118,6 +121,22 @@ class RemoteModel:
         """
         from taciturn.sdk.evaluation import RemoteEvaluation
 
+        found = self._submit(self._evaluation(data, fields)).result(progress=progress)
+        assert isinstance(found, RemoteEvaluation)
+        return found
+
+    def plan_evaluation(
+        self, data: RemoteDataset, **fields: Unpack[EvaluateFields]
+    ) -> EvaluationPlan:
+        """What `evaluate` would cost, and how exact it would be; holds and spends nothing."""
+        if fields.get("target_epsilon") is None:
+            raise SpecError("an evaluation of public text is free and exact; give target_epsilon")
+        body = asked(self._evaluation(data, fields))
+        plan = self._transport.read(PlanView, self._transport.send("POST", "plans", body=body)).plan
+        names = [field.name for field in dataclasses.fields(EvaluationPlan)]
+        return EvaluationPlan(**{name: plan[name] for name in names})
+
+    def _evaluation(self, data: object, fields: EvaluateFields) -> RemoteEvaluate:
         asked_for: dict[str, Any] = dict(fields)
         if isinstance(data, RemoteDataset):
             source: dict[str, Any] = {"data": data.ref}
@@ -125,10 +144,7 @@ class RemoteModel:
             if fields.get("target_epsilon") is not None:
                 raise SpecError("private data of your own stay here; give a gateway's dataset")
             source = {"public_texts": public_texts(data, asked_for.pop("text_field", None))}
-        evaluate = request(RemoteEvaluate, model=self.id, **source, **asked_for)
-        found = self._submit(evaluate).result(progress=progress)
-        assert isinstance(found, RemoteEvaluation)
-        return found
+        return request(RemoteEvaluate, model=self.id, **source, **asked_for)
 
     def audit(self, *, confidence: float = 0.95, progress: bool | None = None) -> Audit:
         """What an attack proves about epsilon; see LLM.audit."""

@@ -87,6 +87,15 @@ class StageEvent(WireValue):
 
     type: Literal["stage"] = "stage"
     stage: Stage
+    padded_s: Annotated[
+        float | None,
+        Field(
+            gt=0,
+            allow_inf_nan=False,
+            description="The stage ends so many seconds after it began, or twice, four times ... "
+            "as many: how long rows take tells nothing.",
+        ),
+    ] = None
 
 
 class PlanEvent(WireValue):
@@ -97,7 +106,8 @@ class PlanEvent(WireValue):
 
 
 class ProgressEvent(WireValue):
-    """Steps done and epsilon so far. Delivered at the ticks of a public clock, not as steps end:
+    """Steps done, and the epsilon that is spent: of all steps that are charged, a block of them
+    before the first of it runs. Delivered at the ticks of a public clock, not as steps end:
     how long a step takes depends on how many units it drew."""
 
     type: Literal["progress"] = "progress"

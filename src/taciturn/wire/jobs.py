@@ -184,6 +184,20 @@ class Failure(WireValue):
     incident: str | None = None
 
 
+class JobCost(WireValue):
+    """What a job takes of budgets. While it runs, all of its plan is held or spent; what is spent
+    so far its progress says. Once it is over, what was not spent is free again."""
+
+    epsilon: Annotated[
+        float | None, Field(description="That is spent for good; null while the job runs.")
+    ]
+    delta: float
+    share_of_budget: Annotated[float, Field(description="Of the namespace's, spent and held.")]
+    share_of_grant: Annotated[
+        float | None, Field(description="Of the grant that it is paid from, spent and held.")
+    ]
+
+
 class JobView(WireValue):
     """A job as its requester sees it."""
 
@@ -199,6 +213,9 @@ class JobView(WireValue):
     policy: PolicyLine
     failure: Failure | None = None
     approval: str | None = None
+    cost: Annotated[
+        JobCost | None, Field(description="Of one job that was asked for; null in lists.")
+    ] = None
     created_at: Moment
     updated_at: Moment
 

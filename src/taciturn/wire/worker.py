@@ -69,12 +69,15 @@ class ReleasePlan(WireValue):
 
     Attributes:
         n_units: the declared number of the part, public: what the noised sums are divided by.
+        gain_std, accuracy_gain_std: how exact it will be, see planning.release.EvaluationPlan.
     """
 
     noise_multiplier: Annotated[float, Field(gt=0, allow_inf_nan=False)]
     epsilon: Epsilon
     delta: Delta
     n_units: Annotated[int, Field(ge=1)]
+    gain_std: float | None = None
+    accuracy_gain_std: float | None = None
 
 
 class LeaseRequest(WireValue):

@@ -115,6 +115,26 @@ def test_a_running_job_is_cancelled_by_its_worker(ward: Ward) -> None:
     assert still_open(ward) == []
 
 
+def test_what_a_job_takes_is_always_said(ward: Ward) -> None:
+    """To its asker the whole plan while it runs, whatever is charged by now; then what is spent."""
+    hand = ward.running(SMALL)
+    before = ward.get(f"jobs/{hand.job}").json()["cost"]
+    assert before["epsilon"] is None
+    assert before["share_of_budget"] == pytest.approx(taken(ward))
+    assert before["share_of_budget"] < before["share_of_grant"] < 1
+    hand.charge(0, 5)
+    assert ward.get(f"jobs/{hand.job}").json()["cost"] == before
+    ward.post(f"jobs/{hand.job}/cancel")
+    hand.say("outcome", {"succeeded": False})
+    ward.watch.forward(10)
+    ward.tick()
+    after = ward.get(f"jobs/{hand.job}").json()["cost"]
+    assert 0 < after["epsilon"] < 0.1
+    assert after["share_of_budget"] == pytest.approx(taken(ward))
+    assert 0 < after["share_of_grant"] < before["share_of_grant"]
+    assert ward.get("jobs").json()["items"][0]["cost"] is None
+
+
 def test_a_running_job_that_does_not_listen_is_fenced_and_stopped(ward: Ward) -> None:
     hand = ward.running(SMALL)
     hand.charge(0, 5)
@@ -188,7 +208,7 @@ def test_an_administrator_sees_and_ends_all_jobs_and_nothing_of_their_data(ward:
     hand = ward.running(SMALL)
     waiting = ward.ask(SMALL, key="another-1").json()["id"]
     listed = ward.get("operations/jobs", "adam").json()["items"]
-    assert [each["id"] for each in listed] == [waiting, hand.job]
+    assert {each["id"] for each in listed} == {waiting, hand.job}
     assert set(listed[0]) == {
         *("id", "kind", "state", "requester", "attempt"),
         *("created_at", "started_at", "updated_at"),

@@ -310,6 +310,7 @@ def test_an_evaluation_of_rows_is_priced_as_one_release(ward: Ward) -> None:
     }
     shown = ward.post("plans", body).json()
     assert shown["plan"]["n_units"] == 110
+    assert 0.2 < shown["plan"]["gain_std"] < 0.6  # nats per token
     assert shown["epsilon"] == pytest.approx(0.5, rel=2e-3)
     answer = ward.ask(body, key="evaluation")
     assert answer.json()["state"] == "queued"

@@ -17,7 +17,7 @@ from sqlalchemy import Connection, Row, select, update
 
 from taciturn.accounting.events import event_from_dict, event_to_dict
 from taciturn.certificate.canonical import canonical_json
-from taciturn.errors import BudgetExceededError
+from taciturn.errors import BudgetExceededError, UnknownEntryError
 from taciturn.preparation.arrow_types import type_of_column
 from taciturn.preparation.fields import choose_fields
 from taciturn.server.approvals import Approvals, approvers_of
@@ -37,6 +37,7 @@ from taciturn.server.jobs.views import (
     visible_job,
     visible_jobs,
 )
+from taciturn.server.ledger import job_cost
 from taciturn.server.paging import Paging
 from taciturn.server.problems import ProblemError
 from taciturn.server.recency import key as place
@@ -50,6 +51,7 @@ from taciturn.wire.events import FAILURES, FailureCode, NumberedEvent
 from taciturn.wire.jobs import (
     ApprovalView,
     Decision,
+    JobCost,
     JobKind,
     JobState,
     JobView,
@@ -151,7 +153,24 @@ class Jobs:
     def view(self, caller: Principal, job_id: str) -> JobView:
         """One job; `not_found` where the caller may not know of it."""
         wanted = visible_jobs(caller).where(jobs.c.id == job_id)
-        return job_view(the_job(self.gateway.rows(wanted), job_id))
+        row = the_job(self.gateway.rows(wanted), job_id)
+        return job_view(row).model_copy(update={"cost": self._cost(row)})
+
+    def _cost(self, row: Row[Any]) -> JobCost | None:
+        """What a job takes of budgets; None where it takes nothing, or has not been held yet."""
+        if row.event is None:
+            return None
+        try:
+            found = job_cost(self.gateway.engine, self.gateway.seal_key, row.id)
+        except UnknownEntryError:
+            return None
+        grants = [share for holder, share in found.shares.items() if holder is not None]
+        return JobCost(
+            epsilon=found.epsilon if JobState(row.state).over else None,
+            delta=found.delta,
+            share_of_budget=found.shares[None],
+            share_of_grant=grants[0] if grants else None,
+        )
 
     def page(
         self, caller: Principal, paging: Paging, state: JobState | None, kind: JobKind | None
