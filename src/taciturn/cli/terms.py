@@ -41,6 +41,13 @@ def set_policy(
         list[str] | None, typer.Option(help="Who may approve exceptions; at least two people.")
     ] = None,
     expires: Expires = None,
+    reset_wait_h: Annotated[
+        float | None,
+        typer.Option(
+            help="Hours for which nobody approves after an administrator made a link for their "
+            "password, or gave them a role or group."
+        ),
+    ] = None,
 ) -> None:
     """Change terms, for owners; what is not given stays. Repeat --model, --kind, --approver."""
     given: dict[str, Any] = {
@@ -49,6 +56,7 @@ def set_policy(
         "kinds": kind,
         "approvers": approver,
         "expires_at": _utc(expires),
+        "reset_wait_h": reset_wait_h,
     }
     terms = {name: value for name, value in given.items() if value is not None}
     with connected() as client:

@@ -29,9 +29,15 @@ def request(kind: type[R], **fields: Any) -> R:
         first = error.errors(include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"])
         message = first["msg"].removeprefix("Value error, ")
-        raise SpecError(
-            f"{where}={first.get('input')!r}: {message}" if where else message
-        ) from None
+        raise SpecError(f"{_quoted(kind, where, first)}: {message}" if where else message) from None
+
+
+def _quoted(kind: type[BaseModel], where: str, error: Mapping[str, Any]) -> str:
+    """A field with the value that it may not have; a password's is nobody's to read."""
+    field = kind.model_fields.get(where.partition(".")[0])
+    if field is not None and "SecretStr" in repr(field):
+        return where
+    return f"{where}={error.get('input')!r}"
 
 
 def asked(value: BaseModel) -> dict[str, Any]:

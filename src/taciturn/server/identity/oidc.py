@@ -82,6 +82,22 @@ class Oidc:
         claims = provider.claims(code, flow["nonce"], flow["verifier"])
         return self._admit(claims), Asker(flow["challenge"], flow["port"])
 
+    def ask(self, user_id: str, asker: Asker) -> str:
+        """The sealed question whether a command line may have a code, for the cookie of the browser
+        that has just logged in: any program, or any page that leads here, can begin a login."""
+        said = {"user": user_id, "challenge": asker.challenge, "port": asker.port}
+        return self._seal("question", said)
+
+    def answered(self, sealed: str) -> tuple[str, Asker]:
+        """Whom and what a question was about, once the person has said yes. Raises ProblemError
+        `unauthenticated` for one that this gateway has not asked, or that is over."""
+        held = self._open("question", sealed, FLOW_S)
+        return held["user"], Asker(held["challenge"], held["port"])
+
+    def name_of(self, user_id: str) -> str:
+        """The name of a user."""
+        return str(self.gateway.rows(select(users.c.name).where(users.c.id == user_id))[0].name)
+
     def one_time_code(self, user_id: str, challenge: str) -> str:
         """What a command line trades for a token, within two minutes, once."""
         return self._seal("code", {"user": user_id, "challenge": challenge, "id": new_id("cod")})
@@ -209,6 +225,7 @@ class _Person:
                 oidc_subject=self.subject,
                 disabled=False,
                 created_at_ms=now_ms,
+                access_changed_at_ms=now_ms,
             )
         )
         return user_id
