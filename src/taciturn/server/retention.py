@@ -34,8 +34,7 @@ _FIRST = "0" * 64
 _ENTRIES = 20_000
 """In one file, which is made in memory."""
 _LIMIT_BYTES = 64 * 2**20
-_SEALED = ("id", "first_entry", "last_entry", "entries", "first_at_ms", "last_at_ms")
-_SEALED += ("sha256", "previous", "digest", "file", "created_at_ms")
+_SEALED = tuple(column.name for column in audit_log_exports.c if column.name != "seal")
 
 
 @dataclass(frozen=True, slots=True)

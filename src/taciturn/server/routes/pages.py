@@ -84,7 +84,9 @@ async def set_password(request: Request, services: Svc) -> HTMLResponse:
     """What that page sends: `link` and `password`, as a form."""
     given = await fields_of(request)
     try:
-        redemption = LinkRedemption(link=given.get("link", ""), password=given.get("password", ""))
+        redemption = LinkRedemption.model_validate(
+            {name: given.get(name, "") for name in LinkRedemption.model_fields}
+        )
     except ValidationError:
         raise ProblemError(
             "invalid", "give `link`, and `password` of 12 to 1000 characters"
