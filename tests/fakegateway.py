@@ -53,6 +53,7 @@ from taciturn.wire.identity import (
     PasswordLink,
     PasswordLinkView,
     Pruned,
+    Redeemed,
     Retention,
     Role,
     Self,
@@ -307,10 +308,11 @@ def app_of(fake: Fake) -> FastAPI:
         fake.passwords.append(login.password.get_secret_value())
         return secret(TOKEN)
 
-    @app.post("/v1/password-links/redemptions", status_code=204)
-    def redeem(redemption: LinkRedemption) -> None:
+    @app.post("/v1/password-links/redemptions")
+    def redeem(redemption: LinkRedemption) -> Redeemed:
         assert redemption.link.get_secret_value() == "tac_link"
         fake.passwords.append(redemption.password.get_secret_value())
+        return Redeemed(name="ada")
 
     @app.get("/v1/datasets")
     def datasets(cursor: str | None = None) -> Page[DatasetView]:

@@ -97,7 +97,7 @@ def test_a_password_comes_from_standard_input_where_it_is_asked_for(
     given("a third horse battery")
     assert "is set" in shell("password", f"{URL}/v1/password#tac_link", "--password-stdin")
     given(f"{URL}/v1/password#tac_link\n", "a fourth horse battery\n")
-    assert f"taciturn login {URL} " in shell("password", "-", "--password-stdin")
+    assert f"taciturn login {URL} --name ada" in shell("password", "-", "--password-stdin")
     expected = ["correct horse", "another horse battery"]
     assert fake.passwords == [*expected, "a third horse battery", "a fourth horse battery"]
     assert "no line left" in shell("login", URL, "--name", "ada", "--password-stdin", code=1)

@@ -92,8 +92,8 @@ def password(
     if link is not None:
         if link == "-":
             link = _line() if password_stdin else typer.prompt("link", hide_input=True)
-        url = redeem_link(link, _chosen(password_stdin))
-        say(f"your password is set; log in: taciturn login {url} --name YOUR-NAME")
+        url, name = redeem_link(link, _chosen(password_stdin))
+        say(f"your password is set; log in: taciturn login {url} --name {name}")
         return
     current = _line() if password_stdin else typer.prompt("current password", hide_input=True)
     with connected() as client:

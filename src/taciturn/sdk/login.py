@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 from taciturn.errors import SpecError
 from taciturn.sdk.requests import request
 from taciturn.sdk.transport import Transport
-from taciturn.wire.identity import LinkRedemption, Login, NewPassword, TokenSecret
+from taciturn.wire.identity import LinkRedemption, Login, NewPassword, Redeemed, TokenSecret
 
 
 def password_token(url: str, name: str, password: str) -> str:
@@ -21,9 +21,9 @@ def password_token(url: str, name: str, password: str) -> str:
         transport.close()
 
 
-def redeem_link(link: str, password: str) -> str:
+def redeem_link(link: str, password: str) -> tuple[str, str]:
     """Set one's own password through a link that an administrator has made; returns the address of
-    the gateway. Every session and token that one had ends.
+    the gateway and one's name there. Every session and token that one had ends.
 
     Raises:
         SpecError: not such a link, or too short a password; nothing was sent.
@@ -40,10 +40,10 @@ def redeem_link(link: str, password: str) -> str:
     transport = Transport(url, None)
     try:
         body = {"link": parts.fragment, "password": password}
-        transport.send("POST", "password-links/redemptions", body=body)
+        response = transport.send("POST", "password-links/redemptions", body=body)
+        return url, transport.read(Redeemed, response).name
     finally:
         transport.close()
-    return url
 
 
 def change_password(transport: Transport, current: str, new: str) -> None:

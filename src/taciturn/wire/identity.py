@@ -81,6 +81,12 @@ class LinkRedemption(WireValue):
     ]
 
 
+class Redeemed(WireValue):
+    """Whose password was set."""
+
+    name: UserName
+
+
 class NewToken(WireValue):
     """A token to be made: for oneself, never with more than one's own permissions."""
 

@@ -42,7 +42,7 @@ def test_a_link_sets_a_password_once_and_ends_what_was(
     assert login(reception, PASSWORD).status_code == 201
     (shown,) = reception.client.get("/v1/self", headers=ada).json()["password_links"]
     assert (shown["made_by"], shown["redeemed_at"]) == ("root", None)
-    assert redeem(reception, link).status_code == 204
+    assert redeem(reception, link).json() == {"name": "ada"}
     assert reception.client.get("/v1/self", headers=ada).status_code == 401
     assert login(reception, PASSWORD).status_code == 401
     assert redeem(reception, link).status_code == 401

@@ -12,6 +12,7 @@ def test_a_login_ends_on_a_page_that_loads_nothing(desk: Reception) -> None:
     answer = desk.client.get("/")
     assert answer.status_code == 200
     assert answer.headers["content-security-policy"].startswith("default-src 'none'")
+    assert answer.headers["referrer-policy"] == "same-origin"  # else its forms come from "null"
     assert "taciturn login http://127.0.0.1:8321" in answer.text
     assert desk.recorded() == []
 

@@ -11,7 +11,14 @@ from taciturn.server.identity.permissions import Action
 from taciturn.server.identity.principal import Principal
 from taciturn.server.moments import moment
 from taciturn.server.routes.blocking import Route
-from taciturn.wire.identity import LinkRedemption, Login, NewPassword, Session, TokenSecret
+from taciturn.wire.identity import (
+    LinkRedemption,
+    Login,
+    NewPassword,
+    Redeemed,
+    Session,
+    TokenSecret,
+)
 
 router = APIRouter(tags=["identity"], route_class=Route)
 
@@ -57,11 +64,12 @@ def change_password(request: Request, caller: Self, services: Svc, change: NewPa
     services.logins.change_password(caller, change, address_of(request))
 
 
-@router.post("/password-links/redemptions", status_code=204, dependencies=[Depends(entrance)])
-def redeem_link(request: Request, services: Svc, redemption: LinkRedemption) -> None:
+@router.post("/password-links/redemptions", dependencies=[Depends(entrance)])
+def redeem_link(request: Request, services: Svc, redemption: LinkRedemption) -> Redeemed:
     """Set one's password through a link; every token and session that one had ends."""
     name = services.links.redeem(redemption, address_of(request))
     request.state.actor = f"user:{name}"
+    return Redeemed(name=name)
 
 
 def address_of(request: Request) -> str:

@@ -47,7 +47,12 @@ def page(body: str, *, forms: str = "'none'", script: str | None = None) -> HTML
     if script is not None:
         digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
         policy += f"; script-src 'sha256-{digest}'"
-    return HTMLResponse(_TEXT.format(body=body), headers={"Content-Security-Policy": policy})
+    headers = {
+        "Content-Security-Policy": policy,
+        # With no-referrer, browsers send forms from the origin "null", which is another site's.
+        "Referrer-Policy": "same-origin",
+    }
+    return HTMLResponse(_TEXT.format(body=body), headers=headers)
 
 
 async def fields_of(request: Request) -> dict[str, str]:
