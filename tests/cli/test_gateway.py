@@ -171,6 +171,8 @@ def test_terms(fake: Fake, shell: Shell) -> None:
     shell("policy", "set", "patients", "--approver", "user:ada", "--approver", "user:bob")
     assert fake.policies["patients"].approvers == ("user:ada", "user:bob")
     assert "user:bob" in shell("policy", "show", "patients")
+    shell("policy", "set", "patients", "--reset-wait-h", "0")
+    assert fake.policies["patients"].reset_wait_h == 0
     assert "nothing to change" in shell("policy", "set", "patients", code=1)
 
 

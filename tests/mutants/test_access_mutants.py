@@ -286,13 +286,31 @@ MUTANTS: dict[str, tuple[Mutation, Callable[[Reception], None]]] = {
     "an auditor owns data": (any_roles, auditor_alone),
     "answers do not wait for the record": (answers_at_once, recorded_first),
     "a one-time code serves twice": (codes_for_ever, code_once),
-    "a reset leaves tokens": (a_reset_leaves_what_was, noticed),
-    "a reset is shown to nobody": (a_reset_is_shown_to_nobody, noticed),
+    "a password is reset without the person: their tokens and password stay": (
+        a_reset_leaves_what_was,
+        noticed,
+    ),
+    "a password is reset without the person: they are not told": (
+        a_reset_is_shown_to_nobody,
+        noticed,
+    ),
     "a link serves twice": (a_link_for_ever, noticed),
-    "who was reset approves": (approvers_from_now_on, trusted_later),
-    "who was reset changes terms": (terms_from_now_on, trusted_later),
-    "strangers are not limited": (strangers_without_limit, strangers_write_little),
-    "only logins are limited": (only_logins_are_limited, strangers_write_little),
+    "a password is reset without the person: who has it approves": (
+        approvers_from_now_on,
+        trusted_later,
+    ),
+    "a password is reset without the person: who has it changes terms": (
+        terms_from_now_on,
+        trusted_later,
+    ),
+    "anonymous requests are written without limit": (
+        strangers_without_limit,
+        strangers_write_little,
+    ),
+    "anonymous requests but logins are written without limit": (
+        only_logins_are_limited,
+        strangers_write_little,
+    ),
 }
 
 

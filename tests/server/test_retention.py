@@ -154,6 +154,26 @@ def test_incidents_go_after_their_time(hospital: Hospital) -> None:
     assert hospital.gateway.read(lambda connection: connection.scalar(count)) == 0
 
 
+def test_what_an_incident_quoted_is_not_left_in_the_file(clinic: Hospital, tmp_path: Path) -> None:
+    """SQLite keeps what was deleted in pages that are free, until something else needs them."""
+    clinic.ready()
+    row = {"id": "inc_1", "job_id": clinic.job("fit"), "namespace": "patients", "created_at_ms": 0}
+    log = b"Franz-Josef-4711 " * 2000
+    clinic.gateway.write(
+        lambda connection: connection.execute(insert(incidents).values(log=log, **row))
+    )
+
+    def file() -> bytes:
+        with clinic.gateway.engine.connect() as connection:
+            connection.exec_driver_sql("COMMIT")
+            connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
+        return (tmp_path / "gateway.db").read_bytes()
+
+    assert b"Franz-Josef-4711" in file()
+    assert clinic.services.retention.prune().incidents == 1
+    assert b"Franz-Josef-4711" not in file()
+
+
 def test_a_gateway_prunes_by_itself(kept: Reception) -> None:
     kept.services.attend()
     assert "retention" in kept.services.background._tasks
