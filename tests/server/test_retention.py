@@ -106,6 +106,18 @@ def test_nothing_is_removed_where_the_file_cannot_be_written_or_another_one_was_
     assert [row.action for row in kept.recorded()] == ["retention:prune"]
 
 
+def test_what_is_not_in_the_file_is_not_removed(
+    kept: Reception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(kept, 3)
+    kept.clock.forward(days=DAYS + 1)
+    real = retention._oldest
+    monkeypatch.setattr(retention, "_oldest", lambda *given: [real(*given)[0], real(*given)[2]])
+    with pytest.raises(retention.ProblemError, match="another gateway"):
+        kept.services.retention.prune()
+    assert [row.action for row in kept.recorded()] == ["self:read"] * 3
+
+
 def test_a_changed_export_is_found(kept: Reception) -> None:
     write(kept, 3)
     kept.clock.forward(days=DAYS + 1)
