@@ -1,4 +1,4 @@
-"""Logging in through an OpenID provider: browsers get a session, command lines a one-time code, once
+"""Logging in by an OpenID provider: browsers get a session; command lines a one-time code, once
 the person has said yes to a page.
 
 What a login needs to remember travels sealed: in a cookie of the browser that began it, so that
