@@ -5,6 +5,7 @@ Jobs are over as soon as they are made; their events are a short story that a st
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
 from collections.abc import Iterator
@@ -42,7 +43,23 @@ from taciturn.wire.events import (
     ProgressEvent,
     StateEvent,
 )
-from taciturn.wire.identity import NewToken, NewUser, Role, Self, TokenSecret, UserView
+from taciturn.wire.identity import (
+    AuditLogExport,
+    LinkRedemption,
+    Login,
+    NewPassword,
+    NewToken,
+    NewUser,
+    PasswordLink,
+    PasswordLinkView,
+    Pruned,
+    Redeemed,
+    Retention,
+    Role,
+    Self,
+    TokenSecret,
+    UserView,
+)
 from taciturn.wire.jobs import (
     ApprovalView,
     Decision,
@@ -66,6 +83,7 @@ from taciturn.wire.values import Page, PolicyLine, Problem
 Key = Annotated[str, Header(alias="Idempotency-Key")]
 URL, TOKEN = "http://testserver", "tac_test"
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
+EXPORTED = b'{"id": 1}\n'
 DP = PolicyLine(kind="DP", text="DP (epsilon=3, delta=1e-06, unit=patient_id)")
 MOCK = PolicyLine(kind="mock", text="mock (invented rows)")
 NONE = PolicyLine(kind="no guarantee", text="no guarantee (approved by ada, bob)")
@@ -131,6 +149,8 @@ class Fake:
     seen: list[str] = field(default_factory=list)
     synthetic: dict[str, SyntheticPreview] = field(default_factory=dict)
     resumed_from: list[str | None] = field(default_factory=list)
+    passwords: list[str] = field(default_factory=list)
+    exports: list[AuditLogExport] = field(default_factory=list)
     numbers: Iterator[int] = field(default_factory=itertools.count)
     app: TestClient | None = None
 
@@ -257,7 +277,8 @@ def app_of(fake: Fake) -> FastAPI:
     @app.middleware("http")
     async def watch(request: Request, call_next: Any) -> Response:
         fake.seen.append(f"{request.method} {request.url.path}")
-        if request.headers.get("authorization") != f"Bearer {TOKEN}":
+        entrance = request.url.path in ("/v1/login", "/v1/password-links/redemptions")
+        if not entrance and request.headers.get("authorization") != f"Bearer {TOKEN}":
             return refuse("unauthenticated", 401, "give a valid token")
         if fake.failing is not None:
             return refuse(
@@ -274,8 +295,24 @@ def app_of(fake: Fake) -> FastAPI:
             groups=(),
             actions=("jobs:create",),
             expires_at=None,
+            password_links=(PasswordLinkView(made_by="root", created_at=NOW, expires_at=NOW),),
             server_version="0",
         )
+
+    @app.put("/v1/self/password", status_code=204)
+    def change_password(change: NewPassword) -> None:
+        fake.passwords.append(change.new.get_secret_value())
+
+    @app.post("/v1/login", status_code=201)
+    def log_in(login: Login) -> TokenSecret:
+        fake.passwords.append(login.password.get_secret_value())
+        return secret(TOKEN)
+
+    @app.post("/v1/password-links/redemptions")
+    def redeem(redemption: LinkRedemption) -> Redeemed:
+        assert redemption.link.get_secret_value() == "tac_link"
+        fake.passwords.append(redemption.password.get_secret_value())
+        return Redeemed(name="ada")
 
     @app.get("/v1/datasets")
     def datasets(cursor: str | None = None) -> Page[DatasetView]:
@@ -490,19 +527,31 @@ def app_of(fake: Fake) -> FastAPI:
 
     @app.post("/v1/users", status_code=201)
     def add_user(new: NewUser) -> UserView:
-        assert new.password is None or len(new.password.get_secret_value()) >= 12
         return UserView(name=new.name, roles=new.roles, created_at=NOW)
+
+    @app.post("/v1/users/{name}/password-links", status_code=201)
+    def make_link(name: str) -> PasswordLink:
+        return PasswordLink(name=name, url=f"{URL}/v1/password#tac_link", expires_at=NOW)
+
+    @app.get("/v1/retention")
+    def retention() -> Retention:
+        return Retention(audit_log_days=365, incident_days=30, audit_log_entries=2, incidents=0)
+
+    @app.post("/v1/retention/prunes")
+    def prune() -> Pruned:
+        return Pruned(exports=tuple(fake.exports), incidents=1)
+
+    @app.get("/v1/retention/exports")
+    def exports() -> Page[AuditLogExport]:
+        return Page(items=tuple(fake.exports))
+
+    @app.get("/v1/retention/exports/{number}")
+    def export(number: int) -> Response:
+        return Response(EXPORTED)
 
     @app.post("/v1/tokens", status_code=201)
     def add_token(new: NewToken) -> TokenSecret:
-        return TokenSecret(
-            id="tok_1",
-            name=new.name,
-            scopes=new.scopes,
-            created_at=NOW,
-            expires_at=NOW,
-            token="tac_secret",
-        )
+        return secret("tac_secret", new.name)
 
     @app.get("/v1/incidents/{incident_id}")
     def incident(incident_id: str) -> dict[str, str]:
@@ -513,6 +562,28 @@ def app_of(fake: Fake) -> FastAPI:
         return Page(items=({"actor": "ada", "action": "jobs:create"},))
 
     return app
+
+
+def secret(text: str, name: str = "login") -> TokenSecret:
+    """A token that was just made."""
+    return TokenSecret(id="tok_1", name=name, scopes=(), created_at=NOW, expires_at=NOW, token=text)
+
+
+def exported(number: int, previous: str) -> AuditLogExport:
+    """An export of the audit log."""
+    made = AuditLogExport(
+        id=number,
+        first_entry=number,
+        last_entry=number,
+        entries=1,
+        first_at=NOW,
+        last_at=NOW,
+        sha256=hashlib.sha256(EXPORTED).hexdigest(),
+        previous=previous,
+        digest=previous,
+        created_at=NOW,
+    )
+    return made.model_copy(update={"digest": made.chained()})
 
 
 def approval() -> ApprovalView:

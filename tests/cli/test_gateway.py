@@ -10,8 +10,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from fakegateway import TOKEN, URL, Fake
+from fakegateway import TOKEN, URL, Fake, exported
 from taciturn.sdk import client as clients
+from taciturn.sdk import login as logins
 from taciturn.sdk.transport import Patience
 from taciturn.wire.jobs import JobState
 from taciturn.wire.values import Problem
@@ -43,6 +44,7 @@ def fake(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Fake:
             super().__init__(url, token, patience=haste, http=gateway.http())
 
     monkeypatch.setattr(clients, "Transport", Transport)
+    monkeypatch.setattr(logins, "Transport", Transport)
     monkeypatch.setenv("TACITURN_URL", URL)
     monkeypatch.setenv("TACITURN_TOKEN", TOKEN)
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
@@ -73,11 +75,45 @@ def test_login_keeps_a_token_that_works(
 
 
 class _Lines:
-    def __init__(self, text: str) -> None:
-        self.text = text
+    def __init__(self, *lines: str) -> None:
+        self.lines = list(lines)
 
     def readline(self) -> str:
-        return self.text
+        return self.lines.pop(0) if self.lines else ""
+
+
+def test_a_password_comes_from_standard_input_where_it_is_asked_for(
+    fake: Fake, shell: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def given(*lines: str) -> None:
+        monkeypatch.setattr(sys, "stdin", _Lines(*lines))
+
+    given("correct horse\r\n")
+    output = shell("login", URL, "--name", "ada", "--password-stdin")
+    assert "as ada (owner)" in output
+    assert "root made a link for your password" in output
+    given("current horse\n", "another horse battery\n")
+    assert "is changed" in shell("password", "--password-stdin")
+    given("a third horse battery")
+    assert "is set" in shell("password", f"{URL}/v1/password#tac_link", "--password-stdin")
+    given(f"{URL}/v1/password#tac_link\n", "a fourth horse battery\n")
+    assert f"taciturn login {URL} --name ada" in shell("password", "-", "--password-stdin")
+    expected = ["correct horse", "another horse battery"]
+    assert fake.passwords == [*expected, "a third horse battery", "a fourth horse battery"]
+    assert "no line left" in shell("login", URL, "--name", "ada", "--password-stdin", code=1)
+    assert "is for --name" in shell("login", URL, "--password-stdin", code=1)
+    given("a fifth horse battery\n")
+    assert "must be whole" in shell("password", f"{URL}/v1/password", "--password-stdin", code=1)
+    assert len(fake.passwords) == 4
+
+
+def test_prune_says_what_is_gone(fake: Fake, shell: Shell) -> None:
+    assert "nothing is older than 365 days" in shell("admin", "prune")
+    fake.exports = [exported(1, "0" * 64)]
+    output = shell("admin", "prune")
+    assert "audit log 1-1: exported, then removed" in output
+    assert "incidents older than 30 days: 1 removed" in output
+    assert json.loads(shell("admin", "prune", "--json"))["incidents"] == 1
 
 
 def test_the_line_of_the_data_owner(fake: Fake, shell: Shell, tmp_path: Path) -> None:
@@ -135,6 +171,8 @@ def test_terms(fake: Fake, shell: Shell) -> None:
     shell("policy", "set", "patients", "--approver", "user:ada", "--approver", "user:bob")
     assert fake.policies["patients"].approvers == ("user:ada", "user:bob")
     assert "user:bob" in shell("policy", "show", "patients")
+    shell("policy", "set", "patients", "--reset-wait-h", "0")
+    assert fake.policies["patients"].reset_wait_h == 0
     assert "nothing to change" in shell("policy", "set", "patients", code=1)
 
 
@@ -210,6 +248,9 @@ def test_approvals_and_people(fake: Fake, shell: Shell) -> None:
     assert fake.decisions == [("apr_1", "approve"), ("apr_1", "reject")]
     assert "ada" in shell("user", "list")
     assert "eve: practitioner" in shell("user", "add", "eve", "--role", "practitioner")
+    link = f"{URL}/v1/password#tac_link"
+    assert link in shell("user", "add", "eve", "--role", "practitioner", "--link").splitlines()
+    assert link in shell("user", "link", "eve").splitlines()
     assert shell("token", "add", "ci").strip() == "tac_secret"
     assert "a row" in shell("incident", "show", "inc_1")
     assert json.loads(shell("audit-log", "--limit", "1"))["actor"] == "ada"

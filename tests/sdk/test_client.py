@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from fakegateway import Fake, dataset
+from fakegateway import EXPORTED, Fake, dataset, exported
 from taciturn.errors import (
     AdapterError,
     CertificateError,
@@ -268,12 +268,38 @@ def test_a_dataset_that_cannot_be_used(fake: Fake, client: Client) -> None:
 
 
 def test_administrator_and_auditor(client: Client) -> None:
-    made = client.admin.add_user("eve", ["practitioner"], password="correct horse battery")
+    made = client.admin.add_user("eve", ["practitioner"])
     assert made.name == "eve"
+    assert client.admin.password_link("eve").url.endswith("/v1/password#tac_link")
     assert client.admin.add_token("ci").token == "tac_secret"
     assert next(client.auditor.audit_log())["actor"] == "ada"
-    with pytest.raises(SpecError, match="password"):
-        client.admin.add_user("eve", ["practitioner"], password="short")
+    assert client.admin.retention().incident_days == 30
+
+
+def test_a_password_is_changed_and_quoted_nowhere(fake: Fake, client: Client) -> None:
+    client.change_password("correct horse battery", "another horse battery")
+    assert fake.passwords == ["another horse battery"]
+    with pytest.raises(SpecError, match="new: give 12 characters at least") as caught:
+        client.change_password("correct horse battery", "short one")
+    assert "short one" not in str(caught.value)
+    assert fake.passwords == ["another horse battery"]
+
+
+def test_exports_of_the_audit_log_are_checked(fake: Fake, client: Client, tmp_path: Path) -> None:
+    first = exported(1, "0" * 64)
+    fake.exports = [first, exported(2, first.digest)]
+    assert [export.id for export in client.auditor.exports()] == [1, 2]
+    assert client.auditor.download_export(first, tmp_path / "a").read_bytes() == EXPORTED
+    with pytest.raises(DataError, match="not the one"):
+        client.auditor.download_export(
+            first.model_copy(update={"sha256": "0" * 64}), tmp_path / "b"
+        )
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+    changed = first.model_copy(update={"entries": 2})
+    for spoiled in ([fake.exports[1]], [changed], [first, exported(2, "1" * 64)]):
+        fake.exports = spoiled
+        with pytest.raises(DataError, match="not chained"):
+            list(client.auditor.exports())
 
 
 def test_every_value_in_html_is_escaped(fake: Fake, client: Client) -> None:

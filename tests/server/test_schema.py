@@ -44,6 +44,21 @@ def test_migrations_make_the_tables_that_the_code_uses(empty: Engine) -> None:
         assert compare_metadata(context, metadata) == []
 
 
+def test_who_was_there_before_was_last_changed_when_let_in(empty: Engine) -> None:
+    schema.upgrade(empty, "0002")
+    with empty.begin() as connection:
+        connection.execute(
+            text(
+                "INSERT INTO users (id, name, roles, disabled, created_at_ms) "
+                "VALUES ('usr_1', 'ada', '[]', false, 1234567890123)"
+            )
+        )
+    schema.upgrade(empty)
+    with empty.connect() as connection:
+        row = connection.execute(text("SELECT access_changed_at_ms FROM users")).one()
+    assert row == (1234567890123,)
+
+
 def test_upgrading_twice_changes_nothing(empty: Engine) -> None:
     schema.upgrade(empty)
     schema.upgrade(empty)

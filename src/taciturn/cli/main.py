@@ -18,7 +18,7 @@ from rich.console import Console
 
 import taciturn
 from taciturn._version import __version__
-from taciturn.cli import certificate, dataset, jobs, ledger, model, people, session, terms
+from taciturn.cli import admin, certificate, dataset, jobs, ledger, model, people, session, terms
 from taciturn.cli.gateway import is_remote
 from taciturn.cli.options import FILE, spec_command
 from taciturn.errors import ProcessError, SpecError, TaciturnError
@@ -47,6 +47,7 @@ app.add_typer(ledger.app, name="ledger")
 app.command()(session.login)
 app.command()(session.logout)
 app.command()(session.whoami)
+app.command()(session.password)
 app.add_typer(dataset.app, name="dataset")
 app.add_typer(terms.policy, name="policy")
 app.add_typer(terms.grant, name="grant")
@@ -55,6 +56,7 @@ app.add_typer(jobs.job, name="job")
 app.add_typer(jobs.approval, name="approval")
 app.add_typer(model.app, name="model")
 app.add_typer(people.user, name="user")
+app.add_typer(admin.admin, name="admin")
 app.add_typer(people.token, name="token")
 app.add_typer(people.incident, name="incident")
 app.command()(people.audit_log)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 from itertools import islice
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from taciturn.cli.gateway import Json, connected, group, say, show, show_value
+
+if TYPE_CHECKING:
+    from taciturn.wire.identity import PasswordLink
 
 user = group("People, for administrators.")
 token = group("Your own tokens.")
@@ -19,18 +22,31 @@ Roles = Annotated[
     list[str], typer.Option("--role", help="admin, owner, practitioner or auditor; repeatable.")
 ]
 Groups = Annotated[list[str] | None, typer.Option("--group", help="Repeatable.")]
-AskPassword = Annotated[
-    bool, typer.Option("--password", help="Ask for a password; without, they log in by OIDC.")
+Link = Annotated[
+    bool,
+    typer.Option(
+        "--link",
+        help="Print a link through which they set their own password; without, they log in by "
+        "OIDC.",
+    ),
 ]
 
 
 @user.command("add")
-def add_user(name: Name, role: Roles, group: Groups = None, password: AskPassword = False) -> None:
+def add_user(name: Name, role: Roles, group: Groups = None, link: Link = False) -> None:
     """Let a person in."""
-    secret = _asked() if password else None
     with connected() as client:
-        made = client.admin.add_user(name, role, groups=group or (), password=secret)
+        made = client.admin.add_user(name, role, groups=group or ())
         say(f"{made.name}: {', '.join(made.roles)}")
+        if link:
+            _print_link(client.admin.password_link(name))
+
+
+@user.command("link")
+def link_user(name: Name) -> None:
+    """Print a link through which a person sets their own password: to be handed to them alone."""
+    with connected() as client:
+        _print_link(client.admin.password_link(name))
 
 
 @user.command("list")
@@ -48,14 +64,12 @@ def change_user(
     disabled: Annotated[
         bool | None, typer.Option("--disable/--enable", help="Shut out, or let in again.")
     ] = None,
-    password: AskPassword = False,
 ) -> None:
-    """Change roles, groups, password, or shut a person out."""
+    """Change roles or groups, or shut a person out; `taciturn user link` is for passwords."""
     given = {"roles": role, "groups": group, "disabled": disabled}
     changes = {field: value for field, value in given.items() if value is not None}
-    secret = _asked() if password else None
     with connected() as client:
-        show_value(client.admin.change_user(name, password=secret, **changes), as_json=False)
+        show_value(client.admin.change_user(name, **changes), as_json=False)
 
 
 @token.command("add")
@@ -105,6 +119,10 @@ def audit_log(
             typer.echo(json.dumps(row, ensure_ascii=False))
 
 
-def _asked() -> str:
-    secret: str = typer.prompt("password", hide_input=True, confirmation_prompt=True)
-    return secret
+def _print_link(made: PasswordLink) -> None:
+    """The link alone on its line, so that it can be passed on as it is."""
+    typer.echo(made.url)
+    say(
+        f"for {made.name} alone, once, until {made.expires_at:%Y-%m-%d %H:%M} UTC; that you have "
+        "made it is shown to them and to auditors"
+    )

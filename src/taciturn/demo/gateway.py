@@ -25,7 +25,7 @@ from taciturn.embedded.notes import patient_notes
 from taciturn.errors import UnavailableError
 from taciturn.preparation.side import is_test
 from taciturn.sdk.client import Client
-from taciturn.sdk.login import password_token
+from taciturn.sdk.login import password_token, redeem_link
 
 PEOPLE: Mapping[str, str] = {
     "olivia": "owner",
@@ -120,7 +120,8 @@ def start(n_patients: int = 200, seed: int = 0) -> DemoGateway:
         passwords = {name: secrets.token_urlsafe(18) for name in PEOPLE}
         with Client(url, admin) as client:
             for name, role in PEOPLE.items():
-                client.admin.add_user(name, [role], password=passwords[name])
+                client.admin.add_user(name, [role])
+                redeem_link(client.admin.password_link(name).url, passwords[name])
     except BaseException:
         process.kill()
         process.wait()

@@ -12,6 +12,9 @@ from taciturn.sdk.transport import Transport, new_key
 from taciturn.wire.identity import (
     NewToken,
     NewUser,
+    PasswordLink,
+    Pruned,
+    Retention,
     TokenSecret,
     TokenView,
     UserChange,
@@ -38,27 +41,37 @@ class Administration:
         *,
         groups: Sequence[str] = (),
         display_name: str | None = None,
-        password: str | None = None,
     ) -> UserView:
-        """Let a person in; without a password they log in by OIDC."""
+        """Let a person in: by OIDC, or with a password that they set through `password_link`."""
         new = request(
             NewUser,
             name=name,
             roles=tuple(roles),
             groups=tuple(groups),
             display_name=display_name,
-            password=password,
         )
-        body = _with_password(asked(new), password)
-        response = self.transport.send("POST", "users", body=body, key=new_key())
+        response = self.transport.send("POST", "users", body=asked(new), key=new_key())
         return self.transport.read(UserView, response)
 
-    def change_user(self, name: str, *, password: str | None = None, **changes: Any) -> UserView:
-        """Change roles, groups, display_name, disabled or password of a person."""
-        change = request(UserChange, password=password, **changes)
-        body = _with_password(asked(change), password)
+    def change_user(self, name: str, **changes: Any) -> UserView:
+        """Change roles, groups, display_name or disabled of a person."""
+        body = asked(request(UserChange, **changes))
         response = self.transport.send("PATCH", f"users/{name}", body=body)
         return self.transport.read(UserView, response)
+
+    def password_link(self, name: str) -> PasswordLink:
+        """A link through which a person sets their own password, once; to be handed to them alone.
+        That it was made, and used, is shown to them and to auditors."""
+        response = self.transport.send("POST", f"users/{name}/password-links")
+        return self.transport.read(PasswordLink, response)
+
+    def retention(self) -> Retention:
+        """How long the audit log and incidents are kept, and how many there are."""
+        return self.transport.get("retention", Retention)
+
+    def prune(self) -> Pruned:
+        """Have removed now what is kept longer than the gateway's settings say."""
+        return self.transport.read(Pruned, self.transport.send("POST", "retention/prunes"))
 
     def tokens(self) -> Listing[TokenView]:
         """One's own tokens, without their secrets."""
@@ -99,8 +112,3 @@ class Administration:
         )
         response = self.transport.send("POST", "base-models", body=asked(new), key=new_key())
         return self.transport.read(BaseModelView, response)
-
-
-def _with_password(body: dict[str, Any], password: str | None) -> dict[str, Any]:
-    """JSON of a secret is stars; here it has to travel."""
-    return body if password is None else {**body, "password": password}

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from pydantic import RootModel
 
+from taciturn.errors import DataError
 from taciturn.sdk.transport import Transport, new_key
+from taciturn.wire.identity import AuditLogExport
 
 
 class Row(RootModel[dict[str, Any]]):
@@ -27,6 +31,37 @@ class Auditing:
         """Every read and every decision, newest first."""
         for row in self.transport.pages("audit-log", Row, {"actor": actor, "action": action}):
             yield row.root
+
+    def exports(self) -> Iterator[AuditLogExport]:
+        """What of the audit log was written to files and removed, oldest first.
+
+        Raises DataError for one that is not chained to the one before: it was changed, or another
+        one was taken out.
+        """
+        before: AuditLogExport | None = None
+        for export in self.transport.pages("retention/exports", AuditLogExport):
+            follows = export.id == 1 if before is None else export.previous == before.digest
+            if not follows or export.digest != export.chained():
+                raise DataError(
+                    f"export {export.id} of the audit log is not chained to the one before it; it "
+                    "was changed, or one was taken out"
+                )
+            yield export
+            before = export
+
+    def download_export(self, export: AuditLogExport, path: str | Path) -> Path:
+        """The rows of an export, one JSON object a line; raises DataError, and writes nothing,
+        where they are not those that were removed."""
+        target = Path(path)
+        partial = target.with_name(f".{target.name}.unchecked")
+        try:
+            self.transport.download(f"retention/exports/{export.id}", partial)
+            if hashlib.sha256(partial.read_bytes()).hexdigest() != export.sha256:
+                raise DataError(f"the file of export {export.id} is not the one that was written")
+            partial.replace(target)
+        finally:
+            partial.unlink(missing_ok=True)
+        return target
 
     def ledger_entries(self, namespace: str) -> Iterator[dict[str, Any]]:
         """All entries of a namespace, in their order, with their hashes."""

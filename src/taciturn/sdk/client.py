@@ -16,6 +16,7 @@ from taciturn.sdk.credentials import find_credentials
 from taciturn.sdk.dataset import Quote, RemoteDataset
 from taciturn.sdk.job import Job
 from taciturn.sdk.listing import Listing
+from taciturn.sdk.login import change_password
 from taciturn.sdk.model import RemoteModel
 from taciturn.sdk.requests import asked, request
 from taciturn.sdk.synthetic_preview import chosen_column, chosen_model
@@ -91,6 +92,10 @@ class Client:
     def whoami(self) -> WhoAmI:
         """Who the gateway takes this token's holder for."""
         return self.transport.get("self", WhoAmI)
+
+    def change_password(self, current: str, new: str) -> None:
+        """Another password for oneself; every other token and session of one's own ends."""
+        change_password(self.transport, current, new)
 
     # For practitioners: datasets, jobs, models, budgets.
 

@@ -29,9 +29,18 @@ def request(kind: type[R], **fields: Any) -> R:
         first = error.errors(include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"])
         message = first["msg"].removeprefix("Value error, ")
-        raise SpecError(
-            f"{where}={first.get('input')!r}: {message}" if where else message
-        ) from None
+        if not where:
+            raise SpecError(message) from None
+        if _is_secret(kind, where):  # a password is not quoted
+            bound = first.get("ctx", {}).get("min_length")
+            wanted = message if bound is None else f"give {bound} characters at least"
+            raise SpecError(f"{where}: {wanted}") from None
+        raise SpecError(f"{where}={first.get('input')!r}: {message}") from None
+
+
+def _is_secret(kind: type[BaseModel], where: str) -> bool:
+    field = kind.model_fields.get(where.partition(".")[0])
+    return field is not None and "SecretStr" in repr(field)
 
 
 def asked(value: BaseModel) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from taciturn.server.identity.principal import Principal
 from taciturn.server.identity.secret import new_id
 from taciturn.server.moments import moment
 from taciturn.server.paging import Paging
+from taciturn.server.people import check_access_is_settled
 from taciturn.server.problems import ProblemError
 from taciturn.server.recency import key, newest_first
 from taciturn.server.tables import approvals, decisions, jobs, policies, users
@@ -69,7 +70,8 @@ class Approvals:
 
         Raises:
             ProblemError: `not_found`; `separation_of_duty` to the asker; `forbidden` to who is no
-                approver; `expired`; `conflict` if it was decided already.
+                approver; `expired`; `conflict` if it was decided already; `policy_refused` for a
+                yes too soon after an administrator changed how the approver gets in.
         """
         now_ms = self.gateway.now_ms()
 
@@ -79,6 +81,8 @@ class Approvals:
             if earlier == _WORD[answer.decision]:
                 return _view(connection, row)
             _check_may_decide(caller, row, now_ms, decided=earlier is not None)
+            if answer.decision == "approve":
+                check_access_is_settled(connection, caller, row.namespace, now_ms)
             connection.execute(
                 insert(decisions).values(
                     approval_id=approval_id,

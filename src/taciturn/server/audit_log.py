@@ -121,14 +121,15 @@ class AuditLog:
         if until is not None:
             query = query.where(audit_log.c.at_ms < milliseconds(until))
         query = query.order_by(audit_log.c.id).limit(paging.fetch)
-        return paging.page(self._gateway.rows(query), _entry, lambda row: row.id)
+        return paging.page(self._gateway.rows(query), entry_of, lambda row: row.id)
 
 
 def _insert(gateway: Gateway, rows: Sequence[dict[str, Any]]) -> None:
     gateway.add(_ADDED, rows)
 
 
-def _entry(row: Row[Any]) -> AuditEntry:
+def entry_of(row: Row[Any]) -> AuditEntry:
+    """A row of the table, as auditors read it."""
     return AuditEntry(
         id=row.id,
         at=moment(row.at_ms),

@@ -95,8 +95,8 @@ def _proxy(trusted: str | None) -> Finding:
     if trusted is None:
         return Finding(
             "proxy",
-            "none is trusted: failed logins count for the proxy's address, so for everybody; "
-            "TACITURN_TRUSTED_PROXIES names it",
+            "none is trusted: connections, failed logins, requests without a token count for the "
+            "proxy's address, so for everybody; TACITURN_TRUSTED_PROXIES names it",
         )
     return Finding("proxy", f"{trusted} says where clients come from")
 

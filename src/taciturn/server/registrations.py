@@ -17,6 +17,7 @@ from taciturn.server.datasets import Dataset, Datasets
 from taciturn.server.gateway import Gateway
 from taciturn.server.identity.principal import Principal
 from taciturn.server.invented import check_mock
+from taciturn.server.people import check_access_is_settled
 from taciturn.server.policies import Policies, check_delta
 from taciturn.server.problems import ProblemError
 from taciturn.server.references import check_source
@@ -138,6 +139,7 @@ class Registrations:
                 f"there is no namespace {new.namespace!r} of yours; give a budget (epsilon, delta) "
                 "to open one",
             )
+        check_access_is_settled(connection, caller, None, self.gateway.now_ms())
         _check_elsewhere(connection, new)
         return False
 

@@ -125,10 +125,29 @@ class Settings(BaseSettings):
         int,
         Field(
             ge=1,
-            description="Failed logins from one address in 15 minutes; ten times as many for one "
-            "name, from all addresses that it has not come from before.",
+            description="Failed logins by one name from one address before each further one has to "
+            "wait, twice as long each time, 15 minutes at most; ten times as many by one name or "
+            "from one address, which do not count where that name has come in from there before.",
         ),
     ] = 10
+    anonymous_per_minute: Annotated[
+        int,
+        Field(
+            ge=1,
+            description="Requests of nobody in particular from one address (IPv6: from one /64) to "
+            "each process, logins apart from others; ten times as many from all addresses.",
+        ),
+    ] = 120
+    password_link_s: Annotated[
+        float, Field(ge=60, description="How long a link is good through which a password is set.")
+    ] = 86_400.0
+    audit_log_days: Annotated[
+        int | None,
+        Field(ge=1, description="After which audit log rows are exported to storage and removed."),
+    ] = None
+    incident_days: Annotated[
+        int, Field(ge=1, description="After which logs of failures, which may quote rows, go.")
+    ] = 30
     trusted_proxies: Annotated[
         str | None,
         Field(description="Addresses whose X-Forwarded-For is believed, by comma; default: none."),

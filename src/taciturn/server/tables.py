@@ -38,6 +38,21 @@ users = Table(
     Column("oidc_subject", Text, unique=True),
     Column("disabled", Boolean, nullable=False),
     Column("created_at_ms", BigInteger, nullable=False),
+    Column("access_changed_at_ms", BigInteger, nullable=False, server_default="0"),
+)
+
+password_links = Table(
+    "password_links",
+    metadata,
+    Column("id", _ID, primary_key=True),
+    Column("user_id", _ID, ForeignKey("users.id"), nullable=False),
+    Column("made_by", _NAME, nullable=False),
+    Column("digest", String(64), nullable=False, unique=True),
+    Column("created_at_ms", BigInteger, nullable=False),
+    Column("expires_at_ms", BigInteger, nullable=False),
+    Column("redeemed_at_ms", BigInteger),
+    Column("address", String(60)),
+    Index("ix_password_links_user_id", "user_id"),
 )
 
 memberships = Table(
@@ -255,6 +270,23 @@ audit_log = Table(
     Column("address", String(60)),
     Column("details", Text),
     Index("ix_audit_log_actor", "actor", "id"),
+)
+
+audit_log_exports = Table(
+    "audit_log_exports",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("first_entry", BigInteger, nullable=False),
+    Column("last_entry", BigInteger, nullable=False),
+    Column("entries", Integer, nullable=False),
+    Column("first_at_ms", BigInteger, nullable=False),
+    Column("last_at_ms", BigInteger, nullable=False),
+    Column("sha256", String(64), nullable=False),
+    Column("previous", String(64), nullable=False),
+    Column("digest", String(64), nullable=False),
+    Column("seal", String(64), nullable=False),
+    Column("file", _NAME, nullable=False),
+    Column("created_at_ms", BigInteger, nullable=False),
 )
 
 logins = Table(

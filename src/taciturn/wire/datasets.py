@@ -173,6 +173,17 @@ class PolicyTerms(WireValue):
             description="How long a job may run; null: as long as the gateway allows.",
         ),
     ] = None
+    reset_wait_h: Annotated[
+        float,
+        Field(
+            ge=0,
+            le=90 * 24,
+            description="Hours for which nobody approves, changes terms, grants or reads incidents "
+            "here after an administrator has changed how they get in: let them in, gave them a "
+            "role or a group, or made the link by which their password was set. Does not count "
+            "for changes before the namespace was opened.",
+        ),
+    ] = 24.0
 
 
 class PolicyView(PolicyTerms):

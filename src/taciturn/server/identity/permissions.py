@@ -41,6 +41,8 @@ class Action(StrEnum):
     INCIDENTS_READ = "incidents:read"
     LEDGER_READ = "ledger:read"
     AUDIT_LOG_READ = "audit-log:read"
+    RETENTION_READ = "retention:read"
+    RETENTION_PRUNE = "retention:prune"
 
 
 _EVERYBODY = frozenset(Role)
@@ -74,6 +76,8 @@ PERMISSIONS = MappingProxyType(
         Action.INCIDENTS_READ: frozenset({_OWNER}),
         Action.LEDGER_READ: frozenset({_OWNER, _AUDITOR}),
         Action.AUDIT_LOG_READ: frozenset({_AUDITOR}),
+        Action.RETENTION_READ: frozenset({_ADMIN, _AUDITOR}),
+        Action.RETENTION_PRUNE: frozenset({_ADMIN}),
     }
 )
 
