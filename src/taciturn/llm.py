@@ -12,10 +12,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Unpack, overload
 
-from taciturn.certificate.files import REPORT
 from taciturn.errors import MissingDependencyError, ModelError, SpecError
-from taciturn.frame import PolicyFrame
-from taciturn.report import BASE_POLICY, Audit, PrivacyReport, read_report
+from taciturn.report import BASE_POLICY, REPORT, Audit, PrivacyReport, read_report
 from taciturn.sdk.client import Client
 from taciturn.sdk.dataset import RemoteDataset
 from taciturn.sdk.job import Job
@@ -39,6 +37,7 @@ if TYPE_CHECKING:
     from taciturn.engine.auditing.membership import Membership
     from taciturn.engine.evaluation.classifier import Downstream
     from taciturn.engine.evaluation.features import Embedder
+    from taciturn.frame import PolicyFrame
     from taciturn.local import Estimate, LocalModel
     from taciturn.planning.plan import TrainingPlan
     from taciturn.planning.release import EvaluationPlan

@@ -27,7 +27,6 @@ from taciturn.accounting.events import dpsgd_event, event_from_dict
 from taciturn.accounting.spending import check_units, with_steps
 from taciturn.assessment import Evaluation, Subject
 from taciturn.certificate.envelope import Envelope
-from taciturn.certificate.files import CERTIFICATE, REPORT
 from taciturn.certificate.sign import check_promise, issue, released_audit
 from taciturn.certificate.signers import Signer, find_signer
 from taciturn.certificate.statement import AuditResult, Statement
@@ -63,6 +62,8 @@ from taciturn.planning.release import EvaluationPlan, plan_evaluation
 from taciturn.preparation.unit import unit_name
 from taciturn.report import (
     BASE_POLICY,
+    CERTIFICATE,
+    REPORT,
     Audit,
     LedgerTotal,
     PrivacyReport,

@@ -83,7 +83,8 @@ def main() -> None:
             raise
         errors.print(
             f"error: this needs {missing}, which is not installed; install taciturn[engine] for "
-            "work on this machine, taciturn[server] for a gateway or a ledger",
+            "work on this machine, taciturn[server] for a gateway or a ledger, taciturn[verify] "
+            "for certificates",
             style="bold red",
             markup=False,
         )

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field, replace
-from typing import Any, Unpack
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any, Unpack
 
 from taciturn.errors import ConflictError, SpecError
-from taciturn.frame import PolicyFrame, with_policy
 from taciturn.planning.plan import TrainingPlan
 from taciturn.sdk.job import Job
 from taciturn.sdk.looks import budget_bar, budget_line, card, facts, muted, table
@@ -25,6 +22,9 @@ from taciturn.wire.datasets import (
     Selection,
 )
 from taciturn.wire.jobs import DataRef, JobView, Part, PlanView, RemoteFit
+
+if TYPE_CHECKING:
+    from taciturn.frame import PolicyFrame
 
 _SHOWN_ROWS = 5
 
@@ -126,6 +126,10 @@ class RemoteDataset:
 
     def preview(self) -> PolicyFrame:
         """Rows like the real ones, none of them real; with `select`, as that makes them."""
+        import pandas as pd
+
+        from taciturn.frame import with_policy
+
         found = self._preview()
         columns = [column.name for column in found.columns]
         frame = pd.DataFrame(list(found.rows), columns=columns or None)

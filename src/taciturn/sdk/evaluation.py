@@ -5,8 +5,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-import pandas as pd
-
 from taciturn.figures import Gain, ModelScore, ReleasedEvaluation
 from taciturn.sdk.looks import card, table
 
@@ -101,6 +99,8 @@ class RemoteEvaluation:
         return rows
 
     def __repr__(self) -> str:
+        import pandas as pd
+
         frame = pd.DataFrame(self.rows(), columns=list(COLUMNS)).set_index("model")
         return f"policy: {self.policy}\n{frame}"
 

@@ -10,13 +10,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
-from taciturn.certificate.envelope import Envelope
-from taciturn.certificate.files import CERTIFICATE
-from taciturn.certificate.statement import Statement
-from taciturn.errors import AdapterError, CertificateError, DataError, OutputError, SpecError
-from taciturn.frame import PolicyFrame, with_policy
+from taciturn.errors import (
+    AdapterError,
+    CertificateError,
+    DataError,
+    MissingDependencyError,
+    OutputError,
+    SpecError,
+)
 from taciturn.planning.release import EvaluationPlan
-from taciturn.report import Audit, PrivacyReport
+from taciturn.report import CERTIFICATE, Audit, PrivacyReport
 from taciturn.sdk.dataset import RemoteDataset
 from taciturn.sdk.job import Job
 from taciturn.sdk.looks import card, facts
@@ -37,6 +40,8 @@ from taciturn.wire.jobs import (
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
+    from taciturn.certificate.statement import Statement
+    from taciturn.frame import PolicyFrame
     from taciturn.sdk.evaluation import RemoteEvaluation
 
 
@@ -87,6 +92,8 @@ class RemoteModel:
             seed=seed,
             batch_size=batch_size,
         )
+        from taciturn.frame import PolicyFrame
+
         frame = self._submit(sample).result(progress=progress)
         assert isinstance(frame, PolicyFrame)
         return frame
@@ -212,7 +219,15 @@ class RemoteModel:
 
         Raises:
             CertificateError: there is none.
+            MissingDependencyError: it cannot be read without taciturn[verify].
         """
+        try:
+            from taciturn.certificate.envelope import Envelope
+            from taciturn.certificate.statement import Statement
+        except ImportError as error:
+            raise MissingDependencyError(
+                f"reading a certificate needs {error.name}; install taciturn[verify]"
+            ) from None
         if CERTIFICATE not in self.view.files:
             raise CertificateError(
                 f"{self.id} has no certificate: {self.policy}"
@@ -253,6 +268,7 @@ class RemoteModel:
         return Job(self._transport, self._transport.read(JobView, response))
 
     def _table(self, kept: Path, path: Path | None) -> PolicyFrame:
+        from taciturn.frame import with_policy
         from taciturn.sdk.requests import read_table
 
         try:

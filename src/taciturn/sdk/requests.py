@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-import pandas as pd
 from pydantic import BaseModel, ValidationError
 
 from taciturn.errors import DataError, MissingDependencyError, SpecError
 from taciturn.spec import parse
 from taciturn.wire.jobs import RemoteEvaluate, RemoteFit, RemoteSample
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 R = TypeVar("R", bound=BaseModel)
 
@@ -56,6 +58,8 @@ def public_texts(data: object, text_field: str | None) -> list[str]:
     Raises:
         SpecError, DataError: they cannot be read; nothing was sent.
     """
+    import pandas as pd
+
     if isinstance(data, str | Path):
         data = _read(Path(data).expanduser())
     if isinstance(data, pd.DataFrame):
@@ -76,6 +80,8 @@ def public_texts(data: object, text_field: str | None) -> list[str]:
 
 
 def _read(path: Path) -> Any:
+    import pandas as pd
+
     suffix = path.suffix.lower()
     reader = _READERS.get(suffix)
     if reader is None or not path.is_file():

@@ -15,7 +15,7 @@ from pydantic import Field, TypeAdapter
 from taciturn.planning.plan import TrainingPlan
 from taciturn.wire.jobs import JobState
 from taciturn.wire.machines import MachineUse
-from taciturn.wire.values import Moment, WireValue
+from taciturn.wire.values import LATER, Moment, WireValue
 
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 
@@ -143,8 +143,8 @@ JobEvent = Annotated[
     Field(discriminator="type"),
 ]
 
-WORKER_EVENT: TypeAdapter[WorkerEvent] = TypeAdapter(WorkerEvent)
-JOB_EVENT: TypeAdapter[JobEvent] = TypeAdapter(JobEvent)
+WORKER_EVENT: TypeAdapter[WorkerEvent] = TypeAdapter(WorkerEvent, config=LATER)
+JOB_EVENT: TypeAdapter[JobEvent] = TypeAdapter(JobEvent, config=LATER)
 
 
 class NumberedEvent(WireValue):
