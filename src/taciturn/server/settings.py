@@ -164,7 +164,10 @@ class Settings(BaseSettings):
     ] = None
     signing_key: Annotated[
         str | None,
-        Field(description="Given to workers, which sign certificates: PEM file, env:NAME, ..."),
+        Field(
+            description="Given to workers, which sign certificates: PEM file, env:NAME, ...; "
+            "default: a key of the gateway's own, where workers are on this machine."
+        ),
     ] = None
     worker_env: Annotated[
         tuple[str, ...],
