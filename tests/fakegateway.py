@@ -42,7 +42,7 @@ from taciturn.wire.events import (
     ProgressEvent,
     StateEvent,
 )
-from taciturn.wire.identity import NewToken, NewUser, Role, Self, TokenSecret, UserView
+from taciturn.wire.identity import NewToken, NewUser, Role, Self, TokenSecret, TokenView, UserView
 from taciturn.wire.jobs import (
     ApprovalView,
     Decision,
@@ -53,6 +53,7 @@ from taciturn.wire.jobs import (
     PlanView,
     RemoteFit,
 )
+from taciturn.wire.ledger import AnchorView, LedgerProblem, NewVerification, VerificationView
 from taciturn.wire.models import BaseModelView
 from taciturn.wire.results import (
     EvaluateResult,
@@ -115,6 +116,7 @@ class Fake:
         cut_after: a stream of events breaks off after so many, each time it is asked for.
         failing: state and code that the next jobs end with.
         seen: method and path of every request, in order.
+        asked: the queries of the audit log, in order.
     """
 
     name: str = "phee"
@@ -129,6 +131,7 @@ class Fake:
     failing: Problem | None = None
     outcome: JobState = JobState.SUCCEEDED
     seen: list[str] = field(default_factory=list)
+    asked: list[dict[str, str]] = field(default_factory=list)
     synthetic: dict[str, SyntheticPreview] = field(default_factory=dict)
     resumed_from: list[str | None] = field(default_factory=list)
     numbers: Iterator[int] = field(default_factory=itertools.count)
@@ -493,6 +496,11 @@ def app_of(fake: Fake) -> FastAPI:
         assert new.password is None or len(new.password.get_secret_value()) >= 12
         return UserView(name=new.name, roles=new.roles, created_at=NOW)
 
+    @app.get("/v1/tokens")
+    def tokens() -> Page[TokenView]:
+        made = TokenView(id="tok_1", name="ci", scopes=(), created_at=NOW, expires_at=NOW)
+        return Page(items=(made,))
+
     @app.post("/v1/tokens", status_code=201)
     def add_token(new: NewToken) -> TokenSecret:
         return TokenSecret(
@@ -508,9 +516,27 @@ def app_of(fake: Fake) -> FastAPI:
     def incident(incident_id: str) -> dict[str, str]:
         return {"id": incident_id, "log": "Traceback: a row"}
 
+    @app.post("/v1/ledger/verifications")
+    def verify(asked: NewVerification, key: Key) -> VerificationView:
+        gone = [each for each in asked.anchors if each.entries > 6]
+        return VerificationView(
+            ok=not gone,
+            namespaces=1,
+            entries=6,
+            seals_checked=True,
+            anchors_checked=len(asked.anchors),
+            problems=tuple(
+                LedgerProblem(namespace=each.namespace, sequence=each.entries, text="it is gone")
+                for each in gone
+            ),
+            anchors=(AnchorView(namespace="patients", entries=6, head="0" * 64),),
+        )
+
     @app.get("/v1/audit-log")
-    def audit_log(actor: str | None = None) -> Page[Any]:
-        return Page(items=({"actor": "ada", "action": "jobs:create"},))
+    def audit_log(request: Request, cursor: int = 3) -> Page[Any]:
+        fake.asked.append({name: request.query_params[name] for name in request.query_params})
+        entry = {"id": cursor, "actor": "user:ada", "action": "jobs:create", "code": None}
+        return Page(items=(entry,), next_cursor=str(cursor - 1) if cursor > 1 else None)
 
     return app
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import httpx
 import pytest
 
-from fakegateway import TOKEN, URL, Fake
+from fakegateway import TOKEN, URL, Fake, dataset
+from taciturn.cli import gateway
 from taciturn.sdk import client as clients
 from taciturn.sdk.transport import Patience
 from taciturn.wire.jobs import JobState
@@ -164,7 +166,7 @@ def test_fit_from_a_file_without_waiting(fake: Fake, shell: Shell, tmp_path: Pat
     assert MODEL in shell("job", "wait", job)
     events = [json.loads(line) for line in shell("job", "events", job).splitlines()]
     assert [event["sequence"] for event in events] == list(range(1, 9))
-    assert "none" in shell("job", "machines", job)
+    assert shell("job", "machines", job) == ""
     assert "cancelled" in shell("job", "cancel", job)
 
 
@@ -212,7 +214,87 @@ def test_approvals_and_people(fake: Fake, shell: Shell) -> None:
     assert "eve: practitioner" in shell("user", "add", "eve", "--role", "practitioner")
     assert shell("token", "add", "ci").strip() == "tac_secret"
     assert "a row" in shell("incident", "show", "inc_1")
-    assert json.loads(shell("audit-log", "--limit", "1"))["actor"] == "ada"
+
+
+def test_the_audit_log_is_asked_for_a_span_of_one_person(fake: Fake, shell: Shell) -> None:
+    span = ("--since", "2026-03-01", "--until", "2026-03-01T12:30+01:00")
+    shell("audit-log", "--user", "ada", "--action", "jobs:create", *span, "--limit", "1")
+    asked = fake.asked[0]
+    assert {name: asked[name] for name in ("actor", "action", "since", "until")} == {
+        "actor": "user:ada",
+        "action": "jobs:create",
+        "since": "2026-03-01T00:00:00+00:00",
+        "until": "2026-03-01T12:30:00+01:00",
+    }
+    shell("audit-log", "--user", "anonymous", "--since", "2h")
+    assert fake.asked[-1]["actor"] == "anonymous"
+    ago = datetime.now(UTC) - datetime.fromisoformat(fake.asked[-1]["since"])
+    assert timedelta(hours=2) <= ago < timedelta(hours=2, minutes=5)
+    assert "2026-03-01, 2026" in shell("audit-log", "--since", "yesterday", code=1)
+
+
+def test_the_audit_log_is_exported_whole(fake: Fake, shell: Shell, tmp_path: Path) -> None:
+    lines = shell("audit-log", "--json", "--limit", "2").splitlines()
+    assert [json.loads(line)["id"] for line in lines] == [3, 2]
+    path = tmp_path / "march.jsonl"
+    assert "3 record(s)" in shell("audit-log", "--output", str(path))
+    assert [json.loads(line)["id"] for line in path.read_text().splitlines()] == [3, 2, 1]
+    assert "already exists" in shell("audit-log", "--output", str(path), code=1)
+
+
+def test_the_ledger_is_verified_by_the_gateway_where_no_database_is_named(
+    fake: Fake, shell: Shell, tmp_path: Path
+) -> None:
+    anchor = tmp_path / "anchor.json"
+    assert "IN ORDER: 6 entries of 1 namespace(s); seals checked; 0 anchor(s)" in shell(
+        "ledger", "verify", "--write-anchor", str(anchor)
+    )
+    assert "1 anchor(s)" in shell("ledger", "verify", "--anchor", str(anchor))
+    anchor.write_text(anchor.read_text().replace('"entries":6', '"entries":60'))
+    output = shell("ledger", "verify", "--anchor", str(anchor), code=1)
+    assert "namespace 'patients', entry 60: it is gone" in output
+    assert "NOT IN ORDER" in output
+    anchor.write_text("{}")
+    assert "holds no anchors" in shell("ledger", "verify", "--anchor", str(anchor), code=1)
+    assert "--key is for --database" in shell("ledger", "verify", "--key", "x", code=1)
+
+
+LISTS = ("dataset list", "job list", "model list", "model bases", "approval list", "user list",
+         "token list", "grant list patients", "budget", "audit-log")  # fmt: skip
+
+
+@pytest.mark.parametrize("command", LISTS)
+def test_off_a_terminal_a_list_is_tsv(fake: Fake, shell: Shell, command: str) -> None:
+    fake.datasets["phee"] = dataset("phee", description="notes\tof the\nward")
+    shell(*FIT, "--no-wait")
+    shell("grant", "add", "patients", "user:eve", "--epsilon", "2", "--delta", "1e-7")
+    header, *rows = shell(*command.split()).splitlines()
+    names = header.split("\t")
+    assert len(names) > 2
+    assert rows
+    assert all(len(row.split("\t")) == len(names) for row in rows)
+
+
+@pytest.mark.parametrize("width", ["40", "80", "120", "300"])
+@pytest.mark.parametrize("command", ["job list", "approval list", "model list", "job show JOB"])
+def test_ids_are_never_cut(
+    fake: Fake, shell: Shell, monkeypatch: pytest.MonkeyPatch, width: str, command: str
+) -> None:
+    shell(*FIT, "--no-wait")
+    (job,) = fake.jobs
+    ids = {"job": job, "model": "mod_00000000000000000001", "approval": "apr_00000000000000000001"}
+    monkeypatch.setenv("COLUMNS", width)
+    monkeypatch.setattr(gateway, "on_terminal", lambda: True)
+    shown = shell(*command.replace("JOB", job).split())
+    assert any(ids[command.split()[0]] in line for line in shown.splitlines())
+    assert "…" not in shown
+
+
+def test_a_terminal_obeys_nobody_who_wrote_a_cell(fake: Fake, shell: Shell) -> None:
+    fake.datasets["phee"] = dataset("phee", description="notes\x1b[2J\x9b31m of the ward")
+    shown = shell("dataset", "list")
+    assert "of the ward" in shown
+    assert not {"\x1b", "\x9b"} & set(shown)
 
 
 def test_errors_are_one_line(fake: Fake, shell: Shell) -> None:
