@@ -22,7 +22,7 @@ def declared(source: SourceRef | None, data: DataRef, n_units: int) -> DeclaredR
     split = None
     if part is not None:
         split = Split(bytes.fromhex(source.split_key), part.side, part.test_share)
-    return DeclaredRows(source.source, n_units, split)
+    return DeclaredRows(source.source, n_units, split, source.names)
 
 
 def with_owners_terms(spec: S, source: SourceRef | None, data: DataRef) -> S:

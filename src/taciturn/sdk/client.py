@@ -146,6 +146,8 @@ class Client:
         unit: str,
         namespace: str,
         units: int,
+        columns: Sequence[str] | None = None,
+        header: bool = True,
         epsilon: float | None = None,
         delta: float | None = None,
         mock: Sequence[Mapping[str, Any]] = (),
@@ -153,11 +155,17 @@ class Client:
     ) -> RemoteDataset:
         """Register a reference to rows; a job then looks whether they can be read.
 
+        Names of columns may be data: a CSV's first line may be a row. So they are stated here, or
+        confirmed by `RemoteDataset.confirm` once they were found; nobody else is shown them before.
+
         Args:
             source: path, glob or URL, or postgresql+psycopg://HOST/DB#TABLE; without credentials.
             unit: column or row-wise SQL that names the privacy unit.
             namespace: the people or things that the rows are about; its budget is theirs.
             units: how many units there are: declared, and public from then on.
+            columns: names of all columns, in their order: public, too.
+            header: False for text files (CSV, TSV) without a line of names; without `columns` they
+                are then column_1, column_2, ...
             epsilon, delta: open the namespace's budget, where it has none yet.
             mock: invented rows for the preview.
         """
@@ -171,11 +179,13 @@ class Client:
             unit=unit,
             namespace=namespace,
             units=units,
+            columns=None if columns is None else tuple(columns),
+            header=header,
             budget=terms,
             mock=tuple(dict(row) for row in mock),
             description=description,
         )
-        response = self.transport.send("POST", "datasets", body=new, key=new_key())
+        response = self.transport.send("POST", "datasets", body=asked(new), key=new_key())
         return RemoteDataset.of(self.transport, self.transport.read(DatasetView, response))
 
     def remove_dataset(self, name: str) -> None:

@@ -14,7 +14,9 @@ from taciturn.wire.values import PolicyLine
 
 V = TypeVar("V", bound=BaseModel)
 
-_LEFT_OUT = frozenset({"columns", "request", "plan", "report", "updated_at", "files"})
+_LEFT_OUT = frozenset(
+    {"columns", "decisions", "files", "found", "header", "plan", "report", "request", "updated_at"}
+)
 _SHARES = frozenset({"charged", "taken"})
 _SHOWN = 50
 

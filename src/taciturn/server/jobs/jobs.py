@@ -53,7 +53,9 @@ from taciturn.wire.jobs import (
 )
 from taciturn.wire.values import Page, PolicyLine
 
-_PROBE_LINE = PolicyLine(kind="public", text="public (names and types of columns)")
+_PROBE_LINE = PolicyLine(
+    kind="public", text="names and types of columns: public once their owner has confirmed them"
+)
 
 
 @dataclass(frozen=True, slots=True)
