@@ -24,7 +24,9 @@ from taciturn.report import PrivacyReport
 from taciturn.wire.datasets import (
     BudgetView,
     ColumnView,
+    DatasetState,
     DatasetView,
+    FoundColumns,
     GrantTerms,
     GrantView,
     NewDataset,
@@ -32,6 +34,7 @@ from taciturn.wire.datasets import (
     PolicyView,
     PreviewView,
     Selection,
+    StatedColumns,
     SyntheticPreview,
 )
 from taciturn.wire.events import (
@@ -83,6 +86,11 @@ REPORT = PrivacyReport(
     trainable_parameters=1,
     taciturn_version="0",
 )
+FOUND = FoundColumns(
+    columns=(ColumnView(name="17", type="string"), ColumnView(name="Dupont", type="string")),
+    named_by="first line",
+    doubts=("column 1, '17', is a number",),
+)
 FACTS = PublicFacts(
     n_units=1100, base_model="taciturn/tiny-medical", base_parameters=1_000_000, context_length=160
 )
@@ -117,6 +125,8 @@ class Fake:
         failing: state and code that the next jobs end with.
         seen: method and path of every request, in order.
         asked: the queries of the audit log, in order.
+        found: what a worker finds in the next datasets, where their owner does not state it.
+        stated: what owners have said of columns.
     """
 
     name: str = "phee"
@@ -132,6 +142,8 @@ class Fake:
     outcome: JobState = JobState.SUCCEEDED
     seen: list[str] = field(default_factory=list)
     asked: list[dict[str, str]] = field(default_factory=list)
+    found: FoundColumns | None = None
+    stated: dict[str, StatedColumns] = field(default_factory=dict)
     synthetic: dict[str, SyntheticPreview] = field(default_factory=dict)
     resumed_from: list[str | None] = field(default_factory=list)
     numbers: Iterator[int] = field(default_factory=itertools.count)
@@ -289,8 +301,22 @@ def app_of(fake: Fake) -> FastAPI:
 
     @app.post("/v1/datasets", status_code=201)
     def add(new: NewDataset) -> DatasetView:
-        fake.datasets[new.name] = dataset(new.name, new.description)
-        return fake.datasets[new.name]
+        view = dataset(new.name, new.description)
+        names = None if fake.found is None else tuple(each.name for each in fake.found.columns)
+        if names is not None and new.columns != names:
+            waiting = {"state": DatasetState.UNCONFIRMED, "columns": None, "found": fake.found}
+            view = view.model_copy(update=waiting)
+        fake.datasets[new.name] = view
+        return view
+
+    @app.put("/v1/datasets/{name}/columns", response_model=None)
+    def state_columns(name: str, stated: StatedColumns) -> DatasetView | Response:
+        found = fake.datasets[name].found
+        names = [each.name for each in stated.columns or ()]
+        if stated.header and (found is None or [each.name for each in found.columns] != names):
+            return refuse("conflict", 409, "these are not the ones that were found")
+        fake.stated[name], fake.datasets[name] = stated, dataset(name)
+        return fake.datasets[name]
 
     @app.get("/v1/datasets/{name}", response_model=None)
     def one(name: str) -> DatasetView | Response:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import sys
 from collections.abc import Callable
@@ -11,7 +12,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from fakegateway import TOKEN, URL, Fake, dataset
+from fakegateway import FOUND, TOKEN, URL, Fake, dataset
+from taciturn.cli import dataset as dataset_commands
 from taciturn.cli import gateway
 from taciturn.sdk import client as clients
 from taciturn.sdk.transport import Patience
@@ -95,6 +97,44 @@ def test_the_line_of_the_data_owner(fake: Fake, shell: Shell, tmp_path: Path) ->
     output = shell(*arguments, code=1)
     assert "line 1 is not a JSON object" in output
     assert "secret" not in output
+
+
+ADD = ("dataset", "add", "notes", "/data/notes.csv", "--unit", "md5(id)", "--namespace", "patients",
+       "--units", "1100")  # fmt: skip
+
+
+def test_names_that_may_be_a_row_are_confirmed(fake: Fake, shell: Shell) -> None:
+    fake.found = FOUND
+    output = shell(*ADD, code=1)
+    assert "'Dupont': string" in output
+    assert "doubtful: column 1, '17', is a number" in output
+    assert "taciturn dataset confirm notes --yes" in output
+    assert fake.stated == {}
+    assert "nobody else is shown" in shell("dataset", "show", "notes")
+    shell("dataset", "confirm", "notes", code=1)
+    assert fake.stated == {}
+    assert "not the ones" in shell("dataset", "confirm", "notes", "--columns", "id, name", code=1)
+    ready = shell("dataset", "confirm", "notes", "--no-header", "--columns", "id, name")
+    assert "notes: ready" in ready
+    assert [each.name for each in fake.stated["notes"].columns or ()] == ["id", "name"]
+    shell(*ADD, code=1)
+    assert "notes: ready" in shell("dataset", "confirm", "notes", "--yes")
+    assert fake.stated["notes"].header
+    assert "notes: ready" in shell(*ADD, "--columns", "17,Dupont")
+
+
+@pytest.mark.parametrize(("answer", "code"), [("y\n", 0), ("n\n", 1), ("\n", 1)])
+def test_on_a_terminal_they_are_asked_for(
+    fake: Fake, shell: Shell, monkeypatch: pytest.MonkeyPatch, answer: str, code: int
+) -> None:
+    """So that registering is one command; to say nothing is to say no."""
+    fake.found = FOUND
+    terminal = io.StringIO(answer)
+    monkeypatch.setattr(terminal, "isatty", lambda: True)
+    monkeypatch.setattr(sys, "stdin", terminal)
+    monkeypatch.setattr(dataset_commands, "on_terminal", lambda: True)
+    assert ("notes: ready" in shell(*ADD, code=code)) == (code == 0)
+    assert bool(fake.stated) == (code == 0)
 
 
 def test_datasets(fake: Fake, shell: Shell) -> None:
