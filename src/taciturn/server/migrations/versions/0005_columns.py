@@ -16,7 +16,9 @@ depends_on = None
 
 def upgrade() -> None:
     """Add the columns."""
-    header = sa.Column("header", sa.Boolean(), nullable=False, server_default=sa.true())
+    header: sa.Column[bool] = sa.Column(
+        "header", sa.Boolean(), nullable=False, server_default=sa.true()
+    )
     op.add_column("datasets", header)
     op.add_column("datasets", sa.Column("stated", sa.Text(), nullable=True))
     op.add_column("datasets", sa.Column("found", sa.Text(), nullable=True))
