@@ -49,12 +49,14 @@ from taciturn.wire.identity import NewToken, NewUser, Role, Self, TokenSecret, T
 from taciturn.wire.jobs import (
     ApprovalView,
     Decision,
+    DecisionView,
     JobRequest,
     JobState,
     JobView,
     ModelView,
     PlanView,
     RemoteFit,
+    Withdrawal,
 )
 from taciturn.wire.ledger import AnchorView, LedgerProblem, NewVerification, VerificationView
 from taciturn.wire.models import BaseModelView
@@ -508,6 +510,15 @@ def app_of(fake: Fake) -> FastAPI:
     def approvals(state: str | None = None) -> Page[ApprovalView]:
         return Page(items=(approval(),))
 
+    @app.get("/v1/approvals/{approval_id}")
+    def one_approval(approval_id: str) -> ApprovalView:
+        return approval()
+
+    @app.post("/v1/approvals/{approval_id}/withdrawals", status_code=201)
+    def withdraw(approval_id: str, wanted: Withdrawal) -> ApprovalView:
+        fake.decisions.append((approval_id, f"withdraw: {wanted.comment}"))
+        return approval()
+
     @app.post("/v1/approvals/{approval_id}/decisions", status_code=201)
     def decide(approval_id: str, answer: Decision) -> ApprovalView:
         fake.decisions.append((approval_id, answer.decision))
@@ -575,7 +586,17 @@ def approval() -> ApprovalView:
         namespace="patients",
         requester="eve",
         reason="no_guarantee",
-        request={},
+        request={"data": {"part": {"side": "train", "test_share": 0.1}}},
+        kind="fit",
+        dataset="phee",
+        model="taciturn/tiny-medical",
+        steps=40,
+        purpose="a poster for the retreat",
+        decisions=(
+            DecisionView(approver="bob", decision="approved", comment="fine by me", at=NOW),
+        ),
+        left=0.63,
+        left_after=0.63,
         state="open",
         approved_by=("bob",),
         needed=2,

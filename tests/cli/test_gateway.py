@@ -12,9 +12,10 @@ from pathlib import Path
 import httpx
 import pytest
 
-from fakegateway import FOUND, TOKEN, URL, Fake, dataset
+from fakegateway import FOUND, TOKEN, URL, Fake, approval, dataset
 from taciturn.cli import dataset as dataset_commands
 from taciturn.cli import gateway
+from taciturn.cli import jobs as jobs_commands
 from taciturn.sdk import client as clients
 from taciturn.sdk.transport import Patience
 from taciturn.wire.jobs import JobState
@@ -249,11 +250,42 @@ def test_approvals_and_people(fake: Fake, shell: Shell) -> None:
     assert "no_guarantee" in shell("approval", "list")
     assert "1 of 2 have approved" in shell("approval", "approve", "apr_1", "--comment", "fine")
     assert "open" in shell("approval", "reject", "apr_1")
-    assert fake.decisions == [("apr_1", "approve"), ("apr_1", "reject")]
+    assert "1 of 2 have approved" in shell("approval", "withdraw", "apr_1", "--comment", "oh")
+    assert fake.decisions == [
+        ("apr_1", "approve"),
+        ("apr_1", "reject"),
+        ("apr_1", "withdraw: oh"),
+    ]
     assert "ada" in shell("user", "list")
     assert "eve: practitioner" in shell("user", "add", "eve", "--role", "practitioner")
     assert shell("token", "add", "ci").strip() == "tac_secret"
     assert "a row" in shell("incident", "show", "inc_1")
+
+
+def test_an_approver_is_shown_what_they_approve(fake: Fake, shell: Shell) -> None:
+    shown = shell("approval", "show", "apr_1")
+    facts = (
+        *("eve, 2026-01-01 00:00 UTC", "a poster for the retreat", "fit job_1", "phee", "patients"),
+        *("taciturn/tiny-medical", "train, 0.1 held out", "none: no guarantee", "40"),
+        "the model may repeat any row",
+        "the budget as it is, which says nothing about it (63.0% of the budget are left now)",
+        *("by 1 of 2", "bob approved, 2026-01-01 00:00 UTC: fine by me"),
+    )
+    for fact in facts:
+        assert fact in shown
+    assert json.loads(shell("approval", "show", "apr_1", "--json"))["left"] == 0.63
+    assert "a poster for the retreat" in shell("approval", "list")
+    for after, words in ((0.5, "50.0% of the budget; 63.0%"), (-0.1, "nothing: it needs 73.0%")):
+        view = approval().model_copy(update={"reason": "exceeds_grant", "left_after": after})
+        assert words in jobs_commands._approval_facts(view)["it would leave"]
+
+
+def test_a_fit_says_what_it_is_for(fake: Fake, shell: Shell) -> None:
+    shell(*FIT, "--no-wait", "--purpose", "a poster", "--name", "first")
+    (job,) = fake.jobs.values()
+    assert (job.request["purpose"], job.request["name"]) == ("a poster", "first")
+    local = ("--data", "x.csv", "--model", "m", "--target-epsilon", "3", "--purpose", "x")
+    assert "purpose is for data behind a gateway" in shell("fit", *local, code=1)
 
 
 def test_the_audit_log_is_asked_for_a_span_of_one_person(fake: Fake, shell: Shell) -> None:

@@ -29,10 +29,12 @@ def run_remote_fit(fields: dict[str, Any]) -> None:
     if fields.get("target_epsilon") == "unlimited":
         say(_LOUD, style="bold yellow")
     with connected() as client:
-        name, model = fields.pop("name", None), _needed(fields, "model")
-        job = _data(client, fields, "train").fit(model, name=name, **fields)
+        model = _needed(fields, "model")
+        job = _data(client, fields, "train").fit(model, **fields)
         say(f"job {job.id}: {job.policy}")
         if not wait:
+            if job.view.approval is not None:
+                say(f"two people have to approve it: taciturn approval show {job.view.approval}")
             say(f"wait for it: taciturn job wait {job.id}")
             return
         fitted = job.fitted(progress=True)
@@ -47,6 +49,7 @@ def run_remote_plan(fields: dict[str, Any]) -> None:
     """Print what a fit would be and cost; holds and spends nothing."""
     fields.pop("verbose", None)
     fields.pop("output", None)
+    fields.pop("purpose", None)
     _only_here(fields, ("n_units", "signing_key", *_LEDGER))
     with connected() as client:
         model = _needed(fields, "model")

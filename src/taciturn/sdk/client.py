@@ -32,7 +32,15 @@ from taciturn.wire.datasets import (
     PolicyView,
 )
 from taciturn.wire.identity import Self as WhoAmI
-from taciturn.wire.jobs import ApprovalView, Decision, JobKind, JobState, JobView, ModelView
+from taciturn.wire.jobs import (
+    ApprovalView,
+    Decision,
+    JobKind,
+    JobState,
+    JobView,
+    ModelView,
+    Withdrawal,
+)
 from taciturn.wire.models import BaseModelView
 
 
@@ -269,6 +277,11 @@ class Client:
         """Requests for exceptions that the caller may know of."""
         return Listing(self.transport.pages("approvals", ApprovalView, {"state": state}))
 
+    def approval(self, id: str) -> ApprovalView:
+        """One of them: who asks for what and what for, who has said what, and what it would leave
+        of the budget."""
+        return self.transport.get(f"approvals/{id}", ApprovalView)
+
     def approve(self, id: str, comment: str | None = None) -> ApprovalView:
         """Say yes to an exception; another person has to, too."""
         return self._decide(id, "approve", comment)
@@ -276,6 +289,14 @@ class Client:
     def reject(self, id: str, comment: str | None = None) -> ApprovalView:
         """Say no to an exception; one no is enough."""
         return self._decide(id, "reject", comment)
+
+    def withdraw(self, id: str, comment: str | None = None) -> ApprovalView:
+        """Take one's own yes back, until the job makes use of it."""
+        body = asked(request(Withdrawal, comment=comment))
+        response = self.transport.send(
+            "POST", f"approvals/{id}/withdrawals", body=body, key=new_key()
+        )
+        return self.transport.read(ApprovalView, response)
 
     def incident(self, id: str) -> str:
         """The full log of a failure, which may quote rows: for the data's owner alone."""

@@ -199,17 +199,28 @@ class RemoteDataset:
 
     def plan(self, model: str, **fields: Unpack[FitFields]) -> Quote:
         """What `fit` would be and cost; holds and spends nothing."""
-        body = asked(self._request(model, None, dict(fields)))
+        body = asked(self._request(model, {}, dict(fields)))
         response = self.transport.send("POST", "plans", body=body)
         return Quote(self.transport.read(PlanView, response))
 
-    def fit(self, model: str, *, name: str | None = None, **fields: Unpack[FitFields]) -> Job:
+    def fit(
+        self,
+        model: str,
+        *,
+        name: str | None = None,
+        purpose: str | None = None,
+        **fields: Unpack[FitFields],
+    ) -> Job:
         """Start a fit of a base model on these rows; the job is somebody's who waits or not.
+
+        Args:
+            name: what the fitted model is called.
+            purpose: one line for whoever has to approve it.
 
         Raises:
             RemoteBudgetError: there is no room for it. Nothing was spent.
         """
-        body = asked(self._request(model, name, dict(fields)))
+        body = asked(self._request(model, {"name": name, "purpose": purpose}, dict(fields)))
         response = self.transport.send("POST", "jobs", body=body, key=new_key())
         return Job(self.transport, self.transport.read(JobView, response))
 
@@ -217,14 +228,16 @@ class RemoteDataset:
         """How much of its namespace's budget is spent, held and left."""
         return self.transport.get(f"budgets/{self.view.namespace}", BudgetView)
 
-    def _request(self, model: str, name: str | None, fields: dict[str, Any]) -> RemoteFit:
+    def _request(
+        self, model: str, about: dict[str, str | None], fields: dict[str, Any]
+    ) -> RemoteFit:
         if "select" in fields:
             raise SpecError("select belongs to the dataset: data.select(...)")
         if "privacy_unit" in fields:
             raise SpecError(
                 f"the privacy unit is the dataset's own, {self.view.unit!r}; leave it out"
             )
-        return request(RemoteFit, model=model, data=self.ref, name=name, **fields)
+        return request(RemoteFit, model=model, data=self.ref, **about, **fields)
 
     def _preview(self) -> PreviewView:
         if self.selected is not None:

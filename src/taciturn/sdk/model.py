@@ -108,13 +108,19 @@ class RemoteModel:
                     yield choice.get("text", "")
 
     def evaluate(
-        self, data: object, *, progress: bool | None = None, **fields: Unpack[EvaluateFields]
+        self,
+        data: object,
+        *,
+        progress: bool | None = None,
+        purpose: str | None = None,
+        **fields: Unpack[EvaluateFields],
     ) -> RemoteEvaluation:
         """How well base and fitted model predict `data`; see LLM.evaluate.
 
         Args:
             data: a dataset of the gateway, with target_epsilon; or public texts: a list of strings,
                 a frame or a file with `text_field`.
+            purpose: one line for whoever has to approve it, where that is needed.
         """
         from taciturn.sdk.evaluation import RemoteEvaluation
 
@@ -125,7 +131,7 @@ class RemoteModel:
             if fields.get("target_epsilon") is not None:
                 raise SpecError("private data of your own stay here; give a gateway's dataset")
             source = {"public_texts": public_texts(data, asked_for.pop("text_field", None))}
-        evaluate = request(RemoteEvaluate, model=self.id, **source, **asked_for)
+        evaluate = request(RemoteEvaluate, model=self.id, purpose=purpose, **source, **asked_for)
         found = self._submit(evaluate).result(progress=progress)
         assert isinstance(found, RemoteEvaluation)
         return found

@@ -355,8 +355,6 @@ class Jobs:
             now = job_row(connection, row.id)
             if now is None or now.outcome is not None or now.state != row.state:
                 return now is not None and not JobState(now.state).over and now.outcome is None
-            used = update(approvals).where(approvals.c.job_id == row.id)
-            connection.execute(used.values(state="used"))
             return self.states.move(connection, row.id, JobState.QUEUED, values)
 
         if self.gateway.write(work):
@@ -371,7 +369,7 @@ class Jobs:
             self.ending.end(row.id, End.failed(FailureCode.REJECTED))
         elif approval.state == "expired":
             self.ending.end(row.id, End.failed(FailureCode.EXPIRED))
-        elif approval.state == "approved" and self._paid_or_excepted(row, approval.reason):
+        elif self.approvals.use(row.id) and self._paid_or_excepted(row, approval.reason):
             self._queue(row, self._approved_line(row, approval.reason))
 
     def _paid_or_excepted(self, row: Row[Any], reason: str) -> bool:
