@@ -138,6 +138,7 @@ def test_an_approved_job_without_room_fails(ward: Ward) -> None:
     decide(ward, approval, "olga")
     seen = ward.get(f"jobs/{job}").json()
     assert (seen["state"], seen["failure"]["code"]) == ("failed", "budget_exceeded")
+    assert "nothing was spent" in seen["failure"]["text"]
     ward.tick()
     assert job not in {order.job_id for order in ward.launcher.orders}
 

@@ -39,7 +39,7 @@ from taciturn.server.sight import watches_job
 from taciturn.server.tables import approvals, jobs
 from taciturn.server.trials import Trials
 from taciturn.spec import DataSpec
-from taciturn.wire.events import FAILURES, FailureCode, NumberedEvent
+from taciturn.wire.events import FailureCode, NumberedEvent
 from taciturn.wire.jobs import (
     ApprovalView,
     Decision,
@@ -116,7 +116,7 @@ class Jobs:
                 self.queued()
                 return self.view(caller, earlier)
         self.advance(earlier)
-        return self._answer(caller, earlier)
+        return self._answer(caller, earlier, asked)
 
     def probe(self, connection: Connection, dataset: str, namespace: str, owner_id: str) -> str:
         """Queue a look at a dataset, in the caller's transaction; returns the job's id."""
@@ -388,15 +388,22 @@ class Jobs:
         text = f"no guarantee (approved by {', '.join(names)})"
         return {"policy": PolicyLine(kind="no guarantee", text=text[:400]).model_dump_json()}
 
-    def _answer(self, caller: Principal, job_id: str) -> JobView:
+    def _answer(self, caller: Principal, job_id: str, asked: Asked) -> JobView:
         """The job; or, again, the refusal of one for which there was no room when it was asked."""
         found = self.view(caller, job_id)
-        refused = found.failure is not None and found.failure.code == FailureCode.BUDGET_EXCEEDED
-        if refused and found.approval is None and self._never_ran(job_id):
-            raise ProblemError(
-                "budget_exceeded", f"job {job_id!r}: {FAILURES[FailureCode.BUDGET_EXCEEDED]}"
-            )
-        return found
+        failure = found.failure
+        if failure is None or failure.code != FailureCode.BUDGET_EXCEEDED:
+            return found
+        if found.approval is not None or not self._never_ran(job_id):
+            return found
+        terms, priced, _ = self._judged(caller, asked)
+        fits = fitting_epsilon(self.gateway, priced, terms)
+        now = "no target_epsilon" if fits is None else f"target_epsilon={fits:g}"
+        raise ProblemError(
+            "budget_exceeded",
+            f"job {job_id!r}: {failure.text}; {now} would fit now",
+            fitting_epsilon=fits,
+        )
 
     def _never_ran(self, job_id: str) -> bool:
         row = self.gateway.read(lambda connection: job_row(connection, job_id))
