@@ -509,7 +509,7 @@ class LLM:
         self,
         data: RemoteDataset,
         fields: dict[str, Any],
-        about: dict[str, str | None],
+        about: dict[str, Any],
         *,
         wait: bool,
     ) -> LLM | Job:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from rich.console import Console
-
-from taciturn.cli.gateway import connected, named_dataset, say, table
+from taciturn.cli.gateway import connected, named_dataset, say, show_rows
 from taciturn.errors import SpecError
 from taciturn.sdk.client import Client
 from taciturn.sdk.dataset import RemoteDataset
@@ -65,7 +63,7 @@ def run_remote_evaluate(fields: dict[str, Any]) -> None:
         data = _data(client, fields, "test") if remote else _needed(fields, "data")
         found = model.evaluate(data, **fields)
         say(f"policy: {found.policy}", style="bold")
-        Console(highlight=False).print(table(COLUMNS, found.rows()))
+        show_rows(COLUMNS, found.rows())
         if found.epsilon is not None:
             say(f"the model's guarantee is now {model.privacy.policy}", style="bold")
 

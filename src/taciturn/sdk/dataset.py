@@ -228,9 +228,7 @@ class RemoteDataset:
         """How much of its namespace's budget is spent, held and left."""
         return self.transport.get(f"budgets/{self.view.namespace}", BudgetView)
 
-    def _request(
-        self, model: str, about: dict[str, str | None], fields: dict[str, Any]
-    ) -> RemoteFit:
+    def _request(self, model: str, about: dict[str, Any], fields: dict[str, Any]) -> RemoteFit:
         if "select" in fields:
             raise SpecError("select belongs to the dataset: data.select(...)")
         if "privacy_unit" in fields:

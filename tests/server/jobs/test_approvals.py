@@ -200,10 +200,9 @@ def test_only_ones_own_yes_is_taken_back_and_only_until_it_is_used(ward: Ward) -
     assert (ward.state(job), exceptions(ward)) == ("queued", 1)
 
 
-def test_a_yes_taken_back_just_before_its_use_holds_and_records_nothing(
+def test_a_yes_that_was_taken_back_before_a_crash_is_made_good_holds_and_records_nothing(
     ward: Ward, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Between the second yes and what comes of it: it counts before the ledger hears of the job."""
     job, approval = asked(ward)
     decide(ward, approval, "otto")
     with monkeypatch.context() as late:
