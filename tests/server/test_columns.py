@@ -99,13 +99,16 @@ def test_without_a_header_line_names_are_stated_or_invented(hospital: Hospital) 
     body = {"header": False, "columns": stated}
     answer = hospital.ask("olga", "PUT", "/datasets/phee/columns", body).json()
     assert (answer["state"], answer["found"], answer["header"]) == ("probing", None, False)
+    assert hospital.ask("olga", "PUT", "/datasets/phee/columns", body).json() == answer
     assert "looking at" in refused(hospital.state("phee", ROW), 409, "not_ready")
     hospital.probed("phee", tuple(ColumnView(name=name, type="string") for name in NAMES))
     assert hospital.ask("olga", "GET", "/datasets/phee").json()["state"] == "ready"
     hospital.register(name="b", source="/data/b.csv", budget=None, header=False)
     invented = tuple(ColumnView(name=f"column_{n}", type="string") for n in (1, 2, 3))
     hospital.probed("b", invented)
-    assert hospital.ask("olga", "GET", "/datasets/b").json()["state"] == "ready"
+    ready = hospital.ask("olga", "GET", "/datasets/b").json()
+    assert ready["state"] == "ready"
+    assert hospital.state("b", None, header=False).json() == ready
 
 
 def test_another_look_that_finds_something_else_waits_again(hospital: Hospital) -> None:

@@ -110,7 +110,7 @@ class Registrations:
         def work(connection: Connection) -> None:
             found = self.datasets.owned(connection, name, caller)
             check_header(found.source, wanted.header)
-            if _confirmed(found, wanted):
+            if _said(found, wanted):
                 return
             if _open_jobs(connection, name, jobs.c.kind == JobKind.PROBE.value):
                 raise ProblemError("not_ready", f"a worker is looking at {name!r}; wait until then")
@@ -249,11 +249,13 @@ def _stated_text(new: NewDataset) -> str | None:
     return columns_text([StatedColumn(name=name) for name in new.columns])
 
 
-def _confirmed(found: Dataset, wanted: StatedColumns) -> bool:
-    """Whether that is said already; raises ProblemError `conflict` if something else is."""
+def _said(found: Dataset, wanted: StatedColumns) -> bool:
+    """Whether that is said already: a request may come twice. Raises ProblemError `conflict` if
+    something else is public."""
+    same = found.header == wanted.header and found.stated == wanted.columns
     if found.state is not DatasetState.READY or found.columns is None:
-        return False
-    if found.header == wanted.header and agree(wanted.columns or (), found.columns):
+        return same and found.state is DatasetState.PROBING
+    if same or (found.header == wanted.header and agree(wanted.columns or (), found.columns)):
         return True
     raise ProblemError(
         "conflict",
