@@ -124,12 +124,11 @@ def _looked_at(data: RemoteDataset) -> RemoteDataset:
         question = "Are these names of columns, which whoever may use the dataset may see?"
         if typer.confirm(question, default=False):
             return data.confirm()
-    say(
-        f"{data.name}: unconfirmed. If these are names: taciturn dataset confirm {data.name} "
-        f"--yes; if a first line is a row: taciturn dataset confirm {data.name} --no-header "
-        "--columns ...",
-        style="yellow",
-    )
+    confirm_it = f"taciturn dataset confirm {data.name}"
+    remedies = [f"if these are names: {confirm_it} --yes"]
+    if data.view.found is not None and "first line" in data.view.found.named_by:
+        remedies.append(f"if the first line is a row: {confirm_it} --no-header --columns ...")
+    say(f"{data.name}: unconfirmed; {'; '.join(remedies)}", style="yellow")
     raise typer.Exit(1)
 
 
