@@ -25,7 +25,9 @@ from taciturn.report import PrivacyReport
 from taciturn.wire.datasets import (
     BudgetView,
     ColumnView,
+    DatasetState,
     DatasetView,
+    FoundColumns,
     GrantTerms,
     GrantView,
     NewDataset,
@@ -33,6 +35,7 @@ from taciturn.wire.datasets import (
     PolicyView,
     PreviewView,
     Selection,
+    StatedColumns,
     SyntheticPreview,
 )
 from taciturn.wire.events import (
@@ -58,18 +61,22 @@ from taciturn.wire.identity import (
     Role,
     Self,
     TokenSecret,
+    TokenView,
     UserView,
 )
 from taciturn.wire.jobs import (
     ApprovalView,
     Decision,
+    DecisionView,
     JobRequest,
     JobState,
     JobView,
     ModelView,
     PlanView,
     RemoteFit,
+    Withdrawal,
 )
+from taciturn.wire.ledger import AnchorView, LedgerProblem, NewVerification, VerificationView
 from taciturn.wire.models import BaseModelView
 from taciturn.wire.results import (
     EvaluateResult,
@@ -99,6 +106,11 @@ REPORT = PrivacyReport(
     base_model="taciturn/tiny-medical",
     trainable_parameters=1,
     taciturn_version="0",
+)
+FOUND = FoundColumns(
+    columns=(ColumnView(name="17", type="string"), ColumnView(name="Dupont", type="string")),
+    named_by="first line",
+    doubts=("column 1, '17', is a number",),
 )
 FACTS = PublicFacts(
     n_units=1100, base_model="taciturn/tiny-medical", base_parameters=1_000_000, context_length=160
@@ -133,6 +145,9 @@ class Fake:
         cut_after: a stream of events breaks off after so many, each time it is asked for.
         failing: state and code that the next jobs end with.
         seen: method and path of every request, in order.
+        asked: the queries of the audit log, in order.
+        found: what a worker finds in the next datasets, where their owner does not state it.
+        stated: what owners have said of columns.
     """
 
     name: str = "phee"
@@ -147,6 +162,9 @@ class Fake:
     failing: Problem | None = None
     outcome: JobState = JobState.SUCCEEDED
     seen: list[str] = field(default_factory=list)
+    asked: list[dict[str, str]] = field(default_factory=list)
+    found: FoundColumns | None = None
+    stated: dict[str, StatedColumns] = field(default_factory=dict)
     synthetic: dict[str, SyntheticPreview] = field(default_factory=dict)
     resumed_from: list[str | None] = field(default_factory=list)
     passwords: list[str] = field(default_factory=list)
@@ -323,8 +341,22 @@ def app_of(fake: Fake) -> FastAPI:
 
     @app.post("/v1/datasets", status_code=201)
     def add(new: NewDataset) -> DatasetView:
-        fake.datasets[new.name] = dataset(new.name, new.description)
-        return fake.datasets[new.name]
+        view = dataset(new.name, new.description)
+        names = None if fake.found is None else tuple(each.name for each in fake.found.columns)
+        if names is not None and new.columns != names:
+            waiting = {"state": DatasetState.UNCONFIRMED, "columns": None, "found": fake.found}
+            view = view.model_copy(update=waiting)
+        fake.datasets[new.name] = view
+        return view
+
+    @app.put("/v1/datasets/{name}/columns", response_model=None)
+    def state_columns(name: str, stated: StatedColumns) -> DatasetView | Response:
+        found = fake.datasets[name].found
+        names = [each.name for each in stated.columns or ()]
+        if stated.header and (found is None or [each.name for each in found.columns] != names):
+            return refuse("conflict", 409, "these are not the ones that were found")
+        fake.stated[name], fake.datasets[name] = stated, dataset(name)
+        return fake.datasets[name]
 
     @app.get("/v1/datasets/{name}", response_model=None)
     def one(name: str) -> DatasetView | Response:
@@ -516,6 +548,15 @@ def app_of(fake: Fake) -> FastAPI:
     def approvals(state: str | None = None) -> Page[ApprovalView]:
         return Page(items=(approval(),))
 
+    @app.get("/v1/approvals/{approval_id}")
+    def one_approval(approval_id: str) -> ApprovalView:
+        return approval()
+
+    @app.post("/v1/approvals/{approval_id}/withdrawals", status_code=201)
+    def withdraw(approval_id: str, wanted: Withdrawal) -> ApprovalView:
+        fake.decisions.append((approval_id, f"withdraw: {wanted.comment}"))
+        return approval()
+
     @app.post("/v1/approvals/{approval_id}/decisions", status_code=201)
     def decide(approval_id: str, answer: Decision) -> ApprovalView:
         fake.decisions.append((approval_id, answer.decision))
@@ -549,6 +590,11 @@ def app_of(fake: Fake) -> FastAPI:
     def export(number: int) -> Response:
         return Response(EXPORTED)
 
+    @app.get("/v1/tokens")
+    def tokens() -> Page[TokenView]:
+        made = TokenView(id="tok_1", name="ci", scopes=(), created_at=NOW, expires_at=NOW)
+        return Page(items=(made,))
+
     @app.post("/v1/tokens", status_code=201)
     def add_token(new: NewToken) -> TokenSecret:
         return secret("tac_secret", new.name)
@@ -557,9 +603,27 @@ def app_of(fake: Fake) -> FastAPI:
     def incident(incident_id: str) -> dict[str, str]:
         return {"id": incident_id, "log": "Traceback: a row"}
 
+    @app.post("/v1/ledger/verifications")
+    def verify(asked: NewVerification, key: Key) -> VerificationView:
+        gone = [each for each in asked.anchors if each.entries > 6]
+        return VerificationView(
+            ok=not gone,
+            namespaces=1,
+            entries=6,
+            seals_checked=True,
+            anchors_checked=len(asked.anchors),
+            problems=tuple(
+                LedgerProblem(namespace=each.namespace, sequence=each.entries, text="it is gone")
+                for each in gone
+            ),
+            anchors=(AnchorView(namespace="patients", entries=6, head="0" * 64),),
+        )
+
     @app.get("/v1/audit-log")
-    def audit_log(actor: str | None = None) -> Page[Any]:
-        return Page(items=({"actor": "ada", "action": "jobs:create"},))
+    def audit_log(request: Request, cursor: int = 3) -> Page[Any]:
+        fake.asked.append({name: request.query_params[name] for name in request.query_params})
+        entry = {"id": cursor, "actor": "user:ada", "action": "jobs:create", "code": None}
+        return Page(items=(entry,), next_cursor=str(cursor - 1) if cursor > 1 else None)
 
     return app
 
@@ -594,7 +658,17 @@ def approval() -> ApprovalView:
         namespace="patients",
         requester="eve",
         reason="no_guarantee",
-        request={},
+        request={"data": {"part": {"side": "train", "test_share": 0.1}}},
+        kind="fit",
+        dataset="phee",
+        model="taciturn/tiny-medical",
+        steps=40,
+        purpose="a poster for the retreat",
+        decisions=(
+            DecisionView(approver="bob", decision="approved", comment="fine by me", at=NOW),
+        ),
+        left=0.63,
+        left_after=0.63,
         state="open",
         approved_by=("bob",),
         needed=2,

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import json
 import sys
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import httpx
 import pytest
 
-from fakegateway import TOKEN, URL, Fake, exported
+from fakegateway import FOUND, TOKEN, URL, Fake, approval, dataset, exported
+from taciturn.cli import dataset as dataset_commands
+from taciturn.cli import gateway
+from taciturn.cli import jobs as jobs_commands
 from taciturn.sdk import client as clients
 from taciturn.sdk import login as logins
 from taciturn.sdk.transport import Patience
@@ -131,6 +136,44 @@ def test_the_line_of_the_data_owner(fake: Fake, shell: Shell, tmp_path: Path) ->
     assert "secret" not in output
 
 
+ADD = ("dataset", "add", "notes", "/data/notes.csv", "--unit", "md5(id)", "--namespace", "patients",
+       "--units", "1100")  # fmt: skip
+
+
+def test_names_that_may_be_a_row_are_confirmed(fake: Fake, shell: Shell) -> None:
+    fake.found = FOUND
+    output = shell(*ADD, code=1)
+    assert "'Dupont': string" in output
+    assert "doubtful: column 1, '17', is a number" in output
+    assert "taciturn dataset confirm notes --yes" in output
+    assert fake.stated == {}
+    assert "nobody else is shown" in shell("dataset", "show", "notes")
+    shell("dataset", "confirm", "notes", code=1)
+    assert fake.stated == {}
+    assert "not the ones" in shell("dataset", "confirm", "notes", "--columns", "id, name", code=1)
+    ready = shell("dataset", "confirm", "notes", "--no-header", "--columns", "id, name")
+    assert "notes: ready" in ready
+    assert [each.name for each in fake.stated["notes"].columns or ()] == ["id", "name"]
+    shell(*ADD, code=1)
+    assert "notes: ready" in shell("dataset", "confirm", "notes", "--yes")
+    assert fake.stated["notes"].header
+    assert "notes: ready" in shell(*ADD, "--columns", "17,Dupont")
+
+
+@pytest.mark.parametrize(("answer", "code"), [("y\n", 0), ("n\n", 1), ("\n", 1)])
+def test_on_a_terminal_they_are_asked_for(
+    fake: Fake, shell: Shell, monkeypatch: pytest.MonkeyPatch, answer: str, code: int
+) -> None:
+    """So that registering is one command; to say nothing is to say no."""
+    fake.found = FOUND
+    terminal = io.StringIO(answer)
+    monkeypatch.setattr(terminal, "isatty", lambda: True)
+    monkeypatch.setattr(sys, "stdin", terminal)
+    monkeypatch.setattr(dataset_commands, "on_terminal", lambda: True)
+    assert ("notes: ready" in shell(*ADD, code=code)) == (code == 0)
+    assert bool(fake.stated) == (code == 0)
+
+
 def test_datasets(fake: Fake, shell: Shell) -> None:
     assert "phee" in shell("dataset", "list")
     assert json.loads(shell("dataset", "list", "--json"))["name"] == "phee"
@@ -202,7 +245,7 @@ def test_fit_from_a_file_without_waiting(fake: Fake, shell: Shell, tmp_path: Pat
     assert MODEL in shell("job", "wait", job)
     events = [json.loads(line) for line in shell("job", "events", job).splitlines()]
     assert [event["sequence"] for event in events] == list(range(1, 9))
-    assert "none" in shell("job", "machines", job)
+    assert shell("job", "machines", job) == ""
     assert "cancelled" in shell("job", "cancel", job)
 
 
@@ -245,7 +288,12 @@ def test_approvals_and_people(fake: Fake, shell: Shell) -> None:
     assert "no_guarantee" in shell("approval", "list")
     assert "1 of 2 have approved" in shell("approval", "approve", "apr_1", "--comment", "fine")
     assert "open" in shell("approval", "reject", "apr_1")
-    assert fake.decisions == [("apr_1", "approve"), ("apr_1", "reject")]
+    assert "1 of 2 have approved" in shell("approval", "withdraw", "apr_1", "--comment", "oh")
+    assert fake.decisions == [
+        ("apr_1", "approve"),
+        ("apr_1", "reject"),
+        ("apr_1", "withdraw: oh"),
+    ]
     assert "ada" in shell("user", "list")
     assert "eve: practitioner" in shell("user", "add", "eve", "--role", "practitioner")
     link = f"{URL}/v1/password#tac_link"
@@ -253,7 +301,113 @@ def test_approvals_and_people(fake: Fake, shell: Shell) -> None:
     assert link in shell("user", "link", "eve").splitlines()
     assert shell("token", "add", "ci").strip() == "tac_secret"
     assert "a row" in shell("incident", "show", "inc_1")
-    assert json.loads(shell("audit-log", "--limit", "1"))["actor"] == "ada"
+
+
+def test_an_approver_is_shown_what_they_approve(fake: Fake, shell: Shell) -> None:
+    shown = shell("approval", "show", "apr_1")
+    facts = (
+        *("eve, 2026-01-01 00:00 UTC", "a poster for the retreat", "fit job_1", "phee", "patients"),
+        *("taciturn/tiny-medical", "train, 0.1 held out", "none: no guarantee", "40"),
+        "the model may repeat any row",
+        "the budget as it is, which says nothing about it (63.0% of the budget are left now)",
+        *("by 1 of 2", "bob approved, 2026-01-01 00:00 UTC: fine by me"),
+    )
+    for fact in facts:
+        assert fact in shown
+    assert json.loads(shell("approval", "show", "apr_1", "--json"))["left"] == 0.63
+    assert "a poster for the retreat" in shell("approval", "list")
+    for after, words in ((0.5, "50.0% of the budget; 63.0%"), (-0.1, "nothing: it needs 73.0%")):
+        view = approval().model_copy(update={"reason": "exceeds_grant", "left_after": after})
+        assert words in jobs_commands._approval_facts(view)["it would leave"]
+
+
+def test_a_fit_says_what_it_is_for(fake: Fake, shell: Shell) -> None:
+    shell(*FIT, "--no-wait", "--purpose", "a poster", "--name", "first")
+    (job,) = fake.jobs.values()
+    assert (job.request["purpose"], job.request["name"]) == ("a poster", "first")
+    local = ("--data", "x.csv", "--model", "m", "--target-epsilon", "3", "--purpose", "x")
+    assert "purpose is for data behind a gateway" in shell("fit", *local, code=1)
+
+
+def test_the_audit_log_is_asked_for_a_span_of_one_person(fake: Fake, shell: Shell) -> None:
+    span = ("--since", "2026-03-01", "--until", "2026-03-01T12:30+01:00")
+    shell("audit-log", "--user", "ada", "--action", "jobs:create", *span, "--limit", "1")
+    asked = fake.asked[0]
+    assert {name: asked[name] for name in ("actor", "action", "since", "until")} == {
+        "actor": "user:ada",
+        "action": "jobs:create",
+        "since": "2026-03-01T00:00:00+00:00",
+        "until": "2026-03-01T12:30:00+01:00",
+    }
+    shell("audit-log", "--user", "anonymous", "--since", "2h")
+    assert fake.asked[-1]["actor"] == "anonymous"
+    ago = datetime.now(UTC) - datetime.fromisoformat(fake.asked[-1]["since"])
+    assert timedelta(hours=2) <= ago < timedelta(hours=2, minutes=5)
+    assert "2026-03-01, 2026" in shell("audit-log", "--since", "yesterday", code=1)
+
+
+def test_the_audit_log_is_exported_whole(fake: Fake, shell: Shell, tmp_path: Path) -> None:
+    lines = shell("audit-log", "--json", "--limit", "2").splitlines()
+    assert [json.loads(line)["id"] for line in lines] == [3, 2]
+    path = tmp_path / "march.jsonl"
+    assert "3 record(s)" in shell("audit-log", "--output", str(path))
+    assert [json.loads(line)["id"] for line in path.read_text().splitlines()] == [3, 2, 1]
+    assert "already exists" in shell("audit-log", "--output", str(path), code=1)
+
+
+def test_the_ledger_is_verified_by_the_gateway_where_no_database_is_named(
+    fake: Fake, shell: Shell, tmp_path: Path
+) -> None:
+    anchor = tmp_path / "anchor.json"
+    assert "IN ORDER: 6 entries of 1 namespace(s); seals checked; 0 anchor(s)" in shell(
+        "ledger", "verify", "--write-anchor", str(anchor)
+    )
+    assert "1 anchor(s)" in shell("ledger", "verify", "--anchor", str(anchor))
+    anchor.write_text(anchor.read_text().replace('"entries":6', '"entries":60'))
+    output = shell("ledger", "verify", "--anchor", str(anchor), code=1)
+    assert "namespace 'patients', entry 60: it is gone" in output
+    assert "NOT IN ORDER" in output
+    anchor.write_text("{}")
+    assert "holds no anchors" in shell("ledger", "verify", "--anchor", str(anchor), code=1)
+    assert "--key is for --database" in shell("ledger", "verify", "--key", "x", code=1)
+
+
+LISTS = ("dataset list", "job list", "model list", "model bases", "approval list", "user list",
+         "token list", "grant list patients", "budget", "audit-log")  # fmt: skip
+
+
+@pytest.mark.parametrize("command", LISTS)
+def test_off_a_terminal_a_list_is_tsv(fake: Fake, shell: Shell, command: str) -> None:
+    fake.datasets["phee"] = dataset("phee", description="notes\tof the\nward")
+    shell(*FIT, "--no-wait")
+    shell("grant", "add", "patients", "user:eve", "--epsilon", "2", "--delta", "1e-7")
+    header, *rows = shell(*command.split()).splitlines()
+    names = header.split("\t")
+    assert len(names) > 2
+    assert rows
+    assert all(len(row.split("\t")) == len(names) for row in rows)
+
+
+@pytest.mark.parametrize("width", ["40", "80", "120", "300"])
+@pytest.mark.parametrize("command", ["job list", "approval list", "model list", "job show JOB"])
+def test_ids_are_never_cut(
+    fake: Fake, shell: Shell, monkeypatch: pytest.MonkeyPatch, width: str, command: str
+) -> None:
+    shell(*FIT, "--no-wait")
+    (job,) = fake.jobs
+    ids = {"job": job, "model": "mod_00000000000000000001", "approval": "apr_00000000000000000001"}
+    monkeypatch.setenv("COLUMNS", width)
+    monkeypatch.setattr(gateway, "on_terminal", lambda: True)
+    shown = shell(*command.replace("JOB", job).split())
+    assert any(ids[command.split()[0]] in line for line in shown.splitlines())
+    assert "…" not in shown
+
+
+def test_a_terminal_obeys_nobody_who_wrote_a_cell(fake: Fake, shell: Shell) -> None:
+    fake.datasets["phee"] = dataset("phee", description="notes\x1b[2J\x9b31m of the ward")
+    shown = shell("dataset", "list")
+    assert "of the ward" in shown
+    assert not {"\x1b", "\x9b"} & set(shown)
 
 
 def test_errors_are_one_line(fake: Fake, shell: Shell) -> None:

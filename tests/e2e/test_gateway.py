@@ -39,6 +39,7 @@ def data(gateway: demo.DemoGateway) -> RemoteDataset:
         unit=UNIT,
         namespace="patients",
         units=gateway.units,
+        columns=["id", "context"],
         epsilon=10,
         delta=1e-5,
         mock=mock,

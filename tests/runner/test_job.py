@@ -172,6 +172,17 @@ def test_probe_says_names_and_types_of_columns(rows: Path, tmp_path: Path) -> No
     assert columns == [{"name": "id", "type": "string"}, {"name": "text", "type": "string"}]
 
 
+def test_probe_reads_rows_without_a_header_line_as_the_owner_says(tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text("p1_1,Dupont coughs\n" * 3)
+    for names, unit in ((("id", "text"), "id"), ((), "column_1")):
+        named = source(path, unit=unit).model_copy(update={"names": names})
+        gateway = FakeGateway(assignment(RemoteProbe(dataset="notes"), source=named))
+        assert Runner(tmp_path / "root").run(gateway.client()) is WorkerExit.REPORTED
+        columns = json.loads(gateway.files["schema.json"])["columns"]
+        assert [each["name"] for each in columns] == list(names or ("column_1", "column_2"))
+
+
 def test_probe_takes_columns_of_any_type_and_of_names_that_differ_in_case(tmp_path: Path) -> None:
     wide = pa.array([{f"field {index}": index for index in range(1000)}])
     half = pa.array([1.0], pa.float16())

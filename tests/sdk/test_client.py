@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from fakegateway import EXPORTED, Fake, dataset, exported
+from fakegateway import EXPORTED, FOUND, Fake, dataset, exported
 from taciturn.errors import (
     AdapterError,
     CertificateError,
@@ -25,7 +25,7 @@ from taciturn.sdk.client import Client
 from taciturn.sdk.evaluation import RemoteEvaluation
 from taciturn.sdk.job import Job
 from taciturn.sdk.model import RemoteModel
-from taciturn.wire.datasets import DatasetState
+from taciturn.wire.datasets import DatasetState, StatedColumn
 from taciturn.wire.events import NodeEvent, NumberedEvent
 from taciturn.wire.jobs import JobState, RemoteFit
 from taciturn.wire.machines import MachineUse
@@ -261,6 +261,30 @@ def test_owner(fake: Fake, client: Client) -> None:
     assert client.incident("inc_1") == "Traceback: a row"
 
 
+def test_an_owner_confirms_what_was_found(fake: Fake, client: Client) -> None:
+    fake.found = FOUND
+    fields = {"unit": "md5(id)", "namespace": "patients", "units": 1100}
+    added = client.add_dataset("notes", "/data/notes.csv", **fields).wait()
+    assert added.view.state is DatasetState.UNCONFIRMED
+    assert "'Dupont': string" in repr(added)
+    assert "column 1, '17', is a number" in repr(added)
+    assert "Dupont" in added._repr_html_()
+    with pytest.raises(ConflictError, match="not the ones"):
+        added.confirm(["id", "name"])
+    assert added.confirm(["id", "name"], header=False).view.state is DatasetState.READY
+    assert fake.stated["notes"].header is False
+    fake.datasets["notes"] = added.view
+    confirmed = added.confirm()
+    assert confirmed.view.state is DatasetState.READY
+    assert fake.stated["notes"].columns == (
+        StatedColumn(name="17", type="string"), StatedColumn(name="Dupont", type="string")
+    )  # fmt: skip
+    with pytest.raises(SpecError, match="nothing of its columns"):
+        confirmed.confirm()
+    stated = client.add_dataset("b", "/b.csv", columns=["17", "Dupont"], **fields)
+    assert stated.wait().view.state is DatasetState.READY
+
+
 def test_a_dataset_that_cannot_be_used(fake: Fake, client: Client) -> None:
     fake.datasets["phee"] = dataset("phee").model_copy(update={"state": DatasetState.REFUSED})
     with pytest.raises(ConflictError, match="cannot be used"):
@@ -272,7 +296,7 @@ def test_administrator_and_auditor(client: Client) -> None:
     assert made.name == "eve"
     assert client.admin.password_link("eve").url.endswith("/v1/password#tac_link")
     assert client.admin.add_token("ci").token == "tac_secret"
-    assert next(client.auditor.audit_log())["actor"] == "ada"
+    assert next(client.auditor.audit_log())["actor"] == "user:ada"
     assert client.admin.retention().incident_days == 30
 
 

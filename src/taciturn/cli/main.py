@@ -132,7 +132,7 @@ def _fit(fields: dict[str, Any]) -> None:
 
         run_remote_fit(fields)
         return
-    _only_remote(fields, "wait", "name", "held_out")
+    _only_remote(fields, "wait", "name", "purpose", "held_out")
     resume, show_private = (bool(fields.pop(name, False)) for name in ("resume", "show_private"))
     job = parse(JobSpec, fields)
     from taciturn.planning.plan import check_target
@@ -184,7 +184,7 @@ def _evaluate(fields: dict[str, Any]) -> None:
 
         run_remote_evaluate(fields)
         return
-    _only_remote(fields, "held_out")
+    _only_remote(fields, "held_out", "purpose")
     planned, n_units = fields.pop("plan", False), fields.pop("n_units", None)
     if planned:
         from taciturn.cli.evaluate import run_evaluation_plan
@@ -250,12 +250,20 @@ HELD_OUT = (
     ],
     None,
 )
+PURPOSE = (
+    Annotated[
+        str | None,
+        typer.Option("--purpose", help="A gateway's data: one line for whoever has to approve it."),
+    ],
+    None,
+)
 app.command("fit")(
     spec_command(
         JobSpec,
         _fit,
         extra={
             "held_out": HELD_OUT,
+            "purpose": PURPOSE,
             "name": (
                 Annotated[
                     str | None, typer.Option("--name", help="A gateway's data: name of the model.")
@@ -416,6 +424,7 @@ app.command("evaluate")(
                 ],
                 None,
             ),
+            "purpose": PURPOSE,
         },
         summary="Perplexity, token accuracy and samples of base and fitted model, beside a text.",
     )

@@ -28,7 +28,7 @@ def declared(
     split = None
     if part is not None:
         split = Split(bytes.fromhex(source.split_key), part.side, part.test_share)
-    return DeclaredRows(source.source, n_units, split, limit_s)
+    return DeclaredRows(source.source, n_units, split, limit_s, source.names)
 
 
 def with_owners_terms(spec: S, source: SourceRef | None, data: DataRef) -> S:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,9 @@ from pydantic import RootModel
 from taciturn.errors import DataError
 from taciturn.sdk.transport import Transport, new_key
 from taciturn.wire.identity import AuditLogExport
+from taciturn.wire.ledger import AnchorView, NewVerification
+
+_PAGE = 200
 
 
 class Row(RootModel[dict[str, Any]]):
@@ -26,10 +30,27 @@ class Auditing:
     transport: Transport
 
     def audit_log(
-        self, *, actor: str | None = None, action: str | None = None
+        self,
+        *,
+        actor: str | None = None,
+        action: str | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
     ) -> Iterator[dict[str, Any]]:
-        """Every read and every decision, newest first."""
-        for row in self.transport.pages("audit-log", Row, {"actor": actor, "action": action}):
+        """Every read and every decision, newest first.
+
+        Args:
+            actor: as the log has them, for example `user:ada`.
+            since, until: from this moment on, and before that one; without a zone of UTC.
+        """
+        wanted = {
+            "actor": actor,
+            "action": action,
+            "since": since and since.isoformat(),
+            "until": until and until.isoformat(),
+            "limit": _PAGE,
+        }
+        for row in self.transport.pages("audit-log", Row, wanted):
             yield row.root
 
     def exports(self) -> Iterator[AuditLogExport]:
@@ -68,9 +89,9 @@ class Auditing:
         for row in self.transport.pages(f"ledger/{namespace}/entries", Row):
             yield row.root
 
-    def verify_ledger(self) -> dict[str, Any]:
-        """Whether every row is as it was written, and every balance follows from them."""
-        response = self.transport.send(
-            "POST", "ledger/verifications", body={"anchors": []}, key=new_key()
-        )
+    def verify_ledger(self, anchors: Sequence[AnchorView] = ()) -> dict[str, Any]:
+        """Whether every row is as it was written, and every balance follows from them; and whether
+        the chains still hold what they ended in when the anchors were kept."""
+        body = NewVerification(anchors=tuple(anchors))
+        response = self.transport.send("POST", "ledger/verifications", body=body, key=new_key())
         return self.transport.read(Row, response).root

@@ -211,6 +211,7 @@ def job_facts(job: Job) -> dict[str, str]:
         "base model" if view.kind is JobKind.FIT else "model": view.request.get("model"),
         "fitted model": view.model if view.kind is JobKind.FIT else None,
         "requested by": view.requester,
+        "purpose": view.request.get("purpose"),
         "created": f"{view.created_at:%Y-%m-%d %H:%M} UTC",
         "approval": view.approval,
         "privacy": cost_words(view),

@@ -118,17 +118,24 @@ class RemoteModel:
                     yield choice.get("text", "")
 
     def evaluate(
-        self, data: object, *, progress: bool | None = None, **fields: Unpack[EvaluateFields]
+        self,
+        data: object,
+        *,
+        progress: bool | None = None,
+        purpose: str | None = None,
+        **fields: Unpack[EvaluateFields],
     ) -> RemoteEvaluation:
         """How well base and fitted model predict `data`; see LLM.evaluate.
 
         Args:
             data: a dataset of the gateway, with target_epsilon; or public texts: a list of strings,
                 a frame or a file with `text_field`.
+            purpose: one line for whoever has to approve it, where that is needed.
         """
         from taciturn.sdk.evaluation import RemoteEvaluation
 
-        found = self._submit(self._evaluation(data, fields)).result(progress=progress)
+        asked_for = self._evaluation(data, fields, purpose)
+        found = self._submit(asked_for).result(progress=progress)
         assert isinstance(found, RemoteEvaluation)
         return found
 
@@ -143,7 +150,9 @@ class RemoteModel:
         names = [field.name for field in dataclasses.fields(EvaluationPlan)]
         return EvaluationPlan(**{name: plan[name] for name in names})
 
-    def _evaluation(self, data: object, fields: EvaluateFields) -> RemoteEvaluate:
+    def _evaluation(
+        self, data: object, fields: EvaluateFields, purpose: str | None = None
+    ) -> RemoteEvaluate:
         asked_for: dict[str, Any] = dict(fields)
         if isinstance(data, RemoteDataset):
             source: dict[str, Any] = {"data": data.ref}
@@ -151,7 +160,7 @@ class RemoteModel:
             if fields.get("target_epsilon") is not None:
                 raise SpecError("private data of your own stay here; give a gateway's dataset")
             source = {"public_texts": public_texts(data, asked_for.pop("text_field", None))}
-        return request(RemoteEvaluate, model=self.id, **source, **asked_for)
+        return request(RemoteEvaluate, model=self.id, purpose=purpose, **source, **asked_for)
 
     def audit(self, *, confidence: float = 0.95, progress: bool | None = None) -> Audit:
         """What an attack proves about epsilon; see LLM.audit."""

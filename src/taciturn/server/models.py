@@ -17,6 +17,7 @@ from taciturn.server.identity.secret import new_id
 from taciturn.server.moments import moment
 from taciturn.server.paging import Paging
 from taciturn.server.problems import ProblemError
+from taciturn.server.recency import key, newest_first
 from taciturn.server.sight import holds_model, watches_model
 from taciturn.server.tables import artifacts, base_models, datasets, models, users
 from taciturn.wire.jobs import ModelView
@@ -73,14 +74,9 @@ class Models:
         return {"model_id": model_id, "policy": policy}
 
     def list(self, caller: Principal, paging: Paging) -> Page[ModelView]:
-        """Models that the caller may know of, by id."""
-        wanted = (
-            _query(watches_model(caller))
-            .where(models.c.id > paging.name())
-            .order_by(models.c.id)
-            .limit(paging.fetch)
-        )
-        return paging.page(self.gateway.rows(wanted), _view, lambda row: row.id)
+        """Models that the caller may know of, newest first."""
+        wanted = newest_first(_query(watches_model(caller)), models, paging)
+        return paging.page(self.gateway.rows(wanted), _view, key)
 
     def get(self, caller: Principal, model_id: str) -> ModelView:
         """One of them; raises ProblemError `not_found`."""

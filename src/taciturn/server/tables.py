@@ -20,6 +20,7 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    true,
 )
 
 from taciturn.server.ledger.tables import metadata as metadata
@@ -119,6 +120,9 @@ datasets = Table(
     Column("units", BigInteger, nullable=False),
     Column("state", String(20), nullable=False),
     Column("columns", Text),
+    Column("header", Boolean, nullable=False, server_default=true()),
+    Column("stated", Text),
+    Column("found", Text),
     Column("mock", Text, nullable=False),
     Column("synthetic_job", _ID),
     Column("synthetic", Text),

@@ -58,16 +58,22 @@ FAILURES: dict[FailureCode, str] = {
     FailureCode.DATA_UNREADABLE: "the worker cannot reach or read the data; ask the data's owner",
     FailureCode.DATA_REFUSED: "the data cannot be prepared this way; ask the data's owner",
     FailureCode.GUARANTEE_REFUSED: "going on would have broken the guarantee; nothing was released",
-    FailureCode.BUDGET_EXCEEDED: "the budget has no room for what is left to do",
+    FailureCode.BUDGET_EXCEEDED: "the budget has no room for what is left to do: steps that a lost "
+    "worker had been charged for would run, and be charged, again. What was charged stays spent, "
+    "what never ran is free again; ask for less, or the data's owner for a larger budget",
     FailureCode.FENCED: "another worker has taken the job over",
     FailureCode.RESOURCES: "memory ran out; ask for smaller microbatches",
     FailureCode.TIME: "the job has taken all the time that it may take; one that was still reading "
     "rows has spent what it held; make select simpler, or ask for more time",
     FailureCode.STORAGE: "disk or object store is full or cannot be written",
     FailureCode.INTERNAL: "the worker failed; the owner finds why under the incident",
-    FailureCode.LOST: "the worker vanished; what it had charged stays spent",
+    FailureCode.LOST: "its workers vanished one after the other without a word, as they do when "
+    "memory runs out or a machine goes away. What was charged stays spent, what never ran is free "
+    "again. Ask whoever runs the gateway, whose log says when each was lost; then try again, with "
+    "smaller microbatches if it may be memory",
     FailureCode.REJECTED: "an approver rejected it",
-    FailureCode.EXPIRED: "nobody decided, or no worker came, in time",
+    FailureCode.EXPIRED: "nobody approved it, or no worker came, in time; nothing was spent, and "
+    "what was held is free again. Ask again",
     FailureCode.LAUNCH: "no worker could be started",
 }
 """What people read; fixed, so that it can quote nothing."""

@@ -68,6 +68,11 @@ class DataRef(WireValue):
 _NOT_REMOTE = ("privacy_unit", "select", "device", "threads", "checkpoint_every")
 
 
+Purpose = Annotated[
+    Line | None, Field(description="What it is for: one line for whoever has to approve it.")
+]
+
+
 class RemoteFit(FitSpec):
     """A fit where the data is: FitSpec, but unit, selection and machine are the gateway's."""
 
@@ -75,6 +80,7 @@ class RemoteFit(FitSpec):
     model: Annotated[str, Field(min_length=1, max_length=300, description="Base model.")]
     data: DataRef
     name: Annotated[Line | None, Field(description="A name for the model.")] = None
+    purpose: Purpose = None
     machine: Annotated[
         MachineWish | None, Field(description="Default: what the memory estimate needs.")
     ] = None
@@ -122,6 +128,7 @@ class RemoteEvaluate(EvaluateSpec):
     public_texts: Annotated[
         tuple[Annotated[str, Field(max_length=100_000)], ...], Field(max_length=10_000)
     ] = ()
+    purpose: Purpose = None
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
@@ -271,8 +278,26 @@ class ModelView(WireValue):
     created_at: Moment
 
 
+class DecisionView(WireValue):
+    """What an approver has said; `withdrawn` is a yes that was taken back."""
+
+    approver: str
+    decision: Literal["approved", "rejected", "withdrawn"]
+    comment: str | None
+    at: Moment
+
+
 class ApprovalView(WireValue):
-    """A request to two people for something that the rules alone refuse."""
+    """A request to two people for something that the rules alone refuse.
+
+    Attributes:
+        model: the base model of a fit; else the id of a fitted one.
+        epsilon, delta: what the job itself would cost; null without a guarantee.
+        steps: how often the mechanism would run.
+        left, left_after: share of the namespace's budget that is neither spent nor held, now and
+            once this was approved, below 0 where there is no room; where one is asked for alone,
+            and not decided.
+    """
 
     id: str
     job: str
@@ -285,10 +310,26 @@ class ApprovalView(WireValue):
     needed: int
     expires_at: Moment
     created_at: Moment
+    kind: JobKind | None = None
+    dataset: Name | None = None
+    model: str | None = None
+    epsilon: float | None = None
+    delta: float | None = None
+    steps: int | None = None
+    purpose: str | None = None
+    decisions: tuple[DecisionView, ...] = ()
+    left: float | None = None
+    left_after: float | None = None
 
 
 class Decision(WireValue):
     """An approver's answer."""
 
     decision: Literal["approve", "reject"]
+    comment: Line | None = None
+
+
+class Withdrawal(WireValue):
+    """An approver takes their yes back."""
+
     comment: Line | None = None

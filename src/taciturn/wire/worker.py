@@ -33,11 +33,17 @@ MOST_ASKED = 100
 
 
 class SourceRef(WireValue):
-    """Where the rows are and what a unit is; credentials are the worker's own."""
+    """Where the rows are and what a unit is; credentials are the worker's own.
+
+    Attributes:
+        names: of the columns of CSV files that have no header line; empty: column_1, column_2, ...;
+            None: they have one.
+    """
 
     source: str
     unit: str
     units: int
+    names: tuple[str, ...] | None = None
     split_key: Annotated[
         str, Field(repr=False, description="Hexadecimal; keys the split by unit. A secret.")
     ]

@@ -80,6 +80,8 @@ def test_a_lost_worker_is_replaced_and_then_given_up(ward: Ward) -> None:
             assert ward.hand(job).take(f"operation-{attempt}").status_code == 200
     seen = ward.get(f"jobs/{job}").json()
     assert (seen["state"], seen["failure"]["code"]) == ("failed", "lost")
+    for words in ("memory", "stays spent", "free again", "try again", "(3 tried)"):
+        assert words in seen["failure"]["text"]
     assert still_open(ward) == []
     assert taken(ward) == 0
 
@@ -248,6 +250,15 @@ def test_a_job_that_nobody_ran_in_time_expires(ward: Ward) -> None:
     ward.watch.forward(86_401)
     ward.tick()
     assert ward.get(f"jobs/{job}").json()["failure"]["code"] == "lost"
+    assert still_open(ward) == []
+
+
+def test_a_job_that_no_worker_came_for_has_lost_none(ward: Ward) -> None:
+    job = ward.ask(SMALL).json()["id"]
+    ward.watch.forward(86_401)
+    ward.tick()
+    failure = ward.get(f"jobs/{job}").json()["failure"]
+    assert (failure["code"], "no worker came" in failure["text"]) == ("expired", True)
     assert still_open(ward) == []
 
 

@@ -161,6 +161,8 @@ def test_a_refusal_in_the_last_moment_is_repeated_for_its_key(
     assert (answer.status_code, answer.json()["code"]) == (409, "budget_exceeded")
     again = ward.ask(body, "olga", "slow-client")
     assert (again.status_code, again.json()["code"]) == (409, "budget_exceeded")
+    for words in ("nothing was spent", "taciturn budget patients", "would fit now"):
+        assert words in again.json()["detail"]
     assert taken(ward) <= 1
 
 

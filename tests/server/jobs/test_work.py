@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine
+from sqlalchemy import Engine, update
 
 from gateways.world import NAMESPACE, UNITS, fit
 from taciturn.accounting.compose import epsilon
@@ -15,6 +15,7 @@ from taciturn.accounting.events import dpsgd_event, event_to_dict
 from taciturn.report import PrivacyReport
 from taciturn.server.jobs.ending import NothingReleased
 from taciturn.server.ledger import job_report, job_statements, statement, verify
+from taciturn.server.tables import datasets
 from taciturn.wire.worker import MOST_ASKED
 from ward import Hand, Ward, make_ward
 
@@ -70,6 +71,25 @@ def hand_in(ward: Ward, report: bytes | None) -> Files:
     files = Files(report)
     object.__setattr__(ward.services.jobs.ending, "released", files)
     return files
+
+
+@pytest.mark.parametrize(
+    ("header", "stated", "names"),
+    [
+        (True, None, None),
+        (True, ["a"], None),
+        (False, None, ["id", "patient_id", "context"]),
+        (False, ["a"], ["a"]),
+    ],
+)
+def test_a_worker_is_told_that_there_is_no_header_line(
+    ward: Ward, header: bool, stated: list[str] | None, names: list[str] | None
+) -> None:
+    """By the names that the owner has stated, or has seen when the data were first read."""
+    text = None if stated is None else json.dumps([{"name": name} for name in stated])
+    change = update(datasets).values(header=header, stated=text)
+    ward.gateway.write(lambda connection: connection.execute(change))
+    assert ward.running(fit()).take().json()["source"]["names"] == names
 
 
 def test_a_fit_from_lease_to_outcome(ward: Ward) -> None:

@@ -36,12 +36,14 @@ class DeclaredRows:
         n_units: how many units there are, as the owner declared: public, whatever is there.
         split: the side that is used; all of it without.
         limit_s: how long reading and preparing them may take; public. Without, as long as it does.
+        names: of the columns of CSV files without a header line; None where they have one.
     """
 
     source: object
     n_units: int
     split: Split | None = None
     limit_s: float | None = None
+    names: tuple[str, ...] | None = None
 
 
 def declared_records(data: DeclaredRows, spec: DataSpec, skipped: Skipped) -> tuple[Rows, Fields]:
@@ -56,7 +58,7 @@ def declared_records(data: DeclaredRows, spec: DataSpec, skipped: Skipped) -> tu
     """
     if spec.privacy_unit is None:
         raise SpecError("rows of a registered data set need privacy_unit: what its owner protects")
-    source = open_rows(data.source, empty=True, skipped=skipped)
+    source = open_rows(data.source, empty=True, skipped=skipped, names=data.names)
     rows = with_owners_unit(source, spec.privacy_unit, skipped)
     if data.split is not None:
         rows = data.split.kept(rows, skipped)

@@ -146,7 +146,8 @@ def _declared_source(data: DeclaredRows) -> str:
     """Where a registered data set is; rows in memory, which only tests register, are nowhere."""
     place = os.fspath(data.source) if isinstance(data.source, str | os.PathLike) else ""
     key = b"" if data.split is None else data.split.key
-    return _sha256([place, repr(data.split), hashlib.sha256(key).hexdigest()])
+    named = [] if data.names is None else [list(data.names)]
+    return _sha256([place, repr(data.split), hashlib.sha256(key).hexdigest(), *named])
 
 
 def _files(data: object) -> tuple[tuple[str | int, ...], ...]:

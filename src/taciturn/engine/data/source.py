@@ -8,14 +8,14 @@ optional libraries are recognised by the object that the caller holds, never imp
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.dataset
 
 from taciturn.engine.data.database import is_table, read_table
-from taciturn.engine.data.formats import read_files
+from taciturn.engine.data.formats import NAMES_ITSELF, read_files
 from taciturn.engine.data.huggingface import read_dataset
 from taciturn.engine.data.jsonl import read_objects
 from taciturn.engine.data.location import locate
@@ -38,7 +38,13 @@ _KNOWN = (
 )
 
 
-def open_rows(data: object, *, empty: bool = False, skipped: Skipped | None = None) -> Rows:
+def open_rows(
+    data: object,
+    *,
+    empty: bool = False,
+    skipped: Skipped | None = None,
+    names: Sequence[str] | None = None,
+) -> Rows:
     """Open `data` as a stream of record batches of at most ROWS_PER_BATCH rows.
 
     A list of strings becomes the column "text", as does one column alone that has no name. CSV
@@ -48,11 +54,13 @@ def open_rows(data: object, *, empty: bool = False, skipped: Skipped | None = No
     Args:
         skipped: counts rows of files that cannot be read, which are left out; without it they are
             an error. What is damaged beyond a row is an error anyway.
+        names: of the columns of CSV files that begin with a row, and not with a line of names;
+            empty: column_1, column_2, ...
 
     Raises DataNotFoundError, MissingDependencyError, or DataError (nothing in it, damaged, or of a
     kind that cannot be read); no message quotes a row.
     """
-    rows, shown = _opened(data, skipped)
+    rows, shown = _opened(data, skipped, names)
     unique_columns(rows.schema, shown)
     rows = _without_dictionaries_of_views(rows)
     opened = Rows(rows.schema, sliced(rows.batches))
@@ -87,14 +95,14 @@ def _without_view(kind: pa.DataType) -> pa.DataType:
     return kind
 
 
-def _opened(data: object, skipped: Skipped | None) -> tuple[Rows, str]:
-    if isinstance(data, str) and is_table(data):
-        return read_table(data)
-    if isinstance(data, str | os.PathLike):
+def _opened(data: object, skipped: Skipped | None, names: Sequence[str] | None) -> tuple[Rows, str]:
+    if isinstance(data, str | os.PathLike) and not (isinstance(data, str) and is_table(data)):
         location = locate(os.fsdecode(data))
-        return read_files(location, skipped), location.shown
+        return read_files(location, skipped, names), location.shown
     shown = f"the {type(data).__name__}"
-    return _in_memory(data, shown), shown
+    if names is not None:
+        raise DataError(f"{'the table' if isinstance(data, str) else shown} {NAMES_ITSELF}")
+    return read_table(data) if isinstance(data, str) else (_in_memory(data, shown), shown)
 
 
 def _in_memory(data: Any, shown: str) -> Rows:

@@ -102,7 +102,7 @@ class Dispatcher:
             self._each(self._rows(jobs.c.state.in_(_WITH_WORKER)), self._watch)
         self._each(self._rows(_waits() & (jobs.c.attempt > 0)), self.leases.hold)
         self.gateway.ledger.reap()
-        self._each(self._ids(_reaped()), self._lost)
+        self._each(self._rows(_reaped()), self._ran_out)
         self._each(self._ids(_orphaned()), self.ending.close)
         self._each(self._wanted(), self._offer)
         self._each(self._next(), self._provision)
@@ -195,6 +195,7 @@ class Dispatcher:
 
     def _replace(self, row: Row[Any]) -> None:
         """Another worker for a job whose own is gone; or the end, after too many."""
+        log.warning("a worker is gone", extra={"job": row.id, "attempt": row.attempt})
         if row.cancel:
             self.ending.end(row.id, End(state=JobState.CANCELLED))
             return
@@ -215,6 +216,11 @@ class Dispatcher:
 
     def _lost(self, job_id: str) -> None:
         self.ending.end(job_id, End.failed(FailureCode.LOST))
+
+    def _ran_out(self, row: Row[Any]) -> None:
+        """What was held for a job is free again: no worker has come, or none any more."""
+        code = FailureCode.LOST if row.attempt else FailureCode.EXPIRED
+        self.ending.end(row.id, End.failed(code))
 
     def _wanted(self) -> list[Row[Any]]:
         """Samples of the queue that a worker waits for."""

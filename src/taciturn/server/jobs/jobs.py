@@ -47,7 +47,7 @@ from taciturn.server.sight import watches_job
 from taciturn.server.tables import approvals, jobs
 from taciturn.server.trials import Trials
 from taciturn.spec import DataSpec
-from taciturn.wire.events import FAILURES, FailureCode, NumberedEvent
+from taciturn.wire.events import FailureCode, NumberedEvent
 from taciturn.wire.jobs import (
     ApprovalView,
     Decision,
@@ -63,7 +63,9 @@ from taciturn.wire.jobs import (
 )
 from taciturn.wire.values import Page, PolicyLine
 
-_PROBE_LINE = PolicyLine(kind="public", text="public (names and types of columns)")
+_PROBE_LINE = PolicyLine(
+    kind="public", text="names and types of columns: public once their owner has confirmed them"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +126,7 @@ class Jobs:
                 self.queued()
                 return self.view(caller, earlier)
         self.advance(earlier)
-        return self._answer(caller, earlier)
+        return self._answer(caller, earlier, asked)
 
     def probe(self, connection: Connection, dataset: str, namespace: str, owner_id: str) -> str:
         """Queue a look at a dataset, in the caller's transaction; returns the job's id."""
@@ -396,8 +398,6 @@ class Jobs:
             now = job_row(connection, row.id)
             if now is None or now.outcome is not None or now.state != row.state:
                 return now is not None and not JobState(now.state).over and now.outcome is None
-            used = update(approvals).where(approvals.c.job_id == row.id)
-            connection.execute(used.values(state="used"))
             return self.states.move(connection, row.id, JobState.QUEUED, values)
 
         if self.gateway.write(work):
@@ -412,7 +412,7 @@ class Jobs:
             self.ending.end(row.id, End.failed(FailureCode.REJECTED))
         elif approval.state == "expired":
             self.ending.end(row.id, End.failed(FailureCode.EXPIRED))
-        elif approval.state == "approved" and self._paid_or_excepted(row, approval.reason):
+        elif self.approvals.use(row.id) and self._paid_or_excepted(row, approval.reason):
             self._queue(row, self._approved_line(row, approval.reason))
 
     def _paid_or_excepted(self, row: Row[Any], reason: str) -> bool:
@@ -431,15 +431,22 @@ class Jobs:
         text = f"no guarantee (approved by {', '.join(names)})"
         return {"policy": PolicyLine(kind="no guarantee", text=text[:400]).model_dump_json()}
 
-    def _answer(self, caller: Principal, job_id: str) -> JobView:
+    def _answer(self, caller: Principal, job_id: str, asked: Asked) -> JobView:
         """The job; or, again, the refusal of one for which there was no room when it was asked."""
         found = self.view(caller, job_id)
-        refused = found.failure is not None and found.failure.code == FailureCode.BUDGET_EXCEEDED
-        if refused and found.approval is None and self._never_ran(job_id):
-            raise ProblemError(
-                "budget_exceeded", f"job {job_id!r}: {FAILURES[FailureCode.BUDGET_EXCEEDED]}"
-            )
-        return found
+        failure = found.failure
+        if failure is None or failure.code != FailureCode.BUDGET_EXCEEDED:
+            return found
+        if found.approval is not None or not self._never_ran(job_id):
+            return found
+        terms, priced, _ = self._judged(caller, asked)
+        fits = fitting_epsilon(self.gateway, priced, terms)
+        now = "no target_epsilon" if fits is None else f"target_epsilon={fits:g}"
+        raise ProblemError(
+            "budget_exceeded",
+            f"job {job_id!r}: {failure.text}; {now} would fit now",
+            fitting_epsilon=fits,
+        )
 
     def _never_ran(self, job_id: str) -> bool:
         row = self.gateway.read(lambda connection: job_row(connection, job_id))

@@ -15,6 +15,7 @@ from sqlalchemy import Connection, Row, select
 
 from taciturn.planning.plan import max_tokens
 from taciturn.preparation.expression import check_list
+from taciturn.server.datasets import WHY_NOT_READY
 from taciturn.server.identity.principal import Principal
 from taciturn.server.moments import milliseconds
 from taciturn.server.problems import ProblemError
@@ -266,8 +267,8 @@ def _ready(row: Row[Any], data: DataRef) -> DatasetFacts:
     if row.state != DatasetState.READY:
         raise ProblemError(
             "not_ready",
-            f"dataset {row.name!r} is {row.state}; its owner finds why, and only a ready one can "
-            "be used",
+            f"dataset {row.name!r} is {row.state}: {WHY_NOT_READY[DatasetState(row.state)]}; only "
+            "a ready one can be used",
         )
     columns = tuple(ColumnView(**column) for column in json.loads(row.columns))
     if data.select is not None:

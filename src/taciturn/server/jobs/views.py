@@ -90,7 +90,16 @@ def operated_job(row: Row[Any]) -> OperatedJob:
 def _failure(row: Row[Any]) -> Failure | None:
     if row.failure is None:
         return None
-    text = FAILURES[FailureCode(row.failure)]
+    code = FailureCode(row.failure)
+    text = FAILURES[code]
+    if code is FailureCode.BUDGET_EXCEEDED and row.attempt == 0:
+        text = (
+            "the budget had no room for it any more when it was to be held: nothing ran, and "
+            f"nothing was spent. `taciturn budget {row.namespace}` shows what is left, `taciturn "
+            "plan` what would fit"
+        )
+    elif code is FailureCode.LOST:
+        text = f"{text} ({row.attempt} tried)"
     return Failure(code=row.failure, text=text, incident=row.incident)
 
 

@@ -204,8 +204,16 @@ def _source(connection: Connection, row: Row[Any]) -> SourceRef | None:
     if found is None or found.removed_at_ms is not None:
         raise ProblemError("conflict", f"dataset {row.dataset!r} was removed; the job cannot run")
     return SourceRef(
-        source=found.source, unit=found.unit, units=found.units, split_key=found.split_key
+        source=found.source,
+        unit=found.unit,
+        units=found.units,
+        split_key=found.split_key,
+        names=None if found.header else _names(found.stated or found.columns or "[]"),
     )
+
+
+def _names(columns: str) -> tuple[str, ...]:
+    return tuple(column["name"] for column in json.loads(columns))
 
 
 def _base(connection: Connection, name: str) -> BaseModelFacts:
