@@ -19,17 +19,32 @@ Roles = Annotated[
     list[str], typer.Option("--role", help="admin, owner, practitioner or auditor; repeatable.")
 ]
 Groups = Annotated[list[str] | None, typer.Option("--group", help="Repeatable.")]
+Sources = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--source",
+        help="Folder or URL where an owner may register data, such as s3://hospital/; repeatable.",
+    ),
+]
 AskPassword = Annotated[
     bool, typer.Option("--password", help="Ask for a password; without, they log in by OIDC.")
 ]
 
 
 @user.command("add")
-def add_user(name: Name, role: Roles, group: Groups = None, password: AskPassword = False) -> None:
+def add_user(
+    name: Name,
+    role: Roles,
+    group: Groups = None,
+    source: Sources = None,
+    password: AskPassword = False,
+) -> None:
     """Let a person in."""
     secret = _asked() if password else None
     with connected() as client:
-        made = client.admin.add_user(name, role, groups=group or (), password=secret)
+        made = client.admin.add_user(
+            name, role, groups=group or (), password=secret, sources=source or ()
+        )
         say(f"{made.name}: {', '.join(made.roles)}")
 
 
@@ -45,13 +60,19 @@ def change_user(
     name: Name,
     role: Annotated[list[str] | None, typer.Option("--role", help="All roles from now on.")] = None,
     group: Groups = None,
+    source: Sources = None,
+    no_source: Annotated[
+        bool, typer.Option("--no-source", help="Nowhere but where every owner may.")
+    ] = False,
     disabled: Annotated[
         bool | None, typer.Option("--disable/--enable", help="Shut out, or let in again.")
     ] = None,
     password: AskPassword = False,
 ) -> None:
-    """Change roles, groups, password, or shut a person out."""
-    given = {"roles": role, "groups": group, "disabled": disabled}
+    """Change roles, groups, sources, password, or shut a person out. Groups and sources that are
+    given are all from now on."""
+    sources = [] if no_source else source
+    given = {"roles": role, "groups": group, "disabled": disabled, "sources": sources}
     changes = {field: value for field, value in given.items() if value is not None}
     secret = _asked() if password else None
     with connected() as client:

@@ -38,8 +38,13 @@ class Administration:
         groups: Sequence[str] = (),
         display_name: str | None = None,
         password: str | None = None,
+        sources: Sequence[str] = (),
     ) -> UserView:
-        """Let a person in; without a password they log in by OIDC."""
+        """Let a person in; without a password they log in by OIDC.
+
+        Args:
+            sources: folders and URLs where an owner may register data, such as s3://hospital/.
+        """
         new = request(
             NewUser,
             name=name,
@@ -47,13 +52,14 @@ class Administration:
             groups=tuple(groups),
             display_name=display_name,
             password=password,
+            sources=tuple(sources),
         )
         body = _with_password(asked(new), password)
         response = self.transport.send("POST", "users", body=body, key=new_key())
         return self.transport.read(UserView, response)
 
     def change_user(self, name: str, *, password: str | None = None, **changes: Any) -> UserView:
-        """Change roles, groups, display_name, disabled or password of a person."""
+        """Change roles, groups, display_name, disabled, sources or password of a person."""
         change = request(UserChange, password=password, **changes)
         body = _with_password(asked(change), password)
         response = self.transport.send("PATCH", f"users/{name}", body=body)

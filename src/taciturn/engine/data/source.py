@@ -14,11 +14,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.dataset
 
-from taciturn.engine.data.database import is_table, read_table
+from taciturn.engine.data.database import Table, is_table, read_table
 from taciturn.engine.data.formats import read_files
 from taciturn.engine.data.huggingface import read_dataset
 from taciturn.engine.data.jsonl import read_objects
-from taciturn.engine.data.location import locate
+from taciturn.engine.data.location import Location, locate
 from taciturn.errors import DataError
 from taciturn.preparation.rows import (
     ROWS_PER_BATCH,
@@ -46,6 +46,7 @@ def open_rows(data: object, *, empty: bool = False, skipped: Skipped | None = No
     columns.
 
     Args:
+        data: a Location and a Table, too, where they are known already.
         skipped: counts rows of files that cannot be read, which are left out; without it they are
             an error. What is damaged beyond a row is an error anyway.
 
@@ -89,10 +90,13 @@ def _without_view(kind: pa.DataType) -> pa.DataType:
 
 def _opened(data: object, skipped: Skipped | None) -> tuple[Rows, str]:
     if isinstance(data, str) and is_table(data):
+        data = Table(data)
+    if isinstance(data, Table):
         return read_table(data)
     if isinstance(data, str | os.PathLike):
-        location = locate(os.fsdecode(data))
-        return read_files(location, skipped), location.shown
+        data = locate(os.fsdecode(data))
+    if isinstance(data, Location):
+        return read_files(data, skipped), data.shown
     shown = f"the {type(data).__name__}"
     return _in_memory(data, shown), shown
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, delete, insert, select, update
 
+from taciturn.preparation import places
 from taciturn.server.gateway import Gateway
 from taciturn.server.identity.directory import Directory, check_roles, revoke_all, role_text
 from taciturn.server.identity.passwords import Passwords
@@ -50,7 +51,8 @@ class Users:
         return self.gateway.read(work)
 
     def create(self, new: NewUser) -> UserView:
-        """Let a person in; raises ProblemError if the name is taken or the roles contradict."""
+        """Let a person in; raises ProblemError if the name is taken or the roles contradict,
+        SpecError for a source that is none."""
         hashed = self.passwords.hash(new.password.get_secret_value()) if new.password else None
         self.directory.create_user(
             new.name,
@@ -58,6 +60,7 @@ class Users:
             display_name=new.display_name,
             groups=new.groups,
             password_hash=hashed,
+            sources=_spelled(new.sources),
         )
         return self.get(new.name)
 
@@ -66,13 +69,15 @@ class Users:
         out everywhere, and stays so.
 
         Raises:
-            ProblemError: `separation_of_duty` for one's own roles, groups or state; `conflict` if
-                no enabled admin would be left.
+            ProblemError: `separation_of_duty` for one's own roles, groups, sources or state;
+                `conflict` if no enabled admin would be left.
+            SpecError: a source is none.
         """
         if name == caller.name and not _only_cosmetic(change):
             raise ProblemError(
                 "separation_of_duty",
-                "nobody changes their own roles, groups or state; ask another administrator",
+                "nobody changes their own roles, groups, sources or state; ask another "
+                "administrator",
             )
         if change.roles is not None:
             check_roles(change.roles)
@@ -102,6 +107,8 @@ def _apply(connection: Connection, row: Row[Any], change: UserChange, hashed: st
         values["roles"] = role_text(change.roles)
     if change.disabled is not None:
         values["disabled"] = change.disabled
+    if change.sources is not None:
+        values["sources"] = json.dumps(_spelled(change.sources))
     if hashed is not None:
         values["password_hash"] = hashed
     if values:
@@ -130,7 +137,12 @@ def check_an_admin_is_left(connection: Connection) -> None:
 
 
 def _only_cosmetic(change: UserChange) -> bool:
-    return change.roles is None and change.groups is None and change.disabled is None
+    given = (change.roles, change.groups, change.disabled, change.sources)
+    return all(each is None for each in given)
+
+
+def _spelled(sources: Iterable[str]) -> list[str]:
+    return list(dict.fromkeys(map(places.prefix, sources)))
 
 
 def _named(connection: Connection, name: str) -> Row[Any]:
@@ -155,5 +167,6 @@ def _view(row: Row[Any], groups: dict[str, tuple[str, ...]]) -> UserView:
         roles=tuple(Role(name) for name in json.loads(row.roles)),
         groups=groups.get(row.id, ()),
         disabled=row.disabled,
+        sources=tuple(json.loads(row.sources)),
         created_at=moment(row.created_at_ms),
     )
