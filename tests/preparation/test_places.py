@@ -168,7 +168,9 @@ def test_what_lies_in_what() -> None:
         assert not allowed(place, ["nonsense", outer, ""])
 
 
-@pytest.mark.parametrize("text", ["/data/*/", "s3://b/[a]/", "data/", "ftp://", "/proc/", "s3:", ""])
+@pytest.mark.parametrize(
+    "text", ["/data/*/", "s3://b/[a]/", "data/", "ftp://", "/proc/", "s3:", ""]
+)
 def test_a_prefix_is_plain(text: str) -> None:
     with pytest.raises(SpecError):
         prefix(text)

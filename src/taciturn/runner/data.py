@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TypeVar
 
-from taciturn.engine.data.declared import DeclaredRows
+from taciturn.engine.data.declared import DeclaredRows, Reference
 from taciturn.engine.data.split import Split
 from taciturn.errors import SpecError
 from taciturn.spec import DataSpec
@@ -14,15 +15,21 @@ from taciturn.wire.worker import SourceRef
 S = TypeVar("S", bound=DataSpec)
 
 
-def declared(source: SourceRef | None, data: DataRef, n_units: int) -> DeclaredRows:
-    """The rows that `data` means; raises SpecError if the gateway has not said where they are."""
+def declared(
+    source: SourceRef | None, data: DataRef, n_units: int, opened: Callable[[], object]
+) -> DeclaredRows:
+    """The rows that `data` means; raises SpecError if the gateway has not said where they are.
+
+    Args:
+        opened: gives what `open_rows` takes, once rows are read; raises where they may not be.
+    """
     if source is None:
         raise SpecError("the job has data, and its assignment has no source")
     part = data.part
     split = None
     if part is not None:
         split = Split(bytes.fromhex(source.split_key), part.side, part.test_share)
-    return DeclaredRows(source.source, n_units, split)
+    return DeclaredRows(Reference(source.source, opened), n_units, split)
 
 
 def with_owners_terms(spec: S, source: SourceRef | None, data: DataRef) -> S:

@@ -175,7 +175,9 @@ def identity(asked: Table) -> TableIdentity:
             found = connection.execute(sql.text(_RELATIONS), {"name": table}).scalars()
             relations = tuple((str(server), str(database), int(oid)) for oid in found)
             of_a_gateway = bool(connection.scalar(sql.text(_GATEWAY)))
-            rows = None if of_a_gateway else _content(sql, connection, sql.table(name, schema=schema))
+            rows = (
+                None if of_a_gateway else _content(sql, connection, sql.table(name, schema=schema))
+            )
             return TableIdentity(relations, rows, of_a_gateway)
 
     return shield(ask, asked.failed)
