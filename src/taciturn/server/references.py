@@ -42,7 +42,8 @@ class References:
                 "source: you may register no data there; an administrator says where you may: "
                 "taciturn user change NAME --source FOLDER-OR-URL",
             )
-        if any(places.meet(place, own) for own in places.spelled(own_places(self.gateway))):
+        own = places.spelled(own_places(self.gateway))
+        if any(places.inside(place, each) or places.meet(place, each) for each in own):
             raise ProblemError(
                 "invalid",
                 "source: what the gateway and its workers keep is there; name the folder of the "
