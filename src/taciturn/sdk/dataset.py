@@ -118,8 +118,8 @@ class RemoteDataset:
             view = self.transport.get(f"datasets/{self.name}", DatasetView)
         if view.state is DatasetState.REFUSED:
             raise ConflictError(
-                f"{self.name} cannot be used: a worker could not read it, or found units that are "
-                "null; its owner finds more with: taciturn job list --kind probe",
+                f"{self.name} cannot be used: a worker could not or may not read it, or found "
+                "units that are null; its owner finds more with: taciturn job list --kind probe",
                 code="refused",
             )
         return replace(self, view=view)
