@@ -42,7 +42,15 @@ from taciturn.wire.events import (
     ProgressEvent,
     StateEvent,
 )
-from taciturn.wire.identity import NewToken, NewUser, Role, Self, TokenSecret, UserView
+from taciturn.wire.identity import (
+    NewToken,
+    NewUser,
+    Role,
+    Self,
+    TokenSecret,
+    UserChange,
+    UserView,
+)
 from taciturn.wire.jobs import (
     ApprovalView,
     Decision,
@@ -129,6 +137,7 @@ class Fake:
     failing: Problem | None = None
     outcome: JobState = JobState.SUCCEEDED
     seen: list[str] = field(default_factory=list)
+    sources: dict[str, tuple[str, ...] | None] = field(default_factory=dict)
     synthetic: dict[str, SyntheticPreview] = field(default_factory=dict)
     resumed_from: list[str | None] = field(default_factory=list)
     numbers: Iterator[int] = field(default_factory=itertools.count)
@@ -491,7 +500,14 @@ def app_of(fake: Fake) -> FastAPI:
     @app.post("/v1/users", status_code=201)
     def add_user(new: NewUser) -> UserView:
         assert new.password is None or len(new.password.get_secret_value()) >= 12
-        return UserView(name=new.name, roles=new.roles, created_at=NOW)
+        fake.sources[new.name] = new.sources
+        return UserView(name=new.name, roles=new.roles, sources=new.sources, created_at=NOW)
+
+    @app.patch("/v1/users/{name}")
+    def change_user(name: str, change: UserChange) -> UserView:
+        fake.sources[name] = change.sources
+        sources = change.sources or ()
+        return UserView(name=name, roles=(Role.OWNER,), sources=sources, created_at=NOW)
 
     @app.post("/v1/tokens", status_code=201)
     def add_token(new: NewToken) -> TokenSecret:

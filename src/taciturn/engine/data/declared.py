@@ -34,11 +34,11 @@ class Reference:
 
     Attributes:
         place: where they are, as it was registered.
-        open: gives what `open_rows` takes; raises DataError where they may not be read.
+        locate: gives what `open_rows` takes; raises DataError where they may not be read.
     """
 
     place: str
-    open: Callable[[], object] = field(repr=False)
+    locate: Callable[[], object] = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -68,7 +68,7 @@ def declared_records(data: DeclaredRows, spec: DataSpec, skipped: Skipped) -> tu
     """
     if spec.privacy_unit is None:
         raise SpecError("rows of a registered data set need privacy_unit: what its owner protects")
-    found = data.source.open() if isinstance(data.source, Reference) else data.source
+    found = data.source.locate() if isinstance(data.source, Reference) else data.source
     source = open_rows(found, empty=True, skipped=skipped)
     rows = with_owners_unit(source, spec.privacy_unit, skipped)
     if data.split is not None:
