@@ -35,7 +35,7 @@ from taciturn.wire.values import PolicyLine
 BUDGET = {"epsilon": 8.0, "delta": 1e-6}
 COLUMNS = (ColumnView(name="id", type="string"), ColumnView(name="context", type="string"))
 SOURCE = "s3://hospital/phee.parquet"
-PREFIXES = ("/", "s3://hospital/")
+PREFIXES = ("/", "s3://", "https://", "postgresql+psycopg://")
 DP_LINE = PolicyLine(kind="DP", text="DP (epsilon=1, delta=1e-06, unit=id)")
 
 

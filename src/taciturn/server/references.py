@@ -21,6 +21,7 @@ from taciturn.server.gateway import Gateway
 from taciturn.server.problems import ProblemError
 from taciturn.server.settings import Settings
 from taciturn.server.tables import datasets, jobs, source_marks, users
+from taciturn.wire.datasets import DatasetState
 from taciturn.wire.jobs import JobKind, JobState
 from taciturn.wire.worker import SourceMarks, SourceRef
 
@@ -129,14 +130,15 @@ class References:
 
 
 def unidentified(connection: Connection) -> Sequence[Row[Any]]:
-    """Datasets that no worker has compared with the others yet, and none is about to."""
+    """Datasets in use that no worker has compared with the others yet, and none is about to."""
     marked = exists().where(source_marks.c.dataset == datasets.c.name)
     asked = exists().where(
         jobs.c.dataset == datasets.c.name,
         jobs.c.kind == JobKind.PROBE.value,
         jobs.c.state.not_in([state.value for state in JobState if state.over]),
     )
-    query = select(datasets).where(datasets.c.removed_at_ms.is_(None), ~marked, ~asked)
+    ready = datasets.c.removed_at_ms.is_(None) & (datasets.c.state == DatasetState.READY.value)
+    query = select(datasets).where(ready, ~marked, ~asked)
     return connection.execute(query.order_by(datasets.c.created_at_ms, datasets.c.name)).all()
 
 
