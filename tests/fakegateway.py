@@ -62,6 +62,7 @@ from taciturn.wire.identity import (
     Self,
     TokenSecret,
     TokenView,
+    UserChange,
     UserView,
 )
 from taciturn.wire.jobs import (
@@ -165,6 +166,7 @@ class Fake:
     asked: list[dict[str, str]] = field(default_factory=list)
     found: FoundColumns | None = None
     stated: dict[str, StatedColumns] = field(default_factory=dict)
+    sources: dict[str, tuple[str, ...] | None] = field(default_factory=dict)
     synthetic: dict[str, SyntheticPreview] = field(default_factory=dict)
     resumed_from: list[str | None] = field(default_factory=list)
     passwords: list[str] = field(default_factory=list)
@@ -568,7 +570,14 @@ def app_of(fake: Fake) -> FastAPI:
 
     @app.post("/v1/users", status_code=201)
     def add_user(new: NewUser) -> UserView:
-        return UserView(name=new.name, roles=new.roles, created_at=NOW)
+        fake.sources[new.name] = new.sources
+        return UserView(name=new.name, roles=new.roles, sources=new.sources, created_at=NOW)
+
+    @app.patch("/v1/users/{name}")
+    def change_user(name: str, change: UserChange) -> UserView:
+        fake.sources[name] = change.sources
+        sources = change.sources or ()
+        return UserView(name=name, roles=(Role.OWNER,), sources=sources, created_at=NOW)
 
     @app.post("/v1/users/{name}/password-links", status_code=201)
     def make_link(name: str) -> PasswordLink:

@@ -35,6 +35,7 @@ from taciturn.wire.values import PolicyLine
 BUDGET = {"epsilon": 8.0, "delta": 1e-6}
 COLUMNS = (ColumnView(name="id", type="string"), ColumnView(name="context", type="string"))
 SOURCE = "s3://hospital/phee.parquet"
+PREFIXES = ("/", "s3://", "https://", "postgresql+psycopg://")
 DP_LINE = PolicyLine(kind="DP", text="DP (epsilon=1, delta=1e-06, unit=id)")
 
 
@@ -83,7 +84,8 @@ class Hospital:
     def __init__(self, engine: Engine, folder: Path, trials: Trials) -> None:
         self.watch, key = Watch(), SealKey.generate()
         ledger = Ledger(engine, key, clock=self.watch)
-        self.gateway = Gateway(Settings(data_dir=folder), engine, key, ledger, self.watch)
+        settings = Settings(data_dir=folder, source_prefixes=PREFIXES)
+        self.gateway = Gateway(settings, engine, key, ledger, self.watch)
         self.desk, self.shelf = ProbeDesk(), Shelf()
         app = create_app(self.gateway)
         self.services = Services.of(self.gateway, desk=self.desk, files=self.shelf, trials=trials)

@@ -410,6 +410,19 @@ def test_a_terminal_obeys_nobody_who_wrote_a_cell(fake: Fake, shell: Shell) -> N
     assert not {"\x1b", "\x9b"} & set(shown)
 
 
+def test_an_administrator_says_where_an_owner_may_register(fake: Fake, shell: Shell) -> None:
+    places = ("s3://hospital/", "/data/eve/")
+    flags = [part for place in places for part in ("--source", place)]
+    shell("user", "add", "eve", "--role", "owner", *flags)
+    assert fake.sources["eve"] == places
+    assert "s3://hospital/" in shell("user", "change", "eve", "--source", places[0])
+    assert fake.sources["eve"] == places[:1]
+    shell("user", "change", "eve", "--no-source")
+    assert fake.sources["eve"] == ()
+    shell("user", "change", "eve", "--enable")
+    assert fake.sources["eve"] is None
+
+
 def test_errors_are_one_line(fake: Fake, shell: Shell) -> None:
     fake.failing = Problem(type="t", title="t", status=403, detail="not you", code="forbidden")
     assert shell("budget", "patients", code=1).splitlines() == ["error: not you"]

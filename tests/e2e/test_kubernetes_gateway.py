@@ -109,6 +109,7 @@ def together(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ite
                 "TACITURN_DATA_DIR": str(running.folder / "gateway"),
                 "TACITURN_PORT": running.url.rpartition(":")[2],
                 "TACITURN_TICK_S": "1",
+                "TACITURN_SOURCE_PREFIXES": json.dumps([str(running.notes)]),
             }
             yield Together(world, running, again, tmp_path / "store")
             running.stop()

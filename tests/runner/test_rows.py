@@ -390,7 +390,7 @@ def test_a_line_that_cannot_be_read_leaves_no_trace(
     path = tmp_path / "notes.jsonl"
     path.write_bytes(Path(job.source.source).read_bytes() + line + b"\n")
     jobs = {"fit": (job.model_copy(update={"source": source(path)}), job)}
-    check("fit", lambda patch: None, jobs, without, tmp_path, monkeypatch)
+    check("fit", lambda patch: None, jobs, without, tmp_path / "root", monkeypatch)
 
 
 @pytest.mark.parametrize(

@@ -29,6 +29,13 @@ Roles = Annotated[
     list[str], typer.Option("--role", help="admin, owner, practitioner or auditor; repeatable.")
 ]
 Groups = Annotated[list[str] | None, typer.Option("--group", help="Repeatable.")]
+Sources = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--source",
+        help="Folder or URL where an owner may register data, such as s3://hospital/; repeatable.",
+    ),
+]
 Link = Annotated[
     bool,
     typer.Option(
@@ -40,10 +47,12 @@ Link = Annotated[
 
 
 @user.command("add")
-def add_user(name: Name, role: Roles, group: Groups = None, link: Link = False) -> None:
+def add_user(
+    name: Name, role: Roles, group: Groups = None, source: Sources = None, link: Link = False
+) -> None:
     """Let a person in."""
     with connected() as client:
-        made = client.admin.add_user(name, role, groups=group or ())
+        made = client.admin.add_user(name, role, groups=group or (), sources=source or ())
         say(f"{made.name}: {', '.join(made.roles)}")
         if link:
             _print_link(client.admin.password_link(name))
@@ -68,12 +77,18 @@ def change_user(
     name: Name,
     role: Annotated[list[str] | None, typer.Option("--role", help="All roles from now on.")] = None,
     group: Groups = None,
+    source: Sources = None,
+    no_source: Annotated[
+        bool, typer.Option("--no-source", help="Nowhere but where every owner may.")
+    ] = False,
     disabled: Annotated[
         bool | None, typer.Option("--disable/--enable", help="Shut out, or let in again.")
     ] = None,
 ) -> None:
-    """Change roles or groups, or shut a person out; `taciturn user link` is for passwords."""
-    given = {"roles": role, "groups": group, "disabled": disabled}
+    """Change roles, groups or sources, or shut a person out; `taciturn user link` is for passwords.
+    Groups and sources that are given are all from now on."""
+    sources = [] if no_source else source
+    given = {"roles": role, "groups": group, "disabled": disabled, "sources": sources}
     changes = {field: value for field, value in given.items() if value is not None}
     with connected() as client:
         show_value(client.admin.change_user(name, **changes), as_json=False)

@@ -65,7 +65,7 @@ def _private(
     if plan is None:
         raise SpecError("the evaluation is private, and its assignment has no release")
     limit_s = task.assignment.preparation_s
-    rows = declared(source, data, plan.n_units, limit_s)
+    rows = declared(source, data, plan.n_units, task.opened, limit_s)
     spec = with_owners_terms(request.evaluate_spec(), source, data)
     task.pace.begin()
     budget = Budget(plan.epsilon, plan.delta, plan.noise_multiplier)

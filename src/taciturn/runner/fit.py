@@ -70,6 +70,10 @@ def take_part(assignment: Assignment, output: Path) -> None:
     _fit(assignment, assignment.request, output, _Part())
 
 
+def _nothing_to_read() -> object:
+    raise SpecError("rows are read by the first process of a worker")
+
+
 @dataclass(frozen=True, slots=True)
 class _Part:
     """What a process does besides the fit itself: rank 0 all of it, the others none.
@@ -78,6 +82,7 @@ class _Part:
         begin: makes the workspace ready, before a row is read; whether there is a run in it to go
             on with.
         allow: has a block charged.
+        opened: gives the rows, to be read.
     """
 
     stage: Callable[[Stage], None] = lambda stage: None
@@ -85,6 +90,7 @@ class _Part:
     allow: Callable[[int, int], None] = lambda first_step, steps: None
     observer: Observer = field(default_factory=Observer)
     signer: Signer | None = None
+    opened: Callable[[], object] = _nothing_to_read
 
 
 def _train(task: Task, request: RemoteFit) -> None:
@@ -116,7 +122,7 @@ def _train(task: Task, request: RemoteFit) -> None:
             task.door.progress(first_step, plan.steps, curve.at(charged))
 
     observer = Observer(on_plan=on_plan, on_progress=on_progress)
-    part = _Part(task.stage, begin, allow, observer, find_signer(None))
+    part = _Part(task.stage, begin, allow, observer, find_signer(None), task.opened)
     try:
         _fit(task.assignment, request, task.workspace.output, part)
     except Interrupted:
@@ -141,7 +147,13 @@ def _fit(assignment: Assignment, request: RemoteFit, output: Path, part: _Part) 
             part.stage(Stage.RESUMED if begun else Stage.READING)
         fit(
             base,
-            declared(assignment.source, request.data, plan.n_units, assignment.preparation_s),
+            declared(
+                assignment.source,
+                request.data,
+                plan.n_units,
+                part.opened,
+                assignment.preparation_s,
+            ),
             spec,
             output,
             resume=tell(ranks, str(begun))[0] == str(True),

@@ -41,20 +41,26 @@ class Administration:
         *,
         groups: Sequence[str] = (),
         display_name: str | None = None,
+        sources: Sequence[str] = (),
     ) -> UserView:
-        """Let a person in: by OIDC, or with a password that they set through `password_link`."""
+        """Let a person in: by OIDC, or with a password that they set through `password_link`.
+
+        Args:
+            sources: folders and URLs where an owner may register data, such as s3://hospital/.
+        """
         new = request(
             NewUser,
             name=name,
             roles=tuple(roles),
             groups=tuple(groups),
             display_name=display_name,
+            sources=tuple(sources),
         )
         response = self.transport.send("POST", "users", body=asked(new), key=new_key())
         return self.transport.read(UserView, response)
 
     def change_user(self, name: str, **changes: Any) -> UserView:
-        """Change roles, groups, display_name or disabled of a person."""
+        """Change roles, groups, sources, display_name or disabled of a person."""
         body = asked(request(UserChange, **changes))
         response = self.transport.send("PATCH", f"users/{name}", body=body)
         return self.transport.read(UserView, response)

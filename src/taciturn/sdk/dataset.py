@@ -121,10 +121,10 @@ class RemoteDataset:
             view = self.transport.get(f"datasets/{self.name}", DatasetView)
         if view.state is DatasetState.REFUSED:
             raise ConflictError(
-                f"{self.name} cannot be used: a worker could not read it, or found units that are "
-                "null; its owner finds more with: taciturn job list --kind probe. If it is CSV "
-                f"without a line of names: taciturn dataset confirm {self.name} --no-header "
-                "--columns ...",
+                f"{self.name} cannot be used: a worker could not or may not read it, or found "
+                "units that are null; its owner finds more with: taciturn job list --kind probe. "
+                f"If it is CSV without a line of names: taciturn dataset confirm {self.name} "
+                "--no-header --columns ...",
                 code="refused",
             )
         return replace(self, view=view)

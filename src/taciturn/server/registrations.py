@@ -12,8 +12,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from sqlalchemy import Connection, and_, exists, func, insert, or_, select, update
+from sqlalchemy import Connection, func, insert, select, update
 
+from taciturn.preparation import places
 from taciturn.server.columns import agree, check_header, check_stated, disagreement
 from taciturn.server.datasets import Dataset, Datasets, columns_text, ready_with
 from taciturn.server.gateway import Gateway
@@ -22,7 +23,7 @@ from taciturn.server.invented import check_mock
 from taciturn.server.people import check_access_is_settled
 from taciturn.server.policies import Policies, check_delta
 from taciturn.server.problems import ProblemError
-from taciturn.server.references import check_source
+from taciturn.server.references import References, unidentified
 from taciturn.server.tables import datasets, jobs
 from taciturn.server.trials import Trials
 from taciturn.server.visibility import no_namespace
@@ -57,16 +58,19 @@ class Registrations:
     datasets: Datasets
     trials: Trials
     desk: Desk
+    references: References
 
     def register(self, new: NewDataset, caller: Principal) -> DatasetView:
         """Register a reference, and have a worker look whether it can be read.
 
         Idempotent: the same request again is answered with the dataset that it made.
 
-        Raises ProblemError: `invalid`; `conflict` if name, namespace or source are in use;
-        `not_found` or `forbidden` for a namespace that is not the caller's.
+        Raises:
+            SpecError: the source is none.
+            ProblemError: `invalid`; `conflict` if name, namespace or source are in use; `not_found`
+                or `forbidden` for a namespace or a source that is not the caller's.
         """
-        check_source(new.source)
+        new = new.model_copy(update={"source": places.canonical(new.source)})
         check_header(new.source, new.header)
         check_stated(new.columns or ())
         check_mock(new.mock)
@@ -166,8 +170,19 @@ class Registrations:
         self.gateway.write(work)
         return self.datasets.read(name, caller)
 
+    def resume(self) -> None:
+        """Have workers look at what no worker has compared with the other datasets yet: it was
+        registered before they did, or its probe was lost."""
+
+        def work(connection: Connection) -> None:
+            for each in unidentified(connection):
+                self.desk.probe(connection, each.name, each.namespace, each.owner_id)
+
+        self.gateway.write(work)
+
     def _check(self, connection: Connection, new: NewDataset, caller: Principal) -> bool:
         """Raises ProblemError unless this may be registered; True if it has been already."""
+        self.references.check(connection, new.source, caller.user_id)
         found = self.datasets.find(connection, new.name)
         if found is not None:
             if _removed(connection, new.name) or not _same(found, new, caller):
@@ -186,7 +201,7 @@ class Registrations:
                 "to open one",
             )
         check_access_is_settled(connection, caller, None, self.gateway.now_ms())
-        _check_elsewhere(connection, new)
+        self.references.check_elsewhere(connection, new.source, new.namespace)
         return False
 
     def _check_owner(self, connection: Connection, new: NewDataset, caller: Principal) -> None:
@@ -228,7 +243,7 @@ def _same(found: Dataset, new: NewDataset, caller: Principal) -> bool:
     """Whether a dataset is what an earlier, equal request has made."""
     return (
         found.owner_id == caller.user_id
-        and (found.namespace, found.source) == (new.namespace, new.source)
+        and (found.namespace, places.spelled([found.source])) == (new.namespace, (new.source,))
         and (found.unit, found.units) == (new.unit, new.units)
         and _same_columns(found, new)
         and json.dumps(found.mock) == json.dumps(new.mock)
@@ -284,22 +299,6 @@ def _as_stated(found: Dataset, stated: Sequence[StatedColumn] | None) -> tuple[C
 def _removed(connection: Connection, name: str) -> bool:
     query = select(datasets.c.removed_at_ms).where(datasets.c.name == name)
     return connection.execute(query).scalar() is not None
-
-
-def _check_elsewhere(connection: Connection, new: NewDataset) -> None:
-    """The same rows under a second budget would make both promises untrue. A source that was
-    removed before any job used it may go elsewhere."""
-    used = exists().where(jobs.c.dataset == datasets.c.name, jobs.c.kind != JobKind.PROBE.value)
-    standing = or_(datasets.c.removed_at_ms.is_(None), used)
-    query = select(datasets.c.name).where(
-        and_(datasets.c.source == new.source, datasets.c.namespace != new.namespace, standing)
-    )
-    if connection.execute(query).first() is not None:
-        raise ProblemError(
-            "conflict",
-            "source: it belongs to another namespace, whose budget protects the same rows; "
-            "register it there",
-        )
 
 
 def _open_jobs(connection: Connection, name: str, kind: Any) -> int:

@@ -49,6 +49,7 @@ from taciturn.server.model_workers import ModelWorkers
 from taciturn.server.models import Models
 from taciturn.server.policies import Policies
 from taciturn.server.previews import Files, Previews
+from taciturn.server.references import References
 from taciturn.server.registrations import Desk, Registrations
 from taciturn.server.results import Results
 from taciturn.server.retention import Retention
@@ -134,7 +135,7 @@ class Services:
         directory, passwords = Directory(gateway, remembered), Passwords()
         logins = Logins(gateway, directory, passwords)
         trials, policies = trials or Trials(), Policies(gateway)
-        grants = Grants(gateway, policies)
+        grants, references = Grants(gateway, policies), References(gateway)
         datasets = Datasets(gateway, policies, grants, trials)
         events, texts, idle = Events(gateway), Texts(), Idle()
         artifacts = Artifacts(gateway, open_store(settings), held)
@@ -178,13 +179,15 @@ class Services:
             policies=policies,
             grants=grants,
             datasets=datasets,
-            registrations=Registrations(gateway, policies, datasets, trials, desk or jobs),
+            registrations=Registrations(
+                gateway, policies, datasets, trials, desk or jobs, references
+            ),
             previews=Previews(gateway, datasets, trials, files or artifacts),
             budgets=Budgets(gateway, policies, grants),
             ledger_view=LedgerView(gateway, policies),
             approvals=approvals,
             jobs=jobs,
-            work=Work(gateway, leases, ending, events),
+            work=Work(gateway, leases, ending, events, references),
             dispatcher=Dispatcher(
                 gateway=gateway,
                 jobs=jobs,
@@ -236,6 +239,7 @@ class Services:
         self.base_models.register_embedded()
         self.policies.resume()
         self.grants.resume()
+        self.registrations.resume()
         self.background.add(self.dispatcher.duty)
         self.background.every("dispatcher", _DISPATCH_S, self.dispatcher.turn)
         self.background.every("retention", _PRUNE_S, self.retention.prune)

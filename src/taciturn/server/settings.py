@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from taciturn.preparation import places
 from taciturn.wire.identity import Role
 
 _MOST_PROCESSES = 4
@@ -173,6 +175,20 @@ class Settings(BaseSettings):
         tuple[str, ...],
         Field(description="Names of variables that local workers get, such as AWS_PROFILE."),
     ] = ()
+    source_prefixes: Annotated[
+        tuple[str, ...],
+        Field(
+            description="Folders and URLs where every owner may register data, such as /data/ or "
+            "s3://hospital/; default: none. More for one owner: taciturn user change --source.",
+        ),
+    ] = ()
+    source_networks: Annotated[
+        tuple[IPv4Network | IPv6Network, ...],
+        Field(
+            description="Loopback, link-local or private addresses that workers may read data "
+            "from, such as 10.1.0.0/16; default: none.",
+        ),
+    ] = ()
     oidc_issuer: str | None = None
     oidc_client_id: str | None = None
     oidc_client_secret: SecretStr | None = None
@@ -182,6 +198,11 @@ class Settings(BaseSettings):
     oidc_roles: Annotated[
         dict[str, Role], Field(description="Group of the provider -> role here.")
     ] = {}
+
+    @field_validator("source_prefixes")
+    @classmethod
+    def _spelled(cls, given: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(places.prefix(each) for each in given)
 
     @property
     def worker_count(self) -> int:

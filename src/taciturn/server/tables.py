@@ -1,7 +1,8 @@
 """The gateway's own tables; the ledger's are in `ledger/tables.py`.
 
 Times are milliseconds since 1970 in UTC. JSON is text: the same on SQLite and PostgreSQL. Nothing
-in these tables was computed from private rows, but `incidents`, which only a data owner reads.
+in these tables was computed from private rows, but `incidents`, which only a data owner reads, and
+`source_marks`: keyed digests of whole files, which nobody reads, and are compared alone.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ users = Table(
     Column("password_hash", Text),
     Column("oidc_subject", Text, unique=True),
     Column("disabled", Boolean, nullable=False),
+    Column("sources", Text, nullable=False, server_default="[]"),
     Column("created_at_ms", BigInteger, nullable=False),
     Column("access_changed_at_ms", BigInteger, nullable=False, server_default="0"),
 )
@@ -131,6 +133,15 @@ datasets = Table(
     Column("created_at_ms", BigInteger, nullable=False),
     Column("removed_at_ms", BigInteger),
     Index("ix_datasets_namespace", "namespace"),
+)
+
+source_marks = Table(
+    "source_marks",
+    metadata,
+    Column("dataset", _NAME, ForeignKey("datasets.name"), primary_key=True),
+    Column("mark", String(32), primary_key=True),
+    Column("lasting", Boolean, nullable=False),
+    Index("ix_source_marks_mark", "mark"),
 )
 
 base_models = Table(

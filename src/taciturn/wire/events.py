@@ -39,6 +39,7 @@ class FailureCode(StrEnum):
     MODEL_REFUSED = "model_refused"
     DATA_UNREADABLE = "data_unreadable"
     DATA_REFUSED = "data_refused"
+    SOURCE_REFUSED = "source_refused"
     GUARANTEE_REFUSED = "guarantee_refused"
     BUDGET_EXCEEDED = "budget_exceeded"
     FENCED = "fenced"
@@ -57,6 +58,8 @@ FAILURES: dict[FailureCode, str] = {
     FailureCode.MODEL_REFUSED: "the model cannot be loaded, or cannot be fitted with a guarantee",
     FailureCode.DATA_UNREADABLE: "the worker cannot reach or read the data; ask the data's owner",
     FailureCode.DATA_REFUSED: "the data cannot be prepared this way; ask the data's owner",
+    FailureCode.SOURCE_REFUSED: "the data are where their owner may read none, or are registered "
+    "under another budget, too; their owner asks an administrator",
     FailureCode.GUARANTEE_REFUSED: "going on would have broken the guarantee; nothing was released",
     FailureCode.BUDGET_EXCEEDED: "the budget has no room for what is left to do: steps that a lost "
     "worker had been charged for would run, and be charged, again. What was charged stays spent, "

@@ -13,6 +13,16 @@ from taciturn.wire.values import Line, Moment, WireValue
 UserName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._@+-]{0,127}$", examples=["ada"])]
 
 
+Sources = Annotated[
+    tuple[Annotated[str, Field(min_length=1, max_length=2000)], ...],
+    Field(
+        max_length=200,
+        description="Folders, files and URLs where an owner may register data.",
+        examples=[["s3://hospital/", "/data/ward/"]],
+    ),
+]
+
+
 class Role(StrEnum):
     """What a person does. An auditor has no other role; nobody gives a role to themselves."""
 
@@ -30,6 +40,7 @@ class UserView(WireValue):
     roles: tuple[Role, ...]
     groups: tuple[str, ...] = ()
     disabled: bool = False
+    sources: Sources = ()
     created_at: Moment
 
 
@@ -41,6 +52,7 @@ class NewUser(WireValue):
     display_name: Line | None = None
     roles: Annotated[tuple[Role, ...], Field(min_length=1)]
     groups: tuple[UserName, ...] = ()
+    sources: Sources = ()
 
 
 class UserChange(WireValue):
@@ -50,6 +62,7 @@ class UserChange(WireValue):
     roles: Annotated[tuple[Role, ...] | None, Field(examples=[["practitioner"]])] = None
     groups: tuple[UserName, ...] | None = None
     disabled: bool | None = None
+    sources: Sources | None = None
 
 
 class PasswordLink(WireValue):

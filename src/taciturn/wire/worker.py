@@ -2,6 +2,7 @@
 
     POST /v1/worker/jobs/{id}/lease        -> Assignment      (takes the job, fences another)
     POST /v1/worker/jobs/{id}/heartbeat    -> Orders           (every few seconds)
+    POST /v1/worker/jobs/{id}/source       SourceMarks -> 204  (before rows are read)
     POST /v1/worker/jobs/{id}/charges      Charge -> 204       (before a block of steps runs)
     POST /v1/worker/jobs/{id}/events       EventBatch -> 204
     PUT  /v1/worker/jobs/{id}/files/{name} bytes -> 204        (names of `artifacts.ALLOWED`)
@@ -38,6 +39,10 @@ class SourceRef(WireValue):
     Attributes:
         names: of the columns of CSV files that have no header line; empty: column_1, column_2, ...;
             None: they have one.
+        prefixes: where the owner's data may be, once links are followed, too.
+        networks: addresses that may be read from though they are not public.
+        own: where gateway and workers keep what is theirs; nothing is read there.
+        mark_key: hexadecimal; keys the digests of SourceMarks.
     """
 
     source: str
@@ -47,6 +52,27 @@ class SourceRef(WireValue):
     split_key: Annotated[
         str, Field(repr=False, description="Hexadecimal; keys the split by unit. A secret.")
     ]
+    prefixes: tuple[str, ...]
+    networks: tuple[str, ...]
+    own: tuple[str, ...]
+    mark_key: Annotated[str, Field(repr=False)]
+
+
+Mark = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$", examples=["0f" * 16])]
+
+
+class SourceMarks(WireValue):
+    """What a source is, as keyed digests that can be compared and tell nothing else.
+
+    Attributes:
+        first: the first message about it; further files follow in further messages.
+        places: of where its files or tables are: paths and URLs that links lead to, inodes, OIDs.
+        contents: of all that is in a file or a table.
+    """
+
+    first: bool
+    places: Annotated[tuple[Mark, ...], Field(min_length=1, max_length=4000, repr=False)]
+    contents: Annotated[tuple[Mark, ...], Field(max_length=4000, repr=False)] = ()
 
 
 class JobsAsked(WireValue):

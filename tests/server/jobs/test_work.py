@@ -119,6 +119,37 @@ def test_a_fit_from_lease_to_outcome(ward: Ward) -> None:
     assert not verify(ward.gateway.engine, key=ward.gateway.seal_key).problems
 
 
+def test_rows_under_another_budget_are_refused_and_what_was_held_is_free(ward: Ward) -> None:
+    """The other dataset's owner and the asker hear that it is so, and of no other dataset."""
+    ward.world.open_namespace("others", "other")
+    marks = {"first": True, "places": ["a" * 32], "contents": ["b" * 32]}
+    first = ward.running(fit())
+    assert first.say("source", marks).status_code == 204
+    assert first.say("source", marks).status_code == 204  # repeated, or by another worker
+    hand = ward.running(fit(data={"dataset": "other"}), "key-00002", "olga")
+    answer = hand.say("source", {**marks, "places": ["c" * 32]})
+    assert (answer.status_code, answer.json()["code"]) == (409, "source_taken")
+    assert "phee" not in answer.text
+    assert NAMESPACE not in answer.text
+    hand.say("outcome", {"succeeded": False, "code": "source_refused"})
+    ward.watch.forward(60)
+    ward.tick()
+    seen = ward.get(f"jobs/{hand.job}", "olga").json()
+    assert (seen["state"], seen["failure"]["code"]) == ("failed", "source_refused")
+    assert "administrator" in seen["failure"]["text"]
+    found = statement(ward.gateway.engine, ward.gateway.seal_key, "others").budget
+    assert found.taken == found.charged == 0
+
+
+def test_a_job_without_rows_has_no_source(ward: Ward) -> None:
+    hand = ward.running(fit())
+    stranger = Hand(ward.client, hand.job, hand.token, hand.lease + 1)
+    marks = {"first": True, "places": ["a" * 32]}
+    assert stranger.say("source", marks).json()["code"] == "fenced"
+    for wrong in ({}, {"first": True, "places": []}, {"first": True, "places": ["/data/a.csv"]}):
+        assert hand.say("source", wrong).status_code == 422
+
+
 def test_what_never_ran_is_free_again(ward: Ward) -> None:
     hand = ward.running(fit())
     hand.charge(0, 5)

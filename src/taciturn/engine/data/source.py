@@ -14,11 +14,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.dataset
 
-from taciturn.engine.data.database import is_table, read_table
+from taciturn.engine.data.database import Table, is_table, read_table
 from taciturn.engine.data.formats import NAMES_ITSELF, read_files
 from taciturn.engine.data.huggingface import read_dataset
 from taciturn.engine.data.jsonl import read_objects
-from taciturn.engine.data.location import locate
+from taciturn.engine.data.location import Location, locate
 from taciturn.errors import DataError
 from taciturn.preparation.rows import (
     ROWS_PER_BATCH,
@@ -52,6 +52,7 @@ def open_rows(
     columns.
 
     Args:
+        data: a Location and a Table, too, where they are known already.
         skipped: counts rows of files that cannot be read, which are left out; without it they are
             an error. What is damaged beyond a row is an error anyway.
         names: of the columns of CSV files that begin with a row, and not with a line of names;
@@ -96,13 +97,16 @@ def _without_view(kind: pa.DataType) -> pa.DataType:
 
 
 def _opened(data: object, skipped: Skipped | None, names: Sequence[str] | None) -> tuple[Rows, str]:
-    if isinstance(data, str | os.PathLike) and not (isinstance(data, str) and is_table(data)):
-        location = locate(os.fsdecode(data))
-        return read_files(location, skipped, names), location.shown
-    shown = f"the {type(data).__name__}"
+    if isinstance(data, str) and is_table(data):
+        data = Table(data)
+    if isinstance(data, str | os.PathLike):
+        data = locate(os.fsdecode(data))
+    if isinstance(data, Location):
+        return read_files(data, skipped, names), data.shown
+    shown = "the table" if isinstance(data, Table) else f"the {type(data).__name__}"
     if names is not None:
-        raise DataError(f"{'the table' if isinstance(data, str) else shown} {NAMES_ITSELF}")
-    return read_table(data) if isinstance(data, str) else (_in_memory(data, shown), shown)
+        raise DataError(f"{shown} {NAMES_ITSELF}")
+    return read_table(data) if isinstance(data, Table) else (_in_memory(data, shown), shown)
 
 
 def _in_memory(data: Any, shown: str) -> Rows:

@@ -98,6 +98,7 @@ class Directory:
         groups: Sequence[str] = (),
         password_hash: str | None = None,
         oidc_subject: str | None = None,
+        sources: Sequence[str] = (),
     ) -> str:
         """Add a person; returns their id. Raises ProblemError `conflict` if the name is taken."""
         check_roles(roles)
@@ -116,6 +117,7 @@ class Directory:
                     password_hash=password_hash,
                     oidc_subject=oidc_subject,
                     disabled=False,
+                    sources=json.dumps(list(sources)),
                     created_at_ms=now_ms,
                     access_changed_at_ms=now_ms,
                 )

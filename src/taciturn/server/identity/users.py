@@ -9,6 +9,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, delete, insert, select, update
 
+from taciturn.preparation import places
 from taciturn.server.gateway import Gateway
 from taciturn.server.identity.directory import Directory, check_roles, revoke_all, role_text
 from taciturn.server.identity.principal import Principal
@@ -48,12 +49,14 @@ class Users:
         return self.gateway.read(work)
 
     def create(self, new: NewUser) -> UserView:
-        """Let a person in; raises ProblemError if the name is taken or the roles contradict."""
+        """Let a person in; raises ProblemError if the name is taken or the roles contradict,
+        SpecError for a source that is none."""
         self.directory.create_user(
             new.name,
             new.roles,
             display_name=new.display_name,
             groups=new.groups,
+            sources=_spelled(new.sources),
         )
         return self.get(new.name)
 
@@ -61,13 +64,15 @@ class Users:
         """Change a person, by somebody else. Who is disabled is logged out everywhere, for good.
 
         Raises:
-            ProblemError: `separation_of_duty` for one's own roles, groups or state; `conflict` if
-                no enabled admin would be left.
+            ProblemError: `separation_of_duty` for one's own roles, groups, sources or state;
+                `conflict` if no enabled admin would be left.
+            SpecError: a source is none.
         """
         if name == caller.name and not _only_cosmetic(change):
             raise ProblemError(
                 "separation_of_duty",
-                "nobody changes their own roles, groups or state; ask another administrator",
+                "nobody changes their own roles, groups, sources or state; ask another "
+                "administrator",
             )
         if change.roles is not None:
             check_roles(change.roles)
@@ -97,6 +102,8 @@ def _apply(connection: Connection, row: Row[Any], change: UserChange, now_ms: in
         values["roles"] = role_text(change.roles)
     if change.disabled is not None:
         values["disabled"] = change.disabled
+    if change.sources is not None:
+        values["sources"] = json.dumps(_spelled(change.sources))
     if values:
         connection.execute(update(users).where(users.c.id == row.id).values(values))
     if change.groups is not None:
@@ -130,7 +137,12 @@ def check_an_admin_is_left(connection: Connection) -> None:
 
 
 def _only_cosmetic(change: UserChange) -> bool:
-    return change.roles is None and change.groups is None and change.disabled is None
+    given = (change.roles, change.groups, change.disabled, change.sources)
+    return all(each is None for each in given)
+
+
+def _spelled(sources: Iterable[str]) -> list[str]:
+    return list(dict.fromkeys(map(places.prefix, sources)))
 
 
 def named(connection: Connection, name: str) -> Row[Any]:
@@ -156,5 +168,6 @@ def _view(row: Row[Any], groups: dict[str, tuple[str, ...]]) -> UserView:
         roles=tuple(Role(name) for name in json.loads(row.roles)),
         groups=groups.get(row.id, ()),
         disabled=row.disabled,
+        sources=tuple(json.loads(row.sources)),
         created_at=moment(row.created_at_ms),
     )
