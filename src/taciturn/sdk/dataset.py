@@ -11,6 +11,7 @@ from taciturn.errors import ConflictError, SpecError
 from taciturn.planning.plan import TrainingPlan
 from taciturn.sdk.job import Job
 from taciturn.sdk.looks import budget_bar, budget_line, card, facts, muted, table
+from taciturn.sdk.progress import duration
 from taciturn.sdk.requests import asked, request
 from taciturn.sdk.transport import Transport, new_key
 from taciturn.spec import FitFields
@@ -68,6 +69,8 @@ class Quote:
             found["share of the budget"] = f"{view.share_of_budget:.1%}"
         if view.share_of_grant is not None:
             found["share of your grant"] = f"{view.share_of_grant:.1%}"
+        if view.duration is not None:
+            found["training takes"] = f"{duration(view.duration.seconds)} ({view.duration.basis})"
         return found
 
     def __repr__(self) -> str:

@@ -240,6 +240,13 @@ class OperatedJob(WireValue):
     updated_at: Moment
 
 
+class Duration(WireValue):
+    """How long a fit's steps would take, and what that is derived from."""
+
+    seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    basis: str
+
+
 class PlanView(WireValue):
     """What a fit would be and cost, before anything is held."""
 
@@ -256,6 +263,9 @@ class PlanView(WireValue):
     needs_approval: Annotated[
         str | None, Field(description="Why two people would have to approve; null if not.")
     ]
+    duration: Annotated[
+        Duration | None, Field(description="Of a fit's steps, without waiting for a machine.")
+    ] = None
     policy: PolicyLine
 
 

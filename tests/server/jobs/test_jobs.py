@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from sqlalchemy import update
+from sqlalchemy import Connection, update
 
 from gateways.world import NAMESPACE, UNITS, fit
 from taciturn.planning.defaults import PublicFacts
@@ -16,6 +16,7 @@ from taciturn.planning.plan import make_plan
 from taciturn.server.ledger import job_statements, statement, verify
 from taciturn.server.tables import datasets, grant_terms
 from taciturn.spec import FitSpec
+from taciturn.wire.jobs import JobState
 from ward import Ward
 
 
@@ -52,6 +53,31 @@ def test_the_plan_is_that_of_public_facts(ward: Ward) -> None:
     job = ward.ask(body).json()
     assert job["plan"] == shown["plan"]
     assert taken(ward) == pytest.approx(shown["share_of_budget"])
+
+
+def test_a_plan_says_how_long_training_takes(ward: Ward) -> None:
+    """A guess at first; then as long for each unit as an earlier fit that one may see took."""
+    guessed = ward.post("plans", fit()).json()["duration"]
+    assert guessed["seconds"] > 0
+    assert "guess" in guessed["basis"]
+    hand = ward.running(fit(), key="earlier-1")
+    plan = ward.get(f"jobs/{hand.job}").json()["plan"]
+    events = [{"type": "stage", "stage": "training"}]
+    assert hand.say("events", {"first": 0, "events": events}).status_code == 204
+    ward.watch.forward(600)
+    hand.say("heartbeat")
+
+    def end(connection: Connection) -> None:
+        ward.services.dispatcher.states.move(connection, hand.job, JobState.SUCCEEDED)
+
+    ward.gateway.write(end)
+    ward.watch.forward(10)
+    twice = fit(steps=2 * plan["steps"], batch_size=plan["batch_size"])
+    told = ward.post("plans", twice).json()["duration"]
+    assert told["seconds"] == pytest.approx(1200, rel=0.02)
+    assert "1 earlier fit" in told["basis"]
+    owners = ward.post("plans", twice, who="olga").json()["duration"]
+    assert owners == told
 
 
 def test_canaries_that_no_audit_would_find_are_refused(ward: Ward) -> None:

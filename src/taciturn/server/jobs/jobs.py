@@ -18,6 +18,7 @@ from sqlalchemy import Connection, Row, select, update
 from taciturn.accounting.events import event_from_dict, event_to_dict
 from taciturn.certificate.canonical import canonical_json
 from taciturn.errors import BudgetExceededError, UnknownEntryError
+from taciturn.planning.plan import TrainingPlan
 from taciturn.preparation.arrow_types import type_of_column
 from taciturn.preparation.fields import choose_fields
 from taciturn.server.approvals import Approvals, approvers_of
@@ -25,6 +26,7 @@ from taciturn.server.gateway import Gateway
 from taciturn.server.identity.principal import Principal
 from taciturn.server.identity.secret import new_id
 from taciturn.server.jobs import idempotency
+from taciturn.server.jobs.durations import duration_of
 from taciturn.server.jobs.ending import End, Ending
 from taciturn.server.jobs.pricing import Price, Verdict, decide, fitting_epsilon, price
 from taciturn.server.jobs.states import States, job_row
@@ -51,6 +53,7 @@ from taciturn.wire.events import FailureCode, NumberedEvent
 from taciturn.wire.jobs import (
     ApprovalView,
     Decision,
+    Duration,
     JobCost,
     JobKind,
     JobState,
@@ -98,7 +101,19 @@ class Jobs:
             admitted=verdict.admitted,
             fitting_epsilon=fitting_epsilon(self.gateway, priced, terms) if short else None,
             needs_approval=verdict.reason,
+            duration=self._duration(caller, asked, terms, priced),
             policy=priced.policy,
+        )
+
+    def _duration(
+        self, caller: Principal, asked: Asked, terms: Terms, priced: Price
+    ) -> Duration | None:
+        base = terms.base
+        if not isinstance(asked, RemoteFit) or base is None:
+            return None
+        plan = TrainingPlan(**priced.plan)
+        return self.gateway.read(
+            lambda connection: duration_of(connection, caller, base.name, plan, base.parameters)
         )
 
     def submit(self, caller: Principal, asked: Asked, key: str | None) -> JobView:

@@ -1,0 +1,77 @@
+"""How long a fit would take: from earlier fits of the same base, or roughly from its size.
+
+Only fits that the asker may know of count, and only what their events have said at public ticks:
+when training began, and when the job was over.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+
+from sqlalchemy import Connection, select
+
+from taciturn.planning.plan import TrainingPlan
+from taciturn.server.identity.principal import Principal
+from taciturn.server.jobs.views import visible_jobs
+from taciturn.server.tables import job_events, jobs
+from taciturn.wire.events import JOB_EVENT, Stage, StageEvent, StateEvent
+from taciturn.wire.jobs import Duration, JobKind, JobState
+
+_LATEST = 10
+_TOKENS_PER_UNIT = 64  # as `taciturn plan` takes where it knows no lengths
+_OPERATIONS = 4.3  # for each parameter and token of a private step, by bench/private_step.py
+_PER_CORE_S = 3.6e10  # operations of one core, by bench/private_step.py on records of real lengths
+
+
+def duration_of(
+    connection: Connection, caller: Principal, model: str, plan: TrainingPlan, parameters: int
+) -> Duration:
+    """How long a fit's steps would take."""
+    units = plan.steps * plan.batch_size
+    earlier = _seconds_per_unit(connection, caller, model, plan.adapter.method)
+    if earlier:
+        return Duration(
+            seconds=units * statistics.median(earlier),
+            basis=f"by {len(earlier)} earlier fit(s) of this base model that you may see",
+        )
+    operations = units * _TOKENS_PER_UNIT * parameters * _OPERATIONS
+    cores = os.cpu_count() or 1
+    return Duration(
+        seconds=operations / (cores * _PER_CORE_S),
+        basis=f"a guess from the model's size, for {cores} cores and {_TOKENS_PER_UNIT} tokens a "
+        "unit: a fit of other lengths or on another machine takes several times as long, or as "
+        "short",
+    )
+
+
+def _seconds_per_unit(
+    connection: Connection, caller: Principal, model: str, method: str
+) -> list[float]:
+    """Of earlier fits of the model by the same method: of their steps, for each unit drawn."""
+    fits = (jobs.c.kind == JobKind.FIT) & (jobs.c.state == JobState.SUCCEEDED)
+    wanted = visible_jobs(caller).where(fits).order_by(jobs.c.created_at_ms.desc()).limit(100)
+    found: list[float] = []
+    for row in connection.execute(wanted):
+        plan = TrainingPlan.model_validate_json(row.plan)
+        same = json.loads(row.request)["model"] == model and plan.adapter.method == method
+        if same and (seconds := _training_s(connection, row.id)):
+            found.append(seconds / (plan.steps * plan.batch_size))
+        if len(found) == _LATEST:
+            break
+    return found
+
+
+def _training_s(connection: Connection, job_id: str) -> float | None:
+    """From the beginning of training to the job's end; None where a worker was lost on the way."""
+    events = select(job_events.c.data, job_events.c.visible_at_ms)
+    mine = events.where(job_events.c.job_id == job_id).order_by(job_events.c.sequence)
+    began, over_ms = list[int](), 0
+    for row in connection.execute(mine):
+        event = JOB_EVENT.validate_json(row.data)
+        if isinstance(event, StageEvent) and event.stage is Stage.TRAINING:
+            began.append(row.visible_at_ms)
+        if isinstance(event, StateEvent) and event.state is JobState.SUCCEEDED:
+            over_ms = row.visible_at_ms
+    return (over_ms - began[0]) / 1000 if len(began) == 1 and over_ms > began[0] else None
