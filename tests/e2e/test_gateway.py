@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
+import socket
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import openai
 import pandas as pd
@@ -16,6 +21,7 @@ import taciturn
 from taciturn.demo import gateway as demo
 from taciturn.errors import GatewayError
 from taciturn.sdk.dataset import RemoteDataset
+from taciturn.wire.jobs import JobState
 
 UNIT = "json_extract_string(context, '$.patient_id')"
 TEXT = "json_extract_string(context, '$.text') AS text"
@@ -105,6 +111,51 @@ def test_no_row_and_no_word_of_one_is_told(gateway: demo.DemoGateway, data: Remo
     stranger = gateway.client("axel")
     with pytest.raises(GatewayError):
         stranger.dataset("notes").plan("taciturn/tiny-medical", text_field="text", target_epsilon=1)
+
+
+def attacks(url: str, over: threading.Event) -> int:
+    """Heads without an end, as fast as they are taken, and others a byte at a time; how many were
+    hung up on."""
+    at, hung_up = urlsplit(url), 0
+    slow: list[socket.socket] = []
+    while not over.is_set():
+        with suppress(OSError):
+            slow.append(socket.create_connection((at.hostname, at.port), 2))
+            slow[-1].sendall(b"GET /v1/health HTTP/1.1\r\nHost")
+        with suppress(OSError), socket.create_connection((at.hostname, at.port), 2) as quick:
+            quick.sendall(b"GET /v1/health HTTP/1.1\r\n")
+            try:
+                for _ in range(10_000):
+                    quick.sendall(b"X-Padding: " + b"x" * 65_536 + b"\r\n")
+            except OSError:
+                hung_up += 1
+        for each in slow:
+            with suppress(OSError):
+                each.sendall(b"x")
+    for each in slow:
+        each.close()
+    return hung_up
+
+
+@pytest.mark.thorough
+def test_a_fit_outlives_an_attack_on_the_door(
+    gateway: demo.DemoGateway, data: RemoteDataset
+) -> None:
+    """By connections of which nobody knows who they are: no sign of life comes too late."""
+    over, model = threading.Event(), taciturn.LLM("taciturn/tiny-medical")
+    settings: dict[str, Any] = {"method": "lora", "steps": 12, "batch_size": 20}
+    with ThreadPoolExecutor(4) as pool:
+        attackers = [pool.submit(attacks, gateway.url, over) for _ in range(4)]
+        try:
+            job = model.fit(data, text_field="text", target_epsilon=1, wait=False, **settings)
+            job.wait(timeout_s=400)
+        finally:
+            over.set()
+        hung_up = sum(each.result() for each in attackers)
+    assert job.view.state is JobState.SUCCEEDED
+    assert hung_up > 20
+    (seen,) = (each for each in gateway.client("admin").admin.jobs() if each.id == job.id)
+    assert seen.attempt == 1
 
 
 @pytest.mark.thorough
