@@ -298,7 +298,7 @@ def fresh(wheel: Path, extras: str, root: Path, folder: Path) -> Fresh:
     return Fresh(folder)
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.timeout(1800)
 def test_the_client_as_it_is_installed(wheel: Path, root: Path, tmp_path: Path) -> None:
     here = fresh(wheel, "", root, tmp_path / "venv")
@@ -308,9 +308,25 @@ def test_the_client_as_it_is_installed(wheel: Path, root: Path, tmp_path: Path) 
     assert "taciturn[engine]" in here.run("taciturn", *asked, code=1)
     assert "taciturn[engine]" in here.run("taciturn", "demo", code=1)
     assert "taciturn[server]" in here.run("taciturn", "serve", code=1)
+    assert "taciturn[verify]" in here.run("taciturn", "cert", "verify", "out", code=1)
+    (packages,) = (here.folder / "lib").glob("python3*/site-packages")
+    size = sum(path.stat().st_size for path in packages.rglob("*") if path.is_file())
+    assert size < 150e6, f"the client takes {size / 1e6:.0f} MB"
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
+@pytest.mark.timeout(1800)
+def test_the_check_of_certificates_as_it_is_installed(
+    wheel: Path, root: Path, tmp_path: Path
+) -> None:
+    here = fresh(wheel, "verify", root, tmp_path / "venv")
+    here.run("taciturn", "cert", "keygen", "--output", "me", "--name", "me")
+    said = here.run("taciturn", "cert", "verify", "none", "--trust", "me.trust.json", code=1)
+    assert "none" in said
+    here.run("python", "-c", "import taciturn.certificate.recompute, taciturn.accounting.filter")
+
+
+@pytest.mark.thorough
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("extras", ["server", "server,kubernetes"])
 def test_the_gateway_as_it_is_installed(
