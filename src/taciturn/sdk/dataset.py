@@ -24,7 +24,7 @@ from taciturn.wire.datasets import (
     PreviewView,
     Selection,
 )
-from taciturn.wire.jobs import DataRef, JobView, Part, PlanView, RemoteFit
+from taciturn.wire.jobs import DataRef, JobKind, JobView, Part, PlanView, RemoteFit
 
 _SHOWN_ROWS = 5
 
@@ -106,7 +106,7 @@ class RemoteDataset:
         """Wait until a worker has looked at it: as it is then.
 
         Raises:
-            ConflictError: it cannot be read, or a unit is null; the probe's job says more.
+            ConflictError: it cannot be used; why, as far as the probe's job says it.
             TimeoutError: nobody has looked in time.
         """
         end = time.monotonic() + timeout_s
@@ -117,12 +117,16 @@ class RemoteDataset:
             self.transport.sleep(1.0)
             view = self.transport.get(f"datasets/{self.name}", DatasetView)
         if view.state is DatasetState.REFUSED:
-            raise ConflictError(
-                f"{self.name} cannot be used: a worker could not read it, or found units that are "
-                "null; its owner finds more with: taciturn job list --kind probe",
-                code="refused",
-            )
+            raise ConflictError(f"{self.name} cannot be used: {self._refusal()}", code="refused")
         return replace(self, view=view)
+
+    def _refusal(self) -> str:
+        """Why the newest probe failed; whether a worker has seen the rows at all depends on that."""
+        probes = self.transport.pages("jobs", JobView, {"kind": JobKind.PROBE})
+        for each in probes:
+            if each.dataset == self.name and each.failure is not None:
+                return f"{each.failure.text} (probe {each.id})"
+        return "its probe has failed; its owner finds why with: taciturn job list --kind probe"
 
     def preview(self) -> PolicyFrame:
         """Rows like the real ones, none of them real; with `select`, as that makes them."""

@@ -49,6 +49,7 @@ class FailureCode(StrEnum):
     REJECTED = "rejected"
     EXPIRED = "expired"
     LAUNCH = "launch"
+    OUTAGE = "outage"
 
 
 FAILURES: dict[FailureCode, str] = {
@@ -66,6 +67,7 @@ FAILURES: dict[FailureCode, str] = {
     FailureCode.REJECTED: "an approver rejected it",
     FailureCode.EXPIRED: "nobody decided, or no worker came, in time",
     FailureCode.LAUNCH: "no worker could be started",
+    FailureCode.OUTAGE: "the cluster of the workers did not answer, or had no room, for hours; ask again",
 }
 """What people read; fixed, so that it can quote nothing."""
 

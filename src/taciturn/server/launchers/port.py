@@ -20,15 +20,17 @@ class LaterError(LaunchError):
     """Not now: what was asked for may go through when it is asked for again.
 
     Attributes:
-        told: why, for people; names objects and amounts of the cluster, never rows.
+        code, told: why, as the job's events say it.
     """
 
-    told = "the launcher cannot start a worker at the moment"
+    code = "provisioning.later"
+    told = "an earlier worker of this job is still being removed"
 
 
 class OutageError(LaterError):
     """Nothing can be started, stopped or looked at: what would do that does not answer."""
 
+    code = "provisioning.outage"
     told = "the cluster that runs the workers does not answer"
 
 

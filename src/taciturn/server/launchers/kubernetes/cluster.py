@@ -72,11 +72,14 @@ class UnreachableError(ClusterError, OutageError):
 class ContendedError(ClusterError, LaterError):
     """409 Conflict: somebody else changed what this was about, such as a quota, at the same time."""
 
+    told = "the cluster is too busy to make a worker"
+
 
 class QuotaError(ClusterError, LaterError):
     """403, since the namespace's quota has no room now."""
 
-    told = "the namespace's quota has no room for another worker"
+    code = "provisioning.quota"
+    told = "the quota of the cluster's namespace has no room for another worker"
 
 
 class GoneError(ClusterError):

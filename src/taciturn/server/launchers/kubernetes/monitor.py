@@ -66,6 +66,7 @@ class Monitor:
     _told: dict[Worker, Chapter] = field(default_factory=dict)
     _caught: set[Kind] = field(default_factory=set)
     _blind: set[Kind] = field(default_factory=set)
+    _complaint: str = ""
     _over: threading.Event = field(default_factory=threading.Event)
     _followers: list[Follower] = field(default_factory=list)
     _threads: list[threading.Thread] = field(default_factory=list)
@@ -111,9 +112,9 @@ class Monitor:
                 if (self.clock() - reaped).total_seconds() > _REAP_S:
                     reaped = self.clock()
                     self._reap()
+                self._complaint = ""
             except ClusterError as error:
-                log.warning("left for the next round: %s", error)
-                self._over.wait(self.tick_s)
+                self._complain("left for the next round", error)
             except Exception:
                 log.exception("left for the next round")
                 self._over.wait(self.tick_s)
@@ -124,8 +125,14 @@ class Monitor:
                 self.machines.load()
                 return
             except ClusterError as error:
-                log.warning("the cluster cannot be read: %s", error)
-                self._over.wait(self.tick_s)
+                self._complain("the cluster cannot be read", error)
+
+    def _complain(self, what: str, error: ClusterError) -> None:
+        """Once, however often it comes; and rest."""
+        if str(error) != self._complaint:
+            self._complaint = str(error)
+            log.warning("%s: %s", what, error)
+        self._over.wait(self.tick_s)
 
     def _take(self) -> set[Worker]:
         """Take in all news that there are; returns whom they concern. Waits for a tick at most."""
