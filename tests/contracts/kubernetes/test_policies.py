@@ -3,10 +3,13 @@ garbage collector comes to it; and what the server's answers mean on the way to 
 
 from __future__ import annotations
 
+import logging
 import random
+import socket
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -26,7 +29,13 @@ from taciturn.server.launchers.kubernetes.cluster import (
 )
 from taciturn.server.launchers.kubernetes.launcher import KubernetesLauncher
 from taciturn.server.launchers.kubernetes.names import Worker
-from taciturn.server.launchers.port import LaterError, LaunchError, Order, WorkerState
+from taciturn.server.launchers.port import (
+    LaterError,
+    LaunchError,
+    Order,
+    OutageError,
+    WorkerState,
+)
 
 ENDLESS = "import time; time.sleep(600)"
 SHORT = "import time; time.sleep(0.2)"
@@ -291,6 +300,27 @@ def test_a_patch_for_another_object_of_that_name_changes_nothing(world: World) -
     assert job is not None
     assert job["spec"]["suspend"] is True
     launcher.stop(order.handle, 0)
+
+
+@pytest.mark.usefixtures("patience")
+def test_a_server_that_is_not_there_is_an_outage_and_said_once(
+    world: World, stand_in: StandIn, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    told = stand_in.kubeconfig.read_text(encoding="utf-8")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        free = server.getsockname()[1]
+    path = tmp_path / "kubeconfig"
+    path.write_text(told.replace(str(stand_in.server.server_address[1]), str(free)), "utf-8")
+    away = Cluster.connect(world.namespace, path)
+    settings = world.settings()
+    launcher = KubernetesLauncher(away, settings, world.launcher(settings).need_of)
+    order = new_order()
+    with caplog.at_level(logging.DEBUG):
+        for call in (launcher.alive, launcher.left, lambda: launcher.status(order.handle),
+                     lambda: launcher.launch(order), lambda: launcher.stop(order.handle, 0)):  # fmt: skip
+            with pytest.raises(OutageError):
+                call()
+    assert [each.getMessage() for each in caplog.records if "Retry" in each.getMessage()] == []
 
 
 @pytest.mark.usefixtures("patience")

@@ -15,7 +15,13 @@ from datetime import UTC, datetime
 
 from taciturn.server.launchers.kubernetes.cluster import Cluster, ClusterError, Kind, Object
 from taciturn.server.launchers.kubernetes.machines import Machines, Use
-from taciturn.server.launchers.kubernetes.manifests import NODES, POOL, READY
+from taciturn.server.launchers.kubernetes.manifests import (
+    GIVEN_UP,
+    NODES,
+    POOL,
+    READY,
+    given_up,
+)
 from taciturn.server.launchers.kubernetes.names import Labels, Worker
 from taciturn.server.launchers.kubernetes.reaper import Reaper
 from taciturn.server.launchers.kubernetes.release import Release
@@ -241,6 +247,8 @@ class Monitor:
             pool=self._pool(annotations.get(POOL, "")),
             expected=int(annotations.get(NODES, 1)),
             now=self.clock(),
+            start_s=self.settings.start_s,
+            keeps=self.settings.keeps,
         )
         chapter = tell(scene)
         if self._told.get(worker) != chapter:
@@ -250,22 +258,19 @@ class Monitor:
     def _give_up(self, worker: Worker, job: Object, pods: list[Object]) -> None:
         """All machines in time, or none: one that waits for another costs money and does nothing.
 
-        The Job is failed by its deadline and not deleted, so that the attempt stays known.
+        The Job is failed by its deadline and not deleted, so that the attempt stays known; that it
+        was for this, is written on it.
         """
-        if _is_over(job):
+        limit_s, start = self.settings.start_s, job["status"].get("startTime")
+        late = any(_waits(pod) and self._age_s(pod) > limit_s for pod in pods)
+        if not late or not start or _is_over(job) or given_up(job):
             return
-        limit_s = self.settings.start_s
-        late = [pod for pod in pods if _waits(pod) and self._age_s(pod) > limit_s]
-        start = job["status"].get("startTime")
-        if not late or not start:
-            return
-        text = (
-            f"given up: not all machines came within {limit_s} s. Ask for fewer or other GPUs, or "
-            "raise the pool's quota"
-        )
-        self._tell(worker, Chapter("provisioning.given_up", text))
         elapsed = max(1, int((self.clock() - moment(start)).total_seconds()))
-        self.cluster.patch(Kind.JOBS, worker.name, {"spec": {"activeDeadlineSeconds": elapsed}})
+        change = {
+            "metadata": {"annotations": {GIVEN_UP: "true"}},
+            "spec": {"activeDeadlineSeconds": elapsed},
+        }
+        self.cluster.patch(Kind.JOBS, worker.name, change)
 
     def _age_s(self, found: Object) -> float:
         return (self.clock() - moment(found["metadata"]["creationTimestamp"])).total_seconds()
