@@ -38,7 +38,7 @@ def check(engine: Engine) -> None:
     if found != newest:
         raise DatabaseError(
             f"the database is at revision {found or 'none'}, this taciturn needs {newest}; "
-            "upgrade it, or use the version of taciturn that it was made with"
+            "run `taciturn serve --migrate`, or use the version of taciturn that it was made with"
         )
 
 
