@@ -10,7 +10,19 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from chart import CUSTOM, EVERYTHING, PRESETS, REQUIRED, VERSIONS, of_kind, pods, rendered, run
+from chart import (
+    CHART,
+    CUSTOM,
+    EVERYTHING,
+    PRESETS,
+    REQUIRED,
+    ROOT,
+    VERSIONS,
+    of_kind,
+    pods,
+    rendered,
+    run,
+)
 from taciturn.server.launchers.kubernetes import examination
 from taciturn.server.launchers.kubernetes.settings import KubernetesSettings, Pool, amount
 from taciturn.server.serving import GRACE_S
@@ -216,7 +228,9 @@ def written(**settings: Any) -> dict[str, Any]:
     found = run("template", REQUIRED | settings)
     assert found.returncode == 0, found.stderr
     maps = [each for each in yaml.safe_load_all(found.stdout) if each["kind"] == "ConfigMap"]
-    (text,) = [each["data"]["kubernetes.json"] for each in maps if "kubernetes.json" in each["data"]]
+    (text,) = [
+        each["data"]["kubernetes.json"] for each in maps if "kubernetes.json" in each["data"]
+    ]
     return dict(json.loads(text))
 
 
@@ -252,9 +266,7 @@ def test_what_is_given_reaches_the_launcher() -> None:
     assert rules[-1] == {
         "to": [{"ipBlock": {"cidr": "10.1.0.0/16"}}], "ports": [{"port": 5432, "protocol": "TCP"}]
     }  # fmt: skip
-    data = next(
-        each["data"] for each in objects if "TACITURN_PROVISION_S" in each.get("data", {})
-    )
+    data = next(each["data"] for each in objects if "TACITURN_PROVISION_S" in each.get("data", {}))
     assert data["TACITURN_PROVISION_S"] == "900"
 
 
@@ -292,3 +304,12 @@ def test_clients_addresses_come_from_the_ingress() -> None:
     maps = [each["data"] for each in rendered() if each["kind"] == "ConfigMap"]
     said = [data["TACITURN_TRUSTED_PROXIES"] for data in maps if "TACITURN_HOST" in data]
     assert said == ["10.3.0.0/16"]
+
+
+def test_chart_doctor_and_documentation_name_one_oldest_version() -> None:
+    oldest = ".".join(map(str, examination.OLDEST))
+    chart = yaml.safe_load((CHART / "Chart.yaml").read_text(encoding="utf-8"))
+    assert chart["kubeVersion"] == f">={oldest}.0-0"
+    assert VERSIONS[0] == oldest
+    text = (ROOT / "docs" / "kubernetes.md").read_text(encoding="utf-8")
+    assert f"Kubernetes {oldest} or later" in text

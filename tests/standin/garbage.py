@@ -1,4 +1,4 @@
-"""Deletion that reaches dependents, namespaces that empty themselves, pods of lost and dead nodes."""
+"""Deletion that reaches dependents, namespaces that empty themselves, pods of lost nodes."""
 
 from __future__ import annotations
 

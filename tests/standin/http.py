@@ -42,7 +42,9 @@ class Server(ThreadingHTTPServer):
         self.open: set[socket.socket] = set()
         self.requests: list[tuple[str, str]] = []
         self.failures: list[int] = []
-        self.page: int | None = None  # what a proxy before the server answers, with words of its own
+        self.page: int | None = (
+            None  # what a proxy before the server answers, with words of its own
+        )
         self.broken: list[Exception] = []
         super().__init__(("127.0.0.1", port), _Handler)
         if context is not None:  # who connects and says nothing keeps nobody else waiting

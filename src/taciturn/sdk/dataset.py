@@ -121,7 +121,7 @@ class RemoteDataset:
         return replace(self, view=view)
 
     def _refusal(self) -> str:
-        """Why the newest probe failed; whether a worker has seen the rows at all depends on that."""
+        """Why the newest probe failed: maybe no worker has seen the rows at all."""
         probes = self.transport.pages("jobs", JobView, {"kind": JobKind.PROBE})
         for each in probes:
             if each.dataset == self.name and each.failure is not None:

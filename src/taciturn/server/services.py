@@ -143,9 +143,7 @@ class Services:
             background.wake("dispatcher")
             siblings.tell(DISPATCH)
 
-        outage = Outage(
-            gateway.now_ms, tell=lambda away: siblings.tell(AWAY if away else ANSWERS)
-        )
+        outage = Outage(gateway.now_ms, tell=lambda away: siblings.tell(AWAY if away else ANSWERS))
         started = Launching(launcher) if launcher else Launching.open(gateway, events.append)
         jobs = Jobs(
             gateway,

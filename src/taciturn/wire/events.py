@@ -67,7 +67,7 @@ FAILURES: dict[FailureCode, str] = {
     FailureCode.REJECTED: "an approver rejected it",
     FailureCode.EXPIRED: "nobody decided, or no worker came, in time",
     FailureCode.LAUNCH: "no worker could be started",
-    FailureCode.OUTAGE: "the cluster of the workers did not answer, or had no room, for hours; ask again",
+    FailureCode.OUTAGE: "the cluster of the workers did not answer, or had no room, for too long",
 }
 """What people read; fixed, so that it can quote nothing."""
 

@@ -193,7 +193,9 @@ def test_preempted_twice(case: Any) -> None:
     job.until("node.released", "spot-3")
     gone = [event.text for _, event in job.telling.heard if event.code == "node.released"]
     assert [text.split()[1] for text in gone] == ["spot-1", "spot-2", "spot-3"]
-    assert "the machine was taken away; another worker begins anew" in job.telling.text("interrupted")
+    assert "the machine was taken away; another worker begins anew" in job.telling.text(
+        "interrupted"
+    )
     assert job.launcher.status(job.order.handle) is WorkerState.ENDED
     found = job.world.cluster.get(Kind.JOBS, Worker.of(job.order.handle).name)
     assert "failed" not in found["status"]
@@ -208,6 +210,28 @@ def test_a_node_that_vanishes(case: Any, stand_in: StandIn) -> None:
     job.until("interrupted", "taken away")
     job.until("node.released", "lost-1")
     job.world.until(lambda: job.telling.codes()[-1] == "running")
+
+
+def test_a_worker_whose_policy_was_deleted_before_it_started_is_begun_anew(
+    world: World, stand_in: StandIn, monitor: Start
+) -> None:
+    """It does not start without it; nor does its job wait for ever."""
+    settings = world.settings(ENDLESS)
+    launcher, order = world.launcher(settings), new_order()
+    _, telling = monitor(settings)
+    stand_in.kubelet.pull_s = 20.0
+    try:
+        launcher.launch(order)
+        name = Worker.of(order.handle).name
+        world.cluster.delete(Kind.POLICIES, name)
+        world.until(lambda: "starting.failed" in telling.codes())
+        world.until(lambda: launcher.status(order.handle) is WorkerState.ABSENT)
+    finally:
+        stand_in.kubelet.pull_s = 1.0
+    assert "running" not in telling.codes()
+    launcher.launch(order)
+    world.until(lambda: telling.codes()[-1] == "running")
+    launcher.stop(order.handle, 0)
 
 
 def test_a_node_whose_agent_is_dead(case: Any, world: World, stand_in: StandIn) -> None:
@@ -228,9 +252,7 @@ def test_a_node_whose_agent_is_dead(case: Any, world: World, stand_in: StandIn) 
     world.until(lambda: job.launcher.status(job.order.handle) is WorkerState.ABSENT)
 
 
-def test_a_container_that_has_ended_is_not_being_pulled(
-    case: Any, stand_in: StandIn
-) -> None:
+def test_a_container_that_has_ended_is_not_being_pulled(case: Any, stand_in: StandIn) -> None:
     stand_in.kubelet.lag_s = 20.0
     try:
         job = case(Group("lag", create_s=5, ready_s=2, driver_s=1, idle_s=20))

@@ -106,7 +106,7 @@ def test_a_silent_worker_is_spared_for_a_while(ward: Ward) -> None:
 
 
 def test_a_silent_worker_is_spared_between_two_looks_as_well(ward: Ward) -> None:
-    """The ledger is reaped every second, workers are looked for at the ticks of the public clock."""
+    """The ledger is reaped every second, workers are looked for at ticks of the public clock."""
     hand = ward.running(SMALL)
     for second in range(60):
         ward.watch.forward(1)

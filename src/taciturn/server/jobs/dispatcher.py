@@ -236,9 +236,7 @@ class Dispatcher:
         hours = self.gateway.settings.outage_s / 3600
         text = f"{why.told}; it is tried again, for up to {hours:g} h"
         event = NodeEvent(code=why.code, text=text)
-        self.gateway.write(
-            lambda connection: self.states.events.append(connection, row.id, event)
-        )
+        self.gateway.write(lambda connection: self.states.events.append(connection, row.id, event))
 
     def _is_late(self, row: Row[Any], now_ms: int) -> bool:
         """Whether a lease has run out, or will have before workers are looked for again: the ledger

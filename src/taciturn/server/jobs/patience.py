@@ -22,8 +22,8 @@ class _Rest:
 
 @dataclass(slots=True)
 class Patience:
-    """Things that failed, each to be tried again after a rest that is twice as long each time, and a
-    minute at most.
+    """Things that failed, each to be tried again after a rest: twice as long each time, a minute at
+    most.
 
     Attributes:
         now_ms: the time.

@@ -63,8 +63,8 @@ class Order:
 
 
 class Launcher(Protocol):
-    """Starts workers. Every method may be repeated, and called by a gateway that has restarted; each
-    may raise OutageError, which says nothing of any worker.
+    """Starts workers. Every method may be repeated, and called by a gateway that has restarted;
+    each may raise OutageError, which says nothing of any worker.
 
     All attempts of a job share a private workspace, so that a later one can go on from the
     checkpoint of an earlier one; of two attempts only one lives at a time.

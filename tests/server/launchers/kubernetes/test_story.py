@@ -52,7 +52,9 @@ def running(uid: str = "pod", on: str = "n", **about: Any) -> dict[str, Any]:
         {"name": "a-proxy", "state": {"terminated": {"exitCode": 9}}},
         {"name": "worker", "state": {"running": {}}},
     ]
-    made = thing(uid, spec={"nodeName": on}, status={"phase": "Running", "containerStatuses": states})
+    made = thing(
+        uid, spec={"nodeName": on}, status={"phase": "Running", "containerStatuses": states}
+    )
     made["metadata"] |= about
     return made
 
@@ -112,7 +114,7 @@ TOO_LATE = {"conditions": [{"type": "Failed", "status": "True", "reason": "Deadl
 @pytest.mark.parametrize(
     ("told", "code", "words"),
     [
-        # The worker's own container counts, not the first one.
+        # The worker's own container counts, not the first one; here nodes may not be seen.
         (chapter(pods=(running(),)), "running", "running"),
         (chapter(pods=(ended(0),)), "ending", "the worker is done"),
         (chapter(pods=(ended(9),)), "ending", "ended with code 9"),
@@ -145,11 +147,10 @@ TOO_LATE = {"conditions": [{"type": "Failed", "status": "True", "reason": "Deadl
         (chapter(pods=(running(deletionTimestamp="2026-01-01T12:00:20Z"),), nodes=(node("n"),)),
          "ending", "being ended"),
         (chapter(pods=(running(),), nodes=(node("other"),)), "interrupted", "machine n is gone"),
-        (chapter(pods=(running(),)), "running", "running"),  # nodes may not be seen
         # Its machine is released when nothing of it is left there, and not before.
         (chapter(pods=(running(deletionTimestamp=EARLY),), about={"deletionTimestamp": EARLY},
                  nodes=(node("n", ready="Unknown"),)), "interrupted.unreachable", "not reported"),
-        (chapter(pods=(running(),), about={"deletionTimestamp": EARLY}), "releasing", "being ended"),
+        (chapter(pods=(running(),), about={"deletionTimestamp": EARLY}), "releasing", "being"),
         (chapter(about={"deletionTimestamp": EARLY}), "releasing", "its machine is released"),
     ],
 )  # fmt: skip

@@ -70,7 +70,7 @@ class UnreachableError(ClusterError, OutageError):
 
 
 class ContendedError(ClusterError, LaterError):
-    """409 Conflict: somebody else changed what this was about, such as a quota, at the same time."""
+    """409 Conflict: somebody else changed what this was about, such as a quota, meanwhile."""
 
     told = "the cluster is too busy to make a worker"
 
@@ -100,7 +100,7 @@ class Cluster:
         Raises:
             SpecError: there is none.
         """
-        told = Configuration()  # type: ignore[no-untyped-call]
+        told = Configuration()
         told.retries = False  # urllib3's own would be unseen, and fill the log with warnings
         try:
             if kubeconfig is not None:
@@ -155,7 +155,7 @@ class Cluster:
             raise
 
     def patch(self, kind: Kind, name: str, change: Mapping[str, Any]) -> Object | None:
-        """A merge patch; None if the object is gone, or is not the one whose uid the change names."""
+        """A merge patch; None if the object is gone, or the change names another one's uid."""
         query = {"fieldValidation": "Strict"}
         try:
             return self._call("PATCH", self._path(kind, name), query, dict(change), _MERGE)
@@ -214,7 +214,9 @@ class Cluster:
                     raise _error(int(event["object"].get("code") or 500), event["object"])
                 yield event["type"], event["object"]
         except (urllib3.exceptions.HTTPError, OSError, ValueError) as error:
-            raise UnreachableError(0, f"the watch of {kind} broke: {type(error).__name__}") from None
+            raise UnreachableError(
+                0, f"the watch of {kind} broke: {type(error).__name__}"
+            ) from None
 
     def _path(self, kind: Kind, name: str = "", *, everywhere: bool = False) -> str:
         room = "" if everywhere or kind is Kind.NODES else f"/namespaces/{self.namespace}"
@@ -224,8 +226,8 @@ class Cluster:
         self, method: str, path: str, query: Mapping[str, str] | None = None,
         body: Any = None, media_type: str = "application/json",
     ) -> dict[str, Any]:  # fmt: skip
-        """One request; again, for a few seconds, while the server is overloaded, cannot be reached, or
-        was asked by somebody else at the same time."""
+        """One request; again, for a few seconds, while the server is overloaded, cannot be reached,
+        or was asked by somebody else at the same time."""
         wait_s, end = _FIRST_WAIT_S, time.monotonic() + _PATIENCE_S
         while True:
             try:

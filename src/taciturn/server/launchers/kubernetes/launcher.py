@@ -112,8 +112,10 @@ class KubernetesLauncher:
         return tuple(dict.fromkeys(worker.job_id for worker, _ in found))
 
     def forget(self, job_id: str) -> None:
-        """Delete a job's Jobs, unless one of them lives, and what a deletion has orphaned. Workspaces
-        on a node go with the pods; a worker has removed its rows from one on a claim."""
+        """Delete a job's Jobs, unless one of them lives, and what a deletion has orphaned.
+
+        Workspaces on a node go with the pods; a worker has removed its rows from one on a claim.
+        """
         mine = self._all(Kind.JOBS, job_id)
         if any(_lives(found) for _, found in mine):
             return

@@ -1,5 +1,5 @@
-"""The objects of one worker. All but the Job are owned by it, and go with it; the Secret is owned by
-the policy, so that it goes first."""
+"""The objects of one worker. All but the Job are owned by it, and go with it; the Secret is owned
+by the policy, so that it goes first."""
 
 from __future__ import annotations
 

@@ -26,7 +26,13 @@ from taciturn.server.launchers.kubernetes.names import Labels, Worker
 from taciturn.server.launchers.kubernetes.reaper import Reaper
 from taciturn.server.launchers.kubernetes.release import Release
 from taciturn.server.launchers.kubernetes.settings import KubernetesSettings, Pool
-from taciturn.server.launchers.kubernetes.story import Chapter, Scene, events_of, tell
+from taciturn.server.launchers.kubernetes.story import (
+    Chapter,
+    Scene,
+    events_of,
+    said_of,
+    tell,
+)
 from taciturn.server.launchers.kubernetes.times import moment
 from taciturn.server.launchers.kubernetes.watching import Caught, Follower, Forbidden, News, Seen
 from taciturn.wire.events import NodeEvent
@@ -37,6 +43,7 @@ _TERMINAL = ("Succeeded", "Failed")
 _TICK_S = 1.0
 _GONE = "gone"  # the uid of a node that was never seen: no node has it
 _REAP_S = 60.0
+_STUCK_S = 120.0  # a launch that is repeated makes the Secret anew in between
 _KINDS = (Kind.JOBS, Kind.PODS, Kind.EVENTS, Kind.NODES)
 
 Report = Callable[[str, NodeEvent], None]
@@ -204,6 +211,7 @@ class Monitor:
         if job is not None and _let_go(job):
             self._tell_story(worker, job, pods)
             self._give_up(worker, job, pods)
+            self._begin_anew(worker, job, pods)
         nodes = None if Kind.NODES in self._blind else self._seen[Kind.NODES]
         self.release.check(worker, over, nodes, self.clock())
         if job is None and worker not in self.machines.uses:
@@ -271,6 +279,15 @@ class Monitor:
             "spec": {"activeDeadlineSeconds": elapsed},
         }
         self.cluster.patch(Kind.JOBS, worker.name, change)
+
+    def _begin_anew(self, worker: Worker, job: Object, pods: list[Object]) -> None:
+        """A worker whose own Secret is gone, as it is when somebody deletes its policy, never
+        starts: it is ended, and the job gets another one."""
+        missing = f'secret "{worker.name}" not found'
+        stuck = any(missing in said_of(pod) and self._age_s(pod) > _STUCK_S for pod in pods)
+        if stuck and not _is_over(job):
+            log.warning("a worker's Secret is gone", extra={"object": f"jobs/{worker.name}"})
+            self.cluster.delete(Kind.JOBS, worker.name, uid=job["metadata"]["uid"])
 
     def _age_s(self, found: Object) -> float:
         return (self.clock() - moment(found["metadata"]["creationTimestamp"])).total_seconds()

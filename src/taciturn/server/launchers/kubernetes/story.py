@@ -156,15 +156,19 @@ def _lost(scene: Scene, pod: Object) -> Chapter | None:
             return None
         return Chapter("interrupted", f"machine {name} is gone; the cluster has still to notice it")
     ready = _readiness(node)
-    if ready and ready.get("status") != "True" and (going or pod["status"].get("phase") == "Running"):
+    if (
+        ready
+        and ready.get("status") != "True"
+        and (going or pod["status"].get("phase") == "Running")
+    ):
         since = str(ready.get("lastTransitionTime") or "")
         text = f"machine {name} has not reported{f' since {since}' if since else ''}"
         if not going:
             return Chapter("running.unreachable", f"{text}; the worker on it may still run")
         return Chapter(
             "interrupted.unreachable",
-            f"{text}, so nobody knows whether the worker on it has ended, and no other one is made. "
-            f"Repair it, or if it is off: kubectl delete node {name}",
+            f"{text}, so nobody knows whether the worker on it has ended, and no other one is "
+            f"made. Repair it, or if it is off: kubectl delete node {name}",
         )
     if going and scene.age_s(metadata["deletionTimestamp"]) > _HANGS_S:
         return Chapter(
@@ -178,6 +182,11 @@ def _lost(scene: Scene, pod: Object) -> Chapter | None:
 def _readiness(node: Object) -> Object:
     conditions = node["status"].get("conditions") or ()
     return next((each for each in conditions if each["type"] == "Ready"), {})
+
+
+def said_of(pod: Object) -> str:
+    """Why the worker's container does not start; empty where nothing keeps it."""
+    return str((_state(pod).get("waiting") or {}).get("message", ""))
 
 
 def _state(pod: Object) -> Object:
@@ -309,8 +318,8 @@ def _over(scene: Scene) -> Chapter | None:
 
 def _too_late(scene: Scene) -> str:
     return (
-        f"not all machines came within {scene.start_s} s. Ask for fewer or other GPUs, or raise the "
-        "pool's quota"
+        f"not all machines came within {scene.start_s} s. Ask for fewer or other GPUs, or raise "
+        "the pool's quota"
     )
 
 
