@@ -32,6 +32,8 @@ EVERYTHING = {
     "oidc.roles.doctors": "practitioner",
     "imagePullSecrets[0].name": "registry",
     "networkPolicy.workerEgress[0]": "10.1.0.0/16",
+    "sources.prefixes[0]": "s3://hospital/",
+    "sources.networks[0]": "10.1.0.0/16",
     "networkPolicy.gatewayEgress[0]": "10.2.0.0/16",
     "signing.existingSecret": "signing",
     "worker.dataSecret": "data",

@@ -5,6 +5,7 @@ Jobs are over as soon as they are made; their events are a short story that a st
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
 from collections.abc import Iterator
@@ -24,7 +25,9 @@ from taciturn.report import PrivacyReport
 from taciturn.wire.datasets import (
     BudgetView,
     ColumnView,
+    DatasetState,
     DatasetView,
+    FoundColumns,
     GrantTerms,
     GrantView,
     NewDataset,
@@ -32,6 +35,7 @@ from taciturn.wire.datasets import (
     PolicyView,
     PreviewView,
     Selection,
+    StatedColumns,
     SyntheticPreview,
 )
 from taciturn.wire.events import (
@@ -42,17 +46,38 @@ from taciturn.wire.events import (
     ProgressEvent,
     StateEvent,
 )
-from taciturn.wire.identity import NewToken, NewUser, Role, Self, TokenSecret, UserView
+from taciturn.wire.identity import (
+    AuditLogExport,
+    LinkRedemption,
+    Login,
+    NewPassword,
+    NewToken,
+    NewUser,
+    PasswordLink,
+    PasswordLinkView,
+    Pruned,
+    Redeemed,
+    Retention,
+    Role,
+    Self,
+    TokenSecret,
+    TokenView,
+    UserChange,
+    UserView,
+)
 from taciturn.wire.jobs import (
     ApprovalView,
     Decision,
+    DecisionView,
     JobRequest,
     JobState,
     JobView,
     ModelView,
     PlanView,
     RemoteFit,
+    Withdrawal,
 )
+from taciturn.wire.ledger import AnchorView, LedgerProblem, NewVerification, VerificationView
 from taciturn.wire.models import BaseModelView
 from taciturn.wire.results import (
     EvaluateResult,
@@ -66,6 +91,7 @@ from taciturn.wire.values import Page, PolicyLine, Problem
 Key = Annotated[str, Header(alias="Idempotency-Key")]
 URL, TOKEN = "http://testserver", "tac_test"
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
+EXPORTED = b'{"id": 1}\n'
 DP = PolicyLine(kind="DP", text="DP (epsilon=3, delta=1e-06, unit=patient_id)")
 MOCK = PolicyLine(kind="mock", text="mock (invented rows)")
 NONE = PolicyLine(kind="no guarantee", text="no guarantee (approved by ada, bob)")
@@ -81,6 +107,11 @@ REPORT = PrivacyReport(
     base_model="taciturn/tiny-medical",
     trainable_parameters=1,
     taciturn_version="0",
+)
+FOUND = FoundColumns(
+    columns=(ColumnView(name="17", type="string"), ColumnView(name="Dupont", type="string")),
+    named_by="first line",
+    doubts=("column 1, '17', is a number",),
 )
 FACTS = PublicFacts(
     n_units=1100, base_model="taciturn/tiny-medical", base_parameters=1_000_000, context_length=160
@@ -115,6 +146,9 @@ class Fake:
         cut_after: a stream of events breaks off after so many, each time it is asked for.
         failing: state and code that the next jobs end with.
         seen: method and path of every request, in order.
+        asked: the queries of the audit log, in order.
+        found: what a worker finds in the next datasets, where their owner does not state it.
+        stated: what owners have said of columns.
     """
 
     name: str = "phee"
@@ -129,8 +163,14 @@ class Fake:
     failing: Problem | None = None
     outcome: JobState = JobState.SUCCEEDED
     seen: list[str] = field(default_factory=list)
+    asked: list[dict[str, str]] = field(default_factory=list)
+    found: FoundColumns | None = None
+    stated: dict[str, StatedColumns] = field(default_factory=dict)
+    sources: dict[str, tuple[str, ...] | None] = field(default_factory=dict)
     synthetic: dict[str, SyntheticPreview] = field(default_factory=dict)
     resumed_from: list[str | None] = field(default_factory=list)
+    passwords: list[str] = field(default_factory=list)
+    exports: list[AuditLogExport] = field(default_factory=list)
     numbers: Iterator[int] = field(default_factory=itertools.count)
     app: TestClient | None = None
 
@@ -257,7 +297,8 @@ def app_of(fake: Fake) -> FastAPI:
     @app.middleware("http")
     async def watch(request: Request, call_next: Any) -> Response:
         fake.seen.append(f"{request.method} {request.url.path}")
-        if request.headers.get("authorization") != f"Bearer {TOKEN}":
+        entrance = request.url.path in ("/v1/login", "/v1/password-links/redemptions")
+        if not entrance and request.headers.get("authorization") != f"Bearer {TOKEN}":
             return refuse("unauthenticated", 401, "give a valid token")
         if fake.failing is not None:
             return refuse(
@@ -274,8 +315,24 @@ def app_of(fake: Fake) -> FastAPI:
             groups=(),
             actions=("jobs:create",),
             expires_at=None,
+            password_links=(PasswordLinkView(made_by="root", created_at=NOW, expires_at=NOW),),
             server_version="0",
         )
+
+    @app.put("/v1/self/password", status_code=204)
+    def change_password(change: NewPassword) -> None:
+        fake.passwords.append(change.new.get_secret_value())
+
+    @app.post("/v1/login", status_code=201)
+    def log_in(login: Login) -> TokenSecret:
+        fake.passwords.append(login.password.get_secret_value())
+        return secret(TOKEN)
+
+    @app.post("/v1/password-links/redemptions")
+    def redeem(redemption: LinkRedemption) -> Redeemed:
+        assert redemption.link.get_secret_value() == "tac_link"
+        fake.passwords.append(redemption.password.get_secret_value())
+        return Redeemed(name="ada")
 
     @app.get("/v1/datasets")
     def datasets(cursor: str | None = None) -> Page[DatasetView]:
@@ -286,8 +343,22 @@ def app_of(fake: Fake) -> FastAPI:
 
     @app.post("/v1/datasets", status_code=201)
     def add(new: NewDataset) -> DatasetView:
-        fake.datasets[new.name] = dataset(new.name, new.description)
-        return fake.datasets[new.name]
+        view = dataset(new.name, new.description)
+        names = None if fake.found is None else tuple(each.name for each in fake.found.columns)
+        if names is not None and new.columns != names:
+            waiting = {"state": DatasetState.UNCONFIRMED, "columns": None, "found": fake.found}
+            view = view.model_copy(update=waiting)
+        fake.datasets[new.name] = view
+        return view
+
+    @app.put("/v1/datasets/{name}/columns", response_model=None)
+    def state_columns(name: str, stated: StatedColumns) -> DatasetView | Response:
+        found = fake.datasets[name].found
+        names = [each.name for each in stated.columns or ()]
+        if stated.header and (found is None or [each.name for each in found.columns] != names):
+            return refuse("conflict", 409, "these are not the ones that were found")
+        fake.stated[name], fake.datasets[name] = stated, dataset(name)
+        return fake.datasets[name]
 
     @app.get("/v1/datasets/{name}", response_model=None)
     def one(name: str) -> DatasetView | Response:
@@ -479,6 +550,15 @@ def app_of(fake: Fake) -> FastAPI:
     def approvals(state: str | None = None) -> Page[ApprovalView]:
         return Page(items=(approval(),))
 
+    @app.get("/v1/approvals/{approval_id}")
+    def one_approval(approval_id: str) -> ApprovalView:
+        return approval()
+
+    @app.post("/v1/approvals/{approval_id}/withdrawals", status_code=201)
+    def withdraw(approval_id: str, wanted: Withdrawal) -> ApprovalView:
+        fake.decisions.append((approval_id, f"withdraw: {wanted.comment}"))
+        return approval()
+
     @app.post("/v1/approvals/{approval_id}/decisions", status_code=201)
     def decide(approval_id: str, answer: Decision) -> ApprovalView:
         fake.decisions.append((approval_id, answer.decision))
@@ -490,29 +570,93 @@ def app_of(fake: Fake) -> FastAPI:
 
     @app.post("/v1/users", status_code=201)
     def add_user(new: NewUser) -> UserView:
-        assert new.password is None or len(new.password.get_secret_value()) >= 12
-        return UserView(name=new.name, roles=new.roles, created_at=NOW)
+        fake.sources[new.name] = new.sources
+        return UserView(name=new.name, roles=new.roles, sources=new.sources, created_at=NOW)
+
+    @app.patch("/v1/users/{name}")
+    def change_user(name: str, change: UserChange) -> UserView:
+        fake.sources[name] = change.sources
+        sources = change.sources or ()
+        return UserView(name=name, roles=(Role.OWNER,), sources=sources, created_at=NOW)
+
+    @app.post("/v1/users/{name}/password-links", status_code=201)
+    def make_link(name: str) -> PasswordLink:
+        return PasswordLink(name=name, url=f"{URL}/v1/password#tac_link", expires_at=NOW)
+
+    @app.get("/v1/retention")
+    def retention() -> Retention:
+        return Retention(audit_log_days=365, incident_days=30, audit_log_entries=2, incidents=0)
+
+    @app.post("/v1/retention/prunes")
+    def prune() -> Pruned:
+        return Pruned(exports=tuple(fake.exports), incidents=1)
+
+    @app.get("/v1/retention/exports")
+    def exports() -> Page[AuditLogExport]:
+        return Page(items=tuple(fake.exports))
+
+    @app.get("/v1/retention/exports/{number}")
+    def export(number: int) -> Response:
+        return Response(EXPORTED)
+
+    @app.get("/v1/tokens")
+    def tokens() -> Page[TokenView]:
+        made = TokenView(id="tok_1", name="ci", scopes=(), created_at=NOW, expires_at=NOW)
+        return Page(items=(made,))
 
     @app.post("/v1/tokens", status_code=201)
     def add_token(new: NewToken) -> TokenSecret:
-        return TokenSecret(
-            id="tok_1",
-            name=new.name,
-            scopes=new.scopes,
-            created_at=NOW,
-            expires_at=NOW,
-            token="tac_secret",
-        )
+        return secret("tac_secret", new.name)
 
     @app.get("/v1/incidents/{incident_id}")
     def incident(incident_id: str) -> dict[str, str]:
         return {"id": incident_id, "log": "Traceback: a row"}
 
+    @app.post("/v1/ledger/verifications")
+    def verify(asked: NewVerification, key: Key) -> VerificationView:
+        gone = [each for each in asked.anchors if each.entries > 6]
+        return VerificationView(
+            ok=not gone,
+            namespaces=1,
+            entries=6,
+            seals_checked=True,
+            anchors_checked=len(asked.anchors),
+            problems=tuple(
+                LedgerProblem(namespace=each.namespace, sequence=each.entries, text="it is gone")
+                for each in gone
+            ),
+            anchors=(AnchorView(namespace="patients", entries=6, head="0" * 64),),
+        )
+
     @app.get("/v1/audit-log")
-    def audit_log(actor: str | None = None) -> Page[Any]:
-        return Page(items=({"actor": "ada", "action": "jobs:create"},))
+    def audit_log(request: Request, cursor: int = 3) -> Page[Any]:
+        fake.asked.append({name: request.query_params[name] for name in request.query_params})
+        entry = {"id": cursor, "actor": "user:ada", "action": "jobs:create", "code": None}
+        return Page(items=(entry,), next_cursor=str(cursor - 1) if cursor > 1 else None)
 
     return app
+
+
+def secret(text: str, name: str = "login") -> TokenSecret:
+    """A token that was just made."""
+    return TokenSecret(id="tok_1", name=name, scopes=(), created_at=NOW, expires_at=NOW, token=text)
+
+
+def exported(number: int, previous: str) -> AuditLogExport:
+    """An export of the audit log."""
+    made = AuditLogExport(
+        id=number,
+        first_entry=number,
+        last_entry=number,
+        entries=1,
+        first_at=NOW,
+        last_at=NOW,
+        sha256=hashlib.sha256(EXPORTED).hexdigest(),
+        previous=previous,
+        digest=previous,
+        created_at=NOW,
+    )
+    return made.model_copy(update={"digest": made.chained()})
 
 
 def approval() -> ApprovalView:
@@ -523,7 +667,17 @@ def approval() -> ApprovalView:
         namespace="patients",
         requester="eve",
         reason="no_guarantee",
-        request={},
+        request={"data": {"part": {"side": "train", "test_share": 0.1}}},
+        kind="fit",
+        dataset="phee",
+        model="taciturn/tiny-medical",
+        steps=40,
+        purpose="a poster for the retreat",
+        decisions=(
+            DecisionView(approver="bob", decision="approved", comment="fine by me", at=NOW),
+        ),
+        left=0.63,
+        left_after=0.63,
         state="open",
         approved_by=("bob",),
         needed=2,

@@ -17,7 +17,7 @@ from dp_accounting.dp_event import (
 )
 from fastapi.testclient import TestClient
 from httpx import Response
-from sqlalchemy import Connection, Engine, insert
+from sqlalchemy import Connection, Engine, insert, update
 
 from taciturn.server.app import create_app
 from taciturn.server.gateway import Gateway
@@ -35,6 +35,7 @@ from taciturn.wire.values import PolicyLine
 BUDGET = {"epsilon": 8.0, "delta": 1e-6}
 COLUMNS = (ColumnView(name="id", type="string"), ColumnView(name="context", type="string"))
 SOURCE = "s3://hospital/phee.parquet"
+PREFIXES = ("/", "s3://", "https://", "postgresql+psycopg://")
 DP_LINE = PolicyLine(kind="DP", text="DP (epsilon=1, delta=1e-06, unit=id)")
 
 
@@ -83,7 +84,8 @@ class Hospital:
     def __init__(self, engine: Engine, folder: Path, trials: Trials) -> None:
         self.watch, key = Watch(), SealKey.generate()
         ledger = Ledger(engine, key, clock=self.watch)
-        self.gateway = Gateway(Settings(data_dir=folder), engine, key, ledger, self.watch)
+        settings = Settings(data_dir=folder, source_prefixes=PREFIXES)
+        self.gateway = Gateway(settings, engine, key, ledger, self.watch)
         self.desk, self.shelf = ProbeDesk(), Shelf()
         app = create_app(self.gateway)
         self.services = Services.of(self.gateway, desk=self.desk, files=self.shelf, trials=trials)
@@ -127,17 +129,33 @@ class Hospital:
         return self.ask(who, "POST", "/datasets", new_dataset(**changes))
 
     def ready(self, who: str = "olga", **changes: Any) -> None:
-        """Register, and let a probe find COLUMNS."""
+        """Register, let a probe find COLUMNS, and confirm them."""
         columns = changes.pop("columns", COLUMNS)
         answer = self.register(who, **changes)
         assert answer.status_code == 201, answer.text
-        self.probed(answer.json()["name"], columns)
+        name = answer.json()["name"]
+        self.probed(name, columns)
+        answer = self.state(name, columns, who)
+        assert answer.status_code == 200, answer.text
 
     def probed(self, name: str, columns: tuple[ColumnView, ...] | None) -> None:
-        """A probe has ended."""
-        self.gateway.write(
-            lambda connection: self.services.datasets.probed(connection, name, columns)
-        )
+        """A probe has ended; what it found is for the owner to confirm."""
+
+        def work(connection: Connection) -> None:
+            self.services.datasets.probed(connection, name, columns)
+            mine = (jobs.c.dataset == name) & (jobs.c.kind == "probe")
+            state = "failed" if columns is None else "succeeded"
+            change = update(jobs).where(mine, jobs.c.state == "queued")
+            connection.execute(change.values(state=state))
+
+        self.gateway.write(work)
+
+    def state(
+        self, name: str, columns: tuple[ColumnView, ...] | None, who: str = "olga", **more: Any
+    ) -> Response:
+        """Say what the columns are."""
+        stated = None if columns is None else [column.model_dump() for column in columns]
+        return self.ask(who, "PUT", f"/datasets/{name}/columns", {"columns": stated, **more})
 
     def grant(self, holder: str = "user:paul", namespace: str = "patients", **terms: Any) -> None:
         """Give a grant."""

@@ -15,9 +15,9 @@ from sqlalchemy import Engine, select
 
 from taciturn.server.app import create_app
 from taciturn.server.gateway import Gateway
+from taciturn.server.identity.links import PasswordLinks
 from taciturn.server.identity.logins import Logins
 from taciturn.server.identity.passwords import Passwords
-from taciturn.server.identity.users import Users
 from taciturn.server.ledger import Ledger, SealKey
 from taciturn.server.services import Services
 from taciturn.server.settings import Settings
@@ -62,11 +62,9 @@ class Reception:
 
     def _quick(self, services: Services) -> Services:
         directory = services.directory
-        return replace(
-            services,
-            users=Users(self.gateway, directory, QUICK),
-            logins=Logins(self.gateway, directory, QUICK),
-        )
+        logins = Logins(self.gateway, directory, QUICK)
+        links = PasswordLinks(self.gateway, directory, QUICK, logins)
+        return replace(services, logins=logins, links=links)
 
     def person(
         self, name: str, *roles: Role, groups: Sequence[str] = (), password: str | None = None

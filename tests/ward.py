@@ -171,7 +171,8 @@ class Ward:
 
 def make_ward(engine: Engine, folder: Path, **settings: Any) -> Ward:
     watch, key, launcher = Watch(), SealKey.generate(), Bench()
-    chosen = Settings(data_dir=folder, max_workers=4, lease_s=30, **settings)
+    given = {"source_prefixes": ("/",), **settings}
+    chosen = Settings(data_dir=folder, max_workers=4, lease_s=30, **given)
     gateway = Gateway(chosen, engine, key, Ledger(engine, key, clock=watch), watch)
     world = World.on(gateway)
     app = create_app(gateway)

@@ -7,6 +7,7 @@ grant; `ann` audits; `adam` administers; `oscar` owns other data and has no part
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -17,7 +18,7 @@ from sqlalchemy import Connection, Table, insert, update
 from taciturn.server.gateway import Gateway
 from taciturn.server.identity.directory import Directory
 from taciturn.server.identity.secret import new_id
-from taciturn.server.tables import base_models, datasets, grant_terms, policies
+from taciturn.server.tables import base_models, datasets, grant_terms, policies, source_marks
 from taciturn.wire.datasets import BudgetTerms, PolicyTerms
 from taciturn.wire.identity import Role
 
@@ -95,9 +96,16 @@ class World:
             "created_at_ms": now_ms,
         }
 
+        mark = {
+            "dataset": dataset,
+            "mark": hashlib.sha256(dataset.encode()).hexdigest()[:32],
+            "lasting": False,
+        }
+
         def work(connection: Connection) -> None:
             _insert(connection, policies, policy)
             _insert(connection, datasets, data)
+            _insert(connection, source_marks, mark)
 
         self.gateway.write(work)
 

@@ -31,7 +31,7 @@ from taciturn.engine.evaluation.classifier import (
     unit_means,
 )
 from taciturn.engine.evaluation.features import Embedder
-from taciturn.engine.evaluation.kept import downstream_figures, model_score
+from taciturn.engine.evaluation.kept import downstream_figures, model_gain, model_score
 from taciturn.engine.evaluation.likelihood import Likelihood, UnitScores, unit_scores
 from taciturn.engine.evaluation.quality import (
     Comparison,
@@ -41,7 +41,12 @@ from taciturn.engine.evaluation.quality import (
     compare,
     unit_texts,
 )
-from taciturn.engine.evaluation.release import ReleasedScore, release, release_shares
+from taciturn.engine.evaluation.release import (
+    ReleasedGain,
+    ReleasedScore,
+    release,
+    release_shares,
+)
 from taciturn.engine.generation.sample import sample
 from taciturn.engine.model.load import LoadedModel
 from taciturn.engine.privacy.rng import SecureStream
@@ -113,6 +118,8 @@ class Evaluation:
             leave the owner, or released with noise.
         epsilon: what the release cost by itself; None if nothing was charged.
         delta: goes with epsilon.
+        gain: by how much the fitted model is better, where both were released with noise: from
+            each unit's own difference, with less noise than the difference of the two scores.
         quality: of samples, where they were asked for.
     """
 
@@ -122,6 +129,7 @@ class Evaluation:
     epsilon: float | None = None
     delta: float | None = None
     quality: Quality | None = None
+    gain: ReleasedGain | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +157,7 @@ def evaluate(
     basis = _basis(spec, subject.ledger)
     with _prepared(subject, data, spec) as dataset:
         n_units = data.n_units if isinstance(data, DeclaredRows) else dataset.n_units
-        budget = budget or _budget(spec, subject.delta, n_units)
+        budget = budget or budget_of(spec, subject.delta, n_units)
         limit = max_tokens(spec, subject.base.context_length)
         scores = _scores(subject, dataset, limit)
         compared = None
@@ -180,7 +188,7 @@ def downstream(
     classifier = TextClassifier.train(train.texts, train.labels)
     predicted = classifier.predict(real.texts)
     n_units = int(real.unit_of_N[-1]) + 1
-    budget = _budget(spec, subject.delta, n_units)
+    budget = budget_of(spec, subject.delta, n_units)
     results = [
         hits(predicted, real.labels),
         hits([classifier.majority] * len(predicted), real.labels),
@@ -254,6 +262,7 @@ def _released(
         budget.epsilon,
         budget.delta,
         compared and compared[0].quality(released.shares_K, compared[1]),
+        released.gain,
     )
 
 
@@ -272,6 +281,7 @@ def _keep(ledger: Ledger, found: Evaluation, n_units: int) -> None:
             delta=found.delta,
             base=model_score(found.base, mauve_base),
             fitted=None if found.fitted is None else model_score(found.fitted, mauve),
+            gain=model_gain(found.base, found.fitted, found.gain),
         )
     )
 
@@ -288,7 +298,7 @@ def _basis(spec: AssessmentSpec, ledger: Ledger) -> Basis:
     return "private, exact: for the owner's eyes only" if spec.show_private else "public"
 
 
-def _budget(spec: AssessmentSpec, delta: float | None, n_units: int) -> Budget | None:
+def budget_of(spec: AssessmentSpec, delta: float | None, n_units: int) -> Budget | None:
     """The noise that the spec's epsilon asks for, for one release about every unit."""
     if spec.target_epsilon is None:
         return None

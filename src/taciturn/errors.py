@@ -13,6 +13,7 @@ TaciturnError
 │   ├── ModelNotFoundError    no such path, hub id, or no network to reach the hub
 │   ├── UnsupportedLayerError a trainable parameter whose per-unit gradient is not known
 │   └── AdapterError          a saved adapter that does not change the model it is for
+├── TimeLimitError            a job has taken all the time that it may take
 ├── MissingDependencyError    an optional package is needed (also an ImportError)
 ├── GuaranteeError            the kernel refuses: going on would break the guarantee
 ├── CheckpointError           a checkpoint is absent, damaged, or of another job
@@ -46,9 +47,26 @@ Messages state the value seen, the bound and the remedy. They never quote a priv
 
 from __future__ import annotations
 
+_MOST_CHARACTERS = 1600
+
 
 class TaciturnError(Exception):
-    """Root of the tree: catch this to catch everything taciturn raises on purpose."""
+    """Root of the tree: catch this to catch everything taciturn raises on purpose.
+
+    A message that quotes a value of thousands of characters is shortened in its midst: bound and
+    remedy stand at its end.
+    """
+
+    def __init__(self, *args: object) -> None:
+        super().__init__(*(_shortened(each) if isinstance(each, str) else each for each in args))
+
+
+def _shortened(message: str) -> str:
+    if len(message) <= _MOST_CHARACTERS:
+        return message
+    half = _MOST_CHARACTERS // 2
+    left_out = len(message) - 2 * half
+    return f"{message[:half]} [... {left_out} characters ...] {message[-half:]}"
 
 
 class SpecError(TaciturnError, ValueError):
@@ -81,6 +99,10 @@ class RowError(DataError):
 
 class PreparationError(DataError):
     """`select` or `privacy_unit` is not a row-wise SQL expression."""
+
+
+class TimeLimitError(TaciturnError):
+    """A job has taken all the time that it may take."""
 
 
 class ModelError(TaciturnError):

@@ -38,6 +38,18 @@ class ModelScore(_Value):
     mauve: float | None = None
 
 
+class Gain(_Value):
+    """By how much the fitted model is better than the base, from each unit's own difference.
+
+    Attributes:
+        nats_per_token: fewer; positive is better.
+        token_accuracy: more; positive is better.
+    """
+
+    nats_per_token: Figure
+    token_accuracy: Figure
+
+
 class Release(_Value):
     """On what basis figures were released.
 
@@ -59,6 +71,7 @@ class ReleasedEvaluation(Release):
 
     base: ModelScore
     fitted: ModelScore | None = None
+    gain: Gain | None = None
 
 
 class ReleasedDownstream(Release):

@@ -12,10 +12,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Unpack, overload
 
-from taciturn.certificate.files import REPORT
 from taciturn.errors import MissingDependencyError, ModelError, SpecError
-from taciturn.frame import PolicyFrame
-from taciturn.report import BASE_POLICY, Audit, PrivacyReport, read_report
+from taciturn.report import BASE_POLICY, REPORT, Audit, PrivacyReport, read_report
 from taciturn.sdk.client import Client
 from taciturn.sdk.dataset import RemoteDataset
 from taciturn.sdk.job import Job
@@ -39,8 +37,10 @@ if TYPE_CHECKING:
     from taciturn.engine.auditing.membership import Membership
     from taciturn.engine.evaluation.classifier import Downstream
     from taciturn.engine.evaluation.features import Embedder
+    from taciturn.frame import PolicyFrame
     from taciturn.local import Estimate, LocalModel
     from taciturn.planning.plan import TrainingPlan
+    from taciturn.planning.release import EvaluationPlan
     from taciturn.sdk.evaluation import RemoteEvaluation
     from taciturn.worker import Observer
 
@@ -135,6 +135,7 @@ class LLM:
         ledger_namespace: str | None = None,
         wait: Literal[True] = True,
         name: str | None = None,
+        purpose: str | None = None,
         **fields: Unpack[FitFields],
     ) -> LLM: ...
 
@@ -151,6 +152,7 @@ class LLM:
         ledger_namespace: str | None = None,
         wait: Literal[False],
         name: str | None = None,
+        purpose: str | None = None,
         **fields: Unpack[FitFields],
     ) -> Job: ...
 
@@ -166,6 +168,7 @@ class LLM:
         ledger_namespace: str | None = None,
         wait: bool = True,
         name: str | None = None,
+        purpose: str | None = None,
         **fields: Unpack[FitFields],
     ) -> LLM | Job:
         """Fine-tune on private text; `target_epsilon` says how private, or "unlimited" for not.
@@ -188,15 +191,17 @@ class LLM:
                 rows in memory have to be told.
             wait: a gateway's job: False returns its handle, a `taciturn.Job`, at once.
             name: a gateway's job: what the model is called there.
+            purpose: a gateway's job: one line for whoever has to approve it.
             fields: the fields of `taciturn.spec.FitSpec`. Unknown ones raise.
         """
         if isinstance(data, RemoteDataset):
             here = {"output": output, "resume": resume, "observer": observer}
             kept = {"ledger": ledger, "ledger_namespace": ledger_namespace}
             _only_here({**here, **kept, "signing_key": signing_key})
-            return self._fit_there(data, dict(fields), wait=wait, name=name)
-        if not wait or name is not None:
-            raise SpecError("wait and name are for datasets of a gateway; leave them out")
+            about = {"name": name, "purpose": purpose}
+            return self._fit_there(data, dict(fields), about, wait=wait)
+        if not wait or name is not None or purpose is not None:
+            raise SpecError("wait, name and purpose are for datasets of a gateway; leave them out")
         local = self._here("fit")
         local.fit(
             data,
@@ -258,6 +263,28 @@ class LLM:
         """One continuation, piece by piece."""
         chosen = self._there("stream") if self._remote is not None else self._here("stream")
         return chosen.stream(prompt, spec)
+
+    def plan_evaluation(
+        self,
+        data: RemoteDataset | None = None,
+        *,
+        n_units: int | None = None,
+        **fields: Unpack[EvaluateFields],
+    ) -> EvaluationPlan:
+        """How exactly `evaluate` would say by how much the fitted model is better, for its budget.
+
+        Args:
+            data: a gateway's dataset, for a gateway's model.
+            n_units: how many units would be judged here.
+            fields: as of `evaluate`; `target_epsilon` is needed.
+        """
+        if self._remote is not None:
+            if data is None:
+                raise SpecError("give the gateway's dataset that would be judged")
+            return self._there("plan_evaluation").plan_evaluation(data, **fields)
+        if n_units is None:
+            raise SpecError("give n_units: how many privacy units would be judged")
+        return self._here("plan_evaluation").plan_evaluation(n_units, **fields)
 
     def evaluate(
         self,
@@ -501,14 +528,20 @@ class LLM:
         return self.save(folder)
 
     def _fit_there(
-        self, data: RemoteDataset, fields: dict[str, Any], *, wait: bool, name: str | None
+        self,
+        data: RemoteDataset,
+        fields: dict[str, Any],
+        about: dict[str, Any],
+        *,
+        wait: bool,
     ) -> LLM | Job:
+        """`about`: name and purpose, which a gateway's job has besides."""
         if self._remote is not None or self.privacy is not None:
             raise ModelError(
                 f"{self.name} is already in use; make a new LLM(...) of the base model, by the "
                 "name that the gateway knows it by"
             )
-        job = data.fit(self.name, name=name, **self._with_performance(fields))
+        job = data.fit(self.name, **about, **self._with_performance(fields))
         self._remote = job
         if not wait:
             return job

@@ -27,7 +27,6 @@ from taciturn.accounting.events import dpsgd_event, event_from_dict
 from taciturn.accounting.spending import check_units, with_steps
 from taciturn.assessment import Evaluation, Subject
 from taciturn.certificate.envelope import Envelope
-from taciturn.certificate.files import CERTIFICATE, REPORT
 from taciturn.certificate.sign import check_promise, issue, released_audit
 from taciturn.certificate.signers import Signer, find_signer
 from taciturn.certificate.statement import AuditResult, Statement
@@ -59,9 +58,12 @@ from taciturn.figures import ReleasedDownstream, ReleasedEvaluation, ReleasedFig
 from taciturn.filesystem import check_output_file, check_output_folder, local_path
 from taciturn.frame import with_policy
 from taciturn.planning.plan import TrainingPlan, check_target, make_plan, max_tokens
+from taciturn.planning.release import EvaluationPlan, plan_evaluation
 from taciturn.preparation.unit import unit_name
 from taciturn.report import (
     BASE_POLICY,
+    CERTIFICATE,
+    REPORT,
     Audit,
     LedgerTotal,
     PrivacyReport,
@@ -290,6 +292,22 @@ class LocalModel:
         """One continuation, piece by piece."""
         base = self._load()
         return stream(self._model(), base.tokenizer, prompt, spec, base.context_length)
+
+    def plan_evaluation(self, n_units: int, **fields: Unpack[EvaluateFields]) -> EvaluationPlan:
+        """How exactly `evaluate` would say by how much the fitted model is better."""
+        _check_units(n_units)
+        spec = parse(EvaluateSpec, dict(fields))
+        fitted_delta = None if self.privacy is None else self.privacy.delta
+        budget = assessment.budget_of(spec, fitted_delta, n_units)
+        if budget is None:
+            raise SpecError("an evaluation of public text is free and exact; give target_epsilon")
+        return plan_evaluation(
+            n_units,
+            budget.epsilon,
+            budget.delta,
+            budget.noise_multiplier,
+            clusters=spec.samples > 0,
+        )
 
     def evaluate(
         self,

@@ -13,6 +13,9 @@ from taciturn.spec import CanaryKind
 BASE_POLICY = "public (base model, no private data)"
 """The policy line of a model that nothing was fitted on."""
 
+CERTIFICATE, REPORT, AUDIT = "certificate.json", "privacy_report.json", "audit.json"
+"""Names of what is said of a model, in its folder."""
+
 
 class PrivateStep(BaseModel):
     """One computation on private units that a model's guarantee covers.

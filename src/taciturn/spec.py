@@ -56,7 +56,7 @@ _PATHS = frozenset(
 
 
 class _Spec(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=False, defer_build=True)
 
     @model_validator(mode="after")
     def _utf8(self) -> Self:

@@ -27,7 +27,6 @@ from taciturn.accounting.events import event_to_dict
 from taciturn.accounting.spending import check_units, with_steps
 from taciturn.card import model_card
 from taciturn.certificate.commitment import commit, committed
-from taciturn.certificate.files import AUDIT, REPORT
 from taciturn.certificate.sign import issue, library_versions, released_audit
 from taciturn.certificate.signers import Signer
 from taciturn.engine.auditing.canaries import check_number, draw_canaries
@@ -72,6 +71,8 @@ from taciturn.planning.plan import (
 )
 from taciturn.preparation.unit import unit_name
 from taciturn.report import (
+    AUDIT,
+    REPORT,
     SCOPE,
     Audit,
     CanaryReport,

@@ -98,9 +98,11 @@ def _clipping_by(norms: Callable[[PerUnitGradients], Tensor]) -> type[DpSgdMecha
         ) -> BoundedSum:
             total = clipping.empty_sum(parameters, self.l2_clip_norm)
             for each in microbatches:
-                scale_U = (self.l2_clip_norm / norms(each)).clamp(max=1.0)
+                norms_U = norms(each)
+                finite_U = norms_U.isfinite()  # a unit that is not is none of these mutants' faults
+                scale_U = torch.where(finite_U, (self.l2_clip_norm / norms_U).clamp(max=1.0), 0.0)
                 sums = {
-                    name: torch.einsum("u,u...->...", scale_U, value.double())
+                    name: torch.einsum("u,u...->...", scale_U[finite_U], value[finite_U].double())
                     for name, value in each.dense().items()
                 }
                 part = BoundedSum(sums, self.l2_clip_norm, ClipCounts())

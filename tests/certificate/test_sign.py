@@ -10,14 +10,13 @@ import pytest
 from taciturn.accounting.spending import with_steps
 from taciturn.certificate import sign
 from taciturn.certificate.envelope import Envelope
-from taciturn.certificate.files import CERTIFICATE
 from taciturn.certificate.keys import TrustedKey, TrustStore
 from taciturn.certificate.sign import issue, library_versions, read_audit, statement_for
 from taciturn.certificate.signers import KeySigner
 from taciturn.certificate.statement import AuditResult
 from taciturn.certificate.verify import Folders, verify_file
 from taciturn.errors import CertificateError, OutputError
-from taciturn.report import Audit, PrivacyReport, ScoreHistogram
+from taciturn.report import CERTIFICATE, Audit, PrivacyReport, ScoreHistogram
 
 
 def write(folder: Path, report: PrivacyReport) -> None:

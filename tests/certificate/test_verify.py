@@ -21,13 +21,12 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from taciturn.certificate.canonical import canonical_json
 from taciturn.certificate.commitment import committed
 from taciturn.certificate.envelope import Envelope, pae
-from taciturn.certificate.files import CERTIFICATE
 from taciturn.certificate.keys import TrustedKey, TrustStore, keyid
 from taciturn.certificate.sign import issue
 from taciturn.certificate.signers import KeySigner
 from taciturn.certificate.verify import Folders, check_signature, verify, verify_file
 from taciturn.errors import CertificateError
-from taciturn.report import PrivacyReport
+from taciturn.report import CERTIFICATE, PrivacyReport
 
 # Order of the Ed25519 group: S + L is the classic second signature of the same message.
 GROUP_ORDER = 2**252 + 27742317777372353535851937790883648493

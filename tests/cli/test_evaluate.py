@@ -91,6 +91,27 @@ def test_commands(
     assert (code, "data is missing" in err) == (1, True)
 
 
+def test_how_exact_an_evaluation_would_be_is_said_before_anything_is_spent(
+    fitted: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(fitted)
+    asked = ["evaluate", "out", "--target-epsilon", "2", "--plan"]
+    before = (fitted / "out" / "privacy_report.json").read_bytes()
+    code, out, err = run(monkeypatch, capsys, *asked, "--n-units", "200")
+    assert code == 0, err
+    assert "would tell of 200 units" in out
+    assert "nats per token" in out
+    assert (fitted / "out" / "privacy_report.json").read_bytes() == before
+    for wrong, said in (
+        ([*asked], "n_units"),
+        (["evaluate", "out", "--plan", "--n-units", "200"], "free and exact"),
+        (["evaluate", "out", "notes.parquet", "--n-units", "5"], "--plan"),
+    ):
+        code, _, err = run(monkeypatch, capsys, *wrong)
+        assert code == 1
+        assert said in err
+
+
 def test_labels_of_prompts() -> None:
     assert _prompts(("a", "b")) == ("a", "b")
     assert _prompts(("x=a", "y=b=c")) == {"x": "a", "y": "b=c"}

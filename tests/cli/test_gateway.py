@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import io
 import json
 import sys
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import httpx
 import pytest
 
-from fakegateway import TOKEN, URL, Fake
+from fakegateway import FOUND, TOKEN, URL, Fake, approval, dataset, exported
+from taciturn.cli import dataset as dataset_commands
+from taciturn.cli import gateway
+from taciturn.cli import jobs as jobs_commands
 from taciturn.sdk import client as clients
+from taciturn.sdk import login as logins
 from taciturn.sdk.transport import Patience
 from taciturn.wire.jobs import JobState
 from taciturn.wire.values import Problem
@@ -43,6 +49,7 @@ def fake(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Fake:
             super().__init__(url, token, patience=haste, http=gateway.http())
 
     monkeypatch.setattr(clients, "Transport", Transport)
+    monkeypatch.setattr(logins, "Transport", Transport)
     monkeypatch.setenv("TACITURN_URL", URL)
     monkeypatch.setenv("TACITURN_TOKEN", TOKEN)
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
@@ -73,11 +80,45 @@ def test_login_keeps_a_token_that_works(
 
 
 class _Lines:
-    def __init__(self, text: str) -> None:
-        self.text = text
+    def __init__(self, *lines: str) -> None:
+        self.lines = list(lines)
 
     def readline(self) -> str:
-        return self.text
+        return self.lines.pop(0) if self.lines else ""
+
+
+def test_a_password_comes_from_standard_input_where_it_is_asked_for(
+    fake: Fake, shell: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def given(*lines: str) -> None:
+        monkeypatch.setattr(sys, "stdin", _Lines(*lines))
+
+    given("correct horse\r\n")
+    output = shell("login", URL, "--name", "ada", "--password-stdin")
+    assert "as ada (owner)" in output
+    assert "root made a link for your password" in output
+    given("current horse\n", "another horse battery\n")
+    assert "is changed" in shell("password", "--password-stdin")
+    given("a third horse battery")
+    assert "is set" in shell("password", f"{URL}/v1/password#tac_link", "--password-stdin")
+    given(f"{URL}/v1/password#tac_link\n", "a fourth horse battery\n")
+    assert f"taciturn login {URL} --name ada" in shell("password", "-", "--password-stdin")
+    expected = ["correct horse", "another horse battery"]
+    assert fake.passwords == [*expected, "a third horse battery", "a fourth horse battery"]
+    assert "no line left" in shell("login", URL, "--name", "ada", "--password-stdin", code=1)
+    assert "is for --name" in shell("login", URL, "--password-stdin", code=1)
+    given("a fifth horse battery\n")
+    assert "must be whole" in shell("password", f"{URL}/v1/password", "--password-stdin", code=1)
+    assert len(fake.passwords) == 4
+
+
+def test_prune_says_what_is_gone(fake: Fake, shell: Shell) -> None:
+    assert "nothing is older than 365 days" in shell("admin", "prune")
+    fake.exports = [exported(1, "0" * 64)]
+    output = shell("admin", "prune")
+    assert "audit log 1-1: exported, then removed" in output
+    assert "incidents older than 30 days: 1 removed" in output
+    assert json.loads(shell("admin", "prune", "--json"))["incidents"] == 1
 
 
 def test_the_line_of_the_data_owner(fake: Fake, shell: Shell, tmp_path: Path) -> None:
@@ -93,6 +134,44 @@ def test_the_line_of_the_data_owner(fake: Fake, shell: Shell, tmp_path: Path) ->
     output = shell(*arguments, code=1)
     assert "line 1 is not a JSON object" in output
     assert "secret" not in output
+
+
+ADD = ("dataset", "add", "notes", "/data/notes.csv", "--unit", "md5(id)", "--namespace", "patients",
+       "--units", "1100")  # fmt: skip
+
+
+def test_names_that_may_be_a_row_are_confirmed(fake: Fake, shell: Shell) -> None:
+    fake.found = FOUND
+    output = shell(*ADD, code=1)
+    assert "'Dupont': string" in output
+    assert "doubtful: column 1, '17', is a number" in output
+    assert "taciturn dataset confirm notes --yes" in output
+    assert fake.stated == {}
+    assert "nobody else is shown" in shell("dataset", "show", "notes")
+    shell("dataset", "confirm", "notes", code=1)
+    assert fake.stated == {}
+    assert "not the ones" in shell("dataset", "confirm", "notes", "--columns", "id, name", code=1)
+    ready = shell("dataset", "confirm", "notes", "--no-header", "--columns", "id, name")
+    assert "notes: ready" in ready
+    assert [each.name for each in fake.stated["notes"].columns or ()] == ["id", "name"]
+    shell(*ADD, code=1)
+    assert "notes: ready" in shell("dataset", "confirm", "notes", "--yes")
+    assert fake.stated["notes"].header
+    assert "notes: ready" in shell(*ADD, "--columns", "17,Dupont")
+
+
+@pytest.mark.parametrize(("answer", "code"), [("y\n", 0), ("n\n", 1), ("\n", 1)])
+def test_on_a_terminal_they_are_asked_for(
+    fake: Fake, shell: Shell, monkeypatch: pytest.MonkeyPatch, answer: str, code: int
+) -> None:
+    """So that registering is one command; to say nothing is to say no."""
+    fake.found = FOUND
+    terminal = io.StringIO(answer)
+    monkeypatch.setattr(terminal, "isatty", lambda: True)
+    monkeypatch.setattr(sys, "stdin", terminal)
+    monkeypatch.setattr(dataset_commands, "on_terminal", lambda: True)
+    assert ("notes: ready" in shell(*ADD, code=code)) == (code == 0)
+    assert bool(fake.stated) == (code == 0)
 
 
 def test_datasets(fake: Fake, shell: Shell) -> None:
@@ -135,6 +214,8 @@ def test_terms(fake: Fake, shell: Shell) -> None:
     shell("policy", "set", "patients", "--approver", "user:ada", "--approver", "user:bob")
     assert fake.policies["patients"].approvers == ("user:ada", "user:bob")
     assert "user:bob" in shell("policy", "show", "patients")
+    shell("policy", "set", "patients", "--reset-wait-h", "0")
+    assert fake.policies["patients"].reset_wait_h == 0
     assert "nothing to change" in shell("policy", "set", "patients", code=1)
 
 
@@ -164,7 +245,7 @@ def test_fit_from_a_file_without_waiting(fake: Fake, shell: Shell, tmp_path: Pat
     assert MODEL in shell("job", "wait", job)
     events = [json.loads(line) for line in shell("job", "events", job).splitlines()]
     assert [event["sequence"] for event in events] == list(range(1, 9))
-    assert "none" in shell("job", "machines", job)
+    assert shell("job", "machines", job) == ""
     assert "cancelled" in shell("job", "cancel", job)
 
 
@@ -207,12 +288,139 @@ def test_approvals_and_people(fake: Fake, shell: Shell) -> None:
     assert "no_guarantee" in shell("approval", "list")
     assert "1 of 2 have approved" in shell("approval", "approve", "apr_1", "--comment", "fine")
     assert "open" in shell("approval", "reject", "apr_1")
-    assert fake.decisions == [("apr_1", "approve"), ("apr_1", "reject")]
+    assert "1 of 2 have approved" in shell("approval", "withdraw", "apr_1", "--comment", "oh")
+    assert fake.decisions == [
+        ("apr_1", "approve"),
+        ("apr_1", "reject"),
+        ("apr_1", "withdraw: oh"),
+    ]
     assert "ada" in shell("user", "list")
     assert "eve: practitioner" in shell("user", "add", "eve", "--role", "practitioner")
+    link = f"{URL}/v1/password#tac_link"
+    assert link in shell("user", "add", "eve", "--role", "practitioner", "--link").splitlines()
+    assert link in shell("user", "link", "eve").splitlines()
     assert shell("token", "add", "ci").strip() == "tac_secret"
     assert "a row" in shell("incident", "show", "inc_1")
-    assert json.loads(shell("audit-log", "--limit", "1"))["actor"] == "ada"
+
+
+def test_an_approver_is_shown_what_they_approve(fake: Fake, shell: Shell) -> None:
+    shown = shell("approval", "show", "apr_1")
+    facts = (
+        *("eve, 2026-01-01 00:00 UTC", "a poster for the retreat", "fit job_1", "phee", "patients"),
+        *("taciturn/tiny-medical", "train, 0.1 held out", "none: no guarantee", "40"),
+        "the model may repeat any row",
+        "the budget as it is, which says nothing about it (63.0% of the budget are left now)",
+        *("by 1 of 2", "bob approved, 2026-01-01 00:00 UTC: fine by me"),
+    )
+    for fact in facts:
+        assert fact in shown
+    assert json.loads(shell("approval", "show", "apr_1", "--json"))["left"] == 0.63
+    assert "a poster for the retreat" in shell("approval", "list")
+    for after, words in ((0.5, "50.0% of the budget; 63.0%"), (-0.1, "nothing: it needs 73.0%")):
+        view = approval().model_copy(update={"reason": "exceeds_grant", "left_after": after})
+        assert words in jobs_commands._approval_facts(view)["it would leave"]
+
+
+def test_a_fit_says_what_it_is_for(fake: Fake, shell: Shell) -> None:
+    shell(*FIT, "--no-wait", "--purpose", "a poster", "--name", "first")
+    (job,) = fake.jobs.values()
+    assert (job.request["purpose"], job.request["name"]) == ("a poster", "first")
+    local = ("--data", "x.csv", "--model", "m", "--target-epsilon", "3", "--purpose", "x")
+    assert "purpose is for data behind a gateway" in shell("fit", *local, code=1)
+
+
+def test_the_audit_log_is_asked_for_a_span_of_one_person(fake: Fake, shell: Shell) -> None:
+    span = ("--since", "2026-03-01", "--until", "2026-03-01T12:30+01:00")
+    shell("audit-log", "--user", "ada", "--action", "jobs:create", *span, "--limit", "1")
+    asked = fake.asked[0]
+    assert {name: asked[name] for name in ("actor", "action", "since", "until")} == {
+        "actor": "user:ada",
+        "action": "jobs:create",
+        "since": "2026-03-01T00:00:00+00:00",
+        "until": "2026-03-01T12:30:00+01:00",
+    }
+    shell("audit-log", "--user", "anonymous", "--since", "2h")
+    assert fake.asked[-1]["actor"] == "anonymous"
+    ago = datetime.now(UTC) - datetime.fromisoformat(fake.asked[-1]["since"])
+    assert timedelta(hours=2) <= ago < timedelta(hours=2, minutes=5)
+    assert "2026-03-01, 2026" in shell("audit-log", "--since", "yesterday", code=1)
+
+
+def test_the_audit_log_is_exported_whole(fake: Fake, shell: Shell, tmp_path: Path) -> None:
+    lines = shell("audit-log", "--json", "--limit", "2").splitlines()
+    assert [json.loads(line)["id"] for line in lines] == [3, 2]
+    path = tmp_path / "march.jsonl"
+    assert "3 record(s)" in shell("audit-log", "--output", str(path))
+    assert [json.loads(line)["id"] for line in path.read_text().splitlines()] == [3, 2, 1]
+    assert "already exists" in shell("audit-log", "--output", str(path), code=1)
+
+
+def test_the_ledger_is_verified_by_the_gateway_where_no_database_is_named(
+    fake: Fake, shell: Shell, tmp_path: Path
+) -> None:
+    anchor = tmp_path / "anchor.json"
+    assert "IN ORDER: 6 entries of 1 namespace(s); seals checked; 0 anchor(s)" in shell(
+        "ledger", "verify", "--write-anchor", str(anchor)
+    )
+    assert "1 anchor(s)" in shell("ledger", "verify", "--anchor", str(anchor))
+    anchor.write_text(anchor.read_text().replace('"entries":6', '"entries":60'))
+    output = shell("ledger", "verify", "--anchor", str(anchor), code=1)
+    assert "namespace 'patients', entry 60: it is gone" in output
+    assert "NOT IN ORDER" in output
+    anchor.write_text("{}")
+    assert "holds no anchors" in shell("ledger", "verify", "--anchor", str(anchor), code=1)
+    assert "--key is for --database" in shell("ledger", "verify", "--key", "x", code=1)
+
+
+LISTS = ("dataset list", "job list", "model list", "model bases", "approval list", "user list",
+         "token list", "grant list patients", "budget", "audit-log")  # fmt: skip
+
+
+@pytest.mark.parametrize("command", LISTS)
+def test_off_a_terminal_a_list_is_tsv(fake: Fake, shell: Shell, command: str) -> None:
+    fake.datasets["phee"] = dataset("phee", description="notes\tof the\nward")
+    shell(*FIT, "--no-wait")
+    shell("grant", "add", "patients", "user:eve", "--epsilon", "2", "--delta", "1e-7")
+    header, *rows = shell(*command.split()).splitlines()
+    names = header.split("\t")
+    assert len(names) > 2
+    assert rows
+    assert all(len(row.split("\t")) == len(names) for row in rows)
+
+
+@pytest.mark.parametrize("width", ["40", "80", "120", "300"])
+@pytest.mark.parametrize("command", ["job list", "approval list", "model list", "job show JOB"])
+def test_ids_are_never_cut(
+    fake: Fake, shell: Shell, monkeypatch: pytest.MonkeyPatch, width: str, command: str
+) -> None:
+    shell(*FIT, "--no-wait")
+    (job,) = fake.jobs
+    ids = {"job": job, "model": "mod_00000000000000000001", "approval": "apr_00000000000000000001"}
+    monkeypatch.setenv("COLUMNS", width)
+    monkeypatch.setattr(gateway, "on_terminal", lambda: True)
+    shown = shell(*command.replace("JOB", job).split())
+    assert any(ids[command.split()[0]] in line for line in shown.splitlines())
+    assert "…" not in shown
+
+
+def test_a_terminal_obeys_nobody_who_wrote_a_cell(fake: Fake, shell: Shell) -> None:
+    fake.datasets["phee"] = dataset("phee", description="notes\x1b[2J\x9b31m of the ward")
+    shown = shell("dataset", "list")
+    assert "of the ward" in shown
+    assert not {"\x1b", "\x9b"} & set(shown)
+
+
+def test_an_administrator_says_where_an_owner_may_register(fake: Fake, shell: Shell) -> None:
+    places = ("s3://hospital/", "/data/eve/")
+    flags = [part for place in places for part in ("--source", place)]
+    shell("user", "add", "eve", "--role", "owner", *flags)
+    assert fake.sources["eve"] == places
+    assert "s3://hospital/" in shell("user", "change", "eve", "--source", places[0])
+    assert fake.sources["eve"] == places[:1]
+    shell("user", "change", "eve", "--no-source")
+    assert fake.sources["eve"] == ()
+    shell("user", "change", "eve", "--enable")
+    assert fake.sources["eve"] is None
 
 
 def test_errors_are_one_line(fake: Fake, shell: Shell) -> None:

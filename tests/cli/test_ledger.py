@@ -46,8 +46,9 @@ def key(tmp_path: Path) -> Path:
 
 @pytest.fixture(autouse=True)
 def no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("TACITURN_DATABASE_URL", "TACITURN_LEDGER_KEY"):
+    for name in ("TACITURN_DATABASE_URL", "TACITURN_LEDGER_KEY", "TACITURN_URL", "TACITURN_TOKEN"):
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("XDG_CONFIG_HOME", "/nowhere")
 
 
 def run(*arguments: object) -> tuple[int, str]:
@@ -123,8 +124,9 @@ def test_no_anchor_is_written_of_a_ledger_that_is_not_in_order(url: str, tmp_pat
 
 
 def test_what_is_missing_is_said(url: str, tmp_path: Path) -> None:
-    with pytest.raises(SpecError, match="TACITURN_DATABASE_URL"):
-        run("verify")
+    for command, remedy in (("verify", "taciturn login"), ("show", "taciturn budget")):
+        with pytest.raises(SpecError, match=f"TACITURN_DATABASE_URL.*{remedy}"):
+            run(command)
     with pytest.raises(SigningKeyError, match="cannot be read"):
         run("verify", "--database", url, "--key", tmp_path / "no.key")
     other = tmp_path / "other.db"
@@ -148,7 +150,11 @@ def test_a_key_that_is_none_is_not_quoted(url: str, tmp_path: Path) -> None:
 
 
 def test_without_the_extra_the_remedy_is_said(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And nothing is said to be missing where no database is named that it were needed for."""
     monkeypatch.setitem(sys.modules, "taciturn.server.database", None)
+    for command in ("show", "verify"):
+        with pytest.raises(SpecError, match="no database is named"):
+            run(command)
     for command in ("show", "verify"):
         with pytest.raises(MissingDependencyError, match=r"taciturn\[server\]"):
             run(command, "--database", url)

@@ -22,20 +22,20 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 _CLIENT = (
-    *("audit", "certificate", "choices", "dataset", "evaluate", "gateway", "jobs", "ledger"),
+    *("admin", "audit", "choices", "dataset", "evaluate", "gateway", "jobs", "ledger"),
     *("main", "model", "options", "people", "remote", "sample", "session", "terms"),
 )
 _HERE = ("attacks", "demo", "doctor", "fit", "plan", "progress")
 ROOMS: dict[str, tuple[str, ...]] = {
+    "verify": ("certificate", "accounting", "planning", "cli.certificate"),
     "core": (
-        *("__init__", "__main__", "llm", "sdk", "wire", "certificate", "accounting", "badge"),
+        *("__init__", "__main__", "llm", "sdk", "wire", "badge"),
         *(
             "card",
             "embedded",
             "errors",
             "figures",
             "frame",
-            "planning",
             "report",
             "spec",
             "verdict",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,7 @@ def data(gateway: demo.DemoGateway) -> RemoteDataset:
         unit=UNIT,
         namespace="patients",
         units=gateway.units,
+        columns=["id", "context"],
         epsilon=10,
         delta=1e-5,
         mock=mock,
@@ -103,3 +105,27 @@ def test_no_row_and_no_word_of_one_is_told(gateway: demo.DemoGateway, data: Remo
     stranger = gateway.client("axel")
     with pytest.raises(GatewayError):
         stranger.dataset("notes").plan("taciturn/tiny-medical", text_field="text", target_epsilon=1)
+
+
+@pytest.mark.thorough
+def test_a_copy_gets_no_second_budget(
+    gateway: demo.DemoGateway, data: RemoteDataset, tmp_path: Path
+) -> None:
+    """Another owner registers what is registered: where they may not, where they may, elsewhere."""
+    amir, copy = gateway.client("amir"), tmp_path / "copy.parquet"
+    shutil.copy(gateway.notes, copy)
+    terms: dict[str, Any] = {"unit": UNIT, "units": gateway.units, "epsilon": 100, "delta": 1e-5}
+    with pytest.raises(GatewayError, match="administrator"):
+        amir.add_dataset("copied", str(copy), namespace="again", **terms)
+    gateway.client("admin").admin.change_user("amir", sources=[str(tmp_path)])
+    with pytest.raises(GatewayError, match="another namespace"):
+        amir.add_dataset("copied", f"file://{gateway.notes}", namespace="again", **terms)
+    copied = amir.add_dataset("copied", str(copy), namespace="again", **terms)
+    with pytest.raises(GatewayError, match="could not or may not read it"):
+        copied.wait()
+    (probe,) = amir.jobs()
+    assert probe.failure is not None
+    assert probe.failure.code == "source_refused"
+    told = amir.incident(str(probe.failure.incident))
+    assert "ask its administrator" in told
+    assert not any(name in told for name in ("olivia", "patients", str(gateway.notes)))

@@ -109,6 +109,7 @@ def together(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ite
                 "TACITURN_DATA_DIR": str(running.folder / "gateway"),
                 "TACITURN_PORT": running.url.rpartition(":")[2],
                 "TACITURN_TICK_S": "1",
+                "TACITURN_SOURCE_PREFIXES": json.dumps([str(running.notes)]),
             }
             yield Together(world, running, again, tmp_path / "store")
             running.stop()
@@ -124,7 +125,7 @@ def begun(together: Together) -> Job:
     mock = [{"id": "n1", "context": json.dumps({"text": "Mr Mock coughs.", "patient_id": "P1"})}]
     notes = olivia.add_dataset(
         "notes", str(together.gateway.notes), unit=UNIT, namespace="patients",
-        units=together.gateway.units, epsilon=10, delta=1e-5, mock=mock,
+        units=together.gateway.units, columns=["id", "context"], epsilon=10, delta=1e-5, mock=mock,
     )  # fmt: skip
     olivia.grant("patients", "user:pia", epsilon=8, delta=1e-5)
     notes.wait()

@@ -25,7 +25,6 @@ from ranks import in_processes, results
 from taciturn import worker
 from taciturn.certificate.clock import now
 from taciturn.certificate.commitment import opened
-from taciturn.certificate.files import REPORT
 from taciturn.certificate.keygen import write_key
 from taciturn.certificate.keys import read_trust
 from taciturn.certificate.verify import Folders, verify_file
@@ -49,6 +48,7 @@ from taciturn.errors import ModelError, SpecError, TaciturnError
 from taciturn.llm import LLM
 from taciturn.planning.optimizer import OptimizerConfig
 from taciturn.planning.plan import adapter_plan
+from taciturn.report import REPORT
 from taciturn.spec import FitSpec
 
 CPU = torch.device("cpu")

@@ -132,12 +132,12 @@ def first_matrix_only(gradients: PerUnitGradients) -> Tensor:
 
 def norms_in_bf16(gradients: PerUnitGradients) -> Tensor:
     squares_U = torch.zeros(len(gradients.losses_U), dtype=torch.bfloat16)
-    for value in gradients.values.values():
+    for value in gradients.dense().values():
         squares_U += value.bfloat16().flatten(1).square().sum(1)
     return squares_U.sqrt().double()
 
 
 def loose_norms(gradients: PerUnitGradients) -> Tensor:
     """'Ghost' norms by the triangle inequality: a bound, not the norm."""
-    norms = (value.flatten(1).double().norm(dim=1) for value in gradients.values.values())
+    norms = (value.flatten(1).double().norm(dim=1) for value in gradients.dense().values())
     return torch.stack(list(norms)).sum(0)

@@ -13,17 +13,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import false, true, update
 
+from gateways.world import NAMESPACE, fit
 from reception import PASSWORD, Reception, bearer
-from taciturn.server import schema
+from taciturn.server import approvals, policies, schema
 from taciturn.server.audit_log import AuditLog
 from taciturn.server.database import open_database
-from taciturn.server.identity import directory, logins, secret, users
+from taciturn.server.identity import directory, links, logins, secret, users
+from taciturn.server.identity.anonymous import Anonymous
 from taciturn.server.identity.oidc import Oidc
 from taciturn.server.identity.remembered import Remembered
 from taciturn.server.identity.sessions import Sessions
 from taciturn.server.observing import _Exchange
 from taciturn.wire.identity import Role
+from ward import make_ward
 
 Patch = pytest.MonkeyPatch
 
@@ -120,6 +124,58 @@ def code_once(desk: Reception) -> None:
         oidc.redeem(code, verifier)
 
 
+def reset(desk: Reception) -> dict[str, str]:
+    """An administrator makes a link for ada and redeems it; what whoever has it sends then."""
+    root = desk.person("root", Role.ADMIN)
+    link = desk.client.post("/v1/users/ada/password-links", headers=root).json()["url"]
+    body = {"link": link, "password": PASSWORD}
+    assert desk.client.post("/v1/password-links/redemptions", json=body).status_code == 200
+    login = {"name": "ada", "password": PASSWORD}
+    token = desk.client.post("/v1/login", json=login).json()["token"]
+    again = desk.client.post("/v1/password-links/redemptions", json=body).status_code
+    assert again == 401, "a link serves once"
+    return bearer(token)
+
+
+def noticed(desk: Reception) -> None:
+    """Ada's own token and password end, so she notices; and she is shown who it was."""
+    ada = desk.person("ada", Role.OWNER, password="before horse battery staple")
+    impostor = reset(desk)
+    assert not enters(desk, ada)
+    old = {"name": "ada", "password": "before horse battery staple"}
+    assert desk.client.post("/v1/login", json=old).status_code == 401
+    shown = desk.client.get("/v1/self", headers=impostor).json()["password_links"]
+    assert [(each["made_by"], bool(each["redeemed_at"])) for each in shown] == [("root", True)]
+
+
+def trusted_later(desk: Reception) -> None:
+    """Who was reset a moment ago approves nothing and changes no terms."""
+    ward = make_ward(desk.gateway.engine, desk.gateway.settings.data_dir)
+    ward.watch.forward(60)
+    asked = ward.ask(fit(target_epsilon="unlimited")).json()["approval"]
+    for name in ("otto", "olga"):
+        link = ward.post(f"users/{name}/password-links", None, "adam").json()["url"]
+        body = {"link": link, "password": PASSWORD}
+        ward.client.post("/v1/password-links/redemptions", json=body)
+        login = {"name": name, "password": PASSWORD}
+        ward.world.tokens[name] = ward.client.post("/v1/login", json=login).json()["token"]
+        yes = ward.post(f"approvals/{asked}/decisions", {"decision": "approve"}, name)
+        assert yes.status_code == 403
+    terms = {"budget": {"epsilon": 100, "delta": 1e-6}}
+    headers = {**ward.world.as_("olga"), "If-Match": '"1"'}
+    changed = ward.client.put(f"/v1/policies/{NAMESPACE}", json=terms, headers=headers)
+    assert changed.status_code == 403
+
+
+def strangers_write_little(desk: Reception) -> None:
+    most = desk.gateway.settings.anonymous_per_minute
+    for _ in range(2 * most):
+        desk.client.get("/v1/self")
+        desk.client.post("/v1/login", content=b"{")
+    # Of each kind as many as there may be, one that says so, and what came back in time.
+    assert len(desk.recorded()) < 2.5 * most
+
+
 def any_secret(desk: Reception, patch: Patch) -> None:
     patch.setattr(secret, "matches", lambda text, kept: True)
 
@@ -183,6 +239,39 @@ def codes_for_ever(desk: Reception, patch: Patch) -> None:
     patch.setattr(Oidc, "_use", lambda *_: None)
 
 
+def a_reset_leaves_what_was(desk: Reception, patch: Patch) -> None:
+    patch.setattr(links, "revoke_all", lambda *_: None)
+
+
+def a_reset_is_shown_to_nobody(desk: Reception, patch: Patch) -> None:
+    patch.setattr(links.PasswordLinks, "history", lambda *_: (0, ()))
+
+
+def a_link_for_ever(desk: Reception, patch: Patch) -> None:
+    """The change that says it was used goes nowhere."""
+    patch.setattr(links, "update", lambda table: update(table).where(column_of(table)))
+
+
+def column_of(table: Any) -> Any:
+    return true() if table is links.users else false()
+
+
+def approvers_from_now_on(desk: Reception, patch: Patch) -> None:
+    patch.setattr(approvals, "check_access_is_settled", lambda *_: None)
+
+
+def terms_from_now_on(desk: Reception, patch: Patch) -> None:
+    patch.setattr(policies, "check_access_is_settled", lambda *_: None)
+
+
+def strangers_without_limit(desk: Reception, patch: Patch) -> None:
+    patch.setattr(Anonymous, "enter", lambda *_: None)
+
+
+def only_logins_are_limited(desk: Reception, patch: Patch) -> None:
+    patch.setattr(_Exchange, "_limit", lambda _: None)
+
+
 Mutation = Callable[[Reception, Patch], None]
 
 MUTANTS: dict[str, tuple[Mutation, Callable[[Reception], None]]] = {
@@ -197,6 +286,31 @@ MUTANTS: dict[str, tuple[Mutation, Callable[[Reception], None]]] = {
     "an auditor owns data": (any_roles, auditor_alone),
     "answers do not wait for the record": (answers_at_once, recorded_first),
     "a one-time code serves twice": (codes_for_ever, code_once),
+    "a password is reset without the person: their tokens and password stay": (
+        a_reset_leaves_what_was,
+        noticed,
+    ),
+    "a password is reset without the person: they are not told": (
+        a_reset_is_shown_to_nobody,
+        noticed,
+    ),
+    "a link serves twice": (a_link_for_ever, noticed),
+    "a password is reset without the person: who has it approves": (
+        approvers_from_now_on,
+        trusted_later,
+    ),
+    "a password is reset without the person: who has it changes terms": (
+        terms_from_now_on,
+        trusted_later,
+    ),
+    "anonymous requests are written without limit": (
+        strangers_without_limit,
+        strangers_write_little,
+    ),
+    "anonymous requests but logins are written without limit": (
+        only_logins_are_limited,
+        strangers_write_little,
+    ),
 }
 
 

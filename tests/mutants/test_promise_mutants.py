@@ -173,9 +173,9 @@ def noised_number(model: Path, folder: Path, patch: Patch) -> None:
             declared_units=1000,
         ).scores[0]
         mean = 2 * got.token_accuracy - 1
-        noise_std = sigma * math.sqrt(3) / 1000
-        divisor = noise_std * math.sqrt(1 + mean**2) / (2 * got.accuracy_std)
-        found.append((1000 * divisor - 500) / (sigma * math.sqrt(3)))
+        row_std = sigma * 1.5 / 1000  # of two figures that weigh 1, and the count, which weighs 0.5
+        divisor = row_std * math.hypot(1, 2 * mean) / (2 * got.accuracy_std)
+        found.append((1000 * divisor - 500) / (1000 * 2 * row_std))
     assert 0.4 < float(np.mean(np.square(found))) < 2.2
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import time
 from typing import Any
 
 import pyarrow as pa
@@ -15,6 +18,7 @@ from taciturn.errors import (
     MissingColumnError,
     PreparationError,
     TaciturnError,
+    TimeLimitError,
 )
 from taciturn.preparation import selection
 from taciturn.preparation.apart import SessionApart
@@ -140,12 +144,11 @@ ENDLESS = (
     [(GROWING, "n" * 40), (ENDLESS, "a" * 3000)],
 )
 def test_a_row_that_takes_all_time_or_memory_takes_no_other_with_it(
-    expression: str, text: str, monkeypatch: pytest.MonkeyPatch
+    expression: str, text: str
 ) -> None:
-    monkeypatch.setattr(selection, "ROW_LIMIT_S", 1.0)
     rows = [{**note, UNIT: "p"} for note in NOTES]
     rows.insert(4, {"id": "p5_1", "text": text, "n": "x", UNIT: "p"})
-    skipped = Skipped()
+    skipped = Skipped(row_limit_s=1.0)
     select = f"id, CASE WHEN n = 'x' THEN CAST({expression} AS VARCHAR) ELSE n END AS text"
     found = selected_beside_unit(stream(rows), select, skipped)
     assert [n for batch in found.batches for n in batch.column("text").to_pylist()] == [
@@ -159,12 +162,56 @@ def test_a_process_that_is_ended_takes_no_other_row_with_it() -> None:
     with SessionApart() as apart:
         assert apart.attempt(f"SELECT a + 1 AS b FROM {TABLE}", table, 5.0) is not None
         assert apart._process is not None
-        apart._process.kill()
+        os.killpg(apart._process.pid, signal.SIGKILL)
         assert apart.attempt(f"SELECT a FROM {TABLE}", table, 5.0) is None
         found = apart.attempt(f"SELECT a FROM {TABLE}", table, 5.0)
         apart.check()
     assert found is not None
     assert found.to_pydict() == {"a": [1, 2, 3]}
+
+
+def slow_rows(skipped: Skipped, count: int = 64) -> int:
+    """How many of so many endless rows, between two that are not, come out."""
+    rows = [{"id": f"p{i}_1", "text": "a" * 3000, "n": "x", UNIT: f"p{i}"} for i in range(count)]
+    rows = [{**NOTES[0], UNIT: "q"}, *rows, {**NOTES[1], UNIT: "q"}]
+    select = f"CASE WHEN n = 'x' THEN CAST({ENDLESS} AS VARCHAR) ELSE n END AS text"
+    table = pa.Table.from_pylist(rows)
+    found = selected_beside_unit(Rows(table.schema, iter(table.to_batches())), select, skipped)
+    return sum(batch.num_rows for batch in found.batches)
+
+
+def in_its_time() -> None:
+    """Rows that never end, each: together they take what a public number allows, and no more."""
+    began_s = time.monotonic()
+    with pytest.raises(TimeLimitError):
+        slow_rows(Skipped.within(2.0, n_units=10**6))
+    assert time.monotonic() - began_s < 10.0
+
+
+def test_a_selection_that_is_slow_on_all_rows_ends_in_its_time() -> None:
+    in_its_time()
+
+
+def test_a_row_that_never_ends_costs_its_share_of_the_time_and_no_more() -> None:
+    """So no row decides whether the others find the time that is theirs."""
+    skipped = Skipped.within(3600.0, n_units=10**6)
+    began_s = time.monotonic()
+    assert slow_rows(skipped, 4) == 2
+    assert skipped.rows == 4
+    assert time.monotonic() - began_s < 4 * (skipped.row_limit_s + 0.5) + 8.0
+
+
+def test_mutant_without_a_time_for_all_rows_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Skipped, "check", lambda self: None)
+    with pytest.raises((AssertionError, pytest.fail.Exception)):
+        in_its_time()
+
+
+@pytest.mark.parametrize(
+    ("units", "each_s"), [(1, 2.0), (900, 2.0), (3600, 0.5), (9000, 0.2), (10**9, 0.2)]
+)
+def test_a_row_has_its_share_of_the_time(units: int, each_s: float) -> None:
+    assert Skipped.within(3600.0, units).row_limit_s == pytest.approx(each_s)
 
 
 def test_a_result_that_is_too_large_is_none() -> None:

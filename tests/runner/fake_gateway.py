@@ -30,6 +30,7 @@ from taciturn.wire.worker import (
     NextJob,
     Orders,
     Outcome,
+    SourceMarks,
     TextChunk,
 )
 
@@ -53,6 +54,7 @@ class FakeGateway:
         waiting: further jobs for the worker, which `next` gives out.
         before: called with (method, what) before each message; may raise httpx.TransportError.
         ended: other jobs, which are over.
+        taken: marks of sources that are under another budget.
         held: how often a worker is told that another one's lease has not run out.
         after: the same, once the message has done its work: the answer may be lost on its way.
     """
@@ -65,6 +67,7 @@ class FakeGateway:
     after: Callable[[str, str], None] = lambda method, what: None
     cancel: bool = False
     ended: tuple[str, ...] = ()
+    taken: frozenset[str] = frozenset()
     held: int = 0
 
     lease: int = 0
@@ -79,6 +82,7 @@ class FakeGateway:
     practitioner: list[bytes] = field(default_factory=list)
     refused: list[str] = field(default_factory=list)
     heartbeats: int = 0
+    sources: list[SourceMarks] = field(default_factory=list)
     _events_of_lease: dict[int, int] = field(default_factory=dict)
     _lock: threading.RLock = field(default_factory=threading.RLock)
 
@@ -163,6 +167,13 @@ class FakeGateway:
         self.heartbeats += 1
         return httpx.Response(200, content=Orders(cancel=self.cancel).model_dump_json())
 
+    def _source(self, body: bytes) -> httpx.Response:
+        found = SourceMarks.model_validate_json(body)
+        if self.taken & {*found.places, *found.contents}:
+            raise _ProblemError(409, "source_taken")
+        self.sources.append(found)
+        return httpx.Response(204)
+
     def _charge(self, body: bytes) -> httpx.Response:
         charge = Charge.model_validate_json(body)
         known = self.charges.get(charge.operation_id)
@@ -221,6 +232,7 @@ class FakeGateway:
 
 _ROUTES: dict[str, Callable[[FakeGateway, bytes], httpx.Response]] = {
     "heartbeat": FakeGateway._heartbeat,
+    "source": FakeGateway._source,
     "charges": FakeGateway._charge,
     "events": FakeGateway._event,
     "incidents": FakeGateway._incident,

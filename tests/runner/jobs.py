@@ -33,7 +33,16 @@ def write(rows: list[dict[str, Any]], path: Path) -> Path:
 
 def source(path: Path | str, unit: str = UNIT) -> SourceRef:
     """A reference to rows."""
-    return SourceRef(source=str(path), unit=unit, units=DECLARED, split_key=KEY)
+    return SourceRef(
+        source=str(path),
+        unit=unit,
+        units=DECLARED,
+        split_key=KEY,
+        prefixes=("/",),
+        networks=(),
+        own=(),
+        mark_key="22" * 32,
+    )
 
 
 def facts(model: str) -> BaseModelFacts:

@@ -44,6 +44,7 @@ from taciturn.runner import job as runner_job
 from taciturn.runner.door import Door
 from taciturn.runner.job import Runner
 from taciturn.runner.pace import Pace
+from taciturn.wire.events import FailureCode
 from taciturn.wire.jobs import DataRef, Part, RemoteEvaluate
 from taciturn.wire.worker import Assignment, BaseModelFacts, ReleasePlan
 
@@ -220,7 +221,7 @@ class Left:
     """All that somebody who may not see rows can be shown, but for what is random."""
 
     gateway: FakeGateway
-    ticks: dict[str, float]
+    ticks: dict[str, int]
 
     @property
     def seen(self) -> dict[str, Any]:
@@ -260,7 +261,7 @@ def run(
 
     def noted(method: str, what: str) -> None:
         if what in ("charges", "incidents", "outcome"):
-            ticks.setdefault(what, round((watch() - began_s) / BUCKET_S, 1))
+            ticks.setdefault(what, round((watch() - began_s) / BUCKET_S))
 
     gateway.before = noted
     keys = itertools.count()
@@ -370,7 +371,7 @@ def test_a_row_that_the_tokenizer_does_not_come_back_from_leaves_no_trace(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(encoding, "ROW_LIMIT_S", 1.0)
+    monkeypatch.setattr(Skipped, "within", classmethod(lambda cls, *_: cls(row_limit_s=1.0)))
     check(kind, partial(_tokenizer, act=act), jobs, without, tmp_path, monkeypatch)
 
 
@@ -389,7 +390,7 @@ def test_a_line_that_cannot_be_read_leaves_no_trace(
     path = tmp_path / "notes.jsonl"
     path.write_bytes(Path(job.source.source).read_bytes() + line + b"\n")
     jobs = {"fit": (job.model_copy(update={"source": source(path)}), job)}
-    check("fit", lambda patch: None, jobs, without, tmp_path, monkeypatch)
+    check("fit", lambda patch: None, jobs, without, tmp_path / "root", monkeypatch)
 
 
 @pytest.mark.parametrize(
@@ -414,6 +415,27 @@ def test_a_selection_cannot_ask_for_a_row(
     asked = job.request.model_copy(update={"data": data})
     jobs = {"fit": (job.model_copy(update={"request": asked}), jobs["fit"][1])}
     check("fit", lambda patch: None, jobs, without, tmp_path, monkeypatch)
+
+
+def test_rows_that_take_too_long_end_the_job_at_a_public_time(
+    jobs: dict[str, tuple[Assignment, Assignment]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All of them, as a `select` of 300 characters can have it: one alone is left out instead."""
+    letters = f"string_split(concat(text, '{'a' * 3000}'), '')"
+    endless = "1"
+    for name in "zyx":
+        endless = f"len(list_filter({letters}, lambda {name}: {name} = 'b' OR {endless} > 1))"
+    job = jobs["fit"][0]
+    data = job.request.data.model_copy(update={"select": f"CAST({endless} AS VARCHAR) AS text"})
+    asked = job.request.model_copy(update={"data": data})
+    left = run(
+        job.model_copy(update={"request": asked, "preparation_s": 2.0}), tmp_path, monkeypatch
+    )
+    assert not left.gateway.outcome.succeeded
+    assert left.gateway.outcome.code is FailureCode.TIME
+    assert left.ticks["outcome"] == 1
+    assert not left.gateway.charges
+    assert not left.gateway.files
 
 
 def test_mutant_that_lets_a_class_through_is_found(

@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from fakegateway import Fake, dataset
+from fakegateway import EXPORTED, FOUND, Fake, dataset, exported
 from taciturn.errors import (
     AdapterError,
     CertificateError,
@@ -26,7 +26,7 @@ from taciturn.sdk.client import Client
 from taciturn.sdk.evaluation import RemoteEvaluation
 from taciturn.sdk.job import Job
 from taciturn.sdk.model import RemoteModel
-from taciturn.wire.datasets import DatasetState
+from taciturn.wire.datasets import DatasetState, StatedColumn
 from taciturn.wire.events import FAILURES, FailureCode, NodeEvent, NumberedEvent
 from taciturn.wire.jobs import Failure, JobKind, JobState, JobView, RemoteFit
 from taciturn.wire.machines import MachineUse
@@ -262,9 +262,33 @@ def test_owner(fake: Fake, client: Client) -> None:
     assert client.incident("inc_1") == "Traceback: a row"
 
 
+def test_an_owner_confirms_what_was_found(fake: Fake, client: Client) -> None:
+    fake.found = FOUND
+    fields = {"unit": "md5(id)", "namespace": "patients", "units": 1100}
+    added = client.add_dataset("notes", "/data/notes.csv", **fields).wait()
+    assert added.view.state is DatasetState.UNCONFIRMED
+    assert "'Dupont': string" in repr(added)
+    assert "column 1, '17', is a number" in repr(added)
+    assert "Dupont" in added._repr_html_()
+    with pytest.raises(ConflictError, match="not the ones"):
+        added.confirm(["id", "name"])
+    assert added.confirm(["id", "name"], header=False).view.state is DatasetState.READY
+    assert fake.stated["notes"].header is False
+    fake.datasets["notes"] = added.view
+    confirmed = added.confirm()
+    assert confirmed.view.state is DatasetState.READY
+    assert fake.stated["notes"].columns == (
+        StatedColumn(name="17", type="string"), StatedColumn(name="Dupont", type="string")
+    )  # fmt: skip
+    with pytest.raises(SpecError, match="nothing of its columns"):
+        confirmed.confirm()
+    stated = client.add_dataset("b", "/b.csv", columns=["17", "Dupont"], **fields)
+    assert stated.wait().view.state is DatasetState.READY
+
+
 def test_a_dataset_that_cannot_be_used(fake: Fake, client: Client) -> None:
     fake.datasets["phee"] = dataset("phee").model_copy(update={"state": DatasetState.REFUSED})
-    with pytest.raises(ConflictError, match="cannot be used: its probe has failed"):
+    with pytest.raises(ConflictError, match="cannot be used: a worker could not"):
         client.dataset("phee").wait()
 
 
@@ -284,12 +308,38 @@ def test_a_dataset_that_no_worker_has_seen_is_not_said_to_be_unreadable(
 
 
 def test_administrator_and_auditor(client: Client) -> None:
-    made = client.admin.add_user("eve", ["practitioner"], password="correct horse battery")
+    made = client.admin.add_user("eve", ["practitioner"])
     assert made.name == "eve"
+    assert client.admin.password_link("eve").url.endswith("/v1/password#tac_link")
     assert client.admin.add_token("ci").token == "tac_secret"
-    assert next(client.auditor.audit_log())["actor"] == "ada"
-    with pytest.raises(SpecError, match="password"):
-        client.admin.add_user("eve", ["practitioner"], password="short")
+    assert next(client.auditor.audit_log())["actor"] == "user:ada"
+    assert client.admin.retention().incident_days == 30
+
+
+def test_a_password_is_changed_and_quoted_nowhere(fake: Fake, client: Client) -> None:
+    client.change_password("correct horse battery", "another horse battery")
+    assert fake.passwords == ["another horse battery"]
+    with pytest.raises(SpecError, match="new: give 12 characters at least") as caught:
+        client.change_password("correct horse battery", "short one")
+    assert "short one" not in str(caught.value)
+    assert fake.passwords == ["another horse battery"]
+
+
+def test_exports_of_the_audit_log_are_checked(fake: Fake, client: Client, tmp_path: Path) -> None:
+    first = exported(1, "0" * 64)
+    fake.exports = [first, exported(2, first.digest)]
+    assert [export.id for export in client.auditor.exports()] == [1, 2]
+    assert client.auditor.download_export(first, tmp_path / "a").read_bytes() == EXPORTED
+    with pytest.raises(DataError, match="not the one"):
+        client.auditor.download_export(
+            first.model_copy(update={"sha256": "0" * 64}), tmp_path / "b"
+        )
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+    changed = first.model_copy(update={"entries": 2})
+    for spoiled in ([fake.exports[1]], [changed], [first, exported(2, "1" * 64)]):
+        fake.exports = spoiled
+        with pytest.raises(DataError, match="not chained"):
+            list(client.auditor.exports())
 
 
 def test_every_value_in_html_is_escaped(fake: Fake, client: Client) -> None:

@@ -25,7 +25,7 @@ def test_steps_epsilon_and_time_left(fake: Fake) -> None:
     assert (halfway.done, halfway.total, halfway.share) == (2, 4, 0.5)
     # One step each 10 s, two are left.
     assert halfway.seconds_left == 20
-    assert halfway.words == "running, 2 of 4, epsilon 1.00 of 3, about 20 s left"
+    assert halfway.words == "running, 2 of 4, epsilon 1.00 spent of 3 held, about 20 s left"
     assert told(fake, 1).words == "queued"
     done = told(fake, 8)
     assert (done.state, done.share, done.seconds_left) == (JobState.SUCCEEDED, 1.0, None)
@@ -42,6 +42,9 @@ def test_a_failure_and_a_machine_are_said(fake: Fake) -> None:
     stage = StageEvent(stage="reading")
     running = Progress("job_1", "fit", state=JobState.RUNNING)
     assert running.after(NumberedEvent(sequence=1, at=NOW, event=stage)).words == "reading"
+    padded = NumberedEvent(sequence=1, at=NOW, event=StageEvent(stage="reading", padded_s=5))
+    said = running.after(padded).words
+    assert said == "reading (padded to 5 s, 10 s, 20 s ..., so that its length tells nothing)"
 
 
 def test_without_privacy_no_epsilon_is_shown() -> None:
@@ -63,7 +66,7 @@ def test_a_terminal_gets_a_bar(client: Client, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(shown, "isatty", lambda: True, raising=False)
     monkeypatch.setattr("sys.stderr", shown)
     client.dataset("phee").fit("m", target_epsilon=3).wait()
-    assert "epsilon 2.00 of 3" in shown.getvalue()
+    assert "epsilon 2.00 spent of 3 held" in shown.getvalue()
 
 
 def test_a_notebook_gets_one_card_that_changes(fake: Fake, monkeypatch: pytest.MonkeyPatch) -> None:

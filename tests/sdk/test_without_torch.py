@@ -1,4 +1,5 @@
-"""`pip install taciturn` has no engine: client, facade and commands must not need one."""
+"""`pip install taciturn` has no engine: client, facade and commands must not need one, nor the
+accountant; and a command that shows a line does not wait for what makes tables."""
 
 from __future__ import annotations
 
@@ -35,6 +36,10 @@ with taciturn.Client(URL, TOKEN, http=fake.http(), environment={}) as client:
     print(model.evaluate(["text"]))
     print(model.privacy, model.save(sys.argv[1]))
     print(taciturn.LLM(sys.argv[1]).policy)
+    try:
+        model.certificate()
+    except (taciturn.MissingDependencyError, taciturn.CertificateError) as error:
+        print(error)
 try:
     taciturn.LLM("taciturn/tiny-medical").sample(["x"])
 except taciturn.MissingDependencyError as error:
@@ -78,3 +83,36 @@ def test_remote_work_needs_no_engine(root: Path, tmp_path: Path) -> None:
     assert result.returncode == 0, result.stderr
     assert re.search(r"needs (torch|peft); install taciturn\[engine\]", result.stdout)
     assert result.stdout.count("DP (epsilon=3") >= 4
+
+
+WHO = """
+import sys
+from fakegateway import Fake
+from taciturn.sdk import client as clients
+
+class Transport(clients.Transport):
+    def __init__(self, url, token, **_):
+        super().__init__(url, token, http=Fake().http())
+
+clients.Transport = Transport
+from taciturn.cli.main import app
+
+app(["whoami"], standalone_mode=False)
+assert not {"pandas", "numpy", "scipy", "dp_accounting"} & sys.modules.keys() - LOADED
+"""
+
+
+def test_whoami_loads_neither_pandas_nor_an_accountant(root: Path) -> None:
+    """What the fake gateway itself loads apart."""
+    paths = os.pathsep.join([str(root / "src"), str(root / "tests")])
+    environment = {
+        **os.environ,
+        "PYTHONPATH": paths,
+        "TACITURN_URL": "http://testserver",
+        "TACITURN_TOKEN": "tac_test",
+    }
+    script = "import sys\nimport fakegateway\nLOADED = set(sys.modules)\n" + WHO
+    lean = "import sys\nimport taciturn.cli.main, taciturn.cli.session, taciturn.sdk.client\n"
+    lean += "assert not {'pandas', 'numpy', 'scipy', 'dp_accounting'} & sys.modules.keys()"
+    for each in (script, lean):
+        subprocess.run([sys.executable, "-c", each], env=environment, check=True)

@@ -14,7 +14,8 @@ from taciturn.wire.datasets import DatasetState
 
 
 def test_a_dataset_is_registered_probed_and_found(hospital: Hospital) -> None:
-    answer = hospital.register(description="Notes of the ward")
+    names = [column.name for column in COLUMNS]
+    answer = hospital.register(description="Notes of the ward", columns=names)
     assert answer.status_code == 201, answer.text
     made = answer.json()
     assert (made["state"], made["columns"], made["preview"]) == ("probing", None, "schema")
@@ -57,11 +58,13 @@ def test_a_probe_that_fails_refuses_the_dataset_until_the_next_one(hospital: Hos
     refused(hospital.ask("olga", "GET", "/datasets/phee/preview"), 409, "not_ready")
     with pytest.raises(ProblemError, match="refused"):
         for_job(hospital, "olga")
-    finish_probes(hospital)
     assert hospital.ask("olga", "POST", "/datasets/phee/probes").json()["state"] == "probing"
     hospital.ask("olga", "POST", "/datasets/phee/probes")
     assert probes(hospital) == ["failed", "queued"]  # the second request found one at work
     hospital.probed("phee", COLUMNS)
+    with pytest.raises(ProblemError, match="has yet to confirm its columns"):
+        for_job(hospital, "olga")
+    hospital.state("phee", COLUMNS)
     assert for_job(hospital, "olga").dataset.state is DatasetState.READY
 
 
@@ -219,6 +222,7 @@ def test_only_owners_write(clinic: Hospital, who: str) -> None:
         ("PATCH", "/datasets/phee", {"description": "x"}),
         ("DELETE", "/datasets/phee", None),
         ("POST", "/datasets/phee/probes", None),
+        ("PUT", "/datasets/phee/columns", {"header": False}),
         ("PUT", "/datasets/phee/preview/synthetic", {"job": "job_" + "0" * 20}),
         ("DELETE", "/datasets/phee/preview/synthetic", None),
     ):
@@ -236,6 +240,7 @@ def test_another_owner_writes_nothing_here(clinic: Hospital) -> None:
             ("PATCH", "/datasets/phee", {"description": "x"}),
             ("DELETE", "/datasets/phee", None),
             ("POST", "/datasets/phee/probes", None),
+            ("PUT", "/datasets/phee/columns", {"header": False}),
             ("DELETE", "/datasets/phee/preview/synthetic", None),
         ):
             refused(clinic.ask("oscar", method, path, body), status, code)

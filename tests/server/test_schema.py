@@ -7,13 +7,14 @@ from collections.abc import Iterator
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from sqlalchemy import Engine, inspect, text
+from sqlalchemy import Engine, inspect, select, text, update
 from sqlalchemy.exc import DBAPIError
 
 from taciturn.errors import DatabaseError
 from taciturn.server import schema
 from taciturn.server.database import open_database
 from taciturn.server.ledger.tables import metadata
+from taciturn.server.tables import datasets
 
 
 @pytest.fixture
@@ -44,10 +45,52 @@ def test_migrations_make_the_tables_that_the_code_uses(empty: Engine) -> None:
         assert compare_metadata(context, metadata) == []
 
 
+def test_who_was_there_before_was_last_changed_when_let_in(empty: Engine) -> None:
+    schema.upgrade(empty, "0002")
+    with empty.begin() as connection:
+        connection.execute(
+            text(
+                "INSERT INTO users (id, name, roles, disabled, created_at_ms) "
+                "VALUES ('usr_1', 'ada', '[]', false, 1234567890123)"
+            )
+        )
+    schema.upgrade(empty)
+    with empty.connect() as connection:
+        row = connection.execute(text("SELECT access_changed_at_ms FROM users")).one()
+    assert row == (1234567890123,)
+
+
 def test_upgrading_twice_changes_nothing(empty: Engine) -> None:
     schema.upgrade(empty)
     schema.upgrade(empty)
     schema.check(empty)
+
+
+def test_datasets_of_an_earlier_version_stay_what_they_are(empty: Engine) -> None:
+    """Their columns have been shown already; and what waits is not ready in a version that has no
+    word for it."""
+    schema.upgrade(empty, "0002")
+    with empty.begin() as connection:
+        for statement in (
+            "INSERT INTO ledger_accounts VALUES ('n', 1, 1, 0.1, '', '', 0, 0, '', '')",
+            "INSERT INTO users (id, name, roles, disabled, created_at_ms)"
+            " VALUES ('u', 'u', '[]', false, 0)",
+            "INSERT INTO policies VALUES ('n', 'u', '{}', 1, 1, 0, 0)",
+            "INSERT INTO datasets (name, namespace, owner_id, source, unit, units, state, columns,"
+            " mock, split_key, created_at_ms)"
+            " VALUES ('d', 'n', 'u', '/a.csv', 'id', 1, 'ready', '[]', '[]', '', 0)",
+        ):
+            connection.execute(text(statement))
+    schema.upgrade(empty)
+    told = select(datasets.c.state, datasets.c.columns, datasets.c.header, datasets.c.found)
+    with empty.begin() as connection:
+        assert tuple(connection.execute(told).one()) == ("ready", "[]", True, None)
+        connection.execute(update(datasets).values(state="unconfirmed", found='[{"name": "x"}]'))
+    schema.downgrade(empty, "0002")
+    with empty.connect() as connection:
+        found = connection.execute(text("SELECT * FROM datasets")).one()
+    assert "refused" in found
+    assert "x" not in str(found)
 
 
 def test_another_revision_is_refused(empty: Engine) -> None:

@@ -8,12 +8,7 @@ from pathlib import Path
 
 from taciturn.certificate.statement import Digest, File
 from taciturn.errors import CertificateError
-
-CERTIFICATE = "certificate.json"
-"""Name of the certificate in an output folder."""
-
-REPORT = "privacy_report.json"
-AUDIT = "audit.json"
+from taciturn.report import AUDIT, REPORT
 
 # What a loader may read, or run. Cards and reports for people are not among it.
 _SUFFIXES = frozenset(

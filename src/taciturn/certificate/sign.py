@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from taciturn._version import __version__
 from taciturn.certificate.clock import next_minute, time_text
 from taciturn.certificate.envelope import Envelope, pae
-from taciturn.certificate.files import AUDIT, CERTIFICATE, REPORT, digests, model_files
+from taciturn.certificate.files import digests, model_files
 from taciturn.certificate.keys import TrustedKey, keyid
 from taciturn.certificate.recompute import check_epsilon
 from taciturn.certificate.signers import Signer
@@ -32,7 +32,7 @@ from taciturn.certificate.statement import (
     Statement,
 )
 from taciturn.errors import CertificateError, OutputError
-from taciturn.report import Audit, PrivacyReport
+from taciturn.report import AUDIT, CERTIFICATE, REPORT, Audit, PrivacyReport
 
 IMAGE_VARIABLE = "TACITURN_IMAGE_DIGEST"
 """Environment variable with the container image's digest, `sha256:...`; set by the launcher."""

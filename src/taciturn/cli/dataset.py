@@ -2,15 +2,39 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from taciturn.cli.gateway import Json, connected, group, read_rows, say, show, show_value
+from taciturn.cli.gateway import (
+    Json,
+    connected,
+    group,
+    on_terminal,
+    printable,
+    read_rows,
+    say,
+    show,
+    show_value,
+)
+
+if TYPE_CHECKING:
+    from taciturn.sdk.dataset import RemoteDataset
 
 app = group("Datasets of a gateway: list, look at, register.")
 Name = Annotated[str, typer.Argument(help="What the gateway calls it.")]
+ColumnNames = Annotated[
+    str | None, typer.Option("--columns", help="Names of all columns, by comma: public then.")
+]
+NoHeader = Annotated[
+    bool,
+    typer.Option(
+        "--no-header",
+        help="CSV or TSV without a line of names; without --columns they are column_1, ...",
+    ),
+]
 
 
 @app.command()
@@ -22,6 +46,8 @@ def add(
     unit: Annotated[str, typer.Option(help="Column or row-wise SQL that names the privacy unit.")],
     namespace: Annotated[str, typer.Option(help="Whom the rows are about: budgets are theirs.")],
     units: Annotated[int, typer.Option(help="How many units: declared, public from then on.")],
+    columns: ColumnNames = None,
+    no_header: NoHeader = False,
     epsilon: Annotated[
         float | None, typer.Option(help="Opens the namespace's budget, where it has none yet.")
     ] = None,
@@ -32,7 +58,12 @@ def add(
         bool, typer.Option("--wait/--no-wait", help="Wait until it was seen to be readable.")
     ] = True,
 ) -> None:
-    """Register a reference to private rows, for owners. The gateway never opens them itself."""
+    """Register a reference to private rows, for owners. The gateway never opens them itself.
+
+    With --columns the dataset is ready once a worker has found just these. Without, you are shown
+    what was found, and confirm it: a CSV's first line may be a row, and its values are shown to
+    nobody else.
+    """
     rows = [] if mock is None else read_rows(mock)
     with connected() as client:
         data = client.add_dataset(
@@ -41,14 +72,68 @@ def add(
             unit=unit,
             namespace=namespace,
             units=units,
+            columns=_names(columns),
+            header=not no_header,
             epsilon=epsilon,
             delta=delta,
             mock=rows,
             description=description,
         )
         if wait:
-            data = data.wait()
+            data = _looked_at(data)
         say(f"{data.name}: {data.view.state.value}")
+
+
+@app.command()
+def confirm(
+    name: Name,
+    columns: ColumnNames = None,
+    no_header: NoHeader = False,
+    yes: Annotated[
+        bool, typer.Option("--yes", help="They are names: do not ask, on a terminal or off it.")
+    ] = False,
+) -> None:
+    """Say that the columns that a worker found are names, and no values of a row; for owners.
+
+    From then on whoever may use the dataset sees them. With --no-header a worker looks again.
+    """
+    with connected() as client:
+        data = client.dataset(name)
+        if columns is not None or no_header:
+            data = data.confirm(_names(columns), header=False if no_header else None)
+        elif yes:
+            data = data.confirm()
+        data = _looked_at(data)
+        say(f"{data.name}: {data.view.state.value}")
+
+
+def _looked_at(data: RemoteDataset) -> RemoteDataset:
+    """The dataset once a worker has looked, its columns confirmed; asks where somebody can answer.
+
+    Exit code 1 where they are still to be confirmed.
+    """
+    from taciturn.sdk.dataset import to_confirm
+    from taciturn.wire.datasets import DatasetState
+
+    data = data.wait()
+    if data.view.state is not DatasetState.UNCONFIRMED:
+        return data
+    for line in to_confirm(data.view):
+        say(printable(line))
+    if on_terminal() and sys.stdin.isatty():
+        question = "Are these names of columns, which whoever may use the dataset may see?"
+        if typer.confirm(question, default=False):
+            return data.confirm()
+    confirm_it = f"taciturn dataset confirm {data.name}"
+    remedies = [f"if these are names: {confirm_it} --yes"]
+    if data.view.found is not None and "first line" in data.view.found.named_by:
+        remedies.append(f"if the first line is a row: {confirm_it} --no-header --columns ...")
+    say(f"{data.name}: unconfirmed; {'; '.join(remedies)}", style="yellow")
+    raise typer.Exit(1)
+
+
+def _names(text: str | None) -> list[str] | None:
+    return None if text is None else [name.strip() for name in text.split(",")]
 
 
 @app.command("list")

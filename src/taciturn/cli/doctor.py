@@ -149,8 +149,7 @@ def _engine(model: Path | None) -> list[Finding]:
 
 def _settings_of(model: Path) -> tuple[float, float, int, float]:
     """Sampling probability, noise multiplier, steps and delta of a model's last fit."""
-    from taciturn.certificate.files import REPORT
-    from taciturn.report import PrivacyReport
+    from taciturn.report import REPORT, PrivacyReport
 
     try:
         report = PrivacyReport.model_validate_json((model / REPORT).read_bytes())

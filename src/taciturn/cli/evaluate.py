@@ -16,6 +16,13 @@ if TYPE_CHECKING:
     from taciturn.engine.evaluation.quality import Quality, TextStatistics
 
 
+def run_evaluation_plan(job: EvaluateJobSpec, n_units: int | None) -> None:
+    """Print how exact an evaluation would be; reads and spends nothing."""
+    model = LLM(job.model, base=job.base, device=job.device)
+    plan = model.plan_evaluation(n_units=n_units, **job.evaluate_spec().model_dump())
+    Console(highlight=False).print(str(plan), markup=False, soft_wrap=True)
+
+
 def run_evaluate(job: EvaluateJobSpec) -> None:
     """Print nats per token, perplexity and token accuracy, and what they cost."""
     from taciturn.assessment import Evaluation
@@ -46,6 +53,14 @@ def run_evaluate(job: EvaluateJobSpec) -> None:
                 f"{accuracy} ± {score.accuracy_std:.2%}",
             )
         table.add_row(label, nats, f"{score.perplexity:.2f}", accuracy)
+    if result.gain is not None:
+        gain = result.gain
+        table.add_row(
+            "gained",
+            f"{gain.nats_per_token:.4f} ± {gain.nats_std:.4f}",
+            "",
+            f"{gain.token_accuracy:.2%} ± {gain.accuracy_std:.2%}",
+        )
     console.print(table)
     if result.quality is not None:
         _show_quality(console, result.quality)

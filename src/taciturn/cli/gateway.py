@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -21,6 +22,10 @@ if TYPE_CHECKING:
     from taciturn.sdk.client import Client
     from taciturn.sdk.dataset import RemoteDataset
     from taciturn.sdk.listing import Listing
+
+_ID = re.compile(r"[a-z]{2,8}_[0-9a-z]{16,32}")
+_NARROWEST = 12
+"""Columns that are not ids keep so many characters on a line, or as many as they have."""
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 
@@ -66,13 +71,46 @@ def say(line: str, style: str | None = None) -> None:
 
 
 def show(listing: Listing[Any], *, as_json: bool) -> None:
-    """A list as a table, or as lines of JSON."""
+    """A list as people read it; for programs as lines of JSON, or off a terminal as TSV."""
     if as_json:
         for value in listing:
             typer.echo(value.model_dump_json())
+    elif on_terminal():
+        show_rows([name.replace("_", " ") for name in listing.columns()], listing.rows())
+    else:
+        show_rows(*listing.plain())
+
+
+def show_rows(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Rows as a table. Where one would have to be cut to fit the terminal, one field a line; off a
+    terminal as TSV, below a line with the columns' names."""
+    rows = [[printable(cell) for cell in row] for row in rows]
+    if not on_terminal():
+        for row in [columns, *rows] if rows else []:
+            typer.echo("\t".join(row))
         return
-    rows = table([name.replace("_", " ") for name in listing.columns()], listing.rows())
-    _console().print(rows if len(listing) else Text("none", style="dim"))
+    if not rows:
+        _console().print(Text("none", style="dim"))
+        return
+    columns = [column.replace("_", " ") for column in columns]
+    console, made = _console(), table(columns, rows)
+    if sum(each.min_width or 0 for each in made.columns) + 3 * len(columns) < console.width:
+        console.print(made)
+        return
+    for number, row in enumerate(rows):
+        if number:
+            console.print()
+        show_facts(dict(zip(columns, row, strict=True)))
+
+
+def on_terminal() -> bool:
+    """Whether a person reads what is printed."""
+    return sys.stdout.isatty()
+
+
+def printable(text: str) -> str:
+    """On one line, and without characters that a terminal would obey, whoever wrote it."""
+    return "".join(each if each.isprintable() else " " for each in text)
 
 
 def show_value(value: Any, *, as_json: bool) -> None:
@@ -87,16 +125,24 @@ def show_value(value: Any, *, as_json: bool) -> None:
 
 def show_facts(facts: Mapping[str, str]) -> None:
     """Names and values, one line each."""
-    grid = Table.grid(padding=(0, 2))
-    for name, text in facts.items():
-        if text:
-            grid.add_row(Text(name.replace("_", " "), style="dim"), Text(text))
-    _console().print(grid)
+    shown = {name.replace("_", " "): printable(text) for name, text in facts.items() if text}
+    width = max(map(len, shown), default=0)
+    for name, text in shown.items():
+        line = Text.assemble((name.ljust(width), "dim"), "  ", text)
+        _console().print(
+            line, soft_wrap=True
+        )  # a terminal breaks what is long, and copies it whole
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
-    """A table of plain text."""
-    made = Table(*columns)
+    """A table of plain text, of which nothing is cut: ids stand on one line, the rest is folded."""
+    made = Table()
+    for index, column in enumerate(columns):
+        cells = [row[index] for row in rows]
+        longest = max(map(len, [column, *cells]))
+        whole = any(_ID.fullmatch(cell) for cell in cells)
+        width = longest if whole else min(longest, _NARROWEST)
+        made.add_column(column, overflow="fold", no_wrap=whole, min_width=width)
     for row in rows:
         made.add_row(*(Text(cell) for cell in row))
     return made

@@ -8,12 +8,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
+
+from taciturn.cli.gateway import connected, on_terminal, say, show_rows
+from taciturn.filesystem import appearing_at_once
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
     from taciturn.server.ledger import BudgetStatement, SealKey
+    from taciturn.wire.ledger import AnchorView
 
 app = typer.Typer(
     help="The privacy ledger: show balances, verify every row.",
@@ -53,20 +56,20 @@ def show(
     without_budget = [each for each in statements if each.budget.epsilon == MAX_EPSILON]
     with_budget = [each for each in statements if each not in without_budget]
     if with_budget or not statements:
-        table = Table("namespace", "grant", "epsilon", "delta", "spent", "held", "left")
+        rows = []
         for found in with_budget:
-            table.add_row(found.namespace, "", *_budget(found.budget))
-            for holder, grant in found.grants.items():
-                table.add_row("", holder, *_budget(grant))
-        _console().print(table)
+            rows.append((found.namespace, "", *_budget(found.budget)))
+            rows += [
+                (found.namespace, holder, *_budget(grant)) for holder, grant in found.grants.items()
+            ]
+        show_rows(("namespace", "grant", "epsilon", "delta", "spent", "held", "left"), rows)
     for found in without_budget:
         _show_together(engine, secret, found.namespace)
     for found in statements:
         if found.exceptions:
-            _say(
+            _note(
                 f"{found.namespace}: {found.exceptions} release(s) without guarantee, which no "
-                "budget covers",
-                style="bold yellow",
+                "budget covers"
             )
     if namespace:
         _show_jobs(engine, secret, namespace)
@@ -86,9 +89,15 @@ def verify(
 ) -> None:
     """Derive all balances again from the entries; exit code 1 if any row is not as it was written.
 
+    With a database, here, from its rows. Without one the gateway of `taciturn login` does it: then
+    you take its word for it.
+
     Without the key, seals are not checked: a chain that was rewritten to its end is not found.
     Without an anchor, a database that was put back as a whole is not found.
     """
+    if not (database or os.environ.get(DATABASE_VARIABLE)):
+        _verify_at_the_gateway(key, anchor or [], write_anchor)
+        return
     engine = _opened(database)
     from taciturn.server.ledger import anchors_text, read_anchors
     from taciturn.server.ledger import verify as verify_ledger
@@ -96,19 +105,73 @@ def verify(
     anchors = [each for path in anchor or [] for each in read_anchors(path)]
     found = verify_ledger(engine, key=_key(key), anchors=anchors)
     for problem in found.problems:
-        _say(str(problem), style="bold red")
-    verdict = "IN ORDER" if found.ok else "NOT IN ORDER"
-    seals = "checked" if found.seals_checked else "NOT checked"
-    _say(
-        f"{verdict}: {found.entries} entries of {found.accounts} namespace(s); seals {seals}; "
-        f"{len(anchors)} anchor(s) checked",
-        style="bold green" if found.ok else "bold red",
-    )
-    if not found.ok:
-        raise typer.Exit(1)
+        say(str(problem), style="bold red")
+    _say_verdict(found.ok, found.entries, found.accounts, found.seals_checked, len(anchors))
     if write_anchor is not None:
-        write_anchor.write_text(anchors_text(found.anchors), encoding="utf-8")
-        _say(f"{write_anchor}: keep it where the database's owner cannot write")
+        _write_anchor(write_anchor, anchors_text(found.anchors))
+
+
+def _verify_at_the_gateway(key: Path | None, anchor: list[Path], write_anchor: Path | None) -> None:
+    """Have the gateway do it, against anchors that were kept here."""
+    from taciturn.certificate.canonical import canonical_json
+    from taciturn.errors import AuthenticationError, SpecError
+    from taciturn.sdk.credentials import find_credentials
+
+    try:
+        find_credentials(None, None)
+    except AuthenticationError:
+        raise SpecError(
+            f"no database is named, and no gateway; give --database, set {DATABASE_VARIABLE}, or "
+            "have a gateway verify its own ledger, after: taciturn login URL"
+        ) from None
+    if key is not None:
+        raise SpecError("--key is for --database: a gateway checks seals with its own key")
+    anchors = [each for path in anchor for each in _anchors(path)]
+    with connected() as client:
+        found = client.auditor.verify_ledger(anchors)
+    for problem in found["problems"]:
+        where = f"namespace {problem['namespace']!r}" if problem["namespace"] else "the ledger"
+        entry = f", entry {problem['sequence']}" if problem["sequence"] else ""
+        say(f"{where}{entry}: {problem['text']}", style="bold red")
+    counts = (found["entries"], found["namespaces"], found["seals_checked"], len(anchors))
+    _say_verdict(found["ok"], *counts)
+    if write_anchor is not None:
+        _write_anchor(write_anchor, canonical_json(found["anchors"]).decode() + "\n")
+
+
+def _anchors(path: Path) -> tuple[AnchorView, ...]:
+    """Those of a file of --write-anchor; raises SpecError if it is none."""
+    from pydantic import TypeAdapter, ValidationError
+
+    from taciturn.errors import SpecError
+    from taciturn.wire.ledger import AnchorView
+
+    try:
+        return TypeAdapter(tuple[AnchorView, ...]).validate_json(path.read_bytes())
+    except (OSError, ValidationError) as error:
+        raise SpecError(
+            f"{path} holds no anchors that can be read ({type(error).__name__}); give a file that "
+            "--write-anchor wrote"
+        ) from None
+
+
+def _say_verdict(ok: bool, entries: int, accounts: int, seals_checked: bool, anchors: int) -> None:
+    """One line; exit code 1 unless all is well."""
+    verdict = "IN ORDER" if ok else "NOT IN ORDER"
+    seals = "checked" if seals_checked else "NOT checked"
+    say(
+        f"{verdict}: {entries} entries of {accounts} namespace(s); seals {seals}; {anchors} "
+        "anchor(s) checked",
+        style="bold green" if ok else "bold red",
+    )
+    if not ok:
+        raise typer.Exit(1)
+
+
+def _write_anchor(path: Path, text: str) -> None:
+    with appearing_at_once(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+    say(f"{path}: keep it where the database's owner cannot write")
 
 
 def _show_together(engine: Engine, key: SealKey | None, namespace: str) -> None:
@@ -116,7 +179,7 @@ def _show_together(engine: Engine, key: SealKey | None, namespace: str) -> None:
     from taciturn.server.ledger import together
 
     found = together(engine, key, namespace)
-    _say(
+    say(
         f"{namespace}: epsilon={found.epsilon:.4g}, delta={found.delta:.3g} spent by "
         f"{found.jobs} run(s), without a budget",
         style="bold",
@@ -126,20 +189,22 @@ def _show_together(engine: Engine, key: SealKey | None, namespace: str) -> None:
 def _show_jobs(engine: Engine, key: SealKey | None, namespace: str) -> None:
     from taciturn.server.ledger import job_report, job_statements
 
-    table = Table("job", "status", "grants", "spent", "held", "epsilon", "worker", "lease until")
-    for job in job_statements(engine, key, namespace):
-        report = job_report(engine, key, job.job)
-        table.add_row(
+    rows = [
+        (
             job.job,
             job.status,
             ", ".join(job.grants),
             f"{job.charged:.1%}",
             f"{job.held:.1%}",
-            f"{report.epsilon:.4g}",
-            job.worker,
+            f"{job_report(engine, key, job.job).epsilon:.4g}",
+            job.worker or "",
             f"{job.lease_until:%Y-%m-%d %H:%M:%S}Z" if job.status == "open" else "",
         )
-    _console().print(table)
+        for job in job_statements(engine, key, namespace)
+    ]
+    names = ("job", "status", "grants", "spent", "held", "epsilon", "worker", "lease until")
+    say("")
+    show_rows(names, rows)
 
 
 def _budget(budget: BudgetStatement) -> tuple[str, ...]:
@@ -155,6 +220,12 @@ def _budget(budget: BudgetStatement) -> tuple[str, ...]:
 def _opened(database: str | None) -> Engine:
     from taciturn.errors import MissingDependencyError, SpecError
 
+    url = database or os.environ.get(DATABASE_VARIABLE)
+    if not url:
+        raise SpecError(
+            f"no database is named; give --database, or set {DATABASE_VARIABLE}. What is left of a "
+            "gateway's budgets: taciturn budget"
+        )
     try:
         from taciturn.server import schema
         from taciturn.server.database import open_database
@@ -162,9 +233,6 @@ def _opened(database: str | None) -> Engine:
         raise MissingDependencyError(
             f"the ledger needs {error.name}; install taciturn[server]"
         ) from None
-    url = database or os.environ.get(DATABASE_VARIABLE)
-    if not url:
-        raise SpecError(f"no database is named; give --database, or set {DATABASE_VARIABLE}")
     engine = open_database(url, create=False)
     schema.check(engine)
     return engine
@@ -185,9 +253,8 @@ def _key(path: Path | None) -> SealKey | None:
     return SealKey.from_text(text) if text else None
 
 
-def _say(line: str, style: str | None = None) -> None:
-    _console().print(line, style=style, markup=False, soft_wrap=True)
-
-
-def _console() -> Console:
-    return Console(highlight=False)
+def _note(line: str) -> None:
+    """What is no row of the list: on a terminal below it, else among the errors."""
+    Console(highlight=False, stderr=not on_terminal()).print(
+        line, style="bold yellow", markup=False, soft_wrap=True
+    )

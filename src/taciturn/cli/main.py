@@ -18,7 +18,7 @@ from rich.console import Console
 
 import taciturn
 from taciturn._version import __version__
-from taciturn.cli import certificate, dataset, jobs, ledger, model, people, session, terms
+from taciturn.cli import admin, certificate, dataset, jobs, ledger, model, people, session, terms
 from taciturn.cli.gateway import is_remote
 from taciturn.cli.options import FILE, spec_command
 from taciturn.errors import ProcessError, SpecError, TaciturnError
@@ -47,6 +47,7 @@ app.add_typer(ledger.app, name="ledger")
 app.command()(session.login)
 app.command()(session.logout)
 app.command()(session.whoami)
+app.command()(session.password)
 app.add_typer(dataset.app, name="dataset")
 app.add_typer(terms.policy, name="policy")
 app.add_typer(terms.grant, name="grant")
@@ -55,6 +56,7 @@ app.add_typer(jobs.job, name="job")
 app.add_typer(jobs.approval, name="approval")
 app.add_typer(model.app, name="model")
 app.add_typer(people.user, name="user")
+app.add_typer(admin.admin, name="admin")
 app.add_typer(people.token, name="token")
 app.add_typer(people.incident, name="incident")
 app.command()(people.audit_log)
@@ -81,7 +83,8 @@ def main() -> None:
             raise
         errors.print(
             f"error: this needs {missing}, which is not installed; install taciturn[engine] for "
-            "work on this machine, taciturn[server] for a gateway or a ledger",
+            "work on this machine, taciturn[server] for a gateway or a ledger, taciturn[verify] "
+            "for certificates",
             style="bold red",
             markup=False,
         )
@@ -129,7 +132,7 @@ def _fit(fields: dict[str, Any]) -> None:
 
         run_remote_fit(fields)
         return
-    _only_remote(fields, "wait", "name", "held_out")
+    _only_remote(fields, "wait", "name", "purpose", "held_out")
     resume, show_private = (bool(fields.pop(name, False)) for name in ("resume", "show_private"))
     job = parse(JobSpec, fields)
     from taciturn.planning.plan import check_target
@@ -181,7 +184,15 @@ def _evaluate(fields: dict[str, Any]) -> None:
 
         run_remote_evaluate(fields)
         return
-    _only_remote(fields, "held_out")
+    _only_remote(fields, "held_out", "purpose")
+    planned, n_units = fields.pop("plan", False), fields.pop("n_units", None)
+    if planned:
+        from taciturn.cli.evaluate import run_evaluation_plan
+
+        run_evaluation_plan(parse(EvaluateJobSpec, {"data": "(not read)", **fields}), n_units)
+        return
+    if n_units is not None:
+        raise SpecError("n_units goes with --plan; leave it out, the data's units are counted")
     job = parse(EvaluateJobSpec, fields)
     from taciturn.cli.evaluate import run_evaluate
 
@@ -239,12 +250,20 @@ HELD_OUT = (
     ],
     None,
 )
+PURPOSE = (
+    Annotated[
+        str | None,
+        typer.Option("--purpose", help="A gateway's data: one line for whoever has to approve it."),
+    ],
+    None,
+)
 app.command("fit")(
     spec_command(
         JobSpec,
         _fit,
         extra={
             "held_out": HELD_OUT,
+            "purpose": PURPOSE,
             "name": (
                 Annotated[
                     str | None, typer.Option("--name", help="A gateway's data: name of the model.")
@@ -388,6 +407,24 @@ app.command("evaluate")(
                 ],
                 None,
             ),
+            "plan": (
+                Annotated[
+                    bool | None,
+                    typer.Option(
+                        "--plan",
+                        help="Only say how exact it would be for --target-epsilon; spends nothing.",
+                    ),
+                ],
+                None,
+            ),
+            "n_units": (
+                Annotated[
+                    int | None,
+                    typer.Option(help="With --plan: how many privacy units would be judged here."),
+                ],
+                None,
+            ),
+            "purpose": PURPOSE,
         },
         summary="Perplexity, token accuracy and samples of base and fitted model, beside a text.",
     )

@@ -3,34 +3,66 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from itertools import islice
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from taciturn.cli.gateway import Json, connected, group, say, show, show_value
+from taciturn.cli.choices import moment_of
+from taciturn.cli.gateway import Json, connected, group, say, show, show_rows, show_value
+from taciturn.filesystem import appearing_at_once, check_output_file
+
+if TYPE_CHECKING:
+    from taciturn.wire.identity import PasswordLink
 
 user = group("People, for administrators.")
 token = group("Your own tokens.")
 incident = group("Failures, for the data's owner.")
+
+_LINES = 100
+_COLUMNS = ("at", "actor", "action", "resource", "status", "code", "address", "token", "request_id")
 
 Name = Annotated[str, typer.Argument(help="Name of the person.")]
 Roles = Annotated[
     list[str], typer.Option("--role", help="admin, owner, practitioner or auditor; repeatable.")
 ]
 Groups = Annotated[list[str] | None, typer.Option("--group", help="Repeatable.")]
-AskPassword = Annotated[
-    bool, typer.Option("--password", help="Ask for a password; without, they log in by OIDC.")
+Sources = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--source",
+        help="Folder or URL where an owner may register data, such as s3://hospital/; repeatable.",
+    ),
+]
+Link = Annotated[
+    bool,
+    typer.Option(
+        "--link",
+        help="Print a link through which they set their own password; without, they log in by "
+        "OIDC.",
+    ),
 ]
 
 
 @user.command("add")
-def add_user(name: Name, role: Roles, group: Groups = None, password: AskPassword = False) -> None:
+def add_user(
+    name: Name, role: Roles, group: Groups = None, source: Sources = None, link: Link = False
+) -> None:
     """Let a person in."""
-    secret = _asked() if password else None
     with connected() as client:
-        made = client.admin.add_user(name, role, groups=group or (), password=secret)
+        made = client.admin.add_user(name, role, groups=group or (), sources=source or ())
         say(f"{made.name}: {', '.join(made.roles)}")
+        if link:
+            _print_link(client.admin.password_link(name))
+
+
+@user.command("link")
+def link_user(name: Name) -> None:
+    """Print a link through which a person sets their own password: to be handed to them alone."""
+    with connected() as client:
+        _print_link(client.admin.password_link(name))
 
 
 @user.command("list")
@@ -45,17 +77,21 @@ def change_user(
     name: Name,
     role: Annotated[list[str] | None, typer.Option("--role", help="All roles from now on.")] = None,
     group: Groups = None,
+    source: Sources = None,
+    no_source: Annotated[
+        bool, typer.Option("--no-source", help="Nowhere but where every owner may.")
+    ] = False,
     disabled: Annotated[
         bool | None, typer.Option("--disable/--enable", help="Shut out, or let in again.")
     ] = None,
-    password: AskPassword = False,
 ) -> None:
-    """Change roles, groups, password, or shut a person out."""
-    given = {"roles": role, "groups": group, "disabled": disabled}
+    """Change roles, groups or sources, or shut a person out; `taciturn user link` is for passwords.
+    Groups and sources that are given are all from now on."""
+    sources = [] if no_source else source
+    given = {"roles": role, "groups": group, "disabled": disabled, "sources": sources}
     changes = {field: value for field, value in given.items() if value is not None}
-    secret = _asked() if password else None
     with connected() as client:
-        show_value(client.admin.change_user(name, password=secret, **changes), as_json=False)
+        show_value(client.admin.change_user(name, **changes), as_json=False)
 
 
 @token.command("add")
@@ -74,7 +110,7 @@ def add_token(
 
 @token.command("list")
 def list_tokens(as_json: Json = False) -> None:
-    """List your tokens, without their secrets."""
+    """List your tokens, newest first, without their secrets."""
     with connected() as client:
         show(client.admin.tokens(), as_json=as_json)
 
@@ -95,16 +131,66 @@ def show_incident(id: Annotated[str, typer.Argument(help="As the failed job name
 
 
 def audit_log(
-    actor: Annotated[str | None, typer.Option(help="Only what this person did.")] = None,
-    action: Annotated[str | None, typer.Option(help="Only this action.")] = None,
-    limit: Annotated[int, typer.Option(help="Lines at most.")] = 100,
+    user: Annotated[
+        str | None,
+        typer.Option(
+            "--user",
+            "--actor",
+            help="Only what this person did; or anyone as the log has them: user:ada, anonymous.",
+        ),
+    ] = None,
+    action: Annotated[str | None, typer.Option(help="Only this action: datasets:read.")] = None,
+    since: Annotated[
+        str | None, typer.Option(help="2026-03-01, 2026-03-01T12:30Z, or 90m, 12h, 7d ago.")
+    ] = None,
+    until: Annotated[str | None, typer.Option(help="Before this moment; as --since.")] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Lines at most. [default: 100; a file has all]")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Write a new file of JSONL.")
+    ] = None,
+    as_json: Json = False,
 ) -> None:
-    """Print who did what, newest first, as lines of JSON; for auditors."""
+    """Show who did what, newest first; for auditors."""
+    if output is not None:
+        check_output_file(output)
     with connected() as client:
-        for row in islice(client.auditor.audit_log(actor=actor, action=action), limit):
-            typer.echo(json.dumps(row, ensure_ascii=False))
+        found = client.auditor.audit_log(
+            actor=user if user is None or ":" in user or user == "anonymous" else f"user:{user}",
+            action=action,
+            since=moment_of("since", since),
+            until=moment_of("until", until),
+        )
+        if output is not None:
+            _export(islice(found, limit), output)
+            return
+        rows = islice(found, limit or _LINES)
+        if as_json:
+            for row in rows:
+                typer.echo(json.dumps(row, ensure_ascii=False))
+            return
+        show_rows(_COLUMNS, [[_cell(row.get(name)) for name in _COLUMNS] for row in rows])
 
 
-def _asked() -> str:
-    secret: str = typer.prompt("password", hide_input=True, confirmation_prompt=True)
-    return secret
+def _cell(value: object) -> str:
+    return "" if value is None else str(value)
+
+
+def _export(rows: Iterator[dict[str, Any]], output: Path) -> None:
+    """Lines of JSON in a file that is whole or not there."""
+    count = 0
+    with appearing_at_once(output) as partial, partial.open("x", encoding="utf-8") as file:
+        for row in rows:
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            count += 1
+    say(f"{output}: {count} record(s)")
+
+
+def _print_link(made: PasswordLink) -> None:
+    """The link alone on its line, so that it can be passed on as it is."""
+    typer.echo(made.url)
+    say(
+        f"for {made.name} alone, once, until {made.expires_at:%Y-%m-%d %H:%M} UTC; that you have "
+        "made it is shown to them and to auditors"
+    )

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from rich.console import Console
-
-from taciturn.cli.gateway import connected, named_dataset, say, table
+from taciturn.cli.gateway import connected, named_dataset, say, show_rows
 from taciturn.errors import SpecError
 from taciturn.sdk.client import Client
 from taciturn.sdk.dataset import RemoteDataset
@@ -29,10 +27,12 @@ def run_remote_fit(fields: dict[str, Any]) -> None:
     if fields.get("target_epsilon") == "unlimited":
         say(_LOUD, style="bold yellow")
     with connected() as client:
-        name, model = fields.pop("name", None), _needed(fields, "model")
-        job = _data(client, fields, "train").fit(model, name=name, **fields)
+        model = _needed(fields, "model")
+        job = _data(client, fields, "train").fit(model, **fields)
         say(f"job {job.id}: {job.policy}")
         if not wait:
+            if job.view.approval is not None:
+                say(f"two people have to approve it: taciturn approval show {job.view.approval}")
             say(f"wait for it: taciturn job wait {job.id}")
             return
         fitted = job.fitted(progress=True)
@@ -47,6 +47,7 @@ def run_remote_plan(fields: dict[str, Any]) -> None:
     """Print what a fit would be and cost; holds and spends nothing."""
     fields.pop("verbose", None)
     fields.pop("output", None)
+    fields.pop("purpose", None)
     _only_here(fields, ("n_units", "signing_key", *_LEDGER))
     with connected() as client:
         model = _needed(fields, "model")
@@ -55,14 +56,20 @@ def run_remote_plan(fields: dict[str, Any]) -> None:
 
 def run_remote_evaluate(fields: dict[str, Any]) -> None:
     """Judge a gateway's model on public texts, or paid for on a gateway's dataset."""
-    _only_here(fields, ("device", "signing_key", *_LEDGER))
+    _only_here(fields, ("device", "signing_key", "n_units", *_LEDGER))
+    planned = fields.pop("plan", False)
     with connected() as client:
         model = client.model(_needed(fields, "model").removeprefix(GATEWAY))
         remote = str(fields.get("data", "")).startswith(GATEWAY)
         data = _data(client, fields, "test") if remote else _needed(fields, "data")
+        if planned:
+            if not isinstance(data, RemoteDataset):
+                raise SpecError("public text is judged exactly and for free; leave --plan out")
+            say(str(model.plan_evaluation(data, **fields)))
+            return
         found = model.evaluate(data, **fields)
         say(f"policy: {found.policy}", style="bold")
-        Console(highlight=False).print(table(COLUMNS, found.rows()))
+        show_rows(COLUMNS, found.rows())
         if found.epsilon is not None:
             say(f"the model's guarantee is now {model.privacy.policy}", style="bold")
 

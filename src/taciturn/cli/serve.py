@@ -72,7 +72,7 @@ def _serve(settings: Settings) -> None:
 def _serve_on(settings: Settings) -> None:
     from taciturn.server.checking import check_launcher
     from taciturn.server.serving import first_admin, serve
-    from taciturn.server.starting import open_gateway
+    from taciturn.server.starting import OWN_SIGNING_KEY, open_gateway
 
     gateway = open_gateway(settings)
     token = first_admin(gateway)
@@ -83,6 +83,12 @@ def _serve_on(settings: Settings) -> None:
             "The first administrator's token, shown this once and valid for 7 days:\n"
             f"\n    {token}\n\n"
             f"    taciturn login {url}\n"
+        )
+    trust = settings.data_dir.absolute() / f"{OWN_SIGNING_KEY}.trust.json"
+    if settings.signing_key is None and gateway.settings.signing_key is not None:
+        typer.echo(
+            f"Certificates of fits are signed with {gateway.settings.signing_key}, made for this "
+            f"gateway (TACITURN_SIGNING_KEY names another); who checks them needs {trust}\n"
         )
     launcher = check_launcher(settings)
     if not launcher.fine:

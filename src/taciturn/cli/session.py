@@ -1,14 +1,23 @@
-"""`taciturn login`, `logout` and `whoami`: which gateway, and as whom."""
+"""`taciturn login`, `logout`, `whoami` and `password`: which gateway, and as whom."""
 
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from taciturn.cli.gateway import Json, connected, say, show_value
 from taciturn.errors import SpecError
+
+if TYPE_CHECKING:
+    from taciturn.wire.identity import PasswordLinkView
+
+
+PasswordStdin = Annotated[
+    bool,
+    typer.Option("--password-stdin", help="Read the password from standard input, not the screen."),
+]
 
 
 def login(
@@ -17,6 +26,7 @@ def login(
     token_stdin: Annotated[
         bool, typer.Option("--token-stdin", help="Read a token from standard input.")
     ] = False,
+    password_stdin: PasswordStdin = False,
 ) -> None:
     """Keep a token for a gateway in your home folder; without options, ask for one."""
     from taciturn.sdk.client import Client
@@ -25,10 +35,13 @@ def login(
 
     if name is not None and token_stdin:
         raise SpecError("--name and --token-stdin exclude each other; give one")
+    if password_stdin and name is None:
+        raise SpecError("--password-stdin is for --name; give the name, or --token-stdin")
     if name is not None:
-        token = password_token(url, name, typer.prompt("password", hide_input=True))
+        given = _line() if password_stdin else typer.prompt("password", hide_input=True)
+        token = password_token(url, name, given)
     elif token_stdin:
-        token = sys.stdin.readline().strip()
+        token = _line().strip()
     else:
         token = typer.prompt("token", hide_input=True).strip()
     with Client(url, token) as client:
@@ -36,6 +49,8 @@ def login(
         path = keep_credentials(Credentials(client.url, token, found.name, name is not None))
     say(f"logged in to {client.url} as {found.name} ({', '.join(found.roles)})")
     say(f"the token is in {path}, for you alone")
+    for link in found.password_links:
+        _tell(link)
 
 
 def logout() -> None:
@@ -58,3 +73,56 @@ def whoami(as_json: Json = False) -> None:
     """Show who the gateway takes you for, and what you may do."""
     with connected() as client:
         show_value(client.whoami(), as_json=as_json)
+
+
+def password(
+    link: Annotated[
+        str | None,
+        typer.Argument(help="Link that an administrator has given you; `-` asks for it."),
+    ] = None,
+    password_stdin: PasswordStdin = False,
+) -> None:
+    """Set your password: through a link, or as who you are logged in, by the current one.
+
+    With --password-stdin: a line with the new password; without a link, first one with the current
+    one. A link is a secret until it is used: `-` keeps it out of your shell's history.
+    """
+    from taciturn.sdk.login import redeem_link
+
+    if link is not None:
+        if link == "-":
+            link = _line() if password_stdin else typer.prompt("link", hide_input=True)
+        url, name = redeem_link(link, _chosen(password_stdin))
+        say(f"your password is set; log in: taciturn login {url} --name {name}")
+        return
+    current = _line() if password_stdin else typer.prompt("current password", hide_input=True)
+    with connected() as client:
+        client.change_password(current, _chosen(password_stdin))
+    say("your password is changed, and every other token and session of yours has ended")
+
+
+def _chosen(from_stdin: bool) -> str:
+    if from_stdin:
+        return _line()
+    chosen: str = typer.prompt("new password", hide_input=True, confirmation_prompt=True)
+    return chosen
+
+
+def _line() -> str:
+    """A line of standard input, without its end; raises SpecError where there is none."""
+    line = sys.stdin.readline().rstrip("\r\n")
+    if not line:
+        raise SpecError("standard input had no line left for the secret; give one line for each")
+    return line
+
+
+def _tell(link: PasswordLinkView) -> None:
+    """What nobody must overlook: somebody has made a link for one's own password."""
+    used = "not used"
+    if link.redeemed_at is not None:
+        used = f"used {link.redeemed_at:%Y-%m-%d %H:%M} UTC from {link.address}"
+    say(
+        f"{link.made_by} made a link for your password at {link.created_at:%Y-%m-%d %H:%M} UTC "
+        f"({used}); if you did not ask for it, tell an auditor",
+        style="yellow",
+    )

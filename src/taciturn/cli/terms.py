@@ -40,7 +40,17 @@ def set_policy(
     approver: Annotated[
         list[str] | None, typer.Option(help="Who may approve exceptions; at least two people.")
     ] = None,
+    job_hours: Annotated[
+        float | None, typer.Option(help="How long a job may run, in hours.")
+    ] = None,
     expires: Expires = None,
+    reset_wait_h: Annotated[
+        float | None,
+        typer.Option(
+            help="Hours for which nobody approves after an administrator made a link for their "
+            "password, or gave them a role or group."
+        ),
+    ] = None,
 ) -> None:
     """Change terms, for owners; what is not given stays. Repeat --model, --kind, --approver."""
     given: dict[str, Any] = {
@@ -48,7 +58,9 @@ def set_policy(
         "models": model,
         "kinds": kind,
         "approvers": approver,
+        "job_hours": job_hours,
         "expires_at": _utc(expires),
+        "reset_wait_h": reset_wait_h,
     }
     terms = {name: value for name, value in given.items() if value is not None}
     with connected() as client:

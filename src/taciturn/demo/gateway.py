@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import secrets
@@ -25,7 +26,7 @@ from taciturn.embedded.notes import patient_notes
 from taciturn.errors import UnavailableError
 from taciturn.preparation.side import is_test
 from taciturn.sdk.client import Client
-from taciturn.sdk.login import password_token
+from taciturn.sdk.login import password_token, redeem_link
 
 PEOPLE: Mapping[str, str] = {
     "olivia": "owner",
@@ -113,14 +114,15 @@ def start(n_patients: int = 200, seed: int = 0) -> DemoGateway:
         password=None,
     )
     port = _free_port()
-    process = _serve(folder, port, key.private)
+    process = _serve(folder, port, key.private, notes)
     url = f"http://127.0.0.1:{port}"
     try:
         admin = _admin_token(process, url, folder)
         passwords = {name: secrets.token_urlsafe(18) for name in PEOPLE}
         with Client(url, admin) as client:
             for name, role in PEOPLE.items():
-                client.admin.add_user(name, [role], password=passwords[name])
+                client.admin.add_user(name, [role])
+                redeem_link(client.admin.password_link(name).url, passwords[name])
     except BaseException:
         process.kill()
         process.wait()
@@ -129,12 +131,13 @@ def start(n_patients: int = 200, seed: int = 0) -> DemoGateway:
     return DemoGateway(url, folder, notes, n_patients, key.trust, process, admin, passwords, kept)
 
 
-def _serve(folder: Path, port: int, key: Path) -> subprocess.Popen[bytes]:
+def _serve(folder: Path, port: int, key: Path, notes: Path) -> subprocess.Popen[bytes]:
     environment = {
         **os.environ,
         "TACITURN_DATA_DIR": str(folder / "gateway"),
         "TACITURN_PORT": str(port),
         "TACITURN_SIGNING_KEY": str(key),
+        "TACITURN_SOURCE_PREFIXES": json.dumps([str(notes)]),
         # The notes are invented: how long their steps take may be seen.
         "TACITURN_TICK_S": "1",
     }

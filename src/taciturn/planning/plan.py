@@ -8,9 +8,6 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from taciturn.accounting.calibrate import check_delta, default_delta, noise_multiplier
-from taciturn.accounting.compose import epsilon as epsilon_of
-from taciturn.accounting.events import dpsgd_event
 from taciturn.errors import PrivacyParameterError, SpecError
 from taciturn.planning import defaults
 from taciturn.planning.defaults import PublicFacts
@@ -21,7 +18,7 @@ from taciturn.spec import DataSpec, FitSpec
 class AdapterPlan(BaseModel):
     """Which parameters are trained."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, defer_build=True)
 
     method: Literal["lora", "full"]
     r: int | None = None
@@ -35,7 +32,7 @@ class AdapterPlan(BaseModel):
 class PrivacyPlan(BaseModel):
     """The mechanism's parameters and what they promise."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, defer_build=True)
 
     epsilon: float
     delta: float
@@ -46,7 +43,7 @@ class PrivacyPlan(BaseModel):
 class TrainingPlan(BaseModel):
     """Everything that determines a run, except the rows. Public."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, defer_build=True)
 
     adapter: AdapterPlan
     privacy: PrivacyPlan | None
@@ -191,6 +188,8 @@ def alternatives(spec: FitSpec, plan: TrainingPlan) -> list[Alternative]:
 def _alternative(
     epsilon: float, epochs: float, batch_size: int, steps: int, plan: TrainingPlan
 ) -> Alternative:
+    from taciturn.accounting.calibrate import noise_multiplier
+
     assert plan.privacy is not None
     sigma = noise_multiplier(
         target_epsilon=epsilon,
@@ -223,6 +222,11 @@ def _steps(spec: FitSpec, facts: PublicFacts, batch_size: int) -> int:
 def _privacy(spec: FitSpec, n_units: int, batch_size: int, steps: int) -> PrivacyPlan | None:
     if isinstance(spec.target_epsilon, str) or spec.target_epsilon is None:
         return None
+    # Not at once: who only reads plans, as clients of a gateway do, needs no accountant.
+    from taciturn.accounting.calibrate import check_delta, default_delta, noise_multiplier
+    from taciturn.accounting.compose import epsilon as epsilon_of
+    from taciturn.accounting.events import dpsgd_event
+
     delta = default_delta(n_units) if spec.delta is None else spec.delta
     check_delta(delta, n_units)
     probability = batch_size / n_units

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import difflib
+import math
 import string
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from time import monotonic
+from typing import Self, TypeVar
 
 import pyarrow as pa
 
-from taciturn.errors import DataError, MissingColumnError, TaciturnError
+from taciturn.errors import DataError, MissingColumnError, TaciturnError, TimeLimitError
 
 ROWS_PER_BATCH = 8192
 """Rows of one batch at most: large enough for vector speed."""
@@ -21,6 +23,14 @@ BATCH_BYTES = 16 << 20
 UNIT = "__privacy_unit__"
 """Name of the column that `selection.with_unit` appends: the unit's value as text. Rows that come
 with a column of this name are refused (`unique_columns`)."""
+
+ROW_LIMIT_S = 2.0
+"""How long a statement or a tokenizer may take over one declared row at most: hundreds of times
+what it needs."""
+
+_ROW_LEAST_S = 0.2  # where there are many; still tens of times what a row needs
+
+_PARTS = 8
 
 _LOWER = str.maketrans(string.ascii_uppercase, string.ascii_lowercase)
 
@@ -109,9 +119,34 @@ def filtered(batch: pa.RecordBatch, kept: pa.BooleanArray) -> pa.RecordBatch:
 
 @dataclass(slots=True, repr=False)
 class Skipped:
-    """How many rows contribute nothing. Private: whether a row fails is a fact about it."""
+    """How many declared rows contribute nothing, and how long rows may take.
+
+    Attributes:
+        rows: private: whether a row fails is a fact about it.
+        row_limit_s: of one row that is tried alone; public, the same for all rows.
+        until_s: by `time.monotonic`, when reading and preparing all rows has to be over; public.
+    """
 
     rows: int = 0
+    row_limit_s: float = ROW_LIMIT_S
+    until_s: float = math.inf
+
+    @classmethod
+    def within(cls, limit_s: float | None, n_units: int) -> Self:
+        """Half of the time is for rows that are tried one by one, shared out by the declared number
+        of units; so one that takes long costs its own share, whatever the others take."""
+        if limit_s is None:
+            return cls()
+        each_s = max(_ROW_LEAST_S, min(ROW_LIMIT_S, limit_s / 2 / max(1, n_units)))
+        return cls(row_limit_s=each_s, until_s=monotonic() + limit_s)
+
+    def check(self) -> None:
+        """Raise TimeLimitError once the time for all rows is over."""
+        if monotonic() > self.until_s:
+            raise TimeLimitError(
+                "the rows could not be prepared in the time that the gateway allows; make `select` "
+                "simpler"
+            )
 
 
 def attempted(call: Callable[[], T]) -> T | None:
@@ -136,18 +171,28 @@ def surviving(
     """What `attempt` makes of the rows that it can be made of; the others are left out.
 
     Guarantee: a row is left out only if `attempt` fails for that row alone: if it gives None, or
-    raises anything at all. Where it fails on several rows they are halved, so that no row takes
-    another one with it.
+    raises anything at all. Where it fails on several rows they are divided (`parts`), so that no
+    row takes another one with it.
+
+    Raises TimeLimitError once the time for all rows is over, whatever `attempt` does.
     """
+    skipped.check()
     found = attempted(lambda: attempt(batch)) if batch.num_rows else None
     if found is not None:
         yield found
     elif batch.num_rows > 1:
-        half = batch.num_rows // 2
-        yield from surviving(batch.slice(0, half), attempt, skipped)
-        yield from surviving(batch.slice(half), attempt, skipped)
+        for part in parts(batch):
+            yield from surviving(part, attempt, skipped)
     else:
         skipped.rows += batch.num_rows
+
+
+def parts(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
+    """A batch divided into eighths. A row that never ends fails each batch that it is in: of halves
+    there would be three times as many, and each has to be waited for."""
+    size = -(-batch.num_rows // _PARTS)
+    for start in range(0, batch.num_rows, size):
+        yield batch.slice(start, size)
 
 
 def not_empty(rows: Rows, shown: str) -> Rows:

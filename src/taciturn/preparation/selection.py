@@ -22,6 +22,7 @@ from taciturn.preparation.apart import SessionApart
 from taciturn.preparation.binding import Output, Projection, bind_list, bind_unit
 from taciturn.preparation.expression import check_list, check_single
 from taciturn.preparation.rows import (
+    ROW_LIMIT_S,
     ROWS_PER_BATCH,
     UNIT,
     Rows,
@@ -34,12 +35,9 @@ from taciturn.preparation.rows import (
 )
 from taciturn.preparation.session import LockedSession
 
-ROW_LIMIT_S = 2.0
-"""How long a statement may take over one declared row: hundreds of times what it needs."""
-
 _SEVERAL_LIMIT_S, _BATCH_LIMIT_S = 0.5, 4.0
 """Over two rows, and how much more over a whole batch. It decides nothing: rows that take longer
-are halved until each is alone. So a row that never ends takes a quarter of a minute."""
+are divided until each is alone."""
 
 _MISSING = pa.array(["", "nan", "null", "none", "<na>"], pa.string())
 
@@ -177,7 +175,9 @@ def _run(
         if not projection.statement:
             return _put_together(projection, batch, None, schema)
         more_s = _SEVERAL_LIMIT_S + _BATCH_LIMIT_S * batch.num_rows / ROWS_PER_BATCH
-        limit_s = ROW_LIMIT_S if batch.num_rows == 1 else more_s
+        limit_s = more_s
+        if batch.num_rows == 1:
+            limit_s = ROW_LIMIT_S if skipped is None else skipped.row_limit_s
         found = apart.attempt(projection.statement, projection.table(batch), limit_s)
         if found is None or not projection.is_of(found, batch.num_rows):
             return None

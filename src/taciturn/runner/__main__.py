@@ -45,6 +45,7 @@ def main() -> int:
         prints_to=print_to,
         vault=vault,
         peers=peers,
+        own=() if settings.checkpoint_url is None else (settings.checkpoint_url,),
     )
     client = GatewayClient.connected(settings.gateway_url, settings.job, settings.token)
     code = runner.run(client)

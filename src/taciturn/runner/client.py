@@ -31,6 +31,7 @@ from taciturn.wire.worker import (
     NextJob,
     Orders,
     Outcome,
+    SourceMarks,
     TextChunk,
 )
 
@@ -46,7 +47,15 @@ M = TypeVar("M", bound=BaseModel)
 
 
 class RefusedError(TaciturnError):
-    """The gateway refuses a message: sending it again would change nothing."""
+    """The gateway refuses a message: sending it again would change nothing.
+
+    Attributes:
+        code: the gateway's word for the reason.
+    """
+
+    def __init__(self, message: str, code: str = "") -> None:
+        super().__init__(message)
+        self.code = code
 
 
 class UnreachableError(TaciturnError):
@@ -108,6 +117,10 @@ class GatewayClient:
     def heartbeat(self) -> Orders:
         """A sign of life."""
         return self._asked("heartbeat", Orders)
+
+    def source(self, marks: SourceMarks) -> None:
+        """Say what the source is; RefusedError `source_taken` where another budget has the same."""
+        self._post("source", marks)
 
     def charge(self, first_step: int, steps: int) -> None:
         """Returns once the steps are paid for; before that, none of them may run."""
@@ -222,7 +235,7 @@ def _accepted(answer: httpx.Response) -> httpx.Response:
         raise FencedError("another worker has the job; this one stops")
     if code == "budget_exceeded":
         raise BudgetExceededError("the budget has no room for what is left to do")
-    raise RefusedError(f"the gateway answers {answer.status_code} ({code})")
+    raise RefusedError(f"the gateway answers {answer.status_code} ({code})", code)
 
 
 def _code(answer: httpx.Response) -> str:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TypeVar
 
-from taciturn.engine.data.declared import DeclaredRows
+from taciturn.engine.data.declared import DeclaredRows, Reference
 from taciturn.engine.data.split import Split
 from taciturn.errors import SpecError
 from taciturn.spec import DataSpec
@@ -14,15 +15,27 @@ from taciturn.wire.worker import SourceRef
 S = TypeVar("S", bound=DataSpec)
 
 
-def declared(source: SourceRef | None, data: DataRef, n_units: int) -> DeclaredRows:
-    """The rows that `data` means; raises SpecError if the gateway has not said where they are."""
+def declared(
+    source: SourceRef | None,
+    data: DataRef,
+    n_units: int,
+    opened: Callable[[], object],
+    limit_s: float | None = None,
+) -> DeclaredRows:
+    """The rows that `data` means; raises SpecError if the gateway has not said where they are.
+
+    Args:
+        limit_s: how long reading and preparing them may take.
+        opened: gives what `open_rows` takes, once rows are read; raises where they may not be.
+    """
     if source is None:
         raise SpecError("the job has data, and its assignment has no source")
     part = data.part
     split = None
     if part is not None:
         split = Split(bytes.fromhex(source.split_key), part.side, part.test_share)
-    return DeclaredRows(source.source, n_units, split)
+    reference = Reference(source.source, opened)
+    return DeclaredRows(reference, n_units, split, limit_s, source.names)
 
 
 def with_owners_terms(spec: S, source: SourceRef | None, data: DataRef) -> S:

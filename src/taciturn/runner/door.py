@@ -46,16 +46,17 @@ class Door:
     _sent: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def stage(self, stage: Stage) -> None:
+    def stage(self, stage: Stage, padded_s: float | None = None) -> None:
         """Something has begun."""
-        self._say(StageEvent(stage=stage))
+        self._say(StageEvent(stage=stage, padded_s=padded_s))
 
     def plan(self, plan: TrainingPlan) -> None:
         """The plan that runs: the gateway's own."""
         self._say(PlanEvent(plan=plan))
 
     def progress(self, step: int, steps: int, epsilon: float | None) -> None:
-        """Steps done, and epsilon so far."""
+        """Steps done, and the epsilon that is spent. Of several between two ticks of the clock
+        the last one leaves."""
         self._say(ProgressEvent(step=step, steps=steps, epsilon=epsilon))
 
     def count(self, done: int, of: int) -> None:
@@ -100,4 +101,7 @@ class Door:
     def _say(self, event: WorkerEvent) -> None:
         checked = WORKER_EVENT.validate_python(event.model_dump())
         with self._lock:
+            newer = isinstance(event, ProgressEvent) and self._waiting
+            if newer and isinstance(self._waiting[-1], ProgressEvent):
+                self._waiting.pop()
             self._waiting.append(checked)

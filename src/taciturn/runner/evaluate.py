@@ -64,7 +64,8 @@ def _private(
     source, plan = task.assignment.source, task.assignment.release
     if plan is None:
         raise SpecError("the evaluation is private, and its assignment has no release")
-    rows = declared(source, data, plan.n_units)
+    limit_s = task.assignment.preparation_s
+    rows = declared(source, data, plan.n_units, task.opened, limit_s)
     spec = with_owners_terms(request.evaluate_spec(), source, data)
     task.pace.begin()
     budget = Budget(plan.epsilon, plan.delta, plan.noise_multiplier)

@@ -21,8 +21,14 @@ from taciturn.errors import (
     RowError,
     SigningKeyError,
     SpecError,
+    TimeLimitError,
 )
 from taciturn.wire.events import FailureCode
+
+
+class SourceRefusedError(DataError):
+    """The source of the rows is where nothing may be read, or under another budget, too."""
+
 
 LOG_CHARACTERS = 1_900_000
 _TAIL_BYTES = 65_536
@@ -32,6 +38,7 @@ _CODES: tuple[tuple[type[BaseException], FailureCode], ...] = (
     (GuaranteeError, FailureCode.GUARANTEE_REFUSED),
     (PreparationError, FailureCode.BAD_CONFIGURATION),
     (MissingColumnError, FailureCode.BAD_CONFIGURATION),
+    (SourceRefusedError, FailureCode.SOURCE_REFUSED),
     (RowError, FailureCode.DATA_REFUSED),
     (DataError, FailureCode.DATA_UNREADABLE),
     (ModelError, FailureCode.MODEL_REFUSED),
@@ -40,6 +47,7 @@ _CODES: tuple[tuple[type[BaseException], FailureCode], ...] = (
     (OutputError, FailureCode.STORAGE),
     (CertificateError, FailureCode.INTERNAL),
     (SigningKeyError, FailureCode.INTERNAL),
+    (TimeLimitError, FailureCode.TIME),
     (MemoryError, FailureCode.RESOURCES),
     (torch.OutOfMemoryError, FailureCode.RESOURCES),
 )

@@ -20,12 +20,11 @@ from pydantic import BaseModel
 
 from taciturn.card import model_card
 from taciturn.certificate.envelope import Envelope
-from taciturn.certificate.files import AUDIT, REPORT
 from taciturn.engine.generation.synthetic import METADATA_KEY
 from taciturn.errors import TaciturnError
 from taciturn.figures import ReleasedEvaluation, ReleasedFigures
 from taciturn.page.report import report_page
-from taciturn.report import Audit, PrivacyReport
+from taciturn.report import AUDIT, REPORT, Audit, PrivacyReport
 from taciturn.wire.artifacts import ALLOWED
 from taciturn.wire.datasets import SchemaFile
 from taciturn.wire.jobs import JobKind

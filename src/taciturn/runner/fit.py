@@ -23,7 +23,7 @@ from taciturn.certificate.signers import Signer, find_signer
 from taciturn.engine.data.planted import CANARIES, Planted
 from taciturn.engine.model.load import LoadedModel, choose_device, load_base
 from taciturn.engine.privacy.ranks import Ranks
-from taciturn.engine.training.loop import Blocks, Interrupted, Progress
+from taciturn.engine.training.loop import Blocks, EpsilonCurve, Interrupted, Progress
 from taciturn.engine.training.processes import all_processes, tell, together
 from taciturn.errors import OutputError, SpecError
 from taciturn.planning.plan import TrainingPlan
@@ -70,6 +70,10 @@ def take_part(assignment: Assignment, output: Path) -> None:
     _fit(assignment, assignment.request, output, _Part())
 
 
+def _nothing_to_read() -> object:
+    raise SpecError("rows are read by the first process of a worker")
+
+
 @dataclass(frozen=True, slots=True)
 class _Part:
     """What a process does besides the fit itself: rank 0 all of it, the others none.
@@ -78,6 +82,7 @@ class _Part:
         begin: makes the workspace ready, before a row is read; whether there is a run in it to go
             on with.
         allow: has a block charged.
+        opened: gives the rows, to be read.
     """
 
     stage: Callable[[Stage], None] = lambda stage: None
@@ -85,6 +90,7 @@ class _Part:
     allow: Callable[[int, int], None] = lambda first_step, steps: None
     observer: Observer = field(default_factory=Observer)
     signer: Signer | None = None
+    opened: Callable[[], object] = _nothing_to_read
 
 
 def _train(task: Task, request: RemoteFit) -> None:
@@ -94,6 +100,10 @@ def _train(task: Task, request: RemoteFit) -> None:
         task.pace.begin()
         return task.workspace.resumable()
 
+    plan = task.assignment.plan
+    curve = EpsilonCurve((), ()) if plan is None else EpsilonCurve.of(plan)
+    charged = 0
+
     def on_plan(made: TrainingPlan) -> None:
         task.rows_are_read()
         task.door.plan(made)
@@ -101,15 +111,18 @@ def _train(task: Task, request: RemoteFit) -> None:
 
     def on_progress(progress: Progress) -> None:
         task.pulse.check()
-        if progress.step % BLOCK_STEPS == 0 or progress.step == progress.steps:
-            task.door.progress(progress.step, progress.steps, progress.epsilon)
+        task.door.progress(progress.step, progress.steps, curve.at(charged))
 
     def allow(first_step: int, steps: int) -> None:
+        nonlocal charged
         _keep(task)
         task.charge(first_step, steps)
+        charged = first_step + steps
+        if plan is not None:
+            task.door.progress(first_step, plan.steps, curve.at(charged))
 
     observer = Observer(on_plan=on_plan, on_progress=on_progress)
-    part = _Part(task.stage, begin, allow, observer, find_signer(None))
+    part = _Part(task.stage, begin, allow, observer, find_signer(None), task.opened)
     try:
         _fit(task.assignment, request, task.workspace.output, part)
     except Interrupted:
@@ -134,7 +147,13 @@ def _fit(assignment: Assignment, request: RemoteFit, output: Path, part: _Part) 
             part.stage(Stage.RESUMED if begun else Stage.READING)
         fit(
             base,
-            declared(assignment.source, request.data, plan.n_units),
+            declared(
+                assignment.source,
+                request.data,
+                plan.n_units,
+                part.opened,
+                assignment.preparation_s,
+            ),
             spec,
             output,
             resume=tell(ranks, str(begun))[0] == str(True),

@@ -45,6 +45,7 @@ class Runner:
         prints_to: makes a job's printed output go to a file from now on.
         vault: for sealed copies of checkpoints.
         peers: the other processes of this worker.
+        own: where workers keep what is theirs, besides `root`: no source may be there.
     """
 
     root: Path
@@ -52,6 +53,7 @@ class Runner:
     prints_to: Callable[[Path], None] = lambda path: None
     vault: Vault | None = None
     peers: Peers = field(default_factory=Peers)
+    own: tuple[str, ...] = ()
 
     def run(self, client: GatewayClient) -> WorkerExit:
         """Do the client's job, and more samples of its model while the gateway has any."""
@@ -121,7 +123,17 @@ class Runner:
     ) -> Task:
         vault = self._vault(assignment)
         return Task(
-            assignment, client, door, pulse, pace, workspace, self.root, model, vault, self.peers
+            assignment,
+            client,
+            door,
+            pulse,
+            pace,
+            workspace,
+            self.root,
+            model,
+            vault,
+            self.peers,
+            self.own,
         )
 
     def _vault(self, assignment: Assignment) -> JobVault | None:

@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from taciturn.assessment import Ledger, Subject
-from taciturn.certificate.files import CERTIFICATE, REPORT
 from taciturn.engine.evaluation.likelihood import base_model
 from taciturn.engine.model.load import LoadedModel, load_fitted, load_original
 from taciturn.errors import SpecError
-from taciturn.report import PrivacyReport
+from taciturn.report import CERTIFICATE, REPORT, PrivacyReport
 from taciturn.runner.client import GatewayClient
 from taciturn.spec import PerformanceSpec
 from taciturn.wire.artifacts import MODEL_FILES

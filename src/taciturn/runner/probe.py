@@ -19,7 +19,7 @@ def run(task: Task, request: RemoteProbe) -> None:
         raise SpecError("the job is a probe, and its assignment has no source")
     task.stage(Stage.READING)
     task.pace.begin()
-    rows = open_rows(source.source)
+    rows = open_rows(task.opened(), names=source.names)
     _check_names(rows.schema.names)
     columns = tuple(
         ColumnView(name=field.name, type=name_of_type(field.type)) for field in rows.schema

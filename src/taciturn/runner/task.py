@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from taciturn.runner.client import GatewayClient
+from taciturn.engine.data.database import Table
+from taciturn.engine.data.location import Location
+from taciturn.errors import SpecError
+from taciturn.runner.client import GatewayClient, RefusedError
 from taciturn.runner.door import Door
+from taciturn.runner.failures import SourceRefusedError
 from taciturn.runner.models import FittedModel, open_model
 from taciturn.runner.pace import Pace
 from taciturn.runner.peers import Peers
 from taciturn.runner.pulse import Pulse
+from taciturn.runner.sources import open_source
 from taciturn.runner.vault import JobVault
 from taciturn.runner.workspace import Workspace
 from taciturn.wire.events import Stage
@@ -26,6 +32,7 @@ class Task:
         model: one that an earlier job of this process has opened.
         vault: where sealed copies of checkpoints are; None where nobody has named a store.
         peers: the worker's other processes.
+        own: where workers keep what is theirs, besides `root`.
     """
 
     assignment: Assignment
@@ -38,15 +45,38 @@ class Task:
     model: FittedModel | None = None
     vault: JobVault | None = None
     peers: Peers = field(default_factory=Peers)
+    own: tuple[str, ...] = ()
 
     def stage(self, stage: Stage) -> None:
         """Say that something begins, unless the work must stop."""
         self.pulse.check()
-        self.door.stage(stage)
+        judges_rows = stage is Stage.SCORING and self.assignment.release is not None
+        padded = stage is Stage.READING or judges_rows
+        self.door.stage(stage, (self.pace.bucket_s or None) if padded else None)
 
     def rows_are_read(self) -> None:
         """A stage that reads rows is over: wait for the next public boundary."""
         self.pace.end(self.pulse.check)
+
+    def opened(self) -> Location | Table:
+        """The job's rows, to be read: where their owner may have them read, and under no other
+        budget. Raises DataError; SourceRefusedError where that is not so."""
+        asked = self.assignment.source
+        if asked is None:
+            raise SpecError("the job has data, and its assignment has no source")
+        own = (os.path.abspath(self.root) + "/", *self.own)
+        source = open_source(asked, own, self.pulse.check)
+        try:
+            for marks in source.marks():
+                self.client.source(marks)
+        except RefusedError as error:
+            if error.code != "source_taken":
+                raise
+            raise SourceRefusedError(
+                "the same data are registered at this gateway under another budget, which protects "
+                "the same people; ask its administrator"
+            ) from None
+        return source.rows
 
     def fitted(self) -> FittedModel:
         """The fitted model that the job needs."""

@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from taciturn.certificate.files import REPORT
 from taciturn.engine.data.planted import CANARIES
 from taciturn.errors import OutputError, SpecError
+from taciturn.report import REPORT
 from taciturn.worker import DATA, PRIVATE
 
 CHECKPOINTS = "checkpoints"

@@ -12,11 +12,15 @@ from taciturn.sdk.transport import Transport, new_key
 from taciturn.wire.identity import (
     NewToken,
     NewUser,
+    PasswordLink,
+    Pruned,
+    Retention,
     TokenSecret,
     TokenView,
     UserChange,
     UserView,
 )
+from taciturn.wire.jobs import JobState, OperatedJob
 from taciturn.wire.models import BaseModelView, NewBaseModel
 
 
@@ -37,27 +41,43 @@ class Administration:
         *,
         groups: Sequence[str] = (),
         display_name: str | None = None,
-        password: str | None = None,
+        sources: Sequence[str] = (),
     ) -> UserView:
-        """Let a person in; without a password they log in by OIDC."""
+        """Let a person in: by OIDC, or with a password that they set through `password_link`.
+
+        Args:
+            sources: folders and URLs where an owner may register data, such as s3://hospital/.
+        """
         new = request(
             NewUser,
             name=name,
             roles=tuple(roles),
             groups=tuple(groups),
             display_name=display_name,
-            password=password,
+            sources=tuple(sources),
         )
-        body = _with_password(asked(new), password)
-        response = self.transport.send("POST", "users", body=body, key=new_key())
+        response = self.transport.send("POST", "users", body=asked(new), key=new_key())
         return self.transport.read(UserView, response)
 
-    def change_user(self, name: str, *, password: str | None = None, **changes: Any) -> UserView:
-        """Change roles, groups, display_name, disabled or password of a person."""
-        change = request(UserChange, password=password, **changes)
-        body = _with_password(asked(change), password)
+    def change_user(self, name: str, **changes: Any) -> UserView:
+        """Change roles, groups, sources, display_name or disabled of a person."""
+        body = asked(request(UserChange, **changes))
         response = self.transport.send("PATCH", f"users/{name}", body=body)
         return self.transport.read(UserView, response)
+
+    def password_link(self, name: str) -> PasswordLink:
+        """A link through which a person sets their own password, once; to be handed to them alone.
+        That it was made, and used, is shown to them and to auditors."""
+        response = self.transport.send("POST", f"users/{name}/password-links")
+        return self.transport.read(PasswordLink, response)
+
+    def retention(self) -> Retention:
+        """How long the audit log and incidents are kept, and how many there are."""
+        return self.transport.get("retention", Retention)
+
+    def prune(self) -> Pruned:
+        """Have removed now what is kept longer than the gateway's settings say."""
+        return self.transport.read(Pruned, self.transport.send("POST", "retention/prunes"))
 
     def tokens(self) -> Listing[TokenView]:
         """One's own tokens, without their secrets."""
@@ -75,6 +95,16 @@ class Administration:
         """Make a token worthless, at once."""
         self.transport.send("DELETE", f"tokens/{id}")
 
+    def jobs(self, *, state: JobState | None = None) -> Listing[OperatedJob]:
+        """Everybody's jobs, newest first, without what they are about."""
+        query = {} if state is None else {"state": state.value}
+        return Listing(self.transport.pages("operations/jobs", OperatedJob, query))
+
+    def cancel_job(self, id: str) -> OperatedJob:
+        """End anybody's job. What it has charged stays spent."""
+        response = self.transport.send("POST", f"operations/jobs/{id}/cancel", key=f"cancel-{id}")
+        return self.transport.read(OperatedJob, response)
+
     def add_base_model(
         self, name: str, *, parameters: int, context_length: int, vocabulary: int
     ) -> BaseModelView:
@@ -88,8 +118,3 @@ class Administration:
         )
         response = self.transport.send("POST", "base-models", body=asked(new), key=new_key())
         return self.transport.read(BaseModelView, response)
-
-
-def _with_password(body: dict[str, Any], password: str | None) -> dict[str, Any]:
-    """JSON of a secret is stars; here it has to travel."""
-    return body if password is None else {**body, "password": password}

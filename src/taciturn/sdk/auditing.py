@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import hashlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 from pydantic import RootModel
 
+from taciturn.errors import DataError
 from taciturn.sdk.transport import Transport, new_key
+from taciturn.wire.identity import AuditLogExport
+from taciturn.wire.ledger import AnchorView, NewVerification
+
+_PAGE = 200
 
 
 class Row(RootModel[dict[str, Any]]):
@@ -22,20 +30,68 @@ class Auditing:
     transport: Transport
 
     def audit_log(
-        self, *, actor: str | None = None, action: str | None = None
+        self,
+        *,
+        actor: str | None = None,
+        action: str | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
     ) -> Iterator[dict[str, Any]]:
-        """Every read and every decision, newest first."""
-        for row in self.transport.pages("audit-log", Row, {"actor": actor, "action": action}):
+        """Every read and every decision, newest first.
+
+        Args:
+            actor: as the log has them, for example `user:ada`.
+            since, until: from this moment on, and before that one; without a zone of UTC.
+        """
+        wanted = {
+            "actor": actor,
+            "action": action,
+            "since": since and since.isoformat(),
+            "until": until and until.isoformat(),
+            "limit": _PAGE,
+        }
+        for row in self.transport.pages("audit-log", Row, wanted):
             yield row.root
+
+    def exports(self) -> Iterator[AuditLogExport]:
+        """What of the audit log was written to files and removed, oldest first.
+
+        Raises DataError for one that is not chained to the one before: it was changed, or another
+        one was taken out.
+        """
+        before: AuditLogExport | None = None
+        for export in self.transport.pages("retention/exports", AuditLogExport):
+            follows = export.id == 1 if before is None else export.previous == before.digest
+            if not follows or export.digest != export.chained():
+                raise DataError(
+                    f"export {export.id} of the audit log is not chained to the one before it; it "
+                    "was changed, or one was taken out"
+                )
+            yield export
+            before = export
+
+    def download_export(self, export: AuditLogExport, path: str | Path) -> Path:
+        """The rows of an export, one JSON object a line; raises DataError, and writes nothing,
+        where they are not those that were removed."""
+        target = Path(path)
+        partial = target.with_name(f".{target.name}.unchecked")
+        try:
+            self.transport.download(f"retention/exports/{export.id}", partial)
+            if hashlib.sha256(partial.read_bytes()).hexdigest() != export.sha256:
+                raise DataError(f"the file of export {export.id} is not the one that was written")
+            partial.replace(target)
+        finally:
+            partial.unlink(missing_ok=True)
+        return target
 
     def ledger_entries(self, namespace: str) -> Iterator[dict[str, Any]]:
         """All entries of a namespace, in their order, with their hashes."""
         for row in self.transport.pages(f"ledger/{namespace}/entries", Row):
             yield row.root
 
-    def verify_ledger(self) -> dict[str, Any]:
-        """Whether every row is as it was written, and every balance follows from them."""
-        response = self.transport.send(
-            "POST", "ledger/verifications", body={"anchors": []}, key=new_key()
-        )
+    def verify_ledger(self, anchors: Sequence[AnchorView] = ()) -> dict[str, Any]:
+        """Whether every row is as it was written, and every balance follows from them; and whether
+        the chains still hold what they ended in when the anchors were kept."""
+        body = NewVerification(anchors=tuple(anchors))
+        response = self.transport.send("POST", "ledger/verifications", body=body, key=new_key())
         return self.transport.read(Row, response).root

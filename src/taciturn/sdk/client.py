@@ -16,6 +16,7 @@ from taciturn.sdk.credentials import find_credentials
 from taciturn.sdk.dataset import Quote, RemoteDataset
 from taciturn.sdk.job import Job
 from taciturn.sdk.listing import Listing
+from taciturn.sdk.login import change_password
 from taciturn.sdk.model import RemoteModel
 from taciturn.sdk.requests import asked, request
 from taciturn.sdk.synthetic_preview import chosen_column, chosen_model
@@ -32,7 +33,15 @@ from taciturn.wire.datasets import (
     PolicyView,
 )
 from taciturn.wire.identity import Self as WhoAmI
-from taciturn.wire.jobs import ApprovalView, Decision, JobKind, JobState, JobView, ModelView
+from taciturn.wire.jobs import (
+    ApprovalView,
+    Decision,
+    JobKind,
+    JobState,
+    JobView,
+    ModelView,
+    Withdrawal,
+)
 from taciturn.wire.models import BaseModelView
 
 
@@ -92,6 +101,10 @@ class Client:
         """Who the gateway takes this token's holder for."""
         return self.transport.get("self", WhoAmI)
 
+    def change_password(self, current: str, new: str) -> None:
+        """Another password for oneself; every other token and session of one's own ends."""
+        change_password(self.transport, current, new)
+
     # For practitioners: datasets, jobs, models, budgets.
 
     def list_datasets(self) -> Listing[DatasetView]:
@@ -146,6 +159,8 @@ class Client:
         unit: str,
         namespace: str,
         units: int,
+        columns: Sequence[str] | None = None,
+        header: bool = True,
         epsilon: float | None = None,
         delta: float | None = None,
         mock: Sequence[Mapping[str, Any]] = (),
@@ -153,11 +168,17 @@ class Client:
     ) -> RemoteDataset:
         """Register a reference to rows; a job then looks whether they can be read.
 
+        Names of columns may be data: a CSV's first line may be a row. So they are stated here, or
+        confirmed by `RemoteDataset.confirm` once they were found; nobody else is shown them before.
+
         Args:
             source: path, glob or URL, or postgresql+psycopg://HOST/DB#TABLE; without credentials.
             unit: column or row-wise SQL that names the privacy unit.
             namespace: the people or things that the rows are about; its budget is theirs.
             units: how many units there are: declared, and public from then on.
+            columns: names of all columns, in their order: public, too.
+            header: False for text files (CSV, TSV) without a line of names; without `columns` they
+                are then column_1, column_2, ...
             epsilon, delta: open the namespace's budget, where it has none yet.
             mock: invented rows for the preview.
         """
@@ -171,11 +192,13 @@ class Client:
             unit=unit,
             namespace=namespace,
             units=units,
+            columns=None if columns is None else tuple(columns),
+            header=header,
             budget=terms,
             mock=tuple(dict(row) for row in mock),
             description=description,
         )
-        response = self.transport.send("POST", "datasets", body=new, key=new_key())
+        response = self.transport.send("POST", "datasets", body=asked(new), key=new_key())
         return RemoteDataset.of(self.transport, self.transport.read(DatasetView, response))
 
     def remove_dataset(self, name: str) -> None:
@@ -259,6 +282,11 @@ class Client:
         """Requests for exceptions that the caller may know of."""
         return Listing(self.transport.pages("approvals", ApprovalView, {"state": state}))
 
+    def approval(self, id: str) -> ApprovalView:
+        """One of them: who asks for what and what for, who has said what, and what it would leave
+        of the budget."""
+        return self.transport.get(f"approvals/{id}", ApprovalView)
+
     def approve(self, id: str, comment: str | None = None) -> ApprovalView:
         """Say yes to an exception; another person has to, too."""
         return self._decide(id, "approve", comment)
@@ -266,6 +294,14 @@ class Client:
     def reject(self, id: str, comment: str | None = None) -> ApprovalView:
         """Say no to an exception; one no is enough."""
         return self._decide(id, "reject", comment)
+
+    def withdraw(self, id: str, comment: str | None = None) -> ApprovalView:
+        """Take one's own yes back, until the job makes use of it."""
+        body = asked(request(Withdrawal, comment=comment))
+        response = self.transport.send(
+            "POST", f"approvals/{id}/withdrawals", body=body, key=new_key()
+        )
+        return self.transport.read(ApprovalView, response)
 
     def incident(self, id: str) -> str:
         """The full log of a failure, which may quote rows: for the data's owner alone."""

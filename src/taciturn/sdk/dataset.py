@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Unpack
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any, Unpack
 
 from taciturn.errors import ConflictError, SpecError
-from taciturn.frame import PolicyFrame, with_policy
 from taciturn.planning.plan import TrainingPlan
 from taciturn.sdk.job import Job
 from taciturn.sdk.looks import budget_bar, budget_line, card, facts, muted, table
@@ -23,8 +21,13 @@ from taciturn.wire.datasets import (
     GrantView,
     PreviewView,
     Selection,
+    StatedColumn,
+    StatedColumns,
 )
 from taciturn.wire.jobs import DataRef, JobKind, JobView, Part, PlanView, RemoteFit
+
+if TYPE_CHECKING:
+    from taciturn.frame import PolicyFrame
 
 _SHOWN_ROWS = 5
 
@@ -103,7 +106,7 @@ class RemoteDataset:
         return self.view.policy.text
 
     def wait(self, timeout_s: float = 600.0) -> RemoteDataset:
-        """Wait until a worker has looked at it: as it is then.
+        """Wait until a worker has looked at it: as it is then, ready, or waiting for `confirm`.
 
         Raises:
             ConflictError: it cannot be used; why, as far as the probe's job says it.
@@ -122,14 +125,55 @@ class RemoteDataset:
 
     def _refusal(self) -> str:
         """Why the newest probe failed: maybe no worker has seen the rows at all."""
-        probes = self.transport.pages("jobs", JobView, {"kind": JobKind.PROBE})
-        for each in probes:
+        unseen = ("launch", "outage", "lost", "expired", "time")
+        for each in self.transport.pages("jobs", JobView, {"kind": JobKind.PROBE}):
             if each.dataset == self.name and each.failure is not None:
-                return f"{each.failure.text} (probe {each.id})"
-        return "its probe has failed; its owner finds why with: taciturn job list --kind probe"
+                if each.failure.code in unseen:
+                    return f"{each.failure.text} (probe {each.id})"
+                break
+        return (
+            "a worker could not or may not read it, or found units that are null; its owner finds "
+            "more with: taciturn job list --kind probe. If it is CSV without a line of names: "
+            f"taciturn dataset confirm {self.name} --no-header --columns ..."
+        )
+
+    def confirm(
+        self, columns: Sequence[str] | None = None, *, header: bool | None = None
+    ) -> RemoteDataset:
+        """Say, as its owner, that what a worker found are names and no values of a row: then it is
+        ready, and whoever may use it sees them.
+
+        Args:
+            columns: names of all columns; by default those of `view.found`, with their types.
+            header: False if text files have no line of names, so that the first line is a row; a
+                worker then looks again, which `wait` waits for.
+
+        Raises:
+            SpecError: nothing was found that could be confirmed.
+            ConflictError: they are not what was found.
+        """
+        found = self.view.found
+        if columns is not None:
+            stated = tuple(request(StatedColumn, name=name) for name in columns)
+        elif header is not None and header != self.view.header:
+            stated = None
+        elif found is None:
+            raise SpecError(
+                f"{self.name} is {self.view.state.value}: nothing of its columns is to be confirmed"
+            )
+        else:
+            stated = tuple(StatedColumn(**column.model_dump()) for column in found.columns)
+        header = self.view.header if header is None else header
+        body = asked(request(StatedColumns, columns=stated, header=header))
+        response = self.transport.send("PUT", f"datasets/{self.name}/columns", body=body)
+        return replace(self, view=self.transport.read(DatasetView, response))
 
     def preview(self) -> PolicyFrame:
         """Rows like the real ones, none of them real; with `select`, as that makes them."""
+        import pandas as pd
+
+        from taciturn.frame import with_policy
+
         found = self._preview()
         columns = [column.name for column in found.columns]
         frame = pd.DataFrame(list(found.rows), columns=columns or None)
@@ -167,17 +211,28 @@ class RemoteDataset:
 
     def plan(self, model: str, **fields: Unpack[FitFields]) -> Quote:
         """What `fit` would be and cost; holds and spends nothing."""
-        body = asked(self._request(model, None, dict(fields)))
+        body = asked(self._request(model, {}, dict(fields)))
         response = self.transport.send("POST", "plans", body=body)
         return Quote(self.transport.read(PlanView, response))
 
-    def fit(self, model: str, *, name: str | None = None, **fields: Unpack[FitFields]) -> Job:
+    def fit(
+        self,
+        model: str,
+        *,
+        name: str | None = None,
+        purpose: str | None = None,
+        **fields: Unpack[FitFields],
+    ) -> Job:
         """Start a fit of a base model on these rows; the job is somebody's who waits or not.
+
+        Args:
+            name: what the fitted model is called.
+            purpose: one line for whoever has to approve it.
 
         Raises:
             RemoteBudgetError: there is no room for it. Nothing was spent.
         """
-        body = asked(self._request(model, name, dict(fields)))
+        body = asked(self._request(model, {"name": name, "purpose": purpose}, dict(fields)))
         response = self.transport.send("POST", "jobs", body=body, key=new_key())
         return Job(self.transport, self.transport.read(JobView, response))
 
@@ -185,14 +240,14 @@ class RemoteDataset:
         """How much of its namespace's budget is spent, held and left."""
         return self.transport.get(f"budgets/{self.view.namespace}", BudgetView)
 
-    def _request(self, model: str, name: str | None, fields: dict[str, Any]) -> RemoteFit:
+    def _request(self, model: str, about: dict[str, Any], fields: dict[str, Any]) -> RemoteFit:
         if "select" in fields:
             raise SpecError("select belongs to the dataset: data.select(...)")
         if "privacy_unit" in fields:
             raise SpecError(
                 f"the privacy unit is the dataset's own, {self.view.unit!r}; leave it out"
             )
-        return request(RemoteFit, model=model, data=self.ref, name=name, **fields)
+        return request(RemoteFit, model=model, data=self.ref, **about, **fields)
 
     def _preview(self) -> PreviewView:
         if self.selected is not None:
@@ -216,9 +271,14 @@ class RemoteDataset:
         lines = [f"dataset {self.name}: {self.policy}"]
         lines += [f"{name}: {value}" for name, value in self._facts().items()]
         lines += [budget_line(each) for each in self._budgets()]
+        if self.view.columns is None:
+            return "\n".join([*lines, *to_confirm(self.view)])
         return "\n".join([*lines, repr(self.preview().head(_SHOWN_ROWS))])
 
     def _repr_html_(self) -> str:
+        if self.view.columns is None:
+            told = [muted(line) for line in to_confirm(self.view)]
+            return card(self.name, self.policy, facts(self._facts()), *told)
         found = self._preview()
         columns = [column.name for column in found.columns]
         rows = [[row.get(name) for name in columns] for row in found.rows[:_SHOWN_ROWS]]
@@ -229,3 +289,15 @@ class RemoteDataset:
     def _budgets(self) -> list[BudgetView | GrantView]:
         budget = self.budget()
         return [budget, *budget.grants]
+
+
+def to_confirm(view: DatasetView) -> list[str]:
+    """What its owner has to look at before a dataset is ready, in lines; empty for others."""
+    found = view.found
+    if found is None:
+        return []
+    names = [f"  {column.name!r}: {column.type}" for column in found.columns]
+    source = "their schema" if found.named_by == "schema" else f"the {found.named_by}"
+    lines = [f"columns, named by {source}; nobody else is shown them yet:", *names]
+    lines += [f"  doubtful: {doubt}" for doubt in found.doubts]
+    return lines

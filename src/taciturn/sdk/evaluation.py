@@ -5,9 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-import pandas as pd
-
-from taciturn.figures import ModelScore, ReleasedEvaluation
+from taciturn.figures import Gain, ModelScore, ReleasedEvaluation
 from taciturn.sdk.looks import card, table
 
 
@@ -83,14 +81,26 @@ class RemoteEvaluation:
         """Goes with epsilon."""
         return self.figures.delta
 
+    @property
+    def gain(self) -> Gain | None:
+        """By how much the fitted model is better, with the noise in that."""
+        return self.figures.gain
+
     def rows(self) -> list[tuple[str, ...]]:
-        """One row for each model."""
+        """One row for each model, and one for what was gained."""
         scores = [("base", self.base)]
         if self.fitted is not None:
             scores.append(("fitted", self.fitted))
-        return [(name, *score.row()) for name, score in scores]
+        rows: list[tuple[str, ...]] = [(name, *score.row()) for name, score in scores]
+        if self.gain is not None:
+            nats, accuracy = self.gain.nats_per_token, self.gain.token_accuracy
+            better = (_noisy(nats.value, nats.std, "{:.4f}"), "")
+            rows.append(("gained", *better, _noisy(accuracy.value, accuracy.std, "{:.2%}"), ""))
+        return rows
 
     def __repr__(self) -> str:
+        import pandas as pd
+
         frame = pd.DataFrame(self.rows(), columns=list(COLUMNS)).set_index("model")
         return f"policy: {self.policy}\n{frame}"
 

@@ -172,6 +172,8 @@ class Job:
         if state is JobState.SUCCEEDED:
             return self
         words = failure.text if failure is not None else WORDS[state]
+        if self.view.cost is not None:
+            words += f"; {cost_words(self.view)}"
         raise JobFailedError(
             f"{self.id} {'was cancelled' if state is JobState.CANCELLED else 'failed'}: {words}",
             job=self.id,
@@ -187,6 +189,19 @@ class Job:
         return card(f"{self.view.kind.value} {self.view.id}", self.policy, facts(job_facts(self)))
 
 
+def cost_words(view: JobView) -> str | None:
+    """What a job takes of budgets, for people; None where it takes nothing."""
+    cost = view.cost
+    if cost is None:
+        return None
+    shares = f"{cost.share_of_budget:.1%} of the budget"
+    if cost.share_of_grant is not None:
+        shares += f", {cost.share_of_grant:.1%} of the grant"
+    if cost.epsilon is None:
+        return f"{shares}, spent and held"
+    return f"epsilon={cost.epsilon:.3g} is spent at delta={cost.delta:g}: {shares}"
+
+
 def job_facts(job: Job) -> dict[str, str]:
     """What there is to know about a job, for people."""
     view = job.view
@@ -196,8 +211,10 @@ def job_facts(job: Job) -> dict[str, str]:
         "base model" if view.kind is JobKind.FIT else "model": view.request.get("model"),
         "fitted model": view.model if view.kind is JobKind.FIT else None,
         "requested by": view.requester,
+        "purpose": view.request.get("purpose"),
         "created": f"{view.created_at:%Y-%m-%d %H:%M} UTC",
         "approval": view.approval,
+        "privacy": cost_words(view),
         "failure": view.failure and view.failure.text,
         "incident": view.failure and view.failure.incident,
     }

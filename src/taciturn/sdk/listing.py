@@ -14,7 +14,9 @@ from taciturn.wire.values import PolicyLine
 
 V = TypeVar("V", bound=BaseModel)
 
-_LEFT_OUT = frozenset({"columns", "request", "plan", "report", "updated_at", "files"})
+_LEFT_OUT = frozenset(
+    {"columns", "decisions", "files", "found", "header", "plan", "report", "request", "updated_at"}
+)
 _SHARES = frozenset({"charged", "taken"})
 _SHOWN = 50
 
@@ -52,6 +54,12 @@ class Listing(Sequence[V]):
         """What a table of it shows."""
         return [[_cell(value, name) for name in self.columns()] for value in self._values]
 
+    def plain(self) -> tuple[list[str], list[list[str]]]:
+        """Names and rows for programs: the same columns whatever is in them, figures in full."""
+        fields = type(self._values[0]).model_fields if self._values else {}
+        names = [name for name in fields if name not in _LEFT_OUT]
+        return names, [[plain(getattr(value, name)) for name in names] for value in self._values]
+
     def __repr__(self) -> str:
         return "\n".join(["  ".join(self.columns()), *("  ".join(row) for row in self.rows())])
 
@@ -66,6 +74,13 @@ class Listing(Sequence[V]):
 def _cell(value: BaseModel, name: str) -> str:
     found = getattr(value, name)
     return f"{found:.1%}" if name in _SHARES else shown(found)
+
+
+def plain(value: Any) -> str:
+    """A field's value as programs read it."""
+    if isinstance(value, float):
+        return repr(value)
+    return value.isoformat() if hasattr(value, "isoformat") else shown(value)
 
 
 def shown(value: Any) -> str:

@@ -1,19 +1,53 @@
-"""A token for a name and a password."""
+"""A token for a name and a password; a password for a link."""
 
 from __future__ import annotations
 
-from taciturn.sdk.requests import asked, request
+from urllib.parse import urlsplit
+
+from taciturn.errors import SpecError
+from taciturn.sdk.requests import request
 from taciturn.sdk.transport import Transport
-from taciturn.wire.identity import Login, TokenSecret
+from taciturn.wire.identity import LinkRedemption, Login, NewPassword, Redeemed, TokenSecret
 
 
 def password_token(url: str, name: str, password: str) -> str:
     """Log in to the gateway at `url`; raises AuthenticationError, TooManyRequestsError."""
-    login = request(Login, name=name, password=password)
+    request(Login, name=name, password=password)
     transport = Transport(url, None)
     try:
-        # A secret's JSON is stars; here it has to travel.
-        response = transport.send("POST", "login", body={**asked(login), "password": password})
+        response = transport.send("POST", "login", body={"name": name, "password": password})
         return transport.read(TokenSecret, response).token
     finally:
         transport.close()
+
+
+def redeem_link(link: str, password: str) -> tuple[str, str]:
+    """Set one's own password through a link that an administrator has made; returns the address of
+    the gateway and one's name there. Every session and token that one had ends.
+
+    Raises:
+        SpecError: not such a link, or too short a password; nothing was sent.
+        AuthenticationError: the link was used, replaced by another one, or is over.
+    """
+    parts = urlsplit(link.strip())
+    if parts.scheme not in ("http", "https") or not parts.netloc or not parts.fragment:
+        raise SpecError(
+            "the link must be whole, https://GATEWAY/v1/password#tac_...; ask an administrator for "
+            "another one where part of it was lost"
+        )
+    request(LinkRedemption, link=parts.fragment, password=password)
+    url = f"{parts.scheme}://{parts.netloc}{parts.path.partition('/v1/')[0]}"
+    transport = Transport(url, None)
+    try:
+        body = {"link": parts.fragment, "password": password}
+        response = transport.send("POST", "password-links/redemptions", body=body)
+        return url, transport.read(Redeemed, response).name
+    finally:
+        transport.close()
+
+
+def change_password(transport: Transport, current: str, new: str) -> None:
+    """Another password for the holder of the transport's token, who knows the current one. Raises
+    AuthenticationError if they don't."""
+    request(NewPassword, current=current, new=new)
+    transport.send("PUT", "self/password", body={"current": current, "new": new})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 import tempfile
@@ -9,12 +10,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
-from taciturn.certificate.envelope import Envelope
-from taciturn.certificate.files import CERTIFICATE
-from taciturn.certificate.statement import Statement
-from taciturn.errors import AdapterError, CertificateError, DataError, OutputError, SpecError
-from taciturn.frame import PolicyFrame, with_policy
-from taciturn.report import Audit, PrivacyReport
+from taciturn.errors import (
+    AdapterError,
+    CertificateError,
+    DataError,
+    MissingDependencyError,
+    OutputError,
+    SpecError,
+)
+from taciturn.planning.release import EvaluationPlan
+from taciturn.report import CERTIFICATE, Audit, PrivacyReport
 from taciturn.sdk.dataset import RemoteDataset
 from taciturn.sdk.job import Job
 from taciturn.sdk.looks import card, facts
@@ -25,6 +30,7 @@ from taciturn.spec import EvaluateFields, SampleSpec
 from taciturn.wire.jobs import (
     JobView,
     ModelView,
+    PlanView,
     RemoteAudit,
     RemoteEvaluate,
     RemoteSample,
@@ -34,6 +40,8 @@ from taciturn.wire.jobs import (
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
+    from taciturn.certificate.statement import Statement
+    from taciturn.frame import PolicyFrame
     from taciturn.sdk.evaluation import RemoteEvaluation
 
 
@@ -84,6 +92,8 @@ class RemoteModel:
             seed=seed,
             batch_size=batch_size,
         )
+        from taciturn.frame import PolicyFrame
+
         frame = self._submit(sample).result(progress=progress)
         assert isinstance(frame, PolicyFrame)
         return frame
@@ -108,16 +118,41 @@ class RemoteModel:
                     yield choice.get("text", "")
 
     def evaluate(
-        self, data: object, *, progress: bool | None = None, **fields: Unpack[EvaluateFields]
+        self,
+        data: object,
+        *,
+        progress: bool | None = None,
+        purpose: str | None = None,
+        **fields: Unpack[EvaluateFields],
     ) -> RemoteEvaluation:
         """How well base and fitted model predict `data`; see LLM.evaluate.
 
         Args:
             data: a dataset of the gateway, with target_epsilon; or public texts: a list of strings,
                 a frame or a file with `text_field`.
+            purpose: one line for whoever has to approve it, where that is needed.
         """
         from taciturn.sdk.evaluation import RemoteEvaluation
 
+        asked_for = self._evaluation(data, fields, purpose)
+        found = self._submit(asked_for).result(progress=progress)
+        assert isinstance(found, RemoteEvaluation)
+        return found
+
+    def plan_evaluation(
+        self, data: RemoteDataset, **fields: Unpack[EvaluateFields]
+    ) -> EvaluationPlan:
+        """What `evaluate` would cost, and how exact it would be; holds and spends nothing."""
+        if fields.get("target_epsilon") is None:
+            raise SpecError("an evaluation of public text is free and exact; give target_epsilon")
+        body = asked(self._evaluation(data, fields))
+        plan = self._transport.read(PlanView, self._transport.send("POST", "plans", body=body)).plan
+        names = [field.name for field in dataclasses.fields(EvaluationPlan)]
+        return EvaluationPlan(**{name: plan[name] for name in names})
+
+    def _evaluation(
+        self, data: object, fields: EvaluateFields, purpose: str | None = None
+    ) -> RemoteEvaluate:
         asked_for: dict[str, Any] = dict(fields)
         if isinstance(data, RemoteDataset):
             source: dict[str, Any] = {"data": data.ref}
@@ -125,10 +160,7 @@ class RemoteModel:
             if fields.get("target_epsilon") is not None:
                 raise SpecError("private data of your own stay here; give a gateway's dataset")
             source = {"public_texts": public_texts(data, asked_for.pop("text_field", None))}
-        evaluate = request(RemoteEvaluate, model=self.id, **source, **asked_for)
-        found = self._submit(evaluate).result(progress=progress)
-        assert isinstance(found, RemoteEvaluation)
-        return found
+        return request(RemoteEvaluate, model=self.id, purpose=purpose, **source, **asked_for)
 
     def audit(self, *, confidence: float = 0.95, progress: bool | None = None) -> Audit:
         """What an attack proves about epsilon; see LLM.audit."""
@@ -196,7 +228,15 @@ class RemoteModel:
 
         Raises:
             CertificateError: there is none.
+            MissingDependencyError: it cannot be read without taciturn[verify].
         """
+        try:
+            from taciturn.certificate.envelope import Envelope
+            from taciturn.certificate.statement import Statement
+        except ImportError as error:
+            raise MissingDependencyError(
+                f"reading a certificate needs {error.name}; install taciturn[verify]"
+            ) from None
         if CERTIFICATE not in self.view.files:
             raise CertificateError(
                 f"{self.id} has no certificate: {self.policy}"
@@ -237,6 +277,7 @@ class RemoteModel:
         return Job(self._transport, self._transport.read(JobView, response))
 
     def _table(self, kept: Path, path: Path | None) -> PolicyFrame:
+        from taciturn.frame import with_policy
         from taciturn.sdk.requests import read_table
 
         try:

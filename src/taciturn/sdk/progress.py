@@ -42,7 +42,10 @@ class Progress:
 
     Attributes:
         done, total: steps of a fit; texts or canaries of another job.
-        epsilon: spent so far; None without a guarantee, or before the first step.
+        epsilon: spent, of all steps that are charged; None without a guarantee, or before the
+            first block of steps.
+        target: held for the whole fit, what is spent included.
+        padded_s: the stage ends so long after it began, or twice, four times ... as long.
         first, last: when the first and the latest step were reported, and at which step.
     """
 
@@ -59,6 +62,7 @@ class Progress:
     last: tuple[datetime, int] | None = None
     failure: str | None = None
     node: str | None = None
+    padded_s: float | None = None
 
     def after(self, event: NumberedEvent) -> Progress:
         """The progress once this event is known too."""
@@ -69,7 +73,7 @@ class Progress:
                 words = FAILURES[code] if code is not None else None
                 return replace(self, state=said.state, failure=words)
             case StageEvent():
-                return replace(self, stage=said.stage.value)
+                return replace(self, stage=said.stage.value, padded_s=said.padded_s)
             case PlanEvent():
                 target = said.plan.privacy.epsilon if said.plan.privacy is not None else None
                 private = said.plan.privacy is not None
@@ -110,7 +114,7 @@ class Progress:
     @property
     def words(self) -> str:
         """State, steps, epsilon, time left: one line."""
-        parts = [self.stage if self._working else WORDS[self.state]]
+        parts = [self._doing if self._working else WORDS[self.state]]
         if self.failure is not None:
             parts.append(self.failure)
         if self.node is not None and self.state is JobState.PROVISIONING:
@@ -128,11 +132,18 @@ class Progress:
         return self.state is JobState.RUNNING and self.stage is not None
 
     @property
+    def _doing(self) -> str:
+        if self.padded_s is None:
+            return self.stage or ""
+        ends = ", ".join(duration(self.padded_s * times) for times in (1, 2, 4))
+        return f"{self.stage} (padded to {ends} ..., so that its length tells nothing)"
+
+    @property
     def _spent(self) -> str:
         if not self.private:
             return "no privacy"
-        target = "" if self.target is None else f" of {self.target:.3g}"
-        return f"epsilon {self.epsilon or 0.0:.2f}{target}"
+        held = "" if self.target is None or self.state.over else f" of {self.target:.3g} held"
+        return f"epsilon {self.epsilon or 0.0:.2f} spent{held}"
 
 
 class Screen(Protocol):

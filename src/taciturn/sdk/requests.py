@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-import pandas as pd
 from pydantic import BaseModel, ValidationError
 
 from taciturn.errors import DataError, MissingDependencyError, SpecError
 from taciturn.spec import parse
 from taciturn.wire.jobs import RemoteEvaluate, RemoteFit, RemoteSample
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 R = TypeVar("R", bound=BaseModel)
 
@@ -29,9 +31,18 @@ def request(kind: type[R], **fields: Any) -> R:
         first = error.errors(include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"])
         message = first["msg"].removeprefix("Value error, ")
-        raise SpecError(
-            f"{where}={first.get('input')!r}: {message}" if where else message
-        ) from None
+        if not where:
+            raise SpecError(message) from None
+        if _is_secret(kind, where):  # a password is not quoted
+            bound = first.get("ctx", {}).get("min_length")
+            wanted = message if bound is None else f"give {bound} characters at least"
+            raise SpecError(f"{where}: {wanted}") from None
+        raise SpecError(f"{where}={first.get('input')!r}: {message}") from None
+
+
+def _is_secret(kind: type[BaseModel], where: str) -> bool:
+    field = kind.model_fields.get(where.partition(".")[0])
+    return field is not None and "SecretStr" in repr(field)
 
 
 def asked(value: BaseModel) -> dict[str, Any]:
@@ -47,6 +58,8 @@ def public_texts(data: object, text_field: str | None) -> list[str]:
     Raises:
         SpecError, DataError: they cannot be read; nothing was sent.
     """
+    import pandas as pd
+
     if isinstance(data, str | Path):
         data = _read(Path(data).expanduser())
     if isinstance(data, pd.DataFrame):
@@ -67,6 +80,8 @@ def public_texts(data: object, text_field: str | None) -> list[str]:
 
 
 def _read(path: Path) -> Any:
+    import pandas as pd
+
     suffix = path.suffix.lower()
     reader = _READERS.get(suffix)
     if reader is None or not path.is_file():

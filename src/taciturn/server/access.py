@@ -90,8 +90,14 @@ async def scraper(request: Request) -> None:
     request.state.unrecorded = True
 
 
-async def entrance() -> None:
-    """A dependency that says: anybody may ask this, because it is how they come in."""
+async def entrance(request: Request) -> None:
+    """A dependency that says: anybody may ask this, because it is how they come in. Raises
+    ProblemError `too_many_requests`, before anything ran, where an address comes in too often."""
+    request.state.counted = True
+    refused = services_of(request).entrants.enter(request.client.host if request.client else "")
+    if refused is not None:
+        request.state.unrecorded = not refused.on_record
+        raise refused.problem
 
 
 Guard = Requires | Callable[..., Any]

@@ -20,7 +20,7 @@ from taciturn.server.gateway import Gateway
 from taciturn.server.launchers.port import Launcher
 from taciturn.server.observing import Observing
 from taciturn.server.problems import MEDIA_TYPE, ProblemError, from_error
-from taciturn.server.routes import OPENAI_ROUTERS, ROUTERS, metrics
+from taciturn.server.routes import OPENAI_ROUTERS, ROUTERS, metrics, pages
 from taciturn.server.services import Services
 from taciturn.server.siblings import Siblings
 from taciturn.server.trials import Trials
@@ -40,12 +40,21 @@ def create_app(
         launcher, trials: instead of those that the settings name; see `Services.of`.
     """
     app = FastAPI(
-        title="taciturn", version=__version__, docs_url=None, redoc_url=None, lifespan=_lifespan
+        title="taciturn",
+        version=__version__,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,  # it would lead wherever the request's Host says
+        lifespan=_lifespan,
     )
     services = Services.of(gateway, siblings=siblings, launcher=launcher, trials=trials)
     app.state.services = services
     app.add_middleware(
-        Observing, gateway=gateway, audit_log=services.audit_log, metrics=services.metrics
+        Observing,
+        gateway=gateway,
+        audit_log=services.audit_log,
+        metrics=services.metrics,
+        strangers=services.strangers,
     )
     if services.siblings.count > 1:  # around all others, since it is added last
         if services.siblings.first:
@@ -61,6 +70,7 @@ def create_app(
     for router in OPENAI_ROUTERS:
         app.include_router(router, prefix="/openai/v1")
     app.include_router(metrics.router)
+    app.include_router(pages.router)
     app.openapi = partial(document, app)  # type: ignore[method-assign]
     return app
 

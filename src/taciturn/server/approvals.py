@@ -12,20 +12,23 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from sqlalchemy import ColumnElement, Connection, Row, and_, insert, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Row, Update, and_, insert, or_, select, update
 
+from taciturn.accounting.events import event_from_dict
 from taciturn.certificate.canonical import canonical_json
+from taciturn.server import ledger
 from taciturn.server.gateway import Gateway
 from taciturn.server.identity.principal import Principal
 from taciturn.server.identity.secret import new_id
 from taciturn.server.moments import moment
 from taciturn.server.paging import Paging
+from taciturn.server.people import check_access_is_settled
 from taciturn.server.problems import ProblemError
 from taciturn.server.recency import key, newest_first
 from taciturn.server.tables import approvals, decisions, jobs, policies, users
 from taciturn.wire.datasets import PolicyTerms
 from taciturn.wire.identity import Role
-from taciturn.wire.jobs import ApprovalView, Decision
+from taciturn.wire.jobs import ApprovalView, Decision, DecisionView, Withdrawal
 from taciturn.wire.values import Page
 
 NEEDED = 2
@@ -69,7 +72,8 @@ class Approvals:
 
         Raises:
             ProblemError: `not_found`; `separation_of_duty` to the asker; `forbidden` to who is no
-                approver; `expired`; `conflict` if it was decided already.
+                approver; `expired`; `conflict` if it was decided already; `policy_refused` for a
+                yes too soon after an administrator changed how the approver gets in.
         """
         now_ms = self.gateway.now_ms()
 
@@ -78,26 +82,86 @@ class Approvals:
             earlier = _decisions(connection, approval_id).get(caller.user_id)
             if earlier == _WORD[answer.decision]:
                 return _view(connection, row)
-            _check_may_decide(caller, row, now_ms, decided=earlier is not None)
-            connection.execute(
-                insert(decisions).values(
-                    approval_id=approval_id,
-                    approver_id=caller.user_id,
-                    decision=_WORD[answer.decision],
-                    comment=answer.comment,
-                    created_at_ms=now_ms,
-                )
+            _check_may_decide(
+                caller, row, now_ms, decided=earlier is not None and earlier != _WITHDRAWN
             )
+            if answer.decision == "approve":
+                check_access_is_settled(connection, caller, row.namespace, now_ms)
+            said = {
+                "decision": _WORD[answer.decision],
+                "comment": answer.comment,
+                "created_at_ms": now_ms,
+            }
+            if earlier is None:
+                who = {"approval_id": approval_id, "approver_id": caller.user_id}
+                connection.execute(insert(decisions).values(who | said))
+            else:
+                connection.execute(_own(caller, approval_id).values(said))
             self._conclude(connection, row)
             return _view(connection, _visible(connection, caller, approval_id))
 
         return self.gateway.write(work)
 
+    def withdraw(self, caller: Principal, approval_id: str, wanted: Withdrawal) -> ApprovalView:
+        """Take one's yes back, while the job has not made use of it; again: as at first. Whoever
+        has may decide anew.
+
+        Raises:
+            ProblemError: `not_found`; `conflict` without a yes of the caller's, or too late.
+        """
+        now_ms = self.gateway.now_ms()
+
+        def work(connection: Connection) -> None:
+            row = _visible(connection, caller, approval_id)
+            earlier = _decisions(connection, approval_id).get(caller.user_id)
+            if earlier == _WITHDRAWN:
+                return
+            if earlier != "approved":
+                raise ProblemError("conflict", f"you have not approved {approval_id!r}")
+            if row.state not in ("open", "approved"):
+                raise ProblemError(
+                    "conflict",
+                    f"approval {approval_id!r} is {row.state}: there is nothing to take back any "
+                    "more; who asked for the job, or the data's owner, can cancel it",
+                )
+            said = {"decision": _WITHDRAWN, "comment": wanted.comment, "created_at_ms": now_ms}
+            connection.execute(_own(caller, approval_id).values(said))
+            self._conclude(connection, row)
+
+        self.gateway.write(work)
+        return self.view(caller, approval_id)
+
+    def use(self, job_id: str) -> bool:
+        """Whether a job has been approved. From then on no yes is taken back: before anything is
+        held or recorded for it."""
+
+        def work(connection: Connection) -> bool:
+            mine = approvals.c.job_id == job_id
+            approved = update(approvals).where(mine, approvals.c.state == "approved")
+            connection.execute(approved.values(state="used"))
+            state = connection.execute(select(approvals.c.state).where(mine)).scalar()
+            return state == "used"
+
+        return self.gateway.write(work)
+
     def view(self, caller: Principal, approval_id: str) -> ApprovalView:
-        """One request; `not_found` where the caller may not know of it."""
-        return self.gateway.read(
-            lambda connection: _view(connection, _visible(connection, caller, approval_id))
-        )
+        """One request, with what it would leave of the budget; `not_found` where the caller may not
+        know of it."""
+
+        def work(connection: Connection) -> tuple[ApprovalView, Row[Any]]:
+            row = _visible(connection, caller, approval_id)
+            return _view(connection, row), row
+
+        found, row = self.gateway.read(work)
+        if found.state not in ("open", "approved"):
+            return found
+        engine, key = self.gateway.engine, self.gateway.seal_key
+        left = 1 - ledger.statement(engine, key, row.namespace).budget.taken
+        needed = 0.0
+        if row.event is not None:
+            room = ledger.room(engine, key, namespace=row.namespace, grants=())
+            needed = room.quote(event_from_dict(json.loads(row.event))).needed[None]
+        return found.model_copy(update={"left": left, "left_after": left - needed})
 
     def page(self, caller: Principal, paging: Paging, state: str | None) -> Page[ApprovalView]:
         """Requests that the caller made or may decide, newest first; all to auditors."""
@@ -132,6 +196,13 @@ class Approvals:
 
 
 _WORD = {"approve": "approved", "reject": "rejected"}
+_WITHDRAWN = "withdrawn"
+
+
+def _own(caller: Principal, approval_id: str) -> Update:
+    """A change of what the caller has said."""
+    mine = (decisions.c.approval_id == approval_id) & (decisions.c.approver_id == caller.user_id)
+    return update(decisions).where(mine)
 
 
 def approvers_of(connection: Connection, job_id: str) -> tuple[str, ...]:
@@ -191,6 +262,8 @@ def _select() -> Any:
     columns = (
         approvals,
         jobs.c.requester_id,
+        jobs.c.kind,
+        jobs.c.dataset,
         jobs.c.request.label("job_request"),
         jobs.c.plan,
         jobs.c.event,
@@ -222,17 +295,45 @@ def _decisions(connection: Connection, approval_id: str) -> dict[str, str]:
     return {row.approver_id: row.decision for row in connection.execute(wanted)}
 
 
+def _said(connection: Connection, approval_id: str) -> tuple[DecisionView, ...]:
+    wanted = (
+        select(decisions, users.c.name)
+        .join(users, users.c.id == decisions.c.approver_id)
+        .where(decisions.c.approval_id == approval_id)
+        .order_by(decisions.c.created_at_ms, users.c.name)
+    )
+    return tuple(
+        DecisionView(
+            approver=row.name,
+            decision=row.decision,
+            comment=row.comment,
+            at=moment(row.created_at_ms),
+        )
+        for row in connection.execute(wanted)
+    )
+
+
 def _view(connection: Connection, row: Row[Any]) -> ApprovalView:
+    request, plan = json.loads(row.job_request), json.loads(row.plan or "{}")
+    privacy = plan.get("privacy") or plan  # of a fit, or of a release of figures
     return ApprovalView(
         id=row.id,
         job=row.job_id,
         namespace=row.namespace,
         requester=row.requester,
         reason=row.reason,
-        request=json.loads(row.job_request),
+        request=request,
         state=row.state,
         approved_by=approvers_of(connection, row.job_id),
         needed=row.needed,
         expires_at=moment(row.expires_at_ms),
         created_at=moment(row.created_at_ms),
+        kind=row.kind,
+        dataset=row.dataset,
+        model=request.get("model"),
+        epsilon=privacy.get("epsilon"),
+        delta=privacy.get("delta"),
+        steps=plan.get("steps", 1 if plan else None),
+        purpose=request.get("purpose"),
+        decisions=_said(connection, row.id),
     )

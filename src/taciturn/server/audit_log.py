@@ -20,6 +20,7 @@ from sqlalchemy import Row, insert, select
 from taciturn.server.gateway import Gateway
 from taciturn.server.moments import milliseconds, moment
 from taciturn.server.paging import Paging
+from taciturn.server.problems import ProblemError
 from taciturn.server.tables import audit_log
 from taciturn.wire.identity import AuditEntry
 from taciturn.wire.values import Page
@@ -110,8 +111,19 @@ class AuditLog:
         since: datetime | None = None,
         until: datetime | None = None,
     ) -> Page[AuditEntry]:
-        """Records, oldest first, of one actor, one action, and a span of time where given."""
-        query = select(audit_log).where(audit_log.c.id > paging.number())
+        """Records, newest first, of one actor, one action, and a span of time where given.
+
+        Raises ProblemError `invalid` where the span ends before it begins.
+        """
+        if since is not None and until is not None and milliseconds(since) >= milliseconds(until):
+            raise ProblemError(
+                "invalid",
+                f"since={since.isoformat()} is not before until={until.isoformat()}, so no record "
+                "can be between them; swap the two, or leave one out",
+            )
+        query = select(audit_log)
+        if paging.after is not None:
+            query = query.where(audit_log.c.id < paging.number())
         if actor is not None:
             query = query.where(audit_log.c.actor == actor)
         if action is not None:
@@ -120,15 +132,16 @@ class AuditLog:
             query = query.where(audit_log.c.at_ms >= milliseconds(since))
         if until is not None:
             query = query.where(audit_log.c.at_ms < milliseconds(until))
-        query = query.order_by(audit_log.c.id).limit(paging.fetch)
-        return paging.page(self._gateway.rows(query), _entry, lambda row: row.id)
+        query = query.order_by(audit_log.c.id.desc()).limit(paging.fetch)
+        return paging.page(self._gateway.rows(query), entry_of, lambda row: row.id)
 
 
 def _insert(gateway: Gateway, rows: Sequence[dict[str, Any]]) -> None:
     gateway.add(_ADDED, rows)
 
 
-def _entry(row: Row[Any]) -> AuditEntry:
+def entry_of(row: Row[Any]) -> AuditEntry:
+    """A row of the table, as auditors read it."""
     return AuditEntry(
         id=row.id,
         at=moment(row.at_ms),

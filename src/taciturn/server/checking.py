@@ -95,8 +95,8 @@ def _proxy(trusted: str | None) -> Finding:
     if trusted is None:
         return Finding(
             "proxy",
-            "none is trusted: failed logins count for the proxy's address, so for everybody; "
-            "TACITURN_TRUSTED_PROXIES names it",
+            "none is trusted: connections, failed logins, requests without a token count for the "
+            "proxy's address, so for everybody; TACITURN_TRUSTED_PROXIES names it",
         )
     return Finding("proxy", f"{trusted} says where clients come from")
 
@@ -142,7 +142,7 @@ def check_launcher(settings: Settings) -> Finding:
     missing = [name for name in needed if importlib.util.find_spec(name) is None]
     if missing:
         return Finding("launcher", f"{settings.launcher} needs {', '.join(missing)}", remedy)
-    return Finding("launcher", f"{settings.launcher}, {settings.max_workers} worker(s) at once")
+    return Finding("launcher", f"{settings.launcher}, {settings.worker_count} worker(s) at once")
 
 
 def _database(settings: Settings) -> Iterator[Finding]:

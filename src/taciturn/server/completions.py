@@ -19,10 +19,22 @@ from taciturn.server.identity.secret import new_id
 from taciturn.server.jobs.texts import Texts
 from taciturn.server.problems import ProblemError
 from taciturn.server.results import Results
+from taciturn.wire.events import FailureCode
 from taciturn.wire.jobs import JobState, JobView, RemoteSample
 from taciturn.wire.results import SampleLine
 
 T = TypeVar("T")
+
+_LASTING = frozenset(
+    {
+        FailureCode.BAD_CONFIGURATION,
+        FailureCode.MODEL_REFUSED,
+        FailureCode.GUARANTEE_REFUSED,
+        FailureCode.RESOURCES,
+        FailureCode.TIME,
+    }
+)
+"""Failures that the same request has again: a client that is told of a 503 would repeat it."""
 
 PATIENCE_S = 900.0
 _FIRST_LOOK_S, _LONGEST_PAUSE_S = 0.05, 1.0
@@ -122,7 +134,8 @@ class Completions:
         if job.state is JobState.SUCCEEDED or not job.state.over:
             return job.state.over
         why = job.failure.text if job.failure else f"it was {job.state.value}"
-        raise ProblemError("unavailable", f"job {job_id!r}: {why}")
+        lasting = job.failure is not None and job.failure.code in _LASTING
+        raise ProblemError("invalid" if lasting else "unavailable", f"job {job_id!r}: {why}")
 
     async def _abandon(self, caller: Principal, job_id: str) -> None:
         # Shielded: we are being cancelled ourselves.

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from sqlalchemy import Connection, Row, select, update
 
+from taciturn.server.columns import agree, found_columns
 from taciturn.server.gateway import Gateway
 from taciturn.server.grants import Grants, sees_all_of
 from taciturn.server.identity.principal import Principal
@@ -19,7 +20,14 @@ from taciturn.server.problems import ProblemError
 from taciturn.server.tables import datasets, policies, users
 from taciturn.server.trials import Trials
 from taciturn.server.visibility import no_dataset, sees
-from taciturn.wire.datasets import ColumnView, DatasetState, DatasetView, PolicyTerms
+from taciturn.wire.datasets import (
+    ColumnView,
+    DatasetState,
+    DatasetView,
+    PolicyTerms,
+    StatedColumn,
+)
+from taciturn.wire.identity import Role
 from taciturn.wire.values import PolicyLine
 
 _SHOWN_UNIT = 120
@@ -31,7 +39,10 @@ class Dataset:
 
     Attributes:
         steward_id: who owns its namespace.
-        columns: what the last successful probe found; None before.
+        columns: what the owner has stated or confirmed, and a probe has found; None before.
+        header: whether text files begin with a line of names.
+        stated: what the owner says that the columns are; None if nothing.
+        found: what the last probe found, where it is to be confirmed: for the owner alone.
         split_key: hexadecimal; keys the split by unit, and is for workers only.
         synthetic: rows of the paid-for preview; None where there is none.
     """
@@ -46,6 +57,9 @@ class Dataset:
     units: int
     state: DatasetState
     columns: tuple[ColumnView, ...] | None
+    header: bool
+    stated: tuple[StatedColumn, ...] | None
+    found: tuple[ColumnView, ...] | None
     mock: tuple[dict[str, Any], ...]
     synthetic_job: str | None
     synthetic: dict[str, Any] | None
@@ -61,8 +75,8 @@ class Dataset:
             return "synthetic"
         return "mock" if self.mock else "schema"
 
-    def view(self, *, source: bool) -> DatasetView:
-        """The dataset, with or without its reference."""
+    def view(self, *, source: bool, found: bool) -> DatasetView:
+        """The dataset, with or without its reference, and what of it is to be confirmed."""
         budget = self.terms.budget
         unit = self.unit if len(self.unit) <= _SHOWN_UNIT else self.unit[:_SHOWN_UNIT] + "..."
         line = f"DP (budget epsilon={budget.epsilon:g}, delta={budget.delta:g}, unit={unit})"
@@ -78,6 +92,8 @@ class Dataset:
             policy=PolicyLine(kind="DP", text=line),
             preview=self.preview,
             source=self.source if source else None,
+            header=self.header,
+            found=found_columns(self.found, self.source) if found and self.found else None,
             created_at=self.created_at,
         )
 
@@ -130,10 +146,10 @@ class Datasets:
         elif not holders:
             raise no_dataset(name)
         if found.state is not DatasetState.READY:
+            why = WHY_NOT_READY[found.state]
             raise ProblemError(
                 "not_ready",
-                f"dataset {name!r} is {found.state.value}: no worker has found it readable; ask "
-                f"its owner, {found.owner}",
+                f"dataset {name!r} is {found.state.value}: {why}; ask its owner, {found.owner}",
             )
         return JobData(found, policy, holders)
 
@@ -154,8 +170,9 @@ class Datasets:
 
     def view(self, found: Dataset, caller: Principal) -> DatasetView:
         """The view of a dataset that the caller may know of; its reference is for owner and
-        auditors."""
-        return found.view(source=sees_all_of(found.steward_id, caller))
+        auditors, and what nobody has confirmed for the owner alone."""
+        owned = found.steward_id == caller.user_id and caller.has(Role.OWNER)
+        return found.view(source=sees_all_of(found.steward_id, caller), found=owned)
 
     def _visible(self, name: str, caller: Principal) -> Any:
         seen = sees(caller, self.gateway.now_ms())
@@ -172,23 +189,58 @@ class Datasets:
     def probed(
         self, connection: Connection, name: str, columns: Sequence[ColumnView] | None
     ) -> None:
-        """A probe has ended: with the schema, or None if it cannot be used as it is."""
-        change = update(datasets).where(
-            datasets.c.name == name, datasets.c.state == DatasetState.PROBING.value
-        )
-        if columns is None:
-            connection.execute(change.values(state=DatasetState.REFUSED.value))
+        """A probe has ended: with the schema, or None if it cannot be used as it is.
+
+        Ready is what has the columns that its owner stated or confirmed, or none whose name comes
+        from the data. All else waits for the owner.
+        """
+        row = self.find(connection, name)
+        if row is None or row.state is not DatasetState.PROBING:
             return
-        text = json.dumps([column.model_dump() for column in columns])
-        connection.execute(change.values(state=DatasetState.READY.value, columns=text))
+        change = update(datasets).where(datasets.c.name == name)
+        if columns is None:
+            connection.execute(change.values(state=DatasetState.REFUSED.value, found=None))
+        elif _is_public(row, columns):
+            connection.execute(change.values(ready_with(columns)))
+        else:
+            state, text = DatasetState.UNCONFIRMED.value, columns_text(columns)
+            connection.execute(change.values(state=state, found=text))
+
+
+WHY_NOT_READY = {
+    DatasetState.PROBING: "a worker has yet to look whether it can be read",
+    DatasetState.UNCONFIRMED: "its owner has yet to confirm its columns",
+    DatasetState.REFUSED: "a worker could not read it, or could not name the unit of each row",
+}
+
+
+def _is_public(dataset: Dataset, found: Sequence[ColumnView]) -> bool:
+    """Whether all that a schema says was said, or seen and confirmed, by the owner."""
+    if dataset.columns is not None and set(dataset.columns) == set(found):
+        return True
+    if dataset.stated is None:
+        return not dataset.header  # then names are column_1, column_2, ...
+    return agree(dataset.stated, found)
+
+
+def ready_with(columns: Sequence[ColumnView]) -> dict[str, Any]:
+    """The values of a dataset whose columns are these from now on, for all to see."""
+    text = columns_text(columns)
+    return {"state": DatasetState.READY.value, "columns": text, "found": None}
+
+
+def columns_text(columns: Sequence[ColumnView] | Sequence[StatedColumn]) -> str:
+    """As the table has them."""
+    return json.dumps([column.model_dump() for column in columns])
 
 
 def columns_of(dataset: Dataset) -> tuple[ColumnView, ...]:
     """The schema; raises ProblemError `not_ready` before a probe has found it."""
     if dataset.columns is None:
+        why = WHY_NOT_READY[dataset.state]
         raise ProblemError(
             "not_ready",
-            f"the columns of {dataset.name!r} are not known: it is {dataset.state.value}",
+            f"the columns of {dataset.name!r} are not known: it is {dataset.state.value}; {why}",
         )
     return dataset.columns
 
@@ -228,6 +280,9 @@ def _dataset(row: Row[Any]) -> Dataset:
         units=row.units,
         state=DatasetState(row.state),
         columns=None if row.columns is None else _columns(row.columns),
+        header=row.header,
+        stated=None if row.stated is None else _stated(row.stated),
+        found=None if row.found is None else _columns(row.found),
         mock=tuple(json.loads(row.mock)),
         synthetic_job=row.synthetic_job,
         synthetic=None if row.synthetic is None else json.loads(row.synthetic),
@@ -240,3 +295,7 @@ def _dataset(row: Row[Any]) -> Dataset:
 
 def _columns(text: str) -> tuple[ColumnView, ...]:
     return tuple(ColumnView(**column) for column in json.loads(text))
+
+
+def _stated(text: str) -> tuple[StatedColumn, ...]:
+    return tuple(StatedColumn(**column) for column in json.loads(text))

@@ -19,7 +19,7 @@ from taciturn.server.gateway import Gateway
 from taciturn.server.identity.principal import Principal
 from taciturn.server.ledger import Statement, statement_within
 from taciturn.server.moments import milliseconds, moment
-from taciturn.server.people import check_holder
+from taciturn.server.people import check_access_is_settled, check_holder
 from taciturn.server.policies import Policies, Policy
 from taciturn.server.problems import ProblemError
 from taciturn.server.tables import grant_terms
@@ -149,6 +149,7 @@ class Grants:
         caller: Principal,
     ) -> None:
         policy = self.policies.owned(connection, namespace, caller)
+        check_access_is_settled(connection, caller, namespace, self.gateway.now_ms())
         check_holder(connection, holder)
         _check_below(policy, terms)
         row = _row(connection, namespace, holder)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import Connection, Row, select
 
 from taciturn.server.gateway import Gateway
 from taciturn.server.identity.principal import Principal
 from taciturn.server.moments import moment
+from taciturn.server.people import check_access_is_settled
 from taciturn.server.problems import ProblemError
 from taciturn.server.sight import owns_namespace
 from taciturn.server.tables import incidents
@@ -22,14 +24,24 @@ class Incidents:
     gateway: Gateway
 
     def get(self, caller: Principal, incident_id: str) -> IncidentView:
-        """The log; raises ProblemError `not_found` for all but the namespace's owner."""
+        """The log; raises ProblemError `not_found` for all but the namespace's owner, and
+        `policy_refused` to an owner whose password was set through a link just now."""
         wanted = select(incidents).where(
             incidents.c.id == incident_id, owns_namespace(caller, incidents.c.namespace)
         )
-        row = self.gateway.read(lambda connection: connection.execute(wanted).first())
+
+        def work(connection: Connection) -> Row[Any] | None:
+            row = connection.execute(wanted).first()
+            if row is not None:
+                check_access_is_settled(connection, caller, row.namespace, self.gateway.now_ms())
+            return row
+
+        row = self.gateway.read(work)
         if row is None:
             raise ProblemError(
-                "not_found", f"there is no incident {incident_id!r} of data that is yours"
+                "not_found",
+                f"there is no incident {incident_id!r} of data that is yours; they are kept for "
+                f"{self.gateway.settings.incident_days} days",
             )
         return IncidentView(
             id=row.id,

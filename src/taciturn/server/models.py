@@ -17,8 +17,9 @@ from taciturn.server.identity.secret import new_id
 from taciturn.server.moments import moment
 from taciturn.server.paging import Paging
 from taciturn.server.problems import ProblemError
+from taciturn.server.recency import key, newest_first
 from taciturn.server.sight import holds_model, watches_model
-from taciturn.server.tables import artifacts, datasets, models, users
+from taciturn.server.tables import artifacts, base_models, datasets, models, users
 from taciturn.wire.jobs import ModelView
 from taciturn.wire.values import Page, PolicyLine
 
@@ -73,14 +74,9 @@ class Models:
         return {"model_id": model_id, "policy": policy}
 
     def list(self, caller: Principal, paging: Paging) -> Page[ModelView]:
-        """Models that the caller may know of, by id."""
-        wanted = (
-            _query(watches_model(caller))
-            .where(models.c.id > paging.name())
-            .order_by(models.c.id)
-            .limit(paging.fetch)
-        )
-        return paging.page(self.gateway.rows(wanted), _view, lambda row: row.id)
+        """Models that the caller may know of, newest first."""
+        wanted = newest_first(_query(watches_model(caller)), models, paging)
+        return paging.page(self.gateway.rows(wanted), _view, key)
 
     def get(self, caller: Principal, model_id: str) -> ModelView:
         """One of them; raises ProblemError `not_found`."""
@@ -201,8 +197,9 @@ def _policy(report: PrivacyReport, of_job: PolicyLine) -> PolicyLine:
 
 def _query(allowed: ColumnElement[bool]) -> Select[Any]:
     return (
-        select(models, users.c.name.label("owner"), _FILES)
+        select(models, users.c.name.label("owner"), _FILES, base_models.c.context_length)
         .join(users, users.c.id == models.c.owner_id)
+        .outerjoin(base_models, base_models.c.name == models.c.base_model)
         .where(allowed)
     )
 
@@ -218,6 +215,7 @@ def _view(row: Row[Any]) -> ModelView:
         job=row.job_id,
         owner=row.owner,
         base_model=row.base_model,
+        context_length=row.context_length,
         namespace=row.namespace,
         policy=_line(row),
         report=json.loads(row.report),

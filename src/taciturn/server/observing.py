@@ -21,6 +21,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from taciturn.server.audit_log import AuditLog, Record
 from taciturn.server.gateway import Gateway
+from taciturn.server.identity.anonymous import Anonymous
 from taciturn.server.identity.principal import Principal, WorkerPrincipal
 from taciturn.server.identity.secret import new_id, token_id
 from taciturn.server.logs import blotted
@@ -57,6 +58,14 @@ class TooLargeError(HTTPException):
         super().__init__(413, f"the body is longer than {limit_bytes} bytes; send less")
 
 
+class BeyondLimitError(Exception):
+    """Somebody without a valid token has asked too much."""
+
+    def __init__(self, problem: ProblemError) -> None:
+        super().__init__(problem.detail)
+        self.problem = problem
+
+
 class NotOnRecordError(Exception):
     """The audit log could not be written, so the answer must not leave."""
 
@@ -65,9 +74,15 @@ class Observing:
     """The outermost layer of the application."""
 
     def __init__(
-        self, app: ASGIApp, gateway: Gateway, audit_log: AuditLog, metrics: Metrics
+        self,
+        app: ASGIApp,
+        gateway: Gateway,
+        audit_log: AuditLog,
+        metrics: Metrics,
+        strangers: Anonymous,
     ) -> None:
         self.app, self.gateway, self.audit_log, self.metrics = app, gateway, audit_log, metrics
+        self.strangers = strangers
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -123,6 +138,7 @@ class _Exchange:
 
     async def _send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
+            self._limit()
             await self._record(message["status"])
             headers = MutableHeaders(scope=message)
             headers[REQUEST_HEADER] = self.request_id
@@ -131,12 +147,27 @@ class _Exchange:
             self.started = True
         await self.send(message)
 
+    def _limit(self) -> None:
+        """Raises BeyondLimitError instead of an answer that is beyond the limit for strangers. What
+        has a caller, is public, or was counted at an entrance is not counted here."""
+        state: dict[str, Any] = self.scope["state"]
+        if any(state.get(name) for name in ("counted", "unrecorded", "caller", "actor")):
+            return
+        state["counted"] = True
+        client = self.scope.get("client")
+        refused = self.around.strangers.enter(client[0] if client else "")
+        if refused is not None:
+            state["unrecorded"] = not refused.on_record
+            raise BeyondLimitError(refused.problem)
+
     async def _record(self, status: int) -> None:
         """Write down what is about to be answered; raises where that cannot be done."""
         state, route = self.scope["state"], self._route()
         seconds = time.perf_counter() - self.began_s
         self.around.metrics.observe(self.scope["method"], route, status, seconds)
         record = self._of(status)
+        if state.get("unrecorded") and status == 429:
+            return  # in the operator's log no more than in the other one
         _log.info(
             "request",
             extra={
@@ -189,6 +220,8 @@ class _Exchange:
     def _refusal(self, error: Exception) -> ProblemError:
         if isinstance(error, TooLargeError):
             return ProblemError("too_large", error.detail, headers={"Connection": "close"})
+        if isinstance(error, BeyondLimitError):
+            return error.problem
         if isinstance(error, NotOnRecordError):
             _log.exception("not on record", extra={"request": self.request_id})
             return ProblemError(
@@ -203,6 +236,10 @@ class _Exchange:
 
     async def _answer(self, problem: ProblemError) -> None:
         """Say so; on record if that is possible at all."""
+        try:
+            self._limit()
+        except BeyondLimitError as error:
+            problem = error.problem
         body = problem.problem(self.scope["path"])
         self.scope["state"]["code"] = problem.code
         response = JSONResponse(

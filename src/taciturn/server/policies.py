@@ -22,7 +22,7 @@ from taciturn.errors import LedgerConflictError
 from taciturn.server.gateway import Gateway
 from taciturn.server.identity.principal import Principal
 from taciturn.server.moments import in_utc, moment
-from taciturn.server.people import check_approvers
+from taciturn.server.people import check_access_is_settled, check_approvers
 from taciturn.server.problems import ProblemError
 from taciturn.server.tables import datasets, policies, users
 from taciturn.server.visibility import no_namespace, sees
@@ -236,6 +236,7 @@ class Policies:
                 f"the policy of {namespace!r} is at version {found.version}, not {version}; read "
                 "it again, and decide again",
             )
+        check_access_is_settled(connection, caller, namespace, self.gateway.now_ms())
         check_delta(terms.budget, _most_units(connection, namespace))
         check_approvers(connection, terms.approvers)
         same_budget = terms.budget == found.terms.budget  # then the ledger has nothing to hear

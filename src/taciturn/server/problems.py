@@ -50,6 +50,7 @@ CODES: dict[str, tuple[int, str]] = {
     "conflict": (409, "It contradicts what is there"),
     "fenced": (409, "Another worker holds the job"),
     "lease_held": (409, "Another worker holds the job"),
+    "source_taken": (409, "The data are under another budget"),
     "idempotency_mismatch": (409, "The key was used for another request"),
     "budget_exceeded": (409, "The budget has no room"),
     "not_ready": (409, "It is not ready yet"),

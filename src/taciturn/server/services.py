@@ -19,7 +19,9 @@ from taciturn.server.datasets import Datasets
 from taciturn.server.finishing import Finishing
 from taciturn.server.gateway import Gateway
 from taciturn.server.grants import Grants
+from taciturn.server.identity.anonymous import Anonymous
 from taciturn.server.identity.directory import Directory
+from taciturn.server.identity.links import PasswordLinks
 from taciturn.server.identity.logins import Logins
 from taciturn.server.identity.oidc import Oidc
 from taciturn.server.identity.passwords import Passwords
@@ -48,14 +50,16 @@ from taciturn.server.model_workers import ModelWorkers
 from taciturn.server.models import Models
 from taciturn.server.policies import Policies
 from taciturn.server.previews import Files, Previews
+from taciturn.server.references import References
 from taciturn.server.registrations import Desk, Registrations
 from taciturn.server.results import Results
+from taciturn.server.retention import Retention
 from taciturn.server.siblings import ANSWERS, AWAY, DISPATCH, FORGET, Siblings
 from taciturn.server.storage import open_store
 from taciturn.server.tables import jobs as job_table
 from taciturn.server.trials import Trials
 
-_DISPATCH_S, _FIGURES_S = 1.0, 1.0
+_DISPATCH_S, _FIGURES_S, _PRUNE_S = 1.0, 1.0, 3600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,10 +71,14 @@ class Services:
     background: Background
     metrics: Metrics
     audit_log: AuditLog
+    retention: Retention
+    entrants: Anonymous
+    strangers: Anonymous
     directory: Directory
     users: Users
     tokens: Tokens
     logins: Logins
+    links: PasswordLinks
     oidc: Oidc
     sessions: Sessions
     trials: Trials
@@ -129,7 +137,7 @@ class Services:
         directory, passwords = Directory(gateway, remembered), Passwords()
         logins = Logins(gateway, directory, passwords)
         trials, policies = trials or Trials(), Policies(gateway)
-        grants = Grants(gateway, policies)
+        grants, references = Grants(gateway, policies), References(gateway)
         datasets = Datasets(gateway, policies, grants, trials)
         events, texts, idle = Events(gateway), Texts(), Idle()
         artifacts = Artifacts(gateway, open_store(settings), held)
@@ -160,23 +168,29 @@ class Services:
             background=background,
             metrics=metrics,
             audit_log=audit_log,
+            retention=Retention(gateway, artifacts.store),
+            entrants=Anonymous(settings.anonymous_per_minute),
+            strangers=Anonymous(settings.anonymous_per_minute),
             directory=directory,
-            users=Users(gateway, directory, passwords),
+            users=Users(gateway, directory),
             tokens=Tokens(gateway, directory),
             logins=logins,
+            links=PasswordLinks(gateway, directory, passwords, logins),
             oidc=Oidc.of(gateway, directory, logins),
             sessions=Sessions(settings),
             trials=trials,
             policies=policies,
             grants=grants,
             datasets=datasets,
-            registrations=Registrations(gateway, policies, datasets, trials, desk or jobs),
+            registrations=Registrations(
+                gateway, policies, datasets, trials, desk or jobs, references
+            ),
             previews=Previews(gateway, datasets, trials, files or artifacts),
             budgets=Budgets(gateway, policies, grants),
             ledger_view=LedgerView(gateway, policies),
             approvals=approvals,
             jobs=jobs,
-            work=Work(gateway, leases, ending, events),
+            work=Work(gateway, leases, ending, events, references),
             dispatcher=Dispatcher(
                 gateway=gateway,
                 jobs=jobs,
@@ -232,8 +246,10 @@ class Services:
         self.base_models.register_embedded()
         self.policies.resume()
         self.grants.resume()
+        self.registrations.resume()
         self.background.add(self.dispatcher.duty)
         self.background.every("dispatcher", _DISPATCH_S, self.dispatcher.turn)
+        self.background.every("retention", _PRUNE_S, self.retention.prune)
         if self.launching.monitor is not None:
             self.background.add(self.launching.monitor)
         self.siblings.on(DISPATCH, lambda: self.background.wake("dispatcher"))

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import ipaddress
 import json
 import logging
 import resource
 import socket
 from collections import Counter
 from collections.abc import Callable
-from functools import lru_cache
 from http import HTTPStatus
 from typing import Any
 
@@ -29,6 +27,7 @@ from taciturn.server.app import create_app
 from taciturn.server.audit_log import Record
 from taciturn.server.gateway import Gateway
 from taciturn.server.identity import secret
+from taciturn.server.identity.anonymous import network
 from taciturn.server.identity.directory import revoke_all, role_text
 from taciturn.server.launchers.port import Launcher
 from taciturn.server.observing import SECURITY_HEADERS
@@ -113,6 +112,7 @@ def _add_admin(connection: Connection, now_ms: int) -> str:
             roles=role_text([Role.ADMIN]),
             disabled=False,
             created_at_ms=now_ms,
+            access_changed_at_ms=now_ms,
         )
     )
     return user_id
@@ -226,8 +226,8 @@ class Callers:
 
     def enter(self, address: str) -> ProblemError | None:
         """Count a connection, which has to `leave` in any case; why it is refused, if it is."""
-        network = _network(address)
-        self._open[network] += 1
+        own = network(address)
+        self._open[own] += 1
         if self._open.total() > self._most_of_all:
             return ProblemError(
                 "unavailable",
@@ -236,39 +236,25 @@ class Callers:
                 headers={"Retry-After": "5"},
             )
         trusted = self._proxies is not None and address in self._proxies
-        if trusted or self._open[network] <= self._most:
+        if trusted or self._open[own] <= self._most:
             return None
         return ProblemError(
             "too_many_requests",
-            f"more than {self._most} connections from {network}; close some, or have the operator "
+            f"more than {self._most} connections from {own}; close some, or have the operator "
             "raise TACITURN_ADDRESS_CONNECTIONS or name the proxy in TACITURN_TRUSTED_PROXIES",
             headers={"Retry-After": "5"},
         )
 
     def leave(self, address: str) -> None:
         """Count it no more."""
-        network = _network(address)
-        self._open[network] -= 1
-        if self._open[network] <= 0:
-            del self._open[network]
+        own = network(address)
+        self._open[own] -= 1
+        if self._open[own] <= 0:
+            del self._open[own]
 
 
 async def _nobody(*_: Any) -> None:
     """An application that is never asked."""
-
-
-@lru_cache(maxsize=4096)
-def _network(address: str) -> str:
-    """What one caller can take addresses from: an address, of IPv6 its /64."""
-    try:
-        found = ipaddress.ip_address(address.partition("%")[0])
-    except ValueError:
-        return address
-    if isinstance(found, ipaddress.IPv4Address):
-        return str(found)
-    if found.ipv4_mapped is not None:
-        return str(found.ipv4_mapped)
-    return str(ipaddress.ip_network((found, 64), strict=False))
 
 
 class GatewayConfig(uvicorn.Config):

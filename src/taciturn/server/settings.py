@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import os
 import sys
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from taciturn.preparation import places
 from taciturn.wire.identity import Role
 
 _MOST_PROCESSES = 4
+_MOST_WORKERS = 4
+_WORKER_BYTES = 8 << 30  # of a small model, with its rows
 
 
 class Settings(BaseSettings):
@@ -51,7 +55,21 @@ class Settings(BaseSettings):
     kubernetes_config: Annotated[
         Path | None, Field(description="JSON file of the Kubernetes launcher's settings.")
     ] = None
-    max_workers: Annotated[int, Field(ge=1, description="Jobs that run at once here.")] = 1
+    max_workers: Annotated[
+        int | None,
+        Field(
+            ge=1,
+            description="Jobs that run at once, looks at new datasets apart; default: one for each "
+            "8 GiB of memory and each two cores, four at most.",
+        ),
+    ] = None
+    preparation_s: Annotated[
+        float,
+        Field(ge=1, description="How long a job may read and prepare rows, whatever they hold."),
+    ] = 4 * 3600.0
+    job_s: Annotated[
+        float, Field(ge=1, description="How long a job may run, from its first worker on.")
+    ] = 7 * 86_400.0
     tick_s: Annotated[
         float,
         Field(gt=0, le=300, description="Events are shown at these ticks, not when they come."),
@@ -117,10 +135,29 @@ class Settings(BaseSettings):
         int,
         Field(
             ge=1,
-            description="Failed logins from one address in 15 minutes; ten times as many for one "
-            "name, from all addresses that it has not come from before.",
+            description="Failed logins by one name from one address before each further one has to "
+            "wait, twice as long each time, 15 minutes at most; ten times as many by one name or "
+            "from one address, which do not count where that name has come in from there before.",
         ),
     ] = 10
+    anonymous_per_minute: Annotated[
+        int,
+        Field(
+            ge=1,
+            description="Requests of nobody in particular from one address (IPv6: from one /64) to "
+            "each process, logins apart from others; ten times as many from all addresses.",
+        ),
+    ] = 120
+    password_link_s: Annotated[
+        float, Field(ge=60, description="How long a link is good through which a password is set.")
+    ] = 86_400.0
+    audit_log_days: Annotated[
+        int | None,
+        Field(ge=1, description="After which audit log rows are exported to storage and removed."),
+    ] = None
+    incident_days: Annotated[
+        int, Field(ge=1, description="After which logs of failures, which may quote rows, go.")
+    ] = 30
     trusted_proxies: Annotated[
         str | None,
         Field(description="Addresses whose X-Forwarded-For is believed, by comma; default: none."),
@@ -137,11 +174,28 @@ class Settings(BaseSettings):
     ] = None
     signing_key: Annotated[
         str | None,
-        Field(description="Given to workers, which sign certificates: PEM file, env:NAME, ..."),
+        Field(
+            description="Given to workers, which sign certificates: PEM file, env:NAME, ...; "
+            "default: a key of the gateway's own, where workers are on this machine."
+        ),
     ] = None
     worker_env: Annotated[
         tuple[str, ...],
         Field(description="Names of variables that local workers get, such as AWS_PROFILE."),
+    ] = ()
+    source_prefixes: Annotated[
+        tuple[str, ...],
+        Field(
+            description="Folders and URLs where every owner may register data, such as /data/ or "
+            "s3://hospital/; default: none. More for one owner: taciturn user change --source.",
+        ),
+    ] = ()
+    source_networks: Annotated[
+        tuple[IPv4Network | IPv6Network, ...],
+        Field(
+            description="Loopback, link-local or private addresses that workers may read data "
+            "from, such as 10.1.0.0/16; default: none.",
+        ),
     ] = ()
     oidc_issuer: str | None = None
     oidc_client_id: str | None = None
@@ -152,6 +206,20 @@ class Settings(BaseSettings):
     oidc_roles: Annotated[
         dict[str, Role], Field(description="Group of the provider -> role here.")
     ] = {}
+
+    @field_validator("source_prefixes")
+    @classmethod
+    def _spelled(cls, given: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(places.prefix(each) for each in given)
+
+    @property
+    def worker_count(self) -> int:
+        """How many jobs run at once, looks at new datasets apart."""
+        if self.max_workers is not None:
+            return self.max_workers
+        pages = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        room = min(pages // _WORKER_BYTES, (os.cpu_count() or 1) // 2)
+        return max(1, min(_MOST_WORKERS, room))
 
     @property
     def process_count(self) -> int:

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import os
+import socket
 from contextlib import suppress
 from pathlib import Path
 
 from sqlalchemy import Engine
 
-from taciturn.errors import DatabaseError
+from taciturn.certificate.keygen import MAX_DAYS, write_key
+from taciturn.errors import DatabaseError, OutputError
 from taciturn.server import schema
 from taciturn.server.database import open_database
 from taciturn.server.gateway import Gateway
 from taciturn.server.ledger import Ledger, SealKey
 from taciturn.server.ledger.journal import Clock, utc_now
 from taciturn.server.settings import Settings
+
+OWN_SIGNING_KEY = "signing"
+"""Name of the gateway's own key, in its folder: signing.pem, signing.pub, signing.trust.json."""
 
 
 def open_gateway(settings: Settings, *, clock: Clock = utc_now) -> Gateway:
@@ -23,15 +28,22 @@ def open_gateway(settings: Settings, *, clock: Clock = utc_now) -> Gateway:
     SQLite is migrated at once; PostgreSQL only by `taciturn serve --migrate`, since several
     gateways of different versions may share it.
 
+    Where workers are on this machine and no signing key is named, they get one of the gateway's
+    own, which is made at the first start.
+
     Raises:
         DatabaseError: it cannot be used, or is of another version.
         SigningKeyError: the ledger key is not one.
+        OutputError: a key cannot be written.
     """
     engine = open_engine(settings)
     if settings.database_url is None:
         schema.upgrade(engine)
     schema.check(engine)
     key = _seal_key(settings)
+    if settings.signing_key is None and settings.launcher == "local":
+        own = _own_signing_key(settings.data_dir)
+        settings = settings.model_copy(update={"signing_key": str(own)})
     return Gateway(settings, engine, key, Ledger(engine, key, clock=clock), clock)
 
 
@@ -54,6 +66,25 @@ def _seal_key(settings: Settings) -> SealKey:
             "seals, 64 hexadecimal digits from your secret store"
         )
     return _kept_key(settings.data_dir / "ledger.key")
+
+
+def _own_signing_key(folder: Path) -> Path:
+    """The key with which certificates are signed; made if it is not there, by one process alone.
+    `signing.trust.json` beside it is for those who check certificates."""
+    path = (folder / f"{OWN_SIGNING_KEY}.pem").absolute()
+    if not path.exists():
+        try:
+            write_key(
+                folder / OWN_SIGNING_KEY,
+                name=f"taciturn gateway on {socket.gethostname()}",
+                valid_from=utc_now(),
+                days=MAX_DAYS,
+                password=None,
+            )
+        except OutputError:
+            if not path.exists():
+                raise
+    return path
 
 
 def _kept_key(path: Path) -> SealKey:

@@ -1,7 +1,8 @@
 """The gateway's own tables; the ledger's are in `ledger/tables.py`.
 
 Times are milliseconds since 1970 in UTC. JSON is text: the same on SQLite and PostgreSQL. Nothing
-in these tables was computed from private rows, but `incidents`, which only a data owner reads.
+in these tables was computed from private rows, but `incidents`, which only a data owner reads, and
+`source_marks`: keyed digests of whole files, which nobody reads, and are compared alone.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    true,
 )
 
 from taciturn.server.ledger.tables import metadata as metadata
@@ -37,7 +39,23 @@ users = Table(
     Column("password_hash", Text),
     Column("oidc_subject", Text, unique=True),
     Column("disabled", Boolean, nullable=False),
+    Column("sources", Text, nullable=False, server_default="[]"),
     Column("created_at_ms", BigInteger, nullable=False),
+    Column("access_changed_at_ms", BigInteger, nullable=False, server_default="0"),
+)
+
+password_links = Table(
+    "password_links",
+    metadata,
+    Column("id", _ID, primary_key=True),
+    Column("user_id", _ID, ForeignKey("users.id"), nullable=False),
+    Column("made_by", _NAME, nullable=False),
+    Column("digest", String(64), nullable=False, unique=True),
+    Column("created_at_ms", BigInteger, nullable=False),
+    Column("expires_at_ms", BigInteger, nullable=False),
+    Column("redeemed_at_ms", BigInteger),
+    Column("address", String(60)),
+    Index("ix_password_links_user_id", "user_id"),
 )
 
 memberships = Table(
@@ -104,6 +122,9 @@ datasets = Table(
     Column("units", BigInteger, nullable=False),
     Column("state", String(20), nullable=False),
     Column("columns", Text),
+    Column("header", Boolean, nullable=False, server_default=true()),
+    Column("stated", Text),
+    Column("found", Text),
     Column("mock", Text, nullable=False),
     Column("synthetic_job", _ID),
     Column("synthetic", Text),
@@ -112,6 +133,15 @@ datasets = Table(
     Column("created_at_ms", BigInteger, nullable=False),
     Column("removed_at_ms", BigInteger),
     Index("ix_datasets_namespace", "namespace"),
+)
+
+source_marks = Table(
+    "source_marks",
+    metadata,
+    Column("dataset", _NAME, ForeignKey("datasets.name"), primary_key=True),
+    Column("mark", String(32), primary_key=True),
+    Column("lasting", Boolean, nullable=False),
+    Index("ix_source_marks_mark", "mark"),
 )
 
 base_models = Table(
@@ -145,6 +175,7 @@ jobs = Table(
     Column("lease", Integer, nullable=False, default=0),
     Column("lease_operation", String(100)),
     Column("lease_until_ms", BigInteger),
+    Column("started_at_ms", BigInteger),
     Column("cancel", Boolean, nullable=False),
     Column("outcome", Text),
     Column("failure", String(40)),
@@ -254,6 +285,23 @@ audit_log = Table(
     Column("address", String(60)),
     Column("details", Text),
     Index("ix_audit_log_actor", "actor", "id"),
+)
+
+audit_log_exports = Table(
+    "audit_log_exports",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("first_entry", BigInteger, nullable=False),
+    Column("last_entry", BigInteger, nullable=False),
+    Column("entries", Integer, nullable=False),
+    Column("first_at_ms", BigInteger, nullable=False),
+    Column("last_at_ms", BigInteger, nullable=False),
+    Column("sha256", String(64), nullable=False),
+    Column("previous", String(64), nullable=False),
+    Column("digest", String(64), nullable=False),
+    Column("seal", String(64), nullable=False),
+    Column("file", _NAME, nullable=False),
+    Column("created_at_ms", BigInteger, nullable=False),
 )
 
 logins = Table(

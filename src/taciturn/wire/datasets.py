@@ -35,6 +35,7 @@ class DatasetState(StrEnum):
     """Where a dataset stands; only a ready one can be fitted on."""
 
     PROBING = "probing"
+    UNCONFIRMED = "unconfirmed"
     READY = "ready"
     REFUSED = "refused"
 
@@ -50,6 +51,53 @@ class SchemaFile(WireValue):
     """`schema.json` of a probe: names and types of columns, and nothing of what is in them."""
 
     columns: Annotated[tuple[ColumnView, ...], Field(max_length=2000)]
+
+
+class FoundColumns(WireValue):
+    """What a worker found, for the dataset's owner alone until they confirm it.
+
+    Attributes:
+        named_by: what their names are a guess from: the first line of text files, which may as well
+            be a row; the keys of rows of JSON; or the schema of files or a table.
+        doubts: why some do not look like names.
+    """
+
+    columns: tuple[ColumnView, ...]
+    named_by: Literal["first line", "keys of rows", "schema", "first line, keys of rows or schema"]
+    doubts: tuple[str, ...]
+
+
+ColumnName = Annotated[str, Field(min_length=1, max_length=200)]
+Columns = Annotated[
+    tuple[ColumnName, ...],
+    Field(
+        min_length=1,
+        max_length=2000,
+        description="Names of all columns, in their order: public from then on.",
+        examples=[["id", "context"]],
+    ),
+]
+Header = Annotated[
+    bool,
+    Field(
+        description="Whether text files (CSV, TSV) begin with a line of names. If not, columns are "
+        "named as stated, or column_1, column_2, ...; the first line is a row like any other."
+    ),
+]
+
+
+class StatedColumn(WireValue):
+    """A column as its owner states it. The type is needed where it holds names itself."""
+
+    name: ColumnName
+    type: Annotated[str | None, Field(max_length=4000)] = None
+
+
+class StatedColumns(WireValue):
+    """What an owner says the columns are; with it they become public."""
+
+    columns: Annotated[tuple[StatedColumn, ...] | None, Field(min_length=1, max_length=2000)] = None
+    header: Header = True
 
 
 class PreviewView(WireValue):
@@ -92,6 +140,14 @@ class NewDataset(WireValue):
     ]
     namespace: Name
     units: Units
+    columns: Annotated[
+        Columns | None,
+        Field(
+            description="Names of all columns. With them the dataset is ready once a worker has "
+            "found just these; without, its owner has to confirm what was found."
+        ),
+    ] = None
+    header: Header = True
     budget: Annotated[
         BudgetTerms | None,
         Field(description="Opens the namespace's budget, where it does not exist yet."),
@@ -104,7 +160,11 @@ class NewDataset(WireValue):
 
 
 class DatasetView(WireValue):
-    """A dataset as practitioners see it: terms, schema, state. Nothing computed from rows."""
+    """A dataset as practitioners see it: terms, schema, state. Nothing computed from rows.
+
+    Attributes:
+        columns: as the owner has stated or confirmed them; null before.
+    """
 
     name: Name
     namespace: Name
@@ -117,6 +177,10 @@ class DatasetView(WireValue):
     policy: PolicyLine
     preview: Literal["mock", "schema", "synthetic"]
     source: Annotated[str | None, Field(description="For its owner and auditors only.")] = None
+    header: Header = True
+    found: Annotated[
+        FoundColumns | None, Field(description="To be confirmed; for its owner only.")
+    ] = None
     created_at: Moment
 
 
@@ -165,6 +229,25 @@ class PolicyTerms(WireValue):
         Field(description="Who may approve exceptions; at least two people decide, not the asker."),
     ] = ()
     expires_at: Moment | None = None
+    job_hours: Annotated[
+        float | None,
+        Field(
+            gt=0,
+            le=8760,
+            description="How long a job may run; null: as long as the gateway allows.",
+        ),
+    ] = None
+    reset_wait_h: Annotated[
+        float,
+        Field(
+            ge=0,
+            le=90 * 24,
+            description="Hours for which nobody approves, changes terms, grants or reads incidents "
+            "here after an administrator has changed how they get in: let them in, gave them a "
+            "role or a group, or made the link by which their password was set. Does not count "
+            "for changes before the namespace was opened.",
+        ),
+    ] = 24.0
 
 
 class PolicyView(PolicyTerms):

@@ -15,7 +15,7 @@ from pydantic import Field, TypeAdapter
 from taciturn.planning.plan import TrainingPlan
 from taciturn.wire.jobs import JobState
 from taciturn.wire.machines import MachineUse
-from taciturn.wire.values import Moment, WireValue
+from taciturn.wire.values import LATER, Moment, WireValue
 
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 
@@ -39,10 +39,12 @@ class FailureCode(StrEnum):
     MODEL_REFUSED = "model_refused"
     DATA_UNREADABLE = "data_unreadable"
     DATA_REFUSED = "data_refused"
+    SOURCE_REFUSED = "source_refused"
     GUARANTEE_REFUSED = "guarantee_refused"
     BUDGET_EXCEEDED = "budget_exceeded"
     FENCED = "fenced"
     RESOURCES = "resources"
+    TIME = "time"
     STORAGE = "storage"
     INTERNAL = "internal"
     LOST = "lost"
@@ -57,15 +59,25 @@ FAILURES: dict[FailureCode, str] = {
     FailureCode.MODEL_REFUSED: "the model cannot be loaded, or cannot be fitted with a guarantee",
     FailureCode.DATA_UNREADABLE: "the worker cannot reach or read the data; ask the data's owner",
     FailureCode.DATA_REFUSED: "the data cannot be prepared this way; ask the data's owner",
+    FailureCode.SOURCE_REFUSED: "the data are where their owner may read none, or are registered "
+    "under another budget, too; their owner asks an administrator",
     FailureCode.GUARANTEE_REFUSED: "going on would have broken the guarantee; nothing was released",
-    FailureCode.BUDGET_EXCEEDED: "the budget has no room for what is left to do",
+    FailureCode.BUDGET_EXCEEDED: "the budget has no room for what is left to do: steps that a lost "
+    "worker had been charged for would run, and be charged, again. What was charged stays spent, "
+    "what never ran is free again; ask for less, or the data's owner for a larger budget",
     FailureCode.FENCED: "another worker has taken the job over",
-    FailureCode.RESOURCES: "memory or time ran out; ask for smaller microbatches",
+    FailureCode.RESOURCES: "memory ran out; ask for smaller microbatches",
+    FailureCode.TIME: "the job has taken all the time that it may take; one that was still reading "
+    "rows has spent what it held; make select simpler, or ask for more time",
     FailureCode.STORAGE: "disk or object store is full or cannot be written",
     FailureCode.INTERNAL: "the worker failed; the owner finds why under the incident",
-    FailureCode.LOST: "the worker vanished; what it had charged stays spent",
+    FailureCode.LOST: "its workers vanished one after the other without a word, as they do when "
+    "memory runs out or a machine goes away. What was charged stays spent, what never ran is free "
+    "again. Ask whoever runs the gateway, whose log says when each was lost; then try again, with "
+    "smaller microbatches if it may be memory",
     FailureCode.REJECTED: "an approver rejected it",
-    FailureCode.EXPIRED: "nobody decided, or no worker came, in time",
+    FailureCode.EXPIRED: "nobody approved it, or no worker came, in time; nothing was spent, and "
+    "what was held is free again. Ask again",
     FailureCode.LAUNCH: "no worker could be started",
     FailureCode.OUTAGE: "the cluster of the workers did not answer, or had no room, for too long",
 }
@@ -86,6 +98,15 @@ class StageEvent(WireValue):
 
     type: Literal["stage"] = "stage"
     stage: Stage
+    padded_s: Annotated[
+        float | None,
+        Field(
+            gt=0,
+            allow_inf_nan=False,
+            description="The stage ends so many seconds after it began, or twice, four times ... "
+            "as many: how long rows take tells nothing.",
+        ),
+    ] = None
 
 
 class PlanEvent(WireValue):
@@ -96,7 +117,8 @@ class PlanEvent(WireValue):
 
 
 class ProgressEvent(WireValue):
-    """Steps done and epsilon so far. Delivered at the ticks of a public clock, not as steps end:
+    """Steps done, and the epsilon that is spent: of all steps that are charged, a block of them
+    before the first of it runs. Delivered at the ticks of a public clock, not as steps end:
     how long a step takes depends on how many units it drew."""
 
     type: Literal["progress"] = "progress"
@@ -132,8 +154,8 @@ JobEvent = Annotated[
     Field(discriminator="type"),
 ]
 
-WORKER_EVENT: TypeAdapter[WorkerEvent] = TypeAdapter(WorkerEvent)
-JOB_EVENT: TypeAdapter[JobEvent] = TypeAdapter(JobEvent)
+WORKER_EVENT: TypeAdapter[WorkerEvent] = TypeAdapter(WorkerEvent, config=LATER)
+JOB_EVENT: TypeAdapter[JobEvent] = TypeAdapter(JobEvent, config=LATER)
 
 
 class NumberedEvent(WireValue):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from enum import StrEnum
 from typing import Annotated
 
@@ -10,6 +11,16 @@ from pydantic import Field, SecretStr
 from taciturn.wire.values import Line, Moment, WireValue
 
 UserName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._@+-]{0,127}$", examples=["ada"])]
+
+
+Sources = Annotated[
+    tuple[Annotated[str, Field(min_length=1, max_length=2000)], ...],
+    Field(
+        max_length=200,
+        description="Folders, files and URLs where an owner may register data.",
+        examples=[["s3://hospital/", "/data/ward/"]],
+    ),
+]
 
 
 class Role(StrEnum):
@@ -29,17 +40,19 @@ class UserView(WireValue):
     roles: tuple[Role, ...]
     groups: tuple[str, ...] = ()
     disabled: bool = False
+    sources: Sources = ()
     created_at: Moment
 
 
 class NewUser(WireValue):
-    """A person to be let in. Without a password they log in by OIDC, or with tokens."""
+    """A person to be let in. Nobody sets a password for them: they log in by OIDC, or set their own
+    through a link."""
 
     name: UserName
     display_name: Line | None = None
     roles: Annotated[tuple[Role, ...], Field(min_length=1)]
     groups: tuple[UserName, ...] = ()
-    password: Annotated[SecretStr, Field(min_length=12, max_length=1000)] | None = None
+    sources: Sources = ()
 
 
 class UserChange(WireValue):
@@ -49,7 +62,42 @@ class UserChange(WireValue):
     roles: Annotated[tuple[Role, ...] | None, Field(examples=[["practitioner"]])] = None
     groups: tuple[UserName, ...] | None = None
     disabled: bool | None = None
-    password: Annotated[SecretStr, Field(min_length=12, max_length=1000)] | None = None
+    sources: Sources | None = None
+
+
+class PasswordLink(WireValue):
+    """A link through which one person sets their own password, once. Shown to the administrator who
+    has made it, this once; the gateway keeps its digest."""
+
+    name: UserName
+    url: str
+    expires_at: Moment
+
+
+class PasswordLinkView(WireValue):
+    """That a link was made for a person, by whom, and when and from where it was used."""
+
+    made_by: str
+    created_at: Moment
+    expires_at: Moment
+    redeemed_at: Moment | None = None
+    address: str | None = None
+
+
+class LinkRedemption(WireValue):
+    """A link, or what follows its `#`, and the password that its holder has chosen."""
+
+    link: Annotated[SecretStr, Field(min_length=1, max_length=2000, examples=["tac_0_x"])]
+    password: Annotated[
+        SecretStr,
+        Field(min_length=12, max_length=1000, examples=["correct horse battery staple"]),
+    ]
+
+
+class Redeemed(WireValue):
+    """Whose password was set."""
+
+    name: UserName
 
 
 class NewToken(WireValue):
@@ -90,7 +138,13 @@ class Login(WireValue):
 
 
 class Self(WireValue):
-    """Who the gateway takes the caller for."""
+    """Who the gateway takes the caller for.
+
+    `access_changed_at` is when an administrator last changed how the caller gets in or what they
+    may do: let them in, gave them a role or a group, or made a link through which their password
+    was set. `password_links` are those of the last 90 days: whoever did not ask for one has been
+    impersonated, or is about to be.
+    """
 
     name: UserName
     display_name: str | None
@@ -98,6 +152,8 @@ class Self(WireValue):
     groups: tuple[str, ...]
     actions: tuple[str, ...]
     expires_at: Moment | None
+    access_changed_at: Moment | None = None
+    password_links: tuple[PasswordLinkView, ...] = ()
     server_version: str
 
 
@@ -141,3 +197,44 @@ class AuditEntry(WireValue):
     request_id: str
     address: str | None
     token: str | None
+
+
+class AuditLogExport(WireValue):
+    """Rows of the audit log that were written to a file and then removed.
+
+    The file has one AuditEntry a line. `digest` covers this export and, by `previous`, all that
+    came before: one that is changed, left out or taken away is found.
+    """
+
+    id: Annotated[int, Field(ge=1)]
+    first_entry: int
+    last_entry: int
+    entries: int
+    first_at: Moment
+    last_at: Moment
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    previous: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    digest: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    created_at: Moment
+
+    def chained(self) -> str:
+        """What `digest` has to be."""
+        said = (self.previous, self.id, self.first_entry, self.last_entry, self.entries)
+        text = "\n".join(str(part) for part in (*said, self.sha256))
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+class Retention(WireValue):
+    """How long the gateway keeps what nobody needs for ever; null: for ever."""
+
+    audit_log_days: int | None
+    incident_days: int
+    audit_log_entries: int
+    incidents: int
+
+
+class Pruned(WireValue):
+    """What was removed because its time was over."""
+
+    exports: tuple[AuditLogExport, ...]
+    incidents: int

@@ -68,6 +68,11 @@ class DataRef(WireValue):
 _NOT_REMOTE = ("privacy_unit", "select", "device", "threads", "checkpoint_every")
 
 
+Purpose = Annotated[
+    Line | None, Field(description="What it is for: one line for whoever has to approve it.")
+]
+
+
 class RemoteFit(FitSpec):
     """A fit where the data is: FitSpec, but unit, selection and machine are the gateway's."""
 
@@ -75,6 +80,7 @@ class RemoteFit(FitSpec):
     model: Annotated[str, Field(min_length=1, max_length=300, description="Base model.")]
     data: DataRef
     name: Annotated[Line | None, Field(description="A name for the model.")] = None
+    purpose: Purpose = None
     machine: Annotated[
         MachineWish | None, Field(description="Default: what the memory estimate needs.")
     ] = None
@@ -122,6 +128,7 @@ class RemoteEvaluate(EvaluateSpec):
     public_texts: Annotated[
         tuple[Annotated[str, Field(max_length=100_000)], ...], Field(max_length=10_000)
     ] = ()
+    purpose: Purpose = None
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
@@ -184,6 +191,20 @@ class Failure(WireValue):
     incident: str | None = None
 
 
+class JobCost(WireValue):
+    """What a job takes of budgets. While it runs, all of its plan is held or spent; what is spent
+    so far its progress says. Once it is over, what was not spent is free again."""
+
+    epsilon: Annotated[
+        float | None, Field(description="That is spent for good; null while the job runs.")
+    ]
+    delta: float
+    share_of_budget: Annotated[float, Field(description="Of the namespace's, spent and held.")]
+    share_of_grant: Annotated[
+        float | None, Field(description="Of the grant that it is paid from, spent and held.")
+    ]
+
+
 class JobView(WireValue):
     """A job as its requester sees it."""
 
@@ -199,7 +220,23 @@ class JobView(WireValue):
     policy: PolicyLine
     failure: Failure | None = None
     approval: str | None = None
+    cost: Annotated[
+        JobCost | None, Field(description="Of one job that was asked for; null in lists.")
+    ] = None
     created_at: Moment
+    updated_at: Moment
+
+
+class OperatedJob(WireValue):
+    """A job as whoever runs the gateway sees it: how long it has run, and nothing of its data."""
+
+    id: str
+    kind: JobKind
+    state: JobState
+    requester: str
+    attempt: Annotated[int, Field(description="How many workers it has had.")]
+    created_at: Moment
+    started_at: Annotated[Moment | None, Field(description="When its first worker was started.")]
     updated_at: Moment
 
 
@@ -230,6 +267,10 @@ class ModelView(WireValue):
     job: str
     owner: str
     base_model: str
+    context_length: Annotated[
+        int | None,
+        Field(description="Tokens of prompt and answer together; null: the base was removed."),
+    ] = None
     namespace: Name
     policy: PolicyLine
     report: dict[str, Any]
@@ -237,8 +278,26 @@ class ModelView(WireValue):
     created_at: Moment
 
 
+class DecisionView(WireValue):
+    """What an approver has said; `withdrawn` is a yes that was taken back."""
+
+    approver: str
+    decision: Literal["approved", "rejected", "withdrawn"]
+    comment: str | None
+    at: Moment
+
+
 class ApprovalView(WireValue):
-    """A request to two people for something that the rules alone refuse."""
+    """A request to two people for something that the rules alone refuse.
+
+    Attributes:
+        model: the base model of a fit; else the id of a fitted one.
+        epsilon, delta: what the job itself would cost; null without a guarantee.
+        steps: how often the mechanism would run.
+        left, left_after: share of the namespace's budget that is neither spent nor held, now and
+            once this was approved, below 0 where there is no room; where one is asked for alone,
+            and not decided.
+    """
 
     id: str
     job: str
@@ -251,10 +310,26 @@ class ApprovalView(WireValue):
     needed: int
     expires_at: Moment
     created_at: Moment
+    kind: JobKind | None = None
+    dataset: Name | None = None
+    model: str | None = None
+    epsilon: float | None = None
+    delta: float | None = None
+    steps: int | None = None
+    purpose: str | None = None
+    decisions: tuple[DecisionView, ...] = ()
+    left: float | None = None
+    left_after: float | None = None
 
 
 class Decision(WireValue):
     """An approver's answer."""
 
     decision: Literal["approve", "reject"]
+    comment: Line | None = None
+
+
+class Withdrawal(WireValue):
+    """An approver takes their yes back."""
+
     comment: Line | None = None

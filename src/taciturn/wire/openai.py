@@ -102,9 +102,9 @@ class CompletionRequest(Sampling):
         return (self.prompt,) if isinstance(self.prompt, str) else self.prompt
 
     @property
-    def limit_tokens(self) -> int:
-        """OpenAI's own default."""
-        return self.max_tokens or 16
+    def limit_tokens(self) -> int | None:
+        """What one text may have, if that was said."""
+        return self.max_tokens
 
 
 class TextPart(BaseModel):
@@ -151,9 +151,9 @@ class ChatRequest(Sampling):
         return self
 
     @property
-    def limit_tokens(self) -> int:
-        """What one answer may have; OpenAI has no default, and the context is an upper bound."""
-        return self.max_completion_tokens or self.max_tokens or 256
+    def limit_tokens(self) -> int | None:
+        """What one answer may have, if that was said."""
+        return self.max_completion_tokens or self.max_tokens
 
 
 class ErrorDetail(WireValue):

@@ -10,7 +10,7 @@ from taciturn.figures import ReleasedEvaluation
 from taciturn.report import Audit
 from taciturn.wire.datasets import ColumnView
 from taciturn.wire.jobs import JobKind, ModelView
-from taciturn.wire.values import Moment, PolicyLine, WireValue
+from taciturn.wire.values import LATER, Moment, PolicyLine, WireValue
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
@@ -90,4 +90,4 @@ JobResult = Annotated[
     ProbeResult | FitResult | SampleResult | EvaluateResult | AuditResult | SynthesizeResult,
     Field(discriminator="kind"),
 ]
-JOB_RESULT: TypeAdapter[JobResult] = TypeAdapter(JobResult)
+JOB_RESULT: TypeAdapter[JobResult] = TypeAdapter(JobResult, config=LATER)

@@ -9,6 +9,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 T = TypeVar("T")
 
+LATER = ConfigDict(defer_build=True)
+"""Validators are made when first needed: a command that uses two values waits for two."""
+
 
 class WireValue(BaseModel):
     """A value that crosses a boundary; an unknown field is an error on both sides."""

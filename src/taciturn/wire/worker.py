@@ -2,6 +2,7 @@
 
     POST /v1/worker/jobs/{id}/lease        -> Assignment      (takes the job, fences another)
     POST /v1/worker/jobs/{id}/heartbeat    -> Orders           (every few seconds)
+    POST /v1/worker/jobs/{id}/source       SourceMarks -> 204  (before rows are read)
     POST /v1/worker/jobs/{id}/charges      Charge -> 204       (before a block of steps runs)
     POST /v1/worker/jobs/{id}/events       EventBatch -> 204
     PUT  /v1/worker/jobs/{id}/files/{name} bytes -> 204        (names of `artifacts.ALLOWED`)
@@ -33,14 +34,45 @@ MOST_ASKED = 100
 
 
 class SourceRef(WireValue):
-    """Where the rows are and what a unit is; credentials are the worker's own."""
+    """Where the rows are and what a unit is; credentials are the worker's own.
+
+    Attributes:
+        names: of the columns of CSV files that have no header line; empty: column_1, column_2, ...;
+            None: they have one.
+        prefixes: where the owner's data may be, once links are followed, too.
+        networks: addresses that may be read from though they are not public.
+        own: where gateway and workers keep what is theirs; nothing is read there.
+        mark_key: hexadecimal; keys the digests of SourceMarks.
+    """
 
     source: str
     unit: str
     units: int
+    names: tuple[str, ...] | None = None
     split_key: Annotated[
         str, Field(repr=False, description="Hexadecimal; keys the split by unit. A secret.")
     ]
+    prefixes: tuple[str, ...]
+    networks: tuple[str, ...]
+    own: tuple[str, ...]
+    mark_key: Annotated[str, Field(repr=False)]
+
+
+Mark = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$", examples=["0f" * 16])]
+
+
+class SourceMarks(WireValue):
+    """What a source is, as keyed digests that can be compared and tell nothing else.
+
+    Attributes:
+        first: the first message about it; further files follow in further messages.
+        places: of where its files or tables are: paths and URLs that links lead to, inodes, OIDs.
+        contents: of all that is in a file or a table.
+    """
+
+    first: bool
+    places: Annotated[tuple[Mark, ...], Field(min_length=1, max_length=4000, repr=False)]
+    contents: Annotated[tuple[Mark, ...], Field(max_length=4000, repr=False)] = ()
 
 
 class JobsAsked(WireValue):
@@ -69,12 +101,15 @@ class ReleasePlan(WireValue):
 
     Attributes:
         n_units: the declared number of the part, public: what the noised sums are divided by.
+        gain_std, accuracy_gain_std: how exact it will be, see planning.release.EvaluationPlan.
     """
 
     noise_multiplier: Annotated[float, Field(gt=0, allow_inf_nan=False)]
     epsilon: Epsilon
     delta: Delta
     n_units: Annotated[int, Field(ge=1)]
+    gain_std: float | None = None
+    accuracy_gain_std: float | None = None
 
 
 class LeaseRequest(WireValue):
@@ -94,6 +129,7 @@ class Assignment(WireValue):
         release: of a private evaluation: what was reserved is what runs.
         bucket_s: a stage that reads rows ends so long after its beginning, or twice, four times ...
             as long.
+        preparation_s: how long reading and preparing rows may take; public.
         charged_steps: steps that an earlier worker of the job had charged.
         files: names of the fitted model's files, where the job needs one.
     """
@@ -103,6 +139,7 @@ class Assignment(WireValue):
     lease: int
     lease_s: float
     bucket_s: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    preparation_s: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     request: AnyRequest
     source: SourceRef | None = None
     plan: TrainingPlan | None = None

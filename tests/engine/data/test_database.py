@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from ledgers.cluster import Cluster, NoPostgresError, postgres
-from taciturn.engine.data.database import is_table
+from taciturn.engine.data.database import Table, TableIdentity, identity, is_table
 from taciturn.engine.data.source import open_rows
 from taciturn.errors import DataError, DataNotFoundError
 from taciturn.preparation.rows import ROWS_PER_BATCH
@@ -28,6 +28,14 @@ _TABLES = f"""
     CREATE TABLE ward.empty (id integer, text text);
     CREATE TABLE "{ODD.replace('"', '""')}" (text text);
     INSERT INTO "{ODD.replace('"', '""')}" VALUES ('x');
+    CREATE TABLE copied AS SELECT * FROM notes ORDER BY id DESC;
+    CREATE VIEW ward.shown AS SELECT text AS note, true AS "taciturn row" FROM notes WHERE id > 3;
+    CREATE VIEW twice AS SELECT note FROM ward.shown;
+    CREATE TABLE years (id integer, year integer) PARTITION BY LIST (year);
+    CREATE TABLE years_1 PARTITION OF years FOR VALUES IN (1);
+    CREATE TABLE years_2 PARTITION OF years FOR VALUES IN (2);
+    CREATE SCHEMA gateway;
+    CREATE TABLE gateway.ledger_accounts (id integer);
 """
 
 
@@ -129,3 +137,47 @@ def test_other_urls_are_files() -> None:
     assert not is_table("s3://bucket/notes.parquet")
     assert not is_table("postgresql")
     assert is_table("postgresql+psycopg://host/db#notes")
+
+
+def known_as(database: str, table: str) -> TableIdentity:
+    return identity(Table(f"{database}#{table}"))
+
+
+def test_a_table_is_known_whatever_leads_to_it(database: str) -> None:
+    """Its views, and views of these; a partitioned table's parts, which know nothing of others."""
+    notes = set(known_as(database, "notes").relations)
+    assert len(notes) == 1
+    assert set(known_as(database, "public.notes").relations) == notes
+    assert notes < set(known_as(database, "ward.shown").relations)
+    assert notes < set(known_as(database, "twice").relations)
+    whole = set(known_as(database, "years").relations)
+    first, second = (set(known_as(database, f"years_{year}").relations) for year in (1, 2))
+    assert first | second < whole
+    assert not first & second
+    assert not whole & notes
+    assert known_as(database, ODD).relations
+
+
+def test_a_copy_of_a_table_has_the_same_rows_in_any_order(database: str) -> None:
+    notes, copied = known_as(database, "notes"), known_as(database, "copied")
+    assert notes.rows == copied.rows is not None
+    assert not set(notes.relations) & set(copied.relations)
+    assert known_as(database, "ward.shown").rows not in (None, notes.rows)
+    assert known_as(database, "ward.empty").rows is None
+
+
+def test_the_database_of_a_gateway_is_known(cluster: Cluster, database: str) -> None:
+    assert not known_as(database, "notes").of_a_gateway
+    with psycopg.connect(
+        host=str(cluster.folder), user="taciturn", dbname="hospital", autocommit=True
+    ) as connection:
+        connection.execute("CREATE TABLE gateway.ledger_entries (id integer)")
+        found = known_as(database, "notes")
+        connection.execute("DROP TABLE gateway.ledger_entries")
+    assert found.of_a_gateway
+    assert found.rows is None
+
+
+def test_an_identity_says_nothing_of_rows_where_it_fails(database: str) -> None:
+    with pytest.raises(DataNotFoundError, match="cannot be read"):
+        known_as(database, "absent")

@@ -23,7 +23,7 @@ import pytest
 
 from taciturn.engine.data.source import open_rows
 from taciturn.errors import DataError, DataNotFoundError, MissingDependencyError
-from taciturn.preparation.rows import BATCH_BYTES, ROWS_PER_BATCH
+from taciturn.preparation.rows import BATCH_BYTES, ROWS_PER_BATCH, Skipped
 
 ROWS = [{"id": "007", "text": "Rash, then\nfever."}, {"id": "8", "text": "Élan vital"}]
 TABLE = pa.Table.from_pylist(ROWS)
@@ -313,6 +313,62 @@ def test_csv_columns_are_text_and_empty_means_null(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_text("id,text\n007,a\n,b\n")
     assert [row["id"] for row in read(path)] == ["007", None]
+
+
+HEADERLESS = '17,"Dupont, F.",a; b; c; d\n18,Moreau,\n'
+
+
+def unnamed(path: Path, names: tuple[str, ...], *, skips: bool = False) -> tuple[list[str], Any]:
+    """Columns and rows of CSV files without a header line."""
+    rows = open_rows(str(path), names=names, empty=True, skipped=Skipped() if skips else None)
+    return rows.schema.names, [row for batch in rows.batches for row in batch.to_pylist()]
+
+
+def test_csv_without_a_header_line_loses_no_row(tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text(HEADERLESS)
+    names = ("id", "name", "note")
+    found = [("17", "Dupont, F.", "a; b; c; d"), ("18", "Moreau", None)]
+    assert unnamed(path, names) == (
+        list(names),
+        [dict(zip(names, row, strict=True)) for row in found],
+    )
+    invented = ["column_1", "column_2", "column_3"]
+    assert unnamed(path, ()) == (invented, [dict(zip(invented, row, strict=True)) for row in found])
+    (tmp_path / "rows.tsv").write_text("1\ta, b\n")
+    assert unnamed(tmp_path / "rows.tsv", ("a", "b"))[1] == [{"a": "1", "b": "a, b"}]
+    path.write_text("sep=;\n1;2\n")
+    with pytest.warns(UserWarning, match="semicolons"):
+        assert unnamed(path, ("a", "b"))[1] == [{"a": "1", "b": "2"}]
+
+
+@pytest.mark.parametrize("first", ["", "a;b;c;d;e;f\n", "1,2,3\n", "only\n", "\ufffe\n"])
+def test_how_rows_are_read_does_not_follow_from_the_first_of_them(
+    tmp_path: Path, first: str
+) -> None:
+    """Nor does whether they are: who is in the first row must not change what the others say."""
+    path = tmp_path / "rows.csv"
+    path.write_text(first)
+    names, alone = unnamed(path, ("a", "b"), skips=True)
+    assert names == ["a", "b"]
+    path.write_text(f"{first}3,4\n5,6\n")
+    names, rows = unnamed(path, ("a", "b"), skips=True)
+    assert names == ["a", "b"]
+    assert [row for row in rows if row not in alone] == [{"a": "3", "b": "4"}, {"a": "5", "b": "6"}]
+
+
+def test_columns_that_are_not_as_many_as_were_named_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_text(HEADERLESS)
+    with pytest.raises(DataError, match="as many columns as were named") as caught:
+        unnamed(tmp_path / "rows.csv", ("a", "b"))
+    assert "Dupont" not in str(caught.value)
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
+def test_what_names_its_columns_itself_is_given_no_names(tmp_path: Path, suffix: str) -> None:
+    for data in (str(write(tmp_path, suffix)), ROWS, "postgresql://host/db#table"):
+        with pytest.raises(DataError, match="names its columns itself"):
+            open_rows(data, names=("a", "b"))
 
 
 def test_two_columns_of_one_name_are_refused(tmp_path: Path) -> None:

@@ -14,6 +14,12 @@ from taciturn.engine.evaluation import release as module
 from taciturn.engine.evaluation.likelihood import UnitScores
 from taciturn.engine.evaluation.release import release, release_shares
 from taciturn.engine.privacy.rng import SecureStream
+from taciturn.planning.release import (
+    ACCURACY_GAIN_BOUND,
+    GAIN_BOUND,
+    RowWeights,
+    plan_evaluation,
+)
 
 KEY = bytes(range(32))
 SILENT = 1e-7
@@ -44,13 +50,63 @@ def test_without_noise_it_is_the_bounded_mean() -> None:
     both = [scores(50), scores(50, seed=1)]
     clusters = torch.arange(50) % 3
     released = made(both, clusters)
-    for score, exact in zip(released.scores, both, strict=True):
+    for score, exact in zip(released.scores[:1], both[:1], strict=True):
         nats = (exact.nats_U / exact.tokens_U).clamp(max=6.0).mean()
         assert score.nats_per_token == pytest.approx(float(nats), abs=1e-4)
         accuracy = (exact.correct_U / exact.tokens_U).mean()
         assert score.token_accuracy == pytest.approx(float(accuracy), abs=1e-4)
         assert score.perplexity == pytest.approx(math.exp(score.nats_per_token))
     assert released.shares_K == pytest.approx([17 / 50, 17 / 50, 16 / 50, 0], abs=1e-4)
+
+
+def test_what_is_gained_is_each_units_own_difference() -> None:
+    base, fitted = scores(50), scores(50, seed=1)
+    released = made([base, fitted])
+    assert released.gain is not None
+    differences = base.nats_U / base.tokens_U - fitted.nats_U / fitted.tokens_U
+    nats = float(differences.clamp(-GAIN_BOUND, GAIN_BOUND).mean())
+    assert released.gain.nats_per_token == pytest.approx(nats, abs=1e-4)
+    hits = fitted.correct_U / fitted.tokens_U - base.correct_U / base.tokens_U
+    bound = ACCURACY_GAIN_BOUND
+    assert released.gain.token_accuracy == pytest.approx(
+        float(hits.clamp(-bound, bound).mean()), abs=1e-4
+    )
+    first, second = released.scores
+    assert second.nats_per_token == pytest.approx(first.nats_per_token - nats, abs=1e-4)
+    assert made([base]).gain is None
+
+
+@pytest.mark.parametrize("declared_units", [None, 400])
+def test_what_is_gained_is_told_far_more_exactly_than_by_two_figures(
+    declared_units: int | None,
+) -> None:
+    """And as exactly as the plan says, whatever the seed."""
+    noise = 8.0
+    base = scores(400)
+    fitted = UnitScores(base.nats_U - 0.4 * base.tokens_U, base.tokens_U, base.correct_U)
+    found = [
+        release(
+            [base, fitted],
+            None,
+            0,
+            loss_bound=math.log(49152),
+            noise_multiplier=noise,
+            stream=SecureStream(key(number)),
+            declared_units=declared_units,
+        )
+        for number in range(200)
+    ]
+    gains = np.array([each.gain.nats_per_token for each in found if each.gain])
+    planned = plan_evaluation(400, 1.0, 1e-6, noise, counted=declared_units is not None)
+    stated = float(np.mean([each.gain.nats_std for each in found if each.gain]))
+    assert stated == pytest.approx(planned.gain_std, rel=0.1)
+    assert gains.std() == pytest.approx(stated, rel=0.2)
+    assert gains.mean() == pytest.approx(0.4, abs=5 * stated / math.sqrt(200))
+    # As it was: two figures, each of a row of four (five) that weigh the same.
+    rows = math.sqrt(4 if declared_units is None else 5)
+    before = math.sqrt(2) * rows * noise / 400 * math.log(49152) / 2
+    assert stated < before / 3
+    assert found[0].scores[0].nats_std < 1.05 * before / math.sqrt(2)
 
 
 def test_event_is_one_gaussian_for_all_figures() -> None:
@@ -75,7 +131,7 @@ def test_rows_stay_below_the_clip_norm(compared: bool, monkeypatch: pytest.Monke
     made([wild, wild], torch.tensor([0, 3]) if compared else None)
     ((rows, clip),) = seen
     assert float(rows.norm(dim=1).max()) <= clip * (1 + 1e-12)
-    assert clip == math.sqrt(5 if compared else 4)
+    assert clip == RowWeights.of(paired=True, counted=False).norm(clusters=compared)
 
 
 def test_units_without_tokens_count_as_zero() -> None:
@@ -89,9 +145,12 @@ def test_units_without_tokens_count_as_zero() -> None:
 
 def test_noise_is_stated_and_fresh_for_each_figure() -> None:
     released = made([scores(10), scores(10)], noise=2.0)
-    clip = math.sqrt(4)
-    assert released.scores[0].accuracy_std == pytest.approx(2.0 * clip / 10 / 2)
-    assert released.scores[0].nats_std == pytest.approx(6.0 * released.scores[0].accuracy_std)
+    weights = RowWeights.of(paired=True, counted=False)
+    row = 2.0 * weights.norm(clusters=False) / 10
+    assert released.scores[0].accuracy_std == pytest.approx(row / weights.accuracy / 2)
+    assert released.scores[0].nats_std == pytest.approx(6.0 * row / weights.nats / 2)
+    assert released.gain is not None
+    assert released.gain.nats_std == pytest.approx(GAIN_BOUND * row / weights.gain)
     assert released.scores[0] != released.scores[1]
 
 
@@ -166,7 +225,7 @@ def test_the_number_who_are_there_is_noised_and_paid_for() -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "GaussianStatistic", Watched)
         declared(100, 1.0)
-    assert clips == [pytest.approx(math.sqrt(3))]
+    assert clips == [pytest.approx(math.sqrt(2.25))]
 
 
 def test_stated_noise_of_a_quotient_is_what_it_has() -> None:

@@ -63,9 +63,24 @@ def finished(desk: Reception, **asked: Any) -> Any:
     return desk.client.get(begun(desk, **asked), follow_redirects=False)
 
 
+def confirmed(desk: Reception, **asked: Any) -> Any:
+    """The same for a command line, whose person says yes to the page that asks."""
+    page = finished(desk, **asked)
+    assert page.status_code == 200
+    return say_yes(desk, page.text)
+
+
+def say_yes(desk: Reception, page: str, **headers: str) -> Any:
+    proof = page.split('name="proof" value="')[1].split('"')[0]
+    return desk.client.post(
+        "/v1/oidc/confirmations", data={"proof": proof}, headers=headers, follow_redirects=False
+    )
+
+
 def test_a_browser_comes_back_with_a_session(desk: Reception) -> None:
     answer = finished(desk)
     assert (answer.status_code, answer.headers["Location"]) == (302, "/")
+    assert desk.client.get("/").status_code == 200
     me = desk.client.get("/v1/self").json()
     assert (me["name"], me["roles"]) == ("ada", ["practitioner"])
     assert me["groups"] == ["chess", "doctors"]
@@ -75,7 +90,7 @@ def test_a_browser_comes_back_with_a_session(desk: Reception) -> None:
 
 
 def test_a_command_line_gets_a_code_on_its_port_and_a_token_once(desk: Reception) -> None:
-    answer = finished(desk, challenge=CHALLENGE, port=8765)
+    answer = confirmed(desk, challenge=CHALLENGE, port=8765)
     where = urlsplit(answer.headers["Location"])
     assert (where.scheme, where.netloc) == ("http", "127.0.0.1:8765")
     assert "__Host-taciturn" not in desk.client.cookies
@@ -88,8 +103,42 @@ def test_a_command_line_gets_a_code_on_its_port_and_a_token_once(desk: Reception
     assert desk.client.post("/v1/oidc/tokens", json=body).status_code == 401
 
 
+@pytest.mark.parametrize("port", [{}, {"port": 8765}])
+def test_no_command_line_gets_a_code_before_the_person_says_yes(
+    desk: Reception, port: dict[str, int]
+) -> None:
+    """Any page can lead a browser that is logged in at the provider here, with a challenge whose
+    verifier its maker has, and any program of the machine can listen."""
+    page = finished(desk, challenge=CHALLENGE, **port)
+    assert page.status_code == 200
+    assert "Location" not in page.headers
+    assert "code=" not in page.text
+    assert CHALLENGE[:8] in page.text
+    assert "ada" in page.text
+    allowed = f"form-action 'self'{' http://127.0.0.1:8765' if port else ''}"
+    assert allowed in page.headers["content-security-policy"]
+    evil = say_yes(desk, page.text, Origin="https://evil.example")
+    assert (evil.status_code, evil.json()["code"]) == (403, "csrf")
+    forged = desk.client.post("/v1/oidc/confirmations", data={"proof": "0" * 64})
+    assert forged.status_code == 401
+    kept = dict(desk.client.cookies)
+    desk.client.cookies.clear()
+    assert say_yes(desk, page.text).status_code == 401  # another browser
+    desk.client.cookies.update(kept)
+    desk.clock.forward(seconds=601)
+    assert say_yes(desk, page.text).status_code == 401
+
+
+def test_a_question_is_no_code_and_no_login(desk: Reception) -> None:
+    finished(desk, challenge=CHALLENGE)
+    question = desk.client.cookies["taciturn-oidc"]
+    body = {"code": question, "verifier": VERIFIER}
+    assert desk.client.post("/v1/oidc/tokens", json=body).status_code == 401
+    assert desk.client.get("/v1/oidc/callback?state=x&code=y").status_code == 401
+
+
 def test_a_command_line_elsewhere_is_shown_its_code(desk: Reception) -> None:
-    page = finished(desk, challenge=CHALLENGE)
+    page = confirmed(desk, challenge=CHALLENGE)
     code = page.text.split("<pre>")[1].split("</pre>")[0]
     desk.clock.forward(seconds=119)
     body = {"code": code, "verifier": VERIFIER}
@@ -97,7 +146,7 @@ def test_a_command_line_elsewhere_is_shown_its_code(desk: Reception) -> None:
 
 
 def test_a_code_is_over_after_two_minutes(desk: Reception) -> None:
-    page = finished(desk, challenge=CHALLENGE)
+    page = confirmed(desk, challenge=CHALLENGE)
     code = page.text.split("<pre>")[1].split("</pre>")[0]
     desk.clock.forward(seconds=122)
     refused = desk.client.post("/v1/oidc/tokens", json={"code": code, "verifier": VERIFIER})

@@ -101,12 +101,14 @@ def test_a_changed_role_counts_at_once(reception: Reception) -> None:
     assert client.get("/v1/self", headers=ada).json()["roles"] == ["auditor"]
 
 
-def test_an_administrator_sets_a_password_and_sessions_end(desk: Reception) -> None:
-    root, ada = desk.person("root", Role.ADMIN), desk.person("ada", Role.OWNER)
-    assert desk.client.get("/v1/self", headers=ada).is_success
-    body = {"password": PASSWORD}
-    changed = desk.client.patch("/v1/users/ada", headers=root, json=body)
-    assert PASSWORD not in changed.text
-    assert desk.client.get("/v1/self", headers=ada).status_code == 401
-    login = {"name": "ada", "password": PASSWORD}
-    assert desk.client.post("/v1/login", json=login).status_code == 201
+def test_nobody_sets_a_password_for_somebody_else(desk: Reception) -> None:
+    """The mutant: an administrator who knows it logs in as them."""
+    root = desk.person("root", Role.ADMIN)
+    desk.person("ada", Role.OWNER)
+    new = {"name": "eve", "roles": ["owner"], "password": PASSWORD}
+    assert desk.client.post("/v1/users", headers=root, json=new).status_code == 422
+    changed = desk.client.patch("/v1/users/ada", headers=root, json={"password": PASSWORD})
+    assert changed.status_code == 422
+    for name in ("ada", "eve"):
+        login = {"name": name, "password": PASSWORD}
+        assert desk.client.post("/v1/login", json=login).status_code == 401

@@ -138,6 +138,7 @@ def test_an_approved_job_without_room_fails(ward: Ward) -> None:
     decide(ward, approval, "olga")
     seen = ward.get(f"jobs/{job}").json()
     assert (seen["state"], seen["failure"]["code"]) == ("failed", "budget_exceeded")
+    assert "nothing was spent" in seen["failure"]["text"]
     ward.tick()
     assert job not in {order.job_id for order in ward.launcher.orders}
 
@@ -155,6 +156,110 @@ def test_a_crash_after_the_second_approval_is_made_good(
     ward.tick()
     assert ward.state(job) in ("queued", "provisioning")
     assert exceptions(ward) == 1
+
+
+def withdraw(ward: Ward, approval: str, who: str, comment: str | None = None) -> Any:
+    return ward.post(f"approvals/{approval}/withdrawals", {"comment": comment}, who)
+
+
+def test_a_yes_is_taken_back_and_given_again(ward: Ward) -> None:
+    job, approval = asked(ward)
+    ward.post(f"approvals/{approval}/decisions", {"decision": "approve", "comment": "go"}, "otto")
+    for _ in range(2):
+        found = withdraw(ward, approval, "otto", "another model was meant").json()
+        assert (found["state"], found["approved_by"]) == ("open", [])
+        (said,) = found["decisions"]
+        assert (said["approver"], said["decision"]) == ("otto", "withdrawn")
+        assert said["comment"] == "another model was meant"
+    decide(ward, approval, "bea")
+    assert ward.state(job) == "awaiting_approval"
+    ward.tick()
+    assert (ward.launcher.orders, exceptions(ward)) == ([], 0)
+    assert decide(ward, approval, "otto").json()["state"] == "used"
+    assert ward.state(job) == "queued"
+
+
+def test_a_yes_that_was_taken_back_may_become_a_no(ward: Ward) -> None:
+    job, approval = asked(ward)
+    decide(ward, approval, "otto")
+    withdraw(ward, approval, "otto")
+    assert decide(ward, approval, "otto", "reject").json()["state"] == "rejected"
+    assert ward.state(job) == "failed"
+
+
+def test_only_ones_own_yes_is_taken_back_and_only_until_it_is_used(ward: Ward) -> None:
+    job, approval = asked(ward)
+    decide(ward, approval, "otto")
+    for who, code in (("bea", "conflict"), ("olga", "conflict"), ("petra", "forbidden")):
+        assert withdraw(ward, approval, who).json()["code"] == code
+    assert withdraw(ward, approval, "oscar").json()["code"] == "not_found"
+    decide(ward, approval, "bea")
+    refused = withdraw(ward, approval, "otto").json()
+    assert (refused["code"], "is used" in refused["detail"]) == ("conflict", True)
+    assert ward.get(f"approvals/{approval}").json()["approved_by"] == ["bea", "otto"]
+    assert (ward.state(job), exceptions(ward)) == ("queued", 1)
+
+
+def test_a_yes_that_was_taken_back_before_a_crash_is_made_good_holds_and_records_nothing(
+    ward: Ward, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job, approval = asked(ward)
+    decide(ward, approval, "otto")
+    with monkeypatch.context() as late:
+        late.setattr(type(ward.services.jobs), "advance", lambda self, job_id: None)
+        decide(ward, approval, "bea")
+    real, before = type(ward.services.jobs)._advance_decided, ward.entries()
+
+    def meanwhile(self: Any, row: Any) -> None:
+        assert withdraw(ward, approval, "otto").json()["state"] == "open"
+        real(self, row)
+
+    with monkeypatch.context() as late:
+        late.setattr(type(ward.services.jobs), "_advance_decided", meanwhile)
+        ward.tick()
+    assert (ward.state(job), ward.entries()) == ("awaiting_approval", before)
+    decide(ward, approval, "otto")
+    assert ward.state(job) == "queued"
+
+
+def test_an_approver_sees_what_they_approve(ward: Ward) -> None:
+    body = fit(target_epsilon=4.0, purpose="a poster for the retreat")
+    shown = ward.post("plans", body).json()
+    _, approval = asked(ward, body)
+    found = ward.get(f"approvals/{approval}", "otto").json()
+    assert {name: found[name] for name in ("kind", "dataset", "model", "purpose")} == {
+        "kind": "fit",
+        "dataset": "phee",
+        "model": body["model"],
+        "purpose": "a poster for the retreat",
+    }
+    assert (found["epsilon"], found["delta"]) == (shown["epsilon"], shown["delta"])
+    assert found["steps"] == shown["plan"]["steps"]
+    assert found["left"] == 1.0
+    assert found["left_after"] == pytest.approx(1 - shown["share_of_budget"])
+    listed = ward.get("approvals", "otto").json()["items"][0]
+    assert (listed["model"], listed["epsilon"], listed["left"]) == (
+        body["model"],
+        shown["epsilon"],
+        None,
+    )
+    ward.post(f"approvals/{approval}/decisions", {"decision": "approve", "comment": "ok"}, "otto")
+    ward.watch.forward(60)
+    decide(ward, approval, "olga")
+    spent = ward.get("budgets/patients", "olga").json()
+    assert 1 - spent["taken"] == pytest.approx(found["left_after"])
+    said = ward.get(f"approvals/{approval}", "ann").json()["decisions"]
+    assert [(each["approver"], each["comment"]) for each in said] == [
+        ("otto", "ok"),
+        ("olga", None),
+    ]
+
+
+def test_without_a_guarantee_the_budget_stays_as_it_is(ward: Ward) -> None:
+    _, approval = asked(ward)
+    found = ward.get(f"approvals/{approval}", "otto").json()
+    assert (found["epsilon"], found["steps"] > 0) == (None, True)
+    assert (found["left"], found["left_after"]) == (1.0, 1.0)
 
 
 def test_who_sees_which_approvals(ward: Ward) -> None:

@@ -80,6 +80,8 @@ def test_a_lost_worker_is_replaced_and_then_given_up(ward: Ward) -> None:
             assert ward.hand(job).take(f"operation-{attempt}").status_code == 200
     seen = ward.get(f"jobs/{job}").json()
     assert (seen["state"], seen["failure"]["code"]) == ("failed", "lost")
+    for words in ("memory", "stays spent", "free again", "try again", "(3 tried)"):
+        assert words in seen["failure"]["text"]
     assert still_open(ward) == []
     assert taken(ward) == 0
 
@@ -124,6 +126,26 @@ def test_a_running_job_is_cancelled_by_its_worker(ward: Ward) -> None:
     assert still_open(ward) == []
 
 
+def test_what_a_job_takes_is_always_said(ward: Ward) -> None:
+    """To its asker the whole plan while it runs, whatever is charged by now; then what is spent."""
+    hand = ward.running(SMALL)
+    before = ward.get(f"jobs/{hand.job}").json()["cost"]
+    assert before["epsilon"] is None
+    assert before["share_of_budget"] == pytest.approx(taken(ward))
+    assert before["share_of_budget"] < before["share_of_grant"] < 1
+    hand.charge(0, 5)
+    assert ward.get(f"jobs/{hand.job}").json()["cost"] == before
+    ward.post(f"jobs/{hand.job}/cancel")
+    hand.say("outcome", {"succeeded": False})
+    ward.watch.forward(10)
+    ward.tick()
+    after = ward.get(f"jobs/{hand.job}").json()["cost"]
+    assert 0 < after["epsilon"] < 0.1
+    assert after["share_of_budget"] == pytest.approx(taken(ward))
+    assert 0 < after["share_of_grant"] < before["share_of_grant"]
+    assert ward.get("jobs").json()["items"][0]["cost"] is None
+
+
 def test_a_running_job_that_does_not_listen_is_fenced_and_stopped(ward: Ward) -> None:
     hand = ward.running(SMALL)
     hand.charge(0, 5)
@@ -137,6 +159,78 @@ def test_a_running_job_that_does_not_listen_is_fenced_and_stopped(ward: Ward) ->
     assert still_open(ward) == []
     assert taken(ward) > 0
     assert (f"{hand.job}-1", 20.0) in ward.launcher.stopped
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_a_job_ends_with_its_time(ward: Ward, begun: bool) -> None:
+    """One that may still be reading its rows has spent all that it held; one that has charged a
+    block is past that."""
+    hand = ward.running(SMALL)
+    if begun:
+        hand.charge(0, 5)
+    held = taken(ward)
+    policy = ward.get(f"policies/{NAMESPACE}", "olga")
+    terms = {name: policy.json()[name] for name in ("budget", "approvers")} | {"job_hours": 2}
+    headers = {**ward.world.as_("olga"), "If-Match": policy.headers["ETag"]}
+    answer = ward.client.put(f"/v1/policies/{NAMESPACE}", json=terms, headers=headers)
+    assert answer.status_code == 200, answer.text
+    for _ in range(4):
+        ward.watch.forward(1790)
+        hand.say("heartbeat")
+        ward.tick()
+        assert ward.state(hand.job) == "running"
+    ward.watch.forward(60)
+    hand.say("heartbeat")
+    ward.tick()
+    seen = ward.get(f"jobs/{hand.job}").json()
+    assert (seen["state"], seen["failure"]["code"]) == ("failed", "time")
+    assert still_open(ward) == []
+    assert (taken(ward) == pytest.approx(held)) != begun
+    ward.watch.forward(21)
+    ward.tick()
+    assert (f"{hand.job}-1", 20.0) in ward.launcher.stopped
+
+
+def test_what_a_worker_could_not_read_in_time_is_spent(ward: Ward) -> None:
+    hand = ward.running(SMALL)
+    held = taken(ward)
+    hand.say("outcome", {"succeeded": False, "code": "time"})
+    ward.watch.forward(10)
+    ward.tick()
+    assert ward.get(f"jobs/{hand.job}").json()["failure"]["code"] == "time"
+    assert taken(ward) == pytest.approx(held)
+    assert still_open(ward) == []
+
+
+def test_a_look_at_a_new_dataset_does_not_wait_behind_fits(ward: Ward) -> None:
+    for number in range(5):
+        ward.ask(SMALL, key=f"many-{number:04}")
+    ward.tick()
+    assert len(ward.launcher.orders) == 4
+    new = {"name": "more", "source": "/x.jsonl", "unit": "id", "namespace": NAMESPACE, "units": 9}
+    assert ward.post("datasets", new, "olga").status_code == 201
+    ward.tick()
+    assert len(ward.launcher.orders) == 5
+    ward.tick()
+    assert len(ward.launcher.orders) == 5
+
+
+def test_an_administrator_sees_and_ends_all_jobs_and_nothing_of_their_data(ward: Ward) -> None:
+    hand = ward.running(SMALL)
+    waiting = ward.ask(SMALL, key="another-1").json()["id"]
+    listed = ward.get("operations/jobs", "adam").json()["items"]
+    assert {each["id"] for each in listed} == {waiting, hand.job}
+    assert set(listed[0]) == {
+        *("id", "kind", "state", "requester", "attempt"),
+        *("created_at", "started_at", "updated_at"),
+    }
+    assert NAMESPACE not in str(listed)
+    for job in (waiting, hand.job):
+        assert ward.post(f"operations/jobs/{job}/cancel", who="adam").status_code == 200
+    assert ward.state(waiting) == "cancelled"
+    assert hand.say("heartbeat").json() == {"cancel": True}
+    assert ward.post("operations/jobs/job_none/cancel", who="adam").status_code == 404
+    assert ward.get("jobs", "adam").status_code == 403
 
 
 def test_what_cannot_be_started_fails_and_costs_nothing(ward: Ward) -> None:
@@ -165,6 +259,15 @@ def test_a_job_that_nobody_ran_in_time_expires(ward: Ward) -> None:
     ward.watch.forward(86_401)
     ward.tick()
     assert ward.get(f"jobs/{job}").json()["failure"]["code"] == "lost"
+    assert still_open(ward) == []
+
+
+def test_a_job_that_no_worker_came_for_has_lost_none(ward: Ward) -> None:
+    job = ward.ask(SMALL).json()["id"]
+    ward.watch.forward(86_401)
+    ward.tick()
+    failure = ward.get(f"jobs/{job}").json()["failure"]
+    assert (failure["code"], "no worker came" in failure["text"]) == ("expired", True)
     assert still_open(ward) == []
 
 

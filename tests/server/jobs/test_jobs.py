@@ -161,6 +161,8 @@ def test_a_refusal_in_the_last_moment_is_repeated_for_its_key(
     assert (answer.status_code, answer.json()["code"]) == (409, "budget_exceeded")
     again = ward.ask(body, "olga", "slow-client")
     assert (again.status_code, again.json()["code"]) == (409, "budget_exceeded")
+    for words in ("nothing was spent", "taciturn budget patients", "would fit now"):
+        assert words in again.json()["detail"]
     assert taken(ward) <= 1
 
 
@@ -310,6 +312,7 @@ def test_an_evaluation_of_rows_is_priced_as_one_release(ward: Ward) -> None:
     }
     shown = ward.post("plans", body).json()
     assert shown["plan"]["n_units"] == 110
+    assert 0.2 < shown["plan"]["gain_std"] < 0.6  # nats per token
     assert shown["epsilon"] == pytest.approx(0.5, rel=2e-3)
     answer = ward.ask(body, key="evaluation")
     assert answer.json()["state"] == "queued"
@@ -321,6 +324,30 @@ def test_an_evaluation_of_rows_is_priced_as_one_release(ward: Ward) -> None:
     for who in ("petra", "oscar"):
         denied_model = ward.ask({"kind": "sample", "model": model, "prompts": ["a"]}, who, None)
         assert denied_model.json()["code"] == "not_found"
+
+
+@pytest.mark.parametrize(
+    ("asked", "remedy"),
+    [
+        ({"kind": "sample", "prompts": ["a"], "max_new_tokens": 511}, "at most 510"),
+        ({"kind": "synthesize", "n": 5, "max_new_tokens": 4096}, "at most 510"),
+        ({"kind": "evaluate", "public_texts": ["a"], "max_tokens": 513}, "context of 512"),
+    ],
+)
+def test_what_has_no_room_in_the_models_context_is_refused_and_runs_nothing(
+    ward: Ward, asked: dict[str, Any], remedy: str
+) -> None:
+    model = fitted(ward)
+    answer = ward.ask({**asked, "model": model}, key=None)
+    assert (answer.status_code, answer.json()["code"]) == (422, "invalid"), answer.text
+    assert remedy in answer.json()["detail"]
+    too_many = {"max_tokens": 512, "prompt": "a", "model": model}
+    refused = ward.post("completions", too_many)
+    assert refused.status_code == 400
+    assert "at most 510" in refused.json()["error"]["message"]
+    assert [row["kind"] for row in ward.get("jobs").json()["items"]] == ["fit"]
+    most = {"kind": "sample", "prompts": ["a"], "max_new_tokens": 510, "model": model}
+    assert ward.ask(most, key=None).is_success
 
 
 def fitted(ward: Ward) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine
+from sqlalchemy import Engine, update
 
 from gateways.world import NAMESPACE, UNITS, fit
 from taciturn.accounting.compose import epsilon
@@ -15,6 +15,7 @@ from taciturn.accounting.events import dpsgd_event, event_to_dict
 from taciturn.report import PrivacyReport
 from taciturn.server.jobs.ending import NothingReleased
 from taciturn.server.ledger import job_report, job_statements, statement, verify
+from taciturn.server.tables import datasets
 from taciturn.wire.worker import MOST_ASKED
 from ward import Hand, Ward, make_ward
 
@@ -72,6 +73,25 @@ def hand_in(ward: Ward, report: bytes | None) -> Files:
     return files
 
 
+@pytest.mark.parametrize(
+    ("header", "stated", "names"),
+    [
+        (True, None, None),
+        (True, ["a"], None),
+        (False, None, ["id", "patient_id", "context"]),
+        (False, ["a"], ["a"]),
+    ],
+)
+def test_a_worker_is_told_that_there_is_no_header_line(
+    ward: Ward, header: bool, stated: list[str] | None, names: list[str] | None
+) -> None:
+    """By the names that the owner has stated, or has seen when the data were first read."""
+    text = None if stated is None else json.dumps([{"name": name} for name in stated])
+    change = update(datasets).values(header=header, stated=text)
+    ward.gateway.write(lambda connection: connection.execute(change))
+    assert ward.running(fit()).take().json()["source"]["names"] == names
+
+
 def test_a_fit_from_lease_to_outcome(ward: Ward) -> None:
     hand = ward.running(fit())
     job = hand.job
@@ -97,6 +117,37 @@ def test_a_fit_from_lease_to_outcome(ward: Ward) -> None:
     found = job_report(ward.gateway.engine, ward.gateway.seal_key, job)
     assert found.epsilon == pytest.approx(1.0, rel=2e-3)
     assert not verify(ward.gateway.engine, key=ward.gateway.seal_key).problems
+
+
+def test_rows_under_another_budget_are_refused_and_what_was_held_is_free(ward: Ward) -> None:
+    """The other dataset's owner and the asker hear that it is so, and of no other dataset."""
+    ward.world.open_namespace("others", "other")
+    marks = {"first": True, "places": ["a" * 32], "contents": ["b" * 32]}
+    first = ward.running(fit())
+    assert first.say("source", marks).status_code == 204
+    assert first.say("source", marks).status_code == 204  # repeated, or by another worker
+    hand = ward.running(fit(data={"dataset": "other"}), "key-00002", "olga")
+    answer = hand.say("source", {**marks, "places": ["c" * 32]})
+    assert (answer.status_code, answer.json()["code"]) == (409, "source_taken")
+    assert "phee" not in answer.text
+    assert NAMESPACE not in answer.text
+    hand.say("outcome", {"succeeded": False, "code": "source_refused"})
+    ward.watch.forward(60)
+    ward.tick()
+    seen = ward.get(f"jobs/{hand.job}", "olga").json()
+    assert (seen["state"], seen["failure"]["code"]) == ("failed", "source_refused")
+    assert "administrator" in seen["failure"]["text"]
+    found = statement(ward.gateway.engine, ward.gateway.seal_key, "others").budget
+    assert found.taken == found.charged == 0
+
+
+def test_a_job_without_rows_has_no_source(ward: Ward) -> None:
+    hand = ward.running(fit())
+    stranger = Hand(ward.client, hand.job, hand.token, hand.lease + 1)
+    marks = {"first": True, "places": ["a" * 32]}
+    assert stranger.say("source", marks).json()["code"] == "fenced"
+    for wrong in ({}, {"first": True, "places": []}, {"first": True, "places": ["/data/a.csv"]}):
+        assert hand.say("source", wrong).status_code == 422
 
 
 def test_what_never_ran_is_free_again(ward: Ward) -> None:

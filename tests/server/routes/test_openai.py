@@ -14,7 +14,7 @@ import openai
 import pytest
 import uvicorn
 from openai import OpenAI
-from sqlalchemy import insert, select
+from sqlalchemy import delete, insert, select
 
 import released
 from clinic import NAMESPACE, Clinic
@@ -24,7 +24,7 @@ from taciturn.server.database import open_database
 from taciturn.server.identity.principal import Principal
 from taciturn.server.jobs.idle import Idle
 from taciturn.server.services import Services
-from taciturn.server.tables import jobs, models
+from taciturn.server.tables import base_models, jobs, models
 from taciturn.wire.jobs import Failure, JobKind, JobState, JobView, RemoteSample
 from taciturn.wire.values import PolicyLine
 from taciturn.wire.worker import LEASE_HEADER, NextJob
@@ -40,7 +40,7 @@ class Desk:
     clinic: Clinic
     url: str = ""
     idle: Idle | None = None
-    fails: bool = False
+    fails: str | None = None
     hold: threading.Event = field(default_factory=threading.Event)
     asked: list[RemoteSample] = field(default_factory=list)
     cancelled: list[str] = field(default_factory=list)
@@ -62,7 +62,7 @@ class Desk:
     def view(self, caller: Principal, job_id: str) -> JobView:
         wanted = select(jobs).where(jobs.c.id == job_id)
         row = self.clinic.gateway.read(lambda connection: connection.execute(wanted).one())
-        failure = Failure(code="resources", text="memory ran out") if self.fails else None
+        failure = Failure(code=self.fails, text="memory ran out") if self.fails else None
         return JobView(
             id=job_id,
             kind=JobKind.SAMPLE,
@@ -147,7 +147,7 @@ def model(desk: Desk) -> str:
 
 @pytest.fixture(params=["/v1", "/openai/v1"])
 def client(request: pytest.FixtureRequest, desk: Desk) -> OpenAI:
-    desk.fails = False
+    desk.fails = None
     url = f"{desk.url}{request.param}"
     return OpenAI(base_url=url, api_key=desk.clinic.tokens["paul"], max_retries=0)
 
@@ -266,11 +266,43 @@ def test_errors_are_openais(client: OpenAI, desk: Desk, model: str) -> None:
     with pytest.raises(openai.AuthenticationError) as refused:
         client.with_options(api_key="nobody").completions.create(model=model, prompt="A")
     assert refused.value.code == "unauthenticated"
-    desk.fails = True
-    with pytest.raises(openai.InternalServerError, match="memory ran out"):
-        client.completions.create(model=model, prompt="A")
+
+
+@pytest.mark.parametrize(
+    ("code", "error"),
+    [
+        ("bad_configuration", openai.BadRequestError),
+        ("resources", openai.BadRequestError),
+        ("lost", openai.InternalServerError),
+    ],
+)
+def test_only_a_failure_that_may_pass_is_one_that_clients_repeat(
+    client: OpenAI, desk: Desk, model: str, code: str, error: type[openai.APIStatusError]
+) -> None:
+    desk.fails = code
+    before = len(desk.asked)
+    with pytest.raises(error, match="memory ran out"):
+        client.with_options(max_retries=1).completions.create(model=model, prompt="A")
+    assert len(desk.asked) - before == (2 if error is openai.InternalServerError else 1)
     with pytest.raises(openai.APIError, match="memory ran out"):
         list(client.completions.create(model=model, prompt="A", stream=True))
+
+
+def test_a_default_fits_the_model(client: OpenAI, desk: Desk, model: str) -> None:
+    said: Any = [{"role": "user", "content": "Hello?"}]
+    client.chat.completions.create(model=model, messages=said)
+    assert desk.asked[-1].max_new_tokens == 256
+    row = {"name": "taciturn/tiny-medical", "parameters": 1, "context_length": 100}
+    short = insert(base_models).values(**row, vocabulary=2, created_at_ms=0)
+    gateway = desk.clinic.gateway
+    gateway.write(lambda connection: connection.execute(short))
+    try:
+        client.chat.completions.create(model=model, messages=said)
+        assert desk.asked[-1].max_new_tokens == 50
+        client.completions.create(model=model, prompt="A")
+        assert desk.asked[-1].max_new_tokens == 16
+    finally:
+        gateway.write(lambda connection: connection.execute(delete(base_models)))
 
 
 @pytest.mark.parametrize("stream", [False, True])

@@ -9,8 +9,9 @@ User and password are not part of it: they are what the reading process has, by 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 import pyarrow as pa
 
@@ -39,39 +40,158 @@ def is_table(location: str) -> bool:
     return location.partition("://")[0] in _SCHEMES and "://" in location
 
 
-def read_table(location: str) -> tuple[Rows, str]:
-    """The rows of the table, and what messages call it: without anything that could be a secret.
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A table, and who is asked for it.
+
+    Attributes:
+        location: its URL.
+        addresses: of its host, where they are known; by default its name is looked up.
+    """
+
+    location: str
+    addresses: tuple[str, ...] = ()
+
+    @property
+    def shown(self) -> str:
+        """What messages call it: without anything that could be a secret."""
+        parts = self._parts
+        return f"'{parts.scheme}://{parts.hostname or ''}{parts.path}#{parts.fragment}'"
+
+    @property
+    def schema(self) -> str | None:
+        """Of the database; None for the first of the reader's that has the table."""
+        return self._parts.fragment.rpartition(".")[0] or None
+
+    @property
+    def name(self) -> str:
+        """Within the schema; raises DataError if the URL names none."""
+        if not self._parts.fragment:
+            raise DataError(
+                f"{self.shown} names no table; write it behind #, as in #notes or #ward.notes"
+            )
+        return self._parts.fragment.rpartition(".")[2]
+
+    @property
+    def _parts(self) -> SplitResult:
+        try:
+            return urlsplit(self.location)
+        except ValueError:
+            raise DataNotFoundError(
+                "the URL of the table has brackets where its host should be; write the host out"
+            ) from None
+
+    def failed(self, kind: str) -> TaciturnError:
+        """That it cannot be read."""
+        return DataNotFoundError(
+            f"{self.shown} cannot be read ({kind}); check host, database, table and the "
+            "credentials of whoever reads: PGUSER, PGPASSWORD, ~/.pgpass"
+        )
+
+    def engine(self) -> tuple[Any, Any]:
+        """SQLAlchemy, and its engine of the database; connects when first used."""
+        sql = _sqlalchemy(self.shown)
+        url = f"postgresql+psycopg://{self.location.partition('://')[2].partition('#')[0]}"
+        asked: dict[str, str] = {}
+        if self.addresses:
+            host = self._parts.hostname or ""
+            asked["host"] = ",".join([host] * len(self.addresses))
+            asked["hostaddr"] = ",".join(self.addresses)
+        return sql, shield(
+            lambda: sql.create_engine(url, poolclass=sql.NullPool, connect_args=asked), self.failed
+        )
+
+
+def read_table(asked: Table) -> tuple[Rows, str]:
+    """The rows of the table, and what messages call it.
 
     One read-only transaction that sees one state of the database, through a server-side cursor.
 
     Raises DataNotFoundError if database or table cannot be reached, DataError if it names none.
     """
-    try:
-        parts = urlsplit(location)
-    except ValueError:
-        raise DataNotFoundError(
-            "the URL of the table has brackets where its host should be; write the host out"
-        ) from None
-    shown = f"'{parts.scheme}://{parts.hostname or ''}{parts.path}#{parts.fragment}'"
-    if not parts.fragment:
-        raise DataError(f"{shown} names no table; write it behind #, as in #notes or #ward.notes")
-    sql = _sqlalchemy(shown)
-
-    def failed(kind: str) -> TaciturnError:
-        return DataNotFoundError(
-            f"{shown} cannot be read ({kind}); check host, database, table and the credentials of "
-            "whoever reads: PGUSER, PGPASSWORD, ~/.pgpass"
-        )
-
-    url = f"postgresql+psycopg://{location.partition('://')[2].partition('#')[0]}"
-    engine = shield(lambda: sql.create_engine(url, poolclass=sql.NullPool), failed)
-    schema, _, name = parts.fragment.rpartition(".")
-    columns = shield(lambda: sql.inspect(engine).get_columns(name, schema or None), failed)
+    name, schema = asked.name, asked.schema
+    sql, engine = asked.engine()
+    columns = shield(lambda: sql.inspect(engine).get_columns(name, schema), asked.failed)
     fields = [pa.field(each["name"], _arrow_type(each["type"])) for each in columns]
-    table = sql.table(name, *(sql.column(each["name"]) for each in columns), schema=schema or None)
+    table = sql.table(name, *(sql.column(each["name"]) for each in columns), schema=schema)
     query = sql.select(*(_read_as(sql, table, field) for field in fields))
     arrow = pa.schema(fields)
-    return Rows(arrow, shielded(_batches(engine, query, arrow), failed)), shown
+    return Rows(arrow, shielded(_batches(engine, query, arrow), asked.failed)), asked.shown
+
+
+@dataclass(frozen=True, slots=True)
+class TableIdentity:
+    """Which table it is, whatever it is called.
+
+    Attributes:
+        relations: (server, database, OID) of the table and of all that its rows come from: what
+            a view reads, the parts of a partitioned table.
+        rows: of what is in it, in no order: how many rows, and a sum of their hashes; None if
+            there is none.
+        of_a_gateway: the database is that of a gateway like ours.
+    """
+
+    relations: tuple[tuple[str, str, int], ...]
+    rows: tuple[int, str] | None
+    of_a_gateway: bool
+
+
+_SERVER = "SELECT system_identifier::text FROM pg_control_system()"
+_DATABASE = "SELECT oid::text FROM pg_database WHERE datname = current_database()"
+_GATEWAY = (
+    "SELECT count(DISTINCT relname) = 2 FROM pg_class "
+    "WHERE relkind = 'r' AND relname IN ('ledger_accounts', 'ledger_entries')"
+)
+_RELATIONS = """
+    WITH RECURSIVE reached(oid) AS (
+        SELECT CAST(CAST(:name AS regclass) AS oid)
+        UNION
+        SELECT found.oid FROM reached CROSS JOIN LATERAL (
+            SELECT depends.refobjid AS oid
+            FROM pg_rewrite AS rule JOIN pg_depend AS depends ON depends.objid = rule.oid
+            WHERE rule.ev_class = reached.oid
+                AND depends.classid = 'pg_rewrite'::regclass
+                AND depends.refclassid = 'pg_class'::regclass
+            UNION ALL
+            SELECT inhrelid FROM pg_inherits WHERE inhparent = reached.oid
+        ) AS found
+    )
+    SELECT oid::bigint FROM reached ORDER BY oid
+"""
+
+
+def identity(asked: Table) -> TableIdentity:
+    """Ask the database which table it is; raises as `read_table` does."""
+    name, schema = asked.name, asked.schema
+    sql, engine = asked.engine()
+    quoted = engine.dialect.identifier_preparer.quote_identifier
+    table = ".".join(quoted(part) for part in (schema, name) if part)
+
+    def ask() -> TableIdentity:
+        options = {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
+        with engine.connect().execution_options(**options) as connection:
+            server = connection.scalar(sql.text(_SERVER))
+            database = connection.scalar(sql.text(_DATABASE))
+            found = connection.execute(sql.text(_RELATIONS), {"name": table}).scalars()
+            relations = tuple((str(server), str(database), int(oid)) for oid in found)
+            of_a_gateway = bool(connection.scalar(sql.text(_GATEWAY)))
+            rows = (
+                None if of_a_gateway else _content(sql, connection, sql.table(name, schema=schema))
+            )
+            return TableIdentity(relations, rows, of_a_gateway)
+
+    return shield(ask, asked.failed)
+
+
+def _content(sql: Any, connection: Any, table: Any) -> tuple[int, str] | None:
+    """Computed where the rows are. The name of a whole row must be none that a column could have
+    by accident."""
+    rows = table.alias("taciturn row")
+    text = sql.cast(sql.literal_column('"taciturn row"'), sql.Text)
+    total = sql.func.sum(sql.cast(sql.func.hashtextextended(text, 0), sql.Numeric))
+    query = sql.select(sql.func.count(), sql.cast(total, sql.Text)).select_from(rows)
+    count, found = connection.execute(query).one()
+    return (int(count), str(found)) if count else None
 
 
 def _sqlalchemy(shown: str) -> Any:

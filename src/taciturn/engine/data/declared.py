@@ -9,7 +9,8 @@ is a fact about it, which a practitioner could ask for, one job after the other.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
 import pyarrow as pa
 
@@ -27,19 +28,36 @@ _MOST_BYTES = 16 << 20
 than a few hundred megabytes, whatever is in it."""
 
 
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """Rows that somebody has to let in, at the time when they are read.
+
+    Attributes:
+        place: where they are, as it was registered.
+        locate: gives what `open_rows` takes; raises DataError where they may not be read.
+    """
+
+    place: str
+    locate: Callable[[], object] = field(repr=False)
+
+
 @dataclass(frozen=True, slots=True, repr=False)
 class DeclaredRows:
     """Rows of a registered data set.
 
     Attributes:
-        source: what `open_rows` takes.
+        source: what `open_rows` takes, or a Reference.
         n_units: how many units there are, as the owner declared: public, whatever is there.
         split: the side that is used; all of it without.
+        limit_s: how long reading and preparing them may take; public. Without, as long as it does.
+        names: of the columns of CSV files without a header line; None where they have one.
     """
 
     source: object
     n_units: int
     split: Split | None = None
+    limit_s: float | None = None
+    names: tuple[str, ...] | None = None
 
 
 def declared_records(data: DeclaredRows, spec: DataSpec, skipped: Skipped) -> tuple[Rows, Fields]:
@@ -54,7 +72,8 @@ def declared_records(data: DeclaredRows, spec: DataSpec, skipped: Skipped) -> tu
     """
     if spec.privacy_unit is None:
         raise SpecError("rows of a registered data set need privacy_unit: what its owner protects")
-    source = open_rows(data.source, empty=True, skipped=skipped)
+    found = data.source.locate() if isinstance(data.source, Reference) else data.source
+    source = open_rows(found, empty=True, skipped=skipped, names=data.names)
     rows = with_owners_unit(source, spec.privacy_unit, skipped)
     if data.split is not None:
         rows = data.split.kept(rows, skipped)

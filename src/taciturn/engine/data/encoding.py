@@ -33,14 +33,12 @@ from taciturn.engine.data.plain import plain_tokens
 from taciturn.engine.data.watch import within
 from taciturn.errors import RowError
 from taciturn.preparation.fields import Fields
-from taciturn.preparation.rows import Skipped, attempted, shield
+from taciturn.preparation.rows import Skipped, attempted, parts, shield
 
 _CHARACTERS_PER_CALL = 1 << 20
 _CHARACTERS_PER_TOKEN = 16  # at least; the longest words of a vocabulary may have more
 _MOST_CHARACTERS = 1 << 20  # or _CHARACTERS_PER_TOKEN for each token, where that is more
 
-ROW_LIMIT_S = 5.0
-"""How long a declared row may take to be encoded: a thousand times what it needs."""
 _SEVERAL_LIMIT_S, _EACH_LIMIT_S, _CHARACTER_LIMIT_S = 0.5, 5e-4, 2e-6
 
 
@@ -152,6 +150,7 @@ class DeclaredEncoder:
         """As `encode_batch`; a row that cannot be encoded becomes one token that is no target."""
         if not batch.num_rows:
             return
+        self.skipped.check()
         found = attempted(lambda: self._tried(batch))
         if found is not None:
             yield from found
@@ -160,8 +159,7 @@ class DeclaredEncoder:
             ids, targets = np.zeros(1, dtype=np.int32), np.zeros(1, dtype=np.bool_)
             yield EncodedRecords(ids, targets, np.ones(1, dtype=np.int64))
         else:
-            half = batch.num_rows // 2
-            for part in (batch.slice(0, half), batch.slice(half)):
+            for part in parts(batch):
                 yield from self.encode(part)
 
     def _tried(self, batch: pa.RecordBatch) -> list[EncodedRecords]:
@@ -173,7 +171,7 @@ class DeclaredEncoder:
             return found
 
         own = self._own
-        limit_s = ROW_LIMIT_S
+        limit_s = self.skipped.row_limit_s
         if batch.num_rows > 1:
             limit_s = _SEVERAL_LIMIT_S + _EACH_LIMIT_S * batch.num_rows
             limit_s += _CHARACTER_LIMIT_S * batch.nbytes

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import IO
 
 import pyarrow as pa
@@ -35,6 +36,15 @@ _DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical ba
 _DECLARED = re.compile(rb"sep=([,;\t|])\r?\n")
 _QUOTED = re.compile(rb'(?:^|(?<=[,;\t|]))"(?:[^"]|"")*(?:"|$)')  # else a quote is a character
 _ARROW_FILE = b"ARROW1"
+NAMES_ITSELF = (
+    "names its columns itself; only CSV and TSV files may come without a line of names. Leave "
+    "header=False out"
+)
+_NO_HEADER_ADVICE = (
+    f"without a header line it must hold rows of as many columns as were named, each below "
+    f"{_CSV_BLOCK_BYTES >> 20} MiB, in UTF-8, with commas between them in .csv, tabs in .tsv, or "
+    "what a first line such as sep=; says"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,17 +55,24 @@ class _File:
     batches: Callable[[], Iterator[pa.RecordBatch]]
 
 
-def read_files(location: Location, skipped: Skipped | None = None) -> Rows:
+def read_files(
+    location: Location, skipped: Skipped | None = None, names: Sequence[str] | None = None
+) -> Rows:
     """The rows of the location's files, one file after the other, under one schema.
 
     A column that a file lacks is null there; columns that folders name come last.
 
     Args:
         skipped: counts rows that cannot be read, which are left out; without it they are an error.
+        names: of the columns of CSV files without a header line; empty: column_1, column_2, ...
     """
+    if names is not None and location.format != "csv":
+        raise DataError(f"{location.shown} {NAMES_ITSELF}")
     if location.format == "jsonl":
         return read_jsonl(location, skipped)
     opened, advice = _READERS[location.format]
+    if names is not None:
+        opened, advice = partial(_csv, names=names), _NO_HEADER_ADVICE
 
     def failed(kind: str) -> DataError:
         name = {"csv": "CSV"}.get(location.format, location.format.capitalize())
@@ -105,24 +122,32 @@ def _partitioned(location: Location, path: str, file: _File) -> _File:
     return _File(schema, batches)
 
 
-def _csv(location: Location, path: str, skipped: Skipped | None) -> _File | None:
+def _csv(
+    location: Location, path: str, skipped: Skipped | None, names: Sequence[str] | None = None
+) -> _File | None:
     """Every column as text: a guessed type would turn the patient 007 into 7. Empty means null.
 
-    None for a file without even a header line.
+    None for a file without even a header line. With `names` there is none, and nothing of how the
+    file is read follows from its first row: a file without a row has columns, too.
     """
     with location.open(path) as file:
         head = file.read(_CSV_HEADER_BYTES).removeprefix(_BOM).lstrip(b"\r\n")
     if not head.strip():
-        return None
+        return _File(_texts(names), lambda: iter(())) if names else None
     own = "\t" if suffix_of(path) == ".tsv" else ","
-    delimiter, lines_before = _dialect(head, own)
+    delimiter, lines_before = _dialect(head, own) if names is None else _declared(head, own)
     if delimiter != own:
         warnings.warn(
             f"{location.shown} is read with {_DELIMITERS[delimiter]} between its columns, as in "
             "its header line",
             stacklevel=2,
         )
-    read = pa.csv.ReadOptions(block_size=_CSV_BLOCK_BYTES, skip_rows=lines_before)
+    read = pa.csv.ReadOptions(
+        block_size=_CSV_BLOCK_BYTES,
+        skip_rows=lines_before,
+        column_names=list(names) if names else None,
+        autogenerate_column_names=names is not None and not names,
+    )
 
     def reader(
         file: IO[bytes], types: dict[str, pa.DataType], uneven: Skipped | None
@@ -144,15 +169,32 @@ def _csv(location: Location, path: str, skipped: Skipped | None) -> _File | None
         )
         return pa.csv.open_csv(file, read, parse, convert)
 
-    with location.open(path) as file, reader(file, {}, skipped and Skipped()) as csv:
-        names: list[str] = csv.schema.names
+    read_names: Sequence[str] = names or ()
+    if not read_names:
+        with location.open(path) as file, reader(file, {}, skipped and Skipped()) as csv:
+            read_names = csv.schema.names
+    invented = names is not None and not names
+    schema = _texts(
+        [f"column_{n}" for n, _ in enumerate(read_names, 1)] if invented else read_names
+    )
 
     def batches() -> Iterator[pa.RecordBatch]:
-        types = dict.fromkeys(names, pa.string())
+        types = dict.fromkeys(read_names, pa.string())
         with location.open(path) as file, reader(file, types, skipped) as csv:
-            yield from csv
+            yield from (batch.rename_columns(schema.names) for batch in csv)
 
-    return _File(pa.schema([(name, pa.string()) for name in names]), batches)
+    return _File(schema, batches)
+
+
+def _texts(names: Sequence[str]) -> pa.Schema:
+    return pa.schema([(name, pa.string()) for name in names])
+
+
+def _declared(head: bytes, own: str) -> tuple[str, int]:
+    """As `_dialect`, of files whose first line is a row: what separates is what the suffix says, or
+    Excel's line."""
+    found = _DECLARED.match(head)
+    return (found[1].decode(), 1) if found else (own, 0)
 
 
 def _dialect(head: bytes, own: str) -> tuple[str, int]:
@@ -163,8 +205,8 @@ def _dialect(head: bytes, own: str) -> tuple[str, int]:
     it, outside of quotes, separates; of equals, the one that the suffix says. Excel's line "sep=;"
     says it itself.
     """
-    if declared := _DECLARED.match(head):
-        return declared[1].decode(), 1
+    if _DECLARED.match(head):
+        return _declared(head, own)
     line = _QUOTED.sub(b"", re.split(rb"[\r\n]", head, maxsplit=1)[0])
     counts = {each: line.count(each.encode()) for each in _DELIMITERS}
     return max(counts, key=lambda each: (counts[each], each == own)), 0

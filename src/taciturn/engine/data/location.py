@@ -81,8 +81,11 @@ class Location:
             )
 
 
-def locate(location: str) -> Location:
+def locate(location: str, filesystem: Any = None) -> Location:
     """Resolve a path, glob, directory or fsspec URL.
+
+    Args:
+        filesystem: that of fsspec which it is on; by default the one that its protocol has.
 
     Raises DataNotFoundError if nothing is there, DataError for an unknown or mixed suffix,
     MissingDependencyError if the protocol needs a package that is not installed.
@@ -90,7 +93,10 @@ def locate(location: str) -> Location:
     shown = _shown(location)
     if not location:
         raise DataNotFoundError("the path of the data is empty; give a path, pattern or URL")
-    filesystem, path = _filesystem(location, shown)
+    if filesystem is None:
+        filesystem, path = _filesystem(location, shown)
+    else:
+        path = filesystem._strip_protocol(location)
 
     def unreachable(kind: str) -> DataNotFoundError:
         return DataNotFoundError(

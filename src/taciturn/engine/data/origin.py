@@ -15,7 +15,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from taciturn.engine.data.database import is_table
-from taciturn.engine.data.declared import DeclaredRows
+from taciturn.engine.data.declared import DeclaredRows, Reference
 from taciturn.engine.data.encoding import Tokenizer
 from taciturn.engine.data.location import locate
 from taciturn.errors import CheckpointError, TaciturnError
@@ -144,9 +144,11 @@ def _same(field: str, begun: object, asked: object) -> None:
 
 def _declared_source(data: DeclaredRows) -> str:
     """Where a registered data set is; rows in memory, which only tests register, are nowhere."""
-    place = os.fspath(data.source) if isinstance(data.source, str | os.PathLike) else ""
+    source = data.source.place if isinstance(data.source, Reference) else data.source
+    place = os.fspath(source) if isinstance(source, str | os.PathLike) else ""
     key = b"" if data.split is None else data.split.key
-    return _sha256([place, repr(data.split), hashlib.sha256(key).hexdigest()])
+    named = [] if data.names is None else [list(data.names)]
+    return _sha256([place, repr(data.split), hashlib.sha256(key).hexdigest(), *named])
 
 
 def _files(data: object) -> tuple[tuple[str | int, ...], ...]:

@@ -8,17 +8,17 @@ optional libraries are recognised by the object that the caller holds, never imp
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.dataset
 
-from taciturn.engine.data.database import is_table, read_table
-from taciturn.engine.data.formats import read_files
+from taciturn.engine.data.database import Table, is_table, read_table
+from taciturn.engine.data.formats import NAMES_ITSELF, read_files
 from taciturn.engine.data.huggingface import read_dataset
 from taciturn.engine.data.jsonl import read_objects
-from taciturn.engine.data.location import locate
+from taciturn.engine.data.location import Location, locate
 from taciturn.errors import DataError
 from taciturn.preparation.rows import (
     ROWS_PER_BATCH,
@@ -38,7 +38,13 @@ _KNOWN = (
 )
 
 
-def open_rows(data: object, *, empty: bool = False, skipped: Skipped | None = None) -> Rows:
+def open_rows(
+    data: object,
+    *,
+    empty: bool = False,
+    skipped: Skipped | None = None,
+    names: Sequence[str] | None = None,
+) -> Rows:
     """Open `data` as a stream of record batches of at most ROWS_PER_BATCH rows.
 
     A list of strings becomes the column "text", as does one column alone that has no name. CSV
@@ -46,13 +52,16 @@ def open_rows(data: object, *, empty: bool = False, skipped: Skipped | None = No
     columns.
 
     Args:
+        data: a Location and a Table, too, where they are known already.
         skipped: counts rows of files that cannot be read, which are left out; without it they are
             an error. What is damaged beyond a row is an error anyway.
+        names: of the columns of CSV files that begin with a row, and not with a line of names;
+            empty: column_1, column_2, ...
 
     Raises DataNotFoundError, MissingDependencyError, or DataError (nothing in it, damaged, or of a
     kind that cannot be read); no message quotes a row.
     """
-    rows, shown = _opened(data, skipped)
+    rows, shown = _opened(data, skipped, names)
     unique_columns(rows.schema, shown)
     rows = _without_dictionaries_of_views(rows)
     opened = Rows(rows.schema, sliced(rows.batches))
@@ -87,14 +96,17 @@ def _without_view(kind: pa.DataType) -> pa.DataType:
     return kind
 
 
-def _opened(data: object, skipped: Skipped | None) -> tuple[Rows, str]:
+def _opened(data: object, skipped: Skipped | None, names: Sequence[str] | None) -> tuple[Rows, str]:
     if isinstance(data, str) and is_table(data):
-        return read_table(data)
+        data = Table(data)
     if isinstance(data, str | os.PathLike):
-        location = locate(os.fsdecode(data))
-        return read_files(location, skipped), location.shown
-    shown = f"the {type(data).__name__}"
-    return _in_memory(data, shown), shown
+        data = locate(os.fsdecode(data))
+    if isinstance(data, Location):
+        return read_files(data, skipped, names), data.shown
+    shown = "the table" if isinstance(data, Table) else f"the {type(data).__name__}"
+    if names is not None:
+        raise DataError(f"{shown} {NAMES_ITSELF}")
+    return read_table(data) if isinstance(data, Table) else (_in_memory(data, shown), shown)
 
 
 def _in_memory(data: Any, shown: str) -> Rows:

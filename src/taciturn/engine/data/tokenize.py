@@ -75,12 +75,13 @@ def prepare(
         DataError: any of its kinds; no message quotes a row or a number derived from rows.
         ModelError: tokenizer or chat template cannot be used, whatever the rows; none was read.
         OutputError: `folder` exists, the disk is full or cannot be written.
+        TimeLimitError: of DeclaredRows, whose time is over.
     """
     if max_tokens < 2:
         raise ValueError(f"max_tokens={max_tokens} must be at least 2; raise it")
     origin = Origin.of(data, spec, tokenizer, max_tokens, seed)
     with _appearing_at_once(folder) as partial:
-        skipped = Skipped()
+        skipped = _skipped(data)
         rows, fields = _records(data, spec, skipped)
         check_tokenizer(tokenizer, fields, vocabulary)
         if spec.privacy_unit is None:
@@ -106,6 +107,12 @@ def prepare(
         if isinstance(data, DeclaredRows):
             (partial / SKIPPED).write_text(json.dumps({"rows": skipped.rows}), encoding="utf-8")
     return TokenizedDataset.open(folder)
+
+
+def _skipped(data: object) -> Skipped:
+    if isinstance(data, DeclaredRows):
+        return Skipped.within(data.limit_s, data.n_units)
+    return Skipped()
 
 
 def check_prepared(

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from taciturn.engine.evaluation.classifier import Downstream
 from taciturn.engine.evaluation.likelihood import Likelihood
-from taciturn.engine.evaluation.release import ReleasedScore
-from taciturn.figures import Figure, ModelScore, Release, ReleasedDownstream
+from taciturn.engine.evaluation.release import ReleasedGain, ReleasedScore
+from taciturn.figures import Figure, Gain, ModelScore, Release, ReleasedDownstream
 
 
 def model_score(score: Likelihood | ReleasedScore, mauve: float | None) -> ModelScore:
@@ -15,6 +15,25 @@ def model_score(score: Likelihood | ReleasedScore, mauve: float | None) -> Model
         nats_per_token=Figure(value=score.nats_per_token, std=stds[0]),
         token_accuracy=Figure(value=score.token_accuracy, std=stds[1]),
         mauve=mauve,
+    )
+
+
+def model_gain(
+    base: Likelihood | ReleasedScore,
+    fitted: Likelihood | ReleasedScore | None,
+    released: ReleasedGain | None,
+) -> Gain | None:
+    """By how much the fitted model is better: as released, or from exact figures."""
+    if fitted is None:
+        return None
+    if released is None:
+        return Gain(
+            nats_per_token=Figure(value=base.nats_per_token - fitted.nats_per_token),
+            token_accuracy=Figure(value=fitted.token_accuracy - base.token_accuracy),
+        )
+    return Gain(
+        nats_per_token=Figure(value=released.nats_per_token, std=released.nats_std),
+        token_accuracy=Figure(value=released.token_accuracy, std=released.accuracy_std),
     )
 
 

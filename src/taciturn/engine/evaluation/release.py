@@ -1,10 +1,11 @@
 """Figures of private held-out units, paid for: one Gaussian release of everything that is asked.
 
-Each unit becomes one bounded row: for every model its nats per token and its share of hits, both
-mapped to [-1, 1] by public bounds, and, where texts are compared, one 1 among K clusters. Rows are
-summed, noised and divided by the public number of units; the mapping is undone afterwards.
+Each unit becomes one bounded row: the base model's nats per token and share of hits, by how much
+the fitted model is better at both, and, where texts are compared, one 1 among K clusters. Figures
+are mapped to [-1, 1] by public bounds and weighted (`planning/release.py`). Rows are summed, noised
+and divided by the public number of units; weights and mapping are undone afterwards.
 
-Shapes: U units, M models, K clusters.
+Shapes: U units, K clusters.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from torch import Tensor
 from taciturn.engine.evaluation.likelihood import UnitScores
 from taciturn.engine.privacy.rng import SecureStream
 from taciturn.engine.privacy.statistic import GaussianStatistic
+from taciturn.planning.release import ACCURACY_GAIN_BOUND, GAIN_BOUND, RowWeights
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,10 +47,28 @@ class ReleasedScore:
 
 
 @dataclass(frozen=True, slots=True)
+class ReleasedGain:
+    """By how much the fitted model predicts private units better than the base: paired means.
+
+    Attributes:
+        nats_per_token: each unit's own difference, within GAIN_BOUND, averaged over units.
+        token_accuracy: each unit's own difference, within ACCURACY_GAIN_BOUND.
+        nats_std, accuracy_std: standard deviations of the noise in them.
+    """
+
+    nats_per_token: float
+    token_accuracy: float
+    nats_std: float
+    accuracy_std: float
+
+
+@dataclass(frozen=True, slots=True)
 class Released:
-    """What one release gave: a score per model, the share of units per cluster, and its event."""
+    """What one release gave: a score per model, the gain of the second over the first, the share
+    of units per cluster, and its event."""
 
     scores: tuple[ReleasedScore, ...]
+    gain: ReleasedGain | None
     shares_K: tuple[float, ...]
     dp_event: DpEvent
 
@@ -73,39 +93,56 @@ def release(
     a further figure of the same release, and means are over the noised number.
 
     Args:
-        scores: per model, over the same units in the same order. Private.
+        scores: of the base model, or of it and the fitted one, over the same units in the same
+            order. Private.
         clusters_U: each unit's cluster in [0, n_clusters), or None. Private.
         n_clusters: K; public.
         loss_bound: nats per token above this count as this; public.
         declared_units: the public number of units, where it is not how many there are.
         before: is told what it will cost, before it runs.
     """
-    rows = [figure for each in scores for figure in _figures(each, loss_bound)]
-    if declared_units is not None:
-        rows.append(torch.ones(len(scores[0].nats_U), dtype=torch.float64))
-    n_units = declared_units or len(scores[0].nats_U)
-    columns = [torch.stack(rows, dim=1)]
+    base, *fitted = scores
+    counted, compared = declared_units is not None, clusters_U is not None
+    weights = RowWeights.of(paired=bool(fitted), counted=counted)
+    columns = [
+        weights.nats * _centred(_nats(base) / loss_bound),
+        weights.accuracy * _centred(_accuracy(base)),
+    ]
+    if fitted:
+        nats_U = _bounded((_nats(base) - _nats(fitted[0])) / GAIN_BOUND)
+        hits_U = _bounded((_accuracy(fitted[0]) - _accuracy(base)) / ACCURACY_GAIN_BOUND)
+        columns += [weights.gain * nats_U, weights.accuracy_gain * hits_U]
+    if counted:
+        columns.append(torch.full_like(columns[0], weights.there))
+    rows = torch.stack(columns, dim=1)
     if clusters_U is not None:
-        columns.append(torch.nn.functional.one_hot(clusters_U, n_clusters).double())
+        clusters = torch.nn.functional.one_hot(clusters_U, n_clusters).double()
+        rows = torch.cat([rows, clusters], dim=1)
+    n_units = declared_units or len(base.nats_U)
     # Each figure lies in [-1, 1] and one cluster is 1: that bounds a row's norm.
-    clip = math.sqrt(len(rows) + (clusters_U is not None))
+    clip = weights.norm(clusters=compared)
     mechanism = GaussianStatistic(n_units, clip, noise_multiplier)
     before(mechanism.dp_event)
-    private = mechanism.release(torch.cat(columns, dim=1), stream)
-    figures, std_of = list(private.mean_K[: 2 * len(scores)]), [private.noise_std] * len(rows)
-    if declared_units is not None:
-        there = private.mean_K[len(rows) - 1]
-        figures, std_of = _over_those_there(figures, there, private.noise_std)
-    released = tuple(
-        ReleasedScore(
-            loss_bound * _share(figures[k]),
-            _share(figures[k + 1]),
-            loss_bound * std_of[k] / 2,
-            std_of[k + 1] / 2,
-        )
-        for k in range(0, len(figures), 2)
+    private = mechanism.release(rows, stream)
+    means = _Means(private.mean_K, private.noise_std, weights.there, len(columns) - 1)
+    nats, nats_std = means.at(0, weights.nats)
+    accuracy, accuracy_std = means.at(1, weights.accuracy)
+    score = ReleasedScore(
+        loss_bound * _share(nats), _share(accuracy), loss_bound * nats_std / 2, accuracy_std / 2
     )
-    return Released(released, _distribution(private.mean_K[len(rows) :]), mechanism.dp_event)
+    gain = None
+    if fitted:
+        nats, nats_std = means.at(2, weights.gain)
+        accuracy, accuracy_std = means.at(3, weights.accuracy_gain)
+        gain = ReleasedGain(
+            GAIN_BOUND * max(-1.0, min(1.0, nats)),
+            ACCURACY_GAIN_BOUND * max(-1.0, min(1.0, accuracy)),
+            GAIN_BOUND * nats_std,
+            ACCURACY_GAIN_BOUND * accuracy_std,
+        )
+    scores_of = (score,) if gain is None else (score, _gained(score, gain))
+    shares_K = _distribution(private.mean_K[len(columns) :])
+    return Released(scores_of, gain, shares_K, mechanism.dp_event)
 
 
 def release_shares(
@@ -121,9 +158,29 @@ def release_shares(
     return [_share(mean) for mean in private.mean_K], private.noise_std / 2, mechanism.dp_event
 
 
-def _figures(scores: UnitScores, loss_bound: float) -> tuple[Tensor, Tensor]:
-    nats_U = scores.nats_U / scores.tokens_U
-    return _centred(nats_U / loss_bound), _centred(scores.correct_U / scores.tokens_U)
+def _nats(scores: UnitScores) -> Tensor:
+    """Nats per token of each unit, [U]."""
+    return scores.nats_U / scores.tokens_U
+
+
+def _accuracy(scores: UnitScores) -> Tensor:
+    """Share of hits of each unit, [U]."""
+    return scores.correct_U / scores.tokens_U
+
+
+def _bounded(figure_U: Tensor) -> Tensor:
+    """Within [-1, 1]; where a model gives no number, the unit's row counts as zero."""
+    return figure_U.double().clamp(-1.0, 1.0)
+
+
+def _gained(base: ReleasedScore, gain: ReleasedGain) -> ReleasedScore:
+    """The fitted model's figures: those of the base, and what was gained."""
+    return ReleasedScore(
+        max(0.0, base.nats_per_token - gain.nats_per_token),
+        min(1.0, max(0.0, base.token_accuracy + gain.token_accuracy)),
+        math.hypot(base.nats_std, gain.nats_std),
+        math.hypot(base.accuracy_std, gain.accuracy_std),
+    )
 
 
 def _centred(share_U: Tensor) -> Tensor:
@@ -131,17 +188,33 @@ def _centred(share_U: Tensor) -> Tensor:
     return 2 * share_U.double().clamp(0.0, 1.0) - 1
 
 
-def _over_those_there(
-    totals: Sequence[float], there: float, noise_std: float
-) -> tuple[list[float], list[float]]:
-    """Means over the units that are there, and their noise (to first order): each is a quotient of
-    two noised sums per declared unit.
+@dataclass(frozen=True, slots=True)
+class _Means:
+    """A noised row, read figure by figure.
 
-    Where so few are there that the noise hides them, the divisor is the noise itself.
+    Attributes:
+        std: of the noise in each value.
+        there: weight of the count of units, which is at place `count`; 0 where that is public.
     """
-    divisor = max(there, noise_std)
-    means = [total / divisor for total in totals]
-    return means, [noise_std / divisor * math.sqrt(1 + mean**2) for mean in means]
+
+    values: Sequence[float]
+    std: float
+    there: float
+    count: int
+
+    def at(self, place: int, weight: float) -> tuple[float, float]:
+        """A figure's mean over the units that are there, and its noise (to first order): a quotient
+        of two noised sums, where the number of units is private.
+
+        Where so few are there that the noise hides them, the divisor is the noise itself.
+        """
+        total, std = self.values[place] / weight, self.std / weight
+        if not self.there:
+            return total, std
+        count_std = self.std / self.there
+        divisor = max(self.values[self.count] / self.there, count_std)
+        mean = total / divisor
+        return mean, math.hypot(std, mean * count_std) / divisor
 
 
 def _share(mean: float) -> float:

@@ -15,7 +15,7 @@ from taciturn.server.identity.permissions import Action, actions_of
 from taciturn.server.identity.principal import Principal, WorkerPrincipal
 from taciturn.server.identity.remembered import Remembered
 from taciturn.server.problems import ProblemError
-from taciturn.server.tables import memberships, tokens, users
+from taciturn.server.tables import memberships, password_links, tokens, users
 from taciturn.wire.identity import Role
 
 _DAY_MS = 86_400_000
@@ -98,6 +98,7 @@ class Directory:
         groups: Sequence[str] = (),
         password_hash: str | None = None,
         oidc_subject: str | None = None,
+        sources: Sequence[str] = (),
     ) -> str:
         """Add a person; returns their id. Raises ProblemError `conflict` if the name is taken."""
         check_roles(roles)
@@ -116,7 +117,9 @@ class Directory:
                     password_hash=password_hash,
                     oidc_subject=oidc_subject,
                     disabled=False,
+                    sources=json.dumps(list(sources)),
                     created_at_ms=now_ms,
+                    access_changed_at_ms=now_ms,
                 )
             )
             for group in sorted(set(groups)):
@@ -200,9 +203,20 @@ def check_roles(roles: Iterable[Role]) -> None:
 def revoke_all(
     connection: Connection, user_id: str, now_ms: int, *, but: str | None = None
 ) -> None:
-    """End a person's tokens and sessions, but one. Whoever calls it makes `remembered` forget."""
+    """End a person's tokens and sessions, but one, and the links through which their password could
+    still be set. Whoever calls it makes `remembered` forget."""
     held = tokens.c.user_id == user_id, tokens.c.revoked_at_ms.is_(None), tokens.c.id != (but or "")
     connection.execute(update(tokens).where(*held).values(revoked_at_ms=now_ms))
+    connection.execute(open_links(user_id, now_ms).values(expires_at_ms=now_ms))
+
+
+def open_links(user_id: str, now_ms: int) -> Update:
+    """A change to those of a person's links that can still be redeemed."""
+    return update(password_links).where(
+        password_links.c.user_id == user_id,
+        password_links.c.redeemed_at_ms.is_(None),
+        password_links.c.expires_at_ms > now_ms,
+    )
 
 
 def unauthenticated() -> ProblemError:

@@ -1,11 +1,14 @@
 """Logins by local password: who may try, how often, and what they get.
 
 An attempt is counted before the password is looked at, so that many at once are no way around a
-limit. There are three: for a name from an address, for an address whatever the names, and, ten
-times as high, for a name from wherever. The last one bounds what many machines can guess together,
-and does not hold where somebody has come in by that name before: so a stranger can keep nobody out
-of their own machine. A success is taken back and forgets what failed for that name from that
-address; the others stay, else an attacker's own account would reset what they may try on others.
+limit. Attempts that failed are counted in three ways: by a name from an address, and, ten times as
+many, by an address whatever the names, and by a name from wherever. Up to the limit nobody waits;
+beyond it the next attempt has to wait, one second, two, four, up to a quarter of an hour. Where a
+name has come in from an address before, only what failed by that very name from that very address
+counts: so a stranger keeps nobody out of their own machine, and whoever shares an address with
+somebody who guesses still comes in. A success is taken back and forgets what failed by that name
+from that address; the other counts stay, else an attacker's own account would reset what they may
+try on others. Of IPv6 an address is its /64.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ from typing import Any
 from sqlalchemy import Connection, Row, delete, func, insert, select, update
 
 from taciturn.server.gateway import Gateway
+from taciturn.server.identity.anonymous import network
 from taciturn.server.identity.directory import Directory, revoke_all
 from taciturn.server.identity.passwords import Passwords
 from taciturn.server.identity.principal import Principal
@@ -25,11 +29,14 @@ from taciturn.server.problems import ProblemError
 from taciturn.server.tables import logins, users
 from taciturn.wire.identity import Login, NewPassword
 
-WINDOW_MS = 15 * 60_000
+REMEMBERED_MS = 86_400_000
+"""How long a failure counts."""
+FIRST_WAIT_MS, LONGEST_WAIT_MS = 1000, 15 * 60_000
 KNOWN_MS = 90 * 86_400_000
 """How long an address stays one from which a name is known to come."""
 _KNOWN = "known:"
-_ANYWHERE = 10  # so many more attempts on a name from all addresses together
+_TOGETHER = 10  # so many more attempts by all names, or from all addresses, together
+_DOUBLINGS = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,15 +91,22 @@ class Logins:
             kind=kind, name=name, user_id=user_id, lifetime_ms=lifetime_ms
         )
 
+    @staticmethod
+    def forgive(connection: Connection, name: str, address: str) -> None:
+        """Forget what failed by a name, from this address and in all, whose password is new."""
+        subjects = _Subjects.of(name, address)
+        failed = logins.c.subject.in_((subjects.pair, subjects.name))
+        connection.execute(delete(logins).where(failed))
+
     def _count(self, subjects: _Subjects) -> list[int]:
         now_ms, most = self.gateway.now_ms(), self.gateway.settings.login_attempts
 
         def work(connection: Connection) -> list[int]:
             _forget(connection, now_ms)
             _check_rate(connection, subjects.pair, most, now_ms)
-            _check_rate(connection, subjects.address, most, now_ms)
             if not _is_known(connection, subjects):
-                _check_rate(connection, subjects.name, most * _ANYWHERE, now_ms)
+                _check_rate(connection, subjects.address, most * _TOGETHER, now_ms)
+                _check_rate(connection, subjects.name, most * _TOGETHER, now_ms)
             made = [
                 connection.execute(insert(logins).values(subject=subject, at_ms=now_ms))
                 for subject in (subjects.pair, subjects.address, subjects.name)
@@ -118,14 +132,19 @@ class Logins:
 
 
 def _check_rate(connection: Connection, subject: str, most: int, now_ms: int) -> None:
-    query = select(func.count(), func.min(logins.c.at_ms)).where(logins.c.subject == subject)
-    tried, first_ms = connection.execute(query).one()
+    query = select(func.count(), func.max(logins.c.at_ms)).where(logins.c.subject == subject)
+    tried, last_ms = connection.execute(query).one()
     if tried < most:
         return
-    wait_s = max(1, -(-(first_ms + WINDOW_MS - now_ms) // 1000))
+    pause_ms = min(LONGEST_WAIT_MS, FIRST_WAIT_MS << min(tried - most, _DOUBLINGS))
+    left_ms = last_ms + pause_ms - now_ms
+    if left_ms <= 0:
+        return
+    wait_s = max(1, -(-left_ms // 1000))
     raise ProblemError(
         "too_many_requests",
-        f"{tried} attempts failed; wait {wait_s} s, or ask an administrator for a new password",
+        f"{tried} attempts failed; wait {wait_s} s, or ask an administrator for a link to set "
+        "another password",
         headers={"Retry-After": str(wait_s)},
     )
 
@@ -142,6 +161,7 @@ class _Subjects:
     @classmethod
     def of(cls, name: str, address: str) -> _Subjects:
         """Names are kept as digests: people type passwords into the wrong field."""
+        address = network(address)
         digest = hashlib.sha256(name.encode()).hexdigest()
         pair = hashlib.sha256(f"{digest} {address}".encode()).hexdigest()
         return cls(f"pair:{pair}", f"address:{address}", f"name:{digest}", f"{_KNOWN}{pair}")
@@ -149,7 +169,7 @@ class _Subjects:
 
 def _forget(connection: Connection, now_ms: int) -> None:
     known = logins.c.subject.startswith(_KNOWN)
-    attempts = ~known & (logins.c.at_ms < now_ms - WINDOW_MS)
+    attempts = ~known & (logins.c.at_ms < now_ms - REMEMBERED_MS)
     connection.execute(delete(logins).where(attempts))
     connection.execute(delete(logins).where(known & (logins.c.at_ms < now_ms - KNOWN_MS)))
 

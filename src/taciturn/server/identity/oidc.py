@@ -1,4 +1,5 @@
-"""Logging in through an OpenID provider: browsers get a session, command lines a one-time code.
+"""Logging in by an OpenID provider: browsers get a session; command lines a one-time code, once
+the person has said yes to a page.
 
 What a login needs to remember travels sealed: in a cookie of the browser that began it, so that
 nobody else can finish it; and in the code that a command line trades for a token, with the proof
@@ -81,6 +82,22 @@ class Oidc:
             raise _not_begun()
         claims = provider.claims(code, flow["nonce"], flow["verifier"])
         return self._admit(claims), Asker(flow["challenge"], flow["port"])
+
+    def ask(self, user_id: str, asker: Asker) -> str:
+        """The sealed question whether a command line may have a code, for the cookie of the browser
+        that has just logged in: any program, or any page that leads here, can begin a login."""
+        said = {"user": user_id, "challenge": asker.challenge, "port": asker.port}
+        return self._seal("question", said)
+
+    def answered(self, sealed: str) -> tuple[str, Asker]:
+        """Whom and what a question was about, once the person has said yes. Raises ProblemError
+        `unauthenticated` for one that this gateway has not asked, or that is over."""
+        held = self._open("question", sealed, FLOW_S)
+        return held["user"], Asker(held["challenge"], held["port"])
+
+    def name_of(self, user_id: str) -> str:
+        """The name of a user."""
+        return str(self.gateway.rows(select(users.c.name).where(users.c.id == user_id))[0].name)
 
     def one_time_code(self, user_id: str, challenge: str) -> str:
         """What a command line trades for a token, within two minutes, once."""
@@ -209,6 +226,7 @@ class _Person:
                 oidc_subject=self.subject,
                 disabled=False,
                 created_at_ms=now_ms,
+                access_changed_at_ms=now_ms,
             )
         )
         return user_id

@@ -30,6 +30,7 @@ class Action(StrEnum):
     JOBS_READ = "jobs:read"
     JOBS_CREATE = "jobs:create"
     JOBS_CANCEL = "jobs:cancel"
+    JOBS_OPERATE = "jobs:operate"
     MODELS_READ = "models:read"
     MODELS_USE = "models:use"
     MODELS_WRITE = "models:write"
@@ -40,6 +41,8 @@ class Action(StrEnum):
     INCIDENTS_READ = "incidents:read"
     LEDGER_READ = "ledger:read"
     AUDIT_LOG_READ = "audit-log:read"
+    RETENTION_READ = "retention:read"
+    RETENTION_PRUNE = "retention:prune"
 
 
 _EVERYBODY = frozenset(Role)
@@ -62,6 +65,7 @@ PERMISSIONS = MappingProxyType(
         Action.JOBS_READ: frozenset({_OWNER, _PRACTITIONER, _AUDITOR}),
         Action.JOBS_CREATE: frozenset({_OWNER, _PRACTITIONER}),
         Action.JOBS_CANCEL: frozenset({_OWNER, _PRACTITIONER}),
+        Action.JOBS_OPERATE: frozenset({_ADMIN}),
         Action.MODELS_READ: frozenset({_OWNER, _PRACTITIONER, _AUDITOR}),
         Action.MODELS_USE: frozenset({_OWNER, _PRACTITIONER}),
         Action.MODELS_WRITE: frozenset({_OWNER, _PRACTITIONER}),
@@ -72,6 +76,8 @@ PERMISSIONS = MappingProxyType(
         Action.INCIDENTS_READ: frozenset({_OWNER}),
         Action.LEDGER_READ: frozenset({_OWNER, _AUDITOR}),
         Action.AUDIT_LOG_READ: frozenset({_AUDITOR}),
+        Action.RETENTION_READ: frozenset({_ADMIN, _AUDITOR}),
+        Action.RETENTION_PRUNE: frozenset({_ADMIN}),
     }
 )
 

@@ -15,6 +15,7 @@ from taciturn.server.identity.principal import Principal
 from taciturn.server.moments import moment
 from taciturn.server.paging import Paging
 from taciturn.server.problems import ProblemError
+from taciturn.server.recency import key, newest_first
 from taciturn.server.tables import tokens
 from taciturn.wire.identity import NewToken, TokenSecret, TokenView
 from taciturn.wire.values import Page
@@ -50,10 +51,9 @@ class Tokens:
         return TokenSecret(**dict(_view(self._row(token_id))), token=text)
 
     def list(self, caller: Principal, paging: Paging) -> Page[TokenView]:
-        """The caller's own tokens, expired and revoked ones included."""
+        """The caller's own tokens, newest first, expired and revoked ones included."""
         query = select(tokens).where(tokens.c.user_id == caller.user_id)
-        query = query.where(tokens.c.id > paging.name()).order_by(tokens.c.id).limit(paging.fetch)
-        return paging.page(self.gateway.rows(query), _view, lambda row: row.id)
+        return paging.page(self.gateway.rows(newest_first(query, tokens, paging)), _view, key)
 
     def revoke(self, caller: Principal, token_id: str) -> None:
         """End one of the caller's own tokens; raises ProblemError `not_found` for any other."""

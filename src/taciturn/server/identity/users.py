@@ -9,9 +9,9 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, delete, insert, select, update
 
+from taciturn.preparation import places
 from taciturn.server.gateway import Gateway
 from taciturn.server.identity.directory import Directory, check_roles, revoke_all, role_text
-from taciturn.server.identity.passwords import Passwords
 from taciturn.server.identity.principal import Principal
 from taciturn.server.moments import moment
 from taciturn.server.paging import Paging
@@ -27,7 +27,6 @@ class Users:
 
     gateway: Gateway
     directory: Directory
-    passwords: Passwords
 
     def list(self, paging: Paging) -> Page[UserView]:
         """Everybody, by name."""
@@ -44,49 +43,48 @@ class Users:
         """One person; raises ProblemError `not_found`."""
 
         def work(connection: Connection) -> UserView:
-            row = _named(connection, name)
+            row = named(connection, name)
             return _view(row, _groups(connection, [row.id]))
 
         return self.gateway.read(work)
 
     def create(self, new: NewUser) -> UserView:
-        """Let a person in; raises ProblemError if the name is taken or the roles contradict."""
-        hashed = self.passwords.hash(new.password.get_secret_value()) if new.password else None
+        """Let a person in; raises ProblemError if the name is taken or the roles contradict,
+        SpecError for a source that is none."""
         self.directory.create_user(
             new.name,
             new.roles,
             display_name=new.display_name,
             groups=new.groups,
-            password_hash=hashed,
+            sources=_spelled(new.sources),
         )
         return self.get(new.name)
 
     def change(self, caller: Principal, name: str, change: UserChange) -> UserView:
-        """Change a person, by somebody else. Who is disabled, or gets another password, is logged
-        out everywhere, and stays so.
+        """Change a person, by somebody else. Who is disabled is logged out everywhere, for good.
 
         Raises:
-            ProblemError: `separation_of_duty` for one's own roles, groups or state; `conflict` if
-                no enabled admin would be left.
+            ProblemError: `separation_of_duty` for one's own roles, groups, sources or state;
+                `conflict` if no enabled admin would be left.
+            SpecError: a source is none.
         """
         if name == caller.name and not _only_cosmetic(change):
             raise ProblemError(
                 "separation_of_duty",
-                "nobody changes their own roles, groups or state; ask another administrator",
+                "nobody changes their own roles, groups, sources or state; ask another "
+                "administrator",
             )
         if change.roles is not None:
             check_roles(change.roles)
             if not change.roles:
                 raise ProblemError("invalid", "roles: give one at least, or disable the user")
-        password = change.password.get_secret_value() if change.password else None
-        hashed = self.passwords.hash(password) if password is not None else None
         now_ms = self.gateway.now_ms()
 
         def work(connection: Connection) -> None:
-            row = _named(connection, name)
-            _apply(connection, row, change, hashed)
+            row = named(connection, name)
+            _apply(connection, row, change, now_ms)
             check_an_admin_is_left(connection)
-            if change.disabled or hashed is not None:
+            if change.disabled:
                 revoke_all(connection, row.id, now_ms)
 
         self.gateway.write(work)
@@ -94,20 +92,29 @@ class Users:
         return self.get(name)
 
 
-def _apply(connection: Connection, row: Row[Any], change: UserChange, hashed: str | None) -> None:
+def _apply(connection: Connection, row: Row[Any], change: UserChange, now_ms: int) -> None:
     values: dict[str, Any] = {}
+    if _gains(row, change, _groups(connection, [row.id]).get(row.id, ())):
+        values["access_changed_at_ms"] = now_ms
     if change.display_name is not None:
         values["display_name"] = change.display_name
     if change.roles is not None:
         values["roles"] = role_text(change.roles)
     if change.disabled is not None:
         values["disabled"] = change.disabled
-    if hashed is not None:
-        values["password_hash"] = hashed
+    if change.sources is not None:
+        values["sources"] = json.dumps(_spelled(change.sources))
     if values:
         connection.execute(update(users).where(users.c.id == row.id).values(values))
     if change.groups is not None:
         set_groups(connection, row.id, change.groups)
+
+
+def _gains(row: Row[Any], change: UserChange, groups: Iterable[str]) -> bool:
+    """Whether the person may do more afterwards than before."""
+    roles = set(change.roles or ()) - {Role(name) for name in json.loads(row.roles)}
+    let_in = bool(row.disabled) and change.disabled is False
+    return bool(roles) or let_in or bool(set(change.groups or ()) - set(groups))
 
 
 def set_groups(connection: Connection, user_id: str, groups: Iterable[str]) -> None:
@@ -130,10 +137,16 @@ def check_an_admin_is_left(connection: Connection) -> None:
 
 
 def _only_cosmetic(change: UserChange) -> bool:
-    return change.roles is None and change.groups is None and change.disabled is None
+    given = (change.roles, change.groups, change.disabled, change.sources)
+    return all(each is None for each in given)
 
 
-def _named(connection: Connection, name: str) -> Row[Any]:
+def _spelled(sources: Iterable[str]) -> list[str]:
+    return list(dict.fromkeys(map(places.prefix, sources)))
+
+
+def named(connection: Connection, name: str) -> Row[Any]:
+    """The row of a person; raises ProblemError `not_found`."""
     row = connection.execute(select(users).where(users.c.name == name)).first()
     if row is None:
         raise ProblemError("not_found", f"there is no user {name!r}; `taciturn user list` has all")
@@ -155,5 +168,6 @@ def _view(row: Row[Any], groups: dict[str, tuple[str, ...]]) -> UserView:
         roles=tuple(Role(name) for name in json.loads(row.roles)),
         groups=groups.get(row.id, ()),
         disabled=row.disabled,
+        sources=tuple(json.loads(row.sources)),
         created_at=moment(row.created_at_ms),
     )

@@ -11,6 +11,7 @@ only.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
@@ -37,7 +38,8 @@ from taciturn.server.launchers.port import (
     handle_of,
 )
 from taciturn.server.ledger.tables import jobs as ledger_jobs
-from taciturn.server.tables import jobs, models
+from taciturn.server.tables import jobs, models, policies
+from taciturn.wire.datasets import PolicyTerms
 from taciturn.wire.events import FailureCode, NodeEvent
 from taciturn.wire.jobs import JobKind, JobState
 from taciturn.wire.worker import NextJob
@@ -116,7 +118,7 @@ class Dispatcher:
             self._each(self._rows(jobs.c.state.in_(_WITH_WORKER)), self._watch)
         self._each(self._rows(_waits() & (jobs.c.attempt > 0)), self.leases.hold)
         self.gateway.ledger.reap()
-        self._each(self._ids(_reaped()), self._lost)
+        self._each(self._rows(_reaped()), self._ran_out)
         self._each(self._ids(_orphaned()), self.ending.close)
         self._each(self._wanted(), self._offer)
         self._each(self._next(), self._provision)
@@ -148,6 +150,7 @@ class Dispatcher:
                 "attempt": attempt,
                 "handle": handle or handle_of(job_id, attempt),
                 "worker_token": made.id,
+                "started_at_ms": row.started_at_ms or self.gateway.now_ms(),
                 "lease_until_ms": self._later_ms(self.gateway.settings.provision_s),
             }
             return self.states.move(connection, job_id, JobState.PROVISIONING, values)
@@ -175,6 +178,9 @@ class Dispatcher:
 
     def _watch(self, row: Row[Any]) -> None:
         now_ms = self.gateway.now_ms()
+        if now_ms >= self._time_over_ms(row):
+            self.ending.end(row.id, End.failed(FailureCode.TIME))
+            return
         if row.cancel and now_ms >= row.updated_at_ms + 1000 * self.gateway.settings.stop_s:
             self.ending.end(row.id, End(state=JobState.CANCELLED))
             return
@@ -244,6 +250,17 @@ class Dispatcher:
         soon_ms = now_ms + round(2000 * self.gateway.settings.tick_s)
         return row.lease_until_ms is not None and soon_ms > row.lease_until_ms
 
+    def _time_over_ms(self, row: Row[Any]) -> int:
+        """When the job has had all its time: the gateway's, or less by the policy of its data."""
+        allowed_s = self.gateway.settings.job_s
+        wanted = select(policies.c.terms).where(policies.c.namespace == row.namespace)
+        terms = self.gateway.read(lambda connection: connection.scalar(wanted))
+        if terms is not None:
+            hours = PolicyTerms.model_validate_json(terms).job_hours
+            allowed_s = min(allowed_s, math.inf if hours is None else 3600 * hours)
+        began_ms = row.created_at_ms if row.started_at_ms is None else row.started_at_ms
+        return int(began_ms + 1000 * allowed_s)
+
     def _late(self, row: Row[Any], now_ms: int) -> None:
         """A worker that lives and says nothing: spared for a while, then replaced."""
         silent_ms = now_ms - row.lease_until_ms
@@ -260,6 +277,7 @@ class Dispatcher:
 
     def _replace(self, row: Row[Any]) -> None:
         """Another worker for a job whose own is gone; or the end, after too many."""
+        log.warning("a worker is gone", extra={"job": row.id, "attempt": row.attempt})
         if row.cancel:
             self.ending.end(row.id, End(state=JobState.CANCELLED))
             return
@@ -280,6 +298,11 @@ class Dispatcher:
 
     def _lost(self, job_id: str) -> None:
         self.ending.end(job_id, End.failed(FailureCode.LOST))
+
+    def _ran_out(self, row: Row[Any]) -> None:
+        """What was held for a job is free again: no worker has come, or none any more."""
+        code = FailureCode.LOST if row.attempt else FailureCode.EXPIRED
+        self.ending.end(row.id, End.failed(code))
 
     def _wanted(self) -> list[Row[Any]]:
         """Samples of the queue that a worker waits for."""
@@ -361,20 +384,25 @@ class Dispatcher:
             self._say(row, why)
 
     def _next(self) -> tuple[str, ...]:
-        """The oldest jobs of the queue, as many as there is room for workers."""
+        """The oldest jobs of the queue, as many as there is room for workers. A look at a new
+        dataset, which needs no model, has a place of its own: its owner waits for it."""
+        room = self.gateway.settings.worker_count
+        looks = jobs.c.kind == JobKind.PROBE
 
-        def work(connection: Connection) -> tuple[str, ...]:
-            counted = select(func.count()).where(jobs.c.state.in_(_WITH_WORKER))
-            room = self.gateway.settings.max_workers - connection.execute(counted).scalar_one()
+        def of(connection: Connection, kind: ColumnElement[bool], room: int) -> list[str]:
+            counted = select(func.count()).where(jobs.c.state.in_(_WITH_WORKER), kind)
+            left = room - connection.execute(counted).scalar_one()
             wanted = (
                 select(jobs.c.id)
-                .where(_waits())
+                .where(_waits(), kind)
                 .order_by(jobs.c.created_at_ms, jobs.c.id)
-                .limit(max(0, room))
+                .limit(max(0, left))
             )
-            return tuple(connection.execute(wanted).scalars())
+            return list(connection.execute(wanted).scalars())
 
-        return self.gateway.read(work)
+        return self.gateway.read(
+            lambda connection: (*of(connection, looks, 1), *of(connection, ~looks, room))
+        )
 
     def _tidy(self, _: None = None) -> None:
         """Stop workers that have no job any more, and remove what those of jobs that are over have

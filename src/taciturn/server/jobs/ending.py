@@ -17,8 +17,9 @@ from taciturn.accounting.events import event_from_dict
 from taciturn.errors import FencedError, LedgerConflictError, UnknownEntryError
 from taciturn.server.gateway import Gateway
 from taciturn.server.jobs.agreement import disagreement
+from taciturn.server.jobs.mechanism import Mechanism
 from taciturn.server.jobs.states import States, job_row
-from taciturn.server.ledger import job_report
+from taciturn.server.ledger import job_report, job_steps
 from taciturn.server.problems import ProblemError
 from taciturn.server.tables import approvals, jobs, tokens
 from taciturn.wire.events import FailureCode
@@ -169,6 +170,9 @@ class Ending:
         what the ledger has charged."""
         if row.event is None:
             return end
+        if end.code is FailureCode.TIME:
+            self._spend(row)
+            end = end.model_copy(update={"lease": None})
         if end.lease is None or not self._committed(row.id, end.lease):
             self.close(row.id)
             success = end.state is JobState.SUCCEEDED
@@ -179,6 +183,22 @@ class Ending:
                 log.error("model refused", extra={"job": row.id, "reason": wrong})
                 return _instead(end, FailureCode.GUARANTEE_REFUSED)
         return end
+
+    def _spend(self, row: Row[Any]) -> None:
+        """Charge all that a job holds whose time is over while its rows may still be read.
+
+        How long that takes is bounded for each row, and depends on rows all the same: an end that
+        cost nothing could be asked for again and again.
+        """
+        ledger = self.gateway.ledger
+        held, charged = job_steps(self.gateway.engine, self.gateway.seal_key, row.id)
+        if not held or (charged and row.attempt == 1):
+            return  # it is charged once its rows are read
+        with suppress(LedgerConflictError, FencedError):  # it is closed
+            lease = ledger.acquire(
+                f"{row.id}-spend", row.id, worker="gateway", lease_s=60, takeover=True
+            )
+            ledger.charge(f"{row.id}-spent", row.id, lease.token, Mechanism.of(row).event(held))
 
     def _committed(self, job_id: str, lease: int) -> bool:
         try:

@@ -17,7 +17,7 @@ from sqlalchemy import Connection, Row, select, update
 
 from taciturn.accounting.events import event_from_dict, event_to_dict
 from taciturn.certificate.canonical import canonical_json
-from taciturn.errors import BudgetExceededError
+from taciturn.errors import BudgetExceededError, UnknownEntryError
 from taciturn.preparation.arrow_types import type_of_column
 from taciturn.preparation.fields import choose_fields
 from taciturn.server.approvals import Approvals, approvers_of
@@ -29,7 +29,15 @@ from taciturn.server.jobs.ending import End, Ending
 from taciturn.server.jobs.pricing import Price, Verdict, decide, fitting_epsilon, price
 from taciturn.server.jobs.states import States, job_row
 from taciturn.server.jobs.terms import Asked, Terms, is_paid_for, terms_of
-from taciturn.server.jobs.views import job_view, the_job, visible_job, visible_jobs
+from taciturn.server.jobs.views import (
+    job_view,
+    operated_job,
+    operated_jobs,
+    the_job,
+    visible_job,
+    visible_jobs,
+)
+from taciturn.server.ledger import job_cost
 from taciturn.server.paging import Paging
 from taciturn.server.problems import ProblemError
 from taciturn.server.recency import key as place
@@ -39,13 +47,15 @@ from taciturn.server.sight import watches_job
 from taciturn.server.tables import approvals, jobs
 from taciturn.server.trials import Trials
 from taciturn.spec import DataSpec
-from taciturn.wire.events import FAILURES, FailureCode, NumberedEvent
+from taciturn.wire.events import FailureCode, NumberedEvent
 from taciturn.wire.jobs import (
     ApprovalView,
     Decision,
+    JobCost,
     JobKind,
     JobState,
     JobView,
+    OperatedJob,
     PlanView,
     RemoteEvaluate,
     RemoteFit,
@@ -53,7 +63,9 @@ from taciturn.wire.jobs import (
 )
 from taciturn.wire.values import Page, PolicyLine
 
-_PROBE_LINE = PolicyLine(kind="public", text="public (names and types of columns)")
+_PROBE_LINE = PolicyLine(
+    kind="public", text="names and types of columns: public once their owner has confirmed them"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +126,7 @@ class Jobs:
                 self.queued()
                 return self.view(caller, earlier)
         self.advance(earlier)
-        return self._answer(caller, earlier)
+        return self._answer(caller, earlier, asked)
 
     def probe(self, connection: Connection, dataset: str, namespace: str, owner_id: str) -> str:
         """Queue a look at a dataset, in the caller's transaction; returns the job's id."""
@@ -143,7 +155,24 @@ class Jobs:
     def view(self, caller: Principal, job_id: str) -> JobView:
         """One job; `not_found` where the caller may not know of it."""
         wanted = visible_jobs(caller).where(jobs.c.id == job_id)
-        return job_view(the_job(self.gateway.rows(wanted), job_id))
+        row = the_job(self.gateway.rows(wanted), job_id)
+        return job_view(row).model_copy(update={"cost": self._cost(row)})
+
+    def _cost(self, row: Row[Any]) -> JobCost | None:
+        """What a job takes of budgets; None where it takes nothing, or has not been held yet."""
+        if row.event is None:
+            return None
+        try:
+            found = job_cost(self.gateway.engine, self.gateway.seal_key, row.id)
+        except UnknownEntryError:
+            return None
+        grants = [share for holder, share in found.shares.items() if holder is not None]
+        return JobCost(
+            epsilon=found.epsilon if JobState(row.state).over else None,
+            delta=found.delta,
+            share_of_budget=found.shares[None],
+            share_of_grant=grants[0] if grants else None,
+        )
 
     def page(
         self, caller: Principal, paging: Paging, state: JobState | None, kind: JobKind | None
@@ -178,8 +207,25 @@ class Jobs:
         """End a job: one that waits at once; one that runs is told, and stopped if it does not end
         by itself. A job that is over stays as it is."""
 
+        self._stop(job_id, lambda connection: visible_job(connection, caller, job_id))
+        return self.view(caller, job_id)
+
+    def operated(self, paging: Paging, state: JobState | None) -> Page[OperatedJob]:
+        """Everybody's jobs, newest first, without what they are about."""
+        wanted = newest_first(operated_jobs(), jobs, paging)
+        if state is not None:
+            wanted = wanted.where(jobs.c.state == state)
+        return paging.page(self.gateway.rows(wanted), operated_job, place)
+
+    def stop(self, job_id: str) -> OperatedJob:
+        """End anybody's job, as `cancel` does; raises ProblemError `not_found`."""
+        wanted = operated_jobs().where(jobs.c.id == job_id)
+        self._stop(job_id, lambda connection: the_job(connection.execute(wanted).all(), job_id))
+        return operated_job(self.gateway.rows(wanted)[0])
+
+    def _stop(self, job_id: str, find: Callable[[Connection], Row[Any]]) -> None:
         def work(connection: Connection) -> JobState:
-            row = visible_job(connection, caller, job_id)
+            row = find(connection)
             if row.state == JobState.RUNNING and not row.cancel:
                 change = update(jobs).where(jobs.c.id == job_id)
                 connection.execute(change.values(cancel=True, updated_at_ms=self.gateway.now_ms()))
@@ -187,7 +233,6 @@ class Jobs:
 
         if self.gateway.write(work) is not JobState.RUNNING:
             self.ending.end(job_id, End(state=JobState.CANCELLED))
-        return self.view(caller, job_id)
 
     def unfinished(self, older_than_ms: int) -> tuple[str, ...]:
         """Jobs that a crash left before the queue, or that were decided: to be advanced."""
@@ -353,8 +398,6 @@ class Jobs:
             now = job_row(connection, row.id)
             if now is None or now.outcome is not None or now.state != row.state:
                 return now is not None and not JobState(now.state).over and now.outcome is None
-            used = update(approvals).where(approvals.c.job_id == row.id)
-            connection.execute(used.values(state="used"))
             return self.states.move(connection, row.id, JobState.QUEUED, values)
 
         if self.gateway.write(work):
@@ -369,7 +412,7 @@ class Jobs:
             self.ending.end(row.id, End.failed(FailureCode.REJECTED))
         elif approval.state == "expired":
             self.ending.end(row.id, End.failed(FailureCode.EXPIRED))
-        elif approval.state == "approved" and self._paid_or_excepted(row, approval.reason):
+        elif self.approvals.use(row.id) and self._paid_or_excepted(row, approval.reason):
             self._queue(row, self._approved_line(row, approval.reason))
 
     def _paid_or_excepted(self, row: Row[Any], reason: str) -> bool:
@@ -388,15 +431,22 @@ class Jobs:
         text = f"no guarantee (approved by {', '.join(names)})"
         return {"policy": PolicyLine(kind="no guarantee", text=text[:400]).model_dump_json()}
 
-    def _answer(self, caller: Principal, job_id: str) -> JobView:
+    def _answer(self, caller: Principal, job_id: str, asked: Asked) -> JobView:
         """The job; or, again, the refusal of one for which there was no room when it was asked."""
         found = self.view(caller, job_id)
-        refused = found.failure is not None and found.failure.code == FailureCode.BUDGET_EXCEEDED
-        if refused and found.approval is None and self._never_ran(job_id):
-            raise ProblemError(
-                "budget_exceeded", f"job {job_id!r}: {FAILURES[FailureCode.BUDGET_EXCEEDED]}"
-            )
-        return found
+        failure = found.failure
+        if failure is None or failure.code != FailureCode.BUDGET_EXCEEDED:
+            return found
+        if found.approval is not None or not self._never_ran(job_id):
+            return found
+        terms, priced, _ = self._judged(caller, asked)
+        fits = fitting_epsilon(self.gateway, priced, terms)
+        now = "no target_epsilon" if fits is None else f"target_epsilon={fits:g}"
+        raise ProblemError(
+            "budget_exceeded",
+            f"job {job_id!r}: {failure.text}; {now} would fit now",
+            fitting_epsilon=fits,
+        )
 
     def _never_ran(self, job_id: str) -> bool:
         row = self.gateway.read(lambda connection: job_row(connection, job_id))

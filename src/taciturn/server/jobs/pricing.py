@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from typing import Any, Literal
 
@@ -15,6 +15,7 @@ from taciturn.accounting.compose import epsilon as epsilon_of
 from taciturn.accounting.events import dpsgd_event
 from taciturn.planning.defaults import PublicFacts
 from taciturn.planning.plan import TrainingPlan, make_plan
+from taciturn.planning.release import plan_evaluation
 from taciturn.report import policy_of
 from taciturn.server.gateway import Gateway
 from taciturn.server.jobs.terms import Asked, Terms
@@ -187,7 +188,10 @@ def _release(asked: RemoteEvaluate, terms: Terms) -> Price:
     noise = _release_noise(asked.target_epsilon, delta)
     event = dpsgd_event(sampling_probability=1.0, noise_multiplier=noise, steps=1)
     epsilon = epsilon_of(event, delta)
-    plan = {"noise_multiplier": noise, "epsilon": epsilon, "delta": delta, "n_units": n_units}
+    found = plan_evaluation(
+        n_units, epsilon, delta, noise, counted=True, clusters=asked.samples > 0
+    )
+    plan = {"noise_multiplier": noise, **asdict(found)}
     line = dp_line(epsilon, delta, terms.dataset.unit)
     return Price(plan, line, 1.0, noise, 1, epsilon, delta)
 

@@ -13,7 +13,9 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, select
 
+from taciturn.planning.plan import max_tokens
 from taciturn.preparation.expression import check_list
+from taciturn.server.datasets import WHY_NOT_READY
 from taciturn.server.identity.principal import Principal
 from taciturn.server.moments import milliseconds
 from taciturn.server.problems import ProblemError
@@ -90,6 +92,8 @@ def terms_of(connection: Connection, caller: Principal, asked: Asked, now_ms: in
         row, policy, holders = _dataset(connection, caller, data.dataset, now_ms)
     else:
         holders = _holders(connection, caller, policy, now_ms)
+    if fitted is not None:
+        _check_lengths(connection, asked, fitted.base_model)
     namespace = policy.namespace
     terms = PolicyTerms.model_validate_json(policy.terms)
     _check_settled(policy)
@@ -155,6 +159,27 @@ def _fitted(connection: Connection, caller: Principal, model_id: str) -> tuple[R
         "not_found",
         f"there is no model {model_id!r}, or it is not yours; `taciturn model list` has yours",
     )
+
+
+def _check_lengths(connection: Connection, asked: Asked, base_model: str) -> None:
+    """What is asked of a fitted model must have room in its context, if that is still known.
+
+    Raises ProblemError `invalid`, SpecError.
+    """
+    wanted = select(base_models.c.context_length).where(base_models.c.name == base_model)
+    context = connection.scalar(wanted)
+    if context is None:
+        return
+    if isinstance(asked, RemoteEvaluate):
+        max_tokens(asked, context)
+    if isinstance(asked, RemoteSample | RemoteSynthesize):
+        most = context - 2  # one token of a prompt, and the one that opens a text
+        if asked.max_new_tokens > most:
+            raise ProblemError(
+                "invalid",
+                f"max_new_tokens={asked.max_new_tokens} leaves no room for a prompt in the model's "
+                f"context of {context} tokens; ask for at most {most}",
+            )
 
 
 def _facts(row: Row[Any]) -> FittedFacts:
@@ -242,8 +267,8 @@ def _ready(row: Row[Any], data: DataRef) -> DatasetFacts:
     if row.state != DatasetState.READY:
         raise ProblemError(
             "not_ready",
-            f"dataset {row.name!r} is {row.state}; its owner finds why, and only a ready one can "
-            "be used",
+            f"dataset {row.name!r} is {row.state}: {WHY_NOT_READY[DatasetState(row.state)]}; only "
+            "a ready one can be used",
         )
     columns = tuple(ColumnView(**column) for column in json.loads(row.columns))
     if data.select is not None:

@@ -14,7 +14,7 @@ from taciturn.server.problems import ProblemError
 from taciturn.server.tables import approvals, jobs, policies, users
 from taciturn.wire.events import FAILURES, FailureCode
 from taciturn.wire.identity import Role
-from taciturn.wire.jobs import Failure, JobView
+from taciturn.wire.jobs import Failure, JobView, OperatedJob
 from taciturn.wire.values import PolicyLine
 
 
@@ -66,10 +66,40 @@ def job_view(row: Row[Any]) -> JobView:
     )
 
 
+def operated_jobs() -> Select[Any]:
+    """All jobs, with the requester, for whoever runs the gateway."""
+    return select(jobs, users.c.name.label("requester")).join(
+        users, users.c.id == jobs.c.requester_id
+    )
+
+
+def operated_job(row: Row[Any]) -> OperatedJob:
+    """A row of `operated_jobs`."""
+    return OperatedJob(
+        id=row.id,
+        kind=row.kind,
+        state=row.state,
+        requester=row.requester,
+        attempt=row.attempt,
+        created_at=moment(row.created_at_ms),
+        started_at=None if row.started_at_ms is None else moment(row.started_at_ms),
+        updated_at=moment(row.updated_at_ms),
+    )
+
+
 def _failure(row: Row[Any]) -> Failure | None:
     if row.failure is None:
         return None
-    text = FAILURES[FailureCode(row.failure)]
+    code = FailureCode(row.failure)
+    text = FAILURES[code]
+    if code is FailureCode.BUDGET_EXCEEDED and row.attempt == 0:
+        text = (
+            "the budget had no room for it any more when it was to be held: nothing ran, and "
+            f"nothing was spent. `taciturn budget {row.namespace}` shows what is left, `taciturn "
+            "plan` what would fit"
+        )
+    elif code is FailureCode.LOST:
+        text = f"{text} ({row.attempt} tried)"
     return Failure(code=row.failure, text=text, incident=row.incident)
 
 

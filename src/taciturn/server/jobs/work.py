@@ -13,7 +13,6 @@ from typing import Any
 from pydantic import TypeAdapter
 from sqlalchemy import Connection, Row, insert, select
 
-from taciturn.accounting.events import dpsgd_event
 from taciturn.planning.plan import TrainingPlan
 from taciturn.server.gateway import Gateway
 from taciturn.server.identity.principal import WorkerPrincipal
@@ -21,9 +20,11 @@ from taciturn.server.identity.secret import new_id
 from taciturn.server.jobs.ending import End, Ending
 from taciturn.server.jobs.events import Events, worker_sequence
 from taciturn.server.jobs.leases import Leases, held
+from taciturn.server.jobs.mechanism import Mechanism
 from taciturn.server.jobs.states import job_row
 from taciturn.server.ledger import job_steps, was_done
 from taciturn.server.problems import ProblemError
+from taciturn.server.references import References
 from taciturn.server.tables import artifacts, base_models, datasets, incidents, jobs, models
 from taciturn.wire.events import FailureCode
 from taciturn.wire.jobs import AnyRequest, JobKind, JobState
@@ -40,6 +41,7 @@ from taciturn.wire.worker import (
     Orders,
     Outcome,
     ReleasePlan,
+    SourceMarks,
     SourceRef,
 )
 
@@ -55,6 +57,7 @@ class Work:
     leases: Leases
     ending: Ending
     events: Events
+    references: References
 
     def lease(self, worker: WorkerPrincipal, asked: LeaseRequest) -> Assignment:
         """Give the job to a worker. Raises ProblemError `fenced`, `lease_held`."""
@@ -79,7 +82,7 @@ class Work:
         row = self.gateway.read(lambda connection: held(connection, worker, token))
         if row.event is None:
             return
-        mechanism = _Mechanism.of(row)
+        mechanism = Mechanism.of(row)
         if asked.first_step + asked.steps > mechanism.steps:
             raise ProblemError(
                 "invalid",
@@ -124,6 +127,23 @@ class Work:
         self.gateway.write(work)
         return IncidentId(incident=incident_id)
 
+    def source(self, worker: WorkerPrincipal, token: int, found: SourceMarks) -> None:
+        """Hear what the source of a job's rows is, before they are read. Raises ProblemError
+        `source_taken` where another budget has the same; the job must not go on."""
+
+        def work(connection: Connection) -> bool:
+            row = held(connection, worker, token)
+            if row.dataset is None:
+                raise ProblemError("invalid", "the job reads no dataset")
+            return self.references.identify(connection, row.dataset, found)
+
+        if not self.gateway.write(work):
+            raise ProblemError(
+                "source_taken",
+                "the same data are registered at this gateway under another budget; its "
+                "administrator can say more",
+            )
+
     def over(self, worker: WorkerPrincipal, token: int, asked: JobsAsked) -> JobsOver:
         """Those of the jobs that are over: no worker will come and go on from their checkpoints."""
 
@@ -156,6 +176,16 @@ class Work:
     def _steps(self, job_id: str) -> tuple[int, int]:
         return job_steps(self.gateway.engine, self.gateway.seal_key, job_id)
 
+    def _source(self, connection: Connection, row: Row[Any]) -> SourceRef | None:
+        if row.dataset is None:
+            return None
+        found = connection.execute(select(datasets).where(datasets.c.name == row.dataset)).first()
+        if found is None or found.removed_at_ms is not None:
+            raise ProblemError(
+                "conflict", f"dataset {row.dataset!r} was removed; the job cannot run"
+            )
+        return self.references.of(connection, found)
+
     def _assignment(self, connection: Connection, row: Row[Any], charged: int) -> Assignment:
         asked = _REQUEST.validate_json(row.request)
         plan = json.loads(row.plan) if row.plan else None
@@ -165,8 +195,9 @@ class Work:
             lease=row.lease,
             lease_s=self.gateway.settings.lease_s,
             bucket_s=self.gateway.settings.tick_s,
+            preparation_s=self.gateway.settings.preparation_s,
             request=asked,
-            source=_source(connection, row),
+            source=self._source(connection, row),
             plan=TrainingPlan(**plan) if row.kind == JobKind.FIT and plan else None,
             release=ReleasePlan(**plan) if row.kind == JobKind.EVALUATE and plan else None,
             base_model=_base(connection, asked.model) if asked.kind is JobKind.FIT else None,
@@ -174,32 +205,6 @@ class Work:
             files=_files(connection, row),
             namespace=row.namespace,
             charged_steps=charged,
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class _Mechanism:
-    """What each step of a job costs, as it was reserved."""
-
-    sampling_probability: float
-    noise_multiplier: float
-    steps: int
-
-    @classmethod
-    def of(cls, row: Row[Any]) -> _Mechanism:
-        plan = json.loads(row.plan)
-        if row.kind != JobKind.FIT:
-            return cls(1.0, plan["noise_multiplier"], 1)
-        training = TrainingPlan(**plan)
-        assert training.privacy is not None, "a job without a guarantee has no event"
-        noise = training.privacy.noise_multiplier
-        return cls(training.sampling_probability, noise, training.steps)
-
-    def event(self, steps: int) -> Any:
-        return dpsgd_event(
-            sampling_probability=self.sampling_probability,
-            noise_multiplier=self.noise_multiplier,
-            steps=steps,
         )
 
 
@@ -220,17 +225,6 @@ def _end(connection: Connection, row: Row[Any], said: Outcome, token: int) -> En
         return End(state=JobState.CANCELLED, incident=incident, lease=token)
     code = said.code or FailureCode.INTERNAL
     return End(state=JobState.FAILED, code=code, incident=incident, lease=token)
-
-
-def _source(connection: Connection, row: Row[Any]) -> SourceRef | None:
-    if row.dataset is None:
-        return None
-    found = connection.execute(select(datasets).where(datasets.c.name == row.dataset)).first()
-    if found is None or found.removed_at_ms is not None:
-        raise ProblemError("conflict", f"dataset {row.dataset!r} was removed; the job cannot run")
-    return SourceRef(
-        source=found.source, unit=found.unit, units=found.units, split_key=found.split_key
-    )
 
 
 def _base(connection: Connection, name: str) -> BaseModelFacts:

@@ -34,6 +34,7 @@ from taciturn.server.ledger.ledger import Lease, Ledger, Receipt
 from taciturn.server.ledger.seal import Anchor, SealKey, anchors_text, read_anchors
 from taciturn.server.ledger.statement import (
     BudgetStatement,
+    JobCost,
     JobReport,
     JobStatement,
     Quote,
@@ -41,6 +42,7 @@ from taciturn.server.ledger.statement import (
     Statement,
     Together,
     entries,
+    job_cost,
     job_page,
     job_report,
     job_statement,
@@ -59,6 +61,7 @@ __all__ = [
     "Anchor",
     "BudgetStatement",
     "Entry",
+    "JobCost",
     "JobReport",
     "JobStatement",
     "Lease",
@@ -73,6 +76,7 @@ __all__ = [
     "Verification",
     "anchors_text",
     "entries",
+    "job_cost",
     "job_page",
     "job_report",
     "job_statement",

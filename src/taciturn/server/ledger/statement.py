@@ -52,6 +52,20 @@ class JobStatement:
 
 
 @dataclass(frozen=True, slots=True)
+class JobCost:
+    """What a job takes, spent and held together: that of an open job does not change as it runs.
+
+    Attributes:
+        epsilon: of the steps that are charged, by themselves, at the namespace's delta.
+        shares: per budget, as in Quote.
+    """
+
+    epsilon: float
+    delta: float
+    shares: Mapping[str | None, float]
+
+
+@dataclass(frozen=True, slots=True)
 class Statement:
     """A namespace's balances.
 
@@ -199,6 +213,27 @@ def job_statement(engine: Engine, key: SealKey | None, job: str) -> JobStatement
 
     purse, found = _read(engine, key, work)
     return _job(purse, found)
+
+
+def job_cost(engine: Engine, key: SealKey | None, job: str) -> JobCost:
+    """What a job takes of its budgets; raises as `job_statement`."""
+
+    def work(store: Store) -> tuple[Book, Job]:
+        namespace, found = store.job(job, lock=False)
+        return store.balances(namespace), found
+
+    book, found = _read(engine, key, work)
+    taken = found.charged + found.held
+    purses = {None: the_account(book).purse} | {name: book.grants[name] for name in found.grants}
+    return JobCost(
+        epsilon=_spent(found, the_account(book).purse.delta),
+        delta=the_account(book).purse.delta,
+        shares={name: purse.share(taken) for name, purse in purses.items()},
+    )
+
+
+def _spent(job: Job, delta: float) -> float:
+    return epsilon(job.charged_event, delta) if any(part.charged for part in job.parts) else 0.0
 
 
 def entries(engine: Engine, namespace: str, *, after: int, limit: int) -> list[Entry]:

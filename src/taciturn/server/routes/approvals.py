@@ -11,7 +11,7 @@ from taciturn.server.identity.permissions import Action
 from taciturn.server.identity.principal import Principal
 from taciturn.server.paging import PageQuery
 from taciturn.server.routes.blocking import Route
-from taciturn.wire.jobs import ApprovalView, Decision
+from taciturn.wire.jobs import ApprovalView, Decision, Withdrawal
 from taciturn.wire.values import Page
 
 router = APIRouter(tags=["approvals"], route_class=Route)
@@ -34,7 +34,8 @@ def list_approvals(
 
 @router.get("/approvals/{approval_id}")
 def read_approval(approval_id: str, caller: Reader, svc: Svc) -> ApprovalView:
-    """What is asked for, by whom, and who has approved."""
+    """What is asked for, by whom and what for, who has said what, and what it would leave of the
+    budget."""
     return svc.approvals.view(caller, approval_id)
 
 
@@ -42,3 +43,9 @@ def read_approval(approval_id: str, caller: Reader, svc: Svc) -> ApprovalView:
 def decide(approval_id: str, answer: Decision, caller: Decider, svc: Svc) -> ApprovalView:
     """Approve or reject. Two approvals let the job go on, one rejection ends it."""
     return svc.jobs.decide(caller, approval_id, answer)
+
+
+@router.post("/approvals/{approval_id}/withdrawals", status_code=201)
+def withdraw(approval_id: str, wanted: Withdrawal, caller: Decider, svc: Svc) -> ApprovalView:
+    """Take one's own yes back, until the job makes use of it: when the last of two has approved."""
+    return svc.approvals.withdraw(caller, approval_id, wanted)

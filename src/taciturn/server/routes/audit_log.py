@@ -32,5 +32,5 @@ def list_entries(
     since: Annotated[datetime | None, Query(description="This moment or later.")] = None,
     until: Annotated[datetime | None, Query(description="Before this moment.")] = None,
 ) -> Page[AuditEntry]:
-    """Every request and its answer, oldest first."""
+    """Every request and its answer, newest first."""
     return services.audit_log.list(page, actor=actor, action=action, since=since, until=until)

@@ -17,6 +17,7 @@ from taciturn.wire.datasets import (
     NewDataset,
     PreviewView,
     Selection,
+    StatedColumns,
     SyntheticPreview,
 )
 from taciturn.wire.values import Name, Page
@@ -62,6 +63,13 @@ def remove_dataset(caller: Writer, services: Svc, name: Name) -> None:
 def probe_dataset(caller: Writer, services: Svc, name: Name) -> DatasetView:
     """Have a worker look again at schema and units."""
     return services.registrations.probe(name, caller)
+
+
+@router.put("/{name}/columns")
+def state_columns(caller: Writer, services: Svc, name: Name, stated: StatedColumns) -> DatasetView:
+    """Say what the columns are: confirm what a worker found (`found`), or that text files have no
+    header line. Nobody else is shown anything of columns before."""
+    return services.registrations.state_columns(name, stated, caller)
 
 
 @router.get("/{name}/preview")

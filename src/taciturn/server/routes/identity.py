@@ -2,29 +2,35 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import Annotated
 
 from fastapi import APIRouter, Depends
 
 from taciturn._version import __version__
-from taciturn.server.access import Requires
+from taciturn.server.access import Requires, Svc
 from taciturn.server.identity.permissions import Action
 from taciturn.server.identity.principal import Principal
+from taciturn.server.moments import moment
+from taciturn.server.routes.blocking import Route
 from taciturn.wire.identity import Self
 
-router = APIRouter(tags=["identity"])
+router = APIRouter(tags=["identity"], route_class=Route)
 
 
 @router.get("/self")
-async def read_self(caller: Annotated[Principal, Depends(Requires(Action.SELF_READ))]) -> Self:
-    """Who the token stands for, and what it may do."""
+def read_self(
+    caller: Annotated[Principal, Depends(Requires(Action.SELF_READ))], services: Svc
+) -> Self:
+    """Who the token stands for, what it may do, and who has made links for their password."""
+    changed_at_ms, links = services.links.history(caller)
     return Self(
         name=caller.name,
         display_name=caller.display_name,
         roles=tuple(sorted(caller.roles)),
         groups=tuple(sorted(caller.groups)),
         actions=tuple(sorted(caller.actions)),
-        expires_at=datetime.fromtimestamp(caller.expires_at_ms / 1000, UTC),
+        expires_at=moment(caller.expires_at_ms),
+        access_changed_at=moment(changed_at_ms),
+        password_links=links,
         server_version=__version__,
     )

@@ -11,7 +11,14 @@ from taciturn.server.identity.permissions import Action
 from taciturn.server.identity.principal import Principal
 from taciturn.server.paging import PageQuery
 from taciturn.server.routes.blocking import Route
-from taciturn.wire.jobs import ApprovalView, JobKind, JobRequest, JobState, JobView
+from taciturn.wire.jobs import (
+    ApprovalView,
+    JobKind,
+    JobRequest,
+    JobState,
+    JobView,
+    OperatedJob,
+)
 from taciturn.wire.values import Page
 
 router = APIRouter(tags=["jobs"], route_class=Route)
@@ -19,6 +26,7 @@ router = APIRouter(tags=["jobs"], route_class=Route)
 Reader = Annotated[Principal, Depends(Requires(Action.JOBS_READ))]
 Creator = Annotated[Principal, Depends(Requires(Action.JOBS_CREATE))]
 Canceller = Annotated[Principal, Depends(Requires(Action.JOBS_CANCEL))]
+OPERATE = Depends(Requires(Action.JOBS_OPERATE))
 Approvals = Annotated[Principal, Depends(Requires(Action.APPROVALS_READ))]
 Key = Annotated[
     str | None,
@@ -63,6 +71,22 @@ def read_job(job_id: str, caller: Reader, svc: Svc) -> JobView:
 def cancel_job(job_id: str, caller: Canceller, svc: Svc) -> JobView:
     """End a job. What it has charged stays spent, what it has not is free again."""
     return svc.jobs.cancel(caller, job_id)
+
+
+@router.get("/operations/jobs", dependencies=[OPERATE])
+def list_everybodys_jobs(
+    svc: Svc,
+    page: PageQuery,
+    state: Annotated[JobState | None, Query(description="Only jobs in this state.")] = None,
+) -> Page[OperatedJob]:
+    """Everybody's jobs for administrators, newest first, without what they are about."""
+    return svc.jobs.operated(page, state)
+
+
+@router.post("/operations/jobs/{job_id}/cancel", dependencies=[OPERATE])
+def stop_job(job_id: str, svc: Svc) -> OperatedJob:
+    """End anybody's job. What it has charged stays spent, what it has not is free again."""
+    return svc.jobs.stop(job_id)
 
 
 @router.get("/jobs/{job_id}/approval")

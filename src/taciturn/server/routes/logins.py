@@ -11,7 +11,14 @@ from taciturn.server.identity.permissions import Action
 from taciturn.server.identity.principal import Principal
 from taciturn.server.moments import moment
 from taciturn.server.routes.blocking import Route
-from taciturn.wire.identity import Login, NewPassword, Session, TokenSecret
+from taciturn.wire.identity import (
+    LinkRedemption,
+    Login,
+    NewPassword,
+    Redeemed,
+    Session,
+    TokenSecret,
+)
 
 router = APIRouter(tags=["identity"], route_class=Route)
 
@@ -55,6 +62,14 @@ def log_out(response: Response, caller: Self, services: Svc) -> None:
 def change_password(request: Request, caller: Self, services: Svc, change: NewPassword) -> None:
     """Another password for oneself; every other token and session of one's own ends."""
     services.logins.change_password(caller, change, address_of(request))
+
+
+@router.post("/password-links/redemptions", dependencies=[Depends(entrance)])
+def redeem_link(request: Request, services: Svc, redemption: LinkRedemption) -> Redeemed:
+    """Set one's password through a link; every token and session that one had ends."""
+    name = services.links.redeem(redemption, address_of(request))
+    request.state.actor = f"user:{name}"
+    return Redeemed(name=name)
 
 
 def address_of(request: Request) -> str:

@@ -34,8 +34,8 @@ BINARY: dict[int | str, dict[str, Any]] = {
 def list_models(
     request: Request, caller: Reader, services: Svc, paging: PageQuery
 ) -> Page[ModelView] | Response:
-    """Models that you may know of. OpenAI's own clients get the list in their shape; see
-    `/openai/v1`."""
+    """Models that you may know of, newest first. OpenAI's own clients get the list in their shape;
+    see `/openai/v1`."""
     page = services.models.list(caller, paging)
     return JSONResponse(model_list(page.items)) if is_openai(request) else page
 

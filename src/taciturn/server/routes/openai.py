@@ -67,6 +67,9 @@ listing = APIRouter(tags=["OpenAI"], route_class=OpenAIRoute)
 User = Annotated[Principal, Depends(Requires(Action.MODELS_USE))]
 Reader = Annotated[Principal, Depends(Requires(Action.MODELS_READ))]
 
+_COMPLETION_TOKENS = 16  # OpenAI's own default
+_ANSWER_TOKENS = 256  # of a chat; OpenAI has no default
+
 _TYPES = {
     401: "authentication_error",
     403: "permission_error",
@@ -111,7 +114,8 @@ async def complete(
     """Continue one or several texts."""
     model = await to_thread.run_sync(services.models.usable, caller, asked.model)
     shape = _Completion(model)
-    request = _sample(asked, asked.prompts, asked.limit_tokens)
+    limit = asked.limit_tokens or _default(model, _COMPLETION_TOKENS)
+    request = _sample(asked, asked.prompts, limit)
     return await _answer(http, services, caller, request, shape, asked, asked.stops)
 
 
@@ -121,7 +125,8 @@ async def chat(http: Request, asked: ChatRequest, caller: User, services: Svc) -
     `System:`, `User:` and `Assistant:`."""
     model = await to_thread.run_sync(services.models.usable, caller, asked.model)
     prompt = await to_thread.run_sync(services.chats.prompt, model.job, asked.messages)
-    request = _sample(asked, [prompt.text], asked.limit_tokens)
+    limit = asked.limit_tokens or _default(model, _ANSWER_TOKENS)
+    request = _sample(asked, [prompt.text], limit)
     stops = (*asked.stops, *prompt.stops)
     return await _answer(http, services, caller, request, _Chat(model), asked, stops)
 
@@ -174,6 +179,11 @@ class _Chat(_Shape):
         if first:
             return {"delta": {"role": "assistant", "content": text.removeprefix(" ")}}
         return {"delta": {"content": text} if text else {}}
+
+
+def _default(model: ModelView, tokens: int) -> int:
+    """As many tokens, or half of the model's context where that is less."""
+    return tokens if model.context_length is None else min(tokens, model.context_length // 2)
 
 
 def _sample(asked: Sampling, prompts: Sequence[str], limit_tokens: int) -> RemoteSample:

@@ -21,7 +21,7 @@ Holder = Annotated[Principal, Depends(Requires(Action.TOKENS_MANAGE))]
 
 @router.get("")
 def list_tokens(caller: Holder, services: Svc, page: PageQuery) -> Page[TokenView]:
-    """One's own tokens, without their secrets."""
+    """One's own tokens, newest first, without their secrets."""
     return services.tokens.list(caller, page)
 
 

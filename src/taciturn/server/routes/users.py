@@ -11,7 +11,7 @@ from taciturn.server.identity.permissions import Action
 from taciturn.server.identity.principal import Principal
 from taciturn.server.paging import PageQuery
 from taciturn.server.routes.blocking import Route
-from taciturn.wire.identity import NewUser, UserChange, UserName, UserView
+from taciturn.wire.identity import NewUser, PasswordLink, UserChange, UserName, UserView
 from taciturn.wire.values import Page
 
 router = APIRouter(prefix="/users", tags=["identity"], route_class=Route)
@@ -28,7 +28,7 @@ def list_users(services: Svc, page: PageQuery) -> Page[UserView]:
 
 @router.post("", status_code=201)
 def create_user(caller: Writer, services: Svc, new: NewUser) -> UserView:
-    """Let a person in. Without a password they log in by OIDC."""
+    """Let a person in: by OIDC, or with a password that they set through a link."""
     return services.users.create(new)
 
 
@@ -42,3 +42,10 @@ def read_user(services: Svc, name: UserName) -> UserView:
 def change_user(caller: Writer, services: Svc, name: UserName, change: UserChange) -> UserView:
     """Change somebody else's roles, groups or state; whoever is disabled is logged out at once."""
     return services.users.change(caller, name, change)
+
+
+@router.post("/{name}/password-links", status_code=201)
+def make_password_link(caller: Writer, services: Svc, name: UserName) -> PasswordLink:
+    """A link, shown this once, through which the person sets their own password. Until they have
+    done so nothing changes for them; links that were made before are void."""
+    return services.links.make(caller, name)

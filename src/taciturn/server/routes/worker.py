@@ -21,6 +21,7 @@ from taciturn.wire.worker import (
     LeaseRequest,
     Orders,
     Outcome,
+    SourceMarks,
 )
 
 router = APIRouter(prefix="/worker/jobs/{job_id}", tags=["worker"], route_class=Route)
@@ -41,6 +42,12 @@ def lease(asked: LeaseRequest, caller: Worker, svc: Svc) -> Assignment:
 def heartbeat(caller: Worker, token: Token, svc: Svc) -> Orders:
     """A sign of life, every few seconds."""
     return svc.work.heartbeat(caller, token)
+
+
+@router.post("/source", status_code=204)
+def source(found: SourceMarks, caller: Worker, token: Token, svc: Svc) -> None:
+    """Say what the source is, before rows are read; refused where another budget has the same."""
+    svc.work.source(caller, token, found)
 
 
 @router.post("/charges", status_code=204)

@@ -1,0 +1,163 @@
+"""Ways in which a row would be shown as names of columns, or a yes would count that was taken back:
+each is killed by the check that is for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import select
+
+from gateways.world import fit
+from hospital import COLUMNS, Hospital
+from taciturn.server import approvals, columns, datasets, registrations, schema, tables
+from taciturn.server.approvals import Approvals
+from taciturn.server.database import open_database
+from taciturn.server.datasets import Dataset
+from taciturn.server.jobs.jobs import Jobs
+from taciturn.server.trials import Trials
+from taciturn.wire.datasets import ColumnView
+from ward import Ward, make_ward
+
+Patch = pytest.MonkeyPatch
+ROW = tuple(ColumnView(name=value, type="string") for value in ("P0017", "François Dupont"))
+NESTED = (COLUMNS[0], ColumnView(name="context", type="struct<François Dupont: string>"))
+
+
+@contextmanager
+def opened(folder: Path, name: str) -> Iterator[Any]:
+    engine = open_database(f"sqlite:///{folder / name}.db")
+    schema.upgrade(engine)
+    yield engine
+    engine.dispose()
+
+
+def told(hospital: Hospital) -> str:
+    """What whoever holds a grant is shown."""
+    hospital.grant()
+    return hospital.ask("paul", "GET", "/datasets/phee").text
+
+
+def first_row(hospital: Hospital) -> None:
+    hospital.register(source="/data/notes.csv")
+    hospital.probed("phee", ROW)
+    assert "Dupont" not in told(hospital)
+
+
+def keys(hospital: Hospital) -> None:
+    hospital.register(source="/data/notes.jsonl", columns=["id", "context"])
+    hospital.probed("phee", NESTED)
+    assert "Dupont" not in told(hospital)
+
+
+def another(hospital: Hospital) -> None:
+    """What has come meanwhile is not confirmed with what was looked at."""
+    hospital.register(source="/data/notes.csv")
+    hospital.probed("phee", ROW)
+    hospital.state("phee", COLUMNS)
+    assert "Dupont" not in told(hospital)
+
+
+def whatever_is_found(patch: Patch) -> None:
+    patch.setattr(datasets, "_is_public", lambda *_: True)
+
+
+def shown_to_all(patch: Patch) -> None:
+    real = Dataset.view
+    patch.setattr(
+        Dataset, "view", lambda self, *, source, found: real(self, source=source, found=True)
+    )
+
+
+def any_type(patch: Patch) -> None:
+    patch.setattr(columns, "_is_plain", lambda _: True)
+
+
+def anything_stated(patch: Patch) -> None:
+    patch.setattr(registrations, "agree", lambda *_: True)
+
+
+COLUMN_MUTANTS: dict[str, tuple[Callable[[Patch], None], Callable[[Hospital], None]]] = {
+    "a probe makes ready whatever it finds": (whatever_is_found, first_row),
+    "what is to be confirmed is shown to all": (shown_to_all, first_row),
+    "names inside of types need not be stated": (any_type, keys),
+    "anything confirms what was found": (anything_stated, another),
+}
+
+
+@pytest.mark.parametrize("name", COLUMN_MUTANTS)
+def test_columns(name: str, tmp_path: Path, monkeypatch: Patch) -> None:
+    mutate, check = COLUMN_MUTANTS[name]
+    trials = Trials(1)
+    with opened(tmp_path, "real") as engine:
+        check(Hospital(engine, tmp_path, trials))
+    with opened(tmp_path, "mutant") as engine:
+        mutate(monkeypatch)
+        with pytest.raises((AssertionError, pytest.fail.Exception)):
+            check(Hospital(engine, tmp_path, trials))
+    trials.close()
+
+
+def says(ward: Ward, approval: str, who: str, what: str = "decisions") -> None:
+    body = {"decision": "approve"} if what == "decisions" else {}
+    assert ward.post(f"approvals/{approval}/{what}", body, who).is_success
+
+
+def taken_back(ward: Ward) -> None:
+    asked = ward.ask(fit(target_epsilon="unlimited")).json()
+    says(ward, asked["approval"], "otto")
+    says(ward, asked["approval"], "otto", "withdrawals")
+    says(ward, asked["approval"], "bea")
+    ward.tick()
+    assert ward.launcher.orders == []
+
+
+def taken_back_at_the_last_moment(ward: Ward) -> None:
+    """Once what comes of it has begun: then it is too late, and is said to be."""
+    asked = ward.ask(fit(target_epsilon="unlimited")).json()
+    real, answers = Jobs._paid_or_excepted, list[bool]()
+
+    def meanwhile(self: Jobs, row: Any, reason: str) -> bool:
+        answer = ward.post(f"approvals/{asked['approval']}/withdrawals", {}, "otto")
+        answers.append(answer.is_success)
+        return real(self, row, reason)
+
+    with pytest.MonkeyPatch.context() as late:
+        late.setattr(Jobs, "_paid_or_excepted", meanwhile)
+        says(ward, asked["approval"], "otto")
+        says(ward, asked["approval"], "bea")
+    ward.tick()
+    assert len(ward.launcher.orders) == 1
+    assert answers == [False]
+
+
+def a_yes_stays(patch: Patch) -> None:
+    patch.setattr(approvals, "_WITHDRAWN", "approved")
+
+
+def used_as_it_was_read(patch: Patch) -> None:
+    def approved(self: Approvals, job_id: str) -> bool:
+        wanted = select(tables.approvals.c.state).where(tables.approvals.c.job_id == job_id)
+        return self.gateway.rows(wanted)[0].state == "approved"
+
+    patch.setattr(Approvals, "use", approved)
+
+
+APPROVAL_MUTANTS: dict[str, tuple[Callable[[Patch], None], Callable[[Ward], None]]] = {
+    "a yes that was taken back counts": (a_yes_stays, taken_back),
+    "a yes counts as it was read": (used_as_it_was_read, taken_back_at_the_last_moment),
+}
+
+
+@pytest.mark.parametrize("name", APPROVAL_MUTANTS)
+def test_approvals(name: str, tmp_path: Path, monkeypatch: Patch) -> None:
+    mutate, check = APPROVAL_MUTANTS[name]
+    with opened(tmp_path, "real") as engine:
+        check(make_ward(engine, tmp_path))
+    with opened(tmp_path, "mutant") as engine:
+        mutate(monkeypatch)
+        with pytest.raises((AssertionError, pytest.fail.Exception)):
+            check(make_ward(engine, tmp_path))

@@ -1,0 +1,145 @@
+"""Ways in which rows would come under a second budget, or a worker would read what its owner may
+not: each is killed by the check that is for it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateways.world import fit
+from runner.fake_gateway import FakeGateway
+from runner.jobs import assignment, notes, source, write
+from taciturn.preparation import places
+from taciturn.runner import sources
+from taciturn.runner.job import Runner
+from taciturn.runner.task import Task
+from taciturn.server import schema
+from taciturn.server.database import open_database
+from taciturn.server.references import References
+from taciturn.wire.events import FailureCode
+from taciturn.wire.jobs import RemoteProbe
+from ward import Ward, make_ward
+
+Patch = pytest.MonkeyPatch
+
+
+@pytest.fixture
+def ward(tmp_path: Path) -> Iterator[Ward]:
+    engine = open_database(f"sqlite:///{tmp_path / 'gateway.db'}")
+    schema.upgrade(engine)
+    made = make_ward(engine, tmp_path / "gateway")
+    made.world.open_namespace("others", "other")
+    yield made
+    engine.dispose()
+
+
+def compared(ward: Ward, folder: Path) -> None:
+    """Two budgets' jobs have found the same file."""
+    marks = {"first": True, "places": ["a" * 32], "contents": ["b" * 32]}
+    one = ward.running(fit(), os.urandom(8).hex(), "olga")
+    two = ward.running(fit(data={"dataset": "other"}), os.urandom(8).hex(), "olga")
+    assert one.say("source", marks).status_code == 204
+    answer = two.say("source", {**marks, "places": ["c" * 32]})
+    assert answer.status_code == 409
+
+
+def ended(folder: Path, path: Path | str, **changes: Any) -> FakeGateway:
+    """A look of a worker at a source."""
+    rows = source(path).model_copy(update=changes)
+    gateway = FakeGateway(assignment(RemoteProbe(dataset="notes"), source=rows))
+    Runner(folder / "root").run(gateway.client())
+    return gateway
+
+
+def told(ward: Ward, folder: Path) -> None:
+    """A worker says what it is about to read."""
+    gateway = ended(folder, write(notes(3), folder / "notes.jsonl"))
+    assert gateway.outcome.succeeded
+    assert [(len(each.places), len(each.contents)) for each in gateway.sources] == [(2, 1)]
+
+
+def within(ward: Ward, folder: Path) -> None:
+    """An owner's prefix, and a file that is not in it."""
+    path = write(notes(3), folder / "notes.jsonl")
+    gateway = ended(folder, path, prefixes=(f"{folder}/mine/",))
+    assert gateway.outcome.code is FailureCode.SOURCE_REFUSED
+
+
+def linked(ward: Ward, folder: Path) -> None:
+    """A link in it that leads to the file."""
+    path, mine = write(notes(3), folder / "notes.jsonl"), folder / "mine"
+    mine.mkdir(exist_ok=True)
+    (mine / "link.jsonl").unlink(missing_ok=True)
+    (mine / "link.jsonl").symlink_to(path)
+    gateway = ended(folder, mine / "link.jsonl", prefixes=(f"{mine}/",))
+    assert gateway.outcome.code is FailureCode.SOURCE_REFUSED
+
+
+def kept(ward: Ward, folder: Path) -> None:
+    """The gateway's own folder."""
+    path = write(notes(3), folder / "notes.jsonl")
+    gateway = ended(folder, path, own=(f"{folder}/",))
+    assert gateway.outcome.code is FailureCode.SOURCE_REFUSED
+
+
+def public(ward: Ward, folder: Path) -> None:
+    """A service of the worker's own machine."""
+    gateway = ended(folder, "http://127.0.0.1:9/notes.csv", prefixes=("http://",))
+    assert gateway.outcome.code is FailureCode.SOURCE_REFUSED
+
+
+def source_identity_not_compared(patch: Patch) -> None:
+    patch.setattr(References, "identify", lambda *_: True)
+
+
+def source_identity_not_told(patch: Patch) -> None:
+    def opened(task: Task) -> object:
+        assert task.assignment.source is not None
+        return sources.open_source(task.assignment.source).rows
+
+    patch.setattr(Task, "opened", opened)
+
+
+def prefixes_not_checked(patch: Patch) -> None:
+    patch.setattr(places, "allowed", lambda *_: True)
+    patch.setattr(sources, "_folder", lambda _: "/")
+
+
+def links_not_followed(patch: Patch) -> None:
+    patch.setattr(os.path, "realpath", os.path.abspath)
+    patch.setattr(os, "O_NOFOLLOW", 0)
+
+
+def own_folder_read(patch: Patch) -> None:
+    patch.setattr(places, "inside", lambda place, outer: outer == "/")
+
+
+def any_address(patch: Patch) -> None:
+    patch.setattr(sources, "_reachable", lambda *_: True)
+
+
+Check = Callable[[Ward, Path], None]
+MUTANTS: dict[str, tuple[Callable[[Patch], None], Check]] = {
+    "source identity not compared": (source_identity_not_compared, compared),
+    "source identity not told": (source_identity_not_told, told),
+    "prefixes not checked": (prefixes_not_checked, within),
+    "links not followed": (links_not_followed, linked),
+    "own folder read": (own_folder_read, kept),
+    "any address": (any_address, public),
+}
+
+
+@pytest.mark.parametrize("name", MUTANTS)
+def test_a_mutant_is_killed_by_its_check(
+    name: str, ward: Ward, tmp_path: Path, monkeypatch: Patch
+) -> None:
+    mutant, check = MUTANTS[name]
+    with monkeypatch.context() as patch:
+        mutant(patch)
+        with pytest.raises(AssertionError):
+            check(ward, tmp_path)
+    check(ward, tmp_path)
