@@ -278,7 +278,10 @@ class Monitor:
             "metadata": {"annotations": {GIVEN_UP: "true"}},
             "spec": {"activeDeadlineSeconds": elapsed},
         }
-        self.cluster.patch(Kind.JOBS, worker.name, change)
+        given = self.cluster.patch(Kind.JOBS, worker.name, change)
+        if given is not None:  # told at once: it may be over when the watch comes to it
+            self._seen[Kind.JOBS][worker.name] = given
+            self._tell_story(worker, given, pods)
 
     def _begin_anew(self, worker: Worker, job: Object, pods: list[Object]) -> None:
         """A worker whose own Secret is gone, as it is when somebody deletes its policy, never
