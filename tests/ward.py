@@ -16,7 +16,7 @@ from gateways.world import World
 from taciturn.server.app import create_app
 from taciturn.server.gateway import Gateway
 from taciturn.server.jobs.ending import NothingReleased
-from taciturn.server.launchers.port import Order, WorkerState, parts_of
+from taciturn.server.launchers.port import Order, OutageError, WorkerState, parts_of
 from taciturn.server.ledger import Ledger, SealKey
 from taciturn.server.ledger.tables import entries
 from taciturn.server.services import Services
@@ -44,8 +44,17 @@ class Bench:
     stopped: list[tuple[str, float]] = field(default_factory=list)
     forgotten: list[str] = field(default_factory=list)
     refuses: Exception | None = None
+    away: bool = False
+    given_up: set[str] = field(default_factory=set)
+    asked: int = 0
+
+    def _ask(self) -> None:
+        self.asked += 1
+        if self.away:
+            raise OutageError("nobody answers")
 
     def launch(self, order: Order) -> str:
+        self._ask()
         if self.refuses is not None:
             raise self.refuses
         if order.handle not in {each.handle for each in self.orders}:
@@ -53,16 +62,21 @@ class Bench:
         return order.handle
 
     def status(self, handle: str) -> WorkerState:
+        self._ask()
+        if handle in self.given_up:
+            return WorkerState.GIVEN_UP
         if handle not in {each.handle for each in self.orders}:
             return WorkerState.ABSENT
         return WorkerState.ENDED if handle in self.ended else WorkerState.RUNNING
 
     def stop(self, handle: str, grace_s: float) -> None:
+        self._ask()
         self.stopped.append((handle, grace_s))
         if grace_s == 0:
             self.ended.add(handle)
 
     def alive(self) -> tuple[str, ...]:
+        self._ask()
         return tuple(each.handle for each in self.orders if each.handle not in self.ended)
 
     def waiting(self, handle: str) -> bool:

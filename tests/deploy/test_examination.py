@@ -6,11 +6,16 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
-from chart import PRESETS, of_kind, rendered
+from chart import PRESETS, REQUIRED, of_kind, rendered, run
+from taciturn.cli.doctor_kubernetes import run_doctor_kubernetes
+from taciturn.server.launchers.kubernetes import examination
+from taciturn.server.launchers.kubernetes.cluster import Cluster
 from taciturn.server.launchers.kubernetes.examination import Finding, examine
 from taciturn.server.launchers.kubernetes.settings import KubernetesSettings, Pool
 
@@ -23,10 +28,14 @@ GPU = Pool(
 )
 
 
-def node(labels: dict[str, str], gpus: int) -> dict[str, Any]:
+def node(labels: dict[str, str], gpus: int, ready: str = "True", **spec: Any) -> dict[str, Any]:
     return {
         "metadata": {"name": "n", "labels": labels},
-        "status": {"allocatable": {"nvidia.com/gpu": str(gpus)} if gpus else {}},
+        "spec": spec,
+        "status": {
+            "allocatable": {"nvidia.com/gpu": str(gpus)} if gpus else {},
+            "conditions": [{"type": "Ready", "status": ready}],
+        },
     }
 
 
@@ -38,6 +47,7 @@ class Answers:
     there: Sequence[dict[str, Any]] = ()
     named: set[str] = field(default_factory=lambda: {"worker", "claim"})
     date: datetime = NOW
+    release: tuple[int, int] = (1, 31)
 
     def may(self, verb: str, group: str, resource: str, *, everywhere: bool = False) -> bool:
         secret = resource == "secrets" and verb in ("get", "list", "watch", "patch", "update")
@@ -56,6 +66,9 @@ class Answers:
 
     def time(self) -> datetime:
         return self.date
+
+    def version(self) -> tuple[int, int]:
+        return self.release
 
 
 def settings(**changes: Any) -> KubernetesSettings:
@@ -87,6 +100,7 @@ def test_nothing_is_wrong() -> None:
         (Answers(named={"claim"}), "workers' service account", "create it"),
         (Answers(named={"worker"}), "workspaces", "PersistentVolumeClaim"),
         (Answers(date=NOW - timedelta(minutes=2)), "clock", "NTP"),
+        (Answers(release=(1, 30)), "Kubernetes", "1.31 or later"),
     ],
 )
 def test_a_problem_is_found_with_its_remedy(answers: Answers, what: str, remedy: str) -> None:
@@ -110,6 +124,7 @@ def test_settings_that_will_not_do(changes: dict[str, Any], what: str, remedy: s
     found = problems(Answers(), settings(**changes))
     assert list(found) == [what]
     assert remedy in found[what].remedy
+    assert found[what].is_problem is (remedy in ("toleration", "label one", "network_policy"))
 
 
 def test_checkpoints_in_a_store_outlive_a_node() -> None:
@@ -120,7 +135,43 @@ def test_checkpoints_in_a_store_outlive_a_node() -> None:
 def test_nodes_that_are_there_are_counted() -> None:
     answers = Answers(there=[node(dict(GPU.node_selector), 4), node({}, 8)])
     (found,) = [each for each in examine(answers, settings()) if each.what == "pool l4"]
-    assert found.found == "1 nodes now, up to 4 GPUs each"
+    assert found.found == "1 node now, up to 4 GPUs each"
+
+
+@pytest.mark.parametrize(
+    ("ready", "spec"), [("Unknown", {}), ("False", {}), ("True", {"unschedulable": True})]
+)
+def test_nodes_on_which_nothing_runs_are_not_counted(ready: str, spec: dict[str, Any]) -> None:
+    labels = dict(GPU.node_selector)
+    there = [node(labels, 4), node(labels, 8), node(labels, 16, ready, **spec)]
+    (found,) = [e for e in examine(Answers(there=there), settings()) if e.what == "pool l4"]
+    assert found.found == "2 nodes now, up to 8 GPUs each (1 more not ready)"
+    fixed = settings(pools=(GPU.model_copy(update={"scales": False}),))
+    (found,) = problems(Answers(there=there[2:]), fixed).values()
+    assert (found.found, found.is_problem) == ("1 node, not ready", True)
+
+
+def test_a_sound_fresh_install_has_no_problem(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """No store for checkpoints, no addresses of data yet: advice, and exit code 0."""
+    written = of_kind("ConfigMap", plain(), "launcher")["data"]["kubernetes.json"]
+    path = tmp_path / "kubernetes.json"
+    path.write_text(written, encoding="utf-8")
+    monkeypatch.setenv("TACITURN_KUBERNETES_CONFIG", str(path))
+    account = KubernetesSettings.model_validate_json(written).service_account
+    answers = Answers(there=[node({}, 0)], named={account}, date=datetime.now(UTC))
+    monkeypatch.setattr(examination, "ClusterQuestions", lambda cluster: answers)
+    monkeypatch.setattr(Cluster, "connect", lambda *_: None)
+    assert run_doctor_kubernetes() is True
+    said = capsys.readouterr().out
+    assert "advice" in said
+    assert "jobs can run here" in said
+
+
+def plain() -> tuple[dict[str, Any], ...]:
+    found = run("template", REQUIRED)
+    return tuple(each for each in yaml.safe_load_all(found.stdout) if each)
 
 
 def test_a_store_that_cannot_be_written() -> None:

@@ -10,9 +10,21 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from chart import CUSTOM, EVERYTHING, PRESETS, REQUIRED, VERSIONS, of_kind, pods, rendered, run
+from chart import (
+    CHART,
+    CUSTOM,
+    EVERYTHING,
+    PRESETS,
+    REQUIRED,
+    ROOT,
+    VERSIONS,
+    of_kind,
+    pods,
+    rendered,
+    run,
+)
 from taciturn.server.launchers.kubernetes import examination
-from taciturn.server.launchers.kubernetes.settings import KubernetesSettings, amount
+from taciturn.server.launchers.kubernetes.settings import KubernetesSettings, Pool, amount
 from taciturn.server.serving import GRACE_S
 
 
@@ -65,11 +77,11 @@ def test_unknown_and_impossible_values_are_refused(setting: dict[str, str]) -> N
 def test_pods_are_restricted() -> None:
     """The `restricted` Pod Security Standard, and a root file system that cannot be written."""
     found = pods(rendered())
-    assert len(found) == 2
+    assert len(found) == 1
     for pod in found:
         assert pod["securityContext"]["runAsNonRoot"] is True
         assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
-        for container in pod["containers"]:
+        for container in pod["initContainers"] + pod["containers"]:
             security = container["securityContext"]
             assert security["allowPrivilegeEscalation"] is False
             assert security["readOnlyRootFilesystem"] is True
@@ -158,7 +170,9 @@ def test_rights_end_at_the_namespace() -> None:
     needed = {(group, resource): set(each) for group, resource, each in examination._NEEDED}
     looked_at = {("", kind): {"get"} for kind in ("serviceaccounts", "persistentvolumeclaims")}
     # All that jobs and the doctor need, and nothing else: whoever may patch a Secret can read it.
-    assert verbs == needed | looked_at | {("batch", "jobs/finalizers"): {"update"}}
+    owners = {("batch", "jobs"), ("networking.k8s.io", "networkpolicies")}
+    waits = {(group, f"{kind}/finalizers"): {"update"} for group, kind in owners}
+    assert verbs == needed | looked_at | waits
     assert verbs["", "secrets"] == {"create", "delete"}
     cluster = of_kind("ClusterRole", objects)
     assert cluster["rules"] == [
@@ -194,9 +208,77 @@ def test_secrets_are_named_not_held() -> None:
     assert all("value" not in each for each in environment)
 
 
-def test_migration_runs_before_an_upgrade() -> None:
-    hook = of_kind("Job", rendered())["metadata"]["annotations"]["helm.sh/hook"]
-    assert set(hook.split(",")) == {"post-install", "pre-upgrade"}
+def test_the_gateway_is_migrated_before_it_starts() -> None:
+    """In its pod: with a hook, `helm install --wait` waited for a gateway that waited for the hook,
+    and a failed one left its pods behind."""
+    objects = rendered()
+    assert not [each for each in objects if "helm.sh/hook" in str(each["metadata"])]
+    assert "Job" not in {each["kind"] for each in objects}
+    pod = of_kind("Deployment", objects)["spec"]["template"]["spec"]
+    (migration,), (gateway,) = pod["initContainers"], pod["containers"]
+    assert migration["args"] == ["serve", "--migrate"]
+    for same in ("image", "env", "envFrom", "securityContext"):
+        assert migration[same] == gateway[same]
+    mounts = {each["mountPath"] for each in migration["volumeMounts"]}
+    assert mounts == {"/tmp", "/var/lib/taciturn"}
+
+
+def written(**settings: Any) -> dict[str, Any]:
+    """What the chart tells the launcher."""
+    found = run("template", REQUIRED | settings)
+    assert found.returncode == 0, found.stderr
+    maps = [each for each in yaml.safe_load_all(found.stdout) if each["kind"] == "ConfigMap"]
+    (text,) = [
+        each["data"]["kubernetes.json"] for each in maps if "kubernetes.json" in each["data"]
+    ]
+    return dict(json.loads(text))
+
+
+def test_the_chart_can_set_all_that_the_launcher_knows() -> None:
+    """Except for what follows from the images that the chart is for."""
+    told = written()
+    fixed = {"command", "run_as", "gateway_port", "rendezvous_port"}
+    assert set(KubernetesSettings.model_fields) - set(told) == fixed
+    assert set(Pool.model_fields) == set(told["pools"][0])
+
+
+def test_what_is_given_reaches_the_launcher() -> None:
+    given = {
+        "worker.startSeconds": "900", "worker.retries": "0", "worker.podLabels.team": "x",
+        "worker.image.pullPolicy": "Always", "networkPolicy.workerEgress[0]": "10.0.0.0/8",
+        "networkPolicy.workerEgress[1].cidr": "10.1.0.0/16",
+        "networkPolicy.workerEgress[1].ports[0]": "5432",
+        "pools[0].name": "a", "pools[0].gpus": "0", "pools[0].cpu": "2", "pools[0].memory": "1Gi",
+        "pools[0].ephemeralStorage": "1Gi", "pools[0].currency": "EUR",
+        "pools[0].releaseSeconds": "60", "pools[0].nodeSelector.gpu": "true",
+    }  # fmt: skip
+    told = KubernetesSettings.model_validate(written(**given))
+    assert (told.start_s, told.retries, told.labels) == (900, 0, {"team": "x"})
+    assert told.image_pull_policy == "Always"
+    assert [(each.cidr, each.ports) for each in told.egress] == [
+        ("10.0.0.0/8", ()), ("10.1.0.0/16", (5432,))
+    ]  # fmt: skip
+    (pool,) = told.pools
+    assert (pool.currency, pool.release_s, pool.node_selector) == ("EUR", 60.0, {"gpu": "true"})
+    found = run("template", REQUIRED | given)
+    objects = tuple(each for each in yaml.safe_load_all(found.stdout) if each)
+    rules = of_kind("NetworkPolicy", objects, "worker")["spec"]["egress"]
+    assert rules[-1] == {
+        "to": [{"ipBlock": {"cidr": "10.1.0.0/16"}}], "ports": [{"port": 5432, "protocol": "TCP"}]
+    }  # fmt: skip
+    data = next(each["data"] for each in objects if "TACITURN_PROVISION_S" in each.get("data", {}))
+    assert data["TACITURN_PROVISION_S"] == "900"
+
+
+@pytest.mark.parametrize(("tag", "image"), [("1", ":1"), ("0", ":0"), ("20240101", ":20240101")])
+def test_tags_and_settings_may_look_like_numbers(tag: str, image: str, tmp_path: Path) -> None:
+    (container,) = gateway_pod(**{"image.tag": tag, "settings.TICK_S": "5"})["containers"]
+    assert container["image"] == f"taciturn/gateway{image}"
+    values = tmp_path / "values.yaml"
+    values.write_text(f"worker: {{image: {{tag: {tag}}}}}", encoding="utf-8")
+    found = run("template", REQUIRED, "--values", str(values))
+    assert found.returncode == 0, found.stderr
+    assert f'"taciturn/worker{image}"' in found.stdout
 
 
 def test_examples_for_other_operators() -> None:
@@ -222,3 +304,12 @@ def test_clients_addresses_come_from_the_ingress() -> None:
     maps = [each["data"] for each in rendered() if each["kind"] == "ConfigMap"]
     said = [data["TACITURN_TRUSTED_PROXIES"] for data in maps if "TACITURN_HOST" in data]
     assert said == ["10.3.0.0/16"]
+
+
+def test_chart_doctor_and_documentation_name_one_oldest_version() -> None:
+    oldest = ".".join(map(str, examination.OLDEST))
+    chart = yaml.safe_load((CHART / "Chart.yaml").read_text(encoding="utf-8"))
+    assert chart["kubeVersion"] == f">={oldest}.0-0"
+    assert VERSIONS[0] == oldest
+    text = (ROOT / "docs" / "kubernetes.md").read_text(encoding="utf-8")
+    assert f"Kubernetes {oldest} or later" in text

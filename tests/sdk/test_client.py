@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pandas as pd
@@ -26,8 +27,8 @@ from taciturn.sdk.evaluation import RemoteEvaluation
 from taciturn.sdk.job import Job
 from taciturn.sdk.model import RemoteModel
 from taciturn.wire.datasets import DatasetState, StatedColumn
-from taciturn.wire.events import NodeEvent, NumberedEvent
-from taciturn.wire.jobs import JobState, RemoteFit
+from taciturn.wire.events import FAILURES, FailureCode, NodeEvent, NumberedEvent
+from taciturn.wire.jobs import Failure, JobKind, JobState, JobView, RemoteFit
 from taciturn.wire.machines import MachineUse
 
 BASE = "taciturn/tiny-medical"
@@ -287,7 +288,22 @@ def test_an_owner_confirms_what_was_found(fake: Fake, client: Client) -> None:
 
 def test_a_dataset_that_cannot_be_used(fake: Fake, client: Client) -> None:
     fake.datasets["phee"] = dataset("phee").model_copy(update={"state": DatasetState.REFUSED})
-    with pytest.raises(ConflictError, match="cannot be used"):
+    with pytest.raises(ConflictError, match="cannot be used: a worker could not"):
+        client.dataset("phee").wait()
+
+
+def test_a_dataset_that_no_worker_has_seen_is_not_said_to_be_unreadable(
+    fake: Fake, client: Client
+) -> None:
+    fake.datasets["phee"] = dataset("phee").model_copy(update={"state": DatasetState.REFUSED})
+    failure = Failure(code=FailureCode.OUTAGE, text=FAILURES[FailureCode.OUTAGE])
+    then = datetime(2026, 1, 1, tzinfo=UTC)
+    fake.jobs["job_0000000000000001"] = JobView(
+        id="job_0000000000000001", kind=JobKind.PROBE, state=JobState.FAILED, requester="ada",
+        namespace="patients", dataset="phee", model=None, request={}, failure=failure,
+        policy=dataset("phee").policy, created_at=then, updated_at=then,
+    )  # fmt: skip
+    with pytest.raises(ConflictError, match="cluster of the workers did not answer"):
         client.dataset("phee").wait()
 
 

@@ -57,10 +57,14 @@ class Api:
 
     Attributes:
         forbidden: (verb, resource) pairs that are answered with 403.
+        full: resources of which the namespace's quota allows no more.
+        contended: resources, one for each creation to come whose update of a quota loses a race.
     """
 
     store: Store
     forbidden: set[tuple[str, str]] = field(default_factory=set)
+    full: set[str] = field(default_factory=set)
+    contended: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     _pages: dict[str, tuple[int, list[Object]]] = field(default_factory=dict)
 
@@ -148,6 +152,7 @@ class Api:
                 raise ApiError(
                     409, f'{target.resource} "{metadata["name"]}" already exists', "AlreadyExists"
                 )
+            self._check_quota(target, metadata["name"])
             metadata["uid"] = str(uuid.uuid4())
             try:
                 defaults.fill(target.resource, made)
@@ -156,6 +161,20 @@ class Api:
             if query.get("dryRun"):
                 return made
             return self.store.add(target.resource, made)
+
+    def _check_quota(self, target: Target, name: str) -> None:
+        if target.resource in self.contended:
+            self.contended.remove(target.resource)
+            raise ApiError(
+                409, 'Operation cannot be fulfilled on resourcequotas "quota": the object has been '
+                "modified; please apply your changes to the latest version and try again"
+            )  # fmt: skip
+        if target.resource in self.full:
+            count = f"count/{target.resource}"
+            raise ApiError(
+                403, f'{target.resource} "{name}" is forbidden: exceeded quota: quota, requested: '
+                f"{count}=1, used: {count}=9, limited: {count}=9"
+            )  # fmt: skip
 
     def replace(self, target: Target, body: Any, query: Mapping[str, str]) -> Object:
         """PUT: the whole object; 409 unless it is of the newest version."""
@@ -174,6 +193,10 @@ class Api:
                 wrong_type = "unknown format" in str(error)
                 code = 415 if wrong_type else 400 if "unmarshal" in str(error) else 422
                 raise ApiError(code, str(error)) from None
+            told, before = new["metadata"].get("uid"), old["metadata"]["uid"]
+            if told != before:
+                words = f'metadata.uid: Invalid value: "{told}": field is immutable'
+                self._refuse(target, target.name or "", [words])
             self._decoded(target, new, query)
             return self._change(target, old, new)
 
@@ -191,6 +214,8 @@ class Api:
                 new["metadata"].setdefault("deletionTimestamp", self.store.clock.stamp())
                 new["metadata"].setdefault("deletionGracePeriodSeconds", 0)
                 names = new["metadata"].setdefault("finalizers", [])
+                if "propagationPolicy" in options:  # counts more than what the object says itself
+                    names[:] = [name for name in names if name not in (_FOREGROUND, _ORPHAN)]
                 names.extend(name for name in held if name not in names)
                 if target.resource == "namespaces":
                     new["status"]["phase"] = "Terminating"

@@ -223,7 +223,7 @@ def _node(group: Group, name: str) -> Object:
 
 
 def _readied(node: Object, group: Group, gpus: bool, store: Store) -> None:
-    if node["status"]["conditions"][0]["status"] != "True":
+    if node["status"]["conditions"][0]["status"] == "False":
         node["status"]["conditions"] = [{
             "type": "Ready", "status": "True", "reason": "KubeletReady",
             "lastTransitionTime": store.clock.stamp(),

@@ -48,9 +48,10 @@ class StandIn:
         self.certificates = Certificates(self.folder / "certificates") if tls else None
         context = self.certificates.context() if self.certificates else None
         self.server = Server(self.api, self.kubelet.logs, context=context)
+        self.garbage = GarbageCollector(self.store)
         self.controllers = [
-            JobController(self.store), GarbageCollector(self.store), self.autoscaler,
-            Scheduler(self.store), self.kubelet,
+            JobController(self.store), self.garbage, self.autoscaler, Scheduler(self.store),
+            self.kubelet,
         ]  # fmt: skip
         self.broken: list[BaseException] = []
         self._over = threading.Event()
@@ -138,6 +139,18 @@ class StandIn:
                 self.kubelet.kill(pod)
                 self.kubelet.containers.pop(pod["metadata"]["uid"], None)
             self._remove(node)
+
+    def die(self, node: str) -> None:
+        """A node's agent says nothing any more. Its pods are said to run, then to be ending, until
+        the node is removed; what becomes of their containers, nobody can see."""
+        found = self.store.find("nodes", None, node)
+        assert found is not None
+        told = {
+            "type": "Ready", "status": "Unknown", "reason": "NodeStatusUnknown",
+            "message": "Kubelet stopped posting node status.",
+            "lastTransitionTime": self.clock.stamp(),
+        }  # fmt: skip
+        self.store.edit("nodes", found, lambda new: new["status"].update(conditions=[told]))
 
     def restart_api(self, down_s: float = 0.0) -> None:
         """All connections break, history is forgotten, and for a while nobody answers."""

@@ -2,20 +2,33 @@
 
 from __future__ import annotations
 
+import random
+from datetime import datetime, timedelta
+
 from standin.clock import moment
 from standin.jobs import mark_deleted
 from standin.store import Object, Store
 
 _OWNED = ("pods", "services", "secrets", "configmaps", "networkpolicies", "jobs")
-_OWNERS = {"Job": "jobs", "Pod": "pods", "ConfigMap": "configmaps", "Service": "services"}
-_LOST_NODE_S = 40
+_OWNERS = {
+    "Job": "jobs", "Pod": "pods", "ConfigMap": "configmaps", "Service": "services",
+    "NetworkPolicy": "networkpolicies",
+}  # fmt: skip
+_LOST_NODE_S = 60
+_EVICTED_S = 300
 
 
 class GarbageCollector:
-    """Dependents follow their owners."""
+    """Dependents follow their owners.
+
+    Attributes:
+        slow_s: how long each of them may be left alone before, in whichever order.
+    """
 
     def __init__(self, store: Store) -> None:
         self.store = store
+        self.slow_s = 0.0
+        self._due: dict[str, datetime] = {}
         self._missing: dict[str, str] = {}
 
     def reconcile(self) -> None:
@@ -29,6 +42,7 @@ class GarbageCollector:
             if "deletionTimestamp" in room["metadata"]:
                 self._empty(room)
         self._pods_without_node()
+        self._pods_of_dead_nodes()
 
     def _orphans(self) -> None:
         for resource in _OWNED:
@@ -59,7 +73,7 @@ class GarbageCollector:
             self._release(resource, owner, "orphan")
         elif "foregroundDeletion" in names:
             for kind, each in held:
-                self._delete(kind, each)
+                self._delete(kind, each, foreground=True)
             if not any(_blocks(each, uid) for _, each in held):
                 self._release(resource, owner, "foregroundDeletion")
 
@@ -69,9 +83,15 @@ class GarbageCollector:
 
         self.store.edit(resource, owner, change)
 
-    def _delete(self, resource: str, each: Object) -> None:
+    def _delete(self, resource: str, each: Object, *, foreground: bool = False) -> None:
+        uid, now = each["metadata"]["uid"], self.store.clock.now()
+        late_s = self.slow_s * random.random()
+        if now < self._due.setdefault(uid, now + timedelta(seconds=late_s)):
+            return
         if "deletionTimestamp" in each["metadata"]:
             return
+        # What owns pods goes after them; so does, where its owner waits, what owns anything.
+        waits = resource == "jobs" or (foreground and self._has_dependents(uid))
 
         def mark(new: Object) -> None:
             if resource == "pods":
@@ -79,10 +99,19 @@ class GarbageCollector:
                 return
             new["metadata"]["deletionTimestamp"] = self.store.clock.stamp()
             new["metadata"]["deletionGracePeriodSeconds"] = 0
-            if resource == "jobs":  # what owns pods goes after them
-                new["metadata"].setdefault("finalizers", []).append("foregroundDeletion")
+            names = new["metadata"].setdefault("finalizers", [])
+            if waits and "foregroundDeletion" not in names:
+                names.append("foregroundDeletion")
 
         self.store.edit(resource, each, mark)
+
+    def _has_dependents(self, uid: str) -> bool:
+        return any(
+            ref["uid"] == uid
+            for kind in _OWNED
+            for each in self.store.all(kind)
+            for ref in each["metadata"].get("ownerReferences") or ()
+        )
 
     def _empty(self, room: Object) -> None:
         name = room["metadata"]["name"]
@@ -103,6 +132,20 @@ class GarbageCollector:
                 self.store.edit("pods", pod, _failed)
             elif node and node not in nodes and self._long_gone(pod):
                 self.store.edit("pods", pod, self._lost)
+
+    def _pods_of_dead_nodes(self) -> None:
+        """Told to end after a while, by taint; nobody is there who would do it, so they stay."""
+        now = self.store.clock.now()
+        for node in self.store.all("nodes"):
+            unknown = [each for each in node["status"]["conditions"] if each["status"] == "Unknown"]
+            if not unknown or now < moment(unknown[0]["lastTransitionTime"]) + timedelta(
+                seconds=_EVICTED_S
+            ):
+                continue
+            for pod in self.store.all("pods"):
+                mine = pod["spec"].get("nodeName") == node["metadata"]["name"]
+                if mine and "deletionTimestamp" not in pod["metadata"]:
+                    self.store.edit("pods", pod, lambda new: mark_deleted(new, self.store))
 
     def _long_gone(self, pod: Object) -> bool:
         """The collector waits before it believes that a node is gone."""

@@ -42,6 +42,9 @@ class Server(ThreadingHTTPServer):
         self.open: set[socket.socket] = set()
         self.requests: list[tuple[str, str]] = []
         self.failures: list[int] = []
+        self.page: int | None = (
+            None  # what a proxy before the server answers, with words of its own
+        )
         self.broken: list[Exception] = []
         super().__init__(("127.0.0.1", port), _Handler)
         if context is not None:  # who connects and says nothing keeps nobody else waiting
@@ -110,6 +113,9 @@ class _Handler(BaseHTTPRequestHandler):
         query = dict(parse_qsl(url.query))
         self._read = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         self.server.requests.append((self.command, url.path))
+        if self.server.page is not None:
+            self.send_error(self.server.page)
+            return
         try:
             if self.server.failures:
                 raise ApiError(self.server.failures.pop(0), "the server is not able to answer now")

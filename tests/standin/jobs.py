@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 
 from standin import defaults
-from standin.clock import moment
+from standin.clock import moment, stamp
 from standin.events import record
 from standin.security import violations
 from standin.store import Object, Store, clone
@@ -270,7 +270,8 @@ def mark_deleted(pod: Object, store: Store, grace_s: float | None = None) -> Non
         grace = grace_s
     if not pod["spec"].get("nodeName") or pod["status"]["phase"] in _TERMINAL:
         grace = 0
-    metadata["deletionTimestamp"] = metadata.get("deletionTimestamp") or store.clock.stamp()
+    due = stamp(store.clock.now() + timedelta(seconds=grace))
+    metadata["deletionTimestamp"] = metadata.get("deletionTimestamp") or due
     metadata["deletionGracePeriodSeconds"] = min(
         grace, metadata.get("deletionGracePeriodSeconds", grace)
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import signal
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -21,17 +21,21 @@ class Kubelet:
 
     Attributes:
         pull_s: how long an image takes.
+        lag_s: how long a pod is said to run whose container has ended.
+        starting: told each pod whose container starts.
         out_of_memory: uids of pods whose end is to be reported as OOMKilled.
     """
 
     def __init__(self, store: Store, folder: Path, host: Mapping[str, str]) -> None:
         self.store, self.folder, self.host = store, folder, host
-        self.pull_s = 1.0
+        self.pull_s, self.lag_s = 1.0, 0.0
+        self.starting: list[Callable[[Object], None]] = []
         self.out_of_memory: set[str] = set()
         self.containers: dict[str, Container] = {}
         self.started: list[str] = []
         self._pulling: dict[str, datetime] = {}
         self._doomed: dict[str, datetime] = {}
+        self._ended: dict[str, tuple[datetime, str]] = {}
 
     def reconcile(self) -> None:
         """One look at every pod that has a node."""
@@ -44,6 +48,8 @@ class Kubelet:
                 continue
             if pod["status"]["phase"] in _TERMINAL:
                 self._gone(pod)
+            elif uid in self._ended:
+                self._say_ended(pod)
             elif uid in self.containers:
                 self._watch(pod)
             elif "deletionTimestamp" in pod["metadata"]:
@@ -96,8 +102,15 @@ class Kubelet:
             self._end(pod, 128, "StartError", str(error))
             return
         self.started.append(uid)
+        for told in self.starting:
+            told(pod)
         self._say(pod, "Started", "Started container worker")
         self.store.edit("pods", pod, lambda new: _running(new, self.store.clock.stamp()))
+
+    def _say_ended(self, pod: Object) -> None:
+        due, phase = self._ended[pod["metadata"]["uid"]]
+        if self.store.clock.now() >= due:
+            self.store.edit("pods", pod, lambda new: new["status"].update(phase=phase))
 
     def _no_image(self, pod: Object, image: str, waited: timedelta) -> None:
         words = f'Failed to pull image "{image}": not found'
@@ -133,8 +146,13 @@ class Kubelet:
             container.clean()
         now = self.store.clock.stamp()
 
+        phase = "Failed" if code else "Succeeded"
+        due = self.store.clock.now() + timedelta(seconds=self.lag_s)
+        self._ended[pod["metadata"]["uid"]] = due, phase
+
         def over(new: Object) -> None:
-            new["status"]["phase"] = "Failed" if code else "Succeeded"
+            if not self.lag_s:
+                new["status"]["phase"] = phase
             ended = {"exitCode": code, "reason": reason, "finishedAt": now}
             ended["startedAt"] = started_at(new) or now
             if message:

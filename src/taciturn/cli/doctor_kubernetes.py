@@ -14,7 +14,7 @@ _CONFIG = "TACITURN_KUBERNETES_CONFIG"
 
 
 def run_doctor_kubernetes(namespace: str | None = None) -> bool:
-    """Print what was found, and the remedy of each problem; True if there is none.
+    """Print what was found, and the remedy of each problem; True if there is none. Advice is none.
 
     Reads the launcher's settings from the file that TACITURN_KUBERNETES_CONFIG names, and the
     cluster from the pod it runs in, or from KUBECONFIG.
@@ -48,10 +48,11 @@ def run_doctor_kubernetes(namespace: str | None = None) -> bool:
     for column in ("check", "found", "remedy"):
         table.add_column(column)
     for each in findings:
-        table.add_row(each.what, each.found, each.remedy or "ok")
+        advice = "advice: " if each.advice else ""
+        table.add_row(each.what, each.found, f"{advice}{each.remedy}" if each.remedy else "ok")
     console = Console()
     console.print(table)
-    healthy = not any(each.remedy for each in findings)
+    healthy = not any(each.is_problem for each in findings)
     console.print("jobs can run here" if healthy else "see the remedies above", style="bold")
     return healthy
 

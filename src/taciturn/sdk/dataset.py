@@ -25,7 +25,7 @@ from taciturn.wire.datasets import (
     StatedColumn,
     StatedColumns,
 )
-from taciturn.wire.jobs import DataRef, JobView, Part, PlanView, RemoteFit
+from taciturn.wire.jobs import DataRef, JobKind, JobView, Part, PlanView, RemoteFit
 
 if TYPE_CHECKING:
     from taciturn.frame import PolicyFrame
@@ -112,7 +112,7 @@ class RemoteDataset:
         """Wait until a worker has looked at it: as it is then, ready, or waiting for `confirm`.
 
         Raises:
-            ConflictError: it cannot be read, or a unit is null; the probe's job says more.
+            ConflictError: it cannot be used; why, as far as the probe's job says it.
             TimeoutError: nobody has looked in time.
         """
         end = time.monotonic() + timeout_s
@@ -123,14 +123,22 @@ class RemoteDataset:
             self.transport.sleep(1.0)
             view = self.transport.get(f"datasets/{self.name}", DatasetView)
         if view.state is DatasetState.REFUSED:
-            raise ConflictError(
-                f"{self.name} cannot be used: a worker could not or may not read it, or found "
-                "units that are null; its owner finds more with: taciturn job list --kind probe. "
-                f"If it is CSV without a line of names: taciturn dataset confirm {self.name} "
-                "--no-header --columns ...",
-                code="refused",
-            )
+            raise ConflictError(f"{self.name} cannot be used: {self._refusal()}", code="refused")
         return replace(self, view=view)
+
+    def _refusal(self) -> str:
+        """Why the newest probe failed: maybe no worker has seen the rows at all."""
+        unseen = ("launch", "outage", "lost", "expired", "time")
+        for each in self.transport.pages("jobs", JobView, {"kind": JobKind.PROBE}):
+            if each.dataset == self.name and each.failure is not None:
+                if each.failure.code in unseen:
+                    return f"{each.failure.text} (probe {each.id})"
+                break
+        return (
+            "a worker could not or may not read it, or found units that are null; its owner finds "
+            "more with: taciturn job list --kind probe. If it is CSV without a line of names: "
+            f"taciturn dataset confirm {self.name} --no-header --columns ..."
+        )
 
     def confirm(
         self, columns: Sequence[str] | None = None, *, header: bool | None = None

@@ -19,8 +19,20 @@ _FOLDER = Path(__file__).parent / "migrations"
 
 
 def upgrade(engine: Engine, revision: str = "head") -> None:
-    """Bring the tables to a revision, by default the newest; does nothing where they are there."""
+    """Bring the tables to a revision, by default the newest; does nothing where they are there.
+
+    Raises:
+        DatabaseError: they are of a later version of taciturn, as after a rollback.
+    """
     with _alone(engine) as connection:
+        found = MigrationContext.configure(connection).get_current_revision()
+        script = ScriptDirectory.from_config(_config(connection))
+        known = {each.revision for each in script.walk_revisions()}
+        if found is not None and found not in known:
+            raise DatabaseError(
+                f"the database is at revision {found}, which this taciturn does not know; use the "
+                "version that it was made with, or a later one"
+            )
         command.upgrade(_config(connection), revision)
 
 
@@ -38,7 +50,7 @@ def check(engine: Engine) -> None:
     if found != newest:
         raise DatabaseError(
             f"the database is at revision {found or 'none'}, this taciturn needs {newest}; "
-            "upgrade it, or use the version of taciturn that it was made with"
+            "run `taciturn serve --migrate`, or use the version of taciturn that it was made with"
         )
 
 

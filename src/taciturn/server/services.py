@@ -39,6 +39,7 @@ from taciturn.server.jobs.hub import Hub
 from taciturn.server.jobs.idle import Idle
 from taciturn.server.jobs.jobs import Jobs
 from taciturn.server.jobs.leases import Leases
+from taciturn.server.jobs.patience import Outage
 from taciturn.server.jobs.states import States
 from taciturn.server.jobs.texts import Texts
 from taciturn.server.jobs.work import Work
@@ -53,7 +54,7 @@ from taciturn.server.references import References
 from taciturn.server.registrations import Desk, Registrations
 from taciturn.server.results import Results
 from taciturn.server.retention import Retention
-from taciturn.server.siblings import DISPATCH, FORGET, Siblings
+from taciturn.server.siblings import ANSWERS, AWAY, DISPATCH, FORGET, Siblings
 from taciturn.server.storage import open_store
 from taciturn.server.tables import jobs as job_table
 from taciturn.server.trials import Trials
@@ -93,6 +94,7 @@ class Services:
     work: Work
     dispatcher: Dispatcher
     launching: Launching
+    outage: Outage
     events: Events
     hub: Hub
     artifacts: Artifacts
@@ -149,6 +151,7 @@ class Services:
             background.wake("dispatcher")
             siblings.tell(DISPATCH)
 
+        outage = Outage(gateway.now_ms, tell=lambda away: siblings.tell(AWAY if away else ANSWERS))
         started = Launching(launcher) if launcher else Launching.open(gateway, events.append)
         jobs = Jobs(
             gateway,
@@ -198,9 +201,11 @@ class Services:
                 launcher=started.launcher,
                 duty=duty_of(settings, gateway.engine),
                 url=lambda: settings.public_url or f"http://{settings.host}:{settings.port}",
+                outage=outage,
                 idle=idle,
             ),
             launching=started,
+            outage=outage,
             events=events,
             hub=Hub(events),
             artifacts=artifacts,
@@ -220,6 +225,8 @@ class Services:
         if self.siblings.first:
             self._attend_jobs()
         self.siblings.on(FORGET, self.directory.remembered.lapse)
+        self.siblings.on(AWAY, lambda: self.outage.hear(True))
+        self.siblings.on(ANSWERS, lambda: self.outage.hear(False))
         self.background.add(self.siblings)
         self.background.on_stopping(self.hub.stop)
         self.background.on_stopping(self.idle.stop)

@@ -81,6 +81,14 @@ class Settings(BaseSettings):
     provision_s: Annotated[
         float, Field(ge=1, description="How long a worker may take to come.")
     ] = 900.0
+    outage_s: Annotated[
+        float,
+        Field(
+            ge=0,
+            description="How long jobs wait while the launcher does not answer, or has no room; no "
+            "longer than hold_s.",
+        ),
+    ] = 4 * 3600.0
     stop_s: Annotated[
         float, Field(ge=0, description="How long a cancelled worker has to end by itself.")
     ] = 20.0

@@ -20,6 +20,8 @@ from pathlib import Path
 
 DISPATCH, FORGET = "dispatch", "forget"
 """A job was queued; people or tokens have changed."""
+AWAY, ANSWERS = "away", "answers"
+"""Whether the launcher answers. The first is said again as long as it does not."""
 
 _WORD_BYTES = 64
 _log = logging.getLogger("taciturn.siblings")

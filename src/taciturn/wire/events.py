@@ -51,6 +51,7 @@ class FailureCode(StrEnum):
     REJECTED = "rejected"
     EXPIRED = "expired"
     LAUNCH = "launch"
+    OUTAGE = "outage"
 
 
 FAILURES: dict[FailureCode, str] = {
@@ -78,6 +79,7 @@ FAILURES: dict[FailureCode, str] = {
     FailureCode.EXPIRED: "nobody approved it, or no worker came, in time; nothing was spent, and "
     "what was held is free again. Ask again",
     FailureCode.LAUNCH: "no worker could be started",
+    FailureCode.OUTAGE: "the cluster of the workers did not answer, or had no room, for too long",
 }
 """What people read; fixed, so that it can quote nothing."""
 

@@ -87,3 +87,14 @@ class Health(WireValue):
     """The gateway is well; where it is not, the answer is a Problem."""
 
     status: Literal["ok"]
+
+
+class Readiness(Health):
+    """The gateway can answer. It can do so, and jobs that run go on, while what starts workers is
+    away."""
+
+    launcher: Annotated[
+        Literal["ok", "away"],
+        Field(description="Whether the cluster that runs the workers has answered lately."),
+    ] = "ok"
+    away_since: Moment | None = None

@@ -143,7 +143,7 @@ class StoppedError(Exception):
     """The gateway dies here."""
 
 
-@pytest.mark.parametrize("survived", range(5))
+@pytest.mark.parametrize("survived", range(6))
 def test_a_launch_that_was_cut_off_is_done_again(
     world: World, survived: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -107,6 +107,15 @@ def test_a_silent_worker_is_spared_for_a_while(ward: Ward) -> None:
     assert ward.hand(hand.job).take("operation-2").json()["charged_steps"] == 5
 
 
+def test_a_silent_worker_is_spared_between_two_looks_as_well(ward: Ward) -> None:
+    """The ledger is reaped every second, workers are looked for at ticks of the public clock."""
+    hand = ward.running(SMALL)
+    for second in range(60):
+        ward.watch.forward(1)
+        ward.services.dispatcher.tick(looks=second % 5 == 0)
+    assert hand.charge(0, 5).status_code == 204
+
+
 def test_a_running_job_is_cancelled_by_its_worker(ward: Ward) -> None:
     hand = ward.running(SMALL)
     hand.charge(0, 5)

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
+import subprocess
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
 from contracts.launchers import LauncherContract, until
-from taciturn.server.launchers.local import LocalLauncher
+from taciturn.server.launchers.local import FullError, LocalLauncher
 from taciturn.server.launchers.port import Launcher, LaunchError, Order, WorkerState
 
 PROGRAM = """
+if [ "$PROGRAM" = stubborn ]; then trap '' TERM; fi
 echo x >> "$TACITURN_WORKSPACE/started"
 env > "$TACITURN_WORKSPACE/environment"
 case "$PROGRAM" in
     sleep) exec sleep 60 ;;
-    stubborn) trap '' TERM; while :; do sleep 0.05; done ;;
+    stubborn) while :; do sleep 0.05; done ;;
 esac
 """
 COMMAND = ("/bin/sh", "-c", PROGRAM)
@@ -91,6 +95,21 @@ def test_a_handle_is_no_path(tmp_path: Path, handle: str) -> None:
     launcher = LocalLauncher(tmp_path / "w", command=COMMAND)
     with pytest.raises(LaunchError):
         launcher.status(handle)
+
+
+@pytest.mark.parametrize(
+    ("number", "kind"), [(errno.EAGAIN, FullError), (errno.ENOMEM, FullError), (errno.ENOENT, None)]
+)
+def test_a_machine_without_room_is_worth_waiting_for(
+    tmp_path: Path, number: int, kind: type[LaunchError] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    launcher, order = LocalLauncher(tmp_path / "w", command=COMMAND), Order("job_1", 1, {})
+    with monkeypatch.context() as patched:
+        patched.setattr(subprocess, "Popen", Mock(side_effect=OSError(number, "no")))
+        with pytest.raises(LaunchError) as caught:
+            launcher.launch(order)
+    assert isinstance(caught.value, FullError) is (kind is FullError)
+    assert launcher.status(order.handle) is WorkerState.ABSENT
 
 
 def test_what_cannot_be_written_is_told(tmp_path: Path) -> None:

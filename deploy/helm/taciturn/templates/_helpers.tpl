@@ -24,12 +24,22 @@ app.kubernetes.io/component: gateway
 {{- .Values.worker.serviceAccount.name | default (printf "%s-worker" (include "taciturn.name" .)) -}}
 {{- end -}}
 
+{{/* A value that --set makes a number or a boolean of, as it was written: numbers of a file are floats. */}}
+{{- define "taciturn.text" -}}
+{{- if and (kindIs "float64" .) (eq (floor .) .) }}{{ int64 . }}{{ else }}{{ toString . }}{{ end -}}
+{{- end -}}
+
 {{- define "taciturn.image" -}}
-{{ .Values.image.repository }}:{{ .Values.image.tag | default .Chart.AppVersion }}
+{{ .Values.image.repository }}:{{ include "taciturn.text" .Values.image.tag | default .Chart.AppVersion }}
 {{- end -}}
 
 {{- define "taciturn.workerImage" -}}
-{{ .Values.worker.image.repository }}:{{ .Values.worker.image.tag | default .Chart.AppVersion }}
+{{ .Values.worker.image.repository }}:{{ include "taciturn.text" .Values.worker.image.tag | default .Chart.AppVersion }}
+{{- end -}}
+
+{{/* An entry of networkPolicy.workerEgress: a CIDR, or one with ports. */}}
+{{- define "taciturn.egress" -}}
+{{- if kindIs "string" . }}{{ dict "cidr" . | toYaml }}{{ else }}{{ toYaml . }}{{ end -}}
 {{- end -}}
 
 {{- define "taciturn.internalUrl" -}}

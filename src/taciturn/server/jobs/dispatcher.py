@@ -26,12 +26,21 @@ from taciturn.server.jobs.duty import Duty
 from taciturn.server.jobs.ending import End, Ending
 from taciturn.server.jobs.jobs import Jobs
 from taciturn.server.jobs.leases import Leases
+from taciturn.server.jobs.patience import Outage, Patience
 from taciturn.server.jobs.states import States, job_row
-from taciturn.server.launchers.port import Launcher, LaunchError, Order, WorkerState, handle_of
+from taciturn.server.launchers.port import (
+    LaterError,
+    Launcher,
+    LaunchError,
+    Order,
+    OutageError,
+    WorkerState,
+    handle_of,
+)
 from taciturn.server.ledger.tables import jobs as ledger_jobs
 from taciturn.server.tables import jobs, models, policies
 from taciturn.wire.datasets import PolicyTerms
-from taciturn.wire.events import FailureCode
+from taciturn.wire.events import FailureCode, NodeEvent
 from taciturn.wire.jobs import JobKind, JobState
 from taciturn.wire.worker import NextJob
 
@@ -42,6 +51,7 @@ _PATIENCE_MS = 10_000  # before an unfinished submission counts as left behind b
 _SILENT_LEASES = 4  # so many leases without a sign of life, and a live process counts as hung
 _WITH_WORKER = (JobState.PROVISIONING.value, JobState.RUNNING.value)
 _OVER = tuple(state.value for state in JobState if state.over)
+_LAUNCHER = "the launcher"  # among what rests; the others are ids of jobs
 
 
 class Idle(Protocol):
@@ -70,9 +80,15 @@ class Dispatcher:
     launcher: Launcher
     url: Callable[[], str]
     duty: Duty
+    outage: Outage
     idle: Idle | None = None
     _started: bool = field(default=False)
     _looked_at_ms: int = field(default=0)
+    _patience: Patience = field(init=False)
+    _told: set[str] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self._patience = Patience(self.gateway.now_ms)
 
     def turn(self) -> None:
         """One round, as often as one likes, if this gateway is the one that dispatches. Workers
@@ -106,7 +122,8 @@ class Dispatcher:
         self._each(self._ids(_orphaned()), self.ending.close)
         self._each(self._wanted(), self._offer)
         self._each(self._next(), self._provision)
-        self._tidy()
+        if looks and not self._patience.rests(_LAUNCHER):
+            self._each((None,), self._tidy)
 
     def claim(self, job_id: str, handle: str | None = None) -> str | None:
         """Take a job out of the queue for a worker; returns that worker's token for it.
@@ -147,28 +164,91 @@ class Dispatcher:
             except LedgerError as error:
                 # The ledger's words are about budgets and names, never about rows.
                 log.error("a job is left for the next round", extra={"reason": str(error)})
+            except OutageError as error:
+                self._away(error)
             except Exception:
                 log.exception("a job is left for the next round")
 
     def _vouch(self, row: Row[Any]) -> None:
-        """After a restart: who lives could not say so meanwhile."""
-        lives = self.launcher.status(row.handle) is WorkerState.RUNNING
+        """After a restart: who lives could not say so meanwhile. Where nobody can see who does, all
+        may."""
+        lives = self._status(row) in (WorkerState.RUNNING, None)
         if lives and row.state == JobState.RUNNING:
             self.leases.vouch(row)
 
     def _watch(self, row: Row[Any]) -> None:
         now_ms = self.gateway.now_ms()
-        found = self.launcher.status(row.handle)
         if now_ms >= self._time_over_ms(row):
             self.ending.end(row.id, End.failed(FailureCode.TIME))
-        elif row.cancel and now_ms >= row.updated_at_ms + 1000 * self.gateway.settings.stop_s:
+            return
+        if row.cancel and now_ms >= row.updated_at_ms + 1000 * self.gateway.settings.stop_s:
             self.ending.end(row.id, End(state=JobState.CANCELLED))
-        elif found is WorkerState.ABSENT and row.state == JobState.PROVISIONING:
+            return
+        found = self._status(row)
+        provisioning = row.state == JobState.PROVISIONING
+        if found is None:
+            self._unseen(row, now_ms)
+        elif found is WorkerState.ABSENT and provisioning:
             self._relaunch(row)
+        elif found is WorkerState.GIVEN_UP and provisioning:
+            self.ending.end(row.id, End.failed(FailureCode.EXPIRED))
         elif found is not WorkerState.RUNNING:
             self._replace(row)
-        elif row.lease_until_ms is not None and now_ms > row.lease_until_ms:
+        elif self._is_late(row, now_ms):
             self._late(row, now_ms)
+
+    def _status(self, row: Row[Any]) -> WorkerState | None:
+        """What has become of a worker; None while the launcher does not answer."""
+        if self._patience.rests(_LAUNCHER):
+            return None
+        try:
+            found = self.launcher.status(row.handle)
+        except OutageError as error:
+            self._away(error)
+            return None
+        self._answers()
+        return found
+
+    def _away(self, error: OutageError) -> None:
+        if self._patience.failed(_LAUNCHER):
+            log.error("the launcher does not answer", extra={"reason": str(error)})
+        self.outage.say(True)
+
+    def _answers(self) -> None:
+        if self._patience.done(_LAUNCHER):
+            log.warning("the launcher answers again")
+            self.outage.say(False)
+            self._told.clear()
+
+    def _unseen(self, row: Row[Any], now_ms: int) -> None:
+        """Nobody can say what has become of a worker: neither it nor its job is given up for that,
+        unless it takes for ever."""
+        waited_s = (now_ms - row.updated_at_ms) / 1000
+        limit_s = self.gateway.settings.outage_s
+        over = min(waited_s, self._patience.lasts_s(_LAUNCHER)) > limit_s
+        if row.state == JobState.PROVISIONING:
+            if over:
+                self.ending.end(row.id, End.failed(FailureCode.OUTAGE))
+            else:
+                self._say(row, OutageError())
+        elif not over and self._is_late(row, now_ms):
+            self.leases.spare(row)
+
+    def _say(self, row: Row[Any], why: LaterError) -> None:
+        """Tell the job what it waits for, once."""
+        if row.id in self._told:
+            return
+        self._told.add(row.id)
+        hours = self.gateway.settings.outage_s / 3600
+        text = f"{why.told}; it is tried again, for up to {hours:g} h"
+        event = NodeEvent(code=why.code, text=text)
+        self.gateway.write(lambda connection: self.states.events.append(connection, row.id, event))
+
+    def _is_late(self, row: Row[Any], now_ms: int) -> bool:
+        """Whether a lease has run out, or will have before workers are looked for again: the ledger
+        closes what nobody holds in between."""
+        soon_ms = now_ms + round(2000 * self.gateway.settings.tick_s)
+        return row.lease_until_ms is not None and soon_ms > row.lease_until_ms
 
     def _time_over_ms(self, row: Row[Any]) -> int:
         """When the job has had all its time: the gateway's, or less by the policy of its data."""
@@ -185,6 +265,8 @@ class Dispatcher:
         """A worker that lives and says nothing: spared for a while, then replaced."""
         silent_ms = now_ms - row.lease_until_ms
         running = row.state == JobState.RUNNING
+        if not running and silent_ms <= 0:
+            return
         if not running and self.launcher.waiting(row.handle):
             return  # its plan is held for longer than a machine may take
         if running and silent_ms < 1000 * self.gateway.settings.lease_s * _SILENT_LEASES:
@@ -241,20 +323,27 @@ class Dispatcher:
             self.idle.take(row.model_id, claim)
 
     def _provision(self, job_id: str) -> None:
+        if self._patience.rests(_LAUNCHER):
+            return
         token = self.claim(job_id)
         row = self.gateway.read(lambda connection: job_row(connection, job_id))
         if token is not None and row is not None:
             self._launch(row, token)
 
     def _relaunch(self, row: Row[Any]) -> None:
-        """The gateway stopped between writing a worker down and starting it."""
+        """The gateway stopped between writing a worker down and starting it, or it could not be
+        started then."""
+        if self._patience.rests(row.id):
+            return
         if row.handle != handle_of(row.id, row.attempt):
             self._replace(row)  # it was meant for a worker that had another job, and is gone
             return
         made = self.directory.create_worker_token(row.id, row.attempt)
         same = (jobs.c.id == row.id) & (jobs.c.attempt == row.attempt)
         waiting = same & (jobs.c.state == JobState.PROVISIONING)
-        change = update(jobs).where(waiting).values(worker_token=made.id)
+        until_ms = self._later_ms(self.gateway.settings.provision_s)
+        values = {"worker_token": made.id, "lease_until_ms": until_ms}
+        change = update(jobs).where(waiting).values(**values)
         if self.gateway.write(lambda connection: connection.execute(change).rowcount):
             self._launch(row, made.text)
 
@@ -269,9 +358,30 @@ class Dispatcher:
             environment["TACITURN_SIGNING_KEY"] = settings.signing_key
         try:
             self.launcher.launch(Order(row.id, row.attempt, environment))
+        except LaterError as error:
+            self._wait(row, error)
         except LaunchError:
             log.exception("no worker could be started", extra={"job": row.id})
             self.ending.end(row.id, End.failed(FailureCode.LAUNCH))
+            self._patience.done(row.id)
+        else:
+            self._answers()
+            self._patience.done(row.id)
+            self._told.discard(row.id)
+
+    def _wait(self, row: Row[Any], why: LaterError) -> None:
+        """It is launched again, when it is found to be absent."""
+        if isinstance(why, OutageError):
+            self._away(why)
+        else:
+            self._answers()
+        if self._patience.failed(row.id):
+            log.warning("a worker waits", extra={"job": row.id, "reason": str(why)})
+        if self._patience.lasts_s(row.id) > self.gateway.settings.outage_s:
+            self.ending.end(row.id, End.failed(FailureCode.OUTAGE))
+            self._patience.done(row.id)
+        else:
+            self._say(row, why)
 
     def _next(self) -> tuple[str, ...]:
         """The oldest jobs of the queue, as many as there is room for workers. A look at a new
@@ -294,7 +404,7 @@ class Dispatcher:
             lambda connection: (*of(connection, looks, 1), *of(connection, ~looks, room))
         )
 
-    def _tidy(self) -> None:
+    def _tidy(self, _: None = None) -> None:
         """Stop workers that have no job any more, and remove what those of jobs that are over have
         left."""
         for handle in self.launcher.alive():
@@ -303,6 +413,7 @@ class Dispatcher:
         for job_id in self.launcher.left():
             if not self.gateway.read(partial(_leaves_something, job_id=job_id)):
                 self.launcher.forget(job_id)
+        self._answers()
 
     def _is_wanted(self, handle: str) -> bool:
         """Whether a worker has a job, or has just had one: it may still be ending, and one that

@@ -157,9 +157,10 @@ class Leases:
         self.gateway.write(lambda connection: connection.execute(change))
 
     def spare(self, row: Row[Any]) -> None:
-        """A worker lives and is late: what it holds is not reaped yet."""
+        """A worker lives and is late: what it holds is not reaped before it is looked for again."""
         if row.event is not None:
-            lease_s = self.gateway.settings.lease_s
+            settings = self.gateway.settings
+            lease_s = settings.lease_s + 2 * settings.tick_s
             self.gateway.ledger.heartbeat(row.id, row.lease, lease_s=lease_s)
 
     def _until_ms(self) -> int:

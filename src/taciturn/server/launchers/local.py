@@ -7,6 +7,7 @@ and `born`, which the worker's own process writes before it becomes the worker.
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import signal
@@ -19,7 +20,14 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from taciturn.server.launchers.port import LaunchError, Order, WorkerState, handle_of, parts_of
+from taciturn.server.launchers.port import (
+    LaterError,
+    LaunchError,
+    Order,
+    WorkerState,
+    handle_of,
+    parts_of,
+)
 
 PASSED_ON = (
     "PATH", "HOME", "USER", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "TMPDIR", "PYTHONPATH",
@@ -27,6 +35,8 @@ PASSED_ON = (
     "HF_HOME", "HF_HUB_OFFLINE", "SSL_CERT_FILE",
 )  # fmt: skip
 """The only variables of the gateway that every worker gets: none that could hold its secrets."""
+
+_PASSES = (errno.EAGAIN, errno.ENOMEM, errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE)
 
 WORKER = (sys.executable, "-m", "taciturn.runner")
 WORKSPACE = "TACITURN_WORKSPACE"
@@ -38,6 +48,13 @@ _NOTE_AND_BECOME = """
 if read -r self < /proc/$$/stat; then :; else self="$$ () $(ps -o stat=,lstart= -p $$)"; fi
 printf '%s' "$self" > born.new && mv born.new born && exec "$@"
 """
+
+
+class FullError(LaterError):
+    """No process, memory, file or space is left for another worker; others will end."""
+
+    code = "provisioning.full"
+    told = "the gateway's machine has no room for another process at the moment"
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +110,7 @@ class LocalLauncher:
                     folder.mkdir(mode=0o700, exist_ok=True)
                 first = _claimed(desk / "claimed")
             except OSError as error:
-                raise LaunchError(f"{desk}: {error.strerror}") from None
+                raise _refusal(error, str(desk)) from None
             if not first:
                 return order.handle
             self._start(desk, self._environment(order.environment, workspace))
@@ -177,7 +194,7 @@ class LocalLauncher:
             )
         except OSError as error:
             (desk / "claimed").unlink(missing_ok=True)
-            raise LaunchError(f"no worker: {error.strerror}") from None
+            raise _refusal(error, "no worker") from None
         finally:
             os.close(log)
         self._children[child.pid] = child
@@ -202,6 +219,11 @@ class LocalLauncher:
             ended = [pid for pid, child in self._children.items() if child.poll() is not None]
             for pid in ended:
                 del self._children[pid]
+
+
+def _refusal(error: OSError, what: str) -> LaunchError:
+    kind = FullError if error.errno in _PASSES else LaunchError
+    return kind(f"{what}: {error.strerror}")
 
 
 def _claimed(path: Path) -> bool:

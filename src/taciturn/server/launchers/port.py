@@ -16,12 +16,32 @@ class LaunchError(Exception):
     """No worker could be started. The message is for the gateway's log."""
 
 
+class LaterError(LaunchError):
+    """Not now: what was asked for may go through when it is asked for again.
+
+    Attributes:
+        code, told: why, as the job's events say it.
+    """
+
+    code = "provisioning.later"
+    told = "an earlier worker of this job is still being removed"
+
+
+class OutageError(LaterError):
+    """Nothing can be started, stopped or looked at: what would do that does not answer."""
+
+    code = "provisioning.outage"
+    told = "the cluster that runs the workers does not answer"
+
+
 class WorkerState(StrEnum):
-    """What a launcher knows of a worker."""
+    """What a launcher knows of a worker. `GIVEN_UP`: it has ended because its machines did not come
+    in time, and another one would wait as long."""
 
     ABSENT = "absent"
     RUNNING = "running"
     ENDED = "ended"
+    GIVEN_UP = "given_up"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +63,8 @@ class Order:
 
 
 class Launcher(Protocol):
-    """Starts workers. Every method may be repeated, and called by a gateway that has restarted.
+    """Starts workers. Every method may be repeated, and called by a gateway that has restarted;
+    each may raise OutageError, which says nothing of any worker.
 
     All attempts of a job share a private workspace, so that a later one can go on from the
     checkpoint of an earlier one; of two attempts only one lives at a time.
@@ -55,7 +76,7 @@ class Launcher(Protocol):
         ...
 
     def status(self, handle: str) -> WorkerState:
-        """Whether the worker lives; `absent` if it was never started."""
+        """Whether the worker lives; `absent` if it was never started, or nothing is left of it."""
         ...
 
     def waiting(self, handle: str) -> bool:

@@ -8,9 +8,10 @@ from sqlalchemy import text
 from taciturn.errors import DatabaseError
 from taciturn.server import schema
 from taciturn.server.access import Svc, public
+from taciturn.server.moments import moment
 from taciturn.server.problems import ProblemError
 from taciturn.server.routes.blocking import Route
-from taciturn.wire.values import Health
+from taciturn.wire.values import Health, Readiness
 
 router = APIRouter(tags=["health"], dependencies=[Depends(public)], route_class=Route)
 
@@ -22,8 +23,9 @@ async def read_health() -> Health:
 
 
 @router.get("/ready")
-def read_ready(services: Svc) -> Health:
-    """Database and schema are there, and nobody has asked the gateway to stop."""
+def read_ready(services: Svc) -> Readiness:
+    """Database and schema are there, and nobody has asked the gateway to stop. A launcher that does
+    not answer is told, and is no reason to send requests elsewhere: workers' among them."""
     if services.background.stopping.is_set():
         raise ProblemError("unavailable", "the gateway is stopping", headers={"Retry-After": "5"})
     try:
@@ -36,4 +38,7 @@ def read_ready(services: Svc) -> Health:
             "says which",
             headers={"Retry-After": "5"},
         ) from None
-    return Health(status="ok")
+    since_ms = services.outage.since_ms
+    if since_ms is None:
+        return Readiness(status="ok")
+    return Readiness(status="ok", launcher="away", away_since=moment(since_ms))

@@ -16,17 +16,18 @@ from typing import Any
 
 import urllib3
 from kubernetes import config as configuration
-from kubernetes.client import ApiClient, ApiException
+from kubernetes.client import ApiClient, ApiException, Configuration
 from pydantic import BaseModel
 
 from taciturn.errors import SpecError
-from taciturn.server.launchers.port import LaunchError
+from taciturn.server.launchers.port import LaterError, LaunchError, OutageError
 
 Object = Mapping[str, Any]
 
-_AGAIN = (408, 429, 500, 502, 503, 504)
-_TRIES, _FIRST_WAIT_S, _LONGEST_WAIT_S = 6, 0.2, 5.0
-_TIMEOUT_S = 30.0
+_AWAY = (401, 408, 429, 500, 502, 503, 504)
+_QUOTA = ("exceeded quota", "status unknown for quota")
+_PATIENCE_S, _FIRST_WAIT_S, _LONGEST_WAIT_S = 6.0, 0.2, 5.0
+_TIMEOUT_S = (5.0, 30.0)  # to connect, and to answer
 _PAGE = 250
 _MERGE = "application/merge-patch+json"
 
@@ -55,12 +56,30 @@ class ClusterError(LaunchError):
     """The API server refuses, or cannot be reached.
 
     Attributes:
-        status: of HTTP; 0 where there was no answer.
+        status: of HTTP; 0 where the API server gave no answer.
+        reason: the API server's word for it, such as AlreadyExists.
     """
 
-    def __init__(self, status: int, message: str) -> None:
+    def __init__(self, status: int, message: str, reason: str = "") -> None:
         super().__init__(message)
-        self.status = status
+        self.status, self.reason = status, reason
+
+
+class UnreachableError(ClusterError, OutageError):
+    """No answer, or one that says that the API server cannot do its work now."""
+
+
+class ContendedError(ClusterError, LaterError):
+    """409 Conflict: somebody else changed what this was about, such as a quota, meanwhile."""
+
+    told = "the cluster is too busy to make a worker"
+
+
+class QuotaError(ClusterError, LaterError):
+    """403, since the namespace's quota has no room now."""
+
+    code = "provisioning.quota"
+    told = "the quota of the cluster's namespace has no room for another worker"
 
 
 class GoneError(ClusterError):
@@ -81,17 +100,18 @@ class Cluster:
         Raises:
             SpecError: there is none.
         """
+        told = Configuration()
+        told.retries = False  # urllib3's own would be unseen, and fill the log with warnings
         try:
             if kubeconfig is not None:
-                api = configuration.new_client_from_config(str(kubeconfig))  # type: ignore[no-untyped-call]
+                configuration.load_kube_config(str(kubeconfig), client_configuration=told)  # type: ignore[no-untyped-call]
             else:
-                configuration.load_config()  # type: ignore[no-untyped-call]
-                api = ApiClient()
+                configuration.load_config(client_configuration=told)  # type: ignore[no-untyped-call]
         except configuration.ConfigException as error:
             raise SpecError(
                 f"no cluster: {error}; run in a pod, or set KUBECONFIG to a file"
             ) from None
-        return cls(api, namespace)
+        return cls(ApiClient(told), namespace)
 
     def get(self, kind: Kind, name: str) -> Object | None:
         """One object; None if there is none of that name."""
@@ -128,17 +148,19 @@ class Cluster:
             body = self.api.sanitize_for_serialization(made)  # type: ignore[no-untyped-call]
             return self._call("POST", self._path(kind), {"fieldValidation": "Strict"}, body)
         except ClusterError as error:
-            if error.status == 409:
+            # A server answers 409 also where a quota's or another object's update lost a race: then
+            # nothing was made.
+            if error.reason == "AlreadyExists":
                 return None
             raise
 
     def patch(self, kind: Kind, name: str, change: Mapping[str, Any]) -> Object | None:
-        """A merge patch; None if the object is gone."""
+        """A merge patch; None if the object is gone, or the change names another one's uid."""
         query = {"fieldValidation": "Strict"}
         try:
             return self._call("PATCH", self._path(kind, name), query, dict(change), _MERGE)
         except ClusterError as error:
-            if error.status == 404:
+            if error.status == 404 or _of_another_uid(error):
                 return None
             raise
 
@@ -159,7 +181,7 @@ class Cluster:
         try:
             self._call("DELETE", self._path(kind, name), None, body)
         except ClusterError as error:
-            if error.status not in (404, 409):
+            if error.status != 404 and not _of_another_uid(error):
                 raise
 
     def watch(
@@ -182,7 +204,7 @@ class Cluster:
         }  # fmt: skip
         path = self._path(kind, everywhere=everywhere)
         try:
-            response = self._send("GET", path, query, None, None, (_TIMEOUT_S, timeout_s + 30))
+            response = self._send("GET", path, query, None, None, (_TIMEOUT_S[0], timeout_s + 30))
             opened(response.response)
             if response.status != 200:
                 raise _refusal(response.status, response.read())
@@ -192,7 +214,9 @@ class Cluster:
                     raise _error(int(event["object"].get("code") or 500), event["object"])
                 yield event["type"], event["object"]
         except (urllib3.exceptions.HTTPError, OSError, ValueError) as error:
-            raise ClusterError(0, f"the watch of {kind} broke: {type(error).__name__}") from None
+            raise UnreachableError(
+                0, f"the watch of {kind} broke: {type(error).__name__}"
+            ) from None
 
     def _path(self, kind: Kind, name: str = "", *, everywhere: bool = False) -> str:
         room = "" if everywhere or kind is Kind.NODES else f"/namespaces/{self.namespace}"
@@ -202,9 +226,10 @@ class Cluster:
         self, method: str, path: str, query: Mapping[str, str] | None = None,
         body: Any = None, media_type: str = "application/json",
     ) -> dict[str, Any]:  # fmt: skip
-        """One request; again, while the server is overloaded or cannot be reached."""
-        wait_s = _FIRST_WAIT_S
-        for attempt in range(_TRIES):
+        """One request; again, for a few seconds, while the server is overloaded, cannot be reached,
+        or was asked by somebody else at the same time."""
+        wait_s, end = _FIRST_WAIT_S, time.monotonic() + _PATIENCE_S
+        while True:
             try:
                 response = self._send(method, path, query, body, media_type, _TIMEOUT_S)
                 data = response.read()
@@ -213,16 +238,16 @@ class Cluster:
                     return answer
                 failure = _refusal(response.status, data)
             except (urllib3.exceptions.HTTPError, OSError, ValueError, ApiException) as error:
-                failure = ClusterError(0, f"{method} {path}: {type(error).__name__}")
-            if failure.status not in (0, *_AGAIN) or attempt == _TRIES - 1:
+                failure = UnreachableError(0, f"{method} {path}: {type(error).__name__}")
+            again = isinstance(failure, UnreachableError | ContendedError)
+            if not again or time.monotonic() + wait_s > end:
                 raise failure
             time.sleep(wait_s)
             wait_s = min(2 * wait_s, _LONGEST_WAIT_S)
-        raise AssertionError("unreachable")
 
     def _send(
         self, method: str, path: str, query: Mapping[str, str] | None, body: Any,
-        media_type: str | None, timeout: float | tuple[float, float],
+        media_type: str | None, timeout: tuple[float, float],
     ) -> Any:  # fmt: skip
         headers = {"Accept": "application/json"}
         if body is not None and media_type:
@@ -249,10 +274,30 @@ def _refusal(status: int, data: bytes) -> ClusterError:
     try:
         said = json.loads(data)
     except ValueError:
-        said = {}
-    return _error(status, said if isinstance(said, dict) else {})
+        said = None
+    if not isinstance(said, dict) or said.get("kind") != "Status":
+        # Of a proxy on the way, say: its 404 does not mean that an object is not there.
+        return UnreachableError(0, f"{status}, and not from an API server")
+    return _error(status, said)
 
 
 def _error(status: int, said: Mapping[str, Any]) -> ClusterError:
+    reason, message = str(said.get("reason", "")), str(said.get("message", ""))
     kind = GoneError if status == 410 else ClusterError
-    return kind(status, f"{status} {said.get('reason', '')}: {said.get('message', '')}"[:2000])
+    if status in _AWAY:
+        kind = UnreachableError
+    elif status == 409 and reason == "Conflict" and not _names_uid(message):
+        kind = ContendedError
+    elif status == 403 and any(each in message for each in _QUOTA):
+        kind = QuotaError
+    return kind(status, f"{status} {reason}: {message}"[:2000], reason)
+
+
+def _of_another_uid(error: ClusterError) -> bool:
+    """Whether it was refused because an object of that name is not the one that was meant: 409 of a
+    deletion, 422 of a patch."""
+    return error.status in (409, 422) and _names_uid(str(error))
+
+
+def _names_uid(message: str) -> bool:
+    return "precondition" in message.lower() or "metadata.uid" in message

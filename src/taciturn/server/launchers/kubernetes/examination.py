@@ -6,6 +6,7 @@ it reaches the stores) is asked of the policies that would stop it.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -26,6 +27,9 @@ _NEEDED = (
     ("networking.k8s.io", "networkpolicies", ("create", "list", "delete")),
 )
 _CLOCK_S = 5.0
+OLDEST = (1, 31)
+"""The oldest Kubernetes that works: podFailurePolicy and podReplacementPolicy, and the sleep before
+a stop."""
 # By these a cluster's autoscaler knows what a pool that is empty would offer.
 _PROVIDERS = (
     "cloud.google.com/",
@@ -40,11 +44,21 @@ _PROVIDERS = (
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One line of the examination; `remedy` is empty where all is well."""
+    """One line of the examination; `remedy` is empty where all is well.
+
+    Attributes:
+        advice: jobs can run as it is; the remedy would make something better.
+    """
 
     what: str
     found: str
     remedy: str = ""
+    advice: bool = False
+
+    @property
+    def is_problem(self) -> bool:
+        """Whether jobs cannot run, or not as they should, before something is done."""
+        return bool(self.remedy) and not self.advice
 
 
 class Questions(Protocol):
@@ -68,6 +82,10 @@ class Questions(Protocol):
 
     def time(self) -> datetime:
         """What time the API server says it is."""
+        ...
+
+    def version(self) -> tuple[int, int]:
+        """Of Kubernetes."""
         ...
 
 
@@ -130,6 +148,14 @@ class ClusterQuestions:
         _, _, headers = VersionApi(self.cluster.api).get_code_with_http_info()
         return parsedate_to_datetime(headers["Date"])
 
+    def version(self) -> tuple[int, int]:
+        """As the API server says it; some add a sign to the minor one."""
+        from kubernetes.client import VersionApi
+
+        said = VersionApi(self.cluster.api).get_code()
+        major, minor = (re.match(r"\d+", each or "") for each in (said.major, said.minor))
+        return (int(major[0]) if major else 0), (int(minor[0]) if minor else 0)
+
 
 def examine(
     questions: Questions,
@@ -144,6 +170,7 @@ def examine(
         storage: tries the object store and says what it is; raises if it cannot be written.
     """
     checks: tuple[Callable[[], Iterator[Finding]], ...] = (
+        lambda: _version(questions.version()),
         lambda: _permissions(questions, settings),
         lambda: _pools(questions.nodes(), settings),
         lambda: _accounts(questions, settings),
@@ -169,6 +196,18 @@ def _safely(check: Callable[[], Iterator[Finding]]) -> list[Finding]:
                 "see that the API server answers: kubectl get nodes",
             )
         ]
+
+
+def _version(found: tuple[int, int]) -> Iterator[Finding]:
+    oldest = ".".join(map(str, OLDEST))
+    old = found < OLDEST
+    yield Finding(
+        "Kubernetes",
+        ".".join(map(str, found)),
+        f"upgrade it to {oldest} or later: what keeps jobs from running twice is not in it"
+        if old
+        else "",
+    )
 
 
 def _permissions(questions: Questions, settings: KubernetesSettings) -> Iterator[Finding]:
@@ -204,8 +243,30 @@ def _permissions(questions: Questions, settings: KubernetesSettings) -> Iterator
 
 def _pools(nodes: Sequence[Object], settings: KubernetesSettings) -> Iterator[Finding]:
     for pool in settings.pools:
-        there = [node for node in nodes if _matches(node, pool)]
-        yield _gpus(pool, there) if there else _from_zero(pool)
+        matching = [node for node in nodes if _matches(node, pool)]
+        ready = [node for node in matching if _is_ready(node)]
+        dead = len(matching) - len(ready)
+        if ready:
+            yield _gpus(pool, ready, dead)
+        elif dead and not pool.scales:
+            yield Finding(
+                f"pool {pool.name}",
+                f"{_count(dead)}, not ready",
+                "look at what they say: kubectl describe nodes",
+            )
+        else:
+            yield _from_zero(pool)
+
+
+def _is_ready(node: Object) -> bool:
+    """Whether a pod would be put there: its agent reports, and it is not cordoned."""
+    conditions = node["status"].get("conditions") or ()
+    usable = not (node.get("spec") or {}).get("unschedulable")
+    return usable and any((c["type"], c["status"]) == ("Ready", "True") for c in conditions)
+
+
+def _count(nodes: int) -> str:
+    return "1 node" if nodes == 1 else f"{nodes} nodes"
 
 
 def _matches(node: Object, pool: Pool) -> bool:
@@ -213,17 +274,18 @@ def _matches(node: Object, pool: Pool) -> bool:
     return all(labels.get(key) == value for key, value in pool.node_selector.items())
 
 
-def _gpus(pool: Pool, nodes: Sequence[Object]) -> Finding:
+def _gpus(pool: Pool, nodes: Sequence[Object], dead: int) -> Finding:
     what = f"pool {pool.name}"
+    others = f" ({dead} more not ready)" if dead else ""
     offered = [int(node["status"]["allocatable"].get("nvidia.com/gpu", "0")) for node in nodes]
     if pool.gpus and max(offered) < pool.gpus:
         return Finding(
             what,
-            f"{len(nodes)} nodes, of which the best offers {max(offered)} of {pool.gpus} GPUs",
+            f"{_count(len(nodes))}, of which the best offers {max(offered)} of {pool.gpus} GPUs",
             "install NVIDIA's device plugin (or GPU operator), or correct `gpus`",
         )
     gpus = f", up to {max(offered)} GPUs each" if pool.gpus else ""
-    return Finding(what, f"{len(nodes)} nodes now{gpus}")
+    return Finding(what, f"{_count(len(nodes))} now{gpus}{others}")
 
 
 def _from_zero(pool: Pool) -> Finding:
@@ -238,6 +300,7 @@ def _from_zero(pool: Pool) -> Finding:
             f"no node now, and {_labels(pool)} is no label that autoscalers know of empty pools",
             "tag the node group with k8s.io/cluster-autoscaler/node-template/label/KEY, put the "
             "label on the Karpenter NodePool, or select by a label of the provider",
+            advice=True,  # whether that was done cannot be seen from here
         )
     if pool.gpus and not pool.tolerations:
         return Finding(
@@ -291,6 +354,7 @@ def _storage(
             "volume; checkpoints then outlive nodes"
             if lost
             else "",
+            advice=lost,
         )
         return
     there = questions.has("persistentvolumeclaims", claim)
@@ -315,6 +379,7 @@ def _egress(policies: Sequence[Object], settings: KubernetesSettings) -> Iterato
             "egress of workers",
             "the gateway and nothing else; data outside the cluster cannot be read",
             "list the CIDRs of data and stores in networkPolicy.workerEgress, if there are any",
+            advice=True,
         )
     else:
         yield Finding("egress of workers", f"the gateway and {declared}")

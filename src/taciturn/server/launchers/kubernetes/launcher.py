@@ -2,6 +2,11 @@
 
 A Job is made suspended under a name that follows from job and attempt; then what it needs is made
 and owned by it; then it is let go. A launch that is repeated finds the Job, and does what is left.
+
+No container starts without its policy: it needs the Secret, which the policy owns and which is made
+after it, and whoever deletes one of them without saying otherwise has the garbage collector remove
+the Secret before the policy. What is there of an earlier Job of that name has another owner, and
+does not count.
 """
 
 from __future__ import annotations
@@ -11,13 +16,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from kubernetes.client import models as k8s
+from pydantic import BaseModel
 
 from taciturn.server.launchers.kubernetes import manifests
 from taciturn.server.launchers.kubernetes.cluster import Cluster, Kind, Object
 from taciturn.server.launchers.kubernetes.names import Labels, Worker
 from taciturn.server.launchers.kubernetes.settings import KubernetesSettings
 from taciturn.server.launchers.kubernetes.sizing import Machine
-from taciturn.server.launchers.port import LaunchError, Order, WorkerState
+from taciturn.server.launchers.port import LaterError, LaunchError, Order, WorkerState
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +41,7 @@ class Need:
 
 
 _SIGNING = "TACITURN_SIGNING_KEY"
+_TERMINAL = ("Succeeded", "Failed")
 
 NeedOf = Callable[[str], Need]
 """Of a job, by its id. Raises LaunchError: no machine is large enough."""
@@ -52,59 +59,78 @@ class KubernetesLauncher:
         """Start a worker, unless this attempt has one."""
         worker = Worker(order.job_id, order.attempt)
         found = self.cluster.get(Kind.JOBS, worker.name)
+        if _is_to_do(found) and self._pods(worker.selector(self.settings.instance)):
+            raise LaterError(f"pods of an earlier {worker.name} still run")
         if found is None:
             need = self.need_of(order.job_id)
             secrets = tuple(filter(None, (need.data_secret, need.checkpoint_secret)))
             made = manifests.job(worker, need.machine, self.settings, secrets)
             found = self.cluster.create(Kind.JOBS, made) or self.cluster.get(Kind.JOBS, worker.name)
         if found is None:
-            raise LaunchError(f"{worker.name} was deleted while it was being started")
+            raise LaterError(f"{worker.name} was deleted while it was being started")
         if Worker.labelled(found) != worker:
             raise LaunchError(f"{worker.name} is there and is not ours; remove it")
-        if not _let_go(found) and not _going(found):
+        if _is_to_do(found):
             self._complete(worker, found, order)
         return order.handle
 
     def status(self, handle: str) -> WorkerState:
-        """From the Job alone: the pod of the moment may be gone, and another one come."""
-        found = self.cluster.get(Kind.JOBS, Worker.of(handle).name)
-        if found is None:
-            return WorkerState.ABSENT
-        if not _let_go(found) and not _going(found):
-            return WorkerState.ABSENT  # a launch was interrupted: it may be repeated
-        return WorkerState.RUNNING if _lives(found) else WorkerState.ENDED
+        """From the Job, whose pod of the moment may be gone, and another one come; where there is
+        none, or it goes, from its pods: they may live longer."""
+        worker = Worker.of(handle)
+        found = self.cluster.get(Kind.JOBS, worker.name)
+        if _is_to_do(found) or found is None or _going(found):
+            if self._pods(worker.selector(self.settings.instance)):
+                return WorkerState.RUNNING
+            # A launch that was interrupted may be repeated.
+            return WorkerState.ABSENT if _is_to_do(found) else WorkerState.ENDED
+        if _lives(found):
+            return WorkerState.RUNNING
+        return WorkerState.GIVEN_UP if manifests.given_up(found) else WorkerState.ENDED
 
     def stop(self, handle: str, grace_s: float) -> None:
         """Delete the Job, its pods first; each has `grace_s` to end by itself."""
         worker = Worker.of(handle)
         found = self.cluster.get(Kind.JOBS, worker.name)
-        if found is None:
-            return
-        self.cluster.delete(Kind.JOBS, worker.name, uid=found["metadata"]["uid"])
-        pods, _ = self.cluster.list(Kind.PODS, labels=worker.selector(self.settings.instance))
-        for pod in pods:
+        if found is not None:
+            self.cluster.delete(Kind.JOBS, worker.name, uid=found["metadata"]["uid"])
+        for pod in self._pods(worker.selector(self.settings.instance)):
             metadata = pod["metadata"]
             # Never 0: that would forget a pod that may still run.
             grace = max(1, round(min(grace_s, self.settings.grace_period_s)))
             self.cluster.delete(Kind.PODS, metadata["name"], uid=metadata["uid"], grace_s=grace)
 
     def alive(self) -> tuple[str, ...]:
-        """Handles of all Jobs of this gateway that are not over."""
-        return tuple(worker.handle for worker, found in self._all() if _lives(found))
+        """Handles of all Jobs of this gateway that are not over, and of pods without one."""
+        jobs = [worker.handle for worker, found in self._all(Kind.JOBS) if _lives(found)]
+        owners = map(Worker.labelled, self._pods(Labels.selector(self.settings.instance)))
+        return tuple(dict.fromkeys([*jobs, *(each.handle for each in owners if each is not None)]))
 
     def left(self) -> tuple[str, ...]:
         """Jobs that have something in the namespace."""
-        return tuple(dict.fromkeys(worker.job_id for worker, _ in self._all()))
+        found = [*self._all(Kind.JOBS), *self._all(Kind.POLICIES)]
+        return tuple(dict.fromkeys(worker.job_id for worker, _ in found))
 
     def forget(self, job_id: str) -> None:
-        """Delete a job's Jobs, unless one of them lives. Workspaces on a node go with the pods; a
-        worker has removed its rows from one on a claim."""
-        mine = [found for worker, found in self._all(job_id) if worker.job_id == job_id]
-        if any(_lives(found) for found in mine):
+        """Delete a job's Jobs, unless one of them lives, and what a deletion has orphaned.
+
+        Workspaces on a node go with the pods; a worker has removed its rows from one on a claim.
+        """
+        mine = self._all(Kind.JOBS, job_id)
+        if any(_lives(found) for _, found in mine):
             return
-        for found in mine:
-            metadata = found["metadata"]
-            self.cluster.delete(Kind.JOBS, metadata["name"], uid=metadata["uid"])
+        if self._pods(Worker.job_selector(self.settings.instance, job_id)):
+            return
+        # The Secret, which cannot be listed, goes with the policy that owns it.
+        orphans = [
+            (kind, each)
+            for kind in (Kind.SERVICES, Kind.POLICIES)
+            for _, each in self._all(kind, job_id)
+            if not each["metadata"].get("ownerReferences")
+        ]
+        for kind, each in [*((Kind.JOBS, found) for _, found in mine), *orphans]:
+            metadata = each["metadata"]
+            self.cluster.delete(kind, metadata["name"], uid=metadata["uid"])
 
     def waiting(self, handle: str) -> bool:
         """Whether the worker lives and none of its pods runs: a machine is on its way."""
@@ -122,41 +148,72 @@ class KubernetesLauncher:
             told.pop(_SIGNING, None)  # a file of the gateway's machine; pods have signing_secret
         if settings.gateway_url:  # by which people reach it, workers may not
             told["TACITURN_GATEWAY_URL"] = settings.gateway_url
-        secret = manifests.secret(worker, owner, told, settings.instance)
-        self._give_secret(worker.name, secret)
         if nodes > 1:
-            self.cluster.create(Kind.SERVICES, manifests.service(worker, owner, settings))
+            self._own(Kind.SERVICES, manifests.service(worker, owner, settings), worker, uid)
         if settings.network_policy:
-            policy = manifests.network_policy(worker, owner, nodes, settings)
-            self.cluster.create(Kind.POLICIES, policy)
+            made = manifests.network_policy(worker, owner, nodes, settings)
+            policy = self._own(Kind.POLICIES, made, worker, uid)
+            owner = manifests.policy_as_owner(worker.name, policy["metadata"]["uid"])
+        self._give_secret(worker, manifests.secret(worker, owner, told, settings.instance))
         metadata = {"uid": uid, "annotations": {manifests.READY: "true"}}
         change: dict[str, Any] = {"metadata": metadata}
         if not settings.queue:  # Kueue lets it go when there is room
             change["spec"] = {"suspend": False}
         if self.cluster.patch(Kind.JOBS, worker.name, change) is None:
-            raise LaunchError(f"{worker.name} was deleted while it was being started")
+            raise LaterError(f"{worker.name} was deleted while it was being started")
 
-    def _give_secret(self, name: str, secret: k8s.V1Secret) -> None:
+    def _own(self, kind: Kind, made: BaseModel, worker: Worker, uid: str) -> Object:
+        """An object of the Job with this uid. One that an earlier Job of that name has left is
+        removed: the garbage collector would do so later, when a worker relies on it."""
+        for _ in range(2):
+            created = self.cluster.create(kind, made)
+            if created is not None:
+                return created
+            there, _ = self.cluster.list(kind, fields=f"metadata.name={worker.name}")
+            for found in there:
+                if Worker.labelled(found) != worker:
+                    raise LaunchError(f"{kind}/{worker.name} is there and is not ours; remove it")
+                if _is_owned(found, uid):
+                    return found
+                self.cluster.delete(kind, worker.name, uid=found["metadata"]["uid"])
+        raise LaterError(f"{kind}/{worker.name} of an earlier worker is still there")
+
+    def _give_secret(self, worker: Worker, secret: k8s.V1Secret) -> None:
         if self.cluster.create(Kind.SECRETS, secret) is None:
             # Of a launch that did not finish: its token may be of yesterday.
-            self.cluster.delete(Kind.SECRETS, name)
+            self.cluster.delete(Kind.SECRETS, worker.name)
             if self.cluster.create(Kind.SECRETS, secret) is None:
-                raise LaunchError(f"the Secret {name} is made by somebody else, too; try again")
+                raise LaterError(f"the Secret {worker.name} is made by somebody else, too")
 
-    def _all(self, job_id: str | None = None) -> list[tuple[Worker, Object]]:
+    def _pods(self, selector: str) -> list[Object]:
+        """Those that may still run."""
+        found, _ = self.cluster.list(Kind.PODS, labels=selector)
+        return [each for each in found if each["status"].get("phase") not in _TERMINAL]
+
+    def _all(self, kind: Kind, job_id: str | None = None) -> list[tuple[Worker, Object]]:
         instance = self.settings.instance
         chosen = Worker.job_selector(instance, job_id) if job_id else Labels.selector(instance)
-        found, _ = self.cluster.list(Kind.JOBS, labels=chosen)
+        found, _ = self.cluster.list(kind, labels=chosen)
         labelled = ((Worker.labelled(each), each) for each in found)
         return [(worker, each) for worker, each in labelled if worker is not None]
 
 
-def _let_go(job: Object) -> bool:
-    return (job["metadata"].get("annotations") or {}).get(manifests.READY) == "true"
+def _is_to_do(job: Object | None) -> bool:
+    """Whether a launch has to be begun or finished."""
+    if job is None:
+        return True
+    annotations = job["metadata"].get("annotations") or {}
+    return annotations.get(manifests.READY) != "true" and not _going(job)
 
 
-def _going(job: Object) -> bool:
-    return "deletionTimestamp" in job["metadata"]
+def _going(found: Object) -> bool:
+    return "deletionTimestamp" in found["metadata"]
+
+
+def _is_owned(found: Object, uid: str) -> bool:
+    """Whether it belongs to the Job with this uid, and stays as long as that does."""
+    owners = found["metadata"].get("ownerReferences") or ()
+    return not _going(found) and any(each["uid"] == uid for each in owners)
 
 
 def _lives(job: Object) -> bool:

@@ -1,4 +1,5 @@
-"""The objects of one worker. All but the Job are owned by it, and go with it."""
+"""The objects of one worker. All but the Job are owned by it, and go with it; the Secret is owned
+by the policy, so that it goes first."""
 
 from __future__ import annotations
 
@@ -6,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from kubernetes.client import models as k8s
 
+from taciturn.server.launchers.kubernetes.cluster import Object
 from taciturn.server.launchers.kubernetes.names import Worker
 from taciturn.server.launchers.kubernetes.pods import CONTAINER, pod_template
 from taciturn.server.launchers.kubernetes.settings import Egress, KubernetesSettings
@@ -15,6 +17,9 @@ from taciturn.wire.exits import FINAL
 READY = "taciturn.dev/ready"
 POOL = "taciturn.dev/pool"
 NODES = "taciturn.dev/nodes"
+GIVEN_UP = "taciturn.dev/given-up"
+"""On a Job whose machines did not come in time."""
+
 _NODE_LOCAL_DNS = "169.254.20.10/32"
 _QUEUE = "kueue.x-k8s.io/queue-name"
 
@@ -106,17 +111,23 @@ def service(
 def network_policy(
     worker: Worker, owner: k8s.V1OwnerReference, nodes: int, settings: KubernetesSettings
 ) -> k8s.V1NetworkPolicy:
-    """Out: names, the gateway, declared stores, the job's other machines. In: those machines."""
+    """Out: names, the gateway, declared stores, the job's other machines. In: those machines.
+
+    However its owner goes, what it owns itself goes before it: the finalizer is the garbage
+    collector's own.
+    """
     mine = k8s.V1LabelSelector(match_labels=worker.labels(settings.instance))
     peers = [k8s.V1NetworkPolicyPeer(pod_selector=mine)] if nodes > 1 else []
     egress = [_names(), _gateway(settings), *map(_store, settings.egress)]
     if peers:
         egress.append(k8s.V1NetworkPolicyEgressRule(to=peers))
     ingress = [k8s.V1NetworkPolicyIngressRule.model_validate({"from": peers})] if peers else []
+    metadata = _owned(worker, owner, settings.instance)
+    metadata.finalizers = ["foregroundDeletion"]
     return k8s.V1NetworkPolicy(
         api_version="networking.k8s.io/v1",
         kind="NetworkPolicy",
-        metadata=_owned(worker, owner, settings.instance),
+        metadata=metadata,
         spec=k8s.V1NetworkPolicySpec(
             pod_selector=mine,
             policy_types=["Ingress", "Egress"],
@@ -165,6 +176,23 @@ def owner_of(job_name: str, uid: str) -> k8s.V1OwnerReference:
         controller=True,
         block_owner_deletion=True,
     )
+
+
+def policy_as_owner(name: str, uid: str) -> k8s.V1OwnerReference:
+    """The policy as owner of what no worker may have without it."""
+    return k8s.V1OwnerReference(
+        api_version="networking.k8s.io/v1",
+        kind="NetworkPolicy",
+        name=name,
+        uid=uid,
+        controller=True,
+        block_owner_deletion=True,
+    )
+
+
+def given_up(job: Object) -> bool:
+    """Whether the Job was ended because its machines did not come in time."""
+    return GIVEN_UP in (job["metadata"].get("annotations") or {})
 
 
 def _owned(worker: Worker, owner: k8s.V1OwnerReference, instance: str) -> k8s.V1ObjectMeta:

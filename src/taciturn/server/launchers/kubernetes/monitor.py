@@ -15,12 +15,24 @@ from datetime import UTC, datetime
 
 from taciturn.server.launchers.kubernetes.cluster import Cluster, ClusterError, Kind, Object
 from taciturn.server.launchers.kubernetes.machines import Machines, Use
-from taciturn.server.launchers.kubernetes.manifests import NODES, POOL, READY
+from taciturn.server.launchers.kubernetes.manifests import (
+    GIVEN_UP,
+    NODES,
+    POOL,
+    READY,
+    given_up,
+)
 from taciturn.server.launchers.kubernetes.names import Labels, Worker
 from taciturn.server.launchers.kubernetes.reaper import Reaper
 from taciturn.server.launchers.kubernetes.release import Release
 from taciturn.server.launchers.kubernetes.settings import KubernetesSettings, Pool
-from taciturn.server.launchers.kubernetes.story import Chapter, Scene, events_of, tell
+from taciturn.server.launchers.kubernetes.story import (
+    Chapter,
+    Scene,
+    events_of,
+    said_of,
+    tell,
+)
 from taciturn.server.launchers.kubernetes.times import moment
 from taciturn.server.launchers.kubernetes.watching import Caught, Follower, Forbidden, News, Seen
 from taciturn.wire.events import NodeEvent
@@ -31,6 +43,7 @@ _TERMINAL = ("Succeeded", "Failed")
 _TICK_S = 1.0
 _GONE = "gone"  # the uid of a node that was never seen: no node has it
 _REAP_S = 60.0
+_STUCK_S = 120.0  # a launch that is repeated makes the Secret anew in between
 _KINDS = (Kind.JOBS, Kind.PODS, Kind.EVENTS, Kind.NODES)
 
 Report = Callable[[str, NodeEvent], None]
@@ -66,6 +79,7 @@ class Monitor:
     _told: dict[Worker, Chapter] = field(default_factory=dict)
     _caught: set[Kind] = field(default_factory=set)
     _blind: set[Kind] = field(default_factory=set)
+    _complaint: str = ""
     _over: threading.Event = field(default_factory=threading.Event)
     _followers: list[Follower] = field(default_factory=list)
     _threads: list[threading.Thread] = field(default_factory=list)
@@ -111,9 +125,9 @@ class Monitor:
                 if (self.clock() - reaped).total_seconds() > _REAP_S:
                     reaped = self.clock()
                     self._reap()
+                self._complaint = ""
             except ClusterError as error:
-                log.warning("left for the next round: %s", error)
-                self._over.wait(self.tick_s)
+                self._complain("left for the next round", error)
             except Exception:
                 log.exception("left for the next round")
                 self._over.wait(self.tick_s)
@@ -124,8 +138,14 @@ class Monitor:
                 self.machines.load()
                 return
             except ClusterError as error:
-                log.warning("the cluster cannot be read: %s", error)
-                self._over.wait(self.tick_s)
+                self._complain("the cluster cannot be read", error)
+
+    def _complain(self, what: str, error: ClusterError) -> None:
+        """Once, however often it comes; and rest."""
+        if str(error) != self._complaint:
+            self._complaint = str(error)
+            log.warning("%s: %s", what, error)
+        self._over.wait(self.tick_s)
 
     def _take(self) -> set[Worker]:
         """Take in all news that there are; returns whom they concern. Waits for a tick at most."""
@@ -191,6 +211,7 @@ class Monitor:
         if job is not None and _let_go(job):
             self._tell_story(worker, job, pods)
             self._give_up(worker, job, pods)
+            self._begin_anew(worker, job, pods)
         nodes = None if Kind.NODES in self._blind else self._seen[Kind.NODES]
         self.release.check(worker, over, nodes, self.clock())
         if job is None and worker not in self.machines.uses:
@@ -234,6 +255,8 @@ class Monitor:
             pool=self._pool(annotations.get(POOL, "")),
             expected=int(annotations.get(NODES, 1)),
             now=self.clock(),
+            start_s=self.settings.start_s,
+            keeps=self.settings.keeps,
         )
         chapter = tell(scene)
         if self._told.get(worker) != chapter:
@@ -243,22 +266,31 @@ class Monitor:
     def _give_up(self, worker: Worker, job: Object, pods: list[Object]) -> None:
         """All machines in time, or none: one that waits for another costs money and does nothing.
 
-        The Job is failed by its deadline and not deleted, so that the attempt stays known.
+        The Job is failed by its deadline and not deleted, so that the attempt stays known; that it
+        was for this, is written on it.
         """
-        if _is_over(job):
+        limit_s, start = self.settings.start_s, job["status"].get("startTime")
+        late = any(_waits(pod) and self._age_s(pod) > limit_s for pod in pods)
+        if not late or not start or _is_over(job) or given_up(job):
             return
-        limit_s = self.settings.start_s
-        late = [pod for pod in pods if _waits(pod) and self._age_s(pod) > limit_s]
-        start = job["status"].get("startTime")
-        if not late or not start:
-            return
-        text = (
-            f"given up: not all machines came within {limit_s} s. Ask for fewer or other GPUs, or "
-            "raise the pool's quota"
-        )
-        self._tell(worker, Chapter("provisioning.given_up", text))
         elapsed = max(1, int((self.clock() - moment(start)).total_seconds()))
-        self.cluster.patch(Kind.JOBS, worker.name, {"spec": {"activeDeadlineSeconds": elapsed}})
+        change = {
+            "metadata": {"annotations": {GIVEN_UP: "true"}},
+            "spec": {"activeDeadlineSeconds": elapsed},
+        }
+        given = self.cluster.patch(Kind.JOBS, worker.name, change)
+        if given is not None:  # told at once: it may be over when the watch comes to it
+            self._seen[Kind.JOBS][worker.name] = given
+            self._tell_story(worker, given, pods)
+
+    def _begin_anew(self, worker: Worker, job: Object, pods: list[Object]) -> None:
+        """A worker whose own Secret is gone, as it is when somebody deletes its policy, never
+        starts: it is ended, and the job gets another one."""
+        missing = f'secret "{worker.name}" not found'
+        stuck = any(missing in said_of(pod) and self._age_s(pod) > _STUCK_S for pod in pods)
+        if stuck and not _is_over(job):
+            log.warning("a worker's Secret is gone", extra={"object": f"jobs/{worker.name}"})
+            self.cluster.delete(Kind.JOBS, worker.name, uid=job["metadata"]["uid"])
 
     def _age_s(self, found: Object) -> float:
         return (self.clock() - moment(found["metadata"]["creationTimestamp"])).total_seconds()

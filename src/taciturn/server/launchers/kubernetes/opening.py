@@ -38,8 +38,8 @@ class Kubernetes:
 
     @property
     def keeps(self) -> bool:
-        """Whether anything of a worker is left when its node is gone: a store, or a volume."""
-        return bool(self.settings.checkpoint_url or self.settings.workspace_claim)
+        """Whether anything of a worker is left when its node is gone."""
+        return self.settings.keeps
 
     def launcher(self) -> KubernetesLauncher:
         """For the dispatcher."""

@@ -157,6 +157,11 @@ class KubernetesSettings(_Told):
             )
             raise SpecError(f"{path} does not describe a launcher: {where}") from None
 
+    @property
+    def keeps(self) -> bool:
+        """Whether anything of a worker is left when its node is gone: a store, or a volume."""
+        return bool(self.checkpoint_url or self.workspace_claim)
+
     def gateway_pods(self) -> dict[str, str]:
         """Labels of the gateway's own pods."""
         return self.gateway_labels or {

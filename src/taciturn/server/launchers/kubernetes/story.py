@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from taciturn.server.launchers.kubernetes.cluster import Object
-from taciturn.server.launchers.kubernetes.pods import GPU
+from taciturn.server.launchers.kubernetes.manifests import given_up
+from taciturn.server.launchers.kubernetes.pods import CONTAINER, GPU
 from taciturn.server.launchers.kubernetes.settings import Pool
 from taciturn.server.launchers.kubernetes.times import moment
 from taciturn.wire.events import NodeEvent
@@ -21,6 +22,9 @@ from taciturn.wire.machines import MachineUse
 _LONGEST, _QUOTE = 300, 160
 _TERMINAL = ("Succeeded", "Failed")
 _DRIVER_S = 180.0
+_SCALING_S = 900.0  # after as long, an autoscaler has given a machine up that it had promised
+_SEEN_S = 30.0  # watches of different kinds are not in step; after as long, they are
+_HANGS_S = 30.0  # after its grace, a pod that is to end is not ending any more
 _DONE = "the worker is done; its machine is released"
 
 _IMAGE = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull")
@@ -55,6 +59,8 @@ class Scene:
     Attributes:
         events: of its Job and pods, oldest first.
         nodes: of the whole cluster; empty where they may not be seen.
+        start_s: how long the machines may take.
+        keeps: what a worker leaves is there for the next one.
     """
 
     job: Object
@@ -64,6 +70,16 @@ class Scene:
     pool: Pool | None
     expected: int
     now: datetime
+    start_s: int = 0
+    keeps: bool = False
+
+    def node(self, name: str) -> Object | None:
+        """A node by its name."""
+        return next((each for each in self.nodes if each["metadata"]["name"] == name), None)
+
+    def age_s(self, time: str) -> float:
+        """Seconds since then."""
+        return (self.now - moment(time)).total_seconds()
 
 
 def tell(scene: Scene) -> Chapter:
@@ -77,14 +93,18 @@ def tell(scene: Scene) -> Chapter:
     if not current:
         return _between(scene)
     chapters = [_of_pod(scene, pod) for pod in current]
-    if len(current) < scene.expected:
+    if len(current) + _done(scene) < scene.expected:
         chapters.append(Chapter("provisioning", "waiting for the other machines of the job"))
     return min(chapters, key=_rank)
 
 
+def _done(scene: Scene) -> int:
+    return sum(pod["status"].get("phase") == "Succeeded" for pod in scene.pods)
+
+
 def _rank(chapter: Chapter) -> int:
     """The worst first: what keeps the job waiting is what people want to know."""
-    order = ("provisioning", "pulling", "starting", "running")
+    order = ("interrupted", "provisioning", "pulling", "starting", "running", "ending")
     stage = chapter.code.split(".")[0]
     return 2 * order.index(stage) - ("." in chapter.code)
 
@@ -92,8 +112,14 @@ def _rank(chapter: Chapter) -> int:
 def _of_pod(scene: Scene, pod: Object) -> Chapter:
     if not pod["spec"].get("nodeName"):
         return _waiting_for_node(scene, pod)
-    states = pod["status"].get("containerStatuses") or ()
-    state = states[0]["state"] if states else {}
+    lost = _lost(scene, pod)
+    if lost is not None:
+        return lost
+    state = _state(pod)
+    if "terminated" in state:
+        return Chapter("ending", f"{_why_ended(pod)}; the cluster has still to take note of it")
+    if "deletionTimestamp" in pod["metadata"]:
+        return Chapter("ending", "the worker is being ended")
     if "running" in state:
         return Chapter("running", "running")
     waiting = state.get("waiting") or {}
@@ -119,6 +145,63 @@ def _of_pod(scene: Scene, pod: Object) -> Chapter:
     return Chapter("pulling", "pulling the worker's image")
 
 
+def _lost(scene: Scene, pod: Object) -> Chapter | None:
+    """Of a pod whose machine says nothing any more, nobody knows what it does."""
+    name, metadata = pod["spec"]["nodeName"], pod["metadata"]
+    node = scene.node(name)
+    going = "deletionTimestamp" in metadata
+    if node is None:
+        seen = scene.nodes and scene.age_s(metadata["creationTimestamp"]) > _SEEN_S
+        if not seen or pod["status"].get("phase") != "Running":
+            return None
+        return Chapter("interrupted", f"machine {name} is gone; the cluster has still to notice it")
+    ready = _readiness(node)
+    if (
+        ready
+        and ready.get("status") != "True"
+        and (going or pod["status"].get("phase") == "Running")
+    ):
+        since = str(ready.get("lastTransitionTime") or "")
+        text = f"machine {name} has not reported{f' since {since}' if since else ''}"
+        if not going:
+            return Chapter("running.unreachable", f"{text}; the worker on it may still run")
+        return Chapter(
+            "interrupted.unreachable",
+            f"{text}, so nobody knows whether the worker on it has ended, and no other one is "
+            f"made. Repair it, or if it is off: kubectl delete node {name}",
+        )
+    if going and scene.age_s(metadata["deletionTimestamp"]) > _HANGS_S:
+        return Chapter(
+            "interrupted.hangs",
+            f"the worker is to end and its pod {metadata['name']} hangs in Terminating on {name}. "
+            "Look at the pod's finalizers and at the machine's agent",
+        )
+    return None
+
+
+def _readiness(node: Object) -> Object:
+    conditions = node["status"].get("conditions") or ()
+    return next((each for each in conditions if each["type"] == "Ready"), {})
+
+
+def said_of(pod: Object) -> str:
+    """Why the worker's container does not start; empty where nothing keeps it."""
+    return str((_state(pod).get("waiting") or {}).get("message", ""))
+
+
+def _state(pod: Object) -> Object:
+    """Of the worker's own container: others may have been put beside it."""
+    found: Object = next(
+        (
+            each["state"]
+            for each in pod["status"].get("containerStatuses") or ()
+            if each.get("name", CONTAINER) == CONTAINER
+        ),
+        {},
+    )
+    return found
+
+
 def _waiting_for_node(scene: Scene, pod: Object) -> Chapter:
     refused = _newest(scene.events, _REFUSED, pod) or _newest(
         [each for each in scene.events if _component(each) == "karpenter"],
@@ -126,17 +209,20 @@ def _waiting_for_node(scene: Scene, pod: Object) -> Chapter:
         pod,
     )
     coming = _newest(scene.events, _COMING, pod)
-    if refused is not None and (coming is None or _at(refused) > _at(coming)):
+    newest = max(filter(None, (refused, coming)), key=_at, default=None)
+    if newest is not None and _overtaken(scene, newest):
+        newest = None
+    if newest is not None and newest is refused:
         return Chapter(
             "provisioning.refused",
-            f"no machine can be added: {_quoted(_said(refused))}. Raise the cloud's quota or "
+            f"no machine can be added: {_quoted(_said(newest))}. Raise the cloud's quota or "
             "the node group's maximum, or ask for another pool",
         )
     held = _held_up(scene)
     if held is not None:
         return held
-    if coming is not None:
-        said = _quoted(_said(coming))
+    if newest is not None and scene.age_s(f"{_at(newest)[0]}Z") <= _SCALING_S:
+        said = _quoted(_said(newest))
         return Chapter("provisioning.scaling", f"waiting for a machine: autoscaler says {said}")
     why = _unschedulable(pod)
     if why:
@@ -144,23 +230,32 @@ def _waiting_for_node(scene: Scene, pod: Object) -> Chapter:
     return Chapter("provisioning", "waiting for a machine")
 
 
+def _overtaken(scene: Scene, event: Object) -> bool:
+    """Whether a machine has come since this was said of it."""
+    said = _at(event)[0]
+    return any(each["metadata"]["creationTimestamp"][:19] >= said for each in _machines(scene))
+
+
+def _machines(scene: Scene) -> list[Object]:
+    """Those of the pool that have come since the job is there, and stay."""
+    if scene.pool is None:
+        return []
+    born, wanted = scene.job["metadata"]["creationTimestamp"], scene.pool.node_selector.items()
+    return [
+        node
+        for node in scene.nodes
+        if wanted <= (node["metadata"].get("labels") or {}).items()
+        and node["metadata"]["creationTimestamp"] >= born
+        and "deletionTimestamp" not in node["metadata"]
+    ]
+
+
 def _held_up(scene: Scene) -> Chapter | None:
     """A machine of the pool has come, and cannot be used yet."""
-    if scene.pool is None:
-        return None
-    born = scene.job["metadata"]["creationTimestamp"]
-    for node in scene.nodes:
-        labels, metadata = node["metadata"].get("labels") or {}, node["metadata"]
-        mine = scene.pool.node_selector.items() <= labels.items()
-        if not mine or metadata["creationTimestamp"] < born or "deletionTimestamp" in metadata:
-            continue
-        name, age_s = (
-            metadata["name"],
-            (scene.now - moment(metadata["creationTimestamp"])).total_seconds(),
-        )
-        ready: Object = next(
-            (each for each in node["status"].get("conditions") or () if each["type"] == "Ready"), {}
-        )
+    for node in _machines(scene):
+        name = node["metadata"]["name"]
+        age_s = scene.age_s(node["metadata"]["creationTimestamp"])
+        ready = _readiness(node)
         if ready.get("status") != "True":
             said = _quoted(ready.get("message") or "its agent has not reported")
             hint = (
@@ -171,7 +266,8 @@ def _held_up(scene: Scene) -> Chapter | None:
             return Chapter(
                 "provisioning.node", f"machine {name} is there and not ready: {said}{hint}"
             )
-        if scene.pool.gpus and not int(node["status"].get("allocatable", {}).get(GPU, 0)):
+        gpus = scene.pool is not None and scene.pool.gpus
+        if gpus and not int(node["status"].get("allocatable", {}).get(GPU, 0)):
             if age_s <= _DRIVER_S:
                 return Chapter("provisioning.gpu", f"machine {name} is ready; its GPU is set up")
             return Chapter(
@@ -184,7 +280,7 @@ def _held_up(scene: Scene) -> Chapter | None:
 
 def _between(scene: Scene) -> Chapter:
     """No pod, and the Job not over: another one comes, or its end is about to be written."""
-    if any(pod["status"].get("phase") == "Succeeded" for pod in scene.pods):
+    if _done(scene) >= scene.expected:
         return Chapter("releasing", _DONE)
     ended = [pod for pod in scene.pods if pod["status"].get("phase") == "Failed"]
     newest = max(ended, key=lambda pod: str(pod["metadata"]["creationTimestamp"]), default=None)
@@ -197,12 +293,12 @@ def _between(scene: Scene) -> Chapter:
                 "quota and pod security level",
             )
         return Chapter("provisioning", "waiting for a machine")
-    return Chapter(
-        "interrupted", f"{_why_ended(newest)}; another worker goes on from the last checkpoint"
-    )
+    then = "goes on from the last checkpoint, if there is one" if scene.keeps else "begins anew"
+    return Chapter("interrupted", f"{_why_ended(newest)}; another worker {then}")
 
 
 def _over(scene: Scene) -> Chapter | None:
+    left = [pod for pod in scene.pods if pod["status"].get("phase") not in _TERMINAL]
     for each in scene.job.get("status", {}).get("conditions") or ():
         if each["status"] != "True" or each["type"] not in ("Complete", "Failed"):
             continue
@@ -210,12 +306,27 @@ def _over(scene: Scene) -> Chapter | None:
             return Chapter("releasing", _DONE)
         return Chapter("releasing.failed", f"{_why_failed(scene, each)}; its machine is released")
     if "deletionTimestamp" in scene.job["metadata"]:
-        return Chapter("releasing", "the worker is ended; its machine is released")
+        if not left:
+            return Chapter("releasing", "the worker is ended; its machine is released")
+        lost = (_lost(scene, pod) for pod in left if pod["spec"].get("nodeName"))
+        ending = Chapter("releasing", "the worker is being ended")
+        return next((each for each in lost if each is not None), ending)
+    if given_up(scene.job):
+        return Chapter("provisioning.given_up", f"given up: {_too_late(scene)}")
     return None
+
+
+def _too_late(scene: Scene) -> str:
+    return (
+        f"not all machines came within {scene.start_s} s. Ask for fewer or other GPUs, or raise "
+        "the pool's quota"
+    )
 
 
 def _why_failed(scene: Scene, condition: Object) -> str:
     reason = condition.get("reason", "")
+    if given_up(scene.job):
+        return _too_late(scene)
     if reason == "DeadlineExceeded":
         return "the time limit of the job's worker ran out; raise the deadline"
     if reason == "PodFailurePolicy":
@@ -233,8 +344,7 @@ def _why_ended(pod: Object) -> str:
     )
     if taken:
         return "the machine was taken away"
-    states = status.get("containerStatuses") or ()
-    ended = (states[0]["state"] if states else {}).get("terminated") or {}
+    ended = _state(pod).get("terminated") or {}
     if ended.get("reason") == "OOMKilled":
         return (
             "the worker ran out of the machine's memory (choose a pool with more, or a smaller "
@@ -245,6 +355,8 @@ def _why_ended(pod: Object) -> str:
     code = ended.get("exitCode")
     if code in FINAL:
         return "the worker refused to go on"
+    if code == 0:
+        return "the worker is done"
     return "the worker ended" if code is None else f"the worker ended with code {code}"
 
 

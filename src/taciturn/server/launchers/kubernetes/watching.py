@@ -85,10 +85,11 @@ class Follower:
             self._response.connection.sock.shutdown(socket.SHUT_RDWR)
 
     def _run(self) -> None:
-        wait_s, version = _FIRST_WAIT_S, ""
+        wait_s, version, said = _FIRST_WAIT_S, "", ""
         while not self._over.is_set():
             try:
                 version = version or self._list()
+                said = ""
                 version = self._watch(version)
                 wait_s = _FIRST_WAIT_S
             except GoneError:
@@ -99,7 +100,9 @@ class Follower:
                 if error.status == 403:
                     self.news.put(Forbidden(self.kind))
                     wait_s = _LONGEST_WAIT_S
-                log.warning("the cluster's %s are not followed: %s", self.kind, error)
+                if str(error) != said:  # once, however long it lasts
+                    said = str(error)
+                    log.warning("the cluster's %s are not followed: %s", self.kind, error)
                 wait_s = self._pause(wait_s)
             except Exception:
                 log.exception("the cluster's %s are not followed", self.kind)
