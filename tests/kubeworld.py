@@ -80,7 +80,7 @@ class World:
         told: dict[str, Any] = {
             "namespace": self.namespace, "instance": f"test-{secrets.token_hex(4)}", "image": IMAGE,
             "command": ("python", "-c", code), "pools": (SMALL,), "shared_memory": "16Mi",
-            "grace_period_s": 20, "deadline_s": 600,
+            "grace_period_s": 20, "deadline_s": 600, "own_signing_key": False,
         }  # fmt: skip
         return KubernetesSettings(**{**told, **more})
 

@@ -26,6 +26,31 @@ class KeyFiles:
     keyid: str
 
 
+@dataclass(frozen=True, slots=True, repr=False)
+class NewKey:
+    """A key in the forms in which it is kept: PEM, PEM, and an entry for trust stores."""
+
+    private: bytes
+    public: bytes
+    trust: bytes
+    keyid: str
+
+
+def new_key(*, name: str, valid_from: datetime, days: int, password: str | None) -> NewKey:
+    """Make an Ed25519 key; raises SpecError if `days` is outside [1, 3650]."""
+    if not 1 <= days <= MAX_DAYS:
+        raise SpecError(f"days={days} must lie in [1, {MAX_DAYS}]; choose for example 730")
+    key = Ed25519PrivateKey.generate()
+    until = valid_from + timedelta(days=days)
+    trusted = TrustedKey(key.public_key(), name, valid_from, until)
+    return NewKey(
+        _private_pem(key, password),
+        public_pem(key.public_key()),
+        TrustStore((trusted,)).to_bytes(),
+        trusted.keyid,
+    )
+
+
 def write_key(
     prefix: Path, *, name: str, valid_from: datetime, days: int, password: str | None
 ) -> KeyFiles:
@@ -35,21 +60,12 @@ def write_key(
         SpecError: `days` is outside [1, 3650].
         OutputError: one of the files exists, or cannot be written; none is left then.
     """
-    if not 1 <= days <= MAX_DAYS:
-        raise SpecError(f"days={days} must lie in [1, {MAX_DAYS}]; choose for example 730")
-    key = Ed25519PrivateKey.generate()
-    until = valid_from + timedelta(days=days)
-    trusted = TrustedKey(key.public_key(), name, valid_from, until)
+    made = new_key(name=name, valid_from=valid_from, days=days, password=password)
     private, public, trust = (
         prefix.with_name(prefix.name + ending) for ending in (".pem", ".pub", ".trust.json")
     )
-    contents = {
-        private: _private_pem(key, password),
-        public: public_pem(key.public_key()),
-        trust: TrustStore((trusted,)).to_bytes(),
-    }
-    _write_new(contents)
-    return KeyFiles(private, public, trust, trusted.keyid)
+    _write_new({private: made.private, public: made.public, trust: made.trust})
+    return KeyFiles(private, public, trust, made.keyid)
 
 
 def _private_pem(key: Ed25519PrivateKey, password: str | None) -> bytes:

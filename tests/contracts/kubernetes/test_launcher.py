@@ -415,3 +415,25 @@ def test_whether_a_worker_waits_for_its_machine(world: World) -> None:
     launcher.stop(order.handle, 0)
     world.until(lambda: launcher.status(order.handle) is WorkerState.ABSENT)
     assert not launcher.waiting(order.handle)
+
+
+def test_a_gateway_makes_itself_one_signing_key(world: World) -> None:
+    """At the first launch, whoever launches; it is nobody's, so that it stays."""
+    settings = world.settings(own_signing_key=True)
+    name, found = f"{settings.instance}-signing", []
+    for launcher in (world.launcher(settings), world.launcher(settings)):
+        order = new_order()
+        launcher.launch(order)
+        secret = world.core.read_namespaced_secret(name, world.namespace)
+        assert not secret.metadata.owner_references
+        found.append(secret.data)
+        ended(world, launcher, order.handle)
+        launcher.forget(order.job_id)
+    assert found[0] == found[1]
+    assert set(found[0]) == {"key.pem", "trust.json"}
+    world.until(lambda: not left(world, world.launcher(settings)))
+    assert world.core.read_namespaced_secret(name, world.namespace).data == found[0]
+    world.core.delete_namespaced_secret(name, world.namespace)
+    named = world.settings(own_signing_key=True, signing_secret="theirs")
+    assert named.signing == "theirs"
+    assert world.settings().signing == ""

@@ -12,7 +12,7 @@ does not count.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from kubernetes.client import models as k8s
@@ -54,6 +54,7 @@ class KubernetesLauncher:
     cluster: Cluster
     settings: KubernetesSettings
     need_of: NeedOf
+    _signs: list[str] = field(default_factory=list, init=False, repr=False)
 
     def launch(self, order: Order) -> str:
         """Start a worker, unless this attempt has one."""
@@ -62,6 +63,7 @@ class KubernetesLauncher:
         if _is_to_do(found) and self._pods(worker.selector(self.settings.instance)):
             raise LaterError(f"pods of an earlier {worker.name} still run")
         if found is None:
+            self._give_signing_key()
             need = self.need_of(order.job_id)
             secrets = tuple(filter(None, (need.data_secret, need.checkpoint_secret)))
             made = manifests.job(worker, need.machine, self.settings, secrets)
@@ -177,6 +179,13 @@ class KubernetesLauncher:
                     return found
                 self.cluster.delete(kind, worker.name, uid=found["metadata"]["uid"])
         raise LaterError(f"{kind}/{worker.name} of an earlier worker is still there")
+
+    def _give_signing_key(self) -> None:
+        """Make the gateway's own signing key, unless it is there; it cannot be looked at."""
+        settings = self.settings
+        if settings.signing and not settings.signing_secret and not self._signs:
+            self.cluster.create(Kind.SECRETS, manifests.signing_key(settings.signing))
+            self._signs.append(settings.signing)
 
     def _give_secret(self, worker: Worker, secret: k8s.V1Secret) -> None:
         if self.cluster.create(Kind.SECRETS, secret) is None:

@@ -4,9 +4,11 @@ by the policy, so that it goes first."""
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 
 from kubernetes.client import models as k8s
 
+from taciturn.certificate.keygen import MAX_DAYS, new_key
 from taciturn.server.launchers.kubernetes.cluster import Object
 from taciturn.server.launchers.kubernetes.names import Worker
 from taciturn.server.launchers.kubernetes.pods import CONTAINER, pod_template
@@ -88,6 +90,21 @@ def secret(
         type="Opaque",
         immutable=True,
         string_data=dict(environment),
+    )
+
+
+def signing_key(name: str) -> k8s.V1Secret:
+    """A key of the gateway's own, which signs certificates; it belongs to no Job."""
+    made = new_key(
+        name=f"taciturn gateway {name}", valid_from=datetime.now(UTC), days=MAX_DAYS, password=None
+    )
+    return k8s.V1Secret(
+        api_version="v1",
+        kind="Secret",
+        metadata=k8s.V1ObjectMeta(name=name),
+        type="Opaque",
+        immutable=True,
+        string_data={"key.pem": made.private.decode(), "trust.json": made.trust.decode()},
     )
 
 

@@ -80,7 +80,7 @@ def _container(
         k8s.V1VolumeMount(name="tmp", mount_path="/tmp"),
         k8s.V1VolumeMount(name="shm", mount_path="/dev/shm"),
     ]
-    if settings.signing_secret:
+    if settings.signing:
         mounts.append(k8s.V1VolumeMount(name="signing", mount_path=_SIGNING, read_only=True))
     return k8s.V1Container(
         name=CONTAINER,
@@ -131,7 +131,7 @@ def _variables(
         "TMPDIR": "/tmp",
         "PYTHONDONTWRITEBYTECODE": "1",
     }
-    if settings.signing_secret:
+    if settings.signing:
         values["TACITURN_SIGNING_KEY"] = f"{_SIGNING}/key.pem"
     if settings.checkpoint_secret and settings.checkpoint_secret in secrets:
         values["TACITURN_CHECKPOINT_URL"] = settings.checkpoint_url
@@ -196,7 +196,7 @@ def _volumes(settings: KubernetesSettings, pool: Pool) -> list[k8s.V1Volume]:
         k8s.V1Volume(name="tmp", empty_dir=k8s.V1EmptyDirVolumeSource()),
         k8s.V1Volume(name="shm", empty_dir=memory),
     ]
-    if settings.signing_secret:
-        key = k8s.V1SecretVolumeSource(secret_name=settings.signing_secret, default_mode=0o440)
+    if settings.signing:
+        key = k8s.V1SecretVolumeSource(secret_name=settings.signing, default_mode=0o440)
         made.append(k8s.V1Volume(name="signing", secret=key))
     return made

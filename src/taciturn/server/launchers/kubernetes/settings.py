@@ -80,6 +80,9 @@ class KubernetesSettings(_Told):
             may be an ingress, which the workers' policy does not let them reach.
         data_secret: a Secret of the data's owner whose keys become the worker's environment; only
             its name is known here. `data_secrets` names others by privacy namespace.
+        signing_secret: a Secret with `key.pem`, which signs certificates.
+        own_signing_key: without a signing_secret, make one at the first launch, named in `signing`,
+            with `trust.json` in it for those who check certificates. It stays when all else goes.
         service_account: with the cloud's workload identity, if it has any. Its token for the API
             server is not mounted.
         workspace_claim: a volume (ReadWriteMany) for workspaces: checkpoints outlive a node, and a
@@ -112,6 +115,7 @@ class KubernetesSettings(_Told):
     data_secret: str = ""
     data_secrets: dict[str, str] = {}
     signing_secret: str = ""
+    own_signing_key: bool = True
     workspace_claim: str = ""
     checkpoint_url: str = ""
     checkpoint_secret: str = ""
@@ -133,6 +137,12 @@ class KubernetesSettings(_Told):
     labels: dict[str, str] = {}
     annotations: dict[str, str] = {}
     pools: Annotated[tuple[Pool, ...], Field(min_length=1)] = (Pool(name="cpu", whole_node=False),)
+
+    @property
+    def signing(self) -> str:
+        """Name of the Secret with the signing key; empty for none."""
+        own = f"{self.instance}-signing" if self.own_signing_key else ""
+        return self.signing_secret or own
 
     @model_validator(mode="after")
     def _store_and_key(self) -> Self:
