@@ -9,6 +9,8 @@
 #                (ARGS=--quick: a minute or two, to see that it works)
 #   make figures every other measurement in bench/, one after the other: hours
 #   make docs    check that README and docs tell the truth about files, commands and names
+#   make install install into .venv what development needs, and nothing else
+#   make dist    build the wheel and the source distribution in dist/
 #   make clean   remove .venv and caches
 #
 # PYTHON=python3.12   another interpreter       VENV=/tmp/venv   another place
@@ -30,7 +32,7 @@ BENCH_STAMP := $(VENV)/installed-bench-$(KEY)
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 SOURCES = src tests bench
 
-.PHONY: demo test fast slow check lint bench figures docs clean
+.PHONY: demo test fast slow check lint bench figures docs install dist clean
 .DEFAULT_GOAL := test
 
 demo: $(USER_STAMP)
@@ -63,8 +65,17 @@ figures: $(DEV_STAMP)
 docs: $(DEV_STAMP)
 	$(BIN)/python -m pytest -v tests/contracts/test_docs.py $(ARGS)
 
+install: $(DEV_STAMP)
+
+# In an environment of its own, and without build isolation: the builder's version is this one.
+dist:
+	rm -rf dist $(VENV)-dist
+	"$(PYTHON)" -m venv $(VENV)-dist
+	$(VENV)-dist/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt hatchling==1.27.0
+	$(VENV)-dist/bin/python -m hatchling build
+
 clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(VENV)-dist dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
 $(USER_STAMP):
 	$(call install,engine)

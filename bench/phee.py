@@ -5,8 +5,8 @@ holds its train.jsonl and test.jsonl. Fits taciturn/tiny-medical with the shippe
 `method="auto"`; the privacy unit is the report (PMID). Prints held-out nats per token and the share
 of the non-private gain kept, as a Markdown table.
 
-    python bench/phee.py ../shared/phee                  all of it (an hour on 2 cores)
-    python bench/phee.py ../shared/phee --epsilon 8      one fit; results add up in bench/results/
+    python bench/phee.py FOLDER                  all of it (an hour on 2 cores)
+    python bench/phee.py FOLDER --epsilon 8      one fit; results add up in bench/results/
 """
 
 from __future__ import annotations

@@ -34,7 +34,7 @@ NAMED = (
     "empty draw skipped",
     "noise started again at each step",
 )
-"""What other libraries got wrong (PITFALLS): no audit may leave these to the long tests."""
+"""What other libraries got wrong (docs/pitfalls.md): no audit may leave these to the long tests."""
 
 
 def test_every_mutant_is_caught_or_explained() -> None:

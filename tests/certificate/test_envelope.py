@@ -18,7 +18,7 @@ ENVELOPE = Envelope(b'{"a":1}', "00" * 32, bytes(64))
 
 
 def test_pae_is_that_of_the_specification() -> None:
-    """The example in DSSE's protocol.md."""
+    """The example in the protocol of DSSE, version 1."""
     expected = b"DSSEv1 29 http://example.com/HelloWorld 11 hello world"
     assert pae(b"hello world", "http://example.com/HelloWorld") == expected
 

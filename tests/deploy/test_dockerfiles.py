@@ -17,7 +17,9 @@ ROOT = Path(__file__).parents[2]
 FILES = sorted((ROOT / "deploy").glob("*.Dockerfile"))
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path", [*FILES, ROOT / ".devcontainer" / "Dockerfile"], ids=lambda path: path.stem
+)
 def test_lint(path: Path) -> None:
     beside = Path(sys.executable).parent / "hadolint"
     hadolint = str(beside) if beside.exists() else shutil.which("hadolint")

@@ -1,8 +1,8 @@
 """A DP-SGD step with every decision exposed, and the least that it needs around it.
 
 `Variant()` is what the package runs: `private_step`, `DpSgdMechanism`, `Streams.fresh` and the
-loss. A mutant (broken.py) replaces one part. The checks (checks.py) see only what a step does:
-which units it reads, which gradients it releases.
+loss. A mutant (broken_steps.py and the like) replaces one part. The checks (checks.py) see only
+what a step does: which units it reads, which gradients it releases.
 """
 
 from __future__ import annotations

@@ -8,7 +8,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class OptimizerConfig:
-    """AdamW with a public schedule: nothing measured on private rows steers it (PITFALLS 15).
+    """AdamW with a public schedule: nothing measured on private rows steers it.
+
+    A schedule, an early stop or a choice of checkpoint that follows a loss on private rows would
+    release something that nobody has paid for.
 
     Attributes:
         learning_rate: peak.

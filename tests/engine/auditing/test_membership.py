@@ -51,7 +51,7 @@ def dataset(
 
 
 def min_k_plus_plus(logits_TV: Tensor, ids_T: Tensor, ratio: float) -> float:
-    """The authors' own lines (their run.py), in double precision."""
+    """The authors' own lines, in double precision."""
     input_ids = ids_T[1:].unsqueeze(-1)
     probs = torch.softmax(logits_TV[:-1], dim=-1)
     log_probs = torch.log_softmax(logits_TV[:-1], dim=-1)

@@ -32,7 +32,7 @@ def test_is_the_mean_over_the_records_own_targets() -> None:
     others=st.lists(st.integers(2, 30), min_size=0, max_size=5),
 )
 def test_records_beside_it_change_nothing(lengths: list[int], others: list[int]) -> None:
-    """PITFALLS 1: no mean over the batch's tokens, no matter how long the others are."""
+    """No mean over the batch's tokens, by which one long record would rescale all others."""
     together = random_batch(lengths + others, [0] * len(lengths + others))
     logits = random_logits(*together.input_ids_BT.shape)
     losses = weighted_cross_entropy(logits, together.input_ids_BT, together.loss_weights_BT)

@@ -93,7 +93,7 @@ def test_short_gradients_are_left_alone(clip: float, seed: int) -> None:
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
 @pytest.mark.parametrize("where", [("a", 0), ("c", None)])
 def test_unit_that_is_not_finite_contributes_zero(bad: float, where: tuple[str, int]) -> None:
-    """PITFALLS 22: it must not poison the sum, and the step goes on."""
+    """One NaN must not make the whole sum NaN, and the step goes on."""
     of = gradients(5)
     name, index = where
     if index is None:
@@ -125,7 +125,7 @@ def test_zero_gradient_stays_zero() -> None:
 
 
 def test_norms_of_bf16_are_made_in_high_precision() -> None:
-    """PITFALLS 17: added up in bf16, a million equal entries stop growing."""
+    """Added up in bf16, a million equal entries stop growing, and the norm is too small."""
     entry = torch.tensor(0.01).bfloat16()
     of = PerUnitGradients({"w": entry.expand(1, 1 << 20).clone()}, torch.zeros(1))
     exact = float(entry.double()) * 1024

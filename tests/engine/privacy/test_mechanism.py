@@ -61,7 +61,7 @@ def test_noise_has_the_scale_that_is_accounted() -> None:
 
 
 def test_divides_by_the_expected_batch_size_whatever_was_drawn() -> None:
-    """PITFALLS 5: the realised size is private."""
+    """The realised size is private: a division by it would release it without noise."""
     made = mechanism(noise_multiplier=1e-9)
     for n_units in (1, 3, 40):
         total = made.clip_and_sum(PARAMETERS, [gradients(n_units)])
@@ -72,7 +72,7 @@ def test_divides_by_the_expected_batch_size_whatever_was_drawn() -> None:
 
 
 def test_empty_draw_is_pure_noise() -> None:
-    """PITFALLS 6."""
+    """Neither skipped nor filled with a made-up record, which would double the sensitivity."""
     made = mechanism()
     total = made.clip_and_sum(PARAMETERS, [])
     assert not any(value.any() for value in total.values.values())
@@ -110,7 +110,7 @@ def test_a_microbatch_is_forgotten_before_the_next_one_is_made() -> None:
 
 
 def test_trainable_parameters_cannot_change_during_a_run() -> None:
-    """PITFALLS 24: clip and noise skipped when a module is frozen or unfrozen mid-run."""
+    """A module frozen or unfrozen in mid-run would be left out of clipping and noise."""
     made = mechanism()
     with pytest.raises(GuaranteeError, match="b"):
         made.clip_and_sum({"w": PARAMETERS["w"]}, [])

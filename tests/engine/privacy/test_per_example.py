@@ -110,7 +110,7 @@ def test_record_without_targets_has_a_zero_gradient(loss: CausalLmLoss) -> None:
 def test_another_record_changes_nothing(
     loss: CausalLmLoss, lengths: list[int], other: int, padding: int, data: st.DataObject
 ) -> None:
-    """PITFALLS 1: whatever stands beside a record, its loss and its gradient stay what they are."""
+    """A mean over the batch's tokens would make a long record rescale all those beside it."""
     units = [data.draw(st.integers(0, n)) for n in range(len(lengths))]
     units = [sorted(set(units)).index(unit) for unit in units]
     batch = random_batch(lengths, units)
@@ -122,7 +122,7 @@ def test_another_record_changes_nothing(
 
 
 def test_nan_of_one_record_stays_its_own(loss: CausalLmLoss) -> None:
-    """PITFALLS 22: a record that overflows must not reach its neighbours' gradients."""
+    """A record that overflows must not reach its neighbours' gradients."""
     poison = 60
     table: Any = loss.model.get_input_embeddings().weight  # type: ignore[operator]
     batch = random_batch(LENGTHS, UNITS, seed=4)
@@ -173,7 +173,7 @@ def test_every_trainable_parameter_once() -> None:
 
 
 def test_adapter_that_is_switched_off_is_refused() -> None:
-    """PITFALLS 11: loss and epsilon look normal, and nothing is trained."""
+    """An adapter that trains nothing: loss and epsilon would look normal."""
     model: Any = with_lora(build("llama"))
     with model.disable_adapter():
         for parameter in model.parameters():
@@ -197,7 +197,7 @@ def test_gradients_leave_no_trace(loss: CausalLmLoss) -> None:
 
 
 def test_interrupted_batch_leaves_no_stale_boundaries(loss: CausalLmLoss) -> None:
-    """PITFALLS 7: after an early break, the next batch is cut where it says, not where the last."""
+    """After an early break, the next batch is cut at its own boundaries, not at the last one's."""
 
     class Breaking(nn.Module):
         def __init__(self) -> None:

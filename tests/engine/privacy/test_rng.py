@@ -21,7 +21,7 @@ KEY = bytes(range(32))
 
 
 def test_user_seeds_play_no_part() -> None:
-    """PITFALLS 2: HF Trainer calls set_seed(42), and in two libraries the noise followed."""
+    """HF Trainer calls set_seed(42); noise from the global generators would be predictable."""
     draws = []
     for _ in range(2):
         torch.manual_seed(42)

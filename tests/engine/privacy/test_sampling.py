@@ -24,7 +24,7 @@ def test_probability_one_takes_everyone() -> None:
 
 
 def test_draw_may_be_empty() -> None:
-    """PITFALLS 6: an empty draw is a step like any other."""
+    """An empty draw is a step like any other: neither skipped nor filled with a made-up record."""
     stream = SecureStream(bytes(32))
     sizes = [len(PoissonSampler(0.05).draw(stream, 10)) for _ in range(200)]
     assert 0 in sizes

@@ -225,7 +225,7 @@ def test_zero_matrix_of_lora_hides_nothing() -> None:
 
 
 def test_tied_head_that_forgets_the_embedding_is_found() -> None:
-    """PITFALLS 8: one of the two uses of a tied weight overwrites the other."""
+    """One of the two uses of a tied weight overwrites the other."""
 
     class Forgetful(CausalLmLoss):
         def forward(self, batch: UnitBatch) -> Tensor:

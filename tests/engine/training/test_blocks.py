@@ -106,7 +106,7 @@ def test_a_run_stopped_before_its_first_block_can_be_resumed(
 def test_what_is_released_says_nothing_about_who_is_there(
     rows: object, tiny_llama: Path, tmp_path: Path
 ) -> None:
-    """PITFALLS 16: neither in the report, nor in what is asked of a gateway."""
+    """The true number of units is neither in the report nor in what a gateway is asked for."""
     asked: list[tuple[int, int]] = []
     result = run(tiny_llama, tmp_path, lambda *block: asked.append(block), rows=rows)
     base = load_base(str(tiny_llama), SPEC)

@@ -21,7 +21,10 @@ from numpy.typing import NDArray
 from taciturn.preparation.rows import UNIT, Rows, sliced
 
 FIRST = "first_of_unit"
-"""Boolean column, True in a unit's first row: boundaries travel in the batch (PITFALLS 7)."""
+"""Boolean column, True in a unit's first row.
+
+Boundaries of units travel in the batch: kept beside it, they are out of date after an interruption.
+"""
 
 _PARTITION_BITS = 6
 _MOST_LEVELS = 4  # a checksum has bits for four dealings-out; 64 ** 4 files of 64 MiB are enough

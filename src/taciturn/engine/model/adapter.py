@@ -1,7 +1,7 @@
 """Saving what was trained, and proof that what was saved is what was trained.
 
-An adapter whose keys do not match is loaded in silence and serves the base model (PITFALLS 19);
-so after saving, it is loaded back, and must reproduce the fitted model's logits.
+An adapter whose keys do not match is loaded without an error, and whoever loads it is served the
+base model. So after saving, it is loaded back, and must reproduce the fitted model's logits.
 """
 
 from __future__ import annotations

@@ -4,9 +4,10 @@ In place of each trainable parameter W the model sees a `LiftedParameter`: W's v
 *carrier* of shape [U, *W.shape] that takes no memory (all strides zero) and whose only purpose is
 to receive, in the backward pass, each unit's own gradient. Every operation that touches a lifted
 parameter has a rule (rules.py): forward as usual, backward per unit instead of summed.
-The chain rule does the rest: tied weights add up (PITFALLS 8), checkpointing recomputes through
-the same rules (PITFALLS 9), broadcast inputs are expanded to the sequences they serve (PITFALLS
-10). An operation without a rule is refused by name, never approximated.
+The chain rule does the rest: the uses of a tied weight add up (none overwrites another),
+checkpointing recomputes through the same rules (no gradient is lost), broadcast inputs are expanded
+to the sequences they serve (no gradient of a batch of one). An operation without a rule is refused
+by name, never approximated.
 
 Shapes: B sequences, T tokens, U units, E experts, D input features, P output features, R rows.
 """

@@ -27,9 +27,9 @@ def add_noise(
 
     Guarantee: the Gaussian mechanism with the given noise multiplier (Dwork and Roth 2014,
     appendix A). `divisor` must be a public constant: the expected batch size, never the realised
-    one (PITFALLS 5). Noise is float64 and the noised sum is rounded to a power-of-two grid, so
-    that the low-order bits of floating-point sums, which give away the addends (Mironov 2012), are
-    not released.
+    one, which is private and no noise hides. Noise is float64 and the noised sum is rounded to a
+    power-of-two grid, so that the low-order bits of floating-point sums, which give away the
+    addends (Mironov 2012), are not released.
     """
     if not (noise_multiplier > 0 and math.isfinite(noise_multiplier)):
         raise ValueError(f"noise_multiplier={noise_multiplier} must be positive and finite")

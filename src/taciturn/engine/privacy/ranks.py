@@ -5,7 +5,8 @@ A rank is one process. Two rules make the guarantee independent of their number:
 - every drawn unit is dealt to exactly one rank, so a unit moves the sum over all ranks by at most
   the clip norm, as it does in one process;
 - every row of the sum is owned by exactly one rank, which adds the noise to it from a stream of
-  its own, so each value gets noise once, however many ranks there are (PITFALLS 13).
+  its own. So each value gets noise once, however many ranks there are: noise that every rank
+  adds has a scale that is wrong by a factor of sqrt(R).
 
 Whatever the ranks send each other before the noise is as private as the rows.
 
@@ -58,10 +59,10 @@ class Ranks:
     def deal(
         self, drawn: NDArray[np.int64] | None, cost: Callable[[int], int]
     ) -> NDArray[np.int64]:
-        """This rank's share of the units that rank 0 has drawn; may be empty (PITFALLS 6).
+        """This rank's share of the units that rank 0 has drawn; an empty share is not filled up.
 
         Guarantee: each drawn unit is in the share of exactly one rank. Rank 0 alone decides which,
-        and tells the others; there is one draw for all of them (PITFALLS 4).
+        and tells the others: with a draw on each rank, a unit could be in one step twice.
 
         Args:
             drawn: rank 0's Poisson draw; None on every other rank.

@@ -1,8 +1,9 @@
 """Randomness that an adversary cannot predict: OS entropy, AES-256 in counter mode.
 
 User seeds never reach this module, and the state of torch's or numpy's global generators plays no
-part in it (PITFALLS 2). A stream cannot be saved, copied or restored: after a crash there is a
-fresh key, so no part of a stream can be used twice (PITFALLS 18).
+part in it: noise that follows from a seed can be subtracted by whoever guesses the seed. A stream
+cannot be saved, copied or restored: no released file can hold it, and after a crash there is a
+fresh key, so no part of a stream can be used twice.
 """
 
 from __future__ import annotations

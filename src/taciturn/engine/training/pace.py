@@ -1,8 +1,8 @@
 """Processes in step: as many forward passes on each, whatever its share of the units.
 
 A sharded model needs every process for each forward and backward pass. A process with fewer
-microbatches than others runs a public one and drops the result: nothing of it enters a sum, so it
-is no fabricated record (PITFALLS 6).
+microbatches than others runs a public one and drops the result: nothing of it enters a sum, so
+sensitivity is not doubled, as it is by a made-up record that fills an empty batch.
 """
 
 from __future__ import annotations
