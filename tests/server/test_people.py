@@ -113,7 +113,7 @@ def test_an_owner_who_was_reset_changes_no_terms_and_reads_no_rows(ward: Ward) -
     grant = {"epsilon": 8, "delta": 1e-6}
     second = {
         "name": "again",
-        "source": "s3://b/again.parquet",
+        "source": "/b/again.parquet",
         "unit": "id",
         "namespace": "new",
         "units": 10,

@@ -29,7 +29,7 @@ from typing import IO, Self
 import pyarrow as pa
 
 from taciturn.errors import LostProcessError
-from taciturn.preparation.session import LockedSession
+from taciturn.preparation.session import LockedSession, limit_memory
 
 MEMORY_BYTES = 2 << 30
 """Address space of the process, beyond what loading the libraries took."""
@@ -181,7 +181,8 @@ def serve(requests: IO[bytes], answers: IO[bytes]) -> None:
 
 def _serve_until_ended(requests: IO[bytes], answers: IO[bytes], first: bool) -> None:
     with LockedSession() as session:
-        _limit_memory()
+        with suppress(OSError, ValueError):
+            limit_memory(MEMORY_BYTES)
         if first:
             _answer(answers, _DONE)
         while (size := requests.read(_LENGTH)) and len(size) == _LENGTH:
@@ -218,21 +219,6 @@ def _is_fatal(error: Exception) -> bool:
     """Whether it leaves a session that may not do for the next row."""
     kinds = ("FatalException", "InternalException", "OutOfMemoryException", "IOException")
     return isinstance(error, MemoryError) or type(error).__name__ in kinds
-
-
-def _limit_memory() -> None:
-    """Where the system has such a limit, and has not set a lower one already."""
-    limit = _address_space_bytes() + MEMORY_BYTES
-    with suppress(OSError, ValueError):
-        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-
-
-def _address_space_bytes() -> int:
-    try:
-        with open("/proc/self/statm", encoding="ascii") as file:
-            return int(file.read().split()[0]) * resource.getpagesize()
-    except OSError:  # not on Linux
-        return 4 << 30
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -99,3 +100,18 @@ def _connect() -> duckdb.DuckDBPyConnection:
         shown = f"'{value}'" if isinstance(value, str) else str(value)
         connection.execute(f"SET {name} = {shown}")
     return connection
+
+
+def limit_memory(more_bytes: int) -> None:
+    """Let this process take so much address space beyond what it has; raises OSError or ValueError
+    where the system has no such limit, or has set a lower one already."""
+    limit = _address_space_bytes() + more_bytes
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+
+
+def _address_space_bytes() -> int:
+    try:
+        with open("/proc/self/statm", encoding="ascii") as file:
+            return int(file.read().split()[0]) * resource.getpagesize()
+    except OSError:  # not on Linux
+        return 4 << 30

@@ -30,6 +30,7 @@ from taciturn.preparation.expression import check_single, warm_up
 from taciturn.preparation.framing import LIMIT_S, MESSAGE_LIMIT_BYTES, read_message, to_message
 from taciturn.preparation.rows import Rows
 from taciturn.preparation.selection import selected
+from taciturn.preparation.session import limit_memory
 
 MEMORY_LIMIT_BYTES = 1 << 30
 """Address space of a trial, beyond what loading the libraries took."""
@@ -225,22 +226,13 @@ def _answer(request: bytes, writing: int) -> NoReturn:
 
 def _limit() -> None:
     seconds = math.ceil(LIMIT_S)
-    address_space = _address_space_bytes() + MEMORY_LIMIT_BYTES
-    resource.setrlimit(resource.RLIMIT_AS, (address_space, address_space))
+    limit_memory(MEMORY_LIMIT_BYTES)
     resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     null = os.open(os.devnull, os.O_RDWR)
     for descriptor in (0, 1, 2):
         os.dup2(null, descriptor)
-
-
-def _address_space_bytes() -> int:
-    try:
-        with open("/proc/self/statm", encoding="ascii") as file:
-            return int(file.read().split()[0]) * resource.getpagesize()
-    except OSError:  # not on Linux
-        return 4 << 30
 
 
 if __name__ == "__main__":
