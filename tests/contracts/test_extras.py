@@ -328,7 +328,7 @@ def test_the_check_of_certificates_as_it_is_installed(
 
 @pytest.mark.thorough
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize("extras", ["server", "server,kubernetes"])
+@pytest.mark.parametrize("extras", ["server,kubernetes"])
 def test_the_gateway_as_it_is_installed(
     extras: str, wheel: Path, root: Path, tmp_path: Path
 ) -> None:
