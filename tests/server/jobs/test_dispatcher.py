@@ -9,12 +9,13 @@ from sqlalchemy import select, update
 
 from gateways.world import NAMESPACE, fit
 from taciturn.server.jobs.dispatcher import Dispatcher
-from taciturn.server.jobs.ending import Ending
+from taciturn.server.jobs.ending import End, Ending
 from taciturn.server.jobs.leases import Leases
 from taciturn.server.jobs.states import ALLOWED
 from taciturn.server.launchers.port import LaunchError, WorkerState
 from taciturn.server.ledger import job_statements, statement, verify
 from taciturn.server.tables import jobs, tokens
+from taciturn.wire.events import FailureCode
 from taciturn.wire.jobs import JobState
 from ward import Ward
 
@@ -189,6 +190,15 @@ def test_a_job_ends_with_its_time(ward: Ward, begun: bool) -> None:
     ward.watch.forward(21)
     ward.tick()
     assert (f"{hand.job}-1", 20.0) in ward.launcher.stopped
+
+
+def test_a_job_that_no_worker_had_in_its_time_has_spent_nothing(ward: Ward) -> None:
+    job = ward.ask(SMALL).json()["id"]
+    ward.tick()
+    ward.services.dispatcher.ending.end(job, End.failed(FailureCode.TIME))
+    assert ward.get(f"jobs/{job}").json()["failure"]["code"] == "time"
+    assert taken(ward) == 0
+    assert still_open(ward) == []
 
 
 def test_what_a_worker_could_not_read_in_time_is_spent(ward: Ward) -> None:

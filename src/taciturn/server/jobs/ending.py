@@ -192,8 +192,8 @@ class Ending:
         """
         ledger = self.gateway.ledger
         held, charged = job_steps(self.gateway.engine, self.gateway.seal_key, row.id)
-        if not held or (charged and row.attempt == 1):
-            return  # it is charged once its rows are read
+        if not held or row.lease < 1 or (charged and row.attempt == 1):
+            return  # no worker has had it; or its rows are read, after which a block is charged
         with suppress(LedgerConflictError, FencedError):  # it is closed
             lease = ledger.acquire(
                 f"{row.id}-spend", row.id, worker="gateway", lease_s=60, takeover=True
