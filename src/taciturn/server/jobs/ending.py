@@ -192,8 +192,10 @@ class Ending:
         """
         ledger = self.gateway.ledger
         held, charged = job_steps(self.gateway.engine, self.gateway.seal_key, row.id)
-        if not held or row.lease < 1 or (charged and row.attempt == 1):
-            return  # no worker has had it; or its rows are read, after which a block is charged
+        if row.attempt == 1 and (charged or row.state != JobState.RUNNING):
+            return  # its rows are read, after which a block is charged; or no worker has had it
+        if not held:
+            return
         with suppress(LedgerConflictError, FencedError):  # it is closed
             lease = ledger.acquire(
                 f"{row.id}-spend", row.id, worker="gateway", lease_s=60, takeover=True
