@@ -308,6 +308,12 @@ def test_the_verdict_tells_the_story_where_it_holds() -> None:
     assert texts(root, "h1") == [" ".join(result.verdict.split())]
     assert result.remark in page
     assert "does not show" not in page
+    gains = [
+        result.base.held_out_loss - each.held_out_loss
+        for each in (result.private, result.non_private)
+    ]
+    assert f"kept {gains[0] / gains[1]:.0%} (nats per token)" in result.remark
+    assert "write notes" not in page
 
 
 def broken_results() -> dict[str, DemoResult]:

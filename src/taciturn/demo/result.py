@@ -145,6 +145,13 @@ class DemoResult:
         return self.private.held_out_loss < self.base.held_out_loss
 
     @property
+    def share_kept(self) -> float:
+        """Of the nats per token that the non-private model gained on held-out notes, those that the
+        private one gained, too. How its text reads is another matter."""
+        gained = self.base.held_out_loss - self.private.held_out_loss
+        return gained / (self.base.held_out_loss - self.non_private.held_out_loss)
+
+    @property
     def story_holds(self) -> bool:
         """True if the secret came out without privacy, stayed in with it, and both learned."""
         return (
@@ -163,7 +170,10 @@ class DemoResult:
     def remark(self) -> str:
         """What the verdict means: that the story held, or why it did not."""
         if self.story_holds:
-            return "Both models learned to write notes; only one of them talks about a patient."
+            return (
+                "Only one of the two talks about a patient. Of what the ordinary fit learned about "
+                f"predicting notes, the private one kept {self.share_kept:.0%} (nats per token)."
+            )
         flaws = [
             (not self.told_without_privacy, "the model without privacy did not tell the secret"),
             (self.times_told(self.private) > 0, "the private model told it"),
