@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -168,6 +169,23 @@ def test_a_process_that_is_ended_takes_no_other_row_with_it() -> None:
         apart.check()
     assert found is not None
     assert found.to_pydict() == {"a": [1, 2, 3]}
+
+
+def test_no_rows_answer_is_taken_for_anothers() -> None:
+    """Whatever ends the process that answers, and whenever: between two requests, too."""
+    tables = [pa.table({"a": [number]}) for number in range(4)]
+    with SessionApart() as apart:
+        for table in tables:
+            assert apart.attempt(f"SELECT a FROM {TABLE}", table, 5.0) in (table, None)
+            assert apart._process is not None or table is not tables[0]
+            if apart._process is not None:
+                children = Path(f"/proc/{apart._process.pid}/task/{apart._process.pid}/children")
+                for child in children.read_text().split():
+                    os.kill(int(child), signal.SIGKILL)
+                time.sleep(0.5)
+        assert apart.attempt(f"SELECT a FROM {TABLE}", tables[1], 5.0) in (tables[1], None)
+        assert apart.attempt(f"SELECT a FROM {TABLE}", tables[2], 5.0) == tables[2]
+        apart.check()
 
 
 def slow_rows(skipped: Skipped, count: int = 64) -> int:

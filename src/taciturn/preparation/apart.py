@@ -163,7 +163,7 @@ def _read(process: subprocess.Popen[bytes], limit_s: float) -> bytes:
 
 
 def serve(requests: IO[bytes], answers: IO[bytes]) -> None:
-    """Answer requests until there are no more; for a child that a row has ended, `_FAILED`."""
+    """Answer requests until there are no more; `_FAILED` where a row has taken too much."""
     first = True
     while True:
         child = os.fork()
@@ -173,7 +173,9 @@ def serve(requests: IO[bytes], answers: IO[bytes]) -> None:
                 os._exit(0)
             os._exit(_NO_SESSION)
         _, status = os.waitpid(child, 0)
-        if os.waitstatus_to_exitcode(status) in (0, _NO_SESSION):
+        # Only these say that a request was read and not answered. After any other end, an answer
+        # could be taken for another row's: then this process ends, too, and its pipes with it.
+        if os.waitstatus_to_exitcode(status) not in (_ENDED, -signal.SIGALRM):
             return
         first = False
         _answer(answers, _FAILED)
