@@ -171,6 +171,20 @@ def test_a_process_that_is_ended_takes_no_other_row_with_it() -> None:
     assert found.to_pydict() == {"a": [1, 2, 3]}
 
 
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="asks Linux about processes")
+def test_the_process_that_rows_are_run_in_has_a_limit_of_memory() -> None:
+    table = pa.table({"a": [1]})
+    with SessionApart() as apart:
+        assert apart.attempt(f"SELECT a FROM {TABLE}", table, 5.0) == table
+        assert apart._process is not None
+        own = Path(f"/proc/{apart._process.pid}")
+        (child,) = (own / f"task/{apart._process.pid}/children").read_text().split()
+        limits = Path(f"/proc/{child}/limits").read_text().splitlines()
+        (line,) = (each for each in limits if each.startswith("Max address space"))
+        assert line.split()[3].isdecimal()
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="asks Linux about processes")
 def test_no_rows_answer_is_taken_for_anothers() -> None:
     """Whatever ends the process that answers, and whenever: between two requests, too."""
     tables = [pa.table({"a": [number]}) for number in range(4)]

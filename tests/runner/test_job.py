@@ -17,6 +17,7 @@ from taciturn.errors import GuaranteeError, SpecError
 from taciturn.figures import ReleasedEvaluation
 from taciturn.report import Audit, PrivacyReport
 from taciturn.runner import probe
+from taciturn.runner.door import Door
 from taciturn.runner.job import Runner
 from taciturn.wire.events import FailureCode, PlanEvent, Stage, StageEvent
 from taciturn.wire.exits import WorkerExit
@@ -340,6 +341,25 @@ def test_what_the_gateway_does_not_hear_the_launcher_is_told(
     gateway.before = lost
     assert Runner(tmp_path).run(client) is code
     assert not gateway.outcomes
+
+
+def test_what_is_said_to_be_spent_is_what_is_charged(
+    base: BaseModelFacts, rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A block before its first step: who cancels then has spent it, and has been told so."""
+    gateway = FakeGateway(fit_job(request(base.name, steps=12), base, source(rows)))
+    said: list[tuple[int, int, float | None]] = []
+
+    def progress(_: Door, step: int, steps: int, epsilon: float | None) -> None:
+        said.append((step, gateway.charged_steps, epsilon))
+
+    monkeypatch.setattr(Door, "progress", progress)
+    Runner(tmp_path).run(gateway.client())
+    assert {0, 1, 10, 12} <= {step for step, _, _ in said}
+    assert {charged for _, charged, _ in said} == {10, 12}
+    spent = {charged: {e for _, at, e in said if at == charged} for charged in (10, 12)}
+    assert all(len(each) == 1 and None not in each for each in spent.values())
+    assert 0 < min(spent[10]) < min(spent[12])  # type: ignore[type-var]
 
 
 def test_lost_answers_change_nothing(base: BaseModelFacts, rows: Path, tmp_path: Path) -> None:
