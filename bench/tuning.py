@@ -6,66 +6,75 @@ small part of the arithmetic, and a noisier signal: figures are a little worse t
 that they stand for, by how much `--units` shows. What is trained so is NOT private, so it is thrown
 away, and no figure of this script stands where figures of private fits do.
 
-    python bench/tuning.py PHEE --model MODEL --epsilon 8 --rate 0.25 --rank 4
+    python bench/tuning.py PHEE --model MODEL --epsilon 8 3 --rate 0.25 1 --rank 4 16
 
-Prints a line of JSON for each trial: nats per token on records of PHEE's dev.jsonl, of the base and
-of what was trained (Sun et al., EMNLP 2022, MIT licence; not part of this repository).
+runs every combination of what is given, and prints a line of JSON for each: nats per token on
+records of PHEE's dev.jsonl, of the base and of what was trained (Sun et al., EMNLP 2022, MIT
+licence; not part of this repository).
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
+import itertools
 import json
 import tempfile
 import time
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from taciturn.engine.data.batch import BatchLimits
 from taciturn.engine.data.tokenize import TokenizedDataset, prepare
 from taciturn.engine.evaluation.likelihood import unit_scores
+from taciturn.engine.model import lora
 from taciturn.engine.model.load import LoadedModel, load_base
-from taciturn.engine.privacy.forms import Form
-from taciturn.engine.privacy.ranks import ALONE
-from taciturn.engine.training.loop import Run, train
-from taciturn.engine.training.trainable import trainable
-from taciturn.planning.plan import TrainingPlan, adapter_plan, make_plan
+from taciturn.engine.model.loss import CausalLmLoss
+from taciturn.engine.model.subspace import Subspace, activation_subspaces, own_text, unigram
+from taciturn.engine.privacy.per_example import trainable_parameters
+from taciturn.engine.training.mechanism import planned_mechanism
+from taciturn.engine.training.state import TrainingState
+from taciturn.engine.training.step import Streams, private_step
+from taciturn.planning.plan import TrainingPlan, make_plan
 from taciturn.spec import DataSpec, FitSpec
 from taciturn.worker import configure_cpu, public_facts
 
 UNIT = "split_part(id,'_',1)"
 MAX_TOKENS = 128
+WIDEST = 16
+"""The highest rank whose directions are looked for once, for all trials."""
 
 
 @dataclass(frozen=True)
 class Trial:
-    """What differs from the defaults.
+    """What differs from the defaults; None is the default.
 
     Attributes:
         rate: factor on the default learning rate.
-        rank: of LoRA; None for the default.
-        head: rank of the adapter on the output layer; 0 for none, None for the default.
-        targets: modules that are adapted; None for all linear layers.
-        clip: the clip norm; None for the default.
+        head: rank of the adapter on the output layer; 0 for none.
         units: drawn in a step, in expectation; 0 for as many as the plan has, which is private.
+        fields: of the plan, set as given: beta1, average_decay, learning_rate.
     """
 
-    model: str
     epsilon: float
     rate: float
     rank: int | None
     head: int | None
-    targets: tuple[str, ...] | None
     clip: float | None
+    targets: tuple[str, ...] | None
     batch: int | None
     steps: int | None
     units: int
     seed: int
-    method: str
+    fields: tuple[tuple[str, Any], ...] = ()
 
-    def spec(self, threads: int) -> FitSpec:
+    def spec(self) -> FitSpec:
         """As a fit would be asked for."""
         given: dict[str, Any] = {
             "r": self.rank,
@@ -76,81 +85,138 @@ class Trial:
         }
         return FitSpec(
             target_epsilon=self.epsilon,
-            method=self.method,  # type: ignore[arg-type]
             text_field="context",
             privacy_unit=UNIT,
             max_tokens=MAX_TOKENS,
             seed=self.seed,
-            threads=threads,
             **{name: value for name, value in given.items() if value is not None},
         )
 
 
-def simulated(plan: TrainingPlan, trial: Trial) -> TrainingPlan:
-    """The plan with fewer units a step, under its own noise on their mean."""
-    plan = plan.model_copy(update={"learning_rate": plan.learning_rate * trial.rate})
-    if not trial.units or plan.privacy is None or trial.units >= plan.batch_size:
-        return plan
-    noise = plan.privacy.noise_multiplier * trial.units / plan.batch_size
-    privacy = plan.privacy.model_copy(update={"noise_multiplier": noise})
-    return plan.model_copy(update={"batch_size": trial.units, "privacy": privacy})
+class Bench:
+    """What all trials share: the base model, the units, and what the base predicts of others."""
 
-
-def run(trial: Trial, phee: Path, threads: int, records: int) -> dict[str, Any]:
-    """Train, judge, throw away."""
-    configure_cpu(threads)
-    torch.manual_seed(trial.seed)
-    spec = trial.spec(threads)
-    base = load_base(trial.model, spec)
-    choice = adapter_plan(spec, public_facts(base, n_units=1))
-    if trial.head is not None:
-        choice = choice.model_copy(update={"head_r": trial.head or None})
-    with tempfile.TemporaryDirectory() as folder:
-        held_out = _prepared(base, phee / "dev.jsonl", Path(folder) / "dev", records)
-        before = _nats(base.model, held_out)
-        data = prepare(
+    def __init__(
+        self, model: str, phee: Path, folder: Path, records: int, dtype: str | None
+    ) -> None:
+        fields = {"dtype": dtype} if dtype else {}
+        spec = FitSpec(target_epsilon=1, text_field="context", privacy_unit=UNIT, **fields)
+        self.name = model
+        self.base = load_base(model, spec)
+        self._held_out = _prepared(self.base, phee / "dev.jsonl", folder / "dev", records)
+        self._data = prepare(
             str(phee / "train.jsonl"),
             DataSpec(**{name: getattr(spec, name) for name in DataSpec.model_fields}),
-            base.tokenizer,
+            self.base.tokenizer,
             MAX_TOKENS,
-            Path(folder) / "train",
-            trial.seed,
-            vocabulary=base.vocabulary,
+            folder / "train",
+            0,
+            vocabulary=self.base.vocabulary,
         )
-        plan = make_plan(spec, public_facts(base, data.n_units))
-        plan = simulated(plan.model_copy(update={"adapter": choice}), trial)
-        model, loss = trainable(base, spec, choice, ALONE)
-        private = Path(folder) / "private"
-        private.mkdir()
+        self.nats = _nats(self.base.model, self._held_out)
+
+    def run(self, trial: Trial) -> dict[str, Any]:
+        """Train, judge, throw away."""
         began = time.monotonic()
-        train(
-            Run(
-                loss=loss,
-                dataset=data,
-                plan=plan,
-                vocabulary=base.vocabulary,
-                private_folder=private,
-                microbatch_tokens=spec.microbatch_tokens,
-                form=Form(spec.per_unit_gradients),
-                checkpoint_every=10**6,
-                on_progress=lambda progress: None,
-                on_private_metrics=lambda metrics: None,
-            ),
-            resume=False,
-        )
+        spec = trial.spec()
+        plan = make_plan(spec, public_facts(self.base, self._data.n_units))
+        choice = plan.adapter
+        if trial.head is not None:
+            choice = choice.model_copy(update={"head_r": trial.head or None})
+        rate = plan.learning_rate * trial.rate
+        fields = {"adapter": choice, "learning_rate": rate, **dict(trial.fields)}
+        plan = plan.model_copy(update=fields)
+        drawn = _simulated(plan, trial.units)
+        with _public_facts_once():
+            model = lora.attach(copy.deepcopy(self.base.model), choice)
+        loss = CausalLmLoss(model)
+        parameters = trainable_parameters(loss)
+        state = TrainingState(parameters, plan.optimizer(), private=True)
+        mechanism, streams = planned_mechanism(drawn, tuple(parameters)), Streams.fresh()
+        limits = BatchLimits(2048, 64, MAX_TOKENS)
+        for _ in range(plan.steps):
+            private_step(loss, self._data, mechanism, state, streams, limits)
+        state.finish()
         seconds = time.monotonic() - began
-        model.eval()
-        after = _nats(model, held_out)
+        assert drawn.privacy is not None
+        given = {name: value for name, value in vars(trial).items() if value not in (None, ())}
+        return {
+            **given,
+            "model": Path(self.name).name,
+            "simulated": drawn.batch_size < plan.batch_size,
+            "batch": plan.batch_size,
+            "steps": plan.steps,
+            "learning_rate": plan.learning_rate,
+            "trained": sum(each.numel() for each in parameters.values()),
+            "base": self.nats,
+            "fitted": _nats(model, self._held_out),
+            "seconds": round(seconds),
+        }
+
+
+def _simulated(plan: TrainingPlan, units: int) -> TrainingPlan:
+    """The plan with fewer units a step, under its own noise on their mean."""
+    if not units or units >= plan.batch_size:
+        return plan
     assert plan.privacy is not None
+    noise = plan.privacy.noise_multiplier * units / plan.batch_size
+    privacy = plan.privacy.model_copy(update={"noise_multiplier": noise})
+    return plan.model_copy(update={"batch_size": units, "privacy": privacy})
+
+
+@contextmanager
+def _public_facts_once() -> Iterator[None]:
+    """What is learned from the base's own text, once for all trials: it takes minutes."""
+    before = lora.own_text, lora.activation_subspaces, lora.unigram
+    lora.own_text = lambda model, seed: _text(_Same(model))  # type: ignore[assignment]
+    lora.activation_subspaces = _subspaces  # type: ignore[assignment]
+    lora.unigram = lambda model, text: _frequencies(_Same(model))  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        lora.own_text, lora.activation_subspaces, lora.unigram = before
+
+
+class _Same:
+    """A copy of the base: all are alike."""
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+
+    def __hash__(self) -> int:
+        return 0
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Same)
+
+
+@lru_cache
+def _text(same: _Same) -> torch.Tensor:
+    return own_text(same.model, 0)
+
+
+@lru_cache
+def _frequencies(same: _Same) -> torch.Tensor:
+    return unigram(same.model, _text(same))
+
+
+@lru_cache
+def _widest(same: _Same, names: tuple[str, ...]) -> dict[str, Subspace]:
+    ranks = dict.fromkeys(names, WIDEST)
+    return activation_subspaces(same.model, ranks, _text(same), 0)
+
+
+def _subspaces(model: Any, ranks: dict[str, int], text: Any, seed: int) -> dict[str, Subspace]:
+    names = [name for name, module in model.named_modules() if lora._is_linear(module)]
+    found = _widest(_Same(model), tuple(names))
     return {
-        **{name: value for name, value in vars(trial).items() if value is not None},
-        "simulated": plan.batch_size == trial.units,
-        "steps": plan.steps,
-        "learning_rate": plan.learning_rate,
-        "trained": sum(p.numel() for p in loss.parameters() if p.requires_grad),
-        "base": before,
-        "fitted": after,
-        "seconds": round(seconds),
+        name: replace(
+            found[name],
+            directions_RD=found[name].directions_RD[:rank].clone(),
+            energy_R=found[name].energy_R[:rank].clone(),
+        )
+        for name, rank in ranks.items()
+        if name in found
     }
 
 
@@ -161,48 +227,59 @@ def _prepared(base: LoadedModel, path: Path, folder: Path, records: int) -> Toke
 
 
 def _nats(model: Any, data: TokenizedDataset) -> float:
-    scores = unit_scores(model, data, MAX_TOKENS)
+    scores = unit_scores(model.eval(), data, MAX_TOKENS)
     return float(scores.nats_U.sum() / scores.tokens_U.sum())
 
 
+def _field(text: str) -> tuple[str, Any]:
+    name, _, value = text.partition("=")
+    return name, json.loads(value)
+
+
 def main() -> None:
-    """One trial, or the same with several values of one thing."""
+    """Every combination of what is given."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path, nargs="?", help="with train.jsonl and dev.jsonl")
     parser.add_argument("--model", default="taciturn/tiny-medical")
-    parser.add_argument("--epsilon", type=float, default=8.0)
+    parser.add_argument("--epsilon", type=float, nargs="+", default=[8.0])
     parser.add_argument("--rate", type=float, nargs="+", default=[1.0])
-    parser.add_argument("--rank", type=int)
-    parser.add_argument("--head", type=int)
-    parser.add_argument("--targets", nargs="+")
-    parser.add_argument("--clip", type=float)
+    parser.add_argument("--rank", type=int, nargs="+", default=[None])
+    parser.add_argument("--head", type=int, nargs="+", default=[None])
+    parser.add_argument("--clip", type=float, nargs="+", default=[None])
+    parser.add_argument("--targets", nargs="+", help="modules that are adapted")
     parser.add_argument("--batch", type=int)
-    parser.add_argument("--steps", type=int)
+    parser.add_argument("--steps", type=int, nargs="+", default=[None])
     parser.add_argument("--units", type=int, default=16)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--method", default="auto")
+    parser.add_argument("--set", type=_field, nargs="+", default=[], help="beta1=0.8, of the plan")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"))
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--records", type=int, default=100, help="of dev.jsonl that are judged")
     given = parser.parse_args()
     if given.folder is None or not (given.folder / "train.jsonl").is_file():
         print("skipped: give the folder that holds PHEE's train.jsonl and dev.jsonl")
         return
-    for rate in given.rate:
-        trial = Trial(
-            given.model,
-            given.epsilon,
-            rate,
-            given.rank,
-            given.head,
-            None if given.targets is None else tuple(given.targets),
-            given.clip,
-            given.batch,
-            given.steps,
-            given.units,
-            given.seed,
-            given.method,
-        )
-        print(json.dumps(run(trial, given.folder, given.threads, given.records)), flush=True)
+    configure_cpu(given.threads)
+    targets = None if given.targets is None else tuple(given.targets)
+    with tempfile.TemporaryDirectory() as folder:
+        bench = Bench(given.model, given.folder, Path(folder), given.records, given.dtype)
+        for epsilon, rank, head, clip, steps, rate in itertools.product(
+            given.epsilon, given.rank, given.head, given.clip, given.steps, given.rate
+        ):
+            trial = Trial(
+                epsilon,
+                rate,
+                rank,
+                head,
+                clip,
+                targets,
+                given.batch,
+                steps,
+                given.units,
+                given.seed,
+                tuple(given.set),
+            )
+            print(json.dumps(bench.run(trial)), flush=True)
 
 
 if __name__ == "__main__":
