@@ -28,11 +28,11 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
-from taciturn.engine.data.batch import BatchLimits
+from taciturn.engine.data.batch import BatchLimits, microbatches
 from taciturn.engine.data.tokenize import TokenizedDataset, prepare
-from taciturn.engine.evaluation.likelihood import unit_scores
 from taciturn.engine.model import lora
 from taciturn.engine.model.load import LoadedModel, load_base
 from taciturn.engine.model.loss import CausalLmLoss
@@ -133,7 +133,8 @@ class Bench:
         parameters = trainable_parameters(loss)
         state = TrainingState(parameters, plan.optimizer(), private=True)
         mechanism, streams = planned_mechanism(drawn, tuple(parameters)), Streams.fresh()
-        limits = BatchLimits(2048, 64, MAX_TOKENS)
+        # One unit at a time: of a small draw, larger microbatches would be mostly fillers.
+        limits = BatchLimits(MAX_TOKENS, 1, MAX_TOKENS)
         for _ in range(plan.steps):
             private_step(loss, self._data, mechanism, state, streams, limits)
         state.finish()
@@ -226,9 +227,17 @@ def _prepared(base: LoadedModel, path: Path, folder: Path, records: int) -> Toke
     return prepare(texts, DataSpec(), base.tokenizer, MAX_TOKENS, folder, 0)
 
 
+@torch.no_grad()
 def _nats(model: Any, data: TokenizedDataset) -> float:
-    scores = unit_scores(model.eval(), data, MAX_TOKENS)
-    return float(scores.nats_U.sum() / scores.tokens_U.sum())
+    """Per token; one record after the other, which is quick where there are few."""
+    loss = CausalLmLoss(model.eval())
+    groups = microbatches(data, np.arange(data.n_units), BatchLimits(MAX_TOKENS, 1, MAX_TOKENS))
+    nats = tokens = 0.0
+    for part in (part for group in groups for part in group):
+        counted = (part.loss_weights_BT > 0).sum().item()
+        nats += loss(part).sum().item() * counted
+        tokens += counted
+    return nats / tokens
 
 
 def _field(text: str) -> tuple[str, Any]:

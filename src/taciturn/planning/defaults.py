@@ -8,6 +8,9 @@ from typing import Literal
 
 from taciturn.spec import FitSpec
 
+_TUNED_RANK, _TUNED_PARAMETERS = 16, 4.7e6
+"""The adapter's rank and the base model's size that the learning rate was found with."""
+
 L2_CLIP_NORM = 0.1
 """Far below the norm of any unit's gradient, so that all count alike and nothing needs tuning."""
 
@@ -94,15 +97,20 @@ def steps(spec: FitSpec, facts: PublicFacts, batch: int) -> int:
     return 40
 
 
-def tuning(choice: AdapterChoice, n_steps: int, noise: float | None) -> Tuning:
+def tuning(
+    choice: AdapterChoice, facts: PublicFacts, n_steps: int, noise: float | None
+) -> Tuning:
     """Learning rate and schedule.
 
     Without decay, most of the signal survives the noise: with gradients that are mostly noise, a
     step's signal grows with its rate and its damage with the rate squared, so equal steps are best.
     By the same sum the best rate is proportional to signal over noise, until curvature limits it.
+    And it falls with the root of the number of trained parameters, all of which are noisy: of
+    adapters, that number grows with their rank and about as the base model's size to 2/3.
 
     Args:
         choice: what is trained.
+        facts: of the base model.
         n_steps: length of the run.
         noise: standard deviation of the noise on the mean gradient, in clip norms; None without DP.
     """
@@ -110,7 +118,10 @@ def tuning(choice: AdapterChoice, n_steps: int, noise: float | None) -> Tuning:
         rate = 2e-3 if choice.method == "lora" else 5e-4
         return Tuning(rate, n_steps // 20, True, 0.9, 0.999, 0.01, 0.0)
     if choice.fixed_a:
+        size = (_TUNED_PARAMETERS / facts.base_parameters) ** (1 / 3)
+        size *= math.sqrt(_TUNED_RANK / (choice.r or _TUNED_RANK))
         steepest = 2e-2 * math.sqrt(32 / max(32, n_steps))
-        return Tuning(min(3.3e-5 / noise, steepest), n_steps // 20, False, 0.9, 0.99, 0.0, 0.0)
+        rate = size * min(3.3e-5 / noise, steepest)
+        return Tuning(rate, n_steps // 20, False, 0.9, 0.99, 0.0, 0.0)
     rate = 1e-2 if choice.method == "lora" else 2e-3
     return Tuning(rate, n_steps // 10, True, 0.9, 0.99, 0.0, 0.0)

@@ -115,7 +115,7 @@ def make_plan(spec: FitSpec, facts: PublicFacts) -> TrainingPlan:
     choice, why = defaults.adapter_choice(spec, facts)
     privacy = _privacy(spec, facts.n_units, batch_size, steps)
     noise = privacy.noise_multiplier / batch_size if privacy else None
-    tuned = defaults.tuning(choice, steps, noise)
+    tuned = defaults.tuning(choice, facts, steps, noise)
     return TrainingPlan(
         adapter=adapter,
         privacy=privacy,
