@@ -21,6 +21,10 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from taciturn.spec import Method
+
+Kind = Literal["measured", "simulated"]
+
 WORTHLESS = 0.15
 """Share below which a private fit isn't worth its budget."""
 
@@ -40,11 +44,11 @@ class Measured:
     """
 
     source: str
-    kind: Literal["measured", "simulated"]
+    kind: Kind
     model: str
     parameters: int
     data: str
-    method: Literal["auto", "lora", "full"]
+    method: Method
     epsilon: float
     delta: float
     n_units: int
@@ -65,9 +69,10 @@ _SMOL = ("SmolLM2-135M-Instruct", 134_515_008)
 
 # The order of the fields: source, kind, model and its parameters, data, method; epsilon, delta,
 # n_units, batch_size, steps, noise_multiplier, share, fits.
-_PHEE = ("bench/phee.py", "measured", *_TINY, "PHEE, test split", "auto")
-_DEMO = ("taciturn demo", "measured", *_TINY, "invented notes, held out", "auto")
-_TRIALS = ("bench/tuning.py", "simulated", *_SMOL, "PHEE, 100 sentences of dev", "auto")
+_Origin = tuple[str, Kind, str, int, str, Method]
+_PHEE: _Origin = ("bench/phee.py", "measured", *_TINY, "PHEE, test split", "auto")
+_DEMO: _Origin = ("taciturn demo", "measured", *_TINY, "invented notes, held out", "auto")
+_TRIALS: _Origin = ("bench/tuning.py", "simulated", *_SMOL, "PHEE, 100 sentences of dev", "auto")
 
 MEASURED: tuple[Measured, ...] = (
     Measured(*_PHEE, 8, 1e-5, 1108, 512, 40, 1.9361, 0.456, 2),
