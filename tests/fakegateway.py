@@ -20,7 +20,7 @@ from fastapi.testclient import TestClient
 
 from taciturn.figures import Figure, ModelScore, ReleasedEvaluation
 from taciturn.planning.defaults import PublicFacts
-from taciturn.planning.plan import make_plan
+from taciturn.planning.plan import make_plan, other_times
 from taciturn.report import PrivacyReport
 from taciturn.wire.datasets import (
     BudgetView,
@@ -434,8 +434,11 @@ def app_of(fake: Fake) -> FastAPI:
 
     @app.post("/v1/plans")
     def plan(asked: JobRequest) -> PlanView:
+        made = make_plan(_spec(), FACTS)
         return PlanView(
-            plan=make_plan(_spec(), FACTS).model_dump(mode="json"),
+            plan=made.model_dump(mode="json"),
+            worth=made.worth,
+            other_times=other_times(_spec(), FACTS, made),
             epsilon=3.0,
             delta=1e-6,
             share_of_budget=0.3,

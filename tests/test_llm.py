@@ -75,6 +75,18 @@ def test_fit_reports_the_guarantee(fitted: LLM) -> None:
     assert report.neighbouring_relation == "add or remove one unit"
 
 
+def test_planning_leaves_the_model_as_it_is(fitted: LLM) -> None:
+    """Adapters are attached to measure with: not to the model that was fitted."""
+    said = {"temperature": 0.0, "max_new_tokens": 4}
+    before = fitted.sample(["Patient"], **said)
+    timed = fitted.plan(n_units=500, target_epsilon=3, max_minutes=0.1)
+    assert timed.seconds_per_unit is not None
+    found = fitted.estimate(n_units=500, target_epsilon=3)
+    assert [each.times for each in found.other_times] == [0.5, 1, 2, 4]
+    assert found.plan.worth is not None
+    assert fitted.sample(["Patient"], **said).equals(before)
+
+
 def test_the_unit_is_the_column_of_that_name_whatever_its_neighbours(tiny_llama: Path) -> None:
     """ID is a row's number, and id the patient's."""
     data = rows().rename(columns={"patient": "id"})

@@ -5,16 +5,20 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pandas as pd
 import pytest
 
 from taciturn import worker
+from taciturn.engine.model.load import load_base
 from taciturn.engine.training.begun import Begun
 from taciturn.errors import CheckpointError, SpecError
 from taciturn.llm import LLM
+from taciturn.planning.plan import TrainingPlan
 from taciturn.report import PrivacyReport
+from taciturn.spec import FitSpec
 from taciturn.worker import Observer
 
 SETTINGS: dict[str, Any] = {
@@ -194,3 +198,95 @@ def test_units_of_one_name_that_are_not_the_same_do_not_compose(
     again = {**selected, "select": "id AS patient, upper(text) AS text"}
     model.evaluate(rows(), text_field="text", target_epsilon=1, **again)
     assert len(model.privacy.private_steps) == 2
+
+
+TIMED: dict[str, Any] = {**SETTINGS, "steps": None, "max_minutes": 0.01}
+
+
+def timed(patch: pytest.MonkeyPatch, *seconds: float) -> list[str]:
+    """Each measurement finds the next of these; returns what happened, in order."""
+    happened, left = list[str](), list(seconds)
+    prepare = worker.prepare
+
+    def measured(*_: object) -> float:
+        happened.append("measured")
+        return left.pop(0)
+
+    def read(*given: Any) -> Any:
+        happened.append("read")
+        return prepare(*given)
+
+    patch.setattr(worker, "measured_seconds_per_unit", measured)
+    patch.setattr(worker, "prepare", read)
+    return happened
+
+
+def test_the_speed_is_measured_before_a_row_is_read(
+    tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    happened = timed(monkeypatch, 0.03)
+    plans: list[TrainingPlan] = []
+    model = LLM(str(tiny_llama))
+    model.fit(rows(), output=tmp_path / "out", observer=Observer(plans.append), **TIMED)
+    assert happened == ["measured", "read"]
+    assert plans[0].seconds_per_unit == 0.03
+    assert (plans[0].batch_size, plans[0].steps) == (6, 3)  # 0.6 s at 0.03 s: 20 units
+    assert model.privacy is not None
+    assert model.privacy.steps == 3
+
+
+def test_a_resumed_run_keeps_its_plan(
+    tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However fast the machine is meanwhile."""
+    happened = timed(monkeypatch, 0.03, 0.001)
+    output = tmp_path / "out"
+    begin(LLM(str(tiny_llama)), output, **TIMED)
+    assert resume(LLM(str(tiny_llama)), output, **TIMED).steps == 3
+    assert happened == ["measured", "read"]
+    assert Begun.read(output / "private").seconds_per_unit == 0.03
+
+
+def test_a_limit_belongs_to_a_run_that_began_with_one(
+    tiny_llama: Path, output: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(CheckpointError, match="begun without max_minutes; leave it out"):
+        resume(LLM(str(tiny_llama)), output, **TIMED)
+    timed(monkeypatch, 0.03)
+    begin(LLM(str(tiny_llama)), tmp_path / "timed", **TIMED)
+    with pytest.raises(CheckpointError):
+        resume(LLM(str(tiny_llama)), tmp_path / "timed", **{**TIMED, "max_minutes": 0.02})
+
+
+def test_a_limit_that_is_too_short_leaves_nothing_behind(
+    tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    timed(monkeypatch, 5.0)
+    with pytest.raises(SpecError, match=r"give at least max_minutes=0\.5"):
+        LLM(str(tiny_llama)).fit(rows(), output=tmp_path / "out", **TIMED)
+    assert not (tmp_path / "out").exists()
+
+
+def test_of_several_processes_the_slowest_counts(
+    tiny_llama: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    timed(monkeypatch, 0.03)
+
+    class Two:
+        size = 2
+
+        def numbers(self, own: list[float]) -> list[list[float]]:
+            return [own, [0.08]]
+
+    spec = FitSpec(target_epsilon=8, max_minutes=1, method="lora", r=2)
+    base: Any = SimpleNamespace(context_length=64, vocabulary=100, device="cpu")
+    found = worker._measured_speed(base, spec, None, Two())  # type: ignore[arg-type]
+    assert found.seconds_per_unit == 0.04
+
+
+def test_the_very_speed_of_this_device(tiny_llama: Path) -> None:
+    spec = FitSpec(target_epsilon=8, max_minutes=1, method="lora", r=2)
+    speed = worker.measured_speed(load_base(str(tiny_llama), spec), spec)
+    assert 1e-6 < speed.seconds_per_unit < 1
+    assert speed.seconds_per_unit == float(f"{speed.seconds_per_unit:.2g}")
+    assert "64 of them a unit" in speed.basis

@@ -57,7 +57,15 @@ from taciturn.errors import (
 from taciturn.figures import ReleasedDownstream, ReleasedEvaluation, ReleasedFigures
 from taciturn.filesystem import check_output_file, check_output_folder, local_path
 from taciturn.frame import with_policy
-from taciturn.planning.plan import TrainingPlan, check_target, make_plan, max_tokens
+from taciturn.planning.plan import (
+    TOKENS_PER_UNIT,
+    TimeChoice,
+    TrainingPlan,
+    check_target,
+    make_plan,
+    max_tokens,
+    other_times,
+)
 from taciturn.planning.release import EvaluationPlan, plan_evaluation
 from taciturn.preparation.unit import unit_name
 from taciturn.report import (
@@ -102,6 +110,7 @@ from taciturn.worker import (
     commit_evaluation,
     estimate,
     fit,
+    measured_speed,
     private_folder,
     public_facts,
     release,
@@ -121,10 +130,15 @@ _FIRST_PROCESS = (
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """What `fit` would do, and what its steps would take on this machine."""
+    """What `fit` would do, and what its steps would take on this machine.
+
+    Attributes:
+        other_times: what half, twice and four times the time would buy.
+    """
 
     plan: TrainingPlan
     cost: Cost
+    other_times: tuple[TimeChoice, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,22 +255,25 @@ class LocalModel:
         """What `fit` would do, without doing it; give the data or its number of units."""
         spec = parse(FitSpec, self._with_performance(dict(fields)))
         _check_units(n_units)
+        check_target(spec)
+        speed = None if spec.max_minutes is None else measured_speed(self._apart(spec), spec)
         base = self._load(spec)
         if n_units is None:
             n_units = self._size(data, spec).n_units
-        return make_plan(spec, public_facts(base, n_units + spec.canaries))
+        return make_plan(spec, public_facts(base, n_units + spec.canaries), speed)
 
     def estimate(
         self, data: object = None, *, n_units: int | None = None, **fields: Unpack[FitFields]
     ) -> Estimate:
         """The plan, and what it would take here: time, memory."""
         spec = parse(FitSpec, self._with_performance(dict(fields)))
+        check_target(spec)
         _check_units(n_units)
-        base = self._load(spec)
-        size = _Size(n_units, 64.0) if n_units is not None else self._size(data, spec)
-        plan = make_plan(spec, public_facts(base, size.n_units + spec.canaries))
-        self._base = None  # the estimate attaches adapters; fit must start from a clean base
-        return Estimate(plan, estimate(base, spec, plan, size.tokens_per_unit))
+        size = _Size(n_units, TOKENS_PER_UNIT) if n_units is not None else self._size(data, spec)
+        base = self._apart(spec)
+        plan, cost = estimate(base, spec, size.n_units + spec.canaries, size.tokens_per_unit)
+        facts = public_facts(base, plan.n_units)
+        return Estimate(plan, cost, other_times(spec, facts, plan))
 
     def sample(
         self,
@@ -583,6 +600,14 @@ class LocalModel:
                 found = load_fitted(folder, self._privacy, spec, self._base_at)
                 self._base, self._fitted = found
         return self._base
+
+    def _apart(self, spec: PerformanceSpec) -> LoadedModel:
+        """A base that adapters may be attached to: no fit or sample uses it afterwards."""
+        if self._privacy is not None:
+            return self._original()
+        base = self._load(spec)
+        self._base = None
+        return base
 
     def _model(self) -> Any:
         return self._load().model if self._fitted is None else self._fitted

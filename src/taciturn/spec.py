@@ -194,6 +194,15 @@ class TrainingSpec(_Spec):
     steps: Annotated[
         int | None, Field(ge=1, le=10**8, description="Optimiser steps; instead of epochs.")
     ] = None
+    max_minutes: Annotated[
+        float | None,
+        Field(
+            ge=0.01,
+            le=1e5,
+            allow_inf_nan=False,
+            description="Time limit of the steps, at 64 tokens a unit; decides batch and steps.",
+        ),
+    ] = None
     learning_rate: Annotated[
         float | None,
         Field(ge=1e-12, le=1e3, allow_inf_nan=False, description="Peak learning rate."),
@@ -207,6 +216,11 @@ class TrainingSpec(_Spec):
         if self.epochs is not None and self.steps is not None:
             raise ValueError(
                 f"epochs={self.epochs:g} and steps={self.steps} both set the length; give one"
+            )
+        if self.epochs is not None and self.max_minutes is not None:
+            raise ValueError(
+                f"epochs={self.epochs:g} sets how many units are seen, and "
+                f"max_minutes={self.max_minutes:g} limits that; give one"
             )
         if self.method == "full" and (self.r or self.alpha or self.target_modules):
             raise ValueError('r, alpha and target_modules need method="lora"')
@@ -297,6 +311,11 @@ class FitSpec(DataSpec, PrivacySpec, TrainingSpec, PerformanceSpec, CanarySpec):
                 "text_field, question_field/answer_field and messages_field exclude each other; "
                 "give one of them"
             )
+        if None not in (self.max_minutes, self.batch_size, self.steps):
+            raise ValueError(
+                f"batch_size={self.batch_size} and steps={self.steps} together say how long it "
+                f"takes, and max_minutes={self.max_minutes:g} limits that; leave one of them out"
+            )
         if self.packed_rows:
             raise ValueError(
                 "packed_rows=True: a record that shares a row with others is rounded by them, so "
@@ -336,6 +355,7 @@ class FitFields(TypedDict, total=False):
     target_modules: tuple[str, ...] | list[str] | None
     epochs: float | None
     steps: int | None
+    max_minutes: float | None
     learning_rate: float | None
     seed: int
     device: str | None

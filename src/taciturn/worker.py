@@ -51,6 +51,7 @@ from taciturn.engine.training.estimate import (
     estimate_memory,
     estimate_seconds,
     form_choices,
+    measured_seconds_per_unit,
 )
 from taciturn.engine.training.loop import Blocks, PrivateMetrics, Progress, Run, train
 from taciturn.engine.training.mechanism import planned_mechanism
@@ -63,7 +64,10 @@ from taciturn.filesystem import check_output_folder
 from taciturn.page.report import report_page
 from taciturn.planning.defaults import PublicFacts
 from taciturn.planning.plan import (
+    EXPLANATIONS,
+    TOKENS_PER_UNIT,
     PrivacyPlan,
+    Speed,
     TrainingPlan,
     adapter_plan,
     make_plan,
@@ -242,10 +246,12 @@ def _fit(job: _Job, data: object, resume: bool) -> FitResult:
         choice = adapter_plan(spec, public_facts(base, n_units=1))
         fitted = None if earlier is None else earlier.model
         model, loss = trainable(base, spec, choice, job.ranks, fitted)
+        # Before a row is read: how long it takes must not depend on any.
+        speed = _speed(job, begun, loss, resume)
         dataset = _dataset(job, data, resume)
         _canaries(job)
         if job.arranged is None:
-            plan = make_plan(spec, public_facts(base, dataset.n_units))
+            plan = make_plan(spec, public_facts(base, dataset.n_units), speed)
         else:
             plan = job.arranged.plan
     except BaseException:
@@ -269,6 +275,41 @@ def _fit(job: _Job, data: object, resume: bool) -> FitResult:
     lora.settle(model)
     _release_once(job, model, report)
     return FitResult(None if job.sharded else model, report, plan)
+
+
+def _speed(job: _Job, begun: Begun, loss: CausalLmLoss, resume: bool) -> Speed | None:
+    """What max_minutes is reckoned with: measured here, and kept for whoever resumes the run."""
+    if job.spec.max_minutes is None or job.arranged is not None:
+        return None
+    if resume:
+        if begun.seconds_per_unit is None:
+            raise CheckpointError(
+                f"the run in {job.output} was begun without max_minutes; leave it out to resume it"
+            )
+        return Speed(begun.seconds_per_unit, "as measured when the run was begun")
+    with together(job.ranks):
+        pass  # all measure at once, as all will run at once
+    speed = _measured_speed(job.base, job.spec, loss, job.ranks)
+    with together(job.ranks):
+        if job.ranks.first:
+            kept = {"seconds_per_unit": speed.seconds_per_unit}
+            begun.model_copy(update=kept).write(job.private)
+    return speed
+
+
+def _measured_speed(
+    base: LoadedModel, spec: FitSpec, loss: CausalLmLoss, ranks: Ranks = ALONE
+) -> Speed:
+    """Of this device, by public random tokens; of all processes together, by the slowest."""
+    limit = max_tokens(spec, base.context_length)
+    form = Form(spec.per_unit_gradients)
+    work = Workload(min(TOKENS_PER_UNIT, limit), spec.microbatch_tokens, base.vocabulary, form)
+    own = measured_seconds_per_unit(loss, limit, work, base.device)
+    slowest = max(row[0] for row in ranks.numbers([own]))
+    # Two digits: no more is reproducible, and the reason shows all of it.
+    rounded = float(f"{slowest / ranks.size:.2g}")
+    basis = f"measured here on public random tokens, {work.tokens_per_unit:g} of them a unit"
+    return Speed(rounded, basis)
 
 
 def _pay(job: _Job, run: str, plan: TrainingPlan) -> LedgerTotal | None:
@@ -337,19 +378,32 @@ def _named(values: Sequence[str | bool | None]) -> str:
     return hashlib.sha256(json.dumps(values).encode()).hexdigest()
 
 
-def estimate(base: LoadedModel, spec: FitSpec, plan: TrainingPlan, tokens_per_unit: float) -> Cost:
-    """What the steps of `plan` would take here. Attaches adapters to `base`."""
-    configure_cpu(spec.threads)
-    choice = adapter_plan(spec, public_facts(base, n_units=1))
-    _, loss = trainable(base, spec, choice, ALONE)
+def estimate(
+    base: LoadedModel, spec: FitSpec, n_units: int, tokens_per_unit: float
+) -> tuple[TrainingPlan, Cost]:
+    """The plan, and what its steps would take here. Attaches adapters to `base`."""
+    loss = _attached(base, spec)
+    speed = None if spec.max_minutes is None else _measured_speed(base, spec, loss)
+    plan = make_plan(spec, public_facts(base, n_units), speed)
     form = Form(spec.per_unit_gradients)
     work = Workload(tokens_per_unit, spec.microbatch_tokens, base.vocabulary, form)
-    return Cost(
+    return plan, Cost(
         seconds=estimate_seconds(loss, plan, work, base.device),
         memory=estimate_memory(loss, plan, work, base.device),
         available_bytes=available_bytes(base.device),
         forms=tuple(form_choices(loss, plan, work)),
     )
+
+
+def measured_speed(base: LoadedModel, spec: FitSpec) -> Speed:
+    """What max_minutes is reckoned with. Attaches adapters to `base`."""
+    return _measured_speed(base, spec, _attached(base, spec))
+
+
+def _attached(base: LoadedModel, spec: FitSpec) -> CausalLmLoss:
+    configure_cpu(spec.threads)
+    choice = adapter_plan(spec, public_facts(base, n_units=1))
+    return trainable(base, spec, choice, ALONE)[1]
 
 
 def public_facts(base: LoadedModel, n_units: int) -> PublicFacts:
@@ -573,9 +627,12 @@ def _check_arranged(job: _Job) -> None:
             f"the plan is for n_units={plan.n_units} with canaries={job.spec.canaries} among them; "
             "at least one other unit must have been declared"
         )
-    own = make_plan(job.spec, public_facts(job.base, plan.n_units))
-    for name in type(plan).model_fields:
-        if name != "reasons" and not _alike(getattr(plan, name), getattr(own, name)):
+    speed = None
+    if plan.seconds_per_unit is not None:
+        speed = Speed(plan.seconds_per_unit, "as the gateway knew it")
+    own = make_plan(job.spec, public_facts(job.base, plan.n_units), speed)
+    for name in type(plan).model_fields.keys() - EXPLANATIONS:
+        if not _alike(getattr(plan, name), getattr(own, name)):
             raise SpecError(
                 f"the plan has {name}={getattr(plan, name)!r}, this model and version give "
                 f"{getattr(own, name)!r}; make the plan anew"

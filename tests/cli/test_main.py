@@ -97,7 +97,21 @@ def test_plan_prints_everything_before_anything_runs(
     for word in ("noise multiplier", "steps", "sampling probability", "epsilon", "estimated time"):
         assert word in out
     assert "nearby choices" in out
+    assert "worth: " in out
+    assert "of what an ordinary fit would learn" in out
+    assert "more or less time (--max-minutes)" in out
     assert list(tmp_path.iterdir()) == []
+
+
+def test_plan_takes_a_time_limit(taciturn: Taciturn, tiny_llama: Path) -> None:
+    asked = ["plan", "--model", str(tiny_llama), "--n-units", "5000", "--target-epsilon", "3"]
+    code, out, err = taciturn(*asked, "--max-minutes", "0.1")
+    assert code == 0, err
+    assert "max_minutes=0.1: time for about" in out
+    assert "public random tokens" in " ".join(out.split())
+    code, _, err = taciturn(*asked, "--max-minutes", "1", "--batch-size", "8", "--steps", "9")
+    assert code == 1
+    assert "leave one of them out" in " ".join(err.split())
 
 
 def test_doctor_finds_everything_in_place(taciturn: Taciturn) -> None:

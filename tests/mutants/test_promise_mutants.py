@@ -200,6 +200,52 @@ def charged_before(model: Path, folder: Path, patch: Patch) -> None:
     assert LedgerFile.open(url).total("notes [one record]").epsilon > 1
 
 
+TIMED: dict[str, Any] = {**SETTINGS, "steps": None, "max_minutes": 0.01}
+
+
+def _happened(patch: Patch, *seconds: float) -> list[str]:
+    """What measures speed, each time as slow as said, and what reads rows, in their order."""
+    found, left, prepare = list[str](), list(seconds), worker.prepare
+
+    def measured(*_: object) -> float:
+        found.append("measured")
+        return left.pop(0)
+
+    def read(*given: Any) -> Any:
+        found.append("read")
+        return prepare(*given)
+
+    patch.setattr(worker, "measured_seconds_per_unit", measured)
+    patch.setattr(worker, "prepare", read)
+    return found
+
+
+def timed_before_rows(model: Path, folder: Path, patch: Patch) -> None:
+    """A speed that is measured once rows are there may follow from them, and a plan from it."""
+    happened = _happened(patch, 0.03)
+    LLM(str(model)).fit(rows(), **TIMED)
+    assert happened == ["measured", "read"]
+
+
+def plan_of_the_begun_run(model: Path, folder: Path, patch: Patch) -> None:
+    """What was paid for and half run is what is run to its end."""
+    _happened(patch, 0.03, 0.001)
+    llm = LLM(str(model))
+    with pytest.raises(StoppedError):
+        llm.fit(rows(), output=folder / "out", observer=Observer(on_progress=_at_two), **TIMED)
+    try:
+        report = LLM(str(model)).fit(rows(), output=folder / "out", resume=True, **TIMED).privacy
+    except CheckpointError as error:
+        raise AssertionError("a run could not go on as it was begun") from error
+    assert report is not None
+    assert report.steps == 3
+
+
+def _at_two(progress: Any) -> None:
+    if progress.step == 2:
+        raise StoppedError
+
+
 def no_comparison(patch: Patch) -> None:
     patch.setattr(worker, "check_prepared", lambda *_: None)
 
@@ -267,6 +313,19 @@ def charged_afterwards(patch: Patch) -> None:
     patch.setattr(worker, "train", mutant)
 
 
+def timed_once_rows_are_there(patch: Patch) -> None:
+    waiting: list[Callable[[], Any]] = []
+    real, plan = worker._speed, worker.make_plan
+    patch.setattr(worker, "_speed", lambda *given: waiting.append(lambda: real(*given)))
+    patch.setattr(worker, "make_plan", lambda spec, facts, _: plan(spec, facts, waiting[0]()))
+
+
+def timed_anew(patch: Patch) -> None:
+    """When a run is resumed, too."""
+    real = worker._speed
+    patch.setattr(worker, "_speed", lambda job, begun, loss, _: real(job, begun, loss, False))
+
+
 Check = Callable[[Path, Path, Patch], None]
 MUTANTS: list[tuple[Callable[[Patch], None], Check]] = [
     (no_comparison, another_unit),
@@ -280,6 +339,8 @@ MUTANTS: list[tuple[Callable[[Patch], None], Check]] = [
     (number_of_those_there, declared_number),
     (number_without_noise, noised_number),
     (charged_afterwards, charged_before),
+    (timed_once_rows_are_there, timed_before_rows),
+    (timed_anew, plan_of_the_begun_run),
 ]
 IDS = [f"{mutant.__name__}-{check.__name__}" for mutant, check in MUTANTS]
 

@@ -73,6 +73,9 @@ def test_plan_says_whether_there_is_room(client: Client) -> None:
     quote = client.dataset("phee").plan(BASE, target_epsilon=3)
     assert quote.plan.n_units == 1100
     assert "there is room" in repr(quote)
+    assert "worth: " in repr(quote)
+    assert "of what an ordinary fit would learn" in repr(quote)
+    assert "2 times the time: batch" in repr(quote)
     assert quote.policy in quote._repr_html_()
 
 

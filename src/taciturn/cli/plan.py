@@ -7,6 +7,7 @@ from rich.table import Table
 
 from taciturn.engine.training.memory import MemoryEstimate
 from taciturn.llm import LLM
+from taciturn.local import Estimate
 from taciturn.planning.plan import TrainingPlan, alternatives
 from taciturn.spec import FitSpec, JobSpec
 from taciturn.worker import Cost
@@ -27,10 +28,13 @@ def run_plan(job: JobSpec, *, n_units: int | None, verbose: bool) -> None:
     for reason in estimate.plan.reasons:
         console.print(f"method: {reason}", markup=False)
     if estimate.plan.privacy is not None:
+        _say_worth(estimate.plan, console)
+        console.print(_times(estimate))
         console.print(_nearby(spec, estimate.plan))
         console.print(
             "remaining noise is noise multiplier / (batch x sqrt(steps)), the noise on the mean of "
-            "all steps: the smaller, the better it learns. Time grows with the epochs."
+            "all steps: the smaller, the better it learns. Time grows with the epochs. Where more "
+            "time leaves no less noise, it is not taken."
         )
 
 
@@ -59,6 +63,29 @@ def _settings(name: str, plan: TrainingPlan, cost: Cost) -> Table:
     ]
     for row in rows:
         table.add_row(*row)
+    return table
+
+
+def _say_worth(plan: TrainingPlan, console: Console) -> None:
+    if plan.worth is not None:
+        console.print(f"worth: {plan.worth.text}", style="bold", markup=False, soft_wrap=True)
+        console.print(f"  {plan.worth.basis}", style="dim", markup=False, soft_wrap=True)
+
+
+def _times(estimate: Estimate) -> Table:
+    table = Table(title="more or less time (--max-minutes)", title_justify="left")
+    for column in ("limit", "takes", "batch", "steps", "remaining noise", "expected worth"):
+        table.add_column(column, justify="right")
+    per_unit = estimate.cost.seconds / estimate.plan.units_seen
+    for choice in estimate.other_times:
+        table.add_row(
+            "this plan" if choice.times == 1 else f"{choice.times:g} x the time",
+            _duration(per_unit * choice.units),
+            str(choice.batch_size),
+            str(choice.steps),
+            f"{choice.remaining_noise:.3g}",
+            "not known" if choice.share is None else f"about {choice.share:.0%}",
+        )
     return table
 
 

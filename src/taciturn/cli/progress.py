@@ -49,6 +49,8 @@ class FitScreen:
     def _plan(self, plan: TrainingPlan) -> None:
         for reason in plan.reasons:
             self._console.print(f"  {reason}", style="dim", markup=False)
+        if plan.worth is not None:
+            self._console.print(f"  worth: {plan.worth.text}", markup=False)
         self._bar.update(self._task, total=plan.steps, spent=_spent(0.0 if plan.privacy else None))
 
     def _progress(self, progress: loop.Progress) -> None:

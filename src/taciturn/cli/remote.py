@@ -6,6 +6,7 @@ from typing import Any
 
 from taciturn.cli.gateway import connected, named_dataset, say, show_rows
 from taciturn.errors import SpecError
+from taciturn.planning.plan import TrainingPlan
 from taciturn.sdk.client import Client
 from taciturn.sdk.dataset import RemoteDataset
 from taciturn.sdk.evaluation import COLUMNS
@@ -30,6 +31,9 @@ def run_remote_fit(fields: dict[str, Any]) -> None:
         model = _needed(fields, "model")
         job = _data(client, fields, "train").fit(model, **fields)
         say(f"job {job.id}: {job.policy}")
+        worth = TrainingPlan.model_validate(job.view.plan).worth if job.view.plan else None
+        if worth is not None:
+            say(f"worth: {worth.text}")
         if not wait:
             if job.view.approval is not None:
                 say(f"two people have to approve it: taciturn approval show {job.view.approval}")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -13,6 +15,17 @@ _TUNED_RANK, _TUNED_PARAMETERS = 16, 4.7e6
 
 L2_CLIP_NORM = 0.1
 """Far below the norm of any unit's gradient, so that all count alike and nothing needs tuning."""
+
+STEPS = (20, 25, 32, 40, 50, 64, 80, 100, 125, 160, 200, 250, 320, 400)
+"""Numbers of steps that a private fit may have by default."""
+
+FEWEST_STEPS = STEPS[0]
+
+STEP_NOISE = 1.65e-3
+"""Noise on a step's mean gradient, in clip norms, that the largest stable step still bears: where
+the two bounds of `tuning` on the learning rate meet."""
+
+_SEEN_ALIKE = 1200
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,18 +96,76 @@ def adapter_choice(spec: FitSpec, facts: PublicFacts) -> tuple[AdapterChoice, tu
     return AdapterChoice("lora", rank, float(rank), fixed_a=True, head_r=4), (reason,)
 
 
-def batch_size(spec: FitSpec, facts: PublicFacts) -> int:
-    """Expected units per step: large under DP, where the whole batch shares the noise."""
+def batch_and_steps(
+    spec: FitSpec,
+    facts: PublicFacts,
+    noise: Callable[[int, int], float],
+    most_units: float | None = None,
+) -> tuple[int, int]:
+    """Expected units per step, and how many steps, as far as the spec leaves them open.
+
+    The work of a fit is batch x steps, the units seen, and has a limit. For the same work, few
+    steps of many units leave the least noise on the mean of all steps' gradients, least of all with
+    every unit in every step. But that mean moves the weights no further than so many steps can. So
+    a private fit takes as many steps as it can while the noise of a single step stays below
+    STEP_NOISE, and FEWEST_STEPS where even so few are noisier. It does not take all of its limit
+    where more work leaves no less noise.
+
+    Args:
+        noise: the noise multiplier of a batch size and a number of steps.
+        most_units: the limit; None for `default_units`.
+    """
     if not spec.private:
-        return min(facts.n_units, 32)
-    return max(1, min(facts.n_units, max(512, facts.n_units // 16), 2048))
+        return _ordinary(spec, facts, most_units)
+    n, units = facts.n_units, default_units(facts.n_units) if most_units is None else most_units
+    if spec.epochs is not None:
+        units = spec.epochs * n
+    if spec.steps is not None:
+        return spec.batch_size or _batch(n, units, spec.steps), spec.steps
+    if spec.batch_size is not None:
+        if spec.epochs is not None:
+            return spec.batch_size, max(1, round(units / spec.batch_size))
+        # Of batches whose size is given, more are less noise.
+        affordable = int(units / spec.batch_size)
+        fewest = 1 if most_units is not None else FEWEST_STEPS
+        return spec.batch_size, max(fewest, min(affordable, STEPS[-1]))
+    if units < FEWEST_STEPS:
+        return 1, max(1, int(units))
+    quiet = bisect_left(
+        STEPS, True, lo=1, key=lambda steps: not _quiet(noise, _batch(n, units, steps), steps)
+    )
+    steps = STEPS[quiet - 1]
+    batch = _batch(n, units, steps)
+    return batch, steps if spec.epochs is None else max(1, round(units / batch))
 
 
-def steps(spec: FitSpec, facts: PublicFacts, batch: int) -> int:
-    """Steps when neither epochs nor steps are given."""
-    if not spec.private:
-        return max(1, math.ceil(3 * facts.n_units / batch))
-    return 40
+def default_units(n_units: int) -> float:
+    """Units that a private fit sees where nobody says how long it may take: batch x steps.
+
+    Every unit FEWEST_STEPS times, of a thousand; of more units each less often, since more of them
+    need less work each to be learned as well.
+    """
+    return FEWEST_STEPS * min(n_units, math.sqrt(n_units * _SEEN_ALIKE))
+
+
+def _batch(n_units: int, units: float, steps: int) -> int:
+    return max(1, min(n_units, int(units / steps)))
+
+
+def _quiet(noise: Callable[[int, int], float], batch: int, steps: int) -> bool:
+    return noise(batch, steps) / batch <= STEP_NOISE
+
+
+def _ordinary(spec: FitSpec, facts: PublicFacts, most_units: float | None) -> tuple[int, int]:
+    """Three epochs of small batches, or what there is time for."""
+    batch = spec.batch_size or min(facts.n_units, 32)
+    if spec.steps is not None:
+        affordable = batch if most_units is None else int(most_units / spec.steps)
+        return (spec.batch_size or max(1, min(batch, affordable))), spec.steps
+    if spec.epochs is not None:
+        return batch, max(1, round(spec.epochs * facts.n_units / batch))
+    steps = max(1, math.ceil(3 * facts.n_units / batch))
+    return batch, steps if most_units is None else max(1, min(steps, int(most_units / batch)))
 
 
 def tuning(

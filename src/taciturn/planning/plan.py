@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
@@ -12,7 +15,14 @@ from taciturn.errors import PrivacyParameterError, SpecError
 from taciturn.planning import defaults
 from taciturn.planning.defaults import PublicFacts
 from taciturn.planning.optimizer import OptimizerConfig
+from taciturn.planning.worth import Worth, expected_share, expected_worth
 from taciturn.spec import DataSpec, FitSpec
+
+TOKENS_PER_UNIT = 64
+"""Of a unit, where how long units are is not known, or must not decide: it is private."""
+
+EXPLANATIONS = frozenset({"reasons", "base_parameters", "seconds_per_unit"})
+"""Fields of a plan that say why it is so; two plans that differ in them alone run alike."""
 
 
 class AdapterPlan(BaseModel):
@@ -40,8 +50,25 @@ class PrivacyPlan(BaseModel):
     l2_clip_norm: float
 
 
+@dataclass(frozen=True, slots=True)
+class Speed:
+    """How long a unit takes where a fit will run, from public facts alone.
+
+    Attributes:
+        basis: what that was found by, in words.
+    """
+
+    seconds_per_unit: float
+    basis: str
+
+
 class TrainingPlan(BaseModel):
-    """Everything that determines a run, except the rows. Public."""
+    """Everything that determines a run, except the rows. Public.
+
+    Attributes:
+        base_parameters: of the base model; None in plans of older versions.
+        seconds_per_unit: what max_minutes was reckoned with; None without it.
+    """
 
     model_config = ConfigDict(frozen=True, defer_build=True)
 
@@ -60,6 +87,36 @@ class TrainingPlan(BaseModel):
     max_tokens: int
     max_records_per_unit: int
     reasons: tuple[str, ...] = ()
+    base_parameters: int | None = None
+    seconds_per_unit: float | None = None
+
+    @property
+    def units_seen(self) -> int:
+        """Expected number of units of all steps together: what the time of a fit grows with."""
+        return self.batch_size * self.steps
+
+    @property
+    def remaining_noise(self) -> float | None:
+        """Noise on the mean of all steps' gradients, in clip norms; None without privacy."""
+        if self.privacy is None:
+            return None
+        return _remaining(self.privacy.noise_multiplier, self.batch_size, self.steps)
+
+    @property
+    def worth(self) -> Worth | None:
+        """What share of an ordinary fit's gain to expect; None without privacy."""
+        noise = self.remaining_noise
+        if self.privacy is None or noise is None or self.base_parameters is None:
+            return None
+        auto = self.adapter.fixed_a
+        return expected_worth(
+            remaining_noise=noise,
+            n_units=self.n_units,
+            epsilon=self.privacy.epsilon,
+            delta=self.privacy.delta,
+            parameters=self.base_parameters,
+            method="auto" if auto else self.adapter.method,
+        )
 
     @property
     def sampling_probability(self) -> float:
@@ -98,22 +155,50 @@ class Alternative:
     @property
     def remaining_noise(self) -> float:
         """Noise on the mean of all steps' gradients, in clip norms: smaller learns better."""
-        return self.noise_multiplier / (self.batch_size * math.sqrt(self.steps))
+        return _remaining(self.noise_multiplier, self.batch_size, self.steps)
 
 
-def make_plan(spec: FitSpec, facts: PublicFacts) -> TrainingPlan:
+class TimeChoice(BaseModel):
+    """What another amount of time would buy.
+
+    Attributes:
+        times: the limit on the units seen, in multiples of the plan's.
+        units: batch x steps; below the limit where more would leave no less noise.
+        remaining_noise: noise on the mean of all steps' gradients, in clip norms.
+        share: expected share of an ordinary fit's gain; None where that is not known.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    times: float
+    batch_size: int
+    steps: int
+    units: int
+    noise_multiplier: float
+    remaining_noise: float
+    share: float | None
+
+
+def make_plan(spec: FitSpec, facts: PublicFacts, speed: Speed | None = None) -> TrainingPlan:
     """Resolve every default and calibrate the noise.
+
+    Args:
+        speed: what max_minutes is reckoned with; needed with that, and not used without.
 
     Raises:
         PrivacyParameterError: epsilon, delta or batch size cannot give a guarantee for n_units.
         SpecError: a bound that depends on the model, such as max_tokens.
     """
     check_target(spec)
-    batch_size = _batch_size(spec, facts)
-    steps = _steps(spec, facts, batch_size)
+    delta = _delta(spec, facts.n_units)
+    _check_batch(spec, facts)
+    if spec.max_minutes is None:
+        speed = None
+    most, why_so_long = _most_units(spec, facts, speed)
+    batch_size, steps = defaults.batch_and_steps(spec, facts, _noise_of(spec, facts, delta), most)
     adapter = adapter_plan(spec, facts)
     choice, why = defaults.adapter_choice(spec, facts)
-    privacy = _privacy(spec, facts.n_units, batch_size, steps)
+    privacy = _privacy(spec, facts.n_units, delta, batch_size, steps)
     noise = privacy.noise_multiplier / batch_size if privacy else None
     tuned = defaults.tuning(choice, facts, steps, noise)
     return TrainingPlan(
@@ -131,8 +216,50 @@ def make_plan(spec: FitSpec, facts: PublicFacts) -> TrainingPlan:
         average_decay=tuned.average_decay,
         max_tokens=max_tokens(spec, facts.context_length),
         max_records_per_unit=spec.max_records_per_unit,
-        reasons=why,
+        reasons=(*why, *why_so_long, *_why_such_steps(spec, facts.n_units, batch_size, steps)),
+        base_parameters=facts.base_parameters,
+        seconds_per_unit=None if speed is None else speed.seconds_per_unit,
     )
+
+
+def other_times(spec: FitSpec, facts: PublicFacts, plan: TrainingPlan) -> tuple[TimeChoice, ...]:
+    """What half, twice and four times the plan's time would buy, beside the plan itself.
+
+    Each is the plan that such a limit on the units seen gives. Steps that the spec gives are kept,
+    or else its batch. Nothing without privacy.
+    """
+    if plan.privacy is None:
+        return ()
+    kept = spec.batch_size if spec.steps is None else None
+    open_spec = spec.model_copy(update={"batch_size": kept, "epochs": None})
+    noise = _noise_of(open_spec, facts, plan.privacy.delta)
+    found = [_time_choice(1, plan.batch_size, plan.steps, plan.privacy.noise_multiplier, plan)]
+    for times in (0.5, 2, 4):
+        most = times * plan.units_seen
+        with suppress(PrivacyParameterError):  # of which no noise makes a guarantee
+            batch, steps = defaults.batch_and_steps(open_spec, facts, noise, most)
+            found.append(_time_choice(times, batch, steps, noise(batch, steps), plan))
+    return tuple(sorted(found, key=lambda choice: choice.times))
+
+
+def _time_choice(
+    times: float, batch: int, steps: int, noise: float, plan: TrainingPlan
+) -> TimeChoice:
+    left = _remaining(noise, batch, steps)
+    known = plan.worth is not None and plan.worth.low is not None
+    return TimeChoice(
+        times=times,
+        batch_size=batch,
+        steps=steps,
+        units=batch * steps,
+        noise_multiplier=noise,
+        remaining_noise=left,
+        share=expected_share(left, plan.base_parameters or 0) if known else None,
+    )
+
+
+def _remaining(noise: float, batch_size: int, steps: int) -> float:
+    return noise / (batch_size * math.sqrt(steps))
 
 
 def check_target(spec: FitSpec) -> None:
@@ -188,54 +315,112 @@ def alternatives(spec: FitSpec, plan: TrainingPlan) -> list[Alternative]:
 def _alternative(
     epsilon: float, epochs: float, batch_size: int, steps: int, plan: TrainingPlan
 ) -> Alternative:
-    from taciturn.accounting.calibrate import noise_multiplier
-
     assert plan.privacy is not None
-    sigma = noise_multiplier(
-        target_epsilon=epsilon,
-        delta=plan.privacy.delta,
-        sampling_probability=batch_size / plan.n_units,
-        steps=steps,
-    )
+    sigma = _calibrated(epsilon, plan.privacy.delta, batch_size / plan.n_units, steps)
     return Alternative(epsilon, epochs, batch_size, steps, sigma)
 
 
-def _batch_size(spec: FitSpec, facts: PublicFacts) -> int:
-    if spec.batch_size is None:
-        return defaults.batch_size(spec, facts)
-    if spec.batch_size > facts.n_units:
+def _check_batch(spec: FitSpec, facts: PublicFacts) -> None:
+    if spec.batch_size is not None and spec.batch_size > facts.n_units:
         raise PrivacyParameterError(
             f"batch_size={spec.batch_size} exceeds the data's n_units={facts.n_units}; "
             f"choose at most {facts.n_units}"
         )
-    return spec.batch_size
 
 
-def _steps(spec: FitSpec, facts: PublicFacts, batch_size: int) -> int:
-    if spec.steps is not None:
-        return spec.steps
-    if spec.epochs is not None:
-        return max(1, round(spec.epochs * facts.n_units / batch_size))
-    return defaults.steps(spec, facts, batch_size)
+def _most_units(
+    spec: FitSpec, facts: PublicFacts, speed: Speed | None
+) -> tuple[float | None, tuple[str, ...]]:
+    """How many units max_minutes has time for, and that in words; None without it."""
+    if spec.max_minutes is None:
+        return None, ()
+    if speed is None:
+        raise SpecError(
+            f"max_minutes={spec.max_minutes:g}: how long a unit takes is not known here; give "
+            "batch_size and steps instead"
+        )
+    units = 60 * spec.max_minutes / speed.seconds_per_unit
+    least = spec.batch_size or spec.steps or min(defaults.FEWEST_STEPS, facts.n_units)
+    if units < least:
+        raise SpecError(
+            f"max_minutes={spec.max_minutes:g} is time for {units:.3g} units, and this fit sees "
+            f"{least} at least ({_pace(speed)}); give at least "
+            f"max_minutes={_rounded_up(least * speed.seconds_per_unit / 60):g}"
+        )
+    return units, (
+        f"max_minutes={spec.max_minutes:g}: time for about {units:,.0f} units, {_pace(speed)}. How "
+        "long your units are is private and decides no plan: longer ones take longer",
+    )
 
 
-def _privacy(spec: FitSpec, n_units: int, batch_size: int, steps: int) -> PrivacyPlan | None:
-    if isinstance(spec.target_epsilon, str) or spec.target_epsilon is None:
+def _pace(speed: Speed) -> str:
+    return f"{speed.seconds_per_unit:.2g} s each, {speed.basis}"
+
+
+def _rounded_up(minutes: float) -> float:
+    """To two significant digits, upwards."""
+    scale = 10.0 ** (math.floor(math.log10(minutes)) - 1)
+    return float(f"{math.ceil(minutes / scale) * scale:.2g}")
+
+
+def _why_such_steps(spec: FitSpec, n_units: int, batch: int, steps: int) -> tuple[str, ...]:
+    """Why a private fit has this batch and so many steps, where both were left open."""
+    if not spec.private or (spec.batch_size or spec.steps or spec.epochs) is not None:
+        return ()
+    whole = "every unit in every step" if batch == n_units else f"{batch} units in each"
+    if steps <= defaults.FEWEST_STEPS:
+        why = "the fewest that learn: for the same work, few steps of many units have least noise"
+    else:
+        why = "as many as leave the noise of each step below what the largest stable step bears"
+    return (f"{steps} steps, {whole}: {why}",)
+
+
+def _delta(spec: FitSpec, n_units: int) -> float | None:
+    """Checked against the number of units; None without privacy."""
+    if not spec.private:
         return None
     # Not at once: who only reads plans, as clients of a gateway do, needs no accountant.
-    from taciturn.accounting.calibrate import check_delta, default_delta, noise_multiplier
-    from taciturn.accounting.compose import epsilon as epsilon_of
-    from taciturn.accounting.events import dpsgd_event
+    from taciturn.accounting.calibrate import check_delta, default_delta
 
     delta = default_delta(n_units) if spec.delta is None else spec.delta
     check_delta(delta, n_units)
-    probability = batch_size / n_units
-    sigma = noise_multiplier(
-        target_epsilon=spec.target_epsilon,
-        delta=delta,
-        sampling_probability=probability,
-        steps=steps,
+    return delta
+
+
+def _noise_of(
+    spec: FitSpec, facts: PublicFacts, delta: float | None
+) -> Callable[[int, int], float]:
+    """The noise multiplier of a batch size and a number of steps, for the spec's epsilon."""
+    target = spec.target_epsilon
+
+    def noise(batch_size: int, steps: int) -> float:
+        assert isinstance(target, float), "fits without privacy have no noise"
+        assert delta is not None
+        return _calibrated(target, delta, batch_size / facts.n_units, steps)
+
+    return noise
+
+
+@lru_cache(maxsize=512)
+def _calibrated(epsilon: float, delta: float, probability: float, steps: int) -> float:
+    from taciturn.accounting.calibrate import noise_multiplier
+
+    return noise_multiplier(
+        target_epsilon=epsilon, delta=delta, sampling_probability=probability, steps=steps
     )
+
+
+def _privacy(
+    spec: FitSpec, n_units: int, delta: float | None, batch_size: int, steps: int
+) -> PrivacyPlan | None:
+    if delta is None:
+        return None
+    from taciturn.accounting.compose import epsilon as epsilon_of
+    from taciturn.accounting.events import dpsgd_event
+
+    assert isinstance(spec.target_epsilon, float)
+    probability = batch_size / n_units
+    sigma = _calibrated(spec.target_epsilon, delta, probability, steps)
     event = dpsgd_event(sampling_probability=probability, noise_multiplier=sigma, steps=steps)
     return PrivacyPlan(
         epsilon=epsilon_of(event, delta),

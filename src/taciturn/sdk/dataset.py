@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Unpack
 
 from taciturn.errors import ConflictError, SpecError
-from taciturn.planning.plan import TrainingPlan
+from taciturn.planning.plan import TimeChoice, TrainingPlan
 from taciturn.sdk.job import Job
 from taciturn.sdk.looks import budget_bar, budget_line, card, facts, muted, table
 from taciturn.sdk.progress import duration
@@ -71,6 +71,11 @@ class Quote:
             found["share of your grant"] = f"{view.share_of_grant:.1%}"
         if view.duration is not None:
             found["training takes"] = f"{duration(view.duration.seconds)} ({view.duration.basis})"
+        if view.worth is not None:
+            found["worth"] = view.worth.text
+            found["its basis"] = view.worth.basis
+        if view.other_times:
+            found["more or less time"] = "; ".join(map(_bought, view.other_times))
         return found
 
     def __repr__(self) -> str:
@@ -79,6 +84,15 @@ class Quote:
 
     def _repr_html_(self) -> str:
         return card("plan", self.policy, facts(self.facts()), muted(self.verdict))
+
+
+def _bought(choice: TimeChoice) -> str:
+    worth = "worth not known" if choice.share is None else f"worth about {choice.share:.0%}"
+    times = "this plan" if choice.times == 1 else f"{choice.times:g} times the time"
+    return (
+        f"{times}: batch {choice.batch_size}, {choice.steps} steps, remaining noise "
+        f"{choice.remaining_noise:.3g}, {worth}"
+    )
 
 
 @dataclass(frozen=True, slots=True, repr=False)

@@ -7,6 +7,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
+from taciturn.planning.plan import TimeChoice
+from taciturn.planning.worth import Worth
 from taciturn.spec import EvaluateSpec, FitSpec, SampleSpec, Seed, Temperature, TopP
 from taciturn.wire.machines import MachineWish
 from taciturn.wire.values import Line, Moment, Name, PolicyLine, WireValue
@@ -266,6 +268,14 @@ class PlanView(WireValue):
     duration: Annotated[
         Duration | None, Field(description="Of a fit's steps, without waiting for a machine.")
     ] = None
+    worth: Annotated[
+        Worth | None,
+        Field(description="What a private fit is expected to keep of an ordinary fit's gain."),
+    ] = None
+    other_times: Annotated[
+        tuple[TimeChoice, ...],
+        Field(description="What half, twice and four times its time would buy, beside itself."),
+    ] = ()
     policy: PolicyLine
 
 

@@ -12,7 +12,7 @@ from taciturn.engine.model.load import load_base
 from taciturn.engine.training.checkpoint import Journal
 from taciturn.engine.training.loop import Blocks
 from taciturn.errors import BudgetExceededError, SpecError
-from taciturn.planning.plan import TrainingPlan, make_plan
+from taciturn.planning.plan import Speed, TrainingPlan, make_plan
 from taciturn.spec import FitSpec
 from taciturn.worker import Arranged, fit, public_facts
 
@@ -145,3 +145,25 @@ def test_somebody_must_have_been_declared_besides_canaries(
     spec = SPEC.model_copy(update={"canaries": 30})
     with pytest.raises(SpecError, match="canaries=30"):
         run(tiny_llama, tmp_path, lambda first, steps: None, spec=spec)
+
+
+def test_a_time_limit_is_reckoned_with_the_gateways_speed(tiny_llama: Path, tmp_path: Path) -> None:
+    """Which is in its plan; a plan of other batches or steps is refused as ever."""
+    spec = SPEC.model_copy(update={"steps": None, "max_minutes": 0.1})
+    base = load_base(str(tiny_llama), spec)
+    speed = Speed(0.1, "by earlier fits")
+    plan = make_plan(spec, public_facts(base, 30), speed)
+    assert plan.steps == 7  # six seconds for 60 units, in batches of 8
+    # An older gateway's plan doesn't say why it is as it is, and runs all the same.
+    bare = plan.model_copy(update={"base_parameters": None, "reasons": ()})
+    run(tiny_llama, tmp_path, lambda first, steps: None, spec=spec, plan=bare)
+    assert steps_run(tmp_path) == list(range(1, 8))
+    for wrong in ({"seconds_per_unit": 0.2}, {"steps": 8}, {"seconds_per_unit": None}):
+        with pytest.raises(SpecError):
+            run(
+                tiny_llama,
+                tmp_path / "wrong",
+                lambda first, steps: None,
+                spec=spec,
+                plan=plan.model_copy(update=wrong),
+            )

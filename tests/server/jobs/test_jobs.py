@@ -12,7 +12,7 @@ from sqlalchemy import Connection, update
 
 from gateways.world import NAMESPACE, UNITS, fit
 from taciturn.planning.defaults import PublicFacts
-from taciturn.planning.plan import make_plan
+from taciturn.planning.plan import TrainingPlan, make_plan
 from taciturn.server.ledger import job_statements, statement, verify
 from taciturn.server.tables import datasets, grant_terms
 from taciturn.spec import FitSpec
@@ -78,6 +78,34 @@ def test_a_plan_says_how_long_training_takes(ward: Ward) -> None:
     assert "1 earlier fit" in told["basis"]
     owners = ward.post("plans", twice, who="olga").json()["duration"]
     assert owners == told
+    seconds = 600 / (plan["steps"] * plan["batch_size"])
+    limited = fit(steps=None, batch_size=None, max_minutes=20)
+    shown = ward.post("plans", limited).json()
+    assert shown["plan"]["seconds_per_unit"] == pytest.approx(seconds, rel=0.02)
+    assert shown["duration"]["seconds"] <= 1200
+    reasons = " ".join(shown["plan"]["reasons"])
+    assert "max_minutes=20: time for about" in reasons
+    assert "by 1 earlier fit(s) of this base model that you may see" in reasons
+    job = ward.ask(limited, key="limited-1").json()
+    assert job["plan"] == shown["plan"]
+    short = ward.post("plans", fit(steps=None, max_minutes=0.01))
+    assert (short.status_code, short.json()["code"]) == (422, "invalid")
+    assert "give at least max_minutes=" in short.json()["detail"]
+
+
+def test_a_plan_says_what_it_is_worth_from_public_facts_alone(ward: Ward) -> None:
+    shown = ward.post("plans", fit()).json()
+    plan = TrainingPlan(**shown["plan"])
+    assert plan.worth is not None
+    assert shown["worth"] == plan.worth.model_dump(mode="json")
+    assert "of what an ordinary fit would learn" in shown["worth"]["text"]
+    assert [row["times"] for row in shown["other_times"]] == [0.5, 1.0, 2.0, 4.0]
+    assert shown["other_times"][1]["steps"] == plan.steps
+    full = ward.post("plans", fit(method="full")).json()
+    assert "no run with method='full' was measured" in full["worth"]["text"]
+    assert {row["share"] for row in full["other_times"]} == {None}
+    none = ward.post("plans", fit(target_epsilon="unlimited")).json()
+    assert (none["worth"], none["other_times"]) == (None, [])
 
 
 def test_canaries_that_no_audit_would_find_are_refused(ward: Ward) -> None:

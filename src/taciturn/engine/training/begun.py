@@ -28,6 +28,8 @@ class Begun(BaseModel):
         base_model_sha256: of its files, where they were found.
         earlier: names the fitted model that is fitted further.
         spent: private steps before this run, which its report composes with it.
+        seconds_per_unit: what max_minutes was reckoned with, so that a resumed run keeps its plan;
+            None without it.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -37,6 +39,7 @@ class Begun(BaseModel):
     base_model_sha256: dict[str, str]
     earlier: str | None
     spent: tuple[PrivateStep, ...]
+    seconds_per_unit: float | None = None
 
     @classmethod
     def read(cls, private: Path) -> Begun:

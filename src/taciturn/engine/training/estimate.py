@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 import time
 from collections import Counter
 from dataclasses import dataclass
@@ -9,12 +10,12 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from taciturn.engine.data.batch import bucket_length
+from taciturn.engine.data.batch import BatchLimits, bucket_length
 from taciturn.engine.privacy.forms import Form, keeps_factors
 from taciturn.engine.privacy.per_example import per_example_gradients, trainable_parameters
 from taciturn.engine.privacy.ranks import ALONE
 from taciturn.engine.privacy.types import UnitBatch
-from taciturn.engine.training.loop import batch_limits
+from taciturn.engine.training.loop import batch_limits, gradient_units
 from taciturn.engine.training.memory import MemoryEstimate, memory_estimate
 from taciturn.planning.plan import TrainingPlan
 
@@ -51,11 +52,35 @@ def estimate_seconds(
     """Expected duration of the steps of `plan`, data preparation and saving not included."""
     width, sequences = _shape(loss, plan, work)
     batch = random_batch(work.vocabulary, sequences, width, device)
-    per_example_gradients(loss, batch, work.form)
-    start = time.perf_counter()
-    per_example_gradients(loss, batch, work.form)
-    seconds_per_token = (time.perf_counter() - start) / batch.input_ids_BT.numel()
-    return seconds_per_token * work.tokens_per_unit * plan.batch_size * plan.steps
+    return _seconds_per_token(loss, batch, work.form) * work.tokens_per_unit * plan.units_seen
+
+
+def measured_seconds_per_unit(
+    loss: nn.Module, max_tokens: int, work: Workload, device: torch.device
+) -> float:
+    """How long the gradient of a unit of `work.tokens_per_unit` public random tokens takes.
+
+    In full microbatches, since a plan's batch isn't known yet. Every process of a sharded model has
+    to call this, and all run as many microbatches.
+    """
+    width = bucket_length(max(2, round(work.tokens_per_unit)), max_tokens)
+    units = gradient_units(_trained(loss))
+    sequences = BatchLimits(work.microbatch_tokens, units, max_tokens).units_of(width, 1)
+    batch = random_batch(work.vocabulary, sequences, width, device)
+    return _seconds_per_token(loss, batch, work.form) * work.tokens_per_unit
+
+
+def _seconds_per_token(loss: nn.Module, batch: UnitBatch, form: Form) -> float:
+    """The median of three tries, after one that warms up."""
+    device = batch.input_ids_BT.device
+    tries = []
+    for _ in range(4):
+        start = time.perf_counter()
+        per_example_gradients(loss, batch, form)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        tries.append(time.perf_counter() - start)
+    return statistics.median(tries[1:]) / batch.input_ids_BT.numel()
 
 
 def estimate_memory(
@@ -91,8 +116,12 @@ def _form(shape: tuple[int, ...], width: int, sequences: int, form: Form) -> str
 def _shape(loss: nn.Module, plan: TrainingPlan, work: Workload) -> tuple[int, int]:
     """Padded tokens of a typical unit, and how many such units one microbatch has."""
     width = bucket_length(max(2, round(work.tokens_per_unit)), plan.max_tokens)
-    trained = sum(value.numel() for value in trainable_parameters(loss).values())
-    return width, batch_limits(plan, trained, work.microbatch_tokens, ALONE).units_of(width, 1)
+    limits = batch_limits(plan, _trained(loss), work.microbatch_tokens, ALONE)
+    return width, limits.units_of(width, 1)
+
+
+def _trained(loss: nn.Module) -> int:
+    return sum(value.numel() for value in trainable_parameters(loss).values())
 
 
 def random_batch(vocabulary: int, sequences: int, width: int, device: torch.device) -> UnitBatch:

@@ -29,7 +29,7 @@ from taciturn.engine.training.mechanism import planned_mechanism
 from taciturn.engine.training.processes import any_process, tell, together
 from taciturn.engine.training.state import TrainingState
 from taciturn.engine.training.step import Streams, ordinary_step, private_step
-from taciturn.planning.plan import TrainingPlan
+from taciturn.planning.plan import EXPLANATIONS, TrainingPlan
 
 _CURVE_POINTS = 24
 # Per-unit gradients of one microbatch: units x trainable parameters x 4 bytes.
@@ -203,7 +203,7 @@ def _state(run: Run) -> TrainingState:
 
 
 def _identity(run: Run) -> dict[str, Any]:
-    plan = run.plan.model_dump(exclude={"reasons"}, mode="json")
+    plan = run.plan.model_dump(exclude=set(EXPLANATIONS), mode="json")
     data = hashlib.sha256(run.dataset.fingerprint.encode()).hexdigest()
     return {**plan, "data": data}
 
@@ -236,10 +236,14 @@ def _note_streams(run: Run, step: int, streams: Streams, journal: Journal) -> No
 def batch_limits(plan: TrainingPlan, trained: int, tokens: int, ranks: Ranks) -> BatchLimits:
     """What a microbatch may hold, from public facts: `trained` parameters, `tokens` at most."""
     units = min(
-        _GRADIENT_BYTES // (4 * trained),
-        filled_units(plan.batch_size // ranks.size, plan.max_tokens),
+        gradient_units(trained), filled_units(plan.batch_size // ranks.size, plan.max_tokens)
     )
-    return BatchLimits(tokens, max(1, units), plan.max_tokens)
+    return BatchLimits(tokens, units, plan.max_tokens)
+
+
+def gradient_units(trained: int) -> int:
+    """Units whose gradients of `trained` parameters may be kept at once; at least 1."""
+    return max(1, _GRADIENT_BYTES // (4 * trained))
 
 
 def _limits(run: Run, state: TrainingState) -> BatchLimits:

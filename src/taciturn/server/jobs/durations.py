@@ -12,7 +12,7 @@ import statistics
 
 from sqlalchemy import Connection, select
 
-from taciturn.planning.plan import TrainingPlan
+from taciturn.planning.plan import TOKENS_PER_UNIT, Speed, TrainingPlan
 from taciturn.server.identity.principal import Principal
 from taciturn.server.jobs.views import visible_jobs
 from taciturn.server.tables import job_events, jobs
@@ -20,7 +20,6 @@ from taciturn.wire.events import JOB_EVENT, Stage, StageEvent, StateEvent
 from taciturn.wire.jobs import Duration, JobKind, JobState
 
 _LATEST = 10
-_TOKENS_PER_UNIT = 64  # as `taciturn plan` takes where it knows no lengths
 _OPERATIONS = 4.3  # for each parameter and token of a private step, by bench/private_step.py
 _PER_CORE_S = 3.6e10  # operations of one core, by bench/private_step.py on records of real lengths
 
@@ -29,18 +28,25 @@ def duration_of(
     connection: Connection, caller: Principal, model: str, plan: TrainingPlan, parameters: int
 ) -> Duration:
     """How long a fit's steps would take."""
-    units = plan.steps * plan.batch_size
-    earlier = _seconds_per_unit(connection, caller, model, plan.adapter.method)
+    speed = speed_of(connection, caller, model, plan.adapter.method, parameters)
+    return Duration(seconds=plan.units_seen * speed.seconds_per_unit, basis=speed.basis)
+
+
+def speed_of(
+    connection: Connection, caller: Principal, model: str, method: str, parameters: int
+) -> Speed:
+    """How long each unit of a fit by that method would take; max_minutes is reckoned with it."""
+    earlier = _seconds_per_unit(connection, caller, model, method)
     if earlier:
-        return Duration(
-            seconds=units * statistics.median(earlier),
-            basis=f"by {len(earlier)} earlier fit(s) of this base model that you may see",
+        return Speed(
+            statistics.median(earlier),
+            f"by {len(earlier)} earlier fit(s) of this base model that you may see",
         )
-    operations = units * _TOKENS_PER_UNIT * parameters * _OPERATIONS
+    operations = TOKENS_PER_UNIT * parameters * _OPERATIONS
     cores = os.cpu_count() or 1
-    return Duration(
-        seconds=operations / (cores * _PER_CORE_S),
-        basis=f"a guess from the model's size, for {cores} cores and {_TOKENS_PER_UNIT} tokens a "
+    return Speed(
+        operations / (cores * _PER_CORE_S),
+        f"a guess from the model's size, for {cores} cores and {TOKENS_PER_UNIT} tokens a "
         "unit: a fit of other lengths or on another machine takes several times as long, or as "
         "short",
     )
@@ -57,7 +63,7 @@ def _seconds_per_unit(
         plan = TrainingPlan.model_validate_json(row.plan)
         same = json.loads(row.request)["model"] == model and plan.adapter.method == method
         if same and (seconds := _training_s(connection, row.id)):
-            found.append(seconds / (plan.steps * plan.batch_size))
+            found.append(seconds / plan.units_seen)
         if len(found) == _LATEST:
             break
     return found

@@ -18,7 +18,7 @@ from sqlalchemy import Connection, Row, select, update
 from taciturn.accounting.events import event_from_dict, event_to_dict
 from taciturn.certificate.canonical import canonical_json
 from taciturn.errors import BudgetExceededError, UnknownEntryError
-from taciturn.planning.plan import TrainingPlan
+from taciturn.planning.plan import Speed, TrainingPlan, adapter_plan, other_times
 from taciturn.preparation.arrow_types import type_of_column
 from taciturn.preparation.fields import choose_fields
 from taciturn.server.approvals import Approvals, approvers_of
@@ -26,9 +26,16 @@ from taciturn.server.gateway import Gateway
 from taciturn.server.identity.principal import Principal
 from taciturn.server.identity.secret import new_id
 from taciturn.server.jobs import idempotency
-from taciturn.server.jobs.durations import duration_of
+from taciturn.server.jobs.durations import duration_of, speed_of
 from taciturn.server.jobs.ending import End, Ending
-from taciturn.server.jobs.pricing import Price, Verdict, decide, fitting_epsilon, price
+from taciturn.server.jobs.pricing import (
+    Price,
+    Verdict,
+    decide,
+    fitting_epsilon,
+    planned_from,
+    price,
+)
 from taciturn.server.jobs.states import States, job_row
 from taciturn.server.jobs.terms import Asked, Terms, is_paid_for, terms_of
 from taciturn.server.jobs.views import (
@@ -53,7 +60,6 @@ from taciturn.wire.events import FailureCode, NumberedEvent
 from taciturn.wire.jobs import (
     ApprovalView,
     Decision,
-    Duration,
     JobCost,
     JobKind,
     JobState,
@@ -92,7 +98,7 @@ class Jobs:
         """What a job would be and cost now; nothing is held. Raises as `submit`."""
         terms, priced, verdict = self._judged(caller, asked)
         short = not verdict.admitted or verdict.reason == "exceeds_grant"
-        return PlanView(
+        view = PlanView(
             plan=priced.plan,
             epsilon=priced.epsilon,
             delta=priced.delta,
@@ -101,19 +107,34 @@ class Jobs:
             admitted=verdict.admitted,
             fitting_epsilon=fitting_epsilon(self.gateway, priced, terms) if short else None,
             needs_approval=verdict.reason,
-            duration=self._duration(caller, asked, terms, priced),
             policy=priced.policy,
         )
+        if isinstance(asked, RemoteFit):
+            return view.model_copy(update=self._of_a_fit(caller, asked, terms, priced))
+        return view
 
-    def _duration(
-        self, caller: Principal, asked: Asked, terms: Terms, priced: Price
-    ) -> Duration | None:
-        base = terms.base
-        if not isinstance(asked, RemoteFit) or base is None:
-            return None
-        plan = TrainingPlan(**priced.plan)
-        return self.gateway.read(
+    def _of_a_fit(
+        self, caller: Principal, asked: RemoteFit, terms: Terms, priced: Price
+    ) -> dict[str, Any]:
+        """How long it would take, and what it and other amounts of time would be worth."""
+        assert terms.base is not None
+        base, plan = terms.base, TrainingPlan(**priced.plan)
+        duration = self.gateway.read(
             lambda connection: duration_of(connection, caller, base.name, plan, base.parameters)
+        )
+        times = other_times(*planned_from(asked, terms), plan)
+        return {"duration": duration, "worth": plan.worth, "other_times": times}
+
+    def _speed(self, caller: Principal, asked: Asked, terms: Terms) -> Speed | None:
+        """What a fit's max_minutes is reckoned with; None without."""
+        if not isinstance(asked, RemoteFit) or asked.max_minutes is None:
+            return None
+        spec, facts = planned_from(asked, terms)
+        method = adapter_plan(spec, facts).method
+        return self.gateway.read(
+            lambda connection: speed_of(
+                connection, caller, facts.base_model, method, facts.base_parameters
+            )
         )
 
     def submit(self, caller: Principal, asked: Asked, key: str | None) -> JobView:
@@ -266,7 +287,7 @@ class Jobs:
         terms = self.gateway.read(lambda connection: terms_of(connection, caller, asked, now_ms))
         self._check_fields(asked, terms)
         self._check_canaries(asked)
-        priced = price(asked, terms)
+        priced = price(asked, terms, self._speed(caller, asked, terms))
         return terms, priced, decide(self.gateway, priced, terms)
 
     def _check_fields(self, asked: Asked, terms: Terms) -> None:

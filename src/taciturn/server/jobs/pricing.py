@@ -14,7 +14,7 @@ from taciturn.accounting.calibrate import check_delta, noise_multiplier
 from taciturn.accounting.compose import epsilon as epsilon_of
 from taciturn.accounting.events import dpsgd_event
 from taciturn.planning.defaults import PublicFacts
-from taciturn.planning.plan import TrainingPlan, make_plan
+from taciturn.planning.plan import Speed, TrainingPlan, make_plan
 from taciturn.planning.release import plan_evaluation
 from taciturn.report import policy_of
 from taciturn.server.gateway import Gateway
@@ -87,14 +87,17 @@ def units_of(units: int, part: Part | None) -> int:
     return max(1, round(units * share))
 
 
-def price(asked: Asked, terms: Terms) -> Price:
+def price(asked: Asked, terms: Terms, speed: Speed | None = None) -> Price:
     """Plan and price a job.
+
+    Args:
+        speed: what a fit's max_minutes is reckoned with.
 
     Raises:
         PrivacyParameterError, SpecError: no plan meets what is asked.
     """
     if isinstance(asked, RemoteFit):
-        return _fit(asked, terms)
+        return _fit(asked, terms, speed)
     if isinstance(asked, RemoteEvaluate) and asked.data is not None:
         return _release(asked, terms)
     assert terms.fitted is not None
@@ -149,7 +152,8 @@ def _room(gateway: Gateway, terms: Terms, grants: Sequence[str]) -> Room:
     return room(gateway.engine, gateway.seal_key, namespace=terms.namespace, grants=grants)
 
 
-def _fit(asked: RemoteFit, terms: Terms) -> Price:
+def planned_from(asked: RemoteFit, terms: Terms) -> tuple[FitSpec, PublicFacts]:
+    """What a fit's plan follows from."""
     assert terms.dataset is not None
     assert terms.base is not None
     facts = PublicFacts(
@@ -162,7 +166,12 @@ def _fit(asked: RemoteFit, terms: Terms) -> Price:
     if spec.private and spec.delta is None:
         # That of the namespace: then what a job says and what its budget counts go together.
         spec = spec.model_copy(update={"delta": terms.policy.budget.delta})
-    plan = _planned(spec, facts)
+    return spec, facts
+
+
+def _fit(asked: RemoteFit, terms: Terms, speed: Speed | None) -> Price:
+    assert terms.dataset is not None
+    plan = _planned(*planned_from(asked, terms), speed)
     if plan.privacy is None:
         line = PolicyLine(kind="no guarantee", text="no guarantee (not approved)")
         return Price(plan.model_dump(mode="json"), line, unlimited=True)
@@ -197,8 +206,8 @@ def _release(asked: RemoteEvaluate, terms: Terms) -> Price:
 
 
 @lru_cache(maxsize=512)
-def _planned(spec: FitSpec, facts: PublicFacts) -> TrainingPlan:
-    return make_plan(spec, facts)
+def _planned(spec: FitSpec, facts: PublicFacts, speed: Speed | None) -> TrainingPlan:
+    return make_plan(spec, facts, speed)
 
 
 @lru_cache(maxsize=512)
