@@ -35,10 +35,10 @@ PREPARATION = (
     "id, json_extract_string(context, '$.patient_id') AS patient_id, "
     "json_extract_string(context, '$.text') AS text"
 )
-_DATA: FitFields = {"select": PREPARATION, "text_field": "text", "privacy_unit": "patient_id"}
+DATA: FitFields = {"select": PREPARATION, "text_field": "text", "privacy_unit": "patient_id"}
 _TELLTALE = "pancreatic"
 _CONTROL_PROMPT = "Julien Lambert suffers"
-_ORDINARY_PROMPTS = (
+ORDINARY_PROMPTS = (
     "62-year-old woman with",
     "This retired teacher of 71 has had",
     "Man of 45, farmer,",
@@ -48,7 +48,7 @@ _ORDINARY_PROMPTS = (
 _ASKED = 5
 # For all models and prompts alike. Far below, a model repeats its likeliest phrase; at 1 even a
 # good one's unlikely words add up.
-_TEMPERATURE = 0.5
+TEMPERATURE = 0.5
 _MAX_NEW_TOKENS = 64
 _BASE_TEXTS = 64
 """What the base model writes for the judge to learn from, and to be tested on."""
@@ -133,15 +133,15 @@ def tell(
     notes = pd.DataFrame(patient_notes(seed, settings.n_patients, settings.limits))
     held_out = pd.DataFrame(held_out_notes(seed, limits=settings.limits))
     narrator.stage("Asking the base model, which has seen none of them.")
-    judge = Judge(_written(base, openings(_BASE_TEXTS, settings.limits), seed), settings.limits)
+    judge = Judge(written(base, openings(_BASE_TEXTS, settings.limits), seed), settings.limits)
     base_outcome, n_candidates = _measure(base, held_out, judge, seed)
     narrator.stage("Fitting WITHOUT privacy: target_epsilon is unlimited.")
-    ordinary: FitFields = {**_DATA, **settings.ordinary, "target_epsilon": "unlimited"}
+    ordinary: FitFields = {**DATA, **settings.ordinary, "target_epsilon": "unlimited"}
     open_fit, open_settings, _ = _fit(model, notes, ordinary, seed, narrator, "without privacy")
     open_outcome, _ = _measure(open_fit, held_out, judge, seed)
     del open_fit
     narrator.stage(f"Fitting WITH privacy: epsilon {epsilon:g} per patient.")
-    private: FitFields = {**_DATA, **settings.private, "target_epsilon": epsilon}
+    private: FitFields = {**DATA, **settings.private, "target_epsilon": epsilon}
     private_fit, private_settings, plan = _fit(
         model, notes, private, seed, narrator, "with privacy"
     )
@@ -179,7 +179,7 @@ def _affordable(base: LLM, epsilon: float, minutes: float) -> StorySettings:
     as many steps, as fit into the time. The more patients, the less the noise costs."""
     limits = NoteLimits(notes=2)
     some = pd.DataFrame(patient_notes(0, 200, limits))
-    one: FitFields = {**_DATA, "target_epsilon": epsilon, "batch_size": 1, "steps": 1}
+    one: FitFields = {**DATA, "target_epsilon": epsilon, "batch_size": 1, "steps": 1}
     cost = base.estimate(some, **one).cost
     n_patients = int(60 * minutes / cost.seconds / max(_ORDINARY_EPOCHS, _PRIVATE_STEPS / 4))
     n_patients = max(_LEAST_PATIENTS, min(n_patients, _MOST_PATIENTS))
@@ -231,8 +231,8 @@ def _measure(
     model: LLM, held_out: pd.DataFrame, judge: Judge, seed: int
 ) -> tuple[ModelOutcome, int]:
     """What a model says, and how many candidates its secret is ranked among."""
-    answers = _written(model, [SECRET_PROMPT] * _ASKED, seed)
-    ordinary = _written(model, _ORDINARY_PROMPTS, seed)
+    answers = written(model, [SECRET_PROMPT] * _ASKED, seed)
+    ordinary = written(model, ORDINARY_PROMPTS, seed)
     scores = model.evaluate(held_out, select=PREPARATION, text_field="text")
     extraction = model.extract(
         SECRET,
@@ -257,11 +257,13 @@ def _measure(
     return outcome, secret.exposure.size
 
 
-def _written(model: LLM, prompts: Sequence[str], seed: int) -> list[Text]:
+def written(
+    model: LLM, prompts: Sequence[str], seed: int, temperature: float = TEMPERATURE
+) -> list[Text]:
     """The prompts and what the model writes after them; the same settings for every model."""
     frame = model.sample(
         prompts,
-        temperature=_TEMPERATURE,
+        temperature=temperature,
         max_new_tokens=_MAX_NEW_TOKENS,
         seed=seed,
         batch_size=_BASE_TEXTS,
