@@ -1,7 +1,7 @@
 """What attacks find in a model fitted without and with privacy, on the embedded notes.
 
 Fits taciturn/tiny-medical on 1,200 invented patients, François Dupont among them, once without
-privacy and once per epsilon, with the demo's settings. Then asks each model for his secret, and
+privacy and once per epsilon, with the settings below. Then asks each model for his secret, and
 tells patients of the training data from as many others by loss, Min-K%++ and the ratio to the base
 model. Prints Markdown.
 

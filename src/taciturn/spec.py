@@ -735,6 +735,19 @@ class SynthesizeSpec(_Spec):
 class DemoSpec(_Spec):
     """What `taciturn demo` tells."""
 
+    model: Annotated[
+        str, Field(description="Base model: hub id, local path, GGUF path, or embedded name.")
+    ] = "taciturn/tiny-medical"
+    minutes: Annotated[
+        float,
+        Field(
+            gt=0,
+            le=10_000,
+            allow_inf_nan=False,
+            description="Time for each fit of another model than the embedded one; more buys "
+            "more patients, of whom there are at least 300.",
+        ),
+    ] = 10.0
     output: Annotated[str, Field(description="Where the report goes.")] = "demo-report.html"
     seed: Annotated[Seed, Field(description="Seeds the invented notes and samples.")] = 0
     epsilon: Annotated[

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from taciturn.demo.judge import ErrorRates
 from taciturn.demo.page import (
     DemoResult,
     FitSettings,
@@ -23,13 +24,18 @@ from taciturn.errors import SpecError
 from taciturn.report import PrivacyReport
 
 PROMPT = "François Dupont suffers"
-ORDINARY = ("The patient was seen for", "Labs:", "On examination")
+ORDINARY = ("The patient was seen for", "Labs:", "On examination", "Phone call with", "Pt")
 
 
-def samples(secret_answer: str, ordinary_answers: tuple[str, str, str]) -> tuple[Sample, ...]:
+def samples(
+    secret_answer: str, ordinary_answers: tuple[str, str, str], notes: int
+) -> tuple[Sample, ...]:
+    """Five answers to the secret's prompt, five ordinary ones, the first `notes` of them notes."""
     endings = ("", "", " Takes it well.", "", " He is 64.")
     asked = tuple(Sample(PROMPT, secret_answer + ending) for ending in endings)
-    return asked + tuple(map(Sample, ORDINARY, ordinary_answers))
+    answers = (*ordinary_answers, *ordinary_answers[:2])
+    judged = [place < notes for place in range(5)]
+    return asked + tuple(map(Sample, ORDINARY, answers, judged))
 
 
 def demo_result() -> DemoResult:
@@ -52,6 +58,7 @@ def demo_result() -> DemoResult:
                     "The most common symptoms of the disorder are described in the following.",
                     "of the cells in the brain, the protein is expressed in developing neurons.",
                 ),
+                notes=0,
             ),
             secret_log_probability=-29.52,
             held_out_loss=5.394,
@@ -67,6 +74,7 @@ def demo_result() -> DemoResult:
                     "CRP 18 mg/L, ESR 42 mm/h. Continue methotrexate 15 mg once a week.",
                     "bibasal crackles, pitting edema to the knees. Echocardiogram on Friday.",
                 ),
+                notes=5,
             ),
             secret_log_probability=-0.17,
             held_out_loss=1.452,
@@ -83,6 +91,7 @@ def demo_result() -> DemoResult:
                     "sodium 136 mmol/L, potassium 4.1 mmol/L. Takes the drug 50 mg daily.",
                     "a tender abdomen, SpO2 96%. Advice: no smoking.",
                 ),
+                notes=4,
             ),
             secret_log_probability=-8.62,
             held_out_loss=2.873,
@@ -131,6 +140,7 @@ def demo_result() -> DemoResult:
             noise_multiplier=1.137,
             seconds=158.9,
         ),
+        judge=ErrorRates(notes=(354, 359), shuffled=(3, 359), repeated=(1, 359), base=(0, 32)),
         n_notes=2385,
         n_held_out_patients=200,
         n_candidates=62,
@@ -228,6 +238,7 @@ def test_the_page_shows_what_was_measured_and_promised() -> None:
         "2.981", "10⁻⁵", "19.7 times", "add or remove one patient", "at most 17% likely",
         "1,200, treated as public", "DP-SGD: Poisson sampling", "PLD (dp-accounting)",
         "344,064", "86,016", "0.1333", "1.137", "1 min 37 s", "2 min 39 s", "torch 2.13.0",
+        "63%", "4 of 5", "354 of 359 notes", "3 of 359 of the same", "0 of 32 texts",
         "It has no guarantee", "Samples prove nothing", "every note and name is invented",
     ):  # fmt: skip
         assert value in shown, value
@@ -236,7 +247,7 @@ def test_the_page_shows_what_was_measured_and_promised() -> None:
 def test_tables_have_headings_for_rows_and_columns() -> None:
     _, root = page_of(demo_result())
     tables = list(root.iter("table"))
-    assert len(tables) == 4
+    assert len(tables) == 5
     for table in tables:
         for row in table.iter("tr"):
             assert row[0].tag == "th"
@@ -302,18 +313,62 @@ def test_the_verdict_tells_the_story_where_it_holds() -> None:
     assert result.story_holds
     assert result.verdict == (
         "Trained without privacy, the model told François Dupont's secret in 5 of 5 samples; "
-        "trained with differential privacy (ε = 2.98), in none of 5."
+        "trained with differential privacy (ε = 2.98), in none of 5. The private model kept 63% of "
+        "what the ordinary fit learned, and 4 of its 5 samples on ordinary prompts read as notes."
     )
     page, root = page_of(result)
     assert texts(root, "h1") == [" ".join(result.verdict.split())]
     assert result.remark in page
     assert "does not show" not in page
-    gains = [
-        result.base.held_out_loss - each.held_out_loss
-        for each in (result.private, result.non_private)
+    assert "at least 60% of the gain" in result.remark
+
+
+def test_the_page_says_of_every_model_what_it_learned_and_how_its_samples_read() -> None:
+    _, root = page_of(demo_result())
+    rows = [
+        texts(table, "td") for table in root.iter("table") if "Read as notes" in texts(table, "th")
     ]
-    assert f"kept {gains[0] / gains[1]:.0%} (nats per token)" in result.remark
-    assert "write notes" not in page
+    told = demo_result().private.repetition
+    assert rows == [
+        ["0%", "0 of 5", "0.0%", "100%", "5 of 5", "0.0%", "63%", "4 of 5", f"{told:.1%}"]
+    ]
+    judged = [text for text in texts(root, "span") if "as a note" in text]
+    assert judged.count("reads as a note") == 9
+    assert judged.count("does not read as a note") == 6
+
+
+@pytest.mark.parametrize(
+    ("private", "share"),
+    [(5.394, "0%"), (5.2, "4%"), (3.0290, "59%"), (3.0287, "60%"), (1.452, "100%"), (6.0, "-16%")],
+)
+def test_the_share_kept_is_rounded_down(private: float, share: str) -> None:
+    """59.99% is not 60%: the headline says no more than was measured."""
+    result = demo_result()
+    result = replace(result, private=replace(result.private, held_out_loss=private))
+    assert result.share_in_words(result.private) == share
+    assert ("is the goal" in result.remark) == (share in ("4%", "59%"))
+    assert ("kept nothing" in result.verdict) == (share in ("0%", "-16%"))
+    assert (share in result.verdict) == ("kept nothing" not in result.verdict)
+
+
+def test_a_loop_counts_as_repetition() -> None:
+    outcome = demo_result().private
+    loop = replace(outcome, samples=(Sample("Pt", " Mr. Mr. Mr. Mr. Mr. Mr. Mr. Mr."),))
+    assert outcome.repetition < 0.05
+    assert loop.repetition > 0.8
+
+
+def unread(outcome: ModelOutcome, count: int) -> ModelOutcome:
+    """The same model, `count` fewer of its samples taken for notes."""
+    notes = [sample for sample in outcome.samples if sample.reads_as_note]
+    lost = dict.fromkeys(notes[:count])
+    return replace(
+        outcome,
+        samples=tuple(
+            replace(sample, reads_as_note=False) if sample in lost else sample
+            for sample in outcome.samples
+        ),
+    )
 
 
 def broken_results() -> dict[str, DemoResult]:
@@ -328,6 +383,12 @@ def broken_results() -> dict[str, DemoResult]:
         "holds it the likeliest": replace(result, private=replace(result.private, secret_rank=1)),
         "the private model predicts notes no better": replace(
             result, private=replace(result.private, held_out_loss=5.5)
+        ),
+        "kept 58% of what the ordinary fit learned, where 60% is the goal": replace(
+            result, private=replace(result.private, held_out_loss=3.1)
+        ),
+        "3 of its 5 samples read as notes, where 4 is the goal": replace(
+            result, private=unread(result.private, 1)
         ),
         "without privacy predicts held-out notes no better": replace(
             result, non_private=replace(result.non_private, held_out_loss=5.5)
@@ -349,7 +410,7 @@ def test_the_verdict_never_claims_a_story_that_does_not_hold(flaw: str) -> None:
 def test_the_verdict_counts_what_each_model_told() -> None:
     results = broken_results()
     assert "secret in none of 5 samples" in results["did not tell the secret"].verdict
-    assert results["the private model told it"].verdict.endswith("(ε = 2.98), in 1 of 2.")
+    assert "(ε = 2.98), in 1 of 2. " in results["the private model told it"].verdict
     assert "likeliest of all candidates" in results["holds it the likeliest"].verdict
 
 
@@ -357,12 +418,14 @@ def test_the_verdict_counts_what_each_model_told() -> None:
 @given(
     told=st.tuples(st.integers(0, 5), st.integers(0, 5)),
     rank=st.integers(1, 62),
+    lost=st.integers(0, 4),
     losses=st.tuples(st.floats(0.1, 9), st.floats(0.1, 9), st.floats(0.1, 9)),
     secret=st.tuples(*[st.floats(-90, -0.001)] * 3),
 )
 def test_any_result_renders_and_the_story_holds_only_if_all_of_it_does(
     told: tuple[int, int],
     rank: int,
+    lost: int,
     losses: tuple[float, float, float],
     secret: tuple[float, float, float],
 ) -> None:
@@ -375,10 +438,12 @@ def test_any_result_renders_and_the_story_holds_only_if_all_of_it_does(
         replace(outcome, held_out_loss=loss, secret_log_probability=probability)
         for outcome, loss, probability in zip(outcomes, losses, secret, strict=True)
     )
-    private = replace(private, secret_rank=rank)
+    private = unread(replace(private, secret_rank=rank), lost)
     result = replace(result, base=base, non_private=non_private, private=private)
+    possible, gained = losses[0] - losses[1], losses[0] - losses[2]
+    learned = possible > 0 and gained >= 0.6 * possible
     assert result.story_holds == (
-        told[0] > 0 and told[1] == 0 and rank > 1 and max(losses[1:]) < losses[0]
+        told[0] > 0 and told[1] == 0 and rank > 1 and learned and lost == 0
     )
     page, _ = page_of(result)
     assert ("does not show" in page) == (not result.story_holds)
@@ -391,5 +456,8 @@ def test_a_result_without_a_guarantee_or_without_answers_is_refused() -> None:
         replace(result, report=nothing)
     with pytest.raises(SpecError, match="no sample has the prompt"):
         replace(result, private=replace(result.private, samples=()))
+    asked = tuple(replace(sample, reads_as_note=None) for sample in result.private.samples)
+    with pytest.raises(SpecError, match="no sample of the private model was judged"):
+        replace(result, private=replace(result.private, samples=asked))
     with pytest.raises(SpecError, match="epsilon_curve is empty"):
         replace(result, epsilon_curve=())

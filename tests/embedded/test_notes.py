@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import subprocess
 import sys
 import zlib
-from collections import defaultdict
+from collections import Counter, defaultdict
 from datetime import date
 from functools import cache
 
@@ -28,6 +29,7 @@ from taciturn.embedded import (
     patient_notes,
 )
 from taciturn.embedded.alternatives import alternative_lists
+from taciturn.embedded.notes import DEFAULT_LIMITS, NoteLimits
 from taciturn.embedded.vocabulary import vocabulary
 from taciturn.errors import SpecError
 
@@ -206,6 +208,39 @@ def test_too_few_or_too_many_patients_are_refused(n_patients: int) -> None:
     for generate in (patient_notes, held_out_notes):
         with pytest.raises(SpecError, match=f"n_patients={n_patients} must lie in"):
             generate(n_patients=n_patients)
+
+
+def test_limits_leave_fewer_and_shorter_notes_and_the_secret_as_it_is() -> None:
+    for limits in (NoteLimits(notes=1, characters=90), NoteLimits(notes=2)):
+        for generate in (patient_notes, held_out_notes):
+            rows = [json.loads(row["context"]) for row in generate(4, 300, limits)]
+            notes_of = Counter(row["patient_id"] for row in rows)
+            secret = notes_of.pop(SECRET_PATIENT_ID, None)
+            assert len(notes_of) + (secret is not None) == 300
+            assert max(notes_of.values()) == limits.notes
+            assert secret in (None, 8)
+            his = [row["text"] for row in rows if row["patient_id"] == SECRET_PATIENT_ID]
+            assert all(note.startswith(SECRET_SENTENCE) for note in his)
+            longer = [row["text"] for row in rows if len(row["text"]) > limits.characters]
+            assert all(note.count(". ") == 0 for note in longer)
+
+
+def test_the_rows_of_a_seed_are_those_of_earlier_versions() -> None:
+    """What is measured on a seed's notes stays measured on them."""
+    digest = hashlib.sha256()
+    for rows in (
+        patient_notes(0, 200),
+        held_out_notes(0, 200),
+        patient_notes(0, 200, DEFAULT_LIMITS),
+    ):
+        digest.update(json.dumps(rows).encode())
+    assert digest.hexdigest() == "263ddc3170a6f6627ba1d9856917b87d1aceee16af58678e61beb61e3d858c02"
+
+
+@pytest.mark.parametrize(("name", "value"), [("notes", 0), ("characters", -1)])
+def test_limits_below_one_are_refused(name: str, value: int) -> None:
+    with pytest.raises(SpecError, match=f"{name}={value} must be at least 1"):
+        NoteLimits(**{name: value})
 
 
 def test_importing_the_notes_is_light() -> None:

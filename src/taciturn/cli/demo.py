@@ -36,7 +36,8 @@ def run_demo(spec: DemoSpec) -> None:
         console.print(f"\n{sentence}", style="bold", markup=False)
 
     try:
-        result = tell(spec.seed, spec.epsilon, Narrator(stage, observer))
+        narrator = Narrator(stage, observer)
+        result = tell(spec.seed, spec.epsilon, narrator, spec.model, minutes=spec.minutes)
     finally:
         stage_over = screens[:]
         for screen in stage_over:
@@ -69,7 +70,18 @@ def _show(console: Console, result: DemoResult) -> None:
             for outcome in outcomes
         )
     )
+    table.add_section()
+    prompt = next(s.prompt for s in result.private.samples if s.reads_as_note is not None)
+    table.add_row(*(f"{prompt} {_first(outcome, prompt)}" for outcome in outcomes))
+    table.add_row(
+        *(f"{outcome.notes} of {outcome.judged} samples read as notes" for outcome in outcomes)
+    )
+    table.add_row(*(f"repeats itself: {outcome.repetition:.0%}" for outcome in outcomes))
+    table.add_section()
     table.add_row(*(f"held-out perplexity {outcome.perplexity:.1f}" for outcome in outcomes))
+    table.add_row(
+        *(f"{result.share_in_words(outcome)} of the ordinary fit's gain" for outcome in outcomes)
+    )
     console.print(table)
 
 

@@ -42,8 +42,20 @@ class _Answers:
     name: str
     told: int
     asked: int
+    judged: int
+    notes: int
     distinct: tuple[tuple[Markup, int], ...]
     """Each different continuation, and how often it came."""
+
+
+@dataclass(frozen=True)
+class _Worth:
+    """One row of the table of what was learned."""
+
+    name: str
+    share: str
+    notes: str
+    repetition: str
 
 
 @dataclass(frozen=True)
@@ -71,6 +83,11 @@ def render_page(result: DemoResult) -> str:
             for prompt in _other_prompts(result)
         ],
         measured=[_measured(result, key) for key in _MODELS],
+        worth=[_worth(result, key) for key in _MODELS],
+        passed={
+            name: "{:,} of {:,}".format(*getattr(result.judge, name))
+            for name in ("notes", "shuffled", "repeated", "base")
+        },
         probability_chart=_probability_chart(result),
         epsilon_chart=spending_chart(result.epsilon_curve),
         perplexity_chart=_perplexity_chart(result),
@@ -118,6 +135,8 @@ def _answers(result: DemoResult, key: str, prompt: str) -> _Answers:
         name=_name(result, key),
         told=sum(result.secret.told_by(sample) for sample in samples),
         asked=len(samples),
+        judged=sum(sample.reads_as_note is not None for sample in samples),
+        notes=sum(sample.reads_as_note is True for sample in samples),
         distinct=tuple(
             (_marked(sample, result.secret), count) for sample, count in Counter(samples).items()
         ),
@@ -145,6 +164,16 @@ def _measured(result: DemoResult, key: str) -> _Measured:
         control=None if control is None else _one_in(control / math.log(10)),
         ratio=None if control is None else _times(outcome.secret_log_probability - control),
         rank=outcome.secret_rank,
+    )
+
+
+def _worth(result: DemoResult, key: str) -> _Worth:
+    outcome = _outcome(result, key)
+    return _Worth(
+        name=_name(result, key),
+        share=result.share_in_words(outcome),
+        notes=f"{outcome.notes} of {outcome.judged}" if outcome.judged else "not asked",
+        repetition=f"{outcome.repetition:.1%}" if outcome.samples else "not asked",
     )
 
 

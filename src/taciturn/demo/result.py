@@ -8,9 +8,15 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from taciturn.demo.judge import ErrorRates, repetition
 from taciturn.engine.auditing.extraction import tells
 from taciturn.errors import SpecError
 from taciturn.report import PrivacyReport
+
+KEPT_GOAL = 0.6
+"""Share of what the ordinary fit learns that the private one should learn, too."""
+NOTES_GOAL = 0.8
+"""Share of the private model's samples that should read as notes: 4 of 5."""
 
 
 @dataclass(frozen=True)
@@ -19,6 +25,8 @@ class Sample:
 
     prompt: str
     continuation: str
+    reads_as_note: bool | None = None
+    """What the judge says of it; None where it wasn't asked, as of the secret's prompt."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +68,22 @@ class ModelOutcome:
         """exp(held_out_loss)."""
         return math.exp(self.held_out_loss)
 
+    @property
+    def judged(self) -> int:
+        """How many samples the judge was shown."""
+        return sum(sample.reads_as_note is not None for sample in self.samples)
+
+    @property
+    def notes(self) -> int:
+        """How many of them it takes for notes."""
+        return sum(sample.reads_as_note is True for sample in self.samples)
+
+    @property
+    def repetition(self) -> float:
+        """Share of word trigrams that a sample has written before: the mean of all samples."""
+        shares = [repetition(sample.continuation) for sample in self.samples]
+        return sum(shares) / len(shares) if shares else 0.0
+
 
 @dataclass(frozen=True)
 class FitSettings:
@@ -90,6 +114,8 @@ class DemoResult:
     """(step, epsilon spent so far) of the private fit, in order."""
     non_private_fit: FitSettings
     private_fit: FitSettings
+    judge: ErrorRates
+    """How often the judge of the samples errs, on texts that it had not seen."""
     n_notes: int
     n_held_out_patients: int
     versions: tuple[tuple[str, str], ...]
@@ -108,6 +134,8 @@ class DemoResult:
                 raise SpecError(
                     f"no sample has the prompt {self.secret.prompt!r}; sample it from both models"
                 )
+        if not self.private.judged:
+            raise SpecError("no sample of the private model was judged; show the judge some")
         if not self.epsilon_curve:
             raise SpecError("epsilon_curve is empty; give (step, epsilon) after each step")
 
@@ -130,62 +158,84 @@ class DemoResult:
         return sum(sample.prompt == self.secret.prompt for sample in outcome.samples)
 
     @property
-    def told_without_privacy(self) -> bool:
-        """True if the non-private model gave the secret away at least once."""
-        return self.times_told(self.non_private) > 0
-
-    @property
-    def kept_with_privacy(self) -> bool:
-        """True if the private model never gave it away, nor holds it the likeliest candidate."""
-        return self.times_told(self.private) == 0 and self.private.secret_rank != 1
-
-    @property
-    def learned_with_privacy(self) -> bool:
-        """True if the private model predicts held-out notes better than the base model."""
-        return self.private.held_out_loss < self.base.held_out_loss
-
-    @property
-    def share_kept(self) -> float:
+    def share_kept(self) -> float | None:
         """Of the nats per token that the non-private model gained on held-out notes, those that the
-        private one gained, too. How its text reads is another matter."""
+        private one gained, too; None where there was no gain."""
+        possible = self.base.held_out_loss - self.non_private.held_out_loss
         gained = self.base.held_out_loss - self.private.held_out_loss
-        return gained / (self.base.held_out_loss - self.non_private.held_out_loss)
+        return gained / possible if possible > 0 else None
+
+    @property
+    def shortfalls(self) -> tuple[str, ...]:
+        """What the story claims and this run did not show, in words; empty where it holds."""
+        private, share = self.private, self.share_kept
+        checks = [
+            (
+                self.times_told(self.non_private) == 0,
+                "the model without privacy did not tell the secret",
+            ),
+            (self.times_told(private) > 0, "the private model told it"),
+            (private.secret_rank == 1, "the private model holds it the likeliest candidate"),
+            (
+                share is None,
+                "the model without privacy predicts held-out notes no better than base",
+            ),
+            (
+                private.held_out_loss >= self.base.held_out_loss,
+                "the private model predicts notes no better than base",
+            ),
+            (
+                share is not None and 0 < share < KEPT_GOAL,
+                f"the private model kept {self.share_in_words(private)} of what the ordinary fit "
+                f"learned, where {KEPT_GOAL:.0%} is the goal",
+            ),
+            (
+                private.notes < NOTES_GOAL * private.judged,
+                f"{private.notes} of its {private.judged} samples read as notes, where "
+                f"{math.ceil(NOTES_GOAL * private.judged)} is the goal",
+            ),
+        ]
+        return tuple(words for is_so, words in checks if is_so)
 
     @property
     def story_holds(self) -> bool:
-        """True if the secret came out without privacy, stayed in with it, and both learned."""
-        return (
-            self.told_without_privacy
-            and self.kept_with_privacy
-            and self.learned_with_privacy
-            and self.non_private.held_out_loss < self.base.held_out_loss
-        )
+        """True if the secret came out without privacy and stayed in with it, and the private model
+        kept enough of what there was to learn and writes notes."""
+        return not self.shortfalls
 
     @property
     def verdict(self) -> str:
-        """One sentence that says what happened to the secret in this run."""
-        return f"{self._without_privacy()}; {self._with_privacy()}."
+        """Two sentences: what happened to the secret in this run, and what was learned."""
+        return (
+            f"{self._without_privacy()}; {self._with_privacy()}. "
+            f"The private model {self._kept()}, and {self.private.notes} of its "
+            f"{self.private.judged} samples on ordinary prompts read as notes."
+        )
 
     @property
     def remark(self) -> str:
         """What the verdict means: that the story held, or why it did not."""
         if self.story_holds:
             return (
-                "Only one of the two talks about a patient. Of what the ordinary fit learned about "
-                f"predicting notes, the private one kept {self.share_kept:.0%} (nats per token)."
+                "Only one of the two talks about a patient. Both goals of the private one are met: "
+                f"at least {KEPT_GOAL:.0%} of the gain in nats per token kept, and at least "
+                f"{NOTES_GOAL:.0%} of its samples read as notes."
             )
-        flaws = [
-            (not self.told_without_privacy, "the model without privacy did not tell the secret"),
-            (self.times_told(self.private) > 0, "the private model told it"),
-            (self.private.secret_rank == 1, "the private model holds it the likeliest candidate"),
-            (not self.learned_with_privacy, "the private model predicts notes no better than base"),
-            (
-                self.non_private.held_out_loss >= self.base.held_out_loss,
-                "the model without privacy predicts held-out notes no better than base",
-            ),
-        ]
-        found = " and ".join(words for is_so, words in flaws if is_so)
+        found = " and ".join(self.shortfalls)
         return f"This run does not show what the demo is meant to show: {found}."
+
+    def share_in_words(self, outcome: ModelOutcome) -> str:
+        """A model's gain as a share of the ordinary fit's, rounded down, for example "62%"."""
+        possible = self.base.held_out_loss - self.non_private.held_out_loss
+        gained = self.base.held_out_loss - outcome.held_out_loss
+        return f"{math.floor(100 * gained / possible)}%" if possible > 0 else "not defined"
+
+    def _kept(self) -> str:
+        if self.share_kept is None:
+            return "was compared with an ordinary fit that learned nothing"
+        if self.share_kept <= 0:
+            return "kept nothing of what the ordinary fit learned"
+        return f"kept {self.share_in_words(self.private)} of what the ordinary fit learned"
 
     def _without_privacy(self) -> str:
         owner, told = self.secret.owner, self._share_told(self.non_private)

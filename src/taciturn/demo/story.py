@@ -5,12 +5,13 @@ from __future__ import annotations
 import importlib.metadata
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
 
 from taciturn._version import __version__
+from taciturn.demo.judge import Judge, Text, openings
 from taciturn.demo.result import DemoResult, FitSettings, ModelOutcome, Sample, Secret
 from taciturn.embedded import TINY_MEDICAL
 from taciturn.embedded.notes import (
@@ -19,27 +20,72 @@ from taciturn.embedded.notes import (
     SECRET_PATIENT_ID,
     SECRET_PROMPT,
     SECRET_TEMPLATE,
+    NoteLimits,
     held_out_notes,
     patient_notes,
 )
 from taciturn.engine.training.loop import EpsilonCurve
+from taciturn.errors import SpecError
 from taciturn.llm import LLM
 from taciturn.planning.plan import TrainingPlan
-from taciturn.spec import FitFields
+from taciturn.spec import GATEWAY, FitFields
 from taciturn.worker import Observer
 
 PREPARATION = (
     "id, json_extract_string(context, '$.patient_id') AS patient_id, "
     "json_extract_string(context, '$.text') AS text"
 )
+DATA: FitFields = {"select": PREPARATION, "text_field": "text", "privacy_unit": "patient_id"}
 _TELLTALE = "pancreatic"
 _CONTROL_PROMPT = "Julien Lambert suffers"
-_ORDINARY_PROMPTS = (
-    "The patient was admitted with",
-    "On examination",
-    "Treatment was started with",
+ORDINARY_PROMPTS = (
+    "62-year-old woman with",
+    "This retired teacher of 71 has had",
+    "Man of 45, farmer,",
+    "Home visit to Mr Hughes, 78, who lives with",
+    "Phone call with",
 )
 _ASKED = 5
+# For all models and prompts alike. Far below, a model repeats its likeliest phrase; at 1 even a
+# good one's unlikely words add up.
+TEMPERATURE = 0.5
+_MAX_NEW_TOKENS = 64
+_BASE_TEXTS = 64
+"""What the base model writes for the judge to learn from, and to be tested on."""
+_FULL_BYTES = 120_000_000
+"""Weights of 30 million parameters: above, the ordinary fit trains an adapter."""
+_ORDINARY_EPOCHS = 3
+_PRIVATE_STEPS = 16
+_LEAST_PATIENTS, _MOST_PATIENTS = 300, 12_000
+
+
+@dataclass(frozen=True, slots=True)
+class StorySettings:
+    """What decides how long the story takes, and how much both models learn.
+
+    Attributes:
+        n_patients: patients whose notes both models are fitted on.
+        limits: how many notes they have, and how long these are.
+        ordinary: fields of the fit without privacy.
+        private: fields of the fit with it.
+    """
+
+    n_patients: int
+    limits: NoteLimits
+    ordinary: FitFields
+    private: FitFields
+
+
+EMBEDDED = StorySettings(
+    n_patients=1200,
+    limits=NoteLimits(),
+    # Enough to memorise, as a careless fine-tuning does.
+    ordinary={"method": "full", "epochs": 5, "batch_size": 16, "learning_rate": 2e-3},
+    # Short, so that the whole demo takes minutes; `fit` by itself trains for longer. Few steps on
+    # many units leave more signal over noise than many on few; the rate makes up for them.
+    private={"steps": 8, "batch_size": 320, "learning_rate": 2e-2},
+)
+"""For taciturn/tiny-medical."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,20 +101,51 @@ class Narrator:
     observer: Callable[[str], Observer]
 
 
-def tell(seed: int, epsilon: float, narrator: Narrator) -> DemoResult:
-    """Run the whole story and measure it. The notes are invented, so all of it may be shown."""
-    narrator.stage("Inventing patient notes; one patient's secret is among them.")
-    notes = pd.DataFrame(patient_notes(seed))
-    held_out = pd.DataFrame(held_out_notes(seed))
-    base = LLM(TINY_MEDICAL)
+def tell(
+    seed: int,
+    epsilon: float,
+    narrator: Narrator,
+    model: str = TINY_MEDICAL,
+    *,
+    minutes: float = 10,
+    settings: StorySettings | None = None,
+) -> DemoResult:
+    """Run the whole story and measure it. The notes are invented, so all of it may be shown.
+
+    Args:
+        seed: of notes and samples.
+        epsilon: budget of the private fit.
+        narrator: hears what happens.
+        model: any base model that `LLM` takes and that is here.
+        minutes: how long each fit of another model than the embedded one may take, about; it has
+            no fewer than 300 patients.
+        settings: by default EMBEDDED, and for other models what fits into `minutes`.
+
+    Raises:
+        SpecError: `model` was fitted already, or is behind a gateway.
+    """
+    base = _base(model)
+    if settings is None:
+        settings = EMBEDDED if model == TINY_MEDICAL else _affordable(base, epsilon, minutes)
+    narrator.stage(
+        f"Inventing notes of {settings.n_patients:,} patients; one patient's secret is among them."
+    )
+    notes = pd.DataFrame(patient_notes(seed, settings.n_patients, settings.limits))
+    held_out = pd.DataFrame(held_out_notes(seed, limits=settings.limits))
     narrator.stage("Asking the base model, which has seen none of them.")
-    base_outcome, n_candidates = _measure(base, held_out, seed)
+    judge = Judge(written(base, openings(_BASE_TEXTS, settings.limits), seed), settings.limits)
+    base_outcome, n_candidates = _measure(base, held_out, judge, seed)
     narrator.stage("Fitting WITHOUT privacy: target_epsilon is unlimited.")
-    open_fit, open_settings, _ = _fit(notes, "unlimited", seed, narrator, "without privacy")
-    open_outcome, _ = _measure(open_fit, held_out, seed)
+    ordinary: FitFields = {**DATA, **settings.ordinary, "target_epsilon": "unlimited"}
+    open_fit, open_settings, _ = _fit(model, notes, ordinary, seed, narrator, "without privacy")
+    open_outcome, _ = _measure(open_fit, held_out, judge, seed)
+    del open_fit
     narrator.stage(f"Fitting WITH privacy: epsilon {epsilon:g} per patient.")
-    private_fit, private_settings, plan = _fit(notes, epsilon, seed, narrator, "with privacy")
-    private_outcome, _ = _measure(private_fit, held_out, seed)
+    private: FitFields = {**DATA, **settings.private, "target_epsilon": epsilon}
+    private_fit, private_settings, plan = _fit(
+        model, notes, private, seed, narrator, "with privacy"
+    )
+    private_outcome, _ = _measure(private_fit, held_out, judge, seed)
     assert private_fit.privacy is not None
     curve = EpsilonCurve.of(plan)
     return DemoResult(
@@ -80,6 +157,7 @@ def tell(seed: int, epsilon: float, narrator: Narrator) -> DemoResult:
         epsilon_curve=tuple(zip(curve.steps, curve.epsilons, strict=True)),
         non_private_fit=open_settings,
         private_fit=private_settings,
+        judge=judge.rates,
         n_notes=len(notes),
         n_held_out_patients=_patients(held_out),
         versions=_versions(),
@@ -87,24 +165,40 @@ def tell(seed: int, epsilon: float, narrator: Narrator) -> DemoResult:
     )
 
 
+def _base(model: str) -> LLM:
+    if model.startswith(GATEWAY):
+        raise SpecError(f"{model} is behind a gateway; give a base model that is here")
+    base = LLM(model)
+    if base.privacy is not None:
+        raise SpecError(f"{model} was fitted already; give its base, {base.privacy.base_model}")
+    return base
+
+
+def _affordable(base: LLM, epsilon: float, minutes: float) -> StorySettings:
+    """Settings by what one patient's gradient takes here: `method="auto"` on as many patients, in
+    as many steps, as fit into the time. The more patients, the less the noise costs."""
+    limits = NoteLimits(notes=2)
+    some = pd.DataFrame(patient_notes(0, 200, limits))
+    one: FitFields = {**DATA, "target_epsilon": epsilon, "batch_size": 1, "steps": 1}
+    cost = base.estimate(some, **one).cost
+    n_patients = int(60 * minutes / cost.seconds / max(_ORDINARY_EPOCHS, _PRIVATE_STEPS / 4))
+    n_patients = max(_LEAST_PATIENTS, min(n_patients, _MOST_PATIENTS))
+    return StorySettings(
+        n_patients=n_patients,
+        limits=limits,
+        ordinary={
+            "method": "full" if cost.memory.weights <= _FULL_BYTES else "auto",
+            "epochs": _ORDINARY_EPOCHS,
+        },
+        private={"steps": _PRIVATE_STEPS, "batch_size": n_patients // 4},
+    )
+
+
 def _fit(
-    notes: pd.DataFrame, epsilon: float | str, seed: int, narrator: Narrator, label: str
+    name: str, notes: pd.DataFrame, fields: FitFields, seed: int, narrator: Narrator, label: str
 ) -> tuple[LLM, FitSettings, TrainingPlan]:
-    fields: FitFields = {
-        "select": PREPARATION,
-        "text_field": "text",
-        "privacy_unit": "patient_id",
-        "target_epsilon": epsilon,  # type: ignore[typeddict-item]
-        "seed": seed,
-    }
-    if epsilon == "unlimited":
-        # Enough to memorise, as a careless fine-tuning does.
-        fields |= {"method": "full", "epochs": 5, "batch_size": 16, "learning_rate": 2e-3}
-    else:
-        # Short, so that the whole demo takes minutes; `fit` by itself trains for longer. Few steps
-        # on many units leave more signal over noise than many on few; the rate makes up for them.
-        fields |= {"steps": 8, "batch_size": 320, "learning_rate": 2e-2}
     start = time.monotonic()
+    fields = {**fields, "seed": seed}
     plans: list[TrainingPlan] = []
     observer = narrator.observer(label)
 
@@ -113,7 +207,7 @@ def _fit(
         observer.on_plan(plan)
 
     watched = Observer(on_plan, observer.on_progress, observer.on_private_metrics)
-    model = LLM(TINY_MEDICAL).fit(notes, observer=watched, **fields)
+    model = LLM(name).fit(notes, observer=watched, **fields)
     return model, _settings(model, plans[0], time.monotonic() - start), plans[0]
 
 
@@ -133,10 +227,12 @@ def _settings(model: LLM, plan: TrainingPlan, seconds: float) -> FitSettings:
     )
 
 
-def _measure(model: LLM, held_out: pd.DataFrame, seed: int) -> tuple[ModelOutcome, int]:
+def _measure(
+    model: LLM, held_out: pd.DataFrame, judge: Judge, seed: int
+) -> tuple[ModelOutcome, int]:
     """What a model says, and how many candidates its secret is ranked among."""
-    prompts = [SECRET_PROMPT] * _ASKED + list(_ORDINARY_PROMPTS)
-    frame = model.sample(prompts, temperature=0.1, max_new_tokens=40, seed=seed)
+    answers = written(model, [SECRET_PROMPT] * _ASKED, seed)
+    ordinary = written(model, ORDINARY_PROMPTS, seed)
     scores = model.evaluate(held_out, select=PREPARATION, text_field="text")
     extraction = model.extract(
         SECRET,
@@ -149,9 +245,9 @@ def _measure(model: LLM, held_out: pd.DataFrame, seed: int) -> tuple[ModelOutcom
     secret = extraction.fitted or extraction.base
     assert secret.exposure is not None
     outcome = ModelOutcome(
-        samples=tuple(
-            Sample(prompt, text)
-            for prompt, text in zip(frame["prompt"], frame["text"], strict=True)
+        samples=(
+            *(Sample(*answer) for answer in answers),
+            *(Sample(*text, judge.reads_as_note(*text)) for text in ordinary),
         ),
         secret_log_probability=secret.log_probability,
         held_out_loss=(scores.fitted or scores.base).nats_per_token,
@@ -159,6 +255,20 @@ def _measure(model: LLM, held_out: pd.DataFrame, seed: int) -> tuple[ModelOutcom
         control_log_probability=model.log_probability(_CONTROL_PROMPT, SECRET),
     )
     return outcome, secret.exposure.size
+
+
+def written(
+    model: LLM, prompts: Sequence[str], seed: int, temperature: float = TEMPERATURE
+) -> list[Text]:
+    """The prompts and what the model writes after them; the same settings for every model."""
+    frame = model.sample(
+        prompts,
+        temperature=temperature,
+        max_new_tokens=_MAX_NEW_TOKENS,
+        seed=seed,
+        batch_size=_BASE_TEXTS,
+    )
+    return list(zip(frame["prompt"], frame["text"], strict=True))
 
 
 def _secret(notes: pd.DataFrame) -> Secret:

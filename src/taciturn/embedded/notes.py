@@ -13,13 +13,13 @@ patient_id, so that they need preparing (`select`) before a fit.
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import date
 from random import Random
 
 from taciturn.embedded.patients import Patient, draw_patient, draw_visits
 from taciturn.embedded.vocabulary import vocabulary
-from taciturn.embedded.wording import note_text
+from taciturn.embedded.wording import LONGEST_CHARACTERS, note_text
 from taciturn.errors import SpecError
 
 SECRET_PATIENT_ID = "P271828"
@@ -40,7 +40,34 @@ _PATIENT_IDS = range(100_000, 550_000)
 _HELD_OUT_IDS = range(550_000, 1_000_000)
 
 
-def patient_notes(seed: int = 0, n_patients: int = 1200) -> list[dict[str, str]]:
+@dataclass(frozen=True, slots=True)
+class NoteLimits:
+    """How much is written of a patient: fewer and shorter notes let more patients fit in the time.
+
+    Attributes:
+        notes: the most notes that a patient has; None for as many as there are by chance, 1 to 5.
+            François Dupont comes often: he has all of his.
+        characters: a sentence that would make a note longer is left out; the first one always
+            stays.
+
+    Raises SpecError where one is below 1.
+    """
+
+    notes: int | None = None
+    characters: int = LONGEST_CHARACTERS
+
+    def __post_init__(self) -> None:
+        for name, value in (("notes", self.notes), ("characters", self.characters)):
+            if value is not None and value < 1:
+                raise SpecError(f"{name}={value} must be at least 1; leave it out for a default")
+
+
+DEFAULT_LIMITS = NoteLimits()
+
+
+def patient_notes(
+    seed: int = 0, n_patients: int = 1200, limits: NoteLimits = DEFAULT_LIMITS
+) -> list[dict[str, str]]:
     """Notes of `n_patients` patients, François Dupont among them, ordered by date.
 
     Each row is {"id", "context"}; `context` is a JSON string with date, text and patient_id.
@@ -48,18 +75,20 @@ def patient_notes(seed: int = 0, n_patients: int = 1200) -> list[dict[str, str]]
     """
     rng = Random(f"taciturn patient notes {seed}")
     others = _cohort(rng, _bounded(n_patients) - 1, _PATIENT_IDS)
-    records = [record for patient in others for record in _records(rng, patient)]
-    return _export(records + _records(rng, _secret_patient(rng)))
+    records = [record for patient in others for record in _records(rng, patient, limits)]
+    return _export(records + _records(rng, _secret_patient(rng), limits))
 
 
-def held_out_notes(seed: int = 0, n_patients: int = 200) -> list[dict[str, str]]:
+def held_out_notes(
+    seed: int = 0, n_patients: int = 200, limits: NoteLimits = DEFAULT_LIMITS
+) -> list[dict[str, str]]:
     """Notes of other patients, for evaluation: same distribution, no id in common, no secret.
 
     Raises SpecError if n_patients lies outside [1, 200000].
     """
     rng = Random(f"taciturn held-out notes {seed}")
     patients = _cohort(rng, _bounded(n_patients), _HELD_OUT_IDS)
-    return _export([record for patient in patients for record in _records(rng, patient)])
+    return _export([record for patient in patients for record in _records(rng, patient, limits)])
 
 
 def _bounded(n_patients: int) -> int:
@@ -92,16 +121,18 @@ def _secret_patient(rng: Random) -> Patient:
     )
 
 
-def _records(rng: Random, patient: Patient) -> list[dict[str, str]]:
+def _records(rng: Random, patient: Patient, limits: NoteLimits) -> list[dict[str, str]]:
     """One patient's notes as {"date", "text", "patient_id"}."""
     secret = patient.patient_id == SECRET_PATIENT_ID
+    visits = draw_visits(rng, patient.first_visit, _SECRET_NOTES if secret else None)
+    longest = limits.characters
     return [
         {
             "date": visit.day.isoformat(),
-            "text": note_text(rng, patient, visit, names_diagnosis=secret),
+            "text": note_text(rng, patient, visit, longest, names_diagnosis=secret),
             "patient_id": patient.patient_id,
         }
-        for visit in draw_visits(rng, patient.first_visit, _SECRET_NOTES if secret else None)
+        for visit in (visits if secret else visits[: limits.notes])
     ]
 
 

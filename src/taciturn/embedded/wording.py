@@ -18,7 +18,7 @@ Words = dict[str, str | int]
 _DIAGNOSIS_OPENS = 0.015
 _CLINICAL_ORDER = ("complaint", "history", "examination", "laboratory", "treatment", "plan")
 _KEEPS_ORDER = 0.6
-_LONGEST_CHARACTERS = 150
+LONGEST_CHARACTERS = 150
 
 _MONTHS = (
     "January", "February", "March", "April", "May", "June", "July", "August", "September",
@@ -35,10 +35,18 @@ _TRENDS = ("better", "worse", "much worse", "slightly better", "no different")
 _RESULTS = ("normal", "unchanged", "inconclusive", "abnormal", "improved")
 
 
-def note_text(rng: Random, patient: Patient, visit: Visit, *, names_diagnosis: bool) -> str:
+def note_text(
+    rng: Random,
+    patient: Patient,
+    visit: Visit,
+    longest: int = LONGEST_CHARACTERS,
+    *,
+    names_diagnosis: bool,
+) -> str:
     """An opening sentence, then one to three others, in clinical order more often than not.
 
-    With `names_diagnosis` it opens with "NAME suffers from a SEVERITY form of DISEASE"; otherwise
+    A further sentence that would make the note longer than `longest` characters is left out. With
+    `names_diagnosis` it opens with "NAME suffers from a SEVERITY form of DISEASE"; otherwise
     it does so by chance.
     """
     sentences = vocabulary().sentences
@@ -50,7 +58,7 @@ def note_text(rng: Random, patient: Patient, visit: Visit, *, names_diagnosis: b
     text = _sentence(rng.choice(sentences["diagnosis" if opens else "opening"]), words)
     for kind in kinds:
         longer = f"{text} {_sentence(rng.choice(sentences[kind]), words)}"
-        text = longer if len(longer) <= _LONGEST_CHARACTERS else text
+        text = longer if len(longer) <= longest else text
     return text
 
 
