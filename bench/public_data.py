@@ -12,9 +12,9 @@ For each epsilon it fits
 - `default rate`: with it, at the learning rate that a fit without it has;
 - `public`: with it, and the learning rate that is found on it.
 
-`alone` is what public text does without any private row. Prints nats per token on --split, and adds
-every result to bench/results/public_data.jsonl. --ordinary NATS, of the best fit without privacy,
-adds the share of its gain that is kept.
+`alone` is what public text does without any private row. Prints nats per token on --split as fits
+end and as a table, and adds them to bench/results/public_data.jsonl. --ordinary NATS, of the best
+fit without privacy, adds the share of its gain that is kept.
 """
 
 from __future__ import annotations
@@ -141,6 +141,7 @@ def main() -> None:
         rows.append(measure(given, epsilon, variant))
         with RESULTS.open("a", encoding="utf-8") as file:
             file.write(json.dumps(rows[-1]) + "\n")
+        print(json.dumps(rows[-1]), flush=True)
     print(f"base: {rows[0]['base']:.3f} nats per token on {given.split}.jsonl")
     print(table(rows, given.ordinary))
 
