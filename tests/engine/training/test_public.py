@@ -141,19 +141,31 @@ def test_never_worse_than_the_start(tiny_llama: Path, tmp_path: Path) -> None:
 def test_the_best_of_the_way_is_kept(
     tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Judged at the start, and after each of the 16 steps: the second is the best."""
+    """Judged at the start, after short trials of three rates, of which the second one is taken,
+    and after each of the 16 steps: the second is the best.
+    """
     stage, spec = stage_of(tiny_llama, tmp_path / "text")
     seen: list[dict[str, torch.Tensor]] = []
 
     def judged(self: PublicStage, max_tokens: int) -> float:
         seen.append(weights(self))
-        return [9.0, 8.0, 7.0, 7.5, math.inf, 7.1][len(seen) - 1]
+        return [9.0, 8.9, 8.8, math.inf, 8.0, 7.0, 7.5, math.inf, 7.1][len(seen) - 1]
+
+    def begin(self: PublicStage, plan: TrainingPlan) -> Any:
+        begun.append((plan.steps, plan.learning_rate))
+        return real(self, plan)
+
+    real, begun = PublicStage._begin, list[tuple[int, float]]()
+    monkeypatch.setattr(PublicStage, "_begin", begin)
 
     monkeypatch.setattr(PublicStage, "_judged", judged)
-    stage.fit(ordinary(spec))
-    assert len(seen) == 6  # three in a row were not better
-    assert same(weights(stage), seen[2])
-    assert not same(weights(stage), seen[5])
+    plan = ordinary(spec)
+    stage.fit(plan)
+    rates = [(steps, rate / plan.learning_rate) for steps, rate in begun]
+    assert rates == [(2, 1.0), (2, 4.0), (2, 0.25), (16, 4.0)]
+    assert len(seen) == 9  # three in a row were not better
+    assert same(weights(stage), seen[5])
+    assert not same(weights(stage), seen[8])
 
 
 def test_the_rate_is_the_one_that_is_judged_best(
