@@ -62,3 +62,12 @@ def test_unknown_field_in_a_file(tmp_path: Path) -> None:
     path.write_text("model: x\ndata: y\ntext_feld: text\n")
     with pytest.raises(UnknownFieldError, match="did you mean 'text_field'"):
         parse(JobSpec, load_yaml(path))
+
+
+def test_a_column_of_public_data_needs_public_data() -> None:
+    with pytest.raises(SpecError, match="public_text_field='note' is a column of public_data"):
+        parse(FitSpec, {"public_text_field": "note"})
+    with pytest.raises(SpecError, match="public_data=5"):
+        parse(JobSpec, {"model": "x", "data": "y", "public_data": 5})
+    frame = object()
+    assert parse(FitSpec, {"public_data": frame}).public_data is frame

@@ -14,7 +14,8 @@ import pytest
 from taciturn import worker
 from taciturn.engine.model.load import load_base
 from taciturn.engine.training.begun import Begun
-from taciturn.errors import CheckpointError, SpecError
+from taciturn.engine.training.public import PublicStage
+from taciturn.errors import CheckpointError, DataError, SpecError
 from taciturn.llm import LLM
 from taciturn.planning.plan import TrainingPlan
 from taciturn.report import PrivacyReport
@@ -290,3 +291,99 @@ def test_the_very_speed_of_this_device(tiny_llama: Path) -> None:
     assert 1e-6 < speed.seconds_per_unit < 1
     assert speed.seconds_per_unit == float(f"{speed.seconds_per_unit:.2g}")
     assert "64 of them a unit" in speed.basis
+
+
+PUBLIC = [f"Case {i}: a man with a fever" for i in range(40)]
+
+
+@pytest.fixture(scope="module")
+def begun_with_public(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("public") / "out"
+    begin(LLM(str(tiny_llama)), output, public_data=PUBLIC)
+    return output
+
+
+def test_a_run_with_public_text_goes_on_with_the_same(
+    begun_with_public: Path, tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the rate that was found, and without another ordinary fit: its weights are not those."""
+    output = Path(shutil.copytree(begun_with_public, tmp_path / "out"))
+    for other in ({}, {"public_data": ["A sprain.", *PUBLIC[1:]]}):
+        with pytest.raises(CheckpointError, match=r"begun with public_data [0-9a-f]{16}, this"):
+            resume(LLM(str(tiny_llama)), output, **other)
+    with pytest.raises(CheckpointError, match="learning_rate"):
+        resume(LLM(str(tiny_llama)), output, public_data=PUBLIC, learning_rate=0.5)
+    for name in ("rate_factor", "fit"):
+        monkeypatch.setattr(PublicStage, name, None)  # not called
+    report = resume(LLM(str(tiny_llama)), output, public_data=PUBLIC)
+    assert [text.records for text in report.public_data] == [40]
+    factor = Begun.read(output / "private").rate_factor
+    identity = json.loads(
+        next((output / "private/checkpoints").glob("*/identity.json")).read_text()
+    )
+    plan = LLM(str(tiny_llama)).plan(n_units=24, **SETTINGS)
+    assert identity["learning_rate"] == pytest.approx(plan.learning_rate * (factor or 0))
+
+
+def test_what_is_public_is_told_everywhere_and_spends_nothing(
+    tiny_llama: Path, tmp_path: Path
+) -> None:
+    plans: list[TrainingPlan] = []
+    model = LLM(str(tiny_llama)).fit(
+        rows(),
+        output=tmp_path / "first",
+        public_data=PUBLIC,
+        observer=Observer(on_plan=plans.append),
+        **SETTINGS,
+    )
+    assert "simulated private fits on the public text" in plans[0].reasons[-1]
+    report = model.privacy
+    assert report is not None
+    assert [step.purpose for step in report.private_steps] == ["fit"]
+    assert report.epsilon is not None
+    assert report.epsilon <= 8
+    (text,) = report.public_data
+    card = (tmp_path / "first" / "README.md").read_text()
+    assert "public text that was learned from first, 40 records" in card
+    for said in (card, (tmp_path / "first" / "report.html").read_text()):
+        assert text.sha256 in said
+        assert "declares that this text is public" in said
+    further = {**SETTINGS, "r": None, "steps": 1, "learning_rate": 0.01}
+    again = LLM(str(tmp_path / "first")).fit(rows(), public_data=PUBLIC[:30], **further).privacy
+    assert again is not None
+    assert [each.records for each in again.public_data] == [40, 30]
+
+
+def test_the_private_fit_begins_with_what_was_learned_from_public_text(
+    tiny_llama: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order: list[str] = []
+    for kind, name in ((PublicStage, "rate_factor"), (PublicStage, "fit"), (worker, "train")):
+        real = getattr(kind, name)
+
+        def noted(*given: Any, real: Any = real, name: str = name, **more: Any) -> Any:
+            order.append(name)
+            return real(*given, **more)
+
+        monkeypatch.setattr(kind, name, noted)
+    LLM(str(tiny_llama)).fit(rows(), public_data=PUBLIC, **SETTINGS)
+    assert order == ["rate_factor", "fit", "train"]
+    order.clear()
+    LLM(str(tiny_llama)).fit(rows(), public_data=PUBLIC, **{**SETTINGS, "learning_rate": 0.01})
+    LLM(str(tiny_llama)).fit(
+        rows(), public_data=PUBLIC, **{**SETTINGS, "target_epsilon": "unlimited"}
+    )
+    assert order == ["fit", "train"] * 2
+
+
+def test_private_data_are_not_public(tiny_llama: Path, tmp_path: Path) -> None:
+    path = tmp_path / "notes.csv"
+    rows().to_csv(path, index=False)
+    frame = rows()
+    (tmp_path / "link.csv").symlink_to(path)
+    for data, public in ((frame, frame), (str(path), str(tmp_path / "link.csv"))):
+        with pytest.raises(SpecError, match="public_data is the private data"):
+            LLM(str(tiny_llama)).fit(data, output=tmp_path / "out", public_data=public, **SETTINGS)
+    with pytest.raises(DataError, match="at least 20"):
+        LLM(str(tiny_llama)).fit(frame, output=tmp_path / "out", public_data=PUBLIC[:3], **SETTINGS)
+    assert not (tmp_path / "out").exists()

@@ -46,7 +46,7 @@ learned beyond that bound.
 ## What it does not promise
 
 - Facts that many units share are learned: that is what the model is for.
-- What the base model already knew from its own training is not covered.
+- What the base model already knew from its own training is not covered.{public}
 - Other models of the same data, kept or thrown away, are not in this epsilon, nor are figures that
   were looked at to choose among them.{ledger}
 - A secret that appears under several units is protected less, in proportion to how many.
@@ -72,6 +72,11 @@ training data itself.
 | trained parameters | {trained} |
 | taciturn | {version} |
 """
+
+
+_PUBLIC = """
+- Nor is public text that was learned from first, {records} records (SHA-256 of their tokens:
+  `{sha256}`). {declaration}"""
 
 
 _AUDIT = """
@@ -102,6 +107,7 @@ def model_card(report: PrivacyReport, audit: Audit | None = None) -> str:
         trained=report.trainable_parameters,
         accountant=report.accountant,
         version=report.taciturn_version,
+        public="".join(_PUBLIC.format(**text.model_dump()) for text in report.public_data),
         ledger="" if report.ledger is None else f" A ledger adds all of them up: {report.ledger}.",
     )
     return card if audit is None else card + _AUDIT.format(verdict=audit.verdict)

@@ -192,7 +192,9 @@ class LLM:
             wait: a gateway's job: False returns its handle, a `taciturn.Job`, at once.
             name: a gateway's job: what the model is called there.
             purpose: a gateway's job: one line for whoever has to approve it.
-            fields: the fields of `taciturn.spec.FitSpec`. Unknown ones raise.
+            fields: the fields of `taciturn.spec.FitSpec`. Unknown ones raise. `public_data` takes
+                what `data` takes: text that you declare public. It is learned from first, without
+                noise, and the guarantee does not cover it.
         """
         if isinstance(data, RemoteDataset):
             here = {"output": output, "resume": resume, "observer": observer}

@@ -47,6 +47,27 @@ class CanaryReport(BaseModel):
     commitment: str
 
 
+DECLARED_PUBLIC = (
+    "Whoever ran the fit declares that this text is public. It was learned from without noise, and "
+    "the guarantee does not cover it."
+)
+
+
+class PublicData(BaseModel):
+    """Text that a fit learned from before any private row, and that is not protected.
+
+    Attributes:
+        records: how many there were.
+        sha256: of the records' tokens, as the fit read them.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    records: int
+    sha256: str
+    declaration: str = DECLARED_PUBLIC
+
+
 class LedgerTotal(BaseModel):
     """What a ledger adds up over all runs on one data set and unit, this model's own included.
 
@@ -87,7 +108,8 @@ class PrivacyReport(BaseModel):
     those of the last fit.
 
     `scope` says what epsilon is not about; `ledger` is the sum at the time of the last step, None
-    where the run was given no ledger.
+    where the run was given no ledger. `public_data` is text of all fits that the guarantee does not
+    cover.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -115,6 +137,7 @@ class PrivacyReport(BaseModel):
     trainable_parameters: int
     taciturn_version: str
     canaries: CanaryReport | None = None
+    public_data: tuple[PublicData, ...] = ()
     scope: str | None = None
     ledger: LedgerTotal | None = None
 

@@ -51,6 +51,7 @@ _PATHS = frozenset(
         "non_members",
         "synthetic",
         "test",
+        "public_data",
     )
 )
 
@@ -295,8 +296,37 @@ class CanarySpec(_Spec):
         return self
 
 
-class FitSpec(DataSpec, PrivacySpec, TrainingSpec, PerformanceSpec, CanarySpec):
-    """The arguments of `LLM.fit`, flat; its five parts are the base classes above."""
+class PublicSpec(_Spec):
+    """Text that its owner declares public, to learn from before any private row: it costs nothing.
+
+    It is public if anybody may read all of it, and would have been there without the private rows:
+    text that says what they say, or was chosen by them, is not.
+    """
+
+    public_data: Annotated[
+        Any,
+        Field(
+            repr=False,
+            description="Text that you declare public; fitted first, without a guarantee for it.",
+        ),
+    ] = None
+    public_text_field: Annotated[
+        str | None,
+        Field(description="Its column of text; default: as in the data, or the one it has."),
+    ] = None
+
+    @model_validator(mode="after")
+    def _field_of_something(self) -> Self:
+        if self.public_text_field is not None and self.public_data is None:
+            raise ValueError(
+                f"public_text_field={self.public_text_field!r} is a column of public_data; give "
+                "that, or leave the column out"
+            )
+        return self
+
+
+class FitSpec(DataSpec, PrivacySpec, TrainingSpec, PerformanceSpec, CanarySpec, PublicSpec):
+    """The arguments of `LLM.fit`, flat; its six parts are the base classes above."""
 
     @model_validator(mode="after")
     def _one_text(self) -> Self:
@@ -371,6 +401,8 @@ class FitFields(TypedDict, total=False):
     checkpoint_every: int
     canaries: int
     canary_kind: CanaryKind
+    public_data: object
+    public_text_field: str | None
 
 
 class AssessmentSpec(DataSpec):
@@ -764,6 +796,10 @@ class JobSpec(FitSpec, LedgerSpec):
     data: Annotated[
         str, Field(description="Path, glob or URL of JSON, CSV, Parquet or Arrow; or gateway:NAME.")
     ]
+    public_data: Annotated[
+        str | None,
+        Field(description="Text that you declare public: path, glob or URL; fitted first."),
+    ] = None
     output: Annotated[str, Field(description="Folder for the adapter and its reports.")] = (
         "taciturn-out"
     )

@@ -13,7 +13,8 @@ import os
 import secrets
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ from taciturn.certificate.commitment import commit, committed
 from taciturn.certificate.sign import issue, library_versions, released_audit
 from taciturn.certificate.signers import Signer
 from taciturn.engine.auditing.canaries import check_number, draw_canaries
-from taciturn.engine.data.origin import Origin
+from taciturn.engine.data.origin import Origin, canonical_source
 from taciturn.engine.data.planted import CANARIES, Planted
 from taciturn.engine.data.tokenize import TokenizedDataset, check_prepared, prepare
 from taciturn.engine.model import adapter, lora
@@ -57,6 +58,7 @@ from taciturn.engine.training.loop import Blocks, PrivateMetrics, Progress, Run,
 from taciturn.engine.training.mechanism import planned_mechanism
 from taciturn.engine.training.memory import MemoryEstimate, available_bytes
 from taciturn.engine.training.processes import agree, all_processes, tell, together
+from taciturn.engine.training.public import PublicStage, PublicText
 from taciturn.engine.training.trainable import trainable
 from taciturn.errors import CheckpointError, GuaranteeError, ModelError, OutputError, SpecError
 from taciturn.figures import ReleasedFigures
@@ -72,6 +74,8 @@ from taciturn.planning.plan import (
     adapter_plan,
     make_plan,
     max_tokens,
+    public_plan,
+    with_rate,
 )
 from taciturn.preparation.unit import unit_name
 from taciturn.report import (
@@ -83,12 +87,14 @@ from taciturn.report import (
     LedgerTotal,
     PrivacyReport,
     PrivateStep,
+    PublicData,
     read_report,
 )
 from taciturn.spec import FitSpec
 
 PRIVATE = "private"
 DATA = "data"
+_PUBLIC = "public"
 FIGURES = "evaluations.json"
 """What evaluations released of the model; there is no such file before the first."""
 PAGE = "report.html"
@@ -235,37 +241,46 @@ def _fit(job: _Job, data: object, resume: bool) -> FitResult:
     with together(job.ranks):
         if job.ranks.first:
             _open_output(job.output, resume)
-    try:
+    with _all_or_nothing(job, resume):
         with together(job.ranks):
             check_number(spec.canaries)
             check_units([*(step.privacy_unit for step in job.spent), unit_name(spec)])
             _check_earlier(earlier, spec)
             _check_arranged(job)
             origin = _origin(base, earlier)
-            begun = _begun(job, origin, resume)
+        public = _public_text(job, data)
+        with together(job.ranks):
+            begun = _begun(job, origin, public, resume)
         choice = adapter_plan(spec, public_facts(base, n_units=1))
         fitted = None if earlier is None else earlier.model
-        model, loss = trainable(base, spec, choice, job.ranks, fitted)
+        text = None if public is None else public.rows()
+        model, loss = trainable(base, spec, choice, job.ranks, fitted, text)
+        stage = None if public is None else _public_stage(job, loss, public)
         # Before a row is read: how long it takes must not depend on any.
         speed = _speed(job, begun, loss, resume)
+        if speed is not None:
+            begun = _kept(job, begun, seconds_per_unit=speed.seconds_per_unit)
         dataset = _dataset(job, data, resume)
         _canaries(job)
         if job.arranged is None:
             plan = make_plan(spec, public_facts(base, dataset.n_units), speed)
+            plan = _tuned(job, begun, plan, stage)
         else:
             plan = job.arranged.plan
-    except BaseException:
-        if not resume and job.ranks.first:
-            _discard(job.output)
-        raise
     if job.ranks.first:
         job.observer.on_plan(plan)
+    # A resumed run goes on with the weights of its checkpoint.
+    if stage is not None and not resume:
+        with _all_or_nothing(job, resume):
+            records = stage.text.fitted.n_units
+            stage.fit(public_plan(spec, choice, public_facts(base, records)))
     paid: list[LedgerTotal | None] = []
     run = _run(job, loss, dataset, plan, lambda: paid.append(_pay(job, begun.run, plan)))
     train(run, resume=resume)
     restore_parts(model)
     model.eval()
     origin["canaries"] = _canaries(job)
+    origin["public_data"] = _all_public(earlier, public)
     made_of = Origin.read(job.data)
     report = privacy_report(base, made_of, plan, loss).model_copy(update=origin)
     report = _all_costs(job, begun, report, _commitment(job, dataset))
@@ -289,12 +304,16 @@ def _speed(job: _Job, begun: Begun, loss: CausalLmLoss, resume: bool) -> Speed |
         return Speed(begun.seconds_per_unit, "as measured when the run was begun")
     with together(job.ranks):
         pass  # all measure at once, as all will run at once
-    speed = _measured_speed(job.base, job.spec, loss, job.ranks)
+    return _measured_speed(job.base, job.spec, loss, job.ranks)
+
+
+def _kept(job: _Job, begun: Begun, **measured: float) -> Begun:
+    """What was measured before the first step, written down for whoever resumes the run."""
+    begun = begun.model_copy(update=measured)
     with together(job.ranks):
         if job.ranks.first:
-            kept = {"seconds_per_unit": speed.seconds_per_unit}
-            begun.model_copy(update=kept).write(job.private)
-    return speed
+            begun.write(job.private)
+    return begun
 
 
 def _measured_speed(
@@ -310,6 +329,64 @@ def _measured_speed(
     rounded = float(f"{slowest / ranks.size:.2g}")
     basis = f"measured here on public random tokens, {work.tokens_per_unit:g} of them a unit"
     return Speed(rounded, basis)
+
+
+@contextmanager
+def _all_or_nothing(job: _Job, resume: bool) -> Iterator[None]:
+    """Remove what a new run has written, if it fails before a step."""
+    try:
+        yield
+    except BaseException:
+        if not resume and job.ranks.first:
+            _discard(job.output)
+        raise
+
+
+def _public_text(job: _Job, data: object) -> PublicText | None:
+    """Rank 0 reads what was declared public; the others map what it has written."""
+    spec, base, folder = job.spec, job.base, job.private / _PUBLIC
+    if spec.public_data is None:
+        return None
+    with together(job.ranks):
+        if job.ranks.first:
+            _check_other_data(data, spec.public_data)
+            shutil.rmtree(folder, ignore_errors=True)  # of the run that is resumed
+            limit = max_tokens(spec, base.context_length)
+            PublicText.prepare(spec, base.tokenizer, limit, folder, base.vocabulary)
+    with together(job.ranks):
+        return PublicText.open(folder, spec.seed)
+
+
+def _check_other_data(data: object, public: object) -> None:
+    """Raise SpecError where private data are named as public, too; no row is looked at."""
+    source = canonical_source(public)
+    if public is data or (source is not None and source == canonical_source(data)):
+        raise SpecError(
+            "public_data is the private data: what is learned from it would be learned without "
+            "any privacy. Give text that anybody may read, or leave it out"
+        )
+
+
+def _public_stage(job: _Job, loss: CausalLmLoss, public: PublicText) -> PublicStage:
+    form = Form(job.spec.per_unit_gradients)
+    return PublicStage(loss, public, job.spec.microbatch_tokens, form, job.ranks)
+
+
+def _tuned(job: _Job, begun: Begun, plan: TrainingPlan, stage: PublicStage | None) -> TrainingPlan:
+    """The plan with a learning rate from public text, unless one was given; once for a run."""
+    if stage is None or plan.privacy is None or job.spec.learning_rate is not None:
+        return plan
+    factor = begun.rate_factor
+    if factor is None:
+        factor = stage.rate_factor(plan)
+        _kept(job, begun, rate_factor=factor)
+    return with_rate(plan, factor)
+
+
+def _all_public(earlier: Earlier | None, public: PublicText | None) -> tuple[PublicData, ...]:
+    """What all fits of a model have learned from without a guarantee."""
+    before = () if earlier is None else earlier.report.public_data
+    return before if public is None else (*before, public.about)
 
 
 def _pay(job: _Job, run: str, plan: TrainingPlan) -> LedgerTotal | None:
@@ -365,7 +442,9 @@ def _commitment(job: _Job, dataset: TokenizedDataset) -> str:
 
 def _digest(base: LoadedModel, spec: FitSpec, resume: bool) -> str:
     """Names what all processes must have been given; their devices may differ."""
-    return _named([base.name, resume, spec.model_dump_json(exclude={"device"})])
+    # The first process alone reads public data, whatever the others were given.
+    plain = spec.model_dump_json(exclude={"device", "public_data"})
+    return _named([base.name, resume, spec.public_data is None, plain])
 
 
 def _history(spent: Sequence[PrivateStep], earlier: Earlier | None) -> str:
@@ -656,11 +735,12 @@ def _origin(base: LoadedModel, earlier: Earlier | None) -> dict[str, Any]:
     return earlier.report.model_dump(include={"base_model", "base_model_sha256"})
 
 
-def _begun(job: _Job, origin: Mapping[str, Any], resume: bool) -> Begun:
+def _begun(job: _Job, origin: Mapping[str, Any], public: PublicText | None, resume: bool) -> Begun:
     """What this run is, or the one that it resumes; raises CheckpointError if that is another."""
     earlier = None if job.earlier is None else digest_of(job.earlier.report)
     run = secrets.token_hex(16)
-    asked = Begun(run=run, earlier=earlier, spent=job.spent, **origin)
+    text = None if public is None else public.about
+    asked = Begun(run=run, earlier=earlier, spent=job.spent, public_data=text, **origin)
     if resume:
         return Begun.read(job.private).resumed_as(asked)
     if job.ranks.first:

@@ -13,6 +13,7 @@ from taciturn.certificate.canonical import canonical_json
 from taciturn.certificate.sign import statement_for
 from taciturn.certificate.statement import AuditResult, Statement
 from taciturn.errors import CertificateError
+from taciturn.report import DECLARED_PUBLIC, REPORT, PrivacyReport, PublicData
 
 AUDIT = AuditResult(
     epsilon_lower_bound=0.7,
@@ -102,3 +103,21 @@ def test_other_values_are_refused(fields: dict[str, Any], path: str, value: obje
 def test_audit_results_are_checked(change: dict[str, object]) -> None:
     with pytest.raises(ValueError):
         AuditResult.model_validate({**AUDIT.model_dump(), **change})
+
+
+def test_public_text_is_named_and_its_absence_is_not(
+    folder: Path, report: PrivacyReport, moment: datetime
+) -> None:
+    """Certificates from before there was any stay what they are."""
+    path = folder / REPORT
+    bare = json.loads(statement_for(folder, audit=None, moment=moment).to_bytes())
+    assert "public_data" not in bare["predicate"]
+    text = PublicData(records=40, sha256="ef" * 32)
+    path.write_text(report.model_copy(update={"public_data": (text,)}).model_dump_json())
+    payload = statement_for(folder, audit=None, moment=moment).to_bytes()
+    (said,) = json.loads(payload)["predicate"]["public_data"]
+    assert said == {"records": 40, "sha256": "ef" * 32, "declaration": DECLARED_PUBLIC}
+    assert Statement.from_bytes(payload).predicate.public_data[0].records == 40
+    bare["predicate"]["public_data"] = []
+    with pytest.raises(CertificateError, match="canonical"):
+        Statement.from_bytes(canonical_json(bare))

@@ -252,6 +252,7 @@ def test_fit_from_a_file_without_waiting(fake: Fake, shell: Shell, tmp_path: Pat
 def test_what_is_not_for_a_gateway_is_refused(fake: Fake, shell: Shell) -> None:
     assert "resume is for data on this machine" in shell(*FIT, "--resume", code=1)
     assert "not yours to choose" in shell(*FIT, "--threads", "2", code=1)
+    assert "public_data is for fits on this" in shell(*FIT, "--public-data", "cases.jsonl", code=1)
     assert "wait is for data behind a gateway" in shell(
         *("fit", "--data", "x.csv", "--model", "m", "--target-epsilon", "3", "--no-wait"), code=1
     )

@@ -209,6 +209,19 @@ def test_report_and_files_of_one_process(
     assert len((output / "private/metrics.jsonl").read_text().splitlines()) == 4
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS[:4], ids=str)
+def test_public_text_is_learned_from_in_step(
+    kind: dict[str, Any], tiny_llama: Path, tmp_path: Path
+) -> None:
+    """What the first process has measured decides for all."""
+    text = [f"Case {i}: a fever." for i in range(24)]
+    settings = {**PRIVATE, **kind, "steps": 2, "public_data": text}
+    ended = results(in_processes(2, fit, str(tiny_llama), str(tmp_path / "out"), settings))
+    assert ended[0] == ended[1]
+    assert [each["records"] for each in ended[0][0]["public_data"]] == [24]
+
+
 def _without_commitments(report: dict[str, Any]) -> dict[str, Any]:
     steps = [{**step, "dataset_commitment": None} for step in report["private_steps"]]
     return {**report, "private_steps": steps}

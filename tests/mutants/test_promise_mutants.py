@@ -6,6 +6,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,12 @@ import pytest
 import torch
 
 from taciturn import worker
+from taciturn.certificate import sign as signing
+from taciturn.certificate.sign import statement_for
 from taciturn.engine.data import origin
 from taciturn.engine.data.declared import DeclaredRows
 from taciturn.engine.data.origin import Origin
-from taciturn.engine.data.store import TokenWriter
+from taciturn.engine.data.store import TokenizedDataset, TokenWriter
 from taciturn.engine.data.tokenize import check_prepared, prepare
 from taciturn.engine.evaluation import release as releasing
 from taciturn.engine.evaluation.likelihood import UnitScores
@@ -29,6 +32,7 @@ from taciturn.engine.privacy.statistic import GaussianStatistic
 from taciturn.engine.privacy.types import PrivateStatistics
 from taciturn.engine.training.begun import Begun
 from taciturn.engine.training.loop import Blocks, Run
+from taciturn.engine.training.public import PublicStage
 from taciturn.errors import CheckpointError
 from taciturn.llm import LLM
 from taciturn.planning.plan import make_plan
@@ -246,6 +250,105 @@ def _at_two(progress: Any) -> None:
         raise StoppedError
 
 
+PUBLIC = [f"case {i}: a man with a fever" for i in range(40)]
+
+
+def named_public_text(model: Path, folder: Path, patch: Patch) -> None:
+    """What was learned from without noise is in report and certificate, of further fits too."""
+    settings = {**SETTINGS, "learning_rate": 0.01, "steps": 1}
+    LLM(str(model)).fit(rows(), output=folder / "out", public_data=PUBLIC, **settings)
+    more = {**settings, "r": None}
+    again = LLM(str(folder / "out")).fit(rows(), output=folder / "again", **more).privacy
+    assert again is not None
+    assert [text.records for text in again.public_data] == [40]
+    statement = statement_for(folder / "again", audit=None, moment=datetime.now(UTC))
+    assert [text.records for text in statement.predicate.public_data] == [40]
+
+
+def another_public_text(model: Path, folder: Path, patch: Patch) -> None:
+    begun_settings = {"public_data": PUBLIC, "learning_rate": 0.01}
+    observer = Observer(on_progress=lambda progress: progress.step < 2 or stop(progress))
+    with pytest.raises(StoppedError):
+        LLM(str(model)).fit(
+            rows(), output=folder / "out", observer=observer, **{**SETTINGS, **begun_settings}
+        )
+    other = {**begun_settings, "public_data": ["a sprain", *PUBLIC[1:]]}
+    refused(model, folder / "out", **other)
+
+
+def unread_before_it_is_paid(model: Path, folder: Path, patch: Patch) -> None:
+    """Between preparation and charge no private record is looked at: what steers is public."""
+    read: list[tuple[str, bool]] = []
+    real_records, real_pay, paid = TokenizedDataset.records, worker._pay, [False]
+
+    def records(self: TokenizedDataset, unit: int) -> Any:
+        read.append((self.fingerprint, paid[0]))
+        return real_records(self, unit)
+
+    def pay(*given: Any) -> Any:
+        paid[0] = True
+        return real_pay(*given)
+
+    patch.setattr(TokenizedDataset, "records", records)
+    patch.setattr(worker, "_pay", pay)
+    LLM(str(model)).fit(rows(), output=folder / "out", public_data=PUBLIC, **SETTINGS)
+    private = TokenizedDataset.open(folder / "out" / "private" / "data").fingerprint
+    assert {was_paid for name, was_paid in read if name == private} == {True}
+    assert {was_paid for name, was_paid in read if name != private} == {False}
+
+
+def stop(_: object) -> None:
+    raise StoppedError
+
+
+def public_text_unsaid(patch: Patch) -> None:
+    patch.setattr(worker, "_all_public", lambda earlier, public: ())
+
+
+def public_text_of_the_last_fit(patch: Patch) -> None:
+    patch.setattr(
+        worker, "_all_public", lambda earlier, public: () if public is None else (public.about,)
+    )
+
+
+def uncertified_public_text(patch: Patch) -> None:
+    real = signing.Predicate
+    patch.setattr(signing, "Predicate", lambda **fields: real(**{**fields, "public_data": ()}))
+
+
+def any_public_text(patch: Patch) -> None:
+    patch.setattr(Begun, "resumed_as", lambda self, asked: self)
+
+
+def rate_by_private_rows(patch: Patch) -> None:
+    """What is tried is judged by the loss of those that are protected."""
+    real = worker._tuned
+
+    def mutant(job: Any, begun: Begun, plan: Any, stage: Any) -> Any:
+        private = TokenizedDataset.open(job.data)
+        return real(job, begun, plan, replace(stage, text=replace(stage.text, held_out=private)))
+
+    patch.setattr(worker, "_tuned", mutant)
+
+
+def fitted_to_private_rows(patch: Patch) -> None:
+    """In the ordinary way, without noise."""
+    real = PublicStage.fit
+
+    def mutant(self: PublicStage, plan: Any) -> None:
+        folder = Path(str(seen[-1])) / "private" / "data"
+        real(replace(self, text=replace(self.text, fitted=TokenizedDataset.open(folder))), plan)
+
+    seen: list[Path] = []
+    open_output = worker._open_output
+    patch.setattr(
+        worker,
+        "_open_output",
+        lambda output, resume: (seen.append(output), open_output(output, resume))[1],
+    )
+    patch.setattr(PublicStage, "fit", mutant)
+
+
 def no_comparison(patch: Patch) -> None:
     patch.setattr(worker, "check_prepared", lambda *_: None)
 
@@ -341,6 +444,12 @@ MUTANTS: list[tuple[Callable[[Patch], None], Check]] = [
     (charged_afterwards, charged_before),
     (timed_once_rows_are_there, timed_before_rows),
     (timed_anew, plan_of_the_begun_run),
+    (public_text_unsaid, named_public_text),
+    (public_text_of_the_last_fit, named_public_text),
+    (uncertified_public_text, named_public_text),
+    (any_public_text, another_public_text),
+    (rate_by_private_rows, unread_before_it_is_paid),
+    (fitted_to_private_rows, unread_before_it_is_paid),
 ]
 IDS = [f"{mutant.__name__}-{check.__name__}" for mutant, check in MUTANTS]
 

@@ -12,7 +12,7 @@ from taciturn.accounting.events import dpsgd_event, event_to_dict
 from taciturn.accounting.spending import with_steps
 from taciturn.figures import Figure, ReleasedFigures
 from taciturn.page.report import report_page
-from taciturn.report import Audit, CanaryReport, PrivacyReport
+from taciturn.report import DECLARED_PUBLIC, Audit, CanaryReport, PrivacyReport, PublicData
 
 _VOID = {"meta", "br", "link", "img", "input", "hr"}
 
@@ -234,3 +234,12 @@ def test_figures_of_private_rows_cannot_be_kept() -> None:
         ReleasedFigures.model_validate(
             {"evaluations": [{"basis": "private, exact: for the owner's eyes only", **fields}]}
         )
+
+
+def test_public_text_is_said_not_to_be_covered(report: PrivacyReport) -> None:
+    text = PublicData(records=4567, sha256="ef" * 32)
+    said = report_page(report.model_copy(update={"public_data": (text,)}))
+    assert "Public text, not covered" in said
+    for part in ("4,567 records", "ef" * 32, DECLARED_PUBLIC):
+        assert part in said
+    assert "Public text" not in report_page(report)

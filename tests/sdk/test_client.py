@@ -85,6 +85,8 @@ def test_plan_says_whether_there_is_room(client: Client) -> None:
         ({"privacy_unit": "id"}, "the dataset's own"),
         ({"select": "id"}, "data.select"),
         ({"device": "cuda"}, "not yours to choose"),
+        ({"public_data": pd.DataFrame({"text": ["A cough."]})}, "registered data and nothing"),
+        ({"public_data": "cases.jsonl"}, "registered data and nothing"),
         ({"target_epsilom": 3}, "did you mean"),
         ({"target_epsilon": -1.0}, "must lie in"),
     ],

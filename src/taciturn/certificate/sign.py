@@ -30,6 +30,7 @@ from taciturn.certificate.statement import (
     Predicate,
     Software,
     Statement,
+    UnprotectedText,
 )
 from taciturn.errors import CertificateError, OutputError
 from taciturn.report import AUDIT, CERTIFICATE, REPORT, Audit, PrivacyReport
@@ -90,6 +91,7 @@ def statement_for(folder: Path, *, audit: AuditResult | None, moment: datetime) 
             base_model=_base_model(report),
             software=_software(report, os.environ),
             audit=audit or own,
+            public_data=tuple(UnprotectedText(**each.model_dump()) for each in report.public_data),
             issued_at=time_text(moment),
         )
     except ValidationError as error:

@@ -10,7 +10,15 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 from dp_accounting.dp_event import ComposedDpEvent, DpEvent
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    field_validator,
+    model_serializer,
+)
 
 from taciturn.accounting.events import event_from_dict, event_to_dict
 from taciturn.certificate.canonical import canonical_json, parse_canonical
@@ -135,14 +143,38 @@ class Software(_Value):
     image_digest: Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")] | None = None
 
 
+class UnprotectedText(_Value):
+    """Text that was declared public and learned from without noise: the guarantee is not about it.
+
+    Attributes:
+        sha256: of its records' tokens, as the fit read them.
+        declaration: who says that it is public, in words.
+    """
+
+    records: Annotated[int, Field(ge=1)]
+    sha256: Sha256
+    declaration: Text
+
+
 class Predicate(_Value):
-    """The guarantee of the subjects, and how they came about."""
+    """The guarantee of the subjects, and how they came about.
+
+    `public_data` is not written where there is none, as certificates were before there was any.
+    """
 
     guarantee: Guarantee
     base_model: BaseModelFiles
     software: Software
     audit: AuditResult | None = None
+    public_data: tuple[UnprotectedText, ...] = ()
     issued_at: str
+
+    @model_serializer(mode="wrap")
+    def _without_nothing(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        fields: dict[str, Any] = write(self)
+        if not self.public_data:
+            del fields["public_data"]
+        return fields
 
     @field_validator("issued_at")
     @classmethod

@@ -141,6 +141,8 @@ def _report(verified: Verified, folders: Folders) -> None:
     _say(f"model files {len(verified.statement.subject)}: {_checked(folders.model)}")
     if folders.private is not None:
         _say("data        those of the commitment")
+    for text in predicate.public_data:
+        _say(f"public data {text.records} records {text.sha256[:16]}, not covered by the promise")
     audit = predicate.audit
     if audit is not None:
         _say(

@@ -50,7 +50,8 @@ class AdapterChoice:
     """Which parameters are trained.
 
     Attributes:
-        fixed_a: LoRA's A matrices are set from the base model's own text and only B is trained.
+        fixed_a: LoRA's A matrices are set from public text, by default what the base model writes,
+            and only B is trained.
         head_r: rank of an adapter on the output layer, None for none.
     """
 
@@ -88,10 +89,13 @@ def adapter_choice(spec: FitSpec, facts: PublicFacts) -> tuple[AdapterChoice, tu
     if not spec.private:
         reason = f"LoRA of rank {rank}: keeps the base model as it is and the adapter small"
         return AdapterChoice("lora", rank, spec.alpha or 2.0 * rank), (reason,)
+    source = "text that the base model writes itself"
+    if spec.public_data is not None:
+        source = "the public text"
     reason = (
-        f"LoRA of rank {rank} with its A matrices fixed to directions learned from text that the "
-        "base model writes itself: DP noise grows with the number of trained parameters, so only "
-        "the B matrices are trained, and a small adapter on the output layer"
+        f"LoRA of rank {rank} with its A matrices fixed to directions learned from {source}: DP "
+        "noise grows with the number of trained parameters, so only the B matrices are trained, "
+        "and a small adapter on the output layer"
     )
     return AdapterChoice("lora", rank, float(rank), fixed_a=True, head_r=4), (reason,)
 
@@ -168,9 +172,7 @@ def _ordinary(spec: FitSpec, facts: PublicFacts, most_units: float | None) -> tu
     return batch, steps if most_units is None else max(1, min(steps, int(most_units / batch)))
 
 
-def tuning(
-    choice: AdapterChoice, facts: PublicFacts, n_steps: int, noise: float | None
-) -> Tuning:
+def tuning(choice: AdapterChoice, facts: PublicFacts, n_steps: int, noise: float | None) -> Tuning:
     """Learning rate and schedule.
 
     Without decay, most of the signal survives the noise: with gradients that are mostly noise, a

@@ -216,7 +216,12 @@ def make_plan(spec: FitSpec, facts: PublicFacts, speed: Speed | None = None) -> 
         average_decay=tuned.average_decay,
         max_tokens=max_tokens(spec, facts.context_length),
         max_records_per_unit=spec.max_records_per_unit,
-        reasons=(*why, *why_so_long, *_why_such_steps(spec, facts.n_units, batch_size, steps)),
+        reasons=(
+            *why,
+            *why_so_long,
+            *_why_such_steps(spec, facts.n_units, batch_size, steps),
+            *_of_public_text(spec),
+        ),
         base_parameters=facts.base_parameters,
         seconds_per_unit=None if speed is None else speed.seconds_per_unit,
     )
@@ -260,6 +265,51 @@ def _time_choice(
 
 def _remaining(noise: float, batch_size: int, steps: int) -> float:
     return noise / (batch_size * math.sqrt(steps))
+
+
+RATE_FACTORS = (1.0, 0.5, 0.25, 2.0)
+"""On the default learning rate of a private fit, tried on public text; the first one wins a tie."""
+
+_RATE_IS_OPEN = (
+    "the learning rate is that, a quarter, half or twice of it: whichever does best in simulated "
+    "private fits on the public text"
+)
+_MOST_PUBLIC_STEPS = 640
+
+
+def public_plan(spec: FitSpec, adapter: AdapterPlan, facts: PublicFacts) -> TrainingPlan:
+    """An ordinary fit to public text, by the defaults and of bounded length.
+
+    Args:
+        adapter: what is trained, as in the fit that follows.
+        facts: `n_units` is the number of public records to learn from.
+    """
+    asked = {name: getattr(spec, name) for name in ("method", "seed", "max_tokens")}
+    plan = make_plan(FitSpec(target_epsilon="unlimited", **asked), facts)
+    steps = min(plan.steps, _MOST_PUBLIC_STEPS)
+    return plan.model_copy(update={"adapter": adapter, "steps": steps})
+
+
+def with_rate(plan: TrainingPlan, factor: float) -> TrainingPlan:
+    """The plan with the learning rate that was found on public text."""
+    rate = plan.learning_rate * factor
+    reason = (
+        f"learning rate {rate:.3g}, {factor:g} times the default: the best of 0.25, 0.5, 1 and 2 "
+        "times it in simulated private fits on the public text"
+    )
+    reasons = (*(each for each in plan.reasons if each != _RATE_IS_OPEN), reason)
+    return plan.model_copy(update={"learning_rate": rate, "reasons": reasons})
+
+
+def _of_public_text(spec: FitSpec) -> tuple[str, ...]:
+    if spec.public_data is None:
+        return ()
+    first = (
+        "an ordinary fit to the public text comes first: it spends nothing, and the guarantee does "
+        "not cover that text. Its time is not in the estimate"
+    )
+    decided = not spec.private or spec.learning_rate is not None
+    return (first,) if decided else (first, _RATE_IS_OPEN)
 
 
 def check_target(spec: FitSpec) -> None:

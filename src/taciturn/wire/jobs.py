@@ -89,6 +89,12 @@ class RemoteFit(FitSpec):
 
     @model_validator(mode="after")
     def _only_remote(self) -> Self:
+        if self.public_data is not None:
+            raise ValueError(
+                "public_data is for fits on this machine: a gateway's job reads registered data "
+                "and nothing else. Leave it out, or fit the base model on the public text first "
+                "and have an administrator add the result as a base model"
+            )
         defaults = FitSpec()
         for field in _NOT_REMOTE:
             if getattr(self, field) != getattr(defaults, field):

@@ -117,3 +117,15 @@ def test_counts_that_do_not_fit_together_are_refused(tmp_path: Path) -> None:
     meta.write_text(json.dumps({**json.loads(meta.read_text()), "n_records": 2}))
     with pytest.raises(CheckpointError):
         TokenizedDataset.open(tmp_path / "data")
+
+
+def test_some_units_are_a_data_set_of_their_own(tmp_path: Path) -> None:
+    whole = write(tmp_path / "data", [[[1, 2]], [[3], [4, 5]], [[6]], [[7, 8, 9], [10]], [[11]]])
+    part = whole.only(np.array([4, 0, 3, 1])).only(np.array([3, 2]))
+    assert (part.n_units, part.n_records, part.n_tokens) == (2, 4, 7)
+    found = [[each.input_ids.tolist() for each in part.records(unit)] for unit in range(2)]
+    assert found == [[[3], [4, 5]], [[7, 8, 9], [10]]]
+    assert part.lengths(1) == [3, 1]
+    assert whole.n_units == 5
+    with pytest.raises(IndexError):
+        part.records(2)

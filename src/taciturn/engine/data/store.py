@@ -12,6 +12,7 @@ All of it is private.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 from bisect import bisect_right
@@ -90,6 +91,7 @@ class TokenizedDataset:
         self.n_records = int(first_records[-1][-1])
         self.n_tokens = sum(len(block.ids) for block in blocks)
         self.fingerprint = str(meta["fingerprint"])
+        self._chosen: NDArray[np.int64] | None = None
         self._blocks = blocks
         self._block_starts = [0]
         for block in blocks[:-1]:
@@ -112,6 +114,16 @@ class TokenizedDataset:
             )
         return cls(blocks, first_records, meta)
 
+    def only(self, units: NDArray[np.int64]) -> TokenizedDataset:
+        """These units as a data set of their own, in this order; the files stay the same ones."""
+        part = copy.copy(self)
+        part._chosen = units if self._chosen is None else self._chosen[units]
+        part.n_units = len(units)
+        lengths = [part.lengths(unit) for unit in range(part.n_units)]
+        part.n_records = sum(map(len, lengths))
+        part.n_tokens = sum(map(sum, lengths))
+        return part
+
     def records(self, unit: int) -> list[TokenizedRecord]:
         """The records of a unit, as views; raises IndexError outside [0, n_units)."""
         return [self._record(index) for index in self._range(unit)]
@@ -129,6 +141,8 @@ class TokenizedDataset:
     def _range(self, unit: int) -> range:
         if not 0 <= unit < self.n_units:
             raise IndexError(f"unit {unit} must lie in [0, {self.n_units})")
+        if self._chosen is not None:
+            unit = int(self._chosen[unit])
         batch, place = divmod(unit, _UNITS_PER_BATCH)
         first_records = self._first_records[batch]
         return range(int(first_records[place]), int(first_records[place + 1]))

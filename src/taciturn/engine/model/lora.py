@@ -21,6 +21,7 @@ from taciturn.errors import ModelError, SpecError
 # ARCHITECTURE.md, "Which parameters are trained".
 _DAMPING = 0.01
 _HEAD_GAIN = 4.0
+_LEAST = 1e-6
 _RARE = 1e-5
 _TYPICAL = 1e-3
 
@@ -59,8 +60,11 @@ class RowScale(nn.Module):
         return weight_PR * self.scale_P1
 
 
-def attach(model: Any, choice: AdapterChoice) -> nn.Module:
+def attach(model: Any, choice: AdapterChoice, text: Tensor | None = None) -> nn.Module:
     """Make the chosen parameters trainable and return the model to fit.
+
+    With fixed A matrices, these and the row scales are learned from public token ids `text`
+    [sequences, tokens]; by default from what the base model writes itself.
 
     LoRA matrices are fp32 whatever the base is. The seed decides their initial values and nothing
     else; the global random state is left as it was.
@@ -68,7 +72,7 @@ def attach(model: Any, choice: AdapterChoice) -> nn.Module:
     if choice.method == "full":
         return _unfreeze(model)
     if choice.fixed_a:
-        return _attach_fixed_a(model, choice)
+        return _attach_fixed_a(model, choice, text)
     config = LoraConfig(
         r=choice.r or 8,
         lora_alpha=choice.alpha or 2 * (choice.r or 8),  # type: ignore[arg-type]  # a float will do
@@ -112,9 +116,9 @@ def settle(model: nn.Module) -> None:
             parametrize.remove_parametrizations(module, "weight", leave_parametrized=True)
 
 
-def _attach_fixed_a(model: Any, choice: AdapterChoice) -> nn.Module:
+def _attach_fixed_a(model: Any, choice: AdapterChoice, text: Tensor | None) -> nn.Module:
     """LoRA whose A matrices are public activation directions; only the B matrices are trained."""
-    text = own_text(model, choice.seed)
+    text = own_text(model, choice.seed) if text is None else text.to(model.device)
     subspaces = activation_subspaces(model, _ranks(model, choice), text, choice.seed)
     # Some layers are never called, because the model takes their weights and computes itself.
     ranks = {name: len(subspace.directions_RD) for name, subspace in subspaces.items()}
@@ -139,7 +143,9 @@ def _attach_fixed_a(model: Any, choice: AdapterChoice) -> nn.Module:
         if name != head or frequencies is None:
             _fix_a(layer, subspace.energy_R / subspace.mean_energy + _DAMPING, subspace)
         else:
-            _fix_a(layer, subspace.energy_R * subspace.energy_R[0] / _HEAD_GAIN**4, subspace)
+            # Text of few kinds has directions without any energy.
+            energy_R = subspace.energy_R.clamp(min=_LEAST * float(subspace.energy_R[0]))
+            _fix_a(layer, energy_R * energy_R[0] / _HEAD_GAIN**4, subspace)
             scale_V1 = ((frequencies + _RARE) / _TYPICAL).pow(-0.25).unsqueeze(1)
             head_b = layer.lora_B["default"]
             parametrize.register_parametrization(head_b, "weight", RowScale(scale_V1))

@@ -2,7 +2,7 @@
 
 Under DP, noise grows with the number of trained parameters, so few are trained and they had better
 be the right ones. Which input directions of a layer matter can be learned from text that the base
-model writes itself: no private row is involved, and no public data set is needed. LoRA's A matrices
+model writes itself, or from text that is public: no private row is involved. LoRA's A matrices
 are fixed to those directions and only B is trained (LoRA-FA, Zhang et al. 2023; A from activations
 as in EVA, Paischer et al. 2024; public side information, Li et al. 2022, AdaDPS).
 
@@ -11,15 +11,18 @@ Shapes: D input features, R directions, N tokens, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 _SEQUENCES = 256
 _TOKENS = 48
+_MOST_ROWS = 512
 _BATCH = 64
 _EXTRA_DIRECTIONS = 8
 _PASSES = 3
@@ -66,6 +69,26 @@ def own_text(model: Any, seed: int) -> Tensor:
         ]
     text: Tensor = torch.cat(parts)
     return text
+
+
+def text_rows(records: Iterable[NDArray[np.int32]]) -> Tensor:
+    """Public records as `own_text` is: one after the other, cut into rows; [rows, tokens].
+
+    As many of them as make twice the text that a base model would write.
+    """
+    kept: list[NDArray[np.int32]] = []
+    length = 0
+    for record in records:
+        kept.append(record)
+        length += len(record)
+        if length >= _MOST_ROWS * _TOKENS:
+            break
+    width = min(_TOKENS, length)
+    count = min(_MOST_ROWS, length // width)
+    if count > _BATCH:
+        count -= count % _BATCH  # parts of equal size, which `unigram` weighs the same
+    stream = np.concatenate(kept)[: count * width].astype(np.int64)
+    return torch.from_numpy(stream).reshape(count, width)
 
 
 @torch.no_grad()

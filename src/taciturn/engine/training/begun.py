@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from taciturn.engine.training.checkpoint import full_disk_is_clear
 from taciturn.errors import CheckpointError
-from taciturn.report import PrivacyReport, PrivateStep
+from taciturn.report import PrivacyReport, PrivateStep, PublicData
 
 _BEGUN = "begun.json"
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".gguf")
@@ -30,6 +30,8 @@ class Begun(BaseModel):
         spent: private steps before this run, which its report composes with it.
         seconds_per_unit: what max_minutes was reckoned with, so that a resumed run keeps its plan;
             None without it.
+        public_data: what it learned from before any private row.
+        rate_factor: on the default learning rate, as found on that; None until it is.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -40,6 +42,8 @@ class Begun(BaseModel):
     earlier: str | None
     spent: tuple[PrivateStep, ...]
     seconds_per_unit: float | None = None
+    public_data: PublicData | None = None
+    rate_factor: float | None = None
 
     @classmethod
     def read(cls, private: Path) -> Begun:
@@ -61,7 +65,8 @@ class Begun(BaseModel):
         """This run, which `asked` resumes: with what was spent before either of them.
 
         Raises:
-            CheckpointError: `asked` is of another base model, or goes on from another fitted model.
+            CheckpointError: `asked` is of another base model or other public text, or goes on from
+                another fitted model.
         """
         if self.earlier != asked.earlier:
             raise CheckpointError(
@@ -74,6 +79,11 @@ class Begun(BaseModel):
                 f"the run was begun with the base model {self.base_model}, and {asked.base_model} "
                 "is not the same; give that one to resume it, or begin anew in another output "
                 "folder"
+            )
+        if self.public_data != asked.public_data:
+            raise CheckpointError(
+                f"the run was begun with {_public(self)}, this call has {_public(asked)}; give the "
+                "same public_data to resume it, or begin anew in another output folder"
             )
         own = [step for step in asked.spent if step not in self.spent]
         return self.model_copy(update={"spent": (*self.spent, *own)})
@@ -89,6 +99,12 @@ class Begun(BaseModel):
         shared = own.keys() & others.keys()
         weights = any(name.endswith(_WEIGHTS) for name in shared)
         return weights and all(own[name] == others[name] for name in shared)
+
+
+def _public(run: Begun) -> str:
+    """Names the public text of a run, which anybody may know."""
+    text = run.public_data
+    return "no public_data" if text is None else f"public_data {text.sha256[:16]}"
 
 
 def digest_of(report: PrivacyReport) -> str:

@@ -211,7 +211,7 @@ def _identity(run: Run) -> dict[str, Any]:
 def _stepper(run: Run, state: TrainingState, journal: Journal) -> Callable[[], ClipCounts]:
     limits = _limits(run, state)
     if run.plan.privacy is None:
-        order = _EpochOrder(run.plan, run.dataset.n_units)
+        order = EpochOrder(run.plan, run.dataset.n_units)
         return lambda: ordinary_step(
             run.loss, run.dataset, order.at(state.step), state, limits, run.ranks
         )
@@ -261,8 +261,8 @@ def _limits(run: Run, state: TrainingState) -> BatchLimits:
     return limits if everywhere else replace(limits, units=1)
 
 
-class _EpochOrder:
-    """Shuffled epochs for ordinary training; never used in a private run."""
+class EpochOrder:
+    """Shuffled epochs for ordinary training; never used on private rows in a private run."""
 
     def __init__(self, plan: TrainingPlan, n_units: int) -> None:
         """`n_units` are there, whatever was declared; the plan says how many steps there are."""

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from peft import PeftModel
+from torch import Tensor
 from torch._dynamo.exc import TorchDynamoException
 
 from taciturn.engine.model import lora
@@ -32,12 +33,18 @@ from taciturn.spec import FitSpec
 
 
 def trainable(
-    base: LoadedModel, spec: FitSpec, choice: AdapterPlan, ranks: Ranks, fitted: Any = None
+    base: LoadedModel,
+    spec: FitSpec,
+    choice: AdapterPlan,
+    ranks: Ranks,
+    fitted: Any = None,
+    text: Tensor | None = None,
 ) -> tuple[Any, CausalLmLoss]:
     """Attach what `choice` says to `base`; every process calls it, and all get the same weights.
 
     Args:
         fitted: an earlier fit's model, on `base`, to go on with instead.
+        text: public token ids to learn side information from; by default the base writes some.
 
     Returns:
         The model to release, and its loss, whose trainable parameters are fitted.
@@ -51,9 +58,9 @@ def trainable(
         check_quantizer(base.model)
     if spec.sharding == "full" and ranks.size > 1:
         with _explained(base, spec):
-            return _shards(base, spec, choice, ranks, fitted)
+            return _shards(base, spec, choice, ranks, fitted, text)
     with together(ranks), _explained(base, spec):
-        model = _chosen(base, choice, fitted)
+        model = _chosen(base, choice, fitted, text)
         if spec.gradient_checkpointing:
             enable_checkpointing(model)
         if spec.compile:
@@ -116,15 +123,20 @@ def _check_can_go_on(spec: FitSpec, choice: AdapterPlan, fitted: Any) -> None:
         raise SpecError('a model that was fitted in full is fitted further with method="full"')
 
 
-def _chosen(base: LoadedModel, choice: AdapterPlan, fitted: Any) -> Any:
+def _chosen(base: LoadedModel, choice: AdapterPlan, fitted: Any, text: Tensor | None) -> Any:
     if isinstance(fitted, PeftModel):
         return lora.reopen(fitted, choice)
     check_causal(base.model)
-    return lora.attach(base.model, choice)
+    return lora.attach(base.model, choice, text)
 
 
 def _shards(
-    base: LoadedModel, spec: FitSpec, choice: AdapterPlan, ranks: Ranks, fitted: Any
+    base: LoadedModel,
+    spec: FitSpec,
+    choice: AdapterPlan,
+    ranks: Ranks,
+    fitted: Any,
+    text: Tensor | None,
 ) -> tuple[Any, CausalLmLoss]:
     """The same for a sharded model, in which every forward pass needs all processes.
 
@@ -134,7 +146,7 @@ def _shards(
     device, batch = choose_device(spec), public_batch(base.vocabulary)
     if choice.method == "lora":
         shard(base.model, device, ranks.size)
-    model: Any = _chosen(base, choice, fitted)
+    model: Any = _chosen(base, choice, fitted, text)
     if spec.gradient_checkpointing:
         enable_checkpointing(model)
     same_weights(model, ranks)
