@@ -31,6 +31,7 @@ from worth.corpus import phee
 from worth.ordinary import Setting
 from worth.records import Records, Row, digest
 from worth.stories import opened, samples_table, secret_table, told
+from worth.tables import ORDINARY, final, on_dev, table
 
 STAGES = ("base", "ordinary", "private", "story")
 FIRST = (Setting("full", 1e-4), Setting("lora", 1e-3, rank=16))
@@ -45,7 +46,7 @@ def chosen(bench: Bench, epsilons: list[float]) -> dict[str, Row | None]:
         f"epsilon = {epsilon:g}": bench.best("private", seed=seed, epsilon=epsilon)
         for epsilon in epsilons
     }
-    found = {"no privacy": ordinary, **private}
+    found = {ORDINARY: ordinary, **private}
     return {"base": None, **{label: row for label, row in found.items() if row is not None}}
 
 
@@ -53,7 +54,7 @@ def story(bench: Bench, epsilons: list[float]) -> str:
     """What each chosen model says; the ordinary one also as it is at the end of its run."""
     rows = {}
     for label, row in chosen(bench, epsilons).items():
-        for which in ("best", "last") if label == "no privacy" else ("best",):
+        for which in ("best", "last") if label == ORDINARY else ("best",):
             name = f"{label}, at the end of its run" if which == "last" else label
             rows[name] = _said(bench, row, which)
     said = list(rows.values())
@@ -72,29 +73,6 @@ def _said(bench: Bench, row: Row | None, which: str) -> Row:
     return bench.records.measured(key, measure)
 
 
-def final(bench: Bench, epsilons: list[float]) -> dict[str, Row]:
-    """Scores of the chosen models on test.jsonl; nothing is chosen after this."""
-    models = chosen(bench, epsilons)
-    missing = {"no privacy", *(f"epsilon = {each:g}" for each in epsilons)} - models.keys()
-    if missing:
-        raise SystemExit(
-            f"nothing was fitted yet for: {', '.join(sorted(missing))}; test.jsonl "
-            "is read once all was chosen; run those stages first"
-        )
-    texts = bench.corpus.test()
-    about = {**bench.subject, "stage": "final", "test": digest(texts)}
-    found = {}
-    for label, row in models.items():
-        key = {**about, "of": "base" if row is None else digest(row["key"])}
-        found[label] = bench.records.measured(
-            key, lambda row=row: {"test": bench.score(row, texts).as_row()}
-        )
-    looks = bench.records.rows(**about)
-    if len(looks) > len(found):
-        print(f"test.jsonl was read for {len(looks) - len(found)} models besides: say so")
-    return found
-
-
 def start_table(row: Row) -> str:
     """What the base makes of dev under each token that a text could begin with."""
     lines = [
@@ -106,49 +84,6 @@ def start_table(row: Row) -> str:
         ours = " (as fitted)" if found["token"] == row["start"] else ""
         lines.append(f"| {label}{ours} | {found['nats']:.3f} | {found['inner']:.3f} |")
     return "\n".join(lines)
-
-
-def table(bench: Bench, scores: dict[str, dict[str, float]], epsilons: list[float]) -> str:
-    """Nats and shares of the non-private gain, of all tokens and of inner ones, as Markdown."""
-    lines = [
-        "| fit | nats per token | share of the gain | inner tokens | share | trained | steps x batch "
-        "| minutes | fits tried |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
-    for label, row in chosen(bench, epsilons).items():
-        score = scores[label]
-        cells = [label]
-        for kind in ("nats", "inner"):
-            cells += [f"{score[kind]:.3f}", _share(scores, label, kind)]
-        lines.append("| " + " | ".join(cells + _about(bench, row)) + " |")
-    return "\n".join(lines)
-
-
-def _share(scores: dict[str, dict[str, float]], label: str, kind: str) -> str:
-    if "no privacy" not in scores:
-        return "?"
-    base = scores["base"][kind]
-    return f"{(base - scores[label][kind]) / (base - scores['no privacy'][kind]):.0%}"
-
-
-def _about(bench: Bench, row: Row | None) -> list[str]:
-    if row is None:
-        return ["", "", "", ""]
-    key = row["key"]
-    same = {"stage": key["stage"], "seed": key["seed"]}
-    if key["stage"] == "private":
-        how, same["epsilon"] = f"{row['steps']} x {row['batch']}", key["epsilon"]
-    else:
-        of = f"{key['method']}, {key['rate']:g}"
-        how = f"{of}, stopped at {row['best_epoch']:.1f} of {key['epochs']} epochs"
-    tried = len(bench.records.rows(**bench.subject, **same))
-    return [f"{row['trained']:,}", how, f"{row['minutes']:.0f}", str(tried)]
-
-
-def on_dev(bench: Bench, epsilons: list[float]) -> dict[str, dict[str, float]]:
-    """The scores that choices were made by."""
-    rows = chosen(bench, epsilons)
-    return {label: (bench.base() if row is None else row)["dev"] for label, row in rows.items()}
 
 
 def _field(text: str) -> tuple[str, Any]:
@@ -195,8 +130,9 @@ def main() -> None:
     bench = Bench(Given.of(given), corpus, Records(given.results))
     print(f"{bench.subject['model']['name']}, {corpus.name}: {corpus.n_units} units\n", flush=True)
     if given.final:
-        scores = {label: row["test"] for label, row in final(bench, given.epsilon).items()}
-        print("On test.jsonl:\n\n" + table(bench, scores, given.epsilon))
+        wanted = [ORDINARY, *(f"epsilon = {each:g}" for each in given.epsilon)]
+        models = chosen(bench, given.epsilon)
+        print("On test.jsonl:\n\n" + table(bench, models, final(bench, models, wanted)))
         return
     stages = () if given.table else given.stage
     if "base" in stages:
@@ -208,7 +144,8 @@ def main() -> None:
             bench.private(epsilon, dict(given.set))
     print(start_table(bench.base()))
     print("\nOn dev.jsonl, by which choices were made:\n")
-    print(table(bench, on_dev(bench, given.epsilon), given.epsilon))
+    models = chosen(bench, given.epsilon)
+    print(table(bench, models, on_dev(bench, models)))
     if "story" in stages:
         print("\n" + story(bench, given.epsilon))
 

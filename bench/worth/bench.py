@@ -19,12 +19,13 @@ from taciturn.embedded import TINY_MEDICAL, model_path
 from taciturn.engine.model.files import base_digests
 from taciturn.engine.model.load import LoadedModel, load_base, load_fitted
 from taciturn.llm import LLM
-from taciturn.planning.plan import make_plan
+from taciturn.planning.plan import TrainingPlan, make_plan
 from taciturn.report import REPORT, read_report
+from taciturn.runner.workspace import newest_step
 from taciturn.spec import FitSpec, PerformanceSpec
 from taciturn.worker import Observer, configure_cpu, public_facts
 from worth.corpus import TEXT, UNIT, Corpus
-from worth.ordinary import Setting, attach, restore, search, train
+from worth.ordinary import Setting, attach, keep, restore, search, train
 from worth.records import Records, Row, digest
 from worth.scores import Score, score, score_records, tokenized
 
@@ -96,7 +97,7 @@ class Bench:
         return self.records.measured({**self.subject, "stage": "base"}, self._base)
 
     def _base(self) -> Row:
-        base = self._load()
+        base = self.load()
         starts = {}
         tokenizer, own = base.tokenizer, base.tokenizer.bos_token
         for name, token in start_tokens(tokenizer).items():
@@ -117,7 +118,7 @@ class Bench:
             found[setting] = self.ordinary(setting)
             return float(found[setting]["dev"]["nats"])
 
-        return found[search(run, list(first))]
+        return found[search(run, first)]
 
     def ordinary(self, setting: Setting) -> Row:
         """One ordinary fit."""
@@ -128,7 +129,7 @@ class Bench:
         folder = self._folder(key)
         print(f"  {folder.name}: {setting}", flush=True)
         self._check_fresh(folder, folder / "checkpoint.pt")
-        base = self._load(fresh=True)
+        base = self.fresh()
         model = attach(base.model, setting, self.given.seed)
         texts = [text for _, text in self.corpus.train]
         with tempfile.TemporaryDirectory() as scratch:
@@ -143,16 +144,13 @@ class Bench:
                 self.given.seed,
                 autocast=self.given.dtype == "bfloat16",
             )
-        self._loaded = None
         return {**self._about(key), **found}
 
     # --- private fits
 
     def private(self, epsilon: float, fields: Mapping[str, Any]) -> Row:
         """One complete private fit with `taciturn.LLM.fit`; `fields` are what is not default."""
-        spec = self._spec(epsilon, fields)
-        base = self._load()
-        plan = make_plan(spec, public_facts(base, self.corpus.n_units))
+        spec, plan = self._spec(epsilon, fields), self.plan(epsilon, fields)
         key = {
             **self._key("private"),
             "epsilon": epsilon,
@@ -160,15 +158,21 @@ class Bench:
         }
         return self.records.measured(key, lambda: self._private(key, spec))
 
+    def plan(self, epsilon: float, fields: Mapping[str, Any]) -> TrainingPlan:
+        """What `private` would run."""
+        spec = self._spec(epsilon, fields)
+        return make_plan(spec, public_facts(self.load(), self.corpus.n_units))
+
     def _private(self, key: Mapping[str, Any], spec: FitSpec) -> Row:
         folder = self._folder(key)
         print(f"  {folder.name}: epsilon {key['epsilon']:g}", flush=True)
         self._loaded = None
         if not (folder / REPORT).is_file():
-            begun = (folder / "private" / "begun.json").is_file()
-            self._check_fresh(folder, folder / "private" / "begun.json")
+            self._check_fresh(folder, folder / "private")
+            begun = newest_step(folder / "private") is not None
             if not begun:
                 shutil.rmtree(folder, ignore_errors=True)  # killed before there was anything
+                _clock(folder).unlink(missing_ok=True)
             _fit(self.given.model, self.corpus, spec, folder, resume=begun)
         report = read_report(folder / REPORT)
         base, fitted = load_fitted(folder, report, PerformanceSpec(dtype="float32"))
@@ -212,21 +216,26 @@ class Bench:
     def opened(self, row: Row | None, which: str = "best") -> tuple[LoadedModel, Any]:
         """Base and model of a row; without a row, the base alone."""
         if row is None:
-            base = self._load(fresh=True)
+            base = self.load()
             return base, base.model
         folder = self._folder(row["key"])
         if row["key"]["stage"] == "private":
             return load_fitted(
                 folder, read_report(folder / REPORT), PerformanceSpec(dtype="float32")
             )
-        setting = Setting(**{name: row["key"][name] for name in Setting.__slots__})
-        base = self._load(fresh=True)
-        self._loaded = None
-        return base, restore(attach(base.model, setting, row["key"]["seed"]), folder, which)
+        key = row["key"]
+        setting = Setting(key["method"], key["rate"], rank=key["rank"])
+        base = self.fresh()
+        return base, restore(attach(base.model, setting, key["seed"]), folder, which)
 
     def score(self, row: Row | None, texts: Sequence[str]) -> Score:
         """That of a row's model, or of the base."""
         return score(*self.opened(row), texts)
+
+    def kept(self, key: Mapping[str, Any], model: Any) -> Row:
+        """Keep the weights that were trained, to be opened again; what is always recorded."""
+        keep(model, self._folder(key))
+        return self._about(key)
 
     # --- places and names
 
@@ -247,13 +256,17 @@ class Bench:
                 "anew, remove the folder"
             )
 
-    def _load(self, *, fresh: bool = False) -> LoadedModel:
-        """The base in float32; fresh: one that nothing was attached to, and that will be."""
-        if self._loaded is None or fresh:
-            self._loaded = None
-            gc.collect()
-            self._loaded = load_base(self.given.model, PerformanceSpec(dtype="float32"))
+    def load(self) -> LoadedModel:
+        """The base in float32, to be left as it is."""
+        if self._loaded is None:
+            self._loaded = self.fresh()
         return self._loaded
+
+    def fresh(self) -> LoadedModel:
+        """The base in float32, to be changed."""
+        self._loaded = None
+        gc.collect()
+        return load_base(self.given.model, PerformanceSpec(dtype="float32"))
 
 
 def start_tokens(tokenizer: Any) -> dict[str, str | None]:

@@ -8,9 +8,8 @@ trained on; the best weights are kept, and a run ends once they were not bettere
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
-from functools import partial
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +99,13 @@ def train(
         run.judged(judge)
         run.save()
     return run.close()
+
+
+def keep(model: nn.Module, folder: Path) -> None:
+    """Write what was trained as the best weights in `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    torch.save(_weights(model), folder / ".best.pt")
+    (folder / ".best.pt").replace(folder / "best.pt")
 
 
 def restore(model: Any, folder: Path, which: str = "best") -> Any:
@@ -232,12 +238,12 @@ def _install(model: nn.Module, weights: dict[str, Any]) -> None:
 
 
 def search(
-    run: Callable[[Setting], float], first: list[Setting], factor: float = 10**0.5
+    run: Callable[[Setting], float], first: Sequence[Setting], *, epochs: bool = True
 ) -> Setting:
-    """The best setting by `run`, which says nats on dev; it measures nothing twice.
+    """The best setting by `run`, which says nats on dev; it is not asked for one twice.
 
-    From each of `first`, the rate is raised and lowered by `factor` for as long as that is better;
-    then of the best of all, epochs. So no best one is at the edge of what was tried.
+    From each of `first`, the rate is raised and lowered for as long as that is better; then, of the
+    best of all, the epochs. So no best one is at the edge of what was tried.
     """
     found: dict[Setting, float] = {}
 
@@ -247,11 +253,12 @@ def search(
         return found[setting]
 
     for start in first:
-        for by in (factor, 1 / factor):
-            _climb(worth, start, partial(_at_rate, by=by))
-    best = min(found, key=found.__getitem__)
-    _climb(worth, best, lambda s: _with(s, epochs=2 * s.epochs))
-    _climb(worth, best, lambda s: _with(s, epochs=max(1, s.epochs - 1)))
+        _climb(worth, start, lambda each: _at_rate(each, 10**0.5))
+        _climb(worth, start, lambda each: _at_rate(each, 10**-0.5))
+    if epochs:
+        best = min(found, key=found.__getitem__)
+        _climb(worth, best, lambda each: replace(each, epochs=2 * each.epochs))
+        _climb(worth, best, lambda each: replace(each, epochs=max(1, each.epochs - 1)))
     return min(found, key=found.__getitem__)
 
 
@@ -264,8 +271,4 @@ def _climb(
 
 
 def _at_rate(setting: Setting, by: float) -> Setting:
-    return _with(setting, rate=float(f"{setting.rate * by:.2g}"))
-
-
-def _with(setting: Setting, **fields: Any) -> Setting:
-    return Setting(**{**asdict(setting), **fields})
+    return replace(setting, rate=float(f"{setting.rate * by:.2g}"))
