@@ -110,15 +110,19 @@ class Bench:
 
     # --- ordinary fits
 
-    def search(self, first: Sequence[Setting]) -> Row:
-        """The best ordinary fit on dev, from these settings on; each is a run of its own."""
+    def search(self, first: Sequence[Setting], *, epochs: bool = True) -> Row:
+        """The best ordinary fit on dev, from these settings on; each is a run of its own.
+
+        Args:
+            epochs: other numbers of epochs are tried, too, not only other rates.
+        """
         found: dict[Setting, Row] = {}
 
         def run(setting: Setting) -> float:
             found[setting] = self.ordinary(setting)
             return float(found[setting]["dev"]["nats"])
 
-        return found[search(run, first)]
+        return found[search(run, first, epochs=epochs)]
 
     def ordinary(self, setting: Setting) -> Row:
         """One ordinary fit."""
