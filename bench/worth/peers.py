@@ -107,7 +107,8 @@ def _write(record: TokenizedRecord, ids_T: Any, weights_T: Any) -> None:
     weights_T[:length] = record.targets / max(1, int(record.targets.sum()))
 
 
-def _weighted(logits_RTV: Tensor, ids_RT: Tensor, weights_RT: Tensor) -> Tensor:
+def weighted_nats(logits_RTV: Tensor, ids_RT: Tensor, weights_RT: Tensor) -> Tensor:
+    """The loss of some units: nats of all tokens, by the weights that `Units` gives them."""
     nats_RT = nn.functional.cross_entropy(
         logits_RTV[:, :-1].float().transpose(1, 2), ids_RT[:, 1:], reduction="none"
     )
@@ -152,7 +153,7 @@ def fit_opacus(model: Any, units: Units, task: Task) -> float:
                 for (drawn,) in parts:
                     for group in optimizer.param_groups:
                         group["lr"] = task.rate_at(step)
-                    _opacus_gradients(module, units, drawn.tolist(), own)
+                    opacus_gradients(module, units, drawn.tolist(), own)
                     optimizer.step()
                     step += not optimizer._is_last_step_skipped
                     optimizer.zero_grad(set_to_none=True)
@@ -162,7 +163,7 @@ def fit_opacus(model: Any, units: Units, task: Task) -> float:
     return float(sigma)
 
 
-def _opacus_gradients(module: Any, units: Units, drawn: list[int], own: list[Any]) -> None:
+def opacus_gradients(module: Any, units: Units, drawn: list[int], own: list[Any]) -> None:
     """Set `grad_sample` of each parameter to the units' gradients, [U, *parameter]."""
     if not drawn:
         for each in own:
@@ -172,7 +173,7 @@ def _opacus_gradients(module: Any, units: Units, drawn: list[int], own: list[Any
     ids_RT, weights_RT, unit_of_R = (part.to(device) for part in units.rows(drawn))
     logits_RTV = module(input_ids=ids_RT, use_cache=False).logits
     # Its hooks take the loss for a mean over rows, and multiply by their number.
-    (_weighted(logits_RTV, ids_RT, weights_RT) / len(ids_RT)).backward()
+    (weighted_nats(logits_RTV, ids_RT, weights_RT) / len(ids_RT)).backward()
     for each in own:
         by_row = each.grad_sample
         by_unit = torch.zeros(len(drawn), *each.shape, device=device, dtype=by_row.dtype)
@@ -216,7 +217,7 @@ def fit_opake(model: Any, units: Units, task: Task) -> float:
         logits = torch.func.functional_call(
             model, values, kwargs={"input_ids": ids_RT, "use_cache": False}
         ).logits
-        return _weighted(logits, ids_RT, weights_RT)
+        return weighted_nats(logits, ids_RT, weights_RT)
 
     gradient, clipping = clipped_grad(
         loss, batch_argnums=(1, 2), clipping_norm=task.clip, normalize_by=task.drawn

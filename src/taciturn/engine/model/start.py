@@ -81,9 +81,8 @@ def _candidates(model: Any, tokenizer: Any) -> list[int]:
     if own not in special:
         return []
     rows = len(model.get_input_embeddings().weight)
-    named = (getattr(tokenizer, f"{role}_token_id", None) for role in _ROLES)
-    found = dict.fromkeys(token for token in named if token in special and token != own)
-    return [token for token in found if token < rows]
+    named = {getattr(tokenizer, f"{role}_token_id", None) for role in _ROLES}
+    return sorted(token for token in special & named - {own} if token < rows)
 
 
 @torch.no_grad()
