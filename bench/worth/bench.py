@@ -274,10 +274,16 @@ class Bench:
 
 
 def start_tokens(tokenizer: Any) -> dict[str, str | None]:
-    """What a text could begin with, by the names that the tokenizer has for it; each token once."""
+    """What a text could begin with, by the names that the tokenizer has for it; each token once.
+
+    What its files call bos is among them, also where the product begins texts with another token.
+    """
     found: dict[str, str | None] = {"none": None}
-    for name in ("bos", "eos", "pad", "unk", "sep", "cls"):
-        token = getattr(tokenizer, f"{name}_token", None)
+    filed = tokenizer.init_kwargs.get("bos_token")
+    named = [("bos in its files", None if filed is None else str(filed))]
+    roles = ("bos", "eos", "pad", "unk", "sep", "cls")
+    named += [(role, getattr(tokenizer, f"{role}_token", None)) for role in roles]
+    for name, token in named:
         if token is not None and token not in found.values():
             found[name] = token
     return found
