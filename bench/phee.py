@@ -1,111 +1,153 @@
-"""How much of the non-private gain a private fit keeps, on real pharmacovigilance sentences.
+"""How much of the non-private gain private fits keep, on real pharmacovigilance sentences.
 
 PHEE (Sun et al., EMNLP 2022, MIT licence) is not part of this repository: give the folder that
-holds its train.jsonl and test.jsonl. Fits taciturn/tiny-medical with the shipped defaults of
-`method="auto"`; the privacy unit is the report (PMID). Prints held-out nats per token and the share
-of the non-private gain kept, as a Markdown table.
+holds its train.jsonl, dev.jsonl and test.jsonl. The privacy unit is the report (PMID). One invented
+report that tells a secret is among them, unless `--without-secret`. Every figure is of a complete
+run; private ones are `LLM.fit` with the shipped defaults, or what `--set` says.
 
-    python bench/phee.py FOLDER                  all of it (an hour on 2 cores)
-    python bench/phee.py FOLDER --epsilon 8      one fit; results add up in bench/results/
+    python bench/phee.py FOLDER --model MODEL --stage base       under each start token, on dev
+    python bench/phee.py FOLDER --model MODEL --stage ordinary   the best fit without privacy
+    python bench/phee.py FOLDER --model MODEL --stage private --epsilon 8
+    python bench/phee.py FOLDER --model MODEL --stage story      the secret, and samples
+    python bench/phee.py FOLDER --model MODEL --final            test.jsonl, once all is chosen
+    python bench/phee.py FOLDER --model MODEL                    the first four, one after the other
+
+A finished stage is kept in bench/results/phee.jsonl and not measured again; a killed one goes on
+with `--resume`. Choices are made on dev.jsonl: the ordinary fit's method, rate, number of epochs
+and when it stops; of several private fits with one epsilon, the best. test.jsonl is read by
+`--final` alone. Hours on two cores for a model of 135M parameters, a quarter of one for the
+embedded one.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import time
 from pathlib import Path
 from typing import Any
 
-from taciturn.llm import LLM
+from worth.bench import RESULTS, Bench, Given
+from worth.corpus import phee
+from worth.ordinary import Setting
+from worth.records import Records, Row, digest
+from worth.stories import opened, samples_table, secret_table, told
+from worth.tables import ORDINARY, final, on_dev, table
 
-RESULTS = Path(__file__).parent / "results" / "phee.jsonl"
-UNIT = "split_part(id,'_',1)"
-# The best ordinary run found on dev.jsonl: full fine-tuning, stopped before it overfits.
-ORDINARY: dict[str, Any] = {
-    "target_epsilon": "unlimited",
-    "method": "full",
-    "learning_rate": 5e-4,
-    "batch_size": 11,
-    "epochs": 3,
-}
+STAGES = ("base", "ordinary", "private", "story")
+FIRST = (Setting("full", 1e-4), Setting("lora", 1e-3, rank=16))
+"""Where the search for the best ordinary fit begins; it goes on until neither rate is better."""
 
 
-def measure(folder: Path, split: str, epsilon: str, threads: int, seed: int) -> dict[str, Any]:
-    """Fit once and score on the held-out split."""
-    private = epsilon != "unlimited"
-    settings = {"target_epsilon": float(epsilon)} if private else ORDINARY
-    model = LLM("taciturn/tiny-medical")
-    start = time.monotonic()
-    model.fit(
-        str(folder / "train.jsonl"),
-        text_field="context",
-        privacy_unit=UNIT,
-        threads=threads,
-        seed=seed,
-        **settings,  # type: ignore[arg-type]
-    )
-    seconds = time.monotonic() - start
-    scores = model.evaluate(str(folder / f"{split}.jsonl"), text_field="context")
-    assert scores.fitted is not None
-    assert model.privacy is not None
-    return {
-        "epsilon": epsilon,
-        "split": split,
-        "delta": model.privacy.delta,
-        "steps": model.privacy.steps,
-        "batch": model.privacy.expected_batch_size,
-        "noise_multiplier": model.privacy.noise_multiplier,
-        "trained": model.privacy.trainable_parameters,
-        "n_units": model.privacy.n_units,
-        "base": scores.base.nats_per_token,
-        "fitted": scores.fitted.nats_per_token,
-        "seconds": seconds,
+def chosen(bench: Bench, epsilons: list[float]) -> dict[str, Row | None]:
+    """Label -> row of what stands in the tables, as chosen on dev; None is the base."""
+    seed = bench.given.seed
+    ordinary = bench.best("ordinary", seed=seed)
+    private = {
+        f"epsilon = {epsilon:g}": bench.best("private", seed=seed, epsilon=epsilon)
+        for epsilon in epsilons
     }
+    found = {ORDINARY: ordinary, **private}
+    return {"base": None, **{label: row for label, row in found.items() if row is not None}}
 
 
-def table(results: list[dict[str, Any]]) -> str:
-    """All results of one split, means over repeated fits, as Markdown."""
-    ordinary = [row["fitted"] for row in results if row["epsilon"] == "unlimited"]
-    gain = results[0]["base"] - sum(ordinary) / len(ordinary) if ordinary else None
+def story(bench: Bench, epsilons: list[float]) -> str:
+    """What each chosen model says; the ordinary one also as it is at the end of its run."""
+    rows = {}
+    for label, row in chosen(bench, epsilons).items():
+        for which in ("best", "last") if label == ORDINARY else ("best",):
+            name = f"{label}, at the end of its run" if which == "last" else label
+            rows[name] = _said(bench, row, which)
+    said = list(rows.values())
+    return secret_table(list(rows), said) + "\n\n" + samples_table(list(rows), said)
+
+
+def _said(bench: Bench, row: Row | None, which: str) -> Row:
+    seed = bench.given.seed
+    of = "base" if row is None else digest(row["key"])
+    key = {**bench.subject, "stage": "story", "of": of, "weights": which, "seed": seed}
+
+    def measure() -> Row:
+        base, model = bench.opened(row, which)
+        return {"secret": told(base, model, seed), "samples": opened(base, model, seed)}
+
+    return bench.records.measured(key, measure)
+
+
+def start_table(row: Row) -> str:
+    """What the base makes of dev under each token that a text could begin with."""
     lines = [
-        "| fit | nats/token | share of the non-private gain | trained | steps x batch | minutes |",
-        "|---|---|---|---|---|---|",
-        f"| base | {results[0]['base']:.3f} | 0 | | | |",
+        "| a text begins with | nats per token | inner tokens |",
+        "|---|---|---|",
     ]
-    for epsilon in dict.fromkeys(row["epsilon"] for row in results):
-        rows = [row for row in results if row["epsilon"] == epsilon]
-        mean = sum(row["fitted"] for row in rows) / len(rows)
-        share = f"{(rows[0]['base'] - mean) / gain:.0%}" if gain else "?"
-        label = "no privacy" if epsilon == "unlimited" else f"epsilon = {epsilon}"
-        minutes = sum(row["seconds"] for row in rows) / len(rows) / 60
-        repeated = f" (mean of {len(rows)})" if len(rows) > 1 else ""
-        lines.append(
-            f"| {label}{repeated} | {mean:.3f} | {share} | {rows[0]['trained']} | "
-            f"{rows[0]['steps']} x {rows[0]['batch']} | {minutes:.1f} |"
-        )
+    for name, found in row["starts"].items():
+        label = "nothing" if found["token"] is None else f"`{found['token']}` ({name})"
+        ours = " (as fitted)" if found["token"] == row["start"] else ""
+        lines.append(f"| {label}{ours} | {found['nats']:.3f} | {found['inner']:.3f} |")
     return "\n".join(lines)
 
 
+def _field(text: str) -> tuple[str, Any]:
+    name, _, value = text.partition("=")
+    return name, json.loads(value)
+
+
+def _setting(text: str) -> Setting:
+    """full:1e-4, or lora16:1e-3."""
+    method, _, rate = text.partition(":")
+    rank = int(method.removeprefix("lora")) if method.startswith("lora") else None
+    return Setting("full" if rank is None else "lora", float(rate), rank=rank)
+
+
+def _parsed() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("folder", type=Path, nargs="?", help="PHEE's")
+    Given.add_to(parser)
+    parser.add_argument("--stage", choices=STAGES, nargs="+", default=STAGES)
+    parser.add_argument("--final", action="store_true", help="read test.jsonl, and that alone")
+    parser.add_argument("--table", action="store_true", help="measure nothing; print what is there")
+    parser.add_argument("--epsilon", type=float, nargs="+", default=[8.0, 3.0, 1.0])
+    parser.add_argument("--set", type=_field, nargs="+", default=[], help="steps=40, of the fit")
+    parser.add_argument(
+        "--first", type=_setting, nargs="+", default=FIRST, help="full:1e-4 lora16:1e-3"
+    )
+    parser.add_argument("--without-secret", action="store_true")
+    parser.add_argument("--records", type=int, help="of each file; a trial of the script itself")
+    parser.add_argument("--results", type=Path, default=RESULTS / "phee.jsonl")
+    return parser.parse_args()
+
+
 def main() -> None:
-    """Measure what was asked for, then print every result so far."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("folder", type=Path, nargs="?", help="with train.jsonl and test.jsonl")
-    parser.add_argument("--epsilon", action="append", help="8, 3, 1 or unlimited; default all")
-    parser.add_argument("--split", default="test")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--seed", type=int, default=0)
-    arguments = parser.parse_args()
-    if arguments.folder is None or not (arguments.folder / "train.jsonl").is_file():
-        print("skipped: give the folder that holds PHEE's train.jsonl and test.jsonl")
+    """Measure what was asked for, then print all there is."""
+    given = _parsed()
+    if given.folder is None or not (given.folder / "train.jsonl").is_file():
+        print("skipped: give the folder that holds PHEE's train.jsonl, dev.jsonl and test.jsonl")
         return
-    RESULTS.parent.mkdir(exist_ok=True)
-    for epsilon in arguments.epsilon or ["unlimited", "8", "3", "1"]:
-        row = measure(arguments.folder, arguments.split, epsilon, arguments.threads, arguments.seed)
-        with RESULTS.open("a") as file:
-            file.write(json.dumps(row) + "\n")
-    rows = [json.loads(line) for line in RESULTS.read_text().splitlines()]
-    print(table([row for row in rows if row["split"] == arguments.split]))
+    corpus = phee(given.folder, secret=not given.without_secret)
+    if given.records is not None:
+        corpus = corpus.first(given.records)
+    bench = Bench(Given.of(given), corpus, Records(given.results))
+    print(f"{bench.subject['model']['name']}, {corpus.name}: {corpus.n_units} units\n", flush=True)
+    if given.final:
+        wanted = [ORDINARY, *(f"epsilon = {each:g}" for each in given.epsilon)]
+        models = chosen(bench, given.epsilon)
+        print("On test.jsonl:\n\n" + table(bench, models, final(bench, models, wanted)))
+        return
+    stages = () if given.table else given.stage
+    if "base" in stages:
+        bench.base()
+    if "ordinary" in stages:
+        bench.search(given.first)
+    if "private" in stages:
+        for epsilon in given.epsilon:
+            bench.private(epsilon, dict(given.set))
+    print(start_table(bench.base()))
+    print("\nOn dev.jsonl, by which choices were made:\n")
+    models = chosen(bench, given.epsilon)
+    print(table(bench, models, on_dev(bench, models)))
+    if "story" in stages:
+        print("\n" + story(bench, given.epsilon))
 
 
 if __name__ == "__main__":

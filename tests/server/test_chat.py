@@ -51,9 +51,9 @@ def test_plain() -> None:
     ],
 )
 def test_the_models_own_template(files: dict[str, Any]) -> None:
-    """Without the first token, which the worker adds."""
+    """With its first token: the worker puts none before a prompt that brings one."""
     found = _chats(**files).prompt("job", TALK)
-    assert found.text == "<system>Be brief.\n<user>Hello?\n<assistant>"
+    assert found.text == "<s><system>Be brief.\n<user>Hello?\n<assistant>"
     assert found.stops == ()
 
 

@@ -82,8 +82,7 @@ def _templated(template: str, messages: Sequence[Message], config: dict[str, obj
         ) from None
     if len(text) > _LONGEST:
         raise ProblemError("invalid", f"the conversation is longer than {_LONGEST} characters")
-    # The worker puts the first token before every prompt; twice would be another prompt.
-    return ChatPrompt(text.removeprefix(tokens["bos_token"]))
+    return ChatPrompt(text)
 
 
 def _environment() -> ImmutableSandboxedEnvironment:

@@ -75,6 +75,15 @@ def test_continuations_together_or_one_by_one(base: LoadedModel, prompt: str) ->
     assert all(each < 0 for each in together[:3])
 
 
+def test_a_prompt_that_begins_as_records_do_gets_no_second_first_token(base: LoadedModel) -> None:
+    model, tokenizer = base.model, base.tokenizer
+    with_it, without = (
+        log_probabilities(model, tokenizer, prompt, [" cough"], 160)
+        for prompt in (f"{tokenizer.bos_token}The patient has a", "The patient has a")
+    )
+    assert with_it == without
+
+
 def test_the_model_is_left_in_its_mode(base: LoadedModel) -> None:
     base.model.train()
     log_probabilities(base.model, base.tokenizer, "A", [" cough"], 160)

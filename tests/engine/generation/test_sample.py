@@ -112,3 +112,8 @@ def test_a_prompt_is_cut_to_the_room_that_is_left(folder: Path) -> None:
     spec = GREEDY.model_copy(update={"max_new_tokens": base.context_length - 1})
     with pytest.raises(SpecError, match="no room for a prompt in the model's context of 160"):
         written(base, long, spec)
+
+
+def test_a_prompt_that_begins_as_records_do_gets_no_second_first_token(folder: Path) -> None:
+    base = load(folder)
+    assert written(base, f"{base.tokenizer.bos_token}The patient") == written(base, "The patient")

@@ -7,9 +7,10 @@ Three formats, written here and nowhere else:
   targets. Prompt and answer are tokenised apart, as they are when the model is asked.
 - messages: the tokenizer's own chat template (`chat.py`); what the assistant says is a target.
 
-bos and eos stand only where the tokenizer has them. A record is cut at `max_tokens`, eos first. The
-first token is never a target: nothing precedes it. A record left without targets is kept and
-contributes zero: to drop it would make the number of records depend on private text.
+bos and eos stand only where the tokenizer has them; bos is the token that the base expects
+(`model/start.py`). A record is cut at `max_tokens`, eos first. The first token is never a target:
+nothing precedes it. A record left without targets is kept and contributes zero: to drop it would
+make the number of records depend on private text.
 
 No text becomes a special token (`plain.py`). Of a text only as many characters are read as
 `max_tokens` tokens can stand for (`most_characters`), so that no row takes more memory or time than

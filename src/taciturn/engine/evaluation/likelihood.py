@@ -22,7 +22,7 @@ from taciturn.engine.data.batch import (
     widths,
 )
 from taciturn.engine.data.tokenize import TokenizedDataset, TokenizedRecord
-from taciturn.engine.generation.sample import check_tokens
+from taciturn.engine.generation.sample import begins, check_tokens
 from taciturn.engine.model.load import LoadedModel
 from taciturn.engine.model.loss import CausalLmLoss, weighted_cross_entropy
 from taciturn.engine.privacy.types import UnitBatch
@@ -206,8 +206,7 @@ def log_probabilities(
 
 
 def _continued(tokenizer: Any, prompt: str, continuations: Sequence[str]) -> list[TokenizedRecord]:
-    start = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
-    before = start + tokenizer(prompt, add_special_tokens=False)["input_ids"]
+    before = begins(tokenizer)(tokenizer(prompt, add_special_tokens=False)["input_ids"])
     before = before or [tokenizer.eos_token_id or 0]  # something must come before the first token
     parts = tokenizer(list(continuations), add_special_tokens=False)["input_ids"]
     return [

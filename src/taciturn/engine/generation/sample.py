@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import secrets
 import threading
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from transformers import TextIteratorStreamer
 
+from taciturn.engine.data.plain import special_tokens
 from taciturn.errors import SpecError
 from taciturn.spec import SampleSpec, check_text
 
@@ -115,16 +116,17 @@ def _encode(
 ) -> dict[str, torch.Tensor]:
     """Prompts as token ids and attention mask, padded on the left, where the model is."""
     room = context_length - max_new_tokens
-    start = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
-    if room <= len(start):
+    before = begins(tokenizer)
+    longest = len(before([]))
+    if room <= longest:
         raise SpecError(
             f"max_new_tokens={max_new_tokens} leaves no room for a prompt in the model's context "
             f"of {context_length}; lower it"
         )
     ids = tokenizer(list(prompts), add_special_tokens=False)["input_ids"]
     check_tokens(model, ids)
-    kept = room - len(start)
-    rows = [start + row[max(0, len(row) - kept) :] for row in ids]
+    kept = room - longest
+    rows = [before(row[max(0, len(row) - kept) :]) for row in ids]
     # Something must come before the first token.
     rows = [row or [tokenizer.eos_token_id or 0] for row in rows]
     width = max(len(row) for row in rows)
@@ -135,6 +137,19 @@ def _encode(
         "input_ids": torch.tensor(padded, device=model.device),
         "attention_mask": torch.tensor(mask, device=model.device),
     }
+
+
+def begins(tokenizer: Any) -> Callable[[list[int]], list[int]]:
+    """Puts the token that records begin with before a prompt's tokens.
+
+    Not before a special one: a conversation that was rendered by a chat template begins as the
+    template says, in the data of a fit, too.
+    """
+    if tokenizer.bos_token_id is None:
+        return lambda ids: ids
+    start = [tokenizer.bos_token_id]
+    special = frozenset(special_tokens(tokenizer).values())
+    return lambda ids: ids if ids and ids[0] in special else start + ids
 
 
 def check_tokens(model: Any, rows: Sequence[Sequence[int]]) -> None:

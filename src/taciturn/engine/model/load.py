@@ -31,6 +31,7 @@ from taciturn.engine.model.adapter import OWN_DEFAULTS, check_loaded, quiet_peft
 from taciturn.engine.model.dropout import disable_dropout
 from taciturn.engine.model.experts import use_exact_experts
 from taciturn.engine.model.files import WHERE, check_base, find_base
+from taciturn.engine.model.start import choose_start, saved_start
 from taciturn.errors import (
     MissingDependencyError,
     ModelError,
@@ -118,8 +119,12 @@ def choose_dtype(spec: PerformanceSpec, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if device.type == "cuda" else torch.float32
 
 
-def load_base(name: str, spec: PerformanceSpec) -> LoadedModel:
+def load_base(name: str, spec: PerformanceSpec, fitted: Path | None = None) -> LoadedModel:
     """Load model and tokenizer, and see that they are a whole causal LM that fits together.
+
+    Args:
+        fitted: folder of a model that was fitted on it: texts begin as that one's records did.
+            Without it, with the token that the base expects (`start.py`).
 
     Raises:
         ModelNotFoundError: it is not there; says the remedy.
@@ -154,6 +159,9 @@ def load_base(name: str, spec: PerformanceSpec) -> LoadedModel:
         rows = len(model.get_input_embeddings().weight)
         _check_tokens(name, tokenizer, rows)
         _set_defaults_aside(model, tokenizer, rows)
+        other = choose_start(model, tokenizer) if fitted is None else saved_start(tokenizer, fitted)
+        if other:
+            model.generation_config.bos_token_id = tokenizer.bos_token_id
     return LoadedModel(name, model, tokenizer, context_length(model.config))
 
 
@@ -280,7 +288,7 @@ def load_original(
     expected = report.base_model_sha256
     name = given or find_base(report.base_model, expected, beside)
     try:
-        base = load_base(name, spec)
+        base = load_base(name, spec, beside)
     except ModelNotFoundError as error:
         raise ModelNotFoundError(f"{error}. If the base is here, {WHERE}") from error
     check_base(name, expected)
@@ -292,7 +300,7 @@ def load_fitted(
 ) -> tuple[LoadedModel, Any]:
     """A folder that `LLM.save` wrote: its base (for an adapter) and the fitted model."""
     if not (folder / _ADAPTER).is_file():
-        fitted = load_base(str(folder), spec)
+        fitted = load_base(str(folder), spec, folder)
         return fitted, fitted.model
     original = load_original(report, spec, folder, base)
     with _loading(str(folder)), quiet_peft():

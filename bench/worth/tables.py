@@ -1,0 +1,92 @@
+"""Tables of what fits are worth, on dev or, once all was chosen, on test."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+from worth.bench import Bench
+from worth.records import Row, digest
+
+ORDINARY = "no privacy"
+
+Models = Mapping[str, Row | None]
+"""Label -> row of what stands in a table; None is the base, whose label is "base"."""
+
+Scores = Mapping[str, Mapping[str, float]]
+"""Label -> score."""
+
+
+def on_dev(bench: Bench, models: Models) -> Scores:
+    """The scores that choices were made by."""
+    return {label: (bench.base() if row is None else row)["dev"] for label, row in models.items()}
+
+
+def final(bench: Bench, models: Models, wanted: Sequence[str]) -> Scores:
+    """Scores of the chosen models on test; nothing is chosen after this.
+
+    Raises SystemExit if one of those that are wanted was not fitted yet: test was not read then.
+    """
+    missing = [label for label in wanted if label not in models]
+    if missing:
+        raise SystemExit(
+            f"nothing was fitted yet for: {', '.join(missing)}; the test file is read once all "
+            "was chosen, so run those stages first"
+        )
+    texts = bench.corpus.test()
+    about = {**bench.subject, "stage": "final", "test": digest(texts)}
+    found = {}
+    for label, row in models.items():
+        key = {**about, "of": "base" if row is None else digest(row["key"])}
+        found[label] = bench.records.measured(key, _judge(bench, row, texts))["test"]
+    others = len(bench.records.rows(**about)) - len(found)
+    if others:
+        print(f"(the test file was read for {others} other models, too)\n")
+    return found
+
+
+def _judge(bench: Bench, row: Row | None, texts: Sequence[str]) -> Callable[[], Row]:
+    return lambda: {"test": bench.score(row, texts).as_row()}
+
+
+def table(bench: Bench, models: Models, scores: Scores) -> str:
+    """Nats and shares of the non-private gain, of all tokens and of inner ones, as Markdown."""
+    lines = [
+        "| fit | nats per token | share of the gain | inner tokens | share | trained | how "
+        "| minutes | fits tried |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for label, row in models.items():
+        cells = [label]
+        for kind in ("nats", "inner"):
+            cells += [f"{scores[label][kind]:.3f}", _share(scores, label, kind)]
+        lines.append("| " + " | ".join(cells + _about(bench, row)) + " |")
+    return "\n".join(lines)
+
+
+def share(base: float, ordinary: float, fitted: float) -> float:
+    """Of what an ordinary fit gains over the base, what another one gains."""
+    return (base - fitted) / (base - ordinary)
+
+
+def _share(scores: Scores, label: str, kind: str) -> str:
+    if ORDINARY not in scores:
+        return "?"
+    base, ordinary = scores["base"][kind], scores[ORDINARY][kind]
+    return f"{share(base, ordinary, scores[label][kind]):.0%}"
+
+
+def _about(bench: Bench, row: Row | None) -> list[str]:
+    if row is None:
+        return ["", "", "", ""]
+    key = row["key"]
+    alike = ("stage", "seed", "epsilon", "peer", "rank") if "peer" in key else ("stage", "seed")
+    alike = (*alike, "epsilon") if key["stage"] == "private" else alike
+    if key["stage"] == "private":
+        how = f"{row['steps']} x {row['batch']}"
+    elif key["stage"] == "peer":
+        how = f"{key['steps']} x {key['batch']}, rate {key['rate']:g}"
+    else:
+        of = f"{key['method']}, rate {key['rate']:g}"
+        how = f"{of}, stopped at {row['best_epoch']:.1f} of {key['epochs']} epochs"
+    tried = len(bench.records.rows(**bench.subject, **{name: key[name] for name in alike}))
+    return [f"{row['trained']:,}", how, f"{row['minutes']:.0f}", str(tried)]
