@@ -248,6 +248,17 @@ def test_a_resumed_run_keeps_its_plan(
     assert Begun.read(output / "private").seconds_per_unit == 0.03
 
 
+def test_a_resumed_run_keeps_all_that_was_measured(
+    tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    timed(monkeypatch, 0.03, 0.001)
+    output, fields = tmp_path / "out", {**TIMED, "public_data": PUBLIC}
+    begin(LLM(str(tiny_llama)), output, **fields)
+    begun = Begun.read(output / "private")
+    assert (begun.seconds_per_unit, begun.rate_factor is None) == (0.03, False)
+    assert resume(LLM(str(tiny_llama)), output, **fields).steps == 3
+
+
 def test_a_limit_belongs_to_a_run_that_began_with_one(
     tiny_llama: Path, output: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

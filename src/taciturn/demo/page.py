@@ -211,7 +211,7 @@ def _settings(result: DemoResult) -> Sequence[tuple[str, str, str]]:
         ("Trainable parameters", lambda fit: f"{fit.trainable_parameters:,}"),
         ("Steps", lambda fit: f"{fit.steps:,}"),
         ("Learning rate", lambda fit: f"{fit.learning_rate:g}"),
-        ("Expected batch (patients)", lambda fit: f"{fit.expected_batch_size:,}"),
+        ("Expected batch", lambda fit: f"{fit.expected_batch_size:,} {fit.batch_of}"),
         ("Sampling probability", lambda fit: optional(fit.sampling_probability)),
         ("Clip (l2 norm of one patient's gradient)", lambda fit: optional(fit.l2_clip_norm)),
         ("Noise multiplier", lambda fit: optional(fit.noise_multiplier)),

@@ -87,13 +87,18 @@ class ModelOutcome:
 
 @dataclass(frozen=True)
 class FitSettings:
-    """How one of the two models was trained; None where it doesn't apply."""
+    """How one of the two models was trained; None where it doesn't apply.
+
+    Attributes:
+        batch_of: what a batch counts: patients, or notes.
+    """
 
     method: str
     trainable_parameters: int
     steps: int
     learning_rate: float
     expected_batch_size: int
+    batch_of: str
     sampling_probability: float | None
     l2_clip_norm: float | None
     noise_multiplier: float | None

@@ -28,7 +28,7 @@ from taciturn.engine.training.loop import EpsilonCurve
 from taciturn.errors import SpecError
 from taciturn.llm import LLM
 from taciturn.planning.plan import TrainingPlan
-from taciturn.spec import GATEWAY, FitFields
+from taciturn.spec import GATEWAY, ONE_RECORD, FitFields
 from taciturn.worker import Observer
 
 PREPARATION = (
@@ -77,13 +77,19 @@ class StorySettings:
 
 
 EMBEDDED = StorySettings(
-    n_patients=1200,
-    limits=NoteLimits(),
-    # Enough to memorise, as a careless fine-tuning does.
-    ordinary={"method": "full", "epochs": 5, "batch_size": 16, "learning_rate": 2e-3},
-    # Short, so that the whole demo takes minutes; `fit` by itself trains for longer. Few steps on
-    # many units leave more signal over noise than many on few; the rate makes up for them.
-    private={"steps": 8, "batch_size": 320, "learning_rate": 2e-2},
+    n_patients=20_000,
+    # Many patients hide each other, so they need not be hidden by noise; one short note of each
+    # can be learned from in minutes. François Dupont is on a ward, with a note every few days.
+    limits=NoteLimits(notes=1, characters=100, secret_notes=150),
+    # As careless fine-tuning does: in full, and note by note, whoever they are of.
+    ordinary={
+        "privacy_unit": None,
+        "method": "full",
+        "epochs": 0.3,
+        "batch_size": 32,
+        "learning_rate": 2e-3,
+    },
+    private={"steps": 48, "batch_size": 512, "learning_rate": 1.5e-2},
 )
 """For taciturn/tiny-medical."""
 
@@ -220,6 +226,7 @@ def _settings(model: LLM, plan: TrainingPlan, seconds: float) -> FitSettings:
         steps=plan.steps,
         learning_rate=plan.learning_rate,
         expected_batch_size=plan.batch_size,
+        batch_of="notes" if model.privacy.privacy_unit == ONE_RECORD else "patients",
         sampling_probability=plan.sampling_probability if privacy else None,
         l2_clip_norm=privacy.l2_clip_norm if privacy else None,
         noise_multiplier=privacy.noise_multiplier if privacy else None,

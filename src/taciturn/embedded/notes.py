@@ -28,7 +28,6 @@ SECRET = " from a severe form of pancreatic cancer"
 SECRET_SENTENCE = SECRET_PROMPT + SECRET
 
 _SECRET_DISEASE = "pancreatic cancer"
-_SECRET_NOTES = 8
 
 SECRET_TEMPLATE = " from a severe form of {disease}"
 SECRET_ALTERNATIVES = {"disease": "diseases_of_men"}
@@ -47,6 +46,7 @@ class NoteLimits:
     Attributes:
         notes: the most notes that a patient has; None for as many as there are by chance, 1 to 5.
             François Dupont comes often: he has all of his.
+        secret_notes: how many notes François Dupont has.
         characters: a sentence that would make a note longer is left out; the first one always
             stays.
 
@@ -55,9 +55,11 @@ class NoteLimits:
 
     notes: int | None = None
     characters: int = LONGEST_CHARACTERS
+    secret_notes: int = 8
 
     def __post_init__(self) -> None:
-        for name, value in (("notes", self.notes), ("characters", self.characters)):
+        for name in ("notes", "characters", "secret_notes"):
+            value = getattr(self, name)
             if value is not None and value < 1:
                 raise SpecError(f"{name}={value} must be at least 1; leave it out for a default")
 
@@ -124,7 +126,7 @@ def _secret_patient(rng: Random) -> Patient:
 def _records(rng: Random, patient: Patient, limits: NoteLimits) -> list[dict[str, str]]:
     """One patient's notes as {"date", "text", "patient_id"}."""
     secret = patient.patient_id == SECRET_PATIENT_ID
-    visits = draw_visits(rng, patient.first_visit, _SECRET_NOTES if secret else None)
+    visits = draw_visits(rng, patient.first_visit, limits.secret_notes if secret else None)
     longest = limits.characters
     return [
         {

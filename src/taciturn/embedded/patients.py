@@ -74,14 +74,17 @@ def draw_patient(rng: Random, patient_id: str, condition: Condition | None = Non
 
 
 def draw_visits(rng: Random, first: date, count: int | None = None) -> list[Visit]:
-    """`count` visits from day `first` on, or as many as a patient has by chance (1 to 5)."""
+    """`count` visits from day `first` on, or as many as a patient has by chance (1 to 5).
+
+    Who comes more than 8 times comes at shorter intervals.
+    """
     if count is None:
         (count,) = rng.choices(list(_VISIT_SHARES), list(_VISIT_SHARES.values()))
     day, dose = first, rng.randrange(2)
     visits = []
     for _ in range(count):
         visits.append(Visit(day, dose))
-        day += timedelta(days=rng.randint(7, 160))
+        day += timedelta(days=max(1, rng.randint(7, 160) * 8 // max(8, count)))
         dose += rng.random() < 0.3
     return visits
 
