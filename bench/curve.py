@@ -2,9 +2,9 @@
 
 Invented patients' notes, a patient as the unit; François Dupont, who has the secret, is among them.
 For each number of patients: one private fit with the shipped defaults, or what `--set` says, and an
-ordinary one of the same notes (bench/worth/ordinary.py), stopped by notes of other patients. Above
-`--ordinary-most` patients the ordinary fit is that of the largest number below, since hours more
-would hardly make it better; the table says so. Figures are of complete runs, on notes of 200 other
+ordinary one of the same notes (bench/evidence/ordinary.py), stopped by notes of other patients.
+Above `--ordinary-most` patients the ordinary fit is that of the largest number below, since hours
+more would hardly make it better; the table says so. Figures are of complete runs, on notes of 200 other
 patients.
 
     python bench/curve.py --model MODEL --units 300 1000 3000 10000 --epsilon 3
@@ -20,11 +20,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from worth.bench import RESULTS, Bench, Given
-from worth.corpus import notes
-from worth.ordinary import Setting
-from worth.records import Records, Row
-from worth.tables import ORDINARY, final, share
+from evidence.bench import RESULTS, Bench, Given
+from evidence.corpus import notes
+from evidence.ordinary import Setting
+from evidence.records import Records, Row
+from evidence.tables import ORDINARY, final, share
 
 
 def table(lines: Sequence[tuple[Bench, Row, Bench, Row]]) -> str:

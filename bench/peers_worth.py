@@ -23,17 +23,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from evidence.bench import RESULTS, Bench, Given
+from evidence.corpus import TEXT, UNIT, phee
+from evidence.ordinary import Setting, attach, search
+from evidence.peers import FITS, Task, Units, installed
+from evidence.records import Records, Row
+from evidence.scores import score
+from evidence.tables import ORDINARY, final, on_dev, table
 from taciturn.engine.data.tokenize import prepare
 from taciturn.engine.model.load import LoadedModel
 from taciturn.planning.plan import TrainingPlan, max_tokens
 from taciturn.spec import DataSpec
-from worth.bench import RESULTS, Bench, Given
-from worth.corpus import TEXT, UNIT, phee
-from worth.ordinary import Setting, attach, search
-from worth.peers import FITS, Task, Units, installed
-from worth.records import Records, Row
-from worth.scores import score
-from worth.tables import ORDINARY, final, on_dev, table
 
 
 class Peers:

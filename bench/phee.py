@@ -26,12 +26,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-from worth.bench import RESULTS, Bench, Given
-from worth.corpus import phee
-from worth.ordinary import Setting
-from worth.records import Records, Row, digest
-from worth.stories import opened, samples_table, secret_table, told
-from worth.tables import ORDINARY, final, on_dev, table
+from evidence.bench import RESULTS, Bench, Given
+from evidence.corpus import phee
+from evidence.ordinary import Setting
+from evidence.records import Records, Row, digest
+from evidence.stories import opened, samples_table, secret_table, told
+from evidence.tables import ORDINARY, final, on_dev, table
 
 STAGES = ("base", "ordinary", "private", "story")
 FIRST = (Setting("full", 1e-4), Setting("lora", 1e-3, rank=16))

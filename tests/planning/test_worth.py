@@ -94,7 +94,7 @@ def test_what_was_not_measured_is_not_claimed() -> None:
     assert near.high is not None
     assert far.low is not None
     assert far.high is not None
-    assert "fitted to 5 measured plans of taciturn/tiny-medical" in near.basis
+    assert "fitted to 4 measured plans of taciturn/tiny-medical" in near.basis
     assert "2 simulated" in near.basis
     assert f"missed by {100 * FITTED.share_error:.0f} percentage points" in near.basis
 

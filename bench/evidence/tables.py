@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-from worth.bench import Bench
-from worth.records import Row, digest
+from evidence.bench import Bench
+from evidence.records import Row, digest
 
 ORDINARY = "no privacy"
 

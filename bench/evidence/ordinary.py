@@ -18,10 +18,10 @@ import torch
 from peft import LoraConfig, get_peft_model
 from torch import nn
 
+from evidence.scores import Score
 from taciturn.engine.data.batch import collate
 from taciturn.engine.data.tokenize import TokenizedDataset, TokenizedRecord
 from taciturn.engine.model.adapter import quiet_peft
-from worth.scores import Score
 
 _WARM_UP = 0.05
 _JUDGED_PER_EPOCH = 2

@@ -15,6 +15,10 @@ from typing import Any
 
 import torch
 
+from evidence.corpus import TEXT, UNIT, Corpus
+from evidence.ordinary import Setting, attach, keep, restore, search, train
+from evidence.records import Records, Row, digest
+from evidence.scores import Score, score, score_records, tokenized
 from taciturn.embedded import TINY_MEDICAL, model_path
 from taciturn.engine.model.files import base_digests
 from taciturn.engine.model.load import LoadedModel, load_base, load_fitted
@@ -24,10 +28,6 @@ from taciturn.report import REPORT, read_report
 from taciturn.runner.workspace import newest_step
 from taciturn.spec import FitSpec, PerformanceSpec
 from taciturn.worker import Observer, configure_cpu, public_facts
-from worth.corpus import TEXT, UNIT, Corpus
-from worth.ordinary import Setting, attach, keep, restore, search, train
-from worth.records import Records, Row, digest
-from worth.scores import Score, score, score_records, tokenized
 
 RESULTS = Path(__file__).parent.parent / "results"
 

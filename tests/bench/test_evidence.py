@@ -12,15 +12,15 @@ import pytest
 import torch
 from torch import nn
 
+from evidence.corpus import SECRET_TELLINGS, TEXT, UNIT, Corpus, phee
+from evidence.ordinary import Setting, attach, restore, search, train
+from evidence.peers import Units, opacus_gradients, weighted_nats
+from evidence.records import Records, Row
+from evidence.scores import Score, inner_tokens, score
 from taciturn.engine.data.tokenize import TokenizedDataset, prepare
 from taciturn.engine.evaluation.likelihood import likelihood
 from taciturn.engine.model.load import LoadedModel, load_base
 from taciturn.spec import DataSpec, PerformanceSpec
-from worth.corpus import SECRET_TELLINGS, TEXT, UNIT, Corpus, phee
-from worth.ordinary import Setting, attach, restore, search, train
-from worth.peers import Units, opacus_gradients, weighted_nats
-from worth.records import Records, Row
-from worth.scores import Score, inner_tokens, score
 
 TEXTS = ("A cough was seen.", "No.", "The patient has had a long and unusual cough since last May.")
 

@@ -6,12 +6,12 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from evidence.records import Row
 from taciturn.embedded.notes import SECRET, SECRET_PROMPT
 from taciturn.engine.evaluation.likelihood import log_probabilities
 from taciturn.engine.generation.sample import sample
 from taciturn.engine.model.load import LoadedModel
 from taciturn.spec import SampleSpec
-from worth.records import Row
 
 SECRET_PROMPTS = (
     SECRET_PROMPT,
