@@ -4,8 +4,8 @@ Invented patients' notes, a patient as the unit; François Dupont, who has the s
 For each number of patients: one private fit with the shipped defaults, or what `--set` says, and an
 ordinary one of the same notes (bench/evidence/ordinary.py), stopped by notes of other patients.
 Above `--ordinary-most` patients the ordinary fit is that of the largest number below, since hours
-more would hardly make it better; the table says so. Figures are of complete runs, on notes of 200 other
-patients.
+more would hardly make it better; the table says so. Figures are of complete runs, on notes of 200
+other patients.
 
     python bench/curve.py --model MODEL --units 300 1000 3000 10000 --epsilon 3
 
