@@ -267,8 +267,8 @@ class LocalModel:
     ) -> Estimate:
         """The plan, and what it would take here: time, memory."""
         spec = parse(FitSpec, self._with_performance(dict(fields)))
-        check_target(spec)
         _check_units(n_units)
+        check_target(spec)
         size = _Size(n_units, TOKENS_PER_UNIT) if n_units is not None else self._size(data, spec)
         base = self._apart(spec)
         plan, cost = estimate(base, spec, size.n_units + spec.canaries, size.tokens_per_unit)

@@ -67,7 +67,10 @@ class ServerDuty:
     def stop(self) -> None:
         """See Duty."""
         if self._connection is not None:
-            # Out of the pool for good: a connection that was given back would keep the lock.
+            # Said, because the server sees that a connection is gone only some time later.
+            with suppress(SQLAlchemyError):
+                self._connection.execute(text("SELECT pg_advisory_unlock(:number)"), {"number": _LOCK})
+            # Out of the pool for good: a connection that was given back could keep the lock.
             with suppress(SQLAlchemyError):
                 self._connection.invalidate()
             with suppress(SQLAlchemyError):
