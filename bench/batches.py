@@ -22,7 +22,7 @@ from steps.lengths import phee_lengths
 from steps.model import Method, ModelShape, build
 from steps.variants import PrivateStep, Task
 from steps.workload import Workload
-from taciturn.engine.data.batch import microbatches
+from taciturn.engine.training.batch import microbatches
 
 SIZES = (32, 128, 256, 1024)
 STEPS = 4

@@ -22,7 +22,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 
-from taciturn.engine.data.tokenize import TokenizedDataset, prepare
+from taciturn.data.tokens.tokenize import TokenizedDataset, prepare
 from taciturn.spec import DataSpec
 
 ROWS = 5_000_000

@@ -19,7 +19,7 @@ import time
 from taciturn.demo.result import DemoResult, ModelOutcome, Sample
 from taciturn.demo.story import Narrator, tell
 from taciturn.embedded import TINY_MEDICAL
-from taciturn.worker import Observer
+from taciturn.local.fit import Observer
 
 
 def _secret(outcome: ModelOutcome) -> str:

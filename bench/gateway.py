@@ -37,16 +37,16 @@ from gateways.served import Nobody, Served, more_files, served
 from gateways.statements import asked, heard
 from gateways.world import DATASET, MODEL, NAMESPACE, World, fit
 from ledgers.cluster import NoPostgresError, postgres
-from taciturn.server import schema
 from taciturn.server.app import create_app
+from taciturn.server.context import Gateway
 from taciturn.server.database import open_database
-from taciturn.server.gateway import Gateway
 from taciturn.server.identity.secret import new_id
 from taciturn.server.jobs.events import Events
 from taciturn.server.ledger import Ledger, SealKey
 from taciturn.server.ledger.journal import utc_now
+from taciturn.server.schema import versions
+from taciturn.server.schema.tables import jobs, models
 from taciturn.server.settings import Settings
-from taciturn.server.tables import jobs, models
 from taciturn.wire.events import JobEvent, ProgressEvent, Stage, StageEvent, StateEvent
 from taciturn.wire.jobs import JobState
 
@@ -141,7 +141,7 @@ def place(kind: str) -> Iterator[Place]:
 @contextmanager
 def _opened(url: str, folder: str) -> Iterator[Place]:
     engine, key = open_database(url), SealKey.generate()
-    schema.upgrade(engine)
+    versions.upgrade(engine)
     gateway = Gateway(
         Settings(data_dir=Path(folder), tick_s=TICK_S), engine, key, Ledger(engine, key), utc_now
     )

@@ -21,9 +21,9 @@ from pathlib import Path
 
 from ledgers.cluster import NoPostgresError, postgres
 from ledgers.herd import launched
-from taciturn.server import schema
 from taciturn.server.database import open_database
 from taciturn.server.ledger import SealKey
+from taciturn.server.schema import versions
 
 KILLS, QUICK_KILLS = 2000, 40
 
@@ -45,7 +45,7 @@ def database(kind: str) -> Iterator[str]:
 
 def _migrate(url: str) -> None:
     engine = open_database(url)
-    schema.upgrade(engine)
+    versions.upgrade(engine)
     engine.dispose()
 
 

@@ -29,17 +29,17 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
 from kubernetes.client import ApiException
 
+from fake_kubernetes.autoscaler import Group
+from fake_kubernetes.cluster import StandIn
 from kubeworld import IMAGE, SMALL, World, with_namespace
-from standin.autoscaler import Group
-from standin.cluster import StandIn
-from taciturn.server.launchers.kubernetes.cluster import Cluster, ClusterError, Kind, Object
+from taciturn.server.launchers.base import LaunchError, Order, WorkerState
+from taciturn.server.launchers.kubernetes.client import Cluster, ClusterError, Kind, Object
+from taciturn.server.launchers.kubernetes.informer import Follower, Seen
 from taciturn.server.launchers.kubernetes.launcher import KubernetesLauncher, Need
 from taciturn.server.launchers.kubernetes.monitor import Monitor
 from taciturn.server.launchers.kubernetes.names import Labels, Worker
 from taciturn.server.launchers.kubernetes.settings import KubernetesSettings
 from taciturn.server.launchers.kubernetes.sizing import Machine
-from taciturn.server.launchers.kubernetes.watching import Follower, Seen
-from taciturn.server.launchers.port import LaunchError, Order, WorkerState
 from taciturn.wire.events import NodeEvent
 
 WORK = """

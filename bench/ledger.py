@@ -22,9 +22,9 @@ from typing import Any
 from ledgers.cluster import NoPostgresError, postgres
 from ledgers.herd import launched
 from taciturn.accounting.events import dpsgd_event
-from taciturn.server import schema
 from taciturn.server.database import open_database
 from taciturn.server.ledger import Ledger, SealKey, verify
+from taciturn.server.schema import versions
 
 CLIENTS, ROOM = 100, 7
 ROUNDS, QUICK_ROUNDS = 100, 5
@@ -71,7 +71,7 @@ def serial(url: str, key: str, operations: int) -> dict[str, Any]:
 
 def _migrate(url: str) -> None:
     engine = open_database(url)
-    schema.upgrade(engine)
+    versions.upgrade(engine)
     engine.dispose()
 
 

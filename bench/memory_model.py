@@ -22,8 +22,7 @@ from numpy.typing import NDArray
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from taciturn.engine.data.batch import BatchLimits, widths
-from taciturn.engine.data.store import TokenizedRecord
+from taciturn.data.tokens.store import TokenizedRecord
 from taciturn.engine.model.lora import attach
 from taciturn.engine.model.loss import CausalLmLoss
 from taciturn.engine.privacy.forms import Form
@@ -31,6 +30,7 @@ from taciturn.engine.privacy.mechanism import DpSgdMechanism
 from taciturn.engine.privacy.per_example import per_example_gradients, trainable_parameters
 from taciturn.engine.privacy.rng import SecureStream
 from taciturn.engine.training.allocator import keep_freed_memory
+from taciturn.engine.training.batch import BatchLimits, widths
 from taciturn.engine.training.estimate import Workload, estimate_memory, random_batch
 from taciturn.engine.training.state import TrainingState
 from taciturn.engine.training.step import Streams, private_step

@@ -30,7 +30,7 @@ from evidence.peers import FITS, Task, Units, installed
 from evidence.records import Records, Row
 from evidence.scores import score
 from evidence.tables import ORDINARY, final, on_dev, table
-from taciturn.engine.data.tokenize import prepare
+from taciturn.data.tokens.tokenize import prepare
 from taciturn.engine.model.load import LoadedModel
 from taciturn.planning.plan import TrainingPlan, max_tokens
 from taciturn.spec import DataSpec

@@ -26,8 +26,8 @@ from pathlib import Path
 from typing import Any
 
 from taciturn.llm import LLM
+from taciturn.local.fit import Observer
 from taciturn.planning.plan import TrainingPlan
-from taciturn.worker import Observer
 
 RESULTS = Path(__file__).parent / "results" / "public_data.jsonl"
 UNIT = "split_part(id,'_',1)"

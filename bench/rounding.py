@@ -15,15 +15,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from taciturn.data.tokens.tokenize import TokenizedDataset, TokenizedRecord
 from taciturn.embedded import TINY_MEDICAL
-from taciturn.engine.data.batch import BatchLimits, filled_units, microbatches
-from taciturn.engine.data.tokenize import TokenizedDataset, TokenizedRecord
 from taciturn.engine.model.load import load_base
 from taciturn.engine.model.lora import attach
 from taciturn.engine.model.loss import CausalLmLoss
 from taciturn.engine.privacy.clipping import ROUNDING, clip_and_sum, merge_disjoint
 from taciturn.engine.privacy.forms import Form
 from taciturn.engine.privacy.per_example import sum_parts
+from taciturn.engine.training.batch import BatchLimits, filled_units, microbatches
 from taciturn.planning.plan import AdapterPlan
 from taciturn.spec import PerformanceSpec
 

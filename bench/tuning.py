@@ -31,19 +31,19 @@ from typing import Any
 import numpy as np
 import torch
 
-from taciturn.engine.data.batch import BatchLimits, microbatches
-from taciturn.engine.data.tokenize import TokenizedDataset, prepare
+from taciturn.data.tokens.tokenize import TokenizedDataset, prepare
 from taciturn.engine.model import lora
 from taciturn.engine.model.load import LoadedModel, load_base
 from taciturn.engine.model.loss import CausalLmLoss
 from taciturn.engine.model.subspace import Subspace, activation_subspaces, own_text, unigram
 from taciturn.engine.privacy.per_example import trainable_parameters
+from taciturn.engine.training.batch import BatchLimits, microbatches
 from taciturn.engine.training.mechanism import planned_mechanism
 from taciturn.engine.training.state import TrainingState
 from taciturn.engine.training.step import Streams, private_step
+from taciturn.local.fit import configure_cpu, public_facts
 from taciturn.planning.plan import TrainingPlan, make_plan
 from taciturn.spec import DataSpec, FitSpec
-from taciturn.worker import configure_cpu, public_facts
 
 UNIT = "split_part(id,'_',1)"
 MAX_TOKENS = 128

@@ -32,4 +32,4 @@ ENV PATH=/opt/taciturn/bin:$PATH PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 \
     NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility
 USER 10001:10001
 WORKDIR /workspace
-ENTRYPOINT ["python", "-m", "taciturn.runner"]
+ENTRYPOINT ["python", "-m", "taciturn.worker"]

@@ -10,12 +10,12 @@ from typing import Any
 
 from sqlalchemy import Engine, insert, update
 
-from taciturn.server.gateway import Gateway
+from taciturn.server.context import Gateway
 from taciturn.server.identity.directory import Directory
 from taciturn.server.identity.secret import new_id
 from taciturn.server.ledger import Ledger, SealKey
+from taciturn.server.schema.tables import datasets, jobs, policies
 from taciturn.server.settings import Settings
-from taciturn.server.tables import datasets, jobs, policies
 from taciturn.wire.identity import Role
 from taciturn.wire.jobs import JobKind, JobState
 from taciturn.wire.values import PolicyLine

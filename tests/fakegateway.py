@@ -18,10 +18,10 @@ from fastapi import FastAPI, Header, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from fastapi.testclient import TestClient
 
-from taciturn.figures import Figure, ModelScore, ReleasedEvaluation
 from taciturn.planning.defaults import PublicFacts
 from taciturn.planning.plan import make_plan, other_times
-from taciturn.report import PrivacyReport
+from taciturn.reports.figures import Figure, ModelScore, ReleasedEvaluation
+from taciturn.reports.privacy import PrivacyReport
 from taciturn.wire.datasets import (
     BudgetView,
     ColumnView,

@@ -10,8 +10,8 @@ from typing import Any
 # user asks for. The public names alone would not do, as they import the engine when they are used.
 _IMPORTED = (
     "taciturn.llm",
-    "taciturn.local",
-    "taciturn.runner.job",
+    "taciturn.local.model",
+    "taciturn.worker.job",
     "transformers.models.llama.modeling_llama",
     "peft.tuners.lora",
     "datasets",

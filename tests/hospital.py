@@ -20,14 +20,14 @@ from httpx import Response
 from sqlalchemy import Connection, Engine, insert, update
 
 from taciturn.server.app import create_app
-from taciturn.server.gateway import Gateway
+from taciturn.server.catalog.sql_sandbox import Trials
+from taciturn.server.context import Gateway
 from taciturn.server.identity.principal import Principal
 from taciturn.server.identity.secret import new_id
 from taciturn.server.ledger import Ledger, SealKey
+from taciturn.server.schema.tables import jobs, models
 from taciturn.server.services import Services
 from taciturn.server.settings import Settings
-from taciturn.server.tables import jobs, models
-from taciturn.server.trials import Trials
 from taciturn.wire.datasets import ColumnView
 from taciturn.wire.identity import Role
 from taciturn.wire.values import PolicyLine

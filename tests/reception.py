@@ -14,14 +14,14 @@ from fastapi.testclient import TestClient
 from sqlalchemy import Engine, select
 
 from taciturn.server.app import create_app
-from taciturn.server.gateway import Gateway
+from taciturn.server.context import Gateway
 from taciturn.server.identity.links import PasswordLinks
 from taciturn.server.identity.logins import Logins
 from taciturn.server.identity.passwords import Passwords
 from taciturn.server.ledger import Ledger, SealKey
+from taciturn.server.schema.tables import audit_log
 from taciturn.server.services import Services
 from taciturn.server.settings import Settings
-from taciturn.server.tables import audit_log
 from taciturn.wire.identity import Role
 
 PASSWORD = "correct horse battery staple"

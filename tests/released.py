@@ -12,9 +12,9 @@ import pyarrow.parquet as pq
 
 from taciturn.accounting.events import dpsgd_event, event_to_dict
 from taciturn.embedded import model_path
-from taciturn.figures import Figure, ModelScore, ReleasedEvaluation
 from taciturn.planning.plan import AdapterPlan, PrivacyPlan, TrainingPlan
-from taciturn.report import PrivacyReport
+from taciturn.reports.figures import Figure, ModelScore, ReleasedEvaluation
+from taciturn.reports.privacy import PrivacyReport
 
 ADAPTER_TENSOR = "base_model.model.model.layers.0.mlp.down_proj.lora_A.weight"
 EVENT = event_to_dict(dpsgd_event(sampling_probability=0.1, noise_multiplier=1.0, steps=5))

@@ -31,9 +31,9 @@ from taciturn.errors import (
     UnknownFieldError,
 )
 from taciturn.llm import LLM
-from taciturn.report import PrivacyReport
+from taciturn.local.fit import Observer
+from taciturn.reports.privacy import PrivacyReport
 from taciturn.spec import FitFields, FitSpec
-from taciturn.worker import Observer
 
 MARK = "zyxwvut"
 QUICK: dict[str, Any] = {

@@ -14,9 +14,9 @@ from sqlalchemy import Engine, func, select
 
 from gateways.world import World
 from taciturn.server.app import create_app
-from taciturn.server.gateway import Gateway
-from taciturn.server.jobs.ending import NothingReleased
-from taciturn.server.launchers.port import Order, OutageError, WorkerState, parts_of
+from taciturn.server.context import Gateway
+from taciturn.server.jobs.completion import NothingReleased
+from taciturn.server.launchers.base import Order, OutageError, WorkerState, parts_of
 from taciturn.server.ledger import Ledger, SealKey
 from taciturn.server.ledger.tables import entries
 from taciturn.server.services import Services

@@ -23,11 +23,11 @@ from taciturn.embedded import TINY_MEDICAL, model_path
 from taciturn.engine.model.files import base_digests
 from taciturn.engine.model.load import LoadedModel, load_base, load_fitted
 from taciturn.llm import LLM
+from taciturn.local.fit import Observer, configure_cpu, public_facts
 from taciturn.planning.plan import TrainingPlan, make_plan
-from taciturn.report import REPORT, read_report
-from taciturn.runner.workspace import newest_step
+from taciturn.reports.privacy import REPORT, read_report
 from taciturn.spec import FitSpec, PerformanceSpec
-from taciturn.worker import Observer, configure_cpu, public_facts
+from taciturn.worker.workspace import newest_step
 
 RESULTS = Path(__file__).parent.parent / "results"
 

@@ -19,9 +19,9 @@ from peft import LoraConfig, get_peft_model
 from torch import nn
 
 from evidence.scores import Score
-from taciturn.engine.data.batch import collate
-from taciturn.engine.data.tokenize import TokenizedDataset, TokenizedRecord
+from taciturn.data.tokens.tokenize import TokenizedDataset, TokenizedRecord
 from taciturn.engine.model.adapter import quiet_peft
+from taciturn.engine.training.batch import collate
 
 _WARM_UP = 0.05
 _JUDGED_PER_EPOCH = 2

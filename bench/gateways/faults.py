@@ -29,11 +29,11 @@ from gateways.world import DELTA, EPSILON, UNITS, World, fit
 from ledgers.herd import answer, kill, spawn
 from taciturn.accounting.compose import epsilon
 from taciturn.accounting.events import dpsgd_event, event_to_dict
-from taciturn.report import PrivacyReport
+from taciturn.reports.privacy import PrivacyReport
 from taciturn.server.app import create_app
+from taciturn.server.context import Gateway
 from taciturn.server.database import open_database
-from taciturn.server.gateway import Gateway
-from taciturn.server.jobs.ending import NothingReleased
+from taciturn.server.jobs.completion import NothingReleased
 from taciturn.server.jobs.pricing import price
 from taciturn.server.jobs.terms import DatasetFacts, Terms
 from taciturn.server.launchers.local import LocalLauncher
@@ -41,12 +41,12 @@ from taciturn.server.ledger import Ledger, SealKey, namespaces, statement, verif
 from taciturn.server.ledger.journal import utc_now
 from taciturn.server.ledger.tables import entries
 from taciturn.server.ledger.tables import jobs as ledger_jobs
+from taciturn.server.schema.tables import jobs
+from taciturn.server.serve import GatewayServer, config
 from taciturn.server.services import Services
-from taciturn.server.serving import GatewayServer, config
 from taciturn.server.settings import Settings
 from taciturn.server.siblings import Siblings
 from taciturn.server.supervising import supervise
-from taciturn.server.tables import jobs
 from taciturn.wire.datasets import BudgetTerms, PolicyTerms
 from taciturn.wire.jobs import JobState, RemoteFit
 from taciturn.wire.worker import BaseModelFacts

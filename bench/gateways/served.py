@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from taciturn.server.launchers.port import Order, WorkerState
+from taciturn.server.launchers.base import Order, WorkerState
 
 
 class Nobody:
@@ -126,9 +126,9 @@ def _cpu_s(process: int) -> float:
 
 def main() -> None:
     """Serve until told to stop."""
-    from taciturn.server.serving import serve
+    from taciturn.server.bootstrap import open_gateway
+    from taciturn.server.serve import serve
     from taciturn.server.settings import Settings
-    from taciturn.server.starting import open_gateway
 
     more_files()
     sys.exit(serve(open_gateway(Settings()), launcher=Nobody()))

@@ -15,10 +15,10 @@ from typing import Any
 
 from sqlalchemy import Connection, Table, insert, update
 
-from taciturn.server.gateway import Gateway
+from taciturn.server.context import Gateway
 from taciturn.server.identity.directory import Directory
 from taciturn.server.identity.secret import new_id
-from taciturn.server.tables import base_models, datasets, grant_terms, policies, source_marks
+from taciturn.server.schema.tables import base_models, datasets, grant_terms, policies, source_marks
 from taciturn.wire.datasets import BudgetTerms, PolicyTerms
 from taciturn.wire.identity import Role
 

@@ -20,12 +20,12 @@ from torch import Tensor, nn
 
 from steps.model import Method, ModelShape, trained
 from steps.workload import IGNORED, Batch, Workload
-from taciturn.engine.data.batch import BatchLimits, filled_units
 from taciturn.engine.model.loss import CausalLmLoss
 from taciturn.engine.privacy.mechanism import DpSgdMechanism
 from taciturn.engine.privacy.per_example import trainable_parameters
 from taciturn.engine.privacy.rng import SecureStream
 from taciturn.engine.privacy.types import ClipCounts
+from taciturn.engine.training.batch import BatchLimits, filled_units
 from taciturn.engine.training.state import TrainingState
 from taciturn.engine.training.step import Streams, ordinary_step, private_step
 from taciturn.planning.defaults import L2_CLIP_NORM

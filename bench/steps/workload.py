@@ -16,8 +16,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from taciturn.engine.data.encoding import EncodedRecords
-from taciturn.engine.data.store import TokenizedDataset, TokenWriter
+from taciturn.data.tokens.encoding import EncodedRecords
+from taciturn.data.tokens.store import TokenizedDataset, TokenWriter
 
 IGNORED = -100
 # 0 pads, 1 and 2 open and close a text.

@@ -56,7 +56,7 @@ if TYPE_CHECKING:
         UnsupportedLayerError,
     )
     from taciturn.llm import LLM
-    from taciturn.report import Audit, PrivacyReport
+    from taciturn.reports.privacy import Audit, PrivacyReport
     from taciturn.sdk.client import Client
     from taciturn.sdk.job import Job
 
@@ -112,10 +112,10 @@ __all__ = [
 
 _HOME = {
     "LLM": "taciturn.llm",
-    "Audit": "taciturn.report",
+    "Audit": "taciturn.reports.privacy",
     "Client": "taciturn.sdk.client",
     "Job": "taciturn.sdk.job",
-    "PrivacyReport": "taciturn.report",
+    "PrivacyReport": "taciturn.reports.privacy",
 }
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Unpack, overload
 
 from taciturn.errors import MissingDependencyError, ModelError, SpecError
-from taciturn.report import BASE_POLICY, REPORT, Audit, PrivacyReport, read_report
+from taciturn.reports.privacy import BASE_POLICY, REPORT, Audit, PrivacyReport, read_report
 from taciturn.sdk.client import Client
 from taciturn.sdk.dataset import RemoteDataset
 from taciturn.sdk.job import Job
@@ -31,18 +31,18 @@ from taciturn.spec import (
 )
 
 if TYPE_CHECKING:
-    from taciturn.assessment import Evaluation
     from taciturn.certificate.statement import AuditResult, Statement
     from taciturn.engine.auditing.extraction import Extraction
     from taciturn.engine.auditing.membership import Membership
     from taciturn.engine.evaluation.classifier import Downstream
     from taciturn.engine.evaluation.features import Embedder
-    from taciturn.frame import PolicyFrame
-    from taciturn.local import Estimate, LocalModel
+    from taciturn.local.evaluate import Evaluation
+    from taciturn.local.fit import Observer
+    from taciturn.local.model import Estimate, LocalModel
+    from taciturn.notebook.frame import PolicyFrame
     from taciturn.planning.plan import TrainingPlan
     from taciturn.planning.release import EvaluationPlan
     from taciturn.sdk.evaluation import RemoteEvaluation
-    from taciturn.worker import Observer
 
 
 _LONGEST_NAME = 4096
@@ -573,7 +573,7 @@ class LLM:
             )
         if self._local is None:
             try:
-                from taciturn.local import LocalModel
+                from taciturn.local.model import LocalModel
             except ModuleNotFoundError as error:
                 raise MissingDependencyError(
                     f"{method} on this machine needs {error.name}; install taciturn[engine]"

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from taciturn.engine.data.store import TokenizedRecord
+from taciturn.data.tokens.store import TokenizedRecord
 from taciturn.engine.privacy.types import UnitBatch
 
 SILENT_ROWS = 96

@@ -16,8 +16,8 @@ from torch import nn
 from auditing.books import Book, TiedBook, Token, Unit
 from mutants.variants import VOCABULARY, LossOf, TinyLm
 from taciturn.engine.auditing.claim import DpSgdRun
-from taciturn.engine.data.batch import BatchLimits
 from taciturn.engine.privacy.forms import Form
+from taciturn.engine.training.batch import BatchLimits
 
 CLIP = 1.0
 LOUD = 100.0 * CLIP

@@ -13,7 +13,7 @@ from taciturn.accounting.events import dpsgd_event, event_to_dict
 from taciturn.certificate.keys import TrustedKey, TrustStore
 from taciturn.certificate.sign import seal, statement_for
 from taciturn.certificate.signers import KeySigner
-from taciturn.report import PrivacyReport, PrivateStep
+from taciturn.reports.privacy import PrivacyReport, PrivateStep
 
 ISSUED = datetime(2026, 6, 1, 12, tzinfo=UTC)
 EVENT = dpsgd_event(sampling_probability=0.05, noise_multiplier=1.1, steps=20)

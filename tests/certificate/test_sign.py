@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from taciturn.accounting.spending import with_steps
 from taciturn.certificate import sign
 from taciturn.certificate.envelope import Envelope
 from taciturn.certificate.keys import TrustedKey, TrustStore
@@ -16,7 +15,8 @@ from taciturn.certificate.signers import KeySigner
 from taciturn.certificate.statement import AuditResult
 from taciturn.certificate.verify import Folders, verify_file
 from taciturn.errors import CertificateError, OutputError
-from taciturn.report import CERTIFICATE, Audit, PrivacyReport, ScoreHistogram
+from taciturn.reports.privacy import CERTIFICATE, Audit, PrivacyReport, ScoreHistogram
+from taciturn.reports.spending import with_steps
 
 
 def write(folder: Path, report: PrivacyReport) -> None:

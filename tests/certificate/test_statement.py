@@ -13,7 +13,7 @@ from taciturn.certificate.canonical import canonical_json
 from taciturn.certificate.sign import statement_for
 from taciturn.certificate.statement import AuditResult, Statement
 from taciturn.errors import CertificateError
-from taciturn.report import DECLARED_PUBLIC, REPORT, PrivacyReport, PublicData
+from taciturn.reports.privacy import DECLARED_PUBLIC, REPORT, PrivacyReport, PublicData
 
 AUDIT = AuditResult(
     epsilon_lower_bound=0.7,

@@ -26,7 +26,7 @@ from taciturn.certificate.sign import issue
 from taciturn.certificate.signers import KeySigner
 from taciturn.certificate.verify import Folders, check_signature, verify, verify_file
 from taciturn.errors import CertificateError
-from taciturn.report import CERTIFICATE, PrivacyReport
+from taciturn.reports.privacy import CERTIFICATE, PrivacyReport
 
 # Order of the Ed25519 group: S + L is the classic second signature of the same message.
 GROUP_ORDER = 2**252 + 27742317777372353535851937790883648493

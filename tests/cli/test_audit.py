@@ -11,13 +11,13 @@ import pytest
 import yaml
 from typer.testing import CliRunner, Result
 
-from taciturn import local
 from taciturn.cli.audit import REFUTED
 from taciturn.cli.main import app
 from taciturn.errors import SpecError, UnknownFieldError
 from taciturn.llm import LLM
-from taciturn.report import Audit, PrivacyReport
-from taciturn.verdict import BROKEN, verdict
+from taciturn.local import model
+from taciturn.reports.privacy import Audit, PrivacyReport
+from taciturn.reports.verdict import BROKEN, verdict
 
 
 def run(*arguments: str) -> Result:
@@ -65,14 +65,14 @@ def test_fields_come_from_a_file_and_flags_win(folder: Path, tmp_path: Path) -> 
 
 
 def test_a_broken_guarantee_has_an_exit_code(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    honest = local.auditing.audit
+    honest = model.auditing.audit
 
     def more(subject: object, report: PrivacyReport, *rest: object) -> Audit:
         found = honest(subject, report, *rest)  # type: ignore[arg-type]
         found = found.model_copy(update={"epsilon_lower_bound": 9.0})
         return found.model_copy(update={"verdict": verdict(found, report)})
 
-    monkeypatch.setattr(local.auditing, "audit", more)
+    monkeypatch.setattr(model.auditing, "audit", more)
     done = run("audit", str(folder))
     assert done.exit_code == REFUTED
     assert BROKEN in done.output

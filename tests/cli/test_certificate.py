@@ -10,7 +10,7 @@ import pytest
 
 from taciturn.accounting.compose import epsilon
 from taciturn.accounting.events import dpsgd_event, event_to_dict
-from taciturn.report import PrivacyReport, PrivateStep
+from taciturn.reports.privacy import PrivacyReport, PrivateStep
 
 EVENT = dpsgd_event(sampling_probability=0.05, noise_multiplier=1.1, steps=20)
 Taciturn = Callable[..., tuple[int, str, str]]

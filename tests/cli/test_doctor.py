@@ -12,7 +12,7 @@ from taciturn.cli.doctor import run_doctor
 from taciturn.engine.auditing import engine_audit
 from taciturn.engine.auditing.gradient_canaries import Engine
 from taciturn.engine.training import memory
-from taciturn.report import PrivacyReport
+from taciturn.reports.privacy import PrivacyReport
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 

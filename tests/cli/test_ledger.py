@@ -14,9 +14,9 @@ from desk import KEY, Desk, steps
 from taciturn.accounting.compose import epsilon
 from taciturn.cli.ledger import app
 from taciturn.errors import DatabaseError, MissingDependencyError, SigningKeyError, SpecError
-from taciturn.server import schema
 from taciturn.server.database import open_database
 from taciturn.server.ledger_file import LedgerFile
+from taciturn.server.schema import versions
 
 RUNNER = CliRunner(env={"COLUMNS": "160"})
 
@@ -26,7 +26,7 @@ def url(tmp_path: Path) -> str:
     """A ledger with a budget, a grant, and a job that has run for 40 steps."""
     made = f"sqlite:///{tmp_path / 'ledger.db'}"
     engine = open_database(made)
-    schema.upgrade(engine)
+    versions.upgrade(engine)
     desk = Desk(engine)
     desk.open()
     desk.grant("user:ada")

@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 import pytest
 
-from taciturn.server.launchers.port import Launcher, Order, WorkerState
+from taciturn.server.launchers.base import Launcher, Order, WorkerState
 
 WAIT_S = 10.0
 

@@ -25,28 +25,23 @@ _CLIENT = (
     *("admin", "audit", "choices", "dataset", "evaluate", "gateway", "jobs", "ledger"),
     *("main", "model", "options", "people", "remote", "sample", "session", "terms"),
 )
+_SQL = (
+    *("data.sql", "data.filesystem", "data.places", "data.side", "data.suffixes", "data.unit"),
+    *("data.arrow_types", "data.rows", "data.schema_fields"),
+)
 _HERE = ("attacks", "demo", "doctor", "fit", "plan", "progress")
 ROOMS: dict[str, tuple[str, ...]] = {
     "verify": ("certificate", "accounting", "planning", "cli.certificate"),
     "core": (
-        *("__init__", "__main__", "llm", "sdk", "wire", "badge"),
-        *(
-            "card",
-            "embedded",
-            "errors",
-            "figures",
-            "frame",
-            "report",
-            "spec",
-            "verdict",
-        ),
+        *("__init__", "__main__", "llm", "sdk", "wire", "notebook", "embedded", "errors", "spec"),
+        *(f"reports.{name}" for name in ("card", "figures", "privacy", "verdict")),
         *(f"cli.{name}" for name in _CLIENT),
     ),
-    "server": ("server", "preparation", "filesystem", "cli.serve"),
-    "kubernetes": ("server.launchers.kubernetes", "cli.doctor_kubernetes", "filesystem"),
+    "server": ("server", *_SQL, "cli.serve"),
+    "kubernetes": ("server.launchers.kubernetes", "cli.doctor_kubernetes", "data.filesystem"),
     "engine": (
-        *("engine", "local", "worker", "runner", "attacks", "audit", "assessment", "demo"),
-        *("page", "preparation", "filesystem", *(f"cli.{name}" for name in _HERE)),
+        *("data", "engine", "local", "worker", "demo", "reports"),
+        *(f"cli.{name}" for name in _HERE),
     ),
 }
 """Extra -> what its commands start. All that these import has to be there, at once or later, unless
@@ -333,9 +328,9 @@ def test_the_gateway_as_it_is_installed(
     extras: str, wheel: Path, root: Path, tmp_path: Path
 ) -> None:
     here = fresh(wheel, extras, root, tmp_path / "venv")
-    here.run("python", "-c", "import taciturn.server.launchers.local, taciturn.preparation.trial")
+    here.run("python", "-c", "import taciturn.server.launchers.local, taciturn.data.sql.sandbox")
     if "kubernetes" in extras:
-        here.run("python", "-c", "import taciturn.server.launchers.kubernetes.opening")
+        here.run("python", "-c", "import taciturn.server.launchers.kubernetes.factory")
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
     process = subprocess.Popen(
@@ -372,4 +367,4 @@ def test_the_engine_as_it_is_installed(wheel: Path, root: Path, tmp_path: Path) 
     asked = ("sample", "taciturn/tiny-medical", "--prompt", "The patient", "--max-new-tokens", "4")
     here.run("taciturn", *asked)
     here.run("taciturn", "doctor")
-    here.run("python", "-c", "import taciturn.runner.__main__, taciturn.demo.page")
+    here.run("python", "-c", "import taciturn.worker.__main__, taciturn.demo.page")

@@ -65,11 +65,11 @@ VIOLATIONS = {
         "import taciturn.spec",
         "kernel-small",
     ),
-    "typer in the engine": ("engine/data/source.py", "import typer", "engine-library"),
+    "typer in the engine": ("data/source.py", "import typer", "engine-library"),
     "rich in the engine": ("engine/training/loop.py", "import rich", "engine-library"),
     "torch in the spec": ("spec.py", "import torch", "torch-free"),
     "torch in the report, inside a function": (
-        "report.py",
+        "reports/privacy.py",
         "def _lazy() -> None:\n    import torch",
         "torch-free",
     ),
@@ -90,16 +90,16 @@ VIOLATIONS = {
         "rooms",
     ),
     "torch in a page, inside a function": (
-        "page/report.py",
+        "reports/html/report.py",
         "def _lazy() -> None:\n    import torch",
         "torch-free",
     ),
     "a page imports the certificate": (
-        "page/report.py",
+        "reports/html/report.py",
         "import taciturn.certificate.sign",
         "rooms",
     ),
-    "a page imports the demo": ("page/bars.py", "import taciturn.demo.result", "rooms"),
+    "a page imports the demo": ("reports/html/bars.py", "import taciturn.demo.result", "rooms"),
     "the certificate imports the engine": (
         "certificate/files.py",
         "import taciturn.engine.model.files",
@@ -121,25 +121,26 @@ VIOLATIONS = {
         "kernel",
     ),
     "data imports training": (
-        "engine/data/source.py",
+        "data/source.py",
         "import taciturn.engine.training.loop",
-        "engine",
+        "rooms",
     ),
-    "data imports model": ("engine/data/source.py", "import taciturn.engine.model.load", "engine"),
+    "data imports model": ("data/source.py", "import taciturn.engine.model.load", "rooms"),
+    "rows import tokens": ("data/rows.py", "import taciturn.data.tokens.store", "data"),
     "the server imports the engine": (
         "server/ledger/rules.py",
         "import taciturn.engine.training.loop",
         "rooms",
     ),
     "a worker imports the server": (
-        "runner/job.py",
+        "worker/job.py",
         "import taciturn.server.database",
-        "runner-alone",
+        "worker-alone",
     ),
     "the door imports a kind of job": (
-        "runner/door.py",
-        "import taciturn.runner.probe",
-        "runner-rooms",
+        "worker/egress.py",
+        "import taciturn.worker.jobs.probe",
+        "worker-rooms",
     ),
     "the engine imports the server": (
         "engine/training/loop.py",
@@ -193,9 +194,9 @@ VIOLATIONS = {
         "import taciturn.engine.auditing.roc",
         "engine",
     ),
-    "assessment imports attacks": ("assessment.py", "import taciturn.attacks", "rooms"),
+    "fits import models": ("local/fit.py", "import taciturn.local.model", "local"),
     "engine imports llm": ("engine/training/loop.py", "import taciturn.llm", "rooms"),
-    "worker imports cli": ("worker.py", "import taciturn.cli.main", "rooms"),
+    "a fit imports the command line": ("local/fit.py", "import taciturn.cli.main", "rooms"),
     "errors import spec": ("errors.py", "import taciturn.spec", "rooms"),
     "a room nobody listed": ("cupboard.py", "", "rooms"),
     "an unlisted room of the engine": ("engine/cupboard.py", "", "engine"),
@@ -247,8 +248,8 @@ sys.exit(f"loaded: {{{{loaded}}}}" if loaded else 0)
     [
         "import taciturn",
         "import taciturn; taciturn.PrivacyReport; taciturn.SpecError; dir(taciturn)",
-        "import taciturn.spec, taciturn.report, taciturn.accounting, taciturn.page.report",
-        "import taciturn.server.schema, taciturn.server.ledger",
+        "import taciturn.spec, taciturn.accounting, taciturn.reports.html.report",
+        "import taciturn.server.schema.versions, taciturn.server.ledger",
         "import taciturn.cli.main",
         TYPED.format(["--help"]),
         TYPED.format(["fit", "--model", "m", "--data", "d", "--target-epsilon", "0"]),
@@ -274,7 +275,7 @@ def test_loads_no_torch(action: str, root: Path) -> None:
 def test_a_gateway_has_neither_database_engine_nor_models_in_its_process(root: Path) -> None:
     """A practitioner's SQL is run elsewhere, and so is everything that reads rows."""
     script = (
-        "import sys, taciturn.server.serving\n"
+        "import sys, taciturn.server.serve\n"
         "sys.exit(str({'duckdb', 'torch', 'transformers', 'peft'} & set(sys.modules) or ''))"
     )
     result = subprocess.run(

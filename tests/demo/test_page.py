@@ -21,7 +21,7 @@ from taciturn.demo.page import (
     render_page,
 )
 from taciturn.errors import SpecError
-from taciturn.report import PrivacyReport
+from taciturn.reports.privacy import PrivacyReport
 
 PROMPT = "François Dupont suffers"
 ORDINARY = ("The patient was seen for", "Labs:", "On examination", "Phone call with", "Pt")

@@ -19,8 +19,8 @@ from taciturn.embedded import TINY_MEDICAL
 from taciturn.embedded.notes import SECRET_PROMPT, NoteLimits
 from taciturn.errors import SpecError
 from taciturn.llm import LLM
+from taciturn.local.fit import Observer
 from taciturn.spec import DemoSpec, parse
-from taciturn.worker import Observer
 
 MODEL = "TACITURN_DEMO_MODEL"
 """Environment variable: a hub id, folder or GGUF file for the slow test; for example SmolLM2's."""

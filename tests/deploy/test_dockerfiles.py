@@ -143,7 +143,7 @@ def test_install_steps_of_the_worker(tmp_path: Path) -> None:
     assert "torch==" in _packages(binary)
     assert "fastapi" not in _packages(binary)
     bare = {"PATH": os.environ["PATH"], "HOME": str(tmp_path)}
-    command = [binary / "python", "-m", "taciturn.runner"]
+    command = [binary / "python", "-m", "taciturn.worker"]
     untold = subprocess.run(command, env=bare, cwd=tmp_path, capture_output=True, check=False)
     assert untold.returncode == WorkerExit.BAD_CONFIGURATION
     subprocess.run([binary / "python", "-c", FIT], env=bare, cwd=tmp_path, check=True)

@@ -14,9 +14,9 @@ import yaml
 
 from chart import PRESETS, REQUIRED, of_kind, rendered, run
 from taciturn.cli.doctor_kubernetes import run_doctor_kubernetes
-from taciturn.server.launchers.kubernetes import examination
-from taciturn.server.launchers.kubernetes.cluster import Cluster
-from taciturn.server.launchers.kubernetes.examination import Finding, examine
+from taciturn.server.launchers.kubernetes import preflight
+from taciturn.server.launchers.kubernetes.client import Cluster
+from taciturn.server.launchers.kubernetes.preflight import Finding, examine
 from taciturn.server.launchers.kubernetes.settings import KubernetesSettings, Pool
 
 NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
@@ -161,7 +161,7 @@ def test_a_sound_fresh_install_has_no_problem(
     monkeypatch.setenv("TACITURN_KUBERNETES_CONFIG", str(path))
     account = KubernetesSettings.model_validate_json(written).service_account
     answers = Answers(there=[node({}, 0)], named={account}, date=datetime.now(UTC))
-    monkeypatch.setattr(examination, "ClusterQuestions", lambda cluster: answers)
+    monkeypatch.setattr(preflight, "ClusterQuestions", lambda cluster: answers)
     monkeypatch.setattr(Cluster, "connect", lambda *_: None)
     assert run_doctor_kubernetes() is True
     said = capsys.readouterr().out

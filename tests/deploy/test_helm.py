@@ -23,9 +23,9 @@ from chart import (
     rendered,
     run,
 )
-from taciturn.server.launchers.kubernetes import examination
+from taciturn.server.launchers.kubernetes import preflight
 from taciturn.server.launchers.kubernetes.settings import KubernetesSettings, Pool, amount
-from taciturn.server.serving import GRACE_S
+from taciturn.server.serve import GRACE_S
 
 
 @pytest.mark.parametrize("settings", [REQUIRED, REQUIRED | EVERYTHING | CUSTOM])
@@ -167,7 +167,7 @@ def test_rights_end_at_the_namespace() -> None:
         for group in rule["apiGroups"]
         for resource in rule["resources"]
     }
-    needed = {(group, resource): set(each) for group, resource, each in examination._NEEDED}
+    needed = {(group, resource): set(each) for group, resource, each in preflight._NEEDED}
     looked_at = {("", kind): {"get"} for kind in ("serviceaccounts", "persistentvolumeclaims")}
     # All that jobs and the doctor need, and nothing else: whoever may patch a Secret can read it.
     owners = {("batch", "jobs"), ("networking.k8s.io", "networkpolicies")}
@@ -307,7 +307,7 @@ def test_clients_addresses_come_from_the_ingress() -> None:
 
 
 def test_chart_doctor_and_documentation_name_one_oldest_version() -> None:
-    oldest = ".".join(map(str, examination.OLDEST))
+    oldest = ".".join(map(str, preflight.OLDEST))
     chart = yaml.safe_load((CHART / "Chart.yaml").read_text(encoding="utf-8"))
     assert chart["kubeVersion"] == f">={oldest}.0-0"
     assert VERSIONS[0] == oldest

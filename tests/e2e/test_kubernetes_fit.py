@@ -12,24 +12,24 @@ from typing import Any
 import pytest
 from kubernetes import client
 
+from fake_kubernetes.cluster import StandIn
 from kubeworld import SMALL, World, with_namespace
-from standin.cluster import StandIn
-from taciturn.report import PrivacyReport
+from taciturn.reports.privacy import PrivacyReport
+from taciturn.server.launchers.base import Order, WorkerState
 from taciturn.server.launchers.kubernetes.launcher import KubernetesLauncher, Need
 from taciturn.server.launchers.kubernetes.sizing import Machine
-from taciturn.server.launchers.port import Order, WorkerState
 from taciturn.wire.events import Stage, StageEvent
 from taciturn.wire.jobs import DataRef
 
-pytest.importorskip("taciturn.runner.job")
+pytest.importorskip("taciturn.worker.job")
 
-from runner.bridge import handler
-from runner.fake_gateway import TOKEN, FakeGateway
-from runner.jobs import facts, fit_job, notes, request, source, write
+from worker.bridge import handler
+from worker.fake_gateway import TOKEN, FakeGateway
+from worker.jobs import facts, fit_job, notes, request, source, write
 
 STEPS = 30
 WORKER: dict[str, Any] = {
-    "command": ("python", "-m", "taciturn.runner"), "pools": (SMALL,), "deadline_s": 86_400,
+    "command": ("python", "-m", "taciturn.worker"), "pools": (SMALL,), "deadline_s": 86_400,
 }  # fmt: skip
 
 

@@ -17,12 +17,12 @@ import pytest
 from kubernetes import client
 
 import taciturn
+from fake_kubernetes.cluster import StandIn
 from kubeworld import SMALL, World, with_namespace
-from standin.cluster import StandIn
 from taciturn.demo import gateway as demo
 from taciturn.demo.gateway import DemoGateway
 from taciturn.sdk.job import Job
-from taciturn.server.launchers.kubernetes.cluster import Kind
+from taciturn.server.launchers.kubernetes.client import Kind
 from taciturn.server.launchers.kubernetes.names import Labels
 from taciturn.server.launchers.kubernetes.settings import KubernetesSettings
 from taciturn.wire.events import NodeEvent

@@ -22,16 +22,14 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from ranks import in_processes, results
-from taciturn import worker
 from taciturn.certificate.clock import now
 from taciturn.certificate.commitment import opened
 from taciturn.certificate.keygen import write_key
 from taciturn.certificate.keys import read_trust
 from taciturn.certificate.verify import Folders, verify_file
 from taciturn.cli.main import main
-from taciturn.engine.data.batch import BatchLimits
-from taciturn.engine.data.planted import Planted
-from taciturn.engine.data.tokenize import TokenizedDataset, prepare
+from taciturn.data.tokens.planted import Planted
+from taciturn.data.tokens.tokenize import TokenizedDataset, prepare
 from taciturn.engine.model import sharding
 from taciturn.engine.model.load import load_base
 from taciturn.engine.privacy.forms import Form
@@ -40,15 +38,17 @@ from taciturn.engine.privacy.ranks import Ranks
 from taciturn.engine.privacy.rng import SecureStream
 from taciturn.engine.privacy.types import PrivateGradient
 from taciturn.engine.training import step as step_module
+from taciturn.engine.training.batch import BatchLimits
 from taciturn.engine.training.processes import all_processes
 from taciturn.engine.training.state import TrainingState
 from taciturn.engine.training.step import Streams, private_step
 from taciturn.engine.training.trainable import trainable
 from taciturn.errors import ModelError, SpecError, TaciturnError
 from taciturn.llm import LLM
+from taciturn.local.fit import Observer, public_facts
 from taciturn.planning.optimizer import OptimizerConfig
 from taciturn.planning.plan import adapter_plan
-from taciturn.report import REPORT
+from taciturn.reports.privacy import REPORT
 from taciturn.spec import FitSpec
 
 CPU = torch.device("cpu")
@@ -101,7 +101,7 @@ def released(
         own_kind = kind if size > 1 else {**kind, "sharding": "none"}
         spec = FitSpec(**PRIVATE, **own_kind)
         base = load_base(model, spec)
-        choice = adapter_plan(spec, worker.public_facts(base, 1))
+        choice = adapter_plan(spec, public_facts(base, 1))
         _, loss = trainable(base, spec, choice, ranks)
         parameters = {n: p for n, p in loss.named_parameters() if p.requires_grad}
         state = Noting(parameters, OptimizerConfig(0.1, 9), private=True)
@@ -261,7 +261,7 @@ def interrupted_fit(model: str, output: str, settings: dict[str, Any]) -> int:
             os.kill(os.getpid(), signal.SIGINT)
 
     try:
-        observer = worker.Observer(on_progress=stop_at_two)
+        observer = Observer(on_progress=stop_at_two)
         LLM(model).fit(ROWS, output=output, observer=observer, **settings)
     except KeyboardInterrupt as stopped:
         return int(getattr(stopped, "step", -1))

@@ -16,7 +16,7 @@ import forks
 from taciturn.engine.model import subspace
 from taciturn.engine.training.checkpoint import Journal
 from taciturn.llm import LLM
-from taciturn.report import PrivacyReport
+from taciturn.reports.privacy import PrivacyReport
 
 STEPS = 8
 SETTINGS: dict[str, Any] = {

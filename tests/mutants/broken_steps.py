@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from torch import nn
 
 from mutants.variants import State, Step
-from taciturn.engine.data.batch import BatchLimits, microbatches
 from taciturn.engine.privacy import noise
 from taciturn.engine.privacy.mechanism import DpSgdMechanism
 from taciturn.engine.privacy.per_example import sum_parts
@@ -22,6 +21,7 @@ from taciturn.engine.privacy.types import (
     PrivateGradient,
     UnitBatch,
 )
+from taciturn.engine.training.batch import BatchLimits, microbatches
 from taciturn.engine.training.step import Streams
 
 

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mutants.variants import MAX_TOKENS, Dataset, State, TinyLm, Variant, names_of
-from taciturn.engine.data.batch import BatchLimits
 from taciturn.engine.privacy.mechanism import DpSgdMechanism
 from taciturn.engine.privacy.rng import SecureStream
+from taciturn.engine.training.batch import BatchLimits
 from taciturn.engine.training.step import Streams
 
 CLIP = 0.25

@@ -18,15 +18,17 @@ from sqlalchemy import false, true, update
 
 from gateways.world import NAMESPACE, fit
 from reception import PASSWORD, Reception, bearer
-from taciturn.server import approvals, policies, schema
 from taciturn.server.audit_log import AuditLog
+from taciturn.server.catalog import policies
 from taciturn.server.database import open_database
+from taciturn.server.http.middleware import _Exchange
 from taciturn.server.identity import directory, links, logins, secret, users
 from taciturn.server.identity.anonymous import Anonymous
 from taciturn.server.identity.oidc import Oidc
 from taciturn.server.identity.remembered import Remembered
 from taciturn.server.identity.sessions import Sessions
-from taciturn.server.observing import _Exchange
+from taciturn.server.jobs import approvals
+from taciturn.server.schema import versions
 from taciturn.wire.identity import Role
 from ward import make_ward
 
@@ -36,7 +38,7 @@ Patch = pytest.MonkeyPatch
 @pytest.fixture
 def desk(tmp_path: Path) -> Iterator[Reception]:
     engine = open_database(f"sqlite:///{tmp_path / 'gateway.db'}")
-    schema.upgrade(engine)
+    versions.upgrade(engine)
     yield Reception(engine, tmp_path)
     engine.dispose()
 
@@ -323,7 +325,7 @@ def test_the_real_gateway_passes_and_the_mutant_does_not(
     mutate, check = MUTANTS[name]
     check(desk)
     engine = open_database(f"sqlite:///{tmp_path / 'mutant.db'}")
-    schema.upgrade(engine)
+    versions.upgrade(engine)
     mutant = Reception(engine, tmp_path)
     mutate(mutant, monkeypatch)
     with pytest.raises((AssertionError, pytest.fail.Exception)):

@@ -10,16 +10,16 @@ from typing import Any
 import pytest
 from kubernetes.client import V1DeleteOptions
 
+from fake_kubernetes.cluster import StandIn
 from kubeworld import SPEED, World, new_order, with_namespace
-from standin.cluster import StandIn
-from taciturn.server.launchers.kubernetes import cluster as calls
+from taciturn.server.launchers.base import LaterError, Order, WorkerState
+from taciturn.server.launchers.kubernetes import client as calls
 from taciturn.server.launchers.kubernetes import launcher as launching
 from taciturn.server.launchers.kubernetes import manifests
-from taciturn.server.launchers.kubernetes.cluster import Cluster, ClusterError, Kind
+from taciturn.server.launchers.kubernetes.client import Cluster, ClusterError, Kind
 from taciturn.server.launchers.kubernetes.launcher import KubernetesLauncher
 from taciturn.server.launchers.kubernetes.machines import Machines, Use
 from taciturn.server.launchers.kubernetes.names import Worker
-from taciturn.server.launchers.port import LaterError, Order, WorkerState
 
 Patch = pytest.MonkeyPatch
 ENDLESS = "import time; time.sleep(600)"

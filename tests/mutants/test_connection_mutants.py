@@ -11,7 +11,7 @@ import pytest
 from fastapi import FastAPI
 from uvicorn.server import ServerState
 
-from taciturn.server import serving
+from taciturn.server import serve
 from taciturn.server.settings import Settings
 
 Patch = pytest.MonkeyPatch
@@ -56,12 +56,12 @@ class Lines:
     """Connections to one process."""
 
     def __init__(self) -> None:
-        self.config = serving.GatewayConfig(SETTINGS, FastAPI())
+        self.config = serve.GatewayConfig(SETTINGS, FastAPI())
         self.config.load()
 
-    def connect(self) -> tuple[serving.LimitedConnection, Line]:
+    def connect(self) -> tuple[serve.LimitedConnection, Line]:
         line = Line()
-        made = serving.LimitedConnection(self.config, ServerState(), {})
+        made = serve.LimitedConnection(self.config, ServerState(), {})
         made.connection_made(line)
         return made, line
 
@@ -114,32 +114,32 @@ def _nothing(*_: object) -> None:
 
 
 def header_limit_gone(patch: Patch) -> None:
-    sound = serving._Reader.__init__
+    sound = serve._Reader.__init__
 
-    def unlimited(self: serving._Reader, settings: Settings, limit_bytes: int) -> None:
+    def unlimited(self: serve._Reader, settings: Settings, limit_bytes: int) -> None:
         sound(self, settings, 2**40)
 
-    patch.setattr(serving._Reader, "__init__", unlimited)
+    patch.setattr(serve._Reader, "__init__", unlimited)
 
 
 def fields_not_counted(patch: Patch) -> None:
-    patch.setattr(serving._Reader, "_beyond", _nothing)
+    patch.setattr(serve._Reader, "_beyond", _nothing)
 
 
 def head_without_an_end(patch: Patch) -> None:
-    patch.setattr(serving.LimitedConnection, "_late_head", _nothing)
+    patch.setattr(serve.LimitedConnection, "_late_head", _nothing)
 
 
 def answers_kept_for_ever(patch: Patch) -> None:
-    patch.setattr(serving.LimitedConnection, "_expect_reading", _nothing)
+    patch.setattr(serve.LimitedConnection, "_expect_reading", _nothing)
 
 
 def connection_watched_by_nobody(patch: Patch) -> None:
-    patch.setattr(serving.LimitedConnection, "_attend", _nothing)
+    patch.setattr(serve.LimitedConnection, "_attend", _nothing)
 
 
 def callers_not_counted(patch: Patch) -> None:
-    patch.setattr(serving.Callers, "enter", _nothing)
+    patch.setattr(serve.Callers, "enter", _nothing)
 
 
 Check = Callable[[Lines], Awaitable[None]]

@@ -13,12 +13,14 @@ from sqlalchemy import select
 
 from gateways.world import fit
 from hospital import COLUMNS, Hospital
-from taciturn.server import approvals, columns, datasets, registrations, schema, tables
-from taciturn.server.approvals import Approvals
+from taciturn.server.catalog import columns, datasets, registration
+from taciturn.server.catalog.datasets import Dataset
+from taciturn.server.catalog.sql_sandbox import Trials
 from taciturn.server.database import open_database
-from taciturn.server.datasets import Dataset
-from taciturn.server.jobs.jobs import Jobs
-from taciturn.server.trials import Trials
+from taciturn.server.jobs import approvals
+from taciturn.server.jobs.approvals import Approvals
+from taciturn.server.jobs.submission import Jobs
+from taciturn.server.schema import tables, versions
 from taciturn.wire.datasets import ColumnView
 from ward import Ward, make_ward
 
@@ -30,7 +32,7 @@ NESTED = (COLUMNS[0], ColumnView(name="context", type="struct<François Dupont: 
 @contextmanager
 def opened(folder: Path, name: str) -> Iterator[Any]:
     engine = open_database(f"sqlite:///{folder / name}.db")
-    schema.upgrade(engine)
+    versions.upgrade(engine)
     yield engine
     engine.dispose()
 
@@ -77,7 +79,7 @@ def any_type(patch: Patch) -> None:
 
 
 def anything_stated(patch: Patch) -> None:
-    patch.setattr(registrations, "agree", lambda *_: True)
+    patch.setattr(registration, "agree", lambda *_: True)
 
 
 COLUMN_MUTANTS: dict[str, tuple[Callable[[Patch], None], Callable[[Hospital], None]]] = {

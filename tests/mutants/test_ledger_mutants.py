@@ -17,11 +17,11 @@ from sqlalchemy import Engine
 from desk import KEY, PLAN, Desk, steps
 from taciturn.accounting.filter import RenyiFilter, event_cost
 from taciturn.errors import BudgetExceededError, FencedError, LedgerError
-from taciturn.server import schema
 from taciturn.server.database import open_database
 from taciturn.server.ledger import Lease, Ledger, Receipt, journal, rules, verify
 from taciturn.server.ledger.book import Book, Job, Purse
 from taciturn.server.ledger.entry import Closed
+from taciturn.server.schema import versions
 
 SHARE = RenyiFilter(8.0, 1e-6).share
 
@@ -29,7 +29,7 @@ SHARE = RenyiFilter(8.0, 1e-6).share
 @pytest.fixture
 def engine(tmp_path: Path) -> Iterator[Engine]:
     opened = open_database(f"sqlite:///{tmp_path / 'ledger.db'}")
-    schema.upgrade(opened)
+    versions.upgrade(opened)
     yield opened
     opened.dispose()
 

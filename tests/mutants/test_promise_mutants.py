@@ -15,14 +15,13 @@ import pandas as pd
 import pytest
 import torch
 
-from taciturn import worker
 from taciturn.certificate import sign as signing
 from taciturn.certificate.sign import statement_for
-from taciturn.engine.data import origin
-from taciturn.engine.data.declared import DeclaredRows
-from taciturn.engine.data.origin import Origin
-from taciturn.engine.data.store import TokenizedDataset, TokenWriter
-from taciturn.engine.data.tokenize import check_prepared, prepare
+from taciturn.data.declared import DeclaredRows
+from taciturn.data.tokens import origin
+from taciturn.data.tokens.origin import Origin
+from taciturn.data.tokens.store import TokenizedDataset, TokenWriter
+from taciturn.data.tokens.tokenize import check_prepared, prepare
 from taciturn.engine.evaluation import release as releasing
 from taciturn.engine.evaluation.likelihood import UnitScores
 from taciturn.engine.evaluation.release import release
@@ -30,17 +29,18 @@ from taciturn.engine.model.load import load_base
 from taciturn.engine.privacy.rng import SecureStream
 from taciturn.engine.privacy.statistic import GaussianStatistic
 from taciturn.engine.privacy.types import PrivateStatistics
-from taciturn.engine.training.begun import Begun
 from taciturn.engine.training.loop import Blocks, Run
 from taciturn.engine.training.public import PublicStage
+from taciturn.engine.training.run_record import Begun
 from taciturn.errors import CheckpointError
 from taciturn.llm import LLM
+from taciturn.local import fit
+from taciturn.local.fit import Arranged, Observer, public_facts
 from taciturn.planning.plan import make_plan
-from taciturn.report import PrivacyReport
+from taciturn.reports.privacy import PrivacyReport
 from taciturn.server.ledger import namespaces
 from taciturn.server.ledger_file import LedgerFile
 from taciturn.spec import DataSpec, FitSpec
-from taciturn.worker import Arranged, Observer, public_facts
 
 Patch = pytest.MonkeyPatch
 SETTINGS: dict[str, Any] = {
@@ -140,7 +140,7 @@ def spent_before(model: Path, folder: Path, patch: Patch) -> None:
 def named_by_the_data(model: Path, folder: Path, patch: Patch) -> None:
     """Even if nobody had compared: the report is of what was prepared, certificate and card too."""
     begun(model, folder / "out")
-    patch.setattr(worker, "check_prepared", lambda *_: None)
+    patch.setattr(fit, "check_prepared", lambda *_: None)
     report = resumed(model, folder / "out", privacy_unit="id")
     assert {report.privacy_unit, *(step.privacy_unit for step in report.private_steps)} == {
         "one record"
@@ -156,7 +156,7 @@ def declared_number(model: Path, folder: Path, patch: Patch) -> None:
         make_plan(spec, public_facts(base, DECLARED)), Blocks(10, lambda first, steps: None)
     )
     data = DeclaredRows(rows().iloc[: 2 * THERE], DECLARED)
-    report = worker.fit(base, data, spec, folder / "out", arranged=arranged).report
+    report = fit.fit(base, data, spec, folder / "out", arranged=arranged).report
     assert {report.n_units, *(step.n_units for step in report.private_steps)} == {DECLARED}
 
 
@@ -209,7 +209,7 @@ TIMED: dict[str, Any] = {**SETTINGS, "steps": None, "max_minutes": 0.01}
 
 def _happened(patch: Patch, *seconds: float) -> list[str]:
     """What measures speed, each time as slow as said, and what reads rows, in their order."""
-    found, left, prepare = list[str](), list(seconds), worker.prepare
+    found, left, prepare = list[str](), list(seconds), fit.prepare
 
     def measured(*_: object) -> float:
         found.append("measured")
@@ -219,8 +219,8 @@ def _happened(patch: Patch, *seconds: float) -> list[str]:
         found.append("read")
         return prepare(*given)
 
-    patch.setattr(worker, "measured_seconds_per_unit", measured)
-    patch.setattr(worker, "prepare", read)
+    patch.setattr(fit, "measured_seconds_per_unit", measured)
+    patch.setattr(fit, "prepare", read)
     return found
 
 
@@ -279,7 +279,7 @@ def another_public_text(model: Path, folder: Path, patch: Patch) -> None:
 def unread_before_it_is_paid(model: Path, folder: Path, patch: Patch) -> None:
     """Between preparation and charge no private record is looked at: what steers is public."""
     read: list[tuple[str, bool]] = []
-    real_records, real_pay, paid = TokenizedDataset.records, worker._pay, [False]
+    real_records, real_pay, paid = TokenizedDataset.records, fit._pay, [False]
 
     def records(self: TokenizedDataset, unit: int) -> Any:
         read.append((self.fingerprint, paid[0]))
@@ -290,7 +290,7 @@ def unread_before_it_is_paid(model: Path, folder: Path, patch: Patch) -> None:
         return real_pay(*given)
 
     patch.setattr(TokenizedDataset, "records", records)
-    patch.setattr(worker, "_pay", pay)
+    patch.setattr(fit, "_pay", pay)
     LLM(str(model)).fit(rows(), output=folder / "out", public_data=PUBLIC, **SETTINGS)
     private = TokenizedDataset.open(folder / "out" / "private" / "data").fingerprint
     assert {was_paid for name, was_paid in read if name == private} == {True}
@@ -302,12 +302,12 @@ def stop(_: object) -> None:
 
 
 def public_text_unsaid(patch: Patch) -> None:
-    patch.setattr(worker, "_all_public", lambda earlier, public: ())
+    patch.setattr(fit, "_all_public", lambda earlier, public: ())
 
 
 def public_text_of_the_last_fit(patch: Patch) -> None:
     patch.setattr(
-        worker, "_all_public", lambda earlier, public: () if public is None else (public.about,)
+        fit, "_all_public", lambda earlier, public: () if public is None else (public.about,)
     )
 
 
@@ -322,13 +322,13 @@ def any_public_text(patch: Patch) -> None:
 
 def rate_by_private_rows(patch: Patch) -> None:
     """What is tried is judged by the loss of those that are protected."""
-    real = worker._tuned
+    real = fit._tuned
 
     def mutant(job: Any, begun: Begun, plan: Any, stage: Any) -> Any:
         private = TokenizedDataset.open(job.data)
         return real(job, begun, plan, replace(stage, text=replace(stage.text, held_out=private)))
 
-    patch.setattr(worker, "_tuned", mutant)
+    patch.setattr(fit, "_tuned", mutant)
 
 
 def fitted_to_private_rows(patch: Patch) -> None:
@@ -340,9 +340,9 @@ def fitted_to_private_rows(patch: Patch) -> None:
         real(replace(self, text=replace(self.text, fitted=TokenizedDataset.open(folder))), plan)
 
     seen: list[Path] = []
-    open_output = worker._open_output
+    open_output = fit._open_output
     patch.setattr(
-        worker,
+        fit,
         "_open_output",
         lambda output, resume: (seen.append(output), open_output(output, resume))[1],
     )
@@ -350,7 +350,7 @@ def fitted_to_private_rows(patch: Patch) -> None:
 
 
 def no_comparison(patch: Patch) -> None:
-    patch.setattr(worker, "check_prepared", lambda *_: None)
+    patch.setattr(fit, "check_prepared", lambda *_: None)
 
 
 def spec_ignored(patch: Patch) -> None:
@@ -374,22 +374,22 @@ def history_of_the_call(patch: Patch) -> None:
 
 
 def unit_of_the_call(patch: Patch) -> None:
-    real = worker.privacy_report
+    real = fit.privacy_report
 
     def mutant(base: Any, data: Origin, plan: Any, loss: Any) -> PrivacyReport:
         asked = data.spec.model_copy(update={"privacy_unit": "id"})
         return real(base, data.model_copy(update={"spec": asked}), plan, loss)
 
-    patch.setattr(worker, "privacy_report", mutant)
+    patch.setattr(fit, "privacy_report", mutant)
 
 
 def number_of_those_there(patch: Patch) -> None:
-    real = worker.privacy_report
+    real = fit.privacy_report
 
     def mutant(base: Any, data: Any, plan: Any, loss: Any) -> PrivacyReport:
         return real(base, data, plan, loss).model_copy(update={"n_units": THERE})
 
-    patch.setattr(worker, "privacy_report", mutant)
+    patch.setattr(fit, "privacy_report", mutant)
 
 
 def number_without_noise(patch: Patch) -> None:
@@ -406,27 +406,27 @@ def number_without_noise(patch: Patch) -> None:
 
 def charged_afterwards(patch: Patch) -> None:
     """Once the steps are done."""
-    real = worker.train
+    real = fit.train
 
     def mutant(run: Run, **more: Any) -> Any:
         state = real(replace(run, before_steps=lambda: None), **more)
         run.before_steps()
         return state
 
-    patch.setattr(worker, "train", mutant)
+    patch.setattr(fit, "train", mutant)
 
 
 def timed_once_rows_are_there(patch: Patch) -> None:
     waiting: list[Callable[[], Any]] = []
-    real, plan = worker._speed, worker.make_plan
-    patch.setattr(worker, "_speed", lambda *given: waiting.append(lambda: real(*given)))
-    patch.setattr(worker, "make_plan", lambda spec, facts, _: plan(spec, facts, waiting[0]()))
+    real, plan = fit._speed, fit.make_plan
+    patch.setattr(fit, "_speed", lambda *given: waiting.append(lambda: real(*given)))
+    patch.setattr(fit, "make_plan", lambda spec, facts, _: plan(spec, facts, waiting[0]()))
 
 
 def timed_anew(patch: Patch) -> None:
     """When a run is resumed, too."""
-    real = worker._speed
-    patch.setattr(worker, "_speed", lambda job, begun, loss, _: real(job, begun, loss, False))
+    real = fit._speed
+    patch.setattr(fit, "_speed", lambda job, begun, loss, _: real(job, begun, loss, False))
 
 
 Check = Callable[[Path, Path, Patch], None]

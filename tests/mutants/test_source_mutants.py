@@ -11,18 +11,18 @@ from typing import Any
 import pytest
 
 from gateways.world import fit
-from runner.fake_gateway import FakeGateway
-from runner.jobs import assignment, notes, source, write
-from taciturn.preparation import places
-from taciturn.runner import sources
-from taciturn.runner.job import Runner
-from taciturn.runner.task import Task
-from taciturn.server import schema
+from taciturn.data import places
+from taciturn.server.catalog.references import References
 from taciturn.server.database import open_database
-from taciturn.server.references import References
+from taciturn.server.schema import versions
 from taciturn.wire.events import FailureCode
 from taciturn.wire.jobs import RemoteProbe
+from taciturn.worker import sources
+from taciturn.worker.context import Task
+from taciturn.worker.job import Runner
 from ward import Ward, make_ward
+from worker.fake_gateway import FakeGateway
+from worker.jobs import assignment, notes, source, write
 
 Patch = pytest.MonkeyPatch
 
@@ -30,7 +30,7 @@ Patch = pytest.MonkeyPatch
 @pytest.fixture
 def ward(tmp_path: Path) -> Iterator[Ward]:
     engine = open_database(f"sqlite:///{tmp_path / 'gateway.db'}")
-    schema.upgrade(engine)
+    versions.upgrade(engine)
     made = make_ward(engine, tmp_path / "gateway")
     made.world.open_namespace("others", "other")
     yield made

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from runner.safes import JOB, objects, restored, run, vault
-from runner.test_vault import check_exchanges
-from taciturn.runner import sealing
-from taciturn.runner.sealing import Place
-from taciturn.runner.vault import JobVault
+from taciturn.worker import encryption
+from taciturn.worker.checkpoint_store import JobVault
+from taciturn.worker.encryption import Place
+from worker.safes import JOB, objects, restored, run, vault
+from worker.test_checkpoint_store import check_exchanges
 
 Patch = pytest.MonkeyPatch
 Check = Callable[[Path], None]
@@ -66,21 +66,23 @@ def ones_own(folder: Path) -> None:
 
 
 def unbound(patch: Patch) -> None:
-    patch.setattr(sealing, "associated", lambda place: b"")
+    patch.setattr(encryption, "associated", lambda place: b"")
 
 
 def bound_but_for(field: str) -> Callable[[Patch], None]:
-    real = sealing.associated
+    real = encryption.associated
 
     def mutant(patch: Patch) -> None:
         empty = {"job": "", "lease": 0, "step": 0, "name": ""}[field]
-        patch.setattr(sealing, "associated", lambda place: real(replace(place, **{field: empty})))
+        patch.setattr(
+            encryption, "associated", lambda place: real(replace(place, **{field: empty}))
+        )
 
     return mutant
 
 
 def no_last_piece(patch: Patch) -> None:
-    patch.setattr(sealing, "_nonce", lambda number, last: number.to_bytes(12, "big"))
+    patch.setattr(encryption, "_nonce", lambda number, last: number.to_bytes(12, "big"))
 
 
 def one_folder(patch: Patch) -> None:
@@ -116,7 +118,7 @@ IDS = [
 
 @pytest.fixture(autouse=True)
 def small_pieces(monkeypatch: Patch) -> None:
-    monkeypatch.setattr(sealing, "_PIECE_BYTES", PIECE_BYTES)
+    monkeypatch.setattr(encryption, "_PIECE_BYTES", PIECE_BYTES)
 
 
 @pytest.mark.parametrize("check", [in_its_place, whole, last_of_all, ones_own])

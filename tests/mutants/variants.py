@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from taciturn.engine.data.store import TokenizedRecord
+from taciturn.data.tokens.store import TokenizedRecord
 from taciturn.engine.model.loss import weighted_cross_entropy
 from taciturn.engine.privacy import clipping
 from taciturn.engine.privacy.forms import Form

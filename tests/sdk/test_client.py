@@ -20,8 +20,8 @@ from taciturn.errors import (
     ModelError,
     SpecError,
 )
-from taciturn.frame import PolicyFrame, with_policy
 from taciturn.llm import LLM
+from taciturn.notebook.frame import PolicyFrame, with_policy
 from taciturn.sdk.client import Client
 from taciturn.sdk.evaluation import RemoteEvaluation
 from taciturn.sdk.job import Job

@@ -15,10 +15,10 @@ from sqlalchemy import URL, Engine, make_url
 from hospital import Hospital
 from ledgers.cluster import Cluster, NoPostgresError, postgres
 from reception import Reception
-from taciturn.server import schema
+from taciturn.server.catalog.sql_sandbox import Trials
 from taciturn.server.database import open_database
-from taciturn.server.tables import metadata
-from taciturn.server.trials import Trials
+from taciturn.server.schema import versions
+from taciturn.server.schema.tables import metadata
 
 _NUMBERS = itertools.count()
 # Imported when it is first used, which would be in the thread of a test's server. pytest parses its
@@ -125,7 +125,7 @@ def desk(migrated_file: Path, tmp_path: Path) -> Iterator[Reception]:
 
 def _migrate(url: str) -> None:
     engine = open_database(url)
-    schema.upgrade(engine)
+    versions.upgrade(engine)
     engine.dispose()
 
 

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from taciturn.server import serving
+from taciturn.server import serve
 from taciturn.server.allocator import ARENAS, give_back, share_arenas
+from taciturn.server.bootstrap import open_gateway
 from taciturn.server.settings import Settings
-from taciturn.server.starting import open_gateway
 
 GLIBC = platform.system() == "Linux" and platform.libc_ver()[0] == "glibc"
 PROGRAM = """
@@ -147,10 +147,10 @@ def test_a_gateway_shares_them_before_it_has_threads(
     processes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     done: list[str] = []
-    monkeypatch.setattr(serving.logs, "set_up", lambda: None)
-    monkeypatch.setattr(serving, "share_arenas", lambda: done.append("share"))
-    monkeypatch.setattr(serving, "widen_names", lambda: done.append("widen"))
-    monkeypatch.setattr(serving, "supervise", lambda *_: done.append("serve"))
-    monkeypatch.setattr(serving, "_serve", lambda *_: done.append("serve"))
-    serving.serve(open_gateway(Settings(data_dir=tmp_path, processes=processes)))
+    monkeypatch.setattr(serve.logs, "set_up", lambda: None)
+    monkeypatch.setattr(serve, "share_arenas", lambda: done.append("share"))
+    monkeypatch.setattr(serve, "widen_names", lambda: done.append("widen"))
+    monkeypatch.setattr(serve, "supervise", lambda *_: done.append("serve"))
+    monkeypatch.setattr(serve, "_serve", lambda *_: done.append("serve"))
+    serve.serve(open_gateway(Settings(data_dir=tmp_path, processes=processes)))
     assert done == ["share", "widen", "serve"]

@@ -21,12 +21,12 @@ from fastapi.dependencies.models import Dependant
 from sqlalchemy import Engine, Row, select, update
 
 from reception import Reception, bearer
-from taciturn.server.access import Requires, any_worker, public, scraper, worker
 from taciturn.server.app import create_app
 from taciturn.server.database import open_database
-from taciturn.server.documents import Operation, operations, unguarded
+from taciturn.server.http.access import Requires, any_worker, public, scraper, worker
+from taciturn.server.http.openapi import Operation, operations, unguarded
 from taciturn.server.identity.permissions import PERMISSIONS, Action
-from taciturn.server.tables import metadata, users
+from taciturn.server.schema.tables import metadata, users
 from taciturn.wire.identity import Role
 
 ROLES = (*Role, None)

@@ -13,7 +13,7 @@ from hospital import Hospital, refused
 from reception import Reception
 from taciturn.server import retention
 from taciturn.server.audit_log import Record
-from taciturn.server.tables import audit_log, audit_log_exports, incidents
+from taciturn.server.schema.tables import audit_log, audit_log_exports, incidents
 from taciturn.wire.identity import AuditLogExport, Role
 
 DAYS = 7

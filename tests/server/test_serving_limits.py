@@ -20,9 +20,9 @@ import httpx
 import pytest
 
 from reception import bearer
-from taciturn.server.serving import Callers, first_admin
+from taciturn.server.bootstrap import open_gateway
+from taciturn.server.serve import Callers, first_admin
 from taciturn.server.settings import Settings
-from taciturn.server.starting import open_gateway
 
 HEADER, FIELDS, TARGET, BODY, CONNECTIONS = 4096, 20, 1024, 65536, 16
 HEAD_S, IDLE_S = 1.5, 1.5

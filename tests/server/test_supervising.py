@@ -19,13 +19,13 @@ import pytest
 
 from reception import bearer
 from taciturn.errors import SpecError
-from taciturn.server.gateway import Gateway
+from taciturn.server.bootstrap import open_gateway
+from taciturn.server.context import Gateway
 from taciturn.server.identity.directory import Directory
-from taciturn.server.serving import first_admin
+from taciturn.server.schema.tables import audit_log
+from taciturn.server.serve import first_admin
 from taciturn.server.settings import Settings
-from taciturn.server.starting import open_gateway
 from taciturn.server.supervising import supervise
-from taciturn.server.tables import audit_log
 from taciturn.wire.identity import Role
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="/proc, and how sockets are dealt")

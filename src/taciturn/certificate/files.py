@@ -8,7 +8,7 @@ from pathlib import Path
 
 from taciturn.certificate.statement import Digest, File
 from taciturn.errors import CertificateError
-from taciturn.report import AUDIT, REPORT
+from taciturn.reports.privacy import AUDIT, REPORT
 
 # What a loader may read, or run. Cards and reports for people are not among it.
 _SUFFIXES = frozenset(

@@ -33,7 +33,7 @@ from taciturn.certificate.statement import (
     UnprotectedText,
 )
 from taciturn.errors import CertificateError, OutputError
-from taciturn.report import AUDIT, CERTIFICATE, REPORT, Audit, PrivacyReport
+from taciturn.reports.privacy import AUDIT, CERTIFICATE, REPORT, Audit, PrivacyReport
 
 IMAGE_VARIABLE = "TACITURN_IMAGE_DIGEST"
 """Environment variable with the container image's digest, `sha256:...`; set by the launcher."""

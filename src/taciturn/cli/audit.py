@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from taciturn.llm import LLM
-from taciturn.report import Audit
+from taciturn.reports.privacy import Audit
 from taciturn.spec import AuditJobSpec
 
 REFUTED = 3

@@ -9,12 +9,12 @@ from rich.console import Console
 from rich.table import Table
 
 from taciturn.cli.progress import FitScreen
+from taciturn.data.filesystem import appearing_at_once
 from taciturn.demo.page import render_page
 from taciturn.demo.result import DemoResult, ModelOutcome
 from taciturn.demo.story import Narrator, tell
-from taciturn.filesystem import appearing_at_once
+from taciturn.local.fit import Observer
 from taciturn.spec import DemoSpec
-from taciturn.worker import Observer
 
 
 def run_demo(spec: DemoSpec) -> None:

@@ -149,7 +149,7 @@ def _engine(model: Path | None) -> list[Finding]:
 
 def _settings_of(model: Path) -> tuple[float, float, int, float]:
     """Sampling probability, noise multiplier, steps and delta of a model's last fit."""
-    from taciturn.report import REPORT, PrivacyReport
+    from taciturn.reports.privacy import REPORT, PrivacyReport
 
     try:
         report = PrivacyReport.model_validate_json((model / REPORT).read_bytes())
@@ -177,7 +177,7 @@ def _job_checks(file: Path) -> tuple[Check, ...]:
         return [Finding("job's model", f"{job.model} ({architecture(job.model)})", True)]
 
     def data() -> list[Finding]:
-        from taciturn.engine.data.tokenize import check_source
+        from taciturn.data.tokens.tokenize import check_source
 
         check_source(job.data, job)
         return [Finding("job's data", f"{job.data}: columns and SQL fit", True)]

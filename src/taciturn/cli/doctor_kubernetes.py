@@ -24,8 +24,8 @@ def run_doctor_kubernetes(namespace: str | None = None) -> bool:
         MissingDependencyError: the client is not installed.
     """
     try:
-        from taciturn.server.launchers.kubernetes.cluster import Cluster
-        from taciturn.server.launchers.kubernetes.examination import ClusterQuestions, examine
+        from taciturn.server.launchers.kubernetes.client import Cluster
+        from taciturn.server.launchers.kubernetes.preflight import ClusterQuestions, examine
         from taciturn.server.launchers.kubernetes.settings import KubernetesSettings
         from taciturn.server.settings import Settings
     except ImportError as error:
@@ -59,7 +59,7 @@ def run_doctor_kubernetes(namespace: str | None = None) -> bool:
 
 def _tried(url: str) -> str:
     """Write, read and remove a small file; returns the store's name."""
-    from taciturn.filesystem import open_filesystem
+    from taciturn.data.filesystem import open_filesystem
 
     filesystem, path = open_filesystem(url)
     name = f"{path.rstrip('/')}/.taciturn-doctor"

@@ -12,8 +12,8 @@ from taciturn.llm import LLM
 from taciturn.spec import DownstreamJobSpec, EvaluateJobSpec, SynthesizeSpec
 
 if TYPE_CHECKING:
-    from taciturn.assessment import Evaluation
     from taciturn.engine.evaluation.quality import Quality, TextStatistics
+    from taciturn.local.evaluate import Evaluation
 
 
 def run_evaluation_plan(job: EvaluateJobSpec, n_units: int | None) -> None:
@@ -25,8 +25,8 @@ def run_evaluation_plan(job: EvaluateJobSpec, n_units: int | None) -> None:
 
 def run_evaluate(job: EvaluateJobSpec) -> None:
     """Print nats per token, perplexity and token accuracy, and what they cost."""
-    from taciturn.assessment import Evaluation
     from taciturn.engine.evaluation.release import ReleasedScore
+    from taciturn.local.evaluate import Evaluation
 
     model = LLM(job.model, base=job.base, device=job.device)
     spec = job.evaluate_spec()

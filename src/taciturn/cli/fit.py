@@ -10,8 +10,8 @@ from rich.console import Console
 from taciturn.cli.progress import FitScreen
 from taciturn.engine.training.processes import is_first_process
 from taciturn.llm import LLM
+from taciturn.local.fit import PAGE
 from taciturn.spec import JobSpec
-from taciturn.worker import PAGE
 
 _LOUD = (
     "target_epsilon is unlimited: NO PRIVACY. The model may repeat any row it was fitted on; "

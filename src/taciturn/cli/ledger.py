@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 
 from taciturn.cli.gateway import connected, on_terminal, say, show_rows
-from taciturn.filesystem import appearing_at_once
+from taciturn.data.filesystem import appearing_at_once
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
@@ -227,14 +227,14 @@ def _opened(database: str | None) -> Engine:
             "gateway's budgets: taciturn budget"
         )
     try:
-        from taciturn.server import schema
         from taciturn.server.database import open_database
+        from taciturn.server.schema import versions
     except ImportError as error:
         raise MissingDependencyError(
             f"the ledger needs {error.name}; install taciturn[server]"
         ) from None
     engine = open_database(url, create=False)
-    schema.check(engine)
+    versions.check(engine)
     return engine
 
 

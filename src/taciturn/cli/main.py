@@ -235,7 +235,7 @@ def _membership(fields: dict[str, Any]) -> None:
 
 def _demo(fields: dict[str, Any]) -> None:
     spec = parse(DemoSpec, fields)
-    from taciturn.filesystem import check_output_file
+    from taciturn.data.filesystem import check_output_file
 
     check_output_file(Path(spec.output).expanduser(), replace=True)
     from taciturn.cli.demo import run_demo

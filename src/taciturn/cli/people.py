@@ -12,7 +12,7 @@ import typer
 
 from taciturn.cli.choices import moment_of
 from taciturn.cli.gateway import Json, connected, group, say, show, show_rows, show_value
-from taciturn.filesystem import appearing_at_once, check_output_file
+from taciturn.data.filesystem import appearing_at_once, check_output_file
 
 if TYPE_CHECKING:
     from taciturn.wire.identity import PasswordLink

@@ -7,10 +7,10 @@ from rich.table import Table
 
 from taciturn.engine.training.memory import MemoryEstimate
 from taciturn.llm import LLM
-from taciturn.local import Estimate
+from taciturn.local.fit import Cost
+from taciturn.local.model import Estimate
 from taciturn.planning.plan import TrainingPlan, alternatives
 from taciturn.spec import FitSpec, JobSpec
-from taciturn.worker import Cost
 
 
 def run_plan(job: JobSpec, *, n_units: int | None, verbose: bool) -> None:

@@ -13,8 +13,8 @@ from rich.progress import (
 )
 
 from taciturn.engine.training import loop
+from taciturn.local.fit import Observer
 from taciturn.planning.plan import TrainingPlan
-from taciturn.worker import Observer
 
 
 class FitScreen:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from taciturn.filesystem import appearing_at_once, check_output_file
+from taciturn.data.filesystem import appearing_at_once, check_output_file
 from taciturn.llm import LLM
 from taciturn.spec import SampleJobSpec
 

@@ -70,9 +70,9 @@ def _serve(settings: Settings) -> None:
 
 
 def _serve_on(settings: Settings) -> None:
-    from taciturn.server.checking import check_launcher
-    from taciturn.server.serving import first_admin, serve
-    from taciturn.server.starting import OWN_SIGNING_KEY, open_gateway
+    from taciturn.server.bootstrap import OWN_SIGNING_KEY, open_gateway
+    from taciturn.server.preflight import check_launcher
+    from taciturn.server.serve import first_admin, serve
 
     gateway = open_gateway(settings)
     token = first_admin(gateway)
@@ -103,7 +103,7 @@ def _serve_on(settings: Settings) -> None:
 
 
 def _check(settings: Settings) -> None:
-    from taciturn.server.checking import check
+    from taciturn.server.preflight import check
 
     console = Console(highlight=False)
     table = Table("check", "found", "", title="taciturn serve --check", title_justify="left")
@@ -119,8 +119,8 @@ def _check(settings: Settings) -> None:
 
 
 def _recover(settings: Settings) -> None:
-    from taciturn.server.serving import recovered_admin
-    from taciturn.server.starting import open_gateway
+    from taciturn.server.bootstrap import open_gateway
+    from taciturn.server.serve import recovered_admin
 
     token = recovered_admin(open_gateway(settings))
     typer.echo(
@@ -130,8 +130,8 @@ def _recover(settings: Settings) -> None:
 
 
 def _migrate(settings: Settings) -> None:
-    from taciturn.server import schema
-    from taciturn.server.starting import open_engine
+    from taciturn.server.bootstrap import open_engine
+    from taciturn.server.schema import versions
 
-    schema.upgrade(open_engine(settings))
+    versions.upgrade(open_engine(settings))
     typer.echo("the database is at the newest revision")

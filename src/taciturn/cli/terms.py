@@ -111,7 +111,7 @@ def budget(
     as_json: Json = False,
 ) -> None:
     """Show what of a budget and of your grants is spent, held by jobs, and left."""
-    from taciturn.sdk.looks import budget_line
+    from taciturn.notebook.cards import budget_line
 
     with connected() as client:
         if namespace is None:

@@ -22,9 +22,9 @@ import httpx
 import pandas as pd
 
 from taciturn.certificate.keygen import write_key
+from taciturn.data.side import is_test
 from taciturn.embedded.notes import patient_notes
 from taciturn.errors import UnavailableError
-from taciturn.preparation.side import is_test
 from taciturn.sdk.client import Client
 from taciturn.sdk.login import password_token, redeem_link
 

@@ -21,11 +21,11 @@ from taciturn.demo.result import (
     Sample,
     Secret,
 )
-from taciturn.page.bars import Bar, bar_chart
-from taciturn.page.numbers import NBSP, number, optional, percent, probability, scientific
-from taciturn.page.scales import linear_scale, log10_scale
-from taciturn.page.spending import spending_chart
-from taciturn.page.templates import fill
+from taciturn.reports.html.bars import Bar, bar_chart
+from taciturn.reports.html.numbers import NBSP, number, optional, percent, probability, scientific
+from taciturn.reports.html.scales import linear_scale, log10_scale
+from taciturn.reports.html.spending import spending_chart
+from taciturn.reports.html.templates import fill
 
 __all__ = ["DemoResult", "FitSettings", "ModelOutcome", "Sample", "Secret", "render_page"]
 

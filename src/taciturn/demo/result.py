@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from taciturn.demo.judge import ErrorRates, repetition
 from taciturn.engine.auditing.extraction import tells
 from taciturn.errors import SpecError
-from taciturn.report import PrivacyReport
+from taciturn.reports.privacy import PrivacyReport
 
 KEPT_GOAL = 0.6
 """Share of what the ordinary fit learns that the private one should learn, too."""

@@ -27,9 +27,9 @@ from taciturn.embedded.notes import (
 from taciturn.engine.training.loop import EpsilonCurve
 from taciturn.errors import SpecError
 from taciturn.llm import LLM
+from taciturn.local.fit import Observer
 from taciturn.planning.plan import TrainingPlan
 from taciturn.spec import GATEWAY, ONE_RECORD, FitFields
-from taciturn.worker import Observer
 
 PREPARATION = (
     "id, json_extract_string(context, '$.patient_id') AS patient_id, "

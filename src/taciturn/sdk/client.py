@@ -10,8 +10,8 @@ from typing import Any, Literal, Self, Unpack
 
 import httpx
 
-from taciturn.sdk.administration import Administration
-from taciturn.sdk.auditing import Auditing, Row
+from taciturn.sdk.admin import Administration
+from taciturn.sdk.audit_log import Auditing, Row
 from taciturn.sdk.credentials import find_credentials
 from taciturn.sdk.dataset import Quote, RemoteDataset
 from taciturn.sdk.job import Job

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Unpack
 
 from taciturn.errors import ConflictError, SpecError
+from taciturn.notebook.cards import budget_bar, budget_line, card, facts, muted, table
 from taciturn.planning.plan import TimeChoice, TrainingPlan
 from taciturn.sdk.job import Job
-from taciturn.sdk.looks import budget_bar, budget_line, card, facts, muted, table
 from taciturn.sdk.progress import duration
 from taciturn.sdk.requests import asked, request
 from taciturn.sdk.transport import Transport, new_key
@@ -28,7 +28,7 @@ from taciturn.wire.datasets import (
 from taciturn.wire.jobs import DataRef, JobKind, JobView, Part, PlanView, RemoteFit
 
 if TYPE_CHECKING:
-    from taciturn.frame import PolicyFrame
+    from taciturn.notebook.frame import PolicyFrame
 
 _SHOWN_ROWS = 5
 
@@ -189,7 +189,7 @@ class RemoteDataset:
         """Rows like the real ones, none of them real; with `select`, as that makes them."""
         import pandas as pd
 
-        from taciturn.frame import with_policy
+        from taciturn.notebook.frame import with_policy
 
         found = self._preview()
         columns = [column.name for column in found.columns]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from taciturn.figures import Gain, ModelScore, ReleasedEvaluation
-from taciturn.sdk.looks import card, table
+from taciturn.notebook.cards import card, table
+from taciturn.reports.figures import Gain, ModelScore, ReleasedEvaluation
 
 
 @dataclass(frozen=True, slots=True)

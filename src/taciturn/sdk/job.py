@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from taciturn.errors import JobFailedError, SpecError
+from taciturn.notebook.cards import card, facts
 from taciturn.sdk.listing import Listing
-from taciturn.sdk.looks import card, facts
 from taciturn.sdk.progress import WORDS, Progress, screen
 from taciturn.sdk.stream import job_events
 from taciturn.sdk.transport import Transport
@@ -18,8 +18,8 @@ from taciturn.wire.jobs import JobKind, JobState, JobView
 from taciturn.wire.machines import MachineUse
 
 if TYPE_CHECKING:
-    from taciturn.frame import PolicyFrame
-    from taciturn.report import Audit
+    from taciturn.notebook.frame import PolicyFrame
+    from taciturn.reports.privacy import Audit
     from taciturn.sdk.evaluation import RemoteEvaluation
     from taciturn.sdk.model import RemoteModel
 

@@ -8,7 +8,7 @@ from typing import Any, TypeVar, overload
 
 from pydantic import BaseModel
 
-from taciturn.sdk.looks import card, muted, table
+from taciturn.notebook.cards import card, muted, table
 from taciturn.wire.datasets import GrantView
 from taciturn.wire.values import PolicyLine
 

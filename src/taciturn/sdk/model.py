@@ -18,11 +18,11 @@ from taciturn.errors import (
     OutputError,
     SpecError,
 )
+from taciturn.notebook.cards import card, facts
 from taciturn.planning.release import EvaluationPlan
-from taciturn.report import CERTIFICATE, Audit, PrivacyReport
+from taciturn.reports.privacy import CERTIFICATE, Audit, PrivacyReport
 from taciturn.sdk.dataset import RemoteDataset
 from taciturn.sdk.job import Job
-from taciturn.sdk.looks import card, facts
 from taciturn.sdk.requests import asked, public_texts, request
 from taciturn.sdk.stream import messages
 from taciturn.sdk.transport import Transport, new_key
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
 
     from taciturn.certificate.statement import Statement
-    from taciturn.frame import PolicyFrame
+    from taciturn.notebook.frame import PolicyFrame
     from taciturn.sdk.evaluation import RemoteEvaluation
 
 
@@ -92,7 +92,7 @@ class RemoteModel:
             seed=seed,
             batch_size=batch_size,
         )
-        from taciturn.frame import PolicyFrame
+        from taciturn.notebook.frame import PolicyFrame
 
         frame = self._submit(sample).result(progress=progress)
         assert isinstance(frame, PolicyFrame)
@@ -277,7 +277,7 @@ class RemoteModel:
         return Job(self._transport, self._transport.read(JobView, response))
 
     def _table(self, kept: Path, path: Path | None) -> PolicyFrame:
-        from taciturn.frame import with_policy
+        from taciturn.notebook.frame import with_policy
         from taciturn.sdk.requests import read_table
 
         try:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Protocol, TextIO
 
-from taciturn.sdk.looks import bar, card, muted
+from taciturn.notebook.cards import bar, card, muted
 from taciturn.wire.events import (
     FAILURES,
     CountEvent,

@@ -9,8 +9,8 @@ from typing import Any, assert_never
 import pandas as pd
 from pydantic import RootModel
 
-from taciturn.frame import PolicyFrame, with_policy
-from taciturn.report import Audit
+from taciturn.notebook.frame import PolicyFrame, with_policy
+from taciturn.reports.privacy import Audit
 from taciturn.sdk.evaluation import RemoteEvaluation
 from taciturn.sdk.model import RemoteModel
 from taciturn.sdk.requests import read_table

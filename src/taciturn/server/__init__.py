@@ -1,4 +1,4 @@
-"""What runs in the organisation that owns the data: so far the privacy ledger.
+"""The gateway of whoever owns the data: ledger, datasets and terms, jobs and models.
 
 Needs the `[server]` extra, and never torch: whoever keeps the budget does not open the data.
 """

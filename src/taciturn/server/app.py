@@ -14,16 +14,16 @@ from starlette.responses import JSONResponse, Response
 
 from taciturn._version import __version__
 from taciturn.errors import TaciturnError
-from taciturn.server.documents import document
+from taciturn.server.catalog.sql_sandbox import Trials
+from taciturn.server.context import Gateway
 from taciturn.server.forwarding import Forwarding, HandedOn
-from taciturn.server.gateway import Gateway
-from taciturn.server.launchers.port import Launcher
-from taciturn.server.observing import Observing
+from taciturn.server.http.middleware import Observing
+from taciturn.server.http.openapi import document
+from taciturn.server.http.routes import OPENAI_ROUTERS, ROUTERS, metrics, pages
+from taciturn.server.launchers.base import Launcher
 from taciturn.server.problems import MEDIA_TYPE, ProblemError, from_error
-from taciturn.server.routes import OPENAI_ROUTERS, ROUTERS, metrics, pages
 from taciturn.server.services import Services
 from taciturn.server.siblings import Siblings
-from taciturn.server.trials import Trials
 
 
 def create_app(

@@ -17,11 +17,11 @@ from typing import Any
 
 from sqlalchemy import Row, insert, select
 
-from taciturn.server.gateway import Gateway
-from taciturn.server.moments import milliseconds, moment
+from taciturn.server.context import Gateway
 from taciturn.server.paging import Paging
 from taciturn.server.problems import ProblemError
-from taciturn.server.tables import audit_log
+from taciturn.server.schema.tables import audit_log
+from taciturn.server.timestamps import milliseconds, moment
 from taciturn.wire.identity import AuditEntry
 from taciturn.wire.values import Page
 

@@ -24,7 +24,6 @@ from sqlalchemy import Engine, make_url
 
 from taciturn.accounting.calibrate import MAX_EPSILON
 from taciturn.errors import DatabaseError, LedgerConflictError, SigningKeyError, SpecError
-from taciturn.server import schema
 from taciturn.server.database import open_database
 from taciturn.server.ledger import (
     Ledger,
@@ -36,6 +35,7 @@ from taciturn.server.ledger import (
     was_done,
 )
 from taciturn.server.ledger.ledger import MAX_HOLD_S
+from taciturn.server.schema import versions
 
 KEY_VARIABLE = "TACITURN_LEDGER_KEY"
 NO_BUDGET = MAX_EPSILON
@@ -69,12 +69,12 @@ class LedgerFile:
                 raise SigningKeyError(
                     f"a ledger in PostgreSQL needs the key of its seals; set {KEY_VARIABLE}"
                 )
-            schema.check(engine)  # it may be a gateway's, which migrates it when it is at rest
+            versions.check(engine)  # it may be a gateway's, which migrates it when it is at rest
             return cls(engine, SealKey.from_text(text))
         path = Path(make_url(url).database or "").with_suffix(".key")
         try:
             with _locked(path) as kept:
-                schema.upgrade(engine)
+                versions.upgrade(engine)
         except OSError as error:
             raise DatabaseError(
                 f"the ledger beside {path} cannot be made or opened ({error.strerror}); name a "

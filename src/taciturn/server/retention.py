@@ -17,14 +17,14 @@ from typing import Any
 from sqlalchemy import Connection, Row, delete, func, insert, select
 
 from taciturn.server.audit_log import Record, entry_of
-from taciturn.server.gateway import Gateway
+from taciturn.server.context import Gateway
 from taciturn.server.identity.secret import new_id
 from taciturn.server.ledger import SealKey
-from taciturn.server.moments import moment
+from taciturn.server.models.storage import Store
 from taciturn.server.paging import Paging
 from taciturn.server.problems import ProblemError
-from taciturn.server.storage import Store
-from taciturn.server.tables import audit_log, audit_log_exports, incidents
+from taciturn.server.schema.tables import audit_log, audit_log_exports, incidents
+from taciturn.server.timestamps import moment
 from taciturn.wire.identity import AuditLogExport, Pruned
 from taciturn.wire.identity import Retention as RetentionView
 from taciturn.wire.values import Page

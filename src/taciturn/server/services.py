@@ -7,18 +7,17 @@ from dataclasses import dataclass
 from sqlalchemy import func, select
 
 from taciturn.server.allocator import TRIM_S, give_back
-from taciturn.server.approvals import Approvals
-from taciturn.server.artifacts import Artifacts, held
 from taciturn.server.audit_log import AuditLog
 from taciturn.server.background import Background
-from taciturn.server.base_models import BaseModels
-from taciturn.server.budgets import Budgets, LedgerView
-from taciturn.server.chat import Chats
-from taciturn.server.completions import Completions
-from taciturn.server.datasets import Datasets
-from taciturn.server.finishing import Finishing
-from taciturn.server.gateway import Gateway
-from taciturn.server.grants import Grants
+from taciturn.server.catalog.budgets import Budgets, LedgerView
+from taciturn.server.catalog.datasets import Datasets
+from taciturn.server.catalog.grants import Grants
+from taciturn.server.catalog.policies import Policies
+from taciturn.server.catalog.previews import Files, Previews
+from taciturn.server.catalog.references import References
+from taciturn.server.catalog.registration import Desk, Registrations
+from taciturn.server.catalog.sql_sandbox import Trials
+from taciturn.server.context import Gateway
 from taciturn.server.identity.anonymous import Anonymous
 from taciturn.server.identity.directory import Directory
 from taciturn.server.identity.links import PasswordLinks
@@ -30,34 +29,35 @@ from taciturn.server.identity.remembered import Remembered
 from taciturn.server.identity.sessions import Sessions
 from taciturn.server.identity.tokens import Tokens
 from taciturn.server.identity.users import Users
-from taciturn.server.incidents import Incidents
+from taciturn.server.inference.chat import Chats
+from taciturn.server.inference.completions import Completions
+from taciturn.server.inference.model_workers import ModelWorkers
+from taciturn.server.jobs.approvals import Approvals
+from taciturn.server.jobs.broadcast import Hub
+from taciturn.server.jobs.completion import Ending, Released
+from taciturn.server.jobs.deferrals import Outage
 from taciturn.server.jobs.dispatcher import Dispatcher
-from taciturn.server.jobs.duty import duty_of
-from taciturn.server.jobs.ending import Ending, Released
 from taciturn.server.jobs.events import Events
-from taciturn.server.jobs.hub import Hub
-from taciturn.server.jobs.idle import Idle
-from taciturn.server.jobs.jobs import Jobs
+from taciturn.server.jobs.leader import duty_of
 from taciturn.server.jobs.leases import Leases
-from taciturn.server.jobs.patience import Outage
+from taciturn.server.jobs.outputs import Finishing
+from taciturn.server.jobs.protocol import Work
 from taciturn.server.jobs.states import States
-from taciturn.server.jobs.texts import Texts
-from taciturn.server.jobs.work import Work
-from taciturn.server.launchers.opening import Launching
-from taciturn.server.launchers.port import Launcher
+from taciturn.server.jobs.submission import Jobs
+from taciturn.server.jobs.text_streams import Texts
+from taciturn.server.jobs.warm_workers import Idle
+from taciturn.server.launchers.base import Launcher
+from taciturn.server.launchers.factory import Launching
 from taciturn.server.metrics import Metrics
-from taciturn.server.model_workers import ModelWorkers
-from taciturn.server.models import Models
-from taciturn.server.policies import Policies
-from taciturn.server.previews import Files, Previews
-from taciturn.server.references import References
-from taciturn.server.registrations import Desk, Registrations
-from taciturn.server.results import Results
+from taciturn.server.models.artifacts import Artifacts, held
+from taciturn.server.models.base_models import BaseModels
+from taciturn.server.models.incidents import Incidents
+from taciturn.server.models.models import Models
+from taciturn.server.models.results import Results
+from taciturn.server.models.storage import open_store
 from taciturn.server.retention import Retention
+from taciturn.server.schema.tables import jobs as job_table
 from taciturn.server.siblings import ANSWERS, AWAY, DISPATCH, FORGET, Siblings
-from taciturn.server.storage import open_store
-from taciturn.server.tables import jobs as job_table
-from taciturn.server.trials import Trials
 
 _DISPATCH_S, _FIGURES_S, _PRUNE_S = 1.0, 1.0, 3600.0
 

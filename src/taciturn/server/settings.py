@@ -11,7 +11,7 @@ from typing import Annotated
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from taciturn.preparation import places
+from taciturn.data import places
 from taciturn.wire.identity import Role
 
 _MOST_PROCESSES = 4

@@ -10,7 +10,7 @@ from enum import IntEnum
 
 
 class WorkerExit(IntEnum):
-    """Exit codes of `python -m taciturn.runner`."""
+    """Exit codes of `python -m taciturn.worker`."""
 
     REPORTED = 0
     BAD_CONFIGURATION = 2

@@ -6,8 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, TypeAdapter
 
-from taciturn.figures import ReleasedEvaluation
-from taciturn.report import Audit
+from taciturn.reports.figures import ReleasedEvaluation
+from taciturn.reports.privacy import Audit
 from taciturn.wire.datasets import ColumnView
 from taciturn.wire.jobs import JobKind, ModelView
 from taciturn.wire.values import LATER, Moment, PolicyLine, WireValue

@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
+from fake_kubernetes.cluster import StandIn
 from kubeworld import KUBECONFIG, SPEED, Telling, World, with_namespace
-from standin.cluster import StandIn
 from taciturn.server.launchers.kubernetes.monitor import Monitor
 from taciturn.server.launchers.kubernetes.settings import KubernetesSettings
 

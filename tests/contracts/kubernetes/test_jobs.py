@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from kubernetes import client
 
+from fake_kubernetes.cluster import StandIn
 from kubeworld import IMAGE, World
-from standin.cluster import StandIn
 
 ENDLESS = "import time; time.sleep(600)"
 IGNORE = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN)"

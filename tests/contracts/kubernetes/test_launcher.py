@@ -12,16 +12,16 @@ from typing import Any
 import pytest
 from kubernetes import client
 
+from fake_kubernetes.cluster import StandIn
 from kubeworld import SMALL, World, new_order
-from standin.cluster import StandIn
+from taciturn.server.launchers.base import LaunchError, Order, WorkerState, handle_of
 from taciturn.server.launchers.kubernetes import manifests
-from taciturn.server.launchers.kubernetes.cluster import ClusterError, Kind
+from taciturn.server.launchers.kubernetes.client import ClusterError, Kind
+from taciturn.server.launchers.kubernetes.garbage import Reaper
 from taciturn.server.launchers.kubernetes.launcher import KubernetesLauncher, Need
 from taciturn.server.launchers.kubernetes.names import Labels, Worker
-from taciturn.server.launchers.kubernetes.reaper import Reaper
 from taciturn.server.launchers.kubernetes.settings import Egress
 from taciturn.server.launchers.kubernetes.sizing import Machine
-from taciturn.server.launchers.port import LaunchError, Order, WorkerState, handle_of
 from taciturn.wire.exits import FINAL, WorkerExit
 
 ENDLESS = "import time; time.sleep(600)"

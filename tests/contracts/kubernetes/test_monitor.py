@@ -8,15 +8,15 @@ from typing import Any
 
 import pytest
 
+from fake_kubernetes.autoscaler import Group
+from fake_kubernetes.cluster import StandIn
 from kubeworld import Telling, World, new_order
-from standin.autoscaler import Group
-from standin.cluster import StandIn
-from taciturn.server.launchers.kubernetes.cluster import Kind
+from taciturn.server.launchers.base import Order, WorkerState
+from taciturn.server.launchers.kubernetes.client import Kind
 from taciturn.server.launchers.kubernetes.launcher import KubernetesLauncher
 from taciturn.server.launchers.kubernetes.monitor import Monitor
 from taciturn.server.launchers.kubernetes.names import Worker
 from taciturn.server.launchers.kubernetes.settings import KubernetesSettings, Pool
-from taciturn.server.launchers.port import Order, WorkerState
 
 Start = Callable[..., tuple[Monitor, Telling]]
 

@@ -15,12 +15,13 @@ from typing import Any
 import pytest
 from kubernetes.client import ApiException, V1DeleteOptions
 
+from fake_kubernetes.cluster import StandIn
+from fake_kubernetes.store import Object
 from kubeworld import World, new_order
-from standin.cluster import StandIn
-from standin.store import Object
-from taciturn.server.launchers.kubernetes import cluster as calls
+from taciturn.server.launchers.base import LaterError, LaunchError, Order, OutageError, WorkerState
+from taciturn.server.launchers.kubernetes import client as calls
 from taciturn.server.launchers.kubernetes import manifests
-from taciturn.server.launchers.kubernetes.cluster import (
+from taciturn.server.launchers.kubernetes.client import (
     Cluster,
     ContendedError,
     Kind,
@@ -29,13 +30,6 @@ from taciturn.server.launchers.kubernetes.cluster import (
 )
 from taciturn.server.launchers.kubernetes.launcher import KubernetesLauncher
 from taciturn.server.launchers.kubernetes.names import Worker
-from taciturn.server.launchers.port import (
-    LaterError,
-    LaunchError,
-    Order,
-    OutageError,
-    WorkerState,
-)
 
 ENDLESS = "import time; time.sleep(600)"
 SHORT = "import time; time.sleep(0.2)"

@@ -11,16 +11,16 @@ import pytest
 from kubernetes import client
 
 from chart import of_kind, rendered
+from fake_kubernetes.cluster import StandIn
+from fake_kubernetes.security import ENFORCED
 from kubeworld import SMALL, Telling, World, new_order
-from standin.cluster import StandIn
-from standin.security import ENFORCED
-from taciturn.server.launchers.kubernetes.cluster import Cluster, Kind
+from taciturn.server.launchers.base import WorkerState
+from taciturn.server.launchers.kubernetes.client import Cluster, Kind
+from taciturn.server.launchers.kubernetes.garbage import Reaper
 from taciturn.server.launchers.kubernetes.launcher import KubernetesLauncher, Need
 from taciturn.server.launchers.kubernetes.monitor import Monitor
 from taciturn.server.launchers.kubernetes.names import Worker
-from taciturn.server.launchers.kubernetes.reaper import Reaper
 from taciturn.server.launchers.kubernetes.sizing import Machine
-from taciturn.server.launchers.port import WorkerState
 
 VERBS = ("get", "list", "watch", "create", "update", "patch", "delete", "deletecollection")
 

@@ -12,10 +12,10 @@ from itertools import islice
 import pytest
 from kubernetes import client, watch
 
+from fake_kubernetes.cluster import StandIn
 from kubeworld import World
-from standin.cluster import StandIn
-from taciturn.server.launchers.kubernetes.cluster import GoneError, Kind
-from taciturn.server.launchers.kubernetes.watching import Caught, Follower, News, Seen
+from taciturn.server.launchers.kubernetes.client import GoneError, Kind
+from taciturn.server.launchers.kubernetes.informer import Caught, Follower, News, Seen
 
 TLS = True  # what ends a watch, ends it in another way there
 

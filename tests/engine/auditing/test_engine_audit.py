@@ -13,8 +13,8 @@ from taciturn.engine.auditing.bounds import contradicts
 from taciturn.engine.auditing.claim import DpSgdRun, PrivacyProfile
 from taciturn.engine.auditing.engine_audit import EngineAudit, audit_engine
 from taciturn.engine.auditing.gradient_canaries import Engine, EngineSettings
-from taciturn.engine.data.batch import BatchLimits
 from taciturn.engine.privacy.forms import Form
+from taciturn.engine.training.batch import BatchLimits
 
 pytestmark = pytest.mark.statistical
 

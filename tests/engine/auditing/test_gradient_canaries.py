@@ -19,9 +19,9 @@ from taciturn.engine.auditing.gradient_canaries import (
     attack,
     write_canaries,
 )
-from taciturn.engine.data.batch import BatchLimits, microbatches
 from taciturn.engine.privacy.forms import Form
 from taciturn.engine.privacy.per_example import per_example_gradients, sum_parts
+from taciturn.engine.training.batch import BatchLimits, microbatches
 
 SILENT = 1e-3
 LIMITS = BatchLimits(tokens=512, units=256, max_tokens=2)

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from taciturn.data.tokens.tokenize import TokenizedDataset, prepare
 from taciturn.engine.auditing import membership
 from taciturn.engine.auditing.membership import (
     attacked,
@@ -20,7 +21,6 @@ from taciturn.engine.auditing.membership import (
     min_k,
     scores_of,
 )
-from taciturn.engine.data.tokenize import TokenizedDataset, prepare
 from taciturn.engine.evaluation.likelihood import unit_sums
 from taciturn.engine.model.load import LoadedModel, load_base
 from taciturn.errors import DataError

@@ -10,10 +10,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from taciturn.data.tokens.planted import Planted, own_words
+from taciturn.data.tokens.tokenize import prepare
 from taciturn.engine.auditing.canaries import draw_canaries
 from taciturn.engine.auditing.scores import auc, nats, shares
-from taciturn.engine.data.planted import Planted, own_words
-from taciturn.engine.data.tokenize import prepare
 from taciturn.errors import ModelError
 from taciturn.spec import DataSpec
 

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import torch
 
-from taciturn.engine.data.tokenize import prepare
+from taciturn.data.tokens.tokenize import prepare
 from taciturn.engine.evaluation.likelihood import (
     Likelihood,
     likelihood,

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from taciturn.engine.data.tokenize import TokenizedDataset
+from taciturn.data.tokens.tokenize import TokenizedDataset
 from taciturn.engine.generation.sample import begins
 from taciturn.engine.model import load, start
 from taciturn.engine.model.load import LoadedModel, load_base, load_fitted
 from taciturn.llm import LLM
-from taciturn.report import REPORT, read_report
+from taciturn.reports.privacy import REPORT, read_report
 from taciturn.spec import PerformanceSpec
 
 CONFIG = "tokenizer_config.json"

@@ -17,8 +17,7 @@ import torch
 import transformers as hf
 from torch import Tensor, nn
 
-from taciturn.engine.data.batch import BatchLimits, microbatches
-from taciturn.engine.data.tokenize import TokenizedDataset, TokenizedRecord
+from taciturn.data.tokens.tokenize import TokenizedDataset, TokenizedRecord
 from taciturn.engine.model.experts import use_exact_experts
 from taciturn.engine.model.loss import CausalLmLoss
 from taciturn.engine.privacy.clipping import MOST_UNITS, ROUNDING, clip_and_sum, merge_disjoint
@@ -32,6 +31,7 @@ from taciturn.engine.privacy.verification import (
     same_in_company,
     verify,
 )
+from taciturn.engine.training.batch import BatchLimits, microbatches
 from taciturn.errors import UnsupportedLayerError
 from tinymodels import CONFIGS, VOCABULARY, build, with_lora
 

@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 
-from taciturn.engine.data.declared import DeclaredRows
+from taciturn.data.declared import DeclaredRows
 from taciturn.engine.model.load import load_base
 from taciturn.engine.training.checkpoint import Journal
 from taciturn.engine.training.loop import Blocks
 from taciturn.errors import BudgetExceededError, SpecError
+from taciturn.local.fit import Arranged, fit, public_facts
 from taciturn.planning.plan import Speed, TrainingPlan, make_plan
 from taciturn.spec import FitSpec
-from taciturn.worker import Arranged, fit, public_facts
 
 SPEC = FitSpec(
     privacy_unit="id", target_epsilon=4.0, batch_size=8, steps=7, method="lora", r=2, max_tokens=32

@@ -21,7 +21,7 @@ from sqlalchemy import select
 from openid import CLIENT_ID, CLIENT_SECRET, OpenIdProvider, openid_provider
 from reception import Reception, bearer
 from taciturn.server.database import open_database
-from taciturn.server.tables import users
+from taciturn.server.schema.tables import users
 from taciturn.wire.identity import Role
 
 ROLES = {"doctors": "practitioner", "board": "owner", "control": "auditor", "it": "admin"}

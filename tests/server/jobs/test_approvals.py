@@ -9,7 +9,7 @@ from sqlalchemy import update
 
 from gateways.world import NAMESPACE, fit
 from taciturn.server.ledger import job_statements, statement
-from taciturn.server.tables import jobs
+from taciturn.server.schema.tables import jobs
 from ward import Ward
 
 UNLIMITED = fit(target_epsilon="unlimited")

@@ -9,14 +9,14 @@ import pytest
 from sqlalchemy import update
 
 from gateways.world import fit
-from taciturn.server.gateway import Gateway
+from taciturn.server.context import Gateway
 from taciturn.server.identity import directory
 from taciturn.server.identity.directory import Directory
 from taciturn.server.identity.principal import WorkerPrincipal
 from taciturn.server.jobs import leases
 from taciturn.server.ledger import SealKey
 from taciturn.server.problems import ProblemError
-from taciturn.server.tables import jobs
+from taciturn.server.schema.tables import jobs
 from ward import Hand, Ward
 
 Patch = pytest.MonkeyPatch

@@ -8,13 +8,13 @@ import pytest
 from sqlalchemy import select, update
 
 from gateways.world import NAMESPACE, fit
+from taciturn.server.jobs.completion import End, Ending
 from taciturn.server.jobs.dispatcher import Dispatcher
-from taciturn.server.jobs.ending import End, Ending
 from taciturn.server.jobs.leases import Leases
 from taciturn.server.jobs.states import ALLOWED
-from taciturn.server.launchers.port import LaunchError, WorkerState
+from taciturn.server.launchers.base import LaunchError, WorkerState
 from taciturn.server.ledger import job_statements, statement, verify
-from taciturn.server.tables import jobs, tokens
+from taciturn.server.schema.tables import jobs, tokens
 from taciturn.wire.events import FailureCode
 from taciturn.wire.jobs import JobState
 from ward import Ward

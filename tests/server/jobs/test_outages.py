@@ -7,8 +7,8 @@ import logging
 import pytest
 
 from gateways.world import fit
-from taciturn.server.jobs.patience import LAPSE_MS, Outage, Patience
-from taciturn.server.launchers.kubernetes.cluster import QuotaError
+from taciturn.server.jobs.deferrals import LAPSE_MS, Outage, Patience
+from taciturn.server.launchers.kubernetes.client import QuotaError
 from ward import Ward
 
 SMALL = fit(target_epsilon=0.1)

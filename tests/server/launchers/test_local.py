@@ -12,8 +12,8 @@ from unittest.mock import Mock
 import pytest
 
 from contracts.launchers import LauncherContract, until
+from taciturn.server.launchers.base import Launcher, LaunchError, Order, WorkerState
 from taciturn.server.launchers.local import FullError, LocalLauncher
-from taciturn.server.launchers.port import Launcher, LaunchError, Order, WorkerState
 
 PROGRAM = """
 if [ "$PROGRAM" = stubborn ]; then trap '' TERM; fi

@@ -14,10 +14,10 @@ from __future__ import annotations
 from random import SystemRandom
 from typing import Any, Protocol
 
+from taciturn.data.tokens.plain import special_tokens
+from taciturn.data.tokens.planted import PlantedUnits
 from taciturn.embedded.vocabulary import vocabulary
 from taciturn.engine.auditing.bounds import fewest_canaries
-from taciturn.engine.data.plain import special_tokens
-from taciturn.engine.data.planted import PlantedUnits
 from taciturn.engine.privacy.rng import SecureStream
 from taciturn.errors import SpecError
 from taciturn.spec import CanaryKind

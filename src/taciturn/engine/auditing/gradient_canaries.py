@@ -35,15 +35,15 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from taciturn.accounting.privacy_loss import SampledGaussian
+from taciturn.data.tokens.encoding import EncodedRecords
+from taciturn.data.tokens.store import TokenizedDataset, TokenWriter
 from taciturn.engine.auditing.claim import DpSgdRun
-from taciturn.engine.data.batch import BatchLimits
-from taciturn.engine.data.encoding import EncodedRecords
-from taciturn.engine.data.store import TokenizedDataset, TokenWriter
 from taciturn.engine.privacy.forms import Form
 from taciturn.engine.privacy.mechanism import DpSgdMechanism
 from taciturn.engine.privacy.per_example import trainable_parameters
 from taciturn.engine.privacy.ranks import ALONE, Ranks
 from taciturn.engine.privacy.types import PrivateGradient, UnitBatch
+from taciturn.engine.training.batch import BatchLimits
 from taciturn.engine.training.state import TrainingState
 from taciturn.engine.training.step import Streams, private_step
 from taciturn.planning.optimizer import OptimizerConfig

@@ -27,10 +27,10 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from taciturn.data.tokens.tokenize import TokenizedDataset
 from taciturn.engine.auditing.intervals import Floats
 from taciturn.engine.auditing.roc import Promise, Roc, roc
 from taciturn.engine.auditing.tokens import token_statistics
-from taciturn.engine.data.tokenize import TokenizedDataset
 from taciturn.engine.evaluation.likelihood import unit_sums
 from taciturn.engine.model.loss import CausalLmLoss
 from taciturn.engine.privacy.types import UnitBatch

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from taciturn.filesystem import appearing_at_once
+from taciturn.data.filesystem import appearing_at_once
 
 
 def write_result(result: Mapping[str, Any], path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from taciturn.engine.evaluation.classifier import Downstream
 from taciturn.engine.evaluation.likelihood import Likelihood
 from taciturn.engine.evaluation.release import ReleasedGain, ReleasedScore
-from taciturn.figures import Figure, Gain, ModelScore, Release, ReleasedDownstream
+from taciturn.reports.figures import Figure, Gain, ModelScore, Release, ReleasedDownstream
 
 
 def model_score(score: Likelihood | ReleasedScore, mauve: float | None) -> ModelScore:

@@ -13,7 +13,13 @@ import torch
 from peft import PeftModel
 from torch import Tensor, nn
 
-from taciturn.engine.data.batch import (
+from taciturn.data.tokens.tokenize import TokenizedDataset, TokenizedRecord
+from taciturn.engine.generation.sample import begins, check_tokens
+from taciturn.engine.model.load import LoadedModel
+from taciturn.engine.model.loss import CausalLmLoss, weighted_cross_entropy
+from taciturn.engine.privacy.types import UnitBatch
+from taciturn.engine.privacy.verification import losses_same_in_company
+from taciturn.engine.training.batch import (
     BatchLimits,
     bucket_length,
     collate,
@@ -21,12 +27,6 @@ from taciturn.engine.data.batch import (
     padded_size,
     widths,
 )
-from taciturn.engine.data.tokenize import TokenizedDataset, TokenizedRecord
-from taciturn.engine.generation.sample import begins, check_tokens
-from taciturn.engine.model.load import LoadedModel
-from taciturn.engine.model.loss import CausalLmLoss, weighted_cross_entropy
-from taciturn.engine.privacy.types import UnitBatch
-from taciturn.engine.privacy.verification import losses_same_in_company
 from taciturn.errors import SpecError
 
 # Units of one microbatch: the number of those to be scored can be private, and must not set it.

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from taciturn.engine.data.tokenize import TokenizedDataset
+from taciturn.data.rows import attempted
+from taciturn.data.tokens.tokenize import TokenizedDataset
 from taciturn.engine.evaluation.divergence import assign, codebook, mauve, shares
 from taciturn.engine.evaluation.features import (
     Embedder,
@@ -24,7 +25,6 @@ from taciturn.engine.evaluation.features import (
     words,
 )
 from taciturn.engine.evaluation.likelihood import UnitScores
-from taciturn.preparation.rows import attempted
 
 MOST_CLUSTERS, MOST_PRIVATE_CLUSTERS = 50, 16
 

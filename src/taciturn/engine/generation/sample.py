@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from transformers import TextIteratorStreamer
 
-from taciturn.engine.data.plain import special_tokens
+from taciturn.data.tokens.plain import special_tokens
 from taciturn.errors import SpecError
 from taciturn.spec import SampleSpec, check_text
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from taciturn.data.filesystem import appearing_at_once
 from taciturn.errors import OutputError
-from taciturn.filesystem import appearing_at_once
 
 METADATA_KEY = "taciturn"
 """Key of the guarantee in the file's metadata, in JSON."""

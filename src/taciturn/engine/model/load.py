@@ -26,6 +26,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from transformers.utils import logging as transformers_logging
 
+from taciturn.data.filesystem import RUST, is_utf8
 from taciturn.embedded import TINY_MEDICAL, model_path
 from taciturn.engine.model.adapter import OWN_DEFAULTS, check_loaded, quiet_peft
 from taciturn.engine.model.dropout import disable_dropout
@@ -39,8 +40,7 @@ from taciturn.errors import (
     SpecError,
     TaciturnError,
 )
-from taciturn.filesystem import RUST, is_utf8
-from taciturn.report import PrivacyReport
+from taciturn.reports.privacy import PrivacyReport
 from taciturn.spec import PerformanceSpec
 
 _ADAPTER = "adapter_config.json"

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from taciturn.engine.data.batch import BatchLimits, bucket_length
 from taciturn.engine.privacy.forms import Form, keeps_factors
 from taciturn.engine.privacy.per_example import per_example_gradients, trainable_parameters
 from taciturn.engine.privacy.ranks import ALONE
 from taciturn.engine.privacy.types import UnitBatch
+from taciturn.engine.training.batch import BatchLimits, bucket_length
 from taciturn.engine.training.loop import batch_limits, gradient_units
 from taciturn.engine.training.memory import MemoryEstimate, memory_estimate
 from taciturn.planning.plan import TrainingPlan

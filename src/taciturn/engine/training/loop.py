@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 from torch import nn
 
 from taciturn.accounting.compose import epsilon_curve
-from taciturn.engine.data.batch import BatchLimits, filled_units, widths
-from taciturn.engine.data.tokenize import TokenizedDataset
+from taciturn.data.tokens.tokenize import TokenizedDataset
 from taciturn.engine.privacy.forms import Form
 from taciturn.engine.privacy.per_example import trainable_parameters
 from taciturn.engine.privacy.ranks import ALONE, Ranks
 from taciturn.engine.privacy.types import ClipCounts
 from taciturn.engine.privacy.verification import same_in_company
+from taciturn.engine.training.batch import BatchLimits, filled_units, widths
 from taciturn.engine.training.checkpoint import CheckpointStore, Journal, all_rows, own_rows
 from taciturn.engine.training.interrupt import deferred_interrupt
 from taciturn.engine.training.mechanism import planned_mechanism

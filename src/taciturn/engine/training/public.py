@@ -16,24 +16,24 @@ import pyarrow as pa
 import torch
 from torch import Tensor, nn
 
-from taciturn.engine.data.batch import BatchLimits, microbatches
-from taciturn.engine.data.encoding import Tokenizer
-from taciturn.engine.data.origin import Origin
-from taciturn.engine.data.source import open_rows
-from taciturn.engine.data.tokenize import TokenizedDataset, prepare
+from taciturn.data.schema_fields import choose_fields
+from taciturn.data.source import open_rows
+from taciturn.data.tokens.encoding import Tokenizer
+from taciturn.data.tokens.origin import Origin
+from taciturn.data.tokens.tokenize import TokenizedDataset, prepare
 from taciturn.engine.model.sharding import local
 from taciturn.engine.model.subspace import text_rows
 from taciturn.engine.privacy.forms import Form
 from taciturn.engine.privacy.per_example import trainable_parameters
 from taciturn.engine.privacy.ranks import Ranks
+from taciturn.engine.training.batch import BatchLimits, microbatches
 from taciturn.engine.training.loop import EpochOrder, batch_limits
 from taciturn.engine.training.mechanism import planned_mechanism
 from taciturn.engine.training.state import TrainingState
 from taciturn.engine.training.step import Streams, ordinary_step, private_step
 from taciturn.errors import DataError, MissingColumnError
 from taciturn.planning.plan import RATE_FACTORS, TrainingPlan
-from taciturn.preparation.fields import choose_fields
-from taciturn.report import PublicData
+from taciturn.reports.privacy import PublicData
 from taciturn.spec import DataSpec, FitSpec
 
 _FEWEST_RECORDS = 20

@@ -10,15 +10,15 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from taciturn.engine.data.batch import BatchLimits, microbatches
-from taciturn.engine.data.tokenize import TokenizedDataset
+from taciturn.data.tokens.tokenize import TokenizedDataset
 from taciturn.engine.privacy.forms import Form
 from taciturn.engine.privacy.mechanism import DpSgdMechanism
 from taciturn.engine.privacy.per_example import per_example_gradients, sum_parts
 from taciturn.engine.privacy.ranks import ALONE, Ranks
 from taciturn.engine.privacy.rng import SecureStream
 from taciturn.engine.privacy.types import ClipCounts
-from taciturn.engine.training.pace import add_nothing, failing_together, in_step, take_gradients
+from taciturn.engine.training.batch import BatchLimits, microbatches
+from taciturn.engine.training.lockstep import add_nothing, failing_together, in_step, take_gradients
 from taciturn.engine.training.state import TrainingState
 
 

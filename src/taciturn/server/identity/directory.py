@@ -9,13 +9,13 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, Select, Update, insert, select, update
 
-from taciturn.server.gateway import Gateway
+from taciturn.server.context import Gateway
 from taciturn.server.identity import secret
 from taciturn.server.identity.permissions import Action, actions_of
 from taciturn.server.identity.principal import Principal, WorkerPrincipal
 from taciturn.server.identity.remembered import Remembered
 from taciturn.server.problems import ProblemError
-from taciturn.server.tables import memberships, password_links, tokens, users
+from taciturn.server.schema.tables import memberships, password_links, tokens, users
 from taciturn.wire.identity import Role
 
 _DAY_MS = 86_400_000

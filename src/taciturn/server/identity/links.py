@@ -14,16 +14,16 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, insert, select, update
 
-from taciturn.server.gateway import Gateway
+from taciturn.server.context import Gateway
 from taciturn.server.identity import secret
 from taciturn.server.identity.directory import Directory, open_links, revoke_all
 from taciturn.server.identity.logins import Logins
 from taciturn.server.identity.passwords import Passwords
 from taciturn.server.identity.principal import Principal
 from taciturn.server.identity.users import named
-from taciturn.server.moments import moment
 from taciturn.server.problems import ProblemError
-from taciturn.server.tables import password_links, users
+from taciturn.server.schema.tables import password_links, users
+from taciturn.server.timestamps import moment
 from taciturn.wire.identity import LinkRedemption, PasswordLink, PasswordLinkView
 
 PAGE = "/v1/password"

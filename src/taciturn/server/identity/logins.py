@@ -19,14 +19,14 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, delete, func, insert, select, update
 
-from taciturn.server.gateway import Gateway
+from taciturn.server.context import Gateway
 from taciturn.server.identity.anonymous import network
 from taciturn.server.identity.directory import Directory, revoke_all
 from taciturn.server.identity.passwords import Passwords
 from taciturn.server.identity.principal import Principal
 from taciturn.server.identity.secret import NewSecret
 from taciturn.server.problems import ProblemError
-from taciturn.server.tables import logins, users
+from taciturn.server.schema.tables import logins, users
 from taciturn.wire.identity import Login, NewPassword
 
 REMEMBERED_MS = 86_400_000

@@ -22,15 +22,15 @@ from typing import Any
 from cryptography.fernet import Fernet, InvalidToken
 from sqlalchemy import Connection, Row, insert, select, update
 
-from taciturn.server.gateway import Gateway
+from taciturn.server.context import Gateway
 from taciturn.server.identity.directory import Directory, check_roles, role_text
 from taciturn.server.identity.logins import Logins
 from taciturn.server.identity.provider import Client, Provider
 from taciturn.server.identity.secret import NewSecret, new_id
 from taciturn.server.identity.users import check_an_admin_is_left, set_groups
 from taciturn.server.problems import ProblemError
+from taciturn.server.schema.tables import logins, users
 from taciturn.server.settings import Settings
-from taciturn.server.tables import logins, users
 from taciturn.wire.identity import Role
 
 FLOW_S, CODE_S = 600, 120

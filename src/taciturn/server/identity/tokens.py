@@ -8,15 +8,15 @@ from typing import Any
 
 from sqlalchemy import Row, select
 
-from taciturn.server.gateway import Gateway
+from taciturn.server.context import Gateway
 from taciturn.server.identity.directory import Directory
 from taciturn.server.identity.permissions import Action, actions_of
 from taciturn.server.identity.principal import Principal
-from taciturn.server.moments import moment
+from taciturn.server.newest_first import key, newest_first
 from taciturn.server.paging import Paging
 from taciturn.server.problems import ProblemError
-from taciturn.server.recency import key, newest_first
-from taciturn.server.tables import tokens
+from taciturn.server.schema.tables import tokens
+from taciturn.server.timestamps import moment
 from taciturn.wire.identity import NewToken, TokenSecret, TokenView
 from taciturn.wire.values import Page
 

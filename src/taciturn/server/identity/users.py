@@ -9,14 +9,14 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, delete, insert, select, update
 
-from taciturn.preparation import places
-from taciturn.server.gateway import Gateway
+from taciturn.data import places
+from taciturn.server.context import Gateway
 from taciturn.server.identity.directory import Directory, check_roles, revoke_all, role_text
 from taciturn.server.identity.principal import Principal
-from taciturn.server.moments import moment
 from taciturn.server.paging import Paging
 from taciturn.server.problems import ProblemError
-from taciturn.server.tables import memberships, users
+from taciturn.server.schema.tables import memberships, users
+from taciturn.server.timestamps import moment
 from taciturn.wire.identity import NewUser, Role, UserChange, UserView
 from taciturn.wire.values import Page
 

@@ -20,15 +20,15 @@ from typing import Any, Protocol
 from sqlalchemy import ColumnElement, Connection, Row, func, select, update
 
 from taciturn.errors import LedgerError
-from taciturn.server.gateway import Gateway
+from taciturn.server.context import Gateway
 from taciturn.server.identity.directory import Directory
-from taciturn.server.jobs.duty import Duty
-from taciturn.server.jobs.ending import End, Ending
-from taciturn.server.jobs.jobs import Jobs
+from taciturn.server.jobs.completion import End, Ending
+from taciturn.server.jobs.deferrals import Outage, Patience
+from taciturn.server.jobs.leader import Duty
 from taciturn.server.jobs.leases import Leases
-from taciturn.server.jobs.patience import Outage, Patience
 from taciturn.server.jobs.states import States, job_row
-from taciturn.server.launchers.port import (
+from taciturn.server.jobs.submission import Jobs
+from taciturn.server.launchers.base import (
     LaterError,
     Launcher,
     LaunchError,
@@ -38,7 +38,7 @@ from taciturn.server.launchers.port import (
     handle_of,
 )
 from taciturn.server.ledger.tables import jobs as ledger_jobs
-from taciturn.server.tables import jobs, models, policies
+from taciturn.server.schema.tables import jobs, models, policies
 from taciturn.wire.datasets import PolicyTerms
 from taciturn.wire.events import FailureCode, NodeEvent
 from taciturn.wire.jobs import JobKind, JobState

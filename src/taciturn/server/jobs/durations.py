@@ -15,7 +15,7 @@ from sqlalchemy import Connection, select
 from taciturn.planning.plan import TOKENS_PER_UNIT, Speed, TrainingPlan
 from taciturn.server.identity.principal import Principal
 from taciturn.server.jobs.views import visible_jobs
-from taciturn.server.tables import job_events, jobs
+from taciturn.server.schema.tables import job_events, jobs
 from taciturn.wire.events import JOB_EVENT, Stage, StageEvent, StateEvent
 from taciturn.wire.jobs import Duration, JobKind, JobState
 

@@ -14,8 +14,8 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Row, func, insert, select, update
 
-from taciturn.server.gateway import Gateway
-from taciturn.server.tables import job_events, jobs
+from taciturn.server.context import Gateway
+from taciturn.server.schema.tables import job_events, jobs
 from taciturn.wire.events import (
     JOB_EVENT,
     CountEvent,

@@ -9,7 +9,7 @@ from sqlalchemy import Connection, insert, select
 from taciturn.certificate.canonical import canonical_json
 from taciturn.server.jobs.terms import Asked
 from taciturn.server.problems import ProblemError
-from taciturn.server.tables import idempotency
+from taciturn.server.schema.tables import idempotency
 
 
 def digest_of(asked: Asked) -> str:

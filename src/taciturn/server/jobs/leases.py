@@ -12,12 +12,12 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, update
 
-from taciturn.server.gateway import Gateway
+from taciturn.server.context import Gateway
 from taciturn.server.identity.directory import prolonged
 from taciturn.server.identity.principal import WorkerPrincipal
 from taciturn.server.jobs.states import States, job_row
 from taciturn.server.problems import ProblemError
-from taciturn.server.tables import jobs
+from taciturn.server.schema.tables import jobs
 from taciturn.wire.jobs import JobState
 from taciturn.wire.worker import LeaseRequest
 

@@ -16,8 +16,8 @@ from taciturn.accounting.events import dpsgd_event
 from taciturn.planning.defaults import PublicFacts
 from taciturn.planning.plan import Speed, TrainingPlan, make_plan
 from taciturn.planning.release import plan_evaluation
-from taciturn.report import policy_of
-from taciturn.server.gateway import Gateway
+from taciturn.reports.privacy import policy_of
+from taciturn.server.context import Gateway
 from taciturn.server.jobs.terms import Asked, Terms
 from taciturn.server.ledger import Room, room
 from taciturn.spec import FitSpec

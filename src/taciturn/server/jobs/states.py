@@ -9,9 +9,9 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, insert, select, update
 
-from taciturn.server.gateway import Gateway
+from taciturn.server.context import Gateway
 from taciturn.server.jobs.events import Events
-from taciturn.server.tables import jobs
+from taciturn.server.schema.tables import jobs
 from taciturn.wire.events import FailureCode, StateEvent
 from taciturn.wire.jobs import JobState
 

@@ -13,14 +13,14 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, select
 
+from taciturn.data.sql.check import check_list
 from taciturn.planning.plan import max_tokens
-from taciturn.preparation.expression import check_list
-from taciturn.server.datasets import WHY_NOT_READY
+from taciturn.server.catalog.datasets import WHY_NOT_READY
+from taciturn.server.identity.namespace_access import grant_is_live
 from taciturn.server.identity.principal import Principal
-from taciturn.server.moments import milliseconds
 from taciturn.server.problems import ProblemError
-from taciturn.server.tables import base_models, datasets, grant_terms, models, policies
-from taciturn.server.visibility import grant_is_live
+from taciturn.server.schema.tables import base_models, datasets, grant_terms, models, policies
+from taciturn.server.timestamps import milliseconds
 from taciturn.spec import EvaluateSpec, FitSpec
 from taciturn.wire.datasets import ColumnView, DatasetState, PolicyTerms
 from taciturn.wire.identity import Role

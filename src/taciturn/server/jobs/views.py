@@ -9,9 +9,9 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, Row, Select, or_, select, true
 
 from taciturn.server.identity.principal import Principal
-from taciturn.server.moments import moment
 from taciturn.server.problems import ProblemError
-from taciturn.server.tables import approvals, jobs, policies, users
+from taciturn.server.schema.tables import approvals, jobs, policies, users
+from taciturn.server.timestamps import moment
 from taciturn.wire.events import FAILURES, FailureCode
 from taciturn.wire.identity import Role
 from taciturn.wire.jobs import Failure, JobView, OperatedJob

@@ -20,7 +20,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from taciturn.server.launchers.port import (
+from taciturn.server.launchers.base import (
     LaterError,
     LaunchError,
     Order,
@@ -38,7 +38,7 @@ PASSED_ON = (
 
 _PASSES = (errno.EAGAIN, errno.ENOMEM, errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE)
 
-WORKER = (sys.executable, "-m", "taciturn.runner")
+WORKER = (sys.executable, "-m", "taciturn.worker")
 WORKSPACE = "TACITURN_WORKSPACE"
 
 _BIRTH_S = 5.0  # between the claim and the process' own note

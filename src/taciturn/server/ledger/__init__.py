@@ -1,7 +1,7 @@
 """The privacy ledger: budgets that hold whoever spends, whatever crashes.
 
     engine = open_database("sqlite:///ledger.db")       # taciturn.server.database
-    upgrade(engine)                                     # taciturn.server.schema
+    upgrade(engine)                                     # taciturn.server.schema.versions
     ledger = Ledger(engine, SealKey.from_text(secret))
     ledger.open_account("op-1", "patients-2026", epsilon=8, delta=1e-6)
     ledger.set_grant("op-2", "patients-2026", "user:ada", epsilon=3, delta=1e-6)

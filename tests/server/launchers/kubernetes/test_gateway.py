@@ -13,16 +13,16 @@ from sqlalchemy import Connection, insert, select, update
 
 from taciturn.planning.defaults import PublicFacts
 from taciturn.planning.plan import make_plan
-from taciturn.server.gateway import Gateway
-from taciturn.server.launchers.kubernetes.cluster import Cluster
+from taciturn.server.bootstrap import open_gateway
+from taciturn.server.context import Gateway
+from taciturn.server.launchers.base import LaunchError
+from taciturn.server.launchers.kubernetes.client import Cluster
+from taciturn.server.launchers.kubernetes.events import News
+from taciturn.server.launchers.kubernetes.factory import Kubernetes
 from taciturn.server.launchers.kubernetes.needs import Needs
-from taciturn.server.launchers.kubernetes.news import News
-from taciturn.server.launchers.kubernetes.opening import Kubernetes
 from taciturn.server.launchers.kubernetes.settings import KubernetesSettings, Pool
-from taciturn.server.launchers.port import LaunchError
+from taciturn.server.schema.tables import base_models, job_events, jobs, users
 from taciturn.server.settings import Settings
-from taciturn.server.starting import open_gateway
-from taciturn.server.tables import base_models, job_events, jobs, users
 from taciturn.spec import FitSpec
 from taciturn.wire.events import JOB_EVENT, JobEvent, NodeEvent
 

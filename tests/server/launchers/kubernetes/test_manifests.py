@@ -9,11 +9,11 @@ import kubernetes_validate
 import pytest
 from kubernetes.client import ApiClient
 
+from taciturn.server.launchers.base import LaunchError
 from taciturn.server.launchers.kubernetes import manifests
 from taciturn.server.launchers.kubernetes.names import Worker
 from taciturn.server.launchers.kubernetes.settings import Egress, KubernetesSettings, Pool
 from taciturn.server.launchers.kubernetes.sizing import Machine
-from taciturn.server.launchers.port import LaunchError
 from taciturn.wire.exits import FINAL
 
 GPU = Pool(
@@ -155,7 +155,7 @@ def test_several_machines_meet_at_the_first() -> None:
     pod = job["spec"]["template"]["spec"]
     assert pod["subdomain"] == rendered(4, 8)["Service"]["metadata"]["name"]
     command = pod["containers"][0]["command"]
-    assert command[:3] == ["python", "-m", "taciturn.runner.together"]
+    assert command[:3] == ["python", "-m", "taciturn.worker.torchrun"]
     # Longer than all machines may take to come: the first one waits for the last.
     (limit,) = [word for word in command if word.startswith("--rdzv-conf=timeout=")]
     assert int(limit.rpartition("=")[2]) >= SETTINGS.start_s + 600

@@ -6,9 +6,9 @@ import pytest
 
 from taciturn.planning.defaults import PublicFacts
 from taciturn.planning.plan import make_plan
+from taciturn.server.launchers.base import LaunchError
 from taciturn.server.launchers.kubernetes.settings import Pool
 from taciturn.server.launchers.kubernetes.sizing import Machine, choose, fit_need, model_need
-from taciturn.server.launchers.port import LaunchError
 from taciturn.spec import FitSpec
 from taciturn.wire.machines import MachineWish
 from taciturn.wire.worker import BaseModelFacts

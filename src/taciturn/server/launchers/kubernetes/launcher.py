@@ -18,12 +18,12 @@ from typing import Any
 from kubernetes.client import models as k8s
 from pydantic import BaseModel
 
+from taciturn.server.launchers.base import LaterError, LaunchError, Order, WorkerState
 from taciturn.server.launchers.kubernetes import manifests
-from taciturn.server.launchers.kubernetes.cluster import Cluster, Kind, Object
+from taciturn.server.launchers.kubernetes.client import Cluster, Kind, Object
 from taciturn.server.launchers.kubernetes.names import Labels, Worker
 from taciturn.server.launchers.kubernetes.settings import KubernetesSettings
 from taciturn.server.launchers.kubernetes.sizing import Machine
-from taciturn.server.launchers.port import LaterError, LaunchError, Order, WorkerState
 
 
 @dataclass(frozen=True, slots=True)

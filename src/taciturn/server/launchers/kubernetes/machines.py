@@ -13,7 +13,7 @@ from typing import Any
 
 from kubernetes.client import models as k8s
 
-from taciturn.server.launchers.kubernetes.cluster import Cluster, Kind, Object
+from taciturn.server.launchers.kubernetes.client import Cluster, Kind, Object
 from taciturn.server.launchers.kubernetes.names import Labels, Worker
 
 

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from kubernetes.client import models as k8s
 
 from taciturn.certificate.keygen import MAX_DAYS, new_key
-from taciturn.server.launchers.kubernetes.cluster import Object
+from taciturn.server.launchers.kubernetes.client import Object
 from taciturn.server.launchers.kubernetes.names import Worker
 from taciturn.server.launchers.kubernetes.pods import CONTAINER, pod_template
 from taciturn.server.launchers.kubernetes.settings import Egress, KubernetesSettings

@@ -13,7 +13,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-from taciturn.server.launchers.kubernetes.cluster import Cluster, ClusterError, Kind, Object
+from taciturn.server.launchers.kubernetes.client import Cluster, ClusterError, Kind, Object
+from taciturn.server.launchers.kubernetes.garbage import Reaper
+from taciturn.server.launchers.kubernetes.informer import Caught, Follower, Forbidden, News, Seen
 from taciturn.server.launchers.kubernetes.machines import Machines, Use
 from taciturn.server.launchers.kubernetes.manifests import (
     GIVEN_UP,
@@ -23,18 +25,10 @@ from taciturn.server.launchers.kubernetes.manifests import (
     given_up,
 )
 from taciturn.server.launchers.kubernetes.names import Labels, Worker
-from taciturn.server.launchers.kubernetes.reaper import Reaper
 from taciturn.server.launchers.kubernetes.release import Release
 from taciturn.server.launchers.kubernetes.settings import KubernetesSettings, Pool
-from taciturn.server.launchers.kubernetes.story import (
-    Chapter,
-    Scene,
-    events_of,
-    said_of,
-    tell,
-)
+from taciturn.server.launchers.kubernetes.status import Chapter, Scene, events_of, said_of, tell
 from taciturn.server.launchers.kubernetes.times import moment
-from taciturn.server.launchers.kubernetes.watching import Caught, Follower, Forbidden, News, Seen
 from taciturn.wire.events import NodeEvent
 
 log = logging.getLogger("taciturn.server.launchers.kubernetes")

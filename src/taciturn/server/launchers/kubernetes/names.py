@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from taciturn.server.launchers.port import LaunchError, handle_of, parts_of
+from taciturn.server.launchers.base import LaunchError, handle_of, parts_of
 
 _MANAGED_BY = "app.kubernetes.io/managed-by"
 _COMPONENT = "app.kubernetes.io/component"

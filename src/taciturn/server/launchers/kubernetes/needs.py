@@ -9,7 +9,8 @@ from typing import Any
 from sqlalchemy import Connection, Row, select
 
 from taciturn.planning.plan import TrainingPlan
-from taciturn.server.gateway import Gateway
+from taciturn.server.context import Gateway
+from taciturn.server.launchers.base import LaunchError
 from taciturn.server.launchers.kubernetes.launcher import Need
 from taciturn.server.launchers.kubernetes.settings import KubernetesSettings, Pool
 from taciturn.server.launchers.kubernetes.sizing import (
@@ -19,8 +20,7 @@ from taciturn.server.launchers.kubernetes.sizing import (
     fit_need,
     model_need,
 )
-from taciturn.server.launchers.port import LaunchError
-from taciturn.server.tables import base_models, jobs, models
+from taciturn.server.schema.tables import base_models, jobs, models
 from taciturn.wire.jobs import JobKind, RemoteFit
 from taciturn.wire.machines import MachineWish
 from taciturn.wire.worker import BaseModelFacts

@@ -103,12 +103,12 @@ def _container(
 
 def _command(worker: Worker, machine: Machine, settings: KubernetesSettings) -> tuple[str, ...]:
     """What runs: the worker, or torchrun that starts one for each GPU of each machine."""
-    if machine.processes == 1 or settings.command[:3] != ("python", "-m", "taciturn.runner"):
+    if machine.processes == 1 or settings.command[:3] != ("python", "-m", "taciturn.worker"):
         return settings.command
     meet_s = settings.start_s + _PULL_S
     meeting = (f"--master-addr={worker.first_host}", f"--master-port={settings.rendezvous_port}")
     return (
-        *("python", "-m", "taciturn.runner.together"),
+        *("python", "-m", "taciturn.worker.torchrun"),
         f"--nnodes={machine.nodes}",
         f"--nproc-per-node={max(1, machine.gpus)}",
         *(
@@ -117,7 +117,7 @@ def _command(worker: Worker, machine: Machine, settings: KubernetesSettings) -> 
             if machine.nodes > 1
             else ("--standalone",)
         ),
-        *("--max-restarts=0", "-m", "taciturn.runner"),
+        *("--max-restarts=0", "-m", "taciturn.worker"),
     )
 
 

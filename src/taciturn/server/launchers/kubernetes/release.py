@@ -9,11 +9,11 @@ from datetime import datetime
 from math import ceil
 from typing import Literal
 
-from taciturn.server.launchers.kubernetes.cluster import Cluster, ClusterError, Kind, Object
+from taciturn.server.launchers.kubernetes.client import Cluster, ClusterError, Kind, Object
 from taciturn.server.launchers.kubernetes.machines import Machines, Use
 from taciturn.server.launchers.kubernetes.names import Worker
 from taciturn.server.launchers.kubernetes.settings import KubernetesSettings, Pool
-from taciturn.server.launchers.kubernetes.story import Chapter
+from taciturn.server.launchers.kubernetes.status import Chapter
 from taciturn.server.launchers.kubernetes.times import moment
 from taciturn.wire.machines import MachineUse
 

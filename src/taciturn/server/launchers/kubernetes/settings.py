@@ -110,7 +110,7 @@ class KubernetesSettings(_Told):
     image_pull_policy: Annotated[str, Field(pattern="^(Always|IfNotPresent|Never)$")] = (
         "IfNotPresent"
     )
-    command: tuple[str, ...] = ("python", "-m", "taciturn.runner")
+    command: tuple[str, ...] = ("python", "-m", "taciturn.worker")
     service_account: str = ""
     data_secret: str = ""
     data_secrets: dict[str, str] = {}

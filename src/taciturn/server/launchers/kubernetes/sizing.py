@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from taciturn.planning.memory import MemoryNeed, memory_need, reading_need
 from taciturn.planning.plan import TrainingPlan
+from taciturn.server.launchers.base import LaunchError
 from taciturn.server.launchers.kubernetes.settings import Pool
-from taciturn.server.launchers.port import LaunchError
 from taciturn.spec import PerformanceSpec
 from taciturn.wire.machines import MachineWish
 from taciturn.wire.worker import BaseModelFacts

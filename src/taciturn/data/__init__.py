@@ -1,0 +1,1 @@
+"""Rows: opened from any source, prepared by SQL, bounded by unit and tokenised. No torch."""

@@ -1,0 +1,1 @@
+"""Text to token ids: tokenised once, kept on disk, bounded by unit."""

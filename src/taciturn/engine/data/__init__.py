@@ -1,1 +1,0 @@
-"""From anything that holds rows to tokenised privacy units on disk, and to microbatches."""

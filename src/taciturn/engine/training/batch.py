@@ -1,0 +1,183 @@
+"""From drawn units to physical microbatches: whole units, in constant public shapes.
+
+Arithmetic in batches rounds by the shape of the batch. A microbatch's shape therefore follows from
+the unit alone, from public limits and from nothing else in the draw: units of the same padded size
+share microbatches of one fixed number of units, and where a draw has too few, public fillers take
+the empty places. So a unit's gradient does not change with the company that it is drawn in.
+
+Shapes: B sequences, T tokens, U units.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from taciturn.data.tokens.tokenize import TokenizedDataset, TokenizedRecord
+from taciturn.engine.privacy.types import UnitBatch
+
+_NARROWEST = 16
+_FEWEST = 4
+
+
+@dataclass(frozen=True, slots=True)
+class BatchLimits:
+    """What one physical microbatch may hold. Public; changes speed and memory, never the result.
+
+    Attributes:
+        tokens: sequences times padded length, at most (one sequence is always allowed).
+        units: whole units, at most: per-unit gradients take units x trainable parameters.
+        max_tokens: longest sequence that can occur, from the spec.
+    """
+
+    tokens: int
+    units: int
+    max_tokens: int
+
+    def units_of(self, width: int, records: int) -> int:
+        """Units of one microbatch, each of `records` sequences of `width` tokens; at least 1."""
+        fitting = min(self.tokens // (width * records), self.units // records)
+        return _divisible(max(1, fitting))
+
+
+def filled_units(expected_batch_size: int, max_tokens: int) -> int:
+    """Units of a microbatch that leave few places for fillers in a draw of this expected size.
+
+    The last microbatch of each padded length is half full on average: with this many places,
+    fillers are at most about a quarter of a large draw that has every length. In a small draw they
+    may be more: fewer than four short records at once cost more time than fillers do.
+    """
+    return max(_FEWEST, expected_batch_size // (2 * len(widths(max_tokens))))
+
+
+def widths(max_tokens: int) -> tuple[int, ...]:
+    """All padded lengths, from short to long: 16, 20, 24, 28, 32, 40, 48 ... `max_tokens`."""
+    found = [bucket_length(1, max_tokens)]
+    while found[-1] < max_tokens:
+        found.append(bucket_length(found[-1] + 1, max_tokens))
+    return tuple(found)
+
+
+def bucket_length(length: int, max_tokens: int) -> int:
+    """The padded length for `length` tokens: from a small public set, at most max_tokens.
+
+    The set is 16, 20, 24, 28, 32, 40, 48 ...: each power of two and three steps to the next.
+    Padding to the longest record of a batch instead would show that record's length in every
+    shape.
+    """
+    return min(_stepped(max(length, _NARROWEST), 4), max_tokens)
+
+
+def padded_size(lengths: Sequence[int], max_tokens: int) -> tuple[int, int]:
+    """The padded length and number of sequences of a unit with records of these lengths.
+
+    The numbers are 1, 2, 3, 4, 6, 8, 12, 16 ...
+    """
+    return bucket_length(max(lengths), max_tokens), _stepped(len(lengths), 2)
+
+
+def _stepped(number: int, steps: int) -> int:
+    """Up, to a power of two or one of the even steps from it to the next."""
+    step = max(1, (1 << (number - 1).bit_length()) // (2 * steps))
+    return -(-number // step) * step
+
+
+def _divisible(number: int) -> int:
+    """Down, to 1, 2, 3, 4, 6, 8, 12, 16, 24 ...: what can be split evenly in many ways."""
+    power = 1 << (number.bit_length() - 1)
+    return power * 3 // 2 if 2 * number >= 3 * power else power
+
+
+def microbatches(
+    dataset: TokenizedDataset, units: NDArray[np.int64], limits: BatchLimits
+) -> Iterator[tuple[UnitBatch, ...]]:
+    """Split one logical step's units into physical microbatches, short units first.
+
+    Each item is one group of whole units; no unit is in two groups. It is a tuple of parts over
+    the same units: one part, unless a single unit alone is larger than `limits.tokens`, whose
+    sequences are then spread over several parts to be added up before clipping.
+
+    Guarantee: the shapes of the parts that hold a unit follow from that unit's own records and
+    from `limits`.
+    """
+    sizes: dict[tuple[int, int], list[list[TokenizedRecord]]] = defaultdict(list)
+    for unit in units:
+        records = dataset.records(int(unit))
+        sizes[padded_size([*map(_length, records)], limits.max_tokens)].append(records)
+    for (width, count), drawn in sorted(sizes.items()):
+        if width * count > limits.tokens:
+            yield from (_parts(records, width, limits) for records in drawn)
+            continue
+        places = limits.units_of(width, count)
+        for start in range(0, len(drawn), places):
+            yield (_filled(drawn[start : start + places], places, count, width),)
+
+
+def _parts(
+    records: Sequence[TokenizedRecord], width: int, limits: BatchLimits
+) -> tuple[UnitBatch, ...]:
+    """One unit's records, in parts of as many sequences each."""
+    rows = max(1, limits.tokens // width)
+    chunks = [records[start : start + rows] for start in range(0, len(records), rows)]
+    return tuple(_filled([chunk], 1, rows, width) for chunk in chunks)
+
+
+def _filled(
+    units: Sequence[Sequence[TokenizedRecord]], places: int, count: int, width: int
+) -> UnitBatch:
+    """A microbatch of `places` units of `count` sequences of `width` tokens.
+
+    Fillers are rows of token 0 without a target: their loss and gradient are zero.
+    """
+    ids = np.zeros((places * count, width), dtype=np.int64)
+    weights = np.zeros((places * count, width), dtype=np.float32)
+    for place, records in enumerate(units):
+        for row, record in enumerate(records, start=place * count):
+            _write(record, ids[row], weights[row])
+    return UnitBatch(
+        torch.from_numpy(ids),
+        torch.from_numpy(weights),
+        torch.arange(places).repeat_interleave(count),
+        places,
+        n_fillers=places - len(units),
+        n_records=sum(map(len, units)),
+    )
+
+
+def collate(
+    rows: Sequence[tuple[TokenizedRecord, int]], n_units: int, max_tokens: int
+) -> UnitBatch:
+    """Pad records, each with its unit, into one batch without fillers."""
+    width = bucket_length(max(_length(record) for record, _ in rows), max_tokens)
+    ids = np.zeros((len(rows), width), dtype=np.int64)
+    weights = np.zeros((len(rows), width), dtype=np.float32)
+    for row, (record, _) in enumerate(rows):
+        _write(record, ids[row], weights[row])
+    unit_of = np.array([unit for _, unit in rows], dtype=np.int64)
+    return UnitBatch(
+        torch.from_numpy(ids), torch.from_numpy(weights), torch.from_numpy(unit_of), n_units
+    )
+
+
+def _write(
+    record: TokenizedRecord, ids_T: NDArray[np.int64], weights_T: NDArray[np.float32]
+) -> None:
+    """Fill a row with a record.
+
+    Its targets share the weight 1 equally: its loss is the mean over its own targets, so a
+    record's scale depends on nothing but itself. A record without targets weighs nothing.
+    """
+    length = _length(record)
+    ids_T[:length] = record.input_ids
+    targets = int(record.targets.sum())
+    if targets:
+        weights_T[:length] = record.targets / np.float32(targets)
+
+
+def _length(record: TokenizedRecord) -> int:
+    return len(record.input_ids)

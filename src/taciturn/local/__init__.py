@@ -1,0 +1,1 @@
+"""Everything that runs on this machine: fit, release, sample, evaluate, attack, audit."""

@@ -1,0 +1,758 @@
+"""A model on this machine: what `taciturn.LLM` does where the data are here. It needs the engine.
+
+Arguments, results and errors are described at the facade's methods of the same names.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import tempfile
+import weakref
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Unpack
+
+import pandas as pd
+from dp_accounting.dp_event import DpEvent
+from peft import PeftModel
+
+from taciturn.accounting.calibrate import default_delta
+from taciturn.accounting.events import dpsgd_event, event_from_dict
+from taciturn.certificate.envelope import Envelope
+from taciturn.certificate.sign import check_promise, issue, released_audit
+from taciturn.certificate.signers import Signer, find_signer
+from taciturn.certificate.statement import AuditResult, Statement
+from taciturn.certificate.verify import read_certificate
+from taciturn.data.filesystem import check_output_file, check_output_folder, local_path
+from taciturn.data.tokens.origin import canonical_source
+from taciturn.data.tokens.tokenize import prepare
+from taciturn.data.unit import unit_name
+from taciturn.engine import evaluation
+from taciturn.engine.auditing.extraction import Extraction, Question
+from taciturn.engine.auditing.membership import Membership
+from taciturn.engine.auditing.result_file import write_result
+from taciturn.engine.evaluation.classifier import Downstream
+from taciturn.engine.evaluation.features import Embedder
+from taciturn.engine.generation.sample import checked_prompts, sample, stream
+from taciturn.engine.generation.synthetic import write_parquet
+from taciturn.engine.model import adapter
+from taciturn.engine.model.load import LoadedModel, load_base, load_fitted, load_original
+from taciturn.engine.training.loop import Interrupted
+from taciturn.engine.training.processes import is_first_process
+from taciturn.errors import (
+    AdapterError,
+    CertificateError,
+    GuaranteeError,
+    MissingDependencyError,
+    ModelError,
+    OutputError,
+    SpecError,
+)
+from taciturn.local import attack, evaluate
+from taciturn.local import audit as auditing
+from taciturn.local.evaluate import Evaluation, Subject
+from taciturn.local.fit import (
+    DATA,
+    PRIVATE,
+    Cost,
+    Earlier,
+    FitResult,
+    Observer,
+    add_audit,
+    add_figures,
+    commit_evaluation,
+    estimate,
+    fit,
+    measured_speed,
+    private_folder,
+    public_facts,
+    release,
+    released_figures,
+    update_report,
+)
+from taciturn.notebook.frame import with_policy
+from taciturn.planning.plan import (
+    TOKENS_PER_UNIT,
+    TimeChoice,
+    TrainingPlan,
+    check_target,
+    make_plan,
+    max_tokens,
+    other_times,
+)
+from taciturn.planning.release import EvaluationPlan, plan_evaluation
+from taciturn.reports.figures import ReleasedDownstream, ReleasedEvaluation, ReleasedFigures
+from taciturn.reports.privacy import (
+    BASE_POLICY,
+    CERTIFICATE,
+    REPORT,
+    Audit,
+    LedgerTotal,
+    PrivacyReport,
+    PrivateStep,
+    read_report,
+)
+from taciturn.reports.spending import check_units, with_steps
+from taciturn.spec import (
+    AuditSpec,
+    DataSpec,
+    DownstreamFields,
+    DownstreamSpec,
+    EvaluateFields,
+    EvaluateSpec,
+    ExtractFields,
+    ExtractSpec,
+    FitFields,
+    FitSpec,
+    LedgerSpec,
+    MembershipFields,
+    MembershipSpec,
+    PerformanceSpec,
+    SampleSpec,
+    check_text,
+    is_whole,
+    parse,
+)
+
+if TYPE_CHECKING:
+    from taciturn.server.ledger import Together
+    from taciturn.server.ledger_file import LedgerFile
+
+_FIRST_PROCESS = (
+    "of several processes, the first one alone releases figures about private units and signs "
+    "certificates, once for all; call this where the environment variable RANK is 0"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """What `fit` would do, and what its steps would take on this machine.
+
+    Attributes:
+        other_times: what half, twice and four times the time would buy.
+    """
+
+    plan: TrainingPlan
+    cost: Cost
+    other_times: tuple[TimeChoice, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class _Size:
+    n_units: int
+    tokens_per_unit: float
+
+
+class LocalModel:
+    """A causal language model in this process; it is loaded when first needed."""
+
+    def __init__(self, name: str, performance: PerformanceSpec, base_at: str | None = None) -> None:
+        self.name = name
+        self._base_at = base_at
+        self._performance = performance
+        self._base: LoadedModel | None = None
+        self._fitted: Any = None
+        self._plan: TrainingPlan | None = None
+        self._privacy: PrivacyReport | None = None
+        self._spent: tuple[PrivateStep, ...] = ()
+        self._figures = ReleasedFigures()
+        self._folders: list[Path] = []
+        self._fitted_in: Path | None = None
+        self._audit: Audit | None = None
+        folder = local_path(name, "model")
+        fitted = os.path.isfile(folder / REPORT)
+        if base_at is not None and not fitted:
+            raise SpecError(
+                f"base={base_at!r} says where the base of a fitted model is, and {name} is none; "
+                "leave it out"
+            )
+        if fitted:
+            self._privacy = read_report(folder / REPORT)
+            self._spent = self._privacy.spent
+            self._figures = released_figures(folder)
+            self._folders.append(folder)
+        self._from_folder = bool(self._folders)
+
+    @property
+    def privacy(self) -> PrivacyReport | None:
+        """The guarantee this model carries; None for a base model."""
+        return self._privacy
+
+    @property
+    def policy(self) -> str:
+        """The guarantee in one line, as it stands on every sample."""
+        return BASE_POLICY if self._privacy is None else self._privacy.policy
+
+    def fit(
+        self,
+        data: object,
+        *,
+        output: str | Path | None = None,
+        resume: bool = False,
+        observer: Observer | None = None,
+        signing_key: str | None = None,
+        ledger: str | None = None,
+        ledger_namespace: str | None = None,
+        **fields: Unpack[FitFields],
+    ) -> None:
+        """Fine-tune on private text; `target_epsilon` says how private, or "unlimited" for not."""
+        spec = parse(FitSpec, self._with_performance(dict(fields)))
+        check_target(spec)
+        if observer is not None and not isinstance(observer, Observer):
+            raise SpecError(f"observer is {type(observer).__name__}; give a taciturn Observer")
+        if self._privacy is not None and not self._from_folder:
+            raise ModelError(
+                f"{self.name} is already fitted ({self.policy}); make a new LLM(...) of the base, "
+                "or save this one and fit LLM(folder) further"
+            )
+        if spec.sharding == "full" and output is None:
+            raise SpecError("sharding='full' needs output=: the folder that all processes share")
+        if signing_key is not None:
+            check_text("signing_key", signing_key)
+            check_promise(spec.private)
+        # The other processes need no key: the first one signs.
+        signer = find_signer(signing_key) if is_first_process() else None
+        if output is not None:
+            check_output_folder(local_path(output, "output"))
+        account = _account(ledger, ledger_namespace, data, spec)
+        base = self._load(spec)
+        earlier = None if self._privacy is None else Earlier(self._fitted, self._privacy)
+        folder = self._temporary() if output is None else local_path(output, "output")
+        try:
+            result = fit(
+                base,
+                data,
+                spec,
+                folder,
+                resume=resume,
+                observer=observer,
+                signer=signer,
+                spent=self._spent,
+                earlier=earlier,
+                pay=None if account is None else account.pay,
+            )
+        except BaseException as error:
+            self._base = self._fitted = None
+            if output is None and isinstance(error, Interrupted):
+                raise KeyboardInterrupt(
+                    f"stopped after step {error.step}; without output= nothing is kept that a fit "
+                    "could go on from"
+                ) from None
+            raise
+        if account is not None:
+            account.settle()
+        self._take(result, folder)
+        self._folders = [] if output is None else [folder]
+        self._from_folder = False
+
+    def plan(
+        self, data: object = None, *, n_units: int | None = None, **fields: Unpack[FitFields]
+    ) -> TrainingPlan:
+        """What `fit` would do, without doing it; give the data or its number of units."""
+        spec = parse(FitSpec, self._with_performance(dict(fields)))
+        _check_units(n_units)
+        check_target(spec)
+        speed = None if spec.max_minutes is None else measured_speed(self._apart(spec), spec)
+        base = self._load(spec)
+        if n_units is None:
+            n_units = self._size(data, spec).n_units
+        return make_plan(spec, public_facts(base, n_units + spec.canaries), speed)
+
+    def estimate(
+        self, data: object = None, *, n_units: int | None = None, **fields: Unpack[FitFields]
+    ) -> Estimate:
+        """The plan, and what it would take here: time, memory."""
+        spec = parse(FitSpec, self._with_performance(dict(fields)))
+        _check_units(n_units)
+        check_target(spec)
+        size = _Size(n_units, TOKENS_PER_UNIT) if n_units is not None else self._size(data, spec)
+        base = self._apart(spec)
+        plan, cost = estimate(base, spec, size.n_units + spec.canaries, size.tokens_per_unit)
+        facts = public_facts(base, plan.n_units)
+        return Estimate(plan, cost, other_times(spec, facts, plan))
+
+    def sample(
+        self,
+        prompts: Sequence[str],
+        *,
+        temperature: float = 1.0,
+        top_p: float = 1.0,
+        max_new_tokens: int = 100,
+        n: int = 1,
+        seed: int | None = None,
+        batch_size: int = 16,
+    ) -> pd.DataFrame:
+        """Continue each prompt; a frame with columns prompt, text, policy, `n` rows per prompt."""
+        fields = {
+            "temperature": temperature,
+            "top_p": top_p,
+            "max_new_tokens": max_new_tokens,
+            "n": n,
+            "seed": seed,
+            "batch_size": batch_size,
+        }
+        spec = parse(SampleSpec, fields)
+        base = self._load()
+        rows = sample(self._model(), base.tokenizer, prompts, spec, base.context_length)
+        frame = pd.DataFrame(
+            {"prompt": [r.prompt for r in rows], "text": [r.text for r in rows]},
+            columns=["prompt", "text"],
+        )
+        frame["policy"] = self.policy
+        return with_policy(frame, self.policy)
+
+    def stream(self, prompt: str, spec: SampleSpec) -> Iterator[str]:
+        """One continuation, piece by piece."""
+        base = self._load()
+        return stream(self._model(), base.tokenizer, prompt, spec, base.context_length)
+
+    def plan_evaluation(self, n_units: int, **fields: Unpack[EvaluateFields]) -> EvaluationPlan:
+        """How exactly `evaluate` would say by how much the fitted model is better."""
+        _check_units(n_units)
+        spec = parse(EvaluateSpec, dict(fields))
+        fitted_delta = None if self.privacy is None else self.privacy.delta
+        budget = evaluate.budget_of(spec, fitted_delta, n_units)
+        if budget is None:
+            raise SpecError("an evaluation of public text is free and exact; give target_epsilon")
+        return plan_evaluation(
+            n_units,
+            budget.epsilon,
+            budget.delta,
+            budget.noise_multiplier,
+            clusters=spec.samples > 0,
+        )
+
+    def evaluate(
+        self,
+        data: object,
+        *,
+        embedder: Embedder | None = None,
+        signing_key: str | None = None,
+        ledger: str | None = None,
+        ledger_namespace: str | None = None,
+        **fields: Unpack[EvaluateFields],
+    ) -> Evaluation:
+        """How well base and fitted model predict `data`, and how like it they write."""
+        spec = parse(EvaluateSpec, dict(fields))
+        subject = self._subject(signing_key, _account(ledger, ledger_namespace, data, spec))
+        return evaluate.evaluate(subject, data, spec, embedder)
+
+    def audit(self, *, confidence: float = 0.95, signing_key: str | None = None) -> Audit:
+        """What an attack proves about epsilon: a lower bound, beside what is promised."""
+        spec = parse(AuditSpec, {"confidence": confidence})
+        expected = auditing.check_canaries(self._privacy, spec.confidence)
+        assert self._privacy is not None
+        self._check_renewal("an audit", signing_key)
+        folders = [self._fitted_in] if self._fitted_in is not None else self._folders
+        planted = auditing.find_canaries(expected, [each / PRIVATE / DATA for each in folders])
+        subject = self._subject(signing_key)
+        found = auditing.audit(subject, self._privacy, planted, spec)
+        signer = find_signer(signing_key)
+        for folder in self._folders:
+            add_audit(folder, self._privacy, found, signer)
+        self._audit = found
+        return found
+
+    def downstream(
+        self,
+        synthetic: object,
+        test: object,
+        *,
+        signing_key: str | None = None,
+        ledger: str | None = None,
+        ledger_namespace: str | None = None,
+        **fields: Unpack[DownstreamFields],
+    ) -> Downstream:
+        """Train a classifier on synthetic text with labels, and test it on real text."""
+        spec = parse(DownstreamSpec, dict(fields))
+        subject = self._subject(signing_key, _account(ledger, ledger_namespace, test, spec))
+        return evaluate.downstream(subject, synthetic, test, spec)
+
+    def synthesize(
+        self,
+        n: int,
+        *,
+        output: str | Path | None = None,
+        prompts: Sequence[str] | Mapping[str, str] = ("",),
+        temperature: float = 1.0,
+        top_p: float = 1.0,
+        max_new_tokens: int = 128,
+        seed: int | None = None,
+        batch_size: int = 16,
+    ) -> pd.DataFrame:
+        """Write `n` records: a frame, and with `output` a Parquet file with the guarantee in it."""
+        path = None if output is None else local_path(output, "output")
+        if path is not None:
+            check_output_file(path, ".parquet")
+        labels = list(prompts) if isinstance(prompts, Mapping) else None
+        starts = checked_prompts(prompts.values() if isinstance(prompts, Mapping) else prompts)
+        turns = evaluate.in_turn(starts, n)
+        frame = self.sample(
+            [starts[turn] for turn in turns],
+            temperature=temperature,
+            top_p=top_p,
+            max_new_tokens=max_new_tokens,
+            seed=seed,
+            batch_size=batch_size,
+        )
+        frame["text"] = frame["prompt"] + frame["text"]
+        frame = frame[["text", "prompt", "policy"]]
+        if labels is not None:
+            frame.insert(1, "label", [labels[turn] for turn in turns])
+        if path is not None:
+            write_parquet({name: frame[name].tolist() for name in frame}, self._promise(), path)
+        return with_policy(frame, self.policy)
+
+    def log_probability(self, prompt: str, continuation: str) -> float:
+        """Natural logarithm of the probability that `prompt` is continued by `continuation`."""
+        check_text("prompt", prompt)
+        check_text("continuation", continuation)
+        base = self._load()
+        (found,) = evaluation.log_probabilities(
+            self._model(), base.tokenizer, prompt, [continuation], base.context_length
+        )
+        return found
+
+    def extract(
+        self,
+        secret: str,
+        *,
+        prefix: str = "",
+        telltale: str | None = None,
+        output: str | Path | None = None,
+        **fields: Unpack[ExtractFields],
+    ) -> Extraction:
+        """Does the model tell a secret, and would the base model have guessed it?"""
+        spec = parse(ExtractSpec, dict(fields))
+        question = Question.of(secret, prefix, telltale)
+        path = None if output is None else local_path(output, "output")
+        if path is not None:
+            check_output_file(path, ".json")
+        found = attack.extract(self._subject(None), question, spec, self.policy)
+        if path is not None:
+            write_result(found.to_dict(), path)
+        return found
+
+    def membership(
+        self,
+        members: object,
+        non_members: object,
+        *,
+        output: str | None = None,
+        **fields: Unpack[MembershipFields],
+    ) -> Membership:
+        """Can the model tell who was in its training data? For the data's owner."""
+        spec = parse(MembershipSpec, dict(fields))
+        path = None if output is None else self._private_file(output)
+        found = attack.membership(
+            self._subject(None), members, non_members, spec, self._privacy, self.policy
+        )
+        if path is not None:
+            private_folder(path.parent)
+            write_result(found.to_dict(), path)
+        return found
+
+    def certificate(
+        self, *, signing_key: str | None = None, audit: AuditResult | None = None
+    ) -> Statement:
+        """What is certified of this model, signed into `certificate.json` of its folder."""
+        if self._privacy is None:
+            raise CertificateError("a base model has no certificate: nothing was fitted; call fit")
+        check_promise(self._privacy.guarantee != "none")
+        if not self._folders:
+            raise CertificateError(
+                "the certificate covers the model's files; write them first: model.save(folder)"
+            )
+        if not is_first_process():
+            raise CertificateError(_FIRST_PROCESS)
+        signer = find_signer(signing_key)
+        if signer is not None:
+            statements = [issue(folder, signer, audit=audit) for folder in self._folders]
+            return statements[-1]
+        path = self._folders[-1] / CERTIFICATE
+        if audit is not None or not path.is_file():
+            raise CertificateError(
+                f"{path.parent} needs a signing key for its certificate; give signing_key=..., or "
+                "set TACITURN_SIGNING_KEY. `taciturn cert keygen` makes one"
+            )
+        return Statement.from_bytes(Envelope.from_bytes(read_certificate(path)).payload)
+
+    def save(
+        self, folder: str | Path, *, merged: bool = False, signing_key: str | None = None
+    ) -> Path:
+        """Write adapter, config, tokenizer, model card and privacy report; nothing private."""
+        if self._privacy is not None:
+            self._load()
+        if self._fitted is None or self._privacy is None:
+            raise AdapterError("there is nothing to save: call fit first")
+        output = local_path(folder, "folder")
+        check_output_folder(output)
+        if (output / REPORT).exists():
+            raise AdapterError(f"{output} already holds a fitted model; choose another folder")
+        if signing_key is not None:
+            check_promise(self._privacy.guarantee != "none")
+        if is_first_process():
+            signer = find_signer(signing_key)
+            found = [self._audit, *map(released_audit, self._folders)]
+            model = self._fitted
+            if merged and isinstance(model, PeftModel):
+                model = adapter.merged(model)
+            release(
+                model,
+                self._load(),
+                self._privacy,
+                output,
+                signer,
+                figures=self._figures,
+                audit=next((each for each in found if each is not None), None),
+            )
+        self._folders.append(output)
+        return output
+
+    def _subject(self, signing_key: str | None, account: _Account | None = None) -> Subject:
+        base = self._load()
+        delta = None if self._privacy is None else self._privacy.delta
+        purse = _Purse(self, signing_key, account)
+        return Subject(base, self._fitted, self._base_model, delta, purse)
+
+    def _private_file(self, name: str) -> Path:
+        """Where a private result of that name goes; raises if there is no such place."""
+        if Path(name).name != name or not name.endswith(".json"):
+            raise SpecError(
+                f"output {name} must be a name without a folder that ends in .json; it goes to the "
+                "private folder of the model"
+            )
+        if not self._folders:
+            raise OutputError(
+                "the result is private and this model has no folder to keep it in; fit with "
+                "output=..., save the model, or leave output out"
+            )
+        path = self._folders[-1] / PRIVATE / name
+        if path.exists():
+            raise OutputError(f"{path} already exists; choose another name or remove it")
+        return path
+
+    def _check_renewal(self, cause: str, signing_key: str | None) -> None:
+        """Raise unless this process may write, and can sign anew what `cause` changes."""
+        if not is_first_process():
+            raise GuaranteeError(_FIRST_PROCESS)
+        certified = [folder for folder in self._folders if (folder / CERTIFICATE).is_file()]
+        if certified and find_signer(signing_key) is None:
+            raise CertificateError(
+                f"{cause} changes what the certificate in {certified[0]} must say, "
+                "and there is no key to sign it anew; give signing_key=..., or set "
+                "TACITURN_SIGNING_KEY"
+            )
+
+    def _promise(self) -> dict[str, object]:
+        """What goes with synthetic text: policy, report, and certificate if there is one."""
+        report = None if self._privacy is None else self._privacy.model_dump(mode="json")
+        found = [folder / CERTIFICATE for folder in self._folders[-1:]]
+        certificate = next(
+            (path.read_text(encoding="utf-8") for path in found if path.is_file()), None
+        )
+        return {"policy": self.policy, "privacy_report": report, "certificate": certificate}
+
+    def _charge(
+        self,
+        step: PrivateStep,
+        fingerprint: str,
+        signer: Signer | None,
+        paid: LedgerTotal | None,
+    ) -> None:
+        """Compose a step into the guarantee, in every folder of this model, then here.
+
+        Args:
+            paid: what a ledger adds up to with this step, if it was charged in one.
+        """
+        homes = [folder / PRIVATE for folder in self._folders]
+        commitment = commit_evaluation(homes, fingerprint)
+        step = step.model_copy(update={"dataset_commitment": commitment})
+        spent = (*self._spent, step)
+        if self._privacy is not None:
+            # Without a ledger the sum that stood there is no longer that of all runs.
+            report = with_steps(self._privacy, spent).model_copy(update={"ledger": paid})
+            for folder in self._folders:
+                update_report(folder, self._privacy, report, signer)
+            self._privacy = report
+        self._spent = spent
+
+    def _keep(self, found: ReleasedEvaluation | ReleasedDownstream) -> None:
+        """Put released figures into the model's folders, where they can be written."""
+        if self._privacy is None or not is_first_process():
+            return
+        self._figures = self._figures.plus(found)
+        for folder in self._folders:
+            if os.access(folder, os.W_OK):
+                add_figures(folder, self._figures)
+
+    def _load(self, spec: PerformanceSpec | None = None) -> LoadedModel:
+        if self._base is None:
+            spec = spec or self._performance
+            if self._privacy is None:
+                self._base = load_base(self.name, spec)
+            else:
+                folder = Path(self.name).expanduser()
+                found = load_fitted(folder, self._privacy, spec, self._base_at)
+                self._base, self._fitted = found
+        return self._base
+
+    def _apart(self, spec: PerformanceSpec) -> LoadedModel:
+        """A base that adapters may be attached to: no fit or sample uses it afterwards."""
+        if self._privacy is not None:
+            return self._original()
+        base = self._load(spec)
+        self._base = None
+        return base
+
+    def _model(self) -> Any:
+        return self._load().model if self._fitted is None else self._fitted
+
+    def _base_model(self) -> AbstractContextManager[Any]:
+        return evaluation.base_model(self._fitted, self._load().model, self._original)
+
+    def _original(self) -> LoadedModel:
+        assert self._privacy is not None  # only of a fitted model
+        beside = self._folders[-1] if self._folders else None
+        return load_original(self._privacy, self._performance, beside, self._base_at)
+
+    def _take(self, result: FitResult, folder: Path) -> None:
+        if result.model is None:
+            # Sharded over processes that have parted; what was released is read when needed.
+            self._base, self.name = None, str(folder)
+        self._fitted, self._plan, self._privacy = result.model, result.plan, result.report
+        self._fitted_in, self._audit = folder, None
+        self._spent = result.report.spent
+        self._figures = ReleasedFigures()
+
+    def _with_performance(self, fields: dict[str, Any]) -> dict[str, Any]:
+        own = self._performance.model_dump(include={"device", "dtype", "quantization"})
+        for name, value in own.items():
+            if value is not None and fields.setdefault(name, value) != value:
+                raise SpecError(
+                    f"{name}={fields[name]!r} differs from the {value!r} this LLM was made with"
+                )
+        return fields
+
+    def _size(self, data: object, spec: FitSpec) -> _Size:
+        if data is None:
+            raise SpecError("plan needs the data, or n_units=...: how many units it has")
+        base = self._load(spec)
+        limit = max_tokens(spec, base.context_length)
+        with tempfile.TemporaryDirectory() as folder:
+            target = Path(folder) / "data"
+            dataset = prepare(data, spec, base.tokenizer, limit, target, spec.seed)
+            return _Size(dataset.n_units, dataset.n_tokens / dataset.n_units)
+
+    def _temporary(self) -> Path:
+        folder = tempfile.mkdtemp(prefix="taciturn-")
+        weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
+        return Path(folder) / "output"
+
+
+@dataclass(slots=True)
+class _Account:
+    """One run's place in a ledger file: what its data are called there, and its own name."""
+
+    book: LedgerFile
+    namespace: str
+    run: str = field(default_factory=lambda: secrets.token_hex(16))
+
+    def pay(self, run: str, plan: TrainingPlan) -> LedgerTotal:
+        """Charge all of a fit, whose name it keeps if it is resumed."""
+        self.run = run
+        if plan.privacy is None:
+            return self.record_exception(default_delta(plan.n_units))
+        event = dpsgd_event(
+            sampling_probability=plan.sampling_probability,
+            noise_multiplier=plan.privacy.noise_multiplier,
+            steps=plan.steps,
+        )
+        return self.charge(event, plan.privacy.delta)
+
+    def charge(self, event: DpEvent, delta: float) -> LedgerTotal:
+        """Charge all of a run; only then may it begin."""
+        return _total(self.book.charge(self.run, self.namespace, event, delta))
+
+    def record_exception(self, delta: float) -> LedgerTotal:
+        """Write down what has no guarantee, before it is there."""
+        return _total(self.book.record_exception(self.run, self.namespace, delta))
+
+    def settle(self) -> None:
+        """The run is over, if anything was charged for it."""
+        self.book.settle(self.run)
+
+
+def _total(found: Together) -> LedgerTotal:
+    return LedgerTotal(
+        epsilon=found.epsilon,
+        delta=found.delta,
+        runs=found.jobs,
+        without_guarantee=found.exceptions,
+    )
+
+
+def _account(
+    ledger: str | None, namespace: str | None, data: object, spec: DataSpec
+) -> _Account | None:
+    """Where a run about `data` is charged; None without a ledger. Opens it, and charges nothing."""
+    parse(LedgerSpec, {"ledger": ledger, "ledger_namespace": namespace})
+    if ledger is None or not is_first_process():
+        return None
+    try:
+        from taciturn.server.ledger_file import LedgerFile, namespace_of
+    except ModuleNotFoundError as error:
+        raise MissingDependencyError(
+            f"ledger={ledger!r} needs {error.name}; install taciturn[server]"
+        ) from None
+    source = namespace or canonical_source(data)
+    if source is None:
+        raise SpecError(
+            f"ledger={ledger!r} adds up runs on the same data, and rows in memory have no name of "
+            "their own; give ledger_namespace, the same one for all runs on them"
+        )
+    return _Account(LedgerFile.open(ledger), namespace_of(source, unit_name(spec)))
+
+
+def _check_units(n_units: int | None) -> None:
+    if n_units is not None and not (is_whole(n_units) and 1 <= n_units <= 10**12):
+        raise SpecError(
+            f"n_units={n_units!r:.100} must be a whole number from 1 to 10^12: how many privacy "
+            "units there are"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Purse:
+    """What a model has spent, as an evaluation sees it."""
+
+    model: LocalModel
+    signing_key: str | None
+    account: _Account | None
+
+    def check(self, unit: str) -> None:
+        """Raise if a step about `unit` could not be composed, or the certificate not renewed."""
+        self.model._check_renewal("a private evaluation", self.signing_key)
+        check_units([*(step.privacy_unit for step in self.model._spent), unit])
+
+    def look(self, delta: float) -> None:
+        """Write a look at exact private figures down, where there is a ledger."""
+        if self.account is not None:
+            self.account.record_exception(delta)
+
+    def charge(self, step: PrivateStep, delta: float, fingerprint: str) -> None:
+        """Add the step to what the model has spent, and first of all to the ledger."""
+        signer, paid = find_signer(self.signing_key), None
+        if self.account is not None:
+            paid = self.account.charge(event_from_dict(step.dp_event), delta)
+        self.model._charge(step, fingerprint, signer, paid)
+        if self.account is not None:
+            self.account.settle()
+
+    def keep(self, found: ReleasedEvaluation | ReleasedDownstream) -> None:
+        """Put figures into the model's folders and its page."""
+        self.model._keep(found)

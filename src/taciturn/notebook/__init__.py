@@ -1,0 +1,1 @@
+"""Values as notebooks show them: tables, cards, and their style."""

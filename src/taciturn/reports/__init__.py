@@ -1,0 +1,1 @@
+"""Reports of a run: what was promised, spent and measured, for people and programs."""

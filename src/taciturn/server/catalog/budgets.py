@@ -1,0 +1,210 @@
+"""Budgets and the ledger behind them, for people: balances, entries, verdicts."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+from sqlalchemy import Connection, func, select
+
+from taciturn.accounting.events import event_to_dict
+from taciturn.errors import UnknownEntryError
+from taciturn.server import ledger
+from taciturn.server.catalog.grants import Grants, grant_view, sees_all
+from taciturn.server.catalog.policies import Policies, Policy
+from taciturn.server.context import Gateway
+from taciturn.server.identity.namespace_access import no_namespace
+from taciturn.server.identity.principal import Principal
+from taciturn.server.ledger.tables import entries as entry_table
+from taciturn.server.problems import ProblemError
+from taciturn.server.schema.tables import policies
+from taciturn.server.timestamps import moment
+from taciturn.wire.datasets import BudgetView
+from taciturn.wire.identity import Role
+from taciturn.wire.ledger import (
+    AnchorView,
+    LedgerEntryView,
+    LedgerJobReport,
+    LedgerJobView,
+    LedgerProblem,
+    VerificationView,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Budgets:
+    """Balances of the namespaces that a caller may know of."""
+
+    gateway: Gateway
+    policies: Policies
+    grants: Grants
+
+    def read(self, namespace: str, caller: Principal) -> BudgetView:
+        """A namespace's balance, with the grants that the caller may see."""
+
+        def work(connection: Connection) -> BudgetView:
+            policy = self.policies.visible(connection, namespace, caller)
+            return self._view(connection, policy, caller)
+
+        return self.gateway.read(work)
+
+    def view(self, policy: Policy, caller: Principal) -> BudgetView:
+        """The balance as the ledger has it, never as the policy would have it. Of jobs that run,
+        owner and auditors see each charge; to others it counts as held until the job is over."""
+        return self.gateway.read(lambda connection: self._view(connection, policy, caller))
+
+    def _view(self, connection: Connection, policy: Policy, caller: Principal) -> BudgetView:
+        rows = self.grants.rows(connection, policy, caller)
+        found = ledger.statement_within(
+            connection,
+            self.gateway.seal_key,
+            policy.namespace,
+            settled=not sees_all(policy, caller),
+        )
+        return BudgetView(
+            namespace=policy.namespace,
+            epsilon=found.budget.epsilon,
+            delta=found.budget.delta,
+            charged=found.budget.charged,
+            taken=found.budget.taken,
+            exceptions=found.exceptions,
+            grants=tuple(grant_view(row, found) for row in rows),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerView:
+    """The ledger, for auditors, and for owners as far as it is about their namespaces."""
+
+    gateway: Gateway
+    policies: Policies
+    _verifying: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False)
+
+    def entries(
+        self, namespace: str, caller: Principal, after: int, fetch: int
+    ) -> Sequence[LedgerEntryView]:
+        """Entries of a namespace's chain that follow entry `after`."""
+        self._check(namespace, caller)
+        found = ledger.entries(self.gateway.engine, namespace, after=after, limit=fetch)
+        return [_entry(entry) for entry in found]
+
+    def jobs(
+        self, namespace: str, caller: Principal, after: str, fetch: int
+    ) -> Sequence[LedgerJobView]:
+        """What jobs took of a namespace's budget, by id."""
+        self._check(namespace, caller)
+        engine, key = self.gateway.engine, self.gateway.seal_key
+        found = ledger.job_page(engine, key, namespace, after=after, limit=fetch)
+        return [_job(namespace, statement) for statement in found]
+
+    def job(self, namespace: str, job: str, caller: Principal) -> LedgerJobReport:
+        """What a job's charged steps cost by themselves."""
+        self._check(namespace, caller)
+        engine, key = self.gateway.engine, self.gateway.seal_key
+        report = _report(self.gateway, namespace, job)
+        return LedgerJobReport(
+            **_job(namespace, ledger.job_statement(engine, key, job)).model_dump(),
+            epsilon=report.epsilon,
+            delta=report.delta,
+            accountant=report.accountant,
+            event=event_to_dict(report.event),
+        )
+
+    def verify(self, anchors: Sequence[AnchorView], caller: Principal) -> VerificationView:
+        """Derive every balance again from the entries, and say which row is not as it was written.
+
+        One at a time: it reads the whole ledger. Raises ProblemError `too_many_requests`.
+        """
+        kept = tuple(ledger.Anchor(**anchor.model_dump()) for anchor in anchors)
+        if not self._verifying.acquire(blocking=False):
+            raise ProblemError(
+                "too_many_requests",
+                "the ledger is being verified already; try again in a minute",
+                headers={"Retry-After": "60"},
+            )
+        try:
+            found = ledger.verify(self.gateway.engine, key=self.gateway.seal_key, anchors=kept)
+        finally:
+            self._verifying.release()
+        return self.gateway.read(lambda connection: _verdict(connection, found, len(kept), caller))
+
+    def _check(self, namespace: str, caller: Principal) -> None:
+        """A grant in a namespace does not show its books; `not_found` as elsewhere."""
+        policy = self.gateway.read(
+            lambda connection: self.policies.visible(connection, namespace, caller)
+        )
+        if not sees_all(policy, caller):
+            raise no_namespace(namespace)
+
+
+def _report(gateway: Gateway, namespace: str, job: str) -> ledger.JobReport:
+    """The report of a job; the same `not_found` for one elsewhere as for none."""
+    with suppress(UnknownEntryError):
+        found = ledger.job_report(gateway.engine, gateway.seal_key, job)
+        if found.namespace == namespace:
+            return found
+    raise ProblemError("not_found", f"job {job!r} has no reservation in {namespace!r}")
+
+
+def _entry(entry: ledger.Entry) -> LedgerEntryView:
+    return LedgerEntryView(
+        namespace=entry.namespace,
+        sequence=entry.sequence,
+        operation_id=entry.operation_id,
+        recorded_at=moment(entry.recorded_at_ms),
+        details=entry.details.model_dump(mode="json"),
+        previous=entry.previous,
+        digest=entry.digest,
+    )
+
+
+def _job(namespace: str, statement: ledger.JobStatement) -> LedgerJobView:
+    return LedgerJobView(
+        job=statement.job,
+        namespace=namespace,
+        status=statement.status,
+        grants=statement.grants,
+        charged=statement.charged,
+        held=statement.held,
+    )
+
+
+def _verdict(
+    connection: Connection, found: ledger.Verification, anchors: int, caller: Principal
+) -> VerificationView:
+    """What was found, as far as it is the caller's business."""
+    seen = _namespaces(connection, caller)
+    problems = [
+        LedgerProblem(namespace=each.namespace, sequence=each.sequence, text=each.what)
+        for each in found.problems
+        if seen is None or each.namespace in seen | {""}
+    ]
+    shown = [each for each in found.anchors if seen is None or each.namespace in seen]
+    return VerificationView(
+        ok=not problems,
+        namespaces=found.accounts if seen is None else len(seen),
+        entries=found.entries if seen is None else _count(connection, seen),
+        seals_checked=found.seals_checked,
+        anchors_checked=anchors,
+        problems=tuple(problems),
+        anchors=tuple(AnchorView(**each.model_dump()) for each in shown),
+    )
+
+
+def _namespaces(connection: Connection, caller: Principal) -> frozenset[str] | None:
+    """Those that the caller owns; None, which is all, for an auditor."""
+    if caller.has(Role.AUDITOR):
+        return None
+    query = select(policies.c.namespace).where(policies.c.owner_id == caller.user_id)
+    return frozenset(connection.execute(query).scalars())
+
+
+def _count(connection: Connection, namespaces: frozenset[str]) -> int:
+    query = select(func.count()).select_from(entry_table)
+    return int(
+        connection.execute(
+            query.where(entry_table.c.namespace.in_(sorted(namespaces)))
+        ).scalar_one()
+    )

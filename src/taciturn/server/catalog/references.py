@@ -1,0 +1,176 @@
+"""References to private rows: where an owner's may be, and that no two budgets have the same rows.
+
+What is asked here are texts and marks. The rows themselves are looked at by workers alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import logging
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, Row, delete, exists, insert, make_url, or_, select
+
+from taciturn.data import places
+from taciturn.server.context import Gateway
+from taciturn.server.problems import ProblemError
+from taciturn.server.schema.tables import datasets, jobs, source_marks, users
+from taciturn.server.settings import Settings
+from taciturn.wire.datasets import DatasetState
+from taciturn.wire.jobs import JobKind, JobState
+from taciturn.wire.worker import SourceMarks, SourceRef
+
+log = logging.getLogger("taciturn.server.catalog.references")
+
+
+@dataclass(frozen=True, slots=True)
+class References:
+    """Says which sources may be registered, and by whom."""
+
+    gateway: Gateway
+
+    def check(self, connection: Connection, place: str, owner_id: str) -> None:
+        """Raise ProblemError `forbidden` where this owner may register nothing there, `invalid` if
+        it is the gateway's own."""
+        if not places.allowed(place, self._prefixes(connection, owner_id)):
+            raise ProblemError(
+                "forbidden",
+                "source: you may register no data there; an administrator says where you may: "
+                "taciturn user change NAME --source FOLDER-OR-URL",
+            )
+        own = places.spelled(own_places(self.gateway))
+        if any(places.inside(place, each) or places.meet(place, each) for each in own):
+            raise ProblemError(
+                "invalid",
+                "source: what the gateway and its workers keep is there; name the folder of the "
+                "data alone",
+            )
+
+    def check_elsewhere(self, connection: Connection, place: str, namespace: str) -> None:
+        """Raise ProblemError `conflict` where the place is known under another budget already: the
+        same rows under two would make both promises untrue. A source that was removed before any
+        job used it may go elsewhere."""
+        query = select(datasets.c.source).where(datasets.c.namespace != namespace, _standing())
+        known = places.spelled(connection.execute(query).scalars())
+        if any(places.meet(place, each) for each in known):
+            raise ProblemError(
+                "conflict",
+                "source: it belongs to another namespace, whose budget protects the same rows; "
+                "register it there, or ask an administrator",
+            )
+
+    def of(self, connection: Connection, dataset: Row[Any]) -> SourceRef:
+        """What a worker is told of a dataset."""
+        return SourceRef(
+            source=dataset.source,
+            unit=dataset.unit,
+            units=dataset.units,
+            split_key=dataset.split_key,
+            names=None if dataset.header else _names(dataset.stated or dataset.columns or "[]"),
+            prefixes=self._prefixes(connection, dataset.owner_id),
+            networks=tuple(map(str, self.gateway.settings.source_networks)),
+            own=own_places(self.gateway),
+            mark_key=self._mark_key,
+        )
+
+    def identify(self, connection: Connection, dataset: str, found: SourceMarks) -> bool:
+        """Keep what a worker has found a dataset's source to be; False, and nothing is kept, where
+        one of another namespace was found to be the same.
+
+        Of places, the newest are kept, for something else may come to where a file was. Of
+        contents all that a job may have used.
+        """
+        row = connection.execute(select(datasets).where(datasets.c.name == dataset)).one()
+        marks = (*found.places, *found.contents)
+        other = (
+            select(source_marks.c.dataset)
+            .join(datasets, datasets.c.name == source_marks.c.dataset)
+            .where(
+                source_marks.c.mark.in_(marks),
+                datasets.c.namespace != row.namespace,
+                _standing(),
+            )
+        )
+        met = connection.execute(other.limit(1)).scalar()
+        if met is not None:
+            log.error("the same rows under two budgets", extra={"dataset": dataset, "other": met})
+            return False
+        if found.first:
+            used = connection.execute(select(_used(dataset))).scalar()
+            old = delete(source_marks).where(source_marks.c.dataset == dataset)
+            connection.execute(old.where(source_marks.c.lasting.is_(False)) if used else old)
+        mine = select(source_marks.c.mark).where(
+            source_marks.c.dataset == dataset, source_marks.c.mark.in_(marks)
+        )
+        known = set(connection.execute(mine).scalars())
+        new = [
+            {"dataset": dataset, "mark": mark, "lasting": lasting}
+            for lasting, kind in ((False, found.places), (True, found.contents))
+            for mark in dict.fromkeys(kind)
+            if mark not in known
+        ]
+        if new:
+            connection.execute(insert(source_marks), new)
+        return True
+
+    @property
+    def _mark_key(self) -> str:
+        """Keys the digests by which sources are compared: without the key, one tells nothing of a
+        file to somebody who has a copy of the database and guesses what is in it."""
+        text = b"taciturn marks of sources 1"
+        return hmac.new(self.gateway.seal_key.secret, text, hashlib.sha256).hexdigest()
+
+    def _prefixes(self, connection: Connection, owner_id: str) -> tuple[str, ...]:
+        own = connection.execute(select(users.c.sources).where(users.c.id == owner_id)).scalar_one()
+        return (*self.gateway.settings.source_prefixes, *json.loads(own))
+
+
+def unidentified(connection: Connection) -> Sequence[Row[Any]]:
+    """Datasets in use that no worker has compared with the others yet, and none is about to."""
+    marked = exists().where(source_marks.c.dataset == datasets.c.name)
+    asked = exists().where(
+        jobs.c.dataset == datasets.c.name,
+        jobs.c.kind == JobKind.PROBE.value,
+        jobs.c.state.not_in([state.value for state in JobState if state.over]),
+    )
+    ready = datasets.c.removed_at_ms.is_(None) & (datasets.c.state == DatasetState.READY.value)
+    query = select(datasets).where(ready, ~marked, ~asked)
+    return connection.execute(query.order_by(datasets.c.created_at_ms, datasets.c.name)).all()
+
+
+def own_places(gateway: Gateway) -> tuple[str, ...]:
+    """Where the gateway and its workers keep what is theirs."""
+    settings = gateway.settings
+    folders = {os.path.abspath(settings.data_dir), os.path.realpath(settings.data_dir)}
+    found = [f"{folder}/" for folder in sorted(folders)]
+    if settings.storage_url is not None:
+        found.append(settings.storage_url.rstrip("/") + "/")
+    return (*found, *_database(settings))
+
+
+def _database(settings: Settings) -> tuple[str, ...]:
+    if settings.database_url is None:
+        return ()
+    url = make_url(settings.database_url.get_secret_value())
+    if url.host is None or url.database is None:
+        return ()
+    port = "" if url.port is None else f":{url.port}"
+    return (f"{places.TABLES}://{url.host}{port}/{url.database}",)
+
+
+def _standing() -> ColumnElement[bool]:
+    """Datasets whose rows are under their namespace's budget, or were when a job used them."""
+    return or_(datasets.c.removed_at_ms.is_(None), _used(datasets.c.name))
+
+
+def _used(dataset: Any) -> ColumnElement[bool]:
+    return exists().where(jobs.c.dataset == dataset, jobs.c.kind != JobKind.PROBE.value)
+
+
+def _names(columns: str) -> tuple[str, ...]:
+    return tuple(column["name"] for column in json.loads(columns))

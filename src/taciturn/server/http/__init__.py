@@ -1,0 +1,1 @@
+"""The web application around the services: routes, access, limits, the OpenAPI document."""

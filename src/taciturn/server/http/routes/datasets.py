@@ -1,0 +1,99 @@
+"""Datasets: references to private rows, their previews, and selections tried on those."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Depends
+
+from taciturn.server.http.access import Requires, Svc
+from taciturn.server.http.routes.blocking import Route
+from taciturn.server.identity.permissions import Action
+from taciturn.server.identity.principal import Principal
+from taciturn.server.paging import PageQuery
+from taciturn.wire.datasets import (
+    DatasetChange,
+    DatasetView,
+    NewDataset,
+    PreviewView,
+    Selection,
+    StatedColumns,
+    SyntheticPreview,
+)
+from taciturn.wire.values import Name, Page
+
+router = APIRouter(tags=["datasets"], prefix="/datasets", route_class=Route)
+Reader = Annotated[Principal, Depends(Requires(Action.DATASETS_READ))]
+Writer = Annotated[Principal, Depends(Requires(Action.DATASETS_WRITE))]
+
+
+@router.get("")
+def list_datasets(caller: Reader, services: Svc, paging: PageQuery) -> Page[DatasetView]:
+    """Datasets that the caller may use, owns or audits, by name."""
+    found = services.datasets.page(caller, paging.name(), paging.fetch)
+    return paging.page(found, lambda each: each, lambda each: each.name)
+
+
+@router.post("", status_code=201)
+def register_dataset(caller: Writer, services: Svc, new: NewDataset) -> DatasetView:
+    """Register a reference to rows; a worker looks whether it can be read. The same request again
+    gives the dataset that it made."""
+    return services.registrations.register(new, caller)
+
+
+@router.get("/{name}")
+def read_dataset(caller: Reader, services: Svc, name: Name) -> DatasetView:
+    """A dataset: terms, schema, state."""
+    return services.datasets.read(name, caller)
+
+
+@router.patch("/{name}")
+def change_dataset(caller: Writer, services: Svc, name: Name, change: DatasetChange) -> DatasetView:
+    """Change description or mock rows; source, unit and units never change."""
+    return services.registrations.change(name, change, caller)
+
+
+@router.delete("/{name}", status_code=204)
+def remove_dataset(caller: Writer, services: Svc, name: Name) -> None:
+    """Let nobody use it any more. What was spent stays spent, and the name stays taken."""
+    services.registrations.remove(name, caller)
+
+
+@router.post("/{name}/probes", status_code=202)
+def probe_dataset(caller: Writer, services: Svc, name: Name) -> DatasetView:
+    """Have a worker look again at schema and units."""
+    return services.registrations.probe(name, caller)
+
+
+@router.put("/{name}/columns")
+def state_columns(caller: Writer, services: Svc, name: Name, stated: StatedColumns) -> DatasetView:
+    """Say what the columns are: confirm what a worker found (`found`), or that text files have no
+    header line. Nobody else is shown anything of columns before."""
+    return services.registrations.state_columns(name, stated, caller)
+
+
+@router.get("/{name}/preview")
+def read_preview(caller: Reader, services: Svc, name: Name) -> PreviewView:
+    """Rows in the shape of the real ones: invented, or written under a guarantee."""
+    return services.previews.read(name, caller)
+
+
+@router.put("/{name}/preview/synthetic")
+def use_synthetic_preview(
+    caller: Writer, services: Svc, name: Name, asked: SyntheticPreview
+) -> PreviewView:
+    """Show records that a fitted model has written, under the guarantee of its fit. Fitting is
+    paid for once; the records are kept."""
+    return services.previews.use_synthetic(name, asked, caller)
+
+
+@router.delete("/{name}/preview/synthetic", status_code=204)
+def drop_synthetic_preview(caller: Writer, services: Svc, name: Name) -> None:
+    """Show invented rows again."""
+    services.previews.drop_synthetic(name, caller)
+
+
+@router.post("/{name}/selections")
+def try_selection(caller: Reader, services: Svc, name: Name, selection: Selection) -> PreviewView:
+    """Run row-wise SQL on the preview, at once. In a job it will run on the real rows."""
+    return services.previews.select(name, selection.select, caller)

@@ -1,0 +1,78 @@
+"""A job's events: a page of them, or a stream that goes on until the job is over."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Annotated
+
+from anyio import to_thread
+from fastapi import APIRouter, Depends, Header, Query
+from starlette.responses import Response
+
+from taciturn.server.http.access import Requires, Svc
+from taciturn.server.http.routes.blocking import Route
+from taciturn.server.http.routes.sending import EventStream
+from taciturn.server.identity.permissions import Action
+from taciturn.server.identity.principal import Principal
+from taciturn.server.jobs.broadcast import Hub, TooManyWatchersError
+from taciturn.server.paging import MAX_LIMIT
+from taciturn.server.problems import ProblemError
+from taciturn.wire.events import EventPage, NumberedEvent
+
+router = APIRouter(tags=["jobs"], route_class=Route)
+
+Reader = Annotated[Principal, Depends(Requires(Action.JOBS_READ))]
+_STREAM = "text/event-stream"
+
+
+@router.get(
+    "/jobs/{job_id}/events",
+    response_model=EventPage,
+    responses={
+        200: {"content": {_STREAM: {"schema": {"type": "string"}}}},
+        204: {"description": "There will be no more events (to a stream that resumes)."},
+    },
+)
+async def read_events(
+    job_id: str,
+    caller: Reader,
+    services: Svc,
+    after: Annotated[int, Query(ge=0, le=2**31 - 1)] = 0,
+    limit: Annotated[int, Query(ge=1, le=MAX_LIMIT)] = MAX_LIMIT,
+    accept: Annotated[str, Header()] = "application/json",
+    last_event_id: Annotated[str | None, Header()] = None,
+) -> EventPage | Response:
+    """Events with a number above `after`. With `Accept: text/event-stream` as they come, until the
+    job is over; `Last-Event-ID` resumes. Times are rounded up to the gateway's tick."""
+    if _STREAM not in accept.lower():
+        page = await to_thread.run_sync(services.jobs.events, caller, job_id, after, limit)
+        return EventPage(items=page)
+    await to_thread.run_sync(services.results.check_watched, caller, job_id)
+    hub = services.hub
+    after = max(after, _number(last_event_id))
+    if await hub.ended(job_id, after):
+        return Response(status_code=204)
+    headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+    return EventStream(_stream(hub, job_id, after), headers=headers)
+
+
+async def _stream(hub: Hub, job_id: str, after: int) -> AsyncIterator[bytes]:
+    yield b"retry: 2000\n\n"
+    try:
+        async for event in hub.watch(job_id, after):
+            yield b": alive\n\n" if event is None else _message(event)
+    except TooManyWatchersError:
+        yield b": too many streams, come again\n\n"
+
+
+def _message(event: NumberedEvent) -> bytes:
+    data = event.model_dump_json()
+    return f"id: {event.sequence}\nevent: {event.event.type}\ndata: {data}\n\n".encode()
+
+
+def _number(last_event_id: str | None) -> int:
+    if last_event_id is None or last_event_id == "":
+        return 0
+    if not last_event_id.isascii() or not last_event_id.isdigit() or len(last_event_id) > 9:
+        raise ProblemError("invalid", "Last-Event-ID: not the number of an event of this stream")
+    return int(last_event_id)

@@ -1,0 +1,302 @@
+"""OpenAI's completions API for fitted models, so that existing clients work unchanged.
+
+At `/v1/completions` and `/v1/chat/completions`; with the list of models, which has another shape
+at `/v1/models`, also under `/openai/v1`: `OpenAI(base_url="https://GATEWAY/openai/v1")`. Every
+answer carries the model's policy, in the header `Taciturn-Policy` and the field `taciturn`. Tokens
+are those that the model has written, also where a stop cut them off.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
+from typing import Annotated, Any
+
+from anyio import to_thread
+from fastapi import APIRouter, Depends, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.responses import JSONResponse, Response
+
+from taciturn.errors import TaciturnError
+from taciturn.server.http.access import Requires, Svc
+from taciturn.server.http.routes.blocking import Route
+from taciturn.server.http.routes.sending import EventStream, policy_header
+from taciturn.server.identity.permissions import Action
+from taciturn.server.identity.principal import Principal
+from taciturn.server.inference.stop_sequences import Stopper, cut
+from taciturn.server.paging import MAX_LIMIT, Paging
+from taciturn.server.problems import CODES, ProblemError, from_error
+from taciturn.server.services import Services
+from taciturn.wire.jobs import JobView, ModelView, RemoteSample
+from taciturn.wire.openai import ChatRequest, CompletionRequest, Sampling
+from taciturn.wire.results import SampleLine
+
+
+class OpenAIRoute(Route):
+    """A route whose errors have OpenAI's shape."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """The ordinary handler, with its errors translated."""
+        handler = super().get_route_handler()
+
+        async def handle(request: Request) -> Response:
+            try:
+                return await handler(request)
+            except ProblemError as error:
+                return _error(request, error, None)
+            except RequestValidationError as error:
+                first = error.errors()[0]
+                message = first["msg"].removeprefix("Value error, ")
+                where = ".".join(str(part) for part in first["loc"][1:]) or None
+                said = f"{where}: {message}" if where else message
+                return _error(request, ProblemError("invalid", said), where)
+            except TaciturnError as error:
+                known = from_error(error)
+                if known is None:
+                    raise
+                return _error(request, known, None)
+
+        return handle
+
+
+router = APIRouter(tags=["OpenAI"], route_class=OpenAIRoute)
+listing = APIRouter(tags=["OpenAI"], route_class=OpenAIRoute)
+"""Only under /openai/v1."""
+
+User = Annotated[Principal, Depends(Requires(Action.MODELS_USE))]
+Reader = Annotated[Principal, Depends(Requires(Action.MODELS_READ))]
+
+_COMPLETION_TOKENS = 16  # OpenAI's own default
+_ANSWER_TOKENS = 256  # of a chat; OpenAI has no default
+
+_TYPES = {
+    401: "authentication_error",
+    403: "permission_error",
+    404: "invalid_request_error",
+    429: "rate_limit_error",
+    503: "server_error",
+}
+
+
+def is_openai(request: Request) -> bool:
+    """Whether one of OpenAI's own clients asks."""
+    return "x-stainless-lang" in request.headers
+
+
+def model_list(models: Iterable[ModelView]) -> dict[str, Any]:
+    """Models in OpenAI's shape."""
+    return {"object": "list", "data": [_model(model) for model in models]}
+
+
+@listing.get("/models", operation_id="openai_list_models")
+def list_models(caller: Reader, services: Svc) -> dict[str, Any]:
+    """The models that you may know of."""
+    found: list[ModelView] = []
+    page = services.models.list(caller, Paging(MAX_LIMIT))
+    while True:
+        found += page.items
+        if page.next_cursor is None:
+            return model_list(found)
+        page = services.models.list(caller, Paging(MAX_LIMIT, found[-1].id))
+
+
+@listing.get("/models/{model_id}", operation_id="openai_read_model")
+def read_model(model_id: str, caller: Reader, services: Svc) -> dict[str, Any]:
+    """One of them."""
+    return _model(services.models.get(caller, model_id))
+
+
+@router.post("/completions", response_model=None)
+async def complete(
+    http: Request, asked: CompletionRequest, caller: User, services: Svc
+) -> Response:
+    """Continue one or several texts."""
+    model = await to_thread.run_sync(services.models.usable, caller, asked.model)
+    shape = _Completion(model)
+    limit = asked.limit_tokens or _default(model, _COMPLETION_TOKENS)
+    request = _sample(asked, asked.prompts, limit)
+    return await _answer(http, services, caller, request, shape, asked, asked.stops)
+
+
+@router.post("/chat/completions", response_model=None)
+async def chat(http: Request, asked: ChatRequest, caller: User, services: Svc) -> Response:
+    """Answer in a conversation: by the model's own chat template, or, where it has none, after
+    `System:`, `User:` and `Assistant:`."""
+    model = await to_thread.run_sync(services.models.usable, caller, asked.model)
+    prompt = await to_thread.run_sync(services.chats.prompt, model.job, asked.messages)
+    limit = asked.limit_tokens or _default(model, _ANSWER_TOKENS)
+    request = _sample(asked, [prompt.text], limit)
+    stops = (*asked.stops, *prompt.stops)
+    return await _answer(http, services, caller, request, _Chat(model), asked, stops)
+
+
+class _Shape:
+    """How answers look. A line's text is cut already."""
+
+    kind: str
+    chunk_kind: str
+
+    def __init__(self, model: ModelView) -> None:
+        self.model = model
+        self.created = int(time.time())
+
+    def frame(self, job: JobView, kind: str, choices: list[dict[str, Any]]) -> dict[str, Any]:
+        return {
+            "id": job.id,
+            "object": kind,
+            "created": self.created,
+            "model": self.model.id,
+            "choices": choices,
+            "taciturn": {"policy": job.policy.model_dump(), "job": job.id},
+        }
+
+    def choice(self, line: SampleLine) -> dict[str, Any]:
+        raise NotImplementedError
+
+    def delta(self, text: str, first: bool, finish: str | None) -> dict[str, Any]:
+        raise NotImplementedError
+
+
+class _Completion(_Shape):
+    kind = chunk_kind = "text_completion"
+
+    def choice(self, line: SampleLine) -> dict[str, Any]:
+        return {"text": line.text}
+
+    def delta(self, text: str, first: bool, finish: str | None) -> dict[str, Any]:
+        return {"text": text}
+
+
+class _Chat(_Shape):
+    kind, chunk_kind = "chat.completion", "chat.completion.chunk"
+
+    def choice(self, line: SampleLine) -> dict[str, Any]:
+        text = line.text.removeprefix(" ")
+        return {"message": {"role": "assistant", "content": text, "refusal": None}}
+
+    def delta(self, text: str, first: bool, finish: str | None) -> dict[str, Any]:
+        if first:
+            return {"delta": {"role": "assistant", "content": text.removeprefix(" ")}}
+        return {"delta": {"content": text} if text else {}}
+
+
+def _default(model: ModelView, tokens: int) -> int:
+    """As many tokens, or half of the model's context where that is less."""
+    return tokens if model.context_length is None else min(tokens, model.context_length // 2)
+
+
+def _sample(asked: Sampling, prompts: Sequence[str], limit_tokens: int) -> RemoteSample:
+    return RemoteSample(
+        model=asked.model,
+        prompts=tuple(prompts),
+        stream=bool(asked.stream),
+        temperature=1.0 if asked.temperature is None else asked.temperature,
+        top_p=asked.top_p or 1.0,
+        max_new_tokens=limit_tokens,
+        n=asked.n or 1,
+        seed=asked.seed,
+    )
+
+
+async def _answer(
+    http: Request,
+    services: Services,
+    caller: Principal,
+    request: RemoteSample,
+    shape: _Shape,
+    asked: Sampling,
+    stops: Sequence[str],
+) -> Response:
+    job = await services.completions.ask(caller, request)
+    headers = policy_header(job.policy)
+    if asked.stream:
+        usage = bool(asked.stream_options and asked.stream_options.include_usage)
+        body = _chunks(services, caller, job, shape, stops, usage)
+        return EventStream(body, headers={**headers, "Cache-Control": "no-store"})
+    lines = await services.completions.whole(caller, job, http.is_disconnected)
+    choices = []
+    for index, line in enumerate(lines):
+        text, stopped = cut(line.text, stops)
+        finish = "stop" if stopped else line.finish_reason
+        found = shape.choice(line.model_copy(update={"text": text}))
+        choices.append({"index": index, **found, "logprobs": None, "finish_reason": finish})
+    answer = {**shape.frame(job, shape.kind, choices), "usage": _usage(lines, request.n)}
+    return JSONResponse(answer, headers=headers)
+
+
+async def _chunks(
+    services: Services,
+    caller: Principal,
+    job: JobView,
+    shape: _Shape,
+    stops: Sequence[str],
+    with_usage: bool,
+) -> AsyncIterator[bytes]:
+    stopper, first, line = Stopper(stops), True, SampleLine(prompt="", text="")
+    try:
+        async for piece in services.completions.pieces(caller, job):
+            line = piece.whole or line
+            text = stopper.feed(piece.text) + ("" if piece.whole is None else stopper.end())
+            finish = None
+            if piece.whole is not None:
+                finish = "stop" if stopper.stopped else line.finish_reason
+            if text or first or finish:
+                choice = {"index": 0, **shape.delta(text, first, finish)}
+                choice |= {"logprobs": None, "finish_reason": finish}
+                yield _data(shape.frame(job, shape.chunk_kind, [choice]))
+                first = False
+    except ProblemError as error:
+        yield _data(_error_body(error, None))
+        return
+    if with_usage:
+        frame = shape.frame(job, shape.chunk_kind, [])
+        yield _data({**frame, "usage": _usage([line], 1)})
+    yield b"data: [DONE]\n\n"
+
+
+def _usage(lines: Sequence[SampleLine], n: int) -> dict[str, int]:
+    """Tokens of each prompt once, and all that were written."""
+    read = sum(line.prompt_tokens for line in lines[::n])
+    written = sum(line.tokens for line in lines)
+    return {
+        "prompt_tokens": read,
+        "completion_tokens": written,
+        "total_tokens": read + written,
+    }
+
+
+def _data(value: dict[str, Any]) -> bytes:
+    return f"data: {json.dumps(value)}\n\n".encode()
+
+
+def _model(model: ModelView) -> dict[str, Any]:
+    return {
+        "id": model.id,
+        "object": "model",
+        "created": int(model.created_at.timestamp()),
+        "owned_by": model.owner,
+        "taciturn": {"policy": model.policy.model_dump(), "name": model.name},
+    }
+
+
+def _error(request: Request, error: ProblemError, parameter: str | None) -> Response:
+    request.state.code = error.code
+    status, _ = CODES[error.code]
+    return JSONResponse(
+        _error_body(error, parameter),
+        status_code=400 if status == 422 else status,
+        headers=error.headers,
+    )
+
+
+def _error_body(error: ProblemError, parameter: str | None) -> dict[str, Any]:
+    status, _ = CODES[error.code]
+    return {
+        "error": {
+            "message": error.detail,
+            "type": _TYPES.get(status, "invalid_request_error"),
+            "param": parameter,
+            "code": error.code,
+        }
+    }

@@ -1,0 +1,1 @@
+"""Text and figures from fitted models: completions, chat, the files a worker needs."""

@@ -1,0 +1,339 @@
+"""Approvals: two people, neither of them the asker, let through what the rules alone refuse.
+
+A request is bound to the digest of exactly what would run, is good for one job, expires, and is
+ended by one rejection. It only records what was decided; `jobs` acts on it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from sqlalchemy import ColumnElement, Connection, Row, Update, and_, insert, or_, select, update
+
+from taciturn.accounting.events import event_from_dict
+from taciturn.certificate.canonical import canonical_json
+from taciturn.server import ledger
+from taciturn.server.context import Gateway
+from taciturn.server.identity.holders import check_access_is_settled
+from taciturn.server.identity.principal import Principal
+from taciturn.server.identity.secret import new_id
+from taciturn.server.newest_first import key, newest_first
+from taciturn.server.paging import Paging
+from taciturn.server.problems import ProblemError
+from taciturn.server.schema.tables import approvals, decisions, jobs, policies, users
+from taciturn.server.timestamps import moment
+from taciturn.wire.datasets import PolicyTerms
+from taciturn.wire.identity import Role
+from taciturn.wire.jobs import ApprovalView, Decision, DecisionView, Withdrawal
+from taciturn.wire.values import Page
+
+NEEDED = 2
+
+Reason = Literal["no_guarantee", "exceeds_grant"]
+
+
+def request_digest(reason: str, job: Mapping[str, Any]) -> str:
+    """What an approval is bound to: who asks for what, and the plan that would run."""
+    said = [reason, *(job[name] for name in ("id", "requester_id", "request", "plan", "event"))]
+    return hashlib.sha256(canonical_json(said)).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Approvals:
+    """Keeps requests for approval, and what was decided."""
+
+    gateway: Gateway
+
+    def ask(self, connection: Connection, job: Mapping[str, Any], reason: Reason) -> str:
+        """Open a request for a job, in the caller's transaction; returns its id."""
+        now_ms = self.gateway.now_ms()
+        approval_id = new_id("apr")
+        connection.execute(
+            insert(approvals).values(
+                id=approval_id,
+                job_id=job["id"],
+                namespace=job["namespace"],
+                reason=reason,
+                request=request_digest(reason, job),
+                needed=NEEDED,
+                state="open",
+                expires_at_ms=now_ms + round(self.gateway.settings.approval_s * 1000),
+                created_at_ms=now_ms,
+            )
+        )
+        return approval_id
+
+    def decide(self, caller: Principal, approval_id: str, answer: Decision) -> ApprovalView:
+        """Take an approver's answer. The same one again is answered as at first.
+
+        Raises:
+            ProblemError: `not_found`; `separation_of_duty` to the asker; `forbidden` to who is no
+                approver; `expired`; `conflict` if it was decided already; `policy_refused` for a
+                yes too soon after an administrator changed how the approver gets in.
+        """
+        now_ms = self.gateway.now_ms()
+
+        def work(connection: Connection) -> ApprovalView:
+            row = _visible(connection, caller, approval_id)
+            earlier = _decisions(connection, approval_id).get(caller.user_id)
+            if earlier == _WORD[answer.decision]:
+                return _view(connection, row)
+            _check_may_decide(
+                caller, row, now_ms, decided=earlier is not None and earlier != _WITHDRAWN
+            )
+            if answer.decision == "approve":
+                check_access_is_settled(connection, caller, row.namespace, now_ms)
+            said = {
+                "decision": _WORD[answer.decision],
+                "comment": answer.comment,
+                "created_at_ms": now_ms,
+            }
+            if earlier is None:
+                who = {"approval_id": approval_id, "approver_id": caller.user_id}
+                connection.execute(insert(decisions).values(who | said))
+            else:
+                connection.execute(_own(caller, approval_id).values(said))
+            self._conclude(connection, row)
+            return _view(connection, _visible(connection, caller, approval_id))
+
+        return self.gateway.write(work)
+
+    def withdraw(self, caller: Principal, approval_id: str, wanted: Withdrawal) -> ApprovalView:
+        """Take one's yes back, while the job has not made use of it; again: as at first. Whoever
+        has may decide anew.
+
+        Raises:
+            ProblemError: `not_found`; `conflict` without a yes of the caller's, or too late.
+        """
+        now_ms = self.gateway.now_ms()
+
+        def work(connection: Connection) -> None:
+            row = _visible(connection, caller, approval_id)
+            earlier = _decisions(connection, approval_id).get(caller.user_id)
+            if earlier == _WITHDRAWN:
+                return
+            if earlier != "approved":
+                raise ProblemError("conflict", f"you have not approved {approval_id!r}")
+            if row.state not in ("open", "approved"):
+                raise ProblemError(
+                    "conflict",
+                    f"approval {approval_id!r} is {row.state}: there is nothing to take back any "
+                    "more; who asked for the job, or the data's owner, can cancel it",
+                )
+            said = {"decision": _WITHDRAWN, "comment": wanted.comment, "created_at_ms": now_ms}
+            connection.execute(_own(caller, approval_id).values(said))
+            self._conclude(connection, row)
+
+        self.gateway.write(work)
+        return self.view(caller, approval_id)
+
+    def use(self, job_id: str) -> bool:
+        """Whether a job has been approved. From then on no yes is taken back: before anything is
+        held or recorded for it."""
+
+        def work(connection: Connection) -> bool:
+            mine = approvals.c.job_id == job_id
+            approved = update(approvals).where(mine, approvals.c.state == "approved")
+            connection.execute(approved.values(state="used"))
+            state = connection.execute(select(approvals.c.state).where(mine)).scalar()
+            return state == "used"
+
+        return self.gateway.write(work)
+
+    def view(self, caller: Principal, approval_id: str) -> ApprovalView:
+        """One request, with what it would leave of the budget; `not_found` where the caller may not
+        know of it."""
+
+        def work(connection: Connection) -> tuple[ApprovalView, Row[Any]]:
+            row = _visible(connection, caller, approval_id)
+            return _view(connection, row), row
+
+        found, row = self.gateway.read(work)
+        if found.state not in ("open", "approved"):
+            return found
+        engine, key = self.gateway.engine, self.gateway.seal_key
+        left = 1 - ledger.statement(engine, key, row.namespace).budget.taken
+        needed = 0.0
+        if row.event is not None:
+            room = ledger.room(engine, key, namespace=row.namespace, grants=())
+            needed = room.quote(event_from_dict(json.loads(row.event))).needed[None]
+        return found.model_copy(update={"left": left, "left_after": left - needed})
+
+    def page(self, caller: Principal, paging: Paging, state: str | None) -> Page[ApprovalView]:
+        """Requests that the caller made or may decide, newest first; all to auditors."""
+        wanted = newest_first(_select().where(_seen_by(caller)), approvals, paging)
+        if state is not None:
+            wanted = wanted.where(approvals.c.state == state)
+
+        def work(connection: Connection) -> Page[ApprovalView]:
+            rows = [row for row in connection.execute(wanted) if _may_see(caller, row)]
+            return paging.page(rows, lambda row: _view(connection, row), key)
+
+        return self.gateway.read(work)
+
+    def expire(self) -> None:
+        """End the requests that nobody decided in time."""
+        now_ms = self.gateway.now_ms()
+        late = update(approvals).where(
+            approvals.c.state == "open", approvals.c.expires_at_ms <= now_ms
+        )
+        self.gateway.write(lambda connection: connection.execute(late.values(state="expired")))
+
+    @staticmethod
+    def _conclude(connection: Connection, row: Row[Any]) -> None:
+        found = list(_decisions(connection, row.id).values())
+        state = "open"
+        if "rejected" in found:
+            state = "rejected"
+        elif found.count("approved") >= row.needed:
+            state = "approved"
+        change = update(approvals).where(approvals.c.id == row.id)
+        connection.execute(change.values(state=state))
+
+
+_WORD = {"approve": "approved", "reject": "rejected"}
+_WITHDRAWN = "withdrawn"
+
+
+def _own(caller: Principal, approval_id: str) -> Update:
+    """A change of what the caller has said."""
+    mine = (decisions.c.approval_id == approval_id) & (decisions.c.approver_id == caller.user_id)
+    return update(decisions).where(mine)
+
+
+def approvers_of(connection: Connection, job_id: str) -> tuple[str, ...]:
+    """The names of who approved a job, in order."""
+    wanted = (
+        select(users.c.name)
+        .join(decisions, decisions.c.approver_id == users.c.id)
+        .join(approvals, approvals.c.id == decisions.c.approval_id)
+        .where(approvals.c.job_id == job_id, decisions.c.decision == "approved")
+        .order_by(users.c.name)
+    )
+    return tuple(connection.execute(wanted).scalars())
+
+
+def _check_may_decide(caller: Principal, row: Row[Any], now_ms: int, *, decided: bool) -> None:
+    if row.requester_id == caller.user_id:
+        raise ProblemError(
+            "separation_of_duty", "you asked for this yourself; two other people have to decide"
+        )
+    if not _is_approver(caller, row):
+        raise ProblemError(
+            "forbidden", "the policy of this data does not name you as an approver; ask its owner"
+        )
+    if row.state == "expired" or (row.state == "open" and row.expires_at_ms <= now_ms):
+        raise ProblemError("expired", f"approval {row.id!r} was not decided in time; ask again")
+    if row.state != "open" or decided:
+        raise ProblemError("conflict", f"approval {row.id!r} is {row.state}, or you have decided")
+    asked = {"id": row.job_id, "request": row.job_request}
+    asked |= {name: getattr(row, name) for name in ("requester_id", "plan", "event")}
+    if request_digest(row.reason, asked) != row.request:
+        raise ProblemError("conflict", "the job is not what approval was asked for; reject it")
+
+
+def _is_approver(caller: Principal, row: Row[Any]) -> bool:
+    if row.owner_id == caller.user_id:
+        return True
+    named = PolicyTerms.model_validate_json(row.terms).approvers
+    return bool(set(named) & set(caller.holders))
+
+
+def _may_see(caller: Principal, row: Row[Any]) -> bool:
+    own = caller.user_id in (row.requester_id, row.owner_id)
+    return own or caller.has(Role.AUDITOR) or _is_approver(caller, row)
+
+
+def _seen_by(caller: Principal) -> ColumnElement[bool]:
+    """A condition that spares reading most of what `_may_see` would refuse."""
+    if caller.has(Role.AUDITOR):
+        return approvals.c.id.is_not(None)
+    named = [
+        policies.c.terms.contains(json.dumps(holder), autoescape=True) for holder in caller.holders
+    ]
+    return or_(jobs.c.requester_id == caller.user_id, policies.c.owner_id == caller.user_id, *named)
+
+
+def _select() -> Any:
+    columns = (
+        approvals,
+        jobs.c.requester_id,
+        jobs.c.kind,
+        jobs.c.dataset,
+        jobs.c.request.label("job_request"),
+        jobs.c.plan,
+        jobs.c.event,
+        policies.c.owner_id,
+        policies.c.terms,
+        users.c.name.label("requester"),
+    )
+    return (
+        select(*columns)
+        .join(jobs, jobs.c.id == approvals.c.job_id)
+        .join(policies, policies.c.namespace == approvals.c.namespace)
+        .join(users, users.c.id == jobs.c.requester_id)
+    )
+
+
+def _visible(connection: Connection, caller: Principal, approval_id: str) -> Row[Any]:
+    row: Row[Any] | None = connection.execute(
+        _select().where(and_(approvals.c.id == approval_id))
+    ).first()
+    if row is None or not _may_see(caller, row):
+        raise ProblemError(
+            "not_found", f"there is no approval {approval_id!r}, or it is not for you to see"
+        )
+    return row
+
+
+def _decisions(connection: Connection, approval_id: str) -> dict[str, str]:
+    wanted = select(decisions).where(decisions.c.approval_id == approval_id)
+    return {row.approver_id: row.decision for row in connection.execute(wanted)}
+
+
+def _said(connection: Connection, approval_id: str) -> tuple[DecisionView, ...]:
+    wanted = (
+        select(decisions, users.c.name)
+        .join(users, users.c.id == decisions.c.approver_id)
+        .where(decisions.c.approval_id == approval_id)
+        .order_by(decisions.c.created_at_ms, users.c.name)
+    )
+    return tuple(
+        DecisionView(
+            approver=row.name,
+            decision=row.decision,
+            comment=row.comment,
+            at=moment(row.created_at_ms),
+        )
+        for row in connection.execute(wanted)
+    )
+
+
+def _view(connection: Connection, row: Row[Any]) -> ApprovalView:
+    request, plan = json.loads(row.job_request), json.loads(row.plan or "{}")
+    privacy = plan.get("privacy") or plan  # of a fit, or of a release of figures
+    return ApprovalView(
+        id=row.id,
+        job=row.job_id,
+        namespace=row.namespace,
+        requester=row.requester,
+        reason=row.reason,
+        request=request,
+        state=row.state,
+        approved_by=approvers_of(connection, row.job_id),
+        needed=row.needed,
+        expires_at=moment(row.expires_at_ms),
+        created_at=moment(row.created_at_ms),
+        kind=row.kind,
+        dataset=row.dataset,
+        model=request.get("model"),
+        epsilon=privacy.get("epsilon"),
+        delta=privacy.get("delta"),
+        steps=plan.get("steps", 1 if plan else None),
+        purpose=request.get("purpose"),
+        decisions=_said(connection, row.id),
+    )

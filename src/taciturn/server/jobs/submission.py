@@ -1,0 +1,497 @@
+"""Jobs: asked for, priced, held in the ledger, approved where needed, queued; seen; cancelled.
+
+The ledger and the gateway's tables change in separate transactions. So a job is first a row
+(`validating`), then a reservation under the job's own operation id, then `queued`; `advance` does
+what is left of this after a crash anywhere, and doing it twice changes nothing.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+from sqlalchemy import Connection, Row, select, update
+
+from taciturn.accounting.events import event_from_dict, event_to_dict
+from taciturn.certificate.canonical import canonical_json
+from taciturn.data.arrow_types import type_of_column
+from taciturn.data.schema_fields import choose_fields
+from taciturn.errors import BudgetExceededError, UnknownEntryError
+from taciturn.planning.plan import Speed, TrainingPlan, adapter_plan, other_times
+from taciturn.server.catalog.sql_sandbox import Trials
+from taciturn.server.context import Gateway
+from taciturn.server.identity.job_access import watches_job
+from taciturn.server.identity.principal import Principal
+from taciturn.server.identity.secret import new_id
+from taciturn.server.jobs import idempotency
+from taciturn.server.jobs.approvals import Approvals, approvers_of
+from taciturn.server.jobs.completion import End, Ending
+from taciturn.server.jobs.durations import duration_of, speed_of
+from taciturn.server.jobs.pricing import (
+    Price,
+    Verdict,
+    decide,
+    fitting_epsilon,
+    planned_from,
+    price,
+)
+from taciturn.server.jobs.states import States, job_row
+from taciturn.server.jobs.terms import Asked, Terms, is_paid_for, terms_of
+from taciturn.server.jobs.views import (
+    job_view,
+    operated_job,
+    operated_jobs,
+    the_job,
+    visible_job,
+    visible_jobs,
+)
+from taciturn.server.ledger import job_cost
+from taciturn.server.models.results import no_job
+from taciturn.server.newest_first import key as place
+from taciturn.server.newest_first import newest_first
+from taciturn.server.paging import Paging
+from taciturn.server.problems import ProblemError
+from taciturn.server.schema.tables import approvals, jobs
+from taciturn.spec import DataSpec
+from taciturn.wire.events import FailureCode, NumberedEvent
+from taciturn.wire.jobs import (
+    ApprovalView,
+    Decision,
+    JobCost,
+    JobKind,
+    JobState,
+    JobView,
+    OperatedJob,
+    PlanView,
+    RemoteEvaluate,
+    RemoteFit,
+    RemoteProbe,
+)
+from taciturn.wire.values import Page, PolicyLine
+
+_PROBE_LINE = PolicyLine(
+    kind="public", text="names and types of columns: public once their owner has confirmed them"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Jobs:
+    """What people may do with jobs.
+
+    Attributes:
+        queued: called when a job has come into the queue, so that it need not wait for a tick.
+        keeps: what fits leave for audits is there when their workers are gone.
+    """
+
+    gateway: Gateway
+    states: States
+    ending: Ending
+    approvals: Approvals
+    trials: Trials
+    queued: Callable[[], object] = lambda: None
+    keeps: bool = True
+
+    def plan(self, caller: Principal, asked: Asked) -> PlanView:
+        """What a job would be and cost now; nothing is held. Raises as `submit`."""
+        terms, priced, verdict = self._judged(caller, asked)
+        short = not verdict.admitted or verdict.reason == "exceeds_grant"
+        view = PlanView(
+            plan=priced.plan,
+            epsilon=priced.epsilon,
+            delta=priced.delta,
+            share_of_budget=verdict.share_of_budget,
+            share_of_grant=verdict.share_of_grant,
+            admitted=verdict.admitted,
+            fitting_epsilon=fitting_epsilon(self.gateway, priced, terms) if short else None,
+            needs_approval=verdict.reason,
+            policy=priced.policy,
+        )
+        if isinstance(asked, RemoteFit):
+            return view.model_copy(update=self._of_a_fit(caller, asked, terms, priced))
+        return view
+
+    def _of_a_fit(
+        self, caller: Principal, asked: RemoteFit, terms: Terms, priced: Price
+    ) -> dict[str, Any]:
+        """How long it would take, and what it and other amounts of time would be worth."""
+        assert terms.base is not None
+        base, plan = terms.base, TrainingPlan(**priced.plan)
+        duration = self.gateway.read(
+            lambda connection: duration_of(connection, caller, base.name, plan, base.parameters)
+        )
+        times = other_times(*planned_from(asked, terms), plan)
+        return {"duration": duration, "worth": plan.worth, "other_times": times}
+
+    def _speed(self, caller: Principal, asked: Asked, terms: Terms) -> Speed | None:
+        """What a fit's max_minutes is reckoned with; None without."""
+        if not isinstance(asked, RemoteFit) or asked.max_minutes is None:
+            return None
+        spec, facts = planned_from(asked, terms)
+        method = adapter_plan(spec, facts).method
+        return self.gateway.read(
+            lambda connection: speed_of(
+                connection, caller, facts.base_model, method, facts.base_parameters
+            )
+        )
+
+    def submit(self, caller: Principal, asked: Asked, key: str | None) -> JobView:
+        """Ask for a job. The same key and request again: the same job.
+
+        Raises:
+            ProblemError: `not_found`, `not_ready`, `policy_refused`, `budget_exceeded` and
+                others; nothing was held, and nothing will run.
+            SpecError, DataError: the request itself is wrong.
+        """
+        if key is None and is_paid_for(asked):
+            raise ProblemError(
+                "idempotency_key_missing",
+                f"a job of kind {asked.kind.value!r} spends budget: give the header "
+                "Idempotency-Key, a new random text for each new job and the same one for a retry",
+            )
+        digest = idempotency.digest_of(asked)
+        earlier = self._earlier(caller, key, digest)
+        if earlier is None:
+            terms, priced, verdict = self._judged(caller, asked)
+            if not verdict.admitted:
+                raise self._no_room(priced, terms, verdict)
+            earlier = self._insert(caller, asked, key, digest, terms, priced, verdict)
+            if _first_state(priced, verdict) is JobState.QUEUED:
+                self.queued()
+                return self.view(caller, earlier)
+        self.advance(earlier)
+        return self._answer(caller, earlier, asked)
+
+    def probe(self, connection: Connection, dataset: str, namespace: str, owner_id: str) -> str:
+        """Queue a look at a dataset, in the caller's transaction; returns the job's id."""
+        asked = RemoteProbe(dataset=dataset)
+        row = self._row(owner_id, JobKind.PROBE, asked.model_dump_json(), namespace, _PROBE_LINE)
+        row |= {"dataset": dataset}
+        self.states.begin(connection, row, JobState.QUEUED)
+        return str(row["id"])
+
+    def advance(self, job_id: str) -> None:
+        """Do what is left between asking and the queue; after a crash, or once approved."""
+        row = self.gateway.read(lambda connection: job_row(connection, job_id))
+        if row is None or row.outcome is not None:
+            return
+        if row.state == JobState.AWAITING_APPROVAL:
+            self._advance_decided(row)
+        elif row.state == JobState.VALIDATING and self._reserved(row):
+            self._queue(row, {})
+
+    def decide(self, caller: Principal, approval_id: str, answer: Decision) -> ApprovalView:
+        """Take an approver's answer, and act on what it comes to; raises as Approvals.decide."""
+        found = self.approvals.decide(caller, approval_id, answer)
+        self.advance(found.job)
+        return self.approvals.view(caller, approval_id)
+
+    def view(self, caller: Principal, job_id: str) -> JobView:
+        """One job; `not_found` where the caller may not know of it."""
+        wanted = visible_jobs(caller).where(jobs.c.id == job_id)
+        row = the_job(self.gateway.rows(wanted), job_id)
+        return job_view(row).model_copy(update={"cost": self._cost(row)})
+
+    def _cost(self, row: Row[Any]) -> JobCost | None:
+        """What a job takes of budgets; None where it takes nothing, or has not been held yet."""
+        if row.event is None:
+            return None
+        try:
+            found = job_cost(self.gateway.engine, self.gateway.seal_key, row.id)
+        except UnknownEntryError:
+            return None
+        grants = [share for holder, share in found.shares.items() if holder is not None]
+        return JobCost(
+            epsilon=found.epsilon if JobState(row.state).over else None,
+            delta=found.delta,
+            share_of_budget=found.shares[None],
+            share_of_grant=grants[0] if grants else None,
+        )
+
+    def page(
+        self, caller: Principal, paging: Paging, state: JobState | None, kind: JobKind | None
+    ) -> Page[JobView]:
+        """The jobs that the caller may know of, newest first."""
+        wanted = newest_first(visible_jobs(caller), jobs, paging)
+        if state is not None:
+            wanted = wanted.where(jobs.c.state == state)
+        if kind is not None:
+            wanted = wanted.where(jobs.c.kind == kind)
+        return paging.page(self.gateway.rows(wanted), job_view, place)
+
+    def events(
+        self, caller: Principal, job_id: str, after: int, limit: int
+    ) -> tuple[NumberedEvent, ...]:
+        """A page of the events of a job that the caller may follow; raises ProblemError
+        `not_found` for any other."""
+        seen = watches_job(caller)
+        found = self.states.events.page_of(job_id, seen, after, limit)
+        if found is None:
+            raise no_job(job_id)
+        return found
+
+    def approval_of(self, caller: Principal, job_id: str) -> ApprovalView:
+        """The approval that a job needed; `not_found` if it needed none."""
+        found = self.view(caller, job_id).approval
+        if found is None:
+            raise ProblemError("not_found", f"job {job_id!r} needs no approval")
+        return self.approvals.view(caller, found)
+
+    def cancel(self, caller: Principal, job_id: str) -> JobView:
+        """End a job: one that waits at once; one that runs is told, and stopped if it does not end
+        by itself. A job that is over stays as it is."""
+
+        self._stop(job_id, lambda connection: visible_job(connection, caller, job_id))
+        return self.view(caller, job_id)
+
+    def operated(self, paging: Paging, state: JobState | None) -> Page[OperatedJob]:
+        """Everybody's jobs, newest first, without what they are about."""
+        wanted = newest_first(operated_jobs(), jobs, paging)
+        if state is not None:
+            wanted = wanted.where(jobs.c.state == state)
+        return paging.page(self.gateway.rows(wanted), operated_job, place)
+
+    def stop(self, job_id: str) -> OperatedJob:
+        """End anybody's job, as `cancel` does; raises ProblemError `not_found`."""
+        wanted = operated_jobs().where(jobs.c.id == job_id)
+        self._stop(job_id, lambda connection: the_job(connection.execute(wanted).all(), job_id))
+        return operated_job(self.gateway.rows(wanted)[0])
+
+    def _stop(self, job_id: str, find: Callable[[Connection], Row[Any]]) -> None:
+        def work(connection: Connection) -> JobState:
+            row = find(connection)
+            if row.state == JobState.RUNNING and not row.cancel:
+                change = update(jobs).where(jobs.c.id == job_id)
+                connection.execute(change.values(cancel=True, updated_at_ms=self.gateway.now_ms()))
+            return JobState(row.state)
+
+        if self.gateway.write(work) is not JobState.RUNNING:
+            self.ending.end(job_id, End(state=JobState.CANCELLED))
+
+    def unfinished(self, older_than_ms: int) -> tuple[str, ...]:
+        """Jobs that a crash left before the queue, or that were decided: to be advanced."""
+        left = (jobs.c.state == JobState.VALIDATING) & (jobs.c.created_at_ms <= older_than_ms)
+        decided = (jobs.c.state == JobState.AWAITING_APPROVAL) & (approvals.c.state != "open")
+        wanted = (
+            select(jobs.c.id)
+            .outerjoin(approvals, approvals.c.job_id == jobs.c.id)
+            .where(left | decided)
+            .order_by(jobs.c.created_at_ms)
+        )
+        return tuple(self.gateway.read(lambda connection: connection.execute(wanted)).scalars())
+
+    def _judged(self, caller: Principal, asked: Asked) -> tuple[Terms, Price, Verdict]:
+        now_ms = self.gateway.now_ms()
+        terms = self.gateway.read(lambda connection: terms_of(connection, caller, asked, now_ms))
+        self._check_fields(asked, terms)
+        self._check_canaries(asked)
+        priced = price(asked, terms, self._speed(caller, asked, terms))
+        return terms, priced, decide(self.gateway, priced, terms)
+
+    def _check_fields(self, asked: Asked, terms: Terms) -> None:
+        """That the columns to be read are there, by the schema that the gateway knows.
+
+        Raises:
+            MissingColumnError, RowError, SpecError: they are not, or hold no text.
+            ProblemError: `invalid` for a selection that fails on the schema.
+        """
+        data = asked.data if isinstance(asked, RemoteFit | RemoteEvaluate) else None
+        if data is None or terms.dataset is None:
+            return
+        assert isinstance(asked, DataSpec)
+        columns = terms.dataset.columns
+        if data.select is not None:
+            columns = self.trials.run(data.select, columns, ()).columns
+        schema = pa.schema([(column.name, type_of_column(column.type)) for column in columns])
+        choose_fields(schema, asked.model_copy(update={"privacy_unit": terms.dataset.unit}))
+
+    def _check_canaries(self, asked: Asked) -> None:
+        """Canaries whose names nobody would know after the fit only make it worse."""
+        if isinstance(asked, RemoteFit) and asked.canaries and not self.keeps:
+            raise ProblemError(
+                "invalid",
+                f"canaries={asked.canaries}: no audit would find them, for what a worker keeps "
+                "here ends with its machine. Leave canaries out, or have whoever runs the gateway "
+                "give workers a store for checkpoints or a volume for workspaces",
+            )
+
+    def _no_room(self, priced: Price, terms: Terms, verdict: Verdict) -> ProblemError:
+        fits = fitting_epsilon(self.gateway, priced, terms)
+        remedy = (
+            f"target_epsilon={fits:g} would fit now"
+            if fits is not None
+            else "no target_epsilon would fit now; its owner can raise the budget"
+        )
+        return ProblemError(
+            "budget_exceeded",
+            f"target_epsilon={priced.epsilon:.4g} would take {verdict.share_of_budget:.1%} of the "
+            f"budget of namespace {terms.namespace!r} (epsilon={terms.policy.budget.epsilon:g}), "
+            f"which has no room for it: the budget holds for all jobs together, whatever each is "
+            f"chosen for, and that costs more than one job's own epsilon. {remedy}",
+            fitting_epsilon=fits,
+        )
+
+    def _earlier(self, caller: Principal, key: str | None, digest: str) -> str | None:
+        if key is None:
+            return None
+        return self.gateway.read(
+            lambda connection: idempotency.made_before(connection, caller.user_id, key, digest)
+        )
+
+    def _insert(
+        self,
+        caller: Principal,
+        asked: Asked,
+        key: str | None,
+        digest: str,
+        terms: Terms,
+        priced: Price,
+        verdict: Verdict,
+    ) -> str:
+        """The job as a row, under the terms that it was priced for; or the one that a request with
+        the same key has made meanwhile."""
+        row = self._asked_row(caller, asked, terms, priced, verdict)
+
+        def work(connection: Connection) -> str:
+            now_ms = self.gateway.now_ms()
+            if key is not None:
+                found = idempotency.made_before(connection, caller.user_id, key, digest)
+                if found is not None:
+                    return found
+            if terms_of(connection, caller, asked, now_ms) != terms:
+                raise ProblemError("conflict", "the terms have just changed; ask again")
+            self.states.begin(connection, row, _first_state(priced, verdict))
+            if key is not None:
+                idempotency.remember(connection, caller.user_id, key, digest, row["id"], now_ms)
+            if verdict.reason is not None:
+                self.approvals.ask(connection, row, verdict.reason)
+            return str(row["id"])
+
+        return self.gateway.write(work)
+
+    def _asked_row(
+        self, caller: Principal, asked: Asked, terms: Terms, priced: Price, verdict: Verdict
+    ) -> dict[str, Any]:
+        event = priced.event
+        row = self._row(
+            caller.user_id, asked.kind, asked.model_dump_json(), terms.namespace, priced.policy
+        )
+        return row | {
+            "dataset": terms.dataset and terms.dataset.name,
+            "model_id": terms.fitted and terms.fitted.id,
+            "plan": json.dumps(priced.plan) if priced.plan else None,
+            "event": None if event is None else canonical_json(event_to_dict(event)).decode(),
+            "grants": json.dumps(verdict.grants),
+        }
+
+    def _row(
+        self, requester_id: str, kind: JobKind, request: str, namespace: str, line: PolicyLine
+    ) -> dict[str, Any]:
+        now_ms = self.gateway.now_ms()
+        return {
+            "id": new_id("job"),
+            "kind": kind.value,
+            "requester_id": requester_id,
+            "namespace": namespace,
+            "dataset": None,
+            "model_id": None,
+            "request": request,
+            "plan": None,
+            "event": None,
+            "grants": "[]",
+            "attempt": 0,
+            "lease": 0,
+            "cancel": False,
+            "policy": line.model_dump_json(),
+            "created_at_ms": now_ms,
+            "updated_at_ms": now_ms,
+        }
+
+    def _reserved(self, row: Row[Any]) -> bool:
+        """Hold what the job costs; a job for which there is no room any more fails."""
+        if row.event is None:
+            return True
+        try:
+            self.gateway.ledger.reserve(
+                f"{row.id}-reserve",
+                row.id,
+                namespace=row.namespace,
+                grants=json.loads(row.grants),
+                event=event_from_dict(json.loads(row.event)),
+                hold_s=self.gateway.settings.hold_s,
+            )
+        except BudgetExceededError:
+            self.ending.end(row.id, End.failed(FailureCode.BUDGET_EXCEEDED))
+            return False
+        return True
+
+    def _queue(self, row: Row[Any], values: dict[str, Any]) -> None:
+        """Into the queue. Where the job has ended meanwhile, its reservation is given back."""
+
+        def work(connection: Connection) -> bool:
+            now = job_row(connection, row.id)
+            if now is None or now.outcome is not None or now.state != row.state:
+                return now is not None and not JobState(now.state).over and now.outcome is None
+            return self.states.move(connection, row.id, JobState.QUEUED, values)
+
+        if self.gateway.write(work):
+            self.queued()
+        else:
+            self.ending.close(row.id)
+
+    def _advance_decided(self, row: Row[Any]) -> None:
+        asked = select(approvals).where(approvals.c.job_id == row.id)
+        approval = self.gateway.read(lambda connection: connection.execute(asked).one())
+        if approval.state == "rejected":
+            self.ending.end(row.id, End.failed(FailureCode.REJECTED))
+        elif approval.state == "expired":
+            self.ending.end(row.id, End.failed(FailureCode.EXPIRED))
+        elif self.approvals.use(row.id) and self._paid_or_excepted(row, approval.reason):
+            self._queue(row, self._approved_line(row, approval.reason))
+
+    def _paid_or_excepted(self, row: Row[Any], reason: str) -> bool:
+        if reason != "no_guarantee":
+            return self._reserved(row)
+        names = self.gateway.read(lambda connection: approvers_of(connection, row.id))
+        self.gateway.ledger.record_exception(
+            f"{row.id}-exception", row.namespace, row.id, approvals=names
+        )
+        return True
+
+    def _approved_line(self, row: Row[Any], reason: str) -> dict[str, Any]:
+        if reason != "no_guarantee":
+            return {}
+        names = self.gateway.read(lambda connection: approvers_of(connection, row.id))
+        text = f"no guarantee (approved by {', '.join(names)})"
+        return {"policy": PolicyLine(kind="no guarantee", text=text[:400]).model_dump_json()}
+
+    def _answer(self, caller: Principal, job_id: str, asked: Asked) -> JobView:
+        """The job; or, again, the refusal of one for which there was no room when it was asked."""
+        found = self.view(caller, job_id)
+        failure = found.failure
+        if failure is None or failure.code != FailureCode.BUDGET_EXCEEDED:
+            return found
+        if found.approval is not None or not self._never_ran(job_id):
+            return found
+        terms, priced, _ = self._judged(caller, asked)
+        fits = fitting_epsilon(self.gateway, priced, terms)
+        now = "no target_epsilon" if fits is None else f"target_epsilon={fits:g}"
+        raise ProblemError(
+            "budget_exceeded",
+            f"job {job_id!r}: {failure.text}; {now} would fit now",
+            fitting_epsilon=fits,
+        )
+
+    def _never_ran(self, job_id: str) -> bool:
+        row = self.gateway.read(lambda connection: job_row(connection, job_id))
+        return row is not None and row.attempt == 0
+
+
+def _first_state(priced: Price, verdict: Verdict) -> JobState:
+    """Where a job comes with its row: what waits for people waits at once, and what costs nothing
+    waits for a worker; anything else has to be held first."""
+    if verdict.reason is not None:
+        return JobState.AWAITING_APPROVAL
+    return JobState.QUEUED if priced.event is None else JobState.VALIDATING

@@ -1,0 +1,58 @@
+"""From the gateway's settings to a launcher and its monitor."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from sqlalchemy import select
+
+from taciturn.server.context import Gateway
+from taciturn.server.launchers.kubernetes.client import Cluster
+from taciturn.server.launchers.kubernetes.events import Append, News
+from taciturn.server.launchers.kubernetes.launcher import KubernetesLauncher
+from taciturn.server.launchers.kubernetes.monitor import Monitor
+from taciturn.server.launchers.kubernetes.needs import Needs
+from taciturn.server.launchers.kubernetes.settings import KubernetesSettings
+from taciturn.server.schema.tables import jobs
+
+
+@dataclass(frozen=True, slots=True)
+class Kubernetes:
+    """The cluster as a gateway uses it."""
+
+    gateway: Gateway
+    settings: KubernetesSettings
+    cluster: Cluster
+
+    @classmethod
+    def open(cls, gateway: Gateway, kubeconfig: Path | None = None) -> Kubernetes:
+        """As TACITURN_KUBERNETES_CONFIG says; without it, on CPUs of the namespace `default`.
+
+        Raises:
+            SpecError: the file or the cluster cannot be used.
+        """
+        path = gateway.settings.kubernetes_config
+        settings = KubernetesSettings() if path is None else KubernetesSettings.read(path)
+        return cls(gateway, settings, Cluster.connect(settings.namespace, kubeconfig))
+
+    @property
+    def keeps(self) -> bool:
+        """Whether anything of a worker is left when its node is gone."""
+        return self.settings.keeps
+
+    def launcher(self) -> KubernetesLauncher:
+        """For the dispatcher."""
+        needs = Needs(self.gateway, self.settings)
+        return KubernetesLauncher(self.cluster, self.settings, needs)
+
+    def monitor(self, append: Append) -> Monitor:
+        """To be started with the gateway, and stopped with it."""
+        return Monitor(
+            self.cluster, self.settings, News(self.gateway, append), self.knows, self.gateway.clock
+        )
+
+    def knows(self, job_id: str) -> bool:
+        """Whether the gateway has the job."""
+        wanted = select(jobs.c.id).where(jobs.c.id == job_id)
+        return self.gateway.read(lambda connection: connection.execute(wanted).first() is not None)

@@ -1,0 +1,1 @@
+"""Fitted models and base models: records, released files, checks of their contents."""

@@ -1,0 +1,77 @@
+"""Signs of life, by a thread of its own: they keep the lease, bring orders, and carry events."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Self
+
+from taciturn.errors import FencedError, TaciturnError
+from taciturn.worker.client import GatewayClient
+from taciturn.worker.egress import Door
+
+_SLOWEST_S = 5.0
+
+
+class CancelledError(TaciturnError):
+    """The gateway has ordered the job to stop."""
+
+
+def give_up_nothing() -> None:
+    """What is done at once when the lease is lost; a process of its own ends itself instead."""
+
+
+@dataclass(slots=True)
+class Pulse:
+    """Beats while a job runs.
+
+    Attributes:
+        lease_s: the lease's length; it is renewed several times in that time.
+        when_fenced: called by the thread when another worker has the job, before anything else.
+    """
+
+    client: GatewayClient
+    door: Door
+    lease_s: float
+    when_fenced: Callable[[], None] = give_up_nothing
+    _cancelled: threading.Event = field(default_factory=threading.Event)
+    _fenced: threading.Event = field(default_factory=threading.Event)
+    _over: threading.Event = field(default_factory=threading.Event)
+    _thread: threading.Thread | None = None
+
+    def check(self) -> None:
+        """Raise FencedError or CancelledError if the work must stop; called before each step."""
+        if self._fenced.is_set():
+            raise FencedError("another worker has the job; this one stops")
+        if self._cancelled.is_set():
+            raise CancelledError("the job was cancelled")
+
+    def __enter__(self) -> Self:
+        self._thread = threading.Thread(target=self._run, name="taciturn-pulse", daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._over.set()
+        if self._thread is not None:
+            self._thread.join()
+
+    def _run(self) -> None:
+        while not self._over.wait(min(_SLOWEST_S, self.lease_s / 4)):
+            try:
+                if self.client.heartbeat().cancel:
+                    self._cancelled.set()
+                self.door.flush()
+            except FencedError:
+                self._fenced.set()
+                self.when_fenced()
+                return
+            except TaciturnError:
+                continue  # the work goes on: it may not run a step that the gateway has not charged

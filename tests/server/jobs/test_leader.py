@@ -1,0 +1,132 @@
+"""Several gateways on one database: one of them dispatches, and another one follows it."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine, text
+
+from gateways.world import fit
+from taciturn.server.context import Gateway
+from taciturn.server.database import open_database
+from taciturn.server.jobs.completion import NothingReleased
+from taciturn.server.jobs.leader import FileDuty, ServerDuty
+from taciturn.server.ledger import Ledger, verify
+from taciturn.server.services import Services
+from ward import Bench, Ward
+
+SMALL = fit(target_epsilon=0.1)
+
+
+class Second:
+    """Another gateway on the ward's database, on another machine: its launcher knows its own
+    workers only."""
+
+    def __init__(self, ward: Ward, folder: Path) -> None:
+        url = ward.gateway.engine.url.render_as_string(hide_password=False)
+        self.engine = open_database(url)
+        first = ward.gateway
+        ledger = Ledger(self.engine, first.seal_key, clock=ward.watch)
+        gateway = Gateway(first.settings, self.engine, first.seal_key, ledger, ward.watch)
+        self.launcher = Bench()
+        self.services = Services.of(gateway, launcher=self.launcher, released=NothingReleased())
+
+    def turn(self) -> None:
+        self.services.dispatcher.turn()
+
+    def stop(self) -> None:
+        self.services.dispatcher.duty.stop()
+        self.engine.dispose()
+
+
+@pytest.fixture
+def second(ward: Ward, tmp_path: Path) -> Any:
+    made = Second(ward, tmp_path)
+    yield made
+    made.stop()
+    ward.services.dispatcher.duty.stop()
+
+
+def started(*benches: Bench) -> Counter[str]:
+    return Counter(order.handle for bench in benches for order in bench.orders)
+
+
+def test_two_dispatchers_start_no_worker_twice(ward: Ward, second: Second) -> None:
+    made = [ward.ask(SMALL, key=f"many-{n:04}").json()["id"] for n in range(8)]
+    first = ward.services.dispatcher
+
+    def turns(turn: Any) -> None:
+        for _ in range(10):
+            turn()
+
+    for _ in range(4):
+        threads = [threading.Thread(target=turns, args=(t,)) for t in (first.turn, second.turn)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        for bench in (ward.launcher, second.launcher):
+            for order in bench.orders:
+                if order.handle not in bench.ended:
+                    ward.post(f"jobs/{order.job_id}/cancel")
+                    bench.ended.add(order.handle)
+        ward.watch.forward(30)
+    found = started(ward.launcher, second.launcher)
+    assert sorted(found) == sorted(f"{job}-1" for job in made)
+    assert set(found.values()) == {1}
+    assert not ward.launcher.orders or not second.launcher.orders
+    assert not verify(ward.gateway.engine, key=ward.gateway.seal_key).problems
+
+
+def test_when_one_stops_the_next_one_follows(ward: Ward, second: Second) -> None:
+    ward.services.dispatcher.turn()
+    job = ward.ask(SMALL).json()["id"]
+    second.turn()
+    assert second.launcher.orders == []
+    ward.services.dispatcher.turn()
+    assert [order.handle for order in ward.launcher.orders] == [f"{job}-1"]
+    ward.services.dispatcher.duty.stop()
+    second.turn()
+    # The first one's machine is not seen from here: its worker is started anew, under a new token.
+    assert [order.handle for order in second.launcher.orders] == [f"{job}-1"]
+    assert ward.hand(job).take().status_code == 409
+    ward.services.dispatcher.turn()
+    assert len(ward.launcher.orders) == 1
+
+
+def test_a_lost_connection_gives_the_duty_up(engine: Engine) -> None:
+    if engine.dialect.name != "postgresql":
+        pytest.skip("there is a lock of the server's on PostgreSQL only")
+    first, other = ServerDuty(engine), ServerDuty(engine)
+    assert first.held()
+    assert first.held()
+    assert not other.held()
+    with engine.connect() as connection:
+        kill = "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory'"
+        assert connection.execute(text(kill)).all()
+    deadline = threading.Event()
+    for _ in range(100):
+        if other.held():
+            break
+        deadline.wait(0.1)
+    assert other.held()
+    assert not first.held()
+    assert not first.held()
+    other.stop()
+    assert first.held()
+    first.stop()
+
+
+def test_a_file_is_locked_by_one(tmp_path: Path) -> None:
+    first, other = (FileDuty(tmp_path / "new" / "dispatcher.lock") for _ in range(2))
+    assert first.held()
+    assert first.held()
+    assert not other.held()
+    first.stop()
+    assert other.held()
+    assert not first.held()
+    other.stop()
