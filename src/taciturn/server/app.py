@@ -15,6 +15,7 @@ from starlette.responses import JSONResponse, Response
 from taciturn._version import __version__
 from taciturn.errors import TaciturnError
 from taciturn.server.catalog.sql_sandbox import Trials
+from taciturn.server.console.routers import ROUTERS as PAGES
 from taciturn.server.context import Gateway
 from taciturn.server.forwarding import Forwarding, HandedOn
 from taciturn.server.http.middleware import Observing
@@ -71,6 +72,8 @@ def create_app(
         app.include_router(router, prefix="/openai/v1")
     app.include_router(metrics.router)
     app.include_router(pages.router)
+    for router in PAGES:
+        app.include_router(router, include_in_schema=False)
     app.openapi = partial(document, app)  # type: ignore[method-assign]
     return app
 

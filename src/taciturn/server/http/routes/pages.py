@@ -1,4 +1,4 @@
-"""Pages for people with a browser: where a login ends, and where a link sets a password."""
+"""The page where a link sets a password."""
 
 from __future__ import annotations
 
@@ -63,19 +63,6 @@ async def fields_of(request: Request) -> dict[str, str]:
     except ValueError:
         raise ProblemError("invalid", "the form has more than 20 fields") from None
     return {name: values[-1] for name, values in given.items()}
-
-
-@router.get("/", dependencies=[Depends(public)], response_class=HTMLResponse)
-async def read_start(services: Svc) -> HTMLResponse:
-    """Says what this is; where a browser's login ends."""
-    settings = services.gateway.settings
-    own = (settings.public_url or f"http://{settings.host}:{settings.port}").rstrip("/")
-    return page(
-        "<h1>A taciturn gateway</h1><p>If you have just logged in, you are in: this browser has a "
-        "session, and the API is under <code>/v1</code> "
-        '(<a href="/openapi.json">OpenAPI document</a>).</p><p>From a command line: '
-        f"<code>taciturn login {escape(own)}</code></p>"
-    )
 
 
 @router.get(PAGE, dependencies=[Depends(public)], response_class=HTMLResponse)
