@@ -17,7 +17,7 @@ from taciturn.server.identity.principal import Principal
 from taciturn.server.paging import MAX_LIMIT, PageQuery, Paging
 from taciturn.server.problems import ProblemError
 from taciturn.server.services import Services
-from taciturn.wire.datasets import DatasetState
+from taciturn.wire.datasets import DatasetState, DatasetView
 from taciturn.wire.events import (
     CountEvent,
     NodeEvent,
@@ -27,6 +27,7 @@ from taciturn.wire.events import (
     StateEvent,
 )
 from taciturn.wire.jobs import DataRef, JobKind, JobState, JobView, PlanView, RemoteFit
+from taciturn.wire.values import Name
 
 router = APIRouter(route_class=PageRoute)
 Reader = Annotated[Principal, Depends(Requires(Action.JOBS_READ))]
@@ -184,15 +185,38 @@ def cancel_job(caller: Canceller, services: Svc, job_id: str) -> Response:
 def read_plan(request: Request, caller: Creator, services: Svc, dataset: str = "") -> Response:
     """Show the form in which a fit is planned."""
     views = services.datasets.page(caller, "", MAX_LIMIT)
+    ready = [view for view in views if view.state is DatasetState.READY]
+    first = ready[0] if ready else None
     bases = services.base_models.list(Paging(limit=MAX_LIMIT)).items
     return page(
         request,
         "plan.html",
         caller,
-        datasets=[view for view in views if view.state is DatasetState.READY],
+        datasets=ready,
         bases=bases,
         chosen=dataset,
+        **_column_fields(next((view for view in ready if view.name == dataset), first)),
     )
+
+
+@router.get("/plan/columns")
+def read_columns(request: Request, caller: Creator, services: Svc, dataset: Name) -> Response:
+    """Show the fields that depend on the dataset."""
+    view = services.datasets.read(dataset, caller)
+    return page(request, "plan_columns.html", caller, **_column_fields(view))
+
+
+def _column_fields(dataset: DatasetView | None) -> dict[str, Any]:
+    columns = () if dataset is None else dataset.columns or ()
+    names = [column.name for column in columns]
+    texts = [column.name for column in columns if "string" in column.type]
+    likely = "text" if "text" in names or not texts else texts[-1]
+    quoted = '"' + likely.replace('"', '""') + '"'
+    return {
+        "columns": names,
+        "text_field": likely,
+        "example": f"lower({quoted}) AS text",
+    }
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,6 +227,7 @@ class PlanForm:
     model: Annotated[str, Form(max_length=300)]
     text_field: Annotated[str, Form(max_length=200)]
     target_epsilon: Annotated[float, Form()]
+    select: Annotated[str, Form(max_length=10_000)] = ""
     steps: Annotated[str, Form(max_length=9)] = ""
     batch_size: Annotated[str, Form(max_length=9)] = ""
     name: Annotated[str, Form(max_length=200)] = ""
@@ -218,7 +243,7 @@ class PlanForm:
         try:
             return RemoteFit(
                 model=self.model,
-                data=DataRef(dataset=self.dataset),
+                data=DataRef(dataset=self.dataset, select=self.select or None),
                 text_field=self.text_field,
                 target_epsilon=self.target_epsilon,
                 **optional,

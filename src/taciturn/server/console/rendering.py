@@ -183,6 +183,7 @@ def _environment() -> Environment:
         delta=power_of_ten,
         duration=duration,
         share=share,
+        figure=figure,
     )
     return environment
 
@@ -233,6 +234,15 @@ def duration(seconds: float) -> str:
     parts = [(days, "d"), (hours, "h"), (minutes, "min"), (whole, "s")]
     first = next((index for index, (count, _) in enumerate(parts) if count), 3)
     return " ".join(f"{count} {unit}" for count, unit in parts[first : first + 2] if count) or "0 s"
+
+
+def figure(value: object) -> str:
+    """Return a value of a report or a plan as people read it: four digits of what is not whole."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def share(value: float) -> str:
