@@ -18,7 +18,7 @@ from taciturn.engine.model.subspace import Subspace, activation_subspaces, own_t
 from taciturn.errors import ModelError, SpecError
 
 # Found by trial on public notes and on PHEE's training and dev splits, never on its test split; see
-# ARCHITECTURE.md, "Which parameters are trained".
+# docs/design/numbers.md, "Which parameters are trained".
 _DAMPING = 0.01
 _HEAD_GAIN = 4.0
 _LEAST = 1e-6
