@@ -1,9 +1,9 @@
 """JSON objects to Arrow: one pass finds a type for every column, a second one reads the rows.
 
 DuckDB's `read_json` is several times as fast, and is not used: it turns integers of many digits
-into floats, dates and UUIDs into its own types, `ID` beside `id` into `ID_1`; it quotes a row with a
-key twice in its error, makes a row of nulls of a damaged line, and lets one line that is no object
-replace all columns (`tests/data/test_jsonl.py`).
+into floats, dates and UUIDs into types of its own, `ID` beside `id` into `ID_1`; it quotes a row
+with two equal keys in its error, makes a row of nulls of a damaged line, and lets one line that is
+no object replace all columns (`tests/data/test_jsonl.py`).
 """
 
 from __future__ import annotations
