@@ -24,7 +24,8 @@ import pyarrow as pa
 import pyarrow.parquet
 
 from taciturn.data.source import open_rows
-from taciturn.data.tokens.tokenize import TokenizedDataset, prepare
+from taciturn.data.tokens.store import TokenizedDataset
+from taciturn.data.tokens.tokenize import prepare
 from taciturn.spec import DataSpec
 
 ROWS = 5_000_000
