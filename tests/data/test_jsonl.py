@@ -31,6 +31,7 @@ def read(data: object) -> list[dict[str, Any]]:
 
 WAYS = {
     "one per line": "\n".join(json.dumps(row) for row in ROWS),
+    "one per line on windows": "\ufeff " + " \r\n".join(json.dumps(row) for row in ROWS) + "\r\n",
     "array": json.dumps(ROWS),
     "indented array": json.dumps(ROWS, indent=2, ensure_ascii=False),
     "windows": "\ufeff \r\n" + json.dumps(ROWS, indent=1).replace("\n", "\r\n") + "\r\n",

@@ -238,7 +238,7 @@ def _readable(part: list[Any], read: Callable[[Any], Object], skipped: Skipped) 
 
 
 def _parsed(line: bytes, shown: str) -> Object:
-    text = line.removeprefix(codecs.BOM_UTF8).decode("utf-8")
+    text = line.removeprefix(codecs.BOM_UTF8).strip(b" \t\r\n").decode("utf-8")
     value, end = _DECODER.raw_decode(text)
     if end != len(text):
         raise ValueError("more than one value on a line")
@@ -339,6 +339,6 @@ def _lines(blocks: Iterator[bytes]) -> Iterator[list[bytes]]:
 
 
 def _chunks(lines: list[bytes]) -> Iterator[list[bytes]]:
-    filled = [line for line in map(bytes.strip, lines) if line]
+    filled = [line for line in lines if line.strip()]
     for start in range(0, len(filled), ROWS_PER_BATCH):
         yield filled[start : start + ROWS_PER_BATCH]
