@@ -18,7 +18,7 @@ from steps.registry import PRIVATE, make
 from steps.results import Growth, RowsPeak
 from steps.variants import NOISE_MULTIPLIER, Task, training_state
 from steps.workload import Workload
-from taciturn.data.tokens.tokenize import TokenizedDataset
+from taciturn.data.tokens.store import TokenizedDataset
 from taciturn.embedded import model_path
 from taciturn.engine.model.loss import CausalLmLoss
 from taciturn.engine.privacy.mechanism import DpSgdMechanism

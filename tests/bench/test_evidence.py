@@ -17,7 +17,8 @@ from evidence.ordinary import Setting, attach, restore, search, train
 from evidence.peers import Units, opacus_gradients, weighted_nats
 from evidence.records import Records, Row
 from evidence.scores import Score, inner_tokens, score
-from taciturn.data.tokens.tokenize import TokenizedDataset, prepare
+from taciturn.data.tokens.store import TokenizedDataset
+from taciturn.data.tokens.tokenize import prepare
 from taciturn.engine.evaluation.likelihood import likelihood
 from taciturn.engine.model.load import LoadedModel, load_base
 from taciturn.spec import DataSpec, PerformanceSpec

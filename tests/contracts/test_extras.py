@@ -26,7 +26,7 @@ _CLIENT = (
     *("main", "model", "options", "people", "remote", "sample", "session", "terms"),
 )
 _SQL = (
-    *("data.sql", "data.filesystem", "data.places", "data.side", "data.suffixes", "data.unit"),
+    *("data.sql", "data.filesystem", "data.places", "data.suffixes", "data.unit"),
     *("data.arrow_types", "data.rows", "data.schema_fields"),
 )
 _HERE = ("attacks", "demo", "doctor", "fit", "plan", "progress")

@@ -194,6 +194,12 @@ VIOLATIONS = {
         "import taciturn.engine.auditing.roc",
         "engine",
     ),
+    "what reads tokens knows how they were made": (
+        "data/tokens/store.py",
+        "import taciturn.data.tokens.tokenize",
+        "tokens",
+    ),
+    "a batch reads rows": ("engine/training/batch.py", "import taciturn.data.source", "batches"),
     "fits import models": ("local/fit.py", "import taciturn.local.model", "local"),
     "engine imports llm": ("engine/training/loop.py", "import taciturn.llm", "rooms"),
     "a fit imports the command line": ("local/fit.py", "import taciturn.cli.main", "rooms"),

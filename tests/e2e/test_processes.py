@@ -29,7 +29,8 @@ from taciturn.certificate.keys import read_trust
 from taciturn.certificate.verify import Folders, verify_file
 from taciturn.cli.main import main
 from taciturn.data.tokens.planted import Planted
-from taciturn.data.tokens.tokenize import TokenizedDataset, prepare
+from taciturn.data.tokens.store import TokenizedDataset
+from taciturn.data.tokens.tokenize import prepare
 from taciturn.engine.model import sharding
 from taciturn.engine.model.load import load_base
 from taciturn.engine.privacy.forms import Form

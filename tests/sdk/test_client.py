@@ -26,6 +26,7 @@ from taciturn.sdk.client import Client
 from taciturn.sdk.evaluation import RemoteEvaluation
 from taciturn.sdk.job import Job
 from taciturn.sdk.model import RemoteModel
+from taciturn.sdk.requests import public_texts
 from taciturn.wire.datasets import DatasetState, StatedColumn
 from taciturn.wire.events import FAILURES, FailureCode, NodeEvent, NumberedEvent
 from taciturn.wire.jobs import Failure, JobKind, JobState, JobView, RemoteFit
@@ -212,6 +213,15 @@ def test_evaluate_on_public_texts(fake: Fake, client: Client, tmp_path: Path) ->
     model = client.model("mod_00000000000000000001")
     path = tmp_path / "public.JSONL"
     path.write_text(json.dumps({"note": "a"}) + "\n")
+    numbers = tmp_path / "numbers.jsonl"
+    numbers.write_text(
+        '\ufeff{"note": "007"}\n\n{"note": "2020-01-01\u2028"}\r\n', encoding="utf-8"
+    )
+    assert public_texts(numbers, "note") == ["007", "2020-01-01\u2028"]
+    numbers.write_text('{"note": "secret"')
+    with pytest.raises(DataError, match="line 1 is not a JSON object") as caught:
+        public_texts(numbers, "note")
+    assert "secret" not in str(caught.value)
     frame = pd.DataFrame({"note": ["a"]})
     given: list[tuple[object, str | None]] = [(["a"], None), (frame, "note"), (path, "note")]
     for data, field in [*given, (frame["note"], None)]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import Literal
@@ -9,7 +11,14 @@ from typing import Literal
 import pyarrow as pa
 
 from taciturn.data.rows import UNIT, Rows, Skipped, filtered, surviving
-from taciturn.data.side import is_test
+
+_HASHES = 2**64
+
+
+def is_test(key: bytes, unit: str, test_share: float) -> bool:
+    """Return True if a unit is on the test side: HMAC-SHA256 of its name is below that share."""
+    digest = hmac.digest(key, unit.encode(), hashlib.sha256)
+    return int.from_bytes(digest[:8]) < test_share * _HASHES
 
 
 @dataclass(frozen=True, slots=True)

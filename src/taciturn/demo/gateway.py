@@ -22,7 +22,7 @@ import httpx
 import pandas as pd
 
 from taciturn.certificate.keygen import write_key
-from taciturn.data.side import is_test
+from taciturn.data.split import is_test
 from taciturn.embedded.notes import patient_notes
 from taciturn.errors import UnavailableError
 from taciturn.sdk.client import Client

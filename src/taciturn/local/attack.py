@@ -15,7 +15,8 @@ import pandas as pd
 
 from taciturn.accounting.events import event_from_dict
 from taciturn.accounting.tradeoff import tradeoff
-from taciturn.data.tokens.tokenize import TokenizedDataset, prepare
+from taciturn.data.tokens.store import TokenizedDataset
+from taciturn.data.tokens.tokenize import prepare
 from taciturn.data.unit import unit_name, without_select
 from taciturn.engine.auditing.extraction import (
     Extraction,

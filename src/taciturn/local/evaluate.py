@@ -22,7 +22,8 @@ from taciturn.accounting.calibrate import check_delta, default_delta, noise_mult
 from taciturn.accounting.events import event_to_dict
 from taciturn.data.declared import DeclaredRows
 from taciturn.data.labelled import LabelledTexts, read_labelled
-from taciturn.data.tokens.tokenize import TokenizedDataset, prepare
+from taciturn.data.tokens.store import TokenizedDataset
+from taciturn.data.tokens.tokenize import prepare
 from taciturn.data.unit import unit_name
 from taciturn.engine.evaluation.classifier import (
     Downstream,

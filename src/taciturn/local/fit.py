@@ -31,7 +31,8 @@ from taciturn.certificate.signers import Signer
 from taciturn.data.filesystem import check_output_folder
 from taciturn.data.tokens.origin import Origin, canonical_source
 from taciturn.data.tokens.planted import CANARIES, Planted
-from taciturn.data.tokens.tokenize import TokenizedDataset, check_prepared, prepare
+from taciturn.data.tokens.store import TokenizedDataset
+from taciturn.data.tokens.tokenize import check_prepared, prepare
 from taciturn.data.unit import unit_name
 from taciturn.engine.auditing.canaries import check_number, draw_canaries
 from taciturn.engine.model import adapter, lora

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 R = TypeVar("R", bound=BaseModel)
 
 _SPECS = (RemoteFit, RemoteSample, RemoteEvaluate)
-_READERS = {".jsonl": "read_json", ".csv": "read_csv", ".parquet": "read_parquet"}
+_READERS = {".csv": "read_csv", ".parquet": "read_parquet"}
 
 
 def request(kind: type[R], **fields: Any) -> R:
@@ -83,18 +84,39 @@ def _read(path: Path) -> Any:
     import pandas as pd
 
     suffix = path.suffix.lower()
+    if suffix == ".jsonl":
+        return pd.DataFrame(read_rows(path))  # pandas' own reader turns the patient 007 into 7
     reader = _READERS.get(suffix)
     if reader is None or not path.is_file():
         raise DataError(f"{path} is not a file of JSONL, CSV or Parquet; give one that is here")
-    options: Mapping[str, Any] = {"lines": True} if suffix == ".jsonl" else {}
     try:
-        return getattr(pd, reader)(path, **options)
+        return getattr(pd, reader)(path)
     except ImportError as error:
         raise MissingDependencyError(
             f"reading {path.name} needs {error.name or 'pyarrow'}; install pyarrow"
         ) from None
     except ValueError as error:
         raise DataError(f"{path} cannot be read ({type(error).__name__})") from None
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """Return the objects of a JSONL file, one on each line; raises DataError, which quotes none."""
+    try:
+        lines = path.read_text(encoding="utf-8-sig").split("\n")  # a text may hold U+2028
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} cannot be read ({type(error).__name__})") from None
+    rows = []
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError:
+            row = None
+        if not isinstance(row, dict):
+            raise DataError(f"{path} line {number} is not a JSON object")
+        rows.append(row)
+    return rows
 
 
 def read_table(path: Path) -> pd.DataFrame:

@@ -20,7 +20,6 @@ import os
 import re
 import shutil
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -30,6 +29,7 @@ from secrets import token_hex
 from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
+from tenacity import Retrying, retry_if_exception, stop_before_delay, wait_exponential
 
 from taciturn.data.filesystem import open_filesystem
 from taciturn.errors import OutputError, SpecError
@@ -311,21 +311,26 @@ def patiently(action: Callable[[], T], patience_s: float) -> T:
     Raises:
         OutputError: not within `patience_s`.
     """
-    end, pause_s = time.monotonic() + patience_s, 0.2
-    while True:
-        try:
-            return action()
-        except (FileNotFoundError, SealError):
+    retrying = Retrying(
+        retry=retry_if_exception(_may_pass),
+        wait=wait_exponential(multiplier=0.2, max=10.0),
+        stop=stop_before_delay(patience_s),
+        reraise=True,
+    )
+    try:
+        return retrying(action)
+    except Exception as error:
+        if not _may_pass(error):
             raise
-        except Exception as error:
-            if time.monotonic() + pause_s > end:
-                raise OutputError(
-                    f"the checkpoint store did not do what it was asked for in {patience_s:g} s "
-                    f"({type(error).__name__}); look at TACITURN_CHECKPOINT_URL, its credentials "
-                    "and the way there"
-                ) from error
-        time.sleep(pause_s)
-        pause_s = min(10.0, 2 * pause_s)
+        raise OutputError(
+            f"the checkpoint store did not do what it was asked for in {patience_s:g} s "
+            f"({type(error).__name__}); look at TACITURN_CHECKPOINT_URL, its credentials "
+            "and the way there"
+        ) from error
+
+
+def _may_pass(error: BaseException) -> bool:
+    return isinstance(error, Exception) and not isinstance(error, FileNotFoundError | SealError)
 
 
 def _files(private: Path, step: int) -> Iterator[Path]:

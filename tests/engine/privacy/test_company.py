@@ -17,7 +17,7 @@ import torch
 import transformers as hf
 from torch import Tensor, nn
 
-from taciturn.data.tokens.tokenize import TokenizedDataset, TokenizedRecord
+from taciturn.data.tokens.store import TokenizedDataset, TokenizedRecord
 from taciturn.engine.model.experts import use_exact_experts
 from taciturn.engine.model.loss import CausalLmLoss
 from taciturn.engine.privacy.clipping import MOST_UNITS, ROUNDING, clip_and_sum, merge_disjoint

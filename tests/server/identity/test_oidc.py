@@ -160,6 +160,15 @@ def test_what_is_sealed_for_one_purpose_serves_no_other(desk: Reception) -> None
     assert refused.status_code == 401
 
 
+def test_a_browser_cannot_read_the_secrets_of_its_login(desk: Reception) -> None:
+    """In authlib's own client for Starlette it can: there they are signed, and not sealed."""
+    answer = desk.client.get("/v1/oidc/login", follow_redirects=False)
+    (state,) = parse_qs(urlsplit(answer.headers["Location"]).query)["state"]
+    cookie = desk.client.cookies["taciturn-oidc"]
+    decoded = base64.urlsafe_b64decode(cookie + "=" * (-len(cookie) % 4))
+    assert not any(secret in decoded for secret in (state.encode(), b"verifier", b"nonce"))
+
+
 def spoiled(**claims: Any) -> Callable[[OpenIdProvider], None]:
     return lambda provider: provider.spoil.update(claims)
 
@@ -337,6 +346,43 @@ def test_new_keys_of_the_provider_are_fetched(desk: Reception, provider: OpenIdP
     assert finished(desk).status_code == 302
     assert provider.requests.count("/keys") == 2
     assert provider.requests.count("/.well-known/openid-configuration") == 1
+
+
+def test_a_discovery_document_cannot_weaken_a_login(
+    desk: Reception, provider: OpenIdProvider
+) -> None:
+    """PKCE, the check of certificates and the algorithms are this gateway's own."""
+    document = provider.description() | {
+        "code_challenge_method": None,
+        "verify": False,
+        "id_token_signing_alg_values_supported": ["HS256", "none"],
+    }
+    provider.description = lambda: document  # type: ignore[method-assign]
+    where = begun(desk)  # the provider asserts that there is a challenge
+    symmetric(provider)
+    assert desk.client.get(where, follow_redirects=False).status_code == 401
+    assert people(desk) == []
+
+
+@pytest.mark.parametrize("endpoint", ["authorization_endpoint", "token_endpoint", "jwks_uri"])
+@pytest.mark.parametrize("url", ["http://provider.example/x", None])
+def test_every_address_of_a_provider_is_https(
+    desk: Reception, provider: OpenIdProvider, endpoint: str, url: str | None
+) -> None:
+    document = provider.description() | {endpoint: url}
+    provider.description = lambda: document  # type: ignore[method-assign]
+    refused = desk.client.get("/v1/oidc/login", follow_redirects=False)
+    assert (refused.status_code, refused.json()["code"]) == (503, "unavailable")
+
+
+@pytest.mark.parametrize("endpoint", ["token_endpoint", "jwks_uri"])
+def test_a_provider_that_goes_down_during_a_login_is_said_to_be(
+    desk: Reception, provider: OpenIdProvider, endpoint: str
+) -> None:
+    document = provider.description() | {endpoint: "http://127.0.0.1:1/nobody"}
+    provider.description = lambda: document  # type: ignore[method-assign]
+    refused = finished(desk)
+    assert (refused.status_code, refused.json()["code"]) == (503, "unavailable")
 
 
 def test_a_provider_that_is_down_is_said_to_be(desk: Reception, provider: OpenIdProvider) -> None:

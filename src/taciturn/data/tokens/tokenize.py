@@ -29,14 +29,12 @@ from taciturn.data.tokens.encoding import DeclaredEncoder, EncodedRecords, Token
 from taciturn.data.tokens.origin import Origin
 from taciturn.data.tokens.planted import PlantedUnits, plant
 from taciturn.data.tokens.probing import check_tokenizer
-from taciturn.data.tokens.store import TokenizedDataset, TokenizedRecord, TokenWriter, check_whole
+from taciturn.data.tokens.store import TokenizedDataset, TokenWriter, check_whole
 from taciturn.errors import CheckpointError, OutputError
 from taciturn.spec import DataSpec
 
 SKIPPED = "skipped.json"
 """How many rows of DeclaredRows contribute nothing; private, as all in the folder."""
-
-__all__ = ["TokenizedDataset", "TokenizedRecord", "Tokenizer", "check_prepared", "prepare"]
 
 
 def prepare(

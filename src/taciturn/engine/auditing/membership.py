@@ -27,7 +27,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from taciturn.data.tokens.tokenize import TokenizedDataset
+from taciturn.data.tokens.store import TokenizedDataset
 from taciturn.engine.auditing.intervals import Floats
 from taciturn.engine.auditing.roc import Promise, Roc, roc
 from taciturn.engine.auditing.tokens import token_statistics

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from taciturn.data.rows import attempted
-from taciturn.data.tokens.tokenize import TokenizedDataset
+from taciturn.data.tokens.store import TokenizedDataset
 from taciturn.engine.evaluation.divergence import assign, codebook, mauve, shares
 from taciturn.engine.evaluation.features import (
     Embedder,

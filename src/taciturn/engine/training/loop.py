@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from taciturn.accounting.compose import epsilon_curve
-from taciturn.data.tokens.tokenize import TokenizedDataset
+from taciturn.data.tokens.store import TokenizedDataset
 from taciturn.engine.privacy.forms import Form
 from taciturn.engine.privacy.per_example import trainable_parameters
 from taciturn.engine.privacy.ranks import ALONE, Ranks

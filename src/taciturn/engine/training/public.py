@@ -20,7 +20,8 @@ from taciturn.data.schema_fields import choose_fields
 from taciturn.data.source import open_rows
 from taciturn.data.tokens.encoding import Tokenizer
 from taciturn.data.tokens.origin import Origin
-from taciturn.data.tokens.tokenize import TokenizedDataset, prepare
+from taciturn.data.tokens.store import TokenizedDataset
+from taciturn.data.tokens.tokenize import prepare
 from taciturn.engine.model.sharding import local
 from taciturn.engine.model.subspace import text_rows
 from taciturn.engine.privacy.forms import Form

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import Connection, Row, Select, Update, insert, select, update
+from sqlalchemy import ColumnElement, Connection, Row, Select, Update, insert, select, update
 
 from taciturn.server.context import Gateway
 from taciturn.server.identity import secret
@@ -168,24 +168,20 @@ class Directory:
 
     def revoke_job_tokens(self, job_id: str) -> None:
         """No worker speaks for this job from now on."""
-        now_ms = self.gateway.now_ms()
-        change = (
-            update(tokens)
-            .where(tokens.c.job_id == job_id, tokens.c.revoked_at_ms.is_(None))
-            .values(revoked_at_ms=now_ms)
-        )
-        self.gateway.write(lambda connection: connection.execute(change))
+        self._revoke(tokens.c.job_id == job_id)
 
     def revoke(self, token_id: str) -> None:
         """Nobody is let in with this token from now on."""
-        now_ms = self.gateway.now_ms()
+        self._revoke(tokens.c.id == token_id)
+        self.remembered.forget()
+
+    def _revoke(self, chosen: ColumnElement[bool]) -> None:
         change = (
             update(tokens)
-            .where(tokens.c.id == token_id, tokens.c.revoked_at_ms.is_(None))
-            .values(revoked_at_ms=now_ms)
+            .where(chosen, tokens.c.revoked_at_ms.is_(None))
+            .values(revoked_at_ms=self.gateway.now_ms())
         )
         self.gateway.write(lambda connection: connection.execute(change))
-        self.remembered.forget()
 
 
 def check_roles(roles: Iterable[Role]) -> None:

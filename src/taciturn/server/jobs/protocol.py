@@ -231,12 +231,7 @@ def _base(connection: Connection, name: str) -> BaseModelFacts:
     row = connection.execute(select(base_models).where(base_models.c.name == name)).first()
     if row is None:
         raise ProblemError("conflict", f"base model {name!r} was removed; the job cannot run")
-    return BaseModelFacts(
-        name=row.name,
-        parameters=row.parameters,
-        context_length=row.context_length,
-        vocabulary=row.vocabulary,
-    )
+    return BaseModelFacts.model_validate(row, from_attributes=True)
 
 
 def _files(connection: Connection, row: Row[Any]) -> tuple[str, ...]:

@@ -194,12 +194,7 @@ def _base(connection: Connection, name: str) -> BaseModelFacts:
             f"model: {name!r} is not registered here, so its fit cannot be priced; GET "
             "/v1/base-models lists what is, an administrator adds others",
         )
-    return BaseModelFacts(
-        name=row.name,
-        parameters=row.parameters,
-        context_length=row.context_length,
-        vocabulary=row.vocabulary,
-    )
+    return BaseModelFacts.model_validate(row, from_attributes=True)
 
 
 def _policy(connection: Connection, namespace: str) -> Row[Any]:

@@ -144,13 +144,17 @@ def _plain(value: Any, depth: int) -> None:
         raise RefusedError("depth")
     if isinstance(value, str) and not _CONFIG_WORD.match(value):
         raise RefusedError("text")
+    for item in _items(value):
+        _plain(item, depth - 1)
+
+
+def _items(value: Any) -> list[Any]:
+    """Return the values inside a dict or a list; raise RefusedError for a key that is no name."""
     if isinstance(value, dict):
         if not all(_CONFIG_KEY.match(key) for key in value):
             raise RefusedError("field_name")
-        value = list(value.values())
-    if isinstance(value, list):
-        for item in value:
-            _plain(item, depth - 1)
+        return list(value.values())
+    return value if isinstance(value, list) else []
 
 
 def _tokenizer_config(path: Path, _: Mapping[str, Any]) -> None:
@@ -180,13 +184,8 @@ def _tokens(value: Any, depth: int) -> None:
         return
     if depth == 0:
         raise RefusedError("depth")
-    if isinstance(value, dict):
-        if not all(_CONFIG_KEY.match(key) for key in value):
-            raise RefusedError("field_name")
-        value = list(value.values())
-    if isinstance(value, list):
-        for item in value:
-            _tokens(item, depth - 1)
+    for item in _items(value):
+        _tokens(item, depth - 1)
 
 
 def _json(path: Path, _: Mapping[str, Any]) -> None:

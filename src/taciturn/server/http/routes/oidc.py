@@ -19,7 +19,7 @@ from fastapi.responses import HTMLResponse, RedirectResponse, Response
 from taciturn.server.http.access import Svc, entrance
 from taciturn.server.http.routes.blocking import Route
 from taciturn.server.http.routes.pages import fields_of, page
-from taciturn.server.identity.oidc import FLOW_S, Asker
+from taciturn.server.identity.oidc import FLOW_S, LoginOrigin
 from taciturn.server.identity.sessions import csrf_proof
 from taciturn.server.problems import ProblemError
 from taciturn.server.services import Services
@@ -49,7 +49,7 @@ def begin_login(
     """Send a browser to the provider."""
     if port is not None and challenge is None:
         raise ProblemError("invalid", "port: give a challenge too")
-    url, sealed = services.oidc.begin(Asker(challenge, port))
+    url, sealed = services.oidc.begin(LoginOrigin(challenge, port))
     answer = RedirectResponse(url, status_code=302)
     _keep(services, answer, sealed)
     return answer
@@ -67,14 +67,14 @@ def finish_login(
     sealed = request.cookies.get(_COOKIE)
     if sealed is None or code is None:
         raise ProblemError("unauthenticated", "the login was not completed; begin again")
-    user_id, asker = services.oidc.finish(sealed, state, code)
-    if asker.challenge is None:
+    user_id, origin = services.oidc.finish(sealed, state, code)
+    if origin.challenge is None:
         answer = RedirectResponse("/", status_code=302)
         services.sessions.begin(answer, services.logins.start(user_id, kind="session").text)
         _forget(services, answer)
         return answer
-    question = services.oidc.ask(user_id, asker)
-    asking = _asking(services.oidc.name_of(user_id), asker, question)
+    question = services.oidc.ask(user_id, origin)
+    asking = _asking(services.oidc.name_of(user_id), origin, question)
     _keep(services, asking, question)
     return asking
 
@@ -88,10 +88,10 @@ async def confirm_login(request: Request, services: Svc) -> Response:
         given.get("proof", "").encode(), csrf_proof(sealed).encode()
     ):
         raise ProblemError("unauthenticated", "nobody has asked this browser; begin again")
-    user_id, asker = services.oidc.answered(sealed)
-    assert asker.challenge is not None, "else nothing was asked"
-    code = services.oidc.one_time_code(user_id, asker.challenge)
-    answer = _given(code, asker.port)
+    user_id, origin = services.oidc.answered(sealed)
+    assert origin.challenge is not None, "else nothing was asked"
+    code = services.oidc.one_time_code(user_id, origin.challenge)
+    answer = _given(code, origin.port)
     _forget(services, answer)
     return answer
 
@@ -105,11 +105,11 @@ def redeem_code(services: Svc, exchange: CodeExchange) -> TokenSecret:
     return services.tokens.shown(made.id, made.text)
 
 
-def _asking(name: str, asker: Asker, question: str) -> HTMLResponse:
+def _asking(name: str, origin: LoginOrigin, question: str) -> HTMLResponse:
     """The page that asks. What the command line printed tells it from one that somebody else has
     begun: the challenge's first eight characters."""
-    challenge = asker.challenge or ""
-    there = "" if asker.port is None else f" http://127.0.0.1:{asker.port}"
+    challenge = origin.challenge or ""
+    there = "" if origin.port is None else f" http://127.0.0.1:{origin.port}"
     return page(
         f"<h1>Let a command line act as {escape(name)}?</h1><p>Somebody has begun a login of "
         f"<code>taciturn</code> with the code <b>{escape(challenge[:8])}</b>. Go on only if that "

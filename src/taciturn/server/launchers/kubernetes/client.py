@@ -7,7 +7,6 @@ what comes back is read as plain JSON, so that a server that is newer than the c
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -18,6 +17,7 @@ import urllib3
 from kubernetes import config as configuration
 from kubernetes.client import ApiClient, ApiException, Configuration
 from pydantic import BaseModel
+from tenacity import Retrying, retry_if_exception_type, stop_before_delay, wait_exponential
 
 from taciturn.errors import SpecError
 from taciturn.server.launchers.base import LaterError, LaunchError, OutageError
@@ -228,22 +228,27 @@ class Cluster:
     ) -> dict[str, Any]:  # fmt: skip
         """One request; again, for a few seconds, while the server is overloaded, cannot be reached,
         or was asked by somebody else at the same time."""
-        wait_s, end = _FIRST_WAIT_S, time.monotonic() + _PATIENCE_S
-        while True:
-            try:
-                response = self._send(method, path, query, body, media_type, _TIMEOUT_S)
-                data = response.read()
-                if 200 <= response.status < 300:
-                    answer: dict[str, Any] = json.loads(data)
-                    return answer
-                failure = _refusal(response.status, data)
-            except (urllib3.exceptions.HTTPError, OSError, ValueError, ApiException) as error:
-                failure = UnreachableError(0, f"{method} {path}: {type(error).__name__}")
-            again = isinstance(failure, UnreachableError | ContendedError)
-            if not again or time.monotonic() + wait_s > end:
-                raise failure
-            time.sleep(wait_s)
-            wait_s = min(2 * wait_s, _LONGEST_WAIT_S)
+        retrying = Retrying(
+            retry=retry_if_exception_type((UnreachableError, ContendedError)),
+            wait=wait_exponential(multiplier=_FIRST_WAIT_S, max=_LONGEST_WAIT_S),
+            stop=stop_before_delay(_PATIENCE_S),
+            reraise=True,
+        )
+        return retrying(self._once, method, path, query, body, media_type)
+
+    def _once(
+        self, method: str, path: str, query: Mapping[str, str] | None, body: Any,
+        media_type: str,
+    ) -> dict[str, Any]:  # fmt: skip
+        try:
+            response = self._send(method, path, query, body, media_type, _TIMEOUT_S)
+            data = response.read()
+            if 200 <= response.status < 300:
+                answer: dict[str, Any] = json.loads(data)
+                return answer
+        except (urllib3.exceptions.HTTPError, OSError, ValueError, ApiException) as error:
+            raise UnreachableError(0, f"{method} {path}: {type(error).__name__}") from None
+        raise _refusal(response.status, data)
 
     def _send(
         self, method: str, path: str, query: Mapping[str, str] | None, body: Any,
