@@ -1,4 +1,4 @@
-"""Issuing a certificate for a released folder."""
+"""Issue a certificate for a released folder."""
 
 from __future__ import annotations
 
@@ -81,25 +81,25 @@ def seal(statement: Statement, signer: Signer) -> bytes:
 
 
 def statement_for(folder: Path, *, audit: AuditResult | None, moment: datetime) -> Statement:
-    """What can be said about the model in `folder`; raises CertificateError if nothing can."""
+    """Statement about the model in `folder`; raises CertificateError if nothing can be said."""
     report = read_report(folder)
-    found = released_audit(folder)
-    own = None if found is None else _result(found)
+    audit_in_folder = released_audit(folder)
+    own = None if audit_in_folder is None else _result(audit_in_folder)
     try:
         predicate = Predicate(
             guarantee=_guarantee(report),
             base_model=_base_model(report),
             software=_software(report, os.environ),
             audit=audit or own,
-            public_data=tuple(UnprotectedText(**each.model_dump()) for each in report.public_data),
+            public_data=tuple(UnprotectedText(**text.model_dump()) for text in report.public_data),
             issued_at=time_text(moment),
         )
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"])
         raise CertificateError(f"{folder / REPORT}: {where}: {first['msg']}") from None
-    for each in (audit, own):
-        predicate.guarantee.check_audit(each)
+    for candidate in (audit, own):
+        predicate.guarantee.check_audit(candidate)
     return Statement.of(digests(model_files(folder)), predicate)
 
 
@@ -211,14 +211,14 @@ def _software(report: PrivacyReport, environment: Mapping[str, str]) -> Software
 
 
 def library_versions() -> dict[str, str]:
-    """What is installed of the libraries that a fit rests on, and Python."""
-    found = {"python": platform.python_version(), "taciturn": __version__}
+    """Versions of Python and of the installed libraries that a fit rests on."""
+    versions = {"python": platform.python_version(), "taciturn": __version__}
     for name in _LIBRARIES:
         try:
-            found[name] = importlib.metadata.version(name)
+            versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
-    return found
+    return versions
 
 
 def _write(path: Path, data: bytes) -> None:

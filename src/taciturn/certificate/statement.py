@@ -1,4 +1,4 @@
-"""What a certificate says: an in-toto Statement v1 whose predicate is a privacy guarantee.
+"""Statement of a certificate: an in-toto Statement v1 whose predicate is a privacy guarantee.
 
 https://github.com/in-toto/attestation/blob/main/spec/v1/statement.md. Subjects are the released
 files, so that `cosign verify-blob-attestation` binds them; the predicate is ours and described in
@@ -59,7 +59,7 @@ class File(_Value):
 
 
 class AuditResult(_Value):
-    """What an attack on the model found: a lower bound on its epsilon.
+    """Outcome of an attack on the model: a lower bound on its epsilon.
 
     Attributes:
         epsilon_lower_bound: with `confidence`, the true epsilon is not below it.
@@ -136,7 +136,8 @@ class BaseModelFiles(_Value):
 
 
 class Software(_Value):
-    """What ran: the engine, the libraries below it, and the container image where there was one."""
+    """Software that ran: the engine, the libraries below it, and the container image where there
+    was one."""
 
     engine: Text
     libraries: dict[str, str]

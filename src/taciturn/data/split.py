@@ -35,10 +35,10 @@ class Split:
             raise ValueError(f"the split key has {len(self.key)} bytes; it needs at least 16")
 
     def holds(self, unit: str) -> bool:
-        """Whether the unit is on this side."""
+        """True if the unit is on this side."""
         return is_test(self.key, unit, self.test_share) == (self.side == "test")
 
-    def kept(self, rows: Rows, skipped: Skipped | None = None) -> Rows:
+    def rows_of_side(self, rows: Rows, skipped: Skipped | None = None) -> Rows:
         """The rows, which have the column UNIT, whose unit is on this side.
 
         A row whose side cannot be told is left out, and counted.

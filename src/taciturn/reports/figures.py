@@ -25,7 +25,7 @@ class Figure(_Value):
 
 
 class ModelScore(_Value):
-    """How well one model predicts a text, and how like it its samples are.
+    """Figures of how well one model predicts a text, and how like it its samples are.
 
     Attributes:
         nats_per_token: cross-entropy; lower is better.
@@ -39,7 +39,7 @@ class ModelScore(_Value):
 
 
 class Gain(_Value):
-    """By how much the fitted model is better than the base, from each unit's own difference.
+    """Gain of the fitted model over the base, from each unit's own difference.
 
     Attributes:
         nats_per_token: fewer; positive is better.
@@ -51,7 +51,7 @@ class Gain(_Value):
 
 
 class Release(_Value):
-    """On what basis figures were released.
+    """Basis on which figures were released.
 
     Attributes:
         basis: the text was declared public, or the figures are noised and paid for.
@@ -94,8 +94,8 @@ class ReleasedFigures(_Value):
     evaluations: tuple[ReleasedEvaluation, ...] = ()
     downstream: tuple[ReleasedDownstream, ...] = ()
 
-    def plus(self, found: ReleasedEvaluation | ReleasedDownstream) -> ReleasedFigures:
-        """These and one more."""
-        if isinstance(found, ReleasedEvaluation):
-            return self.model_copy(update={"evaluations": (*self.evaluations, found)})
-        return self.model_copy(update={"downstream": (*self.downstream, found)})
+    def plus(self, figures: ReleasedEvaluation | ReleasedDownstream) -> ReleasedFigures:
+        """Return these figures and one more."""
+        if isinstance(figures, ReleasedEvaluation):
+            return self.model_copy(update={"evaluations": (*self.evaluations, figures)})
+        return self.model_copy(update={"downstream": (*self.downstream, figures)})

@@ -97,5 +97,5 @@ class Peers:
     def _heard(self) -> str | None:
         assert self.presence is not None
         with suppress(RuntimeError, OSError):  # out of reach: silence is counted elsewhere
-            return self.presence.said(_WORK)
+            return self.presence.word_of(_WORK)
         return None

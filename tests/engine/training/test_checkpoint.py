@@ -24,7 +24,7 @@ def test_newest_complete_checkpoint_is_loaded(tmp_path: Path) -> None:
     for step in (1, 5, 9):
         store.save(tensors(step), IDENTITY)
     (tmp_path / ".partial-1").mkdir()
-    assert [path.name for path in store.found()] == ["step-00000005", "step-00000009"]
+    assert [path.name for path in store.paths()] == ["step-00000005", "step-00000009"]
     assert float(store.load(IDENTITY)["master/w"][0]) == 9.0
 
 

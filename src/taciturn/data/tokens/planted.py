@@ -55,7 +55,7 @@ class PlantedUnits:
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Planted:
-    """What `canaries.json` says. Private, but for the commitment.
+    """Content of `canaries.json`. Private, but for the commitment.
 
     Attributes:
         units: the canaries.
@@ -154,7 +154,7 @@ def _encoded(
 ) -> Iterator[EncodedRecords]:
     columns = _columns(texts, kind)
     names = [f"part_{index}" for index in range(len(columns))]
-    batch = pa.record_batch([pa.array(each, pa.large_string()) for each in columns], names)
+    batch = pa.record_batch([pa.array(column, pa.large_string()) for column in columns], names)
     return encode_batch(batch, Fields(kind, tuple(names)), tokenizer, max_tokens)
 
 

@@ -1,4 +1,4 @@
-"""Choosing what is trained: LoRA adapters through PEFT, or every weight."""
+"""Choice of what is trained: LoRA adapters through PEFT, or every weight."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _TYPICAL = 1e-3
 
 
 class AdapterChoice(Protocol):
-    """What decides the trained parameters; see training.plan.AdapterPlan."""
+    """Settings that decide the trained parameters; see training.plan.AdapterPlan."""
 
     @property
     def method(self) -> str: ...
@@ -162,7 +162,7 @@ def _fix_a(layer: Any, energy_R: Tensor, subspace: Subspace) -> None:
 
 
 def _targets(model: Any, choice: AdapterChoice) -> list[str] | str:
-    """What PEFT is asked to adapt."""
+    """Layers that PEFT adapts."""
     if choice.target_modules:
         _check_targets(model, choice.target_modules)
         return list(choice.target_modules)
@@ -235,8 +235,8 @@ def _check_targets(model: nn.Module, targets: Sequence[str]) -> None:
     for target in targets:
         if any(_is_target(name, (target,)) for name in linear):
             continue
-        named = [each for name, each in model.named_modules() if _is_target(name, (target,))]
-        what = f"{type(named[0]).__name__}, and not a linear layer" if named else "not there"
+        modules = [module for name, module in model.named_modules() if _is_target(name, (target,))]
+        what = f"{type(modules[0]).__name__}, and not a linear layer" if modules else "not there"
         near = difflib.get_close_matches(target, endings, n=3) or endings[:12]
         raise SpecError(
             f"target_modules: {target!r} of {type(model).__name__} is {what}; linear layers are: "

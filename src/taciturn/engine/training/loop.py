@@ -155,10 +155,10 @@ def train(run: Run, *, resume: bool) -> TrainingState:
     run.before_steps()
     clock = _Clock(state.step, run.plan.steps, EpsilonCurve.of(run.plan))
     with deferred_interrupt() as interrupt:
-        allowed = state.step
+        last_allowed = state.step
         while state.step < run.plan.steps:
-            if state.step == allowed:
-                allowed += _next_block(run, allowed)
+            if state.step == last_allowed:
+                last_allowed += _next_block(run, last_allowed)
             counts = step()
             stopped = any_process(run.ranks, interrupt.raised)
             last = state.step == run.plan.steps
@@ -166,8 +166,13 @@ def train(run: Run, *, resume: bool) -> TrainingState:
                 if run.ranks.first:
                     journal.write({"step": state.step})
                     _report(run, state.step, counts, clock)
-            due = run.blocks is None and state.step % run.checkpoint_every == 0
-            if last or stopped or due or (run.blocks is not None and state.step == allowed):
+            checkpoint_due = run.blocks is None and state.step % run.checkpoint_every == 0
+            if (
+                last
+                or stopped
+                or checkpoint_due
+                or (run.blocks is not None and state.step == last_allowed)
+            ):
                 _save(run, state, store, identity)
             if stopped and not last:
                 raise Interrupted(state.step, run.plan.steps)
@@ -176,11 +181,11 @@ def train(run: Run, *, resume: bool) -> TrainingState:
 
 
 def _next_block(run: Run, first: int) -> int:
-    """How many steps may run now; all of them, where nobody has to be asked."""
-    left = run.plan.steps - first
+    """Return the number of steps that may run now: all of them, where nobody has to be asked."""
+    steps_left = run.plan.steps - first
     if run.blocks is None:
-        return left
-    count = min(run.blocks.size, left)
+        return steps_left
+    count = min(run.blocks.size, steps_left)
     with together(run.ranks):
         if run.ranks.first:
             run.blocks.allow(first, count)
@@ -229,12 +234,12 @@ def _note_streams(run: Run, step: int, streams: Streams, journal: Journal) -> No
     entry = {"start": step, "sampling_stream": streams.sampling.identity, "noise_stream": noise[0]}
     with together(run.ranks):
         if run.ranks.first:
-            others = {"noise_streams_of_others": noise[1:]} if noise[1:] else {}
-            journal.write(entry | others)
+            noise_of_others = {"noise_streams_of_others": noise[1:]} if noise[1:] else {}
+            journal.write(entry | noise_of_others)
 
 
 def batch_limits(plan: TrainingPlan, trained: int, tokens: int, ranks: Ranks) -> BatchLimits:
-    """What a microbatch may hold, from public facts: `trained` parameters, `tokens` at most."""
+    """Limits of a microbatch, from public facts: `trained` parameters, `tokens` at most."""
     units = min(
         gradient_units(trained), filled_units(plan.batch_size // ranks.size, plan.max_tokens)
     )
@@ -287,8 +292,8 @@ class _Clock:
     def at(self, step: int) -> Progress:
         elapsed = time.monotonic() - self._start
         per_step = elapsed / max(1, step - self._first)
-        left = per_step * (self._steps - step)
-        return Progress(step, self._steps, self._curve.at(step), elapsed, left)
+        seconds_left = per_step * (self._steps - step)
+        return Progress(step, self._steps, self._curve.at(step), elapsed, seconds_left)
 
 
 def _report(run: Run, step: int, counts: ClipCounts, clock: _Clock) -> None:

@@ -34,7 +34,7 @@ def bar_chart(name: str, title: str, bars: Sequence[Bar], scale: Scale) -> Marku
 
 
 def _bar(bar: Bar, scale: Scale, top: int) -> Markup:
-    drawn = Markup(
+    markup = Markup(
         '<text x="0" y="{text_y}" class="label">{label}</text>'
         '<text x="100%" y="{text_y}" class="value" text-anchor="end">{text}</text>'
         '<rect x="0" y="{y}" width="100%" height="18" rx="3" class="track" />'
@@ -47,7 +47,7 @@ def _bar(bar: Bar, scale: Scale, top: int) -> Markup:
         width=max(0.4, 100 * scale.place(bar.value)),
         style=bar.style,
     )
-    return drawn + _whisker(bar, scale, top + 36) if bar.margin > 0 else drawn
+    return markup + _whisker(bar, scale, top + 36) if bar.margin > 0 else markup
 
 
 def _whisker(bar: Bar, scale: Scale, y: int) -> Markup:

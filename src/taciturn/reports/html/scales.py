@@ -20,12 +20,12 @@ class Scale:
     ticks: tuple[tuple[float, str], ...]
 
     def place(self, value: float) -> float:
-        """Where `value` lies between low and high, kept within [0, 1]."""
+        """Place of `value` between low and high, kept within [0, 1]."""
         return min(1.0, max(0.0, (value - self.low) / (self.high - self.low)))
 
 
 def log10_scale(log10_values: Sequence[float]) -> Scale:
-    """For log10 of probabilities: from a power of ten below the least of them up to 1."""
+    """Scale of log10 of probabilities: from a power of ten below the least of them up to 1."""
     lowest = math.floor(min(log10_values)) - 1
     step = max(1, math.ceil(-lowest / (_MOST_TICKS - 1)))
     powers = range(0, lowest - 1, -step)
@@ -34,14 +34,14 @@ def log10_scale(log10_values: Sequence[float]) -> Scale:
 
 
 def linear_scale(values: Sequence[float]) -> Scale:
-    """From 0 to just above the largest value, with ticks at round numbers."""
+    """Scale from 0 to just above the largest value, with ticks at round numbers."""
     step = _round_step(max(values) / (_MOST_TICKS - 1))
     count = math.ceil(max(values) / step)
     return Scale(0.0, step * count, tuple((step * n, f"{step * n:g}") for n in range(count + 1)))
 
 
 def span_scale(low: float, high: float) -> Scale:
-    """From `low` to `high` as they are, with ticks at round numbers between them."""
+    """Scale from `low` to `high` as they are, with ticks at round numbers between them."""
     step = _round_step((high - low) / (_MOST_TICKS - 1))
     first, last = math.ceil(low / step), math.floor(high / step)
     ticks = tuple((step * n, f"{step * n:.12g}") for n in range(first, last + 1))
