@@ -16,7 +16,7 @@ from dataclasses import asdict
 import pandas as pd
 
 from taciturn.demo.judge import Judge, openings
-from taciturn.demo.story import DATA, ORDINARY_PROMPTS, TEMPERATURE, sample_texts
+from taciturn.demo.run import DATA, ORDINARY_PROMPTS, TEMPERATURE, sample_texts
 from taciturn.embedded import TINY_MEDICAL
 from taciturn.embedded.notes import NoteLimits, held_out_notes, patient_notes
 from taciturn.llm import LLM

@@ -21,8 +21,8 @@ from taciturn.certificate.keys import TrustedKey, keyid
 from taciturn.certificate.recompute import check_epsilon
 from taciturn.certificate.signers import Signer
 from taciturn.certificate.statement import (
-    AuditResult,
     BaseModelFiles,
+    CertifiedAudit,
     CertifiedStep,
     Digest,
     File,
@@ -48,7 +48,7 @@ def issue(
     folder: Path,
     signer: Signer,
     *,
-    audit: AuditResult | None = None,
+    audit: CertifiedAudit | None = None,
     moment: datetime | None = None,
 ) -> Statement:
     """Certify the model in `folder` and write its `certificate.json`, whole or not at all.
@@ -80,7 +80,7 @@ def seal(statement: Statement, signer: Signer) -> bytes:
     return Envelope(payload, keyid(key), signature).to_bytes()
 
 
-def statement_for(folder: Path, *, audit: AuditResult | None, moment: datetime) -> Statement:
+def statement_for(folder: Path, *, audit: CertifiedAudit | None, moment: datetime) -> Statement:
     """Statement about the model in `folder`; raises CertificateError if nothing can be said."""
     report = read_report(folder)
     audit_in_folder = released_audit(folder)
@@ -129,7 +129,7 @@ def released_audit(folder: Path) -> Audit | None:
         raise CertificateError(f"{path} is damaged or truncated; audit the model again") from None
 
 
-def read_audit(path: Path) -> AuditResult:
+def read_audit(path: Path) -> CertifiedAudit:
     """An audit's result, or an `audit.json`, from a JSON file; raises CertificateError."""
     try:
         content = path.read_bytes()
@@ -138,7 +138,7 @@ def read_audit(path: Path) -> AuditResult:
     with suppress(ValidationError):
         return _result(Audit.model_validate_json(content))
     try:
-        return AuditResult.model_validate_json(content)
+        return CertifiedAudit.model_validate_json(content)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"])
@@ -154,8 +154,8 @@ def check_promise(private: bool) -> None:
         )
 
 
-def _result(audit: Audit) -> AuditResult:
-    return AuditResult(
+def _result(audit: Audit) -> CertifiedAudit:
+    return CertifiedAudit(
         epsilon_lower_bound=audit.epsilon_lower_bound,
         confidence=audit.confidence,
         threat_model=audit.threat_model,

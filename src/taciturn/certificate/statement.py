@@ -58,7 +58,7 @@ class File(_Value):
         return name
 
 
-class AuditResult(_Value):
+class CertifiedAudit(_Value):
     """Outcome of an attack on the model: a lower bound on its epsilon.
 
     Attributes:
@@ -118,7 +118,7 @@ class Guarantee(_Value):
         """All steps, composed."""
         return ComposedDpEvent([event_from_dict(step.dp_event) for step in self.steps])
 
-    def check_audit(self, audit: AuditResult | None) -> None:
+    def check_audit(self, audit: CertifiedAudit | None) -> None:
         """Raises CertificateError if an audit found more than is promised."""
         if audit is not None and audit.epsilon_lower_bound > self.epsilon:
             raise CertificateError(
@@ -166,7 +166,7 @@ class Predicate(_Value):
     guarantee: Guarantee
     base_model: BaseModelFiles
     software: Software
-    audit: AuditResult | None = None
+    audit: CertifiedAudit | None = None
     public_data: tuple[UnprotectedText, ...] = ()
     issued_at: str
 

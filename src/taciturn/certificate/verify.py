@@ -104,7 +104,10 @@ def check_commitment(statement: Statement, private: Path) -> None:
     """Raises CertificateError unless the data in `private` are those of one of the steps."""
     steps = statement.predicate.guarantee.steps
     if open_commitment(private) not in {step.dataset_commitment for step in steps}:
-        raise CertificateError(f"the data of {private} are not those that the certificate names")
+        raise CertificateError(
+            f"the data of {private} are not those that the certificate names; give the private "
+            "folder of that fit"
+        )
 
 
 def read_certificate(path: Path) -> bytes:

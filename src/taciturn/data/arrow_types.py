@@ -86,7 +86,7 @@ def parse_type(text: str, depth: int = 0) -> pa.DataType:
     Raises DataError for what is not one, or is nested too deeply.
     """
     if depth > _DEPTH:
-        raise DataError(f"an Arrow type nested more than {_DEPTH} deep cannot be used")
+        raise DataError(f"an Arrow type nested more than {_DEPTH} deep cannot be used; flatten it")
     if text in _SIMPLE:
         return _SIMPLE[text]
     if parts := _ZONED.fullmatch(text):

@@ -139,7 +139,7 @@ def _filesystem(location: str, label: str) -> tuple[Any, str]:
     except ValueError:
         accepted = "a path, or a URL such as s3://, https://, file://"
         raise DataNotFoundError(
-            f"{label} has a protocol that nobody here knows; give {accepted}"
+            f"{label} has a protocol that is not supported; give {accepted}"
         ) from None
     except Exception as error:  # archives and caches are opened here
         raise DataNotFoundError(

@@ -104,7 +104,7 @@ def spelled(places: Iterable[str]) -> tuple[str, ...]:
 
 
 def host_and_port(place: str) -> tuple[str, int] | None:
-    """Whom a worker connects to by name, where the place says it; None where it does not."""
+    """Host and port that a worker connects to; None where the place does not name them."""
     parts = urlsplit(place)
     if parts.scheme not in _PORTS or parts.hostname is None:
         return None

@@ -245,4 +245,4 @@ def missing_column(name: str, columns: Sequence[str], remedy: str = "") -> Missi
     hint = f"; did you mean {match!r}?" if match else ""
     extra = f"; {remedy}" if remedy else ""
     listed = ", ".join(columns[:20]) + (", ..." if len(columns) > 20 else "")
-    return MissingColumnError(f"no column {name!r} among: {listed}{hint}{extra}")
+    return MissingColumnError(f"there is no column {name!r} among: {listed}{hint}{extra}")

@@ -72,8 +72,8 @@ def _offered(schema: pa.Schema, spec: DataSpec) -> Fields:
         return Fields("text", (texts[0],))
     columns = ", ".join(schema.names)
     raise MissingColumnError(
-        f"which column holds the text? none is called 'text' or 'messages' among: {columns}; name "
-        "it with text_field, question_field and answer_field, or messages_field"
+        f"no column is called 'text' or 'messages' among: {columns}; name the one that holds the "
+        "text with text_field, question_field and answer_field, or messages_field"
     )
 
 

@@ -150,7 +150,7 @@ def _read_arrow(data: Any, label: str) -> Rows:
     """Arrow's own types, and whatever speaks Arrow's stream protocol (polars does)."""
 
     def failed(kind: str) -> DataError:
-        return DataError(f"{label} cannot be read as Arrow record batches ({kind})")
+        return DataError(f"{label} cannot be read as Arrow ({kind}); give {_KNOWN}")
 
     if hasattr(data, "to_frame") and hasattr(data, "name"):  # a column of polars
         data = data.to_frame(data.name or "text")

@@ -30,7 +30,7 @@ class Split:
 
     def __post_init__(self) -> None:
         if not 0 < self.test_share < 1:
-            raise ValueError(f"test_share={self.test_share} must lie in (0, 1)")
+            raise ValueError(f"test_share={self.test_share} must lie in (0, 1), such as 0.1")
         if len(self.key) < 16:
             raise ValueError(f"the split key has {len(self.key)} bytes; it needs at least 16")
 

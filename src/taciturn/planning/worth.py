@@ -30,7 +30,7 @@ WORTHLESS = 0.15
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
+class MeasuredRun:
     """One plan that was run, and the share of the ordinary gain that it kept.
 
     Attributes:
@@ -72,12 +72,12 @@ _Origin = tuple[str, Kind, str, int, str, Method]
 _PHEE: _Origin = ("bench/phee.py", "measured", *_TINY, "PHEE, test split", "auto")
 _DEMO: _Origin = ("taciturn demo", "measured", *_TINY, "invented notes, held out", "auto")
 
-MEASURED: tuple[Measured, ...] = (
-    Measured(*_PHEE, 8, 1e-5, 1108, 512, 40, 1.9361, 0.456, 2),
-    Measured(*_PHEE, 3, 1e-5, 1108, 512, 40, 4.2374, 0.345, 2),
-    Measured(*_PHEE, 1, 1e-5, 1108, 512, 40, 11.066, 0.151),
+MEASURED: tuple[MeasuredRun, ...] = (
+    MeasuredRun(*_PHEE, 8, 1e-5, 1108, 512, 40, 1.9361, 0.456, 2),
+    MeasuredRun(*_PHEE, 3, 1e-5, 1108, 512, 40, 4.2374, 0.345, 2),
+    MeasuredRun(*_PHEE, 1, 1e-5, 1108, 512, 40, 11.066, 0.151),
     # Of the gain of its own ordinary fit, a third of an epoch.
-    Measured(*_DEMO, 3, 1e-6, 20_000, 512, 48, 0.8242, 0.69),
+    MeasuredRun(*_DEMO, 3, 1e-6, 20_000, 512, 48, 0.8242, 0.69),
 )
 
 
@@ -243,7 +243,7 @@ def _log_normal(x: float) -> float:
     return -x * x / 2 - math.log(-x * math.sqrt(2 * math.pi))
 
 
-def _beyond(rows: list[Measured], remaining_noise: float, parameters: int) -> str:
+def _beyond(rows: list[MeasuredRun], remaining_noise: float, parameters: int) -> str:
     """Words for a plan that is far from all measured rows; empty for others."""
     noises = [row.remaining_noise for row in rows]
     if not min(noises) / 2 <= remaining_noise <= 2 * max(noises):
@@ -255,7 +255,7 @@ def _beyond(rows: list[Measured], remaining_noise: float, parameters: int) -> st
     return f" (a guess: {how})"
 
 
-def _names(rows: list[Measured]) -> str:
+def _names(rows: list[MeasuredRun]) -> str:
     return ", ".join(dict.fromkeys(row.model for row in rows))
 
 

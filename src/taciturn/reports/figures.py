@@ -12,19 +12,19 @@ from pydantic import BaseModel, ConfigDict
 Basis = Literal["public", "differential privacy"]
 
 
-class _Value(BaseModel):
+class _FigureModel(BaseModel):
     # A model that has diverged has figures that are no numbers; they are kept as what they are.
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
 
 
-class Figure(_Value):
+class Figure(_FigureModel):
     """A value, and the standard deviation of the noise in it; 0 if exact."""
 
     value: float
     std: float = 0.0
 
 
-class ModelScore(_Value):
+class ModelScore(_FigureModel):
     """Figures of how well one model predicts a text, and how like it its samples are.
 
     Attributes:
@@ -38,7 +38,7 @@ class ModelScore(_Value):
     mauve: float | None = None
 
 
-class Gain(_Value):
+class Gain(_FigureModel):
     """Gain of the fitted model over the base, from each unit's own difference.
 
     Attributes:
@@ -50,7 +50,7 @@ class Gain(_Value):
     token_accuracy: Figure
 
 
-class Release(_Value):
+class Release(_FigureModel):
     """Basis on which figures were released.
 
     Attributes:
@@ -88,7 +88,7 @@ class ReleasedDownstream(Release):
     n_train: int
 
 
-class ReleasedFigures(_Value):
+class ReleasedFigures(_FigureModel):
     """All of them, oldest first."""
 
     evaluations: tuple[ReleasedEvaluation, ...] = ()

@@ -313,7 +313,7 @@ def test_the_fewest_canaries_give_a_bound_and_one_less_gives_none() -> None:
 
 @pytest.mark.parametrize("fields", [(10, 11, 5), (10, 5, 6), (10, 5, -1), (0, 0, 0)])
 def test_impossible_games_are_refused(fields: tuple[int, int, int]) -> None:
-    with pytest.raises(ValueError, match="0 <= correct <= made <= canaries"):
+    with pytest.raises(ValueError, match="0 <= correct <= count <= canaries"):
         Guesses(*fields)
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from taciturn.engine.training import checkpoint
-from taciturn.engine.training.checkpoint import CheckpointStore, Journal, full_disk_is_clear
+from taciturn.engine.training.checkpoint import CheckpointStore, StepJournal, full_disk_is_clear
 from taciturn.errors import CheckpointError, OutputError
 
 IDENTITY = {"steps": 10, "data": "abc"}
@@ -84,7 +84,7 @@ def test_other_errors_pass_through(tmp_path: Path) -> None:
 
 
 def test_journal_skips_a_line_cut_off_by_a_crash(tmp_path: Path) -> None:
-    journal = Journal(tmp_path / "journal.jsonl")
+    journal = StepJournal(tmp_path / "journal.jsonl")
     journal.write({"step": 1})
     journal.write({"step": 2})
     with journal.path.open("a") as file:

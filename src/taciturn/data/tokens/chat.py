@@ -51,7 +51,7 @@ def encode_messages(
 
     def encoded() -> list[tuple[list[int], bytes]]:
         turns = (_cut(_chat(text, column), most_characters) for text in texts)
-        return by([_Chat.of(messages, special) for messages in turns], tokenizer)
+        return by([_MarkedChat.of(messages, special) for messages in turns], tokenizer)
 
     return shield(
         encoded,
@@ -74,14 +74,14 @@ def check_template(tokenizer: Any, column: str) -> Any:
 
 
 @dataclass(frozen=True, slots=True, repr=False)
-class _Chat:
+class _MarkedChat:
     """A conversation whose words are not special tokens; `mark` keeps apart what would be one."""
 
     turns: list[Message]
     mark: str | None
 
     @classmethod
-    def of(cls, turns: list[Message], special: Mapping[str, int]) -> _Chat:
+    def of(cls, turns: list[Message], special: Mapping[str, int]) -> _MarkedChat:
         """Chat with marks only where they are needed: the rest is tokenised as it always is."""
         mark = mark_for(_strings(turns))
         marked = _replaced(turns, lambda text: marked_text(text, special, mark))
@@ -143,7 +143,7 @@ def _is_message(turn: Any) -> bool:
     )
 
 
-def _by_mask(chats: list[_Chat], tokenizer: ChatTokenizer) -> list[tuple[list[int], bytes]]:
+def _by_mask(chats: list[_MarkedChat], tokenizer: ChatTokenizer) -> list[tuple[list[int], bytes]]:
     encoded = tokenizer.apply_chat_template(
         [chat.turns for chat in chats],
         tokenize=True,
@@ -158,7 +158,9 @@ def _by_mask(chats: list[_Chat], tokenizer: ChatTokenizer) -> list[tuple[list[in
     ]
 
 
-def _by_prefixes(chats: list[_Chat], tokenizer: ChatTokenizer) -> list[tuple[list[int], bytes]]:
+def _by_prefixes(
+    chats: list[_MarkedChat], tokenizer: ChatTokenizer
+) -> list[tuple[list[int], bytes]]:
     rendered = [_rendered(chat.turns, tokenizer) for chat in chats]
     encoded = tokenizer(
         [text for text, _ in rendered],
@@ -175,12 +177,12 @@ def _by_prefixes(chats: list[_Chat], tokenizer: ChatTokenizer) -> list[tuple[lis
     ]
 
 
-def _whole(chat: _Chat, tokenizer: ChatTokenizer) -> str:
+def _whole(chat: _MarkedChat, tokenizer: ChatTokenizer) -> str:
     return str(tokenizer.apply_chat_template(chat.turns, tokenize=False))
 
 
 def _unmarked(
-    chat: _Chat,
+    chat: _MarkedChat,
     text: Callable[[], str],
     ids: list[int],
     mask: bytes,

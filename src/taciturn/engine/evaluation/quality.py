@@ -81,14 +81,14 @@ class Quality:
 
 
 @dataclass(frozen=True, slots=True, repr=False)
-class Texts:
+class ScoredTexts:
     """Texts and how the base model takes them: nats per token [N]."""
 
     texts: list[str]
     nats_N: Floats
 
     @classmethod
-    def of(cls, texts: list[str], scores: UnitScores) -> Texts:
+    def of(cls, texts: list[str], scores: UnitScores) -> ScoredTexts:
         """Texts with the base model's scores of them; a text without tokens has zero nats."""
         nats_N = (scores.nats_U / scores.tokens_U.clamp(min=1)).numpy()
         return cls(texts, nats_N)
@@ -130,7 +130,12 @@ class Comparison:
 
 
 def compare(
-    samples: Texts, base: Texts, reference: Texts, *, private: bool, embedder: Embedder | None
+    samples: ScoredTexts,
+    base: ScoredTexts,
+    reference: ScoredTexts,
+    *,
+    private: bool,
+    embedder: Embedder | None,
 ) -> Comparison:
     """Cluster samples (with the reference, if it is public) and assign all texts."""
     vectors = [texts.features(embedder) for texts in (samples, base, reference)]

@@ -63,7 +63,7 @@ class ReleasedGain:
 
 
 @dataclass(frozen=True, slots=True)
-class Released:
+class ReleasedScores:
     """Outcome of one release: a score per model, the gain of the second over the first, the share
     of units per cluster, and its event."""
 
@@ -83,7 +83,7 @@ def release(
     stream: SecureStream,
     declared_units: int | None = None,
     before: Callable[[DpEvent], None] = lambda event: None,
-) -> Released:
+) -> ReleasedScores:
     """Release the mean of every figure with the Gaussian mechanism.
 
     Guarantee: what `dp_event` says, under addition or removal of one unit, with the number of units
@@ -142,7 +142,7 @@ def release(
         )
     scores_of = (score,) if gain is None else (score, _gained(score, gain))
     shares_K = _distribution(private.mean_K[len(columns) :])
-    return Released(scores_of, gain, shares_K, mechanism.dp_event)
+    return ReleasedScores(scores_of, gain, shares_K, mechanism.dp_event)
 
 
 def release_shares(

@@ -189,6 +189,6 @@ def _compare(expected: Tensor, actual: Tensor, base: Tensor | None, what: str) -
         raise AdapterError(f"{what} does not give the fitted model's logits; it was not released")
     if base is not None and torch.equal(base, actual):
         raise AdapterError(
-            f"{what} writes as its base does: the adapter trained in name only. Choose other "
+            f"{what} gives the logits of its base: the adapter changed nothing. Choose other "
             "target_modules"
         )

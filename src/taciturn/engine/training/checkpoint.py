@@ -147,7 +147,7 @@ def _sync(folder: Path) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class Journal:
+class StepJournal:
     """Append-only record of what ran, one JSON object a line; in the private folder.
 
     It names each process's random streams by a hash of their keys, so that a re-used stream would

@@ -28,7 +28,7 @@ _OVER, _LOST = "over:", "taciturn/lost"
 
 
 @dataclass(slots=True)
-class Presence:
+class Liveness:
     """This process among those that torchrun started.
 
     Attributes:
@@ -48,7 +48,7 @@ class Presence:
     _stopped: threading.Event = field(default_factory=threading.Event)
 
     @classmethod
-    def begin(cls, when_lost: Callable[[int], None], limit_s: float) -> Presence:
+    def begin(cls, when_lost: Callable[[int], None], limit_s: float) -> Liveness:
         """Find the others, and begin to speak and to listen. Needs torchrun's variables."""
         rank, size = meet()
         presence = cls(rank, size, limit_s, when_lost)

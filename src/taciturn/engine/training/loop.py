@@ -23,7 +23,7 @@ from taciturn.engine.privacy.ranks import ALONE, Ranks
 from taciturn.engine.privacy.types import ClipCounts
 from taciturn.engine.privacy.verification import same_in_company
 from taciturn.engine.training.batch import BatchLimits, filled_units, widths
-from taciturn.engine.training.checkpoint import CheckpointStore, Journal, all_rows, own_rows
+from taciturn.engine.training.checkpoint import CheckpointStore, StepJournal, all_rows, own_rows
 from taciturn.engine.training.interrupt import deferred_interrupt
 from taciturn.engine.training.mechanism import planned_mechanism
 from taciturn.engine.training.processes import any_process, tell, together
@@ -45,7 +45,7 @@ class Interrupted(KeyboardInterrupt):
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
+class TrainingProgress:
     """Public news of a run; nothing in it depends on the rows.
 
     `epsilon` is what has been spent so far (an upper bound between points of the curve), None
@@ -127,7 +127,7 @@ class Run:
     microbatch_tokens: int
     form: Form
     checkpoint_every: int
-    on_progress: Callable[[Progress], None]
+    on_progress: Callable[[TrainingProgress], None]
     on_private_metrics: Callable[[PrivateMetrics], None]
     ranks: Ranks = ALONE
     blocks: Blocks | None = None
@@ -144,7 +144,7 @@ def train(run: Run, *, resume: bool) -> TrainingState:
     """
     state = _state(run)
     store = CheckpointStore(run.private_folder / "checkpoints")
-    journal = Journal(run.private_folder / "journal.jsonl")
+    journal = StepJournal(run.private_folder / "journal.jsonl")
     identity = _identity(run)
     if resume:
         with together(run.ranks):
@@ -213,7 +213,7 @@ def _identity(run: Run) -> dict[str, Any]:
     return {**plan, "data": data}
 
 
-def _stepper(run: Run, state: TrainingState, journal: Journal) -> Callable[[], ClipCounts]:
+def _stepper(run: Run, state: TrainingState, journal: StepJournal) -> Callable[[], ClipCounts]:
     limits = _limits(run, state)
     if run.plan.privacy is None:
         order = EpochOrder(run.plan, run.dataset.n_units)
@@ -228,7 +228,7 @@ def _stepper(run: Run, state: TrainingState, journal: Journal) -> Callable[[], C
     )
 
 
-def _note_streams(run: Run, step: int, streams: Streams, journal: Journal) -> None:
+def _note_streams(run: Run, step: int, streams: Streams, journal: StepJournal) -> None:
     """One line for each process that draws: all add noise, rank 0 alone samples."""
     noise = tell(run.ranks, streams.noise.identity)
     entry = {"start": step, "sampling_stream": streams.sampling.identity, "noise_stream": noise[0]}
@@ -289,11 +289,11 @@ class _Clock:
         self._first, self._steps, self._curve = first_step, steps, curve
         self._start = time.monotonic()
 
-    def at(self, step: int) -> Progress:
+    def at(self, step: int) -> TrainingProgress:
         elapsed = time.monotonic() - self._start
         per_step = elapsed / max(1, step - self._first)
         seconds_left = per_step * (self._steps - step)
-        return Progress(step, self._steps, self._curve.at(step), elapsed, seconds_left)
+        return TrainingProgress(step, self._steps, self._curve.at(step), elapsed, seconds_left)
 
 
 def _report(run: Run, step: int, counts: ClipCounts, clock: _Clock) -> None:

@@ -74,7 +74,7 @@ class PublicText:
             choose_fields(rows.schema, kind)
         except MissingColumnError as error:
             raise MissingColumnError(
-                f"of public_data: {error}. Its column of text is named by public_text_field"
+                f"public_data: {error}. Name its column of text with public_text_field"
             ) from None
         reader = pa.RecordBatchReader.from_batches(rows.schema, rows.batches)
         dataset = prepare(reader, kind, tokenizer, max_tokens, folder, 0, None, vocabulary)

@@ -19,7 +19,7 @@ _BEGUN = "begun.json"
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".gguf")
 
 
-class Begun(BaseModel):
+class RunRecord(BaseModel):
     """A run as it was begun.
 
     Attributes:
@@ -46,7 +46,7 @@ class Begun(BaseModel):
     rate_factor: float | None = None
 
     @classmethod
-    def read(cls, private: Path) -> Begun:
+    def read(cls, private: Path) -> RunRecord:
         """Record of the run in `private`; raises CheckpointError if it is absent or damaged."""
         try:
             return cls.model_validate_json((private / _BEGUN).read_bytes())
@@ -61,7 +61,7 @@ class Begun(BaseModel):
         with full_disk_is_clear(private):
             (private / _BEGUN).write_text(self.model_dump_json(), encoding="utf-8")
 
-    def resumed_as(self, request: Begun) -> Begun:
+    def resumed_as(self, request: RunRecord) -> RunRecord:
         """This run, which `request` resumes: with what was spent before either of them.
 
         Raises:
@@ -88,7 +88,7 @@ class Begun(BaseModel):
         own = [step for step in request.spent if step not in self.spent]
         return self.model_copy(update={"spent": (*self.spent, *own)})
 
-    def _has_base_of(self, other: Begun) -> bool:
+    def _has_base_of(self, other: RunRecord) -> bool:
         """A base is its files, wherever they are; its name, where they were not found.
 
         Two machines need not have the same files of it, but the same weights.
@@ -101,7 +101,7 @@ class Begun(BaseModel):
         return weights and all(own[name] == other_digests[name] for name in shared)
 
 
-def _public(run: Begun) -> str:
+def _public(run: RunRecord) -> str:
     """Names the public text of a run, which anybody may know."""
     text = run.public_data
     return "no public_data" if text is None else f"public_data {text.sha256[:16]}"

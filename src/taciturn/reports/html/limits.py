@@ -38,7 +38,7 @@ class Limits:
 
 
 @dataclass(frozen=True)
-class Row:
+class LimitRow:
     """Percentages of non-members that are accused, and of members that are found at most."""
 
     false_alarms: str
@@ -58,10 +58,10 @@ def limits(report: PrivacyReport, audit: Audit | None) -> Limits | None:
     )
 
 
-def limit_rows(bounds: Limits) -> list[Row]:
+def limit_rows(bounds: Limits) -> list[LimitRow]:
     """The limits at a few shares of false alarms, none rounded down."""
     return [
-        Row(
+        LimitRow(
             f"{100 * rate:g}%",
             f"{100 * rate:g}%",
             at_most(bounds.events.true_positive_rate(rate)),

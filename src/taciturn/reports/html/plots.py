@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from taciturn.reports.html.image import image
-from taciturn.reports.html.scales import Scale
+from taciturn.reports.html.scales import AxisScale
 
 _LEFT, _WIDTH = 12.0, 85.0  # percent
 _TOP_PX, _PLOT_PX, _BOTTOM_PX = 30, 210, 44
@@ -19,8 +19,8 @@ _HEIGHT_PX = _TOP_PX + _PLOT_PX + _BOTTOM_PX
 class Axes:
     """Both scales, and what they measure."""
 
-    x: Scale
-    y: Scale
+    x: AxisScale
+    y: AxisScale
     x_label: str
     y_label: str
 
