@@ -92,6 +92,17 @@ def _openings(tree: ast.AST) -> Iterator[tuple[int, str]]:
             yield node.body[0].lineno, "by" if passive else first.strip(",.:;`'\"")
 
 
+def _json_keys(tree: ast.AST) -> set[str]:
+    """Fields of the values in `wire/`: they are keys of JSON, and stay."""
+    return {
+        field.target.id
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ClassDef)
+        for field in node.body
+        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)
+    }
+
+
 def _bad_names(source: str, exempt: Collection[str] = ()) -> list[str]:
     return [
         f"{line}: {name}"
@@ -114,7 +125,10 @@ def test_variables_are_nouns(room: str) -> None:
     for path in _files(_PACKAGE, room):
         place = path.relative_to(_PACKAGE).as_posix()
         exempt = _KERNEL_NAMES.get(place, set()) | _FIELDS.get(place, set())
-        problems += [f"{place}:{name}" for name in _bad_names(path.read_text("utf-8"), exempt)]
+        source = path.read_text("utf-8")
+        if place.startswith("wire/"):
+            exempt |= _json_keys(ast.parse(source))
+        problems += [f"{place}:{name}" for name in _bad_names(source, exempt)]
     assert not problems, "name each of these for what it holds"
 
 

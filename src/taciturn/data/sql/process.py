@@ -50,18 +50,18 @@ class SessionApart:
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None
-        self._lost = False
+        self._cannot_start = False
 
     def check(self) -> None:
         """Raise LostProcessError if the process could not be started: no row has a part in that."""
-        if self._lost:
+        if self._cannot_start:
             raise LostProcessError(
                 "the process that runs SQL over rows cannot be started on this machine; free "
                 "memory or raise the limit on processes, then run again"
             )
 
     def attempt(self, statement: str, rows: pa.Table, limit_s: float) -> pa.Table | None:
-        """Run a statement that has passed both locks on `rows`, which it knows as TABLE.
+        """Run a statement that passed both locks on `rows`, its TABLE, and return its results.
 
         None if it fails, whose reason nobody reads. Whatever rows do to the process, the next ones
         find one that works; the time to start it is not theirs.
@@ -118,7 +118,7 @@ class SessionApart:
             _read(self._process, _START_S)
         except (EOFError, OSError, TimeoutError):
             self.close()
-            self._lost = True
+            self._cannot_start = True
         return self._process
 
 

@@ -22,7 +22,7 @@ from torch.distributed.tensor import DTensor
 from taciturn.engine.privacy.ranks import ALONE, Ranks
 from taciturn.errors import LostProcessError, ProcessError, SpecError, TaciturnError
 
-# Rank 0 may read a large data set while the others wait. `presence` tells slow ones from dead ones.
+# Rank 0 may read a large data set while the others wait. `liveness` tells slow ones from dead ones.
 _PATIENCE = timedelta(days=7)
 _TEXT_BYTES = 4096
 
