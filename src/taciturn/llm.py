@@ -31,7 +31,7 @@ from taciturn.spec import (
 )
 
 if TYPE_CHECKING:
-    from taciturn.certificate.statement import AuditResult, Statement
+    from taciturn.certificate.statement import CertifiedAudit, Statement
     from taciturn.engine.auditing.extraction import Extraction
     from taciturn.engine.auditing.membership import Membership
     from taciturn.engine.evaluation.classifier import Downstream
@@ -487,7 +487,7 @@ class LLM:
         return self._here("membership").membership(members, non_members, output=output, **fields)
 
     def certificate(
-        self, *, signing_key: str | None = None, audit: AuditResult | None = None
+        self, *, signing_key: str | None = None, audit: CertifiedAudit | None = None
     ) -> Statement:
         """What is certified of this model, signed into `certificate.json` of its folder.
 

@@ -16,7 +16,7 @@ from taciturn.certificate.keys import read_trust
 from taciturn.certificate.verify import Folders, verify_file
 from taciturn.data.tokens.planted import Planted
 from taciturn.engine.privacy import noise
-from taciturn.engine.training.loop import Progress
+from taciturn.engine.training.loop import TrainingProgress
 from taciturn.errors import (
     CertificateError,
     CheckpointError,
@@ -301,7 +301,7 @@ def test_a_resumed_run_keeps_its_canaries(tiny_llama: Path, tmp_path: Path) -> N
     class StopError(Exception):
         pass
 
-    def stop(progress: Progress) -> None:
+    def stop(progress: TrainingProgress) -> None:
         if progress.step == 2:
             raise StopError
 

@@ -16,7 +16,7 @@ import pytest
 from taciturn.certificate.clock import now
 from taciturn.certificate.keygen import KeyFiles, write_key
 from taciturn.certificate.keys import read_trust
-from taciturn.certificate.statement import AuditResult
+from taciturn.certificate.statement import CertifiedAudit
 from taciturn.certificate.verify import Folders, verify_file
 from taciturn.engine.generation.synthetic import read_metadata
 from taciturn.errors import (
@@ -406,7 +406,7 @@ def test_certificates_of_models_in_memory_and_of_bases(
     assert not (saved / "certificate.json").exists()
     with pytest.raises(CertificateError, match="needs a signing key"):
         model.certificate()
-    audit = AuditResult(
+    audit = CertifiedAudit(
         epsilon_lower_bound=0.1,
         confidence=0.95,
         threat_model="black box",

@@ -13,7 +13,7 @@ import pytest
 
 from taciturn.engine.model.load import load_base
 from taciturn.engine.training.public import PublicStage
-from taciturn.engine.training.run_record import Begun
+from taciturn.engine.training.run_record import RunRecord
 from taciturn.errors import CheckpointError, DataError, SpecError
 from taciturn.llm import LLM
 from taciturn.local import fit
@@ -175,7 +175,7 @@ def test_a_further_fit_is_resumed_from_the_same_model(tiny_llama: Path, tmp_path
 def test_what_a_run_was_begun_with_must_be_readable(tiny_llama: Path, output: Path) -> None:
     path = output / "private" / "begun.json"
     found = json.loads(path.read_text())
-    assert Begun.model_validate(found).spent == ()
+    assert RunRecord.model_validate(found).spent == ()
     for damage in ("{}", ""):
         path.write_text(damage)
         with pytest.raises(CheckpointError, match="begin anew"):
@@ -245,7 +245,7 @@ def test_a_resumed_run_keeps_its_plan(
     begin(LLM(str(tiny_llama)), output, **TIMED)
     assert resume(LLM(str(tiny_llama)), output, **TIMED).steps == 3
     assert happened == ["measured", "read"]
-    assert Begun.read(output / "private").seconds_per_unit == 0.03
+    assert RunRecord.read(output / "private").seconds_per_unit == 0.03
 
 
 def test_a_resumed_run_keeps_all_that_was_measured(
@@ -254,7 +254,7 @@ def test_a_resumed_run_keeps_all_that_was_measured(
     timed(monkeypatch, 0.03, 0.001)
     output, fields = tmp_path / "out", {**TIMED, "public_data": PUBLIC}
     begin(LLM(str(tiny_llama)), output, **fields)
-    begun = Begun.read(output / "private")
+    begun = RunRecord.read(output / "private")
     assert (begun.seconds_per_unit, begun.rate_factor is None) == (0.03, False)
     assert resume(LLM(str(tiny_llama)), output, **fields).steps == 3
 
@@ -328,7 +328,7 @@ def test_a_run_with_public_text_goes_on_with_the_same(
         monkeypatch.setattr(PublicStage, name, None)  # not called
     report = resume(LLM(str(tiny_llama)), output, public_data=PUBLIC)
     assert [text.records for text in report.public_data] == [40]
-    factor = Begun.read(output / "private").rate_factor
+    factor = RunRecord.read(output / "private").rate_factor
     identity = json.loads(
         next((output / "private/checkpoints").glob("*/identity.json")).read_text()
     )

@@ -29,7 +29,7 @@ def test_the_curve_is_fitted_to_the_table() -> None:
 
 
 @pytest.mark.parametrize("row", MEASURED, ids=lambda row: f"{row.source}-{row.epsilon:g}")
-def test_what_was_measured_is_within_what_is_said(row: worth.Measured) -> None:
+def test_what_was_measured_is_within_what_is_said(row: worth.MeasuredRun) -> None:
     assert row.source
     assert row.kind in ("measured", "simulated")
     assert 0 < row.share < 1

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 import forks
-from taciturn.engine.training.checkpoint import Journal
+from taciturn.engine.training.checkpoint import StepJournal
 from taciturn.reports.privacy import PrivacyReport
 from taciturn.wire.worker import Charge
 from taciturn.worker.jobs import fit
@@ -27,16 +27,16 @@ STEPS, BLOCK = 12, 3
 def work(folder: str) -> None:
     fit.BLOCK_STEPS = BLOCK
     # The journal is private and goes with the rows; the test keeps a copy.
-    real = Journal.write
+    real = StepJournal.write
 
-    def kept(self: Journal, entry: Any) -> None:
+    def kept(self: StepJournal, entry: Any) -> None:
         real(self, entry)
         charged = (Path(folder) / "charges.jsonl").read_text() if _charges(folder) else ""
         line = {**entry, "charged": sum(json.loads(c)["steps"] for c in charged.splitlines())}
         with (Path(folder) / "journal.jsonl").open("a") as file:
             file.write(json.dumps(line) + "\n")
 
-    Journal.write = kept  # type: ignore[method-assign]
+    StepJournal.write = kept  # type: ignore[method-assign]
     main(Path(folder))
 
 
@@ -51,7 +51,7 @@ def start(folder: Path) -> Any:
 
 
 def entries(folder: Path) -> list[dict[str, Any]]:
-    return Journal(folder / "journal.jsonl").entries()
+    return StepJournal(folder / "journal.jsonl").entries()
 
 
 def kill_once(folder: Path, chance: random.Random) -> bool:

@@ -12,7 +12,7 @@ from taciturn.cli.progress import FitScreen
 from taciturn.data.filesystem import appearing_at_once
 from taciturn.demo.page import render_page
 from taciturn.demo.result import DemoResult, ModelOutcome
-from taciturn.demo.story import Narrator, tell
+from taciturn.demo.run import Narrator, tell
 from taciturn.local.fit import Observer
 from taciturn.spec import DemoSpec
 

@@ -39,15 +39,15 @@ class Split:
 
     def __post_init__(self) -> None:
         if not 0 < self.test_share < 1:
-            raise ValueError(f"test_share={self.test_share} must lie in (0, 1)")
+            raise ValueError(f"test_share={self.test_share} must lie in (0, 1), such as 0.1")
         if len(self.key) < 16:
             raise ValueError(f"the split key has {len(self.key)} bytes; it needs at least 16")
 
     def holds(self, unit: str) -> bool:
-        """Whether the unit is on this side."""
+        """True if the unit is on this side."""
         return is_test(self.key, unit, self.test_share) == (self.side == "test")
 
-    def kept(self, rows: Rows, skipped: Skipped | None = None) -> Rows:
+    def rows_of_side(self, rows: Rows, skipped: Skipped | None = None) -> Rows:
         """The rows, which have the column UNIT, whose unit is on this side.
 
         A row whose side cannot be told is left out, and counted.

@@ -144,7 +144,7 @@ def _rounds(games: Sequence[Guesses], delta: float, confidence: float) -> tuple[
     share = 1 - (1 - confidence) / len(games)
     return tuple(
         GuessRound(
-            guesses=game.made,
+            guesses=game.count,
             correct=game.correct,
             epsilon_lower_bound=epsilon_lower_bound([game], delta, share),
         )

@@ -33,12 +33,11 @@ from taciturn.engine.evaluation.classifier import (
     unit_means,
 )
 from taciturn.engine.evaluation.features import Embedder
-from taciturn.engine.evaluation.kept import downstream_figures, model_gain, model_score
 from taciturn.engine.evaluation.likelihood import Likelihood, UnitScores, unit_scores
 from taciturn.engine.evaluation.quality import (
     Comparison,
     Quality,
-    Texts,
+    ScoredTexts,
     TextStatistics,
     compare,
     unit_texts,
@@ -49,6 +48,7 @@ from taciturn.engine.evaluation.release import (
     release,
     release_shares,
 )
+from taciturn.engine.evaluation.released_figures import downstream_figures, model_gain, model_score
 from taciturn.engine.generation.sample import sample
 from taciturn.engine.model.load import LoadedModel
 from taciturn.engine.privacy.rng import SecureStream
@@ -369,7 +369,7 @@ def _compared(
         samples = base if subject.fitted is None else _written(subject, subject.fitted, spec)
         judged, judged_base = (_judged(subject, model, each, spec) for each in (samples, base))
     references = unit_texts(dataset, subject.base.tokenizer)
-    reference = Texts.of(references, base_scores)
+    reference = ScoredTexts.of(references, base_scores)
     comparison = compare(judged, judged_base, reference, private=private, embedder=embedder)
     counted = [samples, base] if private else [samples, base, references]
     return comparison, tuple(TextStatistics.of(each) for each in counted)
@@ -382,13 +382,13 @@ def _written(subject: Subject, model: Any, spec: EvaluateSpec) -> list[str]:
     return [row.text for row in rows]
 
 
-def _judged(subject: Subject, model: Any, texts: Sequence[str], spec: EvaluateSpec) -> Texts:
+def _judged(subject: Subject, model: Any, texts: Sequence[str], spec: EvaluateSpec) -> ScoredTexts:
     """Texts with the base model's nats; an empty one stands as a full stop."""
     shown = [text if text.strip() else "." for text in texts]
     limit = max_tokens(spec, subject.base.context_length)
     with tempfile.TemporaryDirectory() as folder:
         dataset = prepare(shown, DataSpec(), subject.base.tokenizer, limit, Path(folder) / "x", 0)
-        return Texts.of(shown, unit_scores(model, dataset, limit))
+        return ScoredTexts.of(shown, unit_scores(model, dataset, limit))
 
 
 def _fingerprint(data: LabelledTexts) -> str:

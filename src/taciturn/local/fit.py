@@ -54,12 +54,12 @@ from taciturn.engine.training.estimate import (
     form_choices,
     measured_seconds_per_unit,
 )
-from taciturn.engine.training.loop import Blocks, PrivateMetrics, Progress, Run, train
+from taciturn.engine.training.loop import Blocks, PrivateMetrics, Run, TrainingProgress, train
 from taciturn.engine.training.mechanism import planned_mechanism
 from taciturn.engine.training.memory import MemoryEstimate, available_bytes
 from taciturn.engine.training.processes import agree, all_processes, tell, together
 from taciturn.engine.training.public import PublicStage, PublicText
-from taciturn.engine.training.run_record import Begun, digest_of
+from taciturn.engine.training.run_record import RunRecord, digest_of
 from taciturn.engine.training.trainable import trainable
 from taciturn.errors import CheckpointError, GuaranteeError, ModelError, OutputError, SpecError
 from taciturn.planning.defaults import PublicFacts
@@ -110,7 +110,7 @@ class Observer:
     """Who is told what while a job runs; each field defaults to nobody."""
 
     on_plan: Callable[[TrainingPlan], None] = lambda plan: None
-    on_progress: Callable[[Progress], None] = lambda progress: None
+    on_progress: Callable[[TrainingProgress], None] = lambda progress: None
     on_private_metrics: Callable[[PrivateMetrics], None] = lambda metrics: None
 
 
@@ -293,7 +293,7 @@ def _fit(job: _Job, data: object, resume: bool) -> FitResult:
     return FitResult(None if job.sharded else model, report, plan)
 
 
-def _speed(job: _Job, begun: Begun, loss: CausalLmLoss, resume: bool) -> Speed | None:
+def _speed(job: _Job, begun: RunRecord, loss: CausalLmLoss, resume: bool) -> Speed | None:
     """What max_minutes is reckoned with: measured here, and kept for whoever resumes the run."""
     if job.spec.max_minutes is None or job.arranged is not None:
         return None
@@ -308,7 +308,7 @@ def _speed(job: _Job, begun: Begun, loss: CausalLmLoss, resume: bool) -> Speed |
     return _measured_speed(job.base, job.spec, loss, job.ranks)
 
 
-def _kept(job: _Job, begun: Begun, **measured: float) -> Begun:
+def _kept(job: _Job, begun: RunRecord, **measured: float) -> RunRecord:
     """What was measured before the first step, written down for whoever resumes the run."""
     begun = begun.model_copy(update=measured)
     with together(job.ranks):
@@ -373,7 +373,9 @@ def _public_stage(job: _Job, loss: CausalLmLoss, public: PublicText) -> PublicSt
     return PublicStage(loss, public, job.spec.microbatch_tokens, form, job.ranks)
 
 
-def _tuned(job: _Job, begun: Begun, plan: TrainingPlan, stage: PublicStage | None) -> TrainingPlan:
+def _tuned(
+    job: _Job, begun: RunRecord, plan: TrainingPlan, stage: PublicStage | None
+) -> TrainingPlan:
     """The plan with a learning rate from public text, unless one was given; once for a run."""
     if stage is None or plan.privacy is None or job.spec.learning_rate is not None:
         return plan
@@ -423,7 +425,9 @@ def _run(
     )
 
 
-def _all_costs(job: _Job, begun: Begun, report: PrivacyReport, commitment: str) -> PrivacyReport:
+def _all_costs(
+    job: _Job, begun: RunRecord, report: PrivacyReport, commitment: str
+) -> PrivacyReport:
     """The report of this fit with what was spent before it."""
     report = report.model_copy(update={"libraries": library_versions()})
     before = None if job.earlier is None else job.earlier.report.delta
@@ -736,14 +740,16 @@ def _origin(base: LoadedModel, earlier: Earlier | None) -> dict[str, Any]:
     return earlier.report.model_dump(include={"base_model", "base_model_sha256"})
 
 
-def _begun(job: _Job, origin: Mapping[str, Any], public: PublicText | None, resume: bool) -> Begun:
+def _begun(
+    job: _Job, origin: Mapping[str, Any], public: PublicText | None, resume: bool
+) -> RunRecord:
     """What this run is, or the one that it resumes; raises CheckpointError if that is another."""
     earlier = None if job.earlier is None else digest_of(job.earlier.report)
     run = secrets.token_hex(16)
     text = None if public is None else public.about
-    asked = Begun(run=run, earlier=earlier, spent=job.spent, public_data=text, **origin)
+    asked = RunRecord(run=run, earlier=earlier, spent=job.spent, public_data=text, **origin)
     if resume:
-        return Begun.read(job.private).resumed_as(asked)
+        return RunRecord.read(job.private).resumed_as(asked)
     if job.ranks.first:
         asked.write(job.private)
     return asked

@@ -25,7 +25,7 @@ from taciturn.accounting.events import dpsgd_event, event_from_dict
 from taciturn.certificate.envelope import Envelope
 from taciturn.certificate.sign import check_promise, issue, released_audit
 from taciturn.certificate.signers import Signer, find_signer
-from taciturn.certificate.statement import AuditResult, Statement
+from taciturn.certificate.statement import CertifiedAudit, Statement
 from taciturn.certificate.verify import read_certificate
 from taciturn.data.filesystem import check_output_file, check_output_folder, local_path
 from taciturn.data.tokens.origin import canonical_source
@@ -457,7 +457,7 @@ class LocalModel:
         return found
 
     def certificate(
-        self, *, signing_key: str | None = None, audit: AuditResult | None = None
+        self, *, signing_key: str | None = None, audit: CertifiedAudit | None = None
     ) -> Statement:
         """What is certified of this model, signed into `certificate.json` of its folder."""
         if self._privacy is None:

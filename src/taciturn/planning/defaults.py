@@ -47,7 +47,7 @@ class PublicFacts:
 
 @dataclass(frozen=True, slots=True)
 class AdapterChoice:
-    """Which parameters are trained.
+    """Parameters that are trained.
 
     Attributes:
         fixed_a: LoRA's A matrices are set from public text, by default what the base model writes,

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 
-from taciturn.engine.training.liveness import Presence
+from taciturn.engine.training.liveness import Liveness
 from taciturn.engine.training.processes import started_together
 from taciturn.wire.exits import WorkerExit
 from taciturn.wire.worker import Assignment
@@ -26,7 +26,7 @@ _POLL_S = 0.1
 class Peers:
     """This process among its peers; ALONE has none, and then nothing here does anything."""
 
-    presence: Presence | None = None
+    presence: Liveness | None = None
     _called: bool = False
 
     @classmethod
@@ -49,7 +49,7 @@ class Peers:
             )
             end(WorkerExit.INTERRUPTED)
 
-        return cls(Presence.begin(when_lost, limit_s))
+        return cls(Liveness.begin(when_lost, limit_s))
 
     @property
     def rank(self) -> int:
@@ -97,5 +97,5 @@ class Peers:
     def _heard(self) -> str | None:
         assert self.presence is not None
         with suppress(RuntimeError, OSError):  # out of reach: silence is counted elsewhere
-            return self.presence.said(_WORK)
+            return self.presence.word_of(_WORK)
         return None

@@ -92,7 +92,7 @@ def open_source(source: SourceRef, own: Sequence[str] = (), check: _Check = lamb
         place = places.canonical(source.source)
     except SpecError as error:
         raise SourceRefusedError(str(error)) from None
-    if not places.allowed(place, source.prefixes):
+    if not places.is_allowed(place, source.prefixes):
         raise SourceRefusedError(
             "the source lies in no folder or URL that its owner may register; an administrator "
             "allows one: taciturn user change NAME --source FOLDER-OR-URL"
@@ -126,7 +126,7 @@ class _Marker:
 
         def failed(kind: str) -> DataNotFoundError:
             return DataNotFoundError(
-                f"{location.shown} cannot be read to its end ({kind}); is it complete?"
+                f"{location.label} cannot be read to its end ({kind}); is it complete?"
             )
 
         for path in location.paths:
@@ -185,7 +185,7 @@ class _Local(Location):
         with _opened(real) as file:
             if _stat_of(file.fileno()) != known:
                 raise DataNotFoundError(
-                    f"{self.shown} was replaced while it was read; try again when nobody writes it"
+                    f"{self.label} was replaced while it was read; try again when nobody writes it"
                 )
             compression = compression_of(path)
             if compression is None:
@@ -211,7 +211,7 @@ def _local(place: str, prefixes: Sequence[str], own: Sequence[str], marker: _Mar
             )
         if any(places.inside(real, each) for each in never):
             raise _own()
-        seen[path], inode = _looked_at(real, location.shown)
+        seen[path], inode = _looked_at(real, location.label)
         where.append((marker.mark("path", real), marker.mark("inode", *inode)))
     known = {each.name: getattr(location, each.name) for each in fields(Location)}
     pinned = _Local(**known, seen=seen)

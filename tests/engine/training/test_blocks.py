@@ -9,7 +9,7 @@ import pytest
 
 from taciturn.data.declared import DeclaredRows
 from taciturn.engine.model.load import load_base
-from taciturn.engine.training.checkpoint import Journal
+from taciturn.engine.training.checkpoint import StepJournal
 from taciturn.engine.training.loop import Blocks
 from taciturn.errors import BudgetExceededError, SpecError
 from taciturn.local.fit import Arranged, fit, public_facts
@@ -44,7 +44,7 @@ def run(
 
 
 def steps_run(folder: Path) -> list[int]:
-    entries = Journal(folder / "out" / "private" / "journal.jsonl").entries()
+    entries = StepJournal(folder / "out" / "private" / "journal.jsonl").entries()
     return [entry["step"] for entry in entries if "step" in entry]
 
 

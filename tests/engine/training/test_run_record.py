@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from taciturn.accounting.events import dpsgd_event, event_to_dict
-from taciturn.engine.training.run_record import Begun, digest_of
+from taciturn.engine.training.run_record import RunRecord, digest_of
 from taciturn.errors import CheckpointError
 from taciturn.reports.privacy import LedgerTotal, PrivacyReport, PrivateStep
 
@@ -27,7 +27,7 @@ def step(commitment: str, purpose: str = "fit") -> PrivateStep:
     )
 
 
-def begun(**changes: Any) -> Begun:
+def begun(**changes: Any) -> RunRecord:
     fields: dict[str, Any] = {
         "run": "r",
         "base_model": "base",
@@ -35,7 +35,7 @@ def begun(**changes: Any) -> Begun:
         "earlier": None,
         "spent": (),
     }
-    return Begun(**{**fields, **changes})
+    return RunRecord(**{**fields, **changes})
 
 
 def report(*steps: PrivateStep, **changes: Any) -> PrivacyReport:
@@ -58,7 +58,7 @@ def report(*steps: PrivateStep, **changes: Any) -> PrivacyReport:
 
 def test_it_is_read_as_it_was_written(tmp_path: Path) -> None:
     begun(spent=(step("1"),)).write(tmp_path)
-    assert Begun.read(tmp_path) == begun(spent=(step("1"),))
+    assert RunRecord.read(tmp_path) == begun(spent=(step("1"),))
     assert begun().resumed_as(begun(run="another process")).run == "r"
 
 

@@ -112,7 +112,7 @@ def _problem(node: dict[str, Any], *, alone: bool) -> str | None:
 
 
 def _changed(star: dict[str, Any]) -> bool:
-    """Whether a star leaves columns out, replaces or renames some, or is of one relation."""
+    """True if a star leaves columns out, replaces or renames some, or is of one relation."""
     usual = {"class", "type"}
     return any(
         value for key, value in star.items() if key not in usual and not key.startswith(LOCATION)

@@ -114,17 +114,17 @@ def check_prepared(
 
     Raises also whatever `prepare` does.
     """
-    begun, asked = Origin.read(folder), Origin.of(data, spec, tokenizer, max_tokens, seed)
-    check_whole(folder, begun.public_text())
-    begun.check(asked)
-    unchanged = asked.files and asked.files == begun.files
+    recorded, requested = Origin.read(folder), Origin.of(data, spec, tokenizer, max_tokens, seed)
+    check_whole(folder, recorded.public_text())
+    recorded.check(requested)
+    unchanged = requested.files and requested.files == recorded.files
     if unchanged or isinstance(data, DeclaredRows):
         return
     again = folder.with_name(f"{folder.name}-again")
     shutil.rmtree(again, ignore_errors=True)
     try:
         prepare(data, spec, tokenizer, max_tokens, again, seed)
-        same = Origin.read(again).rows == begun.rows
+        same = Origin.read(again).rows == recorded.rows
     finally:
         shutil.rmtree(again, ignore_errors=True)
     if not same:

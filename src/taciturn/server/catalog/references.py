@@ -37,7 +37,7 @@ class References:
     def check(self, connection: Connection, place: str, owner_id: str) -> None:
         """Raise ProblemError `forbidden` where this owner may register nothing there, `invalid` if
         it is the gateway's own."""
-        if not places.allowed(place, self._prefixes(connection, owner_id)):
+        if not places.is_allowed(place, self._prefixes(connection, owner_id)):
             raise ProblemError(
                 "forbidden",
                 "source: you may register no data there; an administrator says where you may: "

@@ -23,7 +23,7 @@ from taciturn.certificate.signers import Signer, find_signer
 from taciturn.data.tokens.planted import CANARIES, Planted
 from taciturn.engine.model.load import LoadedModel, choose_device, load_base
 from taciturn.engine.privacy.ranks import Ranks
-from taciturn.engine.training.loop import Blocks, EpsilonCurve, Interrupted, Progress
+from taciturn.engine.training.loop import Blocks, EpsilonCurve, Interrupted, TrainingProgress
 from taciturn.engine.training.processes import all_processes, tell, together
 from taciturn.errors import OutputError, SpecError
 from taciturn.local.fit import DATA, PRIVATE, Arranged, Observer, fit
@@ -109,7 +109,7 @@ def _train(task: Task, request: RemoteFit) -> None:
         task.door.plan(made)
         task.stage(Stage.TRAINING)
 
-    def on_progress(progress: Progress) -> None:
+    def on_progress(progress: TrainingProgress) -> None:
         task.pulse.check()
         task.door.progress(progress.step, progress.steps, curve.at(charged))
 

@@ -23,7 +23,7 @@ def model_gain(
     fitted: Likelihood | ReleasedScore | None,
     released: ReleasedGain | None,
 ) -> Gain | None:
-    """By how much the fitted model is better: as released, or from exact figures."""
+    """Gain of the fitted model over the base: as released, or from exact figures."""
     if fitted is None:
         return None
     if released is None:
@@ -37,12 +37,12 @@ def model_gain(
     )
 
 
-def downstream_figures(found: Downstream, release: Release) -> ReleasedDownstream:
+def downstream_figures(downstream: Downstream, release: Release) -> ReleasedDownstream:
     """A classifier's figures, released on that basis."""
-    std = found.accuracy_std
+    std = downstream.accuracy_std
     return ReleasedDownstream(
         **release.model_dump(),
-        accuracy=Figure(value=found.accuracy, std=std),
-        majority_accuracy=Figure(value=found.majority_accuracy, std=std),
-        n_train=found.n_train,
+        accuracy=Figure(value=downstream.accuracy, std=std),
+        majority_accuracy=Figure(value=downstream.majority_accuracy, std=std),
+        n_train=downstream.n_train,
     )

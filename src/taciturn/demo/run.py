@@ -61,7 +61,7 @@ _LEAST_PATIENTS, _MOST_PATIENTS = 300, 12_000
 
 @dataclass(frozen=True, slots=True)
 class StorySettings:
-    """What decides how long the story takes, and how much both models learn.
+    """Settings that decide how long the story takes, and how much both models learn.
 
     Attributes:
         n_patients: patients whose notes both models are fitted on.
@@ -96,7 +96,7 @@ EMBEDDED = StorySettings(
 
 @dataclass(frozen=True, slots=True)
 class Narrator:
-    """Who is told what happens; the command line draws it.
+    """Listener to the story's progress; the command line draws it.
 
     Attributes:
         stage: called with a sentence when a new part begins.
@@ -139,7 +139,7 @@ def tell(
     notes = pd.DataFrame(patient_notes(seed, settings.n_patients, settings.limits))
     held_out = pd.DataFrame(held_out_notes(seed, limits=settings.limits))
     narrator.stage("Asking the base model, which has seen none of them.")
-    judge = Judge(written(base, openings(_BASE_TEXTS, settings.limits), seed), settings.limits)
+    judge = Judge(sample_texts(base, openings(_BASE_TEXTS, settings.limits), seed), settings.limits)
     base_outcome, n_candidates = _measure(base, held_out, judge, seed)
     narrator.stage("Fitting WITHOUT privacy: target_epsilon is unlimited.")
     ordinary: FitFields = {**DATA, **settings.ordinary, "target_epsilon": "unlimited"}
@@ -237,9 +237,9 @@ def _settings(model: LLM, plan: TrainingPlan, seconds: float) -> FitSettings:
 def _measure(
     model: LLM, held_out: pd.DataFrame, judge: Judge, seed: int
 ) -> tuple[ModelOutcome, int]:
-    """What a model says, and how many candidates its secret is ranked among."""
-    answers = written(model, [SECRET_PROMPT] * _ASKED, seed)
-    ordinary = written(model, ORDINARY_PROMPTS, seed)
+    """Answers of a model, and the number of candidates that its secret is ranked among."""
+    answers = sample_texts(model, [SECRET_PROMPT] * _ASKED, seed)
+    ordinary = sample_texts(model, ORDINARY_PROMPTS, seed)
     scores = model.evaluate(held_out, select=PREPARATION, text_field="text")
     extraction = model.extract(
         SECRET,
@@ -264,7 +264,7 @@ def _measure(
     return outcome, secret.exposure.size
 
 
-def written(
+def sample_texts(
     model: LLM, prompts: Sequence[str], seed: int, temperature: float = TEMPERATURE
 ) -> list[Text]:
     """The prompts and what the model writes after them; the same settings for every model."""

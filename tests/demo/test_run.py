@@ -14,7 +14,7 @@ from taciturn.cli import demo as cli
 from taciturn.demo import story
 from taciturn.demo.page import render_page
 from taciturn.demo.result import DemoResult
-from taciturn.demo.story import EMBEDDED, Narrator, StorySettings, tell
+from taciturn.demo.run import EMBEDDED, Narrator, StorySettings, tell
 from taciturn.embedded import TINY_MEDICAL
 from taciturn.embedded.notes import SECRET_PROMPT, NoteLimits
 from taciturn.errors import SpecError
