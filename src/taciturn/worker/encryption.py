@@ -43,7 +43,7 @@ class OtherKeyError(SealError):
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where an object belongs.
+    """Place of an object in the checkpoint store.
 
     Attributes:
         job, lease: whose it is, and which of the job's workers wrote it.
@@ -58,7 +58,7 @@ class Place:
 
 
 def associated(place: Place) -> bytes:
-    """What every piece of an object at this place is bound to."""
+    """Associated data that binds every piece of an object to this place."""
     return json.dumps(asdict(place), sort_keys=True).encode()
 
 
