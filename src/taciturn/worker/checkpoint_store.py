@@ -321,8 +321,8 @@ def patiently(action: Callable[[], T], patience_s: float) -> T:
             if time.monotonic() + pause_s > end:
                 raise OutputError(
                     f"the checkpoint store did not do what it was asked for in {patience_s:g} s "
-                    f"({type(error).__name__}); look at TACITURN_CHECKPOINT_URL, its credentials "
-                    "and the way there"
+                    f"({type(error).__name__}); check TACITURN_CHECKPOINT_URL, its credentials and "
+                    "the network"
                 ) from error
         time.sleep(pause_s)
         pause_s = min(10.0, 2 * pause_s)

@@ -22,7 +22,7 @@ from ward import Ward
 
 def taken(ward: Ward) -> float:
     gateway = ward.gateway
-    return statement(gateway.engine, gateway.seal_key, NAMESPACE).budget.taken
+    return statement(gateway.engine, gateway.seal_key, NAMESPACE).budget.used
 
 
 def test_a_job_is_priced_held_and_queued(ward: Ward) -> None:

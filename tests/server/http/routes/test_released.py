@@ -16,7 +16,7 @@ import released
 from clinic import NAMESPACE, Clinic
 from taciturn.reports.privacy import PrivacyReport
 from taciturn.server.app import create_app
-from taciturn.server.jobs.outputs import Finishing
+from taciturn.server.jobs.outputs import Outputs
 from taciturn.server.problems import ProblemError
 from taciturn.server.schema.tables import incidents, jobs
 from taciturn.server.services import Services
@@ -36,7 +36,7 @@ class Gate:
         self.client = TestClient(self.app, raise_server_exceptions=False)
         self.services: Services = self.app.state.services
         self.schemas: dict[str, Any] = {}
-        self.finishing = Finishing(self.services.artifacts, self.services.models, self)
+        self.finishing = Outputs(self.services.artifacts, self.services.models, self)
 
     def probed(self, connection: Any, name: str, columns: Any) -> None:
         self.schemas[name] = columns
