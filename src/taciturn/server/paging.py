@@ -62,7 +62,7 @@ class Paging:
         if self.after is None:
             return first
         if not isinstance(self.after, kind):
-            raise _not_ours()
+            raise _unknown_cursor()
         return self.after
 
 
@@ -77,14 +77,14 @@ def from_cursor(cursor: str) -> str | int:
         padded = cursor.encode("ascii") + b"=" * (-len(cursor) % 4)
         key: Any = json.loads(base64.b64decode(padded, altchars=b"-_", validate=True))
     except (ValueError, RecursionError, binascii.Error):
-        raise _not_ours() from None
+        raise _unknown_cursor() from None
     is_key = isinstance(key, str) or (type(key) is int and 0 <= key < 2**53)
     if not is_key or to_cursor(key) != cursor or "\x00" in str(key):
-        raise _not_ours()
+        raise _unknown_cursor()
     return key if isinstance(key, int) else str(key)
 
 
-def _not_ours() -> ProblemError:
+def _unknown_cursor() -> ProblemError:
     return ProblemError("invalid", "cursor: this list gave no such cursor; start without one")
 
 
@@ -109,7 +109,7 @@ def newest_first(query: Select[Any], table: Table, paging: Paging) -> Select[Any
     return ordered.limit(paging.fetch)
 
 
-def key(row: Any) -> str:
+def position_of(row: Any) -> str:
     """Position of a row in such a list."""
     return f"{row.created_at_ms}:{row.id}"
 
@@ -117,6 +117,6 @@ def key(row: Any) -> str:
 def _before(table: Table, paging: Paging) -> ColumnElement[bool]:
     at, _, last = paging.name().partition(":")
     if not at.isdecimal() or len(at) > 16:
-        raise ProblemError("invalid", "cursor: this list gave no such cursor; start without one")
+        raise _unknown_cursor()
     same = and_(table.c.created_at_ms == int(at), table.c.id < last)
     return or_(table.c.created_at_ms < int(at), same)

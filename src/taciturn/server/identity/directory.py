@@ -167,16 +167,6 @@ class Directory:
             scopes=(f"{_ATTEMPT}{attempt}", f"{_AUDIENCE}{self.gateway.audience}"),
         )
 
-    def revoke_job_tokens(self, job_id: str) -> None:
-        """Revoke the tokens of a job's workers."""
-        now_ms = self.gateway.now_ms()
-        change = (
-            update(tokens)
-            .where(tokens.c.job_id == job_id, tokens.c.revoked_at_ms.is_(None))
-            .values(revoked_at_ms=now_ms)
-        )
-        self.gateway.write(lambda connection: connection.execute(change))
-
     def revoke(self, token_id: str) -> None:
         """Revoke a token."""
         now_ms = self.gateway.now_ms()

@@ -12,7 +12,7 @@ from taciturn.server.context import Gateway
 from taciturn.server.identity.directory import Directory
 from taciturn.server.identity.permissions import Action, actions_of
 from taciturn.server.identity.principal import Principal
-from taciturn.server.paging import Paging, key, newest_first
+from taciturn.server.paging import Paging, newest_first, position_of
 from taciturn.server.problems import ProblemError
 from taciturn.server.schema.tables import tokens
 from taciturn.server.timestamps import moment
@@ -52,7 +52,9 @@ class Tokens:
     def list(self, caller: Principal, paging: Paging) -> Page[TokenView]:
         """The caller's own tokens, newest first, expired and revoked ones included."""
         query = select(tokens).where(tokens.c.user_id == caller.user_id)
-        return paging.page(self.gateway.rows(newest_first(query, tokens, paging)), _view, key)
+        return paging.page(
+            self.gateway.rows(newest_first(query, tokens, paging)), _view, position_of
+        )
 
     def revoke(self, caller: Principal, token_id: str) -> None:
         """End one of the caller's own tokens; raises ProblemError `not_found` for any other."""

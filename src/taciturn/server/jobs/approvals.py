@@ -26,7 +26,7 @@ from taciturn.server.identity.approval_access import (
 from taciturn.server.identity.holders import check_access_is_settled
 from taciturn.server.identity.principal import Principal
 from taciturn.server.identity.secret import new_id
-from taciturn.server.paging import Paging, key, newest_first
+from taciturn.server.paging import Paging, newest_first, position_of
 from taciturn.server.problems import ProblemError
 from taciturn.server.schema.tables import approvals, decisions, jobs, policies, users
 from taciturn.server.timestamps import moment
@@ -179,7 +179,7 @@ class Approvals:
 
         def work(connection: Connection) -> Page[ApprovalView]:
             rows = [row for row in connection.execute(query) if may_see_approval(caller, row)]
-            return paging.page(rows, lambda row: _view(connection, row), key)
+            return paging.page(rows, lambda row: _view(connection, row), position_of)
 
         return self.gateway.read(work)
 

@@ -49,8 +49,7 @@ from taciturn.server.jobs.views import (
     visible_jobs,
 )
 from taciturn.server.ledger import job_cost
-from taciturn.server.paging import Paging, newest_first
-from taciturn.server.paging import key as place
+from taciturn.server.paging import Paging, newest_first, position_of
 from taciturn.server.problems import ProblemError
 from taciturn.server.schema.tables import approvals, jobs
 from taciturn.spec import DataSpec
@@ -217,7 +216,7 @@ class Jobs:
             query = query.where(jobs.c.state == state)
         if kind is not None:
             query = query.where(jobs.c.kind == kind)
-        return paging.page(self.gateway.rows(query), job_view, place)
+        return paging.page(self.gateway.rows(query), job_view, position_of)
 
     def events(
         self, caller: Principal, job_id: str, after: int, limit: int
@@ -249,7 +248,7 @@ class Jobs:
         query = newest_first(operated_jobs(), jobs, paging)
         if state is not None:
             query = query.where(jobs.c.state == state)
-        return paging.page(self.gateway.rows(query), operated_job, place)
+        return paging.page(self.gateway.rows(query), operated_job, position_of)
 
     def stop(self, job_id: str) -> OperatedJob:
         """End anybody's job, as `cancel` does; raises ProblemError `not_found`."""

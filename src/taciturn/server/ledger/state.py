@@ -112,11 +112,6 @@ class JobReservation:
         """All charged steps, composed: what the job is reported to have cost."""
         return composed((part.step, part.charged) for part in self.parts)
 
-    @property
-    def held_event(self) -> DpEvent:
-        """All steps that are held, composed."""
-        return composed((part.step, part.reserved) for part in self.parts)
-
 
 @dataclass(frozen=True, slots=True)
 class Account:

@@ -15,7 +15,7 @@ from taciturn.server.identity.job_access import holds_model, no_model, watches_m
 from taciturn.server.identity.principal import Principal
 from taciturn.server.identity.secret import new_id
 from taciturn.server.models.artifacts import REPORT, Artifacts, Download
-from taciturn.server.paging import Paging, key, newest_first
+from taciturn.server.paging import Paging, newest_first, position_of
 from taciturn.server.problems import ProblemError
 from taciturn.server.schema.tables import artifacts, base_models, datasets, models, users
 from taciturn.server.timestamps import moment
@@ -75,7 +75,7 @@ class Models:
     def list(self, caller: Principal, paging: Paging) -> Page[ModelView]:
         """Models that the caller may know of, newest first."""
         query = newest_first(_query(watches_model(caller)), models, paging)
-        return paging.page(self.gateway.rows(query), _view, key)
+        return paging.page(self.gateway.rows(query), _view, position_of)
 
     def get(self, caller: Principal, model_id: str) -> ModelView:
         """One of them; raises ProblemError `not_found`."""
