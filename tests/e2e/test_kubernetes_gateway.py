@@ -183,7 +183,7 @@ def test_gateway_and_pods_die_in_the_middle_of_everything(together: Together) ->
     (budget,) = together.gateway.client("olivia").budgets()
     assert 0 < budget.charged == budget.taken
     # In the end nothing is left, neither in the cluster nor in the store.
-    together.until(lambda: not together.leftover_jobs())
+    together.until(lambda: not together.left())
     together.until(lambda: list(together.job(job.id).machines()))
     assert [path.name for path in together.store.iterdir() if path.name != "canaries"] == []
 
@@ -198,6 +198,6 @@ def test_a_cancelled_job_leaves_nothing(together: Together) -> None:
     ))  # fmt: skip
     together.job(job.id).cancel()
     together.until(lambda: together.job(job.id).status is JobState.CANCELLED)
-    together.until(lambda: not together.leftover_jobs())
+    together.until(lambda: not together.left())
     together.gateway.process.terminate()
     assert together.gateway.process.wait(30) == 0

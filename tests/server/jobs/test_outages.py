@@ -183,8 +183,8 @@ def test_patience_doubles_and_ends() -> None:
     assert waits == [1, 2, 4, 8, 16, 32, 60, 60]
     assert not made.rests("y")
     assert made.lasts_s("x") == now[0] / 1000
-    assert made.done("x")
-    assert not made.done("x")
+    assert made.succeeded("x")
+    assert not made.succeeded("x")
 
 
 def test_what_is_heard_of_an_outage_lapses() -> None:

@@ -21,7 +21,7 @@ from taciturn.accounting.filter import RenyiFilter
 from taciturn.errors import LedgerConflictError
 from taciturn.server.context import Gateway
 from taciturn.server.identity.holders import check_access_is_settled, check_approvers
-from taciturn.server.identity.namespace_access import no_namespace, sees
+from taciturn.server.identity.namespace_access import no_namespace, owns, sees
 from taciturn.server.identity.principal import Principal
 from taciturn.server.problems import ProblemError
 from taciturn.server.schema.tables import datasets, policies, users
@@ -83,7 +83,7 @@ class Policies:
         """The policy, if the caller owns the namespace; `not_found` to those who may not know of
         it, `forbidden` to those who may."""
         policy = self.visible(connection, namespace, caller)
-        if policy.owner_id != caller.user_id:
+        if not owns(caller, policy.owner_id):
             raise ProblemError(
                 "forbidden", f"{namespace!r} is {policy.owner}'s; only its owner may do this"
             )

@@ -84,7 +84,7 @@ class Approvals:
             earlier = _decisions(connection, approval_id).get(caller.user_id)
             if earlier == _WORD[answer.decision]:
                 return _view(connection, row)
-            _check_open_to(
+            _check_decidable(
                 caller, row, now_ms, decided=earlier is not None and earlier != _WITHDRAWN
             )
             if answer.decision == "approve":
@@ -227,7 +227,7 @@ def approvers_of(connection: Connection, job_id: str) -> tuple[str, ...]:
     return tuple(connection.execute(query).scalars())
 
 
-def _check_open_to(caller: Principal, row: Row[Any], now_ms: int, *, decided: bool) -> None:
+def _check_decidable(caller: Principal, row: Row[Any], now_ms: int, *, decided: bool) -> None:
     check_may_decide(caller, row)
     if row.state == "expired" or (row.state == "open" and row.expires_at_ms <= now_ms):
         raise ProblemError("expired", f"approval {row.id!r} was not decided in time; ask again")

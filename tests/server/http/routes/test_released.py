@@ -196,17 +196,17 @@ def test_a_late_file_of_a_fenced_worker_lies_where_nobody_reads(
     job = gate.clinic.job(JobKind.PROBE)
     old = gate.clinic.worker(job, 1)
     store = gate.services.artifacts.store
-    put = type(store).put
+    put = type(store).write
 
     def overtaken(self: Any, *arguments: Any) -> Any:
-        monkeypatch.setattr(type(store), "put", put)
+        monkeypatch.setattr(type(store), "write", put)
         new = gate.clinic.worker(job, 2)
         assert gate.put(
             new, job, "schema.json", b'{"columns": [{"name": "b", "type": "string"}]}'
         ).is_success
         return put(self, *arguments)
 
-    monkeypatch.setattr(type(store), "put", overtaken)
+    monkeypatch.setattr(type(store), "write", overtaken)
     late = gate.put(old, job, "schema.json", b'{"columns": [{"name": "a", "type": "string"}]}')
     assert late.json()["code"] == "fenced"
     kept = gate.services.artifacts.read(job, "schema.json")
