@@ -34,12 +34,12 @@ from fake_kubernetes.cluster import StandIn
 from kubeworld import IMAGE, SMALL, World, with_namespace
 from taciturn.server.launchers.base import LaunchError, Order, WorkerState
 from taciturn.server.launchers.kubernetes.client import Cluster, ClusterError, Kind, Object
-from taciturn.server.launchers.kubernetes.informer import Follower, Seen
-from taciturn.server.launchers.kubernetes.launcher import KubernetesLauncher, Need
+from taciturn.server.launchers.kubernetes.informer import Informer, ObjectChange
+from taciturn.server.launchers.kubernetes.launcher import KubernetesLauncher
 from taciturn.server.launchers.kubernetes.monitor import Monitor
 from taciturn.server.launchers.kubernetes.names import Labels, Worker
 from taciturn.server.launchers.kubernetes.settings import KubernetesSettings
-from taciturn.server.launchers.kubernetes.sizing import Machine
+from taciturn.server.launchers.kubernetes.sizing import Machine, Need
 from taciturn.wire.events import NodeEvent
 
 WORK = """
@@ -71,10 +71,10 @@ class Figures:
         if event.code == "node.released":
             self.released.add(event.text.split()[1])
 
-    def take(self, seen: Seen) -> None:
+    def take(self, seen: ObjectChange) -> None:
         """The last that was seen of each pod."""
-        uid = seen.found["metadata"]["uid"]
-        self.pods[uid] = seen.found
+        uid = seen.item["metadata"]["uid"]
+        self.pods[uid] = seen.item
 
     def run_twice(self) -> list[str]:
         """Jobs of which two pods finished the work, or worked at once."""
@@ -259,7 +259,7 @@ def run(world: World, arguments: argparse.Namespace) -> int:
     bench = Bench(world, settings, pool.gpus, figures, dice, arguments.death)
     monitors = Monitors(world, settings, figures)
     pods: Any = _Pods(figures)
-    follower = Follower(world.cluster, Kind.PODS, pods, Labels.selector(settings.instance))
+    follower = Informer(world.cluster, Kind.PODS, pods, Labels.selector(settings.instance))
     follower.start()
     began, over = time.monotonic(), False
     with ThreadPoolExecutor(arguments.at_once + 2) as threads:
@@ -313,7 +313,7 @@ class _Pods:
 
     def put(self, news: object) -> None:
         """As queues have it."""
-        if isinstance(news, Seen):
+        if isinstance(news, ObjectChange):
             self._figures.take(news)
 
 

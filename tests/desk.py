@@ -12,7 +12,7 @@ from dp_accounting.dp_event import DpEvent
 from sqlalchemy import Engine, select
 
 from taciturn.accounting.events import dpsgd_event
-from taciturn.server.ledger import Ledger, SealKey, Statement, job_statements, statement
+from taciturn.server.ledger import Ledger, NamespaceStatement, SealKey, job_statements, statement
 from taciturn.server.ledger.tables import metadata
 
 NAMESPACE = "patients"
@@ -87,7 +87,7 @@ class Desk:
         self.reserve(job, plan, grants)
         return self.acquire(job)
 
-    def statement(self, namespace: str = NAMESPACE) -> Statement:
+    def statement(self, namespace: str = NAMESPACE) -> NamespaceStatement:
         return statement(self.engine, self.key, namespace)
 
     def statuses(self, namespace: str = NAMESPACE) -> dict[str, str]:

@@ -20,7 +20,7 @@ from httpx import Response
 from sqlalchemy import Connection, Engine, insert, update
 
 from taciturn.server.app import create_app
-from taciturn.server.catalog.sql_sandbox import Trials
+from taciturn.server.catalog.sql_sandbox import SqlSandbox
 from taciturn.server.context import Gateway
 from taciturn.server.identity.principal import Principal
 from taciturn.server.identity.secret import new_id
@@ -81,7 +81,7 @@ class Hospital:
     """`olga` and `oscar` own data; `paul` and `petra` are practitioners, `petra` in the group
     `cardio`; `ann` audits; `adam` administers."""
 
-    def __init__(self, engine: Engine, folder: Path, trials: Trials) -> None:
+    def __init__(self, engine: Engine, folder: Path, trials: SqlSandbox) -> None:
         self.watch, key = Watch(), SealKey.generate()
         ledger = Ledger(engine, key, clock=self.watch)
         settings = Settings(data_dir=folder, source_prefixes=PREFIXES)

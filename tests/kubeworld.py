@@ -26,9 +26,9 @@ from kubernetes import config as kubeconfig
 from fake_kubernetes.cluster import StandIn
 from taciturn.server.launchers.base import Order
 from taciturn.server.launchers.kubernetes.client import Cluster
-from taciturn.server.launchers.kubernetes.launcher import KubernetesLauncher, Need
+from taciturn.server.launchers.kubernetes.launcher import KubernetesLauncher
 from taciturn.server.launchers.kubernetes.settings import KubernetesSettings, Pool
-from taciturn.server.launchers.kubernetes.sizing import Machine
+from taciturn.server.launchers.kubernetes.sizing import Machine, Need
 from taciturn.wire.events import NodeEvent
 
 KUBECONFIG = os.environ.get("TACITURN_TEST_KUBECONFIG")

@@ -82,7 +82,7 @@ class Bench:
     def waiting(self, handle: str) -> bool:
         return False
 
-    def left(self) -> tuple[str, ...]:
+    def leftover_jobs(self) -> tuple[str, ...]:
         return tuple({parts_of(each.handle)[0] for each in self.orders} - set(self.forgotten))
 
     def forget(self, job_id: str) -> None:

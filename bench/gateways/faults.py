@@ -228,7 +228,7 @@ class _Scene:
         """Where the newest namespace is full, open another one."""
         gateway = self.gateway()
         newest = namespaces(gateway.engine)[-1]
-        if statement(gateway.engine, gateway.seal_key, newest).budget.taken < 0.9:
+        if statement(gateway.engine, gateway.seal_key, newest).budget.used < 0.9:
             return
         self.number += 1
         name = f"namespace-{self.number:06}"
@@ -263,12 +263,12 @@ class _Scene:
         found = verify(engine, key=key)
         return {
             "overspends": sum(each > EPSILON for each in spent)
-            + sum(each.budget.taken > 1 for each in statements),
+            + sum(each.budget.used > 1 for each in statements),
             "lost_charges": len(ran.keys() - recorded),
             "stuck": stuck,
             "seconds_to_release": seconds,
             "namespaces": len(statements),
-            "full": sum(each.budget.taken > 0.8 for each in statements),
+            "full": sum(each.budget.used > 0.8 for each in statements),
             "jobs": ended,
             "blocks_run": len(ran),
             "entries": found.entries,

@@ -36,7 +36,7 @@ class Nobody:
         """See Launcher."""
         return ()
 
-    def left(self) -> tuple[str, ...]:
+    def leftover_jobs(self) -> tuple[str, ...]:
         """See Launcher."""
         return ()
 

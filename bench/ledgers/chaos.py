@@ -134,7 +134,7 @@ class _Scene:
         """The namespace opened last has no room for another job."""
         newest = namespaces(self.connected())[-1]
         needed = RenyiFilter(EPSILON, DELTA).share(event_cost(_steps(BLOCKS * BLOCK_STEPS)))
-        return statement(self.connected(), self.key, newest).budget.taken + needed > 1
+        return statement(self.connected(), self.key, newest).budget.used + needed > 1
 
     def connected(self) -> Engine:
         if self.engine is None:
@@ -158,12 +158,12 @@ class _Scene:
         found = verify(engine, key=self.key)
         return {
             "overspends": sum(each > EPSILON for each in spent)
-            + sum(each.budget.taken > 1 for each in statements),
+            + sum(each.budget.used > 1 for each in statements),
             "lost_charges": len(ran.keys() - recorded),
             "stuck": stuck,
             "seconds_to_release": seconds,
             "namespaces": len(statements),
-            "full": sum(each.budget.taken > 0.8 for each in statements),
+            "full": sum(each.budget.used > 0.8 for each in statements),
             "jobs": sum(
                 len(job_statements(engine, self.key, each.namespace)) for each in statements
             ),

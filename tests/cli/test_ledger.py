@@ -15,8 +15,8 @@ from taciturn.accounting.compose import epsilon
 from taciturn.cli.ledger import app
 from taciturn.errors import DatabaseError, MissingDependencyError, SigningKeyError, SpecError
 from taciturn.server.database import open_database
-from taciturn.server.ledger_file import LedgerFile
 from taciturn.server.schema import versions
+from taciturn.server.schema.ledger_file import LedgerFile
 
 RUNNER = CliRunner(env={"COLUMNS": "160"})
 

@@ -170,7 +170,7 @@ VIOLATIONS = {
     ),
     "entries know budgets": (
         "server/ledger/entry.py",
-        "import taciturn.server.ledger.book",
+        "import taciturn.server.ledger.state",
         "ledger",
     ),
     "verification uses what wrote the rows": (

@@ -16,7 +16,7 @@ from chart import PRESETS, REQUIRED, of_kind, rendered, run
 from taciturn.cli.doctor_kubernetes import run_doctor_kubernetes
 from taciturn.server.launchers.kubernetes import preflight
 from taciturn.server.launchers.kubernetes.client import Cluster
-from taciturn.server.launchers.kubernetes.preflight import Finding, examine
+from taciturn.server.launchers.kubernetes.preflight import ClusterFinding, examine
 from taciturn.server.launchers.kubernetes.settings import KubernetesSettings, Pool
 
 NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
@@ -81,7 +81,7 @@ def settings(**changes: Any) -> KubernetesSettings:
     return KubernetesSettings.model_validate({**told, **changes})
 
 
-def problems(answers: Answers, told: KubernetesSettings | None = None) -> dict[str, Finding]:
+def problems(answers: Answers, told: KubernetesSettings | None = None) -> dict[str, ClusterFinding]:
     found = examine(answers, told or settings(), storage=lambda: "s3://b", now=lambda: NOW)
     return {each.what: each for each in found if each.remedy}
 
@@ -161,7 +161,7 @@ def test_a_sound_fresh_install_has_no_problem(
     monkeypatch.setenv("TACITURN_KUBERNETES_CONFIG", str(path))
     account = KubernetesSettings.model_validate_json(written).service_account
     answers = Answers(there=[node({}, 0)], named={account}, date=datetime.now(UTC))
-    monkeypatch.setattr(preflight, "ClusterQuestions", lambda cluster: answers)
+    monkeypatch.setattr(preflight, "ApiServerQueries", lambda cluster: answers)
     monkeypatch.setattr(Cluster, "connect", lambda *_: None)
     assert run_doctor_kubernetes() is True
     said = capsys.readouterr().out

@@ -16,8 +16,8 @@ from fake_kubernetes.cluster import StandIn
 from kubeworld import SMALL, World, with_namespace
 from taciturn.reports.privacy import PrivacyReport
 from taciturn.server.launchers.base import Order, WorkerState
-from taciturn.server.launchers.kubernetes.launcher import KubernetesLauncher, Need
-from taciturn.server.launchers.kubernetes.sizing import Machine
+from taciturn.server.launchers.kubernetes.launcher import KubernetesLauncher
+from taciturn.server.launchers.kubernetes.sizing import Machine, Need
 from taciturn.wire.events import Stage, StageEvent
 from taciturn.wire.jobs import DataRef
 

@@ -185,8 +185,8 @@ def any_secret(desk: Reception, patch: Patch) -> None:
 
 
 def no_end(desk: Reception, patch: Patch) -> None:
-    real = directory._Found.principal
-    patch.setattr(directory._Found, "principal", lambda found, now_ms, to: real(found, 0, to))
+    real = directory._TokenRecord.principal
+    patch.setattr(directory._TokenRecord, "principal", lambda found, now_ms, to: real(found, 0, to))
 
 
 def no_revocation(desk: Reception, patch: Patch) -> None:
@@ -198,13 +198,13 @@ def a_long_memory(desk: Reception, patch: Patch) -> None:
 
 
 def roles_alone(desk: Reception, patch: Patch) -> None:
-    real = directory._Found.principal
+    real = directory._TokenRecord.principal
 
     def principal(found: Any, now_ms: int) -> Any:
         caller = real(found, now_ms)
         return replace(caller, actions=directory.actions_of(caller.roles))
 
-    patch.setattr(directory._Found, "principal", principal)
+    patch.setattr(directory._TokenRecord, "principal", principal)
 
 
 def cookies_suffice(desk: Reception, patch: Patch) -> None:

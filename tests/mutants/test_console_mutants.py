@@ -15,7 +15,7 @@ from gateways.world import fit
 from hospital import COLUMNS, Hospital
 from taciturn.server.catalog import columns, datasets, registration
 from taciturn.server.catalog.datasets import Dataset
-from taciturn.server.catalog.sql_sandbox import Trials
+from taciturn.server.catalog.sql_sandbox import SqlSandbox
 from taciturn.server.database import open_database
 from taciturn.server.jobs import approvals
 from taciturn.server.jobs.approvals import Approvals
@@ -93,7 +93,7 @@ COLUMN_MUTANTS: dict[str, tuple[Callable[[Patch], None], Callable[[Hospital], No
 @pytest.mark.parametrize("name", COLUMN_MUTANTS)
 def test_columns(name: str, tmp_path: Path, monkeypatch: Patch) -> None:
     mutate, check = COLUMN_MUTANTS[name]
-    trials = Trials(1)
+    trials = SqlSandbox(1)
     with opened(tmp_path, "real") as engine:
         check(Hospital(engine, tmp_path, trials))
     with opened(tmp_path, "mutant") as engine:

@@ -39,7 +39,7 @@ from taciturn.local.fit import Arranged, Observer, public_facts
 from taciturn.planning.plan import make_plan
 from taciturn.reports.privacy import PrivacyReport
 from taciturn.server.ledger import namespaces
-from taciturn.server.ledger_file import LedgerFile
+from taciturn.server.schema.ledger_file import LedgerFile
 from taciturn.spec import DataSpec, FitSpec
 
 Patch = pytest.MonkeyPatch

@@ -18,7 +18,7 @@ from taciturn.server.schema import versions
 from taciturn.wire.events import FailureCode
 from taciturn.wire.jobs import RemoteProbe
 from taciturn.worker import sources
-from taciturn.worker.context import Task
+from taciturn.worker.context import JobContext
 from taciturn.worker.job import Runner
 from ward import Ward, make_ward
 from worker.fake_gateway import FakeGateway
@@ -97,11 +97,11 @@ def source_identity_not_compared(patch: Patch) -> None:
 
 
 def source_identity_not_told(patch: Patch) -> None:
-    def opened(task: Task) -> object:
+    def opened(task: JobContext) -> object:
         assert task.assignment.source is not None
         return sources.open_source(task.assignment.source).rows
 
-    patch.setattr(Task, "opened", opened)
+    patch.setattr(JobContext, "open_rows", opened)
 
 
 def prefixes_not_checked(patch: Patch) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from taciturn.worker import encryption
-from taciturn.worker.checkpoint_store import JobVault
+from taciturn.worker.checkpoint_store import JobCheckpoints
 from taciturn.worker.encryption import Place
 from worker.safes import JOB, objects, restored, run, vault
 from worker.test_checkpoint_store import check_exchanges
@@ -39,18 +39,18 @@ def whole(folder: Path) -> None:
 def last_of_all(folder: Path) -> None:
     """A manifest is never there before what it names."""
     safe, seen = vault(folder / "store").of(JOB, 1), []
-    real = safe.vault.files.open
+    real = safe.store.files.open
 
     def noting(path: str, mode: str = "rb") -> object:
         if mode == "wb":
             seen.append(path)
         return real(path, mode)
 
-    safe.vault.files.open = noting
+    safe.store.files.open = noting
     try:
         safe.keep(run(folder / "output", 10))
     finally:
-        del safe.vault.files.open
+        del safe.store.files.open
     assert seen[-1].endswith(".manifest")
     assert sum(path.endswith(".manifest") for path in seen) == 1
 
@@ -86,18 +86,20 @@ def no_last_piece(patch: Patch) -> None:
 
 
 def one_folder(patch: Patch) -> None:
-    patch.setattr(JobVault, "_at", lambda self, lease, *names: self.vault.at(self.job, "1", *names))
+    patch.setattr(
+        JobCheckpoints, "_at", lambda self, lease, *names: self.store.at(self.job, "1", *names)
+    )
 
 
 def manifest_first(patch: Patch) -> None:
-    real = JobVault._keep
+    real = JobCheckpoints._keep
 
-    def early(self: JobVault, private: Path, step: int) -> None:
+    def early(self: JobCheckpoints, private: Path, step: int) -> None:
         place = Place(self.job, self.lease, step, "manifest")
-        self.vault.put_bytes(place, b"{}", self._at(self.lease, f"{step:08d}.manifest"))
+        self.store.seal_bytes(place, b"{}", self._at(self.lease, f"{step:08d}.manifest"))
         real(self, private, step)
 
-    patch.setattr(JobVault, "_keep", early)
+    patch.setattr(JobCheckpoints, "_keep", early)
 
 
 MUTANTS: list[tuple[Callable[[Patch], None], Check]] = [

@@ -15,7 +15,7 @@ from sqlalchemy import URL, Engine, make_url
 from hospital import Hospital
 from ledgers.cluster import Cluster, NoPostgresError, postgres
 from reception import Reception
-from taciturn.server.catalog.sql_sandbox import Trials
+from taciturn.server.catalog.sql_sandbox import SqlSandbox
 from taciturn.server.database import open_database
 from taciturn.server.schema import versions
 from taciturn.server.schema.tables import metadata
@@ -85,21 +85,21 @@ def engine(url: str) -> Iterator[Engine]:
 
 
 @pytest.fixture(scope="session")
-def trials() -> Iterator[Trials]:
+def trials() -> Iterator[SqlSandbox]:
     """The processes that try selections; libraries are loaded once for all tests."""
-    opened = Trials(at_once=1)
+    opened = SqlSandbox(at_once=1)
     yield opened
     opened.close()
 
 
 @pytest.fixture
-def hospital(engine: Engine, tmp_path: Path, trials: Trials) -> Hospital:
+def hospital(engine: Engine, tmp_path: Path, trials: SqlSandbox) -> Hospital:
     """A gateway with people, on both databases."""
     return Hospital(engine, tmp_path, trials)
 
 
 @pytest.fixture
-def clinic(migrated_file: Path, tmp_path: Path, trials: Trials) -> Iterator[Hospital]:
+def clinic(migrated_file: Path, tmp_path: Path, trials: SqlSandbox) -> Iterator[Hospital]:
     """The same on SQLite alone, for what no database has a part in."""
     path = tmp_path / "gateway.db"
     shutil.copy(migrated_file, path)

@@ -86,21 +86,21 @@ def test_nothing_is_removed_where_the_file_cannot_be_written_or_another_one_was_
     write(kept, 3)
     kept.clock.forward(days=DAYS + 1)
     store = type(kept.services.retention.store)
-    real = store.put
+    real = store.write
 
     def full(*_: Any) -> None:
         raise OSError("full")
 
     def late(*given: Any) -> Any:
-        monkeypatch.setattr(store, "put", real)
+        monkeypatch.setattr(store, "write", real)
         kept.services.retention.prune()
         return real(*given)
 
-    monkeypatch.setattr(store, "put", full)
+    monkeypatch.setattr(store, "write", full)
     with pytest.raises(OSError, match="full"):
         kept.services.retention.prune()
     assert len(kept.recorded()) == 3
-    monkeypatch.setattr(store, "put", late)
+    monkeypatch.setattr(store, "write", late)
     with pytest.raises(retention.ProblemError, match="another gateway"):
         kept.services.retention.prune()
     assert [row.action for row in kept.recorded()] == ["retention:prune"]

@@ -188,11 +188,11 @@ def test_the_check_uses_the_store_that_serves(
     monkeypatch.setattr("fsspec.implementations.local.LocalFileSystem.mv", refused)
     monkeypatch.setattr("fsspec.spec.AbstractFileSystem.mv", refused)
     (problem,) = [each for each in check(settings) if each.what == "storage"]
-    assert "PermissionError" in problem.found
-    monkeypatch.setattr(ObjectStore, "put", lambda *_: None)
+    assert "PermissionError" in problem.text
+    monkeypatch.setattr(ObjectStore, "write", lambda *_: None)
     monkeypatch.setattr(ObjectStore, "get", lambda *_: iter([b"stale"]))
     (problem,) = [each for each in check(settings) if each.what == "storage"]
-    assert "other bytes" in problem.found
+    assert "other bytes" in problem.text
 
 
 @pytest.mark.parametrize(
@@ -224,7 +224,7 @@ def test_behind_a_proxy_the_check_says_whose_logins_fail(
     )
     (proxy,) = [each for each in check(settings) if each.what == "proxy"]
     assert proxy.fine
-    assert ("for everybody" in proxy.found) is (trusted is None)
+    assert ("for everybody" in proxy.text) is (trusted is None)
 
 
 def test_a_missing_engine_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

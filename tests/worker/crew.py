@@ -15,7 +15,7 @@ from taciturn.data.tokens import tokenize
 from taciturn.engine.training import step as step_module
 from taciturn.wire.worker import Assignment
 from taciturn.worker.job import Runner, accompany
-from taciturn.worker.processes import Peers
+from taciturn.worker.processes import WorkerProcesses
 from worker.worker_process import serve
 
 LIMIT_S = 4.0
@@ -28,11 +28,11 @@ def work(folder: str, accident: str = "") -> int:
         accident: the name of a function below, called first.
     """
     home = Path(folder)
-    peers = Peers.found(LIMIT_S, os._exit)
+    processes = WorkerProcesses.of_torchrun(LIMIT_S, os._exit)
     if accident:
-        ACCIDENTS[accident](peers.rank)
-    if not peers.first:
-        return int(accompany(peers, home / "root", lambda path: None))
+        ACCIDENTS[accident](processes.rank)
+    if not processes.first:
+        return int(accompany(processes, home / "root", lambda path: None))
     gateway = serve(home)
     log = home / "journal.jsonl"
 
@@ -45,7 +45,9 @@ def work(folder: str, accident: str = "") -> int:
             gateway.cancel = True
 
     gateway.before = noting
-    code = Runner(home / "root", when_fenced=lambda: os._exit(3), peers=peers).run(gateway.client())
+    code = Runner(home / "root", when_fenced=lambda: os._exit(3), processes=processes).run(
+        gateway.client()
+    )
     (home / "files").mkdir(exist_ok=True)
     for name, content in gateway.files.items():
         (home / "files" / name).write_bytes(content)
@@ -53,7 +55,7 @@ def work(folder: str, accident: str = "") -> int:
     (home / "practitioner").write_bytes(b"\n".join(gateway.practitioner))
     outcomes = [outcome.model_dump(mode="json") for _, outcome in gateway.outcomes]
     (home / "outcomes.json").write_text(json.dumps(outcomes))
-    peers.end(code)
+    processes.end(code)
     return int(code)
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from taciturn.errors import OutputError, SpecError
 from taciturn.wire.exits import WorkerExit
-from taciturn.worker.settings import Settings
+from taciturn.worker.settings import WorkerSettings
 from taciturn.worker.workspace import Workspace, canary_folders
 
 TOLD = {
@@ -26,12 +26,12 @@ TOLD = {
 @pytest.mark.parametrize("name", TOLD)
 def test_what_is_missing_is_named(name: str) -> None:
     with pytest.raises(SpecError, match=name) as caught:
-        Settings.of({key: value for key, value in TOLD.items() if key != name})
+        WorkerSettings.of({key: value for key, value in TOLD.items() if key != name})
     assert "s3cret" not in str(caught.value)
 
 
 def test_the_token_is_shown_nowhere() -> None:
-    assert "s3cret" not in repr(Settings.of(TOLD))
+    assert "s3cret" not in repr(WorkerSettings.of(TOLD))
 
 
 def test_a_worker_without_its_settings_says_so() -> None:
@@ -65,13 +65,13 @@ KEY = "ab" * 32
 )
 def test_half_a_configuration_is_refused(told: dict[str, str], named: str) -> None:
     with pytest.raises(SpecError, match=named) as caught:
-        Settings.of({**TOLD, **told})
+        WorkerSettings.of({**TOLD, **told})
     assert KEY[1:] not in str(caught.value)
 
 
 def test_a_key_and_its_store() -> None:
     told = {"TACITURN_CHECKPOINT_URL": "s3://bucket/x", "TACITURN_CHECKPOINT_KEY": KEY}
-    settings = Settings.of({**TOLD, **told})
+    settings = WorkerSettings.of({**TOLD, **told})
     assert settings.checkpoint_key == bytes.fromhex(KEY)
     assert repr(settings.checkpoint_key) not in repr(settings)
     assert KEY not in repr(settings)

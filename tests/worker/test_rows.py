@@ -43,9 +43,9 @@ from taciturn.wire.events import FailureCode
 from taciturn.wire.jobs import DataRef, Part, RemoteEvaluate
 from taciturn.wire.worker import Assignment, BaseModelFacts, ReleasePlan
 from taciturn.worker import job as worker_job
-from taciturn.worker.egress import Door
+from taciturn.worker.egress import Egress
 from taciturn.worker.job import Runner
-from taciturn.worker.timing_padding import Pace
+from taciturn.worker.timing_padding import TimingPadding
 from worker.fake_gateway import FakeGateway
 from worker.jobs import assignment, facts, notes, plan_of, request, source, write
 
@@ -269,7 +269,9 @@ def run(
     patch.setattr(
         SecureStream, "fresh", classmethod(lambda cls: cls(next(keys).to_bytes(32, "big")))
     )
-    patch.setattr(worker_job, "Pace", lambda bucket: Pace(bucket, watch, watch.sleep))
+    patch.setattr(
+        worker_job, "TimingPadding", lambda bucket: TimingPadding(bucket, watch, watch.sleep)
+    )
     Runner(root).run(gateway.client())
     return Left(gateway, ticks)
 
@@ -457,7 +459,7 @@ def test_mutant_that_lets_a_class_through_is_found(
         check("fit", arrange, jobs, without, tmp_path, monkeypatch)
 
 
-class _Counting(Door):
+class _Counting(Egress):
     """A mutant: it says how many rows were skipped."""
 
     def plan(self, plan: TrainingPlan) -> None:
@@ -466,7 +468,7 @@ class _Counting(Door):
         self.count(json.loads(path.read_text())["rows"], 100)
 
 
-class _CountingInAReport(Door):
+class _CountingInAReport(Egress):
     """A mutant: so does a released report, where nobody would look for it."""
 
     def file(self, path: Path) -> None:
@@ -478,15 +480,15 @@ class _CountingInAReport(Door):
         super().file(path)
 
 
-@pytest.mark.parametrize("door", [_Counting, _CountingInAReport])
+@pytest.mark.parametrize("egress", [_Counting, _CountingInAReport])
 def test_mutant_that_counts_skipped_rows_is_found(
-    door: type[Door],
+    egress: type[Egress],
     jobs: dict[str, tuple[Assignment, Assignment]],
     without: dict[str, Left],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(worker_job, "Door", door)
+    monkeypatch.setattr(worker_job, "Egress", egress)
     job = jobs["fit"][1]
     honest = run(job, tmp_path / "without", monkeypatch)
     arrange = partial(STAGES["select"], act=_raises("Panic"))

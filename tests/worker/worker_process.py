@@ -44,7 +44,7 @@ def main(folder: Path) -> None:
     copies of checkpoints go into it."""
     gateway = serve(folder)
     store = vault(folder / "store") if (folder / "store").is_dir() else None
-    Runner(folder / "root", vault=store).run(gateway.client())
+    Runner(folder / "root", store=store).run(gateway.client())
     (folder / "files").mkdir(exist_ok=True)
     for name, content in gateway.files.items():
         (folder / "files" / name).write_bytes(content)

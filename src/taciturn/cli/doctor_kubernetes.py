@@ -25,7 +25,7 @@ def run_doctor_kubernetes(namespace: str | None = None) -> bool:
     """
     try:
         from taciturn.server.launchers.kubernetes.client import Cluster
-        from taciturn.server.launchers.kubernetes.preflight import ClusterQuestions, examine
+        from taciturn.server.launchers.kubernetes.preflight import ApiServerQueries, examine
         from taciturn.server.launchers.kubernetes.settings import KubernetesSettings
         from taciturn.server.settings import Settings
     except ImportError as error:
@@ -40,7 +40,7 @@ def run_doctor_kubernetes(namespace: str | None = None) -> bool:
     cluster = Cluster.connect(settings.namespace, Path(kubeconfig) if kubeconfig else None)
     url = Settings().storage_url
     findings = examine(
-        ClusterQuestions(cluster), settings, storage=None if url is None else lambda: _tried(url)
+        ApiServerQueries(cluster), settings, storage=None if url is None else lambda: _tried(url)
     )
     table = Table(
         title=f"taciturn doctor --kubernetes ({settings.namespace})", title_justify="left"
@@ -49,7 +49,7 @@ def run_doctor_kubernetes(namespace: str | None = None) -> bool:
         table.add_column(column)
     for each in findings:
         advice = "advice: " if each.advice else ""
-        table.add_row(each.what, each.found, f"{advice}{each.remedy}" if each.remedy else "ok")
+        table.add_row(each.what, each.text, f"{advice}{each.remedy}" if each.remedy else "ok")
     console = Console()
     console.print(table)
     healthy = not any(each.is_problem for each in findings)

@@ -195,7 +195,7 @@ def _show_jobs(engine: Engine, key: SealKey | None, namespace: str) -> None:
             job.status,
             ", ".join(job.grants),
             f"{job.charged:.1%}",
-            f"{job.held:.1%}",
+            f"{job.reserved:.1%}",
             f"{job_report(engine, key, job.job).epsilon:.4g}",
             job.worker or "",
             f"{job.lease_until:%Y-%m-%d %H:%M:%S}Z" if job.status == "open" else "",
@@ -212,8 +212,8 @@ def _budget(budget: BudgetStatement) -> tuple[str, ...]:
         f"{budget.epsilon:g}",
         f"{budget.delta:g}",
         f"{budget.charged:.1%}",
-        f"{budget.taken - budget.charged:.1%}",
-        f"{max(1 - budget.taken, 0):.1%}",
+        f"{budget.used - budget.charged:.1%}",
+        f"{max(1 - budget.used, 0):.1%}",
     )
 
 

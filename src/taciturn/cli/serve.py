@@ -93,7 +93,7 @@ def _serve_on(settings: Settings) -> None:
     launcher = check_launcher(settings)
     if not launcher.fine:
         typer.echo(
-            f"No job can run on this machine yet: the launcher {launcher.found}, which are not "
+            f"No job can run on this machine yet: the launcher {launcher.text}, which are not "
             f"installed; {launcher.remedy}."
         )
     sys.stdout.flush()
@@ -109,7 +109,7 @@ def _check(settings: Settings) -> None:
     table = Table("check", "found", "", title="taciturn serve --check", title_justify="left")
     findings = check(settings)
     for finding in findings:
-        table.add_row(finding.what, finding.found, "ok" if finding.fine else "PROBLEM")
+        table.add_row(finding.what, finding.text, "ok" if finding.fine else "PROBLEM")
     console.print(table)
     for finding in findings:
         if not finding.fine:

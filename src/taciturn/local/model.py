@@ -120,7 +120,7 @@ from taciturn.spec import (
 
 if TYPE_CHECKING:
     from taciturn.server.ledger import Together
-    from taciturn.server.ledger_file import LedgerFile
+    from taciturn.server.schema.ledger_file import LedgerFile
 
 _FIRST_PROCESS = (
     "of several processes, the first one alone releases figures about private units and signs "
@@ -704,7 +704,7 @@ def _account(
     if ledger is None or not is_first_process():
         return None
     try:
-        from taciturn.server.ledger_file import LedgerFile, namespace_of
+        from taciturn.server.schema.ledger_file import LedgerFile, namespace_of
     except ModuleNotFoundError as error:
         raise MissingDependencyError(
             f"ledger={ledger!r} needs {error.name}; install taciturn[server]"

@@ -14,7 +14,7 @@ from starlette.responses import JSONResponse, Response
 
 from taciturn._version import __version__
 from taciturn.errors import TaciturnError
-from taciturn.server.catalog.sql_sandbox import Trials
+from taciturn.server.catalog.sql_sandbox import SqlSandbox
 from taciturn.server.context import Gateway
 from taciturn.server.forwarding import Forwarding, HandedOn
 from taciturn.server.http.middleware import Observing
@@ -31,7 +31,7 @@ def create_app(
     *,
     siblings: Siblings | None = None,
     launcher: Launcher | None = None,
-    trials: Trials | None = None,
+    trials: SqlSandbox | None = None,
 ) -> FastAPI:
     """The application on an open gateway; its background tasks run as long as its lifespan.
 

@@ -123,8 +123,8 @@ def transact(
 def rows(
     engine: Engine, query: Select[Any], *, patience_s: float = PATIENCE_S
 ) -> Sequence[Row[Any]]:
-    """What one query finds, as `transact` would: a transaction of one statement begins and ends
-    with it, so that the server is asked once and not three times.
+    """Rows of one query, as `transact` would read them: a transaction of one statement begins and
+    ends with it, so that the server is asked once and not three times.
 
     Raises:
         DatabaseUnavailableError: not done within `patience_s`.
@@ -151,9 +151,9 @@ def add(
     """
 
     def write(connection: Connection) -> None:
-        done = connection.execute(statement, values)
-        if done.returns_rows:
-            done.all()  # SQLite is not done before they are read
+        inserted = connection.execute(statement, values)
+        if inserted.returns_rows:
+            inserted.all()  # SQLite is not done before they are read
 
     _patiently(partial(_alone, engine, write), patience_s)
 
@@ -164,7 +164,8 @@ def _patiently(attempt: Callable[[], T], patience_s: float) -> T:
         reason = type(getattr(error, "orig", error)).__name__
         raise DatabaseUnavailableError(
             f"the database did not let a transaction through within {patience_s:g} s "
-            f"({reason}); it may be down or overloaded. Try again: what was done is found"
+            f"({reason}); it may be down or overloaded. Try again: an operation that "
+            "went through is recognised"
         )
 
     retrying = Retrying(
@@ -211,8 +212,8 @@ def _address(url: str) -> URL:
         raise DatabaseError(
             "the database URL cannot be read; write sqlite:///FILE or postgresql+psycopg://HOST/NAME"
         ) from None
-    known = address.drivername in ("sqlite", "sqlite+pysqlite", "postgresql+psycopg")
-    if not known or (address.get_backend_name() == "sqlite" and not _is_file(address)):
+    is_supported = address.drivername in ("sqlite", "sqlite+pysqlite", "postgresql+psycopg")
+    if not is_supported or (address.get_backend_name() == "sqlite" and not _is_file(address)):
         raise DatabaseError(
             f"{address.render_as_string()} cannot hold a ledger; use sqlite:///FILE or "
             "postgresql+psycopg://HOST/NAME"
@@ -245,7 +246,7 @@ def _begin_sqlite(connection: Connection) -> None:
 
 
 def _passes(error: BaseException) -> bool:
-    """Return True if the same transaction may succeed when it is tried again."""
+    """True if the same transaction may succeed when it is tried again."""
     if not isinstance(error, DBAPIError):
         return isinstance(error, PoolTimeoutError)
     if error.connection_invalidated:

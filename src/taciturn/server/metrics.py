@@ -29,13 +29,13 @@ Reading = Callable[[], Mapping[str, float]]
 
 
 def forget_process(pid: int) -> None:
-    """What a process counted stays, what it said of the moment goes with it."""
+    """Forget what an ended process reported of the moment; what it counted stays."""
     if SHARED in os.environ:
         mark_process_dead(pid)  # type: ignore[no-untyped-call]
 
 
 class Metrics:
-    """What a gateway counts and measures of itself."""
+    """Counters and measurements of a gateway."""
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
@@ -65,8 +65,8 @@ class Metrics:
         self._watched.register(_Watched(name, text, label, read))
 
     def watch_own(self, name: str, text: str, label: str, read: Reading) -> None:
-        """As `watch`, of this process alone; those of all are added up, as of the last `refresh`
-        where there are several."""
+        """Report a figure of this process alone, as `watch` does; those of all processes are added
+        up, as of the last `refresh` where there are several."""
         if SHARED not in os.environ:
             self.watch(name, text, label, read)
             return
@@ -80,7 +80,7 @@ class Metrics:
                 gauge.labels(value).set(figure)
 
     def text(self) -> bytes:
-        """As Prometheus reads it."""
+        """Figures in Prometheus' format."""
         registry = self._registry
         if SHARED in os.environ:
             registry = CollectorRegistry()

@@ -15,8 +15,8 @@ from taciturn.server.catalog.grants import Grants
 from taciturn.server.catalog.policies import Policies
 from taciturn.server.catalog.previews import Files, Previews
 from taciturn.server.catalog.references import References
-from taciturn.server.catalog.registration import Desk, Registrations
-from taciturn.server.catalog.sql_sandbox import Trials
+from taciturn.server.catalog.registration import JobSubmitter, Registrations
+from taciturn.server.catalog.sql_sandbox import SqlSandbox
 from taciturn.server.context import Gateway
 from taciturn.server.identity.anonymous import Anonymous
 from taciturn.server.identity.directory import Directory
@@ -34,14 +34,14 @@ from taciturn.server.inference.completions import Completions
 from taciturn.server.inference.model_workers import ModelWorkers
 from taciturn.server.jobs.approvals import Approvals
 from taciturn.server.jobs.broadcast import Hub
-from taciturn.server.jobs.completion import Ending, Released
+from taciturn.server.jobs.completion import Completion, OutputHandler
 from taciturn.server.jobs.deferrals import Outage
 from taciturn.server.jobs.dispatcher import Dispatcher
 from taciturn.server.jobs.events import Events
 from taciturn.server.jobs.leader import duty_of
 from taciturn.server.jobs.leases import Leases
-from taciturn.server.jobs.outputs import Finishing
-from taciturn.server.jobs.protocol import Work
+from taciturn.server.jobs.outputs import Outputs
+from taciturn.server.jobs.protocol import WorkerProtocol
 from taciturn.server.jobs.states import States
 from taciturn.server.jobs.submission import Jobs
 from taciturn.server.jobs.text_streams import Texts
@@ -49,13 +49,13 @@ from taciturn.server.jobs.warm_workers import Idle
 from taciturn.server.launchers.base import Launcher
 from taciturn.server.launchers.factory import Launching
 from taciturn.server.metrics import Metrics
-from taciturn.server.models.artifacts import Artifacts, held
+from taciturn.server.models.artifacts import Artifacts
 from taciturn.server.models.base_models import BaseModels
 from taciturn.server.models.incidents import Incidents
 from taciturn.server.models.models import Models
 from taciturn.server.models.results import Results
 from taciturn.server.models.storage import open_store
-from taciturn.server.retention import Retention
+from taciturn.server.retention import RetentionService
 from taciturn.server.schema.tables import jobs as job_table
 from taciturn.server.siblings import ANSWERS, AWAY, DISPATCH, FORGET, Siblings
 
@@ -71,7 +71,7 @@ class Services:
     background: Background
     metrics: Metrics
     audit_log: AuditLog
-    retention: Retention
+    retention: RetentionService
     entrants: Anonymous
     strangers: Anonymous
     directory: Directory
@@ -81,7 +81,7 @@ class Services:
     links: PasswordLinks
     oidc: Oidc
     sessions: Sessions
-    trials: Trials
+    trials: SqlSandbox
     policies: Policies
     grants: Grants
     datasets: Datasets
@@ -91,7 +91,7 @@ class Services:
     ledger_view: LedgerView
     approvals: Approvals
     jobs: Jobs
-    work: Work
+    work: WorkerProtocol
     dispatcher: Dispatcher
     launching: Launching
     outage: Outage
@@ -115,10 +115,10 @@ class Services:
         *,
         siblings: Siblings | None = None,
         launcher: Launcher | None = None,
-        trials: Trials | None = None,
-        desk: Desk | None = None,
+        trials: SqlSandbox | None = None,
+        desk: JobSubmitter | None = None,
         files: Files | None = None,
-        released: Released | None = None,
+        released: OutputHandler | None = None,
     ) -> Services:
         """All services on one gateway; what they do besides requests is in `background`.
 
@@ -128,7 +128,7 @@ class Services:
             trials: runs selections on previews.
             desk: where probes are asked for, instead of `jobs`.
             files: where records for previews are read, instead of `artifacts`.
-            released: what becomes of what jobs release, instead of `Finishing`.
+            released: what becomes of what jobs release, instead of `Outputs`.
         """
         settings = gateway.settings
         background, metrics, audit_log = Background(), Metrics(), AuditLog(gateway)
@@ -136,15 +136,15 @@ class Services:
         remembered = Remembered[Principal](tell=lambda: siblings.tell(FORGET))
         directory, passwords = Directory(gateway, remembered), Passwords()
         logins = Logins(gateway, directory, passwords)
-        trials, policies = trials or Trials(), Policies(gateway)
+        trials, policies = trials or SqlSandbox(), Policies(gateway)
         grants, references = Grants(gateway, policies), References(gateway)
-        datasets = Datasets(gateway, policies, grants, trials)
+        datasets = Datasets(gateway, policies)
         events, texts, idle = Events(gateway), Texts(), Idle()
-        artifacts = Artifacts(gateway, open_store(settings), held)
+        artifacts = Artifacts(gateway, open_store(settings))
         models = Models(gateway, artifacts)
         results = Results(gateway, artifacts, models)
         states, approvals = States(gateway, events), Approvals(gateway)
-        ending = Ending(gateway, states, released or Finishing(artifacts, models, datasets))
+        ending = Completion(gateway, states, released or Outputs(artifacts, models, datasets))
         leases = Leases(gateway, states)
 
         def queued() -> None:
@@ -168,7 +168,7 @@ class Services:
             background=background,
             metrics=metrics,
             audit_log=audit_log,
-            retention=Retention(gateway, artifacts.store),
+            retention=RetentionService(gateway, artifacts.store),
             entrants=Anonymous(settings.anonymous_per_minute),
             strangers=Anonymous(settings.anonymous_per_minute),
             directory=directory,
@@ -190,7 +190,7 @@ class Services:
             ledger_view=LedgerView(gateway, policies),
             approvals=approvals,
             jobs=jobs,
-            work=Work(gateway, leases, ending, events, references),
+            work=WorkerProtocol(gateway, leases, ending, events, references),
             dispatcher=Dispatcher(
                 gateway=gateway,
                 jobs=jobs,
@@ -210,7 +210,7 @@ class Services:
             hub=Hub(events),
             artifacts=artifacts,
             models=models,
-            model_workers=ModelWorkers(gateway, models, held),
+            model_workers=ModelWorkers(gateway, models),
             base_models=BaseModels(gateway),
             results=results,
             incidents=Incidents(gateway),

@@ -1,4 +1,4 @@
-"""What a gateway is told from outside: environment variables TACITURN_*, and defaults that work."""
+"""Settings of a gateway: environment variables TACITURN_*, and defaults that work."""
 
 from __future__ import annotations
 
@@ -209,12 +209,12 @@ class Settings(BaseSettings):
 
     @field_validator("source_prefixes")
     @classmethod
-    def _spelled(cls, given: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(places.prefix(each) for each in given)
+    def _spelled(cls, prefixes: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(places.prefix(prefix) for prefix in prefixes)
 
     @property
     def worker_count(self) -> int:
-        """How many jobs run at once, looks at new datasets apart."""
+        """Number of jobs that run at once, looks at new datasets apart."""
         if self.max_workers is not None:
             return self.max_workers
         pages = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
@@ -223,8 +223,8 @@ class Settings(BaseSettings):
 
     @property
     def process_count(self) -> int:
-        """How many processes serve. By default no more than this process may use cores: a process
-        of Python computes on one."""
+        """Number of processes that serve. By default no more than the cores that this process may
+        use: a process of Python computes on one."""
         if self.processes is not None:
             return self.processes
         if sys.platform != "linux":

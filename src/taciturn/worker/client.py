@@ -120,7 +120,7 @@ class GatewayClient:
             reraise=True,
         )
         try:
-            assignment: Assignment = retrying(self._asked, "lease", Assignment, request)
+            assignment: Assignment = retrying(self._request, "lease", Assignment, request)
         except LeaseHeldError:
             raise FencedError("another worker has the job; this one stops") from None
         self.lease = assignment.lease
@@ -128,7 +128,7 @@ class GatewayClient:
 
     def heartbeat(self) -> Orders:
         """A sign of life."""
-        return self._asked("heartbeat", Orders)
+        return self._request("heartbeat", Orders)
 
     def source(self, marks: SourceMarks) -> None:
         """Say what the source is; RefusedError `source_taken` where another budget has the same."""
@@ -153,11 +153,11 @@ class GatewayClient:
 
     def incident(self, incident: Incident) -> IncidentId:
         """Leave the full log of a failure with the gateway, for the data's owner."""
-        return self._asked("incidents", IncidentId, incident)
+        return self._request("incidents", IncidentId, incident)
 
     def over(self, jobs: Sequence[str]) -> tuple[str, ...]:
-        """Which of these jobs are over and will not run again."""
-        return self._asked("over", JobsOver, JobsAsked(jobs=tuple(jobs))).jobs
+        """Return those of these jobs that are over and will not run again."""
+        return self._request("over", JobsOver, JobsAsked(jobs=tuple(jobs))).jobs
 
     def outcome(self, outcome: Outcome) -> None:
         """The last message."""
@@ -169,7 +169,7 @@ class GatewayClient:
 
     def next(self) -> NextJob:
         """Wait for another job; none if the gateway has none, or does not answer."""
-        return self._asked("next", NextJob)
+        return self._request("next", NextJob)
 
     def download(self, model: str, name: str, target: Path) -> None:
         """Fetch a file of a fitted model."""
@@ -179,7 +179,7 @@ class GatewayClient:
     def _path(self, what: str) -> str:
         return f"/v1/worker/jobs/{self.job}/{what}"
 
-    def _asked(self, what: str, kind: type[M], message: BaseModel | None = None) -> M:
+    def _request(self, what: str, kind: type[M], message: BaseModel | None = None) -> M:
         return kind.model_validate_json(self._post(what, message).content)
 
     def _post(self, what: str, message: BaseModel | None = None) -> httpx.Response:

@@ -17,11 +17,11 @@ from kubeworld import SMALL, World, new_order
 from taciturn.server.launchers.base import LaunchError, Order, WorkerState, handle_of
 from taciturn.server.launchers.kubernetes import manifests
 from taciturn.server.launchers.kubernetes.client import ClusterError, Kind
-from taciturn.server.launchers.kubernetes.garbage import Reaper
-from taciturn.server.launchers.kubernetes.launcher import KubernetesLauncher, Need
+from taciturn.server.launchers.kubernetes.garbage import GarbageCollector
+from taciturn.server.launchers.kubernetes.launcher import KubernetesLauncher
 from taciturn.server.launchers.kubernetes.names import Labels, Worker
-from taciturn.server.launchers.kubernetes.settings import Egress
-from taciturn.server.launchers.kubernetes.sizing import Machine
+from taciturn.server.launchers.kubernetes.settings import EgressRule
+from taciturn.server.launchers.kubernetes.sizing import Machine, Need
 from taciturn.wire.exits import FINAL, WorkerExit
 
 ENDLESS = "import time; time.sleep(600)"
@@ -55,7 +55,7 @@ def test_a_worker_lives_and_ends_and_is_forgotten(world: World) -> None:
     assert launcher.status(order.handle) in (WorkerState.RUNNING, WorkerState.ENDED)
     ended(world, launcher, order.handle)
     assert launcher.alive() == ()
-    assert launcher.left() == (order.job_id,)
+    assert launcher.leftover_jobs() == (order.job_id,)
     launcher.forget(order.job_id)
     world.until(lambda: not left(world, launcher))
     assert launcher.status(order.handle) is WorkerState.ABSENT
@@ -326,7 +326,7 @@ def test_the_owners_secret_is_named_and_not_read(world: World) -> None:
 
 
 def test_a_policy_keeps_the_worker_to_what_was_declared(world: World) -> None:
-    settings = world.settings(ENDLESS, egress=(Egress(cidr="10.1.0.0/16", ports=(443,)),))
+    settings = world.settings(ENDLESS, egress=(EgressRule(cidr="10.1.0.0/16", ports=(443,)),))
     launcher, order = world.launcher(settings), new_order()
     launcher.launch(order)
     policy = world.cluster.get(Kind.POLICIES, Worker.of(order.handle).name)
@@ -348,7 +348,9 @@ def test_orphans_are_reaped_and_others_left(world: World) -> None:
     service = manifests.service(alone, owner, launcher.settings)
     service.metadata.owner_references = None
     world.cluster.create(Kind.SERVICES, service)
-    reaper = Reaper(world.cluster, instance, lambda job_id: job_id == known.job_id, young_s=0)
+    reaper = GarbageCollector(
+        world.cluster, instance, lambda job_id: job_id == known.job_id, young_s=0
+    )
     reaped = reaper.reap(world.now() + timedelta(minutes=1))  # the server's clock may be ahead
     assert f"jobs/{Worker.of(lost.handle).name}" in reaped
     assert f"services/{alone.name}" in reaped
@@ -361,7 +363,9 @@ def test_orphans_are_reaped_and_others_left(world: World) -> None:
 def test_young_objects_are_nobodys_orphans(world: World) -> None:
     launcher, order = world.launcher(world.settings(ENDLESS)), new_order()
     launcher.launch(order)
-    reaper = Reaper(world.cluster, launcher.settings.instance, lambda job_id: False, young_s=3600)
+    reaper = GarbageCollector(
+        world.cluster, launcher.settings.instance, lambda job_id: False, young_s=3600
+    )
     assert reaper.reap(world.now()) == []
     launcher.stop(order.handle, 0)
 
@@ -397,7 +401,7 @@ def test_somebody_elses_job_is_not_touched(world: World) -> None:
             spec=client.V1JobSpec(template=pod, suspend=True),
         ),
     )
-    with pytest.raises(LaunchError, match="is not ours"):
+    with pytest.raises(LaunchError, match="belongs to no worker"):
         launcher.launch(order)
 
 

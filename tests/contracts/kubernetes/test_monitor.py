@@ -319,7 +319,7 @@ def test_a_gateway_that_restarts_goes_on_seeing_nodes_off(
     job.monitor.stop()
     world.until(lambda: job.launcher.status(job.order.handle) is WorkerState.ENDED)
     job.launcher.forget(job.order.job_id)
-    world.until(lambda: not job.launcher.left())
+    world.until(lambda: not job.launcher.leftover_jobs())
     _, telling = monitor(job.settings)
     world.until(lambda: "node.released" in telling.codes())
     assert [handle for handle, _ in telling.heard] == [job.order.handle] * len(telling.heard)
@@ -357,7 +357,7 @@ def test_a_cancelled_worker_and_its_machine(case: Any) -> None:
     job.until("running")
     job.launcher.stop(job.order.handle, 1)
     job.until("node.released")
-    assert job.launcher.left() == ()
+    assert job.launcher.leftover_jobs() == ()
 
 
 def test_one_machine_serves_two_jobs_in_a_row(case: Any, world: World) -> None:

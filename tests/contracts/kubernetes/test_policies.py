@@ -23,10 +23,10 @@ from taciturn.server.launchers.kubernetes import client as calls
 from taciturn.server.launchers.kubernetes import manifests
 from taciturn.server.launchers.kubernetes.client import (
     Cluster,
+    ClusterUnreachableError,
     ContendedError,
     Kind,
     QuotaError,
-    UnreachableError,
 )
 from taciturn.server.launchers.kubernetes.launcher import KubernetesLauncher
 from taciturn.server.launchers.kubernetes.names import Worker
@@ -145,7 +145,7 @@ def test_absent_is_only_what_has_no_pod(world: World, stand_in: StandIn) -> None
     launcher.forget(order.job_id)
     world.until(lambda: not world.cluster.list(Kind.POLICIES, labels=f"{MARK}={order.job_id}")[0])
     world.until(lambda: stand_in.store.find("secrets", world.namespace, name) is None)
-    assert launcher.left() == ()
+    assert launcher.leftover_jobs() == ()
 
 
 def _phases(world: World, order: Order) -> list[str]:
@@ -273,7 +273,7 @@ def test_a_policy_of_somebody_else_is_not_touched(world: World) -> None:
     theirs = manifests.network_policy(worker, owner, 1, launcher.settings)
     theirs.metadata.labels, theirs.metadata.owner_references = {}, None
     world.cluster.create(Kind.POLICIES, theirs)
-    with pytest.raises(LaunchError, match="is not ours"):
+    with pytest.raises(LaunchError, match="belongs to no worker"):
         launcher.launch(order)
     assert not world.pods(**{MARK: order.job_id})
 
@@ -310,7 +310,7 @@ def test_a_server_that_is_not_there_is_an_outage_and_said_once(
     order = new_order()
     asked = [
         launcher.alive,
-        launcher.left,
+        launcher.leftover_jobs,
         lambda: launcher.status(order.handle),
         lambda: launcher.launch(order),
         lambda: launcher.stop(order.handle, 0),
@@ -330,5 +330,5 @@ def test_what_is_no_api_server_says_nothing_of_objects(
     """A proxy's page does not mean that a worker is not there."""
     launcher, order = world.launcher(world.settings()), new_order()
     monkeypatch.setattr(stand_in.server, "page", status)
-    with pytest.raises(UnreachableError, match=f"{status}, and not from an API server"):
+    with pytest.raises(ClusterUnreachableError, match=f"{status}, and not from an API server"):
         launcher.status(order.handle)

@@ -16,11 +16,11 @@ from fake_kubernetes.security import ENFORCED
 from kubeworld import SMALL, Telling, World, new_order
 from taciturn.server.launchers.base import WorkerState
 from taciturn.server.launchers.kubernetes.client import Cluster, Kind
-from taciturn.server.launchers.kubernetes.garbage import Reaper
-from taciturn.server.launchers.kubernetes.launcher import KubernetesLauncher, Need
+from taciturn.server.launchers.kubernetes.garbage import GarbageCollector
+from taciturn.server.launchers.kubernetes.launcher import KubernetesLauncher
 from taciturn.server.launchers.kubernetes.monitor import Monitor
 from taciturn.server.launchers.kubernetes.names import Worker
-from taciturn.server.launchers.kubernetes.sizing import Machine
+from taciturn.server.launchers.kubernetes.sizing import Machine, Need
 
 VERBS = ("get", "list", "watch", "create", "update", "patch", "delete", "deletecollection")
 
@@ -63,9 +63,9 @@ def test_the_charts_roles_are_enough_for_a_workers_whole_life(
     launcher.stop(other.handle, 0)
     world.until(lambda: launcher.status(other.handle) is WorkerState.ABSENT)
     launcher.launch(other)
-    reaper = Reaper(world.cluster, settings.instance, lambda job_id: False, young_s=0)
+    reaper = GarbageCollector(world.cluster, settings.instance, lambda job_id: False, young_s=0)
     assert f"jobs/{Worker.of(other.handle).name}" in reaper.reap(world.now())
-    world.until(lambda: launcher.left() == ())
+    world.until(lambda: launcher.leftover_jobs() == ())
 
 
 @pytest.fixture

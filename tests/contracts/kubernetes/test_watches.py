@@ -15,7 +15,7 @@ from kubernetes import client, watch
 from fake_kubernetes.cluster import StandIn
 from kubeworld import World
 from taciturn.server.launchers.kubernetes.client import GoneError, Kind
-from taciturn.server.launchers.kubernetes.informer import Caught, Follower, News, Seen
+from taciturn.server.launchers.kubernetes.informer import Caught, Change, Informer, ObjectChange
 
 TLS = True  # what ends a watch, ends it in another way there
 
@@ -86,8 +86,8 @@ class Following:
     """A follower, and what it told."""
 
     def __init__(self, world: World, mark: str) -> None:
-        self.news: queue.SimpleQueue[News] = queue.SimpleQueue()
-        self.follower = Follower(world.cluster, Kind.CONFIG_MAPS, self.news, f"mark={mark}")
+        self.news: queue.SimpleQueue[Change] = queue.SimpleQueue()
+        self.follower = Informer(world.cluster, Kind.CONFIG_MAPS, self.news, f"mark={mark}")
         self.follower.start()
         self.told: list[str] = []
         self.next("caught")
@@ -96,9 +96,9 @@ class Following:
         """Wait until something is told."""
         while wanted not in self.told:
             news = self.news.get(timeout=30)
-            if isinstance(news, Seen):
-                what = "gone" if news.gone else news.found["data"]["value"]
-                self.told.append(f"{news.found['metadata']['name'][-1]}:{what}")
+            if isinstance(news, ObjectChange):
+                what = "gone" if news.is_gone else news.item["data"]["value"]
+                self.told.append(f"{news.item['metadata']['name'][-1]}:{what}")
             elif isinstance(news, Caught):
                 self.told.append("caught")
 
@@ -166,7 +166,7 @@ def test_an_api_server_that_restarts_is_followed_on(
 
 
 def test_a_follower_ends_at_once(world: World, mark: str) -> None:
-    follower = Follower(world.cluster, Kind.CONFIG_MAPS, queue.SimpleQueue(), f"mark={mark}")
+    follower = Informer(world.cluster, Kind.CONFIG_MAPS, queue.SimpleQueue(), f"mark={mark}")
     thread = follower.start()
     time.sleep(0.2)
     began = time.monotonic()

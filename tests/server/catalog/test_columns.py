@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from hospital import COLUMNS, Hospital, refused
-from taciturn.server.catalog.columns import agree, doubts, found_columns
+from taciturn.server.catalog.columns import agree, columns_to_confirm, doubts
 from taciturn.wire.datasets import ColumnView, StatedColumn
 
 PATIENT = ("P0017", "François Dupont", "1961-04-02", "suffers from pancreatic cancer")
@@ -193,4 +193,4 @@ def test_values_of_a_row_are_doubted_and_names_are_not() -> None:
      ("/data/", "first line, keys of rows or schema")],
 )  # fmt: skip
 def test_where_names_come_from_is_said(source: str, by: str) -> None:
-    assert found_columns(COLUMNS, source).named_by == by
+    assert columns_to_confirm(COLUMNS, source).named_by == by

@@ -8,9 +8,11 @@ import pytest
 from sqlalchemy import select, update
 
 from hospital import BUDGET, COLUMNS, SOURCE, Hospital, refused
+from taciturn.server.jobs.terms import dataset_facts, usable_dataset
 from taciturn.server.problems import ProblemError
 from taciturn.server.schema.tables import datasets, jobs, policies
-from taciturn.wire.datasets import DatasetState
+from taciturn.wire.datasets import PolicyTerms
+from taciturn.wire.jobs import DataRef
 
 
 def test_a_dataset_is_registered_probed_and_found(hospital: Hospital) -> None:
@@ -57,15 +59,16 @@ def test_a_probe_that_fails_refuses_the_dataset_until_the_next_one(hospital: Hos
     assert hospital.ask("olga", "GET", "/datasets/phee").json()["state"] == "refused"
     refused(hospital.ask("olga", "GET", "/datasets/phee/preview"), 409, "not_ready")
     with pytest.raises(ProblemError, match="refused"):
-        for_job(hospital, "olga")
+        dataset_facts(for_job(hospital, "olga")[0], DataRef(dataset="phee"))
     assert hospital.ask("olga", "POST", "/datasets/phee/probes").json()["state"] == "probing"
     hospital.ask("olga", "POST", "/datasets/phee/probes")
     assert probes(hospital) == ["failed", "queued"]  # the second request found one at work
     hospital.probed("phee", COLUMNS)
     with pytest.raises(ProblemError, match="has yet to confirm its columns"):
-        for_job(hospital, "olga")
+        dataset_facts(for_job(hospital, "olga")[0], DataRef(dataset="phee"))
     hospital.state("phee", COLUMNS)
-    assert for_job(hospital, "olga").dataset.state is DatasetState.READY
+    facts = dataset_facts(for_job(hospital, "olga")[0], DataRef(dataset="phee"))
+    assert facts.columns == tuple(COLUMNS)
 
 
 def test_the_same_request_again_gives_the_same_dataset(hospital: Hospital) -> None:
@@ -192,7 +195,7 @@ def test_practitioners_find_what_they_hold_a_live_grant_for(hospital: Hospital) 
     hospital.grant("group:cardio", epsilon=1.0, expires_at="2026-03-02T00:00:00Z")
     for who in ("paul", "petra"):
         assert hospital.ask(who, "GET", "/datasets/phee").status_code == 200
-    assert for_job(hospital, "petra").holders == ("group:cardio",)
+    assert for_job(hospital, "petra")[2] == ("group:cardio",)
     hospital.watch.forward(hours=13)
     refused(hospital.ask("petra", "GET", "/datasets/phee"), 404, "not_found")
     hospital.ask("olga", "DELETE", "/policies/patients/grants/user:paul")
@@ -256,8 +259,9 @@ def test_an_administrator_sees_no_data(clinic: Hospital) -> None:
 def test_a_job_of_the_owner_needs_no_grant(clinic: Hospital) -> None:
     clinic.ready()
     clinic.grant("user:olga")
-    assert for_job(clinic, "olga").holders == ()
-    assert for_job(clinic, "olga").policy.terms.budget.model_dump() == BUDGET
+    _, policy, holders = for_job(clinic, "olga")
+    assert holders == ()
+    assert PolicyTerms.model_validate_json(policy.terms).budget.model_dump() == BUDGET
 
 
 def test_an_auditor_uses_nothing(clinic: Hospital) -> None:
@@ -268,17 +272,18 @@ def test_an_auditor_uses_nothing(clinic: Hospital) -> None:
 
 def test_a_selection_is_checked_against_the_schema(clinic: Hospital) -> None:
     clinic.ready()
-    dataset = for_job(clinic, "olga").dataset
-    found = clinic.services.datasets.checked_selection(dataset, "id AS a, length(context) AS n")
-    assert [(each.name, each.type) for each in found] == [("a", "string"), ("n", "int64")]
+    select, olga = clinic.services.previews.select, clinic.principal("olga")
+    columns = select("phee", "id AS a, length(context) AS n", olga).columns
+    assert [(column.name, column.type) for column in columns] == [("a", "string"), ("n", "int64")]
     with pytest.raises(ProblemError, match="did you mean 'context'"):
-        clinic.services.datasets.checked_selection(dataset, "contexts")
+        select("phee", "contexts", olga)
 
 
-def for_job(hospital: Hospital, who: str) -> Any:
-    caller = hospital.principal(who)
+def for_job(hospital: Hospital, who: str) -> tuple[Any, Any, tuple[str, ...]]:
+    """Row, policy and holders of a dataset that a job of this person may use."""
+    caller, now_ms = hospital.principal(who), hospital.gateway.now_ms()
     return hospital.gateway.read(
-        lambda connection: hospital.services.datasets.for_job(connection, "phee", caller)
+        lambda connection: usable_dataset(connection, caller, "phee", now_ms)
     )
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from hospital import Hospital, gaussian_steps, refused
 from taciturn.errors import BudgetExceededError
+from taciturn.server.identity.namespace_access import live_holders
 from taciturn.server.ledger import Ledger, statement
 
 PATH = "/policies/patients/grants/user:paul"
@@ -16,9 +17,11 @@ TERMS = {"epsilon": 2.0, "delta": 1e-6}
 
 def usable(hospital: Hospital, who: str) -> str | None:
     caller = hospital.principal(who)
-    return hospital.gateway.read(
-        lambda connection: hospital.services.grants.usable(connection, "patients", caller)
+    now_ms = hospital.gateway.now_ms()
+    holders = hospital.gateway.read(
+        lambda connection: live_holders(connection, caller, "patients", now_ms)
     )
+    return next(iter(holders), None)
 
 
 def sub_cap(hospital: Hospital, holder: str = "user:paul") -> tuple[float, float]:

@@ -15,7 +15,7 @@ from hospital import COLUMNS, Hospital, refused
 from taciturn.data.arrow_types import parse_type
 from taciturn.data.sql.sandbox import table_of
 from taciturn.server.catalog.mock_rows import rows_of
-from taciturn.server.catalog.sql_sandbox import Trials
+from taciturn.server.catalog.sql_sandbox import SqlSandbox
 from taciturn.wire.datasets import ColumnView
 from taciturn.wire.values import PolicyLine
 
@@ -211,7 +211,7 @@ def test_too_many_selections_at_once_are_put_off(
     refused(answer, 429, "too_many_requests")
 
 
-def test_selections_take_milliseconds_once_libraries_are_loaded(trials: Trials) -> None:
+def test_selections_take_milliseconds_once_libraries_are_loaded(trials: SqlSandbox) -> None:
     rows = rows_of(COLUMNS)
     trials.run("id", COLUMNS, rows)
     started = time.monotonic()

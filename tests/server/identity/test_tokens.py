@@ -76,7 +76,7 @@ def test_another_process_notices_a_revocation_within_two_seconds(desk: Reception
     there.authenticate(token)
     desk.client.post("/v1/logout", headers=headers)
     now[0] = 2.0
-    assert there.known(token) is None
+    assert there.cached_principal(token) is None
     assert remembered.KEPT_S < 2.0
 
 

@@ -10,7 +10,7 @@ from sqlalchemy import update
 
 from gateways.world import fit
 from taciturn.server.context import Gateway
-from taciturn.server.identity import directory
+from taciturn.server.identity import directory, job_access
 from taciturn.server.identity.directory import Directory
 from taciturn.server.identity.principal import WorkerPrincipal
 from taciturn.server.jobs import leases
@@ -72,7 +72,10 @@ def test_a_token_is_bound(check: Callable[[Ward], None], ward: Ward) -> None:
 
 
 def any_attempt(patch: Patch) -> None:
-    patch.setattr(leases, "_is_of", lambda row, worker: row.worker_token == worker.token_id)
+    for module in (leases, job_access):
+        patch.setattr(
+            module, "is_of_attempt", lambda row, worker: row.worker_token == worker.token_id
+        )
 
 
 def any_gateway(patch: Patch) -> None:

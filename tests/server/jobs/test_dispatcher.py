@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import select, update
 
 from gateways.world import NAMESPACE, fit
-from taciturn.server.jobs.completion import End, Ending
+from taciturn.server.jobs.completion import Completion, End
 from taciturn.server.jobs.dispatcher import Dispatcher
 from taciturn.server.jobs.leases import Leases
 from taciturn.server.jobs.states import ALLOWED
@@ -28,7 +28,7 @@ class Crash(BaseException):
 
 def taken(ward: Ward) -> float:
     gateway = ward.gateway
-    return statement(gateway.engine, gateway.seal_key, NAMESPACE).budget.taken
+    return statement(gateway.engine, gateway.seal_key, NAMESPACE).budget.used
 
 
 def still_open(ward: Ward) -> list[str]:
@@ -341,7 +341,7 @@ def test_a_crash_after_a_worker_was_started(ward: Ward) -> None:
 def test_a_crash_while_a_job_ends(ward: Ward, monkeypatch: pytest.MonkeyPatch, place: str) -> None:
     job = ward.ask(SMALL).json()["id"]
     ward.launcher.refuses = LaunchError("none")
-    crashed(ward, monkeypatch, Ending, place, ward.tick)
+    crashed(ward, monkeypatch, Completion, place, ward.tick)
     assert ward.state(job) == "failed"
     assert still_open(ward) == []
 

@@ -7,7 +7,7 @@ import logging
 import pytest
 
 from gateways.world import fit
-from taciturn.server.jobs.deferrals import LAPSE_MS, Outage, Patience
+from taciturn.server.jobs.deferrals import LAPSE_MS, Deferrals, Outage
 from taciturn.server.launchers.kubernetes.client import QuotaError
 from ward import Ward
 
@@ -171,7 +171,7 @@ def test_readiness_tells_of_an_outage_and_stays(ward: Ward) -> None:
 
 def test_patience_doubles_and_ends() -> None:
     now = [0]
-    made = Patience(lambda: now[0])
+    made = Deferrals(lambda: now[0])
     assert made.failed("x")
     waits = []
     for _ in range(8):
@@ -183,8 +183,8 @@ def test_patience_doubles_and_ends() -> None:
     assert waits == [1, 2, 4, 8, 16, 32, 60, 60]
     assert not made.rests("y")
     assert made.lasts_s("x") == now[0] / 1000
-    assert made.done("x")
-    assert not made.done("x")
+    assert made.succeeded("x")
+    assert not made.succeeded("x")
 
 
 def test_what_is_heard_of_an_outage_lapses() -> None:

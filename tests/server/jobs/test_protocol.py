@@ -22,7 +22,7 @@ from ward import Hand, Ward, make_ward
 
 def shares(ward: Ward) -> tuple[float, float]:
     found = statement(ward.gateway.engine, ward.gateway.seal_key, NAMESPACE).budget
-    return found.charged, found.taken
+    return found.charged, found.used
 
 
 def report_of(ward: Ward, job: str, **changes: Any) -> bytes:
@@ -138,7 +138,7 @@ def test_rows_under_another_budget_are_refused_and_what_was_held_is_free(ward: W
     assert (seen["state"], seen["failure"]["code"]) == ("failed", "source_refused")
     assert "administrator" in seen["failure"]["text"]
     found = statement(ward.gateway.engine, ward.gateway.seal_key, "others").budget
-    assert found.taken == found.charged == 0
+    assert found.used == found.charged == 0
 
 
 def test_a_job_without_rows_has_no_source(ward: Ward) -> None:

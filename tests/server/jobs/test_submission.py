@@ -22,7 +22,7 @@ from ward import Ward
 
 def taken(ward: Ward) -> float:
     gateway = ward.gateway
-    return statement(gateway.engine, gateway.seal_key, NAMESPACE).budget.taken
+    return statement(gateway.engine, gateway.seal_key, NAMESPACE).budget.used
 
 
 def test_a_job_is_priced_held_and_queued(ward: Ward) -> None:
@@ -35,7 +35,7 @@ def test_a_job_is_priced_held_and_queued(ward: Ward) -> None:
     gateway = ward.gateway
     (held,) = job_statements(gateway.engine, gateway.seal_key, NAMESPACE)
     assert held.grants == ("user:paul",)
-    assert held.held == pytest.approx(taken(ward))
+    assert held.reserved == pytest.approx(taken(ward))
     assert ward.get(f"jobs/{job['id']}").json() == job
 
 

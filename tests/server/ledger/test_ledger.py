@@ -32,18 +32,18 @@ SHARE = RenyiFilter(8.0, 1e-6).share
 def test_a_job_from_reservation_to_commit(desk: Desk) -> None:
     desk.reserve(grants=["user:ada"])
     whole = SHARE(event_cost(PLAN))
-    assert desk.statement().budget.taken == pytest.approx(whole)
+    assert desk.statement().budget.used == pytest.approx(whole)
     assert desk.statement().budget.charged == 0
     token = desk.acquire()
     for _ in range(3):
         desk.charge(10, token)
     budget = desk.statement().budget
-    assert (budget.charged, budget.taken) == pytest.approx((0.3 * whole, whole))
+    assert (budget.charged, budget.used) == pytest.approx((0.3 * whole, whole))
     desk.ledger.commit(desk.op(), "job", token)
     after = desk.statement()
-    assert (after.budget.charged, after.budget.taken) == pytest.approx((0.3 * whole, 0.3 * whole))
+    assert (after.budget.charged, after.budget.used) == pytest.approx((0.3 * whole, 0.3 * whole))
     ada = after.grants["user:ada"]
-    assert ada.taken == pytest.approx(RenyiFilter(3.0, 1e-6).share(event_cost(steps(30))))
+    assert ada.used == pytest.approx(RenyiFilter(3.0, 1e-6).share(event_cost(steps(30))))
     assert desk.statuses() == {"job": "committed"}
     assert verify(desk.engine, key=KEY).ok
 
@@ -84,7 +84,7 @@ def test_a_grant_holds_below_the_joint_budget(desk: Desk) -> None:
 def test_a_user_and_a_group_both_pay(desk: Desk) -> None:
     desk.grant("group:oncology", epsilon=8.0)
     desk.reserve(grants=["user:ada", "group:oncology", "user:ada"])
-    taken = {holder: grant.taken for holder, grant in desk.statement().grants.items()}
+    taken = {holder: grant.used for holder, grant in desk.statement().grants.items()}
     assert all(share > 0 for share in taken.values())
 
 
@@ -96,7 +96,7 @@ def test_several_kinds_of_steps_in_one_job(desk: Desk) -> None:
     desk.charge(3, token, noise=4.0)
     desk.ledger.commit(desk.op(), "job", token)
     budget = desk.statement().budget
-    assert budget.charged == budget.taken
+    assert budget.charged == budget.used
 
 
 def test_a_running_job_is_extended_within_the_budget(desk: Desk) -> None:
@@ -181,10 +181,10 @@ def test_the_reaper_frees_what_never_ran_and_keeps_the_rest(desk: Desk) -> None:
     assert desk.statuses() == {"job": "expired", "alive": "open"}
     (alive,) = job_statements(desk.engine, KEY, NAMESPACE, only_open=True)
     assert (alive.job, alive.worker, alive.charged) == ("alive", "worker", 0)
-    assert alive.held == SHARE(event_cost(PLAN))
+    assert alive.reserved == SHARE(event_cost(PLAN))
     assert alive.lease_until > desk.clock()
     ada = after.grants["user:ada"]
-    assert ada.charged == ada.taken
+    assert ada.charged == ada.used
     assert ada.charged == pytest.approx(RenyiFilter(3.0, 1e-6).share(event_cost(steps(30))))
     with pytest.raises(FencedError):  # it was only slow
         desk.charge(10, token)
@@ -197,7 +197,7 @@ def test_a_plan_that_no_worker_takes_expires(desk: Desk) -> None:
     desk.reserve()
     desk.clock.advance(3601)
     assert desk.ledger.reap() == ["job"]
-    assert desk.statement().budget.taken == 0
+    assert desk.statement().budget.used == 0
 
 
 def test_a_slow_worker_goes_on_if_nobody_noticed(desk: Desk) -> None:
@@ -211,7 +211,7 @@ def test_a_slow_worker_goes_on_if_nobody_noticed(desk: Desk) -> None:
 def test_a_reservation_that_never_started_is_released(desk: Desk) -> None:
     desk.reserve()
     desk.ledger.release(desk.op(), "job")
-    assert desk.statement().budget.taken == 0
+    assert desk.statement().budget.used == 0
     with pytest.raises(LedgerConflictError, match="is released"):
         desk.acquire()
     token = desk.started("other")
@@ -223,7 +223,7 @@ def test_a_reservation_that_never_started_is_released(desk: Desk) -> None:
 def test_a_lower_cap_admits_nothing_more_and_a_higher_one_does(desk: Desk) -> None:
     desk.reserve("first")
     desk.ledger.set_cap(desk.op(), NAMESPACE, epsilon=0.5, delta=1e-6)
-    assert desk.statement().budget.taken > 1
+    assert desk.statement().budget.used > 1
     with pytest.raises(BudgetExceededError):
         desk.reserve("second", steps(1))
     token = desk.acquire("first")
@@ -235,24 +235,24 @@ def test_a_lower_cap_admits_nothing_more_and_a_higher_one_does(desk: Desk) -> No
 
 def test_a_changed_grant_keeps_what_was_spent(desk: Desk) -> None:
     desk.reserve(grants=["user:ada"])
-    taken = desk.statement().grants["user:ada"].taken
+    taken = desk.statement().grants["user:ada"].used
     desk.grant("user:ada", epsilon=6.0)
     grant = desk.statement().grants["user:ada"]
     assert grant.epsilon == 6
-    assert 0 < grant.taken < taken
+    assert 0 < grant.used < taken
 
 
 def test_an_exception_is_written_down_and_costs_nothing(desk: Desk) -> None:
     desk.ledger.record_exception(desk.op(), NAMESPACE, "job", approvals=["user:eve", "user:bob"])
     after = desk.statement()
-    assert (after.exceptions, after.budget.taken) == (1, 0)
+    assert (after.exceptions, after.budget.used) == (1, 0)
     assert verify(desk.engine, key=KEY).ok
 
 
 def test_namespaces_are_apart(desk: Desk) -> None:
     desk.open(namespace="others")
     desk.reserve()
-    assert desk.statement("others").budget.taken == 0
+    assert desk.statement("others").budget.used == 0
     assert namespaces(desk.engine) == [NAMESPACE, "others"]
     with pytest.raises(LedgerConflictError, match="reservation already"):
         desk.reserve(namespace="others")  # one reservation per job, wherever
@@ -432,7 +432,7 @@ def test_a_quote_is_what_reserve_would_say(desk: Desk) -> None:
     assert large.fits == {None: True, "user:ada": False}  # type: ignore[attr-defined]
     assert huge.fits == {None: False, "user:ada": False}  # type: ignore[attr-defined]
     desk.reserve(plan=steps(100), grants=["user:ada"])
-    assert asked(100).taken[None] == pytest.approx(small.needed[None])  # type: ignore[attr-defined]
+    assert asked(100).used_shares[None] == pytest.approx(small.needed_shares[None])  # type: ignore[attr-defined]
     with pytest.raises(UnknownEntryError, match="user:eve"):
         room(desk.engine, KEY, namespace=NAMESPACE, grants=["user:eve"]).quote(steps(1))
     with pytest.raises(UnknownEntryError, match="no account"):

@@ -219,7 +219,7 @@ class Machine(RuleBasedStateMachine):
             held = self.cost(holder, lambda job: job.held)
             cap = RenyiFilter(self.caps[holder], DELTA)
             assert budget.charged == cap.share(charged)
-            assert budget.taken == cap.share(charged + held)
+            assert budget.used == cap.share(charged + held)
         status = {name: job.status for name, job in self.jobs.items()}
         assert self.desk.statuses(self.namespace) == status
 

@@ -13,9 +13,9 @@ from sqlalchemy import Connection, create_engine, delete, insert, select, text, 
 from desk import KEY, NAMESPACE, Desk, steps
 from taciturn.accounting.filter import RenyiCost
 from taciturn.server.ledger import Anchor, SealKey, Verification, verify
-from taciturn.server.ledger.book import Book
 from taciturn.server.ledger.entry import details_text, parse_details
 from taciturn.server.ledger.rules import applied
+from taciturn.server.ledger.state import LedgerState
 from taciturn.server.ledger.store import (
     account_fields,
     entry_fields,
@@ -202,32 +202,32 @@ def rechained(connection: Connection, keep: Callable[[Any], Any]) -> None:
         select(entries).where(entries.c.namespace == NAMESPACE).order_by(entries.c.sequence)
     ).all()
     connection.execute(delete(entries).where(entries.c.namespace == NAMESPACE))
-    book = Book()
+    state = LedgerState()
     for row in rows:
         entry = keep(entry_of(row))
         if entry is None:
             continue
-        account = book.account
+        account = state.account
         entry = replace(
             entry,
             sequence=account.entries + 1 if account else 1,
             previous=account.head if account else entry.previous,
         )
-        book = applied(book, entry)
+        state = applied(state, entry)
         connection.execute(insert(entries).values(entry_fields(entry)))
-    assert book.account is not None
+    assert state.account is not None
     here = {table: table.c.namespace == NAMESPACE for table in (accounts, grants, jobs)}
-    connection.execute(update(accounts).where(here[accounts]).values(account_fields(book.account)))
-    for holder, purse in book.grants.items():
+    connection.execute(update(accounts).where(here[accounts]).values(account_fields(state.account)))
+    for holder, balance in state.grants.items():
         where = here[grants] & (grants.c.holder == holder)
         connection.execute(
-            update(grants).where(where).values(grant_fields(NAMESPACE, holder, purse))
+            update(grants).where(where).values(grant_fields(NAMESPACE, holder, balance))
         )
-    for name, job in book.jobs.items():
+    for name, job in state.jobs.items():
         connection.execute(
             update(jobs).where(jobs.c.job == name).values(job_fields(NAMESPACE, job))
         )
-    connection.execute(delete(jobs).where(here[jobs] & jobs.c.job.not_in(list(book.jobs))))
+    connection.execute(delete(jobs).where(here[jobs] & jobs.c.job.not_in(list(state.jobs))))
 
 
 def without_the_tail(entry: Any) -> Any:

@@ -10,7 +10,7 @@ import pytest
 
 import released
 from taciturn.embedded import TINY_MEDICAL, model_path
-from taciturn.server.models.content_checks import RefusedError, check
+from taciturn.server.models.content_checks import FileRefusedError, check
 from taciturn.wire.artifacts import ALLOWED
 from taciturn.wire.jobs import JobKind
 
@@ -48,9 +48,9 @@ def test_what_jobs_release_is_taken(tmp_path: Path, kind: JobKind, name: str) ->
 def test_no_file_is_taken_unread(tmp_path: Path, kind: JobKind) -> None:
     """Each allowed name has its check: bytes that are nothing are refused under all of them."""
     for name in ALLOWED[kind]:
-        with pytest.raises(RefusedError):
+        with pytest.raises(FileRefusedError):
             _check(tmp_path, kind, name, b"\xff" + SECRET.encode("utf-16"))
-    with pytest.raises(RefusedError, match="name"):
+    with pytest.raises(FileRefusedError, match="name"):
         _check(tmp_path, kind, "optimizer.pt", b"x")
 
 
@@ -185,7 +185,7 @@ _BAD: list[tuple[str, JobKind, str, bytes | str]] = [
 def test_anything_else_is_refused_and_not_quoted(
     tmp_path: Path, kind: JobKind, name: str, data: bytes | str
 ) -> None:
-    with pytest.raises(RefusedError) as refused:
+    with pytest.raises(FileRefusedError) as refused:
         _check(tmp_path, kind, name, data.encode() if isinstance(data, str) else data)
     assert SECRET not in str(refused.value)
     assert refused.value.__suppress_context__ or refused.value.__context__ is None
@@ -209,5 +209,5 @@ def test_the_embedded_models_tokenizer_is_its_own(tmp_path: Path) -> None:
     check(JobKind.FIT, "tokenizer.json", path, asked)
     own["model"]["vocab"]["Dupont"] = own["model"]["vocab"].pop("Ġpatient")
     path.write_text(json.dumps(own))
-    with pytest.raises(RefusedError):
+    with pytest.raises(FileRefusedError):
         check(JobKind.FIT, "tokenizer.json", path, asked)

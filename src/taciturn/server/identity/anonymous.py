@@ -1,7 +1,7 @@
-"""How many requests of nobody in particular are answered and put on record.
+"""Rate limits for requests without a valid token: how many are answered and put on record.
 
-Whoever shows a valid token is counted nowhere here. For the others there is so much a minute for an
-address, and ten times as much for all addresses together, which bounds what strangers can write
+A request with a valid token is counted nowhere here. For the others there is so much a minute for
+an address, and ten times as much for all addresses together, which bounds what strangers can write
 into the audit log. Logins are counted apart, so that nobody is kept from logging in by somebody
 behind the same address who asks for something else. Of what is beyond a limit one request a minute
 and address is on record, within the limit of all; the rest is refused and leaves no trace.
@@ -26,7 +26,7 @@ _MOST_ADDRESSES = 10_000
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """What is said beyond a limit, and whether it goes on record."""
+    """Answer beyond a limit, and whether the request goes on record."""
 
     problem: ProblemError
     on_record: bool
@@ -34,23 +34,23 @@ class Refusal:
 
 @dataclass(slots=True)
 class _Bucket:
-    """What may still be asked; fills up again with time."""
+    """Token bucket: requests that are still free; it fills up again with time."""
 
-    left: float
+    n_left: float
     at_s: float
     told_s: float = float("-inf")
 
     def take(self, per_minute: int, now_s: float) -> bool:
         """One request, if there is one left."""
-        refilled = self.left + (now_s - self.at_s) * per_minute / _MINUTE_S
-        self.left, self.at_s = min(float(per_minute), refilled), now_s
-        if self.left < 1:
+        refilled = self.n_left + (now_s - self.at_s) * per_minute / _MINUTE_S
+        self.n_left, self.at_s = min(float(per_minute), refilled), now_s
+        if self.n_left < 1:
             return False
-        self.left -= 1
+        self.n_left -= 1
         return True
 
     def tell(self, now_s: float) -> bool:
-        """Whether a refusal has not been told for a minute; it is, now."""
+        """True once a minute: the refusal is put on record then."""
         if now_s - self.told_s < _MINUTE_S:
             return False
         self.told_s = now_s
@@ -81,11 +81,11 @@ class Anonymous:
         return None
 
     def _bucket(self, key: str, now_s: float) -> _Bucket:
-        found = self._buckets.setdefault(key, _Bucket(float(self.per_minute), now_s))
+        bucket = self._buckets.setdefault(key, _Bucket(float(self.per_minute), now_s))
         self._buckets.move_to_end(key)
         if len(self._buckets) > _MOST_ADDRESSES:
             self._buckets.popitem(last=False)
-        return found
+        return bucket
 
     def _problem(self, where: str) -> ProblemError:
         wait_s = max(1, round(_MINUTE_S / self.per_minute))
@@ -100,7 +100,7 @@ class Anonymous:
 
 @lru_cache(maxsize=4096)
 def network(address: str) -> str:
-    """Whose address this is: of IPv6 one /64, which is what one line at home gets."""
+    """Network of an address: of IPv6 one /64, which is what one line at home gets."""
     try:
         parsed = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:

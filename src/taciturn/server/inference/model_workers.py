@@ -8,9 +8,9 @@ from typing import Any
 from sqlalchemy import Row, select
 
 from taciturn.server.context import Gateway
+from taciturn.server.identity.job_access import held_job, no_model
 from taciturn.server.identity.principal import WorkerPrincipal
-from taciturn.server.models.artifacts import Held
-from taciturn.server.models.models import Models, no_model
+from taciturn.server.models.models import Models
 from taciturn.server.problems import ProblemError
 from taciturn.server.schema.tables import jobs
 from taciturn.wire.jobs import JobKind, JobState
@@ -22,11 +22,10 @@ class ModelWorkers:
 
     gateway: Gateway
     models: Models
-    held: Held
 
     def check_holds(self, worker: WorkerPrincipal, lease: int) -> Row[Any]:
         """The worker's job; raises ProblemError `fenced` unless it holds it."""
-        return self.gateway.read(lambda connection: self.held(connection, worker, lease))
+        return self.gateway.read(lambda connection: held_job(connection, worker, lease))
 
     def files_of(self, worker: WorkerPrincipal, lease: int, model_id: str) -> str:
         """The job that made the model; raises ProblemError unless it is the one to be used."""

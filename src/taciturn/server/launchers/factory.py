@@ -32,7 +32,7 @@ class Launching:
 
     @classmethod
     def open(cls, gateway: Gateway, append: Append) -> Launching:
-        """As the settings say.
+        """Open the launcher that the settings name.
 
         Raises:
             SpecError: the cluster or its settings cannot be used.

@@ -16,7 +16,7 @@ import released
 from clinic import NAMESPACE, Clinic
 from taciturn.reports.privacy import PrivacyReport
 from taciturn.server.app import create_app
-from taciturn.server.jobs.outputs import Finishing
+from taciturn.server.jobs.outputs import Outputs
 from taciturn.server.problems import ProblemError
 from taciturn.server.schema.tables import incidents, jobs
 from taciturn.server.services import Services
@@ -36,7 +36,7 @@ class Gate:
         self.client = TestClient(self.app, raise_server_exceptions=False)
         self.services: Services = self.app.state.services
         self.schemas: dict[str, Any] = {}
-        self.finishing = Finishing(self.services.artifacts, self.services.models, self)
+        self.finishing = Outputs(self.services.artifacts, self.services.models, self)
 
     def probed(self, connection: Any, name: str, columns: Any) -> None:
         self.schemas[name] = columns
@@ -196,17 +196,17 @@ def test_a_late_file_of_a_fenced_worker_lies_where_nobody_reads(
     job = gate.clinic.job(JobKind.PROBE)
     old = gate.clinic.worker(job, 1)
     store = gate.services.artifacts.store
-    put = type(store).put
+    put = type(store).write
 
     def overtaken(self: Any, *arguments: Any) -> Any:
-        monkeypatch.setattr(type(store), "put", put)
+        monkeypatch.setattr(type(store), "write", put)
         new = gate.clinic.worker(job, 2)
         assert gate.put(
             new, job, "schema.json", b'{"columns": [{"name": "b", "type": "string"}]}'
         ).is_success
         return put(self, *arguments)
 
-    monkeypatch.setattr(type(store), "put", overtaken)
+    monkeypatch.setattr(type(store), "write", overtaken)
     late = gate.put(old, job, "schema.json", b'{"columns": [{"name": "a", "type": "string"}]}')
     assert late.json()["code"] == "fenced"
     kept = gate.services.artifacts.read(job, "schema.json")

@@ -21,9 +21,11 @@ Reader = Annotated[Principal, Depends(Requires(Action.BUDGETS_READ))]
 @router.get("")
 def list_budgets(caller: Reader, services: Svc, paging: PageQuery) -> Page[BudgetView]:
     """Balances of the namespaces that the caller may know of, by namespace."""
-    found = services.policies.page(caller, paging.name(), paging.fetch)
+    policies = services.policies.page(caller, paging.name(), paging.fetch)
     return paging.page(
-        found, lambda each: services.budgets.view(each, caller), lambda each: each.namespace
+        policies,
+        lambda policy: services.budgets.view(policy, caller),
+        lambda policy: policy.namespace,
     )
 
 

@@ -1,4 +1,4 @@
-"""Whether the gateway lives, and whether it can answer; for load balancers and supervisors."""
+"""Liveness and readiness of the gateway, for load balancers and supervisors."""
 
 from __future__ import annotations
 

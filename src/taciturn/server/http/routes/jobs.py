@@ -42,11 +42,9 @@ Key = Annotated[
 
 
 @router.post("/jobs", status_code=201)
-def create_job(
-    asked: JobRequest, caller: Creator, svc: Svc, idempotency_key: Key = None
-) -> JobView:
+def create_job(job: JobRequest, caller: Creator, svc: Svc, idempotency_key: Key = None) -> JobView:
     """Ask for a job. It is checked, priced and held in the budget before this returns."""
-    return svc.jobs.submit(caller, asked, idempotency_key)
+    return svc.jobs.submit(caller, job, idempotency_key)
 
 
 @router.get("/jobs")

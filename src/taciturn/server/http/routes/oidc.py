@@ -1,4 +1,4 @@
-"""Logging in through an OpenID provider.
+"""Login through an OpenID provider.
 
 GET  /v1/oidc/login                      a browser; comes back with a session
 GET  /v1/oidc/login?challenge=&port=     a command line that listens on 127.0.0.1:port
@@ -62,8 +62,8 @@ def finish_login(
     state: Annotated[str, Query(max_length=200)],
     code: Annotated[str | None, Query(max_length=4000)] = None,
 ) -> Response:
-    """Where the provider sends the browser back to. A command line gets its code only once the
-    person has said yes to a page."""
+    """Finish a login when the provider sends the browser back. A command line gets its code only
+    once the person has said yes on a page."""
     sealed = request.cookies.get(_COOKIE)
     if sealed is None or code is None:
         raise ProblemError("unauthenticated", "the login was not completed; begin again")
@@ -83,15 +83,15 @@ def finish_login(
 async def confirm_login(request: Request, services: Svc) -> Response:
     """The person has said yes on that page: a command line gets its code, on its port or shown."""
     services.sessions.check_origin(request)
-    sealed, given = request.cookies.get(_COOKIE), await fields_of(request)
+    sealed, fields = request.cookies.get(_COOKIE), await fields_of(request)
     if sealed is None or not hmac.compare_digest(
-        given.get("proof", "").encode(), csrf_proof(sealed).encode()
+        fields.get("proof", "").encode(), csrf_proof(sealed).encode()
     ):
-        raise ProblemError("unauthenticated", "nobody has asked this browser; begin again")
+        raise ProblemError("unauthenticated", "no login was begun in this browser; begin again")
     user_id, origin = services.oidc.answered(sealed)
     assert origin.challenge is not None, "else nothing was asked"
     code = services.oidc.one_time_code(user_id, origin.challenge)
-    answer = _given(code, origin.port)
+    answer = _code_answer(code, origin.port)
     _forget(services, answer)
     return answer
 
@@ -99,17 +99,17 @@ async def confirm_login(request: Request, services: Svc) -> Response:
 @router.post("/tokens", status_code=201)
 def redeem_code(services: Svc, exchange: CodeExchange) -> TokenSecret:
     """Trade a command line's one-time code for a token."""
-    made = services.oidc.redeem(
+    token = services.oidc.redeem(
         exchange.code.get_secret_value(), exchange.verifier.get_secret_value()
     )
-    return services.tokens.shown(made.id, made.text)
+    return services.tokens.with_text(token.id, token.text)
 
 
 def _asking(name: str, origin: LoginOrigin, question: str) -> HTMLResponse:
     """The page that asks. What the command line printed tells it from one that somebody else has
     begun: the challenge's first eight characters."""
     challenge = origin.challenge or ""
-    there = "" if origin.port is None else f" http://127.0.0.1:{origin.port}"
+    redirect_origin = "" if origin.port is None else f" http://127.0.0.1:{origin.port}"
     return page(
         f"<h1>Let a command line act as {escape(name)}?</h1><p>Somebody has begun a login of "
         f"<code>taciturn</code> with the code <b>{escape(challenge[:8])}</b>. Go on only if that "
@@ -118,11 +118,11 @@ def _asking(name: str, origin: LoginOrigin, question: str) -> HTMLResponse:
         f'<form method="post" action="{_PATH}/confirmations"><input type="hidden" name="proof" '
         f'value="{csrf_proof(question)}"><button>Yes, log it in</button></form>'
         "<p>If it was not you, close this page: nothing happens.</p>",
-        forms=f"'self'{there}",  # and where a browser is sent on to from there
+        forms=f"'self'{redirect_origin}",  # and where a browser is sent on to from there
     )
 
 
-def _given(code: str, port: int | None) -> Response:
+def _code_answer(code: str, port: int | None) -> Response:
     """The code, for the command line alone. Its alphabet is base64's."""
     if port is None:
         return page(

@@ -59,10 +59,10 @@ async def fields_of(request: Request) -> dict[str, str]:
     """The fields of a form that a page of ours has sent; the last one of each name."""
     text = (await request.body()).decode("utf-8", "replace")
     try:
-        given = parse_qs(text, keep_blank_values=True, max_num_fields=20)
+        fields = parse_qs(text, keep_blank_values=True, max_num_fields=20)
     except ValueError:
         raise ProblemError("invalid", "the form has more than 20 fields") from None
-    return {name: values[-1] for name, values in given.items()}
+    return {name: values[-1] for name, values in fields.items()}
 
 
 @router.get("/", dependencies=[Depends(public)], response_class=HTMLResponse)
@@ -80,17 +80,17 @@ async def read_start(services: Svc) -> HTMLResponse:
 
 @router.get(PAGE, dependencies=[Depends(public)], response_class=HTMLResponse)
 async def read_password_page() -> HTMLResponse:
-    """Where a link for a password leads."""
+    """Page that a link for a password leads to."""
     return page(_SET, forms="'self'", script=_SCRIPT)
 
 
 @router.post(PAGE, dependencies=[Depends(entrance)], response_class=HTMLResponse)
 async def set_password(request: Request, services: Svc) -> HTMLResponse:
-    """What that page sends: `link` and `password`, as a form."""
-    given = await fields_of(request)
+    """Set a password from that page's form: `link` and `password`."""
+    fields = await fields_of(request)
     try:
         redemption = LinkRedemption.model_validate(
-            {name: given.get(name, "") for name in LinkRedemption.model_fields}
+            {name: fields.get(name, "") for name in LinkRedemption.model_fields}
         )
     except ValidationError:
         raise ProblemError(

@@ -18,6 +18,6 @@ Creator = Annotated[Principal, Depends(Requires(Action.JOBS_CREATE))]
 
 
 @router.post("/plans")
-def create_plan(asked: JobRequest, caller: Creator, svc: Svc) -> PlanView:
+def create_plan(job: JobRequest, caller: Creator, svc: Svc) -> PlanView:
     """Plan and price a job as `POST /v1/jobs` would; nothing is held and nothing runs."""
-    return svc.jobs.plan(caller, asked)
+    return svc.jobs.plan(caller, job)

@@ -22,7 +22,7 @@ Writer = Annotated[Principal, Depends(Requires(Action.USERS_WRITE))]
 
 @router.get("", dependencies=[READ])
 def list_users(services: Svc, page: PageQuery) -> Page[UserView]:
-    """Everybody, by name."""
+    """All users, by name."""
     return services.users.list(page)
 
 

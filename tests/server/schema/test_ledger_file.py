@@ -13,7 +13,7 @@ from taciturn.accounting.compose import epsilon
 from taciturn.accounting.events import dpsgd_event
 from taciturn.errors import BudgetExceededError, DatabaseError, LedgerTamperedError, SigningKeyError
 from taciturn.server.ledger import SealKey, verify
-from taciturn.server.ledger_file import LedgerFile, namespace_of
+from taciturn.server.schema.ledger_file import LedgerFile, namespace_of
 
 STEPS = dpsgd_event(sampling_probability=0.1, noise_multiplier=1.0, steps=50)
 TWICE = dpsgd_event(sampling_probability=0.1, noise_multiplier=1.0, steps=100)

@@ -1,4 +1,4 @@
-"""What a namespace's entries add up to: budgets, jobs, and where the chain ends. Plain values."""
+"""State that a namespace's entries add up to: budgets, jobs, end of the chain. Plain values."""
 
 from __future__ import annotations
 
@@ -17,47 +17,47 @@ Status = Literal["open", "committed", "released", "expired"]
 
 
 @dataclass(frozen=True, slots=True)
-class Purse:
+class Balance:
     """A budget and what it has gone to: the namespace's own, or a grant's.
 
     Attributes:
         charged: spent for good; it ran, or may have run.
-        held: reserved by open jobs and not charged yet.
+        reserved: held by open jobs and not charged yet.
     """
 
     epsilon: float
     delta: float
     charged: RenyiCost = field(default_factory=RenyiCost.nothing)
-    held: RenyiCost = field(default_factory=RenyiCost.nothing)
+    reserved: RenyiCost = field(default_factory=RenyiCost.nothing)
 
     @property
-    def taken(self) -> RenyiCost:
-        """What is no longer there for a new job."""
-        return self.charged + self.held
+    def used(self) -> RenyiCost:
+        """Cost that is no longer there for a new job."""
+        return self.charged + self.reserved
 
     def has_room(self, cost: RenyiCost) -> bool:
-        """Whether a further `cost` is within the budget."""
-        return _filter(self.epsilon, self.delta).admits(self.taken + cost)
+        """True if a further `cost` is within the budget."""
+        return _filter(self.epsilon, self.delta).admits(self.used + cost)
 
     def share(self, cost: RenyiCost) -> float:
-        """How much of the budget a cost is, as `RenyiFilter.share` counts it."""
+        """Share of the budget that a cost is, as `RenyiFilter.share` counts it."""
         return _share(self.epsilon, self.delta, cost)
 
-    def hold(self, cost: RenyiCost) -> Purse:
+    def hold(self, cost: RenyiCost) -> Balance:
         """Reserve."""
-        return replace(self, held=self.held + cost)
+        return replace(self, reserved=self.reserved + cost)
 
-    def charge(self, cost: RenyiCost) -> Purse:
+    def charge(self, cost: RenyiCost) -> Balance:
         """Spend what was held."""
-        return replace(self, held=self.held - cost, charged=self.charged + cost)
+        return replace(self, reserved=self.reserved - cost, charged=self.charged + cost)
 
-    def uncharge(self, cost: RenyiCost) -> Purse:
-        """What `charge` has done, undone: for balances that are shown, and never for the books."""
-        return replace(self, held=self.held + cost, charged=self.charged - cost)
+    def uncharge(self, cost: RenyiCost) -> Balance:
+        """Undo `charge`: for balances that are shown, and never for those that are kept."""
+        return replace(self, reserved=self.reserved + cost, charged=self.charged - cost)
 
-    def free(self, cost: RenyiCost) -> Purse:
+    def free(self, cost: RenyiCost) -> Balance:
         """Give back what was held."""
-        return replace(self, held=self.held - cost)
+        return replace(self, reserved=self.reserved - cost)
 
 
 _filter = lru_cache(maxsize=1024)(RenyiFilter)
@@ -70,17 +70,17 @@ def _share(epsilon: float, delta: float, cost: RenyiCost) -> float:
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class ReservedSteps:
     """One distinct step of a job: its price when it was reserved, how many are held and charged."""
 
     step: SampledGaussian
     unit: RenyiCost
-    held: int
+    reserved: int
     charged: int = 0
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class JobReservation:
     """A reservation and what became of it.
 
     Attributes:
@@ -91,16 +91,16 @@ class Job:
 
     job: str
     grants: tuple[str, ...]
-    parts: tuple[Part, ...]
+    parts: tuple[ReservedSteps, ...]
     lease_until_ms: int
     status: Status = "open"
     token: int = 0
     worker: str = ""
 
     @property
-    def held(self) -> RenyiCost:
+    def reserved(self) -> RenyiCost:
         """The cost of what was reserved and never charged."""
-        return total((part.unit, part.held) for part in self.parts)
+        return total((part.unit, part.reserved) for part in self.parts)
 
     @property
     def charged(self) -> RenyiCost:
@@ -111,11 +111,6 @@ class Job:
     def charged_event(self) -> DpEvent:
         """All charged steps, composed: what the job is reported to have cost."""
         return composed((part.step, part.charged) for part in self.parts)
-
-    @property
-    def held_event(self) -> DpEvent:
-        """All steps that are held, composed."""
-        return composed((part.step, part.held) for part in self.parts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,32 +124,32 @@ class Account:
 
     namespace: str
     ordinal: int
-    purse: Purse
+    balance: Balance
     exceptions: int
     entries: int
     head: str
 
 
 @dataclass(frozen=True, slots=True)
-class Book:
+class LedgerState:
     """A namespace, or as much of it as an operation needs.
 
     `account` is None before the first entry.
     """
 
     account: Account | None = None
-    grants: Mapping[str, Purse] = field(default_factory=dict)
-    jobs: Mapping[str, Job] = field(default_factory=dict)
+    grants: Mapping[str, Balance] = field(default_factory=dict)
+    jobs: Mapping[str, JobReservation] = field(default_factory=dict)
 
-    def with_job(self, job: Job) -> Book:
+    def with_job(self, job: JobReservation) -> LedgerState:
         """The same, with this job as it is now."""
         return replace(self, jobs={**self.jobs, job.job: job})
 
-    def with_grant(self, holder: str, purse: Purse) -> Book:
+    def with_grant(self, holder: str, balance: Balance) -> LedgerState:
         """The same, with this grant as it is now."""
-        return replace(self, grants={**self.grants, holder: purse})
+        return replace(self, grants={**self.grants, holder: balance})
 
-    def with_account(self, account: Account) -> Book:
+    def with_account(self, account: Account) -> LedgerState:
         """The same, with the account as it is now."""
         return replace(self, account=account)
 

@@ -73,14 +73,14 @@ class LedgerFile:
             return cls(engine, SealKey.from_text(text))
         path = Path(make_url(url).database or "").with_suffix(".key")
         try:
-            with _locked(path) as kept:
+            with _locked(path) as key_text:
                 versions.upgrade(engine)
         except OSError as error:
             raise DatabaseError(
                 f"the ledger beside {path} cannot be made or opened ({error.strerror}); name a "
                 "file in a folder that is there and can be written"
             ) from None
-        return cls(engine, SealKey.from_text(text or kept))
+        return cls(engine, SealKey.from_text(text or key_text))
 
     def charge(self, run: str, namespace: str, event: DpEvent, delta: float) -> Together:
         """Charge all of a run, which may then begin; repeated for the same run, nothing more.
@@ -115,7 +115,7 @@ class LedgerFile:
         return self.total(namespace)
 
     def total(self, namespace: str) -> Together:
-        """What all runs in the namespace cost together."""
+        """Joint cost of all runs in the namespace."""
         return together(self.engine, self.key, namespace)
 
     @property
@@ -133,16 +133,16 @@ class LedgerFile:
 
 
 def namespace_of(source: str, unit: str) -> str:
-    """What runs on a data set about a unit add up under; cut where it is too long for a name."""
-    said = " ".join(f"{source} [{unit}]".split())
-    if not said.isprintable():
+    """Namespace of runs on a data set about a unit; cut where it is too long for a name."""
+    name = " ".join(f"{source} [{unit}]".split())
+    if not name.isprintable():
         raise SpecError(
             "the data set cannot be named in a ledger by where it is; give ledger_namespace"
         )
-    if len(said) <= _LONGEST_NAME:
-        return said
-    digest = hashlib.sha256(said.encode()).hexdigest()[:16]
-    return f"{said[: _LONGEST_NAME - 18]}.. {digest}"[:_LONGEST_NAME]
+    if len(name) <= _LONGEST_NAME:
+        return name
+    digest = hashlib.sha256(name.encode()).hexdigest()[:16]
+    return f"{name[: _LONGEST_NAME - 18]}.. {digest}"[:_LONGEST_NAME]
 
 
 def _new_id() -> str:
@@ -151,7 +151,7 @@ def _new_id() -> str:
 
 @contextmanager
 def _locked(path: Path) -> Iterator[str]:
-    """What is in the key file, made if it is not there, while no other process prepares the
+    """Content of the key file, made if it is not there, while no other process prepares the
     database beside it."""
     if not path.exists():
         _make(path)
