@@ -128,22 +128,22 @@ def show_approval(id: Request, as_json: Json = False) -> None:
 
 
 def _approval_facts(found: ApprovalView) -> dict[str, str]:
-    from taciturn.sdk.listing import shown
+    from taciturn.sdk.listing import readable
 
     data = found.request.get("data") or {}
     part = data.get("part")
     facts = {
         "asked by": f"{found.requester}, {found.created_at:%Y-%m-%d %H:%M} UTC",
         "purpose": found.purpose or "not said",
-        "job": f"{shown(found.kind)} {found.job}".strip(),
-        "model": shown(found.model),
-        "dataset": shown(found.dataset),
-        "select": shown(data.get("select")),
+        "job": f"{readable(found.kind)} {found.job}".strip(),
+        "model": readable(found.model),
+        "dataset": readable(found.dataset),
+        "select": readable(data.get("select")),
         "part": "" if part is None else f"{part['side']}, {part['test_share']:g} held out",
         "namespace": found.namespace,
         "epsilon": "none: no guarantee" if found.epsilon is None else f"{found.epsilon:.4g}",
         "delta": "" if found.delta is None else f"{found.delta:.3g}",
-        "steps": shown(found.steps),
+        "steps": readable(found.steps),
         "why approval": _REASONS[found.reason],
         "it would leave": _left(found),
         "approved": f"by {len(found.approved_by)} of {found.needed}",
@@ -157,7 +157,7 @@ def _approval_facts(found: ApprovalView) -> dict[str, str]:
 
 
 def _left(found: ApprovalView) -> str:
-    """Of the joint budget."""
+    """Return what it would leave of the joint budget."""
     if found.left is None or found.left_after is None:
         return ""
     now = f"{max(found.left, 0):.1%} of the budget are left now"

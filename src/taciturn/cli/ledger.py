@@ -175,7 +175,7 @@ def _write_anchor(path: Path, text: str) -> None:
 
 
 def _show_together(engine: Engine, key: SealKey | None, namespace: str) -> None:
-    """What runs without a budget have spent together."""
+    """Print what runs without a budget have spent together."""
     from taciturn.server.ledger import together
 
     found = together(engine, key, namespace)
@@ -254,7 +254,7 @@ def _key(path: Path | None) -> SealKey | None:
 
 
 def _note(line: str) -> None:
-    """What is no row of the list: on a terminal below it, else among the errors."""
+    """Print what is no row of the list: on a terminal below it, else among the errors."""
     Console(highlight=False, stderr=not on_terminal()).print(
         line, style="bold yellow", markup=False, soft_wrap=True
     )

@@ -2,23 +2,59 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import Field
 from rich.console import Console
 from rich.table import Table
 
-from taciturn.engine.training.memory import MemoryEstimate
-from taciturn.llm import LLM
-from taciturn.local.fit import Cost
-from taciturn.local.model import Estimate
-from taciturn.planning.plan import TrainingPlan, alternatives
-from taciturn.spec import FitSpec, JobSpec
+from taciturn.cli.gateway import connected, is_remote, named_dataset, required, say
+from taciturn.cli.options import HeldOut, check_gateway, spec_command
+from taciturn.errors import SpecError
+from taciturn.sdk.progress import duration
+from taciturn.spec import FitSpec, Flag, JobSpec, RunSpec, Spec, check_local, parse
+
+if TYPE_CHECKING:
+    from taciturn.engine.training.memory import MemoryEstimate
+    from taciturn.local.estimate import Cost, Estimate
+    from taciturn.planning.plan import TrainingPlan
 
 
-def run_plan(job: JobSpec, *, n_units: int | None, verbose: bool) -> None:
+class _Options(Spec):
+    held_out: HeldOut = None
+    n_units: Annotated[int | None, Field(description="Number of units, instead of --data.")] = None
+    verbose: Annotated[
+        bool | None,
+        Flag(("--verbose",)),
+        Field(description="Also show how per-unit gradients are kept."),
+    ] = None
+
+
+@spec_command(JobSpec, _Options)
+def plan(fields: dict[str, Any]) -> None:
+    """Show what fit would do and cost, and nearby choices, before anything runs."""
+    if is_remote(fields.get("data")):
+        for name in ("verbose", "output", "purpose"):
+            fields.pop(name, None)
+        check_local(fields, "n_units", *RunSpec.model_fields)
+        with connected() as client:
+            model = required(fields, "model")
+            say(repr(named_dataset(client, fields, "train").plan(model, **fields)))
+        return
+    check_gateway(fields, "held_out")
+    n_units, verbose = fields.pop("n_units", None), fields.pop("verbose", False)
+    if n_units is None and "data" not in fields:
+        raise SpecError("plan needs --data, or --n-units: how many privacy units there are")
+    _plan(parse(JobSpec, {"data": "(not read)", **fields}), n_units=n_units, verbose=verbose)
+
+
+def _plan(job: JobSpec, *, n_units: int | None, verbose: bool) -> None:
     """Print the plan, for the job's data or for `n_units`; touches no weight, spends nothing."""
-    spec = job.fit_spec()
-    model = LLM(job.model, base=job.base)
-    estimate = model.estimate(
-        None if n_units is not None else job.data, n_units=n_units, **spec.model_dump()
+    from taciturn.llm import LLM
+
+    spec = job.part(FitSpec)
+    estimate = LLM(job.model, base=job.base).estimate(
+        None if n_units is not None else job.data, n_units=n_units, **job.arguments(FitSpec)
     )
     console = Console()
     console.print(_settings(job.model, estimate.plan, estimate.cost))
@@ -58,7 +94,7 @@ def _settings(name: str, plan: TrainingPlan, cost: Cost) -> Table:
         ]
     rows += [
         ("learning rate", f"{plan.learning_rate:g}"),
-        ("estimated time", _duration(cost.seconds)),
+        ("estimated time", duration(cost.seconds)),
         ("estimated peak memory", _memory(cost.memory)),
     ]
     for row in rows:
@@ -80,7 +116,7 @@ def _times(estimate: Estimate) -> Table:
     for choice in estimate.other_times:
         table.add_row(
             "this plan" if choice.times == 1 else f"{choice.times:g} x the time",
-            _duration(per_unit * choice.units),
+            duration(per_unit * choice.units),
             str(choice.batch_size),
             str(choice.steps),
             f"{choice.remaining_noise:.3g}",
@@ -112,7 +148,7 @@ def _forms(cost: Cost) -> Table:
 
 def _memory(memory: MemoryEstimate) -> str:
     parts = (memory.weights, memory.state, memory.microbatch)
-    weights, state, microbatch = (_gigabytes(each) for each in parts)
+    weights, state, microbatch = map(_gigabytes, parts)
     return (
         f"{_gigabytes(memory.total)} (weights {weights}, optimiser and sums {state}, largest "
         f"microbatch {microbatch}), libraries not included"
@@ -124,6 +160,8 @@ def _gigabytes(size: int) -> str:
 
 
 def _nearby(spec: FitSpec, plan: TrainingPlan) -> Table:
+    from taciturn.planning.plan import alternatives
+
     table = Table(title="nearby choices", title_justify="left")
     for column in ("epsilon", "epochs", "batch", "steps", "noise multiplier", "remaining noise"):
         table.add_column(column, justify="right")
@@ -137,9 +175,3 @@ def _nearby(spec: FitSpec, plan: TrainingPlan) -> Table:
             f"{choice.remaining_noise:.3g}",
         )
     return table
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -117,7 +117,7 @@ def _line() -> str:
 
 
 def _tell(link: PasswordLinkView) -> None:
-    """What nobody must overlook: somebody has made a link for one's own password."""
+    """Warn that somebody has made a link for one's own password."""
     used = "not used"
     if link.redeemed_at is not None:
         used = f"used {link.redeemed_at:%Y-%m-%d %H:%M} UTC from {link.address}"

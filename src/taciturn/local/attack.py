@@ -114,7 +114,7 @@ def _scores(members: dict[Attack, Floats], others: dict[Attack, Floats]) -> pd.D
 
 
 def _data_spec(spec: MembershipSpec, report: PrivacyReport | None) -> DataSpec:
-    """How both groups are read: as the model was trained, where the caller does not say."""
+    """Return how both groups are read: as the model was trained, where the caller does not say."""
     fields = {name: getattr(spec, name) for name in DataSpec.model_fields}
     if report is None:
         return DataSpec(**fields)

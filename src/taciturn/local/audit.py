@@ -76,7 +76,7 @@ def check_canaries(report: PrivacyReport | None, confidence: float) -> CanaryRep
 
 
 def find_canaries(expected: CanaryReport, folders: Sequence[Path]) -> Planted:
-    """What was planted, from the first of the private `folders` that holds it.
+    """Read what was planted, from the first of the private `folders` that holds it.
 
     Raises:
         DataNotFoundError: none does.

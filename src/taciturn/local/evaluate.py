@@ -1,4 +1,4 @@
-"""What a model is worth, found without touching its guarantee unsaid.
+"""Evaluation of a model: exact and free on public text, with noise on private units.
 
 Public text is judged exactly and free of charge. Private units are judged with noise: the event is
 charged to the model's guarantee before a figure is returned.
@@ -68,7 +68,7 @@ Basis = Literal["public", "private, exact: for the owner's eyes only", "differen
 
 
 class Ledger(Protocol):
-    """Where private steps are charged, and figures that may be shown are kept; see LLM."""
+    """Account that private steps are charged to, and place for figures that may be shown."""
 
     def check(self, unit: str) -> None:
         """Raise unless a step about this unit could be charged."""
@@ -109,7 +109,7 @@ class Subject:
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """How well base and, once fitted, fitted model predict a text; and how like it they write.
+    """Figures: how well base and fitted model predict a text, and how like it they write.
 
     Attributes:
         base: of the base model.
@@ -219,7 +219,7 @@ def downstream(
 
 
 def in_turn(prompts: Sequence[str], n: int) -> list[int]:
-    """Which prompt each of `n` records begins with; raises SpecError if there is none."""
+    """Return the prompt's index of each of `n` records; raises SpecError if there is none."""
     if not prompts:
         raise SpecError("prompts must be a list, or a mapping of labels, with at least one prompt")
     if not (is_whole(n) and 1 <= n <= _MOST_RECORDS):
@@ -346,7 +346,7 @@ def _prepared(subject: Subject, data: object, spec: EvaluateSpec) -> Iterator[To
 
 
 def _scores(subject: Subject, dataset: TokenizedDataset, limit: int) -> list[UnitScores]:
-    """Of the base model, and of the fitted one if there is one."""
+    """Score the base model, and the fitted one if there is one."""
     with subject.base_model() as model:
         found = [unit_scores(model, dataset, limit)]
     if subject.fitted is not None:

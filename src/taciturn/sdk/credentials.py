@@ -1,4 +1,4 @@
-"""Which gateway, and with which token: arguments, then the environment, then what `login` kept.
+"""Gateway and token: from arguments, then the environment, then what `login` kept.
 
 A kept token is for the gateway that gave it: it is sent to no other address.
 """
@@ -32,7 +32,7 @@ class Credentials:
 
 
 def credentials_path(environment: Mapping[str, str] = os.environ) -> Path:
-    """Where `taciturn login` keeps them."""
+    """Return the file of `taciturn login`."""
     config = environment.get("XDG_CONFIG_HOME") or "~/.config"
     return Path(config).expanduser() / "taciturn" / "credentials.json"
 
@@ -66,7 +66,7 @@ def find_credentials(
 
 
 def read_credentials(environment: Mapping[str, str] = os.environ) -> Credentials | None:
-    """What `login` kept; None if nothing. Raises AuthenticationError if others can read it."""
+    """Read what `login` kept, if anything; raises AuthenticationError if others can read it."""
     path = credentials_path(environment)
     try:
         mode = path.stat().st_mode

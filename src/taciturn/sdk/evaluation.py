@@ -11,7 +11,7 @@ from taciturn.reports.figures import Gain, ModelScore, ReleasedEvaluation
 
 @dataclass(frozen=True, slots=True)
 class RemoteScore:
-    """How well a model predicts a text; named as the scores of models that are here.
+    """Score of a model on a text; named as the scores of models that are here.
 
     Attributes:
         nats_std, accuracy_std: standard deviation of the noise in it; 0 if exact.
@@ -47,7 +47,7 @@ class RemoteScore:
 
 @dataclass(frozen=True, slots=True, repr=False)
 class RemoteEvaluation:
-    """How well base and fitted model predict a text; see LLM.evaluate.
+    """Scores of base and fitted model on a text; see LLM.evaluate.
 
     Attributes:
         policy: what these figures are, in one line.
@@ -58,12 +58,12 @@ class RemoteEvaluation:
 
     @property
     def base(self) -> RemoteScore:
-        """Of the base model."""
+        """Score of the base model."""
         return RemoteScore.of(self.figures.base)
 
     @property
     def fitted(self) -> RemoteScore | None:
-        """Of the fitted model."""
+        """Score of the fitted model, if there is one."""
         return None if self.figures.fitted is None else RemoteScore.of(self.figures.fitted)
 
     @property
@@ -73,7 +73,7 @@ class RemoteEvaluation:
 
     @property
     def epsilon(self) -> float | None:
-        """What it cost by itself; None if nothing."""
+        """Epsilon of this evaluation by itself; None if it was free."""
         return self.figures.epsilon
 
     @property
@@ -83,7 +83,7 @@ class RemoteEvaluation:
 
     @property
     def gain(self) -> Gain | None:
-        """By how much the fitted model is better, with the noise in that."""
+        """Gain of the fitted model over the base, with the noise in it."""
         return self.figures.gain
 
     def rows(self) -> list[tuple[str, ...]]:

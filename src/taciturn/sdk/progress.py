@@ -1,4 +1,4 @@
-"""How far a job is, from its events; and who shows it: a terminal, a notebook, or a plain log."""
+"""Progress of a job, from its events, on a terminal, in a notebook, or in a plain log."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ WORDS = {
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """What a job's events have said so far.
+    """Progress as a job's events have said so far.
 
     Attributes:
         done, total: steps of a fit; texts or canaries of another job.
@@ -97,14 +97,14 @@ class Progress:
 
     @property
     def share(self) -> float:
-        """How much is done, in [0, 1]."""
+        """Share that is done, in [0, 1]."""
         if self.state is JobState.SUCCEEDED:
             return 1.0
         return self.done / self.total if self.total else 0.0
 
     @property
     def seconds_left(self) -> float | None:
-        """By the pace of the steps reported so far; None before there are two reports."""
+        """Estimate from the pace of the steps so far; None before there are two reports."""
         if self.first is None or self.last is None or self.total is None or self.state.over:
             return None
         seconds = (self.last[0] - self.first[0]).total_seconds()
@@ -179,7 +179,7 @@ def _chosen(progress: bool | None) -> Screen:
 
 
 def in_notebook() -> bool:
-    """Whether cells show what we display."""
+    """Return whether cells show what is displayed."""
     module = sys.modules.get("IPython")
     shell = module.get_ipython() if module is not None else None
     return shell is not None and hasattr(shell, "kernel")
@@ -282,12 +282,12 @@ def progress_card(progress: Progress, elapsed_s: float | None = None) -> str:
 
 
 def duration(seconds: float) -> str:
-    """For example "40 s" or "3 min"."""
+    """Write seconds as, for example, "40 s" or "3 min"."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def failure_words(code: str, text: str) -> str:
-    """What a failure means, for codes that this version knows."""
+    """Return what a failure means, for codes that this version knows."""
     return FAILURES.get(FailureCode(code), text) if code in set(FailureCode) else text

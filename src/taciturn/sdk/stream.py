@@ -125,5 +125,5 @@ def _event(message: Message) -> NumberedEvent | None:
 
 
 def _is_over(transport: Transport, job: str) -> bool:
-    """Whether the stream is silent because nothing more will come."""
+    """Return whether the stream is silent because nothing more will come."""
     return transport.get(f"jobs/{job}", JobView).state.over

@@ -1,4 +1,4 @@
-"""What a DP-synthetic preview is made with, where its owner does not say: public facts decide."""
+"""Defaults of a DP-synthetic preview, where its owner does not choose: public facts decide."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ _NEVER_ARRIVED = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
 
 @dataclass(frozen=True, slots=True)
 class Patience:
-    """How long to wait for a gateway, and how often to try again.
+    """Timeouts and repeats of requests.
 
     Attributes:
         timeout_s: for an answer to begin, or to go on.

@@ -1,4 +1,4 @@
-"""What all wire values are made of: strict, frozen, and bounded in every field."""
+"""Parts of all wire values: strict, frozen, and bounded in every field."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ PolicyKind = Literal["mock", "DP", "no guarantee", "public"]
 
 
 class PolicyLine(WireValue):
-    """What a result is: the one line that every representation shows."""
+    """Policy of a result: the one line that every representation shows."""
 
     kind: PolicyKind
     text: Annotated[

@@ -33,7 +33,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from taciturn.data.filesystem import open_filesystem
 from taciturn.errors import OutputError, SpecError
-from taciturn.local.fit import DATA, PRIVATE
+from taciturn.local.release import DATA, PRIVATE
 from taciturn.worker.encryption import KEY_BYTES, OtherKeyError, Place, SealError, seal, unseal
 from taciturn.worker.workspace import CHECKPOINTS, newest_step
 
