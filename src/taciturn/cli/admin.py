@@ -11,17 +11,17 @@ admin = group("A gateway's upkeep, for administrators.")
 def prune(as_json: Json = False) -> None:
     """Remove now what the gateway's settings say is over: incidents, exported audit log rows."""
     with connected() as client:
-        terms, done = client.admin.retention(), client.admin.prune()
+        terms, result = client.admin.retention(), client.admin.prune()
         if as_json:
-            show_value(done, as_json=True)
+            show_value(result, as_json=True)
             return
-        for export in done.exports:
+        for export in result.exports:
             say(
                 f"audit log {export.first_entry}-{export.last_entry}: exported, then removed "
                 f"({export.entries} entries, sha256 {export.sha256})"
             )
         if terms.audit_log_days is None:
             say("audit log: kept for ever; TACITURN_AUDIT_LOG_DAYS says otherwise")
-        elif not done.exports:
+        elif not result.exports:
             say(f"audit log: nothing is older than {terms.audit_log_days} days")
-        say(f"incidents older than {terms.incident_days} days: {done.incidents} removed")
+        say(f"incidents older than {terms.incident_days} days: {result.incidents} removed")

@@ -35,10 +35,10 @@ def moment_of(name: str, text: str | None) -> datetime | None:
     if ago := _AGO.fullmatch(text):
         return datetime.now(UTC) - timedelta(**{_UNITS[ago[2]]: int(ago[1])})
     try:
-        found = datetime.fromisoformat(text)
+        moment = datetime.fromisoformat(text)
     except ValueError:
         raise SpecError(
             f"{name}={text!r} is no moment; write 2026-03-01, 2026-03-01T12:30Z, or 90m, 12h, 7d "
             "for so long ago"
         ) from None
-    return found if found.tzinfo else found.replace(tzinfo=UTC)
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)

@@ -50,10 +50,10 @@ def _membership_table(result: Membership) -> Table:
     for attack in result.attacks:
         points = (_point(point) for point in attack.roc.points)
         table.add_row(attack.attack, attack.model, _area(attack), *points)
-    promised = [point.promised_tpr for point in result.attacks[0].roc.points]
-    if None not in promised:
+    limits = [point.promised_tpr for point in result.attacks[0].roc.points]
+    if None not in limits:
         table.add_section()
-        table.add_row("promise", "at most", "", *(f"{tpr:.1%}" for tpr in promised))
+        table.add_row("promise", "at most", "", *(f"{tpr:.1%}" for tpr in limits))
     return table
 
 

@@ -32,10 +32,10 @@ def bases(as_json: Json = False) -> None:
 def show_one(id: Id, as_json: Json = False) -> None:
     """Show what a model is and what it promises."""
     with connected() as client:
-        found = client.model(id.removeprefix(GATEWAY))
+        model = client.model(id.removeprefix(GATEWAY))
         if not as_json:
-            say(f"{found.id}: {found.policy}", style="bold")
-        show_value(found.view, as_json=as_json)
+            say(f"{model.id}: {model.policy}", style="bold")
+        show_value(model.view, as_json=as_json)
 
 
 @app.command()
@@ -45,8 +45,8 @@ def download(
 ) -> None:
     """Write a model's files: adapter, card, privacy report, certificate; to be used here."""
     with connected() as client:
-        found = client.model(id.removeprefix(GATEWAY))
-        say(f"{found.download(output).resolve()}: {found.policy}")
+        model = client.model(id.removeprefix(GATEWAY))
+        say(f"{model.download(output).resolve()}: {model.policy}")
 
 
 @app.command()
@@ -64,5 +64,5 @@ def sample(
             prompt, temperature=temperature, max_new_tokens=max_new_tokens, n=n, seed=seed
         )
         say(f"policy: {frame.attrs['policy']}", style="dim")
-        for begun, text in zip(frame["prompt"], frame["text"], strict=True):
-            say(f"{begun}{text}")
+        for beginning, text in zip(frame["prompt"], frame["text"], strict=True):
+            say(f"{beginning}{text}")

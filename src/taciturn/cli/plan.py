@@ -127,10 +127,10 @@ def _times(estimate: Estimate) -> Table:
 
 def _warn_of_memory(cost: Cost, console: Console) -> None:
     # The weights are there already: what is free has to hold the rest.
-    needed, free = cost.memory.total - cost.memory.weights, cost.available_bytes
-    if free is not None and needed > free:
+    more, free = cost.memory.total - cost.memory.weights, cost.available_bytes
+    if free is not None and more > free:
         console.print(
-            f"[bold]does not fit[/]: {_gigabytes(needed)} more are needed, {_gigabytes(free)} are "
+            f"[bold]does not fit[/]: {_gigabytes(more)} more are needed, {_gigabytes(free)} are "
             "free; lower --microbatch-tokens, set --gradient-checkpointing, or train with "
             "--method lora"
         )

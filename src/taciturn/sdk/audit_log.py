@@ -43,14 +43,14 @@ class Auditing:
             actor: as the log has them, for example `user:ada`.
             since, until: from this moment on, and before that one; without a zone of UTC.
         """
-        wanted = {
+        query = {
             "actor": actor,
             "action": action,
             "since": since and since.isoformat(),
             "until": until and until.isoformat(),
             "limit": _PAGE,
         }
-        for row in self.transport.pages("audit-log", Row, wanted):
+        for row in self.transport.pages("audit-log", Row, query):
             yield row.root
 
     def exports(self) -> Iterator[AuditLogExport]:

@@ -77,8 +77,8 @@ class Client:
         Raises:
             AuthenticationError: no gateway or no token is named anywhere.
         """
-        found = find_credentials(url, token, environment)
-        self.transport = Transport(found.url, found.token, patience=patience, http=http)
+        credentials = find_credentials(url, token, environment)
+        self.transport = Transport(credentials.url, credentials.token, patience=patience, http=http)
         self.url = self.transport.url
         self.admin = Administration(self.transport)
         self.auditor = Auditing(self.transport)
@@ -235,8 +235,8 @@ class Client:
             model = chosen_model(self.base_models(), self.policy(data.view.namespace).models)
         fields["text_field"], fields["target_epsilon"] = column, epsilon
         fitted = data.fit(model, name=f"preview of {name}", **fields)
-        written = fitted.fitted(progress=progress).start_synthesis(n).wait(progress=progress)
-        body = {"job": written.id, "column": column}
+        synthesis = fitted.fitted(progress=progress).start_synthesis(n).wait(progress=progress)
+        body = {"job": synthesis.id, "column": column}
         self.transport.send("PUT", f"datasets/{name}/preview/synthetic", body=body)
         return self.dataset(name)
 
@@ -251,8 +251,8 @@ class Client:
             ConflictError: somebody else has changed them meanwhile; nothing was changed.
         """
         current = self.policy(namespace)
-        kept = {name: getattr(current, name) for name in PolicyTerms.model_fields}
-        new = request(PolicyTerms, **(kept | terms))
+        unchanged = {name: getattr(current, name) for name in PolicyTerms.model_fields}
+        new = request(PolicyTerms, **(unchanged | terms))
         response = self.transport.send(
             "PUT", f"policies/{namespace}", body=new, if_match=f'"{current.version}"'
         )

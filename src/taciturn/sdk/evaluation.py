@@ -112,5 +112,5 @@ COLUMNS = ("model", "nats per token", "perplexity", "token accuracy", "MAUVE-sty
 
 
 def _noisy(value: float, std: float, form: str) -> str:
-    shown = form.format(value)
-    return shown if std == 0 else f"{shown} ± {form.format(std)}"
+    text = form.format(value)
+    return text if std == 0 else f"{text} ± {form.format(std)}"

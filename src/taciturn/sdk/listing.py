@@ -47,8 +47,8 @@ class Listing(Sequence[V]):
     def columns(self) -> list[str]:
         """Names of the columns of a table of it."""
         fields = type(self._values[0]).model_fields if self._values else {}
-        wanted = [name for name in fields if name not in _LEFT_OUT]
-        return [name for name in wanted if any(readable(getattr(v, name)) for v in self._values)]
+        names = [name for name in fields if name not in _LEFT_OUT]
+        return [name for name in names if any(readable(getattr(v, name)) for v in self._values)]
 
     def rows(self) -> list[list[str]]:
         """Return the cells of a table of it."""
@@ -72,8 +72,8 @@ class Listing(Sequence[V]):
 
 
 def _cell(value: BaseModel, name: str) -> str:
-    found = getattr(value, name)
-    return f"{found:.1%}" if name in _SHARES else readable(found)
+    cell = getattr(value, name)
+    return f"{cell:.1%}" if name in _SHARES else readable(cell)
 
 
 def plain(value: Any) -> str:
@@ -92,7 +92,7 @@ def readable(value: Any) -> str:
     if isinstance(value, Enum):
         return str(value.value)
     if isinstance(value, tuple):
-        return ", ".join(readable(each) for each in value)
+        return ", ".join(readable(part) for part in value)
     if isinstance(value, GrantView):
         return f"{value.holder} (epsilon={value.epsilon:g}, {value.charged:.1%} spent)"
     if isinstance(value, BaseModel):

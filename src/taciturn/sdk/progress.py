@@ -66,34 +66,34 @@ class Progress:
 
     def after(self, event: NumberedEvent) -> Progress:
         """The progress once this event is known too."""
-        said = event.event
-        match said:
+        news = event.event
+        match news:
             case StateEvent():
-                code = said.code
+                code = news.code
                 words = FAILURES[code] if code is not None else None
-                return replace(self, state=said.state, failure=words)
+                return replace(self, state=news.state, failure=words)
             case StageEvent():
-                return replace(self, stage=said.stage.value, padded_s=said.padded_s)
+                return replace(self, stage=news.stage.value, padded_s=news.padded_s)
             case PlanEvent():
-                target = said.plan.privacy.epsilon if said.plan.privacy is not None else None
-                private = said.plan.privacy is not None
-                return replace(self, total=said.plan.steps, target=target, private=private)
+                target = news.plan.privacy.epsilon if news.plan.privacy is not None else None
+                private = news.plan.privacy is not None
+                return replace(self, total=news.plan.steps, target=target, private=private)
             case ProgressEvent():
-                seen = (event.at, said.step)
+                report = (event.at, news.step)
                 return replace(
                     self,
-                    done=said.step,
-                    total=said.steps,
-                    epsilon=said.epsilon,
-                    first=self.first or seen,
-                    last=seen,
+                    done=news.step,
+                    total=news.steps,
+                    epsilon=news.epsilon,
+                    first=self.first or report,
+                    last=report,
                 )
             case CountEvent():
-                seen = (event.at, said.done)
-                first = self.first or seen
-                return replace(self, done=said.done, total=said.of, first=first, last=seen)
+                report = (event.at, news.done)
+                first = self.first or report
+                return replace(self, done=news.done, total=news.of, first=first, last=report)
             case NodeEvent():
-                return replace(self, node=said.text)
+                return replace(self, node=news.text)
 
     @property
     def share(self) -> float:
@@ -142,8 +142,8 @@ class Progress:
     def _spent(self) -> str:
         if not self.private:
             return "no privacy"
-        held = "" if self.target is None or self.state.over else f" of {self.target:.3g} held"
-        return f"epsilon {self.epsilon or 0.0:.2f} spent{held}"
+        budget = "" if self.target is None or self.state.over else f" of {self.target:.3g} held"
+        return f"epsilon {self.epsilon or 0.0:.2f} spent{budget}"
 
 
 class Screen(Protocol):
@@ -161,14 +161,14 @@ class Screen(Protocol):
 @contextmanager
 def screen(progress: bool | None) -> Iterator[Screen]:
     """The screen that fits where we are: `progress` None chooses, False shows nothing."""
-    chosen = _chosen(progress)
+    display = _fitting_screen(progress)
     try:
-        yield chosen
+        yield display
     finally:
-        chosen.close()
+        display.close()
 
 
-def _chosen(progress: bool | None) -> Screen:
+def _fitting_screen(progress: bool | None) -> Screen:
     if progress is False:
         return Silence()
     if in_notebook():
@@ -218,9 +218,9 @@ class TerminalScreen:
             self._bars.start()
             self._task = self._bars.add_task(progress.kind, total=None, words="")
         total = progress.total
-        done = total if progress.state is JobState.SUCCEEDED else progress.done
+        completed = total if progress.state is JobState.SUCCEEDED else progress.done
         self._bars.update(
-            self._task, total=total, completed=done, words=progress.words, refresh=True
+            self._task, total=total, completed=completed, words=progress.words, refresh=True
         )
 
     def close(self) -> None:
@@ -242,11 +242,11 @@ class NotebookScreen:
 
     def show(self, progress: Progress) -> None:
         """Write it anew."""
-        shown = self._html(progress_card(progress, self._clock() - self._start))
+        html = self._html(progress_card(progress, self._clock() - self._start))
         if self._handle is None:
-            self._handle = self._display(shown, display_id=True)
+            self._handle = self._display(html, display_id=True)
         else:
-            self._handle.update(shown)
+            self._handle.update(html)
 
     def close(self) -> None:
         """Leave the last one standing."""

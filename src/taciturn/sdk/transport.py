@@ -103,9 +103,9 @@ class Transport:
         json = body.model_dump(mode="json") if isinstance(body, BaseModel) else body
         more = {"Idempotency-Key": key, "If-Match": if_match}
         headers = self._headers | {name: text for name, text in more.items() if text is not None}
-        given = {name: value for name, value in (params or {}).items() if value is not None}
+        query = {name: value for name, value in (params or {}).items() if value is not None}
         request = self._http.build_request(
-            method, f"{self.url}/v1/{path}", json=json, params=given, headers=headers
+            method, f"{self.url}/v1/{path}", json=json, params=query, headers=headers
         )
         return self._answer(request, repeatable=key is not None or method in _REPEATABLE)
 
@@ -152,8 +152,8 @@ class Transport:
         """All values of a list, page by page as they are asked for."""
         cursor: str | None = None
         while True:
-            wanted = {**(params or {}), "cursor": cursor}
-            page = self.read(Page[kind], self.send("GET", path, params=wanted))  # type: ignore[valid-type]
+            query = {**(params or {}), "cursor": cursor}
+            page = self.read(Page[kind], self.send("GET", path, params=query))  # type: ignore[valid-type]
             yield from page.items
             cursor = page.next_cursor
             if cursor is None:
@@ -211,10 +211,10 @@ class Transport:
         finally:
             partial.unlink(missing_ok=True)
 
-    def _pause(self, attempt: int, asked: str | None = None) -> None:
+    def _pause(self, attempt: int, retry_after: str | None = None) -> None:
         wait_s = self.patience.wait_s(attempt, random.random())
-        if asked is not None and asked.isdigit():
-            wait_s = max(wait_s, min(float(asked), self.patience.longest_wait_s))
+        if retry_after is not None and retry_after.isdigit():
+            wait_s = max(wait_s, min(float(retry_after), self.patience.longest_wait_s))
         self.sleep(wait_s)
 
     def _unreachable(self, error: httpx.TransportError) -> UnavailableError:

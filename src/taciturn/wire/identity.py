@@ -219,8 +219,8 @@ class AuditLogExport(WireValue):
 
     def chained(self) -> str:
         """Return what `digest` has to be."""
-        said = (self.previous, self.id, self.first_entry, self.last_entry, self.entries)
-        text = "\n".join(str(part) for part in (*said, self.sha256))
+        numbers = (self.previous, self.id, self.first_entry, self.last_entry, self.entries)
+        text = "\n".join(str(part) for part in (*numbers, self.sha256))
         return hashlib.sha256(text.encode()).hexdigest()
 
 
