@@ -40,8 +40,7 @@ def _python() -> Iterator[str]:
         if issubclass(value, BaseModel):
             yield from (f"python {name}.{field}" for field in value.model_fields)
         for member, attribute in inspect.getmembers(value):
-            public = not member.startswith("_") or member == "__init__"
-            if not public or member.startswith("model_") or hasattr(BaseModel, member):
+            if member != "__init__" and (member[0] == "_" or hasattr(BaseModel, member)):
                 continue
             yield f"python {name}.{member}"
             if inspect.isfunction(attribute):

@@ -79,9 +79,7 @@ def run_doctor(file: Path | None = None, *, audit: bool = False, model: Path | N
     if audit or model is not None:
         checks = (*checks, _safely(partial(_engine, model), "engine"))
     findings = [finding for check in checks for finding in check()]
-    table = Table(title="taciturn doctor", title_justify="left")
-    for column in ("check", "found", ""):
-        table.add_column(column)
+    table = Table("check", "found", "", title="taciturn doctor", title_justify="left")
     for finding in findings:
         table.add_row(finding.what, finding.text, "ok" if finding.fine else "PROBLEM")
     console = Console()

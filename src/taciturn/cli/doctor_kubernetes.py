@@ -44,11 +44,8 @@ def run_doctor_kubernetes(namespace: str | None = None) -> bool:
         settings,
         storage=None if url is None else lambda: _round_trip(url),
     )
-    table = Table(
-        title=f"taciturn doctor --kubernetes ({settings.namespace})", title_justify="left"
-    )
-    for column in ("check", "found", "remedy"):
-        table.add_column(column)
+    title = f"taciturn doctor --kubernetes ({settings.namespace})"
+    table = Table("check", "found", "remedy", title=title, title_justify="left")
     for finding in findings:
         advice = "advice: " if finding.advice else ""
         table.add_row(

@@ -10,6 +10,7 @@ from rich.table import Table
 
 from taciturn.cli.gateway import (
     connected,
+    figures,
     is_remote,
     named_dataset,
     required,
@@ -73,19 +74,19 @@ def _evaluate(job: EvaluateJobSpec) -> None:
     result = model.evaluate(job.data, **job.arguments(EvaluateSpec, RunSpec))
     assert isinstance(result, Evaluation)  # of a model that is here
     console = Console(highlight=False)
-    table = Table(title=f"{job.data} ({result.basis})", title_justify="left")
-    for column in ("model", "nats per token", "perplexity", "token accuracy"):
-        table.add_column(column, justify="left" if column == "model" else "right")
-    rows = [("base", result.base)]
+    scores = {"base": result.base}
     if result.fitted is not None:
-        rows.append((f"fitted: {model.policy}", result.fitted))
-    for label, score in rows:
-        nats, accuracy = _noisy(score)
-        table.add_row(label, nats, f"{score.perplexity:.2f}", accuracy)
+        scores[f"fitted: {model.policy}"] = result.fitted
+    rows = [
+        (name, noisy[0], f"{score.perplexity:.2f}", noisy[1])
+        for name, score in scores.items()
+        for noisy in [_noisy(score)]
+    ]
     if result.gain is not None:
         nats, accuracy = _noisy(result.gain)
-        table.add_row("gained", nats, "", accuracy)
-    console.print(table)
+        rows.append(("gained", nats, "", accuracy))
+    columns = ("model", "nats per token", "perplexity", "token accuracy")
+    console.print(figures(f"{job.data} ({result.basis})", columns, rows))
     if result.quality is not None:
         console.print(_quality_table(result.quality))
     _show_cost(model, result)
@@ -126,17 +127,15 @@ def _noisy(score: Any) -> tuple[str, str]:
 
 
 def _quality_table(quality: Quality) -> Table:
-    table = Table(
-        title=f"samples against the data, {quality.n_clusters} clusters", title_justify="left"
-    )
     distinct = ("distinct-1", "distinct-2", "distinct-3")
-    for column in ("text", "MAUVE-style", "words", *distinct, "empty"):
-        table.add_column(column, justify="left" if column == "text" else "right")
-    table.add_row("base", *_row(f"{quality.mauve_base:.3f}", quality.base_samples))
-    table.add_row("fitted", *_row(f"{quality.mauve:.3f}", quality.samples))
+    rows = [
+        ("base", *_row(f"{quality.mauve_base:.3f}", quality.base_samples)),
+        ("fitted", *_row(f"{quality.mauve:.3f}", quality.samples)),
+    ]
     if quality.reference is not None:
-        table.add_row("reference", *_row("", quality.reference))
-    return table
+        rows.append(("reference", *_row("", quality.reference)))
+    title = f"samples against the data, {quality.n_clusters} clusters"
+    return figures(title, ("text", "MAUVE-style", "words", *distinct, "empty"), rows)
 
 
 def _row(score: str, texts: TextStatistics) -> list[str]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
-from taciturn.cli.gateway import say
+from taciturn.cli.gateway import figures, say
 from taciturn.cli.options import open_model, spec_command
 from taciturn.errors import SpecError
 from taciturn.spec import ExtractJobSpec, ExtractSpec, parse
@@ -62,15 +62,14 @@ def _alternatives(values: Any, template: bool) -> Any:
 
 def _extraction_table(result: Extraction) -> Table:
     results = [result.base] if result.fitted is None else [result.base, result.fitted]
-    table = Table(title="the secret, asked of", title_justify="left")
-    for column in ("", "base", "fitted")[: 1 + len(results)]:
-        table.add_column(column)
-    table.add_row("probability", *(f"10^{result.log10_probability:.1f}" for result in results))
-    table.add_row("rank", *(_rank(result.exposure) for result in results))
-    table.add_row("exposure", *(_exposure(result.exposure) for result in results))
-    table.add_row("greedy decoding", *(_greedy(result) for result in results))
-    table.add_row("samples that tell it", *(_telling(result) for result in results))
-    return table
+    rows = [
+        ("probability", *(f"10^{result.log10_probability:.1f}" for result in results)),
+        ("rank", *(_rank(result.exposure) for result in results)),
+        ("exposure", *(_exposure(result.exposure) for result in results)),
+        ("greedy decoding", *(_greedy(result) for result in results)),
+        ("samples that tell it", *(_telling(result) for result in results)),
+    ]
+    return figures("the secret, asked of", ("", "base", "fitted")[: 1 + len(results)], rows)
 
 
 def _rank(exposure: Exposure | None) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -146,6 +146,16 @@ def show_facts(facts: Mapping[str, str]) -> None:
     for name, text in lines.items():
         line = Text.assemble((name.ljust(width), "dim"), "  ", text)
         _console().print(line, soft_wrap=True)  # a terminal breaks long ones, and copies them whole
+
+
+def figures(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
+    """Return a table of labels and, aligned to the right, figures."""
+    grid = Table(title=title, title_justify="left")
+    for number, column in enumerate(columns):
+        grid.add_column(column, justify="right" if number else "left")
+    for row in rows:
+        grid.add_row(*row)
+    return grid
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:

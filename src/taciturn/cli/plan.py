@@ -8,7 +8,7 @@ from pydantic import Field
 from rich.console import Console
 from rich.table import Table
 
-from taciturn.cli.gateway import connected, is_remote, named_dataset, required, say
+from taciturn.cli.gateway import connected, figures, is_remote, named_dataset, required, say
 from taciturn.cli.options import HeldOut, check_gateway, spec_command
 from taciturn.errors import SpecError
 from taciturn.sdk.progress import duration
@@ -109,12 +109,10 @@ def _say_worth(plan: TrainingPlan, console: Console) -> None:
 
 
 def _times(estimate: Estimate) -> Table:
-    table = Table(title="more or less time (--max-minutes)", title_justify="left")
-    for column in ("limit", "takes", "batch", "steps", "remaining noise", "expected worth"):
-        table.add_column(column, justify="right")
     per_unit = estimate.cost.seconds / estimate.plan.units_seen
-    for choice in estimate.other_times:
-        table.add_row(
+    columns = ("limit", "takes", "batch", "steps", "remaining noise", "expected worth")
+    rows = [
+        (
             "this plan" if choice.times == 1 else f"{choice.times:g} x the time",
             duration(per_unit * choice.units),
             str(choice.batch_size),
@@ -122,7 +120,9 @@ def _times(estimate: Estimate) -> Table:
             f"{choice.remaining_noise:.3g}",
             "not known" if choice.share is None else f"about {choice.share:.0%}",
         )
-    return table
+        for choice in estimate.other_times
+    ]
+    return figures("more or less time (--max-minutes)", columns, rows)
 
 
 def _warn_of_memory(cost: Cost, console: Console) -> None:
@@ -137,13 +137,9 @@ def _warn_of_memory(cost: Cost, console: Console) -> None:
 
 
 def _forms(cost: Cost) -> Table:
-    table = Table(title="per-unit gradients (--per-unit-gradients)", title_justify="left")
-    for column in ("trained parameter", "how many", "kept as"):
-        table.add_column(column)
-    for choice in cost.forms:
-        shape = " x ".join(str(size) for size in choice.shape)
-        table.add_row(shape, str(choice.count), choice.form)
-    return table
+    rows = [(" x ".join(map(str, c.shape)), str(c.count), c.form) for c in cost.forms]
+    columns = ("trained parameter", "how many", "kept as")
+    return figures("per-unit gradients (--per-unit-gradients)", columns, rows)
 
 
 def _memory(memory: MemoryEstimate) -> str:
@@ -162,11 +158,9 @@ def _gigabytes(size: int) -> str:
 def _nearby(spec: FitSpec, plan: TrainingPlan) -> Table:
     from taciturn.planning.plan import alternatives
 
-    table = Table(title="nearby choices", title_justify="left")
-    for column in ("epsilon", "epochs", "batch", "steps", "noise multiplier", "remaining noise"):
-        table.add_column(column, justify="right")
-    for choice in alternatives(spec, plan):
-        table.add_row(
+    columns = ("epsilon", "epochs", "batch", "steps", "noise multiplier", "remaining noise")
+    rows = [
+        (
             f"{choice.epsilon:g}",
             f"{choice.epochs:.3g}",
             str(choice.batch_size),
@@ -174,4 +168,6 @@ def _nearby(spec: FitSpec, plan: TrainingPlan) -> Table:
             f"{choice.noise_multiplier:.4g}",
             f"{choice.remaining_noise:.3g}",
         )
-    return table
+        for choice in alternatives(spec, plan)
+    ]
+    return figures("nearby choices", columns, rows)

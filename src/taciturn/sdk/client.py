@@ -14,12 +14,11 @@ from taciturn.sdk.admin import Administration
 from taciturn.sdk.audit_log import Auditing, Row
 from taciturn.sdk.credentials import find_credentials
 from taciturn.sdk.dataset import Quote, RemoteDataset
-from taciturn.sdk.job import Job
+from taciturn.sdk.job import Job, Result
 from taciturn.sdk.listing import Listing
 from taciturn.sdk.login import change_password
 from taciturn.sdk.model import RemoteModel
 from taciturn.sdk.requests import body_of, request
-from taciturn.sdk.results import read_result
 from taciturn.sdk.synthetic_preview import chosen_column, chosen_model
 from taciturn.sdk.transport import Patience, Transport, new_key
 from taciturn.spec import FitFields
@@ -44,6 +43,13 @@ from taciturn.wire.jobs import (
     Withdrawal,
 )
 from taciturn.wire.models import BaseModelView
+
+
+def _read_result(transport: Transport, view: JobView) -> Result:
+    """Read the result of a job; only then are pandas and the accountant imported."""
+    from taciturn.sdk.results import read_result
+
+    return read_result(transport, view)
 
 
 class Client:
@@ -128,7 +134,7 @@ class Client:
 
     def job(self, id: str) -> Job:
         """A handle on a job, wherever it was started."""
-        return Job(self.transport, self.transport.get(f"jobs/{id}", JobView), read_result)
+        return Job(self.transport, self.transport.get(f"jobs/{id}", JobView), _read_result)
 
     def models(self) -> Listing[ModelView]:
         """Fitted models that the caller may use, newest first."""
@@ -137,14 +143,14 @@ class Client:
     def model(self, id: str) -> RemoteModel:
         """One of them."""
         view = self.transport.get(f"models/{id}", ModelView)
-        return RemoteModel(self.transport, view, read_result)
+        return RemoteModel(self.transport, view, _read_result)
 
     def base_models(self) -> Listing[BaseModelView]:
         """Models that may be fitted."""
         return Listing(self.transport.pages("base-models", BaseModelView))
 
     def budget(self, namespace: str) -> BudgetView:
-        """Return what of a namespace's budget, and of the caller's grants, is spent, held and left."""
+        """Return what of a namespace's budget and the caller's grants is spent, held and left."""
         return self.transport.get(f"budgets/{namespace}", BudgetView)
 
     def budgets(self) -> Listing[BudgetView]:
@@ -310,7 +316,7 @@ class Client:
         return str(self.transport.get(f"incidents/{id}", Row).root["log"])
 
     def _dataset(self, view: DatasetView) -> RemoteDataset:
-        return RemoteDataset.of(self.transport, view, read_result)
+        return RemoteDataset.of(self.transport, view, _read_result)
 
     def _decide(
         self, id: str, decision: Literal["approve", "reject"], comment: str | None

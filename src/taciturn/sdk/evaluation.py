@@ -51,40 +51,25 @@ class RemoteEvaluation:
 
     Attributes:
         policy: what these figures are, in one line.
+        basis: public, or differential privacy.
+        epsilon, delta: what the evaluation cost by itself; None if it was free.
+        gain: of the fitted model over the base, with the noise in it.
     """
 
-    figures: ReleasedEvaluation
     policy: str
+    base: RemoteScore
+    fitted: RemoteScore | None
+    basis: str
+    epsilon: float | None
+    delta: float | None
+    gain: Gain | None
 
-    @property
-    def base(self) -> RemoteScore:
-        """Score of the base model."""
-        return RemoteScore.of(self.figures.base)
-
-    @property
-    def fitted(self) -> RemoteScore | None:
-        """Score of the fitted model, if there is one."""
-        return None if self.figures.fitted is None else RemoteScore.of(self.figures.fitted)
-
-    @property
-    def basis(self) -> str:
-        """Public, or differential privacy."""
-        return self.figures.basis
-
-    @property
-    def epsilon(self) -> float | None:
-        """Epsilon of this evaluation by itself; None if it was free."""
-        return self.figures.epsilon
-
-    @property
-    def delta(self) -> float | None:
-        """Goes with epsilon."""
-        return self.figures.delta
-
-    @property
-    def gain(self) -> Gain | None:
-        """Gain of the fitted model over the base, with the noise in it."""
-        return self.figures.gain
+    @classmethod
+    def of(cls, figures: ReleasedEvaluation, policy: str) -> RemoteEvaluation:
+        """Return the figures that travel, as people use them."""
+        fitted = None if figures.fitted is None else RemoteScore.of(figures.fitted)
+        cost = (figures.epsilon, figures.delta)
+        return cls(policy, RemoteScore.of(figures.base), fitted, figures.basis, *cost, figures.gain)
 
     def rows(self) -> list[tuple[str, ...]]:
         """One row for each model, and one for what was gained."""

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any, Protocol, TextIO
+from typing import Any, TextIO
 
 from taciturn.notebook.cards import bar, card, muted
 from taciturn.wire.events import (
@@ -146,16 +146,14 @@ class Progress:
         return f"epsilon {self.epsilon or 0.0:.2f} spent{budget}"
 
 
-class Screen(Protocol):
-    """Shows how far a job is."""
+class Screen:
+    """Display of how far a job is; this one shows nothing."""
 
     def show(self, progress: Progress) -> None:
         """Show this now."""
-        ...
 
     def close(self) -> None:
-        """Nothing more comes."""
-        ...
+        """Leave what was shown standing: nothing more comes."""
 
 
 @contextmanager
@@ -170,12 +168,12 @@ def screen(progress: bool | None) -> Iterator[Screen]:
 
 def _fitting_screen(progress: bool | None) -> Screen:
     if progress is False:
-        return Silence()
+        return Screen()
     if in_notebook():
         return NotebookScreen()
     if sys.stderr.isatty():
         return TerminalScreen()
-    return LogScreen(sys.stderr) if progress else Silence()
+    return LogScreen(sys.stderr) if progress else Screen()
 
 
 def in_notebook() -> bool:
@@ -185,17 +183,7 @@ def in_notebook() -> bool:
     return shell is not None and hasattr(shell, "kernel")
 
 
-class Silence:
-    """Shows nothing."""
-
-    def show(self, progress: Progress) -> None:
-        """Do nothing."""
-
-    def close(self) -> None:
-        """Do nothing."""
-
-
-class TerminalScreen:
+class TerminalScreen(Screen):
     """A bar that moves."""
 
     def __init__(self) -> None:
@@ -229,7 +217,7 @@ class TerminalScreen:
             self._bars.stop()
 
 
-class NotebookScreen:
+class NotebookScreen(Screen):
     """A card in the cell's output that is written anew; it is kept with the notebook."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -248,11 +236,8 @@ class NotebookScreen:
         else:
             self._handle.update(html)
 
-    def close(self) -> None:
-        """Leave the last one standing."""
 
-
-class LogScreen:
+class LogScreen(Screen):
     """A line for each thing that is new; for logs and pipes."""
 
     def __init__(self, file: TextIO) -> None:
@@ -264,9 +249,6 @@ class LogScreen:
         if line != self._last:
             print(line, file=self._file, flush=True)
         self._last = line
-
-    def close(self) -> None:
-        """Nothing to do."""
 
 
 def progress_card(progress: Progress, elapsed_s: float | None = None) -> str:

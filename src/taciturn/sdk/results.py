@@ -42,7 +42,7 @@ def read_result(transport: Transport, view: JobView) -> Result:
         case SampleResult():
             return _samples(result)
         case EvaluateResult():
-            return RemoteEvaluation(result.evaluation, result.policy.text)
+            return RemoteEvaluation.of(result.evaluation, result.policy.text)
         case AuditResult():
             return result.audit
         case SynthesizeResult():

@@ -44,6 +44,6 @@ def chosen_column(columns: Sequence[ColumnView] | None, unit: str) -> str:
     if len(candidates) == 1:
         return candidates[0]
     raise SpecError(
-        f"columns of text besides the unit: {', '.join(candidates) or 'none'}; say which one is to be "
-        "written, with --column"
+        f"columns of text besides the unit: {', '.join(candidates) or 'none'}; say which one is to "
+        "be written, with --column"
     )

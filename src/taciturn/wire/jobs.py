@@ -194,8 +194,8 @@ class Failure(WireValue):
 
 
 class JobCost(WireValue):
-    """Cost of a job in shares of budgets. While it runs, all of its plan is held or spent; what is spent
-    so far its progress says. Once it is over, what was not spent is free again."""
+    """Cost of a job in shares of budgets. While it runs, all of its plan is held or spent; its
+    progress says what is spent so far. Once it is over, what was not spent is free again."""
 
     epsilon: Annotated[
         float | None, Field(description="That is spent for good; null while the job runs.")

@@ -67,8 +67,10 @@ class LedgerProblem(WireValue):
 
 
 class VerificationView(WireValue):
-    """Result of a verification: what was derived again from the entries, and what was wrong. An owner is told of their own
-    namespaces and of the ledger as a whole."""
+    """Result of a verification: what was derived again from the entries, and what was wrong.
+
+    An owner is told of their own namespaces and of the ledger as a whole.
+    """
 
     ok: bool
     namespaces: int
