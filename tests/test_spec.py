@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from taciturn.errors import PrivacyParameterError, SpecError, UnknownFieldError
 from taciturn import spec
+from taciturn.errors import PrivacyParameterError, SpecError, UnknownFieldError
 from taciturn.spec import FitSpec, JobSpec, fields, load_yaml, parse
 
 

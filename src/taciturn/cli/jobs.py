@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from taciturn.cli.gateway import Json, connected, group, say, show, show_facts, show_value
+from taciturn.cli.options import choice
 
 if TYPE_CHECKING:
     from taciturn.wire.jobs import ApprovalView
@@ -37,7 +38,6 @@ def list_jobs(
     as_json: Json = False,
 ) -> None:
     """List jobs that you may know of, newest first."""
-    from taciturn.cli.choices import choice
     from taciturn.wire.jobs import JobKind, JobState
 
     with connected() as client:

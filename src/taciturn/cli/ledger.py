@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
-from taciturn.cli.gateway import connected, on_terminal, say, show_rows
+from taciturn.cli.gateway import connected, group, on_terminal, say, show_rows
 from taciturn.data.filesystem import appearing_at_once
 
 if TYPE_CHECKING:
@@ -18,11 +17,7 @@ if TYPE_CHECKING:
     from taciturn.server.ledger import BudgetStatement, SealKey
     from taciturn.wire.ledger import AnchorView
 
-app = typer.Typer(
-    help="The privacy ledger: show balances, verify every row.",
-    no_args_is_help=True,
-    rich_markup_mode=None,
-)
+app = group("The privacy ledger: show balances, verify every row.")
 DATABASE_VARIABLE, KEY_VARIABLE = "TACITURN_DATABASE_URL", "TACITURN_LEDGER_KEY"
 
 Database = Annotated[
@@ -68,9 +63,11 @@ def show(
         _show_together(engine, secret, balance.namespace)
     for balance in statements:
         if balance.exceptions:
-            _note(
+            say(  # no row of the list: on a terminal below it, else among the errors
                 f"{balance.namespace}: {balance.exceptions} release(s) without guarantee, which no "
-                "budget covers"
+                "budget covers",
+                style="bold yellow",
+                error=not on_terminal(),
             )
     if namespace:
         _show_jobs(engine, secret, namespace)
@@ -252,10 +249,3 @@ def _key(path: Path | None) -> SealKey | None:
             ) from None
     text = os.environ.get(KEY_VARIABLE)
     return SealKey.from_text(text) if text else None
-
-
-def _note(line: str) -> None:
-    """Print what is no row of the list: on a terminal below it, else among the errors."""
-    Console(highlight=False, stderr=not on_terminal()).print(
-        line, style="bold yellow", markup=False, soft_wrap=True
-    )

@@ -17,7 +17,7 @@ import typer
 
 import taciturn
 from taciturn._version import __version__
-from taciturn.cli import admin, certificate, dataset, jobs, ledger, model, people, terms
+from taciturn.cli import certificate, dataset, jobs, ledger, model, people, terms
 from taciturn.cli.audit import audit
 from taciturn.cli.demo import demo
 from taciturn.cli.doctor import doctor
@@ -48,7 +48,7 @@ GROUPS = {
     "approval": jobs.approval,
     "model": model.app,
     "user": people.user,
-    "admin": admin.admin,
+    "admin": people.admin,
     "token": people.token,
     "incident": people.incident,
 }

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from pydantic import Field
 
 from taciturn.cli.gateway import Json, connected, group, say, show, show_value
-from taciturn.spec import GATEWAY
+from taciturn.cli.options import spec_command
+from taciturn.spec import GATEWAY, POSITIONAL, Flag, SampleSpec, parse
 
 app = group("Fitted models of a gateway: list, look at, use, download.")
 Id = Annotated[str, typer.Argument(help="Id of the model.")]
@@ -49,20 +51,21 @@ def download(
         say(f"{model.download(output).resolve()}: {model.policy}")
 
 
+class _SampleOptions(SampleSpec):
+    id: Annotated[str, POSITIONAL, Field(description="Id of the model.")]
+    prompt: Annotated[
+        tuple[str, ...], Flag(("--prompt", "-p")), Field(description="Text to continue.")
+    ]
+
+
 @app.command()
-def sample(
-    id: Id,
-    prompt: Annotated[list[str], typer.Option("--prompt", "-p", help="Text to continue.")],
-    temperature: Annotated[float, typer.Option(help="0 is greedy decoding.")] = 1.0,
-    max_new_tokens: Annotated[int, typer.Option(help="Tokens to write at most.")] = 100,
-    n: Annotated[int, typer.Option("-n", "--n", help="Completions per prompt.")] = 1,
-    seed: Annotated[int | None, typer.Option(help="Makes sampling repeatable.")] = None,
-) -> None:
+@spec_command(_SampleOptions)
+def sample(fields: dict[str, Any]) -> None:
     """Continue prompts in one job; `taciturn sample gateway:ID` streams."""
+    options = parse(_SampleOptions, fields)
     with connected() as client:
-        frame = client.model(id.removeprefix(GATEWAY)).sample(
-            prompt, temperature=temperature, max_new_tokens=max_new_tokens, n=n, seed=seed
-        )
+        model = client.model(options.id.removeprefix(GATEWAY))
+        frame = model.sample(options.prompt, **options.arguments(SampleSpec))
         say(f"policy: {frame.attrs['policy']}", style="dim")
         for beginning, text in zip(frame["prompt"], frame["text"], strict=True):
             say(f"{beginning}{text}")

@@ -1,12 +1,15 @@
-"""Commands made from the fields of specs, so that the two cannot differ."""
+"""Commands made from the fields of specs, and text that stands for a choice or a moment."""
 
 from __future__ import annotations
 
 import inspect
+import re
 import types
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 import typer
 from pydantic import Field
@@ -17,6 +20,11 @@ from taciturn.spec import Flag, ModelSpec, Spec, load_yaml
 
 if TYPE_CHECKING:
     from taciturn.llm import LLM
+
+E = TypeVar("E", bound=StrEnum)
+
+_AGO = re.compile(r"([0-9]{1,5})([mhd])")
+_UNITS = {"m": "minutes", "h": "hours", "d": "days"}
 
 File = Annotated[
     Path | None, typer.Option("-f", "--file", help="YAML file that holds the same fields.")
@@ -69,6 +77,35 @@ def check_gateway(fields: dict[str, Any], *names: str) -> None:
     for name in names:
         if fields.pop(name, None) is not None:
             raise SpecError(f"{name} is for data behind a gateway; leave it out")
+
+
+def choice(kind: type[E], text: str | None) -> E | None:
+    """Return the member of that value; raises SpecError with all of them."""
+    if text is None:
+        return None
+    if text not in set(kind):
+        raise SpecError(f"{text!r} is none of {', '.join(kind)}")
+    return kind(text)
+
+
+def moment_of(name: str, text: str | None) -> datetime | None:
+    """Read a date, a time (of UTC, unless it has a zone), or so many minutes, hours or days ago.
+
+    Raises:
+        SpecError: it is none of these.
+    """
+    if text is None:
+        return None
+    if ago := _AGO.fullmatch(text):
+        return datetime.now(UTC) - timedelta(**{_UNITS[ago[2]]: int(ago[1])})
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise SpecError(
+            f"{name}={text!r} is no moment; write 2026-03-01, 2026-03-01T12:30Z, or 90m, 12h, 7d "
+            "for so long ago"
+        ) from None
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 def _option(name: str, field: FieldInfo) -> Any:

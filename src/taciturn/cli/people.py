@@ -1,4 +1,4 @@
-"""`taciturn user`, `token`, `incident` and `audit-log`: for administrators, owners and auditors."""
+"""`taciturn user`, `token`, `incident`, `admin` and `audit-log`: people and what they did."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from taciturn.cli.choices import moment_of
 from taciturn.cli.gateway import Json, connected, group, say, show, show_rows, show_value
+from taciturn.cli.options import moment_of
 from taciturn.data.filesystem import appearing_at_once, check_output_file
 
 if TYPE_CHECKING:
     from taciturn.wire.identity import PasswordLink
 
 user = group("People, for administrators.")
+admin = group("A gateway's upkeep, for administrators.")
 token = group("Your own tokens.")
 incident = group("Failures, for the data's owner.")
 
@@ -128,6 +129,26 @@ def show_incident(id: Annotated[str, typer.Argument(help="As the failed job name
     """Print the full log of a failure. It may quote rows: do not pass it on."""
     with connected() as client:
         typer.echo(client.incident(id))
+
+
+@admin.command("prune")
+def prune(as_json: Json = False) -> None:
+    """Remove now what the gateway's settings say is over: incidents, exported audit log rows."""
+    with connected() as client:
+        terms, result = client.admin.retention(), client.admin.prune()
+        if as_json:
+            show_value(result, as_json=True)
+            return
+        for export in result.exports:
+            say(
+                f"audit log {export.first_entry}-{export.last_entry}: exported, then removed "
+                f"({export.entries} entries, sha256 {export.sha256})"
+            )
+        if terms.audit_log_days is None:
+            say("audit log: kept for ever; TACITURN_AUDIT_LOG_DAYS says otherwise")
+        elif not result.exports:
+            say(f"audit log: nothing is older than {terms.audit_log_days} days")
+        say(f"incidents older than {terms.incident_days} days: {result.incidents} removed")
 
 
 def audit_log(

@@ -87,12 +87,9 @@ class RemoteModel:
             "prompt": prompt,
             "stream": True,
             "max_tokens": spec.max_new_tokens,
-            "temperature": spec.temperature,
-            "top_p": spec.top_p,
-            "seed": spec.seed,
+            **spec.model_dump(include={"temperature", "top_p", "seed"}, exclude_none=True),
         }
-        fields = {name: value for name, value in body.items() if value is not None}
-        with self._transport.stream("POST", "completions", body=fields) as response:
+        with self._transport.stream("POST", "completions", body=body) as response:
             for message in messages(response.iter_lines()):
                 if message.data == "[DONE]":
                     return

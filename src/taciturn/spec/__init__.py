@@ -11,6 +11,7 @@ from taciturn.spec.attacks import AuditSpec as AuditSpec
 from taciturn.spec.attacks import ExtractSpec as ExtractSpec
 from taciturn.spec.attacks import MembershipSpec as MembershipSpec
 from taciturn.spec.base import NOT_TINY as NOT_TINY
+from taciturn.spec.base import POSITIONAL as POSITIONAL
 from taciturn.spec.base import Flag as Flag
 from taciturn.spec.base import NewTokens as NewTokens
 from taciturn.spec.base import Seed as Seed
