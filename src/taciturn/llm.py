@@ -240,11 +240,7 @@ class LLM:
         return self._local_model("plan_evaluation").plan_evaluation(n_units, **fields)
 
     def evaluate(
-        self,
-        data: object,
-        *,
-        embedder: Embedder | None = None,
-        **fields: Unpack[EvaluateRunFields],
+        self, data: object, *, embedder: Embedder | None = None, **fields: Unpack[EvaluateRunFields]
     ) -> Evaluation | RemoteEvaluation:
         """Judge how well base and fitted model predict `data`, and how like it they write.
 

@@ -46,8 +46,7 @@ def doctor(
         bool, typer.Option("--audit", help="Attack the engine: does it keep what it promises?")
     ] = False,
     model: Annotated[
-        Path | None,
-        typer.Option(help="Attack it at the settings of this fitted model's folder."),
+        Path | None, typer.Option(help="Attack it at the settings of this fitted model's folder.")
     ] = None,
     kubernetes: Annotated[
         bool, typer.Option("--kubernetes", help="Check the cluster that a gateway runs jobs in.")

@@ -13,16 +13,7 @@ from rich.console import Console
 
 from taciturn.cli.gateway import connected, is_remote, named_dataset, required, say
 from taciturn.cli.options import HeldOut, Purpose, check_gateway, spec_command
-from taciturn.spec import (
-    GATEWAY,
-    FitSpec,
-    Flag,
-    JobSpec,
-    RunSpec,
-    Spec,
-    check_local,
-    parse,
-)
+from taciturn.spec import GATEWAY, FitSpec, Flag, JobSpec, RunSpec, Spec, check_local, parse
 
 _NO_PRIVACY = (
     "target_epsilon is unlimited: NO PRIVACY. The model may repeat any row it was fitted on; "

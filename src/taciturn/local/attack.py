@@ -17,12 +17,7 @@ from taciturn.accounting.events import event_from_dict
 from taciturn.accounting.tradeoff import tradeoff
 from taciturn.data.tokens.tokenize import TokenizedDataset, prepare
 from taciturn.data.unit import unit_name, without_select
-from taciturn.engine.auditing.extraction import (
-    Extraction,
-    Question,
-    alternatives_of,
-    check_length,
-)
+from taciturn.engine.auditing.extraction import Extraction, Question, alternatives_of, check_length
 from taciturn.engine.auditing.extraction import extract as extract_from
 from taciturn.engine.auditing.intervals import Floats
 from taciturn.engine.auditing.membership import (

@@ -42,12 +42,7 @@ from taciturn.engine.evaluation.quality import (
     compare,
     unit_texts,
 )
-from taciturn.engine.evaluation.release import (
-    ReleasedGain,
-    ReleasedScore,
-    release,
-    release_shares,
-)
+from taciturn.engine.evaluation.release import ReleasedGain, ReleasedScore, release, release_shares
 from taciturn.engine.generation.sample import sample
 from taciturn.engine.model.load import LoadedModel
 from taciturn.engine.privacy.rng import SecureStream

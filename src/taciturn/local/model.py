@@ -49,13 +49,7 @@ from taciturn.errors import (
 from taciturn.local import attack, evaluate
 from taciturn.local import audit as auditing
 from taciturn.local.account import Account
-from taciturn.local.estimate import (
-    Estimate,
-    attached_loss,
-    estimate,
-    measured_speed,
-    public_facts,
-)
+from taciturn.local.estimate import Estimate, attached_loss, estimate, measured_speed, public_facts
 from taciturn.local.evaluate import Evaluation, Subject
 from taciturn.local.fit import Earlier, FitResult, Observer, fit
 from taciturn.local.release import (
@@ -292,11 +286,7 @@ class LocalModel:
         )
 
     def evaluate(
-        self,
-        data: object,
-        *,
-        embedder: Embedder | None = None,
-        **fields: Unpack[EvaluateRunFields],
+        self, data: object, *, embedder: Embedder | None = None, **fields: Unpack[EvaluateRunFields]
     ) -> Evaluation:
         """Judge how well base and fitted model predict `data`, and how like it they write."""
         options: dict[str, Any] = dict(fields)
@@ -504,11 +494,7 @@ class LocalModel:
         return {"policy": self.policy, "privacy_report": report, "certificate": certificate}
 
     def _charge(
-        self,
-        step: PrivateStep,
-        fingerprint: str,
-        signer: Signer | None,
-        paid: LedgerTotal | None,
+        self, step: PrivateStep, fingerprint: str, signer: Signer | None, paid: LedgerTotal | None
     ) -> None:
         """Compose a step into the guarantee, in every folder of this model, then here.
 

@@ -174,10 +174,7 @@ class Transport:
             GatewayError: refused; UnavailableError: no answer, or it broke off.
         """
         request = self._http.build_request(
-            method,
-            f"{self.url}/v1/{path}",
-            json=body,
-            headers={**self._headers, **(headers or {})},
+            method, f"{self.url}/v1/{path}", json=body, headers={**self._headers, **(headers or {})}
         )
         try:
             response = self._http.send(request, stream=True)

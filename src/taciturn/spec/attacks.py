@@ -30,8 +30,7 @@ class ExtractSpec(Sampling):
         ),
     ] = ()
     max_alternatives: Annotated[
-        int,
-        Field(ge=100, le=1_000_000, description="Up to so many are scored; of more, a sample."),
+        int, Field(ge=100, le=1_000_000, description="Up to so many are scored; of more, a sample.")
     ] = 10_000
     samples: Annotated[
         int, Field(ge=0, le=100_000, description="Continuations to sample; 0: none.")

@@ -101,9 +101,7 @@ Seed = Annotated[int, Field(ge=0, lt=2**63)]
 # Far below, logits divided by it overflow; nothing is lost, since 0 is greedy.
 NOT_TINY = AfterValidator(lambda value: _zero_or_more(value, 1e-4))
 Temperature = Annotated[
-    float,
-    Field(ge=0, le=100, allow_inf_nan=False, description="0 is greedy decoding."),
-    NOT_TINY,
+    float, Field(ge=0, le=100, allow_inf_nan=False, description="0 is greedy decoding."), NOT_TINY
 ]
 TopP = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False, description="Nucleus mass.")]
 NewTokens = Annotated[int, Field(ge=1, le=1_000_000, description="Tokens to write at most.")]

@@ -26,9 +26,7 @@ class ModelSpec(Spec):
     """The model that a command is about."""
 
     model: Annotated[
-        str,
-        POSITIONAL,
-        Field(description="Output folder of a fit, a base model, or gateway:ID."),
+        str, POSITIONAL, Field(description="Output folder of a fit, a base model, or gateway:ID.")
     ]
     base: BaseFolder = None
     device: Device = None
@@ -42,8 +40,7 @@ class LedgerSpec(Spec):
         Field(description="Adds this run up with others on the same data: sqlite:///FILE."),
     ] = None
     ledger_namespace: Annotated[
-        str | None,
-        Field(description="What the data are called there; default: where they are."),
+        str | None, Field(description="What the data are called there; default: where they are.")
     ] = None
 
     @model_validator(mode="after")

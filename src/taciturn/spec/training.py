@@ -20,8 +20,7 @@ class TrainingSpec(Spec):
     method: Annotated[Method, Field(description="auto, lora or full.")] = "auto"
     r: Annotated[int | None, Field(ge=1, le=16_384, description="LoRA rank.")] = None
     alpha: Annotated[
-        float | None,
-        Field(ge=1e-6, le=1e6, allow_inf_nan=False, description="LoRA scale alpha."),
+        float | None, Field(ge=1e-6, le=1e6, allow_inf_nan=False, description="LoRA scale alpha.")
     ] = None
     target_modules: Annotated[
         tuple[str, ...] | None, Field(description="Modules that get a LoRA adapter.")

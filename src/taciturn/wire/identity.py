@@ -89,8 +89,7 @@ class LinkRedemption(WireValue):
 
     link: Annotated[SecretStr, Field(min_length=1, max_length=2000, examples=["tac_0_x"])]
     password: Annotated[
-        SecretStr,
-        Field(min_length=12, max_length=1000, examples=["correct horse battery staple"]),
+        SecretStr, Field(min_length=12, max_length=1000, examples=["correct horse battery staple"])
     ]
 
 
@@ -172,8 +171,7 @@ class NewPassword(WireValue):
 
     current: Annotated[SecretStr, Field(max_length=1000, examples=["correct horse battery staple"])]
     new: Annotated[
-        SecretStr,
-        Field(min_length=12, max_length=1000, examples=["another horse battery staple"]),
+        SecretStr, Field(min_length=12, max_length=1000, examples=["another horse battery staple"])
     ]
 
 

@@ -51,11 +51,7 @@ class PolicyLine(WireValue):
 
     kind: PolicyKind
     text: Annotated[
-        str,
-        Field(
-            max_length=400,
-            examples=["DP (epsilon=3, delta=1e-06, unit=patient_id)"],
-        ),
+        str, Field(max_length=400, examples=["DP (epsilon=3, delta=1e-06, unit=patient_id)"])
     ]
 
     def __str__(self) -> str:
