@@ -124,8 +124,8 @@ def _rest() -> Iterator[str]:
 
 def test_the_public_interfaces_are_what_they_were() -> None:
     before, now = FILE.read_text(encoding="utf-8").splitlines(), interface()
-    assert not set(before) - set(now), "these have gone"
-    assert not set(now) - set(before), "these are new"
+    assert sorted(set(before) - set(now)) == [], "these have gone"
+    assert sorted(set(now) - set(before)) == [], "these are new"
 
 
 if __name__ == "__main__":

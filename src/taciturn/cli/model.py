@@ -61,6 +61,8 @@ class _SampleOptions(SampleSpec):
 @spec_command(_SampleOptions)
 def sample(fields: dict[str, Any]) -> None:
     """Continue prompts in one job; `taciturn sample gateway:ID` streams."""
+    if not {"id", "prompt"} <= fields.keys():
+        raise typer.BadParameter("id and --prompt are needed; give both")
     options = parse(_SampleOptions, fields)
     with connected() as client:
         model = client.model(options.id.removeprefix(GATEWAY))
