@@ -42,7 +42,7 @@ from taciturn.engine.training.batch import BatchLimits, microbatches
 from taciturn.engine.training.mechanism import planned_mechanism
 from taciturn.engine.training.state import TrainingState
 from taciturn.engine.training.step import Streams, private_step
-from taciturn.local.fit import configure_cpu, public_facts
+from taciturn.local.estimate import configure_cpu, public_facts
 from taciturn.planning.plan import TrainingPlan, make_plan
 from taciturn.spec import DataSpec, FitSpec
 

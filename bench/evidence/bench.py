@@ -23,7 +23,8 @@ from taciturn.embedded import TINY_MEDICAL, model_path
 from taciturn.engine.model.files import base_digests
 from taciturn.engine.model.load import LoadedModel, load_base, load_fitted
 from taciturn.llm import LLM
-from taciturn.local.fit import Observer, configure_cpu, public_facts
+from taciturn.local.estimate import configure_cpu, public_facts
+from taciturn.local.fit import Observer
 from taciturn.planning.plan import TrainingPlan, make_plan
 from taciturn.reports.privacy import REPORT, read_report
 from taciturn.spec import FitSpec, PerformanceSpec

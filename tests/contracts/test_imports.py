@@ -200,6 +200,8 @@ VIOLATIONS = {
         "tokens",
     ),
     "a batch reads rows": ("engine/training/batch.py", "import taciturn.data.source", "batches"),
+    "a job reads its result": ("sdk/job.py", "import taciturn.sdk.results", "sdk"),
+    "data are declared by jobs": ("spec/data.py", "import taciturn.spec.jobs", "spec"),
     "fits import models": ("local/fit.py", "import taciturn.local.model", "local"),
     "engine imports llm": ("engine/training/loop.py", "import taciturn.llm", "rooms"),
     "a fit imports the command line": ("local/fit.py", "import taciturn.cli.main", "rooms"),

@@ -46,7 +46,8 @@ from taciturn.engine.training.step import Streams, private_step
 from taciturn.engine.training.trainable import trainable
 from taciturn.errors import ModelError, SpecError, TaciturnError
 from taciturn.llm import LLM
-from taciturn.local.fit import Observer, public_facts
+from taciturn.local.estimate import public_facts
+from taciturn.local.fit import Observer
 from taciturn.planning.optimizer import OptimizerConfig
 from taciturn.planning.plan import adapter_plan
 from taciturn.reports.privacy import REPORT

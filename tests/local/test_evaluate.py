@@ -33,7 +33,7 @@ from taciturn.errors import (
     UnknownFieldError,
 )
 from taciturn.llm import LLM
-from taciturn.local.fit import released_figures
+from taciturn.local.release import released_figures
 from taciturn.reports.figures import Figure
 from taciturn.spec import DownstreamFields, DownstreamSpec, EvaluateFields, EvaluateSpec
 

@@ -16,7 +16,7 @@ from taciturn.engine.training.public import PublicStage
 from taciturn.engine.training.run_record import RunRecord
 from taciturn.errors import CheckpointError, DataError, SpecError
 from taciturn.llm import LLM
-from taciturn.local import fit
+from taciturn.local import estimate, fit
 from taciturn.local.fit import Observer
 from taciturn.planning.plan import TrainingPlan
 from taciturn.reports.privacy import PrivacyReport
@@ -217,7 +217,7 @@ def timed(patch: pytest.MonkeyPatch, *seconds: float) -> list[str]:
         happened.append("read")
         return prepare(*given)
 
-    patch.setattr(fit, "measured_seconds_per_unit", measured)
+    patch.setattr(estimate, "measured_seconds_per_unit", measured)
     patch.setattr(fit, "prepare", read)
     return happened
 
@@ -292,13 +292,14 @@ def test_of_several_processes_the_slowest_counts(
 
     spec = FitSpec(target_epsilon=8, max_minutes=1, method="lora", r=2)
     base: Any = SimpleNamespace(context_length=64, vocabulary=100, device="cpu")
-    found = fit._measured_speed(base, spec, None, Two())  # type: ignore[arg-type]
+    found = fit.measured_speed(base, spec, None, Two())  # type: ignore[arg-type]
     assert found.seconds_per_unit == 0.04
 
 
 def test_the_very_speed_of_this_device(tiny_llama: Path) -> None:
     spec = FitSpec(target_epsilon=8, max_minutes=1, method="lora", r=2)
-    speed = fit.measured_speed(load_base(str(tiny_llama), spec), spec)
+    base = load_base(str(tiny_llama), spec)
+    speed = estimate.measured_speed(base, spec, estimate.attached_loss(base, spec))
     assert 1e-6 < speed.seconds_per_unit < 1
     assert speed.seconds_per_unit == float(f"{speed.seconds_per_unit:.2g}")
     assert "64 of them a unit" in speed.basis

@@ -34,8 +34,9 @@ from taciturn.engine.training.public import PublicStage
 from taciturn.engine.training.run_record import RunRecord
 from taciturn.errors import CheckpointError
 from taciturn.llm import LLM
-from taciturn.local import fit
-from taciturn.local.fit import Arranged, Observer, public_facts
+from taciturn.local import estimate, fit
+from taciturn.local.estimate import public_facts
+from taciturn.local.fit import Arranged, Observer
 from taciturn.planning.plan import make_plan
 from taciturn.reports.privacy import PrivacyReport
 from taciturn.server.ledger import namespaces
@@ -219,7 +220,7 @@ def _happened(patch: Patch, *seconds: float) -> list[str]:
         found.append("read")
         return prepare(*given)
 
-    patch.setattr(fit, "measured_seconds_per_unit", measured)
+    patch.setattr(estimate, "measured_seconds_per_unit", measured)
     patch.setattr(fit, "prepare", read)
     return found
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -27,6 +28,7 @@ from taciturn.sdk.evaluation import RemoteEvaluation
 from taciturn.sdk.job import Job
 from taciturn.sdk.model import RemoteModel
 from taciturn.sdk.requests import public_texts
+from taciturn.sdk.results import read_result
 from taciturn.wire.datasets import DatasetState, StatedColumn
 from taciturn.wire.events import FAILURES, FailureCode, NodeEvent, NumberedEvent
 from taciturn.wire.jobs import Failure, JobKind, JobState, JobView, RemoteFit
@@ -361,7 +363,7 @@ def test_every_value_in_html_is_escaped(fake: Fake, client: Client) -> None:
     fake.datasets["phee"] = dataset("phee", EVIL)
     data = client.dataset("phee")
     evil = data.view.model_copy(update={"name": EVIL, "owner": EVIL, "unit": EVIL})
-    named = type(data)(evil, data.transport, data.ref, data._preview())
+    named = replace(data, view=evil, selected=data._preview())
     model = client.model("mod_00000000000000000001")
     view = model.view.model_copy(update={"base_model": EVIL, "name": EVIL, "owner": EVIL})
     job = data.fit(BASE, target_epsilon=3)
@@ -369,8 +371,8 @@ def test_every_value_in_html_is_escaped(fake: Fake, client: Client) -> None:
     frame = with_policy(pd.DataFrame({EVIL: [EVIL]}), EVIL)
     shown = [
         named._repr_html_(),
-        RemoteModel(model._transport, view)._repr_html_(),
-        Job(job._transport, strange)._repr_html_(),
+        RemoteModel(model._transport, view, read_result)._repr_html_(),
+        Job(job._transport, strange, read_result)._repr_html_(),
         client.list_datasets()._repr_html_(),
         frame._repr_html_(),
     ]

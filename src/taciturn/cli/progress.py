@@ -1,4 +1,4 @@
-"""What a person sees while a fit runs: a bar, the time left, and epsilon so far."""
+"""Screen of a fit while it runs: a bar, the time left, and epsilon so far."""
 
 from __future__ import annotations
 

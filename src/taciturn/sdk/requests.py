@@ -1,4 +1,4 @@
-"""From arguments to what is asked of a gateway, with errors as everywhere: value, bound, remedy."""
+"""Requests to a gateway made of arguments; errors say value, bound and remedy."""
 
 from __future__ import annotations
 
@@ -10,21 +10,19 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from taciturn.errors import DataError, MissingDependencyError, SpecError
-from taciturn.spec import parse
-from taciturn.wire.jobs import RemoteEvaluate, RemoteFit, RemoteSample
+from taciturn.spec import Spec, parse
 
 if TYPE_CHECKING:
     import pandas as pd
 
 R = TypeVar("R", bound=BaseModel)
 
-_SPECS = (RemoteFit, RemoteSample, RemoteEvaluate)
 _READERS = {".csv": "read_csv", ".parquet": "read_parquet"}
 
 
 def request(kind: type[R], **fields: Any) -> R:
-    """A wire value; raises SpecError for what it does not allow."""
-    if issubclass(kind, _SPECS):
+    """Make a wire value; raises SpecError for what it does not allow."""
+    if issubclass(kind, Spec):
         return parse(kind, fields)
     try:
         return kind(**fields)
@@ -36,8 +34,8 @@ def request(kind: type[R], **fields: Any) -> R:
             raise SpecError(message) from None
         if _is_secret(kind, where):  # a password is not quoted
             bound = first.get("ctx", {}).get("min_length")
-            wanted = message if bound is None else f"give {bound} characters at least"
-            raise SpecError(f"{where}: {wanted}") from None
+            remedy = message if bound is None else f"give {bound} characters at least"
+            raise SpecError(f"{where}: {remedy}") from None
         raise SpecError(f"{where}={first.get('input')!r}: {message}") from None
 
 
@@ -46,8 +44,8 @@ def _is_secret(kind: type[BaseModel], where: str) -> bool:
     return field is not None and "SecretStr" in repr(field)
 
 
-def asked(value: BaseModel) -> dict[str, Any]:
-    """A request's fields that are not as they would be anyway."""
+def body_of(value: BaseModel) -> dict[str, Any]:
+    """Return a request's fields that are not as they would be anyway."""
     fields = value.model_dump(mode="json", exclude_defaults=True)
     kind = getattr(value, "kind", None)
     return fields if kind is None else {"kind": kind.value, **fields}

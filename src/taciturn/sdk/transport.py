@@ -41,7 +41,7 @@ _NEVER_ARRIVED = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
 
 @dataclass(frozen=True, slots=True)
 class Patience:
-    """How long to wait for a gateway, and how often to try again.
+    """Timeouts and repeats of requests.
 
     Attributes:
         timeout_s: for an answer to begin, or to go on.
@@ -111,9 +111,9 @@ class Transport:
         json = body.model_dump(mode="json") if isinstance(body, BaseModel) else body
         more = {"Idempotency-Key": key, "If-Match": if_match}
         headers = self._headers | {name: text for name, text in more.items() if text is not None}
-        given = {name: value for name, value in (params or {}).items() if value is not None}
+        query = {name: value for name, value in (params or {}).items() if value is not None}
         request = self._http.build_request(
-            method, f"{self.url}/v1/{path}", json=json, params=given, headers=headers
+            method, f"{self.url}/v1/{path}", json=json, params=query, headers=headers
         )
         return self._answer(request, repeatable=key is not None or method in _REPEATABLE)
 
@@ -158,8 +158,8 @@ class Transport:
         """All values of a list, page by page as they are asked for."""
         cursor: str | None = None
         while True:
-            wanted = {**(params or {}), "cursor": cursor}
-            page = self.read(Page[kind], self.send("GET", path, params=wanted))  # type: ignore[valid-type]
+            query = {**(params or {}), "cursor": cursor}
+            page = self.read(Page[kind], self.send("GET", path, params=query))  # type: ignore[valid-type]
             yield from page.items
             cursor = page.next_cursor
             if cursor is None:
@@ -180,10 +180,7 @@ class Transport:
             GatewayError: refused; UnavailableError: no answer, or it broke off.
         """
         request = self._http.build_request(
-            method,
-            f"{self.url}/v1/{path}",
-            json=body,
-            headers={**self._headers, **(headers or {})},
+            method, f"{self.url}/v1/{path}", json=body, headers={**self._headers, **(headers or {})}
         )
         try:
             response = self._http.send(request, stream=True)

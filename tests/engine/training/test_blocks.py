@@ -12,7 +12,8 @@ from taciturn.engine.model.load import load_base
 from taciturn.engine.training.checkpoint import StepJournal
 from taciturn.engine.training.loop import Blocks
 from taciturn.errors import BudgetExceededError, SpecError
-from taciturn.local.fit import Arranged, fit, public_facts
+from taciturn.local.estimate import public_facts
+from taciturn.local.fit import Arranged, fit
 from taciturn.planning.plan import Speed, TrainingPlan, make_plan
 from taciturn.spec import FitSpec
 

@@ -26,7 +26,8 @@ from taciturn.engine.privacy.ranks import Ranks
 from taciturn.engine.training.loop import Blocks, EpsilonCurve, Interrupted, TrainingProgress
 from taciturn.engine.training.processes import all_processes, tell, together
 from taciturn.errors import OutputError, SpecError
-from taciturn.local.fit import DATA, PRIVATE, Arranged, Observer, fit
+from taciturn.local.fit import Arranged, Observer, fit
+from taciturn.local.release import DATA, PRIVATE
 from taciturn.planning.plan import TrainingPlan
 from taciturn.spec import FitSpec
 from taciturn.wire.events import Stage
