@@ -22,7 +22,7 @@ from taciturn.data.tokens.tokenize import TokenizedDataset
 from taciturn.embedded import model_path
 from taciturn.engine.model.loss import CausalLmLoss
 from taciturn.engine.privacy.mechanism import DpSgdMechanism
-from taciturn.engine.training.allocator import keep_freed_memory
+from taciturn.malloc import keep_freed_memory
 from taciturn.engine.training.batch import BatchLimits
 from taciturn.engine.training.step import Streams, private_step
 from taciturn.planning.defaults import L2_CLIP_NORM

@@ -43,7 +43,6 @@ from taciturn.engine.model.sharding import check_can_shard
 from taciturn.engine.privacy.forms import Form
 from taciturn.engine.privacy.per_example import trainable_parameters
 from taciturn.engine.privacy.ranks import ALONE, Ranks
-from taciturn.engine.training.allocator import keep_freed_memory
 from taciturn.engine.training.checkpoint import full_disk_is_clear
 from taciturn.engine.training.estimate import (
     FormChoice,
@@ -61,6 +60,7 @@ from taciturn.engine.training.public import PublicStage, PublicText
 from taciturn.engine.training.run_record import Begun, digest_of
 from taciturn.engine.training.trainable import trainable
 from taciturn.errors import CheckpointError, GuaranteeError, ModelError, OutputError, SpecError
+from taciturn.malloc import keep_freed_memory
 from taciturn.planning.defaults import PublicFacts
 from taciturn.planning.plan import (
     EXPLANATIONS,

@@ -16,7 +16,7 @@ from anyio import CapacityLimiter, to_thread
 
 from taciturn.server.identity.principal import Principal
 from taciturn.server.identity.secret import new_id
-from taciturn.server.jobs.text_streams import Texts
+from taciturn.server.jobs.text_streams import TextStreams
 from taciturn.server.models.results import Results
 from taciturn.server.problems import ProblemError
 from taciturn.wire.events import FailureCode
@@ -38,7 +38,7 @@ _LASTING = frozenset(
 
 PATIENCE_S = 900.0
 _FIRST_LOOK_S, _LONGEST_PAUSE_S = 0.05, 1.0
-_PIECE_S = 0.25
+_PIECE_S = 0.5
 
 
 class Desk(Protocol):
@@ -65,8 +65,8 @@ class Piece:
 class Completions:
     """Asks for samples, and waits for them."""
 
-    def __init__(self, desk: Desk, results: Results, texts: Texts) -> None:
-        self._desk, self._results, self._texts = desk, results, texts
+    def __init__(self, desk: Desk, results: Results, text_streams: TextStreams) -> None:
+        self._desk, self._results, self._text_streams = desk, results, text_streams
         self._threads = CapacityLimiter(8)
 
     async def ask(self, caller: Principal, asked: RemoteSample) -> JobView:
@@ -93,23 +93,23 @@ class Completions:
         written, number, over = "", 0, False
         try:
             while not over:
-                chunk = await self._texts.read(job.id, number, _PIECE_S)
-                if chunk is None:
+                chunks = await self._text_streams.read(job.id, number, _PIECE_S)
+                if not chunks:
                     over = await self._is_over(caller, job.id)
-                    continue
-                number += 1
-                written += chunk.text
-                yield Piece(chunk.text)
-                if chunk.last:
-                    await self._over(caller, job.id)
-                    over = True
+                for chunk in chunks:
+                    number += 1
+                    written += chunk.text
+                    yield Piece(chunk.text)
+                    if chunk.last:
+                        await self._over(caller, job.id)
+                        over = True
         except (asyncio.CancelledError, GeneratorExit):
             await self._abandon(caller, job.id)
             raise
         finally:
-            self._texts.close(job.id)
+            await asyncio.shield(self._ask(lambda: self._text_streams.delete(job.id)))
         (line,) = await self._ask(lambda: self._results.samples(job.id))
-        # Worker and reader may have come to different gateways: then the rest comes at once.
+        # What was too long, or was lost with a database that was restarted, comes at once.
         rest = line.text.removeprefix(written) if line.text.startswith(written) else ""
         yield Piece(rest, line)
 

@@ -1,8 +1,9 @@
-"""One look into the database each second for everybody who watches the events of jobs.
+"""Broadcast of the events of jobs to everybody who watches them in one process.
 
-Events become visible at ticks; the last ones of a tick are committed a moment later. Each gateway
-process looks by itself; none has to know of the others. A watcher holds a bounded queue. Whoever
-reads too slowly is let go, and resumes after the last event that it has got.
+Events become visible at ticks; the last ones of a tick are committed a moment later, and notify.
+Each gateway process looks into the database by itself, once for all its watchers: after each tick,
+when it is notified, and each second. A watcher holds a bounded queue. Whoever reads too slowly is
+let go, and resumes after the last event that it has got, in any process.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import logging
 import math
 import time
 from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TypeVar
@@ -23,12 +25,13 @@ from taciturn.wire.events import NumberedEvent
 
 T = TypeVar("T")
 
-log = logging.getLogger("taciturn.server.hub")
+log = logging.getLogger("taciturn.server.broadcast")
 
 _QUEUE = 64
 _PAGE = 50  # a thousand who come back at once hold as many events each
 _BEAT_S = 15.0
 _LOOK_S = 1.0  # an end that was due at a tick is written by whoever dispatches, soon after it
+_COALESCE_S = 0.05  # many jobs that end at one tick are one look
 _LIFE_S = 3600.0  # then a watcher has to come again, with a token that is still valid
 
 
@@ -72,7 +75,7 @@ class _Watcher:
             self.queue.put_nowait(item)
 
 
-class Hub:
+class Broadcast:
     """Feeds all streams of one process. Used from its event loop only, but for `stop`."""
 
     def __init__(self, events: Events, limit: int = 4000) -> None:
@@ -94,8 +97,13 @@ class Hub:
     def stop(self) -> None:
         """End all streams now and let nobody watch any more; from any thread or signal handler."""
         self._stopped = True
+        self.wake()
+
+    def wake(self) -> None:
+        """An event has become visible: look soon. From any thread."""
         if self._loop is not None:
-            self._loop.call_soon_threadsafe(self._wake.set)
+            with suppress(RuntimeError):  # it has ended
+                self._loop.call_soon_threadsafe(self._wake.set)
 
     async def watch(self, job_id: str, after: int) -> AsyncIterator[NumberedEvent | None]:
         """Events with a number above `after` as they become visible, until the final state; None
@@ -125,8 +133,8 @@ class Hub:
         return after > 0 and await self._ask(lambda: self._events.is_last(job_id, after))
 
     async def _items(self, watcher: _Watcher) -> AsyncIterator[NumberedEvent | None]:
-        """What is visible already, then what comes. The hub knows of the watcher before it reads
-        what there is, so that nothing falls between the two."""
+        """Events that are visible already, then those that come. The broadcast knows of the watcher
+        before it reads what there is, so that nothing falls between the two."""
         page: tuple[NumberedEvent, ...] | None = None
         while (page is None or len(page) == _PAGE) and not self._stopped:
             page = await self._ask(partial(self._events.page, watcher.job_id, watcher.after, _PAGE))
@@ -208,3 +216,5 @@ class Hub:
                 await self._wake.wait()
         except TimeoutError:
             return
+        self._wake.clear()
+        await asyncio.sleep(_COALESCE_S)

@@ -15,6 +15,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, Row, func, insert, select, update
 
 from taciturn.server.context import Gateway
+from taciturn.server.notifications import Topic, publish_with
 from taciturn.server.schema.tables import job_events, jobs
 from taciturn.wire.events import (
     JOB_EVENT,
@@ -93,6 +94,8 @@ class Events:
                 job_id=job_id, sequence=sequence, visible_at_ms=visible_at_ms, **values
             )
         )
+        if visible_at_ms <= self.gateway.now_ms():  # streams look after each tick, and by then have
+            publish_with(connection, Topic.EVENT)
 
     def tick_ms(self) -> int:
         """The next tick: what happens now is shown then."""

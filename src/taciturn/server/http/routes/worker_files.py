@@ -58,17 +58,19 @@ async def post_text(
     job_id: str, chunk: TextChunk, caller: Worker, lease: Lease, services: Svc
 ) -> None:
     """A piece of a streamed sample."""
-    await to_thread.run_sync(services.model_workers.check_holds, caller, lease)
-    services.texts.put(job_id, chunk)
+    await to_thread.run_sync(services.text_streams.put, caller, lease, chunk)
 
 
 @router.post("/worker/jobs/{job_id}/next")
-async def next_job(job_id: str, caller: Worker, lease: Lease, services: Svc) -> NextJob:
+async def next_job(
+    job_id: str, request: Request, caller: Worker, lease: Lease, services: Svc
+) -> NextJob:
     """Another sample of the same model, with a token of its own. Waits as long as the gateway
     wants idle workers to; null: end."""
     model_id, handle = await to_thread.run_sync(services.model_workers.of_last, caller, lease)
     timeout_s = services.gateway.settings.idle_worker_s
-    return await services.idle.offer(model_id, handle, timeout_s) or NextJob()
+    offer = services.warm_workers.offer(model_id, handle, timeout_s, request.is_disconnected)
+    return await offer or NextJob()
 
 
 @router.get(
