@@ -79,12 +79,10 @@ def process(settings: dict[str, str]) -> Iterator[subprocess.Popen[bytes]]:
 
 
 @pytest.fixture(scope="module")
-def settings(
-    cluster: Cluster, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[dict[str, str]]:
+def settings(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
-    yield {
+    return {
         "TACITURN_DATABASE_URL": cluster.create("processes"),
         "TACITURN_LEDGER_KEY": "11" * 32,
         "TACITURN_DATA_DIR": str(tmp_path_factory.mktemp("gateway")),
@@ -131,6 +129,7 @@ def test_a_revoked_token_opens_no_door_any_more(here: Running) -> None:
     assert Counter(here.ask(token=made.text).status_code for _ in range(20)) == {401: 20}
 
 
+@pytest.mark.thorough
 def test_whichever_dies_the_gateway_goes_on(here: Running) -> None:
     for number in range(COUNT):
         before = here.children()
@@ -139,6 +138,7 @@ def test_whichever_dies_the_gateway_goes_on(here: Running) -> None:
         until(lambda before=before: len(set(here.children()) - set(before)) == 1)
 
 
+@pytest.mark.thorough
 def test_an_end_is_orderly_and_a_death_leaves_nobody(
     here: Running, settings: dict[str, str], tmp_path: Path
 ) -> None:
@@ -170,6 +170,7 @@ def broken() -> None:
     raise RuntimeError("no")
 
 
+@pytest.mark.thorough
 def test_a_gateway_whose_processes_cannot_start_gives_up(tmp_path: Path) -> None:
     program = tmp_path / "broken.py"
     program.write_text(
