@@ -22,6 +22,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from fastapi import FastAPI
 from sqlalchemy import Connection, Engine, Row, Select, func, select, text
 from sqlalchemy.exc import DBAPIError
 
@@ -42,17 +43,15 @@ from taciturn.server.ledger.journal import utc_now
 from taciturn.server.ledger.tables import entries
 from taciturn.server.ledger.tables import jobs as ledger_jobs
 from taciturn.server.schema.tables import jobs
-from taciturn.server.serve import GatewayServer, config
+from taciturn.server.serve import run
 from taciturn.server.services import Services
 from taciturn.server.settings import Settings
-from taciturn.server.siblings import Siblings
-from taciturn.server.supervising import supervise
 from taciturn.wire.datasets import BudgetTerms, PolicyTerms
 from taciturn.wire.jobs import JobState, RemoteFit
 from taciturn.wire.worker import BaseModelFacts
 
 BODY = fit(target_epsilon=1.5, steps=20)
-CLIENTS, WORKERS, PROCESSES = 3, 4, 2
+CLIENTS, WORKERS, PROCESSES = 3, 4, 2  # on PostgreSQL; SQLite serves one process
 LEASE_S, TICK_S = 3.0, 0.1
 WAITING = 6  # jobs in the queue, of which no more are asked for: it has to empty in time
 KILLS_PER_LOOK = 5
@@ -110,7 +109,8 @@ class _Scene:
         settings = Settings(
             data_dir=self.folder / "gateway",
             port=self.port,
-            processes=PROCESSES,
+            database_url=self.url,
+            processes=self.count,
             max_workers=WORKERS,
             lease_s=LEASE_S,
             stop_s=1.0,
@@ -118,6 +118,11 @@ class _Scene:
         )
         engine = self.connected()
         return Gateway(settings, engine, key, Ledger(engine, key, patience_s=60), utc_now)
+
+    @property
+    def count(self) -> int:
+        """Processes that serve."""
+        return PROCESSES if self.url.startswith("postgresql") else 1
 
     def connected(self) -> Engine:
         if self.engine is None:
@@ -150,22 +155,10 @@ class _Scene:
     def serve(self) -> None:
         """The gateway's processes."""
         os.environ["NOTES"] = str(self.folder / "notes")
-        logging.disable(logging.CRITICAL)
-        supervise("127.0.0.1", self.port, PROCESSES, self.serve_one)
-
-    def serve_one(self, siblings: Siblings, sockets: list[socket.socket]) -> None:
-        """One of them."""
-        launcher = LocalLauncher(self.folder / "workspaces", ("NOTES",), STUB)
-        gateway = self.gateway()
-        app = create_app(gateway, siblings=siblings)
-        services = Services.of(
-            gateway, siblings=siblings, launcher=launcher, released=NothingReleased()
+        run(
+            self.gateway().settings,
+            _Served(self.url, self.key, self.folder, self.port, self.report),
         )
-        object.__setattr__(services.jobs.ending, "released", _Reports(self.report))
-        app.state.services = services
-        if siblings.first:
-            threading.Thread(target=_ticks, args=(services,), daemon=True).start()
-        GatewayServer(config(gateway.settings, app), app).run(sockets)
 
     def fault(self) -> str | None:
         """Kill something; what the gateway does not start again itself is started again. None if
@@ -178,7 +171,7 @@ class _Scene:
                 return "database connection"
         if draw < 0.75:
             return "worker" if self.kill_worker() else None
-        if draw < 0.85:
+        if draw < 0.85 and self.count > 1:
             return "one process of the gateway" if self.kill_process() else None
         name = "gateway" if draw < 0.95 else self.random.choice(sorted(self.processes))
         kill(self.processes[name])
@@ -188,7 +181,8 @@ class _Scene:
     def kill_process(self) -> bool:
         """`kill -9` of a process that serves; False if there is none yet."""
         pid = self.processes["gateway"]
-        found = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        found = [each for each in children if b"spawn_main" in _command(each)]
         if not found:
             return False
         os.kill(int(self.random.choice(found)), signal.SIGKILL)
@@ -303,6 +297,29 @@ class _Scene:
         return found
 
 
+@dataclass(frozen=True)
+class _Served:
+    """The application of one process; made there."""
+
+    url: str
+    key: str
+    folder: Path
+    port: int
+    report: bytes
+
+    def __call__(self) -> FastAPI:
+        logging.disable(logging.CRITICAL)
+        launcher = LocalLauncher(self.folder / "workspaces", ("NOTES",), STUB)
+        scene = _Scene(self.url, self.key, self.folder, random.Random(), self.port)
+        gateway = scene.gateway()
+        app = create_app(gateway)
+        services = Services.of(gateway, launcher=launcher, released=NothingReleased())
+        object.__setattr__(services.jobs.ending, "released", _Reports(self.report))
+        app.state.services = services
+        threading.Thread(target=_ticks, args=(services,), daemon=True).start()
+        return app
+
+
 @dataclass
 class _Client:
     """Somebody who asks for jobs, again under the same key until there is an answer."""
@@ -353,10 +370,18 @@ def _number(query: Select[tuple[int]], connection: Connection) -> int:
 
 
 def _ticks(services: Services) -> None:
+    """More rounds than the dispatcher makes by itself, in the process that leads."""
     while True:
         with contextlib.suppress(Exception):
-            services.dispatcher.tick()
+            if services.dispatcher.leader.leads:
+                services.dispatcher.tick()
         time.sleep(TICK_S)
+
+
+def _command(pid: str) -> bytes:
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    return b""
 
 
 def _plan() -> dict[str, Any]:

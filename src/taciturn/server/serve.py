@@ -48,7 +48,7 @@ KEEP_ALIVE_S = 75
 that is under way while the gateway closes would be lost."""
 FIRST_ADMIN = "admin"
 _BACKLOG = 2048
-_BIND_S = 5.0
+_BIND_S = 15.0
 _HEALTH_S = 60
 """How long a process may take to answer its supervisor: a new one imports everything first."""
 _COLLECT = (10_000, 20, 20)
