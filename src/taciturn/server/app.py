@@ -94,14 +94,14 @@ def _problem(request: Request, error: Exception) -> Response:
 
 def _own_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, TaciturnError)
-    known = from_error(error)
-    if known is None:
+    problem = from_error(error)
+    if problem is None:
         raise error  # `Observing` makes an incident of it
-    return _problem(request, known)
+    return _problem(request, problem)
 
 
 def _invalid(request: Request, error: Exception) -> Response:
-    """What is wrong and where, without the values: they may be secrets."""
+    """Say which field is wrong and why, without the values: they may be secrets."""
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
     where = ".".join(str(part) for part in first["loc"])

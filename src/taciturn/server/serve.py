@@ -60,21 +60,22 @@ MakeApp = Callable[[], FastAPI]
 
 
 def first_admin(gateway: Gateway) -> str | None:
-    """On a database without people: an administrator, and their token, which is nowhere else.
+    """Make an administrator on a database without people, and return their token, which is kept
+    nowhere else.
 
     One transaction, so that of several gateways one makes them, and a crash leaves nobody who has
     no token.
     """
-    made, now_ms = secret.new_secret(), gateway.now_ms()
+    token, now_ms = secret.new_secret(), gateway.now_ms()
 
     def work(connection: Connection) -> bool:
         if connection.execute(select(users.c.id).limit(1)).first() is not None:
             return False
         user_id = _add_admin(connection, now_ms)
-        _add_token(connection, made, user_id, "first", now_ms, _FIRST_TOKEN_MS)
+        _add_token(connection, token, user_id, "first", now_ms, _FIRST_TOKEN_MS)
         return True
 
-    return made.text if gateway.write(work) else None
+    return token.text if gateway.write(work) else None
 
 
 def recovered_admin(gateway: Gateway) -> str:
@@ -84,13 +85,13 @@ def recovered_admin(gateway: Gateway) -> str:
     For whoever can open the gateway's database, and so could write there anyway. It is on record,
     in the same transaction.
     """
-    made, now_ms = secret.new_secret(), gateway.now_ms()
+    token, now_ms = secret.new_secret(), gateway.now_ms()
 
     def work(connection: Connection) -> None:
         row = connection.execute(select(users).where(users.c.name == FIRST_ADMIN)).first()
         user_id = _add_admin(connection, now_ms) if row is None else _let_in(connection, row)
         revoke_all(connection, user_id, now_ms)
-        _add_token(connection, made, user_id, "recovery", now_ms, _RECOVERY_TOKEN_MS)
+        _add_token(connection, token, user_id, "recovery", now_ms, _RECOVERY_TOKEN_MS)
         record = Record(
             at_ms=now_ms,
             actor="operator",
@@ -100,12 +101,12 @@ def recovered_admin(gateway: Gateway) -> str:
             code=None,
             request_id=secret.new_id("req"),
             address=None,
-            token_id=made.id,
+            token_id=token.id,
         )
         connection.execute(insert(audit_log).values(record.values()))
 
     gateway.write(work)
-    return made.text
+    return token.text
 
 
 def _add_admin(connection: Connection, now_ms: int) -> str:
@@ -132,7 +133,7 @@ def _let_in(connection: Connection, row: Row[Any]) -> str:
 
 def _add_token(
     connection: Connection,
-    made: secret.NewSecret,
+    token: secret.NewSecret,
     user_id: str,
     name: str,
     now_ms: int,
@@ -140,11 +141,11 @@ def _add_token(
 ) -> None:
     connection.execute(
         insert(tokens).values(
-            id=made.id,
+            id=token.id,
             kind="api",
             user_id=user_id,
             name=name,
-            digest=made.digest,
+            digest=token.digest,
             scopes="[]",
             created_at_ms=now_ms,
             expires_at_ms=now_ms + lifetime_ms,

@@ -119,7 +119,7 @@ class Services:
         files: Files | None = None,
         released: Released | None = None,
     ) -> Services:
-        """All services on one gateway; what they do besides requests is in `background`.
+        """Make all services on one gateway; what they do besides requests is in `background`.
 
         Args:
             launcher: starts workers; by default the one that the settings name.

@@ -41,7 +41,7 @@ class Desk:
         return job, WorkerPrincipal(token_id=token, job_id=job, attempt=1)
 
     def put(self, text: str, offset: int | None = None, *, last: bool = False) -> None:
-        self.streams.put(self.worker, 1, TextChunk(text=text, offset=offset, last=last))
+        self.streams.add(self.worker, 1, TextChunk(text=text, offset=offset, last=last))
 
     def kept(self) -> int:
         return int(self.clinic.gateway.rows(select(func.count(text_pieces.c.data)))[0][0])
@@ -91,7 +91,7 @@ def test_repeats_and_gaps_are_dropped(desk: Desk) -> None:
 
 def test_only_the_worker_that_holds_the_job_writes(desk: Desk) -> None:
     with pytest.raises(ProblemError, match="does not hold the job"):
-        desk.streams.put(desk.worker, 2, TextChunk(text="of an earlier lease", offset=0))
+        desk.streams.add(desk.worker, 2, TextChunk(text="of an earlier lease", offset=0))
     assert desk.kept() == 0
 
 

@@ -33,7 +33,7 @@ _log = logging.getLogger("taciturn.connections")
 
 
 class Callers:
-    """Who is connected to this process: how many from each address, and how many at all.
+    """Connections to this process, counted by address and in total.
 
     A proxy stands for many people, so the connections of trusted ones are limited in total only.
     """
@@ -46,7 +46,9 @@ class Callers:
         self._most_of_all = max(files // 2, files - _RESERVED_FILES)
         trusted = settings.trusted_proxies
         self._proxies = (
-            None if trusted is None else ProxyHeadersMiddleware(_nobody, trusted).trusted_hosts
+            None
+            if trusted is None
+            else ProxyHeadersMiddleware(_no_application, trusted).trusted_hosts
         )
         self._open: Counter[str] = Counter()
 
@@ -79,12 +81,12 @@ class Callers:
             del self._open[own]
 
 
-async def _nobody(*_: Any) -> None:
+async def _no_application(*_: Any) -> None:
     """An application that is never asked."""
 
 
 class _Reader(h11.Connection):
-    """What a client says, as HTTP within limits; `refusal` is why reading has ended early.
+    """Parser of a client's HTTP, within limits; `refusal` says why reading has ended early.
 
     A method that is not HTTP's is refused here: each would be a label of a figure.
     """
@@ -97,7 +99,7 @@ class _Reader(h11.Connection):
         self.body_bytes = 0
 
     def next_event(self) -> Any:
-        """As h11; raises RemoteProtocolError where a limit is passed."""
+        """Return h11's next event; raises RemoteProtocolError where a limit is passed."""
         reading_head = self.their_state is h11.IDLE
         try:
             event = super().next_event()
@@ -304,10 +306,10 @@ class LimitedConnection(H11Protocol):
         super().resume_writing()
         self._unset("write")
 
-    def _expect_reading(self, left: int) -> None:
+    def _expect_reading(self, unsent: int) -> None:
         def look() -> None:
             now = self.transport.get_write_buffer_size()
-            if now < left:
+            if now < unsent:
                 self._expect_reading(now)
             else:
                 self.transport.abort()
@@ -321,7 +323,7 @@ class LimitedConnection(H11Protocol):
         self._feed()
 
     def send_400_response(self, msg: str) -> None:
-        """What h11 or a limit does not take: a problem, in the place of uvicorn's bare words."""
+        """Answer with a problem, in the place of uvicorn's words: h11 or a limit refuses this."""
         self._refuse(self.conn.refusal or ProblemError("malformed", msg))
 
     def _refuse(self, problem: ProblemError) -> None:

@@ -48,7 +48,7 @@ _Item = NumberedEvent | _End | None  # None: a sign of life
 
 @dataclass(eq=False, slots=True)
 class _Watcher:
-    """Somebody who watches a job.
+    """A stream that watches a job.
 
     Attributes:
         after: number of the newest event that was given out.
@@ -65,10 +65,10 @@ class _Watcher:
 
     def offer(self, event: NumberedEvent) -> None:
         if event.sequence > max(self.after, self.offered):
-            self.put(event)
+            self.enqueue(event)
             self.offered = event.sequence
 
-    def put(self, item: _Item) -> None:
+    def enqueue(self, item: _Item) -> None:
         if self.queue.full():
             self.slow = True
         if not self.slow:
@@ -91,7 +91,7 @@ class Broadcast:
 
     @property
     def watching(self) -> int:
-        """How many streams there are."""
+        """The number of streams."""
         return self._watching
 
     def stop(self) -> None:
@@ -128,8 +128,8 @@ class Broadcast:
         finally:
             self._remove(watcher)
 
-    async def ended(self, job_id: str, after: int) -> bool:
-        """Whether the event of this number was the last one."""
+    async def has_ended(self, job_id: str, after: int) -> bool:
+        """Return True if the event of this number was the last one."""
         return after > 0 and await self._ask(lambda: self._events.is_last(job_id, after))
 
     async def _items(self, watcher: _Watcher) -> AsyncIterator[NumberedEvent | None]:
@@ -171,7 +171,7 @@ class Broadcast:
         return [watcher for watchers in self._watchers.values() for watcher in watchers]
 
     async def _run(self) -> None:
-        """As long as somebody watches."""
+        """Look for events while somebody watches."""
         since_ms = self._events.gateway.now_ms() - LATE_MS
         beat_s = time.monotonic()
         while self._watchers and not self._stopped:
@@ -188,12 +188,12 @@ class Broadcast:
             await self._rest(beat_s)
         if self._stopped:
             for watcher in self._all():
-                watcher.put(_End())
+                watcher.enqueue(_End())
 
     async def _look(self, since_ms: int) -> None:
         jobs = frozenset(self._watchers)
-        found = await self._ask(lambda: self._events.became_visible(since_ms, jobs))
-        for job_id, events in found.items():
+        by_job = await self._ask(lambda: self._events.became_visible(since_ms, jobs))
+        for job_id, events in by_job.items():
             for watcher in self._watchers.get(job_id, ()):
                 for event in events:
                     watcher.offer(event)
@@ -201,9 +201,9 @@ class Broadcast:
     def _beat(self, now_s: float) -> None:
         for watcher in self._all():
             if now_s - watcher.born_s > _LIFE_S:
-                watcher.put(_End())
+                watcher.enqueue(_End())
             elif watcher.queue.empty():
-                watcher.put(None)
+                watcher.enqueue(None)
 
     async def _rest(self, beat_s: float) -> None:
         """Until just after the next tick, a second at most; a stop ends it."""

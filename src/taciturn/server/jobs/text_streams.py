@@ -46,12 +46,12 @@ class TextStreams:
     """Pieces of text, by the job that writes them."""
 
     gateway: Gateway
-    held: Held
+    check_lease: Held
     _readers: dict[str, set[_Reader]] = field(default_factory=dict)
     # Not the threads of ordinary requests: many readers must not take them.
     _threads: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(_THREADS))
 
-    def put(self, worker: WorkerPrincipal, lease: int, chunk: TextChunk) -> None:
+    def add(self, worker: WorkerPrincipal, lease: int, chunk: TextChunk) -> None:
         """Take a piece from the worker that holds the job. One that was sent again is dropped, as
         is one that would leave a gap: its reader gets the rest when the job is over.
 
@@ -60,7 +60,7 @@ class TextStreams:
         """
 
         def work(connection: Connection) -> None:
-            job_id = self.held(connection, worker, lease).id
+            job_id = self.check_lease(connection, worker, lease).id
             newest = connection.execute(
                 select(text_pieces.c.number, text_pieces.c.chars, text_pieces.c.data)
                 .where(text_pieces.c.job_id == job_id)
@@ -107,14 +107,14 @@ class TextStreams:
 
     def delete(self, job_id: str) -> None:
         """Delete a job's text: it was read, or nobody reads it any more."""
-        mine = delete(text_pieces).where(text_pieces.c.job_id == job_id)
-        self.gateway.write(lambda connection: connection.execute(mine))
+        statement = delete(text_pieces).where(text_pieces.c.job_id == job_id)
+        self.gateway.write(lambda connection: connection.execute(statement))
 
     def prune(self) -> None:
         """Delete text that nobody has read in time."""
         before_ms = self.gateway.now_ms() - LIFETIME_MS
-        old = delete(text_pieces).where(text_pieces.c.created_at_ms < before_ms)
-        self.gateway.write(lambda connection: connection.execute(old))
+        statement = delete(text_pieces).where(text_pieces.c.created_at_ms < before_ms)
+        self.gateway.write(lambda connection: connection.execute(statement))
 
     async def _pieces(self, job_id: str, number: int) -> tuple[TextChunk, ...]:
         query = (

@@ -38,7 +38,7 @@ class WarmWorkers:
         model_id: str,
         handle: str | None,
         timeout_s: float,
-        gone: Callable[[], Awaitable[bool]],
+        is_gone: Callable[[], Awaitable[bool]],
     ) -> NextJob | None:
         """Wait, as a worker that has this model, for a job; None if none came in time, or if the
         worker is gone or the gateway stops.
@@ -50,7 +50,7 @@ class WarmWorkers:
         deadline_s, arrival = time.monotonic() + timeout_s, asyncio.Event()
         self._arrivals.add(arrival)
         try:
-            while not (self._stopped or await gone()):
+            while not (self._stopped or await is_gone()):
                 arrival.clear()
                 job = await to_thread.run_sync(self.claim, model_id, handle, limiter=self._threads)
                 remaining_s = deadline_s - time.monotonic()

@@ -50,7 +50,7 @@ async def read_events(
     await to_thread.run_sync(services.results.check_watched, caller, job_id)
     broadcast = services.broadcast
     after = max(after, _number(last_event_id))
-    if await broadcast.ended(job_id, after):
+    if await broadcast.has_ended(job_id, after):
         return Response(status_code=204)
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
     return EventStream(_stream(broadcast, job_id, after), headers=headers)
