@@ -36,7 +36,7 @@ from starlette.testclient import TestClient
 from gateways.load import Ask, Line, Seen, Watchers, closed_loop, open_loop, quantile_ms
 from gateways.served import Nobody, Served, more_files, served
 from gateways.statements import asked, heard
-from gateways.world import DATASET, MODEL, NAMESPACE, World, fit
+from gateways.world import DATASET, MODEL, NAMESPACE, World, fit, plan_of
 from ledgers.cluster import NoPostgresError, postgres
 from taciturn.server.app import create_app
 from taciturn.server.context import Gateway
@@ -176,6 +176,7 @@ def _furnish(world: World) -> tuple[list[str], list[str], str]:
         "namespace": NAMESPACE,
         "dataset": DATASET,
         "request": json.dumps(fit()),
+        "plan": json.dumps(plan_of(fit())),
         "grants": "[]",
         "attempt": 1,
         "lease": 1,

@@ -26,7 +26,7 @@ from fastapi import FastAPI
 from sqlalchemy import Connection, Engine, Row, Select, func, select, text
 from sqlalchemy.exc import DBAPIError
 
-from gateways.world import DELTA, EPSILON, UNITS, World, fit
+from gateways.world import DELTA, EPSILON, UNITS, World, fit, plan_of
 from ledgers.herd import answer, kill, spawn
 from taciturn.accounting.compose import epsilon
 from taciturn.accounting.events import dpsgd_event, event_to_dict
@@ -35,8 +35,6 @@ from taciturn.server.app import create_app
 from taciturn.server.context import Gateway
 from taciturn.server.database import open_database
 from taciturn.server.jobs.completion import NothingReleased
-from taciturn.server.jobs.pricing import price
-from taciturn.server.jobs.terms import DatasetFacts, Terms
 from taciturn.server.launchers.local import LocalLauncher
 from taciturn.server.ledger import Ledger, SealKey, namespaces, statement, verify
 from taciturn.server.ledger.journal import utc_now
@@ -46,9 +44,7 @@ from taciturn.server.schema.tables import jobs
 from taciturn.server.serve import run
 from taciturn.server.services import Services
 from taciturn.server.settings import Settings
-from taciturn.wire.datasets import BudgetTerms, PolicyTerms
-from taciturn.wire.jobs import JobState, RemoteFit
-from taciturn.wire.worker import BaseModelFacts
+from taciturn.wire.jobs import JobState
 
 BODY = fit(target_epsilon=1.5, steps=20)
 CLIENTS, WORKERS, PROCESSES = 3, 4, 2  # on PostgreSQL; SQLite serves one process
@@ -101,7 +97,7 @@ class _Scene:
             self.port = probe.getsockname()[1]
         self.world = World.on(self.gateway())
         (self.folder / "newest").write_text("phee")
-        self.plan = _plan()
+        self.plan = plan_of(BODY)
         self.report = _report(self.plan)
 
     def gateway(self) -> Gateway:
@@ -382,21 +378,6 @@ def _command(pid: str) -> bytes:
     with contextlib.suppress(OSError):
         return Path(f"/proc/{pid}/cmdline").read_bytes()
     return b""
-
-
-def _plan() -> dict[str, Any]:
-    terms = Terms(
-        namespace="any",
-        policy=PolicyTerms(budget=BudgetTerms(epsilon=EPSILON, delta=DELTA)),
-        policy_version=1,
-        holders=(),
-        owned=True,
-        dataset=DatasetFacts("any", "patient_id", UNITS, ()),
-        base=BaseModelFacts(
-            name=BODY["model"], parameters=4_737_280, context_length=512, vocabulary=6144
-        ),
-    )
-    return price(RemoteFit(**BODY), terms).plan
 
 
 def _steps(plan: dict[str, Any], count: int) -> Any:
