@@ -5,8 +5,9 @@
     python bench/gateway.py --soak 600         memory over time
     python bench/gateway.py --statements       what each kind of request asks of the database
     python bench/gateway.py --database SQLite  one of them only
+    python bench/gateway.py --processes 4      of PostgreSQL's gateway; SQLite serves one
 
-The gateway runs as `taciturn serve` runs it: a process for each core, sessions and audit log
+The gateway runs as `taciturn serve` runs it, on PostgreSQL in two processes, sessions and audit log
 included, every answer on record before it leaves. The load comes from this process over
 loopback. Ends with 1 if a goal is missed: 300 requests per second with 99% below 100 ms.
 """
@@ -35,7 +36,7 @@ from starlette.testclient import TestClient
 from gateways.load import Ask, Line, Seen, Watchers, closed_loop, open_loop, quantile_ms
 from gateways.served import Nobody, Served, more_files, served
 from gateways.statements import asked, heard
-from gateways.world import DATASET, MODEL, NAMESPACE, World, fit
+from gateways.world import DATASET, MODEL, NAMESPACE, World, fit, plan_of
 from ledgers.cluster import NoPostgresError, postgres
 from taciturn.server.app import create_app
 from taciturn.server.context import Gateway
@@ -127,19 +128,22 @@ class Place:
 
 
 @contextmanager
-def place(kind: str) -> Iterator[Place]:
+def place(kind: str, processes: int) -> Iterator[Place]:
     """A gateway with people, jobs and models, on a new database that waits for the disk."""
     with tempfile.TemporaryDirectory(prefix="taciturn-bench-") as folder:
         if kind == "SQLite":
-            with _opened(f"sqlite:///{Path(folder) / 'gateway.db'}", folder) as found:
+            with _opened(f"sqlite:///{Path(folder) / 'gateway.db'}", folder, 1) as found:
                 yield found
             return
-        with postgres(durable=True) as cluster, _opened(cluster.create("gateway"), folder) as found:
+        with (
+            postgres(durable=True) as cluster,
+            _opened(cluster.create("gateway"), folder, processes) as found,
+        ):
             yield found
 
 
 @contextmanager
-def _opened(url: str, folder: str) -> Iterator[Place]:
+def _opened(url: str, folder: str, processes: int) -> Iterator[Place]:
     engine, key = open_database(url), SealKey.generate()
     versions.upgrade(engine)
     gateway = Gateway(
@@ -151,6 +155,7 @@ def _opened(url: str, folder: str) -> Iterator[Place]:
         "TACITURN_DATA_DIR": folder,
         "TACITURN_LEDGER_KEY": key.to_text(),
         "TACITURN_TICK_S": str(TICK_S),
+        "TACITURN_PROCESSES": str(processes),
         "TACITURN_ADDRESS_CONNECTIONS": "100000",  # all of the load comes from one
     }
     if not url.startswith("sqlite"):
@@ -171,6 +176,7 @@ def _furnish(world: World) -> tuple[list[str], list[str], str]:
         "namespace": NAMESPACE,
         "dataset": DATASET,
         "request": json.dumps(fit()),
+        "plan": json.dumps(plan_of(fit())),
         "grants": "[]",
         "attempt": 1,
         "lease": 1,
@@ -341,6 +347,7 @@ def main() -> int:
     """Run what is asked for on each database."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
     parser.add_argument("--database", choices=["SQLite", "PostgreSQL"], action="append")
+    parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--seconds", type=float, default=20.0)
     parser.add_argument("--streams", type=int, default=0)
     parser.add_argument("--soak", type=float, default=0.0)
@@ -353,7 +360,7 @@ def main() -> int:
     for kind in given.database or ["SQLite", "PostgreSQL"]:
         print(kind)
         try:
-            with place(kind) as at:
+            with place(kind, given.processes) as at:
                 if given.statements:
                     well &= statements(at)
                 elif given.soak:

@@ -22,10 +22,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from fastapi import FastAPI
 from sqlalchemy import Connection, Engine, Row, Select, func, select, text
 from sqlalchemy.exc import DBAPIError
 
-from gateways.world import DELTA, EPSILON, UNITS, World, fit
+from gateways.world import DELTA, EPSILON, UNITS, World, fit, plan_of
 from ledgers.herd import answer, kill, spawn
 from taciturn.accounting.compose import epsilon
 from taciturn.accounting.events import dpsgd_event, event_to_dict
@@ -34,25 +35,19 @@ from taciturn.server.app import create_app
 from taciturn.server.context import Gateway
 from taciturn.server.database import open_database
 from taciturn.server.jobs.completion import NothingReleased
-from taciturn.server.jobs.pricing import price
-from taciturn.server.jobs.terms import DatasetFacts, Terms
 from taciturn.server.launchers.local import LocalLauncher
 from taciturn.server.ledger import Ledger, SealKey, namespaces, statement, verify
 from taciturn.server.ledger.journal import utc_now
 from taciturn.server.ledger.tables import entries
 from taciturn.server.ledger.tables import jobs as ledger_jobs
 from taciturn.server.schema.tables import jobs
-from taciturn.server.serve import GatewayServer, config
+from taciturn.server.serve import run
 from taciturn.server.services import Services
 from taciturn.server.settings import Settings
-from taciturn.server.siblings import Siblings
-from taciturn.server.supervising import supervise
-from taciturn.wire.datasets import BudgetTerms, PolicyTerms
-from taciturn.wire.jobs import JobState, RemoteFit
-from taciturn.wire.worker import BaseModelFacts
+from taciturn.wire.jobs import JobState
 
 BODY = fit(target_epsilon=1.5, steps=20)
-CLIENTS, WORKERS, PROCESSES = 3, 4, 2
+CLIENTS, WORKERS, PROCESSES = 3, 4, 2  # on PostgreSQL; SQLite serves one process
 LEASE_S, TICK_S = 3.0, 0.1
 WAITING = 6  # jobs in the queue, of which no more are asked for: it has to empty in time
 KILLS_PER_LOOK = 5
@@ -102,7 +97,7 @@ class _Scene:
             self.port = probe.getsockname()[1]
         self.world = World.on(self.gateway())
         (self.folder / "newest").write_text("phee")
-        self.plan = _plan()
+        self.plan = plan_of(BODY)
         self.report = _report(self.plan)
 
     def gateway(self) -> Gateway:
@@ -110,7 +105,8 @@ class _Scene:
         settings = Settings(
             data_dir=self.folder / "gateway",
             port=self.port,
-            processes=PROCESSES,
+            database_url=self.url,
+            processes=self.count,
             max_workers=WORKERS,
             lease_s=LEASE_S,
             stop_s=1.0,
@@ -118,6 +114,11 @@ class _Scene:
         )
         engine = self.connected()
         return Gateway(settings, engine, key, Ledger(engine, key, patience_s=60), utc_now)
+
+    @property
+    def count(self) -> int:
+        """Processes that serve."""
+        return PROCESSES if self.url.startswith("postgresql") else 1
 
     def connected(self) -> Engine:
         if self.engine is None:
@@ -150,22 +151,10 @@ class _Scene:
     def serve(self) -> None:
         """The gateway's processes."""
         os.environ["NOTES"] = str(self.folder / "notes")
-        logging.disable(logging.CRITICAL)
-        supervise("127.0.0.1", self.port, PROCESSES, self.serve_one)
-
-    def serve_one(self, siblings: Siblings, sockets: list[socket.socket]) -> None:
-        """One of them."""
-        launcher = LocalLauncher(self.folder / "workspaces", ("NOTES",), STUB)
-        gateway = self.gateway()
-        app = create_app(gateway, siblings=siblings)
-        services = Services.of(
-            gateway, siblings=siblings, launcher=launcher, released=NothingReleased()
+        run(
+            self.gateway().settings,
+            _Served(self.url, self.key, self.folder, self.port, self.report),
         )
-        object.__setattr__(services.jobs.ending, "released", _Reports(self.report))
-        app.state.services = services
-        if siblings.first:
-            threading.Thread(target=_ticks, args=(services,), daemon=True).start()
-        GatewayServer(config(gateway.settings, app), app).run(sockets)
 
     def fault(self) -> str | None:
         """Kill something; what the gateway does not start again itself is started again. None if
@@ -178,7 +167,7 @@ class _Scene:
                 return "database connection"
         if draw < 0.75:
             return "worker" if self.kill_worker() else None
-        if draw < 0.85:
+        if draw < 0.85 and self.count > 1:
             return "one process of the gateway" if self.kill_process() else None
         name = "gateway" if draw < 0.95 else self.random.choice(sorted(self.processes))
         kill(self.processes[name])
@@ -188,7 +177,8 @@ class _Scene:
     def kill_process(self) -> bool:
         """`kill -9` of a process that serves; False if there is none yet."""
         pid = self.processes["gateway"]
-        found = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        found = [each for each in children if b"spawn_main" in _command(each)]
         if not found:
             return False
         os.kill(int(self.random.choice(found)), signal.SIGKILL)
@@ -303,6 +293,29 @@ class _Scene:
         return found
 
 
+@dataclass(frozen=True)
+class _Served:
+    """The application of one process; made there."""
+
+    url: str
+    key: str
+    folder: Path
+    port: int
+    report: bytes
+
+    def __call__(self) -> FastAPI:
+        logging.disable(logging.CRITICAL)
+        launcher = LocalLauncher(self.folder / "workspaces", ("NOTES",), STUB)
+        scene = _Scene(self.url, self.key, self.folder, random.Random(), self.port)
+        gateway = scene.gateway()
+        app = create_app(gateway)
+        services = Services.of(gateway, launcher=launcher, released=NothingReleased())
+        object.__setattr__(services.jobs.ending, "released", _Reports(self.report))
+        app.state.services = services
+        threading.Thread(target=_ticks, args=(services,), daemon=True).start()
+        return app
+
+
 @dataclass
 class _Client:
     """Somebody who asks for jobs, again under the same key until there is an answer."""
@@ -353,25 +366,18 @@ def _number(query: Select[tuple[int]], connection: Connection) -> int:
 
 
 def _ticks(services: Services) -> None:
+    """More rounds than the dispatcher makes by itself, in the process that leads."""
     while True:
         with contextlib.suppress(Exception):
-            services.dispatcher.tick()
+            if services.dispatcher.leader.leads:
+                services.dispatcher.tick()
         time.sleep(TICK_S)
 
 
-def _plan() -> dict[str, Any]:
-    terms = Terms(
-        namespace="any",
-        policy=PolicyTerms(budget=BudgetTerms(epsilon=EPSILON, delta=DELTA)),
-        policy_version=1,
-        holders=(),
-        owned=True,
-        dataset=DatasetFacts("any", "patient_id", UNITS, ()),
-        base=BaseModelFacts(
-            name=BODY["model"], parameters=4_737_280, context_length=512, vocabulary=6144
-        ),
-    )
-    return price(RemoteFit(**BODY), terms).plan
+def _command(pid: str) -> bytes:
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    return b""
 
 
 def _steps(plan: dict[str, Any], count: int) -> Any:

@@ -18,9 +18,13 @@ from sqlalchemy import Connection, Table, insert, update
 from taciturn.server.context import Gateway
 from taciturn.server.identity.directory import Directory
 from taciturn.server.identity.secret import new_id
+from taciturn.server.jobs.pricing import price
+from taciturn.server.jobs.terms import DatasetFacts, Terms
 from taciturn.server.schema.tables import base_models, datasets, grant_terms, policies, source_marks
 from taciturn.wire.datasets import BudgetTerms, PolicyTerms
 from taciturn.wire.identity import Role
+from taciturn.wire.jobs import RemoteFit
+from taciturn.wire.worker import BaseModelFacts
 
 NAMESPACE, DATASET, MODEL = "patients", "phee", "taciturn/tiny-medical"
 EPSILON, DELTA, UNITS = 8.0, 1e-6, 1100
@@ -162,3 +166,17 @@ def fit(**changes: Any) -> dict[str, Any]:
         "steps": 20,
         **changes,
     }
+
+
+def plan_of(body: dict[str, Any]) -> dict[str, Any]:
+    """The plan of such a fit, as the gateway prices it."""
+    terms = Terms(
+        namespace=NAMESPACE,
+        policy=PolicyTerms(budget=BudgetTerms(epsilon=EPSILON, delta=DELTA)),
+        policy_version=1,
+        holders=(),
+        owned=True,
+        dataset=DatasetFacts(DATASET, "patient_id", UNITS, ()),
+        base=BaseModelFacts(name=MODEL, parameters=4_737_280, context_length=512, vocabulary=6144),
+    )
+    return price(RemoteFit(**body), terms).plan

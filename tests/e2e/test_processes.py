@@ -23,7 +23,7 @@ from torch import Tensor
 
 from ranks import in_processes, results
 from taciturn.certificate.clock import now
-from taciturn.certificate.commitment import opened
+from taciturn.certificate.commitment import open_commitment
 from taciturn.certificate.keygen import write_key
 from taciturn.certificate.keys import read_trust
 from taciturn.certificate.verify import Folders, verify_file
@@ -199,7 +199,7 @@ def test_report_and_files_of_one_process(
     assert reports == [reports[0]] * size
     # Each job commits to its data with a salt of its own.
     (step,) = reports[0]["private_steps"]
-    assert step["dataset_commitment"] == opened(output / "private")
+    assert step["dataset_commitment"] == open_commitment(output / "private")
     assert _without_commitments(reports[0]) == _without_commitments(expected)
     # Every process has the same model at the end.
     assert len({likelihood for _, likelihood in ended}) == 1

@@ -20,7 +20,7 @@ from taciturn.spec import DataSpec, LedgerSpec
 
 if TYPE_CHECKING:
     from taciturn.server.ledger import Together
-    from taciturn.server.ledger_file import LedgerFile
+    from taciturn.server.schema.ledger_file import LedgerFile
 
 
 @dataclass(slots=True)
@@ -37,7 +37,7 @@ class Account:
         if spec.ledger is None or not is_first_process():
             return None
         try:
-            from taciturn.server.ledger_file import LedgerFile, namespace_of
+            from taciturn.server.schema.ledger_file import LedgerFile, namespace_of
         except ModuleNotFoundError as error:
             raise MissingDependencyError(
                 f"ledger={spec.ledger!r} needs {error.name}; install taciturn[server]"

@@ -10,7 +10,7 @@ from taciturn.engine.model.load import LoadedModel
 from taciturn.engine.model.loss import CausalLmLoss
 from taciturn.engine.privacy.forms import Form
 from taciturn.engine.privacy.ranks import ALONE, Ranks
-from taciturn.engine.training.allocator import keep_freed_memory
+from taciturn.malloc import keep_freed_memory
 from taciturn.engine.training.estimate import (
     FormChoice,
     Workload,

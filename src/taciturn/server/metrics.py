@@ -13,6 +13,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import GaugeMetricFamily, Metric
@@ -28,10 +29,14 @@ SHARED = "PROMETHEUS_MULTIPROC_DIR"
 Reading = Callable[[], Mapping[str, float]]
 
 
-def forget_process(pid: int) -> None:
-    """Forget what an ended process reported of the moment; what it counted stays."""
-    if SHARED in os.environ:
-        mark_process_dead(pid)  # type: ignore[no-untyped-call]
+def forget_dead_processes() -> None:
+    """Remove the gauges of processes that have ended; what they counted stays."""
+    for path in Path(os.environ[SHARED]).glob("gauge_live*_*.db") if SHARED in os.environ else ():
+        pid = int(path.stem.rpartition("_")[2])
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            mark_process_dead(pid)  # type: ignore[no-untyped-call]
 
 
 class Metrics:
@@ -55,6 +60,11 @@ class Metrics:
             registry=self._registry,
         )
 
+    @property
+    def shared(self) -> bool:
+        """True if several processes count into files that they share."""
+        return SHARED in os.environ
+
     def observe(self, method: str, route: str, status: int, seconds: float) -> None:
         """Count an answer. `route` is a template such as /v1/jobs/{job_id}, never a path."""
         self._requests.labels(method, route, str(status)).inc()
@@ -67,7 +77,7 @@ class Metrics:
     def watch_own(self, name: str, text: str, label: str, read: Reading) -> None:
         """Report a figure of this process alone, as `watch` does; those of all processes are added
         up, as of the last `refresh` where there are several."""
-        if SHARED not in os.environ:
+        if not self.shared:
             self.watch(name, text, label, read)
             return
         gauge = Gauge(name, text, (label,), multiprocess_mode="livesum", registry=self._registry)
@@ -82,7 +92,7 @@ class Metrics:
     def text(self) -> bytes:
         """Figures in Prometheus' format."""
         registry = self._registry
-        if SHARED in os.environ:
+        if self.shared:
             registry = CollectorRegistry()
             MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
         return generate_latest(registry) + generate_latest(self._watched)

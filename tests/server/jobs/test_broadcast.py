@@ -1,4 +1,4 @@
-"""Everybody who watches sees every event once, in order; nobody can make the hub wait or grow."""
+"""Everybody who watches sees every event once, in order; nobody can make it wait or grow."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ import pytest
 from sqlalchemy import Engine
 
 from clinic import Clinic
-from taciturn.server.jobs import broadcast as hub_module
-from taciturn.server.jobs.broadcast import Hub, TooManyWatchersError
+from taciturn.server.jobs import broadcast as broadcast_module
+from taciturn.server.jobs.broadcast import Broadcast, TooManyWatchersError
 from taciturn.server.jobs.events import Events
+from taciturn.server.notifications import Notifications, Topic
 from taciturn.wire.events import NodeEvent, NumberedEvent, StateEvent
 from taciturn.wire.jobs import JobKind, JobState
 
@@ -23,7 +24,7 @@ TICK_S = 0.05
 
 
 class Desk:
-    """A hub on real time with short ticks."""
+    """A broadcast on real time with short ticks."""
 
     def __init__(self, clinic: Clinic) -> None:
         from datetime import UTC, datetime
@@ -52,10 +53,12 @@ def desk(engine: Engine, tmp_path: Path) -> Desk:
     return Desk(Clinic.on(engine, tmp_path, tick_s=TICK_S))
 
 
-def _run(test: Callable[[Hub], Coroutine[Any, Any, None]], desk: Desk, limit: int = 100) -> None:
+def _run(
+    test: Callable[[Broadcast], Coroutine[Any, Any, None]], desk: Desk, limit: int = 100
+) -> None:
     async def bounded() -> None:
         async with asyncio.timeout(20):
-            await test(Hub(desk.events, limit))
+            await test(Broadcast(desk.events, limit))
 
     asyncio.run(bounded())
 
@@ -68,8 +71,10 @@ def test_a_stream_is_what_was_and_what_comes(desk: Desk) -> None:
     desk.say("a", "b", "c")
     time.sleep(2 * TICK_S)
 
-    async def test(hub: Hub) -> None:
-        streams = [asyncio.create_task(_numbers(hub.watch(desk.job, after))) for after in (0, 0, 2)]
+    async def test(broadcast: Broadcast) -> None:
+        streams = [
+            asyncio.create_task(_numbers(broadcast.watch(desk.job, after))) for after in (0, 0, 2)
+        ]
         await asyncio.sleep(2 * TICK_S)
         desk.say("d")
         await asyncio.sleep(3 * TICK_S)
@@ -77,9 +82,9 @@ def test_a_stream_is_what_was_and_what_comes(desk: Desk) -> None:
         whole, again, resumed = await asyncio.gather(*streams)
         assert whole == again == [1, 2, 3, 4, 5]
         assert resumed == [3, 4, 5]
-        assert hub.watching == 0
-        assert await hub.ended(desk.job, 5)
-        assert not await hub.ended(desk.job, 4)
+        assert broadcast.watching == 0
+        assert await broadcast.ended(desk.job, 5)
+        assert not await broadcast.ended(desk.job, 4)
 
     _run(test, desk)
 
@@ -88,8 +93,8 @@ def test_a_late_commit_is_not_missed(desk: Desk) -> None:
     """An event whose tick has passed before it was committed."""
     desk.say("a")
 
-    async def test(hub: Hub) -> None:
-        stream = asyncio.create_task(_numbers(hub.watch(desk.job, 0)))
+    async def test(broadcast: Broadcast) -> None:
+        stream = asyncio.create_task(_numbers(broadcast.watch(desk.job, 0)))
         await asyncio.sleep(3 * TICK_S)
         now = desk.clinic.gateway.clock
         from datetime import timedelta
@@ -105,12 +110,12 @@ def test_a_late_commit_is_not_missed(desk: Desk) -> None:
 
 
 def test_a_slow_reader_is_let_go_and_resumes(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hub_module, "_QUEUE", 4)
+    monkeypatch.setattr(broadcast_module, "_QUEUE", 4)
     desk.say("first")
     time.sleep(2 * TICK_S)
 
-    async def test(hub: Hub) -> None:
-        async with aclosing(hub.watch(desk.job, 0)) as stream:
+    async def test(broadcast: Broadcast) -> None:
+        async with aclosing(broadcast.watch(desk.job, 0)) as stream:
             first = await anext(stream)
             assert first is not None
             for number in range(10):
@@ -119,8 +124,10 @@ def test_a_slow_reader_is_let_go_and_resumes(desk: Desk, monkeypatch: pytest.Mon
             got = [1, *await _numbers(stream)]
         assert len(got) < 11
         desk.end()
-        while not await hub.ended(desk.job, got[-1]):  # with a queue this short, perhaps once more
-            got += await _numbers(hub.watch(desk.job, got[-1]))
+        while not await broadcast.ended(
+            desk.job, got[-1]
+        ):  # with a queue this short, perhaps once more
+            got += await _numbers(broadcast.watch(desk.job, got[-1]))
         assert got == list(range(1, 13))
 
     _run(test, desk)
@@ -129,25 +136,25 @@ def test_a_slow_reader_is_let_go_and_resumes(desk: Desk, monkeypatch: pytest.Mon
 def test_stopping_ends_all_streams(desk: Desk) -> None:
     desk.say("a")
 
-    async def test(hub: Hub) -> None:
-        streams = [asyncio.create_task(_numbers(hub.watch(desk.job, 0))) for _ in range(3)]
+    async def test(broadcast: Broadcast) -> None:
+        streams = [asyncio.create_task(_numbers(broadcast.watch(desk.job, 0))) for _ in range(3)]
         await asyncio.sleep(3 * TICK_S)
-        await asyncio.to_thread(hub.stop)
+        await asyncio.to_thread(broadcast.stop)
         assert await asyncio.gather(*streams) == [[1]] * 3
-        assert await _numbers(hub.watch(desk.job, 0)) == []
+        assert await _numbers(broadcast.watch(desk.job, 0)) == []
 
     _run(test, desk)
 
 
 def test_there_is_room_for_so_many(desk: Desk) -> None:
-    async def test(hub: Hub) -> None:
-        waiting = asyncio.create_task(_numbers(hub.watch(desk.job, 0)))
+    async def test(broadcast: Broadcast) -> None:
+        waiting = asyncio.create_task(_numbers(broadcast.watch(desk.job, 0)))
         await asyncio.sleep(TICK_S)
         with pytest.raises(TooManyWatchersError):
-            await _numbers(hub.watch(desk.job, 0))
+            await _numbers(broadcast.watch(desk.job, 0))
         waiting.cancel()
         await asyncio.gather(waiting, return_exceptions=True)
-        assert hub.watching == 0
+        assert broadcast.watching == 0
 
     _run(test, desk, limit=1)
 
@@ -163,8 +170,8 @@ def test_the_database_is_away_for_a_while(desk: Desk, monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(Events, "became_visible", failing)
 
-    async def test(hub: Hub) -> None:
-        stream = asyncio.create_task(_numbers(hub.watch(desk.job, 0)))
+    async def test(broadcast: Broadcast) -> None:
+        stream = asyncio.create_task(_numbers(broadcast.watch(desk.job, 0)))
         desk.say("a")
         desk.end()
         assert await stream == [1, 2]
@@ -173,12 +180,38 @@ def test_the_database_is_away_for_a_while(desk: Desk, monkeypatch: pytest.Monkey
 
 
 def test_signs_of_life(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hub_module, "_BEAT_S", 0.02)
+    monkeypatch.setattr(broadcast_module, "_BEAT_S", 0.02)
 
-    async def test(hub: Hub) -> None:
-        async with aclosing(hub.watch(desk.job, 0)) as stream:
+    async def test(broadcast: Broadcast) -> None:
+        async with aclosing(broadcast.watch(desk.job, 0)) as stream:
             assert await anext(stream) is None
-        monkeypatch.setattr(hub_module, "_LIFE_S", 0.0)
-        assert await _numbers(hub.watch(desk.job, 0)) == []
+        monkeypatch.setattr(broadcast_module, "_LIFE_S", 0.0)
+        assert await _numbers(broadcast.watch(desk.job, 0)) == []
 
     _run(test, desk)
+
+
+def test_an_event_that_is_visible_at_once_is_not_waited_for(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As an end is that was due at a tick: whoever commits it notifies."""
+    monkeypatch.setattr(broadcast_module, "_LOOK_S", 60.0)
+    object.__setattr__(desk.clinic.gateway.settings, "tick_s", 60.0)
+    notifications = Notifications(desk.clinic.gateway.engine)
+
+    async def test(broadcast: Broadcast) -> None:
+        notifications.subscribe(Topic.EVENT, lambda _: broadcast.wake())
+        stream = asyncio.create_task(_numbers(broadcast.watch(desk.job, 0)))
+        await asyncio.sleep(0.3)
+        event, now_ms = StateEvent(state=JobState.SUCCEEDED), desk.clinic.gateway.now_ms()
+        desk.clinic.gateway.write(
+            lambda connection: desk.events.append(connection, desk.job, event, at_ms=now_ms)
+        )
+        if desk.clinic.gateway.engine.dialect.name == "sqlite":
+            broadcast.wake()  # one process, which looks each second
+        async with asyncio.timeout(5):
+            assert await stream == [1]
+
+    notifications.start()
+    _run(test, desk)
+    notifications.stop()

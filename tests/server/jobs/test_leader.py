@@ -14,7 +14,7 @@ from gateways.world import fit
 from taciturn.server.context import Gateway
 from taciturn.server.database import open_database
 from taciturn.server.jobs.completion import NothingReleased
-from taciturn.server.jobs.leader import FileDuty, ServerDuty
+from taciturn.server.jobs.leader import FileLeader, LeaderTasks, PostgresLeader
 from taciturn.server.ledger import Ledger, verify
 from taciturn.server.services import Services
 from ward import Bench, Ward
@@ -39,7 +39,7 @@ class Second:
         self.services.dispatcher.turn()
 
     def stop(self) -> None:
-        self.services.dispatcher.duty.stop()
+        self.services.dispatcher.leader.stop()
         self.engine.dispose()
 
 
@@ -48,7 +48,7 @@ def second(ward: Ward, tmp_path: Path) -> Any:
     made = Second(ward, tmp_path)
     yield made
     made.stop()
-    ward.services.dispatcher.duty.stop()
+    ward.services.dispatcher.leader.stop()
 
 
 def started(*benches: Bench) -> Counter[str]:
@@ -89,7 +89,7 @@ def test_when_one_stops_the_next_one_follows(ward: Ward, second: Second) -> None
     assert second.launcher.orders == []
     ward.services.dispatcher.turn()
     assert [order.handle for order in ward.launcher.orders] == [f"{job}-1"]
-    ward.services.dispatcher.duty.stop()
+    ward.services.dispatcher.leader.stop()
     second.turn()
     # The first one's machine is not seen from here: its worker is started anew, under a new token.
     assert [order.handle for order in second.launcher.orders] == [f"{job}-1"]
@@ -98,35 +98,75 @@ def test_when_one_stops_the_next_one_follows(ward: Ward, second: Second) -> None
     assert len(ward.launcher.orders) == 1
 
 
-def test_a_lost_connection_gives_the_duty_up(engine: Engine) -> None:
+def test_a_lost_connection_gives_the_lead_up(engine: Engine) -> None:
     if engine.dialect.name != "postgresql":
         pytest.skip("there is a lock of the server's on PostgreSQL only")
-    first, other = ServerDuty(engine), ServerDuty(engine)
-    assert first.held()
-    assert first.held()
-    assert not other.held()
+    first, other = PostgresLeader(engine), PostgresLeader(engine)
+    assert first.lead()
+    assert first.lead()
+    assert not other.lead()
     with engine.connect() as connection:
         kill = "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory'"
         assert connection.execute(text(kill)).all()
     deadline = threading.Event()
     for _ in range(100):
-        if other.held():
+        if other.lead():
             break
         deadline.wait(0.1)
-    assert other.held()
-    assert not first.held()
-    assert not first.held()
+    assert other.lead()
+    assert not first.lead()
+    assert not first.lead()
     other.stop()
-    assert first.held()
+    assert first.lead()
     first.stop()
 
 
 def test_a_file_is_locked_by_one(tmp_path: Path) -> None:
-    first, other = (FileDuty(tmp_path / "new" / "dispatcher.lock") for _ in range(2))
-    assert first.held()
-    assert first.held()
-    assert not other.held()
+    first, other = (FileLeader(tmp_path / "new" / "dispatcher.lock") for _ in range(2))
+    assert first.lead()
+    assert first.lead()
+    assert not other.lead()
     first.stop()
-    assert other.held()
-    assert not first.held()
+    assert other.lead()
+    assert not first.lead()
     other.stop()
+
+
+class Component:
+    """One that says when it runs."""
+
+    def __init__(self, log: list[str]) -> None:
+        self.log = log
+
+    def start(self) -> None:
+        self.log.append("start")
+
+    def stop(self) -> None:
+        self.log.append("stop")
+
+
+def test_what_runs_in_the_leader_alone_follows_the_lead(tmp_path: Path) -> None:
+    path, logs = tmp_path / "dispatcher.lock", ([], [])
+    leaders = [FileLeader(path) for _ in logs]
+    tasks = [
+        LeaderTasks(leader, [lambda log=log: Component(log)])
+        for leader, log in zip(leaders, logs, strict=True)
+    ]
+
+    def turn() -> None:
+        for leader, each in zip(leaders, tasks, strict=True):
+            leader.lead()
+            each.follow()
+
+    turn()
+    turn()
+    assert logs == (["start"], [])
+    leaders[0].stop()
+    tasks[0].follow()
+    leaders[1].lead()
+    turn()
+    assert logs == (["start", "stop"], ["start"])
+    leaders[1].stop()
+    tasks[1].stop()
+    turn()
+    assert logs == (["start", "stop", "start"], ["start", "stop"])

@@ -1,8 +1,8 @@
 """Authentications of the last second, so that not every request asks the database who it is.
 
 What changes people or tokens in this process calls `forget`, which holds from that moment. Other
-processes of this gateway are told; whoever is not, such as another gateway on the same database,
-notices within `KEPT_S`. Only digests of tokens are kept here too.
+processes and replicas are notified; one that is not reached notices within `KEPT_S`. Only digests
+of tokens are kept here too.
 """
 
 from __future__ import annotations

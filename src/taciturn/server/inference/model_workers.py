@@ -1,4 +1,4 @@
-"""What a worker that samples or judges may ask: the files of its model, and another job of it."""
+"""Requests of a worker that samples or judges: the files of its model, and another job of it."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ class ModelWorkers:
         Raises:
             ProblemError: `fenced` for any other.
         """
-        wanted = select(jobs.c.model_id, jobs.c.handle).where(
+        query = select(jobs.c.model_id, jobs.c.handle).where(
             jobs.c.id == worker.job_id,
             jobs.c.worker_token == worker.token_id,
             jobs.c.lease == lease,
             jobs.c.kind == JobKind.SAMPLE,
             jobs.c.state == JobState.SUCCEEDED,
         )
-        row = self.gateway.read(lambda connection: connection.execute(wanted).first())
+        row = self.gateway.read(lambda connection: connection.execute(query).first())
         if row is None:
             raise ProblemError("fenced", "there is nothing more to do for this worker; end")
         return row.model_id, row.handle

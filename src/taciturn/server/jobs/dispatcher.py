@@ -4,8 +4,8 @@ All that it knows is in the database and with the launcher, so it may be killed 
 next tick of the next gateway goes on. What keeps a worker from being started twice is written
 before it is started (attempt, handle, token); what keeps a slow one from going on is its token.
 
-One gateway of those that share a database dispatches (`duty.py`): a launcher knows its own workers
-only.
+One process of those that share a database dispatches (`leader.py`): a launcher knows its own
+workers only.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Row, func, select, update
 
@@ -24,7 +24,7 @@ from taciturn.server.context import Gateway
 from taciturn.server.identity.directory import Directory
 from taciturn.server.jobs.completion import Completion, End
 from taciturn.server.jobs.deferrals import Deferrals, Outage
-from taciturn.server.jobs.leader import Duty
+from taciturn.server.jobs.leader import Leader
 from taciturn.server.jobs.leases import Leases
 from taciturn.server.jobs.states import States, job_row
 from taciturn.server.jobs.submission import Jobs
@@ -48,23 +48,11 @@ log = logging.getLogger("taciturn.server.jobs")
 
 ATTEMPTS = 3
 _PATIENCE_MS = 10_000  # before an unfinished submission counts as left behind by a crash
+_WARM_MS = 1500  # a warm worker looks within a second, also where a notification is lost
 _SILENT_LEASES = 4  # so many leases without a sign of life, and a live process counts as hung
 _WITH_WORKER = (JobState.PROVISIONING.value, JobState.RUNNING.value)
 _OVER = tuple(state.value for state in JobState if state.over)
 _LAUNCHER = "the launcher"  # among what rests; the others are ids of jobs
-
-
-class WarmModels(Protocol):
-    """Workers that have a fitted model in memory and wait for another request of it."""
-
-    def take(self, model_id: str, claim: Callable[[str | None], NextJob | None]) -> bool:
-        """Give a job to one of them, if there is one: `claim`, told its handle, takes the job out
-        of the queue. Returns whether it was given."""
-        ...
-
-    def models(self) -> tuple[str, ...]:
-        """Models that one of them has."""
-        ...
 
 
 @dataclass
@@ -79,9 +67,8 @@ class Dispatcher:
     directory: Directory
     launcher: Launcher
     url: Callable[[], str]
-    duty: Duty
+    leader: Leader
     outage: Outage
-    idle: WarmModels | None = None
     _started: bool = field(default=False)
     _looked_at_ms: int = field(default=0)
     _deferrals: Deferrals = field(init=False)
@@ -94,7 +81,7 @@ class Dispatcher:
         """One round, as often as one likes, if this gateway is the one that dispatches. Workers
         are looked for once in a tick of the public clock: when one dies may depend on the rows that
         it has read."""
-        if not self.duty.held():
+        if not self.leader.lead():
             self._started = False
             return
         tick_ms = self.states.events.tick_ms()
@@ -120,7 +107,6 @@ class Dispatcher:
         self.gateway.ledger.reap()
         self._for_each(self._rows(_reaped()), self._ran_out)
         self._for_each(self._ids(_orphaned()), self.ending.close)
-        self._for_each(self._awaited_samples(), self._offer)
         self._for_each(self._next(), self._provision)
         if looks and not self._deferrals.rests(_LAUNCHER):
             self._for_each((None,), self._tidy)
@@ -156,6 +142,16 @@ class Dispatcher:
             return self.states.move(connection, job_id, JobState.PROVISIONING, values)
 
         return new_token.text if self.gateway.write(work) else None
+
+    def claim_sample(self, model_id: str, handle: str | None) -> NextJob | None:
+        """Give the oldest queued sample of a model to a worker that has it in memory, without a
+        place of its own; in any process."""
+        sample = (jobs.c.kind == JobKind.SAMPLE) & (jobs.c.model_id == model_id)
+        for job_id in self._ids(_waits() & sample):
+            token = self.claim(job_id, handle)
+            if token is not None:
+                return NextJob(job=job_id, token=token)
+        return None
 
     def _for_each(self, items: Iterable[Any], work: Callable[[Any], object]) -> None:
         for item in items:
@@ -305,24 +301,6 @@ class Dispatcher:
         code = FailureCode.LOST if row.attempt else FailureCode.EXPIRED
         self.ending.end(row.id, End.failed(code))
 
-    def _awaited_samples(self) -> list[Row[Any]]:
-        """Samples of the queue that a worker waits for."""
-        waiting = self.idle.models() if self.idle is not None else ()
-        if not waiting:
-            return []
-        sample = (jobs.c.kind == JobKind.SAMPLE) & jobs.c.model_id.in_(waiting)
-        return self._rows(_waits() & sample)
-
-    def _offer(self, row: Row[Any]) -> None:
-        """A worker that has the model in memory samples at once, without a place of its own."""
-
-        def claim(handle: str | None) -> NextJob | None:
-            token = self.claim(row.id, handle)
-            return None if token is None else NextJob(job=row.id, token=token)
-
-        if self.idle is not None and row.model_id is not None:
-            self.idle.take(row.model_id, claim)
-
     def _provision(self, job_id: str) -> None:
         if self._deferrals.rests(_LAUNCHER):
             return
@@ -389,13 +367,14 @@ class Dispatcher:
         dataset, which needs no model, has a place of its own: its owner waits for it."""
         room = self.gateway.settings.worker_count
         looks = jobs.c.kind == JobKind.PROBE
+        warm = self._left_to_warm_workers()
 
         def of(connection: Connection, kind: ColumnElement[bool], room: int) -> list[str]:
             counted = select(func.count()).where(jobs.c.state.in_(_WITH_WORKER), kind)
             n_free = room - connection.execute(counted).scalar_one()
             query = (
                 select(jobs.c.id)
-                .where(_waits(), kind)
+                .where(_waits(), kind, ~warm)
                 .order_by(jobs.c.created_at_ms, jobs.c.id)
                 .limit(max(0, n_free))
             )
@@ -404,6 +383,20 @@ class Dispatcher:
         return self.gateway.read(
             lambda connection: (*of(connection, looks, 1), *of(connection, ~looks, room))
         )
+
+    def _left_to_warm_workers(self) -> ColumnElement[bool]:
+        """Samples that were queued just now, of models that a worker may have in memory, in
+        whichever process it waits."""
+        idle_ms = self._later_ms(-self.gateway.settings.idle_worker_s)
+        earlier = jobs.alias()
+        lately = select(earlier.c.id).where(
+            earlier.c.model_id == jobs.c.model_id,
+            earlier.c.kind == JobKind.SAMPLE,
+            earlier.c.state == JobState.SUCCEEDED,
+            earlier.c.updated_at_ms > idle_ms,
+        )
+        queued = jobs.c.updated_at_ms > self.gateway.now_ms() - _WARM_MS
+        return (jobs.c.kind == JobKind.SAMPLE) & queued & lately.exists()
 
     def _tidy(self, _: None = None) -> None:
         """Stop workers that have no job any more, and remove what those of jobs that are over have

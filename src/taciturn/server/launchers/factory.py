@@ -22,12 +22,12 @@ class Launching:
     """A launcher and what comes with it.
 
     Attributes:
-        monitor: tells jobs what becomes of their machines, where there are any.
+        monitor: makes what tells jobs what becomes of their machines, where there are any.
         keeps: what a fit's worker leaves is there for the workers of later jobs.
     """
 
     launcher: Launcher
-    monitor: Component | None = None
+    monitor: Callable[[], Component] | None = None
     keeps: bool = True
 
     @classmethod
@@ -48,4 +48,4 @@ class Launching:
                 f"{error.name} is not installed: pip install 'taciturn[kubernetes]'"
             ) from None
         cluster = Kubernetes.open(gateway)
-        return cls(cluster.launcher(), cluster.monitor(append), keeps=cluster.keeps)
+        return cls(cluster.launcher(), lambda: cluster.monitor(append), keeps=cluster.keeps)

@@ -304,6 +304,18 @@ audit_log_exports = Table(
     Column("created_at_ms", BigInteger, nullable=False),
 )
 
+text_pieces = Table(
+    "text_pieces",
+    metadata,
+    Column("job_id", _ID, primary_key=True),
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("chars", Integer, nullable=False),
+    Column("data", Text, nullable=False),
+    Column("created_at_ms", BigInteger, nullable=False),
+    Index("ix_text_pieces_created_at_ms", "created_at_ms"),
+)
+"""Streamed text on its way to a reader, removed once it is read; `chars` of the text up to here."""
+
 logins = Table(
     "logins",
     metadata,

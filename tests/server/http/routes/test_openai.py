@@ -22,7 +22,6 @@ from taciturn.server.app import create_app
 from taciturn.server.database import open_database
 from taciturn.server.identity.principal import Principal
 from taciturn.server.inference.completions import Completions
-from taciturn.server.jobs.warm_workers import Idle
 from taciturn.server.schema.tables import base_models, jobs, models
 from taciturn.server.services import Services
 from taciturn.wire.jobs import Failure, JobKind, JobState, JobView, RemoteSample
@@ -39,7 +38,6 @@ class Desk:
 
     clinic: Clinic
     url: str = ""
-    idle: Idle | None = None
     fails: str | None = None
     hold: threading.Event = field(default_factory=threading.Event)
     asked: list[RemoteSample] = field(default_factory=list)
@@ -111,9 +109,8 @@ def desk(migrated_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
     found = Desk(Clinic.on(engine, folder, idle_worker_s=2))
     app = create_app(found.clinic.gateway)
     services: Services = app.state.services
-    completions = Completions(found, services.results, services.texts)
+    completions = Completions(found, services.results, services.text_streams)
     app.state.services = replace(services, completions=completions)
-    found.idle = services.idle
     # Without what goes on besides requests: nobody dispatches jobs but the desk.
     server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning", lifespan="off"))
     thread = threading.Thread(target=server.run, daemon=True)
@@ -331,8 +328,8 @@ def test_a_worker_gets_its_models_files_and_another_job(desk: Desk, model: str) 
     fit = clinic.gateway.read(lambda connection: connection.scalar(wanted))
     store = httpx.get(f"{desk.url}/v1/worker/models/{model}/files/none", headers=headers)
     assert store.json()["code"] == "not_found"
-    other = httpx.get(f"{desk.url}/v1/worker/models/model_2/files/none", headers=headers)
-    assert "model_2" in other.json()["detail"]
+    wrong_model = httpx.get(f"{desk.url}/v1/worker/models/model_2/files/none", headers=headers)
+    assert "model_2" in wrong_model.json()["detail"]
     assert fit is not None
 
     def ask() -> httpx.Response:
@@ -343,10 +340,12 @@ def test_a_worker_gets_its_models_files_and_another_job(desk: Desk, model: str) 
     answers: list[httpx.Response] = []
     waiting = threading.Thread(target=lambda: answers.append(ask()))
     waiting.start()
-    assert desk.idle is not None
-    while not desk.idle.take(model, lambda _: NextJob(job="job_2", token="secret")):
-        time.sleep(0.02)
+    other = clinic.job(JobKind.SAMPLE, state=JobState.QUEUED, model=model)
     waiting.join(5)
-    assert answers[0].json() == {"job": "job_2", "token": "secret"}
+    following = NextJob.model_validate_json(answers[0].content)
+    assert following.job == other
+    row = clinic.gateway.rows(select(jobs).where(jobs.c.id == other))[0]
+    assert (row.state, row.attempt) == (JobState.PROVISIONING, 2)
+    assert row.worker_token.removeprefix("tok_") in str(following.token)
     wrong = {**headers, LEASE_HEADER: "7"}
     assert httpx.post(f"{desk.url}/v1/worker/jobs/{job}/next", headers=wrong).status_code == 409

@@ -28,7 +28,7 @@ def _off_the_loop(endpoint: Callable[..., Any]) -> Callable[..., Any]:
         return endpoint
 
     @functools.wraps(endpoint)
-    async def on_a_thread(*arguments: Any, **named: Any) -> Any:
-        return await run_in_threadpool(endpoint, *arguments, **named)
+    async def on_a_thread(*arguments: Any, **keywords: Any) -> Any:
+        return await run_in_threadpool(endpoint, *arguments, **keywords)
 
     return on_a_thread

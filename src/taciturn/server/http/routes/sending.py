@@ -31,10 +31,10 @@ def bounds(header: str | None) -> tuple[int | None, int | None]:
     """
     if header is None:
         return (None, None)
-    found = _RANGE.match(header.strip())
-    if found is None or found.groups() == ("", "") or len(header) > 100:
+    match = _RANGE.match(header.strip())
+    if match is None or match.groups() == ("", "") or len(header) > 100:
         raise ProblemError("range_not_satisfiable", "ask for one range: bytes=FIRST-LAST")
-    first, last = (int(digits) if digits else None for digits in found.groups())
+    first, last = (int(digits) if digits else None for digits in match.groups())
     return (first, last)
 
 

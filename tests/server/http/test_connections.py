@@ -21,13 +21,13 @@ import pytest
 
 from reception import bearer
 from taciturn.server.bootstrap import open_gateway
-from taciturn.server.serve import Callers, first_admin
+from taciturn.server.http.connections import Callers
+from taciturn.server.serve import first_admin
 from taciturn.server.settings import Settings
 
 HEADER, FIELDS, TARGET, BODY, CONNECTIONS = 4096, 20, 1024, 65536, 16
 HEAD_S, IDLE_S = 1.5, 1.5
 LIMITS = {
-    "TACITURN_PROCESSES": "1",
     "TACITURN_HEADER_LIMIT_BYTES": str(HEADER),
     "TACITURN_HEADER_FIELDS": str(FIELDS),
     "TACITURN_TARGET_LIMIT_BYTES": str(TARGET),
