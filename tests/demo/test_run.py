@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from taciturn.cli import demo as cli
-from taciturn.demo import story
+from taciturn.demo import run
 from taciturn.demo.page import render_page
 from taciturn.demo.result import DemoResult
 from taciturn.demo.run import EMBEDDED, Narrator, StorySettings, tell
@@ -143,12 +143,12 @@ def test_other_models_get_what_fits_into_the_time(
         return replace(found, cost=replace(found.cost, seconds=seconds))
 
     monkeypatch.setattr(base, "estimate", measured)
-    settings = story._affordable(base, 2, minutes)
+    settings = run._affordable(base, 2, minutes)
     assert settings.n_patients == n_patients
     assert settings.private == {"steps": 16, "batch_size": n_patients // 4}
     assert settings.ordinary["method"] == "full"
-    monkeypatch.setattr(story, "_FULL_BYTES", 1)
-    assert story._affordable(base, 2, minutes).ordinary["method"] == "auto"
+    monkeypatch.setattr(run, "_FULL_BYTES", 1)
+    assert run._affordable(base, 2, minutes).ordinary["method"] == "auto"
 
 
 def test_the_embedded_model_has_settings_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,7 +25,6 @@ from taciturn.server.identity.principal import WorkerPrincipal
 from taciturn.server.jobs import leader, text_streams
 from taciturn.server.jobs.leader import LeaderTasks, PostgresLeader
 from taciturn.server.jobs.text_streams import LIFETIME_MS, TextStreams
-from taciturn.server.models.artifacts import held
 from taciturn.server.notifications import Notifications, Topic
 from taciturn.server.problems import ProblemError
 from taciturn.server.schema import versions
@@ -55,7 +54,7 @@ class Place:
         query = select(jobs.c.worker_token).where(jobs.c.id == self.job)
         token = self.clinic.gateway.rows(query)[0].worker_token
         self.worker = WorkerPrincipal(job_id=self.job, token_id=token, attempt=1)
-        self.streams = TextStreams(self.clinic.gateway, held)
+        self.streams = TextStreams(self.clinic.gateway)
 
     def add(self, text: str, offset: int | None, lease: int = 1) -> None:
         self.streams.add(self.worker, lease, TextChunk(text=text, offset=offset))

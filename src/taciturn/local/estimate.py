@@ -10,7 +10,6 @@ from taciturn.engine.model.load import LoadedModel
 from taciturn.engine.model.loss import CausalLmLoss
 from taciturn.engine.privacy.forms import Form
 from taciturn.engine.privacy.ranks import ALONE, Ranks
-from taciturn.malloc import keep_freed_memory
 from taciturn.engine.training.estimate import (
     FormChoice,
     Workload,
@@ -21,6 +20,7 @@ from taciturn.engine.training.estimate import (
 )
 from taciturn.engine.training.memory import MemoryEstimate, available_bytes
 from taciturn.engine.training.trainable import trainable
+from taciturn.malloc import keep_freed_memory
 from taciturn.planning.defaults import PublicFacts
 from taciturn.planning.plan import (
     TOKENS_PER_UNIT,

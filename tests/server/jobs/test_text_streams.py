@@ -17,7 +17,6 @@ from taciturn.server.database import open_database
 from taciturn.server.identity.principal import WorkerPrincipal
 from taciturn.server.jobs import text_streams as module
 from taciturn.server.jobs.text_streams import LIFETIME_MS, TextStreams
-from taciturn.server.models.artifacts import held
 from taciturn.server.notifications import Notifications, Topic
 from taciturn.server.problems import ProblemError
 from taciturn.server.schema.tables import jobs, text_pieces
@@ -30,7 +29,7 @@ class Desk:
 
     def __init__(self, engine: Engine, folder: Path) -> None:
         self.clinic = Clinic.on(engine, folder)
-        self.streams = TextStreams(self.clinic.gateway, held)
+        self.streams = TextStreams(self.clinic.gateway)
         self.job, self.worker = self.sampling()
 
     def sampling(self) -> tuple[str, WorkerPrincipal]:
@@ -115,7 +114,7 @@ def test_a_reader_is_woken_by_another_process(url: str, tmp_path: Path) -> None:
     desk = Desk(here, tmp_path)
     gateway = desk.clinic.gateway
     near = TextStreams(
-        Gateway(gateway.settings, there, gateway.seal_key, gateway.ledger, gateway.clock), held
+        Gateway(gateway.settings, there, gateway.seal_key, gateway.ledger, gateway.clock)
     )
     notifications = Notifications(there)
     notifications.subscribe(Topic.TEXT, near.wake)
