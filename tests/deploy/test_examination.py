@@ -135,7 +135,7 @@ def test_checkpoints_in_a_store_outlive_a_node() -> None:
 def test_nodes_that_are_there_are_counted() -> None:
     answers = Answers(there=[node(dict(GPU.node_selector), 4), node({}, 8)])
     (found,) = [each for each in examine(answers, settings()) if each.what == "pool l4"]
-    assert found.found == "1 node now, up to 4 GPUs each"
+    assert found.text == "1 node now, up to 4 GPUs each"
 
 
 @pytest.mark.parametrize(
@@ -145,10 +145,10 @@ def test_nodes_on_which_nothing_runs_are_not_counted(ready: str, spec: dict[str,
     labels = dict(GPU.node_selector)
     there = [node(labels, 4), node(labels, 8), node(labels, 16, ready, **spec)]
     (found,) = [e for e in examine(Answers(there=there), settings()) if e.what == "pool l4"]
-    assert found.found == "2 nodes now, up to 8 GPUs each (1 more not ready)"
+    assert found.text == "2 nodes now, up to 8 GPUs each (1 more not ready)"
     fixed = settings(pools=(GPU.model_copy(update={"scales": False}),))
     (found,) = problems(Answers(there=there[2:]), fixed).values()
-    assert (found.found, found.is_problem) == ("1 node, not ready", True)
+    assert (found.text, found.is_problem) == ("1 node, not ready", True)
 
 
 def test_a_sound_fresh_install_has_no_problem(
@@ -181,7 +181,7 @@ def test_a_store_that_cannot_be_written() -> None:
     found = examine(Answers(), settings(), storage=broken, now=lambda: NOW)
     (store,) = [each for each in found if each.what == "object store"]
     assert store.remedy
-    assert "AKIA" not in store.found
+    assert "AKIA" not in store.text
 
 
 def test_a_cluster_that_does_not_answer_is_a_finding() -> None:

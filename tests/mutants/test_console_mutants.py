@@ -70,7 +70,11 @@ def whatever_is_found(patch: Patch) -> None:
 def shown_to_all(patch: Patch) -> None:
     real = Dataset.view
     patch.setattr(
-        Dataset, "view", lambda self, *, source, found: real(self, source=source, found=True)
+        Dataset,
+        "view",
+        lambda self, *, with_source, with_probed: real(
+            self, with_source=with_source, with_probed=True
+        ),
     )
 
 
