@@ -53,6 +53,7 @@ WAITING = 6  # jobs in the queue, of which no more are asked for: it has to empt
 KILLS_PER_LOOK = 5
 CRASH_SHARE = 0.02  # of the faults on PostgreSQL: a backend's `kill -9`, which restarts the server
 SETTLED_S = 60.0
+STARTED_SHARE = 0.8  # of the gateways: they answer before the next fault comes
 STUB = (sys.executable, "-I", "-S", str(Path(__file__).with_name("stub.py")))
 
 
@@ -128,6 +129,7 @@ class _Scene:
     def run(self, kills: int) -> Counter[str]:
         for name in ("gateway", *(f"client-{each}" for each in range(CLIENTS))):
             self.start(name)
+        self.wait()
         killed: Counter[str] = Counter()
         while killed.total() < kills:
             time.sleep(self.random.uniform(0, 0.4))
@@ -135,9 +137,22 @@ class _Scene:
             if victim is None:
                 continue
             killed[victim] += 1
+            if victim == "gateway" and self.random.random() < STARTED_SHARE:
+                self.wait()
             if killed.total() % KILLS_PER_LOOK == 0:
                 self.refresh()
         return killed
+
+    def wait(self) -> None:
+        """Until the gateway answers: its processes import everything anew."""
+        end_s = time.monotonic() + SETTLED_S
+        while time.monotonic() < end_s:
+            with contextlib.suppress(OSError, http.client.HTTPException):
+                connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
+                connection.request("GET", "/v1/health")
+                if connection.getresponse().status == 200:
+                    return
+            time.sleep(0.1)
 
     def start(self, name: str) -> None:
         self.number += 1
