@@ -10,8 +10,8 @@ from fastapi import APIRouter, Depends, Header, Query
 from starlette.responses import Response
 
 from taciturn.server.http.access import Requires, Svc
-from taciturn.server.http.routes.blocking import Route
-from taciturn.server.http.routes.sending import EventStream
+from taciturn.server.http.blocking import Route
+from taciturn.server.http.sending import EventStream
 from taciturn.server.identity.permissions import Action
 from taciturn.server.identity.principal import Principal
 from taciturn.server.jobs.broadcast import Broadcast, TooManyWatchersError

@@ -7,7 +7,7 @@ from sqlalchemy import text
 
 from taciturn.errors import DatabaseError
 from taciturn.server.http.access import Svc, public
-from taciturn.server.http.routes.blocking import Route
+from taciturn.server.http.blocking import Route
 from taciturn.server.problems import ProblemError
 from taciturn.server.schema import versions
 from taciturn.server.timestamps import moment

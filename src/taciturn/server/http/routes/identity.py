@@ -8,7 +8,7 @@ from fastapi import APIRouter, Depends
 
 from taciturn._version import __version__
 from taciturn.server.http.access import Requires, Svc
-from taciturn.server.http.routes.blocking import Route
+from taciturn.server.http.blocking import Route
 from taciturn.server.identity.permissions import Action
 from taciturn.server.identity.principal import Principal
 from taciturn.server.timestamps import moment

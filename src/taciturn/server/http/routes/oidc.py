@@ -17,7 +17,7 @@ from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 
 from taciturn.server.http.access import Svc, entrance
-from taciturn.server.http.routes.blocking import Route
+from taciturn.server.http.blocking import Route
 from taciturn.server.http.routes.pages import fields_of, page
 from taciturn.server.identity.oidc import FLOW_S, LoginOrigin
 from taciturn.server.identity.sessions import csrf_proof

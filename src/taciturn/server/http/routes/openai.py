@@ -20,8 +20,8 @@ from starlette.responses import JSONResponse, Response
 
 from taciturn.errors import TaciturnError
 from taciturn.server.http.access import Requires, Svc
-from taciturn.server.http.routes.blocking import Route
-from taciturn.server.http.routes.sending import EventStream, policy_header
+from taciturn.server.http.blocking import Route
+from taciturn.server.http.sending import EventStream, policy_header
 from taciturn.server.identity.permissions import Action
 from taciturn.server.identity.principal import Principal
 from taciturn.server.inference.stop_sequences import Stopper, cut

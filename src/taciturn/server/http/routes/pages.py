@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from starlette.concurrency import run_in_threadpool
 
 from taciturn.server.http.access import Svc, entrance, public
-from taciturn.server.http.routes.blocking import Route
+from taciturn.server.http.blocking import Route
 from taciturn.server.http.routes.logins import address_of
 from taciturn.server.identity.links import PAGE
 from taciturn.server.problems import ProblemError

@@ -8,9 +8,9 @@ from fastapi import APIRouter, Depends
 from starlette.responses import Response
 
 from taciturn.server.http.access import Requires, Svc
-from taciturn.server.http.routes.blocking import Route
+from taciturn.server.http.blocking import Route
 from taciturn.server.http.routes.models import BINARY, Range
-from taciturn.server.http.routes.sending import bounds, file_response, policy_header
+from taciturn.server.http.sending import bounds, file_response, policy_header
 from taciturn.server.identity.permissions import Action
 from taciturn.server.identity.principal import Principal
 from taciturn.wire.results import JobResult

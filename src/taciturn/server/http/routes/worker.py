@@ -7,7 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Header
 
 from taciturn.server.http.access import Svc, worker
-from taciturn.server.http.routes.blocking import Route
+from taciturn.server.http.blocking import Route
 from taciturn.server.identity.principal import WorkerPrincipal
 from taciturn.wire.worker import (
     LEASE_HEADER,

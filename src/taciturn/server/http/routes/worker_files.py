@@ -14,9 +14,9 @@ from fastapi import APIRouter, Depends, Header, Request
 from starlette.responses import Response
 
 from taciturn.server.http.access import Svc, any_worker, worker
-from taciturn.server.http.routes.blocking import Route
+from taciturn.server.http.blocking import Route
 from taciturn.server.http.routes.models import BINARY, Range
-from taciturn.server.http.routes.sending import bounds, file_response
+from taciturn.server.http.sending import bounds, file_response
 from taciturn.server.identity.principal import WorkerPrincipal
 from taciturn.server.problems import ProblemError
 from taciturn.wire.worker import LEASE_HEADER, NextJob, TextChunk
