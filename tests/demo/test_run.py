@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from taciturn.cli import demo as cli
+from taciturn.cli.demo import demo
 from taciturn.demo import run
 from taciturn.demo.page import render_page
 from taciturn.demo.result import DemoResult
@@ -20,7 +20,6 @@ from taciturn.embedded.notes import SECRET_PROMPT, NoteLimits
 from taciturn.errors import SpecError
 from taciturn.llm import LLM
 from taciturn.local.fit import Observer
-from taciturn.spec import DemoSpec, parse
 
 MODEL = "TACITURN_DEMO_MODEL"
 """Environment variable: a hub id, folder or GGUF file for the slow test; for example SmolLM2's."""
@@ -114,10 +113,10 @@ def test_the_command_shows_it_and_writes_the_page(
         asked.extend((*arguments[:2], arguments[3], named))
         return told[0]
 
-    monkeypatch.setattr(cli, "tell", found)
+    monkeypatch.setattr(story, "tell", found)
     monkeypatch.setenv("COLUMNS", "200")
     page = tmp_path / "page.html"
-    cli.run_demo(parse(DemoSpec, {"output": str(page), "seed": 4, "model": "x", "minutes": 2}))
+    demo(file=None, output=str(page), seed=4, model="x", minutes=2)
     assert asked == [4, 3.0, "x", {"minutes": 2}]
     shown = " ".join(capsys.readouterr().out.split())
     for words in ("0 of 5 samples read as notes", "of the ordinary fit's gain", "repeats itself:"):

@@ -22,7 +22,7 @@ def told(fake: Fake, until: int) -> Progress:
 
 def test_steps_epsilon_and_time_left(fake: Fake) -> None:
     halfway = told(fake, 5)
-    assert (halfway.done, halfway.total, halfway.share) == (2, 4, 0.5)
+    assert (halfway.completed, halfway.total, halfway.share) == (2, 4, 0.5)
     # One step each 10 s, two are left.
     assert halfway.seconds_left == 20
     assert halfway.words == "running, 2 of 4, epsilon 1.00 spent of 3 held, about 20 s left"
@@ -48,7 +48,7 @@ def test_a_failure_and_a_machine_are_said(fake: Fake) -> None:
 
 
 def test_without_privacy_no_epsilon_is_shown() -> None:
-    progress = Progress("job_1", "fit", private=False, state=JobState.RUNNING, done=1, total=2)
+    progress = Progress("job_1", "fit", private=False, state=JobState.RUNNING, completed=1, total=2)
     assert progress.words == "running, 1 of 2, no privacy"
     assert "t-open" in progress_card(progress).partition("</style>")[2]
 

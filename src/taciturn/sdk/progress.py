@@ -41,7 +41,7 @@ class Progress:
     """Progress as a job's events have said so far.
 
     Attributes:
-        done, total: steps of a fit; texts or canaries of another job.
+        completed, total: steps of a fit; texts or canaries of another job.
         epsilon: spent, of all steps that are charged; None without a guarantee, or before the
             first block of steps.
         target: held for the whole fit, what is spent included.
@@ -54,7 +54,7 @@ class Progress:
     private: bool = True
     state: JobState = JobState.QUEUED
     stage: str | None = None
-    done: int = 0
+    completed: int = 0
     total: int | None = None
     epsilon: float | None = None
     target: float | None = None
@@ -82,7 +82,7 @@ class Progress:
                 report = (event.at, news.step)
                 return replace(
                     self,
-                    done=news.step,
+                    completed=news.step,
                     total=news.steps,
                     epsilon=news.epsilon,
                     first=self.first or report,
@@ -91,7 +91,7 @@ class Progress:
             case CountEvent():
                 report = (event.at, news.done)
                 first = self.first or report
-                return replace(self, done=news.done, total=news.of, first=first, last=report)
+                return replace(self, completed=news.done, total=news.of, first=first, last=report)
             case NodeEvent():
                 return replace(self, node=news.text)
 
@@ -100,7 +100,7 @@ class Progress:
         """Share that is done, in [0, 1]."""
         if self.state is JobState.SUCCEEDED:
             return 1.0
-        return self.done / self.total if self.total else 0.0
+        return self.completed / self.total if self.total else 0.0
 
     @property
     def seconds_left(self) -> float | None:
@@ -119,8 +119,8 @@ class Progress:
             parts.append(self.failure)
         if self.node is not None and self.state is JobState.PROVISIONING:
             parts.append(self.node)
-        if self.total is not None and self.done:
-            parts.append(f"{self.done} of {self.total}")
+        if self.total is not None and self.completed:
+            parts.append(f"{self.completed} of {self.total}")
         if self.kind == "fit" and self.total is not None:
             parts.append(self._spent)
         if self.seconds_left is not None:
@@ -206,7 +206,7 @@ class TerminalScreen(Screen):
             self._bars.start()
             self._task = self._bars.add_task(progress.kind, total=None, words="")
         total = progress.total
-        completed = total if progress.state is JobState.SUCCEEDED else progress.done
+        completed = total if progress.state is JobState.SUCCEEDED else progress.completed
         self._bars.update(
             self._task, total=total, completed=completed, words=progress.words, refresh=True
         )

@@ -108,7 +108,9 @@ def test_a_fit_with_compile_is_released_plain(
 ) -> None:
     model = LLM(str(tiny_llama))
     model.fit(rows(), output=tmp_path / "out", compile=True, method="lora", **settings(epsilon))
-    assert not any("forward" in module.__dict__ for module in model._here("fit")._fitted.modules())
+    assert not any(
+        "forward" in module.__dict__ for module in model._local_model("fit")._fitted.modules()
+    )
     assert len(model.sample(["The patient"], max_new_tokens=3)) == 1
 
 
