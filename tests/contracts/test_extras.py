@@ -38,7 +38,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
         *(f"reports.{name}" for name in ("card", "figures", "privacy", "verdict")),
         *(f"cli.{name}" for name in _CLIENT),
     ),
-    "server": ("server", *_SQL, "cli.serve"),
+    "server": ("server", "malloc", *_SQL, "cli.serve"),
     "kubernetes": ("server.launchers.kubernetes", "cli.doctor_kubernetes", "data.filesystem"),
     "engine": (
         *("data", "engine", "local", "worker", "demo", "reports"),

@@ -1,8 +1,9 @@
 """The gateway's own tables; the ledger's are in `ledger/tables.py`.
 
 Times are milliseconds since 1970 in UTC. JSON is text: the same on SQLite and PostgreSQL. Nothing
-in these tables was computed from private rows, but `incidents`, which only a data owner reads, and
-`source_marks`: keyed digests of whole files, which nobody reads, and are compared alone.
+in these tables was computed from private rows, but `incidents`, which only a data owner reads,
+`source_marks`: keyed digests of whole files, which nobody reads, and are compared alone, and
+`text_pieces`: what a fitted model writes, on its way to whoever may use the model.
 """
 
 from __future__ import annotations
