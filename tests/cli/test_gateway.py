@@ -12,7 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from fakegateway import FOUND, TOKEN, URL, Fake, approval, dataset, exported
+from support.fake_gateway import FOUND, TOKEN, URL, Fake, approval, dataset, exported
 from taciturn.cli import dataset as dataset_commands
 from taciturn.cli import gateway
 from taciturn.cli import jobs as jobs_commands

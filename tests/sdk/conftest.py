@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from fakegateway import TOKEN, URL, Fake
+from support.fake_gateway import TOKEN, URL, Fake
 from taciturn.sdk.client import Client
 from taciturn.sdk.transport import Patience
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from fakegateway import EXPORTED, FOUND, Fake, dataset, exported
+from support.fake_gateway import EXPORTED, FOUND, Fake, dataset, exported
 from taciturn.errors import (
     AdapterError,
     CertificateError,

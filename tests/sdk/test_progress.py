@@ -6,7 +6,7 @@ import io
 
 import pytest
 
-from fakegateway import NOW, Fake
+from support.fake_gateway import NOW, Fake
 from taciturn.sdk.client import Client
 from taciturn.sdk.progress import LogScreen, NotebookScreen, Progress, duration, progress_card
 from taciturn.wire.events import NodeEvent, NumberedEvent, StageEvent

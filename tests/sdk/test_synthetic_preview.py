@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from fakegateway import Fake, dataset
+from support.fake_gateway import Fake, dataset
 from taciturn.errors import SpecError
 from taciturn.sdk.synthetic_preview import chosen_column, chosen_dataset, chosen_model
 from taciturn.wire.datasets import ColumnView

@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 import taciturn
-from fakegateway import TOKEN, URL, Fake
+from support.fake_gateway import TOKEN, URL, Fake
 from taciturn.errors import (
     AuthenticationError,
     ConflictError,

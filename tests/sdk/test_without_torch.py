@@ -22,7 +22,7 @@ class Missing:
 sys.meta_path.insert(0, Missing())
 
 import taciturn
-from fakegateway import TOKEN, URL, Fake
+from support.fake_gateway import TOKEN, URL, Fake
 
 fake = Fake()
 with taciturn.Client(URL, TOKEN, http=fake.http(), environment={}) as client:
@@ -65,17 +65,16 @@ assert not FORBIDDEN & sys.modules.keys(), FORBIDDEN & sys.modules.keys()
 """
 
 
-def test_remote_work_needs_no_engine(root: Path, tmp_path: Path) -> None:
+def _environment(root: Path) -> dict[str, str]:
     paths = os.pathsep.join([str(root / "src"), str(root / "tests")])
-    environment = {
-        **os.environ,
-        "PYTHONPATH": paths,
-        "TACITURN_URL": "http://testserver",
-        "TACITURN_TOKEN": "tac_test",
-    }
+    shown = {"TACITURN_URL": "http://testserver", "TACITURN_TOKEN": "tac_test"}
+    return {**os.environ, "PYTHONPATH": paths, **shown}
+
+
+def test_remote_work_needs_no_engine(root: Path, tmp_path: Path) -> None:
     result = subprocess.run(
         [sys.executable, "-c", SCRIPT, str(tmp_path / "out")],
-        env=environment,
+        env=_environment(root),
         capture_output=True,
         text=True,
         check=False,
@@ -87,7 +86,7 @@ def test_remote_work_needs_no_engine(root: Path, tmp_path: Path) -> None:
 
 WHO = """
 import sys
-from fakegateway import Fake
+from support.fake_gateway import Fake
 from taciturn.sdk import client as clients
 
 class Transport(clients.Transport):
@@ -104,15 +103,8 @@ assert not {"pandas", "numpy", "scipy", "dp_accounting"} & sys.modules.keys() - 
 
 def test_whoami_loads_neither_pandas_nor_an_accountant(root: Path) -> None:
     """What the fake gateway itself loads apart."""
-    paths = os.pathsep.join([str(root / "src"), str(root / "tests")])
-    environment = {
-        **os.environ,
-        "PYTHONPATH": paths,
-        "TACITURN_URL": "http://testserver",
-        "TACITURN_TOKEN": "tac_test",
-    }
-    script = "import sys\nimport fakegateway\nLOADED = set(sys.modules)\n" + WHO
+    script = "import sys\nimport support.fake_gateway\nLOADED = set(sys.modules)\n" + WHO
     lean = "import sys\nimport taciturn.cli.main, taciturn.cli.session, taciturn.sdk.client\n"
     lean += "assert not {'pandas', 'numpy', 'scipy', 'dp_accounting'} & sys.modules.keys()"
     for each in (script, lean):
-        subprocess.run([sys.executable, "-c", each], env=environment, check=True)
+        subprocess.run([sys.executable, "-c", each], env=_environment(root), check=True)

@@ -17,7 +17,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from reception import bearer
+from support.gateway import bearer
 from taciturn.errors import SpecError
 from taciturn.server.bootstrap import open_gateway
 from taciturn.server.context import Gateway

@@ -1,4 +1,4 @@
-"""What a base model writes for a seed, worked out once per process and not once per fit.
+"""Side information of base models, worked out once per process and not once per fit.
 
 An automatic fit lets its base model write a few hundred lines and looks at their activations. That
 takes seconds, beside which the few steps of a test's fit are nothing, and follows from weights and

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 
-import forks
+from support import forkserver
 from taciturn.engine.privacy.ranks import ALONE, Ranks
 
 T = TypeVar("T")
@@ -26,7 +26,7 @@ _PATIENCE = timedelta(seconds=60)
 
 
 def in_threads(size: int, function: Callable[[Ranks], T]) -> list[T]:
-    """What `function` returns on each of `size` ranks; raises what a failed one raised."""
+    """Run `function` on each of `size` ranks; raises the error of the first that failed."""
     if size == 1:
         return [function(ALONE)]
     store, results, failures = dist.HashStore(), dict[int, T](), dict[int, BaseException]()
@@ -53,7 +53,7 @@ def in_threads(size: int, function: Callable[[Ranks], T]) -> list[T]:
 
 @dataclass(frozen=True)
 class Ended:
-    """How one process ended: its exit code, and what its function returned or said."""
+    """End of one process: its exit code, and its function's result or error."""
 
     code: int | None
     result: Any
@@ -72,7 +72,7 @@ def in_processes(
     Args:
         meanwhile: gets the processes while they run.
     """
-    context = forks.context()
+    context = forkserver.context()
     port = _free_port()
     pipes = [context.Pipe(duplex=False) for _ in range(size)]
     processes = [
@@ -100,7 +100,7 @@ def in_processes(
 
 
 def results(ended: list[Ended]) -> list[Any]:
-    """What every process returned; fails if one did not."""
+    """Return every process's result; fails if there is none."""
     for each in ended:
         assert not each.error, each.error
         assert each.code == 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
-from multiprocessing import forkserver
+from multiprocessing import forkserver as server
 from typing import Any
 
 # One list for all tests: the server that processes are forked from starts once, with what its first
@@ -28,4 +28,4 @@ def context() -> Any:
 def start() -> None:
     """Start the server now, so that nobody else does who asks for fewer modules."""
     context()
-    forkserver.ensure_running()
+    server.ensure_running()

@@ -49,7 +49,7 @@ class OpenIdProvider:
         return {"keys": [self.published_key.as_dict(private=False, use="sig", alg="RS256")]}
 
     def authorize(self, query: dict[str, str]) -> str:
-        """Where the browser is sent."""
+        """Return the address that the browser is sent to."""
         assert query["code_challenge_method"] == "S256"
         assert query["response_type"] == "code"
         code = secrets.token_urlsafe(16)

@@ -28,7 +28,7 @@ class NoPostgresError(RuntimeError):
 
 
 @dataclass(frozen=True)
-class Cluster:
+class PostgresServer:
     """A running server."""
 
     folder: Path
@@ -56,7 +56,7 @@ class Cluster:
 
 
 @contextmanager
-def postgres(*, durable: bool = False) -> Iterator[Cluster]:
+def postgres(*, durable: bool = False) -> Iterator[PostgresServer]:
     """Start a cluster, and remove it in the end.
 
     Args:
@@ -84,7 +84,7 @@ def postgres(*, durable: bool = False) -> Iterator[Cluster]:
             file.writelines(f"{name} = {value}\n" for name, value in settings.items())
         runner.run("pg_ctl", "-D", str(data), "-l", str(folder / "log"), "-w", "start")
         try:
-            yield Cluster(folder)
+            yield PostgresServer(folder)
         finally:
             runner.run("pg_ctl", "-D", str(data), "-m", "immediate", "-w", "stop")
     finally:

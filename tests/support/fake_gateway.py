@@ -139,7 +139,7 @@ class Wire(httpx.BaseTransport):
 
 @dataclass
 class Fake:
-    """What the gateway holds, and how it misbehaves.
+    """State of the gateway, and its misbehaviour.
 
     Attributes:
         after_the_end: events that come when the stream has ended.
@@ -214,7 +214,7 @@ class Fake:
         return self.jobs[job_id]
 
     def finish(self, job_id: str) -> None:
-        """The job is over."""
+        """End a job."""
         failure = None
         if self.outcome is JobState.FAILED:
             failure = {"code": "data_unreadable", "text": "ask the owner", "incident": "inc_1"}
@@ -223,7 +223,7 @@ class Fake:
         self.jobs[job_id] = JobView.model_validate(view)
 
     def events(self) -> list[NumberedEvent]:
-        """What every job says."""
+        """Return the events of every job."""
         plan = make_plan(_spec(), FACTS)
         said: list[JobEvent] = [
             StateEvent(state=JobState.QUEUED),

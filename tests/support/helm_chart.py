@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 CHART = ROOT / "deploy" / "helm" / "taciturn"
 PRESETS = sorted((CHART / "presets").glob("*.yaml"))
 VERSIONS = ("1.31", "1.32", "1.33", "1.34", "1.35", "1.36")
