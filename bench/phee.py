@@ -113,10 +113,8 @@ def main() -> None:
     bench = on_phee(given)
     if bench is None:
         return
-    print(
-        f"{bench.subject['model']['name']}, {bench.corpus.name}: {bench.corpus.n_units} units\n",
-        flush=True,
-    )
+    units = f"{bench.corpus.name}: {bench.corpus.n_units} units"
+    print(f"{bench.subject['model']['name']}, {units}\n", flush=True)
     if given.final:
         wanted = [ORDINARY, *(f"epsilon = {each:g}" for each in given.epsilon)]
         models = chosen(bench, given.epsilon)

@@ -2,28 +2,22 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
-import sys
 import tomllib
 from pathlib import Path
 
 import pytest
+
+from support.program import run_python
 
 LINT = "import sys; from importlinter.cli import lint_imports_command as main; sys.exit(main())"
 
 
 def lint(root: Path, cache: Path) -> subprocess.CompletedProcess[str]:
     """Run lint-imports on the tree at `root`, whatever else is installed."""
-    return subprocess.run(
-        [sys.executable, "-c", LINT, "--no-logo", "--cache-dir", str(cache)],
-        cwd=root,
-        env={**os.environ, "PYTHONPATH": str(root / "src"), "COLUMNS": "200"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    variables = {"PYTHONPATH": str(root / "src"), "COLUMNS": "200"}
+    return run_python("-c", LINT, "--no-logo", "--cache-dir", cache, cwd=root, **variables)
 
 
 @pytest.fixture(scope="module")
@@ -229,6 +223,7 @@ HEAVY = ("torch", "transformers", "peft", "datasets", "pandas", "pyarrow", "duck
 # A command that ends, well or not; only the probe says how it came to that.
 TYPED = """
 import contextlib, io, sys
+from support.program import run_python
 from taciturn.cli.main import main
 sys.argv = ["taciturn", *{}]
 with contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()):
@@ -262,13 +257,7 @@ sys.exit(f"loaded: {{{{loaded}}}}" if loaded else 0)
     ],
 )
 def test_loads_no_torch(action: str, root: Path) -> None:
-    result = subprocess.run(
-        [sys.executable, "-c", PROBE.format(action=action)],
-        env={**os.environ, "PYTHONPATH": str(root / "src")},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    result = run_python("-c", PROBE.format(action=action), PYTHONPATH=str(root / "src"))
     assert result.returncode == 0, result.stderr
 
 
@@ -278,24 +267,13 @@ def test_a_gateway_has_neither_database_engine_nor_models_in_its_process(root: P
         "import sys, taciturn.server.serve\n"
         "sys.exit(str({'duckdb', 'torch', 'transformers', 'peft'} & set(sys.modules) or ''))"
     )
-    result = subprocess.run(
-        [sys.executable, "-c", script],
-        env={**os.environ, "PYTHONPATH": str(root / "src")},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    result = run_python("-c", script, PYTHONPATH=str(root / "src"))
     assert result.stderr.strip() == ""
 
 
 def test_help_command_names_every_command(root: Path) -> None:
-    result = subprocess.run(
-        [sys.executable, "-c", "from taciturn.cli.main import main; main()", "--help"],
-        env={**os.environ, "PYTHONPATH": str(root / "src"), "COLUMNS": "100"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    program = "from taciturn.cli.main import main; main()"
+    result = run_python("-c", program, "--help", PYTHONPATH=str(root / "src"), COLUMNS="100")
     assert result.returncode == 0, result.stderr
     for command in ("fit", "sample", "plan", "ledger", "demo", "doctor"):
         assert command in result.stdout

@@ -178,24 +178,12 @@ def strangers_write_little(world: GatewayWorld) -> None:
     assert len(world.recorded()) < 2 * most * (1 + minutes) + 0.1 * most
 
 
-def any_secret(world: GatewayWorld, patch: Patch) -> None:
-    patch.setattr(secret, "matches", lambda text, kept: True)
-
-
-def no_end(world: GatewayWorld, patch: Patch) -> None:
+def no_end(patch: Patch) -> None:
     real = directory._Found.principal
     patch.setattr(directory._Found, "principal", lambda found, now_ms, to: real(found, 0, to))
 
 
-def no_revocation(world: GatewayWorld, patch: Patch) -> None:
-    patch.setattr(directory.Directory, "revoke", lambda *_: None)
-
-
-def a_long_memory(world: GatewayWorld, patch: Patch) -> None:
-    patch.setattr(Remembered, "forget", lambda _: None)
-
-
-def roles_alone(world: GatewayWorld, patch: Patch) -> None:
+def roles_alone(patch: Patch) -> None:
     real = directory._Found.principal
 
     def principal(found: Any, now_ms: int) -> Any:
@@ -205,23 +193,7 @@ def roles_alone(world: GatewayWorld, patch: Patch) -> None:
     patch.setattr(directory._Found, "principal", principal)
 
 
-def cookies_suffice(world: GatewayWorld, patch: Patch) -> None:
-    patch.setattr(Sessions, "check_csrf", lambda *_: None)
-
-
-def nobody_counts_admins(world: GatewayWorld, patch: Patch) -> None:
-    patch.setattr(users, "check_an_admin_is_left", lambda _: None)
-
-
-def nobody_counts_guesses(world: GatewayWorld, patch: Patch) -> None:
-    patch.setattr(logins, "_check_rate", lambda *_: None)
-
-
-def any_roles(world: GatewayWorld, patch: Patch) -> None:
-    patch.setattr(directory, "check_roles", lambda _: None)
-
-
-def answers_at_once(world: GatewayWorld, patch: Patch) -> None:
+def answers_at_once(patch: Patch) -> None:
     async def record(exchange: Any, status: int) -> None:
         exchange.around.audit_log.keep(exchange._of(status))
 
@@ -237,19 +209,7 @@ def answers_at_once(world: GatewayWorld, patch: Patch) -> None:
     patch.setattr(AuditLog, "_write_all", late)
 
 
-def codes_for_ever(world: GatewayWorld, patch: Patch) -> None:
-    patch.setattr(Oidc, "_use", lambda *_: None)
-
-
-def a_reset_leaves_what_was(world: GatewayWorld, patch: Patch) -> None:
-    patch.setattr(links, "revoke_all", lambda *_: None)
-
-
-def a_reset_is_shown_to_nobody(world: GatewayWorld, patch: Patch) -> None:
-    patch.setattr(links.PasswordLinks, "history", lambda *_: (0, ()))
-
-
-def a_link_for_ever(world: GatewayWorld, patch: Patch) -> None:
+def a_link_for_ever(patch: Patch) -> None:
     """The change that says it was used goes nowhere."""
     patch.setattr(links, "update", lambda table: update(table).where(column_of(table)))
 
@@ -258,59 +218,55 @@ def column_of(table: Any) -> Any:
     return true() if table is links.users else false()
 
 
-def approvers_from_now_on(world: GatewayWorld, patch: Patch) -> None:
-    patch.setattr(approvals, "check_access_is_settled", lambda *_: None)
+Mutation = Callable[[Patch], None]
 
 
-def terms_from_now_on(world: GatewayWorld, patch: Patch) -> None:
-    patch.setattr(policies, "check_access_is_settled", lambda *_: None)
+def replaced(target: Any, name: str, broken: Any) -> Mutation:
+    """Return the mutation that puts `broken` into the place of one thing."""
+    return lambda patch: patch.setattr(target, name, broken)
 
-
-def strangers_without_limit(world: GatewayWorld, patch: Patch) -> None:
-    patch.setattr(Anonymous, "enter", lambda *_: None)
-
-
-def only_logins_are_limited(world: GatewayWorld, patch: Patch) -> None:
-    patch.setattr(_Exchange, "_limit", lambda _: None)
-
-
-Mutation = Callable[[GatewayWorld, Patch], None]
 
 MUTANTS: dict[str, tuple[Mutation, Callable[[GatewayWorld], None]]] = {
-    "digests are not compared": (any_secret, another_secret),
+    "digests are not compared": (
+        replaced(secret, "matches", lambda text, kept: True),
+        another_secret,
+    ),
     "expired tokens are accepted": (no_end, expired),
-    "revocation does nothing": (no_revocation, revoked),
-    "memory outlives revocation": (a_long_memory, revoked),
+    "revocation does nothing": (replaced(directory.Directory, "revoke", lambda *_: None), revoked),
+    "memory outlives revocation": (replaced(Remembered, "forget", lambda _: None), revoked),
     "scopes are ignored": (roles_alone, scoped),
-    "CSRF is not checked": (cookies_suffice, forged),
-    "the last admin can go": (nobody_counts_admins, last_admin),
-    "logins are not limited": (nobody_counts_guesses, guessed),
-    "an auditor owns data": (any_roles, auditor_alone),
+    "CSRF is not checked": (replaced(Sessions, "check_csrf", lambda *_: None), forged),
+    "the last admin can go": (
+        replaced(users, "check_an_admin_is_left", lambda _: None),
+        last_admin,
+    ),
+    "logins are not limited": (replaced(logins, "_check_rate", lambda *_: None), guessed),
+    "an auditor owns data": (replaced(directory, "check_roles", lambda _: None), auditor_alone),
     "answers do not wait for the record": (answers_at_once, recorded_first),
-    "a one-time code serves twice": (codes_for_ever, code_once),
+    "a one-time code serves twice": (replaced(Oidc, "_use", lambda *_: None), code_once),
     "a password is reset without the person: their tokens and password stay": (
-        a_reset_leaves_what_was,
+        replaced(links, "revoke_all", lambda *_: None),
         noticed,
     ),
     "a password is reset without the person: they are not told": (
-        a_reset_is_shown_to_nobody,
+        replaced(links.PasswordLinks, "history", lambda *_: (0, ())),
         noticed,
     ),
     "a link serves twice": (a_link_for_ever, noticed),
     "a password is reset without the person: who has it approves": (
-        approvers_from_now_on,
+        replaced(approvals, "check_access_is_settled", lambda *_: None),
         trusted_later,
     ),
     "a password is reset without the person: who has it changes terms": (
-        terms_from_now_on,
+        replaced(policies, "check_access_is_settled", lambda *_: None),
         trusted_later,
     ),
     "anonymous requests are written without limit": (
-        strangers_without_limit,
+        replaced(Anonymous, "enter", lambda *_: None),
         strangers_write_little,
     ),
     "anonymous requests but logins are written without limit": (
-        only_logins_are_limited,
+        replaced(_Exchange, "_limit", lambda _: None),
         strangers_write_little,
     ),
 }
@@ -325,7 +281,7 @@ def test_the_real_gateway_passes_and_the_mutant_does_not(
     engine = open_database(f"sqlite:///{tmp_path / 'mutant.db'}")
     versions.upgrade(engine)
     mutant = GatewayWorld.open(engine, tmp_path)
-    mutate(mutant, monkeypatch)
+    mutate(monkeypatch)
     with pytest.raises((AssertionError, pytest.fail.Exception)):
         check(mutant)
     engine.dispose()

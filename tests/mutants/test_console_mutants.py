@@ -93,11 +93,11 @@ def test_columns(name: str, tmp_path: Path, monkeypatch: Patch) -> None:
     mutate, check = COLUMN_MUTANTS[name]
     trials = Trials(1)
     with opened(tmp_path, "real") as engine:
-        check(GatewayWorld(engine, tmp_path, trials))
+        check(GatewayWorld.for_catalog(engine, tmp_path, trials))
     with opened(tmp_path, "mutant") as engine:
         mutate(monkeypatch)
         with pytest.raises((AssertionError, pytest.fail.Exception)):
-            check(GatewayWorld(engine, tmp_path, trials))
+            check(GatewayWorld.for_catalog(engine, tmp_path, trials))
     trials.close()
 
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from support.program import run_python
 from taciturn.planning import worth
 from taciturn.planning.worth import FITTED, MEASURED, WORTHLESS, Worth, expected_worth
 
@@ -25,9 +24,7 @@ def of(**fields: Any) -> Worth:
 
 def test_the_curve_is_fitted_to_the_table(root: Path) -> None:
     """Whoever adds a row runs bench/worth.py and puts its numbers in the module."""
-    done = subprocess.run(
-        [sys.executable, root / "bench" / "worth.py"], capture_output=True, text=True, check=True
-    )
+    done = run_python(root / "bench" / "worth.py")
     assert "\nas it is in taciturn.planning.worth\n" in done.stdout
     assert FITTED.noise > 0
     assert FITTED.size >= 0

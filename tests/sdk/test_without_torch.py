@@ -5,9 +5,9 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
-import sys
 from pathlib import Path
+
+from support.program import run_python
 
 SCRIPT = """
 import sys
@@ -22,9 +22,9 @@ class Missing:
 sys.meta_path.insert(0, Missing())
 
 import taciturn
-from support.fake_gateway import TOKEN, URL, Fake
+from support.fake_gateway import TOKEN, URL, FakeApi
 
-fake = Fake()
+fake = FakeApi()
 with taciturn.Client(URL, TOKEN, http=fake.http(), environment={}) as client:
     data = client.dataset("phee").select("text")
     data._repr_html_()
@@ -45,6 +45,7 @@ try:
 except taciturn.MissingDependencyError as error:
     print(error)
 
+from support.program import run_python
 from taciturn.sdk import client as clients
 
 class Transport(clients.Transport):
@@ -65,20 +66,14 @@ assert not FORBIDDEN & sys.modules.keys(), FORBIDDEN & sys.modules.keys()
 """
 
 
-def _environment(root: Path) -> dict[str, str]:
+def _variables(root: Path) -> dict[str, str]:
     paths = os.pathsep.join([str(root / "src"), str(root / "tests")])
     shown = {"TACITURN_URL": "http://testserver", "TACITURN_TOKEN": "tac_test"}
-    return {**os.environ, "PYTHONPATH": paths, **shown}
+    return {"PYTHONPATH": paths, **shown}
 
 
 def test_remote_work_needs_no_engine(root: Path, tmp_path: Path) -> None:
-    result = subprocess.run(
-        [sys.executable, "-c", SCRIPT, str(tmp_path / "out")],
-        env=_environment(root),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    result = run_python("-c", SCRIPT, tmp_path / "out", **_variables(root))
     assert result.returncode == 0, result.stderr
     assert re.search(r"needs (torch|peft); install taciturn\[engine\]", result.stdout)
     assert result.stdout.count("DP (epsilon=3") >= 4
@@ -86,12 +81,12 @@ def test_remote_work_needs_no_engine(root: Path, tmp_path: Path) -> None:
 
 WHO = """
 import sys
-from support.fake_gateway import Fake
+from support.fake_gateway import FakeApi
 from taciturn.sdk import client as clients
 
 class Transport(clients.Transport):
     def __init__(self, url, token, **_):
-        super().__init__(url, token, http=Fake().http())
+        super().__init__(url, token, http=FakeApi().http())
 
 clients.Transport = Transport
 from taciturn.cli.main import app
@@ -107,4 +102,5 @@ def test_whoami_loads_neither_pandas_nor_an_accountant(root: Path) -> None:
     lean = "import sys\nimport taciturn.cli.main, taciturn.cli.session, taciturn.sdk.client\n"
     lean += "assert not {'pandas', 'numpy', 'scipy', 'dp_accounting'} & sys.modules.keys()"
     for each in (script, lean):
-        subprocess.run([sys.executable, "-c", each], env=_environment(root), check=True)
+        done = run_python("-c", each, **_variables(root))
+        assert done.returncode == 0, done.stderr

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -18,6 +16,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from support.program import run_python
 from support.ranks import Ended, in_processes
 from taciturn.reports.privacy import PrivacyReport
 from taciturn.wire.exits import WorkerExit
@@ -232,14 +231,8 @@ def test_torchrun(base: BaseModelFacts, rows: Path, tmp_path: Path, root: Path) 
         "OMP_NUM_THREADS": "1",
     }
     words = ["--nnodes=1", "--standalone", "--nproc-per-node=2", "--max-restarts=0"]
-    done = subprocess.run(
-        [sys.executable, "-m", "taciturn.worker.torchrun", *words, "-m", "taciturn.worker"],
-        env={**os.environ, **told},
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
+    program = ("-m", "taciturn.worker.torchrun", *words, "-m", "taciturn.worker")
+    done = run_python(*program, **told)
     server.shutdown()
     server.server_close()
     assert done.returncode == WorkerExit.REPORTED, done.stderr
