@@ -20,9 +20,9 @@ _IMPORTED = (
 
 def context() -> Any:
     """multiprocessing's context for processes of work, not of starting Python."""
-    made = multiprocessing.get_context("forkserver")
-    made.set_forkserver_preload(list(_IMPORTED))
-    return made
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(list(_IMPORTED))
+    return context
 
 
 def start() -> None:

@@ -127,8 +127,8 @@ class GatewayWorld:
     def open(cls, engine: Engine, folder: Path, **settings: Any) -> GatewayWorld:
         """Return one on a migrated database, without people."""
         clock, key = Clock(), SealKey.generate()
-        chosen = Settings(data_dir=folder, **{"source_prefixes": PREFIXES, **settings})
-        gateway = Gateway(chosen, engine, key, Ledger(engine, key, clock=clock), clock)
+        options = Settings(data_dir=folder, **{"source_prefixes": PREFIXES, **settings})
+        gateway = Gateway(options, engine, key, Ledger(engine, key, clock=clock), clock)
         return cls(gateway, clock)
 
     @classmethod
@@ -422,8 +422,8 @@ class GatewayWorld:
         self, name: str, columns: tuple[ColumnView, ...] | None, who: str = "olga", **more: Any
     ) -> Response:
         """Have an owner say what the columns are."""
-        stated = None if columns is None else [column.model_dump() for column in columns]
-        return self.ask(who, "PUT", f"/datasets/{name}/columns", {"columns": stated, **more})
+        body = None if columns is None else [column.model_dump() for column in columns]
+        return self.ask(who, "PUT", f"/datasets/{name}/columns", {"columns": body, **more})
 
     def spend(self, job: str, grants: list[str], steps: int = 10) -> None:
         """Run a job of the namespace to its end in the ledger."""

@@ -77,12 +77,12 @@ class ClusterWorld:
 
     def settings(self, code: str = "pass", **more: Any) -> KubernetesSettings:
         """A launcher whose workers run a line of Python."""
-        told: dict[str, Any] = {
+        defaults: dict[str, Any] = {
             "namespace": self.namespace, "instance": f"test-{secrets.token_hex(4)}", "image": IMAGE,
             "command": ("python", "-c", code), "pools": (SMALL,), "shared_memory": "16Mi",
             "grace_period_s": 20, "deadline_s": 600, "own_signing_key": False,
         }  # fmt: skip
-        return KubernetesSettings(**{**told, **more})
+        return KubernetesSettings(**{**defaults, **more})
 
     def launcher(self, settings: KubernetesSettings, **machine: Any) -> KubernetesLauncher:
         """Return a launcher on the first pool of the settings."""
@@ -91,8 +91,8 @@ class ClusterWorld:
 
     def pods(self, **labels: str) -> list[client.V1Pod]:
         """Pods with these labels."""
-        chosen = ",".join(f"{name.replace('_', '-')}={value}" for name, value in labels.items())
-        return self.core.list_namespaced_pod(self.namespace, label_selector=chosen).items
+        selector = ",".join(f"{name.replace('_', '-')}={value}" for name, value in labels.items())
+        return self.core.list_namespaced_pod(self.namespace, label_selector=selector).items
 
     def log(self, pod: str) -> str:
         """Return the log of a pod; empty where its container is not there yet."""
@@ -104,10 +104,10 @@ class ClusterWorld:
     def until(self, what: Callable[[], Any], patience_s: float | None = None) -> Any:
         """Wait for something to be true; returns it."""
         end = time.monotonic() + (patience_s or self.patience_s)
-        while not (found := what()):
+        while not (result := what()):
             assert time.monotonic() < end, f"{what} did not come true"
             time.sleep(0.02 if self.fake else 0.5)
-        return found
+        return result
 
     def reading(self) -> float:
         """The suite's pace."""
@@ -118,19 +118,19 @@ class ClusterWorld:
 class EventRecorder:
     """Record the events of a monitor."""
 
-    heard: list[tuple[str, NodeEvent]] = field(default_factory=list)
+    events: list[tuple[str, NodeEvent]] = field(default_factory=list)
     news: queue.SimpleQueue[NodeEvent] = field(default_factory=queue.SimpleQueue)
 
     def __call__(self, handle: str, event: NodeEvent) -> None:
-        self.heard.append((handle, event))
+        self.events.append((handle, event))
 
     def codes(self) -> list[str]:
         """Return the codes in order."""
-        return [event.code for _, event in self.heard]
+        return [event.code for _, event in self.events]
 
     def text(self, code: str) -> str:
         """The last text of a code; empty if there is none yet."""
-        return next((event.text for _, event in reversed(self.heard) if event.code == code), "")
+        return next((event.text for _, event in reversed(self.events) if event.code == code), "")
 
 
 def new_order(attempt: int = 1, **environment: str) -> Order:
@@ -141,10 +141,10 @@ def new_order(attempt: int = 1, **environment: str) -> Order:
 def with_namespace(path: Path, fake: FakeCluster | None) -> Iterator[ClusterWorld]:
     """A namespace of its own, removed at the end."""
     name = f"taciturn-test-{secrets.token_hex(4)}"
-    made = ClusterWorld(path, name, fake)
-    made.core.create_namespace(client.V1Namespace(metadata=client.V1ObjectMeta(name=name)))
-    made.make_account()
+    world = ClusterWorld(path, name, fake)
+    world.core.create_namespace(client.V1Namespace(metadata=client.V1ObjectMeta(name=name)))
+    world.make_account()
     try:
-        yield made
+        yield world
     finally:
-        made.core.delete_namespace(name)
+        world.core.delete_namespace(name)

@@ -85,7 +85,7 @@ def in_processes(
     if meanwhile is not None:
         meanwhile(processes)
     end = time.monotonic() + timeout_s
-    ended = []
+    ends = []
     for process, (reader, _) in zip(processes, pipes, strict=True):
         result, error = None, ""
         if reader.poll(max(0.1, end - time.monotonic())):
@@ -94,17 +94,17 @@ def in_processes(
             except EOFError:
                 error = "died"
         process.join(max(0.1, end - time.monotonic()))
-        ended.append(Ended(process.exitcode, result, error))
+        ends.append(Ended(process.exitcode, result, error))
         process.kill()
-    return ended
+    return ends
 
 
-def results(ended: list[Ended]) -> list[Any]:
+def results(ends: list[Ended]) -> list[Any]:
     """Return every process's result; fails if there is none."""
-    for each in ended:
-        assert not each.error, each.error
-        assert each.code == 0
-    return [each.result for each in ended]
+    for end in ends:
+        assert not end.error, end.error
+        assert end.code == 0
+    return [end.result for end in ends]
 
 
 def _child(

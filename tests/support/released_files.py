@@ -130,8 +130,8 @@ def samples(*lines: tuple[str, str]) -> bytes:
 def evaluation() -> bytes:
     """Return the figures of an evaluation."""
     score = ModelScore(nats_per_token=Figure(value=2.0), token_accuracy=Figure(value=0.5))
-    found = ReleasedEvaluation(basis="public", n_units=3, base=score, fitted=score)
-    return found.model_dump_json().encode()
+    evaluation = ReleasedEvaluation(basis="public", n_units=3, base=score, fitted=score)
+    return evaluation.model_dump_json().encode()
 
 
 def parquet(columns: dict[str, list[Any]], metadata: dict[str, str] | None = None) -> bytes:

@@ -82,7 +82,7 @@ def test_a_worker_on_any_cluster(world: ClusterWorld, monitor: Start) -> None:
     stages = [code for code in recorder.codes() if code in ("running", "releasing", "node.kept")]
     assert stages == ["running", "releasing", "node.kept"]
     assert "at most" not in recorder.text("node.kept")
-    assert {handle for handle, _ in recorder.heard} == {order.handle}
+    assert {handle for handle, _ in recorder.events} == {order.handle}
     launcher.forget(order.job_id)
 
 
@@ -122,7 +122,7 @@ def test_a_machine_comes_for_the_job_and_goes_after_it(case: Any) -> None:
     seconds = int(released.split(": ")[1].split()[0])
     assert 60 <= seconds <= 600
     assert f"{seconds / 1000:.2f} USD" in released  # 3.60 an hour
-    (use,) = [event.use for _, event in job.recorder.heard if event.use is not None]
+    (use,) = [event.use for _, event in job.recorder.events if event.use is not None]
     assert (use.node, use.ended, use.node_seconds) == ("whole-1", "released", seconds)
     assert (use.at_most, use.cost, use.currency) == (False, seconds / 1000, "USD")
     assert job.launcher.status(job.order.handle) is WorkerState.ENDED
@@ -193,7 +193,7 @@ def test_preempted_twice(case: Any) -> None:
     job = case(group, code="import time; time.sleep(1.2)")
     job.run()
     job.until("node.released", "spot-3")
-    gone = [event.text for _, event in job.recorder.heard if event.code == "node.released"]
+    gone = [event.text for _, event in job.recorder.events if event.code == "node.released"]
     assert [text.split()[1] for text in gone] == ["spot-1", "spot-2", "spot-3"]
     assert "the machine was taken away; another worker begins anew" in job.recorder.text(
         "interrupted"
@@ -247,7 +247,7 @@ def test_a_node_whose_agent_is_dead(case: Any, world: ClusterWorld, fake: FakeCl
     assert job.launcher.status(job.order.handle) is WorkerState.RUNNING
     job.launcher.stop(job.order.handle, 0)
     world.until(lambda: job.recorder.codes()[-1] == "interrupted.unreachable")
-    assert "is released" not in "".join(event.text for _, event in job.recorder.heard)
+    assert "is released" not in "".join(event.text for _, event in job.recorder.events)
     assert job.launcher.status(job.order.handle) is WorkerState.RUNNING
     fake.lose("dead-agent-1")
     job.until("node.released", "dead-agent-1")
@@ -324,7 +324,7 @@ def test_a_gateway_that_restarts_goes_on_seeing_nodes_off(
     world.until(lambda: not job.launcher.left())
     _, recorder = monitor(job.settings)
     world.until(lambda: "node.released" in recorder.codes())
-    assert [handle for handle, _ in recorder.heard] == [job.order.handle] * len(recorder.heard)
+    assert [handle for handle, _ in recorder.events] == [job.order.handle] * len(recorder.events)
 
 
 def test_what_stays_is_billed_at_most_where_nobody_saw_the_end(
@@ -340,7 +340,7 @@ def test_what_stays_is_billed_at_most_where_nobody_saw_the_end(
     _, recorder = monitor(job.settings)
     world.until(lambda: "node.kept" in recorder.codes())
     assert "free again: at most" in recorder.text("node.kept")
-    (use,) = [event.use for _, event in recorder.heard if event.use is not None]
+    (use,) = [event.use for _, event in recorder.events if event.use is not None]
     assert (use.ended, use.at_most) == ("kept", True)
 
 
@@ -369,9 +369,9 @@ def test_one_machine_serves_two_jobs_in_a_row(case: Any, world: ClusterWorld) ->
     second = new_order()
     job.launcher.launch(second)
     world.until(lambda: "node.released" in job.recorder.codes())
-    first = [event.code for handle, event in job.recorder.heard if handle == job.order.handle]
+    first = [event.code for handle, event in job.recorder.events if handle == job.order.handle]
     assert "node.reused" in first
-    last = [event for handle, event in job.recorder.heard if handle == second.handle]
+    last = [event for handle, event in job.recorder.events if handle == second.handle]
     assert last[-1].code == "node.released"
 
 
