@@ -223,7 +223,6 @@ HEAVY = ("torch", "transformers", "peft", "datasets", "pandas", "pyarrow", "duck
 # A command that ends, well or not; only the probe says how it came to that.
 TYPED = """
 import contextlib, io, sys
-from support.program import run_python
 from taciturn.cli.main import main
 sys.argv = ["taciturn", *{}]
 with contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()):

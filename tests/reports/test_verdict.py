@@ -15,7 +15,9 @@ from taciturn.reports.privacy import (
 )
 from taciturn.reports.verdict import BROKEN, verdict
 
-REPORT = released_files.report(delta=1e-5, n_units=1000, steps=10, expected_batch_size=100)
+REPORT = released_files.report(
+    delta=1e-5, privacy_unit="patient_id", n_units=1000, steps=10, expected_batch_size=100
+)
 NOTHING = REPORT.model_copy(update={"guarantee": "none", "epsilon": None, "delta": None})
 
 

@@ -45,7 +45,6 @@ try:
 except taciturn.MissingDependencyError as error:
     print(error)
 
-from support.program import run_python
 from taciturn.sdk import client as clients
 
 class Transport(clients.Transport):

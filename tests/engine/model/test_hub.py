@@ -10,7 +10,6 @@ from support.program import run_python
 
 _LOAD = """
 import sys
-from support.program import run_python
 from taciturn.engine.model.load import load_base
 from taciturn.errors import ModelNotFoundError
 from taciturn.spec import PerformanceSpec

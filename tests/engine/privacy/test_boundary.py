@@ -15,7 +15,6 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from support.program import run_python
 from taciturn.engine.privacy import clipping, noise
 from taciturn.engine.privacy.mechanism import DpSgdMechanism
 from taciturn.engine.privacy.per_example import per_example_gradients, sum_parts
