@@ -147,19 +147,24 @@ class GatewayWorld:
         return world.add_people()
 
     @cached_property
+    def app(self) -> FastAPI:
+        """Application on services with the fake launcher, and passwords that are hashed quickly."""
+        app = create_app(self.gateway, launcher=self.launcher)
+        app.state.services = self._changed(app.state.services)
+        return app
+
+    @property
     def services(self) -> Services:
-        """Services with the fake launcher, and passwords that are hashed quickly."""
-        services = Services.of(self.gateway, **{"launcher": self.launcher, **self.parts})
+        """Services of the application."""
+        services: Services = self.app.state.services
+        return services
+
+    def _changed(self, services: Services) -> Services:
+        if self.parts:
+            services = Services.of(self.gateway, launcher=self.launcher, **self.parts)
         logins = Logins(self.gateway, services.directory, _QUICK)
         links = PasswordLinks(self.gateway, services.directory, _QUICK, logins)
         return replace(services, logins=logins, links=links)
-
-    @cached_property
-    def app(self) -> FastAPI:
-        """Application on the services."""
-        app = create_app(self.gateway)
-        app.state.services = self.services
-        return app
 
     @cached_property
     def client(self) -> TestClient:
@@ -168,8 +173,7 @@ class GatewayWorld:
 
     def restart(self) -> None:
         """Replace the services by new ones, as a restart does."""
-        del self.services
-        self.app.state.services = self.services
+        self.app.state.services = self._changed(self.services)
 
     # People and their requests
 

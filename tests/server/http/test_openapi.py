@@ -43,8 +43,8 @@ def world(
 
 
 @pytest.fixture(scope="module")
-def document(lite: GatewayWorld) -> dict[str, Any]:
-    return lite.app.openapi()
+def document(world: GatewayWorld) -> dict[str, Any]:
+    return world.app.openapi()
 
 
 def test_the_document_is_valid(document: dict[str, Any]) -> None:
@@ -73,9 +73,9 @@ def test_every_operation_documents_its_problems(document: dict[str, Any]) -> Non
 
 
 def test_every_json_body_has_an_example_that_is_valid(
-    lite: GatewayWorld, document: dict[str, Any]
+    world: GatewayWorld, document: dict[str, Any]
 ) -> None:
-    for operation in operations(lite.app):
+    for operation in operations(world.app):
         body = operation.route.body_field
         found = document["paths"][operation.path][operation.method.lower()].get("requestBody")
         if found is None or body is None or "application/json" not in found["content"]:
@@ -122,14 +122,14 @@ CHECKS = [
     ids=str,
 )
 def test_no_request_makes_it_fail_or_answer_otherwise_than_documented(
-    lite: GatewayWorld,
+    world: GatewayWorld,
     document: dict[str, Any],
     roles: list[Role],
     mode: GenerationMode,
     examples: int,
 ) -> None:
     name = f"{'-'.join(roles)}-{mode.value}-{examples}"
-    headers = lite.person(name, *roles) if roles else {}
+    headers = world.person(name, *roles) if roles else {}
     described_by = schemathesis.openapi.from_dict(document)
     asked: list[int] = []
     for found in described_by.get_all_operations():
@@ -147,7 +147,7 @@ def test_no_request_makes_it_fail_or_answer_otherwise_than_documented(
         )
         @given(case=operation.as_strategy(generation_mode=mode))
         def ask(case: schemathesis.Case) -> None:
-            answer = _answer(lite, case, headers)
+            answer = _answer(world, case, headers)
             asked.append(answer.status_code)
             case.validate_response(answer, checks=CHECKS)
 
