@@ -35,9 +35,10 @@ from starlette.testclient import TestClient
 
 from gateways.load import Ask, Line, Seen, Watchers, closed_loop, open_loop, quantile_ms
 from gateways.served import Nobody, Served, more_files, served
-from gateways.statements import asked, heard
-from gateways.world import DATASET, MODEL, NAMESPACE, World, fit, plan_of
-from ledgers.cluster import NoPostgresError, postgres
+from ledgers.databases import database
+from support.gateway import DATASET, MODEL, NAMESPACE, GatewayWorld, fit, plan_of
+from support.postgres import NoPostgresError
+from support.statements import count_statements
 from taciturn.server.app import create_app
 from taciturn.server.context import Gateway
 from taciturn.server.database import open_database
@@ -45,7 +46,6 @@ from taciturn.server.identity.secret import new_id
 from taciturn.server.jobs.events import Events
 from taciturn.server.ledger import Ledger, SealKey
 from taciturn.server.ledger.journal import utc_now
-from taciturn.server.schema import versions
 from taciturn.server.schema.tables import jobs, models
 from taciturn.server.settings import Settings
 from taciturn.wire.events import JobEvent, ProgressEvent, Stage, StageEvent, StateEvent
@@ -62,7 +62,7 @@ class Place:
 
     served: Served
     gateway: Gateway
-    world: World
+    world: GatewayWorld
     over: list[str]
     running: list[str]
     model: str
@@ -130,42 +130,36 @@ class Place:
 @contextmanager
 def place(kind: str, processes: int) -> Iterator[Place]:
     """A gateway with people, jobs and models, on a new database that waits for the disk."""
-    with tempfile.TemporaryDirectory(prefix="taciturn-bench-") as folder:
-        if kind == "SQLite":
-            with _opened(f"sqlite:///{Path(folder) / 'gateway.db'}", folder, 1) as found:
-                yield found
-            return
-        with (
-            postgres(durable=True) as cluster,
-            _opened(cluster.create("gateway"), folder, processes) as found,
-        ):
-            yield found
+    with (
+        tempfile.TemporaryDirectory(prefix="taciturn-bench-") as folder,
+        database(kind) as url,
+        _opened(url, folder, processes) as found,
+    ):
+        yield found
 
 
 @contextmanager
 def _opened(url: str, folder: str, processes: int) -> Iterator[Place]:
     engine, key = open_database(url), SealKey.generate()
-    versions.upgrade(engine)
     gateway = Gateway(
         Settings(data_dir=Path(folder), tick_s=TICK_S), engine, key, Ledger(engine, key), utc_now
     )
-    world = World.on(gateway)
+    world = GatewayWorld(gateway).populate()
     over, running, model = _furnish(world)
     settings = {
         "TACITURN_DATA_DIR": folder,
+        "TACITURN_DATABASE_URL": url,
         "TACITURN_LEDGER_KEY": key.to_text(),
         "TACITURN_TICK_S": str(TICK_S),
         "TACITURN_PROCESSES": str(processes),
         "TACITURN_ADDRESS_CONNECTIONS": "100000",  # all of the load comes from one
     }
-    if not url.startswith("sqlite"):
-        settings["TACITURN_DATABASE_URL"] = url
     with served(settings) as process:
         yield Place(process, gateway, world, over, running, model)
     engine.dispose()
 
 
-def _furnish(world: World) -> tuple[list[str], list[str], str]:
+def _furnish(world: GatewayWorld) -> tuple[list[str], list[str], str]:
     """Jobs that are over, jobs that run, and models, straight into the tables."""
     gateway, now_ms = world.gateway, world.gateway.now_ms()
     events = Events(gateway)
@@ -208,6 +202,17 @@ def _furnish(world: World) -> tuple[list[str], list[str], str]:
 
     gateway.write(work)
     return ids[RUNNING:], ids[:RUNNING], made[0]
+
+
+def answered(client: TestClient, ask: Ask) -> int:
+    """The status of an answer in this process."""
+    head, _, body = ask.data.partition(b"\r\n\r\n")
+    first, *lines = head.decode().split("\r\n")
+    method, path, _ = first.split(" ")
+    headers = dict(line.split(": ", 1) for line in lines)
+    content = json.loads(body) if body else None
+    del headers["Content-Length"]
+    return client.request(method, path, headers=headers, json=content).status_code
 
 
 def show(what: str, seen: Seen, cpu_s: float | None = None) -> None:
@@ -335,9 +340,9 @@ def statements(at: Place) -> bool:
     kinds = {ask.name: ask for ask in at.asks()}
     well = True
     for name, ask in kinds.items():
-        asked(client, ask)
-        with heard(at.gateway.engine) as talk:
-            status = asked(client, ask)
+        answered(client, ask)
+        with count_statements(at.gateway.engine) as talk:
+            status = answered(client, ask)
         print(f"    {name:10} {talk}")
         well &= status < 400
     return well

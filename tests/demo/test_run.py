@@ -20,6 +20,7 @@ from taciturn.embedded.notes import SECRET_PROMPT, NoteLimits
 from taciturn.errors import SpecError
 from taciturn.llm import LLM
 from taciturn.local.fit import Observer
+from taciturn.spec import DemoSpec, parse
 
 MODEL = "TACITURN_DEMO_MODEL"
 """Environment variable: a hub id, folder or GGUF file for the slow test; for example SmolLM2's."""
@@ -113,7 +114,7 @@ def test_the_command_shows_it_and_writes_the_page(
         asked.extend((*arguments[:2], arguments[3], named))
         return told[0]
 
-    monkeypatch.setattr(story, "tell", found)
+    monkeypatch.setattr(run, "tell", found)
     monkeypatch.setenv("COLUMNS", "200")
     page = tmp_path / "page.html"
     demo(file=None, output=str(page), seed=4, model="x", minutes=2)

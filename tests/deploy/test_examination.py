@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from chart import PRESETS, REQUIRED, of_kind, rendered, run
+from support.helm_chart import PRESETS, REQUIRED, of_kind, rendered, run
 from taciturn.cli.doctor_kubernetes import run_doctor_kubernetes
 from taciturn.server.launchers.kubernetes import preflight
 from taciturn.server.launchers.kubernetes.client import Cluster

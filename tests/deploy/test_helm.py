@@ -10,7 +10,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from chart import (
+from support.helm_chart import (
     CHART,
     CUSTOM,
     EVERYTHING,

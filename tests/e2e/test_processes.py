@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file
 from torch import Tensor
 
-from ranks import in_processes, results
+from support.ranks import in_processes, results
 from taciturn.certificate.clock import now
 from taciturn.certificate.commitment import open_commitment
 from taciturn.certificate.keygen import write_key

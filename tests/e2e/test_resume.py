@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-import forks
+from support import forkserver
 from taciturn.engine.model import subspace
 from taciturn.engine.training.checkpoint import StepJournal
 from taciturn.llm import LLM
@@ -40,7 +40,7 @@ def fit(model: str, output: str, resume: bool) -> None:
 
 
 def start(model: Path, output: Path, resume: bool) -> Any:
-    process = forks.context().Process(target=fit, args=(str(model), str(output), resume))
+    process = forkserver.context().Process(target=fit, args=(str(model), str(output), resume))
     process.start()
     return process
 

@@ -14,7 +14,7 @@ import pytest
 from dp_accounting.dp_event import DpEvent
 from sqlalchemy import Engine
 
-from desk import KEY, PLAN, Desk, steps
+from support.ledger import KEY, PLAN, LedgerWorld, steps
 from taciturn.accounting.filter import RenyiFilter, event_cost
 from taciturn.errors import BudgetExceededError, FencedError, LedgerError
 from taciturn.server.database import open_database
@@ -148,39 +148,39 @@ class SameToken(Ledger):
         return super().acquire(operation_id, job, **rest)
 
 
-def commit_keeps_what_was_charged(desk: Desk) -> None:
-    token = desk.started()
-    desk.charge(40, token)
-    desk.ledger.commit(desk.op(), "job", token)
-    assert desk.statement().budget.charged == SHARE(event_cost(steps(40)))
+def commit_keeps_what_was_charged(world: LedgerWorld) -> None:
+    token = world.started()
+    world.charge(40, token)
+    world.ledger.commit(world.op(), "job", token)
+    assert world.statement().budget.charged == SHARE(event_cost(steps(40)))
 
 
-def commit_frees_what_never_ran(desk: Desk) -> None:
-    token = desk.started()
-    desk.charge(40, token)
-    desk.ledger.commit(desk.op(), "job", token)
-    budget = desk.statement().budget
+def commit_frees_what_never_ran(world: LedgerWorld) -> None:
+    token = world.started()
+    world.charge(40, token)
+    world.ledger.commit(world.op(), "job", token)
+    budget = world.statement().budget
     assert budget.used == budget.charged
 
 
-def a_crash_loses_no_charge(desk: Desk) -> None:
-    token = desk.started()
-    desk.charge(40, token)  # the block runs here, and then the worker dies
-    desk.clock.advance(31)
-    desk.ledger.reap()
-    budget = desk.statement().budget
+def a_crash_loses_no_charge(world: LedgerWorld) -> None:
+    token = world.started()
+    world.charge(40, token)  # the block runs here, and then the worker dies
+    world.clock.forward(31)
+    world.ledger.reap()
+    budget = world.statement().budget
     assert budget.charged == SHARE(event_cost(steps(40)))
     assert budget.used == budget.charged, "a reservation is stuck"
 
 
-def nobody_overspends_in_a_race(desk: Desk) -> None:
+def nobody_overspends_in_a_race(world: LedgerWorld) -> None:
     """Eight clients, room for one."""
     count = int(0.6 / SHARE(event_cost(steps(1))))
     answers: list[str] = []
 
     def client(number: int) -> None:
         try:
-            desk.reserve(f"job-{number}", steps(count))
+            world.reserve(f"job-{number}", steps(count))
             answers.append("admitted")
         except BudgetExceededError:
             answers.append("refused")
@@ -191,50 +191,50 @@ def nobody_overspends_in_a_race(desk: Desk) -> None:
     for thread in threads:
         thread.join()
     assert sorted(answers) == ["admitted", *["refused"] * 7]
-    assert desk.statement().budget.used <= 1
+    assert world.statement().budget.used <= 1
 
 
-def the_joint_budget_holds(desk: Desk) -> None:
+def the_joint_budget_holds(world: LedgerWorld) -> None:
     for number in range(3):
-        desk.grant(f"user:{number}", epsilon=8.0)
+        world.grant(f"user:{number}", epsilon=8.0)
         with contextlib.suppress(BudgetExceededError):
-            desk.reserve(f"job-{number}", steps(600), [f"user:{number}"])
-    assert desk.statement().budget.used <= 1
+            world.reserve(f"job-{number}", steps(600), [f"user:{number}"])
+    assert world.statement().budget.used <= 1
 
 
-def the_grant_holds(desk: Desk) -> None:
+def the_grant_holds(world: LedgerWorld) -> None:
     for number in range(3):
         with contextlib.suppress(BudgetExceededError):
-            desk.reserve(f"job-{number}", PLAN, ["user:ada"])
-    assert desk.statement().grants["user:ada"].used <= 1
+            world.reserve(f"job-{number}", PLAN, ["user:ada"])
+    assert world.statement().grants["user:ada"].used <= 1
 
 
-def a_stale_token_is_refused(desk: Desk) -> None:
-    stale = desk.started()
-    desk.acquire(worker="second", takeover=True)
+def a_stale_token_is_refused(world: LedgerWorld) -> None:
+    stale = world.started()
+    world.acquire(worker="second", takeover=True)
     with pytest.raises(FencedError):
-        desk.charge(1, stale)
+        world.charge(1, stale)
     with pytest.raises(FencedError):
-        desk.ledger.commit(desk.op(), "job", stale)
+        world.ledger.commit(world.op(), "job", stale)
 
 
-def nothing_runs_that_was_not_reserved(desk: Desk) -> None:
-    token = desk.started()
+def nothing_runs_that_was_not_reserved(world: LedgerWorld) -> None:
+    token = world.started()
     with contextlib.suppress(LedgerError):
-        desk.charge(101, token)
-    assert desk.statement().budget.charged <= SHARE(event_cost(PLAN))
+        world.charge(101, token)
+    assert world.statement().budget.charged <= SHARE(event_cost(PLAN))
 
 
-def a_repeated_operation_counts_once(desk: Desk) -> None:
-    token = desk.started()
+def a_repeated_operation_counts_once(world: LedgerWorld) -> None:
+    token = world.started()
     for _ in range(2):
-        desk.ledger.charge("the-id", "job", token, steps(10))
+        world.ledger.charge("the-id", "job", token, steps(10))
     with contextlib.suppress(LedgerError):
-        desk.ledger.charge("the-id", "job", token, steps(20))
-    assert desk.statement().budget.charged == SHARE(event_cost(steps(10)))
+        world.ledger.charge("the-id", "job", token, steps(20))
+    assert world.statement().budget.charged == SHARE(event_cost(steps(10)))
 
 
-Check = Callable[[Desk], None]
+Check = Callable[[LedgerWorld], None]
 Patch = tuple[Any, str, Any]
 
 MUTANTS: dict[str, tuple[type[Ledger], Sequence[Patch], Check]] = {
@@ -302,11 +302,11 @@ CHECKS = list(dict.fromkeys(check for _, _, check in MUTANTS.values()))
 CHECKS.append(a_repeated_operation_counts_once)
 
 
-def set_up(engine: Engine, kind: type[Ledger]) -> Desk:
-    desk = Desk(engine, kind=kind)
-    desk.open()
-    desk.grant("user:ada")
-    return desk
+def set_up(engine: Engine, kind: type[Ledger]) -> LedgerWorld:
+    world = LedgerWorld(engine, kind=kind)
+    world.open()
+    world.grant("user:ada")
+    return world
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
@@ -332,12 +332,12 @@ def test_mutant_is_killed(engine: Engine, name: str, monkeypatch: pytest.MonkeyP
 def test_what_a_mutant_wrote_is_found_by_verify(engine: Engine, patch: Patch) -> None:
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(*patch)
-        desk = set_up(engine, Ledger)
+        world = set_up(engine, Ledger)
         for number in range(3):
-            token = desk.started(f"job-{number}", steps(600))
-            desk.charge(5, token, f"job-{number}")
-            desk.ledger.commit(desk.op(), f"job-{number}", token)
-        desk.reserve("one", steps(1200))
+            token = world.started(f"job-{number}", steps(600))
+            world.charge(5, token, f"job-{number}")
+            world.ledger.commit(world.op(), f"job-{number}", token)
+        world.reserve("one", steps(1200))
         with contextlib.suppress(LedgerError):
-            desk.reserve("two", steps(1200))
+            world.reserve("two", steps(1200))
     assert not verify(engine, key=KEY).ok

@@ -15,8 +15,8 @@ import pytest
 from sqlalchemy import Engine, func, select
 from uvicorn.server import ServerState
 
-from clinic import Clinic
-from ledgers.cluster import Cluster, NoPostgresError, postgres
+from support.gateway import GatewayWorld
+from support.postgres import NoPostgresError, PostgresServer, postgres
 from taciturn.server import notifications as notifying
 from taciturn.server.database import open_database
 from taciturn.server.http import connections
@@ -48,23 +48,23 @@ class Place:
     folder: Path
 
     def __post_init__(self) -> None:
-        self.clinic = Clinic.on(self.here, self.folder)
-        self.job = self.clinic.job(JobKind.SAMPLE, model="mdl_1")
-        self.clinic.worker(self.job)
+        self.world = GatewayWorld.open(self.here, self.folder).populate()
+        self.job = self.world.add_job(JobKind.SAMPLE, model_id="mdl_1")
+        self.world.worker_headers(self.job)
         query = select(jobs.c.worker_token).where(jobs.c.id == self.job)
-        token = self.clinic.gateway.rows(query)[0].worker_token
+        token = self.world.gateway.rows(query)[0].worker_token
         self.worker = WorkerPrincipal(job_id=self.job, token_id=token, attempt=1)
-        self.streams = TextStreams(self.clinic.gateway)
+        self.streams = TextStreams(self.world.gateway)
 
     def add(self, text: str, offset: int | None, lease: int = 1) -> None:
         self.streams.add(self.worker, lease, TextChunk(text=text, offset=offset))
 
     def pieces(self) -> int:
-        return int(self.clinic.gateway.rows(select(func.count(text_pieces.c.data)))[0][0])
+        return int(self.world.gateway.rows(select(func.count(text_pieces.c.data)))[0][0])
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[Cluster]:
+def cluster() -> Iterator[PostgresServer]:
     try:
         with postgres() as running:
             yield running
@@ -73,7 +73,7 @@ def cluster() -> Iterator[Cluster]:
 
 
 @pytest.fixture
-def place(cluster: Cluster, tmp_path: Path) -> Iterator[Callable[[], Place]]:
+def place(cluster: PostgresServer, tmp_path: Path) -> Iterator[Callable[[], Place]]:
     engines: list[Engine] = []
 
     def fresh() -> Place:
@@ -103,7 +103,7 @@ def text_of_another_worker(place: Place) -> None:
 
 def text_in_the_database(place: Place) -> None:
     place.add("On", 0)
-    place.clinic.watch.forward(LIFETIME_MS / 1000 + 1)
+    place.world.clock.forward(LIFETIME_MS / 1000 + 1)
     place.streams.prune()
     assert place.pieces() == 0
 
@@ -114,7 +114,7 @@ def reader_elsewhere(place: Place) -> None:
     listening.subscribe(Topic.TEXT, details.append)
     listening.start()
     time.sleep(1)
-    write, early = place.clinic.gateway.write, list[str]()
+    write, early = place.world.gateway.write, list[str]()
 
     def watched(work: Callable[[Any], Any]) -> Any:
         def then_wait(connection: Any) -> Any:
@@ -125,7 +125,7 @@ def reader_elsewhere(place: Place) -> None:
 
         return write(then_wait)
 
-    place.streams.gateway = _With(place.clinic.gateway, watched)  # type: ignore[assignment]
+    place.streams.gateway = _With(place.world.gateway, watched)  # type: ignore[assignment]
     place.add("On", 0)
     deadline = time.monotonic() + 3
     while not details and time.monotonic() < deadline:
@@ -183,8 +183,8 @@ def strangers_of_all_processes(place: Place) -> None:
 
 def sample_for_two_warm_workers(place: Place) -> None:
     """One of them gets it."""
-    services = Services.of(place.clinic.gateway, launcher=object())  # type: ignore[arg-type]
-    place.clinic.job(JobKind.SAMPLE, state=JobState.QUEUED, model="mdl_1")
+    services = Services.of(place.world.gateway, launcher=object())  # type: ignore[arg-type]
+    place.world.add_job(JobKind.SAMPLE, state=JobState.QUEUED, model_id="mdl_1")
     claims = [services.dispatcher.claim_sample("mdl_1", f"handle-{n}") for n in range(2)]
     assert [claim is None for claim in claims] == [False, True]
 

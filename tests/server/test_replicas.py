@@ -21,9 +21,9 @@ import openai
 import pytest
 from sqlalchemy import func, insert, select, update
 
-import released
-from gateways.world import MODEL, NAMESPACE, World
-from ledgers.cluster import Cluster
+from support import released_files
+from support.gateway import MODEL, NAMESPACE, GatewayWorld
+from support.postgres import PostgresServer
 from taciturn.sdk.stream import job_events
 from taciturn.sdk.transport import Transport
 from taciturn.server.bootstrap import open_engine, open_gateway
@@ -91,7 +91,7 @@ class Replica:
             self.port = int(probe.getsockname()[1])
         folder.mkdir()
         self.folder = folder
-        path = os.pathsep.join([str(root / "bench"), str(root / "src")])
+        path = os.pathsep.join([str(root / "bench"), str(root / "src"), str(root / "tests")])
         own = {"TACITURN_PORT": str(self.port), "TACITURN_DATA_DIR": str(folder)}
         self.environment = {**os.environ, **settings, **own, "PYTHONPATH": path}
         self.process: subprocess.Popen[bytes] | None = None
@@ -123,7 +123,7 @@ class Pair:
 
     def __init__(self, gateway: Gateway, near: Replica, far: Replica) -> None:
         self.gateway, self.near, self.far = gateway, near, far
-        self.world = World.on(gateway)
+        self.world = GatewayWorld(gateway).populate()
         self.model = self._model()
         self.for_workers = Service(near.port, far.port)
         self.for_readers = Service(far.port, near.port)
@@ -178,7 +178,9 @@ class Pair:
 
 
 @pytest.fixture(scope="module")
-def pair(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory, root: Path) -> Iterator[Pair]:
+def pair(
+    cluster: PostgresServer, tmp_path_factory: pytest.TempPathFactory, root: Path
+) -> Iterator[Pair]:
     folder = tmp_path_factory.mktemp("replicas")
     settings = {
         "TACITURN_DATABASE_URL": cluster.create("replicas"),
@@ -241,7 +243,7 @@ def test_no_stream_is_lost(pair: Pair, victim: str, how: signal.Signals) -> None
             if number == 10:
                 replica.end(how)
         path = replica.folder / "samples.jsonl"
-        path.write_bytes(released.samples((PROMPT, "".join(WORDS))))
+        path.write_bytes(released_files.samples((PROMPT, "".join(WORDS))))
         worker.text(TextChunk(text="", last=True))
         worker.file("samples.jsonl", path)
         worker.outcome(Outcome(succeeded=True))
@@ -284,7 +286,7 @@ def test_a_warm_worker_gets_a_job_that_was_asked_for_at_the_other_gateway(pair: 
 
 def finish(worker: GatewayClient, pair: Pair) -> None:
     path = pair.near.folder / "samples.jsonl"
-    path.write_bytes(released.samples((PROMPT, "Once")))
+    path.write_bytes(released_files.samples((PROMPT, "Once")))
     worker.text(TextChunk(text="Once", offset=0))
     worker.text(TextChunk(text="", last=True))
     worker.file("samples.jsonl", path)

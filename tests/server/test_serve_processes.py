@@ -18,8 +18,8 @@ import httpx
 import pytest
 from typer.testing import CliRunner
 
-from ledgers.cluster import Cluster
-from reception import bearer
+from support.gateway import bearer
+from support.postgres import PostgresServer
 from taciturn.cli.main import app
 from taciturn.errors import SpecError
 from taciturn.server import serve
@@ -79,7 +79,7 @@ def process(settings: dict[str, str]) -> Iterator[subprocess.Popen[bytes]]:
 
 
 @pytest.fixture(scope="module")
-def settings(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+def settings(cluster: PostgresServer, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
     return {

@@ -74,7 +74,7 @@ def charges(folder: Path) -> list[tuple[int, int]]:
 
 
 def outcome(folder: Path) -> dict[str, Any]:
-    """How the job ended."""
+    """Return the job's outcome."""
     (found,) = json.loads((folder / "outcomes.json").read_text())
     return dict(found)
 
@@ -90,29 +90,29 @@ def once_charged(folder: Path) -> Callable[[list[Any]], None]:
     return wait
 
 
-def _short_of_memory(rank: int) -> None:
+def _fails(rank: int, fail: Callable[[], None]) -> None:
+    """Let rank 1 fail in its third sum."""
     real, calls = step_module.sum_parts, []
 
     def failing(*arguments: Any) -> Any:
         calls.append(1)
         if rank == 1 and len(calls) > 2:
-            raise MemoryError("could not allocate for a patient with a cough")
+            fail()
         return real(*arguments)
 
     step_module.sum_parts = failing
+
+
+def _short_of_memory(rank: int) -> None:
+    def fail() -> None:
+        raise MemoryError("could not allocate for a patient with a cough")
+
+    _fails(rank, fail)
 
 
 def _broken_alone(rank: int) -> None:
     """A failure that is not shared: in a message between processes."""
-    real, calls = step_module.sum_parts, []
-
-    def failing(*arguments: Any) -> Any:
-        calls.append(1)
-        if rank == 1 and len(calls) > 2:
-            os._exit(1)
-        return real(*arguments)
-
-    step_module.sum_parts = failing
+    _fails(rank, lambda: os._exit(1))
 
 
 def _slow_reader(rank: int) -> None:

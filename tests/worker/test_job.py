@@ -30,19 +30,9 @@ from taciturn.worker.egress import Egress
 from taciturn.worker.job import Runner
 from taciturn.worker.jobs import probe
 from worker.fake_gateway import FakeGateway
-from worker.jobs import DECLARED, assignment, facts, fit_job, notes, request, source, write
+from worker.jobs import DECLARED, assignment, fit_job, notes, request, source, write
 
 MODEL = "mod_0000000000000001"
-
-
-@pytest.fixture(scope="module")
-def base(tiny_llama: Path) -> BaseModelFacts:
-    return facts(str(tiny_llama))
-
-
-@pytest.fixture(scope="module")
-def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write(notes(), tmp_path_factory.mktemp("rows") / "notes.jsonl")
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-import forks
+from support import forkserver
 from taciturn.engine.training.checkpoint import StepJournal
 from taciturn.reports.privacy import PrivacyReport
 from taciturn.wire.worker import Charge
@@ -45,7 +45,7 @@ def _charges(folder: str) -> bool:
 
 
 def start(folder: Path) -> Any:
-    process = forks.context().Process(target=work, args=(str(folder),))
+    process = forkserver.context().Process(target=work, args=(str(folder),))
     process.start()
     return process
 

@@ -24,7 +24,7 @@ from taciturn.worker.context import JobContext
 from taciturn.worker.egress import Egress
 from taciturn.worker.job import Runner
 from worker.fake_gateway import FakeGateway
-from worker.jobs import assignment, facts, plan_of, request, source, write
+from worker.jobs import assignment, plan_of, request, source, write
 from worker.leaks import (
     CANARY,
     ERRORS,
@@ -41,11 +41,6 @@ from worker.leaks import (
 
 MODEL = "mod_0000000000000001"
 SITES = {"fit": 40, "probe": 125, "evaluate": 35}
-
-
-@pytest.fixture(scope="module")
-def base(tiny_llama: Path) -> BaseModelFacts:
-    return facts(str(tiny_llama))
 
 
 @pytest.fixture(scope="module")

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from support.program import run_python
 from taciturn.errors import OutputError, SpecError
 from taciturn.wire.exits import WorkerExit
 from taciturn.worker.settings import WorkerSettings
@@ -36,14 +35,7 @@ def test_the_token_is_shown_nowhere() -> None:
 
 def test_a_worker_without_its_settings_says_so() -> None:
     environment = {key: value for key, value in os.environ.items() if key not in TOLD}
-    done = subprocess.run(
-        [sys.executable, "-m", "taciturn.worker"],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    done = run_python("-m", "taciturn.worker", environment=environment)
     assert done.returncode == WorkerExit.BAD_CONFIGURATION
     assert "TACITURN_GATEWAY_URL" in done.stderr
 
@@ -89,15 +81,8 @@ def test_a_store_that_cannot_be_used_ends_the_worker_before_it_takes_the_job(
     told: dict[str, str], tmp_path: Path
 ) -> None:
     """No gateway answers at this address, and none is asked."""
-    environment = {**os.environ, **TOLD, "TACITURN_WORKSPACE": str(tmp_path), **told}
-    done = subprocess.run(
-        [sys.executable, "-m", "taciturn.worker"],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    variables = {**TOLD, "TACITURN_WORKSPACE": str(tmp_path), **told}
+    done = run_python("-m", "taciturn.worker", **variables)
     assert done.returncode == WorkerExit.BAD_CONFIGURATION
     assert "TACITURN_CHECKPOINT" in done.stderr
     assert KEY not in done.stderr

@@ -47,7 +47,7 @@ from taciturn.worker.egress import Egress
 from taciturn.worker.job import Runner
 from taciturn.worker.timing_padding import TimingPadding
 from worker.fake_gateway import FakeGateway
-from worker.jobs import assignment, facts, notes, plan_of, request, source, write
+from worker.jobs import assignment, notes, plan_of, request, source, write
 
 MODEL = "mod_0000000000000001"
 TELLTALE = "TELLTALE"
@@ -156,11 +156,6 @@ STAGES: dict[str, Callable[[pytest.MonkeyPatch, Callable[[], None]], None]] = {
     "encode": _at(encoding, "_strings", 0),
     "tokenizer": _tokenizer,
 }
-
-
-@pytest.fixture(scope="module")
-def base(tiny_llama: Path) -> BaseModelFacts:
-    return facts(str(tiny_llama))
 
 
 def _rows(*more: dict[str, str]) -> list[dict[str, str]]:
@@ -311,36 +306,19 @@ def check(
             assert np.allclose(values, expected.figures[name], rtol=1e-5, atol=1e-7), name
 
 
-@pytest.mark.parametrize("stage", STAGES)
-@pytest.mark.parametrize("error", ["Panic"])
-def test_a_row_that_raises_leaves_no_trace(
-    stage: str,
-    error: str,
-    jobs: dict[str, tuple[Assignment, Assignment]],
-    without: dict[str, Left],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    arrange = partial(STAGES[stage], act=_raises(error))
-    check("fit", arrange, jobs, without, tmp_path, monkeypatch)
+_QUICK = [
+    *(("fit", stage, "Panic") for stage in STAGES),
+    *(("evaluate", stage, "MemoryError") for stage in ("select", "tokenizer")),
+]
+_SLOW = [
+    pytest.param(kind, stage, error, marks=pytest.mark.slow)
+    for error in FEW
+    for stage in STAGES
+    for kind in ("fit", "evaluate")
+]
 
 
-@pytest.mark.parametrize("stage", ["select", "tokenizer"])
-def test_a_row_that_raises_leaves_no_trace_in_an_evaluation(
-    stage: str,
-    jobs: dict[str, tuple[Assignment, Assignment]],
-    without: dict[str, Left],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    arrange = partial(STAGES[stage], act=_raises("MemoryError"))
-    check("evaluate", arrange, jobs, without, tmp_path, monkeypatch)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", ["fit", "evaluate"])
-@pytest.mark.parametrize("stage", STAGES)
-@pytest.mark.parametrize("error", FEW)
+@pytest.mark.parametrize(("kind", "stage", "error"), [*_QUICK, *_SLOW])
 def test_a_row_that_raises_anything_leaves_no_trace(
     kind: str,
     stage: str,

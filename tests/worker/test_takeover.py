@@ -21,17 +21,12 @@ from taciturn.worker.client import GatewayClient
 from taciturn.worker.job import Runner
 from worker import safes
 from worker.fake_gateway import FakeGateway
-from worker.jobs import assignment, facts, fit_job, request, source, write
+from worker.jobs import assignment, fit_job, request, source, write
 from worker.leaks import CANARY, rows
 from worker.safes import vault
 
 STEPS = 12
 MODEL = "mod_0000000000000001"
-
-
-@pytest.fixture(scope="module")
-def base(tiny_llama: Path) -> BaseModelFacts:
-    return facts(str(tiny_llama))
 
 
 @pytest.fixture(scope="module")

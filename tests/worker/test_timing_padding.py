@@ -19,7 +19,7 @@ from taciturn.worker.job import Runner
 from taciturn.worker.jobs import probe
 from taciturn.worker.timing_padding import MOST_S, TimingPadding, boundary_s
 from worker.fake_gateway import FakeGateway
-from worker.jobs import assignment, facts, fit_job, notes, request, source, write
+from worker.jobs import assignment, fit_job, notes, request, source, write
 
 BUCKET_S = 5.0
 
@@ -77,11 +77,6 @@ def test_who_waits_hears_of_orders() -> None:
     with pytest.raises(KeyboardInterrupt):
         padding.end(cancelled)
     assert watch.now_s == 102
-
-
-@pytest.fixture(scope="module")
-def base(tiny_llama: Path) -> BaseModelFacts:
-    return facts(str(tiny_llama))
 
 
 @pytest.fixture

@@ -26,7 +26,7 @@ def serve(folder: Path) -> FakeGateway:
     gateway.lease = gateway.attempts = len(list(folder.glob("lease-*")))
 
     def durable(method: str, what: str) -> None:
-        """What has been answered is on disk: a killed worker cannot take it back."""
+        """Write each answer to disk: a killed worker cannot take it back."""
         if what == "lease":
             (folder / f"lease-{gateway.lease}").touch()
         if what == "charges":

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 
+from support.tiny_models import build
 from taciturn.engine.model.compiled import compile_parts, restore_parts
 from taciturn.engine.model.lora import attach
 from taciturn.engine.model.loss import CausalLmLoss
@@ -20,7 +21,6 @@ from taciturn.engine.privacy.verification import public_batch, verify
 from taciturn.errors import ModelError, SpecError
 from taciturn.llm import LLM
 from taciturn.planning.plan import AdapterPlan
-from tinymodels import build
 
 pytestmark = pytest.mark.timeout(600)
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
+
+from support.program import run_python
 
 _LOAD = """
 import sys
@@ -32,9 +32,7 @@ def test_without_network(tiny_llama: Path, tmp_path: Path) -> None:
     shutil.copytree(tiny_llama, cached / "snapshots" / revision)
     environment = {name: value for name, value in os.environ.items() if name != "HF_HUB_OFFLINE"}
     environment |= {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HUB_CACHE": str(tmp_path)}
-    ran = subprocess.run(
-        [sys.executable, "-c", _LOAD], env=environment, capture_output=True, text=True, timeout=60
-    )
+    ran = run_python("-c", _LOAD, environment=environment)
     name, *refusals = ran.stdout.splitlines()
     assert name == "LlamaForCausalLM", ran.stderr
     assert len(refusals) == 2

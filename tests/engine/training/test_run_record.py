@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from support import released_files
 from taciturn.accounting.events import dpsgd_event, event_to_dict
 from taciturn.engine.training.run_record import RunRecord, digest_of
 from taciturn.errors import CheckpointError
@@ -39,21 +40,7 @@ def begun(**changes: Any) -> RunRecord:
 
 
 def report(*steps: PrivateStep, **changes: Any) -> PrivacyReport:
-    fields: dict[str, Any] = {
-        "guarantee": "differential privacy",
-        "epsilon": 3.0,
-        "delta": 1e-6,
-        "privacy_unit": "id",
-        "n_units": 9,
-        "mechanism": "DP-SGD",
-        "steps": 5,
-        "expected_batch_size": 1,
-        "base_model": "base",
-        "trainable_parameters": 7,
-        "taciturn_version": "0",
-        "private_steps": steps,
-    }
-    return PrivacyReport(**{**fields, **changes})
+    return released_files.report(private_steps=steps, base_model="base", **changes)
 
 
 def test_it_is_read_as_it_was_written(tmp_path: Path) -> None:

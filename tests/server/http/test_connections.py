@@ -19,7 +19,7 @@ from typing import Any
 import httpx
 import pytest
 
-from reception import bearer
+from support.gateway import bearer
 from taciturn.server.bootstrap import open_gateway
 from taciturn.server.http.connections import Callers
 from taciturn.server.serve import first_admin

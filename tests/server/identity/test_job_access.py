@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from sqlalchemy import ColumnElement, insert, select, update
+from sqlalchemy import ColumnElement, select
 
-from hospital import DP_LINE, Hospital
+from support.gateway import GatewayWorld
 from taciturn.server.identity.job_access import holds_job, holds_model, uses_model, watches_model
 from taciturn.server.identity.principal import Principal
 from taciturn.server.jobs.terms import usable_dataset
@@ -17,43 +17,31 @@ from taciturn.wire.identity import Role
 
 
 @pytest.fixture
-def fitted(clinic: Hospital) -> Hospital:
+def fitted(lite: GatewayWorld) -> GatewayWorld:
     """A model and jobs of paul's in olga's namespace."""
-    clinic.ready()
-    clinic.grant("user:paul")
-    model = {
-        "id": "model_" + "0" * 20,
-        "job_id": clinic.job("fit", state="succeeded"),
-        "owner_id": clinic.ids["paul"],
-        "namespace": "patients",
-        "base_model": "taciturn/tiny-medical",
-        "report": "{}",
-        "policy": DP_LINE.model_dump_json(),
-        "created_at_ms": 0,
-    }
-    change = update(jobs).values(requester_id=clinic.ids["paul"])
-    clinic.gateway.write(lambda connection: connection.execute(insert(models).values(model)))
-    clinic.gateway.write(lambda connection: connection.execute(change))
-    return clinic
+    lite.populate()
+    fit = lite.add_job("fit", state="succeeded")
+    lite.add_model(fit, owner_id=lite.users["paul"])
+    return lite
 
 
-def as_(hospital: Hospital, who: str, role: Role) -> Principal:
+def as_(world: GatewayWorld, who: str, role: Role) -> Principal:
     """A person, with another role than when the namespace was opened."""
-    return replace(hospital.principal(who), roles=frozenset({role}))
+    return replace(world.principal(who), roles=frozenset({role}))
 
 
-def count(hospital: Hospital, table: str, condition: ColumnElement[bool]) -> int:
+def count(world: GatewayWorld, table: str, condition: ColumnElement[bool]) -> int:
     rows = {"jobs": jobs, "models": models}[table]
-    return len(hospital.gateway.rows(select(rows.c.id).where(condition)))
+    return len(world.gateway.rows(select(rows.c.id).where(condition)))
 
 
-def test_owner_and_maker_use_a_model_and_nobody_else(fitted: Hospital) -> None:
+def test_owner_and_maker_use_a_model_and_nobody_else(fitted: GatewayWorld) -> None:
     for who, uses in (("paul", 1), ("olga", 1), ("petra", 0), ("oscar", 0), ("ann", 0)):
         assert count(fitted, "models", uses_model(fitted.principal(who))) == uses
     assert count(fitted, "models", watches_model(fitted.principal("ann"))) == 1
 
 
-def test_who_is_no_owner_any_more_has_no_access_by_the_namespace(fitted: Hospital) -> None:
+def test_who_is_no_owner_any_more_has_no_access_by_the_namespace(fitted: GatewayWorld) -> None:
     former = as_(fitted, "olga", Role.PRACTITIONER)
     assert count(fitted, "jobs", holds_job(fitted.principal("olga"))) > 0
     assert count(fitted, "models", holds_model(former)) == 0
@@ -64,5 +52,5 @@ def test_who_is_no_owner_any_more_has_no_access_by_the_namespace(fitted: Hospita
         fitted.gateway.read(lambda c: usable_dataset(c, former, "phee", now_ms))
 
 
-def test_an_auditor_uses_not_even_what_they_made(fitted: Hospital) -> None:
+def test_an_auditor_uses_not_even_what_they_made(fitted: GatewayWorld) -> None:
     assert count(fitted, "models", uses_model(as_(fitted, "paul", Role.AUDITOR))) == 0

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, func, select
 
-from clinic import Clinic
+from support.gateway import GatewayWorld
 from taciturn.server.context import Gateway
 from taciturn.server.database import open_database
 from taciturn.server.identity.principal import WorkerPrincipal
@@ -24,31 +24,31 @@ from taciturn.wire.jobs import JobKind
 from taciturn.wire.worker import TextChunk
 
 
-class Desk:
+class SampleJob:
     """A sample job with its worker, and the streams of one process."""
 
     def __init__(self, engine: Engine, folder: Path) -> None:
-        self.clinic = Clinic.on(engine, folder)
-        self.streams = TextStreams(self.clinic.gateway)
+        self.world = GatewayWorld.open(engine, folder).populate()
+        self.streams = TextStreams(self.world.gateway)
         self.job, self.worker = self.sampling()
 
     def sampling(self) -> tuple[str, WorkerPrincipal]:
-        job = self.clinic.job(JobKind.SAMPLE)
-        self.clinic.worker(job)
+        job = self.world.add_job(JobKind.SAMPLE)
+        self.world.worker_headers(job)
         query = select(jobs.c.worker_token).where(jobs.c.id == job)
-        token = self.clinic.gateway.rows(query)[0].worker_token
+        token = self.world.gateway.rows(query)[0].worker_token
         return job, WorkerPrincipal(token_id=token, job_id=job, attempt=1)
 
     def put(self, text: str, offset: int | None = None, *, last: bool = False) -> None:
         self.streams.add(self.worker, 1, TextChunk(text=text, offset=offset, last=last))
 
     def kept(self) -> int:
-        return int(self.clinic.gateway.rows(select(func.count(text_pieces.c.data)))[0][0])
+        return int(self.world.gateway.rows(select(func.count(text_pieces.c.data)))[0][0])
 
 
 @pytest.fixture
-def desk(engine: Engine, tmp_path: Path) -> Desk:
-    return Desk(engine, tmp_path)
+def sample(engine: Engine, tmp_path: Path) -> SampleJob:
+    return SampleJob(engine, tmp_path)
 
 
 async def everything(streams: TextStreams, job: str) -> list[str]:
@@ -68,42 +68,42 @@ def run(test: Callable[[], Awaitable[Any]]) -> Any:
     return asyncio.run(bounded())
 
 
-def test_pieces_come_in_order_whoever_comes_first(desk: Desk) -> None:
+def test_pieces_come_in_order_whoever_comes_first(sample: SampleJob) -> None:
     async def test() -> None:
-        await asyncio.to_thread(desk.put, "On\0", 0)
-        reader = asyncio.create_task(everything(desk.streams, desk.job))
+        await asyncio.to_thread(sample.put, "On\0", 0)
+        reader = asyncio.create_task(everything(sample.streams, sample.job))
         await asyncio.sleep(0.05)
         for text, last in (("ce", False), ("", True), ("after the end", False)):
-            await asyncio.to_thread(desk.put, text, last=last)
+            await asyncio.to_thread(sample.put, text, last=last)
         assert await reader == ["On\0", "ce", ""]
 
     run(test)
-    desk.streams.delete(desk.job)
-    assert desk.kept() == 0
+    sample.streams.delete(sample.job)
+    assert sample.kept() == 0
 
 
-def test_repeats_and_gaps_are_dropped(desk: Desk) -> None:
+def test_repeats_and_gaps_are_dropped(sample: SampleJob) -> None:
     for text, offset in (("On", 0), ("On", 0), ("ce", 2), ("gap", 9)):
-        desk.put(text, offset)
-    assert run(lambda: everything(desk.streams, desk.job)) == ["On", "ce"]
+        sample.put(text, offset)
+    assert run(lambda: everything(sample.streams, sample.job)) == ["On", "ce"]
 
 
-def test_only_the_worker_that_holds_the_job_writes(desk: Desk) -> None:
+def test_only_the_worker_that_holds_the_job_writes(sample: SampleJob) -> None:
     with pytest.raises(ProblemError, match="does not hold the job"):
-        desk.streams.add(desk.worker, 2, TextChunk(text="of an earlier lease", offset=0))
-    assert desk.kept() == 0
+        sample.streams.add(sample.worker, 2, TextChunk(text="of an earlier lease", offset=0))
+    assert sample.kept() == 0
 
 
-def test_what_nobody_reads_is_bounded(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_nobody_reads_is_bounded(sample: SampleJob, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_LIMIT_CHARS", 3)
     for _ in range(9):
-        desk.put("x")
-    assert desk.kept() == 3
-    desk.streams.prune()
-    assert desk.kept() == 3
-    desk.clinic.watch.forward(LIFETIME_MS / 1000 + 1)
-    desk.streams.prune()
-    assert desk.kept() == 0
+        sample.put("x")
+    assert sample.kept() == 3
+    sample.streams.prune()
+    assert sample.kept() == 3
+    sample.world.clock.forward(LIFETIME_MS / 1000 + 1)
+    sample.streams.prune()
+    assert sample.kept() == 0
 
 
 def test_a_reader_is_woken_by_another_process(url: str, tmp_path: Path) -> None:
@@ -111,8 +111,8 @@ def test_a_reader_is_woken_by_another_process(url: str, tmp_path: Path) -> None:
     here, there = open_database(url), open_database(url)
     if here.dialect.name == "sqlite":
         pytest.skip("SQLite serves one process")
-    desk = Desk(here, tmp_path)
-    gateway = desk.clinic.gateway
+    sample = SampleJob(here, tmp_path)
+    gateway = sample.world.gateway
     near = TextStreams(
         Gateway(gateway.settings, there, gateway.seal_key, gateway.ledger, gateway.clock)
     )
@@ -121,10 +121,10 @@ def test_a_reader_is_woken_by_another_process(url: str, tmp_path: Path) -> None:
     notifications.start()
 
     async def test() -> float:
-        reader = asyncio.create_task(near.read(desk.job, 0, 20))
+        reader = asyncio.create_task(near.read(sample.job, 0, 20))
         await asyncio.sleep(1)
         began_s = time.monotonic()
-        await asyncio.to_thread(desk.put, "Once", 0)
+        await asyncio.to_thread(sample.put, "Once", 0)
         (chunk,) = await reader
         assert chunk.text == "Once"
         return time.monotonic() - began_s

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from desk import NAMESPACE, steps
+from support.ledger import NAMESPACE, steps
 from taciturn.accounting.events import event_to_dict
 from taciturn.accounting.filter import RenyiCost, event_cost, step_cost
 from taciturn.accounting.privacy_loss import SampledGaussian

@@ -1,4 +1,4 @@
-"""Stories that the stand-in does not act out; the others are in the contract suite."""
+"""Stories that the fake cluster does not act out; the others are in the contract suite."""
 
 from __future__ import annotations
 

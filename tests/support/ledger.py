@@ -5,12 +5,12 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from dp_accounting.dp_event import DpEvent
 from sqlalchemy import Engine, select
 
+from support.clock import Clock
 from taciturn.accounting.events import dpsgd_event
 from taciturn.server.ledger import Ledger, NamespaceStatement, SealKey, job_statements, statement
 from taciturn.server.ledger.tables import metadata
@@ -29,24 +29,11 @@ PLAN = steps(100)
 
 
 @dataclass
-class FakeClock:
-    """Shows the time that it was set to."""
-
-    moment: datetime = datetime(2026, 1, 31, 12, tzinfo=UTC)
-
-    def __call__(self) -> datetime:
-        return self.moment
-
-    def advance(self, seconds: float) -> None:
-        self.moment += timedelta(seconds=seconds)
-
-
-@dataclass
-class Desk:
+class LedgerWorld:
     """A ledger, and short words for what tests do with it."""
 
     engine: Engine
-    clock: FakeClock = field(default_factory=FakeClock)
+    clock: Clock = field(default_factory=Clock)
     key: SealKey = KEY
     kind: type[Ledger] = Ledger
     numbers: Iterator[int] = field(default_factory=itertools.count)
@@ -92,10 +79,10 @@ class Desk:
 
     def statuses(self, namespace: str = NAMESPACE) -> dict[str, str]:
         """Every job of a namespace, and what became of it."""
-        return {each.job: each.status for each in job_statements(self.engine, self.key, namespace)}
+        return {job.job: job.status for job in job_statements(self.engine, self.key, namespace)}
 
     def rows(self) -> dict[str, list[Any]]:
-        """Everything that is in the tables."""
+        """Return all rows of all tables."""
         with self.engine.connect() as connection:
             return {
                 table.name: sorted(map(repr, connection.execute(select(table))))

@@ -49,7 +49,7 @@ class OpenIdProvider:
         return {"keys": [self.published_key.as_dict(private=False, use="sig", alg="RS256")]}
 
     def authorize(self, query: dict[str, str]) -> str:
-        """Where the browser is sent."""
+        """Return the address that the browser is sent to."""
         assert query["code_challenge_method"] == "S256"
         assert query["response_type"] == "code"
         code = secrets.token_urlsafe(16)
@@ -58,30 +58,30 @@ class OpenIdProvider:
 
     def token(self, form: dict[str, str], authorization: str) -> dict[str, Any] | None:
         """The answer to a code; None to a wrong one, a wrong verifier or a wrong client."""
-        asked = self.codes.pop(form.get("code", ""), None)
-        wanted = base64.b64encode(f"{CLIENT_ID}:{CLIENT_SECRET}".encode()).decode()
-        shown = base64.urlsafe_b64encode(
+        request = self.codes.pop(form.get("code", ""), None)
+        credentials = base64.b64encode(f"{CLIENT_ID}:{CLIENT_SECRET}".encode()).decode()
+        challenge = base64.urlsafe_b64encode(
             hashlib.sha256(form.get("code_verifier", "").encode()).digest()
         )
-        if asked is None or authorization != f"Basic {wanted}":
+        if request is None or authorization != f"Basic {credentials}":
             return None
-        if asked["code_challenge"] != shown.decode().rstrip("="):
+        if request["code_challenge"] != challenge.decode().rstrip("="):
             return None
-        return {"access_token": "a", "token_type": "Bearer", "id_token": self._id_token(asked)}
+        return {"access_token": "a", "token_type": "Bearer", "id_token": self._id_token(request)}
 
-    def _id_token(self, asked: dict[str, str]) -> str:
+    def _id_token(self, request: dict[str, str]) -> str:
         now = int(time.time())
         claims = {
             "iss": self.issuer,
             "aud": CLIENT_ID,
             "iat": now,
             "exp": now + 300,
-            "nonce": asked["nonce"],
+            "nonce": request["nonce"],
             **self.person,
             **self.spoil,
         }
-        kept = {name: value for name, value in claims.items() if value is not None}
-        return jwt.encode({"alg": "RS256", "kid": "one"}, kept, self.signing_key)
+        claims_left = {name: value for name, value in claims.items() if value is not None}
+        return jwt.encode({"alg": "RS256", "kid": "one"}, claims_left, self.signing_key)
 
 
 @contextmanager
@@ -103,8 +103,8 @@ def openid_provider() -> Iterator[OpenIdProvider]:
 class _Handler(BaseHTTPRequestHandler):
     @property
     def provider(self) -> OpenIdProvider:
-        found: OpenIdProvider = self.server.provider  # type: ignore[attr-defined]
-        return found
+        provider: OpenIdProvider = self.server.provider  # type: ignore[attr-defined]
+        return provider
 
     def do_GET(self) -> None:
         path, query = urlsplit(self.path).path, _first(urlsplit(self.path).query)

@@ -138,8 +138,8 @@ class Wire(httpx.BaseTransport):
 
 
 @dataclass
-class Fake:
-    """What the gateway holds, and how it misbehaves.
+class FakeApi:
+    """State of the gateway, and its misbehaviour.
 
     Attributes:
         after_the_end: events that come when the stream has ended.
@@ -214,7 +214,7 @@ class Fake:
         return self.jobs[job_id]
 
     def finish(self, job_id: str) -> None:
-        """The job is over."""
+        """End a job."""
         failure = None
         if self.outcome is JobState.FAILED:
             failure = {"code": "data_unreadable", "text": "ask the owner", "incident": "inc_1"}
@@ -223,7 +223,7 @@ class Fake:
         self.jobs[job_id] = JobView.model_validate(view)
 
     def events(self) -> list[NumberedEvent]:
-        """What every job says."""
+        """Return the events of every job."""
         plan = make_plan(_spec(), FACTS)
         said: list[JobEvent] = [
             StateEvent(state=JobState.QUEUED),
@@ -290,9 +290,53 @@ def refuse(code: str, status: int, detail: str, **more: Any) -> Response:
     )
 
 
-def app_of(fake: Fake) -> FastAPI:
-    """The gateway as an app."""
+def _constants() -> dict[str, Any]:
+    """Return the answers that are always the same, by their paths."""
+    models = {"large/model": 7_000_000_000, "taciturn/tiny-medical": 4_737_280}
+    about = {"context_length": 160, "vocabulary": 6144, "created_at": NOW}
+    columns = (ColumnView(name="id", type="string"), ColumnView(name="text", type="string"))
+    return {
+        "/v1/self": Self(
+            name="ada",
+            display_name=None,
+            roles=(Role.OWNER,),
+            groups=(),
+            actions=("jobs:create",),
+            expires_at=None,
+            password_links=(PasswordLinkView(made_by="root", created_at=NOW, expires_at=NOW),),
+            server_version="0",
+        ),
+        "/v1/datasets/{name}/preview": PreviewView(
+            policy=MOCK, columns=columns, rows=({"id": "1", "text": "<b>Mr Mock</b> coughs."},)
+        ),
+        "/v1/models": Page(items=(model_view(),)),
+        "/v1/models/{model_id}": model_view(),
+        "/v1/base-models": Page(
+            items=tuple(BaseModelView(name=k, parameters=n, **about) for k, n in models.items())
+        ),
+        "/v1/approvals": Page(items=(approval(),)),
+        "/v1/approvals/{approval_id}": approval(),
+        "/v1/users": Page(items=(UserView(name="ada", roles=(Role.OWNER,), created_at=NOW),)),
+        "/v1/retention": Retention(
+            audit_log_days=365, incident_days=30, audit_log_entries=2, incidents=0
+        ),
+        "/v1/retention/exports/{number}": Response(EXPORTED),
+        "/v1/tokens": Page(
+            items=(TokenView(id="tok_1", name="ci", scopes=(), created_at=NOW, expires_at=NOW),)
+        ),
+        "/v1/incidents/{incident_id}": {"id": "inc_1", "log": "Traceback: a row"},
+    }
+
+
+def app_of(fake: FakeApi) -> FastAPI:
+    """Return the gateway as an application."""
     app = FastAPI()
+
+    def add_constant(path: str, answer: Any) -> None:
+        app.add_api_route(path, lambda: answer, methods=["GET"])
+
+    for path, answer in _constants().items():
+        add_constant(path, answer)
 
     @app.middleware("http")
     async def watch(request: Request, call_next: Any) -> Response:
@@ -305,19 +349,6 @@ def app_of(fake: Fake) -> FastAPI:
                 **fake.failing.model_dump(include={"code", "status", "detail", "incident"})
             )
         return await call_next(request)  # type: ignore[no-any-return]
-
-    @app.get("/v1/self")
-    def who() -> Self:
-        return Self(
-            name="ada",
-            display_name=None,
-            roles=(Role.OWNER,),
-            groups=(),
-            actions=("jobs:create",),
-            expires_at=None,
-            password_links=(PasswordLinkView(made_by="root", created_at=NOW, expires_at=NOW),),
-            server_version="0",
-        )
 
     @app.put("/v1/self/password", status_code=204)
     def change_password(change: NewPassword) -> None:
@@ -371,13 +402,6 @@ def app_of(fake: Fake) -> FastAPI:
         if fake.datasets.pop(name, None) is None:
             return refuse("not_found", 404, "no such dataset")
         return None
-
-    @app.get("/v1/datasets/{name}/preview")
-    def preview(name: str) -> PreviewView:
-        columns = (ColumnView(name="id", type="string"), ColumnView(name="text", type="string"))
-        return PreviewView(
-            policy=MOCK, columns=columns, rows=({"id": "1", "text": "<b>Mr Mock</b> coughs."},)
-        )
 
     @app.post("/v1/datasets/{name}/selections", response_model=None)
     def select(name: str, selection: Selection) -> PreviewView | Response:
@@ -515,14 +539,6 @@ def app_of(fake: Fake) -> FastAPI:
         evaluation = ReleasedEvaluation(basis="public", n_units=2, base=score, fitted=score)
         return EvaluateResult(evaluation=evaluation, **about)
 
-    @app.get("/v1/models")
-    def models() -> Page[ModelView]:
-        return Page(items=(model_view(),))
-
-    @app.get("/v1/models/{model_id}")
-    def model(model_id: str) -> ModelView:
-        return model_view()
-
     @app.get("/v1/models/{model_id}/files/{name}")
     def file(model_id: str, name: str) -> Response:
         content = REPORT.model_dump_json() if name == "privacy_report.json" else name
@@ -534,28 +550,9 @@ def app_of(fake: Fake) -> FastAPI:
         lines = [f"data: {json.dumps(piece)}\n\n" for piece in pieces]
         return StreamingResponse([*lines, "data: [DONE]\n\n"], media_type="text/event-stream")
 
-    @app.get("/v1/base-models")
-    def base_models() -> Page[BaseModelView]:
-        known = {"large/model": 7_000_000_000, "taciturn/tiny-medical": 4_737_280}
-        views = (
-            BaseModelView(
-                name=name, parameters=n, context_length=160, vocabulary=6144, created_at=NOW
-            )
-            for name, n in known.items()
-        )
-        return Page(items=tuple(views))
-
     @app.put("/v1/datasets/{name}/preview/synthetic", status_code=204)
     def synthetic(name: str, made: SyntheticPreview) -> None:
         fake.synthetic[name] = made
-
-    @app.get("/v1/approvals")
-    def approvals(state: str | None = None) -> Page[ApprovalView]:
-        return Page(items=(approval(),))
-
-    @app.get("/v1/approvals/{approval_id}")
-    def one_approval(approval_id: str) -> ApprovalView:
-        return approval()
 
     @app.post("/v1/approvals/{approval_id}/withdrawals", status_code=201)
     def withdraw(approval_id: str, wanted: Withdrawal) -> ApprovalView:
@@ -566,10 +563,6 @@ def app_of(fake: Fake) -> FastAPI:
     def decide(approval_id: str, answer: Decision) -> ApprovalView:
         fake.decisions.append((approval_id, answer.decision))
         return approval()
-
-    @app.get("/v1/users")
-    def users() -> Page[UserView]:
-        return Page(items=(UserView(name="ada", roles=(Role.OWNER,), created_at=NOW),))
 
     @app.post("/v1/users", status_code=201)
     def add_user(new: NewUser) -> UserView:
@@ -586,10 +579,6 @@ def app_of(fake: Fake) -> FastAPI:
     def make_link(name: str) -> PasswordLink:
         return PasswordLink(name=name, url=f"{URL}/v1/password#tac_link", expires_at=NOW)
 
-    @app.get("/v1/retention")
-    def retention() -> Retention:
-        return Retention(audit_log_days=365, incident_days=30, audit_log_entries=2, incidents=0)
-
     @app.post("/v1/retention/prunes")
     def prune() -> Pruned:
         return Pruned(exports=tuple(fake.exports), incidents=1)
@@ -598,22 +587,9 @@ def app_of(fake: Fake) -> FastAPI:
     def exports() -> Page[AuditLogExport]:
         return Page(items=tuple(fake.exports))
 
-    @app.get("/v1/retention/exports/{number}")
-    def export(number: int) -> Response:
-        return Response(EXPORTED)
-
-    @app.get("/v1/tokens")
-    def tokens() -> Page[TokenView]:
-        made = TokenView(id="tok_1", name="ci", scopes=(), created_at=NOW, expires_at=NOW)
-        return Page(items=(made,))
-
     @app.post("/v1/tokens", status_code=201)
     def add_token(new: NewToken) -> TokenSecret:
         return secret("tac_secret", new.name)
-
-    @app.get("/v1/incidents/{incident_id}")
-    def incident(incident_id: str) -> dict[str, str]:
-        return {"id": incident_id, "log": "Traceback: a row"}
 
     @app.post("/v1/ledger/verifications")
     def verify(asked: NewVerification, key: Key) -> VerificationView:

@@ -10,18 +10,19 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from taciturn.accounting.compose import epsilon
 from taciturn.accounting.events import dpsgd_event, event_to_dict
 from taciturn.embedded import model_path
 from taciturn.planning.plan import AdapterPlan, PrivacyPlan, TrainingPlan
 from taciturn.reports.figures import Figure, ModelScore, ReleasedEvaluation
-from taciturn.reports.privacy import PrivacyReport
+from taciturn.reports.privacy import PrivacyReport, PrivateStep
 
 ADAPTER_TENSOR = "base_model.model.model.layers.0.mlp.down_proj.lora_A.weight"
 EVENT = event_to_dict(dpsgd_event(sampling_probability=0.1, noise_multiplier=1.0, steps=5))
 
 
 def plan() -> TrainingPlan:
-    """What was planned."""
+    """Return the plan of a fit."""
     return TrainingPlan(
         adapter=AdapterPlan(method="lora", r=4, alpha=8),
         privacy=PrivacyPlan(epsilon=3.0, delta=1e-6, noise_multiplier=1.0, l2_clip_norm=0.1),
@@ -41,7 +42,7 @@ def plan() -> TrainingPlan:
 
 
 def report(**changes: Any) -> PrivacyReport:
-    """What the worker says was done."""
+    """Return the report of a fit."""
     fields: dict[str, Any] = {
         "guarantee": "differential privacy",
         "epsilon": 3.0,
@@ -64,6 +65,38 @@ def report(**changes: Any) -> PrivacyReport:
     return PrivacyReport(**{**fields, **changes})
 
 
+def private_report() -> PrivacyReport:
+    """Return the report of a small private fit."""
+    event = dpsgd_event(sampling_probability=0.05, noise_multiplier=1.1, steps=20)
+    step = PrivateStep(
+        purpose="fit",
+        dp_event=event_to_dict(event),
+        privacy_unit="patient",
+        max_records_per_unit=8,
+        n_units=200,
+        dataset_commitment="ab" * 32,
+    )
+    return PrivacyReport(
+        guarantee="differential privacy",
+        epsilon=epsilon(event, 1e-4),
+        delta=1e-4,
+        privacy_unit="patient",
+        max_records_per_unit=8,
+        n_units=200,
+        mechanism="DP-SGD",
+        steps=20,
+        expected_batch_size=10,
+        dp_event=event_to_dict(event),
+        private_steps=(step,),
+        accountant="test",
+        base_model="some/base",
+        base_model_sha256={"model.safetensors": "cd" * 32},
+        libraries={"torch": "2"},
+        trainable_parameters=3,
+        taciturn_version="0.1.0",
+    )
+
+
 def safetensors(
     tensors: dict[str, dict[str, Any]] | None = None, *, metadata: Any = None, body: int = 16
 ) -> bytes:
@@ -75,7 +108,7 @@ def safetensors(
 
 
 def fit_files() -> dict[str, bytes]:
-    """All that a fit has to release."""
+    """Return all files that a fit has to release."""
     return {
         "adapter_config.json": json.dumps({"peft_type": "LORA", "r": 4}).encode(),
         "adapter_model.safetensors": safetensors(),
@@ -95,10 +128,10 @@ def samples(*lines: tuple[str, str]) -> bytes:
 
 
 def evaluation() -> bytes:
-    """Figures that were paid for."""
+    """Return the figures of an evaluation."""
     score = ModelScore(nats_per_token=Figure(value=2.0), token_accuracy=Figure(value=0.5))
-    found = ReleasedEvaluation(basis="public", n_units=3, base=score, fitted=score)
-    return found.model_dump_json().encode()
+    evaluation = ReleasedEvaluation(basis="public", n_units=3, base=score, fitted=score)
+    return evaluation.model_dump_json().encode()
 
 
 def parquet(columns: dict[str, list[Any]], metadata: dict[str, str] | None = None) -> bytes:

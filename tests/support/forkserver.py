@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
-from multiprocessing import forkserver
+from multiprocessing import forkserver as server
 from typing import Any
 
 # One list for all tests: the server that processes are forked from starts once, with what its first
@@ -20,12 +20,12 @@ _IMPORTED = (
 
 def context() -> Any:
     """multiprocessing's context for processes of work, not of starting Python."""
-    made = multiprocessing.get_context("forkserver")
-    made.set_forkserver_preload(list(_IMPORTED))
-    return made
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(list(_IMPORTED))
+    return context
 
 
 def start() -> None:
     """Start the server now, so that nobody else does who asks for fewer modules."""
     context()
-    forkserver.ensure_running()
+    server.ensure_running()

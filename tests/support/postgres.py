@@ -28,7 +28,7 @@ class NoPostgresError(RuntimeError):
 
 
 @dataclass(frozen=True)
-class Cluster:
+class PostgresServer:
     """A running server."""
 
     folder: Path
@@ -56,7 +56,7 @@ class Cluster:
 
 
 @contextmanager
-def postgres(*, durable: bool = False) -> Iterator[Cluster]:
+def postgres(*, durable: bool = False) -> Iterator[PostgresServer]:
     """Start a cluster, and remove it in the end.
 
     Args:
@@ -84,7 +84,7 @@ def postgres(*, durable: bool = False) -> Iterator[Cluster]:
             file.writelines(f"{name} = {value}\n" for name, value in settings.items())
         runner.run("pg_ctl", "-D", str(data), "-l", str(folder / "log"), "-w", "start")
         try:
-            yield Cluster(folder)
+            yield PostgresServer(folder)
         finally:
             runner.run("pg_ctl", "-D", str(data), "-m", "immediate", "-w", "stop")
     finally:
@@ -101,7 +101,7 @@ class _Runner:
         if self.user is not None:
             group = pwd.getpwnam(self.user).pw_gid
             as_user = {"user": self.user, "group": group, "extra_groups": []}
-        done = subprocess.run(
+        result = subprocess.run(
             [self.programs / program, *arguments],
             cwd="/",
             env={"PATH": os.environ.get("PATH", ""), "LC_ALL": "C"},
@@ -112,24 +112,24 @@ class _Runner:
             check=False,
             **as_user,
         )
-        if done.returncode:
-            raise RuntimeError(f"{program} ended with code {done.returncode}")
+        if result.returncode:
+            raise RuntimeError(f"{program} ended with code {result.returncode}")
 
 
 def _programs() -> Path:
-    found = shutil.which("initdb")
+    initdb = shutil.which("initdb")
     versions = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
-    if found is None and not versions:
+    if initdb is None and not versions:
         raise NoPostgresError("PostgreSQL's server is not installed (Debian: postgresql)")
-    return Path(found).resolve().parent if found else versions[-1].parent
+    return Path(initdb).resolve().parent if initdb else versions[-1].parent
 
 
 def _owner(folder: Path) -> str | None:
     """The user that the server runs as, who is given the folder; None: whoever we are."""
     if os.geteuid() != 0:
         return None
-    known = {each.pw_name for each in pwd.getpwall()}
-    user = next(name for name in ("postgres", "nobody") if name in known)
+    users = {entry.pw_name for entry in pwd.getpwall()}
+    user = next(name for name in ("postgres", "nobody") if name in users)
     shutil.chown(folder, user)
     folder.chmod(0o711)  # others reach the socket, and list nothing
     return user

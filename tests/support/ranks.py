@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 
-import forks
+from support import forkserver
 from taciturn.engine.privacy.ranks import ALONE, Ranks
 
 T = TypeVar("T")
@@ -26,7 +26,7 @@ _PATIENCE = timedelta(seconds=60)
 
 
 def in_threads(size: int, function: Callable[[Ranks], T]) -> list[T]:
-    """What `function` returns on each of `size` ranks; raises what a failed one raised."""
+    """Run `function` on each of `size` ranks; raises the error of the first that failed."""
     if size == 1:
         return [function(ALONE)]
     store, results, failures = dist.HashStore(), dict[int, T](), dict[int, BaseException]()
@@ -53,7 +53,7 @@ def in_threads(size: int, function: Callable[[Ranks], T]) -> list[T]:
 
 @dataclass(frozen=True)
 class Ended:
-    """How one process ended: its exit code, and what its function returned or said."""
+    """End of one process: its exit code, and its function's result or error."""
 
     code: int | None
     result: Any
@@ -72,7 +72,7 @@ def in_processes(
     Args:
         meanwhile: gets the processes while they run.
     """
-    context = forks.context()
+    context = forkserver.context()
     port = _free_port()
     pipes = [context.Pipe(duplex=False) for _ in range(size)]
     processes = [
@@ -85,7 +85,7 @@ def in_processes(
     if meanwhile is not None:
         meanwhile(processes)
     end = time.monotonic() + timeout_s
-    ended = []
+    ends = []
     for process, (reader, _) in zip(processes, pipes, strict=True):
         result, error = None, ""
         if reader.poll(max(0.1, end - time.monotonic())):
@@ -94,17 +94,17 @@ def in_processes(
             except EOFError:
                 error = "died"
         process.join(max(0.1, end - time.monotonic()))
-        ended.append(Ended(process.exitcode, result, error))
+        ends.append(Ended(process.exitcode, result, error))
         process.kill()
-    return ended
+    return ends
 
 
-def results(ended: list[Ended]) -> list[Any]:
-    """What every process returned; fails if one did not."""
-    for each in ended:
-        assert not each.error, each.error
-        assert each.code == 0
-    return [each.result for each in ended]
+def results(ends: list[Ended]) -> list[Any]:
+    """Return every process's result; fails if there is none."""
+    for end in ends:
+        assert not end.error, end.error
+        assert end.code == 0
+    return [end.result for end in ends]
 
 
 def _child(

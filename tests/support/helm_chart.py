@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 CHART = ROOT / "deploy" / "helm" / "taciturn"
 PRESETS = sorted((CHART / "presets").glob("*.yaml"))
 VERSIONS = ("1.31", "1.32", "1.33", "1.34", "1.35", "1.36")
@@ -49,17 +49,17 @@ CUSTOM = {
 
 def helm() -> str:
     beside = Path(sys.executable).parent / "helm"
-    found = str(beside) if beside.exists() else shutil.which("helm")
-    if found is None:
+    program = str(beside) if beside.exists() else shutil.which("helm")
+    if program is None:
         pytest.skip("helm is not installed")
-    return found
+    return program
 
 
 def run(command: str, settings: dict[str, str], *more: str) -> subprocess.CompletedProcess[str]:
-    given = [part for name, value in settings.items() for part in ("--set", f"{name}={value}")]
+    flags = [part for name, value in settings.items() for part in ("--set", f"{name}={value}")]
     arguments = [helm(), command, *(["gateway"] if command == "template" else []), str(CHART)]
     return subprocess.run(
-        [*arguments, "--namespace", "privacy", *given, *more],
+        [*arguments, "--namespace", "privacy", *flags, *more],
         capture_output=True,
         text=True,
         check=False,
@@ -71,19 +71,19 @@ def run(command: str, settings: dict[str, str], *more: str) -> subprocess.Comple
 def rendered(preset: Path | None = None, custom: bool = False) -> tuple[dict[str, Any], ...]:
     more = ["--values", str(preset)] if preset else []
     settings = REQUIRED | EVERYTHING | (CUSTOM if custom else {})
-    found = run("template", settings, *more)
-    assert found.returncode == 0, found.stderr
-    return tuple(each for each in yaml.safe_load_all(found.stdout) if each)
+    result = run("template", settings, *more)
+    assert result.returncode == 0, result.stderr
+    return tuple(item for item in yaml.safe_load_all(result.stdout) if item)
 
 
 def of_kind(kind: str, objects: tuple[dict[str, Any], ...], name: str = "") -> dict[str, Any]:
-    (found,) = [
-        each for each in objects if each["kind"] == kind and name in each["metadata"]["name"]
+    (result,) = [
+        item for item in objects if item["kind"] == kind and name in item["metadata"]["name"]
     ]
-    return found
+    return result
 
 
 def pods(objects: tuple[dict[str, Any], ...]) -> list[dict[str, Any]]:
     return [
-        each["spec"]["template"]["spec"] for each in objects if "template" in each.get("spec", {})
+        item["spec"]["template"]["spec"] for item in objects if "template" in item.get("spec", {})
     ]

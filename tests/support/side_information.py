@@ -1,4 +1,4 @@
-"""What a base model writes for a seed, worked out once per process and not once per fit.
+"""Side information of base models, worked out once per process and not once per fit.
 
 An automatic fit lets its base model write a few hundred lines and looks at their activations. That
 takes seconds, beside which the few steps of a test's fit are nothing, and follows from weights and
@@ -29,14 +29,16 @@ def remember() -> None:
 
 
 def _remembering(function: Callable[..., T]) -> Callable[..., T]:
-    known: dict[bytes, T] = {}
+    results: dict[bytes, T] = {}
 
     @wraps(function)
     def remembering(model: Any, *arguments: Any) -> T:
-        key = hashlib.sha256(_of_model(model) + repr([_told(each) for each in arguments]).encode())
-        if key.digest() not in known:
-            known[key.digest()] = function(model, *arguments)
-        return known[key.digest()]
+        key = hashlib.sha256(
+            _of_model(model) + repr([_digestible(argument) for argument in arguments]).encode()
+        )
+        if key.digest() not in results:
+            results[key.digest()] = function(model, *arguments)
+        return results[key.digest()]
 
     setattr(remembering, _MARK, True)
     return remembering
@@ -47,11 +49,11 @@ def _of_model(model: Any) -> bytes:
     digest.update(model.config.to_json_string().encode())
     digest.update(model.generation_config.to_json_string().encode())
     for name, value in [*model.named_parameters(), *model.named_buffers()]:
-        digest.update(f"{name} {_told(value)}".encode())
+        digest.update(f"{name} {_digestible(value)}".encode())
     return digest.digest()
 
 
-def _told(value: Any) -> Any:
+def _digestible(value: Any) -> Any:
     """Bytes of a tensor, anything else as it is."""
     import torch
 

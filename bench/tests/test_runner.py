@@ -8,7 +8,6 @@ import xml.etree.ElementTree as ElementTree
 
 import pytest
 
-import forks
 from steps.figure import svg
 from steps.model import ModelShape
 from steps.registry import GHOST, NAMES, PLAIN, PRIVATE, TRAINER
@@ -16,6 +15,7 @@ from steps.report import markdown
 from steps.results import Results
 from steps.runner import run
 from steps.settings import FULL, QUICK, Settings
+from support import forkserver
 
 HAS_OPACUS = importlib.util.find_spec("opacus") is not None
 TINY = Settings(
@@ -37,7 +37,7 @@ TINY = Settings(
 @pytest.fixture(scope="module")
 def results() -> Results:
     """Of one tiny run."""
-    forks.start()
+    forkserver.start()
     said: list[str] = []
     found = run(TINY, threads=1, say=said.append)
     assert said == ["lora/T8/units-of-1", "lengths/lora", "growth/full"]

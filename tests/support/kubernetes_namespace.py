@@ -1,10 +1,10 @@
-"""A cluster to test on: the stand-in, or the one of TACITURN_TEST_KUBECONFIG.
+"""A cluster to test on: the fake cluster, or the one of TACITURN_TEST_KUBECONFIG.
 
     TACITURN_TEST_KUBECONFIG=~/.kube/config pytest tests/contracts/kubernetes
 
 makes a namespace of its own and removes it. TACITURN_TEST_IMAGE is an image with Python that the
 cluster can run (python:3.12-slim). Tests that need accidents or an autoscaler of ours ask for the
-fixture `stand_in`, and are skipped elsewhere.
+fixture `fake`, and are skipped elsewhere.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import Any
 from kubernetes import client
 from kubernetes import config as kubeconfig
 
-from fake_kubernetes.cluster import StandIn
+from fake_kubernetes.cluster import FakeCluster
 from taciturn.server.launchers.base import Order
 from taciturn.server.launchers.kubernetes.client import Cluster
 from taciturn.server.launchers.kubernetes.launcher import KubernetesLauncher
@@ -43,12 +43,12 @@ SMALL = Pool(
 
 
 @dataclass
-class World:
-    """A cluster, and a namespace in it that is ours."""
+class ClusterWorld:
+    """Cluster, and a namespace in it for the test alone."""
 
     path: Path
     namespace: str
-    stand_in: StandIn | None
+    fake: FakeCluster | None
 
     def __post_init__(self) -> None:
         self.api = kubeconfig.new_client_from_config(str(self.path))
@@ -63,39 +63,39 @@ class World:
 
     @property
     def patience_s(self) -> float:
-        """How long something may take before it counts as not happening."""
-        return 20.0 if self.stand_in else PATIENCE_S
+        """Seconds until something counts as not happening."""
+        return 20.0 if self.fake else PATIENCE_S
 
     @property
     def watch_s(self) -> int:
-        """How long a watch is open that shall see what has just happened."""
-        return 1 if self.stand_in else 5
+        """Seconds that a watch is open which shall see what has just happened."""
+        return 1 if self.fake else 5
 
     def now(self) -> datetime:
         """The cluster's time."""
-        return self.stand_in.clock() if self.stand_in else datetime.now(UTC)
+        return self.fake.clock() if self.fake else datetime.now(UTC)
 
     def settings(self, code: str = "pass", **more: Any) -> KubernetesSettings:
         """A launcher whose workers run a line of Python."""
-        told: dict[str, Any] = {
+        defaults: dict[str, Any] = {
             "namespace": self.namespace, "instance": f"test-{secrets.token_hex(4)}", "image": IMAGE,
             "command": ("python", "-c", code), "pools": (SMALL,), "shared_memory": "16Mi",
             "grace_period_s": 20, "deadline_s": 600, "own_signing_key": False,
         }  # fmt: skip
-        return KubernetesSettings(**{**told, **more})
+        return KubernetesSettings(**{**defaults, **more})
 
     def launcher(self, settings: KubernetesSettings, **machine: Any) -> KubernetesLauncher:
-        """On the first pool of the settings."""
+        """Return a launcher on the first pool of the settings."""
         need = Need(Machine(settings.pools[0], **machine))
         return KubernetesLauncher(self.cluster, settings, lambda job_id: need)
 
     def pods(self, **labels: str) -> list[client.V1Pod]:
         """Pods with these labels."""
-        chosen = ",".join(f"{name.replace('_', '-')}={value}" for name, value in labels.items())
-        return self.core.list_namespaced_pod(self.namespace, label_selector=chosen).items
+        selector = ",".join(f"{name.replace('_', '-')}={value}" for name, value in labels.items())
+        return self.core.list_namespaced_pod(self.namespace, label_selector=selector).items
 
     def log(self, pod: str) -> str:
-        """What a pod has written so far; nothing, where its container is not there yet."""
+        """Return the log of a pod; empty where its container is not there yet."""
         try:
             return str(self.core.read_namespaced_pod_log(pod, self.namespace))
         except client.ApiException:
@@ -104,33 +104,33 @@ class World:
     def until(self, what: Callable[[], Any], patience_s: float | None = None) -> Any:
         """Wait for something to be true; returns it."""
         end = time.monotonic() + (patience_s or self.patience_s)
-        while not (found := what()):
+        while not (result := what()):
             assert time.monotonic() < end, f"{what} did not come true"
-            time.sleep(0.02 if self.stand_in else 0.5)
-        return found
+            time.sleep(0.02 if self.fake else 0.5)
+        return result
 
     def reading(self) -> float:
         """The suite's pace."""
-        return 0.02 if self.stand_in else 0.5
+        return 0.02 if self.fake else 0.5
 
 
 @dataclass
-class Telling:
-    """What a monitor tells."""
+class EventRecorder:
+    """Record the events of a monitor."""
 
-    heard: list[tuple[str, NodeEvent]] = field(default_factory=list)
+    events: list[tuple[str, NodeEvent]] = field(default_factory=list)
     news: queue.SimpleQueue[NodeEvent] = field(default_factory=queue.SimpleQueue)
 
     def __call__(self, handle: str, event: NodeEvent) -> None:
-        self.heard.append((handle, event))
+        self.events.append((handle, event))
 
     def codes(self) -> list[str]:
-        """In order."""
-        return [event.code for _, event in self.heard]
+        """Return the codes in order."""
+        return [event.code for _, event in self.events]
 
     def text(self, code: str) -> str:
         """The last text of a code; empty if there is none yet."""
-        return next((event.text for _, event in reversed(self.heard) if event.code == code), "")
+        return next((event.text for _, event in reversed(self.events) if event.code == code), "")
 
 
 def new_order(attempt: int = 1, **environment: str) -> Order:
@@ -138,13 +138,13 @@ def new_order(attempt: int = 1, **environment: str) -> Order:
     return Order(f"job_{secrets.token_hex(8)}", attempt, {"TACITURN_JOB": "x", **environment})
 
 
-def with_namespace(path: Path, stand_in: StandIn | None) -> Iterator[World]:
+def with_namespace(path: Path, fake: FakeCluster | None) -> Iterator[ClusterWorld]:
     """A namespace of its own, removed at the end."""
     name = f"taciturn-test-{secrets.token_hex(4)}"
-    made = World(path, name, stand_in)
-    made.core.create_namespace(client.V1Namespace(metadata=client.V1ObjectMeta(name=name)))
-    made.make_account()
+    world = ClusterWorld(path, name, fake)
+    world.core.create_namespace(client.V1Namespace(metadata=client.V1ObjectMeta(name=name)))
+    world.make_account()
     try:
-        yield made
+        yield world
     finally:
-        made.core.delete_namespace(name)
+        world.core.delete_namespace(name)

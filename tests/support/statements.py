@@ -1,23 +1,18 @@
-"""What a request asks of the database: transactions, statements, and messages that wait for an
-answer."""
+"""Counts of what is asked of the database: transactions, statements, messages that wait."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Connection, Engine, event
-from starlette.testclient import TestClient
-
-from gateways.load import Ask
 
 
 @dataclass
-class Talk:
-    """What was said.
+class Count:
+    """Messages to the database.
 
     Attributes:
         waits: messages whose answer has to come before the next one: statements, and of each
@@ -33,35 +28,24 @@ class Talk:
 
 
 @contextmanager
-def heard(engine: Engine) -> Iterator[Talk]:
-    """Listen to an engine for the length of the block."""
-    talk = Talk()
+def count_statements(engine: Engine) -> Iterator[Count]:
+    """Count what an engine sends while the block runs."""
+    count = Count()
 
     def execute(_: Any, __: Any, statement: str, *___: Any) -> None:
-        talk.waits += 1
-        talk.statements += not statement.startswith("BEGIN")
+        count.waits += 1
+        count.statements += not statement.startswith("BEGIN")
 
     def begin(connection: Connection) -> None:
-        talk.transactions += 1
+        count.transactions += 1
         if connection.dialect.name == "postgresql":
             driver: Any = connection.connection.driver_connection
-            talk.waits += 0 if driver.autocommit else 2
+            count.waits += 0 if driver.autocommit else 2
 
     event.listen(engine, "before_cursor_execute", execute)
     event.listen(engine, "begin", begin)
     try:
-        yield talk
+        yield count
     finally:
         event.remove(engine, "before_cursor_execute", execute)
         event.remove(engine, "begin", begin)
-
-
-def asked(client: TestClient, ask: Ask) -> int:
-    """The status of an answer in this process."""
-    head, _, body = ask.data.partition(b"\r\n\r\n")
-    first, *lines = head.decode().split("\r\n")
-    method, path, _ = first.split(" ")
-    headers = dict(line.split(": ", 1) for line in lines)
-    content = json.loads(body) if body else None
-    del headers["Content-Length"]
-    return client.request(method, path, headers=headers, json=content).status_code
