@@ -241,7 +241,7 @@ def _allowed_kinds() -> frozenset[type[exp.Expression]]:
 def _check_columns(
     tree: exp.Select, columns: Sequence[str], results: Collection[str], field: str
 ) -> None:
-    """Every name could be a column's or one that the text makes; `binding.py` says which it is."""
+    """Every name could be a column's or one that the text makes; `names.py` says which it is."""
     names = {folded(name) for name in (*columns, *results)}
     for column in tree.find_all(exp.Column):
         head = column.parts[0].name
