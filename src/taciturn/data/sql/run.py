@@ -2,9 +2,9 @@
 
 Two locks stand before a row is read: sqlglot checks the text (`check.py`), then DuckDB's own
 reading of it, and of the very statement that will run, is checked again (`duckdb_check.py`). What
-names mean is decided in between, and the statement has none of them left (`names.py`). DuckDB itself
-reaches nothing but the columns that the statement reads (`session.py`), and sees one batch of rows
-at a time, so that even a construct which slipped through could not mix more.
+names mean is decided in between, and the statement has none of them left (`names.py`). DuckDB
+itself reaches nothing but the columns that the statement reads (`session.py`), and sees one batch
+of rows at a time, so that even a construct which slipped through could not mix more.
 """
 
 from __future__ import annotations
