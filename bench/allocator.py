@@ -19,7 +19,7 @@ import torch
 
 from taciturn.embedded import TINY_MEDICAL
 from taciturn.engine.model.load import load_base
-from taciturn.engine.training.allocator import keep_freed_memory
+from taciturn.malloc import keep_freed_memory
 from taciturn.spec import PerformanceSpec
 
 SEQUENCES = 32

@@ -17,7 +17,7 @@ from typing import Any
 
 import pandas as pd
 
-from taciturn.demo.story import PREPARATION
+from taciturn.demo.run import PREPARATION
 from taciturn.embedded import TINY_MEDICAL
 from taciturn.embedded.notes import (
     SECRET,

@@ -2,6 +2,7 @@
 
     python bench/data_memory.py --rows 5000000            prepare, then draw one batch of units
     python bench/data_memory.py --rows 5000000 --train    the whole of `LLM.fit`, for one step
+    python bench/data_memory.py --rows 200000 --jsonl     read JSONL, here and with DuckDB
 
 Writes short rows to a Parquet file in a temporary folder and says what using them took. `--units`
 sets how many privacy units the rows belong to; 0 means that every row is its own.
@@ -22,7 +23,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 
-from taciturn.data.tokens.tokenize import TokenizedDataset, prepare
+from taciturn.data.source import open_rows
+from taciturn.data.tokens.store import TokenizedDataset
+from taciturn.data.tokens.tokenize import prepare
 from taciturn.spec import DataSpec
 
 ROWS = 5_000_000
@@ -104,6 +107,23 @@ def draw(dataset: TokenizedDataset, size: int = 1024, seed: int = 0) -> int:
     )
 
 
+def jsonl_seconds(folder: Path, rows: int) -> tuple[float, float]:
+    """Return the seconds of CPU time that reading the same JSONL takes here and in DuckDB, on one
+    thread; both look at all rows for the types."""
+    import duckdb
+
+    write_rows(folder / "rows.parquet", rows, rows)
+    path = folder / "rows.jsonl"
+    with duckdb.connect(config={"threads": 1}) as connection:
+        connection.sql(f"COPY (FROM '{folder}/rows.parquet') TO '{path}' (FORMAT json)")
+        start = time.process_time()
+        here = sum(batch.num_rows for batch in open_rows(path).batches)
+        middle = time.process_time()
+        reader = connection.sql(f"FROM read_json('{path}', sample_size=-1)").to_arrow_reader(8192)
+        assert here == sum(batch.num_rows for batch in reader) == rows
+        return middle - start, time.process_time() - middle
+
+
 def peak_bytes() -> int:
     """Largest resident memory of this process so far (Linux counts in KiB, macOS in bytes)."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -116,7 +136,16 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=ROWS)
     parser.add_argument("--units", type=int, default=1_000_000)
     parser.add_argument("--train", action="store_true")
+    parser.add_argument("--jsonl", action="store_true")
     arguments = parser.parse_args()
+    if arguments.jsonl:
+        with tempfile.TemporaryDirectory() as folder:
+            here, duckdb = jsonl_seconds(Path(folder), arguments.rows)
+        print(
+            f"{arguments.rows:,} rows of JSONL: {here:.2f} s of CPU time here, {duckdb:.2f} s in "
+            f"DuckDB, {here / duckdb:.1f} times as much."
+        )
+        return
     if arguments.train:
         with tempfile.TemporaryDirectory() as folder:
             print(train_one_step(Path(folder), arguments.rows, arguments.units))

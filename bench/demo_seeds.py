@@ -17,7 +17,7 @@ import argparse
 import time
 
 from taciturn.demo.result import DemoResult, ModelOutcome, Sample
-from taciturn.demo.story import Narrator, tell
+from taciturn.demo.run import Narrator, tell
 from taciturn.embedded import TINY_MEDICAL
 from taciturn.local.fit import Observer
 

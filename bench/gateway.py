@@ -5,8 +5,9 @@
     python bench/gateway.py --soak 600         memory over time
     python bench/gateway.py --statements       what each kind of request asks of the database
     python bench/gateway.py --database SQLite  one of them only
+    python bench/gateway.py --processes 4      of PostgreSQL's gateway; SQLite serves one
 
-The gateway runs as `taciturn serve` runs it: a process for each core, sessions and audit log
+The gateway runs as `taciturn serve` runs it, on PostgreSQL in two processes, sessions and audit log
 included, every answer on record before it leaves. The load comes from this process over
 loopback. Ends with 1 if a goal is missed: 300 requests per second with 99% below 100 ms.
 """
@@ -34,9 +35,10 @@ from starlette.testclient import TestClient
 
 from gateways.load import Ask, Line, Seen, Watchers, closed_loop, open_loop, quantile_ms
 from gateways.served import Nobody, Served, more_files, served
-from gateways.statements import asked, heard
-from gateways.world import DATASET, MODEL, NAMESPACE, World, fit
-from ledgers.cluster import NoPostgresError, postgres
+from ledgers.databases import database
+from support.gateway import DATASET, MODEL, NAMESPACE, GatewayWorld, fit, plan_of
+from support.postgres import NoPostgresError
+from support.statements import count_statements
 from taciturn.server.app import create_app
 from taciturn.server.context import Gateway
 from taciturn.server.database import open_database
@@ -44,7 +46,6 @@ from taciturn.server.identity.secret import new_id
 from taciturn.server.jobs.events import Events
 from taciturn.server.ledger import Ledger, SealKey
 from taciturn.server.ledger.journal import utc_now
-from taciturn.server.schema import versions
 from taciturn.server.schema.tables import jobs, models
 from taciturn.server.settings import Settings
 from taciturn.wire.events import JobEvent, ProgressEvent, Stage, StageEvent, StateEvent
@@ -61,7 +62,7 @@ class Place:
 
     served: Served
     gateway: Gateway
-    world: World
+    world: GatewayWorld
     over: list[str]
     running: list[str]
     model: str
@@ -127,40 +128,38 @@ class Place:
 
 
 @contextmanager
-def place(kind: str) -> Iterator[Place]:
+def place(kind: str, processes: int) -> Iterator[Place]:
     """A gateway with people, jobs and models, on a new database that waits for the disk."""
-    with tempfile.TemporaryDirectory(prefix="taciturn-bench-") as folder:
-        if kind == "SQLite":
-            with _opened(f"sqlite:///{Path(folder) / 'gateway.db'}", folder) as found:
-                yield found
-            return
-        with postgres(durable=True) as cluster, _opened(cluster.create("gateway"), folder) as found:
-            yield found
+    with (
+        tempfile.TemporaryDirectory(prefix="taciturn-bench-") as folder,
+        database(kind) as url,
+        _opened(url, folder, processes) as found,
+    ):
+        yield found
 
 
 @contextmanager
-def _opened(url: str, folder: str) -> Iterator[Place]:
+def _opened(url: str, folder: str, processes: int) -> Iterator[Place]:
     engine, key = open_database(url), SealKey.generate()
-    versions.upgrade(engine)
     gateway = Gateway(
         Settings(data_dir=Path(folder), tick_s=TICK_S), engine, key, Ledger(engine, key), utc_now
     )
-    world = World.on(gateway)
+    world = GatewayWorld(gateway).populate()
     over, running, model = _furnish(world)
     settings = {
         "TACITURN_DATA_DIR": folder,
+        "TACITURN_DATABASE_URL": url,
         "TACITURN_LEDGER_KEY": key.to_text(),
         "TACITURN_TICK_S": str(TICK_S),
+        "TACITURN_PROCESSES": str(processes),
         "TACITURN_ADDRESS_CONNECTIONS": "100000",  # all of the load comes from one
     }
-    if not url.startswith("sqlite"):
-        settings["TACITURN_DATABASE_URL"] = url
     with served(settings) as process:
         yield Place(process, gateway, world, over, running, model)
     engine.dispose()
 
 
-def _furnish(world: World) -> tuple[list[str], list[str], str]:
+def _furnish(world: GatewayWorld) -> tuple[list[str], list[str], str]:
     """Jobs that are over, jobs that run, and models, straight into the tables."""
     gateway, now_ms = world.gateway, world.gateway.now_ms()
     events = Events(gateway)
@@ -171,6 +170,7 @@ def _furnish(world: World) -> tuple[list[str], list[str], str]:
         "namespace": NAMESPACE,
         "dataset": DATASET,
         "request": json.dumps(fit()),
+        "plan": json.dumps(plan_of(fit())),
         "grants": "[]",
         "attempt": 1,
         "lease": 1,
@@ -202,6 +202,17 @@ def _furnish(world: World) -> tuple[list[str], list[str], str]:
 
     gateway.write(work)
     return ids[RUNNING:], ids[:RUNNING], made[0]
+
+
+def answered(client: TestClient, ask: Ask) -> int:
+    """The status of an answer in this process."""
+    head, _, body = ask.data.partition(b"\r\n\r\n")
+    first, *lines = head.decode().split("\r\n")
+    method, path, _ = first.split(" ")
+    headers = dict(line.split(": ", 1) for line in lines)
+    content = json.loads(body) if body else None
+    del headers["Content-Length"]
+    return client.request(method, path, headers=headers, json=content).status_code
 
 
 def show(what: str, seen: Seen, cpu_s: float | None = None) -> None:
@@ -329,9 +340,9 @@ def statements(at: Place) -> bool:
     kinds = {ask.name: ask for ask in at.asks()}
     well = True
     for name, ask in kinds.items():
-        asked(client, ask)
-        with heard(at.gateway.engine) as talk:
-            status = asked(client, ask)
+        answered(client, ask)
+        with count_statements(at.gateway.engine) as talk:
+            status = answered(client, ask)
         print(f"    {name:10} {talk}")
         well &= status < 400
     return well
@@ -341,6 +352,7 @@ def main() -> int:
     """Run what is asked for on each database."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
     parser.add_argument("--database", choices=["SQLite", "PostgreSQL"], action="append")
+    parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--seconds", type=float, default=20.0)
     parser.add_argument("--streams", type=int, default=0)
     parser.add_argument("--soak", type=float, default=0.0)
@@ -353,7 +365,7 @@ def main() -> int:
     for kind in given.database or ["SQLite", "PostgreSQL"]:
         print(kind)
         try:
-            with place(kind) as at:
+            with place(kind, given.processes) as at:
                 if given.statements:
                     well &= statements(at)
                 elif given.soak:

@@ -10,43 +10,14 @@ with 1 if anything was overspent, lost, or stuck for more than 60 s after the la
 
 from __future__ import annotations
 
-import argparse
 import platform
-import sys
-import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 
-from ledgers.cluster import NoPostgresError, postgres
+from ledgers.databases import database, parser, run_on_each
 from ledgers.herd import launched
-from taciturn.server.database import open_database
 from taciturn.server.ledger import SealKey
-from taciturn.server.schema import versions
 
 KILLS, QUICK_KILLS = 2000, 40
-
-
-@contextmanager
-def database(kind: str) -> Iterator[str]:
-    """A new database with the gateway's tables."""
-    if kind == "SQLite":
-        with tempfile.TemporaryDirectory() as folder:
-            url = f"sqlite:///{Path(folder) / 'gateway.db'}"
-            _migrate(url)
-            yield url
-        return
-    with postgres(durable=True) as cluster:
-        url = cluster.create("gateway")
-        _migrate(url)
-        yield url
-
-
-def _migrate(url: str) -> None:
-    engine = open_database(url)
-    versions.upgrade(engine)
-    engine.dispose()
 
 
 def suffered(kind: str, kills: int, seed: int) -> bool:
@@ -71,20 +42,11 @@ def suffered(kind: str, kills: int, seed: int) -> bool:
 
 def main() -> None:
     """Both databases, one after the other."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--kills", type=int)
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--only", choices=["SQLite", "PostgreSQL"])
-    arguments = parser.parse_args()
+    options = parser(__doc__.splitlines()[0])
+    options.add_argument("--kills", type=int)
+    arguments = options.parse_args()
     kills = arguments.kills or (QUICK_KILLS if arguments.quick else KILLS)
-    fine = True
-    for kind in ("SQLite", "PostgreSQL") if arguments.only is None else (arguments.only,):
-        try:
-            fine &= suffered(kind, kills, arguments.seed)
-        except NoPostgresError as error:
-            print(f"{kind}: not measured, {error}")
-    sys.exit(0 if fine else 1)
+    run_on_each(lambda kind: suffered(kind, kills, arguments.seed), arguments.only)
 
 
 if __name__ == "__main__":

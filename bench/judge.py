@@ -16,7 +16,7 @@ from dataclasses import asdict
 import pandas as pd
 
 from taciturn.demo.judge import Judge, openings
-from taciturn.demo.story import DATA, ORDINARY_PROMPTS, TEMPERATURE, written
+from taciturn.demo.run import DATA, ORDINARY_PROMPTS, TEMPERATURE, sample_texts
 from taciturn.embedded import TINY_MEDICAL
 from taciturn.embedded.notes import NoteLimits, held_out_notes, patient_notes
 from taciturn.llm import LLM
@@ -34,13 +34,13 @@ def errors(base: LLM) -> None:
     print("| notes | unseen notes | words shuffled | half written twice | base model's text |")
     print("|---|---|---|---|---|")
     for name, limits in LIMITS.items():
-        rates = asdict(Judge(written(base, openings(64, limits), 0), limits).rates)
+        rates = asdict(Judge(sample_texts(base, openings(64, limits), 0), limits).rates)
         print(f"| {name} | {' | '.join('{} of {}'.format(*rate) for rate in rates.values())} |")
 
 
 def spectrum(base: LLM, steps: list[int], each: int) -> None:
     """What it takes for notes of a model's samples, by how long the model was fitted."""
-    judge = Judge(written(base, openings(64), 0))
+    judge = Judge(sample_texts(base, openings(64), 0))
     notes, held_out = pd.DataFrame(patient_notes(5, 600)), pd.DataFrame(held_out_notes(5, 40))
     shown = []
     print(f"\n| steps | nats per token |{''.join(f' {each:g} |' for each in TEMPERATURES)}")
@@ -60,7 +60,7 @@ def spectrum(base: LLM, steps: list[int], each: int) -> None:
         assert found is not None
         cells = []
         for temperature in TEMPERATURES:
-            texts = written(model, ORDINARY_PROMPTS * each, 1, temperature)
+            texts = sample_texts(model, ORDINARY_PROMPTS * each, 1, temperature)
             taken = [judge.reads_as_note(*text) for text in texts]
             cells.append(f"{sum(taken) / len(taken):.0%}")
             if temperature == TEMPERATURE:

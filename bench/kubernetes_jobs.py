@@ -3,7 +3,7 @@
     python bench/kubernetes_jobs.py --jobs 100
     python bench/kubernetes_jobs.py --jobs 100 --kubeconfig ~/.kube/config --image python:3.12-slim
 
-Without --kubeconfig, the tests' stand-in is the cluster, with an autoscaler, and nodes die as well.
+Without --kubeconfig, the tests' fake cluster is used, with an autoscaler, and nodes die as well.
 Deaths: a worker ends itself, a pod is deleted, the gateway dies between two calls of a launch or
 while it watches, a node is lost or taken away, the API server restarts. What counts as run twice:
 two pods of a job that worked at the same time, or two that finished the work.
@@ -30,16 +30,16 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 from kubernetes.client import ApiException
 
 from fake_kubernetes.autoscaler import Group
-from fake_kubernetes.cluster import StandIn
-from kubeworld import IMAGE, SMALL, World, with_namespace
+from fake_kubernetes.cluster import FakeCluster
+from support.kubernetes_namespace import IMAGE, SMALL, ClusterWorld, with_namespace
 from taciturn.server.launchers.base import LaunchError, Order, WorkerState
 from taciturn.server.launchers.kubernetes.client import Cluster, ClusterError, Kind, Object
-from taciturn.server.launchers.kubernetes.informer import Follower, Seen
-from taciturn.server.launchers.kubernetes.launcher import KubernetesLauncher, Need
+from taciturn.server.launchers.kubernetes.informer import Informer, ObjectChange
+from taciturn.server.launchers.kubernetes.launcher import KubernetesLauncher
 from taciturn.server.launchers.kubernetes.monitor import Monitor
 from taciturn.server.launchers.kubernetes.names import Labels, Worker
 from taciturn.server.launchers.kubernetes.settings import KubernetesSettings
-from taciturn.server.launchers.kubernetes.sizing import Machine
+from taciturn.server.launchers.kubernetes.sizing import Machine, Need
 from taciturn.wire.events import NodeEvent
 
 WORK = """
@@ -71,10 +71,10 @@ class Figures:
         if event.code == "node.released":
             self.released.add(event.text.split()[1])
 
-    def take(self, seen: Seen) -> None:
+    def take(self, seen: ObjectChange) -> None:
         """The last that was seen of each pod."""
-        uid = seen.found["metadata"]["uid"]
-        self.pods[uid] = seen.found
+        uid = seen.item["metadata"]["uid"]
+        self.pods[uid] = seen.item
 
     def run_twice(self) -> list[str]:
         """Jobs of which two pods finished the work, or worked at once."""
@@ -106,7 +106,7 @@ def _span(pod: Object) -> tuple[str, str] | None:
 class Bench:
     """Runs the jobs."""
 
-    world: World
+    world: ClusterWorld
     settings: KubernetesSettings
     gpus: int
     figures: Figures
@@ -149,7 +149,7 @@ class Bench:
     def _wait(self, order: Order) -> bool:
         name = Worker.of(order.handle).name
         doomed = self.dice.random() < self.death
-        due = time.monotonic() + self.dice.uniform(0, 2 if self.world.stand_in else 20)
+        due = time.monotonic() + self.dice.uniform(0, 2 if self.world.fake else 20)
         while self._again(lambda: self.launcher.status(order.handle)) is WorkerState.RUNNING:
             if doomed and time.monotonic() > due:
                 doomed = not self._delete_pod(order)
@@ -202,32 +202,32 @@ class _Mortal:
 
 
 def accidents(
-    stand_in: StandIn, figures: Figures, dice: random.Random, over: Callable[[], bool]
+    fake: FakeCluster, figures: Figures, dice: random.Random, over: Callable[[], bool]
 ) -> None:
     """Nodes die and the API server restarts, until it is over."""
     while not over():
         time.sleep(dice.uniform(0.3, 1.5))
-        nodes = [node["metadata"]["name"] for node in stand_in.store.all("nodes")]
+        nodes = [node["metadata"]["name"] for node in fake.store.all("nodes")]
         nodes = [name for name in nodes if name.startswith("gpu-")]
         kind = dice.choice(["lose", "preempt", "restart"])
         if kind == "restart":
             figures.deaths["API server, restarted"] += 1
-            stand_in.restart_api()
+            fake.restart_api()
         elif nodes:
             figures.deaths["node, lost" if kind == "lose" else "node, taken away"] += 1
-            getattr(stand_in, kind)(dice.choice(nodes))
+            getattr(fake, kind)(dice.choice(nodes))
 
 
 @contextmanager
-def a_world(path: Path | None) -> Iterator[World]:
-    """The cluster of a kubeconfig, or a stand-in."""
+def a_world(path: Path | None) -> Iterator[ClusterWorld]:
+    """The cluster of a kubeconfig, or the fake one."""
     if path is not None:
         yield from with_namespace(path, None)
         return
-    with StandIn(speed=40) as stand_in:
-        stand_in.add_group(Group("gpu", largest=8, create_s=10, ready_s=4, driver_s=2, idle_s=30))
-        yield from with_namespace(stand_in.kubeconfig, stand_in)
-        for error in stand_in.broken + stand_in.server.broken:
+    with FakeCluster(speed=40) as fake:
+        fake.add_group(Group("gpu", largest=8, create_s=10, ready_s=4, driver_s=2, idle_s=30))
+        yield from with_namespace(fake.kubeconfig, fake)
+        for error in fake.broken + fake.server.broken:
             raise error
 
 
@@ -245,26 +245,26 @@ def main() -> int:
         return run(world, arguments)
 
 
-def run(world: World, arguments: argparse.Namespace) -> int:
+def run(world: ClusterWorld, arguments: argparse.Namespace) -> int:
     """All jobs, and then the count."""
-    stand_in, dice, figures = world.stand_in, random.Random(arguments.seed), Figures()
+    fake, dice, figures = world.fake, random.Random(arguments.seed), Figures()
     pool = SMALL
-    if stand_in is not None:
+    if fake is not None:
         selector = {"pool": "gpu"}
         pool = SMALL.model_copy(
             update={"name": "gpu", "gpus": 1, "node_selector": selector, "scales": True}
         )
-    code = WORK.format(work_s=0.4 if stand_in else 4, death=arguments.death)
+    code = WORK.format(work_s=0.4 if fake else 4, death=arguments.death)
     settings = world.settings(code, pools=(pool,), image=arguments.image, retries=2)
     bench = Bench(world, settings, pool.gpus, figures, dice, arguments.death)
     monitors = Monitors(world, settings, figures)
     pods: Any = _Pods(figures)
-    follower = Follower(world.cluster, Kind.PODS, pods, Labels.selector(settings.instance))
+    follower = Informer(world.cluster, Kind.PODS, pods, Labels.selector(settings.instance))
     follower.start()
     began, over = time.monotonic(), False
     with ThreadPoolExecutor(arguments.at_once + 2) as threads:
-        if stand_in is not None:
-            threads.submit(accidents, stand_in, figures, dice, lambda: over)
+        if fake is not None:
+            threads.submit(accidents, fake, figures, dice, lambda: over)
         threads.submit(monitors.restart_now_and_then, dice, lambda: over)
         list(threads.map(bench.job, range(arguments.jobs)))
         over = True
@@ -279,7 +279,7 @@ def run(world: World, arguments: argparse.Namespace) -> int:
 class Monitors:
     """The gateway's monitor, which dies as well."""
 
-    world: World
+    world: ClusterWorld
     settings: KubernetesSettings
     figures: Figures
 
@@ -313,17 +313,17 @@ class _Pods:
 
     def put(self, news: object) -> None:
         """As queues have it."""
-        if isinstance(news, Seen):
+        if isinstance(news, ObjectChange):
             self._figures.take(news)
 
 
-def settle(world: World, bench: Bench) -> list[str]:
+def settle(world: ClusterWorld, bench: Bench) -> list[str]:
     """Wait until nothing is left, or it is clear that something stays; returns nodes left."""
 
     def nodes() -> list[str]:
-        if world.stand_in is None:
+        if world.fake is None:
             return []
-        found = (node["metadata"]["name"] for node in world.stand_in.store.all("nodes"))
+        found = (node["metadata"]["name"] for node in world.fake.store.all("nodes"))
         return [name for name in found if name.startswith("gpu-")]
 
     end = time.monotonic() + world.patience_s
@@ -335,15 +335,15 @@ def settle(world: World, bench: Bench) -> list[str]:
 def report(bench: Bench, figures: Figures, nodes_left: list[str], took_s: float) -> int:
     """Print; 1 if anything is wrong."""
     left, twice = bench.left(), figures.run_twice()
-    stand_in = bench.world.stand_in
+    fake = bench.world.fake
     print(f"jobs: {dict(figures.states)} in {took_s:.0f} s; attempts {figures.attempts}, "
           f"pods {len(figures.pods)}")  # fmt: skip
     print("deaths: " + ", ".join(f"{n} x {kind}" for kind, n in sorted(figures.deaths.items())))
     counts = [f"{n} {kind}" for kind, n in left.items()] + [f"{len(nodes_left)} nodes"]
     print("left: " + ", ".join(counts))
     print(f"run twice: {len(twice)}")
-    if stand_in is not None:
-        made = set(stand_in.autoscaler.made)
+    if fake is not None:
+        made = set(fake.autoscaler.made)
         used = {pod["spec"].get("nodeName") for pod in figures.pods.values()} & made
         proven = len(figures.released & used)
         print(f"nodes: {len(made)} made, {len(used)} had workers, {proven} of them proven gone")

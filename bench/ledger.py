@@ -9,42 +9,20 @@ private server that waits for the disk, as in production. The seconds include wa
 
 from __future__ import annotations
 
-import argparse
 import platform
-import sys
-import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
-from ledgers.cluster import NoPostgresError, postgres
+from ledgers.databases import database, parser, run_on_each
 from ledgers.herd import launched
 from taciturn.accounting.events import dpsgd_event
 from taciturn.server.database import open_database
 from taciturn.server.ledger import Ledger, SealKey, verify
-from taciturn.server.schema import versions
 
 CLIENTS, ROOM = 100, 7
 ROUNDS, QUICK_ROUNDS = 100, 5
 KILLS, QUICK_KILLS = 2000, 50
 SERIAL = 300
-
-
-@contextmanager
-def database(kind: str) -> Iterator[str]:
-    """A new database with the ledger's tables."""
-    if kind == "SQLite":
-        with tempfile.TemporaryDirectory() as folder:
-            url = f"sqlite:///{Path(folder) / 'ledger.db'}"
-            _migrate(url)
-            yield url
-        return
-    with postgres(durable=True) as cluster:
-        url = cluster.create("ledger")
-        _migrate(url)
-        yield url
 
 
 def serial(url: str, key: str, operations: int) -> dict[str, Any]:
@@ -67,12 +45,6 @@ def serial(url: str, key: str, operations: int) -> dict[str, Any]:
         "us_per_verified_entry": 1e6 * (end - charged) / found.entries,
         "problems": [str(problem) for problem in found.problems],
     }
-
-
-def _migrate(url: str) -> None:
-    engine = open_database(url)
-    versions.upgrade(engine)
-    engine.dispose()
 
 
 def _told(name: str, found: dict[str, Any], *good: bool) -> bool:
@@ -126,19 +98,11 @@ def suffered(kind: str, *, rounds: int, kills: int, seed: int) -> bool:
 
 def main() -> None:
     """Both databases, one after the other."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--only", choices=["SQLite", "PostgreSQL"])
-    arguments = parser.parse_args()
+    arguments = parser(__doc__.splitlines()[0]).parse_args()
     rounds, kills = (QUICK_ROUNDS, QUICK_KILLS) if arguments.quick else (ROUNDS, KILLS)
-    fine = True
-    for kind in ("SQLite", "PostgreSQL") if arguments.only is None else (arguments.only,):
-        try:
-            fine &= suffered(kind, rounds=rounds, kills=kills, seed=arguments.seed)
-        except NoPostgresError as error:
-            print(f"{kind}: not measured, {error}")
-    sys.exit(0 if fine else 1)
+    run_on_each(
+        lambda kind: suffered(kind, rounds=rounds, kills=kills, seed=arguments.seed), arguments.only
+    )
 
 
 if __name__ == "__main__":

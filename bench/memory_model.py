@@ -29,11 +29,11 @@ from taciturn.engine.privacy.forms import Form
 from taciturn.engine.privacy.mechanism import DpSgdMechanism
 from taciturn.engine.privacy.per_example import per_example_gradients, trainable_parameters
 from taciturn.engine.privacy.rng import SecureStream
-from taciturn.engine.training.allocator import keep_freed_memory
 from taciturn.engine.training.batch import BatchLimits, widths
 from taciturn.engine.training.estimate import Workload, estimate_memory, random_batch
 from taciturn.engine.training.state import TrainingState
 from taciturn.engine.training.step import Streams, private_step
+from taciturn.malloc import keep_freed_memory
 from taciturn.planning.optimizer import OptimizerConfig
 from taciturn.planning.plan import AdapterPlan, PrivacyPlan, TrainingPlan
 

@@ -23,11 +23,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from evidence.bench import RESULTS, Bench, Given
-from evidence.corpus import TEXT, UNIT, phee
+from evidence.bench import Bench, on_phee, phee_parser
+from evidence.corpus import TEXT, UNIT
 from evidence.ordinary import Setting, attach, search
 from evidence.peers import FITS, Task, Units, installed
-from evidence.records import Records, Row
+from evidence.records import Row
 from evidence.scores import score
 from evidence.tables import ORDINARY, final, on_dev, table
 from taciturn.data.tokens.tokenize import prepare
@@ -120,11 +120,7 @@ def chosen(bench: Bench, epsilon: float, ranks: Sequence[int]) -> dict[str, Row 
 
 
 def _parsed() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("folder", type=Path, nargs="?", help="PHEE's")
-    Given.add_to(parser)
+    parser = phee_parser(__doc__)
     parser.add_argument("--epsilon", type=float, nargs="+", default=[3.0])
     parser.add_argument("--rank", type=int, nargs="+", default=[4, 16])
     parser.add_argument("--peer", choices=tuple(FITS), nargs="+", default=tuple(FITS))
@@ -136,11 +132,6 @@ def _parsed() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, help="default: our plan's")
     parser.add_argument("--batch", type=int, help="default: our plan's")
     parser.add_argument("--physical", type=int, default=4, help="units computed at once")
-    parser.add_argument("--final", action="store_true", help="read test.jsonl, and that alone")
-    parser.add_argument("--table", action="store_true", help="measure nothing; print what is there")
-    parser.add_argument("--without-secret", action="store_true")
-    parser.add_argument("--records", type=int, help="of each file; a trial of the script itself")
-    parser.add_argument("--results", type=Path, default=RESULTS / "phee.jsonl")
     return parser.parse_args()
 
 
@@ -163,13 +154,9 @@ def measure(bench: Bench, epsilon: float, given: argparse.Namespace) -> None:
 def main() -> None:
     """Measure what was asked for, then print all there is."""
     given = _parsed()
-    if given.folder is None or not (given.folder / "train.jsonl").is_file():
-        print("skipped: give the folder that holds PHEE's train.jsonl, dev.jsonl and test.jsonl")
+    bench = on_phee(given)
+    if bench is None:
         return
-    corpus = phee(given.folder, secret=not given.without_secret)
-    if given.records is not None:
-        corpus = corpus.first(given.records)
-    bench = Bench(Given.of(given), corpus, Records(given.results))
     for epsilon in given.epsilon:
         if not (given.final or given.table):
             measure(bench, epsilon, given)

@@ -23,13 +23,11 @@ from __future__ import annotations
 
 import argparse
 import json
-from pathlib import Path
 from typing import Any
 
-from evidence.bench import RESULTS, Bench, Given
-from evidence.corpus import phee
+from evidence.bench import Bench, on_phee, phee_parser
 from evidence.ordinary import Setting
-from evidence.records import Records, Row, digest
+from evidence.records import Row, digest
 from evidence.stories import opened, samples_table, secret_table, told
 from evidence.tables import ORDINARY, final, on_dev, table
 
@@ -99,36 +97,24 @@ def _setting(text: str) -> Setting:
 
 
 def _parsed() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("folder", type=Path, nargs="?", help="PHEE's")
-    Given.add_to(parser)
+    parser = phee_parser(__doc__)
     parser.add_argument("--stage", choices=STAGES, nargs="+", default=STAGES)
-    parser.add_argument("--final", action="store_true", help="read test.jsonl, and that alone")
-    parser.add_argument("--table", action="store_true", help="measure nothing; print what is there")
     parser.add_argument("--epsilon", type=float, nargs="+", default=[8.0, 3.0, 1.0])
     parser.add_argument("--set", type=_field, nargs="+", default=[], help="steps=40, of the fit")
     parser.add_argument(
         "--first", type=_setting, nargs="+", default=FIRST, help="full:1e-4 lora16:1e-3"
     )
-    parser.add_argument("--without-secret", action="store_true")
-    parser.add_argument("--records", type=int, help="of each file; a trial of the script itself")
-    parser.add_argument("--results", type=Path, default=RESULTS / "phee.jsonl")
     return parser.parse_args()
 
 
 def main() -> None:
     """Measure what was asked for, then print all there is."""
     given = _parsed()
-    if given.folder is None or not (given.folder / "train.jsonl").is_file():
-        print("skipped: give the folder that holds PHEE's train.jsonl, dev.jsonl and test.jsonl")
+    bench = on_phee(given)
+    if bench is None:
         return
-    corpus = phee(given.folder, secret=not given.without_secret)
-    if given.records is not None:
-        corpus = corpus.first(given.records)
-    bench = Bench(Given.of(given), corpus, Records(given.results))
-    print(f"{bench.subject['model']['name']}, {corpus.name}: {corpus.n_units} units\n", flush=True)
+    units = f"{bench.corpus.name}: {bench.corpus.n_units} units"
+    print(f"{bench.subject['model']['name']}, {units}\n", flush=True)
     if given.final:
         wanted = [ORDINARY, *(f"epsilon = {each:g}" for each in given.epsilon)]
         models = chosen(bench, given.epsilon)

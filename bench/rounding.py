@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from taciturn.data.tokens.tokenize import TokenizedDataset, TokenizedRecord
+from taciturn.data.tokens.store import TokenizedDataset, TokenizedRecord
 from taciturn.embedded import TINY_MEDICAL
 from taciturn.engine.model.load import load_base
 from taciturn.engine.model.lora import attach

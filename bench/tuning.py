@@ -31,7 +31,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from taciturn.data.tokens.tokenize import TokenizedDataset, prepare
+from taciturn.data.tokens.store import TokenizedDataset
+from taciturn.data.tokens.tokenize import prepare
 from taciturn.engine.model import lora
 from taciturn.engine.model.load import LoadedModel, load_base
 from taciturn.engine.model.loss import CausalLmLoss
@@ -41,7 +42,7 @@ from taciturn.engine.training.batch import BatchLimits, microbatches
 from taciturn.engine.training.mechanism import planned_mechanism
 from taciturn.engine.training.state import TrainingState
 from taciturn.engine.training.step import Streams, private_step
-from taciturn.local.fit import configure_cpu, public_facts
+from taciturn.local.estimate import configure_cpu, public_facts
 from taciturn.planning.plan import TrainingPlan, make_plan
 from taciturn.spec import DataSpec, FitSpec
 

@@ -14,10 +14,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from taciturn.planning.worth import FITTED, MEASURED, Fitted, Measured
+from taciturn.planning.worth import FITTED, MEASURED, Fitted, MeasuredRun
 
 
-def coefficients(rows: Sequence[Measured]) -> tuple[float, float, float]:
+def coefficients(rows: Sequence[MeasuredRun]) -> tuple[float, float, float]:
     """level, noise and size, by least squares; of one size alone, size is 0."""
     terms = np.array([_terms(row) for row in rows])
     if len({row.parameters for row in rows}) == 1:
@@ -26,7 +26,7 @@ def coefficients(rows: Sequence[Measured]) -> tuple[float, float, float]:
     return float(level), float(noise), float(size)
 
 
-def fit(rows: Sequence[Measured]) -> Fitted:
+def fit(rows: Sequence[MeasuredRun]) -> Fitted:
     """The curve through all rows, and its error where each of them is left out in turn."""
     found = coefficients(rows)
     if min(found[1:]) < 0:
@@ -41,12 +41,12 @@ def fit(rows: Sequence[Measured]) -> Fitted:
     return Fitted(*(round(each, 4) for each in (*found, _rms(odds), _rms(shares))))
 
 
-def expected(found: tuple[float, float, float], row: Measured) -> float:
+def expected(found: tuple[float, float, float], row: MeasuredRun) -> float:
     """The share that these coefficients expect of a run."""
     return float(1 / (1 + np.exp(-np.dot(found, _terms(row)))))
 
 
-def _terms(row: Measured) -> tuple[float, float, float]:
+def _terms(row: MeasuredRun) -> tuple[float, float, float]:
     return 1.0, -math.log(row.remaining_noise), math.log(row.parameters / 1e6)
 
 

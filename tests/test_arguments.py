@@ -140,7 +140,10 @@ BASE = "taciturn/tiny-medical"
         (lambda: LLM(BASE, base=5), "base is int"),  # type: ignore[arg-type]
         (lambda: LLM(BASE).fit(ROWS, **QUICK, output=5), "output=5 is no path"),  # type: ignore[call-overload]
         (lambda: LLM(BASE).fit(ROWS, **QUICK, observer=5), "observer is int"),  # type: ignore[call-overload]
-        (lambda: LLM(BASE).fit(ROWS, **QUICK, signing_key=5), "signing_key is int"),  # type: ignore[call-overload]
+        (
+            lambda: LLM(BASE).fit(ROWS, **QUICK, signing_key=5),
+            "signing_key=5: Input should be a valid string",
+        ),  # type: ignore[call-overload]
         (lambda: LLM(BASE).fit(ROWS, **QUICK, signing_key="a\0"), "cannot be read"),
         (lambda: LLM(BASE).synthesize(1, output=5), "output=5 is no path"),  # type: ignore[arg-type]
         (lambda: LLM(BASE).synthesize(10**400), "n=1000.* must be a whole number from 1 to"),

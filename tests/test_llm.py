@@ -15,7 +15,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 import taciturn
-from taciturn.engine.training.loop import Progress
+from taciturn.engine.training.loop import TrainingProgress
 from taciturn.errors import (
     AdapterError,
     DataError,
@@ -322,7 +322,7 @@ def test_output_that_is_taken(tiny_llama: Path, saved: Path, tmp_path: Path) -> 
 
 
 def test_ctrl_c_promises_a_way_on_only_where_there_is_one(tiny_llama: Path, tmp_path: Path) -> None:
-    def stop(progress: Progress) -> None:
+    def stop(progress: TrainingProgress) -> None:
         if progress.step == 1:
             signal.raise_signal(signal.SIGINT)
 

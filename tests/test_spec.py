@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
+from taciturn import spec
 from taciturn.errors import PrivacyParameterError, SpecError, UnknownFieldError
-from taciturn.spec import FitSpec, JobSpec, load_yaml, parse
+from taciturn.spec import FitSpec, JobSpec, fields, load_yaml, parse
 
 
 @pytest.mark.parametrize("value", ["three", "", True, False, [3], {"epsilon": 3}])
@@ -71,3 +72,10 @@ def test_a_column_of_public_data_needs_public_data() -> None:
         parse(JobSpec, {"model": "x", "data": "y", "public_data": 5})
     frame = object()
     assert parse(FitSpec, {"public_data": frame}).public_data is frame
+
+
+@pytest.mark.parametrize("kind", [kind for name, kind in vars(fields).items() if "Fields" in name])
+def test_keyword_arguments_are_the_fields_of_specs(kind: Any) -> None:
+    names = (kind.__doc__ or "").rstrip(".").split(" and ")
+    declared = {field for name in names for field in getattr(spec, name).model_fields}
+    assert declared == kind.__annotations__.keys()

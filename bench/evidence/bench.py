@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from evidence.corpus import TEXT, UNIT, Corpus
+from evidence.corpus import TEXT, UNIT, Corpus, phee
 from evidence.ordinary import Setting, attach, keep, restore, search, train
 from evidence.records import Records, Row, digest
 from evidence.scores import Score, score, score_records, tokenized
@@ -23,7 +23,8 @@ from taciturn.embedded import TINY_MEDICAL, model_path
 from taciturn.engine.model.files import base_digests
 from taciturn.engine.model.load import LoadedModel, load_base, load_fitted
 from taciturn.llm import LLM
-from taciturn.local.fit import Observer, configure_cpu, public_facts
+from taciturn.local.estimate import configure_cpu, public_facts
+from taciturn.local.fit import Observer
 from taciturn.planning.plan import TrainingPlan, make_plan
 from taciturn.reports.privacy import REPORT, read_report
 from taciturn.spec import FitSpec, PerformanceSpec
@@ -320,3 +321,29 @@ def _clock(folder: Path) -> Path:
 def _seconds(folder: Path) -> float:
     path = _clock(folder)
     return float(path.read_text(encoding="utf-8") or 0) if path.is_file() else 0.0
+
+
+def phee_parser(description: str) -> argparse.ArgumentParser:
+    """Return the parser of a script that measures on PHEE."""
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("folder", type=Path, nargs="?", help="PHEE's")
+    Given.add_to(parser)
+    parser.add_argument("--final", action="store_true", help="read test.jsonl, and that alone")
+    parser.add_argument("--table", action="store_true", help="measure nothing; print what is there")
+    parser.add_argument("--without-secret", action="store_true")
+    parser.add_argument("--records", type=int, help="of each file; a trial of the script itself")
+    parser.add_argument("--results", type=Path, default=RESULTS / "phee.jsonl")
+    return parser
+
+
+def on_phee(given: argparse.Namespace) -> Bench | None:
+    """Return the bench on PHEE's folder; None, and says so, where it is not there."""
+    if given.folder is None or not (given.folder / "train.jsonl").is_file():
+        print("skipped: give the folder that holds PHEE's train.jsonl, dev.jsonl and test.jsonl")
+        return None
+    corpus = phee(given.folder, secret=not given.without_secret)
+    if given.records is not None:
+        corpus = corpus.first(given.records)
+    return Bench(Given.of(given), corpus, Records(given.results))

@@ -19,7 +19,7 @@ from peft import LoraConfig, get_peft_model
 from torch import nn
 
 from evidence.scores import Score
-from taciturn.data.tokens.tokenize import TokenizedDataset, TokenizedRecord
+from taciturn.data.tokens.store import TokenizedDataset, TokenizedRecord
 from taciturn.engine.model.adapter import quiet_peft
 from taciturn.engine.training.batch import collate
 

@@ -19,7 +19,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from taciturn.data.tokens.tokenize import TokenizedDataset, prepare
+from taciturn.data.tokens.store import TokenizedDataset
+from taciturn.data.tokens.tokenize import prepare
 from taciturn.engine.evaluation.likelihood import unit_sums
 from taciturn.engine.model.load import LoadedModel
 from taciturn.engine.model.loss import CausalLmLoss

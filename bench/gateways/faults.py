@@ -22,42 +22,34 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, Row, Select, func, select, text
-from sqlalchemy.exc import DBAPIError
+from fastapi import FastAPI
+from sqlalchemy import Connection, Row, Select, func, select
 
-from gateways.world import DELTA, EPSILON, UNITS, World, fit
+from ledgers.chaos import CRASH_SHARE, KILLS_PER_LOOK, Scene, whole_lines
 from ledgers.herd import answer, kill, spawn
+from support.gateway import DELTA, EPSILON, UNITS, GatewayWorld, fit, plan_of
 from taciturn.accounting.compose import epsilon
 from taciturn.accounting.events import dpsgd_event, event_to_dict
 from taciturn.reports.privacy import PrivacyReport
 from taciturn.server.app import create_app
 from taciturn.server.context import Gateway
-from taciturn.server.database import open_database
 from taciturn.server.jobs.completion import NothingReleased
-from taciturn.server.jobs.pricing import price
-from taciturn.server.jobs.terms import DatasetFacts, Terms
 from taciturn.server.launchers.local import LocalLauncher
-from taciturn.server.ledger import Ledger, SealKey, namespaces, statement, verify
+from taciturn.server.ledger import Ledger, SealKey, namespaces, statement
 from taciturn.server.ledger.journal import utc_now
-from taciturn.server.ledger.tables import entries
 from taciturn.server.ledger.tables import jobs as ledger_jobs
 from taciturn.server.schema.tables import jobs
-from taciturn.server.serve import GatewayServer, config
+from taciturn.server.serve import run
 from taciturn.server.services import Services
 from taciturn.server.settings import Settings
-from taciturn.server.siblings import Siblings
-from taciturn.server.supervising import supervise
-from taciturn.wire.datasets import BudgetTerms, PolicyTerms
-from taciturn.wire.jobs import JobState, RemoteFit
-from taciturn.wire.worker import BaseModelFacts
+from taciturn.wire.jobs import JobState
 
 BODY = fit(target_epsilon=1.5, steps=20)
-CLIENTS, WORKERS, PROCESSES = 3, 4, 2
+CLIENTS, WORKERS, PROCESSES = 3, 4, 2  # on PostgreSQL; SQLite serves one process
 LEASE_S, TICK_S = 3.0, 0.1
 WAITING = 6  # jobs in the queue, of which no more are asked for: it has to empty in time
-KILLS_PER_LOOK = 5
-CRASH_SHARE = 0.02  # of the faults on PostgreSQL: a backend's `kill -9`, which restarts the server
 SETTLED_S = 60.0
+STARTED_SHARE = 0.8  # of the gateways: they answer before the next fault comes
 STUB = (sys.executable, "-I", "-S", str(Path(__file__).with_name("stub.py")))
 
 
@@ -69,7 +61,7 @@ def faults(url: str, key: str, kills: int, seed: int) -> dict[str, Any]:
         long after the restart the last reservation was closed; and how much happened.
     """
     with tempfile.TemporaryDirectory() as folder:
-        scene = _Scene(url, key, Path(folder), random.Random(seed))
+        scene = _Scene(url, SealKey.from_text(key), Path(folder), random.Random(seed))
         try:
             scene.prepare()
             killed = scene.run(kills)
@@ -80,17 +72,9 @@ def faults(url: str, key: str, kills: int, seed: int) -> dict[str, Any]:
 
 
 @dataclass
-class _Scene:
-    url: str
-    key: str
-    folder: Path
-    random: random.Random
+class _Scene(Scene):
     port: int = 0
-    number: int = 0
-    processes: dict[str, int] = field(default_factory=dict)
-    engine: Engine | None = None
-    tokens: dict[str, str] = field(default_factory=dict)
-    world: World | None = None
+    world: GatewayWorld | None = None
     plan: dict[str, Any] = field(default_factory=dict)
     report: bytes = b""
 
@@ -100,33 +84,34 @@ class _Scene:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
-        self.world = World.on(self.gateway())
+        self.world = GatewayWorld(self.gateway()).populate()
         (self.folder / "newest").write_text("phee")
-        self.plan = _plan()
+        self.plan = plan_of(BODY)
         self.report = _report(self.plan)
 
     def gateway(self) -> Gateway:
-        key = SealKey.from_text(self.key)
         settings = Settings(
             data_dir=self.folder / "gateway",
             port=self.port,
-            processes=PROCESSES,
+            database_url=self.url,
+            processes=self.count,
             max_workers=WORKERS,
             lease_s=LEASE_S,
             stop_s=1.0,
             provision_s=10.0,
         )
         engine = self.connected()
-        return Gateway(settings, engine, key, Ledger(engine, key, patience_s=60), utc_now)
+        return Gateway(settings, engine, self.key, Ledger(engine, self.key, patience_s=60), utc_now)
 
-    def connected(self) -> Engine:
-        if self.engine is None:
-            self.engine = open_database(self.url)
-        return self.engine
+    @property
+    def count(self) -> int:
+        """Processes that serve."""
+        return PROCESSES if self.url.startswith("postgresql") else 1
 
     def run(self, kills: int) -> Counter[str]:
         for name in ("gateway", *(f"client-{each}" for each in range(CLIENTS))):
             self.start(name)
+        self.wait()
         killed: Counter[str] = Counter()
         while killed.total() < kills:
             time.sleep(self.random.uniform(0, 0.4))
@@ -134,9 +119,22 @@ class _Scene:
             if victim is None:
                 continue
             killed[victim] += 1
+            if victim == "gateway" and self.random.random() < STARTED_SHARE:
+                self.wait()
             if killed.total() % KILLS_PER_LOOK == 0:
                 self.refresh()
         return killed
+
+    def wait(self) -> None:
+        """Until the gateway answers: its processes import everything anew."""
+        end_s = time.monotonic() + SETTLED_S
+        while time.monotonic() < end_s:
+            with contextlib.suppress(OSError, http.client.HTTPException):
+                connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
+                connection.request("GET", "/v1/health")
+                if connection.getresponse().status == 200:
+                    return
+            time.sleep(0.1)
 
     def start(self, name: str) -> None:
         self.number += 1
@@ -150,22 +148,10 @@ class _Scene:
     def serve(self) -> None:
         """The gateway's processes."""
         os.environ["NOTES"] = str(self.folder / "notes")
-        logging.disable(logging.CRITICAL)
-        supervise("127.0.0.1", self.port, PROCESSES, self.serve_one)
-
-    def serve_one(self, siblings: Siblings, sockets: list[socket.socket]) -> None:
-        """One of them."""
-        launcher = LocalLauncher(self.folder / "workspaces", ("NOTES",), STUB)
-        gateway = self.gateway()
-        app = create_app(gateway, siblings=siblings)
-        services = Services.of(
-            gateway, siblings=siblings, launcher=launcher, released=NothingReleased()
+        run(
+            self.gateway().settings,
+            _Served(self.url, self.key, self.folder, self.port, self.report),
         )
-        object.__setattr__(services.jobs.ending, "released", _Reports(self.report))
-        app.state.services = services
-        if siblings.first:
-            threading.Thread(target=_ticks, args=(services,), daemon=True).start()
-        GatewayServer(config(gateway.settings, app), app).run(sockets)
 
     def fault(self) -> str | None:
         """Kill something; what the gateway does not start again itself is started again. None if
@@ -178,7 +164,7 @@ class _Scene:
                 return "database connection"
         if draw < 0.75:
             return "worker" if self.kill_worker() else None
-        if draw < 0.85:
+        if draw < 0.85 and self.count > 1:
             return "one process of the gateway" if self.kill_process() else None
         name = "gateway" if draw < 0.95 else self.random.choice(sorted(self.processes))
         kill(self.processes[name])
@@ -188,7 +174,8 @@ class _Scene:
     def kill_process(self) -> bool:
         """`kill -9` of a process that serves; False if there is none yet."""
         pid = self.processes["gateway"]
-        found = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        found = [each for each in children if b"spawn_main" in _command(each)]
         if not found:
             return False
         os.kill(int(self.random.choice(found)), signal.SIGKILL)
@@ -206,34 +193,16 @@ class _Scene:
                     return True
         return False
 
-    def backend(self, *, crash: bool) -> bool:
-        """End a random connection of the others; False if there is none."""
-        query = text(
-            "SELECT pid FROM pg_stat_activity WHERE application_name = 'taciturn' "
-            "AND backend_type = 'client backend' AND pid <> pg_backend_pid()"
-        )
-        with contextlib.suppress(DBAPIError), self.connected().connect() as connection:
-            found = list(connection.execute(query).scalars())
-            if found and crash:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(self.random.choice(found), signal.SIGKILL)
-                return True
-            if found:
-                victim = {"pid": self.random.choice(found)}
-                connection.execute(text("SELECT pg_terminate_backend(:pid)"), victim)
-                return True
-        return False
-
     def refresh(self) -> None:
         """Where the newest namespace is full, open another one."""
         gateway = self.gateway()
         newest = namespaces(gateway.engine)[-1]
-        if statement(gateway.engine, gateway.seal_key, newest).budget.taken < 0.9:
+        if statement(gateway.engine, gateway.seal_key, newest).budget.used < 0.9:
             return
         self.number += 1
         name = f"namespace-{self.number:06}"
         assert self.world is not None
-        World(gateway, self.world.users).open_namespace(name, f"data-{name}")
+        GatewayWorld(gateway, users=self.world.users).open_namespace(name, f"data-{name}")
         draft = self.folder / "newest.draft"
         draft.write_text(f"data-{name}")
         draft.replace(self.folder / "newest")
@@ -249,33 +218,15 @@ class _Scene:
         self.start("gateway")
         seconds, stuck = self.settle()
         kill(self.processes.pop("gateway"))
-        engine, key = self.connected(), SealKey.from_text(self.key)
         ran = self.ran()
-        with engine.connect() as connection:
-            recorded = set(connection.execute(select(entries.c.operation_id)).scalars())
+        with self.connected().connect() as connection:
             states = connection.execute(
                 select(jobs.c.state, func.count()).group_by(jobs.c.state)
             ).all()
-            ended = {row[0]: row[1] for row in states}
         blocks = Counter(ran.values())
         spent = [epsilon(_steps(self.plan, 5 * count), DELTA) for count in blocks.values()]
-        statements = [statement(engine, key, name) for name in namespaces(engine)]
-        found = verify(engine, key=key)
-        return {
-            "overspends": sum(each > EPSILON for each in spent)
-            + sum(each.budget.taken > 1 for each in statements),
-            "lost_charges": len(ran.keys() - recorded),
-            "stuck": stuck,
-            "seconds_to_release": seconds,
-            "namespaces": len(statements),
-            "full": sum(each.budget.taken > 0.8 for each in statements),
-            "jobs": ended,
-            "blocks_run": len(ran),
-            "entries": found.entries,
-            "largest_epsilon": max(spent, default=0.0),
-            "cap": EPSILON,
-            "problems": [str(problem) for problem in found.problems],
-        }
+        counts = {"stuck": stuck, "seconds_to_release": seconds}
+        return self.result(ran, spent, EPSILON, **counts, jobs={row[0]: row[1] for row in states})
 
     def settle(self) -> tuple[float, int]:
         """Seconds after the restart until no job and no reservation is open, and how many are."""
@@ -292,15 +243,33 @@ class _Scene:
 
     def ran(self) -> dict[str, str]:
         """Operation id in the ledger of every block that was run, with its namespace."""
-        lines = [
-            line.split()
-            for path in (self.folder / "notes").iterdir()
-            for line in path.read_text(encoding="utf-8").splitlines(keepends=True)
-            if line.endswith("\n")
-        ]
+        lines = whole_lines(self.folder / "notes")
         found = {f"{job}-charge-{block}": namespace for job, block, namespace in lines}
         assert len(found) == len(lines), "a block was run twice under one charge"
         return found
+
+
+@dataclass(frozen=True)
+class _Served:
+    """The application of one process; made there."""
+
+    url: str
+    key: str
+    folder: Path
+    port: int
+    report: bytes
+
+    def __call__(self) -> FastAPI:
+        logging.disable(logging.CRITICAL)
+        launcher = LocalLauncher(self.folder / "workspaces", ("NOTES",), STUB)
+        scene = _Scene(self.url, self.key, self.folder, random.Random(), self.port)
+        gateway = scene.gateway()
+        app = create_app(gateway)
+        services = Services.of(gateway, launcher=launcher, released=NothingReleased())
+        object.__setattr__(services.jobs.ending, "released", _Reports(self.report))
+        app.state.services = services
+        threading.Thread(target=_ticks, args=(services,), daemon=True).start()
+        return app
 
 
 @dataclass
@@ -321,7 +290,7 @@ class _Client:
 
     def ask(self, method: str, path: str, body: str | None, key: str | None) -> Any:
         assert self.scene.world is not None
-        headers = {**self.scene.world.as_("olga", key), "Content-Type": "application/json"}
+        headers = {**self.scene.world.headers("olga", key), "Content-Type": "application/json"}
         while True:
             with contextlib.suppress(OSError, http.client.HTTPException):
                 connection = http.client.HTTPConnection("127.0.0.1", self.scene.port, timeout=10)
@@ -353,25 +322,18 @@ def _number(query: Select[tuple[int]], connection: Connection) -> int:
 
 
 def _ticks(services: Services) -> None:
+    """More rounds than the dispatcher makes by itself, in the process that leads."""
     while True:
         with contextlib.suppress(Exception):
-            services.dispatcher.tick()
+            if services.dispatcher.leader.leads:
+                services.dispatcher.tick()
         time.sleep(TICK_S)
 
 
-def _plan() -> dict[str, Any]:
-    terms = Terms(
-        namespace="any",
-        policy=PolicyTerms(budget=BudgetTerms(epsilon=EPSILON, delta=DELTA)),
-        policy_version=1,
-        holders=(),
-        owned=True,
-        dataset=DatasetFacts("any", "patient_id", UNITS, ()),
-        base=BaseModelFacts(
-            name=BODY["model"], parameters=4_737_280, context_length=512, vocabulary=6144
-        ),
-    )
-    return price(RemoteFit(**BODY), terms).plan
+def _command(pid: str) -> bytes:
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    return b""
 
 
 def _steps(plan: dict[str, Any], count: int) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import os
 import resource
 import signal
@@ -36,7 +37,7 @@ class Nobody:
         """See Launcher."""
         return ()
 
-    def left(self) -> tuple[str, ...]:
+    def leftover_jobs(self) -> tuple[str, ...]:
         """See Launcher."""
         return ()
 
@@ -97,10 +98,15 @@ def more_files() -> None:
 
 
 def _wait(process: subprocess.Popen[bytes], port: int) -> None:
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline and process.poll() is None:
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
-            return
+    """Until it answers; of several processes, until all have had the time to start."""
+    start_s = time.monotonic()
+    while time.monotonic() - start_s < 120 and process.poll() is None:
+        with contextlib.suppress(OSError, http.client.HTTPException):
+            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+            connection.request("GET", "/v1/health")
+            if connection.getresponse().status == 200:
+                time.sleep((time.monotonic() - start_s) / 2)
+                return
         time.sleep(0.05)
     raise RuntimeError("the gateway did not start; see gateway.log in its folder")
 

@@ -51,7 +51,7 @@ def chaos(url: str, key: str, kills: int, seed: int, careless: bool = False) -> 
     """
     with tempfile.TemporaryDirectory() as folder:
         secret, choice = SealKey.from_text(key), random.Random(seed)
-        scene = _Scene(url, secret, Path(folder), choice, careless)
+        scene = _LedgerScene(url, secret, Path(folder), choice, careless=careless)
         scene.open_namespace()
         killed = scene.run(kills)
         scene.end()
@@ -59,15 +59,82 @@ def chaos(url: str, key: str, kills: int, seed: int, careless: bool = False) -> 
 
 
 @dataclass
-class _Scene:
+class Scene:
+    """Database whose users are killed, and what is left in it."""
+
     url: str
     key: SealKey
     folder: Path
     random: random.Random
-    careless: bool
     processes: dict[str, int] = field(default_factory=dict)
     number: int = 0
     engine: Engine | None = None
+
+    def connected(self) -> Engine:
+        if self.engine is None:
+            self.engine = open_database(self.url)
+        return self.engine
+
+    def backend(self, *, crash: bool) -> bool:
+        """End a random connection of the others; False if there is none."""
+        query = text(
+            "SELECT pid FROM pg_stat_activity WHERE application_name = 'taciturn' "
+            "AND backend_type = 'client backend' AND pid <> pg_backend_pid()"
+        )
+        with contextlib.suppress(DBAPIError), self.connected().connect() as connection:
+            found = list(connection.execute(query).scalars())
+            if found and crash:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(self.random.choice(found), signal.SIGKILL)
+                return True
+            if found:
+                victim = {"pid": self.random.choice(found)}
+                connection.execute(text("SELECT pg_terminate_backend(:pid)"), victim)
+                return True
+        return False
+
+    def result(
+        self, ran: dict[str, str], spent: list[float], cap: float, **counts: Any
+    ) -> dict[str, Any]:
+        """Return what is left: `overspends` and `lost_charges` must be 0.
+
+        Args:
+            ran: operation id of every block that was run, with its namespace.
+            spent: epsilon of what was run, for each namespace.
+        """
+        engine = self.connected()
+        with engine.connect() as connection:
+            recorded = set(connection.execute(select(entries.c.operation_id)).scalars())
+        statements = [statement(engine, self.key, name) for name in namespaces(engine)]
+        verification = verify(engine, key=self.key)
+        return {
+            "overspends": sum(epsilon > cap for epsilon in spent)
+            + sum(each.budget.used > 1 for each in statements),
+            "lost_charges": len(ran.keys() - recorded),
+            **counts,
+            "namespaces": len(statements),
+            "full": sum(each.budget.used > 0.8 for each in statements),
+            "blocks_run": len(ran),
+            "entries": verification.entries,
+            "largest_epsilon": max(spent, default=0.0),
+            "cap": cap,
+            "problems": [str(problem) for problem in verification.problems],
+        }
+
+
+def whole_lines(folder: Path) -> list[list[str]]:
+    """Return the words of every whole line in a folder's files."""
+    return [
+        line.split()
+        for path in folder.iterdir()
+        for line in path.read_text(encoding="utf-8").splitlines(keepends=True)
+        if line.endswith("\n")
+    ]
+
+
+@dataclass
+class _LedgerScene(Scene):
+    careless: bool = False
 
     def run(self, kills: int) -> Counter[str]:
         for name in ("reaper", *(f"worker-{each}" for each in range(WORKERS))):
@@ -106,24 +173,6 @@ class _Scene:
         self.start(name)
         return "server" if name == "reaper" else "worker"
 
-    def backend(self, *, crash: bool) -> bool:
-        """End a random connection of the others; False if there is none."""
-        query = text(
-            "SELECT pid FROM pg_stat_activity WHERE application_name = 'taciturn' "
-            "AND backend_type = 'client backend' AND pid <> pg_backend_pid()"
-        )
-        with contextlib.suppress(DBAPIError), self.connected().connect() as connection:
-            found = list(connection.execute(query).scalars())
-            if found and crash:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(self.random.choice(found), signal.SIGKILL)
-                return True
-            if found:
-                victim = {"pid": self.random.choice(found)}
-                connection.execute(text("SELECT pg_terminate_backend(:pid)"), victim)
-                return True
-        return False
-
     def open_namespace(self) -> None:
         self.number += 1
         name = f"namespace-{self.number:06}"
@@ -134,12 +183,7 @@ class _Scene:
         """The namespace opened last has no room for another job."""
         newest = namespaces(self.connected())[-1]
         needed = RenyiFilter(EPSILON, DELTA).share(event_cost(_steps(BLOCKS * BLOCK_STEPS)))
-        return statement(self.connected(), self.key, newest).budget.taken + needed > 1
-
-    def connected(self) -> Engine:
-        if self.engine is None:
-            self.engine = open_database(self.url)
-        return self.engine
+        return statement(self.connected(), self.key, newest).budget.used + needed > 1
 
     def end(self) -> None:
         for pid in self.processes.values():
@@ -149,30 +193,12 @@ class _Scene:
         engine = self.connected()
         seconds, stuck = self.settle(Ledger(engine, self.key, patience_s=120))
         ran = self.ran()
-        with engine.connect() as connection:
-            recorded = set(connection.execute(select(entries.c.operation_id)).scalars())
         spent = [
             epsilon(_steps(count * BLOCK_STEPS), DELTA) for count in Counter(ran.values()).values()
         ]
-        statements = [statement(engine, self.key, name) for name in namespaces(engine)]
-        found = verify(engine, key=self.key)
-        return {
-            "overspends": sum(each > EPSILON for each in spent)
-            + sum(each.budget.taken > 1 for each in statements),
-            "lost_charges": len(ran.keys() - recorded),
-            "stuck": stuck,
-            "seconds_to_release": seconds,
-            "namespaces": len(statements),
-            "full": sum(each.budget.taken > 0.8 for each in statements),
-            "jobs": sum(
-                len(job_statements(engine, self.key, each.namespace)) for each in statements
-            ),
-            "blocks_run": len(ran),
-            "entries": found.entries,
-            "largest_epsilon": max(spent, default=0.0),
-            "cap": EPSILON,
-            "problems": [str(problem) for problem in found.problems],
-        }
+        statements = [job_statements(engine, self.key, name) for name in namespaces(engine)]
+        counts = {"stuck": stuck, "seconds_to_release": seconds, "jobs": sum(map(len, statements))}
+        return self.result(ran, spent, EPSILON, **counts)
 
     def settle(self, ledger: Ledger) -> tuple[float, int]:
         """Seconds after the restart until nobody's reservation is open, and how many still are."""
@@ -190,13 +216,8 @@ class _Scene:
 
     def ran(self) -> dict[str, str]:
         """Operation id of every block that was run, with its namespace."""
-        lines = [
-            line.split(" ")
-            for path in self.folder.iterdir()
-            for line in path.read_text(encoding="utf-8").splitlines(keepends=True)
-            if line.endswith("\n")
-        ]
-        found = {operation: namespace.strip() for operation, namespace in lines}
+        lines = whole_lines(self.folder)
+        found = dict(lines)
         assert len(found) == len(lines), "a block was run twice"
         return found
 

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-_BENCH = Path(__file__).resolve().parents[1]
+_ROOT = Path(__file__).resolve().parents[2]
 _LIMIT_S = 7200
 
 
@@ -49,7 +49,10 @@ def launched(module: str, settings: dict[str, Any], *, package: str = "ledgers")
     Forking is for processes with one thread; who calls this may have many.
     """
     path = os.pathsep.join(
-        filter(None, [str(_BENCH), str(_BENCH.parent / "src"), os.environ.get("PYTHONPATH")])
+        [
+            *(str(_ROOT / folder) for folder in ("bench", "src", "tests")),
+            *filter(None, [os.environ.get("PYTHONPATH")]),
+        ]
     )
     done = subprocess.run(
         [sys.executable, "-m", f"{package}.{module}"],

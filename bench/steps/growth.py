@@ -18,13 +18,13 @@ from steps.registry import PRIVATE, make
 from steps.results import Growth, RowsPeak
 from steps.variants import NOISE_MULTIPLIER, Task, training_state
 from steps.workload import Workload
-from taciturn.data.tokens.tokenize import TokenizedDataset
+from taciturn.data.tokens.store import TokenizedDataset
 from taciturn.embedded import model_path
 from taciturn.engine.model.loss import CausalLmLoss
 from taciturn.engine.privacy.mechanism import DpSgdMechanism
-from taciturn.engine.training.allocator import keep_freed_memory
 from taciturn.engine.training.batch import BatchLimits
 from taciturn.engine.training.step import Streams, private_step
+from taciturn.malloc import keep_freed_memory
 from taciturn.planning.defaults import L2_CLIP_NORM
 from taciturn.spec import PerformanceSpec
 

@@ -27,7 +27,7 @@ from steps.results import EpochRow, Results, Row
 from steps.settings import MEMORY_STEPS, METHODS, Cell, Settings
 from steps.variants import Task, Variant
 from steps.workload import Batch, Workload
-from taciturn.engine.training.allocator import keep_freed_memory
+from taciturn.malloc import keep_freed_memory
 
 Say = Callable[[str], None]
 

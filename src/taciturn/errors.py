@@ -58,7 +58,9 @@ class TaciturnError(Exception):
     """
 
     def __init__(self, *args: object) -> None:
-        super().__init__(*(_shortened(each) if isinstance(each, str) else each for each in args))
+        super().__init__(
+            *(_shortened(argument) if isinstance(argument, str) else argument for argument in args)
+        )
 
 
 def _shortened(message: str) -> str:
@@ -182,7 +184,7 @@ class UnknownEntryError(LedgerError):
 
 
 class LedgerConflictError(LedgerError):
-    """What is asked contradicts what is already in the ledger."""
+    """The request contradicts what is already in the ledger."""
 
 
 class FencedError(LedgerError):
@@ -228,11 +230,11 @@ class PermissionDeniedError(GatewayError):
 
 
 class NotThereError(GatewayError):
-    """There is no such thing, or this person may not know of it."""
+    """No such thing exists, or this person may not know of it."""
 
 
 class ConflictError(GatewayError):
-    """It contradicts what is already there, or comes too early or too late."""
+    """The request contradicts what is already there, or comes too early or too late."""
 
 
 class RemoteBudgetError(GatewayError, BudgetExceededError):

@@ -20,25 +20,32 @@ from taciturn.sdk.job import Job
 from taciturn.sdk.model import RemoteModel
 from taciturn.spec import (
     GATEWAY,
-    DownstreamFields,
+    DownstreamRunFields,
     EvaluateFields,
+    EvaluateRunFields,
     ExtractFields,
     FitFields,
+    FitRunFields,
     MembershipFields,
     PerformanceSpec,
+    RunSpec,
+    SampleFields,
     SampleSpec,
+    SynthesisFields,
+    check_local,
     parse,
 )
 
 if TYPE_CHECKING:
-    from taciturn.certificate.statement import AuditResult, Statement
+    from taciturn.certificate.statement import CertifiedAudit, Statement
     from taciturn.engine.auditing.extraction import Extraction
     from taciturn.engine.auditing.membership import Membership
     from taciturn.engine.evaluation.classifier import Downstream
     from taciturn.engine.evaluation.features import Embedder
+    from taciturn.local.estimate import Estimate
     from taciturn.local.evaluate import Evaluation
     from taciturn.local.fit import Observer
-    from taciturn.local.model import Estimate, LocalModel
+    from taciturn.local.model import LocalModel
     from taciturn.notebook.frame import PolicyFrame
     from taciturn.planning.plan import TrainingPlan
     from taciturn.planning.release import EvaluationPlan
@@ -46,6 +53,16 @@ if TYPE_CHECKING:
 
 
 _LONGEST_NAME = 4096
+
+
+class FitOptions(FitRunFields, total=False):
+    """The keyword arguments of `LLM.fit`, for editors and mypy."""
+
+    output: str | Path | None
+    resume: bool
+    observer: Observer | None
+    name: str | None
+    purpose: str | None
 
 
 class LLM:
@@ -97,80 +114,40 @@ class LLM:
         self._report: PrivacyReport | None = None
         report = Path(os.path.expanduser(model)) / REPORT
         if model.startswith(GATEWAY):
-            here = {"device": device, "dtype": dtype, "quantization": quantization, "base": base}
-            _only_here(here)
+            options = {"device": device, "dtype": dtype, "quantization": quantization}
+            check_local({**options, "base": base}, *options, "base")
             self._remote = Client().model(model.removeprefix(GATEWAY))
         elif os.path.isfile(report):  # False for a name that cannot be
             self._report = read_report(report)
             # Read now: damage is told now, what it has spent is that of this moment. Where there
             # is no engine, what it promises can still be read.
             with suppress(MissingDependencyError):
-                self._here("a fitted model")
+                self._local_model("a fitted model")
 
     @property
     def privacy(self) -> PrivacyReport | None:
         """The guarantee this model carries; None for a base model. Waits for a job that fits it."""
         if self._remote is not None:
-            return self._there("privacy").privacy
+            return self._remote_model().privacy
         return self._report if self._local is None else self._local.privacy
 
     @property
     def policy(self) -> str:
         """The guarantee in one line, as it stands on every sample."""
         if self._remote is not None:
-            return self._there("policy").policy
+            return self._remote_model().policy
         privacy = self.privacy
         return BASE_POLICY if privacy is None else privacy.policy
 
     @overload
     def fit(
-        self,
-        data: object,
-        *,
-        output: str | Path | None = None,
-        resume: bool = False,
-        observer: Observer | None = None,
-        signing_key: str | None = None,
-        ledger: str | None = None,
-        ledger_namespace: str | None = None,
-        wait: Literal[True] = True,
-        name: str | None = None,
-        purpose: str | None = None,
-        **fields: Unpack[FitFields],
+        self, data: object, *, wait: Literal[True] = True, **fields: Unpack[FitOptions]
     ) -> LLM: ...
 
     @overload
-    def fit(
-        self,
-        data: object,
-        *,
-        output: str | Path | None = None,
-        resume: bool = False,
-        observer: Observer | None = None,
-        signing_key: str | None = None,
-        ledger: str | None = None,
-        ledger_namespace: str | None = None,
-        wait: Literal[False],
-        name: str | None = None,
-        purpose: str | None = None,
-        **fields: Unpack[FitFields],
-    ) -> Job: ...
+    def fit(self, data: object, *, wait: Literal[False], **fields: Unpack[FitOptions]) -> Job: ...
 
-    def fit(
-        self,
-        data: object,
-        *,
-        output: str | Path | None = None,
-        resume: bool = False,
-        observer: Observer | None = None,
-        signing_key: str | None = None,
-        ledger: str | None = None,
-        ledger_namespace: str | None = None,
-        wait: bool = True,
-        name: str | None = None,
-        purpose: str | None = None,
-        **fields: Unpack[FitFields],
-    ) -> LLM | Job:
+    def fit(self, data: object, *, wait: bool = True, **fields: Unpack[FitOptions]) -> LLM | Job:
         """Fine-tune on private text; `target_epsilon` says how private, or "unlimited" for not.
 
         An `LLM` of a saved folder is fitted further: `target_epsilon` is then this fit's own, and
@@ -196,35 +173,25 @@ class LLM:
                 what `data` takes: text that you declare public. It is learned from first, without
                 noise, and the guarantee does not cover it.
         """
+        options: dict[str, Any] = dict(fields)
         if isinstance(data, RemoteDataset):
-            here = {"output": output, "resume": resume, "observer": observer}
-            kept = {"ledger": ledger, "ledger_namespace": ledger_namespace}
-            _only_here({**here, **kept, "signing_key": signing_key})
-            about = {"name": name, "purpose": purpose}
-            return self._fit_there(data, dict(fields), about, wait=wait)
-        if not wait or name is not None or purpose is not None:
+            check_local(options, "output", "resume", "observer", *RunSpec.model_fields)
+            return self._fit_remotely(data, options, wait=wait)
+        about = (options.pop("name", None), options.pop("purpose", None))
+        if not wait or about != (None, None):
             raise SpecError("wait, name and purpose are for datasets of a gateway; leave them out")
-        local = self._here("fit")
-        local.fit(
-            data,
-            output=output,
-            resume=resume,
-            observer=observer,
-            signing_key=signing_key,
-            ledger=ledger,
-            ledger_namespace=ledger_namespace,
-            **fields,
-        )
+        local = self._local_model("fit")
+        local.fit(data, **options)
         self.name = local.name
         return self
 
     def plan(
         self, data: object = None, *, n_units: int | None = None, **fields: Unpack[FitFields]
     ) -> TrainingPlan:
-        """What `fit` would do, without doing it; give the data or its number of units."""
+        """Return what `fit` would do, without doing it; give the data or its number of units."""
         if isinstance(data, RemoteDataset):
             return data.plan(self.name, **self._with_performance(dict(fields))).plan
-        return self._here("plan").plan(data, n_units=n_units, **fields)
+        return self._local_model("plan").plan(data, n_units=n_units, **fields)
 
     def estimate(
         self, data: object = None, *, n_units: int | None = None, **fields: Unpack[FitFields]
@@ -236,35 +203,19 @@ class LLM:
         """
         if isinstance(data, RemoteDataset):
             raise SpecError("time and memory are those of another machine there; call plan instead")
-        return self._here("estimate").estimate(data, n_units=n_units, **fields)
+        return self._local_model("estimate").estimate(data, n_units=n_units, **fields)
 
-    def sample(
-        self,
-        prompts: Sequence[str],
-        *,
-        temperature: float = 1.0,
-        top_p: float = 1.0,
-        max_new_tokens: int = 100,
-        n: int = 1,
-        seed: int | None = None,
-        batch_size: int = 16,
-    ) -> PolicyFrame:
-        """Continue each prompt; a frame with columns prompt, text, policy, `n` rows per prompt."""
-        chosen = self._there("sample") if self._remote is not None else self._here("sample")
-        return chosen.sample(
-            prompts,
-            temperature=temperature,
-            top_p=top_p,
-            max_new_tokens=max_new_tokens,
-            n=n,
-            seed=seed,
-            batch_size=batch_size,
-        )
+    def sample(self, prompts: Sequence[str], **fields: Unpack[SampleFields]) -> PolicyFrame:
+        """Continue each prompt; a frame with columns prompt, text, policy, `n` rows per prompt.
+
+        Args:
+            fields: the fields of `taciturn.spec.SampleSpec`.
+        """
+        return self._model("sample").sample(prompts, **fields)
 
     def stream(self, prompt: str, spec: SampleSpec) -> Iterator[str]:
-        """One continuation, piece by piece."""
-        chosen = self._there("stream") if self._remote is not None else self._here("stream")
-        return chosen.stream(prompt, spec)
+        """Yield one continuation, piece by piece."""
+        return self._model("stream").stream(prompt, spec)
 
     def plan_evaluation(
         self,
@@ -273,7 +224,7 @@ class LLM:
         n_units: int | None = None,
         **fields: Unpack[EvaluateFields],
     ) -> EvaluationPlan:
-        """How exactly `evaluate` would say by how much the fitted model is better, for its budget.
+        """Return how exactly `evaluate` would say by how much the fitted model is better.
 
         Args:
             data: a gateway's dataset, for a gateway's model.
@@ -283,22 +234,15 @@ class LLM:
         if self._remote is not None:
             if data is None:
                 raise SpecError("give the gateway's dataset that would be judged")
-            return self._there("plan_evaluation").plan_evaluation(data, **fields)
+            return self._remote_model().plan_evaluation(data, **fields)
         if n_units is None:
             raise SpecError("give n_units: how many privacy units would be judged")
-        return self._here("plan_evaluation").plan_evaluation(n_units, **fields)
+        return self._local_model("plan_evaluation").plan_evaluation(n_units, **fields)
 
     def evaluate(
-        self,
-        data: object,
-        *,
-        embedder: Embedder | None = None,
-        signing_key: str | None = None,
-        ledger: str | None = None,
-        ledger_namespace: str | None = None,
-        **fields: Unpack[EvaluateFields],
+        self, data: object, *, embedder: Embedder | None = None, **fields: Unpack[EvaluateRunFields]
     ) -> Evaluation | RemoteEvaluation:
-        """How well base and fitted model predict `data`, and how like it they write.
+        """Judge how well base and fitted model predict `data`, and how like it they write.
 
         Without `target_epsilon`, data are public: figures are exact and free. With it, they are
         private units: each unit's figures are bounded, noise is added, and the cost is composed
@@ -322,24 +266,17 @@ class LLM:
             CertificateError: the certificate cannot be renewed; nothing was charged.
         """
         if self._remote is not None:
-            kept = {"ledger": ledger, "ledger_namespace": ledger_namespace}
-            _only_here({"embedder": embedder, "signing_key": signing_key, **kept})
-            return self._there("evaluate").evaluate(data, **fields)
+            options: dict[str, Any] = {"embedder": embedder, **fields}
+            check_local(options, "embedder", *RunSpec.model_fields)
+            return self._remote_model().evaluate(data, **options)
         if isinstance(data, RemoteDataset):
             raise SpecError(
                 f"{data.name} is behind a gateway and {self.name} is here; fit a model on it there"
             )
-        return self._here("evaluate").evaluate(
-            data,
-            embedder=embedder,
-            signing_key=signing_key,
-            ledger=ledger,
-            ledger_namespace=ledger_namespace,
-            **fields,
-        )
+        return self._local_model("evaluate").evaluate(data, embedder=embedder, **fields)
 
     def audit(self, *, confidence: float = 0.95, signing_key: str | None = None) -> Audit:
-        """What an attack proves about epsilon: a lower bound, beside what is promised.
+        """Attack the model: a lower bound on epsilon, beside what is promised.
 
         For a model that was fitted with `canaries`, where its private folder is. One attack, black
         box: from losses alone it is guessed which canaries were in (Steinke et al. 2023). The
@@ -360,33 +297,19 @@ class LLM:
             CertificateError: the certificate cannot be renewed. Nothing is written then.
         """
         if self._remote is not None:
-            _only_here({"signing_key": signing_key})
-            return self._there("audit").audit(confidence=confidence)
-        return self._here("audit").audit(confidence=confidence, signing_key=signing_key)
+            check_local({"signing_key": signing_key}, "signing_key")
+            return self._remote_model().audit(confidence=confidence)
+        return self._local_model("audit").audit(confidence=confidence, signing_key=signing_key)
 
     def downstream(
-        self,
-        synthetic: object,
-        test: object,
-        *,
-        signing_key: str | None = None,
-        ledger: str | None = None,
-        ledger_namespace: str | None = None,
-        **fields: Unpack[DownstreamFields],
+        self, synthetic: object, test: object, **fields: Unpack[DownstreamRunFields]
     ) -> Downstream:
         """Train a classifier on synthetic text with labels, and test it on real text.
 
         The test is public, or private as in `evaluate`. Both data sets name text and labels alike;
         `select` and `privacy_unit` apply to the test.
         """
-        return self._here("downstream").downstream(
-            synthetic,
-            test,
-            signing_key=signing_key,
-            ledger=ledger,
-            ledger_namespace=ledger_namespace,
-            **fields,
-        )
+        return self._local_model("downstream").downstream(synthetic, test, **fields)
 
     def synthesize(
         self,
@@ -394,11 +317,7 @@ class LLM:
         *,
         output: str | Path | None = None,
         prompts: Sequence[str] | Mapping[str, str] = ("",),
-        temperature: float = 1.0,
-        top_p: float = 1.0,
-        max_new_tokens: int = 128,
-        seed: int | None = None,
-        batch_size: int = 16,
+        **fields: Unpack[SynthesisFields],
     ) -> PolicyFrame:
         """Write `n` records: a frame, and with `output` a Parquet file with the guarantee in it.
 
@@ -412,21 +331,11 @@ class LLM:
         Returns:
             Columns text (prompt and continuation), prompt, label if any, and policy.
         """
-        chosen = self._there("synthesize") if self._remote is not None else self._here("synthesize")
-        return chosen.synthesize(
-            n,
-            output=output,
-            prompts=prompts,
-            temperature=temperature,
-            top_p=top_p,
-            max_new_tokens=max_new_tokens,
-            seed=seed,
-            batch_size=batch_size,
-        )
+        return self._model("synthesize").synthesize(n, output=output, prompts=prompts, **fields)
 
     def log_probability(self, prompt: str, continuation: str) -> float:
         """Natural logarithm of the probability that `prompt` is continued by `continuation`."""
-        return self._here("log_probability").log_probability(prompt, continuation)
+        return self._local_model("log_probability").log_probability(prompt, continuation)
 
     def extract(
         self,
@@ -455,7 +364,7 @@ class LLM:
         Raises:
             SpecError: the secret is not among the alternatives, or other bad input.
         """
-        return self._here("extract").extract(
+        return self._local_model("extract").extract(
             secret, prefix=prefix, telltale=telltale, output=output, **fields
         )
 
@@ -484,12 +393,14 @@ class LLM:
         Raises:
             SpecError, DataError: bad input, or `show_private` is not set.
         """
-        return self._here("membership").membership(members, non_members, output=output, **fields)
+        return self._local_model("membership").membership(
+            members, non_members, output=output, **fields
+        )
 
     def certificate(
-        self, *, signing_key: str | None = None, audit: AuditResult | None = None
+        self, *, signing_key: str | None = None, audit: CertifiedAudit | None = None
     ) -> Statement:
-        """What is certified of this model, signed into `certificate.json` of its folder.
+        """Return what is certified of this model, signed into `certificate.json` of its folder.
 
         Args:
             signing_key: a PEM file, `env:NAME` or `command:PROGRAM` (taciturn.certificate.signers);
@@ -502,9 +413,9 @@ class LLM:
             SigningKeyError: the key cannot be used.
         """
         if self._remote is not None:
-            _only_here({"signing_key": signing_key, "audit": audit})
-            return self._there("certificate").certificate()
-        return self._here("certificate").certificate(signing_key=signing_key, audit=audit)
+            check_local({"signing_key": signing_key, "audit": audit}, "signing_key", "audit")
+            return self._remote_model().certificate()
+        return self._local_model("certificate").certificate(signing_key=signing_key, audit=audit)
 
     def save(
         self, folder: str | Path, *, merged: bool = False, signing_key: str | None = None
@@ -521,29 +432,23 @@ class LLM:
         `LLM(folder)` is then a model that is here.
         """
         if self._remote is not None:
-            _only_here({"signing_key": signing_key, "merged": merged})
-            return self._there("save").download(folder)
-        return self._here("save").save(folder, merged=merged, signing_key=signing_key)
+            check_local({"signing_key": signing_key, "merged": merged}, "signing_key", "merged")
+            return self._remote_model().download(folder)
+        return self._local_model("save").save(folder, merged=merged, signing_key=signing_key)
 
     def download(self, folder: str | Path) -> Path:
         """The same as `save`."""
         return self.save(folder)
 
-    def _fit_there(
-        self,
-        data: RemoteDataset,
-        fields: dict[str, Any],
-        about: dict[str, Any],
-        *,
-        wait: bool,
+    def _fit_remotely(
+        self, data: RemoteDataset, options: dict[str, Any], *, wait: bool
     ) -> LLM | Job:
-        """`about`: name and purpose, which a gateway's job has besides."""
         if self._remote is not None or self.privacy is not None:
             raise ModelError(
                 f"{self.name} is already in use; make a new LLM(...) of the base model, by the "
                 "name that the gateway knows it by"
             )
-        job = data.fit(self.name, **about, **self._with_performance(fields))
+        job = data.fit(self.name, **self._with_performance(options))
         self._remote = job
         if not wait:
             return job
@@ -555,17 +460,18 @@ class LLM:
             raise
         return self
 
-    def _there(self, method: str) -> RemoteModel:
-        """The gateway's model; waits for the job that makes it."""
-        assert self._remote is not None, method
+    def _model(self, method: str) -> LocalModel | RemoteModel:
+        return self._local_model(method) if self._remote is None else self._remote_model()
+
+    def _remote_model(self) -> RemoteModel:
+        """Return the gateway's model; waits for the job that makes it."""
+        assert self._remote is not None
         if isinstance(self._remote, Job):
-            result = self._remote.result()
-            assert isinstance(result, RemoteModel)
-            self._remote = result
+            self._remote = self._remote.fitted()
         return self._remote
 
-    def _here(self, method: str) -> LocalModel:
-        """The model in this process; raises if it is a gateway's, or the engine is missing."""
+    def _local_model(self, method: str) -> LocalModel:
+        """Return the model in this process; raises for a gateway's, or without the engine."""
         if self._remote is not None:
             raise ModelError(
                 f"{method} works on models that are here and {self.name} is behind a gateway; "
@@ -584,9 +490,3 @@ class LLM:
     def _with_performance(self, fields: dict[str, Any]) -> dict[str, Any]:
         own = self._performance.model_dump(include={"device", "dtype", "quantization"})
         return {name: value for name, value in own.items() if value is not None} | fields
-
-
-def _only_here(given: Mapping[str, object]) -> None:
-    for name, value in given.items():
-        if value is not None and value is not False:
-            raise SpecError(f"{name} is for data on this machine; leave it out for a gateway's")

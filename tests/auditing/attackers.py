@@ -92,7 +92,7 @@ def echo(rehearsal: Rehearsal) -> Guesser:
     base, added = rehearsal.base[place], rehearsal.direction[place]
 
     def heard(released: Released, without: float) -> bool:
-        """Whether the canary's place, less this, is what some silent place shows."""
+        """Return True if the canary's place, less this, is what some silent place shows."""
         return any(
             (np.abs(seen[rehearsal.silent] - (seen[place] - without)) < 1e-4 * rehearsal.std).any()
             for seen in released

@@ -26,7 +26,7 @@ Unit = tuple[Record, ...]
 
 @dataclass(frozen=True)
 class Token:
-    """What one token adds: `gains`, one for each parameter, on `row`."""
+    """Update by one token: `gains`, one for each parameter, on `row`."""
 
     row: int
     gains: tuple[float, ...]
@@ -88,11 +88,11 @@ class Pages:
         self.n_units = len(units)
 
     def records(self, unit: int) -> list[TokenizedRecord]:
-        """What a step asks for."""
+        """Return the parts that a step asks for."""
         return self._units[unit]
 
     def lengths(self, unit: int) -> list[int]:
-        """What dealing asks for."""
+        """Return the parts that dealing asks for."""
         return [len(record.input_ids) for record in self._units[unit]]
 
 

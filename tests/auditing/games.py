@@ -13,7 +13,7 @@ from auditing.books import Pages
 from auditing.worlds import World
 from mutants.harness import SILENT
 from mutants.variants import REAL, State, Step, Variant, names_of
-from ranks import in_threads
+from support.ranks import in_threads
 from taciturn.engine.privacy.mechanism import DpSgdMechanism
 from taciturn.engine.privacy.ranks import Ranks
 from taciturn.engine.privacy.rng import SecureStream

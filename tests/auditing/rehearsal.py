@@ -1,4 +1,4 @@
-"""What an attacker learns beforehand, with copies of the engine that run on his own machine."""
+"""Attacker's rehearsal, with copies of the engine on their own machine."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class Rehearsal:
 
     @property
     def std(self) -> float:
-        """Of the noise that is accounted for, in a release."""
+        """Standard deviation of the accounted noise in a release."""
         return self.world.noise_multiplier * self.world.unit_of_release
 
 

@@ -1,4 +1,4 @@
-"""From guesses to a verdict, with the chance of a wrong one.
+"""Verdict from guesses, and the chance of a wrong one.
 
 Runs are independent, so the number of right guesses about them is binomial. An engine that keeps
 its promise has a trade-off function, and with a fair coin nobody is right more often than half of
@@ -50,7 +50,7 @@ class Count:
 
     @property
     def convicts(self) -> bool:
-        """Whether that is too little to be chance, with so many tries."""
+        """Return True if that is too little to be chance, with so many tries."""
         return self.p_value < CHANCE / TRIES
 
     def epsilon_lower_bound(self, delta: float, confidence: float) -> float:

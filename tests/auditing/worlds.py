@@ -59,7 +59,7 @@ class World:
 
     @property
     def run(self) -> DpSgdRun:
-        """What the engine accounts for."""
+        """Return the event that the engine accounts for."""
         return DpSgdRun(self.batch_size / self.slots, self.noise_multiplier, self.steps)
 
     @property

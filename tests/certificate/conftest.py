@@ -8,46 +8,13 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from taciturn.accounting.compose import epsilon
-from taciturn.accounting.events import dpsgd_event, event_to_dict
+from support.released_files import private_report
 from taciturn.certificate.keys import TrustedKey, TrustStore
 from taciturn.certificate.sign import seal, statement_for
 from taciturn.certificate.signers import KeySigner
-from taciturn.reports.privacy import PrivacyReport, PrivateStep
+from taciturn.reports.privacy import PrivacyReport
 
 ISSUED = datetime(2026, 6, 1, 12, tzinfo=UTC)
-EVENT = dpsgd_event(sampling_probability=0.05, noise_multiplier=1.1, steps=20)
-
-
-def private_report() -> PrivacyReport:
-    """What a small private fit reports."""
-    step = PrivateStep(
-        purpose="fit",
-        dp_event=event_to_dict(EVENT),
-        privacy_unit="patient",
-        max_records_per_unit=8,
-        n_units=200,
-        dataset_commitment="ab" * 32,
-    )
-    return PrivacyReport(
-        guarantee="differential privacy",
-        epsilon=epsilon(EVENT, 1e-4),
-        delta=1e-4,
-        privacy_unit="patient",
-        max_records_per_unit=8,
-        n_units=200,
-        mechanism="DP-SGD",
-        steps=20,
-        expected_batch_size=10,
-        dp_event=event_to_dict(EVENT),
-        private_steps=(step,),
-        accountant="test",
-        base_model="some/base",
-        base_model_sha256={"model.safetensors": "cd" * 32},
-        libraries={"torch": "2"},
-        trainable_parameters=3,
-        taciturn_version="0.1.0",
-    )
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from taciturn.certificate.commitment import OPENING, commit, committed, opened
+from taciturn.certificate.commitment import OPENING, commit, committed, open_commitment
 from taciturn.errors import CertificateError
 
 
@@ -19,8 +19,13 @@ def test_same_data_with_other_salts_cannot_be_linked(tmp_path: Path) -> None:
 
 def test_it_opens(tmp_path: Path) -> None:
     value = committed(tmp_path, "data")
-    assert value == committed(tmp_path, "data") == opened(tmp_path) == opened(tmp_path, "data")
-    assert opened(tmp_path, "other data") != value
+    assert (
+        value
+        == committed(tmp_path, "data")
+        == open_commitment(tmp_path)
+        == open_commitment(tmp_path, "data")
+    )
+    assert open_commitment(tmp_path, "other data") != value
     assert (tmp_path / OPENING).stat().st_mode & 0o077 == 0
 
 
@@ -32,4 +37,4 @@ def test_it_is_keyed() -> None:
 def test_damaged_openings(tmp_path: Path, text: str) -> None:
     (tmp_path / OPENING).write_text(text)
     with pytest.raises(CertificateError, match="does not open"):
-        opened(tmp_path)
+        open_commitment(tmp_path)

@@ -12,7 +12,7 @@ from taciturn.certificate.envelope import Envelope
 from taciturn.certificate.keys import TrustedKey, TrustStore
 from taciturn.certificate.sign import issue, library_versions, read_audit, statement_for
 from taciturn.certificate.signers import KeySigner
-from taciturn.certificate.statement import AuditResult
+from taciturn.certificate.statement import CertifiedAudit
 from taciturn.certificate.verify import Folders, verify_file
 from taciturn.errors import CertificateError, OutputError
 from taciturn.reports.privacy import CERTIFICATE, Audit, PrivacyReport, ScoreHistogram
@@ -183,7 +183,7 @@ def test_no_certificate_for_a_guarantee_that_an_audit_refutes(
     released_audit_of(folder, 50.0)
     with pytest.raises(CertificateError, match=r"at least 50, more than the .* the guarantee is"):
         issue(folder, signer)
-    better = AuditResult(
+    better = CertifiedAudit(
         epsilon_lower_bound=0.1,
         confidence=0.95,
         threat_model="black box",

@@ -11,11 +11,11 @@ import pytest
 
 from taciturn.certificate.canonical import canonical_json
 from taciturn.certificate.sign import statement_for
-from taciturn.certificate.statement import AuditResult, Statement
+from taciturn.certificate.statement import CertifiedAudit, Statement
 from taciturn.errors import CertificateError
 from taciturn.reports.privacy import DECLARED_PUBLIC, REPORT, PrivacyReport, PublicData
 
-AUDIT = AuditResult(
+AUDIT = CertifiedAudit(
     epsilon_lower_bound=0.7,
     confidence=0.95,
     threat_model="black box",
@@ -102,7 +102,7 @@ def test_other_values_are_refused(fields: dict[str, Any], path: str, value: obje
 )
 def test_audit_results_are_checked(change: dict[str, object]) -> None:
     with pytest.raises(ValueError):
-        AuditResult.model_validate({**AUDIT.model_dump(), **change})
+        CertifiedAudit.model_validate({**AUDIT.model_dump(), **change})
 
 
 def test_public_text_is_named_and_its_absence_is_not(

@@ -5,10 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import os
 import random
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from datetime import datetime, timedelta
@@ -18,6 +15,7 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from support.program import run_python
 from taciturn.certificate.canonical import canonical_json
 from taciturn.certificate.commitment import committed
 from taciturn.certificate.envelope import Envelope, pae
@@ -334,13 +332,7 @@ def test_without_torch_and_in_time(folder: Path, signer: KeySigner, tmp_path: Pa
         "from taciturn.cli.main import main\nmain()\n"
     )
     start = time.monotonic()
-    done = subprocess.run(
-        [sys.executable, "-c", script, "cert", "verify", str(folder), "--trust", str(store)],
-        env={**os.environ, "NO_COLOR": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = run_python("-c", script, "cert", "verify", folder, "--trust", store, NO_COLOR="1")
     assert done.returncode == 0, done.stderr
     assert "VALID" in done.stdout
     assert time.monotonic() - start < 10

@@ -11,7 +11,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner, Result
 
-from taciturn.cli.attacks import _alternatives
+from taciturn.cli.extract import _alternatives
 from taciturn.cli.main import app
 from taciturn.embedded.notes import patient_notes
 from taciturn.errors import SpecError

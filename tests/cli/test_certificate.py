@@ -8,11 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from taciturn.accounting.compose import epsilon
-from taciturn.accounting.events import dpsgd_event, event_to_dict
-from taciturn.reports.privacy import PrivacyReport, PrivateStep
+from support.released_files import private_report
 
-EVENT = dpsgd_event(sampling_probability=0.05, noise_multiplier=1.1, steps=20)
 Taciturn = Callable[..., tuple[int, str, str]]
 
 
@@ -28,36 +25,10 @@ def taciturn(taciturn: Taciturn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
     """A released folder, as `fit` leaves it, without its weights' weight."""
-    step = PrivateStep(
-        purpose="fit",
-        dp_event=event_to_dict(EVENT),
-        privacy_unit="patient",
-        max_records_per_unit=8,
-        n_units=200,
-        dataset_commitment="ab" * 32,
-    )
-    report = PrivacyReport(
-        guarantee="differential privacy",
-        epsilon=epsilon(EVENT, 1e-4),
-        delta=1e-4,
-        privacy_unit="patient",
-        max_records_per_unit=8,
-        n_units=200,
-        mechanism="DP-SGD",
-        steps=20,
-        expected_batch_size=10,
-        dp_event=event_to_dict(EVENT),
-        private_steps=(step,),
-        accountant="test",
-        base_model="some/base",
-        base_model_sha256={"model.safetensors": "cd" * 32},
-        trainable_parameters=3,
-        taciturn_version="0.1.0",
-    )
     folder = tmp_path / "out"
     folder.mkdir()
     (folder / "adapter_model.safetensors").write_bytes(b"weights")
-    (folder / "privacy_report.json").write_text(report.model_dump_json())
+    (folder / "privacy_report.json").write_text(private_report().model_dump_json())
     return folder
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from mutants.broken_mechanisms import HalfNoise
+from support import released_files
 from taciturn.cli.doctor import run_doctor
 from taciturn.engine.auditing import engine_audit
 from taciturn.engine.auditing.gradient_canaries import Engine
@@ -20,21 +21,8 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 @pytest.fixture
 def fitted(tmp_path: Path) -> Path:
     """The folder of a model, as far as the doctor looks at it."""
-    report = PrivacyReport(
-        guarantee="differential privacy",
-        epsilon=1.9,
-        delta=1e-6,
-        privacy_unit="record",
-        n_units=400,
-        mechanism="DP-SGD",
-        noise_multiplier=2.0,
-        sampling_probability=0.25,
-        steps=3,
-        expected_batch_size=100,
-        base_model="x",
-        trainable_parameters=1,
-        taciturn_version="0",
-    )
+    run = {"noise_multiplier": 2.0, "sampling_probability": 0.25, "steps": 3, "dp_event": None}
+    report = released_files.report(epsilon=1.9, n_units=400, expected_batch_size=100, **run)
     (tmp_path / "privacy_report.json").write_text(report.model_dump_json())
     return tmp_path
 

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from taciturn.cli import main as module
-from taciturn.cli.evaluate import _prompts
+from taciturn.cli.synthesize import _prompts
 from taciturn.errors import SpecError
 from taciturn.llm import LLM
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from fakegateway import FOUND, TOKEN, URL, Fake, approval, dataset, exported
+from support.fake_gateway import FOUND, TOKEN, URL, FakeApi, approval, dataset, exported
 from taciturn.cli import dataset as dataset_commands
 from taciturn.cli import gateway
 from taciturn.cli import jobs as jobs_commands
@@ -39,9 +39,9 @@ class Shell:
 
 
 @pytest.fixture
-def fake(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Fake:
+def fake(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeApi:
     """A gateway that every client of this process reaches."""
-    gateway = Fake()
+    gateway = FakeApi()
 
     class Transport(clients.Transport):
         def __init__(self, url: str, token: str | None, **_: object) -> None:
@@ -62,7 +62,7 @@ def shell(taciturn: Callable[..., tuple[int, str, str]]) -> Shell:
 
 
 def test_login_keeps_a_token_that_works(
-    fake: Fake, shell: Shell, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    fake: FakeApi, shell: Shell, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.delenv("TACITURN_URL")
     monkeypatch.delenv("TACITURN_TOKEN")
@@ -88,7 +88,7 @@ class _Lines:
 
 
 def test_a_password_comes_from_standard_input_where_it_is_asked_for(
-    fake: Fake, shell: Shell, monkeypatch: pytest.MonkeyPatch
+    fake: FakeApi, shell: Shell, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def given(*lines: str) -> None:
         monkeypatch.setattr(sys, "stdin", _Lines(*lines))
@@ -112,7 +112,7 @@ def test_a_password_comes_from_standard_input_where_it_is_asked_for(
     assert len(fake.passwords) == 4
 
 
-def test_prune_says_what_is_gone(fake: Fake, shell: Shell) -> None:
+def test_prune_says_what_is_gone(fake: FakeApi, shell: Shell) -> None:
     assert "nothing is older than 365 days" in shell("admin", "prune")
     fake.exports = [exported(1, "0" * 64)]
     output = shell("admin", "prune")
@@ -121,7 +121,7 @@ def test_prune_says_what_is_gone(fake: Fake, shell: Shell) -> None:
     assert json.loads(shell("admin", "prune", "--json"))["incidents"] == 1
 
 
-def test_the_line_of_the_data_owner(fake: Fake, shell: Shell, tmp_path: Path) -> None:
+def test_the_line_of_the_data_owner(fake: FakeApi, shell: Shell, tmp_path: Path) -> None:
     mock = tmp_path / "mock.jsonl"
     mock.write_text('\ufeff{"id": "1"}\n\n{"id": "2\u2028"}\r\n', encoding="utf-8")
     arguments = (
@@ -140,7 +140,7 @@ ADD = ("dataset", "add", "notes", "/data/notes.csv", "--unit", "md5(id)", "--nam
        "--units", "1100")  # fmt: skip
 
 
-def test_names_that_may_be_a_row_are_confirmed(fake: Fake, shell: Shell) -> None:
+def test_names_that_may_be_a_row_are_confirmed(fake: FakeApi, shell: Shell) -> None:
     fake.found = FOUND
     output = shell(*ADD, code=1)
     assert "'Dupont': string" in output
@@ -162,7 +162,7 @@ def test_names_that_may_be_a_row_are_confirmed(fake: Fake, shell: Shell) -> None
 
 @pytest.mark.parametrize(("answer", "code"), [("y\n", 0), ("n\n", 1), ("\n", 1)])
 def test_on_a_terminal_they_are_asked_for(
-    fake: Fake, shell: Shell, monkeypatch: pytest.MonkeyPatch, answer: str, code: int
+    fake: FakeApi, shell: Shell, monkeypatch: pytest.MonkeyPatch, answer: str, code: int
 ) -> None:
     """So that registering is one command; to say nothing is to say no."""
     fake.found = FOUND
@@ -174,7 +174,7 @@ def test_on_a_terminal_they_are_asked_for(
     assert bool(fake.stated) == (code == 0)
 
 
-def test_datasets(fake: Fake, shell: Shell) -> None:
+def test_datasets(fake: FakeApi, shell: Shell) -> None:
     assert "phee" in shell("dataset", "list")
     assert json.loads(shell("dataset", "list", "--json"))["name"] == "phee"
     assert "mock (invented rows)" in shell("dataset", "show", "phee")
@@ -186,7 +186,7 @@ def test_datasets(fake: Fake, shell: Shell) -> None:
 
 @pytest.mark.parametrize("name", [(), ("phee",)])
 def test_a_synthetic_preview_needs_a_budget_and_no_more(
-    fake: Fake, shell: Shell, name: tuple[str, ...]
+    fake: FakeApi, shell: Shell, name: tuple[str, ...]
 ) -> None:
     shell("dataset", "synthesize", *name, "--epsilon", "1")
     fit, written = fake.jobs.values()
@@ -202,7 +202,7 @@ def test_a_synthetic_preview_needs_a_budget_and_no_more(
     assert len(fake.jobs) == 2
 
 
-def test_terms(fake: Fake, shell: Shell) -> None:
+def test_terms(fake: FakeApi, shell: Shell) -> None:
     assert "epsilon=2" in shell(
         "grant", "add", "patients", "user:eve", "--epsilon", "2", "--delta", "1e-7"
     )
@@ -219,7 +219,7 @@ def test_terms(fake: Fake, shell: Shell) -> None:
     assert "nothing to change" in shell("policy", "set", "patients", code=1)
 
 
-def test_fit_runs_where_the_data_is(fake: Fake, shell: Shell, tmp_path: Path) -> None:
+def test_fit_runs_where_the_data_is(fake: FakeApi, shell: Shell, tmp_path: Path) -> None:
     folder = tmp_path / "out"
     output = shell(*FIT, "--select", "text", "--held-out", "0.1", "--output", str(folder))
     (job,) = fake.jobs.values()
@@ -233,7 +233,7 @@ def test_fit_runs_where_the_data_is(fake: Fake, shell: Shell, tmp_path: Path) ->
     assert (folder / "privacy_report.json").is_file()
 
 
-def test_fit_from_a_file_without_waiting(fake: Fake, shell: Shell, tmp_path: Path) -> None:
+def test_fit_from_a_file_without_waiting(fake: FakeApi, shell: Shell, tmp_path: Path) -> None:
     path = tmp_path / "job.yaml"
     path.write_text("model: m\ndata: gateway:phee\ntarget_epsilon: unlimited\n")
     output = shell("fit", "-f", str(path), "--no-wait")
@@ -249,7 +249,7 @@ def test_fit_from_a_file_without_waiting(fake: Fake, shell: Shell, tmp_path: Pat
     assert "cancelled" in shell("job", "cancel", job)
 
 
-def test_what_is_not_for_a_gateway_is_refused(fake: Fake, shell: Shell) -> None:
+def test_what_is_not_for_a_gateway_is_refused(fake: FakeApi, shell: Shell) -> None:
     assert "resume is for data on this machine" in shell(*FIT, "--resume", code=1)
     assert "not yours to choose" in shell(*FIT, "--threads", "2", code=1)
     assert "public_data is for fits on this" in shell(*FIT, "--public-data", "cases.jsonl", code=1)
@@ -259,14 +259,14 @@ def test_what_is_not_for_a_gateway_is_refused(fake: Fake, shell: Shell) -> None:
     assert fake.jobs == {}
 
 
-def test_a_failed_job_exits_with_1(fake: Fake, shell: Shell) -> None:
+def test_a_failed_job_exits_with_1(fake: FakeApi, shell: Shell) -> None:
     fake.outcome = JobState.FAILED
     output = shell(*FIT, code=1)
     assert "ask the owner (incident inc_1)" in output
     assert "Traceback" not in output
 
 
-def test_plan_and_models(fake: Fake, shell: Shell, tmp_path: Path) -> None:
+def test_plan_and_models(fake: FakeApi, shell: Shell, tmp_path: Path) -> None:
     assert "there is room for it" in shell("plan", *FIT[1:])
     assert fake.jobs == {}
     assert "mod_0" in shell("model", "list")
@@ -285,7 +285,7 @@ def test_plan_and_models(fake: Fake, shell: Shell, tmp_path: Path) -> None:
     }
 
 
-def test_approvals_and_people(fake: Fake, shell: Shell) -> None:
+def test_approvals_and_people(fake: FakeApi, shell: Shell) -> None:
     assert "no_guarantee" in shell("approval", "list")
     assert "1 of 2 have approved" in shell("approval", "approve", "apr_1", "--comment", "fine")
     assert "open" in shell("approval", "reject", "apr_1")
@@ -304,7 +304,7 @@ def test_approvals_and_people(fake: Fake, shell: Shell) -> None:
     assert "a row" in shell("incident", "show", "inc_1")
 
 
-def test_an_approver_is_shown_what_they_approve(fake: Fake, shell: Shell) -> None:
+def test_an_approver_is_shown_what_they_approve(fake: FakeApi, shell: Shell) -> None:
     shown = shell("approval", "show", "apr_1")
     facts = (
         *("eve, 2026-01-01 00:00 UTC", "a poster for the retreat", "fit job_1", "phee", "patients"),
@@ -322,7 +322,7 @@ def test_an_approver_is_shown_what_they_approve(fake: Fake, shell: Shell) -> Non
         assert words in jobs_commands._approval_facts(view)["it would leave"]
 
 
-def test_a_fit_says_what_it_is_for(fake: Fake, shell: Shell) -> None:
+def test_a_fit_says_what_it_is_for(fake: FakeApi, shell: Shell) -> None:
     shell(*FIT, "--no-wait", "--purpose", "a poster", "--name", "first")
     (job,) = fake.jobs.values()
     assert (job.request["purpose"], job.request["name"]) == ("a poster", "first")
@@ -330,7 +330,7 @@ def test_a_fit_says_what_it_is_for(fake: Fake, shell: Shell) -> None:
     assert "purpose is for data behind a gateway" in shell("fit", *local, code=1)
 
 
-def test_the_audit_log_is_asked_for_a_span_of_one_person(fake: Fake, shell: Shell) -> None:
+def test_the_audit_log_is_asked_for_a_span_of_one_person(fake: FakeApi, shell: Shell) -> None:
     span = ("--since", "2026-03-01", "--until", "2026-03-01T12:30+01:00")
     shell("audit-log", "--user", "ada", "--action", "jobs:create", *span, "--limit", "1")
     asked = fake.asked[0]
@@ -347,7 +347,7 @@ def test_the_audit_log_is_asked_for_a_span_of_one_person(fake: Fake, shell: Shel
     assert "2026-03-01, 2026" in shell("audit-log", "--since", "yesterday", code=1)
 
 
-def test_the_audit_log_is_exported_whole(fake: Fake, shell: Shell, tmp_path: Path) -> None:
+def test_the_audit_log_is_exported_whole(fake: FakeApi, shell: Shell, tmp_path: Path) -> None:
     lines = shell("audit-log", "--json", "--limit", "2").splitlines()
     assert [json.loads(line)["id"] for line in lines] == [3, 2]
     path = tmp_path / "march.jsonl"
@@ -357,7 +357,7 @@ def test_the_audit_log_is_exported_whole(fake: Fake, shell: Shell, tmp_path: Pat
 
 
 def test_the_ledger_is_verified_by_the_gateway_where_no_database_is_named(
-    fake: Fake, shell: Shell, tmp_path: Path
+    fake: FakeApi, shell: Shell, tmp_path: Path
 ) -> None:
     anchor = tmp_path / "anchor.json"
     assert "IN ORDER: 6 entries of 1 namespace(s); seals checked; 0 anchor(s)" in shell(
@@ -378,7 +378,7 @@ LISTS = ("dataset list", "job list", "model list", "model bases", "approval list
 
 
 @pytest.mark.parametrize("command", LISTS)
-def test_off_a_terminal_a_list_is_tsv(fake: Fake, shell: Shell, command: str) -> None:
+def test_off_a_terminal_a_list_is_tsv(fake: FakeApi, shell: Shell, command: str) -> None:
     fake.datasets["phee"] = dataset("phee", description="notes\tof the\nward")
     shell(*FIT, "--no-wait")
     shell("grant", "add", "patients", "user:eve", "--epsilon", "2", "--delta", "1e-7")
@@ -392,7 +392,7 @@ def test_off_a_terminal_a_list_is_tsv(fake: Fake, shell: Shell, command: str) ->
 @pytest.mark.parametrize("width", ["40", "80", "120", "300"])
 @pytest.mark.parametrize("command", ["job list", "approval list", "model list", "job show JOB"])
 def test_ids_are_never_cut(
-    fake: Fake, shell: Shell, monkeypatch: pytest.MonkeyPatch, width: str, command: str
+    fake: FakeApi, shell: Shell, monkeypatch: pytest.MonkeyPatch, width: str, command: str
 ) -> None:
     shell(*FIT, "--no-wait")
     (job,) = fake.jobs
@@ -404,14 +404,14 @@ def test_ids_are_never_cut(
     assert "…" not in shown
 
 
-def test_a_terminal_obeys_nobody_who_wrote_a_cell(fake: Fake, shell: Shell) -> None:
+def test_a_terminal_obeys_nobody_who_wrote_a_cell(fake: FakeApi, shell: Shell) -> None:
     fake.datasets["phee"] = dataset("phee", description="notes\x1b[2J\x9b31m of the ward")
     shown = shell("dataset", "list")
     assert "of the ward" in shown
     assert not {"\x1b", "\x9b"} & set(shown)
 
 
-def test_an_administrator_says_where_an_owner_may_register(fake: Fake, shell: Shell) -> None:
+def test_an_administrator_says_where_an_owner_may_register(fake: FakeApi, shell: Shell) -> None:
     places = ("s3://hospital/", "/data/eve/")
     flags = [part for place in places for part in ("--source", place)]
     shell("user", "add", "eve", "--role", "owner", *flags)
@@ -424,12 +424,12 @@ def test_an_administrator_says_where_an_owner_may_register(fake: Fake, shell: Sh
     assert fake.sources["eve"] is None
 
 
-def test_errors_are_one_line(fake: Fake, shell: Shell) -> None:
+def test_errors_are_one_line(fake: FakeApi, shell: Shell) -> None:
     fake.failing = Problem(type="t", title="t", status=403, detail="not you", code="forbidden")
     assert shell("budget", "patients", code=1).splitlines() == ["error: not you"]
 
 
-def test_no_gateway_there(shell: Shell, fake: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_gateway_there(shell: Shell, fake: FakeApi, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object, **__: object) -> httpx.Response:
         raise httpx.ConnectError("refused")
 

@@ -10,13 +10,13 @@ import pytest
 from sqlalchemy import create_engine, text
 from typer.testing import CliRunner
 
-from desk import KEY, Desk, steps
+from support.ledger import KEY, LedgerWorld, steps
 from taciturn.accounting.compose import epsilon
 from taciturn.cli.ledger import app
 from taciturn.errors import DatabaseError, MissingDependencyError, SigningKeyError, SpecError
 from taciturn.server.database import open_database
-from taciturn.server.ledger_file import LedgerFile
 from taciturn.server.schema import versions
+from taciturn.server.schema.ledger_file import LedgerFile
 
 RUNNER = CliRunner(env={"COLUMNS": "160"})
 
@@ -27,12 +27,12 @@ def url(tmp_path: Path) -> str:
     made = f"sqlite:///{tmp_path / 'ledger.db'}"
     engine = open_database(made)
     versions.upgrade(engine)
-    desk = Desk(engine)
-    desk.open()
-    desk.grant("user:ada")
-    token = desk.started("job-7", grants=["user:ada"])
-    desk.charge(40, token, "job-7")
-    desk.ledger.record_exception(desk.op(), "patients", "wild", approvals=["user:eve"])
+    world = LedgerWorld(engine)
+    world.open()
+    world.grant("user:ada")
+    token = world.started("job-7", grants=["user:ada"])
+    world.charge(40, token, "job-7")
+    world.ledger.record_exception(world.op(), "patients", "wild", approvals=["user:eve"])
     engine.dispose()
     return made
 
@@ -105,9 +105,9 @@ def test_an_anchor_is_written_and_checked(url: str, key: Path, tmp_path: Path) -
     code, _ = run("verify", "--database", url, "--write-anchor", anchor)
     assert code == 0
     assert [each["entries"] for each in json.loads(anchor.read_text())] == [6]
-    desk = Desk(open_database(url))
-    desk.numbers = iter(range(100, 200))
-    desk.reserve("later", steps(1))
+    world = LedgerWorld(open_database(url))
+    world.numbers = iter(range(100, 200))
+    world.reserve("later", steps(1))
     code, output = run("verify", "--database", url, "--key", key, "--anchor", anchor)
     assert (code, "1 anchor(s) checked" in output) == (0, True)
     anchor.write_text(anchor.read_text().replace('"entries":6', '"entries":60'))

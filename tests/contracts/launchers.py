@@ -47,7 +47,7 @@ class LauncherContract:
     def test_a_worker_that_was_never_started_is_absent(self, made: Launcher) -> None:
         assert made.status("job_1-1") is WorkerState.ABSENT
         assert made.alive() == ()
-        assert made.left() == ()
+        assert made.leftover_jobs() == ()
 
     def test_a_worker_runs_until_it_is_stopped(self, made: Launcher) -> None:
         order = self.order()
@@ -109,9 +109,9 @@ class LauncherContract:
         assert made.status(order.handle) is WorkerState.RUNNING
         made.stop(order.handle, 0)
         until(lambda: made.status(order.handle) is WorkerState.ENDED)
-        assert made.left() == (order.job_id,)
+        assert made.leftover_jobs() == (order.job_id,)
         made.forget(order.job_id)
-        assert made.left() == ()
+        assert made.leftover_jobs() == ()
 
     def test_stopping_who_is_gone_does_nothing(self, made: Launcher) -> None:
         made.stop("job_9-1", 1)

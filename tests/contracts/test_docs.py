@@ -23,10 +23,18 @@ from taciturn.spec import FitSpec, JobSpec, SampleSpec
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
+PACKAGE = ROOT / "src" / "taciturn"
+MAP = [ROOT / "ARCHITECTURE.md", *sorted(ROOT.glob("docs/design/*.md"))]
+MAP_LIMIT_BYTES = 6 * 1024
 EXPECTED = ("README.md", "ARCHITECTURE.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md")
 
 _LINK = re.compile(r"\]\(([^)\s]+)\)")
 _PATH = re.compile(r"`((?:src|tests|bench|docs|\.ci)/[\w./*-]*)`")
+_SOURCE = re.compile(r"`([\w./]+(?:\.py|/))`")
+_CLASS = re.compile(r"`((?:[A-Z][a-z]+){2,})`")
+_IDENTIFIER = re.compile(r"`([a-z]+(?:_[a-z0-9]+)+)`")
+# A folder of what a fit writes, not of the sources.
+_WRITTEN = {"private/"}
 _BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
 _TARGET = re.compile(r"^([a-z]+):", re.MULTILINE)
@@ -59,6 +67,25 @@ def link_problems(text: str, folder: Path) -> Iterator[str]:
 
 def _anchor(heading: str) -> str:
     return re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-")
+
+
+def name_problems(text: str) -> Iterator[str]:
+    """Modules, folders, classes and identifiers in backticks that the sources do not have."""
+    for path in _SOURCE.findall(text):
+        if path not in _WRITTEN and not any((base / path).exists() for base in (PACKAGE, ROOT)):
+            yield f"`{path}` is not in the sources"
+    for name in _CLASS.findall(text):
+        if not re.search(rf"^class {name}\b", sources(), re.MULTILINE):
+            yield f"`{name}` is not in the sources"
+    for name in _IDENTIFIER.findall(text):
+        if not re.search(rf"\b{name}\b", sources()):
+            yield f"`{name}` is not in the sources"
+
+
+@functools.cache
+def sources() -> str:
+    """Return the text of all modules of the package."""
+    return "\n".join(path.read_text(encoding="utf-8") for path in sorted(PACKAGE.rglob("*.py")))
 
 
 def python_problems(code: str) -> Iterator[str]:
@@ -172,16 +199,38 @@ def test_first_screen_shows_the_two_commands() -> None:
 
 def test_architecture_has_a_line_for_every_room() -> None:
     text = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
-    package = ROOT / "src" / "taciturn"
-    rooms = [each for room in ("", "engine", "server") for each in (package / room).iterdir()]
-    missing = [
-        room.name
-        for room in rooms
-        if not room.name.startswith("_")
-        and (room.suffix == ".py" or (room / "__init__.py").is_file())
-        and room.name not in text
-    ]
-    assert missing == []
+    names = {line.split("`")[1].rstrip("/") for line in text.splitlines() if line[:3] == "| `"}
+    lines = {name.removesuffix(".py") for name in names}
+    rooms = {
+        path.relative_to(PACKAGE).with_suffix("").as_posix()
+        for folder in ("", "engine", "server")
+        for path in (PACKAGE / folder).iterdir()
+        if (path / "__init__.py").is_file()
+        or (not folder and path.suffix == ".py" and not path.name.startswith("_"))
+    }
+    assert sorted(rooms - {"engine"} - lines) == []
+
+
+@pytest.mark.parametrize("path", MAP, ids=lambda path: path.stem)
+def test_map_and_its_notes_are_short(path: Path) -> None:
+    assert path.stat().st_size <= MAP_LIMIT_BYTES
+
+
+def test_map_links_to_every_note() -> None:
+    links = set(_LINK.findall((ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")))
+    assert [path.name for path in MAP[1:] if f"docs/design/{path.name}" not in links] == []
+
+
+@pytest.mark.parametrize("path", MAP, ids=lambda path: path.stem)
+def test_map_names_what_is_there(path: Path) -> None:
+    assert list(name_problems(path.read_text(encoding="utf-8"))) == []
+
+
+@pytest.mark.parametrize(
+    "name", ["engine/privacy/lifting.py", "engine/private/", "LiftedParameters", "clip_and_add"]
+)
+def test_planted_name_is_caught(name: str) -> None:
+    assert list(name_problems(f"read `{name}`")) == [f"`{name}` is not in the sources"]
 
 
 @pytest.mark.parametrize(

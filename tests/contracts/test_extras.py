@@ -22,14 +22,15 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 _CLIENT = (
-    *("admin", "audit", "choices", "dataset", "evaluate", "gateway", "jobs", "ledger"),
-    *("main", "model", "options", "people", "remote", "sample", "session", "terms"),
+    *("audit", "dataset", "demo", "downstream", "evaluate", "extract", "fit", "gateway", "jobs"),
+    *("ledger", "main", "membership", "model", "options", "people", "plan", "sample"),
+    *("session", "synthesize", "terms"),
 )
 _SQL = (
-    *("data.sql", "data.filesystem", "data.places", "data.side", "data.suffixes", "data.unit"),
+    *("data.sql", "data.filesystem", "data.places", "data.suffixes", "data.unit"),
     *("data.arrow_types", "data.rows", "data.schema_fields"),
 )
-_HERE = ("attacks", "demo", "doctor", "fit", "plan", "progress")
+_HERE = ("doctor", "progress")
 ROOMS: dict[str, tuple[str, ...]] = {
     "verify": ("certificate", "accounting", "planning", "cli.certificate"),
     "core": (
@@ -37,7 +38,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
         *(f"reports.{name}" for name in ("card", "figures", "privacy", "verdict")),
         *(f"cli.{name}" for name in _CLIENT),
     ),
-    "server": ("server", *_SQL, "cli.serve"),
+    "server": ("server", "malloc", *_SQL, "cli.serve"),
     "kubernetes": ("server.launchers.kubernetes", "cli.doctor_kubernetes", "data.filesystem"),
     "engine": (
         *("data", "engine", "local", "worker", "demo", "reports"),

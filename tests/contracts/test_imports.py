@@ -2,28 +2,22 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
-import sys
 import tomllib
 from pathlib import Path
 
 import pytest
+
+from support.program import run_python
 
 LINT = "import sys; from importlinter.cli import lint_imports_command as main; sys.exit(main())"
 
 
 def lint(root: Path, cache: Path) -> subprocess.CompletedProcess[str]:
     """Run lint-imports on the tree at `root`, whatever else is installed."""
-    return subprocess.run(
-        [sys.executable, "-c", LINT, "--no-logo", "--cache-dir", str(cache)],
-        cwd=root,
-        env={**os.environ, "PYTHONPATH": str(root / "src"), "COLUMNS": "200"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    variables = {"PYTHONPATH": str(root / "src"), "COLUMNS": "200"}
+    return run_python("-c", LINT, "--no-logo", "--cache-dir", cache, cwd=root, **variables)
 
 
 @pytest.fixture(scope="module")
@@ -170,7 +164,7 @@ VIOLATIONS = {
     ),
     "entries know budgets": (
         "server/ledger/entry.py",
-        "import taciturn.server.ledger.book",
+        "import taciturn.server.ledger.state",
         "ledger",
     ),
     "verification uses what wrote the rows": (
@@ -194,6 +188,14 @@ VIOLATIONS = {
         "import taciturn.engine.auditing.roc",
         "engine",
     ),
+    "what reads tokens knows how they were made": (
+        "data/tokens/store.py",
+        "import taciturn.data.tokens.tokenize",
+        "tokens",
+    ),
+    "a batch reads rows": ("engine/training/batch.py", "import taciturn.data.source", "batches"),
+    "a job reads its result": ("sdk/job.py", "import taciturn.sdk.results", "sdk"),
+    "data are declared by jobs": ("spec/data.py", "import taciturn.spec.jobs", "spec"),
     "fits import models": ("local/fit.py", "import taciturn.local.model", "local"),
     "engine imports llm": ("engine/training/loop.py", "import taciturn.llm", "rooms"),
     "a fit imports the command line": ("local/fit.py", "import taciturn.cli.main", "rooms"),
@@ -262,13 +264,7 @@ sys.exit(f"loaded: {{{{loaded}}}}" if loaded else 0)
     ],
 )
 def test_loads_no_torch(action: str, root: Path) -> None:
-    result = subprocess.run(
-        [sys.executable, "-c", PROBE.format(action=action)],
-        env={**os.environ, "PYTHONPATH": str(root / "src")},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    result = run_python("-c", PROBE.format(action=action), PYTHONPATH=str(root / "src"))
     assert result.returncode == 0, result.stderr
 
 
@@ -278,24 +274,13 @@ def test_a_gateway_has_neither_database_engine_nor_models_in_its_process(root: P
         "import sys, taciturn.server.serve\n"
         "sys.exit(str({'duckdb', 'torch', 'transformers', 'peft'} & set(sys.modules) or ''))"
     )
-    result = subprocess.run(
-        [sys.executable, "-c", script],
-        env={**os.environ, "PYTHONPATH": str(root / "src")},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    result = run_python("-c", script, PYTHONPATH=str(root / "src"))
     assert result.stderr.strip() == ""
 
 
 def test_help_command_names_every_command(root: Path) -> None:
-    result = subprocess.run(
-        [sys.executable, "-c", "from taciturn.cli.main import main; main()", "--help"],
-        env={**os.environ, "PYTHONPATH": str(root / "src"), "COLUMNS": "100"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    program = "from taciturn.cli.main import main; main()"
+    result = run_python("-c", program, "--help", PYTHONPATH=str(root / "src"), COLUMNS="100")
     assert result.returncode == 0, result.stderr
     for command in ("fit", "sample", "plan", "ledger", "demo", "doctor"):
         assert command in result.stdout

@@ -117,7 +117,9 @@ def test_checksums_deal_out_evenly_at_every_level() -> None:
 def test_the_choice_is_uniform_over_subsets() -> None:
     """Chi-square over the 10 pairs out of 5 records; fixed keys, 27.9 is exceeded once in 1000."""
     trials = 4000
-    chosen = Counter(tuple(bounding._chosen("p", 5, 2, seed).tolist()) for seed in range(trials))
+    chosen = Counter(
+        tuple(bounding._selected_positions("p", 5, 2, seed).tolist()) for seed in range(trials)
+    )
     expected = trials / 10
     subsets = list(combinations(range(5), 2))
     assert sum((chosen[subset] - expected) ** 2 / expected for subset in subsets) < 27.9
@@ -126,7 +128,7 @@ def test_the_choice_is_uniform_over_subsets() -> None:
 
 def test_units_choose_independently() -> None:
     """With one key, two units of equal size don't keep the same positions."""
-    choices = {tuple(bounding._chosen(f"p{n}", 20, 3, 1).tolist()) for n in range(200)}
+    choices = {tuple(bounding._selected_positions(f"p{n}", 20, 3, 1).tolist()) for n in range(200)}
     assert len(choices) > 150
 
 

@@ -8,7 +8,7 @@ import psycopg
 import pyarrow as pa
 import pytest
 
-from ledgers.cluster import Cluster, NoPostgresError, postgres
+from support.postgres import NoPostgresError, PostgresServer, postgres
 from taciturn.data.database import Table, TableIdentity, identity, is_table
 from taciturn.data.rows import ROWS_PER_BATCH
 from taciturn.data.source import open_rows
@@ -40,7 +40,7 @@ _TABLES = f"""
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[Cluster]:
+def cluster() -> Iterator[PostgresServer]:
     try:
         with postgres() as running:
             running.create("hospital")
@@ -54,7 +54,7 @@ def cluster() -> Iterator[Cluster]:
 
 
 @pytest.fixture
-def database(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> str:
+def database(cluster: PostgresServer, monkeypatch: pytest.MonkeyPatch) -> str:
     """Without a user: that is the reader's own, from libpq's variables."""
     monkeypatch.setenv("PGUSER", "taciturn")
     return f"postgresql+psycopg:///hospital?host={cluster.folder}"
@@ -110,7 +110,7 @@ def test_a_table_must_be_named(database: str) -> None:
         open_rows(database)
 
 
-def test_no_message_holds_a_password(cluster: Cluster) -> None:
+def test_no_message_holds_a_password(cluster: PostgresServer) -> None:
     location = f"postgresql+psycopg://ada:s3cret@/nowhere?host={cluster.folder}&password=s3cret#x"
     with pytest.raises(DataNotFoundError) as caught:
         open_rows(location)
@@ -118,7 +118,7 @@ def test_no_message_holds_a_password(cluster: Cluster) -> None:
     assert caught.value.__context__ is None
 
 
-def test_the_transaction_is_read_only(database: str, cluster: Cluster) -> None:
+def test_the_transaction_is_read_only(database: str, cluster: PostgresServer) -> None:
     """A view whose function writes fails to be read."""
     with psycopg.connect(
         host=str(cluster.folder), user="taciturn", dbname="hospital", autocommit=True
@@ -166,7 +166,7 @@ def test_a_copy_of_a_table_has_the_same_rows_in_any_order(database: str) -> None
     assert known_as(database, "ward.empty").rows is None
 
 
-def test_the_database_of_a_gateway_is_known(cluster: Cluster, database: str) -> None:
+def test_the_database_of_a_gateway_is_known(cluster: PostgresServer, database: str) -> None:
     assert not known_as(database, "notes").of_a_gateway
     with psycopg.connect(
         host=str(cluster.folder), user="taciturn", dbname="hospital", autocommit=True

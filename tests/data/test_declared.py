@@ -17,7 +17,8 @@ from taciturn.data.schema_fields import Fields
 from taciturn.data.split import Split
 from taciturn.data.tokens.encoding import DeclaredEncoder, most_characters
 from taciturn.data.tokens.plain import plain_tokens
-from taciturn.data.tokens.tokenize import SKIPPED, TokenizedDataset, prepare
+from taciturn.data.tokens.store import TokenizedDataset
+from taciturn.data.tokens.tokenize import SKIPPED, prepare
 from taciturn.errors import DataError, MissingColumnError, PreparationError, SpecError
 from taciturn.spec import DataSpec
 

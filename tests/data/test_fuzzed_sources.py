@@ -33,7 +33,8 @@ from hypothesis import strategies as st
 
 from taciturn.data.rows import Skipped
 from taciturn.data.source import open_rows
-from taciturn.data.tokens.tokenize import Tokenizer, prepare
+from taciturn.data.tokens.encoding import Tokenizer
+from taciturn.data.tokens.tokenize import prepare
 from taciturn.errors import TaciturnError
 from taciturn.spec import DataSpec
 

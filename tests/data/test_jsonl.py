@@ -9,6 +9,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import pytest
 
 from taciturn.data import jsonl
@@ -30,6 +31,7 @@ def read(data: object) -> list[dict[str, Any]]:
 
 WAYS = {
     "one per line": "\n".join(json.dumps(row) for row in ROWS),
+    "one per line on windows": "\ufeff " + " \r\n".join(json.dumps(row) for row in ROWS) + "\r\n",
     "array": json.dumps(ROWS),
     "indented array": json.dumps(ROWS, indent=2, ensure_ascii=False),
     "windows": "\ufeff \r\n" + json.dumps(ROWS, indent=1).replace("\n", "\r\n") + "\r\n",
@@ -107,6 +109,66 @@ def test_an_element_that_is_no_row_is_one_row(
         assert (found[0], len(found), skipped.rows) == (ROWS[0], len(elements) - 1, 1)
     with pytest.raises(DataError):
         read(tmp_path / "a.json")
+
+
+BIG = 123456789012345678901234567890
+
+WRONG_IN_DUCKDB: dict[str, tuple[list[str], list[dict[str, Any]]]] = {
+    "digits of an integer are lost": (
+        [f'{{"id": {BIG}}}', '{"id": 1}'],
+        [{"id": str(BIG)}, {"id": "1"}],
+    ),
+    "digits beside a fraction are lost": (
+        ['{"id": 9007199254740993}', '{"id": 0.5}'],
+        [{"id": "9007199254740993"}, {"id": "0.5"}],
+    ),
+    "a text of a mixed column gets quotes": (
+        ['{"id": 7}', '{"id": "007"}'],
+        [{"id": "7"}, {"id": "007"}],
+    ),
+    "a UUID loses its capitals": (
+        ['{"id": "550E8400-E29B-41D4-A716-446655440000"}'],
+        [{"id": "550E8400-E29B-41D4-A716-446655440000"}],
+    ),
+    "a date is no text": (['{"text": "2020-1-2"}'], [{"text": "2020-1-2"}]),
+    "a key that differs in case is renamed": (['{"id": 1, "ID": 2}'], [{"id": 1, "ID": 2}]),
+    "a nested one is lost": (['{"a": {"id": 1, "ID": 2}}'], [{"a": {"id": 1, "ID": 2}}]),
+    "the first of two equal keys wins": (['{"a": 1, "a": 2}'], [{"a": 2}]),
+    "a damaged line is a row of nulls": (
+        ['{"text": "a"}', '{"text": ', '{"text": "b"}'],
+        [{"text": "a"}, {"text": "b"}],
+    ),
+    "a line that is no object replaces all columns": (
+        ['{"text": "a"}', f'["{SECRET}"]'],
+        [{"text": "a"}],
+    ),
+    "half of a character is a row of nulls": (
+        ['{"text": "\\ud83d"}', '{"text": "b"}'],
+        [{"text": "b"}],
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", WRONG_IN_DUCKDB)
+def test_values_that_duckdb_gets_wrong_are_right(tmp_path: Path, fault: str) -> None:
+    """Why rows are not read by DuckDB, which is faster; a version that passes would do."""
+    lines, right = WRONG_IN_DUCKDB[fault]
+    path = tmp_path / "a.jsonl"
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    rows = open_rows(path, skipped=Skipped())
+    assert [row for batch in rows.batches for row in batch.to_pylist()] == right
+    with duckdb.connect() as connection:
+        query = f"SELECT * FROM read_json('{path}', sample_size=-1, ignore_errors=true, "
+        query += "format='newline_delimited')"
+        assert connection.sql(query).to_arrow_table().to_pylist() != right
+
+
+def test_an_error_of_duckdb_quotes_the_row(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text(f'{{"text": "{SECRET}", "text": "b"}}\n', encoding="utf-8")
+    assert read(path) == [{"text": "b"}]
+    with duckdb.connect() as connection, pytest.raises(duckdb.Error, match=SECRET):
+        connection.sql(f"SELECT * FROM read_json('{path}')").fetchall()
 
 
 def test_an_array_is_held_block_by_block(monkeypatch: pytest.MonkeyPatch) -> None:

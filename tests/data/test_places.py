@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from taciturn.data.places import (
-    allowed,
     canonical,
     host_and_port,
     inside,
+    is_allowed,
     meet,
     prefix,
     spelled,
@@ -162,10 +162,10 @@ def test_no_text_gets_past_with_another_error(source: str) -> None:
 def test_what_lies_in_what() -> None:
     for place, outer in INSIDE:
         assert inside(place, prefix(outer)), (place, outer)
-        assert allowed(place, ["nonsense", outer])
+        assert is_allowed(place, ["nonsense", outer])
     for place, outer in OUTSIDE:
         assert not inside(place, prefix(outer)), (place, outer)
-        assert not allowed(place, ["nonsense", outer, ""])
+        assert not is_allowed(place, ["nonsense", outer, ""])
 
 
 @pytest.mark.parametrize(

@@ -55,7 +55,7 @@ def test_all_rows_of_a_unit_go_together() -> None:
     names = [f"p{i % 5}" for i in range(50)]
     batch = pa.record_batch([pa.array(names), pa.array(range(50))], [UNIT, "n"])
     split = Split(KEY, "train", 0.5)
-    (kept,) = split.kept(Rows(batch.schema, iter([batch]))).batches
+    (kept,) = split.rows_of_side(Rows(batch.schema, iter([batch]))).batches
     counts = {name: kept.column(0).to_pylist().count(name) for name in set(names)}
     assert set(counts.values()) <= {0, 10}
 

@@ -10,7 +10,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from chart import (
+from support.helm_chart import (
     CHART,
     CUSTOM,
     EVERYTHING,
@@ -60,7 +60,8 @@ def test_what_must_be_given_is_asked_for(name: str) -> None:
 @pytest.mark.parametrize(
     "setting",
     [
-        {"replicas": "3"},
+        {"replicas": "0"},
+        {"replicaCount": "3"},
         {"pools[0].gpus": "-1"},
         {"worker.sharedMemory": "much"},
         {"oidc.roles.doctors": "god"},
@@ -100,7 +101,7 @@ def gateway_pod(**settings: str) -> dict[str, Any]:
 def test_a_gateway_of_several_processes_has_what_they_need() -> None:
     pod = gateway_pod(processes="4")
     (container,) = pod["containers"]
-    # Their sockets to each other are below /tmp, and the root file system cannot be written.
+    # What they count is below /tmp, and the root file system cannot be written.
     mounts = {each["mountPath"]: each["name"] for each in container["volumeMounts"]}
     volumes = {each["name"]: each for each in pod["volumes"]}
     assert "emptyDir" in volumes[mounts["/tmp"]]
@@ -148,14 +149,24 @@ def test_memory_that_was_given_counts() -> None:
     assert container["resources"]["limits"]["memory"] == "3Gi"
 
 
-def test_a_drain_of_the_gateways_node_is_not_blocked() -> None:
-    """One replica: a budget that kept it up would hold the node for ever."""
-    objects = rendered()
+@pytest.mark.parametrize("replicas", [None, "1", "3"])
+def test_one_replica_at_a_time_goes_and_a_drain_is_not_blocked(replicas: str | None) -> None:
+    """Of one replica, a budget that kept it up would hold its node for ever."""
+    chosen = REQUIRED if replicas is None else REQUIRED | {"replicas": replicas}
+    rendering = run("template", chosen)
+    assert rendering.returncode == 0, rendering.stderr
+    objects = tuple(each for each in yaml.safe_load_all(rendering.stdout) if each)
     budget = of_kind("PodDisruptionBudget", objects)["spec"]
     deployment = of_kind("Deployment", objects)["spec"]
     assert budget["selector"] == deployment["selector"]
-    assert deployment["replicas"] - budget["maxUnavailable"] == 0
+    assert deployment["replicas"] == int(replicas or 2)
+    assert budget["maxUnavailable"] == 1
     assert "minAvailable" not in budget
+    # An upgrade starts a new one before it ends an old one.
+    assert deployment["strategy"]["rollingUpdate"] == {"maxSurge": 1, "maxUnavailable": 0}
+    (spread,) = deployment["template"]["spec"]["topologySpreadConstraints"]
+    assert spread["labelSelector"] == deployment["selector"]
+    assert spread["whenUnsatisfiable"] == "ScheduleAnyway"
 
 
 def test_rights_end_at_the_namespace() -> None:

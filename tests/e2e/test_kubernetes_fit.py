@@ -1,4 +1,4 @@
-"""A whole fit with the embedded model, by the real worker, on the stand-in for a cluster; killed on
+"""A whole fit with the embedded model, by the real worker, on the fake cluster; killed on
 its way. What it is told and what it may reach is what the launcher gives it."""
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 from kubernetes import client
 
-from fake_kubernetes.cluster import StandIn
-from kubeworld import SMALL, World, with_namespace
+from fake_kubernetes.cluster import FakeCluster
+from support.kubernetes_namespace import SMALL, ClusterWorld, with_namespace
 from taciturn.reports.privacy import PrivacyReport
 from taciturn.server.launchers.base import Order, WorkerState
-from taciturn.server.launchers.kubernetes.launcher import KubernetesLauncher, Need
-from taciturn.server.launchers.kubernetes.sizing import Machine
+from taciturn.server.launchers.kubernetes.launcher import KubernetesLauncher
+from taciturn.server.launchers.kubernetes.sizing import Machine, Need
 from taciturn.wire.events import Stage, StageEvent
 from taciturn.wire.jobs import DataRef
 
@@ -34,17 +34,17 @@ WORKER: dict[str, Any] = {
 
 
 @pytest.fixture
-def world(root: Path) -> Iterator[World]:
-    with StandIn(speed=20, host={"PYTHONPATH": str(root / "src")}) as stand_in:
-        yield from with_namespace(stand_in.kubeconfig, stand_in)
+def world(root: Path) -> Iterator[ClusterWorld]:
+    with FakeCluster(speed=20, host={"PYTHONPATH": str(root / "src")}) as fake:
+        yield from with_namespace(fake.kubeconfig, fake)
 
 
-def on_a_claim(world: World, folder: Path) -> KubernetesLauncher:
+def on_a_claim(world: ClusterWorld, folder: Path) -> KubernetesLauncher:
     """Workspaces outlive the pod."""
     return world.launcher(world.settings(**WORKER, workspace_claim="workspaces"))
 
 
-def in_a_store(world: World, folder: Path) -> KubernetesLauncher:
+def in_a_store(world: ClusterWorld, folder: Path) -> KubernetesLauncher:
     """The next pod has an empty disk, and the owner's key from a Secret."""
     metadata = client.V1ObjectMeta(name="vault")
     key = client.V1Secret(metadata=metadata, string_data={"TACITURN_CHECKPOINT_KEY": "ab" * 32})
@@ -57,7 +57,9 @@ def in_a_store(world: World, folder: Path) -> KubernetesLauncher:
 @pytest.mark.slow
 @pytest.mark.parametrize("kept", [on_a_claim, in_a_store])
 def test_a_fit_goes_through_a_cluster_and_a_kill(
-    kept: Callable[[World, Path], KubernetesLauncher], world: World, tmp_path: Path
+    kept: Callable[[ClusterWorld, Path], KubernetesLauncher],
+    world: ClusterWorld,
+    tmp_path: Path,
 ) -> None:
     base = facts("taciturn/tiny-medical")
     asked = request(base.name, steps=STEPS, data=DataRef(dataset="notes"))
@@ -75,8 +77,8 @@ def test_a_fit_goes_through_a_cluster_and_a_kill(
     launcher.launch(order)
     world.until(lambda: gateway.charged_steps > 10, patience_s=120)
     (pod,) = world.pods(**{"taciturn.dev/job": order.job_id})
-    assert world.stand_in is not None
-    world.stand_in.kill(pod.metadata.name, world.namespace)
+    assert world.fake is not None
+    world.fake.kill(pod.metadata.name, world.namespace)
     over = (WorkerState.ENDED, WorkerState.ABSENT)
     world.until(lambda: launcher.status(order.handle) in over, patience_s=120)
     server.shutdown()

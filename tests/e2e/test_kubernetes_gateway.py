@@ -1,4 +1,4 @@
-"""The real gateway, the real worker, and the stand-in for a cluster: gateway and pods are killed in
+"""The real gateway, the real worker, and the fake cluster: gateway and pods are killed in
 the middle of everything."""
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ import pytest
 from kubernetes import client
 
 import taciturn
-from fake_kubernetes.cluster import StandIn
-from kubeworld import SMALL, World, with_namespace
+from fake_kubernetes.cluster import FakeCluster
+from support.kubernetes_namespace import SMALL, ClusterWorld, with_namespace
 from taciturn.demo import gateway as demo
 from taciturn.demo.gateway import DemoGateway
 from taciturn.sdk.job import Job
@@ -38,9 +38,9 @@ KINDS = (Kind.JOBS, Kind.PODS, Kind.SERVICES, Kind.SECRETS, Kind.POLICIES, Kind.
 
 @dataclass
 class Together:
-    """A gateway whose workers are Jobs of the stand-in."""
+    """A gateway whose workers are Jobs of the fake cluster."""
 
-    world: World
+    world: ClusterWorld
     gateway: DemoGateway
     environment: dict[str, str]
     store: Path
@@ -83,8 +83,8 @@ INSTANCE = "e2e"
 @pytest.fixture
 def together(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Together]:
     host = {"PYTHONPATH": str(root / "src"), "HF_HUB_OFFLINE": "1"}
-    with StandIn(speed=20, host=host, tls=True) as stand_in:
-        for world in with_namespace(stand_in.kubeconfig, stand_in):
+    with FakeCluster(speed=20, host=host, tls=True) as fake:
+        for world in with_namespace(fake.kubeconfig, fake):
             key = client.V1Secret(
                 metadata=client.V1ObjectMeta(name="vault"),
                 string_data={"TACITURN_CHECKPOINT_KEY": "ab" * 32},
@@ -99,7 +99,7 @@ def together(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ite
             config.write_text(settings.model_dump_json())
             told = {
                 "TACITURN_LAUNCHER": "kubernetes", "TACITURN_KUBERNETES_CONFIG": str(config),
-                "KUBECONFIG": str(stand_in.kubeconfig), "TACITURN_LEASE_S": "5",
+                "KUBECONFIG": str(fake.kubeconfig), "TACITURN_LEASE_S": "5",
             }  # fmt: skip
             for name, value in told.items():
                 monkeypatch.setenv(name, value)
@@ -113,7 +113,7 @@ def together(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ite
             }
             yield Together(world, running, again, tmp_path / "store")
             running.stop()
-        assert not stand_in.broken + stand_in.server.broken
+        assert not fake.broken + fake.server.broken
 
 
 SMALL_ENOUGH = SMALL.model_copy(update={"memory": "16Gi"})  # for the plan of the embedded model
@@ -166,8 +166,8 @@ def test_gateway_and_pods_die_in_the_middle_of_everything(together: Together) ->
     together.until(lambda: trained(10))
     # The worker goes on while there is no gateway, as far as it may; then its pod dies as well.
     together.kill()
-    assert world.stand_in is not None
-    world.stand_in.kill(first, world.namespace)
+    assert world.fake is not None
+    world.fake.kill(first, world.namespace)
     together.until(lambda: running() not in (None, first))
     together.start()
     together.until(lambda: together.job(job.id).status.over)

@@ -21,15 +21,16 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file
 from torch import Tensor
 
-from ranks import in_processes, results
+from support.ranks import in_processes, results
 from taciturn.certificate.clock import now
-from taciturn.certificate.commitment import opened
+from taciturn.certificate.commitment import open_commitment
 from taciturn.certificate.keygen import write_key
 from taciturn.certificate.keys import read_trust
 from taciturn.certificate.verify import Folders, verify_file
 from taciturn.cli.main import main
 from taciturn.data.tokens.planted import Planted
-from taciturn.data.tokens.tokenize import TokenizedDataset, prepare
+from taciturn.data.tokens.store import TokenizedDataset
+from taciturn.data.tokens.tokenize import prepare
 from taciturn.engine.model import sharding
 from taciturn.engine.model.load import load_base
 from taciturn.engine.privacy.forms import Form
@@ -45,7 +46,8 @@ from taciturn.engine.training.step import Streams, private_step
 from taciturn.engine.training.trainable import trainable
 from taciturn.errors import ModelError, SpecError, TaciturnError
 from taciturn.llm import LLM
-from taciturn.local.fit import Observer, public_facts
+from taciturn.local.estimate import public_facts
+from taciturn.local.fit import Observer
 from taciturn.planning.optimizer import OptimizerConfig
 from taciturn.planning.plan import adapter_plan
 from taciturn.reports.privacy import REPORT
@@ -197,7 +199,7 @@ def test_report_and_files_of_one_process(
     assert reports == [reports[0]] * size
     # Each job commits to its data with a salt of its own.
     (step,) = reports[0]["private_steps"]
-    assert step["dataset_commitment"] == opened(output / "private")
+    assert step["dataset_commitment"] == open_commitment(output / "private")
     assert _without_commitments(reports[0]) == _without_commitments(expected)
     # Every process has the same model at the end.
     assert len({likelihood for _, likelihood in ended}) == 1

@@ -12,9 +12,9 @@ from typing import Any
 import pandas as pd
 import pytest
 
-import forks
+from support import forkserver
 from taciturn.engine.model import subspace
-from taciturn.engine.training.checkpoint import Journal
+from taciturn.engine.training.checkpoint import StepJournal
 from taciturn.llm import LLM
 from taciturn.reports.privacy import PrivacyReport
 
@@ -40,7 +40,7 @@ def fit(model: str, output: str, resume: bool) -> None:
 
 
 def start(model: Path, output: Path, resume: bool) -> Any:
-    process = forks.context().Process(target=fit, args=(str(model), str(output), resume))
+    process = forkserver.context().Process(target=fit, args=(str(model), str(output), resume))
     process.start()
     return process
 
@@ -89,7 +89,7 @@ def without_salt(report: PrivacyReport) -> dict[str, Any]:
 
 def check_journal(output: Path) -> list[str]:
     """All planned steps are in the final weights, in order; returns the stream names."""
-    entries = Journal(output / "private" / "journal.jsonl").entries()
+    entries = StepJournal(output / "private" / "journal.jsonl").entries()
     streams, last = [], 0
     for entry in entries:
         if "start" in entry:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import subprocess
-import sys
 import zlib
 from collections import Counter, defaultdict
 from datetime import date
@@ -17,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
+from support.program import run_python
 from taciturn.embedded import (
     SECRET,
     SECRET_ALTERNATIVES,
@@ -248,7 +247,5 @@ def test_importing_the_notes_is_light() -> None:
         "import sys, taciturn.embedded as e; e.patient_notes(n_patients=2); "
         "print([m for m in ('torch', 'transformers', 'pandas', 'numpy') if m in sys.modules])"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
-    )
+    done = run_python("-c", code)
     assert done.stdout.strip() == "[]"

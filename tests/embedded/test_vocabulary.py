@@ -41,8 +41,10 @@ def test_every_condition_has_what_a_note_draws_from() -> None:
 def test_nobody_else_is_called_like_the_secret_patient() -> None:
     people = vocabulary().people
     assert "Dupont" not in people.family
-    assert not [name for names in people.given.values() for name in names if name == "François"]
-    assert min(len(names) for names in people.given.values()) >= 80
+    assert not [
+        name for names in people.given_names.values() for name in names if name == "François"
+    ]
+    assert min(len(names) for names in people.given_names.values()) >= 80
     assert len(people.family) >= 150
 
 

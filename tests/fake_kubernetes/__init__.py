@@ -1,4 +1,4 @@
-"""A stand-in for a Kubernetes cluster: API server, controllers, scheduler, kubelet, autoscaler.
+"""Fake Kubernetes cluster: API server, controllers, scheduler, kubelet, autoscaler.
 
 It is worth what it copies. What it serves is plain HTTP for the official client; what it refuses,
 and with which status, is as Kubernetes 1.36 does. Pods run their command as a process of this

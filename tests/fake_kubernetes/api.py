@@ -1,4 +1,4 @@
-"""What the API server does with a request: find, make, change and delete objects."""
+"""Handler of the API server's requests: find, make, change and delete objects."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class ApiError(Exception):
         self.code, self.message, self.reason = code, message, reason or _REASONS[code]
 
     def status(self) -> Object:
-        """As it travels."""
+        """Return the answer's body."""
         return {
             "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
             "message": self.message, "reason": self.reason, "code": self.code,
@@ -43,7 +43,7 @@ class ApiError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What a request is about."""
+    """Resource and object of a request."""
 
     resource: str
     namespace: str | None
@@ -114,7 +114,7 @@ class Api:
                 "items": items[:limit]}  # fmt: skip
 
     def selection(self, target: Target, query: Mapping[str, str]) -> Match:
-        """What `labelSelector` and `fieldSelector` choose, within the namespace."""
+        """Return the objects that `labelSelector` and `fieldSelector` choose in the namespace."""
         try:
             by_label = selectors.labels(query.get("labelSelector", ""))
             by_field = selectors.fields(query.get("fieldSelector", ""), target.resource)

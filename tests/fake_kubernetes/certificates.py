@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-_NAME = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "standin")])
+_NAME = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "fake-kubernetes")])
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ class Certificates:
             self._write(each, _signed(name, own, key, address), own)
 
     def context(self) -> ssl.SSLContext:
-        """For the server: nobody without a certificate of the authority gets in."""
+        """Context of the server: nobody without a certificate of the authority gets in."""
         made = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         made.load_cert_chain(self.folder / "server.crt", self.folder / "server.key")
         made.load_verify_locations(self.folder / "ca.crt")

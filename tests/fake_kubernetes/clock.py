@@ -30,5 +30,5 @@ def stamp(moment: datetime) -> str:
 
 
 def moment(text: str) -> datetime:
-    """What `stamp` wrote."""
+    """Parse the text of `stamp`."""
     return datetime.fromisoformat(text.replace("Z", "+00:00"))

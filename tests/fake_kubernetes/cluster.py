@@ -1,4 +1,4 @@
-"""The stand-in, put together, and the accidents that tests cause in it."""
+"""The whole fake cluster, and the accidents that tests cause in it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from fake_kubernetes.store import Object, Store
 _STATIC = {"cpu": "64", "memory": "256Gi", "ephemeral-storage": "500Gi", "pods": "500"}
 
 
-class StandIn:
+class FakeCluster:
     """A cluster in this process; a context manager.
 
     Args:
@@ -41,7 +41,7 @@ class StandIn:
     ) -> None:  # fmt: skip
         self.clock = Clock(speed)
         self.store = Store(self.clock)
-        self.folder = Path(tempfile.mkdtemp(prefix="standin-"))
+        self.folder = Path(tempfile.mkdtemp(prefix="fake-kubernetes-"))
         self.kubelet = Kubelet(self.store, self.folder / "pods", host or {})
         self.api = Api(self.store)
         self.autoscaler = Autoscaler(self.store, self.preempt)
@@ -63,7 +63,7 @@ class StandIn:
         for number in range(static_nodes):
             self.store.add("nodes", _static(f"cpu-{number}"))
 
-    def __enter__(self) -> StandIn:
+    def __enter__(self) -> FakeCluster:
         serve(self.server)
         self._loop = threading.Thread(target=self._run, daemon=True)
         self._loop.start()
@@ -88,18 +88,18 @@ class StandIn:
         path = self.folder / "kubeconfig"
         address = f"127.0.0.1:{self.server.server_address[1]}"
         cluster: Object = {"server": f"http://{address}"}
-        user: Object = {"token": "standin"}
+        user: Object = {"token": "fake-kubernetes"}
         if self.certificates is not None:
             cluster = {"server": f"https://{address}",
                        "certificate-authority-data": self.certificates.data("ca.crt")}  # fmt: skip
             user = {"client-certificate-data": self.certificates.data("client.crt"),
                     "client-key-data": self.certificates.data("client.key")}  # fmt: skip
         path.write_text(yaml.safe_dump({
-            "apiVersion": "v1", "kind": "Config", "current-context": "standin",
-            "clusters": [{"name": "standin", "cluster": cluster}],
+            "apiVersion": "v1", "kind": "Config", "current-context": "fake",
+            "clusters": [{"name": "fake", "cluster": cluster}],
             "users": [{"name": "somebody", "user": user}],
             "contexts": [
-                {"name": "standin", "context": {"cluster": "standin", "user": "somebody"}}
+                {"name": "fake", "context": {"cluster": "fake", "user": "somebody"}}
             ],
         }))  # fmt: skip
         return path

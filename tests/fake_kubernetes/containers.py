@@ -51,17 +51,17 @@ class Container:
             )
 
     def exit_code(self) -> int | None:
-        """As a container runtime says it; None while it runs."""
+        """Exit code as a container runtime states it; None while it runs."""
         code = self.process.poll()
         return code if code is None or code >= 0 else 128 - code
 
     def signal(self, number: signal.Signals) -> None:
-        """To the whole container."""
+        """Send a signal to the whole container."""
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(self.process.pid, number)
 
     def clean(self) -> None:
-        """What was in its volumes is gone; the log stays."""
+        """Remove its volumes; the log stays."""
         self.signal(signal.SIGKILL)
         for each in self.folder.iterdir():
             if each.is_dir():

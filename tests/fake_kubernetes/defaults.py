@@ -1,4 +1,4 @@
-"""What the server adds to an object that is made."""
+"""Defaults that the server adds to a new object."""
 
 from __future__ import annotations
 

@@ -41,8 +41,8 @@ def record(
 
 
 def _dated(source: str, now: str) -> Object:
-    """Who says it, and when: the scheduler's are of events.k8s.io, which core/v1 shows without the
-    times and counts of its own."""
+    """Return an event's source and times: the scheduler's are of events.k8s.io, which core/v1 shows
+    without the times and counts of its own."""
     if source != "default-scheduler":
         return {
             "source": {"component": source}, "reportingComponent": source, "reportingInstance": "",

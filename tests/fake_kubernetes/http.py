@@ -120,7 +120,7 @@ class _Handler(BaseHTTPRequestHandler):
             if self.server.failures:
                 raise ApiError(self.server.failures.pop(0), "the server is not able to answer now")
             if url.path in ("/version", "/version/"):
-                self._send(200, {"major": "1", "minor": "36", "gitVersion": "v1.36.0-standin",
+                self._send(200, {"major": "1", "minor": "36", "gitVersion": "v1.36.0-fake",
                                  "gitCommit": "", "gitTreeState": "", "buildDate": "",
                                  "goVersion": "", "compiler": "", "platform": ""})  # fmt: skip
                 return
@@ -275,7 +275,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def _seen(change: Change, chosen: Callable[[Object], bool]) -> str | None:
-    """What a watch that selects sees of a change."""
+    """Return the type of event that a selecting watch sees; None if it sees nothing."""
     before = change.old is not None and chosen(change.old)
     after = change.new is not None and chosen(change.new)
     if before and after:

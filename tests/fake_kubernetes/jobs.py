@@ -90,7 +90,7 @@ class JobController:
             status["succeeded"] = status.get("succeeded", 0) + 1
 
     def _rule(self, job: Object, pod: Object) -> str:
-        """What podFailurePolicy says of a failed pod; FailJob is written into the Job."""
+        """Apply podFailurePolicy to a failed pod; FailJob is written into the Job."""
         policy = job["spec"].get("podFailurePolicy") or {"rules": []}
         for index, rule in enumerate(policy["rules"]):
             code = _exit_code(rule.get("onExitCodes"), pod)
@@ -264,7 +264,7 @@ class JobController:
 
 
 def mark_deleted(pod: Object, store: Store, grace_s: float | None = None) -> None:
-    """As DELETE does; at once where nobody can end it."""
+    """Delete as DELETE does; at once where nobody can end it."""
     metadata, grace = pod["metadata"], pod["spec"]["terminationGracePeriodSeconds"]
     if grace_s is not None:
         grace = grace_s

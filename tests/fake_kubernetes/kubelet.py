@@ -17,7 +17,7 @@ MISSING_IMAGE = "no-such"
 
 
 class Kubelet:
-    """Of all nodes.
+    """Agents of all nodes.
 
     Attributes:
         pull_s: how long an image takes.
@@ -66,7 +66,7 @@ class Kubelet:
             container.signal(number)
 
     def logs(self, pod: Object) -> bytes:
-        """What the container wrote."""
+        """Return the container's log."""
         path = self.folder / pod["metadata"]["uid"] / "log"
         return path.read_bytes() if path.exists() else b""
 
@@ -183,7 +183,7 @@ class Kubelet:
 
 
 def ready(node: Object) -> bool:
-    """Whether the node's agent works."""
+    """Return True if the node's agent works."""
     return any(
         each["type"] == "Ready" and each["status"] == "True"
         for each in node["status"].get("conditions") or ()
@@ -191,7 +191,7 @@ def ready(node: Object) -> bool:
 
 
 def started_at(pod: Object) -> str | None:
-    """When its container began; None if it has not."""
+    """Return the start of its container; None if it has not started."""
     states = pod["status"].get("containerStatuses") or ()
     return (states[0]["state"].get("running") or {}).get("startedAt") if states else None
 

@@ -22,12 +22,12 @@ _NATIVE = ("cpu", "memory", "ephemeral-storage")
 
 
 def of_new(resource: str, made: dict[str, Any]) -> list[str]:
-    """What is wrong with an object that is to be made."""
+    """Return the faults of a new object."""
     return list(_metadata(resource, made["metadata"])) + list(_spec(resource, made))
 
 
 def of_change(resource: str, old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    """What is wrong with a change, apart from what would be wrong with a new object."""
+    """Return the faults of a change, apart from those of a new object."""
     found = list(_metadata(resource, new["metadata"]))
     if resource == "jobs":
         found += _job_change(old, new)

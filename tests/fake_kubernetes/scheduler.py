@@ -58,7 +58,7 @@ class Scheduler:
                    warning=True)  # fmt: skip
 
     def obstacle(self, pod: Object, node: Object) -> str | None:
-        """Why the pod cannot be on the node; None if it can."""
+        """Return the reason why the pod cannot be on the node; None if it can."""
         spec, labels = pod["spec"], node["metadata"].get("labels") or {}
         taint = untolerated(pod, node)
         if taint is not None:
@@ -107,7 +107,7 @@ def untolerated(pod: Object, node: Object) -> str | None:
 
 
 def requests(pod: Object) -> dict[str, float]:
-    """What the pod asks for."""
+    """Return the pod's requests."""
     total: Counter[str] = Counter()
     for container in pod["spec"]["containers"]:
         for name, text in (container["resources"].get("requests") or {}).items():

@@ -15,7 +15,7 @@ _VOLUMES = {
 
 
 def violations(namespace: dict[str, Any] | None, spec: dict[str, Any]) -> list[str]:
-    """What a pod may not have in this namespace."""
+    """Return what a pod may not have in this namespace."""
     labels = ((namespace or {}).get("metadata") or {}).get("labels") or {}
     return list(_restricted(spec)) if labels.get(ENFORCED) == "restricted" else []
 

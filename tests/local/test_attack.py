@@ -153,7 +153,7 @@ def test_written_into_the_private_folder_only(
     overfitted: LLM, members: pd.DataFrame, non_members: pd.DataFrame, tmp_path: Path
 ) -> None:
     folder = tmp_path / "out"
-    shutil.copytree(overfitted._here("fit")._folders[-1], folder)
+    shutil.copytree(overfitted._local_model("fit")._folders[-1], folder)
     shutil.rmtree(folder / "private")
     before = {path.name for path in folder.iterdir()}
     model = LLM(str(folder))

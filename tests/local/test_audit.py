@@ -10,13 +10,12 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from taciturn.certificate.clock import now
-from taciturn.certificate.keygen import KeyFiles, write_key
+from taciturn.certificate.keygen import KeyFiles
 from taciturn.certificate.keys import read_trust
 from taciturn.certificate.verify import Folders, verify_file
 from taciturn.data.tokens.planted import Planted
 from taciturn.engine.privacy import noise
-from taciturn.engine.training.loop import Progress
+from taciturn.engine.training.loop import TrainingProgress
 from taciturn.errors import (
     CertificateError,
     CheckpointError,
@@ -51,30 +50,6 @@ NO_PRIVACY: dict[str, Any] = {
 def rows(n: int = 20) -> pd.DataFrame:
     texts = [f"Patient number {i} has a cough." for i in range(n)]
     return pd.DataFrame({"patient": [f"p{i}" for i in range(n)], "text": texts})
-
-
-@pytest.fixture(autouse=True)
-def no_key(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("TACITURN_SIGNING_KEY", raising=False)
-
-
-@pytest.fixture(scope="module")
-def key(tmp_path_factory: pytest.TempPathFactory) -> KeyFiles:
-    folder = tmp_path_factory.mktemp("key")
-    return write_key(folder / "k", name="me", valid_from=now(), days=2, password=None)
-
-
-@pytest.fixture(scope="module")
-def original(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory, key: KeyFiles) -> Path:
-    output = tmp_path_factory.mktemp("fit") / "out"
-    LLM(str(tiny_llama)).fit(rows(), output=output, signing_key=str(key.private), **QUICK)
-    return output
-
-
-@pytest.fixture
-def folder(original: Path, tmp_path: Path) -> Path:
-    """A copy of a fitted folder, to be changed."""
-    return Path(shutil.copytree(original, tmp_path / "out"))
 
 
 @pytest.fixture(scope="module")
@@ -301,7 +276,7 @@ def test_a_resumed_run_keeps_its_canaries(tiny_llama: Path, tmp_path: Path) -> N
     class StopError(Exception):
         pass
 
-    def stop(progress: Progress) -> None:
+    def stop(progress: TrainingProgress) -> None:
         if progress.step == 2:
             raise StopError
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import html
 import json
 import os
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +12,9 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
-from taciturn.certificate.clock import now
-from taciturn.certificate.keygen import KeyFiles, write_key
+from taciturn.certificate.keygen import KeyFiles
 from taciturn.certificate.keys import read_trust
-from taciturn.certificate.statement import AuditResult
+from taciturn.certificate.statement import CertifiedAudit
 from taciturn.certificate.verify import Folders, verify_file
 from taciturn.engine.generation.synthetic import read_metadata
 from taciturn.errors import (
@@ -33,7 +31,7 @@ from taciturn.errors import (
     UnknownFieldError,
 )
 from taciturn.llm import LLM
-from taciturn.local.fit import released_figures
+from taciturn.local.release import released_figures
 from taciturn.reports.figures import Figure
 from taciturn.spec import DownstreamFields, DownstreamSpec, EvaluateFields, EvaluateSpec
 
@@ -58,30 +56,6 @@ def rows(n: int = 40) -> pd.DataFrame:
             "label": ["cough" if i % 2 else "fever" for i in range(n)],
         }
     )
-
-
-@pytest.fixture(autouse=True)
-def no_key(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("TACITURN_SIGNING_KEY", raising=False)
-
-
-@pytest.fixture(scope="module")
-def key(tmp_path_factory: pytest.TempPathFactory) -> KeyFiles:
-    folder = tmp_path_factory.mktemp("key")
-    return write_key(folder / "k", name="me", valid_from=now(), days=2, password=None)
-
-
-@pytest.fixture(scope="module")
-def original(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory, key: KeyFiles) -> Path:
-    output = tmp_path_factory.mktemp("fit") / "out"
-    LLM(str(tiny_llama)).fit(rows(), output=output, signing_key=str(key.private), **QUICK)
-    return output
-
-
-@pytest.fixture
-def folder(original: Path, tmp_path: Path) -> Path:
-    """A copy of a fitted folder, to be changed."""
-    return Path(shutil.copytree(original, tmp_path / "out"))
 
 
 def verified(folder: Path, key: KeyFiles) -> Any:
@@ -406,7 +380,7 @@ def test_certificates_of_models_in_memory_and_of_bases(
     assert not (saved / "certificate.json").exists()
     with pytest.raises(CertificateError, match="needs a signing key"):
         model.certificate()
-    audit = AuditResult(
+    audit = CertifiedAudit(
         epsilon_lower_bound=0.1,
         confidence=0.95,
         threat_model="black box",

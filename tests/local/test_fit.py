@@ -13,10 +13,10 @@ import pytest
 
 from taciturn.engine.model.load import load_base
 from taciturn.engine.training.public import PublicStage
-from taciturn.engine.training.run_record import Begun
+from taciturn.engine.training.run_record import RunRecord
 from taciturn.errors import CheckpointError, DataError, SpecError
 from taciturn.llm import LLM
-from taciturn.local import fit
+from taciturn.local import estimate, fit
 from taciturn.local.fit import Observer
 from taciturn.planning.plan import TrainingPlan
 from taciturn.reports.privacy import PrivacyReport
@@ -175,7 +175,7 @@ def test_a_further_fit_is_resumed_from_the_same_model(tiny_llama: Path, tmp_path
 def test_what_a_run_was_begun_with_must_be_readable(tiny_llama: Path, output: Path) -> None:
     path = output / "private" / "begun.json"
     found = json.loads(path.read_text())
-    assert Begun.model_validate(found).spent == ()
+    assert RunRecord.model_validate(found).spent == ()
     for damage in ("{}", ""):
         path.write_text(damage)
         with pytest.raises(CheckpointError, match="begin anew"):
@@ -217,7 +217,7 @@ def timed(patch: pytest.MonkeyPatch, *seconds: float) -> list[str]:
         happened.append("read")
         return prepare(*given)
 
-    patch.setattr(fit, "measured_seconds_per_unit", measured)
+    patch.setattr(estimate, "measured_seconds_per_unit", measured)
     patch.setattr(fit, "prepare", read)
     return happened
 
@@ -245,7 +245,7 @@ def test_a_resumed_run_keeps_its_plan(
     begin(LLM(str(tiny_llama)), output, **TIMED)
     assert resume(LLM(str(tiny_llama)), output, **TIMED).steps == 3
     assert happened == ["measured", "read"]
-    assert Begun.read(output / "private").seconds_per_unit == 0.03
+    assert RunRecord.read(output / "private").seconds_per_unit == 0.03
 
 
 def test_a_resumed_run_keeps_all_that_was_measured(
@@ -254,7 +254,7 @@ def test_a_resumed_run_keeps_all_that_was_measured(
     timed(monkeypatch, 0.03, 0.001)
     output, fields = tmp_path / "out", {**TIMED, "public_data": PUBLIC}
     begin(LLM(str(tiny_llama)), output, **fields)
-    begun = Begun.read(output / "private")
+    begun = RunRecord.read(output / "private")
     assert (begun.seconds_per_unit, begun.rate_factor is None) == (0.03, False)
     assert resume(LLM(str(tiny_llama)), output, **fields).steps == 3
 
@@ -292,13 +292,14 @@ def test_of_several_processes_the_slowest_counts(
 
     spec = FitSpec(target_epsilon=8, max_minutes=1, method="lora", r=2)
     base: Any = SimpleNamespace(context_length=64, vocabulary=100, device="cpu")
-    found = fit._measured_speed(base, spec, None, Two())  # type: ignore[arg-type]
+    found = fit.measured_speed(base, spec, None, Two())  # type: ignore[arg-type]
     assert found.seconds_per_unit == 0.04
 
 
 def test_the_very_speed_of_this_device(tiny_llama: Path) -> None:
     spec = FitSpec(target_epsilon=8, max_minutes=1, method="lora", r=2)
-    speed = fit.measured_speed(load_base(str(tiny_llama), spec), spec)
+    base = load_base(str(tiny_llama), spec)
+    speed = estimate.measured_speed(base, spec, estimate.attached_loss(base, spec))
     assert 1e-6 < speed.seconds_per_unit < 1
     assert speed.seconds_per_unit == float(f"{speed.seconds_per_unit:.2g}")
     assert "64 of them a unit" in speed.basis
@@ -328,7 +329,7 @@ def test_a_run_with_public_text_goes_on_with_the_same(
         monkeypatch.setattr(PublicStage, name, None)  # not called
     report = resume(LLM(str(tiny_llama)), output, public_data=PUBLIC)
     assert [text.records for text in report.public_data] == [40]
-    factor = Begun.read(output / "private").rate_factor
+    factor = RunRecord.read(output / "private").rate_factor
     identity = json.loads(
         next((output / "private/checkpoints").glob("*/identity.json")).read_text()
     )

@@ -20,7 +20,7 @@ from taciturn.llm import LLM
 from taciturn.local.fit import Observer
 from taciturn.reports.privacy import LedgerTotal, read_report
 from taciturn.reports.spending import epsilon_of_steps
-from taciturn.server.ledger_file import LedgerFile
+from taciturn.server.schema.ledger_file import LedgerFile
 
 QUICK: dict[str, Any] = {
     "text_field": "text",
@@ -191,7 +191,7 @@ def test_rows_in_memory_have_to_be_named(tiny_llama: Path, notes: Path, ledger: 
 def test_a_ledger_needs_the_server_package(
     tiny_llama: Path, notes: Path, ledger: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delitem(sys.modules, "taciturn.server.ledger_file", raising=False)
+    monkeypatch.delitem(sys.modules, "taciturn.server.schema.ledger_file", raising=False)
     monkeypatch.setitem(sys.modules, "sqlalchemy", None)
     with pytest.raises(MissingDependencyError, match=r"install taciturn\[server\]"):
         fit(tiny_llama, str(notes), ledger)

@@ -21,7 +21,7 @@ from mutants.harness import (
 )
 from mutants.noise_checks import two_sided
 from mutants.variants import Dataset, State, TinyLm, Variant, names_of
-from ranks import in_threads
+from support.ranks import in_threads
 from taciturn.accounting.calibrate import default_delta
 from taciturn.accounting.compose import epsilon
 from taciturn.accounting.events import dpsgd_event

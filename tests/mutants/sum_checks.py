@@ -23,11 +23,11 @@ from mutants.harness import (
     streams,
 )
 from mutants.variants import VOCABULARY, Dataset, TinyLm, Variant
+from support.tiny_models import build, random_batch, with_lora
 from taciturn.engine.model.loss import CausalLmLoss, weighted_cross_entropy
 from taciturn.engine.privacy.clipping import ROUNDING, clip_and_sum
 from taciturn.engine.privacy.forms import Form
 from taciturn.engine.privacy.types import PerUnitGradients, UnitBatch
-from tinymodels import build, random_batch, with_lora
 
 
 def sensitivity(variant: Variant) -> None:

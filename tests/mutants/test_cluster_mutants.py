@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from kubernetes.client import V1DeleteOptions
 
-from fake_kubernetes.cluster import StandIn
-from kubeworld import SPEED, World, new_order, with_namespace
+from fake_kubernetes.cluster import FakeCluster
+from support.kubernetes_namespace import SPEED, ClusterWorld, new_order, with_namespace
 from taciturn.server.launchers.base import LaterError, Order, WorkerState
 from taciturn.server.launchers.kubernetes import client as calls
 from taciturn.server.launchers.kubernetes import launcher as launching
@@ -26,19 +26,19 @@ ENDLESS = "import time; time.sleep(600)"
 
 
 @pytest.fixture(scope="module")
-def world() -> Iterator[World]:
-    with StandIn(speed=SPEED) as stand_in:
-        yield from with_namespace(stand_in.kubeconfig, stand_in)
+def world() -> Iterator[ClusterWorld]:
+    with FakeCluster(speed=SPEED) as fake:
+        yield from with_namespace(fake.kubeconfig, fake)
 
 
-def delete_job(world: World, name: str, how: str) -> None:
+def delete_job(world: ClusterWorld, name: str, how: str) -> None:
     world.batch.delete_namespaced_job(
         name, world.namespace, body=V1DeleteOptions(propagation_policy=how)
     )
     world.until(lambda: world.cluster.get(Kind.JOBS, name) is None)
 
 
-def begun(world: World, order: Order) -> KubernetesLauncher:
+def begun(world: ClusterWorld, order: Order) -> KubernetesLauncher:
     """A launch of a gateway that dies before it lets the Job go."""
 
     def dies(*args: Any) -> Any:
@@ -51,20 +51,20 @@ def begun(world: World, order: Order) -> KubernetesLauncher:
     return launcher
 
 
-def a_lost_race_is_tried_again(world: World) -> None:
+def a_lost_race_is_tried_again(world: ClusterWorld) -> None:
     """What was not made is not counted on."""
-    assert world.stand_in is not None
-    world.stand_in.api.contended.append("configmaps")
+    assert world.fake is not None
+    world.fake.api.contended.append("configmaps")
     worker, use = Worker(new_order().job_id, 1), Use("n", "u", "p", "2026-01-01T00:00:00Z")
     Machines(world.cluster, "test-mutants").add(worker, use)
     written = world.cluster.list(Kind.CONFIG_MAPS, fields=f"metadata.name={worker.name}")[0]
-    world.stand_in.api.contended.clear()
+    world.fake.api.contended.clear()
     assert written
 
 
-def a_relaunch_has_a_policy_of_its_own(world: World) -> None:
-    assert world.stand_in is not None
-    order, garbage = new_order(), world.stand_in.garbage
+def a_relaunch_has_a_policy_of_its_own(world: ClusterWorld) -> None:
+    assert world.fake is not None
+    order, garbage = new_order(), world.fake.garbage
     garbage.slow_s = 1000.0
     launcher, name = begun(world, order), Worker.of(order.handle).name
     delete_job(world, name, "Background")
@@ -78,9 +78,9 @@ def a_relaunch_has_a_policy_of_its_own(world: World) -> None:
     assert owners == [job["metadata"]["uid"]]
 
 
-def the_secret_goes_before_the_policy(world: World) -> None:
-    assert world.stand_in is not None
-    store, garbage = world.stand_in.store, world.stand_in.garbage
+def the_secret_goes_before_the_policy(world: ClusterWorld) -> None:
+    assert world.fake is not None
+    store, garbage = world.fake.store, world.fake.garbage
     garbage.slow_s = 10.0
     order = new_order()
     begun(world, order)
@@ -92,7 +92,7 @@ def the_secret_goes_before_the_policy(world: World) -> None:
     assert left is None
 
 
-def no_second_worker_beside_an_orphan(world: World) -> None:
+def no_second_worker_beside_an_orphan(world: ClusterWorld) -> None:
     launcher, order = world.launcher(world.settings(ENDLESS)), new_order()
     launcher.launch(order)
     world.until(lambda: world.pods(**{"taciturn.dev/job": order.job_id}))
@@ -141,7 +141,7 @@ def pods_of_an_earlier_job_do_not_count(patch: Patch) -> None:
     patch.setattr(KubernetesLauncher, "_pods", lambda self, selector: [])
 
 
-MUTANTS: list[tuple[Callable[[Patch], None], Callable[[World], None]]] = [
+MUTANTS: list[tuple[Callable[[Patch], None], Callable[[ClusterWorld], None]]] = [
     (any_409_counts_as_there, a_lost_race_is_tried_again),
     (a_policy_of_another_owner_counts, a_relaunch_has_a_policy_of_its_own),
     (the_policy_does_not_wait, the_secret_goes_before_the_policy),
@@ -151,7 +151,7 @@ MUTANTS: list[tuple[Callable[[Patch], None], Callable[[World], None]]] = [
 
 @pytest.mark.parametrize(("mutant", "check"), MUTANTS)
 def test_a_mutant_is_killed_by_its_check(
-    mutant: Callable[[Patch], None], check: Callable[[World], None], world: World,
+    mutant: Callable[[Patch], None], check: Callable[[ClusterWorld], None], world: ClusterWorld,
     monkeypatch: Patch,
 ) -> None:  # fmt: skip
     check(world)
@@ -160,7 +160,7 @@ def test_a_mutant_is_killed_by_its_check(
         until_it_shows(check, world)
 
 
-def until_it_shows(check: Callable[[World], None], world: World) -> None:
+def until_it_shows(check: Callable[[ClusterWorld], None], world: ClusterWorld) -> None:
     """The garbage collector takes an order of its own."""
     for _ in range(10):
         check(world)

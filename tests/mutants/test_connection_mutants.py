@@ -12,6 +12,7 @@ from fastapi import FastAPI
 from uvicorn.server import ServerState
 
 from taciturn.server import serve
+from taciturn.server.http import connections
 from taciturn.server.settings import Settings
 
 Patch = pytest.MonkeyPatch
@@ -56,12 +57,12 @@ class Lines:
     """Connections to one process."""
 
     def __init__(self) -> None:
-        self.config = serve.GatewayConfig(SETTINGS, FastAPI())
+        self.config = serve.GatewayConfig(SETTINGS, FastAPI)
         self.config.load()
 
-    def connect(self) -> tuple[serve.LimitedConnection, Line]:
+    def connect(self) -> tuple[connections.LimitedConnection, Line]:
         line = Line()
-        made = serve.LimitedConnection(self.config, ServerState(), {})
+        made = connections.LimitedConnection(self.config, ServerState(), {})
         made.connection_made(line)
         return made, line
 
@@ -114,32 +115,32 @@ def _nothing(*_: object) -> None:
 
 
 def header_limit_gone(patch: Patch) -> None:
-    sound = serve._Reader.__init__
+    sound = connections._Reader.__init__
 
-    def unlimited(self: serve._Reader, settings: Settings, limit_bytes: int) -> None:
-        sound(self, settings, 2**40)
+    def unlimited(self: connections._Reader, settings: Settings) -> None:
+        sound(self, settings.model_copy(update={"header_limit_bytes": 2**40}))
 
-    patch.setattr(serve._Reader, "__init__", unlimited)
+    patch.setattr(connections._Reader, "__init__", unlimited)
 
 
 def fields_not_counted(patch: Patch) -> None:
-    patch.setattr(serve._Reader, "_beyond", _nothing)
+    patch.setattr(connections._Reader, "_beyond", _nothing)
 
 
 def head_without_an_end(patch: Patch) -> None:
-    patch.setattr(serve.LimitedConnection, "_late_head", _nothing)
+    patch.setattr(connections.LimitedConnection, "_late_head", _nothing)
 
 
 def answers_kept_for_ever(patch: Patch) -> None:
-    patch.setattr(serve.LimitedConnection, "_expect_reading", _nothing)
+    patch.setattr(connections.LimitedConnection, "_expect_reading", _nothing)
 
 
 def connection_watched_by_nobody(patch: Patch) -> None:
-    patch.setattr(serve.LimitedConnection, "_attend", _nothing)
+    patch.setattr(connections.LimitedConnection, "_attend", _nothing)
 
 
 def callers_not_counted(patch: Patch) -> None:
-    patch.setattr(serve.Callers, "enter", _nothing)
+    patch.setattr(connections.Callers, "enter", _nothing)
 
 
 Check = Callable[[Lines], Awaitable[None]]

@@ -11,18 +11,16 @@ from typing import Any
 import pytest
 from sqlalchemy import select
 
-from gateways.world import fit
-from hospital import COLUMNS, Hospital
+from support.gateway import COLUMNS, GatewayWorld, fit
 from taciturn.server.catalog import columns, datasets, registration
 from taciturn.server.catalog.datasets import Dataset
-from taciturn.server.catalog.sql_sandbox import Trials
+from taciturn.server.catalog.sql_sandbox import SqlSandbox
 from taciturn.server.database import open_database
 from taciturn.server.jobs import approvals
 from taciturn.server.jobs.approvals import Approvals
 from taciturn.server.jobs.submission import Jobs
 from taciturn.server.schema import tables, versions
 from taciturn.wire.datasets import ColumnView
-from ward import Ward, make_ward
 
 Patch = pytest.MonkeyPatch
 ROW = tuple(ColumnView(name=value, type="string") for value in ("P0017", "François Dupont"))
@@ -37,30 +35,30 @@ def opened(folder: Path, name: str) -> Iterator[Any]:
     engine.dispose()
 
 
-def told(hospital: Hospital) -> str:
+def told(world: GatewayWorld) -> str:
     """What whoever holds a grant is shown."""
-    hospital.grant()
-    return hospital.ask("paul", "GET", "/datasets/phee").text
+    world.grant()
+    return world.ask("paul", "GET", "/datasets/phee").text
 
 
-def first_row(hospital: Hospital) -> None:
-    hospital.register(source="/data/notes.csv")
-    hospital.probed("phee", ROW)
-    assert "Dupont" not in told(hospital)
+def first_row(world: GatewayWorld) -> None:
+    world.register(source="/data/notes.csv")
+    world.probed("phee", ROW)
+    assert "Dupont" not in told(world)
 
 
-def keys(hospital: Hospital) -> None:
-    hospital.register(source="/data/notes.jsonl", columns=["id", "context"])
-    hospital.probed("phee", NESTED)
-    assert "Dupont" not in told(hospital)
+def keys(world: GatewayWorld) -> None:
+    world.register(source="/data/notes.jsonl", columns=["id", "context"])
+    world.probed("phee", NESTED)
+    assert "Dupont" not in told(world)
 
 
-def another(hospital: Hospital) -> None:
+def another(world: GatewayWorld) -> None:
     """What has come meanwhile is not confirmed with what was looked at."""
-    hospital.register(source="/data/notes.csv")
-    hospital.probed("phee", ROW)
-    hospital.state("phee", COLUMNS)
-    assert "Dupont" not in told(hospital)
+    world.register(source="/data/notes.csv")
+    world.probed("phee", ROW)
+    world.state_columns("phee", COLUMNS)
+    assert "Dupont" not in told(world)
 
 
 def whatever_is_found(patch: Patch) -> None:
@@ -70,7 +68,11 @@ def whatever_is_found(patch: Patch) -> None:
 def shown_to_all(patch: Patch) -> None:
     real = Dataset.view
     patch.setattr(
-        Dataset, "view", lambda self, *, source, found: real(self, source=source, found=True)
+        Dataset,
+        "view",
+        lambda self, *, with_source, with_probed: real(
+            self, with_source=with_source, with_probed=True
+        ),
     )
 
 
@@ -82,7 +84,7 @@ def anything_stated(patch: Patch) -> None:
     patch.setattr(registration, "agree", lambda *_: True)
 
 
-COLUMN_MUTANTS: dict[str, tuple[Callable[[Patch], None], Callable[[Hospital], None]]] = {
+COLUMN_MUTANTS: dict[str, tuple[Callable[[Patch], None], Callable[[GatewayWorld], None]]] = {
     "a probe makes ready whatever it finds": (whatever_is_found, first_row),
     "what is to be confirmed is shown to all": (shown_to_all, first_row),
     "names inside of types need not be stated": (any_type, keys),
@@ -93,46 +95,46 @@ COLUMN_MUTANTS: dict[str, tuple[Callable[[Patch], None], Callable[[Hospital], No
 @pytest.mark.parametrize("name", COLUMN_MUTANTS)
 def test_columns(name: str, tmp_path: Path, monkeypatch: Patch) -> None:
     mutate, check = COLUMN_MUTANTS[name]
-    trials = Trials(1)
+    trials = SqlSandbox(1)
     with opened(tmp_path, "real") as engine:
-        check(Hospital(engine, tmp_path, trials))
+        check(GatewayWorld.for_catalog(engine, tmp_path, trials))
     with opened(tmp_path, "mutant") as engine:
         mutate(monkeypatch)
         with pytest.raises((AssertionError, pytest.fail.Exception)):
-            check(Hospital(engine, tmp_path, trials))
+            check(GatewayWorld.for_catalog(engine, tmp_path, trials))
     trials.close()
 
 
-def says(ward: Ward, approval: str, who: str, what: str = "decisions") -> None:
+def says(world: GatewayWorld, approval: str, who: str, what: str = "decisions") -> None:
     body = {"decision": "approve"} if what == "decisions" else {}
-    assert ward.post(f"approvals/{approval}/{what}", body, who).is_success
+    assert world.post(f"approvals/{approval}/{what}", body, who).is_success
 
 
-def taken_back(ward: Ward) -> None:
-    asked = ward.ask(fit(target_epsilon="unlimited")).json()
-    says(ward, asked["approval"], "otto")
-    says(ward, asked["approval"], "otto", "withdrawals")
-    says(ward, asked["approval"], "bea")
-    ward.tick()
-    assert ward.launcher.orders == []
+def taken_back(world: GatewayWorld) -> None:
+    asked = world.submit(fit(target_epsilon="unlimited")).json()
+    says(world, asked["approval"], "otto")
+    says(world, asked["approval"], "otto", "withdrawals")
+    says(world, asked["approval"], "bea")
+    world.tick()
+    assert world.launcher.orders == []
 
 
-def taken_back_at_the_last_moment(ward: Ward) -> None:
+def taken_back_at_the_last_moment(world: GatewayWorld) -> None:
     """Once what comes of it has begun: then it is too late, and is said to be."""
-    asked = ward.ask(fit(target_epsilon="unlimited")).json()
+    asked = world.submit(fit(target_epsilon="unlimited")).json()
     real, answers = Jobs._paid_or_excepted, list[bool]()
 
     def meanwhile(self: Jobs, row: Any, reason: str) -> bool:
-        answer = ward.post(f"approvals/{asked['approval']}/withdrawals", {}, "otto")
+        answer = world.post(f"approvals/{asked['approval']}/withdrawals", {}, "otto")
         answers.append(answer.is_success)
         return real(self, row, reason)
 
     with pytest.MonkeyPatch.context() as late:
         late.setattr(Jobs, "_paid_or_excepted", meanwhile)
-        says(ward, asked["approval"], "otto")
-        says(ward, asked["approval"], "bea")
-    ward.tick()
-    assert len(ward.launcher.orders) == 1
+        says(world, asked["approval"], "otto")
+        says(world, asked["approval"], "bea")
+    world.tick()
+    assert len(world.launcher.orders) == 1
     assert answers == [False]
 
 
@@ -148,7 +150,7 @@ def used_as_it_was_read(patch: Patch) -> None:
     patch.setattr(Approvals, "use", approved)
 
 
-APPROVAL_MUTANTS: dict[str, tuple[Callable[[Patch], None], Callable[[Ward], None]]] = {
+APPROVAL_MUTANTS: dict[str, tuple[Callable[[Patch], None], Callable[[GatewayWorld], None]]] = {
     "a yes that was taken back counts": (a_yes_stays, taken_back),
     "a yes counts as it was read": (used_as_it_was_read, taken_back_at_the_last_moment),
 }
@@ -158,8 +160,8 @@ APPROVAL_MUTANTS: dict[str, tuple[Callable[[Patch], None], Callable[[Ward], None
 def test_approvals(name: str, tmp_path: Path, monkeypatch: Patch) -> None:
     mutate, check = APPROVAL_MUTANTS[name]
     with opened(tmp_path, "real") as engine:
-        check(make_ward(engine, tmp_path))
+        check(GatewayWorld.for_jobs(engine, tmp_path))
     with opened(tmp_path, "mutant") as engine:
         mutate(monkeypatch)
         with pytest.raises((AssertionError, pytest.fail.Exception)):
-            check(make_ward(engine, tmp_path))
+            check(GatewayWorld.for_jobs(engine, tmp_path))

@@ -14,13 +14,13 @@ import pytest
 from dp_accounting.dp_event import DpEvent
 from sqlalchemy import Engine
 
-from desk import KEY, PLAN, Desk, steps
+from support.ledger import KEY, PLAN, LedgerWorld, steps
 from taciturn.accounting.filter import RenyiFilter, event_cost
 from taciturn.errors import BudgetExceededError, FencedError, LedgerError
 from taciturn.server.database import open_database
 from taciturn.server.ledger import Lease, Ledger, Receipt, journal, rules, verify
-from taciturn.server.ledger.book import Book, Job, Purse
 from taciturn.server.ledger.entry import Closed
+from taciturn.server.ledger.state import Balance, JobReservation, LedgerState
 from taciturn.server.schema import versions
 
 SHARE = RenyiFilter(8.0, 1e-6).share
@@ -59,7 +59,7 @@ class ChecksOutside(Ledger):
             lambda store: store.account(plan["namespace"], lock=False), read_only=True
         )
         assert budget is not None
-        if not budget.purse.has_room(event_cost(plan["event"])):
+        if not budget.balance.has_room(event_cost(plan["event"])):
             raise BudgetExceededError("no room")
         time.sleep(0.3)
         with without_a_verdict():
@@ -80,55 +80,57 @@ class _NoVerdict(threading.local):
 
 
 NO_VERDICT = _NoVerdict()
-HAS_ROOM = Purse.has_room
+HAS_ROOM = Balance.has_room
 
 
-def has_room_or_asked_before(purse: Purse, cost: Any) -> bool:
-    return NO_VERDICT.active or HAS_ROOM(purse, cost)
+def has_room_or_asked_before(balance: Balance, cost: Any) -> bool:
+    return NO_VERDICT.active or HAS_ROOM(balance, cost)
 
 
-def refunds_what_ran(book: Book, details: Closed, moment_ms: int) -> Book:
-    job = rules.the_job(book, details.job)
+def refunds_what_ran(state: LedgerState, details: Closed, moment_ms: int) -> LedgerState:
+    job = rules.the_job(state, details.job)
     spent = job.charged
     over = replace(job, parts=(), status=details.reason, token=details.token)
-    book = rules._every_purse(book.with_job(over), job, lambda purse: purse.free(job.held))
-    return rules._every_purse(
-        book, job, lambda purse: replace(purse, charged=purse.charged - spent)
+    state = rules._every_balance(
+        state.with_job(over), job, lambda balance: balance.free(job.reserved)
+    )
+    return rules._every_balance(
+        state, job, lambda balance: replace(balance, charged=balance.charged - spent)
     )
 
 
-def frees_nothing(book: Book, details: Closed, moment_ms: int) -> Book:
-    job = rules.the_job(book, details.job)
-    return book.with_job(replace(job, status=details.reason, token=details.token))
+def frees_nothing(state: LedgerState, details: Closed, moment_ms: int) -> LedgerState:
+    job = rules.the_job(state, details.job)
+    return state.with_job(replace(job, status=details.reason, token=details.token))
 
 
-def ignores_its_verdict(book: Book, job: Job, cost: Any) -> Book:
-    account = rules.the_account(book)
+def ignores_its_verdict(state: LedgerState, job: JobReservation, cost: Any) -> LedgerState:
+    account = rules.the_account(state)
     with contextlib.suppress(BudgetExceededError):
-        if not account.purse.has_room(cost):
+        if not account.balance.has_room(cost):
             raise BudgetExceededError("no room")
-    return rules._every_purse(book, job, lambda purse: purse.hold(cost))
+    return rules._every_balance(state, job, lambda balance: balance.hold(cost))
 
 
-def only_the_joint_budget(book: Book, job: Job, cost: Any) -> Book:
-    if not rules.the_account(book).purse.has_room(cost):
+def only_the_joint_budget(state: LedgerState, job: JobReservation, cost: Any) -> LedgerState:
+    if not rules.the_account(state).balance.has_room(cost):
         raise BudgetExceededError("no room")
-    return rules._every_purse(book, job, lambda purse: purse.hold(cost))
+    return rules._every_balance(state, job, lambda balance: balance.hold(cost))
 
 
-def only_the_grants(book: Book, job: Job, cost: Any) -> Book:
-    for _, purse in rules._grants(book, job):
-        if not purse.has_room(cost):
+def only_the_grants(state: LedgerState, job: JobReservation, cost: Any) -> LedgerState:
+    for _, balance in rules._grants(state, job):
+        if not balance.has_room(cost):
             raise BudgetExceededError("no room")
-    return rules._every_purse(book, job, lambda purse: purse.hold(cost))
+    return rules._every_balance(state, job, lambda balance: balance.hold(cost))
 
 
 def charges_without_limit(part: Any, count: int, job: str) -> Any:
-    return replace(part, held=max(part.held - count, 0), charged=part.charged + count)
+    return replace(part, reserved=max(part.reserved - count, 0), charged=part.charged + count)
 
 
-def counts_charges_only(purse: Purse, cost: Any) -> bool:
-    return RenyiFilter(purse.epsilon, purse.delta).admits(purse.charged + cost)
+def counts_charges_only(balance: Balance, cost: Any) -> bool:
+    return RenyiFilter(balance.epsilon, balance.delta).admits(balance.charged + cost)
 
 
 class NeverReaps(Ledger):
@@ -146,39 +148,39 @@ class SameToken(Ledger):
         return super().acquire(operation_id, job, **rest)
 
 
-def commit_keeps_what_was_charged(desk: Desk) -> None:
-    token = desk.started()
-    desk.charge(40, token)
-    desk.ledger.commit(desk.op(), "job", token)
-    assert desk.statement().budget.charged == SHARE(event_cost(steps(40)))
+def commit_keeps_what_was_charged(world: LedgerWorld) -> None:
+    token = world.started()
+    world.charge(40, token)
+    world.ledger.commit(world.op(), "job", token)
+    assert world.statement().budget.charged == SHARE(event_cost(steps(40)))
 
 
-def commit_frees_what_never_ran(desk: Desk) -> None:
-    token = desk.started()
-    desk.charge(40, token)
-    desk.ledger.commit(desk.op(), "job", token)
-    budget = desk.statement().budget
-    assert budget.taken == budget.charged
+def commit_frees_what_never_ran(world: LedgerWorld) -> None:
+    token = world.started()
+    world.charge(40, token)
+    world.ledger.commit(world.op(), "job", token)
+    budget = world.statement().budget
+    assert budget.used == budget.charged
 
 
-def a_crash_loses_no_charge(desk: Desk) -> None:
-    token = desk.started()
-    desk.charge(40, token)  # the block runs here, and then the worker dies
-    desk.clock.advance(31)
-    desk.ledger.reap()
-    budget = desk.statement().budget
+def a_crash_loses_no_charge(world: LedgerWorld) -> None:
+    token = world.started()
+    world.charge(40, token)  # the block runs here, and then the worker dies
+    world.clock.forward(31)
+    world.ledger.reap()
+    budget = world.statement().budget
     assert budget.charged == SHARE(event_cost(steps(40)))
-    assert budget.taken == budget.charged, "a reservation is stuck"
+    assert budget.used == budget.charged, "a reservation is stuck"
 
 
-def nobody_overspends_in_a_race(desk: Desk) -> None:
+def nobody_overspends_in_a_race(world: LedgerWorld) -> None:
     """Eight clients, room for one."""
     count = int(0.6 / SHARE(event_cost(steps(1))))
     answers: list[str] = []
 
     def client(number: int) -> None:
         try:
-            desk.reserve(f"job-{number}", steps(count))
+            world.reserve(f"job-{number}", steps(count))
             answers.append("admitted")
         except BudgetExceededError:
             answers.append("refused")
@@ -189,69 +191,73 @@ def nobody_overspends_in_a_race(desk: Desk) -> None:
     for thread in threads:
         thread.join()
     assert sorted(answers) == ["admitted", *["refused"] * 7]
-    assert desk.statement().budget.taken <= 1
+    assert world.statement().budget.used <= 1
 
 
-def the_joint_budget_holds(desk: Desk) -> None:
+def the_joint_budget_holds(world: LedgerWorld) -> None:
     for number in range(3):
-        desk.grant(f"user:{number}", epsilon=8.0)
+        world.grant(f"user:{number}", epsilon=8.0)
         with contextlib.suppress(BudgetExceededError):
-            desk.reserve(f"job-{number}", steps(600), [f"user:{number}"])
-    assert desk.statement().budget.taken <= 1
+            world.reserve(f"job-{number}", steps(600), [f"user:{number}"])
+    assert world.statement().budget.used <= 1
 
 
-def the_grant_holds(desk: Desk) -> None:
+def the_grant_holds(world: LedgerWorld) -> None:
     for number in range(3):
         with contextlib.suppress(BudgetExceededError):
-            desk.reserve(f"job-{number}", PLAN, ["user:ada"])
-    assert desk.statement().grants["user:ada"].taken <= 1
+            world.reserve(f"job-{number}", PLAN, ["user:ada"])
+    assert world.statement().grants["user:ada"].used <= 1
 
 
-def a_stale_token_is_refused(desk: Desk) -> None:
-    stale = desk.started()
-    desk.acquire(worker="second", takeover=True)
+def a_stale_token_is_refused(world: LedgerWorld) -> None:
+    stale = world.started()
+    world.acquire(worker="second", takeover=True)
     with pytest.raises(FencedError):
-        desk.charge(1, stale)
+        world.charge(1, stale)
     with pytest.raises(FencedError):
-        desk.ledger.commit(desk.op(), "job", stale)
+        world.ledger.commit(world.op(), "job", stale)
 
 
-def nothing_runs_that_was_not_reserved(desk: Desk) -> None:
-    token = desk.started()
+def nothing_runs_that_was_not_reserved(world: LedgerWorld) -> None:
+    token = world.started()
     with contextlib.suppress(LedgerError):
-        desk.charge(101, token)
-    assert desk.statement().budget.charged <= SHARE(event_cost(PLAN))
+        world.charge(101, token)
+    assert world.statement().budget.charged <= SHARE(event_cost(PLAN))
 
 
-def a_repeated_operation_counts_once(desk: Desk) -> None:
-    token = desk.started()
+def a_repeated_operation_counts_once(world: LedgerWorld) -> None:
+    token = world.started()
     for _ in range(2):
-        desk.ledger.charge("the-id", "job", token, steps(10))
+        world.ledger.charge("the-id", "job", token, steps(10))
     with contextlib.suppress(LedgerError):
-        desk.ledger.charge("the-id", "job", token, steps(20))
-    assert desk.statement().budget.charged == SHARE(event_cost(steps(10)))
+        world.ledger.charge("the-id", "job", token, steps(20))
+    assert world.statement().budget.charged == SHARE(event_cost(steps(10)))
 
 
-Check = Callable[[Desk], None]
+Check = Callable[[LedgerWorld], None]
 Patch = tuple[Any, str, Any]
 
 MUTANTS: dict[str, tuple[type[Ledger], Sequence[Patch], Check]] = {
     "refunds executed steps": (
         Ledger,
-        [(rules, "_closed", refunds_what_ran)],
+        [(rules, "_apply_closed", refunds_what_ran)],
         commit_keeps_what_was_charged,
     ),
     "refunds executed steps of the dead": (
         Ledger,
-        [(rules, "_closed", refunds_what_ran)],
+        [(rules, "_apply_closed", refunds_what_ran)],
         a_crash_loses_no_charge,
     ),
-    "frees nothing": (Ledger, [(rules, "_closed", frees_nothing)], commit_frees_what_never_ran),
+    "frees nothing": (
+        Ledger,
+        [(rules, "_apply_closed", frees_nothing)],
+        commit_frees_what_never_ran,
+    ),
     "debits after": (DebitsAfter, [], a_crash_loses_no_charge),
     "never reaps": (NeverReaps, [], a_crash_loses_no_charge),
     "checks outside the transaction": (
         ChecksOutside,
-        [(Purse, "has_room", has_room_or_asked_before)],
+        [(Balance, "has_room", has_room_or_asked_before)],
         nobody_overspends_in_a_race,
     ),
     "ignores the fencing token": (
@@ -265,25 +271,29 @@ MUTANTS: dict[str, tuple[type[Ledger], Sequence[Patch], Check]] = {
     "gives the same token twice": (SameToken, [], a_stale_token_is_refused),
     "ignores its own verdict": (
         Ledger,
-        [(rules, "_held", ignores_its_verdict)],
+        [(rules, "_reserve", ignores_its_verdict)],
         the_joint_budget_holds,
     ),
-    "checks grants only": (Ledger, [(rules, "_held", only_the_grants)], the_joint_budget_holds),
+    "checks grants only": (Ledger, [(rules, "_reserve", only_the_grants)], the_joint_budget_holds),
     "checks the joint budget only": (
         Ledger,
-        [(rules, "_held", only_the_joint_budget)],
+        [(rules, "_reserve", only_the_joint_budget)],
         the_grant_holds,
     ),
     "forgets what is held": (
         Ledger,
-        [(Purse, "has_room", counts_charges_only)],
+        [(Balance, "has_room", counts_charges_only)],
         the_joint_budget_holds,
     ),
     "charges more than is held": (
         Ledger,
         [
             (rules, "_charge_part", charges_without_limit),
-            (Purse, "charge", lambda purse, cost: replace(purse, charged=purse.charged + cost)),
+            (
+                Balance,
+                "charge",
+                lambda balance, cost: replace(balance, charged=balance.charged + cost),
+            ),
         ],
         nothing_runs_that_was_not_reserved,
     ),
@@ -292,11 +302,11 @@ CHECKS = list(dict.fromkeys(check for _, _, check in MUTANTS.values()))
 CHECKS.append(a_repeated_operation_counts_once)
 
 
-def set_up(engine: Engine, kind: type[Ledger]) -> Desk:
-    desk = Desk(engine, kind=kind)
-    desk.open()
-    desk.grant("user:ada")
-    return desk
+def set_up(engine: Engine, kind: type[Ledger]) -> LedgerWorld:
+    world = LedgerWorld(engine, kind=kind)
+    world.open()
+    world.grant("user:ada")
+    return world
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
@@ -316,18 +326,18 @@ def test_mutant_is_killed(engine: Engine, name: str, monkeypatch: pytest.MonkeyP
 
 @pytest.mark.parametrize(
     "patch",
-    [(rules, "_closed", refunds_what_ran), (rules, "_held", ignores_its_verdict)],
+    [(rules, "_apply_closed", refunds_what_ran), (rules, "_reserve", ignores_its_verdict)],
     ids=["refunds", "ignores its verdict"],
 )
 def test_what_a_mutant_wrote_is_found_by_verify(engine: Engine, patch: Patch) -> None:
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(*patch)
-        desk = set_up(engine, Ledger)
+        world = set_up(engine, Ledger)
         for number in range(3):
-            token = desk.started(f"job-{number}", steps(600))
-            desk.charge(5, token, f"job-{number}")
-            desk.ledger.commit(desk.op(), f"job-{number}", token)
-        desk.reserve("one", steps(1200))
+            token = world.started(f"job-{number}", steps(600))
+            world.charge(5, token, f"job-{number}")
+            world.ledger.commit(world.op(), f"job-{number}", token)
+        world.reserve("one", steps(1200))
         with contextlib.suppress(LedgerError):
-            desk.reserve("two", steps(1200))
+            world.reserve("two", steps(1200))
     assert not verify(engine, key=KEY).ok

@@ -31,15 +31,16 @@ from taciturn.engine.privacy.statistic import GaussianStatistic
 from taciturn.engine.privacy.types import PrivateStatistics
 from taciturn.engine.training.loop import Blocks, Run
 from taciturn.engine.training.public import PublicStage
-from taciturn.engine.training.run_record import Begun
+from taciturn.engine.training.run_record import RunRecord
 from taciturn.errors import CheckpointError
 from taciturn.llm import LLM
-from taciturn.local import fit
-from taciturn.local.fit import Arranged, Observer, public_facts
+from taciturn.local import estimate, fit
+from taciturn.local.estimate import public_facts
+from taciturn.local.fit import Arranged, Observer
 from taciturn.planning.plan import make_plan
 from taciturn.reports.privacy import PrivacyReport
 from taciturn.server.ledger import namespaces
-from taciturn.server.ledger_file import LedgerFile
+from taciturn.server.schema.ledger_file import LedgerFile
 from taciturn.spec import DataSpec, FitSpec
 
 Patch = pytest.MonkeyPatch
@@ -219,7 +220,7 @@ def _happened(patch: Patch, *seconds: float) -> list[str]:
         found.append("read")
         return prepare(*given)
 
-    patch.setattr(fit, "measured_seconds_per_unit", measured)
+    patch.setattr(estimate, "measured_seconds_per_unit", measured)
     patch.setattr(fit, "prepare", read)
     return found
 
@@ -317,14 +318,14 @@ def uncertified_public_text(patch: Patch) -> None:
 
 
 def any_public_text(patch: Patch) -> None:
-    patch.setattr(Begun, "resumed_as", lambda self, asked: self)
+    patch.setattr(RunRecord, "resumed_as", lambda self, asked: self)
 
 
 def rate_by_private_rows(patch: Patch) -> None:
     """What is tried is judged by the loss of those that are protected."""
     real = fit._tuned
 
-    def mutant(job: Any, begun: Begun, plan: Any, stage: Any) -> Any:
+    def mutant(job: Any, begun: RunRecord, plan: Any, stage: Any) -> Any:
         private = TokenizedDataset.open(job.data)
         return real(job, begun, plan, replace(stage, text=replace(stage.text, held_out=private)))
 
@@ -370,7 +371,7 @@ def any_tokenizer(patch: Patch) -> None:
 
 
 def history_of_the_call(patch: Patch) -> None:
-    patch.setattr(Begun, "resumed_as", lambda self, asked: asked)
+    patch.setattr(RunRecord, "resumed_as", lambda self, asked: asked)
 
 
 def unit_of_the_call(patch: Patch) -> None:

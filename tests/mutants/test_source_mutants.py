@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from gateways.world import fit
+from support.gateway import GatewayWorld, fit
 from taciturn.data import places
 from taciturn.server.catalog.references import References
 from taciturn.server.database import open_database
@@ -18,9 +18,8 @@ from taciturn.server.schema import versions
 from taciturn.wire.events import FailureCode
 from taciturn.wire.jobs import RemoteProbe
 from taciturn.worker import sources
-from taciturn.worker.context import Task
+from taciturn.worker.context import JobContext
 from taciturn.worker.job import Runner
-from ward import Ward, make_ward
 from worker.fake_gateway import FakeGateway
 from worker.jobs import assignment, notes, source, write
 
@@ -28,20 +27,20 @@ Patch = pytest.MonkeyPatch
 
 
 @pytest.fixture
-def ward(tmp_path: Path) -> Iterator[Ward]:
+def world(tmp_path: Path) -> Iterator[GatewayWorld]:
     engine = open_database(f"sqlite:///{tmp_path / 'gateway.db'}")
     versions.upgrade(engine)
-    made = make_ward(engine, tmp_path / "gateway")
-    made.world.open_namespace("others", "other")
+    made = GatewayWorld.for_jobs(engine, tmp_path / "gateway")
+    made.open_namespace("others", "other")
     yield made
     engine.dispose()
 
 
-def compared(ward: Ward, folder: Path) -> None:
+def compared(world: GatewayWorld, folder: Path) -> None:
     """Two budgets' jobs have found the same file."""
     marks = {"first": True, "places": ["a" * 32], "contents": ["b" * 32]}
-    one = ward.running(fit(), os.urandom(8).hex(), "olga")
-    two = ward.running(fit(data={"dataset": "other"}), os.urandom(8).hex(), "olga")
+    one = world.running(fit(), os.urandom(8).hex(), "olga")
+    two = world.running(fit(data={"dataset": "other"}), os.urandom(8).hex(), "olga")
     assert one.say("source", marks).status_code == 204
     answer = two.say("source", {**marks, "places": ["c" * 32]})
     assert answer.status_code == 409
@@ -55,21 +54,21 @@ def ended(folder: Path, path: Path | str, **changes: Any) -> FakeGateway:
     return gateway
 
 
-def told(ward: Ward, folder: Path) -> None:
+def told(world: GatewayWorld, folder: Path) -> None:
     """A worker says what it is about to read."""
     gateway = ended(folder, write(notes(3), folder / "notes.jsonl"))
     assert gateway.outcome.succeeded
     assert [(len(each.places), len(each.contents)) for each in gateway.sources] == [(2, 1)]
 
 
-def within(ward: Ward, folder: Path) -> None:
+def within(world: GatewayWorld, folder: Path) -> None:
     """An owner's prefix, and a file that is not in it."""
     path = write(notes(3), folder / "notes.jsonl")
     gateway = ended(folder, path, prefixes=(f"{folder}/mine/",))
     assert gateway.outcome.code is FailureCode.SOURCE_REFUSED
 
 
-def linked(ward: Ward, folder: Path) -> None:
+def linked(world: GatewayWorld, folder: Path) -> None:
     """A link in it that leads to the file."""
     path, mine = write(notes(3), folder / "notes.jsonl"), folder / "mine"
     mine.mkdir(exist_ok=True)
@@ -79,14 +78,14 @@ def linked(ward: Ward, folder: Path) -> None:
     assert gateway.outcome.code is FailureCode.SOURCE_REFUSED
 
 
-def kept(ward: Ward, folder: Path) -> None:
+def kept(world: GatewayWorld, folder: Path) -> None:
     """The gateway's own folder."""
     path = write(notes(3), folder / "notes.jsonl")
     gateway = ended(folder, path, own=(f"{folder}/",))
     assert gateway.outcome.code is FailureCode.SOURCE_REFUSED
 
 
-def public(ward: Ward, folder: Path) -> None:
+def public(world: GatewayWorld, folder: Path) -> None:
     """A service of the worker's own machine."""
     gateway = ended(folder, "http://127.0.0.1:9/notes.csv", prefixes=("http://",))
     assert gateway.outcome.code is FailureCode.SOURCE_REFUSED
@@ -97,11 +96,11 @@ def source_identity_not_compared(patch: Patch) -> None:
 
 
 def source_identity_not_told(patch: Patch) -> None:
-    def opened(task: Task) -> object:
+    def opened(task: JobContext) -> object:
         assert task.assignment.source is not None
         return sources.open_source(task.assignment.source).rows
 
-    patch.setattr(Task, "opened", opened)
+    patch.setattr(JobContext, "open_rows", opened)
 
 
 def prefixes_not_checked(patch: Patch) -> None:
@@ -122,7 +121,7 @@ def any_address(patch: Patch) -> None:
     patch.setattr(sources, "_reachable", lambda *_: True)
 
 
-Check = Callable[[Ward, Path], None]
+Check = Callable[[GatewayWorld, Path], None]
 MUTANTS: dict[str, tuple[Callable[[Patch], None], Check]] = {
     "source identity not compared": (source_identity_not_compared, compared),
     "source identity not told": (source_identity_not_told, told),
@@ -135,11 +134,11 @@ MUTANTS: dict[str, tuple[Callable[[Patch], None], Check]] = {
 
 @pytest.mark.parametrize("name", MUTANTS)
 def test_a_mutant_is_killed_by_its_check(
-    name: str, ward: Ward, tmp_path: Path, monkeypatch: Patch
+    name: str, world: GatewayWorld, tmp_path: Path, monkeypatch: Patch
 ) -> None:
     mutant, check = MUTANTS[name]
     with monkeypatch.context() as patch:
         mutant(patch)
         with pytest.raises(AssertionError):
-            check(ward, tmp_path)
-    check(ward, tmp_path)
+            check(world, tmp_path)
+    check(world, tmp_path)

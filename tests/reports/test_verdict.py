@@ -6,27 +6,17 @@ from typing import Any
 
 import pytest
 
+from support import released_files
 from taciturn.reports.privacy import (
     AttackerLimit,
     Audit,
     GuessRound,
-    PrivacyReport,
     ScoreHistogram,
 )
 from taciturn.reports.verdict import BROKEN, verdict
 
-REPORT = PrivacyReport(
-    guarantee="differential privacy",
-    epsilon=3.0,
-    delta=1e-5,
-    privacy_unit="patient_id",
-    n_units=1000,
-    mechanism="DP-SGD",
-    steps=10,
-    expected_batch_size=100,
-    base_model="some/base",
-    trainable_parameters=10,
-    taciturn_version="0.1.0",
+REPORT = released_files.report(
+    delta=1e-5, privacy_unit="patient_id", n_units=1000, steps=10, expected_batch_size=100
 )
 NOTHING = REPORT.model_copy(update={"guarantee": "none", "epsilon": None, "delta": None})
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
-from fakegateway import EXPORTED, FOUND, Fake, dataset, exported
+from support.fake_gateway import EXPORTED, FOUND, FakeApi, dataset, exported
 from taciturn.errors import (
     AdapterError,
     CertificateError,
@@ -26,6 +27,8 @@ from taciturn.sdk.client import Client
 from taciturn.sdk.evaluation import RemoteEvaluation
 from taciturn.sdk.job import Job
 from taciturn.sdk.model import RemoteModel
+from taciturn.sdk.requests import public_texts
+from taciturn.sdk.results import read_result
 from taciturn.wire.datasets import DatasetState, StatedColumn
 from taciturn.wire.events import FAILURES, FailureCode, NodeEvent, NumberedEvent
 from taciturn.wire.jobs import Failure, JobKind, JobState, JobView, RemoteFit
@@ -92,14 +95,14 @@ def test_plan_says_whether_there_is_room(client: Client) -> None:
     ],
 )
 def test_what_cannot_be_asked_is_refused_here(
-    fake: Fake, client: Client, fields: dict[str, object], message: str
+    fake: FakeApi, client: Client, fields: dict[str, object], message: str
 ) -> None:
     with pytest.raises(SpecError, match=message):
         client.dataset("phee").fit(BASE, **fields)  # type: ignore[arg-type]
     assert fake.jobs == {}
 
 
-def test_llm_fits_where_the_data_is(fake: Fake, client: Client, tmp_path: Path) -> None:
+def test_llm_fits_where_the_data_is(fake: FakeApi, client: Client, tmp_path: Path) -> None:
     train, _ = client.dataset("phee").select("text").split()
     model = LLM(BASE)
     job = model.fit(train, target_epsilon=3, text_field="text", wait=False)
@@ -142,7 +145,7 @@ def test_llm_plans_where_the_data_is(client: Client) -> None:
     assert LLM(BASE).plan(client.dataset("phee"), target_epsilon=3).steps == 4
 
 
-def test_a_failed_fit_says_why_and_leaves_the_model_usable(fake: Fake, client: Client) -> None:
+def test_a_failed_fit_says_why_and_leaves_the_model_usable(fake: FakeApi, client: Client) -> None:
     fake.outcome = JobState.FAILED
     model = LLM(BASE)
     with pytest.raises(JobFailedError, match="ask the owner") as caught:
@@ -168,7 +171,7 @@ def test_a_job_is_found_again_and_cancelled(client: Client) -> None:
     assert [each.id for each in client.jobs()] == [made.id]
 
 
-def test_machines_are_told_after_the_end(client: Client, fake: Fake) -> None:
+def test_machines_are_told_after_the_end(client: Client, fake: FakeApi) -> None:
     """The stream of events has ended by then; the job's page of events has not."""
     job = client.dataset("phee").fit(BASE, target_epsilon=3)
     list(job.events())
@@ -208,10 +211,19 @@ def test_giving_up_waiting_is_no_failure(client: Client) -> None:
         job.wait(timeout_s=-1)
 
 
-def test_evaluate_on_public_texts(fake: Fake, client: Client, tmp_path: Path) -> None:
+def test_evaluate_on_public_texts(fake: FakeApi, client: Client, tmp_path: Path) -> None:
     model = client.model("mod_00000000000000000001")
     path = tmp_path / "public.JSONL"
     path.write_text(json.dumps({"note": "a"}) + "\n")
+    numbers = tmp_path / "numbers.jsonl"
+    numbers.write_text(
+        '\ufeff{"note": "007"}\n\n{"note": "2020-01-01\u2028"}\r\n', encoding="utf-8"
+    )
+    assert public_texts(numbers, "note") == ["007", "2020-01-01\u2028"]
+    numbers.write_text('{"note": "secret"')
+    with pytest.raises(DataError, match="line 1 is not a JSON object") as caught:
+        public_texts(numbers, "note")
+    assert "secret" not in str(caught.value)
     frame = pd.DataFrame({"note": ["a"]})
     given: list[tuple[object, str | None]] = [(["a"], None), (frame, "note"), (path, "note")]
     for data, field in [*given, (frame["note"], None)]:
@@ -228,7 +240,7 @@ def test_evaluate_on_public_texts(fake: Fake, client: Client, tmp_path: Path) ->
         model.evaluate(["a"], target_epsilon=1)
 
 
-def test_evaluate_on_private_rows_is_asked_for_by_name(fake: Fake, client: Client) -> None:
+def test_evaluate_on_private_rows_is_asked_for_by_name(fake: FakeApi, client: Client) -> None:
     _, test = client.dataset("phee").split()
     model = client.model("mod_00000000000000000001")
     with pytest.raises(SpecError, match="target_epsilon"):
@@ -238,7 +250,7 @@ def test_evaluate_on_private_rows_is_asked_for_by_name(fake: Fake, client: Clien
     assert job.request["data"]["part"]["side"] == "test"
 
 
-def test_owner(fake: Fake, client: Client) -> None:
+def test_owner(fake: FakeApi, client: Client) -> None:
     added = client.add_dataset(
         "notes",
         "s3://hospital/notes.parquet",
@@ -267,7 +279,7 @@ def test_owner(fake: Fake, client: Client) -> None:
     assert client.incident("inc_1") == "Traceback: a row"
 
 
-def test_an_owner_confirms_what_was_found(fake: Fake, client: Client) -> None:
+def test_an_owner_confirms_what_was_found(fake: FakeApi, client: Client) -> None:
     fake.found = FOUND
     fields = {"unit": "md5(id)", "namespace": "patients", "units": 1100}
     added = client.add_dataset("notes", "/data/notes.csv", **fields).wait()
@@ -291,14 +303,14 @@ def test_an_owner_confirms_what_was_found(fake: Fake, client: Client) -> None:
     assert stated.wait().view.state is DatasetState.READY
 
 
-def test_a_dataset_that_cannot_be_used(fake: Fake, client: Client) -> None:
+def test_a_dataset_that_cannot_be_used(fake: FakeApi, client: Client) -> None:
     fake.datasets["phee"] = dataset("phee").model_copy(update={"state": DatasetState.REFUSED})
     with pytest.raises(ConflictError, match="cannot be used: a worker could not"):
         client.dataset("phee").wait()
 
 
 def test_a_dataset_that_no_worker_has_seen_is_not_said_to_be_unreadable(
-    fake: Fake, client: Client
+    fake: FakeApi, client: Client
 ) -> None:
     fake.datasets["phee"] = dataset("phee").model_copy(update={"state": DatasetState.REFUSED})
     failure = Failure(code=FailureCode.OUTAGE, text=FAILURES[FailureCode.OUTAGE])
@@ -321,7 +333,7 @@ def test_administrator_and_auditor(client: Client) -> None:
     assert client.admin.retention().incident_days == 30
 
 
-def test_a_password_is_changed_and_quoted_nowhere(fake: Fake, client: Client) -> None:
+def test_a_password_is_changed_and_quoted_nowhere(fake: FakeApi, client: Client) -> None:
     client.change_password("correct horse battery", "another horse battery")
     assert fake.passwords == ["another horse battery"]
     with pytest.raises(SpecError, match="new: give 12 characters at least") as caught:
@@ -330,7 +342,9 @@ def test_a_password_is_changed_and_quoted_nowhere(fake: Fake, client: Client) ->
     assert fake.passwords == ["another horse battery"]
 
 
-def test_exports_of_the_audit_log_are_checked(fake: Fake, client: Client, tmp_path: Path) -> None:
+def test_exports_of_the_audit_log_are_checked(
+    fake: FakeApi, client: Client, tmp_path: Path
+) -> None:
     first = exported(1, "0" * 64)
     fake.exports = [first, exported(2, first.digest)]
     assert [export.id for export in client.auditor.exports()] == [1, 2]
@@ -347,11 +361,11 @@ def test_exports_of_the_audit_log_are_checked(fake: Fake, client: Client, tmp_pa
             list(client.auditor.exports())
 
 
-def test_every_value_in_html_is_escaped(fake: Fake, client: Client) -> None:
+def test_every_value_in_html_is_escaped(fake: FakeApi, client: Client) -> None:
     fake.datasets["phee"] = dataset("phee", EVIL)
     data = client.dataset("phee")
     evil = data.view.model_copy(update={"name": EVIL, "owner": EVIL, "unit": EVIL})
-    named = type(data)(evil, data.transport, data.ref, data._preview())
+    named = replace(data, view=evil, selected=data._preview())
     model = client.model("mod_00000000000000000001")
     view = model.view.model_copy(update={"base_model": EVIL, "name": EVIL, "owner": EVIL})
     job = data.fit(BASE, target_epsilon=3)
@@ -359,8 +373,8 @@ def test_every_value_in_html_is_escaped(fake: Fake, client: Client) -> None:
     frame = with_policy(pd.DataFrame({EVIL: [EVIL]}), EVIL)
     shown = [
         named._repr_html_(),
-        RemoteModel(model._transport, view)._repr_html_(),
-        Job(job._transport, strange)._repr_html_(),
+        RemoteModel(model._transport, view, read_result)._repr_html_(),
+        Job(job._transport, strange, read_result)._repr_html_(),
         client.list_datasets()._repr_html_(),
         frame._repr_html_(),
     ]

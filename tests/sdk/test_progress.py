@@ -6,23 +6,23 @@ import io
 
 import pytest
 
-from fakegateway import NOW, Fake
+from support.fake_gateway import NOW, FakeApi
 from taciturn.sdk.client import Client
 from taciturn.sdk.progress import LogScreen, NotebookScreen, Progress, duration, progress_card
 from taciturn.wire.events import NodeEvent, NumberedEvent, StageEvent
 from taciturn.wire.jobs import JobState
 
 
-def told(fake: Fake, until: int) -> Progress:
+def told(fake: FakeApi, until: int) -> Progress:
     progress = Progress("job_1", "fit")
     for event in fake.events()[:until]:
         progress = progress.after(event)
     return progress
 
 
-def test_steps_epsilon_and_time_left(fake: Fake) -> None:
+def test_steps_epsilon_and_time_left(fake: FakeApi) -> None:
     halfway = told(fake, 5)
-    assert (halfway.done, halfway.total, halfway.share) == (2, 4, 0.5)
+    assert (halfway.completed, halfway.total, halfway.share) == (2, 4, 0.5)
     # One step each 10 s, two are left.
     assert halfway.seconds_left == 20
     assert halfway.words == "running, 2 of 4, epsilon 1.00 spent of 3 held, about 20 s left"
@@ -31,7 +31,7 @@ def test_steps_epsilon_and_time_left(fake: Fake) -> None:
     assert (done.state, done.share, done.seconds_left) == (JobState.SUCCEEDED, 1.0, None)
 
 
-def test_a_failure_and_a_machine_are_said(fake: Fake) -> None:
+def test_a_failure_and_a_machine_are_said(fake: FakeApi) -> None:
     fake.outcome = JobState.FAILED
     assert "ask the data's owner" in told(fake, 8).words
     progress = Progress("job_1", "fit", state=JobState.PROVISIONING)
@@ -48,12 +48,12 @@ def test_a_failure_and_a_machine_are_said(fake: Fake) -> None:
 
 
 def test_without_privacy_no_epsilon_is_shown() -> None:
-    progress = Progress("job_1", "fit", private=False, state=JobState.RUNNING, done=1, total=2)
+    progress = Progress("job_1", "fit", private=False, state=JobState.RUNNING, completed=1, total=2)
     assert progress.words == "running, 1 of 2, no privacy"
     assert "t-open" in progress_card(progress).partition("</style>")[2]
 
 
-def test_a_log_gets_a_line_for_what_is_new(fake: Fake) -> None:
+def test_a_log_gets_a_line_for_what_is_new(fake: FakeApi) -> None:
     file = io.StringIO()
     screen = LogScreen(file)
     for _ in range(2):
@@ -69,7 +69,9 @@ def test_a_terminal_gets_a_bar(client: Client, monkeypatch: pytest.MonkeyPatch) 
     assert "epsilon 2.00 spent of 3 held" in shown.getvalue()
 
 
-def test_a_notebook_gets_one_card_that_changes(fake: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_notebook_gets_one_card_that_changes(
+    fake: FakeApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
     display = pytest.importorskip("IPython.display")
     cards: list[str] = []
 

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from fakegateway import Fake, dataset
+from support.fake_gateway import FakeApi, dataset
 from taciturn.errors import SpecError
 from taciturn.sdk.synthetic_preview import chosen_column, chosen_dataset, chosen_model
 from taciturn.wire.datasets import ColumnView
@@ -63,4 +63,6 @@ def test_the_dataset_is_the_only_one_that_is_theirs() -> None:
 
 
 def test_a_fake_has_what_these_look_at() -> None:
-    assert chosen_column(Fake().datasets["phee"].columns, Fake().datasets["phee"].unit) == "text"
+    assert (
+        chosen_column(FakeApi().datasets["phee"].columns, FakeApi().datasets["phee"].unit) == "text"
+    )

@@ -5,9 +5,9 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
-import sys
 from pathlib import Path
+
+from support.program import run_python
 
 SCRIPT = """
 import sys
@@ -22,9 +22,9 @@ class Missing:
 sys.meta_path.insert(0, Missing())
 
 import taciturn
-from fakegateway import TOKEN, URL, Fake
+from support.fake_gateway import TOKEN, URL, FakeApi
 
-fake = Fake()
+fake = FakeApi()
 with taciturn.Client(URL, TOKEN, http=fake.http(), environment={}) as client:
     data = client.dataset("phee").select("text")
     data._repr_html_()
@@ -65,21 +65,14 @@ assert not FORBIDDEN & sys.modules.keys(), FORBIDDEN & sys.modules.keys()
 """
 
 
-def test_remote_work_needs_no_engine(root: Path, tmp_path: Path) -> None:
+def _variables(root: Path) -> dict[str, str]:
     paths = os.pathsep.join([str(root / "src"), str(root / "tests")])
-    environment = {
-        **os.environ,
-        "PYTHONPATH": paths,
-        "TACITURN_URL": "http://testserver",
-        "TACITURN_TOKEN": "tac_test",
-    }
-    result = subprocess.run(
-        [sys.executable, "-c", SCRIPT, str(tmp_path / "out")],
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    shown = {"TACITURN_URL": "http://testserver", "TACITURN_TOKEN": "tac_test"}
+    return {"PYTHONPATH": paths, **shown}
+
+
+def test_remote_work_needs_no_engine(root: Path, tmp_path: Path) -> None:
+    result = run_python("-c", SCRIPT, tmp_path / "out", **_variables(root))
     assert result.returncode == 0, result.stderr
     assert re.search(r"needs (torch|peft); install taciturn\[engine\]", result.stdout)
     assert result.stdout.count("DP (epsilon=3") >= 4
@@ -87,12 +80,12 @@ def test_remote_work_needs_no_engine(root: Path, tmp_path: Path) -> None:
 
 WHO = """
 import sys
-from fakegateway import Fake
+from support.fake_gateway import FakeApi
 from taciturn.sdk import client as clients
 
 class Transport(clients.Transport):
     def __init__(self, url, token, **_):
-        super().__init__(url, token, http=Fake().http())
+        super().__init__(url, token, http=FakeApi().http())
 
 clients.Transport = Transport
 from taciturn.cli.main import app
@@ -104,15 +97,9 @@ assert not {"pandas", "numpy", "scipy", "dp_accounting"} & sys.modules.keys() - 
 
 def test_whoami_loads_neither_pandas_nor_an_accountant(root: Path) -> None:
     """What the fake gateway itself loads apart."""
-    paths = os.pathsep.join([str(root / "src"), str(root / "tests")])
-    environment = {
-        **os.environ,
-        "PYTHONPATH": paths,
-        "TACITURN_URL": "http://testserver",
-        "TACITURN_TOKEN": "tac_test",
-    }
-    script = "import sys\nimport fakegateway\nLOADED = set(sys.modules)\n" + WHO
+    script = "import sys\nimport support.fake_gateway\nLOADED = set(sys.modules)\n" + WHO
     lean = "import sys\nimport taciturn.cli.main, taciturn.cli.session, taciturn.sdk.client\n"
     lean += "assert not {'pandas', 'numpy', 'scipy', 'dp_accounting'} & sys.modules.keys()"
     for each in (script, lean):
-        subprocess.run([sys.executable, "-c", each], env=environment, check=True)
+        done = run_python("-c", each, **_variables(root))
+        assert done.returncode == 0, done.stderr

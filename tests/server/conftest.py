@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import anyio
@@ -12,10 +12,9 @@ import psycopg
 import pytest
 from sqlalchemy import URL, Engine, make_url
 
-from hospital import Hospital
-from ledgers.cluster import Cluster, NoPostgresError, postgres
-from reception import Reception
-from taciturn.server.catalog.sql_sandbox import Trials
+from support.gateway import GatewayWorld
+from support.postgres import NoPostgresError, PostgresServer, postgres
+from taciturn.server.catalog.sql_sandbox import SqlSandbox
 from taciturn.server.database import open_database
 from taciturn.server.schema import versions
 from taciturn.server.schema.tables import metadata
@@ -27,7 +26,7 @@ assert anyio.open_file
 
 
 @pytest.fixture(scope="session")
-def cluster() -> Iterator[Cluster]:
+def cluster() -> Iterator[PostgresServer]:
     """A PostgreSQL server; tests that need one are skipped where none is installed."""
     try:
         with postgres() as running:
@@ -45,11 +44,11 @@ def migrated_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def migrated_url(cluster: Cluster) -> str:
+def migrated_url(cluster: PostgresServer) -> str:
     """A database of PostgreSQL with the tables, to be emptied before each test."""
-    made = cluster.create("migrated")
-    _migrate(made)
-    return made
+    url = cluster.create("migrated")
+    _migrate(url)
+    return url
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -58,7 +57,7 @@ def empty_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     if request.param == "sqlite":
         yield f"sqlite:///{tmp_path / 'server.db'}"
         return
-    running: Cluster = request.getfixturevalue("cluster")
+    running: PostgresServer = request.getfixturevalue("cluster")
     name = f"empty_{next(_NUMBERS)}"
     yield running.create(name)
     running.drop(name)
@@ -71,9 +70,9 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
         path = tmp_path / "server.db"
         shutil.copy(request.getfixturevalue("migrated_file"), path)
         return f"sqlite:///{path}"
-    made: str = request.getfixturevalue("migrated_url")
-    empty(make_url(made))
-    return made
+    migrated: str = request.getfixturevalue("migrated_url")
+    empty(make_url(migrated))
+    return migrated
 
 
 @pytest.fixture
@@ -85,42 +84,42 @@ def engine(url: str) -> Iterator[Engine]:
 
 
 @pytest.fixture(scope="session")
-def trials() -> Iterator[Trials]:
+def open_copy(migrated_file: Path) -> Callable[[Path], Engine]:
+    """Folder -> an engine on a new file of SQLite in it, with the tables."""
+
+    def opened(folder: Path) -> Engine:
+        path = shutil.copy(migrated_file, folder / "lite.db")
+        return open_database(f"sqlite:///{path}")
+
+    return opened
+
+
+@pytest.fixture
+def lite_engine(open_copy: Callable[[Path], Engine], tmp_path: Path) -> Iterator[Engine]:
+    """An engine on SQLite, for what no database has a part in."""
+    opened = open_copy(tmp_path)
+    yield opened
+    opened.dispose()
+
+
+@pytest.fixture(scope="session")
+def trials() -> Iterator[SqlSandbox]:
     """The processes that try selections; libraries are loaded once for all tests."""
-    opened = Trials(at_once=1)
+    opened = SqlSandbox(at_once=1)
     yield opened
     opened.close()
 
 
 @pytest.fixture
-def hospital(engine: Engine, tmp_path: Path, trials: Trials) -> Hospital:
-    """A gateway with people, on both databases."""
-    return Hospital(engine, tmp_path, trials)
+def world(engine: Engine, tmp_path: Path) -> GatewayWorld:
+    """A gateway without people, on both databases."""
+    return GatewayWorld.open(engine, tmp_path)
 
 
 @pytest.fixture
-def clinic(migrated_file: Path, tmp_path: Path, trials: Trials) -> Iterator[Hospital]:
-    """The same on SQLite alone, for what no database has a part in."""
-    path = tmp_path / "gateway.db"
-    shutil.copy(migrated_file, path)
-    engine = open_database(f"sqlite:///{path}")
-    yield Hospital(engine, tmp_path, trials)
-    engine.dispose()
-
-
-@pytest.fixture
-def reception(engine: Engine, tmp_path: Path) -> Reception:
-    """An application with people to be, on both databases."""
-    return Reception(engine, tmp_path)
-
-
-@pytest.fixture
-def desk(migrated_file: Path, tmp_path: Path) -> Iterator[Reception]:
-    """The same on SQLite, for what no database has a part in."""
-    shutil.copy(migrated_file, tmp_path / "gateway.db")
-    engine = open_database(f"sqlite:///{tmp_path / 'gateway.db'}")
-    yield Reception(engine, tmp_path)
-    engine.dispose()
+def lite(lite_engine: Engine, tmp_path: Path) -> GatewayWorld:
+    """The same on SQLite alone."""
+    return GatewayWorld.open(lite_engine, tmp_path)
 
 
 def _migrate(url: str) -> None:

@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import Connection, Engine, column, insert, literal_column, select, table, text
 from sqlalchemy.exc import DBAPIError
 
-from gateways.statements import heard
+from support.statements import count_statements
 from taciturn.errors import DatabaseError, DatabaseUnavailableError
 from taciturn.server.database import add, open_database, rows, transact
 
@@ -137,12 +137,12 @@ COUNTER = table("counter", column("id"), column("n"))
 
 def test_a_query_alone_is_sent_without_a_beginning(counter: Engine) -> None:
     """And sees what others have committed; a transaction after it is one still."""
-    with heard(counter) as talk:
+    with count_statements(counter) as count:
         assert rows(counter, select(COUNTER.c.n))[0].n == 0
-    assert (talk.statements, talk.waits) == (1, 1)
-    with heard(counter) as talk:
+    assert (count.statements, count.waits) == (1, 1)
+    with count_statements(counter) as count:
         assert value(counter) == 0
-    assert (talk.statements, talk.waits) == (1, 3 if counter.dialect.name == "postgresql" else 2)
+    assert (count.statements, count.waits) == (1, 3 if counter.dialect.name == "postgresql" else 2)
 
     def fail(connection: Connection) -> None:
         connection.execute(text("UPDATE counter SET n = 5"))
@@ -159,9 +159,9 @@ def test_rows_are_added_by_one_statement(counter: Engine) -> None:
     """All or none, and on record: another connection sees them."""
     added = insert(COUNTER).returning(COUNTER.c.id)
     for numbers in ([2], [3, 4, 5]):
-        with heard(counter) as talk:
+        with count_statements(counter) as count:
             add(counter, added, [{"id": number, "n": 7} for number in numbers])
-        assert (talk.statements, talk.waits) == (1, 1)
+        assert (count.statements, count.waits) == (1, 1)
     with pytest.raises((DBAPIError, DatabaseUnavailableError)):
         add(counter, added, [{"id": 6, "n": 7}, {"id": 5, "n": 7}], patience_s=0.1)
     other = open_database(counter.url.render_as_string(hide_password=False))

@@ -9,8 +9,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import re
-import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,9 +19,8 @@ from fastapi import APIRouter, Depends
 from fastapi.dependencies.models import Dependant
 from sqlalchemy import Engine, Row, select, update
 
-from reception import Reception, bearer
+from support.gateway import GatewayWorld, bearer
 from taciturn.server.app import create_app
-from taciturn.server.database import open_database
 from taciturn.server.http.access import Requires, any_worker, public, scraper, worker
 from taciturn.server.http.openapi import Operation, operations, unguarded
 from taciturn.server.identity.permissions import PERMISSIONS, Action
@@ -47,21 +45,21 @@ class Callers:
         self.headers[name], self.actions[name], self.status[name] = headers, allowed, status
 
 
-def gathered(reception: Reception) -> Callers:
+def gathered(world: GatewayWorld) -> Callers:
     """One of each role, and everybody with something wrong about their token."""
     callers, nothing = Callers(), frozenset[Action]()
-    directory = reception.services.directory
+    directory = world.services.directory
     for role in ROLES:
         name = role.value if role else "nobody"
         allowed = frozenset(a for a, roles in PERMISSIONS.items() if role in roles)
-        callers.add(name, reception.person(name, *([role] if role else [])), allowed, 403)
-    everything = reception.services.directory.create_user(
+        callers.add(name, world.person(name, *([role] if role else [])), allowed, 403)
+    everything = world.services.directory.create_user(
         "all", [Role.ADMIN, Role.OWNER, Role.PRACTITIONER]
     )
-    expired = bearer(reception.token(everything, days=-1))
-    revoked = reception.token(everything)
+    expired = bearer(world.token(everything, days=-1))
+    revoked = world.token(everything)
     directory.revoke(directory.authenticate(revoked).token_id)
-    changed = reception.token(everything)
+    changed = world.token(everything)
     other_end = "A" if changed[-1] != "A" else "B"
     callers.add("no token", {}, nothing, 401)
     callers.add("another scheme", {"Authorization": f"Basic {changed}"}, nothing, 401)
@@ -69,12 +67,12 @@ def gathered(reception: Reception) -> Callers:
     callers.add("another secret", bearer(changed[:-1] + other_end), nothing, 401)
     callers.add("expired", expired, nothing, 401)
     callers.add("revoked", bearer(revoked), nothing, 401)
-    locked = reception.person("locked", Role.ADMIN, Role.OWNER, Role.PRACTITIONER)
-    root = reception.person("root", Role.ADMIN)
-    reception.client.patch("/v1/users/locked", headers=root, json={"disabled": True})
+    locked = world.person("locked", Role.ADMIN, Role.OWNER, Role.PRACTITIONER)
+    root = world.person("root", Role.ADMIN)
+    world.client.patch("/v1/users/locked", headers=root, json={"disabled": True})
     callers.add("disabled", locked, nothing, 401)
-    callers.add("worker", reception.worker("job_" + "1" * 20), nothing, 403)
-    scoped = reception.token(everything, ["jobs:read"])
+    callers.add("worker", world.worker_headers("job_" + "1" * 20), nothing, 403)
+    scoped = world.token(everything, ["jobs:read"])
     callers.add("scoped", bearer(scoped), frozenset({Action.JOBS_READ}), 403)
     return callers
 
@@ -92,14 +90,14 @@ def path_of(operation: Operation) -> str:
 class Matrix:
     """An application whose endpoints only say that they ran, and its callers."""
 
-    reception: Reception
+    world: GatewayWorld
     callers: Callers
     ran: list[str]
 
     def ask(self, operation: Operation, caller: str) -> int:
         """The status that a caller gets for a well-formed request."""
         self.ran.clear()
-        answer = self.reception.client.request(
+        answer = self.world.client.request(
             operation.method,
             path_of(operation),
             headers=self.callers.headers[caller],
@@ -123,12 +121,13 @@ def _digest(rows: Sequence[Row[Any]]) -> str:
 
 
 @pytest.fixture(scope="module")
-def matrix(migrated_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Matrix]:
+def matrix(
+    open_copy: Callable[[Path], Engine], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Matrix]:
     folder = tmp_path_factory.mktemp("matrix")
-    shutil.copy(migrated_file, folder / "gateway.db")
-    engine = open_database(f"sqlite:///{folder / 'gateway.db'}")
-    reception = Reception(engine, folder, metrics_token="m" * 20, anonymous_per_minute=10**6)
-    callers, ran = gathered(reception), list[str]()
+    engine = open_copy(folder)
+    world = GatewayWorld.open(engine, folder, metrics_token="m" * 20, anonymous_per_minute=10**6)
+    callers, ran = gathered(world), list[str]()
 
     async def instead(*, dependant: Dependant, **_: Any) -> None:
         ran.append(str(dependant.path))
@@ -136,7 +135,7 @@ def matrix(migrated_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Ite
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("fastapi.routing.run_endpoint_function", instead)
-        yield Matrix(reception, callers, ran)
+        yield Matrix(world, callers, ran)
 
 
 def refused(matrix: Matrix, operation: Operation) -> list[str]:
@@ -153,18 +152,18 @@ def refused(matrix: Matrix, operation: Operation) -> list[str]:
 
 
 def test_every_route_says_who_may_come_in(matrix: Matrix) -> None:
-    assert unguarded(matrix.reception.app) == []
+    assert unguarded(matrix.world.app) == []
 
 
 def test_every_endpoint_is_one_that_the_spy_sees(matrix: Matrix) -> None:
-    endpoints = [op.route.endpoint for op in operations(matrix.reception.app)]
+    endpoints = [op.route.endpoint for op in operations(matrix.world.app)]
     assert not any(map(inspect.isgeneratorfunction, endpoints))
     assert not any(map(inspect.isasyncgenfunction, endpoints))
 
 
 def test_who_may_not_is_refused_and_nothing_runs(matrix: Matrix) -> None:
-    before, wrong, asked = contents(matrix.reception.gateway.engine), [], 0
-    for operation in operations(matrix.reception.app):
+    before, wrong, asked = contents(matrix.world.gateway.engine), [], 0
+    for operation in operations(matrix.world.app):
         for caller in refused(matrix, operation):
             asked += 1
             status = matrix.ask(operation, caller)
@@ -174,12 +173,12 @@ def test_who_may_not_is_refused_and_nothing_runs(matrix: Matrix) -> None:
                 wrong.append((operation.method, operation.path, caller, status, *matrix.ran))
     assert wrong == []
     assert asked > 100
-    assert contents(matrix.reception.gateway.engine) == before
+    assert contents(matrix.world.gateway.engine) == before
 
 
 def test_a_row_that_changes_is_seen(matrix: Matrix) -> None:
     """The mutant: a refused request that changes a row, and adds and removes none."""
-    engine = matrix.reception.gateway.engine
+    engine = matrix.world.gateway.engine
     before = contents(engine)
     with engine.connect() as connection:
         connection.execute(update(users).where(users.c.name == "nobody").values(disabled=True))
@@ -194,10 +193,10 @@ def test_a_row_that_changes_is_seen(matrix: Matrix) -> None:
 
 def test_every_refusal_is_on_record(matrix: Matrix) -> None:
     """Who, what, why; and of the token that was shown its id at most."""
-    operation = next(op for op in operations(matrix.reception.app) if op.path == "/v1/users")
+    operation = next(op for op in operations(matrix.world.app) if op.path == "/v1/users")
     for caller in refused(matrix, operation):
         status = matrix.ask(operation, caller)
-        row = matrix.reception.recorded()[-1]
+        row = matrix.world.recorded()[-1]
         assert (row.status, row.resource, row.action) == (status, path_of(operation), "users:read")
         assert row.code in ("unauthenticated", "forbidden")
         secret = matrix.callers.headers[caller].get("Authorization", "")[-20:]
@@ -207,7 +206,7 @@ def test_every_refusal_is_on_record(matrix: Matrix) -> None:
 def test_who_may_comes_in(matrix: Matrix) -> None:
     """Else a gateway that refuses everything would pass."""
     reached: set[Action] = set()
-    for operation in operations(matrix.reception.app):
+    for operation in operations(matrix.world.app):
         needed = {guard.action for guard in operation.guards if isinstance(guard, Requires)}
         if "{" in operation.path or "requestBody" in _described(matrix, operation):
             continue
@@ -220,7 +219,7 @@ def test_who_may_comes_in(matrix: Matrix) -> None:
 
 
 def _described(matrix: Matrix, operation: Operation) -> dict[str, Any]:
-    paths = matrix.reception.app.openapi()["paths"]
+    paths = matrix.world.app.openapi()["paths"]
     found: dict[str, Any] = paths.get(operation.path, {}).get(operation.method.lower(), {})
     return found
 
@@ -229,7 +228,7 @@ def test_a_route_that_says_nothing_is_found(matrix: Matrix) -> None:
     router = APIRouter()
     router.add_api_route("/open", lambda: None)
     router.add_api_route("/both", lambda: None, dependencies=[Depends(public), Depends(worker)])
-    app = create_app(matrix.reception.gateway, trials=matrix.reception.services.trials)
+    app = create_app(matrix.world.gateway, trials=matrix.world.services.trials)
     app.include_router(router, prefix="/v1")
     app.add_route("/plain", lambda request: None)  # type: ignore[arg-type, return-value]
     assert unguarded(app) == ["GET /v1/open", "GET /v1/both", "/plain"]

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from sqlalchemy import insert, update
 
-from hospital import DP_LINE, Hospital
-from taciturn.server.schema.tables import models, tokens
+from support.gateway import GatewayWorld
+from taciturn.server.schema.tables import tokens
 
 AGES = ((3, 100), (1, 300), (2, 200), (5, 200), (4, 400))
 """Number in the id, and when it was made."""
@@ -16,40 +16,28 @@ NEWEST_FIRST = [4, 1, 5, 2, 3]
 
 
 @pytest.fixture
-def full(clinic: Hospital) -> Hospital:
+def full(lite: GatewayWorld) -> GatewayWorld:
     """Of models and tokens several, made in another order than their ids have."""
-    clinic.ready()
+    lite.add_people().ready()
+
+    for number, at_ms in AGES:
+        fit = lite.add_job("fit", state="succeeded")
+        lite.add_model(fit, id=f"model_{number:020d}", created_at_ms=at_ms)
 
     def fill(connection: Any) -> None:
         connection.execute(update(tokens).values(created_at_ms=0))
         for number, at_ms in AGES:
-            job = fits[number]
-            connection.execute(insert(models).values(model(clinic, job, number, at_ms)))
-            connection.execute(insert(tokens).values(token(clinic, number, at_ms)))
+            connection.execute(insert(tokens).values(token(lite, number, at_ms)))
 
-    fits = {number: clinic.job("fit", state="succeeded") for number, _ in AGES}
-    clinic.gateway.write(fill)
-    return clinic
+    lite.gateway.write(fill)
+    return lite
 
 
-def model(clinic: Hospital, job: str, number: int, at_ms: int) -> dict[str, Any]:
-    return {
-        "id": f"model_{number:020d}",
-        "job_id": job,
-        "owner_id": clinic.ids["olga"],
-        "namespace": "patients",
-        "base_model": "taciturn/tiny-medical",
-        "report": "{}",
-        "policy": DP_LINE.model_dump_json(),
-        "created_at_ms": at_ms,
-    }
-
-
-def token(clinic: Hospital, number: int, at_ms: int) -> dict[str, Any]:
+def token(world: GatewayWorld, number: int, at_ms: int) -> dict[str, Any]:
     return {
         "id": f"tok_{number:020d}",
         "kind": "api",
-        "user_id": clinic.ids["olga"],
+        "user_id": world.users["olga"],
         "name": "test",
         "digest": "0" * 64,
         "scopes": "[]",
@@ -59,7 +47,7 @@ def token(clinic: Hospital, number: int, at_ms: int) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("path", ["/models", "/tokens"])
-def test_the_newest_come_first(full: Hospital, path: str) -> None:
+def test_the_newest_come_first(full: GatewayWorld, path: str) -> None:
     cursor, seen = "", list[int]()
     while cursor is not None:
         after = f"&cursor={cursor}" if cursor else ""

@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, func, insert, select, update
 
-from hospital import Hospital, refused
-from reception import Reception
+from support.gateway import GatewayWorld, refused
 from taciturn.server import retention
 from taciturn.server.audit_log import Record
 from taciturn.server.schema.tables import audit_log, audit_log_exports, incidents
@@ -20,25 +19,25 @@ DAYS = 7
 
 
 @pytest.fixture
-def kept(engine: Engine, tmp_path: Path) -> Reception:
+def kept(engine: Engine, tmp_path: Path) -> GatewayWorld:
     """A gateway that keeps its audit log for a week."""
-    return Reception(engine, tmp_path, audit_log_days=DAYS)
+    return GatewayWorld.open(engine, tmp_path, audit_log_days=DAYS)
 
 
-def write(desk: Reception, number: int) -> None:
+def write(world: GatewayWorld, number: int) -> None:
     values = Record(
-        desk.gateway.now_ms(), "user:ada", "self:read", "/é", 200, None, "req_1", None, "tok_1"
+        world.gateway.now_ms(), "user:ada", "self:read", "/é", 200, None, "req_1", None, "tok_1"
     ).values()
-    desk.gateway.write(lambda connection: connection.execute(insert(audit_log), [values] * number))
+    world.gateway.write(lambda connection: connection.execute(insert(audit_log), [values] * number))
 
 
-def exports(desk: Reception, eve: dict[str, str]) -> list[AuditLogExport]:
-    found = desk.client.get("/v1/retention/exports", headers=eve).json()["items"]
+def exports(world: GatewayWorld, eve: dict[str, str]) -> list[AuditLogExport]:
+    found = world.client.get("/v1/retention/exports", headers=eve).json()["items"]
     return [AuditLogExport.model_validate(each) for each in found]
 
 
 def test_rows_that_are_over_are_in_a_file_before_they_are_gone(
-    kept: Reception, monkeypatch: pytest.MonkeyPatch
+    kept: GatewayWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(retention, "_ENTRIES", 2)
     root, eve = kept.person("root", Role.ADMIN), kept.person("eve", Role.AUDITOR)
@@ -69,7 +68,7 @@ def test_rows_that_are_over_are_in_a_file_before_they_are_gone(
     assert kept.services.retention.prune().exports == ()
 
 
-def test_the_number_of_a_row_is_never_given_again(kept: Reception) -> None:
+def test_the_number_of_a_row_is_never_given_again(kept: GatewayWorld) -> None:
     write(kept, 3)
     last = kept.recorded()[-1].id
     kept.clock.forward(days=DAYS + 1)
@@ -81,33 +80,33 @@ def test_the_number_of_a_row_is_never_given_again(kept: Reception) -> None:
 
 
 def test_nothing_is_removed_where_the_file_cannot_be_written_or_another_one_was_first(
-    kept: Reception, monkeypatch: pytest.MonkeyPatch
+    kept: GatewayWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write(kept, 3)
     kept.clock.forward(days=DAYS + 1)
     store = type(kept.services.retention.store)
-    real = store.put
+    real = store.write
 
     def full(*_: Any) -> None:
         raise OSError("full")
 
     def late(*given: Any) -> Any:
-        monkeypatch.setattr(store, "put", real)
+        monkeypatch.setattr(store, "write", real)
         kept.services.retention.prune()
         return real(*given)
 
-    monkeypatch.setattr(store, "put", full)
+    monkeypatch.setattr(store, "write", full)
     with pytest.raises(OSError, match="full"):
         kept.services.retention.prune()
     assert len(kept.recorded()) == 3
-    monkeypatch.setattr(store, "put", late)
+    monkeypatch.setattr(store, "write", late)
     with pytest.raises(retention.ProblemError, match="another gateway"):
         kept.services.retention.prune()
     assert [row.action for row in kept.recorded()] == ["retention:prune"]
 
 
 def test_what_is_not_in_the_file_is_not_removed(
-    kept: Reception, monkeypatch: pytest.MonkeyPatch
+    kept: GatewayWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write(kept, 3)
     kept.clock.forward(days=DAYS + 1)
@@ -118,7 +117,7 @@ def test_what_is_not_in_the_file_is_not_removed(
     assert [row.action for row in kept.recorded()] == ["self:read"] * 3
 
 
-def test_a_changed_export_is_found(kept: Reception) -> None:
+def test_a_changed_export_is_found(kept: GatewayWorld) -> None:
     write(kept, 3)
     kept.clock.forward(days=DAYS + 1)
     kept.services.retention.prune()
@@ -131,13 +130,13 @@ def test_a_changed_export_is_found(kept: Reception) -> None:
     assert kept.client.get("/v1/retention/exports/2", headers=eve).status_code == 404
 
 
-def test_without_a_setting_the_audit_log_stays(desk: Reception) -> None:
-    write(desk, 3)
-    desk.clock.forward(days=5000)
-    root = desk.person("root", Role.ADMIN)
-    assert desk.services.retention.prune().exports == ()
-    assert len(desk.recorded()) == 3
-    shown = desk.client.get("/v1/retention", headers=root).json()
+def test_without_a_setting_the_audit_log_stays(lite: GatewayWorld) -> None:
+    write(lite, 3)
+    lite.clock.forward(days=5000)
+    root = lite.person("root", Role.ADMIN)
+    assert lite.services.retention.prune().exports == ()
+    assert len(lite.recorded()) == 3
+    shown = lite.client.get("/v1/retention", headers=root).json()
     assert shown == {
         "audit_log_days": None,
         "incident_days": 30,
@@ -146,46 +145,53 @@ def test_without_a_setting_the_audit_log_stays(desk: Reception) -> None:
     }
 
 
-def test_incidents_go_after_their_time(hospital: Hospital) -> None:
-    hospital.ready()
-    job = hospital.job("fit")
+def test_incidents_go_after_their_time(world: GatewayWorld) -> None:
+    world.add_people().ready()
+    job = world.add_job("fit")
 
     def add(connection: Any) -> None:
         row = {"job_id": job, "namespace": "patients", "log": b"a row"}
-        at_ms = hospital.gateway.now_ms()
+        at_ms = world.gateway.now_ms()
         connection.execute(insert(incidents).values(id="inc_1", created_at_ms=at_ms, **row))
 
-    hospital.gateway.write(add)
-    assert hospital.ask("olga", "GET", "/incidents/inc_1").json()["log"] == "a row"
-    hospital.watch.forward(days=29)
-    assert hospital.services.retention.prune().incidents == 0
-    hospital.watch.forward(days=2)
-    assert hospital.services.retention.prune("user:adam").incidents == 1
-    assert "30 days" in refused(hospital.ask("olga", "GET", "/incidents/inc_1"), 404, "not_found")
+    world.gateway.write(add)
+    assert world.ask("olga", "GET", "/incidents/inc_1").json()["log"] == "a row"
+    world.clock.forward(days=29)
+    assert world.services.retention.prune().incidents == 0
+    world.clock.forward(days=2)
+    assert world.services.retention.prune("user:adam").incidents == 1
+    assert "30 days" in refused(world.ask("olga", "GET", "/incidents/inc_1"), 404, "not_found")
     count = select(func.count()).select_from(incidents)
-    assert hospital.gateway.read(lambda connection: connection.scalar(count)) == 0
+    assert world.gateway.read(lambda connection: connection.scalar(count)) == 0
 
 
-def test_what_an_incident_quoted_is_not_left_in_the_file(clinic: Hospital, tmp_path: Path) -> None:
+def test_what_an_incident_quoted_is_not_left_in_the_file(
+    lite: GatewayWorld, tmp_path: Path
+) -> None:
     """SQLite keeps what was deleted in pages that are free, until something else needs them."""
-    clinic.ready()
-    row = {"id": "inc_1", "job_id": clinic.job("fit"), "namespace": "patients", "created_at_ms": 0}
+    lite.add_people().ready()
+    row = {
+        "id": "inc_1",
+        "job_id": lite.add_job("fit"),
+        "namespace": "patients",
+        "created_at_ms": 0,
+    }
     log = b"Franz-Josef-4711 " * 2000
-    clinic.gateway.write(
+    lite.gateway.write(
         lambda connection: connection.execute(insert(incidents).values(log=log, **row))
     )
 
     def file() -> bytes:
-        with clinic.gateway.engine.connect() as connection:
+        with lite.gateway.engine.connect() as connection:
             connection.exec_driver_sql("COMMIT")
             connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
-        return (tmp_path / "gateway.db").read_bytes()
+        return (tmp_path / "lite.db").read_bytes()
 
     assert b"Franz-Josef-4711" in file()
-    assert clinic.services.retention.prune().incidents == 1
+    assert lite.services.retention.prune().incidents == 1
     assert b"Franz-Josef-4711" not in file()
 
 
-def test_a_gateway_prunes_by_itself(kept: Reception) -> None:
+def test_a_gateway_prunes_by_itself(kept: GatewayWorld) -> None:
     kept.services.attend()
     assert "retention" in kept.services.background._tasks

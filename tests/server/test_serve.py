@@ -21,7 +21,7 @@ from fastapi.testclient import TestClient
 from sqlalchemy import select, update
 from typer.testing import CliRunner
 
-from reception import Reception, bearer
+from support.gateway import GatewayWorld, bearer
 from taciturn.cli.main import app
 from taciturn.errors import SpecError
 from taciturn.server.app import create_app
@@ -124,12 +124,11 @@ def _finished(connection: socket.socket) -> bytes:
 
 
 def test_of_many_gateways_that_start_at_once_one_makes_the_first_admin(
-    reception: Reception,
+    world: GatewayWorld,
 ) -> None:
     made: list[str | None] = []
     threads = [
-        threading.Thread(target=lambda: made.append(first_admin(reception.gateway)))
-        for _ in range(4)
+        threading.Thread(target=lambda: made.append(first_admin(world.gateway))) for _ in range(4)
     ]
     for thread in threads:
         thread.start()
@@ -137,7 +136,7 @@ def test_of_many_gateways_that_start_at_once_one_makes_the_first_admin(
         thread.join()
     tokens = [each for each in made if each]
     assert len(tokens) == 1
-    me = reception.client.get("/v1/self", headers=bearer(tokens[0])).json()
+    me = world.client.get("/v1/self", headers=bearer(tokens[0])).json()
     assert (me["name"], me["roles"]) == ("admin", ["admin"])
 
 
@@ -165,12 +164,12 @@ def test_a_lost_admin_is_let_in_again_on_the_machine_and_on_record(tmp_path: Pat
     assert found[0] not in str(row)
 
 
-def test_a_new_admin_token_does_without_a_first_start(reception: Reception) -> None:
+def test_a_new_admin_token_does_without_a_first_start(world: GatewayWorld) -> None:
     """Also where the user is not there, and on both databases."""
-    token = recovered_admin(reception.gateway)
-    me = reception.client.get("/v1/self", headers=bearer(token)).json()
+    token = recovered_admin(world.gateway)
+    me = world.client.get("/v1/self", headers=bearer(token)).json()
     assert (me["name"], me["roles"]) == ("admin", ["admin"])
-    assert reception.recorded()[0].action == "admin:recover"
+    assert world.recorded()[0].action == "admin:recover"
 
 
 def test_the_check_uses_the_store_that_serves(
@@ -188,11 +187,11 @@ def test_the_check_uses_the_store_that_serves(
     monkeypatch.setattr("fsspec.implementations.local.LocalFileSystem.mv", refused)
     monkeypatch.setattr("fsspec.spec.AbstractFileSystem.mv", refused)
     (problem,) = [each for each in check(settings) if each.what == "storage"]
-    assert "PermissionError" in problem.found
-    monkeypatch.setattr(ObjectStore, "put", lambda *_: None)
+    assert "PermissionError" in problem.text
+    monkeypatch.setattr(ObjectStore, "write", lambda *_: None)
     monkeypatch.setattr(ObjectStore, "get", lambda *_: iter([b"stale"]))
     (problem,) = [each for each in check(settings) if each.what == "storage"]
-    assert "other bytes" in problem.found
+    assert "other bytes" in problem.text
 
 
 @pytest.mark.parametrize(
@@ -224,7 +223,7 @@ def test_behind_a_proxy_the_check_says_whose_logins_fail(
     )
     (proxy,) = [each for each in check(settings) if each.what == "proxy"]
     assert proxy.fine
-    assert ("for everybody" in proxy.found) is (trusted is None)
+    assert ("for everybody" in proxy.text) is (trusted is None)
 
 
 def test_a_missing_engine_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

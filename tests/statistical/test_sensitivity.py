@@ -9,12 +9,12 @@ from torch import Tensor, nn
 
 from mutants.harness import SILENT, released, run, streams
 from mutants.variants import REAL, Dataset, TinyLm, names_of
+from support.tiny_models import build, random_batch, units_of, with_lora
 from taciturn.engine.model.loss import CausalLmLoss, weighted_cross_entropy
 from taciturn.engine.privacy.forms import Form
 from taciturn.engine.privacy.mechanism import DpSgdMechanism
 from taciturn.engine.privacy.per_example import per_example_gradients
 from taciturn.engine.privacy.types import PerUnitGradients, UnitBatch
-from tinymodels import build, random_batch, units_of, with_lora
 
 pytestmark = [pytest.mark.statistical, pytest.mark.filterwarnings("ignore")]
 

@@ -34,5 +34,5 @@ class Bridge(BaseHTTPRequestHandler):
 
 
 def handler(gateway: FakeGateway) -> type[Bridge]:
-    """For a server."""
+    """Return a request handler for a server."""
     return type("Handler", (Bridge,), {"gateway": gateway})

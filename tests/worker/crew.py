@@ -15,7 +15,7 @@ from taciturn.data.tokens import tokenize
 from taciturn.engine.training import step as step_module
 from taciturn.wire.worker import Assignment
 from taciturn.worker.job import Runner, accompany
-from taciturn.worker.processes import Peers
+from taciturn.worker.processes import WorkerProcesses
 from worker.worker_process import serve
 
 LIMIT_S = 4.0
@@ -28,11 +28,11 @@ def work(folder: str, accident: str = "") -> int:
         accident: the name of a function below, called first.
     """
     home = Path(folder)
-    peers = Peers.found(LIMIT_S, os._exit)
+    processes = WorkerProcesses.of_torchrun(LIMIT_S, os._exit)
     if accident:
-        ACCIDENTS[accident](peers.rank)
-    if not peers.first:
-        return int(accompany(peers, home / "root", lambda path: None))
+        ACCIDENTS[accident](processes.rank)
+    if not processes.first:
+        return int(accompany(processes, home / "root", lambda path: None))
     gateway = serve(home)
     log = home / "journal.jsonl"
 
@@ -45,7 +45,9 @@ def work(folder: str, accident: str = "") -> int:
             gateway.cancel = True
 
     gateway.before = noting
-    code = Runner(home / "root", when_fenced=lambda: os._exit(3), peers=peers).run(gateway.client())
+    code = Runner(home / "root", when_fenced=lambda: os._exit(3), processes=processes).run(
+        gateway.client()
+    )
     (home / "files").mkdir(exist_ok=True)
     for name, content in gateway.files.items():
         (home / "files" / name).write_bytes(content)
@@ -53,7 +55,7 @@ def work(folder: str, accident: str = "") -> int:
     (home / "practitioner").write_bytes(b"\n".join(gateway.practitioner))
     outcomes = [outcome.model_dump(mode="json") for _, outcome in gateway.outcomes]
     (home / "outcomes.json").write_text(json.dumps(outcomes))
-    peers.end(code)
+    processes.end(code)
     return int(code)
 
 
@@ -72,7 +74,7 @@ def charges(folder: Path) -> list[tuple[int, int]]:
 
 
 def outcome(folder: Path) -> dict[str, Any]:
-    """How the job ended."""
+    """Return the job's outcome."""
     (found,) = json.loads((folder / "outcomes.json").read_text())
     return dict(found)
 
@@ -88,29 +90,29 @@ def once_charged(folder: Path) -> Callable[[list[Any]], None]:
     return wait
 
 
-def _short_of_memory(rank: int) -> None:
+def _fails(rank: int, fail: Callable[[], None]) -> None:
+    """Let rank 1 fail in its third sum."""
     real, calls = step_module.sum_parts, []
 
     def failing(*arguments: Any) -> Any:
         calls.append(1)
         if rank == 1 and len(calls) > 2:
-            raise MemoryError("could not allocate for a patient with a cough")
+            fail()
         return real(*arguments)
 
     step_module.sum_parts = failing
+
+
+def _short_of_memory(rank: int) -> None:
+    def fail() -> None:
+        raise MemoryError("could not allocate for a patient with a cough")
+
+    _fails(rank, fail)
 
 
 def _broken_alone(rank: int) -> None:
     """A failure that is not shared: in a message between processes."""
-    real, calls = step_module.sum_parts, []
-
-    def failing(*arguments: Any) -> Any:
-        calls.append(1)
-        if rank == 1 and len(calls) > 2:
-            os._exit(1)
-        return real(*arguments)
-
-    step_module.sum_parts = failing
+    _fails(rank, lambda: os._exit(1))
 
 
 def _slow_reader(rank: int) -> None:

@@ -100,7 +100,7 @@ class FakeGateway:
 
     @property
     def outcome(self) -> Outcome:
-        """How the last job ended."""
+        """Outcome of the last job."""
         return self.outcomes[-1][1]
 
     def progress(self) -> list[ProgressEvent]:

@@ -46,7 +46,7 @@ def source(path: Path | str, unit: str = UNIT) -> SourceRef:
 
 
 def facts(model: str) -> BaseModelFacts:
-    """What a gateway knows of a base model."""
+    """Return the gateway's facts about a base model."""
     base = load_base(model, PerformanceSpec())
     return BaseModelFacts(
         name=model,

@@ -1,4 +1,4 @@
-"""What must not come out, planted where it is hard to miss; and where exceptions are thrown."""
+"""Canaries planted in rows, a search for them, and errors thrown anywhere."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ _SOURCE = str(Path(taciturn.__file__).parent)
 
 
 def rows() -> list[dict[str, Any]]:
-    """Invented rows; some say the canary, in text and in the unit's name."""
+    """Return invented rows; some say the canary, in text and in the unit's name."""
     found = [
         {"id": f"p{i % UNITS}_{i}", "text": f"Note: a cough, day {i % 9}."} for i in range(ROWS)
     ]
@@ -59,7 +59,7 @@ def rows() -> list[dict[str, Any]]:
 
 
 def leaks(gateway: FakeGateway, losses: list[float] | None = None) -> list[str]:
-    """What of the rows somebody could find who may see everything but incidents."""
+    """Return traces of the rows in everything that is not an incident."""
     found = [
         f"the canary in {what[:80]!r}"
         for what in [*gateway.practitioner, *gateway.files.values()]
@@ -76,7 +76,7 @@ def leaks(gateway: FakeGateway, losses: list[float] | None = None) -> list[str]:
 
 
 def quoting() -> str:
-    """What a careless library says."""
+    """Return an error text that quotes a row, as a careless library writes it."""
     return f"could not convert {CANARY!r} of {ROWS} rows, length {LENGTH}"
 
 

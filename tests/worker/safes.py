@@ -6,16 +6,16 @@ import os
 import shutil
 from pathlib import Path
 
-from taciturn.worker.checkpoint_store import JobVault, Vault
+from taciturn.worker.checkpoint_store import CheckpointStore, JobCheckpoints
 
 KEY = bytes(range(32))
 JOB = "job_0000000000000001"
 
 
-def vault(folder: Path, key: bytes = KEY) -> Vault:
+def vault(folder: Path, key: bytes = KEY) -> CheckpointStore:
     """A vault in a folder."""
-    opened = Vault.open(str(folder), key)
-    return Vault(opened.files, opened.root, key, patience_s=0.5)
+    opened = CheckpointStore.open(str(folder), key)
+    return CheckpointStore(opened.files, opened.root, key, patience_s=0.5)
 
 
 def run(folder: Path, step: int, tag: str = "mine", size: int = 1) -> Path:
@@ -37,7 +37,9 @@ def run(folder: Path, step: int, tag: str = "mine", size: int = 1) -> Path:
     return private
 
 
-def restored(safe: JobVault, folder: Path, above: int | None = None) -> tuple[int | None, str]:
+def restored(
+    safe: JobCheckpoints, folder: Path, above: int | None = None
+) -> tuple[int | None, str]:
     """The step that comes back on an empty disk, and whose it is; fails if it is no one run's."""
     output = folder / f"machine-{os.urandom(4).hex()}" / "output"
     output.parent.mkdir(parents=True)

@@ -14,7 +14,7 @@ from pyarrow.fs import LocalFileSystem
 
 from taciturn.errors import OutputError, SpecError
 from taciturn.worker import checkpoint_store as vaults
-from taciturn.worker.checkpoint_store import Vault, patiently
+from taciturn.worker.checkpoint_store import CheckpointStore, patiently
 from taciturn.worker.encryption import SealError
 from worker.safes import JOB, KEY, objects, restored, run, swapped, vault
 
@@ -104,10 +104,10 @@ def test_a_damaged_one_is_passed_over(which: str, how: str, tmp_path: Path) -> N
 
 
 def cut_off_after(objects_written: int) -> Callable[..., None]:
-    """`Vault._write` of a worker that is killed at its next object."""
-    real, left = Vault._write, [None] * objects_written
+    """`CheckpointStore._write` of a worker that is killed at its next object."""
+    real, left = CheckpointStore._write, [None] * objects_written
 
-    def dying(self: Vault, place: Any, source: Any, target: str) -> None:
+    def dying(self: CheckpointStore, place: Any, source: Any, target: str) -> None:
         if not left:
             raise KeyboardInterrupt
         left.pop()
@@ -124,7 +124,7 @@ def test_an_upload_that_was_cut_off_is_not_there(
     private = run(tmp_path / "output", 20)
     for number in range(4):  # state, identity, journal, manifest
         with monkeypatch.context() as patch:
-            patch.setattr(Vault, "_write", cut_off_after(number))
+            patch.setattr(CheckpointStore, "_write", cut_off_after(number))
             with pytest.raises(KeyboardInterrupt):
                 safe._keep(private, 20)
         assert restored(safe, tmp_path)[0] == 10
@@ -208,7 +208,7 @@ def test_a_store_that_does_not_answer_is_not_taken_for_an_empty_one(
     def unreachable(*_: Any, **__: Any) -> None:
         raise ConnectionError("no route to a patient's host")
 
-    monkeypatch.setattr(safe.vault.files, "ls", unreachable)
+    monkeypatch.setattr(safe.store.files, "ls", unreachable)
     with pytest.raises(OutputError, match="ConnectionError") as caught:
         restored(safe, tmp_path)
     assert "patient" not in str(caught.value)
@@ -223,12 +223,12 @@ def test_a_store_that_takes_nothing_ends_a_fit_before_it_begins_and_not_later(
         raise OSError("full")
 
     with monkeypatch.context() as patch:
-        patch.setattr(Vault, "_write", full)
+        patch.setattr(CheckpointStore, "_write", full)
         with pytest.raises(OutputError):
             safe.keep(run(tmp_path / "output", 0))
     safe.keep(run(tmp_path / "output", 10))
     with monkeypatch.context() as patch:
-        patch.setattr(Vault, "_write", full)
+        patch.setattr(CheckpointStore, "_write", full)
         safe.keep(run(tmp_path / "output", 20))
     assert "no copy of the checkpoint" in capsys.readouterr().err
     assert restored(safe, tmp_path)[0] == 10
@@ -275,10 +275,10 @@ def test_canaries_are_kept_under_their_commitment(tmp_path: Path) -> None:
 def test_an_object_store(kind: str, tmp_path: Path) -> None:
     """By fsspec's own file systems, and by those of Arrow, which speak to S3."""
     if kind == "memory":
-        opened = Vault.open(f"memory://vault-{tmp_path.name}", KEY)
+        opened = CheckpointStore.open(f"memory://vault-{tmp_path.name}", KEY)
     else:
         files = ArrowFSWrapper(LocalFileSystem())
-        opened = Vault(files, str(tmp_path / "store"), KEY, patience_s=0.5)
+        opened = CheckpointStore(files, str(tmp_path / "store"), KEY, patience_s=0.5)
     safe = opened.of(JOB, 1)
     for step in (0, 10, 20, 30):
         safe.keep(run(tmp_path / "output", step))
@@ -290,12 +290,12 @@ def test_an_object_store(kind: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("url", ["nonsense://bucket/x"])
 def test_a_protocol_that_nobody_knows_is_refused(url: str) -> None:
     with pytest.raises(SpecError, match="nonsense"):
-        Vault.open(url, KEY)
+        CheckpointStore.open(url, KEY)
 
 
 def test_a_key_of_another_length_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SpecError, match="16 bytes"):
-        Vault.open(str(tmp_path), bytes(16))
+        CheckpointStore.open(str(tmp_path), bytes(16))
 
 
 def test_the_key_is_shown_nowhere(tmp_path: Path) -> None:

@@ -26,23 +26,13 @@ from taciturn.wire.jobs import (
     RemoteSynthesize,
 )
 from taciturn.wire.worker import Assignment, BaseModelFacts, ReleasePlan
-from taciturn.worker.egress import Door
+from taciturn.worker.egress import Egress
 from taciturn.worker.job import Runner
 from taciturn.worker.jobs import probe
 from worker.fake_gateway import FakeGateway
-from worker.jobs import DECLARED, assignment, facts, fit_job, notes, request, source, write
+from worker.jobs import DECLARED, assignment, fit_job, notes, request, source, write
 
 MODEL = "mod_0000000000000001"
-
-
-@pytest.fixture(scope="module")
-def base(tiny_llama: Path) -> BaseModelFacts:
-    return facts(str(tiny_llama))
-
-
-@pytest.fixture(scope="module")
-def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write(notes(), tmp_path_factory.mktemp("rows") / "notes.jsonl")
 
 
 @pytest.fixture(scope="module")
@@ -350,10 +340,10 @@ def test_what_is_said_to_be_spent_is_what_is_charged(
     gateway = FakeGateway(fit_job(request(base.name, steps=12), base, source(rows)))
     said: list[tuple[int, int, float | None]] = []
 
-    def progress(_: Door, step: int, steps: int, epsilon: float | None) -> None:
+    def progress(_: Egress, step: int, steps: int, epsilon: float | None) -> None:
         said.append((step, gateway.charged_steps, epsilon))
 
-    monkeypatch.setattr(Door, "progress", progress)
+    monkeypatch.setattr(Egress, "progress", progress)
     Runner(tmp_path).run(gateway.client())
     assert {0, 1, 10, 12} <= {step for step, _, _ in said}
     assert {charged for _, charged, _ in said} == {10, 12}

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-import forks
-from taciturn.engine.training.checkpoint import Journal
+from support import forkserver
+from taciturn.engine.training.checkpoint import StepJournal
 from taciturn.reports.privacy import PrivacyReport
 from taciturn.wire.worker import Charge
 from taciturn.worker.jobs import fit
@@ -27,16 +27,16 @@ STEPS, BLOCK = 12, 3
 def work(folder: str) -> None:
     fit.BLOCK_STEPS = BLOCK
     # The journal is private and goes with the rows; the test keeps a copy.
-    real = Journal.write
+    real = StepJournal.write
 
-    def kept(self: Journal, entry: Any) -> None:
+    def kept(self: StepJournal, entry: Any) -> None:
         real(self, entry)
         charged = (Path(folder) / "charges.jsonl").read_text() if _charges(folder) else ""
         line = {**entry, "charged": sum(json.loads(c)["steps"] for c in charged.splitlines())}
         with (Path(folder) / "journal.jsonl").open("a") as file:
             file.write(json.dumps(line) + "\n")
 
-    Journal.write = kept  # type: ignore[method-assign]
+    StepJournal.write = kept  # type: ignore[method-assign]
     main(Path(folder))
 
 
@@ -45,13 +45,13 @@ def _charges(folder: str) -> bool:
 
 
 def start(folder: Path) -> Any:
-    process = forks.context().Process(target=work, args=(str(folder),))
+    process = forkserver.context().Process(target=work, args=(str(folder),))
     process.start()
     return process
 
 
 def entries(folder: Path) -> list[dict[str, Any]]:
-    return Journal(folder / "journal.jsonl").entries()
+    return StepJournal(folder / "journal.jsonl").entries()
 
 
 def kill_once(folder: Path, chance: random.Random) -> bool:

@@ -20,11 +20,11 @@ from taciturn.wire.events import FAILURES, CountEvent, FailureCode
 from taciturn.wire.jobs import DataRef, RemoteEvaluate, RemoteProbe
 from taciturn.wire.worker import Assignment, BaseModelFacts, Incident, Outcome, ReleasePlan
 from taciturn.worker import allowlist
-from taciturn.worker.context import Task
-from taciturn.worker.egress import Door
+from taciturn.worker.context import JobContext
+from taciturn.worker.egress import Egress
 from taciturn.worker.job import Runner
 from worker.fake_gateway import FakeGateway
-from worker.jobs import assignment, facts, plan_of, request, source, write
+from worker.jobs import assignment, plan_of, request, source, write
 from worker.leaks import (
     CANARY,
     ERRORS,
@@ -41,11 +41,6 @@ from worker.leaks import (
 
 MODEL = "mod_0000000000000001"
 SITES = {"fit": 40, "probe": 125, "evaluate": 35}
-
-
-@pytest.fixture(scope="module")
-def base(tiny_llama: Path) -> BaseModelFacts:
-    return facts(str(tiny_llama))
 
 
 @pytest.fixture(scope="module")
@@ -228,12 +223,12 @@ def test_exceptions_that_quote_a_row_at_200_sites(
 # Workers that leak, each in its own way: the checks above must see it.
 
 
-class _IncidentNamedAfterTheError(Door):
+class _IncidentNamedAfterTheError(Egress):
     def failed(self, error: BaseException) -> None:
         self.client.outcome(Outcome(succeeded=False, incident=str(error)))
 
 
-class _LogInTheUrl(Door):
+class _LogInTheUrl(Egress):
     def failed(self, error: BaseException) -> None:
         incident = self.client.incident(Incident(log=str(error)))
         try:
@@ -242,13 +237,13 @@ class _LogInTheUrl(Door):
             self.client.outcome(Outcome(succeeded=False, incident=incident.incident))
 
 
-class _TextOfTheError(Door):
+class _TextOfTheError(Egress):
     def failed(self, error: BaseException) -> None:
         self.text(str(error), "stop")
         super().failed(error)
 
 
-class _CountOfRows(Door):
+class _CountOfRows(Egress):
     def failed(self, error: BaseException) -> None:
         self._say(CountEvent(done=ROWS, of=ROWS))
         super().failed(error)
@@ -257,14 +252,17 @@ class _CountOfRows(Door):
 MUTANTS = (_IncidentNamedAfterTheError, _LogInTheUrl, _TextOfTheError, _CountOfRows)
 
 
-@pytest.mark.parametrize("door", MUTANTS)
+@pytest.mark.parametrize("egress", MUTANTS)
 def test_mutant_that_leaks_is_found(
-    door: type[Door], jobs: dict[str, Assignment], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    egress: type[Egress],
+    jobs: dict[str, Assignment],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def failing(task: Task) -> None:
+    def failing(context: JobContext) -> None:
         raise ValueError(quoting())
 
-    monkeypatch.setattr("taciturn.worker.job.Door", door)
+    monkeypatch.setattr("taciturn.worker.job.Egress", egress)
     monkeypatch.setattr("taciturn.worker.job.do", failing)
     assert leaks(run(jobs["probe"], tmp_path)) != []
 
@@ -274,10 +272,10 @@ def test_mutant_that_releases_rows_is_found(
 ) -> None:
     """A schema with a row in it is stopped by the check of files, and found without it."""
 
-    def careless(task: Task) -> None:
-        schema = task.workspace.made("results") / "schema.json"
+    def careless(context: JobContext) -> None:
+        schema = context.workspace.make_folder("results") / "schema.json"
         schema.write_text(f'{{"columns": [], "example": "{CANARY}"}}')
-        task.door.file(schema)
+        context.egress.file(schema)
 
     monkeypatch.setattr("taciturn.worker.job.do", careless)
     stopped = run(jobs["probe"], tmp_path / "stopped")

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from support.program import run_python
 from taciturn.errors import OutputError, SpecError
 from taciturn.wire.exits import WorkerExit
-from taciturn.worker.settings import Settings
+from taciturn.worker.settings import WorkerSettings
 from taciturn.worker.workspace import Workspace, canary_folders
 
 TOLD = {
@@ -26,24 +25,17 @@ TOLD = {
 @pytest.mark.parametrize("name", TOLD)
 def test_what_is_missing_is_named(name: str) -> None:
     with pytest.raises(SpecError, match=name) as caught:
-        Settings.of({key: value for key, value in TOLD.items() if key != name})
+        WorkerSettings.of({key: value for key, value in TOLD.items() if key != name})
     assert "s3cret" not in str(caught.value)
 
 
 def test_the_token_is_shown_nowhere() -> None:
-    assert "s3cret" not in repr(Settings.of(TOLD))
+    assert "s3cret" not in repr(WorkerSettings.of(TOLD))
 
 
 def test_a_worker_without_its_settings_says_so() -> None:
     environment = {key: value for key, value in os.environ.items() if key not in TOLD}
-    done = subprocess.run(
-        [sys.executable, "-m", "taciturn.worker"],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    done = run_python("-m", "taciturn.worker", environment=environment)
     assert done.returncode == WorkerExit.BAD_CONFIGURATION
     assert "TACITURN_GATEWAY_URL" in done.stderr
 
@@ -65,13 +57,13 @@ KEY = "ab" * 32
 )
 def test_half_a_configuration_is_refused(told: dict[str, str], named: str) -> None:
     with pytest.raises(SpecError, match=named) as caught:
-        Settings.of({**TOLD, **told})
+        WorkerSettings.of({**TOLD, **told})
     assert KEY[1:] not in str(caught.value)
 
 
 def test_a_key_and_its_store() -> None:
     told = {"TACITURN_CHECKPOINT_URL": "s3://bucket/x", "TACITURN_CHECKPOINT_KEY": KEY}
-    settings = Settings.of({**TOLD, **told})
+    settings = WorkerSettings.of({**TOLD, **told})
     assert settings.checkpoint_key == bytes.fromhex(KEY)
     assert repr(settings.checkpoint_key) not in repr(settings)
     assert KEY not in repr(settings)
@@ -89,15 +81,8 @@ def test_a_store_that_cannot_be_used_ends_the_worker_before_it_takes_the_job(
     told: dict[str, str], tmp_path: Path
 ) -> None:
     """No gateway answers at this address, and none is asked."""
-    environment = {**os.environ, **TOLD, "TACITURN_WORKSPACE": str(tmp_path), **told}
-    done = subprocess.run(
-        [sys.executable, "-m", "taciturn.worker"],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    variables = {**TOLD, "TACITURN_WORKSPACE": str(tmp_path), **told}
+    done = run_python("-m", "taciturn.worker", **variables)
     assert done.returncode == WorkerExit.BAD_CONFIGURATION
     assert "TACITURN_CHECKPOINT" in done.stderr
     assert KEY not in done.stderr

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -18,7 +16,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from ranks import Ended, in_processes
+from support.program import run_python
+from support.ranks import Ended, in_processes
 from taciturn.reports.privacy import PrivacyReport
 from taciturn.wire.exits import WorkerExit
 from taciturn.wire.jobs import RemoteProbe
@@ -26,21 +25,11 @@ from taciturn.wire.worker import Assignment, BaseModelFacts
 from worker.bridge import handler
 from worker.crew import LIMIT_S, charges, job, once_charged, outcome, within, work
 from worker.fake_gateway import TOKEN, FakeGateway
-from worker.jobs import assignment, facts, fit_job, notes, request, source, write
+from worker.jobs import assignment, fit_job, request, source
 
 STEPS = 12
 # To start, to find each other, and to end: processes of torch on a machine with other work.
 SLACK_S = 60
-
-
-@pytest.fixture(scope="module")
-def base(tiny_llama: Path) -> BaseModelFacts:
-    return facts(str(tiny_llama))
-
-
-@pytest.fixture(scope="module")
-def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write(notes(), tmp_path_factory.mktemp("rows") / "notes.jsonl")
 
 
 def fit_of(base: BaseModelFacts, rows: Path, **fields: Any) -> Assignment:
@@ -242,14 +231,8 @@ def test_torchrun(base: BaseModelFacts, rows: Path, tmp_path: Path, root: Path) 
         "OMP_NUM_THREADS": "1",
     }
     words = ["--nnodes=1", "--standalone", "--nproc-per-node=2", "--max-restarts=0"]
-    done = subprocess.run(
-        [sys.executable, "-m", "taciturn.worker.torchrun", *words, "-m", "taciturn.worker"],
-        env={**os.environ, **told},
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
+    program = ("-m", "taciturn.worker.torchrun", *words, "-m", "taciturn.worker")
+    done = run_python(*program, **told)
     server.shutdown()
     server.server_close()
     assert done.returncode == WorkerExit.REPORTED, done.stderr

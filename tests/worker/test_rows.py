@@ -43,11 +43,11 @@ from taciturn.wire.events import FailureCode
 from taciturn.wire.jobs import DataRef, Part, RemoteEvaluate
 from taciturn.wire.worker import Assignment, BaseModelFacts, ReleasePlan
 from taciturn.worker import job as worker_job
-from taciturn.worker.egress import Door
+from taciturn.worker.egress import Egress
 from taciturn.worker.job import Runner
-from taciturn.worker.timing_padding import Pace
+from taciturn.worker.timing_padding import TimingPadding
 from worker.fake_gateway import FakeGateway
-from worker.jobs import assignment, facts, notes, plan_of, request, source, write
+from worker.jobs import assignment, notes, plan_of, request, source, write
 
 MODEL = "mod_0000000000000001"
 TELLTALE = "TELLTALE"
@@ -158,11 +158,6 @@ STAGES: dict[str, Callable[[pytest.MonkeyPatch, Callable[[], None]], None]] = {
 }
 
 
-@pytest.fixture(scope="module")
-def base(tiny_llama: Path) -> BaseModelFacts:
-    return facts(str(tiny_llama))
-
-
 def _rows(*more: dict[str, str]) -> list[dict[str, str]]:
     return [*notes(), *more, {"id": "p2_9", "text": "Another note."}]
 
@@ -269,7 +264,9 @@ def run(
     patch.setattr(
         SecureStream, "fresh", classmethod(lambda cls: cls(next(keys).to_bytes(32, "big")))
     )
-    patch.setattr(worker_job, "Pace", lambda bucket: Pace(bucket, watch, watch.sleep))
+    patch.setattr(
+        worker_job, "TimingPadding", lambda bucket: TimingPadding(bucket, watch, watch.sleep)
+    )
     Runner(root).run(gateway.client())
     return Left(gateway, ticks)
 
@@ -309,36 +306,19 @@ def check(
             assert np.allclose(values, expected.figures[name], rtol=1e-5, atol=1e-7), name
 
 
-@pytest.mark.parametrize("stage", STAGES)
-@pytest.mark.parametrize("error", ["Panic"])
-def test_a_row_that_raises_leaves_no_trace(
-    stage: str,
-    error: str,
-    jobs: dict[str, tuple[Assignment, Assignment]],
-    without: dict[str, Left],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    arrange = partial(STAGES[stage], act=_raises(error))
-    check("fit", arrange, jobs, without, tmp_path, monkeypatch)
+_QUICK = [
+    *(("fit", stage, "Panic") for stage in STAGES),
+    *(("evaluate", stage, "MemoryError") for stage in ("select", "tokenizer")),
+]
+_SLOW = [
+    pytest.param(kind, stage, error, marks=pytest.mark.slow)
+    for error in FEW
+    for stage in STAGES
+    for kind in ("fit", "evaluate")
+]
 
 
-@pytest.mark.parametrize("stage", ["select", "tokenizer"])
-def test_a_row_that_raises_leaves_no_trace_in_an_evaluation(
-    stage: str,
-    jobs: dict[str, tuple[Assignment, Assignment]],
-    without: dict[str, Left],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    arrange = partial(STAGES[stage], act=_raises("MemoryError"))
-    check("evaluate", arrange, jobs, without, tmp_path, monkeypatch)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", ["fit", "evaluate"])
-@pytest.mark.parametrize("stage", STAGES)
-@pytest.mark.parametrize("error", FEW)
+@pytest.mark.parametrize(("kind", "stage", "error"), [*_QUICK, *_SLOW])
 def test_a_row_that_raises_anything_leaves_no_trace(
     kind: str,
     stage: str,
@@ -457,7 +437,7 @@ def test_mutant_that_lets_a_class_through_is_found(
         check("fit", arrange, jobs, without, tmp_path, monkeypatch)
 
 
-class _Counting(Door):
+class _Counting(Egress):
     """A mutant: it says how many rows were skipped."""
 
     def plan(self, plan: TrainingPlan) -> None:
@@ -466,7 +446,7 @@ class _Counting(Door):
         self.count(json.loads(path.read_text())["rows"], 100)
 
 
-class _CountingInAReport(Door):
+class _CountingInAReport(Egress):
     """A mutant: so does a released report, where nobody would look for it."""
 
     def file(self, path: Path) -> None:
@@ -478,15 +458,15 @@ class _CountingInAReport(Door):
         super().file(path)
 
 
-@pytest.mark.parametrize("door", [_Counting, _CountingInAReport])
+@pytest.mark.parametrize("egress", [_Counting, _CountingInAReport])
 def test_mutant_that_counts_skipped_rows_is_found(
-    door: type[Door],
+    egress: type[Egress],
     jobs: dict[str, tuple[Assignment, Assignment]],
     without: dict[str, Left],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(worker_job, "Door", door)
+    monkeypatch.setattr(worker_job, "Egress", egress)
     job = jobs["fit"][1]
     honest = run(job, tmp_path / "without", monkeypatch)
     arrange = partial(STAGES["select"], act=_raises("Panic"))

@@ -19,7 +19,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from ledgers.cluster import NoPostgresError, postgres
+from support.postgres import NoPostgresError, postgres
 from taciturn.data.source import open_rows
 from taciturn.errors import DataNotFoundError
 from taciturn.wire.events import FailureCode
@@ -49,15 +49,15 @@ def read(found: Source) -> list[str]:
 
 
 @pytest.fixture
-def ward(tmp_path: Path) -> Path:
-    folder = tmp_path / "ward"
-    folder.mkdir()
-    write(notes(3), folder / "notes.jsonl")
-    return folder
+def folder(tmp_path: Path) -> Path:
+    path = tmp_path / "folder"
+    path.mkdir()
+    write(notes(3), path / "notes.jsonl")
+    return path
 
 
-def test_a_file_is_known_by_any_name_and_by_its_content(ward: Path, tmp_path: Path) -> None:
-    path = ward / "notes.jsonl"
+def test_a_file_is_known_by_any_name_and_by_its_content(folder: Path, tmp_path: Path) -> None:
+    path = folder / "notes.jsonl"
     (tmp_path / "link.jsonl").symlink_to(path)
     os.link(path, tmp_path / "hard.jsonl")
     (tmp_path / "copy.jsonl").write_bytes(path.read_bytes())
@@ -65,11 +65,17 @@ def test_a_file_is_known_by_any_name_and_by_its_content(ward: Path, tmp_path: Pa
         content = smaller.compress(path.read_bytes())
         (tmp_path / f"zipped.jsonl.{suffix}").write_bytes(content)
     write(notes(4), tmp_path / "other.jsonl")
-    (tmp_path / "alias").symlink_to(ward)
+    (tmp_path / "alias").symlink_to(folder)
     places, contents = marks(open_source(asked(path)))
     assert len(places) == 2
     assert len(contents) == 1
-    for name in (f"/{path}", f"file://{path}", f"{ward}/*.jsonl", f"{ward}/", f"{tmp_path}/alias/"):
+    for name in (
+        f"/{path}",
+        f"file://{path}",
+        f"{folder}/*.jsonl",
+        f"{folder}/",
+        f"{tmp_path}/alias/",
+    ):
         assert marks(open_source(asked(name))) == (places, contents), name
     assert marks(open_source(asked(tmp_path / "link.jsonl"))) == (places, contents)
     hard = marks(open_source(asked(tmp_path / "hard.jsonl")))
@@ -85,61 +91,63 @@ def test_a_file_is_known_by_any_name_and_by_its_content(ward: Path, tmp_path: Pa
 
 
 def test_a_folder_meets_each_of_its_files_and_empty_files_are_alike_to_nobody(
-    ward: Path, tmp_path: Path
+    folder: Path, tmp_path: Path
 ) -> None:
-    write(notes(5), ward / "more.jsonl")
-    (ward / "empty.jsonl").touch()
-    places, contents = marks(open_source(asked(f"{ward}/")))
+    write(notes(5), folder / "more.jsonl")
+    (folder / "empty.jsonl").touch()
+    places, contents = marks(open_source(asked(f"{folder}/")))
     assert (len(places), len(contents)) == (6, 2)
-    one = marks(open_source(asked(ward / "more.jsonl")))
+    one = marks(open_source(asked(folder / "more.jsonl")))
     assert one[0] < places
     assert one[1] < contents
 
 
 def test_many_files_are_told_in_several_messages(
-    ward: Path, monkeypatch: pytest.MonkeyPatch
+    folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sources, "_FILES_AT_ONCE", 1)
-    write(notes(5), ward / "more.jsonl")
-    assert len(list(open_source(asked(f"{ward}/")).marks())) == 2
+    write(notes(5), folder / "more.jsonl")
+    assert len(list(open_source(asked(f"{folder}/")).marks())) == 2
 
 
-def test_a_source_lies_in_a_prefix_also_once_links_are_followed(ward: Path, tmp_path: Path) -> None:
+def test_a_source_lies_in_a_prefix_also_once_links_are_followed(
+    folder: Path, tmp_path: Path
+) -> None:
     mine = tmp_path / "mine"
     mine.mkdir()
-    (mine / "link.jsonl").symlink_to(ward / "notes.jsonl")
-    (mine / "folder").symlink_to(ward)
+    (mine / "link.jsonl").symlink_to(folder / "notes.jsonl")
+    (mine / "folder").symlink_to(folder)
     prefixes = (f"{mine}/",)
     for name in ("link.jsonl", "*.jsonl", "folder/notes.jsonl", "", "**/*.jsonl"):
         with pytest.raises(SourceRefusedError, match="a link"):
             open_source(asked(f"{mine}/{name}", prefixes=prefixes))
-    for path in (ward / "notes.jsonl", f"{tmp_path}/*/notes.jsonl", "/proc/self/root/a.jsonl"):
+    for path in (folder / "notes.jsonl", f"{tmp_path}/*/notes.jsonl", "/proc/self/root/a.jsonl"):
         with pytest.raises(SourceRefusedError):
             open_source(asked(path, prefixes=prefixes))
-    both = (*prefixes, str(ward))
+    both = (*prefixes, str(folder))
     assert read(open_source(asked(mine / "link.jsonl", prefixes=both)))
     assert read(open_source(asked(f"{mine}/folder/", prefixes=(f"{mine}/folder",))))
-    registered = (f"{ward}/*.jsonl",)  # before there were prefixes
-    assert read(open_source(asked(f"{ward}/*.jsonl", prefixes=registered)))
+    registered = (f"{folder}/*.jsonl",)  # before there were prefixes
+    assert read(open_source(asked(f"{folder}/*.jsonl", prefixes=registered)))
 
 
-def test_what_gateway_and_workers_keep_is_never_read(ward: Path, tmp_path: Path) -> None:
-    (tmp_path / "link.jsonl").symlink_to(ward / "notes.jsonl")
+def test_what_gateway_and_workers_keep_is_never_read(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "link.jsonl").symlink_to(folder / "notes.jsonl")
     for name in (
-        ward / "notes.jsonl",
-        f"{ward}/",
+        folder / "notes.jsonl",
+        f"{folder}/",
         tmp_path / "link.jsonl",
         f"{tmp_path}/*/*.jsonl",
     ):
         with pytest.raises(SourceRefusedError, match="keep"):
-            open_source(asked(name, own=(f"{ward}/",)))
+            open_source(asked(name, own=(f"{folder}/",)))
         with pytest.raises(SourceRefusedError, match="keep"):
-            open_source(asked(name), (f"file://{ward}",))
-    assert open_source(asked(ward / "notes.jsonl"), (f"{ward}-b/", "s3://store/"))
+            open_source(asked(name), (f"file://{folder}",))
+    assert open_source(asked(folder / "notes.jsonl"), (f"{folder}-b/", "s3://store/"))
 
 
-def test_a_file_that_takes_anothers_place_is_not_read(ward: Path, tmp_path: Path) -> None:
-    path = ward / "notes.jsonl"
+def test_a_file_that_takes_anothers_place_is_not_read(folder: Path, tmp_path: Path) -> None:
+    path = folder / "notes.jsonl"
     found = open_source(asked(path))
     assert len(read(found)) == 3
     os.replace(write(notes(3), tmp_path / "new.jsonl"), path)
@@ -321,9 +329,9 @@ def test_a_table_is_asked_at_addresses_that_were_looked_up(monkeypatch: pytest.M
 
 
 def test_a_source_under_another_budget_ends_the_job_before_a_row_is_read(
-    ward: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = ward / "notes.jsonl"
+    path = folder / "notes.jsonl"
     monkeypatch.setattr(
         "taciturn.worker.jobs.probe.open_rows", lambda *_: pytest.fail("rows were read")
     )
@@ -339,9 +347,9 @@ def test_a_source_under_another_budget_ends_the_job_before_a_row_is_read(
 
 @pytest.mark.parametrize("change", [{"prefixes": ()}, {"own": ("/",)}])
 def test_a_source_that_may_not_be_read_ends_the_job(
-    ward: Path, tmp_path: Path, change: dict[str, Any]
+    folder: Path, tmp_path: Path, change: dict[str, Any]
 ) -> None:
-    rows = asked(ward / "notes.jsonl", **change)
+    rows = asked(folder / "notes.jsonl", **change)
     gateway = FakeGateway(assignment(RemoteProbe(dataset="notes"), source=rows))
     Runner(tmp_path / "root").run(gateway.client())
     assert gateway.outcome.code is FailureCode.SOURCE_REFUSED

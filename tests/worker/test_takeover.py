@@ -15,23 +15,18 @@ from taciturn.wire.events import FailureCode, Stage, StageEvent
 from taciturn.wire.exits import WorkerExit
 from taciturn.wire.jobs import RemoteAudit
 from taciturn.wire.worker import MOST_ASKED, Assignment, BaseModelFacts
-from taciturn.worker.checkpoint_store import Vault
+from taciturn.worker.checkpoint_store import CheckpointStore
 from taciturn.worker.cleanup import remove_leftovers
 from taciturn.worker.client import GatewayClient
 from taciturn.worker.job import Runner
 from worker import safes
 from worker.fake_gateway import FakeGateway
-from worker.jobs import assignment, facts, fit_job, request, source, write
+from worker.jobs import assignment, fit_job, request, source, write
 from worker.leaks import CANARY, rows
 from worker.safes import vault
 
 STEPS = 12
 MODEL = "mod_0000000000000001"
-
-
-@pytest.fixture(scope="module")
-def base(tiny_llama: Path) -> BaseModelFacts:
-    return facts(str(tiny_llama))
 
 
 @pytest.fixture(scope="module")
@@ -56,9 +51,9 @@ def stages(gateway: FakeGateway) -> list[Stage]:
     return [event.stage for event in gateway.events if isinstance(event, StageEvent)]
 
 
-def machine(folder: Path, name: str, store: Vault) -> Runner:
+def machine(folder: Path, name: str, store: CheckpointStore) -> Runner:
     """A worker on an empty disk."""
-    return Runner(folder / name, vault=store)
+    return Runner(folder / name, store=store)
 
 
 def test_a_fit_goes_on_where_no_disk_is_left(job: Assignment, tmp_path: Path) -> None:
@@ -158,7 +153,7 @@ def test_without_a_place_for_checkpoints_nothing_is_spent(
     def full(*_: object) -> None:
         raise OSError("full")
 
-    monkeypatch.setattr(Vault, "_write", full)
+    monkeypatch.setattr(CheckpointStore, "_write", full)
     gateway = FakeGateway(job)
     store = vault(tmp_path / "store")
     assert machine(tmp_path, "one", store).run(gateway.client()) is WorkerExit.REPORTED
@@ -205,7 +200,7 @@ def test_a_fenced_worker_removes_nothing(job: Assignment, tmp_path: Path) -> Non
 OVER, ALIVE, UNKNOWN = (f"job_{number:016d}" for number in (7, 8, 9))
 
 
-def with_leftovers(store: Vault, folder: Path, *jobs: str) -> None:
+def with_leftovers(store: CheckpointStore, folder: Path, *jobs: str) -> None:
     """Checkpoints of other jobs, as workers leave them whose machine was taken away."""
     for job in jobs:
         store.of(job, 1).keep(safes.run(folder / f"of-{job}", 5, job))

@@ -17,9 +17,9 @@ from taciturn.wire.worker import BaseModelFacts
 from taciturn.worker import job as worker_job
 from taciturn.worker.job import Runner
 from taciturn.worker.jobs import probe
-from taciturn.worker.timing_padding import MOST_S, Pace, boundary_s
+from taciturn.worker.timing_padding import MOST_S, TimingPadding, boundary_s
 from worker.fake_gateway import FakeGateway
-from worker.jobs import assignment, facts, fit_job, notes, request, source, write
+from worker.jobs import assignment, fit_job, notes, request, source, write
 
 BUCKET_S = 5.0
 
@@ -55,39 +55,36 @@ def test_nobody_waits_longer_than_that() -> None:
 
 def test_only_a_stage_that_began_is_waited_for() -> None:
     watch = Watch()
-    pace = Pace(BUCKET_S, watch, watch.sleep)
-    pace.end()
+    padding = TimingPadding(BUCKET_S, watch, watch.sleep)
+    padding.end()
     assert watch.now_s == 100
-    pace.begin()
+    padding.begin()
     watch.sleep(6)
-    pace.end()
-    pace.end()
+    padding.end()
+    padding.end()
     assert watch.now_s == 110
 
 
 def test_who_waits_hears_of_orders() -> None:
     watch = Watch()
-    pace = Pace(BUCKET_S, watch, watch.sleep)
-    pace.begin()
+    padding = TimingPadding(BUCKET_S, watch, watch.sleep)
+    padding.begin()
 
     def cancelled() -> None:
         if watch.now_s >= 102:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        pace.end(cancelled)
+        padding.end(cancelled)
     assert watch.now_s == 102
-
-
-@pytest.fixture(scope="module")
-def base(tiny_llama: Path) -> BaseModelFacts:
-    return facts(str(tiny_llama))
 
 
 @pytest.fixture
 def watch(monkeypatch: pytest.MonkeyPatch) -> Watch:
     found = Watch()
-    monkeypatch.setattr(worker_job, "Pace", lambda bucket: Pace(bucket, found, found.sleep))
+    monkeypatch.setattr(
+        worker_job, "TimingPadding", lambda bucket: TimingPadding(bucket, found, found.sleep)
+    )
     return found
 
 

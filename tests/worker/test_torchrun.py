@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+from support.program import run_python
 from taciturn.wire.exits import FINAL, WorkerExit
 
 
@@ -19,12 +20,7 @@ def test_the_code_of_the_first_that_failed_is_passed_on(tmp_path: Path) -> None:
         f"raise SystemExit({code}) if os.environ['RANK'] == '1' else time.sleep(60)\n"
     )
     words = ["--nnodes=1", "--standalone", "--nproc-per-node=2", "--max-restarts=0"]
-    done = subprocess.run(
-        [sys.executable, "-m", "taciturn.worker.torchrun", *words, str(script)],
-        capture_output=True,
-        timeout=120,
-        check=False,
-    )
+    done = run_python("-m", "taciturn.worker.torchrun", *words, script)
     assert done.returncode == code
 
 
@@ -75,5 +71,5 @@ except (DistNetworkError, DistStoreError):
 
 
 def test_a_name_that_is_not_there_yet_is_waited_for() -> None:
-    done = subprocess.run([sys.executable, "-c", MEETS], timeout=120, check=False)
+    done = run_python("-c", MEETS)
     assert done.returncode == 0

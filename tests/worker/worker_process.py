@@ -26,7 +26,7 @@ def serve(folder: Path) -> FakeGateway:
     gateway.lease = gateway.attempts = len(list(folder.glob("lease-*")))
 
     def durable(method: str, what: str) -> None:
-        """What has been answered is on disk: a killed worker cannot take it back."""
+        """Write each answer to disk: a killed worker cannot take it back."""
         if what == "lease":
             (folder / f"lease-{gateway.lease}").touch()
         if what == "charges":
@@ -44,7 +44,7 @@ def main(folder: Path) -> None:
     copies of checkpoints go into it."""
     gateway = serve(folder)
     store = vault(folder / "store") if (folder / "store").is_dir() else None
-    Runner(folder / "root", vault=store).run(gateway.client())
+    Runner(folder / "root", store=store).run(gateway.client())
     (folder / "files").mkdir(exist_ok=True)
     for name, content in gateway.files.items():
         (folder / "files" / name).write_bytes(content)

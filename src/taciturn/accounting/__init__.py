@@ -1,4 +1,4 @@
-"""What a run costs: privacy events, their composition, and the noise that meets a budget.
+"""Cost of a run: privacy events, their composition, and the noise that meets a budget.
 
 Torch-free, so that whoever prices a job needs no engine. One way in per question:
 `events.dpsgd_event` (what was run), `compose.epsilon` (what it cost) and

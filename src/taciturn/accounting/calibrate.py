@@ -105,21 +105,21 @@ def _search(excess: Callable[[float], float], start: float) -> float:
     Where epsilon jumps, the upper end of the jump.
     """
     low, high = _LOG_NOISES
-    here, slope, last = start, -1.5, (math.nan, math.nan)
+    log_noise, slope, last = start, -1.5, (math.nan, math.nan)
     for evaluation in range(_EVALUATIONS):
-        value = excess(here)
+        value = excess(log_noise)
         if -TOLERANCE <= value <= 0:
-            return here
-        low, high = (here, high) if value > 0 else (low, here)
+            return log_noise
+        low, high = (log_noise, high) if value > 0 else (low, log_noise)
         if high - low < 1e-9:
             break
-        if last[0] != here and math.isfinite(last[1]):
-            slope = min((value - last[1]) / (here - last[0]), -0.2)
-        last = here, value
-        here -= (value + TOLERANCE / 2) / slope
+        if last[0] != log_noise and math.isfinite(last[1]):
+            slope = min((value - last[1]) / (log_noise - last[0]), -0.2)
+        last = log_noise, value
+        log_noise -= (value + TOLERANCE / 2) / slope
         # Where epsilon jumps, secants stall: then halve.
-        if not low < here < high or evaluation >= _SECANTS:
-            here = (low + high) / 2
+        if not low < log_noise < high or evaluation >= _SECANTS:
+            log_noise = (low + high) / 2
     if high >= _LOG_NOISES[1] - 1e-6:
         raise PrivacyParameterError(
             f"a noise multiplier of {MAX_NOISE:g} is not enough for this target_epsilon; "
@@ -129,7 +129,8 @@ def _search(excess: Callable[[float], float], start: float) -> float:
 
 
 def _check_sampled(delta: float, sampling_probability: float, steps: int) -> None:
-    """With a chance of at most delta to be sampled at all, a unit could be published as it is."""
+    """Refuse a run in which a unit is sampled at all with a chance of at most delta: such a unit
+    could be published as it is."""
     chance = 1.0
     if sampling_probability < 1:
         chance = -math.expm1(steps * math.log1p(-sampling_probability))

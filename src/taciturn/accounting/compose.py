@@ -232,8 +232,8 @@ def _epsilon(steps: Steps, delta: float) -> float:
     distinct = merged(steps)
     if not distinct:
         return 0.0
-    first, *others = distinct
-    if first.sampling_probability == 1 and not others:
+    first, *more = distinct
+    if first.sampling_probability == 1 and not more:
         return gaussian_epsilon(first.noise_multiplier, delta)
     return _Accountant(delta, _FINE).epsilon(distinct)
 

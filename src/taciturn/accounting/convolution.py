@@ -62,7 +62,8 @@ def composed_epsilon(grids: Counted, order: float, delta: float) -> Answer:
 
 @dataclass(frozen=True)
 class Tail:
-    """Composed losses from the lowest that is known, ascending, and their masses, tilt undone."""
+    """Losses of the composition from the lowest that is known, ascending, and their masses, tilt
+    undone."""
 
     losses_L: Floats
     masses_L: Floats
@@ -75,7 +76,7 @@ class Tail:
         return float(self.losses_L[0])
 
     def answer(self, delta: float) -> Answer:
-        """Where delta(eps) = infinity_mass + sum over losses above eps of (1 - e^(eps-loss)) mass.
+        """Solve delta(eps) = infinity_mass + sum over losses above eps of (1 - e^(eps-loss)) mass.
 
         Between two losses that sum is a - e^(eps - loss) s, with `loss` the next one up, a the mass
         from there on and s the same mass discounted by e^(loss - its own loss): solved for eps.
@@ -135,7 +136,7 @@ def _support(grids: Counted) -> tuple[int, int]:
 
 
 def _convolve(grids: Counted, parts: Sequence[Tilted], lowest: int, size: int) -> Floats:
-    """Tilted masses of the composition from index `lowest` on, modulo at least `size`."""
+    """Masses of the composition, tilted, from index `lowest` on, modulo at least `size`."""
     length = fft.next_fast_len(size, real=True)
     spectrum: complex | NDArray[np.complex128] = 1.0
     rounding = 20.0

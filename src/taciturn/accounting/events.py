@@ -94,13 +94,13 @@ def _from_dict(fields: dict[str, Any], depth: int) -> DpEvent:
     if reader is None:
         raise SpecError(f"event type {name!r} is unknown; known: {', '.join(_READERS)}")
     expected, build = reader
-    given = [field for field in fields if field != "type"]
-    unknown = [field for field in given if field not in expected]
+    present = [field for field in fields if field != "type"]
+    unknown = [field for field in present if field not in expected]
     if unknown:
         raise UnknownFieldError(
             f"{name} has no field {unknown[0]!r}; it has: {', '.join(expected) or 'none'}"
         )
-    missing = [field for field in expected if field not in given]
+    missing = [field for field in expected if field not in present]
     if missing:
         raise SpecError(f"{name} lacks its field {missing[0]!r}; add it")
     return build(fields, depth)

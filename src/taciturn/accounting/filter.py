@@ -152,11 +152,11 @@ class RenyiFilter:
             )
 
     def admits(self, cost: RenyiCost) -> bool:
-        """Whether `cost`, all that was admitted so far and what is asked for, is within budget."""
+        """True if `cost`, all that was admitted so far and what is asked for, is within budget."""
         return self._room(cost, 1.0) >= _MARGIN
 
     def share(self, cost: RenyiCost) -> float:
-        """How much of the budget `cost` is: 1 / t where t times as much would just fit.
+        """Share of the budget that `cost` is: 1 / t where t times as much would just fit.
 
         For people to read: k equal jobs take k times the share of one. Above 1 is not admitted.
         """

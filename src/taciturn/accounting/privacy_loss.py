@@ -92,10 +92,10 @@ def connect_the_dots(step: SampledGaussian, interval: float, direction: Directio
     gap = _divergence(step, epsilons, direction)
     gap[0] = gap[1] * math.exp(-interval)  # no mass of P below the grid: it is lifted onto it
     gap[-1] = gap[-2]  # what lies above the grid has an infinite loss
-    before, here, after = gap[:-2].copy(), gap[1:-1], gap[2:]
+    before, middle, after = gap[:-2].copy(), gap[1:-1], gap[2:]
     before[-first] -= math.expm1(-interval)  # at loss 0, from the lower form to the upper
-    masses_L = ((after - here) * math.exp(-interval) - (here - before)) / -math.expm1(-interval)
-    return LossGrid(interval, first, np.maximum(masses_L, 0.0), float(here[-1]))
+    masses_L = ((after - middle) * math.exp(-interval) - (middle - before)) / -math.expm1(-interval)
+    return LossGrid(interval, first, np.maximum(masses_L, 0.0), float(middle[-1]))
 
 
 def loss_range(step: SampledGaussian, direction: Direction) -> tuple[float, float]:
@@ -157,11 +157,11 @@ def _added(step: SampledGaussian, epsilons: Floats) -> Floats:
     near = np.minimum(epsilons, 0.7)
     # 1 - q is exact from q = 1/2 on, and a smaller q has no loss above log 2 = 0.69.
     far = np.minimum(epsilons, 700.0) if q < 1 else np.zeros_like(epsilons)
-    left = np.where(epsilons < 0.7, q - (1 - q) * np.expm1(near), 1 - (1 - q) * np.exp(far))
-    some = left > 0
+    remainder = np.where(epsilons < 0.7, q - (1 - q) * np.expm1(near), 1 - (1 - q) * np.exp(far))
+    some = remainder > 0
     deltas = np.zeros_like(epsilons)
-    losses = epsilons[some] - np.log(left[some] / q)
-    deltas[some] = left[some] * hockey_stick(losses, step.noise_multiplier)
+    losses = epsilons[some] - np.log(remainder[some] / q)
+    deltas[some] = remainder[some] * hockey_stick(losses, step.noise_multiplier)
     return deltas
 
 

@@ -57,10 +57,10 @@ def renyi_epsilon(samples: Counted, delta: float) -> tuple[float, float]:
 
     best = int(np.argmin([bound(log_order) for log_order in _LOG_ORDERS]))
     around = _LOG_ORDERS[max(best - 1, 0)], _LOG_ORDERS[min(best + 1, len(_LOG_ORDERS) - 1)]
-    found = optimize.minimize_scalar(
+    minimum = optimize.minimize_scalar(
         bound, bounds=around, method="bounded", options={"xatol": 1e-2}
     )
-    return math.exp(found.x), max(float(found.fun), 0.0)
+    return math.exp(minimum.x), max(float(minimum.fun), 0.0)
 
 
 def divergence(step: SampledGaussian, alpha: float) -> float:
@@ -116,8 +116,8 @@ def saddle_order(samples: Counted, epsilon: float, highest: float) -> float:
     return math.exp(optimize.brentq(excess, low, high, xtol=0.02))
 
 
-def grid_interval(samples: Counted, order: float, allowed: float) -> float:
-    """The widest grid interval, in powers of 2 from a bound, that costs at most `allowed` epsilon.
+def grid_interval(samples: Counted, order: float, excess: float) -> float:
+    """The widest grid interval, in powers of 2 from a bound, that costs at most `excess` epsilon.
 
     Connect-the-Dots splits a loss l in [a, b] between a and b and keeps E[1] and E[e^-loss], which
     multiplies E[e^(order * loss)] by at most 1 + order (order + 1) (l - a)(b - l) / 2 to second
@@ -125,7 +125,7 @@ def grid_interval(samples: Counted, order: float, allowed: float) -> float:
     the steps divided by `order`. (l - a)(b - l) <= interval^2 / 4 starts the search.
     """
     steps = sum(n for _, n in samples)
-    interval = math.sqrt(8 * allowed / (steps * (1 + order)))
+    interval = math.sqrt(8 * excess / (steps * (1 + order)))
     tilted = [(sample.losses_X, n * _tilt(sample, order)) for sample, n in samples]
 
     def cost(interval: float) -> float:
@@ -137,7 +137,7 @@ def grid_interval(samples: Counted, order: float, allowed: float) -> float:
         return 0.5 * (1 + order) * spread * interval**2
 
     widest = max(float(np.abs(losses_X).max()) for losses_X, _ in tilted)
-    while interval < widest and cost(2 * interval) <= allowed:
+    while interval < widest and cost(2 * interval) <= excess:
         interval *= 2
     return interval
 

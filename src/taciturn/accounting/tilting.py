@@ -48,7 +48,7 @@ class Tilted:
         return cls(masses_L, log_masses_L, losses_L - mean, mean, cumulant, count)
 
     def variance(self) -> float:
-        """Of the loss of all its steps together."""
+        """Variance of the loss of all its steps together."""
         return self.count * float(self.masses_L @ self.centred_L**2)
 
     def centred_cumulant(self, order: float) -> float:
@@ -126,9 +126,9 @@ def _tightest(bound: Callable[[float], float], start: float) -> float:
     best, worse = bound(start), 0
     while worse < 2:
         start /= 2
-        here = bound(start)
-        worse = worse + 1 if here >= best else 0
-        best = min(best, here)
+        value = bound(start)
+        worse = worse + 1 if value >= best else 0
+        best = min(best, value)
     return best
 
 

@@ -1,4 +1,4 @@
-"""What an attacker can find out at most: error rates of every membership test, bounded by events.
+"""Limits of what an attacker can find out: error rates of every membership test, bounded by events.
 
 Whoever has the released model, and everything else there is to know but one unit's membership, may
 guess whether that unit's records were used. The trade-off function f(alpha) is the smallest
@@ -91,7 +91,7 @@ class Tradeoff:
 
 
 def tradeoff(event: DpEvent) -> Tradeoff:
-    """What an attacker can tell after `event`; for adding and for removing one unit.
+    """Trade-off of an attacker after `event`, for adding and for removing one unit.
 
     An upper bound on the attacker everywhere, up to floating-point rounding (1e-12). Within a
     relative 1e-3 of the exact true-positive rate at false-positive rates from 1e-6 on, where every
@@ -118,7 +118,8 @@ def tradeoff(event: DpEvent) -> Tradeoff:
 
 
 def from_epsilon_delta(epsilon: float, delta: float) -> Tradeoff:
-    """What an attacker can tell if nothing but (epsilon, delta) is known: more than of the event.
+    """Trade-off of an attacker if nothing but (epsilon, delta) is known: looser than that of the
+    event.
 
     Two lines bound the true-positive rate (Wasserman & Zhou 2010; Kairouz et al. 2015, theorem
     2.1): delta + e^epsilon FPR, and the same with the verdicts exchanged.

@@ -1,4 +1,4 @@
-"""Binding a certificate to its data without telling anything about them.
+"""Commitment that binds a certificate to its data without telling anything about them.
 
 The commitment is HMAC-SHA256, keyed by a random salt, of the prepared data's fingerprint. Without
 the salt it reveals nothing, even to someone who can list all data sets; with it, an owner can show
@@ -34,10 +34,10 @@ def committed(private: Path, fingerprint: str) -> str:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
             json.dump(opening, file)
-    return opened(private, fingerprint)
+    return open_commitment(private, fingerprint)
 
 
-def opened(private: Path, fingerprint: str | None = None) -> str:
+def open_commitment(private: Path, fingerprint: str | None = None) -> str:
     """The commitment that the opening in `private` leads to.
 
     Args:

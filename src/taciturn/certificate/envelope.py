@@ -49,7 +49,8 @@ class Envelope:
         """
         if len(data) > LIMIT_BYTES:
             raise CertificateError(
-                f"the certificate has {len(data)} bytes, at most {LIMIT_BYTES} are read"
+                f"the certificate has {len(data)} bytes, and at most {LIMIT_BYTES} are read; is "
+                "this another file?"
             )
         if not data:
             raise CertificateError("the certificate is empty: is the file truncated?")

@@ -1,4 +1,4 @@
-"""Which files of a folder make up a model and what is claimed of it, and their digests."""
+"""Files of a folder that make up a model and what is claimed of it, and their digests."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _NAMES = frozenset(
 
 
 def model_files(folder: Path) -> list[Path]:
-    """What a loader of models may read of `folder`, the privacy report and the audit; sorted."""
+    """Files of `folder` that a loader of models may read, with the report and the audit; sorted."""
     return sorted(
         path
         for path in folder.iterdir()
@@ -60,8 +60,8 @@ def check_files(folder: Path, expected: tuple[File, ...], what: str) -> None:
                 f"{path} is not the file that was certified (its SHA-256 differs): {what} was "
                 "changed or swapped"
             )
-    known = {file.name for file in expected}
-    extra = [path.name for path in model_files(folder) if path.name not in known]
+    expected_names = {file.name for file in expected}
+    extra = [path.name for path in model_files(folder) if path.name not in expected_names]
     if extra:
         raise CertificateError(
             f"{folder} holds {extra[0]}, which the certificate does not cover and a loader might "

@@ -1,4 +1,4 @@
-"""Making a signing key: the private half, the public half, and an entry for trust stores."""
+"""New signing keys: the private half, the public half, and an entry for trust stores."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MAX_DAYS = 3650
 
 @dataclass(frozen=True, slots=True)
 class KeyFiles:
-    """Where a new key went, and its id."""
+    """Files of a new key, and its id."""
 
     private: Path
     public: Path
@@ -60,12 +60,12 @@ def write_key(
         SpecError: `days` is outside [1, 3650].
         OutputError: one of the files exists, or cannot be written; none is left then.
     """
-    made = new_key(name=name, valid_from=valid_from, days=days, password=password)
+    new = new_key(name=name, valid_from=valid_from, days=days, password=password)
     private, public, trust = (
         prefix.with_name(prefix.name + ending) for ending in (".pem", ".pub", ".trust.json")
     )
-    _write_new({private: made.private, public: made.public, trust: made.trust})
-    return KeyFiles(private, public, trust, made.keyid)
+    _write_new({private: new.private, public: new.public, trust: new.trust})
+    return KeyFiles(private, public, trust, new.keyid)
 
 
 def _private_pem(key: Ed25519PrivateKey, password: str | None) -> bytes:
@@ -78,16 +78,16 @@ def _private_pem(key: Ed25519PrivateKey, password: str | None) -> bytes:
 
 
 def _write_new(contents: dict[Path, bytes]) -> None:
-    written: list[Path] = []
+    paths: list[Path] = []
     try:
         for path, data in contents.items():
             mode = 0o600 if path.suffix == ".pem" else 0o644
             descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
-            written.append(path)
+            paths.append(path)
             with os.fdopen(descriptor, "wb") as file:
                 file.write(data)
     except OSError as error:
-        for path in written:
+        for path in paths:
             path.unlink(missing_ok=True)
         raise OutputError(
             f"key files {next(iter(contents))} ... cannot be written ({error.strerror}); "

@@ -144,11 +144,11 @@ def read_trust(path: Path) -> TrustStore:
 
 def merged(stores: Iterable[TrustStore]) -> TrustStore:
     """All keys of several stores; of one key named twice, the first entry counts."""
-    found: dict[str, TrustedKey] = {}
+    keys: dict[str, TrustedKey] = {}
     for store in stores:
         for key in store.keys:
-            found.setdefault(key.keyid, key)
-    return TrustStore(tuple(found.values()))
+            keys.setdefault(key.keyid, key)
+    return TrustStore(tuple(keys.values()))
 
 
 def _trusted(entry: _KeyEntry) -> TrustedKey:

@@ -20,29 +20,32 @@ _SMALLEST = 1e-4  # an epsilon below this is not resolved further
 _MAX_POINTS = 2**19  # of one step's losses; seconds, and some hundred MB
 
 
-def recomputed_epsilon(event: DpEvent, stated: float, delta: float) -> float:
+def recomputed_epsilon(event: DpEvent, stated_epsilon: float, delta: float) -> float:
     """Epsilon of `event` at `delta` by `dp_accounting`'s PLD accountant, add or remove one unit.
 
-    The grid is refined until the estimate confirms `stated`, or can no more come down to it: a grid
-    five times finer leaves at most a fifth of the error, so a quarter of the last gain is to come.
+    The grid is refined until the estimate confirms `stated_epsilon`, or can no more come down to
+    it: a grid five times finer leaves at most a fifth of the error, so a quarter of the last gain
+    is to come.
     """
     best, last = math.inf, math.inf
     finest = _largest_loss(event) / _MAX_POINTS
     for share in _SHARES:
-        interval = max(share * max(stated, _SMALLEST), finest)
+        interval = max(share * max(stated_epsilon, _SMALLEST), finest)
         if interval == last:
             break
         last = interval
         accountant = PLDAccountant(value_discretization_interval=interval)
-        found = float(accountant.compose(event).get_epsilon(delta))
-        to_come, best = (best - found) / 2, min(best, found)
-        if best <= stated * (1 + TOLERANCE) or best - to_come > stated * (1 + TOLERANCE):
+        epsilon = float(accountant.compose(event).get_epsilon(delta))
+        to_come, best = (best - epsilon) / 2, min(best, epsilon)
+        if best <= stated_epsilon * (1 + TOLERANCE) or best - to_come > stated_epsilon * (
+            1 + TOLERANCE
+        ):
             break
     return best
 
 
 def _largest_loss(event: DpEvent) -> float:
-    """How far a single step's losses reach: of a Gaussian, ten deviations beyond the mean."""
+    """Reach of a single step's losses: of a Gaussian, ten deviations beyond the mean."""
     match event:
         case dp_event.GaussianDpEvent():
             noise = float(event.noise_multiplier)
@@ -54,12 +57,12 @@ def _largest_loss(event: DpEvent) -> float:
     return 0.0
 
 
-def check_epsilon(event: DpEvent, stated: float, delta: float) -> float:
+def check_epsilon(event: DpEvent, stated_epsilon: float, delta: float) -> float:
     """The recomputed epsilon; raises CertificateError if it exceeds the stated one."""
-    found = recomputed_epsilon(event, stated, delta)
-    if not found <= stated * (1 + TOLERANCE):
+    epsilon = recomputed_epsilon(event, stated_epsilon, delta)
+    if not epsilon <= stated_epsilon * (1 + TOLERANCE):
         raise CertificateError(
-            f"the events cost epsilon={found:.6g} at delta={delta:.3g} (dp_accounting, PLD), more "
-            f"than the stated {stated:.6g}: the certificate promises too much"
+            f"the events cost epsilon={epsilon:.6g} at delta={delta:.3g} (dp_accounting, PLD), "
+            f"more than the stated {stated_epsilon:.6g}: the certificate promises too much"
         )
-    return found
+    return epsilon

@@ -1,4 +1,4 @@
-"""Issuing a certificate for a released folder."""
+"""Issue a certificate for a released folder."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from taciturn.certificate.keys import TrustedKey, keyid
 from taciturn.certificate.recompute import check_epsilon
 from taciturn.certificate.signers import Signer
 from taciturn.certificate.statement import (
-    AuditResult,
     BaseModelFiles,
+    CertifiedAudit,
     CertifiedStep,
     Digest,
     File,
@@ -48,7 +48,7 @@ def issue(
     folder: Path,
     signer: Signer,
     *,
-    audit: AuditResult | None = None,
+    audit: CertifiedAudit | None = None,
     moment: datetime | None = None,
 ) -> Statement:
     """Certify the model in `folder` and write its `certificate.json`, whole or not at all.
@@ -80,26 +80,26 @@ def seal(statement: Statement, signer: Signer) -> bytes:
     return Envelope(payload, keyid(key), signature).to_bytes()
 
 
-def statement_for(folder: Path, *, audit: AuditResult | None, moment: datetime) -> Statement:
-    """What can be said about the model in `folder`; raises CertificateError if nothing can."""
+def statement_for(folder: Path, *, audit: CertifiedAudit | None, moment: datetime) -> Statement:
+    """Statement about the model in `folder`; raises CertificateError if nothing can be said."""
     report = read_report(folder)
-    found = released_audit(folder)
-    own = None if found is None else _result(found)
+    audit_in_folder = released_audit(folder)
+    own = None if audit_in_folder is None else _result(audit_in_folder)
     try:
         predicate = Predicate(
             guarantee=_guarantee(report),
             base_model=_base_model(report),
             software=_software(report, os.environ),
             audit=audit or own,
-            public_data=tuple(UnprotectedText(**each.model_dump()) for each in report.public_data),
+            public_data=tuple(UnprotectedText(**text.model_dump()) for text in report.public_data),
             issued_at=time_text(moment),
         )
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"])
         raise CertificateError(f"{folder / REPORT}: {where}: {first['msg']}") from None
-    for each in (audit, own):
-        predicate.guarantee.check_audit(each)
+    for candidate in (audit, own):
+        predicate.guarantee.check_audit(candidate)
     return Statement.of(digests(model_files(folder)), predicate)
 
 
@@ -129,7 +129,7 @@ def released_audit(folder: Path) -> Audit | None:
         raise CertificateError(f"{path} is damaged or truncated; audit the model again") from None
 
 
-def read_audit(path: Path) -> AuditResult:
+def read_audit(path: Path) -> CertifiedAudit:
     """An audit's result, or an `audit.json`, from a JSON file; raises CertificateError."""
     try:
         content = path.read_bytes()
@@ -138,7 +138,7 @@ def read_audit(path: Path) -> AuditResult:
     with suppress(ValidationError):
         return _result(Audit.model_validate_json(content))
     try:
-        return AuditResult.model_validate_json(content)
+        return CertifiedAudit.model_validate_json(content)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"])
@@ -154,8 +154,8 @@ def check_promise(private: bool) -> None:
         )
 
 
-def _result(audit: Audit) -> AuditResult:
-    return AuditResult(
+def _result(audit: Audit) -> CertifiedAudit:
+    return CertifiedAudit(
         epsilon_lower_bound=audit.epsilon_lower_bound,
         confidence=audit.confidence,
         threat_model=audit.threat_model,
@@ -211,14 +211,14 @@ def _software(report: PrivacyReport, environment: Mapping[str, str]) -> Software
 
 
 def library_versions() -> dict[str, str]:
-    """What is installed of the libraries that a fit rests on, and Python."""
-    found = {"python": platform.python_version(), "taciturn": __version__}
+    """Versions of Python and of the installed libraries that a fit rests on."""
+    versions = {"python": platform.python_version(), "taciturn": __version__}
     for name in _LIBRARIES:
         try:
-            found[name] = importlib.metadata.version(name)
+            versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
-    return found
+    return versions
 
 
 def _write(path: Path, data: bytes) -> None:

@@ -1,4 +1,4 @@
-"""Who signs: a key in a file or an environment variable, or a command that asks an HSM or a KMS.
+"""Signers: a key in a file or an environment variable, or a command that asks an HSM or a KMS.
 
 A key reference is one of
 
@@ -40,7 +40,7 @@ _TIMEOUT_S = 60
 
 
 class Signer(Protocol):
-    """Whatever can sign with Ed25519."""
+    """Signer with Ed25519."""
 
     @property
     def public_key(self) -> Ed25519PublicKey:
@@ -80,7 +80,7 @@ class CommandSigner:
         return parse_public_pem(self._call("public-key", b""), f"the output of {self.command[0]}")
 
     def sign(self, message: bytes) -> bytes:
-        """What the program answers; raises SigningKeyError if that is no signature."""
+        """Answer of the program; raises SigningKeyError if that is no signature."""
         answer = self._call("sign", message)
         if len(answer) == _SIGNATURE_BYTES:
             return answer
@@ -97,7 +97,7 @@ class CommandSigner:
 
     def _call(self, action: str, message: bytes) -> bytes:
         try:
-            done = subprocess.run(
+            completed = subprocess.run(
                 [*self.command, action],
                 input=message,
                 capture_output=True,
@@ -108,13 +108,13 @@ class CommandSigner:
             raise SigningKeyError(
                 f"signing command {self.command[0]} failed ({type(error).__name__}); try it by hand"
             ) from None
-        if done.returncode:
+        if completed.returncode:
             # Its messages stay unread: a program may print what should stay secret.
             raise SigningKeyError(
-                f"signing command {self.command[0]} ended with code {done.returncode} on "
+                f"signing command {self.command[0]} ended with code {completed.returncode} on "
                 f"{action!r}; try it by hand"
             )
-        return done.stdout
+        return completed.stdout
 
 
 def find_signer(
@@ -156,7 +156,8 @@ def find_signer(
 
 
 def need_signer(reference: str | None) -> Signer:
-    """As `find_signer`, but a signer is needed; raises SigningKeyError if none is configured."""
+    """Return the signer of `find_signer`, which must be there; raises SigningKeyError if none is
+    configured."""
     signer = find_signer(reference)
     if signer is None:
         raise SigningKeyError(

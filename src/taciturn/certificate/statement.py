@@ -1,4 +1,4 @@
-"""What a certificate says: an in-toto Statement v1 whose predicate is a privacy guarantee.
+"""Statement of a certificate: an in-toto Statement v1 whose predicate is a privacy guarantee.
 
 https://github.com/in-toto/attestation/blob/main/spec/v1/statement.md. Subjects are the released
 files, so that `cosign verify-blob-attestation` binds them; the predicate is ours and described in
@@ -58,8 +58,8 @@ class File(_Value):
         return name
 
 
-class AuditResult(_Value):
-    """What an attack on the model found: a lower bound on its epsilon.
+class CertifiedAudit(_Value):
+    """Outcome of an attack on the model: a lower bound on its epsilon.
 
     Attributes:
         epsilon_lower_bound: with `confidence`, the true epsilon is not below it.
@@ -118,7 +118,7 @@ class Guarantee(_Value):
         """All steps, composed."""
         return ComposedDpEvent([event_from_dict(step.dp_event) for step in self.steps])
 
-    def check_audit(self, audit: AuditResult | None) -> None:
+    def check_audit(self, audit: CertifiedAudit | None) -> None:
         """Raises CertificateError if an audit found more than is promised."""
         if audit is not None and audit.epsilon_lower_bound > self.epsilon:
             raise CertificateError(
@@ -136,7 +136,8 @@ class BaseModelFiles(_Value):
 
 
 class Software(_Value):
-    """What ran: the engine, the libraries below it, and the container image where there was one."""
+    """Software that ran: the engine, the libraries below it, and the container image where there
+    was one."""
 
     engine: Text
     libraries: dict[str, str]
@@ -165,7 +166,7 @@ class Predicate(_Value):
     guarantee: Guarantee
     base_model: BaseModelFiles
     software: Software
-    audit: AuditResult | None = None
+    audit: CertifiedAudit | None = None
     public_data: tuple[UnprotectedText, ...] = ()
     issued_at: str
 

@@ -1,4 +1,4 @@
-"""Checking a certificate: offline, without torch, with Google's accountant.
+"""Check a certificate: offline, without torch, with Google's accountant.
 
 The order is from what an attacker controls to what a signature vouches for: envelope, key,
 signature, key's period, statement, epsilon, files. The first failure is the answer.
@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from taciturn.certificate.clock import now, parse_time, time_text
-from taciturn.certificate.commitment import opened
+from taciturn.certificate.commitment import open_commitment
 from taciturn.certificate.envelope import Envelope, pae
 from taciturn.certificate.files import check_files
 from taciturn.certificate.keys import TrustedKey, TrustStore
@@ -34,7 +34,7 @@ class Verified:
 
 @dataclass(frozen=True, slots=True)
 class Folders:
-    """Where the files are that a certificate speaks about; None: not checked.
+    """Places of the files that a certificate speaks about; None: not checked.
 
     Attributes:
         model: the adapter or model, with its privacy report.
@@ -88,8 +88,8 @@ def verify(data: bytes, trust: TrustStore, *, moment: datetime) -> Verified:
     if any(step.max_records_per_unit > guarantee.max_records_per_unit for step in guarantee.steps):
         raise CertificateError("a step's contribution bound exceeds the certificate's")
     guarantee.check_audit(statement.predicate.audit)
-    found = check_epsilon(guarantee.dp_event, guarantee.epsilon, guarantee.delta)
-    return Verified(statement, key, found)
+    epsilon = check_epsilon(guarantee.dp_event, guarantee.epsilon, guarantee.delta)
+    return Verified(statement, key, epsilon)
 
 
 def check_signature(data: bytes, trust: TrustStore) -> tuple[TrustedKey, bytes]:
@@ -103,8 +103,11 @@ def check_signature(data: bytes, trust: TrustStore) -> tuple[TrustedKey, bytes]:
 def check_commitment(statement: Statement, private: Path) -> None:
     """Raises CertificateError unless the data in `private` are those of one of the steps."""
     steps = statement.predicate.guarantee.steps
-    if opened(private) not in {step.dataset_commitment for step in steps}:
-        raise CertificateError(f"the data of {private} are not those that the certificate names")
+    if open_commitment(private) not in {step.dataset_commitment for step in steps}:
+        raise CertificateError(
+            f"the data of {private} are not those that the certificate names; give the private "
+            "folder of that fit"
+        )
 
 
 def read_certificate(path: Path) -> bytes:

@@ -3,35 +3,27 @@
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
-from taciturn.llm import LLM
-from taciturn.reports.privacy import Audit
-from taciturn.spec import AuditJobSpec
+from taciturn.cli.gateway import figures, say
+from taciturn.cli.options import open_model, spec_command
+from taciturn.spec import AuditJobSpec, AuditSpec, parse
 
 REFUTED = 3
 """Exit code of an audit that finds the guarantee broken."""
 
 
-def run_audit(job: AuditJobSpec) -> None:
-    """Print guesses, bounds and verdict; exit with REFUTED if more was found than is promised."""
-    model = LLM(job.model, base=job.base, device=job.device)
-    found = model.audit(signing_key=job.signing_key, **job.audit_spec().model_dump())
-    console = Console(highlight=False)
-    console.print(_table(found))
-    style = "bold red" if found.refuted else None
-    console.print(found.verdict, style=style, markup=False, soft_wrap=True)
-    if found.refuted:
+@spec_command(AuditJobSpec)
+def audit(fields: dict[str, Any]) -> None:
+    """Attack a fitted model: a lower bound on its epsilon, beside what is promised."""
+    job = parse(AuditJobSpec, fields)
+    result = open_model(job).audit(signing_key=job.signing_key, **job.arguments(AuditSpec))
+    title = f"{result.threat_model}, {result.canaries} canaries ({result.canary_kind})"
+    columns = ("guesses", "right", "epsilon at least")
+    rows = [(str(g.guesses), str(g.correct), f"{g.epsilon_lower_bound:.3g}") for g in result.rounds]
+    Console(highlight=False).print(figures(title, columns, rows))
+    say(result.verdict, style="bold red" if result.refuted else None)
+    if result.refuted:
         sys.exit(REFUTED)
-
-
-def _table(found: Audit) -> Table:
-    title = f"{found.threat_model}, {found.canaries} canaries ({found.canary_kind})"
-    table = Table(title=title, title_justify="left")
-    for column in ("guesses", "right", "epsilon at least"):
-        table.add_column(column, justify="right")
-    for each in found.rounds:
-        table.add_row(str(each.guesses), str(each.correct), f"{each.epsilon_lower_bound:.3g}")
-    return table

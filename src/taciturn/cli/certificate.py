@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
+
+from taciturn.cli.gateway import group, say
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -15,11 +16,7 @@ if TYPE_CHECKING:
     from taciturn.certificate.keys import TrustStore
     from taciturn.certificate.verify import Folders, Verified
 
-app = typer.Typer(
-    help="Certificates: make a key, sign, show and verify.",
-    no_args_is_help=True,
-    rich_markup_mode=None,
-)
+app = group("Certificates: make a key, sign, show and verify.")
 TRUST_VARIABLE = "TACITURN_TRUST"
 
 CertificateFile = Annotated[Path, typer.Argument(help="certificate.json, or the folder it is in.")]
@@ -46,10 +43,10 @@ def keygen(
 
     password = os.environ.get(PASSWORD_VARIABLE)
     files = write_key(output, name=name, valid_from=now(), days=days, password=password)
-    _say(f"key id {files.keyid}")
-    _say(f"{files.private}: secret, signs; keep it, and back it up")
-    _say(f"{files.public}: public, for cosign, OpenSSL and `cert verify --public-key`")
-    _say(f"{files.trust}: public, with its period; for `cert verify --trust`")
+    say(f"key id {files.keyid}")
+    say(f"{files.private}: secret, signs; keep it, and back it up")
+    say(f"{files.public}: public, for cosign, OpenSSL and `cert verify --public-key`")
+    say(f"{files.trust}: public, with its period; for `cert verify --trust`")
 
 
 @app.command()
@@ -66,8 +63,8 @@ def issue(
     result = None if audit is None else read_audit(audit)
     statement = issue_certificate(folder, need_signer(signing_key), audit=result)
     guarantee = statement.predicate.guarantee
-    _say(f"certified: epsilon={guarantee.epsilon:.6g}, delta={guarantee.delta:.3g}")
-    _say(f"{folder / 'certificate.json'}")
+    say(f"certified: epsilon={guarantee.epsilon:.6g}, delta={guarantee.delta:.3g}")
+    say(f"{folder / 'certificate.json'}")
 
 
 app.command("sign", hidden=True)(issue)
@@ -83,7 +80,7 @@ def show(file: CertificateFile) -> None:
     from taciturn.certificate.verify import read_certificate
 
     statement = Statement.from_bytes(Envelope.from_bytes(read_certificate(_file(file))).payload)
-    Console(stderr=True).print("not verified: this is only what the file says", style="yellow")
+    say("not verified: this is only what the file says", style="yellow", error=True)
     typer.echo(json.dumps(statement.model_dump(mode="json", by_alias=True), indent=2))
 
 
@@ -126,26 +123,26 @@ def verify(
 def _report(verified: Verified, folders: Folders) -> None:
     predicate, key = verified.statement.predicate, verified.key
     guarantee = predicate.guarantee
-    _say("VALID", style="bold green")
-    _say(f"promise     epsilon={guarantee.epsilon:.6g}, delta={guarantee.delta:.3g}")
-    _say(
+    say("VALID", style="bold green")
+    say(f"promise     epsilon={guarantee.epsilon:.6g}, delta={guarantee.delta:.3g}")
+    say(
         f"unit        {guarantee.privacy_unit}; {guarantee.neighbouring_relation}; "
         f"at most {guarantee.max_records_per_unit} records of a unit"
     )
-    _say(
+    say(
         f"recomputed  epsilon={verified.recomputed_epsilon:.6g} from {len(guarantee.steps)} "
         f"step(s): {', '.join(step.purpose for step in guarantee.steps)}"
     )
-    _say(f"signed by   {key.name} (key {key.keyid[:16]}), {predicate.issued_at}")
-    _say(f"base model  {predicate.base_model.name}: {_checked(folders.base_model)}")
-    _say(f"model files {len(verified.statement.subject)}: {_checked(folders.model)}")
+    say(f"signed by   {key.name} (key {key.keyid[:16]}), {predicate.issued_at}")
+    say(f"base model  {predicate.base_model.name}: {_checked(folders.base_model)}")
+    say(f"model files {len(verified.statement.subject)}: {_checked(folders.model)}")
     if folders.private is not None:
-        _say("data        those of the commitment")
+        say("data        those of the commitment")
     for text in predicate.public_data:
-        _say(f"public data {text.records} records {text.sha256[:16]}, not covered by the promise")
+        say(f"public data {text.records} records {text.sha256[:16]}, not covered by the promise")
     audit = predicate.audit
     if audit is not None:
-        _say(
+        say(
             f"audit       epsilon at least {audit.epsilon_lower_bound:.3g} with confidence "
             f"{audit.confidence:.0%} ({audit.threat_model}, {audit.canaries} canaries)"
         )
@@ -183,7 +180,3 @@ def _moment(text: str) -> datetime:
 
 def _file(path: Path) -> Path:
     return path / "certificate.json" if path.is_dir() else path
-
-
-def _say(line: str, style: str | None = None) -> None:
-    Console(highlight=False).print(line, style=style, markup=False, soft_wrap=True)

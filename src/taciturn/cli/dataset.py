@@ -14,7 +14,6 @@ from taciturn.cli.gateway import (
     group,
     on_terminal,
     printable,
-    read_rows,
     say,
     show,
     show_value,
@@ -64,6 +63,8 @@ def add(
     what was found, and confirm it: a CSV's first line may be a row, and its values are shown to
     nobody else.
     """
+    from taciturn.sdk.requests import read_rows
+
     rows = [] if mock is None else read_rows(mock)
     with connected() as client:
         data = client.add_dataset(

@@ -1,25 +1,35 @@
-"""`taciturn demo`: tells the story on the screen and writes its page."""
+"""`taciturn demo`: the story on the screen, and its page."""
 
 from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
 
-from taciturn.cli.progress import FitScreen
-from taciturn.data.filesystem import appearing_at_once
-from taciturn.demo.page import render_page
-from taciturn.demo.result import DemoResult, ModelOutcome
-from taciturn.demo.story import Narrator, tell
-from taciturn.local.fit import Observer
-from taciturn.spec import DemoSpec
+from taciturn.cli.gateway import say
+from taciturn.cli.options import spec_command
+from taciturn.data.filesystem import appearing_at_once, check_output_file
+from taciturn.spec import DemoSpec, parse
+
+if TYPE_CHECKING:
+    from taciturn.cli.progress import FitScreen
+    from taciturn.demo.result import DemoResult, ModelOutcome
+    from taciturn.local.fit import Observer
 
 
-def run_demo(spec: DemoSpec) -> None:
-    """Run the story, show it, write the page, print its path."""
+@spec_command(DemoSpec)
+def demo(fields: dict[str, Any]) -> None:
+    """Tell the story in a few minutes: with and without privacy, side by side."""
+    spec = parse(DemoSpec, fields)
     output = Path(spec.output).expanduser()
+    check_output_file(output, replace=True)
+    from taciturn.cli.progress import FitScreen
+    from taciturn.demo.page import render_page
+    from taciturn.demo.run import Narrator, tell
+
     console = Console(highlight=False)
     start = time.monotonic()
     screens: list[FitScreen] = []
@@ -39,16 +49,15 @@ def run_demo(spec: DemoSpec) -> None:
         narrator = Narrator(stage, observer)
         result = tell(spec.seed, spec.epsilon, narrator, spec.model, minutes=spec.minutes)
     finally:
-        stage_over = screens[:]
-        for screen in stage_over:
+        for screen in screens:
             screen.__exit__()
     with appearing_at_once(output) as partial:
         partial.write_text(render_page(result), encoding="utf-8", errors="replace")
     _show(console, result)
-    console.print(f"\n{result.verdict}", style="bold", markup=False)
-    console.print(result.remark, markup=False)
-    console.print(f"took {time.monotonic() - start:.0f} s; the whole story, with charts:")
-    console.print(str(output.resolve()), markup=False, soft_wrap=True)
+    say(f"\n{result.verdict}", style="bold")
+    say(result.remark)
+    say(f"took {time.monotonic() - start:.0f} s; the whole story, with charts:")
+    say(str(output.resolve()))
 
 
 def _show(console: Console, result: DemoResult) -> None:
@@ -62,7 +71,7 @@ def _show(console: Console, result: DemoResult) -> None:
     outcomes = (result.base, result.non_private, result.private)
     table.add_row(*(_first(outcome, result.secret.prompt) for outcome in outcomes))
     table.add_section()
-    table.add_row(*(f"tells the secret {_told(result, outcome)}" for outcome in outcomes))
+    table.add_row(*(f"tells the secret {_telling(result, outcome)}" for outcome in outcomes))
     table.add_row(*(f"probability {_chance(outcome)}" for outcome in outcomes))
     table.add_row(
         *(
@@ -90,7 +99,7 @@ def _first(outcome: ModelOutcome, prompt: str) -> str:
     return "..." + " ".join(text.split())[:120]
 
 
-def _told(result: DemoResult, outcome: ModelOutcome) -> str:
+def _telling(result: DemoResult, outcome: ModelOutcome) -> str:
     return f"{result.times_told(outcome)} times of {result.times_asked(outcome)}"
 
 

@@ -12,10 +12,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Annotated
 
+import typer
 from rich.console import Console
 from rich.table import Table
 
+from taciturn.cli.options import File
 from taciturn.errors import ModelError, TaciturnError
 from taciturn.spec import JobSpec, load_yaml, parse
 
@@ -30,11 +33,37 @@ class Finding:
     """One line of the examination."""
 
     what: str
-    found: str
+    text: str
     fine: bool
 
 
 Check = Callable[[], list[Finding]]
+
+
+def doctor(
+    file: File = None,
+    audit: Annotated[
+        bool, typer.Option("--audit", help="Attack the engine: does it keep what it promises?")
+    ] = False,
+    model: Annotated[
+        Path | None, typer.Option(help="Attack it at the settings of this fitted model's folder.")
+    ] = None,
+    kubernetes: Annotated[
+        bool, typer.Option("--kubernetes", help="Check the cluster that a gateway runs jobs in.")
+    ] = False,
+    namespace: Annotated[
+        str | None, typer.Option(help="With --kubernetes: the gateway's namespace.")
+    ] = None,
+) -> None:
+    """Check installation, device, memory and source of randomness; with -f also that job."""
+    if kubernetes:
+        from taciturn.cli.doctor_kubernetes import run_doctor_kubernetes
+
+        if not run_doctor_kubernetes(namespace):
+            raise typer.Exit(1)
+        return
+    if not run_doctor(file, audit=audit, model=model):
+        raise typer.Exit(1)
 
 
 def run_doctor(file: Path | None = None, *, audit: bool = False, model: Path | None = None) -> bool:
@@ -49,11 +78,9 @@ def run_doctor(file: Path | None = None, *, audit: bool = False, model: Path | N
     if audit or model is not None:
         checks = (*checks, _safely(partial(_engine, model), "engine"))
     findings = [finding for check in checks for finding in check()]
-    table = Table(title="taciturn doctor", title_justify="left")
-    for column in ("check", "found", ""):
-        table.add_column(column)
+    table = Table("check", "found", "", title="taciturn doctor", title_justify="left")
     for finding in findings:
-        table.add_row(finding.what, finding.found, "ok" if finding.fine else "PROBLEM")
+        table.add_row(finding.what, finding.text, "ok" if finding.fine else "PROBLEM")
     console = Console()
     console.print(table)
     healthy = all(finding.fine for finding in findings)
@@ -72,8 +99,8 @@ def _packages() -> list[Finding]:
         version = _version(name)
         remedy = "not installed: pip install 'taciturn[engine]'"
         findings.append(Finding(name, version or remedy, version is not None))
-    found = [f"{name} {_version(name)}" for name in _OPTIONAL if _version(name)]
-    findings.append(Finding("optional packages", ", ".join(found) or "none", True))
+    optional = [f"{name} {_version(name)}" for name in _OPTIONAL if _version(name)]
+    findings.append(Finding("optional packages", ", ".join(optional) or "none", True))
     return findings
 
 
@@ -125,7 +152,7 @@ def _model() -> list[Finding]:
 
 
 def _engine(model: Path | None) -> list[Finding]:
-    """Whether the engine keeps its promise against the attacker of the privacy proof."""
+    """Attack the engine as the attacker of the privacy proof: does it keep its promise?"""
     import torch
 
     from taciturn.engine.auditing.claim import DpSgdRun
@@ -164,7 +191,7 @@ def _settings_of(model: Path) -> tuple[float, float, int, float]:
 
 
 def _job_checks(file: Path) -> tuple[Check, ...]:
-    """Whether the job in a YAML file could start: its fields, model, data and output folder."""
+    """Return checks of the job in a YAML file: its fields, model, data and output folder."""
     try:
         job = parse(JobSpec, load_yaml(file))
     except TaciturnError as error:
@@ -200,15 +227,15 @@ def _version(name: str) -> str | None:
 
 
 def _safely(check: Check, name: str | None = None) -> Check:
-    named = name or check.__name__.strip("_")
+    label = name or check.__name__.strip("_")
 
     def examined() -> list[Finding]:
         try:
             return check()
         except TaciturnError as error:
-            return [Finding(named, str(error), False)]
+            return [Finding(label, str(error), False)]
         except Exception as error:
-            return [Finding(named, f"{type(error).__name__}: {error}", False)]
+            return [Finding(label, f"{type(error).__name__}: {error}", False)]
 
     return examined
 

@@ -25,7 +25,7 @@ def run_doctor_kubernetes(namespace: str | None = None) -> bool:
     """
     try:
         from taciturn.server.launchers.kubernetes.client import Cluster
-        from taciturn.server.launchers.kubernetes.preflight import ClusterQuestions, examine
+        from taciturn.server.launchers.kubernetes.preflight import ApiServerQueries, examine
         from taciturn.server.launchers.kubernetes.settings import KubernetesSettings
         from taciturn.server.settings import Settings
     except ImportError as error:
@@ -40,24 +40,25 @@ def run_doctor_kubernetes(namespace: str | None = None) -> bool:
     cluster = Cluster.connect(settings.namespace, Path(kubeconfig) if kubeconfig else None)
     url = Settings().storage_url
     findings = examine(
-        ClusterQuestions(cluster), settings, storage=None if url is None else lambda: _tried(url)
+        ApiServerQueries(cluster),
+        settings,
+        storage=None if url is None else lambda: _round_trip(url),
     )
-    table = Table(
-        title=f"taciturn doctor --kubernetes ({settings.namespace})", title_justify="left"
-    )
-    for column in ("check", "found", "remedy"):
-        table.add_column(column)
-    for each in findings:
-        advice = "advice: " if each.advice else ""
-        table.add_row(each.what, each.found, f"{advice}{each.remedy}" if each.remedy else "ok")
+    title = f"taciturn doctor --kubernetes ({settings.namespace})"
+    table = Table("check", "found", "remedy", title=title, title_justify="left")
+    for finding in findings:
+        advice = "advice: " if finding.advice else ""
+        table.add_row(
+            finding.what, finding.text, f"{advice}{finding.remedy}" if finding.remedy else "ok"
+        )
     console = Console()
     console.print(table)
-    healthy = not any(each.is_problem for each in findings)
+    healthy = not any(finding.is_problem for finding in findings)
     console.print("jobs can run here" if healthy else "see the remedies above", style="bold")
     return healthy
 
 
-def _tried(url: str) -> str:
+def _round_trip(url: str) -> str:
     """Write, read and remove a small file; returns the store's name."""
     from taciturn.data.filesystem import open_filesystem
 

@@ -1,13 +1,11 @@
-"""What the commands that talk to a gateway share: the connection, tables, Ctrl-C."""
+"""The connection to a gateway, and how its answers are printed."""
 
 from __future__ import annotations
 
-import json
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -15,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from taciturn.errors import DataError, SpecError
+from taciturn.errors import SpecError
 from taciturn.spec import GATEWAY
 
 if TYPE_CHECKING:
@@ -31,13 +29,13 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 
 
 def group(help_text: str) -> typer.Typer:
-    """A group of commands such as `taciturn dataset ...`."""
+    """Return a group of commands such as `taciturn dataset ...`."""
     return typer.Typer(help=help_text, no_args_is_help=True, rich_markup_mode=None)
 
 
 @contextmanager
 def connected() -> Iterator[Client]:
-    """The gateway of `taciturn login`, or of TACITURN_URL and TACITURN_TOKEN.
+    """Connect to the gateway of `taciturn login`, or of TACITURN_URL and TACITURN_TOKEN.
 
     Ctrl-C ends the command and not what runs at the gateway, and says how to come back.
     """
@@ -48,30 +46,44 @@ def connected() -> Iterator[Client]:
             yield client
         except KeyboardInterrupt as stop:
             # Said here: the command-line library would say "Aborted" and drop the way back.
-            Console(stderr=True).print(str(stop) or "stopped", style="yellow", markup=False)
+            say(str(stop) or "stopped", style="yellow", error=True)
             sys.exit(130)
 
 
 def is_remote(text: object) -> bool:
-    """Whether a dataset's or model's text is that of a gateway's."""
+    """Return whether a dataset's or model's text is that of a gateway's."""
     return isinstance(text, str) and text.startswith(GATEWAY)
 
 
-def named_dataset(client: Client, text: str, select: str | None) -> RemoteDataset:
-    """The dataset of `gateway:NAME`, prepared; raises SpecError for another text."""
+def required(fields: dict[str, Any], name: str) -> str:
+    """Remove a field that there must be, and return it; raises SpecError where it is missing."""
+    if name not in fields:
+        raise SpecError(f"{name} is missing; give it")
+    return str(fields.pop(name))
+
+
+def named_dataset(client: Client, fields: dict[str, Any], side: str) -> RemoteDataset:
+    """Return the gateway's dataset that the fields name, prepared: all of it, or the side of a
+    split that is meant. Raises SpecError where they name none."""
+    text, held_out = required(fields, "data"), fields.pop("held_out", None)
     if not is_remote(text):
         raise SpecError(f"data {text} is not behind the gateway; name it as {GATEWAY}NAME")
     data = client.dataset(text.removeprefix(GATEWAY))
-    return data if select is None else data.select(select)
+    select = fields.pop("select", None)
+    data = data if select is None else data.select(select)
+    if held_out is None:
+        return data
+    train, test = data.split(test=held_out)
+    return train if side == "train" else test
 
 
-def say(line: str, style: str | None = None) -> None:
-    """One line, not wrapped, not interpreted."""
-    _console().print(line, style=style, markup=False, soft_wrap=True)
+def say(line: str, style: str | None = None, *, error: bool = False) -> None:
+    """Print one line, not wrapped, not interpreted."""
+    Console(highlight=False, stderr=error).print(line, style=style, markup=False, soft_wrap=True)
 
 
 def show(listing: Listing[Any], *, as_json: bool) -> None:
-    """A list as people read it; for programs as lines of JSON, or off a terminal as TSV."""
+    """Print a list as people read it; for programs as lines of JSON, or off a terminal as TSV."""
     if as_json:
         for value in listing:
             typer.echo(value.model_dump_json())
@@ -82,8 +94,10 @@ def show(listing: Listing[Any], *, as_json: bool) -> None:
 
 
 def show_rows(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Rows as a table. Where one would have to be cut to fit the terminal, one field a line; off a
-    terminal as TSV, below a line with the columns' names."""
+    """Print rows as a table, or one field a line where the terminal is too narrow.
+
+    Off a terminal, as TSV, below a line with the columns' names.
+    """
     rows = [[printable(cell) for cell in row] for row in rows]
     if not on_terminal():
         for row in [columns, *rows] if rows else []:
@@ -93,9 +107,9 @@ def show_rows(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         _console().print(Text("none", style="dim"))
         return
     columns = [column.replace("_", " ") for column in columns]
-    console, made = _console(), table(columns, rows)
-    if sum(each.min_width or 0 for each in made.columns) + 3 * len(columns) < console.width:
-        console.print(made)
+    console, grid = _console(), table(columns, rows)
+    if sum(column.min_width or 0 for column in grid.columns) + 3 * len(columns) < console.width:
+        console.print(grid)
         return
     for number, row in enumerate(rows):
         if number:
@@ -104,68 +118,57 @@ def show_rows(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 
 def on_terminal() -> bool:
-    """Whether a person reads what is printed."""
+    """Return whether a person reads what is printed."""
     return sys.stdout.isatty()
 
 
 def printable(text: str) -> str:
-    """On one line, and without characters that a terminal would obey, whoever wrote it."""
-    return "".join(each if each.isprintable() else " " for each in text)
+    """Return text on one line, without characters that a terminal would obey."""
+    return "".join(letter if letter.isprintable() else " " for letter in text)
 
 
 def show_value(value: Any, *, as_json: bool) -> None:
-    """A wire value, one field a line, or as JSON."""
-    from taciturn.sdk.listing import shown
+    """Print a wire value, one field a line, or as JSON."""
+    from taciturn.sdk.listing import readable
 
     if as_json:
         typer.echo(value.model_dump_json(indent=2))
         return
-    show_facts({name: shown(getattr(value, name)) for name in type(value).model_fields})
+    show_facts({name: readable(getattr(value, name)) for name in type(value).model_fields})
 
 
 def show_facts(facts: Mapping[str, str]) -> None:
-    """Names and values, one line each."""
-    shown = {name.replace("_", " "): printable(text) for name, text in facts.items() if text}
-    width = max(map(len, shown), default=0)
-    for name, text in shown.items():
+    """Print names and values, one line each."""
+    lines = {name.replace("_", " "): printable(text) for name, text in facts.items() if text}
+    width = max(map(len, lines), default=0)
+    for name, text in lines.items():
         line = Text.assemble((name.ljust(width), "dim"), "  ", text)
-        _console().print(
-            line, soft_wrap=True
-        )  # a terminal breaks what is long, and copies it whole
+        _console().print(line, soft_wrap=True)  # a terminal breaks long ones, and copies them whole
+
+
+def figures(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
+    """Return a table of labels and, aligned to the right, figures."""
+    grid = Table(title=title, title_justify="left")
+    for number, column in enumerate(columns):
+        grid.add_column(column, justify="right" if number else "left")
+    for row in rows:
+        grid.add_row(*row)
+    return grid
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
-    """A table of plain text, of which nothing is cut: ids stand on one line, the rest is folded."""
-    made = Table()
+    """Return a table of plain text, of which nothing is cut: ids stand on one line, the rest is
+    folded."""
+    grid = Table()
     for index, column in enumerate(columns):
         cells = [row[index] for row in rows]
         longest = max(map(len, [column, *cells]))
         whole = any(_ID.fullmatch(cell) for cell in cells)
         width = longest if whole else min(longest, _NARROWEST)
-        made.add_column(column, overflow="fold", no_wrap=whole, min_width=width)
+        grid.add_column(column, overflow="fold", no_wrap=whole, min_width=width)
     for row in rows:
-        made.add_row(*(Text(cell) for cell in row))
-    return made
-
-
-def read_rows(path: Path) -> list[dict[str, Any]]:
-    """The objects of a JSONL file; raises DataError, which quotes none of them."""
-    try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")  # a text may hold U+2028
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} cannot be read ({type(error).__name__})") from None
-    rows = []
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except ValueError:
-            row = None
-        if not isinstance(row, dict):
-            raise DataError(f"{path} line {number} is not a JSON object")
-        rows.append(row)
-    return rows
+        grid.add_row(*(Text(cell) for cell in row))
+    return grid
 
 
 def _console() -> Console:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from taciturn.cli.gateway import Json, connected, group, say, show, show_facts, show_value
+from taciturn.cli.options import choice
 
 if TYPE_CHECKING:
     from taciturn.wire.jobs import ApprovalView
@@ -33,21 +34,20 @@ Comment = Annotated[str | None, typer.Option(help="One line for the record.")]
 def list_jobs(
     state: Annotated[str | None, typer.Option(help="For example running.")] = None,
     kind: Annotated[str | None, typer.Option(help="For example fit.")] = None,
-    everybody: Everybodys = False,
+    all_users: Everybodys = False,
     as_json: Json = False,
 ) -> None:
     """List jobs that you may know of, newest first."""
-    from taciturn.cli.choices import choice
     from taciturn.wire.jobs import JobKind, JobState
 
     with connected() as client:
-        if everybody:
+        if all_users:
             if kind is not None:
                 raise typer.BadParameter("--kind is not for --everybody; leave it out")
             show(client.admin.jobs(state=choice(JobState, state)), as_json=as_json)
             return
-        found = client.jobs(state=choice(JobState, state), kind=choice(JobKind, kind))
-        show(found, as_json=as_json)
+        listing = client.jobs(state=choice(JobState, state), kind=choice(JobKind, kind))
+        show(listing, as_json=as_json)
 
 
 @job.command("show")
@@ -56,22 +56,22 @@ def show_job(id: Id, as_json: Json = False) -> None:
     from taciturn.sdk.job import job_facts
 
     with connected() as client:
-        found = client.job(id)
+        job = client.job(id)
         if as_json:
-            show_value(found.view, as_json=True)
+            show_value(job.view, as_json=True)
             return
-        say(f"{found.view.kind.value} {found.id}: {found.policy}", style="bold")
-        show_facts(job_facts(found))
+        say(f"{job.view.kind.value} {job.id}: {job.policy}", style="bold")
+        show_facts(job_facts(job))
 
 
 @job.command()
 def wait(id: Id) -> None:
     """Wait until a job is over; exit code 1 unless it succeeded. Ctrl-C leaves it running."""
     with connected() as client:
-        found = client.job(id).wait(progress=True)
-        say(f"{found.id}: {found.policy}")
-        if found.view.model is not None:
-            say(f"model: gateway:{found.view.model}")
+        job = client.job(id).wait(progress=True)
+        say(f"{job.id}: {job.policy}")
+        if job.view.model is not None:
+            say(f"model: gateway:{job.view.model}")
 
 
 @job.command()
@@ -92,12 +92,12 @@ def machines(id: Id, as_json: Json = False) -> None:
 
 
 @job.command()
-def cancel(id: Id, everybody: Everybodys = False) -> None:
+def cancel(id: Id, all_users: Everybodys = False) -> None:
     """Stop a job. What it has charged stays spent; what never ran is free again."""
     from taciturn.sdk.job import cost_words
 
     with connected() as client:
-        if everybody:
+        if all_users:
             say(f"{id}: {client.admin.cancel_job(id).state.value}")
         else:
             view = client.job(id).cancel().view
@@ -119,61 +119,61 @@ def list_approvals(
 def show_approval(id: Request, as_json: Json = False) -> None:
     """Show what is asked for and what for, who has said what, and what it would leave."""
     with connected() as client:
-        found = client.approval(id)
+        request = client.approval(id)
         if as_json:
-            show_value(found, as_json=True)
+            show_value(request, as_json=True)
             return
-        say(f"{found.id}: {found.state}", style="bold")
-        show_facts(_approval_facts(found))
+        say(f"{request.id}: {request.state}", style="bold")
+        show_facts(_approval_facts(request))
 
 
-def _approval_facts(found: ApprovalView) -> dict[str, str]:
-    from taciturn.sdk.listing import shown
+def _approval_facts(request: ApprovalView) -> dict[str, str]:
+    from taciturn.sdk.listing import readable
 
-    data = found.request.get("data") or {}
+    data = request.request.get("data") or {}
     part = data.get("part")
     facts = {
-        "asked by": f"{found.requester}, {found.created_at:%Y-%m-%d %H:%M} UTC",
-        "purpose": found.purpose or "not said",
-        "job": f"{shown(found.kind)} {found.job}".strip(),
-        "model": shown(found.model),
-        "dataset": shown(found.dataset),
-        "select": shown(data.get("select")),
+        "asked by": f"{request.requester}, {request.created_at:%Y-%m-%d %H:%M} UTC",
+        "purpose": request.purpose or "not said",
+        "job": f"{readable(request.kind)} {request.job}".strip(),
+        "model": readable(request.model),
+        "dataset": readable(request.dataset),
+        "select": readable(data.get("select")),
         "part": "" if part is None else f"{part['side']}, {part['test_share']:g} held out",
-        "namespace": found.namespace,
-        "epsilon": "none: no guarantee" if found.epsilon is None else f"{found.epsilon:.4g}",
-        "delta": "" if found.delta is None else f"{found.delta:.3g}",
-        "steps": shown(found.steps),
-        "why approval": _REASONS[found.reason],
-        "it would leave": _left(found),
-        "approved": f"by {len(found.approved_by)} of {found.needed}",
+        "namespace": request.namespace,
+        "epsilon": "none: no guarantee" if request.epsilon is None else f"{request.epsilon:.4g}",
+        "delta": "" if request.delta is None else f"{request.delta:.3g}",
+        "steps": readable(request.steps),
+        "why approval": _REASONS[request.reason],
+        "it would leave": _remainder(request),
+        "approved": f"by {len(request.approved_by)} of {request.needed}",
     }
-    for number, said in enumerate(found.decisions, start=1):
-        comment = "" if said.comment is None else f": {said.comment}"
+    for number, answer in enumerate(request.decisions, start=1):
+        comment = "" if answer.comment is None else f": {answer.comment}"
         facts[f"decision {number}"] = (
-            f"{said.approver} {_WORDS[said.decision]}, {said.at:%Y-%m-%d %H:%M} UTC{comment}"
+            f"{answer.approver} {_WORDS[answer.decision]}, {answer.at:%Y-%m-%d %H:%M} UTC{comment}"
         )
-    return {**facts, "until": f"{found.expires_at:%Y-%m-%d %H:%M} UTC"}
+    return {**facts, "until": f"{request.expires_at:%Y-%m-%d %H:%M} UTC"}
 
 
-def _left(found: ApprovalView) -> str:
-    """Of the joint budget."""
-    if found.left is None or found.left_after is None:
+def _remainder(request: ApprovalView) -> str:
+    """Return what it would leave of the joint budget."""
+    if request.left is None or request.left_after is None:
         return ""
-    now = f"{max(found.left, 0):.1%} of the budget are left now"
-    if found.reason == "no_guarantee":
+    now = f"{max(request.left, 0):.1%} of the budget are left now"
+    if request.reason == "no_guarantee":
         return f"the budget as it is, which says nothing about it ({now})"
-    if found.left_after < 0:
-        return f"nothing: it needs {found.left - found.left_after:.1%} of the budget; {now}"
-    return f"{found.left_after:.1%} of the budget; {now}"
+    if request.left_after < 0:
+        return f"nothing: it needs {request.left - request.left_after:.1%} of the budget; {now}"
+    return f"{request.left_after:.1%} of the budget; {now}"
 
 
 @approval.command()
 def approve(id: Request, comment: Comment = None) -> None:
     """Say yes; another person has to, too."""
     with connected() as client:
-        found = client.approve(id, comment)
-        say(f"{id}: {len(found.approved_by)} of {found.needed} have approved; {found.state}")
+        request = client.approve(id, comment)
+        say(f"{id}: {len(request.approved_by)} of {request.needed} have approved; {request.state}")
 
 
 @approval.command()
@@ -187,5 +187,5 @@ def reject(id: Request, comment: Comment = None) -> None:
 def withdraw(id: Request, comment: Comment = None) -> None:
     """Take your yes back: until the last one who is needed has approved, too."""
     with connected() as client:
-        found = client.withdraw(id, comment)
-        say(f"{id}: {len(found.approved_by)} of {found.needed} have approved; {found.state}")
+        request = client.withdraw(id, comment)
+        say(f"{id}: {len(request.approved_by)} of {request.needed} have approved; {request.state}")

@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
-from taciturn.cli.gateway import connected, on_terminal, say, show_rows
+from taciturn.cli.gateway import connected, group, on_terminal, say, show_rows
 from taciturn.data.filesystem import appearing_at_once
 
 if TYPE_CHECKING:
@@ -18,11 +17,7 @@ if TYPE_CHECKING:
     from taciturn.server.ledger import BudgetStatement, SealKey
     from taciturn.wire.ledger import AnchorView
 
-app = typer.Typer(
-    help="The privacy ledger: show balances, verify every row.",
-    no_args_is_help=True,
-    rich_markup_mode=None,
-)
+app = group("The privacy ledger: show balances, verify every row.")
 DATABASE_VARIABLE, KEY_VARIABLE = "TACITURN_DATABASE_URL", "TACITURN_LEDGER_KEY"
 
 Database = Annotated[
@@ -46,30 +41,33 @@ def show(
     Where nobody has set a budget, as in a ledger of `taciturn fit --ledger`, epsilon of all runs is
     shown in place of a share.
     """
-    engine = _opened(database)
+    engine = _open(database)
     from taciturn.accounting.calibrate import MAX_EPSILON
     from taciturn.server.ledger import namespaces, statement
 
     secret = _key(key)
     names = [namespace] if namespace else namespaces(engine)
     statements = [statement(engine, secret, name) for name in names]
-    without_budget = [each for each in statements if each.budget.epsilon == MAX_EPSILON]
-    with_budget = [each for each in statements if each not in without_budget]
+    without_budget = [balance for balance in statements if balance.budget.epsilon == MAX_EPSILON]
+    with_budget = [balance for balance in statements if balance not in without_budget]
     if with_budget or not statements:
         rows = []
-        for found in with_budget:
-            rows.append((found.namespace, "", *_budget(found.budget)))
+        for balance in with_budget:
+            rows.append((balance.namespace, "", *_budget(balance.budget)))
             rows += [
-                (found.namespace, holder, *_budget(grant)) for holder, grant in found.grants.items()
+                (balance.namespace, holder, *_budget(grant))
+                for holder, grant in balance.grants.items()
             ]
         show_rows(("namespace", "grant", "epsilon", "delta", "spent", "held", "left"), rows)
-    for found in without_budget:
-        _show_together(engine, secret, found.namespace)
-    for found in statements:
-        if found.exceptions:
-            _note(
-                f"{found.namespace}: {found.exceptions} release(s) without guarantee, which no "
-                "budget covers"
+    for balance in without_budget:
+        _show_together(engine, secret, balance.namespace)
+    for balance in statements:
+        if balance.exceptions:
+            say(  # no row of the list: on a terminal below it, else among the errors
+                f"{balance.namespace}: {balance.exceptions} release(s) without guarantee, which no "
+                "budget covers",
+                style="bold yellow",
+                error=not on_terminal(),
             )
     if namespace:
         _show_jobs(engine, secret, namespace)
@@ -98,17 +96,17 @@ def verify(
     if not (database or os.environ.get(DATABASE_VARIABLE)):
         _verify_at_the_gateway(key, anchor or [], write_anchor)
         return
-    engine = _opened(database)
+    engine = _open(database)
     from taciturn.server.ledger import anchors_text, read_anchors
     from taciturn.server.ledger import verify as verify_ledger
 
-    anchors = [each for path in anchor or [] for each in read_anchors(path)]
-    found = verify_ledger(engine, key=_key(key), anchors=anchors)
-    for problem in found.problems:
+    anchors = [row for path in anchor or [] for row in read_anchors(path)]
+    verdict = verify_ledger(engine, key=_key(key), anchors=anchors)
+    for problem in verdict.problems:
         say(str(problem), style="bold red")
-    _say_verdict(found.ok, found.entries, found.accounts, found.seals_checked, len(anchors))
+    _say_verdict(verdict.ok, verdict.entries, verdict.accounts, verdict.seals_checked, len(anchors))
     if write_anchor is not None:
-        _write_anchor(write_anchor, anchors_text(found.anchors))
+        _write_anchor(write_anchor, anchors_text(verdict.anchors))
 
 
 def _verify_at_the_gateway(key: Path | None, anchor: list[Path], write_anchor: Path | None) -> None:
@@ -126,21 +124,21 @@ def _verify_at_the_gateway(key: Path | None, anchor: list[Path], write_anchor: P
         ) from None
     if key is not None:
         raise SpecError("--key is for --database: a gateway checks seals with its own key")
-    anchors = [each for path in anchor for each in _anchors(path)]
+    anchors = [row for path in anchor for row in _anchors(path)]
     with connected() as client:
-        found = client.auditor.verify_ledger(anchors)
-    for problem in found["problems"]:
+        verdict = client.auditor.verify_ledger(anchors)
+    for problem in verdict["problems"]:
         where = f"namespace {problem['namespace']!r}" if problem["namespace"] else "the ledger"
         entry = f", entry {problem['sequence']}" if problem["sequence"] else ""
         say(f"{where}{entry}: {problem['text']}", style="bold red")
-    counts = (found["entries"], found["namespaces"], found["seals_checked"], len(anchors))
-    _say_verdict(found["ok"], *counts)
+    counts = (verdict["entries"], verdict["namespaces"], verdict["seals_checked"], len(anchors))
+    _say_verdict(verdict["ok"], *counts)
     if write_anchor is not None:
-        _write_anchor(write_anchor, canonical_json(found["anchors"]).decode() + "\n")
+        _write_anchor(write_anchor, canonical_json(verdict["anchors"]).decode() + "\n")
 
 
 def _anchors(path: Path) -> tuple[AnchorView, ...]:
-    """Those of a file of --write-anchor; raises SpecError if it is none."""
+    """Anchors of a file of --write-anchor; raises SpecError if it is none."""
     from pydantic import TypeAdapter, ValidationError
 
     from taciturn.errors import SpecError
@@ -175,13 +173,13 @@ def _write_anchor(path: Path, text: str) -> None:
 
 
 def _show_together(engine: Engine, key: SealKey | None, namespace: str) -> None:
-    """What runs without a budget have spent together."""
+    """Print what runs without a budget have spent together."""
     from taciturn.server.ledger import together
 
-    found = together(engine, key, namespace)
+    total = together(engine, key, namespace)
     say(
-        f"{namespace}: epsilon={found.epsilon:.4g}, delta={found.delta:.3g} spent by "
-        f"{found.jobs} run(s), without a budget",
+        f"{namespace}: epsilon={total.epsilon:.4g}, delta={total.delta:.3g} spent by "
+        f"{total.jobs} run(s), without a budget",
         style="bold",
     )
 
@@ -195,7 +193,7 @@ def _show_jobs(engine: Engine, key: SealKey | None, namespace: str) -> None:
             job.status,
             ", ".join(job.grants),
             f"{job.charged:.1%}",
-            f"{job.held:.1%}",
+            f"{job.reserved:.1%}",
             f"{job_report(engine, key, job.job).epsilon:.4g}",
             job.worker or "",
             f"{job.lease_until:%Y-%m-%d %H:%M:%S}Z" if job.status == "open" else "",
@@ -212,12 +210,12 @@ def _budget(budget: BudgetStatement) -> tuple[str, ...]:
         f"{budget.epsilon:g}",
         f"{budget.delta:g}",
         f"{budget.charged:.1%}",
-        f"{budget.taken - budget.charged:.1%}",
-        f"{max(1 - budget.taken, 0):.1%}",
+        f"{budget.used - budget.charged:.1%}",
+        f"{max(1 - budget.used, 0):.1%}",
     )
 
 
-def _opened(database: str | None) -> Engine:
+def _open(database: str | None) -> Engine:
     from taciturn.errors import MissingDependencyError, SpecError
 
     url = database or os.environ.get(DATABASE_VARIABLE)
@@ -251,10 +249,3 @@ def _key(path: Path | None) -> SealKey | None:
             ) from None
     text = os.environ.get(KEY_VARIABLE)
     return SealKey.from_text(text) if text else None
-
-
-def _note(line: str) -> None:
-    """What is no row of the list: on a terminal below it, else among the errors."""
-    Console(highlight=False, stderr=not on_terminal()).print(
-        line, style="bold yellow", markup=False, soft_wrap=True
-    )

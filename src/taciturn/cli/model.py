@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from pydantic import Field
 
 from taciturn.cli.gateway import Json, connected, group, say, show, show_value
-from taciturn.spec import GATEWAY
+from taciturn.cli.options import spec_command
+from taciturn.spec import GATEWAY, POSITIONAL, Flag, SampleSpec, parse
 
 app = group("Fitted models of a gateway: list, look at, use, download.")
 Id = Annotated[str, typer.Argument(help="Id of the model.")]
@@ -32,37 +34,39 @@ def bases(as_json: Json = False) -> None:
 def show_one(id: Id, as_json: Json = False) -> None:
     """Show what a model is and what it promises."""
     with connected() as client:
-        found = client.model(id.removeprefix(GATEWAY))
+        model = client.model(id.removeprefix(GATEWAY))
         if not as_json:
-            say(f"{found.id}: {found.policy}", style="bold")
-        show_value(found.view, as_json=as_json)
+            say(f"{model.id}: {model.policy}", style="bold")
+        show_value(model.view, as_json=as_json)
 
 
 @app.command()
 def download(
-    id: Id,
-    output: Annotated[Path, typer.Option("--output", "-o", help="A new folder.")],
+    id: Id, output: Annotated[Path, typer.Option("--output", "-o", help="A new folder.")]
 ) -> None:
     """Write a model's files: adapter, card, privacy report, certificate; to be used here."""
     with connected() as client:
-        found = client.model(id.removeprefix(GATEWAY))
-        say(f"{found.download(output).resolve()}: {found.policy}")
+        model = client.model(id.removeprefix(GATEWAY))
+        say(f"{model.download(output).resolve()}: {model.policy}")
+
+
+class _SampleOptions(SampleSpec):
+    id: Annotated[str, POSITIONAL, Field(description="Id of the model.")]
+    prompt: Annotated[
+        tuple[str, ...], Flag(("--prompt", "-p")), Field(description="Text to continue.")
+    ]
 
 
 @app.command()
-def sample(
-    id: Id,
-    prompt: Annotated[list[str], typer.Option("--prompt", "-p", help="Text to continue.")],
-    temperature: Annotated[float, typer.Option(help="0 is greedy decoding.")] = 1.0,
-    max_new_tokens: Annotated[int, typer.Option(help="Tokens to write at most.")] = 100,
-    n: Annotated[int, typer.Option("-n", "--n", help="Completions per prompt.")] = 1,
-    seed: Annotated[int | None, typer.Option(help="Makes sampling repeatable.")] = None,
-) -> None:
+@spec_command(_SampleOptions)
+def sample(fields: dict[str, Any]) -> None:
     """Continue prompts in one job; `taciturn sample gateway:ID` streams."""
+    if not {"id", "prompt"} <= fields.keys():
+        raise typer.BadParameter("id and --prompt are needed; give both")
+    options = parse(_SampleOptions, fields)
     with connected() as client:
-        frame = client.model(id.removeprefix(GATEWAY)).sample(
-            prompt, temperature=temperature, max_new_tokens=max_new_tokens, n=n, seed=seed
-        )
+        model = client.model(options.id.removeprefix(GATEWAY))
+        frame = model.sample(options.prompt, **options.arguments(SampleSpec))
         say(f"policy: {frame.attrs['policy']}", style="dim")
-        for begun, text in zip(frame["prompt"], frame["text"], strict=True):
-            say(f"{begun}{text}")
+        for beginning, text in zip(frame["prompt"], frame["text"], strict=True):
+            say(f"{beginning}{text}")

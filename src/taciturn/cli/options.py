@@ -1,80 +1,132 @@
-"""Command-line options made from the fields of a spec, so that the two cannot differ."""
+"""Commands made from the fields of specs, and text that stands for a choice or a moment."""
 
 from __future__ import annotations
 
 import inspect
+import re
 import types
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 import typer
-from pydantic import BaseModel
+from pydantic import Field
 from pydantic.fields import FieldInfo
 
 from taciturn.errors import SpecError
-from taciturn.spec import load_yaml
+from taciturn.spec import Flag, ModelSpec, Spec, load_yaml
 
-Handler = Callable[[dict[str, Any]], None]
+if TYPE_CHECKING:
+    from taciturn.llm import LLM
 
+E = TypeVar("E", bound=StrEnum)
 
-def spec_command(
-    kind: type[BaseModel],
-    handler: Handler,
-    *,
-    extra: dict[str, tuple[Any, Any]] | None = None,
-    summary: str,
-) -> Callable[..., None]:
-    """A function for Typer whose options are `kind`'s fields, `-f FILE`, and `extra`.
+_AGO = re.compile(r"([0-9]{1,5})([mhd])")
+_UNITS = {"m": "minutes", "h": "hours", "d": "days"}
 
-    Flags win over the file. `handler` gets only what the user gave: no default is repeated here.
-
-    Args:
-        extra: option name -> (annotation, default), passed to the handler when given; one with the
-            name of a field stands for it.
-    """
-
-    def command(**given: Any) -> None:
-        file = given.pop("file")
-        fields = load_yaml(file) if file is not None else {}
-        fields |= {name: value for name, value in given.items() if value is not None}
-        handler(fields)
-
-    own = {name: _option(name, field) for name, field in kind.model_fields.items()}
-    options = {"file": (FILE, None), **own, **(extra or {})}
-    parameters = [_parameter(name, *option) for name, option in options.items()]
-    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    command.__annotations__ = {p.name: p.annotation for p in parameters}
-    command.__doc__ = summary
-    return command
-
-
-FILE = Annotated[
+File = Annotated[
     Path | None, typer.Option("-f", "--file", help="YAML file that holds the same fields.")
+]
+HeldOut = Annotated[
+    float | None, Field(description="A gateway's data: share of units that fit leaves out.")
+]
+Purpose = Annotated[
+    str | None, Field(description="A gateway's data: one line for whoever has to approve it.")
 ]
 
 
-def _parameter(name: str, annotation: Any, default: Any) -> inspect.Parameter:
-    return inspect.Parameter(
-        name, inspect.Parameter.KEYWORD_ONLY, annotation=annotation, default=default
-    )
+def spec_command(
+    *kinds: type[Spec],
+) -> Callable[[Callable[[dict[str, Any]], None]], Callable[..., None]]:
+    """Make a command of a function of fields: the options are `-f FILE` and the fields of `kinds`.
+
+    Flags win over the file. The function gets only what the user gave: no default is repeated here.
+    """
+
+    def decorate(handler: Callable[[dict[str, Any]], None]) -> Callable[..., None]:
+        def command(*, file: Path | None, **flags: Any) -> None:
+            fields = load_yaml(file) if file is not None else {}
+            handler(fields | {name: value for name, value in flags.items() if value is not None})
+
+        options = {name: field for kind in kinds for name, field in kind.model_fields.items()}
+        annotations = {"file": File, **{name: _option(name, options[name]) for name in options}}
+        command.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+            [
+                inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=a, default=None)
+                for name, a in annotations.items()
+            ]
+        )
+        command.__annotations__ = annotations
+        command.__name__, command.__doc__ = handler.__name__, handler.__doc__
+        return command
+
+    return decorate
 
 
-def _option(name: str, field: FieldInfo) -> tuple[Any, None]:
-    flag = "--" + name.replace("_", "-")
-    default = None if field.is_required() else field.default
-    shown = f" [default: {default}]" if default not in (None, False) else ""
-    help_text = (field.description or "") + shown
+def open_model(job: ModelSpec) -> LLM:
+    """Return the model that a command is about."""
+    from taciturn.llm import LLM
+
+    return LLM(job.model, base=job.base, device=job.device)
+
+
+def check_gateway(fields: dict[str, Any], *names: str) -> None:
+    """Remove `names`, which have no use on this machine; raises SpecError if one is set."""
+    for name in names:
+        if fields.pop(name, None) is not None:
+            raise SpecError(f"{name} is for data behind a gateway; leave it out")
+
+
+def choice(kind: type[E], text: str | None) -> E | None:
+    """Return the member of that value; raises SpecError with all of them."""
+    if text is None:
+        return None
+    if text not in set(kind):
+        raise SpecError(f"{text!r} is none of {', '.join(kind)}")
+    return kind(text)
+
+
+def moment_of(name: str, text: str | None) -> datetime | None:
+    """Read a date, a time (of UTC, unless it has a zone), or so many minutes, hours or days ago.
+
+    Raises:
+        SpecError: it is none of these.
+    """
+    if text is None:
+        return None
+    if ago := _AGO.fullmatch(text):
+        return datetime.now(UTC) - timedelta(**{_UNITS[ago[2]]: int(ago[1])})
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise SpecError(
+            f"{name}={text!r} is no moment; write 2026-03-01, 2026-03-01T12:30Z, or 90m, 12h, 7d "
+            "for so long ago"
+        ) from None
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+def _option(name: str, field: FieldInfo) -> Any:
+    """Return the annotation that Typer reads."""
     kind = _command_line_type(field.annotation)
-    if kind is bool:
-        option = typer.Option(f"{flag}/--no-{flag[2:]}", help=help_text, show_default=False)
+    flag = next((mark for mark in field.metadata if isinstance(mark, Flag)), None)
+    text, default = field.description or "", field.default
+    if flag is not None and not flag.names:
+        return Annotated[kind | None, typer.Argument(help=text, show_default=False)]
+    if isinstance(default, str | int | float) and default is not False:
+        text += f" [default: {default}]"
+    spelling = "--" + name.replace("_", "-")
+    if flag is not None:
+        names = flag.names
     else:
-        option = typer.Option(flag, help=help_text, show_default=False)
-    return Annotated[kind | None, option], None
+        names = (f"{spelling}/--no-{spelling[2:]}" if kind is bool else spelling,)
+    return Annotated[kind | None, typer.Option(*names, help=text, show_default=False)]
 
 
 def _command_line_type(annotation: Any) -> Any:
-    """The type Typer parses; anything with choices stays text, which the spec then checks."""
+    """Return the type Typer parses; what has choices stays text, which the spec then checks."""
     options = [annotation]
     while any(get_origin(option) in (Union, types.UnionType, Annotated) for option in options):
         options = [

@@ -1,4 +1,4 @@
-"""`taciturn user`, `token`, `incident` and `audit-log`: for administrators, owners and auditors."""
+"""`taciturn user`, `token`, `incident`, `admin` and `audit-log`: people and what they did."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from taciturn.cli.choices import moment_of
 from taciturn.cli.gateway import Json, connected, group, say, show, show_rows, show_value
+from taciturn.cli.options import moment_of
 from taciturn.data.filesystem import appearing_at_once, check_output_file
 
 if TYPE_CHECKING:
     from taciturn.wire.identity import PasswordLink
 
 user = group("People, for administrators.")
+admin = group("A gateway's upkeep, for administrators.")
 token = group("Your own tokens.")
 incident = group("Failures, for the data's owner.")
 
@@ -52,8 +53,8 @@ def add_user(
 ) -> None:
     """Let a person in."""
     with connected() as client:
-        made = client.admin.add_user(name, role, groups=group or (), sources=source or ())
-        say(f"{made.name}: {', '.join(made.roles)}")
+        person = client.admin.add_user(name, role, groups=group or (), sources=source or ())
+        say(f"{person.name}: {', '.join(person.roles)}")
         if link:
             _print_link(client.admin.password_link(name))
 
@@ -88,8 +89,8 @@ def change_user(
     """Change roles, groups or sources, or shut a person out; `taciturn user link` is for passwords.
     Groups and sources that are given are all from now on."""
     sources = [] if no_source else source
-    given = {"roles": role, "groups": group, "disabled": disabled, "sources": sources}
-    changes = {field: value for field, value in given.items() if value is not None}
+    options = {"roles": role, "groups": group, "disabled": disabled, "sources": sources}
+    changes = {field: value for field, value in options.items() if value is not None}
     with connected() as client:
         show_value(client.admin.change_user(name, **changes), as_json=False)
 
@@ -104,8 +105,8 @@ def add_token(
 ) -> None:
     """Make a token; it is printed this once, alone on its line."""
     with connected() as client:
-        made = client.admin.add_token(name, scopes=scope or (), expires_in_days=days)
-        typer.echo(made.token)
+        secret = client.admin.add_token(name, scopes=scope or (), expires_in_days=days)
+        typer.echo(secret.token)
 
 
 @token.command("list")
@@ -128,6 +129,26 @@ def show_incident(id: Annotated[str, typer.Argument(help="As the failed job name
     """Print the full log of a failure. It may quote rows: do not pass it on."""
     with connected() as client:
         typer.echo(client.incident(id))
+
+
+@admin.command("prune")
+def prune(as_json: Json = False) -> None:
+    """Remove now what the gateway's settings say is over: incidents, exported audit log rows."""
+    with connected() as client:
+        terms, result = client.admin.retention(), client.admin.prune()
+        if as_json:
+            show_value(result, as_json=True)
+            return
+        for export in result.exports:
+            say(
+                f"audit log {export.first_entry}-{export.last_entry}: exported, then removed "
+                f"({export.entries} entries, sha256 {export.sha256})"
+            )
+        if terms.audit_log_days is None:
+            say("audit log: kept for ever; TACITURN_AUDIT_LOG_DAYS says otherwise")
+        elif not result.exports:
+            say(f"audit log: nothing is older than {terms.audit_log_days} days")
+        say(f"incidents older than {terms.incident_days} days: {result.incidents} removed")
 
 
 def audit_log(
@@ -156,16 +177,16 @@ def audit_log(
     if output is not None:
         check_output_file(output)
     with connected() as client:
-        found = client.auditor.audit_log(
+        entries = client.auditor.audit_log(
             actor=user if user is None or ":" in user or user == "anonymous" else f"user:{user}",
             action=action,
             since=moment_of("since", since),
             until=moment_of("until", until),
         )
         if output is not None:
-            _export(islice(found, limit), output)
+            _export(islice(entries, limit), output)
             return
-        rows = islice(found, limit or _LINES)
+        rows = islice(entries, limit or _LINES)
         if as_json:
             for row in rows:
                 typer.echo(json.dumps(row, ensure_ascii=False))
@@ -187,10 +208,10 @@ def _export(rows: Iterator[dict[str, Any]], output: Path) -> None:
     say(f"{output}: {count} record(s)")
 
 
-def _print_link(made: PasswordLink) -> None:
+def _print_link(link: PasswordLink) -> None:
     """The link alone on its line, so that it can be passed on as it is."""
-    typer.echo(made.url)
+    typer.echo(link.url)
     say(
-        f"for {made.name} alone, once, until {made.expires_at:%Y-%m-%d %H:%M} UTC; that you have "
+        f"for {link.name} alone, once, until {link.expires_at:%Y-%m-%d %H:%M} UTC; that you have "
         "made it is shown to them and to auditors"
     )

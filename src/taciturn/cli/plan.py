@@ -2,23 +2,59 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import Field
 from rich.console import Console
 from rich.table import Table
 
-from taciturn.engine.training.memory import MemoryEstimate
-from taciturn.llm import LLM
-from taciturn.local.fit import Cost
-from taciturn.local.model import Estimate
-from taciturn.planning.plan import TrainingPlan, alternatives
-from taciturn.spec import FitSpec, JobSpec
+from taciturn.cli.gateway import connected, figures, is_remote, named_dataset, required, say
+from taciturn.cli.options import HeldOut, check_gateway, spec_command
+from taciturn.errors import SpecError
+from taciturn.sdk.progress import duration
+from taciturn.spec import FitSpec, Flag, JobSpec, RunSpec, Spec, check_local, parse
+
+if TYPE_CHECKING:
+    from taciturn.engine.training.memory import MemoryEstimate
+    from taciturn.local.estimate import Cost, Estimate
+    from taciturn.planning.plan import TrainingPlan
 
 
-def run_plan(job: JobSpec, *, n_units: int | None, verbose: bool) -> None:
+class _Options(Spec):
+    held_out: HeldOut = None
+    n_units: Annotated[int | None, Field(description="Number of units, instead of --data.")] = None
+    verbose: Annotated[
+        bool | None,
+        Flag(("--verbose",)),
+        Field(description="Also show how per-unit gradients are kept."),
+    ] = None
+
+
+@spec_command(JobSpec, _Options)
+def plan(fields: dict[str, Any]) -> None:
+    """Show what fit would do and cost, and nearby choices, before anything runs."""
+    if is_remote(fields.get("data")):
+        for name in ("verbose", "output", "purpose"):
+            fields.pop(name, None)
+        check_local(fields, "n_units", *RunSpec.model_fields)
+        with connected() as client:
+            model = required(fields, "model")
+            say(repr(named_dataset(client, fields, "train").plan(model, **fields)))
+        return
+    check_gateway(fields, "held_out")
+    n_units, verbose = fields.pop("n_units", None), fields.pop("verbose", False)
+    if n_units is None and "data" not in fields:
+        raise SpecError("plan needs --data, or --n-units: how many privacy units there are")
+    _plan(parse(JobSpec, {"data": "(not read)", **fields}), n_units=n_units, verbose=verbose)
+
+
+def _plan(job: JobSpec, *, n_units: int | None, verbose: bool) -> None:
     """Print the plan, for the job's data or for `n_units`; touches no weight, spends nothing."""
-    spec = job.fit_spec()
-    model = LLM(job.model, base=job.base)
-    estimate = model.estimate(
-        None if n_units is not None else job.data, n_units=n_units, **spec.model_dump()
+    from taciturn.llm import LLM
+
+    spec = job.part(FitSpec)
+    estimate = LLM(job.model, base=job.base).estimate(
+        None if n_units is not None else job.data, n_units=n_units, **job.arguments(FitSpec)
     )
     console = Console()
     console.print(_settings(job.model, estimate.plan, estimate.cost))
@@ -58,7 +94,7 @@ def _settings(name: str, plan: TrainingPlan, cost: Cost) -> Table:
         ]
     rows += [
         ("learning rate", f"{plan.learning_rate:g}"),
-        ("estimated time", _duration(cost.seconds)),
+        ("estimated time", duration(cost.seconds)),
         ("estimated peak memory", _memory(cost.memory)),
     ]
     for row in rows:
@@ -73,46 +109,42 @@ def _say_worth(plan: TrainingPlan, console: Console) -> None:
 
 
 def _times(estimate: Estimate) -> Table:
-    table = Table(title="more or less time (--max-minutes)", title_justify="left")
-    for column in ("limit", "takes", "batch", "steps", "remaining noise", "expected worth"):
-        table.add_column(column, justify="right")
     per_unit = estimate.cost.seconds / estimate.plan.units_seen
-    for choice in estimate.other_times:
-        table.add_row(
+    columns = ("limit", "takes", "batch", "steps", "remaining noise", "expected worth")
+    rows = [
+        (
             "this plan" if choice.times == 1 else f"{choice.times:g} x the time",
-            _duration(per_unit * choice.units),
+            duration(per_unit * choice.units),
             str(choice.batch_size),
             str(choice.steps),
             f"{choice.remaining_noise:.3g}",
             "not known" if choice.share is None else f"about {choice.share:.0%}",
         )
-    return table
+        for choice in estimate.other_times
+    ]
+    return figures("more or less time (--max-minutes)", columns, rows)
 
 
 def _warn_of_memory(cost: Cost, console: Console) -> None:
     # The weights are there already: what is free has to hold the rest.
-    needed, free = cost.memory.total - cost.memory.weights, cost.available_bytes
-    if free is not None and needed > free:
+    more, free = cost.memory.total - cost.memory.weights, cost.available_bytes
+    if free is not None and more > free:
         console.print(
-            f"[bold]does not fit[/]: {_gigabytes(needed)} more are needed, {_gigabytes(free)} are "
+            f"[bold]does not fit[/]: {_gigabytes(more)} more are needed, {_gigabytes(free)} are "
             "free; lower --microbatch-tokens, set --gradient-checkpointing, or train with "
             "--method lora"
         )
 
 
 def _forms(cost: Cost) -> Table:
-    table = Table(title="per-unit gradients (--per-unit-gradients)", title_justify="left")
-    for column in ("trained parameter", "how many", "kept as"):
-        table.add_column(column)
-    for choice in cost.forms:
-        shape = " x ".join(str(size) for size in choice.shape)
-        table.add_row(shape, str(choice.count), choice.form)
-    return table
+    rows = [(" x ".join(map(str, c.shape)), str(c.count), c.form) for c in cost.forms]
+    columns = ("trained parameter", "how many", "kept as")
+    return figures("per-unit gradients (--per-unit-gradients)", columns, rows)
 
 
 def _memory(memory: MemoryEstimate) -> str:
     parts = (memory.weights, memory.state, memory.microbatch)
-    weights, state, microbatch = (_gigabytes(each) for each in parts)
+    weights, state, microbatch = map(_gigabytes, parts)
     return (
         f"{_gigabytes(memory.total)} (weights {weights}, optimiser and sums {state}, largest "
         f"microbatch {microbatch}), libraries not included"
@@ -124,11 +156,11 @@ def _gigabytes(size: int) -> str:
 
 
 def _nearby(spec: FitSpec, plan: TrainingPlan) -> Table:
-    table = Table(title="nearby choices", title_justify="left")
-    for column in ("epsilon", "epochs", "batch", "steps", "noise multiplier", "remaining noise"):
-        table.add_column(column, justify="right")
-    for choice in alternatives(spec, plan):
-        table.add_row(
+    from taciturn.planning.plan import alternatives
+
+    columns = ("epsilon", "epochs", "batch", "steps", "noise multiplier", "remaining noise")
+    rows = [
+        (
             f"{choice.epsilon:g}",
             f"{choice.epochs:.3g}",
             str(choice.batch_size),
@@ -136,10 +168,6 @@ def _nearby(spec: FitSpec, plan: TrainingPlan) -> Table:
             f"{choice.noise_multiplier:.4g}",
             f"{choice.remaining_noise:.3g}",
         )
-    return table
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+        for choice in alternatives(spec, plan)
+    ]
+    return figures("nearby choices", columns, rows)

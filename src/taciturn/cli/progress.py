@@ -1,4 +1,4 @@
-"""What a person sees while a fit runs: a bar, the time left, and epsilon so far."""
+"""Screen of a fit while it runs: a bar, the time left, and epsilon so far."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class FitScreen:
             self._console.print(f"  worth: {plan.worth.text}", markup=False)
         self._bar.update(self._task, total=plan.steps, spent=_spent(0.0 if plan.privacy else None))
 
-    def _progress(self, progress: loop.Progress) -> None:
+    def _progress(self, progress: loop.TrainingProgress) -> None:
         self._bar.update(
             self._task, completed=progress.step, spent=_spent(progress.epsilon), refresh=True
         )

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -17,18 +18,46 @@ if TYPE_CHECKING:
     from taciturn.server.settings import Settings
 
 
-def run_serve(
-    given: dict[str, Any], *, check: bool, migrate: bool, new_admin_token: bool = False
+def serve(
+    host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on.")] = None,
+    data_dir: Annotated[
+        Path | None, typer.Option(help="Folder of the embedded database, files and workspaces.")
+    ] = None,
+    database_url: Annotated[
+        str | None,
+        typer.Option(help="postgresql+psycopg://...; with a password, set the variable instead."),
+    ] = None,
+    storage_url: Annotated[str | None, typer.Option(help="Object store, s3://...")] = None,
+    public_url: Annotated[str | None, typer.Option(help="How clients reach the gateway.")] = None,
+    launcher: Annotated[str | None, typer.Option(help="local or kubernetes.")] = None,
+    processes: Annotated[
+        int | None, typer.Option(help="Processes that serve; by default, one for each core.")
+    ] = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Look whether it can serve; exit code 1 if not.")
+    ] = False,
+    migrate: Annotated[
+        bool, typer.Option("--migrate", help="Bring the database to this version, and end.")
+    ] = False,
+    new_admin_token: Annotated[
+        bool,
+        typer.Option(
+            "--new-admin-token", help="Where the first one was lost: print another one, and end."
+        ),
+    ] = False,
 ) -> None:
-    """Serve, check, migrate, or let the administrator in again; settings come from the environment
-    and from here.
-
-    Raises:
-        SpecError: a setting is not valid.
-        MissingDependencyError: the server's packages are not installed.
-        typer.Exit: 1 where the check finds something.
-    """
-    settings = _settings({name: value for name, value in given.items() if value is not None})
+    """Serve the gateway: private data stays here. Each option is also a variable TACITURN_*."""
+    settings = _settings(
+        host=host,
+        port=port,
+        data_dir=data_dir,
+        database_url=database_url,
+        storage_url=storage_url,
+        public_url=public_url,
+        launcher=launcher,
+        processes=processes,
+    )
     if check:
         _check(settings)
     elif migrate:
@@ -39,7 +68,8 @@ def run_serve(
         _serve(settings)
 
 
-def _settings(given: dict[str, Any]) -> Settings:
+def _settings(**options: Any) -> Settings:
+    """Return the settings of the environment and of the options that are not None."""
     try:
         from pydantic import ValidationError
         from pydantic_settings import SettingsError
@@ -50,7 +80,7 @@ def _settings(given: dict[str, Any]) -> Settings:
             f"the gateway needs {error.name}; install taciturn[server]"
         ) from None
     try:
-        return Settings(**given)
+        return Settings(**{name: value for name, value in options.items() if value is not None})
     except ValidationError as error:
         first = error.errors()[0]
         name = ".".join(str(part) for part in first["loc"])
@@ -93,7 +123,7 @@ def _serve_on(settings: Settings) -> None:
     launcher = check_launcher(settings)
     if not launcher.fine:
         typer.echo(
-            f"No job can run on this machine yet: the launcher {launcher.found}, which are not "
+            f"No job can run on this machine yet: the launcher {launcher.text}, which are not "
             f"installed; {launcher.remedy}."
         )
     sys.stdout.flush()
@@ -109,7 +139,7 @@ def _check(settings: Settings) -> None:
     table = Table("check", "found", "", title="taciturn serve --check", title_justify="left")
     findings = check(settings)
     for finding in findings:
-        table.add_row(finding.what, finding.found, "ok" if finding.fine else "PROBLEM")
+        table.add_row(finding.what, finding.text, "ok" if finding.fine else "PROBLEM")
     console.print(table)
     for finding in findings:
         if not finding.fine:

@@ -38,18 +38,18 @@ def login(
     if password_stdin and name is None:
         raise SpecError("--password-stdin is for --name; give the name, or --token-stdin")
     if name is not None:
-        given = _line() if password_stdin else typer.prompt("password", hide_input=True)
-        token = password_token(url, name, given)
+        secret = _line() if password_stdin else typer.prompt("password", hide_input=True)
+        token = password_token(url, name, secret)
     elif token_stdin:
         token = _line().strip()
     else:
         token = typer.prompt("token", hide_input=True).strip()
     with Client(url, token) as client:
-        found = client.whoami()
-        path = keep_credentials(Credentials(client.url, token, found.name, name is not None))
-    say(f"logged in to {client.url} as {found.name} ({', '.join(found.roles)})")
+        person = client.whoami()
+        path = keep_credentials(Credentials(client.url, token, person.name, name is not None))
+    say(f"logged in to {client.url} as {person.name} ({', '.join(person.roles)})")
     say(f"the token is in {path}, for you alone")
-    for link in found.password_links:
+    for link in person.password_links:
         _tell(link)
 
 
@@ -59,10 +59,10 @@ def logout() -> None:
     from taciturn.sdk.client import Client
     from taciturn.sdk.credentials import forget_credentials, read_credentials
 
-    kept = read_credentials()
-    if kept is not None and kept.ours:
+    stored = read_credentials()
+    if stored is not None and stored.ours:
         try:
-            with Client(kept.url, kept.token) as client:
+            with Client(stored.url, stored.token) as client:
                 client.transport.send("POST", "logout")
         except GatewayError as error:
             say(f"the token could not be revoked: {error}", style="yellow")
@@ -92,20 +92,20 @@ def password(
     if link is not None:
         if link == "-":
             link = _line() if password_stdin else typer.prompt("link", hide_input=True)
-        url, name = redeem_link(link, _chosen(password_stdin))
+        url, name = redeem_link(link, _new_password(password_stdin))
         say(f"your password is set; log in: taciturn login {url} --name {name}")
         return
     current = _line() if password_stdin else typer.prompt("current password", hide_input=True)
     with connected() as client:
-        client.change_password(current, _chosen(password_stdin))
+        client.change_password(current, _new_password(password_stdin))
     say("your password is changed, and every other token and session of yours has ended")
 
 
-def _chosen(from_stdin: bool) -> str:
+def _new_password(from_stdin: bool) -> str:
     if from_stdin:
         return _line()
-    chosen: str = typer.prompt("new password", hide_input=True, confirmation_prompt=True)
-    return chosen
+    entry: str = typer.prompt("new password", hide_input=True, confirmation_prompt=True)
+    return entry
 
 
 def _line() -> str:
@@ -117,7 +117,7 @@ def _line() -> str:
 
 
 def _tell(link: PasswordLinkView) -> None:
-    """What nobody must overlook: somebody has made a link for one's own password."""
+    """Warn that somebody has made a link for one's own password."""
     used = "not used"
     if link.redeemed_at is not None:
         used = f"used {link.redeemed_at:%Y-%m-%d %H:%M} UTC from {link.address}"

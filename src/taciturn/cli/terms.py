@@ -53,7 +53,7 @@ def set_policy(
     ] = None,
 ) -> None:
     """Change terms, for owners; what is not given stays. Repeat --model, --kind, --approver."""
-    given: dict[str, Any] = {
+    options: dict[str, Any] = {
         "job_epsilon": job_epsilon,
         "models": model,
         "kinds": kind,
@@ -62,7 +62,7 @@ def set_policy(
         "expires_at": _utc(expires),
         "reset_wait_h": reset_wait_h,
     }
-    terms = {name: value for name, value in given.items() if value is not None}
+    terms = {name: value for name, value in options.items() if value is not None}
     with connected() as client:
         if epsilon is not None or delta is not None:
             budget = client.policy(namespace).budget
@@ -83,11 +83,11 @@ def add_grant(
 ) -> None:
     """Let somebody spend so much of a budget, for owners."""
     with connected() as client:
-        made = client.grant(
+        view = client.grant(
             namespace, holder, epsilon=epsilon, delta=delta, expires_at=_utc(expires)
         )
         say(
-            f"{made.holder} may spend epsilon={made.epsilon:g}, delta={made.delta:g} of {namespace}"
+            f"{view.holder} may spend epsilon={view.epsilon:g}, delta={view.delta:g} of {namespace}"
         )
 
 
@@ -117,14 +117,14 @@ def budget(
         if namespace is None:
             show(client.budgets(), as_json=as_json)
             return
-        found = client.budget(namespace)
+        view = client.budget(namespace)
         if as_json:
-            show_value(found, as_json=True)
+            show_value(view, as_json=True)
             return
-        facts = {namespace: budget_line(found)}
-        if found.exceptions:
-            facts["without guarantee"] = f"{found.exceptions} release(s) that no budget covers"
-        show_facts(facts | {each.holder: budget_line(each) for each in found.grants})
+        facts = {namespace: budget_line(view)}
+        if view.exceptions:
+            facts["without guarantee"] = f"{view.exceptions} release(s) that no budget covers"
+        show_facts(facts | {share.holder: budget_line(share) for share in view.grants})
 
 
 def _utc(moment: datetime | None) -> datetime | None:

@@ -46,7 +46,7 @@ MOST_CHARACTERS = 4000
 
 
 def name_of_type(kind: pa.DataType) -> str:
-    """What a type travels as; of one that is too long only the beginning, which no type has."""
+    """Text that a type travels as; of a long one only the beginning, which is no type's."""
     text = str(kind)
     return text if len(text) <= MOST_CHARACTERS else f"{text[: MOST_CHARACTERS - 3]}..."
 
@@ -86,17 +86,17 @@ def parse_type(text: str, depth: int = 0) -> pa.DataType:
     Raises DataError for what is not one, or is nested too deeply.
     """
     if depth > _DEPTH:
-        raise DataError(f"an Arrow type nested more than {_DEPTH} deep cannot be used")
+        raise DataError(f"an Arrow type nested more than {_DEPTH} deep cannot be used; flatten it")
     if text in _SIMPLE:
         return _SIMPLE[text]
-    if found := _ZONED.fullmatch(text):
-        return pa.timestamp(found[1], found[2])
-    if found := _DECIMAL.fullmatch(text):
-        return _decimal(int(found[1]), int(found[2]), int(found[3]))
-    if found := _FIXED.fullmatch(text):
-        return pa.binary(int(found[1]))
-    if found := _NESTED.fullmatch(text):
-        return _nested(found[1], found[2], depth + 1)
+    if parts := _ZONED.fullmatch(text):
+        return pa.timestamp(parts[1], parts[2])
+    if parts := _DECIMAL.fullmatch(text):
+        return _decimal(int(parts[1]), int(parts[2]), int(parts[3]))
+    if parts := _FIXED.fullmatch(text):
+        return pa.binary(int(parts[1]))
+    if parts := _NESTED.fullmatch(text):
+        return _nested(parts[1], parts[2], depth + 1)
     raise _unknown(text)
 
 

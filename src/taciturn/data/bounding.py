@@ -64,7 +64,7 @@ def _grouped(
 ) -> Iterator[pa.RecordBatch]:
     for file in _dealt_out(rows, folder, level):
         if file.stat().st_size <= _FILE_BYTES or level + 1 == _MOST_LEVELS:
-            yield from _kept(file, rows.schema, limit, seed)
+            yield from _bounded(file, rows.schema, limit, seed)
         else:
             below = folder / f"{file.name}.d"
             below.mkdir(mode=0o700)
@@ -111,10 +111,10 @@ def _parts(batches: list[pa.RecordBatch], level: int) -> Iterator[tuple[int, pa.
 
 
 def _partitions(units: pa.ChunkedArray, level: int) -> NDArray[np.int64]:
-    """Which file each row goes to: six bits of a checksum, other ones at every level."""
+    """File number of each row: six bits of a checksum, other ones at every level."""
     sums = (zlib.crc32(unit.encode()) for unit in units.to_pylist())
-    found = np.fromiter(sums, np.int64, len(units))
-    return (found >> (level * _PARTITION_BITS)) & ((1 << _PARTITION_BITS) - 1)
+    checksums = np.fromiter(sums, np.int64, len(units))
+    return (checksums >> (level * _PARTITION_BITS)) & ((1 << _PARTITION_BITS) - 1)
 
 
 def _read(file: Path) -> Iterator[pa.RecordBatch]:
@@ -122,24 +122,24 @@ def _read(file: Path) -> Iterator[pa.RecordBatch]:
         yield from reader
 
 
-def _kept(file: Path, schema: pa.Schema, limit: int, seed: int) -> Iterator[pa.RecordBatch]:
+def _bounded(file: Path, schema: pa.Schema, limit: int, seed: int) -> Iterator[pa.RecordBatch]:
     """Group one file's rows. Only kept rows are held: one unit may own more than fits."""
     units = pa.chunked_array([batch.column(UNIT) for batch in _read(file)], pa.string())
     rows, first = _choice(units, limit, seed)
     in_stream = np.sort(rows)
-    wanted = np.zeros(len(units), dtype=np.bool_)
-    wanted[in_stream] = True
-    table = _filtered(file, schema, wanted).drop_columns([UNIT])
+    is_selected = np.zeros(len(units), dtype=np.bool_)
+    is_selected[in_stream] = True
+    table = _filtered(file, schema, is_selected).drop_columns([UNIT])
     places = pa.array(np.searchsorted(in_stream, rows))
     marked = table.take(places).append_column(FIRST, pa.array(first))
     yield from sliced(iter(marked.to_batches()))
 
 
-def _filtered(file: Path, schema: pa.Schema, wanted: NDArray[np.bool_]) -> pa.Table:
+def _filtered(file: Path, schema: pa.Schema, is_selected: NDArray[np.bool_]) -> pa.Table:
     batches = []
     start = 0
     for batch in _read(file):
-        batches.append(batch.filter(pa.array(wanted[start : start + batch.num_rows])))
+        batches.append(batch.filter(pa.array(is_selected[start : start + batch.num_rows])))
         start += batch.num_rows
     return pa.Table.from_batches(batches, schema).combine_chunks()
 
@@ -160,14 +160,16 @@ def _choice(
     for code in np.flatnonzero(counts > limit):
         start, count = int(starts[code]), int(counts[code])
         keep[start : start + count] = False
-        keep[start + _chosen(encoded.dictionary[int(code)].as_py(), count, limit, seed)] = True
+        keep[
+            start + _selected_positions(encoded.dictionary[int(code)].as_py(), count, limit, seed)
+        ] = True
     kept_counts = np.minimum(counts, limit)
     first = np.zeros(int(kept_counts.sum()), dtype=np.bool_)
     first[np.cumsum(kept_counts) - kept_counts] = True
     return order[keep], first
 
 
-def _chosen(unit: str, count: int, limit: int, seed: int) -> NDArray[np.int64]:
+def _selected_positions(unit: str, count: int, limit: int, seed: int) -> NDArray[np.int64]:
     """Positions, ascending, of the `limit` records with the smallest keyed hash among `count`.
 
     The hash takes nothing but the unit, the record's place among its unit's records and the key.

@@ -36,7 +36,7 @@ JSON, a number of arbitrary precision with all its digits."""
 
 
 def is_table(location: str) -> bool:
-    """Whether `location` names a table, not files."""
+    """True if `location` names a table, not files."""
     return location.partition("://")[0] in _SCHEMES and "://" in location
 
 
@@ -53,14 +53,14 @@ class Table:
     addresses: tuple[str, ...] = ()
 
     @property
-    def shown(self) -> str:
-        """What messages call it: without anything that could be a secret."""
+    def label(self) -> str:
+        """Name of the table in messages: without anything that could be a secret."""
         parts = self._parts
         return f"'{parts.scheme}://{parts.hostname or ''}{parts.path}#{parts.fragment}'"
 
     @property
     def schema(self) -> str | None:
-        """Of the database; None for the first of the reader's that has the table."""
+        """Schema of the database; None for the first of the reader's that has the table."""
         return self._parts.fragment.rpartition(".")[0] or None
 
     @property
@@ -68,7 +68,7 @@ class Table:
         """Within the schema; raises DataError if the URL names none."""
         if not self._parts.fragment:
             raise DataError(
-                f"{self.shown} names no table; write it behind #, as in #notes or #ward.notes"
+                f"{self.label} names no table; write it behind #, as in #notes or #ward.notes"
             )
         return self._parts.fragment.rpartition(".")[2]
 
@@ -82,46 +82,47 @@ class Table:
             ) from None
 
     def failed(self, kind: str) -> TaciturnError:
-        """That it cannot be read."""
+        """Error that it cannot be read."""
         return DataNotFoundError(
-            f"{self.shown} cannot be read ({kind}); check host, database, table and the "
+            f"{self.label} cannot be read ({kind}); check host, database, table and the "
             "credentials of whoever reads: PGUSER, PGPASSWORD, ~/.pgpass"
         )
 
     def engine(self) -> tuple[Any, Any]:
         """SQLAlchemy, and its engine of the database; connects when first used."""
-        sql = _sqlalchemy(self.shown)
+        sql = _sqlalchemy(self.label)
         url = f"postgresql+psycopg://{self.location.partition('://')[2].partition('#')[0]}"
-        asked: dict[str, str] = {}
+        connect_args: dict[str, str] = {}
         if self.addresses:
             host = self._parts.hostname or ""
-            asked["host"] = ",".join([host] * len(self.addresses))
-            asked["hostaddr"] = ",".join(self.addresses)
+            connect_args["host"] = ",".join([host] * len(self.addresses))
+            connect_args["hostaddr"] = ",".join(self.addresses)
         return sql, shield(
-            lambda: sql.create_engine(url, poolclass=sql.NullPool, connect_args=asked), self.failed
+            lambda: sql.create_engine(url, poolclass=sql.NullPool, connect_args=connect_args),
+            self.failed,
         )
 
 
-def read_table(asked: Table) -> tuple[Rows, str]:
+def read_table(source: Table) -> tuple[Rows, str]:
     """The rows of the table, and what messages call it.
 
     One read-only transaction that sees one state of the database, through a server-side cursor.
 
     Raises DataNotFoundError if database or table cannot be reached, DataError if it names none.
     """
-    name, schema = asked.name, asked.schema
-    sql, engine = asked.engine()
-    columns = shield(lambda: sql.inspect(engine).get_columns(name, schema), asked.failed)
-    fields = [pa.field(each["name"], _arrow_type(each["type"])) for each in columns]
-    table = sql.table(name, *(sql.column(each["name"]) for each in columns), schema=schema)
+    name, schema = source.name, source.schema
+    sql, engine = source.engine()
+    columns = shield(lambda: sql.inspect(engine).get_columns(name, schema), source.failed)
+    fields = [pa.field(column["name"], _arrow_type(column["type"])) for column in columns]
+    table = sql.table(name, *(sql.column(column["name"]) for column in columns), schema=schema)
     query = sql.select(*(_read_as(sql, table, field) for field in fields))
     arrow = pa.schema(fields)
-    return Rows(arrow, shielded(_batches(engine, query, arrow), asked.failed)), asked.shown
+    return Rows(arrow, shielded(_batches(engine, query, arrow), source.failed)), source.label
 
 
 @dataclass(frozen=True, slots=True)
 class TableIdentity:
-    """Which table it is, whatever it is called.
+    """Identity of a table, whatever it is called.
 
     Attributes:
         relations: (server, database, OID) of the table and of all that its rows come from: what
@@ -160,10 +161,10 @@ _RELATIONS = """
 """
 
 
-def identity(asked: Table) -> TableIdentity:
+def identity(source: Table) -> TableIdentity:
     """Ask the database which table it is; raises as `read_table` does."""
-    name, schema = asked.name, asked.schema
-    sql, engine = asked.engine()
+    name, schema = source.name, source.schema
+    sql, engine = source.engine()
     quoted = engine.dialect.identifier_preparer.quote_identifier
     table = ".".join(quoted(part) for part in (schema, name) if part)
 
@@ -172,35 +173,35 @@ def identity(asked: Table) -> TableIdentity:
         with engine.connect().execution_options(**options) as connection:
             server = connection.scalar(sql.text(_SERVER))
             database = connection.scalar(sql.text(_DATABASE))
-            found = connection.execute(sql.text(_RELATIONS), {"name": table}).scalars()
-            relations = tuple((str(server), str(database), int(oid)) for oid in found)
+            oids = connection.execute(sql.text(_RELATIONS), {"name": table}).scalars()
+            relations = tuple((str(server), str(database), int(oid)) for oid in oids)
             of_a_gateway = bool(connection.scalar(sql.text(_GATEWAY)))
             rows = (
                 None if of_a_gateway else _content(sql, connection, sql.table(name, schema=schema))
             )
             return TableIdentity(relations, rows, of_a_gateway)
 
-    return shield(ask, asked.failed)
+    return shield(ask, source.failed)
 
 
 def _content(sql: Any, connection: Any, table: Any) -> tuple[int, str] | None:
-    """Computed where the rows are. The name of a whole row must be none that a column could have
-    by accident."""
+    """Count and checksum, computed where the rows are. The name of a whole row must be none that a
+    column could have by accident."""
     rows = table.alias("taciturn row")
     text = sql.cast(sql.literal_column('"taciturn row"'), sql.Text)
     total = sql.func.sum(sql.cast(sql.func.hashtextextended(text, 0), sql.Numeric))
     query = sql.select(sql.func.count(), sql.cast(total, sql.Text)).select_from(rows)
-    count, found = connection.execute(query).one()
-    return (int(count), str(found)) if count else None
+    count, checksum = connection.execute(query).one()
+    return (int(count), str(checksum)) if count else None
 
 
-def _sqlalchemy(shown: str) -> Any:
+def _sqlalchemy(label: str) -> Any:
     try:
         import psycopg  # noqa: F401
         import sqlalchemy
     except ImportError:
         raise MissingDependencyError(
-            f"{shown} needs packages that are not installed; run: pip install 'taciturn[server]'"
+            f"{label} needs packages that are not installed; run: pip install 'taciturn[server]'"
         ) from None
     return sqlalchemy
 

@@ -72,11 +72,11 @@ def declared_records(data: DeclaredRows, spec: DataSpec, skipped: Skipped) -> tu
     """
     if spec.privacy_unit is None:
         raise SpecError("rows of a registered data set need privacy_unit: what its owner protects")
-    found = data.source.locate() if isinstance(data.source, Reference) else data.source
-    source = open_rows(found, empty=True, skipped=skipped, names=data.names)
+    location = data.source.locate() if isinstance(data.source, Reference) else data.source
+    source = open_rows(location, empty=True, skipped=skipped, names=data.names)
     rows = with_owners_unit(source, spec.privacy_unit, skipped)
     if data.split is not None:
-        rows = data.split.kept(rows, skipped)
+        rows = data.split.rows_of_side(rows, skipped)
     if spec.select is not None:
         rows = selected_beside_unit(rows, spec.select, skipped)
     fields = choose_fields(rows.schema.remove(len(rows.schema) - 1), spec)  # all but UNIT
@@ -89,9 +89,9 @@ def _texts(rows: Rows, fields: Fields, skipped: Skipped) -> Rows:
     def attempt(batch: pa.RecordBatch) -> pa.RecordBatch:
         if batch.num_rows == 1 and batch.nbytes > _MOST_BYTES:
             raise RowError(f"a row has more than {_MOST_BYTES >> 20} MiB")
-        (found,) = text_columns(Rows(rows.schema, iter([batch])), fields).batches
-        return found
+        (texts,) = text_columns(Rows(rows.schema, iter([batch])), fields).batches
+        return texts
 
     schema = text_columns(Rows(rows.schema, iter(())), fields).schema
-    found = (part for batch in rows.batches for part in surviving(batch, attempt, skipped))
-    return Rows(schema, sliced(found))
+    batches = (part for batch in rows.batches for part in surviving(batch, attempt, skipped))
+    return Rows(schema, sliced(batches))

@@ -32,8 +32,8 @@ def text_columns(rows: Rows, fields: Fields) -> Rows:
     def batches() -> Iterator[pa.RecordBatch]:
         for batch in rows.batches:
             texts = [_texts(batch.column(name), name) for name in fields.columns]
-            kept = [batch.column(name) for name in unit]
-            yield pa.RecordBatch.from_arrays([*texts, *kept], schema=schema)
+            unit_columns = [batch.column(name) for name in unit]
+            yield pa.RecordBatch.from_arrays([*texts, *unit_columns], schema=schema)
 
     return Rows(schema, batches())
 
@@ -44,10 +44,10 @@ def _positions(fields: Fields) -> list[str]:
 
 
 def _texts(column: pa.Array, name: str) -> pa.LargeStringArray:
-    found = shield(lambda: _filled(column), lambda _: _bad_rows(name))
-    if found is None:
+    texts = shield(lambda: _filled(column), lambda _: _bad_rows(name))
+    if texts is None:
         raise _bad_rows(name)
-    return found
+    return texts
 
 
 def _filled(column: pa.Array) -> pa.LargeStringArray | None:

@@ -43,8 +43,10 @@ def _s3() -> Any:
 
     endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
     region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
-    given = {"endpoint_override": endpoint, "region": region}
-    return ArrowFSWrapper(S3FileSystem(**{name: value for name, value in given.items() if value}))
+    settings = {"endpoint_override": endpoint, "region": region}
+    return ArrowFSWrapper(
+        S3FileSystem(**{name: value for name, value in settings.items() if value})
+    )
 
 
 def local_path(value: object, name: str) -> Path:
@@ -55,7 +57,7 @@ def local_path(value: object, name: str) -> Path:
 
 
 def is_utf8(path: Path) -> bool:
-    """Whether a path's bytes are text; those of the system need not be."""
+    """True if a path's bytes are text; those of the system need not be."""
     try:
         str(path).encode("utf-8")
     except UnicodeEncodeError:
@@ -75,7 +77,7 @@ def check_output_file(path: Path, suffix: str | None = None, *, replace: bool = 
     """
     if suffix is not None and path.suffix != suffix:
         raise SpecError(f"output {path} must end in {suffix}; choose for example result{suffix}")
-    if _there(path) and not (replace and path.is_file()):
+    if _exists(path) and not (replace and path.is_file()):
         raise OutputError(f"{path} already exists; choose another file or remove it")
     if not path.parent.is_dir():
         raise OutputError(f"folder {path.parent} is not there; create it or choose another output")
@@ -87,7 +89,7 @@ def check_output_folder(path: Path) -> None:
     if not is_utf8(path):
         raise OutputError(f"output {path} has a name that is no UTF-8; choose another: {RUST}")
     nearest = path
-    while not _there(nearest) and nearest != nearest.parent:
+    while not _exists(nearest) and nearest != nearest.parent:
         nearest = nearest.parent
     if not nearest.is_dir():
         what = "a link to nothing" if nearest.is_symlink() else "no folder"
@@ -113,8 +115,8 @@ def appearing_at_once(path: Path) -> Iterator[Path]:
             partial.unlink()
 
 
-def _there(path: Path) -> bool:
-    """Whether anything has that name, a link to nothing included."""
+def _exists(path: Path) -> bool:
+    """True if anything has that name, a link to nothing included."""
     try:
         path.lstat()
     except (FileNotFoundError, NotADirectoryError):

@@ -1,4 +1,10 @@
-"""JSON objects to Arrow: one pass finds a type for every column, a second one reads the rows."""
+"""JSON objects to Arrow: one pass finds a type for every column, a second one reads the rows.
+
+DuckDB's `read_json` is several times as fast, and is not used: it turns integers of many digits
+into floats, dates and UUIDs into types of its own, `ID` beside `id` into `ID_1`; it quotes a row
+with two equal keys in its error, makes a row of nulls of a damaged line, and lets one line that is
+no object replace all columns (`tests/data/test_jsonl.py`).
+"""
 
 from __future__ import annotations
 
@@ -8,6 +14,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import chain
+from types import NoneType
 from typing import IO, Any
 
 import pyarrow as pa
@@ -36,27 +43,27 @@ def read_jsonl(location: Location, skipped: Skipped | None = None) -> Rows:
     Args:
         skipped: counts lines that are no row, which are left out; without it they are an error.
     """
-    return _read(partial(_objects, location), location.shown, skipped)
+    return _read(partial(_objects, location), location.label, skipped)
 
 
-def read_objects(objects: Sequence[Object], shown: str) -> Rows:
+def read_objects(objects: Sequence[Object], label: str) -> Rows:
     """A list of mappings, as `json.loads` would give them."""
 
     def chunks(_: Skipped | None) -> Iterator[Sequence[Object]]:
         for start in range(0, len(objects), ROWS_PER_BATCH):
             yield objects[start : start + ROWS_PER_BATCH]
 
-    return _read(chunks, shown)
+    return _read(chunks, label)
 
 
 def _read(
     chunks: Callable[[Skipped | None], Iterator[Sequence[Object]]],
-    shown: str,
+    label: str,
     skipped: Skipped | None = None,
 ) -> Rows:
     def failed(kind: str) -> DataError:
         return DataError(
-            f"{shown} has a row that Arrow cannot hold ({kind}); use plain values, valid Unicode, "
+            f"{label} has a row that Arrow cannot hold ({kind}); use plain values, valid Unicode, "
             "and strings as keys"
         )
 
@@ -99,9 +106,9 @@ class _Columns:
         self, chunk: Sequence[Object], schema: pa.Schema, skipped: Skipped
     ) -> Iterator[pa.RecordBatch]:
         """The same of the objects that fit; halved where it fails, as `rows.surviving` does."""
-        found = attempted(lambda: self._batch(chunk, schema))
-        if found is not None:
-            yield found
+        batch = attempted(lambda: self._batch(chunk, schema))
+        if batch is not None:
+            yield batch
         elif len(chunk) > 1:
             half = len(chunk) // 2
             yield from self._surviving(chunk[:half], schema, skipped)
@@ -114,9 +121,9 @@ class _Columns:
         return pa.RecordBatch.from_arrays(arrays, schema=schema)
 
     def _see(self, chunk: Sequence[Object]) -> None:
-        for name in dict.fromkeys(key for row in chunk for key in row):
-            seen = _type([row.get(name) for row in chunk])
-            self._types[name] = _merged(self._types[name], seen) if name in self._types else seen
+        for name in dict.fromkeys(chain.from_iterable(chunk)):
+            type_ = _type([row.get(name) for row in chunk])
+            self._types[name] = _merged(self._types[name], type_) if name in self._types else type_
         if len(self._types) > _MOST_COLUMNS:
             raise DataError(
                 f"rows have more than {_MOST_COLUMNS} different keys; "
@@ -138,6 +145,8 @@ def _text(value: Any) -> str | None:
 
 
 def _type(values: list[Any]) -> pa.DataType | None:
+    if set(map(type, values)) <= {str, NoneType} and any(value is not None for value in values):
+        return pa.string()  # what Arrow would say, without a copy of the texts
     try:
         kind = pa.array(values).type
     except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, OverflowError):
@@ -157,7 +166,7 @@ def _merged(first: pa.DataType | None, second: pa.DataType | None) -> pa.DataTyp
 
 
 def _fields(kind: pa.DataType, depth: int = 0) -> int:
-    """How many struct fields a type has: an object used as a dictionary has one per key.
+    """Number of struct fields of a type: an object used as a dictionary has one per key.
 
     Of what is nested very deeply there are more than can be told.
     """
@@ -170,7 +179,7 @@ def _fields(kind: pa.DataType, depth: int = 0) -> int:
 def _objects(location: Location, skipped: Skipped | None) -> Iterator[Sequence[Object]]:
     def failed(kind: str) -> DataError:
         return DataError(
-            f"{location.shown} does not hold JSON objects in UTF-8, one per line or in one array "
+            f"{location.label} does not hold JSON objects in UTF-8, one per line or in one array "
             f"({kind}); find what is wrong with: python -m json.tool FILE, and --json-lines for "
             "one per line"
         )
@@ -179,7 +188,7 @@ def _objects(location: Location, skipped: Skipped | None) -> Iterator[Sequence[O
         for path in location.paths:
             partition = location.partition(path)
             with location.open(path) as file:
-                for objects in _of_file(file, location.shown, skipped):
+                for objects in _of_file(file, location.label, skipped):
                     if partition:
                         location.check_columns(
                             path, list({name for row in objects for name in row})
@@ -190,7 +199,7 @@ def _objects(location: Location, skipped: Skipped | None) -> Iterator[Sequence[O
     return shielded(parsed(), failed)
 
 
-def _of_file(file: IO[bytes], shown: str, skipped: Skipped | None) -> Iterator[list[Object]]:
+def _of_file(file: IO[bytes], label: str, skipped: Skipped | None) -> Iterator[list[Object]]:
     """The objects of one file: one per line, or, if its first line says so, wherever they end.
 
     That is how it begins, and nothing else about it: a first row that is damaged is one line, too.
@@ -204,32 +213,36 @@ def _of_file(file: IO[bytes], shown: str, skipped: Skipped | None) -> Iterator[l
     blocks = chain([head], blocks)
     if _ON_SEVERAL_LINES.match(line):
         parts: Iterator[list[Any]] = _Values(blocks).parts()
-        read: Callable[[Any], Object] = partial(_object, shown=shown)
+        read: Callable[[Any], Object] = partial(_object, label=label)
     else:
         parts = _lines(blocks)
-        read = partial(_parsed, shown=shown)
+        read = partial(_parsed, label=label)
     if skipped is None:
-        return ([read(each) for each in part] for part in parts)
+        return ([read(value) for value in part] for part in parts)
     return (_readable(part, read, skipped) for part in parts)
 
 
 def _readable(part: list[Any], read: Callable[[Any], Object], skipped: Skipped) -> list[Object]:
-    """Those that are objects, and text in all they say."""
+    """Rows that are objects, and text in all they say."""
 
-    def wholly(each: Any) -> Object:
-        found = read(each)
-        if not isinstance(each, bytes) or b"\\u" in each:  # it may be half of a character
-            json.dumps(found, ensure_ascii=False).encode("utf-8")
-        return found
+    def read_whole(value: Any) -> Object:
+        row = read(value)
+        if not isinstance(value, bytes) or b"\\u" in value:  # it may be half of a character
+            json.dumps(row, ensure_ascii=False).encode("utf-8")
+        return row
 
-    objects = (attempted(partial(wholly, each)) for each in part)
-    found = [each for each in objects if each is not None]
-    skipped.rows += len(part) - len(found)
-    return found
+    objects = (attempted(partial(read_whole, value)) for value in part)
+    rows = [row for row in objects if row is not None]
+    skipped.rows += len(part) - len(rows)
+    return rows
 
 
-def _parsed(line: bytes, shown: str) -> Object:
-    return _object(json.loads(line), shown)
+def _parsed(line: bytes, label: str) -> Object:
+    text = line.removeprefix(codecs.BOM_UTF8).strip(b" \t\r\n").decode("utf-8")
+    value, end = _DECODER.raw_decode(text)
+    if end != len(text):
+        raise ValueError("more than one value on a line")
+    return _object(value, label)
 
 
 def _blocks(file: IO[bytes]) -> Iterator[bytes]:
@@ -237,11 +250,11 @@ def _blocks(file: IO[bytes]) -> Iterator[bytes]:
         yield block
 
 
-def _object(value: Any, shown: str) -> Object:
+def _object(value: Any, label: str) -> Object:
     if isinstance(value, dict):
         return value
     raise DataError(
-        f"{shown} holds JSON that is not an object; write one object per line, or one array of "
+        f"{label} holds JSON that is not an object; write one object per line, or one array of "
         "objects"
     )
 
@@ -261,18 +274,18 @@ class _Values:
         array = self._next() == "["
         self._at += array
         end, read = "]" if array else "", self._read
-        found: list[Any] = []
+        values: list[Any] = []
         while self._next() != end:
-            found.append(self._value())
+            values.append(self._value())
             if array and self._next() != end:
                 self._pass(",")
-            if len(found) == ROWS_PER_BATCH or self._read > read:
-                yield found
-                found, read = [], self._read
+            if len(values) == ROWS_PER_BATCH or self._read > read:
+                yield values
+                values, read = [], self._read
         if array:
             self._pass("]")
             self._pass("")
-        yield found
+        yield values
 
     def _next(self) -> str:
         """The next character that is not blank; empty at the end."""
@@ -291,7 +304,7 @@ class _Values:
     def _value(self) -> Any:
         while True:
             try:
-                found, end = _DECODER.raw_decode(self._text, self._at)
+                value, end = _DECODER.raw_decode(self._text, self._at)
             except json.JSONDecodeError as error:
                 # what a block has cut off is wrong at its end, or is a text without one
                 cut = len(self._text) - error.pos < _LONGEST_TOKEN or "Unterminated" in error.msg
@@ -300,9 +313,9 @@ class _Values:
             else:
                 length = end - self._at
                 # a number that a block has cut off is a number, too
-                if end < len(self._text) or isinstance(found, dict) or not self._more():
+                if end < len(self._text) or isinstance(value, dict) or not self._more():
                     self._at += length
-                    return found
+                    return value
 
     def _more(self) -> bool:
         """Read a block, or as much as is held: a long value is not read again for every block."""

@@ -1,4 +1,4 @@
-"""Where rows lie: a path, glob, directory or URL becomes files of one format."""
+"""Location of rows: a path, glob, directory or URL becomes files of one format."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _GLOB = re.compile(r"[*?\[]")
 class Location:
     """Files of one format on one file system.
 
-    `shown` is what messages call them: the caller's own words, without credentials or signatures.
+    `label` is what messages call them: the caller's own words, without credentials or signatures.
     Names of single files inside a directory are not shown: they can be a patient's name. Names of
     folders below `root`, which the caller did not write out, can name partitions. `columns` are
     those that whoever saved the files wants to be seen; all without.
@@ -41,7 +41,7 @@ class Location:
     filesystem: Any
     paths: tuple[str, ...]
     format: str
-    shown: str
+    label: str
     root: str
     columns: tuple[str, ...] | None = None
 
@@ -58,25 +58,25 @@ class Location:
 
         Raises DataError if two folders of one path name the same column.
         """
-        found: dict[str, str | None] = {}
+        columns: dict[str, str | None] = {}
         for part in PurePosixPath(path.removeprefix(self.root)).parts[:-1]:
             name, equals, value = part.partition("=")
             if not (name and equals):
                 continue
-            if (name := unquote(name)) in found:
+            if (name := unquote(name)) in columns:
                 raise DataError(
-                    f"{self.shown} has folders inside each other that both name the column "
+                    f"{self.label} has folders inside each other that both name the column "
                     f"{name!r}; rename one of them"
                 )
-            found[name] = None if value == _NULL_PARTITION else unquote(value)
-        return found
+            columns[name] = None if value == _NULL_PARTITION else unquote(value)
+        return columns
 
     def check_columns(self, path: str, names: Sequence[str]) -> None:
         """Raise DataError if one of a file's columns is also named by a folder it is in."""
         twice = [name for name in self.partition(path) if name in names]
         if twice:
             raise DataError(
-                f"{self.shown} has {', '.join(map(repr, twice))} twice: as a folder's name "
+                f"{self.label} has {', '.join(map(repr, twice))} twice: as a folder's name "
                 f"({twice[0]}=...) and as a column in its files; rename the folders or the column"
             )
 
@@ -90,31 +90,31 @@ def locate(location: str, filesystem: Any = None) -> Location:
     Raises DataNotFoundError if nothing is there, DataError for an unknown or mixed suffix,
     MissingDependencyError if the protocol needs a package that is not installed.
     """
-    shown = _shown(location)
+    label = _label(location)
     if not location:
         raise DataNotFoundError("the path of the data is empty; give a path, pattern or URL")
     if filesystem is None:
-        filesystem, path = _filesystem(location, shown)
+        filesystem, path = _filesystem(location, label)
     else:
         path = filesystem._strip_protocol(location)
 
     def unreachable(kind: str) -> DataNotFoundError:
         return DataNotFoundError(
-            f"{shown} cannot be reached ({kind}); check the address, the network and your "
+            f"{label} cannot be reached ({kind}); check the address, the network and your "
             "credentials"
         )
 
     if suffix_of(path) not in FORMATS:
-        saved = shield(lambda: saved_dataset(filesystem, path, shown), unreachable)
+        saved = shield(lambda: saved_dataset(filesystem, path, label), unreachable)
         if saved is not None:
-            return Location(filesystem, saved.paths, "arrow", shown, path, saved.columns)
-    found = shield(lambda: tuple(_files(filesystem, path)), unreachable)
-    if not found:
-        raise DataNotFoundError(f"{shown} leads to no file; check the path or the pattern")
-    return Location(filesystem, found, _format(found, shown), shown, _root(filesystem, path, found))
+            return Location(filesystem, saved.paths, "arrow", label, path, saved.columns)
+    files = shield(lambda: tuple(_files(filesystem, path)), unreachable)
+    if not files:
+        raise DataNotFoundError(f"{label} leads to no file; check the path or the pattern")
+    return Location(filesystem, files, _format(files, label), label, _root(filesystem, path, files))
 
 
-def _shown(location: str) -> str:
+def _label(location: str) -> str:
     """The location without user, password, query or fragment, which can carry a secret."""
     if "://" not in location:
         return repr(location)
@@ -127,23 +127,23 @@ def _shown(location: str) -> str:
     return repr(urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", "")))
 
 
-def _filesystem(location: str, shown: str) -> tuple[Any, str]:
+def _filesystem(location: str, label: str) -> tuple[Any, str]:
     try:
         filesystem, path = open_filesystem(location)
     except ImportError:
         protocol = location.partition("://")[0].rpartition("::")[2]
         package = _PACKAGES.get(protocol, f"fsspec[{protocol}]")
         raise MissingDependencyError(
-            f"{shown} needs a package that is not installed; run: pip install {package}"
+            f"{label} needs a package that is not installed; run: pip install {package}"
         ) from None
     except ValueError:
-        known = "a path, or a URL such as s3://, https://, file://"
+        accepted = "a path, or a URL such as s3://, https://, file://"
         raise DataNotFoundError(
-            f"{shown} has a protocol that nobody here knows; give {known}"
+            f"{label} has a protocol that is not supported; give {accepted}"
         ) from None
     except Exception as error:  # archives and caches are opened here
         raise DataNotFoundError(
-            f"{shown} cannot be opened ({type(error).__name__}); check the address and what it "
+            f"{label} cannot be opened ({type(error).__name__}); check the address and what it "
             "leads to"
         ) from None
     return filesystem, path
@@ -161,9 +161,9 @@ def _files(filesystem: Any, path: str) -> Sequence[str]:
     return []
 
 
-def _root(filesystem: Any, path: str, found: Sequence[str]) -> str:
-    """How far the caller wrote the path out: as far as the first part with a wildcard."""
-    if found == (path,) or filesystem.isdir(path):
+def _root(filesystem: Any, path: str, files: Sequence[str]) -> str:
+    """Part of the path that the caller wrote out: up to the first part with a wildcard."""
+    if files == (path,) or filesystem.isdir(path):
         return path
     folder = path[: wildcard.start()] if (wildcard := _GLOB.search(path)) else path
     return folder[: folder.rfind("/") + 1]
@@ -177,18 +177,18 @@ def _is_data(name: str, folder: str) -> bool:
     return not hidden and suffix_of(name) in FORMATS
 
 
-def _format(paths: Sequence[str], shown: str) -> str:
+def _format(paths: Sequence[str], label: str) -> str:
     suffixes = {suffix_of(path) for path in paths}
     unknown = sorted(suffixes - FORMATS.keys())
     if unknown:
         raise DataError(
-            f"{shown} has the suffix {unknown[0]!r}; known are {', '.join(FORMATS)} "
+            f"{label} has the suffix {unknown[0]!r}; known are {', '.join(FORMATS)} "
             f"(text formats also with {', '.join(COMPRESSIONS)})"
         )
     formats = sorted({FORMATS[suffix] for suffix in suffixes})
     if len(formats) > 1:
         raise DataError(
-            f"{shown} mixes the formats {', '.join(formats)}; "
+            f"{label} mixes the formats {', '.join(formats)}; "
             "give a pattern that matches one of them, such as 'folder/*.jsonl'"
         )
     return formats[0]

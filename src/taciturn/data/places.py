@@ -1,4 +1,4 @@
-"""Where registered rows may be: one spelling of each place, and what lies in what.
+"""Places where registered rows may be: one spelling of each place, and what lies in what.
 
     /data/ward/notes.parquet               a file; a pattern; a folder, which ends in /
     s3://bucket/key.parquet                gs, abfs and https alike
@@ -74,7 +74,7 @@ def prefix(text: str) -> str:
 
 
 def inside(place: str, outer: str) -> bool:
-    """Whether a place is another one or lies in it: /data/a.csv in /data and in /data/, but not in
+    """True if a place is another one or lies in it: /data/a.csv in /data and in /data/, but not in
     /dat; a host's files in the host, but not in one whose name only begins so."""
     if place == outer or not place.startswith(outer):
         return place == outer
@@ -83,28 +83,28 @@ def inside(place: str, outer: str) -> bool:
 
 
 def meet(one: str, other: str) -> bool:
-    """Whether one of two places is the other, or a folder that the other lies in."""
+    """True if one of two places is the other, or a folder that the other lies in."""
     return any(
         a == b or (a.endswith("/") and inside(b, a)) for a, b in ((one, other), (other, one))
     )
 
 
-def allowed(place: str, prefixes: Iterable[str]) -> bool:
-    """Whether a place lies in one of these, which may be spelled in any way."""
-    return any(inside(place, each) for each in spelled(prefixes))
+def is_allowed(place: str, prefixes: Iterable[str]) -> bool:
+    """True if a place lies in one of these, which may be spelled in any way."""
+    return any(inside(place, outer) for outer in spelled(prefixes))
 
 
 def spelled(places: Iterable[str]) -> tuple[str, ...]:
-    """Those of the places that are some, each in its one spelling."""
-    found = []
-    for each in places:
+    """Valid places, each in its one spelling."""
+    outer_places = []
+    for place in places:
         with suppress(SpecError):
-            found.append(_outer(each))
-    return tuple(found)
+            outer_places.append(_outer(place))
+    return tuple(outer_places)
 
 
 def host_and_port(place: str) -> tuple[str, int] | None:
-    """Whom a worker connects to by name, where the place says it; None where it does not."""
+    """Host and port that a worker connects to; None where the place does not name them."""
     parts = urlsplit(place)
     if parts.scheme not in _PORTS or parts.hostname is None:
         return None
@@ -112,7 +112,7 @@ def host_and_port(place: str) -> tuple[str, int] | None:
 
 
 def is_local(place: str) -> bool:
-    """Whether it is a path of the worker's own file system."""
+    """True if it is a path of the worker's own file system."""
     return place.startswith("/")
 
 
@@ -144,8 +144,8 @@ def _spelled(source: str) -> str:
         return f"{parts.scheme}://{_host(parts)}{_parts(_escaped(path))}"
     if parts.scheme in _STORES:
         return f"{_STORES[parts.scheme]}://{_bucket(parts)}{_parts(path)}"
-    known = ", ".join(f"{each}://" for each in sorted({*_STORES, *WEB, TABLES, "file"}))
-    raise _invalid(f"its scheme is not one of {known}")
+    schemes = ", ".join(f"{scheme}://" for scheme in sorted({*_STORES, *WEB, TABLES, "file"}))
+    raise _invalid(f"its scheme is not one of {schemes}")
 
 
 def _split(source: str) -> SplitResult:
@@ -173,14 +173,14 @@ def _table(parts: SplitResult) -> str:
     where = f"{TABLES}://{_host(parts)}"
     if not parts.path and not parts.fragment:
         return where
-    named = not parts.fragment or _TABLE.fullmatch(parts.fragment)
-    if not _DATABASE.fullmatch(parts.path) or not named:
+    names_a_table = not parts.fragment or _TABLE.fullmatch(parts.fragment)
+    if not _DATABASE.fullmatch(parts.path) or not names_a_table:
         raise _invalid(f"a table is named {TABLES}://HOST[:PORT]/DATABASE#[SCHEMA.]TABLE")
     return f"{where}{parts.path}" + (f"#{parts.fragment}" if parts.fragment else "")
 
 
 def _host(parts: SplitResult) -> str:
-    """In lower case, without the port that is meant anyway and the dot that ends a full name."""
+    """Host in lower case, without the default port and the dot that ends a full name."""
     host, port = parts.netloc.lower(), parts.port
     if port is not None:
         host = host.rpartition(":")[0]
@@ -201,9 +201,9 @@ def _bucket(parts: SplitResult) -> str:
 def _escaped(path: str) -> str:
     """A web path in which one character is written in one way."""
 
-    def once(found: re.Match[str]) -> str:
-        plain = unquote(found[0])
-        return plain if plain in _PLAIN else found[0].upper()
+    def once(escape: re.Match[str]) -> str:
+        plain = unquote(escape[0])
+        return plain if plain in _PLAIN else escape[0].upper()
 
     return quote(_ESCAPE.sub(once, path), safe="%/!$&'()*+,;=:@~-._")
 
@@ -230,9 +230,9 @@ def _path(path: str) -> str:
 def _check_format(place: str) -> None:
     path = place.partition("://")[2].partition("/")[2] if "://" in place else place
     if (not path or not path.endswith("/")) and suffix_of(f"/{path}") not in FORMATS:
-        known = ", ".join(FORMATS)
+        suffixes = ", ".join(FORMATS)
         raise _invalid(
-            f"its suffix is not one of {known} (text formats also with "
+            f"its suffix is not one of {suffixes} (text formats also with "
             f"{', '.join(COMPRESSIONS)}); a folder ends in /"
         )
 

@@ -67,37 +67,39 @@ def read_files(
         names: of the columns of CSV files without a header line; empty: column_1, column_2, ...
     """
     if names is not None and location.format != "csv":
-        raise DataError(f"{location.shown} {NAMES_ITSELF}")
+        raise DataError(f"{location.label} {NAMES_ITSELF}")
     if location.format == "jsonl":
         return read_jsonl(location, skipped)
-    opened, advice = _READERS[location.format]
+    open_file, advice = _READERS[location.format]
     if names is not None:
-        opened, advice = partial(_csv, names=names), _NO_HEADER_ADVICE
+        open_file, advice = partial(_csv, names=names), _NO_HEADER_ADVICE
 
     def failed(kind: str) -> DataError:
         name = {"csv": "CSV"}.get(location.format, location.format.capitalize())
-        return DataError(f"{location.shown} cannot be read as {name} ({kind}); {advice}")
+        return DataError(f"{location.label} cannot be read as {name} ({kind}); {advice}")
 
     def files() -> list[_File]:
-        found = ((path, opened(location, path, skipped)) for path in location.paths)
-        return [_partitioned(location, path, file) for path, file in found if file is not None]
+        files_by_path = ((path, open_file(location, path, skipped)) for path in location.paths)
+        return [
+            _partitioned(location, path, file) for path, file in files_by_path if file is not None
+        ]
 
     parts = shield(files, failed)
     if not parts:
-        raise DataError(f"{location.shown} holds no rows; give at least one")
-    schema = _unified([part.schema for part in parts], location.shown)
+        raise DataError(f"{location.label} holds no rows; give at least one")
+    schema = _unified([part.schema for part in parts], location.label)
     batches = (conform(batch, schema) for part in parts for batch in part.batches())
     return Rows(schema, shielded(batches, failed))
 
 
-def _unified(schemas: list[pa.Schema], shown: str) -> pa.Schema:
+def _unified(schemas: list[pa.Schema], label: str) -> pa.Schema:
     """One schema for all files."""
 
     def failed(_: str) -> DataError:
-        return DataError(f"{shown} has files whose columns differ in type; give one kind of file")
+        return DataError(f"{label} has files whose columns differ in type; give one kind of file")
 
     for schema in schemas:
-        unique_columns(schema, shown)
+        unique_columns(schema, label)
     bare = [schema.remove_metadata() for schema in schemas]
     return shield(lambda: pa.unify_schemas(bare, promote_options="permissive"), failed)
 
@@ -138,7 +140,7 @@ def _csv(
     delimiter, lines_before = _dialect(head, own) if names is None else _declared(head, own)
     if delimiter != own:
         warnings.warn(
-            f"{location.shown} is read with {_DELIMITERS[delimiter]} between its columns, as in "
+            f"{location.label} is read with {_DELIMITERS[delimiter]} between its columns, as in "
             "its header line",
             stacklevel=2,
         )
@@ -191,14 +193,14 @@ def _texts(names: Sequence[str]) -> pa.Schema:
 
 
 def _declared(head: bytes, own: str) -> tuple[str, int]:
-    """As `_dialect`, of files whose first line is a row: what separates is what the suffix says, or
-    Excel's line."""
-    found = _DECLARED.match(head)
-    return (found[1].decode(), 1) if found else (own, 0)
+    """Delimiter and lines to skip of a file whose first line is a row: the suffix tells the
+    delimiter, or Excel's line does."""
+    declaration = _DECLARED.match(head)
+    return (declaration[1].decode(), 1) if declaration else (own, 0)
 
 
 def _dialect(head: bytes, own: str) -> tuple[str, int]:
-    """What stands between columns, and how many lines stand before the header.
+    """Delimiter between columns, and the number of lines before the header.
 
     Only the first line is looked at, even if a quote is open at its end: names of columns are
     public, and which rows are there must not change how they are read. What occurs most often in
@@ -208,8 +210,8 @@ def _dialect(head: bytes, own: str) -> tuple[str, int]:
     if _DECLARED.match(head):
         return _declared(head, own)
     line = _QUOTED.sub(b"", re.split(rb"[\r\n]", head, maxsplit=1)[0])
-    counts = {each: line.count(each.encode()) for each in _DELIMITERS}
-    return max(counts, key=lambda each: (counts[each], each == own)), 0
+    counts = {delimiter: line.count(delimiter.encode()) for delimiter in _DELIMITERS}
+    return max(counts, key=lambda delimiter: (counts[delimiter], delimiter == own)), 0
 
 
 def _parquet(location: Location, path: str, skipped: Skipped | None) -> _File:
@@ -236,9 +238,9 @@ def _arrow(location: Location, path: str, skipped: Skipped | None) -> _File:
     """Arrow's IPC format, as a file or a stream; `datasets` writes streams."""
     with location.open(path) as file:
         schema, _ = _ipc(file)
-    shown = location.columns
-    if shown is not None:
-        schema = pa.schema([schema.field(name) for name in shown])
+    column_names = location.columns
+    if column_names is not None:
+        schema = pa.schema([schema.field(name) for name in column_names])
 
     def batches() -> Iterator[pa.RecordBatch]:
         with location.open(path) as file:
@@ -248,7 +250,9 @@ def _arrow(location: Location, path: str, skipped: Skipped | None) -> _File:
                     parts = iter([_validated(batch)])
                 else:
                     parts = surviving(batch, _validated, skipped)
-                yield from (part if shown is None else part.select(shown) for part in parts)
+                yield from (
+                    part if column_names is None else part.select(column_names) for part in parts
+                )
 
     return _File(schema, batches)
 

@@ -88,8 +88,8 @@ def conform(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
     arrays = []
     for field in schema:
         index = batch.schema.get_field_index(field.name)
-        found = pa.nulls(batch.num_rows, field.type) if index < 0 else batch.column(index)
-        arrays.append(found if found.type.equals(field.type) else found.cast(field.type))
+        column = pa.nulls(batch.num_rows, field.type) if index < 0 else batch.column(index)
+        arrays.append(column if column.type.equals(field.type) else column.cast(field.type))
     return pa.RecordBatch.from_arrays(arrays, schema=schema)
 
 
@@ -102,24 +102,24 @@ def sliced(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
             yield batch.slice(start, size)
 
 
-def filtered(batch: pa.RecordBatch, kept: pa.BooleanArray) -> pa.RecordBatch:
+def filtered(batch: pa.RecordBatch, is_kept: pa.BooleanArray) -> pa.RecordBatch:
     """The rows that are kept. Arrow has no filter for columns of some types: theirs are put
     together from single rows."""
 
     def of(column: pa.Array) -> pa.Array:
         try:
-            return column.filter(kept)
+            return column.filter(is_kept)
         except pa.ArrowNotImplementedError:
-            rows = [row for row, wanted in enumerate(kept.to_pylist()) if wanted]
+            rows = [row for row, keep in enumerate(is_kept.to_pylist()) if keep]
             parts = [column.slice(row, 1) for row in rows]
             return pa.concat_arrays([column.slice(0, 0), *parts])
 
-    return pa.RecordBatch.from_arrays([of(each) for each in batch.columns], schema=batch.schema)
+    return pa.RecordBatch.from_arrays([of(column) for column in batch.columns], schema=batch.schema)
 
 
 @dataclass(slots=True, repr=False)
 class Skipped:
-    """How many declared rows contribute nothing, and how long rows may take.
+    """Count of declared rows that contribute nothing, and limit of the time that rows may take.
 
     Attributes:
         rows: private: whether a row fails is a fact about it.
@@ -150,7 +150,7 @@ class Skipped:
 
 
 def attempted(call: Callable[[], T]) -> T | None:
-    """What `call()` returns; None if it raises anything but what ends the process.
+    """Return what `call()` returns; None if it raises anything but what ends the process.
 
     By structure and not by class: whatever a library raises over a row, a MemoryError or a panic of
     one in Rust, which is no Exception, says something about that row.
@@ -168,7 +168,7 @@ def surviving(
     attempt: Callable[[pa.RecordBatch], pa.RecordBatch | None],
     skipped: Skipped,
 ) -> Iterator[pa.RecordBatch]:
-    """What `attempt` makes of the rows that it can be made of; the others are left out.
+    """Yield what `attempt` makes of the rows that it can be made of; the others are left out.
 
     Guarantee: a row is left out only if `attempt` fails for that row alone: if it gives None, or
     raises anything at all. Where it fails on several rows they are divided (`parts`), so that no
@@ -177,9 +177,9 @@ def surviving(
     Raises TimeLimitError once the time for all rows is over, whatever `attempt` does.
     """
     skipped.check()
-    found = attempted(lambda: attempt(batch)) if batch.num_rows else None
-    if found is not None:
-        yield found
+    result = attempted(lambda: attempt(batch)) if batch.num_rows else None
+    if result is not None:
+        yield result
     elif batch.num_rows > 1:
         for part in parts(batch):
             yield from surviving(part, attempt, skipped)
@@ -195,11 +195,11 @@ def parts(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
         yield batch.slice(start, size)
 
 
-def not_empty(rows: Rows, shown: str) -> Rows:
+def not_empty(rows: Rows, label: str) -> Rows:
     """Return the same rows once at least one is there; raises DataError if there is none."""
     first = next(rows.batches, None)
     if first is None:
-        raise DataError(f"{shown} holds no rows; give at least one")
+        raise DataError(f"{label} holds no rows; give at least one")
     return Rows(rows.schema, _chain(first, rows.batches))
 
 
@@ -209,14 +209,14 @@ def _chain(first: pa.RecordBatch, rest: Iterator[pa.RecordBatch]) -> Iterator[pa
     yield from rest
 
 
-def unique_columns(schema: pa.Schema, shown: str) -> None:
+def unique_columns(schema: pa.Schema, label: str) -> None:
     """Raise DataError if two columns share a name, `text_field` could mean either; or if one has
     the name UNIT. Names that differ in case only are two names."""
     twice = sorted({name for name in schema.names if schema.names.count(name) > 1})
     if twice:
-        raise DataError(f"{shown} has two columns named {twice[0]!r}; rename one of them")
+        raise DataError(f"{label} has two columns named {twice[0]!r}; rename one of them")
     if any(folded(name) == UNIT for name in schema.names):
-        raise DataError(f"{shown} has a column named {UNIT}, a name that is taken; rename it")
+        raise DataError(f"{label} has a column named {UNIT}, a name that is taken; rename it")
 
 
 def folded(name: str) -> str:
@@ -226,9 +226,9 @@ def folded(name: str) -> str:
 
 
 def same_names(name: str, names: Iterable[str]) -> list[str]:
-    """Those of `names` that a reference may mean: the one that is written exactly so, else all
+    """Names among `names` that a reference may mean: the one that is written exactly so, else all
     that differ in case only. Several are for the caller to refuse."""
-    loose = {each for each in names if folded(each) == folded(name)}
+    loose = {candidate for candidate in names if folded(candidate) == folded(name)}
     return [name] if name in loose else sorted(loose)
 
 
@@ -245,4 +245,4 @@ def missing_column(name: str, columns: Sequence[str], remedy: str = "") -> Missi
     hint = f"; did you mean {match!r}?" if match else ""
     extra = f"; {remedy}" if remedy else ""
     listed = ", ".join(columns[:20]) + (", ..." if len(columns) > 20 else "")
-    return MissingColumnError(f"no column {name!r} among: {listed}{hint}{extra}")
+    return MissingColumnError(f"there is no column {name!r} among: {listed}{hint}{extra}")

@@ -1,4 +1,4 @@
-"""Which columns are trained on: decided from the schema alone.
+"""Columns that are trained on: decided from the schema alone.
 
 A gateway decides it from the schema that it knows, before anything is held; a worker from the rows'
 own. The same rule, so that what a gateway takes does not fail in the worker for this.
@@ -35,7 +35,7 @@ def choose_fields(schema: pa.Schema, spec: DataSpec) -> Fields:
 
     Raises MissingColumnError, RowError (a column of numbers, say), SpecError.
     """
-    fields = _named(spec) or _offered(schema, spec)
+    fields = _named_fields(spec) or _offered(schema, spec)
     for name in fields.columns:
         if name not in schema.names:
             raise missing_column(name, schema.names)
@@ -43,22 +43,22 @@ def choose_fields(schema: pa.Schema, spec: DataSpec) -> Fields:
     return fields
 
 
-def _named(spec: DataSpec) -> Fields | None:
-    named: list[Fields] = []
+def _named_fields(spec: DataSpec) -> Fields | None:
+    choices: list[Fields] = []
     if spec.text_field is not None:
-        named.append(Fields("text", (spec.text_field,)))
+        choices.append(Fields("text", (spec.text_field,)))
     if spec.question_field is not None and spec.answer_field is not None:
-        named.append(Fields("answer", (spec.question_field, spec.answer_field)))
+        choices.append(Fields("answer", (spec.question_field, spec.answer_field)))
     elif spec.question_field is not None or spec.answer_field is not None:
         raise SpecError(
             f"question_field={spec.question_field!r} and answer_field={spec.answer_field!r} go "
             "together; give both"
         )
     if spec.messages_field is not None:
-        named.append(Fields("messages", (spec.messages_field,)))
-    if len(named) > 1:
+        choices.append(Fields("messages", (spec.messages_field,)))
+    if len(choices) > 1:
         raise SpecError("text, question/answer and messages fields exclude each other; give one")
-    return named[0] if named else None
+    return choices[0] if choices else None
 
 
 def _offered(schema: pa.Schema, spec: DataSpec) -> Fields:
@@ -72,8 +72,8 @@ def _offered(schema: pa.Schema, spec: DataSpec) -> Fields:
         return Fields("text", (texts[0],))
     columns = ", ".join(schema.names)
     raise MissingColumnError(
-        f"which column holds the text? none is called 'text' or 'messages' among: {columns}; name "
-        "it with text_field, question_field and answer_field, or messages_field"
+        f"no column is called 'text' or 'messages' among: {columns}; name the one that holds the "
+        "text with text_field, question_field and answer_field, or messages_field"
     )
 
 

@@ -1,4 +1,4 @@
-"""Anything that holds rows becomes one stream of Arrow record batches.
+"""One stream of Arrow record batches from anything that holds rows.
 
 Files and URLs, pandas and polars frames and columns of them, Arrow tables and arrays,
 `datasets.Dataset`, lists of strings or of mappings. Nothing is read ahead further than one batch;
@@ -61,11 +61,11 @@ def open_rows(
     Raises DataNotFoundError, MissingDependencyError, or DataError (nothing in it, damaged, or of a
     kind that cannot be read); no message quotes a row.
     """
-    rows, shown = _opened(data, skipped, names)
-    unique_columns(rows.schema, shown)
+    rows, label = _open(data, skipped, names)
+    unique_columns(rows.schema, label)
     rows = _without_dictionaries_of_views(rows)
-    opened = Rows(rows.schema, sliced(rows.batches))
-    return opened if empty else not_empty(opened, shown)
+    rows_in_batches = Rows(rows.schema, sliced(rows.batches))
+    return rows_in_batches if empty else not_empty(rows_in_batches, label)
 
 
 def _without_dictionaries_of_views(rows: Rows) -> Rows:
@@ -96,66 +96,66 @@ def _without_view(kind: pa.DataType) -> pa.DataType:
     return kind
 
 
-def _opened(data: object, skipped: Skipped | None, names: Sequence[str] | None) -> tuple[Rows, str]:
+def _open(data: object, skipped: Skipped | None, names: Sequence[str] | None) -> tuple[Rows, str]:
     if isinstance(data, str) and is_table(data):
         data = Table(data)
     if isinstance(data, str | os.PathLike):
         data = locate(os.fsdecode(data))
     if isinstance(data, Location):
-        return read_files(data, skipped, names), data.shown
-    shown = "the table" if isinstance(data, Table) else f"the {type(data).__name__}"
+        return read_files(data, skipped, names), data.label
+    label = "the table" if isinstance(data, Table) else f"the {type(data).__name__}"
     if names is not None:
-        raise DataError(f"{shown} {NAMES_ITSELF}")
-    return read_table(data) if isinstance(data, Table) else (_in_memory(data, shown), shown)
+        raise DataError(f"{label} {NAMES_ITSELF}")
+    return read_table(data) if isinstance(data, Table) else (_in_memory(data, label), label)
 
 
-def _in_memory(data: Any, shown: str) -> Rows:
+def _in_memory(data: Any, label: str) -> Rows:
     if isinstance(data, list | tuple):
-        return _read_list(data, shown)
+        return _read_list(data, label)
     if "datasets" in _libraries(data):
-        return read_dataset(data, shown)
+        return read_dataset(data, label)
     if "pandas" in _libraries(data) and not hasattr(data, "__arrow_array__"):
-        return _read_pandas(_frame(data, shown), shown)
+        return _read_pandas(_frame(data, label), label)
     if "numpy" in _libraries(data) and hasattr(data, "tolist"):
-        return _read_numpy(data, shown)
-    return _read_arrow(data, shown)
+        return _read_numpy(data, label)
+    return _read_arrow(data, label)
 
 
 def _libraries(data: object) -> set[str]:
-    """Whose class it is of, or of one derived from it, as our own frames are."""
+    """Libraries of its class and of the classes that it derives from, as our own frames do."""
     return {kind.__module__.partition(".")[0] for kind in type(data).__mro__}
 
 
-def _read_list(data: list[Any] | tuple[Any, ...], shown: str) -> Rows:
+def _read_list(data: list[Any] | tuple[Any, ...], label: str) -> Rows:
     if not data:
         raise DataError("the list holds no rows; give at least one")
     if all(isinstance(item, str) or item is None for item in data):
-        return Rows(pa.schema([("text", pa.string())]), _text_batches(data, shown))
+        return Rows(pa.schema([("text", pa.string())]), _text_batches(data, label))
     if all(isinstance(item, Mapping) for item in data):
-        return read_objects(data, shown)
+        return read_objects(data, label)
     kinds = sorted({type(item).__name__ for item in data})
-    raise DataError(f"{shown} holds {', '.join(kinds)}; give either strings or dicts")
+    raise DataError(f"{label} holds {', '.join(kinds)}; give either strings or dicts")
 
 
-def _text_batches(data: list[Any] | tuple[Any, ...], shown: str) -> Iterator[pa.RecordBatch]:
+def _text_batches(data: list[Any] | tuple[Any, ...], label: str) -> Iterator[pa.RecordBatch]:
     def batches() -> Iterator[pa.RecordBatch]:
         for start in range(0, len(data), ROWS_PER_BATCH):
             part = pa.array(data[start : start + ROWS_PER_BATCH], pa.string())
             yield pa.RecordBatch.from_arrays([part], names=["text"])
 
-    return shielded(batches(), lambda _: DataError(f"{shown} holds a string that is not UTF-8"))
+    return shielded(batches(), lambda _: DataError(f"{label} holds a string that is not UTF-8"))
 
 
-def _read_arrow(data: Any, shown: str) -> Rows:
+def _read_arrow(data: Any, label: str) -> Rows:
     """Arrow's own types, and whatever speaks Arrow's stream protocol (polars does)."""
 
     def failed(kind: str) -> DataError:
-        return DataError(f"{shown} cannot be read as Arrow record batches ({kind})")
+        return DataError(f"{label} cannot be read as Arrow ({kind}); give {_KNOWN}")
 
     if hasattr(data, "to_frame") and hasattr(data, "name"):  # a column of polars
         data = data.to_frame(data.name or "text")
     if "polars" in _libraries(data) and hasattr(data, "__arrow_c_stream__"):
-        _without_objects(data.schema, shown)
+        _without_objects(data.schema, label)
     if hasattr(data, "__arrow_array__"):
         data = shield(lambda: pa.array(data), failed)
     if isinstance(data, pa.Array | pa.ChunkedArray):
@@ -165,7 +165,7 @@ def _read_arrow(data: Any, shown: str) -> Rows:
     if isinstance(data, pa.Table):
         data = data.to_reader()
     if isinstance(data, pa.dataset.Dataset):
-        unique_columns(data.schema, shown)
+        unique_columns(data.schema, label)
         size = {"batch_size": ROWS_PER_BATCH, "batch_readahead": 1, "fragment_readahead": 1}
         data = shield(lambda: data.scanner(**size), failed)
     if isinstance(data, pa.dataset.Scanner):
@@ -179,27 +179,27 @@ def _read_arrow(data: Any, shown: str) -> Rows:
     return Rows(data.schema, shielded(iter(data), failed))
 
 
-def _without_objects(schema: Mapping[str, Any], shown: str) -> None:
+def _without_objects(schema: Mapping[str, Any], label: str) -> None:
     """Polars gives the addresses of Python objects for the objects: two equal ones would differ."""
     for name, kind in schema.items():
         if str(kind) == "Object":
             raise DataError(
-                f"{shown} has Python objects in its column {name!r}; convert them, for example to "
+                f"{label} has Python objects in its column {name!r}; convert them, for example to "
                 "text with pl.col(...).map_elements(str, return_dtype=pl.String)"
             )
 
 
-def _read_numpy(data: Any, shown: str) -> Rows:
+def _read_numpy(data: Any, label: str) -> Rows:
     """An array of texts, as `frame["text"].to_numpy()` gives it."""
     if data.ndim != 1 or data.dtype.names is not None:
         raise DataError(
-            f"{shown} has {data.ndim} dimensions and dtype {data.dtype}; give one of one dimension "
+            f"{label} has {data.ndim} dimensions and dtype {data.dtype}; give one of one dimension "
             "that holds strings, or a data frame"
         )
-    return _read_list(data.tolist(), shown)
+    return _read_list(data.tolist(), label)
 
 
-def _frame(data: Any, shown: str) -> Any:
+def _frame(data: Any, label: str) -> Any:
     """The data frame; one column of it alone is named as it was, or "text"."""
     names = {kind.__name__ for kind in type(data).__mro__}
     if "DataFrame" in names:
@@ -208,14 +208,14 @@ def _frame(data: Any, shown: str) -> Any:
         return data.to_frame("text" if data.name is None else data.name)
     if "Index" in names and "MultiIndex" not in names:
         return data.to_frame(index=False, name="text" if data.name is None else data.name)
-    raise DataError(f"{shown} of pandas is not a table or a column; give a DataFrame or a Series")
+    raise DataError(f"{label} of pandas is not a table or a column; give a DataFrame or a Series")
 
 
-def _read_pandas(data: Any, shown: str) -> Rows:
+def _read_pandas(data: Any, label: str) -> Rows:
     """A frame by slices; the index is not data."""
 
     def failed(kind: str) -> DataError:
-        return DataError(f"{shown} cannot be read as Arrow ({kind}); use plain types")
+        return DataError(f"{label} cannot be read as Arrow ({kind}); use plain types")
 
     names = [str(name) for name in data.columns]
     columns = [data.iloc[:, index] for index in range(len(names))]
@@ -254,5 +254,5 @@ def _pandas_type(column: Any, name: str) -> pa.DataType:
 
 
 def _pandas_array(column: Any, kind: pa.DataType | None) -> pa.Array:
-    found = pa.Array.from_pandas(column, type=kind)
-    return found.combine_chunks() if isinstance(found, pa.ChunkedArray) else found
+    array = pa.Array.from_pandas(column, type=kind)
+    return array.combine_chunks() if isinstance(array, pa.ChunkedArray) else array

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import Literal
@@ -9,7 +11,14 @@ from typing import Literal
 import pyarrow as pa
 
 from taciturn.data.rows import UNIT, Rows, Skipped, filtered, surviving
-from taciturn.data.side import is_test
+
+_HASHES = 2**64
+
+
+def is_test(key: bytes, unit: str, test_share: float) -> bool:
+    """Return True if a unit is on the test side: HMAC-SHA256 of its name is below that share."""
+    digest = hmac.digest(key, unit.encode(), hashlib.sha256)
+    return int.from_bytes(digest[:8]) < test_share * _HASHES
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,15 +39,15 @@ class Split:
 
     def __post_init__(self) -> None:
         if not 0 < self.test_share < 1:
-            raise ValueError(f"test_share={self.test_share} must lie in (0, 1)")
+            raise ValueError(f"test_share={self.test_share} must lie in (0, 1), such as 0.1")
         if len(self.key) < 16:
             raise ValueError(f"the split key has {len(self.key)} bytes; it needs at least 16")
 
     def holds(self, unit: str) -> bool:
-        """Whether the unit is on this side."""
+        """True if the unit is on this side."""
         return is_test(self.key, unit, self.test_share) == (self.side == "test")
 
-    def kept(self, rows: Rows, skipped: Skipped | None = None) -> Rows:
+    def rows_of_side(self, rows: Rows, skipped: Skipped | None = None) -> Rows:
         """The rows, which have the column UNIT, whose unit is on this side.
 
         A row whose side cannot be told is left out, and counted.

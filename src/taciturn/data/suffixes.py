@@ -1,4 +1,4 @@
-"""What the suffix of a file says about the rows inside."""
+"""Formats and compressions of files by their suffix."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def suffix_of(path: str) -> str:
 
 
 def compression_of(path: str) -> str | None:
-    """What the file at a path or URL is compressed with, going by its suffix."""
+    """Compression of the file at a path or URL, going by its suffix."""
     return COMPRESSIONS.get(_name(path).suffix.lower())
 
 

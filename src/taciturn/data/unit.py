@@ -1,4 +1,5 @@
-"""What is protected, as reports say it: the privacy unit, and what `select` makes of its columns.
+"""Name of what is protected, as reports say it: the privacy unit, and what `select` makes of its
+columns.
 
 Steps are composed if they say the same. `privacy_unit="patient"` alone would not do: of
 `select="id AS patient"` and `select="row AS patient"` it is said, too.
@@ -29,8 +30,10 @@ def unit_name(spec: DataSpec, *, selected: bool = True) -> str:
     """
     if spec.privacy_unit is None:
         return ONE_RECORD
-    made = _made(spec.privacy_unit, spec.select) if selected and spec.select is not None else []
-    name = spec.privacy_unit + (_WHERE + "; ".join(made) if made else "")
+    definitions = (
+        _definitions(spec.privacy_unit, spec.select) if selected and spec.select is not None else []
+    )
+    name = spec.privacy_unit + (_WHERE + "; ".join(definitions) if definitions else "")
     if len(name) <= _LONGEST:
         return name
     digest = hashlib.sha256(name.encode()).hexdigest()
@@ -42,7 +45,7 @@ def without_select(name: str) -> str:
     return name.partition(_WHERE)[0]
 
 
-def _made(unit: str, select: str) -> list[str]:
+def _definitions(unit: str, select: str) -> list[str]:
     """`name = expression` for each column of the unit that `select` makes, and what that is made
     of; SQL that cannot be read makes nothing, and is refused where it is run."""
     try:
@@ -58,18 +61,18 @@ def _made(unit: str, select: str) -> list[str]:
         if not taken_as_it_is:
             name = item.alias_or_name
             definitions[folded(name)].append((name, item.unalias()))
-    made: dict[str, None] = {}
-    waiting, seen = [unit, *_columns(tree)], set()
+    equations: dict[str, None] = {}
+    waiting, visited = [unit, *_columns(tree)], set()
     while waiting:
         looked_up = folded(waiting.pop(0))
-        if looked_up in seen:
+        if looked_up in visited:
             continue
-        seen.add(looked_up)
+        visited.add(looked_up)
         # All that may be meant: results whose names differ in case only are told apart.
         for name, expression in definitions[looked_up]:
-            made[f"{name} = {expression.sql(dialect='duckdb')}"] = None
+            equations[f"{name} = {expression.sql(dialect='duckdb')}"] = None
             waiting += _columns(expression)
-    return list(made)
+    return list(equations)
 
 
 def _columns(tree: exp.Expr) -> list[str]:

@@ -22,7 +22,7 @@ import httpx
 import pandas as pd
 
 from taciturn.certificate.keygen import write_key
-from taciturn.data.side import is_test
+from taciturn.data.split import is_test
 from taciturn.embedded.notes import patient_notes
 from taciturn.errors import UnavailableError
 from taciturn.sdk.client import Client
@@ -59,7 +59,7 @@ class DemoGateway:
     process: subprocess.Popen[bytes] = field(repr=False)
     _admin: str = field(repr=False)
     _passwords: dict[str, str] = field(repr=False)
-    _kept: tempfile.TemporaryDirectory[str] = field(repr=False)
+    _folder: tempfile.TemporaryDirectory[str] = field(repr=False)
 
     def client(self, name: str) -> Client:
         """Log somebody of PEOPLE in, or the administrator as "admin"."""
@@ -81,9 +81,13 @@ class DemoGateway:
         key = secrets.token_bytes(32)
         while is_test(key, unit, 0.5):
             key = secrets.token_bytes(32)
-        with contextlib.closing(sqlite3.connect(self.folder / "gateway" / "gateway.db")) as opened:
-            opened.execute("UPDATE datasets SET split_key = ? WHERE name = ?", (key.hex(), dataset))
-            opened.commit()
+        with contextlib.closing(
+            sqlite3.connect(self.folder / "gateway" / "gateway.db")
+        ) as database:
+            database.execute(
+                "UPDATE datasets SET split_key = ? WHERE name = ?", (key.hex(), dataset)
+            )
+            database.commit()
 
     def stop(self) -> None:
         """End the gateway and its workers, and remove everything it kept."""
@@ -93,7 +97,7 @@ class DemoGateway:
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
-        self._kept.cleanup()
+        self._folder.cleanup()
 
 
 def start(n_patients: int = 200, seed: int = 0) -> DemoGateway:
@@ -102,8 +106,8 @@ def start(n_patients: int = 200, seed: int = 0) -> DemoGateway:
     Raises:
         UnavailableError: it did not start; the end of its log is in the message.
     """
-    kept = tempfile.TemporaryDirectory(prefix="taciturn-demo-", ignore_cleanup_errors=True)
-    folder = Path(kept.name)
+    temporary = tempfile.TemporaryDirectory(prefix="taciturn-demo-", ignore_cleanup_errors=True)
+    folder = Path(temporary.name)
     notes = folder / "notes.parquet"
     pd.DataFrame(patient_notes(seed, n_patients)).to_parquet(notes)
     key = write_key(
@@ -126,9 +130,11 @@ def start(n_patients: int = 200, seed: int = 0) -> DemoGateway:
     except BaseException:
         process.kill()
         process.wait()
-        kept.cleanup()
+        temporary.cleanup()
         raise
-    return DemoGateway(url, folder, notes, n_patients, key.trust, process, admin, passwords, kept)
+    return DemoGateway(
+        url, folder, notes, n_patients, key.trust, process, admin, passwords, temporary
+    )
 
 
 def _serve(folder: Path, port: int, key: Path, notes: Path) -> subprocess.Popen[bytes]:
@@ -155,10 +161,10 @@ def _admin_token(process: subprocess.Popen[bytes], url: str, folder: Path) -> st
     """The token that the first start prints, once the gateway answers."""
     end = time.monotonic() + _START_S
     while process.poll() is None and time.monotonic() < end:
-        found = _TOKEN.search(_log(folder))
+        match = _TOKEN.search(_log(folder))
         with contextlib.suppress(httpx.TransportError):
-            if found is not None and httpx.get(f"{url}/v1/health", timeout=5).status_code < 500:
-                return found[0]
+            if match is not None and httpx.get(f"{url}/v1/health", timeout=5).status_code < 500:
+                return match[0]
         time.sleep(0.2)
     raise UnavailableError(f"the gateway did not start: {_log(folder)[-2000:]}")
 

@@ -34,14 +34,14 @@ _WORD = re.compile(r"\d+(?:[.,:/]\d+)*|\w+|[^\w\s]")
 
 def repetition(text: str) -> float:
     """Share of a text's word trigrams that it has written before, in [0, 1)."""
-    found = _WORD.findall(text.casefold())
-    trigrams = list(zip(found, found[1:], found[2:], strict=False))
+    words = _WORD.findall(text.casefold())
+    trigrams = list(zip(words, words[1:], words[2:], strict=False))
     return 1 - len(set(trigrams)) / len(trigrams) if trigrams else 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class ErrorRates:
-    """What the judge said of texts that it had not seen, each as (taken for a note, all)."""
+    """Verdicts of the judge on texts that it had not seen, each as (taken for a note, all)."""
 
     notes: tuple[int, int]
     shuffled: tuple[int, int]
@@ -105,7 +105,7 @@ class _Trigrams:
     """Probability of a word after the two before it."""
 
     def __init__(self, texts: Iterable[list[str]]) -> None:
-        self._seen: dict[tuple[str, ...], int] = defaultdict(int)
+        self._counts: dict[tuple[str, ...], int] = defaultdict(int)
         self._followed: dict[tuple[str, ...], int] = defaultdict(int)
         self._followers: dict[tuple[str, ...], int] = defaultdict(int)
         for text in texts:
@@ -115,8 +115,8 @@ class _Trigrams:
                     self._count(tuple(padded[start:end]), padded[end])
 
     def _count(self, before: tuple[str, ...], word: str) -> None:
-        self._followers[before] += (*before, word) not in self._seen
-        self._seen[*before, word] += 1
+        self._followers[before] += (*before, word) not in self._counts
+        self._counts[*before, word] += 1
         self._followed[before] += 1
 
     def score(self, before: list[str], text: list[str]) -> float:
@@ -127,22 +127,22 @@ class _Trigrams:
         return sum(logs) / len(logs) if logs else -math.inf
 
     def _probability(self, words: list[str], end: int) -> float:
-        """Each longer context has its say in proportion to how often, and how variously, it was
-        followed; `get`, since asking must not make entries."""
+        """Probability of a word: each longer context has its say in proportion to how often, and
+        how variously, it was followed; `get`, since asking must not make entries."""
         probability = _UNSEEN_WORD
         for start in (end, end - 1, end - 2):
             before = tuple(words[start:end])
             followers = self._followers.get(before, 0)
             if followers:
-                seen = self._seen.get((*before, words[end]), 0)
+                count = self._counts.get((*before, words[end]), 0)
                 followed = self._followed[before]
-                probability = (seen + followers * probability) / (followed + followers)
+                probability = (count + followers * probability) / (followed + followers)
         return probability
 
 
 @cache
 def _note_trigrams() -> _Trigrams:
-    """Of notes of the usual length, whose sentences are those of shorter ones."""
+    """Trigrams of notes of the usual length, whose sentences are those of shorter ones, too."""
     notes = _notes(_LEARNT_SEED, _LEARNT_PATIENTS, DEFAULT_LIMITS)
     return _Trigrams(map(_words, notes))
 

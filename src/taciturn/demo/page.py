@@ -40,8 +40,8 @@ class _Answers:
 
     key: str
     name: str
-    told: int
-    asked: int
+    n_telling: int
+    n_answers: int
     judged: int
     notes: int
     distinct: tuple[tuple[Markup, int], ...]
@@ -77,9 +77,11 @@ def render_page(result: DemoResult) -> str:
         result=result,
         report=result.report,
         secret=result.secret,
-        secret_answers=[_answers(result, key, result.secret.prompt) for key in _shown(result)],
+        secret_answers=[
+            _answers(result, key, result.secret.prompt) for key in _models_with_samples(result)
+        ],
         other_answers=[
-            (prompt, [_answers(result, key, prompt) for key in _shown(result)])
+            (prompt, [_answers(result, key, prompt) for key in _models_with_samples(result)])
             for prompt in _other_prompts(result)
         ],
         measured=[_measured(result, key) for key in _MODELS],
@@ -118,13 +120,17 @@ def _outcome(result: DemoResult, key: str) -> ModelOutcome:
     }[key]
 
 
-def _shown(result: DemoResult) -> list[str]:
+def _models_with_samples(result: DemoResult) -> list[str]:
     """The models that have samples; the base model's are optional."""
     return [key for key in _MODELS if _outcome(result, key).samples]
 
 
 def _other_prompts(result: DemoResult) -> list[str]:
-    prompts = [sample.prompt for key in _shown(result) for sample in _outcome(result, key).samples]
+    prompts = [
+        sample.prompt
+        for key in _models_with_samples(result)
+        for sample in _outcome(result, key).samples
+    ]
     return [prompt for prompt in dict.fromkeys(prompts) if prompt != result.secret.prompt]
 
 
@@ -133,8 +139,8 @@ def _answers(result: DemoResult, key: str, prompt: str) -> _Answers:
     return _Answers(
         key=key,
         name=_name(result, key),
-        told=sum(result.secret.told_by(sample) for sample in samples),
-        asked=len(samples),
+        n_telling=sum(result.secret.told_by(sample) for sample in samples),
+        n_answers=len(samples),
         judged=sum(sample.reads_as_note is not None for sample in samples),
         notes=sum(sample.reads_as_note is True for sample in samples),
         distinct=tuple(
@@ -232,13 +238,13 @@ def _posterior(prior: float, epsilon: float) -> float:
 
 
 def _one_in(log10: float) -> str:
-    """For example "84%", "1 in 770" or "1 in 6.6 trillion"."""
+    """Probability such as "84%", "1 in 770" or "1 in 6.6 trillion"."""
     if log10 > -1:
         return f"{100 * 10**log10:.0f}%"
     thousands = min(int(-log10 // 3), len(_SCALE_WORDS) - 1)
     amount = 10 ** (-log10 - 3 * thousands)
-    written = f"{amount:.2g}" if amount < 100 else f"{amount:,.0f}"
-    return f"1 in {written}{_SCALE_WORDS[thousands]}"
+    text = f"{amount:.2g}" if amount < 100 else f"{amount:,.0f}"
+    return f"1 in {text}{_SCALE_WORDS[thousands]}"
 
 
 def _times(log_ratio: float) -> str:

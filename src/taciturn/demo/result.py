@@ -1,4 +1,4 @@
-"""What a run of the demo found, as plain values, and the verdict that follows from them.
+"""Result of a run of the demo, as plain values, and the verdict that follows from them.
 
 The verdict is computed, never assumed: where the story doesn't hold in a run, it says so.
 """
@@ -31,7 +31,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Secret:
-    """What one patient's notes hold, and how to notice that a model tells it."""
+    """Secret that one patient's notes hold, and how to notice that a model tells it."""
 
     prompt: str
     """What the model is asked to go on from, for example "François Dupont suffers"."""
@@ -70,12 +70,12 @@ class ModelOutcome:
 
     @property
     def judged(self) -> int:
-        """How many samples the judge was shown."""
+        """Number of samples that the judge was shown."""
         return sum(sample.reads_as_note is not None for sample in self.samples)
 
     @property
     def notes(self) -> int:
-        """How many of them it takes for notes."""
+        """Number of them that it takes for notes."""
         return sum(sample.reads_as_note is True for sample in self.samples)
 
     @property
@@ -87,7 +87,7 @@ class ModelOutcome:
 
 @dataclass(frozen=True)
 class FitSettings:
-    """How one of the two models was trained; None where it doesn't apply.
+    """Settings with which one of the two models was trained; None where it doesn't apply.
 
     Attributes:
         batch_of: what a batch counts: patients, or notes.
@@ -155,16 +155,16 @@ class DemoResult:
         return self.report.delta or 0.0
 
     def times_told(self, outcome: ModelOutcome) -> int:
-        """How many of a model's answers to the secret's prompt give the secret away."""
+        """Number of a model's answers to the secret's prompt that give the secret away."""
         return sum(self.secret.told_by(sample) for sample in outcome.samples)
 
     def times_asked(self, outcome: ModelOutcome) -> int:
-        """How many of a model's samples answer the secret's prompt."""
+        """Number of a model's samples that answer the secret's prompt."""
         return sum(sample.prompt == self.secret.prompt for sample in outcome.samples)
 
     @property
     def share_kept(self) -> float | None:
-        """Of the nats per token that the non-private model gained on held-out notes, those that the
+        """Share of the nats per token that the non-private model gained on held-out notes and the
         private one gained, too; None where there was no gain."""
         possible = self.base.held_out_loss - self.non_private.held_out_loss
         gained = self.base.held_out_loss - self.private.held_out_loss
@@ -172,7 +172,7 @@ class DemoResult:
 
     @property
     def shortfalls(self) -> tuple[str, ...]:
-        """What the story claims and this run did not show, in words; empty where it holds."""
+        """Claims of the story that this run did not show, in words; empty where it holds."""
         private, share = self.private, self.share_kept
         checks = [
             (
@@ -213,21 +213,21 @@ class DemoResult:
         """Two sentences: what happened to the secret in this run, and what was learned."""
         return (
             f"{self._without_privacy()}; {self._with_privacy()}. "
-            f"The private model {self._kept()}, and {self.private.notes} of its "
+            f"The private model {self._share_kept_text()}, and {self.private.notes} of its "
             f"{self.private.judged} samples on ordinary prompts read as notes."
         )
 
     @property
     def remark(self) -> str:
-        """What the verdict means: that the story held, or why it did not."""
+        """Meaning of the verdict: that the story held, or why it did not."""
         if self.story_holds:
             return (
                 "Only one of the two talks about a patient. Both goals of the private one are met: "
                 f"at least {KEPT_GOAL:.0%} of the gain in nats per token kept, and at least "
                 f"{NOTES_GOAL:.0%} of its samples read as notes."
             )
-        found = " and ".join(self.shortfalls)
-        return f"This run does not show what the demo is meant to show: {found}."
+        shortfalls = " and ".join(self.shortfalls)
+        return f"This run does not show what the demo is meant to show: {shortfalls}."
 
     def share_in_words(self, outcome: ModelOutcome) -> str:
         """A model's gain as a share of the ordinary fit's, rounded down, for example "62%"."""
@@ -235,7 +235,7 @@ class DemoResult:
         gained = self.base.held_out_loss - outcome.held_out_loss
         return f"{math.floor(100 * gained / possible)}%" if possible > 0 else "not defined"
 
-    def _kept(self) -> str:
+    def _share_kept_text(self) -> str:
         if self.share_kept is None:
             return "was compared with an ordinary fit that learned nothing"
         if self.share_kept <= 0:
@@ -243,16 +243,16 @@ class DemoResult:
         return f"kept {self.share_in_words(self.private)} of what the ordinary fit learned"
 
     def _without_privacy(self) -> str:
-        owner, told = self.secret.owner, self._share_told(self.non_private)
-        return f"Trained without privacy, the model told {owner}'s secret in {told} samples"
+        owner, share_told = self.secret.owner, self._share_told(self.non_private)
+        return f"Trained without privacy, the model told {owner}'s secret in {share_told} samples"
 
     def _with_privacy(self) -> str:
-        told = self._share_told(self.private)
-        words = f"trained with differential privacy (ε = {self.epsilon:.3g}), in {told}"
+        share_told = self._share_told(self.private)
+        words = f"trained with differential privacy (ε = {self.epsilon:.3g}), in {share_told}"
         if self.private.secret_rank == 1:
             words += ", but finds it the likeliest of all candidates"
         return words
 
     def _share_told(self, outcome: ModelOutcome) -> str:
-        told, asked = self.times_told(outcome), self.times_asked(outcome)
-        return f"{told or 'none'} of {asked}"
+        n_telling, n_answers = self.times_told(outcome), self.times_asked(outcome)
+        return f"{n_telling or 'none'} of {n_answers}"

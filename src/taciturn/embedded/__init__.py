@@ -1,4 +1,4 @@
-"""What the package carries for a trial without a network: a tiny base model and patient notes.
+"""Content of the package for a trial without a network: a tiny base model and patient notes.
 
 Importing this loads neither torch nor pandas.
 """

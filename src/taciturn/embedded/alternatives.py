@@ -18,7 +18,7 @@ def alternative_lists() -> Mapping[str, tuple[str, ...]]:
             "diseases": tuple(condition.name for condition in conditions),
             "diseases_of_men": tuple(c.name for c in conditions if "M" in c.sexes),
             "diseases_of_women": tuple(c.name for c in conditions if "F" in c.sexes),
-            "given_names": tuple(name for names in people.given.values() for name in names),
+            "given_names": tuple(name for names in people.given_names.values() for name in names),
             "family_names": people.family,
             "digits": tuple("0123456789"),
         }

@@ -41,7 +41,8 @@ _HELD_OUT_IDS = range(550_000, 1_000_000)
 
 @dataclass(frozen=True, slots=True)
 class NoteLimits:
-    """How much is written of a patient: fewer and shorter notes let more patients fit in the time.
+    """Limits of what is written of a patient: fewer and shorter notes let more patients fit in the
+    time.
 
     Attributes:
         notes: the most notes that a patient has; None for as many as there are by chance, 1 to 5.
@@ -76,8 +77,8 @@ def patient_notes(
     Raises SpecError if n_patients lies outside [1, 200000].
     """
     rng = Random(f"taciturn patient notes {seed}")
-    others = _cohort(rng, _bounded(n_patients) - 1, _PATIENT_IDS)
-    records = [record for patient in others for record in _records(rng, patient, limits)]
+    cohort = _cohort(rng, _bounded(n_patients) - 1, _PATIENT_IDS)
+    records = [record for patient in cohort for record in _records(rng, patient, limits)]
     return _export(records + _records(rng, _secret_patient(rng), limits))
 
 
@@ -111,7 +112,7 @@ def _secret_patient(rng: Random) -> Patient:
     patient = draw_patient(rng, SECRET_PATIENT_ID, vocabulary().condition(_SECRET_DISEASE))
     return replace(
         patient,
-        given="François",
+        given_name="François",
         family="Dupont",
         sex="M",
         birth_year=1959,

@@ -1,4 +1,4 @@
-"""Who the notes are about: a patient is drawn once, so that all of a patient's notes agree."""
+"""Patients of the notes: a patient is drawn once, so that all of a patient's notes agree."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Patient:
     """An invented person with one condition."""
 
     patient_id: str
-    given: str
+    given_name: str
     family: str
     sex: str
     birth_year: int
@@ -57,7 +57,7 @@ def draw_patient(rng: Random, patient_id: str, condition: Condition | None = Non
     drug, other_drug = rng.sample(condition.drugs, 2)
     return Patient(
         patient_id=patient_id,
-        given=rng.choice(words.people.given[sex]),
+        given_name=rng.choice(words.people.given_names[sex]),
         family=rng.choice(words.people.family),
         sex=sex,
         birth_year=first_visit.year - age,

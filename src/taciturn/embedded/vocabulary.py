@@ -1,4 +1,4 @@
-"""What the notes are made of: people, conditions and departments, read from `vocabulary.toml`."""
+"""Vocabulary of the notes: people, conditions and departments, read from `vocabulary.toml`."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ class Laboratory:
     @classmethod
     def parse(cls, text: str) -> Laboratory:
         """Read "name low-high unit"."""
-        found = _matched(_LABORATORY, text)
-        low, high = found["low"], found["high"]
+        match = _matched(_LABORATORY, text)
+        low, high = match["low"], match["high"]
         decimals = max(len(number.partition(".")[2]) for number in (low, high))
-        return cls(found["name"], float(low), float(high), found["unit"], decimals)
+        return cls(match["name"], float(low), float(high), match["unit"], decimals)
 
 
 @dataclass(frozen=True)
@@ -45,9 +45,9 @@ class Drug:
     @classmethod
     def parse(cls, text: str) -> Drug:
         """Read "name dose/dose/dose unit, frequency"."""
-        found = _matched(_DRUG, text)
-        doses = tuple(found["doses"].split("/"))
-        return cls(found["name"], doses, found["unit"], found["frequency"])
+        match = _matched(_DRUG, text)
+        doses = tuple(match["doses"].split("/"))
+        return cls(match["name"], doses, match["unit"], match["frequency"])
 
 
 @dataclass(frozen=True)
@@ -78,9 +78,9 @@ class Condition:
 
 @dataclass(frozen=True)
 class People:
-    """Given names by sex ("F", "M"), family names, occupations, and lists of past history."""
+    """First names by sex ("F", "M"), family names, occupations, and lists of past history."""
 
-    given: dict[str, tuple[str, ...]]
+    given_names: dict[str, tuple[str, ...]]
     family: tuple[str, ...]
     occupations: tuple[str, ...]
     history: tuple[tuple[str, ...], ...]
@@ -96,10 +96,10 @@ class Vocabulary:
 
     def condition(self, name: str) -> Condition:
         """The condition called `name`; raises KeyError if there is none."""
-        found = [condition for condition in self.conditions if condition.name == name]
-        if not found:
+        matches = [condition for condition in self.conditions if condition.name == name]
+        if not matches:
             raise KeyError(name)
-        return found[0]
+        return matches[0]
 
 
 @cache
@@ -120,7 +120,7 @@ def vocabulary() -> Vocabulary:
 
 def _people(table: dict[str, Any]) -> People:
     return People(
-        given={"F": tuple(table["given_female"]), "M": tuple(table["given_male"])},
+        given_names={"F": tuple(table["given_female"]), "M": tuple(table["given_male"])},
         family=tuple(table["family"]),
         occupations=tuple(table["occupations"]),
         history=tuple(tuple(items) for items in table["history"].values()),
@@ -145,7 +145,7 @@ def _condition(table: dict[str, Any], specialties: dict[str, Specialty]) -> Cond
 
 
 def _matched(pattern: re.Pattern[str], text: str) -> re.Match[str]:
-    found = pattern.fullmatch(text)
-    if found is None:
+    match = pattern.fullmatch(text)
+    if match is None:
         raise ValueError(f"vocabulary entry {text!r} is not of the form {pattern.pattern}")
-    return found
+    return match

@@ -1,4 +1,4 @@
-"""How a visit is written down: sentences of the vocabulary, filled with the patient's facts.
+"""Wording of a visit: sentences of the vocabulary, filled with the patient's facts.
 
 Months and weekdays are spelled here, not by `calendar`, whose names follow the user's locale.
 """
@@ -81,7 +81,7 @@ def _person(rng: Random, patient: Patient, visit: Visit) -> Words:
     female = patient.sex == "F"
     past, past2 = rng.sample(patient.history, 2)
     return {
-        "name": f"{patient.given} {patient.family}",
+        "name": f"{patient.given_name} {patient.family}",
         "last": patient.family,
         "title": "Ms" if female else "Mr",
         "sex": patient.sex,

@@ -15,14 +15,10 @@ import pandas as pd
 
 from taciturn.accounting.events import event_from_dict
 from taciturn.accounting.tradeoff import tradeoff
-from taciturn.data.tokens.tokenize import TokenizedDataset, prepare
+from taciturn.data.tokens.store import TokenizedDataset
+from taciturn.data.tokens.tokenize import prepare
 from taciturn.data.unit import unit_name, without_select
-from taciturn.engine.auditing.extraction import (
-    Extraction,
-    Question,
-    alternatives_of,
-    check_length,
-)
+from taciturn.engine.auditing.extraction import Extraction, Question, alternatives_of, check_length
 from taciturn.engine.auditing.extraction import extract as extract_from
 from taciturn.engine.auditing.intervals import Floats
 from taciturn.engine.auditing.membership import (
@@ -52,9 +48,9 @@ def extract(subject: Subject, question: Question, spec: ExtractSpec, policy: str
     check_length(question, base.tokenizer, spec, base.context_length)
     shared = (base.tokenizer, question, alternatives, spec, base.context_length)
     with subject.base_model() as model:
-        found = extract_from(model, *shared)
+        base_result = extract_from(model, *shared)
     fitted = None if subject.fitted is None else extract_from(subject.fitted, *shared)
-    return Extraction(found, fitted, policy, spec.confidence)
+    return Extraction(base_result, fitted, policy, spec.confidence)
 
 
 def membership(
@@ -87,26 +83,26 @@ def _result(
     base: list[Evidence],
     fitted: list[Evidence] | None,
     spec: MembershipSpec,
-    promised: Promise | None,
+    promise: Promise | None,
     policy: str,
 ) -> Membership:
-    control = [control_scores(each) for each in base]
+    control = [control_scores(group) for group in base]
     attacks: list[AttackResult] = []
-    shown = control
+    scores = control
     if fitted is not None:
-        shown = [scores_of(*pair) for pair in zip(fitted, base, strict=True)]
-        attacks += attacked(shown[0], shown[1], "fitted", spec.confidence, promised)
+        scores = [scores_of(*pair) for pair in zip(fitted, base, strict=True)]
+        attacks += attacked(scores[0], scores[1], "fitted", spec.confidence, promise)
     attacks += attacked(control[0], control[1], "base", spec.confidence, None)
-    counts = [int(np.isfinite(each.log_p_U).sum()) for each in base]
+    counts = [int(np.isfinite(group.log_p_U).sum()) for group in base]
     return Membership(
-        tuple(attacks), counts[0], counts[1], spec.confidence, policy, _scores(*shown)
+        tuple(attacks), counts[0], counts[1], spec.confidence, policy, _scores(*scores)
     )
 
 
-def _scores(members: dict[Attack, Floats], others: dict[Attack, Floats]) -> pd.DataFrame:
+def _scores(members: dict[Attack, Floats], non_members: dict[Attack, Floats]) -> pd.DataFrame:
     frames = [
         pd.DataFrame({str(attack): scores for attack, scores in group.items()})
-        for group in (members, others)
+        for group in (members, non_members)
     ]
     frame = pd.concat(frames, ignore_index=True)
     frame.insert(0, "member", np.arange(len(frame)) < len(frames[0]))
@@ -114,16 +110,16 @@ def _scores(members: dict[Attack, Floats], others: dict[Attack, Floats]) -> pd.D
 
 
 def _data_spec(spec: MembershipSpec, report: PrivacyReport | None) -> DataSpec:
-    """How both groups are read: as the model was trained, where the caller does not say."""
+    """Return how both groups are read: as the model was trained, where the caller does not say."""
     fields = {name: getattr(spec, name) for name in DataSpec.model_fields}
     if report is None:
         return DataSpec(**fields)
-    given = spec.model_fields_set
+    names = spec.model_fields_set
     own = without_select(report.privacy_unit)
     own_unit = None if own == ONE_RECORD else own
-    if "privacy_unit" not in given:
+    if "privacy_unit" not in names:
         fields["privacy_unit"] = own_unit
-    if "max_records_per_unit" not in given and report.max_records_per_unit is not None:
+    if "max_records_per_unit" not in names and report.max_records_per_unit is not None:
         fields["max_records_per_unit"] = report.max_records_per_unit
     data = DataSpec(**fields)
     if report.guarantee != "none":

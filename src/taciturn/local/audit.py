@@ -76,13 +76,13 @@ def check_canaries(report: PrivacyReport | None, confidence: float) -> CanaryRep
 
 
 def find_canaries(expected: CanaryReport, folders: Sequence[Path]) -> Planted:
-    """What was planted, from the first of the private `folders` that holds it.
+    """Read what was planted, from the first of the private `folders` that holds it.
 
     Raises:
         DataNotFoundError: none does.
         DataError: the file is truncated, was edited, or belongs to another fit.
     """
-    folder = next((each for each in folders if (each / CANARIES).is_file()), None)
+    folder = next((path for path in folders if (path / CANARIES).is_file()), None)
     if folder is None:
         raise DataNotFoundError(
             f"{CANARIES}, which says what the canaries were, is not in the model's private folder "
@@ -101,12 +101,12 @@ def audit(subject: Subject, report: PrivacyReport, planted: Planted, spec: Audit
     """Guess which canaries were in, and say what the right guesses prove; see LLM.audit."""
     scores_N = _scores(subject, planted)
     included_N = planted.units.included_N
-    games = [guess(scores_N, included_N, made) for made in guess_numbers(len(scores_N))]
+    games = [guess(scores_N, included_N, number) for number in guess_numbers(len(scores_N))]
     delta = _delta(report)
     rounds = _rounds(games, delta, spec.confidence)
-    best = max(rounds, key=lambda each: each.epsilon_lower_bound)
+    best = max(rounds, key=lambda bound: bound.epsilon_lower_bound)
     limits = None if report.dp_event is None else tradeoff(event_from_dict(report.dp_event))
-    found = Audit(
+    result = Audit(
         threat_model="black box",
         method=METHOD,
         canaries=len(scores_N),
@@ -127,7 +127,7 @@ def audit(subject: Subject, report: PrivacyReport, planted: Planted, spec: Audit
         verdict="",
         taciturn_version=__version__,
     )
-    return found.model_copy(update={"verdict": verdict(found, report)})
+    return result.model_copy(update={"verdict": verdict(result, report)})
 
 
 def _scores(subject: Subject, planted: Planted) -> NDArray[np.float64]:
@@ -144,7 +144,7 @@ def _rounds(games: Sequence[Guesses], delta: float, confidence: float) -> tuple[
     share = 1 - (1 - confidence) / len(games)
     return tuple(
         GuessRound(
-            guesses=game.made,
+            guesses=game.count,
             correct=game.correct,
             epsilon_lower_bound=epsilon_lower_bound([game], delta, share),
         )

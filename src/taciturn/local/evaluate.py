@@ -1,4 +1,4 @@
-"""What a model is worth, found without touching its guarantee unsaid.
+"""Evaluation of a model: exact and free on public text, with noise on private units.
 
 Public text is judged exactly and free of charge. Private units are judged with noise: the event is
 charged to the model's guarantee before a figure is returned.
@@ -22,7 +22,8 @@ from taciturn.accounting.calibrate import check_delta, default_delta, noise_mult
 from taciturn.accounting.events import event_to_dict
 from taciturn.data.declared import DeclaredRows
 from taciturn.data.labelled import LabelledTexts, read_labelled
-from taciturn.data.tokens.tokenize import TokenizedDataset, prepare
+from taciturn.data.tokens.store import TokenizedDataset
+from taciturn.data.tokens.tokenize import prepare
 from taciturn.data.unit import unit_name
 from taciturn.engine.evaluation.classifier import (
     Downstream,
@@ -32,12 +33,11 @@ from taciturn.engine.evaluation.classifier import (
     unit_means,
 )
 from taciturn.engine.evaluation.features import Embedder
-from taciturn.engine.evaluation.kept import downstream_figures, model_gain, model_score
 from taciturn.engine.evaluation.likelihood import Likelihood, UnitScores, unit_scores
 from taciturn.engine.evaluation.quality import (
     Comparison,
     Quality,
-    Texts,
+    ScoredTexts,
     TextStatistics,
     compare,
     unit_texts,
@@ -48,6 +48,7 @@ from taciturn.engine.evaluation.release import (
     release,
     release_shares,
 )
+from taciturn.engine.evaluation.released_figures import downstream_figures, model_gain, model_score
 from taciturn.engine.generation.sample import sample
 from taciturn.engine.model.load import LoadedModel
 from taciturn.engine.privacy.rng import SecureStream
@@ -68,7 +69,7 @@ Basis = Literal["public", "private, exact: for the owner's eyes only", "differen
 
 
 class Ledger(Protocol):
-    """Where private steps are charged, and figures that may be shown are kept; see LLM."""
+    """Account that private steps are charged to, and place for figures that may be shown."""
 
     def check(self, unit: str) -> None:
         """Raise unless a step about this unit could be charged."""
@@ -88,7 +89,7 @@ class Ledger(Protocol):
         """
         ...
 
-    def keep(self, found: ReleasedEvaluation | ReleasedDownstream) -> None:
+    def keep(self, figures: ReleasedEvaluation | ReleasedDownstream) -> None:
         """Put figures that are public, or charged, beside the model."""
         ...
 
@@ -109,7 +110,7 @@ class Subject:
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """How well base and, once fitted, fitted model predict a text; and how like it they write.
+    """Figures: how well base and fitted model predict a text, and how like it they write.
 
     Attributes:
         base: of the base model.
@@ -165,15 +166,15 @@ def evaluate(
             compared = _compared(subject, dataset, scores[0], spec, embedder)
         if budget is None:
             _look(subject.ledger, basis, n_units)
-            totals = [each.total() for each in scores]
+            totals = [score.total() for score in scores]
             quality = compared and compared[0].quality(compared[0].reference_K, compared[1])
             fitted = totals[-1] if totals[1:] else None
-            found = Evaluation(totals[0], fitted, basis, quality=quality)
+            result = Evaluation(totals[0], fitted, basis, quality=quality)
         else:
             declared = n_units if isinstance(data, DeclaredRows) else None
-            found = _released(subject, dataset, spec, budget, scores, compared, declared)
-        _keep(subject.ledger, found, n_units)
-        return found
+            result = _released(subject, dataset, spec, budget, scores, compared, declared)
+        _keep(subject.ledger, result, n_units)
+        return result
 
 
 def downstream(
@@ -195,7 +196,7 @@ def downstream(
     ]
     if budget is None:
         _look(subject.ledger, basis, n_units)
-        accuracy, majority = (float(each.mean()) for each in results)
+        accuracy, majority = (float(result.mean()) for result in results)
         score = macro_f1(predicted, real.labels)
         exact = Downstream(accuracy, majority, score, 0.0, len(train.texts))
         if basis == "public":
@@ -204,7 +205,7 @@ def downstream(
         return exact
     unit_of_N = torch.from_numpy(real.unit_of_N)
     (accuracy, majority), std, event = release_shares(
-        [unit_means(each, unit_of_N) for each in results],
+        [unit_means(result, unit_of_N) for result in results],
         noise_multiplier=budget.noise_multiplier,
         stream=SecureStream.fresh(),
     )
@@ -219,7 +220,7 @@ def downstream(
 
 
 def in_turn(prompts: Sequence[str], n: int) -> list[int]:
-    """Which prompt each of `n` records begins with; raises SpecError if there is none."""
+    """Return the prompt's index of each of `n` records; raises SpecError if there is none."""
     if not prompts:
         raise SpecError("prompts must be a list, or a mapping of labels, with at least one prompt")
     if not (is_whole(n) and 1 <= n <= _MOST_RECORDS):
@@ -266,22 +267,22 @@ def _released(
     )
 
 
-def _keep(ledger: Ledger, found: Evaluation, n_units: int) -> None:
+def _keep(ledger: Ledger, result: Evaluation, n_units: int) -> None:
     """Keep what may be shown; exact figures of private rows are not."""
-    if found.basis == "private, exact: for the owner's eyes only":
+    if result.basis == "private, exact: for the owner's eyes only":
         return
     mauve, mauve_base = None, None
-    if found.quality is not None:
-        mauve, mauve_base = found.quality.mauve, found.quality.mauve_base
+    if result.quality is not None:
+        mauve, mauve_base = result.quality.mauve, result.quality.mauve_base
     ledger.keep(
         ReleasedEvaluation(
-            basis=found.basis,
+            basis=result.basis,
             n_units=n_units,
-            epsilon=found.epsilon,
-            delta=found.delta,
-            base=model_score(found.base, mauve_base),
-            fitted=None if found.fitted is None else model_score(found.fitted, mauve),
-            gain=model_gain(found.base, found.fitted, found.gain),
+            epsilon=result.epsilon,
+            delta=result.delta,
+            base=model_score(result.base, mauve_base),
+            fitted=None if result.fitted is None else model_score(result.fitted, mauve),
+            gain=model_gain(result.base, result.fitted, result.gain),
         )
     )
 
@@ -302,12 +303,12 @@ def budget_of(spec: AssessmentSpec, delta: float | None, n_units: int) -> Budget
     """The noise that the spec's epsilon asks for, for one release about every unit."""
     if spec.target_epsilon is None:
         return None
-    chosen = spec.delta or delta or default_delta(n_units)
-    check_delta(chosen, n_units)
+    own_delta = spec.delta or delta or default_delta(n_units)
+    check_delta(own_delta, n_units)
     noise = noise_multiplier(
-        target_epsilon=spec.target_epsilon, delta=chosen, sampling_probability=1.0, steps=1
+        target_epsilon=spec.target_epsilon, delta=own_delta, sampling_probability=1.0, steps=1
     )
-    return Budget(spec.target_epsilon, chosen, noise)
+    return Budget(spec.target_epsilon, own_delta, noise)
 
 
 def _step(purpose: str, event: Any, spec: AssessmentSpec, n_units: int) -> PrivateStep:
@@ -346,12 +347,12 @@ def _prepared(subject: Subject, data: object, spec: EvaluateSpec) -> Iterator[To
 
 
 def _scores(subject: Subject, dataset: TokenizedDataset, limit: int) -> list[UnitScores]:
-    """Of the base model, and of the fitted one if there is one."""
+    """Score the base model, and the fitted one if there is one."""
     with subject.base_model() as model:
-        found = [unit_scores(model, dataset, limit)]
+        scores = [unit_scores(model, dataset, limit)]
     if subject.fitted is not None:
-        found.append(unit_scores(subject.fitted, dataset, limit))
-    return found
+        scores.append(unit_scores(subject.fitted, dataset, limit))
+    return scores
 
 
 def _compared(
@@ -364,30 +365,32 @@ def _compared(
     """Samples of both models against the reference, and statistics of what may be counted."""
     private = spec.target_epsilon is not None
     with subject.base_model() as model:
-        base = _written(subject, model, spec)
-        samples = base if subject.fitted is None else _written(subject, subject.fitted, spec)
-        judged, judged_base = (_judged(subject, model, each, spec) for each in (samples, base))
+        base = _samples(subject, model, spec)
+        samples = base if subject.fitted is None else _samples(subject, subject.fitted, spec)
+        judged, judged_base = (_judged(subject, model, texts, spec) for texts in (samples, base))
     references = unit_texts(dataset, subject.base.tokenizer)
-    reference = Texts.of(references, base_scores)
+    reference = ScoredTexts.of(references, base_scores)
     comparison = compare(judged, judged_base, reference, private=private, embedder=embedder)
     counted = [samples, base] if private else [samples, base, references]
-    return comparison, tuple(TextStatistics.of(each) for each in counted)
+    return comparison, tuple(TextStatistics.of(texts) for texts in counted)
 
 
-def _written(subject: Subject, model: Any, spec: EvaluateSpec) -> list[str]:
+def _samples(subject: Subject, model: Any, spec: EvaluateSpec) -> list[str]:
     options = SampleSpec(max_new_tokens=spec.max_new_tokens, n=spec.samples, seed=spec.seed)
     base = subject.base
     rows = sample(model, base.tokenizer, [""], options, base.context_length)
     return [row.text for row in rows]
 
 
-def _judged(subject: Subject, model: Any, texts: Sequence[str], spec: EvaluateSpec) -> Texts:
+def _judged(subject: Subject, model: Any, texts: Sequence[str], spec: EvaluateSpec) -> ScoredTexts:
     """Texts with the base model's nats; an empty one stands as a full stop."""
-    shown = [text if text.strip() else "." for text in texts]
+    nonempty = [text if text.strip() else "." for text in texts]
     limit = max_tokens(spec, subject.base.context_length)
     with tempfile.TemporaryDirectory() as folder:
-        dataset = prepare(shown, DataSpec(), subject.base.tokenizer, limit, Path(folder) / "x", 0)
-        return Texts.of(shown, unit_scores(model, dataset, limit))
+        dataset = prepare(
+            nonempty, DataSpec(), subject.base.tokenizer, limit, Path(folder) / "x", 0
+        )
+        return ScoredTexts.of(nonempty, unit_scores(model, dataset, limit))
 
 
 def _fingerprint(data: LabelledTexts) -> str:

@@ -6,31 +6,26 @@ Arguments, results and errors are described at the facade's methods of the same 
 from __future__ import annotations
 
 import os
-import secrets
 import shutil
 import tempfile
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import Any, Unpack
 
 import pandas as pd
-from dp_accounting.dp_event import DpEvent
 from peft import PeftModel
 
-from taciturn.accounting.calibrate import default_delta
-from taciturn.accounting.events import dpsgd_event, event_from_dict
+from taciturn.accounting.events import event_from_dict
 from taciturn.certificate.envelope import Envelope
 from taciturn.certificate.sign import check_promise, issue, released_audit
 from taciturn.certificate.signers import Signer, find_signer
-from taciturn.certificate.statement import AuditResult, Statement
+from taciturn.certificate.statement import CertifiedAudit, Statement
 from taciturn.certificate.verify import read_certificate
 from taciturn.data.filesystem import check_output_file, check_output_folder, local_path
-from taciturn.data.tokens.origin import canonical_source
 from taciturn.data.tokens.tokenize import prepare
-from taciturn.data.unit import unit_name
 from taciturn.engine import evaluation
 from taciturn.engine.auditing.extraction import Extraction, Question
 from taciturn.engine.auditing.membership import Membership
@@ -47,29 +42,23 @@ from taciturn.errors import (
     AdapterError,
     CertificateError,
     GuaranteeError,
-    MissingDependencyError,
     ModelError,
     OutputError,
     SpecError,
 )
 from taciturn.local import attack, evaluate
 from taciturn.local import audit as auditing
+from taciturn.local.account import Account
+from taciturn.local.estimate import Estimate, attached_loss, estimate, measured_speed, public_facts
 from taciturn.local.evaluate import Evaluation, Subject
-from taciturn.local.fit import (
+from taciturn.local.fit import Earlier, FitResult, Observer, fit
+from taciturn.local.release import (
     DATA,
     PRIVATE,
-    Cost,
-    Earlier,
-    FitResult,
-    Observer,
     add_audit,
     add_figures,
     commit_evaluation,
-    estimate,
-    fit,
-    measured_speed,
     private_folder,
-    public_facts,
     release,
     released_figures,
     update_report,
@@ -77,12 +66,10 @@ from taciturn.local.fit import (
 from taciturn.notebook.frame import with_policy
 from taciturn.planning.plan import (
     TOKENS_PER_UNIT,
-    TimeChoice,
     TrainingPlan,
     check_target,
     make_plan,
     max_tokens,
-    other_times,
 )
 from taciturn.planning.release import EvaluationPlan, plan_evaluation
 from taciturn.reports.figures import ReleasedDownstream, ReleasedEvaluation, ReleasedFigures
@@ -99,46 +86,34 @@ from taciturn.reports.privacy import (
 from taciturn.reports.spending import check_units, with_steps
 from taciturn.spec import (
     AuditSpec,
-    DataSpec,
-    DownstreamFields,
+    DownstreamRunFields,
     DownstreamSpec,
     EvaluateFields,
+    EvaluateRunFields,
     EvaluateSpec,
     ExtractFields,
     ExtractSpec,
     FitFields,
+    FitRunFields,
     FitSpec,
-    LedgerSpec,
     MembershipFields,
     MembershipSpec,
     PerformanceSpec,
+    RunSpec,
+    SampleFields,
     SampleSpec,
+    SynthesisFields,
+    SynthesisSpec,
     check_text,
     is_whole,
     parse,
+    take,
 )
-
-if TYPE_CHECKING:
-    from taciturn.server.ledger import Together
-    from taciturn.server.ledger_file import LedgerFile
 
 _FIRST_PROCESS = (
     "of several processes, the first one alone releases figures about private units and signs "
     "certificates, once for all; call this where the environment variable RANK is 0"
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Estimate:
-    """What `fit` would do, and what its steps would take on this machine.
-
-    Attributes:
-        other_times: what half, twice and four times the time would buy.
-    """
-
-    plan: TrainingPlan
-    cost: Cost
-    other_times: tuple[TimeChoice, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,13 +169,12 @@ class LocalModel:
         output: str | Path | None = None,
         resume: bool = False,
         observer: Observer | None = None,
-        signing_key: str | None = None,
-        ledger: str | None = None,
-        ledger_namespace: str | None = None,
-        **fields: Unpack[FitFields],
+        **fields: Unpack[FitRunFields],
     ) -> None:
         """Fine-tune on private text; `target_epsilon` says how private, or "unlimited" for not."""
-        spec = parse(FitSpec, self._with_performance(dict(fields)))
+        options: dict[str, Any] = dict(fields)
+        run = take(RunSpec, options)
+        spec = parse(FitSpec, self._with_performance(options))
         check_target(spec)
         if observer is not None and not isinstance(observer, Observer):
             raise SpecError(f"observer is {type(observer).__name__}; give a taciturn Observer")
@@ -211,14 +185,14 @@ class LocalModel:
             )
         if spec.sharding == "full" and output is None:
             raise SpecError("sharding='full' needs output=: the folder that all processes share")
-        if signing_key is not None:
-            check_text("signing_key", signing_key)
+        if run.signing_key is not None:
+            check_text("signing_key", run.signing_key)
             check_promise(spec.private)
         # The other processes need no key: the first one signs.
-        signer = find_signer(signing_key) if is_first_process() else None
+        signer = find_signer(run.signing_key) if is_first_process() else None
         if output is not None:
             check_output_folder(local_path(output, "output"))
-        account = _account(ledger, ledger_namespace, data, spec)
+        account = Account.open(run, data, spec)
         base = self._load(spec)
         earlier = None if self._privacy is None else Earlier(self._fitted, self._privacy)
         folder = self._temporary() if output is None else local_path(output, "output")
@@ -252,11 +226,14 @@ class LocalModel:
     def plan(
         self, data: object = None, *, n_units: int | None = None, **fields: Unpack[FitFields]
     ) -> TrainingPlan:
-        """What `fit` would do, without doing it; give the data or its number of units."""
+        """Return what `fit` would do, without doing it; give the data or its number of units."""
         spec = parse(FitSpec, self._with_performance(dict(fields)))
         _check_units(n_units)
         check_target(spec)
-        speed = None if spec.max_minutes is None else measured_speed(self._apart(spec), spec)
+        speed = None
+        if spec.max_minutes is not None:
+            unused = self._unused_base(spec)
+            speed = measured_speed(unused, spec, attached_loss(unused, spec))
         base = self._load(spec)
         if n_units is None:
             n_units = self._size(data, spec).n_units
@@ -270,36 +247,15 @@ class LocalModel:
         _check_units(n_units)
         check_target(spec)
         size = _Size(n_units, TOKENS_PER_UNIT) if n_units is not None else self._size(data, spec)
-        base = self._apart(spec)
-        plan, cost = estimate(base, spec, size.n_units + spec.canaries, size.tokens_per_unit)
-        facts = public_facts(base, plan.n_units)
-        return Estimate(plan, cost, other_times(spec, facts, plan))
+        units = size.n_units + spec.canaries
+        return estimate(self._unused_base(spec), spec, units, size.tokens_per_unit)
 
-    def sample(
-        self,
-        prompts: Sequence[str],
-        *,
-        temperature: float = 1.0,
-        top_p: float = 1.0,
-        max_new_tokens: int = 100,
-        n: int = 1,
-        seed: int | None = None,
-        batch_size: int = 16,
-    ) -> pd.DataFrame:
+    def sample(self, prompts: Sequence[str], **fields: Unpack[SampleFields]) -> pd.DataFrame:
         """Continue each prompt; a frame with columns prompt, text, policy, `n` rows per prompt."""
-        fields = {
-            "temperature": temperature,
-            "top_p": top_p,
-            "max_new_tokens": max_new_tokens,
-            "n": n,
-            "seed": seed,
-            "batch_size": batch_size,
-        }
-        spec = parse(SampleSpec, fields)
-        base = self._load()
+        spec, base = parse(SampleSpec, dict(fields)), self._load()
         rows = sample(self._model(), base.tokenizer, prompts, spec, base.context_length)
         frame = pd.DataFrame(
-            {"prompt": [r.prompt for r in rows], "text": [r.text for r in rows]},
+            {"prompt": [row.prompt for row in rows], "text": [row.text for row in rows]},
             columns=["prompt", "text"],
         )
         frame["policy"] = self.policy
@@ -311,7 +267,7 @@ class LocalModel:
         return stream(self._model(), base.tokenizer, prompt, spec, base.context_length)
 
     def plan_evaluation(self, n_units: int, **fields: Unpack[EvaluateFields]) -> EvaluationPlan:
-        """How exactly `evaluate` would say by how much the fitted model is better."""
+        """Return how exactly `evaluate` would say by how much the fitted model is better."""
         _check_units(n_units)
         spec = parse(EvaluateSpec, dict(fields))
         fitted_delta = None if self.privacy is None else self.privacy.delta
@@ -327,49 +283,36 @@ class LocalModel:
         )
 
     def evaluate(
-        self,
-        data: object,
-        *,
-        embedder: Embedder | None = None,
-        signing_key: str | None = None,
-        ledger: str | None = None,
-        ledger_namespace: str | None = None,
-        **fields: Unpack[EvaluateFields],
+        self, data: object, *, embedder: Embedder | None = None, **fields: Unpack[EvaluateRunFields]
     ) -> Evaluation:
-        """How well base and fitted model predict `data`, and how like it they write."""
-        spec = parse(EvaluateSpec, dict(fields))
-        subject = self._subject(signing_key, _account(ledger, ledger_namespace, data, spec))
+        """Judge how well base and fitted model predict `data`, and how like it they write."""
+        options: dict[str, Any] = dict(fields)
+        run, spec = take(RunSpec, options), parse(EvaluateSpec, options)
+        subject = self._subject(run.signing_key, Account.open(run, data, spec))
         return evaluate.evaluate(subject, data, spec, embedder)
 
     def audit(self, *, confidence: float = 0.95, signing_key: str | None = None) -> Audit:
-        """What an attack proves about epsilon: a lower bound, beside what is promised."""
+        """Attack the model: a lower bound on epsilon, beside what is promised."""
         spec = parse(AuditSpec, {"confidence": confidence})
         expected = auditing.check_canaries(self._privacy, spec.confidence)
         assert self._privacy is not None
         self._check_renewal("an audit", signing_key)
         folders = [self._fitted_in] if self._fitted_in is not None else self._folders
-        planted = auditing.find_canaries(expected, [each / PRIVATE / DATA for each in folders])
-        subject = self._subject(signing_key)
-        found = auditing.audit(subject, self._privacy, planted, spec)
+        planted = auditing.find_canaries(expected, [path / PRIVATE / DATA for path in folders])
+        result = auditing.audit(self._subject(signing_key), self._privacy, planted, spec)
         signer = find_signer(signing_key)
         for folder in self._folders:
-            add_audit(folder, self._privacy, found, signer)
-        self._audit = found
-        return found
+            add_audit(folder, self._privacy, result, signer)
+        self._audit = result
+        return result
 
     def downstream(
-        self,
-        synthetic: object,
-        test: object,
-        *,
-        signing_key: str | None = None,
-        ledger: str | None = None,
-        ledger_namespace: str | None = None,
-        **fields: Unpack[DownstreamFields],
+        self, synthetic: object, test: object, **fields: Unpack[DownstreamRunFields]
     ) -> Downstream:
         """Train a classifier on synthetic text with labels, and test it on real text."""
-        spec = parse(DownstreamSpec, dict(fields))
-        subject = self._subject(signing_key, _account(ledger, ledger_namespace, test, spec))
+        options: dict[str, Any] = dict(fields)
+        run, spec = take(RunSpec, options), parse(DownstreamSpec, options)
+        subject = self._subject(run.signing_key, Account.open(run, test, spec))
         return evaluate.downstream(subject, synthetic, test, spec)
 
     def synthesize(
@@ -378,27 +321,17 @@ class LocalModel:
         *,
         output: str | Path | None = None,
         prompts: Sequence[str] | Mapping[str, str] = ("",),
-        temperature: float = 1.0,
-        top_p: float = 1.0,
-        max_new_tokens: int = 128,
-        seed: int | None = None,
-        batch_size: int = 16,
+        **fields: Unpack[SynthesisFields],
     ) -> pd.DataFrame:
         """Write `n` records: a frame, and with `output` a Parquet file with the guarantee in it."""
+        spec = parse(SynthesisSpec, dict(fields))
         path = None if output is None else local_path(output, "output")
         if path is not None:
             check_output_file(path, ".parquet")
         labels = list(prompts) if isinstance(prompts, Mapping) else None
         starts = checked_prompts(prompts.values() if isinstance(prompts, Mapping) else prompts)
         turns = evaluate.in_turn(starts, n)
-        frame = self.sample(
-            [starts[turn] for turn in turns],
-            temperature=temperature,
-            top_p=top_p,
-            max_new_tokens=max_new_tokens,
-            seed=seed,
-            batch_size=batch_size,
-        )
+        frame = self.sample([starts[turn] for turn in turns], **spec.model_dump())
         frame["text"] = frame["prompt"] + frame["text"]
         frame = frame[["text", "prompt", "policy"]]
         if labels is not None:
@@ -412,10 +345,10 @@ class LocalModel:
         check_text("prompt", prompt)
         check_text("continuation", continuation)
         base = self._load()
-        (found,) = evaluation.log_probabilities(
+        (log_probability,) = evaluation.log_probabilities(
             self._model(), base.tokenizer, prompt, [continuation], base.context_length
         )
-        return found
+        return log_probability
 
     def extract(
         self,
@@ -432,10 +365,10 @@ class LocalModel:
         path = None if output is None else local_path(output, "output")
         if path is not None:
             check_output_file(path, ".json")
-        found = attack.extract(self._subject(None), question, spec, self.policy)
+        result = attack.extract(self._subject(None), question, spec, self.policy)
         if path is not None:
-            write_result(found.to_dict(), path)
-        return found
+            write_result(result.to_dict(), path)
+        return result
 
     def membership(
         self,
@@ -448,18 +381,18 @@ class LocalModel:
         """Can the model tell who was in its training data? For the data's owner."""
         spec = parse(MembershipSpec, dict(fields))
         path = None if output is None else self._private_file(output)
-        found = attack.membership(
+        result = attack.membership(
             self._subject(None), members, non_members, spec, self._privacy, self.policy
         )
         if path is not None:
             private_folder(path.parent)
-            write_result(found.to_dict(), path)
-        return found
+            write_result(result.to_dict(), path)
+        return result
 
     def certificate(
-        self, *, signing_key: str | None = None, audit: AuditResult | None = None
+        self, *, signing_key: str | None = None, audit: CertifiedAudit | None = None
     ) -> Statement:
-        """What is certified of this model, signed into `certificate.json` of its folder."""
+        """Return what is certified of this model, signed into `certificate.json` of its folder."""
         if self._privacy is None:
             raise CertificateError("a base model has no certificate: nothing was fitted; call fit")
         check_promise(self._privacy.guarantee != "none")
@@ -497,7 +430,7 @@ class LocalModel:
             check_promise(self._privacy.guarantee != "none")
         if is_first_process():
             signer = find_signer(signing_key)
-            found = [self._audit, *map(released_audit, self._folders)]
+            audits = [self._audit, *map(released_audit, self._folders)]
             model = self._fitted
             if merged and isinstance(model, PeftModel):
                 model = adapter.merged(model)
@@ -508,19 +441,19 @@ class LocalModel:
                 output,
                 signer,
                 figures=self._figures,
-                audit=next((each for each in found if each is not None), None),
+                audit=next((audit for audit in audits if audit is not None), None),
             )
         self._folders.append(output)
         return output
 
-    def _subject(self, signing_key: str | None, account: _Account | None = None) -> Subject:
+    def _subject(self, signing_key: str | None, account: Account | None = None) -> Subject:
         base = self._load()
         delta = None if self._privacy is None else self._privacy.delta
-        purse = _Purse(self, signing_key, account)
-        return Subject(base, self._fitted, self._base_model, delta, purse)
+        spending = _Spending(self, signing_key, account)
+        return Subject(base, self._fitted, self._base_model, delta, spending)
 
     def _private_file(self, name: str) -> Path:
-        """Where a private result of that name goes; raises if there is no such place."""
+        """Return the path of a private result of that name; raises if there is no such place."""
         if Path(name).name != name or not name.endswith(".json"):
             raise SpecError(
                 f"output {name} must be a name without a folder that ends in .json; it goes to the "
@@ -549,20 +482,16 @@ class LocalModel:
             )
 
     def _promise(self) -> dict[str, object]:
-        """What goes with synthetic text: policy, report, and certificate if there is one."""
+        """Return what goes with synthetic text: policy, report, and certificate if there is one."""
         report = None if self._privacy is None else self._privacy.model_dump(mode="json")
-        found = [folder / CERTIFICATE for folder in self._folders[-1:]]
+        paths = [folder / CERTIFICATE for folder in self._folders[-1:]]
         certificate = next(
-            (path.read_text(encoding="utf-8") for path in found if path.is_file()), None
+            (path.read_text(encoding="utf-8") for path in paths if path.is_file()), None
         )
         return {"policy": self.policy, "privacy_report": report, "certificate": certificate}
 
     def _charge(
-        self,
-        step: PrivateStep,
-        fingerprint: str,
-        signer: Signer | None,
-        paid: LedgerTotal | None,
+        self, step: PrivateStep, fingerprint: str, signer: Signer | None, paid: LedgerTotal | None
     ) -> None:
         """Compose a step into the guarantee, in every folder of this model, then here.
 
@@ -581,11 +510,11 @@ class LocalModel:
             self._privacy = report
         self._spent = spent
 
-    def _keep(self, found: ReleasedEvaluation | ReleasedDownstream) -> None:
+    def _keep(self, figures: ReleasedEvaluation | ReleasedDownstream) -> None:
         """Put released figures into the model's folders, where they can be written."""
         if self._privacy is None or not is_first_process():
             return
-        self._figures = self._figures.plus(found)
+        self._figures = self._figures.plus(figures)
         for folder in self._folders:
             if os.access(folder, os.W_OK):
                 add_figures(folder, self._figures)
@@ -597,11 +526,10 @@ class LocalModel:
                 self._base = load_base(self.name, spec)
             else:
                 folder = Path(self.name).expanduser()
-                found = load_fitted(folder, self._privacy, spec, self._base_at)
-                self._base, self._fitted = found
+                self._base, self._fitted = load_fitted(folder, self._privacy, spec, self._base_at)
         return self._base
 
-    def _apart(self, spec: PerformanceSpec) -> LoadedModel:
+    def _unused_base(self, spec: PerformanceSpec) -> LoadedModel:
         """A base that adapters may be attached to: no fit or sample uses it afterwards."""
         if self._privacy is not None:
             return self._original()
@@ -654,70 +582,6 @@ class LocalModel:
         return Path(folder) / "output"
 
 
-@dataclass(slots=True)
-class _Account:
-    """One run's place in a ledger file: what its data are called there, and its own name."""
-
-    book: LedgerFile
-    namespace: str
-    run: str = field(default_factory=lambda: secrets.token_hex(16))
-
-    def pay(self, run: str, plan: TrainingPlan) -> LedgerTotal:
-        """Charge all of a fit, whose name it keeps if it is resumed."""
-        self.run = run
-        if plan.privacy is None:
-            return self.record_exception(default_delta(plan.n_units))
-        event = dpsgd_event(
-            sampling_probability=plan.sampling_probability,
-            noise_multiplier=plan.privacy.noise_multiplier,
-            steps=plan.steps,
-        )
-        return self.charge(event, plan.privacy.delta)
-
-    def charge(self, event: DpEvent, delta: float) -> LedgerTotal:
-        """Charge all of a run; only then may it begin."""
-        return _total(self.book.charge(self.run, self.namespace, event, delta))
-
-    def record_exception(self, delta: float) -> LedgerTotal:
-        """Write down what has no guarantee, before it is there."""
-        return _total(self.book.record_exception(self.run, self.namespace, delta))
-
-    def settle(self) -> None:
-        """The run is over, if anything was charged for it."""
-        self.book.settle(self.run)
-
-
-def _total(found: Together) -> LedgerTotal:
-    return LedgerTotal(
-        epsilon=found.epsilon,
-        delta=found.delta,
-        runs=found.jobs,
-        without_guarantee=found.exceptions,
-    )
-
-
-def _account(
-    ledger: str | None, namespace: str | None, data: object, spec: DataSpec
-) -> _Account | None:
-    """Where a run about `data` is charged; None without a ledger. Opens it, and charges nothing."""
-    parse(LedgerSpec, {"ledger": ledger, "ledger_namespace": namespace})
-    if ledger is None or not is_first_process():
-        return None
-    try:
-        from taciturn.server.ledger_file import LedgerFile, namespace_of
-    except ModuleNotFoundError as error:
-        raise MissingDependencyError(
-            f"ledger={ledger!r} needs {error.name}; install taciturn[server]"
-        ) from None
-    source = namespace or canonical_source(data)
-    if source is None:
-        raise SpecError(
-            f"ledger={ledger!r} adds up runs on the same data, and rows in memory have no name of "
-            "their own; give ledger_namespace, the same one for all runs on them"
-        )
-    return _Account(LedgerFile.open(ledger), namespace_of(source, unit_name(spec)))
-
-
 def _check_units(n_units: int | None) -> None:
     if n_units is not None and not (is_whole(n_units) and 1 <= n_units <= 10**12):
         raise SpecError(
@@ -727,12 +591,12 @@ def _check_units(n_units: int | None) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class _Purse:
-    """What a model has spent, as an evaluation sees it."""
+class _Spending:
+    """Spending of a model, as an evaluation sees it."""
 
     model: LocalModel
     signing_key: str | None
-    account: _Account | None
+    account: Account | None
 
     def check(self, unit: str) -> None:
         """Raise if a step about `unit` could not be composed, or the certificate not renewed."""
@@ -753,6 +617,6 @@ class _Purse:
         if self.account is not None:
             self.account.settle()
 
-    def keep(self, found: ReleasedEvaluation | ReleasedDownstream) -> None:
+    def keep(self, figures: ReleasedEvaluation | ReleasedDownstream) -> None:
         """Put figures into the model's folders and its page."""
-        self.model._keep(found)
+        self.model._keep(figures)

@@ -1,4 +1,4 @@
-"""What people see in a notebook: fragments of HTML that load nothing, every value escaped."""
+"""Cards of a notebook: fragments of HTML that load nothing, every value escaped."""
 
 from __future__ import annotations
 
@@ -42,34 +42,34 @@ def muted(text: str) -> str:
     return f'<p class="t-muted">{escape(text)}</p>'
 
 
-def bar(full: float, held: float = 0.0, *, open_: bool = False) -> str:
-    """A bar, `full` of it filled and `held` of it hatched; both are shares of it."""
+def bar(full: float, reserved: float = 0.0, *, open_: bool = False) -> str:
+    """A bar, `full` of it filled and `reserved` of it hatched; both are shares of it."""
     full = min(max(full, 0.0), 1.0)
-    held = min(max(held, 0.0), 1.0 - full)
+    reserved = min(max(reserved, 0.0), 1.0 - full)
     kind = "t-open" if open_ else "t-full"
     return (
-        f'<div class="t-bar" role="img" aria-label="{full + held:.0%}">'
+        f'<div class="t-bar" role="img" aria-label="{full + reserved:.0%}">'
         f'<span class="{kind}" style="width:{full:.2%}"></span>'
-        f'<span class="t-held" style="width:{held:.2%}"></span></div>'
+        f'<span class="t-held" style="width:{reserved:.2%}"></span></div>'
     )
 
 
 def budget_bar(budget: BudgetView | GrantView) -> str:
-    """How much of a budget is spent for good, held by jobs, and left."""
+    """Bar of a budget: spent for good, held by jobs, and left."""
     return bar(budget.charged, budget.taken - budget.charged) + muted(budget_line(budget))
 
 
 def budget_line(budget: BudgetView | GrantView) -> str:
     """The same in words."""
-    held = max(budget.taken - budget.charged, 0.0)
-    whose = f"grant of {budget.holder}:" if isinstance(budget, GrantView) else "budget"
+    reserved = max(budget.taken - budget.charged, 0.0)
+    owner = f"grant of {budget.holder}:" if isinstance(budget, GrantView) else "budget"
     return (
-        f"{whose} epsilon={budget.epsilon:g}, delta={budget.delta:g}: {budget.charged:.1%} spent, "
-        f"{held:.1%} held by jobs, {max(1 - budget.taken, 0.0):.1%} left"
+        f"{owner} epsilon={budget.epsilon:g}, delta={budget.delta:g}: {budget.charged:.1%} spent, "
+        f"{reserved:.1%} held by jobs, {max(1 - budget.taken, 0.0):.1%} left"
     )
 
 
 def shortened(value: Any) -> str:
-    """As text, cut where it is long."""
+    """Value as text, cut where it is long."""
     text = "" if value is None else str(value)
     return text if len(text) <= _LONGEST_CELL else f"{text[: _LONGEST_CELL - 1]}…"

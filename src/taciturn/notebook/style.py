@@ -7,24 +7,22 @@ from __future__ import annotations
 
 from html import escape
 
-STYLE = """<style>
-.taciturn { --t-paper: #fff; --t-ink: #1a1e22; --t-muted: #56606a; --t-line: #dedbd2;
+_LIGHT = """--t-paper: #fff; --t-ink: #1a1e22; --t-muted: #56606a; --t-line: #dedbd2;
   --t-track: #edebe4; --t-dp: #0b6f67; --t-dp-soft: #dff0ed; --t-open: #b6471b;
   --t-open-soft: #fbd9c6; --t-mock: #6b5510; --t-mock-soft: #f6ecc8; --t-public: #3c4a58;
-  --t-public-soft: #e6eaee; color: var(--t-ink); font-size: 14px; line-height: 1.5; }
-@media (prefers-color-scheme: dark) { .taciturn { --t-paper: #1b2024; --t-ink: #e7eaec;
-  --t-muted: #a4aeb7; --t-line: #3d464e; --t-track: #333b42; --t-dp: #4cc0b2;
-  --t-dp-soft: #17352f; --t-open: #ef8f63; --t-open-soft: #52270d; --t-mock: #e3c766;
-  --t-mock-soft: #3d3311; --t-public: #b9c4ce; --t-public-soft: #2b333a; } }
-[data-jp-theme-light="true"] .taciturn { --t-paper: #fff; --t-ink: #1a1e22; --t-muted: #56606a;
-  --t-line: #dedbd2; --t-track: #edebe4; --t-dp: #0b6f67; --t-dp-soft: #dff0ed;
-  --t-open: #b6471b; --t-open-soft: #fbd9c6; --t-mock: #6b5510; --t-mock-soft: #f6ecc8;
-  --t-public: #3c4a58; --t-public-soft: #e6eaee; }
-[data-jp-theme-light="false"] .taciturn { --t-paper: #1b2024; --t-ink: #e7eaec;
-  --t-muted: #a4aeb7; --t-line: #3d464e; --t-track: #333b42; --t-dp: #4cc0b2;
-  --t-dp-soft: #17352f; --t-open: #ef8f63; --t-open-soft: #52270d; --t-mock: #e3c766;
-  --t-mock-soft: #3d3311; --t-public: #b9c4ce; --t-public-soft: #2b333a; }
-.taciturn p { margin: 0 0 6px; }
+  --t-public-soft: #e6eaee;"""
+_DARK = """--t-paper: #1b2024; --t-ink: #e7eaec; --t-muted: #a4aeb7; --t-line: #3d464e;
+  --t-track: #333b42; --t-dp: #4cc0b2; --t-dp-soft: #17352f; --t-open: #ef8f63;
+  --t-open-soft: #52270d; --t-mock: #e3c766; --t-mock-soft: #3d3311; --t-public: #b9c4ce;
+  --t-public-soft: #2b333a;"""
+
+STYLE = f"""<style>
+.taciturn {{ {_LIGHT} color: var(--t-ink); font-size: 14px; line-height: 1.5; }}
+@media (prefers-color-scheme: dark) {{ .taciturn {{ {_DARK} }} }}
+[data-jp-theme-light="true"] .taciturn {{ {_LIGHT} }}
+[data-jp-theme-light="false"] .taciturn {{ {_DARK} }}
+"""
+STYLE += """.taciturn p { margin: 0 0 6px; }
 .taciturn .t-card { background: var(--t-paper); color: var(--t-ink); border: 1px solid
   var(--t-line); border-radius: 10px; padding: 14px 16px; max-width: 60em; overflow-x: auto; }
 .taciturn .t-title { font-size: 16px; font-weight: 650; margin-right: 10px; }

@@ -1,1 +1,1 @@
-"""What a run will be, decided from the spec and public facts only: no rows, no torch."""
+"""Plan of a run, decided from the spec and public facts only: no rows, no torch."""

@@ -47,7 +47,7 @@ class PublicFacts:
 
 @dataclass(frozen=True, slots=True)
 class AdapterChoice:
-    """Which parameters are trained.
+    """Parameters that are trained.
 
     Attributes:
         fixed_a: LoRA's A matrices are set from public text, by default what the base model writes,
@@ -178,10 +178,9 @@ def tuning(choice: AdapterChoice, facts: PublicFacts, n_steps: int, noise: float
     Without decay, most of the signal survives the noise: with gradients that are mostly noise, a
     step's signal grows with its rate and its damage with the rate squared, so equal steps are best.
     By the same sum the best rate is proportional to signal over noise, until curvature limits it.
-    That limit falls with the number of trained parameters, all of which are noisy: by SIMULATED
-    trials, with
-    the root of the adapter's rank and of the base model's size (`bench/tuning.py`, on models of 4.7
-    and 135 million parameters).
+    That limit falls with the number of trained parameters, all of which are noisy: by
+    simulated trials, with the root of the adapter's rank and of the base model's size
+    (`bench/tuning.py`, on models of 4.7 and 135 million parameters).
 
     Args:
         choice: what is trained.

@@ -1,4 +1,4 @@
-"""How much memory a run will need, from public facts alone; no model is loaded.
+"""Memory that a run will need, from public facts alone; no model is loaded.
 
 The engine counts the tensors of the very model (`engine/training/memory.py`); a gateway, which has
 no torch, must choose a machine before there is one. So the architecture is guessed: a decoder of
@@ -38,7 +38,7 @@ class MemoryNeed:
     shared_state: bool = False
 
     def on(self, processes: int) -> float:
-        """Of each of so many processes that share the weights."""
+        """Memory of each of so many processes that share the weights."""
         state = self.state / processes if self.shared_state else self.state
         return self.weights / processes + state + self.microbatch
 
@@ -52,7 +52,7 @@ class Proportions:
 
     @classmethod
     def of(cls, parameters: int, vocabulary: int) -> Proportions:
-        """That has so many parameters: 12 layers x width^2, and an embedding."""
+        """Model that has so many parameters: 12 layers x width^2, and an embedding."""
         low, high = 8.0, 65_536.0
         for _ in range(60):
             middle = (low + high) / 2
@@ -66,7 +66,7 @@ class Proportions:
 def memory_need(
     parameters: int, vocabulary: int, plan: TrainingPlan, spec: PerformanceSpec, *, on_gpu: bool
 ) -> MemoryNeed:
-    """What a fit needs."""
+    """Memory that a fit needs."""
     shape = Proportions.of(parameters, vocabulary)
     number = 2 if spec.dtype == "bfloat16" or (spec.dtype is None and on_gpu) else 4
     trained = trained_parameters(parameters, vocabulary, plan.adapter)
@@ -82,7 +82,7 @@ def memory_need(
 
 
 def reading_need(parameters: int, vocabulary: int, tokens: int, *, on_gpu: bool) -> MemoryNeed:
-    """What a model needs that writes or judges text: weights, and keys and values of `tokens`."""
+    """Memory of a model that writes or judges text: weights, and keys and values of `tokens`."""
     shape = Proportions.of(parameters, vocabulary)
     number = 2 if on_gpu else 4
     cached = 2 * shape.layers * shape.width * tokens * number
@@ -90,7 +90,7 @@ def reading_need(parameters: int, vocabulary: int, tokens: int, *, on_gpu: bool)
 
 
 def trained_parameters(parameters: int, vocabulary: int, adapter: AdapterPlan) -> float:
-    """How many numbers are trained, about."""
+    """Approximate number of trained parameters."""
     if adapter.method == "full":
         return float(parameters)
     shape, rank = Proportions.of(parameters, vocabulary), adapter.r or 8

@@ -26,7 +26,7 @@ EXPLANATIONS = frozenset({"reasons", "base_parameters", "seconds_per_unit"})
 
 
 class AdapterPlan(BaseModel):
-    """Which parameters are trained."""
+    """Parameters that are trained."""
 
     model_config = ConfigDict(frozen=True, defer_build=True)
 
@@ -52,7 +52,7 @@ class PrivacyPlan(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Speed:
-    """How long a unit takes where a fit will run, from public facts alone.
+    """Time that a unit takes where a fit will run, from public facts alone.
 
     Attributes:
         basis: what that was found by, in words.
@@ -104,7 +104,7 @@ class TrainingPlan(BaseModel):
 
     @property
     def worth(self) -> Worth | None:
-        """What share of an ordinary fit's gain to expect; None without privacy."""
+        """Expected share of an ordinary fit's gain; None without privacy."""
         noise = self.remaining_noise
         if self.privacy is None or noise is None or self.base_parameters is None:
             return None
@@ -159,7 +159,7 @@ class Alternative:
 
 
 class TimeChoice(BaseModel):
-    """What another amount of time would buy.
+    """Plan for another amount of time.
 
     Attributes:
         times: the limit on the units seen, in multiples of the plan's.
@@ -228,38 +228,38 @@ def make_plan(spec: FitSpec, facts: PublicFacts, speed: Speed | None = None) -> 
 
 
 def other_times(spec: FitSpec, facts: PublicFacts, plan: TrainingPlan) -> tuple[TimeChoice, ...]:
-    """What half, twice and four times the plan's time would buy, beside the plan itself.
+    """Plans for half, twice and four times the plan's time, beside the plan itself.
 
     Each is the plan that such a limit on the units seen gives. Steps that the spec gives are kept,
     or else its batch. Nothing without privacy.
     """
     if plan.privacy is None:
         return ()
-    kept = spec.batch_size if spec.steps is None else None
-    open_spec = spec.model_copy(update={"batch_size": kept, "epochs": None})
+    batch_size = spec.batch_size if spec.steps is None else None
+    open_spec = spec.model_copy(update={"batch_size": batch_size, "epochs": None})
     noise = _noise_of(open_spec, facts, plan.privacy.delta)
-    found = [_time_choice(1, plan.batch_size, plan.steps, plan.privacy.noise_multiplier, plan)]
+    choices = [_time_choice(1, plan.batch_size, plan.steps, plan.privacy.noise_multiplier, plan)]
     for times in (0.5, 2, 4):
         most = times * plan.units_seen
         with suppress(PrivacyParameterError):  # of which no noise makes a guarantee
             batch, steps = defaults.batch_and_steps(open_spec, facts, noise, most)
-            found.append(_time_choice(times, batch, steps, noise(batch, steps), plan))
-    return tuple(sorted(found, key=lambda choice: choice.times))
+            choices.append(_time_choice(times, batch, steps, noise(batch, steps), plan))
+    return tuple(sorted(choices, key=lambda choice: choice.times))
 
 
 def _time_choice(
     times: float, batch: int, steps: int, noise: float, plan: TrainingPlan
 ) -> TimeChoice:
-    left = _remaining(noise, batch, steps)
-    known = plan.worth is not None and plan.worth.low is not None
+    noise_left = _remaining(noise, batch, steps)
+    worth_is_known = plan.worth is not None and plan.worth.low is not None
     return TimeChoice(
         times=times,
         batch_size=batch,
         steps=steps,
         units=batch * steps,
         noise_multiplier=noise,
-        remaining_noise=left,
-        share=expected_share(left, plan.base_parameters or 0) if known else None,
+        remaining_noise=noise_left,
+        share=expected_share(noise_left, plan.base_parameters or 0) if worth_is_known else None,
     )
 
 
@@ -284,8 +284,8 @@ def public_plan(spec: FitSpec, adapter: AdapterPlan, facts: PublicFacts) -> Trai
         adapter: what is trained, as in the fit that follows.
         facts: `n_units` is the number of public records to learn from.
     """
-    asked = {name: getattr(spec, name) for name in ("method", "seed", "max_tokens")}
-    plan = make_plan(FitSpec(target_epsilon="unlimited", **asked), facts)
+    choices = {name: getattr(spec, name) for name in ("method", "seed", "max_tokens")}
+    plan = make_plan(FitSpec(target_epsilon="unlimited", **choices), facts)
     steps = min(plan.steps, _MOST_PUBLIC_STEPS)
     return plan.model_copy(update={"adapter": adapter, "steps": steps})
 
@@ -297,7 +297,7 @@ def with_rate(plan: TrainingPlan, factor: float) -> TrainingPlan:
         f"learning rate {rate:.3g}, {factor:g} times the default: the best of 0.25, 0.5, 1 and 2 "
         "times it in simulated private fits on the public text"
     )
-    reasons = (*(each for each in plan.reasons if each != _RATE_IS_OPEN), reason)
+    reasons = (*(text for text in plan.reasons if text != _RATE_IS_OPEN), reason)
     return plan.model_copy(update={"learning_rate": rate, "reasons": reasons})
 
 
@@ -322,7 +322,7 @@ def check_target(spec: FitSpec) -> None:
 
 
 def adapter_plan(spec: FitSpec, facts: PublicFacts) -> AdapterPlan:
-    """Which parameters will be trained; does not depend on the data."""
+    """Parameters that will be trained; does not depend on the data."""
     choice, _ = defaults.adapter_choice(spec, facts)
     return AdapterPlan(
         method=choice.method,
@@ -381,7 +381,7 @@ def _check_batch(spec: FitSpec, facts: PublicFacts) -> None:
 def _most_units(
     spec: FitSpec, facts: PublicFacts, speed: Speed | None
 ) -> tuple[float | None, tuple[str, ...]]:
-    """How many units max_minutes has time for, and that in words; None without it."""
+    """Number of units that max_minutes has time for, and that in words; None without it."""
     if spec.max_minutes is None:
         return None, ()
     if speed is None:
@@ -408,13 +408,13 @@ def _pace(speed: Speed) -> str:
 
 
 def _rounded_up(minutes: float) -> float:
-    """To two significant digits, upwards."""
+    """Round upwards to two significant digits."""
     scale = 10.0 ** (math.floor(math.log10(minutes)) - 1)
     return float(f"{math.ceil(minutes / scale) * scale:.2g}")
 
 
 def _why_such_steps(spec: FitSpec, n_units: int, batch: int, steps: int) -> tuple[str, ...]:
-    """Why a private fit has this batch and so many steps, where both were left open."""
+    """Reasons for this batch and so many steps of a private fit, where both were left open."""
     if not spec.private or (spec.batch_size or spec.steps or spec.epochs) is not None:
         return ()
     whole = "every unit in every step" if batch == n_units else f"{batch} units in each"
@@ -426,7 +426,7 @@ def _why_such_steps(spec: FitSpec, n_units: int, batch: int, steps: int) -> tupl
 
 
 def _delta(spec: FitSpec, n_units: int) -> float | None:
-    """Checked against the number of units; None without privacy."""
+    """Return delta, checked against the number of units; None without privacy."""
     if not spec.private:
         return None
     # Not at once: who only reads plans, as clients of a gateway do, needs no accountant.

@@ -1,4 +1,4 @@
-"""What a release of an evaluation's figures consists of, and how exact it is: public numbers.
+"""Parts of a release of an evaluation's figures, and how exact it is: public numbers.
 
 Each unit has one row of figures, each between -1 and 1, times a weight. The noise of a figure is
 the noise of the row over its weight, so what is asked for has the largest: how much better the
@@ -23,7 +23,7 @@ _CLUSTER = 1.0
 
 @dataclass(frozen=True, slots=True)
 class RowWeights:
-    """How much of a unit's row each figure is.
+    """Weight of each figure in a unit's row.
 
     Attributes:
         nats, accuracy: of the base model, or of the only one.
@@ -35,23 +35,23 @@ class RowWeights:
     accuracy: float
     gain: float = 0.0
     accuracy_gain: float = 0.0
-    there: float = 0.0
+    presence: float = 0.0
 
     @classmethod
     def of(cls, *, paired: bool, counted: bool) -> RowWeights:
-        """For two models or one; `counted` where the number of units is private, too."""
-        there = 0.5 if counted else 0.0
-        return cls(0.7, 0.5, 1.0, 0.5, there) if paired else cls(1.0, 1.0, there=there)
+        """Weights for two models or one; `counted` where the number of units is private, too."""
+        presence = 0.5 if counted else 0.0
+        return cls(0.7, 0.5, 1.0, 0.5, presence) if paired else cls(1.0, 1.0, presence=presence)
 
     def norm(self, *, clusters: bool) -> float:
         """The largest norm of a row: the sensitivity of their sum."""
-        parts = (self.nats, self.accuracy, self.gain, self.accuracy_gain, self.there)
+        parts = (self.nats, self.accuracy, self.gain, self.accuracy_gain, self.presence)
         return math.hypot(*parts, _CLUSTER if clusters else 0.0)
 
 
 @dataclass(frozen=True, slots=True)
 class EvaluationPlan:
-    """What a private evaluation would cost, and how exact it would be; nothing is spent.
+    """Cost and accuracy of a private evaluation; nothing is spent.
 
     Attributes:
         n_units: how many units are judged; public.
@@ -83,7 +83,7 @@ def plan_evaluation(
     counted: bool = False,
     clusters: bool = False,
 ) -> EvaluationPlan:
-    """How exactly a release says by how much a fitted model is better than its base.
+    """Accuracy of a release's figure for the gain of a fitted model over its base.
 
     Args:
         counted: the number of units is private, and released too, as it is behind a gateway. Then

@@ -1,4 +1,4 @@
-"""What a private fit is expected to be worth before anything is spent, from measured runs.
+"""Expected worth of a private fit before anything is spent, from measured runs.
 
 A fit's worth is the share it keeps of what the best ordinary fit of the same model learns: of the
 gain in nats per token on held-out text. It follows mostly from the noise that is left on the mean
@@ -30,7 +30,7 @@ WORTHLESS = 0.15
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
+class MeasuredRun:
     """One plan that was run, and the share of the ordinary gain that it kept.
 
     Attributes:
@@ -72,18 +72,18 @@ _Origin = tuple[str, Kind, str, int, str, Method]
 _PHEE: _Origin = ("bench/phee.py", "measured", *_TINY, "PHEE, test split", "auto")
 _DEMO: _Origin = ("taciturn demo", "measured", *_TINY, "invented notes, held out", "auto")
 
-MEASURED: tuple[Measured, ...] = (
-    Measured(*_PHEE, 8, 1e-5, 1108, 512, 40, 1.9361, 0.456, 2),
-    Measured(*_PHEE, 3, 1e-5, 1108, 512, 40, 4.2374, 0.345, 2),
-    Measured(*_PHEE, 1, 1e-5, 1108, 512, 40, 11.066, 0.151),
+MEASURED: tuple[MeasuredRun, ...] = (
+    MeasuredRun(*_PHEE, 8, 1e-5, 1108, 512, 40, 1.9361, 0.456, 2),
+    MeasuredRun(*_PHEE, 3, 1e-5, 1108, 512, 40, 4.2374, 0.345, 2),
+    MeasuredRun(*_PHEE, 1, 1e-5, 1108, 512, 40, 11.066, 0.151),
     # Of the gain of its own ordinary fit, a third of an epoch.
-    Measured(*_DEMO, 3, 1e-6, 20_000, 512, 48, 0.8242, 0.69),
+    MeasuredRun(*_DEMO, 3, 1e-6, 20_000, 512, 48, 0.8242, 0.69),
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Fitted:
-    """What bench/worth.py found.
+    """Coefficients that bench/worth.py found.
 
     Attributes:
         level, noise, size: the coefficients; parameters are counted in millions.
@@ -143,7 +143,7 @@ def expected_worth(
     parameters: int,
     method: str,
 ) -> Worth:
-    """What a private fit is expected to keep of what an ordinary fit would learn.
+    """Expected share that a private fit keeps of what an ordinary fit would learn.
 
     Args:
         remaining_noise: standard deviation of the noise on the mean of all steps' gradients, in
@@ -156,16 +156,16 @@ def expected_worth(
     """
     rows = [row for row in MEASURED if row.method == method]
     if not rows:
-        known = " or ".join(sorted({row.method for row in MEASURED}))
+        methods = " or ".join(sorted({row.method for row in MEASURED}))
         return Worth(
             text=f"what it would be worth is not known: no run with method={method!r} was "
-            f"measured, only with {known}",
+            f"measured, only with {methods}",
             basis=basis(),
         )
     beyond = _beyond(rows, remaining_noise, parameters)
     error = FITTED.error * (2 if beyond else 1)
     odds = FITTED.log_odds(remaining_noise, parameters)
-    low, share, high = (_share(odds + each) for each in (-error, 0.0, error))
+    low, share, high = (_share(odds + shift) for shift in (-error, 0.0, error))
     least_noise = 1 / (n_units * _gaussian_mu(epsilon, delta))
     least = _rounded(n_units * least_noise / FITTED.noise_of(WORTHLESS, parameters))
     more = _rounded(3 * n_units)
@@ -208,14 +208,14 @@ def expected_share(remaining_noise: float, parameters: int) -> float:
 
 
 def basis() -> str:
-    """What the expectation is fitted to, and its error."""
+    """Measurements that the expectation is fitted to, and its error."""
     measured = [row for row in MEASURED if row.kind == "measured"]
     simulated = [row for row in MEASURED if row.kind == "simulated"]
-    said = f"fitted to {len(measured)} measured plans of {_names(measured)}"
+    text = f"fitted to {len(measured)} measured plans of {_names(measured)}"
     if simulated:
-        said += f" and {len(simulated)} simulated ones of {_names(simulated)}"
+        text += f" and {len(simulated)} simulated ones of {_names(simulated)}"
     return (
-        f"{said}; left out in turn, they are missed by {100 * FITTED.share_error:.0f} percentage "
+        f"{text}; left out in turn, they are missed by {100 * FITTED.share_error:.0f} percentage "
         "points (bench/worth.py)"
     )
 
@@ -229,8 +229,10 @@ def _gaussian_mu(epsilon: float, delta: float) -> float:
     for _ in range(60):
         middle = math.sqrt(low * high)
         left, right = -epsilon / middle + middle / 2, -epsilon / middle - middle / 2
-        found = math.exp(_log_normal(left)) - math.exp(min(0.0, epsilon + _log_normal(right)))
-        low, high = (middle, high) if found <= delta else (low, middle)
+        delta_at_middle = math.exp(_log_normal(left)) - math.exp(
+            min(0.0, epsilon + _log_normal(right))
+        )
+        low, high = (middle, high) if delta_at_middle <= delta else (low, middle)
     return low
 
 
@@ -241,7 +243,7 @@ def _log_normal(x: float) -> float:
     return -x * x / 2 - math.log(-x * math.sqrt(2 * math.pi))
 
 
-def _beyond(rows: list[Measured], remaining_noise: float, parameters: int) -> str:
+def _beyond(rows: list[MeasuredRun], remaining_noise: float, parameters: int) -> str:
     """Words for a plan that is far from all measured rows; empty for others."""
     noises = [row.remaining_noise for row in rows]
     if not min(noises) / 2 <= remaining_noise <= 2 * max(noises):
@@ -253,7 +255,7 @@ def _beyond(rows: list[Measured], remaining_noise: float, parameters: int) -> st
     return f" (a guess: {how})"
 
 
-def _names(rows: list[Measured]) -> str:
+def _names(rows: list[MeasuredRun]) -> str:
     return ", ".join(dict.fromkeys(row.model for row in rows))
 
 
@@ -262,12 +264,12 @@ def _share(log_odds: float) -> float:
 
 
 def _percent(share: float) -> int:
-    """To the nearest five, and neither none nor all."""
+    """Round to the nearest five, and neither to none nor to all."""
     return min(95, max(5, 5 * round(20 * share)))
 
 
 def _rounded(units: float) -> int:
-    """To one significant digit; at least 1."""
+    """Round to one significant digit; at least 1."""
     if units < 1:
         return 1
     scale = 10 ** math.floor(math.log10(units))

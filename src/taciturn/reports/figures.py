@@ -12,20 +12,20 @@ from pydantic import BaseModel, ConfigDict
 Basis = Literal["public", "differential privacy"]
 
 
-class _Value(BaseModel):
+class _FigureModel(BaseModel):
     # A model that has diverged has figures that are no numbers; they are kept as what they are.
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
 
 
-class Figure(_Value):
+class Figure(_FigureModel):
     """A value, and the standard deviation of the noise in it; 0 if exact."""
 
     value: float
     std: float = 0.0
 
 
-class ModelScore(_Value):
-    """How well one model predicts a text, and how like it its samples are.
+class ModelScore(_FigureModel):
+    """Figures of how well one model predicts a text, and how like it its samples are.
 
     Attributes:
         nats_per_token: cross-entropy; lower is better.
@@ -38,8 +38,8 @@ class ModelScore(_Value):
     mauve: float | None = None
 
 
-class Gain(_Value):
-    """By how much the fitted model is better than the base, from each unit's own difference.
+class Gain(_FigureModel):
+    """Gain of the fitted model over the base, from each unit's own difference.
 
     Attributes:
         nats_per_token: fewer; positive is better.
@@ -50,8 +50,8 @@ class Gain(_Value):
     token_accuracy: Figure
 
 
-class Release(_Value):
-    """On what basis figures were released.
+class Release(_FigureModel):
+    """Basis on which figures were released.
 
     Attributes:
         basis: the text was declared public, or the figures are noised and paid for.
@@ -88,14 +88,14 @@ class ReleasedDownstream(Release):
     n_train: int
 
 
-class ReleasedFigures(_Value):
+class ReleasedFigures(_FigureModel):
     """All of them, oldest first."""
 
     evaluations: tuple[ReleasedEvaluation, ...] = ()
     downstream: tuple[ReleasedDownstream, ...] = ()
 
-    def plus(self, found: ReleasedEvaluation | ReleasedDownstream) -> ReleasedFigures:
-        """These and one more."""
-        if isinstance(found, ReleasedEvaluation):
-            return self.model_copy(update={"evaluations": (*self.evaluations, found)})
-        return self.model_copy(update={"downstream": (*self.downstream, found)})
+    def plus(self, figures: ReleasedEvaluation | ReleasedDownstream) -> ReleasedFigures:
+        """Return these figures and one more."""
+        if isinstance(figures, ReleasedEvaluation):
+            return self.model_copy(update={"evaluations": (*self.evaluations, figures)})
+        return self.model_copy(update={"downstream": (*self.downstream, figures)})

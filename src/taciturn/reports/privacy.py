@@ -1,4 +1,4 @@
-"""What was released, under what guarantee, and what an audit found: the public record of a fit."""
+"""Public record of a fit: what was released, under what guarantee, and what an audit found."""
 
 from __future__ import annotations
 
@@ -69,7 +69,8 @@ class PublicData(BaseModel):
 
 
 class LedgerTotal(BaseModel):
-    """What a ledger adds up over all runs on one data set and unit, this model's own included.
+    """Totals that a ledger adds up over all runs on one data set and unit, this model's own
+    included.
 
     Attributes:
         epsilon: of all steps that were charged, composed, at delta.
@@ -185,7 +186,7 @@ def read_report(path: Path) -> PrivacyReport:
 
 
 class GuessRound(BaseModel):
-    """How often a number of guesses, fixed beforehand, was right about who was in.
+    """Count of right guesses about who was in, out of a number of guesses fixed beforehand.
 
     `epsilon_lower_bound` is this round's own, at its share of what the confidence leaves open.
     """
@@ -221,7 +222,7 @@ class AttackerLimit(BaseModel):
 
 
 class Audit(BaseModel):
-    """What a one-run audit of a fitted model found. It depends on no row but through the model.
+    """Outcome of a one-run audit of a fitted model. It depends on no row but through the model.
 
     Attributes:
         threat_model: what the attacker sees.
@@ -268,6 +269,6 @@ class Audit(BaseModel):
 
     @property
     def refuted(self) -> bool:
-        """Whether more was found than is promised: the guarantee is broken."""
-        promised = self.promised_epsilon
-        return promised is not None and self.epsilon_lower_bound > promised
+        """True if more was found than is promised: the guarantee is broken."""
+        promised_epsilon = self.promised_epsilon
+        return promised_epsilon is not None and self.epsilon_lower_bound > promised_epsilon

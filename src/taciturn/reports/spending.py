@@ -1,4 +1,4 @@
-"""What several private steps cost together: sequential composition into one report."""
+"""Cost of several private steps together: sequential composition into one report."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an audit's figures mean, in words that need no statistics."""
+"""Meaning of an audit's figures, in words that need no statistics."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ BROKEN = "THE GUARANTEE IS BROKEN"
 def verdict(audit: Audit, report: PrivacyReport) -> str:
     """Four short paragraphs: what is promised, found, possible at most, and left unsaid."""
     parts = [
-        _promised(audit, report),
-        _found(audit),
+        _promise_text(audit, report),
+        _lower_bound_text(audit),
         _possible(audit),
         _unsaid(audit),
     ]
     return "\n\n".join(part for part in parts if part)
 
 
-def _promised(audit: Audit, report: PrivacyReport) -> str:
+def _promise_text(audit: Audit, report: PrivacyReport) -> str:
     if audit.promised_epsilon is None:
         return "Promised: nothing. This model was fitted without privacy."
     return (
@@ -27,7 +27,7 @@ def _promised(audit: Audit, report: PrivacyReport) -> str:
     )
 
 
-def _found(audit: Audit) -> str:
+def _lower_bound_text(audit: Audit) -> str:
     guesses = (
         f"Found: {audit.canaries} canaries ({audit.canary_kind}) were each in the training data or "
         f"not, by a fair coin. From the model's losses, {audit.correct} of {audit.guesses} guesses "
@@ -37,30 +37,30 @@ def _found(audit: Audit) -> str:
     if audit.epsilon_lower_bound == 0:
         return f"{guesses}, which proves no epsilon above 0 at confidence {confidence}."
     bound = f"{audit.epsilon_lower_bound:.3g}"
-    found = f"{guesses}: at confidence {confidence}, epsilon is at least {bound}."
+    conclusion = f"{guesses}: at confidence {confidence}, epsilon is at least {bound}."
     if audit.refuted:
         return (
-            f"{found}\n\n{BROKEN}: that is more than is promised. An audit of a model that keeps "
-            f"its promise says so with probability {1 - audit.confidence:.2g} at most. Do not pass "
-            "this model on; keep its folder, find the cause, and fit again."
+            f"{conclusion}\n\n{BROKEN}: that is more than is promised. An audit of a model that "
+            f"keeps its promise says so with probability {1 - audit.confidence:.2g} at most. Do "
+            "not pass this model on; keep its folder, find the cause, and fit again."
         )
     if audit.promised_epsilon is None:
-        return found
-    return f"{found} That is within the promise."
+        return conclusion
+    return f"{conclusion} That is within the promise."
 
 
 def _possible(audit: Audit) -> str:
     if audit.largest_advantage is None:
         return "Nothing limits what an attacker can find out about the training data."
-    right = (1 + audit.largest_advantage) / 2
+    right_share = (1 + audit.largest_advantage) / 2
     finds = ", or ".join(
-        f"{each.true_positive_rate:.1%} at {each.false_positive_rate:.1%} false alarms"
-        for each in audit.attacker_limits
+        f"{limit.true_positive_rate:.1%} at {limit.false_positive_rate:.1%} false alarms"
+        for limit in audit.attacker_limits
     )
     return (
         "Possible at most, if the promise holds: an attacker who knows everything but whether one "
-        f"unit was in is right in {right:.1%} of all cases, where guessing is right in 50%. Of the "
-        f"units that were in, such an attacker finds at most {finds}."
+        f"unit was in is right in {right_share:.1%} of all cases, where guessing is right in 50%. "
+        f"Of the units that were in, such an attacker finds at most {finds}."
     )
 
 

@@ -1,4 +1,4 @@
-"""For administrators: people, their tokens, and the models that may be fitted."""
+"""Administration: people, their tokens, and the models that may be fitted."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from taciturn.sdk.listing import Listing
-from taciturn.sdk.requests import asked, request
+from taciturn.sdk.requests import body_of, request
 from taciturn.sdk.transport import Transport, new_key
 from taciturn.wire.identity import (
     NewToken,
@@ -26,7 +26,7 @@ from taciturn.wire.models import BaseModelView, NewBaseModel
 
 @dataclass(frozen=True, slots=True)
 class Administration:
-    """What `client.admin` does. Tokens are always one's own."""
+    """Requests of administrators, `client.admin`. Tokens are always one's own."""
 
     transport: Transport
 
@@ -56,12 +56,12 @@ class Administration:
             display_name=display_name,
             sources=tuple(sources),
         )
-        response = self.transport.send("POST", "users", body=asked(new), key=new_key())
+        response = self.transport.send("POST", "users", body=body_of(new), key=new_key())
         return self.transport.read(UserView, response)
 
     def change_user(self, name: str, **changes: Any) -> UserView:
         """Change roles, groups, sources, display_name or disabled of a person."""
-        body = asked(request(UserChange, **changes))
+        body = body_of(request(UserChange, **changes))
         response = self.transport.send("PATCH", f"users/{name}", body=body)
         return self.transport.read(UserView, response)
 
@@ -72,7 +72,7 @@ class Administration:
         return self.transport.read(PasswordLink, response)
 
     def retention(self) -> Retention:
-        """How long the audit log and incidents are kept, and how many there are."""
+        """Return how long the audit log and incidents are kept, and how many there are."""
         return self.transport.get("retention", Retention)
 
     def prune(self) -> Pruned:
@@ -88,7 +88,7 @@ class Administration:
     ) -> TokenSecret:
         """A new token; its secret is shown this once."""
         new = request(NewToken, name=name, scopes=tuple(scopes), expires_in_days=expires_in_days)
-        response = self.transport.send("POST", "tokens", body=asked(new))
+        response = self.transport.send("POST", "tokens", body=body_of(new))
         return self.transport.read(TokenSecret, response)
 
     def revoke_token(self, id: str) -> None:
@@ -116,5 +116,5 @@ class Administration:
             context_length=context_length,
             vocabulary=vocabulary,
         )
-        response = self.transport.send("POST", "base-models", body=asked(new), key=new_key())
+        response = self.transport.send("POST", "base-models", body=body_of(new), key=new_key())
         return self.transport.read(BaseModelView, response)

@@ -1,4 +1,4 @@
-"""For auditors: who did what, and what the ledger says."""
+"""Auditing: who did what, and what the ledger says."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Row(RootModel[dict[str, Any]]):
 
 @dataclass(frozen=True, slots=True)
 class Auditing:
-    """What `client.auditor` does. Lists are long: they come as they are read."""
+    """Requests of auditors, `client.auditor`. Lists are long: they come as they are read."""
 
     transport: Transport
 
@@ -43,18 +43,18 @@ class Auditing:
             actor: as the log has them, for example `user:ada`.
             since, until: from this moment on, and before that one; without a zone of UTC.
         """
-        wanted = {
+        query = {
             "actor": actor,
             "action": action,
             "since": since and since.isoformat(),
             "until": until and until.isoformat(),
             "limit": _PAGE,
         }
-        for row in self.transport.pages("audit-log", Row, wanted):
+        for row in self.transport.pages("audit-log", Row, query):
             yield row.root
 
     def exports(self) -> Iterator[AuditLogExport]:
-        """What of the audit log was written to files and removed, oldest first.
+        """Yield what of the audit log was written to files and removed, oldest first.
 
         Raises DataError for one that is not chained to the one before: it was changed, or another
         one was taken out.
@@ -90,7 +90,7 @@ class Auditing:
             yield row.root
 
     def verify_ledger(self, anchors: Sequence[AnchorView] = ()) -> dict[str, Any]:
-        """Whether every row is as it was written, and every balance follows from them; and whether
+        """Check that every row is as it was written, that every balance follows from them, and that
         the chains still hold what they ended in when the anchors were kept."""
         body = NewVerification(anchors=tuple(anchors))
         response = self.transport.send("POST", "ledger/verifications", body=body, key=new_key())

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from types import TracebackType
 from typing import Any, Literal, Self, Unpack
 
 import httpx
@@ -14,11 +13,11 @@ from taciturn.sdk.admin import Administration
 from taciturn.sdk.audit_log import Auditing, Row
 from taciturn.sdk.credentials import find_credentials
 from taciturn.sdk.dataset import Quote, RemoteDataset
-from taciturn.sdk.job import Job
+from taciturn.sdk.job import Job, Result
 from taciturn.sdk.listing import Listing
 from taciturn.sdk.login import change_password
 from taciturn.sdk.model import RemoteModel
-from taciturn.sdk.requests import asked, request
+from taciturn.sdk.requests import body_of, request
 from taciturn.sdk.synthetic_preview import chosen_column, chosen_model
 from taciturn.sdk.transport import Patience, Transport, new_key
 from taciturn.spec import FitFields
@@ -43,6 +42,13 @@ from taciturn.wire.jobs import (
     Withdrawal,
 )
 from taciturn.wire.models import BaseModelView
+
+
+def _read_result(transport: Transport, view: JobView) -> Result:
+    """Read the result of a job; only then are pandas and the accountant imported."""
+    from taciturn.sdk.results import read_result
+
+    return read_result(transport, view)
 
 
 class Client:
@@ -76,8 +82,8 @@ class Client:
         Raises:
             AuthenticationError: no gateway or no token is named anywhere.
         """
-        found = find_credentials(url, token, environment)
-        self.transport = Transport(found.url, found.token, patience=patience, http=http)
+        credentials = find_credentials(url, token, environment)
+        self.transport = Transport(credentials.url, credentials.token, patience=patience, http=http)
         self.url = self.transport.url
         self.admin = Administration(self.transport)
         self.auditor = Auditing(self.transport)
@@ -85,12 +91,7 @@ class Client:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -98,7 +99,7 @@ class Client:
         self.transport.close()
 
     def whoami(self) -> WhoAmI:
-        """Who the gateway takes this token's holder for."""
+        """Return who the gateway takes this token's holder for."""
         return self.transport.get("self", WhoAmI)
 
     def change_password(self, current: str, new: str) -> None:
@@ -113,10 +114,10 @@ class Client:
 
     def dataset(self, name: str) -> RemoteDataset:
         """One of them: its terms, its preview, and what may be asked of it."""
-        return RemoteDataset.of(self.transport, self.transport.get(f"datasets/{name}", DatasetView))
+        return self._dataset(self.transport.get(f"datasets/{name}", DatasetView))
 
     def plan(self, data: RemoteDataset, model: str, **fields: Unpack[FitFields]) -> Quote:
-        """What a fit would be and cost; see RemoteDataset.plan."""
+        """Return what a fit would be and cost; see RemoteDataset.plan."""
         return data.plan(model, **fields)
 
     def jobs(
@@ -127,7 +128,7 @@ class Client:
 
     def job(self, id: str) -> Job:
         """A handle on a job, wherever it was started."""
-        return Job(self.transport, self.transport.get(f"jobs/{id}", JobView))
+        return Job(self.transport, self.transport.get(f"jobs/{id}", JobView), _read_result)
 
     def models(self) -> Listing[ModelView]:
         """Fitted models that the caller may use, newest first."""
@@ -135,14 +136,15 @@ class Client:
 
     def model(self, id: str) -> RemoteModel:
         """One of them."""
-        return RemoteModel(self.transport, self.transport.get(f"models/{id}", ModelView))
+        view = self.transport.get(f"models/{id}", ModelView)
+        return RemoteModel(self.transport, view, _read_result)
 
     def base_models(self) -> Listing[BaseModelView]:
         """Models that may be fitted."""
         return Listing(self.transport.pages("base-models", BaseModelView))
 
     def budget(self, namespace: str) -> BudgetView:
-        """What of a namespace's budget, and of the caller's grants, is spent, held and left."""
+        """Return what of a namespace's budget and the caller's grants is spent, held and left."""
         return self.transport.get(f"budgets/{namespace}", BudgetView)
 
     def budgets(self) -> Listing[BudgetView]:
@@ -198,8 +200,8 @@ class Client:
             mock=tuple(dict(row) for row in mock),
             description=description,
         )
-        response = self.transport.send("POST", "datasets", body=asked(new), key=new_key())
-        return RemoteDataset.of(self.transport, self.transport.read(DatasetView, response))
+        response = self.transport.send("POST", "datasets", body=body_of(new), key=new_key())
+        return self._dataset(self.transport.read(DatasetView, response))
 
     def remove_dataset(self, name: str) -> None:
         """Forget the reference; the rows, models and what was spent stay."""
@@ -233,8 +235,8 @@ class Client:
             model = chosen_model(self.base_models(), self.policy(data.view.namespace).models)
         fields["text_field"], fields["target_epsilon"] = column, epsilon
         fitted = data.fit(model, name=f"preview of {name}", **fields)
-        written = fitted.fitted(progress=progress).start_synthesis(n).wait(progress=progress)
-        body = {"job": written.id, "column": column}
+        synthesis = fitted.fitted(progress=progress).start_synthesis(n).wait(progress=progress)
+        body = {"job": synthesis.id, "column": column}
         self.transport.send("PUT", f"datasets/{name}/preview/synthetic", body=body)
         return self.dataset(name)
 
@@ -249,8 +251,8 @@ class Client:
             ConflictError: somebody else has changed them meanwhile; nothing was changed.
         """
         current = self.policy(namespace)
-        kept = {name: getattr(current, name) for name in PolicyTerms.model_fields}
-        new = request(PolicyTerms, **(kept | terms))
+        unchanged = {name: getattr(current, name) for name in PolicyTerms.model_fields}
+        new = request(PolicyTerms, **(unchanged | terms))
         response = self.transport.send(
             "PUT", f"policies/{namespace}", body=new, if_match=f'"{current.version}"'
         )
@@ -271,7 +273,7 @@ class Client:
         return self.transport.read(GrantView, response)
 
     def grants(self, namespace: str) -> Listing[GrantView]:
-        """Who may spend how much of it."""
+        """List the grants of a namespace."""
         return Listing(self.transport.pages(f"policies/{namespace}/grants", GrantView))
 
     def revoke(self, namespace: str, holder: str) -> None:
@@ -297,7 +299,7 @@ class Client:
 
     def withdraw(self, id: str, comment: str | None = None) -> ApprovalView:
         """Take one's own yes back, until the job makes use of it."""
-        body = asked(request(Withdrawal, comment=comment))
+        body = body_of(request(Withdrawal, comment=comment))
         response = self.transport.send(
             "POST", f"approvals/{id}/withdrawals", body=body, key=new_key()
         )
@@ -307,10 +309,13 @@ class Client:
         """The full log of a failure, which may quote rows: for the data's owner alone."""
         return str(self.transport.get(f"incidents/{id}", Row).root["log"])
 
+    def _dataset(self, view: DatasetView) -> RemoteDataset:
+        return RemoteDataset.of(self.transport, view, _read_result)
+
     def _decide(
         self, id: str, decision: Literal["approve", "reject"], comment: str | None
     ) -> ApprovalView:
-        body = asked(request(Decision, decision=decision, comment=comment))
+        body = body_of(request(Decision, decision=decision, comment=comment))
         response = self.transport.send(
             "POST", f"approvals/{id}/decisions", body=body, key=new_key()
         )

@@ -1,4 +1,4 @@
-"""Which gateway, and with which token: arguments, then the environment, then what `login` kept.
+"""Gateway and token: from arguments, then the environment, then what `login` kept.
 
 A kept token is for the gateway that gave it: it is sent to no other address.
 """
@@ -32,7 +32,7 @@ class Credentials:
 
 
 def credentials_path(environment: Mapping[str, str] = os.environ) -> Path:
-    """Where `taciturn login` keeps them."""
+    """Return the file of `taciturn login`."""
     config = environment.get("XDG_CONFIG_HOME") or "~/.config"
     return Path(config).expanduser() / "taciturn" / "credentials.json"
 
@@ -41,8 +41,8 @@ def find_credentials(
     url: str | None, token: str | None, environment: Mapping[str, str] = os.environ
 ) -> Credentials:
     """The credentials in force; raises AuthenticationError where there are none."""
-    kept = read_credentials(environment)
-    url = url or environment.get(URL_VARIABLE) or (kept.url if kept else None)
+    stored = read_credentials(environment)
+    url = url or environment.get(URL_VARIABLE) or (stored.url if stored else None)
     if url is None:
         raise AuthenticationError(
             f"no gateway is named; give Client(url, token), set {URL_VARIABLE} and "
@@ -54,8 +54,8 @@ def find_credentials(
         raise AuthenticationError(f"{url} must begin with https:// or http://", code="invalid")
     token = token or environment.get(TOKEN_VARIABLE)
     name = None
-    if token is None and kept is not None and kept.url == url:
-        token, name = kept.token, kept.name
+    if token is None and stored is not None and stored.url == url:
+        token, name = stored.token, stored.name
     if token is None:
         raise AuthenticationError(
             f"no token for {url}; give Client(url, token), set {TOKEN_VARIABLE}, or run: "
@@ -66,7 +66,7 @@ def find_credentials(
 
 
 def read_credentials(environment: Mapping[str, str] = os.environ) -> Credentials | None:
-    """What `login` kept; None if nothing. Raises AuthenticationError if others can read it."""
+    """Read what `login` kept, if anything; raises AuthenticationError if others can read it."""
     path = credentials_path(environment)
     try:
         mode = path.stat().st_mode
@@ -105,6 +105,6 @@ def keep_credentials(credentials: Credentials, environment: Mapping[str, str] = 
 def forget_credentials(environment: Mapping[str, str] = os.environ) -> bool:
     """Remove what `login` kept; whether there was anything."""
     path = credentials_path(environment)
-    found = path.is_file()
+    exists = path.is_file()
     path.unlink(missing_ok=True)
-    return found
+    return exists

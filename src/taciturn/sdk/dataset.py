@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, Unpack
 from taciturn.errors import ConflictError, SpecError
 from taciturn.notebook.cards import budget_bar, budget_line, card, facts, muted, table
 from taciturn.planning.plan import TimeChoice, TrainingPlan
-from taciturn.sdk.job import Job
+from taciturn.sdk.job import Job, Reader
 from taciturn.sdk.progress import duration
-from taciturn.sdk.requests import asked, request
+from taciturn.sdk.requests import body_of, request
 from taciturn.sdk.transport import Transport, new_key
 from taciturn.spec import FitFields
 from taciturn.wire.datasets import (
@@ -35,7 +35,7 @@ _SHOWN_ROWS = 5
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Quote:
-    """What a fit would be and cost, before anything is held."""
+    """Plan and price of a fit, before anything is held."""
 
     view: PlanView
 
@@ -46,12 +46,12 @@ class Quote:
 
     @property
     def policy(self) -> str:
-        """What the model would be, in one line."""
+        """Policy of the model that would come of it, in one line."""
         return self.view.policy.text
 
     @property
     def verdict(self) -> str:
-        """Whether it could start, in one line."""
+        """Verdict in one line: could it start?"""
         if self.view.needs_approval is not None:
             return f"two people have to approve it: {self.view.needs_approval}"
         return "there is room for it" if self.view.admitted else "the budget has no room for it"
@@ -59,24 +59,24 @@ class Quote:
     def facts(self) -> dict[str, str]:
         """Its figures, for people."""
         plan, view = self.plan, self.view
-        found = {
+        rows = {
             "units, batch, steps": f"{plan.n_units}, {plan.batch_size}, {plan.steps}",
             "method": plan.adapter.method,
         }
         if plan.privacy is not None:
-            found["noise multiplier"] = f"{plan.privacy.noise_multiplier:.4g}"
+            rows["noise multiplier"] = f"{plan.privacy.noise_multiplier:.4g}"
         if view.share_of_budget is not None:
-            found["share of the budget"] = f"{view.share_of_budget:.1%}"
+            rows["share of the budget"] = f"{view.share_of_budget:.1%}"
         if view.share_of_grant is not None:
-            found["share of your grant"] = f"{view.share_of_grant:.1%}"
+            rows["share of your grant"] = f"{view.share_of_grant:.1%}"
         if view.duration is not None:
-            found["training takes"] = f"{duration(view.duration.seconds)} ({view.duration.basis})"
+            rows["training takes"] = f"{duration(view.duration.seconds)} ({view.duration.basis})"
         if view.worth is not None:
-            found["worth"] = view.worth.text
-            found["its basis"] = view.worth.basis
+            rows["worth"] = view.worth.text
+            rows["its basis"] = view.worth.basis
         if view.other_times:
-            found["more or less time"] = "; ".join(map(_bought, view.other_times))
-        return found
+            rows["more or less time"] = "; ".join(map(_bought, view.other_times))
+        return rows
 
     def __repr__(self) -> str:
         lines = [f"policy: {self.policy}", *(f"{k}: {v}" for k, v in self.facts().items())]
@@ -105,21 +105,22 @@ class RemoteDataset:
     view: DatasetView
     transport: Transport = field(compare=False)
     ref: DataRef
+    reader: Reader = field(compare=False)
     selected: PreviewView | None = None
 
     @classmethod
-    def of(cls, transport: Transport, view: DatasetView) -> RemoteDataset:
-        """The whole dataset, as it is."""
-        return cls(view, transport, DataRef(dataset=view.name))
+    def of(cls, transport: Transport, view: DatasetView, reader: Reader) -> RemoteDataset:
+        """Return the whole dataset, as it is."""
+        return cls(view, transport, DataRef(dataset=view.name), reader)
 
     @property
     def name(self) -> str:
-        """What the gateway calls it."""
+        """Name at the gateway."""
         return self.view.name
 
     @property
     def policy(self) -> str:
-        """What may be done with it, in one line."""
+        """Policy of its use, in one line."""
         return self.view.policy.text
 
     def wait(self, timeout_s: float = 600.0) -> RemoteDataset:
@@ -141,12 +142,12 @@ class RemoteDataset:
         return replace(self, view=view)
 
     def _refusal(self) -> str:
-        """Why the newest probe failed: maybe no worker has seen the rows at all."""
+        """Say why the newest probe failed: maybe no worker has seen the rows at all."""
         unseen = ("launch", "outage", "lost", "expired", "time")
-        for each in self.transport.pages("jobs", JobView, {"kind": JobKind.PROBE}):
-            if each.dataset == self.name and each.failure is not None:
-                if each.failure.code in unseen:
-                    return f"{each.failure.text} (probe {each.id})"
+        for probe in self.transport.pages("jobs", JobView, {"kind": JobKind.PROBE}):
+            if probe.dataset == self.name and probe.failure is not None:
+                if probe.failure.code in unseen:
+                    return f"{probe.failure.text} (probe {probe.id})"
                 break
         return (
             "a worker could not or may not read it, or found units that are null; its owner finds "
@@ -169,19 +170,21 @@ class RemoteDataset:
             SpecError: nothing was found that could be confirmed.
             ConflictError: they are not what was found.
         """
-        found = self.view.found
+        candidates = self.view.found
         if columns is not None:
-            stated = tuple(request(StatedColumn, name=name) for name in columns)
+            stated_columns = tuple(request(StatedColumn, name=name) for name in columns)
         elif header is not None and header != self.view.header:
-            stated = None
-        elif found is None:
+            stated_columns = None
+        elif candidates is None:
             raise SpecError(
                 f"{self.name} is {self.view.state.value}: nothing of its columns is to be confirmed"
             )
         else:
-            stated = tuple(StatedColumn(**column.model_dump()) for column in found.columns)
+            stated_columns = tuple(
+                StatedColumn(**column.model_dump()) for column in candidates.columns
+            )
         header = self.view.header if header is None else header
-        body = asked(request(StatedColumns, columns=stated, header=header))
+        body = body_of(request(StatedColumns, columns=stated_columns, header=header))
         response = self.transport.send("PUT", f"datasets/{self.name}/columns", body=body)
         return replace(self, view=self.transport.read(DatasetView, response))
 
@@ -191,10 +194,10 @@ class RemoteDataset:
 
         from taciturn.notebook.frame import with_policy
 
-        found = self._preview()
-        columns = [column.name for column in found.columns]
-        frame = pd.DataFrame(list(found.rows), columns=columns or None)
-        return with_policy(frame, found.policy.text)
+        preview = self._preview()
+        columns = [column.name for column in preview.columns]
+        frame = pd.DataFrame(list(preview.rows), columns=columns or None)
+        return with_policy(frame, preview.policy.text)
 
     def select(self, select: str) -> RemoteDataset:
         """The same rows, prepared: row-wise SQL expressions, tried on the preview at once.
@@ -209,9 +212,9 @@ class RemoteDataset:
         response = self.transport.send(
             "POST", f"datasets/{self.name}/selections", body=Selection(select=select)
         )
-        found = self.transport.read(PreviewView, response)
+        selected = self.transport.read(PreviewView, response)
         ref = self.ref.model_copy(update={"select": select})
-        return replace(self, ref=ref, selected=found)
+        return replace(self, ref=ref, selected=selected)
 
     def split(self, test: float = 0.1) -> tuple[RemoteDataset, RemoteDataset]:
         """(train, test): about `test` of the units are held out, always the same ones.
@@ -227,8 +230,8 @@ class RemoteDataset:
         return train, held_out
 
     def plan(self, model: str, **fields: Unpack[FitFields]) -> Quote:
-        """What `fit` would be and cost; holds and spends nothing."""
-        body = asked(self._request(model, {}, dict(fields)))
+        """Return what `fit` would be and cost; holds and spends nothing."""
+        body = body_of(self._request(model, {}, dict(fields)))
         response = self.transport.send("POST", "plans", body=body)
         return Quote(self.transport.read(PlanView, response))
 
@@ -249,12 +252,12 @@ class RemoteDataset:
         Raises:
             RemoteBudgetError: there is no room for it. Nothing was spent.
         """
-        body = asked(self._request(model, {"name": name, "purpose": purpose}, dict(fields)))
+        body = body_of(self._request(model, {"name": name, "purpose": purpose}, dict(fields)))
         response = self.transport.send("POST", "jobs", body=body, key=new_key())
-        return Job(self.transport, self.transport.read(JobView, response))
+        return Job(self.transport, self.transport.read(JobView, response), self.reader)
 
     def budget(self) -> BudgetView:
-        """How much of its namespace's budget is spent, held and left."""
+        """Return how much of its namespace's budget is spent, held and left."""
         return self.transport.get(f"budgets/{self.view.namespace}", BudgetView)
 
     def _request(self, model: str, about: dict[str, Any], fields: dict[str, Any]) -> RemoteFit:
@@ -273,7 +276,7 @@ class RemoteDataset:
 
     def _facts(self) -> dict[str, str]:
         view, part = self.view, self.ref.part
-        found = {
+        rows = {
             "unit": f"{view.unit} ({view.units} units, declared)",
             "namespace": view.namespace,
             "state": view.state.value,
@@ -282,26 +285,27 @@ class RemoteDataset:
             "owner": view.owner,
             "description": view.description,
         }
-        return {name: value for name, value in found.items() if value}
+        return {name: value for name, value in rows.items() if value}
 
     def __repr__(self) -> str:
         lines = [f"dataset {self.name}: {self.policy}"]
         lines += [f"{name}: {value}" for name, value in self._facts().items()]
-        lines += [budget_line(each) for each in self._budgets()]
+        lines += [budget_line(budget) for budget in self._budgets()]
         if self.view.columns is None:
             return "\n".join([*lines, *to_confirm(self.view)])
         return "\n".join([*lines, repr(self.preview().head(_SHOWN_ROWS))])
 
     def _repr_html_(self) -> str:
         if self.view.columns is None:
-            told = [muted(line) for line in to_confirm(self.view)]
-            return card(self.name, self.policy, facts(self._facts()), *told)
-        found = self._preview()
-        columns = [column.name for column in found.columns]
-        rows = [[row.get(name) for name in columns] for row in found.rows[:_SHOWN_ROWS]]
-        shown = [budget_bar(each) for each in self._budgets()]
-        preview = card("preview", found.policy.text, table(columns, rows))
-        return card(self.name, self.policy, facts(self._facts()), *shown) + preview
+            lines = [muted(line) for line in to_confirm(self.view)]
+            return card(self.name, self.policy, facts(self._facts()), *lines)
+        preview = self._preview()
+        columns = [column.name for column in preview.columns]
+        rows = [[row.get(name) for name in columns] for row in preview.rows[:_SHOWN_ROWS]]
+        bars = [budget_bar(budget) for budget in self._budgets()]
+        return card(self.name, self.policy, facts(self._facts()), *bars) + card(
+            "preview", preview.policy.text, table(columns, rows)
+        )
 
     def _budgets(self) -> list[BudgetView | GrantView]:
         budget = self.budget()
@@ -309,12 +313,12 @@ class RemoteDataset:
 
 
 def to_confirm(view: DatasetView) -> list[str]:
-    """What its owner has to look at before a dataset is ready, in lines; empty for others."""
-    found = view.found
-    if found is None:
+    """Return what its owner must look at before a dataset is ready, in lines; empty for others."""
+    candidates = view.found
+    if candidates is None:
         return []
-    names = [f"  {column.name!r}: {column.type}" for column in found.columns]
-    source = "their schema" if found.named_by == "schema" else f"the {found.named_by}"
+    names = [f"  {column.name!r}: {column.type}" for column in candidates.columns]
+    source = "their schema" if candidates.named_by == "schema" else f"the {candidates.named_by}"
     lines = [f"columns, named by {source}; nobody else is shown them yet:", *names]
-    lines += [f"  doubtful: {doubt}" for doubt in found.doubts]
+    lines += [f"  doubtful: {doubt}" for doubt in candidates.doubts]
     return lines

@@ -11,7 +11,7 @@ from taciturn.reports.figures import Gain, ModelScore, ReleasedEvaluation
 
 @dataclass(frozen=True, slots=True)
 class RemoteScore:
-    """How well a model predicts a text; named as the scores of models that are here.
+    """Score of a model on a text; named as the scores of models that are here.
 
     Attributes:
         nats_std, accuracy_std: standard deviation of the noise in it; 0 if exact.
@@ -47,44 +47,29 @@ class RemoteScore:
 
 @dataclass(frozen=True, slots=True, repr=False)
 class RemoteEvaluation:
-    """How well base and fitted model predict a text; see LLM.evaluate.
+    """Scores of base and fitted model on a text; see LLM.evaluate.
 
     Attributes:
         policy: what these figures are, in one line.
+        basis: public, or differential privacy.
+        epsilon, delta: what the evaluation cost by itself; None if it was free.
+        gain: of the fitted model over the base, with the noise in it.
     """
 
-    figures: ReleasedEvaluation
     policy: str
+    base: RemoteScore
+    fitted: RemoteScore | None
+    basis: str
+    epsilon: float | None
+    delta: float | None
+    gain: Gain | None
 
-    @property
-    def base(self) -> RemoteScore:
-        """Of the base model."""
-        return RemoteScore.of(self.figures.base)
-
-    @property
-    def fitted(self) -> RemoteScore | None:
-        """Of the fitted model."""
-        return None if self.figures.fitted is None else RemoteScore.of(self.figures.fitted)
-
-    @property
-    def basis(self) -> str:
-        """Public, or differential privacy."""
-        return self.figures.basis
-
-    @property
-    def epsilon(self) -> float | None:
-        """What it cost by itself; None if nothing."""
-        return self.figures.epsilon
-
-    @property
-    def delta(self) -> float | None:
-        """Goes with epsilon."""
-        return self.figures.delta
-
-    @property
-    def gain(self) -> Gain | None:
-        """By how much the fitted model is better, with the noise in that."""
-        return self.figures.gain
+    @classmethod
+    def of(cls, figures: ReleasedEvaluation, policy: str) -> RemoteEvaluation:
+        """Return the figures that travel, as people use them."""
+        fitted = None if figures.fitted is None else RemoteScore.of(figures.fitted)
+        cost = (figures.epsilon, figures.delta)
+        return cls(policy, RemoteScore.of(figures.base), fitted, figures.basis, *cost, figures.gain)
 
     def rows(self) -> list[tuple[str, ...]]:
         """One row for each model, and one for what was gained."""
@@ -112,5 +97,5 @@ COLUMNS = ("model", "nats per token", "perplexity", "token accuracy", "MAUVE-sty
 
 
 def _noisy(value: float, std: float, form: str) -> str:
-    shown = form.format(value)
-    return shown if std == 0 else f"{shown} ± {form.format(std)}"
+    text = form.format(value)
+    return text if std == 0 else f"{text} ± {form.format(std)}"

@@ -5,10 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 from taciturn.errors import JobFailedError, SpecError
-from taciturn.notebook.cards import card, facts
+from taciturn.notebook import cards
 from taciturn.sdk.listing import Listing
 from taciturn.sdk.progress import WORDS, Progress, screen
 from taciturn.sdk.stream import job_events
@@ -24,6 +24,11 @@ if TYPE_CHECKING:
     from taciturn.sdk.model import RemoteModel
 
 
+Result: TypeAlias = "RemoteModel | PolicyFrame | RemoteEvaluation | Audit | None"
+Reader: TypeAlias = Callable[[Transport, JobView], Result]
+"""Function that reads the result of a job that has succeeded; see `sdk.results`."""
+
+
 class Job:
     """A handle; the job itself goes on whether anybody holds one or not.
 
@@ -32,23 +37,24 @@ class Job:
     >>> model = job.result()
     """
 
-    def __init__(self, transport: Transport, view: JobView) -> None:
+    def __init__(self, transport: Transport, view: JobView, reader: Reader) -> None:
         self.view = view
         self._transport = transport
+        self._reader = reader
 
     @property
     def id(self) -> str:
-        """By which `client.job(id)` finds it again."""
+        """Name by which `client.job(id)` finds it again."""
         return self.view.id
 
     @property
     def status(self) -> JobState:
-        """Where it stands, asked anew."""
+        """State, asked anew."""
         return self.refresh().view.state
 
     @property
     def policy(self) -> str:
-        """What its result is, or will be, in one line."""
+        """Policy of its result, in one line."""
         return self.view.policy.text
 
     def refresh(self) -> Job:
@@ -58,7 +64,7 @@ class Job:
         return self
 
     def events(self, after: int | None = None) -> Iterator[NumberedEvent]:
-        """What it says, from the beginning or after an event's number, until it is over.
+        """Yield what it says, from the beginning or after an event's number, until it is over.
 
         A lost connection is taken up again where it broke off.
         """
@@ -67,18 +73,18 @@ class Job:
             yield event
 
     def machines(self) -> Listing[MachineUse]:
-        """The machines that it had and that are done with, with node-seconds and cost.
+        """List the machines that it had and that are done with, with node-seconds and cost.
 
         A machine goes after its job is over, when nobody watches the job's events any more: ask
         again in some minutes.
         """
-        found: list[MachineUse] = []
+        machines: list[MachineUse] = []
         page = self._events_after(0)
         while page:
-            said = [each.event for each in page if isinstance(each.event, NodeEvent)]
-            found += [event.use for event in said if event.use is not None]
+            events = [item.event for item in page if isinstance(item.event, NodeEvent)]
+            machines += [event.use for event in events if event.use is not None]
             page = self._events_after(page[-1].sequence)
-        return Listing(found)
+        return Listing(machines)
 
     def _events_after(self, number: int) -> tuple[NumberedEvent, ...]:
         """A page of what it has said, also of what came after it was over."""
@@ -106,26 +112,18 @@ class Job:
             ) from None
         return self._checked()
 
-    def result(
-        self, *, timeout_s: float | None = None, progress: bool | None = None
-    ) -> RemoteModel | PolicyFrame | RemoteEvaluation | Audit | None:
-        """What came of it, waiting as `wait` does: of a fit, the model."""
-        from taciturn.sdk.results import read_result
-
+    def result(self, *, timeout_s: float | None = None, progress: bool | None = None) -> Result:
+        """Return what came of it, waiting as `wait` does: of a fit, the model."""
         self.wait(timeout_s=timeout_s, progress=progress)
-        return read_result(self._transport, self.view)
+        return self._reader(self._transport, self.view)
 
     def fitted(
         self, *, timeout_s: float | None = None, progress: bool | None = None
     ) -> RemoteModel:
-        """The model that a fit makes, waiting as `wait` does; raises SpecError for another job."""
+        """Return the model of a fit, waiting as `wait` does; raises SpecError for another job."""
         if self.view.kind is not JobKind.FIT:
             raise SpecError(f"{self.id} is a job of kind {self.view.kind.value}, not a fit")
-        from taciturn.sdk.model import RemoteModel
-
-        found = self.result(timeout_s=timeout_s, progress=progress)
-        assert isinstance(found, RemoteModel)
-        return found
+        return cast("RemoteModel", self.result(timeout_s=timeout_s, progress=progress))
 
     def download(self, name: str, folder: str | Path = ".") -> Path:
         """Write one of its released files into `folder`."""
@@ -143,13 +141,13 @@ class Job:
         if self.refresh().view.state.over:
             return
         private = self.view.request.get("target_epsilon") != "unlimited"
-        shown = Progress(self.id, self.view.kind.value, private, self.view.state)
-        with screen(progress) as chosen:
-            chosen.show(shown)
+        status = Progress(self.id, self.view.kind.value, private, self.view.state)
+        with screen(progress) as display:
+            display.show(status)
             for event in job_events(self._transport, self.id, alive=self._deadline(timeout_s)):
                 self._heed(event)
-                shown = shown.after(event)
-                chosen.show(shown)
+                status = status.after(event)
+                display.show(status)
 
     def _heed(self, event: NumberedEvent) -> None:
         if isinstance(event.event, StateEvent):
@@ -186,11 +184,12 @@ class Job:
         return f"<Job {view.id}: {view.kind.value}, {WORDS[view.state]}; {view.policy.text}>"
 
     def _repr_html_(self) -> str:
-        return card(f"{self.view.kind.value} {self.view.id}", self.policy, facts(job_facts(self)))
+        title = f"{self.view.kind.value} {self.view.id}"
+        return cards.card(title, self.policy, cards.facts(job_facts(self)))
 
 
 def cost_words(view: JobView) -> str | None:
-    """What a job takes of budgets, for people; None where it takes nothing."""
+    """Return what a job takes of budgets, for people; None where it takes nothing."""
     cost = view.cost
     if cost is None:
         return None
@@ -203,9 +202,9 @@ def cost_words(view: JobView) -> str | None:
 
 
 def job_facts(job: Job) -> dict[str, str]:
-    """What there is to know about a job, for people."""
+    """Return what there is to know about a job, for people."""
     view = job.view
-    found: dict[str, Any] = {
+    facts: dict[str, Any] = {
         "state": WORDS[view.state],
         "dataset": view.dataset,
         "base model" if view.kind is JobKind.FIT else "model": view.request.get("model"),
@@ -218,4 +217,4 @@ def job_facts(job: Job) -> dict[str, str]:
         "failure": view.failure and view.failure.text,
         "incident": view.failure and view.failure.incident,
     }
-    return {name: str(value) for name, value in found.items() if value is not None}
+    return {name: str(value) for name, value in facts.items() if value is not None}

@@ -45,13 +45,13 @@ class Listing(Sequence[V]):
         return self._values[index]
 
     def columns(self) -> list[str]:
-        """Names of what a table of it shows."""
+        """Names of the columns of a table of it."""
         fields = type(self._values[0]).model_fields if self._values else {}
-        wanted = [name for name in fields if name not in _LEFT_OUT]
-        return [name for name in wanted if any(shown(getattr(v, name)) for v in self._values)]
+        names = [name for name in fields if name not in _LEFT_OUT]
+        return [name for name in names if any(readable(getattr(v, name)) for v in self._values)]
 
     def rows(self) -> list[list[str]]:
-        """What a table of it shows."""
+        """Return the cells of a table of it."""
         return [[_cell(value, name) for name in self.columns()] for value in self._values]
 
     def plain(self) -> tuple[list[str], list[list[str]]]:
@@ -72,18 +72,18 @@ class Listing(Sequence[V]):
 
 
 def _cell(value: BaseModel, name: str) -> str:
-    found = getattr(value, name)
-    return f"{found:.1%}" if name in _SHARES else shown(found)
+    cell = getattr(value, name)
+    return f"{cell:.1%}" if name in _SHARES else readable(cell)
 
 
 def plain(value: Any) -> str:
     """A field's value as programs read it."""
     if isinstance(value, float):
         return repr(value)
-    return value.isoformat() if hasattr(value, "isoformat") else shown(value)
+    return value.isoformat() if hasattr(value, "isoformat") else readable(value)
 
 
-def shown(value: Any) -> str:
+def readable(value: Any) -> str:
     """A field's value as people read it."""
     if value is None or value == ():
         return ""
@@ -92,11 +92,11 @@ def shown(value: Any) -> str:
     if isinstance(value, Enum):
         return str(value.value)
     if isinstance(value, tuple):
-        return ", ".join(shown(each) for each in value)
+        return ", ".join(readable(part) for part in value)
     if isinstance(value, GrantView):
         return f"{value.holder} (epsilon={value.epsilon:g}, {value.charged:.1%} spent)"
     if isinstance(value, BaseModel):
-        fields = ((name, shown(getattr(value, name))) for name in type(value).model_fields)
+        fields = ((name, readable(getattr(value, name))) for name in type(value).model_fields)
         return ", ".join(f"{name}={text}" for name, text in fields if text)
     if isinstance(value, float):
         return f"{value:.4g}"

@@ -8,7 +8,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import TYPE_CHECKING, Any, Unpack, cast
 
 from taciturn.errors import (
     AdapterError,
@@ -22,11 +22,11 @@ from taciturn.notebook.cards import card, facts
 from taciturn.planning.release import EvaluationPlan
 from taciturn.reports.privacy import CERTIFICATE, Audit, PrivacyReport
 from taciturn.sdk.dataset import RemoteDataset
-from taciturn.sdk.job import Job
-from taciturn.sdk.requests import asked, public_texts, request
+from taciturn.sdk.job import Job, Reader
+from taciturn.sdk.requests import body_of, public_texts, request
 from taciturn.sdk.stream import messages
 from taciturn.sdk.transport import Transport, new_key
-from taciturn.spec import EvaluateFields, SampleSpec
+from taciturn.spec import EvaluateFields, SampleFields, SampleSpec, SynthesisFields
 from taciturn.wire.jobs import (
     JobView,
     ModelView,
@@ -48,13 +48,14 @@ if TYPE_CHECKING:
 class RemoteModel:
     """A fitted model; what it writes is written where it is."""
 
-    def __init__(self, transport: Transport, view: ModelView) -> None:
+    def __init__(self, transport: Transport, view: ModelView, reader: Reader) -> None:
         self.view = view
         self._transport = transport
+        self._reader = reader
 
     @property
     def id(self) -> str:
-        """By which `client.model(id)` and `LLM("gateway:ID")` find it again."""
+        """Name by which `client.model(id)` and `LLM("gateway:ID")` find it again."""
         return self.view.id
 
     @property
@@ -72,45 +73,23 @@ class RemoteModel:
         self,
         prompts: Sequence[str],
         *,
-        temperature: float = 1.0,
-        top_p: float = 1.0,
-        max_new_tokens: int = 100,
-        n: int = 1,
-        seed: int | None = None,
-        batch_size: int = 16,
         progress: bool | None = None,
+        **fields: Unpack[SampleFields],
     ) -> PolicyFrame:
         """Continue each prompt; see LLM.sample."""
-        sample = request(
-            RemoteSample,
-            model=self.id,
-            prompts=tuple(prompts),
-            temperature=temperature,
-            top_p=top_p,
-            max_new_tokens=max_new_tokens,
-            n=n,
-            seed=seed,
-            batch_size=batch_size,
-        )
-        from taciturn.notebook.frame import PolicyFrame
-
-        frame = self._submit(sample).result(progress=progress)
-        assert isinstance(frame, PolicyFrame)
-        return frame
+        job = self._submit(RemoteSample, prompts=tuple(prompts), **fields)
+        return cast("PolicyFrame", job.result(progress=progress))
 
     def stream(self, prompt: str, spec: SampleSpec) -> Iterator[str]:
-        """One continuation, piece by piece, through the gateway's OpenAI-compatible endpoint."""
+        """Yield one continuation in pieces, through the gateway's OpenAI-compatible endpoint."""
         body = {
             "model": self.id,
             "prompt": prompt,
             "stream": True,
             "max_tokens": spec.max_new_tokens,
-            "temperature": spec.temperature,
-            "top_p": spec.top_p,
-            "seed": spec.seed,
+            **spec.model_dump(include={"temperature", "top_p", "seed"}, exclude_none=True),
         }
-        sent = {name: value for name, value in body.items() if value is not None}
-        with self._transport.stream("POST", "completions", body=sent) as response:
+        with self._transport.stream("POST", "completions", body=body) as response:
             for message in messages(response.iter_lines()):
                 if message.data == "[DONE]":
                     return
@@ -125,49 +104,31 @@ class RemoteModel:
         purpose: str | None = None,
         **fields: Unpack[EvaluateFields],
     ) -> RemoteEvaluation:
-        """How well base and fitted model predict `data`; see LLM.evaluate.
+        """Judge how well base and fitted model predict `data`; see LLM.evaluate.
 
         Args:
             data: a dataset of the gateway, with target_epsilon; or public texts: a list of strings,
                 a frame or a file with `text_field`.
             purpose: one line for whoever has to approve it, where that is needed.
         """
-        from taciturn.sdk.evaluation import RemoteEvaluation
-
-        asked_for = self._evaluation(data, fields, purpose)
-        found = self._submit(asked_for).result(progress=progress)
-        assert isinstance(found, RemoteEvaluation)
-        return found
+        job = self._submit(RemoteEvaluate, purpose=purpose, **_evaluation(data, fields))
+        return cast("RemoteEvaluation", job.result(progress=progress))
 
     def plan_evaluation(
         self, data: RemoteDataset, **fields: Unpack[EvaluateFields]
     ) -> EvaluationPlan:
-        """What `evaluate` would cost, and how exact it would be; holds and spends nothing."""
+        """Return what `evaluate` would cost, and how exactly it would tell; spends nothing."""
         if fields.get("target_epsilon") is None:
             raise SpecError("an evaluation of public text is free and exact; give target_epsilon")
-        body = asked(self._evaluation(data, fields))
+        body = body_of(request(RemoteEvaluate, model=self.id, **_evaluation(data, fields)))
         plan = self._transport.read(PlanView, self._transport.send("POST", "plans", body=body)).plan
         names = [field.name for field in dataclasses.fields(EvaluationPlan)]
         return EvaluationPlan(**{name: plan[name] for name in names})
 
-    def _evaluation(
-        self, data: object, fields: EvaluateFields, purpose: str | None = None
-    ) -> RemoteEvaluate:
-        asked_for: dict[str, Any] = dict(fields)
-        if isinstance(data, RemoteDataset):
-            source: dict[str, Any] = {"data": data.ref}
-        else:
-            if fields.get("target_epsilon") is not None:
-                raise SpecError("private data of your own stay here; give a gateway's dataset")
-            source = {"public_texts": public_texts(data, asked_for.pop("text_field", None))}
-        return request(RemoteEvaluate, model=self.id, purpose=purpose, **source, **asked_for)
-
     def audit(self, *, confidence: float = 0.95, progress: bool | None = None) -> Audit:
-        """What an attack proves about epsilon; see LLM.audit."""
-        audit = request(RemoteAudit, model=self.id, confidence=confidence)
-        found = self._submit(audit).result(progress=progress)
-        assert isinstance(found, Audit)
-        return found
+        """Attack the model: a lower bound on epsilon; see LLM.audit."""
+        job = self._submit(RemoteAudit, confidence=confidence)
+        return cast("Audit", job.result(progress=progress))
 
     def synthesize(
         self,
@@ -175,56 +136,29 @@ class RemoteModel:
         *,
         output: str | Path | None = None,
         prompts: Sequence[str] | Mapping[str, str] = ("",),
-        temperature: float = 1.0,
-        top_p: float = 1.0,
-        max_new_tokens: int = 128,
-        seed: int | None = None,
-        batch_size: int = 16,
         progress: bool | None = None,
+        **fields: Unpack[SynthesisFields],
     ) -> PolicyFrame:
         """Write `n` records; see LLM.synthesize. `batch_size` is the worker's own business."""
         if isinstance(prompts, Mapping):
             raise SpecError("labels are for models that are here; give a list of prompts")
         path = None if output is None else _new_file(Path(output).expanduser())
-        job = self.start_synthesis(
-            n,
-            prompts=prompts,
-            temperature=temperature,
-            top_p=top_p,
-            max_new_tokens=max_new_tokens,
-            seed=seed,
-        ).wait(progress=progress)
+        job = self.start_synthesis(n, prompts=prompts, **fields).wait(progress=progress)
         with tempfile.TemporaryDirectory() as folder:
-            kept = job.download("synthetic.parquet", folder)
+            file = job.download("synthetic.parquet", folder)
             if path is not None:
-                shutil.copyfile(kept, path)
-            return self._table(kept, path)
+                shutil.copyfile(file, path)
+            return self._table(file, path)
 
     def start_synthesis(
-        self,
-        n: int,
-        *,
-        prompts: Sequence[str] = ("",),
-        temperature: float = 1.0,
-        top_p: float = 1.0,
-        max_new_tokens: int = 128,
-        seed: int | None = None,
+        self, n: int, *, prompts: Sequence[str] = ("",), **fields: Unpack[SynthesisFields]
     ) -> Job:
         """Start to write `n` records; the handle of the job that does."""
-        synthesize = request(
-            RemoteSynthesize,
-            model=self.id,
-            n=n,
-            prompts=tuple(prompts),
-            temperature=temperature,
-            top_p=top_p,
-            max_new_tokens=max_new_tokens,
-            seed=seed,
-        )
-        return self._submit(synthesize)
+        fields.pop("batch_size", None)
+        return self._submit(RemoteSynthesize, n=n, prompts=tuple(prompts), **fields)
 
     def certificate(self) -> Statement:
-        """What is certified of it, unchecked; `taciturn cert verify` checks a downloaded model.
+        """Return what is certified of it; `taciturn cert verify` checks it, once downloaded.
 
         Raises:
             CertificateError: there is none.
@@ -272,16 +206,17 @@ class RemoteModel:
         """Remove the model and its files; what it cost stays spent."""
         self._transport.send("DELETE", f"models/{self.id}")
 
-    def _submit(self, body: BaseModel) -> Job:
-        response = self._transport.send("POST", "jobs", body=asked(body), key=new_key())
-        return Job(self._transport, self._transport.read(JobView, response))
+    def _submit(self, kind: type[BaseModel], **fields: Any) -> Job:
+        body = body_of(request(kind, model=self.id, **fields))
+        response = self._transport.send("POST", "jobs", body=body, key=new_key())
+        return Job(self._transport, self._transport.read(JobView, response), self._reader)
 
-    def _table(self, kept: Path, path: Path | None) -> PolicyFrame:
+    def _table(self, file: Path, path: Path | None) -> PolicyFrame:
         from taciturn.notebook.frame import with_policy
         from taciturn.sdk.requests import read_table
 
         try:
-            return with_policy(read_table(kept), self.policy)
+            return with_policy(read_table(file), self.policy)
         except (ImportError, DataError):
             if path is None:
                 raise
@@ -301,6 +236,16 @@ class RemoteModel:
             "files": ", ".join(view.files),
         }
         return card(view.name or view.id, self.policy, facts(rows))
+
+
+def _evaluation(data: object, fields: EvaluateFields) -> dict[str, Any]:
+    """Return the fields of a RemoteEvaluate on a gateway's dataset or on public texts."""
+    options: dict[str, Any] = dict(fields)
+    if isinstance(data, RemoteDataset):
+        return {"data": data.ref, **options}
+    if options.get("target_epsilon") is not None:
+        raise SpecError("private data of your own stay here; give a gateway's dataset")
+    return {"public_texts": public_texts(data, options.pop("text_field", None)), **options}
 
 
 def _new_file(path: Path) -> Path:

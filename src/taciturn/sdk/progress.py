@@ -1,4 +1,4 @@
-"""How far a job is, from its events; and who shows it: a terminal, a notebook, or a plain log."""
+"""Progress of a job, from its events, on a terminal, in a notebook, or in a plain log."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any, Protocol, TextIO
+from typing import Any, TextIO
 
 from taciturn.notebook.cards import bar, card, muted
 from taciturn.wire.events import (
@@ -38,10 +38,10 @@ WORDS = {
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """What a job's events have said so far.
+    """Progress as a job's events have said so far.
 
     Attributes:
-        done, total: steps of a fit; texts or canaries of another job.
+        completed, total: steps of a fit; texts or canaries of another job.
         epsilon: spent, of all steps that are charged; None without a guarantee, or before the
             first block of steps.
         target: held for the whole fit, what is spent included.
@@ -54,7 +54,7 @@ class Progress:
     private: bool = True
     state: JobState = JobState.QUEUED
     stage: str | None = None
-    done: int = 0
+    completed: int = 0
     total: int | None = None
     epsilon: float | None = None
     target: float | None = None
@@ -66,45 +66,45 @@ class Progress:
 
     def after(self, event: NumberedEvent) -> Progress:
         """The progress once this event is known too."""
-        said = event.event
-        match said:
+        news = event.event
+        match news:
             case StateEvent():
-                code = said.code
+                code = news.code
                 words = FAILURES[code] if code is not None else None
-                return replace(self, state=said.state, failure=words)
+                return replace(self, state=news.state, failure=words)
             case StageEvent():
-                return replace(self, stage=said.stage.value, padded_s=said.padded_s)
+                return replace(self, stage=news.stage.value, padded_s=news.padded_s)
             case PlanEvent():
-                target = said.plan.privacy.epsilon if said.plan.privacy is not None else None
-                private = said.plan.privacy is not None
-                return replace(self, total=said.plan.steps, target=target, private=private)
+                target = news.plan.privacy.epsilon if news.plan.privacy is not None else None
+                private = news.plan.privacy is not None
+                return replace(self, total=news.plan.steps, target=target, private=private)
             case ProgressEvent():
-                seen = (event.at, said.step)
+                report = (event.at, news.step)
                 return replace(
                     self,
-                    done=said.step,
-                    total=said.steps,
-                    epsilon=said.epsilon,
-                    first=self.first or seen,
-                    last=seen,
+                    completed=news.step,
+                    total=news.steps,
+                    epsilon=news.epsilon,
+                    first=self.first or report,
+                    last=report,
                 )
             case CountEvent():
-                seen = (event.at, said.done)
-                first = self.first or seen
-                return replace(self, done=said.done, total=said.of, first=first, last=seen)
+                report = (event.at, news.done)
+                first = self.first or report
+                return replace(self, completed=news.done, total=news.of, first=first, last=report)
             case NodeEvent():
-                return replace(self, node=said.text)
+                return replace(self, node=news.text)
 
     @property
     def share(self) -> float:
-        """How much is done, in [0, 1]."""
+        """Share that is done, in [0, 1]."""
         if self.state is JobState.SUCCEEDED:
             return 1.0
-        return self.done / self.total if self.total else 0.0
+        return self.completed / self.total if self.total else 0.0
 
     @property
     def seconds_left(self) -> float | None:
-        """By the pace of the steps reported so far; None before there are two reports."""
+        """Estimate from the pace of the steps so far; None before there are two reports."""
         if self.first is None or self.last is None or self.total is None or self.state.over:
             return None
         seconds = (self.last[0] - self.first[0]).total_seconds()
@@ -119,8 +119,8 @@ class Progress:
             parts.append(self.failure)
         if self.node is not None and self.state is JobState.PROVISIONING:
             parts.append(self.node)
-        if self.total is not None and self.done:
-            parts.append(f"{self.done} of {self.total}")
+        if self.total is not None and self.completed:
+            parts.append(f"{self.completed} of {self.total}")
         if self.kind == "fit" and self.total is not None:
             parts.append(self._spent)
         if self.seconds_left is not None:
@@ -142,60 +142,48 @@ class Progress:
     def _spent(self) -> str:
         if not self.private:
             return "no privacy"
-        held = "" if self.target is None or self.state.over else f" of {self.target:.3g} held"
-        return f"epsilon {self.epsilon or 0.0:.2f} spent{held}"
+        budget = "" if self.target is None or self.state.over else f" of {self.target:.3g} held"
+        return f"epsilon {self.epsilon or 0.0:.2f} spent{budget}"
 
 
-class Screen(Protocol):
-    """Shows how far a job is."""
+class Screen:
+    """Display of how far a job is; this one shows nothing."""
 
     def show(self, progress: Progress) -> None:
         """Show this now."""
-        ...
 
     def close(self) -> None:
-        """Nothing more comes."""
-        ...
+        """Leave what was shown standing: nothing more comes."""
 
 
 @contextmanager
 def screen(progress: bool | None) -> Iterator[Screen]:
     """The screen that fits where we are: `progress` None chooses, False shows nothing."""
-    chosen = _chosen(progress)
+    display = _fitting_screen(progress)
     try:
-        yield chosen
+        yield display
     finally:
-        chosen.close()
+        display.close()
 
 
-def _chosen(progress: bool | None) -> Screen:
+def _fitting_screen(progress: bool | None) -> Screen:
     if progress is False:
-        return Silence()
+        return Screen()
     if in_notebook():
         return NotebookScreen()
     if sys.stderr.isatty():
         return TerminalScreen()
-    return LogScreen(sys.stderr) if progress else Silence()
+    return LogScreen(sys.stderr) if progress else Screen()
 
 
 def in_notebook() -> bool:
-    """Whether cells show what we display."""
+    """Return whether cells show what is displayed."""
     module = sys.modules.get("IPython")
     shell = module.get_ipython() if module is not None else None
     return shell is not None and hasattr(shell, "kernel")
 
 
-class Silence:
-    """Shows nothing."""
-
-    def show(self, progress: Progress) -> None:
-        """Do nothing."""
-
-    def close(self) -> None:
-        """Do nothing."""
-
-
-class TerminalScreen:
+class TerminalScreen(Screen):
     """A bar that moves."""
 
     def __init__(self) -> None:
@@ -218,9 +206,9 @@ class TerminalScreen:
             self._bars.start()
             self._task = self._bars.add_task(progress.kind, total=None, words="")
         total = progress.total
-        done = total if progress.state is JobState.SUCCEEDED else progress.done
+        completed = total if progress.state is JobState.SUCCEEDED else progress.completed
         self._bars.update(
-            self._task, total=total, completed=done, words=progress.words, refresh=True
+            self._task, total=total, completed=completed, words=progress.words, refresh=True
         )
 
     def close(self) -> None:
@@ -229,7 +217,7 @@ class TerminalScreen:
             self._bars.stop()
 
 
-class NotebookScreen:
+class NotebookScreen(Screen):
     """A card in the cell's output that is written anew; it is kept with the notebook."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -242,17 +230,14 @@ class NotebookScreen:
 
     def show(self, progress: Progress) -> None:
         """Write it anew."""
-        shown = self._html(progress_card(progress, self._clock() - self._start))
+        html = self._html(progress_card(progress, self._clock() - self._start))
         if self._handle is None:
-            self._handle = self._display(shown, display_id=True)
+            self._handle = self._display(html, display_id=True)
         else:
-            self._handle.update(shown)
-
-    def close(self) -> None:
-        """Leave the last one standing."""
+            self._handle.update(html)
 
 
-class LogScreen:
+class LogScreen(Screen):
     """A line for each thing that is new; for logs and pipes."""
 
     def __init__(self, file: TextIO) -> None:
@@ -264,9 +249,6 @@ class LogScreen:
         if line != self._last:
             print(line, file=self._file, flush=True)
         self._last = line
-
-    def close(self) -> None:
-        """Nothing to do."""
 
 
 def progress_card(progress: Progress, elapsed_s: float | None = None) -> str:
@@ -282,12 +264,12 @@ def progress_card(progress: Progress, elapsed_s: float | None = None) -> str:
 
 
 def duration(seconds: float) -> str:
-    """For example "40 s" or "3 min"."""
+    """Write seconds as, for example, "40 s" or "3 min"."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def failure_words(code: str, text: str) -> str:
-    """What a failure means, for codes that this version knows."""
+    """Return what a failure means, for codes that this version knows."""
     return FAILURES.get(FailureCode(code), text) if code in set(FailureCode) else text

@@ -1,4 +1,4 @@
-"""From an answer that is no success to an exception: the code decides, then the status."""
+"""Exceptions for answers that are no success: the code decides, then the status."""
 
 from __future__ import annotations
 

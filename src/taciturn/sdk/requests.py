@@ -1,29 +1,28 @@
-"""From arguments to what is asked of a gateway, with errors as everywhere: value, bound, remedy."""
+"""Requests to a gateway made of arguments; errors say value, bound and remedy."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
 from taciturn.errors import DataError, MissingDependencyError, SpecError
-from taciturn.spec import parse
-from taciturn.wire.jobs import RemoteEvaluate, RemoteFit, RemoteSample
+from taciturn.spec import Spec, parse
 
 if TYPE_CHECKING:
     import pandas as pd
 
 R = TypeVar("R", bound=BaseModel)
 
-_SPECS = (RemoteFit, RemoteSample, RemoteEvaluate)
-_READERS = {".jsonl": "read_json", ".csv": "read_csv", ".parquet": "read_parquet"}
+_READERS = {".csv": "read_csv", ".parquet": "read_parquet"}
 
 
 def request(kind: type[R], **fields: Any) -> R:
-    """A wire value; raises SpecError for what it does not allow."""
-    if issubclass(kind, _SPECS):
+    """Make a wire value; raises SpecError for what it does not allow."""
+    if issubclass(kind, Spec):
         return parse(kind, fields)
     try:
         return kind(**fields)
@@ -35,8 +34,8 @@ def request(kind: type[R], **fields: Any) -> R:
             raise SpecError(message) from None
         if _is_secret(kind, where):  # a password is not quoted
             bound = first.get("ctx", {}).get("min_length")
-            wanted = message if bound is None else f"give {bound} characters at least"
-            raise SpecError(f"{where}: {wanted}") from None
+            remedy = message if bound is None else f"give {bound} characters at least"
+            raise SpecError(f"{where}: {remedy}") from None
         raise SpecError(f"{where}={first.get('input')!r}: {message}") from None
 
 
@@ -45,8 +44,8 @@ def _is_secret(kind: type[BaseModel], where: str) -> bool:
     return field is not None and "SecretStr" in repr(field)
 
 
-def asked(value: BaseModel) -> dict[str, Any]:
-    """A request's fields that are not as they would be anyway."""
+def body_of(value: BaseModel) -> dict[str, Any]:
+    """Return a request's fields that are not as they would be anyway."""
     fields = value.model_dump(mode="json", exclude_defaults=True)
     kind = getattr(value, "kind", None)
     return fields if kind is None else {"kind": kind.value, **fields}
@@ -83,18 +82,39 @@ def _read(path: Path) -> Any:
     import pandas as pd
 
     suffix = path.suffix.lower()
+    if suffix == ".jsonl":
+        return pd.DataFrame(read_rows(path))  # pandas' own reader turns the patient 007 into 7
     reader = _READERS.get(suffix)
     if reader is None or not path.is_file():
         raise DataError(f"{path} is not a file of JSONL, CSV or Parquet; give one that is here")
-    options: Mapping[str, Any] = {"lines": True} if suffix == ".jsonl" else {}
     try:
-        return getattr(pd, reader)(path, **options)
+        return getattr(pd, reader)(path)
     except ImportError as error:
         raise MissingDependencyError(
             f"reading {path.name} needs {error.name or 'pyarrow'}; install pyarrow"
         ) from None
     except ValueError as error:
         raise DataError(f"{path} cannot be read ({type(error).__name__})") from None
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """Return the objects of a JSONL file, one on each line; raises DataError, which quotes none."""
+    try:
+        lines = path.read_text(encoding="utf-8-sig").split("\n")  # a text may hold U+2028
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} cannot be read ({type(error).__name__})") from None
+    rows = []
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError:
+            row = None
+        if not isinstance(row, dict):
+            raise DataError(f"{path} line {number} is not a JSON object")
+        rows.append(row)
+    return rows
 
 
 def read_table(path: Path) -> pd.DataFrame:

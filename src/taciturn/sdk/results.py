@@ -1,4 +1,4 @@
-"""What came of a job, as what people work with."""
+"""The result of a job, as what people work with."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import pandas as pd
 from pydantic import RootModel
 
 from taciturn.notebook.frame import PolicyFrame, with_policy
-from taciturn.reports.privacy import Audit
 from taciturn.sdk.evaluation import RemoteEvaluation
+from taciturn.sdk.job import Result
 from taciturn.sdk.model import RemoteModel
 from taciturn.sdk.requests import read_table
 from taciturn.sdk.transport import Transport
@@ -33,35 +33,33 @@ class _Answer(RootModel[JobResult]):
     pass
 
 
-def read_result(
-    transport: Transport, view: JobView
-) -> RemoteModel | PolicyFrame | RemoteEvaluation | Audit | None:
-    """The result of a job that has succeeded."""
-    found = transport.get(f"jobs/{view.id}/result", _Answer).root
-    match found:
+def read_result(transport: Transport, view: JobView) -> Result:
+    """Read the result of a job that has succeeded."""
+    result = transport.get(f"jobs/{view.id}/result", _Answer).root
+    match result:
         case FitResult():
-            return RemoteModel(transport, found.model)
+            return RemoteModel(transport, result.model, read_result)
         case SampleResult():
-            return _samples(found)
+            return _samples(result)
         case EvaluateResult():
-            return RemoteEvaluation(found.evaluation, found.policy.text)
+            return RemoteEvaluation.of(result.evaluation, result.policy.text)
         case AuditResult():
-            return found.audit
+            return result.audit
         case SynthesizeResult():
-            return _synthetic(transport, view, found.policy.text)
+            return _synthetic(transport, view, result.policy.text)
         case ProbeResult():
             return None
         case _ as never:
             assert_never(never)
 
 
-def _samples(found: SampleResult) -> PolicyFrame:
+def _samples(result: SampleResult) -> PolicyFrame:
     rows: list[dict[str, Any]] = [
-        {"prompt": line.prompt, "text": line.text, "policy": found.policy.text}
-        for line in found.samples
+        {"prompt": line.prompt, "text": line.text, "policy": result.policy.text}
+        for line in result.samples
     ]
     frame = pd.DataFrame(rows, columns=["prompt", "text", "policy"])
-    return with_policy(frame, found.policy.text)
+    return with_policy(frame, result.policy.text)
 
 
 def _synthetic(transport: Transport, view: JobView, policy: str) -> PolicyFrame:

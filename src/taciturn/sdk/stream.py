@@ -60,11 +60,11 @@ def job_events(
     Raises:
         UnavailableError: no connection came about, as often as `patience` allows in a row.
     """
-    lost = quiet = 0
+    failures = quiet = 0
     while True:
         try:
             for event in _connection(transport, job, after, alive):
-                lost = 0
+                failures = 0
                 if event is None:
                     continue
                 quiet, after = 0, event.sequence
@@ -74,13 +74,13 @@ def job_events(
         except _NoMoreError:
             return
         except (UnavailableError, TooManyRequestsError):
-            lost += 1
-            if lost >= transport.patience.attempts:
+            failures += 1
+            if failures >= transport.patience.attempts:
                 raise
         quiet += 1
         if quiet % transport.patience.attempts == 0 and _is_over(transport, job):
             return
-        transport.sleep(transport.patience.wait_s(max(lost, quiet) - 1, random.random()))
+        transport.sleep(transport.patience.wait_s(max(failures, quiet) - 1, random.random()))
 
 
 class _NoMoreError(Exception):
@@ -98,14 +98,14 @@ def _connection(
         if response.status_code == 204:
             raise _NoMoreError
         yield None
-        for message in messages(_heard(response.iter_lines(), alive)):
+        for message in messages(_watched(response.iter_lines(), alive)):
             event = _event(message)
             if event is not None and (after is None or event.sequence > after):
                 after = event.sequence
                 yield event
 
 
-def _heard(lines: Iterable[str], alive: Callable[[], None]) -> Iterator[str]:
+def _watched(lines: Iterable[str], alive: Callable[[], None]) -> Iterator[str]:
     for line in lines:
         alive()
         yield line
@@ -116,7 +116,7 @@ def _event(message: Message) -> NumberedEvent | None:
     try:
         return NumberedEvent.model_validate_json(message.data)
     except ValidationError as error:
-        if any(found["type"] == "union_tag_invalid" for found in error.errors()):
+        if any(problem["type"] == "union_tag_invalid" for problem in error.errors()):
             return None
         raise GatewayError(
             "the gateway sent an event that cannot be understood; are the versions the same?",
@@ -125,5 +125,5 @@ def _event(message: Message) -> NumberedEvent | None:
 
 
 def _is_over(transport: Transport, job: str) -> bool:
-    """Whether the stream is silent because nothing more will come."""
+    """Return whether the stream is silent because nothing more will come."""
     return transport.get(f"jobs/{job}", JobView).state.over

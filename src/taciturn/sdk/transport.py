@@ -18,6 +18,14 @@ from typing import Any, TypeVar
 
 import httpx
 from pydantic import BaseModel, ValidationError
+from tenacity import (
+    RetryCallState,
+    Retrying,
+    retry_if_exception_type,
+    retry_if_result,
+    stop_after_attempt,
+)
+from tenacity.retry import retry_base
 
 from taciturn._version import __version__
 from taciturn.errors import GatewayError, UnavailableError
@@ -33,7 +41,7 @@ _NEVER_ARRIVED = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
 
 @dataclass(frozen=True, slots=True)
 class Patience:
-    """How long to wait for a gateway, and how often to try again.
+    """Timeouts and repeats of requests.
 
     Attributes:
         timeout_s: for an answer to begin, or to go on.
@@ -103,30 +111,28 @@ class Transport:
         json = body.model_dump(mode="json") if isinstance(body, BaseModel) else body
         more = {"Idempotency-Key": key, "If-Match": if_match}
         headers = self._headers | {name: text for name, text in more.items() if text is not None}
-        given = {name: value for name, value in (params or {}).items() if value is not None}
+        query = {name: value for name, value in (params or {}).items() if value is not None}
         request = self._http.build_request(
-            method, f"{self.url}/v1/{path}", json=json, params=given, headers=headers
+            method, f"{self.url}/v1/{path}", json=json, params=query, headers=headers
         )
         return self._answer(request, repeatable=key is not None or method in _REPEATABLE)
 
     def _answer(self, request: httpx.Request, *, repeatable: bool) -> httpx.Response:
-        for attempt in range(self.patience.attempts):
-            last = attempt == self.patience.attempts - 1
-            try:
-                response = self._http.send(request)
-            except httpx.TransportError as error:
-                if last or not (repeatable or isinstance(error, _NEVER_ARRIVED)):
-                    raise self._unreachable(error) from None
-                self._pause(attempt)
-                continue
-            if attempt and request.method == "DELETE" and response.status_code == 404:
-                return response  # an earlier attempt has removed it, and its answer was lost
-            if response.status_code < 400:
-                return response
-            if last or not repeatable or response.status_code not in _PASSING:
-                raise refusal(response)
-            self._pause(attempt, response.headers.get("retry-after"))
-        raise AssertionError("unreachable: the last attempt returns or raises")
+        retried = httpx.TransportError if repeatable else _NEVER_ARRIVED
+        passing = _PASSING if repeatable else ()
+        retrying = self._retrying(
+            retry_if_exception_type(retried)
+            | retry_if_result(lambda response: response.status_code in passing)
+        )
+        try:
+            response = retrying(self._http.send, request)
+        except httpx.TransportError as error:
+            raise self._unreachable(error) from None
+        # an earlier attempt may have removed it, and its answer was lost
+        removed = request.method == "DELETE" and response.status_code == 404
+        if response.status_code < 400 or (removed and retrying.statistics["attempt_number"] > 1):
+            return response
+        raise refusal(response)
 
     def get(self, path: str, kind: type[V]) -> V:
         """A value."""
@@ -152,8 +158,8 @@ class Transport:
         """All values of a list, page by page as they are asked for."""
         cursor: str | None = None
         while True:
-            wanted = {**(params or {}), "cursor": cursor}
-            page = self.read(Page[kind], self.send("GET", path, params=wanted))  # type: ignore[valid-type]
+            query = {**(params or {}), "cursor": cursor}
+            page = self.read(Page[kind], self.send("GET", path, params=query))  # type: ignore[valid-type]
             yield from page.items
             cursor = page.next_cursor
             if cursor is None:
@@ -174,10 +180,7 @@ class Transport:
             GatewayError: refused; UnavailableError: no answer, or it broke off.
         """
         request = self._http.build_request(
-            method,
-            f"{self.url}/v1/{path}",
-            json=body,
-            headers={**self._headers, **(headers or {})},
+            method, f"{self.url}/v1/{path}", json=body, headers={**self._headers, **(headers or {})}
         )
         try:
             response = self._http.send(request, stream=True)
@@ -197,25 +200,35 @@ class Transport:
         """Write a file, whole or not at all; again, if the connection breaks."""
         partial = target.with_name(f".{target.name}.partial-{uuid.uuid4().hex}")
         try:
-            for attempt in range(self.patience.attempts):
-                try:
-                    with self.stream("GET", path) as response, partial.open("wb") as file:
-                        for piece in response.iter_bytes():
-                            file.write(piece)
-                    break
-                except UnavailableError:
-                    if attempt == self.patience.attempts - 1:
-                        raise
-                    self._pause(attempt)
+            self._retrying(retry_if_exception_type(UnavailableError))(self._write, path, partial)
             partial.replace(target)
         finally:
             partial.unlink(missing_ok=True)
 
-    def _pause(self, attempt: int, asked: str | None = None) -> None:
-        wait_s = self.patience.wait_s(attempt, random.random())
-        if asked is not None and asked.isdigit():
-            wait_s = max(wait_s, min(float(asked), self.patience.longest_wait_s))
-        self.sleep(wait_s)
+    def _write(self, path: str, target: Path) -> None:
+        with self.stream("GET", path) as response, target.open("wb") as file:
+            for piece in response.iter_bytes():
+                file.write(piece)
+
+    def _retrying(self, retry: retry_base) -> Retrying:
+        """Return what calls a function as often as `patience` allows; then its last result or error
+        is that of the call."""
+        return Retrying(
+            retry=retry,
+            wait=self._wait_s,
+            stop=stop_after_attempt(self.patience.attempts),
+            sleep=self.sleep,
+            retry_error_callback=_last,
+        )
+
+    def _wait_s(self, state: RetryCallState) -> float:
+        wait_s = self.patience.wait_s(state.attempt_number - 1, random.random())
+        outcome = state.outcome
+        response = None if outcome is None or outcome.failed else outcome.result()
+        requested = "" if response is None else response.headers.get("retry-after", "")
+        if requested.isdigit():
+            wait_s = max(wait_s, min(float(requested), self.patience.longest_wait_s))
+        return wait_s
 
     def _unreachable(self, error: httpx.TransportError) -> UnavailableError:
         # The name of the kind only: messages of sockets may quote proxies with passwords.
@@ -224,6 +237,11 @@ class Transport:
             "and is the address right?",
             code="unreachable",
         )
+
+
+def _last(state: RetryCallState) -> Any:
+    assert state.outcome is not None
+    return state.outcome.result()
 
 
 def new_key() -> str:

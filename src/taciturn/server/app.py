@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
+from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -14,30 +15,27 @@ from starlette.responses import JSONResponse, Response
 
 from taciturn._version import __version__
 from taciturn.errors import TaciturnError
-from taciturn.server.catalog.sql_sandbox import Trials
+from taciturn.server.catalog.sql_sandbox import SqlSandbox
 from taciturn.server.console.routers import ROUTERS as PAGES
 from taciturn.server.context import Gateway
-from taciturn.server.forwarding import Forwarding, HandedOn
+from taciturn.server.http.connections import ANNOUNCE_STOP
 from taciturn.server.http.middleware import Observing
 from taciturn.server.http.openapi import document
 from taciturn.server.http.routes import OPENAI_ROUTERS, ROUTERS, metrics, pages
 from taciturn.server.launchers.base import Launcher
 from taciturn.server.problems import MEDIA_TYPE, ProblemError, from_error
 from taciturn.server.services import Services
-from taciturn.server.siblings import Siblings
 
 
 def create_app(
     gateway: Gateway,
     *,
-    siblings: Siblings | None = None,
     launcher: Launcher | None = None,
-    trials: Trials | None = None,
+    trials: SqlSandbox | None = None,
 ) -> FastAPI:
     """The application on an open gateway; its background tasks run as long as its lifespan.
 
     Args:
-        siblings: this process among those of the gateway; by default there is no other.
         launcher, trials: instead of those that the settings name; see `Services.of`.
     """
     app = FastAPI(
@@ -48,7 +46,7 @@ def create_app(
         redirect_slashes=False,  # it would lead wherever the request's Host says
         lifespan=_lifespan,
     )
-    services = Services.of(gateway, siblings=siblings, launcher=launcher, trials=trials)
+    services = Services.of(gateway, launcher=launcher, trials=trials)
     app.state.services = services
     app.add_middleware(
         Observing,
@@ -57,11 +55,6 @@ def create_app(
         metrics=services.metrics,
         strangers=services.strangers,
     )
-    if services.siblings.count > 1:  # around all others, since it is added last
-        if services.siblings.first:
-            app.add_middleware(HandedOn)
-        else:
-            app.add_middleware(Forwarding, siblings=services.siblings)
     app.add_exception_handler(ProblemError, _problem)
     app.add_exception_handler(TaciturnError, _own_error)
     app.add_exception_handler(RequestValidationError, _invalid)
@@ -79,13 +72,13 @@ def create_app(
 
 
 @asynccontextmanager
-async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+async def _lifespan(app: FastAPI) -> AsyncIterator[dict[str, Any]]:
     services: Services = app.state.services
     background = services.background
     await run_in_threadpool(services.attend)
     await run_in_threadpool(background.start)
     try:
-        yield
+        yield {ANNOUNCE_STOP: background.announce_stop}
     finally:
         await run_in_threadpool(background.stop)
 
@@ -104,14 +97,14 @@ def _problem(request: Request, error: Exception) -> Response:
 
 def _own_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, TaciturnError)
-    known = from_error(error)
-    if known is None:
+    problem = from_error(error)
+    if problem is None:
         raise error  # `Observing` makes an incident of it
-    return _problem(request, known)
+    return _problem(request, problem)
 
 
 def _invalid(request: Request, error: Exception) -> Response:
-    """What is wrong and where, without the values: they may be secrets."""
+    """Say which field is wrong and why, without the values: they may be secrets."""
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
     where = ".".join(str(part) for part in first["loc"])

@@ -45,7 +45,7 @@ class Record:
     token_id: str | None
 
     def values(self) -> dict[str, Any]:
-        """As the table has it."""
+        """Values of the table's columns."""
         return {
             "at_ms": self.at_ms,
             "actor": self.actor[:200],

@@ -1,5 +1,5 @@
-"""What goes on besides requests: periodic tasks, each on its own thread, and whatever else starts
-and stops with the gateway.
+"""Background work of the gateway: periodic tasks, each on its own thread, and whatever else starts
+and stops with it.
 
     background.every("reaper", 5.0, jobs.reap)       # when services are put together
     background.on_stopping(hub.close)                # the moment a stop is asked for
@@ -25,7 +25,7 @@ _JITTER = 0.2  # of a period: several gateways on one database do not all come a
 
 
 class Component(Protocol):
-    """Something that runs as long as the gateway does."""
+    """Service that runs as long as the gateway does."""
 
     def start(self) -> None:
         """Begin; called once, before the first request."""
@@ -39,7 +39,7 @@ class PeriodicTask:
 
     def __init__(self, name: str, period_s: float, work: Callable[[], object]) -> None:
         self.name, self.period_s, self.work = name, period_s, work
-        self._due = threading.Event()
+        self._is_due = threading.Event()
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"taciturn-{name}", daemon=True)
 
@@ -49,22 +49,22 @@ class PeriodicTask:
 
     def wake(self) -> None:
         """Let the next turn come now, or where one has just been, in a moment."""
-        self._due.set()
+        self._is_due.set()
 
     def stop(self, timeout_s: float = 10.0) -> None:
         """Finish the turn that runs, and end."""
         self._over.set()
-        self._due.set()
+        self._is_due.set()
         if self._thread.is_alive():
             self._thread.join(timeout_s)
 
     def _run(self) -> None:
         while not self._over.is_set():
-            self._due.clear()
+            self._is_due.clear()
             self._turn()
             period_s = self.period_s * random.uniform(1 - _JITTER, 1 + _JITTER)
             if not self._over.wait(min(_REST_S, period_s)):
-                self._due.wait(period_s)
+                self._is_due.wait(period_s)
 
     def _turn(self) -> None:
         try:

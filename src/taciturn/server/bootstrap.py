@@ -1,4 +1,4 @@
-"""From settings to a gateway that can serve: folders, database, keys."""
+"""Bootstrap of a gateway from its settings: folders, database, keys."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the gateway's services share: database, ledger, stores, clock. Made once, at the start."""
+"""Context that the gateway's services share: database, ledger, stores, clock. Made at the start."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Gateway:
 
     @property
     def audience(self) -> str:
-        """Whom workers' tokens are for: this gateway, known by the key of its ledger, where its
+        """Audience of workers' tokens: this gateway, known by the key of its ledger, where its
         workers find it. A copy of the database elsewhere takes none of them."""
         where = (self.settings.public_url or "").rstrip("/")
         text = b"taciturn audience of workers 1\0" + where.encode()
@@ -56,7 +56,7 @@ class Gateway:
         return transact(self.engine, work, read_only=True)
 
     def rows(self, query: Select[Any]) -> Sequence[Row[Any]]:
-        """What one query finds: the same for less, where one is enough."""
+        """Rows of one query: cheaper than `read`, where one query is enough."""
         return rows(self.engine, query)
 
     def add(self, statement: Insert, values: Sequence[Mapping[str, Any]]) -> None:

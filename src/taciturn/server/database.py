@@ -7,14 +7,12 @@ SERIALIZABLE, and one that loses a race is run again. What is committed is on di
 
 from __future__ import annotations
 
-import random
 import sqlite3
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Never, TypeVar
 
 from sqlalchemy import (
     URL,
@@ -29,6 +27,13 @@ from sqlalchemy import (
 )
 from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from tenacity import (
+    RetryCallState,
+    Retrying,
+    retry_if_exception,
+    stop_after_delay,
+    wait_random_exponential,
+)
 
 from taciturn.errors import DatabaseError, DatabaseUnavailableError
 
@@ -118,8 +123,8 @@ def transact(
 def rows(
     engine: Engine, query: Select[Any], *, patience_s: float = PATIENCE_S
 ) -> Sequence[Row[Any]]:
-    """What one query finds, as `transact` would: a transaction of one statement begins and ends
-    with it, so that the server is asked once and not three times.
+    """Rows of one query, as `transact` would read them: a transaction of one statement begins and
+    ends with it, so that the server is asked once and not three times.
 
     Raises:
         DatabaseUnavailableError: not done within `patience_s`.
@@ -146,30 +151,30 @@ def add(
     """
 
     def write(connection: Connection) -> None:
-        done = connection.execute(statement, values)
-        if done.returns_rows:
-            done.all()  # SQLite is not done before they are read
+        inserted = connection.execute(statement, values)
+        if inserted.returns_rows:
+            inserted.all()  # SQLite is not done before they are read
 
     _patiently(partial(_alone, engine, write), patience_s)
 
 
 def _patiently(attempt: Callable[[], T], patience_s: float) -> T:
-    deadline = time.monotonic() + patience_s
-    pause_s = _FIRST_PAUSE_S
-    while True:
-        try:
-            return attempt()
-        except (DBAPIError, PoolTimeoutError) as error:
-            if isinstance(error, DBAPIError) and not _passes(error):
-                raise
-            reason = type(getattr(error, "orig", error)).__name__
-        if time.monotonic() > deadline:
-            raise DatabaseUnavailableError(
-                f"the database did not let a transaction through within {patience_s:g} s "
-                f"({reason}); it may be down or overloaded. Try again: what was done is found"
-            )
-        time.sleep(random.uniform(0, pause_s))
-        pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+    def unavailable(state: RetryCallState) -> Never:
+        error = state.outcome and state.outcome.exception()
+        reason = type(getattr(error, "orig", error)).__name__
+        raise DatabaseUnavailableError(
+            f"the database did not let a transaction through within {patience_s:g} s "
+            f"({reason}); it may be down or overloaded. Try again: an operation that "
+            "went through is recognised"
+        )
+
+    retrying = Retrying(
+        retry=retry_if_exception(_passes),
+        wait=wait_random_exponential(multiplier=_FIRST_PAUSE_S, max=_LONGEST_PAUSE_S),
+        stop=stop_after_delay(patience_s),
+        retry_error_callback=unavailable,
+    )
+    return retrying(attempt)
 
 
 def _once(engine: Engine, work: Callable[[Connection], T], read_only: bool) -> T:
@@ -207,8 +212,8 @@ def _address(url: str) -> URL:
         raise DatabaseError(
             "the database URL cannot be read; write sqlite:///FILE or postgresql+psycopg://HOST/NAME"
         ) from None
-    known = address.drivername in ("sqlite", "sqlite+pysqlite", "postgresql+psycopg")
-    if not known or (address.get_backend_name() == "sqlite" and not _is_file(address)):
+    is_supported = address.drivername in ("sqlite", "sqlite+pysqlite", "postgresql+psycopg")
+    if not is_supported or (address.get_backend_name() == "sqlite" and not _is_file(address)):
         raise DatabaseError(
             f"{address.render_as_string()} cannot hold a ledger; use sqlite:///FILE or "
             "postgresql+psycopg://HOST/NAME"
@@ -240,8 +245,10 @@ def _begin_sqlite(connection: Connection) -> None:
         connection.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")
 
 
-def _passes(error: DBAPIError) -> bool:
-    """Whether the same transaction may succeed if it is tried again."""
+def _passes(error: BaseException) -> bool:
+    """True if the same transaction may succeed when it is tried again."""
+    if not isinstance(error, DBAPIError):
+        return isinstance(error, PoolTimeoutError)
     if error.connection_invalidated:
         return True
     if isinstance(error.orig, sqlite3.Error):

@@ -44,10 +44,10 @@ class JsonFormatter(logging.Formatter):
 def without_words(error: BaseException) -> list[str]:
     """Types and places of an exception and its causes, the last one first."""
     lines: list[str] = []
-    seen: set[int] = set()
+    visited: set[int] = set()
     current: BaseException | None = error
-    while current is not None and id(current) not in seen:
-        seen.add(id(current))
+    while current is not None and id(current) not in visited:
+        visited.add(id(current))
         lines.append(f"{type(current).__module__}.{type(current).__qualname__}")
         for frame in traceback.extract_tb(current.__traceback__):
             lines.append(f"  {frame.filename}:{frame.lineno} {frame.name}")

@@ -13,6 +13,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import GaugeMetricFamily, Metric
@@ -28,14 +29,18 @@ SHARED = "PROMETHEUS_MULTIPROC_DIR"
 Reading = Callable[[], Mapping[str, float]]
 
 
-def forget_process(pid: int) -> None:
-    """What a process counted stays, what it said of the moment goes with it."""
-    if SHARED in os.environ:
-        mark_process_dead(pid)  # type: ignore[no-untyped-call]
+def forget_dead_processes() -> None:
+    """Remove the gauges of processes that have ended; what they counted stays."""
+    for path in Path(os.environ[SHARED]).glob("gauge_live*_*.db") if SHARED in os.environ else ():
+        pid = int(path.stem.rpartition("_")[2])
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            mark_process_dead(pid)  # type: ignore[no-untyped-call]
 
 
 class Metrics:
-    """What a gateway counts and measures of itself."""
+    """Counters and measurements of a gateway."""
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
@@ -55,6 +60,11 @@ class Metrics:
             registry=self._registry,
         )
 
+    @property
+    def shared(self) -> bool:
+        """True if several processes count into files that they share."""
+        return SHARED in os.environ
+
     def observe(self, method: str, route: str, status: int, seconds: float) -> None:
         """Count an answer. `route` is a template such as /v1/jobs/{job_id}, never a path."""
         self._requests.labels(method, route, str(status)).inc()
@@ -65,9 +75,9 @@ class Metrics:
         self._watched.register(_Watched(name, text, label, read))
 
     def watch_own(self, name: str, text: str, label: str, read: Reading) -> None:
-        """As `watch`, of this process alone; those of all are added up, as of the last `refresh`
-        where there are several."""
-        if SHARED not in os.environ:
+        """Report a figure of this process alone, as `watch` does; those of all processes are added
+        up, as of the last `refresh` where there are several."""
+        if not self.shared:
             self.watch(name, text, label, read)
             return
         gauge = Gauge(name, text, (label,), multiprocess_mode="livesum", registry=self._registry)
@@ -80,9 +90,9 @@ class Metrics:
                 gauge.labels(value).set(figure)
 
     def text(self) -> bytes:
-        """As Prometheus reads it."""
+        """Figures in Prometheus' format."""
         registry = self._registry
-        if SHARED in os.environ:
+        if self.shared:
             registry = CollectorRegistry()
             MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
         return generate_latest(registry) + generate_latest(self._watched)

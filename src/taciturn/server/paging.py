@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar
 
 from fastapi import Depends, Query
+from sqlalchemy import ColumnElement, Select, Table, and_, or_
 
 from taciturn.server.problems import ProblemError
 from taciturn.wire.values import Page
@@ -26,7 +27,7 @@ MAX_LIMIT = 200
 
 @dataclass(frozen=True, slots=True)
 class Paging:
-    """Which page is asked for.
+    """The page of a list that a request is for.
 
     Attributes:
         after: the last key of the page before; None for the first page.
@@ -37,7 +38,7 @@ class Paging:
 
     @property
     def fetch(self) -> int:
-        """How many rows to read: one more than are shown tells whether there is a next page."""
+        """Number of rows to read: one more than are shown tells whether there is a next page."""
         return self.limit + 1
 
     def name(self) -> str:
@@ -52,16 +53,16 @@ class Paging:
         self, rows: Sequence[T], view: Callable[[T], V], key: Callable[[T], str | int]
     ) -> Page[V]:
         """The page of what `fetch` rows were read, in the order of their keys."""
-        shown = rows[: self.limit]
+        visible_rows = rows[: self.limit]
         more = len(rows) > self.limit
-        cursor = to_cursor(key(shown[-1])) if more else None
-        return Page(items=tuple(view(row) for row in shown), next_cursor=cursor)
+        cursor = to_cursor(key(visible_rows[-1])) if more else None
+        return Page(items=tuple(view(row) for row in visible_rows), next_cursor=cursor)
 
     def _key(self, kind: type[V], first: V) -> V:
         if self.after is None:
             return first
         if not isinstance(self.after, kind):
-            raise _not_ours()
+            raise _unknown_cursor()
         return self.after
 
 
@@ -76,15 +77,15 @@ def from_cursor(cursor: str) -> str | int:
         padded = cursor.encode("ascii") + b"=" * (-len(cursor) % 4)
         key: Any = json.loads(base64.b64decode(padded, altchars=b"-_", validate=True))
     except (ValueError, RecursionError, binascii.Error):
-        raise _not_ours() from None
-    known = isinstance(key, str) or (type(key) is int and 0 <= key < 2**53)
-    if not known or to_cursor(key) != cursor or "\x00" in str(key):
-        raise _not_ours()
+        raise _unknown_cursor() from None
+    is_key = isinstance(key, str) or (type(key) is int and 0 <= key < 2**53)
+    if not is_key or to_cursor(key) != cursor or "\x00" in str(key):
+        raise _unknown_cursor()
     return key if isinstance(key, int) else str(key)
 
 
-def _not_ours() -> ProblemError:
-    return ProblemError("invalid", "cursor: not one that this list gave; start without a cursor")
+def _unknown_cursor() -> ProblemError:
+    return ProblemError("invalid", "cursor: this list gave no such cursor; start without one")
 
 
 async def paging(
@@ -98,3 +99,24 @@ async def paging(
 
 
 PageQuery = Annotated[Paging, Depends(paging)]
+
+
+def newest_first(query: Select[Any], table: Table, paging: Paging) -> Select[Any]:
+    """A page of `query`, by the table's `created_at_ms` and `id`, both falling."""
+    if paging.after is not None:
+        query = query.where(_before(table, paging))
+    ordered = query.order_by(table.c.created_at_ms.desc(), table.c.id.desc())
+    return ordered.limit(paging.fetch)
+
+
+def position_of(row: Any) -> str:
+    """Position of a row in such a list."""
+    return f"{row.created_at_ms}:{row.id}"
+
+
+def _before(table: Table, paging: Paging) -> ColumnElement[bool]:
+    at, _, last = paging.name().partition(":")
+    if not at.isdecimal() or len(at) > 16:
+        raise _unknown_cursor()
+    same = and_(table.c.created_at_ms == int(at), table.c.id < last)
+    return or_(table.c.created_at_ms < int(at), same)

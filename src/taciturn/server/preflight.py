@@ -34,17 +34,17 @@ class Finding:
     """One line of the examination. `remedy` says what to do; empty where all is well."""
 
     what: str
-    found: str
+    text: str
     remedy: str = ""
 
     @property
     def fine(self) -> bool:
-        """Whether the gateway can serve, as far as this goes."""
+        """True if the gateway can serve, as far as this goes."""
         return not self.remedy
 
 
 def check(settings: Settings) -> list[Finding]:
-    """Everything that a gateway needs, looked at."""
+    """Check everything that a gateway needs."""
     findings = [
         _data_dir(settings),
         *_login(settings),
@@ -56,24 +56,24 @@ def check(settings: Settings) -> list[Finding]:
 
 def _data_dir(settings: Settings) -> Finding:
     folder = settings.data_dir.absolute()
-    there = next(each for each in (folder, *folder.parents) if each.exists())
-    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+    existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
         return Finding(
             "data folder",
-            f"{there} cannot be written",
+            f"{existing} cannot be written",
             "give --data-dir (TACITURN_DATA_DIR) a folder that this user may write",
         )
-    return Finding("data folder", f"{folder}{'' if there == folder else ', to be made'}")
+    return Finding("data folder", f"{folder}{'' if existing == folder else ', to be made'}")
 
 
 def _login(settings: Settings) -> Iterator[Finding]:
-    given = {
+    values = {
         "TACITURN_OIDC_ISSUER": settings.oidc_issuer,
         "TACITURN_OIDC_CLIENT_ID": settings.oidc_client_id,
         "TACITURN_PUBLIC_URL": settings.public_url,
         "TACITURN_OIDC_ROLES": settings.oidc_roles,
     }
-    missing = [name for name, value in given.items() if not value]
+    missing = [name for name, value in values.items() if not value]
     if settings.oidc_issuer and missing:
         yield Finding("OIDC login", "not complete", f"set {', '.join(missing)} as well")
     elif settings.oidc_issuer:
@@ -91,7 +91,7 @@ def _login(settings: Settings) -> Iterator[Finding]:
 
 
 def _proxy(trusted: str | None) -> Finding:
-    """No problem by itself: the gateway serves; but one client's failures count for all then."""
+    """Check trusted proxies: without them it serves, but one client's failures count for all."""
     if trusted is None:
         return Finding(
             "proxy",
@@ -102,14 +102,14 @@ def _proxy(trusted: str | None) -> Finding:
 
 
 def _storage(settings: Settings) -> Finding:
-    """What the gateway does with a file, by the same store: written, renamed, read, removed."""
+    """Write, rename, read and remove a file, as the gateway does, through the same store."""
     url, key = settings.storage_url, f"jobs/check-{uuid.uuid4().hex}"
     if url is None and not (settings.data_dir / "files" / "jobs").is_dir():
         return Finding("storage", "files in the data folder")
     try:
         store = open_store(settings)
         try:
-            store.put(key, [_PROBE], len(_PROBE))
+            store.write(key, [_PROBE], len(_PROBE))
             read = b"".join(store.get(key))
         finally:
             store.delete(key)
@@ -132,14 +132,14 @@ def _storage(settings: Settings) -> Finding:
 
 
 def check_launcher(settings: Settings) -> Finding:
-    """Whether what the launcher of the settings needs on this machine is installed."""
+    """Check that what the launcher of the settings needs on this machine is installed."""
     if settings.launcher == "kubernetes":
-        needed: tuple[str, ...] = ("kubernetes",)
+        modules: tuple[str, ...] = ("kubernetes",)
         remedy = "install taciturn[kubernetes]"
     else:
-        needed = ("torch", "transformers", "peft")
+        modules = ("torch", "transformers", "peft")
         remedy = "install taciturn[engine], or use --launcher kubernetes"
-    missing = [name for name in needed if importlib.util.find_spec(name) is None]
+    missing = [name for name in modules if importlib.util.find_spec(name) is None]
     if missing:
         return Finding("launcher", f"{settings.launcher} needs {', '.join(missing)}", remedy)
     return Finding("launcher", f"{settings.launcher}, {settings.worker_count} worker(s) at once")
@@ -150,9 +150,11 @@ def _database(settings: Settings) -> Iterator[Finding]:
     if settings.database_url is None and not (settings.data_dir / "gateway.db").is_file():
         yield Finding("database", "SQLite in the data folder, to be made at the first start")
         return
-    found: list[Finding] = []
-    engine = _tried("database", "check TACITURN_DATABASE_URL", lambda: _opened(settings), found)
-    yield from found
+    findings: list[Finding] = []
+    engine = _checked_engine(
+        "database", "check TACITURN_DATABASE_URL", lambda: _reachable_database(settings), findings
+    )
+    yield from findings
     if engine is None:
         return
     try:
@@ -167,7 +169,7 @@ def _database(settings: Settings) -> Iterator[Finding]:
         engine.dispose()
 
 
-def _opened(settings: Settings) -> Engine:
+def _reachable_database(settings: Settings) -> Engine:
     url = settings.database_url
     local = f"sqlite:///{settings.data_dir / 'gateway.db'}"
     engine = open_database(url.get_secret_value() if url else local, create=False)
@@ -175,15 +177,15 @@ def _opened(settings: Settings) -> Engine:
     return engine
 
 
-def _tried(
-    what: str, remedy: str, work: Callable[[], Engine], found: list[Finding]
+def _checked_engine(
+    what: str, remedy: str, work: Callable[[], Engine], findings: list[Finding]
 ) -> Engine | None:
     try:
         engine = work()
     except TaciturnError as error:
-        found.append(Finding(what, str(error), remedy))
+        findings.append(Finding(what, str(error), remedy))
         return None
-    found.append(Finding(what, f"{engine.dialect.name}, reachable"))
+    findings.append(Finding(what, f"{engine.dialect.name}, reachable"))
     return engine
 
 

@@ -15,7 +15,7 @@ MEDIA_TYPE = "application/problem+json"
 
 
 class ProblemError(Exception):
-    """Refused, with a code of CODES."""
+    """A refusal, with a code of CODES."""
 
     def __init__(
         self, code: str, detail: str, *, headers: dict[str, str] | None = None, **more: Any

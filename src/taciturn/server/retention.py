@@ -1,4 +1,4 @@
-"""What is not kept for ever: logs of failures, which may quote rows, and old rows of the audit log.
+"""Retention of logs of failures, which may quote rows, and of old rows of the audit log.
 
 Rows of the audit log are written to a file in the gateway's storage before they are removed, and a
 row stays of each file: which entries it holds, its digest, and the digest of all exports up to it,
@@ -20,13 +20,12 @@ from taciturn.server.audit_log import Record, entry_of
 from taciturn.server.context import Gateway
 from taciturn.server.identity.secret import new_id
 from taciturn.server.ledger import SealKey
-from taciturn.server.models.storage import Store
+from taciturn.server.models.storage import FileStore
 from taciturn.server.paging import Paging
 from taciturn.server.problems import ProblemError
 from taciturn.server.schema.tables import audit_log, audit_log_exports, incidents
 from taciturn.server.timestamps import moment
-from taciturn.wire.identity import AuditLogExport, Pruned
-from taciturn.wire.identity import Retention as RetentionView
+from taciturn.wire.identity import AuditLogExport, Pruned, Retention
 from taciturn.wire.values import Page
 
 _DAY_MS = 86_400_000
@@ -38,17 +37,17 @@ _SEALED = tuple(column.name for column in audit_log_exports.c if column.name != 
 
 
 @dataclass(frozen=True, slots=True)
-class Retention:
+class RetentionService:
     """Removes what is over, and shows what was removed."""
 
     gateway: Gateway
-    store: Store
+    store: FileStore
 
-    def view(self) -> RetentionView:
-        """How long things are kept, and how many there are."""
+    def view(self) -> Retention:
+        """Times for which things are kept, and how many of them there are."""
 
-        def work(connection: Connection) -> RetentionView:
-            return RetentionView(
+        def work(connection: Connection) -> Retention:
+            return Retention(
                 audit_log_days=self.gateway.settings.audit_log_days,
                 incident_days=self.gateway.settings.incident_days,
                 audit_log_entries=_count(connection, audit_log.c.id),
@@ -64,8 +63,8 @@ class Retention:
         Raises ProblemError `conflict` where another gateway is at it.
         """
         exports = []
-        while (made := self._export(actor)) is not None:
-            exports.append(made)
+        while (export := self._export(actor)) is not None:
+            exports.append(export)
         return Pruned(exports=tuple(exports), incidents=self._remove_incidents(actor))
 
     def exports(self, paging: Paging) -> Page[AuditLogExport]:
@@ -115,7 +114,7 @@ class Retention:
         )
         export = export.model_copy(update={"digest": export.chained()})
         file = f"audit_log/{export.first_entry}-{export.last_entry}-{export.sha256[:16]}.jsonl"
-        self.store.put(file, [text], _LIMIT_BYTES)
+        self.store.write(file, [text], _LIMIT_BYTES)
         values = export.model_dump() | {
             "file": file,
             "first_at_ms": rows[0].at_ms,
@@ -136,12 +135,12 @@ class Retention:
         # Before the others go: SQLite would give the last one's number again.
         resource = f"audit_log/{values['first_entry']}-{values['last_entry']}"
         connection.execute(insert(audit_log).values(self._record(actor, resource)))
-        gone = connection.execute(
+        removal = connection.execute(
             delete(audit_log).where(
                 audit_log.c.id >= values["first_entry"], audit_log.c.id <= values["last_entry"]
             )
         )
-        if gone.rowcount != values["entries"]:
+        if removal.rowcount != values["entries"]:
             raise _at_once()
 
     def _remove_incidents(self, actor: str) -> int:
@@ -179,9 +178,9 @@ class Retention:
         self.gateway.seal_key.check(
             "audit_log_exports", [fields[name] for name in _SEALED], row.seal
         )
-        known = {name: fields[name] for name in AuditLogExport.model_fields if name in fields}
+        values = {name: fields[name] for name in AuditLogExport.model_fields if name in fields}
         return AuditLogExport(
-            **known,
+            **values,
             first_at=moment(row.first_at_ms),
             last_at=moment(row.last_at_ms),
             created_at=moment(row.created_at_ms),
@@ -191,10 +190,12 @@ class Retention:
 def _oldest(connection: Connection, before_ms: int) -> Sequence[Row[Any]]:
     """The first rows, up to one that is not over: a row's number says its place, and clocks can go
     back."""
-    kept = connection.scalar(select(func.min(audit_log.c.id)).where(audit_log.c.at_ms >= before_ms))
+    first_kept = connection.scalar(
+        select(func.min(audit_log.c.id)).where(audit_log.c.at_ms >= before_ms)
+    )
     query = select(audit_log).order_by(audit_log.c.id).limit(_ENTRIES)
-    if kept is not None:
-        query = query.where(audit_log.c.id < kept)
+    if first_kept is not None:
+        query = query.where(audit_log.c.id < first_kept)
     return connection.execute(query).all()
 
 

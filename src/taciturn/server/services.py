@@ -6,17 +6,17 @@ from dataclasses import dataclass
 
 from sqlalchemy import func, select
 
-from taciturn.server.allocator import TRIM_S, give_back
+from taciturn.malloc import TRIM_S, return_free_memory
 from taciturn.server.audit_log import AuditLog
-from taciturn.server.background import Background
+from taciturn.server.background import Background, PeriodicTask
 from taciturn.server.catalog.budgets import Budgets, LedgerView
 from taciturn.server.catalog.datasets import Datasets
 from taciturn.server.catalog.grants import Grants
 from taciturn.server.catalog.policies import Policies
 from taciturn.server.catalog.previews import Files, Previews
 from taciturn.server.catalog.references import References
-from taciturn.server.catalog.registration import Desk, Registrations
-from taciturn.server.catalog.sql_sandbox import Trials
+from taciturn.server.catalog.registration import JobSubmitter, Registrations
+from taciturn.server.catalog.sql_sandbox import SqlSandbox
 from taciturn.server.context import Gateway
 from taciturn.server.identity.anonymous import Anonymous
 from taciturn.server.identity.directory import Directory
@@ -33,33 +33,33 @@ from taciturn.server.inference.chat import Chats
 from taciturn.server.inference.completions import Completions
 from taciturn.server.inference.model_workers import ModelWorkers
 from taciturn.server.jobs.approvals import Approvals
-from taciturn.server.jobs.broadcast import Hub
-from taciturn.server.jobs.completion import Ending, Released
+from taciturn.server.jobs.broadcast import Broadcast
+from taciturn.server.jobs.completion import Completion, OutputHandler
 from taciturn.server.jobs.deferrals import Outage
 from taciturn.server.jobs.dispatcher import Dispatcher
 from taciturn.server.jobs.events import Events
-from taciturn.server.jobs.leader import duty_of
+from taciturn.server.jobs.leader import LeaderTasks, open_leader
 from taciturn.server.jobs.leases import Leases
-from taciturn.server.jobs.outputs import Finishing
-from taciturn.server.jobs.protocol import Work
+from taciturn.server.jobs.outputs import Outputs
+from taciturn.server.jobs.protocol import WorkerProtocol
 from taciturn.server.jobs.states import States
 from taciturn.server.jobs.submission import Jobs
-from taciturn.server.jobs.text_streams import Texts
-from taciturn.server.jobs.warm_workers import Idle
+from taciturn.server.jobs.text_streams import TextStreams
+from taciturn.server.jobs.warm_workers import WarmWorkers
 from taciturn.server.launchers.base import Launcher
 from taciturn.server.launchers.factory import Launching
-from taciturn.server.metrics import Metrics
-from taciturn.server.models.artifacts import Artifacts, held
+from taciturn.server.metrics import Metrics, forget_dead_processes
+from taciturn.server.models.artifacts import Artifacts
 from taciturn.server.models.base_models import BaseModels
 from taciturn.server.models.incidents import Incidents
 from taciturn.server.models.models import Models
 from taciturn.server.models.results import Results
 from taciturn.server.models.storage import open_store
-from taciturn.server.retention import Retention
+from taciturn.server.notifications import Notifications, Topic
+from taciturn.server.retention import RetentionService
 from taciturn.server.schema.tables import jobs as job_table
-from taciturn.server.siblings import ANSWERS, AWAY, DISPATCH, FORGET, Siblings
 
-_DISPATCH_S, _FIGURES_S, _PRUNE_S = 1.0, 1.0, 3600.0
+_DISPATCH_S, _FIGURES_S, _SHARE_S, _TEXT_S, _PRUNE_S = 1.0, 1.0, 1.0, 60.0, 3600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,11 +67,11 @@ class Services:
     """One of each."""
 
     gateway: Gateway
-    siblings: Siblings
+    notifications: Notifications
     background: Background
     metrics: Metrics
     audit_log: AuditLog
-    retention: Retention
+    retention: RetentionService
     entrants: Anonymous
     strangers: Anonymous
     directory: Directory
@@ -81,7 +81,7 @@ class Services:
     links: PasswordLinks
     oidc: Oidc
     sessions: Sessions
-    trials: Trials
+    trials: SqlSandbox
     policies: Policies
     grants: Grants
     datasets: Datasets
@@ -91,20 +91,20 @@ class Services:
     ledger_view: LedgerView
     approvals: Approvals
     jobs: Jobs
-    work: Work
+    work: WorkerProtocol
     dispatcher: Dispatcher
     launching: Launching
     outage: Outage
     events: Events
-    hub: Hub
+    broadcast: Broadcast
     artifacts: Artifacts
     models: Models
     model_workers: ModelWorkers
     base_models: BaseModels
     results: Results
     incidents: Incidents
-    texts: Texts
-    idle: Idle
+    text_streams: TextStreams
+    warm_workers: WarmWorkers
     chats: Chats
     completions: Completions
 
@@ -113,45 +113,47 @@ class Services:
         cls,
         gateway: Gateway,
         *,
-        siblings: Siblings | None = None,
         launcher: Launcher | None = None,
-        trials: Trials | None = None,
-        desk: Desk | None = None,
+        trials: SqlSandbox | None = None,
+        desk: JobSubmitter | None = None,
         files: Files | None = None,
-        released: Released | None = None,
+        released: OutputHandler | None = None,
     ) -> Services:
-        """All services on one gateway; what they do besides requests is in `background`.
+        """Make all services on one gateway; what they do besides requests is in `background`.
 
         Args:
-            siblings: this process among those of the gateway; by default there is no other.
             launcher: starts workers; by default the one that the settings name.
             trials: runs selections on previews.
             desk: where probes are asked for, instead of `jobs`.
             files: where records for previews are read, instead of `artifacts`.
-            released: what becomes of what jobs release, instead of `Finishing`.
+            released: what becomes of what jobs release, instead of `Outputs`.
         """
         settings = gateway.settings
         background, metrics, audit_log = Background(), Metrics(), AuditLog(gateway)
-        siblings = siblings or Siblings()
-        remembered = Remembered[Principal](tell=lambda: siblings.tell(FORGET))
+        notifications = Notifications(gateway.engine)
+        remembered = Remembered[Principal](tell=lambda: notifications.publish(Topic.ACCESS_CHANGED))
         directory, passwords = Directory(gateway, remembered), Passwords()
         logins = Logins(gateway, directory, passwords)
-        trials, policies = trials or Trials(), Policies(gateway)
+        trials, policies = trials or SqlSandbox(), Policies(gateway)
         grants, references = Grants(gateway, policies), References(gateway)
-        datasets = Datasets(gateway, policies, grants, trials)
-        events, texts, idle = Events(gateway), Texts(), Idle()
-        artifacts = Artifacts(gateway, open_store(settings), held)
+        datasets = Datasets(gateway, policies)
+        events, text_streams = Events(gateway), TextStreams(gateway)
+        artifacts = Artifacts(gateway, open_store(settings))
         models = Models(gateway, artifacts)
         results = Results(gateway, artifacts, models)
         states, approvals = States(gateway, events), Approvals(gateway)
-        ending = Ending(gateway, states, released or Finishing(artifacts, models, datasets))
+        ending = Completion(gateway, states, released or Outputs(artifacts, models, datasets))
         leases = Leases(gateway, states)
 
         def queued() -> None:
             background.wake("dispatcher")
-            siblings.tell(DISPATCH)
+            warm_workers.wake()
+            notifications.publish(Topic.JOB_QUEUED)
 
-        outage = Outage(gateway.now_ms, tell=lambda away: siblings.tell(AWAY if away else ANSWERS))
+        def tell(away: bool) -> None:
+            notifications.publish(Topic.LAUNCHER_AWAY if away else Topic.LAUNCHER_ANSWERS)
+
+        outage = Outage(gateway.now_ms, tell)
         started = Launching(launcher) if launcher else Launching.open(gateway, events.append)
         jobs = Jobs(
             gateway,
@@ -162,15 +164,28 @@ class Services:
             queued=queued,
             keeps=started.keeps,
         )
+        dispatcher = Dispatcher(
+            gateway=gateway,
+            jobs=jobs,
+            states=states,
+            leases=leases,
+            ending=ending,
+            directory=directory,
+            launcher=started.launcher,
+            leader=open_leader(settings, gateway.engine),
+            url=lambda: settings.public_url or f"http://{settings.host}:{settings.port}",
+            outage=outage,
+        )
+        warm_workers = WarmWorkers(dispatcher.claim_sample)
         return cls(
             gateway=gateway,
-            siblings=siblings,
+            notifications=notifications,
             background=background,
             metrics=metrics,
             audit_log=audit_log,
-            retention=Retention(gateway, artifacts.store),
-            entrants=Anonymous(settings.anonymous_per_minute),
-            strangers=Anonymous(settings.anonymous_per_minute),
+            retention=RetentionService(gateway, artifacts.store),
+            entrants=Anonymous(settings.anonymous_per_minute, kind="entrants"),
+            strangers=Anonymous(settings.anonymous_per_minute, kind="strangers"),
             directory=directory,
             users=Users(gateway, directory),
             tokens=Tokens(gateway, directory),
@@ -190,71 +205,89 @@ class Services:
             ledger_view=LedgerView(gateway, policies),
             approvals=approvals,
             jobs=jobs,
-            work=Work(gateway, leases, ending, events, references),
-            dispatcher=Dispatcher(
-                gateway=gateway,
-                jobs=jobs,
-                states=states,
-                leases=leases,
-                ending=ending,
-                directory=directory,
-                launcher=started.launcher,
-                duty=duty_of(settings, gateway.engine),
-                url=lambda: settings.public_url or f"http://{settings.host}:{settings.port}",
-                outage=outage,
-                idle=idle,
-            ),
+            work=WorkerProtocol(gateway, leases, ending, events, references),
+            dispatcher=dispatcher,
             launching=started,
             outage=outage,
             events=events,
-            hub=Hub(events),
+            broadcast=Broadcast(events),
             artifacts=artifacts,
             models=models,
-            model_workers=ModelWorkers(gateway, models, held),
+            model_workers=ModelWorkers(gateway, models),
             base_models=BaseModels(gateway),
             results=results,
             incidents=Incidents(gateway),
-            texts=texts,
-            idle=idle,
+            text_streams=text_streams,
+            warm_workers=warm_workers,
             chats=Chats(artifacts),
-            completions=Completions(jobs, results, texts),
+            completions=Completions(jobs, results, text_streams),
         )
 
     def attend(self) -> None:
         """Have `background` do what goes on besides requests. Called once, before it starts."""
-        if self.siblings.first:
-            self._attend_jobs()
-        self.siblings.on(FORGET, self.directory.remembered.lapse)
-        self.siblings.on(AWAY, lambda: self.outage.hear(True))
-        self.siblings.on(ANSWERS, lambda: self.outage.hear(False))
-        self.background.add(self.siblings)
-        self.background.on_stopping(self.hub.stop)
-        self.background.on_stopping(self.idle.stop)
-        self.background.on_stopping(self.trials.close)
-        self.background.every("memory", TRIM_S, give_back)
-        if self.siblings.count > 1:
-            self.background.every("figures", _FIGURES_S, self.metrics.refresh)
-        self.metrics.watch_own(
-            "taciturn_queue",
-            "What waits inside the gateway.",
-            "queue",
-            lambda: {"audit_log": self.audit_log.waiting, "streams": self.hub.watching},
-        )
-        self.metrics.watch("taciturn_jobs", "Jobs by their state.", "state", self._by_state)
-
-    def _attend_jobs(self) -> None:
+        background, notifications = self.background, self.notifications
+        forget_dead_processes()
         self.base_models.register_embedded()
         self.policies.resume()
         self.grants.resume()
         self.registrations.resume()
-        self.background.add(self.dispatcher.duty)
-        self.background.every("dispatcher", _DISPATCH_S, self.dispatcher.turn)
-        self.background.every("retention", _PRUNE_S, self.retention.prune)
-        if self.launching.monitor is not None:
-            self.background.add(self.launching.monitor)
-        self.siblings.on(DISPATCH, lambda: self.background.wake("dispatcher"))
+        background.add(self.dispatcher.leader)
+        tasks = self._leader_tasks()
+        background.add(tasks)
+
+        def turn() -> None:
+            self.dispatcher.turn()
+            tasks.follow()
+
+        background.every("dispatcher", _DISPATCH_S, turn)
+        self._subscribe()
+        background.add(notifications)
+        background.on_stopping(self.broadcast.stop)
+        background.on_stopping(self.warm_workers.stop)
+        background.on_stopping(self.trials.close)
+        background.every("memory", TRIM_S, return_free_memory)
+        background.every("anonymous", _SHARE_S, self._share_counts)
+        if self.metrics.shared:
+            background.every("figures", _FIGURES_S, self.metrics.refresh)
+        self.metrics.watch_own(
+            "taciturn_queue",
+            "What waits inside the gateway.",
+            "queue",
+            lambda: {"audit_log": self.audit_log.waiting, "streams": self.broadcast.watching},
+        )
+        self.metrics.watch("taciturn_jobs", "Jobs by their state.", "state", self._by_state)
+
+    def _leader_tasks(self) -> LeaderTasks:
+        monitor = self.launching.monitor
+        return LeaderTasks(
+            self.dispatcher.leader,
+            (
+                lambda: PeriodicTask("retention", _PRUNE_S, self.retention.prune),
+                lambda: PeriodicTask("text", _TEXT_S, self.text_streams.prune),
+                *(() if monitor is None else (monitor,)),
+            ),
+        )
+
+    def _subscribe(self) -> None:
+        def wake_for_job(_: str) -> None:
+            self.background.wake("dispatcher")
+            self.warm_workers.wake()
+
+        subscribe = self.notifications.subscribe
+        subscribe(Topic.JOB_QUEUED, wake_for_job)
+        subscribe(Topic.ACCESS_CHANGED, lambda _: self.directory.remembered.lapse())
+        subscribe(Topic.LAUNCHER_AWAY, lambda _: self.outage.hear(True))
+        subscribe(Topic.LAUNCHER_ANSWERS, lambda _: self.outage.hear(False))
+        subscribe(Topic.EVENT, lambda _: self.broadcast.wake())
+        subscribe(Topic.TEXT, self.text_streams.wake)
+        for limits in (self.entrants, self.strangers):
+            subscribe(Topic.ANONYMOUS, limits.hear)
+
+    def _share_counts(self) -> None:
+        for limits in (self.entrants, self.strangers):
+            limits.publish(lambda message: self.notifications.publish(Topic.ANONYMOUS, message))
 
     def _by_state(self) -> dict[str, float]:
-        counted = select(job_table.c.state, func.count()).group_by(job_table.c.state)
-        found = self.gateway.read(lambda connection: connection.execute(counted).all())
-        return {state: float(number) for state, number in found}
+        query = select(job_table.c.state, func.count()).group_by(job_table.c.state)
+        rows = self.gateway.read(lambda connection: connection.execute(query).all())
+        return {state: float(number) for state, number in rows}

@@ -1,4 +1,4 @@
-"""What a gateway is told from outside: environment variables TACITURN_*, and defaults that work."""
+"""Settings of a gateway: environment variables TACITURN_*, and defaults that work."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field, SecretStr, field_validator
+from pydantic import Field, SecretStr, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from taciturn.data import places
@@ -44,8 +44,8 @@ class Settings(BaseSettings):
         Field(
             ge=1,
             le=64,
-            description="Processes that serve; default: one for each core, four at most, on Linux, "
-            "else one.",
+            description="Processes that serve: one on SQLite; default on PostgreSQL: one for each "
+            "core, four at most.",
         ),
     ] = None
     public_url: Annotated[
@@ -144,8 +144,8 @@ class Settings(BaseSettings):
         int,
         Field(
             ge=1,
-            description="Requests of nobody in particular from one address (IPv6: from one /64) to "
-            "each process, logins apart from others; ten times as many from all addresses.",
+            description="Requests of nobody in particular from one address (IPv6: from one /64), "
+            "logins apart from others; ten times as many from all addresses.",
         ),
     ] = 120
     password_link_s: Annotated[
@@ -207,14 +207,24 @@ class Settings(BaseSettings):
         dict[str, Role], Field(description="Group of the provider -> role here.")
     ] = {}
 
+    @field_validator("processes")
+    @classmethod
+    def _served(cls, processes: int | None, info: ValidationInfo) -> int | None:
+        if processes is not None and processes > 1 and _is_sqlite(info.data.get("database_url")):
+            raise ValueError(
+                f"{processes} processes on SQLite, which serves 1; set TACITURN_PROCESSES=1, or "
+                "name a PostgreSQL server in TACITURN_DATABASE_URL"
+            )
+        return processes
+
     @field_validator("source_prefixes")
     @classmethod
-    def _spelled(cls, given: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(places.prefix(each) for each in given)
+    def _spelled(cls, prefixes: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(places.prefix(prefix) for prefix in prefixes)
 
     @property
     def worker_count(self) -> int:
-        """How many jobs run at once, looks at new datasets apart."""
+        """Number of jobs that run at once, looks at new datasets apart."""
         if self.max_workers is not None:
             return self.max_workers
         pages = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
@@ -223,10 +233,16 @@ class Settings(BaseSettings):
 
     @property
     def process_count(self) -> int:
-        """How many processes serve. By default no more than this process may use cores: a process
-        of Python computes on one."""
+        """Number of processes that serve. By default no more than the cores that this process may
+        use: a process of Python computes on one."""
         if self.processes is not None:
             return self.processes
-        if sys.platform != "linux":
-            return 1  # no other system deals connections out to sockets on one address
-        return min(_MOST_PROCESSES, len(os.sched_getaffinity(0)))
+        if _is_sqlite(self.database_url):
+            return 1
+        # Not every system says which cores a process may use.
+        cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+        return min(_MOST_PROCESSES, cores)
+
+
+def _is_sqlite(url: SecretStr | None) -> bool:
+    return url is None or url.get_secret_value().startswith("sqlite")

@@ -32,7 +32,7 @@ Units = Annotated[
 
 
 class DatasetState(StrEnum):
-    """Where a dataset stands; only a ready one can be fitted on."""
+    """State of a dataset; only a ready one can be fitted on."""
 
     PROBING = "probing"
     UNCONFIRMED = "unconfirmed"
@@ -54,7 +54,7 @@ class SchemaFile(WireValue):
 
 
 class FoundColumns(WireValue):
-    """What a worker found, for the dataset's owner alone until they confirm it.
+    """Columns that a worker found, for the dataset's owner alone until they confirm them.
 
     Attributes:
         named_by: what their names are a guess from: the first line of text files, which may as well
@@ -94,7 +94,7 @@ class StatedColumn(WireValue):
 
 
 class StatedColumns(WireValue):
-    """What an owner says the columns are; with it they become public."""
+    """Columns as their owner states them; with it they become public."""
 
     columns: Annotated[tuple[StatedColumn, ...] | None, Field(min_length=1, max_length=2000)] = None
     header: Header = True
@@ -185,7 +185,7 @@ class DatasetView(WireValue):
 
 
 class DatasetChange(WireValue):
-    """What to change of a dataset; null leaves as it is. Source, unit and units never change:
+    """Changes of a dataset; null leaves as it is. Source, unit and units never change:
     what was promised about them is in the world."""
 
     description: Line | None = None
@@ -261,7 +261,7 @@ class PolicyView(PolicyTerms):
 
 
 class GrantTerms(WireValue):
-    """What one user or group may spend of a namespace's budget."""
+    """Share of a namespace's budget that one user or group may spend."""
 
     epsilon: Epsilon
     delta: Delta

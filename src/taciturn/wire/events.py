@@ -1,4 +1,4 @@
-"""What a job may say while it runs: the allow-list. There is no other kind of event.
+"""Events of a job while it runs: the allow-list. There is no other kind.
 
 Every field is public, data-independent, or paid for by the budget. The worker builds events only
 from these types, and the gateway refuses what does not validate as one of them. None has room for
@@ -21,7 +21,7 @@ Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 
 
 class Stage(StrEnum):
-    """What a worker is doing; which stages there are does not depend on rows."""
+    """Stage of a worker's job; which stages there are does not depend on rows."""
 
     LOADING = "loading"
     READING = "reading"
@@ -33,7 +33,7 @@ class Stage(StrEnum):
 
 
 class FailureCode(StrEnum):
-    """Why a job failed, as far as its requester may know."""
+    """Cause of a failed job, as far as its requester may know."""
 
     BAD_CONFIGURATION = "bad_configuration"
     MODEL_REFUSED = "model_refused"

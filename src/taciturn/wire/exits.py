@@ -1,4 +1,4 @@
-"""How a worker's process ends: what its launcher may make of the exit code.
+"""Exit codes of a worker's process: what its launcher may make of them.
 
 A worker that could tell the gateway how the job ended, failures included, ends with `REPORTED`. The
 others say whether another try could do better. A launcher restarts nothing that is FINAL.

@@ -1,4 +1,4 @@
-"""Who asks: roles, users, groups, tokens."""
+"""Identity of the caller: roles, users, groups, tokens."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Sources = Annotated[
 
 
 class Role(StrEnum):
-    """What a person does. An auditor has no other role; nobody gives a role to themselves."""
+    """Role of a person. An auditor has no other role; nobody gives a role to themselves."""
 
     ADMIN = "admin"
     OWNER = "owner"
@@ -56,7 +56,7 @@ class NewUser(WireValue):
 
 
 class UserChange(WireValue):
-    """What to change; null leaves as it is."""
+    """Changes of a person; null leaves as it is."""
 
     display_name: Line | None = None
     roles: Annotated[tuple[Role, ...] | None, Field(examples=[["practitioner"]])] = None
@@ -75,7 +75,7 @@ class PasswordLink(WireValue):
 
 
 class PasswordLinkView(WireValue):
-    """That a link was made for a person, by whom, and when and from where it was used."""
+    """Record of a link for a person: who made it, and when and from where it was used."""
 
     made_by: str
     created_at: Moment
@@ -89,13 +89,12 @@ class LinkRedemption(WireValue):
 
     link: Annotated[SecretStr, Field(min_length=1, max_length=2000, examples=["tac_0_x"])]
     password: Annotated[
-        SecretStr,
-        Field(min_length=12, max_length=1000, examples=["correct horse battery staple"]),
+        SecretStr, Field(min_length=12, max_length=1000, examples=["correct horse battery staple"])
     ]
 
 
 class Redeemed(WireValue):
-    """Whose password was set."""
+    """The person whose password was set."""
 
     name: UserName
 
@@ -138,7 +137,7 @@ class Login(WireValue):
 
 
 class Self(WireValue):
-    """Who the gateway takes the caller for.
+    """The caller, as the gateway knows them.
 
     `access_changed_at` is when an administrator last changed how the caller gets in or what they
     may do: let them in, gave them a role or a group, or made a link through which their password
@@ -172,8 +171,7 @@ class NewPassword(WireValue):
 
     current: Annotated[SecretStr, Field(max_length=1000, examples=["correct horse battery staple"])]
     new: Annotated[
-        SecretStr,
-        Field(min_length=12, max_length=1000, examples=["another horse battery staple"]),
+        SecretStr, Field(min_length=12, max_length=1000, examples=["another horse battery staple"])
     ]
 
 
@@ -218,14 +216,14 @@ class AuditLogExport(WireValue):
     created_at: Moment
 
     def chained(self) -> str:
-        """What `digest` has to be."""
-        said = (self.previous, self.id, self.first_entry, self.last_entry, self.entries)
-        text = "\n".join(str(part) for part in (*said, self.sha256))
+        """Return what `digest` has to be."""
+        numbers = (self.previous, self.id, self.first_entry, self.last_entry, self.entries)
+        text = "\n".join(str(part) for part in (*numbers, self.sha256))
         return hashlib.sha256(text.encode()).hexdigest()
 
 
 class Retention(WireValue):
-    """How long the gateway keeps what nobody needs for ever; null: for ever."""
+    """Times for which the gateway keeps logs and incidents; null: for ever."""
 
     audit_log_days: int | None
     incident_days: int
@@ -234,7 +232,7 @@ class Retention(WireValue):
 
 
 class Pruned(WireValue):
-    """What was removed because its time was over."""
+    """Rows that were removed because their time was over."""
 
     exports: tuple[AuditLogExport, ...]
     incidents: int

@@ -1,4 +1,4 @@
-"""Jobs: what is asked of a worker, and where it stands."""
+"""Jobs: requests to a worker, and their states."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from pydantic import Field, model_validator
 
 from taciturn.planning.plan import TimeChoice
 from taciturn.planning.worth import Worth
-from taciturn.spec import EvaluateSpec, FitSpec, SampleSpec, Seed, Temperature, TopP
+from taciturn.spec import AuditSpec, EvaluateSpec, FitSpec, NewTokens, SampleSpec, Sampling
 from taciturn.wire.machines import MachineWish
 from taciturn.wire.values import Line, Moment, Name, PolicyLine, WireValue
 
 
 class JobKind(StrEnum):
-    """What a job does."""
+    """Kind of a job."""
 
     PROBE = "probe"
     FIT = "fit"
@@ -26,12 +26,12 @@ class JobKind(StrEnum):
 
     @property
     def reads_rows(self) -> bool:
-        """Whether private rows are read, so that how long it takes depends on them."""
+        """Return whether private rows are read, so that its duration depends on them."""
         return self in (JobKind.PROBE, JobKind.FIT, JobKind.EVALUATE)
 
 
 class JobState(StrEnum):
-    """Where a job stands."""
+    """State of a job."""
 
     VALIDATING = "validating"
     AWAITING_APPROVAL = "awaiting_approval"
@@ -44,7 +44,7 @@ class JobState(StrEnum):
 
     @property
     def over(self) -> bool:
-        """Whether nothing more happens."""
+        """Return whether nothing more happens."""
         return self in (JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED)
 
 
@@ -70,6 +70,9 @@ class DataRef(WireValue):
 _NOT_REMOTE = ("privacy_unit", "select", "device", "threads", "checkpoint_every")
 
 
+Text = Annotated[str, Field(max_length=100_000)]
+Prompts = Annotated[tuple[Text, ...], Field(min_length=1, max_length=1000)]
+FittedModel = Annotated[str, Field(description="Id of a fitted model.")]
 Purpose = Annotated[
     Line | None, Field(description="What it is for: one line for whoever has to approve it.")
 ]
@@ -106,36 +109,31 @@ class RemoteFit(FitSpec):
 
     def fit_spec(self) -> FitSpec:
         """The part that the engine takes, without unit and selection."""
-        return FitSpec(**{name: getattr(self, name) for name in FitSpec.model_fields})
+        return self.part(FitSpec)
 
 
 class RemoteSample(SampleSpec):
     """Text from a fitted model."""
 
     kind: Literal[JobKind.SAMPLE] = JobKind.SAMPLE
-    model: Annotated[str, Field(description="Id of a fitted model.")]
-    prompts: Annotated[
-        tuple[Annotated[str, Field(max_length=100_000)], ...],
-        Field(min_length=1, max_length=1000),
-    ]
+    model: FittedModel
+    prompts: Prompts
     stream: Annotated[bool, Field(description="Report text as it is written; one prompt, n=1.")] = (
         False
     )
 
     def sample_spec(self) -> SampleSpec:
         """The part that the engine takes."""
-        return SampleSpec(**{name: getattr(self, name) for name in SampleSpec.model_fields})
+        return self.part(SampleSpec)
 
 
 class RemoteEvaluate(EvaluateSpec):
     """A fitted model judged on a part of a dataset (paid for), or on public texts (free)."""
 
     kind: Literal[JobKind.EVALUATE] = JobKind.EVALUATE
-    model: Annotated[str, Field(description="Id of a fitted model.")]
+    model: FittedModel
     data: DataRef | None = None
-    public_texts: Annotated[
-        tuple[Annotated[str, Field(max_length=100_000)], ...], Field(max_length=10_000)
-    ] = ()
+    public_texts: Annotated[tuple[Text, ...], Field(max_length=10_000)] = ()
     purpose: Purpose = None
 
     @model_validator(mode="after")
@@ -150,28 +148,24 @@ class RemoteEvaluate(EvaluateSpec):
 
     def evaluate_spec(self) -> EvaluateSpec:
         """The part that the engine takes."""
-        return EvaluateSpec(**{name: getattr(self, name) for name in EvaluateSpec.model_fields})
+        return self.part(EvaluateSpec)
 
 
-class RemoteAudit(WireValue):
+class RemoteAudit(AuditSpec):
     """A fitted model attacked through its canaries; costs nothing, for canaries are invented."""
 
     kind: Literal[JobKind.AUDIT] = JobKind.AUDIT
     model: Annotated[str, Field(description="Id of a fitted model that has canaries.")]
-    confidence: Annotated[float, Field(ge=0.5, lt=1)] = 0.95
 
 
-class RemoteSynthesize(WireValue):
+class RemoteSynthesize(Sampling):
     """Records written by a fitted model: post-processing, so free."""
 
     kind: Literal[JobKind.SYNTHESIZE] = JobKind.SYNTHESIZE
-    model: Annotated[str, Field(description="Id of a fitted model.")]
+    model: FittedModel
     n: Annotated[int, Field(ge=1, le=1_000_000)]
-    prompts: Annotated[tuple[str, ...], Field(min_length=1, max_length=1000)] = ("",)
-    temperature: Temperature = 1.0
-    top_p: TopP = 1.0
-    max_new_tokens: Annotated[int, Field(ge=1, le=4096)] = 128
-    seed: Seed | None = None
+    prompts: Prompts = ("",)
+    max_new_tokens: NewTokens = 128
 
 
 class RemoteProbe(WireValue):
@@ -192,7 +186,7 @@ AnyRequest = Annotated[
 
 
 class Failure(WireValue):
-    """Why a job failed, from a fixed list; the owner finds the log under `incident`."""
+    """Cause of a failure, from a fixed list; the owner finds the log under `incident`."""
 
     code: str
     text: str
@@ -200,8 +194,8 @@ class Failure(WireValue):
 
 
 class JobCost(WireValue):
-    """What a job takes of budgets. While it runs, all of its plan is held or spent; what is spent
-    so far its progress says. Once it is over, what was not spent is free again."""
+    """Cost of a job in shares of budgets. While it runs, all of its plan is held or spent; its
+    progress says what is spent so far. Once it is over, what was not spent is free again."""
 
     epsilon: Annotated[
         float | None, Field(description="That is spent for good; null while the job runs.")
@@ -249,14 +243,14 @@ class OperatedJob(WireValue):
 
 
 class Duration(WireValue):
-    """How long a fit's steps would take, and what that is derived from."""
+    """Time of a fit's steps, and what it is derived from."""
 
     seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)]
     basis: str
 
 
 class PlanView(WireValue):
-    """What a fit would be and cost, before anything is held."""
+    """Plan and price of a fit, before anything is held."""
 
     plan: dict[str, Any]
     epsilon: float | None
@@ -305,7 +299,7 @@ class ModelView(WireValue):
 
 
 class DecisionView(WireValue):
-    """What an approver has said; `withdrawn` is a yes that was taken back."""
+    """Answer of an approver; `withdrawn` is a yes that was taken back."""
 
     approver: str
     decision: Literal["approved", "rejected", "withdrawn"]

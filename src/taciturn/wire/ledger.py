@@ -24,7 +24,7 @@ class LedgerEntryView(WireValue):
 
 
 class LedgerJobView(WireValue):
-    """What a job took of its namespace's budget, in shares of it."""
+    """Shares of its namespace's budget that a job took."""
 
     job: str
     namespace: Name
@@ -44,7 +44,7 @@ class LedgerJobReport(LedgerJobView):
 
 
 class AnchorView(WireValue):
-    """Where a chain ended at some time. Keep it where the database's owner cannot write: a later
+    """End of a chain at some time. Keep it where the database's owner cannot write: a later
     verification against it finds a database that was put back."""
 
     namespace: Name
@@ -67,8 +67,10 @@ class LedgerProblem(WireValue):
 
 
 class VerificationView(WireValue):
-    """What was derived again from the entries, and what was wrong. An owner is told of their own
-    namespaces and of the ledger as a whole."""
+    """Result of a verification: what was derived again from the entries, and what was wrong.
+
+    An owner is told of their own namespaces and of the ledger as a whole.
+    """
 
     ok: bool
     namespaces: int

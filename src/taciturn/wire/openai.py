@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from taciturn.spec import NOT_TINY, Seed, TopP
 from taciturn.wire.values import WireValue
 
 Prompt = Annotated[str, Field(max_length=100_000)]
@@ -42,7 +43,7 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
 
 
 class StreamOptions(BaseModel):
-    """How to stream."""
+    """Options of a stream."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -50,7 +51,7 @@ class StreamOptions(BaseModel):
 
 
 class Sampling(BaseModel):
-    """What both kinds of requests may say."""
+    """Fields of both kinds of requests."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -58,10 +59,10 @@ class Sampling(BaseModel):
         str, Field(max_length=100, description="Id of a fitted model.", examples=["model_4k2..."])
     ]
     max_tokens: Annotated[int, Field(ge=1, le=100_000)] | None = None
-    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
-    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    temperature: Annotated[float, Field(ge=0, le=2), NOT_TINY] | None = None
+    top_p: TopP | None = None
     n: Annotated[int, Field(ge=1, le=128)] | None = None
-    seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None
+    seed: Seed | None = None
     stop: Stop | Annotated[tuple[Stop, ...], Field(max_length=4)] | None = None
     stream: bool | None = False
     stream_options: StreamOptions | None = None
@@ -103,7 +104,7 @@ class CompletionRequest(Sampling):
 
     @property
     def limit_tokens(self) -> int | None:
-        """What one text may have, if that was said."""
+        """Most tokens of one text, if the request has a bound."""
         return self.max_tokens
 
 
@@ -134,7 +135,7 @@ class Message(BaseModel):
 
     @property
     def text(self) -> str:
-        """What it says."""
+        """Text of the message."""
         return str(self.content)
 
 
@@ -152,12 +153,12 @@ class ChatRequest(Sampling):
 
     @property
     def limit_tokens(self) -> int | None:
-        """What one answer may have, if that was said."""
+        """Most tokens of one answer, if the request has a bound."""
         return self.max_completion_tokens or self.max_tokens
 
 
 class ErrorDetail(WireValue):
-    """What went wrong, as OpenAI's clients read it; `code` is ours."""
+    """Error as OpenAI's clients read it; `code` is this gateway's."""
 
     message: str
     type: str

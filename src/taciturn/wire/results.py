@@ -1,4 +1,4 @@
-"""What jobs give back: each result says what it is in one line, its policy."""
+"""Results of jobs: each says what it is in one line, its policy."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class _Result(WireValue):
 
 
 class ProbeResult(_Result):
-    """What was found out about a dataset: its schema."""
+    """Schema of a dataset."""
 
     kind: Literal[JobKind.PROBE] = JobKind.PROBE
     columns: tuple[ColumnView, ...]
@@ -74,7 +74,7 @@ class EvaluateResult(_Result):
 
 
 class AuditResult(_Result):
-    """What an audit proves."""
+    """Result of an audit."""
 
     kind: Literal[JobKind.AUDIT] = JobKind.AUDIT
     audit: Audit

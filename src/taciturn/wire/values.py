@@ -1,4 +1,4 @@
-"""What all wire values are made of: strict, frozen, and bounded in every field."""
+"""Parts of all wire values: strict, frozen, and bounded in every field."""
 
 from __future__ import annotations
 
@@ -47,15 +47,11 @@ PolicyKind = Literal["mock", "DP", "no guarantee", "public"]
 
 
 class PolicyLine(WireValue):
-    """What a result is: the one line that every representation shows."""
+    """Policy of a result: the one line that every representation shows."""
 
     kind: PolicyKind
     text: Annotated[
-        str,
-        Field(
-            max_length=400,
-            examples=["DP (epsilon=3, delta=1e-06, unit=patient_id)"],
-        ),
+        str, Field(max_length=400, examples=["DP (epsilon=3, delta=1e-06, unit=patient_id)"])
     ]
 
     def __str__(self) -> str:

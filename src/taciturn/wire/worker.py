@@ -34,7 +34,7 @@ MOST_ASKED = 100
 
 
 class SourceRef(WireValue):
-    """Where the rows are and what a unit is; credentials are the worker's own.
+    """Place of the rows, and their unit; credentials are the worker's own.
 
     Attributes:
         names: of the columns of CSV files that have no header line; empty: column_1, column_2, ...;
@@ -62,7 +62,7 @@ Mark = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$", examples=["0f" * 16])]
 
 
 class SourceMarks(WireValue):
-    """What a source is, as keyed digests that can be compared and tell nothing else.
+    """Identity of a source, as keyed digests that can be compared and tell nothing else.
 
     Attributes:
         first: the first message about it; further files follow in further messages.
@@ -82,13 +82,13 @@ class JobsAsked(WireValue):
 
 
 class JobsOver(WireValue):
-    """Those that are over, and will not run again. One that is not known here is not over."""
+    """Jobs that are over, and will not run again. One that is not known here is not over."""
 
     jobs: tuple[Identifier, ...]
 
 
 class BaseModelFacts(WireValue):
-    """What the plan was made from; the worker refuses to run if its model differs."""
+    """Base model that the plan was made for; the worker refuses to run if its own differs."""
 
     name: str
     parameters: int
@@ -179,7 +179,7 @@ class Incident(WireValue):
 
 
 class IncidentId(WireValue):
-    """Where the owner finds the log."""
+    """Id under which the owner finds the log."""
 
     incident: str
 
@@ -195,7 +195,7 @@ class IncidentView(WireValue):
 
 
 class Outcome(WireValue):
-    """How the job ended."""
+    """End of a job."""
 
     succeeded: bool
     code: FailureCode | None = None

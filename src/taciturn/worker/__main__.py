@@ -9,7 +9,7 @@ from pathlib import Path
 
 from taciturn.errors import SpecError
 from taciturn.wire.exits import WorkerExit
-from taciturn.worker.settings import Settings
+from taciturn.worker.settings import WorkerSettings
 
 
 def main() -> int:
@@ -18,43 +18,43 @@ def main() -> int:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     os.umask(0o077)
     try:
-        settings = Settings.of(os.environ)
+        settings = WorkerSettings.of(os.environ)
     except SpecError as error:
-        return _refused(error)
+        return _report_bad_configuration(error)
     # Whoever inherits the environment does not need it: a library's child, a tokenizer's thread.
     for secret in ("TACITURN_JOB_TOKEN", "TACITURN_CHECKPOINT_KEY"):
         os.environ.pop(secret, None)
     # Not before: they load torch, which takes longer than to see that a variable is missing.
-    from taciturn.worker.checkpoint_store import Vault
+    from taciturn.worker.checkpoint_store import CheckpointStore
     from taciturn.worker.client import GatewayClient
     from taciturn.worker.job import Runner, accompany
-    from taciturn.worker.processes import Peers
+    from taciturn.worker.processes import WorkerProcesses
 
-    vault = None
+    store = None
     if settings.checkpoint_url is not None and settings.checkpoint_key is not None:
         try:
-            vault = Vault.open(settings.checkpoint_url, settings.checkpoint_key)
+            store = CheckpointStore.open(settings.checkpoint_url, settings.checkpoint_key)
         except SpecError as error:
-            return _refused(error)
-    peers = Peers.found(settings.peer_limit_s, os._exit)
-    if not peers.first:
-        return accompany(peers, settings.workspace, print_to)
+            return _report_bad_configuration(error)
+    processes = WorkerProcesses.of_torchrun(settings.peer_limit_s, os._exit)
+    if not processes.first:
+        return accompany(processes, settings.workspace, print_to)
     runner = Runner(
         settings.workspace,
         when_fenced=lambda: os._exit(WorkerExit.FENCED),
         prints_to=print_to,
-        vault=vault,
-        peers=peers,
+        store=store,
+        processes=processes,
         own=() if settings.checkpoint_url is None else (settings.checkpoint_url,),
     )
     client = GatewayClient.connected(settings.gateway_url, settings.job, settings.token)
     code = runner.run(client)
-    peers.end(code)
+    processes.end(code)
     return code
 
 
-def _refused(error: SpecError) -> int:
-    """Before anything was taken: nothing is spent, and trying again would end the same way."""
+def _report_bad_configuration(error: SpecError) -> int:
+    """Print why the worker cannot begin; nothing is spent, and another try would end the same."""
     print(error, file=sys.stderr)
     return WorkerExit.BAD_CONFIGURATION
 

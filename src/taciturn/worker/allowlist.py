@@ -78,8 +78,8 @@ def _typed(model: type[BaseModel]) -> Callable[[Path], None]:
 
     def check_file(path: Path) -> None:
         content = path.read_bytes()
-        written = model.model_validate_json(content).model_dump(mode="json")
-        if json.loads(content) != written:
+        typed_content = model.model_validate_json(content).model_dump(mode="json")
+        if json.loads(content) != typed_content:
             raise NotReleasableError(f"{path.name} holds more than its type has room for")
 
     return check_file
@@ -146,8 +146,8 @@ def _tensors(path: Path) -> None:
 
 def _tensor(path: Path, name: str, entry: dict[str, Any], start: int) -> int:
     first, end = entry["data_offsets"]
-    known = set(entry) == {"dtype", "shape", "data_offsets"} and entry["dtype"] in _DTYPES
-    if not (known and _TENSOR.match(name) and first == start <= end):
+    is_tensor = set(entry) == {"dtype", "shape", "data_offsets"} and entry["dtype"] in _DTYPES
+    if not (is_tensor and _TENSOR.match(name) and first == start <= end):
         raise NotReleasableError(f"{path.name} holds something that is no tensor")
     return int(end)
 

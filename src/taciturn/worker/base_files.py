@@ -41,11 +41,11 @@ def keep(base: LoadedModel, folder: Path) -> None:
             model.generation_config.save_pretrained(folder)
 
 
-def check(path: Path, kept: Path) -> None:
-    """Raise NotReleasableError for one of these files that is not as the base's, in `kept`."""
+def check(path: Path, folder: Path) -> None:
+    """Raise NotReleasableError for one of these files that is not as the base's, in `folder`."""
     if path.name not in _ITS_OWN:
         return
-    of_base = kept / path.name
+    of_base = folder / path.name
     if not of_base.is_file() or _content(path) != _content(of_base):
         raise NotReleasableError(f"{path.name} is not what the base model's own files say")
 
@@ -54,6 +54,6 @@ def _content(path: Path) -> Any:
     text = path.read_text(encoding="utf-8")
     if path.suffix != ".json":
         return text
-    found = json.loads(text)
+    values = json.loads(text)
     own = _ITS_OWN[path.name]
-    return {name: value for name, value in found.items() if name not in own}
+    return {name: value for name, value in values.items() if name not in own}

@@ -20,7 +20,6 @@ import os
 import re
 import shutil
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -30,10 +29,11 @@ from secrets import token_hex
 from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
+from tenacity import Retrying, retry_if_exception, stop_before_delay, wait_exponential
 
 from taciturn.data.filesystem import open_filesystem
 from taciturn.errors import OutputError, SpecError
-from taciturn.local.fit import DATA, PRIVATE
+from taciturn.local.release import DATA, PRIVATE
 from taciturn.worker.encryption import KEY_BYTES, OtherKeyError, Place, SealError, seal, unseal
 from taciturn.worker.workspace import CHECKPOINTS, newest_step
 
@@ -48,7 +48,7 @@ _MANIFEST = re.compile(r"^(\d{8,})\.manifest$")
 T = TypeVar("T")
 
 
-class _Part(BaseModel):
+class _SealedFile(BaseModel):
     """A file of a checkpoint: its path in the private folder, and where its object is."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -63,11 +63,11 @@ class _Manifest(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     version: Literal[1] = 1
-    parts: tuple[_Part, ...]
+    parts: tuple[_SealedFile, ...]
 
 
 @dataclass(frozen=True, slots=True, repr=False)
-class Vault:
+class CheckpointStore:
     """A folder of an object store, and the owner's key.
 
     Attributes:
@@ -82,8 +82,8 @@ class Vault:
     patience_s: float = PATIENCE_S
 
     @classmethod
-    def open(cls, url: str, key: bytes) -> Vault:
-        """The vault at `url`, or in a local folder. Connects when first used.
+    def open(cls, url: str, key: bytes) -> CheckpointStore:
+        """The store at `url`, or in a local folder. Connects when first used.
 
         Raises:
             SpecError: the key has another length, or nobody here knows the URL's protocol.
@@ -101,46 +101,46 @@ class Vault:
             ) from None
         return cls(files, root.rstrip("/"), key)
 
-    def of(self, job: str, lease: int) -> JobVault:
+    def of(self, job: str, lease: int) -> JobCheckpoints:
         """The part of a job, for the worker that holds it under this fencing token."""
-        return JobVault(self, job, lease)
+        return JobCheckpoints(self, job, lease)
 
     def keep_canaries(self, path: Path, commitment: str) -> None:
         """Keep what an audit will need, under its commitment; raises OutputError."""
         target = self.at(_CANARIES, commitment)
-        patiently(lambda: self.put(_canaries(commitment), path, target), self.patience_s)
+        patiently(lambda: self.seal_file(_canaries(commitment), path, target), self.patience_s)
 
     def canaries(self, commitment: str) -> bytes | None:
-        """What was kept under this commitment; None if nothing was. Raises SealError."""
+        """Return the canaries kept under this commitment, None without any. Raises SealError."""
         with suppress(FileNotFoundError):
             path = self.at(_CANARIES, commitment)
             return patiently(lambda: self.get(_canaries(commitment), path), self.patience_s)
         return None
 
-    def put(self, place: Place, source: Path, target: str) -> None:
+    def seal_file(self, place: Place, source: Path, target: str) -> None:
         """Seal a file into an object."""
         with source.open("rb") as file:
             self._write(place, file, target)
 
-    def put_bytes(self, place: Place, content: bytes, target: str) -> None:
+    def seal_bytes(self, place: Place, content: bytes, target: str) -> None:
         """Seal a few bytes into an object."""
         self._write(place, io.BytesIO(content), target)
 
     def get(self, place: Place, path: str) -> bytes:
-        """What a small object holds; raises SealError."""
+        """Content of a small object; raises SealError."""
         target = io.BytesIO()
         with self.files.open(path, "rb") as source:
             unseal(self.key, place, source, target)
         return target.getvalue()
 
     def names(self, folder: str) -> list[str]:
-        """What is in a folder, by name; nothing where it is not there."""
+        """Sorted names in a folder; empty if there is no such folder."""
         self.files.invalidate_cache()
         try:
-            found = self.files.ls(folder, detail=False)
+            paths = self.files.ls(folder, detail=False)
         except FileNotFoundError:
             return []
-        return sorted(str(each).rstrip("/").rpartition("/")[2] for each in found)
+        return sorted(str(path).rstrip("/").rpartition("/")[2] for path in paths)
 
     def _write(self, place: Place, source: Any, target: str) -> None:
         self.files.makedirs(target.rpartition("/")[0], exist_ok=True)
@@ -153,17 +153,17 @@ class Vault:
 
 
 @dataclass(slots=True, repr=False)
-class JobVault:
+class JobCheckpoints:
     """The checkpoints of one job, for one holder of its lease."""
 
-    vault: Vault
+    store: CheckpointStore
     job: str
     lease: int
-    _prepared: dict[str, _Part] = field(default_factory=dict)
+    _prepared: dict[str, _SealedFile] = field(default_factory=dict)
     _steps: list[list[str]] = field(default_factory=list)
 
     def keep(self, private: Path) -> None:
-        """Put the newest checkpoint of a run into the vault; returns once it is there whole.
+        """Put the newest checkpoint of a run into the store; returns once it is there whole.
 
         The first one must get there, since a fit that could not go on elsewhere should not begin.
         A later one that does not is said, and left out: the one before it is still there.
@@ -175,10 +175,10 @@ class JobVault:
         if step is None or (self._steps and self._steps[-1][0] == _manifest_of(step)):
             return  # nothing there, or nothing new
         if not self._steps:
-            patiently(lambda: self._keep(private, step), self.vault.patience_s)
+            patiently(lambda: self._keep(private, step), self.store.patience_s)
             return
         try:
-            patiently(lambda: self._keep(private, step), min(_SHORT_S, self.vault.patience_s))
+            patiently(lambda: self._keep(private, step), min(_SHORT_S, self.store.patience_s))
         except OutputError as error:
             print(f"no copy of the checkpoint: {error}", file=sys.stderr)
 
@@ -196,7 +196,7 @@ class JobVault:
             SpecError: what is there was sealed under another key.
         """
         beside, another_key = output.with_name(f".{output.name}.partial"), False
-        for step, lease in patiently(self._found, self.vault.patience_s):
+        for step, lease in patiently(self._manifests, self.store.patience_s):
             if above is not None and step <= above:
                 return None
             try:
@@ -222,60 +222,60 @@ class JobVault:
 
     def remove(self) -> None:
         """Remove all checkpoints of the job, whoever wrote them."""
-        folder = self.vault.at(self.job)
+        folder = self.store.at(self.job)
 
-        def gone() -> None:
-            self.vault.files.invalidate_cache()
+        def remove_folder() -> None:
+            self.store.files.invalidate_cache()
             with suppress(FileNotFoundError):
-                self.vault.files.rm(folder, recursive=True)
+                self.store.files.rm(folder, recursive=True)
 
-        patiently(gone, min(_SHORT_S, self.vault.patience_s))
+        patiently(remove_folder, min(_SHORT_S, self.store.patience_s))
 
     def _keep(self, private: Path, step: int) -> None:
-        written: list[str] = []
+        objects: list[str] = []
         parts = []
         for path in _files(private, step):
             name = path.relative_to(private).as_posix()
             part = self._prepared.get(name)
             if part is None:
-                part = _Part(
+                part = _SealedFile(
                     path=name, lease=self.lease, step=step, object=f"{step:08d}-{token_hex(8)}"
                 )
-                self.vault.put(self._place(part), path, self._at(part.lease, part.object))
+                self.store.seal_file(self._place(part), path, self._at(part.lease, part.object))
                 if _stays(name):
                     self._prepared[name] = part
                 else:
-                    written.append(part.object)
+                    objects.append(part.object)
             parts.append(part)
         manifest = _manifest_of(step)
         content = _Manifest(parts=tuple(parts)).model_dump_json().encode()
         place = Place(self.job, self.lease, step, "manifest")
-        self.vault.put_bytes(place, content, self._at(self.lease, manifest))
-        self._steps.append([manifest, *written])
+        self.store.seal_bytes(place, content, self._at(self.lease, manifest))
+        self._steps.append([manifest, *objects])
         self._remove_older()
 
     def _remove_older(self) -> None:
-        """Of one's own; what cannot be removed now goes with the job."""
+        """Remove this worker's older checkpoints; one that stays is removed with the job."""
         while len(self._steps) > _KEPT:
             for name in self._steps.pop(0):
                 with suppress(Exception):
-                    self.vault.files.rm_file(self._at(self.lease, name))
+                    self.store.files.rm_file(self._at(self.lease, name))
 
-    def _found(self) -> list[tuple[int, int]]:
+    def _manifests(self) -> list[tuple[int, int]]:
         """Step and lease of every manifest, the newest first."""
-        found = []
-        for lease in self.vault.names(self.vault.at(self.job)):
+        manifests = []
+        for lease in self.store.names(self.store.at(self.job)):
             if not lease.isdecimal():
                 continue
-            for name in self.vault.names(self._at(int(lease))):
+            for name in self.store.names(self._at(int(lease))):
                 if match := _MANIFEST.match(name):
-                    found.append((int(match[1]), int(lease)))
-        return sorted(found, reverse=True)
+                    manifests.append((int(match[1]), int(lease)))
+        return sorted(manifests, reverse=True)
 
     def _manifest(self, step: int, lease: int) -> _Manifest:
         place = Place(self.job, lease, step, "manifest")
         path = self._at(lease, _manifest_of(step))
-        content = patiently(lambda: self.vault.get(place, path), self.vault.patience_s)
+        content = patiently(lambda: self.store.get(place, path), self.store.patience_s)
         return _Manifest.model_validate_json(content)
 
     def _fetch(self, manifest: _Manifest, folder: Path) -> None:
@@ -286,55 +286,60 @@ class JobVault:
                 raise SealError("a path that leads out of its folder")
             target = folder / PRIVATE / name
             target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            patiently(partial(self._get, part, target), self.vault.patience_s)
+            patiently(partial(self._get, part, target), self.store.patience_s)
 
-    def _get(self, part: _Part, target: Path) -> None:
+    def _get(self, part: _SealedFile, target: Path) -> None:
         source_path = self._at(part.lease, part.object)
         descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         with (
             os.fdopen(descriptor, "wb") as file,
-            self.vault.files.open(source_path, "rb") as source,
+            self.store.files.open(source_path, "rb") as source,
         ):
-            unseal(self.vault.key, self._place(part), source, file)
+            unseal(self.store.key, self._place(part), source, file)
 
-    def _place(self, part: _Part) -> Place:
+    def _place(self, part: _SealedFile) -> Place:
         return Place(self.job, part.lease, part.step, part.path)
 
     def _at(self, lease: int, *names: str) -> str:
-        return self.vault.at(self.job, f"{lease:08d}", *names)
+        return self.store.at(self.job, f"{lease:08d}", *names)
 
 
 def patiently(action: Callable[[], T], patience_s: float) -> T:
-    """What `action` returns, once it does: a store's client raises what it likes, and the next try
-    may succeed. What is not there, or is not what was sealed, stays so.
+    """Return what `action` returns, trying again while it raises: any error of a store's client may
+    pass. A missing object, or one that is not as it was sealed, stays so and is not tried again.
 
     Raises:
         OutputError: not within `patience_s`.
     """
-    end, pause_s = time.monotonic() + patience_s, 0.2
-    while True:
-        try:
-            return action()
-        except (FileNotFoundError, SealError):
+    retrying = Retrying(
+        retry=retry_if_exception(_may_pass),
+        wait=wait_exponential(multiplier=0.2, max=10.0),
+        stop=stop_before_delay(patience_s),
+        reraise=True,
+    )
+    try:
+        return retrying(action)
+    except Exception as error:
+        if not _may_pass(error):
             raise
-        except Exception as error:
-            if time.monotonic() + pause_s > end:
-                raise OutputError(
-                    f"the checkpoint store did not do what it was asked for in {patience_s:g} s "
-                    f"({type(error).__name__}); look at TACITURN_CHECKPOINT_URL, its credentials "
-                    "and the way there"
-                ) from error
-        time.sleep(pause_s)
-        pause_s = min(10.0, 2 * pause_s)
+        raise OutputError(
+            f"the checkpoint store did not do what it was asked for in {patience_s:g} s "
+            f"({type(error).__name__}); check TACITURN_CHECKPOINT_URL, its credentials "
+            "and the network"
+        ) from error
+
+
+def _may_pass(error: BaseException) -> bool:
+    return isinstance(error, Exception) and not isinstance(error, FileNotFoundError | SealError)
 
 
 def _files(private: Path, step: int) -> Iterator[Path]:
-    """What a run is resumed from: all of its private folder, and of the checkpoints one."""
-    kept = private / CHECKPOINTS / f"step-{step:08d}"
+    """Files that a run is resumed from: its private folder, with one of the checkpoints."""
+    checkpoint = private / CHECKPOINTS / f"step-{step:08d}"
     for path in sorted(private.rglob("*")):
-        inside = private / CHECKPOINTS not in path.parents or kept in path.parents
-        begun = any(name.startswith(".") for name in path.relative_to(private).parts)
-        if path.is_file() and inside and not begun:
+        inside = private / CHECKPOINTS not in path.parents or checkpoint in path.parents
+        is_hidden = any(name.startswith(".") for name in path.relative_to(private).parts)
+        if path.is_file() and inside and not is_hidden:
             yield path
 
 
@@ -343,7 +348,7 @@ def _manifest_of(step: int) -> str:
 
 
 def _stays(name: str) -> bool:
-    """Whether a file is of the prepared rows, which do not change."""
+    """True for a file of the prepared rows, which do not change."""
     return name.startswith(f"{DATA}/")
 
 

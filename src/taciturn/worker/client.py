@@ -12,10 +12,19 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Never, TypeVar
 
 import httpx
 from pydantic import BaseModel
+from tenacity import (
+    RetryCallState,
+    Retrying,
+    retry_if_exception_type,
+    retry_if_result,
+    stop_after_delay,
+    wait_exponential,
+    wait_fixed,
+)
 
 from taciturn.errors import BudgetExceededError, FencedError, LeaseHeldError, TaciturnError
 from taciturn.wire.worker import (
@@ -41,6 +50,7 @@ PATIENCE_S = 600.0
 _NOT_NOW = frozenset({408, 425, 429, 500, 502, 503, 504})
 _CHUNK_BYTES = 1 << 20
 _HELD_S = 2.0  # between two looks whether another worker's lease has run out
+_WAIT = wait_exponential(multiplier=0.1, max=10.0)
 _TIMEOUT = httpx.Timeout(30.0, read=120.0)
 
 M = TypeVar("M", bound=BaseModel)
@@ -102,21 +112,23 @@ class GatewayClient:
         FencedError if it does not, since then the other one lives.
         """
         request = LeaseRequest(worker=worker, operation_id=next(self._operations))
-        end = time.monotonic() + self.patience_s
-        while True:
-            try:
-                assignment = self._asked("lease", Assignment, request)
-            except LeaseHeldError:
-                if time.monotonic() > end:
-                    raise FencedError("another worker has the job; this one stops") from None
-                self.sleep(_HELD_S)
-            else:
-                self.lease = assignment.lease
-                return assignment
+        retrying = Retrying(
+            retry=retry_if_exception_type(LeaseHeldError),
+            wait=wait_fixed(_HELD_S),
+            stop=stop_after_delay(self.patience_s),
+            sleep=self.sleep,
+            reraise=True,
+        )
+        try:
+            assignment: Assignment = retrying(self._request, "lease", Assignment, request)
+        except LeaseHeldError:
+            raise FencedError("another worker has the job; this one stops") from None
+        self.lease = assignment.lease
+        return assignment
 
     def heartbeat(self) -> Orders:
         """A sign of life."""
-        return self._asked("heartbeat", Orders)
+        return self._request("heartbeat", Orders)
 
     def source(self, marks: SourceMarks) -> None:
         """Say what the source is; RefusedError `source_taken` where another budget has the same."""
@@ -141,11 +153,11 @@ class GatewayClient:
 
     def incident(self, incident: Incident) -> IncidentId:
         """Leave the full log of a failure with the gateway, for the data's owner."""
-        return self._asked("incidents", IncidentId, incident)
+        return self._request("incidents", IncidentId, incident)
 
     def over(self, jobs: Sequence[str]) -> tuple[str, ...]:
-        """Which of these jobs are over and will not run again."""
-        return self._asked("over", JobsOver, JobsAsked(jobs=tuple(jobs))).jobs
+        """Return those of these jobs that are over and will not run again."""
+        return self._request("over", JobsOver, JobsAsked(jobs=tuple(jobs))).jobs
 
     def outcome(self, outcome: Outcome) -> None:
         """The last message."""
@@ -157,7 +169,7 @@ class GatewayClient:
 
     def next(self) -> NextJob:
         """Wait for another job; none if the gateway has none, or does not answer."""
-        return self._asked("next", NextJob)
+        return self._request("next", NextJob)
 
     def download(self, model: str, name: str, target: Path) -> None:
         """Fetch a file of a fitted model."""
@@ -167,7 +179,7 @@ class GatewayClient:
     def _path(self, what: str) -> str:
         return f"/v1/worker/jobs/{self.job}/{what}"
 
-    def _asked(self, what: str, kind: type[M], message: BaseModel | None = None) -> M:
+    def _request(self, what: str, kind: type[M], message: BaseModel | None = None) -> M:
         return kind.model_validate_json(self._post(what, message).content)
 
     def _post(self, what: str, message: BaseModel | None = None) -> httpx.Response:
@@ -203,18 +215,18 @@ class GatewayClient:
         return {"Authorization": f"Bearer {self.token}", **lease}
 
     def _until_answered(self, attempt: Callable[[], httpx.Response]) -> httpx.Response:
-        end, pause_s = time.monotonic() + self.patience_s, 0.1
-        while True:
-            try:
-                answer = attempt()
-            except httpx.TransportError:
-                answer = None
-            if answer is not None and answer.status_code not in _NOT_NOW:
-                return _accepted(answer)
-            if time.monotonic() > end:
-                raise UnreachableError(f"the gateway did not answer for {self.patience_s:g} s")
-            self.sleep(pause_s * random.uniform(0.5, 1.5))
-            pause_s = min(10.0, 2 * pause_s)
+        retrying = Retrying(
+            retry=retry_if_exception_type(httpx.TransportError)
+            | retry_if_result(lambda answer: answer.status_code in _NOT_NOW),
+            wait=lambda state: _WAIT(state) * random.uniform(0.5, 1.5),
+            stop=stop_after_delay(self.patience_s),
+            sleep=self.sleep,
+            retry_error_callback=self._unreachable,
+        )
+        return _accepted(retrying(attempt))
+
+    def _unreachable(self, state: RetryCallState) -> Never:
+        raise UnreachableError(f"the gateway did not answer for {self.patience_s:g} s")
 
 
 def _chunks(path: Path) -> Iterator[bytes]:

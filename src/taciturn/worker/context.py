@@ -1,4 +1,4 @@
-"""What every kind of job is given."""
+"""Context of one job, the same for every kind."""
 
 from __future__ import annotations
 
@@ -11,61 +11,61 @@ from taciturn.data.location import Location
 from taciturn.errors import SpecError
 from taciturn.wire.events import Stage
 from taciturn.wire.worker import Assignment
-from taciturn.worker.checkpoint_store import JobVault
+from taciturn.worker.checkpoint_store import JobCheckpoints
 from taciturn.worker.client import GatewayClient, RefusedError
-from taciturn.worker.egress import Door
+from taciturn.worker.egress import Egress
 from taciturn.worker.failures import SourceRefusedError
-from taciturn.worker.heartbeat import Pulse
+from taciturn.worker.heartbeat import Heartbeat
 from taciturn.worker.models import FittedModel, open_model
-from taciturn.worker.processes import Peers
+from taciturn.worker.processes import WorkerProcesses
 from taciturn.worker.sources import open_source
-from taciturn.worker.timing_padding import Pace
+from taciturn.worker.timing_padding import TimingPadding
 from taciturn.worker.workspace import Workspace
 
 
 @dataclass(frozen=True, slots=True, repr=False)
-class Task:
-    """One job, and the way out.
+class JobContext:
+    """One job, and the ways out of it.
 
     Attributes:
         root: of all jobs' folders.
         model: one that an earlier job of this process has opened.
-        vault: where sealed copies of checkpoints are; None where nobody has named a store.
-        peers: the worker's other processes.
+        checkpoints: sealed copies of checkpoints in the store; None without a store.
+        processes: the worker's other processes.
         own: where workers keep what is theirs, besides `root`.
     """
 
     assignment: Assignment
     client: GatewayClient
-    door: Door
-    pulse: Pulse
-    pace: Pace
+    egress: Egress
+    heartbeat: Heartbeat
+    padding: TimingPadding
     workspace: Workspace
     root: Path
     model: FittedModel | None = None
-    vault: JobVault | None = None
-    peers: Peers = field(default_factory=Peers)
+    checkpoints: JobCheckpoints | None = None
+    processes: WorkerProcesses = field(default_factory=WorkerProcesses)
     own: tuple[str, ...] = ()
 
     def stage(self, stage: Stage) -> None:
         """Say that something begins, unless the work must stop."""
-        self.pulse.check()
+        self.heartbeat.check()
         judges_rows = stage is Stage.SCORING and self.assignment.release is not None
         padded = stage is Stage.READING or judges_rows
-        self.door.stage(stage, (self.pace.bucket_s or None) if padded else None)
+        self.egress.stage(stage, (self.padding.bucket_s or None) if padded else None)
 
     def rows_are_read(self) -> None:
         """A stage that reads rows is over: wait for the next public boundary."""
-        self.pace.end(self.pulse.check)
+        self.padding.end(self.heartbeat.check)
 
-    def opened(self) -> Location | Table:
-        """The job's rows, to be read: where their owner may have them read, and under no other
-        budget. Raises DataError; SourceRefusedError where that is not so."""
-        asked = self.assignment.source
-        if asked is None:
+    def open_rows(self) -> Location | Table:
+        """Return the place of the job's rows, once it lies where their owner may have them read and
+        under no other budget. Raises DataError; SourceRefusedError where that is not so."""
+        reference = self.assignment.source
+        if reference is None:
             raise SpecError("the job has data, and its assignment has no source")
         own = (os.path.abspath(self.root) + "/", *self.own)
-        source = open_source(asked, own, self.pulse.check)
+        source = open_source(reference, own, self.heartbeat.check)
         try:
             for marks in source.marks():
                 self.client.source(marks)
@@ -83,9 +83,9 @@ class Task:
         if self.model is not None and self.model.id == self.assignment.model:
             return self.model
         self.stage(Stage.LOADING)
-        return open_model(self.client, self.assignment, self.workspace.made("model"))
+        return open_model(self.client, self.assignment, self.workspace.make_folder("model"))
 
     def charge(self, first_step: int, steps: int) -> None:
         """Returns once the steps may run."""
-        self.pulse.check()
+        self.heartbeat.check()
         self.client.charge(first_step, steps)

@@ -26,7 +26,7 @@ _BATCH = 500
 
 
 @dataclass(slots=True, repr=False)
-class Door:
+class Egress:
     """Lets out what the allow-list names, by type; of an error, the code of its class.
 
     Events wait until `flush`, which a public clock calls and not the work: when one is sent says
@@ -43,11 +43,11 @@ class Door:
     forbidden: tuple[str, ...] = ()
     printed: Path | None = None
     _waiting: list[WorkerEvent] = field(default_factory=list)
-    _sent: int = 0
+    _n_sent: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def stage(self, stage: Stage, padded_s: float | None = None) -> None:
-        """Something has begun."""
+        """Report that a stage has begun."""
         self._say(StageEvent(stage=stage, padded_s=padded_s))
 
     def plan(self, plan: TrainingPlan) -> None:
@@ -59,17 +59,17 @@ class Door:
         the last one leaves."""
         self._say(ProgressEvent(step=step, steps=steps, epsilon=epsilon))
 
-    def count(self, done: int, of: int) -> None:
+    def count(self, texts: int, of: int) -> None:
         """Texts done, of a number that was asked for."""
-        self._say(CountEvent(done=done, of=of))
+        self._say(CountEvent(done=texts, of=of))
 
     def flush(self) -> None:
         """Send what waits."""
         with self._lock:
             while self._waiting:
                 part = tuple(self._waiting[:_BATCH])
-                self.client.events(EventBatch(first=self._sent, events=part))
-                self._sent += len(part)
+                self.client.events(EventBatch(first=self._n_sent, events=part))
+                self._n_sent += len(part)
                 del self._waiting[: len(part)]
 
     def file(self, path: Path) -> None:

@@ -43,7 +43,7 @@ class OtherKeyError(SealError):
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where an object belongs.
+    """Place of an object in the checkpoint store.
 
     Attributes:
         job, lease: whose it is, and which of the job's workers wrote it.
@@ -58,7 +58,7 @@ class Place:
 
 
 def associated(place: Place) -> bytes:
-    """What every piece of an object at this place is bound to."""
+    """Associated data that binds every piece of an object to this place."""
     return json.dumps(asdict(place), sort_keys=True).encode()
 
 
@@ -81,7 +81,7 @@ def unseal(key: bytes, place: Place, source: BinaryIO, target: BinaryIO) -> None
     magic, name = _read(source, len(_MAGIC)), _read(source, _NAME_BYTES)
     salt = _read(source, _SALT_BYTES)
     if magic != _MAGIC or len(salt) != _SALT_BYTES:
-        raise SealError("not a sealed object, or not all of one")
+        raise SealError("the object is not sealed, or not complete")
     if name != _derived(key, b"", b"name", _NAME_BYTES):
         raise OtherKeyError("sealed under another key; give the one that it was sealed under")
     cipher, bound = AESGCM(_derived(key, salt, b"object", KEY_BYTES)), associated(place)
@@ -89,7 +89,9 @@ def unseal(key: bytes, place: Place, source: BinaryIO, target: BinaryIO) -> None
         for number, (piece, last) in enumerate(_pieces(source, _PIECE_BYTES + _TAG_BYTES)):
             target.write(cipher.decrypt(_nonce(number, last), piece, bound))
     except (InvalidTag, ValueError):
-        raise SealError("changed, cut off, or from another place") from None
+        raise SealError(
+            "the object was changed, was cut off, or belongs to another place"
+        ) from None
 
 
 def _pieces(source: BinaryIO, size: int) -> Iterator[tuple[bytes, bool]]:

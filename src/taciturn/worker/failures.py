@@ -1,4 +1,4 @@
-"""From an exception to the one word about it that may be public. Messages are never looked at."""
+"""Map an exception to the one word about it that may be public. Messages are never looked at."""
 
 from __future__ import annotations
 
@@ -68,8 +68,8 @@ def full_log(error: BaseException, printed: Path | None) -> str:
     """Everything about an error, for the data's owner: traceback, and what was printed last, by
     all processes of the worker whose files are here."""
     trace = "".join(traceback.format_exception(error))
-    others = [] if printed is None else sorted(printed.parent.glob(f"{printed.stem}-*.log"))
-    tails = [_tail(path) for path in (*others, printed)]
+    other_logs = [] if printed is None else sorted(printed.parent.glob(f"{printed.stem}-*.log"))
+    tails = [_tail(path) for path in (*other_logs, printed)]
     return "\n".join((trace, *tails))[-LOG_CHARACTERS:]
 
 

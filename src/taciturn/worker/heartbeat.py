@@ -5,12 +5,11 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from types import TracebackType
 from typing import Self
 
 from taciturn.errors import FencedError, TaciturnError
 from taciturn.worker.client import GatewayClient
-from taciturn.worker.egress import Door
+from taciturn.worker.egress import Egress
 
 _SLOWEST_S = 5.0
 
@@ -20,11 +19,11 @@ class CancelledError(TaciturnError):
 
 
 def give_up_nothing() -> None:
-    """What is done at once when the lease is lost; a process of its own ends itself instead."""
+    """Do nothing when the lease is lost; a worker in a process of its own ends itself instead."""
 
 
 @dataclass(slots=True)
-class Pulse:
+class Heartbeat:
     """Beats while a job runs.
 
     Attributes:
@@ -33,7 +32,7 @@ class Pulse:
     """
 
     client: GatewayClient
-    door: Door
+    egress: Egress
     lease_s: float
     when_fenced: Callable[[], None] = give_up_nothing
     _cancelled: threading.Event = field(default_factory=threading.Event)
@@ -49,16 +48,11 @@ class Pulse:
             raise CancelledError("the job was cancelled")
 
     def __enter__(self) -> Self:
-        self._thread = threading.Thread(target=self._run, name="taciturn-pulse", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="taciturn-heartbeat", daemon=True)
         self._thread.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._over.set()
         if self._thread is not None:
             self._thread.join()
@@ -68,7 +62,7 @@ class Pulse:
             try:
                 if self.client.heartbeat().cancel:
                     self._cancelled.set()
-                self.door.flush()
+                self.egress.flush()
             except FencedError:
                 self._fenced.set()
                 self.when_fenced()

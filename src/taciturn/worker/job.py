@@ -1,4 +1,4 @@
-"""One worker's life: take the job, do it, say how it ended; then another sample, or the end."""
+"""Life of one worker: take the job, do it, report its outcome; then another sample, or the end."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ from taciturn.wire.jobs import (
     RemoteSynthesize,
 )
 from taciturn.wire.worker import Assignment, NextJob
-from taciturn.worker.checkpoint_store import JobVault, Vault
+from taciturn.worker.checkpoint_store import CheckpointStore, JobCheckpoints
 from taciturn.worker.cleanup import remove_leftovers
 from taciturn.worker.client import GatewayClient, RefusedError, UnreachableError
-from taciturn.worker.context import Task
-from taciturn.worker.egress import Door
+from taciturn.worker.context import JobContext
+from taciturn.worker.egress import Egress
 from taciturn.worker.failures import failure_code
-from taciturn.worker.heartbeat import CancelledError, Pulse, give_up_nothing
+from taciturn.worker.heartbeat import CancelledError, Heartbeat, give_up_nothing
 from taciturn.worker.jobs import audit, evaluate, fit, probe, sample, synthesize
 from taciturn.worker.models import FittedModel
-from taciturn.worker.processes import Peers
-from taciturn.worker.timing_padding import Pace
+from taciturn.worker.processes import WorkerProcesses
+from taciturn.worker.timing_padding import TimingPadding
 from taciturn.worker.workspace import Workspace
 
 
@@ -43,16 +43,16 @@ class Runner:
     Attributes:
         when_fenced: called at once, by another thread, when the lease is lost.
         prints_to: makes a job's printed output go to a file from now on.
-        vault: for sealed copies of checkpoints.
-        peers: the other processes of this worker.
+        store: for sealed copies of checkpoints.
+        processes: the other processes of this worker.
         own: where workers keep what is theirs, besides `root`: no source may be there.
     """
 
     root: Path
     when_fenced: Callable[[], None] = give_up_nothing
     prints_to: Callable[[Path], None] = lambda path: None
-    vault: Vault | None = None
-    peers: Peers = field(default_factory=Peers)
+    store: CheckpointStore | None = None
+    processes: WorkerProcesses = field(default_factory=WorkerProcesses)
     own: tuple[str, ...] = ()
 
     def run(self, client: GatewayClient) -> WorkerExit:
@@ -66,98 +66,89 @@ class Runner:
                     return WorkerExit.REPORTED
             except FencedError:
                 return WorkerExit.FENCED
-            except _UnsaidError as error:
+            except _UnreportedError as error:
                 return error.code
             except (UnreachableError, RefusedError):
                 return WorkerExit.UNREACHABLE
             except (KeyboardInterrupt, LostProcessError):
                 return WorkerExit.INTERRUPTED
-            found = _another(client)
-            if found.job is None or found.token is None:
+            next_job = _another(client)
+            if next_job.job is None or next_job.token is None:
                 return WorkerExit.REPORTED
-            client = client.of_job(found.job, found.token)
+            client = client.of_job(next_job.job, next_job.token)
 
     def _job(
         self, client: GatewayClient, assignment: Assignment, model: FittedModel | None
     ) -> FittedModel | None:
-        """One job, from assignment to outcome; the model, if it may be sampled from again."""
-        door = Door(client, assignment.request.kind)
-        kept: FittedModel | None = None
-        pace = Pace(assignment.bucket_s)
-        with Pulse(client, door, assignment.lease_s, self.when_fenced) as pulse:
+        """Do one job, from assignment to outcome; return its model if it may be sampled from
+        again."""
+        egress = Egress(client, assignment.request.kind)
+        reusable: FittedModel | None = None
+        padding = TimingPadding(assignment.bucket_s)
+        with Heartbeat(client, egress, assignment.lease_s, self.when_fenced) as heartbeat:
             try:
                 workspace = Workspace.of(self.root, assignment.job)
-                door.printed, door.forbidden = workspace.printed, (str(workspace.folder),)
+                egress.printed, egress.forbidden = workspace.printed, (str(workspace.folder),)
                 self.prints_to(workspace.printed)
-                if vault := self._vault(assignment):
-                    remove_leftovers(vault.vault, client)
-                kept = do(self._task(assignment, client, door, pulse, pace, workspace, model))
-                door.succeeded()
+                checkpoints = self._checkpoints(assignment)
+                if checkpoints is not None:
+                    remove_leftovers(checkpoints.store, client)
+                reusable = do(
+                    JobContext(
+                        assignment,
+                        client,
+                        egress,
+                        heartbeat,
+                        padding,
+                        workspace,
+                        self.root,
+                        model,
+                        checkpoints,
+                        self.processes,
+                        self.own,
+                    )
+                )
+                egress.succeeded()
             # Nothing is wrong with the job: the next worker goes on with it.
             except (FencedError, UnreachableError, KeyboardInterrupt, LostProcessError):
                 raise
             except CancelledError:
-                door.cancelled()
+                egress.cancelled()
             except BaseException as error:
                 # When a row has broken something is not to be seen either.
                 with suppress(CancelledError):
-                    pace.end(pulse.check)
-                _say_failed(door, error)
+                    padding.end(heartbeat.check)
+                _report_failure(egress, error)
         # The outcome is known; what cannot be removed is the owner's to remove.
         with suppress(OSError, TaciturnError):
             Workspace.of(self.root, assignment.job).forget_rows()
         with suppress(TaciturnError):
-            if vault := self._vault(assignment):
-                vault.remove()
-        return kept
+            if checkpoints := self._checkpoints(assignment):
+                checkpoints.remove()
+        return reusable
 
-    def _task(
-        self,
-        assignment: Assignment,
-        client: GatewayClient,
-        door: Door,
-        pulse: Pulse,
-        pace: Pace,
-        workspace: Workspace,
-        model: FittedModel | None,
-    ) -> Task:
-        vault = self._vault(assignment)
-        return Task(
-            assignment,
-            client,
-            door,
-            pulse,
-            pace,
-            workspace,
-            self.root,
-            model,
-            vault,
-            self.peers,
-            self.own,
-        )
-
-    def _vault(self, assignment: Assignment) -> JobVault | None:
-        """Of the kinds of jobs that have something in it."""
-        if self.vault is None or not isinstance(assignment.request, RemoteFit | RemoteAudit):
+    def _checkpoints(self, assignment: Assignment) -> JobCheckpoints | None:
+        """Return the job's checkpoints in the store; None for kinds of jobs that write none."""
+        if self.store is None or not isinstance(assignment.request, RemoteFit | RemoteAudit):
             return None
-        return self.vault.of(assignment.job, assignment.lease)
+        return self.store.of(assignment.job, assignment.lease)
 
 
-class _UnsaidError(Exception):
-    """The job has failed, and the gateway does not take the word of it."""
+class _UnreportedError(Exception):
+    """The job has failed, and the gateway could not be told."""
 
     def __init__(self, code: WorkerExit) -> None:
         super().__init__(code.name)
         self.code = code
 
 
-def _say_failed(door: Door, error: BaseException) -> None:
-    """Report a failure; where that fails, too, the launcher is told by the exit code whether
-    another try could end otherwise. Raises FencedError, or _UnsaidError."""
+def _report_failure(egress: Egress, error: BaseException) -> None:
+    """Report a failure; where that fails, too, the exit code tells the launcher whether another try
+    could end otherwise. Raises FencedError, or _UnreportedError."""
     try:
-        door.failed(error)
+        egress.failed(error)
     except (UnreachableError, RefusedError):
-        raise _UnsaidError(_FINAL.get(failure_code(error), WorkerExit.UNREACHABLE)) from None
+        raise _UnreportedError(_FINAL.get(failure_code(error), WorkerExit.UNREACHABLE)) from None
 
 
 _ALONE_S = 10.0  # for rank 0 to say how it ends, where it has heard of the failure
@@ -167,45 +158,47 @@ _FINAL = {
 }
 
 
-def accompany(peers: Peers, root: Path, prints_to: Callable[[Path], None]) -> WorkerExit:
-    """The life of a worker's other processes: take part in a fit, and end as rank 0 does.
+def accompany(
+    processes: WorkerProcesses, root: Path, prints_to: Callable[[Path], None]
+) -> WorkerExit:
+    """Take part in a fit as one of a worker's other processes, and end as rank 0 does.
 
     One that fails alone ends soon, so that rank 0, which may be waiting for it, notices.
     """
-    assignment = peers.wait_for_call()
+    assignment = processes.wait_for_call()
     within_s = None
     if assignment is not None:
         try:
             workspace = Workspace.of(root, assignment.job)
-            prints_to(workspace.printed_by(peers.rank))
+            prints_to(workspace.printed_by(processes.rank))
             fit.take_part(assignment, workspace.output)
         except (ProcessError, KeyboardInterrupt):
             pass  # rank 0 knows, or is what was lost
         except Exception:
             traceback.print_exc()
             within_s = _ALONE_S
-    code = peers.wait_for_end(within_s)
-    peers.end(code)
+    code = processes.wait_for_end(within_s)
+    processes.end(code)
     return code
 
 
-def do(task: Task) -> FittedModel | None:
-    """What the job asks for."""
-    request = task.assignment.request
+def do(context: JobContext) -> FittedModel | None:
+    """Do the job; return its model if it may be sampled from again."""
+    request = context.assignment.request
     if not isinstance(request, RemoteFit):
-        task.peers.dismiss()
+        context.processes.dismiss()
     if isinstance(request, RemoteSample):
-        return sample.run(task, request)
+        return sample.run(context, request)
     if isinstance(request, RemoteFit):
-        fit.run(task, request)
+        fit.run(context, request)
     elif isinstance(request, RemoteProbe):
-        probe.run(task, request)
+        probe.run(context, request)
     elif isinstance(request, RemoteEvaluate):
-        evaluate.run(task, request)
+        evaluate.run(context, request)
     elif isinstance(request, RemoteAudit):
-        audit.run(task, request)
+        audit.run(context, request)
     elif isinstance(request, RemoteSynthesize):
-        synthesize.run(task, request)
+        synthesize.run(context, request)
     return None
 
 

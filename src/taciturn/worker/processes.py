@@ -2,7 +2,7 @@
 
 Rank 0 is the worker: it alone has the lease, speaks to the gateway, charges, releases, and tells
 the others what is to be fitted. They take part in the fit, and end as rank 0 ends. A worker of one
-process has no peers.
+process has no others.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 
-from taciturn.engine.training.liveness import Presence
+from taciturn.engine.training.liveness import Liveness
 from taciturn.engine.training.processes import started_together
 from taciturn.wire.exits import WorkerExit
 from taciturn.wire.worker import Assignment
@@ -23,14 +23,14 @@ _POLL_S = 0.1
 
 
 @dataclass(slots=True)
-class Peers:
-    """This process among its peers; ALONE has none, and then nothing here does anything."""
+class WorkerProcesses:
+    """Processes of this worker; where it has no others, nothing here does anything."""
 
-    presence: Presence | None = None
+    presence: Liveness | None = None
     _called: bool = False
 
     @classmethod
-    def found(cls, limit_s: float, end: Callable[[WorkerExit], None]) -> Peers:
+    def of_torchrun(cls, limit_s: float, end: Callable[[WorkerExit], None]) -> WorkerProcesses:
         """The processes that torchrun started, if it has.
 
         Args:
@@ -49,16 +49,16 @@ class Peers:
             )
             end(WorkerExit.INTERRUPTED)
 
-        return cls(Presence.begin(when_lost, limit_s))
+        return cls(Liveness.begin(when_lost, limit_s))
 
     @property
     def rank(self) -> int:
-        """Of this process."""
+        """Rank of this process."""
         return 0 if self.presence is None else self.presence.rank
 
     @property
     def first(self) -> bool:
-        """Whether this process is the worker."""
+        """True if this process is the worker."""
         return self.rank == 0
 
     def call(self, assignment: Assignment) -> None:
@@ -66,36 +66,36 @@ class Peers:
         self._say(assignment.model_dump_json())
 
     def dismiss(self) -> None:
-        """Rank 0: nothing is to be done together, unless they were called before."""
+        """Rank 0: dismiss the others, unless they were called before."""
         self._say("")
 
     def wait_for_call(self) -> Assignment | None:
-        """Others: what rank 0 calls for; None if it has nothing for them, or has ended."""
+        """Wait, as another process, for rank 0's assignment; None if it has none, or has ended."""
         if self.presence is None:
             return None
-        while (said := self._heard()) is None:
+        while (message := self._message()) is None:
             if self.presence.last_word(0, within_s=_POLL_S) is not None:
                 return None
             time.sleep(_POLL_S)
-        return Assignment.model_validate_json(said) if said else None
+        return Assignment.model_validate_json(message) if message else None
 
     def end(self, code: WorkerExit) -> None:
-        """The last word of this process."""
+        """Report this process's exit code to the others."""
         if self.presence is not None:
             self.presence.end(str(int(code)))
 
     def wait_for_end(self, within_s: float | None = None) -> WorkerExit:
-        """Others: how rank 0 has ended; INTERRUPTED if it has not `within_s`."""
-        said = None if self.presence is None else self.presence.last_word(0, within_s)
-        return WorkerExit.INTERRUPTED if said is None else WorkerExit(int(said))
+        """Wait, as another process, for rank 0's exit code; INTERRUPTED if none `within_s`."""
+        word = None if self.presence is None else self.presence.last_word(0, within_s)
+        return WorkerExit.INTERRUPTED if word is None else WorkerExit(int(word))
 
     def _say(self, text: str) -> None:
         if self.presence is not None and not self._called:
             self._called = True
             self.presence.say(_WORK, text)
 
-    def _heard(self) -> str | None:
+    def _message(self) -> str | None:
         assert self.presence is not None
         with suppress(RuntimeError, OSError):  # out of reach: silence is counted elsewhere
-            return self.presence.said(_WORK)
+            return self.presence.word_of(_WORK)
         return None

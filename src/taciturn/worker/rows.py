@@ -19,14 +19,14 @@ def declared(
     source: SourceRef | None,
     data: DataRef,
     n_units: int,
-    opened: Callable[[], object],
+    open_rows: Callable[[], object],
     limit_s: float | None = None,
 ) -> DeclaredRows:
     """The rows that `data` means; raises SpecError if the gateway has not said where they are.
 
     Args:
         limit_s: how long reading and preparing them may take.
-        opened: gives what `open_rows` takes, once rows are read; raises where they may not be.
+        open_rows: returns a source once rows are read; raises where they may not be.
     """
     if source is None:
         raise SpecError("the job has data, and its assignment has no source")
@@ -34,7 +34,7 @@ def declared(
     split = None
     if part is not None:
         split = Split(bytes.fromhex(source.split_key), part.side, part.test_share)
-    reference = Reference(source.source, opened)
+    reference = Reference(source.source, open_rows)
     return DeclaredRows(reference, n_units, split, limit_s, source.names)
 
 

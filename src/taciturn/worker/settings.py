@@ -1,4 +1,4 @@
-"""What a worker is told: environment variables, and nothing else."""
+"""Settings of a worker: environment variables, and nothing else."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PEER_LIMIT_S = 120.0
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
+class WorkerSettings:
     """A worker's job, and where it may keep what is private.
 
     TACITURN_SIGNING_KEY is read where certificates are signed (`taciturn.certificate.signers`).
@@ -37,7 +37,7 @@ class Settings:
     peer_limit_s: float = PEER_LIMIT_S
 
     @classmethod
-    def of(cls, environment: Mapping[str, str]) -> Settings:
+    def of(cls, environment: Mapping[str, str]) -> WorkerSettings:
         """Read TACITURN_*; raises SpecError that names what is missing, and quotes no value."""
         names = ("GATEWAY_URL", "JOB", "JOB_TOKEN", "WORKSPACE")
         values = [environment.get(f"TACITURN_{name}", "") for name in names]
@@ -50,18 +50,18 @@ class Settings:
 
 
 def _seconds(environment: Mapping[str, str], name: str, default: float) -> float:
-    said = environment.get(name, "")
+    text = environment.get(name, "")
     try:
-        value = float(said) if said else default
+        value = float(text) if text else default
     except ValueError:
         value = math.nan
     if not 1.0 <= value <= 86_400.0:
-        raise SpecError(f"{name}={said[:40]!r} must be seconds from 1 to 86400; leave it out")
+        raise SpecError(f"{name}={text[:40]!r} must be seconds from 1 to 86400; leave it out")
     return value
 
 
 def _checkpoints(environment: Mapping[str, str]) -> tuple[str | None, bytes | None]:
-    """Where copies of checkpoints go, and under which key. Half of it is a mistake: with a URL
+    """URL and key of the copies of checkpoints. One without the other is a mistake: with a URL
     alone the copies would be plain, with a key alone there would be none."""
     url = environment.get("TACITURN_CHECKPOINT_URL", "")
     key = environment.get("TACITURN_CHECKPOINT_KEY", "").strip()

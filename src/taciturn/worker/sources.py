@@ -67,9 +67,9 @@ class Source:
 
     def marks(self) -> Iterator[SourceMarks]:
         """The messages that say what it is; none before all of it was read."""
-        found = list(zip(self.places, self.contents(), strict=True))
-        for start in range(0, len(found), _FILES_AT_ONCE):
-            part = found[start : start + _FILES_AT_ONCE]
+        file_marks = list(zip(self.places, self.contents(), strict=True))
+        for start in range(0, len(file_marks), _FILES_AT_ONCE):
+            part = file_marks[start : start + _FILES_AT_ONCE]
             yield SourceMarks(
                 first=start == 0,
                 places=tuple(dict.fromkeys(mark for marks, _ in part for mark in marks)),
@@ -92,21 +92,21 @@ def open_source(source: SourceRef, own: Sequence[str] = (), check: _Check = lamb
         place = places.canonical(source.source)
     except SpecError as error:
         raise SourceRefusedError(str(error)) from None
-    if not places.allowed(place, source.prefixes):
+    if not places.is_allowed(place, source.prefixes):
         raise SourceRefusedError(
             "the source lies in no folder or URL that its owner may register; an administrator "
             "allows one: taciturn user change NAME --source FOLDER-OR-URL"
         )
     marker = _Marker(bytes.fromhex(source.mark_key), check)
-    kept = places.spelled((*source.own, *own))
+    private_places = places.spelled((*source.own, *own))
     if places.is_local(place):
-        return _local(place, source.prefixes, kept, marker)
-    asked = places.host_and_port(place)
-    addresses = () if asked is None else known_addresses(*asked, source.networks)
+        return _local(place, source.prefixes, private_places, marker)
+    address = places.host_and_port(place)
+    addresses = () if address is None else known_addresses(*address, source.networks)
     if place.partition("://")[0] == places.TABLES:
         return _table(Table(place, addresses), marker)
-    filesystem = None if asked is None else _web(asked[0], addresses)
-    return _remote(locate(place, filesystem), place, kept, marker)
+    filesystem = None if address is None else _web(address[0], addresses)
+    return _remote(locate(place, filesystem), place, private_places, marker)
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -117,16 +117,16 @@ class _Marker:
     check: _Check
 
     def mark(self, *words: object) -> str:
-        """Of some words."""
+        """Mark of some words: the same for the same words, under this gateway's key."""
         text = json.dumps(words, default=str).encode()
         return hmac.new(self.key, text, hashlib.sha256).hexdigest()[:32]
 
     def contents(self, location: Location) -> Iterator[tuple[str, ...]]:
-        """Of each file's content, decompressed; none of an empty one, as all of these are alike."""
+        """Marks of each file's decompressed content; none of an empty file, as these are alike."""
 
         def failed(kind: str) -> DataNotFoundError:
             return DataNotFoundError(
-                f"{location.shown} cannot be read to its end ({kind}); is it complete?"
+                f"{location.label} cannot be read to its end ({kind}); is it complete?"
             )
 
         for path in location.paths:
@@ -143,11 +143,11 @@ class _Marker:
 
 
 def _table(table: Table, marker: _Marker) -> Source:
-    found = identity(table)
-    if found.of_a_gateway:
+    table_identity = identity(table)
+    if table_identity.of_a_gateway:
         raise SourceRefusedError("the source is in the database of a gateway; name another one")
-    where = tuple(marker.mark("table", *each) for each in found.relations)
-    content = () if found.rows is None else (marker.mark("rows", *found.rows),)
+    where = tuple(marker.mark("table", *relation) for relation in table_identity.relations)
+    content = () if table_identity.rows is None else (marker.mark("rows", *table_identity.rows),)
     return Source(table, (where,), lambda: iter([content]))
 
 
@@ -155,7 +155,7 @@ def _remote(location: Location, place: str, own: Sequence[str], marker: _Marker)
     parts = urlsplit(place)
     store = "" if parts.scheme in places.WEB else f"{parts.scheme}://"
     urls = [f"{store}{path.lstrip('/')}" for path in location.paths]
-    if any(places.inside(url, each) for url in urls for each in own):
+    if any(places.inside(url, own_place) for url in urls for own_place in own):
         raise _own()
     account = parts.netloc if "@" in parts.netloc else ""
     where = tuple((marker.mark("url", account, url),) for url in urls)
@@ -176,16 +176,16 @@ class _Local(Location):
         seen: the file that each path led to, and what the system said of it.
     """
 
-    seen: Mapping[str, tuple[str, _Stat]] = field(default_factory=dict)
+    files: Mapping[str, tuple[str, _Stat]] = field(default_factory=dict)
 
     @contextmanager
     def open(self, path: str) -> Iterator[IO[bytes]]:
         """Open one of the files, if it is the same still."""
-        real, known = self.seen[path]
-        with _opened(real) as file:
-            if _stat_of(file.fileno()) != known:
+        real, stat_before = self.files[path]
+        with _regular_file(real) as file:
+            if _stat_of(file.fileno()) != stat_before:
                 raise DataNotFoundError(
-                    f"{self.shown} was replaced while it was read; try again when nobody writes it"
+                    f"{self.label} was replaced while it was read; try again when nobody writes it"
                 )
             compression = compression_of(path)
             if compression is None:
@@ -199,9 +199,9 @@ class _Local(Location):
 
 def _local(place: str, prefixes: Sequence[str], own: Sequence[str], marker: _Marker) -> Source:
     location = locate(place)
-    roots = [_folder(each) for each in places.spelled(prefixes) if places.is_local(each)]
-    never = [os.path.realpath(each) for each in own if places.is_local(each)]
-    seen, where = {}, []
+    roots = [_folder(prefix) for prefix in places.spelled(prefixes) if places.is_local(prefix)]
+    private_paths = [os.path.realpath(name) for name in own if places.is_local(name)]
+    files, where = {}, []
     for path in location.paths:
         real = os.path.realpath(path)
         if not any(places.inside(real, root) for root in roots):
@@ -209,42 +209,42 @@ def _local(place: str, prefixes: Sequence[str], own: Sequence[str], marker: _Mar
                 "the source has a link that leads out of what its owner may register; put the file "
                 "itself there"
             )
-        if any(places.inside(real, each) for each in never):
+        if any(places.inside(real, private) for private in private_paths):
             raise _own()
-        seen[path], inode = _looked_at(real, location.shown)
+        files[path], inode = _looked_at(real, location.label)
         where.append((marker.mark("path", real), marker.mark("inode", *inode)))
-    known = {each.name: getattr(location, each.name) for each in fields(Location)}
-    pinned = _Local(**known, seen=seen)
+    values = {item.name: getattr(location, item.name) for item in fields(Location)}
+    pinned = _Local(**values, files=files)
     return Source(pinned, tuple(where), lambda: marker.contents(pinned))
 
 
 def _folder(prefix: str) -> str:
-    """What a prefix leads to; of a pattern, the folder in which it begins."""
+    """Real path of a prefix; of a pattern, that of the folder in which it begins."""
     while set("*?[") & set(prefix):
         prefix = os.path.dirname(prefix)
     return os.path.realpath(prefix)
 
 
-def _looked_at(real: str, shown: str) -> tuple[tuple[str, _Stat], tuple[object, ...]]:
+def _looked_at(real: str, label: str) -> tuple[tuple[str, _Stat], tuple[object, ...]]:
     """A file, and what tells it from all others, whatever it is called."""
     try:
-        with _opened(real) as file:
-            known = _stat_of(file.fileno())
+        with _regular_file(real) as file:
+            status = _stat_of(file.fileno())
             generation = bytearray(8)
             with suppress(OSError):
                 fcntl.ioctl(file.fileno(), _GENERATION, generation)
-            same = os.path.realpath(real) == real and os.stat(real).st_ino == known[1]
+            same = os.path.realpath(real) == real and os.stat(real).st_ino == status[1]
     except OSError as error:
         raise DataNotFoundError(
-            f"{shown} cannot be read ({type(error).__name__}); check who may read it"
+            f"{label} cannot be read ({type(error).__name__}); check who may read it"
         ) from None
     if not same:
-        raise DataNotFoundError(f"{shown} was replaced while it was looked at; try again")
-    return (real, known), (_machine(), *known[:2], generation.hex())
+        raise DataNotFoundError(f"{label} was replaced while it was looked at; try again")
+    return (real, status), (_machine(), *status[:2], generation.hex())
 
 
 @contextmanager
-def _opened(real: str) -> Iterator[io.BufferedReader]:
+def _regular_file(real: str) -> Iterator[io.BufferedReader]:
     """A regular file, by no link; raises OSError."""
     descriptor = os.open(real, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     with os.fdopen(descriptor, "rb") as file:
@@ -259,7 +259,7 @@ def _stat_of(descriptor: int) -> _Stat:
 
 
 def _machine() -> str:
-    """Whose inodes these are: numbers of devices mean something until the machine starts anew."""
+    """Id of this start of the machine: numbers of devices mean nothing after the next one."""
     with suppress(OSError):
         return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
     return platform.node()
@@ -269,41 +269,42 @@ def known_addresses(host: str, port: int, networks: Sequence[str] = ()) -> tuple
     """The addresses of a host, looked up once; raises SourceRefusedError if one of them is not
     public and in none of the networks."""
     try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        answers = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
         raise DataNotFoundError(
             f"the host of the source is not known here ({type(error).__name__}); check its name"
         ) from None
-    known = tuple(dict.fromkeys(str(each[4][0]) for each in found))
-    if not all(_reachable(ip_address(each), networks) for each in known):
+    addresses = tuple(dict.fromkeys(str(answer[4][0]) for answer in answers))
+    if not all(_reachable(ip_address(address), networks) for address in addresses):
         raise SourceRefusedError(
             "the host of the source has an address that is not public; whoever runs the gateway "
             "allows its network with TACITURN_SOURCE_NETWORKS"
         )
-    return known
+    return addresses
 
 
 def _reachable(address: IPv4Address | IPv6Address, networks: Sequence[str]) -> bool:
-    """Whether it is public, or in one of the networks; of one that is written within another, that
-    one counts."""
-    meant = _within(address) or (address,)
-    if any(each in ip_network(network) for network in networks for each in (address, *meant)):
+    """True if an address is public, or in one of the networks; one that is embedded in another
+    (IPv4 in IPv6) is what counts."""
+    embedded = _within(address) or (address,)
+    allowed_networks = [ip_network(network) for network in networks]
+    if any(item in network for network in allowed_networks for item in (address, *embedded)):
         return True
     return all(
-        each.is_global
-        and not each.is_multicast
-        and not any(each in network for network in _OF_MACHINES)
-        for each in meant
+        item.is_global
+        and not item.is_multicast
+        and not any(item in network for network in _OF_MACHINES)
+        for item in embedded
     )
 
 
 def _within(address: IPv4Address | IPv6Address) -> tuple[IPv4Address, ...]:
     if isinstance(address, IPv4Address):
         return ()
-    found = [address.ipv4_mapped, address.sixtofour, *(address.teredo or ())]
+    candidates = [address.ipv4_mapped, address.sixtofour, *(address.teredo or ())]
     if address in _NAT64:
-        found.append(IPv4Address(int(address) & 0xFFFFFFFF))
-    return tuple(each for each in found if each is not None)
+        candidates.append(IPv4Address(int(address) & 0xFFFFFFFF))
+    return tuple(candidate for candidate in candidates if candidate is not None)
 
 
 class RedirectError(OSError):
@@ -324,19 +325,19 @@ def _web(host: str, addresses: Sequence[str]) -> Any:
         ) from None
 
     class Known(AbstractResolver):
-        async def resolve(self, asked: str, port: int = 0, family: int = 0) -> list[Any]:
-            if asked.lower().rstrip(".") != host:
+        async def resolve(self, name: str, port: int = 0, family: int = 0) -> list[Any]:
+            if name.lower().rstrip(".") != host:
                 raise RedirectError("another host is asked than was looked up")
             return [
                 {
-                    "hostname": asked,
-                    "host": each,
+                    "hostname": name,
+                    "host": address,
                     "port": port,
-                    "family": socket.AF_INET6 if ":" in each else socket.AF_INET,
+                    "family": socket.AF_INET6 if ":" in address else socket.AF_INET,
                     "proto": 0,
                     "flags": socket.AI_NUMERICHOST,
                 }
-                for each in addresses
+                for address in addresses
             ]
 
         async def close(self) -> None:

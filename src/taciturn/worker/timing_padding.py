@@ -26,7 +26,7 @@ def boundary_s(elapsed_s: float, bucket_s: float) -> float:
 
 
 @dataclass(slots=True)
-class Pace:
+class TimingPadding:
     """Makes one stage of a job last until a boundary.
 
     Attributes:

@@ -1,4 +1,4 @@
-"""Where a job's private state lies: one folder per job, which only its worker's user can open."""
+"""Private state of a job: one folder per job, which only its worker's user can open."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 
 from taciturn.data.tokens.planted import CANARIES
 from taciturn.errors import OutputError, SpecError
-from taciturn.local.fit import DATA, PRIVATE
+from taciturn.local.release import DATA, PRIVATE
 from taciturn.reports.privacy import REPORT
 
 CHECKPOINTS = "checkpoints"
@@ -55,22 +55,22 @@ class Workspace:
 
     @property
     def printed(self) -> Path:
-        """What the worker prints: private, for libraries may quote anything."""
+        """File of what the worker prints: private, for libraries may quote anything."""
         return self.folder / "printed.log"
 
     def printed_by(self, rank: int) -> Path:
         """The same, of another process of the worker."""
         return self.folder / f"printed-{rank}.log"
 
-    def made(self, name: str) -> Path:
-        """A folder of that name below this one."""
+    def make_folder(self, name: str) -> Path:
+        """Make a folder of that name below this one, unless there is one, and return it."""
         folder = self.folder / name
         folder.mkdir(exist_ok=True, mode=0o700)
         return folder
 
     @property
     def complete(self) -> bool:
-        """Whether the fit is done, and only what it released is left to be handed in."""
+        """True if the fit is done, and only what it released is left to be handed in."""
         return self._mark.is_file()
 
     def set_complete(self) -> None:
@@ -95,13 +95,13 @@ class Workspace:
     def forget_rows(self) -> None:
         """Remove what a job that is over leaves of private rows; canaries stay, for audits."""
         canaries = self.output / PRIVATE / DATA / CANARIES
-        kept = canaries.read_bytes() if canaries.is_file() and self.complete else None
+        content = canaries.read_bytes() if canaries.is_file() and self.complete else None
         for path in self.folder.iterdir():
             if path != self.printed:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
-        if kept is not None:
+        if content is not None:
             canaries.parent.mkdir(parents=True, mode=0o700)
-            canaries.write_bytes(kept)
+            canaries.write_bytes(content)
 
     @property
     def _mark(self) -> Path:
@@ -120,20 +120,20 @@ def canary_folders(root: Path, commitment: str) -> Iterator[Path]:
     Looked for below the root, and two levels around it: a launcher may give each job a root of its
     own, beside those of others. Never from the top of a file system, which is somebody else's.
     """
-    kept = f"*/output/{PRIVATE}/{DATA}/{CANARIES}"
+    pattern = f"*/output/{PRIVATE}/{DATA}/{CANARIES}"
     folders = [root.absolute(), *root.absolute().parents][:3]
-    found = {
+    paths = {
         path.resolve()  # once, where a link leads there too
         for level, folder in enumerate(folders)
         if folder != folder.parent
-        for path in folder.glob("*/" * level + kept)
+        for path in folder.glob("*/" * level + pattern)
     }
-    for path in sorted(found):
+    for path in sorted(paths):
         if hashlib.sha256(path.read_bytes()).hexdigest() == commitment:
             yield path.parent
 
 
 def released(output: Path) -> list[Path]:
     """The files that a fit released, the report last."""
-    found = [path for path in output.iterdir() if path.is_file()]
-    return sorted(found, key=lambda path: (path.name == REPORT, path.name))
+    files = [path for path in output.iterdir() if path.is_file()]
+    return sorted(files, key=lambda path: (path.name == REPORT, path.name))

@@ -1,10 +1,10 @@
-"""The cluster that this suite runs on: the stand-in, or the one of TACITURN_TEST_KUBECONFIG.
+"""The cluster that this suite runs on: the fake cluster, or the one of TACITURN_TEST_KUBECONFIG.
 
     TACITURN_TEST_KUBECONFIG=~/.kube/config pytest tests/contracts/kubernetes
 
 makes a namespace of its own and removes it. TACITURN_TEST_IMAGE is an image with Python that the
 cluster can run (python:3.12-slim). Tests that need accidents or an autoscaler of ours ask for the
-fixture `stand_in`, and are skipped elsewhere.
+fixture `fake`, and are skipped elsewhere.
 """
 
 from __future__ import annotations
@@ -15,8 +15,14 @@ from typing import Any
 
 import pytest
 
-from fake_kubernetes.cluster import StandIn
-from kubeworld import KUBECONFIG, SPEED, Telling, World, with_namespace
+from fake_kubernetes.cluster import FakeCluster
+from support.kubernetes_namespace import (
+    KUBECONFIG,
+    SPEED,
+    ClusterWorld,
+    EventRecorder,
+    with_namespace,
+)
 from taciturn.server.launchers.kubernetes.monitor import Monitor
 from taciturn.server.launchers.kubernetes.settings import KubernetesSettings
 
@@ -31,39 +37,39 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="module")
-def world(request: pytest.FixtureRequest) -> Iterator[World]:
+def world(request: pytest.FixtureRequest) -> Iterator[ClusterWorld]:
     """A cluster with an empty namespace."""
     if KUBECONFIG is None:
         tls = getattr(request.module, "TLS", False)
-        with StandIn(speed=SPEED, tls=tls) as stand_in:
-            yield from with_namespace(stand_in.kubeconfig, stand_in)
-            assert not stand_in.broken + stand_in.server.broken
+        with FakeCluster(speed=SPEED, tls=tls) as fake:
+            yield from with_namespace(fake.kubeconfig, fake)
+            assert not fake.broken + fake.server.broken
     else:
         yield from with_namespace(Path(KUBECONFIG), None)
 
 
 @pytest.fixture
-def stand_in(world: World) -> StandIn:
+def fake(world: ClusterWorld) -> FakeCluster:
     """For tests that cause what a real cluster cannot be made to do."""
-    if world.stand_in is None:
-        pytest.skip("needs the stand-in")
-    return world.stand_in
+    if world.fake is None:
+        pytest.skip("needs the fake cluster")
+    return world.fake
 
 
 @pytest.fixture
-def monitor(world: World) -> Iterator[Callable[..., tuple[Monitor, Telling]]]:
+def monitor(world: ClusterWorld) -> Iterator[Callable[..., tuple[Monitor, EventRecorder]]]:
     """Makes monitors, and stops them."""
     running: list[Monitor] = []
 
-    def make(settings: KubernetesSettings, **more: Any) -> tuple[Monitor, Telling]:
-        telling = Telling()
+    def make(settings: KubernetesSettings, **more: Any) -> tuple[Monitor, EventRecorder]:
+        recorder = EventRecorder()
         made = Monitor(
-            world.cluster, settings, telling, clock=world.now, tick_s=world.reading(), **more
+            world.cluster, settings, recorder, clock=world.now, tick_s=world.reading(), **more
         )
         made.start()
         running.append(made)
         assert made.ready.wait(world.patience_s)
-        return made, telling
+        return made, recorder
 
     yield make
     for each in running:

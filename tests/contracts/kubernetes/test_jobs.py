@@ -9,15 +9,15 @@ from typing import Any
 import pytest
 from kubernetes import client
 
-from fake_kubernetes.cluster import StandIn
-from kubeworld import IMAGE, World
+from fake_kubernetes.cluster import FakeCluster
+from support.kubernetes_namespace import IMAGE, ClusterWorld
 
 ENDLESS = "import time; time.sleep(600)"
 IGNORE = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN)"
 DEAF = f"{IGNORE}; print('deaf', flush=True); time.sleep(6000)"
 
 
-def make(world: World, code: str = "pass", **spec: Any) -> str:
+def make(world: ClusterWorld, code: str = "pass", **spec: Any) -> str:
     """A Job that runs a line of Python; returns its name."""
     name = f"j-{secrets.token_hex(4)}"
     container = client.V1Container(
@@ -37,25 +37,25 @@ def make(world: World, code: str = "pass", **spec: Any) -> str:
     return name
 
 
-def read(world: World, name: str) -> client.V1Job:
+def read(world: ClusterWorld, name: str) -> client.V1Job:
     return world.batch.read_namespaced_job(name, world.namespace)
 
 
-def condition(world: World, name: str, kind: str) -> Any:
+def condition(world: ClusterWorld, name: str, kind: str) -> Any:
     found = read(world, name).status.conditions or ()
     return next((each for each in found if (each.type, each.status) == (kind, "True")), None)
 
 
-def pods_of(world: World, name: str) -> list[client.V1Pod]:
+def pods_of(world: ClusterWorld, name: str) -> list[client.V1Pod]:
     return world.pods(job_name=name)
 
 
-def running(world: World, name: str) -> list[client.V1Pod]:
+def running(world: ClusterWorld, name: str) -> list[client.V1Pod]:
     pods = world.pods(job_name=name)
     return [pod for pod in pods if pod.status.phase == "Running"]
 
 
-def test_a_job_completes_and_its_log_can_be_read(world: World) -> None:
+def test_a_job_completes_and_its_log_can_be_read(world: ClusterWorld) -> None:
     name = make(world, "print('done')")
     done = world.until(lambda: condition(world, name, "Complete"))
     job = read(world, name)
@@ -69,7 +69,7 @@ def test_a_job_completes_and_its_log_can_be_read(world: World) -> None:
     assert log.strip() == "done"
 
 
-def test_a_failing_pod_is_replaced_and_then_the_job_fails(world: World) -> None:
+def test_a_failing_pod_is_replaced_and_then_the_job_fails(world: ClusterWorld) -> None:
     name = make(world, "raise SystemExit(9)", backoff_limit=1)
     failed = world.until(lambda: condition(world, name, "Failed"))
     assert failed.reason == "BackoffLimitExceeded"
@@ -90,7 +90,7 @@ def on_code(action: str, code: int) -> client.V1PodFailurePolicyRule:
     return client.V1PodFailurePolicyRule(action=action, on_exit_codes=codes)
 
 
-def test_an_exit_code_fails_the_job_at_once(world: World) -> None:
+def test_an_exit_code_fails_the_job_at_once(world: ClusterWorld) -> None:
     rules = policy(on_code("FailJob", 77))
     name = make(world, "raise SystemExit(77)", backoff_limit=5, pod_failure_policy=rules)
     failed = world.until(lambda: condition(world, name, "Failed"))
@@ -99,21 +99,21 @@ def test_an_exit_code_fails_the_job_at_once(world: World) -> None:
     assert len(world.pods(job_name=name)) == 1
 
 
-def test_an_ignored_failure_does_not_count(world: World, stand_in: StandIn) -> None:
+def test_an_ignored_failure_does_not_count(world: ClusterWorld, fake: FakeCluster) -> None:
     taken = client.V1PodFailurePolicyOnPodConditionsPattern(type="DisruptionTarget", status="True")
     rule = client.V1PodFailurePolicyRule(action="Ignore", on_pod_conditions=[taken])
     name = make(world, ENDLESS, backoff_limit=0, pod_failure_policy=policy(rule))
     (pod,) = world.until(lambda: running(world, name))
-    found = stand_in.store.find("pods", world.namespace, pod.metadata.name)
+    found = fake.store.find("pods", world.namespace, pod.metadata.name)
     assert found is not None
-    stand_in.store.edit("pods", found, stand_in._disrupted)
+    fake.store.edit("pods", found, fake._disrupted)
     (other,) = world.until(lambda: running(world, name))
     assert other.metadata.name != pod.metadata.name
     assert not read(world, name).status.failed
 
 
-def test_the_deadline_is_said_when_the_pod_has_ended(world: World) -> None:
-    limit_s = 30 if world.stand_in else 10  # time to become deaf
+def test_the_deadline_is_said_when_the_pod_has_ended(world: ClusterWorld) -> None:
+    limit_s = 30 if world.fake else 10  # time to become deaf
     name = make(world, DEAF, active_deadline_seconds=limit_s, grace_s=4)
     target = world.until(lambda: condition(world, name, "FailureTarget"))
     assert target.reason == "DeadlineExceeded"
@@ -124,7 +124,7 @@ def test_the_deadline_is_said_when_the_pod_has_ended(world: World) -> None:
     assert (failed.last_transition_time - target.last_transition_time).total_seconds() >= 3
 
 
-def test_a_suspended_job_has_no_pods(world: World) -> None:
+def test_a_suspended_job_has_no_pods(world: ClusterWorld) -> None:
     name = make(world, ENDLESS, suspend=True)
     world.until(lambda: condition(world, name, "Suspended"))
     assert not world.pods(job_name=name)
@@ -136,14 +136,14 @@ def test_a_suspended_job_has_no_pods(world: World) -> None:
     assert not read(world, name).status.failed
 
 
-def suspend(world: World, name: str, value: bool) -> None:
+def suspend(world: ClusterWorld, name: str, value: bool) -> None:
     world.batch.patch_namespaced_job(
         name, world.namespace, {"spec": {"suspend": value}},
         _content_type="application/merge-patch+json",
     )  # fmt: skip
 
 
-def test_an_indexed_job_completes_each_index(world: World) -> None:
+def test_an_indexed_job_completes_each_index(world: ClusterWorld) -> None:
     code = "import os, socket; print(os.environ['JOB_COMPLETION_INDEX'], socket.gethostname())"
     name = make(world, code, completions=3, parallelism=2, completion_mode="Indexed")
     world.until(lambda: condition(world, name, "Complete"))
@@ -154,7 +154,7 @@ def test_an_indexed_job_completes_each_index(world: World) -> None:
     assert hosts == {f"{name}-{index}" for index in range(3)}
 
 
-def test_a_finished_job_goes_after_its_time(world: World) -> None:
+def test_a_finished_job_goes_after_its_time(world: ClusterWorld) -> None:
     name = make(world, ttl_seconds_after_finished=1)
     world.until(lambda: not world.batch.list_namespaced_job(
         world.namespace, field_selector=f"metadata.name={name}").items)  # fmt: skip
@@ -162,7 +162,7 @@ def test_a_finished_job_goes_after_its_time(world: World) -> None:
 
 
 @pytest.mark.parametrize("propagation", ["Foreground", "Background", None])
-def test_deletion(world: World, propagation: str | None) -> None:
+def test_deletion(world: ClusterWorld, propagation: str | None) -> None:
     """Without a policy, pods of a Job stay: what every first script that deletes Jobs leaks."""
     name = make(world, ENDLESS, grace_s=1)
     (pod,) = world.until(lambda: running(world, name))
@@ -184,7 +184,7 @@ def test_deletion(world: World, propagation: str | None) -> None:
     world.until(lambda: not world.pods(job_name=name))
 
 
-def test_a_pod_is_told_and_then_killed(world: World) -> None:
+def test_a_pod_is_told_and_then_killed(world: ClusterWorld) -> None:
     name = make(world, DEAF, backoff_limit=0, grace_s=6000)
     (pod,) = world.until(lambda: running(world, name))
     world.until(lambda: "deaf" in world.log(pod.metadata.name))
@@ -194,7 +194,7 @@ def test_a_pod_is_told_and_then_killed(world: World) -> None:
     world.until(lambda: own not in [each.metadata.uid for each in running(world, name)])
 
 
-def test_events_say_what_happened(world: World) -> None:
+def test_events_say_what_happened(world: ClusterWorld) -> None:
     name = make(world)
     world.until(lambda: condition(world, name, "Complete"))
     uid = read(world, name).metadata.uid
@@ -207,7 +207,7 @@ def test_events_say_what_happened(world: World) -> None:
     world.until(lambda: {"SuccessfulCreate", "Completed"} <= reasons())
 
 
-def test_a_pod_that_fits_nowhere_says_so(world: World) -> None:
+def test_a_pod_that_fits_nowhere_says_so(world: ClusterWorld) -> None:
     container = client.V1Container(name="worker", image=IMAGE)
     pod = client.V1Pod(
         metadata=client.V1ObjectMeta(generate_name="nowhere-"),

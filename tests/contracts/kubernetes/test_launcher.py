@@ -12,23 +12,23 @@ from typing import Any
 import pytest
 from kubernetes import client
 
-from fake_kubernetes.cluster import StandIn
-from kubeworld import SMALL, World, new_order
+from fake_kubernetes.cluster import FakeCluster
+from support.kubernetes_namespace import SMALL, ClusterWorld, new_order
 from taciturn.server.launchers.base import LaunchError, Order, WorkerState, handle_of
 from taciturn.server.launchers.kubernetes import manifests
 from taciturn.server.launchers.kubernetes.client import ClusterError, Kind
-from taciturn.server.launchers.kubernetes.garbage import Reaper
-from taciturn.server.launchers.kubernetes.launcher import KubernetesLauncher, Need
+from taciturn.server.launchers.kubernetes.garbage import GarbageCollector
+from taciturn.server.launchers.kubernetes.launcher import KubernetesLauncher
 from taciturn.server.launchers.kubernetes.names import Labels, Worker
-from taciturn.server.launchers.kubernetes.settings import Egress
-from taciturn.server.launchers.kubernetes.sizing import Machine
+from taciturn.server.launchers.kubernetes.settings import EgressRule
+from taciturn.server.launchers.kubernetes.sizing import Machine, Need
 from taciturn.wire.exits import FINAL, WorkerExit
 
 ENDLESS = "import time; time.sleep(600)"
 OWNED = (Kind.JOBS, Kind.PODS, Kind.SERVICES, Kind.SECRETS, Kind.POLICIES, Kind.CONFIG_MAPS)
 
 
-def left(world: World, launcher: KubernetesLauncher) -> dict[str, list[str]]:
+def left(world: ClusterWorld, launcher: KubernetesLauncher) -> dict[str, list[str]]:
     """Everything that is labelled as this gateway's."""
     chosen = Labels.selector(launcher.settings.instance)
     found = {kind: world.cluster.list(kind, labels=chosen)[0] for kind in OWNED}
@@ -39,29 +39,29 @@ def left(world: World, launcher: KubernetesLauncher) -> dict[str, list[str]]:
     }
 
 
-def ended(world: World, launcher: KubernetesLauncher, handle: str) -> None:
+def ended(world: ClusterWorld, launcher: KubernetesLauncher, handle: str) -> None:
     world.until(lambda: launcher.status(handle) is WorkerState.ENDED)
 
 
-def log_of(world: World, order: Order) -> str:
+def log_of(world: ClusterWorld, order: Order) -> str:
     (pod,) = world.pods(**{"taciturn.dev/job": order.job_id})
     return str(world.core.read_namespaced_pod_log(pod.metadata.name, world.namespace))
 
 
-def test_a_worker_lives_and_ends_and_is_forgotten(world: World) -> None:
+def test_a_worker_lives_and_ends_and_is_forgotten(world: ClusterWorld) -> None:
     launcher, order = world.launcher(world.settings()), new_order()
     assert launcher.status(order.handle) is WorkerState.ABSENT
     assert launcher.launch(order) == order.handle == handle_of(order.job_id, 1)
     assert launcher.status(order.handle) in (WorkerState.RUNNING, WorkerState.ENDED)
     ended(world, launcher, order.handle)
     assert launcher.alive() == ()
-    assert launcher.left() == (order.job_id,)
+    assert launcher.leftover_jobs() == (order.job_id,)
     launcher.forget(order.job_id)
     world.until(lambda: not left(world, launcher))
     assert launcher.status(order.handle) is WorkerState.ABSENT
 
 
-def test_the_worker_is_told_its_environment_by_a_secret(world: World) -> None:
+def test_the_worker_is_told_its_environment_by_a_secret(world: ClusterWorld) -> None:
     code = "import os; print(os.environ['TACITURN_TOKEN'], os.environ['TACITURN_WORKSPACE'])"
     launcher = world.launcher(world.settings(code))
     order = new_order(TACITURN_TOKEN="a token: =&$(HOME)")
@@ -73,7 +73,7 @@ def test_the_worker_is_told_its_environment_by_a_secret(world: World) -> None:
     assert "a token" not in str(pod)
 
 
-def test_workers_reach_the_gateway_from_within(world: World) -> None:
+def test_workers_reach_the_gateway_from_within(world: ClusterWorld) -> None:
     """People come by an ingress; workers' policies let them reach the gateway's pods alone."""
     code = "import os; print(os.environ['TACITURN_GATEWAY_URL'])"
     within = "http://taciturn.privacy.svc:80"
@@ -89,7 +89,7 @@ def test_workers_reach_the_gateway_from_within(world: World) -> None:
     ("told", "expected"), [("/gateways/own/key.pem", "None"), ("env:SIGNING", "env:SIGNING")]
 )
 def test_a_key_file_of_the_gateways_machine_is_not_looked_for(
-    world: World, told: str, expected: str
+    world: ClusterWorld, told: str, expected: str
 ) -> None:
     """Pods have the one of `signing_secret`, or none; they would fail over another path."""
     code = "import os; print(os.environ.get('TACITURN_SIGNING_KEY'))"
@@ -99,7 +99,7 @@ def test_a_key_file_of_the_gateways_machine_is_not_looked_for(
     assert log_of(world, order).strip() == expected
 
 
-def test_it_runs_without_rights_and_can_write_its_workspace_and_tmp(world: World) -> None:
+def test_it_runs_without_rights_and_can_write_its_workspace_and_tmp(world: ClusterWorld) -> None:
     code = (
         "import os, tempfile; open(os.environ['TACITURN_WORKSPACE'] + '/x', 'w').close();"
         "tempfile.TemporaryFile().write(b'x'); print('wrote');"
@@ -111,7 +111,7 @@ def test_it_runs_without_rights_and_can_write_its_workspace_and_tmp(world: World
     assert log_of(world, order).split() == ["wrote", "False"]
 
 
-def test_eight_gateways_launch_one_worker(world: World) -> None:
+def test_eight_gateways_launch_one_worker(world: ClusterWorld) -> None:
     launcher, order = world.launcher(world.settings(ENDLESS)), new_order()
     with ThreadPoolExecutor(8) as threads:
         results = list(threads.map(lambda _: attempt(launcher, order), range(8)))
@@ -130,7 +130,7 @@ def attempt(launcher: KubernetesLauncher, order: Order) -> str | None:
         return None  # another one is at it
 
 
-def test_an_attempt_that_has_ended_is_not_started_again(world: World) -> None:
+def test_an_attempt_that_has_ended_is_not_started_again(world: ClusterWorld) -> None:
     launcher, order = world.launcher(world.settings()), new_order()
     launcher.launch(order)
     ended(world, launcher, order.handle)
@@ -145,7 +145,7 @@ class StoppedError(Exception):
 
 @pytest.mark.parametrize("survived", range(6))
 def test_a_launch_that_was_cut_off_is_done_again(
-    world: World, survived: int, monkeypatch: pytest.MonkeyPatch
+    world: ClusterWorld, survived: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of all its calls to the API server only so many were made."""
     code = "import os; print(os.environ['TACITURN_TOKEN'])"
@@ -170,7 +170,7 @@ def test_a_launch_that_was_cut_off_is_done_again(
     assert log_of(world, order).strip() == "new"
 
 
-def test_stopping_gives_grace_and_leaves_nothing(world: World) -> None:
+def test_stopping_gives_grace_and_leaves_nothing(world: ClusterWorld) -> None:
     launcher, order = world.launcher(world.settings(ENDLESS)), new_order()
     launcher.launch(order)
     world.until(lambda: running(world, order))
@@ -181,7 +181,7 @@ def test_stopping_gives_grace_and_leaves_nothing(world: World) -> None:
     launcher.stop(order.handle, 2)
 
 
-def test_a_worker_that_will_not_end_is_killed_after_its_grace(world: World) -> None:
+def test_a_worker_that_will_not_end_is_killed_after_its_grace(world: ClusterWorld) -> None:
     ignore = "signal.signal(signal.SIGTERM, signal.SIG_IGN)"
     code = f"import signal, time; {ignore}; print('deaf', flush=True); time.sleep(6000)"
     launcher, order = world.launcher(world.settings(code, grace_period_s=6000)), new_order()
@@ -192,12 +192,12 @@ def test_a_worker_that_will_not_end_is_killed_after_its_grace(world: World) -> N
     world.until(lambda: not left(world, launcher))
 
 
-def running(world: World, order: Order) -> bool:
+def running(world: ClusterWorld, order: Order) -> bool:
     pods = world.pods(**{"taciturn.dev/job": order.job_id})
     return bool(pods) and all(pod.status.phase == "Running" for pod in pods)
 
 
-def test_the_living_are_not_forgotten(world: World) -> None:
+def test_the_living_are_not_forgotten(world: ClusterWorld) -> None:
     launcher, order = world.launcher(world.settings(ENDLESS)), new_order()
     launcher.launch(order)
     launcher.forget(order.job_id)
@@ -206,7 +206,7 @@ def test_the_living_are_not_forgotten(world: World) -> None:
 
 
 @pytest.mark.parametrize("code", sorted({*map(int, FINAL), int(WorkerExit.REPORTED)}))
-def test_final_exits_are_not_started_again(world: World, code: int) -> None:
+def test_final_exits_are_not_started_again(world: ClusterWorld, code: int) -> None:
     launcher = world.launcher(world.settings(f"raise SystemExit({code})"))
     order = new_order()
     launcher.launch(order)
@@ -214,7 +214,7 @@ def test_final_exits_are_not_started_again(world: World, code: int) -> None:
     assert len(world.pods(**{"taciturn.dev/job": order.job_id})) == 1
 
 
-def test_other_ends_are_tried_again_and_only_so_often(world: World) -> None:
+def test_other_ends_are_tried_again_and_only_so_often(world: ClusterWorld) -> None:
     code = f"raise SystemExit({int(WorkerExit.UNREACHABLE)})"
     launcher, order = world.launcher(world.settings(code, retries=1)), new_order()
     launcher.launch(order)
@@ -223,7 +223,7 @@ def test_other_ends_are_tried_again_and_only_so_often(world: World) -> None:
     assert len(world.pods(**{"taciturn.dev/job": order.job_id})) == 2
 
 
-def test_a_killed_worker_is_replaced(world: World, stand_in: StandIn) -> None:
+def test_a_killed_worker_is_replaced(world: ClusterWorld, fake: FakeCluster) -> None:
     launcher, order = world.launcher(world.settings(ENDLESS)), new_order()
     launcher.launch(order)
     names = []
@@ -231,7 +231,7 @@ def test_a_killed_worker_is_replaced(world: World, stand_in: StandIn) -> None:
         world.until(lambda: running(world, order) or [*alive_pods(world, order)])
         (name,) = world.until(lambda: alive_pods(world, order))
         names.append(name)
-        stand_in.kill(name, world.namespace)
+        fake.kill(name, world.namespace)
         world.until(lambda name=name: name not in alive_pods(world, order))
     world.until(lambda: alive_pods(world, order))
     assert len(set(names)) == 2
@@ -239,7 +239,7 @@ def test_a_killed_worker_is_replaced(world: World, stand_in: StandIn) -> None:
     launcher.stop(order.handle, 0)
 
 
-def alive_pods(world: World, order: Order) -> list[str]:
+def alive_pods(world: ClusterWorld, order: Order) -> list[str]:
     pods = world.pods(**{"taciturn.dev/job": order.job_id})
     return [pod.metadata.name for pod in pods if pod.status.phase == "Running"]
 
@@ -266,9 +266,9 @@ else:
 """
 
 
-def resolves_names(world: World) -> bool:
+def resolves_names(world: ClusterWorld) -> bool:
     """Whether pods can look up names at all: a cluster can do without, several machines cannot."""
-    if world.stand_in is not None:
+    if world.fake is not None:
         return True
     code = "import socket; socket.gethostbyname('kubernetes.default.svc')"
     launcher, order = world.launcher(world.settings(code, retries=0)), new_order()
@@ -279,7 +279,7 @@ def resolves_names(world: World) -> bool:
     return job is not None and bool(job["status"].get("succeeded"))
 
 
-def test_several_machines_find_each_other_by_the_first_ones_name(world: World) -> None:
+def test_several_machines_find_each_other_by_the_first_ones_name(world: ClusterWorld) -> None:
     if not resolves_names(world):
         pytest.skip("this cluster resolves no names (is there a DNS add-on?)")
     pool = SMALL.model_copy(update={"max_nodes": 3})
@@ -305,7 +305,7 @@ def free_port() -> int:
         return int(server.getsockname()[1])
 
 
-def test_the_owners_secret_is_named_and_not_read(world: World) -> None:
+def test_the_owners_secret_is_named_and_not_read(world: ClusterWorld) -> None:
     name = f"owner-{secrets.token_hex(4)}"
     world.core.create_namespaced_secret(
         world.namespace,
@@ -325,8 +325,8 @@ def test_the_owners_secret_is_named_and_not_read(world: World) -> None:
     assert world.core.read_namespaced_secret(name, world.namespace).metadata.name == name
 
 
-def test_a_policy_keeps_the_worker_to_what_was_declared(world: World) -> None:
-    settings = world.settings(ENDLESS, egress=(Egress(cidr="10.1.0.0/16", ports=(443,)),))
+def test_a_policy_keeps_the_worker_to_what_was_declared(world: ClusterWorld) -> None:
+    settings = world.settings(ENDLESS, egress=(EgressRule(cidr="10.1.0.0/16", ports=(443,)),))
     launcher, order = world.launcher(settings), new_order()
     launcher.launch(order)
     policy = world.cluster.get(Kind.POLICIES, Worker.of(order.handle).name)
@@ -338,7 +338,7 @@ def test_a_policy_keeps_the_worker_to_what_was_declared(world: World) -> None:
     launcher.stop(order.handle, 0)
 
 
-def test_orphans_are_reaped_and_others_left(world: World) -> None:
+def test_orphans_are_reaped_and_others_left(world: ClusterWorld) -> None:
     launcher, lost, known = world.launcher(world.settings(ENDLESS)), new_order(), new_order()
     for order in (lost, known):
         launcher.launch(order)
@@ -348,7 +348,9 @@ def test_orphans_are_reaped_and_others_left(world: World) -> None:
     service = manifests.service(alone, owner, launcher.settings)
     service.metadata.owner_references = None
     world.cluster.create(Kind.SERVICES, service)
-    reaper = Reaper(world.cluster, instance, lambda job_id: job_id == known.job_id, young_s=0)
+    reaper = GarbageCollector(
+        world.cluster, instance, lambda job_id: job_id == known.job_id, young_s=0
+    )
     reaped = reaper.reap(world.now() + timedelta(minutes=1))  # the server's clock may be ahead
     assert f"jobs/{Worker.of(lost.handle).name}" in reaped
     assert f"services/{alone.name}" in reaped
@@ -358,32 +360,34 @@ def test_orphans_are_reaped_and_others_left(world: World) -> None:
     launcher.stop(known.handle, 0)
 
 
-def test_young_objects_are_nobodys_orphans(world: World) -> None:
+def test_young_objects_are_nobodys_orphans(world: ClusterWorld) -> None:
     launcher, order = world.launcher(world.settings(ENDLESS)), new_order()
     launcher.launch(order)
-    reaper = Reaper(world.cluster, launcher.settings.instance, lambda job_id: False, young_s=3600)
+    reaper = GarbageCollector(
+        world.cluster, launcher.settings.instance, lambda job_id: False, young_s=3600
+    )
     assert reaper.reap(world.now()) == []
     launcher.stop(order.handle, 0)
 
 
-def test_an_overloaded_server_is_asked_again(world: World, stand_in: StandIn) -> None:
+def test_an_overloaded_server_is_asked_again(world: ClusterWorld, fake: FakeCluster) -> None:
     launcher, order = world.launcher(world.settings()), new_order()
-    stand_in.server.failures.extend([503, 429, 500])
+    fake.server.failures.extend([503, 429, 500])
     launcher.launch(order)
     ended(world, launcher, order.handle)
 
 
-def test_what_is_not_allowed_is_said(world: World, stand_in: StandIn) -> None:
+def test_what_is_not_allowed_is_said(world: ClusterWorld, fake: FakeCluster) -> None:
     launcher = world.launcher(world.settings())
-    stand_in.api.forbidden.add(("create", "jobs"))
+    fake.api.forbidden.add(("create", "jobs"))
     try:
         with pytest.raises(ClusterError, match=r"403 Forbidden.*cannot create"):
             launcher.launch(new_order())
     finally:
-        stand_in.api.forbidden.clear()
+        fake.api.forbidden.clear()
 
 
-def test_somebody_elses_job_is_not_touched(world: World) -> None:
+def test_somebody_elses_job_is_not_touched(world: ClusterWorld) -> None:
     launcher, order = world.launcher(world.settings()), new_order()
     name = Worker.of(order.handle).name
     container = client.V1Container(name="worker", image="x")
@@ -397,11 +401,11 @@ def test_somebody_elses_job_is_not_touched(world: World) -> None:
             spec=client.V1JobSpec(template=pod, suspend=True),
         ),
     )
-    with pytest.raises(LaunchError, match="is not ours"):
+    with pytest.raises(LaunchError, match="belongs to no worker"):
         launcher.launch(order)
 
 
-def test_whether_a_worker_waits_for_its_machine(world: World) -> None:
+def test_whether_a_worker_waits_for_its_machine(world: ClusterWorld) -> None:
     nowhere = SMALL.model_copy(update={"node_selector": {"taciturn.dev/no": "such"}})
     launcher, order = world.launcher(world.settings(ENDLESS, pools=(nowhere,))), new_order()
     launcher.launch(order)
@@ -417,7 +421,7 @@ def test_whether_a_worker_waits_for_its_machine(world: World) -> None:
     assert not launcher.waiting(order.handle)
 
 
-def test_a_gateway_makes_itself_one_signing_key(world: World) -> None:
+def test_a_gateway_makes_itself_one_signing_key(world: ClusterWorld) -> None:
     """At the first launch, whoever launches; it is nobody's, so that it stays."""
     settings = world.settings(own_signing_key=True)
     name, found = f"{settings.instance}-signing", []

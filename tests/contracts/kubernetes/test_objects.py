@@ -10,7 +10,7 @@ import pytest
 from kubernetes import client
 from kubernetes.client import ApiException
 
-from kubeworld import IMAGE, World
+from support.kubernetes_namespace import IMAGE, ClusterWorld
 
 GPU = "nvidia.com/gpu"
 
@@ -40,7 +40,7 @@ def job(name: str, code: str = "pass", **spec: Any) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def send(world: World, body: dict[str, Any], **query: str) -> tuple[int, str]:
+def send(world: ClusterWorld, body: dict[str, Any], **query: str) -> tuple[int, str]:
     """What the client's own models would refuse before it is sent."""
     request = world.api.param_serialize(
         method="POST",
@@ -54,20 +54,20 @@ def send(world: World, body: dict[str, Any], **query: str) -> tuple[int, str]:
     return response.status, response.read().decode()
 
 
-def refusal(world: World, body: dict[str, Any], **more: Any) -> ApiException:
+def refusal(world: ClusterWorld, body: dict[str, Any], **more: Any) -> ApiException:
     with pytest.raises(ApiException) as caught:
         world.batch.create_namespaced_job(world.namespace, body, **more)
     return caught.value
 
 
-def test_the_server_writes_what_only_it_knows(world: World) -> None:
+def test_the_server_writes_what_only_it_knows(world: ClusterWorld) -> None:
     made = world.core.create_namespaced_config_map(world.namespace, config_map(a_name()))
     assert made.metadata.uid
     assert int(made.metadata.resource_version) > 0
     assert abs((made.metadata.creation_timestamp - world.now()).total_seconds()) < 60
 
 
-def test_generated_names_differ(world: World) -> None:
+def test_generated_names_differ(world: ClusterWorld) -> None:
     made = [
         world.core.create_namespaced_config_map(
             world.namespace, config_map(None, generate_name="gen-")
@@ -78,7 +78,7 @@ def test_generated_names_differ(world: World) -> None:
     assert all(name.startswith("gen-") for name in made)
 
 
-def test_a_name_is_taken_once(world: World) -> None:
+def test_a_name_is_taken_once(world: ClusterWorld) -> None:
     name = a_name()
     world.core.create_namespaced_config_map(world.namespace, config_map(name))
     with pytest.raises(ApiException) as caught:
@@ -86,7 +86,7 @@ def test_a_name_is_taken_once(world: World) -> None:
     assert (caught.value.status, "AlreadyExists" in caught.value.body) == (409, True)
 
 
-def test_an_old_version_cannot_be_written(world: World) -> None:
+def test_an_old_version_cannot_be_written(world: ClusterWorld) -> None:
     found = world.core.create_namespaced_config_map(world.namespace, config_map(a_name()))
     name = found.metadata.name
     found.data = {"key": "second"}
@@ -96,7 +96,7 @@ def test_an_old_version_cannot_be_written(world: World) -> None:
     assert (caught.value.status, "Conflict" in caught.value.body) == (409, True)
 
 
-def test_what_is_not_there(world: World) -> None:
+def test_what_is_not_there(world: ClusterWorld) -> None:
     with pytest.raises(ApiException) as caught:
         world.core.read_namespaced_config_map("nothing", world.namespace)
     assert caught.value.status == 404
@@ -105,7 +105,7 @@ def test_what_is_not_there(world: World) -> None:
     assert caught.value.status == 404
 
 
-def test_selectors(world: World) -> None:
+def test_selectors(world: ClusterWorld) -> None:
     mark = a_name()
     for name, colour in (("one", "red"), ("two", "blue"), ("three", "red")):
         labels = {"mark": mark, "colour": colour}
@@ -127,7 +127,7 @@ def test_selectors(world: World) -> None:
     assert caught.value.status == 400
 
 
-def test_pages(world: World) -> None:
+def test_pages(world: ClusterWorld) -> None:
     mark = a_name()
     for number in range(5):
         world.core.create_namespaced_config_map(
@@ -146,7 +146,7 @@ def test_pages(world: World) -> None:
     assert names == [f"{mark}-{number}" for number in range(5)]
 
 
-def test_a_merge_patch_changes_what_it_names(world: World) -> None:
+def test_a_merge_patch_changes_what_it_names(world: ClusterWorld) -> None:
     found = world.core.create_namespaced_config_map(world.namespace, config_map(a_name()))
     change = {"data": {"other": "x", "key": None}, "metadata": {"annotations": {"note": "a"}}}
     patched = world.core.patch_namespaced_config_map(
@@ -167,21 +167,23 @@ def test_a_merge_patch_changes_what_it_names(world: World) -> None:
         ({"spec": {"template": {"spec": {"containers": {}}}}}, "containers"),
     ],
 )
-def test_unknown_and_mistyped_fields(world: World, change: dict[str, Any], words: str) -> None:
+def test_unknown_and_mistyped_fields(
+    world: ClusterWorld, change: dict[str, Any], words: str
+) -> None:
     body = merged(job(a_name()), change)
     status, said = send(world, body, fieldValidation="Strict")
     assert status == 400
     assert words in said
 
 
-def test_an_indexed_job_without_numbers_has_one_of_each(world: World) -> None:
+def test_an_indexed_job_without_numbers_has_one_of_each(world: ClusterWorld) -> None:
     made = world.batch.create_namespaced_job(
         world.namespace, job(a_name(), suspend=True, completionMode="Indexed")
     )
     assert (made.spec.completions, made.spec.parallelism) == (1, 1)
 
 
-def test_an_unknown_field_is_dropped_without_strict(world: World) -> None:
+def test_an_unknown_field_is_dropped_without_strict(world: ClusterWorld) -> None:
     body = merged(job(a_name(), suspend=True), {"spec": {"backoffLimits": 1}})
     status, said = send(world, body)
     assert status == 201
@@ -218,7 +220,7 @@ def policy(**rule: Any) -> dict[str, Any]:
          "podReplacementPolicy"),
     ],
 )  # fmt: skip
-def test_what_makes_no_sense(world: World, change: dict[str, Any], words: str) -> None:
+def test_what_makes_no_sense(world: ClusterWorld, change: dict[str, Any], words: str) -> None:
     error = refusal(world, merged(job(a_name()), change))
     assert error.status == 422
     assert words in error.body
@@ -233,7 +235,7 @@ def test_what_makes_no_sense(world: World, change: dict[str, Any], words: str) -
         ({"limits": {"memory": "1Gi"}, "requests": {"memory": "2Gi"}}, "memory"),
     ],
 )  # fmt: skip
-def test_resources_that_make_no_sense(world: World, resources: Any, words: str) -> None:
+def test_resources_that_make_no_sense(world: ClusterWorld, resources: Any, words: str) -> None:
     body = job(a_name())
     body["spec"]["template"]["spec"]["containers"][0]["resources"] = resources
     error = refusal(world, body)
@@ -241,7 +243,7 @@ def test_resources_that_make_no_sense(world: World, resources: Any, words: str) 
     assert words in error.body
 
 
-def test_a_template_does_not_change(world: World) -> None:
+def test_a_template_does_not_change(world: ClusterWorld) -> None:
     name = a_name()
     world.batch.create_namespaced_job(world.namespace, job(name, suspend=True))
     image = [{"name": "worker", "image": "other"}]
@@ -258,7 +260,7 @@ def test_a_template_does_not_change(world: World) -> None:
     )
 
 
-def test_an_owner_takes_its_own_along(world: World) -> None:
+def test_an_owner_takes_its_own_along(world: ClusterWorld) -> None:
     owner = world.batch.create_namespaced_job(world.namespace, job(a_name(), suspend=True))
     name = owner.metadata.name
     reference = client.V1OwnerReference(
@@ -273,7 +275,7 @@ def test_an_owner_takes_its_own_along(world: World) -> None:
     world.until(lambda: gone(world.batch.read_namespaced_job, name, world.namespace))
 
 
-def test_whose_owner_never_was_goes(world: World) -> None:
+def test_whose_owner_never_was_goes(world: ClusterWorld) -> None:
     name = a_name()
     reference = client.V1OwnerReference(
         api_version="batch/v1", kind="Job", name=name, uid="00000000-0000-4000-8000-000000000000"
@@ -284,7 +286,7 @@ def test_whose_owner_never_was_goes(world: World) -> None:
     world.until(lambda: gone(world.core.read_namespaced_config_map, name, world.namespace))
 
 
-def test_a_finalizer_holds(world: World) -> None:
+def test_a_finalizer_holds(world: ClusterWorld) -> None:
     name = a_name()
     made = config_map(name, finalizers=["taciturn.dev/test"])
     world.core.create_namespaced_config_map(world.namespace, made)
@@ -298,7 +300,7 @@ def test_a_finalizer_holds(world: World) -> None:
     world.until(lambda: gone(world.core.read_namespaced_config_map, name, world.namespace))
 
 
-def test_a_uid_keeps_a_namesake_safe(world: World) -> None:
+def test_a_uid_keeps_a_namesake_safe(world: ClusterWorld) -> None:
     name = a_name()
     world.core.create_namespaced_config_map(world.namespace, config_map(name))
     wrong = client.V1Preconditions(uid="00000000-0000-4000-8000-000000000000")
@@ -309,7 +311,7 @@ def test_a_uid_keeps_a_namesake_safe(world: World) -> None:
     assert caught.value.status == 409
 
 
-def test_secrets_are_base64_and_immutable_if_they_say_so(world: World) -> None:
+def test_secrets_are_base64_and_immutable_if_they_say_so(world: ClusterWorld) -> None:
     name = a_name()
     made = client.V1Secret(
         metadata=client.V1ObjectMeta(name=name), string_data={"key": "words"}, immutable=True
@@ -331,7 +333,7 @@ def merged(body: Any, change: Any) -> Any:
     return {**body, **{name: merged(body.get(name), value) for name, value in change.items()}}
 
 
-def merge(world: World, name: str, change: Any) -> client.V1Job:
+def merge(world: ClusterWorld, name: str, change: Any) -> client.V1Job:
     return world.batch.patch_namespaced_job(
         name, world.namespace, change, _content_type="application/merge-patch+json"
     )

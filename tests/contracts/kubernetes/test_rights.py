@@ -10,17 +10,17 @@ from typing import Any
 import pytest
 from kubernetes import client
 
-from chart import of_kind, rendered
-from fake_kubernetes.cluster import StandIn
+from fake_kubernetes.cluster import FakeCluster
 from fake_kubernetes.security import ENFORCED
-from kubeworld import SMALL, Telling, World, new_order
+from support.helm_chart import of_kind, rendered
+from support.kubernetes_namespace import SMALL, ClusterWorld, EventRecorder, new_order
 from taciturn.server.launchers.base import WorkerState
 from taciturn.server.launchers.kubernetes.client import Cluster, Kind
-from taciturn.server.launchers.kubernetes.garbage import Reaper
-from taciturn.server.launchers.kubernetes.launcher import KubernetesLauncher, Need
+from taciturn.server.launchers.kubernetes.garbage import GarbageCollector
+from taciturn.server.launchers.kubernetes.launcher import KubernetesLauncher
 from taciturn.server.launchers.kubernetes.monitor import Monitor
 from taciturn.server.launchers.kubernetes.names import Worker
-from taciturn.server.launchers.kubernetes.sizing import Machine
+from taciturn.server.launchers.kubernetes.sizing import Machine, Need
 
 VERBS = ("get", "list", "watch", "create", "update", "patch", "delete", "deletecollection")
 
@@ -37,50 +37,52 @@ def granted() -> set[tuple[str, str]]:
 
 
 @pytest.fixture
-def by_the_chart(stand_in: StandIn) -> Iterator[None]:
+def by_the_chart(fake: FakeCluster) -> Iterator[None]:
     """A gateway that may do what the chart's roles say and nothing else."""
     allowed = granted()
     everything = {(verb, str(kind)) for verb in VERBS for kind in Kind}
     everywhere = {(verb, f"{kind}/*") for verb in VERBS for kind in Kind if kind is not Kind.NODES}
-    stand_in.api.forbidden |= (everything - allowed) | everywhere
+    fake.api.forbidden |= (everything - allowed) | everywhere
     yield
-    stand_in.api.forbidden.clear()
+    fake.api.forbidden.clear()
 
 
 def test_the_charts_roles_are_enough_for_a_workers_whole_life(
-    by_the_chart: None, world: World, monitor: Callable[..., tuple[Monitor, Telling]]
+    by_the_chart: None,
+    world: ClusterWorld,
+    monitor: Callable[..., tuple[Monitor, EventRecorder]],
 ) -> None:
     pool = SMALL.model_copy(update={"max_nodes": 2})
     settings = world.settings("import time; time.sleep(0.3)", pools=(pool,))
     launcher, order, other = world.launcher(settings, nodes=2), new_order(), new_order()
-    _, telling = monitor(settings)
+    _, recorder = monitor(settings)
     launcher.launch(order)
     world.until(lambda: launcher.status(order.handle) is WorkerState.ENDED)
-    world.until(lambda: "node.kept" in telling.codes())
+    world.until(lambda: "node.kept" in recorder.codes())
     launcher.forget(order.job_id)
     world.until(lambda: launcher.status(order.handle) is WorkerState.ABSENT)
     launcher.launch(other)
     launcher.stop(other.handle, 0)
     world.until(lambda: launcher.status(other.handle) is WorkerState.ABSENT)
     launcher.launch(other)
-    reaper = Reaper(world.cluster, settings.instance, lambda job_id: False, young_s=0)
+    reaper = GarbageCollector(world.cluster, settings.instance, lambda job_id: False, young_s=0)
     assert f"jobs/{Worker.of(other.handle).name}" in reaper.reap(world.now())
-    world.until(lambda: launcher.left() == ())
+    world.until(lambda: launcher.leftover_jobs() == ())
 
 
 @pytest.fixture
-def restricted(world: World) -> Iterator[World]:
+def restricted(world: ClusterWorld) -> Iterator[ClusterWorld]:
     """The same cluster, in a namespace where only restricted pods run."""
     name = f"taciturn-test-{secrets.token_hex(4)}"
     metadata = client.V1ObjectMeta(name=name, labels={ENFORCED: "restricted"})
     world.core.create_namespace(client.V1Namespace(metadata=metadata))
-    made = World(world.path, name, world.stand_in)
+    made = ClusterWorld(world.path, name, world.fake)
     made.make_account()
     yield made
     world.core.delete_namespace(name)
 
 
-def test_a_worker_runs_where_only_restricted_pods_may(restricted: World) -> None:
+def test_a_worker_runs_where_only_restricted_pods_may(restricted: ClusterWorld) -> None:
     launcher, order = restricted.launcher(restricted.settings()), new_order()
     launcher.launch(order)
     restricted.until(lambda: launcher.status(order.handle) is WorkerState.ENDED)
@@ -89,11 +91,11 @@ def test_a_worker_runs_where_only_restricted_pods_may(restricted: World) -> None
     assert job["status"]["succeeded"] == 1
 
 
-def test_a_pod_with_more_rights_does_not_run_there(restricted: World) -> None:
+def test_a_pod_with_more_rights_does_not_run_there(restricted: ClusterWorld) -> None:
     """So that the test above says something; and people are told why nothing happens."""
     settings = restricted.settings()
     launcher, order = restricted.launcher(settings), new_order()
-    made = Monitor(restricted.cluster, settings, telling := Telling(), clock=restricted.now)
+    made = Monitor(restricted.cluster, settings, recorder := EventRecorder(), clock=restricted.now)
     made.start()
     create = Cluster.create
 
@@ -106,8 +108,8 @@ def test_a_pod_with_more_rights_does_not_run_there(restricted: World) -> None:
         with pytest.MonkeyPatch.context() as patched:
             patched.setattr(Cluster, "create", privileged)
             launcher.launch(order)
-        restricted.until(lambda: "provisioning.refused" in telling.codes())
-        assert "pod security level" in telling.text("provisioning.refused")
+        restricted.until(lambda: "provisioning.refused" in recorder.codes())
+        assert "pod security level" in recorder.text("provisioning.refused")
         assert not restricted.pods(**{"taciturn.dev/job": order.job_id})
     finally:
         made.stop()
@@ -115,7 +117,7 @@ def test_a_pod_with_more_rights_does_not_run_there(restricted: World) -> None:
 
 
 def test_nothing_of_the_gateways_environment_goes_along(
-    world: World, monkeypatch: pytest.MonkeyPatch
+    world: ClusterWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The data's credentials and the key of checkpoints are in Secrets of their owner. Where the
     gateway has such variables by mistake, they stay with it; and it never asks for a Secret."""

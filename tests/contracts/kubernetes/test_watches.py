@@ -12,15 +12,15 @@ from itertools import islice
 import pytest
 from kubernetes import client, watch
 
-from fake_kubernetes.cluster import StandIn
-from kubeworld import World
+from fake_kubernetes.cluster import FakeCluster
+from support.kubernetes_namespace import ClusterWorld
 from taciturn.server.launchers.kubernetes.client import GoneError, Kind
-from taciturn.server.launchers.kubernetes.informer import Caught, Follower, News, Seen
+from taciturn.server.launchers.kubernetes.informer import Caught, Change, Informer, ObjectChange
 
 TLS = True  # what ends a watch, ends it in another way there
 
 
-def put(world: World, name: str, mark: str, value: str = "1") -> None:
+def put(world: ClusterWorld, name: str, mark: str, value: str = "1") -> None:
     metadata = client.V1ObjectMeta(name=name, labels={"mark": mark})
     made = client.V1ConfigMap(metadata=metadata, data={"value": value})
     try:
@@ -29,7 +29,7 @@ def put(world: World, name: str, mark: str, value: str = "1") -> None:
         world.core.replace_namespaced_config_map(name, world.namespace, made)
 
 
-def drop(world: World, name: str) -> None:
+def drop(world: ClusterWorld, name: str) -> None:
     world.core.delete_namespaced_config_map(name, world.namespace)
 
 
@@ -38,7 +38,7 @@ def mark() -> str:
     return f"w-{secrets.token_hex(4)}"
 
 
-def test_the_official_watch_sees_every_change(world: World, mark: str) -> None:
+def test_the_official_watch_sees_every_change(world: ClusterWorld, mark: str) -> None:
     listed = world.core.list_namespaced_config_map(world.namespace, label_selector=f"mark={mark}")
     put(world, f"{mark}-a", mark)
     put(world, f"{mark}-a", mark, "2")
@@ -57,7 +57,7 @@ def test_the_official_watch_sees_every_change(world: World, mark: str) -> None:
     assert seen == [("ADDED", "1"), ("MODIFIED", "2"), ("DELETED", "2")]
 
 
-def test_what_comes_into_a_selection_and_leaves_it(world: World, mark: str) -> None:
+def test_what_comes_into_a_selection_and_leaves_it(world: ClusterWorld, mark: str) -> None:
     put(world, f"{mark}-a", "before")
     version = world.cluster.list(Kind.CONFIG_MAPS)[1]
     put(world, f"{mark}-a", mark)
@@ -67,7 +67,7 @@ def test_what_comes_into_a_selection_and_leaves_it(world: World, mark: str) -> N
     assert list(islice(news, 2)) == ["ADDED", "DELETED"]
 
 
-def test_bookmarks_move_on(world: World, stand_in: StandIn, mark: str) -> None:
+def test_bookmarks_move_on(world: ClusterWorld, fake: FakeCluster, mark: str) -> None:
     version = world.cluster.list(Kind.CONFIG_MAPS)[1]
     put(world, f"{mark}-a", "other")
     told = list(world.cluster.watch(Kind.CONFIG_MAPS, version, labels=f"mark={mark}", timeout_s=1))
@@ -75,9 +75,9 @@ def test_bookmarks_move_on(world: World, stand_in: StandIn, mark: str) -> None:
     assert int(told[-1][1]["metadata"]["resourceVersion"]) > int(version)
 
 
-def test_a_forgotten_version_is_gone(world: World, stand_in: StandIn) -> None:
+def test_a_forgotten_version_is_gone(world: ClusterWorld, fake: FakeCluster) -> None:
     version = world.cluster.list(Kind.CONFIG_MAPS)[1]
-    stand_in.store.compact()
+    fake.store.compact()
     with pytest.raises(GoneError):
         list(world.cluster.watch(Kind.CONFIG_MAPS, version, timeout_s=1))
 
@@ -85,9 +85,9 @@ def test_a_forgotten_version_is_gone(world: World, stand_in: StandIn) -> None:
 class Following:
     """A follower, and what it told."""
 
-    def __init__(self, world: World, mark: str) -> None:
-        self.news: queue.SimpleQueue[News] = queue.SimpleQueue()
-        self.follower = Follower(world.cluster, Kind.CONFIG_MAPS, self.news, f"mark={mark}")
+    def __init__(self, world: ClusterWorld, mark: str) -> None:
+        self.news: queue.SimpleQueue[Change] = queue.SimpleQueue()
+        self.follower = Informer(world.cluster, Kind.CONFIG_MAPS, self.news, f"mark={mark}")
         self.follower.start()
         self.told: list[str] = []
         self.next("caught")
@@ -96,15 +96,15 @@ class Following:
         """Wait until something is told."""
         while wanted not in self.told:
             news = self.news.get(timeout=30)
-            if isinstance(news, Seen):
-                what = "gone" if news.gone else news.found["data"]["value"]
-                self.told.append(f"{news.found['metadata']['name'][-1]}:{what}")
+            if isinstance(news, ObjectChange):
+                what = "gone" if news.is_gone else news.item["data"]["value"]
+                self.told.append(f"{news.item['metadata']['name'][-1]}:{what}")
             elif isinstance(news, Caught):
                 self.told.append("caught")
 
 
 @pytest.fixture
-def following(world: World, mark: str) -> Iterator[Following]:
+def following(world: ClusterWorld, mark: str) -> Iterator[Following]:
     put(world, f"{mark}-a", mark)
     put(world, f"{mark}-b", mark)
     made = Following(world, mark)
@@ -113,7 +113,7 @@ def following(world: World, mark: str) -> Iterator[Following]:
 
 
 def test_a_follower_tells_what_is_there_and_what_changes(
-    world: World, mark: str, following: Following
+    world: ClusterWorld, mark: str, following: Following
 ) -> None:
     put(world, f"{mark}-a", mark, "2")
     following.next("a:2")
@@ -123,16 +123,16 @@ def test_a_follower_tells_what_is_there_and_what_changes(
 
 
 def test_after_410_what_went_meanwhile_is_told(
-    world: World, stand_in: StandIn, mark: str, following: Following
+    world: ClusterWorld, fake: FakeCluster, mark: str, following: Following
 ) -> None:
     """Nobody saw the deletion: it lies in the history that was forgotten."""
-    with stand_in.store.lock:
-        stand_in.server.failures.extend([503] * 2)
-        stand_in.server.cut()
-        found = stand_in.store.find("configmaps", world.namespace, f"{mark}-b")
+    with fake.store.lock:
+        fake.server.failures.extend([503] * 2)
+        fake.server.cut()
+        found = fake.store.find("configmaps", world.namespace, f"{mark}-b")
         assert found is not None
-        stand_in.store.remove("configmaps", found)
-        stand_in.store.compact()
+        fake.store.remove("configmaps", found)
+        fake.store.compact()
     following.next("b:gone")
     assert following.told.count("a:1") == 1
     put(world, f"{mark}-a", mark, "2")
@@ -140,33 +140,33 @@ def test_after_410_what_went_meanwhile_is_told(
 
 
 def test_a_server_that_was_put_back_to_a_backup_is_listed_again(
-    world: World, stand_in: StandIn, mark: str, following: Following
+    world: ClusterWorld, fake: FakeCluster, mark: str, following: Following
 ) -> None:
     """Its versions are below the one that was reached: no watch from there ever begins."""
-    with stand_in.store.lock:
-        found = stand_in.store.find("configmaps", world.namespace, f"{mark}-b")
+    with fake.store.lock:
+        found = fake.store.find("configmaps", world.namespace, f"{mark}-b")
         assert found is not None
-        stand_in.store.remove("configmaps", found)
-        stand_in.store.version = 100
-        stand_in.store.compact()
-        stand_in.server.cut()
+        fake.store.remove("configmaps", found)
+        fake.store.version = 100
+        fake.store.compact()
+        fake.server.cut()
     following.next("b:gone")
     put(world, f"{mark}-a", mark, "2")
     following.next("a:2")
 
 
 def test_an_api_server_that_restarts_is_followed_on(
-    world: World, stand_in: StandIn, mark: str, following: Following
+    world: ClusterWorld, fake: FakeCluster, mark: str, following: Following
 ) -> None:
     for number in range(2, 5):
-        stand_in.server.cut()
+        fake.server.cut()
         put(world, f"{mark}-a", mark, str(number))
         following.next(f"a:{number}")
     assert following.told[3:] == ["a:2", "a:3", "a:4"]
 
 
-def test_a_follower_ends_at_once(world: World, mark: str) -> None:
-    follower = Follower(world.cluster, Kind.CONFIG_MAPS, queue.SimpleQueue(), f"mark={mark}")
+def test_a_follower_ends_at_once(world: ClusterWorld, mark: str) -> None:
+    follower = Informer(world.cluster, Kind.CONFIG_MAPS, queue.SimpleQueue(), f"mark={mark}")
     thread = follower.start()
     time.sleep(0.2)
     began = time.monotonic()

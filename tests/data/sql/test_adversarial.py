@@ -18,7 +18,7 @@ import pytest
 
 from taciturn.data.sql import sandbox
 from taciturn.data.sql.framing import LIMIT_S, read_message
-from taciturn.server.catalog.sql_sandbox import Trials
+from taciturn.server.catalog.sql_sandbox import SqlSandbox
 from taciturn.server.problems import ProblemError
 from taciturn.wire.datasets import ColumnView
 
@@ -430,8 +430,8 @@ REFUSED = [*map(str, lines(FILES + CATALOGUE + OTHER_ROWS + CHANCE + BOMBS + TRI
 
 
 @pytest.fixture(scope="module")
-def trials() -> Iterator[Trials]:
-    opened = Trials(at_once=1)
+def trials() -> Iterator[SqlSandbox]:
+    opened = SqlSandbox(at_once=1)
     yield opened
     opened.close()
 
@@ -443,7 +443,7 @@ def canary(tmp_path: Path) -> Path:
     return path
 
 
-def attempt(trials: Trials, text: str, rows: Any = ROWS) -> Any:
+def attempt(trials: SqlSandbox, text: str, rows: Any = ROWS) -> Any:
     """Columns and rows, or the words of the refusal; in time either way."""
     started = time.monotonic()
     try:
@@ -457,7 +457,7 @@ def attempt(trials: Trials, text: str, rows: Any = ROWS) -> Any:
     return found
 
 
-def alone_as_together(trials: Trials, text: str, found: Any) -> bool:
+def alone_as_together(trials: SqlSandbox, text: str, found: Any) -> bool:
     """The row-wise property: one row's result does not depend on other rows."""
     apart = [attempt(trials, text, (row,)) for row in ROWS]
     return [row for each in apart for row in each.rows] == list(found.rows)
@@ -470,7 +470,7 @@ def test_there_are_more_than_enough() -> None:
 
 
 @pytest.mark.parametrize("text", REFUSED)
-def test_what_is_not_row_wise_is_refused(trials: Trials, canary: Path, text: str) -> None:
+def test_what_is_not_row_wise_is_refused(trials: SqlSandbox, canary: Path, text: str) -> None:
     written = text.replace("CANARY", str(canary))
     found = attempt(trials, written)
     assert isinstance(found, str), found
@@ -482,7 +482,7 @@ def test_what_is_not_row_wise_is_refused(trials: Trials, canary: Path, text: str
 
 
 @pytest.mark.parametrize("text", HARMLESS)
-def test_what_passes_is_row_wise(trials: Trials, text: str) -> None:
+def test_what_passes_is_row_wise(trials: SqlSandbox, text: str) -> None:
     found = attempt(trials, text)
     if not isinstance(found, str):
         assert len(found.rows) == len(ROWS)
@@ -490,18 +490,18 @@ def test_what_passes_is_row_wise(trials: Trials, text: str) -> None:
 
 
 @pytest.mark.parametrize("name", [*DEEP, *multiplied()])
-def test_what_is_large_or_deep_ends_soon(trials: Trials, name: str) -> None:
+def test_what_is_large_or_deep_ends_soon(trials: SqlSandbox, name: str) -> None:
     text = {**DEEP, **multiplied()}[name]
     found = attempt(trials, text[:10_000])
     if not isinstance(found, str):
         assert alone_as_together(trials, text[:10_000], found)
 
 
-def test_the_process_still_answers_after_all_that(trials: Trials) -> None:
+def test_the_process_still_answers_after_all_that(trials: SqlSandbox) -> None:
     assert [row["id"] for row in attempt(trials, "id").rows] == ["1_1", "2_1", "3_1"]
 
 
-def test_errors_on_a_row_do_not_quote_it(trials: Trials) -> None:
+def test_errors_on_a_row_do_not_quote_it(trials: SqlSandbox) -> None:
     found = attempt(trials, "CAST(note AS INT)")
     assert "failed on a row" in found
     assert SECRET not in found
@@ -541,10 +541,10 @@ def test_the_limits_are_the_childs_own(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_process_knows_no_secret_of_the_gateway(
-    trials: Trials, monkeypatch: pytest.MonkeyPatch
+    trials: SqlSandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TACITURN_LEDGER_KEY", CANARY)
-    opened = Trials(at_once=1)
+    opened = SqlSandbox(at_once=1)
     attempt(opened, "id")
     nursery = opened._idle.get()
     assert nursery._process is not None
@@ -554,7 +554,7 @@ def test_the_process_knows_no_secret_of_the_gateway(
     assert CANARY.encode() not in environment
 
 
-def test_a_process_that_was_killed_is_started_again(trials: Trials) -> None:
+def test_a_process_that_was_killed_is_started_again(trials: SqlSandbox) -> None:
     attempt(trials, "id")
     nursery = trials._idle.get()
     assert nursery._process is not None

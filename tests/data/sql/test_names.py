@@ -346,8 +346,8 @@ def test_a_statement_that_is_not_what_was_meant_does_not_run(
 ) -> None:
     """A mutant: an engine that writes a statement down otherwise than it has read it."""
     rows = pa.table({"ID": ["1"], "id": ["a"]})
-    real = LockedSession.written
-    monkeypatch.setattr(LockedSession, "written", lambda *given: real(*given).replace("c1", "c0"))
+    real = LockedSession.sql_of
+    monkeypatch.setattr(LockedSession, "sql_of", lambda *given: real(*given).replace("c1", "c0"))
     with pytest.raises(PreparationError, match="written down exactly"):
         with_unit(stream(rows), "upper(id)", [])
 

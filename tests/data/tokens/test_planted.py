@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from taciturn.data.tokens.planted import CANARIES, Planted, PlantedUnits, own_words
-from taciturn.data.tokens.tokenize import TokenizedDataset, prepare
+from taciturn.data.tokens.store import TokenizedDataset
+from taciturn.data.tokens.tokenize import prepare
 from taciturn.engine.training.batch import collate
 from taciturn.errors import DataError, DataNotFoundError
 from taciturn.spec import DataSpec

@@ -21,7 +21,8 @@ import pyarrow.parquet
 import pytest
 
 from taciturn.data.tokens import store
-from taciturn.data.tokens.tokenize import TokenizedDataset, prepare
+from taciturn.data.tokens.store import TokenizedDataset
+from taciturn.data.tokens.tokenize import prepare
 from taciturn.errors import MissingColumnError, OutputError, RowError, TaciturnError
 from taciturn.spec import DataSpec, FitSpec
 

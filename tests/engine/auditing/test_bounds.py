@@ -211,12 +211,12 @@ def test_the_recursion_solves_its_inequalities(
 
 def largest_tail(guesses: Guesses, epsilon: float, delta: float) -> float:
     """max sum_{i >= correct} p_i subject to the inequalities of the module's docstring."""
-    made, canaries = guesses.made, guesses.canaries
-    right = np.arange(made + 1) / canaries
+    count, canaries = guesses.count, guesses.canaries
+    right = np.arange(count + 1) / canaries
     rows, limits = [], []
-    for v in range(1, made + 1):
-        power = np.where(np.arange(made + 1) >= v, right, 0.0)
-        error = np.where(np.arange(made + 1) >= v - 1, made / canaries - right, 0.0)
+    for v in range(1, count + 1):
+        power = np.where(np.arange(count + 1) >= v, right, 0.0)
+        error = np.where(np.arange(count + 1) >= v - 1, count / canaries - right, 0.0)
         for slope, constant in (
             (np.exp(epsilon), delta),
             (np.exp(-epsilon), 1 - np.exp(-epsilon) * (1 - delta)),
@@ -224,10 +224,10 @@ def largest_tail(guesses: Guesses, epsilon: float, delta: float) -> float:
             rows.append(power - slope * error)
             limits.append(constant)
     solved = optimize.linprog(
-        -1.0 * (np.arange(made + 1) >= guesses.correct),
+        -1.0 * (np.arange(count + 1) >= guesses.correct),
         A_ub=np.array(rows),
         b_ub=limits,
-        A_eq=np.ones((1, made + 1)),
+        A_eq=np.ones((1, count + 1)),
         b_eq=[1.0],
     )
     return float(-solved.fun)
@@ -313,7 +313,7 @@ def test_the_fewest_canaries_give_a_bound_and_one_less_gives_none() -> None:
 
 @pytest.mark.parametrize("fields", [(10, 11, 5), (10, 5, 6), (10, 5, -1), (0, 0, 0)])
 def test_impossible_games_are_refused(fields: tuple[int, int, int]) -> None:
-    with pytest.raises(ValueError, match="0 <= correct <= made <= canaries"):
+    with pytest.raises(ValueError, match="0 <= correct <= count <= canaries"):
         Guesses(*fields)
 
 
@@ -327,5 +327,5 @@ def test_impossible_arguments_are_refused() -> None:
         epsilon_lower_bound([game], 1.0, 0.95)
     with pytest.raises(ValueError, match="not a number"):
         guess(np.array([1.0, np.nan]), np.array([True, False]), 1)
-    with pytest.raises(ValueError, match="made=3"):
+    with pytest.raises(ValueError, match="count=3"):
         guess(np.array([1.0, 2.0]), np.array([True, False]), 3)

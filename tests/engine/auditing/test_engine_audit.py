@@ -54,7 +54,7 @@ def test_the_real_engine_is_not_refuted(name: str) -> None:
 def test_the_bound_is_worth_something() -> None:
     """It is 65% of epsilon, give or take 3 (bench/auditor.py): 45% is six deviations below."""
     audit = audit_engine(ALL_IN_ONE)
-    assert audit.guesses.made == 1000
+    assert audit.guesses.count == 1000
     assert audit.epsilon_lower_bound > 0.45 * audit.epsilon
 
 

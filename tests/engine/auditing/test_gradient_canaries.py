@@ -10,7 +10,7 @@ import pytest
 import torch
 from scipy import stats
 
-from ranks import in_threads
+from support.ranks import in_threads
 from taciturn.engine.auditing.claim import DpSgdRun
 from taciturn.engine.auditing.gradient_canaries import (
     CanaryRows,

@@ -11,7 +11,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from taciturn.data.tokens.tokenize import TokenizedDataset, prepare
+from taciturn.data.tokens.store import TokenizedDataset
+from taciturn.data.tokens.tokenize import prepare
 from taciturn.engine.auditing import membership
 from taciturn.engine.auditing.membership import (
     attacked,

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
+from support.tiny_models import build, random_batch, with_lora
 from taciturn.engine.auditing import tokens
 from taciturn.engine.auditing.tokens import token_statistics
 from taciturn.engine.model.loss import CausalLmLoss
-from tinymodels import build, random_batch, with_lora
 
 
 @pytest.mark.parametrize("name", ["llama", "gpt2", "granite", "gemma2"])

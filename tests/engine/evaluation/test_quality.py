@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from taciturn.engine.evaluation.quality import Texts, TextStatistics, compare
+from taciturn.engine.evaluation.quality import ScoredTexts, TextStatistics, compare
 
 COUGH = [f"the patient has a cough and fever {i % 5}" for i in range(60)]
 LAW = [f"the court dismissed appeal number {i % 5} of the plaintiff" for i in range(60)]
 
 
-def texts(content: list[str], nats: float = 3.0) -> Texts:
-    return Texts(content, np.full(len(content), nats))
+def texts(content: list[str], nats: float = 3.0) -> ScoredTexts:
+    return ScoredTexts(content, np.full(len(content), nats))
 
 
 def test_like_beats_unlike() -> None:

@@ -35,7 +35,7 @@ def scores(n_units: int, seed: int = 0) -> UnitScores:
 
 def made(
     figures: list[UnitScores], clusters: torch.Tensor | None = None, noise: float = SILENT
-) -> module.Released:
+) -> module.ReleasedScores:
     return release(
         figures,
         clusters,

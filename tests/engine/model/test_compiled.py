@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 
+from support.tiny_models import build
 from taciturn.engine.model.compiled import compile_parts, restore_parts
 from taciturn.engine.model.lora import attach
 from taciturn.engine.model.loss import CausalLmLoss
@@ -20,7 +21,6 @@ from taciturn.engine.privacy.verification import public_batch, verify
 from taciturn.errors import ModelError, SpecError
 from taciturn.llm import LLM
 from taciturn.planning.plan import AdapterPlan
-from tinymodels import build
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -108,7 +108,9 @@ def test_a_fit_with_compile_is_released_plain(
 ) -> None:
     model = LLM(str(tiny_llama))
     model.fit(rows(), output=tmp_path / "out", compile=True, method="lora", **settings(epsilon))
-    assert not any("forward" in module.__dict__ for module in model._here("fit")._fitted.modules())
+    assert not any(
+        "forward" in module.__dict__ for module in model._local_model("fit")._fitted.modules()
+    )
     assert len(model.sample(["The patient"], max_new_tokens=3)) == 1
 
 

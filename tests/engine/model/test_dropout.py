@@ -9,8 +9,8 @@ import torch
 import transformers as hf
 from torch import nn
 
+from support.tiny_models import CONFIGS, build, random_batch, with_lora
 from taciturn.engine.model.dropout import disable_dropout
-from tinymodels import CONFIGS, build, random_batch, with_lora
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 IDS = random_batch([8, 5, 11], [0, 1, 1]).input_ids_BT

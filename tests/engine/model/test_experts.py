@@ -8,11 +8,11 @@ import pytest
 import torch
 import transformers as hf
 
+from support.tiny_models import CONFIGS, build, random_batch
 from taciturn.engine.model.experts import IMPLEMENTATION, use_exact_experts
 from taciturn.engine.model.loss import CausalLmLoss
 from taciturn.engine.privacy.per_example import per_example_gradients
 from taciturn.errors import UnsupportedLayerError
-from tinymodels import CONFIGS, build, random_batch
 
 MIXTURES = [name for name in CONFIGS if "mixtral" in name or "moe" in name]
 BATCH = random_batch([8, 5, 11], [0, 1, 1])

@@ -7,8 +7,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from support.tiny_models import VOCABULARY, build, random_batch
 from taciturn.engine.model.loss import CausalLmLoss, weighted_cross_entropy
-from tinymodels import VOCABULARY, build, random_batch
 
 
 def random_logits(b: int, t: int) -> torch.Tensor:

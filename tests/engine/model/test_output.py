@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch import nn
 
+from support.tiny_models import CONFIGS, build, random_batch, with_lora
 from taciturn.engine.model.dropout import disable_dropout
 from taciturn.engine.model.lora import attach
 from taciturn.engine.model.loss import CausalLmLoss, weighted_cross_entropy
 from taciturn.engine.model.output import gives_own_logits, output_terms
 from taciturn.planning.plan import AdapterPlan
-from tinymodels import CONFIGS, build, random_batch, with_lora
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 BATCH = random_batch([7, 4, 11], [0, 1, 1])

@@ -8,6 +8,7 @@ import pytest
 import torch
 import transformers as hf
 
+from support.tiny_models import CONFIGS, build, random_batch
 from taciturn.engine.model.load import LoadedModel
 from taciturn.engine.model.loss import CausalLmLoss
 from taciturn.engine.model.rope import independent_length
@@ -16,7 +17,6 @@ from taciturn.engine.training.trainable import trainable
 from taciturn.errors import GuaranteeError
 from taciturn.planning.plan import AdapterPlan
 from taciturn.spec import FitSpec
-from tinymodels import CONFIGS, build, random_batch
 
 SIZE = {
     "vocab_size": 61,

@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from ranks import in_processes, results
+from support.ranks import in_processes, results
+from support.tiny_models import CONFIGS, build, random_batch
 from taciturn.engine.model import sharding
 from taciturn.engine.model.load import choose_device, enable_checkpointing, prepare
 from taciturn.engine.model.loss import CausalLmLoss
@@ -17,7 +18,6 @@ from taciturn.engine.privacy.per_example import per_example_gradients
 from taciturn.engine.training.processes import all_processes
 from taciturn.errors import SpecError, UnsupportedLayerError
 from taciturn.spec import PerformanceSpec
-from tinymodels import CONFIGS, build, random_batch
 
 CPU = torch.device("cpu")
 

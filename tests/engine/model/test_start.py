@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from taciturn.data.tokens.tokenize import TokenizedDataset
+from taciturn.data.tokens.store import TokenizedDataset
 from taciturn.engine.generation.sample import begins
 from taciturn.engine.model import load, start
 from taciturn.engine.model.load import LoadedModel, load_base, load_fitted

@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import LlamaForCausalLM
 
-import sideinformation
+from support import side_information
 from taciturn.engine.model import lora, subspace
 from taciturn.planning.plan import AdapterPlan
 
@@ -24,7 +24,7 @@ def test_what_tests_remember_is_what_would_be_worked_out(
     monkeypatch.setattr(subspace, "_TOKENS", 8)
     with torch.no_grad():
         model.lm_head.weight.mul_(2)
-    sideinformation.remember()
+    side_information.remember()
     for seed in (0, 0, 1):
         text = lora.own_text(model, seed)
         assert torch.equal(text, subspace.own_text(model, seed))

@@ -14,6 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from support.tiny_models import CONFIGS, build, random_batch, units_of, with_lora
 from taciturn.engine.model.dropout import disable_dropout
 from taciturn.engine.model.experts import use_exact_experts
 from taciturn.engine.model.loss import CausalLmLoss
@@ -23,7 +24,6 @@ from taciturn.engine.privacy.forms import Form
 from taciturn.engine.privacy.per_example import per_example_gradients, trainable_parameters
 from taciturn.engine.privacy.types import PerUnitGradients, UnitBatch
 from taciturn.engine.privacy.verification import brute_force_gradients, public_batch, verify
-from tinymodels import CONFIGS, build, random_batch, units_of, with_lora
 
 METHODS = ("full", "lora")
 BATCH = random_batch(lengths=[7, 4, 11, 2, 9, 5], units=[0, 1, 3, 2, 0, 3], seed=5, padding=2)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from support.program import run_python
 
 STEP = """
 from collections.abc import Mapping
@@ -127,14 +126,8 @@ def verdicts(root: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
     for number, (name, lines) in enumerate(snippets.items()):
         files[f"snippet_{number}.py"] = name
         (folder / f"snippet_{number}.py").write_text(STEP + lines + "\n", encoding="utf-8")
-    result = subprocess.run(
-        [sys.executable, "-m", "mypy", "--config-file=mypy.ini", "--no-error-summary", *files],
-        cwd=folder,
-        env={**os.environ, "MYPYPATH": str(root / "src")},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    options = ("--config-file=mypy.ini", "--no-error-summary")
+    result = run_python("-m", "mypy", *options, *files, cwd=folder, MYPYPATH=str(root / "src"))
     assert result.returncode in (0, 1), result.stdout + result.stderr
     said: dict[str, list[str]] = {name: [] for name in snippets}
     for line in result.stdout.splitlines():

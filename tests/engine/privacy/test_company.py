@@ -17,7 +17,8 @@ import torch
 import transformers as hf
 from torch import Tensor, nn
 
-from taciturn.data.tokens.tokenize import TokenizedDataset, TokenizedRecord
+from support.tiny_models import CONFIGS, VOCABULARY, build, with_lora
+from taciturn.data.tokens.store import TokenizedDataset, TokenizedRecord
 from taciturn.engine.model.experts import use_exact_experts
 from taciturn.engine.model.loss import CausalLmLoss
 from taciturn.engine.privacy.clipping import MOST_UNITS, ROUNDING, clip_and_sum, merge_disjoint
@@ -33,7 +34,6 @@ from taciturn.engine.privacy.verification import (
 )
 from taciturn.engine.training.batch import BatchLimits, microbatches
 from taciturn.errors import UnsupportedLayerError
-from tinymodels import CONFIGS, VOCABULARY, build, with_lora
 
 MAX_TOKENS = 48
 MIXTURES = ("mixtral", "qwen2-moe", "qwen3-moe")

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from support.tiny_models import build, random_batch, units_of, with_lora
 from taciturn.engine.model.loss import CausalLmLoss
 from taciturn.engine.privacy.clipping import unit_norms
 from taciturn.engine.privacy.forms import Form
@@ -20,7 +21,6 @@ from taciturn.engine.privacy.per_example import (
 )
 from taciturn.engine.privacy.types import UnitBatch
 from taciturn.errors import GuaranteeError, UnsupportedLayerError
-from tinymodels import build, random_batch, units_of, with_lora
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
 LENGTHS = [9, 3, 12, 5, 2, 7]

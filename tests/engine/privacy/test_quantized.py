@@ -10,6 +10,7 @@ import pytest
 import torch
 import transformers as hf
 
+from support.tiny_models import build, random_batch, units_of, with_lora
 from taciturn.engine.model.load import LoadedModel, load_base
 from taciturn.engine.model.loss import CausalLmLoss
 from taciturn.engine.privacy.ranks import ALONE
@@ -18,7 +19,6 @@ from taciturn.engine.training.trainable import trainable
 from taciturn.errors import ModelError
 from taciturn.planning.plan import AdapterPlan
 from taciturn.spec import FitSpec, PerformanceSpec
-from tinymodels import build, random_batch, units_of, with_lora
 
 pytest.importorskip("bitsandbytes", reason="needs the quantization extra")
 pytestmark = pytest.mark.filterwarnings("ignore")

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from ranks import in_threads
+from support.ranks import in_threads
 from taciturn.engine.privacy import clipping, noise, ranks
 from taciturn.engine.privacy.ranks import ALONE, Ranks
 from taciturn.engine.privacy.types import PerUnitGradients

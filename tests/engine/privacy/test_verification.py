@@ -10,12 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from support.tiny_models import VOCABULARY, build, with_lora
 from taciturn.engine.model.loss import CausalLmLoss, weighted_cross_entropy
 from taciturn.engine.privacy.per_example import per_example_gradients
 from taciturn.engine.privacy.types import UnitBatch
 from taciturn.engine.privacy.verification import brute_force_gradients, public_batch, verify
 from taciturn.errors import UnsupportedLayerError
-from tinymodels import VOCABULARY, build, with_lora
 
 D = 8
 BATCH = public_batch(VOCABULARY)

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from taciturn.data.tokens.tokenize import TokenizedDataset, TokenizedRecord
+from taciturn.data.tokens.store import TokenizedDataset, TokenizedRecord
 from taciturn.engine.privacy.types import UnitBatch
 from taciturn.engine.training.batch import (
     BatchLimits,

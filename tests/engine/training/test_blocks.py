@@ -9,10 +9,11 @@ import pytest
 
 from taciturn.data.declared import DeclaredRows
 from taciturn.engine.model.load import load_base
-from taciturn.engine.training.checkpoint import Journal
+from taciturn.engine.training.checkpoint import StepJournal
 from taciturn.engine.training.loop import Blocks
 from taciturn.errors import BudgetExceededError, SpecError
-from taciturn.local.fit import Arranged, fit, public_facts
+from taciturn.local.estimate import public_facts
+from taciturn.local.fit import Arranged, fit
 from taciturn.planning.plan import Speed, TrainingPlan, make_plan
 from taciturn.spec import FitSpec
 
@@ -44,7 +45,7 @@ def run(
 
 
 def steps_run(folder: Path) -> list[int]:
-    entries = Journal(folder / "out" / "private" / "journal.jsonl").entries()
+    entries = StepJournal(folder / "out" / "private" / "journal.jsonl").entries()
     return [entry["step"] for entry in entries if "step" in entry]
 
 

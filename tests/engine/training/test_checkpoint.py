@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from taciturn.engine.training import checkpoint
-from taciturn.engine.training.checkpoint import CheckpointStore, Journal, full_disk_is_clear
+from taciturn.engine.training.checkpoint import CheckpointStore, StepJournal, full_disk_is_clear
 from taciturn.errors import CheckpointError, OutputError
 
 IDENTITY = {"steps": 10, "data": "abc"}
@@ -24,7 +24,7 @@ def test_newest_complete_checkpoint_is_loaded(tmp_path: Path) -> None:
     for step in (1, 5, 9):
         store.save(tensors(step), IDENTITY)
     (tmp_path / ".partial-1").mkdir()
-    assert [path.name for path in store.found()] == ["step-00000005", "step-00000009"]
+    assert [path.name for path in store.paths()] == ["step-00000005", "step-00000009"]
     assert float(store.load(IDENTITY)["master/w"][0]) == 9.0
 
 
@@ -84,7 +84,7 @@ def test_other_errors_pass_through(tmp_path: Path) -> None:
 
 
 def test_journal_skips_a_line_cut_off_by_a_crash(tmp_path: Path) -> None:
-    journal = Journal(tmp_path / "journal.jsonl")
+    journal = StepJournal(tmp_path / "journal.jsonl")
     journal.write({"step": 1})
     journal.write({"step": 2})
     with journal.path.open("a") as file:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
+from support.tiny_models import VOCABULARY, build, with_lora
 from taciturn.engine.model.loss import CausalLmLoss
 from taciturn.engine.privacy.forms import Form
 from taciturn.engine.training.estimate import random_batch
 from taciturn.engine.training.memory import LiveBytes, available_bytes, memory_estimate
-from tinymodels import VOCABULARY, build, with_lora
 
 CPU = torch.device("cpu")
 

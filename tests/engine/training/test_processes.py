@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ranks import in_threads
+from support.ranks import in_threads
 from taciturn.engine.privacy.ranks import ALONE, Ranks
 from taciturn.engine.training.processes import (
     agree,

@@ -94,8 +94,8 @@ def test_text_that_cannot_be_learned_from(base: LoadedModel, tmp_path: Path) -> 
             opened(base, tmp_path / "text", spec_of(data, **fields))
 
     both = COLUMNS[["note", "title"]]
-    refused(MissingColumnError, "of public_data: .*named by public_text_field", both)
-    refused(MissingColumnError, "of public_data: .*nott", both, public_text_field="nott")
+    refused(MissingColumnError, "public_data: .*with public_text_field", both)
+    refused(MissingColumnError, "public_data: .*nott", both, public_text_field="nott")
     refused(DataError, "has 19 records; at least 20", TEXTS[:19])
     refused(DataError, "no rows", [])
 

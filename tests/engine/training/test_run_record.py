@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
+from support import released_files
 from taciturn.accounting.events import dpsgd_event, event_to_dict
-from taciturn.engine.training.run_record import Begun, digest_of
+from taciturn.engine.training.run_record import RunRecord, digest_of
 from taciturn.errors import CheckpointError
 from taciturn.reports.privacy import LedgerTotal, PrivacyReport, PrivateStep
 
@@ -27,7 +28,7 @@ def step(commitment: str, purpose: str = "fit") -> PrivateStep:
     )
 
 
-def begun(**changes: Any) -> Begun:
+def begun(**changes: Any) -> RunRecord:
     fields: dict[str, Any] = {
         "run": "r",
         "base_model": "base",
@@ -35,30 +36,16 @@ def begun(**changes: Any) -> Begun:
         "earlier": None,
         "spent": (),
     }
-    return Begun(**{**fields, **changes})
+    return RunRecord(**{**fields, **changes})
 
 
 def report(*steps: PrivateStep, **changes: Any) -> PrivacyReport:
-    fields: dict[str, Any] = {
-        "guarantee": "differential privacy",
-        "epsilon": 3.0,
-        "delta": 1e-6,
-        "privacy_unit": "id",
-        "n_units": 9,
-        "mechanism": "DP-SGD",
-        "steps": 5,
-        "expected_batch_size": 1,
-        "base_model": "base",
-        "trainable_parameters": 7,
-        "taciturn_version": "0",
-        "private_steps": steps,
-    }
-    return PrivacyReport(**{**fields, **changes})
+    return released_files.report(private_steps=steps, base_model="base", **changes)
 
 
 def test_it_is_read_as_it_was_written(tmp_path: Path) -> None:
     begun(spent=(step("1"),)).write(tmp_path)
-    assert Begun.read(tmp_path) == begun(spent=(step("1"),))
+    assert RunRecord.read(tmp_path) == begun(spent=(step("1"),))
     assert begun().resumed_as(begun(run="another process")).run == "r"
 
 

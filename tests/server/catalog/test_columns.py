@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from hospital import COLUMNS, Hospital, refused
-from taciturn.server.catalog.columns import agree, doubts, found_columns
+from support.gateway import COLUMNS, GatewayWorld, refused
+from taciturn.server.catalog.columns import agree, columns_to_confirm, doubts
 from taciturn.wire.datasets import ColumnView, StatedColumn
 
 PATIENT = ("P0017", "François Dupont", "1961-04-02", "suffers from pancreatic cancer")
@@ -18,109 +18,109 @@ OTHERS = ("paul", "petra", "ann", "oscar", "adam")
 NAMES = ["id", "name", "born", "note"]
 
 
-def everywhere(hospital: Hospital, who: str) -> str:
+def everywhere(world: GatewayWorld, who: str) -> str:
     """All that a person is shown of datasets, and of the job that looked."""
     paths = ["/datasets", "/datasets/phee", "/datasets/phee/preview", "/jobs", "/models"]
-    paths += [f"/jobs/{job['id']}{part}" for job in hospital.ask("ann", "GET", "/jobs").json()
+    paths += [f"/jobs/{job['id']}{part}" for job in world.ask("ann", "GET", "/jobs").json()
               ["items"] for part in ("", "/result", "/events", "/files/schema.json")]  # fmt: skip
-    shown = [hospital.ask(who, "GET", path).text for path in paths]
+    shown = [world.ask(who, "GET", path).text for path in paths]
     select = {"select": "upper(nothing)"}
-    return "".join([*shown, hospital.ask(who, "POST", "/datasets/phee/selections", select).text])
+    return "".join([*shown, world.ask(who, "POST", "/datasets/phee/selections", select).text])
 
 
-def test_a_first_row_is_shown_to_its_owner_alone(hospital: Hospital) -> None:
-    hospital.register(**CSV)
+def test_a_first_row_is_shown_to_its_owner_alone(world: GatewayWorld) -> None:
+    world.register(**CSV)
     for holder in ("user:paul", "group:cardio", "user:oscar"):
-        hospital.grant(holder)
-    hospital.probed("phee", ROW)
+        world.grant(holder)
+    world.probed("phee", ROW)
     for who in OTHERS:
-        shown = everywhere(hospital, who)
+        shown = everywhere(world, who)
         assert not [value for value in PATIENT if value in shown]
-        assert hospital.ask(who, "GET", "/datasets/phee").json().get("found") is None
-    assert hospital.ask("paul", "GET", "/datasets/phee").json()["state"] == "unconfirmed"
-    detail = refused(hospital.ask("paul", "GET", "/datasets/phee/preview"), 409, "not_ready")
+        assert world.ask(who, "GET", "/datasets/phee").json().get("found") is None
+    assert world.ask("paul", "GET", "/datasets/phee").json()["state"] == "unconfirmed"
+    detail = refused(world.ask("paul", "GET", "/datasets/phee/preview"), 409, "not_ready")
     assert "its owner has yet to confirm its columns" in detail
-    found = hospital.ask("olga", "GET", "/datasets/phee").json()
+    found = world.ask("olga", "GET", "/datasets/phee").json()
     assert found["columns"] is None
     assert tuple(column["name"] for column in found["found"]["columns"]) == PATIENT
     assert found["found"]["named_by"] == "first line"
     assert len(found["found"]["doubts"]) == 2
 
 
-def test_what_is_confirmed_is_what_was_found(hospital: Hospital) -> None:
+def test_what_is_confirmed_is_what_was_found(world: GatewayWorld) -> None:
     """Bound to names and types: another schema that has come meanwhile is not confirmed with it."""
-    hospital.register(**CSV)
-    hospital.probed("phee", COLUMNS)
-    detail = refused(hospital.state("phee", ROW), 409, "conflict")
+    world.register(**CSV)
+    world.probed("phee", COLUMNS)
+    detail = refused(world.state_columns("phee", ROW), 409, "conflict")
     assert "found and not stated: 2" in detail
     assert "'context'" not in detail
-    refused(hospital.state("phee", COLUMNS[:1]), 409, "conflict")
-    refused(hospital.state("phee", None), 422, "invalid")
-    answer = hospital.state("phee", COLUMNS).json()
+    refused(world.state_columns("phee", COLUMNS[:1]), 409, "conflict")
+    refused(world.state_columns("phee", None), 422, "invalid")
+    answer = world.state_columns("phee", COLUMNS).json()
     assert (answer["state"], answer["found"]) == ("ready", None)
     assert [column["name"] for column in answer["columns"]] == ["id", "context"]
-    assert hospital.state("phee", COLUMNS).json() == answer
-    refused(hospital.state("phee", ROW), 409, "conflict")
-    refused(hospital.state("phee", None, header=False), 409, "conflict")
+    assert world.state_columns("phee", COLUMNS).json() == answer
+    refused(world.state_columns("phee", ROW), 409, "conflict")
+    refused(world.state_columns("phee", None, header=False), 409, "conflict")
 
 
-def test_columns_that_are_stated_need_no_second_step(clinic: Hospital) -> None:
-    clinic.register(**CSV, columns=["context", "id"])
-    clinic.probed("phee", COLUMNS)
-    assert clinic.ask("olga", "GET", "/datasets/phee").json()["state"] == "ready"
+def test_columns_that_are_stated_need_no_second_step(lite: GatewayWorld) -> None:
+    lite.register(**CSV, columns=["context", "id"])
+    lite.probed("phee", COLUMNS)
+    assert lite.ask("olga", "GET", "/datasets/phee").json()["state"] == "ready"
 
 
 @pytest.mark.parametrize("columns", [["id"], ["id", "text"], ["id", "context", "text"]])
-def test_what_was_not_stated_waits(clinic: Hospital, columns: list[str]) -> None:
-    clinic.register(**CSV, columns=columns)
-    clinic.probed("phee", COLUMNS)
-    assert clinic.ask("olga", "GET", "/datasets/phee").json()["state"] == "unconfirmed"
+def test_what_was_not_stated_waits(lite: GatewayWorld, columns: list[str]) -> None:
+    lite.register(**CSV, columns=columns)
+    lite.probed("phee", COLUMNS)
+    assert lite.ask("olga", "GET", "/datasets/phee").json()["state"] == "unconfirmed"
 
 
-def test_a_type_that_holds_names_is_stated_too(clinic: Hospital) -> None:
+def test_a_type_that_holds_names_is_stated_too(lite: GatewayWorld) -> None:
     """Of an object that is used as a dictionary, fields are keys, and a key may be a patient."""
     kind = "struct<François Dupont: string, Ada Moreau: string>"
     nested = (COLUMNS[0], ColumnView(name="context", type=kind))
-    clinic.register(source="/data/notes.jsonl", columns=["id", "context"])
-    clinic.probed("phee", nested)
-    clinic.grant()
-    assert "Dupont" not in everywhere(clinic, "paul")
+    lite.register(source="/data/notes.jsonl", columns=["id", "context"])
+    lite.probed("phee", nested)
+    lite.grant()
+    assert "Dupont" not in everywhere(lite, "paul")
     by_name = tuple(ColumnView(name=each.name, type="string") for each in nested)
-    assert "types that hold names" in refused(clinic.state("phee", by_name), 409, "conflict")
-    assert clinic.state("phee", nested).json()["state"] == "ready"
-    assert "Dupont" in everywhere(clinic, "paul")
+    assert "types that hold names" in refused(lite.state_columns("phee", by_name), 409, "conflict")
+    assert lite.state_columns("phee", nested).json()["state"] == "ready"
+    assert "Dupont" in everywhere(lite, "paul")
 
 
-def test_without_a_header_line_names_are_stated_or_invented(hospital: Hospital) -> None:
+def test_without_a_header_line_names_are_stated_or_invented(world: GatewayWorld) -> None:
     """A refused registration can be mended: the name of a dataset is never free again."""
-    hospital.register(**CSV)
-    hospital.probed("phee", ROW)
+    world.register(**CSV)
+    world.probed("phee", ROW)
     stated = [{"name": name} for name in NAMES]
     body = {"header": False, "columns": stated}
-    answer = hospital.ask("olga", "PUT", "/datasets/phee/columns", body).json()
+    answer = world.ask("olga", "PUT", "/datasets/phee/columns", body).json()
     assert (answer["state"], answer["found"], answer["header"]) == ("probing", None, False)
-    assert hospital.ask("olga", "PUT", "/datasets/phee/columns", body).json() == answer
-    assert "looking at" in refused(hospital.state("phee", ROW), 409, "not_ready")
-    hospital.probed("phee", tuple(ColumnView(name=name, type="string") for name in NAMES))
-    assert hospital.ask("olga", "GET", "/datasets/phee").json()["state"] == "ready"
-    hospital.register(name="b", source="/data/b.csv", budget=None, header=False)
+    assert world.ask("olga", "PUT", "/datasets/phee/columns", body).json() == answer
+    assert "looking at" in refused(world.state_columns("phee", ROW), 409, "not_ready")
+    world.probed("phee", tuple(ColumnView(name=name, type="string") for name in NAMES))
+    assert world.ask("olga", "GET", "/datasets/phee").json()["state"] == "ready"
+    world.register(name="b", source="/data/b.csv", budget=None, header=False)
     invented = tuple(ColumnView(name=f"column_{n}", type="string") for n in (1, 2, 3))
-    hospital.probed("b", invented)
-    ready = hospital.ask("olga", "GET", "/datasets/b").json()
+    world.probed("b", invented)
+    ready = world.ask("olga", "GET", "/datasets/b").json()
     assert ready["state"] == "ready"
-    assert hospital.state("b", None, header=False).json() == ready
+    assert world.state_columns("b", None, header=False).json() == ready
 
 
-def test_another_look_that_finds_something_else_waits_again(hospital: Hospital) -> None:
-    hospital.ready(**CSV)
-    hospital.grant()
-    again = hospital.ask("olga", "POST", "/datasets/phee/probes")
+def test_another_look_that_finds_something_else_waits_again(world: GatewayWorld) -> None:
+    world.ready(**CSV)
+    world.grant()
+    again = world.ask("olga", "POST", "/datasets/phee/probes")
     assert again.json()["state"] == "probing"
-    hospital.probed("phee", COLUMNS[::-1])
-    assert hospital.ask("paul", "GET", "/datasets/phee").json()["state"] == "ready"
-    hospital.ask("olga", "POST", "/datasets/phee/probes")
-    hospital.probed("phee", (*COLUMNS, *ROW))
-    shown = everywhere(hospital, "paul")
+    world.probed("phee", COLUMNS[::-1])
+    assert world.ask("paul", "GET", "/datasets/phee").json()["state"] == "ready"
+    world.ask("olga", "POST", "/datasets/phee/probes")
+    world.probed("phee", (*COLUMNS, *ROW))
+    shown = everywhere(world, "paul")
     assert "unconfirmed" in shown
     assert "Dupont" not in shown
 
@@ -136,16 +136,16 @@ def test_another_look_that_finds_something_else_waits_again(hospital: Hospital) 
     ],
 )
 def test_a_statement_that_means_nothing_is_refused(
-    clinic: Hospital, changes: dict[str, Any], words: str
+    lite: GatewayWorld, changes: dict[str, Any], words: str
 ) -> None:
-    assert words in refused(clinic.register(**changes), 422, "invalid")
+    assert words in refused(lite.register(**changes), 422, "invalid")
 
 
-def test_the_same_registration_again_says_the_same_of_columns(clinic: Hospital) -> None:
+def test_the_same_registration_again_says_the_same_of_columns(lite: GatewayWorld) -> None:
     stated = {**CSV, "columns": ["id", "context"]}
-    assert clinic.register(**stated).json() == clinic.register(**stated).json()
-    refused(clinic.register(**{**stated, "columns": ["id"]}), 409, "conflict")
-    refused(clinic.register(**stated, header=False), 409, "conflict")
+    assert lite.register(**stated).json() == lite.register(**stated).json()
+    refused(lite.register(**{**stated, "columns": ["id"]}), 409, "conflict")
+    refused(lite.register(**stated, header=False), 409, "conflict")
 
 
 @pytest.mark.parametrize(
@@ -193,4 +193,4 @@ def test_values_of_a_row_are_doubted_and_names_are_not() -> None:
      ("/data/", "first line, keys of rows or schema")],
 )  # fmt: skip
 def test_where_names_come_from_is_said(source: str, by: str) -> None:
-    assert found_columns(COLUMNS, source).named_by == by
+    assert columns_to_confirm(COLUMNS, source).named_by == by

@@ -10,7 +10,7 @@ import pytest
 from pydantic import SecretStr
 from sqlalchemy import Engine, select, text
 
-from hospital import Hospital, add_job, refused
+from support.gateway import GatewayWorld, refused
 from taciturn.server.catalog.references import References, own_places
 from taciturn.server.database import open_database
 from taciturn.server.schema import versions
@@ -20,99 +20,97 @@ from taciturn.wire.worker import SourceMarks
 FILE, COPY, NEWER = ({"places": (each * 32,), "contents": (each * 31 + "0",)} for each in "abc")
 
 
-def sources(hospital: Hospital, who: str, *prefixes: str, by: str = "adam") -> Any:
-    return hospital.ask(by, "PATCH", f"/users/{who}", {"sources": prefixes})
+def sources(world: GatewayWorld, who: str, *prefixes: str, by: str = "adam") -> Any:
+    return world.ask(by, "PATCH", f"/users/{who}", {"sources": prefixes})
 
 
-def add(hospital: Hospital, who: str, name: str, namespace: str, source: str) -> Any:
-    return hospital.register(who, name=name, namespace=namespace, source=source)
+def add(world: GatewayWorld, who: str, name: str, namespace: str, source: str) -> Any:
+    return world.register(who, name=name, namespace=namespace, source=source)
 
 
-def identified(hospital: Hospital, dataset: str, *, first: bool = True, **marks: Any) -> bool:
+def identified(world: GatewayWorld, dataset: str, *, first: bool = True, **marks: Any) -> bool:
     found = SourceMarks(first=first, **marks)
-    references = References(hospital.gateway)
-    return hospital.gateway.write(
-        lambda connection: references.identify(connection, dataset, found)
-    )
+    references = References(world.gateway)
+    return world.gateway.write(lambda connection: references.identify(connection, dataset, found))
 
 
 @pytest.fixture
-def two(hospital: Hospital) -> Hospital:
+def two(world: GatewayWorld) -> GatewayWorld:
     """Two owners with a dataset each, under a budget each."""
     for who, name in (("olga", "a"), ("oscar", "b")):
-        hospital.ready(who, name=name, namespace=f"of-{who}", source=f"/data/{who}/{name}.csv")
-    return hospital
+        world.ready(who, name=name, namespace=f"of-{who}", source=f"/data/{who}/{name}.csv")
+    return world
 
 
-def strict(hospital: Hospital, *prefixes: str, **settings: Any) -> Hospital:
+def strict(world: GatewayWorld, *prefixes: str, **settings: Any) -> GatewayWorld:
     """The same, where every owner may register these alone."""
-    told = hospital.gateway.settings.model_copy(update={"source_prefixes": prefixes, **settings})
-    object.__setattr__(hospital.gateway, "settings", told)
-    return hospital
+    told = world.gateway.settings.model_copy(update={"source_prefixes": prefixes, **settings})
+    object.__setattr__(world.gateway, "settings", told)
+    return world
 
 
-def test_nothing_may_be_registered_until_an_administrator_says_where(clinic: Hospital) -> None:
-    strict(clinic)
+def test_nothing_may_be_registered_until_an_administrator_says_where(lite: GatewayWorld) -> None:
+    strict(lite)
     for source in ("s3://hospital/phee.parquet", "/data/a.csv", "https://data.example/a.csv"):
-        assert "taciturn user change" in refused(clinic.register(source=source), 403, "forbidden")
-    answer = sources(clinic, "olga", "s3a://hospital", "/data//olga/")
-    assert answer.json()["sources"] == ["s3://hospital", "/data/olga/"]
-    assert clinic.ask("ann", "GET", "/users/olga").json()["sources"] == answer.json()["sources"]
-    refused(clinic.register(source="/data/oscar/a.csv"), 403, "forbidden")
-    refused(clinic.register("oscar", source="/data/olga/a.csv"), 403, "forbidden")
-    refused(clinic.register(source="s3://hospital-b/a.csv"), 403, "forbidden")
-    assert clinic.register(source="FILE:///data/olga//a.csv").status_code == 201
-    assert clinic.register(source="/data/olga/a.csv").status_code == 201  # the same request
-    assert clinic.ask("olga", "GET", "/datasets/phee").json()["source"] == "/data/olga/a.csv"
-    sources(clinic, "olga")
-    refused(clinic.register(name="b", source="/data/olga/b.csv"), 403, "forbidden")
+        assert "taciturn user change" in refused(lite.register(source=source), 403, "forbidden")
+    answer = sources(lite, "olga", "s3a://world", "/data//olga/")
+    assert answer.json()["sources"] == ["s3://world", "/data/olga/"]
+    assert lite.ask("ann", "GET", "/users/olga").json()["sources"] == answer.json()["sources"]
+    refused(lite.register(source="/data/oscar/a.csv"), 403, "forbidden")
+    refused(lite.register("oscar", source="/data/olga/a.csv"), 403, "forbidden")
+    refused(lite.register(source="s3://world-b/a.csv"), 403, "forbidden")
+    assert lite.register(source="FILE:///data/olga//a.csv").status_code == 201
+    assert lite.register(source="/data/olga/a.csv").status_code == 201  # the same request
+    assert lite.ask("olga", "GET", "/datasets/phee").json()["source"] == "/data/olga/a.csv"
+    sources(lite, "olga")
+    refused(lite.register(name="b", source="/data/olga/b.csv"), 403, "forbidden")
 
 
-def test_who_says_where_is_an_administrator_and_not_the_owner(clinic: Hospital) -> None:
+def test_who_says_where_is_an_administrator_and_not_the_owner(lite: GatewayWorld) -> None:
     for who in ("olga", "paul", "ann"):
-        refused(sources(clinic, "olga", "/data/", by=who), 403, "forbidden")
-    refused(sources(clinic, "adam", "/data/"), 403, "separation_of_duty")
+        refused(sources(lite, "olga", "/data/", by=who), 403, "forbidden")
+    refused(sources(lite, "adam", "/data/"), 403, "separation_of_duty")
     for wrong in ("data", "/data/*/", "ftp://a/", "https://a:b@c/", "/proc/"):
-        refused(sources(clinic, "olga", wrong), 422, "invalid")
-    assert clinic.ask("adam", "GET", "/users/olga").json()["sources"] == []
+        refused(sources(lite, "olga", wrong), 422, "invalid")
+    assert lite.ask("adam", "GET", "/users/olga").json()["sources"] == []
 
 
-def test_a_person_may_be_let_in_with_sources(clinic: Hospital) -> None:
+def test_a_person_may_be_let_in_with_sources(lite: GatewayWorld) -> None:
     body = {"name": "orla", "roles": ["owner"], "sources": ["https://Data.Example:443/"]}
-    made = clinic.ask("adam", "POST", "/users", body, Idempotency_Key="key-0000001")
+    made = lite.ask("adam", "POST", "/users", body, Idempotency_Key="key-0000001")
     assert made.json()["sources"] == ["https://data.example/"]
 
 
-def test_the_gateways_own_folder_and_stores_are_never_a_source(clinic: Hospital) -> None:
-    strict(clinic, "/", "s3://", storage_url="s3://released/files")
-    folder = clinic.gateway.settings.data_dir.absolute()
+def test_the_gateways_own_folder_and_stores_are_never_a_source(lite: GatewayWorld) -> None:
+    strict(lite, "/", "s3://", storage_url="s3://released/files")
+    folder = lite.gateway.settings.data_dir.absolute()
     for source in (f"{folder}/workspaces/a.arrow", f"{folder}/", f"{folder.parent}/", "/"):
-        refused(clinic.register(source=source), 422, "invalid")
-    refused(clinic.register(source="s3://released/files/a.csv"), 422, "invalid")
-    assert clinic.register(source="s3://released/other.csv").status_code == 201
+        refused(lite.register(source=source), 422, "invalid")
+    refused(lite.register(source="s3://released/files/a.csv"), 422, "invalid")
+    assert lite.register(source="s3://released/other.csv").status_code == 201
     database = SecretStr("postgresql+psycopg://u:p@DB:5432/gateway")
-    strict(clinic, "postgresql+psycopg://", database_url=database)
-    refused(clinic.register(source="postgresql+psycopg://db/gateway#tokens"), 422, "invalid")
-    assert "u:p@" not in str(own_places(clinic.gateway))
+    strict(lite, "postgresql+psycopg://", database_url=database)
+    refused(lite.register(source="postgresql+psycopg://db/gateway#tokens"), 422, "invalid")
+    assert "u:p@" not in str(own_places(lite.gateway))
 
 
 @pytest.mark.parametrize("other", ["s3a://hospital/phee.parquet", "S3://hospital/phee.parquet"])
-def test_another_spelling_is_the_same_source(clinic: Hospital, other: str) -> None:
-    clinic.ready()
-    refused(add(clinic, "oscar", "b", "n2", other), 409, "conflict")
-    refused(add(clinic, "olga", "b", "n2", other), 409, "conflict")
+def test_another_spelling_is_the_same_source(lite: GatewayWorld, other: str) -> None:
+    lite.ready()
+    refused(add(lite, "oscar", "b", "n2", other), 409, "conflict")
+    refused(add(lite, "olga", "b", "n2", other), 409, "conflict")
 
 
-def test_a_place_that_was_registered_in_another_spelling_is_known(clinic: Hospital) -> None:
+def test_a_place_that_was_registered_in_another_spelling_is_known(lite: GatewayWorld) -> None:
     """Before there was one spelling, texts were kept as they were given."""
-    clinic.ready(source="/data/a.csv")
+    lite.ready(source="/data/a.csv")
     change = datasets.update().values(source="file:///data//a.csv")
-    clinic.gateway.write(lambda connection: connection.execute(change))
-    refused(add(clinic, "oscar", "b", "n2", "/data/a.csv"), 409, "conflict")
-    assert clinic.register(source="/data/a.csv").status_code == 201  # the same request
+    lite.gateway.write(lambda connection: connection.execute(change))
+    refused(add(lite, "oscar", "b", "n2", "/data/a.csv"), 409, "conflict")
+    assert lite.register(source="/data/a.csv").status_code == 201  # the same request
 
 
-def test_a_worker_that_finds_the_same_file_elsewhere_stops(two: Hospital) -> None:
+def test_a_worker_that_finds_the_same_file_elsewhere_stops(two: GatewayWorld) -> None:
     assert identified(two, "a", **FILE)
     for marks in (
         {"places": FILE["places"]},
@@ -124,19 +122,21 @@ def test_a_worker_that_finds_the_same_file_elsewhere_stops(two: Hospital) -> Non
     assert not identified(two, "a", **COPY)
 
 
-def test_what_was_refused_leaves_nothing_that_would_refuse_others(two: Hospital) -> None:
+def test_what_was_refused_leaves_nothing_that_would_refuse_others(two: GatewayWorld) -> None:
     assert identified(two, "a", **FILE)
     assert not identified(two, "b", places=(*FILE["places"], *NEWER["places"]))
     assert identified(two, "a", **NEWER)
 
 
-def test_one_budget_may_have_the_same_rows_twice(two: Hospital) -> None:
+def test_one_budget_may_have_the_same_rows_twice(two: GatewayWorld) -> None:
     two.ready("olga", name="again", namespace="of-olga", source="/data/olga/c.csv", budget=None)
     assert identified(two, "a", **FILE)
     assert identified(two, "again", **FILE)
 
 
-def test_a_new_version_goes_on_under_its_budget_and_the_old_one_stays_there(two: Hospital) -> None:
+def test_a_new_version_goes_on_under_its_budget_and_the_old_one_stays_there(
+    two: GatewayWorld,
+) -> None:
     assert identified(two, "a", **FILE)
     add_fit(two, "a")
     assert identified(two, "a", **NEWER)
@@ -145,33 +145,33 @@ def test_a_new_version_goes_on_under_its_budget_and_the_old_one_stays_there(two:
     assert not identified(two, "b", places=COPY["places"], contents=FILE["contents"])
 
 
-def test_a_version_that_no_job_has_used_is_forgotten(two: Hospital) -> None:
+def test_a_version_that_no_job_has_used_is_forgotten(two: GatewayWorld) -> None:
     assert identified(two, "a", **FILE)
     assert identified(two, "a", **NEWER)
     assert identified(two, "b", **FILE)
 
 
-def test_further_files_of_a_source_are_added(two: Hospital) -> None:
+def test_further_files_of_a_source_are_added(two: GatewayWorld) -> None:
     assert identified(two, "a", **FILE)
     assert identified(two, "a", first=False, **NEWER)
     assert not identified(two, "b", **FILE)
     assert not identified(two, "b", **NEWER)
 
 
-def test_what_was_removed_counts_if_a_job_has_used_it(two: Hospital) -> None:
+def test_what_was_removed_counts_if_a_job_has_used_it(two: GatewayWorld) -> None:
     assert identified(two, "a", **FILE)
     assert two.ask("olga", "DELETE", "/datasets/a").status_code == 204
     add_fit(two, "a")
     assert not identified(two, "b", **FILE)
 
 
-def test_what_was_removed_before_any_job_may_go_elsewhere(two: Hospital) -> None:
+def test_what_was_removed_before_any_job_may_go_elsewhere(two: GatewayWorld) -> None:
     assert identified(two, "a", **FILE)
     assert two.ask("olga", "DELETE", "/datasets/a").status_code == 204
     assert identified(two, "b", **FILE)
 
 
-def test_workers_look_at_what_was_registered_before_they_compared(two: Hospital) -> None:
+def test_workers_look_at_what_was_registered_before_they_compared(two: GatewayWorld) -> None:
     """Once, until one has told; not at what is removed."""
     two.gateway.write(lambda connection: connection.execute(jobs.update().values(state="failed")))
     assert identified(two, "a", **FILE)
@@ -183,19 +183,16 @@ def test_workers_look_at_what_was_registered_before_they_compared(two: Hospital)
         assert waiting(two) == ["b"]
 
 
-def waiting(hospital: Hospital) -> list[str]:
+def waiting(world: GatewayWorld) -> list[str]:
     query = select(jobs.c.dataset).where(jobs.c.kind == "probe", jobs.c.state == "queued")
-    return hospital.gateway.read(lambda connection: list(connection.execute(query).scalars()))
+    return world.gateway.read(lambda connection: list(connection.execute(query).scalars()))
 
 
-def add_fit(hospital: Hospital, dataset: str) -> None:
-    owner = hospital.ids["olga"]
-    hospital.gateway.write(
-        lambda connection: add_job(connection, "fit", owner, "of-olga", dataset, state="succeeded")
-    )
+def add_fit(world: GatewayWorld, dataset: str) -> None:
+    world.add_job("fit", dataset, requester="olga", state="succeeded", namespace="of-olga")
 
 
-def test_a_worker_is_told_its_limits(two: Hospital) -> None:
+def test_a_worker_is_told_its_limits(two: GatewayWorld) -> None:
     strict(two, "/data/", source_networks=())
     sources(two, "olga", "s3://hospital/")
     row = select(datasets).where(datasets.c.name == "a")

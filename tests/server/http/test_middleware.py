@@ -16,7 +16,7 @@ from fastapi import APIRouter, Depends, Request
 from fastapi.testclient import TestClient
 from sqlalchemy import text
 
-from reception import Reception, bearer
+from support.gateway import GatewayWorld, bearer
 from taciturn.errors import DatabaseUnavailableError
 from taciturn.server import audit_log, logs
 from taciturn.server.context import Gateway
@@ -40,7 +40,7 @@ def log() -> Iterator[StringIO]:
 
 
 @pytest.fixture
-def broken(desk: Reception) -> Reception:
+def broken(lite: GatewayWorld) -> GatewayWorld:
     """An application with routes that fail while they hold a value."""
     router = APIRouter(dependencies=[Depends(Requires(Action.SELF_READ))])
 
@@ -61,15 +61,15 @@ def broken(desk: Reception) -> Reception:
 
         return StreamingResponse(body())
 
-    desk.app.include_router(router, prefix="/v1")
-    return desk
+    lite.app.include_router(router, prefix="/v1")
+    return lite
 
 
 def lines(log: StringIO) -> list[dict[str, Any]]:
     return [json.loads(line) for line in log.getvalue().splitlines()]
 
 
-def test_a_failure_has_an_incident_and_no_words(broken: Reception, log: StringIO) -> None:
+def test_a_failure_has_an_incident_and_no_words(broken: GatewayWorld, log: StringIO) -> None:
     ada = broken.person("ada", Role.OWNER)
     body = {"name": "eve", "roles": ["owner"], "display_name": CANARY}
     answer = broken.client.post("/v1/broken?q=" + CANARY, headers=ada, json=body)
@@ -86,7 +86,7 @@ def test_a_failure_has_an_incident_and_no_words(broken: Reception, log: StringIO
 
 
 def test_an_answer_that_breaks_off_is_logged_without_words(
-    broken: Reception, log: StringIO
+    broken: GatewayWorld, log: StringIO
 ) -> None:
     ada = broken.person("ada", Role.OWNER)
     client = TestClient(broken.app, raise_server_exceptions=False)
@@ -95,24 +95,24 @@ def test_an_answer_that_breaks_off_is_logged_without_words(
     assert CANARY not in log.getvalue()
 
 
-def test_no_token_reaches_the_log_or_the_record(desk: Reception, log: StringIO) -> None:
-    ada = desk.person("ada", Role.OWNER)
+def test_no_token_reaches_the_log_or_the_record(lite: GatewayWorld, log: StringIO) -> None:
+    ada = lite.person("ada", Role.OWNER)
     text_of = ada["Authorization"].split()[1]
     secret = text_of.split("_", 2)[2]
-    desk.client.get("/v1/self", headers=ada, params={"token": text_of})
-    desk.client.delete(f"/v1/tokens/{text_of}", headers=ada)
-    desk.client.get("/v1/self", headers=bearer(text_of + "x"))
+    lite.client.get("/v1/self", headers=ada, params={"token": text_of})
+    lite.client.delete(f"/v1/tokens/{text_of}", headers=ada)
+    lite.client.get("/v1/self", headers=bearer(text_of + "x"))
     logging.getLogger("taciturn").warning("holding %s", text_of)
     assert secret not in log.getvalue()
-    assert secret not in str(desk.recorded())
-    assert [row.status for row in desk.recorded()] == [200, 422, 401]
-    assert all("tok_" in row.details for row in desk.recorded())
+    assert secret not in str(lite.recorded())
+    assert [row.status for row in lite.recorded()] == [200, 422, 401]
+    assert all("tok_" in row.details for row in lite.recorded())
 
 
-def test_the_record_says_who_did_what(desk: Reception) -> None:
-    ada, eve = desk.person("ada", Role.OWNER), desk.person("eve", Role.AUDITOR)
-    answer = desk.client.get("/v1/audit-log?actor=secret", headers=ada)
-    row = desk.recorded()[-1]
+def test_the_record_says_who_did_what(lite: GatewayWorld) -> None:
+    ada, eve = lite.person("ada", Role.OWNER), lite.person("eve", Role.AUDITOR)
+    answer = lite.client.get("/v1/audit-log?actor=secret", headers=ada)
+    row = lite.recorded()[-1]
     assert row.request_id == answer.headers["Taciturn-Request"]
     assert (row.actor, row.action, row.resource, row.status, row.code, row.address) == (
         "user:ada",
@@ -122,25 +122,25 @@ def test_the_record_says_who_did_what(desk: Reception) -> None:
         "forbidden",
         "testclient",
     )
-    desk.client.get("/v1/self", headers=ada)
-    desk.clock.forward(hours=1)
-    desk.client.get("/v1/self", headers=eve)
-    own = desk.client.get("/v1/audit-log?actor=user:ada", headers=eve).json()["items"]
+    lite.client.get("/v1/self", headers=ada)
+    lite.clock.forward(hours=1)
+    lite.client.get("/v1/self", headers=eve)
+    own = lite.client.get("/v1/audit-log?actor=user:ada", headers=eve).json()["items"]
     assert [each["action"] for each in own] == ["self:read", "audit-log:read"]
     query = {"action": "self:read", "since": "2026-03-01T12:30:00Z"}
-    later = desk.client.get("/v1/audit-log", params=query, headers=eve).json()["items"]
+    later = lite.client.get("/v1/audit-log", params=query, headers=eve).json()["items"]
     assert [each["actor"] for each in later] == ["user:eve"]
 
 
-def test_the_record_is_read_backwards_page_by_page(desk: Reception) -> None:
+def test_the_record_is_read_backwards_page_by_page(lite: GatewayWorld) -> None:
     """What is added meanwhile moves nothing: each row is there once."""
-    eve = desk.person("eve", Role.AUDITOR)
+    eve = lite.person("eve", Role.AUDITOR)
     for _ in range(5):
-        desk.client.get("/v1/self", headers=eve)
-        desk.clock.forward(minutes=10)
+        lite.client.get("/v1/self", headers=eve)
+        lite.clock.forward(minutes=10)
 
     def read(**query: Any) -> Any:
-        return desk.client.get("/v1/audit-log", params=query, headers=eve).json()
+        return lite.client.get("/v1/audit-log", params=query, headers=eve).json()
 
     newest = read(limit=2)
     assert [each["id"] for each in newest["items"]] == [5, 4]
@@ -155,24 +155,24 @@ def test_the_record_is_read_backwards_page_by_page(desk: Reception) -> None:
 
 
 def test_whoever_may_not_be_recorded_is_not_answered(
-    desk: Reception, monkeypatch: pytest.MonkeyPatch
+    lite: GatewayWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ada = desk.person("ada", Role.OWNER)
+    ada = lite.person("ada", Role.OWNER)
 
     def full(*_: Any) -> None:
         raise DatabaseUnavailableError("disk is full")
 
     monkeypatch.setattr(audit_log, "_insert", full)
-    answer = desk.client.get("/v1/self", headers=ada)
+    answer = lite.client.get("/v1/self", headers=ada)
     assert (answer.status_code, answer.json()["code"]) == (503, "unavailable")
     assert "ada" not in answer.text
-    assert desk.client.get("/v1/health").is_success
+    assert lite.client.get("/v1/health").is_success
 
 
 def test_records_that_are_ready_together_are_committed_together(
-    desk: Reception, monkeypatch: pytest.MonkeyPatch
+    lite: GatewayWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    log, batches, gate = audit_log.AuditLog(desk.gateway), [], threading.Event()
+    log, batches, gate = audit_log.AuditLog(lite.gateway), [], threading.Event()
 
     written = audit_log._insert
 
@@ -192,19 +192,19 @@ def test_records_that_are_ready_together_are_committed_together(
     gate.set()
     assert all(each.result(timeout=5) is None for each in kept)
     assert batches == [1, 20]
-    assert len(desk.recorded()) == 21
+    assert len(lite.recorded()) == 21
 
 
-def test_a_large_body_is_refused_whether_or_not_it_says_so(desk: Reception) -> None:
-    root = desk.person("root", Role.ADMIN)
-    limit = desk.gateway.settings.request_limit_bytes
-    said = desk.client.post("/v1/users", headers=root, content=b"x" * (limit + 1))
+def test_a_large_body_is_refused_whether_or_not_it_says_so(lite: GatewayWorld) -> None:
+    root = lite.person("root", Role.ADMIN)
+    limit = lite.gateway.settings.request_limit_bytes
+    said = lite.client.post("/v1/users", headers=root, content=b"x" * (limit + 1))
     assert (said.status_code, said.json()["code"]) == (413, "too_large")
 
     def chunks() -> Iterator[bytes]:
         yield from (b"x" * 2**20 for _ in range(limit // 2**20 + 1))
 
-    unsaid = desk.client.post(
+    unsaid = lite.client.post(
         "/v1/users",
         headers={**root, "Content-Type": "application/json"},
         content=chunks(),
@@ -213,81 +213,81 @@ def test_a_large_body_is_refused_whether_or_not_it_says_so(desk: Reception) -> N
 
 
 @pytest.mark.parametrize("body", [b"[" * 100_000, b'{"name": 1e400}', b"\xff", b"null", b"{"])
-def test_odd_bodies_are_invalid_and_not_failures(desk: Reception, body: bytes) -> None:
-    root = {**desk.person("root", Role.ADMIN), "Content-Type": "application/json"}
-    answer = desk.client.post("/v1/users", headers=root, content=body)
+def test_odd_bodies_are_invalid_and_not_failures(lite: GatewayWorld, body: bytes) -> None:
+    root = {**lite.person("root", Role.ADMIN), "Content-Type": "application/json"}
+    answer = lite.client.post("/v1/users", headers=root, content=body)
     assert (answer.status_code, answer.json()["code"]) == (422, "invalid")
 
 
-def test_every_answer_has_the_security_headers_and_its_own_id(desk: Reception) -> None:
+def test_every_answer_has_the_security_headers_and_its_own_id(lite: GatewayWorld) -> None:
     ids = set()
     for path in ("/v1/health", "/v1/self", "/nowhere", "/metrics", "/openapi.json"):
-        answer = desk.client.get(path, headers={"Taciturn-Request": "req_mine"})
+        answer = lite.client.get(path, headers={"Taciturn-Request": "req_mine"})
         assert {name: answer.headers[name] for name in SECURITY_HEADERS} == SECURITY_HEADERS
         ids.add(answer.headers["Taciturn-Request"])
     assert len(ids) == 5
     assert "req_mine" not in ids
 
 
-def test_an_invalid_value_is_not_quoted(desk: Reception) -> None:
-    root = desk.person("root", Role.ADMIN)
+def test_an_invalid_value_is_not_quoted(lite: GatewayWorld) -> None:
+    root = lite.person("root", Role.ADMIN)
     body = {"name": "eve", "roles": ["owner"], "password": CANARY, CANARY: 1}
     for sent in (body, {**body, "roles": [CANARY]}):
-        answer = desk.client.post("/v1/users", headers=root, json=sent)
+        answer = lite.client.post("/v1/users", headers=root, json=sent)
         assert answer.status_code == 422
         assert f"'{CANARY}'" not in answer.text
 
 
 def test_figures_name_routes_and_nobody_and_are_for_who_scrapes(
-    desk: Reception, tmp_path: Path
+    lite: GatewayWorld, tmp_path: Path
 ) -> None:
-    ada = desk.person("ada-lovelace", Role.OWNER)
-    assert desk.client.get("/metrics", headers=bearer("p" * 20)).status_code == 404
-    desk = Reception(desk.gateway.engine, tmp_path, metrics_token="p" * 20)
-    desk.client.get("/v1/users/ada-lovelace", headers=ada)
-    desk.services.attend()
-    desk.services.metrics.watch("taciturn_pods", "Pods.", "state", lambda: {"running": 2})
-    desk.services.metrics.watch("taciturn_bad", "Fails.", "x", lambda: 1 / 0)  # type: ignore[arg-type, return-value]
+    ada = lite.person("ada-lovelace", Role.OWNER)
+    assert lite.client.get("/metrics", headers=bearer("p" * 20)).status_code == 404
+    lite = GatewayWorld.open(lite.gateway.engine, tmp_path, metrics_token="p" * 20)
+    lite.client.get("/v1/users/ada-lovelace", headers=ada)
+    lite.services.attend()
+    lite.services.metrics.watch("taciturn_pods", "Pods.", "state", lambda: {"running": 2})
+    lite.services.metrics.watch("taciturn_bad", "Fails.", "x", lambda: 1 / 0)  # type: ignore[arg-type, return-value]
     for wrong in ({}, bearer("q" * 20), ada, {"Authorization": "Basic " + "p" * 20}):
-        answer = desk.client.get("/metrics", headers=wrong)
+        answer = lite.client.get("/metrics", headers=wrong)
         assert (answer.status_code, answer.json()["code"]) == (401, "unauthenticated")
-    before = len(desk.recorded())
-    figures = desk.client.get("/metrics", headers=bearer("p" * 20)).text
-    assert len(desk.recorded()) == before
+    before = len(lite.recorded())
+    figures = lite.client.get("/metrics", headers=bearer("p" * 20)).text
+    assert len(lite.recorded()) == before
     assert 'route="/v1/users/{name}",status="403"} 1.0' in figures
     assert 'taciturn_pods{state="running"} 2.0' in figures
     assert 'taciturn_queue{queue="audit_log"}' in figures
     assert "lovelace" not in figures
 
 
-def test_a_worker_is_on_record_only_where_it_was_refused(desk: Reception) -> None:
+def test_a_worker_is_on_record_only_where_it_was_refused(lite: GatewayWorld) -> None:
     router = APIRouter()
 
     @router.post("/worker/jobs/{job_id}/heartbeat", dependencies=[Depends(public)])
     def beat(job_id: str, request: Request) -> None:
         del request.state.unrecorded
 
-    desk.app.include_router(router, prefix="/v1")
-    routes = desk.app.router.routes
+    lite.app.include_router(router, prefix="/v1")
+    routes = lite.app.router.routes
     routes.insert(0, routes.pop())  # before the real one, which needs a job
-    assert desk.client.post("/v1/worker/jobs/job_1/heartbeat").is_success
-    assert desk.recorded() == []
-    refused = desk.client.get("/v1/worker/jobs/job_1/heartbeat")
+    assert lite.client.post("/v1/worker/jobs/job_1/heartbeat").is_success
+    assert lite.recorded() == []
+    refused = lite.client.get("/v1/worker/jobs/job_1/heartbeat")
     assert refused.status_code == 405
-    assert [row.status for row in desk.recorded()] == [405]
+    assert [row.status for row in lite.recorded()] == [405]
 
 
-def test_ready_says_whether_the_database_is_there(desk: Reception) -> None:
-    assert desk.client.get("/v1/ready").is_success
-    with desk.gateway.engine.begin() as connection:
+def test_ready_says_whether_the_database_is_there(lite: GatewayWorld) -> None:
+    assert lite.client.get("/v1/ready").is_success
+    with lite.gateway.engine.begin() as connection:
         connection.execute(text("UPDATE alembic_version SET version_num = '0001'"))
-    answer = desk.client.get("/v1/ready")
+    answer = lite.client.get("/v1/ready")
     assert (answer.status_code, answer.json()["code"]) == (503, "unavailable")
 
 
-def test_not_ready_while_stopping(desk: Reception) -> None:
-    with TestClient(desk.app) as client:
+def test_not_ready_while_stopping(lite: GatewayWorld) -> None:
+    with TestClient(lite.app) as client:
         assert client.get("/v1/ready").is_success
-        desk.services.background.announce_stop()
+        lite.services.background.announce_stop()
         assert client.get("/v1/ready").status_code == 503
         assert client.get("/v1/health").is_success

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from fastapi.testclient import TestClient
+from sqlalchemy import Engine
 
-from reception import PASSWORD, Reception, bearer
-from taciturn.server.database import open_database
+from support.gateway import PASSWORD, GatewayWorld, bearer
 from taciturn.server.identity.anonymous import Anonymous, network
 from taciturn.wire.identity import Role
 
@@ -26,16 +24,13 @@ class Watch:
 
 
 @pytest.fixture
-def few(migrated_file: Path, tmp_path: Path) -> Iterator[Reception]:
-    shutil.copy(migrated_file, tmp_path / "few.db")
-    engine = open_database(f"sqlite:///{tmp_path / 'few.db'}")
-    reception = Reception(engine, tmp_path, anonymous_per_minute=LIMIT)
+def few(lite_engine: Engine, tmp_path: Path) -> GatewayWorld:
+    world = GatewayWorld.open(lite_engine, tmp_path, anonymous_per_minute=LIMIT)
     watch = Watch()
-    for counted in (reception.services.entrants, reception.services.strangers):
+    for counted in (world.services.entrants, world.services.strangers):
         counted.clock = watch
         counted.__post_init__()
-    yield reception
-    engine.dispose()
+    return world
 
 
 @pytest.mark.parametrize(
@@ -53,7 +48,7 @@ def few(migrated_file: Path, tmp_path: Path) -> Iterator[Reception]:
     ids=str,
 )
 def test_what_nobody_in_particular_writes_into_the_audit_log_is_bounded(
-    few: Reception, path: str, headers: dict[str, str]
+    few: GatewayWorld, path: str, headers: dict[str, str]
 ) -> None:
     answers = [few.client.get(path, headers=headers) for _ in range(100)]
     assert {each.status_code for each in answers[LIMIT:]} == {429}
@@ -62,7 +57,7 @@ def test_what_nobody_in_particular_writes_into_the_audit_log_is_bounded(
     assert [row.status for row in few.recorded()][LIMIT:] == [429]
 
 
-def test_whoever_shows_a_token_is_not_counted(few: Reception) -> None:
+def test_whoever_shows_a_token_is_not_counted(few: GatewayWorld) -> None:
     """Also behind the address of somebody who has used up what strangers have."""
     ada = few.person("ada", Role.OWNER, password=PASSWORD)
     for _ in range(2 * LIMIT):
@@ -73,7 +68,7 @@ def test_whoever_shows_a_token_is_not_counted(few: Reception) -> None:
     assert few.client.post("/v1/login", json=body).status_code == 201
 
 
-def test_logins_are_refused_before_a_password_is_looked_at(few: Reception) -> None:
+def test_logins_are_refused_before_a_password_is_looked_at(few: GatewayWorld) -> None:
     few.person("ada", Role.OWNER, password=PASSWORD)
     bodies = [{"name": f"guess{n}", "password": "wrong"} for n in range(LIMIT)]
     assert {few.client.post("/v1/login", json=body).status_code for body in bodies} == {401}
@@ -81,14 +76,14 @@ def test_logins_are_refused_before_a_password_is_looked_at(few: Reception) -> No
     assert len(few.recorded()) == LIMIT + 1
 
 
-def test_too_large_a_body_of_a_stranger_counts_too(few: Reception) -> None:
+def test_too_large_a_body_of_a_stranger_counts_too(few: GatewayWorld) -> None:
     body = b"x" * (few.gateway.settings.request_limit_bytes + 1)
     answers = [few.client.post("/v1/users", content=body).status_code for _ in range(2 * LIMIT)]
     assert answers == [413] * LIMIT + [429] * LIMIT
     assert len(few.recorded()) == LIMIT + 1
 
 
-def test_other_addresses_are_others_up_to_the_limit_of_all(few: Reception) -> None:
+def test_other_addresses_are_others_up_to_the_limit_of_all(few: GatewayWorld) -> None:
     def ask(number: int) -> int:
         client = TestClient(few.app, client=(f"10.0.{number // 250}.{number % 250}", 1))
         return client.get("/v1/self").status_code

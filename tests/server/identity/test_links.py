@@ -6,124 +6,124 @@ from typing import Any
 
 import pytest
 
-from reception import PASSWORD, Reception, bearer
+from support.gateway import PASSWORD, GatewayWorld, bearer
 from taciturn.wire.identity import Role
 
 ANOTHER = "another horse battery staple"
 
 
-def link_for(desk: Reception, root: dict[str, str], name: str = "ada") -> str:
-    made = desk.client.post(f"/v1/users/{name}/password-links", headers=root)
+def link_for(world: GatewayWorld, root: dict[str, str], name: str = "ada") -> str:
+    made = world.client.post(f"/v1/users/{name}/password-links", headers=root)
     assert made.status_code == 201, made.text
     url: str = made.json()["url"]
     return url
 
 
-def redeem(desk: Reception, link: str, password: str = ANOTHER) -> Any:
+def redeem(world: GatewayWorld, link: str, password: str = ANOTHER) -> Any:
     body = {"link": link, "password": password}
-    return desk.client.post("/v1/password-links/redemptions", json=body)
+    return world.client.post("/v1/password-links/redemptions", json=body)
 
 
-def login(desk: Reception, password: str) -> Any:
-    return desk.client.post("/v1/login", json={"name": "ada", "password": password})
+def login(world: GatewayWorld, password: str) -> Any:
+    return world.client.post("/v1/login", json={"name": "ada", "password": password})
 
 
 @pytest.fixture
-def root(reception: Reception) -> dict[str, str]:
-    return reception.person("root", Role.ADMIN)
+def root(world: GatewayWorld) -> dict[str, str]:
+    return world.person("root", Role.ADMIN)
 
 
 def test_a_link_sets_a_password_once_and_ends_what_was(
-    reception: Reception, root: dict[str, str]
+    world: GatewayWorld, root: dict[str, str]
 ) -> None:
-    ada = reception.person("ada", Role.OWNER, password=PASSWORD)
-    link = link_for(reception, root)
+    ada = world.person("ada", Role.OWNER, password=PASSWORD)
+    link = link_for(world, root)
     # Making one changes nothing for the person but what they are shown.
-    assert login(reception, PASSWORD).status_code == 201
-    (shown,) = reception.client.get("/v1/self", headers=ada).json()["password_links"]
+    assert login(world, PASSWORD).status_code == 201
+    (shown,) = world.client.get("/v1/self", headers=ada).json()["password_links"]
     assert (shown["made_by"], shown["redeemed_at"]) == ("root", None)
-    assert redeem(reception, link).json() == {"name": "ada"}
-    assert reception.client.get("/v1/self", headers=ada).status_code == 401
-    assert login(reception, PASSWORD).status_code == 401
-    assert redeem(reception, link).status_code == 401
-    mine = bearer(login(reception, ANOTHER).json()["token"])
-    me = reception.client.get("/v1/self", headers=mine).json()
+    assert redeem(world, link).json() == {"name": "ada"}
+    assert world.client.get("/v1/self", headers=ada).status_code == 401
+    assert login(world, PASSWORD).status_code == 401
+    assert redeem(world, link).status_code == 401
+    mine = bearer(login(world, ANOTHER).json()["token"])
+    me = world.client.get("/v1/self", headers=mine).json()
     (shown,) = me["password_links"]
     assert (shown["redeemed_at"], shown["address"]) == (me["access_changed_at"], "testclient")
 
 
 def test_who_made_a_link_and_that_it_was_used_is_on_record_without_it(
-    reception: Reception, root: dict[str, str]
+    world: GatewayWorld, root: dict[str, str]
 ) -> None:
-    reception.person("ada", Role.OWNER)
-    link = link_for(reception, root)
-    redeem(reception, link)
-    made, used = reception.recorded()
+    world.person("ada", Role.OWNER)
+    link = link_for(world, root)
+    redeem(world, link)
+    made, used = world.recorded()
     assert (made.actor, made.resource) == ("user:root", "/v1/users/ada/password-links")
     assert (used.actor, used.resource) == ("user:ada", "/v1/password-links/redemptions")
     assert link.rpartition("_")[2] not in str((made, used))
 
 
-def test_one_link_at_a_time_and_not_for_ever(desk: Reception) -> None:
-    root = desk.person("root", Role.ADMIN)
-    desk.person("ada", Role.OWNER)
-    first, second = link_for(desk, root), link_for(desk, root)
-    refused = redeem(desk, first)
+def test_one_link_at_a_time_and_not_for_ever(lite: GatewayWorld) -> None:
+    root = lite.person("root", Role.ADMIN)
+    lite.person("ada", Role.OWNER)
+    first, second = link_for(lite, root), link_for(lite, root)
+    refused = redeem(lite, first)
     assert (refused.status_code, refused.json()["code"]) == (401, "unauthenticated")
-    desk.clock.forward(seconds=desk.gateway.settings.password_link_s + 1)
-    others = [redeem(desk, link) for link in (second, "tac_x", second[:-1] + "A")]
+    lite.clock.forward(seconds=lite.gateway.settings.password_link_s + 1)
+    others = [redeem(lite, link) for link in (second, "tac_x", second[:-1] + "A")]
     assert [each.json()["detail"] for each in others] == 3 * [refused.json()["detail"]]
 
 
 @pytest.mark.parametrize("ending", ["password", "disabled"])
 def test_a_link_is_void_once_the_person_has_another_password_or_is_out(
-    desk: Reception, ending: str
+    lite: GatewayWorld, ending: str
 ) -> None:
-    root, ada = desk.person("root", Role.ADMIN), desk.person("ada", Role.OWNER, password=PASSWORD)
-    link = link_for(desk, root)
+    root, ada = lite.person("root", Role.ADMIN), lite.person("ada", Role.OWNER, password=PASSWORD)
+    link = link_for(lite, root)
     if ending == "password":
         body = {"current": PASSWORD, "new": "a third horse battery"}
-        assert desk.client.put("/v1/self/password", headers=ada, json=body).status_code == 204
+        assert lite.client.put("/v1/self/password", headers=ada, json=body).status_code == 204
     else:
         for disabled in (True, False):
             change = {"disabled": disabled}
-            assert desk.client.patch("/v1/users/ada", headers=root, json=change).is_success
-    assert redeem(desk, link).status_code == 401
+            assert lite.client.patch("/v1/users/ada", headers=root, json=change).is_success
+    assert redeem(lite, link).status_code == 401
 
 
-def test_who_logs_in_elsewhere_or_is_out_gets_no_link(desk: Reception) -> None:
-    root = desk.person("root", Role.ADMIN)
-    desk.services.directory.create_user("oda", [Role.OWNER], oidc_subject="idp 1")
-    desk.person("out", Role.OWNER)
-    desk.client.patch("/v1/users/out", headers=root, json={"disabled": True})
+def test_who_logs_in_elsewhere_or_is_out_gets_no_link(lite: GatewayWorld) -> None:
+    root = lite.person("root", Role.ADMIN)
+    lite.services.directory.create_user("oda", [Role.OWNER], oidc_subject="idp 1")
+    lite.person("out", Role.OWNER)
+    lite.client.patch("/v1/users/out", headers=root, json={"disabled": True})
     for name, code in (("oda", "conflict"), ("out", "conflict"), ("nobody", "not_found")):
-        refused = desk.client.post(f"/v1/users/{name}/password-links", headers=root)
+        refused = lite.client.post(f"/v1/users/{name}/password-links", headers=root)
         assert refused.json()["code"] == code
 
 
-def test_failed_logins_are_forgotten_with_the_old_password(desk: Reception) -> None:
-    root = desk.person("root", Role.ADMIN)
-    desk.person("ada", Role.OWNER, password=PASSWORD)
-    for _ in range(desk.gateway.settings.login_attempts + 1):
-        refused = login(desk, "wrong")
+def test_failed_logins_are_forgotten_with_the_old_password(lite: GatewayWorld) -> None:
+    root = lite.person("root", Role.ADMIN)
+    lite.person("ada", Role.OWNER, password=PASSWORD)
+    for _ in range(lite.gateway.settings.login_attempts + 1):
+        refused = login(lite, "wrong")
     assert refused.status_code == 429
-    redeem(desk, link_for(desk, root))
-    assert login(desk, ANOTHER).status_code == 201
+    redeem(lite, link_for(lite, root))
+    assert login(lite, ANOTHER).status_code == 201
 
 
-def test_the_page_of_a_link_loads_nothing_and_sets_the_password(desk: Reception) -> None:
-    root = desk.person("root", Role.ADMIN)
-    desk.person("ada", Role.OWNER)
-    page, _, secret = link_for(desk, root).partition("#")
-    shown = desk.client.get("/" + page.split("/", 3)[3])
+def test_the_page_of_a_link_loads_nothing_and_sets_the_password(lite: GatewayWorld) -> None:
+    root = lite.person("root", Role.ADMIN)
+    lite.person("ada", Role.OWNER)
+    page, _, secret = link_for(lite, root).partition("#")
+    shown = lite.client.get("/" + page.split("/", 3)[3])
     assert shown.status_code == 200
     policy = shown.headers["content-security-policy"]
     assert policy.startswith("default-src 'none'")
     assert "form-action 'self'" in policy
     form = {"link": secret, "password": "short"}
-    assert desk.client.post("/v1/password", data=form).status_code == 422
+    assert lite.client.post("/v1/password", data=form).status_code == 422
     form["password"] = ANOTHER
-    answer = desk.client.post("/v1/password", data=form)
+    answer = lite.client.post("/v1/password", data=form)
     assert "<b>ada</b>" in answer.text
-    assert login(desk, ANOTHER).status_code == 201
-    assert desk.client.post("/v1/password", data=form).status_code == 401
+    assert login(lite, ANOTHER).status_code == 201
+    assert lite.client.post("/v1/password", data=form).status_code == 401

@@ -2,43 +2,41 @@
 
 from __future__ import annotations
 
-import shutil
 import time
-from collections.abc import Iterator
 from http.cookies import SimpleCookie
 from pathlib import Path
 from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
+from sqlalchemy import Engine
 
-from reception import PASSWORD, Reception, bearer
-from taciturn.server.database import open_database
+from support.gateway import PASSWORD, GatewayWorld, bearer
 from taciturn.server.identity.passwords import Passwords
 from taciturn.wire.identity import Role
 
 
-def login(reception: Reception, password: str = PASSWORD, name: str = "ada") -> Any:
-    return reception.client.post("/v1/login", json={"name": name, "password": password})
+def login(world: GatewayWorld, password: str = PASSWORD, name: str = "ada") -> Any:
+    return world.client.post("/v1/login", json={"name": name, "password": password})
 
 
-def test_a_password_gets_a_token_that_lasts_as_long_as_a_session(reception: Reception) -> None:
-    reception.person("ada", Role.OWNER, password=PASSWORD)
-    mine = bearer(login(reception).json()["token"])
-    assert reception.client.get("/v1/self", headers=mine).json()["name"] == "ada"
-    reception.clock.forward(seconds=reception.gateway.settings.session_s + 1)
-    assert reception.client.get("/v1/self", headers=mine).status_code == 401
+def test_a_password_gets_a_token_that_lasts_as_long_as_a_session(world: GatewayWorld) -> None:
+    world.person("ada", Role.OWNER, password=PASSWORD)
+    mine = bearer(login(world).json()["token"])
+    assert world.client.get("/v1/self", headers=mine).json()["name"] == "ada"
+    world.clock.forward(seconds=world.gateway.settings.session_s + 1)
+    assert world.client.get("/v1/self", headers=mine).status_code == 401
 
 
-def test_all_refusals_are_alike(desk: Reception) -> None:
+def test_all_refusals_are_alike(lite: GatewayWorld) -> None:
     """A wrong password, an unknown name, a name without a password, a disabled one."""
-    root = desk.person("root", Role.ADMIN)
-    desk.person("ada", Role.OWNER, password=PASSWORD)
-    desk.person("out", Role.OWNER, password=PASSWORD)
-    desk.person("oidc", Role.OWNER)
-    desk.client.patch("/v1/users/out", headers=root, json={"disabled": True})
-    wrong = login(desk, "not the password")
-    others = [login(desk, name=name) for name in ("nobody", "oidc", "out")]
+    root = lite.person("root", Role.ADMIN)
+    lite.person("ada", Role.OWNER, password=PASSWORD)
+    lite.person("out", Role.OWNER, password=PASSWORD)
+    lite.person("oidc", Role.OWNER)
+    lite.client.patch("/v1/users/out", headers=root, json={"disabled": True})
+    wrong = login(lite, "not the password")
+    others = [login(lite, name=name) for name in ("nobody", "oidc", "out")]
     assert wrong.status_code == 401
     assert all(each.json() == wrong.json() for each in others)
 
@@ -57,53 +55,50 @@ def test_an_unknown_user_takes_as_long_as_a_wrong_password() -> None:
     assert known / 2 < min(seconds(None) for _ in range(3)) < known * 2
 
 
-def test_each_failure_beyond_the_limit_waits_twice_as_long(reception: Reception) -> None:
-    reception.person("ada", Role.OWNER, password=PASSWORD)
-    most = reception.gateway.settings.login_attempts
-    assert [login(reception, "wrong").status_code for _ in range(most)] == [401] * most
+def test_each_failure_beyond_the_limit_waits_twice_as_long(world: GatewayWorld) -> None:
+    world.person("ada", Role.OWNER, password=PASSWORD)
+    most = world.gateway.settings.login_attempts
+    assert [login(world, "wrong").status_code for _ in range(most)] == [401] * most
     waits = []
     for _ in range(12):
-        refused = login(reception)
+        refused = login(world)
         assert (refused.status_code, refused.json()["code"]) == (429, "too_many_requests")
         waits.append(int(refused.headers["Retry-After"]))
-        reception.clock.forward(seconds=waits[-1])
-        assert login(reception, "wrong").status_code == 401
+        world.clock.forward(seconds=waits[-1])
+        assert login(world, "wrong").status_code == 401
     assert waits == [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 900, 900]
-    reception.clock.forward(seconds=900)
-    assert login(reception).status_code == 201
-    assert login(reception, "wrong").status_code == 401
-    assert login(reception).status_code == 201
+    world.clock.forward(seconds=900)
+    assert login(world).status_code == 201
+    assert login(world, "wrong").status_code == 401
+    assert login(world).status_code == 201
 
 
 def login_from(
-    reception: Reception, address: str, password: str = PASSWORD, name: str = "ada"
+    world: GatewayWorld, address: str, password: str = PASSWORD, name: str = "ada"
 ) -> Any:
     """An attempt on ada, or somebody else, from some machine."""
-    client = TestClient(reception.app, base_url="https://testserver", client=(address, 50_000))
+    client = TestClient(world.app, base_url="https://testserver", client=(address, 50_000))
     return client.post("/v1/login", json={"name": name, "password": password})
 
 
-def test_wrong_passwords_by_one_name_keep_no_other_name_out(desk: Reception) -> None:
+def test_wrong_passwords_by_one_name_keep_no_other_name_out(lite: GatewayWorld) -> None:
     """Ten from one address once kept out everybody behind it."""
     for name in ("ada", "bob"):
-        desk.person(name, Role.OWNER, password=PASSWORD)
-    for _ in range(2 * desk.gateway.settings.login_attempts):
-        login(desk, "wrong", "ada")
-    assert login(desk).status_code == 429
-    assert login(desk, name="bob").status_code == 201
+        lite.person(name, Role.OWNER, password=PASSWORD)
+    for _ in range(2 * lite.gateway.settings.login_attempts):
+        login(lite, "wrong", "ada")
+    assert login(lite).status_code == 429
+    assert login(lite, name="bob").status_code == 201
 
 
 @pytest.fixture
-def few(migrated_file: Path, tmp_path: Path) -> Iterator[Reception]:
-    """A reception where two attempts are free."""
-    shutil.copy(migrated_file, tmp_path / "few.db")
-    engine = open_database(f"sqlite:///{tmp_path / 'few.db'}")
-    yield Reception(engine, tmp_path, login_attempts=2)
-    engine.dispose()
+def few(lite_engine: Engine, tmp_path: Path) -> GatewayWorld:
+    """A gateway where two attempts are free."""
+    return GatewayWorld.open(lite_engine, tmp_path, login_attempts=2)
 
 
 def test_guessing_many_names_from_one_address_waits_and_keeps_nobody_out_who_is_known_there(
-    few: Reception,
+    few: GatewayWorld,
 ) -> None:
     few.person("ada", Role.OWNER, password=PASSWORD)
     few.person("new", Role.OWNER, password=PASSWORD)
@@ -117,26 +112,26 @@ def test_guessing_many_names_from_one_address_waits_and_keeps_nobody_out_who_is_
     assert login_from(few, "10.0.0.1", name="new").status_code == 201
 
 
-def test_a_network_of_ipv6_is_one_address(few: Reception) -> None:
+def test_a_network_of_ipv6_is_one_address(few: GatewayWorld) -> None:
     few.person("ada", Role.OWNER, password=PASSWORD)
     answers = [login_from(few, f"2001:db8:1:2::{n}", "wrong").status_code for n in range(1, 4)]
     assert answers == [401, 401, 429]
     assert login_from(few, "2001:db8:1:3::1").status_code == 201
 
 
-def test_a_stranger_keeps_nobody_out_of_their_own_machine(reception: Reception) -> None:
-    reception.person("ada", Role.OWNER, password=PASSWORD)
-    assert login_from(reception, "10.0.0.1").status_code == 201
-    most = reception.gateway.settings.login_attempts
-    assert [login_from(reception, "10.6.6.6", "wrong").status_code for _ in range(most + 1)] == [
+def test_a_stranger_keeps_nobody_out_of_their_own_machine(world: GatewayWorld) -> None:
+    world.person("ada", Role.OWNER, password=PASSWORD)
+    assert login_from(world, "10.0.0.1").status_code == 201
+    most = world.gateway.settings.login_attempts
+    assert [login_from(world, "10.6.6.6", "wrong").status_code for _ in range(most + 1)] == [
         *[401] * most,
         429,
     ]
-    assert login_from(reception, "10.0.0.1").status_code == 201
-    assert login_from(reception, "10.0.0.2").status_code == 201
+    assert login_from(world, "10.0.0.1").status_code == 201
+    assert login_from(world, "10.0.0.2").status_code == 201
 
 
-def test_many_machines_together_are_slowed_down_too(few: Reception) -> None:
+def test_many_machines_together_are_slowed_down_too(few: GatewayWorld) -> None:
     few.person("ada", Role.OWNER, password=PASSWORD)
     assert login_from(few, "10.0.0.1").status_code == 201
     answers = [login_from(few, f"10.6.6.{n}", "wrong").status_code for n in range(30)]
@@ -155,37 +150,37 @@ def test_many_machines_together_are_slowed_down_too(few: Reception) -> None:
     assert login_from(few, "10.0.0.1").status_code == 429  # not known there any more
 
 
-def test_a_changed_password_ends_every_other_token(desk: Reception) -> None:
-    ada = desk.person("ada", Role.OWNER, password=PASSWORD)
-    other = bearer(login(desk).json()["token"])
+def test_a_changed_password_ends_every_other_token(lite: GatewayWorld) -> None:
+    ada = lite.person("ada", Role.OWNER, password=PASSWORD)
+    other = bearer(login(lite).json()["token"])
     body = {"current": "not the password", "new": "another horse battery"}
-    assert desk.client.put("/v1/self/password", headers=ada, json=body).status_code == 401
+    assert lite.client.put("/v1/self/password", headers=ada, json=body).status_code == 401
     body["current"] = PASSWORD
-    assert desk.client.put("/v1/self/password", headers=ada, json=body).status_code == 204
-    assert desk.client.get("/v1/self", headers=other).status_code == 401
-    assert desk.client.get("/v1/self", headers=ada).is_success
-    assert login(desk).status_code == 401
-    assert login(desk, "another horse battery").status_code == 201
+    assert lite.client.put("/v1/self/password", headers=ada, json=body).status_code == 204
+    assert lite.client.get("/v1/self", headers=other).status_code == 401
+    assert lite.client.get("/v1/self", headers=ada).is_success
+    assert login(lite).status_code == 401
+    assert login(lite, "another horse battery").status_code == 201
 
 
 @pytest.fixture
-def browser(desk: Reception) -> tuple[Reception, str]:
+def browser(lite: GatewayWorld) -> tuple[GatewayWorld, str]:
     """A browser that has logged in, and the value of its CSRF header."""
-    desk.person("root", Role.ADMIN, password=PASSWORD)
-    began = desk.client.post("/v1/sessions", json={"name": "root", "password": PASSWORD})
-    return desk, began.json()["csrf"]
+    lite.person("root", Role.ADMIN, password=PASSWORD)
+    began = lite.client.post("/v1/sessions", json={"name": "root", "password": PASSWORD})
+    return lite, began.json()["csrf"]
 
 
 NEW = {"name": "eve", "roles": ["owner"]}
 
 
 def test_a_session_reads_by_cookie_and_writes_with_the_header(
-    browser: tuple[Reception, str],
+    browser: tuple[GatewayWorld, str],
 ) -> None:
-    desk, csrf = browser
-    assert desk.client.get("/v1/self").json()["name"] == "root"
-    assert desk.client.get("/v1/sessions/current").json()["csrf"] == csrf
-    made = desk.client.post("/v1/users", json=NEW, headers={"Taciturn-CSRF": csrf})
+    world, csrf = browser
+    assert world.client.get("/v1/self").json()["name"] == "root"
+    assert world.client.get("/v1/sessions/current").json()["csrf"] == csrf
+    made = world.client.post("/v1/users", json=NEW, headers={"Taciturn-CSRF": csrf})
     assert made.status_code == 201
 
 
@@ -202,18 +197,18 @@ def test_a_session_reads_by_cookie_and_writes_with_the_header(
     ids=str,
 )
 def test_a_forged_write_is_refused_and_does_not_run(
-    browser: tuple[Reception, str], headers: dict[str, str]
+    browser: tuple[GatewayWorld, str], headers: dict[str, str]
 ) -> None:
-    desk, csrf = browser
+    world, csrf = browser
     sent = {name: csrf if value == "CSRF" else value for name, value in headers.items()}
-    refused = desk.client.post("/v1/users", json=NEW, headers=sent)
+    refused = world.client.post("/v1/users", json=NEW, headers=sent)
     assert (refused.status_code, refused.json()["code"]) == (403, "csrf")
-    assert desk.client.get("/v1/users/eve").status_code == 404
+    assert world.client.get("/v1/users/eve").status_code == 404
 
 
-def test_another_sites_page_cannot_log_a_browser_in(desk: Reception) -> None:
-    desk.person("ada", Role.OWNER, password=PASSWORD)
-    refused = desk.client.post(
+def test_another_sites_page_cannot_log_a_browser_in(lite: GatewayWorld) -> None:
+    lite.person("ada", Role.OWNER, password=PASSWORD)
+    refused = lite.client.post(
         "/v1/sessions",
         json={"name": "ada", "password": PASSWORD},
         headers={"Origin": "https://evil.example"},
@@ -222,38 +217,38 @@ def test_another_sites_page_cannot_log_a_browser_in(desk: Reception) -> None:
     assert "set-cookie" not in refused.headers
 
 
-def test_logging_out_revokes_the_session(browser: tuple[Reception, str]) -> None:
-    desk, csrf = browser
-    kept = dict(desk.client.cookies)
-    assert desk.client.post("/v1/logout", headers={"Taciturn-CSRF": csrf}).status_code == 204
-    assert dict(desk.client.cookies) == {}
-    desk.client.cookies.update(kept)
-    assert desk.client.get("/v1/self").status_code == 401
+def test_logging_out_revokes_the_session(browser: tuple[GatewayWorld, str]) -> None:
+    world, csrf = browser
+    kept = dict(world.client.cookies)
+    assert world.client.post("/v1/logout", headers={"Taciturn-CSRF": csrf}).status_code == 204
+    assert dict(world.client.cookies) == {}
+    world.client.cookies.update(kept)
+    assert world.client.get("/v1/self").status_code == 401
 
 
 def test_a_sessions_token_counts_in_its_cookie_only_and_no_other_does(
-    browser: tuple[Reception, str],
+    browser: tuple[GatewayWorld, str],
 ) -> None:
-    desk, _ = browser
-    stolen = desk.client.cookies["taciturn"]
-    desk.client.cookies.clear()
-    assert desk.client.get("/v1/self", headers=bearer(stolen)).status_code == 401
-    token = desk.person("ada", Role.OWNER)["Authorization"].split()[1]
-    assert desk.client.get("/v1/self", headers={"Cookie": f"taciturn={token}"}).status_code == 401
+    world, _ = browser
+    stolen = world.client.cookies["taciturn"]
+    world.client.cookies.clear()
+    assert world.client.get("/v1/self", headers=bearer(stolen)).status_code == 401
+    token = world.person("ada", Role.OWNER)["Authorization"].split()[1]
+    assert world.client.get("/v1/self", headers={"Cookie": f"taciturn={token}"}).status_code == 401
 
 
 @pytest.mark.parametrize("public_url", [None, "https://gateway.example"])
 def test_cookies_are_hidden_from_scripts_and_for_https_where_it_is(
-    desk: Reception, public_url: str | None
+    lite: GatewayWorld, public_url: str | None
 ) -> None:
     from taciturn.server.identity.sessions import Sessions
     from taciturn.server.settings import Settings
 
     sessions = Sessions(Settings(public_url=public_url))
-    object.__setattr__(desk.services, "sessions", sessions)
-    desk.person("ada", Role.OWNER, password=PASSWORD)
+    object.__setattr__(lite.services, "sessions", sessions)
+    lite.person("ada", Role.OWNER, password=PASSWORD)
     body = {"name": "ada", "password": PASSWORD}
-    answer = desk.client.post("/v1/sessions", json=body)
+    answer = lite.client.post("/v1/sessions", json=body)
     cookies: SimpleCookie = SimpleCookie()
     for line in answer.headers.get_list("set-cookie"):
         cookies.load(line)

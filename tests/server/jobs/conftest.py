@@ -1,29 +1,28 @@
-"""The ward on each database."""
+"""Gateways with people who can ask for jobs."""
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from sqlalchemy import Engine
 
-from taciturn.server.database import open_database
-from ward import Ward, make_ward
+from support.gateway import GatewayWorld
 
 
 @pytest.fixture
-def ward(engine: Engine, tmp_path: Path) -> Ward:
-    """A gateway with people and a dataset."""
-    return make_ward(engine, tmp_path / "gateway")
+def world(engine: Engine, tmp_path: Path) -> GatewayWorld:
+    """One on both databases."""
+    return GatewayWorld.for_jobs(engine, tmp_path / "gateway")
 
 
 @pytest.fixture(scope="module")
-def still(migrated_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ward]:
+def unchanged(
+    open_copy: Callable[[Path], Engine], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[GatewayWorld]:
     """One on SQLite for all tests of a module in which nothing comes to pass."""
-    folder = tmp_path_factory.mktemp("still")
-    shutil.copy(migrated_file, folder / "server.db")
-    engine = open_database(f"sqlite:///{folder / 'server.db'}")
-    yield make_ward(engine, folder / "gateway")
+    folder = tmp_path_factory.mktemp("unchanged")
+    engine = open_copy(folder)
+    yield GatewayWorld.for_jobs(engine, folder / "gateway")
     engine.dispose()

@@ -8,71 +8,74 @@ from dataclasses import replace
 import pytest
 from sqlalchemy import update
 
-from gateways.world import fit
+from support.gateway import GatewayWorld, fit
+from support.launcher import FakeWorker
 from taciturn.server.context import Gateway
-from taciturn.server.identity import directory
+from taciturn.server.identity import directory, job_access
 from taciturn.server.identity.directory import Directory
 from taciturn.server.identity.principal import WorkerPrincipal
 from taciturn.server.jobs import leases
 from taciturn.server.ledger import SealKey
 from taciturn.server.problems import ProblemError
 from taciturn.server.schema.tables import jobs
-from ward import Hand, Ward
 
 Patch = pytest.MonkeyPatch
 
 
-def of_its_job(ward: Ward) -> None:
+def of_its_job(world: GatewayWorld) -> None:
     """Another job's worker may not even ask."""
-    mine = ward.running(fit())
-    other = ward.running(fit(), key="key-00002")
+    mine = world.running(fit())
+    other = world.running(fit(), key="key-00002")
     assert other.job != mine.job
-    thief = Hand(ward.client, mine.job, other.token, mine.lease)
+    thief = FakeWorker(world.client, mine.job, other.token, mine.lease)
     assert thief.say("heartbeat").status_code in (401, 403)
     assert thief.charge(0, 5).status_code in (401, 403)
     assert mine.charge(0, 5).status_code == 204
 
 
-def of_its_attempt(ward: Ward) -> None:
+def of_its_attempt(world: GatewayWorld) -> None:
     """Even where a row names it: a token says for which attempt it was made."""
-    hand = ward.running(fit())
-    change = update(jobs).where(jobs.c.id == hand.job).values(attempt=2)
-    ward.gateway.write(lambda connection: connection.execute(change))
-    for answer in (hand.charge(0, 5), hand.say("heartbeat"), hand.take("operation-2")):
+    worker = world.running(fit())
+    change = update(jobs).where(jobs.c.id == worker.job).values(attempt=2)
+    world.gateway.write(lambda connection: connection.execute(change))
+    for answer in (worker.charge(0, 5), worker.say("heartbeat"), worker.take("operation-2")):
         assert answer.status_code == 409
 
 
-def at_its_gateway(ward: Ward) -> None:
+def at_its_gateway(world: GatewayWorld) -> None:
     """A copy of the database, under another key or at another address, takes no worker's token."""
-    hand, here = ward.running(fit()), ward.gateway
+    worker, here = world.running(fit()), world.gateway
     moved = here.settings.model_copy(update={"public_url": "https://copy.example"})
     for gateway in (replace(here, seal_key=SealKey.generate()), replace(here, settings=moved)):
         with pytest.raises(ProblemError) as refused:
-            Directory(gateway).authenticate(hand.token)
+            Directory(gateway).authenticate(worker.token)
         assert refused.value.code == "unauthenticated"
-    assert isinstance(Directory(here).authenticate(hand.token), WorkerPrincipal)
+    assert isinstance(Directory(here).authenticate(worker.token), WorkerPrincipal)
 
 
-def for_a_while(ward: Ward) -> None:
+def for_a_while(world: GatewayWorld) -> None:
     """Signs of life keep it; silence ends it."""
-    hand, hold_s = ward.running(fit()), ward.gateway.settings.hold_s
+    worker, hold_s = world.running(fit()), world.gateway.settings.hold_s
     for _ in range(3):
-        ward.watch.forward(0.9 * hold_s)
-        assert hand.say("heartbeat").status_code == 200
-    ward.watch.forward(1.1 * hold_s)
-    assert hand.say("heartbeat").status_code == 401
+        world.clock.forward(0.9 * hold_s)
+        assert worker.say("heartbeat").status_code == 200
+    world.clock.forward(1.1 * hold_s)
+    assert worker.say("heartbeat").status_code == 401
 
 
 CHECKS = [of_its_job, of_its_attempt, at_its_gateway, for_a_while]
 
 
 @pytest.mark.parametrize("check", CHECKS)
-def test_a_token_is_bound(check: Callable[[Ward], None], ward: Ward) -> None:
-    check(ward)
+def test_a_token_is_bound(check: Callable[[GatewayWorld], None], world: GatewayWorld) -> None:
+    check(world)
 
 
 def any_attempt(patch: Patch) -> None:
-    patch.setattr(leases, "_is_of", lambda row, worker: row.worker_token == worker.token_id)
+    for module in (leases, job_access):
+        patch.setattr(
+            module, "is_of_attempt", lambda row, worker: row.worker_token == worker.token_id
+        )
 
 
 def any_gateway(patch: Patch) -> None:
@@ -104,10 +107,10 @@ def never_longer(patch: Patch) -> None:
 )
 def test_the_mutant_is_killed(
     mutant: Callable[[Patch], None],
-    check: Callable[[Ward], None],
-    ward: Ward,
+    check: Callable[[GatewayWorld], None],
+    world: GatewayWorld,
     monkeypatch: Patch,
 ) -> None:
     mutant(monkeypatch)
     with pytest.raises((AssertionError, pytest.fail.Exception)):
-        check(ward)
+        check(world)

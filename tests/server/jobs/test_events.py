@@ -7,25 +7,25 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Engine
 
-from clinic import Clinic
+from support.gateway import GatewayWorld
 from taciturn.server.jobs.events import Events, worker_sequence
 from taciturn.wire.events import JobEvent, ProgressEvent, Stage, StageEvent, StateEvent
 from taciturn.wire.jobs import JobKind, JobState
 
 
 @pytest.fixture
-def clinic(engine: Engine, tmp_path: Path) -> Clinic:
-    return Clinic.on(engine, tmp_path)
+def world(engine: Engine, tmp_path: Path) -> GatewayWorld:
+    return GatewayWorld.open(engine, tmp_path).populate()
 
 
 @pytest.fixture
-def job(clinic: Clinic) -> str:
-    return clinic.job(JobKind.FIT)
+def job(world: GatewayWorld) -> str:
+    return world.add_job(JobKind.FIT)
 
 
 @pytest.fixture
-def events(clinic: Clinic) -> Events:
-    return Events(clinic.gateway)
+def events(world: GatewayWorld) -> Events:
+    return Events(world.gateway)
 
 
 def _append(events: Events, job: str, event: JobEvent, number: str | None = None) -> None:
@@ -36,25 +36,27 @@ def _progress(step: int) -> ProgressEvent:
     return ProgressEvent(step=step, steps=10)
 
 
-def test_an_event_is_shown_at_the_next_tick(clinic: Clinic, job: str, events: Events) -> None:
-    clinic.watch.forward(1.234)
+def test_an_event_is_shown_at_the_next_tick(world: GatewayWorld, job: str, events: Events) -> None:
+    world.clock.forward(1.234)
     _append(events, job, StateEvent(state=JobState.RUNNING))
-    clinic.watch.forward(3.7)  # 4.934 s after a tick
+    world.clock.forward(3.7)  # 4.934 s after a tick
     assert events.page(job, 0, 10) == ()
-    clinic.watch.forward(0.066)
+    world.clock.forward(0.066)
     (shown,) = events.page(job, 0, 10)
     assert (shown.sequence, shown.at.second) == (1, 5)
 
 
-def test_of_progress_one_is_kept_for_each_tick(clinic: Clinic, job: str, events: Events) -> None:
-    clinic.watch.forward(0.1)
+def test_of_progress_one_is_kept_for_each_tick(
+    world: GatewayWorld, job: str, events: Events
+) -> None:
+    world.clock.forward(0.1)
     _append(events, job, StageEvent(stage=Stage.TRAINING))
     for step in range(1, 5):
         _append(events, job, _progress(step), worker_sequence(1, step))
-    clinic.watch.forward(5)
+    world.clock.forward(5)
     for step in range(5, 8):
         _append(events, job, _progress(step), worker_sequence(1, step))
-    clinic.watch.forward(5)
+    world.clock.forward(5)
     steps = [
         shown.event.step
         for shown in events.page(job, 0, 10)
@@ -64,40 +66,40 @@ def test_of_progress_one_is_kept_for_each_tick(clinic: Clinic, job: str, events:
     assert [shown.sequence for shown in events.page(job, 0, 10)] == [1, 2, 3]
 
 
-def test_a_repeated_message_is_kept_once(clinic: Clinic, job: str, events: Events) -> None:
+def test_a_repeated_message_is_kept_once(world: GatewayWorld, job: str, events: Events) -> None:
     def say() -> None:
         for number, stage in enumerate((Stage.LOADING, Stage.READING)):
             _append(events, job, StageEvent(stage=stage), worker_sequence(1, number))
 
     say()
     say()
-    clinic.watch.forward(60)
+    world.clock.forward(60)
     _append(events, job, StateEvent(state=JobState.QUEUED))
     say()  # still known, though the newest event is the gateway's own
     _append(events, job, StageEvent(stage=Stage.LOADING), worker_sequence(2, 0))
-    clinic.watch.forward(60)
+    world.clock.forward(60)
     assert len(events.page(job, 0, 10)) == 4
 
 
-def test_time_never_runs_backwards(clinic: Clinic, job: str, events: Events) -> None:
+def test_time_never_runs_backwards(world: GatewayWorld, job: str, events: Events) -> None:
     _append(events, job, StageEvent(stage=Stage.LOADING))
-    clinic.watch.forward(-100)
+    world.clock.forward(-100)
     _append(events, job, StageEvent(stage=Stage.READING))
-    clinic.watch.forward(100)
+    world.clock.forward(100)
     first, second = events.page(job, 0, 10)
     assert first.at == second.at
 
 
-def test_pages_and_what_became_visible(clinic: Clinic, job: str, events: Events) -> None:
-    other = clinic.job(JobKind.SAMPLE)
+def test_pages_and_what_became_visible(world: GatewayWorld, job: str, events: Events) -> None:
+    other = world.add_job(JobKind.SAMPLE)
     for stage in (Stage.LOADING, Stage.READING, Stage.TRAINING):
         _append(events, job, StageEvent(stage=stage))
     _append(events, other, StateEvent(state=JobState.SUCCEEDED))
-    before = clinic.gateway.now_ms() - 1
+    before = world.gateway.now_ms() - 1
     assert [shown.sequence for shown in events.page(job, 1, 1)] == [2]
     found = events.became_visible(before, {job, other})
     assert {name: len(shown) for name, shown in found.items()} == {job: 3, other: 1}
-    assert events.became_visible(clinic.gateway.now_ms(), {job, other}) == {}
+    assert events.became_visible(world.gateway.now_ms(), {job, other}) == {}
     assert set(events.became_visible(before, {job})) == {job}
     assert events.is_last(other, 1)
     assert not events.is_last(job, 3)

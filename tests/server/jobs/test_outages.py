@@ -6,172 +6,173 @@ import logging
 
 import pytest
 
-from gateways.world import fit
-from taciturn.server.jobs.deferrals import LAPSE_MS, Outage, Patience
+from support.gateway import GatewayWorld, fit
+from taciturn.server.jobs.deferrals import LAPSE_MS, Deferrals, Outage
 from taciturn.server.launchers.kubernetes.client import QuotaError
-from ward import Ward
 
 SMALL = fit(target_epsilon=0.1)
 
 
-def told(ward: Ward, job: str) -> list[str]:
+def told(world: GatewayWorld, job: str) -> list[str]:
     """Codes of what was said of its machines."""
-    ward.watch.forward(10)
-    events = ward.get(f"jobs/{job}/events?wait_s=0").json()["items"]
+    world.clock.forward(10)
+    events = world.get(f"jobs/{job}/events?wait_s=0").json()["items"]
     return [each["event"]["code"] for each in events if each["event"]["type"] == "node"]
 
 
-def rounds(ward: Ward, count: int, apart_s: float = 5) -> None:
+def rounds(world: GatewayWorld, count: int, apart_s: float = 5) -> None:
     for _ in range(count):
-        ward.watch.forward(apart_s)
-        ward.tick()
+        world.clock.forward(apart_s)
+        world.tick()
 
 
-def test_a_job_outlives_an_outage(ward: Ward) -> None:
+def test_a_job_outlives_an_outage(world: GatewayWorld) -> None:
     """An hour, several gateways' lives long; the job is started once, and not before."""
-    ward.launcher.away = True
-    job = ward.ask(SMALL).json()["id"]
-    ward.tick()
-    assert ward.state(job) == "provisioning"
-    rounds(ward, 60, apart_s=30)
-    ward.restarted()
-    rounds(ward, 60, apart_s=30)
-    ward.launcher.away = False
-    rounds(ward, 15)
-    assert ward.state(job) == "provisioning"
-    assert [order.handle for order in ward.launcher.orders] == [f"{job}-1"]
-    assert ward.hand(job).take().status_code == 200
-    assert told(ward, job) == ["provisioning.outage"] * 2  # by each of the two gateways
+    world.launcher.away = True
+    job = world.submit(SMALL).json()["id"]
+    world.tick()
+    assert world.job_state(job) == "provisioning"
+    rounds(world, 60, apart_s=30)
+    world.restart()
+    rounds(world, 60, apart_s=30)
+    world.launcher.away = False
+    rounds(world, 15)
+    assert world.job_state(job) == "provisioning"
+    assert [order.handle for order in world.launcher.orders] == [f"{job}-1"]
+    assert world.worker(job).take().status_code == 200
+    assert told(world, job) == ["provisioning.outage"] * 2  # by each of the two gateways
 
 
-def test_whoever_comes_late_because_of_an_outage_is_not_taken_for_late(ward: Ward) -> None:
-    ward.launcher.away = True
-    job = ward.ask(SMALL).json()["id"]
-    rounds(ward, 50, apart_s=30)
-    ward.launcher.away = False
-    rounds(ward, 15)
-    assert ward.launcher.stopped == []
-    assert len(ward.launcher.orders) == 1
-    assert ward.hand(job).take().status_code == 200
+def test_whoever_comes_late_because_of_an_outage_is_not_taken_for_late(world: GatewayWorld) -> None:
+    world.launcher.away = True
+    job = world.submit(SMALL).json()["id"]
+    rounds(world, 50, apart_s=30)
+    world.launcher.away = False
+    rounds(world, 15)
+    assert world.launcher.stopped == []
+    assert len(world.launcher.orders) == 1
+    assert world.worker(job).take().status_code == 200
 
 
-def test_the_longest_outage_ends_jobs_and_says_so(ward: Ward) -> None:
-    ward.launcher.away = True
-    job = ward.ask(SMALL).json()["id"]
-    rounds(ward, 20, apart_s=600)
-    assert ward.state(job) == "provisioning"
-    rounds(ward, 10, apart_s=600)
-    seen = ward.get(f"jobs/{job}").json()
+def test_the_longest_outage_ends_jobs_and_says_so(world: GatewayWorld) -> None:
+    world.launcher.away = True
+    job = world.submit(SMALL).json()["id"]
+    rounds(world, 20, apart_s=600)
+    assert world.job_state(job) == "provisioning"
+    rounds(world, 10, apart_s=600)
+    seen = world.get(f"jobs/{job}").json()
     assert (seen["state"], seen["failure"]["code"]) == ("failed", "outage")
     assert "did not answer" in seen["failure"]["text"]
 
 
 def test_a_cluster_that_is_away_is_left_alone_for_longer_each_time(
-    ward: Ward, caplog: pytest.LogCaptureFixture
+    world: GatewayWorld, caplog: pytest.LogCaptureFixture
 ) -> None:
-    ward.launcher.away = True
+    world.launcher.away = True
     for number in range(3):
-        ward.ask(SMALL, key=f"many-{number:04}")
+        world.submit(SMALL, key=f"many-{number:04}")
     with caplog.at_level(logging.WARNING):
-        rounds(ward, 120)
-    assert ward.launcher.asked <= 20  # 10 minutes, a minute apart in the end
+        rounds(world, 120)
+    assert world.launcher.calls <= 20  # 10 minutes, a minute apart in the end
     assert len([each for each in caplog.records if each.name == "taciturn.server.jobs"]) <= 2
 
 
-def test_running_jobs_go_on_through_an_outage(ward: Ward) -> None:
+def test_running_jobs_go_on_through_an_outage(world: GatewayWorld) -> None:
     """Also one whose worker has been silent: what it holds is not given away meanwhile."""
-    hand = ward.running(SMALL)
-    ward.launcher.away = True
-    rounds(ward, 60)
-    assert ward.state(hand.job) == "running"
-    assert hand.say("heartbeat").status_code == 200
-    assert hand.charge(0, 5).status_code == 204
-    ward.launcher.away = False
-    rounds(ward, 15)
-    assert hand.say("heartbeat").status_code == 200
-    assert len(ward.launcher.orders) == 1
+    worker = world.running(SMALL)
+    world.launcher.away = True
+    rounds(world, 60)
+    assert world.job_state(worker.job) == "running"
+    assert worker.say("heartbeat").status_code == 200
+    assert worker.charge(0, 5).status_code == 204
+    world.launcher.away = False
+    rounds(world, 15)
+    assert worker.say("heartbeat").status_code == 200
+    assert len(world.launcher.orders) == 1
 
 
-def test_a_gateway_that_starts_in_an_outage_vouches_for_all(ward: Ward) -> None:
-    hand = ward.running(SMALL)
-    ward.watch.forward(3600)
-    ward.launcher.away = True
-    ward.restarted()
-    rounds(ward, 2)
-    ward.launcher.away = False
-    rounds(ward, 4)
-    assert ward.launcher.stopped == []
-    assert hand.say("heartbeat").status_code == 200
+def test_a_gateway_that_starts_in_an_outage_vouches_for_all(world: GatewayWorld) -> None:
+    worker = world.running(SMALL)
+    world.clock.forward(3600)
+    world.launcher.away = True
+    world.restart()
+    rounds(world, 2)
+    world.launcher.away = False
+    rounds(world, 4)
+    assert world.launcher.stopped == []
+    assert worker.say("heartbeat").status_code == 200
 
 
-def test_a_job_can_be_cancelled_in_an_outage(ward: Ward) -> None:
-    hand = ward.running(SMALL)
-    ward.launcher.away = True
-    ward.post(f"jobs/{hand.job}/cancel")
-    rounds(ward, 6)
-    assert ward.state(hand.job) == "cancelled"
-    ward.launcher.away = False
-    rounds(ward, 15)
-    assert (f"{hand.job}-1", 20.0) in ward.launcher.stopped
+def test_a_job_can_be_cancelled_in_an_outage(world: GatewayWorld) -> None:
+    worker = world.running(SMALL)
+    world.launcher.away = True
+    world.post(f"jobs/{worker.job}/cancel")
+    rounds(world, 6)
+    assert world.job_state(worker.job) == "cancelled"
+    world.launcher.away = False
+    rounds(world, 15)
+    assert (f"{worker.job}-1", 20.0) in world.launcher.stopped
 
 
-def test_a_full_quota_is_waited_for_and_named(ward: Ward) -> None:
-    ward.launcher.refuses = QuotaError(403, "exceeded quota: q", "Forbidden")
-    job = ward.ask(SMALL).json()["id"]
-    rounds(ward, 60)
-    assert ward.state(job) == "provisioning"
-    assert told(ward, job) == ["provisioning.quota"]
-    assert ward.client.get("/v1/ready").json()["launcher"] == "ok"
-    ward.launcher.refuses = None
-    rounds(ward, 15)
-    assert [order.handle for order in ward.launcher.orders] == [f"{job}-1"]
+def test_a_full_quota_is_waited_for_and_named(world: GatewayWorld) -> None:
+    world.launcher.refuses = QuotaError(403, "exceeded quota: q", "Forbidden")
+    job = world.submit(SMALL).json()["id"]
+    rounds(world, 60)
+    assert world.job_state(job) == "provisioning"
+    assert told(world, job) == ["provisioning.quota"]
+    assert world.client.get("/v1/ready").json()["launcher"] == "ok"
+    world.launcher.refuses = None
+    rounds(world, 15)
+    assert [order.handle for order in world.launcher.orders] == [f"{job}-1"]
 
 
-def test_a_quota_that_stays_full_ends_the_job(ward: Ward) -> None:
-    ward.launcher.refuses = QuotaError(403, "exceeded quota: q", "Forbidden")
-    job = ward.ask(SMALL).json()["id"]
-    rounds(ward, 30, apart_s=600)
-    assert ward.get(f"jobs/{job}").json()["failure"]["code"] == "outage"
+def test_a_quota_that_stays_full_ends_the_job(world: GatewayWorld) -> None:
+    world.launcher.refuses = QuotaError(403, "exceeded quota: q", "Forbidden")
+    job = world.submit(SMALL).json()["id"]
+    rounds(world, 30, apart_s=600)
+    assert world.get(f"jobs/{job}").json()["failure"]["code"] == "outage"
 
 
-def test_machines_that_did_not_come_are_not_waited_for_again(ward: Ward) -> None:
-    job = ward.ask(SMALL).json()["id"]
-    ward.tick()
-    ward.launcher.given_up.add(f"{job}-1")
-    rounds(ward, 2)
-    seen = ward.get(f"jobs/{job}").json()
+def test_machines_that_did_not_come_are_not_waited_for_again(world: GatewayWorld) -> None:
+    job = world.submit(SMALL).json()["id"]
+    world.tick()
+    world.launcher.given_up.add(f"{job}-1")
+    rounds(world, 2)
+    seen = world.get(f"jobs/{job}").json()
     assert (seen["state"], seen["failure"]["code"]) == ("failed", "expired")
-    assert len(ward.launcher.orders) == 1
+    assert len(world.launcher.orders) == 1
 
 
-def test_a_running_job_that_loses_its_machine_for_long_gets_one_more_try(ward: Ward) -> None:
-    hand = ward.running(SMALL)
-    ward.launcher.given_up.add(f"{hand.job}-1")
-    rounds(ward, 2)
-    assert [order.attempt for order in ward.launcher.orders] == [1, 2]
+def test_a_running_job_that_loses_its_machine_for_long_gets_one_more_try(
+    world: GatewayWorld,
+) -> None:
+    worker = world.running(SMALL)
+    world.launcher.given_up.add(f"{worker.job}-1")
+    rounds(world, 2)
+    assert [order.attempt for order in world.launcher.orders] == [1, 2]
 
 
-def test_readiness_tells_of_an_outage_and_stays(ward: Ward) -> None:
+def test_readiness_tells_of_an_outage_and_stays(world: GatewayWorld) -> None:
     """A gateway that was not ready would get no requests, of running workers neither."""
-    assert ward.client.get("/v1/ready").json() == {
+    assert world.client.get("/v1/ready").json() == {
         "status": "ok", "launcher": "ok", "away_since": None
     }  # fmt: skip
-    began = ward.watch.now
-    ward.launcher.away = True
-    ward.tick()
-    rounds(ward, 50)
-    answer = ward.client.get("/v1/ready")
+    began = world.clock.now
+    world.launcher.away = True
+    world.tick()
+    rounds(world, 50)
+    answer = world.client.get("/v1/ready")
     assert answer.status_code == 200
     assert answer.json()["launcher"] == "away"
     assert answer.json()["away_since"][:19] == began.isoformat()[:19]
-    ward.launcher.away = False
-    rounds(ward, 15)
-    assert ward.client.get("/v1/ready").json()["launcher"] == "ok"
+    world.launcher.away = False
+    rounds(world, 15)
+    assert world.client.get("/v1/ready").json()["launcher"] == "ok"
 
 
 def test_patience_doubles_and_ends() -> None:
     now = [0]
-    made = Patience(lambda: now[0])
+    made = Deferrals(lambda: now[0])
     assert made.failed("x")
     waits = []
     for _ in range(8):
@@ -183,8 +184,8 @@ def test_patience_doubles_and_ends() -> None:
     assert waits == [1, 2, 4, 8, 16, 32, 60, 60]
     assert not made.rests("y")
     assert made.lasts_s("x") == now[0] / 1000
-    assert made.done("x")
-    assert not made.done("x")
+    assert made.succeeded("x")
+    assert not made.succeeded("x")
 
 
 def test_what_is_heard_of_an_outage_lapses() -> None:

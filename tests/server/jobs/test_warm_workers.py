@@ -6,98 +6,96 @@ import asyncio
 import threading
 import time
 
-import pytest
-
-from taciturn.server.jobs.warm_workers import Idle
+from taciturn.server.jobs.warm_workers import WarmWorkers
 from taciturn.wire.worker import NextJob
 
 JOB = NextJob(job="job_1", token="t")
 
 
-def test_a_job_goes_to_one_waiting_worker() -> None:
-    async def run() -> None:
-        idle = Idle()
-        workers = [asyncio.create_task(idle.offer("m", f"handle-{i}", 0.3)) for i in range(2)]
-        other = asyncio.create_task(idle.offer("other", None, 0.3))
-        await asyncio.sleep(0.01)
-        handles: list[str | None] = []
+class Queue:
+    """Queued samples of models, as the database has them for all processes."""
 
-        def claim(handle: str | None) -> NextJob:
-            handles.append(handle)
+    def __init__(self) -> None:
+        self.lock, self.queued, self.handles = threading.Lock(), list[str](), list[str | None]()
+
+    def claim(self, model_id: str, handle: str | None) -> NextJob | None:
+        with self.lock:
+            if model_id not in self.queued:
+                return None
+            self.queued.remove(model_id)
+            self.handles.append(handle)
             return JOB
 
-        assert await asyncio.to_thread(idle.take, "m", claim)
-        assert await asyncio.gather(*workers, other) == [JOB, None, None]
-        assert handles == ["handle-0"]
-        assert not idle.take("m", claim)
+
+async def stays() -> bool:
+    return False
+
+
+def test_a_job_goes_to_one_waiting_worker_in_whichever_process() -> None:
+    async def run() -> None:
+        queue = Queue()
+        processes = [WarmWorkers(queue.claim) for _ in range(2)]
+        workers = [
+            asyncio.create_task(warm.offer("m", f"handle-{number}", 0.5, stays))
+            for number, warm in enumerate(processes)
+        ]
+        other = asyncio.create_task(processes[0].offer("other", None, 0.5, stays))
+        await asyncio.sleep(0.05)
+        queue.queued.append("m")
+        for warm in processes:
+            await asyncio.to_thread(warm.wake)
+        answers = await asyncio.gather(*workers, other)
+        assert sorted(answers, key=str) == sorted([JOB, None, None], key=str)
+        assert answers[2] is None
+        assert len(queue.handles) == 1
 
     asyncio.run(run())
 
 
-def test_nothing_is_claimed_where_nobody_waits() -> None:
-    def claim(_: str | None) -> NextJob:
-        raise AssertionError
-
-    assert not Idle().take("m", claim)
-
-
-def test_where_somebody_else_was_faster_the_worker_waits_on() -> None:
+def test_a_job_is_found_without_a_notification() -> None:
     async def run() -> None:
-        idle = Idle()
-        worker = asyncio.create_task(idle.offer("m", None, 0.3))
-        await asyncio.sleep(0.01)
-        assert not idle.take("m", lambda _: None)
-        with pytest.raises(ValueError, match="claim"):
-            idle.take("m", _failing)
-        assert idle.take("m", lambda _: JOB)
-        assert await worker == JOB
+        queue = Queue()
+        worker = asyncio.create_task(WarmWorkers(queue.claim).offer("m", "h", 10, stays))
+        await asyncio.sleep(0.05)
+        queue.queued.append("m")
+        async with asyncio.timeout(5):
+            assert await worker == JOB
 
     asyncio.run(run())
 
 
 def test_a_gateway_that_stops_keeps_no_worker_waiting() -> None:
     async def run() -> None:
-        idle = Idle()
-        workers = [asyncio.create_task(idle.offer(f"m{i}", None, 30)) for i in range(2)]
-        await asyncio.sleep(0.01)
-        await asyncio.to_thread(idle.stop)
+        warm = WarmWorkers(Queue().claim)
+        workers = [asyncio.create_task(warm.offer(f"m{i}", None, 30, stays)) for i in range(2)]
+        await asyncio.sleep(0.05)
+        await asyncio.to_thread(warm.stop)
         begin = time.monotonic()
-        assert await asyncio.gather(*workers, idle.offer("m0", None, 30)) == [None] * 3
+        assert await asyncio.gather(*workers, warm.offer("m0", None, 30, stays)) == [None] * 3
         assert time.monotonic() - begin < 5
-        assert idle.models() == ()
 
     asyncio.run(run())
-
-
-def _failing(_: str | None) -> NextJob:
-    raise ValueError("claim")
 
 
 def test_a_job_that_is_claimed_in_the_last_moment_is_not_lost() -> None:
     async def run() -> None:
-        idle, begun = Idle(), threading.Event()
-
-        def slow(_: str | None) -> NextJob:
-            begun.set()
-            time.sleep(0.1)
+        def slow(*_: object) -> NextJob:
+            time.sleep(0.2)
             return JOB
 
-        worker = asyncio.create_task(idle.offer("m", None, 0.05))
-        await asyncio.sleep(0.01)
-        taken = asyncio.create_task(asyncio.to_thread(idle.take, "m", slow))
-        assert await worker == JOB
-        assert await taken
+        assert await WarmWorkers(slow).offer("m", None, 0.05, stays) == JOB
 
     asyncio.run(run())
 
 
-def test_a_worker_that_hangs_up_is_forgotten() -> None:
+def test_a_worker_that_hangs_up_gets_no_job() -> None:
     async def run() -> None:
-        idle = Idle()
-        worker = asyncio.create_task(idle.offer("m", None, 10))
-        await asyncio.sleep(0.01)
-        worker.cancel()
-        await asyncio.gather(worker, return_exceptions=True)
-        assert not idle.take("m", lambda _: JOB)
+        async def gone() -> bool:
+            return True
+
+        queue = Queue()
+        queue.queued.append("m")
+        assert await WarmWorkers(queue.claim).offer("m", None, 10, gone) is None
+        assert queue.queued == ["m"]
 
     asyncio.run(run())

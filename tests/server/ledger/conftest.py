@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 from sqlalchemy import Engine
 
-from desk import Desk
+from support.ledger import LedgerWorld
 
 
 @pytest.fixture
-def desk(engine: Engine) -> Desk:
+def world(engine: Engine) -> LedgerWorld:
     """A namespace with epsilon 8, of which user:ada may spend 3."""
-    made = Desk(engine)
-    made.open()
-    made.grant("user:ada")
-    return made
+    world = LedgerWorld(engine)
+    world.open()
+    world.grant("user:ada")
+    return world

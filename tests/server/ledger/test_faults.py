@@ -2,18 +2,33 @@
 
 from __future__ import annotations
 
+import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from desk import KEY
-from ledgers.herd import launched
+from support.ledger import KEY
+
+ROOT = Path(__file__).parents[3]
 
 
-def run(module: str, url: str, **settings: Any) -> dict[str, Any]:
-    return launched(module, {"url": url, "key": KEY.to_text(), **settings})
+def run(program: str, url: str, **settings: Any) -> dict[str, Any]:
+    """Run a program of `bench/ledgers/`; returns its counts."""
+    given = {"url": url, "key": KEY.to_text(), **settings}
+    done = subprocess.run(
+        [sys.executable, "-m", f"ledgers.{program}"],
+        input=json.dumps(given).encode(),
+        env={**os.environ, "PYTHONPATH": f"{ROOT / 'bench'}{os.pathsep}{ROOT / 'src'}"},
+        stdout=subprocess.PIPE,
+        check=True,
+    )
+    counts: dict[str, Any] = json.loads(done.stdout)
+    return counts
 
 
 def test_the_last_epsilon_is_spent_once(url: str) -> None:

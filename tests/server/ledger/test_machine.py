@@ -20,7 +20,8 @@ from hypothesis.stateful import (
 )
 from sqlalchemy import Engine
 
-from desk import KEY, Desk, FakeClock, steps
+from support.clock import Clock
+from support.ledger import KEY, LedgerWorld, steps
 from taciturn.accounting.compose import epsilon
 from taciturn.accounting.filter import RenyiCost, RenyiFilter, event_cost
 from taciturn.errors import (
@@ -58,15 +59,15 @@ class Machine(RuleBasedStateMachine):
         super().__init__()
         number = next(_NUMBERS)
         self.namespace = f"machine-{number}"
-        self.desk = Desk(self.engine, FakeClock(), numbers=_NUMBERS)
+        self.world = LedgerWorld(self.engine, Clock(), numbers=_NUMBERS)
         self.caps = dict(CAPS)
         self.highest = self.caps[None]
         self.jobs: dict[str, ModelJob] = {}
         self.now = 0.0
         self.last: Any = None
-        self.desk.open(self.caps[None], self.namespace)
+        self.world.open(self.caps[None], self.namespace)
         for holder in HOLDERS:
-            self.desk.grant(holder, self.caps[holder], self.namespace)
+            self.world.grant(holder, self.caps[holder], self.namespace)
 
     @rule(
         noise=st.sampled_from(NOISES),
@@ -79,7 +80,7 @@ class Machine(RuleBasedStateMachine):
         room = self.has_room(names, steps(count, noise))
         self.does(
             None if room else BudgetExceededError,
-            lambda op: self.desk.ledger.reserve(
+            lambda op: self.world.ledger.reserve(
                 op,
                 name,
                 namespace=self.namespace,
@@ -102,7 +103,7 @@ class Machine(RuleBasedStateMachine):
             refused = LeaseHeldError
         self.does(
             refused,
-            lambda op: self.desk.ledger.acquire(
+            lambda op: self.world.ledger.acquire(
                 op, name, worker="w", lease_s=30, takeover=takeover
             ),
         )
@@ -122,7 +123,9 @@ class Machine(RuleBasedStateMachine):
         refused = self.refused(job, token)
         if refused is None and job.held[noise] < count:
             refused = LedgerConflictError
-        self.does(refused, lambda op: self.desk.ledger.charge(op, name, token, steps(count, noise)))
+        self.does(
+            refused, lambda op: self.world.ledger.charge(op, name, token, steps(count, noise))
+        )
         if refused is None:
             job.held[noise] -= count
             job.charged[noise] += count
@@ -136,7 +139,7 @@ class Machine(RuleBasedStateMachine):
             refused = BudgetExceededError
         self.does(
             refused,
-            lambda op: self.desk.ledger.extend(op, name, job.token, steps(count, noise)),
+            lambda op: self.world.ledger.extend(op, name, job.token, steps(count, noise)),
         )
         if refused is None:
             job.held[noise] += count
@@ -147,7 +150,7 @@ class Machine(RuleBasedStateMachine):
         name, job = self.some_job(data)
         token = job.token - behind
         refused = self.refused(job, token)
-        self.does(refused, lambda op: self.desk.ledger.commit(op, name, token))
+        self.does(refused, lambda op: self.world.ledger.commit(op, name, token))
         if refused is None:
             job.status, job.held = "committed", Counter()
 
@@ -157,7 +160,7 @@ class Machine(RuleBasedStateMachine):
         name, job = self.some_job(data)
         wrong = job.status != "open" or job.token > 0
         refused = LedgerConflictError if wrong else None
-        self.does(refused, lambda op: self.desk.ledger.release(op, name))
+        self.does(refused, lambda op: self.world.ledger.release(op, name))
         if refused is None:
             job.status, job.held = "released", Counter()
 
@@ -166,14 +169,14 @@ class Machine(RuleBasedStateMachine):
     def heartbeat(self, data: st.DataObject, lease_s: float) -> None:
         name, job = self.some_job(data)
         refused = self.refused(job, job.token)
-        self.does(refused, lambda op: self.desk.ledger.heartbeat(name, job.token, lease_s=lease_s))
+        self.does(refused, lambda op: self.world.ledger.heartbeat(name, job.token, lease_s=lease_s))
         self.last = None  # a heartbeat that is repeated later is another one
         if refused is None:
             job.until = max(job.until, self.now + lease_s)
 
     @rule(seconds=st.sampled_from([1, 20, 120]))
     def wait(self, seconds: float) -> None:
-        self.desk.clock.advance(seconds)
+        self.world.clock.forward(seconds)
         self.now += seconds
 
     @rule()
@@ -183,7 +186,7 @@ class Machine(RuleBasedStateMachine):
             for name, job in self.jobs.items()
             if job.status == "open" and job.until <= self.now
         }
-        found = self.desk.ledger.reap()
+        found = self.world.ledger.reap()
         assert {name for name in found if name.startswith(f"{self.namespace}-")} == gone
         if gone:
             self.last = None  # its worker is fenced off, and would hear that
@@ -196,11 +199,11 @@ class Machine(RuleBasedStateMachine):
         if holder is None:
             self.does(
                 None,
-                lambda op: self.desk.ledger.set_cap(op, self.namespace, epsilon=cap, delta=DELTA),
+                lambda op: self.world.ledger.set_cap(op, self.namespace, epsilon=cap, delta=DELTA),
             )
             self.highest = max(self.highest, cap)
         else:
-            self.desk.grant(holder, cap, self.namespace)
+            self.world.grant(holder, cap, self.namespace)
         self.caps[holder] = cap
 
     @precondition(lambda self: self.last is not None)
@@ -212,16 +215,16 @@ class Machine(RuleBasedStateMachine):
 
     @invariant()
     def balances_are_those_of_the_model(self) -> None:
-        statement = self.desk.statement(self.namespace)
+        statement = self.world.statement(self.namespace)
         budgets = {None: statement.budget, **statement.grants}
         for holder, budget in budgets.items():
             charged = self.cost(holder, lambda job: job.charged)
             held = self.cost(holder, lambda job: job.held)
             cap = RenyiFilter(self.caps[holder], DELTA)
             assert budget.charged == cap.share(charged)
-            assert budget.taken == cap.share(charged + held)
+            assert budget.used == cap.share(charged + held)
         status = {name: job.status for name, job in self.jobs.items()}
-        assert self.desk.statuses(self.namespace) == status
+        assert self.world.statuses(self.namespace) == status
 
     def teardown(self) -> None:
         spent = [
@@ -235,7 +238,7 @@ class Machine(RuleBasedStateMachine):
 
     def does(self, refused: type[LedgerError] | None, call: Any) -> None:
         """The call is refused as the model says, or goes through."""
-        operation = self.desk.op()
+        operation = self.world.op()
         if refused is None:
             self.last = operation, call, call(operation)
             return

@@ -6,12 +6,11 @@ from typing import Any
 
 import pytest
 
-from desk import NAMESPACE, steps
+from support.ledger import NAMESPACE, steps
 from taciturn.accounting.events import event_to_dict
 from taciturn.accounting.filter import RenyiCost, event_cost, step_cost
 from taciturn.accounting.privacy_loss import SampledGaussian
 from taciturn.errors import GuaranteeError, LedgerConflictError, LedgerError
-from taciturn.server.ledger.book import Book
 from taciturn.server.ledger.entry import (
     START,
     Acquired,
@@ -21,18 +20,19 @@ from taciturn.server.ledger.entry import (
     Entry,
     Extended,
     Opened,
-    Price,
     Reserved,
+    StepPrice,
 )
 from taciturn.server.ledger.rules import applied, priced_steps
+from taciturn.server.ledger.state import LedgerState
 
 STEP = SampledGaussian(0.05, 1.5)
 UNIT = step_cost(STEP)
 NOTHING = RenyiCost.nothing().units
 
 
-def price(count: int = 10, unit: RenyiCost = UNIT) -> Price:
-    return Price(sampling_probability=0.05, noise_multiplier=1.5, count=count, unit=unit.units)
+def price(count: int = 10, unit: RenyiCost = UNIT) -> StepPrice:
+    return StepPrice(sampling_probability=0.05, noise_multiplier=1.5, count=count, unit=unit.units)
 
 
 def reserved(**changes: Any) -> Reserved:
@@ -48,13 +48,13 @@ def reserved(**changes: Any) -> Reserved:
     return Reserved.model_validate(fields | changes)
 
 
-def after(*details: Details, book: Book | None = None) -> Book:
-    """The book after these, from an account that is open."""
-    if book is None:
+def after(*details: Details, state: LedgerState | None = None) -> LedgerState:
+    """The state after these, from an account that is open."""
+    if state is None:
         opened = Opened(ordinal=1, epsilon=8.0, delta=1e-6, filter="test")
-        book = after(opened, book=Book())
+        state = after(opened, state=LedgerState())
     for each in details:
-        account = book.account
+        account = state.account
         entry = Entry(
             namespace=NAMESPACE,
             sequence=account.entries + 1 if account else 1,
@@ -64,8 +64,8 @@ def after(*details: Details, book: Book | None = None) -> Book:
             details=each,
             previous=account.head if account else START,
         )
-        book = applied(book, entry)
-    return book
+        state = applied(state, entry)
+    return state
 
 
 ACQUIRED = Acquired(job="job", token=1, worker="w", takeover=False, lease_until_ms=900)
@@ -75,11 +75,11 @@ CHARGED = Charged(job="job", token=1, event=event_to_dict(steps(4)), cost=(UNIT 
 def test_a_chain_by_hand() -> None:
     left = (UNIT * 6).units
     closed = Closed(job="job", token=1, reason="committed", freed=left)
-    book = after(reserved(), ACQUIRED, CHARGED, closed)
-    assert book.account is not None
-    assert book.account.purse.charged == UNIT * 4
-    assert book.account.purse.held == RenyiCost.nothing()
-    assert book.jobs["job"].charged_event.events[0] == steps(4)
+    state = after(reserved(), ACQUIRED, CHARGED, closed)
+    assert state.account is not None
+    assert state.account.balance.charged == UNIT * 4
+    assert state.account.balance.reserved == RenyiCost.nothing()
+    assert state.jobs["job"].charged_event.events[0] == steps(4)
 
 
 FORGED: dict[str, list[Details]] = {
@@ -149,24 +149,24 @@ FORGED: dict[str, list[Details]] = {
 @pytest.mark.parametrize("name", FORGED)
 def test_a_forged_entry_is_refused(name: str) -> None:
     *fine, forged = FORGED[name]
-    book = after(*fine)
+    state = after(*fine)
     with pytest.raises((LedgerError, ValueError)):
-        after(forged, book=book)
+        after(forged, state=state)
 
 
 def test_an_entry_follows_the_one_before() -> None:
-    book = after()
-    for sequence, previous in ((1, START), (3, book.account.head), (2, START)):  # type: ignore[union-attr]
+    state = after()
+    for sequence, previous in ((1, START), (3, state.account.head), (2, START)):  # type: ignore[union-attr]
         entry = Entry(NAMESPACE, sequence, "op", "", 0, reserved(), previous)
         with pytest.raises(LedgerConflictError, match="does not follow"):
-            applied(book, entry)
+            applied(state, entry)
 
 
 def test_a_refused_entry_leaves_the_book_as_it_is() -> None:
-    book = after(reserved())
+    state = after(reserved())
     with pytest.raises(LedgerConflictError):
-        after(reserved(), book=book)
-    assert book == after(reserved())
+        after(reserved(), state=state)
+    assert state == after(reserved())
 
 
 def test_steps_without_noise_have_no_price() -> None:

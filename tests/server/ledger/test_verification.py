@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection, create_engine, delete, insert, select, text, update
 
-from desk import KEY, NAMESPACE, Desk, steps
+from support.ledger import KEY, NAMESPACE, LedgerWorld, steps
 from taciturn.accounting.filter import RenyiCost
 from taciturn.server.ledger import Anchor, SealKey, Verification, verify
-from taciturn.server.ledger.book import Book
 from taciturn.server.ledger.entry import details_text, parse_details
 from taciturn.server.ledger.rules import applied
+from taciturn.server.ledger.state import LedgerState
 from taciturn.server.ledger.store import (
     account_fields,
     entry_fields,
@@ -29,29 +29,29 @@ Change = Callable[[Connection], None]
 
 
 @pytest.fixture
-def full(desk: Desk) -> Desk:
+def full(world: LedgerWorld) -> LedgerWorld:
     """Two namespaces, jobs in every state, some 20 entries."""
-    desk.open(namespace="others")
-    desk.reserve("elsewhere", namespace="others")
-    token = desk.started("done", grants=["user:ada"])
+    world.open(namespace="others")
+    world.reserve("elsewhere", namespace="others")
+    token = world.started("done", grants=["user:ada"])
     for _ in range(3):
-        desk.charge(10, token, "done")
-    desk.ledger.commit(desk.op(), "done", token)
-    desk.reserve("given-back")
-    desk.ledger.release(desk.op(), "given-back")
-    token = desk.started("running", plan=steps(200))
-    desk.charge(10, token, "running")
-    desk.ledger.heartbeat("running", token, lease_s=100)
-    desk.ledger.extend(desk.op(), "running", token, steps(3, noise=3.0))
-    desk.acquire("running", "second", takeover=True)
-    desk.ledger.record_exception(desk.op(), NAMESPACE, "wild", approvals=["user:eve"])
-    desk.ledger.set_cap(desk.op(), NAMESPACE, epsilon=9, delta=1e-6)
-    return desk
+        world.charge(10, token, "done")
+    world.ledger.commit(world.op(), "done", token)
+    world.reserve("given-back")
+    world.ledger.release(world.op(), "given-back")
+    token = world.started("running", plan=steps(200))
+    world.charge(10, token, "running")
+    world.ledger.heartbeat("running", token, lease_s=100)
+    world.ledger.extend(world.op(), "running", token, steps(3, noise=3.0))
+    world.acquire("running", "second", takeover=True)
+    world.ledger.record_exception(world.op(), NAMESPACE, "wild", approvals=["user:eve"])
+    world.ledger.set_cap(world.op(), NAMESPACE, epsilon=9, delta=1e-6)
+    return world
 
 
-def tampered(desk: Desk, change: Change) -> None:
+def tampered(world: LedgerWorld, change: Change) -> None:
     """Change rows as the database's owner can: no triggers, no foreign keys."""
-    owner = create_engine(desk.engine.url, isolation_level="SERIALIZABLE")
+    owner = create_engine(world.engine.url, isolation_level="SERIALIZABLE")
     with owner.begin() as connection:
         if owner.dialect.name == "sqlite":
             for action in ("update", "delete"):
@@ -66,7 +66,7 @@ def at(sequence: int, namespace: str = NAMESPACE) -> Any:
     return (entries.c.namespace == namespace) & (entries.c.sequence == sequence)
 
 
-def test_an_untouched_ledger_is_in_order(full: Desk) -> None:
+def test_an_untouched_ledger_is_in_order(full: LedgerWorld) -> None:
     found = verify(full.engine, key=KEY)
     assert found.ok, found.problems
     assert (found.accounts, found.entries, found.seals_checked) == (2, 19, True)
@@ -74,7 +74,7 @@ def test_an_untouched_ledger_is_in_order(full: Desk) -> None:
     assert not verify(full.engine).seals_checked
 
 
-def test_an_empty_ledger_is_in_order(full: Desk) -> None:
+def test_an_empty_ledger_is_in_order(full: LedgerWorld) -> None:
     def clear(connection: Connection) -> None:
         for table in reversed(metadata.sorted_tables):
             connection.execute(delete(table))
@@ -83,14 +83,14 @@ def test_an_empty_ledger_is_in_order(full: Desk) -> None:
     assert verify(full.engine, key=KEY) == Verification(0, 0, (), (), True)
 
 
-def count(desk: Desk) -> int:
-    with desk.engine.connect() as connection:
+def count(world: LedgerWorld) -> int:
+    with world.engine.connect() as connection:
         query = select(entries.c.sequence).where(entries.c.namespace == NAMESPACE)
         return len(connection.execute(query).all())
 
 
 @pytest.mark.parametrize("column", [c.name for c in entries.columns if c.name != "namespace"])
-def test_every_edited_column_of_every_entry_is_found(full: Desk, column: str) -> None:
+def test_every_edited_column_of_every_entry_is_found(full: LedgerWorld, column: str) -> None:
     for sequence in range(1, count(full) + 1):
         with full.engine.connect() as connection:
             query = select(entries.c[column]).where(at(sequence))
@@ -105,7 +105,7 @@ def test_every_edited_column_of_every_entry_is_found(full: Desk, column: str) ->
     assert verify(full.engine, key=KEY).ok
 
 
-def test_every_removed_entry_is_found(full: Desk) -> None:
+def test_every_removed_entry_is_found(full: LedgerWorld) -> None:
     for sequence in range(1, count(full) + 1):
         with full.engine.connect() as connection:
             row = connection.execute(select(entries).where(at(sequence))).one()._asdict()
@@ -115,7 +115,7 @@ def test_every_removed_entry_is_found(full: Desk) -> None:
     assert verify(full.engine, key=KEY).ok
 
 
-def test_two_entries_exchanged_are_found(full: Desk) -> None:
+def test_two_entries_exchanged_are_found(full: LedgerWorld) -> None:
     for first in range(1, count(full)):
 
         def exchange(connection: Connection, a: int = first, b: int = first + 1) -> None:
@@ -130,7 +130,7 @@ def test_two_entries_exchanged_are_found(full: Desk) -> None:
     assert verify(full.engine, key=KEY).ok
 
 
-def test_an_inserted_entry_is_found(full: Desk) -> None:
+def test_an_inserted_entry_is_found(full: LedgerWorld) -> None:
     def add(connection: Connection) -> None:
         last = connection.execute(select(entries).where(at(count(full)))).one()
         entry = replace(
@@ -154,7 +154,7 @@ def whole_columns() -> list[tuple[Any, str]]:
 @pytest.mark.parametrize(
     ("table", "column"), whole_columns(), ids=lambda each: getattr(each, "name", each)
 )
-def test_every_edited_balance_is_found(full: Desk, table: Any, column: str) -> None:
+def test_every_edited_balance_is_found(full: LedgerWorld, table: Any, column: str) -> None:
     with full.engine.connect() as connection:
         rows = connection.execute(select(table)).all()
     for row in rows:
@@ -172,7 +172,7 @@ def test_every_edited_balance_is_found(full: Desk, table: Any, column: str) -> N
 
 
 @pytest.mark.parametrize("table", [accounts, grants, jobs], ids=lambda table: table.name)
-def test_every_removed_balance_is_found(full: Desk, table: Any) -> None:
+def test_every_removed_balance_is_found(full: LedgerWorld, table: Any) -> None:
     with full.engine.connect() as connection:
         rows = connection.execute(select(table)).all()
     for row in rows:
@@ -187,7 +187,7 @@ def test_every_removed_balance_is_found(full: Desk, table: Any) -> None:
     assert verify(full.engine, key=KEY).ok
 
 
-def test_values_that_are_not_even_of_the_right_kind(full: Desk) -> None:
+def test_values_that_are_not_even_of_the_right_kind(full: LedgerWorld) -> None:
     for column in ("parts", "grants"):
         tampered(full, lambda c, column=column: c.execute(update(jobs).values({column: "?"})))  # type: ignore[misc]
         assert not verify(full.engine).ok
@@ -202,32 +202,32 @@ def rechained(connection: Connection, keep: Callable[[Any], Any]) -> None:
         select(entries).where(entries.c.namespace == NAMESPACE).order_by(entries.c.sequence)
     ).all()
     connection.execute(delete(entries).where(entries.c.namespace == NAMESPACE))
-    book = Book()
+    state = LedgerState()
     for row in rows:
         entry = keep(entry_of(row))
         if entry is None:
             continue
-        account = book.account
+        account = state.account
         entry = replace(
             entry,
             sequence=account.entries + 1 if account else 1,
             previous=account.head if account else entry.previous,
         )
-        book = applied(book, entry)
+        state = applied(state, entry)
         connection.execute(insert(entries).values(entry_fields(entry)))
-    assert book.account is not None
+    assert state.account is not None
     here = {table: table.c.namespace == NAMESPACE for table in (accounts, grants, jobs)}
-    connection.execute(update(accounts).where(here[accounts]).values(account_fields(book.account)))
-    for holder, purse in book.grants.items():
+    connection.execute(update(accounts).where(here[accounts]).values(account_fields(state.account)))
+    for holder, balance in state.grants.items():
         where = here[grants] & (grants.c.holder == holder)
         connection.execute(
-            update(grants).where(where).values(grant_fields(NAMESPACE, holder, purse))
+            update(grants).where(where).values(grant_fields(NAMESPACE, holder, balance))
         )
-    for name, job in book.jobs.items():
+    for name, job in state.jobs.items():
         connection.execute(
             update(jobs).where(jobs.c.job == name).values(job_fields(NAMESPACE, job))
         )
-    connection.execute(delete(jobs).where(here[jobs] & jobs.c.job.not_in(list(book.jobs))))
+    connection.execute(delete(jobs).where(here[jobs] & jobs.c.job.not_in(list(state.jobs))))
 
 
 def without_the_tail(entry: Any) -> Any:
@@ -241,14 +241,14 @@ def with_a_larger_cap(entry: Any) -> Any:
 
 
 @pytest.mark.parametrize("keep", [without_the_tail, with_a_larger_cap])
-def test_a_rewritten_chain_needs_the_key(full: Desk, keep: Callable[[Any], Any]) -> None:
+def test_a_rewritten_chain_needs_the_key(full: LedgerWorld, keep: Callable[[Any], Any]) -> None:
     tampered(full, lambda connection: rechained(connection, keep))
     assert verify(full.engine).ok, "plain digests cannot tell"
     found = verify(full.engine, key=KEY)
     assert any("sealed" in problem.what for problem in found.problems)
 
 
-def test_a_namespace_removed_as_a_whole_needs_the_key(full: Desk) -> None:
+def test_a_namespace_removed_as_a_whole_needs_the_key(full: LedgerWorld) -> None:
     def remove(connection: Connection) -> None:
         for table in (entries, jobs, grants, accounts):
             connection.execute(delete(table).where(table.c.namespace == "others"))
@@ -260,16 +260,16 @@ def test_a_namespace_removed_as_a_whole_needs_the_key(full: Desk) -> None:
     assert not verify(full.engine, key=KEY).ok
 
 
-def test_going_back_to_an_earlier_state_needs_an_anchor(desk: Desk) -> None:
-    desk.reserve()
-    with desk.engine.connect() as connection:
+def test_going_back_to_an_earlier_state_needs_an_anchor(world: LedgerWorld) -> None:
+    world.reserve()
+    with world.engine.connect() as connection:
         backup = {
             table: connection.execute(select(table)).all() for table in metadata.sorted_tables
         }
-    token = desk.acquire()
-    desk.charge(100, token)
-    anchors = verify(desk.engine, key=KEY).anchors
-    assert verify(desk.engine, key=KEY, anchors=anchors).ok
+    token = world.acquire()
+    world.charge(100, token)
+    anchors = verify(world.engine, key=KEY).anchors
+    assert verify(world.engine, key=KEY, anchors=anchors).ok
 
     def restore(connection: Connection) -> None:
         for table in reversed(metadata.sorted_tables):
@@ -278,13 +278,13 @@ def test_going_back_to_an_earlier_state_needs_an_anchor(desk: Desk) -> None:
             if rows:
                 connection.execute(insert(table), [row._asdict() for row in rows])
 
-    tampered(desk, restore)
-    assert verify(desk.engine, key=KEY).ok, "true seals of an earlier time"
-    (problem,) = verify(desk.engine, key=KEY, anchors=anchors).problems
+    tampered(world, restore)
+    assert verify(world.engine, key=KEY).ok, "true seals of an earlier time"
+    (problem,) = verify(world.engine, key=KEY, anchors=anchors).problems
     assert "the anchor knows 5 entries, there are 3" in str(problem)
 
 
-def test_an_anchor_of_another_history_is_found(full: Desk) -> None:
+def test_an_anchor_of_another_history_is_found(full: LedgerWorld) -> None:
     anchor = Anchor(namespace=NAMESPACE, entries=4, head="0" * 64)
     (problem,) = verify(full.engine, key=KEY, anchors=[anchor]).problems
     assert (problem.sequence, "rewritten" in problem.what) == (4, True)
@@ -293,32 +293,32 @@ def test_an_anchor_of_another_history_is_found(full: Desk) -> None:
     assert problem.namespace == "gone"
 
 
-def test_anchors_stay_true_as_the_chain_grows(full: Desk) -> None:
+def test_anchors_stay_true_as_the_chain_grows(full: LedgerWorld) -> None:
     anchors = verify(full.engine, key=KEY).anchors
     full.reserve("later", steps(1))
     assert verify(full.engine, key=KEY, anchors=anchors).ok
 
 
-def test_another_key_finds_no_seal_true(full: Desk) -> None:
+def test_another_key_finds_no_seal_true(full: LedgerWorld) -> None:
     found = verify(full.engine, key=SealKey.generate())
     assert len(found.problems) == 1 + 2 + 1 + 4
 
 
-def test_a_price_that_is_too_low_is_found_though_the_chain_holds(desk: Desk) -> None:
+def test_a_price_that_is_too_low_is_found_though_the_chain_holds(world: LedgerWorld) -> None:
     """Even someone with the key cannot sell steps below what they cost."""
-    cheap = RenyiCost(tuple(unit // 2 for unit in _unit(desk)))
+    cheap = RenyiCost(tuple(unit // 2 for unit in _unit(world)))
 
     def change(connection: Connection) -> None:
         rechained(connection, lambda entry: _cheaper(entry, cheap))
 
-    tampered(desk, change)
-    (problem,) = verify(desk.engine).problems
+    tampered(world, change)
+    (problem,) = verify(world.engine).problems
     assert "below what it costs" in problem.what
 
 
-def _unit(desk: Desk) -> tuple[int, ...]:
-    desk.reserve()
-    with desk.engine.connect() as connection:
+def _unit(world: LedgerWorld) -> tuple[int, ...]:
+    world.reserve()
+    with world.engine.connect() as connection:
         row = connection.execute(select(entries).where(at(3))).one()
     details: Any = parse_details(row.details)
     unit: tuple[int, ...] = details.prices[0].unit

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-import released
+from support import released_files
 from taciturn.embedded import TINY_MEDICAL, model_path
-from taciturn.server.models.content_checks import RefusedError, check
+from taciturn.server.models.content_checks import FileRefusedError, check
 from taciturn.wire.artifacts import ALLOWED
 from taciturn.wire.jobs import JobKind
 
@@ -26,16 +26,18 @@ def _check(tmp_path: Path, kind: JobKind, name: str, data: bytes) -> None:
 
 
 def _good() -> dict[tuple[JobKind, str], bytes]:
-    fits = {(JobKind.FIT, name): data for name, data in released.fit_files().items()}
+    fits = {(JobKind.FIT, name): data for name, data in released_files.fit_files().items()}
     return fits | {
-        (JobKind.FIT, "model.safetensors"): released.safetensors({"lm_head.weight": _TENSOR}),
+        (JobKind.FIT, "model.safetensors"): released_files.safetensors({"lm_head.weight": _TENSOR}),
         (JobKind.FIT, "config.json"): b'{"model_type": "llama", "rope": {"theta": 1e4}}',
         (JobKind.FIT, "evaluations.json"): b'{"evaluations": [], "downstream": []}',
         (JobKind.FIT, "chat_template.jinja"): b"{{ messages }}",
         (JobKind.PROBE, "schema.json"): b'{"columns": [{"name": "id", "type": "string"}]}',
-        (JobKind.SAMPLE, "samples.jsonl"): released.samples(("Once", "upon"), ("Once", "more")),
-        (JobKind.EVALUATE, "evaluation.json"): released.evaluation(),
-        (JobKind.SYNTHESIZE, "synthetic.parquet"): released.parquet({"text": ["a", "b"]}),
+        (JobKind.SAMPLE, "samples.jsonl"): released_files.samples(
+            ("Once", "upon"), ("Once", "more")
+        ),
+        (JobKind.EVALUATE, "evaluation.json"): released_files.evaluation(),
+        (JobKind.SYNTHESIZE, "synthetic.parquet"): released_files.parquet({"text": ["a", "b"]}),
     }
 
 
@@ -48,9 +50,9 @@ def test_what_jobs_release_is_taken(tmp_path: Path, kind: JobKind, name: str) ->
 def test_no_file_is_taken_unread(tmp_path: Path, kind: JobKind) -> None:
     """Each allowed name has its check: bytes that are nothing are refused under all of them."""
     for name in ALLOWED[kind]:
-        with pytest.raises(RefusedError):
+        with pytest.raises(FileRefusedError):
             _check(tmp_path, kind, name, b"\xff" + SECRET.encode("utf-16"))
-    with pytest.raises(RefusedError, match="name"):
+    with pytest.raises(FileRefusedError, match="name"):
         _check(tmp_path, kind, "optimizer.pt", b"x")
 
 
@@ -66,7 +68,7 @@ _BAD: list[tuple[str, JobKind, str, bytes | str]] = [
         "another field",
         JobKind.FIT,
         "privacy_report.json",
-        json.dumps({**released.report().model_dump(), "final_loss": 1.2}).encode(),
+        json.dumps({**released_files.report().model_dump(), "final_loss": 1.2}).encode(),
     ),
     (
         "twice",
@@ -117,63 +119,63 @@ _BAD: list[tuple[str, JobKind, str, bytes | str]] = [
         "metadata",
         JobKind.FIT,
         "adapter_model.safetensors",
-        released.safetensors(metadata={"format": "pt", "loss": "0.1"}),
+        released_files.safetensors(metadata={"format": "pt", "loss": "0.1"}),
     ),
-    ("hidden tail", JobKind.FIT, "adapter_model.safetensors", released.safetensors(body=40)),
-    ("cut", JobKind.FIT, "adapter_model.safetensors", released.safetensors(body=8)),
-    ("nothing", JobKind.FIT, "adapter_model.safetensors", released.safetensors({}, body=0)),
+    ("hidden tail", JobKind.FIT, "adapter_model.safetensors", released_files.safetensors(body=40)),
+    ("cut", JobKind.FIT, "adapter_model.safetensors", released_files.safetensors(body=8)),
+    ("nothing", JobKind.FIT, "adapter_model.safetensors", released_files.safetensors({}, body=0)),
     (
         "gap",
         JobKind.FIT,
         "model.safetensors",
-        released.safetensors({"w": {**_TENSOR, "data_offsets": [16, 32]}}, body=32),
+        released_files.safetensors({"w": {**_TENSOR, "data_offsets": [16, 32]}}, body=32),
     ),
     (
         "shape",
         JobKind.FIT,
         "model.safetensors",
-        released.safetensors({"w": {**_TENSOR, "shape": [2, 3]}}),
+        released_files.safetensors({"w": {**_TENSOR, "shape": [2, 3]}}),
     ),
     (
         "negative",
         JobKind.FIT,
         "model.safetensors",
-        released.safetensors({"w": {**_TENSOR, "shape": [-2, -2]}}),
+        released_files.safetensors({"w": {**_TENSOR, "shape": [-2, -2]}}),
     ),
     (
         "name of a tensor",
         JobKind.FIT,
         "model.safetensors",
-        released.safetensors({SECRET: _TENSOR}),
+        released_files.safetensors({SECRET: _TENSOR}),
     ),
     (
         "not an adapter",
         JobKind.FIT,
         "adapter_model.safetensors",
-        released.safetensors({"optimizer.state": _TENSOR}),
+        released_files.safetensors({"optimizer.state": _TENSOR}),
     ),
     (
         "dtype",
         JobKind.FIT,
         "model.safetensors",
-        released.safetensors({"w": {**_TENSOR, "dtype": SECRET}}),
+        released_files.safetensors({"w": {**_TENSOR, "dtype": SECRET}}),
     ),
-    ("too few", JobKind.SAMPLE, "samples.jsonl", released.samples(("Once", "upon"))),
-    ("too many", JobKind.SAMPLE, "samples.jsonl", released.samples(*[("Once", "a")] * 3)),
-    ("prompt", JobKind.SAMPLE, "samples.jsonl", released.samples(*[("A row", "a")] * 2)),
-    ("rows", JobKind.SYNTHESIZE, "synthetic.parquet", released.parquet({"text": ["a"] * 3})),
+    ("too few", JobKind.SAMPLE, "samples.jsonl", released_files.samples(("Once", "upon"))),
+    ("too many", JobKind.SAMPLE, "samples.jsonl", released_files.samples(*[("Once", "a")] * 3)),
+    ("prompt", JobKind.SAMPLE, "samples.jsonl", released_files.samples(*[("A row", "a")] * 2)),
+    ("rows", JobKind.SYNTHESIZE, "synthetic.parquet", released_files.parquet({"text": ["a"] * 3})),
     (
         "columns",
         JobKind.SYNTHESIZE,
         "synthetic.parquet",
-        released.parquet({"text": ["a"], "patient_id": ["7"]}),
+        released_files.parquet({"text": ["a"], "patient_id": ["7"]}),
     ),
-    ("types", JobKind.SYNTHESIZE, "synthetic.parquet", released.parquet({"text": [1]})),
+    ("types", JobKind.SYNTHESIZE, "synthetic.parquet", released_files.parquet({"text": [1]})),
     (
         "notes",
         JobKind.SYNTHESIZE,
         "synthetic.parquet",
-        released.parquet({"text": ["a"]}, {"taciturn": "{}", "log": SECRET}),
+        released_files.parquet({"text": ["a"]}, {"taciturn": "{}", "log": SECRET}),
     ),
     ("certificate", JobKind.FIT, "certificate.json", b'{"payload": ""}'),
 ]
@@ -185,7 +187,7 @@ _BAD: list[tuple[str, JobKind, str, bytes | str]] = [
 def test_anything_else_is_refused_and_not_quoted(
     tmp_path: Path, kind: JobKind, name: str, data: bytes | str
 ) -> None:
-    with pytest.raises(RefusedError) as refused:
+    with pytest.raises(FileRefusedError) as refused:
         _check(tmp_path, kind, name, data.encode() if isinstance(data, str) else data)
     assert SECRET not in str(refused.value)
     assert refused.value.__suppress_context__ or refused.value.__context__ is None
@@ -209,5 +211,5 @@ def test_the_embedded_models_tokenizer_is_its_own(tmp_path: Path) -> None:
     check(JobKind.FIT, "tokenizer.json", path, asked)
     own["model"]["vocab"]["Dupont"] = own["model"]["vocab"].pop("Ġpatient")
     path.write_text(json.dumps(own))
-    with pytest.raises(RefusedError):
+    with pytest.raises(FileRefusedError):
         check(JobKind.FIT, "tokenizer.json", path, asked)

@@ -121,7 +121,7 @@ def check_single(text: str, columns: Sequence[str]) -> None:
 
 def warm_up() -> None:
     """Work the allow-list out, which takes a while once."""
-    _allowed()
+    _allowed_kinds()
 
 
 def _check(text: str, columns: Sequence[str], field: str) -> None:
@@ -132,7 +132,9 @@ def _check(text: str, columns: Sequence[str], field: str) -> None:
             _check_node(node, text, field)
     _check_size(tree, text, field)
     aliases = [node.alias for node in tree.expressions if isinstance(node, exp.Alias)]
-    parameters = [each.name for node in tree.find_all(exp.Lambda) for each in node.expressions]
+    parameters = [
+        parameter.name for node in tree.find_all(exp.Lambda) for parameter in node.expressions
+    ]
     _check_columns(tree, columns, [*aliases, *parameters], field)
 
 
@@ -203,14 +205,14 @@ def _check_node(node: exp.Expression, text: str, field: str) -> None:
 
 
 def _construct(node: exp.Expression) -> str | None:
-    """What is wrong with this node, in words; None if it is allowed."""
+    """Reason to refuse this node, in words; None if it is allowed."""
     if isinstance(node, exp.Star):
         alone = isinstance(node.parent, exp.Select) and not any(node.args.values())
         return None if alone else f"{_excerpt(node)}, a star that is not alone"
     if isinstance(node, exp.Anonymous):
         name = node.name.lower()
         return None if name in FUNCTIONS else f"the function {name}, which is not on the list"
-    if type(node) in _allowed():
+    if type(node) in _allowed_kinds():
         return None
     for kinds, noun, why in _REASONS:
         if isinstance(node, kinds):
@@ -219,12 +221,12 @@ def _construct(node: exp.Expression) -> str | None:
 
 
 def _excerpt(node: exp.Expression) -> str:
-    shown = " ".join(node.sql(dialect="duckdb").split())
-    return shown if len(shown) <= 60 else shown[:57] + "..."
+    text = " ".join(node.sql(dialect="duckdb").split())
+    return text if len(text) <= 60 else text[:57] + "..."
 
 
 @lru_cache(maxsize=1)
-def _allowed() -> frozenset[type[exp.Expression]]:
+def _allowed_kinds() -> frozenset[type[exp.Expression]]:
     """Every kind of node that the examples consist of."""
     calls = [f"{name}({', '.join('abc'[:count])})" for name in FUNCTIONS for count in (1, 2, 3)]
     kinds: set[type[exp.Expression]] = {exp.Alias}
@@ -237,13 +239,13 @@ def _allowed() -> frozenset[type[exp.Expression]]:
 
 
 def _check_columns(
-    tree: exp.Select, columns: Sequence[str], made: Collection[str], field: str
+    tree: exp.Select, columns: Sequence[str], results: Collection[str], field: str
 ) -> None:
-    """Every name could be a column's or one that the text makes; `binding.py` says which it is."""
-    known = {folded(name) for name in (*columns, *made)}
+    """Every name could be a column's or one that the text makes; `names.py` says which it is."""
+    names = {folded(name) for name in (*columns, *results)}
     for column in tree.find_all(exp.Column):
         head = column.parts[0].name
-        if folded(head) not in known:
+        if folded(head) not in names:
             hint = "add it to select, which is applied first" if field == "privacy_unit" else ""
             raise missing_column(head, columns, hint)
 

@@ -1,6 +1,6 @@
 """The second lock: what DuckDB's own parser reads in a statement must be row-wise, too.
 
-`expression.py` has checked the text with another parser. Two parsers can differ; this one decides
+`check.py` has checked the text with another parser. Two parsers can differ; this one decides
 what will run.
 """
 
@@ -48,7 +48,7 @@ _SYNTAX = frozenset(_SYNTAX_NAMES.split())
 def check_reading(serialized: str, field: str) -> list[dict[str, Any]]:
     """The expressions in DuckDB's reading of `SELECT ... FROM TABLE`, which comes as JSON, checked.
 
-    Which columns their names mean is for `binding.py`; `field` is how the message calls the text.
+    Which columns their names mean is for `names.py`; `field` is how the message calls the text.
     Raises PreparationError.
     """
     reading: dict[str, Any] = json.loads(serialized)
@@ -112,7 +112,7 @@ def _problem(node: dict[str, Any], *, alone: bool) -> str | None:
 
 
 def _changed(star: dict[str, Any]) -> bool:
-    """Whether a star leaves columns out, replaces or renames some, or is of one relation."""
+    """True if a star leaves columns out, replaces or renames some, or is of one relation."""
     usual = {"class", "type"}
     return any(
         value for key, value in star.items() if key not in usual and not key.startswith(LOCATION)

@@ -14,7 +14,7 @@ MESSAGE_LIMIT_BYTES = 8 << 20
 
 
 def to_message(value: Any) -> bytes:
-    """What `read_message` reads."""
+    """Message as `read_message` reads it."""
     body = json.dumps(value).encode()
     return len(body).to_bytes(4, "big") + body
 
@@ -28,11 +28,11 @@ def read_message(read: Callable[[int], bytes]) -> bytes:
 
 
 def _exactly(read: Callable[[int], bytes], size: int) -> bytes:
-    parts, left = [], size
-    while left:
-        part = read(left)
+    parts, bytes_left = [], size
+    while bytes_left:
+        part = read(bytes_left)
         if not part:
             raise EOFError
         parts.append(part)
-        left -= len(part)
+        bytes_left -= len(part)
     return b"".join(parts)

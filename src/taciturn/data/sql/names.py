@@ -1,4 +1,4 @@
-"""What every name in a selection means: decided here and exactly, before DuckDB is asked.
+"""Meaning of every name in a selection: decided here and exactly, before DuckDB is asked.
 
 A schema tells `ID` from `id`. DuckDB doesn't, and would take the first of them. So it is given no
 name that anybody wrote: in the statement that runs, columns, results and the parameters of lambdas
@@ -48,20 +48,20 @@ class Projection:
         statement: gives the rows' positions, then one column for each computed output, in order;
             empty if nothing is computed.
         reads: positions of the columns that it reads.
-        written: what stood in place of the statement's numbers.
+        spellings: what stood in place of the statement's numbers.
     """
 
     outputs: tuple[Output, ...]
     statement: str
     reads: tuple[int, ...]
-    written: Mapping[str, str]
+    spellings: Mapping[str, str]
 
-    def shown(self, message: str) -> str:
+    def restore_names(self, message: str) -> str:
         """DuckDB's words about the statement, with the names as they were written."""
-        return _NUMBER.sub(lambda found: self.written.get(found[0], found[0]), message)
+        return _NUMBER.sub(lambda number: self.spellings.get(number[0], number[0]), message)
 
     def table(self, rows: pa.RecordBatch) -> pa.Table:
-        """What the statement runs over."""
+        """Table that the statement runs over."""
         return self._table([rows.column(index) for index in self.reads], rows.num_rows)
 
     def empty_table(self, schema: pa.Schema) -> pa.Table:
@@ -72,9 +72,9 @@ class Projection:
     def _table(self, columns: Sequence[pa.Array | pa.ChunkedArray], n_rows: int) -> pa.Table:
         return pa.table([_positions(n_rows), *columns], [_POSITION, *map(_column, self.reads)])
 
-    def is_of(self, found: pa.Table, n_rows: int) -> bool:
-        """Whether results came one for each row, and in the rows' order."""
-        return bool(found.column(0).combine_chunks().equals(_positions(n_rows)))
+    def is_of(self, results: pa.Table, n_rows: int) -> bool:
+        """True if results came one for each row, and in the rows' order."""
+        return bool(results.column(0).combine_chunks().equals(_positions(n_rows)))
 
 
 def bind_list(session: LockedSession, text: str, schema: pa.Schema, field: str) -> Projection:
@@ -125,58 +125,62 @@ def _bound(
     reads = names.reads()
     _check_types(computed, [schema.field(index) for index in reads], field)
     statement = _statement(session, computed, field) if computed else ""
-    return Projection(tuple(outputs), statement, reads, names.written)
+    return Projection(tuple(outputs), statement, reads, names.spellings)
 
 
 class _Names:
-    """What names mean at some place in a list of expressions."""
+    """Meanings of names at some place in a list of expressions."""
 
     def __init__(self, columns: Sequence[str]) -> None:
         self._columns = columns
         self.results: dict[str, str] = {}
         own = {name: _column(index) for index, name in enumerate(columns)}
         self._index = {number: index for index, number in enumerate(own.values())}
-        self._known = ChainMap(own, self.results)
-        self.written: dict[str, str] = {}
+        self._meanings = ChainMap(own, self.results)
+        self.spellings: dict[str, str] = {}
 
     def reads(self) -> tuple[int, ...]:
         """The columns that numbered expressions read."""
-        return tuple(sorted(self._index[each] for each in self.written if each in self._index))
+        return tuple(sorted(self._index[name] for name in self.spellings if name in self._index))
 
     def passed_on(self, item: Node) -> int | None:
         """The column that an expression is, if it is nothing else."""
         if item["class"] != "COLUMN_REF" or len(item["column_names"]) > 1:
             return None
-        return self._index.get(self._meaning(item["column_names"][0], self._known))
+        return self._index.get(self._meaning(item["column_names"][0], self._meanings))
 
     def numbered(self, item: Node) -> Node:
         """The expression with a number for every name."""
-        numbered: Node = self._numbered(item, self._known)
+        numbered: Node = self._numbered(item, self._meanings)
         return numbered
 
-    def _numbered(self, tree: Any, known: ChainMap[str, str]) -> Any:
+    def _numbered(self, tree: Any, meanings: ChainMap[str, str]) -> Any:
         if isinstance(tree, list):
-            return [self._numbered(child, known) for child in tree]
+            return [self._numbered(child, meanings) for child in tree]
         if not isinstance(tree, dict):
             return tree
         if tree.get("class") == "COLUMN_REF":
             head, *path = tree["column_names"]
-            meaning = self._meaning(head, known)
-            self.written[meaning] = head
+            meaning = self._meaning(head, meanings)
+            self.spellings[meaning] = head
             return {**tree, "column_names": [meaning, *path]}
         if tree.get("class") == "LAMBDA" and tree.get("syntax_type") == "LAMBDA_KEYWORD":
-            given = [n["column_names"][0] for n in nodes(tree["lhs"]) if n["class"] == "COLUMN_REF"]
-            depth = len(known.maps)
-            known = known.new_child({name: f"p{depth}_{i}" for i, name in enumerate(given)})
-        return {key: self._numbered(child, known) for key, child in tree.items()}
+            parameters = [
+                n["column_names"][0] for n in nodes(tree["lhs"]) if n["class"] == "COLUMN_REF"
+            ]
+            depth = len(meanings.maps)
+            meanings = meanings.new_child(
+                {name: f"p{depth}_{i}" for i, name in enumerate(parameters)}
+            )
+        return {key: self._numbered(child, meanings) for key, child in tree.items()}
 
-    def _meaning(self, name: str, known: ChainMap[str, str]) -> str:
-        if name in known:
-            return known[name]
-        same = same_names(name, known)
+    def _meaning(self, name: str, meanings: ChainMap[str, str]) -> str:
+        if name in meanings:
+            return meanings[name]
+        same = same_names(name, meanings)
         if len(same) != 1:
             raise missing_column(name, same or self._columns)
-        return known[same[0]]
+        return meanings[same[0]]
 
 
 def _column(index: int) -> str:
@@ -194,26 +198,26 @@ def _read(session: LockedSession, expression: str) -> Node:
     return dict(item)
 
 
-def _written(session: LockedSession, items: Sequence[Node]) -> str:
+def _sql_of(session: LockedSession, items: Sequence[Node]) -> str:
     """The statement that selects these expressions."""
     reading = json.loads(session.serialized(f"SELECT {_POSITION} FROM {TABLE}"))
     reading["statements"][0]["node"]["select_list"] = items
-    return session.written(json.dumps(reading))
+    return session.sql_of(json.dumps(reading))
 
 
 def _name(session: LockedSession, item: Node) -> str:
-    """What DuckDB calls an expression without an alias: a field's name, or the expression."""
+    """Name that DuckDB gives an expression without an alias: a field's name, or the expression."""
     if item["class"] == "COLUMN_REF":
         return str(item["column_names"][-1])
-    return _written(session, [item]).removeprefix("SELECT ").removesuffix(f" FROM {TABLE}")
+    return _sql_of(session, [item]).removeprefix("SELECT ").removesuffix(f" FROM {TABLE}")
 
 
 def _statement(session: LockedSession, items: Sequence[Node], field: str) -> str:
     """The statement that runs: what DuckDB reads in it is checked, and is what is meant."""
-    meant = [_read(session, _POSITION), *items]
-    statement = _written(session, meant)
+    expressions = [_read(session, _POSITION), *items]
+    statement = _sql_of(session, expressions)
     read = check_reading(session.serialized(statement), field)
-    if _bare(read) != _bare(meant):
+    if _bare(read) != _bare(expressions):
         raise PreparationError(f"{field} cannot be written down exactly; make it simpler")
     return statement
 
@@ -233,17 +237,17 @@ def _bare(tree: Any) -> Any:
 
 def _check_types(items: Sequence[Node], fields: Sequence[pa.Field], field: str) -> None:
     """DuckDB can read the columns, and tell the fields of their structs apart where it must."""
-    said = {folded(text) for text in _strings(items)}
-    for each in fields:
-        if isinstance(each.type, OpaqueType):
+    strings = {folded(text) for text in _strings(items)}
+    for column in fields:
+        if isinstance(column.type, OpaqueType):
             raise PreparationError(
-                f"{field} reads column {each.name!r}, whose type no expression can read; leave it "
-                "out, or convert it beforehand"
+                f"{field} reads column {column.name!r}, whose type no expression can read; leave "
+                "it out, or convert it beforehand"
             )
-        for first, second in _alike(each.type):
-            if folded(first) in said:
+        for first, second in _alike(column.type):
+            if folded(first) in strings:
                 raise PreparationError(
-                    f"{field} reads a field of column {each.name!r}, in which {first!r} and "
+                    f"{field} reads a field of column {column.name!r}, in which {first!r} and "
                     f"{second!r} cannot be told apart by SQL; rename one beforehand"
                 )
 
@@ -261,9 +265,9 @@ def _strings(tree: Any) -> Iterator[str]:
 def _alike(kind: pa.DataType) -> Iterator[tuple[str, str]]:
     """Pairs of fields of one struct, anywhere in a type, that differ in case only or not at all."""
     inside = [kind.field(index) for index in range(kind.num_fields)]
-    seen: dict[str, str] = {}
-    for each in inside:
-        if pa.types.is_struct(kind) and folded(each.name) in seen:
-            yield seen[folded(each.name)], each.name
-        seen[folded(each.name)] = each.name
-        yield from _alike(each.type)
+    names: dict[str, str] = {}
+    for member in inside:
+        if pa.types.is_struct(kind) and folded(member.name) in names:
+            yield names[folded(member.name)], member.name
+        names[folded(member.name)] = member.name
+        yield from _alike(member.type)

@@ -50,18 +50,18 @@ class SessionApart:
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None
-        self._lost = False
+        self._cannot_start = False
 
     def check(self) -> None:
         """Raise LostProcessError if the process could not be started: no row has a part in that."""
-        if self._lost:
+        if self._cannot_start:
             raise LostProcessError(
                 "the process that runs SQL over rows cannot be started on this machine; free "
                 "memory or raise the limit on processes, then run again"
             )
 
     def attempt(self, statement: str, rows: pa.Table, limit_s: float) -> pa.Table | None:
-        """What a statement that has passed both locks makes of `rows`, which it knows as TABLE.
+        """Run a statement that passed both locks on `rows`, its TABLE, and return its results.
 
         None if it fails, whose reason nobody reads. Whatever rows do to the process, the next ones
         find one that works; the time to start it is not theirs.
@@ -118,7 +118,7 @@ class SessionApart:
             _read(self._process, _START_S)
         except (EOFError, OSError, TimeoutError):
             self.close()
-            self._lost = True
+            self._cannot_start = True
         return self._process
 
 
@@ -147,16 +147,16 @@ def _read(process: subprocess.Popen[bytes], limit_s: float) -> bytes:
     deadline = monotonic() + limit_s
 
     def exactly(size: int) -> bytes:
-        found = bytearray()
-        while len(found) < size:
+        content = bytearray()
+        while len(content) < size:
             ready, _, _ = select.select([descriptor], [], [], max(0.0, deadline - monotonic()))
             if not ready:
                 raise TimeoutError
-            part = os.read(descriptor, min(size - len(found), 1 << 20))
+            part = os.read(descriptor, min(size - len(content), 1 << 20))
             if not part:
                 raise EOFError
-            found += part
-        return bytes(found)
+            content += part
+        return bytes(content)
 
     descriptor = process.stdout.fileno()
     return exactly(int.from_bytes(exactly(_LENGTH), "big"))
@@ -207,8 +207,8 @@ def _result(session: LockedSession, request: bytes) -> bytes:
     # The alarm ends the process, also in the midst of a library's code.
     signal.setitimer(signal.ITIMER_REAL, limit_ms / 1000)
     try:
-        found = session.run(statement, _unpacked(request[start + length :]))
-        return _DONE + _packed(found) if found.nbytes <= RESULT_BYTES else _FAILED
+        results = session.run(statement, _unpacked(request[start + length :]))
+        return _DONE + _packed(results) if results.nbytes <= RESULT_BYTES else _FAILED
     except Exception as error:
         if _is_fatal(error):
             os._exit(_ENDED)  # the next row shall not pay for what this one took
@@ -218,7 +218,7 @@ def _result(session: LockedSession, request: bytes) -> bytes:
 
 
 def _is_fatal(error: Exception) -> bool:
-    """Whether it leaves a session that may not do for the next row."""
+    """True if it leaves a session that may not do for the next row."""
     kinds = ("FatalException", "InternalException", "OutOfMemoryException", "IOException")
     return isinstance(error, MemoryError) or type(error).__name__ in kinds
 

@@ -1,10 +1,10 @@
 """Runs `select` and `privacy_unit`: row-wise SQL over the stream of rows, in a locked DuckDB.
 
-Two locks stand before a row is read: sqlglot checks the text (`expression.py`), then DuckDB's own
-reading of it, and of the very statement that will run, is checked again (`reading.py`). What names
-mean is decided in between, and the statement has none of them left (`binding.py`). DuckDB itself
-reaches nothing but the columns that the statement reads (`session.py`), and sees one batch of rows
-at a time, so that even a construct which slipped through could not mix more.
+Two locks stand before a row is read: sqlglot checks the text (`check.py`), then DuckDB's own
+reading of it, and of the very statement that will run, is checked again (`duckdb_check.py`). What
+names mean is decided in between, and the statement has none of them left (`names.py`). DuckDB
+itself reaches nothing but the columns that the statement reads (`session.py`), and sees one batch
+of rows at a time, so that even a construct which slipped through could not mix more.
 """
 
 from __future__ import annotations
@@ -57,8 +57,8 @@ def selected(rows: Rows, select: str) -> Rows:
     return prepared
 
 
-def with_unit(rows: Rows, privacy_unit: str, kept: Sequence[str]) -> Rows:
-    """The columns `kept`, and UNIT: a column's value or a row-wise expression, as text.
+def with_unit(rows: Rows, privacy_unit: str, columns: Sequence[str]) -> Rows:
+    """The columns `columns`, and UNIT: a column's value or a row-wise expression, as text.
 
     Two rows are of one unit if the texts are equal. A unit that is null, empty, or the text that
     stands for a missing value (nan, null, none) is refused: all such rows would count as one unit,
@@ -67,11 +67,11 @@ def with_unit(rows: Rows, privacy_unit: str, kept: Sequence[str]) -> Rows:
     Raises PreparationError, MissingColumnError, RowError.
     """
     field = f"privacy_unit={privacy_unit!r}"
-    passed = [rows.schema.names.index(name) for name in dict.fromkeys(kept)]
-    found = _with_unit(rows, privacy_unit, passed, field)
-    checked = (_unit_checked(batch, field) for batch in found.batches)
-    wrong = RowError(f"{field} is not UTF-8 text in some rows; leave those rows out of the data")
-    return Rows(found.schema, shielded(checked, lambda _: wrong))
+    passed = [rows.schema.names.index(name) for name in dict.fromkeys(columns)]
+    rows_with_unit = _with_unit(rows, privacy_unit, passed, field)
+    checked = (_unit_checked(batch, field) for batch in rows_with_unit.batches)
+    not_text = RowError(f"{field} is not UTF-8 text in some rows; leave those rows out of the data")
+    return Rows(rows_with_unit.schema, shielded(checked, lambda _: not_text))
 
 
 def with_owners_unit(rows: Rows, unit: str, skipped: Skipped) -> Rows:
@@ -82,13 +82,13 @@ def with_owners_unit(rows: Rows, unit: str, skipped: Skipped) -> Rows:
     Raises PreparationError, MissingColumnError.
     """
     passed = range(len(rows.schema))
-    found = _with_unit(rows, unit, passed, f"privacy_unit={unit!r}", skipped)
-    named = (
+    rows_with_unit = _with_unit(rows, unit, passed, f"privacy_unit={unit!r}", skipped)
+    named_batches = (
         part
-        for batch in found.batches
-        for part in surviving(batch, lambda each: _named_only(each, skipped), skipped)
+        for batch in rows_with_unit.batches
+        for part in surviving(batch, lambda one: _named_only(one, skipped), skipped)
     )
-    return Rows(found.schema, named)
+    return Rows(rows_with_unit.schema, named_batches)
 
 
 def _with_unit(
@@ -112,9 +112,9 @@ def _named_only(batch: pa.RecordBatch, skipped: Skipped) -> pa.RecordBatch:
     units.validate(full=True)
     plain = pa.compute.utf8_lower(pa.compute.utf8_trim_whitespace(units))
     missing = pa.compute.or_kleene(pa.compute.is_null(units), pa.compute.is_in(plain, _MISSING))
-    kept = filtered(batch, pa.compute.invert(missing))
-    skipped.rows += batch.num_rows - kept.num_rows
-    return kept
+    named_rows = filtered(batch, pa.compute.invert(missing))
+    skipped.rows += batch.num_rows - named_rows.num_rows
+    return named_rows
 
 
 def selected_beside_unit(rows: Rows, select: str, skipped: Skipped) -> Rows:
@@ -132,7 +132,9 @@ def selected_beside_unit(rows: Rows, select: str, skipped: Skipped) -> Rows:
 
     def plan(session: LockedSession) -> Projection:
         projection = bind_list(session, select, raw, field)
-        unique_columns(pa.schema([(each.name, pa.null()) for each in projection.outputs]), field)
+        unique_columns(
+            pa.schema([(output.name, pa.null()) for output in projection.outputs]), field
+        )
         return replace(projection, outputs=(*projection.outputs, Output(UNIT, last)))
 
     return _run(rows, plan, field, skipped)
@@ -169,7 +171,7 @@ def _run(
         except RecursionError:
             raise PreparationError(f"{field} is nested too deeply; make it simpler") from None
         schema = _bound_schema(session, projection, rows.schema, field)
-        opened = stack.pop_all()
+        resources = stack.pop_all()
 
     def attempt(batch: pa.RecordBatch) -> pa.RecordBatch | None:
         if not projection.statement:
@@ -178,26 +180,26 @@ def _run(
         limit_s = more_s
         if batch.num_rows == 1:
             limit_s = ROW_LIMIT_S if skipped is None else skipped.row_limit_s
-        found = apart.attempt(projection.statement, projection.table(batch), limit_s)
-        if found is None or not projection.is_of(found, batch.num_rows):
+        results = apart.attempt(projection.statement, projection.table(batch), limit_s)
+        if results is None or not projection.is_of(results, batch.num_rows):
             return None
-        return _put_together(projection, batch, found, schema)
+        return _put_together(projection, batch, results, schema)
 
     apart = SessionApart()
 
     def results() -> Iterator[pa.RecordBatch]:
-        with opened, apart:
+        with resources, apart:
             for batch in rows.batches:
                 if skipped is not None:
                     yield from sliced(surviving(batch, attempt, skipped))
                     apart.check()
                     continue
-                found = None
+                computed = None
                 if projection.statement:
-                    found = session.run(projection.statement, projection.table(batch))
-                    if not projection.is_of(found, batch.num_rows):
+                    computed = session.run(projection.statement, projection.table(batch))
+                    if not projection.is_of(computed, batch.num_rows):
                         raise PreparationError(f"{field} does not give one result for each row")
-                yield _put_together(projection, batch, found, schema)
+                yield _put_together(projection, batch, computed, schema)
 
     def failed(kind: str) -> PreparationError:
         # DuckDB's message quotes the value that it could not convert: it stays unread
@@ -210,10 +212,10 @@ def _run(
 
 
 def _put_together(
-    projection: Projection, batch: pa.RecordBatch, found: pa.Table | None, schema: pa.Schema
+    projection: Projection, batch: pa.RecordBatch, results: pa.Table | None, schema: pa.Schema
 ) -> pa.RecordBatch:
-    """What was computed of a batch, beside the columns that are passed on as they are."""
-    computed = iter(() if found is None else found.columns[1:])
+    """Batch of what was computed, beside the columns that are passed on as they are."""
+    computed = iter(() if results is None else results.columns[1:])
     arrays = []
     for output, field in zip(projection.outputs, schema, strict=True):
         if output.column is None:
@@ -231,10 +233,10 @@ def _bound_schema(
     computed: Iterator[pa.DataType] = iter(())
     if projection.statement:
         try:
-            found = session.run(projection.statement, projection.empty_table(schema))
+            results = session.run(projection.statement, projection.empty_table(schema))
         except (duckdb.Error, pa.ArrowException) as error:
             raise _cannot_be_run(error, projection, schema, field) from None
-        computed = iter(found.schema.types[1:])
+        computed = iter(results.schema.types[1:])
     return pa.schema(
         [
             pa.field(
@@ -249,10 +251,10 @@ def _bound_schema(
 def _cannot_be_run(
     error: Exception, projection: Projection, schema: pa.Schema, field: str
 ) -> PreparationError:
-    reason = projection.shown(str(error).partition("\n")[0]).rstrip(".")
+    reason = projection.restore_names(str(error).partition("\n")[0]).rstrip(".")
     if isinstance(error, duckdb.NotSupportedError | pa.ArrowNotImplementedError):
         read = [schema.field(index) for index in projection.reads]
-        reason += f"; it reads {', '.join(f'{each.name!r}, {each.type}' for each in read)}"
+        reason += f"; it reads {', '.join(f'{column.name!r}, {column.type}' for column in read)}"
     if "BLOB" in reason:
         reason += "; bytes become text by decode(...)"
     return PreparationError(f"{field} cannot be run: {reason}")

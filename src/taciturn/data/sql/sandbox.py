@@ -69,7 +69,7 @@ def read_texts(path: str) -> dict[str, Any]:
 
 
 def try_unit(unit: str) -> dict[str, Any]:
-    """Whether this could be a unit, before the columns are known."""
+    """True if this could be a unit, before the columns are known."""
     try:
         check_single(unit, ())
     except MissingColumnError:  # the last thing that is checked: all else is well
@@ -116,7 +116,9 @@ def _converted(value: Any, kind: pa.DataType) -> Any:
     """A value of JSON as one of this type; null where it cannot be."""
     if pa.types.is_struct(kind):
         fields = value if isinstance(value, dict) else {}
-        return {each.name: _converted(fields.get(each.name), each.type) for each in kind.fields}
+        return {
+            member.name: _converted(fields.get(member.name), member.type) for member in kind.fields
+        }
     if pa.types.is_list(kind) or pa.types.is_large_list(kind):
         items = value if isinstance(value, list) else []
         return [_converted(item, kind.value_type) for item in items]
@@ -143,9 +145,9 @@ def plain(value: Any) -> Any:
     if isinstance(value, float):
         return value if math.isfinite(value) else str(value)
     if isinstance(value, dict):
-        return {str(key): plain(each) for key, each in value.items()}
+        return {str(key): plain(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):
-        return [plain(each) for each in value]
+        return [plain(entry) for entry in value]
     if isinstance(value, bytes):
         return value.hex()
     if isinstance(value, date | datetime | time):
@@ -186,7 +188,7 @@ def _in_child(request: bytes) -> bytes:
 
 
 def _collected(reading: int, child: int) -> bytes:
-    """What a child writes until its time is over; it is gone when this returns."""
+    """Return what a child writes until its time is over; it is gone when this returns."""
     deadline, parts = monotonic() + LIMIT_S, []
     os.set_blocking(reading, False)
     while True:

@@ -7,7 +7,6 @@ import resource
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from types import TracebackType
 from typing import Self, TypeVar
 
 import duckdb
@@ -47,12 +46,12 @@ class LockedSession:
         self._connection = self._call(_connect)
 
     def serialized(self, statement: str) -> str:
-        """What DuckDB's parser reads in a statement, as JSON; nothing is executed."""
+        """JSON of what DuckDB's parser reads in a statement; nothing is executed."""
         query = "SELECT json_serialize_sql(?)"
         rows = self._call(lambda: self._connection.execute(query, [statement]).fetchall())
         return str(rows[0][0])
 
-    def written(self, reading: str) -> str:
+    def sql_of(self, reading: str) -> str:
         """The statement that such JSON is the reading of; nothing is executed."""
         query = "SELECT json_deserialize_sql(?)"
         rows = self._call(lambda: self._connection.execute(query, [reading]).fetchall())
@@ -82,12 +81,7 @@ class LockedSession:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def _call(self, call: Callable[[], T]) -> T:
@@ -97,8 +91,8 @@ class LockedSession:
 def _connect() -> duckdb.DuckDBPyConnection:
     connection = duckdb.connect(":memory:")
     for name, value in _SETTINGS.items():
-        shown = f"'{value}'" if isinstance(value, str) else str(value)
-        connection.execute(f"SET {name} = {shown}")
+        setting = f"'{value}'" if isinstance(value, str) else str(value)
+        connection.execute(f"SET {name} = {setting}")
     return connection
 
 

@@ -19,7 +19,7 @@ Message = Mapping[str, Any]
 
 
 class ChatTokenizer(Protocol):
-    """What is needed of a tokenizer that renders chats."""
+    """Tokenizer that renders chats."""
 
     def __call__(self, text: list[str], **options: Any) -> Any:
         """Tokenise each text; the result holds lists under "input_ids"."""
@@ -51,7 +51,7 @@ def encode_messages(
 
     def encoded() -> list[tuple[list[int], bytes]]:
         turns = (_cut(_chat(text, column), most_characters) for text in texts)
-        return by([_Chat.of(each, special) for each in turns], tokenizer)
+        return by([_MarkedChat.of(messages, special) for messages in turns], tokenizer)
 
     return shield(
         encoded,
@@ -74,15 +74,15 @@ def check_template(tokenizer: Any, column: str) -> Any:
 
 
 @dataclass(frozen=True, slots=True, repr=False)
-class _Chat:
+class _MarkedChat:
     """A conversation whose words are not special tokens; `mark` keeps apart what would be one."""
 
     turns: list[Message]
     mark: str | None
 
     @classmethod
-    def of(cls, turns: list[Message], special: Mapping[str, int]) -> _Chat:
-        """With marks only where they are needed: the rest is tokenised as it always is."""
+    def of(cls, turns: list[Message], special: Mapping[str, int]) -> _MarkedChat:
+        """Chat with marks only where they are needed: the rest is tokenised as it always is."""
         mark = mark_for(_strings(turns))
         marked = _replaced(turns, lambda text: marked_text(text, special, mark))
         return cls(marked, None if marked == turns else mark)
@@ -92,11 +92,11 @@ def _strings(value: Any) -> Iterator[str]:
     if isinstance(value, str):
         yield value
     elif isinstance(value, Mapping):
-        for key, each in value.items():
-            yield from (key, *_strings(each))
+        for key, entry in value.items():
+            yield from (key, *_strings(entry))
     elif isinstance(value, list):
-        for each in value:
-            yield from _strings(each)
+        for entry in value:
+            yield from _strings(entry)
 
 
 def _replaced(value: Any, replace: Callable[[str], str]) -> Any:
@@ -104,21 +104,21 @@ def _replaced(value: Any, replace: Callable[[str], str]) -> Any:
     if isinstance(value, str):
         return replace(value)
     if isinstance(value, Mapping):
-        return {replace(key): _replaced(each, replace) for key, each in value.items()}
-    return [_replaced(each, replace) for each in value] if isinstance(value, list) else value
+        return {replace(key): _replaced(entry, replace) for key, entry in value.items()}
+    return [_replaced(entry, replace) for entry in value] if isinstance(value, list) else value
 
 
 def _cut(turns: list[Message], most_characters: int | None) -> list[Message]:
     """The first turns; what follows them would be beyond the last token that is kept."""
     if most_characters is None:
         return turns
-    left, kept = most_characters, []
+    characters_left, kept_turns = most_characters, []
     for turn in turns:
-        if left <= 0:
+        if characters_left <= 0:
             break
-        kept.append(_replaced(turn, lambda text: text[:most_characters]))
-        left -= 1 + len(turn["content"])
-    return kept
+        kept_turns.append(_replaced(turn, lambda text: text[:most_characters]))
+        characters_left -= 1 + len(turn["content"])
+    return kept_turns
 
 
 def _chat(text: str, column: str) -> list[Message]:
@@ -143,24 +143,26 @@ def _is_message(turn: Any) -> bool:
     )
 
 
-def _by_mask(chats: list[_Chat], tokenizer: ChatTokenizer) -> list[tuple[list[int], bytes]]:
-    found = tokenizer.apply_chat_template(
+def _by_mask(chats: list[_MarkedChat], tokenizer: ChatTokenizer) -> list[tuple[list[int], bytes]]:
+    encoded = tokenizer.apply_chat_template(
         [chat.turns for chat in chats],
         tokenize=True,
         return_dict=True,
         return_assistant_tokens_mask=True,
         tokenizer_kwargs={"verbose": False, "return_offsets_mapping": True},
     )
-    columns = (found["input_ids"], found["assistant_masks"], found["offset_mapping"])
+    columns = (encoded["input_ids"], encoded["assistant_masks"], encoded["offset_mapping"])
     return [
         _unmarked(chat, partial(_whole, chat, tokenizer), ids, bytes(mask), offsets)
         for chat, ids, mask, offsets in zip(chats, *columns, strict=True)
     ]
 
 
-def _by_prefixes(chats: list[_Chat], tokenizer: ChatTokenizer) -> list[tuple[list[int], bytes]]:
+def _by_prefixes(
+    chats: list[_MarkedChat], tokenizer: ChatTokenizer
+) -> list[tuple[list[int], bytes]]:
     rendered = [_rendered(chat.turns, tokenizer) for chat in chats]
-    found = tokenizer(
+    encoded = tokenizer(
         [text for text, _ in rendered],
         add_special_tokens=False,
         return_attention_mask=False,
@@ -170,17 +172,17 @@ def _by_prefixes(chats: list[_Chat], tokenizer: ChatTokenizer) -> list[tuple[lis
     return [
         _unmarked(chat, partial(str, text), ids, _mask(offsets, spans), offsets)
         for chat, ids, offsets, (text, spans) in zip(
-            chats, found["input_ids"], found["offset_mapping"], rendered, strict=True
+            chats, encoded["input_ids"], encoded["offset_mapping"], rendered, strict=True
         )
     ]
 
 
-def _whole(chat: _Chat, tokenizer: ChatTokenizer) -> str:
+def _whole(chat: _MarkedChat, tokenizer: ChatTokenizer) -> str:
     return str(tokenizer.apply_chat_template(chat.turns, tokenize=False))
 
 
 def _unmarked(
-    chat: _Chat,
+    chat: _MarkedChat,
     text: Callable[[], str],
     ids: list[int],
     mask: bytes,
@@ -189,8 +191,8 @@ def _unmarked(
     """The tokens of a rendered conversation without those of the marks in it."""
     if chat.mark is None:
         return ids, mask
-    kept = without_marks(text(), offsets, chat.mark)
-    return [ids[index] for index in kept], bytes(mask[index] for index in kept)
+    positions = without_marks(text(), offsets, chat.mark)
+    return [ids[index] for index in positions], bytes(mask[index] for index in positions)
 
 
 def _mask(offsets: Sequence[tuple[int, int]], spans: Sequence[tuple[int, int]]) -> bytes:

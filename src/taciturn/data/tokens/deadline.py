@@ -11,7 +11,7 @@ T = TypeVar("T")
 
 
 def within(limit_s: float, call: Callable[[], T]) -> T:
-    """What `call()` returns or raises; raises TimeoutError once it has taken `limit_s`.
+    """Return or raise what `call()` does; raises TimeoutError once it has taken `limit_s`.
 
     It runs in a thread of its own. One that runs on is told to end, which Python code does, and is
     left behind if it is a library's that does not listen: it ends with the process.

@@ -59,7 +59,7 @@ class EncodedRecords:
 
 
 class Tokenizer(ChatTokenizer, Protocol):
-    """What is needed of a tokenizer; Hugging Face's fast tokenizers have it."""
+    """Tokenizer as this module needs it; Hugging Face's fast tokenizers have it."""
 
     @property
     def bos_token_id(self) -> int | None:
@@ -71,7 +71,7 @@ class Tokenizer(ChatTokenizer, Protocol):
 
 
 def most_characters(tokenizer: Any, max_tokens: int) -> int:
-    """How many characters of a text are read; public.
+    """Number of characters of a text that are read; public.
 
     Whatever `max_tokens` tokens of the tokenizer's longest can stand for, and some more, since the
     end of what is read may be tokenised otherwise than in the midst of a text. So the first
@@ -104,7 +104,7 @@ def encode_batch(
     for start, stop in _chunks(parts):
         chunk = [part[start:stop] for part in parts]
         uncut = shield(lambda: encode(chunk, fields, tokenizer, max_tokens), _failed)  # noqa: B023
-        yield _known(_cut(uncut, max_tokens), vocabulary)
+        yield _checked(_cut(uncut, max_tokens), vocabulary)
 
 
 def _failed(kind: str) -> RowError:
@@ -113,7 +113,7 @@ def _failed(kind: str) -> RowError:
     )
 
 
-def _known(records: EncodedRecords, vocabulary: int | None) -> EncodedRecords:
+def _checked(records: EncodedRecords, vocabulary: int | None) -> EncodedRecords:
     ids = records.input_ids
     if ids.min(initial=0) < 0:
         raise RowError("the model's tokenizer gives some rows tokens below 0; repair it")
@@ -148,13 +148,14 @@ class DeclaredEncoder:
         self._own = copy.deepcopy(self.tokenizer)
 
     def encode(self, batch: pa.RecordBatch) -> Iterator[EncodedRecords]:
-        """As `encode_batch`; a row that cannot be encoded becomes one token that is no target."""
+        """Encode as `encode_batch` does; a row that cannot be encoded becomes one token that is no
+        target."""
         if not batch.num_rows:
             return
         self.skipped.check()
-        found = attempted(lambda: self._tried(batch))
-        if found is not None:
-            yield from found
+        records = attempted(lambda: self._try_to_encode(batch))
+        if records is not None:
+            yield from records
         elif batch.num_rows == 1:
             self.skipped.rows += 1
             ids, targets = np.zeros(1, dtype=np.int32), np.zeros(1, dtype=np.bool_)
@@ -163,13 +164,13 @@ class DeclaredEncoder:
             for part in parts(batch):
                 yield from self.encode(part)
 
-    def _tried(self, batch: pa.RecordBatch) -> list[EncodedRecords]:
+    def _try_to_encode(self, batch: pa.RecordBatch) -> list[EncodedRecords]:
         def encode() -> list[EncodedRecords]:
             encoded = encode_batch(batch, self.fields, own, self.max_tokens, self.vocabulary)
-            found = list(encoded)
-            if sum(len(each.lengths) for each in found) != batch.num_rows:
+            records = list(encoded)
+            if sum(len(part.lengths) for part in records) != batch.num_rows:
                 raise RowError("the tokenizer gives another number of records than of rows")
-            return found
+            return records
 
         own = self._own
         limit_s = self.skipped.row_limit_s
@@ -248,10 +249,10 @@ def _encode_messages(
     limit = None
     if max(map(len, parts[0]), default=0) > _CHARACTERS_PER_TOKEN * max_tokens:
         limit = most_characters(tokenizer, max_tokens)
-    found = encode_messages(parts[0], fields.columns[0], tokenizer, limit)
-    lengths = np.fromiter((len(ids) for ids, _ in found), np.int64, len(found))
-    ids = np.fromiter(chain.from_iterable(ids for ids, _ in found), np.int32, int(lengths.sum()))
-    masks = np.frombuffer(b"".join(mask for _, mask in found), np.uint8)
+    chats = encode_messages(parts[0], fields.columns[0], tokenizer, limit)
+    lengths = np.fromiter((len(ids) for ids, _ in chats), np.int64, len(chats))
+    ids = np.fromiter(chain.from_iterable(ids for ids, _ in chats), np.int32, int(lengths.sum()))
+    masks = np.frombuffer(b"".join(mask for _, mask in chats), np.uint8)
     return ids, masks.astype(np.bool_), lengths
 
 
@@ -265,9 +266,11 @@ def _cut(uncut: _Uncut, max_tokens: int) -> EncodedRecords:
     """Cut every record to `max_tokens`; its first token is no target."""
     ids, targets, lengths = _without_gaps(*uncut)
     positions = _positions(lengths)
-    kept = positions < max_tokens
+    within_limit = positions < max_tokens
     return EncodedRecords(
-        ids[kept], (targets & (positions > 0))[kept], np.minimum(lengths, max_tokens)
+        ids[within_limit],
+        (targets & (positions > 0))[within_limit],
+        np.minimum(lengths, max_tokens),
     )
 
 

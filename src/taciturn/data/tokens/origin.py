@@ -1,4 +1,4 @@
-"""What prepared data were made of: kept beside them, and compared before a run goes on with them.
+"""Origin of prepared data: kept beside them, and compared before a run goes on with them.
 
 A report says what is protected from here, and never from a later call. The file is private: it
 holds a digest of rows, and names of files.
@@ -58,7 +58,7 @@ class Origin(BaseModel):
     def of(
         cls, data: object, spec: DataSpec, tokenizer: Tokenizer, max_tokens: int, seed: int
     ) -> Origin:
-        """That of data which are about to be read; `rows` are not known yet."""
+        """Origin of data that are about to be read; `rows` are not known yet."""
         fields = {name: getattr(spec, name) for name in DataSpec.model_fields}
         declared = data if isinstance(data, DeclaredRows) else None
         return cls(
@@ -73,7 +73,7 @@ class Origin(BaseModel):
 
     @classmethod
     def read(cls, folder: Path) -> Origin:
-        """That of the data in `folder`; raises CheckpointError if it is absent or damaged."""
+        """Origin of the data in `folder`; raises CheckpointError if it is absent or damaged."""
         try:
             return cls.model_validate_json((folder / ORIGIN).read_bytes())
         except (OSError, ValidationError):
@@ -88,24 +88,24 @@ class Origin(BaseModel):
 
     @property
     def privacy_unit(self) -> str:
-        """What the units of these data are, as reports say it."""
+        """Name of the units of these data, as reports say it."""
         return unit_name(self.spec, selected=self.declared_units is None)
 
     def public_text(self) -> str:
         """The part that does not follow from rows, in one stable text."""
         return json.dumps(self.model_dump(exclude={"files", "rows"}, mode="json"), sort_keys=True)
 
-    def check(self, asked: Origin) -> None:
+    def check(self, request: Origin) -> None:
         """Raise CheckpointError unless a call asks for what these data were made by.
 
         It names what differs. Rows are not part of it.
         """
         for field in DataSpec.model_fields:
-            _same(field, getattr(self.spec, field), getattr(asked.spec, field))
-        _same("seed", self.seed, asked.seed)
-        _same("n_units", self.declared_units, asked.declared_units)
+            _same(field, getattr(self.spec, field), getattr(request.spec, field))
+        _same("seed", self.seed, request.seed)
+        _same("n_units", self.declared_units, request.declared_units)
         for field, name in _NAMES.items():
-            if getattr(self, field) != getattr(asked, field):
+            if getattr(self, field) != getattr(request, field):
                 raise CheckpointError(
                     f"the run was begun with another {name} than this call has; give the same to "
                     "resume it, or begin anew in another output folder"
@@ -113,7 +113,7 @@ class Origin(BaseModel):
 
 
 def canonical_source(data: object) -> str | None:
-    """Where rows are, said in one way however the caller says it; None for rows in memory.
+    """Place of the rows, spelled in one way however the caller spells it; None for rows in memory.
 
     Links and relative paths are resolved. A pattern is the folder below which it looks. A copy of a
     file is other data here: only its owner knows that it is about the same people.
@@ -122,37 +122,37 @@ def canonical_source(data: object) -> str | None:
     """
     if not isinstance(data, str | os.PathLike):
         return None
-    given = os.fspath(data)
-    if is_table(given):
-        return given.partition("://")[2]
-    location = locate(given)
+    path_or_url = os.fspath(data)
+    if is_table(path_or_url):
+        return path_or_url.partition("://")[2]
+    location = locate(path_or_url)
     if "file" not in location.filesystem.protocol:
-        return str(location.shown).strip("'")
-    path: str = location.filesystem._strip_protocol(os.path.expanduser(given))
+        return str(location.label).strip("'")
+    path: str = location.filesystem._strip_protocol(os.path.expanduser(path_or_url))
     while any(mark in path for mark in "*?[") and not os.path.exists(path):
         path = os.path.dirname(path)
     return os.path.realpath(path)
 
 
-def _same(field: str, begun: object, asked: object) -> None:
-    if begun != asked:
+def _same(field: str, recorded: object, requested: object) -> None:
+    if recorded != requested:
         raise CheckpointError(
-            f"the run was begun with {field}={begun!r}, this call has {field}={asked!r}; give the "
-            "same to resume it, or begin anew in another output folder"
+            f"the run was begun with {field}={recorded!r}, this call has {field}={requested!r}; "
+            "give the same to resume it, or begin anew in another output folder"
         )
 
 
 def _declared_source(data: DeclaredRows) -> str:
-    """Where a registered data set is; rows in memory, which only tests register, are nowhere."""
+    """Place of a registered data set; rows in memory, which only tests register, are nowhere."""
     source = data.source.place if isinstance(data.source, Reference) else data.source
     place = os.fspath(source) if isinstance(source, str | os.PathLike) else ""
     key = b"" if data.split is None else data.split.key
-    named = [] if data.names is None else [list(data.names)]
-    return _sha256([place, repr(data.split), hashlib.sha256(key).hexdigest(), *named])
+    column_names = [] if data.names is None else [list(data.names)]
+    return _sha256([place, repr(data.split), hashlib.sha256(key).hexdigest(), *column_names])
 
 
 def _files(data: object) -> tuple[tuple[str | int, ...], ...]:
-    """What the file system says of each local file of `data`; nothing of what else there is.
+    """Metadata of the file system about each local file of `data`; nothing of what else there is.
 
     A file that was written since has another time of change (ctime), which nobody can set.
     """
@@ -161,7 +161,7 @@ def _files(data: object) -> tuple[tuple[str | int, ...], ...]:
     try:
         location = locate(os.fspath(data))
         local = "file" in location.filesystem.protocol
-        found = [(path, os.stat(path)) for path in location.paths] if local else []
+        file_stats = [(path, os.stat(path)) for path in location.paths] if local else []
     except (TaciturnError, OSError):
         return ()  # reading says what is wrong, if anything is
     # A name's bytes need be no text; a JSON file's do.
@@ -174,7 +174,7 @@ def _files(data: object) -> tuple[tuple[str | int, ...], ...]:
             of.st_mtime_ns,
             of.st_ctime_ns,
         )
-        for path, of in found
+        for path, of in file_stats
     )
 
 

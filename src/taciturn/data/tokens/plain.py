@@ -25,14 +25,14 @@ def special_tokens(tokenizer: Any) -> dict[str, int]:
     The unknown token is not among them, unless it is also one of the others: it stands for what the
     tokenizer cannot write.
     """
-    named = (getattr(tokenizer, f"all_special_{what}", ()) for what in ("tokens", "ids"))
-    found = dict(zip(*named, strict=True))
+    texts_and_ids = (getattr(tokenizer, f"all_special_{what}", ()) for what in ("tokens", "ids"))
+    special = dict(zip(*texts_and_ids, strict=True))
     added = getattr(tokenizer, "added_tokens_decoder", {})
-    found |= {token.content: number for number, token in added.items() if token.special}
+    special |= {token.content: number for number, token in added.items() if token.special}
     unknown = getattr(tokenizer, "unk_token", None)
     if unknown not in [getattr(tokenizer, f"{role}_token", None) for role in _ROLES]:
-        found.pop(unknown, None)
-    return {text: int(number) for text, number in found.items() if text}
+        special.pop(unknown, None)
+    return {text: int(number) for text, number in special.items() if text}
 
 
 def plain_tokens(
@@ -48,8 +48,8 @@ def plain_tokens(
     """
     special = special_tokens(tokenizer) if special is None else special
     forbidden = frozenset(special.values())
-    found = _read(tokenizer, list(texts))["input_ids"]
-    again = [row for row, ids in enumerate(found) if not forbidden.isdisjoint(ids)]
+    rows = _read(tokenizer, list(texts))["input_ids"]
+    again = [row for row, ids in enumerate(rows) if not forbidden.isdisjoint(ids)]
     if again and getattr(tokenizer, "is_fast", False):
         mark = mark_for(texts[row] for row in again)
         marked = [marked_text(texts[row], special, mark) for row in again]
@@ -57,10 +57,10 @@ def plain_tokens(
         for row, text, ids, offsets in zip(
             again, marked, read["input_ids"], read["offset_mapping"], strict=True
         ):
-            found[row] = [ids[index] for index in without_marks(text, offsets, mark)]
+            rows[row] = [ids[index] for index in without_marks(text, offsets, mark)]
     for row in again:
-        found[row] = [token for token in found[row] if token not in forbidden]
-    return cast(list[list[int]], found)
+        rows[row] = [token for token in rows[row] if token not in forbidden]
+    return cast(list[list[int]], rows)
 
 
 def mark_for(texts: Iterable[str]) -> str:
@@ -84,10 +84,10 @@ def marked_text(text: str, special: Iterable[str], mark: str) -> str:
 
     while present := _present(text, special):
         pattern = "|".join(map(re.escape, present))
-        found = re.sub(pattern, parted, text, flags=re.IGNORECASE)
-        if found == text:  # only if a character in another case is two
+        changed = re.sub(pattern, parted, text, flags=re.IGNORECASE)
+        if changed == text:  # only if a character in another case is two
             break
-        text = found
+        text = changed
     return text
 
 
@@ -96,14 +96,14 @@ def _present(text: str, special: Iterable[str]) -> list[str]:
 
     Looked up where one may begin: an expression of thousands of them takes long to search.
     """
-    by_lower = {each.lower(): each for each in special}
-    lower, found = text.lower(), set()
-    beginnings = re.escape("".join({each[0] for each in by_lower}))
-    lengths = {len(each) for each in by_lower}
+    by_lower = {special_text.lower(): special_text for special_text in special}
+    lower, found_texts = text.lower(), set()
+    beginnings = re.escape("".join({lowered[0] for lowered in by_lower}))
+    lengths = {len(lowered) for lowered in by_lower}
     for match in re.finditer(f"[{beginnings}]", lower) if beginnings else ():
         start = match.start()
-        found |= {part for n in lengths if (part := lower[start : start + n]) in by_lower}
-    return sorted((by_lower[each] for each in found), key=len, reverse=True)
+        found_texts |= {part for n in lengths if (part := lower[start : start + n]) in by_lower}
+    return sorted((by_lower[lowered] for lowered in found_texts), key=len, reverse=True)
 
 
 def without_marks(text: str, offsets: Sequence[Span], mark: str) -> list[int]:

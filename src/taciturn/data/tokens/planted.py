@@ -55,7 +55,7 @@ class PlantedUnits:
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Planted:
-    """What `canaries.json` says. Private, but for the commitment.
+    """Content of `canaries.json`. Private, but for the commitment.
 
     Attributes:
         units: the canaries.
@@ -83,7 +83,7 @@ class Planted:
         except OSError as error:
             raise DataNotFoundError(f"{path} cannot be read: {error.strerror}") from None
         try:
-            fields = _File.model_validate_json(content)
+            fields = _CanaryFile.model_validate_json(content)
         except ValidationError:
             fields = None
         if fields is None or len(fields.texts) != len(fields.included):
@@ -93,7 +93,7 @@ class Planted:
         return cls(units, fields.format, fields.max_tokens, hashlib.sha256(content).hexdigest())
 
 
-class _File(BaseModel):
+class _CanaryFile(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     version: Literal[1] = 1
@@ -121,7 +121,7 @@ def plant(
         silenced = EncodedRecords(records.input_ids, records.targets & counted, records.lengths)
         writer.add(silenced, np.ones(count, dtype=np.bool_))
         included = included[count:]
-    content = _File(
+    content = _CanaryFile(
         kind=units.kind,
         format=kind,
         max_tokens=max_tokens,
@@ -154,7 +154,7 @@ def _encoded(
 ) -> Iterator[EncodedRecords]:
     columns = _columns(texts, kind)
     names = [f"part_{index}" for index in range(len(columns))]
-    batch = pa.record_batch([pa.array(each, pa.large_string()) for each in columns], names)
+    batch = pa.record_batch([pa.array(column, pa.large_string()) for column in columns], names)
     return encode_batch(batch, Fields(kind, tuple(names)), tokenizer, max_tokens)
 
 

@@ -1,4 +1,5 @@
-"""What a tokenizer and its chat template must do, tried on public texts before a row is read.
+"""Checks of what a tokenizer and its chat template must do, tried on public texts before a row is
+read.
 
 A fit that stops at a row says something about that row. So whatever can be known without rows is
 found out here: with invented text of every kind of character, and conversations of several shapes.
@@ -48,8 +49,8 @@ def _in_time(check: Callable[[], None]) -> None:
 def public_texts() -> list[str]:
     """Text of every kind: all bytes' characters, some of each script, blanks, nothing."""
     low = [chr(code) for code in range(256)]
-    others = [chr(code) for code in range(256, 0x110000, _STEP) if code not in _SURROGATES]
-    scripts = ["".join(others[start : start + 64]) for start in range(0, len(others), 64)]
+    sampled = [chr(code) for code in range(256, 0x110000, _STEP) if code not in _SURROGATES]
+    scripts = ["".join(sampled[start : start + 64]) for start in range(0, len(sampled), 64)]
     return [
         *low,
         *scripts,
@@ -77,7 +78,7 @@ def _check_texts(tokenizer: Any, vocabulary: int | None) -> None:
     special = special_tokens(tokenizer)
     texts = [*public_texts(), *(f"a{token}b" for token in sorted(special)[:_MOST_SPECIAL])]
     together = attempted(lambda: plain_tokens(tokenizer, texts, special))
-    alone = [_tried(tokenizer, text, special) for text in texts]
+    alone = [_encoded(tokenizer, text, special) for text in texts]
     if together != alone:
         raise ModelError(
             "the model's tokenizer reads a text otherwise when it reads others with it; save it "
@@ -86,14 +87,14 @@ def _check_texts(tokenizer: Any, vocabulary: int | None) -> None:
     _check_ids([token for ids in alone for token in ids], vocabulary)
 
 
-def _tried(tokenizer: Any, text: str, special: Mapping[str, int]) -> list[int]:
-    found = attempted(lambda: plain_tokens(tokenizer, [text], special)[0])
-    if found is None:
+def _encoded(tokenizer: Any, text: str, special: Mapping[str, int]) -> list[int]:
+    tokens = attempted(lambda: plain_tokens(tokenizer, [text], special)[0])
+    if tokens is None:
         raise ModelError(
             f"the model's tokenizer fails on text such as {text[:20]!r}; give it an unknown token "
             "(unk_token), or take another base model"
         )
-    return found
+    return tokens
 
 
 _USER = {"role": "user", "content": "What helps?"}
@@ -111,18 +112,18 @@ _SHAPES: tuple[list[dict[str, str]], ...] = (
 def _check_chats(tokenizer: Any, column: str, vocabulary: int | None) -> None:
     """The first shape must be read; a template may refuse others, and must not rewrite them."""
     for index, shape in enumerate(_SHAPES):
-        refused = _refused(tokenizer, shape)
-        if refused is None:
+        error = _rendering_error(tokenizer, shape)
+        if error is None:
             _check_chat(tokenizer, shape, column, vocabulary)
         elif index == 0:
             raise ModelError(
                 "the model's chat template does not render a question of the user and an answer of "
-                f"the assistant ({refused}); repair it, or take another base model"
+                f"the assistant ({error}); repair it, or take another base model"
             )
 
 
-def _refused(tokenizer: Any, shape: list[dict[str, str]]) -> str | None:
-    """Why the template does not render a conversation; None if it does."""
+def _rendering_error(tokenizer: Any, shape: list[dict[str, str]]) -> str | None:
+    """Reason that the template does not render a conversation; None if it does."""
     try:
         tokenizer.apply_chat_template(shape, tokenize=False)
     except Exception as error:  # no row has a part in it

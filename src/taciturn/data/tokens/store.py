@@ -91,7 +91,7 @@ class TokenizedDataset:
         self.n_records = int(first_records[-1][-1])
         self.n_tokens = sum(len(block.ids) for block in blocks)
         self.fingerprint = str(meta["fingerprint"])
-        self._chosen: NDArray[np.int64] | None = None
+        self._selection: NDArray[np.int64] | None = None
         self._blocks = blocks
         self._block_starts = [0]
         for block in blocks[:-1]:
@@ -107,17 +107,17 @@ class TokenizedDataset:
             first_records = [batch.column(0).to_numpy() for batch in _batches(folder / _UNITS)]
         except (OSError, ValueError, KeyError, pa.ArrowException):
             meta = {}
-        known = meta.get("version") == _VERSION and bool(first_records)
-        if not known or meta["n_records"] != int(first_records[-1][-1]):
+        readable = meta.get("version") == _VERSION and bool(first_records)
+        if not readable or meta["n_records"] != int(first_records[-1][-1]):
             raise CheckpointError(
                 f"{folder} holds no tokenised data that can be read; prepare it again"
             )
         return cls(blocks, first_records, meta)
 
     def only(self, units: NDArray[np.int64]) -> TokenizedDataset:
-        """These units as a data set of their own, in this order; the files stay the same ones."""
+        """Data set of these units alone, in this order; the files stay the same ones."""
         part = copy.copy(self)
-        part._chosen = units if self._chosen is None else self._chosen[units]
+        part._selection = units if self._selection is None else self._selection[units]
         part.n_units = len(units)
         lengths = [part.lengths(unit) for unit in range(part.n_units)]
         part.n_records = sum(map(len, lengths))
@@ -141,8 +141,8 @@ class TokenizedDataset:
     def _range(self, unit: int) -> range:
         if not 0 <= unit < self.n_units:
             raise IndexError(f"unit {unit} must lie in [0, {self.n_units})")
-        if self._chosen is not None:
-            unit = int(self._chosen[unit])
+        if self._selection is not None:
+            unit = int(self._selection[unit])
         batch, place = divmod(unit, _UNITS_PER_BATCH)
         first_records = self._first_records[batch]
         return range(int(first_records[place]), int(first_records[place + 1]))
@@ -194,7 +194,7 @@ class TokenWriter:
         """SHA-256 of what was added so far: tokens, targets, records and units, however many came
         at a time. It follows from private rows."""
         return hashlib.sha256(
-            "".join(each.hexdigest() for each in self._content).encode()
+            "".join(digest.hexdigest() for digest in self._content).encode()
         ).hexdigest()
 
     def close(self, public_spec: str) -> None:

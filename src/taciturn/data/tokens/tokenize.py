@@ -29,14 +29,12 @@ from taciturn.data.tokens.encoding import DeclaredEncoder, EncodedRecords, Token
 from taciturn.data.tokens.origin import Origin
 from taciturn.data.tokens.planted import PlantedUnits, plant
 from taciturn.data.tokens.probing import check_tokenizer
-from taciturn.data.tokens.store import TokenizedDataset, TokenizedRecord, TokenWriter, check_whole
+from taciturn.data.tokens.store import TokenizedDataset, TokenWriter, check_whole
 from taciturn.errors import CheckpointError, OutputError
 from taciturn.spec import DataSpec
 
 SKIPPED = "skipped.json"
 """How many rows of DeclaredRows contribute nothing; private, as all in the folder."""
-
-__all__ = ["TokenizedDataset", "TokenizedRecord", "Tokenizer", "check_prepared", "prepare"]
 
 
 def prepare(
@@ -116,17 +114,17 @@ def check_prepared(
 
     Raises also whatever `prepare` does.
     """
-    begun, asked = Origin.read(folder), Origin.of(data, spec, tokenizer, max_tokens, seed)
-    check_whole(folder, begun.public_text())
-    begun.check(asked)
-    unchanged = asked.files and asked.files == begun.files
+    recorded, requested = Origin.read(folder), Origin.of(data, spec, tokenizer, max_tokens, seed)
+    check_whole(folder, recorded.public_text())
+    recorded.check(requested)
+    unchanged = requested.files and requested.files == recorded.files
     if unchanged or isinstance(data, DeclaredRows):
         return
     again = folder.with_name(f"{folder.name}-again")
     shutil.rmtree(again, ignore_errors=True)
     try:
         prepare(data, spec, tokenizer, max_tokens, again, seed)
-        same = Origin.read(again).rows == begun.rows
+        same = Origin.read(again).rows == recorded.rows
     finally:
         shutil.rmtree(again, ignore_errors=True)
     if not same:

@@ -1,4 +1,4 @@
-"""What a secret could have been: every text that a template and its lists of values give."""
+"""Candidates for a secret: every text that a template and its lists of values give."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class AlternativeSpace:
         return space
 
     def __contains__(self, text: str) -> bool:
-        """Whether the template can spell `text`."""
+        """True if the template can spell `text`."""
         reached = {0}
         for piece in self.pieces:
             values = (piece,) if isinstance(piece, str) else piece
@@ -86,13 +86,13 @@ class AlternativeSpace:
 
     def draw(self, n: int, rng: Random) -> list[str]:
         """`n` different texts at random; fewer where many combinations spell the same."""
-        drawn: dict[str, None] = {}
+        candidates: dict[str, None] = {}
         for _ in range(10 * n):
             values = (p if isinstance(p, str) else rng.choice(p) for p in self.pieces)
-            drawn["".join(values)] = None
-            if len(drawn) == n:
+            candidates["".join(values)] = None
+            if len(candidates) == n:
                 break
-        return list(drawn)
+        return list(candidates)
 
 
 def _pieces(
@@ -149,13 +149,13 @@ def _check_fields(fields: Sequence[str], alternatives: Mapping[str, Values]) -> 
         )
 
 
-def _values(given: Values) -> Sequence[str]:
-    if not isinstance(given, str):
-        values: Sequence[str] = list(given)
-    elif given in alternative_lists():
-        values = alternative_lists()[given]
+def _values(values_or_file: Values) -> Sequence[str]:
+    if not isinstance(values_or_file, str):
+        values: Sequence[str] = list(values_or_file)
+    elif values_or_file in alternative_lists():
+        values = alternative_lists()[values_or_file]
     else:
-        values = _lines(given)
+        values = _lines(values_or_file)
     if not values:
         raise SpecError("a list of alternatives is empty; give the values that it could be")
     return values

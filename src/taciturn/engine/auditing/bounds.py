@@ -1,4 +1,4 @@
-"""What one run proves about epsilon: right guesses of who was in, turned into a lower bound.
+"""Proof about epsilon from one run: right guesses of who was in, turned into a lower bound.
 
 The game: M canaries are each in the data by a fair coin of their own; whoever sees the result
 guesses about R of them (R fixed beforehand) and is right about V. A private mechanism makes many
@@ -46,26 +46,26 @@ _BISECTIONS = 40
 
 @dataclass(frozen=True, slots=True)
 class Guesses:
-    """How a game ended.
+    """Outcome of one game of guesses.
 
     Attributes:
         canaries: M, in or out by independent fair coins.
-        made: R, the number of guesses, fixed before anything was seen; at most M.
+        count: R, the number of guesses, fixed before anything was seen; at most M.
         correct: V, how many of them were right.
 
     Raises:
-        ValueError: not 0 <= correct <= made <= canaries, or no canaries.
+        ValueError: not 0 <= correct <= count <= canaries, or no canaries.
     """
 
     canaries: int
-    made: int
+    count: int
     correct: int
 
     def __post_init__(self) -> None:
-        if not (0 <= self.correct <= self.made <= self.canaries and self.canaries > 0):
+        if not (0 <= self.correct <= self.count <= self.canaries and self.canaries > 0):
             raise ValueError(
-                f"correct={self.correct}, made={self.made}, canaries={self.canaries} must satisfy "
-                "0 <= correct <= made <= canaries, and there must be canaries"
+                f"correct={self.correct}, count={self.count}, canaries={self.canaries} must "
+                "satisfy 0 <= correct <= count <= canaries, and there must be canaries"
             )
 
 
@@ -102,7 +102,7 @@ class GaussianDp:
         return float(special.ndtr(special.ndtri(power) - self.mu))
 
 
-def guess(scores_M: NDArray[np.float64], included_M: NDArray[np.bool_], made: int) -> Guesses:
+def guess(scores_M: NDArray[np.float64], included_M: NDArray[np.bool_], count: int) -> Guesses:
     """Guess "in" for the highest scores and "out" for the lowest, as many of each; abstain between.
 
     Equal scores are told apart by their place, which must not depend on the coins.
@@ -110,25 +110,25 @@ def guess(scores_M: NDArray[np.float64], included_M: NDArray[np.bool_], made: in
     Args:
         scores_M: higher where a canary seems to have been in; from the result alone.
         included_M: the coins.
-        made: guesses in all; an odd one is an "in".
+        count: guesses in all; an odd one is an "in".
 
     Raises:
-        ValueError: a score is not a number, or `made` is not in [1, M].
+        ValueError: a score is not a number, or `count` is not in [1, M].
     """
     if np.isnan(scores_M).any():
         raise ValueError("a score is not a number; give it the lowest or highest value instead")
-    if not 1 <= made <= len(scores_M):
-        raise ValueError(f"made={made} must lie in [1, {len(scores_M)}]")
+    if not 1 <= count <= len(scores_M):
+        raise ValueError(f"count={count} must lie in [1, {len(scores_M)}]")
     order = np.argsort(scores_M, kind="stable")
-    n_out = made // 2
-    right = (
-        included_M[order[len(order) - (made - n_out) :]].sum() + (~included_M[order[:n_out]]).sum()
+    n_out = count // 2
+    correct = (
+        included_M[order[len(order) - (count - n_out) :]].sum() + (~included_M[order[:n_out]]).sum()
     )
-    return Guesses(len(scores_M), made, int(right))
+    return Guesses(len(scores_M), count, int(correct))
 
 
 def guess_numbers(canaries: int) -> tuple[int, ...]:
-    """How many guesses an audit makes of so many canaries: all, half, a quarter, an eighth.
+    """Numbers of guesses that an audit makes of so many canaries: all, half, a quarter, an eighth.
 
     Fixed here, so that nobody chooses after seeing which number does best; the confidence is shared
     among them (`epsilon_lower_bound`).
@@ -142,35 +142,35 @@ def approximate_dp_tail(guesses: Guesses, epsilon: float, delta: float) -> float
     A Binomial(R, e^epsilon / (1 + e^epsilon)) tail, and 2 M delta times the largest
     P(v - i <= Binomial < v) / i. M, not R: a leak of probability delta may choose what is guessed.
     """
-    made, correct = guesses.made, guesses.correct
+    count, correct = guesses.count, guesses.correct
     if correct == 0:
         return 1.0
     accuracy = float(special.expit(epsilon))
-    tail = float(stats.binom.sf(correct - 1, made, accuracy))
+    tail = float(stats.binom.sf(correct - 1, count, accuracy))
     if delta == 0:
         return tail
-    below = np.cumsum(stats.binom.pmf(np.arange(correct)[::-1], made, accuracy))
+    below = np.cumsum(stats.binom.pmf(np.arange(correct)[::-1], count, accuracy))
     steepest = float(np.max(below / np.arange(1, correct + 1)))
     return min(1.0, tail + 2 * guesses.canaries * delta * steepest)
 
 
 def contradicts(guesses: Guesses, curve: TradeOff, probability: float) -> bool:
-    """Whether P(V >= correct) = `probability` is impossible for a mechanism with this `curve`.
+    """True if P(V >= correct) = `probability` is impossible for a mechanism with this `curve`.
 
     Then it is less, since what the inequalities ask for grows with it. Rounding errs to False.
     """
-    share = guesses.made / guesses.canaries
+    share = guesses.count / guesses.canaries
     power = probability * guesses.correct / guesses.canaries
     error = probability * share - power
     limit = share * (1 + _ROUNDING)
-    for right in range(guesses.correct - 1, -1, -1):
+    for correct in range(guesses.correct - 1, -1, -1):
         if power + error > limit:
             return True
-        needed = curve.least_error(min(power, 1.0))
-        if needed <= error:
+        least_error = curve.least_error(min(power, 1.0))
+        if least_error <= error:
             return False  # so are all that follow: neither sum grows any more
-        power += right / (guesses.made - right) * (needed - error)
-        error = needed
+        power += correct / (guesses.count - correct) * (least_error - error)
+        error = least_error
     return power + error > limit
 
 
@@ -246,8 +246,8 @@ def gaussian_epsilon_lower_bound(
 
 
 def can_show(canaries: int, delta: float, confidence: float) -> bool:
-    """Whether so many canaries could give a bound above 0, if all guesses were right."""
-    games = [Guesses(canaries, made, made) for made in guess_numbers(canaries)]
+    """True if so many canaries could give a bound above 0, if all guesses were right."""
+    games = [Guesses(canaries, count, count) for count in guess_numbers(canaries)]
     return epsilon_lower_bound(games, delta, confidence) > 0
 
 

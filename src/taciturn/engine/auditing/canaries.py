@@ -36,7 +36,7 @@ _SECRETS = (
 
 
 class Words(Protocol):
-    """What is needed of a tokenizer to make texts of chosen tokens."""
+    """Tokenizer methods that are needed to make texts of chosen tokens."""
 
     @property
     def all_special_ids(self) -> list[int]:
@@ -81,8 +81,8 @@ def draw_canaries(kind: CanaryKind, number: int, tokenizer: Words) -> PlantedUni
 
 def _random_texts(number: int, tokenizer: Words, chance: SystemRandom) -> list[str]:
     tokens = _own_texts(tokenizer, 1)
-    drawn = [chance.choices(list(tokens), k=_RANDOM_TOKENS) for _ in range(number)]
-    return tokenizer.batch_decode(drawn)
+    token_lists = [chance.choices(list(tokens), k=_RANDOM_TOKENS) for _ in range(number)]
+    return tokenizer.batch_decode(token_lists)
 
 
 def _new_token_texts(number: int, tokenizer: Words, chance: SystemRandom) -> list[str]:
@@ -91,26 +91,30 @@ def _new_token_texts(number: int, tokenizer: Words, chance: SystemRandom) -> lis
     rare = list(texts.values())[len(texts) // 2 :]
     if number > len(rare):
         raise _too_many(number, len(rare), "new-token")
-    chosen = rare[len(rare) - number :]
-    chance.shuffle(chosen)
-    return chosen
+    texts_of_tokens = rare[len(rare) - number :]
+    chance.shuffle(texts_of_tokens)
+    return texts_of_tokens
 
 
 def _own_texts(tokenizer: Words, repeats: int) -> dict[int, str]:
     """Token to the text of `repeats` of it, where that text is read as just these tokens."""
     special = {*tokenizer.all_special_ids, *special_tokens(tokenizer).values()}
     ordinary = sorted(set(range(len(tokenizer))) - special)
-    wanted = [[token] * repeats for token in ordinary]
-    texts = tokenizer.batch_decode(wanted)
+    token_lists = [[token] * repeats for token in ordinary]
+    texts = tokenizer.batch_decode(token_lists)
     read = tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
-    pairs = zip(ordinary, texts, wanted, read, strict=True)
-    return {token: text for token, text, want, found in pairs if text.strip() and found == want}
+    pairs = zip(ordinary, texts, token_lists, read, strict=True)
+    return {
+        token: text
+        for token, text, tokens, tokens_read in pairs
+        if text.strip() and tokens_read == tokens
+    }
 
 
 def _secrets(number: int, chance: SystemRandom) -> list[str]:
     words = vocabulary()
-    given = sorted({name for names in words.people.given.values() for name in names})
-    people = [f"{first} {last}" for first in given for last in words.people.family]
+    first_names = sorted({name for names in words.people.given_names.values() for name in names})
+    people = [f"{first} {last}" for first in first_names for last in words.people.family]
     if number > len(people):
         raise _too_many(number, len(people), "secret")
     return [

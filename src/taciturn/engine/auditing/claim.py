@@ -1,4 +1,4 @@
-"""What an engine claims: the whole trade-off function of a run, not one (epsilon, delta) of it.
+"""Claim of an engine: the whole trade-off function of a run, not one (epsilon, delta) of it.
 
 An audit sees what happens often; epsilon at delta = 1e-5 is about what hardly ever happens. The
 curve joins the two: a test that is better than it allows refutes the claim where that can be seen.
@@ -48,7 +48,7 @@ class DpSgdRun:
     steps: int
 
     def epsilon(self, delta: float) -> float:
-        """What the run promises at `delta`, by dp_accounting's accountant."""
+        """Epsilon that the run promises at `delta`, by dp_accounting's accountant."""
         return float(_losses(self).get_epsilon_for_delta(delta))
 
 

@@ -20,7 +20,7 @@ _CANARIES_PER_GUESS = 10
 
 @dataclass(frozen=True, slots=True)
 class EngineAudit:
-    """What was promised, and what was proved. Public: the canaries are invented.
+    """Promised epsilon and proved lower bound. Public: the canaries are invented.
 
     Attributes:
         run: what was audited; its sampling probability is a whole number over the canaries.
@@ -40,7 +40,7 @@ class EngineAudit:
 
     @property
     def refuted(self) -> bool:
-        """Whether the promise is shown to be false."""
+        """True if the promise is shown to be false."""
         return self.epsilon_lower_bound > self.epsilon
 
 

@@ -26,7 +26,7 @@ _REJECTED = 0.05
 
 @dataclass(frozen=True, slots=True)
 class Exposure:
-    """How exposed a secret is, and how that is known.
+    """Exposure of a secret, and the method that it is known by.
 
     Attributes:
         bits: the exposure.
@@ -54,14 +54,15 @@ class Exposure:
 
 
 def exact_exposure(secret: float, alternatives: Floats) -> Exposure:
-    """From the log-probabilities of every alternative, the secret's own not among them."""
+    """Exposure from the log-probabilities of every alternative, the secret's own not among them."""
     rank, size = 1 + int((alternatives >= secret).sum()), 1 + len(alternatives)
     bits = _bits(rank, size)
     return Exposure(bits, rank, size, "exact", (bits, bits))
 
 
 def estimated_exposure(secret: float, sample: Floats, size: int, confidence: float) -> Exposure:
-    """From the log-probabilities of alternatives drawn at random, the secret not among them.
+    """Exposure from the log-probabilities of alternatives drawn at random, the secret not among
+    them.
 
     Section 4.3 of the paper gives both estimates; its fit is checked here as there, with the
     Kolmogorov-Smirnov test, and held against the interval that the sample gives by itself.
@@ -98,12 +99,12 @@ def _fitted_tail(secret: float, sample: Floats) -> tuple[float, float]:
 
 def _upper_tail(fitted: Any, x: float) -> float:
     """P(X > x), right in relative terms: as a difference of distribution functions it cancels."""
-    here, std = float(fitted.logpdf(x)), float(fitted.std())
+    log_density, std = float(fitted.logpdf(x)), float(fitted.std())
 
     def relative(t: float) -> float:
-        return math.exp(float(fitted.logpdf(x + t)) - here)
+        return math.exp(float(fitted.logpdf(x + t)) - log_density)
 
     if fitted.cdf(x) < 0.99:
         return float(fitted.sf(x))
     area = sum(integrate.quad(relative, a * std, b * std)[0] for a, b in ((0, 1), (1, 40)))
-    return float(math.exp(here) * area)
+    return float(math.exp(log_density) * area)

@@ -62,13 +62,13 @@ class Question:
         return cls(prompt, gap, start, telltale or secret)
 
     def told_by(self, continuation: str) -> bool:
-        """Whether a continuation of the prompt gives the secret away."""
+        """True if a continuation of the prompt gives the secret away."""
         return tells(continuation, self.telltale)
 
 
 @dataclass(frozen=True, slots=True)
 class Extracted:
-    """What one model says of the secret.
+    """Answers of one model about the secret.
 
     Attributes:
         log_probability: natural logarithm of p(secret | prefix), over all its tokens.
@@ -126,12 +126,13 @@ class Extraction:
 
 
 def tells(text: str, telltale: str) -> bool:
-    """Whether `text` holds `telltale`, however it is spaced and capitalised."""
+    """True if `text` holds `telltale`, however it is spaced and capitalised."""
     return " ".join(telltale.split()).casefold() in " ".join(text.split()).casefold()
 
 
 def alternatives_of(question: Question, spec: ExtractSpec) -> tuple[list[str], int] | None:
-    """What else the secret could be: all of it, or a random sample; and the size of the space.
+    """Other values that the secret could have: all of it, or a random sample; and the size of the
+    space.
 
     None if the spec names no alternatives.
 
@@ -143,10 +144,10 @@ def alternatives_of(question: Question, spec: ExtractSpec) -> tuple[list[str], i
     space = AlternativeSpace.of(spec.template, spec.alternatives, spec.max_alternatives)
     space.check(question.secret)
     if space.size <= spec.max_alternatives:
-        found = list(dict.fromkeys(space.texts()))
+        candidates = list(dict.fromkeys(space.texts()))
     else:
-        found = space.draw(spec.max_alternatives, Random(spec.seed))
-    return [text for text in found if text != question.secret], space.size
+        candidates = space.draw(spec.max_alternatives, Random(spec.seed))
+    return [text for text in candidates if text != question.secret], space.size
 
 
 def extract(
@@ -158,8 +159,8 @@ def extract(
     context_length: int,
 ) -> Extracted:
     """Ask one model; see LLM.extract. `alternatives` come from `alternatives_of`."""
-    others, size = alternatives or ([], 0)
-    texts = [question.gap + text for text in [question.secret, *others]]
+    other_texts, size = alternatives or ([], 0)
+    texts = [question.gap + text for text in [question.secret, *other_texts]]
     secret, *rest = log_probabilities(model, tokenizer, question.prompt, texts, context_length)
     exposure = None
     if alternatives is not None:
@@ -168,10 +169,16 @@ def extract(
     sampled: list[str] = []
     if spec.samples:
         sampled = _continuations(model, tokenizer, question, _sampling(spec), context_length)
-    told = sum(question.told_by(text) for text in sampled)
-    interval = clopper_pearson(told, len(sampled), spec.confidence)
+    telling_samples = sum(question.told_by(text) for text in sampled)
+    interval = clopper_pearson(telling_samples, len(sampled), spec.confidence)
     return Extracted(
-        secret, exposure, question.told_by(greedy[0]), told, len(sampled), interval, greedy[0]
+        secret,
+        exposure,
+        question.told_by(greedy[0]),
+        telling_samples,
+        len(sampled),
+        interval,
+        greedy[0],
     )
 
 
@@ -194,10 +201,10 @@ def check_length(
         )
 
 
-def _exposure(secret: float, others: Any, size: int, confidence: float) -> Exposure:
-    if len(others) + 1 == size:
-        return exact_exposure(secret, others)
-    return estimated_exposure(secret, others, size, confidence)
+def _exposure(secret: float, alternative_log_p: Any, size: int, confidence: float) -> Exposure:
+    if len(alternative_log_p) + 1 == size:
+        return exact_exposure(secret, alternative_log_p)
+    return estimated_exposure(secret, alternative_log_p, size, confidence)
 
 
 def _greedy(spec: ExtractSpec) -> SampleSpec:
@@ -223,23 +230,23 @@ def _continuations(
 
 
 def _joins_words(before: str, after: str) -> bool:
-    return all(each.isalpha() and each < _SPACED_SCRIPTS for each in (before, after))
+    return all(character.isalpha() and character < _SPACED_SCRIPTS for character in (before, after))
 
 
-def _flat(found: Extracted) -> dict[str, Any]:
-    exposure = found.exposure
+def _flat(outcome: Extracted) -> dict[str, Any]:
+    exposure = outcome.exposure
     return {
-        "log_probability": found.log_probability,
+        "log_probability": outcome.log_probability,
         "rank": None if exposure is None else exposure.rank,
         "alternatives": None if exposure is None else exposure.size,
         "exposure_bits": None if exposure is None else exposure.bits,
         "exposure_low": None if exposure is None else exposure.interval[0],
         "exposure_high": None if exposure is None else exposure.interval[1],
         "method": None if exposure is None else exposure.method,
-        "told_greedily": found.told_greedily,
-        "told": found.told,
-        "samples": found.samples,
-        "told_low": found.told_interval[0],
-        "told_high": found.told_interval[1],
-        "greedy_text": found.greedy_text,
+        "told_greedily": outcome.told_greedily,
+        "told": outcome.told,
+        "samples": outcome.samples,
+        "told_low": outcome.told_interval[0],
+        "told_high": outcome.told_interval[1],
+        "greedy_text": outcome.greedy_text,
     }

@@ -67,7 +67,7 @@ class Engine:
 
 @dataclass(frozen=True, slots=True)
 class EngineSettings:
-    """What an engine is audited at.
+    """Settings that an engine is audited at.
 
     Attributes:
         run: what its guarantee depends on.

@@ -27,7 +27,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from taciturn.data.tokens.tokenize import TokenizedDataset
+from taciturn.data.tokens.store import TokenizedDataset
 from taciturn.engine.auditing.intervals import Floats
 from taciturn.engine.auditing.roc import Promise, Roc, roc
 from taciturn.engine.auditing.tokens import token_statistics
@@ -46,7 +46,7 @@ _MOST_SHARED = 0.5
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Evidence:
-    """What one model thinks of every unit; NaN for a unit without a predicted token. Private.
+    """Scores that one model gives every unit; NaN for a unit without a predicted token. Private.
 
     Attributes:
         log_p_U: log-probability per token.
@@ -74,7 +74,7 @@ class AttackResult:
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Membership:
-    """What membership inference found. Exact figures of private units: not to be passed on.
+    """Outcome of membership inference. Exact figures of private units: not to be passed on.
 
     Attributes:
         attacks: of the fitted model and, as a control, of the base model.
@@ -96,12 +96,12 @@ class Membership:
 
     def frame(self) -> pd.DataFrame:
         """One row per attack and model."""
-        return pd.DataFrame([_flat(each) for each in self.attacks])
+        return pd.DataFrame([_flat(attack) for attack in self.attacks])
 
     def to_dict(self) -> dict[str, Any]:
         """The same with every unit's scores, as plain values for JSON."""
         plain = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        plain["attacks"] = [dataclasses.asdict(each) for each in self.attacks]
+        plain["attacks"] = [dataclasses.asdict(attack) for attack in self.attacks]
         scores = self.scores.astype(object).where(self.scores.notna(), None)
         return {**plain, "scores": scores.to_dict(orient="records")}
 
@@ -133,11 +133,11 @@ def control_scores(base: Evidence) -> dict[Attack, Floats]:
     return {"loss": base.log_p_U, "min-k%++": base.min_k_U}
 
 
-def check_apart(members: TokenizedDataset, others: TokenizedDataset) -> None:
+def check_apart(members: TokenizedDataset, non_members: TokenizedDataset) -> None:
     """Raise DataError if most non-members are members: no attack could tell them apart."""
     inside = {_content(members, unit) for unit in range(members.n_units)}
-    shared = sum(_content(others, unit) in inside for unit in range(others.n_units))
-    if shared > _MOST_SHARED * others.n_units:
+    shared = sum(_content(non_members, unit) in inside for unit in range(non_members.n_units))
+    if shared > _MOST_SHARED * non_members.n_units:
         raise DataError(
             "most non-members have word for word the text of members; give units that were not "
             "in the training data"
@@ -146,15 +146,15 @@ def check_apart(members: TokenizedDataset, others: TokenizedDataset) -> None:
 
 def attacked(
     members: dict[Attack, Floats],
-    others: dict[Attack, Floats],
+    non_members: dict[Attack, Floats],
     model: Literal["fitted", "base"],
     confidence: float,
-    promised: Promise | None,
+    promise: Promise | None,
 ) -> list[AttackResult]:
     """Try every score; units without one are left out."""
     return [
         AttackResult(
-            attack, model, roc(_present(scores), _present(others[attack]), confidence, promised)
+            attack, model, roc(_present(scores), _present(non_members[attack]), confidence, promise)
         )
         for attack, scores in members.items()
     ]
@@ -162,10 +162,14 @@ def attacked(
 
 def _scored(loss: CausalLmLoss, batch: UnitBatch, share: float) -> Tensor:
     """Sums over each unit's records: log-probability per token, Min-K%++, and 1; [3, U]."""
-    found = token_statistics(loss, batch)
-    z_N = (found.log_p_N - found.mean_N) / found.std_N.clamp(min=_LEAST_STD)
+    statistics = token_statistics(loss, batch)
+    z_N = (statistics.log_p_N - statistics.mean_N) / statistics.std_N.clamp(min=_LEAST_STD)
     sums_3U = torch.zeros(3, batch.n_units, dtype=torch.float64)
-    row_N, log_p_N, z_N = found.row_N.cpu(), found.log_p_N.double().cpu(), z_N.double().cpu()
+    row_N, log_p_N, z_N = (
+        statistics.row_N.cpu(),
+        statistics.log_p_N.double().cpu(),
+        z_N.double().cpu(),
+    )
     for row, unit in enumerate(batch.unit_of_B.tolist()):
         own = row_N == row
         if own.any():

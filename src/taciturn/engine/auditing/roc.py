@@ -1,4 +1,5 @@
-"""How well scores tell members from non-members, and what the sample is too small to say.
+"""ROC curves: how well scores tell members from non-members, and what the sample is too small to
+say.
 
 Shapes: M members, N non-members.
 """
@@ -48,7 +49,7 @@ class OperatingPoint:
 
 @dataclass(frozen=True, slots=True)
 class Roc:
-    """How well one score separates members from non-members."""
+    """ROC of one score that separates members from non-members."""
 
     auc: float
     auc_interval: Interval
@@ -56,7 +57,7 @@ class Roc:
 
 
 def roc(
-    members_M: Floats, others_N: Floats, confidence: float, promised: Promise | None = None
+    members_M: Floats, others_N: Floats, confidence: float, promise: Promise | None = None
 ) -> Roc:
     """Separate by score, higher for members.
 
@@ -68,7 +69,7 @@ def roc(
             "text to predict; give more"
         )
     points = tuple(
-        operating_point(members_M, others_N, fpr, confidence, promised)
+        operating_point(members_M, others_N, fpr, confidence, promise)
         for fpr in FALSE_POSITIVE_RATES
     )
     return Roc(auc(members_M, others_N), auc_interval(members_M, others_N, confidence), points)
@@ -79,22 +80,25 @@ def operating_point(
     others_N: Floats,
     fpr: float,
     confidence: float,
-    promised: Promise | None = None,
+    promise: Promise | None = None,
 ) -> OperatingPoint:
     """The lowest threshold that at most a share `fpr` of the non-members lies above."""
-    needed, n = math.ceil(1 / fpr - 1e-9), len(others_N)
-    most = None if promised is None else promised(fpr)
-    allowed = math.floor(fpr * n + 1e-9)
-    if allowed < 1:
-        return OperatingPoint(fpr, None, None, None, needed, most)
+    fewest_units, n = math.ceil(1 / fpr - 1e-9), len(others_N)
+    most = None if promise is None else promise(fpr)
+    false_positives_allowed = math.floor(fpr * n + 1e-9)
+    if false_positives_allowed < 1:
+        return OperatingPoint(fpr, None, None, None, fewest_units, most)
     # Above it, not at it: a tie is never split.
-    threshold = np.sort(others_N)[::-1][allowed]
-    found, wrong = int((members_M > threshold).sum()), int((others_N > threshold).sum())
+    threshold = np.sort(others_N)[::-1][false_positives_allowed]
+    true_positives, false_positives = (
+        int((members_M > threshold).sum()),
+        int((others_N > threshold).sum()),
+    )
     return OperatingPoint(
         fpr,
-        found / len(members_M),
-        clopper_pearson(found, len(members_M), confidence),
-        clopper_pearson(wrong, n, confidence),
-        needed,
+        true_positives / len(members_M),
+        clopper_pearson(true_positives, len(members_M), confidence),
+        clopper_pearson(false_positives, n, confidence),
+        fewest_units,
         most,
     )

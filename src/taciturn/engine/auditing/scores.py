@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from taciturn.data.tokens.tokenize import TokenizedDataset
+from taciturn.data.tokens.store import TokenizedDataset
 from taciturn.engine.auditing import intervals
 from taciturn.engine.auditing.intervals import Floats
 from taciturn.engine.evaluation.likelihood import unit_scores

@@ -1,4 +1,5 @@
-"""What a model thinks of every token: its log-probability, and mean and spread of the others'.
+"""Statistics of a model's prediction of every token: its log-probability, and mean and spread of
+the others'.
 
 One forward pass; logits are made and used up some rows at a time.
 
@@ -24,7 +25,7 @@ _LEAST = -1e4
 
 @dataclass(frozen=True, slots=True, repr=False)
 class TokenStatistics:
-    """Of each token that is to be predicted; private unless the text is public.
+    """Statistics of each token that is to be predicted; private unless the text is public.
 
     Attributes:
         row_N: its sequence.
@@ -49,12 +50,12 @@ def token_statistics(loss: CausalLmLoss, batch: UnitBatch) -> TokenStatistics:
     size = max(1, _CHUNK // vocabulary)
     chunks = zip(place_N.split(size), id_N.split(size), strict=True)
     parts = [_statistics(logits_at(places), ids) for places, ids in chunks]
-    log_p_N, mean_N, std_N = (torch.cat(each) for each in zip(*parts, strict=True))
+    log_p_N, mean_N, std_N = (torch.cat(columns) for columns in zip(*parts, strict=True))
     return TokenStatistics(place_N // batch.input_ids_BT.shape[1], log_p_N, mean_N, std_N)
 
 
 def _logits(loss: CausalLmLoss, batch: UnitBatch) -> tuple[Callable[[Tensor], Tensor], int]:
-    """What gives the logits at some of the B * T positions, and V."""
+    """Return a function that gives the logits at some of the B * T positions, and V."""
     terms = loss.terms(batch)
     if terms is None:
         logits_NV = loss.logits(batch).flatten(0, 1)

@@ -1,4 +1,4 @@
-"""What a model is worth: how well it predicts, how like a reference it writes, what it teaches.
+"""Worth of a model: how well it predicts, how like a reference it writes, what it teaches.
 
 Exact on public text. Figures of private units leave through `release` only, with noise.
 """

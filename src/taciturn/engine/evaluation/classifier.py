@@ -58,7 +58,7 @@ class TextClassifier:
 
 @dataclass(frozen=True, slots=True)
 class Downstream:
-    """How a classifier trained on synthetic text does on real text.
+    """Accuracy on real text of a classifier trained on synthetic text.
 
     Attributes:
         accuracy: share of test records (of private ones: mean over units of each unit's share).

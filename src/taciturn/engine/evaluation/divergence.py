@@ -1,4 +1,4 @@
-"""How far two sets of texts lie apart: MAUVE on clusters of their features.
+"""Divergence of two sets of texts: MAUVE on clusters of their features.
 
 Pillutla et al. 2021, "MAUVE: Measuring the Gap Between Neural Text and Human Text", section 3.
 Figures are comparable between models on the same features and clusters, and with nothing else.
@@ -59,8 +59,8 @@ def mauve(reference_K: Sequence[float] | Floats, model_K: Sequence[float] | Floa
 
 def _divergence(p_K: Floats, q_K: Floats) -> float:
     """Kullback-Leibler divergence in nats; q covers p."""
-    kept = p_K > 0
-    return float((p_K[kept] * np.log(p_K[kept] / q_K[kept])).sum())
+    present_K = p_K > 0
+    return float((p_K[present_K] * np.log(p_K[present_K] / q_K[present_K])).sum())
 
 
 def _start(features_ND: Floats, n_clusters: int, rng: np.random.Generator) -> Floats:

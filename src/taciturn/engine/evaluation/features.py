@@ -52,6 +52,6 @@ def with_surprise(features_ND: Floats, nats_N: Floats) -> Floats:
 
 
 def _grams(text: str) -> Counter[str]:
-    found = words(text)
-    pairs = (" ".join(pair) for pair in itertools.pairwise(found))
-    return Counter([*found, *pairs])
+    tokens = words(text)
+    pairs = (" ".join(pair) for pair in itertools.pairwise(tokens))
+    return Counter([*tokens, *pairs])

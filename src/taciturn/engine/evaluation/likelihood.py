@@ -1,4 +1,4 @@
-"""How well a model predicts a text: nats and hits per token, exact and not noised."""
+"""Likelihood of a text under a model: nats and hits per token, exact and not noised."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 from peft import PeftModel
 from torch import Tensor, nn
 
-from taciturn.data.tokens.tokenize import TokenizedDataset, TokenizedRecord
+from taciturn.data.tokens.store import TokenizedDataset, TokenizedRecord
 from taciturn.engine.generation.sample import begins, check_tokens
 from taciturn.engine.model.load import LoadedModel
 from taciturn.engine.model.loss import CausalLmLoss, weighted_cross_entropy
@@ -38,7 +38,7 @@ Scorer = Callable[[CausalLmLoss, UnitBatch], Tensor]
 
 @dataclass(frozen=True, slots=True)
 class Likelihood:
-    """How well a model predicts a text: total nats, and hits, over predicted tokens.
+    """Likelihood of a text under a model: total nats, and hits, over predicted tokens.
 
     `correct` counts the tokens that the model held for the likeliest.
     """
@@ -107,7 +107,7 @@ def unit_sums(
     score: Scorer,
     microbatch_tokens: int = 4096,
 ) -> Tensor:
-    """What `score` says of every unit, in the order of `dataset`; float64 [K, U]."""
+    """Score of every unit by `score`, in the order of `dataset`; float64 [K, U]."""
     if not dataset.n_units:
         return torch.zeros(3, 0, dtype=torch.float64)
     device = next(model.parameters()).device
@@ -147,11 +147,11 @@ def _judging(model: nn.Module) -> Iterator[CausalLmLoss]:
 
 def _scored(loss: CausalLmLoss, batch: UnitBatch) -> Tensor:
     """Nats, tokens and hits of each unit of a microbatch; float64 [3, U] on the CPU."""
-    each = _each_token(batch)
-    logits_BTV = loss.logits(each)
-    nats_B = weighted_cross_entropy(logits_BTV, each.input_ids_BT, each.loss_weights_BT)
-    counted_BT = each.loss_weights_BT[:, 1:] > 0
-    hits_BT = (logits_BTV[:, :-1].argmax(-1) == each.input_ids_BT[:, 1:]) & counted_BT
+    targets = _each_token(batch)
+    logits_BTV = loss.logits(targets)
+    nats_B = weighted_cross_entropy(logits_BTV, targets.input_ids_BT, targets.loss_weights_BT)
+    counted_BT = targets.loss_weights_BT[:, 1:] > 0
+    hits_BT = (logits_BTV[:, :-1].argmax(-1) == targets.input_ids_BT[:, 1:]) & counted_BT
     rows_3B = torch.stack((nats_B.double(), counted_BT.sum(1).double(), hits_BT.sum(1).double()))
     sums_3U = torch.zeros(3, batch.n_units, dtype=torch.float64)
     return sums_3U.index_add(1, batch.unit_of_B.cpu(), rows_3B.cpu())
@@ -195,14 +195,14 @@ def log_probabilities(
         )
     device = next(model.parameters()).device
     order = sorted(range(len(records)), key=lambda index: len(records[index].input_ids))
-    found = [0.0] * len(records)
+    log_p = [0.0] * len(records)
     with _judging(model) as loss:
         for chunk in _chunks(records, order, microbatch_tokens, context_length):
             rows = [(records[index], row) for row, index in enumerate(chunk)]
             batch = _each_token(collate(rows, len(rows), context_length))
             for index, nats in zip(chunk, loss(batch.to(device)).tolist(), strict=True):
-                found[index] = -nats
-    return found
+                log_p[index] = -nats
+    return log_p
 
 
 def _continued(tokenizer: Any, prompt: str, continuations: Sequence[str]) -> list[TokenizedRecord]:

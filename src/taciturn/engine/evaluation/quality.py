@@ -1,4 +1,4 @@
-"""What a model writes, beside what it should write like.
+"""Quality of what a model writes, beside what it should write like.
 
 The codebook of the comparison is made from samples and public text only; of a private reference,
 each unit adds a one to a single cluster, and those counts are released with noise.
@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from taciturn.data.rows import attempted
-from taciturn.data.tokens.tokenize import TokenizedDataset
+from taciturn.data.tokens.store import TokenizedDataset
 from taciturn.engine.evaluation.divergence import assign, codebook, mauve, shares
 from taciturn.engine.evaluation.features import (
     Embedder,
@@ -48,14 +48,14 @@ class TextStatistics:
     @classmethod
     def of(cls, texts: Sequence[str]) -> TextStatistics:
         """Count; all zero of no texts."""
-        found = [words(text) for text in texts]
-        lengths = [len(each) for each in found]
+        token_lists = [words(text) for text in texts]
+        lengths = [len(tokens) for tokens in token_lists]
         count = max(1, len(texts))
         return cls(
             len(texts),
             sum(length == 0 for length in lengths) / count,
             sum(lengths) / count,
-            (_distinct(found, 1), _distinct(found, 2), _distinct(found, 3)),
+            (_distinct(token_lists, 1), _distinct(token_lists, 2), _distinct(token_lists, 3)),
         )
 
 
@@ -81,15 +81,15 @@ class Quality:
 
 
 @dataclass(frozen=True, slots=True, repr=False)
-class Texts:
+class ScoredTexts:
     """Texts and how the base model takes them: nats per token [N]."""
 
     texts: list[str]
     nats_N: Floats
 
     @classmethod
-    def of(cls, texts: list[str], scores: UnitScores) -> Texts:
-        """With the base model's scores of the same texts; a text without tokens has zero nats."""
+    def of(cls, texts: list[str], scores: UnitScores) -> ScoredTexts:
+        """Texts with the base model's scores of them; a text without tokens has zero nats."""
         nats_N = (scores.nats_U / scores.tokens_U.clamp(min=1)).numpy()
         return cls(texts, nats_N)
 
@@ -130,14 +130,19 @@ class Comparison:
 
 
 def compare(
-    samples: Texts, base: Texts, reference: Texts, *, private: bool, embedder: Embedder | None
+    samples: ScoredTexts,
+    base: ScoredTexts,
+    reference: ScoredTexts,
+    *,
+    private: bool,
+    embedder: Embedder | None,
 ) -> Comparison:
     """Cluster samples (with the reference, if it is public) and assign all texts."""
-    vectors = [each.features(embedder) for each in (samples, base, reference)]
+    vectors = [texts.features(embedder) for texts in (samples, base, reference)]
     public = np.vstack(vectors[:2] if private else vectors)
     most = MOST_PRIVATE_CLUSTERS if private else MOST_CLUSTERS
     centres_KD = codebook(public, max(2, min(most, len(public) // 10)))
-    samples_N, base_N, reference_U = (assign(each, centres_KD) for each in vectors)
+    samples_N, base_N, reference_U = (assign(features_ND, centres_KD) for features_ND in vectors)
     count = len(centres_KD)
     return Comparison(centres_KD, shares(samples_N, count), shares(base_N, count), reference_U)
 

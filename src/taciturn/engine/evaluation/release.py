@@ -26,7 +26,7 @@ from taciturn.planning.release import ACCURACY_GAIN_BOUND, GAIN_BOUND, RowWeight
 
 @dataclass(frozen=True, slots=True)
 class ReleasedScore:
-    """How well a model predicts private units: means over units, with noise.
+    """Scores of a model on private units: means over units, with noise.
 
     Attributes:
         nats_per_token: each unit's own mean, cut off at the public bound, averaged over units.
@@ -48,7 +48,7 @@ class ReleasedScore:
 
 @dataclass(frozen=True, slots=True)
 class ReleasedGain:
-    """By how much the fitted model predicts private units better than the base: paired means.
+    """Gain of the fitted model over the base on private units: paired means.
 
     Attributes:
         nats_per_token: each unit's own difference, within GAIN_BOUND, averaged over units.
@@ -63,8 +63,8 @@ class ReleasedGain:
 
 
 @dataclass(frozen=True, slots=True)
-class Released:
-    """What one release gave: a score per model, the gain of the second over the first, the share
+class ReleasedScores:
+    """Outcome of one release: a score per model, the gain of the second over the first, the share
     of units per cluster, and its event."""
 
     scores: tuple[ReleasedScore, ...]
@@ -83,7 +83,7 @@ def release(
     stream: SecureStream,
     declared_units: int | None = None,
     before: Callable[[DpEvent], None] = lambda event: None,
-) -> Released:
+) -> ReleasedScores:
     """Release the mean of every figure with the Gaussian mechanism.
 
     Guarantee: what `dp_event` says, under addition or removal of one unit, with the number of units
@@ -113,7 +113,7 @@ def release(
         hits_U = _bounded((_accuracy(fitted[0]) - _accuracy(base)) / ACCURACY_GAIN_BOUND)
         columns += [weights.gain * nats_U, weights.accuracy_gain * hits_U]
     if counted:
-        columns.append(torch.full_like(columns[0], weights.there))
+        columns.append(torch.full_like(columns[0], weights.presence))
     rows = torch.stack(columns, dim=1)
     if clusters_U is not None:
         clusters = torch.nn.functional.one_hot(clusters_U, n_clusters).double()
@@ -124,7 +124,7 @@ def release(
     mechanism = GaussianStatistic(n_units, clip, noise_multiplier)
     before(mechanism.dp_event)
     private = mechanism.release(rows, stream)
-    means = _Means(private.mean_K, private.noise_std, weights.there, len(columns) - 1)
+    means = _Means(private.mean_K, private.noise_std, weights.presence, len(columns) - 1)
     nats, nats_std = means.at(0, weights.nats)
     accuracy, accuracy_std = means.at(1, weights.accuracy)
     score = ReleasedScore(
@@ -142,7 +142,7 @@ def release(
         )
     scores_of = (score,) if gain is None else (score, _gained(score, gain))
     shares_K = _distribution(private.mean_K[len(columns) :])
-    return Released(scores_of, gain, shares_K, mechanism.dp_event)
+    return ReleasedScores(scores_of, gain, shares_K, mechanism.dp_event)
 
 
 def release_shares(
@@ -199,7 +199,7 @@ class _Means:
 
     values: Sequence[float]
     std: float
-    there: float
+    presence: float
     count: int
 
     def at(self, place: int, weight: float) -> tuple[float, float]:
@@ -209,10 +209,10 @@ class _Means:
         Where so few are there that the noise hides them, the divisor is the noise itself.
         """
         total, std = self.values[place] / weight, self.std / weight
-        if not self.there:
+        if not self.presence:
             return total, std
-        count_std = self.std / self.there
-        divisor = max(self.values[self.count] / self.there, count_std)
+        count_std = self.std / self.presence
+        divisor = max(self.values[self.count] / self.presence, count_std)
         mean = total / divisor
         return mean, math.hypot(std, mean * count_std) / divisor
 
@@ -223,6 +223,6 @@ def _share(mean: float) -> float:
 
 def _distribution(mean_K: Sequence[float]) -> tuple[float, ...]:
     """Noised shares as a distribution: negative ones are zero, the sum is one."""
-    kept = [max(0.0, share) for share in mean_K]
-    total = sum(kept)
-    return tuple(share / total if total > 0 else 1 / len(kept) for share in kept)
+    shares = [max(0.0, share) for share in mean_K]
+    total = sum(shares)
+    return tuple(share / total if total > 0 else 1 / len(shares) for share in shares)

@@ -1,4 +1,4 @@
-"""Batched sampling, repeatable from a seed, whole or streamed."""
+"""Sampling in batches, repeatable from a seed, whole or streamed."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def sample(
             output = model.generate(**inputs, **_options(spec, tokenizer))
             new = output[:, inputs["input_ids"].shape[1] :]
             texts = tokenizer.batch_decode(new, skip_special_tokens=True)
-            counts = _written(new, model.generation_config.eos_token_id)
+            counts = _new_lengths(new, model.generation_config.eos_token_id)
             rows = zip(batch, texts, counts, strict=True)
             completions += [Completion(*row) for row in rows]
     return completions
@@ -69,14 +69,14 @@ def stream(
     seed = _seed(spec)
     options = {**inputs, **_options(spec, tokenizer), "streamer": streamer}
     failure: list[BaseException] = []
-    written: list[int] = []
+    lengths: list[int] = []
 
     def generate() -> None:
         try:
             with torch.random.fork_rng(devices=_devices(model)), torch.no_grad():
                 torch.manual_seed(seed)
                 output = model.generate(**options)
-            written.append(output.shape[1] - inputs["input_ids"].shape[1])
+            lengths.append(output.shape[1] - inputs["input_ids"].shape[1])
         except BaseException as error:
             failure.append(error)
             streamer.end()
@@ -87,7 +87,7 @@ def stream(
     thread.join()
     if failure:
         raise failure[0]
-    return written[0]
+    return lengths[0]
 
 
 def _seed(spec: SampleSpec) -> int:
@@ -95,7 +95,7 @@ def _seed(spec: SampleSpec) -> int:
     return spec.seed if spec.seed is not None else secrets.randbits(63)
 
 
-def _written(new_BT: torch.Tensor, ends: list[int] | int | None) -> list[int]:
+def _new_lengths(new_BT: torch.Tensor, ends: list[int] | int | None) -> list[int]:
     """Tokens of each row up to the first that ends it; what follows fills the batch up."""
     ends_BT = torch.isin(new_BT, torch.tensor([] if ends is None else ends, device=new_BT.device))
     return [int(ends_T.nonzero()[0, 0]) + 1 if ends_T.any() else len(ends_T) for ends_T in ends_BT]
@@ -105,10 +105,10 @@ def checked_prompts(prompts: Iterable[str]) -> list[str]:
     """The prompts as a list; raises SpecError unless they are several texts."""
     if isinstance(prompts, str | bytes | Mapping) or not isinstance(prompts, Iterable):
         raise SpecError("prompts must be a list of strings; write [prompt] for a single one")
-    found = list(prompts)
-    for index, prompt in enumerate(found):
+    prompt_list = list(prompts)
+    for index, prompt in enumerate(prompt_list):
         check_text(f"prompt {index}", prompt)
-    return found
+    return prompt_list
 
 
 def _encode(
@@ -125,8 +125,8 @@ def _encode(
         )
     ids = tokenizer(list(prompts), add_special_tokens=False)["input_ids"]
     check_tokens(model, ids)
-    kept = room - longest
-    rows = [before(row[max(0, len(row) - kept) :]) for row in ids]
+    prompt_limit = room - longest
+    rows = [before(row[max(0, len(row) - prompt_limit) :]) for row in ids]
     # Something must come before the first token.
     rows = [row or [tokenizer.eos_token_id or 0] for row in rows]
     width = max(len(row) for row in rows)

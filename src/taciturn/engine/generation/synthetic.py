@@ -28,8 +28,8 @@ def write_parquet(
 
 def read_metadata(path: Path) -> dict[str, object]:
     """The guarantee in a file that `write_parquet` wrote; raises OutputError if it has none."""
-    found = (pq.read_schema(path).metadata or {}).get(METADATA_KEY.encode())
-    if found is None:
+    metadata = (pq.read_schema(path).metadata or {}).get(METADATA_KEY.encode())
+    if metadata is None:
         raise OutputError(f"{path} carries no guarantee of taciturn's; nothing is known about it")
-    value: dict[str, object] = json.loads(found)
+    value: dict[str, object] = json.loads(metadata)
     return value

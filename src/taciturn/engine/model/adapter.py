@@ -1,4 +1,4 @@
-"""Saving what was trained, and proof that what was saved is what was trained.
+"""Save what was trained, with proof that what was saved is what was trained.
 
 An adapter whose keys do not match is loaded without an error, and whoever loads it is served the
 base model. So after saving, it is loaded back, and must reproduce the fitted model's logits.
@@ -62,7 +62,7 @@ def save(model: Any, tokenizer: Any, base_name: str, folder: Path) -> None:
 
 
 def save_sharded(model: Any, tokenizer: Any, folder: Path, *, first: bool) -> None:
-    """As `save`, for a full model that is spread over processes: all call it, the first writes."""
+    """Save, as `save` does, a full model spread over processes: all call it, the first writes."""
     weights = whole_state_dict(model, keep=first)
     if weights is None:
         return
@@ -81,12 +81,12 @@ def save_sharded(model: Any, tokenizer: Any, folder: Path, *, first: bool) -> No
 @contextmanager
 def own_defaults(model: Any) -> Iterator[None]:
     """The defaults of generation that the base came with, for others who load the model."""
-    ours = model.generation_config
-    model.generation_config = getattr(model, OWN_DEFAULTS, ours)
+    own_config = model.generation_config
+    model.generation_config = getattr(model, OWN_DEFAULTS, own_config)
     try:
         yield
     finally:
-        model.generation_config = ours
+        model.generation_config = own_config
 
 
 @torch.no_grad()
@@ -129,12 +129,12 @@ def check_loaded(model: PeftModel, folder: Path) -> None:
     """
     saved = load_file(folder / "adapter_model.safetensors").keys()
     loaded = get_peft_model_state_dict(model, save_embedding_layers=False).keys()
-    wrong = sorted(saved ^ loaded)
-    if wrong:
+    unmatched_names = sorted(saved ^ loaded)
+    if unmatched_names:
         raise AdapterError(
-            f"the adapter in {folder} and its base do not match: {len(wrong)} weights, {wrong[0]} "
-            "among them, are in one and not in the other; open it with the base that it was "
-            "fitted on"
+            f"the adapter in {folder} and its base do not match: {len(unmatched_names)} weights, "
+            f"{unmatched_names[0]} among them, are in one and not in the other; open it with "
+            "the base that it was fitted on"
         )
 
 
@@ -184,11 +184,11 @@ def probe_logits(model: Any) -> Tensor:
     return logits
 
 
-def _compare(expected: Tensor, found: Tensor, base: Tensor | None, what: str) -> None:
-    if not torch.allclose(expected, found, rtol=1e-3, atol=1e-3 * float(expected.abs().max())):
+def _compare(expected: Tensor, actual: Tensor, base: Tensor | None, what: str) -> None:
+    if not torch.allclose(expected, actual, rtol=1e-3, atol=1e-3 * float(expected.abs().max())):
         raise AdapterError(f"{what} does not give the fitted model's logits; it was not released")
-    if base is not None and torch.equal(base, found):
+    if base is not None and torch.equal(base, actual):
         raise AdapterError(
-            f"{what} writes as its base does: the adapter trained in name only. Choose other "
+            f"{what} gives the logits of its base: the adapter changed nothing. Choose other "
             "target_modules"
         )

@@ -48,7 +48,7 @@ def restore_parts(model: nn.Module) -> None:
 
 
 def compiler_failure(error: Exception) -> ModelError:
-    """What to tell a user whose machine cannot compile."""
+    """Advice to a user whose machine cannot compile."""
     first = str(error).strip().splitlines()[:1]
     return ModelError(
         f"torch.compile failed ({type(error).__name__}: {''.join(first)[:200]}); it needs a C++ "

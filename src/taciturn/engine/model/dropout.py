@@ -1,4 +1,4 @@
-"""Switching randomness in the forward pass off, so that a loss is a function of its record alone.
+"""Switch off randomness in the forward pass, so that a loss is a function of its record alone.
 
 Gradient checkpointing needs train mode; train mode turns dropout on. DP-SGD has noise enough of its
 own, and a gradient that cannot be computed twice cannot be checked.

@@ -1,4 +1,4 @@
-"""Where a base model's files are, and their digests: what a certificate says was fine-tuned.
+"""Files of a base model and their digests: what a certificate says was fine-tuned.
 
 A base is its name and its digests. A folder that moved is the same base; another folder, or another
 revision, under the same name is not.
@@ -30,7 +30,8 @@ def base_digests(name: str) -> dict[str, str]:
 
 
 def find_base(name: str, expected: Mapping[str, str], beside: Path | None) -> str:
-    """Where the base that was called `name` is: there, or as a folder near its fitted model.
+    """Return the place of the base that was called `name`: that name, or a folder near its fitted
+    model.
 
     Args:
         expected: the base's digests when it was fitted; none where they are not known.
@@ -45,12 +46,12 @@ def find_base(name: str, expected: Mapping[str, str], beside: Path | None) -> st
     """
     if name == TINY_MEDICAL:
         return name
-    here = [path for path in _candidates(name, expected, beside) if os.path.exists(path)]
-    for path in here:
+    existing_paths = [path for path in _candidates(name, expected, beside) if os.path.exists(path)]
+    for path in existing_paths:
         if _same_weights(expected, _paths(str(path))):
             return str(path)
-    if here:
-        raise _other_weights(str(here[0]))
+    if existing_paths:
+        raise _other_weights(str(existing_paths[0]))
     if Path(name).is_absolute() or name.startswith((".", "~")):
         raise ModelNotFoundError(f"the base {name} that the model was fitted on is gone; {WHERE}")
     return name
@@ -74,7 +75,7 @@ def _candidates(name: str, expected: Mapping[str, str], beside: Path | None) -> 
 
 
 def _same_weights(expected: Mapping[str, str], paths: list[Path]) -> bool:
-    """Whether the weights among `paths` are those of `expected`; true where nothing is known.
+    """True if the weights among `paths` are those of `expected`, and where nothing is known.
 
     Of a model that is there in two formats, one may be here and the other not.
     """
@@ -85,7 +86,7 @@ def _same_weights(expected: Mapping[str, str], paths: list[Path]) -> bool:
 
 
 def _is_weights(path: Path) -> bool:
-    """What a loader takes weights from; not the state of an optimiser that lies beside them."""
+    """True if a loader takes weights from it; the state of an optimiser beside them is none."""
     return path.suffix in (".safetensors", ".gguf") or path.match("pytorch_model*.bin")
 
 

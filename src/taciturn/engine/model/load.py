@@ -1,4 +1,4 @@
-"""Loading a causal LM and its tokenizer: hub id, local path, GGUF file, or the embedded model."""
+"""Load a causal LM and its tokenizer: hub id, local path, GGUF file, or the embedded model."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ class LoadedModel:
 
     @property
     def device(self) -> torch.device:
-        """Where its weights are."""
+        """Device of its weights."""
         return next(self.model.parameters()).device
 
 
@@ -148,8 +148,8 @@ def load_base(name: str, spec: PerformanceSpec, fitted: Path | None = None) -> L
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             folder, trust_remote_code=False, **options
         )
-        model, found = loaded
-        _check_checkpoint(name, model, found)
+        model, loading_info = loaded
+        _check_checkpoint(name, model, loading_info)
         prepare(model)
         # A model to be sharded goes to its devices layer by layer: it may be too large for one.
         if spec.quantization is None and spec.sharding == "none":
@@ -188,12 +188,13 @@ def _set_defaults_aside(model: Any, tokenizer: Any, rows: int) -> None:
 def _tokens_below(rows: int, token: int | Sequence[int] | None) -> list[int]:
     """A configuration's token or tokens, without those that the model has no embedding for."""
     tokens = [] if token is None else [token] if isinstance(token, int) else list(token)
-    return [each for each in tokens if 0 <= each < rows]
+    return [token_id for token_id in tokens if 0 <= token_id < rows]
 
 
 @contextmanager
 def _loading(name: str) -> Iterator[None]:
-    """Whatever libraries raise for a model that is absent, damaged or unknown is one sentence.
+    """Turn whatever libraries raise for a model that is absent, damaged or unknown into one
+    sentence.
 
     And no table besides of weights that do not match, which is refused anyway.
     """
@@ -219,7 +220,7 @@ def _check_kind(name: str, config: Any) -> None:
         )
 
 
-def _check_checkpoint(name: str, model: Any, found: Mapping[str, Any]) -> None:
+def _check_checkpoint(name: str, model: Any, loading_info: Mapping[str, Any]) -> None:
     """Refuse weights that are not this model's: what is absent would be random.
 
     What transformers knows to be absent (tied weights) or left over is not among what it found.
@@ -227,17 +228,19 @@ def _check_checkpoint(name: str, model: Any, found: Mapping[str, Any]) -> None:
     if getattr(model, "_hf_peft_config_loaded", False):
         raise ModelError(f"model {name} brings an adapter with it; {_MERGE_FIRST}")
     for keys, what in (
-        (found["missing_keys"], "lacks weights of the model"),
-        (found["unexpected_keys"], "holds weights that the model has no place for"),
-        ([key for key, *_ in found["mismatched_keys"]], "holds weights of other shapes"),
+        (loading_info["missing_keys"], "lacks weights of the model"),
+        (loading_info["unexpected_keys"], "holds weights that the model has no place for"),
+        ([key for key, *_ in loading_info["mismatched_keys"]], "holds weights of other shapes"),
     ):
-        wrong = sorted(key for key in keys if not _NO_WEIGHTS.search(key))
-        if wrong:
-            named = ", ".join(wrong[:3]) + (" ..." if len(wrong) > 3 else "")
+        mismatched_keys = sorted(key for key in keys if not _NO_WEIGHTS.search(key))
+        if mismatched_keys:
+            first_keys = ", ".join(mismatched_keys[:3]) + (
+                " ..." if len(mismatched_keys) > 3 else ""
+            )
             raise ModelError(
-                f"the checkpoint of {name} {what} ({len(wrong)}: {named}), so it would not be the "
-                "model that it is called; save it again from the model itself, not from a wrapper "
-                "such as a compiled one or one with another head"
+                f"the checkpoint of {name} {what} ({len(mismatched_keys)}: {first_keys}), so "
+                "it would not be the model that it is called; save it again from the model itself, "
+                "not from a wrapper such as a compiled one or one with another head"
             )
 
 
@@ -264,7 +267,7 @@ def _check_tokens(name: str, tokenizer: Any, rows: int) -> None:
 
 
 def architecture(name: str) -> str:
-    """What model `name` is, from its config alone; raises as `load_base` does."""
+    """Describe model `name` from its config alone; raises as `load_base` does."""
     folder, extra = _locate(name)
     with _loading(name):
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False, **extra)
@@ -273,20 +276,20 @@ def architecture(name: str) -> str:
 
 
 def load_original(
-    report: PrivacyReport, spec: PerformanceSpec, beside: Path | None, given: str | None = None
+    report: PrivacyReport, spec: PerformanceSpec, beside: Path | None, base_name: str | None = None
 ) -> LoadedModel:
     """The base that a model was fitted on, by name and digests.
 
     Args:
         beside: the fitted model's folder, if it has one: the base is looked for near it, too.
-        given: where the caller says that it is.
+        base_name: where the caller says that it is.
 
     Raises:
         ModelNotFoundError: it is not here; says how to say where it is.
         AdapterError: what is here has other weights.
     """
     expected = report.base_model_sha256
-    name = given or find_base(report.base_model, expected, beside)
+    name = base_name or find_base(report.base_model, expected, beside)
     try:
         base = load_base(name, spec, beside)
     except ModelNotFoundError as error:
@@ -376,7 +379,7 @@ def _locate(name: str) -> tuple[str, dict[str, Any]]:
 
 
 def _hub(name: str, repository: str, file: str) -> str:
-    """Where to load from: the hub, or the folder of what it once gave if it cannot be reached.
+    """Place to load from: the hub, or the folder of what it once gave if it cannot be reached.
 
     Asked once. The loaders ask again and again for each of a model's files, minutes in all.
     """
@@ -405,7 +408,7 @@ _MERGE_FIRST = (
 
 
 def _base_of(folder: Path) -> str:
-    """What an adapter says that it is for."""
+    """Base that an adapter says it is for."""
     try:
         config = json.loads((folder / _ADAPTER).read_text(encoding="utf-8"))
         return str(config["base_model_name_or_path"])
@@ -415,7 +418,7 @@ def _base_of(folder: Path) -> str:
 
 def _not_loaded(name: str, error: Exception) -> TaciturnError:
     packages = ("sentencepiece", "google.protobuf")
-    absent = any(_absent(each) for each in packages)
+    absent = any(_absent(package) for package in packages)
     if absent and re.search("sentencepiece|tiktoken|protobuf", str(error)):
         # The library asks for tiktoken, whatever the file is.
         return MissingDependencyError(
@@ -423,8 +426,8 @@ def _not_loaded(name: str, error: Exception) -> TaciturnError:
             "that are not installed; run `pip install sentencepiece protobuf`, or give a copy of "
             "the model that has a tokenizer.json"
         )
-    here = os.path.exists(os.path.expanduser(name)) or name == TINY_MEDICAL
-    if here or not isinstance(error, OSError):
+    exists = os.path.exists(os.path.expanduser(name)) or name == TINY_MEDICAL
+    if exists or not isinstance(error, OSError):
         return ModelError(
             f"model {name} cannot be loaded: {reason(error)}; it must be a causal language model "
             "with config, weights and tokenizer"
@@ -440,7 +443,7 @@ def _absent(package: str) -> bool:
 
 
 def reason(error: Exception) -> str:
-    """What a library says, in one line; with the name of an error that says little without."""
+    """Message of a library, in one line; with the name of an error that says little without."""
     first = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")[:300]
     plain = isinstance(error, OSError | ValueError | ImportError | RuntimeError)
     return first if plain else f"{type(error).__name__}: {first}"
@@ -484,7 +487,9 @@ def check_quantizer(model: nn.Module) -> None:
     fields = config if isinstance(config, dict) else config.to_dict()
     kind = str(getattr(fields.get("quant_method"), "value", fields.get("quant_method")))
     how = str(fields.get("quant_type", ""))
-    whole = kind == "gguf" and all(each.is_floating_point() for each in model.parameters())
+    whole = kind == "gguf" and all(
+        parameter.is_floating_point() for parameter in model.parameters()
+    )
     if kind == "bitsandbytes" or whole or (kind == "torchao" and "WeightOnly" in how):
         return
     raise ModelError(

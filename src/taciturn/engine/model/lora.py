@@ -1,4 +1,4 @@
-"""Choosing what is trained: LoRA adapters through PEFT, or every weight."""
+"""Choice of what is trained: LoRA adapters through PEFT, or every weight."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from taciturn.engine.model.subspace import Subspace, activation_subspaces, own_t
 from taciturn.errors import ModelError, SpecError
 
 # Found by trial on public notes and on PHEE's training and dev splits, never on its test split; see
-# ARCHITECTURE.md, "Which parameters are trained".
+# docs/design/numbers.md, "Which parameters are trained".
 _DAMPING = 0.01
 _HEAD_GAIN = 4.0
 _LEAST = 1e-6
@@ -26,8 +26,8 @@ _RARE = 1e-5
 _TYPICAL = 1e-3
 
 
-class AdapterChoice(Protocol):
-    """What decides the trained parameters; see training.plan.AdapterPlan."""
+class AdapterSettings(Protocol):
+    """Settings that decide the trained parameters; see training.plan.AdapterPlan."""
 
     @property
     def method(self) -> str: ...
@@ -60,7 +60,7 @@ class RowScale(nn.Module):
         return weight_PR * self.scale_P1
 
 
-def attach(model: Any, choice: AdapterChoice, text: Tensor | None = None) -> nn.Module:
+def attach(model: Any, choice: AdapterSettings, text: Tensor | None = None) -> nn.Module:
     """Make the chosen parameters trainable and return the model to fit.
 
     With fixed A matrices, these and the row scales are learned from public token ids `text`
@@ -88,7 +88,7 @@ def attach(model: Any, choice: AdapterChoice, text: Tensor | None = None) -> nn.
     return adapted
 
 
-def reopen(model: PeftModel, choice: AdapterChoice) -> nn.Module:
+def reopen(model: PeftModel, choice: AdapterSettings) -> nn.Module:
     """Make a saved adapter trainable again, for a further fit; its shape stays.
 
     With fixed A matrices, the output layer's part stays as it is: the row scales through which it
@@ -116,7 +116,7 @@ def settle(model: nn.Module) -> None:
             parametrize.remove_parametrizations(module, "weight", leave_parametrized=True)
 
 
-def _attach_fixed_a(model: Any, choice: AdapterChoice, text: Tensor | None) -> nn.Module:
+def _attach_fixed_a(model: Any, choice: AdapterSettings, text: Tensor | None) -> nn.Module:
     """LoRA whose A matrices are public activation directions; only the B matrices are trained."""
     text = own_text(model, choice.seed) if text is None else text.to(model.device)
     subspaces = activation_subspaces(model, _ranks(model, choice), text, choice.seed)
@@ -161,8 +161,8 @@ def _fix_a(layer: Any, energy_R: Tensor, subspace: Subspace) -> None:
     weight.requires_grad_(False)
 
 
-def _targets(model: Any, choice: AdapterChoice) -> list[str] | str:
-    """What PEFT is asked to adapt."""
+def _targets(model: Any, choice: AdapterSettings) -> list[str] | str:
+    """Layers that PEFT adapts."""
     if choice.target_modules:
         _check_targets(model, choice.target_modules)
         return list(choice.target_modules)
@@ -172,7 +172,7 @@ def _targets(model: Any, choice: AdapterChoice) -> list[str] | str:
     return [name for name in linear if name != _head_name(model)]
 
 
-def _ranks(model: Any, choice: AdapterChoice) -> dict[str, int]:
+def _ranks(model: Any, choice: AdapterSettings) -> dict[str, int]:
     """Layer name -> rank: every linear layer and the head, or those asked for."""
     head, targets = _head_name(model), choice.target_modules
     if targets:
@@ -235,8 +235,8 @@ def _check_targets(model: nn.Module, targets: Sequence[str]) -> None:
     for target in targets:
         if any(_is_target(name, (target,)) for name in linear):
             continue
-        named = [each for name, each in model.named_modules() if _is_target(name, (target,))]
-        what = f"{type(named[0]).__name__}, and not a linear layer" if named else "not there"
+        modules = [module for name, module in model.named_modules() if _is_target(name, (target,))]
+        what = f"{type(modules[0]).__name__}, and not a linear layer" if modules else "not there"
         near = difflib.get_close_matches(target, endings, n=3) or endings[:12]
         raise SpecError(
             f"target_modules: {target!r} of {type(model).__name__} is {what}; linear layers are: "

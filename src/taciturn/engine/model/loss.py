@@ -40,7 +40,8 @@ class CausalLmLoss(nn.Module):
         return weighted_cross_entropy(self.logits(batch), batch.input_ids_BT, batch.loss_weights_BT)
 
     def terms(self, batch: UnitBatch) -> list[tuple[Tensor, Tensor]] | None:
-        """What adds up to the logits (`output_terms`); None where only the model can make them."""
+        """Terms that add up to the logits (`output_terms`); None where only the model can make
+        them."""
         self.check_length(batch.input_ids_BT.shape[1])
         return output_terms(self.model, batch.input_ids_BT) if self._fused else None
 

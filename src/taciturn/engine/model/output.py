@@ -26,7 +26,7 @@ _SHAPE = (2, 9)
 
 
 def model_logits(model: Any, input_ids_BT: Tensor) -> Tensor:
-    """What the model itself computes, [B, T, V]."""
+    """Logits that the model itself computes, [B, T, V]."""
     logits_BTV: Tensor = model(input_ids=input_ids_BT, use_cache=False).logits
     return logits_BTV
 
@@ -55,7 +55,7 @@ def output_terms(model: Any, input_ids_BT: Tensor) -> list[tuple[Tensor, Tensor]
 
 @torch.no_grad()
 def gives_own_logits(model: Any) -> bool:
-    """Whether `output_terms` adds up to what the model itself computes, on random public tokens."""
+    """True if `output_terms` adds up to what the model itself computes, on random public tokens."""
     if is_sharded(model):  # a trial would wait for the other processes
         return False
     if not hasattr(model, "get_output_embeddings") or model.get_output_embeddings() is None:
@@ -68,9 +68,9 @@ def gives_own_logits(model: Any) -> bool:
         if terms is None:
             return False
         own = model(input_ids=ids_BT, use_cache=False).logits.float()
-        ours: Any = sum(x.float() @ weight.float().T for x, weight in terms)
+        summed: Any = sum(x.float() @ weight.float().T for x, weight in terms)
     exact = own.dtype == torch.float32 and terms[0][1].dtype in (torch.float32, torch.float64)
-    return bool((own - ours).norm() <= (1e-5 if exact else 2e-2) * own.norm())
+    return bool((own - summed).norm() <= (1e-5 if exact else 2e-2) * own.norm())
 
 
 @torch.no_grad()
@@ -81,7 +81,7 @@ def check_causal(model: Any) -> None:
     ids_BT = torch.randint(vocabulary, _SHAPE, generator=generator).to(_device(model))
     other_BT = ids_BT.clone()
     other_BT[:, -1] = (ids_BT[:, -1] + 1) % vocabulary
-    one, other = (model_logits(model, each)[:, :-1] for each in (ids_BT, other_BT))
+    one, other = (model_logits(model, tokens_BT)[:, :-1] for tokens_BT in (ids_BT, other_BT))
     tolerance = 1e-4 if one.dtype == torch.float32 else 2e-2
     if bool((one.float() - other.float()).norm() > tolerance * one.float().norm()):
         raise ModelError(
@@ -121,12 +121,12 @@ def _device(model: Any) -> torch.device:
 @contextmanager
 def _random_adapter(head: nn.Module, generator: torch.Generator) -> Iterator[None]:
     """An adapter is zero at first, which would hide what is done with it."""
-    adapter = [each for name, each in head.named_parameters() if "lora_B" in name]
-    kept = [each.clone() for each in adapter]
-    for each in adapter:
-        each.copy_(torch.randn(each.shape, generator=generator) * 0.1)
+    adapter = [parameter for name, parameter in head.named_parameters() if "lora_B" in name]
+    originals = [parameter.clone() for parameter in adapter]
+    for parameter in adapter:
+        parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.1)
     try:
         yield
     finally:
-        for each, value in zip(adapter, kept, strict=True):
-            each.copy_(value)
+        for parameter, value in zip(adapter, originals, strict=True):
+            parameter.copy_(value)

@@ -1,4 +1,4 @@
-"""How long a batch may be before its padded length changes what each sequence computes."""
+"""Longest batch before its padded length changes what each sequence computes."""
 
 from __future__ import annotations
 

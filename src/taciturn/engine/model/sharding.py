@@ -28,7 +28,7 @@ Place = tuple[nn.Module, str]
 
 
 def is_sharded(model: nn.Module) -> bool:
-    """Whether every forward pass of `model` needs all processes.
+    """True if every forward pass of `model` needs all processes.
 
     Its modules are asked first: within a step, lifted parameters stand where shards were. Without a
     process group, as in most jobs, none is asked, which is a hundredth of a small model's step.
@@ -62,19 +62,19 @@ def shard(model: nn.Module, device: torch.device, processes: int) -> None:
     """
     check_can_shard(model, processes)
     mesh = init_device_mesh(device.type, (processes,))
-    held: dict[Place, LiftedParameter] = {}
+    lifted_at: dict[Place, LiftedParameter] = {}
     for module in [*_layers(model), model]:
         # Freed after forward even in the outermost module: nothing stale can survive an update.
         fully_shard(module, mesh=mesh, reshard_after_forward=True)
     # FSDP's own hook, which makes the weights whole, comes before those that are appended here.
-    model.register_forward_pre_hook(_collect(model, held), prepend=True)
+    model.register_forward_pre_hook(_collect(model, lifted_at), prepend=True)
     for module in model.modules():
         if isinstance(module, FSDPModule):
-            module.register_forward_pre_hook(_lift_whole(list(_own_places(module)), held))
+            module.register_forward_pre_hook(_lift_whole(list(_own_places(module)), lifted_at))
         elif module._parameters:
             # Checkpointing may run a layer again without that layer's own hooks.
             places = [(module, name) for name in module._parameters]
-            module.register_forward_pre_hook(_lift_whole(places, held))
+            module.register_forward_pre_hook(_lift_whole(places, lifted_at))
     _first_pass(model, device)
 
 
@@ -108,7 +108,7 @@ def check_sharded(before: Tensor, after: Tensor) -> None:
 
 def own_bytes(model: nn.Module) -> int:
     """Bytes of parameters that this process holds."""
-    return sum(each.numel() * each.element_size() for each in map(local, model.parameters()))
+    return sum(part.numel() * part.element_size() for part in map(local, model.parameters()))
 
 
 def local(value: Tensor) -> Tensor:
@@ -143,7 +143,7 @@ def _layers(model: nn.Module) -> list[nn.Module]:
     lists = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
     if not lists:
         return []
-    longest = max(lists, key=lambda each: sum(value.numel() for value in each.parameters()))
+    longest = max(lists, key=lambda layers: sum(value.numel() for value in layers.parameters()))
     return list(longest)
 
 
@@ -156,8 +156,8 @@ def _own_places(module: nn.Module) -> Iterator[Place]:
             yield from _own_places(child)
 
 
-def _collect(model: nn.Module, held: dict[Place, LiftedParameter]) -> Callable[..., None]:
-    """At the start of each forward pass, remember where lifted parameters stand.
+def _collect(model: nn.Module, lifted_at: dict[Place, LiftedParameter]) -> Callable[..., None]:
+    """Return a hook that remembers at the start of each forward pass where lifted parameters stand.
 
     They are remembered until the next one, because checkpointing runs layers again in the backward
     pass, when FSDP has long put plain weights in their place.
@@ -165,21 +165,23 @@ def _collect(model: nn.Module, held: dict[Place, LiftedParameter]) -> Callable[.
     places = [(module, name) for module in model.modules() for name in module._parameters]
 
     def hook(module: nn.Module, inputs: Any) -> None:
-        held.clear()
+        lifted_at.clear()
         for owner, name in places:
             value = owner._parameters.get(name)
             if isinstance(value, LiftedParameter):
-                held[owner, name] = value
+                lifted_at[owner, name] = value
 
     return hook
 
 
-def _lift_whole(places: list[Place], held: dict[Place, LiftedParameter]) -> Callable[..., None]:
+def _lift_whole(
+    places: list[Place], lifted_at: dict[Place, LiftedParameter]
+) -> Callable[..., None]:
     """Lift the weights that FSDP has just put together, in the places where they were lifted."""
 
     def hook(module: nn.Module, inputs: Any) -> None:
         for owner, name in places:
-            lifted, whole = held.get((owner, name)), owner._parameters.get(name)
+            lifted, whole = lifted_at.get((owner, name)), owner._parameters.get(name)
             if lifted is not None and isinstance(whole, nn.Parameter):
                 # The parameter itself, not derived from it: its factors may be kept.
                 again: Any = LiftedParameter.lift(whole, lifted.carrier, lifted.receiver)

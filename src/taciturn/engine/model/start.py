@@ -1,4 +1,4 @@
-"""Which token a text begins with, where a model's own files do not settle it.
+"""First token of a text, where a model's own files do not settle it.
 
 Records, prompts and texts that are judged begin with the tokenizer's `bos_token`. Most tokenizers
 put it there themselves. Chat models may name the token that opens a turn instead, which no plain
@@ -41,12 +41,12 @@ def choose_start(model: Any, tokenizer: Any) -> bool:
     uses it, keeps its own: its authors have said what it is.
     """
     own = tokenizer.bos_token_id
-    others = _candidates(model, tokenizer)
-    if not others:
+    candidates = _candidates(model, tokenizer)
+    if not candidates:
         return False
     texts = tokenizer(list(_TEXTS), add_special_tokens=False)["input_ids"]
-    nats = {token: _nats(model, token, texts) for token in (own, *others)}
-    best = min(others, key=nats.__getitem__)
+    nats = {token: _nats(model, token, texts) for token in (own, *candidates)}
+    best = min(candidates, key=nats.__getitem__)
     if not nats[own] - nats[best] > _CLEARLY:
         return False
     tokenizer.bos_token = tokenizer.convert_ids_to_tokens(best)
@@ -81,8 +81,8 @@ def _candidates(model: Any, tokenizer: Any) -> list[int]:
     if own not in special:
         return []
     rows = len(model.get_input_embeddings().weight)
-    named = {getattr(tokenizer, f"{role}_token_id", None) for role in _ROLES}
-    return sorted(token for token in special & named - {own} if token < rows)
+    tokens_in_use = {getattr(tokenizer, f"{role}_token_id", None) for role in _ROLES}
+    return sorted(token for token in special & tokens_in_use - {own} if token < rows)
 
 
 @torch.no_grad()

@@ -76,10 +76,10 @@ def text_rows(records: Iterable[NDArray[np.int32]]) -> Tensor:
 
     As many of them as make twice the text that a base model would write.
     """
-    kept: list[NDArray[np.int32]] = []
+    chunks: list[NDArray[np.int32]] = []
     length = 0
     for record in records:
-        kept.append(record)
+        chunks.append(record)
         length += len(record)
         if length >= _MOST_ROWS * _TOKENS:
             break
@@ -87,7 +87,7 @@ def text_rows(records: Iterable[NDArray[np.int32]]) -> Tensor:
     count = min(_MOST_ROWS, length // width)
     if count > _BATCH:
         count -= count % _BATCH  # parts of equal size, which `unigram` weighs the same
-    stream = np.concatenate(kept)[: count * width].astype(np.int64)
+    stream = np.concatenate(chunks)[: count * width].astype(np.int64)
     return torch.from_numpy(stream).reshape(count, width)
 
 

@@ -29,7 +29,7 @@ _CHUNK = 1 << 18
 #   norm (Higham 2002, section 4.2), and the sum without a unit by as much again: 2 b^2 u C, at most
 #   6.2e-5 C for MOST_UNITS.
 # - norms, by less than _NORM_ERROR.
-# A unit's gradient itself does not depend on the others (data/batch.py, verification.py).
+# A unit's gradient itself does not depend on the others (`training/batch.py`, `verification.py`).
 ROUNDING = 1e-4
 MOST_UNITS = 1 << 19
 # Relative error of a norm up to which Gram matrices of factors may cancel, and float64 sums after

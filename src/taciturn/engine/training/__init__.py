@@ -1,1 +1,1 @@
-"""Training: the step (read step.py first), the loop around it, and what survives a crash."""
+"""Training loop: the step (read step.py first), the loop around it, and what survives a crash."""

@@ -1,4 +1,4 @@
-"""From drawn units to physical microbatches: whole units, in constant public shapes.
+"""Physical microbatches of drawn units: whole units, in constant public shapes.
 
 Arithmetic in batches rounds by the shape of the batch. A microbatch's shape therefore follows from
 the unit alone, from public limits and from nothing else in the draw: units of the same padded size
@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from taciturn.data.tokens.tokenize import TokenizedDataset, TokenizedRecord
+from taciturn.data.tokens.store import TokenizedDataset, TokenizedRecord
 from taciturn.engine.privacy.types import UnitBatch
 
 _NARROWEST = 16
@@ -27,7 +27,7 @@ _FEWEST = 4
 
 @dataclass(frozen=True, slots=True)
 class BatchLimits:
-    """What one physical microbatch may hold. Public; changes speed and memory, never the result.
+    """Limits of one physical microbatch. Public; changes speed and memory, never the result.
 
     Attributes:
         tokens: sequences times padded length, at most (one sequence is always allowed).
@@ -57,10 +57,10 @@ def filled_units(expected_batch_size: int, max_tokens: int) -> int:
 
 def widths(max_tokens: int) -> tuple[int, ...]:
     """All padded lengths, from short to long: 16, 20, 24, 28, 32, 40, 48 ... `max_tokens`."""
-    found = [bucket_length(1, max_tokens)]
-    while found[-1] < max_tokens:
-        found.append(bucket_length(found[-1] + 1, max_tokens))
-    return tuple(found)
+    lengths = [bucket_length(1, max_tokens)]
+    while lengths[-1] < max_tokens:
+        lengths.append(bucket_length(lengths[-1] + 1, max_tokens))
+    return tuple(lengths)
 
 
 def bucket_length(length: int, max_tokens: int) -> int:
@@ -109,13 +109,13 @@ def microbatches(
     for unit in units:
         records = dataset.records(int(unit))
         sizes[padded_size([*map(_length, records)], limits.max_tokens)].append(records)
-    for (width, count), drawn in sorted(sizes.items()):
+    for (width, count), units_of_size in sorted(sizes.items()):
         if width * count > limits.tokens:
-            yield from (_parts(records, width, limits) for records in drawn)
+            yield from (_parts(records, width, limits) for records in units_of_size)
             continue
         places = limits.units_of(width, count)
-        for start in range(0, len(drawn), places):
-            yield (_filled(drawn[start : start + places], places, count, width),)
+        for start in range(0, len(units_of_size), places):
+            yield (_filled(units_of_size[start : start + places], places, count, width),)
 
 
 def _parts(

@@ -1,4 +1,4 @@
-"""What a run leaves on disk so that `kill -9` at any moment loses at most a few steps.
+"""Files that a run leaves on disk so that `kill -9` at any moment loses at most a few steps.
 
 A checkpoint holds released weights and public settings; it never holds a random stream. A resumed
 run draws its units and its noise from fresh keys, and redoes the steps after the last checkpoint:
@@ -59,8 +59,10 @@ class CheckpointStore:
             try:
                 shutil.rmtree(partial, ignore_errors=True)
                 partial.mkdir(parents=True)
-                held = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-                save_file(held, partial / "state.safetensors")
+                tensors_on_cpu = {
+                    name: value.detach().cpu().contiguous() for name, value in tensors.items()
+                }
+                save_file(tensors_on_cpu, partial / "state.safetensors")
                 content = json.dumps(dict(identity), sort_keys=True)
                 (partial / "identity.json").write_text(content, encoding="utf-8")
                 _sync(partial)
@@ -69,25 +71,25 @@ class CheckpointStore:
             except BaseException:
                 shutil.rmtree(partial, ignore_errors=True)
                 raise
-        for old in self.found()[:-_KEPT]:
+        for old in self.paths()[:-_KEPT]:
             shutil.rmtree(old, ignore_errors=True)
         return final
 
-    def found(self) -> list[Path]:
+    def paths(self) -> list[Path]:
         """Complete checkpoints, oldest first."""
         return sorted(self.folder.glob("step-*"))
 
     def load(self, identity: Mapping[str, Any]) -> dict[str, Tensor]:
         """The newest checkpoint; raises CheckpointError if absent, damaged, or of another job."""
-        found = self.found()
-        if not found:
+        paths = self.paths()
+        if not paths:
             raise CheckpointError(f"no checkpoint in {self.folder}; run without --resume")
         try:
-            saved = json.loads((found[-1] / "identity.json").read_text(encoding="utf-8"))
-            tensors = load_file(found[-1] / "state.safetensors")
+            saved = json.loads((paths[-1] / "identity.json").read_text(encoding="utf-8"))
+            tensors = load_file(paths[-1] / "state.safetensors")
         except (OSError, ValueError, SafetensorError) as error:
             raise CheckpointError(
-                f"checkpoint {found[-1]} is damaged ({type(error).__name__}); delete that folder "
+                f"checkpoint {paths[-1]} is damaged ({type(error).__name__}); delete that folder "
                 "to resume from the one before, or run without --resume"
             ) from error
         _same(saved, json.loads(json.dumps(dict(identity))))
@@ -97,7 +99,7 @@ class CheckpointStore:
 def all_rows(
     tensors: Mapping[str, Tensor], parameters: Mapping[str, Tensor], ranks: Ranks
 ) -> dict[str, Tensor]:
-    """What a checkpoint holds: `TrainingState.tensors()` with the rows of all processes.
+    """Content of a checkpoint: `TrainingState.tensors()` with the rows of all processes.
 
     It is the same for any number of processes, so a job may be resumed with another number. Every
     process calls this; rank 0 alone keeps the result, in the CPU's memory.
@@ -123,18 +125,18 @@ def own_rows(
     }
 
 
-def _same(saved: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
-    for key in sorted(set(saved) | set(wanted)):
-        if saved.get(key) == wanted.get(key):
+def _same(saved: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
+    for key in sorted(set(saved) | set(expected)):
+        if saved.get(key) == expected.get(key):
             continue
-        if isinstance(saved.get(key), dict) and isinstance(wanted.get(key), dict):
-            _same(saved[key], wanted[key])  # the one setting that differs, not all beside it
+        if isinstance(saved.get(key), dict) and isinstance(expected.get(key), dict):
+            _same(saved[key], expected[key])  # the one setting that differs, not all beside it
             continue
         if key == "data":
             raise CheckpointError("the checkpoint belongs to other data; run without --resume")
         raise CheckpointError(
             f"the checkpoint was made with {key}={saved.get(key)!r}, this job has "
-            f"{wanted.get(key)!r}; use the same settings, or run without --resume"
+            f"{expected.get(key)!r}; use the same settings, or run without --resume"
         )
 
 
@@ -145,7 +147,7 @@ def _sync(folder: Path) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class Journal:
+class StepJournal:
     """Append-only record of what ran, one JSON object a line; in the private folder.
 
     It names each process's random streams by a hash of their keys, so that a re-used stream would

@@ -1,4 +1,5 @@
-"""What a plan will take: microbatches of public random tokens, run, measured and scaled up."""
+"""Estimate of what a plan will take: microbatches of public random tokens, run, measured and scaled
+up."""
 
 from __future__ import annotations
 
@@ -22,7 +23,7 @@ from taciturn.planning.plan import TrainingPlan
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """What the microbatches of a run look like.
+    """Shapes of the microbatches of a run.
 
     Attributes:
         tokens_per_unit: mean over units, all records of a unit together.
@@ -39,7 +40,7 @@ class Workload:
 
 @dataclass(frozen=True, slots=True)
 class FormChoice:
-    """How the per-unit gradients of `count` trained parameters of one shape are kept."""
+    """Form of the per-unit gradients of `count` trained parameters of one shape."""
 
     shape: tuple[int, ...]
     count: int
@@ -58,7 +59,7 @@ def estimate_seconds(
 def measured_seconds_per_unit(
     loss: nn.Module, max_tokens: int, work: Workload, device: torch.device
 ) -> float:
-    """How long the gradient of a unit of `work.tokens_per_unit` public random tokens takes.
+    """Seconds that the gradient of a unit of `work.tokens_per_unit` public random tokens takes.
 
     In full microbatches, since a plan's batch isn't known yet. Every process of a sharded model has
     to call this, and all run as many microbatches.
@@ -96,7 +97,7 @@ def estimate_memory(
 
 
 def form_choices(loss: nn.Module, plan: TrainingPlan, work: Workload) -> list[FormChoice]:
-    """What the planner chooses for each shape of trained parameter; follows from shapes alone."""
+    """Choice of the planner for each shape of trained parameter; follows from shapes alone."""
     width, sequences = _shape(loss, plan, work)
     shapes = Counter(tuple(value.shape) for value in trainable_parameters(loss).values())
     return [

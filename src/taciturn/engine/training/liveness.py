@@ -28,7 +28,7 @@ _OVER, _LOST = "over:", "taciturn/lost"
 
 
 @dataclass(slots=True)
-class Presence:
+class Liveness:
     """This process among those that torchrun started.
 
     Attributes:
@@ -42,29 +42,29 @@ class Presence:
     when_lost: Callable[[int], None]
     _store: Any = None
     _silent_s: dict[int, float] = field(default_factory=dict)
-    _heard: dict[int, str] = field(default_factory=dict)
+    _last_message: dict[int, str] = field(default_factory=dict)
     _word: str | None = None
     _heeded: threading.Event = field(default_factory=threading.Event)
     _stopped: threading.Event = field(default_factory=threading.Event)
 
     @classmethod
-    def begin(cls, when_lost: Callable[[int], None], limit_s: float) -> Presence:
+    def begin(cls, when_lost: Callable[[int], None], limit_s: float) -> Liveness:
         """Find the others, and begin to speak and to listen. Needs torchrun's variables."""
         rank, size = meet()
-        made = cls(rank, size, limit_s, when_lost)
+        presence = cls(rank, size, limit_s, when_lost)
         # A connection of its own: in the other one another thread may wait for as long as it takes.
-        made._store = dist.TCPStore(  # type: ignore[attr-defined]
+        presence._store = dist.TCPStore(  # type: ignore[attr-defined]
             os.environ["MASTER_ADDR"],
             int(os.environ["MASTER_PORT"]),
             is_master=False,
             timeout=timedelta(seconds=limit_s),
         )
-        others = range(1, size) if rank == 0 else (0,)
-        made._silent_s = dict.fromkeys(others, (1 - _START) * limit_s)
-        for name, work in (("speaks", made._speak), ("listens", made._listen)):
+        watched_ranks = range(1, size) if rank == 0 else (0,)
+        presence._silent_s = dict.fromkeys(watched_ranks, (1 - _START) * limit_s)
+        for name, work in (("speaks", presence._speak), ("listens", presence._listen)):
             thread = threading.Thread(target=work, name=f"taciturn-{name}", daemon=True)
             thread.start()
-        return made
+        return presence
 
     def end(self, word: str) -> None:
         """The last sign: this process has done its part, and says how. Rank 0 may be where the
@@ -81,9 +81,9 @@ class Presence:
         """
         end = None if within_s is None else time.monotonic() + within_s
         while end is None or time.monotonic() < end:
-            said = self._heard.get(rank, "")
-            if said.startswith(_OVER):
-                return said.removeprefix(_OVER)
+            message = self._last_message.get(rank, "")
+            if message.startswith(_OVER):
+                return message.removeprefix(_OVER)
             time.sleep(self._pause_s / 2)
         return None
 
@@ -91,7 +91,7 @@ class Presence:
         """Leave a text for the others; private, as all that goes between processes."""
         self._store.set(f"taciturn/said/{key}", text)
 
-    def said(self, key: str) -> str | None:
+    def word_of(self, key: str) -> str | None:
         """A text that another process has left; None if it has not yet."""
         name = f"taciturn/said/{key}"
         return self._store.get(name).decode() if self._store.check([name]) else None
@@ -107,8 +107,8 @@ class Presence:
             number += 1
             try:
                 word = self._word
-                said = str(number) if word is None else _OVER + word
-                self._store.set(self._key(self.rank), said)
+                message = str(number) if word is None else _OVER + word
+                self._store.set(self._key(self.rank), message)
                 for rank in self._silent_s:
                     self._hear(rank)
                 if word is not None and (self.rank != 0 or all(map(self._is_over, self._silent_s))):
@@ -124,9 +124,9 @@ class Presence:
         key = self._key(rank)
         if not self._store.check([key]):
             return
-        said = self._store.get(key).decode()
-        if said != self._heard.get(rank):
-            self._heard[rank] = said
+        message = self._store.get(key).decode()
+        if message != self._last_message.get(rank):
+            self._last_message[rank] = message
             self._silent_s[rank] = 0.0
 
     def _listen(self) -> None:
@@ -141,17 +141,17 @@ class Presence:
                     continue
                 self._silent_s[rank] = heard_s + passed_s
                 if self._silent_s[rank] > self.limit_s:
-                    self._lost(rank)
+                    self._declare_lost(rank)
                     return
 
     def _is_over(self, rank: int) -> bool:
-        return self._heard.get(rank, "").startswith(_OVER)
+        return self._last_message.get(rank, "").startswith(_OVER)
 
-    def _lost(self, rank: int) -> None:
+    def _declare_lost(self, rank: int) -> None:
         if self.rank == 0:
-            said = threading.Thread(target=self._tell_lost, args=(rank,), daemon=True)
-            said.start()
-            said.join(min(1.0, self.limit_s))  # the store may be what is out of reach
+            announcement = threading.Thread(target=self._tell_lost, args=(rank,), daemon=True)
+            announcement.start()
+            announcement.join(min(1.0, self.limit_s))  # the store may be what is out of reach
         self.when_lost(rank)
 
     def _tell_lost(self, rank: int) -> None:

@@ -36,10 +36,10 @@ def in_step(
     if not is_sharded(loss):
         yield from groups
         return
-    mine = list(groups)
-    passes = sum(len(group) for group in mine)
+    own_groups = list(groups)
+    passes = sum(len(group) for group in own_groups)
     most = max(int(row[0]) for row in ranks.numbers([passes]))
-    yield from mine
+    yield from own_groups
     device = next(loss.parameters()).device
     for _ in range(most - passes):
         idle(loss, _public_batch().to(device))
@@ -65,17 +65,20 @@ def failing_together(loss: nn.Module, ranks: Ranks) -> AbstractContextManager[No
 
 
 def take_gradients(parameters: Mapping[str, nn.Parameter], ranks: Ranks) -> dict[str, Tensor]:
-    """Each parameter's gradient summed over all processes, of sharded ones the own rows; clears it.
+    """Return each parameter's gradient summed over all processes, of sharded ones the own rows;
+    and clear it.
 
     A parameter that no process used has gradient zero.
     """
-    taken = {name: _take(value) for name, value in parameters.items()}
+    gradients = {name: _take(value) for name, value in parameters.items()}
     sharded = {name for name, value in parameters.items() if isinstance(value, DTensor)}
-    replicated = {name: value for name, value in taken.items() if name not in sharded}
+    replicated = {name: value for name, value in gradients.items() if name not in sharded}
     shapes = {name: value.shape for name, value in replicated.items()}
     whole = ranks.whole(ranks.sum_rows(replicated), shapes)
     # FSDP has taken the mean over processes already.
-    return {name: taken[name] * ranks.size if name in sharded else whole[name] for name in taken}
+    return {
+        name: gradients[name] * ranks.size if name in sharded else whole[name] for name in gradients
+    }
 
 
 def _take(parameter: nn.Parameter) -> Tensor:

@@ -16,14 +16,14 @@ from numpy.typing import NDArray
 from torch import nn
 
 from taciturn.accounting.compose import epsilon_curve
-from taciturn.data.tokens.tokenize import TokenizedDataset
+from taciturn.data.tokens.store import TokenizedDataset
 from taciturn.engine.privacy.forms import Form
 from taciturn.engine.privacy.per_example import trainable_parameters
 from taciturn.engine.privacy.ranks import ALONE, Ranks
 from taciturn.engine.privacy.types import ClipCounts
 from taciturn.engine.privacy.verification import same_in_company
 from taciturn.engine.training.batch import BatchLimits, filled_units, widths
-from taciturn.engine.training.checkpoint import CheckpointStore, Journal, all_rows, own_rows
+from taciturn.engine.training.checkpoint import CheckpointStore, StepJournal, all_rows, own_rows
 from taciturn.engine.training.interrupt import deferred_interrupt
 from taciturn.engine.training.mechanism import planned_mechanism
 from taciturn.engine.training.processes import any_process, tell, together
@@ -45,7 +45,7 @@ class Interrupted(KeyboardInterrupt):
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
+class TrainingProgress:
     """Public news of a run; nothing in it depends on the rows.
 
     `epsilon` is what has been spent so far (an upper bound between points of the curve), None
@@ -127,7 +127,7 @@ class Run:
     microbatch_tokens: int
     form: Form
     checkpoint_every: int
-    on_progress: Callable[[Progress], None]
+    on_progress: Callable[[TrainingProgress], None]
     on_private_metrics: Callable[[PrivateMetrics], None]
     ranks: Ranks = ALONE
     blocks: Blocks | None = None
@@ -144,7 +144,7 @@ def train(run: Run, *, resume: bool) -> TrainingState:
     """
     state = _state(run)
     store = CheckpointStore(run.private_folder / "checkpoints")
-    journal = Journal(run.private_folder / "journal.jsonl")
+    journal = StepJournal(run.private_folder / "journal.jsonl")
     identity = _identity(run)
     if resume:
         with together(run.ranks):
@@ -155,10 +155,10 @@ def train(run: Run, *, resume: bool) -> TrainingState:
     run.before_steps()
     clock = _Clock(state.step, run.plan.steps, EpsilonCurve.of(run.plan))
     with deferred_interrupt() as interrupt:
-        allowed = state.step
+        last_allowed = state.step
         while state.step < run.plan.steps:
-            if state.step == allowed:
-                allowed += _next_block(run, allowed)
+            if state.step == last_allowed:
+                last_allowed += _next_block(run, last_allowed)
             counts = step()
             stopped = any_process(run.ranks, interrupt.raised)
             last = state.step == run.plan.steps
@@ -166,8 +166,13 @@ def train(run: Run, *, resume: bool) -> TrainingState:
                 if run.ranks.first:
                     journal.write({"step": state.step})
                     _report(run, state.step, counts, clock)
-            due = run.blocks is None and state.step % run.checkpoint_every == 0
-            if last or stopped or due or (run.blocks is not None and state.step == allowed):
+            checkpoint_due = run.blocks is None and state.step % run.checkpoint_every == 0
+            if (
+                last
+                or stopped
+                or checkpoint_due
+                or (run.blocks is not None and state.step == last_allowed)
+            ):
                 _save(run, state, store, identity)
             if stopped and not last:
                 raise Interrupted(state.step, run.plan.steps)
@@ -176,11 +181,11 @@ def train(run: Run, *, resume: bool) -> TrainingState:
 
 
 def _next_block(run: Run, first: int) -> int:
-    """How many steps may run now; all of them, where nobody has to be asked."""
-    left = run.plan.steps - first
+    """Return the number of steps that may run now: all of them, where nobody has to be asked."""
+    steps_left = run.plan.steps - first
     if run.blocks is None:
-        return left
-    count = min(run.blocks.size, left)
+        return steps_left
+    count = min(run.blocks.size, steps_left)
     with together(run.ranks):
         if run.ranks.first:
             run.blocks.allow(first, count)
@@ -208,7 +213,7 @@ def _identity(run: Run) -> dict[str, Any]:
     return {**plan, "data": data}
 
 
-def _stepper(run: Run, state: TrainingState, journal: Journal) -> Callable[[], ClipCounts]:
+def _stepper(run: Run, state: TrainingState, journal: StepJournal) -> Callable[[], ClipCounts]:
     limits = _limits(run, state)
     if run.plan.privacy is None:
         order = EpochOrder(run.plan, run.dataset.n_units)
@@ -223,18 +228,18 @@ def _stepper(run: Run, state: TrainingState, journal: Journal) -> Callable[[], C
     )
 
 
-def _note_streams(run: Run, step: int, streams: Streams, journal: Journal) -> None:
+def _note_streams(run: Run, step: int, streams: Streams, journal: StepJournal) -> None:
     """One line for each process that draws: all add noise, rank 0 alone samples."""
     noise = tell(run.ranks, streams.noise.identity)
     entry = {"start": step, "sampling_stream": streams.sampling.identity, "noise_stream": noise[0]}
     with together(run.ranks):
         if run.ranks.first:
-            others = {"noise_streams_of_others": noise[1:]} if noise[1:] else {}
-            journal.write(entry | others)
+            noise_of_others = {"noise_streams_of_others": noise[1:]} if noise[1:] else {}
+            journal.write(entry | noise_of_others)
 
 
 def batch_limits(plan: TrainingPlan, trained: int, tokens: int, ranks: Ranks) -> BatchLimits:
-    """What a microbatch may hold, from public facts: `trained` parameters, `tokens` at most."""
+    """Limits of a microbatch, from public facts: `trained` parameters, `tokens` at most."""
     units = min(
         gradient_units(trained), filled_units(plan.batch_size // ranks.size, plan.max_tokens)
     )
@@ -284,11 +289,11 @@ class _Clock:
         self._first, self._steps, self._curve = first_step, steps, curve
         self._start = time.monotonic()
 
-    def at(self, step: int) -> Progress:
+    def at(self, step: int) -> TrainingProgress:
         elapsed = time.monotonic() - self._start
         per_step = elapsed / max(1, step - self._first)
-        left = per_step * (self._steps - step)
-        return Progress(step, self._steps, self._curve.at(step), elapsed, left)
+        seconds_left = per_step * (self._steps - step)
+        return TrainingProgress(step, self._steps, self._curve.at(step), elapsed, seconds_left)
 
 
 def _report(run: Run, step: int, counts: ClipCounts, clock: _Clock) -> None:

@@ -8,7 +8,7 @@ from taciturn.planning.plan import TrainingPlan
 
 
 def planned_mechanism(plan: TrainingPlan, parameter_names: tuple[str, ...]) -> DpSgdMechanism:
-    """What a private plan runs. Raises PrivacyParameterError for a plan without privacy."""
+    """Mechanism of a private plan; raises PrivacyParameterError for a plan without privacy."""
     if plan.privacy is None:
         raise PrivacyParameterError('target_epsilon="unlimited" has no mechanism')
     return DpSgdMechanism(

@@ -1,4 +1,4 @@
-"""How much memory a run will need: what its tensors take, counted on small public microbatches.
+"""Memory that a run will need: what its tensors take, counted on small public microbatches.
 
 Nothing about an architecture is assumed. Two microbatches of random public tokens run through the
 very code that will train; the largest total of live tensors is a straight line in their tokens.
@@ -52,28 +52,28 @@ class LiveBytes(TorchDispatchMode):
         peak: the largest total so far.
     """
 
-    def __init__(self, known: list[Tensor]) -> None:
-        """`known`: tensors that were there before and do not count."""
+    def __init__(self, existing: list[Tensor]) -> None:
+        """Count live bytes, but not those of `existing` tensors, which were there before."""
         super().__init__()  # type: ignore[no-untyped-call]
         self.peak = self._now = 0
-        self._live: dict[int, Any] = {_key(each): None for each in known}
+        self._live: dict[int, Any] = {_key(tensor): None for tensor in existing}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
-        for each in tree_leaves(out):
-            if isinstance(each, Tensor) and _key(each) not in self._live:
-                self._count(each)
+        for value in tree_leaves(out):
+            if isinstance(value, Tensor) and _key(value) not in self._live:
+                self._count(value)
         return out
 
-    def _count(self, made: Tensor) -> None:
-        storage, key = made.untyped_storage(), _key(made)
+    def _count(self, tensor: Tensor) -> None:
+        storage, key = tensor.untyped_storage(), _key(tensor)
         size = storage.nbytes()
 
-        def gone(_: object) -> None:
+        def forget(_: object) -> None:
             self._live.pop(key, None)
             self._now -= size
 
-        self._live[key] = weakref.ref(storage, gone)
+        self._live[key] = weakref.ref(storage, forget)
         self._now += size
         self.peak = max(self.peak, self._now)
 
@@ -81,7 +81,7 @@ class LiveBytes(TorchDispatchMode):
 def memory_estimate(
     loss: nn.Module, small: UnitBatch, large: UnitBatch, tokens: int, form: Form, *, private: bool
 ) -> MemoryEstimate:
-    """What a run with microbatches of `tokens` tokens needs.
+    """Memory that a run with microbatches of `tokens` tokens needs.
 
     Args:
         loss: as it will be trained.
@@ -93,15 +93,15 @@ def memory_estimate(
     few_tokens, many_tokens = small.input_ids_BT.numel(), large.input_ids_BT.numel()
     slope = max(0.0, (many - few) / max(1, many_tokens - few_tokens))
     return MemoryEstimate(
-        weights=sum(each.numel() * each.element_size() for each in weights),
+        weights=sum(weight.numel() * weight.element_size() for weight in weights),
         state=trained * _STATE_BYTES,
         microbatch=round(many + slope * max(0, tokens - many_tokens)),
     )
 
 
 def _peak(loss: nn.Module, batch: UnitBatch, form: Form, *, private: bool) -> int:
-    known = [*loss.parameters(), *loss.buffers(), batch.input_ids_BT, batch.loss_weights_BT]
-    with LiveBytes(known) as live:
+    existing = [*loss.parameters(), *loss.buffers(), batch.input_ids_BT, batch.loss_weights_BT]
+    with LiveBytes(existing) as live:
         if private:
             clip_and_sum(per_example_gradients(loss, batch, form), 1.0)
         else:

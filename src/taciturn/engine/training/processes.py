@@ -22,19 +22,19 @@ from torch.distributed.tensor import DTensor
 from taciturn.engine.privacy.ranks import ALONE, Ranks
 from taciturn.errors import LostProcessError, ProcessError, SpecError, TaciturnError
 
-# Rank 0 may read a large data set while the others wait. `presence` tells slow ones from dead ones.
+# Rank 0 may read a large data set while the others wait. `liveness` tells slow ones from dead ones.
 _PATIENCE = timedelta(days=7)
 _TEXT_BYTES = 4096
 
 
 def started_together() -> bool:
-    """Whether this is one of several processes that torchrun (or a program like it) started."""
-    needed = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-    return all(name in os.environ for name in needed) and int(os.environ["WORLD_SIZE"]) > 1
+    """True if this is one of several processes that torchrun (or a program like it) started."""
+    variables = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+    return all(name in os.environ for name in variables) and int(os.environ["WORLD_SIZE"]) > 1
 
 
 def is_first_process() -> bool:
-    """Whether this process is the one that prints and writes; True without torchrun."""
+    """True if this process is the one that prints and writes; True without torchrun."""
     return not started_together() or int(os.environ["RANK"]) == 0
 
 
@@ -145,7 +145,7 @@ def tell(ranks: Ranks, text: str) -> list[str]:
 
 
 def any_process(ranks: Ranks, flag: bool) -> bool:
-    """Whether `flag` is true in any process; the same answer in all."""
+    """True if `flag` is true in any process; the same answer in all."""
     return any(row[0] for row in ranks.numbers([float(flag)]))
 
 

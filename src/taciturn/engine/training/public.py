@@ -20,7 +20,8 @@ from taciturn.data.schema_fields import choose_fields
 from taciturn.data.source import open_rows
 from taciturn.data.tokens.encoding import Tokenizer
 from taciturn.data.tokens.origin import Origin
-from taciturn.data.tokens.tokenize import TokenizedDataset, prepare
+from taciturn.data.tokens.store import TokenizedDataset
+from taciturn.data.tokens.tokenize import prepare
 from taciturn.engine.model.sharding import local
 from taciturn.engine.model.subspace import text_rows
 from taciturn.engine.privacy.forms import Form
@@ -74,30 +75,31 @@ class PublicText:
             choose_fields(rows.schema, kind)
         except MissingColumnError as error:
             raise MissingColumnError(
-                f"of public_data: {error}. Its column of text is named by public_text_field"
+                f"public_data: {error}. Name its column of text with public_text_field"
             ) from None
         reader = pa.RecordBatchReader.from_batches(rows.schema, rows.batches)
-        made = prepare(reader, kind, tokenizer, max_tokens, folder, 0, None, vocabulary)
-        if made.n_units < _FEWEST_RECORDS:
+        dataset = prepare(reader, kind, tokenizer, max_tokens, folder, 0, None, vocabulary)
+        if dataset.n_units < _FEWEST_RECORDS:
             raise DataError(
-                f"public_data has {made.n_units} records; at least {_FEWEST_RECORDS} are needed, a "
-                "tenth of which judge what is learned from the others. Give more, or leave it out"
+                f"public_data has {dataset.n_units} records; at least {_FEWEST_RECORDS} are "
+                "needed, a tenth of which judge what is learned from the others. Give more, or "
+                "leave it out"
             )
 
     @classmethod
     def open(cls, folder: Path, seed: int) -> PublicText:
-        """What `prepare` has written; the seed decides which records are held out."""
+        """Public text that `prepare` has written; the seed decides which records are held out."""
         whole = TokenizedDataset.open(folder)
         generator = torch.Generator().manual_seed(seed)
         order = torch.randperm(whole.n_units, generator=generator).numpy().astype(np.int64)
-        held = min(whole.n_units // 10, _MOST_JUDGED)
+        n_held_out = min(whole.n_units // 10, _MOST_JUDGED)
         about = PublicData(records=whole.n_records, sha256=Origin.read(folder).rows)
-        return cls(whole.only(order[held:]), whole.only(order[:held]), about)
+        return cls(whole.only(order[n_held_out:]), whole.only(order[:n_held_out]), about)
 
     def rows(self) -> Tensor:
         """Token ids from which the adapters' side information is learned; [rows, tokens]."""
         units = range(self.fitted.n_units)
-        return text_rows(each.input_ids for unit in units for each in self.fitted.records(unit))
+        return text_rows(record.input_ids for unit in units for record in self.fitted.records(unit))
 
 
 def _data_spec(schema: pa.Schema, spec: FitSpec) -> DataSpec:
@@ -105,14 +107,14 @@ def _data_spec(schema: pa.Schema, spec: FitSpec) -> DataSpec:
     if spec.public_text_field is not None:
         return DataSpec(text_field=spec.public_text_field)
     names = ("text_field", "question_field", "answer_field", "messages_field")
-    named = {name: getattr(spec, name) for name in names if getattr(spec, name) is not None}
-    there = all(column in schema.names for column in named.values())
-    return DataSpec(**named) if there else DataSpec()
+    columns = {name: getattr(spec, name) for name in names if getattr(spec, name) is not None}
+    all_present = all(column in schema.names for column in columns.values())
+    return DataSpec(**columns) if all_present else DataSpec()
 
 
 @dataclass(frozen=True, slots=True)
 class PublicStage:
-    """What comes before a private fit of the trainable parameters of `loss`.
+    """Work that comes before a private fit of the trainable parameters of `loss`.
 
     Every process of a job calls it; what rank 0 has measured decides for all.
     """
@@ -132,12 +134,12 @@ class PublicStage:
         have nothing left to teach and every rate would only seem to do harm.
         """
         start = _weights(self.loss)
-        found: dict[float, float] = {}
+        losses: dict[float, float] = {}
         for factor in RATE_FACTORS:
             self._simulate(simulated(plan, factor, self.text.fitted.n_units))
-            found[factor] = self._judged(plan.max_tokens)
+            losses[factor] = self._judged(plan.max_tokens)
             _install(self.loss, start)
-        return min(found, key=found.__getitem__)
+        return min(losses, key=losses.__getitem__)
 
     def fit(self, plan: TrainingPlan) -> None:
         """Fit to the public text in the ordinary way, and keep what held-out records like best.
@@ -151,11 +153,11 @@ class PublicStage:
         """
         start, least = _weights(self.loss), self._judged(plan.max_tokens)
         short = plan.model_copy(update={"steps": math.ceil(plan.steps / _TRIAL_SHARE)})
-        tried: dict[float, float] = {}
+        losses: dict[float, float] = {}
         for factor in _RATES:
-            tried[factor], _ = self._descend(_at(short, factor), math.inf, judgements=1)
+            losses[factor], _ = self._descend(_at(short, factor), math.inf, judgements=1)
             _install(self.loss, start)
-        fastest = min(tried, key=tried.__getitem__)
+        fastest = min(losses, key=losses.__getitem__)
         for slower in _SLOWER:
             _, best = self._descend(_at(plan, fastest / slower), least, _JUDGEMENTS)
             if best is not None:
@@ -166,24 +168,24 @@ class PublicStage:
     def _descend(
         self, plan: TrainingPlan, least: float, judgements: int
     ) -> tuple[float, dict[str, Tensor] | None]:
-        """How well the best weights on the way of an ordinary fit are judged, and these weights.
+        """Loss of the best weights on the way of an ordinary fit, and these weights.
 
         Weights are None, and `least` is given back, if none is judged below it.
         """
         state, limits = self._begin(plan)
         order = EpochOrder(plan, self.text.fitted.n_units)
         every = math.ceil(plan.steps / judgements)
-        best, waited = None, 0
-        while state.step < plan.steps and waited < _PATIENCE:
+        best, judgements_waited = None, 0
+        while state.step < plan.steps and judgements_waited < _PATIENCE:
             units = order.at(state.step)
             ordinary_step(self.loss, self.text.fitted, units, state, limits, self.ranks)
             if state.step % every and state.step < plan.steps:
                 continue
-            found = self._judged(plan.max_tokens)
-            if found < least:
-                least, best, waited = found, _weights(self.loss), 0
+            judged_loss = self._judged(plan.max_tokens)
+            if judged_loss < least:
+                least, best, judgements_waited = judged_loss, _weights(self.loss), 0
             else:
-                waited += 1
+                judgements_waited += 1
         return least, best
 
     def _simulate(self, plan: TrainingPlan) -> None:
@@ -209,8 +211,8 @@ class PublicStage:
         limits = BatchLimits(self.microbatch_tokens, _TRIAL_UNITS, max_tokens)
         for group in microbatches(data, np.arange(data.n_units), limits):
             total += sum(float(self.loss(part.to(device)).sum()) for part in group)
-        found = self.ranks.numbers([total / data.n_units])[0][0]
-        return found if math.isfinite(found) else math.inf
+        mean_loss = self.ranks.numbers([total / data.n_units])[0][0]
+        return mean_loss if math.isfinite(mean_loss) else math.inf
 
 
 def simulated(plan: TrainingPlan, factor: float, n_units: int) -> TrainingPlan:

@@ -1,4 +1,5 @@
-"""What training changes: weights, optimiser moments, their average. Takes only private gradients.
+"""State that training changes: weights, optimiser moments, their average. Takes only private
+gradients.
 
 Everything here happens after the noise, so it is post-processing and costs no privacy.
 """
@@ -48,7 +49,7 @@ class TrainingState:
 
     @property
     def device(self) -> torch.device:
-        """Where the trained weights live."""
+        """Device of the trained weights."""
         return next(iter(self.parameters.values())).device
 
     def apply(self, private: PrivateGradient) -> None:

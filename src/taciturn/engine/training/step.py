@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from taciturn.data.tokens.tokenize import TokenizedDataset
+from taciturn.data.tokens.store import TokenizedDataset
 from taciturn.engine.privacy.forms import Form
 from taciturn.engine.privacy.mechanism import DpSgdMechanism
 from taciturn.engine.privacy.per_example import per_example_gradients, sum_parts
@@ -53,8 +53,8 @@ def private_step(
     Returns:
         Private counts for the owner's eyes; nothing of the update depends on them.
     """
-    drawn = mechanism.sample(streams.sampling, dataset.n_units) if ranks.first else None
-    units = ranks.deal(drawn, lambda unit: sum(dataset.lengths(unit)))
+    sampled = mechanism.sample(streams.sampling, dataset.n_units) if ranks.first else None
+    units = ranks.deal(sampled, lambda unit: sum(dataset.lengths(unit)))
     with failing_together(loss, ranks):
         idle = partial(per_example_gradients, form=form)
         groups = in_step(loss, microbatches(dataset, units, limits), ranks, idle)
@@ -81,17 +81,17 @@ def ordinary_step(
     Args:
         units: the step's share of a shuffled epoch, the same on every rank.
     """
-    mine = ranks.deal(units if ranks.first else None, lambda unit: sum(dataset.lengths(unit)))
+    own_units = ranks.deal(units if ranks.first else None, lambda unit: sum(dataset.lengths(unit)))
     loss_sum, n_records = 0.0, 0
     with failing_together(loss, ranks):
-        for group in in_step(loss, microbatches(dataset, mine, limits), ranks, add_nothing):
+        for group in in_step(loss, microbatches(dataset, own_units, limits), ranks, add_nothing):
             for part in group:
                 losses_B = loss(part.to(state.device))
                 losses_B.sum().backward()
                 loss_sum += float(losses_B.detach().sum())
                 n_records += part.records
-    everybody = ranks.numbers([loss_sum, n_records])
-    loss_sum, all_records = (sum(column) for column in zip(*everybody, strict=True))
+    totals = ranks.numbers([loss_sum, n_records])
+    loss_sum, all_records = (sum(column) for column in zip(*totals, strict=True))
     sums = take_gradients(state.parameters, ranks)
     torch._foreach_div_(list(sums.values()), max(1.0, float(all_records)))
     state.apply_without_privacy(sums)

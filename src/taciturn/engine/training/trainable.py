@@ -60,7 +60,7 @@ def trainable(
         with _explained(base, spec):
             return _shards(base, spec, choice, ranks, fitted, text)
     with together(ranks), _explained(base, spec):
-        model = _chosen(base, choice, fitted, text)
+        model = _trained_model(base, choice, fitted, text)
         if spec.gradient_checkpointing:
             enable_checkpointing(model)
         if spec.compile:
@@ -79,7 +79,9 @@ def _verify(loss: CausalLmLoss, base: LoadedModel, spec: FitSpec) -> None:
     """Compare per-unit gradients with brute force, on short records and on the longest."""
     device = base.device
     longest = long_public_batch(base.vocabulary, max_tokens(spec, base.context_length))
-    halves = sum(each.nbytes for each in loss.parameters() if each.element_size() == 2)
+    halves = sum(
+        parameter.nbytes for parameter in loss.parameters() if parameter.element_size() == 2
+    )
     free = available_bytes(device)
     verify(
         loss,
@@ -91,7 +93,7 @@ def _verify(loss: CausalLmLoss, base: LoadedModel, spec: FitSpec) -> None:
 
 @contextmanager
 def _explained(base: LoadedModel, spec: FitSpec) -> Iterator[None]:
-    """Whatever a model raises while it is tried is one sentence, and nothing is spent yet."""
+    """Turn whatever a model raises while it is tried into one sentence; nothing is spent yet."""
     try:
         yield
     except TaciturnError:
@@ -123,7 +125,7 @@ def _check_can_go_on(spec: FitSpec, choice: AdapterPlan, fitted: Any) -> None:
         raise SpecError('a model that was fitted in full is fitted further with method="full"')
 
 
-def _chosen(base: LoadedModel, choice: AdapterPlan, fitted: Any, text: Tensor | None) -> Any:
+def _trained_model(base: LoadedModel, choice: AdapterPlan, fitted: Any, text: Tensor | None) -> Any:
     if isinstance(fitted, PeftModel):
         return lora.reopen(fitted, choice)
     check_causal(base.model)
@@ -146,7 +148,7 @@ def _shards(
     device, batch = choose_device(spec), public_batch(base.vocabulary)
     if choice.method == "lora":
         shard(base.model, device, ranks.size)
-    model: Any = _chosen(base, choice, fitted, text)
+    model: Any = _trained_model(base, choice, fitted, text)
     if spec.gradient_checkpointing:
         enable_checkpointing(model)
     same_weights(model, ranks)

@@ -1,4 +1,4 @@
-"""What an audit found: the bound beside the promise, and the scores of its canaries."""
+"""Charts of an audit: the bound beside the promise, and the scores of its canaries."""
 
 from __future__ import annotations
 
@@ -10,12 +10,14 @@ from taciturn.reports.html.scales import linear_scale, span_scale
 from taciturn.reports.privacy import Audit, ScoreHistogram
 
 
-def bound_chart(audit: Audit, promised: float | None) -> Markup:
+def bound_chart(audit: Audit, promised_epsilon: float | None) -> Markup:
     """Epsilon as it was found to be at least, beside what is promised at most."""
-    found = audit.epsilon_lower_bound
-    bars = [Bar("Found: at least", found, f"{found:.3g}", "non_private")]
-    if promised is not None:
-        bars.append(Bar("Promised: at most", promised, f"{promised:.4g}", "private"))
+    lower_bound = audit.epsilon_lower_bound
+    bars = [Bar("Found: at least", lower_bound, f"{lower_bound:.3g}", "non_private")]
+    if promised_epsilon is not None:
+        bars.append(
+            Bar("Promised: at most", promised_epsilon, f"{promised_epsilon:.4g}", "private")
+        )
     scale = linear_scale([*(bar.value for bar in bars), 1e-2])
     return bar_chart("audit-bound", "Epsilon", bars, scale)
 
@@ -42,9 +44,9 @@ def scores_chart(scores: ScoreHistogram) -> Markup:
 def _median(scores: ScoreHistogram, included: bool) -> float:
     """The lower edge of the bin in which the median lies."""
     counts = scores.included if included else scores.excluded
-    seen = 0
+    total = 0
     for edge, count in zip(scores.edges, counts, strict=False):
-        seen += count
-        if 2 * seen >= sum(counts):
+        total += count
+        if 2 * total >= sum(counts):
             return edge
     return scores.edges[-1]

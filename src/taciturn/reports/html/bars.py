@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from taciturn.reports.html.image import anchor, image
-from taciturn.reports.html.scales import Scale
+from taciturn.reports.html.scales import AxisScale
 
 _ROW_PX, _AXIS_PX = 56, 26
 
@@ -24,7 +24,7 @@ class Bar:
     margin: float = 0.0
 
 
-def bar_chart(name: str, title: str, bars: Sequence[Bar], scale: Scale) -> Markup:
+def bar_chart(name: str, title: str, bars: Sequence[Bar], scale: AxisScale) -> Markup:
     """The bars, one below the other, and the scale under them."""
     bottom = len(bars) * _ROW_PX
     rows = Markup("").join(_bar(bar, scale, number * _ROW_PX) for number, bar in enumerate(bars))
@@ -33,8 +33,8 @@ def bar_chart(name: str, title: str, bars: Sequence[Bar], scale: Scale) -> Marku
     return image(name, described, bottom + _AXIS_PX, grid + rows)
 
 
-def _bar(bar: Bar, scale: Scale, top: int) -> Markup:
-    drawn = Markup(
+def _bar(bar: Bar, scale: AxisScale, top: int) -> Markup:
+    markup = Markup(
         '<text x="0" y="{text_y}" class="label">{label}</text>'
         '<text x="100%" y="{text_y}" class="value" text-anchor="end">{text}</text>'
         '<rect x="0" y="{y}" width="100%" height="18" rx="3" class="track" />'
@@ -47,10 +47,10 @@ def _bar(bar: Bar, scale: Scale, top: int) -> Markup:
         width=max(0.4, 100 * scale.place(bar.value)),
         style=bar.style,
     )
-    return drawn + _whisker(bar, scale, top + 36) if bar.margin > 0 else drawn
+    return markup + _whisker(bar, scale, top + 36) if bar.margin > 0 else markup
 
 
-def _whisker(bar: Bar, scale: Scale, y: int) -> Markup:
+def _whisker(bar: Bar, scale: AxisScale, y: int) -> Markup:
     low, high = (100 * scale.place(bar.value + sign * bar.margin) for sign in (-1, 1))
     return Markup(
         '<line x1="{low:.2f}%" x2="{high:.2f}%" y1="{y}" y2="{y}" class="whisker" />'
@@ -59,7 +59,7 @@ def _whisker(bar: Bar, scale: Scale, y: int) -> Markup:
     ).format(low=low, high=high, y=y, y1=y - 5, y2=y + 5)
 
 
-def _tick(scale: Scale, tick: tuple[float, str], bottom: int) -> Markup:
+def _tick(scale: AxisScale, tick: tuple[float, str], bottom: int) -> Markup:
     place = 100 * scale.place(tick[0])
     return Markup(
         '<line x1="{x:.2f}%" x2="{x:.2f}%" y1="{y1}" y2="{y2}" class="tick" />'

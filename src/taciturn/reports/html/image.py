@@ -18,5 +18,5 @@ def image(name: str, described: str, height: int, content: Markup) -> Markup:
 
 
 def anchor(place: float) -> str:
-    """How a tick's label at `place` percent is aligned, so that it stays inside the picture."""
+    """Alignment of a tick's label at `place` percent, so that it stays inside the picture."""
     return "start" if place < 4 else "end" if place > 96 else "middle"

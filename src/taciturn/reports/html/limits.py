@@ -1,4 +1,4 @@
-"""What an attacker can find out at most, drawn and in a table."""
+"""Limits of what an attacker can find out, drawn and in a table."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ class Limits:
 
 
 @dataclass(frozen=True)
-class Row:
-    """Of 100%, how many non-members are accused, and how many members are found at most."""
+class LimitRow:
+    """Percentages of non-members that are accused, and of members that are found at most."""
 
     false_alarms: str
     guessing: str
@@ -58,48 +58,48 @@ def limits(report: PrivacyReport, audit: Audit | None) -> Limits | None:
     )
 
 
-def limit_rows(found: Limits) -> list[Row]:
+def limit_rows(bounds: Limits) -> list[LimitRow]:
     """The limits at a few shares of false alarms, none rounded down."""
     return [
-        Row(
+        LimitRow(
             f"{100 * rate:g}%",
             f"{100 * rate:g}%",
-            at_most(found.events.true_positive_rate(rate)),
-            at_most(found.pair.true_positive_rate(rate)),
+            at_most(bounds.events.true_positive_rate(rate)),
+            at_most(bounds.pair.true_positive_rate(rate)),
         )
         for rate in FALSE_ALARMS
     ]
 
 
-def limits_chart(found: Limits) -> Markup:
+def limits_chart(bounds: Limits) -> Markup:
     """All of the curve, on linear axes."""
     places = np.union1d(np.logspace(-6, 0, 61), np.linspace(0, 1, 41))
     axes = Axes(share_scale(), share_scale(), "non-members accused", "members found, at most")
-    return line_chart("limits", _described(found), _lines(found, places), axes)
+    return line_chart("limits", _described(bounds), _lines(bounds, places), axes)
 
 
-def small_limits_chart(found: Limits) -> Markup:
-    """Where few are accused, on logarithmic axes."""
+def small_limits_chart(bounds: Limits) -> Markup:
+    """Chart of the range where few are accused, on logarithmic axes."""
     scale = log10_share_scale(_LOWEST)
     lines = [
         Line(line.label, [(math.log10(x), math.log10(y)) for x, y in line.points], line.style)
-        for line in _lines(found, np.logspace(_LOWEST, 0, 81))
+        for line in _lines(bounds, np.logspace(_LOWEST, 0, 81))
     ]
     axes = Axes(scale, scale, "non-members accused", "members found, at most")
-    described = "The same on logarithmic axes, for few false alarms. " + _described(found)
+    described = "The same on logarithmic axes, for few false alarms. " + _described(bounds)
     return line_chart("small-limits", described, lines, axes)
 
 
-def _lines(found: Limits, places: Floats) -> list[Line]:
+def _lines(bounds: Limits, places: Floats) -> list[Line]:
     def line(label: str, bound: Tradeoff, style: str) -> Line:
         points = [(float(x), bound.true_positive_rate(float(x))) for x in places]
         return Line(label, points, style)
 
     guessing = Line("blind guessing", [(float(x), float(x)) for x in places], "guess")
-    lines = [guessing, line("limit known from ε and δ alone", found.pair, "base")]
-    if found.audit is not None:
-        lines.append(line("reached in the audit", found.audit, "non_private"))
-    return [*lines, line("limit of every attacker", found.events, "private")]
+    lines = [guessing, line("limit known from ε and δ alone", bounds.pair, "base")]
+    if bounds.audit is not None:
+        lines.append(line("reached in the audit", bounds.audit, "non_private"))
+    return [*lines, line("limit of every attacker", bounds.events, "private")]
 
 
 def _reached(gaussian_lower_bound: float, delta: float) -> Tradeoff | None:
@@ -116,15 +116,15 @@ def _reached(gaussian_lower_bound: float, delta: float) -> Tradeoff | None:
     return tradeoff(GaussianDpEvent(noise))
 
 
-def _described(found: Limits) -> str:
+def _described(bounds: Limits) -> str:
     parts = [
         f"with {row.false_alarms} of non-members accused, at most {row.events} of members found"
-        for row in limit_rows(found)
+        for row in limit_rows(bounds)
     ]
     text = (
         f"Limit of every attacker: {'; '.join(parts)}; largest edge over guessing "
-        f"{at_most(found.events.advantage)}."
+        f"{at_most(bounds.events.advantage)}."
     )
-    if found.audit is not None:
-        text += f" An audit reached an edge of {percent(found.audit.advantage)}."
+    if bounds.audit is not None:
+        text += f" An audit reached an edge of {percent(bounds.audit.advantage)}."
     return text

@@ -11,7 +11,7 @@ _SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 def number(value: float) -> str:
-    """For example "251" or "3.27"."""
+    """Number such as "251" or "3.27"."""
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
@@ -21,7 +21,7 @@ def optional(value: float | None) -> str:
 
 
 def percent(share: float) -> str:
-    """For example "17%"; near 1 with two more digits."""
+    """Percentage such as "17%"; near 1 with two more digits."""
     return f"{share:.0%}" if share < 0.995 else f"{share:.2%}"
 
 
@@ -32,8 +32,8 @@ def at_most(share: float) -> str:
     digits = max(0, 2 - math.floor(math.log10(100 * share)))
     scale = 10**digits
     # What floats add to a number of few digits must not lift it to the next one.
-    shown = f"{min(math.ceil(100 * share * scale - 1e-9) / scale, 100.0):.{digits}f}"
-    return f"{shown.rstrip('0').rstrip('.') if '.' in shown else shown}%"
+    text = f"{min(math.ceil(100 * share * scale - 1e-9) / scale, 100.0):.{digits}f}"
+    return f"{text.rstrip('0').rstrip('.') if '.' in text else text}%"
 
 
 def superscript(power: int) -> str:
@@ -49,5 +49,5 @@ def scientific(log10: float) -> str:
 
 
 def probability(log10: float) -> str:
-    """For example "87%", "0.13%" or "1.5 × 10⁻¹³"."""
+    """Probability such as "87%", "0.13%" or "1.5 × 10⁻¹³"."""
     return f"{100 * 10**log10:.2g}%" if log10 > -3 else scientific(log10)

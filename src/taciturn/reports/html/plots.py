@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from taciturn.reports.html.image import image
-from taciturn.reports.html.scales import Scale
+from taciturn.reports.html.scales import AxisScale
 
 _LEFT, _WIDTH = 12.0, 85.0  # percent
 _TOP_PX, _PLOT_PX, _BOTTOM_PX = 30, 210, 44
@@ -19,8 +19,8 @@ _HEIGHT_PX = _TOP_PX + _PLOT_PX + _BOTTOM_PX
 class Axes:
     """Both scales, and what they measure."""
 
-    x: Scale
-    y: Scale
+    x: AxisScale
+    y: AxisScale
     x_label: str
     y_label: str
 
@@ -47,9 +47,9 @@ def line_chart(
     name: str, described: str, lines: Sequence[Line], axes: Axes, *, end: str | None = None
 ) -> Markup:
     """The lines, the last one on top; `end` names the last point of a single rising one."""
-    drawn = Markup("").join(_polyline(line, axes) for line in lines)
+    curves = Markup("").join(_polyline(line, axes) for line in lines)
     last = Markup("") if end is None else _end(lines[-1].points[-1], end, axes)
-    chart = image(name, described, _HEIGHT_PX, _grid(axes) + _area(drawn) + last)
+    chart = image(name, described, _HEIGHT_PX, _grid(axes) + _area(curves) + last)
     return chart + _legend([(line.label, f"line {line.style}") for line in lines[::-1]])
 
 
@@ -58,17 +58,17 @@ def histogram(
 ) -> Markup:
     """Counts per bin, one bar beside the other for each series."""
     bars = Markup("").join(
-        _column(edges[i], edges[i + 1], (place, len(series)), each.counts[i], each.style, axes)
-        for place, each in enumerate(series)
+        _column(edges[i], edges[i + 1], (place, len(series)), one.counts[i], one.style, axes)
+        for place, one in enumerate(series)
         for i in range(len(edges) - 1)
-        if each.counts[i]
+        if one.counts[i]
     )
     chart = image(name, described, _HEIGHT_PX, _grid(axes) + _area(bars))
-    return chart + _legend([(each.label, each.style) for each in series])
+    return chart + _legend([(one.label, one.style) for one in series])
 
 
 def _area(content: Markup) -> Markup:
-    """Where data are drawn, in percent of both axes."""
+    """Area where data are drawn, in percent of both axes."""
     return Markup(
         '<svg x="{left}%" y="{top}" width="{width}%" height="{height}" viewBox="0 0 100 100"'
         ' preserveAspectRatio="none" overflow="visible">{content}</svg>'

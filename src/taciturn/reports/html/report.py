@@ -44,7 +44,7 @@ def report_page(
         figures: what evaluations released.
         audit: what an audit found.
     """
-    found = limits(report, audit)
+    bounds = limits(report, audit)
     spent = spending(report)
     return fill(
         Path(__file__).with_name("report.html"),
@@ -55,11 +55,11 @@ def report_page(
         delta=_delta(report),
         factor=_factor(report),
         left_out=None if report.delta is None else f"{report.delta * report.n_units:.2g}",
-        edge=None if found is None else at_most(found.events.advantage),
-        weak=found is not None and found.events.advantage >= _WEAK,
-        limit_rows=[] if found is None else limit_rows(found),
-        limit_charts=_limit_charts(found),
-        audit_is_drawn=found is not None and found.audit is not None,
+        edge=None if bounds is None else at_most(bounds.events.advantage),
+        weak=bounds is not None and bounds.events.advantage >= _WEAK,
+        limit_rows=[] if bounds is None else limit_rows(bounds),
+        limit_charts=_limit_charts(bounds),
+        audit_is_drawn=bounds is not None and bounds.audit is not None,
         spent=spent,
         spending_chart=_spending_chart(report, spent),
         utilities=utilities(figures or ReleasedFigures(), report),
@@ -73,7 +73,8 @@ def report_page(
 
 
 def _unit(report: PrivacyReport) -> str:
-    """What is protected, as a noun of a sentence; a long expression stands in the table only."""
+    """Name of what is protected, as a noun of a sentence; a long expression stands in the table
+    only."""
     if report.privacy_unit == "one record":
         return "record"
     return "unit" if len(report.privacy_unit) > _LONG_NAME else f"“{report.privacy_unit}”"
@@ -96,8 +97,8 @@ def _factor(report: PrivacyReport) -> str | None:
     return scientific(report.epsilon / math.log(10))
 
 
-def _limit_charts(found: Limits | None) -> tuple[Markup, ...]:
-    return () if found is None else (limits_chart(found), small_limits_chart(found))
+def _limit_charts(bounds: Limits | None) -> tuple[Markup, ...]:
+    return () if bounds is None else (limits_chart(bounds), small_limits_chart(bounds))
 
 
 def _spending_chart(report: PrivacyReport, spent: list[Spent]) -> Markup | None:

@@ -1,4 +1,4 @@
-"""What was spent on what, and the rise of epsilon over steps."""
+"""Spending by purpose, and the rise of epsilon over steps."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def spending(report: PrivacyReport) -> list[Spent]:
 
 
 def spending_curve(report: PrivacyReport) -> Points:
-    """(noised releases so far, epsilon so far), from (0, 0) to the report's own epsilon."""
+    """Points (noised releases so far, epsilon so far), from (0, 0) to the report's own epsilon."""
     if report.delta is None:
         return []
     points: Points = [(0, 0.0)]
@@ -108,13 +108,13 @@ def _run(step: DpEvent, marks: Sequence[int], delta: float) -> list[float]:
 
 
 def _plain(step: DpEvent) -> bool:
-    """Whether it is one Gaussian step, sampled or not."""
+    """True if it is one Gaussian step, sampled or not."""
     inner = step.event if isinstance(step, dp_event.PoissonSampledDpEvent) else step
     return isinstance(inner, dp_event.GaussianDpEvent)
 
 
 def _releases(event: DpEvent) -> int:
-    """How many noised values an event stands for."""
+    """Number of noised values that an event stands for."""
     match event:
         case dp_event.SelfComposedDpEvent():
             return int(event.count) * _releases(event.event)

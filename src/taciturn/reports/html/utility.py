@@ -35,34 +35,34 @@ class Utility:
 def utilities(figures: ReleasedFigures, report: PrivacyReport) -> list[Utility]:
     """Every released evaluation of the model of `report`, oldest first."""
     return [
-        *(_prediction(each, n, report) for n, each in enumerate(figures.evaluations)),
-        *(_teaching(each, n, report) for n, each in enumerate(figures.downstream)),
+        *(_prediction(evaluation, n, report) for n, evaluation in enumerate(figures.evaluations)),
+        *(_teaching(downstream, n, report) for n, downstream in enumerate(figures.downstream)),
     ]
 
 
-def _prediction(found: ReleasedEvaluation, place: int, report: PrivacyReport) -> Utility:
-    models = [("Base model", found.base, "base")]
-    if found.fitted is not None:
+def _prediction(evaluation: ReleasedEvaluation, place: int, report: PrivacyReport) -> Utility:
+    models = [("Base model", evaluation.base, "base")]
+    if evaluation.fitted is not None:
         name, style = _fitted(report)
-        models.append((name, found.fitted, style))
+        models.append((name, evaluation.fitted, style))
     charts = [
         ("Nats per token, lower is better", _nats(models, f"nats-{place}")),
         ("Tokens predicted right", _accuracies(models, f"accuracy-{place}")),
     ]
     if all(score.mauve is not None for _, score, _ in models):
         charts.append(("Likeness of samples (MAUVE), higher is better", _likeness(models, place)))
-    return Utility("Predicting a text", _basis(found, report), tuple(charts))
+    return Utility("Predicting a text", _basis(evaluation, report), tuple(charts))
 
 
-def _teaching(found: ReleasedDownstream, place: int, report: PrivacyReport) -> Utility:
+def _teaching(downstream: ReleasedDownstream, place: int, report: PrivacyReport) -> Utility:
     name = f"downstream-{place}"
     bars = [
-        _share_bar("Trained on synthetic text", found.accuracy, "private"),
-        _share_bar("Always the commonest label", found.majority_accuracy, "base"),
+        _share_bar("Trained on synthetic text", downstream.accuracy, "private"),
+        _share_bar("Always the commonest label", downstream.majority_accuracy, "base"),
     ]
     chart = bar_chart(name, "Accuracy on real text", bars, share_scale())
-    trained = f"A classifier was trained on {found.n_train:,} synthetic texts and tested. "
-    basis = trained + _basis(found, report)
+    trained = f"A classifier was trained on {downstream.n_train:,} synthetic texts and tested. "
+    basis = trained + _basis(downstream, report)
     return Utility("Teaching a classifier", basis, (("Accuracy on real text", chart),))
 
 
@@ -114,14 +114,15 @@ def _noise(figure: Figure, form: str) -> str:
     return f" ±{NBSP}{_MARGIN * figure.std:{form}}" if figure.std else ""
 
 
-def _basis(found: Release, report: PrivacyReport) -> str:
-    if found.basis == "public":
-        return f"Exact, on {found.n_units:,} records that were declared public."
-    assert found.epsilon is not None
-    assert found.delta is not None
+def _basis(release: Release, report: PrivacyReport) -> str:
+    if release.basis == "public":
+        return f"Exact, on {release.n_units:,} records that were declared public."
+    assert release.epsilon is not None
+    assert release.delta is not None
     total = "; it is part of the total above" if report.epsilon is not None else ""
     return (
-        f"On {found.n_units:,} private units, with noise (± holds 95% of it). The release cost "
-        f"ε{NBSP}={NBSP}{found.epsilon:.4g} at δ{NBSP}={NBSP}{scientific(math.log10(found.delta))} "
+        f"On {release.n_units:,} private units, with noise (± holds 95% of it). The release cost "
+        f"ε{NBSP}={NBSP}{release.epsilon:.4g} at "
+        f"δ{NBSP}={NBSP}{scientific(math.log10(release.delta))} "
         f"by itself{total}."
     )

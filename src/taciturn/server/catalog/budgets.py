@@ -12,14 +12,13 @@ from sqlalchemy import Connection, func, select
 from taciturn.accounting.events import event_to_dict
 from taciturn.errors import UnknownEntryError
 from taciturn.server import ledger
-from taciturn.server.catalog.grants import Grants, grant_view, sees_all
+from taciturn.server.catalog.grants import Grants, grant_view
 from taciturn.server.catalog.policies import Policies, Policy
 from taciturn.server.context import Gateway
-from taciturn.server.identity.namespace_access import no_namespace
+from taciturn.server.identity.namespace_access import no_namespace, owned_namespaces, sees_all
 from taciturn.server.identity.principal import Principal
 from taciturn.server.ledger.tables import entries as entry_table
 from taciturn.server.problems import ProblemError
-from taciturn.server.schema.tables import policies
 from taciturn.server.timestamps import moment
 from taciturn.wire.datasets import BudgetView
 from taciturn.wire.identity import Role
@@ -57,20 +56,20 @@ class Budgets:
 
     def _view(self, connection: Connection, policy: Policy, caller: Principal) -> BudgetView:
         rows = self.grants.rows(connection, policy, caller)
-        found = ledger.statement_within(
+        statement = ledger.statement_within(
             connection,
             self.gateway.seal_key,
             policy.namespace,
-            settled=not sees_all(policy, caller),
+            settled=not sees_all(caller, policy.owner_id),
         )
         return BudgetView(
             namespace=policy.namespace,
-            epsilon=found.budget.epsilon,
-            delta=found.budget.delta,
-            charged=found.budget.charged,
-            taken=found.budget.taken,
-            exceptions=found.exceptions,
-            grants=tuple(grant_view(row, found) for row in rows),
+            epsilon=statement.budget.epsilon,
+            delta=statement.budget.delta,
+            charged=statement.budget.charged,
+            taken=statement.budget.used,
+            exceptions=statement.exceptions,
+            grants=tuple(grant_view(row, statement) for row in rows),
         )
 
 
@@ -87,20 +86,20 @@ class LedgerView:
     ) -> Sequence[LedgerEntryView]:
         """Entries of a namespace's chain that follow entry `after`."""
         self._check(namespace, caller)
-        found = ledger.entries(self.gateway.engine, namespace, after=after, limit=fetch)
-        return [_entry(entry) for entry in found]
+        entries = ledger.entries(self.gateway.engine, namespace, after=after, limit=fetch)
+        return [_entry(entry) for entry in entries]
 
     def jobs(
         self, namespace: str, caller: Principal, after: str, fetch: int
     ) -> Sequence[LedgerJobView]:
-        """What jobs took of a namespace's budget, by id."""
+        """Shares of a namespace's budget that jobs took, by id."""
         self._check(namespace, caller)
         engine, key = self.gateway.engine, self.gateway.seal_key
-        found = ledger.job_page(engine, key, namespace, after=after, limit=fetch)
-        return [_job(namespace, statement) for statement in found]
+        statements = ledger.job_page(engine, key, namespace, after=after, limit=fetch)
+        return [_job(namespace, statement) for statement in statements]
 
     def job(self, namespace: str, job: str, caller: Principal) -> LedgerJobReport:
-        """What a job's charged steps cost by themselves."""
+        """Cost of a job's charged steps by themselves."""
         self._check(namespace, caller)
         engine, key = self.gateway.engine, self.gateway.seal_key
         report = _report(self.gateway, namespace, job)
@@ -117,7 +116,7 @@ class LedgerView:
 
         One at a time: it reads the whole ledger. Raises ProblemError `too_many_requests`.
         """
-        kept = tuple(ledger.Anchor(**anchor.model_dump()) for anchor in anchors)
+        known_anchors = tuple(ledger.Anchor(**anchor.model_dump()) for anchor in anchors)
         if not self._verifying.acquire(blocking=False):
             raise ProblemError(
                 "too_many_requests",
@@ -125,26 +124,30 @@ class LedgerView:
                 headers={"Retry-After": "60"},
             )
         try:
-            found = ledger.verify(self.gateway.engine, key=self.gateway.seal_key, anchors=kept)
+            verification = ledger.verify(
+                self.gateway.engine, key=self.gateway.seal_key, anchors=known_anchors
+            )
         finally:
             self._verifying.release()
-        return self.gateway.read(lambda connection: _verdict(connection, found, len(kept), caller))
+        return self.gateway.read(
+            lambda connection: _verdict(connection, verification, len(known_anchors), caller)
+        )
 
     def _check(self, namespace: str, caller: Principal) -> None:
         """A grant in a namespace does not show its books; `not_found` as elsewhere."""
         policy = self.gateway.read(
             lambda connection: self.policies.visible(connection, namespace, caller)
         )
-        if not sees_all(policy, caller):
+        if not sees_all(caller, policy.owner_id):
             raise no_namespace(namespace)
 
 
 def _report(gateway: Gateway, namespace: str, job: str) -> ledger.JobReport:
     """The report of a job; the same `not_found` for one elsewhere as for none."""
     with suppress(UnknownEntryError):
-        found = ledger.job_report(gateway.engine, gateway.seal_key, job)
-        if found.namespace == namespace:
-            return found
+        report = ledger.job_report(gateway.engine, gateway.seal_key, job)
+        if report.namespace == namespace:
+            return report
     raise ProblemError("not_found", f"job {job!r} has no reservation in {namespace!r}")
 
 
@@ -167,38 +170,39 @@ def _job(namespace: str, statement: ledger.JobStatement) -> LedgerJobView:
         status=statement.status,
         grants=statement.grants,
         charged=statement.charged,
-        held=statement.held,
+        held=statement.reserved,
     )
 
 
 def _verdict(
-    connection: Connection, found: ledger.Verification, anchors: int, caller: Principal
+    connection: Connection, verification: ledger.Verification, anchors: int, caller: Principal
 ) -> VerificationView:
-    """What was found, as far as it is the caller's business."""
-    seen = _namespaces(connection, caller)
+    """Result of a verification, as far as the caller may see it."""
+    visible = _namespaces(connection, caller)
     problems = [
-        LedgerProblem(namespace=each.namespace, sequence=each.sequence, text=each.what)
-        for each in found.problems
-        if seen is None or each.namespace in seen | {""}
+        LedgerProblem(namespace=problem.namespace, sequence=problem.sequence, text=problem.what)
+        for problem in verification.problems
+        if visible is None or problem.namespace in visible | {""}
     ]
-    shown = [each for each in found.anchors if seen is None or each.namespace in seen]
+    visible_anchors = [
+        anchor for anchor in verification.anchors if visible is None or anchor.namespace in visible
+    ]
     return VerificationView(
         ok=not problems,
-        namespaces=found.accounts if seen is None else len(seen),
-        entries=found.entries if seen is None else _count(connection, seen),
-        seals_checked=found.seals_checked,
+        namespaces=verification.accounts if visible is None else len(visible),
+        entries=verification.entries if visible is None else _count(connection, visible),
+        seals_checked=verification.seals_checked,
         anchors_checked=anchors,
         problems=tuple(problems),
-        anchors=tuple(AnchorView(**each.model_dump()) for each in shown),
+        anchors=tuple(AnchorView(**anchor.model_dump()) for anchor in visible_anchors),
     )
 
 
 def _namespaces(connection: Connection, caller: Principal) -> frozenset[str] | None:
-    """Those that the caller owns; None, which is all, for an auditor."""
+    """Namespaces that the caller owns; None, which is all, for an auditor."""
     if caller.has(Role.AUDITOR):
         return None
-    query = select(policies.c.namespace).where(policies.c.owner_id == caller.user_id)
-    return frozenset(connection.execute(query).scalars())
+    return frozenset(connection.scalars(owned_namespaces(caller)))
 
 
 def _count(connection: Connection, namespaces: frozenset[str]) -> int:

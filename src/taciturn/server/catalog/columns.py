@@ -29,15 +29,15 @@ _PLAIN = re.compile(
 )
 
 
-def agree(stated: Sequence[StatedColumn], found: Sequence[ColumnView]) -> bool:
-    """Whether the owner has stated all that would be shown: every name, and types that hold names.
+def agree(stated_columns: Sequence[StatedColumn], columns: Sequence[ColumnView]) -> bool:
+    """True if the owner has stated all that would be shown: every name, and types that hold names.
 
     The order doesn't matter: rows of JSON may come in any.
     """
-    types = {column.name: column.type for column in stated}
-    return {column.name for column in found} == set(types) and all(
+    types = {column.name: column.type for column in stated_columns}
+    return {column.name for column in columns} == set(types) and all(
         _is_plain(column.type) if types[column.name] is None else types[column.name] == column.type
-        for column in found
+        for column in columns
     )
 
 
@@ -45,7 +45,9 @@ def check_stated(names: Sequence[str]) -> None:
     """Raises ProblemError if two columns have one name."""
     twice = [name for name, count in Counter(names).items() if count > 1]
     if twice:
-        raise ProblemError("invalid", f"columns: {twice[0]!r} is there twice; each name once")
+        raise ProblemError(
+            "invalid", f"columns: the name {twice[0]!r} is there twice; give each name once"
+        )
 
 
 def check_header(source: str, header: bool) -> None:
@@ -58,11 +60,13 @@ def check_header(source: str, header: bool) -> None:
         )
 
 
-def disagreement(stated: Sequence[StatedColumn], found: Sequence[ColumnView]) -> ProblemError:
-    """What is said where they don't agree. It quotes nothing that was found."""
-    names = {column.name for column in found}
-    missing = [column.name for column in stated if column.name not in names]
-    unstated = len(names - {column.name for column in stated})
+def disagreement(
+    stated_columns: Sequence[StatedColumn], columns: Sequence[ColumnView]
+) -> ProblemError:
+    """Error for stated columns that are not those of the rows. It quotes nothing of the rows."""
+    names = {column.name for column in columns}
+    missing = [column.name for column in stated_columns if column.name not in names]
+    unstated = len(names - {column.name for column in stated_columns})
     parts = [f"not found: {', '.join(map(repr, missing[:10]))}"] if missing else []
     parts += [f"found and not stated: {unstated}"] if unstated else []
     if not parts:
@@ -74,15 +78,20 @@ def disagreement(stated: Sequence[StatedColumn], found: Sequence[ColumnView]) ->
     )
 
 
-def found_columns(columns: Sequence[ColumnView], source: str) -> FoundColumns:
-    """What is to be confirmed, for the owner."""
+def columns_to_confirm(columns: Sequence[ColumnView], source: str) -> FoundColumns:
+    """Columns that are to be confirmed, for the owner."""
     return FoundColumns(columns=tuple(columns), named_by=_named_by(source), doubts=doubts(columns))
 
 
 def doubts(columns: Sequence[ColumnView]) -> tuple[str, ...]:
-    """Why some names look like values of a row. None says little: a row can look like names."""
-    found = [(number, column.name, _doubt(column.name)) for number, column in enumerate(columns, 1)]
-    return tuple(f"column {number}, {name[:40]!r}, {why}" for number, name, why in found if why)
+    """Reasons to think that a name is a value of a row. No reason proves little: a row can look
+    like names."""
+    numbered_doubts = [
+        (number, column.name, _doubt(column.name)) for number, column in enumerate(columns, 1)
+    ]
+    return tuple(
+        f"column {number}, {name[:40]!r}, {why}" for number, name, why in numbered_doubts if why
+    )
 
 
 def _doubt(name: str) -> str | None:
@@ -98,13 +107,13 @@ def _doubt(name: str) -> str | None:
 
 
 def _is_plain(kind: str) -> bool:
-    """Whether a type says nothing but what kind of value a column holds: no names of fields."""
+    """True if a type says nothing but the kind of value that a column holds: no names of fields."""
     inside = _LISTED.fullmatch(kind) or _CODED.fullmatch(kind)
     return _is_plain(inside[1]) if inside else _PLAIN.fullmatch(kind) is not None
 
 
 def _format(source: str) -> str | None:
-    """Of the files or the table; None for a folder, of which it isn't known."""
+    """Format of the files or the table; None for a folder, whose format isn't known."""
     if source.startswith("postgresql"):
         return "table"
     return FORMATS.get(suffix_of(source))

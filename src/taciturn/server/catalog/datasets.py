@@ -10,12 +10,10 @@ from typing import Any, Literal
 
 from sqlalchemy import Connection, Row, select, update
 
-from taciturn.server.catalog.columns import agree, found_columns
-from taciturn.server.catalog.grants import Grants, sees_all_of
-from taciturn.server.catalog.policies import Policies, Policy
-from taciturn.server.catalog.sql_sandbox import Trials
+from taciturn.server.catalog.columns import agree, columns_to_confirm
+from taciturn.server.catalog.policies import Policies
 from taciturn.server.context import Gateway
-from taciturn.server.identity.namespace_access import no_dataset, sees
+from taciturn.server.identity.namespace_access import no_dataset, owns, sees, sees_all
 from taciturn.server.identity.principal import Principal
 from taciturn.server.problems import ProblemError
 from taciturn.server.schema.tables import datasets, policies, users
@@ -27,7 +25,6 @@ from taciturn.wire.datasets import (
     PolicyTerms,
     StatedColumn,
 )
-from taciturn.wire.identity import Role
 from taciturn.wire.values import PolicyLine
 
 _SHOWN_UNIT = 120
@@ -39,10 +36,10 @@ class Dataset:
 
     Attributes:
         steward_id: who owns its namespace.
-        columns: what the owner has stated or confirmed, and a probe has found; None before.
+        columns: stated or confirmed by the owner, and found by a probe; None before.
         header: whether text files begin with a line of names.
-        stated: what the owner says that the columns are; None if nothing.
-        found: what the last probe found, where it is to be confirmed: for the owner alone.
+        stated_columns: stated by the owner; None if nothing was.
+        probed_columns: found by the last probe and still to be confirmed, by the owner alone.
         split_key: hexadecimal; keys the split by unit, and is for workers only.
         synthetic: rows of the paid-for preview; None where there is none.
     """
@@ -58,8 +55,8 @@ class Dataset:
     state: DatasetState
     columns: tuple[ColumnView, ...] | None
     header: bool
-    stated: tuple[StatedColumn, ...] | None
-    found: tuple[ColumnView, ...] | None
+    stated_columns: tuple[StatedColumn, ...] | None
+    probed_columns: tuple[ColumnView, ...] | None
     mock: tuple[dict[str, Any], ...]
     synthetic_job: str | None
     synthetic: dict[str, Any] | None
@@ -70,13 +67,13 @@ class Dataset:
 
     @property
     def preview(self) -> Literal["mock", "schema", "synthetic"]:
-        """Which rows stand for the real ones."""
+        """Kind of the rows that stand for the real ones."""
         if self.synthetic is not None:
             return "synthetic"
         return "mock" if self.mock else "schema"
 
-    def view(self, *, source: bool, found: bool) -> DatasetView:
-        """The dataset, with or without its reference, and what of it is to be confirmed."""
+    def view(self, *, with_source: bool, with_probed: bool) -> DatasetView:
+        """View of the dataset, with or without its reference and the columns to be confirmed."""
         budget = self.terms.budget
         unit = self.unit if len(self.unit) <= _SHOWN_UNIT else self.unit[:_SHOWN_UNIT] + "..."
         line = f"DP (budget epsilon={budget.epsilon:g}, delta={budget.delta:g}, unit={unit})"
@@ -91,35 +88,21 @@ class Dataset:
             description=self.description,
             policy=PolicyLine(kind="DP", text=line),
             preview=self.preview,
-            source=self.source if source else None,
+            source=self.source if with_source else None,
             header=self.header,
-            found=found_columns(self.found, self.source) if found and self.found else None,
+            found=columns_to_confirm(self.probed_columns, self.source)
+            if with_probed and self.probed_columns
+            else None,
             created_at=self.created_at,
         )
 
 
 @dataclass(frozen=True, slots=True)
-class JobData:
-    """What a job may use: a dataset that is ready, under its policy.
-
-    Attributes:
-        holders: grants that the requester may draw on, their own first; empty for the owner, who
-            spends from the joint budget.
-    """
-
-    dataset: Dataset
-    policy: Policy
-    holders: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
 class Datasets:
-    """Finds datasets, checks selections of them, hears what probes found."""
+    """Finds datasets, and takes what probes have found."""
 
     gateway: Gateway
     policies: Policies
-    grants: Grants
-    trials: Trials
 
     def visible(self, connection: Connection, name: str, caller: Principal) -> Dataset:
         """The dataset, if the caller may know of it; else ProblemError `not_found`."""
@@ -128,30 +111,9 @@ class Datasets:
     def owned(self, connection: Connection, name: str, caller: Principal) -> Dataset:
         """The dataset, if the caller owns it; `not_found` to those who may not know of it,
         `forbidden` to those who may."""
-        found = self.visible(connection, name, caller)
-        self.policies.owned(connection, found.namespace, caller)
-        return found
-
-    def for_job(self, connection: Connection, name: str, caller: Principal) -> JobData:
-        """What a job of this person on this dataset may use.
-
-        Raises ProblemError `not_found` without a live grant, `not_ready` before a probe found it
-        readable. Whether the policy's terms allow the job is the caller's to check.
-        """
-        found = self.visible(connection, name, caller)
-        policy = self.policies.visible(connection, found.namespace, caller)
-        holders = self.grants.usable_all(connection, found.namespace, caller)
-        if policy.owner_id == caller.user_id:
-            holders = ()
-        elif not holders:
-            raise no_dataset(name)
-        if found.state is not DatasetState.READY:
-            why = WHY_NOT_READY[found.state]
-            raise ProblemError(
-                "not_ready",
-                f"dataset {name!r} is {found.state.value}: {why}; ask its owner, {found.owner}",
-            )
-        return JobData(found, policy, holders)
+        dataset = self.visible(connection, name, caller)
+        self.policies.owned(connection, dataset.namespace, caller)
+        return dataset
 
     def find(self, connection: Connection, name: str) -> Dataset | None:
         """The dataset, whoever asks, and though it was removed: jobs of it may still run."""
@@ -160,31 +122,30 @@ class Datasets:
 
     def page(self, caller: Principal, after: str, fetch: int) -> Sequence[DatasetView]:
         """Datasets that the caller may know of, by name."""
-        seen = sees(caller, self.gateway.now_ms())
-        query = _query().where(seen, datasets.c.name > after).order_by(datasets.c.name).limit(fetch)
+        is_visible = sees(caller, self.gateway.now_ms())
+        query = (
+            _query()
+            .where(is_visible, datasets.c.name > after)
+            .order_by(datasets.c.name)
+            .limit(fetch)
+        )
         return [self.view(_dataset(row), caller) for row in self.gateway.rows(query)]
 
     def read(self, name: str, caller: Principal) -> DatasetView:
         """A dataset as the caller may see it."""
         return self.view(_the_one(self.gateway.rows(self._visible(name, caller)), name), caller)
 
-    def view(self, found: Dataset, caller: Principal) -> DatasetView:
+    def view(self, dataset: Dataset, caller: Principal) -> DatasetView:
         """The view of a dataset that the caller may know of; its reference is for owner and
         auditors, and what nobody has confirmed for the owner alone."""
-        owned = found.steward_id == caller.user_id and caller.has(Role.OWNER)
-        return found.view(source=sees_all_of(found.steward_id, caller), found=owned)
+        return dataset.view(
+            with_source=sees_all(caller, dataset.steward_id),
+            with_probed=owns(caller, dataset.steward_id),
+        )
 
     def _visible(self, name: str, caller: Principal) -> Any:
-        seen = sees(caller, self.gateway.now_ms())
-        return _query().where(datasets.c.name == name, seen)
-
-    def checked_selection(self, dataset: Dataset, select: str) -> tuple[ColumnView, ...]:
-        """The columns that a selection gives, from the stored schema; never from rows.
-
-        Outside of a transaction: it takes a while, in a process of its own. Raises ProblemError
-        `invalid` with the reason, `not_ready` before the schema is known.
-        """
-        return self.trials.run(select, columns_of(dataset), ()).columns
+        is_visible = sees(caller, self.gateway.now_ms())
+        return _query().where(datasets.c.name == name, is_visible)
 
     def probed(
         self, connection: Connection, name: str, columns: Sequence[ColumnView] | None
@@ -214,13 +175,13 @@ WHY_NOT_READY = {
 }
 
 
-def _is_public(dataset: Dataset, found: Sequence[ColumnView]) -> bool:
-    """Whether all that a schema says was said, or seen and confirmed, by the owner."""
-    if dataset.columns is not None and set(dataset.columns) == set(found):
+def _is_public(dataset: Dataset, columns: Sequence[ColumnView]) -> bool:
+    """True if all that a schema says was stated, or seen and confirmed, by the owner."""
+    if dataset.columns is not None and set(dataset.columns) == set(columns):
         return True
-    if dataset.stated is None:
+    if dataset.stated_columns is None:
         return not dataset.header  # then names are column_1, column_2, ...
-    return agree(dataset.stated, found)
+    return agree(dataset.stated_columns, columns)
 
 
 def ready_with(columns: Sequence[ColumnView]) -> dict[str, Any]:
@@ -230,7 +191,7 @@ def ready_with(columns: Sequence[ColumnView]) -> dict[str, Any]:
 
 
 def columns_text(columns: Sequence[ColumnView] | Sequence[StatedColumn]) -> str:
-    """As the table has them."""
+    """Columns as JSON, for the table."""
     return json.dumps([column.model_dump() for column in columns])
 
 
@@ -281,8 +242,8 @@ def _dataset(row: Row[Any]) -> Dataset:
         state=DatasetState(row.state),
         columns=None if row.columns is None else _columns(row.columns),
         header=row.header,
-        stated=None if row.stated is None else _stated(row.stated),
-        found=None if row.found is None else _columns(row.found),
+        stated_columns=None if row.stated is None else _stated_columns(row.stated),
+        probed_columns=None if row.found is None else _columns(row.found),
         mock=tuple(json.loads(row.mock)),
         synthetic_job=row.synthetic_job,
         synthetic=None if row.synthetic is None else json.loads(row.synthetic),
@@ -297,5 +258,5 @@ def _columns(text: str) -> tuple[ColumnView, ...]:
     return tuple(ColumnView(**column) for column in json.loads(text))
 
 
-def _stated(text: str) -> tuple[StatedColumn, ...]:
+def _stated_columns(text: str) -> tuple[StatedColumn, ...]:
     return tuple(StatedColumn(**column) for column in json.loads(text))

@@ -18,14 +18,13 @@ from taciturn.accounting.filter import RenyiFilter
 from taciturn.server.catalog.policies import Policies, Policy
 from taciturn.server.context import Gateway
 from taciturn.server.identity.holders import check_access_is_settled, check_holder
-from taciturn.server.identity.namespace_access import grant_is_live
+from taciturn.server.identity.namespace_access import sees_all
 from taciturn.server.identity.principal import Principal
-from taciturn.server.ledger import Statement, statement_within
+from taciturn.server.ledger import NamespaceStatement, statement_within
 from taciturn.server.problems import ProblemError
 from taciturn.server.schema.tables import grant_terms
 from taciturn.server.timestamps import milliseconds, moment
 from taciturn.wire.datasets import GrantTerms, GrantView
-from taciturn.wire.identity import Role
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,24 +33,6 @@ class Grants:
 
     gateway: Gateway
     policies: Policies
-
-    def usable(self, connection: Connection, namespace: str, principal: Principal) -> str | None:
-        """The holder whose grant a job of this person counts against: their own before a group's;
-        None if there is none."""
-        found = self.usable_all(connection, namespace, principal)
-        return found[0] if found else None
-
-    def usable_all(
-        self, connection: Connection, namespace: str, principal: Principal
-    ) -> tuple[str, ...]:
-        """All holders of live grants that this person may draw on, their own first."""
-        query = select(grant_terms.c.holder).where(
-            grant_terms.c.namespace == namespace,
-            grant_terms.c.holder.in_(principal.holders),
-            grant_is_live(self.gateway.now_ms()),
-        )
-        live = set(connection.execute(query).scalars())
-        return tuple(holder for holder in principal.holders if holder in live)
 
     def give(self, namespace: str, holder: str, terms: GrantTerms, caller: Principal) -> GrantView:
         """Let a holder spend up to `terms`, or change what was given; also after a revocation.
@@ -68,7 +49,7 @@ class Grants:
         return self.read(namespace, holder, caller)
 
     def revoke(self, namespace: str, holder: str, caller: Principal) -> None:
-        """From now on the holder starts nothing more. What is spent, or held by jobs, stays so."""
+        """Keep the holder from starting anything more. Budget spent, or held by jobs, stays so."""
 
         def work(connection: Connection) -> None:
             self.policies.owned(connection, namespace, caller)
@@ -87,7 +68,7 @@ class Grants:
         def work(connection: Connection) -> GrantView:
             policy = self.policies.visible(connection, namespace, caller)
             row = _row(connection, namespace, holder)
-            if row is None or not (sees_all(policy, caller) or holder in caller.holders):
+            if row is None or not (sees_all(caller, policy.owner_id) or holder in caller.holders):
                 raise _no_grant(namespace, holder)
             return self._views(connection, policy, [row], caller)[0]
 
@@ -120,23 +101,23 @@ class Grants:
         """Terms from the rows, balances from the ledger."""
         if not rows:
             return []
-        settled = not sees_all(policy, caller)
+        settled = not sees_all(caller, policy.owner_id)
         key = self.gateway.seal_key
-        found = statement_within(connection, key, policy.namespace, settled=settled)
-        return [grant_view(row, found) for row in rows]
+        statement = statement_within(connection, key, policy.namespace, settled=settled)
+        return [grant_view(row, statement) for row in rows]
 
     def resume(self) -> None:
         """Finish what a crash has left unfinished; to be called when a gateway starts."""
         query = select(grant_terms.c.namespace, grant_terms.c.holder).where(
             grant_terms.c.settled_version != grant_terms.c.version
         )
-        left = self.gateway.read(lambda connection: list(connection.execute(query)))
-        for row in left:
+        rows = self.gateway.read(lambda connection: list(connection.execute(query)))
+        for row in rows:
             self._settle(row.namespace, row.holder)
 
     def _query(self, namespace: str, policy: Policy, caller: Principal) -> Any:
         query = select(grant_terms).where(grant_terms.c.namespace == namespace)
-        if not sees_all(policy, caller):
+        if not sees_all(caller, policy.owner_id):
             query = query.where(grant_terms.c.holder.in_(caller.holders))
         return query.order_by(grant_terms.c.holder)
 
@@ -171,13 +152,13 @@ class Grants:
         connection.execute(update(grant_terms).where(*_key(namespace, holder)).values(values))
 
     def _settle(self, namespace: str, holder: str) -> None:
-        """Tell the ledger, if it does not know yet."""
+        """Write the grant to the ledger, unless it is there."""
         row = self.gateway.read(lambda connection: _row(connection, namespace, holder))
         if row is None or row.settled_version == row.version:
             return
-        said = hashlib.sha256(f"{namespace}\n{holder}\n{row.version}".encode()).hexdigest()
+        digest = hashlib.sha256(f"{namespace}\n{holder}\n{row.version}".encode()).hexdigest()
         self.gateway.ledger.set_grant(
-            f"grant-{said}", namespace, holder, epsilon=row.epsilon, delta=row.delta
+            f"grant-{digest}", namespace, holder, epsilon=row.epsilon, delta=row.delta
         )
         mark = (
             update(grant_terms)
@@ -185,16 +166,6 @@ class Grants:
             .values(settled_version=row.version)
         )
         self.gateway.write(lambda connection: connection.execute(mark))
-
-
-def sees_all(policy: Policy, caller: Principal) -> bool:
-    """Whether the caller sees everybody's grants and spending in this namespace."""
-    return sees_all_of(policy.owner_id, caller)
-
-
-def sees_all_of(owner_id: str, caller: Principal) -> bool:
-    """The same, of a namespace whose owner this is."""
-    return caller.has(Role.AUDITOR) or (caller.has(Role.OWNER) and owner_id == caller.user_id)
 
 
 def _check_below(policy: Policy, terms: GrantTerms) -> None:
@@ -216,12 +187,14 @@ def _row(connection: Connection, namespace: str, holder: str) -> Row[Any] | None
 
 
 def _no_grant(namespace: str, holder: str) -> ProblemError:
-    return ProblemError("not_found", f"{holder!r} holds no grant in {namespace!r}, or not for you")
+    return ProblemError(
+        "not_found", f"{holder!r} holds no grant in {namespace!r}, or one that you may not see"
+    )
 
 
-def grant_view(row: Row[Any], found: Statement) -> GrantView:
+def grant_view(row: Row[Any], statement: NamespaceStatement) -> GrantView:
     """A grant's terms from its row, its balance from the ledger, which may not have it yet."""
-    balance = found.grants.get(row.holder)
+    balance = statement.grants.get(row.holder)
     return GrantView(
         namespace=row.namespace,
         holder=row.holder,
@@ -230,5 +203,5 @@ def grant_view(row: Row[Any], found: Statement) -> GrantView:
         expires_at=None if row.expires_at_ms is None else moment(row.expires_at_ms),
         revoked_at=None if row.revoked_at_ms is None else moment(row.revoked_at_ms),
         charged=0.0 if balance is None else balance.charged,
-        taken=0.0 if balance is None else balance.taken,
+        taken=0.0 if balance is None else balance.used,
     )

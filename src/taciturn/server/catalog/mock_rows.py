@@ -1,4 +1,4 @@
-"""Invented rows: the owner's, checked to be rows, or made from a schema alone.
+"""Mock rows: the owner's, checked to be rows, or made from a schema alone.
 
 Rows from the schema depend on names and types of columns and on nothing else: the same schema gives
 the same rows, and no row of the data has a part in them.
@@ -90,13 +90,13 @@ def _value(kind: str, name: str, index: int) -> Any:
         return [_value(inside[1], name, index)]
     fields = _STRUCT.fullmatch(kind)
     if fields:
-        named = (part.strip().partition(": ") for part in _parts(fields[1]))
-        return {field: _value(of, field, index) for field, _, of in named}
+        typed_fields = (part.strip().partition(": ") for part in _parts(fields[1]))
+        return {field: _value(of, field, index) for field, _, of in typed_fields}
     return None
 
 
 def _parts(inside: str) -> list[str]:
-    """What is between commas that are in no brackets."""
+    """Parts between commas that are in no brackets."""
     parts, level, start = [], 0, 0
     for place, character in enumerate(inside):
         level += (character in "<[(") - (character in ">])")

@@ -21,7 +21,7 @@ from taciturn.accounting.filter import RenyiFilter
 from taciturn.errors import LedgerConflictError
 from taciturn.server.context import Gateway
 from taciturn.server.identity.holders import check_access_is_settled, check_approvers
-from taciturn.server.identity.namespace_access import no_namespace, sees
+from taciturn.server.identity.namespace_access import no_namespace, owns, sees
 from taciturn.server.identity.principal import Principal
 from taciturn.server.problems import ProblemError
 from taciturn.server.schema.tables import datasets, policies, users
@@ -71,8 +71,10 @@ class Policies:
 
     def visible(self, connection: Connection, namespace: str, caller: Principal) -> Policy:
         """The policy, if the caller may know of it; else ProblemError `not_found`."""
-        seen = sees(caller, self.gateway.now_ms())
-        row = connection.execute(_query().where(policies.c.namespace == namespace, seen)).first()
+        is_visible = sees(caller, self.gateway.now_ms())
+        row = connection.execute(
+            _query().where(policies.c.namespace == namespace, is_visible)
+        ).first()
         if row is None:
             raise no_namespace(namespace)
         return _policy(row)
@@ -80,17 +82,17 @@ class Policies:
     def owned(self, connection: Connection, namespace: str, caller: Principal) -> Policy:
         """The policy, if the caller owns the namespace; `not_found` to those who may not know of
         it, `forbidden` to those who may."""
-        found = self.visible(connection, namespace, caller)
-        if found.owner_id != caller.user_id:
+        policy = self.visible(connection, namespace, caller)
+        if not owns(caller, policy.owner_id):
             raise ProblemError(
-                "forbidden", f"{namespace!r} is {found.owner}'s; only its owner may do this"
+                "forbidden", f"{namespace!r} is {policy.owner}'s; only its owner may do this"
             )
-        return found
+        return policy
 
     def read(self, namespace: str, caller: Principal) -> PolicyView:
         """The terms in force, if the caller may see them."""
-        found = self.gateway.read(lambda connection: self.visible(connection, namespace, caller))
-        return self.settled(found).view()
+        policy = self.gateway.read(lambda connection: self.visible(connection, namespace, caller))
+        return self.settled(policy).view()
 
     def page(self, caller: Principal, after: str, fetch: int) -> Sequence[Policy]:
         """Policies that the caller may see, by namespace."""
@@ -114,21 +116,21 @@ class Policies:
         another budget.
         """
         RenyiFilter(budget.epsilon, budget.delta)
-        found = self.gateway.read(lambda connection: self.find(connection, namespace))
-        if found is None:
-            opened = self._account(namespace, budget, caller)
+        policy = self.gateway.read(lambda connection: self.find(connection, namespace))
+        if policy is None:
+            has_account = self._account(namespace, budget, caller)
             self.gateway.write(
-                lambda connection: self._insert(connection, namespace, budget, caller, opened)
+                lambda connection: self._insert(connection, namespace, budget, caller, has_account)
             )
-            found = self.gateway.read(lambda connection: self.find(connection, namespace))
-            assert found is not None, "policies are never removed"
-        if found.owner_id != caller.user_id or found.terms.budget != budget:
+            policy = self.gateway.read(lambda connection: self.find(connection, namespace))
+            assert policy is not None, "policies are never removed"
+        if policy.owner_id != caller.user_id or policy.terms.budget != budget:
             raise ProblemError(
                 "conflict",
                 f"the namespace {namespace!r} is in use; register without a budget if it is "
                 "yours, else take another name",
             )
-        return self.settled(found)
+        return self.settled(policy)
 
     def change(
         self, namespace: str, terms: PolicyTerms, version: int, caller: Principal
@@ -141,10 +143,10 @@ class Policies:
         Raises ProblemError `precondition_failed` if somebody else has changed them meanwhile.
         """
         terms = self._checked(namespace, terms)
-        found = self.settled(
+        policy = self.settled(
             self.gateway.read(lambda connection: self.owned(connection, namespace, caller))
         )
-        same = found.version == version + 1 and found.terms == terms  # a repeated request
+        same = policy.version == version + 1 and policy.terms == terms  # a repeated request
         if not same:
             self.gateway.write(
                 lambda connection: self._update(connection, namespace, terms, version, caller)
@@ -169,17 +171,19 @@ class Policies:
             .values(settled_version=policy.version)
         )
         self.gateway.write(lambda connection: connection.execute(mark))
-        found = self.gateway.read(lambda connection: self.find(connection, policy.namespace))
-        assert found is not None, "policies are never removed"
-        return found
+        settled_policy = self.gateway.read(
+            lambda connection: self.find(connection, policy.namespace)
+        )
+        assert settled_policy is not None, "policies are never removed"
+        return settled_policy
 
     def resume(self) -> None:
         """Finish what a crash has left unfinished; to be called when a gateway starts."""
         query = _query().where(policies.c.settled_version != policies.c.version)
-        left = self.gateway.read(
+        unsettled_policies = self.gateway.read(
             lambda connection: [_policy(row) for row in connection.execute(query)]
         )
-        for policy in left:
+        for policy in unsettled_policies:
             self.settled(policy)
 
     def _account(self, namespace: str, budget: BudgetTerms, caller: Principal) -> bool:
@@ -204,7 +208,7 @@ class Policies:
         namespace: str,
         budget: BudgetTerms,
         caller: Principal,
-        opened: bool,
+        has_account: bool,
     ) -> None:
         if self.find(connection, namespace) is not None:
             return
@@ -215,7 +219,7 @@ class Policies:
                 owner_id=caller.user_id,
                 terms=PolicyTerms(budget=budget).model_dump_json(),
                 version=1,
-                settled_version=1 if opened else 0,
+                settled_version=1 if has_account else 0,
                 created_at_ms=now_ms,
                 updated_at_ms=now_ms,
             )
@@ -229,17 +233,17 @@ class Policies:
         version: int,
         caller: Principal,
     ) -> None:
-        found = self.owned(connection, namespace, caller)
-        if found.version != version or not found.settled:
+        policy = self.owned(connection, namespace, caller)
+        if policy.version != version or not policy.settled:
             raise ProblemError(
                 "precondition_failed",
-                f"the policy of {namespace!r} is at version {found.version}, not {version}; read "
+                f"the policy of {namespace!r} is at version {policy.version}, not {version}; read "
                 "it again, and decide again",
             )
         check_access_is_settled(connection, caller, namespace, self.gateway.now_ms())
         check_delta(terms.budget, _most_units(connection, namespace))
         check_approvers(connection, terms.approvers)
-        same_budget = terms.budget == found.terms.budget  # then the ledger has nothing to hear
+        same_budget = terms.budget == policy.terms.budget  # then the ledger has nothing to hear
         connection.execute(
             update(policies)
             .where(policies.c.namespace == namespace)
@@ -284,8 +288,8 @@ def _most_units(connection: Connection, namespace: str) -> int:
 
 def _operation(kind: str, *parts: object) -> str:
     """An operation id of the ledger: the same for the same parts, and of bounded length."""
-    said = "\n".join(str(part) for part in parts)
-    return f"{kind}-{hashlib.sha256(said.encode()).hexdigest()}"
+    text = "\n".join(str(part) for part in parts)
+    return f"{kind}-{hashlib.sha256(text.encode()).hexdigest()}"
 
 
 def _query() -> Any:

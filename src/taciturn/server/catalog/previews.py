@@ -16,7 +16,7 @@ from sqlalchemy import Connection, Row, select, update
 
 from taciturn.server.catalog.datasets import Dataset, Datasets, columns_of
 from taciturn.server.catalog.mock_rows import rows_of, shaped
-from taciturn.server.catalog.sql_sandbox import Trials
+from taciturn.server.catalog.sql_sandbox import SqlSandbox
 from taciturn.server.context import Gateway
 from taciturn.server.identity.principal import Principal
 from taciturn.server.problems import ProblemError
@@ -32,7 +32,7 @@ _MOST_BYTES = 256 << 20
 
 
 class Files(Protocol):
-    """Where released files are read."""
+    """Reader of released files."""
 
     def pieces(self, job_id: str, name: str) -> Iterator[bytes]:
         """The bytes of a job's file; raises KeyError if there is none."""
@@ -44,7 +44,7 @@ class Previews:
 
     gateway: Gateway
     datasets: Datasets
-    trials: Trials
+    sandbox: SqlSandbox
     files: Files
 
     def read(self, name: str, caller: Principal) -> PreviewView:
@@ -52,31 +52,35 @@ class Previews:
         return preview_of(self._visible(name, caller))
 
     def select(self, name: str, text: str, caller: Principal) -> PreviewView:
-        """What a selection makes of the preview: the same SQL will run on the real rows, in a job.
+        """Run a selection on the preview: the same SQL will run on the real rows, in a job.
 
         Raises ProblemError `invalid` with the reason, `not_ready` before the schema is known.
         """
-        shown = preview_of(self._visible(name, caller))
-        found = self.trials.run(text, shown.columns, shown.rows)
-        return PreviewView(policy=shown.policy, columns=found.columns, rows=found.rows)
+        preview = preview_of(self._visible(name, caller))
+        selected_rows = self.sandbox.run(text, preview.columns, preview.rows)
+        return PreviewView(
+            policy=preview.policy, columns=selected_rows.columns, rows=selected_rows.rows
+        )
 
-    def use_synthetic(self, name: str, asked: SyntheticPreview, caller: Principal) -> PreviewView:
+    def use_synthetic(self, name: str, request: SyntheticPreview, caller: Principal) -> PreviewView:
         """Make the records that a job wrote the dataset's preview; kept until the next time.
 
         Raises ProblemError: `not_found` without such a job, `not_ready` before it is done,
         `policy_refused` if what it wrote is not under a guarantee.
         """
         dataset, line = self.gateway.read(
-            lambda connection: self._paid_for(connection, name, asked.job, caller)
+            lambda connection: self._paid_for(connection, name, request.job, caller)
         )
-        texts = self._texts(asked.job)
-        rows = _records(texts, columns_of(dataset), asked.column)
-        kept = {"policy": line.model_dump(), "column": asked.column, "rows": rows}
+        texts = self._texts(request.job)
+        rows = _records(texts, columns_of(dataset), request.column)
+        synthetic_preview = {"policy": line.model_dump(), "column": request.column, "rows": rows}
 
         def work(connection: Connection) -> None:
-            self._paid_for(connection, name, asked.job, caller)
+            self._paid_for(connection, name, request.job, caller)
             change = update(datasets).where(datasets.c.name == name)
-            connection.execute(change.values(synthetic_job=asked.job, synthetic=json.dumps(kept)))
+            connection.execute(
+                change.values(synthetic_job=request.job, synthetic=json.dumps(synthetic_preview))
+            )
 
         self.gateway.write(work)
         return self.read(name, caller)
@@ -126,7 +130,7 @@ class Previews:
             except KeyError:
                 raise ProblemError("not_found", f"job {job_id!r} has left no records") from None
             file.flush()
-            return self.trials.texts(file.name)
+            return self.sandbox.texts(file.name)
 
 
 def preview_of(dataset: Dataset) -> PreviewView:
@@ -165,14 +169,14 @@ def _synthesis(connection: Connection, job_id: str, dataset: Dataset) -> Row[Any
             fits.c.dataset == dataset.name,
         )
     )
-    found = cast(Row[Any] | None, connection.execute(query).first())
-    if found is None:
+    job = cast(Row[Any] | None, connection.execute(query).first())
+    if job is None:
         raise ProblemError(
             "not_found",
             f"there is no job {job_id!r} that wrote records with a model of {dataset.name!r}; fit "
             "one, then synthesize with it",
         )
-    return found
+    return job
 
 
 def _records(
@@ -180,7 +184,7 @@ def _records(
 ) -> list[dict[str, Any]]:
     """Records as rows: texts of one column, or each text a JSON object of columns."""
     if column is not None:
-        if column not in {each.name for each in columns}:
+        if column not in {known_column.name for known_column in columns}:
             raise ProblemError("invalid", f"column: there is no column {column!r} in this dataset")
         invented = rows_of(columns)
         return [
@@ -198,7 +202,7 @@ def _records(
 
 def _object(text: str) -> dict[str, Any] | None:
     try:
-        found = json.loads(text, parse_constant=str)
+        value = json.loads(text, parse_constant=str)
     except (ValueError, RecursionError):
         return None
-    return found if isinstance(found, dict) else None
+    return value if isinstance(value, dict) else None

@@ -37,14 +37,16 @@ class References:
     def check(self, connection: Connection, place: str, owner_id: str) -> None:
         """Raise ProblemError `forbidden` where this owner may register nothing there, `invalid` if
         it is the gateway's own."""
-        if not places.allowed(place, self._prefixes(connection, owner_id)):
+        if not places.is_allowed(place, self._prefixes(connection, owner_id)):
             raise ProblemError(
                 "forbidden",
                 "source: you may register no data there; an administrator says where you may: "
                 "taciturn user change NAME --source FOLDER-OR-URL",
             )
         own = places.spelled(own_places(self.gateway))
-        if any(places.inside(place, each) or places.meet(place, each) for each in own):
+        if any(
+            places.inside(place, own_place) or places.meet(place, own_place) for own_place in own
+        ):
             raise ProblemError(
                 "invalid",
                 "source: what the gateway and its workers keep is there; name the folder of the "
@@ -56,8 +58,8 @@ class References:
         same rows under two would make both promises untrue. A source that was removed before any
         job used it may go elsewhere."""
         query = select(datasets.c.source).where(datasets.c.namespace != namespace, _standing())
-        known = places.spelled(connection.execute(query).scalars())
-        if any(places.meet(place, each) for each in known):
+        other_places = places.spelled(connection.execute(query).scalars())
+        if any(places.meet(place, other_place) for other_place in other_places):
             raise ProblemError(
                 "conflict",
                 "source: it belongs to another namespace, whose budget protects the same rows; "
@@ -65,7 +67,7 @@ class References:
             )
 
     def of(self, connection: Connection, dataset: Row[Any]) -> SourceRef:
-        """What a worker is told of a dataset."""
+        """Reference to a dataset, for a worker."""
         return SourceRef(
             source=dataset.source,
             unit=dataset.unit,
@@ -78,7 +80,7 @@ class References:
             mark_key=self._mark_key,
         )
 
-    def identify(self, connection: Connection, dataset: str, found: SourceMarks) -> bool:
+    def identify(self, connection: Connection, dataset: str, source: SourceMarks) -> bool:
         """Keep what a worker has found a dataset's source to be; False, and nothing is kept, where
         one of another namespace was found to be the same.
 
@@ -86,7 +88,7 @@ class References:
         contents all that a job may have used.
         """
         row = connection.execute(select(datasets).where(datasets.c.name == dataset)).one()
-        marks = (*found.places, *found.contents)
+        marks = (*source.places, *source.contents)
         other = (
             select(source_marks.c.dataset)
             .join(datasets, datasets.c.name == source_marks.c.dataset)
@@ -96,23 +98,26 @@ class References:
                 _standing(),
             )
         )
-        met = connection.execute(other.limit(1)).scalar()
-        if met is not None:
-            log.error("the same rows under two budgets", extra={"dataset": dataset, "other": met})
+        other_dataset = connection.execute(other.limit(1)).scalar()
+        if other_dataset is not None:
+            log.error(
+                "the same rows under two budgets",
+                extra={"dataset": dataset, "other": other_dataset},
+            )
             return False
-        if found.first:
+        if source.first:
             used = connection.execute(select(_used(dataset))).scalar()
             old = delete(source_marks).where(source_marks.c.dataset == dataset)
             connection.execute(old.where(source_marks.c.lasting.is_(False)) if used else old)
-        mine = select(source_marks.c.mark).where(
+        own_marks = select(source_marks.c.mark).where(
             source_marks.c.dataset == dataset, source_marks.c.mark.in_(marks)
         )
-        known = set(connection.execute(mine).scalars())
+        known_marks = set(connection.execute(own_marks).scalars())
         new = [
             {"dataset": dataset, "mark": mark, "lasting": lasting}
-            for lasting, kind in ((False, found.places), (True, found.contents))
+            for lasting, kind in ((False, source.places), (True, source.contents))
             for mark in dict.fromkeys(kind)
-            if mark not in known
+            if mark not in known_marks
         ]
         if new:
             connection.execute(insert(source_marks), new)
@@ -133,24 +138,24 @@ class References:
 def unidentified(connection: Connection) -> Sequence[Row[Any]]:
     """Datasets in use that no worker has compared with the others yet, and none is about to."""
     marked = exists().where(source_marks.c.dataset == datasets.c.name)
-    asked = exists().where(
+    is_probed = exists().where(
         jobs.c.dataset == datasets.c.name,
         jobs.c.kind == JobKind.PROBE.value,
         jobs.c.state.not_in([state.value for state in JobState if state.over]),
     )
     ready = datasets.c.removed_at_ms.is_(None) & (datasets.c.state == DatasetState.READY.value)
-    query = select(datasets).where(ready, ~marked, ~asked)
+    query = select(datasets).where(ready, ~marked, ~is_probed)
     return connection.execute(query.order_by(datasets.c.created_at_ms, datasets.c.name)).all()
 
 
 def own_places(gateway: Gateway) -> tuple[str, ...]:
-    """Where the gateway and its workers keep what is theirs."""
+    """Places of the files and tables of the gateway and its workers."""
     settings = gateway.settings
     folders = {os.path.abspath(settings.data_dir), os.path.realpath(settings.data_dir)}
-    found = [f"{folder}/" for folder in sorted(folders)]
+    prefixes = [f"{folder}/" for folder in sorted(folders)]
     if settings.storage_url is not None:
-        found.append(settings.storage_url.rstrip("/") + "/")
-    return (*found, *_database(settings))
+        prefixes.append(settings.storage_url.rstrip("/") + "/")
+    return (*prefixes, *_database(settings))
 
 
 def _database(settings: Settings) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""Registering datasets, and changing what is registered. Only their owners do.
+"""Registration of datasets, and changes of what is registered. Only their owners do that.
 
 A registration opens its namespace first, where asked to, which is finished by a repeated request
 after a crash (`policies.py`); the dataset and its probe's job are one transaction after that.
@@ -20,7 +20,7 @@ from taciturn.server.catalog.datasets import Dataset, Datasets, columns_text, re
 from taciturn.server.catalog.mock_rows import check_mock
 from taciturn.server.catalog.policies import Policies, check_delta
 from taciturn.server.catalog.references import References, unidentified
-from taciturn.server.catalog.sql_sandbox import Trials
+from taciturn.server.catalog.sql_sandbox import SqlSandbox
 from taciturn.server.context import Gateway
 from taciturn.server.identity.holders import check_access_is_settled
 from taciturn.server.identity.namespace_access import no_namespace
@@ -42,8 +42,8 @@ _SPLIT_KEY_BYTES = 32
 _OVER = [state.value for state in JobState if state.over]
 
 
-class Desk(Protocol):
-    """Where probes are asked for."""
+class JobSubmitter(Protocol):
+    """Submits probes."""
 
     def probe(self, connection: Connection, dataset: str, namespace: str, owner_id: str) -> str:
         """Queue a look at a dataset, in the caller's transaction; returns the job's id."""
@@ -56,8 +56,8 @@ class Registrations:
     gateway: Gateway
     policies: Policies
     datasets: Datasets
-    trials: Trials
-    desk: Desk
+    sandbox: SqlSandbox
+    submitter: JobSubmitter
     references: References
 
     def register(self, new: NewDataset, caller: Principal) -> DatasetView:
@@ -74,7 +74,7 @@ class Registrations:
         check_header(new.source, new.header)
         check_stated(new.columns or ())
         check_mock(new.mock)
-        self.trials.check_unit(new.unit)
+        self.sandbox.check_unit(new.unit)
         if self.gateway.read(lambda connection: self._check(connection, new, caller)):
             return self.datasets.read(new.name, caller)
         if new.budget is not None:
@@ -84,14 +84,14 @@ class Registrations:
         self.gateway.write(lambda connection: self._insert(connection, new, caller, split_key))
         return self.datasets.read(new.name, caller)
 
-    def change(self, name: str, wanted: DatasetChange, caller: Principal) -> DatasetView:
+    def change(self, name: str, change_request: DatasetChange, caller: Principal) -> DatasetView:
         """Change description or mock rows."""
         values: dict[str, Any] = {}
-        if wanted.mock is not None:
-            check_mock(wanted.mock)
-            values["mock"] = json.dumps(wanted.mock)
-        if wanted.description is not None:
-            values["description"] = wanted.description
+        if change_request.mock is not None:
+            check_mock(change_request.mock)
+            values["mock"] = json.dumps(change_request.mock)
+        if change_request.description is not None:
+            values["description"] = change_request.description
 
         def work(connection: Connection) -> None:
             self.datasets.owned(connection, name, caller)
@@ -101,7 +101,7 @@ class Registrations:
         self.gateway.write(work)
         return self.datasets.read(name, caller)
 
-    def state_columns(self, name: str, wanted: StatedColumns, caller: Principal) -> DatasetView:
+    def state_columns(self, name: str, request: StatedColumns, caller: Principal) -> DatasetView:
         """Take what the owner says the columns are: as they were found, and then they are public;
         or that text files have no header line, and then a worker looks again. Once public they
         stay; the same said again is no change.
@@ -109,27 +109,27 @@ class Registrations:
         Raises ProblemError: `conflict` if they are not what was found, or were confirmed already;
         `not_ready` while a worker looks; `invalid`.
         """
-        stated = wanted.columns
-        check_stated([column.name for column in stated or ()])
+        columns = request.columns
+        check_stated([column.name for column in columns or ()])
 
         def work(connection: Connection) -> None:
-            found = self.datasets.owned(connection, name, caller)
-            check_header(found.source, wanted.header)
-            if _said(found, wanted):
+            dataset = self.datasets.owned(connection, name, caller)
+            check_header(dataset.source, request.header)
+            if _is_stated(dataset, request):
                 return
             if _open_jobs(connection, name, jobs.c.kind == JobKind.PROBE.value):
                 raise ProblemError("not_ready", f"a worker is looking at {name!r}; wait until then")
             change = update(datasets).where(datasets.c.name == name)
             values: dict[str, Any] = {
-                "header": wanted.header,
-                "stated": None if stated is None else columns_text(stated),
+                "header": request.header,
+                "stated": None if columns is None else columns_text(columns),
             }
-            if wanted.header and found.header:
-                values |= ready_with(_as_stated(found, stated))
+            if request.header and dataset.header:
+                values |= ready_with(_confirmed(dataset, columns))
             else:
                 # Columns that another reading gave are none of this one.
                 values |= {"state": DatasetState.PROBING.value, "found": None, "columns": None}
-                self.desk.probe(connection, name, found.namespace, caller.user_id)
+                self.submitter.probe(connection, name, dataset.namespace, caller.user_id)
             connection.execute(change.values(values))
 
         self.gateway.write(work)
@@ -160,12 +160,12 @@ class Registrations:
         """Have a worker look again; nothing happens while one is at it."""
 
         def work(connection: Connection) -> None:
-            found = self.datasets.owned(connection, name, caller)
+            dataset = self.datasets.owned(connection, name, caller)
             if _open_jobs(connection, name, jobs.c.kind == JobKind.PROBE.value):
                 return
             change = update(datasets).where(datasets.c.name == name)
             connection.execute(change.values(state=DatasetState.PROBING.value))
-            self.desk.probe(connection, name, found.namespace, caller.user_id)
+            self.submitter.probe(connection, name, dataset.namespace, caller.user_id)
 
         self.gateway.write(work)
         return self.datasets.read(name, caller)
@@ -175,17 +175,17 @@ class Registrations:
         registered before they did, or its probe was lost."""
 
         def work(connection: Connection) -> None:
-            for each in unidentified(connection):
-                self.desk.probe(connection, each.name, each.namespace, each.owner_id)
+            for row in unidentified(connection):
+                self.submitter.probe(connection, row.name, row.namespace, row.owner_id)
 
         self.gateway.write(work)
 
     def _check(self, connection: Connection, new: NewDataset, caller: Principal) -> bool:
         """Raises ProblemError unless this may be registered; True if it has been already."""
         self.references.check(connection, new.source, caller.user_id)
-        found = self.datasets.find(connection, new.name)
-        if found is not None:
-            if _removed(connection, new.name) or not _same(found, new, caller):
+        dataset = self.datasets.find(connection, new.name)
+        if dataset is not None:
+            if _removed(connection, new.name) or not _same(dataset, new, caller):
                 raise ProblemError(
                     "conflict", f"the name {new.name!r} is or was in use; take another one"
                 )
@@ -236,28 +236,28 @@ class Registrations:
                 created_at_ms=self.gateway.now_ms(),
             )
         )
-        self.desk.probe(connection, new.name, new.namespace, caller.user_id)
+        self.submitter.probe(connection, new.name, new.namespace, caller.user_id)
 
 
-def _same(found: Dataset, new: NewDataset, caller: Principal) -> bool:
-    """Whether a dataset is what an earlier, equal request has made."""
+def _same(dataset: Dataset, new: NewDataset, caller: Principal) -> bool:
+    """True if an earlier, equal request has made this dataset."""
     return (
-        found.owner_id == caller.user_id
-        and (found.namespace, places.spelled([found.source])) == (new.namespace, (new.source,))
-        and (found.unit, found.units) == (new.unit, new.units)
-        and _same_columns(found, new)
-        and json.dumps(found.mock) == json.dumps(new.mock)
-        and found.description == new.description
+        dataset.owner_id == caller.user_id
+        and (dataset.namespace, places.spelled([dataset.source])) == (new.namespace, (new.source,))
+        and (dataset.unit, dataset.units) == (new.unit, new.units)
+        and _same_columns(dataset, new)
+        and json.dumps(dataset.mock) == json.dumps(new.mock)
+        and dataset.description == new.description
     )
 
 
-def _same_columns(found: Dataset, new: NewDataset) -> bool:
-    """Whether it says of columns what was said at first, or nothing: more may be known by now."""
+def _same_columns(dataset: Dataset, new: NewDataset) -> bool:
+    """True if it says of columns the same as at first, or nothing: more may be known by now."""
     if new.columns is None and new.header:
         return True
-    known = found.stated or found.columns or ()
-    names = tuple(column.name for column in known)
-    return found.header == new.header and new.columns in (None, names)
+    known_columns = dataset.stated_columns or dataset.columns or ()
+    names = tuple(column.name for column in known_columns)
+    return dataset.header == new.header and new.columns in (None, names)
 
 
 def _stated_text(new: NewDataset) -> str | None:
@@ -266,34 +266,36 @@ def _stated_text(new: NewDataset) -> str | None:
     return columns_text([StatedColumn(name=name) for name in new.columns])
 
 
-def _said(found: Dataset, wanted: StatedColumns) -> bool:
-    """Whether that is said already: a request may come twice. Raises ProblemError `conflict` if
-    something else is public."""
-    same = found.header == wanted.header and found.stated == wanted.columns
-    if found.state is not DatasetState.READY or found.columns is None:
-        return same and found.state is DatasetState.PROBING
-    if same or (found.header == wanted.header and agree(wanted.columns or (), found.columns)):
+def _is_stated(dataset: Dataset, request: StatedColumns) -> bool:
+    """True if the columns are stated already: a request may come twice. Raises ProblemError
+    `conflict` if something else is public."""
+    same = dataset.header == request.header and dataset.stated_columns == request.columns
+    if dataset.state is not DatasetState.READY or dataset.columns is None:
+        return same and dataset.state is DatasetState.PROBING
+    if same or (dataset.header == request.header and agree(request.columns or (), dataset.columns)):
         return True
     raise ProblemError(
         "conflict",
-        f"the columns of {found.name!r} are public, and stay what they are; remove it, and "
+        f"the columns of {dataset.name!r} are public, and stay what they are; remove it, and "
         "register the rows under another name",
     )
 
 
-def _as_stated(found: Dataset, stated: Sequence[StatedColumn] | None) -> tuple[ColumnView, ...]:
-    """What was found, if it is what the owner states."""
-    if found.found is None:
+def _confirmed(
+    dataset: Dataset, stated_columns: Sequence[StatedColumn] | None
+) -> tuple[ColumnView, ...]:
+    """Return the probed columns, if they are the ones that the owner states."""
+    if dataset.probed_columns is None:
         raise ProblemError(
             "conflict",
-            f"no worker has found columns of {found.name!r} to be confirmed; have one look again, "
-            "or say that there is no header line",
+            f"no worker has found columns of {dataset.name!r} to be confirmed; have one look "
+            "again, or say that there is no header line",
         )
-    if stated is None:
+    if stated_columns is None:
         raise ProblemError("invalid", "columns: name them all, as `found` has them")
-    if not agree(stated, found.found):
-        raise disagreement(stated, found.found)
-    return found.found
+    if not agree(stated_columns, dataset.probed_columns):
+        raise disagreement(stated_columns, dataset.probed_columns)
+    return dataset.probed_columns
 
 
 def _removed(connection: Connection, name: str) -> bool:
@@ -303,7 +305,7 @@ def _removed(connection: Connection, name: str) -> bool:
 
 def _open_jobs(connection: Connection, name: str, kind: Any) -> int:
     query = select(func.count()).select_from(jobs)
-    found = connection.execute(
+    count = connection.execute(
         query.where(jobs.c.dataset == name, kind, jobs.c.state.not_in(_OVER))
     )
-    return int(found.scalar_one())
+    return int(count.scalar_one())

@@ -1,8 +1,8 @@
-"""Selections tried on invented rows, in processes that may take little time and memory.
+"""Sandbox for SQL: selections run on invented rows, in processes of little time and memory.
 
-A practitioner's SQL is parsed, planned and run in none of the gateway's own threads: each trial is
-a process of its own (`taciturn.data.sql.sandbox`), forked from one that has the libraries loaded,
-so that it takes milliseconds and not seconds.
+A practitioner's SQL is parsed, planned and run in none of the gateway's own threads: each selection
+has a process of its own (`taciturn.data.sql.sandbox`), forked from one that has loaded the
+libraries, so that it takes milliseconds and not seconds.
 """
 
 from __future__ import annotations
@@ -31,27 +31,27 @@ _KEPT = ("PATH", "VIRTUAL_ENV", "LANG", "LC_ALL")
 
 
 @dataclass(frozen=True, slots=True)
-class Trial:
-    """What a selection made of rows."""
+class SelectedRows:
+    """Columns and rows that a selection made."""
 
     columns: tuple[ColumnView, ...]
     rows: tuple[dict[str, Any], ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Trials:
+class SqlSandbox:
     """Runs at most `at_once` selections at the same time."""
 
     at_once: int = 2
-    _idle: LifoQueue[_Nursery] = field(default_factory=LifoQueue, init=False, repr=False)
+    _idle: LifoQueue[_ForkServer] = field(default_factory=LifoQueue, init=False, repr=False)
 
     def __post_init__(self) -> None:
         for _ in range(self.at_once):
-            self._idle.put(_Nursery())
+            self._idle.put(_ForkServer())
 
     def run(
         self, select: str, columns: Sequence[ColumnView], rows: Sequence[dict[str, Any]]
-    ) -> Trial:
+    ) -> SelectedRows:
         """Check a selection against a schema, and run it on rows.
 
         Raises ProblemError: `invalid` with the reason, `too_many_requests` if too many wait.
@@ -63,7 +63,7 @@ class Trials:
         }
         answer = self._ask(request)
         names = [ColumnView(name=name, type=kind) for name, kind in answer["columns"]]
-        return Trial(tuple(names), tuple(answer["rows"]))
+        return SelectedRows(tuple(names), tuple(answer["rows"]))
 
     def check_unit(self, unit: str) -> None:
         """Raises ProblemError unless this could be the unit of a dataset."""
@@ -75,8 +75,8 @@ class Trials:
         return texts
 
     def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
-        with self._one() as nursery:
-            answer = nursery.ask(request)
+        with self._one() as server:
+            answer = server.ask(request)
         if "refused" in answer:
             raise ProblemError("invalid", answer["refused"])
         return answer
@@ -84,13 +84,13 @@ class Trials:
     def close(self) -> None:
         """End the processes."""
         for _ in range(self.at_once):
-            with self._one() as nursery:
-                nursery.close()
+            with self._one() as server:
+                server.close()
 
     @contextmanager
-    def _one(self) -> Iterator[_Nursery]:
+    def _one(self) -> Iterator[_ForkServer]:
         try:
-            nursery = self._idle.get(timeout=_WAIT_S)
+            server = self._idle.get(timeout=_WAIT_S)
         except Empty:
             raise ProblemError(
                 "too_many_requests",
@@ -98,13 +98,13 @@ class Trials:
                 headers={"Retry-After": "2"},
             ) from None
         try:
-            yield nursery
+            yield server
         finally:
-            self._idle.put(nursery)
+            self._idle.put(server)
 
 
-class _Nursery:
-    """One process that forks a child for each trial; started when it is first needed, and again
+class _ForkServer:
+    """One process that forks a child for each selection; started when it is first needed, and again
     if it does not answer."""
 
     def __init__(self) -> None:
@@ -162,13 +162,13 @@ class _Nursery:
 
 
 def _environment() -> dict[str, str]:
-    """No more than what it takes to find the libraries: a gateway's environment holds secrets."""
-    kept = {name: os.environ[name] for name in _KEPT if name in os.environ}
+    """Variables for finding the libraries, and no others: a gateway's environment has secrets."""
+    variables = {name: os.environ[name] for name in _KEPT if name in os.environ}
     one_thread = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}  # none that a fork loses
     return {
-        **kept,
+        **variables,
         **one_thread,
-        "PYTHONPATH": os.pathsep.join(os.path.abspath(each) for each in sys.path),
+        "PYTHONPATH": os.pathsep.join(os.path.abspath(folder) for folder in sys.path),
     }
 
 

@@ -69,7 +69,7 @@ class TimelineEntry:
 
 @dataclass(slots=True)
 class JobPage:
-    """What a job's page shows.
+    """Contents of a job's page.
 
     Attributes:
         step, steps, epsilon: of the newest progress.
@@ -96,12 +96,12 @@ class JobPage:
     @property
     def model(self) -> str | None:
         """The model that a fit has made."""
-        made = self.view.kind is JobKind.FIT and self.view.state is JobState.SUCCEEDED
-        return self.view.model if made else None
+        succeeded = self.view.kind is JobKind.FIT and self.view.state is JobState.SUCCEEDED
+        return self.view.model if succeeded else None
 
     @property
     def request(self) -> dict[str, Any]:
-        """What was asked for, without what has a line of its own."""
+        """The request, without what has a line of its own."""
         hidden = ("kind", "data", "prompts", "public_texts")
         return {
             name: value
@@ -282,13 +282,13 @@ def _plan_facts(plan: PlanView) -> dict[str, Any]:
 
 
 def _job(services: Services, caller: Principal, job_id: str) -> JobPage:
-    shown = JobPage(services.jobs.view(caller, job_id))
+    job = JobPage(services.jobs.view(caller, job_id))
     after = 0
     while after < _MOST_EVENTS:
         events = services.jobs.events(caller, job_id, after, MAX_LIMIT)
         for numbered in events:
-            shown.add(numbered)
+            job.add(numbered)
             after = numbered.sequence
         if len(events) < MAX_LIMIT:
             break
-    return shown
+    return job

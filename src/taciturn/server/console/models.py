@@ -7,7 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import Response
 
-from taciturn.server.console.rendering import PageRoute, page
+from taciturn.server.console.rendering import PageRoute, page, public_address
 from taciturn.server.http.access import Requires, Svc
 from taciturn.server.identity.permissions import Action
 from taciturn.server.identity.principal import Principal
@@ -27,8 +27,6 @@ def read_models(request: Request, caller: Reader, services: Svc, paging: PageQue
 def read_model(request: Request, caller: Reader, services: Svc, model_id: str) -> Response:
     """Show one model."""
     item = services.models.get(caller, model_id)
-    settings = services.gateway.settings
-    address = settings.public_url or f"http://{settings.host}:{settings.port}"
     report = {
         name: value
         for name, value in item.report.items()
@@ -41,5 +39,5 @@ def read_model(request: Request, caller: Reader, services: Svc, model_id: str) -
         item=item,
         report=report,
         certificate="certificate.json" in item.files,
-        address=address.rstrip("/"),
+        address=public_address(services),
     )

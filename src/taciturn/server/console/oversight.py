@@ -1,4 +1,4 @@
-"""What auditors and administrators look at: ledger, audit log, everybody's jobs, people, bases."""
+"""Pages of auditors and administrators: ledger, audit log, everybody's jobs, people, bases."""
 
 from __future__ import annotations
 

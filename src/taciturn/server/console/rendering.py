@@ -20,10 +20,11 @@ from markupsafe import Markup, escape
 
 from taciturn.errors import TaciturnError
 from taciturn.server.http.access import services_of
-from taciturn.server.http.routes.blocking import Route
+from taciturn.server.http.blocking import Route
 from taciturn.server.identity.permissions import Action
 from taciturn.server.identity.principal import Principal
 from taciturn.server.problems import ProblemError, from_error
+from taciturn.server.services import Services
 
 FOLDER = Path(__file__).parent
 STATIC = "/static"
@@ -72,10 +73,10 @@ class PageRoute(Route):
             except ProblemError as problem:
                 return problem_page(request, problem)
             except TaciturnError as error:
-                known = from_error(error)
-                if known is None:
+                problem_of_error = from_error(error)
+                if problem_of_error is None:
                     raise
-                return problem_page(request, known)
+                return problem_page(request, problem_of_error)
             except RequestValidationError as error:
                 first = error.errors()[0]
                 name = ".".join(str(part) for part in first["loc"][1:])
@@ -115,6 +116,12 @@ def page(
         "Vary": "HX-Request",
     }
     return HTMLResponse(text, status_code=status, headers=headers)
+
+
+def public_address(services: Services) -> str:
+    """Return the address under which people and their programs reach this gateway."""
+    settings = services.gateway.settings
+    return (settings.public_url or f"http://{settings.host}:{settings.port}").rstrip("/")
 
 
 def go_to(path: str) -> Response:

@@ -15,6 +15,7 @@ from taciturn.server.console.rendering import (
     PageRoute,
     go_to,
     page,
+    public_address,
     static_files,
 )
 from taciturn.server.http.access import Requires, Svc, entrance, public
@@ -42,20 +43,20 @@ async def sign_in(request: Request, services: Svc) -> Response:
     """Begin a session, and open the page that was asked for first."""
     services.sessions.check_origin(request)
     fields = await fields_of(request)
-    wanted = fields.get("next", "/")
+    path = fields.get("next", "/")
     try:
         login = Login(name=fields.get("name", ""), password=fields.get("password", ""))  # type: ignore[arg-type]
     except ValidationError:
-        return _form(request, services, wanted, ProblemError("unauthenticated", _WRONG))
+        return _form(request, services, path, ProblemError("unauthenticated", _WRONG))
     try:
-        made = await run_in_threadpool(
+        token = await run_in_threadpool(
             services.logins.log_in, login, address_of(request), kind="session"
         )
     except ProblemError as problem:
-        return _form(request, services, wanted, problem)
+        return _form(request, services, path, problem)
     request.state.actor = f"user:{login.name}"
-    answer = RedirectResponse(_local(wanted), status_code=303)
-    services.sessions.begin(answer, made.text)
+    answer = RedirectResponse(_local(path), status_code=303)
+    services.sessions.begin(answer, token.text)
     return answer
 
 
@@ -73,8 +74,8 @@ def sign_out(
 @router.get(STATIC + "/{digest}/{name:path}", dependencies=[Depends(public)])
 async def read_static(digest: str, name: str) -> Response:
     """Send a file that pages load; its address changes with its content, so browsers keep it."""
-    kept, content = static_files().get(name, ("", b""))
-    if not content or kept != digest:
+    current, content = static_files().get(name, ("", b""))
+    if not content or current != digest:
         raise ProblemError("not_found", "there is no such file")
     headers = {"Cache-Control": "public, max-age=31536000, immutable"}
     return Response(content, media_type=_TYPES[name.rsplit(".", 1)[-1]], headers=headers)
@@ -92,6 +93,7 @@ def _form(
         status=200 if body is None else body.status,
         provider=services.oidc.provider is not None,
         next=_local(path),
+        address=public_address(services),
         problem=body,
     )
     if problem is not None:

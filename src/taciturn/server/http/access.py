@@ -1,4 +1,4 @@
-"""What routes depend on: the caller, if they may do this; the services; pagination."""
+"""Dependencies of routes: the caller, if they may do this; the services; pagination."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from taciturn.server.services import Services
 
 async def services(request: Request) -> Services:
     """The services of this app."""
-    found: Services = request.app.state.services
-    return found
+    app_services: Services = request.app.state.services
+    return app_services
 
 
 Svc = Annotated[Services, Depends(services)]
@@ -78,14 +78,16 @@ async def scraper(request: Request) -> None:
     """A dependency of `/metrics`: whoever shows the token that the operator has set for it. How
     many jobs there are, and how long answers take, is nobody else's business."""
     request.state.action = "metrics:read"
-    wanted = services_of(request).gateway.settings.metrics_token
-    if wanted is None:
+    token = services_of(request).gateway.settings.metrics_token
+    if token is None:
         raise ProblemError(
-            "not_found", "figures are shown to nobody: TACITURN_METRICS_TOKEN is not set"
+            "not_found", "no figures are shown, for TACITURN_METRICS_TOKEN is not set"
         )
-    scheme, _, given = request.headers.get("authorization", "").partition(" ")
-    known = wanted.get_secret_value().encode()
-    if scheme.lower() != "bearer" or not hmac.compare_digest(given.strip().encode(), known):
+    scheme, _, credentials = request.headers.get("authorization", "").partition(" ")
+    expected = token.get_secret_value().encode()
+    if scheme.lower() != "bearer" or not hmac.compare_digest(
+        credentials.strip().encode(), expected
+    ):
         raise unauthenticated()
     request.state.unrecorded = True
 
@@ -94,10 +96,10 @@ async def entrance(request: Request) -> None:
     """A dependency that says: anybody may ask this, because it is how they come in. Raises
     ProblemError `too_many_requests`, before anything ran, where an address comes in too often."""
     request.state.counted = True
-    refused = services_of(request).entrants.enter(request.client.host if request.client else "")
-    if refused is not None:
-        request.state.unrecorded = not refused.on_record
-        raise refused.problem
+    refusal = services_of(request).entrants.enter(request.client.host if request.client else "")
+    if refusal is not None:
+        request.state.unrecorded = not refusal.on_record
+        raise refusal.problem
 
 
 Guard = Requires | Callable[..., Any]
@@ -105,19 +107,19 @@ _OTHERS = (worker, any_worker, public, entrance, scraper)
 
 
 def guards(dependant: Dependant) -> Iterator[Guard]:
-    """Who may come in, as a route's dependencies say: a Requires, or one of the functions above."""
-    for each in dependant.dependencies:
-        if isinstance(each.call, Requires) or each.call in _OTHERS:
-            yield each.call
-        yield from guards(each)
+    """Guards among a route's dependencies: a Requires, or one of the functions above."""
+    for dependency in dependant.dependencies:
+        if isinstance(dependency.call, Requires) or dependency.call in _OTHERS:
+            yield dependency.call
+        yield from guards(dependency)
 
 
 async def _caller(request: Request) -> Principal | WorkerPrincipal:
-    scheme, _, given = request.headers.get("authorization", "").partition(" ")
+    scheme, _, credentials = request.headers.get("authorization", "").partition(" ")
     if scheme:
         if scheme.lower() != "bearer":
             raise unauthenticated()
-        return await _authenticate(request, given.strip(), session=False)
+        return await _authenticate(request, credentials.strip(), session=False)
     sessions = services_of(request).sessions
     cookie = sessions.token(request)
     if cookie is None:
@@ -133,7 +135,7 @@ async def _authenticate(
     """The caller, on record from now on. A browser's token counts in its cookie only, and no other
     token counts there."""
     directory = services_of(request).directory
-    caller: Principal | WorkerPrincipal | None = directory.known(token)
+    caller: Principal | WorkerPrincipal | None = directory.cached_principal(token)
     if caller is None:
         caller = await run_in_threadpool(directory.authenticate, token)
     if session != (isinstance(caller, Principal) and caller.session):
@@ -144,5 +146,5 @@ async def _authenticate(
 
 def services_of(request: Request) -> Services:
     """The services of this app, for what is no route."""
-    found: Services = request.app.state.services
-    return found
+    app_services: Services = request.app.state.services
+    return app_services

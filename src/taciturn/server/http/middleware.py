@@ -59,7 +59,7 @@ class TooLargeError(HTTPException):
 
 
 class BeyondLimitError(Exception):
-    """Somebody without a valid token has asked too much."""
+    """A caller without a valid token has sent too many requests."""
 
     def __init__(self, problem: ProblemError) -> None:
         super().__init__(problem.detail)
@@ -122,9 +122,9 @@ class _Exchange:
         return None if _LARGE.match(self.scope["path"]) else limit
 
     def _check_length(self) -> None:
-        given = Headers(scope=self.scope).get("content-length", "")
+        length = Headers(scope=self.scope).get("content-length", "")
         limit = self._limit_bytes
-        if limit is not None and given.isdigit() and int(given) > limit:
+        if limit is not None and length.isdigit() and int(length) > limit:
             raise TooLargeError(limit)
 
     async def _receive(self) -> Message:
@@ -155,10 +155,10 @@ class _Exchange:
             return
         state["counted"] = True
         client = self.scope.get("client")
-        refused = self.around.strangers.enter(client[0] if client else "")
-        if refused is not None:
-            state["unrecorded"] = not refused.on_record
-            raise BeyondLimitError(refused.problem)
+        refusal = self.around.strangers.enter(client[0] if client else "")
+        if refusal is not None:
+            state["unrecorded"] = not refusal.on_record
+            raise BeyondLimitError(refusal.problem)
 
     async def _record(self, status: int) -> None:
         """Write down what is about to be answered; raises where that cannot be done."""
@@ -206,15 +206,15 @@ class _Exchange:
         )
 
     def _claimed_token(self) -> str | None:
-        given = Headers(scope=self.scope).get("authorization", "")
-        return token_id(given.partition(" ")[2].strip())
+        credentials = Headers(scope=self.scope).get("authorization", "")
+        return token_id(credentials.partition(" ")[2].strip())
 
     def _route(self) -> str:
         """The template of the path, as in the OpenAPI document."""
         path: str | None = getattr(self.scope.get("route"), "path", None)
         if path is None:
             return "(none)"
-        prefix = next((each for each in _PREFIXES if self.scope["path"].startswith(each)), "")
+        prefix = next((root for root in _PREFIXES if self.scope["path"].startswith(root)), "")
         return path if path.startswith(prefix) else prefix[:-1] + path
 
     def _refusal(self, error: Exception) -> ProblemError:
@@ -255,7 +255,7 @@ class _Exchange:
 
 
 def incident_problem(incident: str) -> ProblemError:
-    """What a caller is told of a failure of ours."""
+    """Problem that tells a caller of a failure of the gateway's own."""
     return ProblemError(
         "internal",
         "the gateway failed; its operator finds the reason in its log under the incident",

@@ -49,37 +49,39 @@ def operations(app: FastAPI) -> Iterator[Operation]:
     for context in iter_route_contexts(app.routes):
         route = context.original_route
         if isinstance(route, APIRoute):
-            found = tuple(guards(context.dependant))
+            guards_of_route = tuple(guards(context.dependant))
             for method in sorted(context.methods or ()):
-                yield Operation(method, context.path_format or "", route, found)
+                yield Operation(method, context.path_format or "", route, guards_of_route)
 
 
 def unguarded(app: FastAPI) -> list[str]:
     """Routes that don't say who may come in, or contradict themselves; there must be none."""
-    wrong = [f"{op.method} {op.path}" for op in operations(app) if not _clear(op.guards)]
-    return wrong + [
+    unclear = [f"{op.method} {op.path}" for op in operations(app) if not _clear(op.guards)]
+    return unclear + [
         str(context.path)
         for context in iter_route_contexts(app.routes)
         if not isinstance(context.original_route, APIRoute) and context.path != "/openapi.json"
     ]
 
 
-def _clear(found: tuple[Guard, ...]) -> bool:
-    several = len(found) > 1 and all(isinstance(guard, Requires) for guard in found)
-    return len(found) == 1 or several
+def _clear(guards_of_route: tuple[Guard, ...]) -> bool:
+    several = len(guards_of_route) > 1 and all(
+        isinstance(guard, Requires) for guard in guards_of_route
+    )
+    return len(guards_of_route) == 1 or several
 
 
 def document(app: FastAPI) -> dict[str, Any]:
     """The document of an application; made once."""
     if app.openapi_schema is None:
-        made = get_openapi(
+        schema = get_openapi(
             title="taciturn",
             version=app.version,
             description=_DESCRIPTION,
             routes=_documented(app),
         )
-        _complete(app, made)
-        app.openapi_schema = made
+        _complete(app, schema)
+        app.openapi_schema = schema
     return app.openapi_schema
 
 
@@ -87,8 +89,8 @@ def _documented(app: FastAPI) -> list[RouteContext]:
     return list(iter_route_contexts(app.routes))
 
 
-def _complete(app: FastAPI, made: dict[str, Any]) -> None:
-    components = made.setdefault("components", {})
+def _complete(app: FastAPI, schema: dict[str, Any]) -> None:
+    components = schema.setdefault("components", {})
     schemas = components.setdefault("schemas", {})
     for name in ("HTTPValidationError", "ValidationError"):
         schemas.pop(name, None)
@@ -105,7 +107,7 @@ def _complete(app: FastAPI, made: dict[str, Any]) -> None:
         },
     }
     for operation in operations(app):
-        described = made["paths"].get(operation.path, {}).get(operation.method.lower())
+        described = schema["paths"].get(operation.path, {}).get(operation.method.lower())
         if described is not None:
             _describe(operation, described, schemas)
 
@@ -164,29 +166,29 @@ def example(schema: dict[str, Any], schemas: dict[str, Any], depth: int = 0) -> 
     are required, fixed, or have an example."""
     if "$ref" in schema:
         schema = {**schemas[schema["$ref"].rpartition("/")[2]], **_without_ref(schema)}
-    for known in ("example", "const", "default"):
-        if schema.get(known) is not None:
-            return schema[known]
-    for listed in ("examples", "enum"):
-        if schema.get(listed):
-            return schema[listed][0]
+    for key in ("example", "const", "default"):
+        if schema.get(key) is not None:
+            return schema[key]
+    for list_key in ("examples", "enum"):
+        if schema.get(list_key):
+            return schema[list_key][0]
     for choices in ("oneOf", "anyOf", "allOf"):
         if schema.get(choices):
             return example(schema[choices][0], schemas, depth + 1)
-    return _made(schema, schemas, depth)
+    return _example_of_kind(schema, schemas, depth)
 
 
 def _without_ref(schema: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in schema.items() if name != "$ref"}
 
 
-def _made(schema: dict[str, Any], schemas: dict[str, Any], depth: int) -> Any:
+def _example_of_kind(schema: dict[str, Any], schemas: dict[str, Any], depth: int) -> Any:
     kind = schema.get("type")
     if kind == "object" and depth < _DEPTH:
         fields = schema.get("properties", {})
-        shown = (n for n in fields if "examples" in fields[n] or "const" in fields[n])
-        wanted = [*schema.get("required", ()), *shown]
-        return {name: example(fields[name], schemas, depth + 1) for name in dict.fromkeys(wanted)}
+        optional = (n for n in fields if "examples" in fields[n] or "const" in fields[n])
+        names = [*schema.get("required", ()), *optional]
+        return {name: example(fields[name], schemas, depth + 1) for name in dict.fromkeys(names)}
     if kind == "array":
         item = example(schema.get("items", {}), schemas, depth + 1)
         return [item] * max(1, schema.get("minItems", 1))

@@ -1,1 +1,1 @@
-"""Who asks, and what they may do: users, tokens, passwords, sessions, permissions."""
+"""Identity of callers, and their permissions: users, tokens, passwords, sessions, access."""

@@ -1,17 +1,22 @@
-"""How many requests of nobody in particular are answered and put on record.
+"""Rate limits for requests without a valid token: how many are answered and put on record.
 
-Whoever shows a valid token is counted nowhere here. For the others there is so much a minute for an
-address, and ten times as much for all addresses together, which bounds what strangers can write
+A request with a valid token is counted nowhere here. For the others there is so much a minute for
+an address, and ten times as much for all addresses together, which bounds what strangers can write
 into the audit log. Logins are counted apart, so that nobody is kept from logging in by somebody
 behind the same address who asks for something else. Of what is beyond a limit one request a minute
 and address is on record, within the limit of all; the rest is refused and leaves no trace.
+
+The limits are those of the whole gateway: once a second each process tells the others how many it
+has answered.
 """
 
 from __future__ import annotations
 
 import ipaddress
+import json
+import threading
 import time
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -22,11 +27,12 @@ _MINUTE_S = 60.0
 _ALL = 10  # so many times as much for all addresses together
 _MOST_ADDRESSES = 10_000
 """That are remembered; of more, the limit for all takes care."""
+_MESSAGE = 100  # addresses in a notification, which may have 7000 bytes
 
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """What is said beyond a limit, and whether it goes on record."""
+    """Answer beyond a limit, and whether the request goes on record."""
 
     problem: ProblemError
     on_record: bool
@@ -34,23 +40,27 @@ class Refusal:
 
 @dataclass(slots=True)
 class _Bucket:
-    """What may still be asked; fills up again with time."""
+    """Token bucket: requests that are still free; it fills up again with time."""
 
-    left: float
+    n_left: float
     at_s: float
     told_s: float = float("-inf")
 
     def take(self, per_minute: int, now_s: float) -> bool:
         """One request, if there is one left."""
-        refilled = self.left + (now_s - self.at_s) * per_minute / _MINUTE_S
-        self.left, self.at_s = min(float(per_minute), refilled), now_s
-        if self.left < 1:
+        refilled = self.n_left + (now_s - self.at_s) * per_minute / _MINUTE_S
+        self.n_left, self.at_s = min(float(per_minute), refilled), now_s
+        if self.n_left < 1:
             return False
-        self.left -= 1
+        self.n_left -= 1
         return True
 
+    def spend(self, number: int, per_minute: int) -> None:
+        """Requests that were answered elsewhere; a debt is worked off in a minute at most."""
+        self.n_left = max(self.n_left - number, -float(per_minute))
+
     def tell(self, now_s: float) -> bool:
-        """Whether a refusal has not been told for a minute; it is, now."""
+        """True once a minute: the refusal is put on record then."""
         if now_s - self.told_s < _MINUTE_S:
             return False
         self.told_s = now_s
@@ -59,33 +69,60 @@ class _Bucket:
 
 @dataclass(slots=True)
 class Anonymous:
-    """One process's count of them, of one kind. For the event loop's thread alone."""
+    """The count of them, of one kind. Each process counts its own, and once a second `publish`es
+    how many it has answered, which the others `hear`."""
 
     per_minute: int
     clock: Callable[[], float] = time.monotonic
+    kind: str = ""
     _buckets: OrderedDict[str, _Bucket] = field(default_factory=OrderedDict)
     _all: _Bucket = field(init=False)
+    _unpublished: Counter[str] = field(default_factory=Counter)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
         self._all = _Bucket(float(_ALL * self.per_minute), self.clock())
 
     def enter(self, address: str) -> Refusal | None:
-        """Count a request from an address; why it is refused, if it is."""
-        now_s = self.clock()
-        bucket = self._bucket(network(address), now_s)
+        """Count a request from an address; returns the refusal, if it is refused."""
+        with self._lock:
+            return self._enter(network(address), self.clock())
+
+    def publish(self, publish: Callable[[str], object]) -> None:
+        """Tell other processes what was answered here since the last time, in short messages."""
+        with self._lock:
+            counts = list(self._unpublished.items())
+            self._unpublished.clear()
+        for first in range(0, len(counts), _MESSAGE):
+            publish(json.dumps([self.kind, dict(counts[first : first + _MESSAGE])]))
+
+    def hear(self, message: str) -> None:
+        """Count what another process has answered, if it is of this kind."""
+        kind, counts = json.loads(message)
+        if kind != self.kind:
+            return
+        with self._lock:
+            now_s = self.clock()
+            for key, number in counts.items():
+                self._bucket(key, now_s).spend(number, self.per_minute)
+                self._all.spend(number, _ALL * self.per_minute)
+
+    def _enter(self, key: str, now_s: float) -> Refusal | None:
+        bucket = self._bucket(key, now_s)
         if not bucket.take(self.per_minute, now_s):
             on_record = bucket.tell(now_s) and self._all.take(_ALL * self.per_minute, now_s)
             return Refusal(self._problem("from this address"), on_record)
         if not self._all.take(_ALL * self.per_minute, now_s):
             return Refusal(self._problem("from all addresses"), self._all.tell(now_s))
+        self._unpublished[key] += 1
         return None
 
     def _bucket(self, key: str, now_s: float) -> _Bucket:
-        found = self._buckets.setdefault(key, _Bucket(float(self.per_minute), now_s))
+        bucket = self._buckets.setdefault(key, _Bucket(float(self.per_minute), now_s))
         self._buckets.move_to_end(key)
         if len(self._buckets) > _MOST_ADDRESSES:
             self._buckets.popitem(last=False)
-        return found
+        return bucket
 
     def _problem(self, where: str) -> ProblemError:
         wait_s = max(1, round(_MINUTE_S / self.per_minute))
@@ -100,7 +137,7 @@ class Anonymous:
 
 @lru_cache(maxsize=4096)
 def network(address: str) -> str:
-    """Whose address this is: of IPv6 one /64, which is what one line at home gets."""
+    """Network of an address: of IPv6 one /64, which is what one line at home gets."""
     try:
         parsed = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:

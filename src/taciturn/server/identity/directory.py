@@ -23,7 +23,7 @@ _ATTEMPT, _AUDIENCE = "attempt:", "audience:"  # what a worker's token is bound 
 
 
 @dataclass(frozen=True, slots=True)
-class _Found:
+class _TokenRecord:
     token: Row[Any]
     groups: frozenset[str]
 
@@ -61,33 +61,34 @@ class Directory:
     remembered: Remembered[Principal] = field(default_factory=Remembered)
 
     def authenticate(self, token: str) -> Principal | WorkerPrincipal:
-        """Who holds this token. Raises ProblemError `unauthenticated`, always with the same words:
-        whether a token never was, has expired or was revoked is nobody's business.
+        """Return the holder of this token. Raises ProblemError `unauthenticated`, always with the
+        same words: nobody learns whether a token never was, has expired or was revoked.
 
-        People are remembered for a second; workers never are, so that whoever revokes a job's
-        token needs no word with us.
+        People are remembered for a second; workers never are, so that the token of a job can be
+        revoked without a word to this process.
         """
-        known = self.known(token)
-        if known is not None:
-            return known
-        found_id = secret.token_id(token)
-        if found_id is None:
+        cached_caller = self.cached_principal(token)
+        if cached_caller is not None:
+            return cached_caller
+        token_id = secret.token_id(token)
+        if token_id is None:
             raise unauthenticated()
         generation = self.remembered.generation
-        found = _found(self.gateway.rows(_of_token(found_id)))
-        if found is None or not secret.matches(token, found.token.digest):
+        record = _token_record(self.gateway.rows(_of_token(token_id)))
+        if record is None or not secret.matches(token, record.token.digest):
             raise unauthenticated()
-        caller = found.principal(self.gateway.now_ms(), self.gateway.audience)
+        caller = record.principal(self.gateway.now_ms(), self.gateway.audience)
         if isinstance(caller, Principal):
-            self.remembered.keep(found.token.digest, caller, generation)
+            self.remembered.keep(record.token.digest, caller, generation)
         return caller
 
-    def known(self, token: str) -> Principal | None:
-        """Who holds this token, where it was looked up within the last second; no database."""
-        found = self.remembered.get(secret.digest(token))
-        if found is not None and found.expires_at_ms <= self.gateway.now_ms():
+    def cached_principal(self, token: str) -> Principal | None:
+        """Return the holder of this token if it was looked up within the last second, without the
+        database."""
+        principal = self.remembered.get(secret.digest(token))
+        if principal is not None and principal.expires_at_ms <= self.gateway.now_ms():
             raise unauthenticated()
-        return found
+        return principal
 
     def create_user(
         self,
@@ -139,21 +140,21 @@ class Directory:
         scopes: Sequence[str] = (),
     ) -> secret.NewSecret:
         """Make a token; its text is nowhere but in the answer."""
-        made = secret.new_secret()
+        new_token = secret.new_secret()
         now_ms = self.gateway.now_ms()
         row = {
-            "id": made.id,
+            "id": new_token.id,
             "kind": kind,
             "user_id": user_id,
             "job_id": job_id,
             "name": name,
-            "digest": made.digest,
+            "digest": new_token.digest,
             "scopes": json.dumps(sorted(scopes)),
             "created_at_ms": now_ms,
             "expires_at_ms": now_ms + lifetime_ms,
         }
         self.gateway.add(insert(tokens), [row])
-        return made
+        return new_token
 
     def create_worker_token(self, job_id: str, attempt: int) -> secret.NewSecret:
         """A token for the worker of one attempt of a job, good at this gateway, and for as long as
@@ -166,23 +167,12 @@ class Directory:
             scopes=(f"{_ATTEMPT}{attempt}", f"{_AUDIENCE}{self.gateway.audience}"),
         )
 
-    def revoke_job_tokens(self, job_id: str) -> None:
-        """No worker speaks for this job from now on."""
-        now_ms = self.gateway.now_ms()
-        change = (
-            update(tokens)
-            .where(tokens.c.job_id == job_id, tokens.c.revoked_at_ms.is_(None))
-            .values(revoked_at_ms=now_ms)
-        )
-        self.gateway.write(lambda connection: connection.execute(change))
-
     def revoke(self, token_id: str) -> None:
-        """Nobody is let in with this token from now on."""
-        now_ms = self.gateway.now_ms()
+        """Revoke a token."""
         change = (
             update(tokens)
             .where(tokens.c.id == token_id, tokens.c.revoked_at_ms.is_(None))
-            .values(revoked_at_ms=now_ms)
+            .values(revoked_at_ms=self.gateway.now_ms())
         )
         self.gateway.write(lambda connection: connection.execute(change))
         self.remembered.forget()
@@ -191,12 +181,13 @@ class Directory:
 def check_roles(roles: Iterable[Role]) -> None:
     """Raises ProblemError unless one person may have all of these: an auditor looks at what others
     did, so has no other role."""
-    held = set(roles)
-    if Role.AUDITOR in held and len(held) > 1:
-        others = ", ".join(sorted(held - {Role.AUDITOR}))
+    own_roles = set(roles)
+    if Role.AUDITOR in own_roles and len(own_roles) > 1:
+        other_roles = ", ".join(sorted(own_roles - {Role.AUDITOR}))
         raise ProblemError(
             "separation_of_duty",
-            f"an auditor has no other role, and this would also be {others}; give one or the other",
+            f"an auditor has no other role, and this would also be {other_roles}; give one or the "
+            "other",
         )
 
 
@@ -205,8 +196,12 @@ def revoke_all(
 ) -> None:
     """End a person's tokens and sessions, but one, and the links through which their password could
     still be set. Whoever calls it makes `remembered` forget."""
-    held = tokens.c.user_id == user_id, tokens.c.revoked_at_ms.is_(None), tokens.c.id != (but or "")
-    connection.execute(update(tokens).where(*held).values(revoked_at_ms=now_ms))
+    live_tokens = (
+        tokens.c.user_id == user_id,
+        tokens.c.revoked_at_ms.is_(None),
+        tokens.c.id != (but or ""),
+    )
+    connection.execute(update(tokens).where(*live_tokens).values(revoked_at_ms=now_ms))
     connection.execute(open_links(user_id, now_ms).values(expires_at_ms=now_ms))
 
 
@@ -220,7 +215,7 @@ def open_links(user_id: str, now_ms: int) -> Update:
 
 
 def unauthenticated() -> ProblemError:
-    """What anybody without a valid token is told."""
+    """Problem for a caller without a valid token."""
     return ProblemError(
         "unauthenticated",
         "give a valid token in the header `Authorization: Bearer ...`; `taciturn login` gets one",
@@ -230,14 +225,14 @@ def unauthenticated() -> ProblemError:
 
 def prolonged(token_id: str, until_ms: int) -> Update:
     """A worker that lives keeps its token."""
-    mine = (tokens.c.id == token_id) & tokens.c.revoked_at_ms.is_(None)
-    return update(tokens).where(mine).values(expires_at_ms=until_ms)
+    own_token = (tokens.c.id == token_id) & tokens.c.revoked_at_ms.is_(None)
+    return update(tokens).where(own_token).values(expires_at_ms=until_ms)
 
 
 def _worker(token: Row[Any], audience: str) -> WorkerPrincipal:
-    """What a worker's token is for; raises ProblemError if it was made for another gateway."""
+    """Worker that a token stands for; raises ProblemError if it was made for another gateway."""
     bound = json.loads(token.scopes)
-    attempts = [int(each.removeprefix(_ATTEMPT)) for each in bound if each.startswith(_ATTEMPT)]
+    attempts = [int(scope.removeprefix(_ATTEMPT)) for scope in bound if scope.startswith(_ATTEMPT)]
     if f"{_AUDIENCE}{audience}" not in bound or len(attempts) != 1:
         raise unauthenticated()
     return WorkerPrincipal(token.job_id, token.id, attempts[0])
@@ -254,9 +249,9 @@ def _of_token(token_id: str) -> Select[Any]:
     )
 
 
-def _found(rows: Sequence[Row[Any]]) -> _Found | None:
+def _token_record(rows: Sequence[Row[Any]]) -> _TokenRecord | None:
     groups = frozenset(row.group_name for row in rows if row.group_name is not None)
-    return _Found(rows[0], groups) if rows else None
+    return _TokenRecord(rows[0], groups) if rows else None
 
 
 def role_text(roles: Iterable[Role]) -> str:

@@ -49,8 +49,8 @@ def check_approvers(connection: Connection, approvers: Sequence[str]) -> None:
     deciding: set[str] = set()
     for holder in approvers:
         check_holder(connection, holder)
-        found = people(connection, holder)
-        deciding |= {user for user, roles in found.items() if Role.OWNER in roles}
+        users_of_holder = people(connection, holder)
+        deciding |= {user for user, roles in users_of_holder.items() if Role.OWNER in roles}
     if approvers and len(deciding) < 2:
         raise ProblemError(
             "invalid",

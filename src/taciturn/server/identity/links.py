@@ -20,7 +20,7 @@ from taciturn.server.identity.directory import Directory, open_links, revoke_all
 from taciturn.server.identity.logins import Logins
 from taciturn.server.identity.passwords import Passwords
 from taciturn.server.identity.principal import Principal
-from taciturn.server.identity.users import named
+from taciturn.server.identity.users import user_row
 from taciturn.server.problems import ProblemError
 from taciturn.server.schema.tables import password_links, users
 from taciturn.server.timestamps import moment
@@ -44,19 +44,19 @@ class PasswordLinks:
 
         Raises ProblemError `not_found`; `conflict` for who is disabled or logs in by OIDC.
         """
-        made, now_ms = secret.new_secret(), self.gateway.now_ms()
+        new_token, now_ms = secret.new_secret(), self.gateway.now_ms()
         expires_at_ms = now_ms + round(self.gateway.settings.password_link_s * 1000)
 
         def work(connection: Connection) -> None:
-            row = named(connection, name)
+            row = user_row(connection, name)
             _check_may_have_a_password(row)
             connection.execute(open_links(row.id, now_ms).values(expires_at_ms=now_ms))
             connection.execute(
                 insert(password_links).values(
-                    id=made.id.replace("tok_", "pwl_"),
+                    id=new_token.id.replace("tok_", "pwl_"),
                     user_id=row.id,
                     made_by=caller.name,
-                    digest=made.digest,
+                    digest=new_token.digest,
                     created_at_ms=now_ms,
                     expires_at_ms=expires_at_ms,
                 )
@@ -66,7 +66,7 @@ class PasswordLinks:
         settings = self.gateway.settings
         own = settings.public_url or f"http://{settings.host}:{settings.port}"
         # Behind the #, which browsers send to nobody: not in any proxy's log.
-        url = f"{own.rstrip('/')}{PAGE}#{made.text}"
+        url = f"{own.rstrip('/')}{PAGE}#{new_token.text}"
         return PasswordLink(name=name, url=url, expires_at=moment(expires_at_ms))
 
     def redeem(self, redemption: LinkRedemption, address: str) -> str:
@@ -93,7 +93,7 @@ class PasswordLinks:
         return name
 
     def history(self, caller: Principal) -> tuple[int, tuple[PasswordLinkView, ...]]:
-        """When the caller's access was last changed, in milliseconds since 1970, and the links
+        """Time of the last change of the caller's access, in milliseconds since 1970, and the links
         that were made for them in the last 90 days, the newest first."""
         since_ms = self.gateway.now_ms() - _SHOWN_MS
         recent = (password_links.c.user_id == users.c.id) & (
@@ -124,8 +124,8 @@ class PasswordLinks:
         if row is None:
             raise ProblemError(
                 "unauthenticated",
-                "this link is none of this gateway's, was used, replaced by another one, or is "
-                "over; ask an administrator for another one",
+                "this link was not made by this gateway, was used already, was replaced by another "
+                "one, or has expired; ask an administrator for another one",
             )
         return row
 
@@ -138,7 +138,7 @@ def _check_may_have_a_password(row: Row[Any]) -> None:
             "would be a second way in",
         )
     if row.disabled:
-        raise ProblemError("conflict", f"{row.name} is disabled; let them in again first")
+        raise ProblemError("conflict", f"{row.name} is disabled; enable the user first")
 
 
 def _view(row: Row[Any]) -> PasswordLinkView:

@@ -77,8 +77,8 @@ class Logins:
         subjects = _Subjects.of(name, address)
         attempt = self._count(subjects)
         user = self._user(name)
-        kept = user.password_hash if user is not None and not user.disabled else None
-        if not self.passwords.matches(password, kept) or user is None:
+        password_hash = user.password_hash if user is not None and not user.disabled else None
+        if not self.passwords.matches(password, password_hash) or user is None:
             raise ProblemError("unauthenticated", "name or password is wrong")
         self._take_back(subjects, attempt)
         return str(user.id)
@@ -107,22 +107,22 @@ class Logins:
             if not _is_known(connection, subjects):
                 _check_rate(connection, subjects.address, most * _TOGETHER, now_ms)
                 _check_rate(connection, subjects.name, most * _TOGETHER, now_ms)
-            made = [
+            inserts = [
                 connection.execute(insert(logins).values(subject=subject, at_ms=now_ms))
                 for subject in (subjects.pair, subjects.address, subjects.name)
             ]
-            return [int((each.inserted_primary_key or (0,))[0]) for each in made]
+            return [int((inserted.inserted_primary_key or (0,))[0]) for inserted in inserts]
 
         return self.gateway.write(work)
 
     def _take_back(self, subjects: _Subjects, attempt: list[int]) -> None:
         """The name has come in from this address: it is known there from now on."""
-        done = logins.c.subject.in_((subjects.pair, subjects.known))
-        known = {"subject": subjects.known, "at_ms": self.gateway.now_ms()}
+        own_attempts = logins.c.subject.in_((subjects.pair, subjects.known_address))
+        known_address = {"subject": subjects.known_address, "at_ms": self.gateway.now_ms()}
 
         def work(connection: Connection) -> None:
-            connection.execute(delete(logins).where(logins.c.id.in_(attempt) | done))
-            connection.execute(insert(logins).values(known))
+            connection.execute(delete(logins).where(logins.c.id.in_(attempt) | own_attempts))
+            connection.execute(insert(logins).values(known_address))
 
         self.gateway.write(work)
 
@@ -133,17 +133,17 @@ class Logins:
 
 def _check_rate(connection: Connection, subject: str, most: int, now_ms: int) -> None:
     query = select(func.count(), func.max(logins.c.at_ms)).where(logins.c.subject == subject)
-    tried, last_ms = connection.execute(query).one()
-    if tried < most:
+    n_attempts, last_ms = connection.execute(query).one()
+    if n_attempts < most:
         return
-    pause_ms = min(LONGEST_WAIT_MS, FIRST_WAIT_MS << min(tried - most, _DOUBLINGS))
+    pause_ms = min(LONGEST_WAIT_MS, FIRST_WAIT_MS << min(n_attempts - most, _DOUBLINGS))
     left_ms = last_ms + pause_ms - now_ms
     if left_ms <= 0:
         return
     wait_s = max(1, -(-left_ms // 1000))
     raise ProblemError(
         "too_many_requests",
-        f"{tried} attempts failed; wait {wait_s} s, or ask an administrator for a link to set "
+        f"{n_attempts} attempts failed; wait {wait_s} s, or ask an administrator for a link to set "
         "another password",
         headers={"Retry-After": str(wait_s)},
     )
@@ -151,12 +151,12 @@ def _check_rate(connection: Connection, subject: str, most: int, now_ms: int) ->
 
 @dataclass(frozen=True, slots=True)
 class _Subjects:
-    """What attempts are counted for, and `known`, which is no attempt."""
+    """Keys that attempts are counted under, and `known_address`, which is no attempt."""
 
     pair: str
     address: str
     name: str
-    known: str
+    known_address: str
 
     @classmethod
     def of(cls, name: str, address: str) -> _Subjects:
@@ -168,12 +168,12 @@ class _Subjects:
 
 
 def _forget(connection: Connection, now_ms: int) -> None:
-    known = logins.c.subject.startswith(_KNOWN)
-    attempts = ~known & (logins.c.at_ms < now_ms - REMEMBERED_MS)
+    is_known = logins.c.subject.startswith(_KNOWN)
+    attempts = ~is_known & (logins.c.at_ms < now_ms - REMEMBERED_MS)
     connection.execute(delete(logins).where(attempts))
-    connection.execute(delete(logins).where(known & (logins.c.at_ms < now_ms - KNOWN_MS)))
+    connection.execute(delete(logins).where(is_known & (logins.c.at_ms < now_ms - KNOWN_MS)))
 
 
 def _is_known(connection: Connection, subjects: _Subjects) -> bool:
-    query = select(logins.c.id).where(logins.c.subject == subjects.known).limit(1)
+    query = select(logins.c.id).where(logins.c.subject == subjects.known_address).limit(1)
     return connection.execute(query).first() is not None

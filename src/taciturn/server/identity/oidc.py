@@ -1,11 +1,11 @@
-"""Logging in by an OpenID provider: browsers get a session; command lines a one-time code, once
+"""Logins through an OpenID provider: browsers get a session; command lines a one-time code, once
 the person has said yes to a page.
 
-What a login needs to remember travels sealed: in a cookie of the browser that began it, so that
-nobody else can finish it; and in the code that a command line trades for a token, with the proof
-(PKCE's own) that it is the command line that asked.
+The state of a login travels sealed: in a cookie of the browser that began it, so that nobody else
+can finish it; and in the code that a command line trades for a token, with the proof (PKCE's own)
+that it is the same command line.
 
-The provider decides who has which role: at each login, roles and groups become what it says.
+The provider decides on roles: at each login, roles and groups become those that it names.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ _MOST_GROUPS = 500
 
 
 @dataclass(frozen=True, slots=True)
-class Asker:
-    """Who began the login: a browser, or a command line with its challenge, which listens on a
-    port of the same machine or else wants to show the code."""
+class LoginOrigin:
+    """Browser that began a login, or command line with its challenge, which listens on a port of
+    the same machine or else wants to show the code."""
 
     challenge: str | None = None
     port: int | None = None
@@ -58,63 +58,64 @@ class Oidc:
 
     @classmethod
     def of(cls, gateway: Gateway, directory: Directory, logins: Logins) -> Oidc:
-        """With the provider of the settings, if they name one."""
+        """Return logins through the provider of the settings, if they name one."""
         client = _client(gateway.settings)
         return cls(gateway, directory, logins, Provider(client) if client else None)
 
-    def begin(self, asker: Asker) -> tuple[str, str]:
-        """Where the browser goes, and the sealed value of the cookie that it needs when it comes
-        back."""
+    def begin(self, origin: LoginOrigin) -> tuple[str, str]:
+        """Return the address the browser goes to, and the sealed value of the cookie that it needs
+        when it comes back."""
         state, nonce, verifier = (secrets.token_urlsafe(32) for _ in range(3))
-        url = self._known().login_url(state, nonce, verifier)
+        url = self._required_provider().login_url(state, nonce, verifier)
         flow = {"state": state, "nonce": nonce, "verifier": verifier}
-        return url, self._seal("flow", flow | {"challenge": asker.challenge, "port": asker.port})
+        return url, self._seal("flow", flow | {"challenge": origin.challenge, "port": origin.port})
 
-    def finish(self, sealed: str, state: str, code: str) -> tuple[str, Asker]:
-        """The id of the user who has logged in, and who began.
+    def finish(self, sealed: str, state: str, code: str) -> tuple[str, LoginOrigin]:
+        """Return the id of the user who has logged in, and the origin of the login.
 
         Raises:
             ProblemError: `unauthenticated` for a login that this browser did not begin, or that
                 the provider does not vouch for; `forbidden` for a person without a role.
         """
-        provider, flow = self._known(), self._open("flow", sealed, FLOW_S)
+        provider, flow = self._required_provider(), self._open("flow", sealed, FLOW_S)
         if not hmac.compare_digest(flow["state"].encode(), state.encode()):
             raise _not_begun()
         claims = provider.claims(code, flow["nonce"], flow["verifier"])
-        return self._admit(claims), Asker(flow["challenge"], flow["port"])
+        return self._admit(claims), LoginOrigin(flow["challenge"], flow["port"])
 
-    def ask(self, user_id: str, asker: Asker) -> str:
-        """The sealed question whether a command line may have a code, for the cookie of the browser
-        that has just logged in: any program, or any page that leads here, can begin a login."""
-        said = {"user": user_id, "challenge": asker.challenge, "port": asker.port}
-        return self._seal("question", said)
+    def ask(self, user_id: str, origin: LoginOrigin) -> str:
+        """Seal the question if a command line may have a code, for the cookie of the browser that
+        has just logged in: any program, or any page that leads here, can begin a login."""
+        question = {"user": user_id, "challenge": origin.challenge, "port": origin.port}
+        return self._seal("question", question)
 
-    def answered(self, sealed: str) -> tuple[str, Asker]:
-        """Whom and what a question was about, once the person has said yes. Raises ProblemError
-        `unauthenticated` for one that this gateway has not asked, or that is over."""
-        held = self._open("question", sealed, FLOW_S)
-        return held["user"], Asker(held["challenge"], held["port"])
+    def answered(self, sealed: str) -> tuple[str, LoginOrigin]:
+        """Return the user and the origin that a question was about, once the person has said yes.
+        Raises ProblemError `unauthenticated` for one that this gateway has not asked, or that is
+        over."""
+        question = self._open("question", sealed, FLOW_S)
+        return question["user"], LoginOrigin(question["challenge"], question["port"])
 
     def name_of(self, user_id: str) -> str:
-        """The name of a user."""
+        """Return the name of a user."""
         return str(self.gateway.rows(select(users.c.name).where(users.c.id == user_id))[0].name)
 
     def one_time_code(self, user_id: str, challenge: str) -> str:
-        """What a command line trades for a token, within two minutes, once."""
+        """Return a code that a command line trades for a token, within two minutes, once."""
         return self._seal("code", {"user": user_id, "challenge": challenge, "id": new_id("cod")})
 
     def redeem(self, code: str, verifier: str) -> NewSecret:
-        """A token for a command line that shows the verifier of its challenge. Raises ProblemError
-        `unauthenticated`, in the same words whatever is wrong."""
-        held = self._open("code", code, CODE_S)
-        shown = base64.urlsafe_b64encode(hashlib.sha256(verifier.encode()).digest())
-        if not hmac.compare_digest(shown.rstrip(b"="), held["challenge"].encode()):
+        """Return a token for a command line that shows the verifier of its challenge. Raises
+        ProblemError `unauthenticated`, in the same words whatever is wrong."""
+        values = self._open("code", code, CODE_S)
+        challenge = base64.urlsafe_b64encode(hashlib.sha256(verifier.encode()).digest())
+        if not hmac.compare_digest(challenge.rstrip(b"="), values["challenge"].encode()):
             raise _not_begun()
-        self._use(held["id"])
-        return self.logins.start(held["user"], kind="api")
+        self._use(values["id"])
+        return self.logins.start(values["user"], kind="api")
 
     def _use(self, code_id: str) -> None:
-        """This code, now and never again; kept with the logins until it has long expired."""
+        """Use up a code; it is kept with the logins until it has long expired."""
         subject, now_ms = f"code:{code_id}", self.gateway.now_ms()
 
         def work(connection: Connection) -> None:
@@ -125,11 +126,13 @@ class Oidc:
         self.gateway.write(work)
 
     def _admit(self, claims: dict[str, Any]) -> str:
-        """The user of these claims: found by the provider's subject, never by name; let in with
-        the roles that their groups give."""
+        """Return the id of the user of these claims, who is found by the provider's subject, never
+        by name, and let in with the roles that their groups give."""
         settings = self.gateway.settings
-        said = claims.get(settings.oidc_groups_claim)
-        groups = [each for each in said if isinstance(each, str)] if isinstance(said, list) else []
+        claim = claims.get(settings.oidc_groups_claim)
+        groups = (
+            [name for name in claim if isinstance(name, str)] if isinstance(claim, list) else []
+        )
         person = _Person(
             subject=f"{claims['iss']} {claims['sub']}",
             name=str(claims.get(settings.oidc_name_claim, "")),
@@ -143,7 +146,7 @@ class Oidc:
         self.directory.remembered.forget()
         return user_id
 
-    def _known(self) -> Provider:
+    def _required_provider(self) -> Provider:
         if self.provider is None:
             raise ProblemError(
                 "not_found", "this gateway has no OIDC login; use a password or a token"
@@ -151,7 +154,7 @@ class Oidc:
         return self.provider
 
     def _fernet(self) -> Fernet:
-        """A key of its own, derived from the one secret that all gateways of a database share."""
+        """Return a cipher; its key is derived from the secret of all gateways of a database."""
         derived = hmac.digest(
             self.gateway.seal_key.to_text().encode(), b"taciturn: OIDC logins", "sha256"
         )
@@ -177,7 +180,7 @@ class Oidc:
 
 @dataclass(frozen=True, slots=True)
 class _Person:
-    """Somebody, as the provider describes them."""
+    """Person, as the provider describes them."""
 
     subject: str
     name: str
@@ -186,7 +189,7 @@ class _Person:
     groups: tuple[str, ...]
 
     def check(self) -> None:
-        """Raises ProblemError if they cannot be let in."""
+        """Raise ProblemError if they cannot be let in."""
         if not self.roles:
             raise ProblemError(
                 "forbidden",
@@ -255,8 +258,8 @@ def _client(settings: Settings) -> Client | None:
     )
 
 
-def _line(said: object) -> str | None:
-    text = "".join(c for c in said if c.isprintable())[:200] if isinstance(said, str) else ""
+def _line(claim: object) -> str | None:
+    text = "".join(c for c in claim if c.isprintable())[:200] if isinstance(claim, str) else ""
     return text or None
 
 

@@ -22,20 +22,20 @@ class Passwords:
     _decoy: list[str] = field(default_factory=list)
 
     def hash(self, password: str) -> str:
-        """What is kept of a password."""
+        """Hash of a password, as it is kept."""
         with self._turn:
             return self.hasher.hash(password)
 
-    def matches(self, password: str, kept: str | None) -> bool:
-        """Whether this is the password. Without one to compare with, a decoy is compared, so that
-        an answer's time doesn't tell who has a password here."""
-        against = kept if kept is not None else self._decoy_hash()
+    def matches(self, password: str, password_hash: str | None) -> bool:
+        """True if this is the password. Without a hash to compare with, a decoy is compared, so
+        that an answer's time doesn't tell who has a password here."""
+        against = password_hash if password_hash is not None else self._decoy_hash()
         with self._turn:
             try:
                 self.hasher.verify(against, password)
             except (VerificationError, InvalidHashError):
                 return False
-        return kept is not None
+        return password_hash is not None
 
     def prepare(self) -> None:
         """Make the decoy ahead of the first login, whose time it would add to."""

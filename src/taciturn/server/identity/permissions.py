@@ -1,7 +1,8 @@
-"""What each role may do: one table, from which routes, documents and the deny tests are made.
+"""Permissions of each role: one table, from which routes, documents and the deny tests are made.
 
-An action is `resource:verb`. Holding it opens the door; what may be seen behind it (one's own
-jobs, datasets with a grant) is decided by the services.
+An action is `resource:verb`, and lets a caller use a route. The rows that they see or change there
+(their own jobs, datasets with a grant) follow from `job_access`, `namespace_access` and
+`approval_access`.
 """
 
 from __future__ import annotations
@@ -83,6 +84,8 @@ PERMISSIONS = MappingProxyType(
 
 
 def actions_of(roles: Iterable[Role]) -> frozenset[Action]:
-    """What somebody with these roles may do."""
-    held = frozenset(roles)
-    return frozenset(action for action, allowed in PERMISSIONS.items() if held & allowed)
+    """Actions that these roles allow."""
+    own_roles = frozenset(roles)
+    return frozenset(
+        action for action, allowed_roles in PERMISSIONS.items() if own_roles & allowed_roles
+    )

@@ -30,11 +30,11 @@ class Principal:
 
     @property
     def holders(self) -> tuple[str, ...]:
-        """Whose grants this person may draw on: their own first, then their groups'."""
+        """Holders whose grants this person may draw on: their own first, then their groups'."""
         return (f"user:{self.name}", *(f"group:{name}" for name in sorted(self.groups)))
 
     def has(self, role: Role) -> bool:
-        """Whether this person has the role."""
+        """True if this person has the role."""
         return role in self.roles
 
 

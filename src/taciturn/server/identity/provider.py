@@ -1,7 +1,9 @@
-"""An OpenID provider, as its discovery document describes it: where to send people, how to trade
-their code for an ID token, and whether that token is genuine.
+"""OpenID provider, as its discovery document describes it: the page to send people to, the trade of
+their code for an ID token, and the check that the token is genuine.
 
-Authorization code with PKCE, state and nonce; asymmetric signatures only.
+Authorization code with PKCE, state and nonce; asymmetric signatures only. Discovery, keys and
+claims are authlib's. Its client for Starlette is not used: that one keeps nonce and verifier of a
+login readable in a cookie, for as long as the browser keeps it.
 """
 
 from __future__ import annotations
@@ -9,26 +11,33 @@ from __future__ import annotations
 import threading
 import time
 from dataclasses import dataclass
-from typing import Any, cast
+from functools import partial
+from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
-from authlib.integrations.base_client import OAuthError
+from authlib.integrations.base_client import BaseApp, OAuth2Mixin, OAuthError, OpenIDMixin
 from authlib.integrations.httpx_client import OAuth2Client
-from authlib.oidc.core import CodeIDToken
-from joserfc import jwt
 from joserfc.errors import JoseError
-from joserfc.jwk import KeySet, KeySetSerialization
 
 from taciturn.server.problems import ProblemError
 
 ALGORITHMS = ["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "EdDSA"]
 _TIMEOUT_S, _LEEWAY_S, _FRESH_S = 10.0, 60, 3600.0
+_ENDPOINTS = ("authorization_endpoint", "token_endpoint", "jwks_uri")
+_HTTP_ERRORS: tuple[type[Exception], ...] = (httpx.HTTPError,)
+try:
+    import httpx2
+except ImportError:
+    pass
+else:  # authlib's client is made of it where it is installed
+    _HTTP_ERRORS = (httpx.HTTPError, httpx2.HTTPError)
+_UNREADABLE: tuple[type[Exception], ...] = (*_HTTP_ERRORS, TypeError, ValueError)
 
 
 @dataclass(frozen=True, slots=True)
 class Client:
-    """What we are to the provider."""
+    """This gateway, as a client of the provider."""
 
     issuer: str
     client_id: str
@@ -37,41 +46,47 @@ class Client:
     scopes: str
 
 
-class Provider:
-    """Talks to the provider; what it says of itself is remembered for an hour."""
+class Provider(OAuth2Mixin, OpenIDMixin, BaseApp):  # type: ignore[misc]
+    """Talks to the provider; its discovery document is remembered for an hour."""
+
+    client_cls = OAuth2Client
 
     def __init__(self, client: Client) -> None:
+        super().__init__(
+            framework=None,
+            client_id=client.client_id,
+            client_secret=client.client_secret,
+            server_metadata_url=client.issuer.rstrip("/") + "/.well-known/openid-configuration",
+            client_kwargs={
+                "scope": client.scopes,
+                "redirect_uri": client.redirect_uri,
+                "code_challenge_method": "S256",
+                "token_endpoint_auth_method": (
+                    "client_secret_basic" if client.client_secret else "none"
+                ),
+                "timeout": _TIMEOUT_S,
+            },
+        )
         self.client = client
         self._lock = threading.Lock()
-        self._described: dict[str, Any] | None = None
-        self._keys: KeySet | None = None
-        self._read_s = 0.0
+        self._read_s: float | None = None
 
     def login_url(self, state: str, nonce: str, verifier: str) -> str:
-        """Where a person's browser goes to log in."""
-        with self._oauth() as oauth:
-            url, _ = oauth.create_authorization_url(
-                self._description()["authorization_endpoint"],
-                state=state,
-                nonce=nonce,
-                code_verifier=verifier,
-            )
-        return str(url)
+        """Return the address that a person's browser goes to, to log in."""
+        request = self.create_authorization_url(state=state, nonce=nonce, code_verifier=verifier)
+        return str(request["url"])
 
     def claims(self, code: str, nonce: str, verifier: str) -> dict[str, Any]:
-        """What the provider says of who logged in.
+        """Return what the provider says of the person who logged in.
 
         Raises:
             ProblemError: `unauthenticated` if it says nothing genuine, `unavailable` if it cannot
                 be reached. The provider's words are not repeated.
         """
         try:
-            with self._oauth() as oauth:
-                answer = oauth.fetch_token(
-                    self._description()["token_endpoint"], code=code, code_verifier=verifier
-                )
+            answer = self.fetch_access_token(code=code, code_verifier=verifier)
             return self._verified(answer, nonce)
-        except httpx.HTTPError:
+        except _HTTP_ERRORS:
             raise _unreachable() from None
         except (OAuthError, JoseError, KeyError, TypeError, ValueError):
             raise ProblemError(
@@ -79,70 +94,56 @@ class Provider:
             ) from None
 
     def _verified(self, answer: dict[str, Any], nonce: str) -> dict[str, Any]:
-        token = answer["id_token"]
-        try:
-            decoded = jwt.decode(token, self._key_set(), algorithms=ALGORITHMS)
-        except (JoseError, ValueError):  # the provider may have changed its keys
-            decoded = jwt.decode(token, self._key_set(again=True), algorithms=ALGORITHMS)
-        claims = CodeIDToken(
-            decoded.claims,
-            decoded.header,
-            options={
+        claims = partial(
+            self.parse_id_token,
+            {"id_token": answer["id_token"], "access_token": answer.get("access_token")},
+            nonce,
+            claims_options={
                 "iss": {"essential": True, "value": self.client.issuer},
                 "aud": {"essential": True, "value": self.client.client_id},
             },
-            params={
-                "nonce": nonce,
-                "client_id": self.client.client_id,
-                "access_token": answer.get("access_token"),
-            },
+            leeway=_LEEWAY_S,
         )
-        claims.validate(now=int(time.time()), leeway=_LEEWAY_S)
-        return dict(claims)
+        try:
+            return dict(claims())
+        except (JoseError, ValueError):  # the provider may have changed its keys
+            self.fetch_jwk_set(force=True)
+            return dict(claims())
 
-    def _oauth(self) -> Any:
-        client = self.client
-        return OAuth2Client(
-            client_id=client.client_id,
-            client_secret=client.client_secret,
-            scope=client.scopes,
-            redirect_uri=client.redirect_uri,
-            code_challenge_method="S256",
-            token_endpoint_auth_method="client_secret_basic" if client.client_secret else "none",
-            timeout=_TIMEOUT_S,
-        )
+    def load_server_metadata(self) -> dict[str, Any]:
+        """Return the part of the discovery document that is used.
 
-    def _description(self) -> dict[str, Any]:
+        No more of it reaches authlib's client, which would take its own options from there, such as
+        `verify` and `code_challenge_method`.
+        """
         with self._lock:
-            if self._described is None or time.monotonic() - self._read_s > _FRESH_S:
-                url = self.client.issuer.rstrip("/") + "/.well-known/openid-configuration"
-                found = _fetched(url)
-                if found.get("issuer") != self.client.issuer:
-                    raise ProblemError(
-                        "unavailable", "the login provider has another name than it is known by"
-                    )
-                self._described, self._keys, self._read_s = found, None, time.monotonic()
-            return self._described
+            now_s = time.monotonic()
+            if self._read_s is None or now_s - self._read_s > _FRESH_S:
+                self.server_metadata, self._read_s = self._discovered(), now_s
+            metadata: dict[str, Any] = self.server_metadata
+            return metadata
 
-    def _key_set(self, *, again: bool = False) -> KeySet:
-        url = self._description()["jwks_uri"]
-        with self._lock:
-            if self._keys is None or again:
-                self._keys = KeySet.import_key_set(cast(KeySetSerialization, _fetched(url)))
-            return self._keys
+    def _discovered(self) -> dict[str, Any]:
+        _check_https(self._server_metadata_url)
+        self.server_metadata = {}
+        try:
+            document = super().load_server_metadata()
+        except _UNREADABLE:
+            raise _unreachable() from None
+        if document.get("issuer") != self.client.issuer:
+            raise ProblemError(
+                "unavailable", "the login provider has another name than it is known by"
+            )
+        endpoints = {name: str(document.get(name, "")) for name in _ENDPOINTS}
+        for url in endpoints.values():
+            _check_https(url)
+        return {**endpoints, "id_token_signing_alg_values_supported": ALGORITHMS}
 
 
-def _fetched(url: str) -> dict[str, Any]:
+def _check_https(url: str) -> None:
     local = urlsplit(url).hostname in ("127.0.0.1", "::1", "localhost")
     if not (url.startswith("https://") or local):
         raise ProblemError("unavailable", "the login provider is not reached by https")
-    try:
-        answer = httpx.get(url, timeout=_TIMEOUT_S).raise_for_status().json()
-    except (httpx.HTTPError, ValueError):
-        raise _unreachable() from None
-    if not isinstance(answer, dict):
-        raise _unreachable()
-    return answer
 
 
 def _unreachable() -> ProblemError:

@@ -1,8 +1,8 @@
 """Authentications of the last second, so that not every request asks the database who it is.
 
 What changes people or tokens in this process calls `forget`, which holds from that moment. Other
-processes of this gateway are told; whoever is not, such as another gateway on the same database,
-notices within `KEPT_S`. Only digests of tokens are kept here too.
+processes and replicas are notified; one that is not reached notices within `KEPT_S`. Only digests
+of tokens are kept here too.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ class Remembered(Generic[T]):
 
     def get(self, key: str) -> T | None:
         """The value, if it is fresh."""
-        found = self._entries.get(key)
-        if found is None or self._clock() - found[0] > KEPT_S:
+        entry = self._entries.get(key)
+        if entry is None or self._clock() - entry[0] > KEPT_S:
             return None
-        return found[1]
+        return entry[1]
 
     def keep(self, key: str, value: T, generation: int) -> None:
         """Remember a value, unless something was changed since `generation`: it may be stale."""
@@ -53,12 +53,12 @@ class Remembered(Generic[T]):
             self._entries[key] = (self._clock(), value)
 
     def forget(self) -> None:
-        """Something was changed here: ask the database again, everywhere."""
+        """Forget all answers, here and in the other processes: a change was made here."""
         self.lapse()
         self._tell()
 
     def lapse(self) -> None:
-        """Something has changed: ask the database again."""
+        """Forget all answers: a change was made elsewhere."""
         with self._lock:
             self._generation += 1
             self._entries.clear()

@@ -41,7 +41,7 @@ def new_secret() -> NewSecret:
 
 
 def digest(text: str) -> str:
-    """What is kept of a token, in hexadecimal."""
+    """Digest of a token, in hexadecimal: all that is kept of it."""
     return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -53,6 +53,6 @@ def token_id(text: str) -> str | None:
     return f"tok_{parts[1]}"
 
 
-def matches(text: str, kept: str) -> bool:
-    """Whether a token is the one whose digest was kept, in constant time."""
-    return hmac.compare_digest(digest(text), kept)
+def matches(text: str, kept_digest: str) -> bool:
+    """True if a token is the one whose digest was kept; compared in constant time."""
+    return hmac.compare_digest(digest(text), kept_digest)

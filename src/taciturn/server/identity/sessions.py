@@ -30,7 +30,7 @@ class Sessions:
 
     @property
     def secure(self) -> bool:
-        """Whether cookies are for https only."""
+        """True if cookies are for https only."""
         if self.settings.secure_cookies is not None:
             return self.settings.secure_cookies
         return (self.settings.public_url or "").startswith("https://")
@@ -72,8 +72,8 @@ class Sessions:
         if request.method in _SAFE:
             return
         self.check_origin(request)
-        given = request.headers.get(CSRF_HEADER, "")
-        if not hmac.compare_digest(given.encode(), csrf_proof(token).encode()):
+        proof = request.headers.get(CSRF_HEADER, "")
+        if not hmac.compare_digest(proof.encode(), csrf_proof(token).encode()):
             raise ProblemError(
                 "csrf",
                 f"a write of a browser session needs the header {CSRF_HEADER} with the value of "
@@ -83,7 +83,10 @@ class Sessions:
     def check_origin(self, request: Request) -> None:
         """Raises ProblemError `csrf` if a browser says that another site's page asks."""
         if not self._own_origin(request):
-            raise ProblemError("csrf", "this is for pages of this gateway, and another site asks")
+            raise ProblemError(
+                "csrf",
+                "the request comes from another site; only pages of this gateway may send it",
+            )
 
     def proof(self, request: Request) -> str:
         """The value for the CSRF header; empty where the caller has no session."""
@@ -103,5 +106,5 @@ class Sessions:
 
 
 def csrf_proof(token: str) -> str:
-    """What a session's pages send back; tells nothing of the token."""
+    """Proof that a session's pages send back; it tells nothing of the token."""
     return hashlib.sha256(f"csrf:{token}".encode()).hexdigest()

@@ -12,8 +12,7 @@ from taciturn.server.context import Gateway
 from taciturn.server.identity.directory import Directory
 from taciturn.server.identity.permissions import Action, actions_of
 from taciturn.server.identity.principal import Principal
-from taciturn.server.newest_first import key, newest_first
-from taciturn.server.paging import Paging
+from taciturn.server.paging import Paging, newest_first, position_of
 from taciturn.server.problems import ProblemError
 from taciturn.server.schema.tables import tokens
 from taciturn.server.timestamps import moment
@@ -25,7 +24,7 @@ _DAY_MS = 86_400_000
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
-    """What people do with their own tokens. Nobody else's are in sight."""
+    """Tokens of a person, for that person alone."""
 
     gateway: Gateway
     directory: Directory
@@ -37,23 +36,25 @@ class Tokens:
         has scopes, it gets the same ones.
         """
         scopes = _scopes(caller, new.scopes)
-        made = self.directory.create_token(
+        new_token = self.directory.create_token(
             kind="api",
             name=new.name,
             lifetime_ms=new.expires_in_days * _DAY_MS,
             user_id=caller.user_id,
             scopes=scopes,
         )
-        return self.shown(made.id, made.text)
+        return self.with_text(new_token.id, new_token.text)
 
-    def shown(self, token_id: str, text: str) -> TokenSecret:
+    def with_text(self, token_id: str, text: str) -> TokenSecret:
         """A token that was just made, with its text."""
         return TokenSecret(**dict(_view(self._row(token_id))), token=text)
 
     def list(self, caller: Principal, paging: Paging) -> Page[TokenView]:
         """The caller's own tokens, newest first, expired and revoked ones included."""
         query = select(tokens).where(tokens.c.user_id == caller.user_id)
-        return paging.page(self.gateway.rows(newest_first(query, tokens, paging)), _view, key)
+        return paging.page(
+            self.gateway.rows(newest_first(query, tokens, paging)), _view, position_of
+        )
 
     def revoke(self, caller: Principal, token_id: str) -> None:
         """End one of the caller's own tokens; raises ProblemError `not_found` for any other."""
@@ -62,25 +63,25 @@ class Tokens:
         self.directory.revoke(token_id)
 
     def _row(self, token_id: str) -> Row[Any]:
-        found = self.gateway.rows(select(tokens).where(tokens.c.id == token_id))
-        if not found:
+        rows = self.gateway.rows(select(tokens).where(tokens.c.id == token_id))
+        if not rows:
             raise _unknown(token_id)
-        return found[0]
+        return rows[0]
 
 
-def _scopes(caller: Principal, asked: tuple[str, ...]) -> tuple[str, ...]:
-    unknown = sorted(set(asked) - set(Action))
+def _scopes(caller: Principal, requested: tuple[str, ...]) -> tuple[str, ...]:
+    unknown = sorted(set(requested) - set(Action))
     if unknown:
         raise ProblemError(
             "invalid", f"scopes: there is no action {unknown[0]!r}; /v1/self lists yours"
         )
-    beyond = sorted(set(asked) - caller.actions)
+    beyond = sorted(set(requested) - caller.actions)
     if beyond:
         raise ProblemError(
             "forbidden", f"scopes: {beyond[0]!r} is not yours to give; /v1/self lists what is"
         )
     limited = caller.actions != actions_of(caller.roles)
-    return tuple(sorted(asked or (caller.actions if limited else ())))
+    return tuple(sorted(requested or (caller.actions if limited else ())))
 
 
 def _unknown(token_id: str) -> ProblemError:

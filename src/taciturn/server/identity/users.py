@@ -29,7 +29,7 @@ class Users:
     directory: Directory
 
     def list(self, paging: Paging) -> Page[UserView]:
-        """Everybody, by name."""
+        """All users, by name."""
 
         def work(connection: Connection) -> Page[UserView]:
             query = select(users).where(users.c.name > paging.name()).order_by(users.c.name)
@@ -43,7 +43,7 @@ class Users:
         """One person; raises ProblemError `not_found`."""
 
         def work(connection: Connection) -> UserView:
-            row = named(connection, name)
+            row = user_row(connection, name)
             return _view(row, _groups(connection, [row.id]))
 
         return self.gateway.read(work)
@@ -71,7 +71,7 @@ class Users:
         if name == caller.name and not _only_cosmetic(change):
             raise ProblemError(
                 "separation_of_duty",
-                "nobody changes their own roles, groups, sources or state; ask another "
+                "you cannot change your own roles, groups, sources or state; ask another "
                 "administrator",
             )
         if change.roles is not None:
@@ -81,7 +81,7 @@ class Users:
         now_ms = self.gateway.now_ms()
 
         def work(connection: Connection) -> None:
-            row = named(connection, name)
+            row = user_row(connection, name)
             _apply(connection, row, change, now_ms)
             check_an_admin_is_left(connection)
             if change.disabled:
@@ -111,7 +111,7 @@ def _apply(connection: Connection, row: Row[Any], change: UserChange, now_ms: in
 
 
 def _gains(row: Row[Any], change: UserChange, groups: Iterable[str]) -> bool:
-    """Whether the person may do more afterwards than before."""
+    """True if the person may do more afterwards than before."""
     roles = set(change.roles or ()) - {Role(name) for name in json.loads(row.roles)}
     let_in = bool(row.disabled) and change.disabled is False
     return bool(roles) or let_in or bool(set(change.groups or ()) - set(groups))
@@ -137,15 +137,15 @@ def check_an_admin_is_left(connection: Connection) -> None:
 
 
 def _only_cosmetic(change: UserChange) -> bool:
-    given = (change.roles, change.groups, change.disabled, change.sources)
-    return all(each is None for each in given)
+    fields = (change.roles, change.groups, change.disabled, change.sources)
+    return all(field is None for field in fields)
 
 
 def _spelled(sources: Iterable[str]) -> list[str]:
     return list(dict.fromkeys(map(places.prefix, sources)))
 
 
-def named(connection: Connection, name: str) -> Row[Any]:
+def user_row(connection: Connection, name: str) -> Row[Any]:
     """The row of a person; raises ProblemError `not_found`."""
     row = connection.execute(select(users).where(users.c.name == name)).first()
     if row is None:
@@ -155,10 +155,10 @@ def named(connection: Connection, name: str) -> Row[Any]:
 
 def _groups(connection: Connection, user_ids: Iterable[str]) -> dict[str, tuple[str, ...]]:
     query = select(memberships).where(memberships.c.user_id.in_(list(user_ids)))
-    found: dict[str, list[str]] = {}
+    groups: dict[str, list[str]] = {}
     for row in connection.execute(query.order_by(memberships.c.group_name)):
-        found.setdefault(row.user_id, []).append(row.group_name)
-    return {user_id: tuple(names) for user_id, names in found.items()}
+        groups.setdefault(row.user_id, []).append(row.group_name)
+    return {user_id: tuple(names) for user_id, names in groups.items()}
 
 
 def _view(row: Row[Any], groups: dict[str, tuple[str, ...]]) -> UserView:

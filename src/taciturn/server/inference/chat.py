@@ -32,7 +32,7 @@ _TITLES = {
 
 @dataclass(frozen=True, slots=True)
 class ChatPrompt:
-    """What the model is to continue, and texts before which its answer ends."""
+    """Text that the model is to continue, and texts before which its answer ends."""
 
     text: str
     stops: tuple[str, ...] = ()
@@ -51,8 +51,8 @@ class Chats:
             ProblemError: `invalid`, if the template refuses the conversation.
         """
         config = json.loads(self.artifacts.read(job_id, "tokenizer_config.json") or b"{}")
-        found = self.artifacts.read(job_id, "chat_template.jinja")
-        template = config.get("chat_template") if found is None else found.decode()
+        data = self.artifacts.read(job_id, "chat_template.jinja")
+        template = config.get("chat_template") if data is None else data.decode()
         if not isinstance(template, str):
             return plain_prompt(messages)
         return _templated(template, messages, config)
@@ -60,8 +60,8 @@ class Chats:
 
 def plain_prompt(messages: Sequence[Message]) -> ChatPrompt:
     """A conversation for a model that knows no form of it."""
-    said = [f"{_TITLES[message.role]}: {message.text}" for message in messages]
-    return ChatPrompt("\n\n".join([*said, "Assistant:"]), (PLAIN_STOP,))
+    turns = [f"{_TITLES[message.role]}: {message.text}" for message in messages]
+    return ChatPrompt("\n\n".join([*turns, "Assistant:"]), (PLAIN_STOP,))
 
 
 def _templated(template: str, messages: Sequence[Message], config: dict[str, object]) -> ChatPrompt:
@@ -86,7 +86,7 @@ def _templated(template: str, messages: Sequence[Message], config: dict[str, obj
 
 
 def _environment() -> ImmutableSandboxedEnvironment:
-    """As in Transformers, from which templates expect this much."""
+    """Return an environment like that of Transformers, for which templates are written."""
     environment = ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
     )

@@ -16,7 +16,7 @@ from anyio import CapacityLimiter, to_thread
 
 from taciturn.server.identity.principal import Principal
 from taciturn.server.identity.secret import new_id
-from taciturn.server.jobs.text_streams import Texts
+from taciturn.server.jobs.text_streams import TextStreams
 from taciturn.server.models.results import Results
 from taciturn.server.problems import ProblemError
 from taciturn.wire.events import FailureCode
@@ -38,20 +38,20 @@ _LASTING = frozenset(
 
 PATIENCE_S = 900.0
 _FIRST_LOOK_S, _LONGEST_PAUSE_S = 0.05, 1.0
-_PIECE_S = 0.25
+_PIECE_S = 0.5
 
 
-class Desk(Protocol):
-    """Where jobs are asked for."""
+class JobSubmitter(Protocol):
+    """Submission of jobs."""
 
-    def submit(self, caller: Principal, asked: RemoteSample, key: str | None) -> JobView:
+    def submit(self, caller: Principal, request: RemoteSample, key: str | None) -> JobView:
         """Ask for a job."""
 
     def view(self, caller: Principal, job_id: str) -> JobView:
-        """Where it stands."""
+        """Return the job's view."""
 
     def cancel(self, caller: Principal, job_id: str) -> JobView:
-        """Nobody wants it any more."""
+        """Cancel a job that nobody waits for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,24 +65,26 @@ class Piece:
 class Completions:
     """Asks for samples, and waits for them."""
 
-    def __init__(self, desk: Desk, results: Results, texts: Texts) -> None:
-        self._desk, self._results, self._texts = desk, results, texts
+    def __init__(
+        self, submitter: JobSubmitter, results: Results, text_streams: TextStreams
+    ) -> None:
+        self._submitter, self._results, self._text_streams = submitter, results, text_streams
         self._threads = CapacityLimiter(8)
 
-    async def ask(self, caller: Principal, asked: RemoteSample) -> JobView:
+    async def ask(self, caller: Principal, request: RemoteSample) -> JobView:
         """Ask for text; raises ProblemError as submitting does."""
-        return await self._ask(lambda: self._desk.submit(caller, asked, new_id("key")))
+        return await self._ask(lambda: self._submitter.submit(caller, request, new_id("key")))
 
     async def whole(
-        self, caller: Principal, job: JobView, gone: Callable[[], Awaitable[bool]]
+        self, caller: Principal, job: JobView, is_gone: Callable[[], Awaitable[bool]]
     ) -> tuple[SampleLine, ...]:
-        """All completions of a job; a caller who is gone cancels it.
+        """Return all completions of a job; a caller who is gone cancels it.
 
         Raises:
             ProblemError: `unavailable`, if it failed or took too long, or if nobody waits for it.
         """
         try:
-            await self._over(caller, job.id, gone)
+            await self._over(caller, job.id, is_gone)
         except asyncio.CancelledError:
             await self._abandon(caller, job.id)
             raise
@@ -90,31 +92,31 @@ class Completions:
 
     async def pieces(self, caller: Principal, job: JobView) -> AsyncIterator[Piece]:
         """One completion of a job that streams, piece by piece."""
-        written, number, over = "", 0, False
+        text, number, over = "", 0, False
         try:
             while not over:
-                chunk = await self._texts.read(job.id, number, _PIECE_S)
-                if chunk is None:
+                chunks = await self._text_streams.read(job.id, number, _PIECE_S)
+                if not chunks:
                     over = await self._is_over(caller, job.id)
-                    continue
-                number += 1
-                written += chunk.text
-                yield Piece(chunk.text)
-                if chunk.last:
-                    await self._over(caller, job.id)
-                    over = True
+                for chunk in chunks:
+                    number += 1
+                    text += chunk.text
+                    yield Piece(chunk.text)
+                    if chunk.last:
+                        await self._over(caller, job.id)
+                        over = True
         except (asyncio.CancelledError, GeneratorExit):
             await self._abandon(caller, job.id)
             raise
         finally:
-            self._texts.close(job.id)
+            await asyncio.shield(self._ask(lambda: self._text_streams.delete(job.id)))
         (line,) = await self._ask(lambda: self._results.samples(job.id))
-        # Worker and reader may have come to different gateways: then the rest comes at once.
-        rest = line.text.removeprefix(written) if line.text.startswith(written) else ""
+        # What was too long, or was lost with a database that was restarted, comes at once.
+        rest = line.text.removeprefix(text) if line.text.startswith(text) else ""
         yield Piece(rest, line)
 
     async def _over(
-        self, caller: Principal, job_id: str, gone: Callable[[], Awaitable[bool]] | None = None
+        self, caller: Principal, job_id: str, is_gone: Callable[[], Awaitable[bool]] | None = None
     ) -> None:
         deadline = time.monotonic() + PATIENCE_S
         pause_s = _FIRST_LOOK_S
@@ -123,14 +125,14 @@ class Completions:
                 raise ProblemError(
                     "unavailable", f"job {job_id!r} takes longer than {PATIENCE_S:g} s; it goes on"
                 )
-            if gone is not None and await gone():
+            if is_gone is not None and await is_gone():
                 await self._abandon(caller, job_id)
                 raise ProblemError("unavailable", f"nobody waits for job {job_id!r}; cancelled")
             await asyncio.sleep(pause_s)
             pause_s = min(1.5 * pause_s, _LONGEST_PAUSE_S)
 
     async def _is_over(self, caller: Principal, job_id: str) -> bool:
-        job = await self._ask(lambda: self._desk.view(caller, job_id))
+        job = await self._ask(lambda: self._submitter.view(caller, job_id))
         if job.state is JobState.SUCCEEDED or not job.state.over:
             return job.state.over
         why = job.failure.text if job.failure else f"it was {job.state.value}"
@@ -139,7 +141,7 @@ class Completions:
 
     async def _abandon(self, caller: Principal, job_id: str) -> None:
         # Shielded: we are being cancelled ourselves.
-        await asyncio.shield(self._ask(lambda: self._desk.cancel(caller, job_id)))
+        await asyncio.shield(self._ask(lambda: self._submitter.cancel(caller, job_id)))
 
     async def _ask(self, work: Callable[[], T]) -> T:
         return await to_thread.run_sync(work, limiter=self._threads)

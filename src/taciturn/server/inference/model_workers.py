@@ -1,4 +1,4 @@
-"""What a worker that samples or judges may ask: the files of its model, and another job of it."""
+"""Requests of a worker that samples or judges: the files of its model, and another job of it."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Any
 from sqlalchemy import Row, select
 
 from taciturn.server.context import Gateway
+from taciturn.server.identity.job_access import held_job, no_model
 from taciturn.server.identity.principal import WorkerPrincipal
-from taciturn.server.models.artifacts import Held
-from taciturn.server.models.models import Models, no_model
+from taciturn.server.models.models import Models
 from taciturn.server.problems import ProblemError
 from taciturn.server.schema.tables import jobs
 from taciturn.wire.jobs import JobKind, JobState
@@ -22,11 +22,10 @@ class ModelWorkers:
 
     gateway: Gateway
     models: Models
-    held: Held
 
     def check_holds(self, worker: WorkerPrincipal, lease: int) -> Row[Any]:
         """The worker's job; raises ProblemError `fenced` unless it holds it."""
-        return self.gateway.read(lambda connection: self.held(connection, worker, lease))
+        return self.gateway.read(lambda connection: held_job(connection, worker, lease))
 
     def files_of(self, worker: WorkerPrincipal, lease: int, model_id: str) -> str:
         """The job that made the model; raises ProblemError unless it is the one to be used."""
@@ -40,14 +39,14 @@ class ModelWorkers:
         Raises:
             ProblemError: `fenced` for any other.
         """
-        wanted = select(jobs.c.model_id, jobs.c.handle).where(
+        query = select(jobs.c.model_id, jobs.c.handle).where(
             jobs.c.id == worker.job_id,
             jobs.c.worker_token == worker.token_id,
             jobs.c.lease == lease,
             jobs.c.kind == JobKind.SAMPLE,
             jobs.c.state == JobState.SUCCEEDED,
         )
-        row = self.gateway.read(lambda connection: connection.execute(wanted).first())
+        row = self.gateway.read(lambda connection: connection.execute(query).first())
         if row is None:
             raise ProblemError("fenced", "there is nothing more to do for this worker; end")
         return row.model_id, row.handle

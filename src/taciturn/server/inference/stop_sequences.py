@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 def cut(text: str, stops: Sequence[str]) -> tuple[str, bool]:
     """The text before the first stop, and whether there was one."""
-    found = [at for at in (text.find(stop) for stop in stops) if at >= 0]
-    return (text[: min(found)], True) if found else (text, False)
+    positions = [at for at in (text.find(stop) for stop in stops) if at >= 0]
+    return (text[: min(positions)], True) if positions else (text, False)
 
 
 class Stopper:
@@ -20,22 +20,22 @@ class Stopper:
         self.stopped = False
 
     def feed(self, piece: str) -> str:
-        """What can be shown now."""
+        """Return the text that can be shown now."""
         if self.stopped:
             return ""
         text, self.stopped = cut(self._held + piece, self._stops)
         keep = 0 if self.stopped else _beginning(text, self._stops)
-        shown, self._held = text[: len(text) - keep], text[len(text) - keep :]
-        return shown
+        visible, self._held = text[: len(text) - keep], text[len(text) - keep :]
+        return visible
 
     def end(self) -> str:
-        """What was held back: it was no stop."""
-        shown, self._held = self._held, ""
-        return "" if self.stopped else shown
+        """Return the text that was held back: it was no stop."""
+        visible, self._held = self._held, ""
+        return "" if self.stopped else visible
 
 
 def _beginning(text: str, stops: Sequence[str]) -> int:
-    """How many characters at the end could become a stop."""
+    """Return the number of characters at the end that could become a stop."""
     longest = max((len(stop) for stop in stops), default=1) - 1
     for length in range(min(longest, len(text)), 0, -1):
         if any(stop.startswith(text[-length:]) for stop in stops):

@@ -12,22 +12,24 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from sqlalchemy import ColumnElement, Connection, Row, Update, and_, insert, or_, select, update
+from sqlalchemy import Connection, Row, Update, and_, insert, select, update
 
 from taciturn.accounting.events import event_from_dict
 from taciturn.certificate.canonical import canonical_json
 from taciturn.server import ledger
 from taciturn.server.context import Gateway
+from taciturn.server.identity.approval_access import (
+    check_may_decide,
+    may_see_approval,
+    may_see_approvals,
+)
 from taciturn.server.identity.holders import check_access_is_settled
 from taciturn.server.identity.principal import Principal
 from taciturn.server.identity.secret import new_id
-from taciturn.server.newest_first import key, newest_first
-from taciturn.server.paging import Paging
+from taciturn.server.paging import Paging, newest_first, position_of
 from taciturn.server.problems import ProblemError
 from taciturn.server.schema.tables import approvals, decisions, jobs, policies, users
 from taciturn.server.timestamps import moment
-from taciturn.wire.datasets import PolicyTerms
-from taciturn.wire.identity import Role
 from taciturn.wire.jobs import ApprovalView, Decision, DecisionView, Withdrawal
 from taciturn.wire.values import Page
 
@@ -37,9 +39,9 @@ Reason = Literal["no_guarantee", "exceeds_grant"]
 
 
 def request_digest(reason: str, job: Mapping[str, Any]) -> str:
-    """What an approval is bound to: who asks for what, and the plan that would run."""
-    said = [reason, *(job[name] for name in ("id", "requester_id", "request", "plan", "event"))]
-    return hashlib.sha256(canonical_json(said)).hexdigest()
+    """Digest that binds an approval to its request: requester, job, and the plan that would run."""
+    terms = [reason, *(job[name] for name in ("id", "requester_id", "request", "plan", "event"))]
+    return hashlib.sha256(canonical_json(terms)).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,27 +84,27 @@ class Approvals:
             earlier = _decisions(connection, approval_id).get(caller.user_id)
             if earlier == _WORD[answer.decision]:
                 return _view(connection, row)
-            _check_may_decide(
+            _check_decidable(
                 caller, row, now_ms, decided=earlier is not None and earlier != _WITHDRAWN
             )
             if answer.decision == "approve":
                 check_access_is_settled(connection, caller, row.namespace, now_ms)
-            said = {
+            values = {
                 "decision": _WORD[answer.decision],
                 "comment": answer.comment,
                 "created_at_ms": now_ms,
             }
             if earlier is None:
                 who = {"approval_id": approval_id, "approver_id": caller.user_id}
-                connection.execute(insert(decisions).values(who | said))
+                connection.execute(insert(decisions).values(who | values))
             else:
-                connection.execute(_own(caller, approval_id).values(said))
+                connection.execute(_own(caller, approval_id).values(values))
             self._conclude(connection, row)
             return _view(connection, _visible(connection, caller, approval_id))
 
         return self.gateway.write(work)
 
-    def withdraw(self, caller: Principal, approval_id: str, wanted: Withdrawal) -> ApprovalView:
+    def withdraw(self, caller: Principal, approval_id: str, withdrawal: Withdrawal) -> ApprovalView:
         """Take one's yes back, while the job has not made use of it; again: as at first. Whoever
         has may decide anew.
 
@@ -124,22 +126,26 @@ class Approvals:
                     f"approval {approval_id!r} is {row.state}: there is nothing to take back any "
                     "more; who asked for the job, or the data's owner, can cancel it",
                 )
-            said = {"decision": _WITHDRAWN, "comment": wanted.comment, "created_at_ms": now_ms}
-            connection.execute(_own(caller, approval_id).values(said))
+            values = {
+                "decision": _WITHDRAWN,
+                "comment": withdrawal.comment,
+                "created_at_ms": now_ms,
+            }
+            connection.execute(_own(caller, approval_id).values(values))
             self._conclude(connection, row)
 
         self.gateway.write(work)
         return self.view(caller, approval_id)
 
     def use(self, job_id: str) -> bool:
-        """Whether a job has been approved. From then on no yes is taken back: before anything is
+        """True if a job has been approved. From then on no yes is taken back: before anything is
         held or recorded for it."""
 
         def work(connection: Connection) -> bool:
-            mine = approvals.c.job_id == job_id
-            approved = update(approvals).where(mine, approvals.c.state == "approved")
+            of_job = approvals.c.job_id == job_id
+            approved = update(approvals).where(of_job, approvals.c.state == "approved")
             connection.execute(approved.values(state="used"))
-            state = connection.execute(select(approvals.c.state).where(mine)).scalar()
+            state = connection.execute(select(approvals.c.state).where(of_job)).scalar()
             return state == "used"
 
         return self.gateway.write(work)
@@ -152,26 +158,28 @@ class Approvals:
             row = _visible(connection, caller, approval_id)
             return _view(connection, row), row
 
-        found, row = self.gateway.read(work)
-        if found.state not in ("open", "approved"):
-            return found
+        approval, row = self.gateway.read(work)
+        if approval.state not in ("open", "approved"):
+            return approval
         engine, key = self.gateway.engine, self.gateway.seal_key
-        left = 1 - ledger.statement(engine, key, row.namespace).budget.taken
-        needed = 0.0
+        free_share = 1 - ledger.statement(engine, key, row.namespace).budget.used
+        needed_share = 0.0
         if row.event is not None:
             room = ledger.room(engine, key, namespace=row.namespace, grants=())
-            needed = room.quote(event_from_dict(json.loads(row.event))).needed[None]
-        return found.model_copy(update={"left": left, "left_after": left - needed})
+            needed_share = room.quote(event_from_dict(json.loads(row.event))).needed_shares[None]
+        return approval.model_copy(
+            update={"left": free_share, "left_after": free_share - needed_share}
+        )
 
     def page(self, caller: Principal, paging: Paging, state: str | None) -> Page[ApprovalView]:
         """Requests that the caller made or may decide, newest first; all to auditors."""
-        wanted = newest_first(_select().where(_seen_by(caller)), approvals, paging)
+        query = newest_first(_select().where(may_see_approvals(caller)), approvals, paging)
         if state is not None:
-            wanted = wanted.where(approvals.c.state == state)
+            query = query.where(approvals.c.state == state)
 
         def work(connection: Connection) -> Page[ApprovalView]:
-            rows = [row for row in connection.execute(wanted) if _may_see(caller, row)]
-            return paging.page(rows, lambda row: _view(connection, row), key)
+            rows = [row for row in connection.execute(query) if may_see_approval(caller, row)]
+            return paging.page(rows, lambda row: _view(connection, row), position_of)
 
         return self.gateway.read(work)
 
@@ -185,11 +193,11 @@ class Approvals:
 
     @staticmethod
     def _conclude(connection: Connection, row: Row[Any]) -> None:
-        found = list(_decisions(connection, row.id).values())
+        answers = list(_decisions(connection, row.id).values())
         state = "open"
-        if "rejected" in found:
+        if "rejected" in answers:
             state = "rejected"
-        elif found.count("approved") >= row.needed:
+        elif answers.count("approved") >= row.needed:
             state = "approved"
         change = update(approvals).where(approvals.c.id == row.id)
         connection.execute(change.values(state=state))
@@ -201,61 +209,36 @@ _WITHDRAWN = "withdrawn"
 
 def _own(caller: Principal, approval_id: str) -> Update:
     """A change of what the caller has said."""
-    mine = (decisions.c.approval_id == approval_id) & (decisions.c.approver_id == caller.user_id)
-    return update(decisions).where(mine)
+    own_decision = (decisions.c.approval_id == approval_id) & (
+        decisions.c.approver_id == caller.user_id
+    )
+    return update(decisions).where(own_decision)
 
 
 def approvers_of(connection: Connection, job_id: str) -> tuple[str, ...]:
     """The names of who approved a job, in order."""
-    wanted = (
+    query = (
         select(users.c.name)
         .join(decisions, decisions.c.approver_id == users.c.id)
         .join(approvals, approvals.c.id == decisions.c.approval_id)
         .where(approvals.c.job_id == job_id, decisions.c.decision == "approved")
         .order_by(users.c.name)
     )
-    return tuple(connection.execute(wanted).scalars())
+    return tuple(connection.execute(query).scalars())
 
 
-def _check_may_decide(caller: Principal, row: Row[Any], now_ms: int, *, decided: bool) -> None:
-    if row.requester_id == caller.user_id:
-        raise ProblemError(
-            "separation_of_duty", "you asked for this yourself; two other people have to decide"
-        )
-    if not _is_approver(caller, row):
-        raise ProblemError(
-            "forbidden", "the policy of this data does not name you as an approver; ask its owner"
-        )
+def _check_decidable(caller: Principal, row: Row[Any], now_ms: int, *, decided: bool) -> None:
+    check_may_decide(caller, row)
     if row.state == "expired" or (row.state == "open" and row.expires_at_ms <= now_ms):
         raise ProblemError("expired", f"approval {row.id!r} was not decided in time; ask again")
     if row.state != "open" or decided:
         raise ProblemError("conflict", f"approval {row.id!r} is {row.state}, or you have decided")
-    asked = {"id": row.job_id, "request": row.job_request}
-    asked |= {name: getattr(row, name) for name in ("requester_id", "plan", "event")}
-    if request_digest(row.reason, asked) != row.request:
-        raise ProblemError("conflict", "the job is not what approval was asked for; reject it")
-
-
-def _is_approver(caller: Principal, row: Row[Any]) -> bool:
-    if row.owner_id == caller.user_id:
-        return True
-    named = PolicyTerms.model_validate_json(row.terms).approvers
-    return bool(set(named) & set(caller.holders))
-
-
-def _may_see(caller: Principal, row: Row[Any]) -> bool:
-    own = caller.user_id in (row.requester_id, row.owner_id)
-    return own or caller.has(Role.AUDITOR) or _is_approver(caller, row)
-
-
-def _seen_by(caller: Principal) -> ColumnElement[bool]:
-    """A condition that spares reading most of what `_may_see` would refuse."""
-    if caller.has(Role.AUDITOR):
-        return approvals.c.id.is_not(None)
-    named = [
-        policies.c.terms.contains(json.dumps(holder), autoescape=True) for holder in caller.holders
-    ]
-    return or_(jobs.c.requester_id == caller.user_id, policies.c.owner_id == caller.user_id, *named)
+    job = {"id": row.job_id, "request": row.job_request}
+    job |= {name: getattr(row, name) for name in ("requester_id", "plan", "event")}
+    if request_digest(row.reason, job) != row.request:
+        raise ProblemError(
+            "conflict", "the job has changed since approval was requested; reject it"
+        )
 
 
 def _select() -> Any:
@@ -283,7 +266,7 @@ def _visible(connection: Connection, caller: Principal, approval_id: str) -> Row
     row: Row[Any] | None = connection.execute(
         _select().where(and_(approvals.c.id == approval_id))
     ).first()
-    if row is None or not _may_see(caller, row):
+    if row is None or not may_see_approval(caller, row):
         raise ProblemError(
             "not_found", f"there is no approval {approval_id!r}, or it is not for you to see"
         )
@@ -291,12 +274,12 @@ def _visible(connection: Connection, caller: Principal, approval_id: str) -> Row
 
 
 def _decisions(connection: Connection, approval_id: str) -> dict[str, str]:
-    wanted = select(decisions).where(decisions.c.approval_id == approval_id)
-    return {row.approver_id: row.decision for row in connection.execute(wanted)}
+    query = select(decisions).where(decisions.c.approval_id == approval_id)
+    return {row.approver_id: row.decision for row in connection.execute(query)}
 
 
-def _said(connection: Connection, approval_id: str) -> tuple[DecisionView, ...]:
-    wanted = (
+def _decision_views(connection: Connection, approval_id: str) -> tuple[DecisionView, ...]:
+    query = (
         select(decisions, users.c.name)
         .join(users, users.c.id == decisions.c.approver_id)
         .where(decisions.c.approval_id == approval_id)
@@ -309,7 +292,7 @@ def _said(connection: Connection, approval_id: str) -> tuple[DecisionView, ...]:
             comment=row.comment,
             at=moment(row.created_at_ms),
         )
-        for row in connection.execute(wanted)
+        for row in connection.execute(query)
     )
 
 
@@ -335,5 +318,5 @@ def _view(connection: Connection, row: Row[Any]) -> ApprovalView:
         delta=privacy.get("delta"),
         steps=plan.get("steps", 1 if plan else None),
         purpose=request.get("purpose"),
-        decisions=_said(connection, row.id),
+        decisions=_decision_views(connection, row.id),
     )

@@ -1,8 +1,9 @@
-"""One look into the database each second for everybody who watches the events of jobs.
+"""Broadcast of the events of jobs to everybody who watches them in one process.
 
-Events become visible at ticks; the last ones of a tick are committed a moment later. Each gateway
-process looks by itself; none has to know of the others. A watcher holds a bounded queue. Whoever
-reads too slowly is let go, and resumes after the last event that it has got.
+Events become visible at ticks; the last ones of a tick are committed a moment later, and notify.
+Each gateway process looks into the database by itself, once for all its watchers: after each tick,
+when it is notified, and each second. A watcher holds a bounded queue. Whoever reads too slowly is
+let go, and resumes after the last event that it has got, in any process.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import logging
 import math
 import time
 from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TypeVar
@@ -23,12 +25,13 @@ from taciturn.wire.events import NumberedEvent
 
 T = TypeVar("T")
 
-log = logging.getLogger("taciturn.server.hub")
+log = logging.getLogger("taciturn.server.broadcast")
 
 _QUEUE = 64
 _PAGE = 50  # a thousand who come back at once hold as many events each
 _BEAT_S = 15.0
 _LOOK_S = 1.0  # an end that was due at a tick is written by whoever dispatches, soon after it
+_COALESCE_S = 0.05  # many jobs that end at one tick are one look
 _LIFE_S = 3600.0  # then a watcher has to come again, with a token that is still valid
 
 
@@ -45,7 +48,7 @@ _Item = NumberedEvent | _End | None  # None: a sign of life
 
 @dataclass(eq=False, slots=True)
 class _Watcher:
-    """Somebody who watches a job.
+    """A stream that watches a job.
 
     Attributes:
         after: number of the newest event that was given out.
@@ -62,17 +65,17 @@ class _Watcher:
 
     def offer(self, event: NumberedEvent) -> None:
         if event.sequence > max(self.after, self.offered):
-            self.put(event)
+            self.enqueue(event)
             self.offered = event.sequence
 
-    def put(self, item: _Item) -> None:
+    def enqueue(self, item: _Item) -> None:
         if self.queue.full():
             self.slow = True
         if not self.slow:
             self.queue.put_nowait(item)
 
 
-class Hub:
+class Broadcast:
     """Feeds all streams of one process. Used from its event loop only, but for `stop`."""
 
     def __init__(self, events: Events, limit: int = 4000) -> None:
@@ -88,14 +91,19 @@ class Hub:
 
     @property
     def watching(self) -> int:
-        """How many streams there are."""
+        """The number of streams."""
         return self._watching
 
     def stop(self) -> None:
         """End all streams now and let nobody watch any more; from any thread or signal handler."""
         self._stopped = True
+        self.wake()
+
+    def wake(self) -> None:
+        """An event has become visible: look soon. From any thread."""
         if self._loop is not None:
-            self._loop.call_soon_threadsafe(self._wake.set)
+            with suppress(RuntimeError):  # it has ended
+                self._loop.call_soon_threadsafe(self._wake.set)
 
     async def watch(self, job_id: str, after: int) -> AsyncIterator[NumberedEvent | None]:
         """Events with a number above `after` as they become visible, until the final state; None
@@ -120,13 +128,13 @@ class Hub:
         finally:
             self._remove(watcher)
 
-    async def ended(self, job_id: str, after: int) -> bool:
-        """Whether the event of this number was the last one."""
+    async def has_ended(self, job_id: str, after: int) -> bool:
+        """Return True if the event of this number was the last one."""
         return after > 0 and await self._ask(lambda: self._events.is_last(job_id, after))
 
     async def _items(self, watcher: _Watcher) -> AsyncIterator[NumberedEvent | None]:
-        """What is visible already, then what comes. The hub knows of the watcher before it reads
-        what there is, so that nothing falls between the two."""
+        """Events that are visible already, then those that come. The broadcast knows of the watcher
+        before it reads what there is, so that nothing falls between the two."""
         page: tuple[NumberedEvent, ...] | None = None
         while (page is None or len(page) == _PAGE) and not self._stopped:
             page = await self._ask(partial(self._events.page, watcher.job_id, watcher.after, _PAGE))
@@ -163,7 +171,7 @@ class Hub:
         return [watcher for watchers in self._watchers.values() for watcher in watchers]
 
     async def _run(self) -> None:
-        """As long as somebody watches."""
+        """Look for events while somebody watches."""
         since_ms = self._events.gateway.now_ms() - LATE_MS
         beat_s = time.monotonic()
         while self._watchers and not self._stopped:
@@ -180,12 +188,12 @@ class Hub:
             await self._rest(beat_s)
         if self._stopped:
             for watcher in self._all():
-                watcher.put(_End())
+                watcher.enqueue(_End())
 
     async def _look(self, since_ms: int) -> None:
         jobs = frozenset(self._watchers)
-        found = await self._ask(lambda: self._events.became_visible(since_ms, jobs))
-        for job_id, events in found.items():
+        by_job = await self._ask(lambda: self._events.became_visible(since_ms, jobs))
+        for job_id, events in by_job.items():
             for watcher in self._watchers.get(job_id, ()):
                 for event in events:
                     watcher.offer(event)
@@ -193,9 +201,9 @@ class Hub:
     def _beat(self, now_s: float) -> None:
         for watcher in self._all():
             if now_s - watcher.born_s > _LIFE_S:
-                watcher.put(_End())
+                watcher.enqueue(_End())
             elif watcher.queue.empty():
-                watcher.put(None)
+                watcher.enqueue(None)
 
     async def _rest(self, beat_s: float) -> None:
         """Until just after the next tick, a second at most; a stop ends it."""
@@ -208,3 +216,5 @@ class Hub:
                 await self._wake.wait()
         except TimeoutError:
             return
+        self._wake.clear()
+        await asyncio.sleep(_COALESCE_S)

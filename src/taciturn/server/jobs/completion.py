@@ -1,6 +1,6 @@
-"""How a job ends, whatever happens on the way: what is to be is written down first, then its
-reservation is closed, then it is over. Each step may be repeated, so a crash between two of them
-is made good by doing all of them again."""
+"""Completion of jobs, whatever happens on the way: the intended end is written down first, then the
+job's reservation is closed, then it is over. Each step may be repeated, so a crash between two of
+them is made good by doing all of them again."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ REPORT = "privacy_report.json"
 
 
 class End(BaseModel):
-    """How a job is to end.
+    """Intended end of a job.
 
     Attributes:
         lease: of the worker that says so; None where the gateway does.
@@ -48,12 +48,12 @@ class End(BaseModel):
 
     @classmethod
     def failed(cls, code: FailureCode) -> End:
-        """Ended by the gateway."""
+        """A failure that the gateway saw."""
         return cls(state=JobState.FAILED, code=code)
 
 
-class Released(Protocol):
-    """What jobs release, and what becomes of it."""
+class OutputHandler(Protocol):
+    """Handler of what jobs have released."""
 
     def read(self, job_id: str, name: str) -> bytes | None:
         """A file that a job's worker handed in; None if there is none of that name."""
@@ -94,12 +94,12 @@ class NothingReleased:
 
 
 @dataclass(frozen=True, slots=True)
-class Ending:
+class Completion:
     """Ends jobs."""
 
     gateway: Gateway
     states: States
-    released: Released
+    released: OutputHandler
 
     def end(self, job_id: str, end: End) -> None:
         """Bring a job to an end, if it has none yet; does not mind being repeated."""
@@ -139,7 +139,7 @@ class Ending:
         self.gateway.write(lambda connection: self._finish(connection, row.id, end))
 
     def _keep(self, row: Row[Any], end: End) -> None:
-        """What the worker holds of the budget stays held until its end is due."""
+        """Keep the worker's reservation open until its end is due."""
         if row.event is None or end.lease is None:
             return
         left_s = (end.due_ms - self.gateway.now_ms()) / 1000
@@ -148,7 +148,7 @@ class Ending:
             self.gateway.ledger.heartbeat(row.id, end.lease, lease_s=lease_s)
 
     def close(self, job_id: str) -> None:
-        """Whatever a job still holds of a budget and never charged is free again."""
+        """Free what a job still holds of a budget and never charged."""
         ledger = self.gateway.ledger
         try:
             ledger.release(f"{job_id}-release", job_id)
@@ -178,9 +178,9 @@ class Ending:
             success = end.state is JobState.SUCCEEDED
             return _instead(end, FailureCode.FENCED) if success else end
         if end.state is JobState.SUCCEEDED and row.kind == JobKind.FIT:
-            wrong = self._disagreement(row)
-            if wrong is not None:
-                log.error("model refused", extra={"job": row.id, "reason": wrong})
+            reason = self._disagreement(row)
+            if reason is not None:
+                log.error("model refused", extra={"job": row.id, "reason": reason})
                 return _instead(end, FailureCode.GUARANTEE_REFUSED)
         return end
 
@@ -191,16 +191,16 @@ class Ending:
         cost nothing could be asked for again and again.
         """
         ledger = self.gateway.ledger
-        held, charged = job_steps(self.gateway.engine, self.gateway.seal_key, row.id)
+        n_held, charged = job_steps(self.gateway.engine, self.gateway.seal_key, row.id)
         if row.attempt == 1 and (charged or row.state != JobState.RUNNING):
             return  # its rows are read, after which a block is charged; or no worker has had it
-        if not held:
+        if not n_held:
             return
         with suppress(LedgerConflictError, FencedError):  # it is closed
             lease = ledger.acquire(
                 f"{row.id}-spend", row.id, worker="gateway", lease_s=60, takeover=True
             )
-            ledger.charge(f"{row.id}-spent", row.id, lease.token, Mechanism.of(row).event(held))
+            ledger.charge(f"{row.id}-spent", row.id, lease.token, Mechanism.of(row).event(n_held))
 
     def _committed(self, job_id: str, lease: int) -> bool:
         try:
@@ -230,18 +230,18 @@ class Ending:
             incident=end.incident,
             shown_ms=end.due_ms or None,
         )
-        left = approvals.c.state.in_(("open", "approved"))
+        pending = approvals.c.state.in_(("open", "approved"))
         connection.execute(
-            update(approvals).where(approvals.c.job_id == job_id, left).values(state="expired")
+            update(approvals).where(approvals.c.job_id == job_id, pending).values(state="expired")
         )
         self._end_tokens(connection, row)
 
     def _end_tokens(self, connection: Connection, row: Row[Any]) -> None:
-        """No worker speaks for the job any more. One that has sampled may ask for another job for a
-        while: it has the model in memory."""
+        """Revoke the tokens of the job's workers. One that has sampled may ask for another job for
+        a while: it has the model in memory."""
         now_ms = self.gateway.now_ms()
-        mine = (tokens.c.job_id == row.id) & tokens.c.revoked_at_ms.is_(None)
-        change = update(tokens).where(mine)
+        live_tokens = (tokens.c.job_id == row.id) & tokens.c.revoked_at_ms.is_(None)
+        change = update(tokens).where(live_tokens)
         if row.kind == JobKind.SAMPLE:
             waits_s = self.gateway.settings.idle_worker_s + 60
             connection.execute(change.values(expires_at_ms=now_ms + round(waits_s * 1000)))
@@ -250,5 +250,5 @@ class Ending:
 
 
 def _instead(end: End, code: FailureCode) -> End:
-    """What a success comes to that does not stand; as late as that was due."""
+    """Failure in place of a success that does not stand; due as late as that was."""
     return End(state=JobState.FAILED, code=code, due_ms=end.due_ms)

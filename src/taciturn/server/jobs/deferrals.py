@@ -1,4 +1,4 @@
-"""What is left alone for a while because it cannot be done now, and since when.
+"""Deferrals: work that is left alone for a while because it cannot be done now, and since when.
 
 In memory: a gateway that restarts begins to wait anew.
 """
@@ -21,7 +21,7 @@ class _Rest:
 
 
 @dataclass(slots=True)
-class Patience:
+class Deferrals:
     """Things that failed, each to be tried again after a rest: twice as long each time, a minute at
     most.
 
@@ -33,36 +33,36 @@ class Patience:
     _rests: dict[str, _Rest] = field(default_factory=dict)
 
     def failed(self, what: str) -> bool:
-        """It failed, and rests; whether that is new."""
+        """Note that it failed, and let it rest; True if it had not failed before."""
         now_ms, last = self.now_ms(), self._rests.get(what)
         wait_ms = _FIRST_MS if last is None else min(2 * last.wait_ms, _LONGEST_MS)
         since_ms = now_ms if last is None else last.since_ms
         self._rests[what] = _Rest(since_ms, wait_ms, now_ms + wait_ms)
         return last is None
 
-    def done(self, what: str) -> bool:
-        """It works; whether it had failed before."""
+    def succeeded(self, what: str) -> bool:
+        """Forget that it failed; True if it had failed before."""
         return self._rests.pop(what, None) is not None
 
     def rests(self, what: str) -> bool:
-        """Whether it is too early to try it again."""
+        """True if it is too early to try it again."""
         last = self._rests.get(what)
         return last is not None and self.now_ms() < last.until_ms
 
     def since_ms(self, what: str) -> int | None:
-        """When it failed for the first time; None while it works."""
+        """Time at which it failed first, in milliseconds since 1970; None while it works."""
         last = self._rests.get(what)
         return None if last is None else last.since_ms
 
     def lasts_s(self, what: str) -> float:
-        """For how long it has not worked."""
+        """Seconds for which it has not worked."""
         since_ms = self.since_ms(what)
         return 0.0 if since_ms is None else (self.now_ms() - since_ms) / 1000
 
 
 @dataclass(slots=True)
 class Outage:
-    """Whether the launcher answers, as far as this process knows.
+    """State of the launcher, as far as this process knows: whether it answers.
 
     Attributes:
         tell: passes on to the gateway's other processes whether it is away.
@@ -75,7 +75,7 @@ class Outage:
 
     @property
     def since_ms(self) -> int | None:
-        """Since when it has not answered; None while it does."""
+        """Time since which it has not answered, in milliseconds since 1970; None while it does."""
         lapsed = self.now_ms() > self._heard_ms + LAPSE_MS
         return None if lapsed else self._since_ms
 

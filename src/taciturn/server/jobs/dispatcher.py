@@ -4,8 +4,8 @@ All that it knows is in the database and with the launcher, so it may be killed 
 next tick of the next gateway goes on. What keeps a worker from being started twice is written
 before it is started (attempt, handle, token); what keeps a slow one from going on is its token.
 
-One gateway of those that share a database dispatches (`duty.py`): a launcher knows its own workers
-only.
+One process of those that share a database dispatches (`leader.py`): a launcher knows its own
+workers only.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Row, func, select, update
 
 from taciturn.errors import LedgerError
 from taciturn.server.context import Gateway
 from taciturn.server.identity.directory import Directory
-from taciturn.server.jobs.completion import End, Ending
-from taciturn.server.jobs.deferrals import Outage, Patience
-from taciturn.server.jobs.leader import Duty
+from taciturn.server.jobs.completion import Completion, End
+from taciturn.server.jobs.deferrals import Deferrals, Outage
+from taciturn.server.jobs.leader import Leader
 from taciturn.server.jobs.leases import Leases
 from taciturn.server.jobs.states import States, job_row
 from taciturn.server.jobs.submission import Jobs
@@ -48,23 +48,11 @@ log = logging.getLogger("taciturn.server.jobs")
 
 ATTEMPTS = 3
 _PATIENCE_MS = 10_000  # before an unfinished submission counts as left behind by a crash
+_WARM_MS = 1500  # a warm worker looks within a second, also where a notification is lost
 _SILENT_LEASES = 4  # so many leases without a sign of life, and a live process counts as hung
 _WITH_WORKER = (JobState.PROVISIONING.value, JobState.RUNNING.value)
 _OVER = tuple(state.value for state in JobState if state.over)
 _LAUNCHER = "the launcher"  # among what rests; the others are ids of jobs
-
-
-class Idle(Protocol):
-    """Workers that have a fitted model in memory and wait for another request of it."""
-
-    def take(self, model_id: str, claim: Callable[[str | None], NextJob | None]) -> bool:
-        """Give a job to one of them, if there is one: `claim`, told its handle, takes the job out
-        of the queue. Returns whether it was given."""
-        ...
-
-    def models(self) -> tuple[str, ...]:
-        """Models that one of them has."""
-        ...
 
 
 @dataclass
@@ -75,26 +63,25 @@ class Dispatcher:
     jobs: Jobs
     states: States
     leases: Leases
-    ending: Ending
+    ending: Completion
     directory: Directory
     launcher: Launcher
     url: Callable[[], str]
-    duty: Duty
+    leader: Leader
     outage: Outage
-    idle: Idle | None = None
     _started: bool = field(default=False)
     _looked_at_ms: int = field(default=0)
-    _patience: Patience = field(init=False)
-    _told: set[str] = field(default_factory=set)
+    _deferrals: Deferrals = field(init=False)
+    _reported: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
-        self._patience = Patience(self.gateway.now_ms)
+        self._deferrals = Deferrals(self.gateway.now_ms)
 
     def turn(self) -> None:
         """One round, as often as one likes, if this gateway is the one that dispatches. Workers
         are looked for once in a tick of the public clock: when one dies may depend on the rows that
         it has read."""
-        if not self.duty.held():
+        if not self.leader.lead():
             self._started = False
             return
         tick_ms = self.states.events.tick_ms()
@@ -108,22 +95,21 @@ class Dispatcher:
             looks: whether what has become of workers is acted on.
         """
         if not self._started:
-            self._each(self._rows(jobs.c.state.in_(_WITH_WORKER)), self._vouch)
+            self._for_each(self._rows(jobs.c.state.in_(_WITH_WORKER)), self._vouch)
             self._started = True
         self.jobs.approvals.expire()
         before_ms = self.gateway.now_ms() - _PATIENCE_MS
-        self._each(self.jobs.unfinished(before_ms), self.jobs.advance)
-        self._each(self._ids(_intended()), self.ending.settle)
+        self._for_each(self.jobs.unfinished(before_ms), self.jobs.advance)
+        self._for_each(self._ids(_intended()), self.ending.settle)
         if looks:
-            self._each(self._rows(jobs.c.state.in_(_WITH_WORKER)), self._watch)
-        self._each(self._rows(_waits() & (jobs.c.attempt > 0)), self.leases.hold)
+            self._for_each(self._rows(jobs.c.state.in_(_WITH_WORKER)), self._watch)
+        self._for_each(self._rows(_waits() & (jobs.c.attempt > 0)), self.leases.hold)
         self.gateway.ledger.reap()
-        self._each(self._rows(_reaped()), self._ran_out)
-        self._each(self._ids(_orphaned()), self.ending.close)
-        self._each(self._wanted(), self._offer)
-        self._each(self._next(), self._provision)
-        if looks and not self._patience.rests(_LAUNCHER):
-            self._each((None,), self._tidy)
+        self._for_each(self._rows(_reaped()), self._ran_out)
+        self._for_each(self._ids(_orphaned()), self.ending.close)
+        self._for_each(self._next(), self._provision)
+        if looks and not self._deferrals.rests(_LAUNCHER):
+            self._for_each((None,), self._tidy)
 
     def claim(self, job_id: str, handle: str | None = None) -> str | None:
         """Take a job out of the queue for a worker; returns that worker's token for it.
@@ -134,11 +120,11 @@ class Dispatcher:
         Returns:
             None where somebody else was faster.
         """
-        found = self.gateway.read(lambda connection: job_row(connection, job_id))
-        if found is None:
+        job = self.gateway.read(lambda connection: job_row(connection, job_id))
+        if job is None:
             return None
-        attempt = found.attempt + 1
-        made = self.directory.create_worker_token(job_id, attempt)
+        attempt = job.attempt + 1
+        new_token = self.directory.create_worker_token(job_id, attempt)
 
         def work(connection: Connection) -> bool:
             row = job_row(connection, job_id)
@@ -149,15 +135,25 @@ class Dispatcher:
             values = {
                 "attempt": attempt,
                 "handle": handle or handle_of(job_id, attempt),
-                "worker_token": made.id,
+                "worker_token": new_token.id,
                 "started_at_ms": row.started_at_ms or self.gateway.now_ms(),
                 "lease_until_ms": self._later_ms(self.gateway.settings.provision_s),
             }
             return self.states.move(connection, job_id, JobState.PROVISIONING, values)
 
-        return made.text if self.gateway.write(work) else None
+        return new_token.text if self.gateway.write(work) else None
 
-    def _each(self, items: Iterable[Any], work: Callable[[Any], object]) -> None:
+    def claim_sample(self, model_id: str, handle: str | None) -> NextJob | None:
+        """Give the oldest queued sample of a model to a worker that has it in memory, without a
+        place of its own; in any process."""
+        sample = (jobs.c.kind == JobKind.SAMPLE) & (jobs.c.model_id == model_id)
+        for job_id in self._ids(_waits() & sample):
+            token = self.claim(job_id, handle)
+            if token is not None:
+                return NextJob(job=job_id, token=token)
+        return None
+
+    def _for_each(self, items: Iterable[Any], work: Callable[[Any], object]) -> None:
         for item in items:
             try:
                 work(item)
@@ -184,48 +180,48 @@ class Dispatcher:
         if row.cancel and now_ms >= row.updated_at_ms + 1000 * self.gateway.settings.stop_s:
             self.ending.end(row.id, End(state=JobState.CANCELLED))
             return
-        found = self._status(row)
+        worker_state = self._status(row)
         provisioning = row.state == JobState.PROVISIONING
-        if found is None:
+        if worker_state is None:
             self._unseen(row, now_ms)
-        elif found is WorkerState.ABSENT and provisioning:
+        elif worker_state is WorkerState.ABSENT and provisioning:
             self._relaunch(row)
-        elif found is WorkerState.GIVEN_UP and provisioning:
+        elif worker_state is WorkerState.GIVEN_UP and provisioning:
             self.ending.end(row.id, End.failed(FailureCode.EXPIRED))
-        elif found is not WorkerState.RUNNING:
+        elif worker_state is not WorkerState.RUNNING:
             self._replace(row)
         elif self._is_late(row, now_ms):
             self._late(row, now_ms)
 
     def _status(self, row: Row[Any]) -> WorkerState | None:
-        """What has become of a worker; None while the launcher does not answer."""
-        if self._patience.rests(_LAUNCHER):
+        """State of a worker; None while the launcher does not answer."""
+        if self._deferrals.rests(_LAUNCHER):
             return None
         try:
-            found = self.launcher.status(row.handle)
+            worker_state = self.launcher.status(row.handle)
         except OutageError as error:
             self._away(error)
             return None
         self._answers()
-        return found
+        return worker_state
 
     def _away(self, error: OutageError) -> None:
-        if self._patience.failed(_LAUNCHER):
+        if self._deferrals.failed(_LAUNCHER):
             log.error("the launcher does not answer", extra={"reason": str(error)})
         self.outage.say(True)
 
     def _answers(self) -> None:
-        if self._patience.done(_LAUNCHER):
+        if self._deferrals.succeeded(_LAUNCHER):
             log.warning("the launcher answers again")
             self.outage.say(False)
-            self._told.clear()
+            self._reported.clear()
 
     def _unseen(self, row: Row[Any], now_ms: int) -> None:
         """Nobody can say what has become of a worker: neither it nor its job is given up for that,
         unless it takes for ever."""
         waited_s = (now_ms - row.updated_at_ms) / 1000
         limit_s = self.gateway.settings.outage_s
-        over = min(waited_s, self._patience.lasts_s(_LAUNCHER)) > limit_s
+        over = min(waited_s, self._deferrals.lasts_s(_LAUNCHER)) > limit_s
         if row.state == JobState.PROVISIONING:
             if over:
                 self.ending.end(row.id, End.failed(FailureCode.OUTAGE))
@@ -236,25 +232,26 @@ class Dispatcher:
 
     def _say(self, row: Row[Any], why: LaterError) -> None:
         """Tell the job what it waits for, once."""
-        if row.id in self._told:
+        if row.id in self._reported:
             return
-        self._told.add(row.id)
+        self._reported.add(row.id)
         hours = self.gateway.settings.outage_s / 3600
-        text = f"{why.told}; it is tried again, for up to {hours:g} h"
+        text = f"{why.text}; it is tried again, for up to {hours:g} h"
         event = NodeEvent(code=why.code, text=text)
         self.gateway.write(lambda connection: self.states.events.append(connection, row.id, event))
 
     def _is_late(self, row: Row[Any], now_ms: int) -> bool:
-        """Whether a lease has run out, or will have before workers are looked for again: the ledger
+        """True if a lease has run out, or will have before workers are looked for again: the ledger
         closes what nobody holds in between."""
         soon_ms = now_ms + round(2000 * self.gateway.settings.tick_s)
         return row.lease_until_ms is not None and soon_ms > row.lease_until_ms
 
     def _time_over_ms(self, row: Row[Any]) -> int:
-        """When the job has had all its time: the gateway's, or less by the policy of its data."""
+        """Time at which the job has had all its time, in milliseconds since 1970: the gateway's
+        limit, or less by the policy of its data."""
         allowed_s = self.gateway.settings.job_s
-        wanted = select(policies.c.terms).where(policies.c.namespace == row.namespace)
-        terms = self.gateway.read(lambda connection: connection.scalar(wanted))
+        query = select(policies.c.terms).where(policies.c.namespace == row.namespace)
+        terms = self.gateway.read(lambda connection: connection.scalar(query))
         if terms is not None:
             hours = PolicyTerms.model_validate_json(terms).job_hours
             allowed_s = min(allowed_s, math.inf if hours is None else 3600 * hours)
@@ -282,7 +279,7 @@ class Dispatcher:
             self.ending.end(row.id, End(state=JobState.CANCELLED))
             return
         if row.attempt >= ATTEMPTS:
-            self._lost(row.id)
+            self._end_as_lost(row.id)
             return
 
         def work(connection: Connection) -> bool:
@@ -296,34 +293,16 @@ class Dispatcher:
         if self.gateway.write(work):
             self.leases.hold(row)
 
-    def _lost(self, job_id: str) -> None:
+    def _end_as_lost(self, job_id: str) -> None:
         self.ending.end(job_id, End.failed(FailureCode.LOST))
 
     def _ran_out(self, row: Row[Any]) -> None:
-        """What was held for a job is free again: no worker has come, or none any more."""
+        """End a job whose reservation ran out: no worker has come, or none any more."""
         code = FailureCode.LOST if row.attempt else FailureCode.EXPIRED
         self.ending.end(row.id, End.failed(code))
 
-    def _wanted(self) -> list[Row[Any]]:
-        """Samples of the queue that a worker waits for."""
-        waiting = self.idle.models() if self.idle is not None else ()
-        if not waiting:
-            return []
-        sample = (jobs.c.kind == JobKind.SAMPLE) & jobs.c.model_id.in_(waiting)
-        return self._rows(_waits() & sample)
-
-    def _offer(self, row: Row[Any]) -> None:
-        """A worker that has the model in memory samples at once, without a place of its own."""
-
-        def claim(handle: str | None) -> NextJob | None:
-            token = self.claim(row.id, handle)
-            return None if token is None else NextJob(job=row.id, token=token)
-
-        if self.idle is not None and row.model_id is not None:
-            self.idle.take(row.model_id, claim)
-
     def _provision(self, job_id: str) -> None:
-        if self._patience.rests(_LAUNCHER):
+        if self._deferrals.rests(_LAUNCHER):
             return
         token = self.claim(job_id)
         row = self.gateway.read(lambda connection: job_row(connection, job_id))
@@ -333,19 +312,19 @@ class Dispatcher:
     def _relaunch(self, row: Row[Any]) -> None:
         """The gateway stopped between writing a worker down and starting it, or it could not be
         started then."""
-        if self._patience.rests(row.id):
+        if self._deferrals.rests(row.id):
             return
         if row.handle != handle_of(row.id, row.attempt):
             self._replace(row)  # it was meant for a worker that had another job, and is gone
             return
-        made = self.directory.create_worker_token(row.id, row.attempt)
+        new_token = self.directory.create_worker_token(row.id, row.attempt)
         same = (jobs.c.id == row.id) & (jobs.c.attempt == row.attempt)
         waiting = same & (jobs.c.state == JobState.PROVISIONING)
         until_ms = self._later_ms(self.gateway.settings.provision_s)
-        values = {"worker_token": made.id, "lease_until_ms": until_ms}
+        values = {"worker_token": new_token.id, "lease_until_ms": until_ms}
         change = update(jobs).where(waiting).values(**values)
         if self.gateway.write(lambda connection: connection.execute(change).rowcount):
-            self._launch(row, made.text)
+            self._launch(row, new_token.text)
 
     def _launch(self, row: Row[Any], token: str) -> None:
         environment = {
@@ -363,23 +342,23 @@ class Dispatcher:
         except LaunchError:
             log.exception("no worker could be started", extra={"job": row.id})
             self.ending.end(row.id, End.failed(FailureCode.LAUNCH))
-            self._patience.done(row.id)
+            self._deferrals.succeeded(row.id)
         else:
             self._answers()
-            self._patience.done(row.id)
-            self._told.discard(row.id)
+            self._deferrals.succeeded(row.id)
+            self._reported.discard(row.id)
 
     def _wait(self, row: Row[Any], why: LaterError) -> None:
-        """It is launched again, when it is found to be absent."""
+        """Leave the worker to be launched again, when it is found to be absent."""
         if isinstance(why, OutageError):
             self._away(why)
         else:
             self._answers()
-        if self._patience.failed(row.id):
+        if self._deferrals.failed(row.id):
             log.warning("a worker waits", extra={"job": row.id, "reason": str(why)})
-        if self._patience.lasts_s(row.id) > self.gateway.settings.outage_s:
+        if self._deferrals.lasts_s(row.id) > self.gateway.settings.outage_s:
             self.ending.end(row.id, End.failed(FailureCode.OUTAGE))
-            self._patience.done(row.id)
+            self._deferrals.succeeded(row.id)
         else:
             self._say(row, why)
 
@@ -388,21 +367,36 @@ class Dispatcher:
         dataset, which needs no model, has a place of its own: its owner waits for it."""
         room = self.gateway.settings.worker_count
         looks = jobs.c.kind == JobKind.PROBE
+        warm = self._left_to_warm_workers()
 
         def of(connection: Connection, kind: ColumnElement[bool], room: int) -> list[str]:
             counted = select(func.count()).where(jobs.c.state.in_(_WITH_WORKER), kind)
-            left = room - connection.execute(counted).scalar_one()
-            wanted = (
+            n_free = room - connection.execute(counted).scalar_one()
+            query = (
                 select(jobs.c.id)
-                .where(_waits(), kind)
+                .where(_waits(), kind, ~warm)
                 .order_by(jobs.c.created_at_ms, jobs.c.id)
-                .limit(max(0, left))
+                .limit(max(0, n_free))
             )
-            return list(connection.execute(wanted).scalars())
+            return list(connection.execute(query).scalars())
 
         return self.gateway.read(
             lambda connection: (*of(connection, looks, 1), *of(connection, ~looks, room))
         )
+
+    def _left_to_warm_workers(self) -> ColumnElement[bool]:
+        """Samples that were queued just now, of models that a worker may have in memory, in
+        whichever process it waits."""
+        idle_ms = self._later_ms(-self.gateway.settings.idle_worker_s)
+        earlier = jobs.alias()
+        lately = select(earlier.c.id).where(
+            earlier.c.model_id == jobs.c.model_id,
+            earlier.c.kind == JobKind.SAMPLE,
+            earlier.c.state == JobState.SUCCEEDED,
+            earlier.c.updated_at_ms > idle_ms,
+        )
+        queued = jobs.c.updated_at_ms > self.gateway.now_ms() - _WARM_MS
+        return (jobs.c.kind == JobKind.SAMPLE) & queued & lately.exists()
 
     def _tidy(self, _: None = None) -> None:
         """Stop workers that have no job any more, and remove what those of jobs that are over have
@@ -410,30 +404,30 @@ class Dispatcher:
         for handle in self.launcher.alive():
             if not self._is_wanted(handle):
                 self.launcher.stop(handle, self.gateway.settings.stop_s)
-        for job_id in self.launcher.left():
+        for job_id in self.launcher.leftover_jobs():
             if not self.gateway.read(partial(_leaves_something, job_id=job_id)):
                 self.launcher.forget(job_id)
         self._answers()
 
     def _is_wanted(self, handle: str) -> bool:
-        """Whether a worker has a job, or has just had one: it may still be ending, and one that
+        """True if a worker has a job, or has just had one: it may still be ending, and one that
         has sampled may be asked to do so again."""
         settings = self.gateway.settings
-        ended = jobs.c.updated_at_ms > self._later_ms(-settings.stop_s)
+        is_recent = jobs.c.updated_at_ms > self._later_ms(-settings.stop_s)
         idle = jobs.c.updated_at_ms > self._later_ms(-settings.stop_s - settings.idle_worker_s)
         lingers = (jobs.c.state == JobState.SUCCEEDED) & (jobs.c.kind == JobKind.SAMPLE) & idle
-        ending = jobs.c.state.in_((JobState.SUCCEEDED, JobState.FAILED)) & ended
-        wanted = jobs.c.state.in_(_WITH_WORKER) | lingers | ending
-        query = select(jobs.c.id).where(jobs.c.handle == handle, wanted).limit(1)
+        ending = jobs.c.state.in_((JobState.SUCCEEDED, JobState.FAILED)) & is_recent
+        is_in_use = jobs.c.state.in_(_WITH_WORKER) | lingers | ending
+        query = select(jobs.c.id).where(jobs.c.handle == handle, is_in_use).limit(1)
         return self.gateway.read(lambda connection: connection.execute(query).first()) is not None
 
     def _ids(self, where: ColumnElement[bool]) -> list[str]:
-        wanted = select(jobs.c.id).where(where).order_by(jobs.c.created_at_ms)
-        return self.gateway.read(lambda connection: list(connection.execute(wanted).scalars()))
+        query = select(jobs.c.id).where(where).order_by(jobs.c.created_at_ms)
+        return self.gateway.read(lambda connection: list(connection.execute(query).scalars()))
 
     def _rows(self, where: ColumnElement[bool]) -> list[Row[Any]]:
-        wanted = select(jobs).where(where).order_by(jobs.c.created_at_ms)
-        return self.gateway.read(lambda connection: list(connection.execute(wanted)))
+        query = select(jobs).where(where).order_by(jobs.c.created_at_ms)
+        return self.gateway.read(lambda connection: list(connection.execute(query)))
 
     def _later_ms(self, seconds: float) -> int:
         return self.gateway.now_ms() + round(seconds * 1000)
@@ -451,9 +445,9 @@ def _intended() -> ColumnElement[bool]:
 
 def _reaped() -> ColumnElement[bool]:
     """Jobs that are still to run, and whose reservation is closed: it had run out."""
-    closed = select(ledger_jobs.c.job).where(ledger_jobs.c.status != "open")
+    closed_jobs = select(ledger_jobs.c.job).where(ledger_jobs.c.status != "open")
     on = jobs.c.state.in_((JobState.QUEUED.value, *_WITH_WORKER)) & jobs.c.outcome.is_(None)
-    return on & jobs.c.id.in_(closed)
+    return on & jobs.c.id.in_(closed_jobs)
 
 
 def _orphaned() -> ColumnElement[bool]:
@@ -463,10 +457,10 @@ def _orphaned() -> ColumnElement[bool]:
 
 
 def _leaves_something(connection: Connection, job_id: str) -> bool:
-    """Whether a job's workspace is needed: it is not over, or its model is there, whose audits need
+    """True if a job's workspace is needed: it is not over, or its model is there, whose audits need
     to know who the canaries were. Of a fit that is over, its worker has removed all else."""
     row = job_row(connection, job_id)
     if row is None:
         return False
-    kept = select(models.c.id).where(models.c.job_id == job_id)
-    return not JobState(row.state).over or connection.execute(kept).first() is not None
+    kept_models = select(models.c.id).where(models.c.job_id == job_id)
+    return not JobState(row.state).over or connection.execute(kept_models).first() is not None

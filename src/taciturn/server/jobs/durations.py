@@ -1,4 +1,4 @@
-"""How long a fit would take: from earlier fits of the same base, or roughly from its size.
+"""Estimated duration of a fit: from earlier fits of the same base, or roughly from its size.
 
 Only fits that the asker may know of count, and only what their events have said at public ticks:
 when training began, and when the job was over.
@@ -27,7 +27,7 @@ _PER_CORE_S = 3.6e10  # operations of one core, by bench/private_step.py on reco
 def duration_of(
     connection: Connection, caller: Principal, model: str, plan: TrainingPlan, parameters: int
 ) -> Duration:
-    """How long a fit's steps would take."""
+    """Estimate of the time that a fit's steps take."""
     speed = speed_of(connection, caller, model, plan.adapter.method, parameters)
     return Duration(seconds=plan.units_seen * speed.seconds_per_unit, basis=speed.basis)
 
@@ -35,7 +35,7 @@ def duration_of(
 def speed_of(
     connection: Connection, caller: Principal, model: str, method: str, parameters: int
 ) -> Speed:
-    """How long each unit of a fit by that method would take; max_minutes is reckoned with it."""
+    """Estimate of the time that each unit takes in a fit by that method, for max_minutes."""
     earlier = _seconds_per_unit(connection, caller, model, method)
     if earlier:
         return Speed(
@@ -55,26 +55,26 @@ def speed_of(
 def _seconds_per_unit(
     connection: Connection, caller: Principal, model: str, method: str
 ) -> list[float]:
-    """Of earlier fits of the model by the same method: of their steps, for each unit drawn."""
+    """Seconds of training for each unit drawn, in earlier fits of the model by the same method."""
     fits = (jobs.c.kind == JobKind.FIT) & (jobs.c.state == JobState.SUCCEEDED)
-    wanted = visible_jobs(caller).where(fits).order_by(jobs.c.created_at_ms.desc()).limit(100)
-    found: list[float] = []
-    for row in connection.execute(wanted):
+    query = visible_jobs(caller).where(fits).order_by(jobs.c.created_at_ms.desc()).limit(100)
+    seconds_per_unit: list[float] = []
+    for row in connection.execute(query):
         plan = TrainingPlan.model_validate_json(row.plan)
         same = json.loads(row.request)["model"] == model and plan.adapter.method == method
         if same and (seconds := _training_s(connection, row.id)):
-            found.append(seconds / plan.units_seen)
-        if len(found) == _LATEST:
+            seconds_per_unit.append(seconds / plan.units_seen)
+        if len(seconds_per_unit) == _LATEST:
             break
-    return found
+    return seconds_per_unit
 
 
 def _training_s(connection: Connection, job_id: str) -> float | None:
-    """From the beginning of training to the job's end; None where a worker was lost on the way."""
+    """Seconds from the beginning of training to the job's end; None where a worker was lost."""
     events = select(job_events.c.data, job_events.c.visible_at_ms)
-    mine = events.where(job_events.c.job_id == job_id).order_by(job_events.c.sequence)
+    query = events.where(job_events.c.job_id == job_id).order_by(job_events.c.sequence)
     began, over_ms = list[int](), 0
-    for row in connection.execute(mine):
+    for row in connection.execute(query):
         event = JOB_EVENT.validate_json(row.data)
         if isinstance(event, StageEvent) and event.stage is Stage.TRAINING:
             began.append(row.visible_at_ms)

@@ -15,6 +15,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, Row, func, insert, select, update
 
 from taciturn.server.context import Gateway
+from taciturn.server.notifications import Topic, publish_with
 from taciturn.server.schema.tables import job_events, jobs
 from taciturn.wire.events import (
     JOB_EVENT,
@@ -71,7 +72,7 @@ class Events:
                 highest one of the job was kept before, and is ignored.
             at_ms: the tick at which it is shown, where that was settled before; default: the next.
         """
-        if worker_sequence is not None and _seen(connection, job_id, worker_sequence):
+        if worker_sequence is not None and _is_known(connection, job_id, worker_sequence):
             return
         bucket = _newest(connection, job_id)
         shown_ms = self.tick_ms() if at_ms is None else at_ms
@@ -93,6 +94,8 @@ class Events:
                 job_id=job_id, sequence=sequence, visible_at_ms=visible_at_ms, **values
             )
         )
+        if visible_at_ms <= self.gateway.now_ms():  # streams look after each tick, and by then have
+            publish_with(connection, Topic.EVENT)
 
     def tick_ms(self) -> int:
         """The next tick: what happens now is shown then."""
@@ -100,7 +103,7 @@ class Events:
 
     def page(self, job_id: str, after: int, limit: int) -> tuple[NumberedEvent, ...]:
         """Visible events with a number above `after`, in order."""
-        wanted = (
+        query = (
             select(job_events)
             .where(
                 job_events.c.job_id == job_id,
@@ -110,44 +113,44 @@ class Events:
             .order_by(job_events.c.sequence)
             .limit(limit)
         )
-        return tuple(numbered(row) for row in self.gateway.rows(wanted))
+        return tuple(numbered(row) for row in self.gateway.rows(query))
 
     def page_of(
-        self, job_id: str, seen: ColumnElement[bool], after: int, limit: int
+        self, job_id: str, visible_to_caller: ColumnElement[bool], after: int, limit: int
     ) -> tuple[NumberedEvent, ...] | None:
-        """As `page`, of a job that is to be seen under a condition on rows of `jobs`; None where
-        there is no such job."""
+        """Return a page of events of a job that the caller may see, by a condition on rows of
+        `jobs`; None where there is no such job."""
         visible = (
             (job_events.c.job_id == jobs.c.id)
             & (job_events.c.sequence > after)
             & (job_events.c.visible_at_ms <= self.gateway.now_ms())
         )
-        wanted = (
+        query = (
             select(job_events)
             .select_from(jobs)
             .outerjoin(job_events, visible)
-            .where(jobs.c.id == job_id, seen)
+            .where(jobs.c.id == job_id, visible_to_caller)
             .order_by(job_events.c.sequence)
             .limit(limit)
         )
-        found = self.gateway.rows(wanted)
-        if not found:
+        rows = self.gateway.rows(query)
+        if not rows:
             return None
-        return tuple(numbered(row) for row in found if row.sequence is not None)
+        return tuple(numbered(row) for row in rows if row.sequence is not None)
 
     def is_last(self, job_id: str, sequence: int) -> bool:
-        """Whether the event of this number is the final state: nothing comes after it."""
-        wanted = select(job_events.c.data).where(
+        """Return True if the event of this number is the final state: nothing comes after it."""
+        query = select(job_events.c.data).where(
             job_events.c.job_id == job_id, job_events.c.sequence == sequence
         )
-        found = self.gateway.rows(wanted)
-        return bool(found) and final(JOB_EVENT.validate_json(found[0].data))
+        rows = self.gateway.rows(query)
+        return bool(rows) and final(JOB_EVENT.validate_json(rows[0].data))
 
     def became_visible(
         self, since_ms: int, wanted_jobs: Collection[str]
     ) -> dict[str, tuple[NumberedEvent, ...]]:
-        """What of these jobs became visible since then, in order: one query for all of them."""
-        wanted = (
+        """Return events of these jobs that became visible since then, in order, by one query."""
+        query = (
             select(job_events)
             .where(
                 job_events.c.visible_at_ms > since_ms,
@@ -155,13 +158,13 @@ class Events:
             )
             .order_by(job_events.c.job_id, job_events.c.sequence)
         )
-        rows = self.gateway.rows(wanted)
-        found: dict[str, list[NumberedEvent]] = {}
+        rows = self.gateway.rows(query)
+        events_by_job: dict[str, list[NumberedEvent]] = {}
         for row in rows:
             if row.job_id not in wanted_jobs:
                 continue
-            found.setdefault(row.job_id, []).append(numbered(row))
-        return {job_id: tuple(events) for job_id, events in found.items()}
+            events_by_job.setdefault(row.job_id, []).append(numbered(row))
+        return {job_id: tuple(events) for job_id, events in events_by_job.items()}
 
 
 def numbered(row: Row[Any]) -> NumberedEvent:
@@ -171,24 +174,24 @@ def numbered(row: Row[Any]) -> NumberedEvent:
 
 
 def final(event: JobEvent) -> bool:
-    """Whether nothing comes after this event."""
+    """Return True if nothing comes after this event."""
     return isinstance(event, StateEvent) and event.state.over
 
 
-def _seen(connection: Connection, job_id: str, number: str) -> bool:
+def _is_known(connection: Connection, job_id: str, number: str) -> bool:
     of_worker = (job_events.c.job_id == job_id) & job_events.c.worker_sequence.is_not(None)
-    known = [_order(row.worker_sequence) for row in _newest(connection, job_id, of_worker)]
-    return _order(number) <= max(known, default=(-1, -1))
+    orders = [_order(row.worker_sequence) for row in _newest(connection, job_id, of_worker)]
+    return _order(number) <= max(orders, default=(-1, -1))
 
 
 def _newest(
     connection: Connection, job_id: str, where: ColumnElement[bool] | None = None
 ) -> Sequence[Row[Any]]:
     """The job's events of its newest tick. They hold its highest numbers, for time never falls."""
-    chosen = job_events.c.job_id == job_id if where is None else where
-    newest = select(func.max(job_events.c.visible_at_ms)).where(chosen).scalar_subquery()
-    wanted = select(job_events).where(chosen, job_events.c.visible_at_ms == newest)
-    return connection.execute(wanted).all()
+    condition = job_events.c.job_id == job_id if where is None else where
+    newest = select(func.max(job_events.c.visible_at_ms)).where(condition).scalar_subquery()
+    query = select(job_events).where(condition, job_events.c.visible_at_ms == newest)
+    return connection.execute(query).all()
 
 
 def _order(number: str) -> tuple[int, int]:

@@ -7,14 +7,14 @@ import hashlib
 from sqlalchemy import Connection, insert, select
 
 from taciturn.certificate.canonical import canonical_json
-from taciturn.server.jobs.terms import Asked
+from taciturn.server.jobs.terms import SubmittedRequest
 from taciturn.server.problems import ProblemError
 from taciturn.server.schema.tables import idempotency
 
 
-def digest_of(asked: Asked) -> str:
-    """What tells whether a key is used for the same request again."""
-    return hashlib.sha256(canonical_json(asked.model_dump(mode="json"))).hexdigest()
+def digest_of(request: SubmittedRequest) -> str:
+    """Digest of a request, which tells whether a key is used for the same one again."""
+    return hashlib.sha256(canonical_json(request.model_dump(mode="json"))).hexdigest()
 
 
 def made_before(connection: Connection, user_id: str, key: str, digest: str) -> str | None:
@@ -23,8 +23,8 @@ def made_before(connection: Connection, user_id: str, key: str, digest: str) -> 
     Raises:
         ProblemError: `idempotency_mismatch`, the key stands for another request.
     """
-    wanted = select(idempotency).where(idempotency.c.user_id == user_id, idempotency.c.key == key)
-    row = connection.execute(wanted).first()
+    query = select(idempotency).where(idempotency.c.user_id == user_id, idempotency.c.key == key)
+    row = connection.execute(query).first()
     if row is None:
         return None
     if row.request != digest:
@@ -38,7 +38,7 @@ def made_before(connection: Connection, user_id: str, key: str, digest: str) -> 
 def remember(
     connection: Connection, user_id: str, key: str, digest: str, job_id: str, now_ms: int
 ) -> None:
-    """From now on the key stands for this job."""
+    """Make the key stand for this job."""
     connection.execute(
         insert(idempotency).values(
             user_id=user_id, key=key, request=digest, resource=job_id, created_at_ms=now_ms

@@ -1,4 +1,4 @@
-"""Who works on a job: one worker at a time, known by a fencing token.
+"""Leases of jobs: one worker at a time has a job, known by a fencing token.
 
 Of jobs that cost something, the ledger gives the token, and refuses charges and commits under any
 other. The job's row keeps it too, for all kinds of jobs, so that whatever a worker says is taken in
@@ -14,6 +14,7 @@ from sqlalchemy import Connection, Row, update
 
 from taciturn.server.context import Gateway
 from taciturn.server.identity.directory import prolonged
+from taciturn.server.identity.job_access import fenced, held_job, is_of_attempt
 from taciturn.server.identity.principal import WorkerPrincipal
 from taciturn.server.jobs.states import States, job_row
 from taciturn.server.problems import ProblemError
@@ -24,31 +25,6 @@ from taciturn.wire.worker import LeaseRequest
 _HELD = (JobState.PROVISIONING, JobState.RUNNING)
 
 
-def fenced() -> ProblemError:
-    """What a worker is told that holds the job no longer, or never did."""
-    return ProblemError(
-        "fenced", "this worker does not hold the job: another one does, or it is over; stop"
-    )
-
-
-def held(connection: Connection, worker: WorkerPrincipal, token: int) -> Row[Any]:
-    """The job of the worker that holds it now; raises ProblemError `fenced` for any other.
-
-    To be asked in the transaction that takes what a worker says.
-    """
-    row = job_row(connection, worker.job_id)
-    if row is None or not _is_of(row, worker) or row.lease != token or token < 1:
-        raise fenced()
-    if row.state != JobState.RUNNING or row.outcome is not None:
-        raise fenced()
-    return row
-
-
-def _is_of(row: Row[Any], worker: WorkerPrincipal) -> bool:
-    """Whether the worker was started for the job's attempt of now."""
-    return bool(row.worker_token == worker.token_id and row.attempt == worker.attempt)
-
-
 @dataclass(frozen=True, slots=True)
 class Leases:
     """Gives jobs to workers, and keeps them while there are signs of life."""
@@ -56,28 +32,28 @@ class Leases:
     gateway: Gateway
     states: States
 
-    def take(self, worker: WorkerPrincipal, asked: LeaseRequest) -> Row[Any]:
+    def take(self, worker: WorkerPrincipal, request: LeaseRequest) -> Row[Any]:
         """Give the job to this worker; whoever held it is fenced off. Repeated: as at first.
 
         Raises:
             ProblemError: `lease_held` while another one shows signs of life; `fenced`.
         """
-        row = self.gateway.read(lambda connection: self._free(connection, worker, asked))
+        row = self.gateway.read(lambda connection: self._free(connection, worker, request))
         token = None
         if row.event is not None:
-            operation = f"{row.id}-lease-{row.attempt}-{asked.operation_id}"
-            token = self._ledgers_token(row.id, operation, asked.worker)
-        return self.gateway.write(lambda connection: self._give(connection, worker, asked, token))
+            operation = f"{row.id}-lease-{row.attempt}-{request.operation_id}"
+            token = self._ledgers_token(row.id, operation, request.worker)
+        return self.gateway.write(lambda connection: self._give(connection, worker, request, token))
 
     def beat(self, worker: WorkerPrincipal, token: int) -> bool:
         """The worker lives; returns whether it should stop, because the job was cancelled."""
-        row = self.gateway.read(lambda connection: held(connection, worker, token))
+        row = self.gateway.read(lambda connection: held_job(connection, worker, token))
         lease_s = self.gateway.settings.lease_s
         if row.event is not None:
             self.gateway.ledger.heartbeat(row.id, token, lease_s=lease_s)
 
         def work(connection: Connection) -> bool:
-            now = held(connection, worker, token)
+            now = held_job(connection, worker, token)
             change = update(jobs).where(jobs.c.id == now.id)
             connection.execute(change.values(lease_until_ms=self._until_ms()))
             hold_ms = round(1000 * self.gateway.settings.hold_s)
@@ -87,15 +63,15 @@ class Leases:
         return self.gateway.write(work)
 
     def _free(
-        self, connection: Connection, worker: WorkerPrincipal, asked: LeaseRequest
+        self, connection: Connection, worker: WorkerPrincipal, request: LeaseRequest
     ) -> Row[Any]:
         row = job_row(connection, worker.job_id)
-        if row is None or not _is_of(row, worker) or row.outcome is not None:
+        if row is None or not is_of_attempt(row, worker) or row.outcome is not None:
             raise fenced()
         if row.state not in _HELD:
             raise fenced()
-        mine = row.lease_operation == asked.operation_id
-        if row.state == JobState.RUNNING and not mine:
+        is_own = row.lease_operation == request.operation_id
+        if row.state == JobState.RUNNING and not is_own:
             left_ms = (row.lease_until_ms or 0) - self.gateway.now_ms()
             if left_ms > 0:
                 raise ProblemError(
@@ -115,11 +91,11 @@ class Leases:
         self,
         connection: Connection,
         worker: WorkerPrincipal,
-        asked: LeaseRequest,
+        request: LeaseRequest,
         token: int | None,
     ) -> Row[Any]:
-        row = self._free(connection, worker, asked)
-        if row.state == JobState.RUNNING and row.lease_operation == asked.operation_id:
+        row = self._free(connection, worker, request)
+        if row.state == JobState.RUNNING and row.lease_operation == request.operation_id:
             return row
         if token is None:
             token = row.lease + 1
@@ -127,16 +103,16 @@ class Leases:
             raise fenced()  # one that asked later was given the job first
         values = {
             "lease": token,
-            "lease_operation": asked.operation_id,
+            "lease_operation": request.operation_id,
             "lease_until_ms": self._until_ms(),
         }
         if row.state == JobState.PROVISIONING:
             self.states.move(connection, row.id, JobState.RUNNING, values)
         else:
             connection.execute(update(jobs).where(jobs.c.id == row.id).values(values))
-        found = job_row(connection, row.id)
-        assert found is not None
-        return found
+        updated_row = job_row(connection, row.id)
+        assert updated_row is not None
+        return updated_row
 
     def hold(self, row: Row[Any]) -> None:
         """Keep what a job holds whose worker is gone, until the next one comes; once an attempt."""
@@ -152,8 +128,8 @@ class Leases:
     def vouch(self, row: Row[Any]) -> None:
         """A worker that lives could not say so while the gateway was away: its lease goes on."""
         self.spare(row)
-        mine = (jobs.c.id == row.id) & (jobs.c.lease == row.lease)
-        change = update(jobs).where(mine).values(lease_until_ms=self._until_ms())
+        own_job = (jobs.c.id == row.id) & (jobs.c.lease == row.lease)
+        change = update(jobs).where(own_job).values(lease_until_ms=self._until_ms())
         self.gateway.write(lambda connection: connection.execute(change))
 
     def spare(self, row: Row[Any]) -> None:

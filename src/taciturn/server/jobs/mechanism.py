@@ -1,4 +1,4 @@
-"""What the steps of a job cost, read from its row."""
+"""Mechanism of a job, whose steps it is charged for, read from its row."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from taciturn.wire.jobs import JobKind
 
 @dataclass(frozen=True, slots=True)
 class Mechanism:
-    """What each step of a job costs, as it was reserved."""
+    """Mechanism of each step of a job, as it was reserved."""
 
     sampling_probability: float
     noise_multiplier: float
@@ -24,7 +24,7 @@ class Mechanism:
 
     @classmethod
     def of(cls, row: Row[Any]) -> Mechanism:
-        """That of a job with an event."""
+        """Read the mechanism of a job that has an event."""
         plan = json.loads(row.plan)
         if row.kind != JobKind.FIT:
             return cls(1.0, plan["noise_multiplier"], 1)
@@ -34,7 +34,7 @@ class Mechanism:
         return cls(training.sampling_probability, noise, training.steps)
 
     def event(self, steps: int) -> DpEvent:
-        """So many of its steps."""
+        """Event of so many of its steps."""
         return dpsgd_event(
             sampling_probability=self.sampling_probability,
             noise_multiplier=self.noise_multiplier,

@@ -1,4 +1,4 @@
-"""What a succeeded job leaves in the gateway: a model, a dataset's schema. One hook per kind."""
+"""Outputs of a succeeded job in the gateway: a model, a dataset's schema. One hook per kind."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _RELEASES = {
 
 
 class Probed(Protocol):
-    """What the keeper of datasets does with a schema."""
+    """Keeps the schema that a probe has read."""
 
     def probed(
         self, connection: Connection, name: str, columns: tuple[ColumnView, ...] | None
@@ -33,8 +33,8 @@ class Probed(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Finishing:
-    """What jobs have released, as their ending sees it."""
+class Outputs:
+    """Turns what jobs have released into models and schemas, once they end."""
 
     artifacts: Artifacts
     models: Models
@@ -74,5 +74,5 @@ class Finishing:
 
     def _probed(self, connection: Connection, job: Row[Any]) -> None:
         text = self.artifacts.document(connection, job.id, SCHEMA)
-        found = None if text is None else SchemaFile.model_validate_json(text).columns
-        self.datasets.probed(connection, job.dataset, found)
+        columns = None if text is None else SchemaFile.model_validate_json(text).columns
+        self.datasets.probed(connection, job.dataset, columns)

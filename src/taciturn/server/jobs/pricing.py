@@ -1,4 +1,4 @@
-"""What a job will be and cost, from public facts alone: what is reserved is what runs."""
+"""Plan and price of a job, from public facts alone: what is reserved is what runs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from taciturn.planning.plan import Speed, TrainingPlan, make_plan
 from taciturn.planning.release import plan_evaluation
 from taciturn.reports.privacy import policy_of
 from taciturn.server.context import Gateway
-from taciturn.server.jobs.terms import Asked, Terms
+from taciturn.server.jobs.terms import SubmittedRequest, Terms
 from taciturn.server.ledger import Room, room
 from taciturn.spec import FitSpec
 from taciturn.wire.jobs import Part, RemoteEvaluate, RemoteFit
@@ -52,7 +52,7 @@ class Price:
 
     @property
     def event(self) -> DpEvent | None:
-        """What is reserved; None for what costs nothing, or has no price."""
+        """Event that is reserved; None for a job that costs nothing, or has no price."""
         return self.event_at(self.noise_multiplier) if self.steps else None
 
     def event_at(self, noise: float) -> DpEvent:
@@ -64,7 +64,7 @@ class Price:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Whether there is room for a job now.
+    """Decision on a job: whether there is room for it now.
 
     Attributes:
         grants: what it would be reserved against, besides the joint budget.
@@ -87,7 +87,7 @@ def units_of(units: int, part: Part | None) -> int:
     return max(1, round(units * share))
 
 
-def price(asked: Asked, terms: Terms, speed: Speed | None = None) -> Price:
+def price(request: SubmittedRequest, terms: Terms, speed: Speed | None = None) -> Price:
     """Plan and price a job.
 
     Args:
@@ -96,37 +96,37 @@ def price(asked: Asked, terms: Terms, speed: Speed | None = None) -> Price:
     Raises:
         PrivacyParameterError, SpecError: no plan meets what is asked.
     """
-    if isinstance(asked, RemoteFit):
-        return _fit(asked, terms, speed)
-    if isinstance(asked, RemoteEvaluate) and asked.data is not None:
-        return _release(asked, terms)
+    if isinstance(request, RemoteFit):
+        return _fit(request, terms, speed)
+    if isinstance(request, RemoteEvaluate) and request.data is not None:
+        return _release(request, terms)
     assert terms.fitted is not None
     line = terms.fitted.policy
-    if isinstance(asked, RemoteEvaluate) and line.kind == "DP":
+    if isinstance(request, RemoteEvaluate) and line.kind == "DP":
         line = PolicyLine(kind="public", text=f"public text, judged by a model: {line.text}")
     return Price({}, line)
 
 
 def decide(gateway: Gateway, price: Price, terms: Terms) -> Verdict:
-    """Whether there is room now, and whether people have to be asked; nothing is held."""
+    """Decide whether there is room now, and whether people have to approve; nothing is held."""
     if price.unlimited:
         return Verdict(True, reason="no_guarantee")
     if price.event is None:
         return Verdict(True)
-    found = _room(gateway, terms, terms.holders).quote(price.event)
-    joint = found.fits[None]
-    fitting = [holder for holder in terms.holders if found.fits[holder]]
+    quote = _room(gateway, terms, terms.holders).quote(price.event)
+    joint = quote.fits[None]
+    fitting = [holder for holder in terms.holders if quote.fits[holder]]
     # A person's own grant comes first; of several groups' one that has room.
     own = terms.holders[:1]
     if own and not own[0].startswith("user:") and fitting:
         own = (fitting[0],)
-    exceeds = joint and bool(own) and not found.fits[own[0]]
+    exceeds = joint and bool(own) and not quote.fits[own[0]]
     return Verdict(
         admitted=joint,
         grants=() if exceeds else own,
         reason="exceeds_grant" if exceeds else None,
-        share_of_budget=found.needed[None],
-        share_of_grant=found.needed[own[0]] if own else None,
+        share_of_budget=quote.needed_shares[None],
+        share_of_grant=quote.needed_shares[own[0]] if own else None,
     )
 
 
@@ -139,10 +139,10 @@ def fitting_epsilon(gateway: Gateway, price: Price, terms: Terms) -> float | Non
     if not price.steps or price.delta is None:
         return None
     low, high = math.log(price.noise_multiplier), math.log(_NOISIEST)
-    found = _room(gateway, terms, terms.holders[:1])
+    room = _room(gateway, terms, terms.holders[:1])
     for _ in range(_HALVINGS):
         middle = (low + high) / 2
-        fits = found.quote(price.event_at(math.exp(middle))).admitted
+        fits = room.quote(price.event_at(math.exp(middle))).admitted
         low, high = (low, middle) if fits else (middle, high)
     rounded = _rounded_down(epsilon_of(price.event_at(math.exp(high)), price.delta))
     return rounded if rounded >= 0.01 else None
@@ -152,26 +152,26 @@ def _room(gateway: Gateway, terms: Terms, grants: Sequence[str]) -> Room:
     return room(gateway.engine, gateway.seal_key, namespace=terms.namespace, grants=grants)
 
 
-def planned_from(asked: RemoteFit, terms: Terms) -> tuple[FitSpec, PublicFacts]:
-    """What a fit's plan follows from."""
+def planned_from(request: RemoteFit, terms: Terms) -> tuple[FitSpec, PublicFacts]:
+    """Spec and public facts that a fit's plan follows from."""
     assert terms.dataset is not None
     assert terms.base is not None
     facts = PublicFacts(
-        n_units=units_of(terms.dataset.units, asked.data.part) + asked.canaries,
+        n_units=units_of(terms.dataset.units, request.data.part) + request.canaries,
         base_model=terms.base.name,
         base_parameters=terms.base.parameters,
         context_length=terms.base.context_length,
     )
-    spec = asked.fit_spec()
+    spec = request.fit_spec()
     if spec.private and spec.delta is None:
         # That of the namespace: then what a job says and what its budget counts go together.
         spec = spec.model_copy(update={"delta": terms.policy.budget.delta})
     return spec, facts
 
 
-def _fit(asked: RemoteFit, terms: Terms, speed: Speed | None) -> Price:
+def _fit(request: RemoteFit, terms: Terms, speed: Speed | None) -> Price:
     assert terms.dataset is not None
-    plan = _planned(*planned_from(asked, terms), speed)
+    plan = _planned(*planned_from(request, terms), speed)
     if plan.privacy is None:
         line = PolicyLine(kind="no guarantee", text="no guarantee (not approved)")
         return Price(plan.model_dump(mode="json"), line, unlimited=True)
@@ -186,21 +186,21 @@ def _fit(asked: RemoteFit, terms: Terms, speed: Speed | None) -> Price:
     )
 
 
-def _release(asked: RemoteEvaluate, terms: Terms) -> Price:
+def _release(request: RemoteEvaluate, terms: Terms) -> Price:
     """One Gaussian release about every unit of the part, as `assessment` makes it."""
     assert terms.dataset is not None
-    assert asked.data is not None
-    assert asked.target_epsilon is not None
-    n_units = units_of(terms.dataset.units, asked.data.part)
-    delta = asked.delta or terms.policy.budget.delta
+    assert request.data is not None
+    assert request.target_epsilon is not None
+    n_units = units_of(terms.dataset.units, request.data.part)
+    delta = request.delta or terms.policy.budget.delta
     check_delta(delta, n_units)
-    noise = _release_noise(asked.target_epsilon, delta)
+    noise = _release_noise(request.target_epsilon, delta)
     event = dpsgd_event(sampling_probability=1.0, noise_multiplier=noise, steps=1)
     epsilon = epsilon_of(event, delta)
-    found = plan_evaluation(
-        n_units, epsilon, delta, noise, counted=True, clusters=asked.samples > 0
+    evaluation = plan_evaluation(
+        n_units, epsilon, delta, noise, counted=True, clusters=request.samples > 0
     )
-    plan = {"noise_multiplier": noise, **asdict(found)}
+    plan = {"noise_multiplier": noise, **asdict(evaluation)}
     line = dp_line(epsilon, delta, terms.dataset.unit)
     return Price(plan, line, 1.0, noise, 1, epsilon, delta)
 
@@ -217,8 +217,8 @@ def _release_noise(epsilon: float, delta: float) -> float:
 
 def dp_line(epsilon: float, delta: float, unit: str) -> PolicyLine:
     """The policy of something that the budget paid for."""
-    shown = unit if len(unit) <= 200 else unit[:197] + "..."
-    return PolicyLine(kind="DP", text=policy_of(epsilon, delta, shown))
+    short_unit = unit if len(unit) <= 200 else unit[:197] + "..."
+    return PolicyLine(kind="DP", text=policy_of(epsilon, delta, short_unit))
 
 
 def _rounded_down(epsilon: float) -> float:

@@ -1,7 +1,7 @@
-"""What a worker and the gateway tell each other while a job runs; see `wire.worker`.
+"""Protocol between a worker and the gateway while a job runs; see `wire.worker`.
 
-Whatever a worker says is taken only from the one that holds the job, and is decided on in the
-transaction that takes it.
+A message is taken only from the worker that holds the job, and is decided on in the transaction
+that takes it.
 """
 
 from __future__ import annotations
@@ -16,11 +16,12 @@ from sqlalchemy import Connection, Row, insert, select
 from taciturn.planning.plan import TrainingPlan
 from taciturn.server.catalog.references import References
 from taciturn.server.context import Gateway
+from taciturn.server.identity.job_access import held_job
 from taciturn.server.identity.principal import WorkerPrincipal
 from taciturn.server.identity.secret import new_id
-from taciturn.server.jobs.completion import End, Ending
+from taciturn.server.jobs.completion import Completion, End
 from taciturn.server.jobs.events import Events, worker_sequence
-from taciturn.server.jobs.leases import Leases, held
+from taciturn.server.jobs.leases import Leases
 from taciturn.server.jobs.mechanism import Mechanism
 from taciturn.server.jobs.states import job_row
 from taciturn.server.ledger import job_steps, was_done
@@ -50,18 +51,18 @@ _REQUEST: TypeAdapter[AnyRequest] = TypeAdapter(AnyRequest)
 
 
 @dataclass(frozen=True, slots=True)
-class Work:
+class WorkerProtocol:
     """Speaks with workers."""
 
     gateway: Gateway
     leases: Leases
-    ending: Ending
+    ending: Completion
     events: Events
     references: References
 
-    def lease(self, worker: WorkerPrincipal, asked: LeaseRequest) -> Assignment:
+    def lease(self, worker: WorkerPrincipal, request: LeaseRequest) -> Assignment:
         """Give the job to a worker. Raises ProblemError `fenced`, `lease_held`."""
-        row = self.leases.take(worker, asked)
+        row = self.leases.take(worker, request)
         charged = self._steps(row.id)[1] if row.event is not None else 0
         return self.gateway.read(lambda connection: self._assignment(connection, row, charged))
 
@@ -69,7 +70,7 @@ class Work:
         """A sign of life; the answer says whether to stop."""
         return Orders(cancel=self.leases.beat(worker, token))
 
-    def charge(self, worker: WorkerPrincipal, token: int, asked: Charge) -> None:
+    def charge(self, worker: WorkerPrincipal, token: int, charge: Charge) -> None:
         """Spend steps that are about to run. What is left of the plan is held first, steps that run
         again after a crash included: where there is no room for all, none of it runs. So a balance
         moves when a worker comes back to its first block, a moment that does not depend on rows,
@@ -79,47 +80,47 @@ class Work:
             ProblemError: `fenced`; `invalid` for steps that the plan does not have.
             BudgetExceededError: there is no room for steps that run again.
         """
-        row = self.gateway.read(lambda connection: held(connection, worker, token))
+        row = self.gateway.read(lambda connection: held_job(connection, worker, token))
         if row.event is None:
             return
         mechanism = Mechanism.of(row)
-        if asked.first_step + asked.steps > mechanism.steps:
+        if charge.first_step + charge.steps > mechanism.steps:
             raise ProblemError(
                 "invalid",
-                f"steps {asked.first_step} to {asked.first_step + asked.steps} are not in the plan "
-                f"of {mechanism.steps}",
+                f"steps {charge.first_step} to {charge.first_step + charge.steps} are not in the "
+                f"plan of {mechanism.steps}",
             )
-        operation, ledger = f"{row.id}-charge-{asked.operation_id}", self.gateway.ledger
-        missing = mechanism.steps - asked.first_step - self._steps(row.id)[0]
+        operation, ledger = f"{row.id}-charge-{charge.operation_id}", self.gateway.ledger
+        missing = mechanism.steps - charge.first_step - self._steps(row.id)[0]
         # A charge that was made, and whose answer was lost, has left less held than before it.
         if missing > 0 and not was_done(self.gateway.engine, operation):
             more = mechanism.event(missing)
-            ledger.extend(f"{row.id}-extend-{asked.operation_id}", row.id, token, more)
-        ledger.charge(operation, row.id, token, mechanism.event(asked.steps))
+            ledger.extend(f"{row.id}-extend-{charge.operation_id}", row.id, token, more)
+        ledger.charge(operation, row.id, token, mechanism.event(charge.steps))
 
     def say(self, worker: WorkerPrincipal, token: int, batch: EventBatch) -> None:
         """Keep events, each once."""
 
         def work(connection: Connection) -> None:
-            row = held(connection, worker, token)
+            row = held_job(connection, worker, token)
             for number, event in enumerate(batch.events, start=batch.first):
                 sequence = worker_sequence(row.lease, number)
                 self.events.append(connection, row.id, event, sequence)
 
         self.gateway.write(work)
 
-    def incident(self, worker: WorkerPrincipal, token: int, found: Incident) -> IncidentId:
+    def incident(self, worker: WorkerPrincipal, token: int, report: Incident) -> IncidentId:
         """Keep the full log of a failure, which only the owner of the data may read."""
         incident_id = new_id("inc")
 
         def work(connection: Connection) -> None:
-            row = held(connection, worker, token)
+            row = held_job(connection, worker, token)
             connection.execute(
                 insert(incidents).values(
                     id=incident_id,
                     job_id=row.id,
                     namespace=row.namespace,
-                    log=found.log.encode("utf-8", "replace"),
+                    log=report.log.encode("utf-8", "replace"),
                     created_at_ms=self.gateway.now_ms(),
                 )
             )
@@ -127,15 +128,15 @@ class Work:
         self.gateway.write(work)
         return IncidentId(incident=incident_id)
 
-    def source(self, worker: WorkerPrincipal, token: int, found: SourceMarks) -> None:
+    def source(self, worker: WorkerPrincipal, token: int, marks: SourceMarks) -> None:
         """Hear what the source of a job's rows is, before they are read. Raises ProblemError
         `source_taken` where another budget has the same; the job must not go on."""
 
         def work(connection: Connection) -> bool:
-            row = held(connection, worker, token)
+            row = held_job(connection, worker, token)
             if row.dataset is None:
                 raise ProblemError("invalid", "the job reads no dataset")
-            return self.references.identify(connection, row.dataset, found)
+            return self.references.identify(connection, row.dataset, marks)
 
         if not self.gateway.write(work):
             raise ProblemError(
@@ -144,17 +145,17 @@ class Work:
                 "administrator can say more",
             )
 
-    def over(self, worker: WorkerPrincipal, token: int, asked: JobsAsked) -> JobsOver:
-        """Those of the jobs that are over: no worker will come and go on from their checkpoints."""
+    def over(self, worker: WorkerPrincipal, token: int, request: JobsAsked) -> JobsOver:
+        """Jobs among these that are over: no worker will come and go on from their checkpoints."""
 
         def work(connection: Connection) -> JobsOver:
-            held(connection, worker, token)
-            wanted = select(jobs.c.id).where(jobs.c.id.in_(asked.jobs), jobs.c.state.in_(_OVER))
-            return JobsOver(jobs=tuple(connection.execute(wanted).scalars()))
+            held_job(connection, worker, token)
+            query = select(jobs.c.id).where(jobs.c.id.in_(request.jobs), jobs.c.state.in_(_OVER))
+            return JobsOver(jobs=tuple(connection.execute(query).scalars()))
 
         return self.gateway.read(work)
 
-    def outcome(self, worker: WorkerPrincipal, token: int, said: Outcome) -> None:
+    def outcome(self, worker: WorkerPrincipal, token: int, outcome_report: Outcome) -> None:
         """The job is over. Repeated: as at first.
 
         When a job is over that reads rows depends on them, so that its end comes at a tick of the
@@ -165,9 +166,9 @@ class Work:
             row = job_row(connection, worker.job_id)
             if row is not None and _said_before(row, worker, token):
                 return
-            row = held(connection, worker, token)
+            row = held_job(connection, worker, token)
             due_ms = self.events.tick_ms() if JobKind(row.kind).reads_rows else 0
-            end = _end(connection, row, said, token).model_copy(update={"due_ms": due_ms})
+            end = _end(connection, row, outcome_report, token).model_copy(update={"due_ms": due_ms})
             self.ending.intend(connection, row.id, end)
 
         self.gateway.write(work)
@@ -179,15 +180,15 @@ class Work:
     def _source(self, connection: Connection, row: Row[Any]) -> SourceRef | None:
         if row.dataset is None:
             return None
-        found = connection.execute(select(datasets).where(datasets.c.name == row.dataset)).first()
-        if found is None or found.removed_at_ms is not None:
+        dataset = connection.execute(select(datasets).where(datasets.c.name == row.dataset)).first()
+        if dataset is None or dataset.removed_at_ms is not None:
             raise ProblemError(
                 "conflict", f"dataset {row.dataset!r} was removed; the job cannot run"
             )
-        return self.references.of(connection, found)
+        return self.references.of(connection, dataset)
 
     def _assignment(self, connection: Connection, row: Row[Any], charged: int) -> Assignment:
-        asked = _REQUEST.validate_json(row.request)
+        request = _REQUEST.validate_json(row.request)
         plan = json.loads(row.plan) if row.plan else None
         return Assignment(
             job=row.id,
@@ -196,11 +197,11 @@ class Work:
             lease_s=self.gateway.settings.lease_s,
             bucket_s=self.gateway.settings.tick_s,
             preparation_s=self.gateway.settings.preparation_s,
-            request=asked,
+            request=request,
             source=self._source(connection, row),
             plan=TrainingPlan(**plan) if row.kind == JobKind.FIT and plan else None,
             release=ReleasePlan(**plan) if row.kind == JobKind.EVALUATE and plan else None,
-            base_model=_base(connection, asked.model) if asked.kind is JobKind.FIT else None,
+            base_model=_base(connection, request.model) if request.kind is JobKind.FIT else None,
             model=row.model_id,
             files=_files(connection, row),
             namespace=row.namespace,
@@ -214,16 +215,16 @@ def _said_before(row: Row[Any], worker: WorkerPrincipal, token: int) -> bool:
     return End.model_validate_json(row.outcome).lease == token
 
 
-def _end(connection: Connection, row: Row[Any], said: Outcome, token: int) -> End:
-    if said.succeeded:
+def _end(connection: Connection, row: Row[Any], outcome_report: Outcome, token: int) -> End:
+    if outcome_report.succeeded:
         return End(state=JobState.SUCCEEDED, lease=token)
-    mine = select(incidents.c.id).where(
-        incidents.c.id == said.incident, incidents.c.job_id == row.id
+    query = select(incidents.c.id).where(
+        incidents.c.id == outcome_report.incident, incidents.c.job_id == row.id
     )
-    incident = connection.scalar(mine) if said.incident else None
+    incident = connection.scalar(query) if outcome_report.incident else None
     if row.cancel:
         return End(state=JobState.CANCELLED, incident=incident, lease=token)
-    code = said.code or FailureCode.INTERNAL
+    code = outcome_report.code or FailureCode.INTERNAL
     return End(state=JobState.FAILED, code=code, incident=incident, lease=token)
 
 
@@ -231,22 +232,17 @@ def _base(connection: Connection, name: str) -> BaseModelFacts:
     row = connection.execute(select(base_models).where(base_models.c.name == name)).first()
     if row is None:
         raise ProblemError("conflict", f"base model {name!r} was removed; the job cannot run")
-    return BaseModelFacts(
-        name=row.name,
-        parameters=row.parameters,
-        context_length=row.context_length,
-        vocabulary=row.vocabulary,
-    )
+    return BaseModelFacts.model_validate(row, from_attributes=True)
 
 
 def _files(connection: Connection, row: Row[Any]) -> tuple[str, ...]:
     """Names of the fitted model's files, where the job needs one."""
     if row.model_id is None:
         return ()
-    wanted = (
+    query = (
         select(artifacts.c.name)
         .join(models, models.c.job_id == artifacts.c.job_id)
         .where(models.c.id == row.model_id)
         .order_by(artifacts.c.name)
     )
-    return tuple(connection.execute(wanted).scalars())
+    return tuple(connection.execute(query).scalars())

@@ -23,7 +23,7 @@ _ROUNDING = 1e-9
 
 
 def disagreement(text: bytes | None, planned: DpEvent, charged: JobReport) -> str | None:
-    """What is wrong with a report, in words for the gateway's log; None if nothing is.
+    """Describe, for the gateway's log, in what a report is wrong; None if it is right.
 
     Args:
         text: the report as the worker handed it in.
@@ -52,9 +52,9 @@ def disagreement(text: bytes | None, planned: DpEvent, charged: JobReport) -> st
 def _wrong_epsilon(report: PrivacyReport, event: DpEvent, charged: JobReport) -> str | None:
     if report.epsilon is None or report.delta is None:
         return "the report has no epsilon or delta"
-    found = epsilon_of(event, report.delta)
-    if not math.isclose(found, report.epsilon, rel_tol=_ROUNDING):
-        return f"the report says epsilon={report.epsilon:g}, its event costs {found:g}"
+    epsilon = epsilon_of(event, report.delta)
+    if not math.isclose(epsilon, report.epsilon, rel_tol=_ROUNDING):
+        return f"the report says epsilon={report.epsilon:g}, its event costs {epsilon:g}"
     # Steps that were done again after a crash are charged again and not part of the model.
     if epsilon_of(charged.event, charged.delta) < epsilon_of(event, charged.delta) * (
         1 - _ROUNDING

@@ -21,14 +21,14 @@ from taciturn.data.arrow_types import type_of_column
 from taciturn.data.schema_fields import choose_fields
 from taciturn.errors import BudgetExceededError, UnknownEntryError
 from taciturn.planning.plan import Speed, TrainingPlan, adapter_plan, other_times
-from taciturn.server.catalog.sql_sandbox import Trials
+from taciturn.server.catalog.sql_sandbox import SqlSandbox
 from taciturn.server.context import Gateway
-from taciturn.server.identity.job_access import watches_job
+from taciturn.server.identity.job_access import no_job, watches_job
 from taciturn.server.identity.principal import Principal
 from taciturn.server.identity.secret import new_id
 from taciturn.server.jobs import idempotency
 from taciturn.server.jobs.approvals import Approvals, approvers_of
-from taciturn.server.jobs.completion import End, Ending
+from taciturn.server.jobs.completion import Completion, End
 from taciturn.server.jobs.durations import duration_of, speed_of
 from taciturn.server.jobs.pricing import (
     Price,
@@ -39,7 +39,7 @@ from taciturn.server.jobs.pricing import (
     price,
 )
 from taciturn.server.jobs.states import States, job_row
-from taciturn.server.jobs.terms import Asked, Terms, is_paid_for, terms_of
+from taciturn.server.jobs.terms import SubmittedRequest, Terms, is_paid_for, terms_of
 from taciturn.server.jobs.views import (
     job_view,
     operated_job,
@@ -49,10 +49,7 @@ from taciturn.server.jobs.views import (
     visible_jobs,
 )
 from taciturn.server.ledger import job_cost
-from taciturn.server.models.results import no_job
-from taciturn.server.newest_first import key as place
-from taciturn.server.newest_first import newest_first
-from taciturn.server.paging import Paging
+from taciturn.server.paging import Paging, newest_first, position_of
 from taciturn.server.problems import ProblemError
 from taciturn.server.schema.tables import approvals, jobs
 from taciturn.spec import DataSpec
@@ -79,7 +76,7 @@ _PROBE_LINE = PolicyLine(
 
 @dataclass(frozen=True, slots=True)
 class Jobs:
-    """What people may do with jobs.
+    """Jobs, for people: planning, submission, approval, views, cancelling.
 
     Attributes:
         queued: called when a job has come into the queue, so that it need not wait for a tick.
@@ -88,15 +85,15 @@ class Jobs:
 
     gateway: Gateway
     states: States
-    ending: Ending
+    ending: Completion
     approvals: Approvals
-    trials: Trials
+    sandbox: SqlSandbox
     queued: Callable[[], object] = lambda: None
     keeps: bool = True
 
-    def plan(self, caller: Principal, asked: Asked) -> PlanView:
-        """What a job would be and cost now; nothing is held. Raises as `submit`."""
-        terms, priced, verdict = self._judged(caller, asked)
+    def plan(self, caller: Principal, request: SubmittedRequest) -> PlanView:
+        """Plan and price a job as of now; nothing is held. Raises as `submit`."""
+        terms, priced, verdict = self._judged(caller, request)
         short = not verdict.admitted or verdict.reason == "exceeds_grant"
         view = PlanView(
             plan=priced.plan,
@@ -109,27 +106,27 @@ class Jobs:
             needs_approval=verdict.reason,
             policy=priced.policy,
         )
-        if isinstance(asked, RemoteFit):
-            return view.model_copy(update=self._of_a_fit(caller, asked, terms, priced))
+        if isinstance(request, RemoteFit):
+            return view.model_copy(update=self._of_a_fit(caller, request, terms, priced))
         return view
 
     def _of_a_fit(
-        self, caller: Principal, asked: RemoteFit, terms: Terms, priced: Price
+        self, caller: Principal, request: RemoteFit, terms: Terms, priced: Price
     ) -> dict[str, Any]:
-        """How long it would take, and what it and other amounts of time would be worth."""
+        """Duration of the fit, and the worth of it and of other amounts of time."""
         assert terms.base is not None
         base, plan = terms.base, TrainingPlan(**priced.plan)
         duration = self.gateway.read(
             lambda connection: duration_of(connection, caller, base.name, plan, base.parameters)
         )
-        times = other_times(*planned_from(asked, terms), plan)
+        times = other_times(*planned_from(request, terms), plan)
         return {"duration": duration, "worth": plan.worth, "other_times": times}
 
-    def _speed(self, caller: Principal, asked: Asked, terms: Terms) -> Speed | None:
-        """What a fit's max_minutes is reckoned with; None without."""
-        if not isinstance(asked, RemoteFit) or asked.max_minutes is None:
+    def _speed(self, caller: Principal, request: SubmittedRequest, terms: Terms) -> Speed | None:
+        """Speed that a fit's max_minutes is reckoned with; None without max_minutes."""
+        if not isinstance(request, RemoteFit) or request.max_minutes is None:
             return None
-        spec, facts = planned_from(asked, terms)
+        spec, facts = planned_from(request, terms)
         method = adapter_plan(spec, facts).method
         return self.gateway.read(
             lambda connection: speed_of(
@@ -137,7 +134,7 @@ class Jobs:
             )
         )
 
-    def submit(self, caller: Principal, asked: Asked, key: str | None) -> JobView:
+    def submit(self, caller: Principal, request: SubmittedRequest, key: str | None) -> JobView:
         """Ask for a job. The same key and request again: the same job.
 
         Raises:
@@ -145,29 +142,29 @@ class Jobs:
                 others; nothing was held, and nothing will run.
             SpecError, DataError: the request itself is wrong.
         """
-        if key is None and is_paid_for(asked):
+        if key is None and is_paid_for(request):
             raise ProblemError(
                 "idempotency_key_missing",
-                f"a job of kind {asked.kind.value!r} spends budget: give the header "
+                f"a job of kind {request.kind.value!r} spends budget: give the header "
                 "Idempotency-Key, a new random text for each new job and the same one for a retry",
             )
-        digest = idempotency.digest_of(asked)
+        digest = idempotency.digest_of(request)
         earlier = self._earlier(caller, key, digest)
         if earlier is None:
-            terms, priced, verdict = self._judged(caller, asked)
+            terms, priced, verdict = self._judged(caller, request)
             if not verdict.admitted:
                 raise self._no_room(priced, terms, verdict)
-            earlier = self._insert(caller, asked, key, digest, terms, priced, verdict)
+            earlier = self._insert(caller, request, key, digest, terms, priced, verdict)
             if _first_state(priced, verdict) is JobState.QUEUED:
                 self.queued()
                 return self.view(caller, earlier)
         self.advance(earlier)
-        return self._answer(caller, earlier, asked)
+        return self._answer(caller, earlier, request)
 
     def probe(self, connection: Connection, dataset: str, namespace: str, owner_id: str) -> str:
         """Queue a look at a dataset, in the caller's transaction; returns the job's id."""
-        asked = RemoteProbe(dataset=dataset)
-        row = self._row(owner_id, JobKind.PROBE, asked.model_dump_json(), namespace, _PROBE_LINE)
+        request = RemoteProbe(dataset=dataset)
+        row = self._row(owner_id, JobKind.PROBE, request.model_dump_json(), namespace, _PROBE_LINE)
         row |= {"dataset": dataset}
         self.states.begin(connection, row, JobState.QUEUED)
         return str(row["id"])
@@ -184,29 +181,29 @@ class Jobs:
 
     def decide(self, caller: Principal, approval_id: str, answer: Decision) -> ApprovalView:
         """Take an approver's answer, and act on what it comes to; raises as Approvals.decide."""
-        found = self.approvals.decide(caller, approval_id, answer)
-        self.advance(found.job)
+        approval = self.approvals.decide(caller, approval_id, answer)
+        self.advance(approval.job)
         return self.approvals.view(caller, approval_id)
 
     def view(self, caller: Principal, job_id: str) -> JobView:
         """One job; `not_found` where the caller may not know of it."""
-        wanted = visible_jobs(caller).where(jobs.c.id == job_id)
-        row = the_job(self.gateway.rows(wanted), job_id)
+        query = visible_jobs(caller).where(jobs.c.id == job_id)
+        row = the_job(self.gateway.rows(query), job_id)
         return job_view(row).model_copy(update={"cost": self._cost(row)})
 
     def _cost(self, row: Row[Any]) -> JobCost | None:
-        """What a job takes of budgets; None where it takes nothing, or has not been held yet."""
+        """Shares of budgets that a job takes; None where it takes none, or is not held yet."""
         if row.event is None:
             return None
         try:
-            found = job_cost(self.gateway.engine, self.gateway.seal_key, row.id)
+            cost = job_cost(self.gateway.engine, self.gateway.seal_key, row.id)
         except UnknownEntryError:
             return None
-        grants = [share for holder, share in found.shares.items() if holder is not None]
+        grants = [share for holder, share in cost.shares.items() if holder is not None]
         return JobCost(
-            epsilon=found.epsilon if JobState(row.state).over else None,
-            delta=found.delta,
-            share_of_budget=found.shares[None],
+            epsilon=cost.epsilon if JobState(row.state).over else None,
+            delta=cost.delta,
+            share_of_budget=cost.shares[None],
             share_of_grant=grants[0] if grants else None,
         )
 
@@ -214,30 +211,30 @@ class Jobs:
         self, caller: Principal, paging: Paging, state: JobState | None, kind: JobKind | None
     ) -> Page[JobView]:
         """The jobs that the caller may know of, newest first."""
-        wanted = newest_first(visible_jobs(caller), jobs, paging)
+        query = newest_first(visible_jobs(caller), jobs, paging)
         if state is not None:
-            wanted = wanted.where(jobs.c.state == state)
+            query = query.where(jobs.c.state == state)
         if kind is not None:
-            wanted = wanted.where(jobs.c.kind == kind)
-        return paging.page(self.gateway.rows(wanted), job_view, place)
+            query = query.where(jobs.c.kind == kind)
+        return paging.page(self.gateway.rows(query), job_view, position_of)
 
     def events(
         self, caller: Principal, job_id: str, after: int, limit: int
     ) -> tuple[NumberedEvent, ...]:
         """A page of the events of a job that the caller may follow; raises ProblemError
         `not_found` for any other."""
-        seen = watches_job(caller)
-        found = self.states.events.page_of(job_id, seen, after, limit)
-        if found is None:
+        is_followed = watches_job(caller)
+        page = self.states.events.page_of(job_id, is_followed, after, limit)
+        if page is None:
             raise no_job(job_id)
-        return found
+        return page
 
     def approval_of(self, caller: Principal, job_id: str) -> ApprovalView:
         """The approval that a job needed; `not_found` if it needed none."""
-        found = self.view(caller, job_id).approval
-        if found is None:
+        approval_id = self.view(caller, job_id).approval
+        if approval_id is None:
             raise ProblemError("not_found", f"job {job_id!r} needs no approval")
-        return self.approvals.view(caller, found)
+        return self.approvals.view(caller, approval_id)
 
     def cancel(self, caller: Principal, job_id: str) -> JobView:
         """End a job: one that waits at once; one that runs is told, and stopped if it does not end
@@ -248,16 +245,16 @@ class Jobs:
 
     def operated(self, paging: Paging, state: JobState | None) -> Page[OperatedJob]:
         """Everybody's jobs, newest first, without what they are about."""
-        wanted = newest_first(operated_jobs(), jobs, paging)
+        query = newest_first(operated_jobs(), jobs, paging)
         if state is not None:
-            wanted = wanted.where(jobs.c.state == state)
-        return paging.page(self.gateway.rows(wanted), operated_job, place)
+            query = query.where(jobs.c.state == state)
+        return paging.page(self.gateway.rows(query), operated_job, position_of)
 
     def stop(self, job_id: str) -> OperatedJob:
         """End anybody's job, as `cancel` does; raises ProblemError `not_found`."""
-        wanted = operated_jobs().where(jobs.c.id == job_id)
-        self._stop(job_id, lambda connection: the_job(connection.execute(wanted).all(), job_id))
-        return operated_job(self.gateway.rows(wanted)[0])
+        query = operated_jobs().where(jobs.c.id == job_id)
+        self._stop(job_id, lambda connection: the_job(connection.execute(query).all(), job_id))
+        return operated_job(self.gateway.rows(query)[0])
 
     def _stop(self, job_id: str, find: Callable[[Connection], Row[Any]]) -> None:
         def work(connection: Connection) -> JobState:
@@ -272,47 +269,49 @@ class Jobs:
 
     def unfinished(self, older_than_ms: int) -> tuple[str, ...]:
         """Jobs that a crash left before the queue, or that were decided: to be advanced."""
-        left = (jobs.c.state == JobState.VALIDATING) & (jobs.c.created_at_ms <= older_than_ms)
+        interrupted = (jobs.c.state == JobState.VALIDATING) & (
+            jobs.c.created_at_ms <= older_than_ms
+        )
         decided = (jobs.c.state == JobState.AWAITING_APPROVAL) & (approvals.c.state != "open")
-        wanted = (
+        query = (
             select(jobs.c.id)
             .outerjoin(approvals, approvals.c.job_id == jobs.c.id)
-            .where(left | decided)
+            .where(interrupted | decided)
             .order_by(jobs.c.created_at_ms)
         )
-        return tuple(self.gateway.read(lambda connection: connection.execute(wanted)).scalars())
+        return tuple(self.gateway.read(lambda connection: connection.execute(query)).scalars())
 
-    def _judged(self, caller: Principal, asked: Asked) -> tuple[Terms, Price, Verdict]:
+    def _judged(self, caller: Principal, request: SubmittedRequest) -> tuple[Terms, Price, Verdict]:
         now_ms = self.gateway.now_ms()
-        terms = self.gateway.read(lambda connection: terms_of(connection, caller, asked, now_ms))
-        self._check_fields(asked, terms)
-        self._check_canaries(asked)
-        priced = price(asked, terms, self._speed(caller, asked, terms))
+        terms = self.gateway.read(lambda connection: terms_of(connection, caller, request, now_ms))
+        self._check_fields(request, terms)
+        self._check_canaries(request)
+        priced = price(request, terms, self._speed(caller, request, terms))
         return terms, priced, decide(self.gateway, priced, terms)
 
-    def _check_fields(self, asked: Asked, terms: Terms) -> None:
-        """That the columns to be read are there, by the schema that the gateway knows.
+    def _check_fields(self, request: SubmittedRequest, terms: Terms) -> None:
+        """Check that the columns to be read are there, by the schema that the gateway knows.
 
         Raises:
             MissingColumnError, RowError, SpecError: they are not, or hold no text.
             ProblemError: `invalid` for a selection that fails on the schema.
         """
-        data = asked.data if isinstance(asked, RemoteFit | RemoteEvaluate) else None
+        data = request.data if isinstance(request, RemoteFit | RemoteEvaluate) else None
         if data is None or terms.dataset is None:
             return
-        assert isinstance(asked, DataSpec)
+        assert isinstance(request, DataSpec)
         columns = terms.dataset.columns
         if data.select is not None:
-            columns = self.trials.run(data.select, columns, ()).columns
+            columns = self.sandbox.run(data.select, columns, ()).columns
         schema = pa.schema([(column.name, type_of_column(column.type)) for column in columns])
-        choose_fields(schema, asked.model_copy(update={"privacy_unit": terms.dataset.unit}))
+        choose_fields(schema, request.model_copy(update={"privacy_unit": terms.dataset.unit}))
 
-    def _check_canaries(self, asked: Asked) -> None:
+    def _check_canaries(self, request: SubmittedRequest) -> None:
         """Canaries whose names nobody would know after the fit only make it worse."""
-        if isinstance(asked, RemoteFit) and asked.canaries and not self.keeps:
+        if isinstance(request, RemoteFit) and request.canaries and not self.keeps:
             raise ProblemError(
                 "invalid",
-                f"canaries={asked.canaries}: no audit would find them, for what a worker keeps "
+                f"canaries={request.canaries}: no audit would find them, for what a worker keeps "
                 "here ends with its machine. Leave canaries out, or have whoever runs the gateway "
                 "give workers a store for checkpoints or a volume for workspaces",
             )
@@ -343,7 +342,7 @@ class Jobs:
     def _insert(
         self,
         caller: Principal,
-        asked: Asked,
+        request: SubmittedRequest,
         key: str | None,
         digest: str,
         terms: Terms,
@@ -352,16 +351,16 @@ class Jobs:
     ) -> str:
         """The job as a row, under the terms that it was priced for; or the one that a request with
         the same key has made meanwhile."""
-        row = self._asked_row(caller, asked, terms, priced, verdict)
+        row = self._request_row(caller, request, terms, priced, verdict)
 
         def work(connection: Connection) -> str:
             now_ms = self.gateway.now_ms()
             if key is not None:
-                found = idempotency.made_before(connection, caller.user_id, key, digest)
-                if found is not None:
-                    return found
-            if terms_of(connection, caller, asked, now_ms) != terms:
-                raise ProblemError("conflict", "the terms have just changed; ask again")
+                earlier_job = idempotency.made_before(connection, caller.user_id, key, digest)
+                if earlier_job is not None:
+                    return earlier_job
+            if terms_of(connection, caller, request, now_ms) != terms:
+                raise ProblemError("conflict", "the terms have just changed; submit the job again")
             self.states.begin(connection, row, _first_state(priced, verdict))
             if key is not None:
                 idempotency.remember(connection, caller.user_id, key, digest, row["id"], now_ms)
@@ -371,12 +370,17 @@ class Jobs:
 
         return self.gateway.write(work)
 
-    def _asked_row(
-        self, caller: Principal, asked: Asked, terms: Terms, priced: Price, verdict: Verdict
+    def _request_row(
+        self,
+        caller: Principal,
+        request: SubmittedRequest,
+        terms: Terms,
+        priced: Price,
+        verdict: Verdict,
     ) -> dict[str, Any]:
         event = priced.event
         row = self._row(
-            caller.user_id, asked.kind, asked.model_dump_json(), terms.namespace, priced.policy
+            caller.user_id, request.kind, request.model_dump_json(), terms.namespace, priced.policy
         )
         return row | {
             "dataset": terms.dataset and terms.dataset.name,
@@ -442,8 +446,8 @@ class Jobs:
             self.ending.close(row.id)
 
     def _advance_decided(self, row: Row[Any]) -> None:
-        asked = select(approvals).where(approvals.c.job_id == row.id)
-        approval = self.gateway.read(lambda connection: connection.execute(asked).one())
+        query = select(approvals).where(approvals.c.job_id == row.id)
+        approval = self.gateway.read(lambda connection: connection.execute(query).one())
         if approval.state == "rejected":
             self.ending.end(row.id, End.failed(FailureCode.REJECTED))
         elif approval.state == "expired":
@@ -467,15 +471,15 @@ class Jobs:
         text = f"no guarantee (approved by {', '.join(names)})"
         return {"policy": PolicyLine(kind="no guarantee", text=text[:400]).model_dump_json()}
 
-    def _answer(self, caller: Principal, job_id: str, asked: Asked) -> JobView:
+    def _answer(self, caller: Principal, job_id: str, request: SubmittedRequest) -> JobView:
         """The job; or, again, the refusal of one for which there was no room when it was asked."""
-        found = self.view(caller, job_id)
-        failure = found.failure
+        view = self.view(caller, job_id)
+        failure = view.failure
         if failure is None or failure.code != FailureCode.BUDGET_EXCEEDED:
-            return found
-        if found.approval is not None or not self._never_ran(job_id):
-            return found
-        terms, priced, _ = self._judged(caller, asked)
+            return view
+        if view.approval is not None or not self._never_ran(job_id):
+            return view
+        terms, priced, _ = self._judged(caller, request)
         fits = fitting_epsilon(self.gateway, priced, terms)
         now = "no target_epsilon" if fits is None else f"target_epsilon={fits:g}"
         raise ProblemError(
@@ -490,8 +494,8 @@ class Jobs:
 
 
 def _first_state(priced: Price, verdict: Verdict) -> JobState:
-    """Where a job comes with its row: what waits for people waits at once, and what costs nothing
-    waits for a worker; anything else has to be held first."""
+    """First state of a job: one that needs approval waits for it at once, and one that costs
+    nothing waits for a worker; any other has to be held first."""
     if verdict.reason is not None:
         return JobState.AWAITING_APPROVAL
     return JobState.QUEUED if priced.event is None else JobState.VALIDATING

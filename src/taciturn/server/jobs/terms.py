@@ -1,4 +1,4 @@
-"""Under which terms somebody asks for a job: dataset, policy, grant, models, as they stand.
+"""Terms that a job is requested under: dataset, policy, grant, models, as they stand.
 
 All of it is public to the asker; rows have no part in it. What the asker may not know of is not
 found, and what the policy does not allow is refused here, before anything is priced or held.
@@ -16,14 +16,14 @@ from sqlalchemy import Connection, Row, select
 from taciturn.data.sql.check import check_list
 from taciturn.planning.plan import max_tokens
 from taciturn.server.catalog.datasets import WHY_NOT_READY
-from taciturn.server.identity.namespace_access import grant_is_live
+from taciturn.server.identity.job_access import no_model, uses_model
+from taciturn.server.identity.namespace_access import live_holders, no_dataset, owns
 from taciturn.server.identity.principal import Principal
 from taciturn.server.problems import ProblemError
-from taciturn.server.schema.tables import base_models, datasets, grant_terms, models, policies
+from taciturn.server.schema.tables import base_models, datasets, models, policies
 from taciturn.server.timestamps import milliseconds
 from taciturn.spec import EvaluateSpec, FitSpec
 from taciturn.wire.datasets import ColumnView, DatasetState, PolicyTerms
-from taciturn.wire.identity import Role
 from taciturn.wire.jobs import (
     DataRef,
     JobKind,
@@ -36,12 +36,12 @@ from taciturn.wire.jobs import (
 from taciturn.wire.values import PolicyLine
 from taciturn.wire.worker import BaseModelFacts
 
-Asked = RemoteFit | RemoteSample | RemoteEvaluate | RemoteAudit | RemoteSynthesize
+SubmittedRequest = RemoteFit | RemoteSample | RemoteEvaluate | RemoteAudit | RemoteSynthesize
 
 
 @dataclass(frozen=True, slots=True)
 class DatasetFacts:
-    """What is public about a dataset."""
+    """Public facts about a dataset."""
 
     name: str
     unit: str
@@ -59,7 +59,7 @@ class FittedFacts:
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """What a job is asked under; equal if nothing of it has changed.
+    """Terms that a job is requested under; equal if none of them has changed.
 
     Attributes:
         policy_version: of the namespace's policy.
@@ -78,107 +78,90 @@ class Terms:
     fitted: FittedFacts | None = None
 
 
-def terms_of(connection: Connection, caller: Principal, asked: Asked, now_ms: int) -> Terms:
+def terms_of(
+    connection: Connection, caller: Principal, request: SubmittedRequest, now_ms: int
+) -> Terms:
     """The terms for this request of this person.
 
     Raises:
         ProblemError: `not_found`, `not_ready`, `policy_refused`, `invalid`.
     """
-    data = asked.data if isinstance(asked, RemoteFit | RemoteEvaluate) else None
+    data = request.data if isinstance(request, RemoteFit | RemoteEvaluate) else None
     row = fitted = None
-    if not isinstance(asked, RemoteFit):
-        fitted, policy = _fitted(connection, caller, asked.model)
+    if not isinstance(request, RemoteFit):
+        fitted, policy = _fitted(connection, caller, request.model)
     if data is not None:
-        row, policy, holders = _dataset(connection, caller, data.dataset, now_ms)
+        row, policy, holders = usable_dataset(connection, caller, data.dataset, now_ms)
     else:
         holders = _holders(connection, caller, policy, now_ms)
     if fitted is not None:
-        _check_lengths(connection, asked, fitted.base_model)
+        _check_lengths(connection, request, fitted.base_model)
     namespace = policy.namespace
     terms = PolicyTerms.model_validate_json(policy.terms)
     _check_settled(policy)
-    _check_policy(terms, asked, now_ms)
-    base = _base(connection, asked.model) if isinstance(asked, RemoteFit) else None
+    _check_policy(terms, request, now_ms)
+    base = _base(connection, request.model) if isinstance(request, RemoteFit) else None
     return Terms(
         namespace=namespace,
         policy=terms,
         policy_version=policy.version,
         holders=holders,
-        owned=policy.owner_id == caller.user_id,
-        dataset=None if row is None or data is None else _ready(row, data),
+        owned=owns(caller, policy.owner_id),
+        dataset=None if row is None or data is None else dataset_facts(row, data),
         base=base,
         fitted=None if fitted is None else _facts(fitted),
     )
 
 
-def live_holders(
-    connection: Connection, caller: Principal, namespace: str, now_ms: int
-) -> tuple[str, ...]:
-    """Whose grants a person may draw on now: their own first, then their groups'."""
-    wanted = select(grant_terms.c.holder).where(
-        grant_terms.c.namespace == namespace,
-        grant_terms.c.holder.in_(caller.holders),
-        grant_is_live(now_ms),
-    )
-    found = set(connection.execute(wanted).scalars())
-    return tuple(holder for holder in caller.holders if holder in found)
-
-
 def _holders(
     connection: Connection, caller: Principal, policy: Row[Any], now_ms: int
 ) -> tuple[str, ...]:
-    if policy.owner_id == caller.user_id:
+    if owns(caller, policy.owner_id):
         return ()
     return live_holders(connection, caller, policy.namespace, now_ms)
 
 
-def _dataset(
+def usable_dataset(
     connection: Connection, caller: Principal, name: str, now_ms: int
 ) -> tuple[Row[Any], Row[Any], tuple[str, ...]]:
     """A dataset that the caller may use, its policy, and the holders to draw on."""
-    wanted = select(datasets).where(datasets.c.name == name, datasets.c.removed_at_ms.is_(None))
-    row = connection.execute(wanted).first()
+    query = select(datasets).where(datasets.c.name == name, datasets.c.removed_at_ms.is_(None))
+    row = connection.execute(query).first()
     if row is not None:
         policy = _policy(connection, row.namespace)
         holders = _holders(connection, caller, policy, now_ms)
-        if holders or policy.owner_id == caller.user_id:
+        if holders or owns(caller, policy.owner_id):
             return row, policy, holders
-    raise ProblemError(
-        "not_found", f"there is no dataset {name!r}, or you hold no grant for it; ask its owner"
-    )
+    raise no_dataset(name)
 
 
 def _fitted(connection: Connection, caller: Principal, model_id: str) -> tuple[Row[Any], Row[Any]]:
     """A model that the caller may use, and its policy."""
-    row = connection.execute(select(models).where(models.c.id == model_id)).first()
-    if row is not None:
-        policy = _policy(connection, row.namespace)
-        if caller.user_id in (row.owner_id, policy.owner_id) and not caller.has(Role.AUDITOR):
-            return row, policy
-    raise ProblemError(
-        "not_found",
-        f"there is no model {model_id!r}, or it is not yours; `taciturn model list` has yours",
-    )
+    query = select(models).where(models.c.id == model_id, uses_model(caller))
+    row = connection.execute(query).first()
+    if row is None:
+        raise no_model(model_id)
+    return row, _policy(connection, row.namespace)
 
 
-def _check_lengths(connection: Connection, asked: Asked, base_model: str) -> None:
-    """What is asked of a fitted model must have room in its context, if that is still known.
+def _check_lengths(connection: Connection, request: SubmittedRequest, base_model: str) -> None:
+    """Check that a request has room in a fitted model's context, if that is still known.
 
     Raises ProblemError `invalid`, SpecError.
     """
-    wanted = select(base_models.c.context_length).where(base_models.c.name == base_model)
-    context = connection.scalar(wanted)
+    query = select(base_models.c.context_length).where(base_models.c.name == base_model)
+    context = connection.scalar(query)
     if context is None:
         return
-    if isinstance(asked, RemoteEvaluate):
-        max_tokens(asked, context)
-    if isinstance(asked, RemoteSample | RemoteSynthesize):
+    if isinstance(request, RemoteEvaluate):
+        max_tokens(request, context)
+    if isinstance(request, RemoteSample | RemoteSynthesize):
         most = context - 2  # one token of a prompt, and the one that opens a text
-        if asked.max_new_tokens > most:
+        if request.max_new_tokens > most:
             raise ProblemError(
                 "invalid",
-                f"max_new_tokens={asked.max_new_tokens} leaves no room for a prompt in the model's "
-                f"context of {context} tokens; ask for at most {most}",
+                f"max_new_tokens={request.max_new_tokens} leaves no room for a prompt in the "
+                f"model's context of {context} tokens; ask for at most {most}",
             )
 
 
@@ -194,12 +177,7 @@ def _base(connection: Connection, name: str) -> BaseModelFacts:
             f"model: {name!r} is not registered here, so its fit cannot be priced; GET "
             "/v1/base-models lists what is, an administrator adds others",
         )
-    return BaseModelFacts(
-        name=row.name,
-        parameters=row.parameters,
-        context_length=row.context_length,
-        vocabulary=row.vocabulary,
-    )
+    return BaseModelFacts.model_validate(row, from_attributes=True)
 
 
 def _policy(connection: Connection, namespace: str) -> Row[Any]:
@@ -217,53 +195,54 @@ def _check_settled(policy: Row[Any]) -> None:
         )
 
 
-def _check_policy(terms: PolicyTerms, asked: Asked, now_ms: int) -> None:
+def _check_policy(terms: PolicyTerms, request: SubmittedRequest, now_ms: int) -> None:
     if terms.expires_at is not None and milliseconds(terms.expires_at) <= now_ms:
         raise ProblemError(
             "policy_refused",
             f"the policy of this data expired at {terms.expires_at.isoformat()}; its owner can "
             "renew it",
         )
-    if asked.kind not in terms.kinds:
-        allowed = ", ".join(sorted(terms.kinds)) or "none"
+    if request.kind not in terms.kinds:
+        allowed_kinds = ", ".join(sorted(terms.kinds)) or "none"
         raise ProblemError(
             "policy_refused",
-            f"kind={asked.kind.value!r}: the policy of this data allows jobs of the kinds "
-            f"{allowed}; ask its owner",
+            f"kind={request.kind.value!r}: the policy of this data allows jobs of the kinds "
+            f"{allowed_kinds}; ask its owner",
         )
-    if isinstance(asked, RemoteFit):
-        _check_model(terms, asked.model)
-    if isinstance(asked, RemoteFit | RemoteEvaluate):
-        _check_epsilon(terms, asked)
+    if isinstance(request, RemoteFit):
+        _check_model(terms, request.model)
+    if isinstance(request, RemoteFit | RemoteEvaluate):
+        _check_epsilon(terms, request)
 
 
 def _check_model(terms: PolicyTerms, model: str) -> None:
     if not any(fnmatchcase(model, pattern) for pattern in terms.models):
-        allowed = ", ".join(terms.models) or "none"
+        allowed_models = ", ".join(terms.models) or "none"
         raise ProblemError(
             "policy_refused",
-            f"model={model!r}: the policy of this data allows {allowed}; ask its owner",
+            f"model={model!r}: the policy of this data allows {allowed_models}; ask its owner",
         )
 
 
-def _check_epsilon(terms: PolicyTerms, asked: FitSpec | EvaluateSpec) -> None:
-    most, epsilon = terms.job_epsilon, asked.target_epsilon
+def _check_epsilon(terms: PolicyTerms, request: FitSpec | EvaluateSpec) -> None:
+    most, epsilon = terms.job_epsilon, request.target_epsilon
     if most is not None and isinstance(epsilon, float) and epsilon > most:
         raise ProblemError(
             "policy_refused",
             f"target_epsilon={epsilon:g} is above {most:g}, the most that one job may cost by the "
             "policy of this data; lower it",
         )
-    if asked.delta is not None and asked.delta > terms.budget.delta:
+    if request.delta is not None and request.delta > terms.budget.delta:
         # An epsilon at a larger delta is a smaller number for the same loss of privacy.
         raise ProblemError(
             "policy_refused",
-            f"delta={asked.delta:g} is above {terms.budget.delta:g}, that of the namespace's "
+            f"delta={request.delta:g} is above {terms.budget.delta:g}, that of the namespace's "
             "budget; lower it, or leave it out",
         )
 
 
-def _ready(row: Row[Any], data: DataRef) -> DatasetFacts:
+def dataset_facts(row: Row[Any], data: DataRef) -> DatasetFacts:
+    """Public facts of a dataset that is ready; raises ProblemError `not_ready`, `invalid`."""
     if row.state != DatasetState.READY:
         raise ProblemError(
             "not_ready",
@@ -276,6 +255,8 @@ def _ready(row: Row[Any], data: DataRef) -> DatasetFacts:
     return DatasetFacts(row.name, row.unit, row.units, columns)
 
 
-def is_paid_for(asked: Asked) -> bool:
-    """Whether a request is about private rows, so that a repeated one could cost twice."""
-    return asked.kind is JobKind.FIT or (isinstance(asked, RemoteEvaluate) and bool(asked.data))
+def is_paid_for(request: SubmittedRequest) -> bool:
+    """True if a request is about private rows, so that a repeated one could cost twice."""
+    return request.kind is JobKind.FIT or (
+        isinstance(request, RemoteEvaluate) and bool(request.data)
+    )

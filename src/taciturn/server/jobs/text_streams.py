@@ -1,85 +1,137 @@
-"""Text that a worker is writing, on its way to whoever asked for it; in memory, never kept.
+"""Text that a worker is writing, on its way to its reader through a table of the database.
 
-A channel belongs to one process. If worker and reader have come to different ones, the reader gets
-the whole text when the job is over, from what the job has released.
+Worker and reader may have reached different processes or replicas of the gateway, and either of
+these may be killed. Text is not kept: what was read is deleted, and everything else after ten
+minutes. What a job releases in the end is whole in any case.
 """
 
 from __future__ import annotations
 
 import asyncio
-import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from anyio import CapacityLimiter, to_thread
+from sqlalchemy import Connection, delete, insert, select
+
+from taciturn.server.context import Gateway
+from taciturn.server.identity.job_access import held_job
+from taciturn.server.identity.principal import WorkerPrincipal
+from taciturn.server.notifications import Topic, publish_with
+from taciturn.server.schema.tables import text_pieces
 from taciturn.wire.worker import TextChunk
 
-_LIMIT_CHARS, _UNREAD_CHARS = 4 * 2**20, 2**16
-_KEPT_S = 600.0
-_MOST = 1000
+LIFETIME_MS = 600_000
+_LIMIT_CHARS = 4 * 2**20
+_PAGE = 200
+_THREADS = 8
 
 
 @dataclass(eq=False, slots=True)
-class _Channel:
-    chunks: list[TextChunk] = field(default_factory=list)
-    chars: int = 0
-    read: bool = False
-    touched_s: float = field(default_factory=time.monotonic)
-    news: asyncio.Event = field(default_factory=asyncio.Event)
+class _Reader:
+    loop: asyncio.AbstractEventLoop
+    arrival: asyncio.Event = field(default_factory=asyncio.Event)
 
-    @property
-    def last(self) -> bool:
-        return bool(self.chunks) and self.chunks[-1].last
+    def wake(self) -> None:
+        """May be called from any thread."""
+        try:
+            self.loop.call_soon_threadsafe(self.arrival.set)
+        except RuntimeError:
+            return  # its loop has ended
 
 
 @dataclass(slots=True)
-class Texts:
-    """The channels of one process. Used from its event loop only."""
+class TextStreams:
+    """Pieces of text, by the job that writes them."""
 
-    _channels: dict[str, _Channel] = field(default_factory=dict)
+    gateway: Gateway
+    _readers: dict[str, set[_Reader]] = field(default_factory=dict)
+    # Not the threads of ordinary requests: many readers must not take them.
+    _threads: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(_THREADS))
 
-    def close(self, job_id: str) -> None:
-        """Nobody reads it any more."""
-        self._channels.pop(job_id, None)
+    def add(self, worker: WorkerPrincipal, lease: int, chunk: TextChunk) -> None:
+        """Take a piece from the worker that holds the job. One that was sent again is dropped, as
+        is one that would leave a gap: its reader gets the rest when the job is over.
 
-    def put(self, job_id: str, chunk: TextChunk) -> None:
-        """Take a piece. One that was sent again is dropped; so is what nobody reads here, and what
-        would leave a gap: then the reader gets the rest when the job is over."""
-        channel = self._channel(job_id)
-        expected = chunk.offset is None or chunk.offset == channel.chars
-        limit_chars = _LIMIT_CHARS if channel.read else _UNREAD_CHARS
-        if channel.last or not expected or channel.chars + len(chunk.text) > limit_chars:
-            return
-        channel.chunks.append(chunk)
-        channel.chars += len(chunk.text)
-        channel.touched_s = time.monotonic()
-        channel.news.set()
+        Raises:
+            ProblemError: `fenced` for any other worker.
+        """
 
-    async def read(self, job_id: str, number: int, wait_s: float) -> TextChunk | None:
-        """The piece of this number, as soon as it is there; None if it has not come in time."""
-        channel = self._channel(job_id)
-        channel.read = True
-        channel.touched_s = time.monotonic()
+        def work(connection: Connection) -> None:
+            job_id = held_job(connection, worker, lease).id
+            newest = connection.execute(
+                select(text_pieces.c.number, text_pieces.c.chars, text_pieces.c.data)
+                .where(text_pieces.c.job_id == job_id)
+                .order_by(text_pieces.c.number.desc())
+                .limit(1)
+            ).first()
+            number, chars = (newest.number + 1, newest.chars) if newest else (0, 0)
+            is_over = newest is not None and TextChunk.model_validate_json(newest.data).last
+            is_next = chunk.offset is None or chunk.offset == chars
+            chars += len(chunk.text)
+            if is_over or not is_next or chars > _LIMIT_CHARS:
+                return
+            connection.execute(
+                insert(text_pieces).values(
+                    job_id=job_id,
+                    number=number,
+                    chars=chars,
+                    data=chunk.model_dump_json(),
+                    created_at_ms=self.gateway.now_ms(),
+                )
+            )
+            publish_with(connection, Topic.TEXT, job_id)
+
+        self.gateway.write(work)
+        self.wake(worker.job_id)
+
+    def wake(self, job_id: str) -> None:
+        """Tell this process's readers of a job that there is more; from any thread."""
+        for reader in tuple(self._readers.get(job_id, ())):
+            reader.wake()
+
+    async def read(self, job_id: str, number: int, wait_s: float) -> tuple[TextChunk, ...]:
+        """Pieces from this number on, as soon as there are some; none if none came in time."""
+        with self._reader(job_id) as reader:
+            pieces = await self._pieces(job_id, number)
+            if not pieces:
+                try:
+                    async with asyncio.timeout(wait_s):
+                        await reader.arrival.wait()
+                except TimeoutError:
+                    pass  # it may have arrived without a notification
+                pieces = await self._pieces(job_id, number)
+        return pieces
+
+    def delete(self, job_id: str) -> None:
+        """Delete a job's text: it was read, or nobody reads it any more."""
+        statement = delete(text_pieces).where(text_pieces.c.job_id == job_id)
+        self.gateway.write(lambda connection: connection.execute(statement))
+
+    def prune(self) -> None:
+        """Delete text that nobody has read in time."""
+        before_ms = self.gateway.now_ms() - LIFETIME_MS
+        statement = delete(text_pieces).where(text_pieces.c.created_at_ms < before_ms)
+        self.gateway.write(lambda connection: connection.execute(statement))
+
+    async def _pieces(self, job_id: str, number: int) -> tuple[TextChunk, ...]:
+        query = (
+            select(text_pieces.c.data)
+            .where(text_pieces.c.job_id == job_id, text_pieces.c.number >= number)
+            .order_by(text_pieces.c.number)
+            .limit(_PAGE)
+        )
+        rows = await to_thread.run_sync(lambda: self.gateway.rows(query), limiter=self._threads)
+        return tuple(TextChunk.model_validate_json(row.data) for row in rows)
+
+    @contextmanager
+    def _reader(self, job_id: str) -> Iterator[_Reader]:
+        reader = _Reader(asyncio.get_running_loop())
+        self._readers.setdefault(job_id, set()).add(reader)
         try:
-            async with asyncio.timeout(wait_s):
-                while number >= len(channel.chunks):
-                    channel.news.clear()
-                    await channel.news.wait()
-        except TimeoutError:
-            return None
-        return channel.chunks[number]
-
-    def _channel(self, job_id: str) -> _Channel:
-        """Made by whoever comes first, worker or reader."""
-        found = self._channels.get(job_id)
-        if found is None:
-            self._forget_old()
-            found = self._channels[job_id] = _Channel()
-        return found
-
-    def _forget_old(self) -> None:
-        """Whoever asked and never read has gone; and there are not more than `_MOST`."""
-        oldest_s = time.monotonic() - _KEPT_S
-        by_age = sorted(self._channels.items(), key=lambda item: item[1].touched_s)
-        surplus = len(by_age) - _MOST + 1
-        for number, (job_id, channel) in enumerate(by_age):
-            if channel.touched_s < oldest_s or number < surplus:
-                del self._channels[job_id]
+            yield reader
+        finally:
+            self._readers[job_id].discard(reader)
+            if not self._readers[job_id]:
+                del self._readers[job_id]

@@ -6,14 +6,13 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, Select, or_, select, true
+from sqlalchemy import Connection, Row, Select, select
 
+from taciturn.server.identity.job_access import no_job, watches_job
 from taciturn.server.identity.principal import Principal
-from taciturn.server.problems import ProblemError
-from taciturn.server.schema.tables import approvals, jobs, policies, users
+from taciturn.server.schema.tables import approvals, jobs, users
 from taciturn.server.timestamps import moment
 from taciturn.wire.events import FAILURES, FailureCode
-from taciturn.wire.identity import Role
 from taciturn.wire.jobs import Failure, JobView, OperatedJob
 from taciturn.wire.values import PolicyLine
 
@@ -25,7 +24,7 @@ def visible_jobs(caller: Principal) -> Select[Any]:
         select(*columns)
         .join(users, users.c.id == jobs.c.requester_id)
         .outerjoin(approvals, approvals.c.job_id == jobs.c.id)
-        .where(_sees(caller))
+        .where(watches_job(caller))
     )
 
 
@@ -37,12 +36,9 @@ def visible_job(connection: Connection, caller: Principal, job_id: str) -> Row[A
 
 
 def the_job(rows: Sequence[Row[Any]], job_id: str) -> Row[Any]:
-    """What was found under a job's id; raises ProblemError `not_found`."""
+    """The first row of a query for a job's id; raises ProblemError `not_found`."""
     if not rows:
-        raise ProblemError(
-            "not_found",
-            f"there is no job {job_id!r}, or it is not yours; `taciturn job list` has yours",
-        )
+        raise no_job(job_id)
     return rows[0]
 
 
@@ -101,13 +97,3 @@ def _failure(row: Row[Any]) -> Failure | None:
     elif code is FailureCode.LOST:
         text = f"{text} ({row.attempt} tried)"
     return Failure(code=row.failure, text=text, incident=row.incident)
-
-
-def _sees(caller: Principal) -> ColumnElement[bool]:
-    if caller.has(Role.AUDITOR):
-        return true()
-    own = jobs.c.requester_id == caller.user_id
-    if not caller.has(Role.OWNER):
-        return own
-    held = select(policies.c.namespace).where(policies.c.owner_id == caller.user_id)
-    return or_(own, jobs.c.namespace.in_(held))

@@ -1,136 +1,84 @@
 """Workers that have a fitted model in memory and wait for another request of it.
 
-Known to one process: a worker that waits elsewhere is not found, and a new one is started.
+A waiting worker takes the next sample job of its model out of the queue itself, in the process that
+it has reached: a transaction decides who has the job, so that it does not matter which.
 """
 
 from __future__ import annotations
 
 import asyncio
-import threading
-from collections import deque
-from collections.abc import Callable
-from contextlib import suppress
+import time
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+
+from anyio import CapacityLimiter, to_thread
 
 from taciturn.wire.worker import NextJob
 
-_CLAIM_S = 5.0  # longer than a claim takes, which is one transaction
+_LOOK_S = 1.0
+_THREADS = 2
 
-
-@dataclass(eq=False, slots=True)
-class _Waiting:
-    loop: asyncio.AbstractEventLoop
-    answer: asyncio.Future[NextJob | None]
-    handle: str | None
-
-    def tell(self, job: NextJob | None) -> None:
-        """From any thread."""
-        with suppress(RuntimeError):  # its loop has ended
-            self.loop.call_soon_threadsafe(_answer, self.answer, job)
+Claim = Callable[[str, str | None], NextJob | None]
+"""Take the oldest queued sample job of a model for the worker with this handle, and return it with
+its own token; None if there is none."""
 
 
 @dataclass(slots=True)
-class Idle:
-    """Brings waiting workers and queued jobs together."""
+class WarmWorkers:
+    """Warm workers at this process. Used from its event loop only, but for `wake` and `stop`."""
 
-    _lock: threading.Lock = field(default_factory=threading.Lock)
-    _waiting: dict[str, deque[_Waiting]] = field(default_factory=dict)
+    claim: Claim
+    _loop: asyncio.AbstractEventLoop | None = None
+    _arrivals: set[asyncio.Event] = field(default_factory=set)
     _stopped: bool = False
+    _threads: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(_THREADS))
 
-    async def offer(self, model_id: str, handle: str | None, timeout_s: float) -> NextJob | None:
-        """Wait, as a worker that has this model, for a job; None if none came in time."""
-        loop = asyncio.get_running_loop()
-        waiting = _Waiting(loop, loop.create_future(), handle)
-        with self._lock:
-            if self._stopped:
-                return None
-            self._waiting.setdefault(model_id, deque()).append(waiting)
-        try:
-            async with asyncio.timeout(timeout_s):
-                return await asyncio.shield(waiting.answer)
-        except TimeoutError:
-            if self._leave(model_id, waiting):
-                return None
-            # In this very moment a job is being claimed for this worker, or not.
-            return await self._claimed(waiting)
-        except asyncio.CancelledError:
-            self._leave(model_id, waiting)
-            raise
+    async def offer(
+        self,
+        model_id: str,
+        handle: str | None,
+        timeout_s: float,
+        is_gone: Callable[[], Awaitable[bool]],
+    ) -> NextJob | None:
+        """Wait, as a worker that has this model, for a job; None if none came in time, or if the
+        worker is gone or the gateway stops.
 
-    def take(self, model_id: str, claim: Callable[[str | None], NextJob | None]) -> bool:
-        """Give a job to a worker that waits for one of this model; from any thread.
-
-        Args:
-            claim: takes the job out of the queue for the worker with this handle, and returns it
-                with its own token; None where somebody else was faster. Not called if none waits.
-
-        Returns:
-            Whether it was given. A worker that dies in this moment has not taken the job's lease:
-            the job is then treated as one whose worker never came.
+        A worker that dies just after this has not taken the job's lease: the job is then treated as
+        one whose worker never came.
         """
-        waiting = self._first(model_id)
-        if waiting is None:
-            return False
-        job = None
+        self._loop = asyncio.get_running_loop()
+        deadline_s, arrival = time.monotonic() + timeout_s, asyncio.Event()
+        self._arrivals.add(arrival)
         try:
-            job = claim(waiting.handle)
+            while not (self._stopped or await is_gone()):
+                arrival.clear()
+                job = await to_thread.run_sync(self.claim, model_id, handle, limiter=self._threads)
+                remaining_s = deadline_s - time.monotonic()
+                if job is not None or remaining_s <= 0:
+                    return job
+                try:
+                    async with asyncio.timeout(min(remaining_s, _LOOK_S)):
+                        await arrival.wait()
+                except TimeoutError:
+                    continue
+            return None
         finally:
-            if job is None:
-                self._back(model_id, waiting)
-        if job is None:
-            return False
-        waiting.tell(job)
-        return True
+            self._arrivals.discard(arrival)
+
+    def wake(self) -> None:
+        """A job was queued: look at once. From any thread."""
+        if self._loop is None:
+            return
+        try:
+            self._loop.call_soon_threadsafe(self._wake)
+        except RuntimeError:
+            return  # the loop has ended
 
     def stop(self) -> None:
-        """Nothing more will be given: whoever waits is told so at once. From any thread."""
-        with self._lock:
-            self._stopped = True
-            waiting = [each for queue in self._waiting.values() for each in queue]
-            self._waiting.clear()
-        for each in waiting:
-            each.tell(None)
+        """Give no more jobs, and tell those who wait so at once. From any thread."""
+        self._stopped = True
+        self.wake()
 
-    def models(self) -> tuple[str, ...]:
-        """Models that somebody waits with."""
-        with self._lock:
-            return tuple(self._waiting)
-
-    def _first(self, model_id: str) -> _Waiting | None:
-        with self._lock:
-            queue = self._waiting.get(model_id)
-            if not queue:
-                return None
-            waiting = queue.popleft()
-            if not queue:
-                del self._waiting[model_id]
-            return waiting
-
-    def _back(self, model_id: str, waiting: _Waiting) -> None:
-        with self._lock:
-            if not self._stopped:
-                self._waiting.setdefault(model_id, deque()).appendleft(waiting)
-                return
-        waiting.tell(None)
-
-    async def _claimed(self, waiting: _Waiting) -> NextJob | None:
-        with suppress(TimeoutError):
-            async with asyncio.timeout(_CLAIM_S):
-                return await asyncio.shield(waiting.answer)
-        return None
-
-    def _leave(self, model_id: str, waiting: _Waiting) -> bool:
-        """Whether it was still waiting."""
-        with self._lock:
-            queue = self._waiting.get(model_id, deque())
-            if waiting not in queue:
-                return False
-            queue.remove(waiting)
-            if not queue:
-                del self._waiting[model_id]
-            return True
-
-
-def _answer(answer: asyncio.Future[NextJob | None], job: NextJob | None) -> None:
-    if not answer.done():
-        answer.set_result(job)
+    def _wake(self) -> None:
+        for arrival in self._arrivals:
+            arrival.set()

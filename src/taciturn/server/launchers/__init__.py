@@ -1,1 +1,1 @@
-"""Starts and stops workers: `port.py` says what a launcher is, the other modules are launchers."""
+"""Starts and stops workers: `base.py` says what a launcher is, the other modules are launchers."""

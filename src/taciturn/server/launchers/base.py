@@ -1,4 +1,4 @@
-"""What a launcher is: it starts a worker for a job's attempt, at most one, and can stop it.
+"""Launchers of workers: one starts a worker for a job's attempt, at most one, and can stop it.
 
 A handle follows from job and attempt alone, so that the gateway can write it down before a worker
 is started, and finds that worker again after a crash at any moment.
@@ -20,23 +20,23 @@ class LaterError(LaunchError):
     """Not now: what was asked for may go through when it is asked for again.
 
     Attributes:
-        code, told: why, as the job's events say it.
+        code, text: reason, as the job's events state it.
     """
 
     code = "provisioning.later"
-    told = "an earlier worker of this job is still being removed"
+    text = "an earlier worker of this job is still being removed"
 
 
 class OutageError(LaterError):
-    """Nothing can be started, stopped or looked at: what would do that does not answer."""
+    """Nothing can be started, stopped or looked at: the system that would do so does not answer."""
 
     code = "provisioning.outage"
-    told = "the cluster that runs the workers does not answer"
+    text = "the cluster that runs the workers does not answer"
 
 
 class WorkerState(StrEnum):
-    """What a launcher knows of a worker. `GIVEN_UP`: it has ended because its machines did not come
-    in time, and another one would wait as long."""
+    """State of a worker, as its launcher knows it. `GIVEN_UP`: it has ended because its machines
+    did not come in time, and another one would wait as long."""
 
     ABSENT = "absent"
     RUNNING = "running"
@@ -76,11 +76,11 @@ class Launcher(Protocol):
         ...
 
     def status(self, handle: str) -> WorkerState:
-        """Whether the worker lives; `absent` if it was never started, or nothing is left of it."""
+        """State of a worker; `absent` if it was never started, or nothing is left of it."""
         ...
 
     def waiting(self, handle: str) -> bool:
-        """Whether the worker is on its way, and only its machine is not there yet."""
+        """True if the worker is on its way, and only its machine is not there yet."""
         ...
 
     def stop(self, handle: str, grace_s: float) -> None:
@@ -92,7 +92,7 @@ class Launcher(Protocol):
         """All workers that live, also those that an earlier gateway started."""
         ...
 
-    def left(self) -> tuple[str, ...]:
+    def leftover_jobs(self) -> tuple[str, ...]:
         """Jobs of which something is left here, such as workspaces and logs."""
         ...
 

@@ -22,17 +22,17 @@ class Launching:
     """A launcher and what comes with it.
 
     Attributes:
-        monitor: tells jobs what becomes of their machines, where there are any.
+        monitor: makes what tells jobs what becomes of their machines, where there are any.
         keeps: what a fit's worker leaves is there for the workers of later jobs.
     """
 
     launcher: Launcher
-    monitor: Component | None = None
+    monitor: Callable[[], Component] | None = None
     keeps: bool = True
 
     @classmethod
     def open(cls, gateway: Gateway, append: Append) -> Launching:
-        """As the settings say.
+        """Open the launcher that the settings name.
 
         Raises:
             SpecError: the cluster or its settings cannot be used.
@@ -48,4 +48,4 @@ class Launching:
                 f"{error.name} is not installed: pip install 'taciturn[kubernetes]'"
             ) from None
         cluster = Kubernetes.open(gateway)
-        return cls(cluster.launcher(), cluster.monitor(append), keeps=cluster.keeps)
+        return cls(cluster.launcher(), lambda: cluster.monitor(append), keeps=cluster.keeps)

@@ -54,7 +54,7 @@ class FullError(LaterError):
     """No process, memory, file or space is left for another worker; others will end."""
 
     code = "provisioning.full"
-    told = "the gateway's machine has no room for another process at the moment"
+    text = "the gateway's machine has no room for another process at the moment"
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +73,7 @@ class _Process:
 
     @property
     def alive(self) -> bool:
-        """Whether it runs: the same process, and not a zombie."""
+        """True if it runs: the same process, and not a zombie."""
         line = _stat(self.pid)
         return line is not None and not _is_zombie(line) and _Process.of(line) == self
 
@@ -108,7 +108,7 @@ class LocalLauncher:
             try:
                 for folder in (desk.parent, desk, workspace):
                     folder.mkdir(mode=0o700, exist_ok=True)
-                first = _claimed(desk / "claimed")
+                first = _claim(desk / "claimed")
             except OSError as error:
                 raise _refusal(error, str(desk)) from None
             if not first:
@@ -117,15 +117,15 @@ class LocalLauncher:
         return order.handle
 
     def status(self, handle: str) -> WorkerState:
-        """Whether the worker lives."""
+        """State of a worker."""
         self._reap()
         desk = self._desk(handle)
-        claimed = _modified(desk / "claimed")
-        if claimed is None:
+        claimed_at = _modified(desk / "claimed")
+        if claimed_at is None:
             return WorkerState.ABSENT
         process = _noted(desk)
         if process is None:
-            newborn = time.time() - claimed < _BIRTH_S
+            newborn = time.time() - claimed_at < _BIRTH_S
             return WorkerState.RUNNING if newborn else WorkerState.ENDED
         return WorkerState.RUNNING if process.alive else WorkerState.ENDED
 
@@ -146,10 +146,10 @@ class LocalLauncher:
     def alive(self) -> tuple[str, ...]:
         """All workers that live, whoever started them."""
         self._finish_doomed()
-        handles = [handle for job_id in self.left() for handle in self._handles(job_id)]
-        return tuple(each for each in handles if self.status(each) is WorkerState.RUNNING)
+        handles = [handle for job_id in self.leftover_jobs() for handle in self._handles(job_id)]
+        return tuple(name for name in handles if self.status(name) is WorkerState.RUNNING)
 
-    def left(self) -> tuple[str, ...]:
+    def leftover_jobs(self) -> tuple[str, ...]:
         """Jobs that have a folder here."""
         return tuple(sorted(path.name for path in self.folder.iterdir() if path.is_dir()))
 
@@ -163,7 +163,7 @@ class LocalLauncher:
                     self._doomed.pop(handle, None)
 
     def _desk(self, handle: str) -> Path:
-        """Where a worker's marks and log are; its workspace is the job's."""
+        """Folder of a worker's marks and log; its workspace is the job's."""
         job_id, attempt = parts_of(handle)
         return self.folder / job_id / str(attempt)
 
@@ -175,10 +175,10 @@ class LocalLauncher:
         names = sorted(path.name for path in folder.glob("*") if path.name.isdecimal())
         return [handle_of(job_id, int(name)) for name in names]
 
-    def _environment(self, told: Mapping[str, str], workspace: Path) -> dict[str, str]:
+    def _environment(self, variables: Mapping[str, str], workspace: Path) -> dict[str, str]:
         names = (*PASSED_ON, *self.passed_on)
-        kept = {name: os.environ[name] for name in names if name in os.environ}
-        return {**kept, **told, WORKSPACE: str(workspace)}
+        passed = {name: os.environ[name] for name in names if name in os.environ}
+        return {**passed, **variables, WORKSPACE: str(workspace)}
 
     def _start(self, desk: Path, environment: Mapping[str, str]) -> None:
         log = os.open(desk / "log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
@@ -208,16 +208,16 @@ class LocalLauncher:
     def _finish_doomed(self) -> None:
         now = self.clock()
         with self._lock:
-            due = [handle for handle, at in self._doomed.items() if at <= now]
-        for handle in due:
+            overdue = [handle for handle, at in self._doomed.items() if at <= now]
+        for handle in overdue:
             self._signal(handle, signal.SIGKILL)
         self._reap()
 
     def _reap(self) -> None:
         """Children that have ended leave no zombies."""
         with self._lock:
-            ended = [pid for pid, child in self._children.items() if child.poll() is not None]
-            for pid in ended:
+            ended_pids = [pid for pid, child in self._children.items() if child.poll() is not None]
+            for pid in ended_pids:
                 del self._children[pid]
 
 
@@ -226,8 +226,8 @@ def _refusal(error: OSError, what: str) -> LaunchError:
     return kind(f"{what}: {error.strerror}")
 
 
-def _claimed(path: Path) -> bool:
-    """Whether it was us who made this mark, and nobody before."""
+def _claim(path: Path) -> bool:
+    """Make this mark; True if it was not there before."""
     try:
         os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
     except FileExistsError:
@@ -251,16 +251,16 @@ def _modified(path: Path) -> float | None:
 
 
 def _stat(pid: int) -> str | None:
-    """What the system says of a process, in the form of Linux's /proc; None if it is gone."""
+    """Status of a process from the system, in the form of Linux's /proc; None if it is gone."""
     try:
         return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
     except OSError:
         if Path("/proc/self/stat").exists():
             return None
-    asked = ["ps", "-o", "stat=,lstart=", "-p", str(pid)]
-    done = subprocess.run(asked, capture_output=True, check=False)
-    said = done.stdout.decode("utf-8", "replace").strip()
-    return f"{pid} () {said}" if said else None
+    command = ["ps", "-o", "stat=,lstart=", "-p", str(pid)]
+    process = subprocess.run(command, capture_output=True, check=False)
+    line = process.stdout.decode("utf-8", "replace").strip()
+    return f"{pid} () {line}" if line else None
 
 
 def _is_zombie(line: str) -> bool:

@@ -34,12 +34,12 @@ from taciturn.server.ledger.ledger import Lease, Ledger, Receipt
 from taciturn.server.ledger.seal import Anchor, SealKey, anchors_text, read_anchors
 from taciturn.server.ledger.statement import (
     BudgetStatement,
-    JobCost,
     JobReport,
+    JobShares,
     JobStatement,
-    Quote,
+    NamespaceStatement,
     Room,
-    Statement,
+    RoomQuote,
     Together,
     entries,
     job_cost,
@@ -55,23 +55,23 @@ from taciturn.server.ledger.statement import (
     together,
     was_done,
 )
-from taciturn.server.ledger.verification import Problem, Verification, verify
+from taciturn.server.ledger.verification import LedgerFault, Verification, verify
 
 __all__ = [
     "Anchor",
     "BudgetStatement",
     "Entry",
-    "JobCost",
     "JobReport",
+    "JobShares",
     "JobStatement",
     "Lease",
     "Ledger",
-    "Problem",
-    "Quote",
+    "LedgerFault",
+    "NamespaceStatement",
     "Receipt",
     "Room",
+    "RoomQuote",
     "SealKey",
-    "Statement",
     "Together",
     "Verification",
     "anchors_text",

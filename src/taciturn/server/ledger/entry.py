@@ -41,8 +41,8 @@ class Value(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
-class Price(Value):
-    """How often a distinct step is taken, and what one costs: fixed when it is reserved."""
+class StepPrice(Value):
+    """Count and price of a distinct step: fixed when it is reserved."""
 
     sampling_probability: Annotated[float, Field(gt=0, le=1)]
     noise_multiplier: Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -51,7 +51,7 @@ class Price(Value):
 
     @property
     def step(self) -> SampledGaussian:
-        """What is priced."""
+        """Step that is priced."""
         return SampledGaussian(self.sampling_probability, self.noise_multiplier)
 
 
@@ -89,7 +89,7 @@ class Reserved(Value):
     job: Name
     grants: tuple[Name, ...]
     event: dict[str, Any]
-    prices: tuple[Price, ...]
+    prices: tuple[StepPrice, ...]
     cost: Units
     accountant: Name
     hold_until_ms: Milliseconds
@@ -102,7 +102,7 @@ class Extended(Value):
     job: Name
     token: Token
     event: dict[str, Any]
-    prices: tuple[Price, ...]
+    prices: tuple[StepPrice, ...]
     cost: Units
     accountant: Name
 
@@ -171,7 +171,7 @@ class Entry:
     @property
     def digest(self) -> str:
         """SHA-256, in hexadecimal, over everything that the line says."""
-        said = [
+        fields = [
             _FORMAT,
             self.namespace,
             self.sequence,
@@ -181,7 +181,7 @@ class Entry:
             details_text(self.details),
             self.previous,
         ]
-        return hashlib.sha256(canonical_json(said)).hexdigest()
+        return hashlib.sha256(canonical_json(fields)).hexdigest()
 
 
 def details_text(details: Details) -> str:
@@ -201,7 +201,7 @@ def parse_details(text: str) -> Details:
 
 
 def request_digest(operation: str, arguments: Mapping[str, Any]) -> str:
-    """What tells whether a repeated operation id asks for the same thing."""
+    """Digest of a request, which tells whether a repeated operation id asks for the same thing."""
     return hashlib.sha256(canonical_json([operation, dict(arguments)])).hexdigest()
 
 

@@ -1,4 +1,4 @@
-"""How an operation gets into the ledger: the one path that every one of them takes."""
+"""Journal of the ledger: the one path that every operation takes into it."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from sqlalchemy import Connection, Engine
 
 from taciturn.errors import LedgerConflictError
 from taciturn.server.database import transact
-from taciturn.server.ledger.book import Book
 from taciturn.server.ledger.entry import START, Details, Entry, checked_name, request_digest
 from taciturn.server.ledger.rules import applied, check_token, the_job
 from taciturn.server.ledger.seal import SealKey
+from taciturn.server.ledger.state import LedgerState
 from taciturn.server.ledger.store import Store
 
 Clock = Callable[[], datetime]
 
-Maker = Callable[[Store, Book, int], Details]
-"""Makes the details of an entry from the store, the book, and the time in milliseconds."""
+Maker = Callable[[Store, LedgerState, int], Details]
+"""Makes the details of an entry from the store, the state, and the time in milliseconds."""
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What an operation is called, asks for and touches.
+    """Request for an operation: its id, its digest, and the rows that it touches.
 
     Attributes:
         digest: SHA-256 of what is asked for: a repeated id must ask for the same.
@@ -53,8 +53,14 @@ class Request:
         token: int | None = None,
     ) -> Request:
         """A request, with the digest of the operation and its arguments."""
-        said = {**arguments, "namespace": namespace, "job": job, "grants": grants, "token": token}
-        digest = request_digest(operation, said)
+        request_arguments = {
+            **arguments,
+            "namespace": namespace,
+            "job": job,
+            "grants": grants,
+            "token": token,
+        }
+        digest = request_digest(operation, request_arguments)
         return cls(
             checked_name(operation_id, "operation_id"), digest, namespace, job, grants, token
         )
@@ -62,7 +68,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Journal:
-    """Where entries are written: a database, the key that seals, a clock, and patience."""
+    """Writer of entries: a database, the key that seals, a clock, and patience."""
 
     engine: Engine
     key: SealKey
@@ -81,24 +87,24 @@ class Journal:
             store = Store(connection, self.key)
             namespace = request.namespace or store.namespace_of(request.job)
             jobs = (request.job,) if request.job else ()
-            book = store.book(namespace, jobs=jobs, grants=request.grants)
+            state = store.state(namespace, jobs=jobs, grants=request.grants)
             if request.token is not None:
                 # First, because a worker that is fenced off must hear so even if it repeats itself.
-                check_token(the_job(book, request.job), request.token)
+                check_token(the_job(state, request.job), request.token)
             earlier = store.entry(request.operation_id)
             if earlier is not None:
                 return _repeated(earlier, request)
             now_ms = self.now_ms()
             entry = Entry(
                 namespace=namespace,
-                sequence=book.account.entries + 1 if book.account else 1,
+                sequence=state.account.entries + 1 if state.account else 1,
                 operation_id=request.operation_id,
                 request=request.digest,
                 recorded_at_ms=now_ms,
-                details=details(store, book, now_ms),
-                previous=book.account.head if book.account else START,
+                details=details(store, state, now_ms),
+                previous=state.account.head if state.account else START,
             )
-            store.append(book, applied(book, entry), entry)
+            store.append(state, applied(state, entry), entry)
             return entry
 
         return transact(self.engine, work, patience_s=self.patience_s)

@@ -1,6 +1,6 @@
 """The ledger's operations. Each is one serialisable transaction, and none of them calls anybody.
 
-An operation loads the part of the book that it needs, under a lock on the namespace's account;
+An operation loads the part of the state that it needs, under a lock on the namespace's account;
 makes the entry; applies the rules, which may refuse; and writes. What is refused has changed
 nothing. An operation id that is repeated, because an answer was lost, is answered as at first.
 """
@@ -20,7 +20,6 @@ from taciturn.accounting.events import event_to_dict
 from taciturn.accounting.filter import FILTER, PRICED_BY, RenyiCost, RenyiFilter, step_cost
 from taciturn.errors import LedgerConflictError, SpecError
 from taciturn.server.database import PATIENCE_S, transact
-from taciturn.server.ledger.book import Book, Job, total
 from taciturn.server.ledger.entry import (
     Acquired,
     Capped,
@@ -31,13 +30,14 @@ from taciturn.server.ledger.entry import (
     Extended,
     Granted,
     Opened,
-    Price,
     Reserved,
+    StepPrice,
     checked_name,
 )
 from taciturn.server.ledger.journal import Clock, Journal, Request, utc_now
 from taciturn.server.ledger.rules import check_token, priced_steps, the_job
 from taciturn.server.ledger.seal import SealKey
+from taciturn.server.ledger.state import JobReservation, LedgerState, total
 from taciturn.server.ledger.store import Store
 
 T = TypeVar("T")
@@ -48,7 +48,7 @@ MAX_HOLD_S = 90 * 86_400.0
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """Where an operation stands in the ledger."""
+    """Position of an operation in the ledger."""
 
     namespace: str
     sequence: int
@@ -105,7 +105,7 @@ class Ledger:
         checked_name(namespace, "namespace")
         budget = RenyiFilter(float(epsilon), float(delta))
 
-        def details(store: Store, _: Book, now_ms: int) -> Opened:
+        def details(store: Store, _: LedgerState, now_ms: int) -> Opened:
             count = store.accounts_opened() + 1
             store.write_accounts_opened(count)
             return Opened(ordinal=count, epsilon=budget.epsilon, delta=budget.delta, filter=FILTER)
@@ -125,7 +125,7 @@ class Ledger:
         budget = RenyiFilter(float(epsilon), float(delta))
         details = Capped(epsilon=budget.epsilon, delta=budget.delta)
         request = Request.of("cap", operation_id, details.model_dump(), namespace=namespace)
-        return _receipt(self._journal.write(request, lambda store, book, now_ms: details))
+        return _receipt(self._journal.write(request, lambda store, state, now_ms: details))
 
     def set_grant(
         self, operation_id: str, namespace: str, holder: str, *, epsilon: float, delta: float
@@ -137,17 +137,17 @@ class Ledger:
         request = Request.of(
             "grant", operation_id, details.model_dump(), namespace=namespace, grants=(holder,)
         )
-        return _receipt(self._journal.write(request, lambda store, book, now_ms: details))
+        return _receipt(self._journal.write(request, lambda store, state, now_ms: details))
 
     def record_exception(
         self, operation_id: str, namespace: str, job: str, *, approvals: Sequence[str]
     ) -> Receipt:
         """Write down a release without guarantee, which no budget covers, and who approved it."""
         checked_name(job, "job")
-        names = tuple(checked_name(each, "approvals") for each in approvals)
+        names = tuple(checked_name(approval, "approvals") for approval in approvals)
         details = Excepted(job=job, approvals=names)
         request = Request.of("except", operation_id, details.model_dump(), namespace=namespace)
-        return _receipt(self._journal.write(request, lambda store, book, now_ms: details))
+        return _receipt(self._journal.write(request, lambda store, state, now_ms: details))
 
     def reserve(
         self,
@@ -185,7 +185,7 @@ class Ledger:
         )
         prices = _prices(fields)
 
-        def details(_: Store, __: Book, now_ms: int) -> Reserved:
+        def details(_: Store, __: LedgerState, now_ms: int) -> Reserved:
             return Reserved(
                 job=job,
                 grants=names,
@@ -207,8 +207,8 @@ class Ledger:
         request = Request.of("extend", operation_id, {"event": fields}, job=job, token=token)
         _prices(fields)  # takes a while, and is remembered: not while the account is locked
 
-        def details(_: Store, book: Book, now_ms: int) -> Extended:
-            prices = _prices(fields, the_job(book, job))
+        def details(_: Store, state: LedgerState, now_ms: int) -> Extended:
+            prices = _prices(fields, the_job(state, job))
             return Extended(
                 job=job,
                 token=token,
@@ -244,10 +244,10 @@ class Ledger:
         arguments = {"worker": worker, "lease_s": lease_s, "takeover": takeover}
         request = Request.of("acquire", operation_id, arguments, job=job)
 
-        def details(_: Store, book: Book, now_ms: int) -> Acquired:
+        def details(_: Store, state: LedgerState, now_ms: int) -> Acquired:
             return Acquired(
                 job=job,
-                token=the_job(book, job).token + 1,
+                token=the_job(state, job).token + 1,
                 worker=worker,
                 takeover=takeover,
                 lease_until_ms=_later(now_ms, lease_s),
@@ -263,10 +263,10 @@ class Ledger:
         _check_span(lease_s, "lease_s")
 
         def work(store: Store) -> Lease:
-            namespace, found = store.job(job, lock=True)
-            _check_held(found, token)
-            until_ms = max(found.lease_until_ms, _later(self._journal.now_ms(), lease_s))
-            store.write_job(namespace, replace(found, lease_until_ms=until_ms))
+            namespace, job_state = store.job(job, lock=True)
+            _check_held(job_state, token)
+            until_ms = max(job_state.lease_until_ms, _later(self._journal.now_ms(), lease_s))
+            store.write_job(namespace, replace(job_state, lease_until_ms=until_ms))
             return Lease(job, token, _moment(until_ms))
 
         return self._transact(work)
@@ -274,8 +274,8 @@ class Ledger:
     def check_token(self, job: str, token: int) -> None:
         """Raises FencedError unless this worker holds the job: ask before believing its report."""
 
-        _, found = self._transact(lambda store: store.job(job, lock=False), read_only=True)
-        _check_held(found, token)
+        _, job_state = self._transact(lambda store: store.job(job, lock=False), read_only=True)
+        _check_held(job_state, token)
 
     def charge(self, operation_id: str, job: str, token: int, block: DpEvent) -> Receipt:
         """Spend a block of steps. Only once this has returned may they run.
@@ -288,8 +288,8 @@ class Ledger:
         request = Request.of("charge", operation_id, {"block": fields}, job=job, token=token)
         steps = priced_steps(fields)
 
-        def details(_: Store, book: Book, now_ms: int) -> Charged:
-            parts = the_job(book, job).parts
+        def details(_: Store, state: LedgerState, now_ms: int) -> Charged:
+            parts = the_job(state, job).parts
             cost = total((part.unit, steps.get(part.step, 0)) for part in parts)
             return Charged(job=job, token=token, event=fields, cost=cost.units)
 
@@ -334,8 +334,8 @@ class Ledger:
     def _close(
         self, request: Request, reason: Literal["committed", "released", "expired"], token: int
     ) -> Receipt:
-        def details(_: Store, book: Book, now_ms: int) -> Closed:
-            freed = the_job(book, request.job).held.units
+        def details(_: Store, state: LedgerState, now_ms: int) -> Closed:
+            freed = the_job(state, request.job).reserved.units
             return Closed(job=request.job, token=token, reason=reason, freed=freed)
 
         return _receipt(self._journal.write(request, details))
@@ -350,7 +350,7 @@ class Ledger:
         )
 
 
-def _check_held(job: Job, token: int) -> None:
+def _check_held(job: JobReservation, token: int) -> None:
     check_token(job, token)
     if job.status != "open":
         raise LedgerConflictError(f"job {job.job!r} is {job.status}")
@@ -360,21 +360,21 @@ def _receipt(entry: Entry) -> Receipt:
     return Receipt(entry.namespace, entry.sequence, entry.digest)
 
 
-def _prices(event: dict[str, object], job: Job | None = None) -> tuple[Price, ...]:
-    """What each distinct step of an event costs; a job's own steps cost what they did before."""
-    known = {part.step: part.unit for part in job.parts} if job else {}
+def _prices(event: dict[str, object], job: JobReservation | None = None) -> tuple[StepPrice, ...]:
+    """Prices of the distinct steps of an event; a job's own steps cost what they did before."""
+    known_units = {part.step: part.unit for part in job.parts} if job else {}
     return tuple(
-        Price(
+        StepPrice(
             sampling_probability=step.sampling_probability,
             noise_multiplier=step.noise_multiplier,
             count=count,
-            unit=(known.get(step) or step_cost(step)).units,
+            unit=(known_units.get(step) or step_cost(step)).units,
         )
         for step, count in sorted(priced_steps(event).items())
     )
 
 
-def _cost(prices: tuple[Price, ...]) -> RenyiCost:
+def _cost(prices: tuple[StepPrice, ...]) -> RenyiCost:
     return total((RenyiCost(price.unit), price.count) for price in prices)
 
 

@@ -1,4 +1,4 @@
-"""The rules: what an entry does to a book, or why it may not be.
+"""The rules: what an entry does to a state, or why it may not be.
 
 Pure, and the only place where a verdict is reached: an operation applies its entry inside its
 transaction before it writes anything, and `verification` applies all entries again from the first.
@@ -22,7 +22,6 @@ from taciturn.errors import (
     LedgerConflictError,
     UnknownEntryError,
 )
-from taciturn.server.ledger.book import Account, Book, Job, Part, Purse, total
 from taciturn.server.ledger.entry import (
     START,
     Acquired,
@@ -36,63 +35,71 @@ from taciturn.server.ledger.entry import (
     Opened,
     Reserved,
 )
+from taciturn.server.ledger.state import (
+    Account,
+    Balance,
+    JobReservation,
+    LedgerState,
+    ReservedSteps,
+    total,
+)
 
 
-def applied(book: Book, entry: Entry) -> Book:
-    """The book after an entry.
+def applied(state: LedgerState, entry: Entry) -> LedgerState:
+    """The state after an entry.
 
     Raises:
         BudgetExceededError: a budget or a grant has no room for it.
         FencedError, LeaseHeldError, UnknownEntryError, LedgerConflictError: it may not be.
     """
-    account = book.account
+    account = state.account
     place = (account.entries, account.head) if account else (0, START)
     if (entry.sequence, entry.previous) != (place[0] + 1, place[1]):
         raise LedgerConflictError(
             f"entry {entry.sequence} of {entry.namespace!r} does not follow entry {place[0]}"
         )
-    after = _effect(book, entry)
-    written = replace(the_account(after), entries=entry.sequence, head=entry.digest)
-    return after.with_account(written)
+    after = _effect(state, entry)
+    account_after = replace(the_account(after), entries=entry.sequence, head=entry.digest)
+    return after.with_account(account_after)
 
 
-def _effect(book: Book, entry: Entry) -> Book:
+def _effect(state: LedgerState, entry: Entry) -> LedgerState:
     match entry.details:
         case Opened() as details:
-            return _opened(book, details, entry.namespace)
+            return _apply_opened(state, details, entry.namespace)
         case Capped() as details:
-            return _capped(book, details)
+            return _capped(state, details)
         case Granted() as details:
-            return _granted(book, details)
+            return _apply_granted(state, details)
         case Reserved() as details:
-            return _reserved(book, details)
+            return _apply_reserved(state, details)
         case Extended() as details:
-            return _extended(book, details)
+            return _apply_extended(state, details)
         case Acquired() as details:
-            return _acquired(book, details, entry.recorded_at_ms)
+            return _apply_acquired(state, details, entry.recorded_at_ms)
         case Charged() as details:
-            return _charged(book, details)
+            return _apply_charged(state, details)
         case Closed() as details:
-            return _closed(book, details, entry.recorded_at_ms)
+            return _apply_closed(state, details, entry.recorded_at_ms)
         case Excepted():
-            return _excepted(book)
+            return _apply_excepted(state)
 
 
-def the_account(book: Book) -> Account:
-    """The account of a book; raises UnknownEntryError if it is not open."""
-    if book.account is None:
+def the_account(state: LedgerState) -> Account:
+    """The account of a state; raises UnknownEntryError if it is not open."""
+    if state.account is None:
         raise UnknownEntryError("the namespace has no account; open one with a budget first")
-    return book.account
+    return state.account
 
 
-def the_job(book: Book, name: str) -> Job:
-    """A job of a book; raises UnknownEntryError."""
-    if name not in book.jobs:
+def the_job(state: LedgerState, name: str) -> JobReservation:
+    """A job of a state; raises UnknownEntryError."""
+    if name not in state.jobs:
         raise UnknownEntryError(f"job {name!r} has no reservation; reserve its whole plan first")
-    return book.jobs[name]
+    return state.jobs[name]
 
 
-def check_token(job: Job, token: int) -> None:
+def check_token(job: JobReservation, token: int) -> None:
     """Raises FencedError unless `token` is that of the worker that holds the job now."""
     if job.token != token or token == 0:
         raise FencedError(
@@ -109,60 +116,62 @@ def priced_steps(event: Mapping[str, Any]) -> Mapping[SampledGaussian, int]:
     steps = counted_steps(parsed)
     if steps is None:
         raise GuaranteeError(
-            "an event without noise has no price; what has no guarantee is an approved exception"
+            "an event without noise has no price; a release without guarantee needs approval"
         )
     return steps
 
 
-def _opened(book: Book, details: Opened, namespace: str) -> Book:
-    if book.account is not None:
+def _apply_opened(state: LedgerState, details: Opened, namespace: str) -> LedgerState:
+    if state.account is not None:
         raise LedgerConflictError(f"namespace {namespace!r} is open already; change its cap")
     RenyiFilter(details.epsilon, details.delta)  # refuses what is outside its bound
-    purse = Purse(details.epsilon, details.delta)
-    return book.with_account(Account(namespace, details.ordinal, purse, 0, 0, START))
+    balance = Balance(details.epsilon, details.delta)
+    return state.with_account(Account(namespace, details.ordinal, balance, 0, 0, START))
 
 
-def _capped(book: Book, details: Capped) -> Book:
-    account = the_account(book)
+def _capped(state: LedgerState, details: Capped) -> LedgerState:
+    account = the_account(state)
     RenyiFilter(details.epsilon, details.delta)
-    purse = replace(account.purse, epsilon=details.epsilon, delta=details.delta)
-    return book.with_account(replace(account, purse=purse))
+    balance = replace(account.balance, epsilon=details.epsilon, delta=details.delta)
+    return state.with_account(replace(account, balance=balance))
 
 
-def _granted(book: Book, details: Granted) -> Book:
-    the_account(book)
+def _apply_granted(state: LedgerState, details: Granted) -> LedgerState:
+    the_account(state)
     RenyiFilter(details.epsilon, details.delta)
-    earlier = book.grants.get(details.holder, Purse(details.epsilon, details.delta))
-    purse = replace(earlier, epsilon=details.epsilon, delta=details.delta)
-    return book.with_grant(details.holder, purse)
+    earlier = state.grants.get(details.holder, Balance(details.epsilon, details.delta))
+    balance = replace(earlier, epsilon=details.epsilon, delta=details.delta)
+    return state.with_grant(details.holder, balance)
 
 
-def _reserved(book: Book, details: Reserved) -> Book:
-    if details.job in book.jobs:
+def _apply_reserved(state: LedgerState, details: Reserved) -> LedgerState:
+    if details.job in state.jobs:
         raise LedgerConflictError(f"job {details.job!r} has a reservation already; extend it")
     if list(details.grants) != sorted(set(details.grants)):
         raise LedgerConflictError("grants must be sorted, each named once")
     cost = _checked_cost(details)
-    parts = tuple(Part(each.step, RenyiCost(each.unit), each.count) for each in details.prices)
-    job = Job(details.job, details.grants, parts, details.hold_until_ms)
-    return _held(book.with_job(job), job, cost)
+    parts = tuple(
+        ReservedSteps(price.step, RenyiCost(price.unit), price.count) for price in details.prices
+    )
+    job = JobReservation(details.job, details.grants, parts, details.hold_until_ms)
+    return _reserve(state.with_job(job), job, cost)
 
 
-def _extended(book: Book, details: Extended) -> Book:
-    job = _running(book, details.job, details.token)
+def _apply_extended(state: LedgerState, details: Extended) -> LedgerState:
+    job = _running(state, details.job, details.token)
     cost = _checked_cost(details)
     parts = {part.step: part for part in job.parts}
     for price in details.prices:
-        part = parts.get(price.step, Part(price.step, RenyiCost(price.unit), 0))
+        part = parts.get(price.step, ReservedSteps(price.step, RenyiCost(price.unit), 0))
         if part.unit.units != price.unit:
             raise LedgerConflictError("a step has another price than when it was reserved")
-        parts[price.step] = replace(part, held=part.held + price.count)
+        parts[price.step] = replace(part, reserved=part.reserved + price.count)
     job = replace(job, parts=tuple(parts.values()))
-    return _held(book.with_job(job), job, cost)
+    return _reserve(state.with_job(job), job, cost)
 
 
-def _acquired(book: Book, details: Acquired, moment_ms: int) -> Book:
-    job = _open(book, details.job)
+def _apply_acquired(state: LedgerState, details: Acquired, moment_ms: int) -> LedgerState:
+    job = _open(state, details.job)
     if job.token and job.lease_until_ms > moment_ms and not details.takeover:
         raise LeaseHeldError(
             f"job {job.job!r} is held by {job.worker!r}; wait until its lease runs out, or take "
@@ -170,17 +179,17 @@ def _acquired(book: Book, details: Acquired, moment_ms: int) -> Book:
         )
     if details.token != job.token + 1:
         raise LedgerConflictError(f"the token after {job.token} is not {details.token}")
-    taken = replace(
+    acquired = replace(
         job,
         token=details.token,
         worker=details.worker,
         lease_until_ms=details.lease_until_ms,
     )
-    return book.with_job(taken)
+    return state.with_job(acquired)
 
 
-def _charged(book: Book, details: Charged) -> Book:
-    job = _running(book, details.job, details.token)
+def _apply_charged(state: LedgerState, details: Charged) -> LedgerState:
+    job = _running(state, details.job, details.token)
     block = priced_steps(details.event)
     charged = tuple(_charge_part(part, block.get(part.step, 0), job.job) for part in job.parts)
     if not set(block) <= {part.step for part in job.parts}:
@@ -188,34 +197,34 @@ def _charged(book: Book, details: Charged) -> Book:
     cost = total((part.unit, block.get(part.step, 0)) for part in job.parts)
     if cost.units != details.cost:
         raise LedgerConflictError("the cost is not that of the block")
-    book = book.with_job(replace(job, parts=charged))
-    return _every_purse(book, job, lambda purse: purse.charge(cost))
+    state = state.with_job(replace(job, parts=charged))
+    return _every_balance(state, job, lambda balance: balance.charge(cost))
 
 
-def _charge_part(part: Part, count: int, job: str) -> Part:
-    if count > part.held:
+def _charge_part(part: ReservedSteps, count: int, job: str) -> ReservedSteps:
+    if count > part.reserved:
         raise LedgerConflictError(
-            f"a block of {count} steps is more than the {part.held} that job {job!r} still holds; "
-            "charge less, or extend its plan"
+            f"a block of {count} steps is more than the {part.reserved} that job {job!r} still "
+            "holds; charge less, or extend its plan"
         )
-    return replace(part, held=part.held - count, charged=part.charged + count)
+    return replace(part, reserved=part.reserved - count, charged=part.charged + count)
 
 
-def _closed(book: Book, details: Closed, moment_ms: int) -> Book:
+def _apply_closed(state: LedgerState, details: Closed, moment_ms: int) -> LedgerState:
     if details.reason == "committed":
-        check_token(the_job(book, details.job), details.token)
-    job = _open(book, details.job)
+        check_token(the_job(state, details.job), details.token)
+    job = _open(state, details.job)
     _check_unfinished(job, details, moment_ms)
-    freed = job.held
+    freed = job.reserved
     if freed.units != details.freed:
         raise LedgerConflictError("what is freed is not what was held and never charged")
-    parts = tuple(replace(part, held=0) for part in job.parts)
+    parts = tuple(replace(part, reserved=0) for part in job.parts)
     over = replace(job, parts=parts, status=details.reason, token=details.token)
-    return _every_purse(book.with_job(over), job, lambda purse: purse.free(freed))
+    return _every_balance(state.with_job(over), job, lambda balance: balance.free(freed))
 
 
-def _check_unfinished(job: Job, details: Closed, moment_ms: int) -> None:
-    """Without a commit, a job is released before it starts, or expires when its worker is gone."""
+def _check_unfinished(job: JobReservation, details: Closed, moment_ms: int) -> None:
+    """Check that a job ends without a commit only before it starts, or when its worker is gone."""
     if details.reason == "released" and (job.token or details.token):
         raise LedgerConflictError(
             f"job {job.job!r} has started; only its worker commits it, or it expires"
@@ -227,45 +236,50 @@ def _check_unfinished(job: Job, details: Closed, moment_ms: int) -> None:
         raise LedgerConflictError(f"job {job.job!r} has not expired")
 
 
-def _excepted(book: Book) -> Book:
-    account = the_account(book)
-    return book.with_account(replace(account, exceptions=account.exceptions + 1))
+def _apply_excepted(state: LedgerState) -> LedgerState:
+    account = the_account(state)
+    return state.with_account(replace(account, exceptions=account.exceptions + 1))
 
 
-def _held(book: Book, job: Job, cost: RenyiCost) -> Book:
-    """The verdict: every purse has room, or nothing happens."""
-    account = the_account(book)
-    for holder, purse in ((None, account.purse), *_grants(book, job)):
-        if not purse.has_room(cost):
-            raise _exceeded(job, account.namespace, holder, purse, cost)
-    return _every_purse(book, job, lambda purse: purse.hold(cost))
+def _reserve(state: LedgerState, job: JobReservation, cost: RenyiCost) -> LedgerState:
+    """The verdict: every balance has room, or nothing happens."""
+    account = the_account(state)
+    for holder, balance in ((None, account.balance), *_grants(state, job)):
+        if not balance.has_room(cost):
+            raise _exceeded(job, account.namespace, holder, balance, cost)
+    return _every_balance(state, job, lambda balance: balance.hold(cost))
 
 
 def _exceeded(
-    job: Job, namespace: str, holder: str | None, purse: Purse, cost: RenyiCost
+    job: JobReservation, namespace: str, holder: str | None, balance: Balance, cost: RenyiCost
 ) -> BudgetExceededError:
-    whose = f"of namespace {namespace!r}" if holder is None else f"of {holder!r} in {namespace!r}"
+    owner_text = (
+        f"of namespace {namespace!r}" if holder is None else f"of {holder!r} in {namespace!r}"
+    )
     return BudgetExceededError(
-        f"job {job.job!r} needs {purse.share(cost):.1%} of the budget {whose} (epsilon="
-        f"{purse.epsilon:g}, delta={purse.delta:g}), of which {purse.share(purse.taken):.1%} is "
-        "spent or reserved; ask for a smaller target_epsilon, or for a larger budget",
+        f"job {job.job!r} needs {balance.share(cost):.1%} of the budget {owner_text} (epsilon="
+        f"{balance.epsilon:g}, delta={balance.delta:g}), of which "
+        f"{balance.share(balance.used):.1%} is spent or reserved; ask for a smaller "
+        "target_epsilon, or for a larger budget",
         grant=holder,
     )
 
 
-def _every_purse(book: Book, job: Job, change: Callable[[Purse], Purse]) -> Book:
-    account = the_account(book)
-    book = book.with_account(replace(account, purse=change(account.purse)))
-    for holder, purse in _grants(book, job):
-        book = book.with_grant(holder, change(purse))
-    return book
+def _every_balance(
+    state: LedgerState, job: JobReservation, change: Callable[[Balance], Balance]
+) -> LedgerState:
+    account = the_account(state)
+    state = state.with_account(replace(account, balance=change(account.balance)))
+    for holder, balance in _grants(state, job):
+        state = state.with_grant(holder, change(balance))
+    return state
 
 
-def _grants(book: Book, job: Job) -> list[tuple[str, Purse]]:
+def _grants(state: LedgerState, job: JobReservation) -> list[tuple[str, Balance]]:
     for holder in job.grants:
-        if holder not in book.grants:
+        if holder not in state.grants:
             raise UnknownEntryError(f"{holder!r} has no grant here; its owner must give one first")
-    return [(holder, book.grants[holder]) for holder in job.grants]
+    return [(holder, state.grants[holder]) for holder in job.grants]
 
 
 def _checked_cost(details: Reserved | Extended) -> RenyiCost:
@@ -279,13 +293,13 @@ def _checked_cost(details: Reserved | Extended) -> RenyiCost:
     return cost
 
 
-def _open(book: Book, name: str) -> Job:
-    job = the_job(book, name)
+def _open(state: LedgerState, name: str) -> JobReservation:
+    job = the_job(state, name)
     if job.status != "open":
         raise LedgerConflictError(f"job {name!r} is {job.status}; make a new reservation")
     return job
 
 
-def _running(book: Book, name: str, token: int) -> Job:
-    check_token(the_job(book, name), token)
-    return _open(book, name)
+def _running(state: LedgerState, name: str, token: int) -> JobReservation:
+    check_token(the_job(state, name), token)
+    return _open(state, name)

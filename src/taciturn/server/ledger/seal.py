@@ -1,4 +1,4 @@
-"""What a database's owner cannot forge: HMAC seals of rows, and anchors kept elsewhere.
+"""Seals that a database's owner cannot forge: HMACs of rows, and anchors kept elsewhere.
 
 Entries are chained by plain digests, which anyone can compute. The end of each chain, and every
 row that sums entries up, is sealed with HMAC-SHA256 under a key that the database does not hold, so
@@ -61,8 +61,8 @@ class SealKey:
 
     def seal(self, table: str, fields: Sequence[object]) -> str:
         """The seal of a row, in hexadecimal."""
-        said = canonical_json([_CONTEXT, table, list(fields)])
-        return hmac.new(self.secret, said, "sha256").hexdigest()
+        content = canonical_json([_CONTEXT, table, list(fields)])
+        return hmac.new(self.secret, content, "sha256").hexdigest()
 
     def check(self, table: str, fields: Sequence[object], seal: str) -> None:
         """Raises LedgerTamperedError unless `seal` is that of the row."""
@@ -74,7 +74,7 @@ class SealKey:
 
 
 class Anchor(Value):
-    """How long a namespace's chain was at some time, and the digest that it then ended in."""
+    """Length of a namespace's chain at some time, and the digest that it then ended in."""
 
     namespace: Name
     entries: Annotated[int, Field(ge=1)]

@@ -1,4 +1,4 @@
-"""Reading the ledger: what is left of a budget, what a job cost, whether a plan would fit."""
+"""Statements of the ledger: balance of a budget, cost of a job, room for a plan."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from taciturn.accounting.compose import ACCOUNTANT, epsilon
 from taciturn.accounting.filter import event_cost
 from taciturn.errors import UnknownEntryError
 from taciturn.server.database import transact
-from taciturn.server.ledger.book import Book, Job, Purse, Status
 from taciturn.server.ledger.entry import Entry
 from taciturn.server.ledger.rules import the_account
 from taciturn.server.ledger.seal import SealKey
+from taciturn.server.ledger.state import Balance, JobReservation, LedgerState, Status
 from taciturn.server.ledger.store import Store
 
 T = TypeVar("T")
@@ -29,18 +29,18 @@ class BudgetStatement:
 
     Attributes:
         charged: share that is spent for good.
-        taken: share that is spent or held by open jobs; a new job needs the rest.
+        used: share that is spent or held by open jobs; a new job needs the rest.
     """
 
     epsilon: float
     delta: float
     charged: float
-    taken: float
+    used: float
 
 
 @dataclass(frozen=True, slots=True)
 class JobStatement:
-    """Where a job stands; its shares are those of its namespace's budget."""
+    """Status of a job; its shares are those of its namespace's budget."""
 
     job: str
     status: Status
@@ -48,16 +48,16 @@ class JobStatement:
     worker: str
     lease_until: datetime
     charged: float
-    held: float
+    reserved: float
 
 
 @dataclass(frozen=True, slots=True)
-class JobCost:
-    """What a job takes, spent and held together: that of an open job does not change as it runs.
+class JobShares:
+    """Cost of a job, spent and held together: that of an open job does not change as it runs.
 
     Attributes:
         epsilon: of the steps that are charged, by themselves, at the namespace's delta.
-        shares: per budget, as in Quote.
+        shares: per budget, as in RoomQuote.
     """
 
     epsilon: float
@@ -66,7 +66,7 @@ class JobCost:
 
 
 @dataclass(frozen=True, slots=True)
-class Statement:
+class NamespaceStatement:
     """A namespace's balances.
 
     Attributes:
@@ -82,7 +82,7 @@ class Statement:
 
 @dataclass(frozen=True, slots=True)
 class JobReport:
-    """What a job has cost by itself: epsilon of all charged steps, by privacy loss distributions.
+    """Cost of a job by itself: epsilon of all charged steps, by privacy loss distributions.
 
     That is what its model's report and certificate say. It is not what the job took from the
     budget: that is in Rényi costs, which hold for adaptively chosen jobs too.
@@ -99,7 +99,7 @@ class JobReport:
 
 @dataclass(frozen=True, slots=True)
 class Together:
-    """What all jobs of a namespace have cost together: epsilon of every step that was charged.
+    """Joint cost of all jobs of a namespace: epsilon of every step that was charged.
 
     It is what was run, composed as it stands. Where a job was chosen because of what an earlier one
     said, a bound that holds is that of a budget which was set beforehand.
@@ -117,16 +117,16 @@ class Together:
 
 
 @dataclass(frozen=True, slots=True)
-class Quote:
-    """Whether a plan would be let through now: what it takes of each budget.
+class RoomQuote:
+    """Quote for a plan: whether it would be let through now, and its share of each budget.
 
     Attributes:
         fits: per budget; the namespace's own is under None, each grant under its holder.
     """
 
     admitted: bool
-    needed: Mapping[str | None, float]
-    taken: Mapping[str | None, float]
+    needed_shares: Mapping[str | None, float]
+    used_shares: Mapping[str | None, float]
     fits: Mapping[str | None, bool]
 
 
@@ -137,7 +137,7 @@ def namespaces(engine: Engine) -> list[str]:
 
 def statement(
     engine: Engine, key: SealKey | None, namespace: str, *, settled: bool = False
-) -> Statement:
+) -> NamespaceStatement:
     """A namespace as of now. Without a key, seals are not checked.
 
     Args:
@@ -154,20 +154,20 @@ def statement(
 
 def statement_within(
     connection: Connection, key: SealKey | None, namespace: str, *, settled: bool = False
-) -> Statement:
-    """As `statement`, in the caller's transaction."""
+) -> NamespaceStatement:
+    """Return `statement`, read in the caller's transaction."""
     return _statement(Store(connection, key), namespace, settled=settled)
 
 
-def _statement(store: Store, namespace: str, *, settled: bool) -> Statement:
-    book = store.balances(namespace)
+def _statement(store: Store, namespace: str, *, settled: bool) -> NamespaceStatement:
+    state = store.balances(namespace)
     for job in store.jobs(namespace, only_open=True) if settled else ():
-        book = _uncharged(book, job)
-    account = the_account(book)
-    return Statement(
+        state = _uncharged(state, job)
+    account = the_account(state)
+    return NamespaceStatement(
         namespace=namespace,
-        budget=_budget(account.purse),
-        grants={holder: _budget(purse) for holder, purse in sorted(book.grants.items())},
+        budget=_budget(account.balance),
+        grants={holder: _budget(balance) for holder, balance in sorted(state.grants.items())},
         exceptions=account.exceptions,
         entries=account.entries,
     )
@@ -178,66 +178,69 @@ def job_statements(
 ) -> list[JobStatement]:
     """The jobs of a namespace as of now, by name; raises as `statement`."""
 
-    def work(store: Store) -> tuple[Book, list[Job]]:
+    def work(store: Store) -> tuple[LedgerState, list[JobReservation]]:
         return store.balances(namespace), store.jobs(namespace, only_open=only_open)
 
-    book, jobs = _read(engine, key, work)
-    purse = the_account(book).purse
-    return [_job(purse, job) for job in jobs]
+    state, jobs = _read(engine, key, work)
+    balance = the_account(state).balance
+    return [_job(balance, job) for job in jobs]
 
 
 def job_page(
     engine: Engine, key: SealKey | None, namespace: str, *, after: str, limit: int
 ) -> list[JobStatement]:
-    """At most `limit` jobs of a namespace with names after `after`; raises as `statement`."""
+    """Page of at most `limit` jobs of a namespace, with names after `after`; raises as
+    `statement`."""
 
-    def work(store: Store) -> tuple[Book, list[Job]]:
+    def work(store: Store) -> tuple[LedgerState, list[JobReservation]]:
         return store.balances(namespace), store.job_page(namespace, after, limit)
 
-    book, jobs = _read(engine, key, work)
-    purse = the_account(book).purse
-    return [_job(purse, job) for job in jobs]
+    state, jobs = _read(engine, key, work)
+    balance = the_account(state).balance
+    return [_job(balance, job) for job in jobs]
 
 
 def job_statement(engine: Engine, key: SealKey | None, job: str) -> JobStatement:
-    """Where one job stands.
+    """Status of one job.
 
     Raises:
         UnknownEntryError: it has no reservation.
         LedgerTamperedError: a row is not as it was sealed.
     """
 
-    def work(store: Store) -> tuple[Purse, Job]:
-        namespace, found = store.job(job, lock=False)
-        return the_account(store.balances(namespace)).purse, found
+    def work(store: Store) -> tuple[Balance, JobReservation]:
+        namespace, job_state = store.job(job, lock=False)
+        return the_account(store.balances(namespace)).balance, job_state
 
-    purse, found = _read(engine, key, work)
-    return _job(purse, found)
+    balance, job_state = _read(engine, key, work)
+    return _job(balance, job_state)
 
 
-def job_cost(engine: Engine, key: SealKey | None, job: str) -> JobCost:
-    """What a job takes of its budgets; raises as `job_statement`."""
+def job_cost(engine: Engine, key: SealKey | None, job: str) -> JobShares:
+    """Shares of budgets that a job takes; raises as `job_statement`."""
 
-    def work(store: Store) -> tuple[Book, Job]:
-        namespace, found = store.job(job, lock=False)
-        return store.balances(namespace), found
+    def work(store: Store) -> tuple[LedgerState, JobReservation]:
+        namespace, job_state = store.job(job, lock=False)
+        return store.balances(namespace), job_state
 
-    book, found = _read(engine, key, work)
-    taken = found.charged + found.held
-    purses = {None: the_account(book).purse} | {name: book.grants[name] for name in found.grants}
-    return JobCost(
-        epsilon=_spent(found, the_account(book).purse.delta),
-        delta=the_account(book).purse.delta,
-        shares={name: purse.share(taken) for name, purse in purses.items()},
+    state, job_state = _read(engine, key, work)
+    total_cost = job_state.charged + job_state.reserved
+    balances = {None: the_account(state).balance} | {
+        name: state.grants[name] for name in job_state.grants
+    }
+    return JobShares(
+        epsilon=_spent(job_state, the_account(state).balance.delta),
+        delta=the_account(state).balance.delta,
+        shares={name: balance.share(total_cost) for name, balance in balances.items()},
     )
 
 
-def _spent(job: Job, delta: float) -> float:
+def _spent(job: JobReservation, delta: float) -> float:
     return epsilon(job.charged_event, delta) if any(part.charged for part in job.parts) else 0.0
 
 
 def entries(engine: Engine, namespace: str, *, after: int, limit: int) -> list[Entry]:
-    """At most `limit` entries of a namespace's chain that follow entry `after`, in order.
+    """Page of at most `limit` entries of a namespace's chain that follow entry `after`, in order.
 
     Raises LedgerTamperedError if one is not as it was written.
     """
@@ -245,51 +248,53 @@ def entries(engine: Engine, namespace: str, *, after: int, limit: int) -> list[E
 
 
 def job_report(engine: Engine, key: SealKey | None, job: str) -> JobReport:
-    """What a job's charged steps cost, at its namespace's delta.
+    """Cost of a job's charged steps, at its namespace's delta.
 
     Raises:
         UnknownEntryError: it has no reservation.
         LedgerTamperedError: a row is not as it was sealed.
     """
 
-    def work(store: Store) -> tuple[str, Job, float]:
-        namespace, found = store.job(job, lock=False)
+    def work(store: Store) -> tuple[str, JobReservation, float]:
+        namespace, job_state = store.job(job, lock=False)
         account = store.account(namespace, lock=False)
         assert account is not None, "a foreign key keeps the account of every job"
-        return namespace, found, account.purse.delta
+        return namespace, job_state, account.balance.delta
 
-    namespace, found, delta = _read(engine, key, work)
-    event = found.charged_event
-    return JobReport(job, namespace, found.status, event, epsilon(event, delta), delta)
+    namespace, job_state, delta = _read(engine, key, work)
+    event = job_state.charged_event
+    return JobReport(job, namespace, job_state.status, event, epsilon(event, delta), delta)
 
 
 def together(engine: Engine, key: SealKey | None, namespace: str) -> Together:
-    """What a namespace's jobs have cost together, at its delta; raises as `statement`."""
+    """Joint cost of a namespace's jobs, at its delta; raises as `statement`."""
 
-    def work(store: Store) -> tuple[Book, list[Job]]:
+    def work(store: Store) -> tuple[LedgerState, list[JobReservation]]:
         return store.balances(namespace), store.jobs(namespace, only_open=False)
 
-    book, jobs = _read(engine, key, work)
-    account = the_account(book)
+    state, jobs = _read(engine, key, work)
+    account = the_account(state)
     events = [job.charged_event for job in jobs if any(part.charged for part in job.parts)]
-    delta = account.purse.delta
+    delta = account.balance.delta
     total = epsilon(ComposedDpEvent(events), delta) if events else 0.0
     return Together(namespace, total, delta, len(events), account.exceptions)
 
 
 def job_steps(engine: Engine, key: SealKey | None, job: str) -> tuple[int, int]:
-    """How many steps a job holds and has not charged, and how many it has charged.
+    """Numbers of steps that a job holds and has not charged, and that it has charged.
 
     Raises:
         UnknownEntryError: it has no reservation.
         LedgerTamperedError: a row is not as it was sealed.
     """
-    _, found = _read(engine, key, lambda store: store.job(job, lock=False))
-    return sum(part.held for part in found.parts), sum(part.charged for part in found.parts)
+    _, job_state = _read(engine, key, lambda store: store.job(job, lock=False))
+    return sum(part.reserved for part in job_state.parts), sum(
+        part.charged for part in job_state.parts
+    )
 
 
 def was_done(engine: Engine, operation_id: str) -> bool:
-    """Whether the ledger has an operation of this id."""
+    """True if the ledger has an operation of this id."""
     return _read(engine, None, lambda store: store.entry(operation_id)) is not None
 
 
@@ -297,60 +302,64 @@ def was_done(engine: Engine, operation_id: str) -> bool:
 class Room:
     """Budgets as they stood at one moment, to be asked about plans."""
 
-    purses: Mapping[str | None, Purse]
+    balances: Mapping[str | None, Balance]
 
-    def quote(self, event: DpEvent) -> Quote:
-        """Whether `reserve` would have let a plan through then; raises GuaranteeError if the event
-        is not private."""
+    def quote(self, event: DpEvent) -> RoomQuote:
+        """Quote a plan: whether `reserve` would have let it through then; raises GuaranteeError if
+        the event is not private."""
         cost = event_cost(event)
-        fits = {holder: purse.has_room(cost) for holder, purse in self.purses.items()}
-        return Quote(
+        fits = {holder: balance.has_room(cost) for holder, balance in self.balances.items()}
+        return RoomQuote(
             admitted=all(fits.values()),
-            needed={holder: purse.share(cost) for holder, purse in self.purses.items()},
-            taken={holder: purse.share(purse.taken) for holder, purse in self.purses.items()},
+            needed_shares={
+                holder: balance.share(cost) for holder, balance in self.balances.items()
+            },
+            used_shares={
+                holder: balance.share(balance.used) for holder, balance in self.balances.items()
+            },
             fits=fits,
         )
 
 
 def room(engine: Engine, key: SealKey | None, *, namespace: str, grants: Sequence[str]) -> Room:
-    """What there is to plan with: the namespace's budget and these grants.
+    """Room to plan with: the namespace's budget and these grants.
 
     Raises:
         UnknownEntryError: the namespace or a grant does not exist.
     """
-    book = _read(engine, key, lambda store: store.balances(namespace))
-    account = the_account(book)
+    state = _read(engine, key, lambda store: store.balances(namespace))
+    account = the_account(state)
     for holder in grants:
-        if holder not in book.grants:
+        if holder not in state.grants:
             raise UnknownEntryError(f"{holder!r} has no grant in namespace {namespace!r}")
-    return Room({None: account.purse, **{holder: book.grants[holder] for holder in grants}})
+    return Room({None: account.balance, **{holder: state.grants[holder] for holder in grants}})
 
 
 def _read(engine: Engine, key: SealKey | None, work: Callable[[Store], T]) -> T:
     return transact(engine, lambda connection: work(Store(connection, key)), read_only=True)
 
 
-def _uncharged(book: Book, job: Job) -> Book:
-    """As if all that the job has charged were held still."""
-    account, cost = the_account(book), job.charged
-    book = book.with_account(replace(account, purse=account.purse.uncharge(cost)))
+def _uncharged(state: LedgerState, job: JobReservation) -> LedgerState:
+    """State in which all that the job has charged is held still."""
+    account, cost = the_account(state), job.charged
+    state = state.with_account(replace(account, balance=account.balance.uncharge(cost)))
     for holder in job.grants:
-        book = book.with_grant(holder, book.grants[holder].uncharge(cost))
-    return book
+        state = state.with_grant(holder, state.grants[holder].uncharge(cost))
+    return state
 
 
-def _budget(purse: Purse) -> BudgetStatement:
-    charged, taken = purse.share(purse.charged), purse.share(purse.taken)
-    return BudgetStatement(purse.epsilon, purse.delta, charged, taken)
+def _budget(balance: Balance) -> BudgetStatement:
+    charged, used = balance.share(balance.charged), balance.share(balance.used)
+    return BudgetStatement(balance.epsilon, balance.delta, charged, used)
 
 
-def _job(purse: Purse, job: Job) -> JobStatement:
+def _job(balance: Balance, job: JobReservation) -> JobStatement:
     return JobStatement(
         job=job.job,
         status=job.status,
         grants=job.grants,
         worker=job.worker,
         lease_until=datetime.fromtimestamp(job.lease_until_ms / 1000, UTC),
-        charged=purse.share(job.charged),
-        held=purse.share(job.held),
+        charged=balance.share(job.charged),
+        reserved=balance.share(job.reserved),
     )

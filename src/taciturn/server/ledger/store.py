@@ -1,4 +1,4 @@
-"""Rows of the ledger's tables as the values of `book` and `entry`, and back.
+"""Rows of the ledger's tables as the values of `state` and `entry`, and back.
 
 A row that was not written here under the same key is refused when it is read.
 """
@@ -17,9 +17,15 @@ from taciturn.accounting.privacy_loss import SampledGaussian
 from taciturn.certificate.canonical import canonical_json
 from taciturn.errors import LedgerTamperedError, UnknownEntryError
 from taciturn.server.ledger import tables
-from taciturn.server.ledger.book import Account, Book, Job, Part, Purse
 from taciturn.server.ledger.entry import Entry, details_text, parse_details
 from taciturn.server.ledger.seal import SealKey
+from taciturn.server.ledger.state import (
+    Account,
+    Balance,
+    JobReservation,
+    LedgerState,
+    ReservedSteps,
+)
 
 Fields = dict[str, Any]
 
@@ -36,35 +42,35 @@ class Store:
     key: SealKey | None
 
     def namespace_of(self, job: str) -> str:
-        """Where a job has its reservation; raises UnknownEntryError."""
+        """Namespace in which a job has its reservation; raises UnknownEntryError."""
         query = select(tables.jobs.c.namespace).where(tables.jobs.c.job == job)
-        found = self.connection.execute(query).scalar_one_or_none()
-        if found is None:
+        namespace = self.connection.execute(query).scalar_one_or_none()
+        if namespace is None:
             raise _no_job(job)
-        return str(found)
+        return str(namespace)
 
-    def book(
+    def state(
         self, namespace: str, *, jobs: Collection[str] = (), grants: Collection[str] = ()
-    ) -> Book:
+    ) -> LedgerState:
         """The account, these jobs and grants, and the jobs' own grants; locked until the end.
 
         Whatever does not exist is left out.
         """
         account = self.account(namespace)
         if account is None:
-            return Book()
+            return LedgerState()
         self._check_end(account)
         # Wherever they are: a job has one reservation in the whole ledger.
         query = select(tables.jobs).where(tables.jobs.c.job.in_(list(jobs)))
-        found = {row.job: self._job(row) for row in self._rows(query.with_for_update())}
-        holders = {*grants, *(holder for job in found.values() for holder in job.grants)}
-        return Book(account, self._grants(namespace, holders), found)
+        locked_jobs = {row.job: self._job(row) for row in self._rows(query.with_for_update())}
+        holders = {*grants, *(holder for job in locked_jobs.values() for holder in job.grants)}
+        return LedgerState(account, self._grants(namespace, holders), locked_jobs)
 
-    def balances(self, namespace: str) -> Book:
+    def balances(self, namespace: str) -> LedgerState:
         """The account with all its grants, and no jobs; nothing is locked."""
-        return Book(self.account(namespace, lock=False), self._grants(namespace, None))
+        return LedgerState(self.account(namespace, lock=False), self._grants(namespace, None))
 
-    def jobs(self, namespace: str, *, only_open: bool) -> list[Job]:
+    def jobs(self, namespace: str, *, only_open: bool) -> list[JobReservation]:
         """The jobs of a namespace by name, or those that are open; nothing is locked."""
         table = tables.jobs
         query = select(table).where(table.c.namespace == namespace).order_by(table.c.job)
@@ -72,13 +78,13 @@ class Store:
             query = query.where(table.c.status == "open")
         return [self._job(row) for row in self._rows(query)]
 
-    def job_page(self, namespace: str, after: str, limit: int) -> list[Job]:
-        """At most `limit` jobs of a namespace with names after `after`; nothing is locked."""
+    def job_page(self, namespace: str, after: str, limit: int) -> list[JobReservation]:
+        """Page of at most `limit` jobs of a namespace, with names after `after`; locks nothing."""
         table = tables.jobs
         query = select(table).where(table.c.namespace == namespace, table.c.job > after)
         return [self._job(row) for row in self._rows(query.order_by(table.c.job).limit(limit))]
 
-    def job(self, name: str, *, lock: bool) -> tuple[str, Job]:
+    def job(self, name: str, *, lock: bool) -> tuple[str, JobReservation]:
         """A job and its namespace; raises UnknownEntryError."""
         query = select(tables.jobs).where(tables.jobs.c.job == name)
         row = self.connection.execute(query.with_for_update() if lock else query).one_or_none()
@@ -95,7 +101,7 @@ class Store:
             return None
         self._check(table, row)
         return Account(
-            row.namespace, row.ordinal, _purse(row), row.exceptions, row.entries, row.head
+            row.namespace, row.ordinal, _balance(row), row.exceptions, row.entries, row.head
         )
 
     def namespaces(self) -> list[str]:
@@ -104,7 +110,7 @@ class Store:
         return [str(name) for name in self.connection.execute(query).scalars()]
 
     def accounts_opened(self) -> int:
-        """How many namespaces there are, from the sealed register."""
+        """Number of namespaces, from the sealed register."""
         row = self.connection.execute(select(tables.register).with_for_update()).one_or_none()
         if row is None:
             return 0
@@ -128,7 +134,7 @@ class Store:
         return self._rows(query)
 
     def entry_page(self, namespace: str, after: int, limit: int) -> list[Entry]:
-        """At most `limit` entries of a namespace's chain that follow entry `after`, in order."""
+        """Page of at most `limit` entries of a namespace's chain after entry `after`, in order."""
         table = tables.entries
         query = select(table).where(table.c.namespace == namespace, table.c.sequence > after)
         rows = self._rows(query.order_by(table.c.sequence).limit(limit))
@@ -142,20 +148,20 @@ class Store:
         )
         return [(row.job, row.token) for row in self._rows(query.order_by(table.c.lease_until_ms))]
 
-    def append(self, before: Book, after: Book, entry: Entry) -> None:
-        """Write an entry, and whatever of the book it changed."""
+    def append(self, before: LedgerState, after: LedgerState, entry: Entry) -> None:
+        """Write an entry, and whatever of the state it changed."""
         if after.account is not None:
             self._write(tables.accounts, account_fields(after.account), new=before.account is None)
-        for holder, purse in after.grants.items():
-            if before.grants.get(holder) != purse:
-                fields = grant_fields(entry.namespace, holder, purse)
+        for holder, balance in after.grants.items():
+            if before.grants.get(holder) != balance:
+                fields = grant_fields(entry.namespace, holder, balance)
                 self._write(tables.grants, fields, new=holder not in before.grants)
         for name, job in after.jobs.items():
             if before.jobs.get(name) != job:
                 self.write_job(entry.namespace, job, new=name not in before.jobs)
         self.connection.execute(insert(tables.entries).values(entry_fields(entry)))
 
-    def write_job(self, namespace: str, job: Job, *, new: bool = False) -> None:
+    def write_job(self, namespace: str, job: JobReservation, *, new: bool = False) -> None:
         """Write a job's row."""
         self._write(tables.jobs, job_fields(namespace, job), new=new)
 
@@ -172,20 +178,20 @@ class Store:
                 "run `taciturn ledger verify`"
             )
 
-    def _grants(self, namespace: str, holders: Collection[str] | None) -> dict[str, Purse]:
+    def _grants(self, namespace: str, holders: Collection[str] | None) -> dict[str, Balance]:
         table = tables.grants
         query = select(table).where(table.c.namespace == namespace)
         if holders is not None:
             query = query.where(table.c.holder.in_(sorted(holders)))
-        found = {}
+        grants = {}
         for row in self._rows(query):
             self._check(table, row)
-            found[row.holder] = _purse(row)
-        return found
+            grants[row.holder] = _balance(row)
+        return grants
 
-    def _job(self, row: Row[Any]) -> Job:
+    def _job(self, row: Row[Any]) -> JobReservation:
         self._check(tables.jobs, row)
-        return Job(
+        return JobReservation(
             job=row.job,
             grants=tuple(_read(row.grants)),
             parts=tuple(_part(part) for part in _read(row.parts)),
@@ -199,7 +205,7 @@ class Store:
         yield from self.connection.execute(query)
 
     def _check(self, table: Table, row: Row[Any]) -> None:
-        """Before anything of a row is read: it is what was sealed."""
+        """Check that a row is what was sealed, before anything of it is read."""
         if self.key is not None:
             values = tuple(row)
             self.key.check(table.name, values[:-1], values[-1])
@@ -211,8 +217,8 @@ class Store:
             self.connection.execute(insert(table).values(sealed))
             return
         keys = [column == fields[column.name] for column in table.primary_key.columns]
-        done = self.connection.execute(update(table).where(*keys).values(sealed))
-        assert done.rowcount == 1, f"{table.name} lost a row within a transaction"
+        outcome = self.connection.execute(update(table).where(*keys).values(sealed))
+        assert outcome.rowcount == 1, f"{table.name} lost a row within a transaction"
 
 
 def _no_job(name: str) -> UnknownEntryError:
@@ -259,19 +265,19 @@ def account_fields(account: Account) -> Fields:
     return {
         "namespace": account.namespace,
         "ordinal": account.ordinal,
-        **_purse_fields(account.purse),
+        **_purse_fields(account.balance),
         "exceptions": account.exceptions,
         "entries": account.entries,
         "head": account.head,
     }
 
 
-def grant_fields(namespace: str, holder: str, purse: Purse) -> Fields:
+def grant_fields(namespace: str, holder: str, balance: Balance) -> Fields:
     """The row of a grant."""
-    return {"namespace": namespace, "holder": holder, **_purse_fields(purse)}
+    return {"namespace": namespace, "holder": holder, **_purse_fields(balance)}
 
 
-def job_fields(namespace: str, job: Job) -> Fields:
+def job_fields(namespace: str, job: JobReservation) -> Fields:
     """The row of a job."""
     return {
         "job": job.job,
@@ -285,33 +291,33 @@ def job_fields(namespace: str, job: Job) -> Fields:
     }
 
 
-def _purse_fields(purse: Purse) -> Fields:
+def _purse_fields(balance: Balance) -> Fields:
     return {
-        "epsilon": purse.epsilon,
-        "delta": purse.delta,
-        "charged": _text(purse.charged.units),
-        "held": _text(purse.held.units),
+        "epsilon": balance.epsilon,
+        "delta": balance.delta,
+        "charged": _text(balance.charged.units),
+        "held": _text(balance.reserved.units),
     }
 
 
-def _purse(row: Row[Any]) -> Purse:
-    charged, held = (RenyiCost(tuple(_read(text))) for text in (row.charged, row.held))
-    return Purse(row.epsilon, row.delta, charged, held)
+def _balance(row: Row[Any]) -> Balance:
+    charged, reserved = (RenyiCost(tuple(_read(text))) for text in (row.charged, row.held))
+    return Balance(row.epsilon, row.delta, charged, reserved)
 
 
-def _part_fields(part: Part) -> Fields:
+def _part_fields(part: ReservedSteps) -> Fields:
     return {
         "sampling_probability": part.step.sampling_probability,
         "noise_multiplier": part.step.noise_multiplier,
         "unit": part.unit.units,
-        "held": part.held,
+        "held": part.reserved,
         "charged": part.charged,
     }
 
 
-def _part(fields: Fields) -> Part:
+def _part(fields: Fields) -> ReservedSteps:
     step = SampledGaussian(fields["sampling_probability"], fields["noise_multiplier"])
-    return Part(step, RenyiCost(tuple(fields["unit"])), fields["held"], fields["charged"])
+    return ReservedSteps(step, RenyiCost(tuple(fields["unit"])), fields["held"], fields["charged"])
 
 
 def _text(value: object) -> str:

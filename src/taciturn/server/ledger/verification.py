@@ -27,10 +27,10 @@ from taciturn.accounting.filter import step_cost
 from taciturn.errors import LedgerTamperedError, TaciturnError
 from taciturn.server.database import transact
 from taciturn.server.ledger import tables
-from taciturn.server.ledger.book import Book
 from taciturn.server.ledger.entry import Entry, Extended, Reserved
 from taciturn.server.ledger.rules import applied
 from taciturn.server.ledger.seal import Anchor, SealKey
+from taciturn.server.ledger.state import LedgerState
 from taciturn.server.ledger.store import (
     Fields,
     Store,
@@ -45,8 +45,8 @@ _CHEAPER = 1e-9  # what floating point may differ by between machines
 
 
 @dataclass(frozen=True, slots=True)
-class Problem:
-    """Something in the database that the ledger did not write, or wrote otherwise.
+class LedgerFault:
+    """Fault in the database: a row that the ledger did not write, or wrote otherwise.
 
     Attributes:
         namespace: empty where it is about the ledger as a whole.
@@ -64,7 +64,7 @@ class Problem:
 
 @dataclass(frozen=True, slots=True)
 class Verification:
-    """What was checked, and what was wrong.
+    """Result of a verification: what was checked, and what was wrong.
 
     Attributes:
         anchors: where each chain ends now; keep them elsewhere, and check against them later.
@@ -73,7 +73,7 @@ class Verification:
 
     accounts: int
     entries: int
-    problems: tuple[Problem, ...]
+    problems: tuple[LedgerFault, ...]
     anchors: tuple[Anchor, ...]
     seals_checked: bool
 
@@ -97,7 +97,7 @@ def _verify(connection: Connection, key: SealKey | None, anchors: Sequence[Ancho
         *(_seal_problems(connection, key) if key else ()),
         *(problem for chain in chains for problem in chain.problems),
     ]
-    ends = [chain.book.account for chain in chains if chain.book.account and not chain.problems]
+    ends = [chain.state.account for chain in chains if chain.state.account and not chain.problems]
     return Verification(
         accounts=len(chains),
         entries=sum(chain.entries for chain in chains),
@@ -111,99 +111,109 @@ def _verify(connection: Connection, key: SealKey | None, anchors: Sequence[Ancho
 
 @dataclass(frozen=True, slots=True)
 class _Chain:
-    """A namespace replayed: how many entries, to which book, and what was wrong."""
+    """A namespace replayed: how many entries, to which state, and what was wrong."""
 
     entries: int
-    book: Book
-    problems: tuple[Problem, ...]
+    state: LedgerState
+    problems: tuple[LedgerFault, ...]
 
 
 def _chain(connection: Connection, namespace: str, anchors: Sequence[Anchor]) -> _Chain:
-    wanted = {anchor.entries: anchor.head for anchor in anchors if anchor.namespace == namespace}
-    book, count = Book(), 0
+    anchored_heads = {
+        anchor.entries: anchor.head for anchor in anchors if anchor.namespace == namespace
+    }
+    state, count = LedgerState(), 0
     for row in Store(connection, None).entry_rows(namespace):
         try:
             entry = entry_of(row)
             _check_prices(entry)
-            book = applied(book, entry)
-            if wanted.pop(count + 1, entry.digest) != entry.digest:
+            state = applied(state, entry)
+            if anchored_heads.pop(count + 1, entry.digest) != entry.digest:
                 raise LedgerTamperedError("the anchor has another digest: history was rewritten")
         except TaciturnError as error:
             what = f"{error} (later entries were not checked)"
-            return _Chain(count, book, (Problem(namespace, count + 1, what),))
+            return _Chain(count, state, (LedgerFault(namespace, count + 1, what),))
         count += 1
     problems = [
-        Problem(namespace, None, f"the anchor knows {entries} entries, there are {count}")
-        for entries in wanted
+        LedgerFault(namespace, None, f"the anchor knows {entries} entries, there are {count}")
+        for entries in anchored_heads
     ]
-    problems += _balance_problems(connection, namespace, book)
-    return _Chain(count, book, tuple(problems))
+    problems += _balance_problems(connection, namespace, state)
+    return _Chain(count, state, tuple(problems))
 
 
 def _check_prices(entry: Entry) -> None:
     if not isinstance(entry.details, Reserved | Extended):
         return
     for price in entry.details.prices:
-        ours = step_cost(price.step).units
-        if any(a < b * (1 - _CHEAPER) - 1 for a, b in zip(price.unit, ours, strict=True)):
+        lowest = step_cost(price.step).units
+        if any(a < b * (1 - _CHEAPER) - 1 for a, b in zip(price.unit, lowest, strict=True)):
             raise LedgerTamperedError(
                 f"a step was priced by {entry.details.accountant!r} below what it costs"
             )
 
 
-def _balance_problems(connection: Connection, namespace: str, book: Book) -> Iterator[Problem]:
+def _balance_problems(
+    connection: Connection, namespace: str, state: LedgerState
+) -> Iterator[LedgerFault]:
     """Rows that are not what the entries add up to."""
     expected: dict[Table, list[Fields]] = {
-        tables.accounts: [account_fields(book.account)] if book.account else [],
+        tables.accounts: [account_fields(state.account)] if state.account else [],
         tables.grants: [
-            grant_fields(namespace, holder, purse) for holder, purse in book.grants.items()
+            grant_fields(namespace, holder, balance) for holder, balance in state.grants.items()
         ],
-        tables.jobs: [job_fields(namespace, job) for job in book.jobs.values()],
+        tables.jobs: [job_fields(namespace, job) for job in state.jobs.values()],
     }
     for table, rows in expected.items():
         names = [column.name for column in table.primary_key.columns]
-        found = {_key(row._mapping, names): row for row in _rows(connection, table, namespace)}
+        rows_by_key = {
+            _key(row._mapping, names): row for row in _rows(connection, table, namespace)
+        }
         for fields in rows:
-            row = found.pop(_key(fields, names), None)
+            row = rows_by_key.pop(_key(fields, names), None)
             if row is None:
-                yield Problem(namespace, None, f"{_key(fields, names)} is missing in {table.name}")
+                yield LedgerFault(
+                    namespace, None, f"{_key(fields, names)} is missing in {table.name}"
+                )
             else:
                 yield from _differences(namespace, table, fields, row)
-        for extra in found:
-            yield Problem(namespace, None, f"{extra} in {table.name} has no entries")
+        for extra in rows_by_key:
+            yield LedgerFault(namespace, None, f"{extra} in {table.name} has no entries")
 
 
-def _differences(namespace: str, table: Table, fields: Fields, row: Row[Any]) -> Iterator[Problem]:
-    found = row._mapping
+def _differences(
+    namespace: str, table: Table, fields: Fields, row: Row[Any]
+) -> Iterator[LedgerFault]:
+    values = row._mapping
     for name, value in fields.items():
-        moved_on = name == "lease_until_ms" and found[name] >= value  # by heartbeats
-        if found[name] != value and not moved_on:
+        moved_on = name == "lease_until_ms" and values[name] >= value  # by heartbeats
+        if values[name] != value and not moved_on:
             what = f"{name} of {table.name} is not what the entries add up to"
-            yield Problem(namespace, None, what)
+            yield LedgerFault(namespace, None, what)
 
 
-def _register_problems(connection: Connection) -> Iterator[Problem]:
+def _register_problems(connection: Connection) -> Iterator[LedgerFault]:
     rows = connection.execute(select(tables.accounts.c.ordinal)).scalars().all()
     count = connection.execute(select(tables.register.c.accounts)).scalar_one_or_none() or 0
     if sorted(rows) != list(range(1, count + 1)):
-        yield Problem("", None, f"{count} namespaces were opened, there are {len(rows)}")
+        yield LedgerFault("", None, f"{count} namespaces were opened, there are {len(rows)}")
 
 
-def _seal_problems(connection: Connection, key: SealKey) -> Iterator[Problem]:
+def _seal_problems(connection: Connection, key: SealKey) -> Iterator[LedgerFault]:
     for table in _SEALED:
         for row in connection.execute(select(table)):
             values = tuple(row)
             try:
                 key.check(table.name, values[:-1], values[-1])
             except LedgerTamperedError as error:
-                yield Problem(str(row._mapping.get("namespace", "")), None, str(error))
+                yield LedgerFault(str(row._mapping.get("namespace", "")), None, str(error))
 
 
 def _names(connection: Connection, anchors: Sequence[Anchor]) -> list[str]:
     """Every namespace that any row, or an anchor, speaks of."""
     columns = [table.c.namespace for table in (*_SEALED[1:], tables.entries)]
-    found = {name for column in columns for name in connection.execute(select(column)).scalars()}
-    return sorted(found | {anchor.namespace for anchor in anchors}, key=repr)
+    names = {name for column in columns for name in connection.execute(select(column)).scalars()}
+    return sorted(names | {anchor.namespace for anchor in anchors}, key=repr)
 
 
 def _rows(connection: Connection, table: Table, namespace: str) -> Iterator[Row[Any]]:

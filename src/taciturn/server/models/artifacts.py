@@ -22,15 +22,16 @@ from taciturn.reports.figures import ReleasedFigures
 from taciturn.reports.html.report import report_page
 from taciturn.reports.privacy import Audit, PrivacyReport
 from taciturn.server.context import Gateway
+from taciturn.server.identity.job_access import held_job
 from taciturn.server.identity.principal import WorkerPrincipal
 from taciturn.server.models import content_checks
-from taciturn.server.models.storage import Store
+from taciturn.server.models.storage import FileStore
 from taciturn.server.models.storage.base import CHUNK_BYTES
 from taciturn.server.problems import ProblemError
-from taciturn.server.schema.tables import artifacts, base_models, jobs
+from taciturn.server.schema.tables import artifacts, base_models
 from taciturn.server.timestamps import moment
 from taciturn.wire.artifacts import ALLOWED
-from taciturn.wire.jobs import JobKind, JobState
+from taciturn.wire.jobs import JobKind
 from taciturn.wire.results import FileView
 
 log = logging.getLogger("taciturn.server.models.artifacts")
@@ -44,8 +45,6 @@ CARD, PAGE = "README.md", "report.html"
 WRITTEN_HERE = frozenset({CARD, PAGE})
 
 Pieces = Callable[[], Iterable[bytes]]
-Held = Callable[[Connection, WorkerPrincipal, int], Row[Any]]
-"""The job of the worker that holds it, in the transaction that takes what the worker says."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +62,7 @@ class Artifacts:
     """Keeps and gives out what jobs release. Who may have it, the callers decide."""
 
     gateway: Gateway
-    store: Store
-    held: Held
+    store: FileStore
 
     def limit_bytes(self, worker: WorkerPrincipal, lease: int, name: str) -> int:
         """The most that this file may hold; before any of it is read.
@@ -72,11 +70,11 @@ class Artifacts:
         Raises:
             ProblemError: `fenced` without a valid lease, `file_refused` for another name.
         """
-        job = self.gateway.read(lambda connection: self.held(connection, worker, lease))
-        allowed = ALLOWED[JobKind(job.kind)]
-        if name not in allowed:
-            raise _refused(job, "name")
-        return allowed[name]
+        job = self.gateway.read(lambda connection: held_job(connection, worker, lease))
+        limits = ALLOWED[JobKind(job.kind)]
+        if name not in limits:
+            raise _file_refusal(job, "name")
+        return limits[name]
 
     def keep(self, worker: WorkerPrincipal, lease: int, name: str, path: Path) -> None:
         """Check and keep what the worker has sent, now whole at `path`; once more is no change.
@@ -84,29 +82,29 @@ class Artifacts:
         Raises:
             ProblemError: `fenced`, or `file_refused`: nothing is kept.
         """
-        job = self.gateway.read(lambda connection: self.held(connection, worker, lease))
+        job = self.gateway.read(lambda connection: held_job(connection, worker, lease))
         kind = JobKind(job.kind)
         if name in WRITTEN_HERE and kind is JobKind.FIT:
             return
         try:
             request = json.loads(job.request)
             content_checks.check(kind, name, path, request, self._vocabulary(request.get("model")))
-        except content_checks.RefusedError as error:
-            raise _refused(job, str(error)) from None
+        except content_checks.FileRefusedError as error:
+            raise _file_refusal(job, str(error)) from None
         self._take(worker, lease, name, lambda: _pieces(path))
         if kind is JobKind.FIT and name in (REPORT, FIGURES, AUDIT):
             self._explain(worker, lease)
 
     def names(self, connection: Connection, job_id: str) -> tuple[str, ...]:
-        """Of all files that a job has released."""
-        wanted = select(artifacts.c.name).where(artifacts.c.job_id == job_id)
-        return tuple(connection.execute(wanted.order_by(artifacts.c.name)).scalars())
+        """Names of all files that a job has released."""
+        query = select(artifacts.c.name).where(artifacts.c.job_id == job_id)
+        return tuple(connection.execute(query.order_by(artifacts.c.name)).scalars())
 
     def files(self, job_id: str) -> tuple[FileView, ...]:
         """All files that a job has released."""
-        wanted = select(artifacts).where(artifacts.c.job_id == job_id).order_by(artifacts.c.name)
+        query = select(artifacts).where(artifacts.c.job_id == job_id).order_by(artifacts.c.name)
         return self.gateway.read(
-            lambda connection: tuple(_view(row) for row in connection.execute(wanted))
+            lambda connection: tuple(_view(row) for row in connection.execute(query))
         )
 
     def open(self, job_id: str, name: str, bounds: tuple[int | None, int | None]) -> Download:
@@ -138,10 +136,10 @@ class Artifacts:
 
     def document(self, connection: Connection, job_id: str, name: str) -> str | None:
         """One of DOCUMENTS, in the caller's transaction; None if it was not released."""
-        wanted = select(artifacts.c.content).where(
+        query = select(artifacts.c.content).where(
             artifacts.c.job_id == job_id, artifacts.c.name == name
         )
-        return connection.scalar(wanted)
+        return connection.scalar(query)
 
     def remove(self, job_id: str) -> None:
         """Remove all files of a job."""
@@ -151,13 +149,13 @@ class Artifacts:
         self.gateway.write(lambda connection: connection.execute(of_job))
 
     def _vocabulary(self, base_model: str | None) -> int | None:
-        """Of a base model, as declared; None for what is no base model's name."""
-        wanted = select(base_models.c.vocabulary).where(base_models.c.name == base_model)
-        return self.gateway.read(lambda connection: connection.scalar(wanted))
+        """Declared size of a base model's vocabulary; None for what is no base model's name."""
+        query = select(base_models.c.vocabulary).where(base_models.c.name == base_model)
+        return self.gateway.read(lambda connection: connection.scalar(query))
 
     def _row(self, job_id: str, name: str) -> Row[Any] | None:
-        wanted = select(artifacts).where(artifacts.c.job_id == job_id, artifacts.c.name == name)
-        return self.gateway.read(lambda connection: connection.execute(wanted).first())
+        query = select(artifacts).where(artifacts.c.job_id == job_id, artifacts.c.name == name)
+        return self.gateway.read(lambda connection: connection.execute(query).first())
 
     def _take(self, worker: WorkerPrincipal, lease: int, name: str, pieces: Pieces) -> None:
         """Keep a checked file, then say so, if the lease still holds; a later file replaces it."""
@@ -167,7 +165,7 @@ class Artifacts:
             digest.update(piece)
             size_bytes += len(piece)
         sha256, job_id = digest.hexdigest(), worker.job_id
-        self.store.put(_key(job_id, sha256, name), pieces(), size_bytes)
+        self.store.write(_key(job_id, sha256, name), pieces(), size_bytes)
         row = {
             "job_id": job_id,
             "name": name,
@@ -178,7 +176,7 @@ class Artifacts:
         }
 
         def record(connection: Connection) -> None:
-            self.held(connection, worker, lease)
+            held_job(connection, worker, lease)
             same = (artifacts.c.job_id == job_id) & (artifacts.c.name == name)
             connection.execute(delete(artifacts).where(same))
             connection.execute(insert(artifacts).values(row))
@@ -188,35 +186,21 @@ class Artifacts:
     def _explain(self, worker: WorkerPrincipal, lease: int) -> None:
         """Write card and page from what is known of the model so far."""
         job_id = worker.job_id
-        found = self.read(job_id, REPORT)
-        if found is None:
+        report_text = self.read(job_id, REPORT)
+        if report_text is None:
             return
-        report = PrivacyReport.model_validate_json(found)
-        seen, figured = self.read(job_id, AUDIT), self.read(job_id, FIGURES)
-        audit = None if seen is None else Audit.model_validate_json(seen)
-        figures = None if figured is None else ReleasedFigures.model_validate_json(figured)
+        report = PrivacyReport.model_validate_json(report_text)
+        audit_text, figures_text = self.read(job_id, AUDIT), self.read(job_id, FIGURES)
+        audit = None if audit_text is None else Audit.model_validate_json(audit_text)
+        figures = (
+            None if figures_text is None else ReleasedFigures.model_validate_json(figures_text)
+        )
         card, page = model_card(report, audit), report_page(report, figures, audit)
         self._take(worker, lease, CARD, lambda: [card.encode()])
         self._take(worker, lease, PAGE, lambda: [page.encode()])
 
 
-def held(connection: Connection, worker: WorkerPrincipal, lease: int) -> Row[Any]:
-    """The job of the worker that holds it; raises ProblemError `fenced` for any other."""
-    wanted = select(jobs).where(
-        jobs.c.id == worker.job_id,
-        jobs.c.worker_token == worker.token_id,
-        jobs.c.attempt == worker.attempt,
-        jobs.c.lease == lease,
-        jobs.c.state == JobState.RUNNING,
-        jobs.c.outcome.is_(None),
-    )
-    job = connection.execute(wanted).first()
-    if job is None:
-        raise ProblemError("fenced", "this worker does not hold the job; stop")
-    return job
-
-
-def _refused(job: Row[Any], word: str) -> ProblemError:
+def _file_refusal(job: Row[Any], word: str) -> ProblemError:
     log.warning("file refused", extra={"job": job.id, "kind": job.kind, "reason": word})
     return ProblemError("file_refused", f"not a file that a {job.kind} job releases: {word}")
 
@@ -241,7 +225,7 @@ def _view(row: Row[Any]) -> FileView:
 
 
 def _span(bounds: tuple[int | None, int | None], size_bytes: int) -> tuple[int, int]:
-    """Where to begin, and how many bytes; without a first byte, the last ones are meant."""
+    """First byte and number of bytes; without a first byte, the last ones are meant."""
     first, last = bounds
     if first is None:
         first, last = max(0, size_bytes - (size_bytes if last is None else last)), None
@@ -249,7 +233,7 @@ def _span(bounds: tuple[int | None, int | None], size_bytes: int) -> tuple[int, 
     if first > end or (first == end and bounds != (None, None)):
         raise ProblemError(
             "range_not_satisfiable",
-            f"the file has {size_bytes} bytes; ask for some of them",
+            f"the range is not in the file, which has {size_bytes} bytes; ask for some of these",
             headers={"Content-Range": f"bytes */{size_bytes}"},
         )
     return first, end - first

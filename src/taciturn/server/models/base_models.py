@@ -38,7 +38,7 @@ class BaseModels:
         facts = embedded_facts()
 
         def work(connection: Connection) -> None:
-            if not _known(connection, facts.name):
+            if not _is_registered(connection, facts.name):
                 self._insert(connection, facts, None)
 
         self.gateway.write(work)
@@ -47,21 +47,21 @@ class BaseModels:
         """Add one; raises ProblemError `conflict` where the name is taken by other facts."""
 
         def work(connection: Connection) -> None:
-            if not _known(connection, new.name):
+            if not _is_registered(connection, new.name):
                 self._insert(connection, new, caller.user_id)
 
         self.gateway.write(work)
-        found = self.get(new.name)
-        if NewBaseModel(**found.model_dump(exclude={"created_at"})) != new:
+        base_model = self.get(new.name)
+        if NewBaseModel(**base_model.model_dump(exclude={"created_at"})) != new:
             raise ProblemError(
-                "conflict", f"{new.name!r} is there with other facts; remove it first"
+                "conflict", f"{new.name!r} is registered with other facts; remove it first"
             )
-        return found
+        return base_model
 
     def get(self, name: str) -> BaseModelView:
         """One of them; raises ProblemError `not_found`."""
-        wanted = select(base_models).where(base_models.c.name == name)
-        row = self.gateway.read(lambda connection: connection.execute(wanted).first())
+        query = select(base_models).where(base_models.c.name == name)
+        row = self.gateway.read(lambda connection: connection.execute(query).first())
         if row is None:
             raise ProblemError(
                 "not_found", f"there is no base model {name!r} here; an administrator can add it"
@@ -69,24 +69,25 @@ class BaseModels:
         return _view(row)
 
     def facts(self, name: str) -> BaseModelFacts:
-        """What a plan is made from, and the worker compares; raises ProblemError `not_found`."""
+        """Facts that a plan is made from and the worker compares; raises ProblemError
+        `not_found`."""
         return BaseModelFacts(**self.get(name).model_dump(exclude={"created_at"}))
 
     def list(self, paging: Paging) -> Page[BaseModelView]:
         """All of them, by name."""
-        wanted = (
+        query = (
             select(base_models)
             .where(base_models.c.name > paging.name())
             .order_by(base_models.c.name)
             .limit(paging.fetch)
         )
-        rows = self.gateway.read(lambda connection: connection.execute(wanted).all())
+        rows = self.gateway.read(lambda connection: connection.execute(query).all())
         return paging.page(rows, _view, lambda row: row.name)
 
     def remove(self, name: str) -> None:
         """Let nobody fit it any more; raises ProblemError `not_found`."""
-        gone = delete(base_models).where(base_models.c.name == name)
-        count = self.gateway.write(lambda connection: connection.execute(gone).rowcount)
+        removal = delete(base_models).where(base_models.c.name == name)
+        count = self.gateway.write(lambda connection: connection.execute(removal).rowcount)
         if count == 0:
             raise ProblemError("not_found", f"there is no base model {name!r} here")
 
@@ -96,7 +97,7 @@ class BaseModels:
 
 
 def embedded_facts() -> NewBaseModel:
-    """Of the embedded model, from its configuration and the header of its weights."""
+    """Facts of the embedded model, from its configuration and the header of its weights."""
     folder = model_path()
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     return NewBaseModel(
@@ -115,9 +116,9 @@ def _parameters(path: Path) -> int:
     return sum(math.prod(tensor["shape"]) for tensor in header.values())
 
 
-def _known(connection: Connection, name: str) -> bool:
-    wanted = select(base_models.c.name).where(base_models.c.name == name)
-    return connection.execute(wanted).first() is not None
+def _is_registered(connection: Connection, name: str) -> bool:
+    query = select(base_models.c.name).where(base_models.c.name == name)
+    return connection.execute(query).first() is not None
 
 
 def _view(row: Row[Any]) -> BaseModelView:

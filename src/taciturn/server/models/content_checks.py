@@ -1,4 +1,4 @@
-"""What a worker's file may hold: each is read by the gateway before it is kept.
+"""Checks of what a worker's files hold: each is read by the gateway before it is kept.
 
 The worker sends only what `wire.artifacts` names; here the same is asked again, of the bytes. A
 file that is not exactly of its kind is refused by a word from a fixed list, which quotes nothing.
@@ -56,7 +56,7 @@ _SYNTHETIC_COLUMNS = frozenset({"text", "label", "prompt", "policy"})
 _SYNTHETIC_METADATA = frozenset({b"taciturn", b"ARROW:schema"})
 
 
-class RefusedError(Exception):
+class FileRefusedError(Exception):
     """The file is not of its kind; the word says in what respect, and quotes nothing."""
 
 
@@ -67,7 +67,7 @@ def check(
     request: Mapping[str, Any],
     vocabulary: int | None = None,
 ) -> None:
-    """Raise RefusedError unless the file at `path` is what a job of this kind may release.
+    """Raise FileRefusedError unless the file at `path` is what a job of this kind may release.
 
     Args:
         request: what was asked for: the file must not hold more.
@@ -75,15 +75,15 @@ def check(
     """
     checks = _CHECKS[kind].get(name)
     if checks is None:
-        raise RefusedError("name")
+        raise FileRefusedError("name")
     try:
         checks(path, request)
         if name == "tokenizer.json":
             check_tokenizer(plain_json(path.read_bytes()), request["model"], vocabulary)
-    except RefusedError:
+    except FileRefusedError:
         raise
     except (ValidationError, CertificateError, UnicodeDecodeError, json.JSONDecodeError):
-        raise RefusedError("format") from None
+        raise FileRefusedError("format") from None
     except (
         ValueError,
         KeyError,
@@ -93,7 +93,7 @@ def check(
         RecursionError,
         pa.ArrowException,
     ):
-        raise RefusedError("structure") from None
+        raise FileRefusedError("structure") from None
 
 
 def plain_json(data: bytes) -> Any:
@@ -102,10 +102,10 @@ def plain_json(data: bytes) -> Any:
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise RefusedError("repeated_field")
-    return found
+    fields = dict(pairs)
+    if len(fields) != len(pairs):
+        raise FileRefusedError("repeated_field")
+    return fields
 
 
 def _as(model: type[BaseModel]) -> Callable[[Path, Mapping[str, Any]], None]:
@@ -124,7 +124,7 @@ def _samples(path: Path, request: Mapping[str, Any]) -> None:
         for prompt, line in zip(prompts, file, strict=True):
             plain_json(line)
             if SampleLine.model_validate_json(line).prompt != prompt:
-                raise RefusedError("prompt")
+                raise FileRefusedError("prompt")
 
 
 def _certificate(path: Path, _: Mapping[str, Any]) -> None:
@@ -135,32 +135,36 @@ def _config(path: Path, _: Mapping[str, Any]) -> None:
     """A configuration: names, numbers, single words; no room for a text."""
     value = plain_json(path.read_bytes())
     if not isinstance(value, dict):
-        raise RefusedError("format")
+        raise FileRefusedError("format")
     _plain(value, _CONFIG_DEPTH)
 
 
 def _plain(value: Any, depth: int) -> None:
     if depth == 0:
-        raise RefusedError("depth")
+        raise FileRefusedError("depth")
     if isinstance(value, str) and not _CONFIG_WORD.match(value):
-        raise RefusedError("text")
+        raise FileRefusedError("text")
+    for item in _items(value):
+        _plain(item, depth - 1)
+
+
+def _items(value: Any) -> list[Any]:
+    """Values inside a dict or a list; raises FileRefusedError for a key that is no name."""
     if isinstance(value, dict):
         if not all(_CONFIG_KEY.match(key) for key in value):
-            raise RefusedError("field_name")
-        value = list(value.values())
-    if isinstance(value, list):
-        for item in value:
-            _plain(item, depth - 1)
+            raise FileRefusedError("field_name")
+        return list(value.values())
+    return value if isinstance(value, list) else []
 
 
 def _tokenizer_config(path: Path, _: Mapping[str, Any]) -> None:
     """A configuration, too; special tokens may hold blanks, and a chat template may be in it."""
     value = plain_json(path.read_bytes())
     if not isinstance(value, dict):
-        raise RefusedError("format")
+        raise FileRefusedError("format")
     template = value.pop("chat_template", "{{ messages }}")
-    for each in [template] if isinstance(template, str) else _templates(template):
-        _is_template(each)
+    for source in [template] if isinstance(template, str) else _templates(template):
+        _is_template(source)
     _tokens(value, _CONFIG_DEPTH)
 
 
@@ -169,30 +173,25 @@ def _templates(value: Any) -> list[str]:
     return (
         [value[name] for name in value]
         if isinstance(value, dict)
-        else [each["template"] for each in value]
+        else [template["template"] for template in value]
     )
 
 
 def _tokens(value: Any, depth: int) -> None:
     if isinstance(value, str):
         if len(value) > _TOKEN_CHARS:
-            raise RefusedError("text")
+            raise FileRefusedError("text")
         return
     if depth == 0:
-        raise RefusedError("depth")
-    if isinstance(value, dict):
-        if not all(_CONFIG_KEY.match(key) for key in value):
-            raise RefusedError("field_name")
-        value = list(value.values())
-    if isinstance(value, list):
-        for item in value:
-            _tokens(item, depth - 1)
+        raise FileRefusedError("depth")
+    for item in _items(value):
+        _tokens(item, depth - 1)
 
 
 def _json(path: Path, _: Mapping[str, Any]) -> None:
     """One object; `check` reads a tokenizer's more closely."""
     if not isinstance(plain_json(path.read_bytes()), dict):
-        raise RefusedError("format")
+        raise FileRefusedError("format")
 
 
 def _template(path: Path, _: Mapping[str, Any]) -> None:
@@ -200,9 +199,9 @@ def _template(path: Path, _: Mapping[str, Any]) -> None:
 
 
 def _is_template(text: Any) -> None:
-    """Something that writes messages; that it is the base model's is seen by the worker."""
+    """Check that a template writes messages; the worker checks that it is the base model's."""
     if not isinstance(text, str) or len(text) > _TEMPLATE_CHARS or "messages" not in text:
-        raise RefusedError("template")
+        raise FileRefusedError("template")
 
 
 def _adapter(path: Path, _: Mapping[str, Any]) -> None:
@@ -219,27 +218,27 @@ def _tensors(path: Path, names: re.Pattern[str]) -> None:
     with path.open("rb") as file:
         (length,) = struct.unpack("<Q", file.read(8))
         if length > min(_HEADER_BYTES, size - 8):
-            raise RefusedError("header")
+            raise FileRefusedError("header")
         header = plain_json(file.read(length))
     if header.pop("__metadata__", {"format": "pt"}) != {"format": "pt"}:
-        raise RefusedError("metadata")
+        raise FileRefusedError("metadata")
     end = 0
     for name, tensor in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
         end = _tensor(name, tensor, names, end)
     if not header or 8 + length + end != size:
-        raise RefusedError("size")
+        raise FileRefusedError("size")
 
 
 def _tensor(name: str, tensor: dict[str, Any], names: re.Pattern[str], start: int) -> int:
-    """Where the tensor ends; it has to begin where the one before it ended."""
+    """Return the end of a tensor, which has to begin where the one before it ended."""
     if not names.match(name) or len(name) > 400:
-        raise RefusedError("tensor_name")
+        raise FileRefusedError("tensor_name")
     if set(tensor) != {"dtype", "shape", "data_offsets"} or tensor["dtype"] not in _DTYPE_BITS:
-        raise RefusedError("tensor")
+        raise FileRefusedError("tensor")
     begin, end = tensor["data_offsets"]
     bits = math.prod(tensor["shape"]) * _DTYPE_BITS[tensor["dtype"]]
     if begin != start or min([0, *tensor["shape"]]) < 0 or (end - begin) * 8 != bits:
-        raise RefusedError("tensor_size")
+        raise FileRefusedError("tensor_size")
     return int(end)
 
 
@@ -248,13 +247,13 @@ def _synthetic(path: Path, request: Mapping[str, Any]) -> None:
     file = pq.ParquetFile(path)
     schema = file.schema_arrow
     if not set(schema.names) <= _SYNTHETIC_COLUMNS or "text" not in schema.names:
-        raise RefusedError("columns")
+        raise FileRefusedError("columns")
     if any(field.type != pa.string() or field.metadata for field in schema):
-        raise RefusedError("column_types")
+        raise FileRefusedError("column_types")
     if not set(file.metadata.metadata or {}) <= _SYNTHETIC_METADATA:
-        raise RefusedError("metadata")
+        raise FileRefusedError("metadata")
     if file.metadata.num_rows > request["n"]:
-        raise RefusedError("rows")
+        raise FileRefusedError("rows")
 
 
 _Check = Callable[[Path, Mapping[str, Any]], None]

@@ -26,12 +26,12 @@ class Incidents:
     def get(self, caller: Principal, incident_id: str) -> IncidentView:
         """The log; raises ProblemError `not_found` for all but the namespace's owner, and
         `policy_refused` to an owner whose password was set through a link just now."""
-        wanted = select(incidents).where(
+        query = select(incidents).where(
             incidents.c.id == incident_id, owns_namespace(caller, incidents.c.namespace)
         )
 
         def work(connection: Connection) -> Row[Any] | None:
-            row = connection.execute(wanted).first()
+            row = connection.execute(query).first()
             if row is not None:
                 check_access_is_settled(connection, caller, row.namespace, self.gateway.now_ms())
             return row

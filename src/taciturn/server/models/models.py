@@ -11,12 +11,11 @@ from sqlalchemy import ColumnElement, Connection, Row, Select, delete, func, ins
 from taciturn.planning.plan import TrainingPlan
 from taciturn.reports.privacy import PrivacyReport
 from taciturn.server.context import Gateway
-from taciturn.server.identity.job_access import holds_model, watches_model
+from taciturn.server.identity.job_access import holds_model, no_model, watches_model
 from taciturn.server.identity.principal import Principal
 from taciturn.server.identity.secret import new_id
 from taciturn.server.models.artifacts import REPORT, Artifacts, Download
-from taciturn.server.newest_first import key, newest_first
-from taciturn.server.paging import Paging
+from taciturn.server.paging import Paging, newest_first, position_of
 from taciturn.server.problems import ProblemError
 from taciturn.server.schema.tables import artifacts, base_models, datasets, models, users
 from taciturn.server.timestamps import moment
@@ -46,15 +45,15 @@ class Models:
         """Make the model of a fit that has succeeded, in the caller's transaction; again: the same.
 
         Returns:
-            What the job's row is to say: the model, and its policy.
+            Values for the job's row: the model, and its policy.
 
         Raises:
             ProblemError: `conflict`, if files are missing, or if the report does not say of the
                 model what was planned and reserved: then nothing may be released.
         """
-        known = connection.execute(select(models).where(models.c.job_id == job.id)).first()
-        if known is not None:
-            return {"model_id": known.id, "policy": known.policy}
+        earlier = connection.execute(select(models).where(models.c.job_id == job.id)).first()
+        if earlier is not None:
+            return {"model_id": earlier.id, "policy": earlier.policy}
         report = self._report(connection, job)
         policy = _policy(report, PolicyLine.model_validate_json(job.policy)).model_dump_json()
         model_id = new_id("model")
@@ -75,8 +74,8 @@ class Models:
 
     def list(self, caller: Principal, paging: Paging) -> Page[ModelView]:
         """Models that the caller may know of, newest first."""
-        wanted = newest_first(_query(watches_model(caller)), models, paging)
-        return paging.page(self.gateway.rows(wanted), _view, key)
+        query = newest_first(_query(watches_model(caller)), models, paging)
+        return paging.page(self.gateway.rows(query), _view, position_of)
 
     def get(self, caller: Principal, model_id: str) -> ModelView:
         """One of them; raises ProblemError `not_found`."""
@@ -99,16 +98,16 @@ class Models:
         Raises:
             ProblemError: `not_found`.
         """
-        allowed = watches_model if name in _FOR_AUDITORS else holds_model
-        row = self._row(model_id, allowed(caller))
+        condition = watches_model if name in _FOR_AUDITORS else holds_model
+        row = self._row(model_id, condition(caller))
         if name == CERTIFICATE and self.artifacts.read(row.job_id, name) is None:
             raise ProblemError("not_found", _no_certificate(row))
         return self.artifacts.open(row.job_id, name, bounds), _line(row)
 
     def made_by(self, model_id: str) -> str:
         """The job whose files a model's are; raises ProblemError `not_found`."""
-        wanted = select(models.c.job_id).where(models.c.id == model_id)
-        job_id = self.gateway.read(lambda connection: connection.scalar(wanted))
+        query = select(models.c.job_id).where(models.c.id == model_id)
+        job_id = self.gateway.read(lambda connection: connection.scalar(query))
         if job_id is None:
             raise no_model(model_id)
         return str(job_id)
@@ -116,16 +115,16 @@ class Models:
     def remove(self, caller: Principal, model_id: str) -> None:
         """Remove a model and its files; what it has spent stays spent."""
         row = self._row(model_id, holds_model(caller))
-        gone = delete(models).where(models.c.id == model_id)
-        self.gateway.write(lambda connection: connection.execute(gone))
+        removal = delete(models).where(models.c.id == model_id)
+        self.gateway.write(lambda connection: connection.execute(removal))
         self.artifacts.remove(row.job_id)
 
-    def _row(self, model_id: str, allowed: ColumnElement[bool]) -> Row[Any]:
-        wanted = _query(allowed).where(models.c.id == model_id)
-        found = self.gateway.rows(wanted)
-        if not found:
+    def _row(self, model_id: str, condition: ColumnElement[bool]) -> Row[Any]:
+        query = _query(condition).where(models.c.id == model_id)
+        rows = self.gateway.rows(query)
+        if not rows:
             raise no_model(model_id)
-        return found[0]
+        return rows[0]
 
     def _report(self, connection: Connection, job: Row[Any]) -> PrivacyReport:
         released = self.artifacts.names(connection, job.id)
@@ -135,21 +134,14 @@ class Models:
                 "conflict", f"a fit has to release {REPORT} and {' or '.join(WEIGHTS)} first"
             )
         report = PrivacyReport.model_validate_json(text)
-        wanted = select(datasets.c.unit).where(datasets.c.name == job.dataset)
-        wrong = _differences(report, job, connection.scalar(wanted))
-        if wrong:
+        query = select(datasets.c.unit).where(datasets.c.name == job.dataset)
+        differences = _differences(report, job, connection.scalar(query))
+        if differences:
             raise ProblemError(
-                "conflict", f"the report is not of the plan that was reserved: {', '.join(wrong)}"
+                "conflict",
+                f"the report is not of the plan that was reserved: {', '.join(differences)}",
             )
         return report
-
-
-def no_model(model_id: str) -> ProblemError:
-    """What is said where there is none, or none that the caller may know of."""
-    return ProblemError(
-        "not_found",
-        f"there is no model {model_id!r}, or it is not yours; `taciturn model list` has yours",
-    )
 
 
 def _differences(report: PrivacyReport, job: Row[Any], unit: str | None) -> tuple[str, ...]:
@@ -182,25 +174,26 @@ def _differences(report: PrivacyReport, job: Row[Any], unit: str | None) -> tupl
     )
 
 
-def _same(found: object, expected: object) -> bool:
-    if isinstance(expected, float) and isinstance(found, float):
-        return abs(found - expected) <= 1e-9 * abs(expected)
-    return found == expected
+def _same(actual: object, expected: object) -> bool:
+    if isinstance(expected, float) and isinstance(actual, float):
+        return abs(actual - expected) <= 1e-9 * abs(expected)
+    return actual == expected
 
 
 def _policy(report: PrivacyReport, of_job: PolicyLine) -> PolicyLine:
-    """Of a guarantee the report's own words; without one the job's, which say who approved."""
+    """Policy line: of a guarantee the report's own; without one the job's, which says who
+    approved."""
     if report.guarantee == "none":
         return of_job
     return PolicyLine(kind="DP", text=report.policy)
 
 
-def _query(allowed: ColumnElement[bool]) -> Select[Any]:
+def _query(condition: ColumnElement[bool]) -> Select[Any]:
     return (
         select(models, users.c.name.label("owner"), _FILES, base_models.c.context_length)
         .join(users, users.c.id == models.c.owner_id)
         .outerjoin(base_models, base_models.c.name == models.c.base_model)
-        .where(allowed)
+        .where(condition)
     )
 
 

@@ -1,4 +1,4 @@
-"""What a job gives back when it is over: by kind, with its policy line."""
+"""Result of a job that is over: by kind, with its policy line."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from sqlalchemy import Connection, Row, select
 
 from taciturn.server.context import Gateway
-from taciturn.server.identity.job_access import holds_job, watches_job
+from taciturn.server.identity.job_access import holds_job, no_job, watches_job
 from taciturn.server.identity.principal import Principal
 from taciturn.server.models.artifacts import AUDIT, EVALUATION, SCHEMA, Artifacts, Download
 from taciturn.server.models.models import Models
@@ -45,7 +45,7 @@ class Results:
                 "job": job_id,
                 "policy": _policy(job),
                 "files": self.artifacts.files(job_id),
-                **self._found(caller, job, kind),
+                **self._content(caller, job, kind),
             }
         )
 
@@ -62,18 +62,18 @@ class Results:
 
     def check_watched(self, caller: Principal, job_id: str) -> None:
         """Raise ProblemError `not_found` unless the caller may follow the job."""
-        wanted = select(jobs.c.id).where(jobs.c.id == job_id, watches_job(caller))
-        if not self.gateway.rows(wanted):
+        query = select(jobs.c.id).where(jobs.c.id == job_id, watches_job(caller))
+        if not self.gateway.rows(query):
             raise no_job(job_id)
 
     def samples(self, job_id: str) -> tuple[SampleLine, ...]:
-        """What a sample job has written."""
+        """Lines that a sample job has written."""
         data = self.artifacts.read(job_id, SAMPLES)
         if data is None:
             raise ProblemError("not_found", "the job has written nothing")
         return tuple(SampleLine.model_validate_json(line) for line in data.splitlines())
 
-    def _found(self, caller: Principal, job: Row[Any], kind: JobKind) -> Mapping[str, Any]:
+    def _content(self, caller: Principal, job: Row[Any], kind: JobKind) -> Mapping[str, Any]:
         if kind is JobKind.FIT:
             return {"model": self.models.get(caller, job.model_id)}
         if kind is JobKind.SAMPLE:
@@ -101,14 +101,6 @@ class Results:
         if job.state != JobState.SUCCEEDED:
             raise ProblemError("conflict", f"the job has {job.state}: there is no result")
         return job
-
-
-def no_job(job_id: str) -> ProblemError:
-    """What is said where there is none, or none that the caller may know of."""
-    return ProblemError(
-        "not_found",
-        f"there is no job {job_id!r}, or it is not yours; `taciturn job list` has yours",
-    )
 
 
 def _job(connection: Connection, caller: Principal, job_id: str) -> Row[Any] | None:

@@ -58,31 +58,33 @@ _PAD = frozenset(
 )
 
 
-def check_tokenizer(found: Any, base: str, vocabulary: int | None) -> None:
-    """Raise ValueError unless `found` is a tokenizer for this base model.
+def check_tokenizer(tokenizer: Any, base: str, vocabulary: int | None) -> None:
+    """Raise ValueError unless `tokenizer` is one for this base model.
 
     Args:
-        found: what `tokenizer.json` holds.
+        tokenizer: content of `tokenizer.json`.
         vocabulary: of the base model, as declared; None where it is not known.
     """
-    _fields(found, _FIELDS)
-    if base == TINY_MEDICAL and _essence(found) != _embedded():
+    _fields(tokenizer, _FIELDS)
+    if base == TINY_MEDICAL and _essence(tokenizer) != _embedded():
         raise ValueError("another tokenizer than the base model's")
-    pieces = _pieces(found["model"])
-    added = found.get("added_tokens") or []
+    pieces = _pieces(tokenizer["model"])
+    added = tokenizer.get("added_tokens") or []
     for token in added:
         _fields(token, _ADDED_FIELDS)
         _piece(token["content"])
     if vocabulary is not None and len(pieces) + len(added) > vocabulary + _ADDED_MOST:
         raise ValueError("more pieces than the base model has")
-    _settings(found.get("truncation"), _CUT)
-    _settings(found.get("padding"), _PAD)
+    _settings(tokenizer.get("truncation"), _CUT)
+    _settings(tokenizer.get("padding"), _PAD)
     for rule in ("normalizer", "pre_tokenizer", "post_processor", "decoder"):
-        _rule(found.get(rule), _RULE_DEPTH)
+        _rule(tokenizer.get(rule), _RULE_DEPTH)
 
 
-def _essence(found: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in found.items() if name not in ("truncation", "padding")}
+def _essence(tokenizer: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        name: value for name, value in tokenizer.items() if name not in ("truncation", "padding")
+    }
 
 
 @lru_cache(maxsize=1)
@@ -90,8 +92,8 @@ def _embedded() -> dict[str, Any]:
     return _essence(json.loads((model_path() / "tokenizer.json").read_text(encoding="utf-8")))
 
 
-def _fields(value: Any, known: frozenset[str]) -> None:
-    if not isinstance(value, dict) or not set(value) <= known:
+def _fields(value: Any, names: frozenset[str]) -> None:
+    if not isinstance(value, dict) or not set(value) <= names:
         raise ValueError("a field that a tokenizer does not have")
 
 
@@ -105,14 +107,14 @@ def _pieces(model: Any) -> frozenset[str]:
         raise ValueError("a piece without a number")
     for piece in pieces:
         _piece(piece)
-    found = frozenset(pieces)
+    vocabulary = frozenset(pieces)
     for merge in model.get("merges") or []:
-        left, right = merge.split(" ") if isinstance(merge, str) else merge
-        if left not in found or right not in found:
+        first, second = merge.split(" ") if isinstance(merge, str) else merge
+        if first not in vocabulary or second not in vocabulary:
             raise ValueError("a merge of something that is no piece")
     for name in set(model) - {"vocab", "merges"}:
         _rule(model[name], 1)
-    return found
+    return vocabulary
 
 
 def _piece(text: Any) -> None:
@@ -120,10 +122,10 @@ def _piece(text: Any) -> None:
         raise ValueError("a piece that is too long")
 
 
-def _settings(value: Any, known: frozenset[str]) -> None:
-    """How texts are cut or padded: words and widths."""
+def _settings(value: Any, names: frozenset[str]) -> None:
+    """Check how texts are cut or padded: words and widths."""
     if value is not None:
-        _fields(value, known)
+        _fields(value, names)
         _rule(value, 3)
 
 

@@ -1,8 +1,9 @@
 """The gateway's own tables; the ledger's are in `ledger/tables.py`.
 
 Times are milliseconds since 1970 in UTC. JSON is text: the same on SQLite and PostgreSQL. Nothing
-in these tables was computed from private rows, but `incidents`, which only a data owner reads, and
-`source_marks`: keyed digests of whole files, which nobody reads, and are compared alone.
+in these tables was computed from private rows, but `incidents`, which only a data owner reads,
+`source_marks`: keyed digests of whole files, which nobody reads, and are compared alone, and
+`text_pieces`: what a fitted model writes, on its way to whoever may use the model.
 """
 
 from __future__ import annotations
@@ -303,6 +304,18 @@ audit_log_exports = Table(
     Column("file", _NAME, nullable=False),
     Column("created_at_ms", BigInteger, nullable=False),
 )
+
+text_pieces = Table(
+    "text_pieces",
+    metadata,
+    Column("job_id", _ID, primary_key=True),
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("chars", Integer, nullable=False),
+    Column("data", Text, nullable=False),
+    Column("created_at_ms", BigInteger, nullable=False),
+    Index("ix_text_pieces_created_at_ms", "created_at_ms"),
+)
+"""Streamed text on its way to a reader, removed once it is read; `chars` of the text up to here."""
 
 logins = Table(
     "logins",

@@ -25,13 +25,13 @@ def upgrade(engine: Engine, revision: str = "head") -> None:
         DatabaseError: they are of a later version of taciturn, as after a rollback.
     """
     with _alone(engine) as connection:
-        found = MigrationContext.configure(connection).get_current_revision()
+        current = MigrationContext.configure(connection).get_current_revision()
         script = ScriptDirectory.from_config(_config(connection))
-        known = {each.revision for each in script.walk_revisions()}
-        if found is not None and found not in known:
+        known_revisions = {script_revision.revision for script_revision in script.walk_revisions()}
+        if current is not None and current not in known_revisions:
             raise DatabaseError(
-                f"the database is at revision {found}, which this taciturn does not know; use the "
-                "version that it was made with, or a later one"
+                f"the database is at revision {current}, which this taciturn does not know; use "
+                "the version that it was made with, or a later one"
             )
         command.upgrade(_config(connection), revision)
 
@@ -45,11 +45,11 @@ def downgrade(engine: Engine, revision: str) -> None:
 def check(engine: Engine) -> None:
     """Raises DatabaseError unless the tables are those of this version of taciturn."""
     with engine.connect() as connection:
-        found = MigrationContext.configure(connection).get_current_revision()
+        current = MigrationContext.configure(connection).get_current_revision()
         newest = ScriptDirectory.from_config(_config(connection)).get_current_head()
-    if found != newest:
+    if current != newest:
         raise DatabaseError(
-            f"the database is at revision {found or 'none'}, this taciturn needs {newest}; "
+            f"the database is at revision {current or 'none'}, this taciturn needs {newest}; "
             "run `taciturn serve --migrate`, or use the version of taciturn that it was made with"
         )
 

@@ -13,7 +13,7 @@ from taciturn.reports.privacy import PrivateStep
 from taciturn.spec import AuditSpec
 from taciturn.wire.events import Stage
 from taciturn.wire.jobs import RemoteAudit
-from taciturn.worker.context import Task
+from taciturn.worker.context import JobContext
 from taciturn.worker.workspace import canary_folders
 
 
@@ -33,31 +33,33 @@ class _NothingToCharge:
         """See assessment.Ledger."""
         raise GuaranteeError("an audit charges nothing")
 
-    def keep(self, found: ReleasedEvaluation | ReleasedDownstream) -> None:
+    def keep(self, evaluation: ReleasedEvaluation | ReleasedDownstream) -> None:
         """See assessment.Ledger."""
 
 
-def run(task: Task, request: RemoteAudit) -> None:
+def run(context: JobContext, request: RemoteAudit) -> None:
     """Guess which canaries were in, and release what that proves."""
-    model = task.fitted()
+    model = context.fitted()
     expected = auditing.check_canaries(model.report, request.confidence)
-    folders = list(canary_folders(task.root, expected.commitment))
-    planted = auditing.find_canaries(expected, folders or _from_vault(task, expected.commitment))
-    task.stage(Stage.SCORING)
+    folders = list(canary_folders(context.root, expected.commitment))
+    planted = auditing.find_canaries(expected, folders or _from_store(context, expected.commitment))
+    context.stage(Stage.SCORING)
     subject = model.subject(_NothingToCharge())
     spec = AuditSpec(confidence=request.confidence)
-    found = auditing.audit(subject, model.report, planted, spec)
-    path = task.workspace.made("results") / "audit.json"
-    path.write_text(found.model_dump_json(indent=2) + "\n", encoding="utf-8")
-    task.stage(Stage.RELEASING)
-    task.door.file(path)
+    audit_result = auditing.audit(subject, model.report, planted, spec)
+    path = context.workspace.make_folder("results") / "audit.json"
+    path.write_text(audit_result.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    context.stage(Stage.RELEASING)
+    context.egress.file(path)
 
 
-def _from_vault(task: Task, commitment: str) -> list[Path]:
-    """Where the canaries are that the fit's worker has kept for other machines."""
-    kept = None if task.vault is None else task.vault.vault.canaries(commitment)
-    if kept is None:
+def _from_store(context: JobContext, commitment: str) -> list[Path]:
+    """Folder with the canaries that the fit's worker has kept for other machines; empty if none."""
+    content = (
+        None if context.checkpoints is None else context.checkpoints.store.canaries(commitment)
+    )
+    if content is None:
         return []
-    folder = task.workspace.made("canaries")
-    (folder / CANARIES).write_bytes(kept)
+    folder = context.workspace.make_folder("canaries")
+    (folder / CANARIES).write_bytes(content)
     return [folder]

@@ -5,11 +5,11 @@ has the block charged that comes next, also if the one before it had: what that 
 lost and was never released, so the model's epsilon is that of the plan, and the ledger, which keeps
 what is unknown as spent, has charged more.
 
-With a vault, each checkpoint is there, sealed, before the block that follows it is charged; a
-worker on an empty disk begins with the newest one.
+With a checkpoint store, each checkpoint is there, sealed, before the block that follows it is
+charged; a worker on an empty disk begins with the newest one.
 
 A worker of several processes fits with all of them: rank 0 does all that is said here, the others
-take part (`take_part`), and what fails in one ends all.
+take duties (`take_part`), and what fails in one ends all.
 """
 
 from __future__ import annotations
@@ -23,17 +23,18 @@ from taciturn.certificate.signers import Signer, find_signer
 from taciturn.data.tokens.planted import CANARIES, Planted
 from taciturn.engine.model.load import LoadedModel, choose_device, load_base
 from taciturn.engine.privacy.ranks import Ranks
-from taciturn.engine.training.loop import Blocks, EpsilonCurve, Interrupted, Progress
+from taciturn.engine.training.loop import Blocks, EpsilonCurve, Interrupted, TrainingProgress
 from taciturn.engine.training.processes import all_processes, tell, together
 from taciturn.errors import OutputError, SpecError
-from taciturn.local.fit import DATA, PRIVATE, Arranged, Observer, fit
+from taciturn.local.fit import Arranged, Observer, fit
+from taciturn.local.release import DATA, PRIVATE
 from taciturn.planning.plan import TrainingPlan
 from taciturn.spec import FitSpec
 from taciturn.wire.events import Stage
 from taciturn.wire.jobs import RemoteFit
 from taciturn.wire.worker import Assignment, BaseModelFacts
 from taciturn.worker import base_files
-from taciturn.worker.context import Task
+from taciturn.worker.context import JobContext
 from taciturn.worker.rows import declared, with_owners_terms
 from taciturn.worker.workspace import newest_step, released
 
@@ -41,22 +42,22 @@ BLOCK_STEPS = 10
 """Steps that are charged at once; public, and the most that a crash costs twice."""
 
 
-def run(task: Task, request: RemoteFit) -> None:
+def run(context: JobContext, request: RemoteFit) -> None:
     """Fit, unless an earlier worker has, and release the result."""
-    if not task.workspace.complete:
-        task.peers.call(task.assignment)
-        _train(task, request)
-        task.workspace.set_complete()
-    _keep_canaries(task)
-    task.stage(Stage.RELEASING)
-    for path in released(task.workspace.output):
-        task.pulse.check()
-        base_files.check(path, _of_base(task))
-        task.door.file(path)
+    if not context.workspace.complete:
+        context.processes.call(context.assignment)
+        _train(context, request)
+        context.workspace.set_complete()
+    _keep_canaries(context)
+    context.stage(Stage.RELEASING)
+    for path in released(context.workspace.output):
+        context.heartbeat.check()
+        base_files.check(path, _of_base(context))
+        context.egress.file(path)
 
 
-def _of_base(task: Task) -> Path:
-    return task.workspace.made("base")
+def _of_base(context: JobContext) -> Path:
+    return context.workspace.make_folder("base")
 
 
 def take_part(assignment: Assignment, output: Path) -> None:
@@ -67,7 +68,7 @@ def take_part(assignment: Assignment, output: Path) -> None:
     """
     if not isinstance(assignment.request, RemoteFit):
         raise SpecError("only a fit is done by several processes")
-    _fit(assignment, assignment.request, output, _Part())
+    _fit(assignment, assignment.request, output, _Duties())
 
 
 def _nothing_to_read() -> object:
@@ -75,12 +76,11 @@ def _nothing_to_read() -> object:
 
 
 @dataclass(frozen=True, slots=True)
-class _Part:
-    """What a process does besides the fit itself: rank 0 all of it, the others none.
+class _Duties:
+    """Duties of a process besides the fit itself: rank 0 has all of them, the others none.
 
     Attributes:
-        begin: makes the workspace ready, before a row is read; whether there is a run in it to go
-            on with.
+        begin: makes the workspace ready, before a row is read; True if it has a run to go on with.
         allow: has a block charged.
         opened: gives the rows, to be read.
     """
@@ -90,49 +90,49 @@ class _Part:
     allow: Callable[[int, int], None] = lambda first_step, steps: None
     observer: Observer = field(default_factory=Observer)
     signer: Signer | None = None
-    opened: Callable[[], object] = _nothing_to_read
+    open_rows: Callable[[], object] = _nothing_to_read
 
 
-def _train(task: Task, request: RemoteFit) -> None:
+def _train(context: JobContext, request: RemoteFit) -> None:
     def begin(base: LoadedModel) -> bool:
-        base_files.keep(base, _of_base(task))
-        _restore(task)
-        task.pace.begin()
-        return task.workspace.resumable()
+        base_files.keep(base, _of_base(context))
+        _restore(context)
+        context.padding.begin()
+        return context.workspace.resumable()
 
-    plan = task.assignment.plan
+    plan = context.assignment.plan
     curve = EpsilonCurve((), ()) if plan is None else EpsilonCurve.of(plan)
     charged = 0
 
-    def on_plan(made: TrainingPlan) -> None:
-        task.rows_are_read()
-        task.door.plan(made)
-        task.stage(Stage.TRAINING)
+    def on_plan(training_plan: TrainingPlan) -> None:
+        context.rows_are_read()
+        context.egress.plan(training_plan)
+        context.stage(Stage.TRAINING)
 
-    def on_progress(progress: Progress) -> None:
-        task.pulse.check()
-        task.door.progress(progress.step, progress.steps, curve.at(charged))
+    def on_progress(progress: TrainingProgress) -> None:
+        context.heartbeat.check()
+        context.egress.progress(progress.step, progress.steps, curve.at(charged))
 
     def allow(first_step: int, steps: int) -> None:
         nonlocal charged
-        _keep(task)
-        task.charge(first_step, steps)
+        _keep(context)
+        context.charge(first_step, steps)
         charged = first_step + steps
         if plan is not None:
-            task.door.progress(first_step, plan.steps, curve.at(charged))
+            context.egress.progress(first_step, plan.steps, curve.at(charged))
 
     observer = Observer(on_plan=on_plan, on_progress=on_progress)
-    part = _Part(task.stage, begin, allow, observer, find_signer(None), task.opened)
+    duties = _Duties(context.stage, begin, allow, observer, find_signer(None), context.open_rows)
     try:
-        _fit(task.assignment, request, task.workspace.output, part)
+        _fit(context.assignment, request, context.workspace.output, duties)
     except Interrupted:
-        _keep(task)  # the machine is taken away, and its disk with it
+        _keep(context)  # the machine is taken away, and its disk with it
         raise
-    _keep(task)
+    _keep(context)
 
 
-def _fit(assignment: Assignment, request: RemoteFit, output: Path, part: _Part) -> None:
-    """What all processes of a worker do, in step."""
+def _fit(assignment: Assignment, request: RemoteFit, output: Path, duties: _Duties) -> None:
+    """Fit, in step with the other processes of the worker."""
     plan = assignment.plan
     if plan is None:
         raise SpecError("the job is a fit, and its assignment has no plan")
@@ -140,26 +140,26 @@ def _fit(assignment: Assignment, request: RemoteFit, output: Path, part: _Part) 
     with all_processes(choose_device(spec)) as ranks:
         spec = _spread(spec, ranks)
         with together(ranks):
-            part.stage(Stage.LOADING)
+            duties.stage(Stage.LOADING)
             base = load_base(request.model, spec)
             check_facts(base, assignment.base_model)
-            begun = part.begin(base)
-            part.stage(Stage.RESUMED if begun else Stage.READING)
+            has_run = duties.begin(base)
+            duties.stage(Stage.RESUMED if has_run else Stage.READING)
         fit(
             base,
             declared(
                 assignment.source,
                 request.data,
                 plan.n_units,
-                part.opened,
+                duties.open_rows,
                 assignment.preparation_s,
             ),
             spec,
             output,
-            resume=tell(ranks, str(begun))[0] == str(True),
-            observer=part.observer,
-            signer=part.signer,
-            arranged=Arranged(plan, Blocks(BLOCK_STEPS, part.allow)),
+            resume=tell(ranks, str(has_run))[0] == str(True),
+            observer=duties.observer,
+            signer=duties.signer,
+            arranged=Arranged(plan, Blocks(BLOCK_STEPS, duties.allow)),
         )
 
 
@@ -168,30 +168,31 @@ def _spread(spec: FitSpec, ranks: Ranks) -> FitSpec:
     return spec if ranks.size > 1 else spec.model_copy(update={"sharding": "none"})
 
 
-def _restore(task: Task) -> None:
-    """Begin with the vault's newest checkpoint, unless there is one here that is as new."""
-    if task.vault is not None:
-        output = task.workspace.output
-        task.vault.restore(output, newest_step(output / PRIVATE))
+def _restore(context: JobContext) -> None:
+    """Begin with the store's newest checkpoint, unless there is one here that is as new."""
+    if context.checkpoints is not None:
+        output = context.workspace.output
+        context.checkpoints.restore(output, newest_step(output / PRIVATE))
 
 
-def _keep(task: Task) -> None:
-    if task.vault is not None:
-        task.vault.keep(task.workspace.output / PRIVATE)
+def _keep(context: JobContext) -> None:
+    if context.checkpoints is not None:
+        context.checkpoints.keep(context.workspace.output / PRIVATE)
 
 
-def _keep_canaries(task: Task) -> None:
-    """For audits on other machines. A model that was paid for is released without that, too."""
-    path = task.workspace.output / PRIVATE / DATA / CANARIES
-    if task.vault is not None and path.is_file():
+def _keep_canaries(context: JobContext) -> None:
+    """Keep the canaries for audits on other machines. A model that was paid for is released even
+    if that fails."""
+    path = context.workspace.output / PRIVATE / DATA / CANARIES
+    if context.checkpoints is not None and path.is_file():
         try:
-            task.vault.vault.keep_canaries(path, Planted.read(path.parent).commitment)
+            context.checkpoints.store.keep_canaries(path, Planted.read(path.parent).commitment)
         except OutputError as error:
             print(f"canaries are in the workspace only: {error}", file=sys.stderr)
 
 
 def fit_spec(assignment: Assignment, request: RemoteFit, plan: TrainingPlan) -> FitSpec:
-    """What the engine is asked for: the request, the owner's unit, the plan's delta."""
+    """Build the engine's spec from the request, the owner's unit and the plan's delta."""
     spec = with_owners_terms(request.fit_spec(), assignment.source, request.data)
     if spec.delta is None and plan.privacy is not None:
         return spec.model_copy(update={"delta": plan.privacy.delta})
@@ -200,9 +201,9 @@ def fit_spec(assignment: Assignment, request: RemoteFit, plan: TrainingPlan) -> 
 
 def check_facts(base: LoadedModel, facts: BaseModelFacts | None) -> None:
     """Raise SpecError unless the model is the one that the plan was made for."""
-    found = (base.n_parameters, base.context_length, base.vocabulary)
-    if facts is None or found != (facts.parameters, facts.context_length, facts.vocabulary):
+    properties = (base.n_parameters, base.context_length, base.vocabulary)
+    if facts is None or properties != (facts.parameters, facts.context_length, facts.vocabulary):
         raise SpecError(
-            f"{base.name} has (parameters, context, vocabulary) = {found}, which is not what the "
-            "gateway knows of it; correct its entry there"
+            f"{base.name} has (parameters, context, vocabulary) = {properties}, which is not what "
+            "the gateway knows of it; correct its entry there"
         )

@@ -9,27 +9,27 @@ from taciturn.errors import DataError, SpecError
 from taciturn.wire.datasets import ColumnView, SchemaFile
 from taciturn.wire.events import Stage
 from taciturn.wire.jobs import RemoteProbe
-from taciturn.worker.context import Task
+from taciturn.worker.context import JobContext
 
 
-def run(task: Task, request: RemoteProbe) -> None:
+def run(context: JobContext, request: RemoteProbe) -> None:
     """Read all rows once, and release the names and types of columns."""
-    source = task.assignment.source
+    source = context.assignment.source
     if source is None:
         raise SpecError("the job is a probe, and its assignment has no source")
-    task.stage(Stage.READING)
-    task.pace.begin()
-    rows = open_rows(task.opened(), names=source.names)
+    context.stage(Stage.READING)
+    context.padding.begin()
+    rows = open_rows(context.open_rows(), names=source.names)
     _check_names(rows.schema.names)
     columns = tuple(
         ColumnView(name=field.name, type=name_of_type(field.type)) for field in rows.schema
     )
     for _ in with_unit(rows, source.unit, []).batches:
-        task.pulse.check()
-    task.rows_are_read()
-    path = task.workspace.made("results") / "schema.json"
+        context.heartbeat.check()
+    context.rows_are_read()
+    path = context.workspace.make_folder("results") / "schema.json"
     path.write_text(SchemaFile(columns=columns).model_dump_json(), encoding="utf-8")
-    task.door.file(path)
+    context.egress.file(path)
 
 
 def _check_names(names: list[str]) -> None:

@@ -9,40 +9,46 @@ from taciturn.engine.generation.sample import Completion, sample, stream
 from taciturn.wire.events import Stage
 from taciturn.wire.jobs import RemoteSample
 from taciturn.wire.results import SampleLine
-from taciturn.worker.context import Task
+from taciturn.worker.context import JobContext
 from taciturn.worker.models import FittedModel
 
 
-def run(task: Task, request: RemoteSample) -> FittedModel:
+def run(context: JobContext, request: RemoteSample) -> FittedModel:
     """Write the text; gives back the model, for another job of the same."""
-    model = task.fitted()
-    task.stage(Stage.GENERATING)
-    rows = _streamed(task, model, request) if request.stream else _written(task, model, request)
-    path = task.workspace.made("results") / "samples.jsonl"
+    model = context.fitted()
+    context.stage(Stage.GENERATING)
+    rows = (
+        _streamed(context, model, request)
+        if request.stream
+        else _completions(context, model, request)
+    )
+    path = context.workspace.make_folder("results") / "samples.jsonl"
     _write(rows, model, request, path)
-    task.door.file(path)
+    context.egress.file(path)
     return model
 
 
-def _written(task: Task, model: FittedModel, request: RemoteSample) -> list[Completion]:
+def _completions(
+    context: JobContext, model: FittedModel, request: RemoteSample
+) -> list[Completion]:
     """Prompt after prompt, so that a job can be cancelled between two of them."""
     base, rows = model.base, []
     for index, prompt in enumerate(request.prompts):
-        task.pulse.check()
+        context.heartbeat.check()
         spec = request.sample_spec()
         if spec.seed is not None:
             spec = spec.model_copy(update={"seed": (spec.seed + index) % 2**63})
         rows += sample(model.fitted, base.tokenizer, [prompt], spec, base.context_length)
-        task.door.count(index + 1, len(request.prompts))
+        context.egress.count(index + 1, len(request.prompts))
     return rows
 
 
-def _streamed(task: Task, model: FittedModel, request: RemoteSample) -> list[Completion]:
+def _streamed(context: JobContext, model: FittedModel, request: RemoteSample) -> list[Completion]:
     prompt, spec, base = request.prompts[0], request.sample_spec(), model.base
     pieces = stream(model.fitted, base.tokenizer, prompt, spec, base.context_length)
     text = ""
     while True:
-        task.pulse.check()
+        context.heartbeat.check()
         try:
             piece = next(pieces)
         except StopIteration as end:
@@ -50,8 +56,8 @@ def _streamed(task: Task, model: FittedModel, request: RemoteSample) -> list[Com
             break
         if piece:
             text += piece
-            task.door.text(piece)
-    task.door.text("", _reason(tokens, request))
+            context.egress.text(piece)
+    context.egress.text("", _reason(tokens, request))
     return [Completion(prompt, text, tokens)]
 
 
@@ -62,11 +68,11 @@ def _reason(tokens: int, request: RemoteSample) -> Literal["stop", "length"]:
 def _write(rows: list[Completion], model: FittedModel, request: RemoteSample, path: Path) -> None:
     with path.open("w", encoding="utf-8") as file:
         for row in rows:
-            asked = model.base.tokenizer(row.prompt, add_special_tokens=False)["input_ids"]
+            prompt_tokens = model.base.tokenizer(row.prompt, add_special_tokens=False)["input_ids"]
             line = SampleLine(
                 prompt=row.prompt,
                 text=row.text,
-                prompt_tokens=len(asked),
+                prompt_tokens=len(prompt_tokens),
                 tokens=row.tokens,
                 finish_reason=_reason(row.tokens, request),
             )

@@ -8,18 +8,18 @@ from taciturn.local.evaluate import in_turn
 from taciturn.spec import SampleSpec
 from taciturn.wire.events import Stage
 from taciturn.wire.jobs import RemoteSynthesize
-from taciturn.worker.context import Task
+from taciturn.worker.context import JobContext
 from taciturn.worker.models import FittedModel
 
 BATCH = 64
 """Records between two signs of progress; with a seed, each batch has its own."""
 
 
-def run(task: Task, request: RemoteSynthesize) -> None:
+def run(context: JobContext, request: RemoteSynthesize) -> None:
     """Write the records."""
-    model = task.fitted()
-    task.stage(Stage.GENERATING)
-    rows = _records(task, model, request)
+    model = context.fitted()
+    context.stage(Stage.GENERATING)
+    rows = _records(context, model, request)
     promise = {
         "policy": model.policy,
         "privacy_report": model.report.model_dump(mode="json"),
@@ -30,17 +30,19 @@ def run(task: Task, request: RemoteSynthesize) -> None:
         "prompt": [row.prompt for row in rows],
         "policy": [model.policy] * len(rows),
     }
-    path = task.workspace.made("results") / "synthetic.parquet"
+    path = context.workspace.make_folder("results") / "synthetic.parquet"
     write_parquet(columns, promise, path)
-    task.stage(Stage.RELEASING)
-    task.door.file(path)
+    context.stage(Stage.RELEASING)
+    context.egress.file(path)
 
 
-def _records(task: Task, model: FittedModel, request: RemoteSynthesize) -> list[Completion]:
+def _records(
+    context: JobContext, model: FittedModel, request: RemoteSynthesize
+) -> list[Completion]:
     prompts = [request.prompts[turn] for turn in in_turn(request.prompts, request.n)]
     rows: list[Completion] = []
     for number, start in enumerate(range(0, len(prompts), BATCH)):
-        task.pulse.check()
+        context.heartbeat.check()
         spec = SampleSpec(
             temperature=request.temperature,
             top_p=request.top_p,
@@ -51,5 +53,5 @@ def _records(task: Task, model: FittedModel, request: RemoteSynthesize) -> list[
         part = prompts[start : start + BATCH]
         base = model.base
         rows += sample(model.fitted, base.tokenizer, part, spec, base.context_length)
-        task.door.count(len(rows), request.n)
+        context.egress.count(len(rows), request.n)
     return rows

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -14,15 +14,13 @@ import openai
 import pytest
 import uvicorn
 from openai import OpenAI
-from sqlalchemy import delete, insert, select
+from sqlalchemy import Engine, insert, select, update
 
-import released
-from clinic import NAMESPACE, Clinic
+from support import released_files
+from support.gateway import NAMESPACE, GatewayWorld
 from taciturn.server.app import create_app
-from taciturn.server.database import open_database
 from taciturn.server.identity.principal import Principal
 from taciturn.server.inference.completions import Completions
-from taciturn.server.jobs.warm_workers import Idle
 from taciturn.server.schema.tables import base_models, jobs, models
 from taciturn.server.services import Services
 from taciturn.wire.jobs import Failure, JobKind, JobState, JobView, RemoteSample
@@ -34,12 +32,11 @@ WORDS = ["Once", " upon", " a", " time", ".\n\nUser:", " never"]
 
 
 @dataclass
-class Desk:
+class FakeJobs:
     """Takes sample jobs, and has a worker in a thread do them."""
 
-    clinic: Clinic
+    world: GatewayWorld
     url: str = ""
-    idle: Idle | None = None
     fails: str | None = None
     hold: threading.Event = field(default_factory=threading.Event)
     asked: list[RemoteSample] = field(default_factory=list)
@@ -48,20 +45,20 @@ class Desk:
     def submit(self, caller: Principal, asked: RemoteSample, key: str | None) -> JobView:
         assert key is not None
         self.asked.append(asked)
-        job = self.clinic.job(
+        job = self.world.add_job(
             JobKind.SAMPLE,
-            model=asked.model,
+            model_id=asked.model,
             request=asked.model_dump(mode="json"),
             policy=POLICY,
         )
         if not self.fails:
-            headers = self.clinic.worker(job)
+            headers = self.world.worker_headers(job)
             threading.Thread(target=self.work, args=(job, asked, headers), daemon=True).start()
         return self.view(caller, job)
 
     def view(self, caller: Principal, job_id: str) -> JobView:
         wanted = select(jobs).where(jobs.c.id == job_id)
-        row = self.clinic.gateway.read(lambda connection: connection.execute(wanted).one())
+        row = self.world.gateway.read(lambda connection: connection.execute(wanted).one())
         failure = Failure(code=self.fails, text="memory ran out") if self.fails else None
         return JobView(
             id=job_id,
@@ -74,8 +71,8 @@ class Desk:
             request={},
             policy=POLICY,
             failure=failure,
-            created_at=self.clinic.watch(),
-            updated_at=self.clinic.watch(),
+            created_at=self.world.clock(),
+            updated_at=self.world.clock(),
         )
 
     def cancel(self, caller: Principal, job_id: str) -> JobView:
@@ -94,27 +91,26 @@ class Desk:
                     http.post("/text", json=chunk).raise_for_status()
                 offset += len(word)
             repeated = [prompt for prompt in asked.prompts for _ in range(asked.n)]
-            data = released.samples(*((prompt, text) for prompt in repeated))
+            data = released_files.samples(*((prompt, text) for prompt in repeated))
             http.put("/files/samples.jsonl", content=data).raise_for_status()
             if asked.stream:
                 last = {"text": "", "last": True, "finish_reason": "length"}
                 http.post("/text", json=last).raise_for_status()
-            self.clinic.set_state(job, JobState.SUCCEEDED)
+            self.world.set_job_state(job, JobState.SUCCEEDED)
 
 
 @pytest.fixture(scope="module")
-def desk(migrated_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
+def fake_jobs(
+    open_copy: Callable[[Path], Engine], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[FakeJobs]:
     folder = tmp_path_factory.mktemp("gateway")
-    path = folder / "server.db"
-    path.write_bytes(migrated_file.read_bytes())
-    engine = open_database(f"sqlite:///{path}")
-    found = Desk(Clinic.on(engine, folder, idle_worker_s=2))
-    app = create_app(found.clinic.gateway)
+    engine = open_copy(folder)
+    found = FakeJobs(GatewayWorld.open(engine, folder, idle_worker_s=2).populate())
+    app = create_app(found.world.gateway)
     services: Services = app.state.services
-    completions = Completions(found, services.results, services.texts)
+    completions = Completions(found, services.results, services.text_streams)
     app.state.services = replace(services, completions=completions)
-    found.idle = services.idle
-    # Without what goes on besides requests: nobody dispatches jobs but the desk.
+    # Without what goes on besides requests: no job is dispatched but by FakeJobs.
     server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning", lifespan="off"))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
@@ -128,28 +124,28 @@ def desk(migrated_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
 
 
 @pytest.fixture(scope="module")
-def model(desk: Desk) -> str:
+def model(fake_jobs: FakeJobs) -> str:
     """A fitted model of paul's."""
-    job = desk.clinic.job(JobKind.FIT, state=JobState.SUCCEEDED, policy=POLICY)
+    job = fake_jobs.world.add_job(JobKind.FIT, state=JobState.SUCCEEDED, policy=POLICY)
     row = {
         "id": "model_1",
         "job_id": job,
-        "owner_id": desk.clinic.users["paul"],
+        "owner_id": fake_jobs.world.users["paul"],
         "namespace": NAMESPACE,
         "base_model": "taciturn/tiny-medical",
         "report": "{}",
         "policy": POLICY.model_dump_json(),
-        "created_at_ms": desk.clinic.gateway.now_ms(),
+        "created_at_ms": fake_jobs.world.gateway.now_ms(),
     }
-    desk.clinic.gateway.write(lambda connection: connection.execute(insert(models).values(row)))
+    fake_jobs.world.gateway.write(lambda connection: connection.execute(insert(models).values(row)))
     return "model_1"
 
 
 @pytest.fixture(params=["/v1", "/openai/v1"])
-def client(request: pytest.FixtureRequest, desk: Desk) -> OpenAI:
-    desk.fails = None
-    url = f"{desk.url}{request.param}"
-    return OpenAI(base_url=url, api_key=desk.clinic.tokens["paul"], max_retries=0)
+def client(request: pytest.FixtureRequest, fake_jobs: FakeJobs) -> OpenAI:
+    fake_jobs.fails = None
+    url = f"{fake_jobs.url}{request.param}"
+    return OpenAI(base_url=url, api_key=fake_jobs.world.tokens["paul"], max_retries=0)
 
 
 def test_models(client: OpenAI, model: str) -> None:
@@ -158,7 +154,7 @@ def test_models(client: OpenAI, model: str) -> None:
     assert client.models.retrieve(model).id == model
 
 
-def test_completions(client: OpenAI, desk: Desk, model: str) -> None:
+def test_completions(client: OpenAI, fake_jobs: FakeJobs, model: str) -> None:
     answer = client.completions.with_raw_response.create(
         model=model, prompt=["A", "B"], n=2, max_tokens=7, temperature=0.5, top_p=0.9, seed=3
     )
@@ -172,7 +168,7 @@ def test_completions(client: OpenAI, desk: Desk, model: str) -> None:
     assert (found.usage.prompt_tokens, found.usage.completion_tokens) == (6, 4 * len(text.split()))
     assert found.model_extra is not None
     assert found.model_extra["taciturn"]["policy"] == POLICY.model_dump()
-    asked = desk.asked[-1]
+    asked = fake_jobs.asked[-1]
     assert (asked.prompts, asked.n, asked.max_new_tokens) == (("A", "B"), 2, 7)
     assert (asked.temperature, asked.top_p, asked.seed, asked.stream) == (0.5, 0.9, 3, False)
 
@@ -196,14 +192,14 @@ def test_streamed_completions(client: OpenAI, model: str) -> None:
     assert all(chunk.model_extra and chunk.model_extra["taciturn"] for chunk in chunks)
 
 
-def test_chat(client: OpenAI, desk: Desk, model: str) -> None:
+def test_chat(client: OpenAI, fake_jobs: FakeJobs, model: str) -> None:
     """A model without a template is asked in plain words, and does not answer for the user."""
     talk: Any = [
         {"role": "system", "content": "Be brief."},
         {"role": "user", "content": [{"type": "text", "text": "Hello?"}]},
     ]
     found = client.chat.completions.create(model=model, messages=talk)
-    assert desk.asked[-1].prompts == ("System: Be brief.\n\nUser: Hello?\n\nAssistant:",)
+    assert fake_jobs.asked[-1].prompts == ("System: Be brief.\n\nUser: Hello?\n\nAssistant:",)
     choice = found.choices[0]
     assert choice.message.content == "Once upon a time."
     assert (choice.message.role, choice.finish_reason) == ("assistant", "stop")
@@ -236,13 +232,13 @@ def test_streamed_chat(client: OpenAI, model: str) -> None:
     ],
 )
 def test_what_cannot_be_done_is_refused_by_name(
-    client: OpenAI, desk: Desk, model: str, more: dict[str, Any], named: str
+    client: OpenAI, fake_jobs: FakeJobs, model: str, more: dict[str, Any], named: str
 ) -> None:
-    before = len(desk.asked)
+    before = len(fake_jobs.asked)
     with pytest.raises(openai.BadRequestError, match=named) as refused:
         client.completions.create(model=model, prompt="A", **more)
     assert (refused.value.type, refused.value.code) == ("invalid_request_error", "invalid")
-    assert len(desk.asked) == before
+    assert len(fake_jobs.asked) == before
 
 
 def test_what_asks_for_nothing_is_let_pass(client: OpenAI, model: str) -> None:
@@ -251,7 +247,7 @@ def test_what_asks_for_nothing_is_let_pass(client: OpenAI, model: str) -> None:
     )
 
 
-def test_errors_are_openais(client: OpenAI, desk: Desk, model: str) -> None:
+def test_errors_are_openais(client: OpenAI, fake_jobs: FakeJobs, model: str) -> None:
     with pytest.raises(openai.NotFoundError):
         client.completions.create(model="model_2", prompt="A")
     for who, error in (
@@ -260,7 +256,7 @@ def test_errors_are_openais(client: OpenAI, desk: Desk, model: str) -> None:
         ("ann", openai.PermissionDeniedError),
         ("adam", openai.PermissionDeniedError),
     ):
-        other = client.with_options(api_key=desk.clinic.tokens[who])
+        other = client.with_options(api_key=fake_jobs.world.tokens[who])
         with pytest.raises(error):
             other.completions.create(model=model, prompt="A")
     with pytest.raises(openai.AuthenticationError) as refused:
@@ -277,76 +273,84 @@ def test_errors_are_openais(client: OpenAI, desk: Desk, model: str) -> None:
     ],
 )
 def test_only_a_failure_that_may_pass_is_one_that_clients_repeat(
-    client: OpenAI, desk: Desk, model: str, code: str, error: type[openai.APIStatusError]
+    client: OpenAI, fake_jobs: FakeJobs, model: str, code: str, error: type[openai.APIStatusError]
 ) -> None:
-    desk.fails = code
-    before = len(desk.asked)
+    fake_jobs.fails = code
+    before = len(fake_jobs.asked)
     with pytest.raises(error, match="memory ran out"):
         client.with_options(max_retries=1).completions.create(model=model, prompt="A")
-    assert len(desk.asked) - before == (2 if error is openai.InternalServerError else 1)
+    assert len(fake_jobs.asked) - before == (2 if error is openai.InternalServerError else 1)
     with pytest.raises(openai.APIError, match="memory ran out"):
         list(client.completions.create(model=model, prompt="A", stream=True))
 
 
-def test_a_default_fits_the_model(client: OpenAI, desk: Desk, model: str) -> None:
+def test_a_default_fits_the_model(client: OpenAI, fake_jobs: FakeJobs, model: str) -> None:
     said: Any = [{"role": "user", "content": "Hello?"}]
     client.chat.completions.create(model=model, messages=said)
-    assert desk.asked[-1].max_new_tokens == 256
-    row = {"name": "taciturn/tiny-medical", "parameters": 1, "context_length": 100}
-    short = insert(base_models).values(**row, vocabulary=2, created_at_ms=0)
-    gateway = desk.clinic.gateway
-    gateway.write(lambda connection: connection.execute(short))
+    assert fake_jobs.asked[-1].max_new_tokens == 256
+    _set_context_length(fake_jobs.world, 100)
     try:
         client.chat.completions.create(model=model, messages=said)
-        assert desk.asked[-1].max_new_tokens == 50
+        assert fake_jobs.asked[-1].max_new_tokens == 50
         client.completions.create(model=model, prompt="A")
-        assert desk.asked[-1].max_new_tokens == 16
+        assert fake_jobs.asked[-1].max_new_tokens == 16
     finally:
-        gateway.write(lambda connection: connection.execute(delete(base_models)))
+        _set_context_length(fake_jobs.world, 512)
+
+
+def _set_context_length(world: GatewayWorld, tokens: int) -> None:
+    change = update(base_models).values(context_length=tokens)
+    world.gateway.write(lambda connection: connection.execute(change))
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_who_hangs_up_cancels(client: OpenAI, desk: Desk, model: str, stream: bool) -> None:
-    desk.hold.set()
-    desk.cancelled.clear()
+def test_who_hangs_up_cancels(
+    client: OpenAI, fake_jobs: FakeJobs, model: str, stream: bool
+) -> None:
+    fake_jobs.hold.set()
+    fake_jobs.cancelled.clear()
     try:
         impatient = client.with_options(timeout=httpx.Timeout(5, read=0.3))
         create: Any = impatient.completions.create
         with pytest.raises((openai.APITimeoutError, httpx.ReadTimeout)):
             list(create(model=model, prompt="A", stream=stream))
         deadline = time.monotonic() + 5
-        while not desk.cancelled and time.monotonic() < deadline:
+        while not fake_jobs.cancelled and time.monotonic() < deadline:
             time.sleep(0.02)
-        assert desk.cancelled
+        assert fake_jobs.cancelled
     finally:
-        desk.hold.clear()
+        fake_jobs.hold.clear()
 
 
-def test_a_worker_gets_its_models_files_and_another_job(desk: Desk, model: str) -> None:
+def test_a_worker_gets_its_models_files_and_another_job(fake_jobs: FakeJobs, model: str) -> None:
     """The files of its own model only; and the next job with a token of its own."""
-    clinic = desk.clinic
-    job = clinic.job(JobKind.SAMPLE, model=model)
-    headers = clinic.worker(job)
+    world = fake_jobs.world
+    job = world.add_job(JobKind.SAMPLE, model_id=model)
+    headers = world.worker_headers(job)
     wanted = select(models.c.job_id).where(models.c.id == model)
-    fit = clinic.gateway.read(lambda connection: connection.scalar(wanted))
-    store = httpx.get(f"{desk.url}/v1/worker/models/{model}/files/none", headers=headers)
+    fit = world.gateway.read(lambda connection: connection.scalar(wanted))
+    store = httpx.get(f"{fake_jobs.url}/v1/worker/models/{model}/files/none", headers=headers)
     assert store.json()["code"] == "not_found"
-    other = httpx.get(f"{desk.url}/v1/worker/models/model_2/files/none", headers=headers)
-    assert "model_2" in other.json()["detail"]
+    wrong_model = httpx.get(f"{fake_jobs.url}/v1/worker/models/model_2/files/none", headers=headers)
+    assert "model_2" in wrong_model.json()["detail"]
     assert fit is not None
 
     def ask() -> httpx.Response:
-        return httpx.post(f"{desk.url}/v1/worker/jobs/{job}/next", headers=headers, timeout=10)
+        return httpx.post(f"{fake_jobs.url}/v1/worker/jobs/{job}/next", headers=headers, timeout=10)
 
     assert ask().json()["code"] == "fenced"  # it still has something to do
-    clinic.set_state(job, JobState.SUCCEEDED)
+    world.set_job_state(job, JobState.SUCCEEDED)
     answers: list[httpx.Response] = []
     waiting = threading.Thread(target=lambda: answers.append(ask()))
     waiting.start()
-    assert desk.idle is not None
-    while not desk.idle.take(model, lambda _: NextJob(job="job_2", token="secret")):
-        time.sleep(0.02)
+    other = world.add_job(JobKind.SAMPLE, state=JobState.QUEUED, model_id=model)
     waiting.join(5)
-    assert answers[0].json() == {"job": "job_2", "token": "secret"}
+    following = NextJob.model_validate_json(answers[0].content)
+    assert following.job == other
+    row = world.gateway.rows(select(jobs).where(jobs.c.id == other))[0]
+    assert (row.state, row.attempt) == (JobState.PROVISIONING, 2)
+    assert row.worker_token.removeprefix("tok_") in str(following.token)
     wrong = {**headers, LEASE_HEADER: "7"}
-    assert httpx.post(f"{desk.url}/v1/worker/jobs/{job}/next", headers=wrong).status_code == 409
+    assert (
+        httpx.post(f"{fake_jobs.url}/v1/worker/jobs/{job}/next", headers=wrong).status_code == 409
+    )

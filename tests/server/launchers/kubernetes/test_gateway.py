@@ -17,10 +17,10 @@ from taciturn.server.bootstrap import open_gateway
 from taciturn.server.context import Gateway
 from taciturn.server.launchers.base import LaunchError
 from taciturn.server.launchers.kubernetes.client import Cluster
-from taciturn.server.launchers.kubernetes.events import News
+from taciturn.server.launchers.kubernetes.events import StatusEvents
 from taciturn.server.launchers.kubernetes.factory import Kubernetes
-from taciturn.server.launchers.kubernetes.needs import Needs
 from taciturn.server.launchers.kubernetes.settings import KubernetesSettings, Pool
+from taciturn.server.launchers.kubernetes.sizing import Needs
 from taciturn.server.schema.tables import base_models, job_events, jobs, users
 from taciturn.server.settings import Settings
 from taciturn.spec import FitSpec
@@ -174,7 +174,7 @@ def test_news_are_written_once(gateway: Gateway) -> None:
         values = {"job_id": job_id, "sequence": sequence, "data": data, "visible_at_ms": 0}
         connection.execute(insert(job_events).values(**values))
 
-    news = News(gateway, append)
+    news = StatusEvents(gateway, append)
     told = ["provisioning", "running", "running", "node.released", "running", "interrupted",
             "node.released", "running"]  # fmt: skip
     for code in told:

@@ -12,7 +12,7 @@ from kubernetes.client import ApiClient
 from taciturn.server.launchers.base import LaunchError
 from taciturn.server.launchers.kubernetes import manifests
 from taciturn.server.launchers.kubernetes.names import Worker
-from taciturn.server.launchers.kubernetes.settings import Egress, KubernetesSettings, Pool
+from taciturn.server.launchers.kubernetes.settings import EgressRule, KubernetesSettings, Pool
 from taciturn.server.launchers.kubernetes.sizing import Machine
 from taciturn.wire.exits import FINAL
 
@@ -23,7 +23,7 @@ GPU = Pool(
 CPU = Pool(name="cpu", whole_node=False)
 SETTINGS = KubernetesSettings(
     pools=(CPU, GPU), service_account="worker", data_secret="owner", signing_secret="signing",
-    image_pull_secrets=("registry",), egress=(Egress(cidr="10.0.0.0/8", ports=(443, 5432)),),
+    image_pull_secrets=("registry",), egress=(EgressRule(cidr="10.0.0.0/8", ports=(443, 5432)),),
     labels={"cost-centre": "research"}, queue="jobs", checkpoint_url="s3://bucket/checkpoints",
     checkpoint_secret="vault",
 )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Stories that the stand-in does not act out; the others are in the contract suite."""
+"""Stories that the fake cluster does not act out; the others are in the contract suite."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from taciturn.server.launchers.kubernetes.settings import Pool
-from taciturn.server.launchers.kubernetes.status import Chapter, Scene, tell
+from taciturn.server.launchers.kubernetes.status import WorkerFacts, WorkerStatus, status_of
 
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
 BORN = "2026-01-01T11:59:00Z"
@@ -32,11 +32,11 @@ def chapter(
     job: dict[str, Any] | None = None,
     about: dict[str, Any] | None = None,
     **more: Any,
-) -> Chapter:
+) -> WorkerStatus:
     made = thing("job", spec={}, status=job or {})
     made["metadata"] |= about or {}
     told = {"nodes": (), "pool": Pool(name="p"), "expected": 1, "now": NOW, **more}
-    return tell(Scene(job=made, pods=pods, events=events, **told))
+    return status_of(WorkerFacts(job=made, pods=pods, events=events, **told))
 
 
 def node(name: str, born: str = BORN, ready: str = "True", **about: Any) -> dict[str, Any]:
@@ -97,7 +97,7 @@ BACKOFF = {
         (chapter(), "provisioning", "waiting for a machine"),
     ],
 )  # fmt: skip
-def test_what_is_told(told: Chapter, code: str, words: str) -> None:
+def test_what_is_told(told: WorkerStatus, code: str, words: str) -> None:
     assert told.code == code
     assert words in told.text
     assert told.event().code == code
@@ -154,7 +154,7 @@ TOO_LATE = {"conditions": [{"type": "Failed", "status": "True", "reason": "Deadl
         (chapter(about={"deletionTimestamp": EARLY}), "releasing", "its machine is released"),
     ],
 )  # fmt: skip
-def test_what_is_told_is_so(told: Chapter, code: str, words: str) -> None:
+def test_what_is_told_is_so(told: WorkerStatus, code: str, words: str) -> None:
     assert told.code == code
     assert words in told.text
     assert told.event().text == told.text

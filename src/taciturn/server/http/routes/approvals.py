@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Depends, Query
 
 from taciturn.server.http.access import Requires, Svc
-from taciturn.server.http.routes.blocking import Route
+from taciturn.server.http.blocking import Route
 from taciturn.server.identity.permissions import Action
 from taciturn.server.identity.principal import Principal
 from taciturn.server.paging import PageQuery
@@ -28,14 +28,14 @@ def list_approvals(
     page: PageQuery,
     state: Annotated[State | None, Query(description="Only approvals in this state.")] = None,
 ) -> Page[ApprovalView]:
-    """Those that one has asked for or may decide; auditors see all. Newest first."""
+    """Requests that the caller made or may decide, newest first; all for auditors."""
     return svc.approvals.page(caller, page, state)
 
 
 @router.get("/approvals/{approval_id}")
 def read_approval(approval_id: str, caller: Reader, svc: Svc) -> ApprovalView:
-    """What is asked for, by whom and what for, who has said what, and what it would leave of the
-    budget."""
+    """One request for approval: the job, its requester and purpose, the decisions, and the budget
+    that would remain."""
     return svc.approvals.view(caller, approval_id)
 
 
@@ -46,6 +46,6 @@ def decide(approval_id: str, answer: Decision, caller: Decider, svc: Svc) -> App
 
 
 @router.post("/approvals/{approval_id}/withdrawals", status_code=201)
-def withdraw(approval_id: str, wanted: Withdrawal, caller: Decider, svc: Svc) -> ApprovalView:
+def withdraw(approval_id: str, withdrawal: Withdrawal, caller: Decider, svc: Svc) -> ApprovalView:
     """Take one's own yes back, until the job makes use of it: when the last of two has approved."""
-    return svc.approvals.withdraw(caller, approval_id, wanted)
+    return svc.approvals.withdraw(caller, approval_id, withdrawal)

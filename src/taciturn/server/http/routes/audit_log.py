@@ -8,7 +8,7 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Query
 
 from taciturn.server.http.access import Requires, Svc
-from taciturn.server.http.routes.blocking import Route
+from taciturn.server.http.blocking import Route
 from taciturn.server.identity.permissions import Action
 from taciturn.server.paging import PageQuery
 from taciturn.wire.identity import AuditEntry

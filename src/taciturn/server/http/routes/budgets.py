@@ -7,7 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, Depends
 
 from taciturn.server.http.access import Requires, Svc
-from taciturn.server.http.routes.blocking import Route
+from taciturn.server.http.blocking import Route
 from taciturn.server.identity.permissions import Action
 from taciturn.server.identity.principal import Principal
 from taciturn.server.paging import PageQuery
@@ -21,9 +21,11 @@ Reader = Annotated[Principal, Depends(Requires(Action.BUDGETS_READ))]
 @router.get("")
 def list_budgets(caller: Reader, services: Svc, paging: PageQuery) -> Page[BudgetView]:
     """Balances of the namespaces that the caller may know of, by namespace."""
-    found = services.policies.page(caller, paging.name(), paging.fetch)
+    policies = services.policies.page(caller, paging.name(), paging.fetch)
     return paging.page(
-        found, lambda each: services.budgets.view(each, caller), lambda each: each.namespace
+        policies,
+        lambda policy: services.budgets.view(policy, caller),
+        lambda policy: policy.namespace,
     )
 
 

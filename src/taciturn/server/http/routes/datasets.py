@@ -7,7 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, Depends
 
 from taciturn.server.http.access import Requires, Svc
-from taciturn.server.http.routes.blocking import Route
+from taciturn.server.http.blocking import Route
 from taciturn.server.identity.permissions import Action
 from taciturn.server.identity.principal import Principal
 from taciturn.server.paging import PageQuery
@@ -30,8 +30,8 @@ Writer = Annotated[Principal, Depends(Requires(Action.DATASETS_WRITE))]
 @router.get("")
 def list_datasets(caller: Reader, services: Svc, paging: PageQuery) -> Page[DatasetView]:
     """Datasets that the caller may use, owns or audits, by name."""
-    found = services.datasets.page(caller, paging.name(), paging.fetch)
-    return paging.page(found, lambda each: each, lambda each: each.name)
+    datasets = services.datasets.page(caller, paging.name(), paging.fetch)
+    return paging.page(datasets, lambda dataset: dataset, lambda dataset: dataset.name)
 
 
 @router.post("", status_code=201)
@@ -66,10 +66,10 @@ def probe_dataset(caller: Writer, services: Svc, name: Name) -> DatasetView:
 
 
 @router.put("/{name}/columns")
-def state_columns(caller: Writer, services: Svc, name: Name, stated: StatedColumns) -> DatasetView:
+def state_columns(caller: Writer, services: Svc, name: Name, columns: StatedColumns) -> DatasetView:
     """Say what the columns are: confirm what a worker found (`found`), or that text files have no
     header line. Nobody else is shown anything of columns before."""
-    return services.registrations.state_columns(name, stated, caller)
+    return services.registrations.state_columns(name, columns, caller)
 
 
 @router.get("/{name}/preview")
@@ -80,11 +80,11 @@ def read_preview(caller: Reader, services: Svc, name: Name) -> PreviewView:
 
 @router.put("/{name}/preview/synthetic")
 def use_synthetic_preview(
-    caller: Writer, services: Svc, name: Name, asked: SyntheticPreview
+    caller: Writer, services: Svc, name: Name, preview: SyntheticPreview
 ) -> PreviewView:
     """Show records that a fitted model has written, under the guarantee of its fit. Fitting is
     paid for once; the records are kept."""
-    return services.previews.use_synthetic(name, asked, caller)
+    return services.previews.use_synthetic(name, preview, caller)
 
 
 @router.delete("/{name}/preview/synthetic", status_code=204)

@@ -10,11 +10,11 @@ from fastapi import APIRouter, Depends, Header, Query
 from starlette.responses import Response
 
 from taciturn.server.http.access import Requires, Svc
-from taciturn.server.http.routes.blocking import Route
-from taciturn.server.http.routes.sending import EventStream
+from taciturn.server.http.blocking import Route
+from taciturn.server.http.sending import EventStream
 from taciturn.server.identity.permissions import Action
 from taciturn.server.identity.principal import Principal
-from taciturn.server.jobs.broadcast import Hub, TooManyWatchersError
+from taciturn.server.jobs.broadcast import Broadcast, TooManyWatchersError
 from taciturn.server.paging import MAX_LIMIT
 from taciturn.server.problems import ProblemError
 from taciturn.wire.events import EventPage, NumberedEvent
@@ -48,18 +48,18 @@ async def read_events(
         page = await to_thread.run_sync(services.jobs.events, caller, job_id, after, limit)
         return EventPage(items=page)
     await to_thread.run_sync(services.results.check_watched, caller, job_id)
-    hub = services.hub
+    broadcast = services.broadcast
     after = max(after, _number(last_event_id))
-    if await hub.ended(job_id, after):
+    if await broadcast.has_ended(job_id, after):
         return Response(status_code=204)
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-    return EventStream(_stream(hub, job_id, after), headers=headers)
+    return EventStream(_stream(broadcast, job_id, after), headers=headers)
 
 
-async def _stream(hub: Hub, job_id: str, after: int) -> AsyncIterator[bytes]:
+async def _stream(broadcast: Broadcast, job_id: str, after: int) -> AsyncIterator[bytes]:
     yield b"retry: 2000\n\n"
     try:
-        async for event in hub.watch(job_id, after):
+        async for event in broadcast.watch(job_id, after):
             yield b": alive\n\n" if event is None else _message(event)
     except TooManyWatchersError:
         yield b": too many streams, come again\n\n"

@@ -7,7 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, Depends
 
 from taciturn.server.http.access import Requires, Svc
-from taciturn.server.http.routes.blocking import Route
+from taciturn.server.http.blocking import Route
 from taciturn.server.identity.permissions import Action
 from taciturn.server.identity.principal import Principal
 from taciturn.server.paging import PageQuery
@@ -24,8 +24,8 @@ def list_grants(
     caller: Reader, services: Svc, namespace: Name, paging: PageQuery
 ) -> Page[GrantView]:
     """The namespace's grants by holder; practitioners see their own and their groups'."""
-    found = services.grants.page(namespace, caller, paging.name(), paging.fetch)
-    return paging.page(found, lambda each: each, lambda each: each.holder)
+    grants = services.grants.page(namespace, caller, paging.name(), paging.fetch)
+    return paging.page(grants, lambda grant: grant, lambda grant: grant.holder)
 
 
 @router.get("/{holder}")

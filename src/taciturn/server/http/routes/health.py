@@ -1,4 +1,4 @@
-"""Whether the gateway lives, and whether it can answer; for load balancers and supervisors."""
+"""Liveness and readiness of the gateway, for load balancers and supervisors."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from sqlalchemy import text
 
 from taciturn.errors import DatabaseError
 from taciturn.server.http.access import Svc, public
-from taciturn.server.http.routes.blocking import Route
+from taciturn.server.http.blocking import Route
 from taciturn.server.problems import ProblemError
 from taciturn.server.schema import versions
 from taciturn.server.timestamps import moment

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Depends
 
 from taciturn._version import __version__
 from taciturn.server.http.access import Requires, Svc
-from taciturn.server.http.routes.blocking import Route
+from taciturn.server.http.blocking import Route
 from taciturn.server.identity.permissions import Action
 from taciturn.server.identity.principal import Principal
 from taciturn.server.timestamps import moment
@@ -21,7 +21,8 @@ router = APIRouter(tags=["identity"], route_class=Route)
 def read_self(
     caller: Annotated[Principal, Depends(Requires(Action.SELF_READ))], services: Svc
 ) -> Self:
-    """Who the token stands for, what it may do, and who has made links for their password."""
+    """The person whom the token stands for, what it may do, and who made links for their
+    password."""
     changed_at_ms, links = services.links.history(caller)
     return Self(
         name=caller.name,

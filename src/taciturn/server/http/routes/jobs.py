@@ -7,7 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Header, Query
 
 from taciturn.server.http.access import Requires, Svc
-from taciturn.server.http.routes.blocking import Route
+from taciturn.server.http.blocking import Route
 from taciturn.server.identity.permissions import Action
 from taciturn.server.identity.principal import Principal
 from taciturn.server.paging import PageQuery
@@ -42,11 +42,9 @@ Key = Annotated[
 
 
 @router.post("/jobs", status_code=201)
-def create_job(
-    asked: JobRequest, caller: Creator, svc: Svc, idempotency_key: Key = None
-) -> JobView:
+def create_job(job: JobRequest, caller: Creator, svc: Svc, idempotency_key: Key = None) -> JobView:
     """Ask for a job. It is checked, priced and held in the budget before this returns."""
-    return svc.jobs.submit(caller, asked, idempotency_key)
+    return svc.jobs.submit(caller, job, idempotency_key)
 
 
 @router.get("/jobs")

@@ -1,4 +1,4 @@
-"""Coming in and going out: local passwords, browser sessions."""
+"""Logins and logouts: local passwords, browser sessions."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Request, Response
 
 from taciturn.server.http.access import Requires, Svc, entrance
-from taciturn.server.http.routes.blocking import Route
+from taciturn.server.http.blocking import Route
 from taciturn.server.identity.permissions import Action
 from taciturn.server.identity.principal import Principal
 from taciturn.server.timestamps import moment
@@ -28,20 +28,20 @@ Self = Annotated[Principal, Depends(Requires(Action.SELF_READ))]
 @router.post("/login", status_code=201, dependencies=[Depends(entrance)])
 def log_in(request: Request, services: Svc, login: Login) -> TokenSecret:
     """Exchange a local password for a token that lasts for hours; for command line and SDK."""
-    made = services.logins.log_in(login, address_of(request), kind="api")
+    token = services.logins.log_in(login, address_of(request), kind="api")
     request.state.actor = f"user:{login.name}"
-    return services.tokens.shown(made.id, made.text)
+    return services.tokens.with_text(token.id, token.text)
 
 
 @router.post("/sessions", status_code=201, dependencies=[Depends(entrance)])
 def begin_session(request: Request, response: Response, services: Svc, login: Login) -> Session:
     """Log a browser in: sets a cookie that scripts cannot read."""
     services.sessions.check_origin(request)
-    made = services.logins.log_in(login, address_of(request), kind="session")
+    token = services.logins.log_in(login, address_of(request), kind="session")
     request.state.actor = f"user:{login.name}"
-    shown = services.tokens.shown(made.id, made.text)
-    csrf = services.sessions.begin(response, made.text)
-    return Session(csrf=csrf, expires_at=shown.expires_at)
+    token_secret = services.tokens.with_text(token.id, token.text)
+    csrf = services.sessions.begin(response, token.text)
+    return Session(csrf=csrf, expires_at=token_secret.expires_at)
 
 
 @router.get("/sessions/current")
@@ -73,5 +73,5 @@ def redeem_link(request: Request, services: Svc, redemption: LinkRedemption) -> 
 
 
 def address_of(request: Request) -> str:
-    """Where the request comes from."""
+    """Address that the request comes from."""
     return request.client.host if request.client else "unknown"

@@ -7,7 +7,7 @@ from fastapi.responses import PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from taciturn.server.http.access import Svc, scraper
-from taciturn.server.http.routes.blocking import Route
+from taciturn.server.http.blocking import Route
 
 router = APIRouter(tags=["health"], route_class=Route)
 

@@ -8,9 +8,9 @@ from fastapi import APIRouter, Depends, Header, Request
 from starlette.responses import JSONResponse, Response
 
 from taciturn.server.http.access import Requires, Svc
-from taciturn.server.http.routes.blocking import Route
+from taciturn.server.http.blocking import Route
 from taciturn.server.http.routes.openai import is_openai, model_list
-from taciturn.server.http.routes.sending import bounds, file_response, policy_header
+from taciturn.server.http.sending import bounds, file_response, policy_header
 from taciturn.server.identity.permissions import Action
 from taciturn.server.identity.principal import Principal
 from taciturn.server.models.models import CERTIFICATE
@@ -43,9 +43,9 @@ def list_models(
 @router.get("/models/{model_id}")
 def read_model(model_id: str, caller: Reader, services: Svc, response: Response) -> ModelView:
     """One model, with its policy and privacy report."""
-    found = services.models.get(caller, model_id)
-    response.headers.update(policy_header(found.policy))
-    return found
+    model = services.models.get(caller, model_id)
+    response.headers.update(policy_header(model.policy))
+    return model
 
 
 @router.get("/models/{model_id}/certificate", response_class=Response, responses=BINARY)
@@ -59,9 +59,9 @@ def read_model_file(
     model_id: str, name: str, caller: Reader, services: Svc, range: Range = None
 ) -> Response:
     """A file of a model, for whoever has fitted it and the owners of its data."""
-    wanted = bounds(range)
-    download, policy = services.models.open(caller, model_id, name, wanted)
-    return file_response(download, policy, part=wanted != (None, None))
+    byte_range = bounds(range)
+    download, policy = services.models.open(caller, model_id, name, byte_range)
+    return file_response(download, policy, part=byte_range != (None, None))
 
 
 @router.delete("/models/{model_id}", status_code=204)

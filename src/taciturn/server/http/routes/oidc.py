@@ -1,4 +1,4 @@
-"""Logging in through an OpenID provider.
+"""Login through an OpenID provider.
 
 GET  /v1/oidc/login                      a browser; comes back with a session
 GET  /v1/oidc/login?challenge=&port=     a command line that listens on 127.0.0.1:port
@@ -17,9 +17,9 @@ from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 
 from taciturn.server.http.access import Svc, entrance
-from taciturn.server.http.routes.blocking import Route
+from taciturn.server.http.blocking import Route
 from taciturn.server.http.routes.pages import fields_of, page
-from taciturn.server.identity.oidc import FLOW_S, Asker
+from taciturn.server.identity.oidc import FLOW_S, LoginOrigin
 from taciturn.server.identity.sessions import csrf_proof
 from taciturn.server.problems import ProblemError
 from taciturn.server.services import Services
@@ -49,7 +49,7 @@ def begin_login(
     """Send a browser to the provider."""
     if port is not None and challenge is None:
         raise ProblemError("invalid", "port: give a challenge too")
-    url, sealed = services.oidc.begin(Asker(challenge, port))
+    url, sealed = services.oidc.begin(LoginOrigin(challenge, port))
     answer = RedirectResponse(url, status_code=302)
     _keep(services, answer, sealed)
     return answer
@@ -62,19 +62,19 @@ def finish_login(
     state: Annotated[str, Query(max_length=200)],
     code: Annotated[str | None, Query(max_length=4000)] = None,
 ) -> Response:
-    """Where the provider sends the browser back to. A command line gets its code only once the
-    person has said yes to a page."""
+    """Finish a login when the provider sends the browser back. A command line gets its code only
+    once the person has said yes on a page."""
     sealed = request.cookies.get(_COOKIE)
     if sealed is None or code is None:
         raise ProblemError("unauthenticated", "the login was not completed; begin again")
-    user_id, asker = services.oidc.finish(sealed, state, code)
-    if asker.challenge is None:
+    user_id, origin = services.oidc.finish(sealed, state, code)
+    if origin.challenge is None:
         answer = RedirectResponse("/", status_code=302)
         services.sessions.begin(answer, services.logins.start(user_id, kind="session").text)
         _forget(services, answer)
         return answer
-    question = services.oidc.ask(user_id, asker)
-    asking = _asking(services.oidc.name_of(user_id), asker, question)
+    question = services.oidc.ask(user_id, origin)
+    asking = _asking(services.oidc.name_of(user_id), origin, question)
     _keep(services, asking, question)
     return asking
 
@@ -83,15 +83,15 @@ def finish_login(
 async def confirm_login(request: Request, services: Svc) -> Response:
     """The person has said yes on that page: a command line gets its code, on its port or shown."""
     services.sessions.check_origin(request)
-    sealed, given = request.cookies.get(_COOKIE), await fields_of(request)
+    sealed, fields = request.cookies.get(_COOKIE), await fields_of(request)
     if sealed is None or not hmac.compare_digest(
-        given.get("proof", "").encode(), csrf_proof(sealed).encode()
+        fields.get("proof", "").encode(), csrf_proof(sealed).encode()
     ):
-        raise ProblemError("unauthenticated", "nobody has asked this browser; begin again")
-    user_id, asker = services.oidc.answered(sealed)
-    assert asker.challenge is not None, "else nothing was asked"
-    code = services.oidc.one_time_code(user_id, asker.challenge)
-    answer = _given(code, asker.port)
+        raise ProblemError("unauthenticated", "no login was begun in this browser; begin again")
+    user_id, origin = services.oidc.answered(sealed)
+    assert origin.challenge is not None, "else nothing was asked"
+    code = services.oidc.one_time_code(user_id, origin.challenge)
+    answer = _code_answer(code, origin.port)
     _forget(services, answer)
     return answer
 
@@ -99,17 +99,17 @@ async def confirm_login(request: Request, services: Svc) -> Response:
 @router.post("/tokens", status_code=201)
 def redeem_code(services: Svc, exchange: CodeExchange) -> TokenSecret:
     """Trade a command line's one-time code for a token."""
-    made = services.oidc.redeem(
+    token = services.oidc.redeem(
         exchange.code.get_secret_value(), exchange.verifier.get_secret_value()
     )
-    return services.tokens.shown(made.id, made.text)
+    return services.tokens.with_text(token.id, token.text)
 
 
-def _asking(name: str, asker: Asker, question: str) -> HTMLResponse:
+def _asking(name: str, origin: LoginOrigin, question: str) -> HTMLResponse:
     """The page that asks. What the command line printed tells it from one that somebody else has
     begun: the challenge's first eight characters."""
-    challenge = asker.challenge or ""
-    there = "" if asker.port is None else f" http://127.0.0.1:{asker.port}"
+    challenge = origin.challenge or ""
+    redirect_origin = "" if origin.port is None else f" http://127.0.0.1:{origin.port}"
     return page(
         f"<h1>Let a command line act as {escape(name)}?</h1><p>Somebody has begun a login of "
         f"<code>taciturn</code> with the code <b>{escape(challenge[:8])}</b>. Go on only if that "
@@ -118,11 +118,11 @@ def _asking(name: str, asker: Asker, question: str) -> HTMLResponse:
         f'<form method="post" action="{_PATH}/confirmations"><input type="hidden" name="proof" '
         f'value="{csrf_proof(question)}"><button>Yes, log it in</button></form>'
         "<p>If it was not you, close this page: nothing happens.</p>",
-        forms=f"'self'{there}",  # and where a browser is sent on to from there
+        forms=f"'self'{redirect_origin}",  # and where a browser is sent on to from there
     )
 
 
-def _given(code: str, port: int | None) -> Response:
+def _code_answer(code: str, port: int | None) -> Response:
     """The code, for the command line alone. Its alphabet is base64's."""
     if port is None:
         return page(

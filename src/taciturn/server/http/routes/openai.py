@@ -20,8 +20,8 @@ from starlette.responses import JSONResponse, Response
 
 from taciturn.errors import TaciturnError
 from taciturn.server.http.access import Requires, Svc
-from taciturn.server.http.routes.blocking import Route
-from taciturn.server.http.routes.sending import EventStream, policy_header
+from taciturn.server.http.blocking import Route
+from taciturn.server.http.sending import EventStream, policy_header
 from taciturn.server.identity.permissions import Action
 from taciturn.server.identity.principal import Principal
 from taciturn.server.inference.stop_sequences import Stopper, cut
@@ -49,13 +49,13 @@ class OpenAIRoute(Route):
                 first = error.errors()[0]
                 message = first["msg"].removeprefix("Value error, ")
                 where = ".".join(str(part) for part in first["loc"][1:]) or None
-                said = f"{where}: {message}" if where else message
-                return _error(request, ProblemError("invalid", said), where)
+                detail = f"{where}: {message}" if where else message
+                return _error(request, ProblemError("invalid", detail), where)
             except TaciturnError as error:
-                known = from_error(error)
-                if known is None:
+                problem = from_error(error)
+                if problem is None:
                     raise
-                return _error(request, known, None)
+                return _error(request, problem, None)
 
         return handle
 
@@ -80,7 +80,7 @@ _TYPES = {
 
 
 def is_openai(request: Request) -> bool:
-    """Whether one of OpenAI's own clients asks."""
+    """Return True if one of OpenAI's own clients sent this."""
     return "x-stainless-lang" in request.headers
 
 
@@ -92,13 +92,13 @@ def model_list(models: Iterable[ModelView]) -> dict[str, Any]:
 @listing.get("/models", operation_id="openai_list_models")
 def list_models(caller: Reader, services: Svc) -> dict[str, Any]:
     """The models that you may know of."""
-    found: list[ModelView] = []
+    items: list[ModelView] = []
     page = services.models.list(caller, Paging(MAX_LIMIT))
     while True:
-        found += page.items
+        items += page.items
         if page.next_cursor is None:
-            return model_list(found)
-        page = services.models.list(caller, Paging(MAX_LIMIT, found[-1].id))
+            return model_list(items)
+        page = services.models.list(caller, Paging(MAX_LIMIT, items[-1].id))
 
 
 @listing.get("/models/{model_id}", operation_id="openai_read_model")
@@ -109,30 +109,30 @@ def read_model(model_id: str, caller: Reader, services: Svc) -> dict[str, Any]:
 
 @router.post("/completions", response_model=None)
 async def complete(
-    http: Request, asked: CompletionRequest, caller: User, services: Svc
+    http: Request, request_body: CompletionRequest, caller: User, services: Svc
 ) -> Response:
     """Continue one or several texts."""
-    model = await to_thread.run_sync(services.models.usable, caller, asked.model)
+    model = await to_thread.run_sync(services.models.usable, caller, request_body.model)
     shape = _Completion(model)
-    limit = asked.limit_tokens or _default(model, _COMPLETION_TOKENS)
-    request = _sample(asked, asked.prompts, limit)
-    return await _answer(http, services, caller, request, shape, asked, asked.stops)
+    limit = request_body.limit_tokens or _default(model, _COMPLETION_TOKENS)
+    request = _sample(request_body, request_body.prompts, limit)
+    return await _answer(http, services, caller, request, shape, request_body, request_body.stops)
 
 
 @router.post("/chat/completions", response_model=None)
-async def chat(http: Request, asked: ChatRequest, caller: User, services: Svc) -> Response:
+async def chat(http: Request, request_body: ChatRequest, caller: User, services: Svc) -> Response:
     """Answer in a conversation: by the model's own chat template, or, where it has none, after
     `System:`, `User:` and `Assistant:`."""
-    model = await to_thread.run_sync(services.models.usable, caller, asked.model)
-    prompt = await to_thread.run_sync(services.chats.prompt, model.job, asked.messages)
-    limit = asked.limit_tokens or _default(model, _ANSWER_TOKENS)
-    request = _sample(asked, [prompt.text], limit)
-    stops = (*asked.stops, *prompt.stops)
-    return await _answer(http, services, caller, request, _Chat(model), asked, stops)
+    model = await to_thread.run_sync(services.models.usable, caller, request_body.model)
+    prompt = await to_thread.run_sync(services.chats.prompt, model.job, request_body.messages)
+    limit = request_body.limit_tokens or _default(model, _ANSWER_TOKENS)
+    request = _sample(request_body, [prompt.text], limit)
+    stops = (*request_body.stops, *prompt.stops)
+    return await _answer(http, services, caller, request, _Chat(model), request_body, stops)
 
 
 class _Shape:
-    """How answers look. A line's text is cut already."""
+    """Form of the answers. A line's text is cut already."""
 
     kind: str
     chunk_kind: str
@@ -182,20 +182,20 @@ class _Chat(_Shape):
 
 
 def _default(model: ModelView, tokens: int) -> int:
-    """As many tokens, or half of the model's context where that is less."""
+    """Return this many tokens, or half of the model's context where that is less."""
     return tokens if model.context_length is None else min(tokens, model.context_length // 2)
 
 
-def _sample(asked: Sampling, prompts: Sequence[str], limit_tokens: int) -> RemoteSample:
+def _sample(request_body: Sampling, prompts: Sequence[str], limit_tokens: int) -> RemoteSample:
     return RemoteSample(
-        model=asked.model,
+        model=request_body.model,
         prompts=tuple(prompts),
-        stream=bool(asked.stream),
-        temperature=1.0 if asked.temperature is None else asked.temperature,
-        top_p=asked.top_p or 1.0,
+        stream=bool(request_body.stream),
+        temperature=1.0 if request_body.temperature is None else request_body.temperature,
+        top_p=request_body.top_p or 1.0,
         max_new_tokens=limit_tokens,
-        n=asked.n or 1,
-        seed=asked.seed,
+        n=request_body.n or 1,
+        seed=request_body.seed,
     )
 
 
@@ -205,13 +205,13 @@ async def _answer(
     caller: Principal,
     request: RemoteSample,
     shape: _Shape,
-    asked: Sampling,
+    request_body: Sampling,
     stops: Sequence[str],
 ) -> Response:
     job = await services.completions.ask(caller, request)
     headers = policy_header(job.policy)
-    if asked.stream:
-        usage = bool(asked.stream_options and asked.stream_options.include_usage)
+    if request_body.stream:
+        usage = bool(request_body.stream_options and request_body.stream_options.include_usage)
         body = _chunks(services, caller, job, shape, stops, usage)
         return EventStream(body, headers={**headers, "Cache-Control": "no-store"})
     lines = await services.completions.whole(caller, job, http.is_disconnected)
@@ -219,8 +219,8 @@ async def _answer(
     for index, line in enumerate(lines):
         text, stopped = cut(line.text, stops)
         finish = "stop" if stopped else line.finish_reason
-        found = shape.choice(line.model_copy(update={"text": text}))
-        choices.append({"index": index, **found, "logprobs": None, "finish_reason": finish})
+        items = shape.choice(line.model_copy(update={"text": text}))
+        choices.append({"index": index, **items, "logprobs": None, "finish_reason": finish})
     answer = {**shape.frame(job, shape.kind, choices), "usage": _usage(lines, request.n)}
     return JSONResponse(answer, headers=headers)
 
@@ -257,12 +257,12 @@ async def _chunks(
 
 def _usage(lines: Sequence[SampleLine], n: int) -> dict[str, int]:
     """Tokens of each prompt once, and all that were written."""
-    read = sum(line.prompt_tokens for line in lines[::n])
-    written = sum(line.tokens for line in lines)
+    prompt_tokens = sum(line.prompt_tokens for line in lines[::n])
+    completion_tokens = sum(line.tokens for line in lines)
     return {
-        "prompt_tokens": read,
-        "completion_tokens": written,
-        "total_tokens": read + written,
+        "prompt_tokens": prompt_tokens,
+        "completion_tokens": completion_tokens,
+        "total_tokens": prompt_tokens + completion_tokens,
     }
 
 

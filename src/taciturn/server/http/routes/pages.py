@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from starlette.concurrency import run_in_threadpool
 
 from taciturn.server.http.access import Svc, entrance, public
-from taciturn.server.http.routes.blocking import Route
+from taciturn.server.http.blocking import Route
 from taciturn.server.http.routes.logins import address_of
 from taciturn.server.identity.links import PAGE
 from taciturn.server.problems import ProblemError
@@ -59,25 +59,25 @@ async def fields_of(request: Request) -> dict[str, str]:
     """The fields of a form that a page of ours has sent; the last one of each name."""
     text = (await request.body()).decode("utf-8", "replace")
     try:
-        given = parse_qs(text, keep_blank_values=True, max_num_fields=20)
+        fields = parse_qs(text, keep_blank_values=True, max_num_fields=20)
     except ValueError:
         raise ProblemError("invalid", "the form has more than 20 fields") from None
-    return {name: values[-1] for name, values in given.items()}
+    return {name: values[-1] for name, values in fields.items()}
 
 
 @router.get(PAGE, dependencies=[Depends(public)], response_class=HTMLResponse)
 async def read_password_page() -> HTMLResponse:
-    """Where a link for a password leads."""
+    """Page that a link for a password leads to."""
     return page(_SET, forms="'self'", script=_SCRIPT)
 
 
 @router.post(PAGE, dependencies=[Depends(entrance)], response_class=HTMLResponse)
 async def set_password(request: Request, services: Svc) -> HTMLResponse:
-    """What that page sends: `link` and `password`, as a form."""
-    given = await fields_of(request)
+    """Set a password from that page's form: `link` and `password`."""
+    fields = await fields_of(request)
     try:
         redemption = LinkRedemption.model_validate(
-            {name: given.get(name, "") for name in LinkRedemption.model_fields}
+            {name: fields.get(name, "") for name in LinkRedemption.model_fields}
         )
     except ValidationError:
         raise ProblemError(

@@ -7,7 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, Depends
 
 from taciturn.server.http.access import Requires, Svc
-from taciturn.server.http.routes.blocking import Route
+from taciturn.server.http.blocking import Route
 from taciturn.server.identity.permissions import Action
 from taciturn.server.identity.principal import Principal
 from taciturn.wire.jobs import JobRequest, PlanView
@@ -18,6 +18,6 @@ Creator = Annotated[Principal, Depends(Requires(Action.JOBS_CREATE))]
 
 
 @router.post("/plans")
-def create_plan(asked: JobRequest, caller: Creator, svc: Svc) -> PlanView:
+def create_plan(job: JobRequest, caller: Creator, svc: Svc) -> PlanView:
     """Plan and price a job as `POST /v1/jobs` would; nothing is held and nothing runs."""
-    return svc.jobs.plan(caller, asked)
+    return svc.jobs.plan(caller, job)

@@ -8,7 +8,7 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Header, Response
 
 from taciturn.server.http.access import Requires, Svc
-from taciturn.server.http.routes.blocking import Route
+from taciturn.server.http.blocking import Route
 from taciturn.server.identity.permissions import Action
 from taciturn.server.identity.principal import Principal
 from taciturn.server.paging import PageQuery
@@ -29,8 +29,8 @@ _VERSION = re.compile(r'"?(\d{1,9})"?')
 @router.get("")
 def list_policies(caller: Reader, services: Svc, paging: PageQuery) -> Page[PolicyView]:
     """Policies of the namespaces that the caller may know of, by namespace."""
-    found = services.policies.page(caller, paging.name(), paging.fetch)
-    return paging.page(found, lambda each: each.view(), lambda each: each.namespace)
+    policies = services.policies.page(caller, paging.name(), paging.fetch)
+    return paging.page(policies, lambda policy: policy.view(), lambda policy: policy.namespace)
 
 
 @router.get("/{namespace}")
@@ -69,7 +69,7 @@ def _version(if_match: str | None) -> int:
             "precondition_missing",
             'give the header If-Match with the version that you have read, such as "3"',
         )
-    found = _VERSION.fullmatch(if_match.strip())
-    if found is None:
+    match = _VERSION.fullmatch(if_match.strip())
+    if match is None:
         raise ProblemError("invalid", 'If-Match: give one version, such as "3"')
-    return int(found[1])
+    return int(match[1])

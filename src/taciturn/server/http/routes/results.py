@@ -1,4 +1,4 @@
-"""What a job gives back."""
+"""Results of jobs."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from fastapi import APIRouter, Depends
 from starlette.responses import Response
 
 from taciturn.server.http.access import Requires, Svc
-from taciturn.server.http.routes.blocking import Route
+from taciturn.server.http.blocking import Route
 from taciturn.server.http.routes.models import BINARY, Range
-from taciturn.server.http.routes.sending import bounds, file_response, policy_header
+from taciturn.server.http.sending import bounds, file_response, policy_header
 from taciturn.server.identity.permissions import Action
 from taciturn.server.identity.principal import Principal
 from taciturn.wire.results import JobResult
@@ -23,9 +23,9 @@ Reader = Annotated[Principal, Depends(Requires(Action.JOBS_READ))]
 @router.get("/jobs/{job_id}/result", response_model=JobResult)
 def read_result(job_id: str, caller: Reader, services: Svc, response: Response) -> JobResult:
     """The result of a job that has succeeded: of its own kind, with its policy in one line."""
-    found = services.results.get(caller, job_id)
-    response.headers.update(policy_header(found.policy))
-    return found
+    result = services.results.get(caller, job_id)
+    response.headers.update(policy_header(result.policy))
+    return result
 
 
 @router.get("/jobs/{job_id}/files/{name}", response_class=Response, responses=BINARY)
@@ -33,6 +33,6 @@ def read_result_file(
     job_id: str, name: str, caller: Reader, services: Svc, range: Range = None
 ) -> Response:
     """A file of the result."""
-    wanted = bounds(range)
-    download, policy = services.results.open(caller, job_id, name, wanted)
-    return file_response(download, policy, part=wanted != (None, None))
+    byte_range = bounds(range)
+    download, policy = services.results.open(caller, job_id, name, byte_range)
+    return file_response(download, policy, part=byte_range != (None, None))

@@ -1,4 +1,4 @@
-"""What is removed after its time: how long that is, what was removed, and to have it done now."""
+"""Retention: how long things are kept, what was removed, and removing it now."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from fastapi import APIRouter, Depends, Path
 from fastapi.responses import StreamingResponse
 
 from taciturn.server.http.access import Requires, Svc
-from taciturn.server.http.routes.blocking import Route
+from taciturn.server.http.blocking import Route
 from taciturn.server.identity.permissions import Action
 from taciturn.server.identity.principal import Principal
 from taciturn.server.paging import PageQuery
@@ -25,7 +25,7 @@ _JSONL: dict[int | str, dict[str, Any]] = {
 
 @router.get("", dependencies=[Depends(Requires(Action.RETENTION_READ))])
 def read_retention(services: Svc) -> Retention:
-    """How long audit log and incidents are kept, and how many there are."""
+    """Retention times of audit log and incidents, and how many of them there are."""
     return services.retention.view()
 
 

@@ -7,7 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, Depends
 
 from taciturn.server.http.access import Requires, Svc
-from taciturn.server.http.routes.blocking import Route
+from taciturn.server.http.blocking import Route
 from taciturn.server.identity.permissions import Action
 from taciturn.server.identity.principal import Principal
 from taciturn.server.paging import PageQuery
@@ -22,7 +22,7 @@ Writer = Annotated[Principal, Depends(Requires(Action.USERS_WRITE))]
 
 @router.get("", dependencies=[READ])
 def list_users(services: Svc, page: PageQuery) -> Page[UserView]:
-    """Everybody, by name."""
+    """All users, by name."""
     return services.users.list(page)
 
 

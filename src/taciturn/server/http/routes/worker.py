@@ -1,4 +1,4 @@
-"""What a worker says about its own job; see `wire.worker`."""
+"""Messages of a worker about its own job; see `wire.worker`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Header
 
 from taciturn.server.http.access import Svc, worker
-from taciturn.server.http.routes.blocking import Route
+from taciturn.server.http.blocking import Route
 from taciturn.server.identity.principal import WorkerPrincipal
 from taciturn.wire.worker import (
     LEASE_HEADER,
@@ -33,9 +33,9 @@ Token = Annotated[
 
 
 @router.post("/lease")
-def lease(asked: LeaseRequest, caller: Worker, svc: Svc) -> Assignment:
+def lease(message: LeaseRequest, caller: Worker, svc: Svc) -> Assignment:
     """Take the job. Whoever held it before is fenced off."""
-    return svc.work.lease(caller, asked)
+    return svc.work.lease(caller, message)
 
 
 @router.post("/heartbeat")
@@ -45,15 +45,15 @@ def heartbeat(caller: Worker, token: Token, svc: Svc) -> Orders:
 
 
 @router.post("/source", status_code=204)
-def source(found: SourceMarks, caller: Worker, token: Token, svc: Svc) -> None:
+def source(message: SourceMarks, caller: Worker, token: Token, svc: Svc) -> None:
     """Say what the source is, before rows are read; refused where another budget has the same."""
-    svc.work.source(caller, token, found)
+    svc.work.source(caller, token, message)
 
 
 @router.post("/charges", status_code=204)
-def charge(asked: Charge, caller: Worker, token: Token, svc: Svc) -> None:
+def charge(message: Charge, caller: Worker, token: Token, svc: Svc) -> None:
     """Spend a block of steps; only then may it run."""
-    svc.work.charge(caller, token, asked)
+    svc.work.charge(caller, token, message)
 
 
 @router.post("/events", status_code=204)
@@ -63,18 +63,18 @@ def events(batch: EventBatch, caller: Worker, token: Token, svc: Svc) -> None:
 
 
 @router.post("/incidents", status_code=201)
-def incident(found: Incident, caller: Worker, token: Token, svc: Svc) -> IncidentId:
+def incident(message: Incident, caller: Worker, token: Token, svc: Svc) -> IncidentId:
     """Leave the full log of a failure, for the owner of the data alone."""
-    return svc.work.incident(caller, token, found)
+    return svc.work.incident(caller, token, message)
 
 
 @router.post("/over")
-def over(asked: JobsAsked, caller: Worker, token: Token, svc: Svc) -> JobsOver:
-    """Which jobs are over, so that their checkpoints can go from the store that workers share."""
-    return svc.work.over(caller, token, asked)
+def over(message: JobsAsked, caller: Worker, token: Token, svc: Svc) -> JobsOver:
+    """Return the jobs that are over, whose checkpoints can go from the store that workers share."""
+    return svc.work.over(caller, token, message)
 
 
 @router.post("/outcome", status_code=204)
-def outcome(said: Outcome, caller: Worker, token: Token, svc: Svc) -> None:
+def outcome(message: Outcome, caller: Worker, token: Token, svc: Svc) -> None:
     """The last message: how the job ended."""
-    svc.work.outcome(caller, token, said)
+    svc.work.outcome(caller, token, message)

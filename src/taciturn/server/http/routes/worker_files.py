@@ -1,4 +1,4 @@
-"""What workers send besides events, and what they fetch: files, text, another job."""
+"""Files and text that workers send, and files and jobs that they fetch."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from fastapi import APIRouter, Depends, Header, Request
 from starlette.responses import Response
 
 from taciturn.server.http.access import Svc, any_worker, worker
-from taciturn.server.http.routes.blocking import Route
+from taciturn.server.http.blocking import Route
 from taciturn.server.http.routes.models import BINARY, Range
-from taciturn.server.http.routes.sending import bounds, file_response
+from taciturn.server.http.sending import bounds, file_response
 from taciturn.server.identity.principal import WorkerPrincipal
 from taciturn.server.problems import ProblemError
 from taciturn.wire.worker import LEASE_HEADER, NextJob, TextChunk
@@ -42,13 +42,13 @@ async def put_file(
     job_id: str, name: str, request: Request, caller: Worker, lease: Lease, services: Svc
 ) -> None:
     """Hand a file in; refused unless name and content are those of a file of this kind of job."""
-    kept = services.artifacts
-    limit_bytes = await to_thread.run_sync(kept.limit_bytes, caller, lease, name)
+    artifacts = services.artifacts
+    limit_bytes = await to_thread.run_sync(artifacts.limit_bytes, caller, lease, name)
     folder = services.gateway.settings.data_dir / "incoming"
     path = await to_thread.run_sync(_new_file, folder)
     try:
         await _save(request.stream(), path, limit_bytes)
-        await to_thread.run_sync(kept.keep, caller, lease, name, path)
+        await to_thread.run_sync(artifacts.keep, caller, lease, name, path)
     finally:
         path.unlink(missing_ok=True)
 
@@ -58,17 +58,19 @@ async def post_text(
     job_id: str, chunk: TextChunk, caller: Worker, lease: Lease, services: Svc
 ) -> None:
     """A piece of a streamed sample."""
-    await to_thread.run_sync(services.model_workers.check_holds, caller, lease)
-    services.texts.put(job_id, chunk)
+    await to_thread.run_sync(services.text_streams.add, caller, lease, chunk)
 
 
 @router.post("/worker/jobs/{job_id}/next")
-async def next_job(job_id: str, caller: Worker, lease: Lease, services: Svc) -> NextJob:
+async def next_job(
+    job_id: str, request: Request, caller: Worker, lease: Lease, services: Svc
+) -> NextJob:
     """Another sample of the same model, with a token of its own. Waits as long as the gateway
     wants idle workers to; null: end."""
     model_id, handle = await to_thread.run_sync(services.model_workers.of_last, caller, lease)
     timeout_s = services.gateway.settings.idle_worker_s
-    return await services.idle.offer(model_id, handle, timeout_s) or NextJob()
+    offer = services.warm_workers.offer(model_id, handle, timeout_s, request.is_disconnected)
+    return await offer or NextJob()
 
 
 @router.get(
@@ -85,10 +87,10 @@ def read_model_file(
     range: Range = None,
 ) -> Response:
     """A file of the fitted model that the worker's job needs; of no other model."""
-    wanted = bounds(range)
+    byte_range = bounds(range)
     job_id = services.model_workers.files_of(caller, lease, model_id)
-    download = services.artifacts.open(job_id, name, wanted)
-    return file_response(download, None, part=wanted != (None, None))
+    download = services.artifacts.open(job_id, name, byte_range)
+    return file_response(download, None, part=byte_range != (None, None))
 
 
 def _new_file(folder: Path) -> Path:

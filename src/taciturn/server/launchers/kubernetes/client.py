@@ -7,9 +7,9 @@ what comes back is read as plain JSON, so that a server that is newer than the c
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ import urllib3
 from kubernetes import config as configuration
 from kubernetes.client import ApiClient, ApiException, Configuration
 from pydantic import BaseModel
+from tenacity import Retrying, retry_if_exception_type, stop_before_delay, wait_exponential
 
 from taciturn.errors import SpecError
 from taciturn.server.launchers.base import LaterError, LaunchError, OutageError
@@ -33,7 +34,7 @@ _MERGE = "application/merge-patch+json"
 
 
 class Kind(StrEnum):
-    """What is dealt with, by the path it has in its namespace."""
+    """Kind of an object, by the path that it has in its namespace."""
 
     JOBS = "jobs"
     PODS = "pods"
@@ -65,21 +66,21 @@ class ClusterError(LaunchError):
         self.status, self.reason = status, reason
 
 
-class UnreachableError(ClusterError, OutageError):
+class ClusterUnreachableError(ClusterError, OutageError):
     """No answer, or one that says that the API server cannot do its work now."""
 
 
 class ContendedError(ClusterError, LaterError):
     """409 Conflict: somebody else changed what this was about, such as a quota, meanwhile."""
 
-    told = "the cluster is too busy to make a worker"
+    text = "the cluster is too busy to make a worker"
 
 
 class QuotaError(ClusterError, LaterError):
     """403, since the namespace's quota has no room now."""
 
     code = "provisioning.quota"
-    told = "the quota of the cluster's namespace has no room for another worker"
+    text = "the quota of the cluster's namespace has no room for another worker"
 
 
 class GoneError(ClusterError):
@@ -95,23 +96,23 @@ class Cluster:
 
     @classmethod
     def connect(cls, namespace: str, kubeconfig: Path | None = None) -> Cluster:
-        """From a file, or from within a pod, or from the user's own configuration.
+        """Connect by a file, from within a pod, or by the user's own configuration.
 
         Raises:
             SpecError: there is none.
         """
-        told = Configuration()
-        told.retries = False  # urllib3's own would be unseen, and fill the log with warnings
+        settings = Configuration()
+        settings.retries = False  # urllib3's own would be unseen, and fill the log with warnings
         try:
             if kubeconfig is not None:
-                configuration.load_kube_config(str(kubeconfig), client_configuration=told)  # type: ignore[no-untyped-call]
+                configuration.load_kube_config(str(kubeconfig), client_configuration=settings)  # type: ignore[no-untyped-call]
             else:
-                configuration.load_config(client_configuration=told)  # type: ignore[no-untyped-call]
+                configuration.load_config(client_configuration=settings)  # type: ignore[no-untyped-call]
         except configuration.ConfigException as error:
             raise SpecError(
                 f"no cluster: {error}; run in a pod, or set KUBECONFIG to a file"
             ) from None
-        return cls(ApiClient(told), namespace)
+        return cls(ApiClient(settings), namespace)
 
     def get(self, kind: Kind, name: str) -> Object | None:
         """One object; None if there is none of that name."""
@@ -129,23 +130,23 @@ class Cluster:
         query = {"limit": str(_PAGE), "labelSelector": labels, "fieldSelector": fields}
         query = {name: value for name, value in query.items() if value}
         path = self._path(kind, everywhere=everywhere)
-        found: list[Object] = []
+        objects: list[Object] = []
         token = ""
         while True:
             try:
                 page = self._call("GET", path, {**query, **({"continue": token} if token else {})})
             except GoneError:
-                found, token = [], ""  # it took too long: from the start
+                objects, token = [], ""  # it took too long: from the start
                 continue
-            found += page.get("items") or []
+            objects += page.get("items") or []
             token = page["metadata"].get("continue") or ""
             if not token:
-                return found, page["metadata"]["resourceVersion"]
+                return objects, page["metadata"]["resourceVersion"]
 
-    def create(self, kind: Kind, made: BaseModel) -> Object | None:
+    def create(self, kind: Kind, manifest: BaseModel) -> Object | None:
         """A new object; None if there is one of that name."""
         try:
-            body = self.api.sanitize_for_serialization(made)  # type: ignore[no-untyped-call]
+            body = self.api.sanitize_for_serialization(manifest)  # type: ignore[no-untyped-call]
             return self._call("POST", self._path(kind), {"fieldValidation": "Strict"}, body)
         except ClusterError as error:
             # A server answers 409 also where a quota's or another object's update lost a race: then
@@ -186,12 +187,12 @@ class Cluster:
 
     def watch(
         self, kind: Kind, version: str, *, labels: str = "", everywhere: bool = False,
-        timeout_s: float = 300.0, opened: Callable[[Any], None] = lambda response: None,
+        timeout_s: float = 300.0, on_response: Callable[[Any], None] = lambda response: None,
     ) -> Iterator[tuple[str, Object]]:  # fmt: skip
         """Changes after a version, bookmarks included, until the server ends it.
 
         Args:
-            opened: is given the response, whose `close` from another thread ends the watch.
+            on_response: takes the response, whose `close` from another thread ends the watch.
 
         Raises:
             GoneError: the version is forgotten.
@@ -205,7 +206,7 @@ class Cluster:
         path = self._path(kind, everywhere=everywhere)
         try:
             response = self._send("GET", path, query, None, None, (_TIMEOUT_S[0], timeout_s + 30))
-            opened(response.response)
+            on_response(response.response)
             if response.status != 200:
                 raise _refusal(response.status, response.read())
             for line in _lines(response.response):
@@ -214,7 +215,7 @@ class Cluster:
                     raise _error(int(event["object"].get("code") or 500), event["object"])
                 yield event["type"], event["object"]
         except (urllib3.exceptions.HTTPError, OSError, ValueError) as error:
-            raise UnreachableError(
+            raise ClusterUnreachableError(
                 0, f"the watch of {kind} broke: {type(error).__name__}"
             ) from None
 
@@ -228,22 +229,27 @@ class Cluster:
     ) -> dict[str, Any]:  # fmt: skip
         """One request; again, for a few seconds, while the server is overloaded, cannot be reached,
         or was asked by somebody else at the same time."""
-        wait_s, end = _FIRST_WAIT_S, time.monotonic() + _PATIENCE_S
-        while True:
-            try:
-                response = self._send(method, path, query, body, media_type, _TIMEOUT_S)
-                data = response.read()
-                if 200 <= response.status < 300:
-                    answer: dict[str, Any] = json.loads(data)
-                    return answer
-                failure = _refusal(response.status, data)
-            except (urllib3.exceptions.HTTPError, OSError, ValueError, ApiException) as error:
-                failure = UnreachableError(0, f"{method} {path}: {type(error).__name__}")
-            again = isinstance(failure, UnreachableError | ContendedError)
-            if not again or time.monotonic() + wait_s > end:
-                raise failure
-            time.sleep(wait_s)
-            wait_s = min(2 * wait_s, _LONGEST_WAIT_S)
+        retrying = Retrying(
+            retry=retry_if_exception_type((ClusterUnreachableError, ContendedError)),
+            wait=wait_exponential(multiplier=_FIRST_WAIT_S, max=_LONGEST_WAIT_S),
+            stop=stop_before_delay(_PATIENCE_S),
+            reraise=True,
+        )
+        return retrying(self._once, method, path, query, body, media_type)
+
+    def _once(
+        self, method: str, path: str, query: Mapping[str, str] | None, body: Any,
+        media_type: str,
+    ) -> dict[str, Any]:  # fmt: skip
+        try:
+            response = self._send(method, path, query, body, media_type, _TIMEOUT_S)
+            data = response.read()
+            if 200 <= response.status < 300:
+                answer: dict[str, Any] = json.loads(data)
+                return answer
+        except (urllib3.exceptions.HTTPError, OSError, ValueError, ApiException) as error:
+            raise ClusterUnreachableError(0, f"{method} {path}: {type(error).__name__}") from None
+        raise _refusal(response.status, data)
 
     def _send(
         self, method: str, path: str, query: Mapping[str, str] | None, body: Any,
@@ -272,32 +278,37 @@ def _lines(response: Any) -> Iterator[bytes]:
 
 def _refusal(status: int, data: bytes) -> ClusterError:
     try:
-        said = json.loads(data)
+        answer = json.loads(data)
     except ValueError:
-        said = None
-    if not isinstance(said, dict) or said.get("kind") != "Status":
+        answer = None
+    if not isinstance(answer, dict) or answer.get("kind") != "Status":
         # Of a proxy on the way, say: its 404 does not mean that an object is not there.
-        return UnreachableError(0, f"{status}, and not from an API server")
-    return _error(status, said)
+        return ClusterUnreachableError(0, f"{status}, and not from an API server")
+    return _error(status, answer)
 
 
-def _error(status: int, said: Mapping[str, Any]) -> ClusterError:
-    reason, message = str(said.get("reason", "")), str(said.get("message", ""))
+def _error(status: int, answer: Mapping[str, Any]) -> ClusterError:
+    reason, message = str(answer.get("reason", "")), str(answer.get("message", ""))
     kind = GoneError if status == 410 else ClusterError
     if status in _AWAY:
-        kind = UnreachableError
+        kind = ClusterUnreachableError
     elif status == 409 and reason == "Conflict" and not _names_uid(message):
         kind = ContendedError
-    elif status == 403 and any(each in message for each in _QUOTA):
+    elif status == 403 and any(words in message for words in _QUOTA):
         kind = QuotaError
     return kind(status, f"{status} {reason}: {message}"[:2000], reason)
 
 
 def _of_another_uid(error: ClusterError) -> bool:
-    """Whether it was refused because an object of that name is not the one that was meant: 409 of a
-    deletion, 422 of a patch."""
+    """True if it was refused because an object of that name is not the one that was meant: 409 of
+    a deletion, 422 of a patch."""
     return error.status in (409, 422) and _names_uid(str(error))
 
 
 def _names_uid(message: str) -> bool:
     return "precondition" in message.lower() or "metadata.uid" in message
+
+
+def parse_time(text: str) -> datetime:
+    """Time as Kubernetes writes it: RFC 3339 in UTC."""
+    return datetime.fromisoformat(text.replace("Z", "+00:00"))

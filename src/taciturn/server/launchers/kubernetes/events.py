@@ -1,5 +1,5 @@
-"""News of workers become events of their jobs, each once, though a monitor that restarts tells
-again what it had told."""
+"""Events of jobs, from the status of their workers: each once, though a monitor that restarts
+reports again what it had reported."""
 
 from __future__ import annotations
 
@@ -20,37 +20,37 @@ _NODES = "node."  # codes of what is said of a node once, however long ago
 
 
 @dataclass(frozen=True, slots=True)
-class News:
-    """Writes what a monitor reports."""
+class StatusEvents:
+    """Writes the reports of a monitor into the events of jobs."""
 
     gateway: Gateway
     append: Append
 
     def __call__(self, handle: str, event: NodeEvent) -> None:
-        """Add the event to the worker's job, unless it was told before."""
+        """Add the event to the worker's job, unless it is there."""
         job_id = Worker.of(handle).job_id
 
         def work(connection: Connection) -> None:
-            known = select(jobs.c.id).where(jobs.c.id == job_id)
-            if connection.execute(known).first() is None:
+            query = select(jobs.c.id).where(jobs.c.id == job_id)
+            if connection.execute(query).first() is None:
                 return
-            told = _told(connection, job_id)
+            earlier = _node_events(connection, job_id)
             if event.code.startswith(_NODES):
-                repeated = event in told
+                repeated = event in earlier
             else:
-                stories = [each for each in told if not each.code.startswith(_NODES)]
-                repeated = bool(stories) and stories[-1] == event
+                statuses = (past for past in reversed(earlier) if not past.code.startswith(_NODES))
+                repeated = next(statuses, None) == event
             if not repeated:
                 self.append(connection, job_id, event)
 
         self.gateway.write(work)
 
 
-def _told(connection: Connection, job_id: str) -> list[NodeEvent]:
-    wanted = (
+def _node_events(connection: Connection, job_id: str) -> list[NodeEvent]:
+    query = (
         select(job_events.c.data)
         .where(job_events.c.job_id == job_id)
         .order_by(job_events.c.sequence)
     )
-    events = (JOB_EVENT.validate_json(data) for data in connection.execute(wanted).scalars())
+    events = (JOB_EVENT.validate_json(data) for data in connection.execute(query).scalars())
     return [event for event in events if isinstance(event, NodeEvent)]

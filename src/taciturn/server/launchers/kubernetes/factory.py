@@ -1,4 +1,4 @@
-"""From the gateway's settings to a launcher and its monitor."""
+"""Factory of a launcher and its monitor, from the gateway's settings."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from sqlalchemy import select
 
 from taciturn.server.context import Gateway
 from taciturn.server.launchers.kubernetes.client import Cluster
-from taciturn.server.launchers.kubernetes.events import Append, News
+from taciturn.server.launchers.kubernetes.events import Append, StatusEvents
 from taciturn.server.launchers.kubernetes.launcher import KubernetesLauncher
 from taciturn.server.launchers.kubernetes.monitor import Monitor
-from taciturn.server.launchers.kubernetes.needs import Needs
 from taciturn.server.launchers.kubernetes.settings import KubernetesSettings
+from taciturn.server.launchers.kubernetes.sizing import Needs
 from taciturn.server.schema.tables import jobs
 
 
@@ -27,7 +27,7 @@ class Kubernetes:
 
     @classmethod
     def open(cls, gateway: Gateway, kubeconfig: Path | None = None) -> Kubernetes:
-        """As TACITURN_KUBERNETES_CONFIG says; without it, on CPUs of the namespace `default`.
+        """Open as TACITURN_KUBERNETES_CONFIG says; without it, on CPUs of the namespace `default`.
 
         Raises:
             SpecError: the file or the cluster cannot be used.
@@ -38,21 +38,25 @@ class Kubernetes:
 
     @property
     def keeps(self) -> bool:
-        """Whether anything of a worker is left when its node is gone."""
+        """True if anything of a worker is left when its node is gone."""
         return self.settings.keeps
 
     def launcher(self) -> KubernetesLauncher:
-        """For the dispatcher."""
+        """Launcher, for the dispatcher."""
         needs = Needs(self.gateway, self.settings)
         return KubernetesLauncher(self.cluster, self.settings, needs)
 
     def monitor(self, append: Append) -> Monitor:
-        """To be started with the gateway, and stopped with it."""
+        """Monitor, to be started and stopped with the gateway."""
         return Monitor(
-            self.cluster, self.settings, News(self.gateway, append), self.knows, self.gateway.clock
+            self.cluster,
+            self.settings,
+            StatusEvents(self.gateway, append),
+            self.knows,
+            self.gateway.clock,
         )
 
     def knows(self, job_id: str) -> bool:
-        """Whether the gateway has the job."""
-        wanted = select(jobs.c.id).where(jobs.c.id == job_id)
-        return self.gateway.read(lambda connection: connection.execute(wanted).first() is not None)
+        """True if the gateway has the job."""
+        query = select(jobs.c.id).where(jobs.c.id == job_id)
+        return self.gateway.read(lambda connection: connection.execute(query).first() is not None)

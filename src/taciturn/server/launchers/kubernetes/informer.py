@@ -24,17 +24,17 @@ _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.2, 10.0
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class ObjectChange:
     """An object of the cluster has changed, or is gone.
 
     Attributes:
-        found: as it is, or was.
-        gone: it is no more.
+        item: the object as it is, or was.
+        is_gone: it is no more.
     """
 
     kind: Kind
-    found: Object
-    gone: bool = False
+    item: Object
+    is_gone: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,11 +51,11 @@ class Forbidden:
     kind: Kind
 
 
-News = Seen | Caught | Forbidden
+Change = ObjectChange | Caught | Forbidden
 
 
 @dataclass
-class Follower:
+class Informer:
     """Tells a queue everything about one kind of objects, each version at least once.
 
     After 410 Gone, or where the server does not know a version as new as ours, everything is listed
@@ -65,10 +65,10 @@ class Follower:
 
     cluster: Cluster
     kind: Kind
-    news: queue.SimpleQueue[News]
+    news: queue.SimpleQueue[Change]
     labels: str = ""
     everywhere: bool = False
-    _told: dict[str, Object] = field(default_factory=dict)
+    _reported: dict[str, Object] = field(default_factory=dict)
     _over: threading.Event = field(default_factory=threading.Event)
     _response: Any = None
 
@@ -85,11 +85,11 @@ class Follower:
             self._response.connection.sock.shutdown(socket.SHUT_RDWR)
 
     def _run(self) -> None:
-        wait_s, version, said = _FIRST_WAIT_S, "", ""
+        wait_s, version, reported_error = _FIRST_WAIT_S, "", ""
         while not self._over.is_set():
             try:
                 version = version or self._list()
-                said = ""
+                reported_error = ""
                 version = self._watch(version)
                 wait_s = _FIRST_WAIT_S
             except GoneError:
@@ -100,8 +100,8 @@ class Follower:
                 if error.status == 403:
                     self.news.put(Forbidden(self.kind))
                     wait_s = _LONGEST_WAIT_S
-                if str(error) != said:  # once, however long it lasts
-                    said = str(error)
+                if str(error) != reported_error:  # once, however long it lasts
+                    reported_error = str(error)
                     log.warning("the cluster's %s are not followed: %s", self.kind, error)
                 wait_s = self._pause(wait_s)
             except Exception:
@@ -114,28 +114,28 @@ class Follower:
 
     def _list(self) -> str:
         """Tell what is there, and what is there no more; returns the version it is of."""
-        found, version = self.cluster.list(
+        objects, version = self.cluster.list(
             self.kind, labels=self.labels, everywhere=self.everywhere
         )
-        present = {each["metadata"]["uid"]: each for each in found}
-        for uid in set(self._told) - set(present):
-            self._tell(Seen(self.kind, self._told[uid], gone=True))
-        for uid, each in present.items():
-            if _version(each) != _version(self._told.get(uid)):
-                self._tell(Seen(self.kind, each))
+        present = {item["metadata"]["uid"]: item for item in objects}
+        for uid in set(self._reported) - set(present):
+            self._tell(ObjectChange(self.kind, self._reported[uid], is_gone=True))
+        for uid, item in present.items():
+            if _version(item) != _version(self._reported.get(uid)):
+                self._tell(ObjectChange(self.kind, item))
         self.news.put(Caught(self.kind))
         return version
 
     def _watch(self, version: str) -> str:
         """Tell changes until the server ends the watch; returns the version reached."""
         try:
-            for what, found in self.cluster.watch(
+            for what, item in self.cluster.watch(
                 self.kind, version, labels=self.labels, everywhere=self.everywhere,
-                opened=self._opened,
+                on_response=self._keep_response,
             ):  # fmt: skip
-                version = found["metadata"]["resourceVersion"]
+                version = item["metadata"]["resourceVersion"]
                 if what != "BOOKMARK":
-                    self._tell(Seen(self.kind, found, gone=what == "DELETED"))
+                    self._tell(ObjectChange(self.kind, item, is_gone=what == "DELETED"))
         except GoneError:
             raise
         except ClusterError as error:
@@ -146,16 +146,16 @@ class Follower:
             raise _BrokenError("" if error.status == 504 else version) from None
         return version
 
-    def _opened(self, response: Any) -> None:
+    def _keep_response(self, response: Any) -> None:
         self._response = response
 
-    def _tell(self, seen: Seen) -> None:
-        uid = seen.found["metadata"]["uid"]
-        if seen.gone:
-            self._told.pop(uid, None)
+    def _tell(self, change: ObjectChange) -> None:
+        uid = change.item["metadata"]["uid"]
+        if change.is_gone:
+            self._reported.pop(uid, None)
         else:
-            self._told[uid] = seen.found
-        self.news.put(seen)
+            self._reported[uid] = change.item
+        self.news.put(change)
 
 
 class _BrokenError(Exception):
@@ -166,5 +166,5 @@ class _BrokenError(Exception):
         self.version = version
 
 
-def _version(found: Object | None) -> str | None:
-    return None if found is None else str(found["metadata"]["resourceVersion"])
+def _version(item: Object | None) -> str | None:
+    return None if item is None else str(item["metadata"]["resourceVersion"])

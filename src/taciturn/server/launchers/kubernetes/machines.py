@@ -1,4 +1,4 @@
-"""Which nodes each worker had: written down in the cluster before anything can be forgotten.
+"""Machines that each worker had: written down in the cluster before anything can be forgotten.
 
 One ConfigMap for a worker, owned by nobody: Job and pods go, and it stays until each of its nodes
 is known to be gone. A gateway that restarts reads it and goes on waiting.
@@ -46,13 +46,13 @@ class Machines:
     uses: dict[Worker, dict[str, Use]] = field(default_factory=dict)
 
     def load(self) -> None:
-        """What an earlier gateway wrote down."""
-        found, _ = self.cluster.list(Kind.CONFIG_MAPS, labels=Labels.selector(self.instance))
-        for each in found:
-            worker = Worker.labelled(each)
+        """Read what an earlier gateway wrote down."""
+        config_maps, _ = self.cluster.list(Kind.CONFIG_MAPS, labels=Labels.selector(self.instance))
+        for config_map in config_maps:
+            worker = Worker.labelled(config_map)
             if worker is not None:
-                known = self.uses.setdefault(worker, {})
-                known.update({name: _use(text) for name, text in _data(each).items()})
+                uses = self.uses.setdefault(worker, {})
+                uses.update({name: _use(text) for name, text in _data(config_map).items()})
 
     def add(self, worker: Worker, use: Use) -> None:
         """Write a use down; first in the cluster."""
@@ -77,14 +77,14 @@ class Machines:
         if self.cluster.patch(Kind.CONFIG_MAPS, worker.name, {"data": dict(data)}) is not None:
             return
         metadata = k8s.V1ObjectMeta(name=worker.name, labels=worker.labels(self.instance))
-        made = k8s.V1ConfigMap(
+        manifest = k8s.V1ConfigMap(
             api_version="v1", kind="ConfigMap", metadata=metadata, data=dict(data)
         )
-        self.cluster.create(Kind.CONFIG_MAPS, made)
+        self.cluster.create(Kind.CONFIG_MAPS, manifest)
 
 
-def _data(found: Object) -> Mapping[str, str]:
-    return found.get("data") or {}
+def _data(config_map: Object) -> Mapping[str, str]:
+    return config_map.get("data") or {}
 
 
 def _use(text: str) -> Use:

@@ -12,7 +12,7 @@ from taciturn.certificate.keygen import MAX_DAYS, new_key
 from taciturn.server.launchers.kubernetes.client import Object
 from taciturn.server.launchers.kubernetes.names import Worker
 from taciturn.server.launchers.kubernetes.pods import CONTAINER, pod_template
-from taciturn.server.launchers.kubernetes.settings import Egress, KubernetesSettings
+from taciturn.server.launchers.kubernetes.settings import EgressRule, KubernetesSettings
 from taciturn.server.launchers.kubernetes.sizing import Machine
 from taciturn.wire.exits import FINAL
 
@@ -70,19 +70,20 @@ def _failure_policy() -> k8s.V1PodFailurePolicy:
             container_name=CONTAINER, operator="In", values=sorted(map(int, FINAL))
         ),
     )
-    taken = k8s.V1PodFailurePolicyRule(
+    disrupted = k8s.V1PodFailurePolicyRule(
         action="Ignore",
         on_pod_conditions=[
             k8s.V1PodFailurePolicyOnPodConditionsPattern(type="DisruptionTarget", status="True")
         ],
     )
-    return k8s.V1PodFailurePolicy(rules=[final, taken])
+    return k8s.V1PodFailurePolicy(rules=[final, disrupted])
 
 
 def secret(
     worker: Worker, owner: k8s.V1OwnerReference, environment: Mapping[str, str], instance: str
 ) -> k8s.V1Secret:
-    """What the worker is told, its token above all. Immutable: it is made anew, not changed."""
+    """Secret with the worker's environment, its token above all. Immutable: it is made anew, not
+    changed."""
     return k8s.V1Secret(
         api_version="v1",
         kind="Secret",
@@ -95,7 +96,7 @@ def secret(
 
 def signing_key(name: str) -> k8s.V1Secret:
     """A key of the gateway's own, which signs certificates; it belongs to no Job."""
-    made = new_key(
+    key = new_key(
         name=f"taciturn gateway {name}", valid_from=datetime.now(UTC), days=MAX_DAYS, password=None
     )
     return k8s.V1Secret(
@@ -104,7 +105,7 @@ def signing_key(name: str) -> k8s.V1Secret:
         metadata=k8s.V1ObjectMeta(name=name),
         type="Opaque",
         immutable=True,
-        string_data={"key.pem": made.private.decode(), "trust.json": made.trust.decode()},
+        string_data={"key.pem": key.private.decode(), "trust.json": key.trust.decode()},
     )
 
 
@@ -128,13 +129,13 @@ def service(
 def network_policy(
     worker: Worker, owner: k8s.V1OwnerReference, nodes: int, settings: KubernetesSettings
 ) -> k8s.V1NetworkPolicy:
-    """Out: names, the gateway, declared stores, the job's other machines. In: those machines.
+    """Policy of a worker. Out: names, the gateway, stores, the job's other machines. In: those.
 
     However its owner goes, what it owns itself goes before it: the finalizer is the garbage
     collector's own.
     """
-    mine = k8s.V1LabelSelector(match_labels=worker.labels(settings.instance))
-    peers = [k8s.V1NetworkPolicyPeer(pod_selector=mine)] if nodes > 1 else []
+    own_pods = k8s.V1LabelSelector(match_labels=worker.labels(settings.instance))
+    peers = [k8s.V1NetworkPolicyPeer(pod_selector=own_pods)] if nodes > 1 else []
     egress = [_names(), _gateway(settings), *map(_store, settings.egress)]
     if peers:
         egress.append(k8s.V1NetworkPolicyEgressRule(to=peers))
@@ -146,7 +147,7 @@ def network_policy(
         kind="NetworkPolicy",
         metadata=metadata,
         spec=k8s.V1NetworkPolicySpec(
-            pod_selector=mine,
+            pod_selector=own_pods,
             policy_types=["Ingress", "Egress"],
             ingress=ingress,
             egress=egress,
@@ -155,10 +156,10 @@ def network_policy(
 
 
 def _names() -> k8s.V1NetworkPolicyEgressRule:
-    """Of the cluster's DNS: in kube-system, or cached on each node (NodeLocal DNSCache), where it
-    has an address that is no pod's."""
+    """Rule for the cluster's DNS: in kube-system, or cached on each node (NodeLocal DNSCache),
+    where it has an address that is no pod's."""
     system = k8s.V1LabelSelector(match_labels={"kubernetes.io/metadata.name": "kube-system"})
-    ports = [k8s.V1NetworkPolicyPort(protocol=each, port=53) for each in ("UDP", "TCP")]
+    ports = [k8s.V1NetworkPolicyPort(protocol=protocol, port=53) for protocol in ("UDP", "TCP")]
     cache = k8s.V1IPBlock(cidr=_NODE_LOCAL_DNS)
     peers = [
         k8s.V1NetworkPolicyPeer(namespace_selector=system),
@@ -175,7 +176,7 @@ def _gateway(settings: KubernetesSettings) -> k8s.V1NetworkPolicyEgressRule:
     )
 
 
-def _store(egress: Egress) -> k8s.V1NetworkPolicyEgressRule:
+def _store(egress: EgressRule) -> k8s.V1NetworkPolicyEgressRule:
     ports = [k8s.V1NetworkPolicyPort(protocol="TCP", port=port) for port in egress.ports]
     block = k8s.V1IPBlock(cidr=egress.cidr)
     return k8s.V1NetworkPolicyEgressRule(
@@ -208,7 +209,7 @@ def policy_as_owner(name: str, uid: str) -> k8s.V1OwnerReference:
 
 
 def given_up(job: Object) -> bool:
-    """Whether the Job was ended because its machines did not come in time."""
+    """True if the Job was ended because its machines did not come in time."""
     return GIVEN_UP in (job["metadata"].get("annotations") or {})
 
 

@@ -13,9 +13,21 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-from taciturn.server.launchers.kubernetes.client import Cluster, ClusterError, Kind, Object
-from taciturn.server.launchers.kubernetes.garbage import Reaper
-from taciturn.server.launchers.kubernetes.informer import Caught, Follower, Forbidden, News, Seen
+from taciturn.server.launchers.kubernetes.client import (
+    Cluster,
+    ClusterError,
+    Kind,
+    Object,
+    parse_time,
+)
+from taciturn.server.launchers.kubernetes.garbage import GarbageCollector
+from taciturn.server.launchers.kubernetes.informer import (
+    Caught,
+    Change,
+    Forbidden,
+    Informer,
+    ObjectChange,
+)
 from taciturn.server.launchers.kubernetes.machines import Machines, Use
 from taciturn.server.launchers.kubernetes.manifests import (
     GIVEN_UP,
@@ -25,10 +37,15 @@ from taciturn.server.launchers.kubernetes.manifests import (
     given_up,
 )
 from taciturn.server.launchers.kubernetes.names import Labels, Worker
-from taciturn.server.launchers.kubernetes.release import Release
+from taciturn.server.launchers.kubernetes.release import MachineRelease
 from taciturn.server.launchers.kubernetes.settings import KubernetesSettings, Pool
-from taciturn.server.launchers.kubernetes.status import Chapter, Scene, events_of, said_of, tell
-from taciturn.server.launchers.kubernetes.times import moment
+from taciturn.server.launchers.kubernetes.status import (
+    WorkerFacts,
+    WorkerStatus,
+    events_of,
+    status_of,
+    waiting_message,
+)
 from taciturn.wire.events import NodeEvent
 
 log = logging.getLogger("taciturn.server.launchers.kubernetes")
@@ -51,11 +68,11 @@ def utc_now() -> datetime:
 
 @dataclass
 class Monitor:
-    """Of one gateway's workers.
+    """Monitor of one gateway's workers.
 
     Attributes:
-        report: where news of workers go.
-        known: whether the gateway has a job of this id.
+        report: takes each new status of a worker.
+        knows_job: tells whether the gateway has a job of this id.
         clock: the time; tests run it faster.
         ready: set when everything that is there has been seen once.
     """
@@ -63,29 +80,29 @@ class Monitor:
     cluster: Cluster
     settings: KubernetesSettings
     report: Report
-    known: Callable[[str], bool] = lambda job_id: True
+    knows_job: Callable[[str], bool] = lambda job_id: True
     clock: Callable[[], datetime] = utc_now
     tick_s: float = _TICK_S
     ready: threading.Event = field(default_factory=threading.Event)
-    _news: queue.SimpleQueue[News] = field(default_factory=queue.SimpleQueue)
-    _seen: dict[Kind, dict[str, Object]] = field(default_factory=dict)
+    _news: queue.SimpleQueue[Change] = field(default_factory=queue.SimpleQueue)
+    _objects: dict[Kind, dict[str, Object]] = field(default_factory=dict)
     _events: dict[str, dict[str, Object]] = field(default_factory=dict)
-    _told: dict[Worker, Chapter] = field(default_factory=dict)
+    _reported: dict[Worker, WorkerStatus] = field(default_factory=dict)
     _caught: set[Kind] = field(default_factory=set)
     _blind: set[Kind] = field(default_factory=set)
     _complaint: str = ""
     _over: threading.Event = field(default_factory=threading.Event)
-    _followers: list[Follower] = field(default_factory=list)
+    _followers: list[Informer] = field(default_factory=list)
     _threads: list[threading.Thread] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         instance = self.settings.instance
         self.machines = Machines(self.cluster, instance)
-        self.release = Release(self.cluster, self.settings, self.machines, self._tell)
-        self.reaper = Reaper(self.cluster, instance, self.known)
-        self._seen = {kind: {} for kind in _KINDS}
+        self.release = MachineRelease(self.cluster, self.settings, self.machines, self._tell)
+        self.garbage = GarbageCollector(self.cluster, instance, self.knows_job)
+        self._objects = {kind: {} for kind in _KINDS}
         self._followers = [
-            Follower(
+            Informer(
                 self.cluster, kind, self._news,
                 labels=Labels.selector(instance) if kind in (Kind.JOBS, Kind.PODS) else "",
             )
@@ -96,13 +113,13 @@ class Monitor:
         """Begin, in threads of its own."""
         work = threading.Thread(target=self._run, name="taciturn-kubernetes", daemon=True)
         work.start()
-        self._threads = [work, *(each.start() for each in self._followers)]
+        self._threads = [work, *(follower.start() for follower in self._followers)]
 
     def stop(self) -> None:
         """End. What happens from now on is told by the next one."""
         self._over.set()
-        for each in self._followers:
-            each.stop()
+        for follower in self._followers:
+            follower.stop()
         for thread in self._threads:
             thread.join(5.0)
 
@@ -135,7 +152,7 @@ class Monitor:
                 self._complain("the cluster cannot be read", error)
 
     def _complain(self, what: str, error: ClusterError) -> None:
-        """Once, however often it comes; and rest."""
+        """Log an error once, however often it comes; and rest."""
         if str(error) != self._complaint:
             self._complaint = str(error)
             log.warning("%s: %s", what, error)
@@ -151,7 +168,7 @@ class Monitor:
             except queue.Empty:
                 return changed
             timeout = 0.0 if self._news.empty() else 0.001
-            if isinstance(news, Seen):
+            if isinstance(news, ObjectChange):
                 self._keep(news)
                 changed |= self._concerned(news)
             else:
@@ -166,54 +183,54 @@ class Monitor:
             if self._news.empty():
                 return changed
 
-    def _keep(self, news: Seen) -> None:
-        metadata = news.found["metadata"]
+    def _keep(self, news: ObjectChange) -> None:
+        metadata = news.item["metadata"]
         if news.kind is Kind.EVENTS:
-            uid = news.found["involvedObject"].get("uid", "")
-            if news.gone:
+            uid = news.item["involvedObject"].get("uid", "")
+            if news.is_gone:
                 self._events.get(uid, {}).pop(metadata["name"], None)
                 if not self._events.get(uid):
                     self._events.pop(uid, None)
             else:
-                self._events.setdefault(uid, {})[metadata["name"]] = news.found
-        elif news.gone:
-            self._seen[news.kind].pop(metadata["name"], None)
+                self._events.setdefault(uid, {})[metadata["name"]] = news.item
+        elif news.is_gone:
+            self._objects[news.kind].pop(metadata["name"], None)
         else:
-            self._seen[news.kind][metadata["name"]] = news.found
+            self._objects[news.kind][metadata["name"]] = news.item
 
-    def _concerned(self, news: Seen) -> set[Worker]:
+    def _concerned(self, news: ObjectChange) -> set[Worker]:
         if news.kind is Kind.NODES:
             return self._workers()
         if news.kind is Kind.EVENTS:
-            name = news.found["involvedObject"].get("name", "")
-            about = self._seen[Kind.PODS].get(name) or self._seen[Kind.JOBS].get(name)
+            name = news.item["involvedObject"].get("name", "")
+            about = self._objects[Kind.PODS].get(name) or self._objects[Kind.JOBS].get(name)
             worker = Worker.labelled(about) if about is not None else None
         else:
-            worker = Worker.labelled(news.found)
+            worker = Worker.labelled(news.item)
         return {worker} if worker is not None else set()
 
     def _workers(self) -> set[Worker]:
         """All that are there, or have nodes that are."""
-        found = (Worker.labelled(each) for each in self._seen[Kind.JOBS].values())
-        return {worker for worker in found if worker is not None} | set(self.machines.uses)
+        workers = (Worker.labelled(job) for job in self._objects[Kind.JOBS].values())
+        return {worker for worker in workers if worker is not None} | set(self.machines.uses)
 
     def _consider(self, worker: Worker) -> None:
-        job = self._seen[Kind.JOBS].get(worker.name)
+        job = self._objects[Kind.JOBS].get(worker.name)
         pods = self._pods_of(worker)
         self._note_nodes(worker, job, pods)
         over = all(pod["status"].get("phase") in _TERMINAL for pod in pods) and _is_over(job)
         if job is not None and _let_go(job):
-            self._tell_story(worker, job, pods)
+            self._report_status(worker, job, pods)
             self._give_up(worker, job, pods)
             self._begin_anew(worker, job, pods)
-        nodes = None if Kind.NODES in self._blind else self._seen[Kind.NODES]
+        nodes = None if Kind.NODES in self._blind else self._objects[Kind.NODES]
         self.release.check(worker, over, nodes, self.clock())
         if job is None and worker not in self.machines.uses:
-            self._told.pop(worker, None)
+            self._reported.pop(worker, None)
 
     def _pods_of(self, worker: Worker) -> list[Object]:
-        found = [each for each in self._seen[Kind.PODS].values() if Worker.labelled(each) == worker]
-        return sorted(found, key=lambda each: str(each["metadata"]["creationTimestamp"]))
+        pods = [pod for pod in self._objects[Kind.PODS].values() if Worker.labelled(pod) == worker]
+        return sorted(pods, key=lambda pod: str(pod["metadata"]["creationTimestamp"]))
 
     def _note_nodes(self, worker: Worker, job: Object | None, pods: list[Object]) -> None:
         """Write down each node that a pod has come to, while it is known what for."""
@@ -231,31 +248,31 @@ class Monitor:
         if Kind.NODES in self._blind:
             return Use(name, "", pool, came)
         # Watches of different kinds are not in step: what this one has not told may be there.
-        node = self._seen[Kind.NODES].get(name) or self.cluster.get(Kind.NODES, name)
+        node = self._objects[Kind.NODES].get(name) or self.cluster.get(Kind.NODES, name)
         if node is None:
             return Use(name, _GONE, pool, came)  # before this gateway looked
         born = node["metadata"]["creationTimestamp"]
         # A machine that was there before the pod is paid for by whoever had it until then.
         return Use(name, node["metadata"]["uid"], pool, max(born, came))
 
-    def _tell_story(self, worker: Worker, job: Object, pods: list[Object]) -> None:
-        uids = [each["metadata"]["uid"] for each in (job, *pods)]
+    def _report_status(self, worker: Worker, job: Object, pods: list[Object]) -> None:
+        uids = [item["metadata"]["uid"] for item in (job, *pods)]
         annotations = job["metadata"].get("annotations") or {}
-        scene = Scene(
+        facts = WorkerFacts(
             job=job,
             pods=pods,
             events=events_of(self._events, uids),
-            nodes=list(self._seen[Kind.NODES].values()),
+            nodes=list(self._objects[Kind.NODES].values()),
             pool=self._pool(annotations.get(POOL, "")),
             expected=int(annotations.get(NODES, 1)),
             now=self.clock(),
             start_s=self.settings.start_s,
             keeps=self.settings.keeps,
         )
-        chapter = tell(scene)
-        if self._told.get(worker) != chapter:
-            self._told[worker] = chapter
-            self._tell(worker, chapter)
+        status = status_of(facts)
+        if self._reported.get(worker) != status:
+            self._reported[worker] = status
+            self._tell(worker, status)
 
     def _give_up(self, worker: Worker, job: Object, pods: list[Object]) -> None:
         """All machines in time, or none: one that waits for another costs money and does nothing.
@@ -267,47 +284,47 @@ class Monitor:
         late = any(_waits(pod) and self._age_s(pod) > limit_s for pod in pods)
         if not late or not start or _is_over(job) or given_up(job):
             return
-        elapsed = max(1, int((self.clock() - moment(start)).total_seconds()))
+        elapsed = max(1, int((self.clock() - parse_time(start)).total_seconds()))
         change = {
             "metadata": {"annotations": {GIVEN_UP: "true"}},
             "spec": {"activeDeadlineSeconds": elapsed},
         }
-        given = self.cluster.patch(Kind.JOBS, worker.name, change)
-        if given is not None:  # told at once: it may be over when the watch comes to it
-            self._seen[Kind.JOBS][worker.name] = given
-            self._tell_story(worker, given, pods)
+        patched_job = self.cluster.patch(Kind.JOBS, worker.name, change)
+        if patched_job is not None:  # told at once: it may be over when the watch comes to it
+            self._objects[Kind.JOBS][worker.name] = patched_job
+            self._report_status(worker, patched_job, pods)
 
     def _begin_anew(self, worker: Worker, job: Object, pods: list[Object]) -> None:
         """A worker whose own Secret is gone, as it is when somebody deletes its policy, never
         starts: it is ended, and the job gets another one."""
         missing = f'secret "{worker.name}" not found'
-        stuck = any(missing in said_of(pod) and self._age_s(pod) > _STUCK_S for pod in pods)
+        stuck = any(missing in waiting_message(pod) and self._age_s(pod) > _STUCK_S for pod in pods)
         if stuck and not _is_over(job):
             log.warning("a worker's Secret is gone", extra={"object": f"jobs/{worker.name}"})
             self.cluster.delete(Kind.JOBS, worker.name, uid=job["metadata"]["uid"])
 
-    def _age_s(self, found: Object) -> float:
-        return (self.clock() - moment(found["metadata"]["creationTimestamp"])).total_seconds()
+    def _age_s(self, pod: Object) -> float:
+        return (self.clock() - parse_time(pod["metadata"]["creationTimestamp"])).total_seconds()
 
     def _pool(self, name: str) -> Pool | None:
         return next((pool for pool in self.settings.pools if pool.name == name), None)
 
-    def _tell(self, worker: Worker, chapter: Chapter) -> None:
-        self.report(worker.handle, chapter.event())
+    def _tell(self, worker: Worker, status: WorkerStatus) -> None:
+        self.report(worker.handle, status.event())
 
     def _reap(self) -> None:
-        for name in self.reaper.reap(self.clock()):
+        for name in self.garbage.reap(self.clock()):
             log.warning("removed an orphan", extra={"object": name})
 
 
 def _is_over(job: Object | None) -> bool:
-    """Whether no pod will be made any more."""
+    """True if no pod will be made any more."""
     if job is None or "deletionTimestamp" in job["metadata"]:
         return True
     return any(
-        each["type"] in ("Complete", "Failed", "FailureTarget", "SuccessCriteriaMet")
-        and each["status"] == "True"
-        for each in (job.get("status") or {}).get("conditions") or ()
+        condition["type"] in ("Complete", "Failed", "FailureTarget", "SuccessCriteriaMet")
+        and condition["status"] == "True"
+        for condition in (job.get("status") or {}).get("conditions") or ()
     )
 
 

@@ -1,4 +1,4 @@
-"""What a worker's objects are called, and how they are found again."""
+"""Names and labels of a worker's objects, and how they are found again."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ class Labels:
     """Labels of all objects of one gateway's workers."""
 
     @staticmethod
-    def ours(instance: str) -> dict[str, str]:
-        """On everything."""
+    def shared(instance: str) -> dict[str, str]:
+        """Labels of every object of a gateway."""
         return {_MANAGED_BY: "taciturn", _COMPONENT: "worker", _INSTANCE: instance}
 
     @staticmethod
     def selector(instance: str) -> str:
         """Selects everything."""
-        return ",".join(f"{key}={value}" for key, value in Labels.ours(instance).items())
+        return ",".join(f"{key}={value}" for key, value in Labels.shared(instance).items())
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,21 +42,21 @@ class Worker:
         return cls(*parts_of(handle))
 
     @classmethod
-    def labelled(cls, found: Mapping[str, Any]) -> Worker | None:
-        """Whose object it is; None if its labels do not say."""
-        labels = found["metadata"].get("labels") or {}
+    def labelled(cls, item: Mapping[str, Any]) -> Worker | None:
+        """Worker that an object belongs to; None if its labels do not say."""
+        labels = item["metadata"].get("labels") or {}
         job_id, attempt = labels.get(_JOB), labels.get(_ATTEMPT, "")
         return cls(job_id, int(attempt)) if job_id and attempt.isdecimal() else None
 
     @property
     def handle(self) -> str:
-        """For the port."""
+        """Handle of the worker, as a launcher uses it."""
         return handle_of(self.job_id, self.attempt)
 
     @property
     def name(self) -> str:
-        """Of Job, Service, Secret and policy. Raises LaunchError: it would be too long for the host
-        names of a Job of several machines."""
+        """Name of Job, Service, Secret and policy. Raises LaunchError if it would be too long for
+        the host names of a Job of several machines."""
         name = f"taciturn-{self.job_id}-{self.attempt}".replace("_", "-").lower()
         if len(name) > 57:
             raise LaunchError(f"{self.handle!r} is too long for a name; 48 characters at most")
@@ -64,12 +64,12 @@ class Worker:
 
     @property
     def first_host(self) -> str:
-        """Where the processes of several machines meet: the pod of index 0."""
+        """Host where the processes of several machines meet: the pod of index 0."""
         return f"{self.name}-0.{self.name}"
 
     def labels(self, instance: str) -> dict[str, str]:
-        """On all of this worker's objects."""
-        return {**Labels.ours(instance), _JOB: self.job_id, _ATTEMPT: str(self.attempt)}
+        """Labels of all of this worker's objects."""
+        return {**Labels.shared(instance), _JOB: self.job_id, _ATTEMPT: str(self.attempt)}
 
     def selector(self, instance: str) -> str:
         """Selects all of this worker's objects."""

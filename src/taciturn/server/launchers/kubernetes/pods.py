@@ -26,7 +26,7 @@ _KEEP = {
 def pod_template(
     worker: Worker, machine: Machine, settings: KubernetesSettings, secrets: Sequence[str] = ()
 ) -> k8s.V1PodTemplateSpec:
-    """What the Job makes pods from.
+    """Template that the Job makes pods from.
 
     Args:
         secrets: Secrets of the data's owner, by name only: their keys become the environment.
@@ -102,7 +102,7 @@ def _container(
 
 
 def _command(worker: Worker, machine: Machine, settings: KubernetesSettings) -> tuple[str, ...]:
-    """What runs: the worker, or torchrun that starts one for each GPU of each machine."""
+    """Command of a pod: the worker, or torchrun that starts one for each GPU of each machine."""
     if machine.processes == 1 or settings.command[:3] != ("python", "-m", "taciturn.worker"):
         return settings.command
     meet_s = settings.start_s + _PULL_S
@@ -145,12 +145,12 @@ def _variables(
             "TACITURN_MASTER_ADDR": worker.first_host,
             "TACITURN_MASTER_PORT": str(settings.rendezvous_port),
         }
-    made = [k8s.V1EnvVar(name=name, value=value) for name, value in values.items()]
+    variables = [k8s.V1EnvVar(name=name, value=value) for name, value in values.items()]
     if machine.nodes > 1:
         index = k8s.V1ObjectFieldSelector(field_path=f"metadata.labels['{_INDEX}']")
         source = k8s.V1EnvVarSource(field_ref=index)
-        made.append(k8s.V1EnvVar(name="TACITURN_NODE_RANK", value_from=source))
-    return made
+        variables.append(k8s.V1EnvVar(name="TACITURN_NODE_RANK", value_from=source))
+    return variables
 
 
 def _resources(machine: Machine) -> k8s.V1ResourceRequirements:
@@ -167,17 +167,17 @@ def _resources(machine: Machine) -> k8s.V1ResourceRequirements:
 
 
 def _tolerations(pool: Pool) -> list[k8s.V1Toleration] | None:
-    told = [k8s.V1Toleration.model_validate(each) for each in pool.tolerations]
-    if pool.gpus and not any(each.key in (GPU, None) for each in told):
-        told.append(k8s.V1Toleration(key=GPU, operator="Exists", effect="NoSchedule"))
-    return told or None
+    tolerations = [k8s.V1Toleration.model_validate(toleration) for toleration in pool.tolerations]
+    if pool.gpus and not any(toleration.key in (GPU, None) for toleration in tolerations):
+        tolerations.append(k8s.V1Toleration(key=GPU, operator="Exists", effect="NoSchedule"))
+    return tolerations or None
 
 
 def _alone(instance: str) -> k8s.V1Affinity:
-    """No other worker on the same machine: a machine made for one job goes with it."""
+    """Keep other workers off the same machine: a machine made for one job goes with it."""
     term = k8s.V1PodAffinityTerm(
         topology_key="kubernetes.io/hostname",
-        label_selector=k8s.V1LabelSelector(match_labels=Labels.ours(instance)),
+        label_selector=k8s.V1LabelSelector(match_labels=Labels.shared(instance)),
     )
     rule = k8s.V1PodAntiAffinity(required_during_scheduling_ignored_during_execution=[term])
     return k8s.V1Affinity(pod_anti_affinity=rule)
@@ -191,12 +191,12 @@ def _volumes(settings: KubernetesSettings, pool: Pool) -> list[k8s.V1Volume]:
         space = k8s.V1EmptyDirVolumeSource(size_limit=pool.ephemeral_storage)
         workspace = k8s.V1Volume(name="workspace", empty_dir=space)
     memory = k8s.V1EmptyDirVolumeSource(medium="Memory", size_limit=settings.shared_memory)
-    made = [
+    volumes = [
         workspace,
         k8s.V1Volume(name="tmp", empty_dir=k8s.V1EmptyDirVolumeSource()),
         k8s.V1Volume(name="shm", empty_dir=memory),
     ]
     if settings.signing:
         key = k8s.V1SecretVolumeSource(secret_name=settings.signing, default_mode=0o440)
-        made.append(k8s.V1Volume(name="signing", secret=key))
-    return made
+        volumes.append(k8s.V1Volume(name="signing", secret=key))
+    return volumes

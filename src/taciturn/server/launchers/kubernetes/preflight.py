@@ -43,7 +43,7 @@ _PROVIDERS = (
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class ClusterFinding:
     """One line of the examination; `remedy` is empty where all is well.
 
     Attributes:
@@ -51,21 +51,21 @@ class Finding:
     """
 
     what: str
-    found: str
+    text: str
     remedy: str = ""
     advice: bool = False
 
     @property
     def is_problem(self) -> bool:
-        """Whether jobs cannot run, or not as they should, before something is done."""
+        """True if jobs cannot run, or not as they should, before something is done."""
         return bool(self.remedy) and not self.advice
 
 
-class Questions(Protocol):
-    """What is asked of a cluster."""
+class ClusterQueries(Protocol):
+    """Queries to a cluster."""
 
     def may(self, verb: str, group: str, resource: str, *, everywhere: bool = False) -> bool:
-        """Whether we may do this in our namespace, or `everywhere`."""
+        """True if the gateway may do this in its namespace, or `everywhere`."""
         ...
 
     def nodes(self) -> Sequence[Object]:
@@ -73,7 +73,7 @@ class Questions(Protocol):
         ...
 
     def has(self, kind: str, name: str) -> bool:
-        """Whether there is a service account, or a volume claim, of this name."""
+        """True if there is a service account, or a volume claim, of this name."""
         ...
 
     def policies(self) -> Sequence[Object]:
@@ -81,22 +81,22 @@ class Questions(Protocol):
         ...
 
     def time(self) -> datetime:
-        """What time the API server says it is."""
+        """Time of the API server."""
         ...
 
     def version(self) -> tuple[int, int]:
-        """Of Kubernetes."""
+        """Version of Kubernetes: major and minor."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
-class ClusterQuestions:
-    """Asked of a cluster's API server."""
+class ApiServerQueries:
+    """Queries to a cluster's API server."""
 
     cluster: Cluster
 
     def may(self, verb: str, group: str, resource: str, *, everywhere: bool = False) -> bool:
-        """By a SelfSubjectAccessReview: the server's own answer."""
+        """Answer of the server itself, by a SelfSubjectAccessReview."""
         from kubernetes.client import (
             AuthorizationV1Api,
             V1ResourceAttributes,
@@ -110,18 +110,18 @@ class ClusterQuestions:
             resource=resource,
             namespace=None if everywhere else self.cluster.namespace,
         )
-        asked = V1SelfSubjectAccessReview(
+        review = V1SelfSubjectAccessReview(
             spec=V1SelfSubjectAccessReviewSpec(resource_attributes=attributes)
         )
-        answer = AuthorizationV1Api(self.cluster.api).create_self_subject_access_review(asked)
+        answer = AuthorizationV1Api(self.cluster.api).create_self_subject_access_review(review)
         return bool(answer.status and answer.status.allowed)
 
     def nodes(self) -> Sequence[Object]:
-        """As the API server lists them."""
+        """Nodes, from the API server."""
         return self.cluster.list(Kind.NODES)[0]
 
     def has(self, kind: str, name: str) -> bool:
-        """Whether it can be read."""
+        """True if it can be read."""
         from kubernetes.client import ApiException, CoreV1Api
 
         core = CoreV1Api(self.cluster.api)
@@ -138,38 +138,38 @@ class ClusterQuestions:
         return True
 
     def policies(self) -> Sequence[Object]:
-        """As the API server lists them."""
+        """Network policies, from the API server."""
         return self.cluster.list(Kind.POLICIES)[0]
 
     def time(self) -> datetime:
-        """From the header of an answer; good to a second."""
+        """Time in the header of an answer; good to a second."""
         from kubernetes.client import VersionApi
 
         _, _, headers = VersionApi(self.cluster.api).get_code_with_http_info()
         return parsedate_to_datetime(headers["Date"])
 
     def version(self) -> tuple[int, int]:
-        """As the API server says it; some add a sign to the minor one."""
+        """Version as the API server states it; some add a sign to the minor one."""
         from kubernetes.client import VersionApi
 
-        said = VersionApi(self.cluster.api).get_code()
-        major, minor = (re.match(r"\d+", each or "") for each in (said.major, said.minor))
+        code = VersionApi(self.cluster.api).get_code()
+        major, minor = (re.match(r"\d+", part or "") for part in (code.major, code.minor))
         return (int(major[0]) if major else 0), (int(minor[0]) if minor else 0)
 
 
 def examine(
-    questions: Questions,
+    questions: ClusterQueries,
     settings: KubernetesSettings,
     *,
     storage: Callable[[], str] | None = None,
     now: Callable[[], datetime] = lambda: datetime.now(UTC),
-) -> list[Finding]:
+) -> list[ClusterFinding]:
     """All findings, in the order in which a job would need them.
 
     Args:
         storage: tries the object store and says what it is; raises if it cannot be written.
     """
-    checks: tuple[Callable[[], Iterator[Finding]], ...] = (
+    checks: tuple[Callable[[], Iterator[ClusterFinding]], ...] = (
         lambda: _version(questions.version()),
         lambda: _permissions(questions, settings),
         lambda: _pools(questions.nodes(), settings),
@@ -181,49 +181,53 @@ def examine(
     return [finding for check in checks for finding in _safely(check)]
 
 
-def _safely(check: Callable[[], Iterator[Finding]]) -> list[Finding]:
+def _safely(check: Callable[[], Iterator[ClusterFinding]]) -> list[ClusterFinding]:
     try:
         return list(check())
     except (LaunchError, OSError) as error:
         return [
-            Finding("cluster", str(error), "see that the API server answers: kubectl get nodes")
+            ClusterFinding(
+                "cluster", str(error), "check that the API server answers: kubectl get nodes"
+            )
         ]
     except Exception as error:  # the client's own, of many kinds
         return [
-            Finding(
+            ClusterFinding(
                 "cluster",
                 f"{type(error).__name__}: the API server did not answer as expected",
-                "see that the API server answers: kubectl get nodes",
+                "check that the API server answers: kubectl get nodes",
             )
         ]
 
 
-def _version(found: tuple[int, int]) -> Iterator[Finding]:
+def _version(version: tuple[int, int]) -> Iterator[ClusterFinding]:
     oldest = ".".join(map(str, OLDEST))
-    old = found < OLDEST
-    yield Finding(
+    old = version < OLDEST
+    yield ClusterFinding(
         "Kubernetes",
-        ".".join(map(str, found)),
+        ".".join(map(str, version)),
         f"upgrade it to {oldest} or later: what keeps jobs from running twice is not in it"
         if old
         else "",
     )
 
 
-def _permissions(questions: Questions, settings: KubernetesSettings) -> Iterator[Finding]:
+def _permissions(
+    questions: ClusterQueries, settings: KubernetesSettings
+) -> Iterator[ClusterFinding]:
     missing = [
         f"{verb} {resource}"
         for group, resource, verbs in _NEEDED
         for verb in verbs
         if not questions.may(verb, group, resource)
     ]
-    yield Finding(
+    yield ClusterFinding(
         f"permissions in {settings.namespace}",
         f"missing: {', '.join(missing)}" if missing else "all that jobs need",
         "bind the chart's Role to the gateway's service account" if missing else "",
     )
     nodes = all(questions.may(verb, "", "nodes", everywhere=True) for verb in ("list", "watch"))
-    yield Finding(
+    yield ClusterFinding(
         "nodes",
         "can be read" if nodes else "cannot be read: nobody could see that one has gone",
         "" if nodes else "bind the chart's ClusterRole NAMESPACE-NAME-nodes",
@@ -234,14 +238,14 @@ def _permissions(questions: Questions, settings: KubernetesSettings) -> Iterator
         for verb in ("get", "list", "watch", "patch", "update")
         if questions.may(verb, "", "secrets")
     ]
-    yield Finding(
+    yield ClusterFinding(
         "secrets",
         f"can be read ({', '.join(surplus)}), which no job needs" if surplus else "cannot be read",
         "take these verbs away: the data's credentials are the owner's" if surplus else "",
     )
 
 
-def _pools(nodes: Sequence[Object], settings: KubernetesSettings) -> Iterator[Finding]:
+def _pools(nodes: Sequence[Object], settings: KubernetesSettings) -> Iterator[ClusterFinding]:
     for pool in settings.pools:
         matching = [node for node in nodes if _matches(node, pool)]
         ready = [node for node in matching if _is_ready(node)]
@@ -249,7 +253,7 @@ def _pools(nodes: Sequence[Object], settings: KubernetesSettings) -> Iterator[Fi
         if ready:
             yield _gpus(pool, ready, dead)
         elif dead and not pool.scales:
-            yield Finding(
+            yield ClusterFinding(
                 f"pool {pool.name}",
                 f"{_count(dead)}, not ready",
                 "look at what they say: kubectl describe nodes",
@@ -259,7 +263,7 @@ def _pools(nodes: Sequence[Object], settings: KubernetesSettings) -> Iterator[Fi
 
 
 def _is_ready(node: Object) -> bool:
-    """Whether a pod would be put there: its agent reports, and it is not cordoned."""
+    """True if a pod would be put there: its agent reports, and it is not cordoned."""
     conditions = node["status"].get("conditions") or ()
     usable = not (node.get("spec") or {}).get("unschedulable")
     return usable and any((c["type"], c["status"]) == ("Ready", "True") for c in conditions)
@@ -274,28 +278,30 @@ def _matches(node: Object, pool: Pool) -> bool:
     return all(labels.get(key) == value for key, value in pool.node_selector.items())
 
 
-def _gpus(pool: Pool, nodes: Sequence[Object], dead: int) -> Finding:
+def _gpus(pool: Pool, nodes: Sequence[Object], dead: int) -> ClusterFinding:
     what = f"pool {pool.name}"
-    others = f" ({dead} more not ready)" if dead else ""
+    not_ready = f" ({dead} more not ready)" if dead else ""
     offered = [int(node["status"]["allocatable"].get("nvidia.com/gpu", "0")) for node in nodes]
     if pool.gpus and max(offered) < pool.gpus:
-        return Finding(
+        return ClusterFinding(
             what,
             f"{_count(len(nodes))}, of which the best offers {max(offered)} of {pool.gpus} GPUs",
             "install NVIDIA's device plugin (or GPU operator), or correct `gpus`",
         )
     gpus = f", up to {max(offered)} GPUs each" if pool.gpus else ""
-    return Finding(what, f"{_count(len(nodes))} now{gpus}{others}")
+    return ClusterFinding(what, f"{_count(len(nodes))} now{gpus}{not_ready}")
 
 
-def _from_zero(pool: Pool) -> Finding:
+def _from_zero(pool: Pool) -> ClusterFinding:
     """An empty pool: will the autoscaler know that a node of it would do?"""
     what = f"pool {pool.name}"
     if not pool.scales:
-        return Finding(what, "no node has its labels", f"label one: {_labels(pool) or 'any'}")
-    known = [key for key in pool.node_selector if key.startswith(_PROVIDERS)]
-    if pool.node_selector and not known:
-        return Finding(
+        return ClusterFinding(
+            what, "no node has its labels", f"label one: {_labels(pool) or 'any'}"
+        )
+    provider_labels = [key for key in pool.node_selector if key.startswith(_PROVIDERS)]
+    if pool.node_selector and not provider_labels:
+        return ClusterFinding(
             what,
             f"no node now, and {_labels(pool)} is no label that autoscalers know of empty pools",
             "tag the node group with k8s.io/cluster-autoscaler/node-template/label/KEY, put the "
@@ -303,37 +309,39 @@ def _from_zero(pool: Pool) -> Finding:
             advice=True,  # whether that was done cannot be seen from here
         )
     if pool.gpus and not pool.tolerations:
-        return Finding(
+        return ClusterFinding(
             what,
             "no node now, and pods tolerate no taint, which GPU nodes have",
             "add the toleration {key: nvidia.com/gpu, operator: Exists}",
         )
-    return Finding(what, f"no node now; comes from zero by {', '.join(known) or 'its size'}")
+    return ClusterFinding(
+        what, f"no node now; comes from zero by {', '.join(provider_labels) or 'its size'}"
+    )
 
 
 def _labels(pool: Pool) -> str:
     return ", ".join(f"{key}={value}" for key, value in pool.node_selector.items())
 
 
-def _accounts(questions: Questions, settings: KubernetesSettings) -> Iterator[Finding]:
+def _accounts(questions: ClusterQueries, settings: KubernetesSettings) -> Iterator[ClusterFinding]:
     name = settings.service_account
     if name:
-        there = questions.has("serviceaccounts", name)
-        yield Finding(
+        exists = questions.has("serviceaccounts", name)
+        yield ClusterFinding(
             "workers' service account",
-            f"{name} {'is there' if there else 'is not there'}",
-            "" if there else "create it, or set worker.serviceAccount.create",
+            f"{name} {'is there' if exists else 'is not there'}",
+            "" if exists else "create it, or set worker.serviceAccount.create",
         )
 
 
 def _storage(
-    questions: Questions, settings: KubernetesSettings, storage: Callable[[], str] | None
-) -> Iterator[Finding]:
+    questions: ClusterQueries, settings: KubernetesSettings, storage: Callable[[], str] | None
+) -> Iterator[ClusterFinding]:
     if storage is not None:
         try:
-            yield Finding("object store", f"{storage()} can be written and read")
+            yield ClusterFinding("object store", f"{storage()} can be written and read")
         except Exception as error:  # of whichever store it is
-            yield Finding(
+            yield ClusterFinding(
                 "object store",
                 f"cannot be written ({type(error).__name__})",
                 "check TACITURN_STORAGE_URL and the gateway's credentials for it",
@@ -341,59 +349,61 @@ def _storage(
     if settings.checkpoint_url:
         # What is in the Secret, and whether it is there, only workers may see.
         where = f"sealed copies go to {settings.checkpoint_url}"
-        yield Finding("checkpoints", f"{where}, under the key of {settings.checkpoint_secret}")
+        yield ClusterFinding(
+            "checkpoints", f"{where}, under the key of {settings.checkpoint_secret}"
+        )
     claim = settings.workspace_claim
     if not claim:
-        lost = not settings.checkpoint_url
-        yield Finding(
+        is_lost = not settings.checkpoint_url
+        yield ClusterFinding(
             "workspaces",
             "on the node's disk: a job whose node is taken away begins again"
-            if lost
+            if is_lost
             else "on the node's disk; checkpoints outlive it in their store",
             "give worker.checkpoints a store and a key, or worker.workspaceClaim a ReadWriteMany "
             "volume; checkpoints then outlive nodes"
-            if lost
+            if is_lost
             else "",
-            advice=lost,
+            advice=is_lost,
         )
         return
-    there = questions.has("persistentvolumeclaims", claim)
-    yield Finding(
+    exists = questions.has("persistentvolumeclaims", claim)
+    yield ClusterFinding(
         "workspaces",
-        f"claim {claim} {'is there' if there else 'is not there'}",
-        "" if there else "create the PersistentVolumeClaim (ReadWriteMany)",
+        f"claim {claim} {'is there' if exists else 'is not there'}",
+        "" if exists else "create the PersistentVolumeClaim (ReadWriteMany)",
     )
 
 
-def _egress(policies: Sequence[Object], settings: KubernetesSettings) -> Iterator[Finding]:
+def _egress(policies: Sequence[Object], settings: KubernetesSettings) -> Iterator[ClusterFinding]:
     limited = settings.network_policy or any(_of_workers(policy) for policy in policies)
-    declared = ", ".join(each.cidr for each in settings.egress)
+    declared = ", ".join(rule.cidr for rule in settings.egress)
     if not limited:
-        yield Finding(
+        yield ClusterFinding(
             "egress of workers",
             "anywhere: no policy limits it",
             "set network_policy: private rows could leave the cluster otherwise",
         )
     elif not declared:
-        yield Finding(
+        yield ClusterFinding(
             "egress of workers",
             "the gateway and nothing else; data outside the cluster cannot be read",
             "list the CIDRs of data and stores in networkPolicy.workerEgress, if there are any",
             advice=True,
         )
     else:
-        yield Finding("egress of workers", f"the gateway and {declared}")
+        yield ClusterFinding("egress of workers", f"the gateway and {declared}")
 
 
 def _of_workers(policy: Object) -> bool:
-    chosen = policy["spec"].get("podSelector", {}).get("matchLabels", {})
-    return bool(chosen.get("app.kubernetes.io/component") == "worker")
+    labels = policy["spec"].get("podSelector", {}).get("matchLabels", {})
+    return bool(labels.get("app.kubernetes.io/component") == "worker")
 
 
-def _clock(theirs: datetime, ours: datetime) -> Iterator[Finding]:
-    apart_s = abs((ours - theirs).total_seconds())
+def _clock(server_time: datetime, own_time: datetime) -> Iterator[ClusterFinding]:
+    apart_s = abs((own_time - server_time).total_seconds())
     fine = apart_s <= _CLOCK_S
-    yield Finding(
+    yield ClusterFinding(
         "clock",
         f"{apart_s:.0f} s from the API server's",
         "" if fine else "synchronise the clocks (NTP): leases and deadlines are measured by them",

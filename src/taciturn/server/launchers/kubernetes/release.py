@@ -9,12 +9,17 @@ from datetime import datetime
 from math import ceil
 from typing import Literal
 
-from taciturn.server.launchers.kubernetes.client import Cluster, ClusterError, Kind, Object
+from taciturn.server.launchers.kubernetes.client import (
+    Cluster,
+    ClusterError,
+    Kind,
+    Object,
+    parse_time,
+)
 from taciturn.server.launchers.kubernetes.machines import Machines, Use
 from taciturn.server.launchers.kubernetes.names import Worker
 from taciturn.server.launchers.kubernetes.settings import KubernetesSettings, Pool
-from taciturn.server.launchers.kubernetes.status import Chapter
-from taciturn.server.launchers.kubernetes.times import moment
+from taciturn.server.launchers.kubernetes.status import WorkerStatus
 from taciturn.wire.machines import MachineUse
 
 log = logging.getLogger("taciturn.server.launchers.kubernetes")
@@ -30,12 +35,12 @@ _KEEPS = {
     "karpenter.sh/do-not-disrupt": "true",
 }
 
-Tell = Callable[[Worker, Chapter], None]
+Tell = Callable[[Worker, WorkerStatus], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Bill:
-    """What a node was used for a worker.
+class MachineCharge:
+    """Use of a node by a worker, and its cost.
 
     Attributes:
         seconds: whole minutes: how long a worker took to the second is not for everybody.
@@ -49,15 +54,15 @@ class Bill:
 
     @property
     def cost(self) -> float:
-        """By the pool's price."""
+        """Cost by the pool's price."""
         return round(self.seconds * self.price_per_hour / 3600, 4)
 
-    def use(self, node: str, ended: Literal["released", "kept", "reused"]) -> MachineUse:
-        """As it is shown with the job."""
+    def use(self, node: str, outcome: Literal["released", "kept", "reused"]) -> MachineUse:
+        """Use of the machine, as it is shown with the job."""
         priced = self.price_per_hour > 0
         return MachineUse(
             node=node,
-            ended=ended,
+            ended=outcome,
             node_seconds=self.seconds,
             at_most=self.at_most,
             cost=self.cost if priced else None,
@@ -71,7 +76,7 @@ class Bill:
 
 
 @dataclass
-class Release:
+class MachineRelease:
     """Watches nodes go."""
 
     cluster: Cluster
@@ -108,11 +113,11 @@ class Release:
         nodes: Mapping[str, Object] | None,
         now: datetime,
     ) -> None:
-        pool = next((each for each in self.settings.pools if each.name == use.pool), None)
+        pool = next((item for item in self.settings.pools if item.name == use.pool), None)
         node = None if nodes is None else nodes.get(use.node)
         # Of a node that was not seen when it was there, nobody can say that it is gone.
-        seen = nodes is not None and use.uid != ""
-        if seen and (node is None or node["metadata"]["uid"] != use.uid):
+        is_watched = nodes is not None and use.uid != ""
+        if is_watched and (node is None or node["metadata"]["uid"] != use.uid):
             # One that went while no gateway looked may have gone long ago.
             bill = self._bill(use, pool, now, at_most=use.uid not in self._present)
             text = f"machine {use.node} is gone: {bill}"
@@ -122,7 +127,7 @@ class Release:
             self._present.add(use.uid)
         if not over:
             return
-        if not seen:
+        if not is_watched:
             self._settle(
                 worker, use, "node.unseen",
                 f"whether machine {use.node} is gone cannot be seen: allow the gateway to get, "
@@ -143,7 +148,7 @@ class Release:
             self._late(worker, use, pool, node, now)
 
     def _late(self, worker: Worker, use: Use, pool: Pool, node: Object, now: datetime) -> None:
-        waited_s = (now - moment(use.over)).total_seconds()
+        waited_s = (now - parse_time(use.over)).total_seconds()
         if waited_s > _GIVE_UP_S:
             self._settle(
                 worker,
@@ -153,7 +158,9 @@ class Release:
             )
         elif waited_s > pool.release_s and not use.warned:
             why = self.obstacle(node)
-            self.tell(worker, Chapter("node.stays", f"machine {use.node} is still there: {why}"))
+            self.tell(
+                worker, WorkerStatus("node.stays", f"machine {use.node} is still there: {why}")
+            )
             self.machines.change(worker, use, warned=True)
 
     def _settle(
@@ -161,27 +168,30 @@ class Release:
     ) -> None:
         """First say it, then write that down: a crash in between makes it said twice, never not."""
         log.info("%s of %s: %s", code, worker.handle, text)
-        self.tell(worker, Chapter(code, text, bill))
+        self.tell(worker, WorkerStatus(code, text, bill))
         self.machines.change(worker, use, settled=True)
 
-    def _bill(self, use: Use, pool: Pool | None, now: datetime, *, at_most: bool) -> Bill:
-        seconds = 60 * ceil(max(0.0, (now - moment(use.since)).total_seconds()) / 60)
+    def _bill(self, use: Use, pool: Pool | None, now: datetime, *, at_most: bool) -> MachineCharge:
+        seconds = 60 * ceil(max(0.0, (now - parse_time(use.since)).total_seconds()) / 60)
         price, currency = (pool.price_per_hour, pool.currency) if pool else (0.0, "")
-        return Bill(seconds, price, currency, at_most)
+        return MachineCharge(seconds, price, currency, at_most)
 
     def _reused(self, worker: Worker, use: Use) -> bool:
-        others = (
+        other_uses = (
             uses[use.node]
             for other, uses in self.machines.uses.items()
             if other != worker and use.node in uses
         )
         return any(
-            each.uid == use.uid and each.since >= use.since and not each.over and not each.settled
-            for each in others
+            other_use.uid == use.uid
+            and other_use.since >= use.since
+            and not other_use.over
+            and not other_use.settled
+            for other_use in other_uses
         )
 
     def obstacle(self, node: Object) -> str:
-        """Why a node does not go, as far as can be seen, and what would help."""
+        """Reason why a node does not go, as far as can be seen, and what would help."""
         metadata = node["metadata"]
         finalizers = metadata.get("finalizers") or ()
         if "deletionTimestamp" in metadata and finalizers:

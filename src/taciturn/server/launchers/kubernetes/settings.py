@@ -1,4 +1,4 @@
-"""What the cluster's owner tells the launcher: one JSON file, which the Helm chart writes."""
+"""Settings of the launcher, by the cluster's owner: one JSON file, which the Helm chart writes."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ _UNITS = {
 }  # fmt: skip
 
 
-class _Told(BaseModel):
+class _Setting(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class Pool(_Told):
+class Pool(_Setting):
     """Machines of one kind.
 
     Attributes:
@@ -55,23 +55,23 @@ class Pool(_Told):
 
     @property
     def gpu_memory_bytes(self) -> float:
-        """Of one GPU; 0 where there are none."""
+        """Memory of one GPU in bytes; 0 where there are none."""
         return amount(self.gpu_memory) if self.gpu_memory else 0.0
 
     @property
     def memory_bytes(self) -> float:
-        """Of a worker, outside of GPUs."""
+        """Memory of a worker outside of GPUs, in bytes."""
         return amount(self.memory)
 
 
-class Egress(_Told):
-    """Where workers may go besides the gateway: a store of data, models or results."""
+class EgressRule(_Setting):
+    """Rule of where workers may go besides the gateway: a store of data, models or results."""
 
     cidr: str
     ports: tuple[int, ...] = ()
 
 
-class KubernetesSettings(_Told):
+class KubernetesSettings(_Setting):
     """One gateway's part of one namespace.
 
     Attributes:
@@ -130,7 +130,7 @@ class KubernetesSettings(_Told):
     peer_limit_s: Annotated[float, Field(ge=1, le=86_400)] = 120.0
     queue: str = ""
     network_policy: bool = True
-    egress: tuple[Egress, ...] = ()
+    egress: tuple[EgressRule, ...] = ()
     gateway_labels: dict[str, str] = {}
     gateway_port: Annotated[int, Field(ge=1, le=65_535)] = 8321
     rendezvous_port: Annotated[int, Field(ge=1, le=65_535)] = 29_500
@@ -147,29 +147,30 @@ class KubernetesSettings(_Told):
     @model_validator(mode="after")
     def _store_and_key(self) -> Self:
         if bool(self.checkpoint_url) != bool(self.checkpoint_secret):
-            given = "checkpoint_url" if self.checkpoint_url else "checkpoint_secret"
+            name = "checkpoint_url" if self.checkpoint_url else "checkpoint_secret"
             raise ValueError(
-                f"{given} alone: copies of checkpoints need checkpoint_url, where they go, and "
+                f"{name} alone: copies of checkpoints need checkpoint_url, where they go, and "
                 "checkpoint_secret, under whose key; give both or neither"
             )
         return self
 
     @classmethod
     def read(cls, path: Path) -> KubernetesSettings:
-        """From the file that TACITURN_KUBERNETES_CONFIG names; raises SpecError."""
+        """Read the file that TACITURN_KUBERNETES_CONFIG names; raises SpecError."""
         try:
             return cls.model_validate_json(path.read_bytes())
         except OSError as error:
             raise SpecError(f"{path} cannot be read: {error.strerror}") from None
         except ValidationError as error:
             where = "; ".join(
-                f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors()
+                f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}"
+                for problem in error.errors()
             )
             raise SpecError(f"{path} does not describe a launcher: {where}") from None
 
     @property
     def keeps(self) -> bool:
-        """Whether anything of a worker is left when its node is gone: a store, or a volume."""
+        """True if anything of a worker is left when its node is gone: a store, or a volume."""
         return bool(self.checkpoint_url or self.workspace_claim)
 
     def gateway_pods(self) -> dict[str, str]:
@@ -182,7 +183,7 @@ class KubernetesSettings(_Told):
 
 def amount(quantity: str) -> float:
     """The number that a quantity such as `80Gi` is."""
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)([a-zA-Z]*)", quantity)
-    if found is None or found[2] not in _UNITS:
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([a-zA-Z]*)", quantity)
+    if match is None or match[2] not in _UNITS:
         raise SpecError(f"{quantity!r} is no quantity; write for example 80Gi")
-    return float(found[1]) * _UNITS[found[2]]
+    return float(match[1]) * _UNITS[match[2]]

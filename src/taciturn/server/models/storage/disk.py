@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from secrets import token_hex
 
-from taciturn.server.models.storage.base import CHUNK_BYTES, Measured, Stored, check_key
+from taciturn.server.models.storage.base import CHUNK_BYTES, MeasuredChunks, Stored, check_key
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,12 +17,12 @@ class DiskStore:
 
     folder: Path
 
-    def put(self, key: str, chunks: Iterable[bytes], limit_bytes: int) -> Stored:
+    def write(self, key: str, chunks: Iterable[bytes], limit_bytes: int) -> Stored:
         """See Store."""
         path = self._path(key)
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         partial = path.with_name(f".{path.name}.{token_hex(8)}")
-        measured = Measured(chunks, limit_bytes)
+        measured = MeasuredChunks(chunks, limit_bytes)
         try:
             _write(partial, measured)
             os.replace(partial, path)
@@ -73,7 +73,7 @@ def _sync(folder: Path) -> None:
 def _read(path: Path, start: int, length: int | None) -> Iterator[bytes]:
     with path.open("rb") as file:
         file.seek(start)
-        left = path.stat().st_size - start if length is None else length
-        while left > 0 and (chunk := file.read(min(left, CHUNK_BYTES))):
-            left -= len(chunk)
+        n_left = path.stat().st_size - start if length is None else length
+        while n_left > 0 and (chunk := file.read(min(n_left, CHUNK_BYTES))):
+            n_left -= len(chunk)
             yield chunk

@@ -8,7 +8,7 @@ from secrets import token_hex
 from typing import Any
 
 from taciturn.data.filesystem import open_filesystem
-from taciturn.server.models.storage.base import CHUNK_BYTES, Measured, Stored, check_key
+from taciturn.server.models.storage.base import CHUNK_BYTES, MeasuredChunks, Stored, check_key
 
 
 class ObjectStore:
@@ -20,12 +20,12 @@ class ObjectStore:
         self._files, prefix = open_filesystem(url)
         self._prefix = prefix.rstrip("/")
 
-    def put(self, key: str, chunks: Iterable[bytes], limit_bytes: int) -> Stored:
+    def write(self, key: str, chunks: Iterable[bytes], limit_bytes: int) -> Stored:
         """See Store. A half-written object has another name, and is removed."""
         path = self._path(key)
         partial = f"{path}.{token_hex(8)}.partial"
         self._files.makedirs(path.rsplit("/", 1)[0], exist_ok=True)
-        measured = Measured(chunks, limit_bytes)
+        measured = MeasuredChunks(chunks, limit_bytes)
         try:
             with self._files.open(partial, "wb") as file:
                 for chunk in measured:

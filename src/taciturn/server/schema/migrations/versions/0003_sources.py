@@ -1,4 +1,4 @@
-"""Where owners may register data, and what workers found their sources to be."""
+"""Places where owners may register data, and marks of sources that workers have read."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ def upgrade() -> None:
 
 
 def _allow_what_is_registered(connection: sa.Connection) -> None:
-    found: dict[str, list[str]] = {}
+    sources_of_owner: dict[str, list[str]] = {}
     registered = "SELECT owner_id, source FROM datasets WHERE removed_at_ms IS NULL ORDER BY name"
     for owner_id, source in connection.execute(sa.text(registered)):
-        found.setdefault(owner_id, []).append(source)
+        sources_of_owner.setdefault(owner_id, []).append(source)
     change = sa.text("UPDATE users SET sources = :sources WHERE id = :id")
-    for owner_id, sources in found.items():
+    for owner_id, sources in sources_of_owner.items():
         text = json.dumps(list(dict.fromkeys(sources)))
         connection.execute(change, {"id": owner_id, "sources": text})
 

@@ -1,4 +1,4 @@
-"""When a job was first given to a worker: its time is limited."""
+"""Time at which a job was first given to a worker: its time is limited."""
 
 from __future__ import annotations
 

@@ -1,0 +1,119 @@
+"""Time and memory that the steps of a fit would take on this machine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from taciturn.engine.model.load import LoadedModel
+from taciturn.engine.model.loss import CausalLmLoss
+from taciturn.engine.privacy.forms import Form
+from taciturn.engine.privacy.ranks import ALONE, Ranks
+from taciturn.engine.training.estimate import (
+    FormChoice,
+    Workload,
+    estimate_memory,
+    estimate_seconds,
+    form_choices,
+    measured_seconds_per_unit,
+)
+from taciturn.engine.training.memory import MemoryEstimate, available_bytes
+from taciturn.engine.training.trainable import trainable
+from taciturn.malloc import keep_freed_memory
+from taciturn.planning.defaults import PublicFacts
+from taciturn.planning.plan import (
+    TOKENS_PER_UNIT,
+    Speed,
+    TimeChoice,
+    TrainingPlan,
+    adapter_plan,
+    make_plan,
+    max_tokens,
+    other_times,
+)
+from taciturn.spec import FitSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """Time and memory of a job on this machine.
+
+    Attributes:
+        seconds: of its steps.
+        memory: of its largest microbatch, weights and optimiser.
+        available_bytes: what is free on the device, None where nobody says.
+        forms: how per-unit gradients would be kept.
+    """
+
+    seconds: float
+    memory: MemoryEstimate
+    available_bytes: int | None
+    forms: tuple[FormChoice, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """Plan of a fit, and what its steps would take on this machine.
+
+    Attributes:
+        other_times: what half, twice and four times the time would buy.
+    """
+
+    plan: TrainingPlan
+    cost: Cost
+    other_times: tuple[TimeChoice, ...] = ()
+
+
+def estimate(base: LoadedModel, spec: FitSpec, n_units: int, tokens_per_unit: float) -> Estimate:
+    """Return the plan, and what its steps would take here. Attaches adapters to `base`."""
+    loss = attached_loss(base, spec)
+    speed = None if spec.max_minutes is None else measured_speed(base, spec, loss)
+    facts = public_facts(base, n_units)
+    plan = make_plan(spec, facts, speed)
+    form = Form(spec.per_unit_gradients)
+    work = Workload(tokens_per_unit, spec.microbatch_tokens, base.vocabulary, form)
+    cost = Cost(
+        seconds=estimate_seconds(loss, plan, work, base.device),
+        memory=estimate_memory(loss, plan, work, base.device),
+        available_bytes=available_bytes(base.device),
+        forms=tuple(form_choices(loss, plan, work)),
+    )
+    return Estimate(plan, cost, other_times(spec, facts, plan))
+
+
+def attached_loss(base: LoadedModel, spec: FitSpec) -> CausalLmLoss:
+    """Return the loss of `base` with new adapters, as a fit would attach them."""
+    configure_cpu(spec.threads)
+    choice = adapter_plan(spec, public_facts(base, n_units=1))
+    return trainable(base, spec, choice, ALONE)[1]
+
+
+def public_facts(base: LoadedModel, n_units: int) -> PublicFacts:
+    """Return what defaults may depend on."""
+    return PublicFacts(n_units, base.name, base.n_parameters, base.context_length)
+
+
+def measured_speed(
+    base: LoadedModel, spec: FitSpec, loss: CausalLmLoss, ranks: Ranks = ALONE
+) -> Speed:
+    """Measure the device with public random tokens: the speed that max_minutes is reckoned with.
+
+    Of several processes together, the slowest counts.
+    """
+    limit = max_tokens(spec, base.context_length)
+    form = Form(spec.per_unit_gradients)
+    work = Workload(min(TOKENS_PER_UNIT, limit), spec.microbatch_tokens, base.vocabulary, form)
+    own = measured_seconds_per_unit(loss, limit, work, base.device)
+    slowest = max(row[0] for row in ranks.numbers([own]))
+    # Two digits: no more is reproducible, and the reason shows all of it.
+    rounded = float(f"{slowest / ranks.size:.2g}")
+    basis = f"measured here on public random tokens, {work.tokens_per_unit:g} of them a unit"
+    return Speed(rounded, basis)
+
+
+def configure_cpu(threads: int | None) -> None:
+    """Set the thread count, if given, and keep freed memory for the next step."""
+    if threads is not None:
+        torch.set_num_threads(threads)
+    keep_freed_memory()

@@ -1,0 +1,86 @@
+"""Rows: how they become records, how records become privacy units, and text that is public."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from taciturn.spec.base import Spec
+
+GATEWAY = "gateway:"
+"""First part of the text of a dataset or model that is behind a gateway: gateway:phee."""
+
+ONE_RECORD = "one record"
+"""The unit that is protected where no privacy_unit is named, in the words of reports."""
+
+
+class DataSpec(Spec):
+    """Preparation of rows: their text, and the unit that they belong to."""
+
+    text_field: Annotated[str | None, Field(description="Column that holds the text.")] = None
+    question_field: Annotated[
+        str | None, Field(description="Column with the question; needs answer_field.")
+    ] = None
+    answer_field: Annotated[
+        str | None, Field(description="Column with the answer; the loss is on the answer only.")
+    ] = None
+    messages_field: Annotated[
+        str | None,
+        Field(description="Column of chat messages [{role, content}]; loss on assistant turns."),
+    ] = None
+    select: Annotated[
+        str | None,
+        Field(description="Row-wise SQL (DuckDB) that prepares the columns, applied first."),
+    ] = None
+    privacy_unit: Annotated[
+        str | None,
+        Field(description="Column or row-wise SQL expression that names the protected unit."),
+    ] = None
+    max_records_per_unit: Annotated[
+        int, Field(ge=1, le=10_000, description="Records one unit may contribute, at most.")
+    ] = 8
+    max_tokens: Annotated[
+        int | None,
+        Field(ge=2, le=10_000_000, description="Tokens kept of a record; the rest is cut off."),
+    ] = None
+
+    @field_validator("privacy_unit")
+    @classmethod
+    def _not_the_name_of_none(cls, unit: str | None) -> str | None:
+        """Refuse a column that a report could not tell from no unit at all."""
+        if unit == ONE_RECORD:
+            raise ValueError(
+                "is what reports say where no unit is named; leave it out for that, and put a "
+                "column of this name in double quotes"
+            )
+        return unit
+
+
+class PublicSpec(Spec):
+    """Text that its owner declares public, to learn from before any private row: it costs nothing.
+
+    It is public if anybody may read all of it, and would have been there without the private rows:
+    text that says what they say, or was chosen by them, is not.
+    """
+
+    public_data: Annotated[
+        Any,
+        Field(
+            repr=False,
+            description="Text that you declare public; fitted first, without a guarantee for it.",
+        ),
+    ] = None
+    public_text_field: Annotated[
+        str | None,
+        Field(description="Its column of text; default: as in the data, or the one it has."),
+    ] = None
+
+    @model_validator(mode="after")
+    def _field_of_something(self) -> Self:
+        if self.public_text_field is not None and self.public_data is None:
+            raise ValueError(
+                f"public_text_field={self.public_text_field!r} is a column of public_data; give "
+                "that, or leave the column out"
+            )
+        return self

@@ -1,0 +1,173 @@
+"""One run of a command: what it does, and to which model. The YAML file and the flags."""
+
+from __future__ import annotations
+
+from typing import Annotated, Self
+
+from pydantic import Field, model_validator
+
+from taciturn.spec.attacks import AuditSpec, ExtractSpec, MembershipSpec
+from taciturn.spec.base import NUMBER, OUTPUT, POSITIONAL, Flag, Seed, Spec
+from taciturn.spec.evaluation import DownstreamSpec, EvaluateSpec
+from taciturn.spec.sampling import SampleSpec, SynthesisSpec
+from taciturn.spec.training import Device, FitSpec
+
+BaseFolder = Annotated[
+    str | None, Field(description="Where the base of a fitted model is, if that has moved.")
+]
+SigningKey = Annotated[
+    str | None,
+    Field(description="Key that signs the certificate: PEM file, env:NAME or command:PROGRAM."),
+]
+ResultFile = Annotated[str | None, OUTPUT, Field(description="JSON file for the result.")]
+
+
+class ModelSpec(Spec):
+    """The model that a command is about."""
+
+    model: Annotated[
+        str, POSITIONAL, Field(description="Output folder of a fit, a base model, or gateway:ID.")
+    ]
+    base: BaseFolder = None
+    device: Device = None
+
+
+class LedgerSpec(Spec):
+    """Ledger file, where runs on the same data add up on this machine."""
+
+    ledger: Annotated[
+        str | None,
+        Field(description="Adds this run up with others on the same data: sqlite:///FILE."),
+    ] = None
+    ledger_namespace: Annotated[
+        str | None, Field(description="What the data are called there; default: where they are.")
+    ] = None
+
+    @model_validator(mode="after")
+    def _name_of_something(self) -> Self:
+        if self.ledger_namespace is not None and self.ledger is None:
+            raise ValueError(
+                f"ledger_namespace={self.ledger_namespace!r} names data in a ledger; give ledger, "
+                "for example sqlite:///ledger.db"
+            )
+        return self
+
+
+class RunSpec(LedgerSpec):
+    """Arguments of all runs about private rows: a ledger, and a key for the certificate."""
+
+    signing_key: SigningKey = None
+
+
+class JobSpec(FitSpec, RunSpec):
+    """One fit job: the YAML file, the CLI's flags, the worker's input."""
+
+    model: Annotated[str, Field(description="Hub id, local path, GGUF path, or embedded name.")]
+    base: BaseFolder = None
+    data: Annotated[
+        str, Field(description="Path, glob or URL of JSON, CSV, Parquet or Arrow; or gateway:NAME.")
+    ]
+    public_data: Annotated[
+        str | None,
+        Field(description="Text that you declare public: path, glob or URL; fitted first."),
+    ] = None
+    output: Annotated[str, Field(description="Folder for the adapter and its reports.")] = (
+        "taciturn-out"
+    )
+
+
+class SampleJobSpec(SampleSpec, ModelSpec):
+    """Arguments of `taciturn sample`."""
+
+    prompt: Annotated[
+        tuple[str, ...],
+        Flag(("--prompt", "-p")),
+        Field(min_length=1, description="Text to continue; may be repeated."),
+    ]
+    output: Annotated[
+        str | None, OUTPUT, Field(description="Write JSONL here, not to the screen.")
+    ] = None
+
+
+class SynthesizeSpec(SynthesisSpec, ModelSpec):
+    """Arguments of `taciturn synthesize`."""
+
+    n: Annotated[int, NUMBER, Field(ge=1, le=10_000_000, description="Records to write.")]
+    output: Annotated[str, OUTPUT, Field(description="Parquet file to write.")]
+    prompt: Annotated[
+        tuple[str, ...],
+        Field(description="How records begin, in turn; LABEL=TEXT makes a column of labels."),
+    ] = ("",)
+
+
+class EvaluateJobSpec(EvaluateSpec, RunSpec, ModelSpec):
+    """Arguments of `taciturn evaluate`."""
+
+    data: Annotated[
+        str, POSITIONAL, Field(description="File to judge it on; public without --target-epsilon.")
+    ]
+
+
+class DownstreamJobSpec(DownstreamSpec, RunSpec, ModelSpec):
+    """Arguments of `taciturn downstream`."""
+
+    synthetic: Annotated[
+        str, POSITIONAL, Field(description="Labelled text to train a classifier on.")
+    ]
+    test: Annotated[str, POSITIONAL, Field(description="Real labelled text to test it on.")]
+
+
+class AuditJobSpec(AuditSpec, ModelSpec):
+    """Arguments of `taciturn audit`."""
+
+    signing_key: SigningKey = None
+
+
+class ExtractJobSpec(ExtractSpec, ModelSpec):
+    """Arguments of `taciturn extract`. Secret, prefix and telltale are the user's own knowledge."""
+
+    secret: Annotated[
+        str, Field(description="What the model should not tell; better in a file.", repr=False)
+    ]
+    prefix: Annotated[
+        str, Field(description="What the model is asked to go on from.", repr=False)
+    ] = ""
+    telltale: Annotated[
+        str | None,
+        Field(description="Words that give it away; default: the secret itself.", repr=False),
+    ] = None
+    output: ResultFile = None
+
+
+class MembershipJobSpec(MembershipSpec, ModelSpec):
+    """Arguments of `taciturn membership`."""
+
+    members: Annotated[str, POSITIONAL, Field(description="Units that were in the training data.")]
+    non_members: Annotated[str, POSITIONAL, Field(description="Units like them that were not.")]
+    output: Annotated[
+        str | None, Field(description="Name of a JSON file for the model's private folder.")
+    ] = None
+
+
+class DemoSpec(Spec):
+    """Arguments of `taciturn demo`."""
+
+    model: Annotated[
+        str, Field(description="Base model: hub id, local path, GGUF path, or embedded name.")
+    ] = "taciturn/tiny-medical"
+    minutes: Annotated[
+        float,
+        Field(
+            gt=0,
+            le=10_000,
+            allow_inf_nan=False,
+            description="Time for each fit of another model than the embedded one; more buys "
+            "more patients, of whom there are at least 300.",
+        ),
+    ] = 10.0
+    output: Annotated[str, OUTPUT, Field(description="Where the report goes.")] = "demo-report.html"
+    seed: Annotated[Seed, Field(description="Seeds the invented notes and samples.")] = 0
+    epsilon: Annotated[
+        float,
+        Field(ge=0.01, le=1000, allow_inf_nan=False, description="Budget of the private fit."),
+    ] = 3.0
