@@ -44,26 +44,39 @@ def test_rejects_another_law_of_the_same_scale() -> None:
         two_sided(uniform, 1.0)
 
 
-def test_stream_is_standard_normal_in_every_moment_that_matters() -> None:
-    values = SecureStream(key(2)).normal((400_000,)).numpy()
+class DeviceStream(SecureStream):
+    """Makes its noise as for another device, on this one."""
+
+    def _own_bits(self, half: int, device: torch.device) -> torch.Tensor:
+        return self._device_bits(half, device)
+
+
+STREAMS = pytest.mark.parametrize("kind", [SecureStream, DeviceStream])
+
+
+@STREAMS
+def test_stream_is_standard_normal_in_every_moment_that_matters(kind: type[SecureStream]) -> None:
+    values = kind(key(2)).normal((400_000,)).numpy()
     assert stats.kstest(values, "norm").pvalue > CHANCE
     for power, expected, spread in ((1, 0, 1), (2, 1, 2), (3, 0, 15), (4, 3, 96), (6, 15, 10_170)):
         deviations = (np.mean(values**power) - expected) / math.sqrt(spread / len(values))
         assert abs(deviations) < 5.5, power
 
 
-def test_tails() -> None:
-    values = np.abs(SecureStream(key(3)).normal((1_000_000,)).numpy())
+@STREAMS
+def test_tails(kind: type[SecureStream]) -> None:
+    values = np.abs(kind(key(3)).normal((1_000_000,)).numpy())
     for far in (2, 3, 4):
         seen, expected = (values > far).sum(), 2 * stats.norm.sf(far) * len(values)
         assert stats.poisson.cdf(seen, expected) > CHANCE
         assert stats.poisson.sf(seen - 1, expected) > CHANCE
 
 
+@STREAMS
 @pytest.mark.parametrize("lag", [1, 2, 50_000])
-def test_values_are_independent(lag: int) -> None:
+def test_values_are_independent(lag: int, kind: type[SecureStream]) -> None:
     """Lag 50,000 pairs the two values that one Box-Muller pair gives."""
-    values = SecureStream(key(4)).normal((100_000,)).numpy()
+    values = kind(key(4)).normal((100_000,)).numpy()
     for transform in (lambda x: x, np.square, np.sign, np.abs):
         a, b = transform(values[:-lag]), transform(values[lag:])
         correlation = np.corrcoef(a, b)[0, 1]

@@ -109,7 +109,7 @@ def test_next_large_sum_has_other_noise() -> None:
 
 
 def test_a_stream_that_fails_is_not_survived(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(self: SecureStream, shape: object) -> None:
+    def fail(self: SecureStream, *_: object) -> None:
         raise OSError("no entropy")
 
     monkeypatch.setattr(SecureStream, "normal", fail)

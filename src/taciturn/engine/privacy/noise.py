@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from taciturn.engine.privacy.ranks import Ranks
-from taciturn.engine.privacy.rng import NORMAL_CHUNK, SecureStream
+from taciturn.engine.privacy.rng import DEVICE_CHUNK, NORMAL_CHUNK, SecureStream
 from taciturn.engine.privacy.types import BoundedSum, PrivateGradient
 
 # 2^-20 of the noise: far above float64's gaps, far below anything that training can feel.
@@ -70,10 +70,12 @@ def grid_step(std: float) -> float:
 
 
 def _chunks(flat: Iterable[_Part]) -> Iterator[list[_Part]]:
-    """All values in order, NORMAL_CHUNK at a time: of many small parameters, or of a large one."""
+    """All values in order, a chunk at a time: of many small parameters, or of a large one."""
     parts: list[_Part] = []
-    room = NORMAL_CHUNK
+    room = 0
     for value, out in flat:
+        chunk = NORMAL_CHUNK if value.device.type == "cpu" else DEVICE_CHUNK
+        room = room if parts else chunk
         start = 0
         while start < len(value):
             stop = min(len(value), start + room)
@@ -81,7 +83,7 @@ def _chunks(flat: Iterable[_Part]) -> Iterator[list[_Part]]:
             room, start = room - (stop - start), stop
             if room == 0:
                 yield parts
-                parts, room = [], NORMAL_CHUNK
+                parts, room = [], chunk
     if parts:
         yield parts
 
@@ -93,7 +95,7 @@ def _release(parts: Sequence[_Part], std: float, divisor: float, stream: SecureS
     """
     step = grid_step(std)
     values = parts[0][0] if len(parts) == 1 else torch.cat([value for value, _ in parts])
-    noised = stream.normal(values.shape).to(values.device)
+    noised = stream.normal(values.shape, values.device)
     noised.mul_(std / step).add_(values, alpha=1 / step).round_().div_(divisor / step)
     sizes = [len(out) for _, out in parts]
     for (_, out), own in zip(parts, noised.split(sizes), strict=True):
