@@ -71,6 +71,10 @@ class DemoGateway:
             return self._admin
         return password_token(self.url, name, self._passwords[name])
 
+    def password(self, name: str) -> str:
+        """The password of somebody of PEOPLE, for the console."""
+        return self._passwords[name]
+
     def put_into_train(self, dataset: str, unit: str) -> None:
         """Have a unit on the training side of every split that holds out at most half.
 
