@@ -104,7 +104,7 @@ def source_identity_not_told(patch: Patch) -> None:
 
 
 def prefixes_not_checked(patch: Patch) -> None:
-    patch.setattr(places, "allowed", lambda *_: True)
+    patch.setattr(places, "is_allowed", lambda *_: True)
     patch.setattr(sources, "_folder", lambda _: "/")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from sqlalchemy import Engine, func, insert, select, update
 from support.gateway import GatewayWorld, refused
 from taciturn.server import retention
 from taciturn.server.audit_log import Record
+from taciturn.server.retention import RetentionService
 from taciturn.server.schema.tables import audit_log, audit_log_exports, incidents
 from taciturn.wire.identity import AuditLogExport, Role
 
@@ -192,6 +194,12 @@ def test_what_an_incident_quoted_is_not_left_in_the_file(
     assert b"Franz-Josef-4711" not in file()
 
 
-def test_a_gateway_prunes_by_itself(kept: GatewayWorld) -> None:
+def test_a_gateway_prunes_by_itself(kept: GatewayWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    pruned = threading.Event()
+    monkeypatch.setattr(RetentionService, "prune", lambda self: pruned.set())
     kept.services.attend()
-    assert "retention" in kept.services.background._tasks
+    kept.services.background.start()
+    try:
+        assert pruned.wait(20)
+    finally:
+        kept.services.background.stop()

@@ -81,8 +81,8 @@ def test_a_stream_is_what_was_and_what_comes(log: JobLog) -> None:
         assert whole == again == [1, 2, 3, 4, 5]
         assert resumed == [3, 4, 5]
         assert broadcast.watching == 0
-        assert await broadcast.ended(log.job, 5)
-        assert not await broadcast.ended(log.job, 4)
+        assert await broadcast.has_ended(log.job, 5)
+        assert not await broadcast.has_ended(log.job, 4)
 
     _run(test, log)
 
@@ -122,7 +122,7 @@ def test_a_slow_reader_is_let_go_and_resumes(log: JobLog, monkeypatch: pytest.Mo
             got = [1, *await _numbers(stream)]
         assert len(got) < 11
         log.end()
-        while not await broadcast.ended(
+        while not await broadcast.has_ended(
             log.job, got[-1]
         ):  # with a queue this short, perhaps once more
             got += await _numbers(broadcast.watch(log.job, got[-1]))

@@ -170,6 +170,6 @@ def test_a_refused_entry_leaves_the_book_as_it_is() -> None:
 
 
 def test_steps_without_noise_have_no_price() -> None:
-    with pytest.raises(GuaranteeError, match="approved exception"):
+    with pytest.raises(GuaranteeError, match="needs approval"):
         priced_steps({"type": "NonPrivateDpEvent"})
     assert event_cost(steps(10)) == UNIT * 10
