@@ -57,7 +57,7 @@ def test_every_string_type_is_text(kind: pa.DataType) -> None:
 def test_ambiguity_lists_the_columns() -> None:
     with pytest.raises(
         MissingColumnError,
-        match="among: id, note; name the one that holds the text with text_field",
+        match="among: id, note; name the one that holds the text",
     ):
         choose({"id": TEXT, "note": TEXT})
     with pytest.raises(MissingColumnError, match="among: n;"):
@@ -113,9 +113,7 @@ def test_bytes_are_text_where_they_are_named(kind: pa.DataType) -> None:
     data = pa.table({"note": column if pa.types.is_dictionary(kind) else column.cast(kind)})
     assert texts(data, text_field="note") == [said]
     assert texts(data.rename_columns(["text"])) == [said]
-    with pytest.raises(
-        MissingColumnError, match="name the one that holds the text with text_field"
-    ):
+    with pytest.raises(MissingColumnError, match="name the one that holds the text"):
         texts(data)
     chat = [b'[{"role": "user"}]'.decode()]
     assert texts(pa.table({"chat": [chat[0].encode()]}), messages_field="chat") == [chat]
