@@ -33,8 +33,10 @@ def keygen(
     output: Annotated[
         Path, typer.Option("--output", "-o", help="Prefix of the three files.")
     ] = Path("taciturn-key"),
-    name: Annotated[str, typer.Option(help="Whose key it is, for those who verify.")] = "taciturn",
-    days: Annotated[int, typer.Option(help="How long it may sign.")] = 730,
+    name: Annotated[
+        str, typer.Option(help="Name of the key's holder, shown to those who verify.")
+    ] = "taciturn",
+    days: Annotated[int, typer.Option(help="Number of days for which the key may sign.")] = 730,
 ) -> None:
     """Make an Ed25519 key; TACITURN_SIGNING_KEY_PASSWORD, if set, encrypts it."""
     from taciturn.certificate.clock import now

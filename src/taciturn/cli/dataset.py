@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from taciturn.sdk.dataset import RemoteDataset
 
 app = group("Datasets of a gateway: list, look at, register.")
-Name = Annotated[str, typer.Argument(help="What the gateway calls it.")]
+Name = Annotated[str, typer.Argument(help="Name of the dataset at the gateway.")]
 ColumnNames = Annotated[
     str | None, typer.Option("--columns", help="Names of all columns, by comma: public then.")
 ]
@@ -43,18 +43,26 @@ def add(
         str, typer.Argument(help="Path, glob or URL; or postgresql+psycopg://HOST/DB#TABLE.")
     ],
     unit: Annotated[str, typer.Option(help="Column or row-wise SQL that names the privacy unit.")],
-    namespace: Annotated[str, typer.Option(help="Whom the rows are about: budgets are theirs.")],
-    units: Annotated[int, typer.Option(help="How many units: declared, public from then on.")],
+    namespace: Annotated[
+        str,
+        typer.Option(help="Namespace: the people whom the rows are about, who share one budget."),
+    ],
+    units: Annotated[
+        int, typer.Option(help="Declared number of privacy units; public from then on.")
+    ],
     columns: ColumnNames = None,
     no_header: NoHeader = False,
     epsilon: Annotated[
-        float | None, typer.Option(help="Opens the namespace's budget, where it has none yet.")
+        float | None,
+        typer.Option(
+            help="Epsilon of the namespace's budget, which is opened if there is none yet."
+        ),
     ] = None,
     delta: Annotated[float | None, typer.Option(help="Goes with --epsilon.")] = None,
     mock: Annotated[Path | None, typer.Option(help="JSONL of invented rows to preview.")] = None,
     description: Annotated[str | None, typer.Option(help="One line for practitioners.")] = None,
     wait: Annotated[
-        bool, typer.Option("--wait/--no-wait", help="Wait until it was seen to be readable.")
+        bool, typer.Option("--wait/--no-wait", help="Wait until a worker has read the data.")
     ] = True,
 ) -> None:
     """Register a reference to private rows, for owners. The gateway never opens them itself.
@@ -91,7 +99,7 @@ def confirm(
     columns: ColumnNames = None,
     no_header: NoHeader = False,
     yes: Annotated[
-        bool, typer.Option("--yes", help="They are names: do not ask, on a terminal or off it.")
+        bool, typer.Option("--yes", help="Confirm the columns without being asked.")
     ] = False,
 ) -> None:
     """Say that the columns that a worker found are names, and no values of a row; for owners.
@@ -159,14 +167,14 @@ def show_one(name: Name, as_json: Json = False) -> None:
 def select(
     name: Name, expressions: Annotated[str, typer.Argument(help="Row-wise SQL, as in SELECT.")]
 ) -> None:
-    """Try a selection on the preview."""
+    """Try a selection on the rows of the preview."""
     with connected() as client:
         say(repr(client.dataset(name).select(expressions).preview()))
 
 
 @app.command()
 def synthesize(
-    epsilon: Annotated[float, typer.Option(help="What the preview costs, once for all.")],
+    epsilon: Annotated[float, typer.Option(help="Epsilon that the preview costs, once.")],
     name: Annotated[
         str | None, typer.Argument(help="Dataset; default: the one that you own.")
     ] = None,

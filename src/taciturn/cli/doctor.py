@@ -43,10 +43,14 @@ Check = Callable[[], list[Finding]]
 def doctor(
     file: File = None,
     audit: Annotated[
-        bool, typer.Option("--audit", help="Attack the engine: does it keep what it promises?")
+        bool,
+        typer.Option(
+            "--audit", help="Attack the engine, and compare what is found with its promise."
+        ),
     ] = False,
     model: Annotated[
-        Path | None, typer.Option(help="Attack it at the settings of this fitted model's folder.")
+        Path | None,
+        typer.Option(help="Folder of a fitted model, at whose settings the engine is attacked."),
     ] = None,
     kubernetes: Annotated[
         bool, typer.Option("--kubernetes", help="Check the cluster that a gateway runs jobs in.")

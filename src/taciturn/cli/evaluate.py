@@ -42,10 +42,12 @@ class _Options(Spec):
     plan: Annotated[
         bool | None,
         Flag(("--plan",)),
-        Field(description="Only say how exact it would be for --target-epsilon; spends nothing."),
+        Field(
+            description="Say how exact the figures would be for --target-epsilon; spend nothing."
+        ),
     ] = None
     n_units: Annotated[
-        int | None, Field(description="With --plan: how many privacy units would be judged here.")
+        int | None, Field(description="Number of privacy units that would be judged, with --plan.")
     ] = None
 
 

@@ -107,7 +107,7 @@ def cancel(id: Id, all_users: Everybodys = False) -> None:
 
 @approval.command("list")
 def list_approvals(
-    all_: Annotated[bool, typer.Option("--all", help="Also those that were decided.")] = False,
+    all_: Annotated[bool, typer.Option("--all", help="Show decided requests, too.")] = False,
     as_json: Json = False,
 ) -> None:
     """List requests that you may know of, newest first."""
@@ -170,7 +170,7 @@ def _remainder(request: ApprovalView) -> str:
 
 @approval.command()
 def approve(id: Request, comment: Comment = None) -> None:
-    """Say yes; another person has to, too."""
+    """Approve a request; a second person has to approve it, too."""
     with connected() as client:
         request = client.approve(id, comment)
         say(f"{id}: {len(request.approved_by)} of {request.needed} have approved; {request.state}")
@@ -178,14 +178,14 @@ def approve(id: Request, comment: Comment = None) -> None:
 
 @approval.command()
 def reject(id: Request, comment: Comment = None) -> None:
-    """Say no; one no is enough."""
+    """Reject a request; one rejection ends it."""
     with connected() as client:
         say(f"{id}: {client.reject(id, comment).state}")
 
 
 @approval.command()
 def withdraw(id: Request, comment: Comment = None) -> None:
-    """Take your yes back: until the last one who is needed has approved, too."""
+    """Take your approval back, until the last approval that is needed is there."""
     with connected() as client:
         request = client.withdraw(id, comment)
         say(f"{id}: {len(request.approved_by)} of {request.needed} have approved; {request.state}")

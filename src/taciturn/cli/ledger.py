@@ -82,7 +82,7 @@ def verify(
         typer.Option(help="File of an earlier --write-anchor, kept elsewhere; repeatable."),
     ] = None,
     write_anchor: Annotated[
-        Path | None, typer.Option(help="Write here where every chain ends now, if all is well.")
+        Path | None, typer.Option(help="File for the end of every chain, written if all is well.")
     ] = None,
 ) -> None:
     """Derive all balances again from the entries; exit code 1 if any row is not as it was written.

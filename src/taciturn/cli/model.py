@@ -42,7 +42,8 @@ def show_one(id: Id, as_json: Json = False) -> None:
 
 @app.command()
 def download(
-    id: Id, output: Annotated[Path, typer.Option("--output", "-o", help="A new folder.")]
+    id: Id,
+    output: Annotated[Path, typer.Option("--output", "-o", help="New folder for the files.")],
 ) -> None:
     """Write a model's files: adapter, card, privacy report, certificate; to be used here."""
     with connected() as client:

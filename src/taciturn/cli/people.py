@@ -76,14 +76,20 @@ def list_users(as_json: Json = False) -> None:
 @user.command("change")
 def change_user(
     name: Name,
-    role: Annotated[list[str] | None, typer.Option("--role", help="All roles from now on.")] = None,
+    role: Annotated[
+        list[str] | None, typer.Option("--role", help="Roles from now on; repeatable.")
+    ] = None,
     group: Groups = None,
     source: Sources = None,
     no_source: Annotated[
-        bool, typer.Option("--no-source", help="Nowhere but where every owner may.")
+        bool,
+        typer.Option(
+            "--no-source", help="Take the person's own sources away; those of every owner stay."
+        ),
     ] = False,
     disabled: Annotated[
-        bool | None, typer.Option("--disable/--enable", help="Shut out, or let in again.")
+        bool | None,
+        typer.Option("--disable/--enable", help="Shut the person out, or let them in again."),
     ] = None,
 ) -> None:
     """Change roles, groups or sources, or shut a person out; `taciturn user link` is for passwords.
@@ -97,11 +103,14 @@ def change_user(
 
 @token.command("add")
 def add_token(
-    name: Annotated[str, typer.Argument(help="What it is for.")],
+    name: Annotated[str, typer.Argument(help="Purpose of the token.")],
     scope: Annotated[
-        list[str] | None, typer.Option(help="Action such as jobs:create; without: all of yours.")
+        list[str] | None,
+        typer.Option(
+            help="Action that the token allows, such as jobs:create; by default all of yours."
+        ),
     ] = None,
-    days: Annotated[int, typer.Option(help="After which it ends.")] = 30,
+    days: Annotated[int, typer.Option(help="Days after which the token ends.")] = 30,
 ) -> None:
     """Make a token; it is printed this once, alone on its line."""
     with connected() as client:

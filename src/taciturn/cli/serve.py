@@ -29,13 +29,16 @@ def serve(
         typer.Option(help="postgresql+psycopg://...; with a password, set the variable instead."),
     ] = None,
     storage_url: Annotated[str | None, typer.Option(help="Object store, s3://...")] = None,
-    public_url: Annotated[str | None, typer.Option(help="How clients reach the gateway.")] = None,
+    public_url: Annotated[
+        str | None, typer.Option(help="Address under which clients reach the gateway.")
+    ] = None,
     launcher: Annotated[str | None, typer.Option(help="local or kubernetes.")] = None,
     processes: Annotated[
         int | None, typer.Option(help="Processes that serve; by default, one for each core.")
     ] = None,
     check: Annotated[
-        bool, typer.Option("--check", help="Look whether it can serve; exit code 1 if not.")
+        bool,
+        typer.Option("--check", help="Check whether the gateway can serve; exit code 1 if not."),
     ] = False,
     migrate: Annotated[
         bool, typer.Option("--migrate", help="Bring the database to this version, and end.")
@@ -43,7 +46,8 @@ def serve(
     new_admin_token: Annotated[
         bool,
         typer.Option(
-            "--new-admin-token", help="Where the first one was lost: print another one, and end."
+            "--new-admin-token",
+            help="Print a new administrator's token, if the first one was lost, and end.",
         ),
     ] = False,
 ) -> None:

@@ -13,7 +13,7 @@ from taciturn.errors import SpecError
 policy = group("Policies: the terms of a namespace.")
 grant = group("Grants: what one user or group may spend of a namespace's budget.")
 
-Namespace = Annotated[str, typer.Argument(help="Whom the rows are about.")]
+Namespace = Annotated[str, typer.Argument(help="Namespace: the people whom the rows are about.")]
 Holder = Annotated[str, typer.Argument(help="user:NAME or group:NAME.")]
 Expires = Annotated[datetime | None, typer.Option("--expires", help="When it ends (UTC).")]
 
@@ -30,19 +30,16 @@ def set_policy(
     namespace: Namespace,
     epsilon: Annotated[float | None, typer.Option(help="The budget.")] = None,
     delta: Annotated[float | None, typer.Option(help="Of the budget.")] = None,
-    job_epsilon: Annotated[
-        float | None, typer.Option(help="The most that one job may cost.")
-    ] = None,
+    job_epsilon: Annotated[float | None, typer.Option(help="Largest epsilon of one job.")] = None,
     model: Annotated[
         list[str] | None, typer.Option(help="Base model that may be fitted, * as wildcard.")
     ] = None,
     kind: Annotated[list[str] | None, typer.Option(help="Kind of job that may run.")] = None,
     approver: Annotated[
-        list[str] | None, typer.Option(help="Who may approve exceptions; at least two people.")
+        list[str] | None,
+        typer.Option(help="Holder who may approve exceptions; at least two people, repeatable."),
     ] = None,
-    job_hours: Annotated[
-        float | None, typer.Option(help="How long a job may run, in hours.")
-    ] = None,
+    job_hours: Annotated[float | None, typer.Option(help="Hours that a job may run.")] = None,
     expires: Expires = None,
     reset_wait_h: Annotated[
         float | None,
@@ -77,7 +74,7 @@ def set_policy(
 def add_grant(
     namespace: Namespace,
     holder: Holder,
-    epsilon: Annotated[float, typer.Option(help="The most they may spend.")],
+    epsilon: Annotated[float, typer.Option(help="Largest epsilon that the holder may spend.")],
     delta: Annotated[float, typer.Option(help="Goes with --epsilon.")],
     expires: Expires = None,
 ) -> None:
@@ -107,7 +104,7 @@ def revoke_grant(namespace: Namespace, holder: Holder) -> None:
 
 
 def budget(
-    namespace: Annotated[str | None, typer.Argument(help="One namespace; else all.")] = None,
+    namespace: Annotated[str | None, typer.Argument(help="Namespace; by default all.")] = None,
     as_json: Json = False,
 ) -> None:
     """Show what of a budget and of your grants is spent, held by jobs, and left."""

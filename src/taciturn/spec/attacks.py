@@ -18,7 +18,7 @@ class ExtractSpec(Sampling):
 
     template: Annotated[
         str | None,
-        Field(description="How secrets of this kind are written, with {fields}.", repr=False),
+        Field(description="Template of secrets of this kind, with {fields}.", repr=False),
     ] = None
     alternatives: Annotated[
         Alternatives,
@@ -30,7 +30,12 @@ class ExtractSpec(Sampling):
         ),
     ] = ()
     max_alternatives: Annotated[
-        int, Field(ge=100, le=1_000_000, description="Up to so many are scored; of more, a sample.")
+        int,
+        Field(
+            ge=100,
+            le=1_000_000,
+            description="Number of alternatives that are scored; of more, a sample is.",
+        ),
     ] = 10_000
     samples: Annotated[
         int, Field(ge=0, le=100_000, description="Continuations to sample; 0: none.")
@@ -49,7 +54,10 @@ class MembershipSpec(DataSpec):
     ] = False
     min_k: Annotated[TopP, Field(description="Share of tokens of Min-K%++.")] = 0.2
     seed: Annotated[
-        Seed, Field(description="That of the fit: which records a unit with too many keeps.")
+        Seed,
+        Field(
+            description="Seed of the fit, which decides what records a unit with too many keeps."
+        ),
     ] = 0
     confidence: Confidence = 0.95
 
@@ -58,5 +66,5 @@ class AuditSpec(Spec):
     """The arguments of `LLM.audit`."""
 
     confidence: Annotated[
-        Confidence, Field(description="With which the lower bound on epsilon holds.")
+        Confidence, Field(description="Confidence of the lower bound on epsilon.")
     ] = 0.95

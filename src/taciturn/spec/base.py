@@ -103,7 +103,10 @@ NOT_TINY = AfterValidator(lambda value: _zero_or_more(value, 1e-4))
 Temperature = Annotated[
     float, Field(ge=0, le=100, allow_inf_nan=False, description="0 is greedy decoding."), NOT_TINY
 ]
-TopP = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False, description="Nucleus mass.")]
+TopP = Annotated[
+    float,
+    Field(gt=0, le=1, allow_inf_nan=False, description="Probability mass of nucleus sampling."),
+]
 NewTokens = Annotated[int, Field(ge=1, le=1_000_000, description="Tokens to write at most.")]
 AtOnce = Annotated[int, Field(ge=1, le=100_000, description="Texts generated at once.")]
 Confidence = Annotated[

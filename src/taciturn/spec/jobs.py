@@ -127,14 +127,20 @@ class ExtractJobSpec(ExtractSpec, ModelSpec):
     """Arguments of `taciturn extract`. Secret, prefix and telltale are the user's own knowledge."""
 
     secret: Annotated[
-        str, Field(description="What the model should not tell; better in a file.", repr=False)
+        str,
+        Field(
+            description="The secret that the model should not tell; better given in a file.",
+            repr=False,
+        ),
     ]
     prefix: Annotated[
-        str, Field(description="What the model is asked to go on from.", repr=False)
+        str, Field(description="Text from which the model continues.", repr=False)
     ] = ""
     telltale: Annotated[
         str | None,
-        Field(description="Words that give it away; default: the secret itself.", repr=False),
+        Field(
+            description="Words that give the secret away; by default the secret itself.", repr=False
+        ),
     ] = None
     output: ResultFile = None
 
@@ -165,7 +171,9 @@ class DemoSpec(Spec):
             "more patients, of whom there are at least 300.",
         ),
     ] = 10.0
-    output: Annotated[str, OUTPUT, Field(description="Where the report goes.")] = "demo-report.html"
+    output: Annotated[str, OUTPUT, Field(description="Path of the page with the report.")] = (
+        "demo-report.html"
+    )
     seed: Annotated[Seed, Field(description="Seeds the invented notes and samples.")] = 0
     epsilon: Annotated[
         float,

@@ -69,7 +69,7 @@ class CanarySpec(Spec):
         ),
     ] = 0
     canary_kind: Annotated[
-        CanaryKind, Field(description="What canaries say: random, new-token or secret.")
+        CanaryKind, Field(description="Text of the canaries: random, new-token or secret.")
     ] = "new-token"
 
     @model_validator(mode="after")
