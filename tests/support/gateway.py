@@ -38,6 +38,8 @@ from taciturn.server.identity.passwords import Passwords
 from taciturn.server.identity.principal import Principal
 from taciturn.server.identity.secret import new_id
 from taciturn.server.jobs.completion import NothingReleased
+from taciturn.server.jobs.pricing import price
+from taciturn.server.jobs.terms import DatasetFacts, Terms
 from taciturn.server.ledger import Ledger, SealKey
 from taciturn.server.ledger.tables import entries
 from taciturn.server.schema.tables import (
@@ -54,8 +56,9 @@ from taciturn.server.services import Services
 from taciturn.server.settings import Settings
 from taciturn.wire.datasets import BudgetTerms, ColumnView, PolicyTerms
 from taciturn.wire.identity import Role
+from taciturn.wire.jobs import RemoteFit
 from taciturn.wire.values import PolicyLine
-from taciturn.wire.worker import LEASE_HEADER
+from taciturn.wire.worker import LEASE_HEADER, BaseModelFacts
 
 NAMESPACE, DATASET, MODEL = "patients", "phee", "taciturn/tiny-medical"
 EPSILON, DELTA, UNITS = 8.0, 1e-6, 1100
@@ -479,6 +482,20 @@ def fit(**changes: Any) -> dict[str, Any]:
         "steps": 20,
         **changes,
     }
+
+
+def plan_of(body: dict[str, Any]) -> dict[str, Any]:
+    """Return the plan of such a fit, as the gateway prices it."""
+    terms = Terms(
+        namespace=NAMESPACE,
+        policy=PolicyTerms(budget=BudgetTerms(epsilon=EPSILON, delta=DELTA)),
+        policy_version=1,
+        holders=(),
+        owned=True,
+        dataset=DatasetFacts(DATASET, "patient_id", UNITS, ()),
+        base=BaseModelFacts(name=MODEL, parameters=4_737_280, context_length=512, vocabulary=6144),
+    )
+    return price(RemoteFit(**body), terms).plan
 
 
 def new_dataset(**changes: Any) -> dict[str, Any]:
