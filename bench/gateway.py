@@ -6,6 +6,7 @@
     python bench/gateway.py --statements       what each kind of request asks of the database
     python bench/gateway.py --database SQLite  one of them only
     python bench/gateway.py --processes 4      of PostgreSQL's gateway; SQLite serves one
+    python bench/gateway.py --without-plans    plans of a budget without room cost a search each
 
 The gateway runs as `taciturn serve` runs it, on PostgreSQL in two processes, sessions and audit log
 included, every answer on record before it leaves. The load comes from this process over
@@ -66,6 +67,7 @@ class Place:
     over: list[str]
     running: list[str]
     model: str
+    plans: bool = True
 
     def say(self, event: JobEvent) -> None:
         """An event of every job that runs."""
@@ -91,7 +93,7 @@ class Place:
             paul("budget", f"budgets/{NAMESPACE}", 5),
             *(
                 paul("plan", "plans", 1, fit(target_epsilon=0.5 + number / 10))
-                for number in range(5)
+                for number in range(5 if self.plans else 0)
             ),
             paul("new token", "tokens", 2, {"name": "a notebook's", "expires_in_days": 1}),
             paul("new job", "jobs", 3, {"kind": "sample", "model": self.model, "prompts": ["A"]}),
@@ -133,7 +135,7 @@ def place(kind: str, processes: int) -> Iterator[Place]:
     with (
         tempfile.TemporaryDirectory(prefix="taciturn-bench-") as folder,
         database(kind) as url,
-        _opened(url, folder, processes) as found,
+        _opened(url, folder, 1 if kind == "SQLite" else processes) as found,
     ):
         yield found
 
@@ -358,6 +360,7 @@ def main() -> int:
     parser.add_argument("--soak", type=float, default=0.0)
     parser.add_argument("--soak-rate", type=float, default=100.0)
     parser.add_argument("--statements", action="store_true")
+    parser.add_argument("--without-plans", action="store_true")
     given = parser.parse_args()
     more_files()
     print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores")
@@ -366,6 +369,7 @@ def main() -> int:
         print(kind)
         try:
             with place(kind, given.processes) as at:
+                at.plans = not given.without_plans
                 if given.statements:
                     well &= statements(at)
                 elif given.soak:
