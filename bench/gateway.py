@@ -6,7 +6,7 @@
     python bench/gateway.py --statements       what each kind of request asks of the database
     python bench/gateway.py --database SQLite  one of them only
     python bench/gateway.py --processes 4      of PostgreSQL's gateway; SQLite serves one
-    python bench/gateway.py --without-plans    plans of a budget without room cost a search each
+    python bench/gateway.py --without-plans    plans look through the many earlier fits here
 
 The gateway runs as `taciturn serve` runs it, on PostgreSQL in two processes, sessions and audit log
 included, every answer on record before it leaves. The load comes from this process over
