@@ -66,6 +66,16 @@ def test_what_is_no_key_is_refused() -> None:
         key_stream(key_of(KEY), 2**31)
 
 
+def test_a_device_whose_integers_differ_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    chacha._verify.cache_clear()
+    chacha._verify(torch.device("cpu"))
+    chacha._verify.cache_clear()
+    real, streams = chacha._computed, iter((1, 0))
+    monkeypatch.setattr(chacha, "_computed", lambda *given: real(*given) + next(streams))
+    with pytest.raises(GuaranteeError, match="do not give ChaCha20's stream"):
+        chacha._verify(torch.device("cpu"))
+
+
 class ElsewhereStream(SecureStream):
     """Makes its noise as for another device, on this one."""
 
