@@ -9,7 +9,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -334,6 +334,7 @@ def phee_parser(description: str) -> argparse.ArgumentParser:
     parser.add_argument("--table", action="store_true", help="measure nothing; print what is there")
     parser.add_argument("--without-secret", action="store_true")
     parser.add_argument("--records", type=int, help="of each file; a trial of the script itself")
+    parser.add_argument("--dev", type=int, help="choose by the first so many texts of dev.jsonl")
     parser.add_argument("--results", type=Path, default=RESULTS / "phee.jsonl")
     return parser
 
@@ -346,4 +347,6 @@ def on_phee(given: argparse.Namespace) -> Bench | None:
     corpus = phee(given.folder, secret=not given.without_secret)
     if given.records is not None:
         corpus = corpus.first(given.records)
+    if given.dev is not None:
+        corpus = replace(corpus, dev=corpus.dev[: given.dev])
     return Bench(Given.of(given), corpus, Records(given.results))
