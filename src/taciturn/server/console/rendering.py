@@ -7,7 +7,7 @@ import hashlib
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -38,11 +38,16 @@ _POLICY = (
 
 @dataclass(frozen=True, slots=True)
 class MenuEntry:
-    """A line of the menu, for people who may do `action`."""
+    """A line of the menu, for people who may do `action`.
+
+    Attributes:
+        begins: title of the group that begins with this line.
+    """
 
     path: str
     title: str
     action: Action
+    begins: str | None = None
 
 
 MENU = (
@@ -52,9 +57,9 @@ MENU = (
     MenuEntry("/jobs", "Jobs", Action.JOBS_READ),
     MenuEntry("/models", "Models", Action.MODELS_READ),
     MenuEntry("/approvals", "Approvals", Action.APPROVALS_READ),
-    MenuEntry("/ledger", "Ledger", Action.LEDGER_READ),
+    MenuEntry("/ledger", "Ledger", Action.LEDGER_READ, "Oversight"),
     MenuEntry("/audit-log", "Audit log", Action.AUDIT_LOG_READ),
-    MenuEntry("/operations", "Operations", Action.JOBS_OPERATE),
+    MenuEntry("/operations", "Operations", Action.JOBS_OPERATE, "Administration"),
     MenuEntry("/people", "People", Action.USERS_READ),
     MenuEntry("/base-models", "Base models", Action.BASE_MODELS_READ),
 )
@@ -191,6 +196,7 @@ def _environment() -> Environment:
         duration=duration,
         share=share,
         figure=figure,
+        chart_time=chart_time,
     )
     return environment
 
@@ -201,6 +207,11 @@ def when(moment: datetime | None) -> Markup:
         return Markup("never")
     text = moment.strftime("%Y-%m-%d %H:%M UTC")
     return Markup('<time datetime="{}" title="{}">{}</time>').format(moment.isoformat(), text, text)
+
+
+def chart_time(seconds: float) -> Markup:
+    """Return a moment of a chart, in seconds since 1970, as `when` shows it."""
+    return when(datetime.fromtimestamp(seconds, UTC))
 
 
 def rounded_up(epsilon: float) -> str:

@@ -40,6 +40,7 @@
     const dark = matchMedia("(prefers-color-scheme: dark)").matches;
     const next = (document.documentElement.dataset.theme ?? (dark ? "dark" : "light")) === "dark" ? "light" : "dark";
     apply(next);
+    document.dispatchEvent(new Event("theme"));
     try { localStorage.setItem("theme", next); } catch { /* a private window: this page alone */ }
   });
 
