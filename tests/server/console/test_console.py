@@ -6,11 +6,11 @@ import hashlib
 import json
 import re
 import tomllib
-from typing import Any
 
 import pytest
 from httpx import Response
 
+from support.console import look, send
 from support.gateway import PASSWORD, GatewayWorld, fit
 from taciturn.server.console.rendering import (
     FOLDER,
@@ -40,20 +40,6 @@ HOSTILE = (
     "\u202eevil<b>",
 )
 HTML = {"Accept": "text/html,*/*"}
-
-
-@pytest.fixture
-def console(lite: GatewayWorld) -> GatewayWorld:
-    """A gateway with people and data, on SQLite."""
-    return lite.populate()
-
-
-def look(world: GatewayWorld, who: str, path: str, **headers: str) -> Response:
-    return world.client.get(path, headers=world.headers(who) | headers, follow_redirects=False)
-
-
-def send(world: GatewayWorld, who: str, path: str, **fields: Any) -> Response:
-    return world.client.post(path, data=fields, headers=world.headers(who) | {"HX-Request": "true"})
 
 
 @pytest.mark.parametrize("who", ["olga", "paul", "ann", "adam"])
