@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import gzip
 import hashlib
 import math
 from collections.abc import Callable, Mapping
@@ -29,6 +30,9 @@ from taciturn.server.services import Services
 FOLDER = Path(__file__).parent
 STATIC = "/static"
 SIGN_IN = "/sign-in"
+
+_PLAIN_BYTES = 2_000
+"""Answers up to this length are sent as they are."""
 
 _POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
@@ -118,9 +122,19 @@ def page(
         "Content-Security-Policy": _POLICY,
         "Referrer-Policy": "same-origin",
         "Cache-Control": "no-store",
-        "Vary": "HX-Request",
+        "Vary": "HX-Request, Accept-Encoding",
     }
-    return HTMLResponse(text, status_code=status, headers=headers)
+    content = text.encode()
+    # Pages hold no secret, so their lengths tell none; what shows a new token is below the limit.
+    if len(content) > _PLAIN_BYTES and takes_gzip(request):
+        content = gzip.compress(content, compresslevel=5, mtime=0)
+        headers["Content-Encoding"] = "gzip"
+    return HTMLResponse(content, status_code=status, headers=headers)
+
+
+def takes_gzip(request: Request) -> bool:
+    """Return True if the browser says that it reads compressed answers."""
+    return "gzip" in request.headers.get("accept-encoding", "")
 
 
 def public_address(services: Services) -> str:
@@ -172,6 +186,12 @@ def static_files() -> Mapping[str, tuple[str, bytes]]:
         for path in sorted(folder.rglob("*"))
         if path.suffix in (".css", ".js", ".svg")
     }
+
+
+@functools.cache
+def compressed(name: str) -> bytes:
+    """Return one of these files as browsers that read compressed answers get it."""
+    return gzip.compress(static_files()[name][1], compresslevel=9, mtime=0)
 
 
 def static_url(name: str) -> str:

@@ -13,10 +13,12 @@ from taciturn.server.console.rendering import (
     SIGN_IN,
     STATIC,
     PageRoute,
+    compressed,
     go_to,
     page,
     public_address,
     static_files,
+    takes_gzip,
 )
 from taciturn.server.http.access import Requires, Svc, entrance, public
 from taciturn.server.http.routes.logins import address_of
@@ -72,12 +74,15 @@ def sign_out(
 
 
 @router.get(STATIC + "/{digest}/{name:path}", dependencies=[Depends(public)])
-async def read_static(digest: str, name: str) -> Response:
+async def read_static(request: Request, digest: str, name: str) -> Response:
     """Send a file that pages load; its address changes with its content, so browsers keep it."""
     current, content = static_files().get(name, ("", b""))
     if not content or current != digest:
         raise ProblemError("not_found", "there is no such file")
-    headers = {"Cache-Control": "public, max-age=31536000, immutable"}
+    headers = {"Cache-Control": "public, max-age=31536000, immutable", "Vary": "Accept-Encoding"}
+    if takes_gzip(request):
+        content = compressed(name)
+        headers["Content-Encoding"] = "gzip"
     return Response(content, media_type=_TYPES[name.rsplit(".", 1)[-1]], headers=headers)
 
 
