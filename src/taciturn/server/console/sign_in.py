@@ -35,9 +35,11 @@ _WRONG = "the name or the password is wrong"
 
 
 @router.get(SIGN_IN, dependencies=[Depends(public)])
-async def read_sign_in(request: Request, services: Svc, next: str = "/") -> Response:
-    """Show the form."""
-    return _form(request, services, next)
+async def read_sign_in(
+    request: Request, services: Svc, next: str = "/", ended: str = ""
+) -> Response:
+    """Show the form, and to somebody whose session has ended, that it has."""
+    return _form(request, services, next, ended=bool(ended))
 
 
 @router.post(SIGN_IN, dependencies=[Depends(entrance)])
@@ -87,7 +89,12 @@ async def read_static(request: Request, digest: str, name: str) -> Response:
 
 
 def _form(
-    request: Request, services: Svc, path: str, problem: ProblemError | None = None
+    request: Request,
+    services: Svc,
+    path: str,
+    problem: ProblemError | None = None,
+    *,
+    ended: bool = False,
 ) -> Response:
     body = None if problem is None else problem.problem()
     if problem is not None:
@@ -100,6 +107,7 @@ def _form(
         next=_local(path),
         address=public_address(services),
         problem=body,
+        ended=ended,
     )
     if problem is not None:
         for name, value in problem.headers.items():
