@@ -50,7 +50,8 @@ class Site:
     def addresses(self, who: str) -> list[str]:
         """Return the pages that somebody may open, without parts of pages."""
         role = ROLE_OF[who]
-        pages = [page for page in console_pages(self.world.app, self.things) if page.is_for(role)]
+        every = console_pages(self.world.app, self.things)
+        pages = [page for page in every if page.is_for(role) and not page.public]
         documents = []
         for page in pages:
             answer = (
@@ -103,7 +104,7 @@ def violations(page: Any) -> list[str]:
 @pytest.mark.parametrize("who", list(ROLE_OF))
 def test_axe_finds_nothing_serious(site: Site, who: str) -> None:
     found: list[str] = []
-    with site.of(who) as seen:
+    with site.of(who, reduced_motion="reduce") as seen:
         for address in site.addresses(who):
             seen.page.goto(address)
             for theme in ("light", "dark"):
@@ -156,6 +157,29 @@ def test_the_keyboard_reaches_everything_in_order(site: Site, who: str) -> None:
             seen.page.keyboard.press("Enter")
             seen.page.keyboard.press("Tab")
             assert not seen.page.evaluate(FOCUSED)["inMenu"], address
+
+
+def test_keys_and_the_menu_of_a_phone(site: Site) -> None:
+    with site.of("paul") as seen:
+        seen.page.goto("/")
+        seen.page.keyboard.press("?")
+        keys = seen.page.get_by_role("dialog", name="Keys")
+        keys.get_by_text("Datasets").wait_for()
+        assert violations(seen.page) == []
+        seen.page.keyboard.press("Escape")
+        assert keys.count() == 0
+        seen.page.keyboard.press("g")
+        seen.page.keyboard.press("d")
+        seen.page.wait_for_url("**/datasets")
+        seen.page.set_viewport_size({"width": NARROW[0], "height": NARROW[1]})
+        jobs = seen.page.get_by_role("link", name="Jobs", exact=True)
+        assert not jobs.is_visible()
+        button = seen.page.get_by_role("button", name="Menu")
+        button.click()
+        assert button.get_attribute("aria-expanded") == "true"
+        assert violations(seen.page) == []
+        jobs.click()
+        seen.page.wait_for_url("**/jobs")
 
 
 @pytest.mark.parametrize("who", list(ROLE_OF))
@@ -234,6 +258,21 @@ def test_hostile_strings_do_nothing(site: Site) -> None:
             assert seen.problems == [], who
     back = update(datasets).where(datasets.c.name == DATASET).values(description=None)
     site.world.gateway.write(lambda connection: connection.execute(back))
+
+
+def test_pages_for_everybody_can_be_read(site: Site) -> None:
+    with window(site.browser, site.url, reduced_motion="reduce") as seen:
+        for page in console_pages(site.world.app, site.things):
+            if not page.public:
+                continue
+            seen.page.goto(page.address)
+            for theme in ("light", "dark"):
+                seen.page.emulate_media(color_scheme=theme)
+                assert violations(seen.page) == []
+            for width, height in SIZES:
+                seen.page.set_viewport_size({"width": width, "height": height})
+                assert seen.page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0
+        assert seen.problems == []
 
 
 def test_problems_say_what_to_do(site: Site) -> None:

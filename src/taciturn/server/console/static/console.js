@@ -122,6 +122,18 @@
     if (notice && notice.getBoundingClientRect().top < 0) notice.scrollIntoView({ block: "center" });
   });
 
+  // What is wider or longer than its place can be scrolled by keys.
+  const reach = () => {
+    for (const part of document.querySelectorAll("pre, .scroll, .short")) {
+      const scrolls = part.scrollWidth > part.clientWidth || part.scrollHeight > part.clientHeight;
+      if (scrolls) part.tabIndex = 0;
+      else part.removeAttribute("tabindex");
+    }
+  };
+  for (const name of ["DOMContentLoaded", "htmx:after:swap", "toggle"]) document.addEventListener(name, reach, true);
+  addEventListener("load", reach);
+  addEventListener("resize", reach);
+
   // Sliders say their value.
   document.addEventListener("input", (event) => {
     const output = event.target.form?.querySelector(`output[for="${event.target.id}"]`);
