@@ -90,6 +90,12 @@ class Registrations:
             lambda connection: self.references.prefixes(connection, caller.user_id)
         )
 
+    def mock(self, name: str, caller: Principal) -> tuple[dict[str, Any], ...]:
+        """The rows that its owner invented, to be changed; empty if there are none."""
+        return self.gateway.read(
+            lambda connection: self.datasets.owned(connection, name, caller).mock
+        )
+
     def change(self, name: str, change_request: DatasetChange, caller: Principal) -> DatasetView:
         """Change description or mock rows."""
         values: dict[str, Any] = {}
