@@ -183,7 +183,9 @@ def test_grants_that_rest_refuses_are_refused(
     answer = send(console, "olga", f"{PATH}/grants", **(GRANT | changes))
     assert answer.status_code == status, answer.text
     assert console.entries() == before
-    assert send(console, "olga", f"{PATH}/grants/revocations", holder="user:petra").status_code == 404
+    assert (
+        send(console, "olga", f"{PATH}/grants/revocations", holder="user:petra").status_code == 404
+    )
 
 
 def test_a_group_is_told_that_it_shares(console: GatewayWorld) -> None:

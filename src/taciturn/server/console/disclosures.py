@@ -152,6 +152,7 @@ def _curve_chart(curve: SpentCurve) -> dict[str, Any] | None:
     return {
         "x": {
             "label": "Delta, as a power of ten",
+            "time": False,
             "values": [round(math.log10(delta), 3) for delta in curve.deltas],
         },
         "y": {"label": "Epsilon"},
