@@ -152,15 +152,15 @@ def test_shares_of_the_course_are_those_of_the_ledger(console: GatewayWorld) -> 
     history = console.services.spending.history("patients", olga)
     budget = console.services.budgets.read("patients", olga)
     last = history.points[-1]
-    assert (last.charged, last.taken) == pytest.approx((budget.charged, budget.taken))
-    assert {person.name: person.held > 0 for person in history.people} == {
+    assert (last.charged, last.used) == pytest.approx((budget.charged, budget.taken))
+    assert {person.name: person.reserved > 0 for person in history.people} == {
         "paul": False,
         "petra": True,
     }
     assert history.read == history.entries == console.entries()
     ledger.release("e", running)
     history = console.services.spending.history("patients", olga)
-    assert history.points[-1].taken == pytest.approx(budget.charged)
+    assert history.points[-1].used == pytest.approx(budget.charged)
     curve = console.services.spending.curve("patients", olga)
     report = console.get(f"ledger/patients/jobs/{_only_job(console)}", "olga").json()
     at = curve.deltas.index(1e-6)

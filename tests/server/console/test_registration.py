@@ -22,7 +22,7 @@ FIELDS = {
     "epsilon": "8",
     "delta": "1e-6",
     "description": "Notes of a ward",
-    "stated": "id\ncontext\n",
+    "names": "id\ncontext\n",
     "mock": '{"id": "n1", "context": "Mr Mock coughs."}\n\n{"id": "n2", "context": "Dry."}',
 }
 
@@ -53,7 +53,7 @@ def test_owners_alone_register(console: GatewayWorld, who: str) -> None:
 
 @pytest.mark.parametrize("end", ["columns", "probes", "change", "removal"])
 def test_another_owner_changes_nothing(console: GatewayWorld, end: str) -> None:
-    answer = send(console, "oscar", f"/datasets/phee/{end}", sure="phee", stated="id")
+    answer = send(console, "oscar", f"/datasets/phee/{end}", sure="phee", names="id")
     assert answer.status_code == 404
     assert look(console, "oscar", "/datasets/phee/change").status_code == 404
     console.grant("user:otto")
@@ -72,7 +72,7 @@ def test_another_owner_changes_nothing(console: GatewayWorld, end: str) -> None:
         ({"delta": "0.5"}, "delta"),
         ({"mock": "[1]"}, "line 1 is no JSON object"),
         ({"mock": '{"id": "n1"}\nnone'}, "line 2 is no JSON object"),
-        ({"stated": "id\nid"}, "twice"),
+        ({"names": "id\nid"}, "twice"),
         ({"unit": "count(*)"}, "count"),
         ({"source": "/proc/self/environ"}, "source"),
         ({"namespace": "patients", "epsilon": "3"}, "in use"),
@@ -104,7 +104,7 @@ def test_a_namespace_says_what_it_needs(console: GatewayWorld) -> None:
 
 def waiting(world: GatewayWorld, columns: tuple[ColumnView, ...] | None) -> str:
     """Register `ward` without columns, and let a probe end."""
-    send(world, "olga", "/register", **(FIELDS | {"stated": ""}))
+    send(world, "olga", "/register", **(FIELDS | {"names": ""}))
     world.probed("ward", columns)
     return look(world, "olga", "/datasets/ward").text
 
@@ -112,14 +112,14 @@ def waiting(world: GatewayWorld, columns: tuple[ColumnView, ...] | None) -> str:
 def test_columns_are_confirmed_as_they_were_shown(console: GatewayWorld) -> None:
     page = waiting(console, COLUMNS)
     assert "Are these names of columns?" in page
-    hidden = re.search(r'name="found" value="([^"]*)"', page)
+    hidden = re.search(r'name="columns" value="([^"]*)"', page)
     assert hidden is not None
     shown = html.unescape(hidden[1])
-    answer = send(console, "olga", "/datasets/ward/columns", found=shown[:-20])
+    answer = send(console, "olga", "/datasets/ward/columns", columns=shown[:-20])
     assert answer.status_code == 422
     other = shown.replace("context", "contents")
-    assert send(console, "olga", "/datasets/ward/columns", found=other).status_code == 409
-    answer = send(console, "olga", "/datasets/ward/columns", found=shown)
+    assert send(console, "olga", "/datasets/ward/columns", columns=other).status_code == 409
+    answer = send(console, "olga", "/datasets/ward/columns", columns=shown)
     assert answer.headers["hx-redirect"] == "/datasets/ward"
     assert console.get("datasets/ward", "olga").json()["state"] == "ready"
     assert "Are these names" not in look(console, "olga", "/datasets/ward").text
@@ -138,7 +138,7 @@ def test_columns_that_look_like_a_row_are_marked_and_shown_to_the_owner_alone(
         assert other.status_code == 200
         assert "P-10293" not in other.text
         assert "has yet to confirm" in other.text
-    answer = send(console, "olga", "/datasets/ward/columns", first_line="row", stated="id\nname")
+    answer = send(console, "olga", "/datasets/ward/columns", first_line="row", names="id\nname")
     assert answer.headers["hx-redirect"] == "/datasets/ward"
     view = console.get("datasets/ward", "olga").json()
     assert (view["state"], view["header"]) == ("probing", False)

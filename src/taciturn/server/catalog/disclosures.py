@@ -246,7 +246,7 @@ def _subjects(dataset: Dataset) -> Select[Any]:
 
 
 def _released(dataset: Dataset, position: _Position, fetch: int) -> Select[Any]:
-    """What jobs have released, a line for each job."""
+    """Released files, a line for each job."""
     files = (
         select(
             artifacts.c.job_id.label("job"),

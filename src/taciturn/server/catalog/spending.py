@@ -60,7 +60,7 @@ class SpendingPoint:
 
     at_ms: int
     charged: float
-    taken: float
+    used: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +79,7 @@ class PersonSpending:
     name: str | None
     jobs: int
     charged: float
-    held: float
+    reserved: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +126,7 @@ class JobSpending:
     status: str
     grants: tuple[str, ...]
     charged: float
-    held: float
+    reserved: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,13 +147,13 @@ class SpentCurve:
 @dataclass(slots=True)
 class _Person:
     charged: RenyiCost = field(default_factory=RenyiCost.nothing)
-    held: RenyiCost = field(default_factory=RenyiCost.nothing)
+    reserved: RenyiCost = field(default_factory=RenyiCost.nothing)
     jobs: int = 0
 
 
 @dataclass(slots=True)
 class _Book:
-    """What a namespace's entries add up to so far; held under `lock`."""
+    """Sums over a namespace's entries so far; read and changed under `lock`."""
 
     lock: threading.Lock = field(default_factory=threading.Lock)
     sequence: int = 0
@@ -176,19 +176,19 @@ class _Book:
                 before = self.balance or Balance(terms.epsilon, terms.delta)
                 self.balance = Balance(terms.epsilon, terms.delta, before.charged, before.reserved)
                 self.changes.append(BudgetChange(entry.recorded_at_ms, terms.epsilon, terms.delta))
-            case Reserved() | Extended() as held:
-                cost, person = RenyiCost(held.cost), self._person(held.job)
-                person.jobs += isinstance(held, Reserved)
-                person.held += cost
+            case Reserved() | Extended() as plan:
+                cost, person = RenyiCost(plan.cost), self._person(plan.job)
+                person.jobs += isinstance(plan, Reserved)
+                person.reserved += cost
                 self.balance = self._balance.hold(cost)
             case Charged() as block:
                 cost, person = RenyiCost(block.cost), self._person(block.job)
-                person.held, person.charged = person.held - cost, person.charged + cost
+                person.reserved, person.charged = person.reserved - cost, person.charged + cost
                 self.balance = self._balance.charge(cost)
                 self.steps.update(priced_steps(block.event))
             case Closed() as end:
                 cost, person = RenyiCost(end.freed), self._person(end.job)
-                person.held -= cost
+                person.reserved -= cost
                 self.balance = self._balance.free(cost)
 
     def shown_points(self, now_ms: int) -> tuple[SpendingPoint, ...]:
@@ -199,7 +199,7 @@ class _Book:
         every = math.ceil(len(self.points) / _MOST_POINTS)
         thinned = [*self.points[::-1][::every][::-1]]
         last = thinned[-1]
-        return (*thinned, SpendingPoint(max(now_ms, last.at_ms), last.charged, last.taken))
+        return (*thinned, SpendingPoint(max(now_ms, last.at_ms), last.charged, last.used))
 
     def _keep(self) -> None:
         """Keep where the budget stands as a point, in place of one for the same entry."""
@@ -328,17 +328,17 @@ def _people(book: _Book) -> tuple[PersonSpending, ...]:
         return ()
     share = book.balance.share
     people = (
-        PersonSpending(name, person.jobs, share(person.charged), share(person.held))
+        PersonSpending(name, person.jobs, share(person.charged), share(person.reserved))
         for name, person in book.people.items()
     )
-    return tuple(sorted(people, key=lambda person: -(person.charged + person.held)))
+    return tuple(sorted(people, key=lambda person: -(person.charged + person.reserved)))
 
 
 def _forecast(points: Sequence[SpendingPoint], now_ms: int) -> Forecast | None:
     """The pace of the last 28 days, or since the first step that was spent, if that was a week ago
     at least, carried on."""
     first_ms = next((point.at_ms for point in points if point.charged > 0), None)
-    if first_ms is None or points[-1].taken >= 1:
+    if first_ms is None or points[-1].used >= 1:
         return None
     since_ms = max(first_ms, now_ms - _WINDOW_MS)
     if now_ms - since_ms < _LEAST_MS:
@@ -347,7 +347,7 @@ def _forecast(points: Sequence[SpendingPoint], now_ms: int) -> Forecast | None:
     gained = points[-1].charged - (before[-1] if before else 0.0)
     if gained <= 0:
         return None
-    wait_ms = (1 - points[-1].taken) / gained * (now_ms - since_ms)
+    wait_ms = (1 - points[-1].used) / gained * (now_ms - since_ms)
     at = moment(round(now_ms + wait_ms)) if wait_ms < _FURTHEST_MS else None
     return Forecast(moment(since_ms), gained, at)
 
@@ -363,7 +363,7 @@ def _job(row: Row[Any], statements: Mapping[str, ledger.JobStatement]) -> JobSpe
         status=statement.status,
         grants=statement.grants,
         charged=statement.charged,
-        held=statement.reserved,
+        reserved=statement.reserved,
     )
 
 

@@ -78,11 +78,11 @@ def _of_limits(before: PolicyView, after: PolicyTerms) -> Iterator[str]:
             if after.job_epsilon is None
             else f"A job that costs more than epsilon {after.job_epsilon:g} is refused."
         )
-    gone = sorted(set(before.kinds) - set(after.kinds))
-    if gone:
+    dropped_kinds = sorted(set(before.kinds) - set(after.kinds))
+    if dropped_kinds:
         yield (
-            f"Nobody can start jobs of these kinds any more: {', '.join(gone)}. Jobs that run go "
-            "on."
+            f"Nobody can start jobs of these kinds any more: {', '.join(dropped_kinds)}. Jobs that "
+            "run go on."
         )
     new = sorted(set(after.kinds) - set(before.kinds))
     if new:

@@ -52,7 +52,7 @@ def read_dataset(request: Request, caller: Reader, services: Svc, name: Name) ->
         budget=_budget(services, dataset, caller),
         preview=_preview(services, dataset, caller),
         probe=_probe(services, dataset, caller),
-        found=_found(dataset),
+        columns_json=_columns_json(dataset),
     )
 
 
@@ -92,7 +92,7 @@ def is_owned(dataset: DatasetView, caller: Principal) -> bool:
     return dataset.owner == caller.name and Action.DATASETS_WRITE in caller.actions
 
 
-def _found(dataset: DatasetView) -> str:
+def _columns_json(dataset: DatasetView) -> str:
     """Return the columns that are to be confirmed as the form sends them back: what was shown is
     what is confirmed, whatever was found meanwhile."""
     if dataset.found is None:

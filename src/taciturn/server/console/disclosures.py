@@ -1,4 +1,4 @@
-"""What a dataset's owner watches: where its budget went, what has left, what attacks found."""
+"""Pages that a dataset's owner watches: its budget's course, what has left, what attacks showed."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from taciturn.wire.values import Name
 
 router = APIRouter(prefix="/datasets/{name}", route_class=PageRoute)
 Overseer = Annotated[Principal, Depends(Requires(Action.LEDGER_READ))]
+_LEAST_AHEAD_S = 28 * 86_400.0
 
 
 @router.get("/spending")
@@ -119,22 +120,27 @@ def _history_chart(history: BudgetHistory) -> dict[str, Any] | None:
         {
             "label": "Spent or held, %",
             "kind": "band",
-            "values": [round(100 * point.taken, 3) for point in points],
+            "values": [round(100 * point.used, 3) for point in points],
         },
     ]
     forecast = history.forecast
     if forecast is not None and forecast.at is not None:
         for one in series:
             one["values"] = [*one["values"], None]
+        # No further ahead than there is history, lest that becomes too small to read.
+        now_s, end_s = times[-1], forecast.at.timestamp()
+        until_s = min(end_s, now_s + max(now_s - times[0], _LEAST_AHEAD_S))
+        used = 100 * points[-1].used
+        reached = used + (100 - used) * (until_s - now_s) / (end_s - now_s)
         ahead: list[float | None] = [None] * (len(times) - 1)
         series.append(
             {
                 "label": "At this pace, %",
                 "kind": "dashed",
-                "values": [*ahead, round(100 * points[-1].taken, 3), 100.0],
+                "values": [*ahead, round(used, 3), round(reached, 3)],
             }
         )
-        times.append(forecast.at.timestamp())
+        times.append(until_s)
     return {
         "x": {"label": "Time", "time": True, "values": times},
         "y": {"label": "Share of the budget, %", "max": 100},

@@ -57,8 +57,10 @@ class PolicyForm:
             job_hours=self.job_hours,
             reset_wait_h=self.reset_wait_h,
         )
-        chosen = {*terms.kinds, *({JobKind.PROBE} & set(before.kinds))}
-        return terms.model_copy(update={"kinds": tuple(kind for kind in JobKind if kind in chosen)})
+        allowed_kinds = {*terms.kinds, *({JobKind.PROBE} & set(before.kinds))}
+        return terms.model_copy(
+            update={"kinds": tuple(kind for kind in JobKind if kind in allowed_kinds)}
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +74,7 @@ class GrantForm:
 
     def terms(self, before: GrantView | None) -> GrantTerms:
         """Return the terms; raises ProblemError `invalid`."""
-        known = None if before is None else before.expires_at
-        ends = moment_of(self.expires_at, known)
+        ends = moment_of(self.expires_at, None if before is None else before.expires_at)
         return built(GrantTerms, epsilon=self.epsilon, delta=self.delta, expires_at=ends)
 
 
@@ -96,7 +97,7 @@ def read_policy(
     """Show the terms of a namespace, and who may spend; in forms to its owner."""
     policy = services.policies.read(namespace, caller)
     budget = services.budgets.read(namespace, caller)
-    chosen = next((grant for grant in budget.grants if grant.holder == holder), None)
+    grant = next((one for one in budget.grants if one.holder == holder), None)
     return page(
         request,
         "policy.html",
@@ -106,9 +107,9 @@ def read_policy(
         owned=policy.owner == caller.name and Action.POLICIES_WRITE in caller.actions,
         kinds=[kind.value for kind in JobKind if kind is not JobKind.PROBE],
         ends=moment_text(policy.expires_at),
-        chosen=chosen,
+        grant=grant,
         holder=holder,
-        grant_ends=moment_text(chosen.expires_at if chosen else None),
+        grant_ends=moment_text(grant.expires_at if grant else None),
         now=services.gateway.clock(),
     )
 

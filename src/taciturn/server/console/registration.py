@@ -45,7 +45,7 @@ class RegistrationForm:
     epsilon: Annotated[str, Form(max_length=30)] = ""
     delta: Annotated[str, Form(max_length=30)] = ""
     description: Annotated[str, Form(max_length=200)] = ""
-    stated: Annotated[str, Form(max_length=_LONG)] = ""
+    names: Annotated[str, Form(max_length=_LONG)] = ""
     first_line: Annotated[str, Form(max_length=10)] = "names"
     mock: Annotated[str, Form(max_length=_LONG)] = ""
 
@@ -63,7 +63,7 @@ class RegistrationForm:
             units=self.units.replace(",", ""),
             budget=budget,
             description=self.description,
-            columns=lines(self.stated) or None,
+            columns=lines(self.names) or None,
             header=self.first_line == "names",
             mock=rows(self.mock),
         )
@@ -113,18 +113,20 @@ def state_columns(
     caller: Writer,
     services: Svc,
     name: Name,
-    found: Annotated[str, Form(max_length=9_000_000)] = "",
-    stated: Annotated[str, Form(max_length=_LONG)] = "",
+    columns: Annotated[str, Form(max_length=9_000_000)] = "",
+    names: Annotated[str, Form(max_length=_LONG)] = "",
     first_line: Annotated[str, Form(max_length=10)] = "names",
 ) -> Response:
     """Confirm the columns that the page has shown, or state other ones."""
-    columns: Any = [{"name": column} for column in lines(stated)] or None
-    if found:
+    stated_columns: Any = [{"name": column} for column in lines(names)] or None
+    if columns:
         try:
-            columns = json.loads(found)
+            stated_columns = json.loads(columns)
         except (ValueError, RecursionError):
-            raise ProblemError("invalid", "found: open the page again, and confirm again") from None
-    request = built(StatedColumns, columns=columns, header=first_line == "names")
+            raise ProblemError(
+                "invalid", "columns: open the page again, and confirm again"
+            ) from None
+    request = built(StatedColumns, columns=stated_columns, header=first_line == "names")
     services.registrations.state_columns(name, request, caller)
     return go_to(f"/datasets/{name}")
 

@@ -203,7 +203,7 @@ def job_page(
 def job_statements_within(
     connection: Connection, key: SealKey | None, namespace: str, jobs: Collection[str]
 ) -> dict[str, JobStatement]:
-    """These jobs of a namespace, where they have a reservation, by name; raises as `statement`."""
+    """Status of these jobs of a namespace, of those with a reservation; raises as `statement`."""
     store = Store(connection, key)
     balance = the_account(store.balances(namespace)).balance
     return {job.job: _job(balance, job) for job in store.named_jobs(namespace, jobs)}

@@ -85,7 +85,7 @@ class Store:
         return [self._job(row) for row in self._rows(query.order_by(table.c.job).limit(limit))]
 
     def named_jobs(self, namespace: str, names: Collection[str]) -> list[JobReservation]:
-        """Those of these jobs that the namespace has; nothing is locked."""
+        """Jobs of a namespace that have one of these names; nothing is locked."""
         table = tables.jobs
         query = select(table).where(table.c.namespace == namespace, table.c.job.in_(sorted(names)))
         return [self._job(row) for row in self._rows(query)]
