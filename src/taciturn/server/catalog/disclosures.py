@@ -15,7 +15,7 @@ from datetime import datetime
 from typing import Any
 
 from pydantic import ValidationError
-from sqlalchemy import Connection, Row, Select, and_, func, literal, null, or_, select, union
+from sqlalchemy import Connection, Row, Select, and_, func, literal, null, or_, select, union_all
 
 from taciturn.reports.privacy import Audit
 from taciturn.server.catalog.datasets import Dataset, Datasets
@@ -296,35 +296,29 @@ def _reads(dataset: Dataset, position: _Position, fetch: int) -> Select[Any]:
 
 def _paths(dataset: Dataset) -> Any:
     """Paths under which something of a dataset is read: in the API and in the console."""
-    subjects = _subjects(dataset).subquery()
-    ids = subjects.c.id
-    fits = select(jobs.c.model_id).where(
-        jobs.c.dataset == dataset.name, jobs.c.kind == JobKind.FIT.value
-    )
-    fitted = fits.where(jobs.c.model_id.is_not(None)).subquery().c.model_id
-    files = select(artifacts.c.job_id, artifacts.c.name).where(artifacts.c.job_id.in_(select(ids)))
-    of_jobs = files.subquery()
-    of_models = (
-        select(jobs.c.model_id, artifacts.c.name)
-        .join(artifacts, artifacts.c.job_id == jobs.c.id)
+    subjects = _subjects(dataset).cte("subjects")
+    files = artifacts.c.job_id == subjects.c.id
+    fits = (
+        select(jobs.c.id, jobs.c.model_id)
         .where(
             jobs.c.dataset == dataset.name,
             jobs.c.kind == JobKind.FIT.value,
             jobs.c.model_id.is_not(None),
         )
-        .subquery()
+        .cte("fits")
     )
+    of_fits = artifacts.c.job_id == fits.c.id
     parts = [
-        *(select("/v1/jobs/" + ids + end) for end in _OF_JOB),
-        *(select("/v1/models/" + fitted + end) for end in _OF_MODEL),
-        select("/jobs/" + ids),
-        select("/models/" + fitted),
-        select("/v1/jobs/" + of_jobs.c.job_id + "/files/" + of_jobs.c.name),
-        select("/v1/models/" + of_models.c.model_id + "/files/" + of_models.c.name),
+        *(select("/v1/jobs/" + subjects.c.id + end) for end in _OF_JOB),
+        *(select("/v1/models/" + fits.c.model_id + end) for end in _OF_MODEL),
+        select("/jobs/" + subjects.c.id),
+        select("/models/" + fits.c.model_id),
+        select("/v1/jobs/" + subjects.c.id + "/files/" + artifacts.c.name).where(files),
+        select("/v1/models/" + fits.c.model_id + "/files/" + artifacts.c.name).where(of_fits),
         *(select(literal(f"/v1/datasets/{dataset.name}{end}")) for end in _OF_DATASET),
         *(select(literal(f"/datasets/{dataset.name}{end}")) for end in ("", "/selections")),
     ]
-    return union(*parts)
+    return union_all(*parts)
 
 
 def _view(row: Row[Any]) -> DisclosureView:
