@@ -247,7 +247,7 @@ class Spending:
                 points=points,
                 changes=tuple(book.changes),
                 people=_people(book),
-                forecast=_forecast(book.points, now_ms),
+                forecast=_forecast(book, now_ms),
                 read=book.sequence,
                 entries=max(entries, book.sequence),
             )
@@ -334,17 +334,18 @@ def _people(book: _Book) -> tuple[PersonSpending, ...]:
     return tuple(sorted(people, key=lambda person: -(person.charged + person.reserved)))
 
 
-def _forecast(points: Sequence[SpendingPoint], now_ms: int) -> Forecast | None:
-    """The pace of the last 28 days, or since the first step that was spent, if that was a week ago
-    at least, carried on."""
+def _forecast(book: _Book, now_ms: int) -> Forecast | None:
+    """The pace of the last 28 days, carried on; of less where the first step was paid for, or the
+    budget was changed, since then, but of a week at least."""
+    points = book.points
     first_ms = next((point.at_ms for point in points if point.charged > 0), None)
     if first_ms is None or points[-1].used >= 1:
         return None
-    since_ms = max(first_ms, now_ms - _WINDOW_MS)
+    since_ms = max(first_ms, now_ms - _WINDOW_MS, *(change.at_ms for change in book.changes))
     if now_ms - since_ms < _LEAST_MS:
         return None
-    before = [point.charged for point in points if point.at_ms < since_ms]
-    gained = points[-1].charged - (before[-1] if before else 0.0)
+    earlier_shares = [point.charged for point in points if point.at_ms <= since_ms]
+    gained = points[-1].charged - (0.0 if since_ms == first_ms else earlier_shares[-1])
     if gained <= 0:
         return None
     wait_ms = (1 - points[-1].used) / gained * (now_ms - since_ms)
