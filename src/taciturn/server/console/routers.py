@@ -6,17 +6,23 @@ from taciturn.server.console import (
     account,
     approvals,
     datasets,
+    disclosures,
     home,
     jobs,
     models,
     oversight,
+    policies,
+    registration,
     sign_in,
 )
 
 ROUTERS = (
     sign_in.router,
     home.router,
+    registration.router,
     datasets.router,
+    disclosures.router,
+    policies.router,
     jobs.router,
     models.router,
     approvals.router,

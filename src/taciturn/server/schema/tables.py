@@ -187,6 +187,8 @@ jobs = Table(
     Index("ix_jobs_state", "state"),
     Index("ix_jobs_requester_id", "requester_id", "created_at_ms"),
     Index("ix_jobs_namespace", "namespace", "created_at_ms"),
+    Index("ix_jobs_dataset", "dataset", "created_at_ms"),
+    Index("ix_jobs_model_id", "model_id"),
 )
 
 job_events = Table(
@@ -286,6 +288,7 @@ audit_log = Table(
     Column("address", String(60)),
     Column("details", Text),
     Index("ix_audit_log_actor", "actor", "id"),
+    Index("ix_audit_log_resource", "resource", "id"),
 )
 
 audit_log_exports = Table(
