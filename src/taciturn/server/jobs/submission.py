@@ -229,6 +229,14 @@ class Jobs:
             raise no_job(job_id)
         return page
 
+    def outline(self, caller: Principal, job_id: str, most: int) -> tuple[NumberedEvent, ...]:
+        """Return the events of a job that the caller may follow, of those that say how far it is
+        about `most`; raises ProblemError `not_found` for any other."""
+        events = self.states.events.outline_of(job_id, watches_job(caller), most)
+        if events is None:
+            raise no_job(job_id)
+        return events
+
     def approval_of(self, caller: Principal, job_id: str) -> ApprovalView:
         """The approval that a job needed; `not_found` if it needed none."""
         approval_id = self.view(caller, job_id).approval

@@ -201,6 +201,18 @@ job_events = Table(
     Index("ix_job_events_visible_at_ms", "visible_at_ms"),
 )
 
+fit_speeds = Table(
+    "fit_speeds",
+    metadata,
+    Column("job_id", _ID, ForeignKey("jobs.id"), primary_key=True),
+    Column("base_model", String(300), nullable=False),
+    Column("method", String(20), nullable=False),
+    Column("seconds_per_unit", Float(53), nullable=False),
+    Column("created_at_ms", BigInteger, nullable=False),
+    Index("ix_fit_speeds_base_model", "base_model", "method", "created_at_ms"),
+)
+"""Speeds of fits that have succeeded: what plans of later ones are reckoned with."""
+
 idempotency = Table(
     "idempotency",
     metadata,
