@@ -163,6 +163,7 @@ class Services:
             trials,
             queued=queued,
             keeps=started.keeps,
+            machine=started.machine,
         )
         dispatcher = Dispatcher(
             gateway=gateway,
