@@ -8,8 +8,10 @@ from taciturn.server.console import (
     datasets,
     home,
     jobs,
+    live_jobs,
     models,
     oversight,
+    plan,
     sign_in,
 )
 
@@ -17,7 +19,9 @@ ROUTERS = (
     sign_in.router,
     home.router,
     datasets.router,
+    plan.router,
     jobs.router,
+    live_jobs.router,
     models.router,
     approvals.router,
     oversight.router,

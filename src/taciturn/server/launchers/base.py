@@ -126,7 +126,5 @@ def parts_of(handle: str) -> tuple[str, int]:
 
 def own_machine(request: RemoteFit, plan: TrainingPlan, base: BaseModelFacts) -> MachinePlan:
     """Plan of a fit that runs beside the gateway, with the memory that it needs without a GPU."""
-    need = memory_need(
-        base.parameters, base.vocabulary, plan, request.fit_spec(), on_gpu=False
-    )
+    need = memory_need(base.parameters, base.vocabulary, plan, request.fit_spec(), on_gpu=False)
     return MachinePlan(text="the gateway's own machine", memory_bytes=need.on(1))

@@ -169,9 +169,7 @@ class Needs:
         keeps = self.settings.checkpoint_secret if row.kind in _KEEPS else ""
         return Need(self._machine(row, facts), self._data_secret(row), keeps)
 
-    def planned(
-        self, request: RemoteFit, plan: TrainingPlan, facts: BaseModelFacts
-    ) -> MachinePlan:
+    def planned(self, request: RemoteFit, plan: TrainingPlan, facts: BaseModelFacts) -> MachinePlan:
         """Plan of the machine that a fit would get, with its price."""
         spec = request.fit_spec()
         need, wish = fit_need(plan, facts, spec), request.machine
