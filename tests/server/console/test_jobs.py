@@ -21,7 +21,7 @@ from taciturn.server.console import live_jobs
 from taciturn.server.console.job_progress import JobProgress
 from taciturn.server.console.live_jobs import LiveJobs, follow_job, progress_of
 from taciturn.server.problems import ProblemError
-from taciturn.server.schema.tables import job_events
+from taciturn.server.schema.tables import artifacts, job_events
 from taciturn.wire.events import (
     CountEvent,
     JobEvent,
@@ -382,3 +382,28 @@ def test_a_long_live_job_keeps_a_bounded_curve() -> None:
         )
     assert 500 <= len(progress.curve) <= 1001
     assert progress.curve[-1] == (10_000, 1.0)
+
+
+def test_figures_of_an_evaluation_are_shown(console: GatewayWorld) -> None:
+    model = console.add_model(console.add_job("fit", state="succeeded"))
+    job = console.add_job(
+        "evaluate", state="succeeded", model_id=model, request={"kind": "evaluate"}
+    )
+
+    def score(nats: float) -> dict[str, Any]:
+        return {"nats_per_token": {"value": nats, "std": 0.05}, "token_accuracy": {"value": 0.25}}
+
+    figures = {
+        "basis": "differential privacy", "n_units": 1100, "epsilon": 0.5, "delta": 1e-6,
+        "base": score(3.5), "fitted": score(2.75), "gain": score(0.75),
+    }  # fmt: skip
+    row = {
+        "job_id": job, "name": "evaluation.json", "size_bytes": 900, "sha256": "0" * 64,
+        "content": json.dumps(figures), "created_at_ms": 0,
+    }  # fmt: skip
+    console.gateway.write(lambda connection: connection.execute(insert(artifacts).values(row)))
+    page = look(console, "paul", f"/jobs/{job}").text
+    assert "2.75" in page
+    assert "± 0.05" in page
+    assert f"/v1/jobs/{job}/files/evaluation.json" in page
+    assert "2.75" not in look(console, "ann", f"/jobs/{job}").text, "an auditor follows jobs alone"

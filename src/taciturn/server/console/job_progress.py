@@ -203,8 +203,7 @@ class JobProgress:
     def cancelling(self) -> str:
         """What it costs to cancel the job, in words."""
         if self.view.cost is None:
-            nothing = "It has spent nothing." if self.planned_epsilon else ""
-            return f"End this job? Nothing is released. {nothing}".strip()
+            return "End this job? Nothing is released."
         if self.epsilon is None or self.spent_share is None:
             return (
                 "End this job? As far as it has said, nothing is spent yet: the "
@@ -345,6 +344,8 @@ class JobProgress:
     def _begin(self, phase: str, at: datetime, note: str | None = None) -> None:
         if self.stages and self.stages[-1].end is None and self.stages[-1].phase == phase:
             return
+        if self.stages and self.stages[-1].phase == "checking":
+            at = self.stages.pop().begin  # no stage of its own: it takes a moment
         self._end(at)
         self.stages.append(Stage(phase, at, note=note))
 

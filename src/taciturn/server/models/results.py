@@ -89,7 +89,12 @@ class Results:
             JobKind.EVALUATE: ("evaluation", EVALUATION),
             JobKind.AUDIT: ("audit", AUDIT),
         }.get(kind, ("", ""))
-        return {field: self._document(job.id, name)} if field else {}
+        if not field:
+            return {}
+        document = self._document(job.id, name)
+        if document is None:
+            raise ProblemError("not_found", "the job has written nothing")
+        return {field: document}
 
     def _document(self, job_id: str, name: str) -> Any:
         text = self.gateway.read(
