@@ -107,7 +107,7 @@ class Stage:
 
     @property
     def seconds(self) -> float | None:
-        """How long it took; None while it goes on."""
+        """Its duration; None while it goes on."""
         return None if self.end is None else (self.end - self.begin).total_seconds()
 
 
@@ -121,7 +121,7 @@ class Line:
 
 @dataclass(slots=True)
 class JobProgress:
-    """What has become of a job so far.
+    """Progress of a job so far.
 
     Attributes:
         sequence: of the newest event.
@@ -164,7 +164,7 @@ class JobProgress:
 
     @property
     def headline(self) -> str:
-        """What happens now."""
+        """The newest line of what it has said."""
         return self.lines[-1].text if self.lines else STATES[self.view.state]
 
     @property
@@ -201,7 +201,7 @@ class JobProgress:
 
     @property
     def cancelling(self) -> str:
-        """What it costs to cancel the job, in words."""
+        """Cost of cancelling the job, in words."""
         if self.view.cost is None:
             return "End this job? Nothing is released."
         if self.epsilon is None or self.spent_share is None:
@@ -210,11 +210,11 @@ class JobProgress:
                 f"{share(self.view.cost.share_of_budget)} of the budget that it holds are free "
                 "again. Nothing is released."
             )
-        held = self.view.cost.share_of_budget - self.spent_share
+        held_share = self.view.cost.share_of_budget - self.spent_share
         return (
             f"End this job? Epsilon {rounded_up(self.epsilon)} is spent and stays spent, about "
-            f"{share(self.spent_share)} of the budget; about {share(held)} that it still holds are "
-            "free again. Nothing is released: no model comes of it."
+            f"{share(self.spent_share)} of the budget; about {share(held_share)} that it still holds "
+            "are free again. Nothing is released: no model comes of it."
         )
 
     @property
@@ -267,10 +267,10 @@ class JobProgress:
     @property
     def widths(self) -> dict[str, float]:
         """Widths of the bars that grow while it runs, in thousandths, by their names."""
-        done = self.count or (self.step, self.steps)
+        done_of = self.count or (self.step, self.steps)
         cost = 0.0 if self.view.cost is None else self.view.cost.share_of_budget
         return {
-            "done": round(1000 * done[0] / done[1], 1) if done[1] else 0.0,
+            "done": round(1000 * done_of[0] / done_of[1], 1) if done_of[1] else 0.0,
             "spent": round(1000 * min(1.0, self.spent_share or 0.0), 1),
             "taken": round(1000 * min(1.0, cost), 1),
         }

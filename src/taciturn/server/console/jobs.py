@@ -44,7 +44,7 @@ class JobLine:
 
     @property
     def seconds(self) -> float | None:
-        """How long it has run; None before its first worker was started."""
+        """Its duration so far; None before its first worker was started."""
         begin, end = self.view.started_at, self.now
         if begin is None:
             return None

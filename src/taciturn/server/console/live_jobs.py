@@ -45,17 +45,17 @@ class _Board:
 
     Attributes:
         versions: of the two messages; a reader gets what it has not got yet.
-        closed: nothing will be written here any more.
+        finished: nothing will be written here any more.
     """
 
     progress: JobProgress
     view: Callable[[], JobView]
     readers: int = 0
-    closed: bool = False
+    finished: bool = False
     stages_due: bool = False
     messages: tuple[bytes, bytes] = (b"", b"")
     versions: tuple[int, int] = (0, 0)
-    due: asyncio.Event = field(default_factory=asyncio.Event)
+    work: asyncio.Event = field(default_factory=asyncio.Event)
     changed: asyncio.Event = field(default_factory=asyncio.Event)
     tasks: list[asyncio.Task[None]] = field(default_factory=list)
 
@@ -111,7 +111,7 @@ class LiveJobs:
                 if board.progress.over:
                     yield _message("over", {})
                     return
-                if board.closed:
+                if board.finished:
                     return
                 try:
                     async with asyncio.timeout(_BEAT_S):
@@ -129,7 +129,7 @@ class LiveJobs:
     async def _join(self, caller: Principal, job_id: str) -> _Board:
         async with self._making:  # of many who come at once, one makes it
             board = self._boards.get(job_id)
-            if board is None or board.closed:
+            if board is None or board.finished:
                 board = await self._open(caller, job_id)
             board.readers += 1
             self._readers += 1
@@ -163,26 +163,26 @@ class LiveJobs:
                 async for numbered in watching:
                     if numbered is not None:
                         board.stages_due |= progress.add(numbered)
-                        board.due.set()
+                        board.work.set()
         finally:
-            board.closed = True
-            board.due.set()
+            board.finished = True
+            board.work.set()
             board.wake()
 
 
 async def _write(board: _Board) -> None:
     """Make messages of what has come, once for all that comes together."""
     while True:
-        await board.due.wait()
+        await board.work.wait()
         await asyncio.sleep(_COALESCE_S)
-        board.due.clear()
+        board.work.clear()
         stages, board.stages_due = board.stages_due, False
         if stages:
             # Whoever came first may not see the job any more: what it was like then is shown on.
             with suppress(ProblemError):
                 board.progress.view = await to_thread.run_sync(board.view)
         board.publish(stages=stages)
-        if board.closed:
+        if board.finished:
             return
 
 

@@ -114,21 +114,21 @@ def read_plan(request: Request, caller: Creator, services: Svc, filled: Filled) 
     views = services.datasets.page(caller, "", MAX_LIMIT)
     ready = [view for view in views if view.state is DatasetState.READY]
     name = filled.dataset or (earlier.get("data") or {}).get("dataset", "")
-    chosen = next((view for view in ready if view.name == name), None)
-    if chosen is None and name:
+    dataset = next((view for view in ready if view.name == name), None)
+    if dataset is None and name:
         view = services.datasets.read(name, caller)
-        chosen = view if view.state is DatasetState.READY else None
-        ready += [] if chosen is None else [chosen]
-    chosen = chosen or (ready[0] if ready else None)
+        dataset = view if view.state is DatasetState.READY else None
+        ready += [] if dataset is None else [dataset]
+    dataset = dataset or (ready[0] if ready else None)
     values = _values(earlier, filled)
     return page(
         request,
         "plan.html",
         caller,
         datasets=ready,
-        chosen=None if chosen is None else chosen.name,
+        chosen=None if dataset is None else dataset.name,
         also=_also(earlier),
-        **_dataset_fields(services, caller, chosen, values),
+        **_dataset_fields(services, caller, dataset, values),
     )
 
 
@@ -214,7 +214,7 @@ def _also(earlier: Mapping[str, Any]) -> dict[str, Any]:
 def _dataset_fields(
     services: Services, caller: Principal, dataset: DatasetView | None, values: dict[str, str]
 ) -> dict[str, Any]:
-    """What the form offers for a dataset: its columns, and what its policy allows."""
+    """Columns of a dataset, and what its policy allows, as the form offers them."""
     columns = () if dataset is None else dataset.columns or ()
     texts = [column.name for column in columns if "string" in column.type]
     likely = "text" if "text" in texts or not texts else texts[-1]
@@ -290,7 +290,7 @@ def _at_its_field(
 
 
 def _confirmation(plan: PlanView) -> str:
-    """What asking for it means, in words."""
+    """Consequence of asking for it, in words."""
     if plan.epsilon is None:
         return (
             "Ask for a fit without any guarantee? Two people have to approve it. Its model may "

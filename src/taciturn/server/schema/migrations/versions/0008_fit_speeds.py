@@ -1,4 +1,4 @@
-"""How fast fits were, so that a plan need not read their events."""
+"""Speeds of fits that are over, so that a plan need not read their events."""
 
 from __future__ import annotations
 
