@@ -213,8 +213,8 @@ class JobProgress:
         held_share = self.view.cost.share_of_budget - self.spent_share
         return (
             f"End this job? Epsilon {rounded_up(self.epsilon)} is spent and stays spent, about "
-            f"{share(self.spent_share)} of the budget; about {share(held_share)} that it still holds "
-            "are free again. Nothing is released: no model comes of it."
+            f"{share(self.spent_share)} of the budget; about {share(held_share)} are held still "
+            "and free again. Nothing is released: no model comes of it."
         )
 
     @property

@@ -187,6 +187,7 @@ jobs = Table(
     Index("ix_jobs_state", "state"),
     Index("ix_jobs_requester_id", "requester_id", "created_at_ms"),
     Index("ix_jobs_namespace", "namespace", "created_at_ms"),
+    Index("ix_jobs_created_at_ms", "created_at_ms", "id"),
 )
 
 job_events = Table(

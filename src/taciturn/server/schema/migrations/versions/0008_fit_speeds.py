@@ -16,7 +16,7 @@ _MOST = 1000  # of the fits before this version; plans look at the newest alone
 
 
 def upgrade() -> None:
-    """Add the table, and the newest fits that are over."""
+    """Add the table, with the newest fits that are over, and an index for lists of jobs."""
     table = op.create_table(
         "fit_speeds",
         sa.Column("job_id", sa.String(40), sa.ForeignKey("jobs.id"), primary_key=True),
@@ -28,6 +28,7 @@ def upgrade() -> None:
     op.create_index(
         "ix_fit_speeds_base_model", "fit_speeds", ["base_model", "method", "created_at_ms"]
     )
+    op.create_index("ix_jobs_created_at_ms", "jobs", ["created_at_ms", "id"])
     connection = op.get_bind()
     fits = connection.execute(
         sa.text(
@@ -67,5 +68,6 @@ def _training_s(connection: sa.Connection, job_id: str) -> float | None:
 
 
 def downgrade() -> None:
-    """Remove it."""
+    """Remove them."""
+    op.drop_index("ix_jobs_created_at_ms", "jobs")
     op.drop_table("fit_speeds")
