@@ -232,7 +232,7 @@ class JobProgress:
         """Curve of the epsilon that was spent, as charts take it; None where there is none."""
         if self.view.kind is not JobKind.FIT or self.planned_epsilon is None:
             return None
-        if self.over and not self.curve:
+        if not self.curve and self.state is not JobState.RUNNING:
             return None
         return {
             "x": {

@@ -9,6 +9,7 @@ from urllib.parse import urlencode
 
 from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import Response
+from pydantic import BaseModel
 
 from taciturn.server.console.job_progress import JobProgress
 from taciturn.server.console.live_jobs import progress_of
@@ -19,7 +20,17 @@ from taciturn.server.identity.principal import Principal
 from taciturn.server.paging import PageQuery
 from taciturn.server.problems import ProblemError
 from taciturn.server.services import Services
-from taciturn.wire.jobs import ApprovalView, JobKind, JobState, JobView
+from taciturn.wire.jobs import (
+    ApprovalView,
+    JobKind,
+    JobState,
+    JobView,
+    RemoteAudit,
+    RemoteEvaluate,
+    RemoteFit,
+    RemoteSample,
+    RemoteSynthesize,
+)
 from taciturn.wire.results import JobResult
 
 router = APIRouter(route_class=PageRoute)
@@ -28,6 +39,14 @@ Canceller = Annotated[Principal, Depends(Requires(Action.JOBS_CANCEL))]
 
 _SAMPLES = 10  # of a page; the file has all of them
 _HIDDEN = ("kind", "data", "prompts", "public_texts", "model", "purpose", "name")
+
+_REQUESTS: dict[JobKind, type[BaseModel]] = {
+    JobKind.FIT: RemoteFit,
+    JobKind.SAMPLE: RemoteSample,
+    JobKind.EVALUATE: RemoteEvaluate,
+    JobKind.AUDIT: RemoteAudit,
+    JobKind.SYNTHESIZE: RemoteSynthesize,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +118,6 @@ def read_job(request: Request, caller: Reader, services: Svc, job_id: str) -> Re
     """Show one job."""
     job = progress_of(services, caller, job_id)
     view = job.view
-    hidden = {*_HIDDEN, *(name for name, value in view.request.items() if value in (None, (), []))}
     return page(
         request,
         "job.html",
@@ -107,7 +125,7 @@ def read_job(request: Request, caller: Reader, services: Svc, job_id: str) -> Re
         job=job,
         deciders=_deciders(services, caller, view),
         result=_result(services, caller, view),
-        asked={name: value for name, value in view.request.items() if name not in hidden},
+        asked=_choices(view),
         plan=_plain(view.plan or {}),
         tick_s=services.gateway.settings.tick_s,
     )
@@ -157,6 +175,20 @@ def _result(services: Services, caller: Principal, view: JobView) -> JobResult |
         return services.results.get(caller, view.id, most=_SAMPLES)
     except ProblemError:
         return None
+
+
+def _choices(view: JobView) -> dict[str, Any]:
+    """Choices of its requester that are not the usual ones, without those that have a
+    line of their own."""
+    kind = _REQUESTS.get(view.kind)
+    usual = {} if kind is None else kind.model_fields
+    return {
+        name: value
+        for name, value in view.request.items()
+        if name not in _HIDDEN
+        and value not in (None, (), [])
+        and (name not in usual or value != usual[name].default)
+    }
 
 
 def _plain(plan: dict[str, Any]) -> dict[str, Any]:

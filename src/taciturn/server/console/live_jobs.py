@@ -64,7 +64,8 @@ class _Board:
         rendered, figures = self.messages
         if stages:
             html = fragment("progress.html", job=self.progress)
-            rendered = _message("stages", {"html": html})
+            state, sequence = self.progress.state, self.progress.sequence
+            rendered = _message("stages", {"html": html, "state": state, "sequence": sequence})
         figures = _message("figures", self.progress.figures())
         self.messages = (rendered, figures)
         self.versions = (self.versions[0] + stages, self.versions[1] + 1)

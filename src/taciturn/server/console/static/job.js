@@ -28,6 +28,10 @@
 
   const say = (...parts) => status.replaceChildren(...parts);
   const stages = (data) => {
+    // A new state changes the whole page; not all pages load at once.
+    if (data.sequence > Number(board.dataset.sequence) && data.state !== board.dataset.state) {
+      setTimeout(() => location.reload(), 1000 * Math.random());
+    }
     const open = board.querySelector("details")?.open;
     board.innerHTML = data.html;
     if (open) board.querySelector("details").open = true;
