@@ -125,13 +125,13 @@ def test_stages_have_their_times(console: GatewayWorld) -> None:
     use = MachineUse(node="gpu-1", ended="released", node_seconds=1200, cost=1.5, currency="EUR")
     say(console, job, NodeEvent(code="node.released", text="gpu-1 is gone", use=use))
     console.clock.forward(10)
+    console.set_job_state(job, "succeeded")
     progress = progress_of(console.services, console.principal("paul"), job)
     assert [(stage.phase, stage.seconds) for stage in progress.stages] == [
         ("queue", 60), ("machine", 100), ("pulling", 40), ("starting", 5), ("loading", 20),
         ("reading", 30), ("training", 600), ("releasing", 15), ("leaving", 300),
     ]  # fmt: skip
     assert all(0 <= s.left <= s.left + s.width <= 1000.001 for s in progress.stages)
-    console.set_job_state(job, "succeeded")
     page = look(console, "paul", f"/jobs/{job}").text
     assert "Reading rows" in page
     assert "fixed beforehand" in page

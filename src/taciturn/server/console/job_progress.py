@@ -334,11 +334,11 @@ class JobProgress:
         self.machines = True
         if event.use is not None:
             self.uses.append(event.use)
-            if self.over:
+            if self.state.over:
                 self._end(at)
             return
         phase = _NODE_PHASES.get(event.code.split(".")[0])
-        if phase is not None and not self.over:
+        if phase is not None and not self.state.over:
             self._begin(phase, at)
 
     def _begin(self, phase: str, at: datetime, note: str | None = None) -> None:
