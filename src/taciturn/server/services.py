@@ -167,6 +167,7 @@ class Services:
             trials,
             queued=queued,
             keeps=started.keeps,
+            machine=started.machine,
         )
         dispatcher = Dispatcher(
             gateway=gateway,

@@ -123,6 +123,11 @@ def page(
     return HTMLResponse(text, status_code=status, headers=headers)
 
 
+def fragment(template: str, **values: Any) -> str:
+    """Return a part of a page that is the same for all its readers."""
+    return _environment().get_template(template).render(**values)
+
+
 def public_address(services: Services) -> str:
     """Return the address under which people and their programs reach this gateway."""
     settings = services.gateway.settings
