@@ -8,7 +8,7 @@
 #   make bench   what a private step costs, beside a plain loop and Opacus; 35 minutes on 2 idle cores
 #                (ARGS=--quick: a minute or two, to see that it works)
 #   make figures every other measurement in bench/, one after the other: hours
-#   make docs    check that README and docs tell the truth about files, commands and names
+#   make docs    build the documentation's site in build/site, and check that it tells the truth
 #   make install install into .venv what development needs, and nothing else
 #   make dist    build the wheel and the source distribution in dist/
 #   make clean   remove .venv and caches
@@ -30,7 +30,7 @@ BENCH_STAMP := $(VENV)/installed-bench-$(KEY)
 
 # One thread per worker: several test processes with several threads each are slower than one.
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest
-SOURCES = src tests bench
+SOURCES = src tests bench docs/site
 
 .PHONY: demo test fast slow check lint bench figures docs install dist clean
 .DEFAULT_GOAL := test
@@ -63,7 +63,8 @@ figures: $(DEV_STAMP)
 		echo "== $$script"; $(BIN)/python $$script || exit 1; done
 
 docs: $(DEV_STAMP)
-	$(BIN)/python -m pytest -v tests/contracts/test_docs.py $(ARGS)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict $(ARGS)
+	$(BIN)/python -m pytest tests/contracts/test_docs.py tests/contracts/test_site.py
 
 install: $(DEV_STAMP)
 

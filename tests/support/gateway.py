@@ -127,18 +127,22 @@ class GatewayWorld:
     files: FakeFiles = field(default_factory=FakeFiles)
 
     @classmethod
-    def open(cls, engine: Engine, folder: Path, **settings: Any) -> GatewayWorld:
-        """Return one on a migrated database, without people."""
-        clock, key = Clock(), SealKey.generate()
+    def open(
+        cls, engine: Engine, folder: Path, *, key: SealKey | None = None, **settings: Any
+    ) -> GatewayWorld:
+        """Return one on a migrated database, without people; its ledger's key is new by default."""
+        clock, key = Clock(), key or SealKey.generate()
         options = Settings(data_dir=folder, **{"source_prefixes": PREFIXES, **settings})
         gateway = Gateway(options, engine, key, Ledger(engine, key, clock=clock), clock)
         return cls(gateway, clock)
 
     @classmethod
-    def for_jobs(cls, engine: Engine, folder: Path, **settings: Any) -> GatewayWorld:
+    def for_jobs(
+        cls, engine: Engine, folder: Path, *, key: SealKey | None = None, **settings: Any
+    ) -> GatewayWorld:
         """Return one whose people can ask for jobs on `phee`; jobs release no files."""
         defaults = {"max_workers": 4, "lease_s": 30, "source_prefixes": ("/",)}
-        world = cls.open(engine, folder, **{**defaults, **settings})
+        world = cls.open(engine, folder, key=key, **{**defaults, **settings})
         world.parts["released"] = NothingReleased()
         return world.populate()
 

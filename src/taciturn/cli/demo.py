@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
 def demo(fields: dict[str, Any]) -> None:
     """Tell the story in a few minutes: with and without privacy, side by side."""
     spec = parse(DemoSpec, fields)
+    if spec.notes is not None:
+        _write_notes(Path(spec.notes).expanduser(), spec.seed)
+        return
     output = Path(spec.output).expanduser()
     check_output_file(output, replace=True)
     from taciturn.cli.progress import FitScreen
@@ -58,6 +62,19 @@ def demo(fields: dict[str, Any]) -> None:
     say(result.remark)
     say(f"took {time.monotonic() - start:.0f} s; the whole story, with charts:")
     say(str(output.resolve()))
+
+
+def _write_notes(path: Path, seed: int) -> None:
+    """Write invented notes that need no preparing: columns patient_id and text."""
+    from taciturn.embedded.notes import patient_notes
+
+    check_output_file(path)
+    contexts = [json.loads(row["context"]) for row in patient_notes(seed)]
+    rows = [{"patient_id": context["patient_id"], "text": context["text"]} for context in contexts]
+    with appearing_at_once(path) as partial, partial.open("x", encoding="utf-8") as file:
+        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    patients = len({row["patient_id"] for row in rows})
+    say(f"{path}: {len(rows):,} notes of {patients:,} invented patients")
 
 
 def _show(console: Console, result: DemoResult) -> None:

@@ -25,6 +25,7 @@ from taciturn.wire.datasets import (
     BudgetTerms,
     BudgetView,
     DatasetView,
+    DisclosureView,
     GrantTerms,
     GrantView,
     NewDataset,
@@ -239,6 +240,10 @@ class Client:
         body = {"job": synthesis.id, "column": column}
         self.transport.send("PUT", f"datasets/{name}/preview/synthetic", body=body)
         return self.dataset(name)
+
+    def disclosures(self, name: str) -> Listing[DisclosureView]:
+        """Everything about a dataset that has left, and to whom, newest first; for its owner."""
+        return Listing(self.transport.pages(f"datasets/{name}/disclosures", DisclosureView))
 
     def policy(self, namespace: str) -> PolicyView:
         """The terms in force in a namespace."""

@@ -72,6 +72,41 @@ CODES: dict[str, tuple[int, str]] = {
 }
 """Stable codes, their HTTP status, and what they mean."""
 
+REMEDIES: dict[str, str] = {
+    "malformed": "Send HTTP/1.1 to this port; a TLS client needs the proxy's address.",
+    "unauthenticated": "Sign in, or send a token that is valid as `Authorization: Bearer ...`.",
+    "forbidden": "Ask an administrator for the role, or use a token with this permission.",
+    "csrf": "Load the page again and send the form from it.",
+    "separation_of_duty": "Ask another person: nobody decides about their own request.",
+    "policy_refused": "Ask for what the policy allows, or its owner for other terms.",
+    "not_found": "Check the address or the name, or ask its owner for access.",
+    "method_not_allowed": "Use a method that `Allow` names.",
+    "too_slow": "Send the request without long pauses; look at the network in between.",
+    "conflict": "Read it again, then decide anew.",
+    "fenced": "Nothing: the other worker goes on.",
+    "lease_held": "Nothing: the lease runs out by itself.",
+    "source_taken": "Ask an administrator under which budget these data are.",
+    "idempotency_mismatch": "Use a new Idempotency-Key for a new request.",
+    "budget_exceeded": "Ask for a smaller epsilon, or for a larger grant or budget.",
+    "not_ready": "Wait until its state says that it is ready.",
+    "expired": "Ask for a new one.",
+    "precondition_failed": "Read it again and repeat the change on what is there now.",
+    "too_large": "Send less, or have the limit raised in the settings.",
+    "target_too_long": "Send long values in the body.",
+    "unsupported_media_type": "Send JSON, with `Content-Type: application/json`.",
+    "range_not_satisfiable": "Ask for a range within the file.",
+    "invalid": "Correct the field that the detail names.",
+    "file_refused": "Nothing: the file is not on the list of what may leave.",
+    "idempotency_key_missing": "Send a header `Idempotency-Key` with a new value for each request.",
+    "precondition_missing": "Send the version that you have read in `If-Match`.",
+    "too_many_requests": "Wait as long as `Retry-After` says.",
+    "headers_too_large": "Send fewer or shorter header fields.",
+    "internal": "Give the incident's number to whoever runs the gateway; its log has the cause.",
+    "ledger_tampered": "Have an auditor compare the ledger with an anchor; spend nothing before.",
+    "unavailable": "Ask again in a while; `taciturn serve --check` says what is away.",
+}
+"""What to do about each of them, for the reference and for people at the console."""
+
 _OF_ERRORS: tuple[tuple[type[Exception], str], ...] = (
     (errors.BudgetExceededError, "budget_exceeded"),
     (errors.UnknownEntryError, "not_found"),

@@ -11,11 +11,13 @@ from taciturn.server.audit_log import AuditLog
 from taciturn.server.background import Background, PeriodicTask
 from taciturn.server.catalog.budgets import Budgets, LedgerView
 from taciturn.server.catalog.datasets import Datasets
+from taciturn.server.catalog.disclosures import Disclosures
 from taciturn.server.catalog.grants import Grants
 from taciturn.server.catalog.policies import Policies
 from taciturn.server.catalog.previews import Files, Previews
 from taciturn.server.catalog.references import References
 from taciturn.server.catalog.registration import JobSubmitter, Registrations
+from taciturn.server.catalog.spending import Spending
 from taciturn.server.catalog.sql_sandbox import SqlSandbox
 from taciturn.server.context import Gateway
 from taciturn.server.identity.anonymous import Anonymous
@@ -89,6 +91,8 @@ class Services:
     previews: Previews
     budgets: Budgets
     ledger_view: LedgerView
+    spending: Spending
+    disclosures: Disclosures
     approvals: Approvals
     jobs: Jobs
     work: WorkerProtocol
@@ -163,6 +167,7 @@ class Services:
             trials,
             queued=queued,
             keeps=started.keeps,
+            machine=started.machine,
         )
         dispatcher = Dispatcher(
             gateway=gateway,
@@ -203,6 +208,8 @@ class Services:
             previews=Previews(gateway, datasets, trials, files or artifacts),
             budgets=Budgets(gateway, policies, grants),
             ledger_view=LedgerView(gateway, policies),
+            spending=Spending(gateway, policies),
+            disclosures=Disclosures(gateway, datasets),
             approvals=approvals,
             jobs=jobs,
             work=WorkerProtocol(gateway, leases, ending, events, references),

@@ -37,8 +37,10 @@ class Settings(BaseSettings):
         SecretStr | None,
         Field(description="Hexadecimal; default: a file in data_dir, made at the first start."),
     ] = None
-    host: str = "127.0.0.1"
-    port: Annotated[int, Field(ge=0, le=65535)] = 8321
+    host: Annotated[str, Field(description="Address to listen on.")] = "127.0.0.1"
+    port: Annotated[
+        int, Field(ge=0, le=65535, description="Port to listen on; 0: any that is free.")
+    ] = 8321
     processes: Annotated[
         int | None,
         Field(
@@ -51,7 +53,13 @@ class Settings(BaseSettings):
     public_url: Annotated[
         str | None, Field(description="How clients and workers reach the gateway.")
     ] = None
-    launcher: Annotated[str, Field(pattern="^(local|kubernetes)$")] = "local"
+    launcher: Annotated[
+        str,
+        Field(
+            pattern="^(local|kubernetes)$",
+            description="What starts workers: local (processes on this machine) or kubernetes.",
+        ),
+    ] = "local"
     kubernetes_config: Annotated[
         Path | None, Field(description="JSON file of the Kubernetes launcher's settings.")
     ] = None
@@ -74,7 +82,12 @@ class Settings(BaseSettings):
         float,
         Field(gt=0, le=300, description="Events are shown at these ticks, not when they come."),
     ] = 5.0
-    lease_s: Annotated[float, Field(ge=1, le=600)] = 30.0
+    lease_s: Annotated[
+        float,
+        Field(
+            ge=1, le=600, description="How long a worker may be silent before it counts as lost."
+        ),
+    ] = 30.0
     hold_s: Annotated[
         float, Field(ge=60, description="How long a plan is held without a worker.")
     ] = 86_400.0
@@ -130,7 +143,9 @@ class Settings(BaseSettings):
             "of trusted proxies are not counted.",
         ),
     ] = 256
-    session_s: Annotated[float, Field(ge=60)] = 12 * 3600.0
+    session_s: Annotated[
+        float, Field(ge=60, description="How long a sign-in by password or OIDC is good.")
+    ] = 12 * 3600.0
     login_attempts: Annotated[
         int,
         Field(
@@ -197,12 +212,24 @@ class Settings(BaseSettings):
             "from, such as 10.1.0.0/16; default: none.",
         ),
     ] = ()
-    oidc_issuer: str | None = None
-    oidc_client_id: str | None = None
-    oidc_client_secret: SecretStr | None = None
-    oidc_name_claim: str = "preferred_username"
-    oidc_groups_claim: str = "groups"
-    oidc_scopes: str = "openid profile email"
+    oidc_issuer: Annotated[
+        str | None, Field(description="Address of the identity provider; default: passwords alone.")
+    ] = None
+    oidc_client_id: Annotated[
+        str | None, Field(description="Name of this gateway at the provider.")
+    ] = None
+    oidc_client_secret: Annotated[
+        SecretStr | None, Field(description="Secret of this gateway at the provider.")
+    ] = None
+    oidc_name_claim: Annotated[
+        str, Field(description="Claim of the ID token that is the person's name here.")
+    ] = "preferred_username"
+    oidc_groups_claim: Annotated[
+        str, Field(description="Claim of the ID token that lists the person's groups.")
+    ] = "groups"
+    oidc_scopes: Annotated[
+        str, Field(description="Scopes that are asked for, separated by blanks.")
+    ] = "openid profile email"
     oidc_roles: Annotated[
         dict[str, Role], Field(description="Group of the provider -> role here.")
     ] = {}

@@ -174,6 +174,14 @@ class DemoSpec(Spec):
     output: Annotated[str, OUTPUT, Field(description="Path of the page with the report.")] = (
         "demo-report.html"
     )
+    notes: Annotated[
+        str | None,
+        Field(
+            min_length=1,
+            description="Write invented notes of 1,200 patients there, a JSON line each, and tell "
+            "no story.",
+        ),
+    ] = None
     seed: Annotated[Seed, Field(description="Seeds the invented notes and samples.")] = 0
     epsilon: Annotated[
         float,

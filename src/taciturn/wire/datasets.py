@@ -291,3 +291,43 @@ class BudgetView(WireValue):
         int, Field(description="Releases without guarantee, about which the budget says nothing.")
     ]
     grants: tuple[GrantView, ...] = ()
+
+
+DisclosureKind = Literal[
+    "model",
+    "certificate",
+    "texts",
+    "records",
+    "figures",
+    "audit",
+    "columns",
+    "result",
+    "job",
+    "events",
+    "preview",
+    "terms",
+]
+
+
+class DisclosureView(WireValue):
+    """Something about a dataset that left: a worker released it, or somebody has read it.
+
+    Attributes:
+        step: `released` by a worker, for those who may have it; or `read` by somebody.
+        kind: what it is.
+        names: of files, or of what was read.
+        to: who asked for the job, or who has read it, as the audit log names them.
+        job, model: what it came of; null where it is about the dataset alone.
+        policy: under which it was released.
+        size_bytes: of released files.
+    """
+
+    at: Moment
+    step: Literal["released", "read"]
+    kind: DisclosureKind
+    names: tuple[str, ...]
+    to: str
+    job: str | None = None
+    model: str | None = None
+    policy: PolicyLine | None = None
+    size_bytes: int | None = None

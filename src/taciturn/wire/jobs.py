@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from taciturn.planning.plan import TimeChoice
 from taciturn.planning.worth import Worth
 from taciturn.spec import AuditSpec, EvaluateSpec, FitSpec, NewTokens, SampleSpec, Sampling
-from taciturn.wire.machines import MachineWish
+from taciturn.wire.machines import MachinePlan, MachineWish
 from taciturn.wire.values import Line, Moment, Name, PolicyLine, WireValue
 
 
@@ -226,6 +226,9 @@ class JobView(WireValue):
         JobCost | None, Field(description="Of one job that was asked for; null in lists.")
     ] = None
     created_at: Moment
+    started_at: Annotated[
+        Moment | None, Field(description="When its first worker was started.")
+    ] = None
     updated_at: Moment
 
 
@@ -257,6 +260,11 @@ class PlanView(WireValue):
     delta: float | None
     share_of_budget: float | None
     share_of_grant: float | None
+    left_of_budget: Annotated[
+        float | None,
+        Field(description="Share that is neither spent nor held now; null without a cost."),
+    ] = None
+    left_of_grant: float | None = None
     admitted: bool
     fitting_epsilon: Annotated[
         float | None,
@@ -267,6 +275,9 @@ class PlanView(WireValue):
     ]
     duration: Annotated[
         Duration | None, Field(description="Of a fit's steps, without waiting for a machine.")
+    ] = None
+    machine: Annotated[
+        MachinePlan | None, Field(description="Machine, memory and cost of a fit.")
     ] = None
     worth: Annotated[
         Worth | None,

@@ -29,6 +29,27 @@ class MachineUse(WireValue):
     currency: Annotated[str | None, Field(max_length=10)] = None
 
 
+class MachinePlan(WireValue):
+    """The machine that a fit would get, by an estimate of the memory that it needs.
+
+    Attributes:
+        text: kind and number of machines, in words; or why there is none.
+        fits: there is a machine that is large enough, as far as the gateway knows.
+        memory_bytes: of each process: on a GPU where there are any, else of the machine.
+        price_per_hour, currency: of all machines together; null where there is no price.
+        cost: for the estimated duration, without the time until the machines are there.
+    """
+
+    text: Annotated[str, Field(max_length=400)]
+    fits: bool = True
+    memory_bytes: Annotated[float | None, Field(ge=0, allow_inf_nan=False)] = None
+    nodes: Annotated[int, Field(ge=1)] = 1
+    gpus: Annotated[int, Field(ge=0, description="Of each machine.")] = 0
+    price_per_hour: Annotated[float | None, Field(ge=0, allow_inf_nan=False)] = None
+    currency: Annotated[str | None, Field(max_length=10)] = None
+    cost: Annotated[float | None, Field(ge=0, allow_inf_nan=False)] = None
+
+
 class MachineWish(WireValue):
     """Overrides what the memory estimate would choose."""
 

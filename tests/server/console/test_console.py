@@ -130,7 +130,7 @@ def test_what_people_write_is_text(console: GatewayWorld, text: str) -> None:
 def test_a_selection_is_tried_and_refused_in_words(console: GatewayWorld) -> None:
     answer = send(console, "paul", "/datasets/phee/selections", select="count(*) AS n")
     assert answer.status_code == 422
-    assert answer.headers["hx-retarget"] == "#notice"
+    assert answer.headers["hx-retarget"] == "#refusal"
     assert 'role="alert"' in answer.text
 
 

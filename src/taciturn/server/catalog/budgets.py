@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
@@ -48,6 +48,18 @@ class Budgets:
             return self._view(connection, policy, caller)
 
         return self.gateway.read(work)
+
+    def left(self, namespaces: Collection[str]) -> dict[str, float]:
+        """Shares of these budgets that are neither spent nor held, for a list of datasets that the
+        caller may know of: whoever may, may know the joint balance, too."""
+        return self.gateway.read(
+            lambda connection: {
+                namespace: max(0.0, 1 - used)
+                for namespace, used in ledger.used_shares(
+                    connection, self.gateway.seal_key, namespaces
+                ).items()
+            }
+        )
 
     def view(self, policy: Policy, caller: Principal) -> BudgetView:
         """The balance as the ledger has it, never as the policy would have it. Of jobs that run,

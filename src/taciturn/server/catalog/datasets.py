@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal
 
-from sqlalchemy import Connection, Row, select, update
+from sqlalchemy import Connection, Row, select, true, update
 
 from taciturn.server.catalog.columns import agree, columns_to_confirm
 from taciturn.server.catalog.policies import Policies
@@ -120,12 +120,15 @@ class Datasets:
         row = connection.execute(_all().where(datasets.c.name == name)).first()
         return None if row is None else _dataset(row)
 
-    def page(self, caller: Principal, after: str, fetch: int) -> Sequence[DatasetView]:
-        """Datasets that the caller may know of, by name."""
+    def page(
+        self, caller: Principal, after: str, fetch: int, search: str = ""
+    ) -> Sequence[DatasetView]:
+        """Datasets that the caller may know of, by name; those with `search` in it, if given."""
         is_visible = sees(caller, self.gateway.now_ms())
+        matches = datasets.c.name.icontains(search, autoescape=True) if search else true()
         query = (
             _query()
-            .where(is_visible, datasets.c.name > after)
+            .where(is_visible, matches, datasets.c.name > after)
             .order_by(datasets.c.name)
             .limit(fetch)
         )

@@ -37,7 +37,7 @@ class References:
     def check(self, connection: Connection, place: str, owner_id: str) -> None:
         """Raise ProblemError `forbidden` where this owner may register nothing there, `invalid` if
         it is the gateway's own."""
-        if not places.is_allowed(place, self._prefixes(connection, owner_id)):
+        if not places.is_allowed(place, self.prefixes(connection, owner_id)):
             raise ProblemError(
                 "forbidden",
                 "source: you may register no data there; an administrator says where you may: "
@@ -74,7 +74,7 @@ class References:
             units=dataset.units,
             split_key=dataset.split_key,
             names=None if dataset.header else _names(dataset.stated or dataset.columns or "[]"),
-            prefixes=self._prefixes(connection, dataset.owner_id),
+            prefixes=self.prefixes(connection, dataset.owner_id),
             networks=tuple(map(str, self.gateway.settings.source_networks)),
             own=own_places(self.gateway),
             mark_key=self._mark_key,
@@ -130,7 +130,8 @@ class References:
         text = b"taciturn marks of sources 1"
         return hmac.new(self.gateway.seal_key.secret, text, hashlib.sha256).hexdigest()
 
-    def _prefixes(self, connection: Connection, owner_id: str) -> tuple[str, ...]:
+    def prefixes(self, connection: Connection, owner_id: str) -> tuple[str, ...]:
+        """Places where an owner may register data."""
         own = connection.execute(select(users.c.sources).where(users.c.id == owner_id)).scalar_one()
         return (*self.gateway.settings.source_prefixes, *json.loads(own))
 

@@ -84,6 +84,18 @@ class Registrations:
         self.gateway.write(lambda connection: self._insert(connection, new, caller, split_key))
         return self.datasets.read(new.name, caller)
 
+    def prefixes(self, caller: Principal) -> tuple[str, ...]:
+        """Places where the caller may register data: the gateway's for all, and their own."""
+        return self.gateway.read(
+            lambda connection: self.references.prefixes(connection, caller.user_id)
+        )
+
+    def mock(self, name: str, caller: Principal) -> tuple[dict[str, Any], ...]:
+        """The rows that its owner invented, to be changed; empty if there are none."""
+        return self.gateway.read(
+            lambda connection: self.datasets.owned(connection, name, caller).mock
+        )
+
     def change(self, name: str, change_request: DatasetChange, caller: Principal) -> DatasetView:
         """Change description or mock rows."""
         values: dict[str, Any] = {}

@@ -168,6 +168,11 @@ def takes_gzip(request: Request) -> bool:
     return "gzip" in request.headers.get("accept-encoding", "")
 
 
+def fragment(template: str, **values: Any) -> str:
+    """Return a part of a page that is the same for all its readers."""
+    return _environment().get_template(template).render(**values)
+
+
 def public_address(services: Services) -> str:
     """Return the address under which people and their programs reach this gateway."""
     settings = services.gateway.settings

@@ -1,7 +1,8 @@
 """Estimated duration of a fit: from earlier fits of the same base, or roughly from its size.
 
 Only fits that the asker may know of count, and only what their events have said at public ticks:
-when training began, and when the job was over.
+when training began, and when the job was over. Each is kept when it ends, so that a plan asks one
+query and reads no events.
 """
 
 from __future__ import annotations
@@ -9,15 +10,17 @@ from __future__ import annotations
 import json
 import os
 import statistics
+from typing import Any
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, Row, insert, select
 
 from taciturn.planning.plan import TOKENS_PER_UNIT, Speed, TrainingPlan
+from taciturn.server.identity.job_access import watches_job
 from taciturn.server.identity.principal import Principal
-from taciturn.server.jobs.views import visible_jobs
-from taciturn.server.schema.tables import job_events, jobs
+from taciturn.server.jobs.events import is_milestone
+from taciturn.server.schema.tables import fit_speeds, job_events, jobs
 from taciturn.wire.events import JOB_EVENT, Stage, StageEvent, StateEvent
-from taciturn.wire.jobs import Duration, JobKind, JobState
+from taciturn.wire.jobs import Duration, JobState
 
 _LATEST = 10
 _OPERATIONS = 4.3  # for each parameter and token of a private step, by bench/private_step.py
@@ -52,29 +55,47 @@ def speed_of(
     )
 
 
+def keep_speed(connection: Connection, job: Row[Any]) -> None:
+    """Keep how fast a fit was that has just succeeded, in the transaction that says so.
+
+    Nothing is kept of one whose worker was lost: part of its time is another worker's.
+    """
+    plan = None if job.plan is None else TrainingPlan.model_validate_json(job.plan)
+    seconds = _training_s(connection, job.id)
+    if plan is None or seconds is None:
+        return
+    row = {
+        "job_id": job.id,
+        "base_model": json.loads(job.request)["model"],
+        "method": plan.adapter.method,
+        "seconds_per_unit": seconds / plan.units_seen,
+        "created_at_ms": job.created_at_ms,
+    }
+    connection.execute(insert(fit_speeds).values(row))
+
+
 def _seconds_per_unit(
     connection: Connection, caller: Principal, model: str, method: str
 ) -> list[float]:
     """Seconds of training for each unit drawn, in earlier fits of the model by the same method."""
-    fits = (jobs.c.kind == JobKind.FIT) & (jobs.c.state == JobState.SUCCEEDED)
-    query = visible_jobs(caller).where(fits).order_by(jobs.c.created_at_ms.desc()).limit(100)
-    seconds_per_unit: list[float] = []
-    for row in connection.execute(query):
-        plan = TrainingPlan.model_validate_json(row.plan)
-        same = json.loads(row.request)["model"] == model and plan.adapter.method == method
-        if same and (seconds := _training_s(connection, row.id)):
-            seconds_per_unit.append(seconds / plan.units_seen)
-        if len(seconds_per_unit) == _LATEST:
-            break
-    return seconds_per_unit
+    query = (
+        select(fit_speeds.c.seconds_per_unit)
+        .join(jobs, jobs.c.id == fit_speeds.c.job_id)
+        .where(fit_speeds.c.base_model == model, fit_speeds.c.method == method)
+        .where(watches_job(caller))
+        .order_by(fit_speeds.c.created_at_ms.desc())
+        .limit(_LATEST)
+    )
+    return list(connection.scalars(query))
 
 
 def _training_s(connection: Connection, job_id: str) -> float | None:
     """Seconds from the beginning of training to the job's end; None where a worker was lost."""
-    events = select(job_events.c.data, job_events.c.visible_at_ms)
-    query = events.where(job_events.c.job_id == job_id).order_by(job_events.c.sequence)
+    query = select(job_events.c.data, job_events.c.visible_at_ms).where(
+        job_events.c.job_id == job_id, is_milestone()
+    )
     began, over_ms = list[int](), 0
-    for row in connection.execute(query):
+    for row in connection.execute(query.order_by(job_events.c.sequence)):
         event = JOB_EVENT.validate_json(row.data)
         if isinstance(event, StageEvent) and event.stage is Stage.TRAINING:
             began.append(row.visible_at_ms)

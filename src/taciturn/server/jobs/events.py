@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, FromClause, Row, func, insert, or_, select, update
 
 from taciturn.server.context import Gateway
 from taciturn.server.notifications import Topic, publish_with
@@ -27,6 +27,7 @@ from taciturn.wire.events import (
 )
 
 _COALESCED = (ProgressEvent, CountEvent)
+_COALESCED_TYPES = ("progress", "count")
 LATE_MS = 60_000
 """How long after its time an event may still come to be committed; a transaction takes less."""
 
@@ -138,6 +139,45 @@ class Events:
             return None
         return tuple(numbered(row) for row in rows if row.sequence is not None)
 
+    def outline_of(
+        self, job_id: str, visible_to_caller: ColumnElement[bool], most: int
+    ) -> tuple[NumberedEvent, ...] | None:
+        """Return the visible events of a job that say more than how far it is, and of the others
+        about `most`, evenly spread, with the newest; None where there is no such job. One query."""
+        now_ms = self.gateway.now_ms()
+        progress = job_events.alias()
+        newest = func.coalesce(
+            select(progress.c.sequence)
+            .where(
+                progress.c.job_id == job_id,
+                progress.c.visible_at_ms <= now_ms,
+                ~is_milestone(progress),
+            )
+            .order_by(progress.c.sequence.desc())
+            .limit(1)
+            .scalar_subquery(),
+            0,
+        )
+        is_kept = or_(
+            job_events.c.sequence % (newest // most + 1) == 0,
+            job_events.c.sequence == newest,
+            is_milestone(),
+        )
+        visible = (
+            (job_events.c.job_id == jobs.c.id) & (job_events.c.visible_at_ms <= now_ms) & is_kept
+        )
+        query = (
+            select(job_events)
+            .select_from(jobs)
+            .outerjoin(job_events, visible)
+            .where(jobs.c.id == job_id, visible_to_caller)
+            .order_by(job_events.c.sequence)
+        )
+        rows = self.gateway.rows(query)
+        if not rows:
+            return None
+        return tuple(numbered(row) for row in rows if row.sequence is not None)
+
     def is_last(self, job_id: str, sequence: int) -> bool:
         """Return True if the event of this number is the final state: nothing comes after it."""
         query = select(job_events.c.data).where(
@@ -165,6 +205,11 @@ class Events:
                 continue
             events_by_job.setdefault(row.job_id, []).append(numbered(row))
         return {job_id: tuple(events) for job_id, events in events_by_job.items()}
+
+
+def is_milestone(table: FromClause = job_events) -> ColumnElement[bool]:
+    """Condition on rows of `job_events` that say more than how far a job is: there are few."""
+    return ~or_(*(table.c.data.startswith(f'{{"type":"{name}"') for name in _COALESCED_TYPES))
 
 
 def numbered(row: Row[Any]) -> NumberedEvent:

@@ -70,6 +70,7 @@ class Verdict:
         grants: what it would be reserved against, besides the joint budget.
         reason: why two people have to approve first; None if not.
         admitted: it needs no more room than there is, in the joint budget at least.
+        left_of_budget, left_of_grant: shares that are neither spent nor held now.
     """
 
     admitted: bool
@@ -77,6 +78,8 @@ class Verdict:
     reason: Reason | None = None
     share_of_budget: float | None = None
     share_of_grant: float | None = None
+    left_of_budget: float | None = None
+    left_of_grant: float | None = None
 
 
 def units_of(units: int, part: Part | None) -> int:
@@ -127,6 +130,8 @@ def decide(gateway: Gateway, price: Price, terms: Terms) -> Verdict:
         reason="exceeds_grant" if exceeds else None,
         share_of_budget=quote.needed_shares[None],
         share_of_grant=quote.needed_shares[own[0]] if own else None,
+        left_of_budget=max(0.0, 1 - quote.used_shares[None]),
+        left_of_grant=max(0.0, 1 - quote.used_shares[own[0]]) if own else None,
     )
 
 

@@ -10,10 +10,11 @@ from typing import Any
 from sqlalchemy import Connection, Row, insert, select, update
 
 from taciturn.server.context import Gateway
+from taciturn.server.jobs.durations import keep_speed
 from taciturn.server.jobs.events import Events
 from taciturn.server.schema.tables import jobs
 from taciturn.wire.events import FailureCode, StateEvent
-from taciturn.wire.jobs import JobState
+from taciturn.wire.jobs import JobKind, JobState
 
 _S = JobState
 
@@ -79,6 +80,8 @@ class States:
         connection.execute(update(jobs).where(jobs.c.id == job_id).values(change))
         event = StateEvent(state=to, code=code, incident=incident)
         self.events.append(connection, job_id, event, at_ms=shown_ms)
+        if to is JobState.SUCCEEDED and row.kind == JobKind.FIT:
+            keep_speed(connection, row)
         return True
 
 

@@ -48,6 +48,7 @@ from taciturn.server.jobs.views import (
     visible_job,
     visible_jobs,
 )
+from taciturn.server.launchers.base import Sizing, own_machine
 from taciturn.server.ledger import job_cost
 from taciturn.server.paging import Paging, newest_first, position_of
 from taciturn.server.problems import ProblemError
@@ -81,6 +82,7 @@ class Jobs:
     Attributes:
         queued: called when a job has come into the queue, so that it need not wait for a tick.
         keeps: what fits leave for audits is there when their workers are gone.
+        machine: says which machine a fit would get.
     """
 
     gateway: Gateway
@@ -90,6 +92,7 @@ class Jobs:
     sandbox: SqlSandbox
     queued: Callable[[], object] = lambda: None
     keeps: bool = True
+    machine: Sizing = own_machine
 
     def plan(self, caller: Principal, request: SubmittedRequest) -> PlanView:
         """Plan and price a job as of now; nothing is held. Raises as `submit`."""
@@ -101,6 +104,8 @@ class Jobs:
             delta=priced.delta,
             share_of_budget=verdict.share_of_budget,
             share_of_grant=verdict.share_of_grant,
+            left_of_budget=verdict.left_of_budget,
+            left_of_grant=verdict.left_of_grant,
             admitted=verdict.admitted,
             fitting_epsilon=fitting_epsilon(self.gateway, priced, terms) if short else None,
             needs_approval=verdict.reason,
@@ -113,14 +118,23 @@ class Jobs:
     def _of_a_fit(
         self, caller: Principal, request: RemoteFit, terms: Terms, priced: Price
     ) -> dict[str, Any]:
-        """Duration of the fit, and the worth of it and of other amounts of time."""
+        """Duration and machine of the fit, and the worth of it and of other amounts of time."""
         assert terms.base is not None
         base, plan = terms.base, TrainingPlan(**priced.plan)
         duration = self.gateway.read(
             lambda connection: duration_of(connection, caller, base.name, plan, base.parameters)
         )
         times = other_times(*planned_from(request, terms), plan)
-        return {"duration": duration, "worth": plan.worth, "other_times": times}
+        machine = self.machine(request, plan, base)
+        if machine.price_per_hour is not None:
+            cost = round(machine.price_per_hour * duration.seconds / 3600, 4)
+            machine = machine.model_copy(update={"cost": cost})
+        return {
+            "duration": duration,
+            "worth": plan.worth,
+            "other_times": times,
+            "machine": machine,
+        }
 
     def _speed(self, caller: Principal, request: SubmittedRequest, terms: Terms) -> Speed | None:
         """Speed that a fit's max_minutes is reckoned with; None without max_minutes."""
@@ -228,6 +242,14 @@ class Jobs:
         if page is None:
             raise no_job(job_id)
         return page
+
+    def outline(self, caller: Principal, job_id: str, most: int) -> tuple[NumberedEvent, ...]:
+        """Return the events of a job that the caller may follow, of those that say how far it is
+        about `most`; raises ProblemError `not_found` for any other."""
+        events = self.states.events.outline_of(job_id, watches_job(caller), most)
+        if events is None:
+            raise no_job(job_id)
+        return events
 
     def approval_of(self, caller: Principal, job_id: str) -> ApprovalView:
         """The approval that a job needed; `not_found` if it needed none."""

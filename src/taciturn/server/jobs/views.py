@@ -58,6 +58,7 @@ def job_view(row: Row[Any]) -> JobView:
         failure=_failure(row),
         approval=row.approval,
         created_at=moment(row.created_at_ms),
+        started_at=None if row.started_at_ms is None else moment(row.started_at_ms),
         updated_at=moment(row.updated_at_ms),
     )
 

@@ -6,10 +6,19 @@ is started, and finds that worker again after a crash at any moment.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Protocol
+from typing import Protocol, TypeAlias
+
+from taciturn.planning.memory import memory_need
+from taciturn.planning.plan import TrainingPlan
+from taciturn.wire.jobs import RemoteFit
+from taciturn.wire.machines import MachinePlan
+from taciturn.wire.worker import BaseModelFacts
+
+Sizing: TypeAlias = Callable[[RemoteFit, TrainingPlan, BaseModelFacts], MachinePlan]
+"""Function that says which machine a fit would get."""
 
 
 class LaunchError(Exception):
@@ -113,3 +122,9 @@ def parts_of(handle: str) -> tuple[str, int]:
     if not job_id.replace("_", "").isalnum() or not attempt.isdecimal():
         raise LaunchError(f"{handle!r} is no handle")
     return job_id, int(attempt)
+
+
+def own_machine(request: RemoteFit, plan: TrainingPlan, base: BaseModelFacts) -> MachinePlan:
+    """Plan of a fit that runs beside the gateway, with the memory that it needs without a GPU."""
+    need = memory_need(base.parameters, base.vocabulary, plan, request.fit_spec(), on_gpu=False)
+    return MachinePlan(text="the gateway's own machine", memory_bytes=need.on(1))

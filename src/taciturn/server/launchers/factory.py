@@ -10,7 +10,7 @@ from sqlalchemy import Connection
 from taciturn.errors import MissingDependencyError
 from taciturn.server.background import Component
 from taciturn.server.context import Gateway
-from taciturn.server.launchers.base import Launcher
+from taciturn.server.launchers.base import Launcher, Sizing, own_machine
 from taciturn.server.launchers.local import LocalLauncher
 from taciturn.wire.events import JobEvent
 
@@ -24,11 +24,13 @@ class Launching:
     Attributes:
         monitor: makes what tells jobs what becomes of their machines, where there are any.
         keeps: what a fit's worker leaves is there for the workers of later jobs.
+        machine: says which machine a fit would get.
     """
 
     launcher: Launcher
     monitor: Callable[[], Component] | None = None
     keeps: bool = True
+    machine: Sizing = own_machine
 
     @classmethod
     def open(cls, gateway: Gateway, append: Append) -> Launching:
@@ -48,4 +50,9 @@ class Launching:
                 f"{error.name} is not installed: pip install 'taciturn[kubernetes]'"
             ) from None
         cluster = Kubernetes.open(gateway)
-        return cls(cluster.launcher(), lambda: cluster.monitor(append), keeps=cluster.keeps)
+        return cls(
+            cluster.launcher(),
+            lambda: cluster.monitor(append),
+            keeps=cluster.keeps,
+            machine=cluster.needs.planned,
+        )

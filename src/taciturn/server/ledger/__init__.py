@@ -47,12 +47,14 @@ from taciturn.server.ledger.statement import (
     job_report,
     job_statement,
     job_statements,
+    job_statements_within,
     job_steps,
     namespaces,
     room,
     statement,
     statement_within,
     together,
+    used_shares,
     was_done,
 )
 from taciturn.server.ledger.verification import LedgerFault, Verification, verify
@@ -81,6 +83,7 @@ __all__ = [
     "job_report",
     "job_statement",
     "job_statements",
+    "job_statements_within",
     "job_steps",
     "namespaces",
     "read_anchors",
@@ -88,6 +91,7 @@ __all__ = [
     "statement",
     "statement_within",
     "together",
+    "used_shares",
     "verify",
     "was_done",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TypeVar
@@ -198,6 +198,23 @@ def job_page(
     state, jobs = _read(engine, key, work)
     balance = the_account(state).balance
     return [_job(balance, job) for job in jobs]
+
+
+def job_statements_within(
+    connection: Connection, key: SealKey | None, namespace: str, jobs: Collection[str]
+) -> dict[str, JobStatement]:
+    """Status of these jobs of a namespace, of those with a reservation; raises as `statement`."""
+    store = Store(connection, key)
+    balance = the_account(store.balances(namespace)).balance
+    return {job.job: _job(balance, job) for job in store.named_jobs(namespace, jobs)}
+
+
+def used_shares(
+    connection: Connection, key: SealKey | None, namespaces: Collection[str]
+) -> dict[str, float]:
+    """Shares of budgets that are spent or held, by namespace; raises LedgerTamperedError."""
+    accounts = Store(connection, key).accounts(namespaces)
+    return {account.namespace: account.balance.share(account.balance.used) for account in accounts}
 
 
 def job_statement(engine: Engine, key: SealKey | None, job: str) -> JobStatement:

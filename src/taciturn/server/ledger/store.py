@@ -84,6 +84,12 @@ class Store:
         query = select(table).where(table.c.namespace == namespace, table.c.job > after)
         return [self._job(row) for row in self._rows(query.order_by(table.c.job).limit(limit))]
 
+    def named_jobs(self, namespace: str, names: Collection[str]) -> list[JobReservation]:
+        """Jobs of a namespace that have one of these names; nothing is locked."""
+        table = tables.jobs
+        query = select(table).where(table.c.namespace == namespace, table.c.job.in_(sorted(names)))
+        return [self._job(row) for row in self._rows(query)]
+
     def job(self, name: str, *, lock: bool) -> tuple[str, JobReservation]:
         """A job and its namespace; raises UnknownEntryError."""
         query = select(tables.jobs).where(tables.jobs.c.job == name)
@@ -97,9 +103,16 @@ class Store:
         table = tables.accounts
         query = select(table).where(table.c.namespace == namespace)
         row = self.connection.execute(query.with_for_update() if lock else query).one_or_none()
-        if row is None:
-            return None
-        self._check(table, row)
+        return None if row is None else self._account(row)
+
+    def accounts(self, namespaces: Collection[str]) -> list[Account]:
+        """The accounts of these namespaces; nothing is locked."""
+        table = tables.accounts
+        query = select(table).where(table.c.namespace.in_(sorted(namespaces)))
+        return [self._account(row) for row in self._rows(query)]
+
+    def _account(self, row: Row[Any]) -> Account:
+        self._check(tables.accounts, row)
         return Account(
             row.namespace, row.ordinal, _balance(row), row.exceptions, row.entries, row.head
         )

@@ -31,8 +31,11 @@ class Results:
     artifacts: Artifacts
     models: Models
 
-    def get(self, caller: Principal, job_id: str) -> JobResult:
+    def get(self, caller: Principal, job_id: str, *, most: int | None = None) -> JobResult:
         """The result.
+
+        Args:
+            most: of a sample job's texts, the first so many alone.
 
         Raises:
             ProblemError: `not_found`, `not_ready` before the job is over, `conflict` if it failed.
@@ -45,7 +48,7 @@ class Results:
                 "job": job_id,
                 "policy": _policy(job),
                 "files": self.artifacts.files(job_id),
-                **self._content(caller, job, kind),
+                **self._content(caller, job, kind, most),
             }
         )
 
@@ -66,25 +69,32 @@ class Results:
         if not self.gateway.rows(query):
             raise no_job(job_id)
 
-    def samples(self, job_id: str) -> tuple[SampleLine, ...]:
+    def samples(self, job_id: str, most: int | None = None) -> tuple[SampleLine, ...]:
         """Lines that a sample job has written."""
         data = self.artifacts.read(job_id, SAMPLES)
         if data is None:
             raise ProblemError("not_found", "the job has written nothing")
-        return tuple(SampleLine.model_validate_json(line) for line in data.splitlines())
+        return tuple(SampleLine.model_validate_json(line) for line in data.splitlines()[:most])
 
-    def _content(self, caller: Principal, job: Row[Any], kind: JobKind) -> Mapping[str, Any]:
+    def _content(
+        self, caller: Principal, job: Row[Any], kind: JobKind, most: int | None
+    ) -> Mapping[str, Any]:
         if kind is JobKind.FIT:
             return {"model": self.models.get(caller, job.model_id)}
         if kind is JobKind.SAMPLE:
-            return {"samples": self.samples(job.id)}
+            return {"samples": self.samples(job.id, most)}
         if kind is JobKind.PROBE:
             return self._document(job.id, SCHEMA) or {}
         field, name = {
             JobKind.EVALUATE: ("evaluation", EVALUATION),
             JobKind.AUDIT: ("audit", AUDIT),
         }.get(kind, ("", ""))
-        return {field: self._document(job.id, name)} if field else {}
+        if not field:
+            return {}
+        document = self._document(job.id, name)
+        if document is None:
+            raise ProblemError("not_found", "the job has written nothing")
+        return {field: document}
 
     def _document(self, job_id: str, name: str) -> Any:
         text = self.gateway.read(

@@ -187,6 +187,9 @@ jobs = Table(
     Index("ix_jobs_state", "state"),
     Index("ix_jobs_requester_id", "requester_id", "created_at_ms"),
     Index("ix_jobs_namespace", "namespace", "created_at_ms"),
+    Index("ix_jobs_dataset", "dataset", "created_at_ms"),
+    Index("ix_jobs_model_id", "model_id"),
+    Index("ix_jobs_created_at_ms", "created_at_ms", "id"),
 )
 
 job_events = Table(
@@ -200,6 +203,18 @@ job_events = Table(
     UniqueConstraint("job_id", "worker_sequence", name="uq_job_events_worker_sequence"),
     Index("ix_job_events_visible_at_ms", "visible_at_ms"),
 )
+
+fit_speeds = Table(
+    "fit_speeds",
+    metadata,
+    Column("job_id", _ID, ForeignKey("jobs.id"), primary_key=True),
+    Column("base_model", String(300), nullable=False),
+    Column("method", String(20), nullable=False),
+    Column("seconds_per_unit", Float(53), nullable=False),
+    Column("created_at_ms", BigInteger, nullable=False),
+    Index("ix_fit_speeds_base_model", "base_model", "method", "created_at_ms"),
+)
+"""Speeds of fits that have succeeded: what plans of later ones are reckoned with."""
 
 idempotency = Table(
     "idempotency",
@@ -286,6 +301,7 @@ audit_log = Table(
     Column("address", String(60)),
     Column("details", Text),
     Index("ix_audit_log_actor", "actor", "id"),
+    Index("ix_audit_log_resource", "resource", "id"),
 )
 
 audit_log_exports = Table(

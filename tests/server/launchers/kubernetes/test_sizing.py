@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from taciturn.planning.defaults import PublicFacts
 from taciturn.planning.plan import make_plan
 from taciturn.server.launchers.base import LaunchError
-from taciturn.server.launchers.kubernetes.settings import Pool
-from taciturn.server.launchers.kubernetes.sizing import Machine, choose, fit_need, model_need
+from taciturn.server.launchers.kubernetes.settings import KubernetesSettings, Pool
+from taciturn.server.launchers.kubernetes.sizing import (
+    Machine,
+    Needs,
+    choose,
+    fit_need,
+    model_need,
+)
 from taciturn.spec import FitSpec
-from taciturn.wire.machines import MachineWish
+from taciturn.wire.jobs import RemoteFit
+from taciturn.wire.machines import MachinePlan, MachineWish
 from taciturn.wire.worker import BaseModelFacts
 
 CPU = Pool(name="cpu", memory="8Gi", price_per_hour=0.1)
@@ -79,3 +88,27 @@ def test_sampling_needs_the_weights_and_little_else() -> None:
     assert choose(POOLS, model_need(TINY, 1024)).pool is CPU
     assert choose(POOLS, model_need(LLAMA, 4096)).pool is L4
     assert choose(POOLS, model_need(HUGE, 4096), MachineWish(pool="a100")).gpus == 1
+
+
+def planned(facts: BaseModelFacts, **spec: Any) -> MachinePlan:
+    """Machine that a plan says, before there is a job."""
+    request = RemoteFit(model=facts.name, data={"dataset": "phee"}, target_epsilon=3, **spec)
+    public = PublicFacts(10_000, facts.name, facts.parameters, facts.context_length)
+    plan = make_plan(request.fit_spec().model_copy(update={"delta": 1e-5}), public)
+    gateway: Any = None
+    return Needs(gateway, KubernetesSettings(pools=POOLS)).planned(request, plan, facts)
+
+
+def test_a_plan_says_machine_memory_and_price() -> None:
+    tiny = planned(TINY)
+    assert (tiny.text, tiny.price_per_hour) == ("one machine without a GPU, of the kind cpu", 0.1)
+    llama = planned(LLAMA)
+    assert llama.text == "one machine with one GPU, of the kind a100"
+    assert (llama.gpus, llama.currency) == (1, "USD")
+    assert llama.memory_bytes is not None
+    assert llama.memory_bytes > 6.7e9 * 2
+    wished = planned(TINY, machine=MachineWish(pool="l4"))
+    assert "of the kind l4" in wished.text
+    refusal = planned(HUGE)
+    assert not refusal.fits
+    assert "no machine is large enough" in refusal.text

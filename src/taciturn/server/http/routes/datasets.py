@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Depends
+from fastapi import APIRouter, Depends, Query
 
 from taciturn.server.http.access import Requires, Svc
 from taciturn.server.http.blocking import Route
@@ -14,6 +14,7 @@ from taciturn.server.paging import PageQuery
 from taciturn.wire.datasets import (
     DatasetChange,
     DatasetView,
+    DisclosureView,
     NewDataset,
     PreviewView,
     Selection,
@@ -24,13 +25,19 @@ from taciturn.wire.values import Name, Page
 
 router = APIRouter(tags=["datasets"], prefix="/datasets", route_class=Route)
 Reader = Annotated[Principal, Depends(Requires(Action.DATASETS_READ))]
+Overseer = Annotated[Principal, Depends(Requires(Action.LEDGER_READ))]
 Writer = Annotated[Principal, Depends(Requires(Action.DATASETS_WRITE))]
+Search = Annotated[
+    str, Query(max_length=64, description="Part of the name, in capitals or not; all if empty.")
+]
 
 
 @router.get("")
-def list_datasets(caller: Reader, services: Svc, paging: PageQuery) -> Page[DatasetView]:
+def list_datasets(
+    caller: Reader, services: Svc, paging: PageQuery, search: Search = ""
+) -> Page[DatasetView]:
     """Datasets that the caller may use, owns or audits, by name."""
-    datasets = services.datasets.page(caller, paging.name(), paging.fetch)
+    datasets = services.datasets.page(caller, paging.name(), paging.fetch, search)
     return paging.page(datasets, lambda dataset: dataset, lambda dataset: dataset.name)
 
 
@@ -97,3 +104,12 @@ def drop_synthetic_preview(caller: Writer, services: Svc, name: Name) -> None:
 def try_selection(caller: Reader, services: Svc, name: Name, selection: Selection) -> PreviewView:
     """Run row-wise SQL on the preview, at once. In a job it will run on the real rows."""
     return services.previews.select(name, selection.select, caller)
+
+
+@router.get("/{name}/disclosures")
+def list_disclosures(
+    caller: Overseer, services: Svc, name: Name, paging: PageQuery
+) -> Page[DisclosureView]:
+    """Everything about a dataset that has left, and to whom, newest first; for its owner and for
+    auditors."""
+    return services.disclosures.page(name, caller, paging)

@@ -41,10 +41,14 @@ class Kubernetes:
         """True if anything of a worker is left when its node is gone."""
         return self.settings.keeps
 
+    @property
+    def needs(self) -> Needs:
+        """Needs of jobs, by the settings' pools."""
+        return Needs(self.gateway, self.settings)
+
     def launcher(self) -> KubernetesLauncher:
         """Launcher, for the dispatcher."""
-        needs = Needs(self.gateway, self.settings)
-        return KubernetesLauncher(self.cluster, self.settings, needs)
+        return KubernetesLauncher(self.cluster, self.settings, self.needs)
 
     def monitor(self, append: Append) -> Monitor:
         """Monitor, to be started and stopped with the gateway."""

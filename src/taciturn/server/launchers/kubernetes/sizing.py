@@ -18,7 +18,7 @@ from taciturn.server.launchers.kubernetes.settings import KubernetesSettings, Po
 from taciturn.server.schema.tables import base_models, jobs, models
 from taciturn.spec import PerformanceSpec
 from taciturn.wire.jobs import JobKind, RemoteFit
-from taciturn.wire.machines import MachineWish
+from taciturn.wire.machines import MachinePlan, MachineWish
 from taciturn.wire.worker import BaseModelFacts
 
 _USABLE = 0.9  # of a GPU's memory: the driver's own part, fragments
@@ -44,6 +44,13 @@ class Machine:
     def processes(self) -> int:
         """One for each GPU, or one."""
         return self.nodes * max(1, self.gpus)
+
+    @property
+    def text(self) -> str:
+        """Kind and number, in words."""
+        gpus = {0: "without a GPU", 1: "with one GPU"}.get(self.gpus, f"with {self.gpus} GPUs")
+        machines = f"{self.nodes} machines, each" if self.nodes > 1 else "one machine"
+        return f"{machines} {gpus}, of the kind {self.pool.name}"
 
     @property
     def price_per_hour(self) -> float:
@@ -161,6 +168,26 @@ class Needs:
             raise LaunchError(f"there is no job {job_id}")
         keeps = self.settings.checkpoint_secret if row.kind in _KEEPS else ""
         return Need(self._machine(row, facts), self._data_secret(row), keeps)
+
+    def planned(self, request: RemoteFit, plan: TrainingPlan, facts: BaseModelFacts) -> MachinePlan:
+        """Plan of the machine that a fit would get, with its price."""
+        spec = request.fit_spec()
+        need, wish = fit_need(plan, facts, spec), request.machine
+        wished = wish is not None and (wish.gpus or 0) > 1
+        several = self.settings.several and (spec.sharding == "full" or wished)
+        try:
+            machine = choose(self._pools(), need, wish, several=several)
+        except LaunchError as error:
+            return MachinePlan(text=str(error)[:400], fits=False)
+        priced = machine.price_per_hour > 0
+        return MachinePlan(
+            text=machine.text,
+            memory_bytes=need(machine.gpus > 0).on(machine.processes),
+            nodes=machine.nodes,
+            gpus=machine.gpus,
+            price_per_hour=machine.price_per_hour if priced else None,
+            currency=machine.pool.currency if priced else None,
+        )
 
     def _machine(self, row: Row[Any], facts: BaseModelFacts | None) -> Machine:
         pools, request = self._pools(), json.loads(row.request)

@@ -1,0 +1,92 @@
+"""The documentation's site: it builds without a warning, loads nothing from elsewhere, and its
+guides have no sentence that has to be read twice."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from taciturn import errors
+from taciturn.server.problems import CODES, REMEDIES
+from taciturn.server.settings import Settings
+
+ROOT = Path(__file__).resolve().parents[2]
+GUIDES = sorted(
+    path
+    for folder in ("start", "understand", "how-to", "operate")
+    for path in (ROOT / "docs" / folder).glob("*.md")
+)
+MOST_WORDS = 30
+
+_CODE = re.compile(r"^ *```.*?^ *```$", re.MULTILINE | re.DOTALL)
+_COMMENT = re.compile(r"<!--.*?-->", re.DOTALL)
+_LINK = re.compile(r"!?\[([^\]]*)\]\([^)]*\)")
+
+
+def sentences(text: str) -> list[str]:
+    """Return the sentences of a page, without code, tables' bars and addresses."""
+    text = _COMMENT.sub("", _CODE.sub("\n\n", text))
+    text = _LINK.sub(r"\1", text)
+    parts = re.split(r"\n\s*\n|^\s*(?:[-*]|\d+\.) |\||^#+ ", text, flags=re.MULTILINE)
+    return [
+        sentence
+        for part in parts
+        for sentence in re.split(r"(?<=[.!?])\s+", " ".join(part.split()))
+        if sentence
+    ]
+
+
+@pytest.mark.parametrize("path", GUIDES, ids=lambda path: path.stem)
+def test_no_sentence_is_long(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    long_ones = [line for line in sentences(text) if len(line.split()) > MOST_WORDS]
+    assert long_ones == []
+
+
+def test_long_sentences_are_found() -> None:
+    text = "A short one. " + "word " * 31 + "end.\n\n```sh\n" + "code " * 40 + "\n```\n"
+    assert [len(line.split()) for line in sentences(text)] == [3, 32]
+
+
+def test_every_error_says_its_remedy() -> None:
+    assert REMEDIES.keys() == CODES.keys()
+    for kind in vars(errors).values():
+        if isinstance(kind, type) and issubclass(kind, errors.TaciturnError):
+            cause, remedy, _ = (kind.__doc__ or "").partition("Remedy: ")
+            assert cause, kind
+            assert remedy, f"{kind.__name__} has no line 'Remedy: ...' in its docstring"
+
+
+def test_every_setting_says_what_it_is() -> None:
+    for name, field in Settings.model_fields.items():
+        assert field.description, f"Settings.{name} has no description"
+
+
+@pytest.mark.thorough
+def test_the_site_builds(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path)]
+    result = subprocess.run(
+        command,
+        cwd=ROOT,
+        env={**os.environ, "NO_MKDOCS_2_WARNING": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    pages = sorted(tmp_path.rglob("*.html"))
+    assert len(pages) > 40
+    for page in pages:
+        text = page.read_text(encoding="utf-8")
+        loaded = re.findall(r'<(?:script|img|iframe)[^>]*\ssrc="([^"]+)"', text)
+        loaded += re.findall(r'<link[^>]*rel="(?:stylesheet|icon)"[^>]*href="([^"]+)"', text)
+        for address in loaded:
+            assert not re.match(r"(?:https?:)?//", address), f"{page.name} loads {address}"
+    reference = (tmp_path / "reference" / "settings" / "index.html").read_text(encoding="utf-8")
+    for name in Settings.model_fields:
+        assert f"TACITURN_{name.upper()}" in reference
