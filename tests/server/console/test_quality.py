@@ -107,7 +107,7 @@ def test_every_page_is_seen_by_somebody(tour: Tour) -> None:
     """Else an address that leads nowhere would pass all that is looked for here."""
     for page in tour.pages:
         answers = [tour.look(who, page.address) for who in ROLE_OF]
-        assert any(answer.status_code in (200, 303) for answer in answers), page.address
+        assert any(answer.status_code in (200, 204, 303) for answer in answers), page.address
     shown = "".join(tour.look("olga", page.address).text for page in tour.pages)
     assert [word for word in SECRETS if word not in shown] == []
 
