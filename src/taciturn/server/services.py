@@ -56,6 +56,8 @@ from taciturn.server.models.models import Models
 from taciturn.server.models.results import Results
 from taciturn.server.models.storage import open_store
 from taciturn.server.notifications import Notifications, Topic
+from taciturn.server.operations import Operations
+from taciturn.server.overview import Overview
 from taciturn.server.retention import RetentionService
 from taciturn.server.schema.tables import jobs as job_table
 
@@ -95,6 +97,8 @@ class Services:
     dispatcher: Dispatcher
     launching: Launching
     outage: Outage
+    operations: Operations
+    overview: Overview
     events: Events
     broadcast: Broadcast
     artifacts: Artifacts
@@ -202,13 +206,15 @@ class Services:
             ),
             previews=Previews(gateway, datasets, trials, files or artifacts),
             budgets=Budgets(gateway, policies, grants),
-            ledger_view=LedgerView(gateway, policies),
+            ledger_view=LedgerView(gateway, policies, audit_log),
             approvals=approvals,
             jobs=jobs,
             work=WorkerProtocol(gateway, leases, ending, events, references),
             dispatcher=dispatcher,
             launching=started,
             outage=outage,
+            operations=Operations(gateway, started.launcher, outage, warm_workers),
+            overview=Overview(gateway),
             events=events,
             broadcast=Broadcast(events),
             artifacts=artifacts,

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
+from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
-from pydantic import Field, SecretStr, ValidationInfo, field_validator
+from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from taciturn.data import places
 from taciturn.wire.identity import Role
 
+_SECRET = {"database_url", "ledger_key", "metrics_token", "oidc_client_secret", "signing_key"}
+_CREDENTIALS = re.compile(r"(://)[^/@]*@")
 _MOST_PROCESSES = 4
 _MOST_WORKERS = 4
 _WORKER_BYTES = 8 << 30  # of a small model, with its rows
@@ -37,8 +41,8 @@ class Settings(BaseSettings):
         SecretStr | None,
         Field(description="Hexadecimal; default: a file in data_dir, made at the first start."),
     ] = None
-    host: str = "127.0.0.1"
-    port: Annotated[int, Field(ge=0, le=65535)] = 8321
+    host: Annotated[str, Field(description="Address to listen at.")] = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65535, description="Port to listen at.")] = 8321
     processes: Annotated[
         int | None,
         Field(
@@ -51,7 +55,13 @@ class Settings(BaseSettings):
     public_url: Annotated[
         str | None, Field(description="How clients and workers reach the gateway.")
     ] = None
-    launcher: Annotated[str, Field(pattern="^(local|kubernetes)$")] = "local"
+    launcher: Annotated[
+        str,
+        Field(
+            pattern="^(local|kubernetes)$",
+            description="What starts workers: local, on this machine, or kubernetes.",
+        ),
+    ] = "local"
     kubernetes_config: Annotated[
         Path | None, Field(description="JSON file of the Kubernetes launcher's settings.")
     ] = None
@@ -74,7 +84,9 @@ class Settings(BaseSettings):
         float,
         Field(gt=0, le=300, description="Events are shown at these ticks, not when they come."),
     ] = 5.0
-    lease_s: Annotated[float, Field(ge=1, le=600)] = 30.0
+    lease_s: Annotated[
+        float, Field(ge=1, le=600, description="How long a worker may be silent.")
+    ] = 30.0
     hold_s: Annotated[
         float, Field(ge=60, description="How long a plan is held without a worker.")
     ] = 86_400.0
@@ -130,7 +142,9 @@ class Settings(BaseSettings):
             "of trusted proxies are not counted.",
         ),
     ] = 256
-    session_s: Annotated[float, Field(ge=60)] = 12 * 3600.0
+    session_s: Annotated[
+        float, Field(ge=60, description="How long a browser or command line stays signed in.")
+    ] = 12 * 3600.0
     login_attempts: Annotated[
         int,
         Field(
@@ -158,6 +172,16 @@ class Settings(BaseSettings):
     incident_days: Annotated[
         int, Field(ge=1, description="After which logs of failures, which may quote rows, go.")
     ] = 30
+    backup_file: Annotated[
+        Path | None,
+        Field(
+            description="File that your backup job touches once a backup is complete, or the folder "
+            "where it leaves backups: the console shows how old the newest is. Never written to.",
+        ),
+    ] = None
+    backup_hours: Annotated[
+        float, Field(gt=0, description="Age from which the newest backup counts as old.")
+    ] = 26.0
     trusted_proxies: Annotated[
         str | None,
         Field(description="Addresses whose X-Forwarded-For is believed, by comma; default: none."),
@@ -197,12 +221,24 @@ class Settings(BaseSettings):
             "from, such as 10.1.0.0/16; default: none.",
         ),
     ] = ()
-    oidc_issuer: str | None = None
-    oidc_client_id: str | None = None
-    oidc_client_secret: SecretStr | None = None
-    oidc_name_claim: str = "preferred_username"
-    oidc_groups_claim: str = "groups"
-    oidc_scopes: str = "openid profile email"
+    oidc_issuer: Annotated[
+        str | None, Field(description="Address of the OpenID provider; default: passwords alone.")
+    ] = None
+    oidc_client_id: Annotated[
+        str | None, Field(description="Name of this gateway at the provider.")
+    ] = None
+    oidc_client_secret: Annotated[
+        SecretStr | None, Field(description="Secret of this gateway at the provider.")
+    ] = None
+    oidc_name_claim: Annotated[
+        str, Field(description="Claim of the provider that is a person's name here.")
+    ] = "preferred_username"
+    oidc_groups_claim: Annotated[
+        str, Field(description="Claim of the provider that lists a person's groups.")
+    ] = "groups"
+    oidc_scopes: Annotated[str, Field(description="Scopes that the provider is asked for.")] = (
+        "openid profile email"
+    )
     oidc_roles: Annotated[
         dict[str, Role], Field(description="Group of the provider -> role here.")
     ] = {}
@@ -242,6 +278,68 @@ class Settings(BaseSettings):
         # Not every system says which cores a process may use.
         cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
         return min(_MOST_PROCESSES, cores)
+
+
+@dataclass(frozen=True, slots=True)
+class SettingView:
+    """A setting for people to read: never a secret, only whether there is one.
+
+    Attributes:
+        variable: environment variable that sets it.
+        source: where its value comes from.
+    """
+
+    variable: str
+    value: str
+    source: Literal["environment", "taciturn serve", "default"]
+    description: str
+    secret: bool
+
+
+def described(settings: Settings) -> tuple[SettingView, ...]:
+    """Return every setting of a gateway, with where it comes from."""
+    try:
+        environment: Settings | None = Settings()
+    except ValidationError:  # what the command line says replaces what is wrong there
+        environment = None
+    return tuple(_described(settings, environment, name) for name in Settings.model_fields)
+
+
+def _described(settings: Settings, environment: Settings | None, name: str) -> SettingView:
+    value = getattr(settings, name)
+    secret = isinstance(value, SecretStr) or name in _SECRET
+    if name not in settings.model_fields_set:
+        source: Literal["environment", "taciturn serve", "default"] = "default"
+    elif (
+        environment is not None
+        and name in environment.model_fields_set
+        and getattr(environment, name) == value
+    ):
+        source = "environment"
+    else:
+        source = "taciturn serve"
+    return SettingView(
+        variable=f"TACITURN_{name.upper()}",
+        value=("not set" if value is None else "set") if secret else _readable(value),
+        source=source,
+        description=Settings.model_fields[name].description or "",
+        secret=secret,
+    )
+
+
+def _readable(value: object) -> str:
+    """Return a value without what addresses may hold of passwords."""
+    if value is None:
+        return "not set"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, dict):
+        return ", ".join(f"{key} as {item}" for key, item in value.items()) or "none"
+    if isinstance(value, tuple):
+        return ", ".join(_readable(item) for item in value) or "none"
+    if isinstance(value, float):
+        return f"{value:g}"
+    return _CREDENTIALS.sub(r"\1...@", str(value)).partition("?")[0]
 
 
 def _is_sqlite(url: SecretStr | None) -> bool:

@@ -42,6 +42,10 @@ class UserView(WireValue):
     disabled: bool = False
     sources: Sources = ()
     created_at: Moment
+    access_changed_at: Annotated[
+        Moment | None,
+        Field(description="When it was last changed how they get in or what they may do."),
+    ] = None
 
 
 class NewUser(WireValue):

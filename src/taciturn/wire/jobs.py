@@ -317,6 +317,9 @@ class ApprovalView(WireValue):
         left, left_after: share of the namespace's budget that is neither spent nor held, now and
             once this was approved, below 0 where there is no room; where one is asked for alone,
             and not decided.
+        epsilon_left, epsilon_left_after: the same as epsilon of the budget, at its delta: its own
+            less what everything comes to that is spent or held; 0 where there is no room.
+        budget_epsilon, budget_delta: budget that they are of.
     """
 
     id: str
@@ -340,6 +343,10 @@ class ApprovalView(WireValue):
     decisions: tuple[DecisionView, ...] = ()
     left: float | None = None
     left_after: float | None = None
+    epsilon_left: float | None = None
+    epsilon_left_after: float | None = None
+    budget_epsilon: float | None = None
+    budget_delta: float | None = None
 
 
 class Decision(WireValue):

@@ -5,11 +5,17 @@ from __future__ import annotations
 from taciturn.server.console import (
     account,
     approvals,
+    audit_log,
+    base_models,
     datasets,
     home,
+    incidents,
     jobs,
+    ledger,
     models,
-    oversight,
+    operations,
+    people,
+    settings,
     sign_in,
 )
 
@@ -20,6 +26,12 @@ ROUTERS = (
     jobs.router,
     models.router,
     approvals.router,
-    oversight.router,
+    ledger.router,
+    audit_log.router,
+    incidents.router,
+    operations.router,
+    people.router,
+    base_models.router,
+    settings.router,
     account.router,
 )

@@ -122,12 +122,14 @@ class RoomQuote:
 
     Attributes:
         fits: per budget; the namespace's own is under None, each grant under its holder.
+        epsilon_left: epsilon of each budget that would be left.
     """
 
     admitted: bool
     needed_shares: Mapping[str | None, float]
     used_shares: Mapping[str | None, float]
     fits: Mapping[str | None, bool]
+    epsilon_left: Mapping[str | None, float]
 
 
 def namespaces(engine: Engine) -> list[str]:
@@ -318,6 +320,10 @@ class Room:
                 holder: balance.share(balance.used) for holder, balance in self.balances.items()
             },
             fits=fits,
+            epsilon_left={
+                holder: balance.epsilon_left(balance.used + cost)
+                for holder, balance in self.balances.items()
+            },
         )
 
 
