@@ -21,6 +21,7 @@ from taciturn.server.context import Gateway
 from taciturn.server.identity.anonymous import Anonymous
 from taciturn.server.identity.directory import Directory
 from taciturn.server.identity.links import PasswordLinks
+from taciturn.server.identity.login_requests import LoginRequests
 from taciturn.server.identity.logins import Logins
 from taciturn.server.identity.oidc import Oidc
 from taciturn.server.identity.passwords import Passwords
@@ -80,6 +81,7 @@ class Services:
     users: Users
     tokens: Tokens
     logins: Logins
+    login_requests: LoginRequests
     links: PasswordLinks
     oidc: Oidc
     sessions: Sessions
@@ -194,6 +196,7 @@ class Services:
             users=Users(gateway, directory),
             tokens=Tokens(gateway, directory),
             logins=logins,
+            login_requests=LoginRequests(gateway, logins),
             links=PasswordLinks(gateway, directory, passwords, logins),
             oidc=Oidc.of(gateway, directory, logins),
             sessions=Sessions(settings),

@@ -8,6 +8,7 @@ from taciturn.server.console import (
     audit_log,
     base_models,
     datasets,
+    hand_over,
     home,
     incidents,
     jobs,
@@ -34,4 +35,5 @@ ROUTERS = (
     base_models.router,
     settings.router,
     account.router,
+    hand_over.router,
 )

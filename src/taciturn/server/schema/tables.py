@@ -286,6 +286,7 @@ audit_log = Table(
     Column("address", String(60)),
     Column("details", Text),
     Index("ix_audit_log_actor", "actor", "id"),
+    Index("ix_audit_log_action", "action", "id"),
 )
 
 audit_log_exports = Table(
@@ -325,3 +326,19 @@ logins = Table(
     Column("at_ms", BigInteger, nullable=False),
     Index("ix_logins_subject", "subject", "at_ms"),
 )
+
+login_requests = Table(
+    "login_requests",
+    metadata,
+    Column("id", _ID, primary_key=True),
+    Column("code", String(20), nullable=False, unique=True),
+    Column("digest", String(64), nullable=False, unique=True),
+    Column("host", _NAME, nullable=False),
+    Column("address", String(60), nullable=False),
+    Column("network", String(60), nullable=False),
+    Column("state", String(20), nullable=False),
+    Column("user_id", _ID, ForeignKey("users.id")),
+    Column("created_at_ms", BigInteger, nullable=False),
+    Column("expires_at_ms", BigInteger, nullable=False),
+)
+"""Programs that wait until somebody lets them act as themselves; removed once their time is over."""
