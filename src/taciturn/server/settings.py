@@ -175,8 +175,8 @@ class Settings(BaseSettings):
     backup_file: Annotated[
         Path | None,
         Field(
-            description="File that your backup job touches once a backup is complete, or the folder "
-            "where it leaves backups: the console shows how old the newest is. Never written to.",
+            description="File that your backup job touches once a backup is complete, or folder "
+            "where it leaves backups: the console shows how old the newest is. Only looked at.",
         ),
     ] = None
     backup_hours: Annotated[

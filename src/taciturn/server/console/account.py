@@ -55,7 +55,7 @@ SCOPES = {
 def read_account(request: Request, caller: Manager, services: Svc, paging: PageQuery) -> Response:
     """Show one's own tokens and sessions."""
     items = services.tokens.list(caller, paging)
-    changed_at_ms, links = services.links.history(caller)
+    _, links = services.links.history(caller)
     return page(
         request,
         "account.html",

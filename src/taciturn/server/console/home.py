@@ -190,7 +190,9 @@ def _first_steps(services: Services, caller: Principal) -> Iterator[Step]:
             "Nothing can be registered outside of the folders and buckets that you allow an owner.",
             "/people",
         )
-        yield Step("Choose what may be fitted", "One small model is there for trials.", "/base-models")
+        yield Step(
+            "Choose what may be fitted", "One small model is there for trials.", "/base-models"
+        )
     if Action.DATASETS_READ not in caller.actions or services.datasets.page(caller, "", 1):
         return
     if Action.DATASETS_WRITE in caller.actions:

@@ -157,8 +157,7 @@ def _sentence(details: Mapping[str, Any]) -> str:
         case "extended":
             return f"holds {_steps(details)} more, which run again after a worker was lost."
         case "acquired":
-            taken_over = "after another one was lost" if details["takeover"] else "and may spend"
-            return f"has a worker, {taken_over}."
+            return "has a worker, which alone may spend from here on."
         case "charged":
             return "spent a block of steps, before the first of them ran."
         case "closed":

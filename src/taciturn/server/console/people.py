@@ -44,9 +44,7 @@ def read_people(
     """Show everybody who may come in, and a form that lets another person in."""
     items = services.users.list(paging, text.strip() or None)
     first = paging.after is None
-    return page(
-        request, "people.html", caller, items=items, text=text, first=first, roles=ROLES
-    )
+    return page(request, "people.html", caller, items=items, text=text, first=first, roles=ROLES)
 
 
 @router.post("")
@@ -117,9 +115,7 @@ def make_link(request: Request, caller: Writer, services: Svc, name: str) -> Res
     return page(request, "password_link.html", caller, link=services.links.make(caller, name))
 
 
-def _fields(
-    display_name: str, role: list[str] | None, groups: str, sources: str
-) -> dict[str, Any]:
+def _fields(display_name: str, role: list[str] | None, groups: str, sources: str) -> dict[str, Any]:
     return {
         "display_name": display_name.strip() or None,
         "roles": tuple(role or ()),

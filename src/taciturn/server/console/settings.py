@@ -48,9 +48,7 @@ def prune(request: Request, caller: Pruner, services: Svc) -> Response:
 
 
 @router.get("/retention/exports")
-def read_exports(
-    request: Request, caller: LogReader, services: Svc, paging: PageQuery
-) -> Response:
+def read_exports(request: Request, caller: LogReader, services: Svc, paging: PageQuery) -> Response:
     """Show the files into which old rows of the audit log went."""
     exports = services.retention.exports(paging)
     return page(request, "exports.html", caller, items=exports)

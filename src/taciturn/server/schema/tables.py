@@ -341,4 +341,4 @@ login_requests = Table(
     Column("created_at_ms", BigInteger, nullable=False),
     Column("expires_at_ms", BigInteger, nullable=False),
 )
-"""Programs that wait until somebody lets them act as themselves; removed once their time is over."""
+"""Programs that wait until somebody lets them act as they do; removed once their time is over."""

@@ -26,7 +26,10 @@ def list_approvals(
     caller: Reader,
     svc: Svc,
     page: PageQuery,
-    state: Annotated[State | None, Query(description="Only approvals in this state; `decided`: all that are open no more.")] = None,
+    state: Annotated[
+        State | None,
+        Query(description="Only approvals in this state; `decided`: all that are open no more."),
+    ] = None,
 ) -> Page[ApprovalView]:
     """Requests that the caller made or may decide, newest first; all for auditors."""
     return svc.approvals.page(caller, page, state)
