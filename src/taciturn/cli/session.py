@@ -51,10 +51,10 @@ def login(
         token = typer.prompt("token", hide_input=True).strip()
     else:
         token = _browser_token(url)
-    ours = not (token_stdin or ask_token)  # made for this login, so logging out revokes it
+    revocable = not (token_stdin or ask_token)  # made for this login, so logging out revokes it
     with Client(url, token) as client:
         person = client.whoami()
-        path = keep_credentials(Credentials(client.url, token, person.name, ours))
+        path = keep_credentials(Credentials(client.url, token, person.name, revocable))
     say(f"logged in to {client.url} as {person.name} ({', '.join(person.roles)})")
     say(f"the token is in {path}, for you alone")
     for link in person.password_links:

@@ -68,13 +68,13 @@ class AuditFilter:
 
     Attributes:
         resource: beginning of the path.
-        refused: True for answers that refused, or failed; False for the others.
+        refusal: True for answers that refused, or failed; False for the others.
     """
 
     actor: str | None = None
     action: str | None = None
     resource: str | None = None
-    refused: bool | None = None
+    refusal: bool | None = None
     since: datetime | None = None
     until: datetime | None = None
 
@@ -94,9 +94,9 @@ class AuditFilter:
             query = query.where(audit_log.c.action == self.action)
         if self.resource is not None:
             query = query.where(audit_log.c.resource.startswith(self.resource, autoescape=True))
-        if self.refused is not None:
+        if self.refusal is not None:
             refusals = audit_log.c.status >= _REFUSED
-            query = query.where(refusals if self.refused else ~refusals)
+            query = query.where(refusals if self.refusal else ~refusals)
         if since is not None:
             query = query.where(audit_log.c.at_ms >= milliseconds(since))
         if until is not None:
@@ -147,19 +147,19 @@ class AuditLog:
             self._writing = bool(batch)
             return batch
 
-    def page(self, paging: Paging, chosen: AuditFilter) -> Page[AuditEntry]:
+    def page(self, paging: Paging, conditions: AuditFilter) -> Page[AuditEntry]:
         """Records that a filter leaves, newest first; raises ProblemError `invalid` where its span
         ends before it begins."""
-        query = chosen.applied(select(audit_log))
+        query = conditions.applied(select(audit_log))
         if paging.after is not None:
             query = query.where(audit_log.c.id < paging.number())
         query = query.order_by(audit_log.c.id.desc()).limit(paging.fetch)
         return paging.page(self._gateway.rows(query), entry_of, lambda row: row.id)
 
-    def entries(self, chosen: AuditFilter) -> Iterator[AuditEntry]:
+    def entries(self, conditions: AuditFilter) -> Iterator[AuditEntry]:
         """All records that a filter leaves, newest first, read a piece at a time; raises as `page`,
         before the first."""
-        query = chosen.applied(select(audit_log)).order_by(audit_log.c.id.desc())
+        query = conditions.applied(select(audit_log)).order_by(audit_log.c.id.desc())
         return self._pieces(query.limit(_PIECE))
 
     def _pieces(self, query: Select[Any]) -> Iterator[AuditEntry]:

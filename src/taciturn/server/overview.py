@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Select, select
+from sqlalchemy import ColumnElement, Select, select
 
 from taciturn.server.context import Gateway
 from taciturn.server.identity.namespace_access import owned_namespaces
@@ -31,11 +31,11 @@ class CurrentJob:
     """A job that is not over.
 
     Attributes:
-        done, of: steps or texts, where its worker has said so.
+        number, of: steps or texts, where its worker has said so.
     """
 
     view: JobView
-    done: int | None = None
+    number: int | None = None
     of: int | None = None
 
 
@@ -69,13 +69,13 @@ class Overview:
     def ending_grants(self, caller: Principal) -> tuple[EndingGrant, ...]:
         """Return live grants that end within 30 days: the caller's, and those of what they own."""
         now_ms = self.gateway.now_ms()
-        theirs = grant_terms.c.holder.in_(caller.holders)
+        visible: ColumnElement[bool] = grant_terms.c.holder.in_(caller.holders)
         if caller.has(Role.OWNER):
-            theirs |= grant_terms.c.namespace.in_(owned_namespaces(caller))
+            visible |= grant_terms.c.namespace.in_(owned_namespaces(caller))
         query = (
             select(grant_terms)
             .where(
-                theirs,
+                visible,
                 grant_terms.c.revoked_at_ms.is_(None),
                 grant_terms.c.expires_at_ms > now_ms,
                 grant_terms.c.expires_at_ms < now_ms + ENDING_DAYS * _DAY_MS,

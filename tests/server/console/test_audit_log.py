@@ -88,6 +88,6 @@ def test_the_log_is_for_auditors(console: GatewayWorld) -> None:
 
 def test_rest_has_the_same_filters(console: GatewayWorld) -> None:
     look(console, "paul", "/ledger")
-    path = "/audit-log?refused=true&resource=/ledger"
+    path = "/audit-log?refusal=true&resource=/ledger"
     items = console.ask("ann", "GET", path).json()["items"]
     assert [(item["actor"], item["status"]) for item in items] == [("user:paul", 403)]

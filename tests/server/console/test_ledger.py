@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 
 from sqlalchemy import text
 
@@ -36,7 +37,7 @@ def test_every_kind_of_entry_has_words() -> None:
             namespace="n",
             sequence=1,
             operation_id="op",
-            recorded_at="2026-03-01T12:00:00Z",
+            recorded_at=datetime(2026, 3, 1, tzinfo=UTC),
             details=value,
             previous="0" * 64,
             digest="1" * 64,

@@ -44,8 +44,8 @@ class Filters:
 
     def query(self) -> str:
         """Return those that are set, for an address."""
-        fields = {name: getattr(self, name) for name in self.__dataclass_fields__}
-        return urlencode({name: value for name, value in fields.items() if value})
+        values = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        return urlencode({name: value for name, value in values.items() if value})
 
     def condition(self) -> AuditFilter:
         """Return them as the service takes them; raises ProblemError for a time that is none."""
@@ -56,7 +56,7 @@ class Filters:
             actor=actor or None,
             action=self.action or None,
             resource=self.resource or None,
-            refused={"refused": True, "granted": False}.get(self.answer),
+            refusal={"refused": True, "granted": False}.get(self.answer),
             since=_time("from", self.since),
             until=_time("to", self.until),
         )
@@ -79,16 +79,16 @@ FilterQuery = Annotated[Filters, Depends(filters)]
 
 @router.get("")
 def read_audit_log(
-    request: Request, caller: LogReader, services: Svc, paging: PageQuery, chosen: FilterQuery
+    request: Request, caller: LogReader, services: Svc, paging: PageQuery, fields: FilterQuery
 ) -> Response:
     """Show requests and their answers, newest first."""
-    items = services.audit_log.page(paging, chosen.condition())
+    items = services.audit_log.page(paging, fields.condition())
     return page(
         request,
         "audit_log.html",
         caller,
         items=items,
-        chosen=chosen,
+        fields=fields,
         first=paging.after is None,
         actions=sorted(Action),
     )
@@ -98,11 +98,11 @@ def read_audit_log(
 def export_audit_log(
     caller: LogReader,
     services: Svc,
-    chosen: FilterQuery,
+    fields: FilterQuery,
     format: Annotated[Literal["jsonl", "csv"], Query()] = "jsonl",
 ) -> StreamingResponse:
     """Send what the filters leave as a file, newest first, piece by piece."""
-    entries = services.audit_log.entries(chosen.condition())
+    entries = services.audit_log.entries(fields.condition())
     content = _csv(entries) if format == "csv" else _jsonl(entries)
     day = services.gateway.clock().astimezone(UTC).strftime("%Y-%m-%d")
     headers = {

@@ -65,7 +65,7 @@ class LoginRequests:
             of_address = login_requests.c.network == subject
             is_open = login_requests.c.state == LoginState.OPEN.value
             query = select(func.count()).select_from(login_requests).where(of_address, is_open)
-            if connection.scalar(query) >= _MOST_OPEN:
+            if (connection.scalar(query) or 0) >= _MOST_OPEN:
                 raise ProblemError(
                     "too_many_requests",
                     f"{_MOST_OPEN} programs at this address wait for an answer in a browser "

@@ -34,12 +34,12 @@ def list_entries(
         str | None,
         Query(max_length=500, pattern=_NO_CONTROL, description="Beginning of the path."),
     ] = None,
-    refused: Annotated[
+    refusal: Annotated[
         bool | None, Query(description="Whether the answer refused, or failed.")
     ] = None,
     since: Annotated[datetime | None, Query(description="This moment or later.")] = None,
     until: Annotated[datetime | None, Query(description="Before this moment.")] = None,
 ) -> Page[AuditEntry]:
     """Every request and its answer, newest first."""
-    chosen = AuditFilter(actor, action, resource, refused, since, until)
-    return services.audit_log.page(page, chosen)
+    condition = AuditFilter(actor, action, resource, refusal, since, until)
+    return services.audit_log.page(page, condition)
