@@ -317,8 +317,8 @@ class ApprovalView(WireValue):
         left, left_after: share of the namespace's budget that is neither spent nor held, now and
             once this was approved, below 0 where there is no room; where one is asked for alone,
             and not decided.
-        epsilon_left, epsilon_left_after: the same as epsilon of the budget, at its delta: its own
-            less what everything comes to that is spent or held; 0 where there is no room.
+        epsilon_taken, epsilon_taken_after: epsilon that everything spent or held comes to together
+            at the budget's delta, at most, now and with this.
         budget_epsilon, budget_delta: budget that they are of.
     """
 
@@ -343,8 +343,8 @@ class ApprovalView(WireValue):
     decisions: tuple[DecisionView, ...] = ()
     left: float | None = None
     left_after: float | None = None
-    epsilon_left: float | None = None
-    epsilon_left_after: float | None = None
+    epsilon_taken: float | None = None
+    epsilon_taken_after: float | None = None
     budget_epsilon: float | None = None
     budget_delta: float | None = None
 

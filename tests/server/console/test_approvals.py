@@ -6,7 +6,7 @@ import pytest
 
 from support.console import look, send
 from support.gateway import GatewayWorld, fit
-from taciturn.server.console.rendering import rounded_down
+from taciturn.server.console.rendering import rounded_up, share
 
 
 def open_request(world: GatewayWorld, **fields: object) -> str:
@@ -21,16 +21,16 @@ def test_it_says_what_would_be_left_of_epsilon(console: GatewayWorld) -> None:
     assert "more than their grant allows" in page
     assert "a larger model" in page
     view = console.ask("otto", "GET", path).json()
-    assert view["budget_epsilon"] == view["epsilon_left"] == 8.0
-    left = view["epsilon_left_after"]
-    assert 0 < left < 3
-    assert f"After this, epsilon {rounded_down(left)} of 8 is left." in page
+    assert (view["budget_epsilon"], view["left"], view["epsilon_taken"]) == (8.0, 1.0, 0.0)
+    assert 5 <= view["epsilon_taken_after"] < 8
+    assert f"After this, {share(view['left_after'])} of epsilon 8 are left." in page
+    assert f"to epsilon {rounded_up(view['epsilon_taken_after'])} together" in page
 
 
 def test_without_a_guarantee_it_says_so(console: GatewayWorld) -> None:
     page = look(console, "otto", open_request(console)).text
     assert "The model may repeat private text" in page
-    assert "Epsilon 8 of 8 is left, before and after." in page
+    assert "100% of epsilon 8 are left, before and after." in page
     assert "No purpose was given. Ask paul before you decide." in page
 
 

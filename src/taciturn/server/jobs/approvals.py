@@ -165,17 +165,17 @@ class Approvals:
         room = ledger.room(engine, key, namespace=row.namespace, grants=())
         balance = room.balances[None]
         free_share = 1 - balance.share(balance.used)
-        epsilon_left = balance.epsilon_left(balance.used)
-        needed_share, epsilon_after = 0.0, epsilon_left
+        epsilon_taken = balance.epsilon_of(balance.used)
+        needed_share, epsilon_after = 0.0, epsilon_taken
         if row.event is not None:
             quote = room.quote(event_from_dict(json.loads(row.event)))
-            needed_share, epsilon_after = quote.needed_shares[None], quote.epsilon_left[None]
+            needed_share, epsilon_after = quote.needed_shares[None], quote.epsilon_taken[None]
         return approval.model_copy(
             update={
                 "left": free_share,
                 "left_after": free_share - needed_share,
-                "epsilon_left": epsilon_left,
-                "epsilon_left_after": epsilon_after,
+                "epsilon_taken": epsilon_taken,
+                "epsilon_taken_after": epsilon_after,
                 "budget_epsilon": balance.epsilon,
                 "budget_delta": balance.delta,
             }

@@ -43,10 +43,9 @@ class Balance:
         """Share of the budget that a cost is, as `RenyiFilter.share` counts it."""
         return _share(self.epsilon, self.delta, cost)
 
-    def epsilon_left(self, cost: RenyiCost) -> float:
-        """Epsilon of the budget that is left beside `cost`, by `RenyiFilter.spent_epsilon`; 0 where
-        nothing is."""
-        return max(0.0, self.epsilon - _filter(self.epsilon, self.delta).spent_epsilon(cost))
+    def epsilon_of(self, cost: RenyiCost) -> float:
+        """Epsilon that a cost comes to at the budget's delta, by `RenyiFilter.spent_epsilon`."""
+        return _filter(self.epsilon, self.delta).spent_epsilon(cost)
 
     def hold(self, cost: RenyiCost) -> Balance:
         """Reserve."""
