@@ -41,7 +41,9 @@ from taciturn.server.jobs.dispatcher import Dispatcher
 from taciturn.server.jobs.events import Events
 from taciturn.server.jobs.leader import LeaderTasks, open_leader
 from taciturn.server.jobs.leases import Leases
+from taciturn.server.jobs.operations import Operations
 from taciturn.server.jobs.outputs import Outputs
+from taciturn.server.jobs.overview import Overview
 from taciturn.server.jobs.protocol import WorkerProtocol
 from taciturn.server.jobs.states import States
 from taciturn.server.jobs.submission import Jobs
@@ -57,8 +59,6 @@ from taciturn.server.models.models import Models
 from taciturn.server.models.results import Results
 from taciturn.server.models.storage import open_store
 from taciturn.server.notifications import Notifications, Topic
-from taciturn.server.operations import Operations
-from taciturn.server.overview import Overview
 from taciturn.server.retention import RetentionService
 from taciturn.server.schema.tables import jobs as job_table
 

@@ -182,7 +182,7 @@ def test_what_is_over_is_removed_when_asked(
     look(world, "adam", "/")
     world.clock.forward(days=2)
     page = look(world, "adam", "/retention").text
-    assert "kept 1 days" in page
+    assert "kept 1 day" in page
     assert "hx-confirm" in page
     assert "into 1 file" in send(world, "adam", "/retention/prunes").text
     assert send(world, "ann", "/retention/prunes").status_code == 403

@@ -11,7 +11,7 @@ from taciturn.server.console.rendering import PageRoute, go_to, page
 from taciturn.server.http.access import Requires, Svc
 from taciturn.server.identity.permissions import Action
 from taciturn.server.identity.principal import Principal
-from taciturn.server.operations import COST_DAYS
+from taciturn.server.jobs.operations import COST_DAYS
 from taciturn.server.paging import PageQuery
 from taciturn.wire.jobs import JobKind, JobState
 
