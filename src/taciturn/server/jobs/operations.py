@@ -9,7 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import func, select
+from sqlalchemy import Select, func, select
 
 from taciturn.server.context import Gateway
 from taciturn.server.jobs.deferrals import Outage
@@ -107,7 +107,7 @@ class Operations:
 
     def load(self) -> Load:
         """Return how much there is to do, and whether it can be done."""
-        query = (
+        query: Select[Any] = (
             select(jobs.c.state, func.count(), func.min(jobs.c.created_at_ms))
             .where(jobs.c.state.in_(_UNFINISHED))
             .group_by(jobs.c.state)
