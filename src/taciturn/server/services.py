@@ -23,6 +23,7 @@ from taciturn.server.context import Gateway
 from taciturn.server.identity.anonymous import Anonymous
 from taciturn.server.identity.directory import Directory
 from taciturn.server.identity.links import PasswordLinks
+from taciturn.server.identity.login_requests import LoginRequests
 from taciturn.server.identity.logins import Logins
 from taciturn.server.identity.oidc import Oidc
 from taciturn.server.identity.passwords import Passwords
@@ -42,7 +43,9 @@ from taciturn.server.jobs.dispatcher import Dispatcher
 from taciturn.server.jobs.events import Events
 from taciturn.server.jobs.leader import LeaderTasks, open_leader
 from taciturn.server.jobs.leases import Leases
+from taciturn.server.jobs.operations import Operations
 from taciturn.server.jobs.outputs import Outputs
+from taciturn.server.jobs.overview import Overview
 from taciturn.server.jobs.protocol import WorkerProtocol
 from taciturn.server.jobs.states import States
 from taciturn.server.jobs.submission import Jobs
@@ -80,6 +83,7 @@ class Services:
     users: Users
     tokens: Tokens
     logins: Logins
+    login_requests: LoginRequests
     links: PasswordLinks
     oidc: Oidc
     sessions: Sessions
@@ -99,6 +103,8 @@ class Services:
     dispatcher: Dispatcher
     launching: Launching
     outage: Outage
+    operations: Operations
+    overview: Overview
     events: Events
     broadcast: Broadcast
     artifacts: Artifacts
@@ -195,6 +201,7 @@ class Services:
             users=Users(gateway, directory),
             tokens=Tokens(gateway, directory),
             logins=logins,
+            login_requests=LoginRequests(gateway, logins),
             links=PasswordLinks(gateway, directory, passwords, logins),
             oidc=Oidc.of(gateway, directory, logins),
             sessions=Sessions(settings),
@@ -207,15 +214,17 @@ class Services:
             ),
             previews=Previews(gateway, datasets, trials, files or artifacts),
             budgets=Budgets(gateway, policies, grants),
-            ledger_view=LedgerView(gateway, policies),
             spending=Spending(gateway, policies),
             disclosures=Disclosures(gateway, datasets),
+            ledger_view=LedgerView(gateway, policies, audit_log),
             approvals=approvals,
             jobs=jobs,
             work=WorkerProtocol(gateway, leases, ending, events, references),
             dispatcher=dispatcher,
             launching=started,
             outage=outage,
+            operations=Operations(gateway, started.launcher, outage, warm_workers),
+            overview=Overview(gateway),
             events=events,
             broadcast=Broadcast(events),
             artifacts=artifacts,

@@ -328,6 +328,9 @@ class ApprovalView(WireValue):
         left, left_after: share of the namespace's budget that is neither spent nor held, now and
             once this was approved, below 0 where there is no room; where one is asked for alone,
             and not decided.
+        epsilon_taken, epsilon_taken_after: epsilon that everything spent or held comes to together
+            at the budget's delta, at most, now and with this.
+        budget_epsilon, budget_delta: budget that they are of.
     """
 
     id: str
@@ -351,6 +354,10 @@ class ApprovalView(WireValue):
     decisions: tuple[DecisionView, ...] = ()
     left: float | None = None
     left_after: float | None = None
+    epsilon_taken: float | None = None
+    epsilon_taken_after: float | None = None
+    budget_epsilon: float | None = None
+    budget_delta: float | None = None
 
 
 class Decision(WireValue):

@@ -42,6 +42,7 @@ class Action(StrEnum):
     INCIDENTS_READ = "incidents:read"
     LEDGER_READ = "ledger:read"
     AUDIT_LOG_READ = "audit-log:read"
+    GATEWAY_READ = "gateway:read"
     RETENTION_READ = "retention:read"
     RETENTION_PRUNE = "retention:prune"
 
@@ -77,6 +78,7 @@ PERMISSIONS = MappingProxyType(
         Action.INCIDENTS_READ: frozenset({_OWNER}),
         Action.LEDGER_READ: frozenset({_OWNER, _AUDITOR}),
         Action.AUDIT_LOG_READ: frozenset({_AUDITOR}),
+        Action.GATEWAY_READ: frozenset({_ADMIN}),
         Action.RETENTION_READ: frozenset({_ADMIN, _AUDITOR}),
         Action.RETENTION_PRUNE: frozenset({_ADMIN}),
     }

@@ -162,19 +162,35 @@ class Approvals:
         if approval.state not in ("open", "approved"):
             return approval
         engine, key = self.gateway.engine, self.gateway.seal_key
-        free_share = 1 - ledger.statement(engine, key, row.namespace).budget.used
-        needed_share = 0.0
+        room = ledger.room(engine, key, namespace=row.namespace, grants=())
+        balance = room.balances[None]
+        free_share = 1 - balance.share(balance.used)
+        epsilon_taken = balance.epsilon_of(balance.used)
+        needed_share, epsilon_after = 0.0, epsilon_taken
         if row.event is not None:
-            room = ledger.room(engine, key, namespace=row.namespace, grants=())
-            needed_share = room.quote(event_from_dict(json.loads(row.event))).needed_shares[None]
+            quote = room.quote(event_from_dict(json.loads(row.event)))
+            needed_share, epsilon_after = quote.needed_shares[None], quote.epsilon_taken[None]
         return approval.model_copy(
-            update={"left": free_share, "left_after": free_share - needed_share}
+            update={
+                "left": free_share,
+                "left_after": free_share - needed_share,
+                "epsilon_taken": epsilon_taken,
+                "epsilon_taken_after": epsilon_after,
+                "budget_epsilon": balance.epsilon,
+                "budget_delta": balance.delta,
+            }
         )
 
     def page(self, caller: Principal, paging: Paging, state: str | None) -> Page[ApprovalView]:
-        """Requests that the caller made or may decide, newest first; all to auditors."""
+        """Requests that the caller made or may decide, newest first; all to auditors.
+
+        Args:
+            state: of the requests; `decided` for all that are open no more.
+        """
         query = newest_first(_select().where(may_see_approvals(caller)), approvals, paging)
-        if state is not None:
+        if state == "decided":
+            query = query.where(approvals.c.state != "open")
+        elif state is not None:
             query = query.where(approvals.c.state == state)
 
         def work(connection: Connection) -> Page[ApprovalView]:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Row, Select, delete, func, insert, select
 
+from taciturn.certificate.envelope import Envelope
+from taciturn.errors import CertificateError
 from taciturn.planning.plan import TrainingPlan
 from taciturn.reports.privacy import PrivacyReport
 from taciturn.server.context import Gateway
@@ -32,6 +35,18 @@ _FILES = (
 )
 """Names of a model's files, between slashes, which no name has."""
 _FOR_AUDITORS = frozenset({CERTIFICATE, REPORT})
+
+
+@dataclass(frozen=True, slots=True)
+class CertifiedModel:
+    """A model with a certificate.
+
+    Attributes:
+        signer: digest of the key that has signed it; None where the file cannot be read any more.
+    """
+
+    model: ModelView
+    signer: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +91,23 @@ class Models:
         """Models that the caller may know of, newest first."""
         query = newest_first(_query(watches_model(caller)), models, paging)
         return paging.page(self.gateway.rows(query), _view, position_of)
+
+    def certified(self, caller: Principal, paging: Paging) -> Page[CertifiedModel]:
+        """Models of those that have a certificate, newest first."""
+        has_certificate = (
+            select(artifacts.c.name)
+            .where(artifacts.c.job_id == models.c.job_id, artifacts.c.name == CERTIFICATE)
+            .exists()
+        )
+        query = newest_first(_query(watches_model(caller) & has_certificate), models, paging)
+        return paging.page(self.gateway.rows(query), self._certified, position_of)
+
+    def _certified(self, row: Row[Any]) -> CertifiedModel:
+        content = self.artifacts.read(row.job_id, CERTIFICATE)
+        envelope = None
+        with suppress(CertificateError):
+            envelope = None if content is None else Envelope.from_bytes(content)
+        return CertifiedModel(_view(row), None if envelope is None else envelope.keyid)
 
     def get(self, caller: Principal, model_id: str) -> ModelView:
         """One of them; raises ProblemError `not_found`."""

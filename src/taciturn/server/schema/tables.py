@@ -302,6 +302,7 @@ audit_log = Table(
     Column("details", Text),
     Index("ix_audit_log_actor", "actor", "id"),
     Index("ix_audit_log_resource", "resource", "id"),
+    Index("ix_audit_log_action", "action", "id"),
 )
 
 audit_log_exports = Table(
@@ -341,3 +342,19 @@ logins = Table(
     Column("at_ms", BigInteger, nullable=False),
     Index("ix_logins_subject", "subject", "at_ms"),
 )
+
+login_requests = Table(
+    "login_requests",
+    metadata,
+    Column("id", _ID, primary_key=True),
+    Column("code", String(20), nullable=False, unique=True),
+    Column("digest", String(64), nullable=False, unique=True),
+    Column("host", _NAME, nullable=False),
+    Column("address", String(60), nullable=False),
+    Column("network", String(60), nullable=False),
+    Column("state", String(20), nullable=False),
+    Column("user_id", _ID, ForeignKey("users.id")),
+    Column("created_at_ms", BigInteger, nullable=False),
+    Column("expires_at_ms", BigInteger, nullable=False),
+)
+"""Programs that wait until somebody lets them act as they do; removed once their time is over."""
