@@ -25,6 +25,7 @@ from taciturn.wire.jobs import (
     RemoteSample,
     RemoteSynthesize,
 )
+from taciturn.wire.results import SampleLine
 from taciturn.wire.worker import Assignment, BaseModelFacts, ReleasePlan
 from taciturn.worker.egress import Egress
 from taciturn.worker.job import Runner
@@ -115,6 +116,50 @@ def test_samples_of_one_model_follow_each_other(fitted: tuple[FakeGateway, Path]
     assert gateway.texts[-1].finish_reason == line["finish_reason"]
     fetched = [b for b in gateway.practitioner if b.startswith(b"GET") and b"safetensors" in b]
     assert len(fetched) == 1, "the model stays in memory"
+
+
+def test_a_model_and_its_base_score_the_same_text(fitted: tuple[FakeGateway, Path]) -> None:
+    """One worker, one model in memory: the base is the model without its adapter, and it is back
+    afterwards."""
+    fields = {"model": MODEL, "prompts": ("The patient is",), "logprobs": 2, "echo": True}
+    scored = RemoteSample(**fields, max_new_tokens=0)
+    gateway, root = of_model(fitted, assignment(scored, job="job_first"))
+    lines = []
+    others = (
+        ("job_base", RemoteSample(**fields, max_new_tokens=0, base=True)),
+        ("job_again", RemoteSample(**fields, max_new_tokens=3, n=2, seed=1)),
+    )
+    for job, asked in others:
+        gateway.waiting.append(of_model(fitted, assignment(asked, job=job))[0].assignment)
+    keep = gateway.files
+
+    class Files(dict[str, bytes]):
+        def __setitem__(self, name: str, data: bytes) -> None:
+            super().__setitem__(name, data)
+            if name == "samples.jsonl":
+                lines.append([SampleLine.model_validate_json(row) for row in data.splitlines()])
+
+    gateway.files = Files(keep)
+    assert Runner(root).run(gateway.client()) is WorkerExit.REPORTED
+    assert all(outcome.succeeded for _, outcome in gateway.outcomes), gateway.incidents
+    (first,), (base,), again = lines
+    assert (first.text, first.scores, first.finish_reason) == ("", (), "length")
+    texts = [token.text for token in first.prompt_scores or ()]
+    assert "".join(texts) == "The patient is"
+    assert [token.text for token in base.prompt_scores or ()] == texts
+    assert base.prompt_scores != first.prompt_scores
+    # Bit for bit: other jobs, other company, the adapter off and on in between.
+    assert [line.prompt_scores for line in again] == [first.prompt_scores] * 2
+    assert all(len(line.scores or ()) == line.tokens for line in again)
+
+
+def test_a_prompt_that_is_read_in_part_is_not_scored(fitted: tuple[FakeGateway, Path]) -> None:
+    asked = RemoteSample(
+        model=MODEL, prompts=("fever " * 3000,), max_new_tokens=0, logprobs=0, echo=True
+    )
+    gateway, root = of_model(fitted, assignment(asked, job="job_long"))
+    Runner(root).run(gateway.client())
+    assert gateway.outcome.code is FailureCode.BAD_CONFIGURATION
 
 
 def test_private_evaluation_is_charged_and_of_the_declared_units(

@@ -112,15 +112,52 @@ class RemoteFit(FitSpec):
         return self.part(FitSpec)
 
 
+MOST_SCORED = 128
+"""Texts whose tokens one job scores at most, so that its result stays of a size to be read."""
+
+
 class RemoteSample(SampleSpec):
-    """Text from a fitted model."""
+    """Text from a fitted model, or from its base; with `logprobs`, how likely its tokens are."""
 
     kind: Literal[JobKind.SAMPLE] = JobKind.SAMPLE
     model: FittedModel
     prompts: Prompts
+    max_new_tokens: Annotated[
+        int, Field(ge=0, le=100_000, description="Most tokens of one text; 0: score the prompts.")
+    ] = 100
     stream: Annotated[bool, Field(description="Report text as it is written; one prompt, n=1.")] = (
         False
     )
+    base: Annotated[
+        bool, Field(description="Have the model's base write instead, as it was before the fit.")
+    ] = False
+    logprobs: Annotated[
+        int | None,
+        Field(ge=0, le=20, description="Score each token, and name so many likelier ones."),
+    ] = None
+    echo: Annotated[bool, Field(description="Score the prompts' tokens, too.")] = False
+
+    @model_validator(mode="after")
+    def _scores(self) -> Self:
+        if self.logprobs is None:
+            if self.max_new_tokens == 0:
+                raise ValueError(
+                    "max_new_tokens=0 writes nothing; give logprobs and echo, to score prompts"
+                )
+            if self.echo:
+                raise ValueError("echo=True scores prompts; give logprobs, or leave echo out")
+            return self
+        if self.max_new_tokens == 0 and not self.echo:
+            raise ValueError("max_new_tokens=0 scores nothing without echo=True")
+        if self.stream:
+            raise ValueError("logprobs come with whole texts; leave stream out")
+        texts = len(self.prompts) * self.n
+        if texts > MOST_SCORED:
+            raise ValueError(
+                f"logprobs of {texts} texts are more than the {MOST_SCORED} of one job; ask for "
+                "fewer prompts or a smaller n"
+            )
+        return self
 
     def sample_spec(self) -> SampleSpec:
         """The part that the engine takes."""
