@@ -122,9 +122,6 @@ class RemoteSample(SampleSpec):
     kind: Literal[JobKind.SAMPLE] = JobKind.SAMPLE
     model: FittedModel
     prompts: Prompts
-    max_new_tokens: Annotated[
-        int, Field(ge=0, le=100_000, description="Most tokens of one text; 0: score the prompts.")
-    ] = 100
     stream: Annotated[bool, Field(description="Report text as it is written; one prompt, n=1.")] = (
         False
     )
@@ -136,19 +133,16 @@ class RemoteSample(SampleSpec):
         Field(ge=0, le=20, description="Score each token, and name so many likelier ones."),
     ] = None
     echo: Annotated[bool, Field(description="Score the prompts' tokens, too.")] = False
+    writes: Annotated[bool, Field(description="False: score the prompts, write nothing.")] = True
 
     @model_validator(mode="after")
     def _scores(self) -> Self:
         if self.logprobs is None:
-            if self.max_new_tokens == 0:
-                raise ValueError(
-                    "max_new_tokens=0 writes nothing; give logprobs and echo, to score prompts"
-                )
-            if self.echo:
-                raise ValueError("echo=True scores prompts; give logprobs, or leave echo out")
+            if self.echo or not self.writes:
+                raise ValueError("echo=True and writes=False score prompts; give logprobs, too")
             return self
-        if self.max_new_tokens == 0 and not self.echo:
-            raise ValueError("max_new_tokens=0 scores nothing without echo=True")
+        if not (self.writes or self.echo):
+            raise ValueError("writes=False scores nothing without echo=True; give both")
         if self.stream:
             raise ValueError("logprobs come with whole texts; leave stream out")
         texts = len(self.prompts) * self.n

@@ -11,7 +11,7 @@ from sqlalchemy import ColumnElement, Connection, Row, Select, delete, func, ins
 from taciturn.planning.plan import TrainingPlan
 from taciturn.reports.privacy import PrivacyReport
 from taciturn.server.context import Gateway
-from taciturn.server.identity.job_access import holds_model, no_model, watches_model
+from taciturn.server.identity.job_access import holds_model, no_model, uses_model, watches_model
 from taciturn.server.identity.principal import Principal
 from taciturn.server.identity.secret import new_id
 from taciturn.server.models.artifacts import REPORT, Artifacts, Download
@@ -20,6 +20,7 @@ from taciturn.server.problems import ProblemError
 from taciturn.server.schema.tables import artifacts, base_models, datasets, models, users
 from taciturn.server.timestamps import moment
 from taciturn.wire.jobs import ModelView
+from taciturn.wire.results import FileView
 from taciturn.wire.values import Page, PolicyLine
 
 CERTIFICATE = "certificate.json"
@@ -83,8 +84,26 @@ class Models:
 
     def usable(self, caller: Principal, model_id: str) -> ModelView:
         """One that the caller may sample from; raises ProblemError `not_found`."""
-        self._row(model_id, holds_model(caller))
-        return self.get(caller, model_id)
+        return _view(self._row(model_id, uses_model(caller)))
+
+    def is_held(self, caller: Principal, model_id: str) -> bool:
+        """True if the model's files are the caller's to have."""
+        query = select(models.c.id).where(models.c.id == model_id, holds_model(caller))
+        return bool(self.gateway.rows(query))
+
+    def usable_like(self, caller: Principal, model: ModelView, most: int) -> tuple[ModelView, ...]:
+        """Others with the same base that the caller may sample from, newest first."""
+        like = (models.c.base_model == model.base_model) & (models.c.id != model.id)
+        query = _query(uses_model(caller) & like).order_by(models.c.created_at_ms.desc())
+        return tuple(_view(row) for row in self.gateway.rows(query.limit(most)))
+
+    def files(self, caller: Principal, model_id: str) -> tuple[FileView, ...]:
+        """Files that the caller may have; raises ProblemError `not_found`."""
+        row = self._row(model_id, watches_model(caller))
+        files = self.artifacts.files(row.job_id)
+        if self.is_held(caller, model_id):
+            return files
+        return tuple(file for file in files if file.name in _FOR_AUDITORS)
 
     def open(
         self,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
-from pathlib import Path
 from typing import Any, Literal
 
 from taciturn.engine.generation.sample import Completion, encoded, sample, stream
@@ -51,7 +50,7 @@ def _completions(
 def _written(
     model: FittedModel, writer: Any, prompt: str, index: int, request: RemoteSample
 ) -> list[Completion]:
-    if request.max_new_tokens == 0:
+    if not request.writes:
         return [Completion(prompt, "")] * request.n
     base, spec = model.base, request.sample_spec()
     if spec.seed is not None:
@@ -80,7 +79,8 @@ def _streamed(
 
 
 def _reason(tokens: int, request: RemoteSample) -> Literal["stop", "length"]:
-    return "length" if tokens >= request.max_new_tokens else "stop"
+    ended = request.writes and tokens < request.max_new_tokens
+    return "stop" if ended else "length"
 
 
 def _line(row: Completion, model: FittedModel, request: RemoteSample) -> SampleLine:
@@ -100,7 +100,7 @@ def _scores(
     """Scores of one text, read by itself; raises SpecError for a prompt that is read in part."""
     assert request.logprobs is not None
     tokenizer, context_length = model.base.tokenizer, model.base.context_length
-    room = request.max_new_tokens
+    room = request.max_new_tokens if request.writes else 0
     ((lead, own),) = encoded(writer, tokenizer, [row.prompt], room, context_length)
     n_tokens = len(tokenizer(row.prompt, add_special_tokens=False)["input_ids"])
     if request.echo and n_tokens > len(own):

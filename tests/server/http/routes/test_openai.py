@@ -92,7 +92,7 @@ class FakeJobs:
                     http.post("/text", json=chunk).raise_for_status()
                 offset += len(word)
             repeated = [prompt for prompt in asked.prompts for _ in range(asked.n)]
-            if asked.max_new_tokens == 0:
+            if not asked.writes:
                 text = ""
             data = released_files.samples(*((prompt, text) for prompt in repeated))
             if asked.logprobs is not None:
@@ -196,9 +196,7 @@ def test_completions(client: OpenAI, fake_jobs: FakeJobs, model: str) -> None:
     assert (asked.temperature, asked.top_p, asked.seed, asked.stream) == (0.5, 0.9, 3, False)
 
 
-def test_log_probabilities_of_a_completion(
-    client: OpenAI, fake_jobs: FakeJobs, model: str
-) -> None:
+def test_log_probabilities_of_a_completion(client: OpenAI, fake_jobs: FakeJobs, model: str) -> None:
     answer = client.completions.create(model=model, prompt=["Ay", "B"], logprobs=2, echo=True)
     asked = fake_jobs.asked[-1]
     assert (asked.logprobs, asked.echo, asked.base) == (2, True, False)
@@ -231,7 +229,7 @@ def test_a_given_text_is_scored_by_a_models_base(
         model=f"{model}:base", prompt="A given text", max_tokens=0, echo=True, logprobs=0
     )
     asked = fake_jobs.asked[-1]
-    assert (asked.model, asked.base, asked.max_new_tokens) == (model, True, 0)
+    assert (asked.model, asked.base, asked.writes) == (model, True, False)
     assert answer.model == f"{model}:base"
     assert answer.choices[0].text == "A given text"
     assert answer.choices[0].logprobs is not None

@@ -249,7 +249,8 @@ def _sample(
         stream=bool(request_body.stream),
         temperature=1.0 if request_body.temperature is None else request_body.temperature,
         top_p=request_body.top_p or 1.0,
-        max_new_tokens=limit_tokens,
+        writes=limit_tokens > 0,
+        max_new_tokens=max(1, limit_tokens),
         n=request_body.n or 1,
         seed=request_body.seed,
     )
