@@ -323,6 +323,9 @@ class ModelView(WireValue):
         Field(description="Tokens of prompt and answer together; null: the base was removed."),
     ] = None
     namespace: Name
+    dataset: Annotated[
+        Name | None, Field(description="What it was fitted on; null: not on record.")
+    ] = None
     policy: PolicyLine
     report: dict[str, Any]
     files: tuple[str, ...]

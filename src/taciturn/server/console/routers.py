@@ -5,11 +5,14 @@ from __future__ import annotations
 from taciturn.server.console import (
     account,
     approvals,
+    certificates,
+    comparison,
     datasets,
     home,
     jobs,
     models,
     oversight,
+    playground,
     sign_in,
 )
 
@@ -19,6 +22,9 @@ ROUTERS = (
     datasets.router,
     jobs.router,
     models.router,
+    certificates.router,
+    playground.router,
+    comparison.router,
     approvals.router,
     oversight.router,
     account.router,

@@ -17,7 +17,7 @@ from taciturn.server.identity.secret import new_id
 from taciturn.server.models.artifacts import REPORT, Artifacts, Download
 from taciturn.server.paging import Paging, newest_first, position_of
 from taciturn.server.problems import ProblemError
-from taciturn.server.schema.tables import artifacts, base_models, datasets, models, users
+from taciturn.server.schema.tables import artifacts, base_models, datasets, jobs, models, users
 from taciturn.server.timestamps import moment
 from taciturn.wire.jobs import ModelView
 from taciturn.wire.results import FileView
@@ -209,8 +209,15 @@ def _policy(report: PrivacyReport, of_job: PolicyLine) -> PolicyLine:
 
 def _query(condition: ColumnElement[bool]) -> Select[Any]:
     return (
-        select(models, users.c.name.label("owner"), _FILES, base_models.c.context_length)
+        select(
+            models,
+            users.c.name.label("owner"),
+            _FILES,
+            base_models.c.context_length,
+            jobs.c.dataset,
+        )
         .join(users, users.c.id == models.c.owner_id)
+        .outerjoin(jobs, jobs.c.id == models.c.job_id)
         .outerjoin(base_models, base_models.c.name == models.c.base_model)
         .where(condition)
     )
@@ -229,6 +236,7 @@ def _view(row: Row[Any]) -> ModelView:
         base_model=row.base_model,
         context_length=row.context_length,
         namespace=row.namespace,
+        dataset=row.dataset,
         policy=_line(row),
         report=json.loads(row.report),
         files=tuple(sorted(row.files.split("/"))) if row.files else (),
