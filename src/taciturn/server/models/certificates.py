@@ -210,4 +210,6 @@ def _step(title: str, work: Callable[[], str]) -> CheckStep:
         return CheckStep(title, "passed", work())
     except CertificateError as error:
         text = str(error)
-        return CheckStep(title, "failed", text[:1].upper() + text[1:])
+        # A sentence begins with a capital; a file's name stays as it is.
+        begins = text.split(" ", 1)[0].isalpha()
+        return CheckStep(title, "failed", text[:1].upper() + text[1:] if begins else text)
