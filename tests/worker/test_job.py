@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pyarrow as pa
@@ -121,7 +122,12 @@ def test_samples_of_one_model_follow_each_other(fitted: tuple[FakeGateway, Path]
 def test_a_model_and_its_base_score_the_same_text(fitted: tuple[FakeGateway, Path]) -> None:
     """One worker, one model in memory: the base is the model without its adapter, and it is back
     afterwards."""
-    fields = {"model": MODEL, "prompts": ("The patient is",), "logprobs": 2, "echo": True}
+    fields: dict[str, Any] = {
+        "model": MODEL,
+        "prompts": ("The patient is",),
+        "logprobs": 2,
+        "echo": True,
+    }
     company = {**fields, "prompts": ("A much longer prompt than the other", "The patient is")}
     lines: list[list[SampleLine]] = []
     gateway, root = of_model(fitted, assignment(RemoteSample(**fields, writes=False), job="first"))

@@ -30,7 +30,8 @@ from taciturn.certificate.statement import (
     Software,
     Statement,
 )
-from taciturn.server.models.certificates import _READ_BYTES
+from taciturn.server.identity.principal import WorkerPrincipal
+from taciturn.server.models import certificates
 from taciturn.server.models.models import CERTIFICATE
 from taciturn.wire.values import PolicyLine
 
@@ -65,6 +66,7 @@ class Certified:
         worker = self.world.services.directory.authenticate(
             self.world.worker_headers(self.job)["Authorization"].removeprefix("Bearer ")
         )
+        assert isinstance(worker, WorkerPrincipal)
         self.world.set_job_state(self.job, "running")
         artifacts._take(worker, 1, name, lambda: [data])
         self.world.set_job_state(self.job, "succeeded")
@@ -265,8 +267,13 @@ def test_a_key_that_is_not_known_is_said(certified: Certified) -> None:
     assert text.count(">holds<") == 3
 
 
-def test_large_files_are_not_read_again() -> None:
-    assert _READ_BYTES >= 2**30
+def test_large_files_are_not_read_again(
+    certified: Certified, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(certificates, "_READ_BYTES", 10)
+    text = certified.verdict()
+    assert "adapter_model.safetensors was not read again" in text
+    assert "Verified" in text
 
 
 def test_a_model_is_removed_by_who_has_it(certified: Certified) -> None:
