@@ -305,7 +305,6 @@ def test_what_people_name_is_text(console: GatewayWorld) -> None:
     for page in ("", "/playground", "/comparison", "/evidence"):
         text = look(console, "paul", path + page).text
         assert "<img" not in text, page
-        assert "49" not in text.replace(model.model, "").replace(model.job, "")[:200]
     assert "<img" not in look(console, "paul", "/models").text
 
 

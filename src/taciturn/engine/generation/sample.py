@@ -150,12 +150,12 @@ def encoded(
     ids = tokenizer(list(prompts), add_special_tokens=False)["input_ids"]
     check_tokens(model, ids)
     prompt_limit = room - longest
-    kept = [row[max(0, len(row) - prompt_limit) :] for row in ids]
-    leads = [before(row)[: len(before(row)) - len(row)] for row in kept]
+    own_ids = [row[max(0, len(row) - prompt_limit) :] for row in ids]
+    leads = [before(row)[: len(before(row)) - len(row)] for row in own_ids]
     return [
         # Something must come before the first token.
         ([tokenizer.eos_token_id or 0] if not lead and not row else lead, row)
-        for lead, row in zip(leads, kept, strict=True)
+        for lead, row in zip(leads, own_ids, strict=True)
     ]
 
 

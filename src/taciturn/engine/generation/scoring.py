@@ -50,7 +50,7 @@ def score(
     tokenizer: Any,
     lead: Sequence[int],
     prompt: Sequence[int],
-    written: Sequence[int] = (),
+    continuation: Sequence[int] = (),
     n_likeliest: int = 0,
 ) -> tuple[list[ScoredToken], list[ScoredToken]]:
     """Score the tokens of a prompt and of what was written after it.
@@ -58,9 +58,9 @@ def score(
     Args:
         lead: tokens before the prompt's own, which are not scored.
     """
-    figures = list(_figures(model, [*lead, *prompt, *written], n_likeliest))[len(lead) :]
+    figures = list(_figures(model, [*lead, *prompt, *continuation], n_likeliest))[len(lead) :]
     # Apart, as the texts are: some tokenizers write a token otherwise where a text begins.
-    texts = [*texts_of(tokenizer, prompt), *texts_of(tokenizer, written)]
+    texts = [*texts_of(tokenizer, prompt), *texts_of(tokenizer, continuation)]
     tokens = [
         ScoredToken(
             text,
@@ -79,20 +79,20 @@ def texts_of(tokenizer: Any, ids: Sequence[int]) -> list[tuple[str, bool]]:
     special = {number: name for name, number in special_tokens(tokenizer).items()}
     texts: list[tuple[str, bool]] = []
     # Tokens from `first` on are decoded together, for some are written otherwise at a beginning;
-    # those before `told` have been told.
-    first = told = 0
+    # those before `n_read` were read.
+    first = n_read = 0
     for index, token in enumerate(ids):
         if token in special:
             texts.append((special[token], True))
-            first = told = index + 1
+            first = n_read = index + 1
             continue
         whole = _decoded(tokenizer, ids[first : index + 1])
         ends = index + 1 == len(ids) or ids[index + 1] in special
         if whole.endswith(_INCOMPLETE) and not ends:
             texts.append(("", False))
             continue
-        texts.append((whole[len(_decoded(tokenizer, ids[first:told])) :], False))
-        first, told = told, index + 1
+        texts.append((whole[len(_decoded(tokenizer, ids[first:n_read])) :], False))
+        first, n_read = n_read, index + 1
     return texts
 
 

@@ -25,15 +25,15 @@ _OTHERS = 30
 def read_comparison(request: Request, caller: User, services: Svc, model_id: str) -> Response:
     """Show what can be compared; answers come to the page from the API."""
     item = usable(services, caller, model_id)
-    others = services.models.usable_like(caller, item, _OTHERS)
+    like_it = services.models.usable_like(caller, item, _OTHERS)
     return page(
         request,
         "comparison.html",
         caller,
         item=item,
         base=BASE,
-        models=sorted((item, *others), key=_is_private),
-        chosen={item.id, *_counterpart(item, others)},
+        models=sorted((item, *like_it), key=_is_private),
+        chosen={item.id, *_counterpart(item, like_it)},
         most=min(256, longest_answer(item.context_length)),
     )
 
@@ -43,11 +43,11 @@ def _is_private(model: ModelView) -> bool:
     return model.policy.kind == "DP"
 
 
-def _counterpart(item: ModelView, others: tuple[ModelView, ...]) -> list[str]:
+def _counterpart(item: ModelView, like_it: tuple[ModelView, ...]) -> list[str]:
     """The newest model of the same data with privacy, if this has none, or without."""
     same = [
         other.id
-        for other in others
+        for other in like_it
         if other.namespace == item.namespace and _is_private(other) != _is_private(item)
     ]
     return same[:1]

@@ -53,15 +53,15 @@ def read_models(request: Request, caller: Reader, services: Svc, paging: PageQue
 def read_model(request: Request, caller: Reader, services: Svc, model_id: str) -> Response:
     """Show one model."""
     item = services.models.get(caller, model_id)
-    held = services.models.is_held(caller, model_id)
+    is_holder = services.models.is_held(caller, model_id)
     files = services.models.files(caller, model_id)
     return page(
         request,
         "model.html",
         caller,
         item=item,
-        held=held,
-        usable=held and may_use(caller),
+        held=is_holder,
+        usable=is_holder and may_use(caller),
         groups=_groups(item),
         factor=_factor(item.report.get("epsilon")),
         public_data=item.report.get("public_data") or (),

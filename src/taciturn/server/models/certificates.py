@@ -193,10 +193,10 @@ def _recomputed(statement: Statement) -> float | str:
 def _promise(guarantee: Guarantee, model: ModelView) -> str:
     """Check that what is certified is what the model's page says."""
     for name in ("epsilon", "delta"):
-        certified, shown = getattr(guarantee, name), model.report.get(name)
-        if not isinstance(shown, float | int) or abs(certified - shown) > 1e-9 * certified:
+        certified, reported = getattr(guarantee, name), model.report.get(name)
+        if not isinstance(reported, float | int) or abs(certified - reported) > 1e-9 * certified:
             raise CertificateError(
-                f"{name} is {certified:.6g} in the certificate and {shown} here."
+                f"{name} is {certified:.6g} in the certificate and {reported} here."
             )
     return f"Epsilon {guarantee.epsilon:.6g} and delta {guarantee.delta:.3g}, as this page says."
 

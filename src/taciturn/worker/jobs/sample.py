@@ -38,7 +38,7 @@ def _completions(
     lines: list[SampleLine] = []
     for index, prompt in enumerate(request.prompts):
         context.heartbeat.check()
-        for row in _written(model, writer, prompt, index, request):
+        for row in _texts(model, writer, prompt, index, request):
             line = _line(row, model, request)
             if request.logprobs is not None:
                 line = line.model_copy(update=_scores(row, model, writer, request))
@@ -47,7 +47,7 @@ def _completions(
     return lines
 
 
-def _written(
+def _texts(
     model: FittedModel, writer: Any, prompt: str, index: int, request: RemoteSample
 ) -> list[Completion]:
     if not request.writes:
@@ -79,8 +79,8 @@ def _streamed(
 
 
 def _reason(tokens: int, request: RemoteSample) -> Literal["stop", "length"]:
-    ended = request.writes and tokens < request.max_new_tokens
-    return "stop" if ended else "length"
+    by_itself = request.writes and tokens < request.max_new_tokens
+    return "stop" if by_itself else "length"
 
 
 def _line(row: Completion, model: FittedModel, request: RemoteSample) -> SampleLine:
@@ -108,9 +108,9 @@ def _scores(
             f"a prompt of {n_tokens} tokens cannot be scored: with {room} more there is room for "
             f"{len(own)} in the model's context of {context_length}; shorten it"
         )
-    prompt, written = score(writer, tokenizer, lead, own, row.ids, request.logprobs)
+    prompt, continuation = score(writer, tokenizer, lead, own, row.ids, request.logprobs)
     return {
-        "scores": _token_scores(written),
+        "scores": _token_scores(continuation),
         "prompt_scores": _token_scores(prompt) if request.echo else None,
     }
 

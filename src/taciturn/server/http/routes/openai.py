@@ -227,8 +227,8 @@ def _cut(line: SampleLine, stops: Sequence[str]) -> tuple[SampleLine, bool]:
     update: dict[str, Any] = {"text": text}
     if stopped and line.scores is not None:
         ends = accumulate(0 if score.special else len(score.text) for score in line.scores)
-        kept = sum(end <= len(text) for end in ends)
-        update["scores"] = line.scores[:kept]
+        count = sum(end <= len(text) for end in ends)
+        update["scores"] = line.scores[:count]
     return line.model_copy(update=update), stopped
 
 
@@ -274,9 +274,9 @@ async def _answer(
     lines = await services.completions.whole(caller, job, http.is_disconnected)
     choices = []
     for index, line in enumerate(lines):
-        ended, stopped = _cut(line, stops)
+        whole, stopped = _cut(line, stops)
         finish = "stop" if stopped else line.finish_reason
-        choices.append({"index": index, **shape.choice(ended), "finish_reason": finish})
+        choices.append({"index": index, **shape.choice(whole), "finish_reason": finish})
     answer = {**shape.frame(job, shape.kind, choices), "usage": _usage(lines, request.n)}
     return JSONResponse(answer, headers=headers)
 
