@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import json
 from dataclasses import dataclass
 from datetime import timedelta
@@ -32,6 +33,7 @@ from taciturn.certificate.statement import (
 )
 from taciturn.server.identity.principal import WorkerPrincipal
 from taciturn.server.models import certificates
+from taciturn.server.models.certificates import Certificates
 from taciturn.server.models.models import CERTIFICATE
 from taciturn.wire.values import PolicyLine
 
@@ -267,12 +269,26 @@ def test_a_key_that_is_not_known_is_said(certified: Certified) -> None:
     assert text.count(">holds<") == 3
 
 
+def test_the_key_that_workers_are_given_is_known(certified: Certified, signing_key: Path) -> None:
+    gateway = certified.world.gateway
+    (gateway.settings.data_dir / "signing.trust.json").unlink()
+    settings = gateway.settings.model_copy(update={"signing_key": str(signing_key)})
+    checks = Certificates(
+        dataclasses.replace(gateway, settings=settings),
+        certified.world.services.models,
+        certified.world.services.artifacts,
+    )
+    steps = checks.check(certified.world.principal("paul"), certified.model)
+    assert {step.outcome for step in steps} == {"passed"}
+    assert "this gateway's workers" in steps[0].text
+
+
 def test_large_files_are_not_read_again(
     certified: Certified, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(certificates, "_READ_BYTES", 10)
     text = certified.verdict()
-    assert "adapter_model.safetensors was not read again" in text
+    assert "Too large to be read again: adapter_config.json, adapter_model.safetensors" in text
     assert "Verified" in text
 
 

@@ -15,7 +15,8 @@ from typing import Literal
 from taciturn.certificate.clock import now
 from taciturn.certificate.envelope import Envelope
 from taciturn.certificate.files import is_covered
-from taciturn.certificate.keys import TrustedKey, TrustStore, read_trust
+from taciturn.certificate.keys import TrustedKey, TrustStore, merged, read_trust
+from taciturn.certificate.signers import find_signer
 from taciturn.certificate.statement import Guarantee, Statement
 from taciturn.certificate.verify import check_guarantee, check_signature, check_time
 from taciturn.errors import CertificateError, SigningKeyError
@@ -72,6 +73,7 @@ class Certificates:
     artifacts: Artifacts
     _epsilons: dict[str, float | str] = field(default_factory=dict)
     _one: threading.Lock = field(default_factory=threading.Lock)
+    _signer: TrustStore | None = None
 
     def read(self, caller: Principal, model_id: str) -> SignedStatement | None:
         """The certificate of a model that the caller may know of; None where there is none, or
@@ -110,10 +112,15 @@ class Certificates:
         return self.artifacts.read(model.job, CERTIFICATE) if CERTIFICATE in model.files else None
 
     def _trust(self) -> TrustStore:
+        """The gateway's own key, with its name, and the one that its workers are given."""
         try:
-            return read_trust(self.gateway.settings.data_dir / TRUST)
+            own = read_trust(self.gateway.settings.data_dir / TRUST)
         except SigningKeyError:
-            return TrustStore(())
+            own = TrustStore(())
+        if self._signer is None:
+            # Once: a key can be a program that asks a vault.
+            self._signer = TrustStore(_workers_key(self.gateway.settings.signing_key))
+        return merged((own, self._signer))
 
     def _signature(self, data: bytes, envelope: Envelope, statement: Statement) -> CheckStep:
         trust, title = self._trust(), "Signature"
@@ -146,11 +153,11 @@ class Certificates:
         extra = [name for name in files if is_covered(name) and name not in expected]
         if extra:
             raise CertificateError(f"{extra[0]} is a file of the model and is not certified.")
-        large = [name for name in expected if files[name].size_bytes > _READ_BYTES]
+        large = [name for name in sorted(expected) if files[name].size_bytes > _READ_BYTES]
         text = f"All {len(expected)} certified files have the SHA-256 that was signed."
         if not large:
             return text
-        return f"{text} {', '.join(large)} was not read again: its digest is from when it came."
+        return f"{text} Too large to be read again: {', '.join(large)}."
 
     def _sha256(self, job_id: str, file: FileView) -> str:
         if file.size_bytes > _READ_BYTES:
@@ -180,6 +187,17 @@ class Certificates:
             f"{'step' if len(guarantee.steps) == 1 else 'steps'}; "
             f"{guarantee.epsilon:.6g} is stated."
         )
+
+
+def _workers_key(reference: str | None) -> tuple[TrustedKey, ...]:
+    """Public part of the key that workers sign with; empty where the gateway cannot ask for it."""
+    if reference is None:
+        return ()
+    try:
+        signer = find_signer(reference)
+    except SigningKeyError:
+        return ()
+    return () if signer is None else (TrustedKey(signer.public_key, "this gateway's workers"),)
 
 
 def _recomputed(statement: Statement) -> float | str:
