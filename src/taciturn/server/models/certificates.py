@@ -10,9 +10,10 @@ import hashlib
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Literal
 
-from taciturn.certificate.clock import now
+from taciturn.certificate.clock import now, parse_time
 from taciturn.certificate.envelope import Envelope
 from taciturn.certificate.files import is_covered
 from taciturn.certificate.keys import TrustedKey, TrustStore, merged, read_trust
@@ -49,6 +50,11 @@ class SignedStatement:
     keyid: str
     signer: str | None
     sha256: str
+
+    @property
+    def issued(self) -> datetime:
+        """The time at which it says that it was signed."""
+        return parse_time(self.statement.predicate.issued_at)
 
 
 @dataclass(frozen=True, slots=True)
