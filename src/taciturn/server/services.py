@@ -56,6 +56,8 @@ from taciturn.server.launchers.factory import Launching
 from taciturn.server.metrics import Metrics, forget_dead_processes
 from taciturn.server.models.artifacts import Artifacts
 from taciturn.server.models.base_models import BaseModels
+from taciturn.server.models.certificates import Certificates
+from taciturn.server.models.evidence import EvidenceDesk
 from taciturn.server.models.incidents import Incidents
 from taciturn.server.models.models import Models
 from taciturn.server.models.results import Results
@@ -111,6 +113,8 @@ class Services:
     models: Models
     model_workers: ModelWorkers
     base_models: BaseModels
+    certificates: Certificates
+    evidence: EvidenceDesk
     results: Results
     incidents: Incidents
     text_streams: TextStreams
@@ -231,6 +235,8 @@ class Services:
             models=models,
             model_workers=ModelWorkers(gateway, models),
             base_models=BaseModels(gateway),
+            certificates=Certificates(gateway, models, artifacts),
+            evidence=EvidenceDesk(gateway, models, artifacts),
             results=results,
             incidents=Incidents(gateway),
             text_streams=text_streams,
