@@ -55,11 +55,14 @@ from taciturn.server.models.incidents import Incidents
 from taciturn.server.models.models import Models
 from taciturn.server.models.results import Results
 from taciturn.server.models.storage import open_store
+from taciturn.server.notifications.delivery import Delivery
+from taciturn.server.notifications.preferences import NotificationPreferences
 from taciturn.server.process_messages import ProcessMessages, Topic
 from taciturn.server.retention import RetentionService
 from taciturn.server.schema.tables import jobs as job_table
 
 _DISPATCH_S, _FIGURES_S, _SHARE_S, _TEXT_S, _PRUNE_S = 1.0, 1.0, 1.0, 60.0, 3600.0
+_DELIVER_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +84,8 @@ class Services:
     links: PasswordLinks
     oidc: Oidc
     sessions: Sessions
+    preferences: NotificationPreferences
+    delivery: Delivery
     trials: SqlSandbox
     policies: Policies
     grants: Grants
@@ -193,6 +198,8 @@ class Services:
             links=PasswordLinks(gateway, directory, passwords, logins),
             oidc=Oidc.of(gateway, directory, logins),
             sessions=Sessions(settings),
+            preferences=NotificationPreferences(gateway),
+            delivery=Delivery(gateway, lambda: dispatcher.leader.leads),
             trials=trials,
             policies=policies,
             grants=grants,
@@ -264,6 +271,7 @@ class Services:
             (
                 lambda: PeriodicTask("retention", _PRUNE_S, self.retention.prune),
                 lambda: PeriodicTask("text", _TEXT_S, self.text_streams.prune),
+                lambda: PeriodicTask("notifications", _DELIVER_S, self.delivery.turn),
                 *(() if monitor is None else (monitor,)),
             ),
         )

@@ -27,7 +27,5 @@ def code_digest(gateway: Gateway, user_id: str, code: str) -> str:
 
 
 def _cipher(gateway: Gateway) -> Fernet:
-    derived = hmac.digest(
-        gateway.seal_key.to_text().encode(), b"taciturn: notifications", "sha256"
-    )
+    derived = hmac.digest(gateway.seal_key.to_text().encode(), b"taciturn: notifications", "sha256")
     return Fernet(base64.urlsafe_b64encode(derived))

@@ -336,7 +336,7 @@ email_addresses = Table(
     Column("code_until_ms", BigInteger),
     Column("tries", Integer, nullable=False, server_default="0"),
 )
-"""`address` is known to be the person's; `pending` waits for its code, of which a digest is kept."""
+"""`address` is known to be the person's; `pending` waits for its code, whose digest is kept."""
 
 notification_preferences = Table(
     "notification_preferences",
