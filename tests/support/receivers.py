@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import datetime
 import ipaddress
+import socket
 import ssl
 import threading
 import time
@@ -25,6 +26,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from taciturn.server.notifications import webhooks
+
 USER, PASSWORD = "taciturn", "mail secret"
 
 
@@ -36,7 +39,7 @@ class Mailbox:
     letters: list[EmailMessage] = field(default_factory=list)
     refused: dict[str, str] = field(default_factory=dict)
 
-    async def handle_RCPT(  # noqa: N802 - aiosmtpd's name
+    async def handle_RCPT(
         self, server: Any, session: Any, envelope: Any, address: str, options: Any
     ) -> str:
         if address in self.refused:
@@ -44,9 +47,7 @@ class Mailbox:
         envelope.rcpt_tos.append(address)
         return "250 OK"
 
-    async def handle_DATA(  # noqa: N802 - aiosmtpd's name
-        self, server: Any, session: Any, envelope: Any
-    ) -> str:
+    async def handle_DATA(self, server: Any, session: Any, envelope: Any) -> str:
         letter = BytesParser(policy=default_policy).parsebytes(envelope.content)
         assert isinstance(letter, EmailMessage)
         self.letters.append(letter)
@@ -54,7 +55,9 @@ class Mailbox:
 
 
 @contextmanager
-def mail_server(folder: Path, *, port: int = 0, mailbox: Mailbox | None = None) -> Iterator[Mailbox]:
+def mail_server(
+    folder: Path, *, port: int = 0, mailbox: Mailbox | None = None
+) -> Iterator[Mailbox]:
     """A server on this machine; its certificate, for `localhost`, is folder/ca.pem."""
     mailbox = mailbox or Mailbox()
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -81,8 +84,6 @@ def mail_server(folder: Path, *, port: int = 0, mailbox: Mailbox | None = None) 
 
 def free_port() -> int:
     """A port that nobody listens on."""
-    import socket
-
     with socket.create_server(("127.0.0.1", 0)) as probe:
         return int(probe.getsockname()[1])
 
@@ -173,3 +174,12 @@ def receiver(answer: Callable[[Arrival], int | float] = lambda arrival: 204) -> 
     finally:
         server.shutdown()
         server.server_close()
+
+
+def assert_signed(arrival: Arrival, secret: str) -> None:
+    """Check that one of the signatures of a request is made with this secret."""
+    headers = arrival.headers
+    own = webhooks.signature(
+        secret, headers["webhook-id"], int(headers["webhook-timestamp"]), arrival.body
+    )
+    assert own in headers["webhook-signature"].split(" ")

@@ -9,6 +9,7 @@ from taciturn.server.console import (
     home,
     jobs,
     models,
+    notifications,
     oversight,
     sign_in,
 )
@@ -22,4 +23,5 @@ ROUTERS = (
     approvals.router,
     oversight.router,
     account.router,
+    notifications.router,
 )

@@ -121,6 +121,10 @@ class Delivery:
         return True
 
     def _address(self, row: Row[Any], connection: Connection) -> None:
+        of_row = notifications.c.id == row.id
+        addressed = select(notifications.c.addressed_at_ms).where(of_row)
+        if connection.scalar(addressed) is not None:
+            return  # by a leader before this one, which still worked
         now_ms = self.gateway.now_ms()
         subject = json.loads(row.subject)
         for user_id in candidates(connection, row.kind, subject):
@@ -130,7 +134,7 @@ class Delivery:
             if message(connection, row.kind, subject, reader, now_ms) is not None:
                 receivers = _receivers(connection, self.gateway, user_id, row.kind)
                 add(connection, row.id, user_id, receivers, now_ms)
-        change = update(notifications).where(notifications.c.id == row.id)
+        change = update(notifications).where(of_row)
         connection.execute(change.values(addressed_at_ms=now_ms))
 
     def _deliver(self, row: Row[Any]) -> None:
