@@ -24,7 +24,7 @@ class NotificationRequests:
     transport: Transport
 
     def settings(self) -> NotificationSettings:
-        """What is told, and where."""
+        """Choices of what is told, and where."""
         return self.transport.get("notifications", NotificationSettings)
 
     def choose(self, kind: str, *, email: bool, webhook: bool) -> NotificationSettings:
@@ -74,5 +74,5 @@ class NotificationRequests:
         self.transport.send("POST", "notifications/tests", body={"endpoint": endpoint})
 
     def deliveries(self) -> Listing[DeliveryView]:
-        """What was sent, newest first, and what became of it."""
+        """Messages, newest first, and what became of each."""
         return Listing(self.transport.pages("notifications/deliveries", DeliveryView))

@@ -108,7 +108,7 @@ class DeliveryView(WireValue):
 
 
 class NotificationSettings(WireValue):
-    """What the caller is told, and where. `mail` says if this gateway sends e-mail at all."""
+    """Choices of what the caller is told, and where. `mail`: this gateway sends e-mail."""
 
     mail: bool
     address: str | None

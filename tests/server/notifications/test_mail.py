@@ -29,7 +29,7 @@ def sent(
 
 
 def test_a_letter_arrives(mailbox: Mailbox) -> None:
-    assert sent(settings(mailbox.port)).sent
+    assert sent(settings(mailbox.port)).success
     (letter,) = mailbox.letters
     assert (letter["To"], letter["From"]) == ("ada@hospital.example", "taciturn@hospital.example")
     assert letter["Subject"] == "[taciturn] A job is done"
@@ -44,7 +44,7 @@ def test_a_letter_arrives(mailbox: Mailbox) -> None:
     ["x\r\nBcc: eve@evil.example", "x\nX-Evil: 1", "\x00\x0b\u2028Bcc: e@e.example", "é" * 900],
 )
 def test_no_name_adds_a_header(mailbox: Mailbox, name: str) -> None:
-    assert sent(settings(mailbox.port), Message(name, "Text.", "/")).sent
+    assert sent(settings(mailbox.port), Message(name, "Text.", "/")).success
     (letter,) = mailbox.letters
     assert letter["Bcc"] is None
     assert letter["X-Evil"] is None
@@ -54,16 +54,16 @@ def test_no_name_adds_a_header(mailbox: Mailbox, name: str) -> None:
 def test_a_refused_recipient_is_final_and_a_busy_one_is_not(mailbox: Mailbox) -> None:
     mailbox.refused = {"a@b.example": "550 no such user", "c@d.example": "451 later"}
     gone, later = (sent(settings(mailbox.port), to=to) for to in mailbox.refused)
-    assert (gone.sent, gone.final, "550" in gone.answer) == (False, True, True)
-    assert (later.sent, later.final) == (False, False)
+    assert (gone.success, gone.final, "550" in gone.answer) == (False, True, True)
+    assert (later.success, later.final) == (False, False)
     assert "no such user" not in gone.answer, "a server's words are nobody's business"
 
 
 def test_a_server_that_is_away_or_a_wrong_password_is_no_end(mailbox: Mailbox) -> None:
     away = sent(settings(free_port()))
-    assert (away.sent, away.final) == (False, False)
+    assert (away.success, away.final) == (False, False)
     wrong = sent(settings(mailbox.port, smtp_password="guess"))
-    assert (wrong.sent, wrong.final) == (False, False)
+    assert (wrong.success, wrong.final) == (False, False)
     assert mailbox.letters == []
 
 
@@ -75,14 +75,14 @@ def test_a_certificate_that_is_not_trusted_gets_no_password(
     monkeypatch.setenv("SSL_CERT_FILE", str(other))
     with mail_server(tmp_path) as mailbox:
         outcome = sent(settings(mailbox.port))
-        assert (outcome.sent, mailbox.letters) == (False, [])
+        assert (outcome.success, mailbox.letters) == (False, [])
         assert "SSLCertVerificationError" in outcome.answer
 
 
 def test_the_password_may_be_in_a_file(mailbox: Mailbox, tmp_path: Path) -> None:
     path = tmp_path / "password"
     path.write_text("mail secret\n", encoding="utf-8")
-    assert sent(settings(mailbox.port, smtp_password=None, smtp_password_file=path)).sent
+    assert sent(settings(mailbox.port, smtp_password=None, smtp_password_file=path)).success
 
 
 @pytest.mark.parametrize(

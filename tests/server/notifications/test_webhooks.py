@@ -37,7 +37,7 @@ def test_the_vectors_of_the_specification() -> None:
 
 def test_a_message_is_signed_with_each_secret(hook: Receiver) -> None:
     keys = [webhooks.new_secret(), webhooks.new_secret()]
-    assert sent(hook, keys, b'{"a": 1}').sent
+    assert sent(hook, keys, b'{"a": 1}').success
     (arrival,) = hook.arrivals
     assert (arrival.path, arrival.body) == ("/hook?team=1", b'{"a": 1}')
     assert arrival.headers["webhook-id"] == "dlv_1"
@@ -52,7 +52,7 @@ def test_a_message_is_signed_with_each_secret(hook: Receiver) -> None:
 def test_what_is_no_success_is_none(hook: Receiver, status: int, final: bool) -> None:
     hook.answer = lambda arrival: status
     outcome = sent(hook, [webhooks.new_secret()])
-    assert (outcome.sent, outcome.final) == (False, final)
+    assert (outcome.success, outcome.final) == (False, final)
     assert str(status) in outcome.answer
     assert len(hook.arrivals) == 1, "nothing was asked for where it led"
 
@@ -85,7 +85,7 @@ def test_one_that_drips_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
         threading.Thread(target=serve, daemon=True).start()
         target = webhooks.target(f"http://127.0.0.1:{server.getsockname()[1]}/", HERE)
         begun = time.monotonic()
-        assert not webhooks.send(target, "dlv_1", [webhooks.new_secret()], b"{}", 1).sent
+        assert not webhooks.send(target, "dlv_1", [webhooks.new_secret()], b"{}", 1).success
         assert time.monotonic() - begun < 3
 
 
@@ -129,13 +129,13 @@ def test_the_address_that_was_checked_is_used(
             real(host, *rest, **more) if host == target.address else elsewhere()
         ),
     )
-    assert webhooks.send(target, "dlv_1", [webhooks.new_secret()], b"{}", 1).sent
+    assert webhooks.send(target, "dlv_1", [webhooks.new_secret()], b"{}", 1).success
 
 
 def test_a_certificate_of_somebody_else_is_refused(hook: Receiver) -> None:
     target = webhooks.target(f"https://127.0.0.1:{hook.port}/", HERE)
     outcome = webhooks.send(target, "dlv_1", [webhooks.new_secret()], b"{}", 1)
-    assert not outcome.sent
+    assert not outcome.success
     assert ssl.SSLError.__name__ in outcome.answer or "not answer" in outcome.answer
     assert hook.arrivals == []
 

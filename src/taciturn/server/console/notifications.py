@@ -75,10 +75,10 @@ def choose(
     webhook: Annotated[list[NotificationKind] | None, Form()] = None,
 ) -> Response:
     """Keep the grid: what is ticked is told. Kinds that are not shown stay as they are."""
-    shown = [kind for kind, _, action in KINDS if action in caller.actions]
+    visible_kinds = [kind for kind, _, action in KINDS if action in caller.actions]
     choices = tuple(
         Preference(kind=kind, email=kind in (email or ()), webhook=kind in (webhook or ()))
-        for kind in shown
+        for kind in visible_kinds
     )
     services.preferences.choose(caller, Preferences(preferences=choices))
     return go_to(PAGE)
@@ -131,15 +131,15 @@ def add_endpoint(
         raise ProblemError(
             "invalid", "name: one line of 1 to 200 characters; form: json or teams"
         ) from None
-    made = services.preferences.add_endpoint(caller, new)
-    return page(request, "notification_secret.html", caller, endpoint=made)
+    endpoint = services.preferences.add_endpoint(caller, new)
+    return page(request, "notification_secret.html", caller, endpoint=endpoint)
 
 
 @router.post("/endpoints/{endpoint_id}/secrets")
 def rotate_secret(request: Request, caller: Reader, services: Svc, endpoint_id: str) -> Response:
     """Give a receiver another secret, and show it this once."""
-    made = services.preferences.rotate(caller, endpoint_id)
-    return page(request, "notification_secret.html", caller, endpoint=made)
+    endpoint = services.preferences.rotate(caller, endpoint_id)
+    return page(request, "notification_secret.html", caller, endpoint=endpoint)
 
 
 @router.post("/endpoints/{endpoint_id}/removals")

@@ -34,7 +34,7 @@ from taciturn.server.notifications.messages import (
     candidates,
     message,
 )
-from taciturn.server.notifications.sealing import opened
+from taciturn.server.notifications.sealed_texts import unsealed
 from taciturn.server.notifications.watch import Watch
 from taciturn.server.problems import ProblemError
 from taciturn.server.schema.tables import (
@@ -140,14 +140,14 @@ class Delivery:
     def _deliver(self, row: Row[Any]) -> None:
         try:
             parcel = self.gateway.read(lambda connection: self._parcel(connection, row))
-            outcome = None if parcel is None else self._sent(parcel)
+            outcome = None if parcel is None else self._attempt(parcel)
         except Exception:
             log.exception("a notification could not be sent", extra={"delivery": row.id})
             outcome = Outcome(False, "the gateway could not send it")
         self._mark(row, outcome)
 
     def _parcel(self, connection: Connection, row: Row[Any]) -> _Parcel | None:
-        """What is to be sent; None if the reader may not have it any more, or nowhere."""
+        """Message to be sent; None if the reader may not have it any more, or nowhere."""
         reader = person(connection, row.user_id)
         if reader is None:
             return None
@@ -155,8 +155,8 @@ class Delivery:
         if words is None:
             return None
         if row.endpoint_id is None:
-            known = address_row(connection, row.user_id)
-            address = known and (known.pending if row.kind == CONFIRMATION else known.address)
+            email = address_row(connection, row.user_id)
+            address = email and (email.pending if row.kind == CONFIRMATION else email.address)
             return _Parcel(row, words, address, None) if address else None
         query = select(_endpoints).where(
             _endpoints.c.id == row.endpoint_id, _endpoints.c.removed_at_ms.is_(None)
@@ -171,12 +171,12 @@ class Delivery:
         return Message(
             "Your code to confirm this address",
             f"Enter this code on the page below to have notifications sent here: "
-            f"{opened(self.gateway, subject['code'])}\n\n"
+            f"{unsealed(self.gateway, subject['code'])}\n\n"
             "If you did not ask for it, do nothing.",
             SETTINGS_PAGE,
         )
 
-    def _sent(self, parcel: _Parcel) -> Outcome:
+    def _attempt(self, parcel: _Parcel) -> Outcome:
         settings = self.gateway.settings
         url = (settings.public_url or f"http://{settings.host}:{settings.port}").rstrip("/")
         row = parcel.row
@@ -189,7 +189,7 @@ class Delivery:
         assert endpoint is not None
         try:
             networks = tuple(map(str, settings.notification_networks))
-            receiver = webhooks.target(opened(self.gateway, endpoint.url), networks)
+            receiver = webhooks.target(unsealed(self.gateway, endpoint.url), networks)
         except ProblemError as problem:
             return Outcome(False, problem.detail, final=True)
         except OSError:
@@ -198,7 +198,7 @@ class Delivery:
             endpoint.form, row.id, row.kind, row.created_at_ms, parcel.message, url
         )
         now_ms = self.gateway.now_ms()
-        keys = [opened(self.gateway, key) for key in _signing(endpoint, now_ms)]
+        keys = [unsealed(self.gateway, key) for key in _signing(endpoint, now_ms)]
         return webhooks.send(receiver, row.id, keys, body, now_ms // 1000)
 
     def _mark(self, row: Row[Any], outcome: Outcome | None) -> None:
@@ -211,7 +211,7 @@ class Delivery:
             rest_ms = min(FIRST_REST_MS << min(2 * row.attempts, 20), LONGEST_REST_MS)
             values["next_at_ms"] = now_ms + round(rest_ms * random.uniform(0.9, 1.1))
             until_ms = row.created_at_ms + self.gateway.settings.notification_days * 86_400_000
-            if outcome.sent:
+            if outcome.success:
                 values |= {"state": "sent", "ended_at_ms": now_ms}
             elif outcome.final or values["next_at_ms"] > until_ms:
                 values |= {"state": "given_up", "ended_at_ms": now_ms}
@@ -275,8 +275,8 @@ def _receivers(
     choice = connection.execute(query).first()
     receivers: list[str | None] = []
     if gateway.settings.smtp_host is not None and (choice is None or choice.email):
-        known = address_row(connection, user_id)
-        if known is not None and known.address is not None:
+        email = address_row(connection, user_id)
+        if email is not None and email.address is not None:
             receivers.append(None)
     if choice is None or choice.webhook:
         own = select(_endpoints.c.id).where(

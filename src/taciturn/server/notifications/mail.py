@@ -24,7 +24,7 @@ class Outcome:
         final: trying again would change nothing.
     """
 
-    sent: bool
+    success: bool
     answer: str
     final: bool = False
 

@@ -120,7 +120,7 @@ _REASONS = {
 }
 
 
-def _asked(
+def _request(
     connection: Connection, subject: Subject, reader: Principal, now_ms: int
 ) -> Message | None:
     row = _approval(connection, subject)
@@ -318,10 +318,10 @@ def _ending(
         return None
     namespace, holder = plain(subject["namespace"]), plain(subject["holder"])
     ends = f"{moment(int(subject['expires_at_ms'])):%Y-%m-%d %H:%M} UTC"
-    whose = "Your grant" if is_holder else f"The grant of {holder}"
+    title = "Your grant" if is_holder else f"The grant of {holder}"
     return Message(
-        f"{whose} on {namespace} ends on {ends[:10]}",
-        f"{whose} on {namespace} ({holder}) ends on {ends}. No new job can draw on it after that, "
+        f"{title} on {namespace} ends on {ends[:10]}",
+        f"{title} on {namespace} ({holder}) ends on {ends}. No new job can draw on it after that, "
         "until the owner gives another one.",
         "/datasets",
         {"namespace": subject["namespace"], "holder": subject["holder"], "ends": ends},
@@ -347,7 +347,7 @@ def _away(
     )
 
 
-def _nobody(connection: Connection, subject: Subject) -> Iterable[str]:
+def _no_candidates(connection: Connection, subject: Subject) -> Iterable[str]:
     return ()
 
 
@@ -364,7 +364,7 @@ def _test(
 _KIND = NotificationKind
 _TOPICS: Mapping[str, _Topic] = MappingProxyType(
     {
-        _KIND.APPROVAL_ASKED: _Topic(_approvers, _asked),
+        _KIND.APPROVAL_ASKED: _Topic(_approvers, _request),
         _KIND.APPROVAL_DECIDED: _Topic(_askers, _decided),
         _KIND.JOB_FAILED: _Topic(_job_people, _failed),
         _KIND.JOB_SUCCEEDED: _Topic(_requester, _succeeded),
@@ -372,6 +372,6 @@ _TOPICS: Mapping[str, _Topic] = MappingProxyType(
         _KIND.GRANT_ENDS: _Topic(_grant_people, _ending),
         _KIND.AUDIT_FINDING: _Topic(_job_and_auditors, _refuted),
         _KIND.LAUNCHER_AWAY: _Topic(_administrators, _away),
-        TEST: _Topic(_nobody, _test),
+        TEST: _Topic(_no_candidates, _test),
     }
 )

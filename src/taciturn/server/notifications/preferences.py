@@ -16,7 +16,7 @@ from taciturn.server.notifications import webhooks
 from taciturn.server.notifications.delivery import add
 from taciturn.server.notifications.messages import CONFIRMATION, TEST
 from taciturn.server.notifications.outbox import announce
-from taciturn.server.notifications.sealing import code_digest, sealed
+from taciturn.server.notifications.sealed_texts import code_digest, sealed
 from taciturn.server.paging import Paging, newest_first, position_of
 from taciturn.server.problems import ProblemError
 from taciturn.server.schema.tables import (
@@ -57,14 +57,14 @@ class NotificationPreferences:
         """All of them."""
 
         def work(connection: Connection) -> NotificationSettings:
-            known = address_row(connection, caller.user_id)
+            email = address_row(connection, caller.user_id)
             table = notification_preferences
             query = select(table).where(table.c.user_id == caller.user_id)
             choices = {row.kind: row for row in connection.execute(query)}
             return NotificationSettings(
                 mail=self.gateway.settings.smtp_host is not None,
-                address=None if known is None else known.address,
-                pending_address=None if known is None else known.pending,
+                address=None if email is None else email.address,
+                pending_address=None if email is None else email.pending,
                 preferences=tuple(
                     Preference(
                         kind=kind,
@@ -107,7 +107,7 @@ class NotificationPreferences:
         """
         self._check_mail()
         code = "".join(secrets.choice(_ALPHABET) for _ in range(12))
-        written = "-".join(code[i : i + 4] for i in (0, 4, 8))
+        code_text = "-".join(code[i : i + 4] for i in (0, 4, 8))
         now_ms = self.gateway.now_ms()
 
         def work(connection: Connection) -> None:
@@ -120,7 +120,7 @@ class NotificationPreferences:
                 tries=0,
             )
             self._ask(
-                connection, caller, CONFIRMATION, None, {"code": sealed(self.gateway, written)}
+                connection, caller, CONFIRMATION, None, {"code": sealed(self.gateway, code_text)}
             )
 
         self.gateway.write(work)
@@ -225,15 +225,15 @@ class NotificationPreferences:
             if endpoint_id is not None:
                 _endpoint(connection, caller, endpoint_id)
             else:
-                known = address_row(connection, caller.user_id)
-                if known is None or known.address is None:
+                email = address_row(connection, caller.user_id)
+                if email is None or email.address is None:
                     raise ProblemError("conflict", "you have no e-mail address here; set one first")
             self._ask(connection, caller, TEST, endpoint_id, {})
 
         self.gateway.write(work)
 
     def deliveries(self, caller: Principal, paging: Paging) -> Page[DeliveryView]:
-        """What was sent to the caller, newest first, and what became of it."""
+        """Messages to the caller, newest first, and what became of each."""
         query = (
             select(
                 _deliveries,

@@ -46,7 +46,7 @@ class Watch:
         """Announce what is new."""
         events = [*self._grants(), *self._budgets()]
         keys = [event.key for event in events]
-        known_keys = {row.key for row in self.gateway.rows(_known(keys))} if keys else set()
+        known_keys = {row.key for row in self.gateway.rows(_earlier_keys(keys))} if keys else set()
         new_events = [event for event in events if event.key not in known_keys]
         now_ms = self.gateway.now_ms()
 
@@ -95,5 +95,5 @@ class Watch:
             )
 
 
-def _known(keys: Sequence[str]) -> Select[Any]:
+def _earlier_keys(keys: Sequence[str]) -> Select[Any]:
     return select(notifications.c.key).where(notifications.c.key.in_(keys))

@@ -1,1 +1,1 @@
-"""What is one's own: tokens, notifications."""
+"""One's own tokens and notifications."""

@@ -31,7 +31,7 @@ EndpointId = Annotated[str, Path(pattern=r"^whk_[0-9a-z]{20}$")]
 
 @router.get("")
 def read_notifications(caller: Reader, services: Svc) -> NotificationSettings:
-    """What one is told, and where."""
+    """Choices of what one is told, and where."""
     return services.preferences.view(caller)
 
 
@@ -87,5 +87,5 @@ def send_test(caller: Reader, services: Svc, test: TestRequest) -> None:
 
 @router.get("/deliveries")
 def list_deliveries(caller: Reader, services: Svc, page: PageQuery) -> Page[DeliveryView]:
-    """What was sent to oneself, newest first, and what became of it."""
+    """Messages to oneself, newest first, and what became of each."""
     return services.preferences.deliveries(caller, page)

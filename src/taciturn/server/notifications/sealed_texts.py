@@ -15,7 +15,7 @@ def sealed(gateway: Gateway, text: str) -> str:
     return _cipher(gateway).encrypt(text.encode()).decode()
 
 
-def opened(gateway: Gateway, text: str) -> str:
+def unsealed(gateway: Gateway, text: str) -> str:
     """Return what was sealed."""
     return _cipher(gateway).decrypt(text.encode()).decode()
 
