@@ -61,7 +61,9 @@ def test_an_address_and_its_code(mailing: Told) -> None:
 def test_a_receiver_from_its_secret_to_its_end(mailing: Told) -> None:
     world = mailing.world
     with receiver() as hook:
-        answer = send(world, "paul", f"{PAGE}/endpoints", name=HOSTILE, url=hook.url, form="teams")
+        answer = send(
+            world, "paul", f"{PAGE}/endpoints", name=HOSTILE, url=hook.url, layout="teams"
+        )
         assert "whsec_" in answer.text
         assert "<script" not in answer.text
         text = look(world, "paul", PAGE).text

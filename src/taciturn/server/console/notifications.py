@@ -122,11 +122,12 @@ def add_endpoint(
     services: Svc,
     name: Annotated[str, Form(max_length=200)],
     url: Annotated[str, Form(max_length=2000)],
-    form: Annotated[str, Form(max_length=20)] = "json",
+    layout: Annotated[str, Form(max_length=20)] = "json",
 ) -> Response:
-    """Add a receiver, and show its secret this once."""
+    """Add a receiver, and show its secret this once. A field called `form` would hide the form from
+    htmx, which asks for `element.form`."""
     try:
-        new = NewEndpoint.model_validate({"name": name, "url": url.strip(), "form": form})
+        new = NewEndpoint.model_validate({"name": name, "url": url.strip(), "form": layout})
     except ValidationError:
         raise ProblemError(
             "invalid", "name: one line of 1 to 200 characters; form: json or teams"
