@@ -62,11 +62,14 @@ from taciturn.server.models.incidents import Incidents
 from taciturn.server.models.models import Models
 from taciturn.server.models.results import Results
 from taciturn.server.models.storage import open_store
-from taciturn.server.notifications import Notifications, Topic
+from taciturn.server.notifications.delivery import Delivery
+from taciturn.server.notifications.preferences import NotificationPreferences
+from taciturn.server.process_messages import ProcessMessages, Topic
 from taciturn.server.retention import RetentionService
 from taciturn.server.schema.tables import jobs as job_table
 
 _DISPATCH_S, _FIGURES_S, _SHARE_S, _TEXT_S, _PRUNE_S = 1.0, 1.0, 1.0, 60.0, 3600.0
+_DELIVER_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +77,7 @@ class Services:
     """One of each."""
 
     gateway: Gateway
-    notifications: Notifications
+    process_messages: ProcessMessages
     background: Background
     metrics: Metrics
     audit_log: AuditLog
@@ -89,6 +92,8 @@ class Services:
     links: PasswordLinks
     oidc: Oidc
     sessions: Sessions
+    preferences: NotificationPreferences
+    delivery: Delivery
     trials: SqlSandbox
     policies: Policies
     grants: Grants
@@ -144,8 +149,8 @@ class Services:
         """
         settings = gateway.settings
         background, metrics, audit_log = Background(), Metrics(), AuditLog(gateway)
-        notifications = Notifications(gateway.engine)
-        remembered = Remembered[Principal](tell=lambda: notifications.publish(Topic.ACCESS_CHANGED))
+        messages = ProcessMessages(gateway.engine)
+        remembered = Remembered[Principal](tell=lambda: messages.publish(Topic.ACCESS_CHANGED))
         directory, passwords = Directory(gateway, remembered), Passwords()
         logins = Logins(gateway, directory, passwords)
         trials, policies = trials or SqlSandbox(), Policies(gateway)
@@ -162,10 +167,10 @@ class Services:
         def queued() -> None:
             background.wake("dispatcher")
             warm_workers.wake()
-            notifications.publish(Topic.JOB_QUEUED)
+            messages.publish(Topic.JOB_QUEUED)
 
         def tell(away: bool) -> None:
-            notifications.publish(Topic.LAUNCHER_AWAY if away else Topic.LAUNCHER_ANSWERS)
+            messages.publish(Topic.LAUNCHER_AWAY if away else Topic.LAUNCHER_ANSWERS)
 
         outage = Outage(gateway.now_ms, tell)
         started = Launching(launcher) if launcher else Launching.open(gateway, events.append)
@@ -194,7 +199,7 @@ class Services:
         warm_workers = WarmWorkers(dispatcher.claim_sample)
         return cls(
             gateway=gateway,
-            notifications=notifications,
+            process_messages=messages,
             background=background,
             metrics=metrics,
             audit_log=audit_log,
@@ -209,6 +214,8 @@ class Services:
             links=PasswordLinks(gateway, directory, passwords, logins),
             oidc=Oidc.of(gateway, directory, logins),
             sessions=Sessions(settings),
+            preferences=NotificationPreferences(gateway),
+            delivery=Delivery(gateway, lambda: dispatcher.leader.leads),
             trials=trials,
             policies=policies,
             grants=grants,
@@ -247,7 +254,7 @@ class Services:
 
     def attend(self) -> None:
         """Have `background` do what goes on besides requests. Called once, before it starts."""
-        background, notifications = self.background, self.notifications
+        background, messages = self.background, self.process_messages
         forget_dead_processes()
         self.base_models.register_embedded()
         self.policies.resume()
@@ -263,7 +270,7 @@ class Services:
 
         background.every("dispatcher", _DISPATCH_S, turn)
         self._subscribe()
-        background.add(notifications)
+        background.add(messages)
         background.on_stopping(self.broadcast.stop)
         background.on_stopping(self.warm_workers.stop)
         background.on_stopping(self.trials.close)
@@ -286,6 +293,7 @@ class Services:
             (
                 lambda: PeriodicTask("retention", _PRUNE_S, self.retention.prune),
                 lambda: PeriodicTask("text", _TEXT_S, self.text_streams.prune),
+                lambda: PeriodicTask("notifications", _DELIVER_S, self.delivery.turn),
                 *(() if monitor is None else (monitor,)),
             ),
         )
@@ -295,7 +303,7 @@ class Services:
             self.background.wake("dispatcher")
             self.warm_workers.wake()
 
-        subscribe = self.notifications.subscribe
+        subscribe = self.process_messages.subscribe
         subscribe(Topic.JOB_QUEUED, wake_for_job)
         subscribe(Topic.ACCESS_CHANGED, lambda _: self.directory.remembered.lapse())
         subscribe(Topic.LAUNCHER_AWAY, lambda _: self.outage.hear(True))
@@ -307,7 +315,7 @@ class Services:
 
     def _share_counts(self) -> None:
         for limits in (self.entrants, self.strangers):
-            limits.publish(lambda message: self.notifications.publish(Topic.ANONYMOUS, message))
+            limits.publish(lambda message: self.process_messages.publish(Topic.ANONYMOUS, message))
 
     def _by_state(self) -> dict[str, float]:
         query = select(job_table.c.state, func.count()).group_by(job_table.c.state)

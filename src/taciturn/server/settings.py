@@ -8,9 +8,16 @@ import sys
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
+from pydantic import (
+    Field,
+    SecretStr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from taciturn.data import places
@@ -244,6 +251,41 @@ class Settings(BaseSettings):
     oidc_scopes: Annotated[
         str, Field(description="Scopes that are asked for, separated by blanks.")
     ] = "openid profile email"
+    smtp_host: Annotated[
+        str | None, Field(description="Mail server for notifications; default: no e-mail.")
+    ] = None
+    smtp_port: Annotated[int, Field(ge=1, le=65535, description="Port of the mail server.")] = 587
+    smtp_tls: Annotated[
+        Literal["starttls", "tls", "none"],
+        Field(description="starttls (port 587), tls (port 465), or none: mail goes in the clear."),
+    ] = "starttls"
+    smtp_user: Annotated[
+        str | None, Field(description="Name of this gateway at the mail server; default: no login.")
+    ] = None
+    smtp_password: Annotated[
+        SecretStr | None, Field(description="Password of this gateway at the mail server.")
+    ] = None
+    smtp_password_file: Annotated[
+        Path | None, Field(description="File with the password, instead of TACITURN_SMTP_PASSWORD.")
+    ] = None
+    smtp_sender: Annotated[
+        str | None,
+        Field(
+            pattern=r"^[A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]{1,64}@[A-Za-z0-9.-]{1,255}$",
+            description="Address that notifications come from.",
+        ),
+    ] = None
+    notification_networks: Annotated[
+        tuple[IPv4Network | IPv6Network, ...],
+        Field(
+            description="Loopback, link-local or private addresses that webhooks may be sent to, "
+            "such as 10.1.0.0/16; default: none.",
+        ),
+    ] = ()
+    notification_days: Annotated[
+        float,
+        Field(gt=0, le=30, description="How long a notification is tried before it is given up."),
+    ] = 3.0
     oidc_roles: Annotated[
         dict[str, Role], Field(description="Group of the provider -> role here.")
     ] = {}
@@ -262,6 +304,27 @@ class Settings(BaseSettings):
     @classmethod
     def _spelled(cls, prefixes: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(places.prefix(prefix) for prefix in prefixes)
+
+    @model_validator(mode="after")
+    def _mails(self) -> Self:
+        if self.smtp_host is None:
+            return self
+        if self.smtp_sender is None:
+            raise ValueError(
+                f"TACITURN_SMTP_HOST={self.smtp_host} and no sender; set TACITURN_SMTP_SENDER"
+            )
+        passwords = (self.smtp_password, self.smtp_password_file)
+        n_passwords = sum(password is not None for password in passwords)
+        if n_passwords != (0 if self.smtp_user is None else 1):
+            raise ValueError(
+                f"{n_passwords} passwords for the mail server; set TACITURN_SMTP_USER with one of "
+                "TACITURN_SMTP_PASSWORD and TACITURN_SMTP_PASSWORD_FILE, or none of the three"
+            )
+        if self.smtp_user is not None and self.smtp_tls == "none":
+            raise ValueError(
+                "TACITURN_SMTP_TLS=none would send the password in the clear; use starttls or tls"
+            )
+        return self
 
     @property
     def worker_count(self) -> int:

@@ -18,6 +18,7 @@ from taciturn.server.console import (
     ledger,
     live_jobs,
     models,
+    notifications,
     operations,
     people,
     plan,
@@ -52,4 +53,5 @@ ROUTERS = (
     settings.router,
     account.router,
     hand_over.router,
+    notifications.router,
 )

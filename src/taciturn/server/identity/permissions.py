@@ -19,6 +19,7 @@ class Action(StrEnum):
 
     SELF_READ = "self:read"
     TOKENS_MANAGE = "tokens:manage"
+    NOTIFICATIONS_MANAGE = "notifications:manage"
     USERS_READ = "users:read"
     USERS_WRITE = "users:write"
     DATASETS_READ = "datasets:read"
@@ -55,6 +56,7 @@ PERMISSIONS = MappingProxyType(
     {
         Action.SELF_READ: _EVERYBODY,
         Action.TOKENS_MANAGE: _EVERYBODY,
+        Action.NOTIFICATIONS_MANAGE: _EVERYBODY,
         Action.USERS_READ: frozenset({_ADMIN, _AUDITOR}),
         Action.USERS_WRITE: frozenset({_ADMIN}),
         Action.DATASETS_READ: frozenset({_OWNER, _PRACTITIONER, _AUDITOR}),

@@ -26,11 +26,13 @@ from taciturn.server.identity.approval_access import (
 from taciturn.server.identity.holders import check_access_is_settled
 from taciturn.server.identity.principal import Principal
 from taciturn.server.identity.secret import new_id
+from taciturn.server.notifications.outbox import announce
 from taciturn.server.paging import Paging, newest_first, position_of
 from taciturn.server.problems import ProblemError
 from taciturn.server.schema.tables import approvals, decisions, jobs, policies, users
 from taciturn.server.timestamps import moment
 from taciturn.wire.jobs import ApprovalView, Decision, DecisionView, Withdrawal
+from taciturn.wire.notifications import NotificationKind
 from taciturn.wire.values import Page
 
 NEEDED = 2
@@ -66,6 +68,13 @@ class Approvals:
                 expires_at_ms=now_ms + round(self.gateway.settings.approval_s * 1000),
                 created_at_ms=now_ms,
             )
+        )
+        announce(
+            connection,
+            NotificationKind.APPROVAL_ASKED,
+            f"approval:{approval_id}",
+            {"approval": approval_id},
+            now_ms=now_ms,
         )
         return approval_id
 
@@ -207,8 +216,7 @@ class Approvals:
         )
         self.gateway.write(lambda connection: connection.execute(late.values(state="expired")))
 
-    @staticmethod
-    def _conclude(connection: Connection, row: Row[Any]) -> None:
+    def _conclude(self, connection: Connection, row: Row[Any]) -> None:
         answers = list(_decisions(connection, row.id).values())
         state = "open"
         if "rejected" in answers:
@@ -217,6 +225,15 @@ class Approvals:
             state = "approved"
         change = update(approvals).where(approvals.c.id == row.id)
         connection.execute(change.values(state=state))
+        if state not in ("open", row.state):
+            now_ms = self.gateway.now_ms()
+            announce(
+                connection,
+                NotificationKind.APPROVAL_DECIDED,
+                f"approval:{row.id}:{state}:{now_ms}",
+                {"approval": row.id, "state": state},
+                now_ms=now_ms,
+            )
 
 
 _WORD = {"approve": "approved", "reject": "rejected"}

@@ -1,11 +1,11 @@
-"""Notifications between the processes and replicas of one gateway, by PostgreSQL's LISTEN/NOTIFY.
+"""Messages between the processes and replicas of one gateway, by PostgreSQL's LISTEN/NOTIFY.
 
 A notification says "look now" to a process that would look within a second anyway, so it may be
 lost: what it is about is in the database, and whoever missed it finds it there. SQLite serves one
 process, which has nobody to notify.
 
-    notifications.subscribe(Topic.JOB_QUEUED, lambda detail: dispatcher.wake())
-    notifications.publish(Topic.JOB_QUEUED)
+    messages.subscribe(Topic.JOB_QUEUED, lambda detail: dispatcher.wake())
+    messages.publish(Topic.JOB_QUEUED)
     publish_with(connection, Topic.TEXT, job_id)         # delivered when the transaction commits
 """
 
@@ -29,7 +29,7 @@ DETAIL_BYTES = 7000
 _CHANNEL = "taciturn"
 _WAIT_S = 0.5
 _RECONNECT_S = 1.0
-_log = logging.getLogger("taciturn.notifications")
+_log = logging.getLogger("taciturn.process_messages")
 
 
 class Topic(StrEnum):
@@ -50,8 +50,8 @@ def publish_with(connection: Connection, topic: Topic, detail: str = "") -> None
 
 
 @dataclass(eq=False, slots=True)
-class Notifications:
-    """Notifications that one process sends and receives."""
+class ProcessMessages:
+    """Messages that one process sends and receives."""
 
     engine: Engine
     _subscribers: dict[str, list[Callable[[str], object]]] = field(default_factory=dict)
@@ -79,7 +79,7 @@ class Notifications:
         """Listen from now on."""
         if _has_channels(self.engine):
             self._thread = threading.Thread(
-                target=self._run, name="taciturn-notifications", daemon=True
+                target=self._run, name="taciturn-process-messages", daemon=True
             )
             self._thread.start()
 
@@ -94,7 +94,7 @@ class Notifications:
             try:
                 self._listen()
             except (SQLAlchemyError, psycopg.Error) as error:
-                _log.warning("notifications are away: %s", type(error).__name__)
+                _log.warning("messages between processes are away: %s", type(error).__name__)
                 self._over.wait(_RECONNECT_S)
 
     def _listen(self) -> None:

@@ -12,21 +12,21 @@ import pytest
 from sqlalchemy import Engine, text
 
 from taciturn.server.database import open_database, transact
-from taciturn.server.notifications import DETAIL_BYTES, Notifications, Topic, publish_with
+from taciturn.server.process_messages import DETAIL_BYTES, ProcessMessages, Topic, publish_with
 
 
 @contextmanager
-def process(url: str) -> Iterator[tuple[Notifications, list[str]]]:
+def process(url: str) -> Iterator[tuple[ProcessMessages, list[str]]]:
     """A process that notes what it hears."""
     engine = open_database(url)
-    notifications, details = Notifications(engine), list[str]()
-    notifications.subscribe(Topic.TEXT, details.append)
-    notifications.start()
+    messages, details = ProcessMessages(engine), list[str]()
+    messages.subscribe(Topic.TEXT, details.append)
+    messages.start()
     until(lambda: engine.dialect.name == "sqlite" or is_listening(engine))
     try:
-        yield notifications, details
+        yield messages, details
     finally:
-        notifications.stop()
+        messages.stop()
         engine.dispose()
 
 
@@ -44,7 +44,7 @@ def until(condition: Callable[[], Any]) -> None:
 
 
 @pytest.fixture
-def pair(url: str) -> Iterator[list[tuple[Notifications, list[str]]]]:
+def pair(url: str) -> Iterator[list[tuple[ProcessMessages, list[str]]]]:
     if url.startswith("sqlite"):
         pytest.skip("SQLite serves one process")
     with process(url) as here, process(url) as there:
@@ -52,7 +52,7 @@ def pair(url: str) -> Iterator[list[tuple[Notifications, list[str]]]]:
         yield [here, there]
 
 
-def test_all_the_others_hear(pair: list[tuple[Notifications, list[str]]]) -> None:
+def test_all_the_others_hear(pair: list[tuple[ProcessMessages, list[str]]]) -> None:
     (here, own), (_, heard) = pair
     longest = "x" * DETAIL_BYTES
     for detail in ("job_1", "with a blank", longest):
@@ -64,7 +64,7 @@ def test_all_the_others_hear(pair: list[tuple[Notifications, list[str]]]) -> Non
 
 
 def test_with_a_transaction_it_is_heard_once_that_is_committed(
-    pair: list[tuple[Notifications, list[str]]],
+    pair: list[tuple[ProcessMessages, list[str]]],
 ) -> None:
     (here, own), (_, heard) = pair
 
@@ -82,7 +82,7 @@ def test_with_a_transaction_it_is_heard_once_that_is_committed(
 
 
 def test_a_subscriber_that_fails_and_a_lost_connection_do_not_make_it_deaf(
-    pair: list[tuple[Notifications, list[str]]],
+    pair: list[tuple[ProcessMessages, list[str]]],
 ) -> None:
     (here, _), (there, heard) = pair
     there.subscribe(Topic.EVENT, lambda _: 1 // 0)
@@ -101,7 +101,7 @@ def test_a_subscriber_that_fails_and_a_lost_connection_do_not_make_it_deaf(
 
 def test_one_process_on_sqlite_has_nobody_to_notify(tmp_path: Any) -> None:
     threads = threading.active_count()
-    with process(f"sqlite:///{tmp_path / 'gateway.db'}") as (notifications, heard):
-        notifications.publish(Topic.TEXT, "job_1")
+    with process(f"sqlite:///{tmp_path / 'gateway.db'}") as (messages, heard):
+        messages.publish(Topic.TEXT, "job_1")
         assert threading.active_count() == threads
         assert heard == []
