@@ -16,6 +16,7 @@ from starlette.responses import JSONResponse, Response
 from taciturn._version import __version__
 from taciturn.errors import TaciturnError
 from taciturn.server.catalog.sql_sandbox import SqlSandbox
+from taciturn.server.console.rendering import problem_page, wants_page
 from taciturn.server.console.routers import ROUTERS as PAGES
 from taciturn.server.context import Gateway
 from taciturn.server.http.connections import ANNOUNCE_STOP
@@ -116,4 +117,6 @@ def _http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     code = {404: "not_found", 405: "method_not_allowed", 413: "too_large"}.get(error.status_code)
     headers = dict(error.headers or {})
-    return _problem(request, ProblemError(code or "invalid", str(error.detail), headers=headers))
+    detail = "there is nothing at this address" if code == "not_found" else str(error.detail)
+    problem = ProblemError(code or "invalid", detail, headers=headers)
+    return problem_page(request, problem) if wants_page(request) else _problem(request, problem)

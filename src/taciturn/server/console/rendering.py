@@ -3,37 +3,66 @@
 from __future__ import annotations
 
 import functools
+import gzip
 import hashlib
+import logging
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 from fastapi import Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
+from starlette.exceptions import HTTPException
 
 from taciturn.errors import TaciturnError
 from taciturn.server.http.access import services_of
 from taciturn.server.http.blocking import Route
+from taciturn.server.http.middleware import incident_problem
 from taciturn.server.identity.permissions import Action
 from taciturn.server.identity.principal import Principal
+from taciturn.server.identity.secret import new_id
 from taciturn.server.problems import ProblemError, from_error
 from taciturn.server.services import Services
+
+_log = logging.getLogger("taciturn.requests")
 
 FOLDER = Path(__file__).parent
 STATIC = "/static"
 SIGN_IN = "/sign-in"
 
+_PLAIN_BYTES = 2_000
+"""Answers up to this length are sent as they are."""
+
 _POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
     "connect-src 'self'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
 )
+
+
+_WAYS_ON = {
+    401: "Sign in, and open it again.",
+    403: "If you need it for your work, ask an administrator for another role, or the owner of "
+    "the data for a grant.",
+    404: "Check the address. What you may see is in the lists of the menu; what somebody else "
+    "has may be theirs alone.",
+    405: "Go back to the page that you came from.",
+    409: "Go back, load the page again to see what is there now, and decide anew.",
+    410: "Ask for it again.",
+    413: "Go back, and send less.",
+    422: "Go back, and correct it.",
+    429: "Wait a minute, and try again.",
+    500: "Nothing that you asked for was done halfway. Try again; if it fails again, tell whoever "
+    "runs this gateway the number of the incident.",
+    503: "Wait a moment, and load the page again.",
+}
+"""Status of a problem -> how its reader goes on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +118,12 @@ class PageRoute(Route):
                 name = ".".join(str(part) for part in first["loc"][1:])
                 message = first["msg"].removeprefix("Value error, ")
                 return problem_page(request, ProblemError("invalid", f"{name}: {message}"))
+            except HTTPException:
+                raise
+            except Exception:
+                incident = new_id("inc")
+                _log.exception("page failed", extra={"incident": incident})
+                return problem_page(request, incident_problem(incident))
             return answer
 
         return handler
@@ -120,9 +155,19 @@ def page(
         "Content-Security-Policy": _POLICY,
         "Referrer-Policy": "same-origin",
         "Cache-Control": "no-store",
-        "Vary": "HX-Request",
+        "Vary": "HX-Request, Accept-Encoding",
     }
-    return HTMLResponse(text, status_code=status, headers=headers)
+    content = text.encode()
+    # Pages hold no secret, so their lengths tell none; what shows a new token is below the limit.
+    if len(content) > _PLAIN_BYTES and takes_gzip(request):
+        content = gzip.compress(content, compresslevel=5, mtime=0)
+        headers["Content-Encoding"] = "gzip"
+    return HTMLResponse(content, status_code=status, headers=headers)
+
+
+def takes_gzip(request: Request) -> bool:
+    """Return True if the browser says that it reads compressed answers."""
+    return "gzip" in request.headers.get("accept-encoding", "")
 
 
 def fragment(template: str, **values: Any) -> str:
@@ -147,7 +192,9 @@ def problem_page(request: Request, problem: ProblemError) -> Response:
     request.state.code = problem.code
     fragment = request.headers.get("hx-request") == "true"
     if body.status == 401 and "text/html" in request.headers.get("accept", ""):
-        path = f"{SIGN_IN}?next={quote(request.url.path, safe='/')}"
+        path = f"{SIGN_IN}?next={quote(_place(request), safe='/')}"
+        if services_of(request).sessions.token(request) is not None:
+            path += "&ended=1"
         if fragment:
             return Response(status_code=401, headers={"HX-Redirect": path})
         return RedirectResponse(path, status_code=303)
@@ -158,6 +205,7 @@ def problem_page(request: Request, problem: ProblemError) -> Response:
         caller if isinstance(caller, Principal) else None,
         status=body.status,
         problem=body,
+        way_on=_WAYS_ON.get(body.status, _WAYS_ON[422]),
     )
     if fragment:
         answer.headers["HX-Retarget"] = "#notice"
@@ -165,6 +213,18 @@ def problem_page(request: Request, problem: ProblemError) -> Response:
     for name, value in problem.headers.items():
         answer.headers[name] = value
     return answer
+
+
+def wants_page(request: Request) -> bool:
+    """Return True if a browser opens an address that is not a program's."""
+    programs = request.url.path.startswith(("/v1/", "/openai/"))
+    return not programs and "text/html" in request.headers.get("accept", "")
+
+
+def _place(request: Request) -> str:
+    """Return the page that its reader sees: of a part of a page, the page that asked for it."""
+    url = urlsplit(request.headers.get("hx-current-url", "") or str(request.url))
+    return url.path + (f"?{url.query}" if url.query else "")
 
 
 @functools.cache
@@ -179,6 +239,12 @@ def static_files() -> Mapping[str, tuple[str, bytes]]:
         for path in sorted(folder.rglob("*"))
         if path.suffix in (".css", ".js", ".svg")
     }
+
+
+@functools.cache
+def compressed(name: str) -> bytes:
+    """Return one of these files as browsers that read compressed answers get it."""
+    return gzip.compress(static_files()[name][1], compresslevel=9, mtime=0)
 
 
 def static_url(name: str) -> str:
@@ -204,6 +270,7 @@ def _environment() -> Environment:
         share=share,
         figure=figure,
         chart_time=chart_time,
+        sentence=sentence,
     )
     return environment
 
@@ -214,6 +281,12 @@ def when(moment: datetime | None) -> Markup:
         return Markup("never")
     text = moment.strftime("%Y-%m-%d %H:%M UTC")
     return Markup('<time datetime="{}" title="{}">{}</time>').format(moment.isoformat(), text, text)
+
+
+def sentence(text: str) -> str:
+    """Return a text of a problem as a sentence: with a large letter and a full stop."""
+    ends = text.endswith((".", "?", "!"))
+    return text[:1].upper() + text[1:] + ("" if ends else ".")
 
 
 def chart_time(seconds: float) -> Markup:

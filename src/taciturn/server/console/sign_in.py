@@ -13,10 +13,12 @@ from taciturn.server.console.rendering import (
     SIGN_IN,
     STATIC,
     PageRoute,
+    compressed,
     go_to,
     page,
     public_address,
     static_files,
+    takes_gzip,
 )
 from taciturn.server.http.access import Requires, Svc, entrance, public
 from taciturn.server.http.routes.logins import address_of
@@ -33,9 +35,11 @@ _WRONG = "the name or the password is wrong"
 
 
 @router.get(SIGN_IN, dependencies=[Depends(public)])
-async def read_sign_in(request: Request, services: Svc, next: str = "/") -> Response:
-    """Show the form."""
-    return _form(request, services, next)
+async def read_sign_in(
+    request: Request, services: Svc, next: str = "/", ended: str = ""
+) -> Response:
+    """Show the form, and to somebody whose session has ended, that it has."""
+    return _form(request, services, next, ended=bool(ended))
 
 
 @router.post(SIGN_IN, dependencies=[Depends(entrance)])
@@ -72,17 +76,25 @@ def sign_out(
 
 
 @router.get(STATIC + "/{digest}/{name:path}", dependencies=[Depends(public)])
-async def read_static(digest: str, name: str) -> Response:
+async def read_static(request: Request, digest: str, name: str) -> Response:
     """Send a file that pages load; its address changes with its content, so browsers keep it."""
     current, content = static_files().get(name, ("", b""))
     if not content or current != digest:
         raise ProblemError("not_found", "there is no such file")
-    headers = {"Cache-Control": "public, max-age=31536000, immutable"}
+    headers = {"Cache-Control": "public, max-age=31536000, immutable", "Vary": "Accept-Encoding"}
+    if takes_gzip(request):
+        content = compressed(name)
+        headers["Content-Encoding"] = "gzip"
     return Response(content, media_type=_TYPES[name.rsplit(".", 1)[-1]], headers=headers)
 
 
 def _form(
-    request: Request, services: Svc, path: str, problem: ProblemError | None = None
+    request: Request,
+    services: Svc,
+    path: str,
+    problem: ProblemError | None = None,
+    *,
+    ended: bool = False,
 ) -> Response:
     body = None if problem is None else problem.problem()
     if problem is not None:
@@ -95,6 +107,7 @@ def _form(
         next=_local(path),
         address=public_address(services),
         problem=body,
+        ended=ended,
     )
     if problem is not None:
         for name, value in problem.headers.items():

@@ -112,7 +112,7 @@ class Operations:
             .where(jobs.c.state.in_(_UNFINISHED))
             .group_by(jobs.c.state)
         )
-        rows = {row[0]: (row[1], row[2]) for row in self.gateway.rows(query)}
+        rows = {state: (n, since_ms) for state, n, since_ms in self.gateway.rows(query)}
 
         def count(state: JobState) -> int:
             return int(rows.get(state.value, (0, None))[0])

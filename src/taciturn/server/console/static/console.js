@@ -27,22 +27,112 @@
   setInterval(ready, 30000);
 
   // Light and dark: the system's, until the reader chooses.
-  const theme = () => {
+  const root = document.documentElement;
+  const system = matchMedia("(prefers-color-scheme: dark)");
+  const chosen = () => {
     try { return localStorage.getItem("theme"); } catch { return null; }
   };
-  const apply = (name) => {
-    if (name) document.documentElement.dataset.theme = name;
-  };
-  apply(theme());
-  document.addEventListener("click", (event) => {
-    const button = event.target.closest("[data-switch-theme]");
-    if (!button) return;
-    const dark = matchMedia("(prefers-color-scheme: dark)").matches;
-    const next = (document.documentElement.dataset.theme ?? (dark ? "dark" : "light")) === "dark" ? "light" : "dark";
-    apply(next);
+  const isDark = () => (root.dataset.theme ?? (system.matches ? "dark" : "light")) === "dark";
+  const showTheme = () => document.querySelector("[data-switch-theme]")?.setAttribute("aria-pressed", isDark());
+  if (["light", "dark"].includes(chosen())) root.dataset.theme = chosen();
+  const switchTheme = () => {
+    root.dataset.theme = isDark() ? "light" : "dark";
+    try { localStorage.setItem("theme", root.dataset.theme); } catch { /* a private window: this page alone */ }
+    showTheme();
     document.dispatchEvent(new Event("theme"));
-    try { localStorage.setItem("theme", next); } catch { /* a private window: this page alone */ }
+  };
+  system.addEventListener("change", showTheme);
+  document.addEventListener("DOMContentLoaded", showTheme);
+
+  // The menu of a narrow window, which is open where scripts do not run.
+  root.dataset.scripts = "";
+  const openMenu = (button) => {
+    const open = button.closest(".side").toggleAttribute("data-open");
+    button.setAttribute("aria-expanded", open);
+  };
+
+  // Keys: g and the letter of a page, ? for the list.
+  const letters = () => {
+    const pages = new Map();
+    for (const link of document.querySelectorAll(".menu a")) {
+      const letter = [...link.textContent.toLowerCase()].find((one) => /[a-z]/.test(one) && !pages.has(one));
+      if (letter) pages.set(letter, link);
+    }
+    return pages;
+  };
+  const element = (name, text = "") => Object.assign(document.createElement(name), { textContent: text });
+  const showKeys = () => {
+    const dialog = element("dialog");
+    const list = element("dl");
+    list.className = "facts";
+    for (const [letter, link] of letters()) {
+      const keys = element("dt");
+      keys.append(element("kbd", "g"), " ", element("kbd", letter));
+      list.append(keys, element("dd", link.textContent));
+    }
+    const help = element("dt");
+    help.append(element("kbd", "?"));
+    list.append(help, element("dd", "This list"));
+    const title = element("h2", "Keys");
+    title.id = "keys";
+    dialog.setAttribute("aria-labelledby", "keys");
+    const close = element("button", "Close");
+    close.className = "quiet";
+    close.addEventListener("click", () => dialog.close());
+    const actions = element("p");
+    actions.className = "actions";
+    actions.append(close);
+    dialog.append(title, list, actions);
+    dialog.addEventListener("close", () => dialog.remove());
+    document.body.append(dialog);
+    dialog.showModal();
+  };
+  let going = 0;
+  document.addEventListener("keydown", (event) => {
+    const writing = event.target.closest?.("input, select, textarea, dialog, [contenteditable]");
+    if (writing || event.ctrlKey || event.metaKey || event.altKey) return;
+    if (event.key === "?" && document.querySelector(".menu")) showKeys();
+    else if (event.key === "g") going = Date.now();
+    else if (Date.now() - going < 1500) {
+      going = 0;
+      letters().get(event.key)?.click();
+    }
   });
+  document.addEventListener("click", (event) => {
+    const button = event.target.closest("button");
+    if (button?.matches("[data-switch-theme]")) switchTheme();
+    else if (button?.matches("[data-menu]")) openMenu(button);
+    else if (button?.matches("[data-keys]")) showKeys();
+  });
+
+  // A gateway that does not answer: said once, where problems are said. Parts that ask again by
+  // themselves say nothing.
+  document.addEventListener("htmx:error", (event) => {
+    const source = event.detail?.ctx?.sourceElement;
+    const place = document.getElementById("notice");
+    if (!place || source?.getAttribute?.("hx-trigger")?.includes("every")) return;
+    const notice = element("div");
+    notice.className = "notice";
+    notice.setAttribute("role", "alert");
+    notice.append(element("p", "The gateway does not answer. What you asked for may not be done: look, and try again."));
+    place.replaceChildren(notice);
+  });
+  document.addEventListener("htmx:after:swap", () => {
+    const notice = document.querySelector("#notice .notice");
+    if (notice && notice.getBoundingClientRect().top < 0) notice.scrollIntoView({ block: "center" });
+  });
+
+  // What is wider or longer than its place can be scrolled by keys.
+  const reach = () => {
+    for (const part of document.querySelectorAll("pre, .scroll, .short")) {
+      const scrolls = part.scrollWidth > part.clientWidth || part.scrollHeight > part.clientHeight;
+      if (scrolls) part.tabIndex = 0;
+      else part.removeAttribute("tabindex");
+    }
+  };
+  for (const name of ["DOMContentLoaded", "htmx:after:swap", "toggle"]) document.addEventListener(name, reach, true);
+  addEventListener("load", reach);
+  addEventListener("resize", reach);
 
   // Sliders say their value.
   document.addEventListener("input", (event) => {
