@@ -11,7 +11,7 @@ from sqlalchemy import Engine
 
 from support.console import look, send
 from support.gateway import GatewayWorld, fit
-from taciturn.server.console.account import SCOPES
+from taciturn.server.console.account.account import SCOPES
 from taciturn.server.identity.permissions import Action
 from taciturn.server.settings import Settings, described
 from taciturn.wire.identity import Role

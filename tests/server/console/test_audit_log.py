@@ -74,7 +74,7 @@ def test_a_file_is_read_in_pieces(console: GatewayWorld) -> None:
 
 
 def test_a_spreadsheet_runs_nothing(console: GatewayWorld) -> None:
-    from taciturn.server.console.audit_log import _row
+    from taciturn.server.console.oversight.audit_log import _row
 
     assert _row(('=cmd|"/c calc"!A1', "@x", "plain")).startswith("\"'=cmd")
     assert "'@x,plain" in _row(("@x", "plain"))

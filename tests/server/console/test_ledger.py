@@ -9,7 +9,7 @@ from sqlalchemy import text
 
 from support.console import look, send
 from support.gateway import NAMESPACE, GatewayWorld, fit
-from taciturn.server.console.ledger import in_words
+from taciturn.server.console.oversight.ledger import in_words
 from taciturn.wire.ledger import LedgerEntryView
 
 PAGE = f"/ledger/{NAMESPACE}"

@@ -2,32 +2,13 @@
 
 from __future__ import annotations
 
-from taciturn.server.console import (
-    account,
-    approvals,
-    audit_log,
-    base_models,
-    certificates,
-    comparison,
-    datasets,
-    disclosures,
-    hand_over,
-    home,
-    incidents,
-    jobs,
-    ledger,
-    live_jobs,
-    models,
-    notifications,
-    operations,
-    people,
-    plan,
-    playground,
-    policies,
-    registration,
-    settings,
-    sign_in,
-)
+from taciturn.server.console import home
+from taciturn.server.console.account import account, hand_over, notifications, sign_in
+from taciturn.server.console.administration import base_models, operations, people, settings
+from taciturn.server.console.data import datasets, disclosures, policies, registration
+from taciturn.server.console.models import certificates, comparison, models, playground
+from taciturn.server.console.oversight import audit_log, incidents, ledger
+from taciturn.server.console.work import approvals, jobs, live_jobs, plan
 
 ROUTERS = (
     sign_in.router,

@@ -108,11 +108,15 @@ class Operations:
     def load(self) -> Load:
         """Return how much there is to do, and whether it can be done."""
         query: Select[Any] = (
-            select(jobs.c.state, func.count(), func.min(jobs.c.created_at_ms))
+            select(
+                jobs.c.state,
+                func.count().label("n"),
+                func.min(jobs.c.created_at_ms).label("since_ms"),
+            )
             .where(jobs.c.state.in_(_UNFINISHED))
             .group_by(jobs.c.state)
         )
-        rows = {state: (n, since_ms) for state, n, since_ms in self.gateway.rows(query)}
+        rows = {row.state: (row.n, row.since_ms) for row in self.gateway.rows(query)}
 
         def count(state: JobState) -> int:
             return int(rows.get(state.value, (0, None))[0])

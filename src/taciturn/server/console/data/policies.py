@@ -8,7 +8,7 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Form, Query, Request
 from fastapi.responses import Response
 
-from taciturn.server.console.consequences import of_grant, of_terms
+from taciturn.server.console.data.consequences import of_grant, of_terms
 from taciturn.server.console.forms import built, lines, moment_of, moment_text
 from taciturn.server.console.rendering import PageRoute, go_to, page
 from taciturn.server.http.access import Requires, Svc

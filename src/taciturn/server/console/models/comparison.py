@@ -9,8 +9,8 @@ from __future__ import annotations
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
-from taciturn.server.console.models import usable
-from taciturn.server.console.playground import User, longest_answer
+from taciturn.server.console.models.models import usable
+from taciturn.server.console.models.playground import User, longest_answer
 from taciturn.server.console.rendering import PageRoute, page
 from taciturn.server.http.access import Svc
 from taciturn.wire.jobs import ModelView

@@ -19,8 +19,8 @@ from anyio import to_thread
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import Response
 
-from taciturn.server.console.job_progress import POINTS, JobProgress
 from taciturn.server.console.rendering import PageRoute, fragment
+from taciturn.server.console.work.job_progress import POINTS, JobProgress
 from taciturn.server.http.access import Requires, Svc
 from taciturn.server.http.sending import EventStream
 from taciturn.server.identity.permissions import Action

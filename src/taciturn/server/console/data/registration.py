@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Form, Query, Request
 from fastapi.responses import Response
 
-from taciturn.server.console.datasets import is_owned
+from taciturn.server.console.data.datasets import is_owned
 from taciturn.server.console.forms import built, json_lines, lines, rows
 from taciturn.server.console.rendering import PageRoute, go_to, page
 from taciturn.server.http.access import Requires, Svc

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Depends, Request
 from fastapi.responses import Response
 
 from taciturn.server.catalog.spending import BudgetHistory, SpentCurve
-from taciturn.server.console.datasets import is_owned
+from taciturn.server.console.data.datasets import is_owned
 from taciturn.server.console.rendering import PageRoute, page
 from taciturn.server.http.access import Requires, Svc
 from taciturn.server.identity.permissions import Action

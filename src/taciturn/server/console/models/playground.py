@@ -11,7 +11,7 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import Response
 
-from taciturn.server.console.models import usable
+from taciturn.server.console.models.models import usable
 from taciturn.server.console.rendering import PageRoute, page
 from taciturn.server.http.access import Requires, Svc
 from taciturn.server.identity.permissions import Action

@@ -11,9 +11,9 @@ from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import Response
 from pydantic import BaseModel
 
-from taciturn.server.console.job_progress import JobProgress
-from taciturn.server.console.live_jobs import progress_of
 from taciturn.server.console.rendering import PageRoute, go_to, page
+from taciturn.server.console.work.job_progress import JobProgress
+from taciturn.server.console.work.live_jobs import progress_of
 from taciturn.server.http.access import Requires, Svc
 from taciturn.server.identity.permissions import Action
 from taciturn.server.identity.principal import Principal

@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
-from taciturn.server.console.models import Reader
+from taciturn.server.console.models.models import Reader
 from taciturn.server.console.rendering import PageRoute, page
 from taciturn.server.http.access import Svc
 
