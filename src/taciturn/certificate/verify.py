@@ -75,13 +75,7 @@ def verify(data: bytes, trust: TrustStore, *, moment: datetime) -> Verified:
     key, payload = check_signature(data, trust)
     key.check_period(moment, "the time of this check")
     statement = Statement.from_bytes(payload)
-    issued = parse_time(statement.predicate.issued_at)
-    key.check_period(issued, "when the certificate was issued")
-    if issued > moment + CLOCK_SKEW:
-        raise CertificateError(
-            f"the certificate says it was issued at {time_text(issued)}, after the time of this "
-            f"check, {time_text(moment)}; is the clock right?"
-        )
+    check_issued(key, parse_time(statement.predicate.issued_at), moment)
     guarantee = statement.predicate.guarantee
     if any(step.privacy_unit != guarantee.privacy_unit for step in guarantee.steps):
         raise CertificateError("the steps have different privacy units; they cannot be composed")
@@ -90,6 +84,16 @@ def verify(data: bytes, trust: TrustStore, *, moment: datetime) -> Verified:
     guarantee.check_audit(statement.predicate.audit)
     epsilon = check_epsilon(guarantee.dp_event, guarantee.epsilon, guarantee.delta)
     return Verified(statement, key, epsilon)
+
+
+def check_issued(key: TrustedKey, issued: datetime, moment: datetime) -> None:
+    """Raises CertificateError unless the key was valid when it signed, before `moment`."""
+    key.check_period(issued, "when the certificate was issued")
+    if issued > moment + CLOCK_SKEW:
+        raise CertificateError(
+            f"the certificate says it was issued at {time_text(issued)}, after the time of this "
+            f"check, {time_text(moment)}; is the clock right?"
+        )
 
 
 def check_signature(data: bytes, trust: TrustStore) -> tuple[TrustedKey, bytes]:

@@ -41,6 +41,7 @@ from taciturn.spec.jobs import AuditJobSpec as AuditJobSpec
 from taciturn.spec.jobs import DemoSpec as DemoSpec
 from taciturn.spec.jobs import DownstreamJobSpec as DownstreamJobSpec
 from taciturn.spec.jobs import EvaluateJobSpec as EvaluateJobSpec
+from taciturn.spec.jobs import ExportSpec as ExportSpec
 from taciturn.spec.jobs import ExtractJobSpec as ExtractJobSpec
 from taciturn.spec.jobs import JobSpec as JobSpec
 from taciturn.spec.jobs import LedgerSpec as LedgerSpec
