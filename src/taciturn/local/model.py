@@ -52,6 +52,7 @@ from taciturn.local.account import Account
 from taciturn.local.estimate import Estimate, attached_loss, estimate, measured_speed, public_facts
 from taciturn.local.evaluate import Evaluation, Subject
 from taciturn.local.export.forms import Fitted, check_new, export
+from taciturn.local.export.hub import push
 from taciturn.local.export.origin import Origin
 from taciturn.local.fit import Earlier, FitResult, Observer, fit
 from taciturn.local.release import (
@@ -102,6 +103,7 @@ from taciturn.spec import (
     MembershipFields,
     MembershipSpec,
     PerformanceSpec,
+    PushSpec,
     RunSpec,
     SampleFields,
     SampleSpec,
@@ -432,19 +434,7 @@ class LocalModel:
         if signing_key is not None:
             check_promise(self._privacy.guarantee != "none")
         if is_first_process():
-            signer = find_signer(signing_key)
-            model = self._fitted
-            if merged and isinstance(model, PeftModel):
-                model = adapter.merged(model)
-            release(
-                model,
-                self._load(),
-                self._privacy,
-                output,
-                signer,
-                figures=self._figures,
-                audit=self._known_audit(),
-            )
+            self._release(output, find_signer(signing_key), merged=merged)
         self._folders.append(output)
         return output
 
@@ -468,6 +458,28 @@ class LocalModel:
             export(fitted, output, spec, signer)
         return output
 
+    def push_to_hub(
+        self,
+        repository: str,
+        *,
+        private: bool = True,
+        message: str | None = None,
+        without_guarantee: bool = False,
+        token: str | None = None,
+    ) -> str:
+        """Send the released files to a model hub, in one commit; returns its address."""
+        fields = {"private": private, "message": message, "without_guarantee": without_guarantee}
+        spec = parse(PushSpec, fields)
+        if self._privacy is None:
+            raise AdapterError("there is nothing to push: call fit first")
+        if self._folders:
+            folder = self._folders[-1]
+            return push(folder, repository, self._privacy, self._figures, spec, token)
+        with tempfile.TemporaryDirectory() as home:
+            folder = Path(home) / "released"
+            self._release(folder, None, merged=False)
+            return push(folder, repository, self._privacy, self._figures, spec, token)
+
     def _origin(self, purpose: str) -> Origin:
         """Return this model as its report and its certificate say; it is loaded."""
         if self._privacy is not None:
@@ -475,6 +487,16 @@ class LocalModel:
         if self._fitted is None or self._privacy is None:
             raise AdapterError(f"there is nothing to {purpose}: call fit first")
         return Origin.of(self._privacy, self._folders[-1] if self._folders else None)
+
+    def _release(self, output: Path, signer: Signer | None, *, merged: bool) -> None:
+        assert self._privacy is not None  # only of a fitted model
+        model = self._fitted
+        if merged and isinstance(model, PeftModel):
+            model = adapter.merged(model)
+        figures, audit = self._figures, self._known_audit()
+        release(
+            model, self._load(), self._privacy, output, signer, figures=figures, audit=audit
+        )
 
     def _known_audit(self) -> Audit | None:
         """Return what an audit has found of this model, if there was one."""

@@ -25,14 +25,19 @@ from taciturn.errors import GuaranteeError, ModelError
 from taciturn.reports.card import model_card
 from taciturn.reports.figures import ReleasedFigures
 from taciturn.reports.html.report import report_page
-from taciturn.reports.privacy import AUDIT, REPORT, Audit, PrivacyReport, read_report
+from taciturn.reports.privacy import (
+    AUDIT,
+    CARD,
+    FIGURES,
+    PAGE,
+    REPORT,
+    Audit,
+    PrivacyReport,
+    read_report,
+)
 
 PRIVATE = "private"
 DATA = "data"
-FIGURES = "evaluations.json"
-"""Figures that evaluations released of the model; there is no such file before the first."""
-PAGE = "report.html"
-CARD = "README.md"
 _PRIVATE_NOTICE = (
     "This folder holds values computed from private rows: tokenised text, metrics, checkpoints.\n"
     "No privacy budget paid for them. Do not share it; delete it when you no longer need to resume."

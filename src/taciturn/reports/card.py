@@ -145,15 +145,29 @@ def model_card(
         library: that loads it, by the hub's name.
         name: of the model on a hub; its figures are listed under it.
     """
-    metadata = _metadata(report, served, certificate_sha256, library)
-    if name is not None and (results := _results(report, figures or ReleasedFigures())):
+    form = None if served is None else f"{served.form} {served.weights}"
+    front = front_matter(report, figures, form, certificate_sha256, library, name)
+    return front + _text(report, audit, served)
+
+
+def front_matter(
+    report: PrivacyReport,
+    figures: ReleasedFigures | None,
+    form: str | None,
+    certificate_sha256: str | None,
+    library: str | None,
+    name: str | None,
+) -> str:
+    """Return the metadata at the top of a card; the arguments are those of `model_card`."""
+    metadata = _metadata(report, form, certificate_sha256, library)
+    if name is not None and figures is not None and (results := _results(figures)):
         metadata["model-index"] = [{"name": name.rpartition("/")[2], "results": results}]
     front = yaml.safe_dump(metadata, sort_keys=False, allow_unicode=True, width=100)
-    return f"---\n{front}---\n" + _text(report, audit, served)
+    return f"---\n{front}---\n"
 
 
 def _metadata(
-    report: PrivacyReport, served: Served | None, certificate: str | None, library: str | None
+    report: PrivacyReport, form: str | None, certificate: str | None, library: str | None
 ) -> dict[str, Any]:
     """Return what a hub reads of a model. A base that is a path of some machine is not named."""
     private = report.guarantee != "none"
@@ -164,7 +178,7 @@ def _metadata(
         "delta": report.delta,
         "privacy_unit": report.privacy_unit if private else None,
         "certificate_sha256": certificate,
-        "form": None if served is None else f"{served.form} {served.weights}",
+        "form": form,
         "version": report.taciturn_version,
     }
     fields = {
@@ -177,7 +191,7 @@ def _metadata(
     return {key: value for key, value in fields.items() if value is not None}
 
 
-def _results(report: PrivacyReport, figures: ReleasedFigures) -> list[dict[str, Any]]:
+def _results(figures: ReleasedFigures) -> list[dict[str, Any]]:
     """Return released figures as a model index lists them."""
     tasks: list[tuple[dict[str, str], str, list[tuple[str, str, Figure | None]]]] = [
         (

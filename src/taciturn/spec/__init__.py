@@ -47,6 +47,7 @@ from taciturn.spec.jobs import JobSpec as JobSpec
 from taciturn.spec.jobs import LedgerSpec as LedgerSpec
 from taciturn.spec.jobs import MembershipJobSpec as MembershipJobSpec
 from taciturn.spec.jobs import ModelSpec as ModelSpec
+from taciturn.spec.jobs import PushSpec as PushSpec
 from taciturn.spec.jobs import RunSpec as RunSpec
 from taciturn.spec.jobs import SampleJobSpec as SampleJobSpec
 from taciturn.spec.jobs import SynthesizeSpec as SynthesizeSpec

@@ -135,6 +135,18 @@ class ExportSpec(Spec):
     ] = "f16"
 
 
+class PushSpec(Spec):
+    """The arguments of `LLM.push_to_hub`, besides the repository and a token."""
+
+    private: Annotated[
+        bool, Field(description="A repository that is made is its owner's alone.")
+    ] = True
+    message: Annotated[str | None, Field(description="Message of the commit.")] = None
+    without_guarantee: Annotated[
+        bool, Field(description="Send a model that promises nothing, too.")
+    ] = False
+
+
 class ExtractJobSpec(ExtractSpec, ModelSpec):
     """Arguments of `taciturn extract`. Secret, prefix and telltale are the user's own knowledge."""
 

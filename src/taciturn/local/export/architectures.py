@@ -249,6 +249,11 @@ def _describe_longrope(config: Any, rope: Mapping[str, Any], description: Descri
     _demand(config, "attention_factor", rope.get("attention_factor") or factor, factor)
     description.fields.append(("add_rope_scaling_orig_ctx_len", original))
     description.fields.append(("add_rope_scaling_attn_factors", factor))
+    description.notes.append(
+        f"llama.cpp takes the factors for long texts as soon as it is started with a context of "
+        f"more than {original} tokens, transformers once a text is longer: start it with {original} "
+        "for texts up to that"
+    )
     for name in ("long", "short"):
         factors = np.asarray(rope[f"{name}_factor"], dtype=np.float32)
         description.tensors[f"rope_factors_{name}.weight"] = factors
