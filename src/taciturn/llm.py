@@ -569,7 +569,7 @@ class LLM:
             return
         self._is_settled = True
         try:
-            from taciturn.local.export.hub import fetched
+            from taciturn.local.export.model_hub import fetched
         except ModuleNotFoundError:
             return  # without the engine nothing is loaded, from wherever
         self._on_hub = fetched(self.name)

@@ -1,4 +1,4 @@
-"""A statement that files were made of a certified model: merged into its base, or in another format.
+"""A statement that files were made of a certified model: merged, or in another format.
 
 An exported model is not the file that was certified, so its certificate does not cover it. The
 statement of derivation beside it does: it names the digests of the exported files, of the
@@ -33,11 +33,12 @@ from taciturn.certificate.statement import (
     error_place,
 )
 from taciturn.certificate.verify import (
+    Folders,
     Verified,
     check_issued,
     check_signature,
     read_certificate,
-    verify,
+    verify_file,
 )
 from taciturn.errors import CertificateError
 from taciturn.reports.privacy import CERTIFICATE, DERIVATION, REPORT
@@ -155,8 +156,20 @@ def certificate_digest(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def verify_derived(folder: Path, trust: TrustStore, *, moment: datetime | None = None) -> Derived:
+def verify_derived(
+    folder: Path,
+    trust: TrustStore,
+    *,
+    moment: datetime | None = None,
+    base_model: Path | None = None,
+    private: Path | None = None,
+) -> Derived:
     """Check an exported model in `folder`: its certificate, its statement, and its files.
+
+    Args:
+        moment: as of when; by default now.
+        base_model: folder of the base, to check its files, too.
+        private: the owner's private folder, to check the data's commitment.
 
     Raises:
         CertificateError: it is refused; the message says why.
@@ -169,13 +182,13 @@ def verify_derived(folder: Path, trust: TrustStore, *, moment: datetime | None =
             f"{folder} was made of a model that has no certificate, so nothing is promised that "
             "could be checked; certify the model and export it again"
         )
-    certificate = read_certificate(folder / CERTIFICATE)
-    if certificate_digest(certificate) != origin.certificate.sha256:
+    path = folder / CERTIFICATE
+    if certificate_digest(read_certificate(path)) != origin.certificate.sha256:
         raise CertificateError(
-            f"{folder / CERTIFICATE} is not the certificate of the model that was exported (its "
+            f"{path} is not the certificate of the model that was exported (its "
             "SHA-256 differs): it was changed or swapped"
         )
-    verified = verify(certificate, trust, moment=moment)
+    verified = verify_file(path, trust, Folders(None, base_model, private), moment=moment)
     if verified.statement.subject != origin.source:
         raise CertificateError(f"{_WHAT} names other files than the certificate covers")
     if _report_of(statement.subject) != _report_of(origin.source):

@@ -10,9 +10,7 @@ import typer
 from taciturn.cli.gateway import say
 from taciturn.errors import SpecError
 
-Base = Annotated[
-    str | None, typer.Option("--base", help="Where the base is, if that has moved.")
-]
+Base = Annotated[str | None, typer.Option("--base", help="Where the base is, if that has moved.")]
 Weights = Literal["f32", "f16", "q8_0"]
 _WEIGHTS: tuple[Weights, ...] = ("f32", "f16", "q8_0")
 

@@ -52,7 +52,7 @@ from taciturn.local.account import Account
 from taciturn.local.estimate import Estimate, attached_loss, estimate, measured_speed, public_facts
 from taciturn.local.evaluate import Evaluation, Subject
 from taciturn.local.export.forms import Fitted, check_new, export
-from taciturn.local.export.hub import push
+from taciturn.local.export.model_hub import push
 from taciturn.local.export.origin import Origin
 from taciturn.local.fit import Earlier, FitResult, Observer, fit
 from taciturn.local.release import (
@@ -494,9 +494,7 @@ class LocalModel:
         if merged and isinstance(model, PeftModel):
             model = adapter.merged(model)
         figures, audit = self._figures, self._known_audit()
-        release(
-            model, self._load(), self._privacy, output, signer, figures=figures, audit=audit
-        )
+        release(model, self._load(), self._privacy, output, signer, figures=figures, audit=audit)
 
     def _known_audit(self) -> Audit | None:
         """Return what an audit has found of this model, if there was one."""

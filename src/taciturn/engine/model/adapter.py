@@ -109,7 +109,7 @@ def merged(model: PeftModel) -> nn.Module:
     expected = probe_logits(whole)
     base: Any = whole.get_base_model()
     head = base.get_output_embeddings()
-    if has_fitted_head(whole) and head.weight is base.get_input_embeddings().weight:
+    if unties(whole):
         layer = getattr(head, "base_layer", head)
         layer.weight = nn.Parameter(layer.weight.clone())
         for config in (base.config, base.config.get_text_config()):
@@ -121,10 +121,17 @@ def merged(model: PeftModel) -> nn.Module:
     return one
 
 
-def has_fitted_head(model: Any) -> bool:
-    """True if the output layer of an adapted model has an adapter of its own."""
-    base = model.get_base_model() if isinstance(model, PeftModel) else model
-    return hasattr(base.get_output_embeddings(), "base_layer")
+def unties(model: Any) -> bool:
+    """True if the output layer gets weights of its own when an adapter is merged.
+
+    It shares them with the embedding, and one of the two was fitted.
+    """
+    if not isinstance(model, PeftModel):
+        return False
+    base: Any = model.get_base_model()
+    head, embedding = base.get_output_embeddings(), base.get_input_embeddings()
+    fitted = any(hasattr(layer, "base_layer") for layer in (head, embedding))
+    return head is not None and fitted and head.weight is embedding.weight
 
 
 def check_loaded(model: PeftModel, folder: Path) -> None:

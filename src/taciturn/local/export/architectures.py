@@ -250,9 +250,9 @@ def _describe_longrope(config: Any, rope: Mapping[str, Any], description: Descri
     description.fields.append(("add_rope_scaling_orig_ctx_len", original))
     description.fields.append(("add_rope_scaling_attn_factors", factor))
     description.notes.append(
-        f"llama.cpp takes the factors for long texts as soon as it is started with a context of "
-        f"more than {original} tokens, transformers once a text is longer: start it with {original} "
-        "for texts up to that"
+        f"started with a context of more than {original} tokens, llama.cpp takes the positions of "
+        "long texts for all, and transformers for those that are longer: start it with "
+        f"{original} for texts up to that"
     )
     for name in ("long", "short"):
         factors = np.asarray(rope[f"{name}_factor"], dtype=np.float32)
@@ -269,10 +269,10 @@ def _llama3_factors(rope: Mapping[str, Any], rotary: int) -> Array:
     """Return what llama.cpp divides each frequency by: 1 for short waves, the factor for long."""
     original = rope["original_max_position_embeddings"]
     low, high = rope["low_freq_factor"], rope["high_freq_factor"]
-    exponents = np.arange(0, rotary, 2, dtype=np.float64) / rotary
+    exponents: Array = np.arange(0, rotary, 2, dtype=np.float64) / rotary
     waves = 2 * np.pi * rope["rope_theta"] ** exponents
     smooth = np.clip((original / waves - low) / (high - low), 0, 1)
-    return (1 / ((1 - smooth) / rope["factor"] + smooth)).astype(np.float32)
+    return np.asarray(1 / ((1 - smooth) / rope["factor"] + smooth), dtype=np.float32)
 
 
 def head_width(config: Any) -> int:
@@ -284,7 +284,8 @@ def head_width(config: Any) -> int:
 def _rope(config: Any) -> Mapping[str, Any]:
     """Return the rotary settings of layers that see the whole text."""
     rope: Mapping[str, Any] = config.rope_parameters
-    return rope.get("full_attention", rope)
+    full: Mapping[str, Any] = rope.get("full_attention", rope)
+    return full
 
 
 def _ignored_window(config: Any) -> int | None:

@@ -64,8 +64,7 @@ def export(fitted: Fitted, output: Path, spec: ExportSpec, signer: Signer | None
         OutputError: `output` is there already, or cannot be written.
     """
     check_new(output)
-    config: Any = fitted.base.model.config
-    untied = config.get_text_config().tie_word_embeddings and adapter.has_fitted_head(fitted.model)
+    untied = adapter.unties(fitted.model)
     plan = None if spec.form == "merged" else _gguf_plan(fitted.base, untied=untied)
     notes = [*([_UNTIED] if untied else []), *(plan.notes if plan is not None else [])]
     one = _one_model(fitted.model)

@@ -47,7 +47,7 @@ _LARGEST_F16 = 65504.0
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What a file will say, known before anything is written.
+    """Contents of a file, known before anything is written.
 
     Attributes:
         description: of the model.
@@ -97,16 +97,16 @@ def write(
     """
     model = text_model(model)
     expected = probe_logits(model)
-    kept = places(model, plan.description)
-    _write(path, model, kept, plan, weights, about)
-    _read_back(path, model, kept, plan.description)
+    parameters = places(model, plan.description)
+    _write(path, model, parameters, plan, weights, about)
+    _read_back(path, model, parameters, plan.description)
     return compare(expected, probe_logits(model), weights, path.name)
 
 
 def _write(
     path: Path,
     model: Any,
-    kept: list[Place],
+    parameters: list[Place],
     plan: Plan,
     weights: Weights,
     about: Mapping[str, str | float],
@@ -120,13 +120,13 @@ def _write(
     for name, value in (*description.fields, *plan.words.fields):
         getattr(writer, name)(value)
     _add_origin(writer, about)
-    for name, array, kind in _arrays(model, kept, description, weights):
+    for name, array, kind in _arrays(model, parameters, description, weights):
         writer.add_tensor_info(name, array.shape, array.dtype, array.nbytes, raw_dtype=kind)
     try:
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_ti_data_to_file()
-        for _, array, _kind in _arrays(model, kept, description, weights):
+        for _, array, _kind in _arrays(model, parameters, description, weights):
             writer.write_tensor_data(array)
     finally:
         writer.close()
@@ -146,12 +146,12 @@ def _add_origin(writer: Any, about: Mapping[str, str | float]) -> None:
 
 
 def _arrays(
-    model: Any, kept: list[Place], description: Description, weights: Weights
+    model: Any, parameters: list[Place], description: Description, weights: Weights
 ) -> Iterator[tuple[str, Array, Kind]]:
     """Yield each tensor as the file keeps it: its name, its bytes or numbers, and their kind."""
     for name, array in description.tensors.items():
         yield name, array, Kind.F32
-    for place in kept:
+    for place in parameters:
         array = _numbers(model.get_parameter(place.parameter))
         array = np.ascontiguousarray(place.layout.store(array))
         kind = _kind(place.tensor, array, weights)
@@ -178,13 +178,15 @@ def _kind(tensor: str, array: Array, weights: Weights) -> Kind:
 
 
 @torch.no_grad()
-def _read_back(path: Path, model: Any, kept: list[Place], description: Description) -> None:
+def _read_back(path: Path, model: Any, parameters: list[Place], description: Description) -> None:
     """Put the file's weights into the model; raises AdapterError where one is not what it was."""
     tensors = {tensor.name: tensor for tensor in gguf.GGUFReader(path).tensors}
-    names = {*description.tensors, *(place.tensor for place in kept)}
+    names = {*description.tensors, *(place.tensor for place in parameters)}
     if set(tensors) != names:
-        raise AdapterError(f"{path.name} lacks tensors or has others: {sorted(set(tensors) ^ names)}")
-    for place in kept:
+        raise AdapterError(
+            f"{path.name} lacks tensors or has others: {sorted(set(tensors) ^ names)}"
+        )
+    for place in parameters:
         parameter, tensor = model.get_parameter(place.parameter), tensors[place.tensor]
         array = gguf.quants.dequantize(tensor.data, tensor.tensor_type)
         array = array.reshape(tuple(int(size) for size in reversed(tensor.shape)))
@@ -198,11 +200,11 @@ def _check_rounding(place: Place, original: Array, array: Array, kind: Kind) -> 
     if kind == Kind.Q8_0:
         # Half a step, of 1/127 of the block's largest, which itself is rounded to f16.
         blocks = (-1, _BLOCK)
-        allowed = size.reshape(blocks).max(-1, keepdims=True) * (0.5 / 127 + 2.0**-11) + 2.0**-20
+        limit = size.reshape(blocks).max(-1, keepdims=True) * (0.5 / 127 + 2.0**-11) + 2.0**-20
         error = error.reshape(blocks)
     elif kind == Kind.F16:
-        allowed = size * 2.0**-11 + 2.0**-25
+        limit = size * 2.0**-11 + 2.0**-25
     else:
-        allowed = np.zeros_like(size)
-    if not bool((error <= allowed).all()):
+        limit = np.zeros_like(size)
+    if not bool((error <= limit).all()):
         raise AdapterError(f"{place.parameter} was not kept as it was; nothing was released")

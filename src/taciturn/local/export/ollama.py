@@ -31,7 +31,7 @@ class Turns:
     around: Mapping[str, tuple[str, str]]
     answer: str
 
-    def written(self, messages: Sequence[Mapping[str, str]]) -> str:
+    def conversation(self, messages: Sequence[Mapping[str, str]]) -> str:
         """Return a conversation, up to where the answer begins."""
         parts = [self.around.get(m["role"], ("", "")) for m in messages]
         texts = [
@@ -101,7 +101,9 @@ def turns_of(tokenizer: Any) -> Turns | None:
             return None
         for roles in _TRIALS:
             messages = [{"role": role, "content": f"text {n}"} for n, role in enumerate(roles)]
-            if set(roles) <= set(turns.around) and render(messages, True) != turns.written(messages):
+            if set(roles) <= set(turns.around) and render(messages, True) != turns.conversation(
+                messages
+            ):
                 return None
     except Exception:  # a template of others raises what it likes
         return None

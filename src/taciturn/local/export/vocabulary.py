@@ -118,11 +118,13 @@ def _sentencepiece(rules: Mapping[str, Any], result: Vocabulary) -> dict[str, fl
     steps = _steps(rules["normalizer"], "normalizers")
     cuts = _steps(rules["pre_tokenizer"], "pretokenizers")
     signs = [step for step in steps if step["type"] == "Replace" and step["content"] == _SPACE]
-    others = {step["type"] for step in steps} - {"Replace", "Prepend"}
+    further = {step["type"] for step in steps} - {"Replace", "Prepend"}
     # Gemma cuts at spaces, of which none is left: they are replaced before.
     cutting = {step["type"] for step in cuts if _pattern(step) != " "} - {"Metaspace"}
-    if others or cutting or not (signs or any(step["type"] == "Metaspace" for step in cuts)):
-        raise _refusal(f"a tokenizer with steps {', '.join(sorted(others | cutting)) or 'unknown'}")
+    has_sign = signs or any(step["type"] == "Metaspace" for step in cuts)
+    if further or cutting or not has_sign:
+        names = ", ".join(sorted(further | cutting)) or "no sign for a space"
+        raise _refusal(f"a tokenizer on characters with {names}")
     pairs = _pairs(rules)
     scores: dict[str, float] = {}
     for rank, (left, right) in enumerate(pairs):
@@ -139,9 +141,9 @@ def _sentencepiece(rules: Mapping[str, Any], result: Vocabulary) -> dict[str, fl
 
 def _byte_level(rules: Mapping[str, Any], result: Vocabulary) -> dict[str, float] | None:
     """Add a BPE on bytes, as GPT-2's."""
-    others = {step["type"] for step in _steps(rules["normalizer"], "normalizers")} - {"NFC"}
-    if others:
-        raise _refusal(f"a tokenizer that normalises by {', '.join(sorted(others))}")
+    further = {step["type"] for step in _steps(rules["normalizer"], "normalizers")} - {"NFC"}
+    if further:
+        raise _refusal(f"a tokenizer that normalises by {', '.join(sorted(further))}")
     if rules["normalizer"] is not None:
         result.notes.append(
             "llama.cpp does not compose accented letters (Unicode NFC) as this tokenizer does: "
@@ -217,18 +219,18 @@ def _add_roles(tokenizer: Any, result: Vocabulary) -> None:
     if template:
         result.begins = result.begins and _opens_with_start(tokenizer)
     end = tokenizer.eos_token_id
-    others = [number for number in result.ends if number != end]
+    further_ends = [number for number in result.ends if number != end]
     for name, number in (
         ("add_bos_token_id", tokenizer.bos_token_id),
         ("add_eos_token_id", end),
-        ("add_eot_token_id", others[0] if others else None),
+        ("add_eot_token_id", further_ends[0] if further_ends else None),
         ("add_unk_token_id", tokenizer.unk_token_id),
         ("add_pad_token_id", tokenizer.pad_token_id),
     ):
         if number is not None:
             result.fields.append((name, number))
-    if len(others) > 1:
-        texts = tokenizer.convert_ids_to_tokens(others[1:])
+    if len(further_ends) > 1:
+        texts = tokenizer.convert_ids_to_tokens(further_ends[1:])
         result.notes.append(
             f"a GGUF file names two tokens that end a text; give {', '.join(texts)} as stop words"
         )
@@ -236,8 +238,8 @@ def _add_roles(tokenizer: Any, result: Vocabulary) -> None:
     if isinstance(template, str):
         result.fields.append(("add_chat_template", template))
     elif template:
-        named = [{"name": name, "template": text} for name, text in template.items()]
-        result.fields.append(("add_chat_template", named))
+        templates = [{"name": name, "template": text} for name, text in template.items()]
+        result.fields.append(("add_chat_template", templates))
 
 
 def _opens_with_start(tokenizer: Any) -> bool:
@@ -280,11 +282,9 @@ def _pattern(step: Mapping[str, Any]) -> str | None:
 
 
 def _pairs(rules: Mapping[str, Any]) -> list[tuple[str, str]]:
-    merges = rules["model"]["merges"]
-    return [
-        tuple(merge.split(" ", 1)) if isinstance(merge, str) else (merge[0], merge[1])
-        for merge in merges
-    ]
+    merges: list[str | list[str]] = rules["model"]["merges"]
+    pairs = [merge.split(" ", 1) if isinstance(merge, str) else merge for merge in merges]
+    return [(left, right) for left, right in pairs]
 
 
 def _refusal(what: str) -> ModelError:

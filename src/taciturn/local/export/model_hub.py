@@ -28,7 +28,6 @@ from huggingface_hub.errors import (
     LocalEntryNotFoundError,
     RepositoryNotFoundError,
 )
-from huggingface_hub.utils import validate_repo_id
 
 from taciturn.certificate.derivation import certificate_digest, unverified_derivation
 from taciturn.certificate.envelope import Envelope
@@ -125,9 +124,9 @@ def push(
     api = HfApi(token=token)
     try:
         url = api.create_repo(repository, private=spec.private, exist_ok=True)
-        there = api.list_repo_files(repository)
+        earlier_names = api.list_repo_files(repository)
         # What an earlier push released, and this model has not, would be read with it.
-        stale = [name for name in there if _is_released(name) and name not in names]
+        stale = [name for name in earlier_names if _is_released(name) and name not in names]
         operations += [CommitOperationDelete(name) for name in stale]
         api.create_commit(
             repository, operations, commit_message=spec.message or f"taciturn: {report.policy}"
@@ -194,7 +193,7 @@ def _check_repository(repository: object) -> None:
     try:
         if not isinstance(repository, str):
             raise SpecError(f"repository is {type(repository).__name__}; give a name")
-        validate_repo_id(repository)
+        hf_hub_url(repository, REPORT)  # it checks the name, and asks nobody
     except HFValidationError:
         raise SpecError(
             f"repository {repository!r:.200} is no name of a hub's; give one such as "
@@ -212,11 +211,11 @@ def _check_certified(folder: Path) -> None:
 
 
 def _not_sent(repository: str, error: Exception) -> OutputError:
-    refused = isinstance(error, GatedRepoError | RepositoryNotFoundError)
+    is_hidden = isinstance(error, GatedRepoError | RepositoryNotFoundError)
     status = getattr(getattr(error, "response", None), "status_code", None)
     remedy = (
         "log in with `hf auth login`, or set HF_TOKEN to a token that may write there"
-        if refused or status in (401, 403)
+        if is_hidden or status in (401, 403)
         else "check the network and HF_ENDPOINT, and try again"
     )
     return OutputError(
