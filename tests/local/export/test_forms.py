@@ -183,3 +183,16 @@ def test_certified_anew_an_export_is_no_longer_derived(
     whole.certificate(signing_key=str(key.private))
     assert not (tmp_path / "one" / "derivation.json").exists()
     whole.export(tmp_path / "two", form="gguf")
+
+
+def test_vllm_writes_what_the_fitted_model_writes(folder: Path, tmp_path: Path) -> None:
+    vllm = pytest.importorskip("vllm", reason="vLLM is not installed: it was not asked")
+    fitted = LLM(str(folder))
+    fitted.export(tmp_path / "one")
+    engine = vllm.LLM(
+        model=str(tmp_path / "one"), dtype="float32", enforce_eager=True, max_model_len=64
+    )
+    greedy = vllm.SamplingParams(temperature=0, max_tokens=6)
+    text = engine.generate(["The patient"], greedy)[0].outputs[0].text
+    own = fitted.sample(["The patient"], temperature=0, max_new_tokens=6)["text"][0]
+    assert text.strip() == own.strip()
