@@ -12,6 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Unpack, overload
 
+from taciturn.embedded import TINY_MEDICAL
 from taciturn.errors import MissingDependencyError, ModelError, SpecError
 from taciturn.reports.privacy import BASE_POLICY, REPORT, Audit, PrivacyReport, read_report
 from taciturn.sdk.client import Client
@@ -89,7 +90,8 @@ class LLM:
 
         Args:
             model: hub id, local folder, GGUF file, "taciturn/tiny-medical", a folder that `save`
-                wrote, or "gateway:ID" of a model that was fitted behind a gateway.
+                wrote or the hub id that `push_to_hub` sent it to, or "gateway:ID" of a model that
+                was fitted behind a gateway.
             base: of a folder that `save` wrote: where its base is, if that has moved. It must hold
                 the weights that were fitted.
             device: "cpu", "cuda", "cuda:1", "mps"; by default the best there is.
@@ -112,6 +114,9 @@ class LLM:
         self._local: LocalModel | None = None
         self._remote: RemoteModel | Job | None = None
         self._report: PrivacyReport | None = None
+        self._on_hub: Path | None = None
+        # True once nobody has to ask the hub any more whether the name is a fitted model's.
+        self._is_settled = os.path.exists(os.path.expanduser(model)) or model == TINY_MEDICAL
         report = Path(os.path.expanduser(model)) / REPORT
         if model.startswith(GATEWAY):
             options = {"device": device, "dtype": dtype, "quantization": quantization}
@@ -129,6 +134,7 @@ class LLM:
         """The guarantee this model carries; None for a base model. Waits for a job that fits it."""
         if self._remote is not None:
             return self._remote_model().privacy
+        self._look_on_hub()
         return self._report if self._local is None else self._local.privacy
 
     @property
@@ -436,6 +442,73 @@ class LLM:
             return self._remote_model().download(folder)
         return self._local_model("save").save(folder, merged=merged, signing_key=signing_key)
 
+    def export(
+        self,
+        folder: str | Path,
+        *,
+        form: Literal["merged", "gguf", "ollama"] = "merged",
+        weights: Literal["f32", "f16", "q8_0"] = "f16",
+        signing_key: str | None = None,
+    ) -> Path:
+        """Write the fitted model in a form that others serve, into a new folder.
+
+        What was written is read back, and its logits are compared with the fitted model's before
+        the folder is there. It costs nothing, and carries the guarantee and the digest of the
+        certificate; `derivation.json` says what was made of what, for `taciturn cert verify`.
+
+        Args:
+            folder: is made; all of it is there at the end, or nothing.
+            form: "merged": one model in fp32, as transformers, vLLM and TGI load it without PEFT.
+                "gguf": one file, for llama.cpp. "ollama": the same with a Modelfile.
+            weights: of the GGUF file.
+            signing_key: as in `certificate`; signs the statement of what was made of what.
+
+        Raises:
+            ModelError: the form has no place for this architecture or tokenizer, or the base is
+                quantised.
+            AdapterError: what was written gives other logits.
+            CertificateError: a key to sign with, and no certificate that could be named.
+            OutputError: the folder is there already, or cannot be written.
+            MissingDependencyError: a GGUF file needs taciturn[gguf].
+        """
+        return self._local_model("export").export(
+            folder, form=form, weights=weights, signing_key=signing_key
+        )
+
+    def push_to_hub(
+        self,
+        repository: str,
+        *,
+        private: bool = True,
+        message: str | None = None,
+        without_guarantee: bool = False,
+        token: str | None = None,
+    ) -> str:
+        """Send the released files to the Hugging Face hub, in one commit; returns their address.
+
+        Of the model's folder, files that a fit or an export releases go up, by their names, and
+        nothing else: never its private folder. `LLM("organisation/name")` loads it back.
+
+        Args:
+            repository: "organisation/name"; made if it is not there.
+            private: a repository that is made can be seen by its owner alone.
+            message: of the commit.
+            without_guarantee: send a model that was fitted with target_epsilon="unlimited", too.
+            token: by default that of `hf auth login`, or HF_TOKEN.
+
+        Raises:
+            GuaranteeError: the model promises nothing.
+            CertificateError: its files are not those that were certified.
+            OutputError: the hub refused, or did not answer; no half of the model is there.
+        """
+        return self._local_model("push_to_hub").push_to_hub(
+            repository,
+            private=private,
+            message=message,
+            without_guarantee=without_guarantee,
+            token=token,
+        )
+
     def download(self, folder: str | Path) -> Path:
         """The same as `save`."""
         return self.save(folder)
@@ -443,7 +516,8 @@ class LLM:
     def _fit_remotely(
         self, data: RemoteDataset, options: dict[str, Any], *, wait: bool
     ) -> LLM | Job:
-        if self._remote is not None or self.privacy is not None:
+        own = self._report if self._local is None else self._local.privacy
+        if self._remote is not None or own is not None:
             raise ModelError(
                 f"{self.name} is already in use; make a new LLM(...) of the base model, by the "
                 "name that the gateway knows it by"
@@ -484,8 +558,23 @@ class LLM:
                 raise MissingDependencyError(
                     f"{method} on this machine needs {error.name}; install taciturn[engine]"
                 ) from None
-            self._local = LocalModel(self.name, self._performance, self._base_at)
+            self._look_on_hub()
+            place = self.name if self._on_hub is None else str(self._on_hub)
+            self._local = LocalModel(place, self._performance, self._base_at)
         return self._local
+
+    def _look_on_hub(self) -> None:
+        """Fetch a fitted model from the hub, if that is what the name is of; asked once."""
+        if self._is_settled:
+            return
+        self._is_settled = True
+        try:
+            from taciturn.local.export.model_hub import fetched
+        except ModuleNotFoundError:
+            return  # without the engine nothing is loaded, from wherever
+        self._on_hub = fetched(self.name)
+        if self._on_hub is not None:
+            self._report = read_report(self._on_hub / REPORT)
 
     def _with_performance(self, fields: dict[str, Any]) -> dict[str, Any]:
         own = self._performance.model_dump(include={"device", "dtype", "quantization"})

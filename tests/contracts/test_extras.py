@@ -22,7 +22,8 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 _CLIENT = (
-    *("audit", "dataset", "demo", "downstream", "evaluate", "extract", "fit", "gateway", "jobs"),
+    *("audit", "dataset", "demo", "downstream", "evaluate", "export", "extract", "fit"),
+    *("gateway", "jobs"),
     *("ledger", "main", "membership", "model", "options", "people", "plan", "sample"),
     *("session", "synthesize", "terms"),
 )
@@ -54,6 +55,7 @@ BESIDE = {"kubernetes": ("server",)}
 
 FOUND_THERE = {
     "IPython": "in a notebook, where it is running already",
+    "gguf": "asked for first, with `find_spec`; the extra of that name brings it",
     "torchao": "asked for first, with `find_spec`",
 }
 """Modules that no extra brings, and when they are imported."""

@@ -22,7 +22,7 @@ _NAMES = frozenset(
         *("config.json", "generation_config.json", "adapter_config.json"),
         *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"),
         *("added_tokens.json", "vocab.json", "vocab.txt", "merges.txt", "chat_template.json"),
-        *("processor_config.json", "preprocessor_config.json"),
+        *("processor_config.json", "preprocessor_config.json", "Modelfile"),
     )
 )
 

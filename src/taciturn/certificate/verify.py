@@ -75,19 +75,8 @@ def verify(data: bytes, trust: TrustStore, *, moment: datetime) -> Verified:
     key, payload = check_signature(data, trust)
     key.check_period(moment, "the time of this check")
     statement = Statement.from_bytes(payload)
-    check_time(statement, key, moment)
+    check_issued(key, parse_time(statement.predicate.issued_at), moment)
     return Verified(statement, key, check_guarantee(statement))
-
-
-def check_time(statement: Statement, key: TrustedKey, moment: datetime) -> None:
-    """Raises CertificateError unless the key could sign the statement when it was issued."""
-    issued = parse_time(statement.predicate.issued_at)
-    key.check_period(issued, "when the certificate was issued")
-    if issued > moment + CLOCK_SKEW:
-        raise CertificateError(
-            f"the certificate says it was issued at {time_text(issued)}, after the time of this "
-            f"check, {time_text(moment)}; is the clock right?"
-        )
 
 
 def check_guarantee(statement: Statement) -> float:
@@ -100,6 +89,16 @@ def check_guarantee(statement: Statement) -> float:
         raise CertificateError("a step's contribution bound exceeds the certificate's")
     guarantee.check_audit(statement.predicate.audit)
     return check_epsilon(guarantee.dp_event, guarantee.epsilon, guarantee.delta)
+
+
+def check_issued(key: TrustedKey, issued: datetime, moment: datetime) -> None:
+    """Raises CertificateError unless the key was valid when it signed, before `moment`."""
+    key.check_period(issued, "when the certificate was issued")
+    if issued > moment + CLOCK_SKEW:
+        raise CertificateError(
+            f"the certificate says it was issued at {time_text(issued)}, after the time of this "
+            f"check, {time_text(moment)}; is the clock right?"
+        )
 
 
 def check_signature(data: bytes, trust: TrustStore) -> tuple[TrustedKey, bytes]:

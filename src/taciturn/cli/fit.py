@@ -65,7 +65,7 @@ def _fit(job: JobSpec, *, resume: bool, show_private: bool) -> None:
     from taciturn.cli.progress import FitScreen
     from taciturn.engine.training.processes import is_first_process
     from taciturn.llm import LLM
-    from taciturn.local.release import PAGE
+    from taciturn.reports.privacy import PAGE
 
     # Of several processes that torchrun started, one speaks.
     console = Console(quiet=not is_first_process())

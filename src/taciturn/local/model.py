@@ -51,6 +51,9 @@ from taciturn.local import audit as auditing
 from taciturn.local.account import Account
 from taciturn.local.estimate import Estimate, attached_loss, estimate, measured_speed, public_facts
 from taciturn.local.evaluate import Evaluation, Subject
+from taciturn.local.export.forms import Fitted, check_new, export
+from taciturn.local.export.model_hub import push
+from taciturn.local.export.origin import Origin
 from taciturn.local.fit import Earlier, FitResult, Observer, fit
 from taciturn.local.release import (
     DATA,
@@ -91,6 +94,7 @@ from taciturn.spec import (
     EvaluateFields,
     EvaluateRunFields,
     EvaluateSpec,
+    ExportSpec,
     ExtractFields,
     ExtractSpec,
     FitFields,
@@ -99,6 +103,7 @@ from taciturn.spec import (
     MembershipFields,
     MembershipSpec,
     PerformanceSpec,
+    PushSpec,
     RunSpec,
     SampleFields,
     SampleSpec,
@@ -429,22 +434,72 @@ class LocalModel:
         if signing_key is not None:
             check_promise(self._privacy.guarantee != "none")
         if is_first_process():
-            signer = find_signer(signing_key)
-            audits = [self._audit, *map(released_audit, self._folders)]
-            model = self._fitted
-            if merged and isinstance(model, PeftModel):
-                model = adapter.merged(model)
-            release(
-                model,
-                self._load(),
-                self._privacy,
-                output,
-                signer,
-                figures=self._figures,
-                audit=next((audit for audit in audits if audit is not None), None),
-            )
+            self._release(output, find_signer(signing_key), merged=merged)
         self._folders.append(output)
         return output
+
+    def export(
+        self,
+        folder: str | Path,
+        *,
+        form: str = "merged",
+        weights: str = "f16",
+        signing_key: str | None = None,
+    ) -> Path:
+        """Write the model in a form that others serve: merged, as a GGUF file, or for Ollama."""
+        spec = parse(ExportSpec, {"form": form, "weights": weights})
+        output = local_path(folder, "folder")
+        check_new(output)
+        origin = self._origin("export")
+        signer = find_signer(signing_key) if is_first_process() else None
+        signer = origin.check_signing(signer, demanded=signing_key is not None)
+        fitted = Fitted(self._fitted, self._load(), origin, self._figures, self._known_audit())
+        if is_first_process():
+            export(fitted, output, spec, signer)
+        return output
+
+    def push_to_hub(
+        self,
+        repository: str,
+        *,
+        private: bool = True,
+        message: str | None = None,
+        without_guarantee: bool = False,
+        token: str | None = None,
+    ) -> str:
+        """Send the released files to a model hub, in one commit; returns its address."""
+        fields = {"private": private, "message": message, "without_guarantee": without_guarantee}
+        spec = parse(PushSpec, fields)
+        if self._privacy is None:
+            raise AdapterError("there is nothing to push: call fit first")
+        if self._folders:
+            folder = self._folders[-1]
+            return push(folder, repository, self._privacy, self._figures, spec, token)
+        with tempfile.TemporaryDirectory() as home:
+            folder = Path(home) / "released"
+            self._release(folder, None, merged=False)
+            return push(folder, repository, self._privacy, self._figures, spec, token)
+
+    def _origin(self, purpose: str) -> Origin:
+        """Return this model as its report and its certificate say; it is loaded."""
+        if self._privacy is not None:
+            self._load()
+        if self._fitted is None or self._privacy is None:
+            raise AdapterError(f"there is nothing to {purpose}: call fit first")
+        return Origin.of(self._privacy, self._folders[-1] if self._folders else None)
+
+    def _release(self, output: Path, signer: Signer | None, *, merged: bool) -> None:
+        assert self._privacy is not None  # only of a fitted model
+        model = self._fitted
+        if merged and isinstance(model, PeftModel):
+            model = adapter.merged(model)
+        figures, audit = self._figures, self._known_audit()
+        release(model, self._load(), self._privacy, output, signer, figures=figures, audit=audit)
+
+    def _known_audit(self) -> Audit | None:
+        """Return what an audit has found of this model, if there was one."""
+        audits = [self._audit, *map(released_audit, self._folders)]
+        return next((audit for audit in audits if audit is not None), None)
 
     def _subject(self, signing_key: str | None, account: Account | None = None) -> Subject:
         base = self._load()

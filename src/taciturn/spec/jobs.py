@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -121,6 +121,30 @@ class AuditJobSpec(AuditSpec, ModelSpec):
     """Arguments of `taciturn audit`."""
 
     signing_key: SigningKey = None
+
+
+class ExportSpec(Spec):
+    """The arguments of `LLM.export`, besides the folder."""
+
+    form: Annotated[
+        Literal["merged", "gguf", "ollama"], Field(description="Form that others serve.")
+    ] = "merged"
+    weights: Annotated[
+        Literal["f32", "f16", "q8_0"],
+        Field(description="Numbers that the weights of a GGUF file are kept in."),
+    ] = "f16"
+
+
+class PushSpec(Spec):
+    """The arguments of `LLM.push_to_hub`, besides the repository and a token."""
+
+    private: Annotated[
+        bool, Field(description="A repository that is made is its owner's alone.")
+    ] = True
+    message: Annotated[str | None, Field(description="Message of the commit.")] = None
+    without_guarantee: Annotated[
+        bool, Field(description="Send a model that promises nothing, too.")
+    ] = False
 
 
 class ExtractJobSpec(ExtractSpec, ModelSpec):

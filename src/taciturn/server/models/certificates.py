@@ -19,7 +19,7 @@ from taciturn.certificate.files import is_covered
 from taciturn.certificate.keys import TrustedKey, TrustStore, merged, read_trust
 from taciturn.certificate.signers import find_signer
 from taciturn.certificate.statement import Guarantee, Statement
-from taciturn.certificate.verify import check_guarantee, check_signature, check_time
+from taciturn.certificate.verify import check_guarantee, check_issued, check_signature
 from taciturn.errors import CertificateError, SigningKeyError
 from taciturn.server.context import Gateway
 from taciturn.server.identity.principal import Principal
@@ -141,7 +141,7 @@ class Certificates:
             key, _ = check_signature(data, trust)
             moment = now()
             key.check_period(moment, "the time of this check")
-            check_time(statement, key, moment)
+            check_issued(key, parse_time(statement.predicate.issued_at), moment)
             return _signed(key)
 
         return _step(title, checked)
