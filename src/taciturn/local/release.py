@@ -29,6 +29,8 @@ from taciturn.reports.privacy import AUDIT, REPORT, Audit, PrivacyReport, read_r
 
 PRIVATE = "private"
 DATA = "data"
+TRACKING = "tracking"
+"""Folder of what trackers write; that of private curves is inside the private one."""
 FIGURES = "evaluations.json"
 """Figures that evaluations released of the model; there is no such file before the first."""
 PAGE = "report.html"
