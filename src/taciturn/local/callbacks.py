@@ -14,7 +14,7 @@ from typing import Any
 
 from taciturn.engine.training.loop import PrivateMetrics, TrainingProgress
 from taciturn.engine.training.processes import is_first_process
-from taciturn.errors import CallbackError, SpecError
+from taciturn.errors import CallbackError, SpecError, TaciturnError
 from taciturn.local.events import (
     Callback,
     CheckpointEvent,
@@ -124,8 +124,10 @@ class Callbacks:
         """Return what stops the run, if anything does."""
         if self.failure is None:
             return None
+        # Our own words quote no row; others' stay in the cause.
+        words = f" ({self.failure})" if isinstance(self.failure, TaciturnError) else ""
         error = CallbackError(
-            f"callback {self._name} raised {type(self.failure).__name__}; mend or remove it"
+            f"callback {self._name} raised {type(self.failure).__name__}{words}; mend or remove it"
         )
         error.__cause__ = self.failure
         return error

@@ -168,6 +168,11 @@ class LocalModel:
         return model
 
     @property
+    def fitted(self) -> Any:
+        """The fitted model itself; None before a fit, or after a sharded one."""
+        return self._fitted
+
+    @property
     def privacy(self) -> PrivacyReport | None:
         """The guarantee this model carries; None for a base model."""
         return self._privacy

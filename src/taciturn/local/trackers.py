@@ -185,7 +185,8 @@ def _check_private_uri(uri: str, output: Path | None, show_private: bool) -> Non
         return
     if parts.scheme == "sqlite":
         path = uri.removeprefix("sqlite:///")
-    elif parts.scheme in ("", "file") and not parts.netloc:
+    # A bare word, such as databricks, is the name of a service.
+    elif parts.scheme in ("", "file") and not parts.netloc and "/" in parts.path:
         path = parts.path
     else:
         raise SpecError(

@@ -297,7 +297,8 @@ def _encode_tokens(
     parts: list[list[str]], fields: Fields, tokenizer: Tokenizer, max_tokens: int
 ) -> _Uncut:
     """Records that are tokens already, as JSON: ids, labels (-100: no target), attention mask."""
-    columns = dict(zip(fields.columns, ([json.loads(row) for row in part] for part in parts)))
+    read = ([json.loads(row) for row in part] for part in parts)
+    columns = dict(zip(fields.columns, read, strict=True))
     all_ids: list[int] = []
     targets: list[bool] = []
     lengths = []
@@ -311,8 +312,8 @@ def _encode_tokens(
             )
         tokens = [
             (token, label != NO_TARGET)
-            for token, label, there in zip(ids, labels, mask, strict=True)
-            if there
+            for token, label, visible in zip(ids, labels, mask, strict=True)
+            if visible
         ]
         if any(label not in (token, NO_TARGET) for token, label in zip(ids, labels, strict=True)):
             raise RowError(

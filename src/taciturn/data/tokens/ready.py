@@ -1,4 +1,4 @@
-"""Rows that are tokens already: whoever has tokenised them says so, by the type of what they give."""
+"""Rows that are tokens already, where a caller says so by the type of what is given."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class TokenRows:
 
 
 def token_records(data: TokenRows, spec: DataSpec) -> tuple[Rows, Fields]:
-    """Rows of tokens as text columns (JSON), with their unit; raises DataError if there are none."""
+    """Rows of tokens as columns of JSON, with their unit; raises DataError if there are none."""
     rows = open_rows(data.rows)
     if _COLUMNS[0] not in rows.schema.names:
         raise missing_column(_COLUMNS[0], rows.schema.names)
