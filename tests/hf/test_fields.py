@@ -181,7 +181,7 @@ def test_trls_arguments(tmp_path: Path) -> None:
 
 def test_private_evaluations_while_training_are_refused(tmp_path: Path) -> None:
     args = arguments(tmp_path, eval_strategy="steps", eval_steps=5)
-    with pytest.raises(SpecError, match="eval_strategy=steps.*call evaluate"):
+    with pytest.raises(SpecError, match=r"eval_strategy=steps.*call evaluate"):
         settings_of(args, PrivacyArguments(3, eval_epsilon=1))
     public = settings_of(args, PrivacyArguments(3, eval_is_public=True))
     assert public.evaluating == Cadence(5)
@@ -192,7 +192,7 @@ def test_private_evaluations_while_training_are_refused(tmp_path: Path) -> None:
     [(2, [2, 4, 6, 8, 10]), (0.5, [5, 10]), ("epoch", [4, 8, 10]), (None, [])],
 )
 def test_cadence(every: Any, steps: list[int]) -> None:
-    assert [step for step in range(1, 11) if Cadence(every).due(step, 10, 4)] == steps
+    assert [step for step in range(1, 11) if Cadence(every).is_due(step, 10, 4)] == steps
 
 
 @pytest.mark.parametrize(

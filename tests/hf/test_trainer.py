@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import math
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -121,6 +122,7 @@ def test_it_saves_and_judges(trained: DPTrainer, tmp_path: Path) -> None:
 
 def test_tokens_are_what_taciturn_makes_of_the_text(tiny_llama: Path, tmp_path: Path) -> None:
     """Padding is left out, labels of -100 are no targets."""
+    from taciturn.data.tokens.origin import Origin
     from taciturn.data.tokens.tokenize import prepare
     from taciturn.spec import DataSpec
 
@@ -135,19 +137,15 @@ def test_tokens_are_what_taciturn_makes_of_the_text(tiny_llama: Path, tmp_path: 
         return {"input_ids": ids + [0] * padding, "labels": labels, "attention_mask": mask}
 
     tokens = rows().map(encode)
-    made = [
-        prepare(data, DataSpec(privacy_unit="id", **fields), tokenizer, 24, tmp_path / name, 0)
-        for name, data, fields in (
-            ("text", rows(), {"text_field": "text"}),
-            ("tokens", records(tokens, None, PROMISE, "text").data, {}),
-        )
-    ]
-    assert made[0].fingerprint == made[1].fingerprint
+    own = records(tokens, None, PROMISE, "text").data
+    text = DataSpec(privacy_unit="id", text_field="text")
+    prepare(rows(), text, tokenizer, 24, tmp_path / "text", 0)
+    prepare(own, DataSpec(privacy_unit="id"), tokenizer, 24, tmp_path / "tokens", 0)
+    assert Origin.read(tmp_path / "text").rows == Origin.read(tmp_path / "tokens").rows
     wrong = tokens.map(lambda row: {"labels": [5, *row["labels"][1:]]})
+    own = records(wrong, None, PROMISE, "text").data
     with pytest.raises(RowError, match="neither their own input_ids nor -100"):
-        prepare(
-            records(wrong, None, PROMISE, "text").data, DataSpec(), tokenizer, 24, tmp_path / "x", 0
-        )
+        prepare(own, DataSpec(), tokenizer, 24, tmp_path / "x", 0)
 
 
 def test_a_charged_evaluation_is_added_to_the_promise(tiny_llama: Path, tmp_path: Path) -> None:
@@ -157,9 +155,9 @@ def test_a_charged_evaluation_is_added_to_the_promise(tiny_llama: Path, tmp_path
     before = made.privacy
     figures = made.evaluate()
     after = made.privacy
-    assert before is not None and after is not None
-    assert before.epsilon is not None and after.epsilon is not None
-    assert after.epsilon > before.epsilon
+    assert before is not None
+    assert after is not None
+    assert (after.epsilon or 0) > (before.epsilon or 0) > 0
     assert [step.purpose for step in after.private_steps] == ["fit", "evaluate"]
     assert figures["eval_epsilon"] == 1
     assert math.isfinite(figures["eval_loss"])
@@ -234,7 +232,7 @@ def test_functions_of_private_values_are_refused(
 
 
 def test_custom_optimisers_are_refused(tiny_llama: Path, tmp_path: Path) -> None:
-    with pytest.raises(SpecError, match="^optimizers cannot be honoured"):
+    with pytest.raises(SpecError, match=r"^optimizers cannot be honoured"):
         trainer(tiny_llama, tmp_path / "out", optimizers=(object(), None))
 
 
@@ -373,8 +371,9 @@ if made.is_world_process_zero():
 @pytest.mark.parametrize(
     "launcher",
     [
-        ["torch.distributed.run", "--nproc-per-node=2", "--master-port=0"],
-        ["accelerate.commands.launch", "--cpu", "--num_processes=2", "--num_machines=1"],
+        ["torch.distributed.run", "--standalone", "--nproc-per-node=2"],
+        # As for two GPUs, which is how it starts several processes; the arguments say use_cpu.
+        ["accelerate.commands.launch", "--multi_gpu", "--num_processes=2", "--num_machines=1"],
     ],
     ids=["torchrun", "accelerate"],
 )
@@ -383,6 +382,9 @@ def test_launchers(launcher: list[str], tiny_llama: Path, tmp_path: Path) -> Non
     script.write_text(_SCRIPT, encoding="utf-8")
     if launcher[0].startswith("accelerate"):
         pytest.importorskip("accelerate")
+        with socket.socket() as listener:
+            listener.bind(("127.0.0.1", 0))
+            launcher = [*launcher, f"--main_process_port={listener.getsockname()[1]}"]
     result = subprocess.run(
         [sys.executable, "-m", *launcher, str(script), str(tiny_llama), str(tmp_path / "out")],
         env={**os.environ, "OMP_NUM_THREADS": "1"},

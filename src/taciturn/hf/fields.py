@@ -25,23 +25,23 @@ class Field:
         kind: mapped to a setting here; harmless, so that it is ignored; or refused where it is not
             at its default.
         text: what it becomes; why nothing depends on it; or the reason and the remedy.
-        allowed: of a mapped field, the only values that can be honoured.
+        choices: of a mapped field, the only values that can be honoured.
     """
 
     kind: Kind
     text: str
-    allowed: tuple[object, ...] | None = None
+    choices: tuple[object, ...] | None = None
 
 
-def _mapped(text: str, *allowed: object) -> Field:
-    return Field("mapped", text, allowed or None)
+def _mapped(text: str, *choices: object) -> Field:
+    return Field("mapped", text, choices or None)
 
 
 def _harmless(text: str) -> Field:
     return Field("harmless", text)
 
 
-def _refused(text: str) -> Field:
+def _refusal(text: str) -> Field:
     return Field("refused", text)
 
 
@@ -51,16 +51,16 @@ _HUB = _harmless("nothing is uploaded while a model is trained")
 _EVAL = _harmless("evaluations have no batches that a result could depend on")
 _MACHINE = _harmless("says what is printed, not what is computed")
 _OPTIMIZER = "noised gradients go through AdamW, whose settings are public"
-_SHARD = _refused(
+_SHARD = _refusal(
     "another library would spread the weights, and per-unit gradients would not be seen; start "
     "with torchrun or accelerate launch without it"
 )
-_BEST = _refused(
+_BEST = _refusal(
     "choosing by a loss on private rows that was not charged would tell of them; keep the last "
     "model, and judge it with evaluate()"
 )
 _LOSS = "the loss is each record's own cross-entropy, so that clipping bounds one unit's part"
-_METRICS = _refused(
+_METRICS = _refusal(
     "a metric of private rows is not bounded, so no noise could pay for it; evaluate() releases "
     "loss and accuracy"
 )
@@ -80,51 +80,51 @@ TRAINING: Mapping[str, Field] = {
         "shape of the schedule; the plan's own where this and learning_rate are at their defaults",
         *("linear", "cosine", "constant", "constant_with_warmup"),
     ),
-    "lr_scheduler_kwargs": _refused("the schedules here have no settings; leave it out"),
+    "lr_scheduler_kwargs": _refusal("the schedules here have no settings; leave it out"),
     "warmup_steps": _mapped("steps of warm-up, or below 1 a share; the plan's own at 0"),
     "warmup_ratio": _mapped("share of steps that is warm-up; the plan's own at 0"),
     "optim": _mapped("AdamW", "adamw_torch", "adamw_torch_fused"),
-    "optim_args": _refused(f"{_OPTIMIZER}; leave it out"),
-    "optim_target_modules": _refused(
+    "optim_args": _refusal(f"{_OPTIMIZER}; leave it out"),
+    "optim_target_modules": _refusal(
         f"{_OPTIMIZER}; PrivacyArguments(target_modules=...) says what is trained"
     ),
     "weight_decay": _mapped("AdamW's; the plan's own at its default"),
     "adam_beta1": _mapped("AdamW's; the plan's own at its default"),
     "adam_beta2": _mapped("AdamW's; the plan's own at its default"),
-    "adam_epsilon": _refused("AdamW's epsilon is 1e-8 here; leave it out"),
-    "max_grad_norm": _refused(
+    "adam_epsilon": _refusal("AdamW's epsilon is 1e-8 here; leave it out"),
+    "max_grad_norm": _refusal(
         "clipping a whole batch bounds nobody's part of it; each unit's gradient is clipped "
         "instead: PrivacyArguments(l2_clip_norm=...)"
     ),
     "average_tokens_across_devices": _harmless(f"{_LOSS}: no mean over a batch's tokens"),
-    "label_smoothing_factor": _refused(f"{_LOSS}, without smoothing; leave it at 0"),
+    "label_smoothing_factor": _refusal(f"{_LOSS}, without smoothing; leave it at 0"),
     "bf16": _mapped("weights and arithmetic in bfloat16; trained weights stay in float32"),
-    "fp16": _refused("float16 needs loss scaling, which follows private gradients; use bf16"),
+    "fp16": _refusal("float16 needs loss scaling, which follows private gradients; use bf16"),
     "half_precision_backend": _harmless("there is one"),
     "bf16_full_eval": _harmless("evaluations run as training does"),
-    "fp16_full_eval": _refused("float16 is not used here; use bf16"),
-    "tf32": _refused(
+    "fp16_full_eval": _refusal("float16 is not used here; use bf16"),
+    "tf32": _refusal(
         "products would be rounded to 10 bits while norms are bounded in float32; leave it out"
     ),
     "activation_checkpointing": _mapped("the same as gradient_checkpointing"),
-    "activation_checkpointing_kwargs": _refused("checkpointing is non-reentrant; leave it out"),
+    "activation_checkpointing_kwargs": _refusal("checkpointing is non-reentrant; leave it out"),
     "gradient_checkpointing": _mapped("activations are computed again in the backward pass"),
-    "gradient_checkpointing_kwargs": _refused("checkpointing is non-reentrant; leave it out"),
+    "gradient_checkpointing_kwargs": _refusal("checkpointing is non-reentrant; leave it out"),
     "torch_compile": _mapped("compiles what nothing is trained in"),
-    "torch_compile_backend": _refused(
+    "torch_compile_backend": _refusal(
         "what is compiled is verified with one backend; leave it out"
     ),
-    "torch_compile_mode": _refused("what is compiled is verified in one mode; leave it out"),
-    "use_liger_kernel": _refused(
+    "torch_compile_mode": _refusal("what is compiled is verified in one mode; leave it out"),
+    "use_liger_kernel": _refusal(
         "fused kernels hide the inputs that per-unit gradients are made of; leave it out"
     ),
-    "liger_kernel_config": _refused("goes with use_liger_kernel; leave it out"),
+    "liger_kernel_config": _refusal("goes with use_liger_kernel; leave it out"),
     "use_cache": _harmless("training needs no cache of keys and values"),
-    "neftune_noise_alpha": _refused(
+    "neftune_noise_alpha": _refusal(
         "it makes a record's loss random, and its gradient could not be verified; leave it out"
     ),
     "torch_empty_cache_steps": _harmless("memory is planned from public sizes"),
-    "auto_find_batch_size": _refused(
+    "auto_find_batch_size": _refusal(
         "the expected batch is part of the promise, and memory does not change it; leave it out"
     ),
     "logging_strategy": _mapped("when public values are written down", "no", "steps", "epoch"),
@@ -133,10 +133,10 @@ TRAINING: Mapping[str, Field] = {
     "logging_dir": _mapped("folder of TensorBoard's files"),
     "log_on_each_node": _MACHINE,
     "logging_nan_inf_filter": _harmless("no loss is logged: it is private"),
-    "include_num_input_tokens_seen": _refused(
+    "include_num_input_tokens_seen": _refusal(
         "how many tokens the rows of a step have is private; leave it out"
     ),
-    "include_tokens_per_second": _refused(
+    "include_tokens_per_second": _refusal(
         "how many tokens the rows of a step have is private; leave it out"
     ),
     "log_level": _MACHINE,
@@ -156,9 +156,9 @@ TRAINING: Mapping[str, Field] = {
     ),
     "do_eval": _harmless("call evaluate()"),
     "eval_steps": _mapped("steps between two evaluations of public data; default logging_steps"),
-    "eval_delay": _refused("evaluations begin at once; leave it out"),
+    "eval_delay": _refusal("evaluations begin at once; leave it out"),
     "per_device_eval_batch_size": _EVAL,
-    "prediction_loss_only": _refused(
+    "prediction_loss_only": _refusal(
         "losses of rows are private; evaluate() gives figures that are public or paid for"
     ),
     "eval_on_start": _mapped("public data are judged before the first step, too"),
@@ -169,15 +169,15 @@ TRAINING: Mapping[str, Field] = {
     "batch_eval_metrics": _METRICS,
     "save_strategy": _mapped("with steps, checkpoints come so often", "no", "steps", "epoch"),
     "save_steps": _mapped("steps between two checkpoints, in private/"),
-    "save_only_model": _refused("a run could not be resumed; leave it out"),
+    "save_only_model": _refusal("a run could not be resumed; leave it out"),
     "save_safetensors": _harmless("files are always safetensors"),
-    "save_on_each_node": _refused("all processes share one output folder; leave it out"),
+    "save_on_each_node": _refusal("all processes share one output folder; leave it out"),
     "save_total_limit": _harmless("two checkpoints are kept"),
     "enable_jit_checkpoint": _harmless("SIGTERM always leaves a checkpoint"),
-    "restore_callback_states_from_checkpoint": _refused(
+    "restore_callback_states_from_checkpoint": _refusal(
         "checkpoints hold no state of callbacks; leave it out"
     ),
-    "push_to_hub": _refused(
+    "push_to_hub": _refusal(
         "a run that stops half-way has nothing to show; train, then upload the output folder "
         "without private/, which save_model(FOLDER) leaves out"
     ),
@@ -191,21 +191,21 @@ TRAINING: Mapping[str, Field] = {
     "metric_for_best_model": _BEST,
     "greater_is_better": _BEST,
     "ignore_data_skip": _harmless("units are drawn anew: no rows are skipped"),
-    "full_determinism": _refused("whoever could repeat the noise could take it away; leave it out"),
+    "full_determinism": _refusal("whoever could repeat the noise could take it away; leave it out"),
     "seed": _mapped("initial weights of the adapter, and nothing else"),
-    "data_seed": _refused(
+    "data_seed": _refusal(
         "the units of a step are drawn by the system's random numbers, as the promise needs; "
         "leave it out"
     ),
     "use_cpu": _mapped("runs on the CPU"),
-    "accelerator_config": _refused(
+    "accelerator_config": _refusal(
         "how batches are split among processes is part of the engine; leave it out"
     ),
     "parallelism_config": _SHARD,
     "fsdp": _SHARD,
     "fsdp_config": _SHARD,
     "deepspeed": _SHARD,
-    "dataloader_drop_last": _refused(
+    "dataloader_drop_last": _refusal(
         "a step's units are drawn one by one, so that there is no last batch; leave it out"
     ),
     "dataloader_num_workers": _LOADER,
@@ -215,12 +215,12 @@ TRAINING: Mapping[str, Field] = {
     "dataloader_multiprocessing_context": _LOADER,
     "dataloader_in_order": _LOADER,
     "remove_unused_columns": _harmless("columns that are not trained on are not read"),
-    "label_names": _refused("labels are in the column labels; rename it"),
-    "train_sampling_strategy": _refused(
+    "label_names": _refusal("labels are in the column labels; rename it"),
+    "train_sampling_strategy": _refusal(
         "epsilon holds for units drawn independently (Poisson); an order, or groups by length, "
         "would break it. Leave it out: microbatches go by length anyway"
     ),
-    "group_by_length": _refused(
+    "group_by_length": _refusal(
         "epsilon holds for units drawn independently (Poisson); groups by length would break it. "
         "Leave it out: microbatches go by length anyway"
     ),
@@ -232,21 +232,21 @@ TRAINING: Mapping[str, Field] = {
     "ddp_backend": _DDP,
     "ddp_timeout": _harmless("a process that is lost is seen at once"),
     "local_rank": _harmless("the launcher's environment says it"),
-    "debug": _refused("it would print values computed from private rows; leave it out"),
-    "skip_memory_metrics": _refused(
+    "debug": _refusal("it would print values computed from private rows; leave it out"),
+    "skip_memory_metrics": _refusal(
         "how much memory a step takes depends on its rows; leave it out"
     ),
     "do_train": _harmless("call train()"),
     "do_predict": _harmless("call predict(), which says what there is instead"),
     "resume_from_checkpoint": _mapped("goes on with the run in output_dir"),
 }
-_TEMPLATE = _refused("set it in the tokenizer that you give as processing_class; leave it out")
-_KEYS = _refused("records are prepared by taciturn; leave it out")
+_TEMPLATE = _refusal("set it in the tokenizer that you give as processing_class; leave it out")
+_KEYS = _refusal("records are prepared by taciturn; leave it out")
 
 SFT: Mapping[str, Field] = {
-    "model_init_kwargs": _refused("load the model yourself, and give it as model"),
-    "trust_remote_code": _refused("code that comes with a model is never run; leave it out"),
-    "router_aux_loss_coef": _refused(
+    "model_init_kwargs": _refusal("load the model yourself, and give it as model"),
+    "trust_remote_code": _refusal("code that comes with a model is never run; leave it out"),
+    "router_aux_loss_coef": _refusal(
         "the load of experts in a batch is no record's own loss; leave it out"
     ),
     "chat_template_path": _TEMPLATE,
@@ -257,21 +257,21 @@ SFT: Mapping[str, Field] = {
     "pad_token": _TEMPLATE,
     "max_length": _mapped("tokens kept of a record, within the model's context"),
     "truncation_mode": _mapped("the first tokens are kept", "keep_start"),
-    "shuffle_dataset": _refused(
+    "shuffle_dataset": _refusal(
         "units are drawn independently, and a seeded order would break the promise; leave it out"
     ),
-    "packing": _refused(
+    "packing": _refusal(
         "records that share a row are in each other's gradient, so no clip bounds one unit's; "
         "leave it out"
     ),
     "packing_strategy": _harmless("nothing is packed"),
-    "padding_free": _refused("it packs records into one row, as packing does; leave it out"),
+    "padding_free": _refusal("it packs records into one row, as packing does; leave it out"),
     "pad_to_multiple_of": _harmless("padding has no part in the loss"),
-    "eval_packing": _refused("records are judged one by one; leave it out"),
+    "eval_packing": _refusal("records are judged one by one; leave it out"),
     "completion_only_loss": _mapped("the loss is on the completion only", None, True),
     "assistant_only_loss": _mapped("of chats, the loss is always on the assistant's turns only"),
     "loss_type": _mapped(_LOSS, "nll"),
-    "activation_offloading": _refused(
+    "activation_offloading": _refusal(
         "gradient_checkpointing saves memory without it; leave it out"
     ),
 }
@@ -284,25 +284,26 @@ def check_fields(args: Any) -> frozenset[str]:
     Returns:
         Names of the fields that are not at their defaults.
     """
-    default = type(args)(output_dir=args.output_dir)
+    # Made for the same device: the class asks whether it has bfloat16, which may be the default.
+    default = type(args)(output_dir=args.output_dir, use_cpu=args.use_cpu)
     changed = set()
     for field in dataclasses.fields(args):
         value, usual = _plain(getattr(args, field.name)), _plain(getattr(default, field.name))
-        rule = FIELDS.get(field.name, _refused("it is not known here; leave it out"))
+        rule = FIELDS.get(field.name, _refusal("it is not known here; leave it out"))
         if value == usual:
             continue
         changed.add(field.name)
         if rule.kind == "refused":
             raise SpecError(f"{field.name}={_short(value)}: {rule.text}")
-        if rule.allowed is None:
+        if rule.choices is None:
             continue
         for part in value if isinstance(value, list) else [value]:
             # A tracker may say where it writes: csv:FILE.
             name = part.partition(":")[0] if isinstance(part, str) else part
-            if name not in rule.allowed:
+            if name not in rule.choices:
                 raise SpecError(
                     f"{field.name}={_short(part)}: not to be had here; choose among "
-                    f"{', '.join(map(str, rule.allowed))}"
+                    f"{', '.join(map(str, rule.choices))}"
                 )
     return frozenset(changed)
 
@@ -322,8 +323,8 @@ def _lines() -> Iterator[str]:
         yield from ("", f"| {title} | here | |", "|---|---|---|")
         for name, field in sorted(fields.items()):
             text = field.text
-            if field.allowed is not None:
-                text += f" ({', '.join(map(str, field.allowed))})"
+            if field.choices is not None:
+                text += f" ({', '.join(map(str, field.choices))})"
             yield f"| `{name}` | {words[field.kind]} | {text} |"
 
 

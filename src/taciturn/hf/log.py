@@ -113,10 +113,10 @@ class TrainerLog:
         assert self.plan is not None
         steps, per_epoch = self.plan.steps, self._per_epoch()
         first = step == 1 and self.settings.first_step
-        if first or step == steps or self.settings.logging.due(step, steps, per_epoch):
+        if first or step == steps or self.settings.logging.is_due(step, steps, per_epoch):
             rate = self.plan.optimizer().rate(step - 1)
             self.log({"learning_rate": rate, **values})
-        if self.judge is not None and self.settings.evaluating.due(step, steps, per_epoch):
+        if self.judge is not None and self.settings.evaluating.is_due(step, steps, per_epoch):
             self._judge()
 
     def _judge(self) -> None:

@@ -45,9 +45,9 @@ def records(dataset: Any, collator: Any, privacy: PrivacyArguments, text_field: 
     labels = check_collator(collator)
     if isinstance(dataset, str):
         raise SpecError(f"train_dataset={dataset!r:.100} is a name; load it, and give the rows")
-    named = {name: getattr(privacy, name) for name in _FIELDS if getattr(privacy, name)}
-    if named:
-        return Records(dataset, named)
+    columns_of_text = {name: getattr(privacy, name) for name in _FIELDS if getattr(privacy, name)}
+    if columns_of_text:
+        return Records(dataset, columns_of_text)
     columns = _columns(dataset)
     if "input_ids" in columns:
         mask = next((name for name in _MASKS if name in columns), None)

@@ -33,7 +33,7 @@ class Cadence:
 
     every: float | Literal["epoch"] | None
 
-    def due(self, step: int, steps: int, per_epoch: int) -> bool:
+    def is_due(self, step: int, steps: int, per_epoch: int) -> bool:
         """Return whether there is one after `step` of `steps`."""
         if self.every is None:
             return False
@@ -146,7 +146,7 @@ def _fields(
 def _optimizer(
     args: TrainingArguments, changed: frozenset[str]
 ) -> tuple[OptimizerChoice, tuple[str, ...]]:
-    """Whoever sets the rate has set its schedule; who leaves it open leaves both to the plan."""
+    """Return the optimiser: a rate that is set brings its schedule, an open one leaves both."""
     scheduled = bool(changed & {"learning_rate", "lr_scheduler_type"})
     warmup = getattr(args, "warmup_ratio", None) or args.warmup_steps
     choice = OptimizerChoice(

@@ -137,7 +137,7 @@ class Callbacks:
         files = () if folder is None else tuple(map(str, released_files(folder)))
         self.emit(EndEvent("complete", report.steps, report.policy, files))
 
-    def ended(self, error: BaseException) -> None:
+    def end(self, error: BaseException) -> None:
         """Tell that the run ended without a model."""
         stopped = self.failure is not None or isinstance(error, KeyboardInterrupt)
         event = EndEvent("stopped" if stopped else "failed", self._step)
@@ -151,7 +151,7 @@ class Callbacks:
         try:
             yield
         except BaseException as error:
-            self.ended(error)
+            self.end(error)
             raise
         self.emit(EndEvent("complete", None, policy))
 

@@ -238,7 +238,7 @@ class LocalModel:
             )
         except BaseException as error:
             self._base = self._fitted = None
-            listeners.ended(error)
+            listeners.end(error)
             if output is None and isinstance(error, Interrupted):
                 raise KeyboardInterrupt(
                     f"stopped after step {error.step}; without output= {_NOTHING_KEPT}"

@@ -274,7 +274,7 @@ class TensorBoardSink:
 
     folder: Path
     _writer: Any = None
-    _begun: float = 0.0
+    _start: float = 0.0
 
     def begin(self, name: str, facts: Facts) -> None:
         """Open an event file; the facts are a table on the page of texts."""
@@ -282,7 +282,7 @@ class TensorBoardSink:
         from tensorboard.summary.writer.event_file_writer import EventFileWriter
         from tensorboard.util.tensor_util import make_tensor_proto
 
-        self._writer, self._begun = EventFileWriter(str(self.folder)), time.time()
+        self._writer, self._start = EventFileWriter(str(self.folder)), time.time()
         rows = [f"| {key} | {str(value).replace('|', '/')} |" for key, value in facts.items()]
         table = "\n".join([f"| {name} | |", "|---|---|", *rows])
         self._add(
@@ -306,7 +306,7 @@ class TensorBoardSink:
         from tensorboard.compat.proto.summary_pb2 import Summary
 
         summary = Summary(value=[Summary.Value(**value)])
-        self._writer.add_event(Event(wall_time=self._begun, step=step, summary=summary))
+        self._writer.add_event(Event(wall_time=self._start, step=step, summary=summary))
         self._writer.flush()
 
 
@@ -318,7 +318,7 @@ class MlflowSink:
     uri: str
     _client: Any = None
     _run: str = ""
-    _begun: int = 0
+    _start: int = 0
     _experiment: str = field(
         default_factory=lambda: os.environ.get("MLFLOW_EXPERIMENT_NAME", _PROJECT)
     )
@@ -334,7 +334,7 @@ class MlflowSink:
             if experiment is None
             else experiment.experiment_id
         )
-        self._begun = int(time.time() * 1000)
+        self._start = int(time.time() * 1000)
         self._run = client.create_run(number, run_name=f"taciturn {name}").info.run_id
         client.log_batch(
             self._run, params=[Param(key, str(value)[:6000]) for key, value in facts.items()]
@@ -344,7 +344,7 @@ class MlflowSink:
         """Send metrics."""
         from mlflow.entities import Metric
 
-        metrics = [Metric(name, value, self._begun, step) for name, value in values.items()]
+        metrics = [Metric(name, value, self._start, step) for name, value in values.items()]
         self._client.log_batch(self._run, metrics=metrics)
 
     def keep(self, paths: Sequence[str]) -> None:
@@ -369,7 +369,7 @@ class WandbSink:
     project: str
     folder: Path
     _run: Any = None
-    _begun: float = 0.0
+    _start: float = 0.0
 
     def begin(self, name: str, facts: Facts) -> None:
         """Open a run, with the facts as its configuration."""
@@ -384,7 +384,7 @@ class WandbSink:
             x_disable_machine_info=True,
             silent=True,
         )
-        self._begun = time.time()
+        self._start = time.time()
         self._run = self.wandb.init(
             project=self.project or os.environ.get("WANDB_PROJECT", _PROJECT),
             name=f"taciturn {name}",
@@ -396,7 +396,7 @@ class WandbSink:
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """Send metrics."""
-        self._run.log({**values, "_timestamp": self._begun}, step=step)
+        self._run.log({**values, "_timestamp": self._start}, step=step)
 
     def keep(self, paths: Sequence[str]) -> None:
         """Send the files as one artefact."""

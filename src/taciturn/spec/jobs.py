@@ -75,7 +75,7 @@ class TrackingSpec(Spec):
 
     @field_validator("report_to")
     @classmethod
-    def _known(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+    def _check_names(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         for entry in value:
             if entry.partition(":")[0] not in TRACKERS:
                 raise ValueError(
