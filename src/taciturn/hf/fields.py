@@ -192,7 +192,9 @@ TRAINING: Mapping[str, Field] = {
     "greater_is_better": _BEST,
     "ignore_data_skip": _harmless("units are drawn anew: no rows are skipped"),
     "full_determinism": _refusal("whoever could repeat the noise could take it away; leave it out"),
-    "seed": _mapped("initial weights of the adapter, and nothing else"),
+    "seed": _mapped(
+        "initial weights of the adapter, and which records a unit keeps; never noise or sampling"
+    ),
     "data_seed": _refusal(
         "the units of a step are drawn by the system's random numbers, as the promise needs; "
         "leave it out"

@@ -192,7 +192,7 @@ def _set_defaults_aside(model: Any, tokenizer: Any, rows: int) -> None:
     for repetition there would change what is called greedy. Texts end with what records end with,
     and with what the base was taught to end with. `adapter.save` puts the defaults back.
     """
-    own = model.generation_config
+    own = getattr(model, OWN_DEFAULTS, model.generation_config)  # of one that is adopted again
     ends = [
         token
         for source in (tokenizer, model.config.get_text_config(), own)
