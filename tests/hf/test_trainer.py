@@ -112,6 +112,8 @@ def test_it_saves_and_judges(trained: DPTrainer, tmp_path: Path) -> None:
     assert LLM(str(tmp_path / "copy")).privacy == trained.privacy
     figures = trained.evaluate()
     assert figures["eval_loss"] > 0
+    tracked = (tmp_path / "copy" / "tracking" / "progress.csv").read_text(encoding="utf-8")
+    assert f"evaluate/fitted/nats_per_token,0,{figures['eval_loss']}" in tracked
     by_name = trained.evaluate({"a": ["a cough"] * 3})
     assert by_name["eval_a_loss"] == pytest.approx(figures["eval_loss"])
     with pytest.raises(SpecError, match="predictions for rows"):

@@ -241,7 +241,14 @@ class DPTrainer:
         fields: dict[str, Any] = {
             name: value for name, value in charged.items() if value is not None
         }
-        result = self._local.evaluate(own.data, **self._data_fields(), **fields, **own.fields)
+        result = self._local.evaluate(
+            own.data,
+            callbacks=self._functions,
+            report_to=self._settings.fields.get("report_to", ()),
+            **self._data_fields(),
+            **fields,
+            **own.fields,
+        )
         best = result.base if result.fitted is None else result.fitted
         values = {
             "loss": float(best.nats_per_token),
