@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from taciturn.engine.evaluation.features import Embedder
     from taciturn.local.estimate import Estimate
     from taciturn.local.evaluate import Evaluation
+    from taciturn.local.events import Callback
     from taciturn.local.fit import Observer
     from taciturn.local.model import LocalModel
     from taciturn.notebook.frame import PolicyFrame
@@ -62,6 +63,8 @@ class FitOptions(FitRunFields, total=False):
     output: str | Path | None
     resume: bool
     observer: Observer | None
+    callbacks: Sequence[Callback] | None
+    show_private: bool
     name: str | None
     purpose: str | None
 
@@ -166,7 +169,13 @@ class LLM:
             output: folder for the result; its subfolder `private/` makes the run resumable.
                 Without it the private state lives in a temporary folder that is removed.
             resume: go on with the interrupted run in `output`.
-            observer: callbacks for the plan, progress and private metrics.
+            observer: the owner's own view of the plan, progress and private metrics.
+            callbacks: functions of one public event each: `PlanEvent`, `StepEvent`,
+                `EpsilonEvent`, `CheckpointEvent`, `EndEvent`. One that raises ends the run with a
+                checkpoint, as a `CallbackError`.
+            report_to: trackers that get the same: "tensorboard", "mlflow", "wandb", "csv", or
+                "csv:FILE" and the like.
+            show_private: the owner's own trackers on a path of this machine get private curves too.
             signing_key: signs `certificate.json` in `output`; see `certificate`.
             ledger: `sqlite:///ledger.db`: a file, made if it is not there, that adds up what all
                 runs on the same data and unit cost. The fit is charged before its first step.
@@ -181,7 +190,8 @@ class LLM:
         """
         options: dict[str, Any] = dict(fields)
         if isinstance(data, RemoteDataset):
-            check_local(options, "output", "resume", "observer", *RunSpec.model_fields)
+            own = ("output", "resume", "observer", "callbacks", "show_private")
+            check_local(options, *own, *RunSpec.model_fields)
             return self._fit_remotely(data, options, wait=wait)
         about = (options.pop("name", None), options.pop("purpose", None))
         if not wait or about != (None, None):
@@ -246,7 +256,12 @@ class LLM:
         return self._local_model("plan_evaluation").plan_evaluation(n_units, **fields)
 
     def evaluate(
-        self, data: object, *, embedder: Embedder | None = None, **fields: Unpack[EvaluateRunFields]
+        self,
+        data: object,
+        *,
+        embedder: Embedder | None = None,
+        callbacks: Sequence[Callback] | None = None,
+        **fields: Unpack[EvaluateRunFields],
     ) -> Evaluation | RemoteEvaluation:
         """Judge how well base and fitted model predict `data`, and how like it they write.
 
@@ -260,6 +275,8 @@ class LLM:
             data: whatever `fit` takes; a gateway's dataset for a gateway's model, or public texts.
             embedder: texts to vectors for the comparison of samples; by default hashed n-grams
                 and the base model's surprise.
+            callbacks: functions of an `EvaluationEvent` with the released figures, and `EndEvent`.
+            report_to: as in `fit`; a tracker gets released figures alone.
             signing_key: as in `certificate`; needed where the folder has a certificate, since
                 a private evaluation changes what that must say.
             ledger: as in `fit`; it is charged before the noise is drawn. A look at exact private
@@ -272,14 +289,16 @@ class LLM:
             CertificateError: the certificate cannot be renewed; nothing was charged.
         """
         if self._remote is not None:
-            options: dict[str, Any] = {"embedder": embedder, **fields}
-            check_local(options, "embedder", *RunSpec.model_fields)
+            options: dict[str, Any] = {"embedder": embedder, "callbacks": callbacks, **fields}
+            check_local(options, "embedder", "callbacks", *RunSpec.model_fields)
             return self._remote_model().evaluate(data, **options)
         if isinstance(data, RemoteDataset):
             raise SpecError(
                 f"{data.name} is behind a gateway and {self.name} is here; fit a model on it there"
             )
-        return self._local_model("evaluate").evaluate(data, embedder=embedder, **fields)
+        return self._local_model("evaluate").evaluate(
+            data, embedder=embedder, callbacks=callbacks, **fields
+        )
 
     def audit(self, *, confidence: float = 0.95, signing_key: str | None = None) -> Audit:
         """Attack the model: a lower bound on epsilon, beside what is promised.

@@ -78,6 +78,7 @@ def _fit(job: JobSpec, *, resume: bool, show_private: bool) -> None:
             output=job.output,
             resume=resume,
             observer=screen.observer(),
+            show_private=show_private and bool(job.report_to),
             **job.arguments(FitSpec, RunSpec),
         )
     report, output = model.privacy, Path(job.output).resolve()

@@ -38,6 +38,8 @@ from taciturn.reports.privacy import (
 
 PRIVATE = "private"
 DATA = "data"
+TRACKING = "tracking"
+"""Folder of what trackers write; that of private curves is inside the private one."""
 _PRIVATE_NOTICE = (
     "This folder holds values computed from private rows: tokenised text, metrics, checkpoints.\n"
     "No privacy budget paid for them. Do not share it; delete it when you no longer need to resume."
