@@ -16,6 +16,7 @@ if TYPE_CHECKING:
         AdapterError,
         AuthenticationError,
         BudgetExceededError,
+        CallbackError,
         CertificateError,
         CheckpointError,
         ConflictError,
@@ -56,6 +57,15 @@ if TYPE_CHECKING:
         UnsupportedLayerError,
     )
     from taciturn.llm import LLM
+    from taciturn.local.events import (
+        CheckpointEvent,
+        EndEvent,
+        EpsilonEvent,
+        EvaluationEvent,
+        FitEvent,
+        PlanEvent,
+        StepEvent,
+    )
     from taciturn.reports.privacy import Audit, PrivacyReport
     from taciturn.sdk.client import Client
     from taciturn.sdk.job import Job
@@ -66,15 +76,21 @@ __all__ = [
     "Audit",
     "AuthenticationError",
     "BudgetExceededError",
+    "CallbackError",
     "CertificateError",
     "CheckpointError",
+    "CheckpointEvent",
     "Client",
     "ConflictError",
     "DataError",
     "DataNotFoundError",
     "DatabaseError",
     "DatabaseUnavailableError",
+    "EndEvent",
+    "EpsilonEvent",
+    "EvaluationEvent",
     "FencedError",
+    "FitEvent",
     "GatewayError",
     "GuaranteeError",
     "InvalidRequestError",
@@ -92,6 +108,7 @@ __all__ = [
     "NotThereError",
     "OutputError",
     "PermissionDeniedError",
+    "PlanEvent",
     "PreparationError",
     "PrivacyParameterError",
     "PrivacyReport",
@@ -100,6 +117,7 @@ __all__ = [
     "RowError",
     "SigningKeyError",
     "SpecError",
+    "StepEvent",
     "TaciturnError",
     "TimeLimitError",
     "TooManyRequestsError",
@@ -116,6 +134,13 @@ _HOME = {
     "Client": "taciturn.sdk.client",
     "Job": "taciturn.sdk.job",
     "PrivacyReport": "taciturn.reports.privacy",
+    **dict.fromkeys(
+        (
+            *("CheckpointEvent", "EndEvent", "EpsilonEvent", "EvaluationEvent", "FitEvent"),
+            *("PlanEvent", "StepEvent"),
+        ),
+        "taciturn.local.events",
+    ),
 }
 
 

@@ -19,6 +19,7 @@ TaciturnError
 ├── CheckpointError           a checkpoint is absent, damaged, or of another job
 ├── CertificateError          a certificate is refused, or there is nothing to certify
 ├── SigningKeyError           a signing key or trust store that cannot be used
+├── CallbackError             a callback raised; the run ended in a whole state
 ├── ProcessError              another process of the same job failed or was lost
 │   └── LostProcessError      it was lost: killed, or its machine went; run again to go on
 ├── DatabaseError             the server's database cannot be used
@@ -207,6 +208,17 @@ class SigningKeyError(TaciturnError):
 
     Remedy: Check the file, its password and the dates between which the key is valid.
     """
+
+
+class CallbackError(TaciturnError):
+    """A callback raised; what it raised is the cause. The run ended in a whole state.
+
+    `result` is what an evaluation had come to, which was paid for; None after a fit.
+    """
+
+    def __init__(self, *args: object, result: object = None) -> None:
+        super().__init__(*args)
+        self.result = result
 
 
 class ProcessError(TaciturnError):

@@ -12,6 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Unpack, overload
 
+from taciturn.embedded import TINY_MEDICAL
 from taciturn.errors import MissingDependencyError, ModelError, SpecError
 from taciturn.reports.privacy import BASE_POLICY, REPORT, Audit, PrivacyReport, read_report
 from taciturn.sdk.client import Client
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from taciturn.engine.evaluation.features import Embedder
     from taciturn.local.estimate import Estimate
     from taciturn.local.evaluate import Evaluation
+    from taciturn.local.events import Callback
     from taciturn.local.fit import Observer
     from taciturn.local.model import LocalModel
     from taciturn.notebook.frame import PolicyFrame
@@ -61,6 +63,8 @@ class FitOptions(FitRunFields, total=False):
     output: str | Path | None
     resume: bool
     observer: Observer | None
+    callbacks: Sequence[Callback] | None
+    show_private: bool
     name: str | None
     purpose: str | None
 
@@ -89,7 +93,8 @@ class LLM:
 
         Args:
             model: hub id, local folder, GGUF file, "taciturn/tiny-medical", a folder that `save`
-                wrote, or "gateway:ID" of a model that was fitted behind a gateway.
+                wrote or the hub id that `push_to_hub` sent it to, or "gateway:ID" of a model that
+                was fitted behind a gateway.
             base: of a folder that `save` wrote: where its base is, if that has moved. It must hold
                 the weights that were fitted.
             device: "cpu", "cuda", "cuda:1", "mps"; by default the best there is.
@@ -112,6 +117,9 @@ class LLM:
         self._local: LocalModel | None = None
         self._remote: RemoteModel | Job | None = None
         self._report: PrivacyReport | None = None
+        self._on_hub: Path | None = None
+        # True once nobody has to ask the hub any more whether the name is a fitted model's.
+        self._is_settled = os.path.exists(os.path.expanduser(model)) or model == TINY_MEDICAL
         report = Path(os.path.expanduser(model)) / REPORT
         if model.startswith(GATEWAY):
             options = {"device": device, "dtype": dtype, "quantization": quantization}
@@ -129,6 +137,7 @@ class LLM:
         """The guarantee this model carries; None for a base model. Waits for a job that fits it."""
         if self._remote is not None:
             return self._remote_model().privacy
+        self._look_on_hub()
         return self._report if self._local is None else self._local.privacy
 
     @property
@@ -160,7 +169,13 @@ class LLM:
             output: folder for the result; its subfolder `private/` makes the run resumable.
                 Without it the private state lives in a temporary folder that is removed.
             resume: go on with the interrupted run in `output`.
-            observer: callbacks for the plan, progress and private metrics.
+            observer: the owner's own view of the plan, progress and private metrics.
+            callbacks: functions of one public event each: `PlanEvent`, `StepEvent`,
+                `EpsilonEvent`, `CheckpointEvent`, `EndEvent`. One that raises ends the run with a
+                checkpoint, as a `CallbackError`.
+            report_to: trackers that get the same: "tensorboard", "mlflow", "wandb", "csv", or
+                "csv:FILE" and the like.
+            show_private: the owner's own trackers on a path of this machine get private curves too.
             signing_key: signs `certificate.json` in `output`; see `certificate`.
             ledger: `sqlite:///ledger.db`: a file, made if it is not there, that adds up what all
                 runs on the same data and unit cost. The fit is charged before its first step.
@@ -175,7 +190,8 @@ class LLM:
         """
         options: dict[str, Any] = dict(fields)
         if isinstance(data, RemoteDataset):
-            check_local(options, "output", "resume", "observer", *RunSpec.model_fields)
+            own = ("output", "resume", "observer", "callbacks", "show_private")
+            check_local(options, *own, *RunSpec.model_fields)
             return self._fit_remotely(data, options, wait=wait)
         about = (options.pop("name", None), options.pop("purpose", None))
         if not wait or about != (None, None):
@@ -240,7 +256,12 @@ class LLM:
         return self._local_model("plan_evaluation").plan_evaluation(n_units, **fields)
 
     def evaluate(
-        self, data: object, *, embedder: Embedder | None = None, **fields: Unpack[EvaluateRunFields]
+        self,
+        data: object,
+        *,
+        embedder: Embedder | None = None,
+        callbacks: Sequence[Callback] | None = None,
+        **fields: Unpack[EvaluateRunFields],
     ) -> Evaluation | RemoteEvaluation:
         """Judge how well base and fitted model predict `data`, and how like it they write.
 
@@ -254,6 +275,8 @@ class LLM:
             data: whatever `fit` takes; a gateway's dataset for a gateway's model, or public texts.
             embedder: texts to vectors for the comparison of samples; by default hashed n-grams
                 and the base model's surprise.
+            callbacks: functions of an `EvaluationEvent` with the released figures, and `EndEvent`.
+            report_to: as in `fit`; a tracker gets released figures alone.
             signing_key: as in `certificate`; needed where the folder has a certificate, since
                 a private evaluation changes what that must say.
             ledger: as in `fit`; it is charged before the noise is drawn. A look at exact private
@@ -266,14 +289,16 @@ class LLM:
             CertificateError: the certificate cannot be renewed; nothing was charged.
         """
         if self._remote is not None:
-            options: dict[str, Any] = {"embedder": embedder, **fields}
-            check_local(options, "embedder", *RunSpec.model_fields)
+            options: dict[str, Any] = {"embedder": embedder, "callbacks": callbacks, **fields}
+            check_local(options, "embedder", "callbacks", *RunSpec.model_fields)
             return self._remote_model().evaluate(data, **options)
         if isinstance(data, RemoteDataset):
             raise SpecError(
                 f"{data.name} is behind a gateway and {self.name} is here; fit a model on it there"
             )
-        return self._local_model("evaluate").evaluate(data, embedder=embedder, **fields)
+        return self._local_model("evaluate").evaluate(
+            data, embedder=embedder, callbacks=callbacks, **fields
+        )
 
     def audit(self, *, confidence: float = 0.95, signing_key: str | None = None) -> Audit:
         """Attack the model: a lower bound on epsilon, beside what is promised.
@@ -436,6 +461,73 @@ class LLM:
             return self._remote_model().download(folder)
         return self._local_model("save").save(folder, merged=merged, signing_key=signing_key)
 
+    def export(
+        self,
+        folder: str | Path,
+        *,
+        form: Literal["merged", "gguf", "ollama"] = "merged",
+        weights: Literal["f32", "f16", "q8_0"] = "f16",
+        signing_key: str | None = None,
+    ) -> Path:
+        """Write the fitted model in a form that others serve, into a new folder.
+
+        What was written is read back, and its logits are compared with the fitted model's before
+        the folder is there. It costs nothing, and carries the guarantee and the digest of the
+        certificate; `derivation.json` says what was made of what, for `taciturn cert verify`.
+
+        Args:
+            folder: is made; all of it is there at the end, or nothing.
+            form: "merged": one model in fp32, as transformers, vLLM and TGI load it without PEFT.
+                "gguf": one file, for llama.cpp. "ollama": the same with a Modelfile.
+            weights: of the GGUF file.
+            signing_key: as in `certificate`; signs the statement of what was made of what.
+
+        Raises:
+            ModelError: the form has no place for this architecture or tokenizer, or the base is
+                quantised.
+            AdapterError: what was written gives other logits.
+            CertificateError: a key to sign with, and no certificate that could be named.
+            OutputError: the folder is there already, or cannot be written.
+            MissingDependencyError: a GGUF file needs taciturn[gguf].
+        """
+        return self._local_model("export").export(
+            folder, form=form, weights=weights, signing_key=signing_key
+        )
+
+    def push_to_hub(
+        self,
+        repository: str,
+        *,
+        private: bool = True,
+        message: str | None = None,
+        without_guarantee: bool = False,
+        token: str | None = None,
+    ) -> str:
+        """Send the released files to the Hugging Face hub, in one commit; returns their address.
+
+        Of the model's folder, files that a fit or an export releases go up, by their names, and
+        nothing else: never its private folder. `LLM("organisation/name")` loads it back.
+
+        Args:
+            repository: "organisation/name"; made if it is not there.
+            private: a repository that is made can be seen by its owner alone.
+            message: of the commit.
+            without_guarantee: send a model that was fitted with target_epsilon="unlimited", too.
+            token: by default that of `hf auth login`, or HF_TOKEN.
+
+        Raises:
+            GuaranteeError: the model promises nothing.
+            CertificateError: its files are not those that were certified.
+            OutputError: the hub refused, or did not answer; no half of the model is there.
+        """
+        return self._local_model("push_to_hub").push_to_hub(
+            repository,
+            private=private,
+            message=message,
+            without_guarantee=without_guarantee,
+            token=token,
+        )
+
     def download(self, folder: str | Path) -> Path:
         """The same as `save`."""
         return self.save(folder)
@@ -443,7 +535,8 @@ class LLM:
     def _fit_remotely(
         self, data: RemoteDataset, options: dict[str, Any], *, wait: bool
     ) -> LLM | Job:
-        if self._remote is not None or self.privacy is not None:
+        own = self._report if self._local is None else self._local.privacy
+        if self._remote is not None or own is not None:
             raise ModelError(
                 f"{self.name} is already in use; make a new LLM(...) of the base model, by the "
                 "name that the gateway knows it by"
@@ -484,8 +577,23 @@ class LLM:
                 raise MissingDependencyError(
                     f"{method} on this machine needs {error.name}; install taciturn[engine]"
                 ) from None
-            self._local = LocalModel(self.name, self._performance, self._base_at)
+            self._look_on_hub()
+            place = self.name if self._on_hub is None else str(self._on_hub)
+            self._local = LocalModel(place, self._performance, self._base_at)
         return self._local
+
+    def _look_on_hub(self) -> None:
+        """Fetch a fitted model from the hub, if that is what the name is of; asked once."""
+        if self._is_settled:
+            return
+        self._is_settled = True
+        try:
+            from taciturn.local.export.model_hub import fetched
+        except ModuleNotFoundError:
+            return  # without the engine nothing is loaded, from wherever
+        self._on_hub = fetched(self.name)
+        if self._on_hub is not None:
+            self._report = read_report(self._on_hub / REPORT)
 
     def _with_performance(self, fields: dict[str, Any]) -> dict[str, Any]:
         own = self._performance.model_dump(include={"device", "dtype", "quantization"})

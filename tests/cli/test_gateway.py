@@ -19,6 +19,7 @@ from taciturn.cli import jobs as jobs_commands
 from taciturn.sdk import client as clients
 from taciturn.sdk import login as logins
 from taciturn.sdk.transport import Patience
+from taciturn.wire.identity import LoginState
 from taciturn.wire.jobs import JobState
 from taciturn.wire.values import Problem
 
@@ -77,6 +78,18 @@ def test_login_keeps_a_token_that_works(
     monkeypatch.setattr(sys, "stdin", _Lines("tac_wrong\n"))
     assert "valid token" in shell("login", URL, "--token-stdin", code=1)
     assert not kept.exists()
+
+
+def test_a_login_is_allowed_in_a_browser(fake: FakeApi, shell: Shell) -> None:
+    fake.answers = [LoginState.OPEN, LoginState.OPEN, LoginState.ALLOWED]
+    output = shell("login", URL)
+    assert f"open {URL}/login-requests/BCDF-GHJK" in output
+    assert "if it shows the code BCDF-GHJK" in output
+    assert "as ada (owner)" in output
+    assert "tac_device" not in output
+    fake.answers = [LoginState.DENIED]
+    assert "denied in the browser" in shell("login", URL, code=1)
+    assert "exclude each other" in shell("login", URL, "--token", "--name", "ada", code=1)
 
 
 class _Lines:

@@ -45,6 +45,7 @@ _GROUPS |= {"token", "incident", "admin"}
 _METHODS = {"fit": FitSpec, "sample": SampleSpec}
 # Arguments of the facade that are no fields of a spec.
 _FACADE = {"data", "show_private", "output", "resume", "progress", "wait", "signing_key", "name"}
+_FACADE |= {"callbacks", "report_to"}
 
 
 @functools.cache

@@ -22,7 +22,8 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 _CLIENT = (
-    *("audit", "dataset", "demo", "downstream", "evaluate", "extract", "fit", "gateway", "jobs"),
+    *("audit", "dataset", "demo", "downstream", "evaluate", "export", "extract", "fit"),
+    *("gateway", "jobs"),
     *("ledger", "main", "membership", "model", "options", "people", "plan", "sample"),
     *("session", "synthesize", "terms"),
 )
@@ -41,7 +42,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "server": ("server", "malloc", *_SQL, "cli.serve"),
     "kubernetes": ("server.launchers.kubernetes", "cli.doctor_kubernetes", "data.filesystem"),
     "engine": (
-        *("data", "engine", "local", "worker", "demo", "reports"),
+        *("data", "engine", "hf", "local", "worker", "demo", "reports"),
         *(f"cli.{name}" for name in _HERE),
     ),
 }
@@ -54,7 +55,11 @@ BESIDE = {"kubernetes": ("server",)}
 
 FOUND_THERE = {
     "IPython": "in a notebook, where it is running already",
+    "gguf": "asked for first, with `find_spec`; the extra of that name brings it",
     "torchao": "asked for first, with `find_spec`",
+    "tensorboard": "named in report_to: whoever has not got it is told so first",
+    "mlflow": "named in report_to: whoever has not got it is told so first",
+    "wandb": "named in report_to: whoever has not got it is told so first",
 }
 """Modules that no extra brings, and when they are imported."""
 

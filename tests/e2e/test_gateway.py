@@ -88,6 +88,17 @@ def test_every_kind_of_job(gateway: demo.DemoGateway, data: RemoteDataset, tmp_p
     )
     assert "".join(piece.choices[0].text for piece in pieces if piece.choices)
 
+    scored = client.completions.create(
+        model=remote.id, prompt="The patient", max_tokens=5, logprobs=1, echo=True
+    ).choices[0]
+    of_base = client.completions.create(
+        model=f"{remote.id}:base", prompt=scored.text, max_tokens=0, logprobs=0, echo=True
+    ).choices[0]
+    assert scored.logprobs is not None
+    assert of_base.logprobs is not None
+    assert of_base.text == scored.text
+    assert of_base.logprobs.token_logprobs != scored.logprobs.token_logprobs
+
     folder = model.save(tmp_path / "saved")
     names = {path.name for path in folder.iterdir()}
     assert {"adapter_model.safetensors", "privacy_report.json", "certificate.json"} <= names

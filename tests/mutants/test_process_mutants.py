@@ -17,7 +17,7 @@ from uvicorn.server import ServerState
 
 from support.gateway import GatewayWorld
 from support.postgres import NoPostgresError, PostgresServer, postgres
-from taciturn.server import notifications as notifying
+from taciturn.server import process_messages as messaging
 from taciturn.server.database import open_database
 from taciturn.server.http import connections
 from taciturn.server.identity.anonymous import Anonymous
@@ -25,8 +25,8 @@ from taciturn.server.identity.principal import WorkerPrincipal
 from taciturn.server.jobs import leader, text_streams
 from taciturn.server.jobs.leader import LeaderTasks, PostgresLeader
 from taciturn.server.jobs.text_streams import LIFETIME_MS, TextStreams
-from taciturn.server.notifications import Notifications, Topic
 from taciturn.server.problems import ProblemError
+from taciturn.server.process_messages import ProcessMessages, Topic
 from taciturn.server.schema import versions
 from taciturn.server.schema.tables import jobs, text_pieces
 from taciturn.server.serve import GatewayConfig
@@ -110,7 +110,7 @@ def text_in_the_database(place: Place) -> None:
 
 def reader_elsewhere(place: Place) -> None:
     """It is notified, and only once the text is there."""
-    listening, details = Notifications(place.there), list[str]()
+    listening, details = ProcessMessages(place.there), list[str]()
     listening.subscribe(Topic.TEXT, details.append)
     listening.start()
     time.sleep(1)
@@ -241,13 +241,13 @@ def reader_not_notified(patch: Patch) -> None:
 
 def notified_before_the_commit(patch: Patch) -> None:
     def at_once(connection: Any, topic: Topic, detail: str = "") -> None:
-        Notifications(connection.engine).publish(topic, detail)
+        ProcessMessages(connection.engine).publish(topic, detail)
 
     patch.setattr(text_streams, "publish_with", at_once)
 
 
 def deaf(patch: Patch) -> None:
-    patch.setattr(notifying.Notifications, "_deliver", _nothing)
+    patch.setattr(messaging.ProcessMessages, "_deliver", _nothing)
 
 
 def lead_taken_by_all(patch: Patch) -> None:

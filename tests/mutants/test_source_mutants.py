@@ -118,7 +118,7 @@ def own_folder_read(patch: Patch) -> None:
 
 
 def any_address(patch: Patch) -> None:
-    patch.setattr(sources, "_reachable", lambda *_: True)
+    patch.setattr(sources, "is_reachable", lambda *_: True)
 
 
 Check = Callable[[GatewayWorld, Path], None]

@@ -24,6 +24,7 @@ from sqlalchemy import func, insert, select, update
 from support import released_files
 from support.gateway import MODEL, NAMESPACE, GatewayWorld
 from support.postgres import PostgresServer
+from support.receivers import receiver
 from taciturn.sdk.stream import job_events
 from taciturn.sdk.transport import Transport
 from taciturn.server.bootstrap import open_engine, open_gateway
@@ -189,6 +190,7 @@ def pair(
         "TACITURN_PUBLIC_URL": "http://gateway.example",
         "TACITURN_TICK_S": "0.5",
         "TACITURN_PROCESSES": "1",
+        "TACITURN_NOTIFICATION_NETWORKS": '["127.0.0.0/8"]',
     }
     with pytest.MonkeyPatch.context() as patch:
         for name, value in settings.items():
@@ -217,6 +219,21 @@ def again(replica: Replica) -> Iterator[None]:
     replica.process.wait(200)
     replica.start()
     replica.wait()
+
+
+def test_two_gateways_send_a_notification_once(pair: Pair) -> None:
+    with receiver() as hook:
+        new = {"name": "chat", "url": hook.url}
+        endpoint = pair.world.ask("paul", "POST", "/notifications/endpoints", new).json()["id"]
+        for _ in range(3):
+            body = {"endpoint": endpoint}
+            assert pair.world.ask("paul", "POST", "/notifications/tests", body).status_code == 202
+        until(lambda: len(hook.arrivals) >= 3)
+        time.sleep(6)  # turns of both
+        ids = [arrival.headers["webhook-id"] for arrival in hook.arrivals]
+        assert len(ids) == len(set(ids)) == 3
+        page = pair.world.ask("paul", "GET", "/notifications/deliveries").json()
+        assert [item["state"] for item in page["items"]] == ["sent"] * 3
 
 
 @pytest.mark.parametrize(

@@ -50,6 +50,11 @@ from taciturn.wire.identity import (
     AuditLogExport,
     LinkRedemption,
     Login,
+    LoginAnswer,
+    LoginLook,
+    LoginRequest,
+    LoginState,
+    NewLoginRequest,
     NewPassword,
     NewToken,
     NewUser,
@@ -169,6 +174,7 @@ class FakeApi:
     sources: dict[str, tuple[str, ...] | None] = field(default_factory=dict)
     synthetic: dict[str, SyntheticPreview] = field(default_factory=dict)
     resumed_from: list[str | None] = field(default_factory=list)
+    answers: list[LoginState] = field(default_factory=list)
     passwords: list[str] = field(default_factory=list)
     exports: list[AuditLogExport] = field(default_factory=list)
     numbers: Iterator[int] = field(default_factory=itertools.count)
@@ -341,7 +347,12 @@ def app_of(fake: FakeApi) -> FastAPI:
     @app.middleware("http")
     async def watch(request: Request, call_next: Any) -> Response:
         fake.seen.append(f"{request.method} {request.url.path}")
-        entrance = request.url.path in ("/v1/login", "/v1/password-links/redemptions")
+        entrance = request.url.path in (
+            "/v1/login",
+            "/v1/login-requests",
+            "/v1/login-requests/answers",
+            "/v1/password-links/redemptions",
+        )
         if not entrance and request.headers.get("authorization") != f"Bearer {TOKEN}":
             return refuse("unauthenticated", 401, "give a valid token")
         if fake.failing is not None:
@@ -358,6 +369,22 @@ def app_of(fake: FakeApi) -> FastAPI:
     def log_in(login: Login) -> TokenSecret:
         fake.passwords.append(login.password.get_secret_value())
         return secret(TOKEN)
+
+    @app.post("/v1/login-requests", status_code=201)
+    def begin_login(new: NewLoginRequest) -> LoginRequest:
+        return LoginRequest(
+            secret="tac_device",
+            code="BCDF-GHJK",
+            url=f"{URL}/login-requests/BCDF-GHJK",
+            expires_at=datetime.now(UTC) + timedelta(minutes=10),
+            interval_s=0.001,
+        )
+
+    @app.post("/v1/login-requests/answers")
+    def look(look: LoginLook) -> LoginAnswer:
+        state = fake.answers.pop(0)
+        token = secret(TOKEN) if state is LoginState.ALLOWED else None
+        return LoginAnswer(state=state, token=token)
 
     @app.post("/v1/password-links/redemptions")
     def redeem(redemption: LinkRedemption) -> Redeemed:

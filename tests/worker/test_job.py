@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pyarrow as pa
@@ -25,6 +26,7 @@ from taciturn.wire.jobs import (
     RemoteSample,
     RemoteSynthesize,
 )
+from taciturn.wire.results import SampleLine
 from taciturn.wire.worker import Assignment, BaseModelFacts, ReleasePlan
 from taciturn.worker.egress import Egress
 from taciturn.worker.job import Runner
@@ -115,6 +117,56 @@ def test_samples_of_one_model_follow_each_other(fitted: tuple[FakeGateway, Path]
     assert gateway.texts[-1].finish_reason == line["finish_reason"]
     fetched = [b for b in gateway.practitioner if b.startswith(b"GET") and b"safetensors" in b]
     assert len(fetched) == 1, "the model stays in memory"
+
+
+def test_a_model_and_its_base_score_the_same_text(fitted: tuple[FakeGateway, Path]) -> None:
+    """One worker, one model in memory: the base is the model without its adapter, and it is back
+    afterwards."""
+    fields: dict[str, Any] = {
+        "model": MODEL,
+        "prompts": ("The patient is",),
+        "logprobs": 2,
+        "echo": True,
+    }
+    company = {**fields, "prompts": ("A much longer prompt than the other", "The patient is")}
+    lines: list[list[SampleLine]] = []
+    gateway, root = of_model(fitted, assignment(RemoteSample(**fields, writes=False), job="first"))
+    others = (
+        ("base", RemoteSample(**fields, writes=False, base=True)),
+        ("again", RemoteSample(**company, writes=False, n=2)),
+        ("written", RemoteSample(**fields, max_new_tokens=3, seed=1)),
+    )
+    for job, asked in others:
+        gateway.waiting.append(of_model(fitted, assignment(asked, job=job))[0].assignment)
+    keep = gateway.files
+
+    class Files(dict[str, bytes]):
+        def __setitem__(self, name: str, data: bytes) -> None:
+            super().__setitem__(name, data)
+            if name == "samples.jsonl":
+                lines.append([SampleLine.model_validate_json(row) for row in data.splitlines()])
+
+    gateway.files = Files(keep)
+    assert Runner(root).run(gateway.client()) is WorkerExit.REPORTED
+    assert all(outcome.succeeded for _, outcome in gateway.outcomes), gateway.incidents
+    (first,), (base,), again, (written,) = lines
+    assert (first.text, first.scores, first.finish_reason) == ("", (), "length")
+    texts = [token.text for token in first.prompt_scores or ()]
+    assert "".join(texts) == "The patient is"
+    assert [token.text for token in base.prompt_scores or ()] == texts
+    assert base.prompt_scores != first.prompt_scores
+    # Bit for bit: other jobs, other company, the adapter off and on in between.
+    assert [line.prompt_scores for line in again[2:]] == [first.prompt_scores] * 2
+    assert len(written.scores or ()) == written.tokens
+
+
+def test_a_prompt_that_is_read_in_part_is_not_scored(fitted: tuple[FakeGateway, Path]) -> None:
+    asked = RemoteSample(
+        model=MODEL, prompts=("fever " * 3000,), writes=False, logprobs=0, echo=True
+    )
+    gateway, root = of_model(fitted, assignment(asked, job="job_long"))
+    Runner(root).run(gateway.client())
+    assert gateway.outcome.code is FailureCode.BAD_CONFIGURATION
 
 
 def test_private_evaluation_is_charged_and_of_the_declared_units(

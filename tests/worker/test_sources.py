@@ -20,6 +20,7 @@ import psycopg
 import pytest
 
 from support.postgres import NoPostgresError, postgres
+from taciturn.data.addresses import is_reachable
 from taciturn.data.source import open_rows
 from taciturn.errors import DataNotFoundError
 from taciturn.wire.events import FailureCode
@@ -175,12 +176,12 @@ NOT_PUBLIC = """
 
 def test_addresses_that_are_not_public_are_off(monkeypatch: pytest.MonkeyPatch) -> None:
     for text in PUBLIC.split():
-        assert sources._reachable(ip_address(text), ()), text
+        assert is_reachable(ip_address(text), ()), text
     for text in NOT_PUBLIC.split():
-        assert not sources._reachable(ip_address(text), ()), text
-        assert not sources._reachable(ip_address(text), ("203.0.113.0/24", "fc00:1::/32")), text
-    assert sources._reachable(ip_address("10.1.2.3"), ("10.1.0.0/16",))
-    assert sources._reachable(ip_address("::ffff:10.1.2.3"), ("10.1.0.0/16",))
+        assert not is_reachable(ip_address(text), ()), text
+        assert not is_reachable(ip_address(text), ("203.0.113.0/24", "fc00:1::/32")), text
+    assert is_reachable(ip_address("10.1.2.3"), ("10.1.0.0/16",))
+    assert is_reachable(ip_address("::ffff:10.1.2.3"), ("10.1.0.0/16",))
     for name in ("localhost", "2130706433", "127.1", "0x7f.1", "::1", "[::1]".strip("[]")):
         with pytest.raises(SourceRefusedError, match="TACITURN_SOURCE_NETWORKS"):
             known_addresses(name, 80)

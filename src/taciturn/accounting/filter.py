@@ -170,10 +170,22 @@ class RenyiFilter:
         times = optimize.brentq(lambda log: self._room(cost, math.exp(log)), low, high, xtol=1e-9)
         return math.exp(-times)
 
-    def _room(self, cost: RenyiCost, times: float) -> float:
+    def spent_epsilon(self, cost: RenyiCost) -> float:
+        """Epsilon that `cost` comes to at the budget's delta: the smallest one at which a budget
+        with this one's weights would have admitted it. For people to read: below the budget's
+        epsilon while there is room, and equal to it when nothing is left."""
+        if not any(cost.units) or self._room(cost, 1.0, 0.0) >= 0:
+            return 0.0
+        most = 2 * self.epsilon
+        while self._room(cost, 1.0, most) < 0:
+            most *= 2
+        return float(optimize.brentq(lambda at: self._room(cost, 1.0, at), 0.0, most, xtol=1e-9))
+
+    def _room(self, cost: RenyiCost, times: float, epsilon: float | None = None) -> float:
         """Logarithm of (sum of w / delta(alpha)) * delta; at least 0 is admitted."""
         spent_O = np.array(cost.units, dtype=np.float64) * (times / UNITS_PER_NAT)
-        exponents_O = (_ORDERS_O - 1) * (self.epsilon - spent_O) - _LOG_CONVERSION_O
+        at = self.epsilon if epsilon is None else epsilon
+        exponents_O = (_ORDERS_O - 1) * (at - spent_O) - _LOG_CONVERSION_O
         exponents_O += self._log_weights_O
         # With every plan and every look at a budget: scipy's logsumexp takes ten times as long.
         largest = float(exponents_O.max())

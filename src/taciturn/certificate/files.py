@@ -22,18 +22,14 @@ _NAMES = frozenset(
         *("config.json", "generation_config.json", "adapter_config.json"),
         *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"),
         *("added_tokens.json", "vocab.json", "vocab.txt", "merges.txt", "chat_template.json"),
-        *("processor_config.json", "preprocessor_config.json"),
+        *("processor_config.json", "preprocessor_config.json", "Modelfile"),
     )
 )
 
 
 def model_files(folder: Path) -> list[Path]:
     """Files of `folder` that a loader of models may read, with the report and the audit; sorted."""
-    return sorted(
-        path
-        for path in folder.iterdir()
-        if path.is_file() and (_loaded(path) or path.name in (REPORT, AUDIT))
-    )
+    return sorted(path for path in folder.iterdir() if path.is_file() and is_covered(path.name))
 
 
 def digests(paths: Iterable[Path]) -> tuple[File, ...]:
@@ -69,9 +65,11 @@ def check_files(folder: Path, expected: tuple[File, ...], what: str) -> None:
         )
 
 
-def _loaded(path: Path) -> bool:
-    name = path.name
-    return path.suffix in _SUFFIXES or name in _NAMES or name.endswith(".index.json")
+def is_covered(name: str) -> bool:
+    """True for a file that a certificate speaks of: a loader may read it, or it says what the model
+    is."""
+    loaded = Path(name).suffix in _SUFFIXES or name in _NAMES or name.endswith(".index.json")
+    return loaded or name in (REPORT, AUDIT)
 
 
 def _sha256(path: Path) -> str:

@@ -33,7 +33,7 @@ from taciturn.certificate.statement import (
     UnprotectedText,
 )
 from taciturn.errors import CertificateError, OutputError
-from taciturn.reports.privacy import AUDIT, CERTIFICATE, REPORT, Audit, PrivacyReport
+from taciturn.reports.privacy import AUDIT, CERTIFICATE, DERIVATION, REPORT, Audit, PrivacyReport
 
 IMAGE_VARIABLE = "TACITURN_IMAGE_DIGEST"
 """Environment variable with the container image's digest, `sha256:...`; set by the launcher."""
@@ -68,12 +68,19 @@ def issue(
     guarantee = statement.predicate.guarantee
     check_epsilon(guarantee.dp_event, guarantee.epsilon, guarantee.delta)
     _write(folder / CERTIFICATE, seal(statement, signer))
+    # An exported model that is certified itself needs no statement of what it was made of, and the
+    # certificate which that one names is no longer here.
+    (folder / DERIVATION).unlink(missing_ok=True)
     return statement
 
 
 def seal(statement: Statement, signer: Signer) -> bytes:
     """The certificate's bytes: `statement`, signed, in its envelope. The signature is checked."""
-    payload = statement.to_bytes()
+    return seal_payload(statement.to_bytes(), signer)
+
+
+def seal_payload(payload: bytes, signer: Signer) -> bytes:
+    """Return the envelope of a signed payload; the signature is checked."""
     key = signer.public_key
     signature = signer.sign(pae(payload))
     TrustedKey(key, "the signer's own").check_signature(signature, pae(payload))

@@ -34,17 +34,19 @@ Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Text = Annotated[str, Field(min_length=1, max_length=1000)]
 
 
-class _Value(BaseModel):
+class StatementValue(BaseModel):
+    """A value of a statement: frozen, without unknown fields, of exactly these types."""
+
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
-class Digest(_Value):
+class Digest(StatementValue):
     """An in-toto DigestSet with the one algorithm that we use."""
 
     sha256: Sha256
 
 
-class File(_Value):
+class File(StatementValue):
     """An in-toto ResourceDescriptor: a file's name and digest."""
 
     name: Text
@@ -58,7 +60,7 @@ class File(_Value):
         return name
 
 
-class CertifiedAudit(_Value):
+class CertifiedAudit(StatementValue):
     """Outcome of an attack on the model: a lower bound on its epsilon.
 
     Attributes:
@@ -76,7 +78,7 @@ class CertifiedAudit(_Value):
     method: Text
 
 
-class CertifiedStep(_Value):
+class CertifiedStep(StatementValue):
     """One computation on private units: its event, its unit and bound, and which data it saw.
 
     `dataset_commitment` is HMAC-SHA256 of the prepared data's fingerprint under a salt that stays
@@ -102,7 +104,7 @@ class CertifiedStep(_Value):
         return fields
 
 
-class Guarantee(_Value):
+class Guarantee(StatementValue):
     """(epsilon, delta) of all steps together, and what they are about."""
 
     epsilon: Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -128,14 +130,14 @@ class Guarantee(_Value):
             )
 
 
-class BaseModelFiles(_Value):
+class BaseModelFiles(StatementValue):
     """The public model that was fine-tuned."""
 
     name: Text
     files: Annotated[tuple[File, ...], Field(min_length=1)]
 
 
-class Software(_Value):
+class Software(StatementValue):
     """Software that ran: the engine, the libraries below it, and the container image where there
     was one."""
 
@@ -144,7 +146,7 @@ class Software(_Value):
     image_digest: Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")] | None = None
 
 
-class UnprotectedText(_Value):
+class UnprotectedText(StatementValue):
     """Text that was declared public and learned from without noise: the guarantee is not about it.
 
     Attributes:
@@ -157,7 +159,7 @@ class UnprotectedText(_Value):
     declaration: Text
 
 
-class Predicate(_Value):
+class Predicate(StatementValue):
     """The guarantee of the subjects, and how they came about.
 
     `public_data` is not written where there is none, as certificates were before there was any.
@@ -184,7 +186,7 @@ class Predicate(_Value):
         return text
 
 
-class Statement(_Value):
+class Statement(StatementValue):
     """The whole payload of a certificate."""
 
     type_: Annotated[Literal["https://in-toto.io/Statement/v1"], Field(alias="_type")]
@@ -215,9 +217,14 @@ class Statement(_Value):
         try:
             statement = cls.model_validate_json(payload)
         except ValidationError as error:
-            first = error.errors(include_url=False)[0]
-            where = ".".join(str(part) for part in first["loc"])
-            raise CertificateError(f"the statement's {where}: {first['msg']}") from None
+            raise CertificateError(f"the statement's {error_place(error)}") from None
         if statement.to_bytes() != payload:
             raise CertificateError("the statement is not in canonical form")
         return statement
+
+
+def error_place(error: ValidationError) -> str:
+    """Return the first field that is wrong, and what is wrong with it."""
+    first = error.errors(include_url=False)[0]
+    where = ".".join(str(part) for part in first["loc"])
+    return f"{where}: {first['msg']}"

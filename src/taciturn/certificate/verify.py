@@ -75,21 +75,30 @@ def verify(data: bytes, trust: TrustStore, *, moment: datetime) -> Verified:
     key, payload = check_signature(data, trust)
     key.check_period(moment, "the time of this check")
     statement = Statement.from_bytes(payload)
-    issued = parse_time(statement.predicate.issued_at)
-    key.check_period(issued, "when the certificate was issued")
-    if issued > moment + CLOCK_SKEW:
-        raise CertificateError(
-            f"the certificate says it was issued at {time_text(issued)}, after the time of this "
-            f"check, {time_text(moment)}; is the clock right?"
-        )
+    check_issued(key, parse_time(statement.predicate.issued_at), moment)
+    return Verified(statement, key, check_guarantee(statement))
+
+
+def check_guarantee(statement: Statement) -> float:
+    """Epsilon as recomputed; raises CertificateError unless the steps are of one unit and cost no
+    more than is stated, and no audit found more."""
     guarantee = statement.predicate.guarantee
     if any(step.privacy_unit != guarantee.privacy_unit for step in guarantee.steps):
         raise CertificateError("the steps have different privacy units; they cannot be composed")
     if any(step.max_records_per_unit > guarantee.max_records_per_unit for step in guarantee.steps):
         raise CertificateError("a step's contribution bound exceeds the certificate's")
     guarantee.check_audit(statement.predicate.audit)
-    epsilon = check_epsilon(guarantee.dp_event, guarantee.epsilon, guarantee.delta)
-    return Verified(statement, key, epsilon)
+    return check_epsilon(guarantee.dp_event, guarantee.epsilon, guarantee.delta)
+
+
+def check_issued(key: TrustedKey, issued: datetime, moment: datetime) -> None:
+    """Raises CertificateError unless the key was valid when it signed, before `moment`."""
+    key.check_period(issued, "when the certificate was issued")
+    if issued > moment + CLOCK_SKEW:
+        raise CertificateError(
+            f"the certificate says it was issued at {time_text(issued)}, after the time of this "
+            f"check, {time_text(moment)}; is the clock right?"
+        )
 
 
 def check_signature(data: bytes, trust: TrustStore) -> tuple[TrustedKey, bytes]:

@@ -13,13 +13,18 @@ from taciturn.cli.gateway import group, say
 if TYPE_CHECKING:
     from datetime import datetime
 
+    from taciturn.certificate.derivation import DerivationStatement, Derived
     from taciturn.certificate.keys import TrustStore
     from taciturn.certificate.verify import Folders, Verified
 
 app = group("Certificates: make a key, sign, show and verify.")
 TRUST_VARIABLE = "TACITURN_TRUST"
+UNSIGNED = 3
+"""Exit code of the check of an export that nobody signed, though its certificate holds."""
 
-CertificateFile = Annotated[Path, typer.Argument(help="certificate.json, or the folder it is in.")]
+CertificateFile = Annotated[
+    Path, typer.Argument(help="certificate.json, or the folder it is in: a fit's or an export's.")
+]
 SigningKey = Annotated[
     str | None,
     typer.Option(
@@ -77,13 +82,20 @@ def show(file: CertificateFile) -> None:
     """Print what a certificate says, as JSON; nothing is checked."""
     import json
 
+    from taciturn.certificate.derivation import unverified_derivation
     from taciturn.certificate.envelope import Envelope
     from taciturn.certificate.statement import Statement
     from taciturn.certificate.verify import read_certificate
 
-    statement = Statement.from_bytes(Envelope.from_bytes(read_certificate(_file(file))).payload)
     say("not verified: this is only what the file says", style="yellow", error=True)
-    typer.echo(json.dumps(statement.model_dump(mode="json", by_alias=True), indent=2))
+    export = _export(file)
+    statements: list[Statement | DerivationStatement] = [
+        Statement.from_bytes(Envelope.from_bytes(read_certificate(_file(file))).payload)
+    ]
+    if export is not None:
+        statements.insert(0, unverified_derivation(export))
+    for statement in statements:
+        typer.echo(json.dumps(statement.model_dump(mode="json", by_alias=True), indent=2))
 
 
 @app.command()
@@ -111,21 +123,37 @@ def verify(
         str | None, typer.Option(help="Check as of this time, as in 2026-01-31T12:00:00Z.")
     ] = None,
 ) -> None:
-    """Recompute epsilon, check signature, key and files; exit code 1 and the reason if refused."""
+    """Recompute epsilon, check signature, key and files; exit code 1 and the reason if refused.
+
+    Of an export it also checks the statement of what it was made of. Exit code 3 if nobody signed
+    that: then the certificate holds, and the files are only said to come from the certified model.
+    """
+    from taciturn.certificate.derivation import verify_derived
     from taciturn.certificate.verify import Folders, verify_file
 
-    path = _file(file)
+    path, trusted = _file(file), _trusted(trust or [], public_key or [])
+    moment = None if at is None else _moment(at)
+    export = None if certificate_only else _export(model or file)
+    if export is not None:
+        derived = verify_derived(
+            export, trusted, moment=moment, base_model=base_model, private=private
+        )
+        _report(derived.verified, Folders(None, base_model, private), derived)
+        if derived.key is None:
+            raise typer.Exit(UNSIGNED)
+        return
     folder = None if certificate_only else model or path.absolute().parent
     folders = Folders(folder, base_model, private)
-    moment = None if at is None else _moment(at)
-    verified = verify_file(path, _trusted(trust or [], public_key or []), folders, moment=moment)
-    _report(verified, folders)
+    _report(verify_file(path, trusted, folders, moment=moment), folders)
 
 
-def _report(verified: Verified, folders: Folders) -> None:
+def _report(verified: Verified, folders: Folders, derived: Derived | None = None) -> None:
     predicate, key = verified.statement.predicate, verified.key
     guarantee = predicate.guarantee
-    say("VALID", style="bold green")
+    if derived is not None and derived.key is None:
+        say("CERTIFICATE VALID, EXPORT NOT SIGNED", style="bold yellow")
+    else:
+        say("VALID", style="bold green")
     say(f"promise     epsilon={guarantee.epsilon:.6g}, delta={guarantee.delta:.3g}")
     say(
         f"unit        {guarantee.privacy_unit}; {guarantee.neighbouring_relation}; "
@@ -137,7 +165,10 @@ def _report(verified: Verified, folders: Folders) -> None:
     )
     say(f"signed by   {key.name} (key {key.keyid[:16]}), {predicate.issued_at}")
     say(f"base model  {predicate.base_model.name}: {_checked(folders.base_model)}")
-    say(f"model files {len(verified.statement.subject)}: {_checked(folders.model)}")
+    if derived is None:
+        say(f"model files {len(verified.statement.subject)}: {_checked(folders.model)}")
+    else:
+        _report_export(derived)
     if folders.private is not None:
         say("data        those of the commitment")
     for text in predicate.public_data:
@@ -148,6 +179,20 @@ def _report(verified: Verified, folders: Folders) -> None:
             f"audit       epsilon at least {audit.epsilon_lower_bound:.3g} with confidence "
             f"{audit.confidence:.0%} ({audit.threat_model}, {audit.canaries} canaries)"
         )
+
+
+def _report_export(derived: Derived) -> None:
+    origin, key = derived.statement.predicate, derived.key
+    signer = "nobody: that they were made of the certified model is only said"
+    if key is not None:
+        signer = f"{key.name} (key {key.keyid[:16]}), {origin.issued_at}"
+    say(f"export      {origin.form}, weights in {origin.weights}, by {origin.software.engine}")
+    say(
+        f"its logits  deviate by {origin.comparison.deviation:.2g} from the model's, "
+        f"at most {origin.comparison.bound:g}"
+    )
+    say(f"its files   {len(derived.statement.subject)}: as the statement names them")
+    say(f"signed by   {signer}")
 
 
 def _checked(folder: Path | None) -> str:
@@ -178,6 +223,14 @@ def _moment(text: str) -> datetime:
         return parse_time(text)
     except ValueError:
         raise SpecError(f"at={text!r} must be written as 2026-01-31T12:00:00Z") from None
+
+
+def _export(path: Path) -> Path | None:
+    """Return the folder, if an exported model is in it."""
+    from taciturn.reports.privacy import DERIVATION
+
+    folder = path if path.is_dir() else path.absolute().parent
+    return folder if (folder / DERIVATION).is_file() else None
 
 
 def _file(path: Path) -> Path:

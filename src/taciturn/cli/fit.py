@@ -65,7 +65,7 @@ def _fit(job: JobSpec, *, resume: bool, show_private: bool) -> None:
     from taciturn.cli.progress import FitScreen
     from taciturn.engine.training.processes import is_first_process
     from taciturn.llm import LLM
-    from taciturn.local.release import PAGE
+    from taciturn.reports.privacy import PAGE
 
     # Of several processes that torchrun started, one speaks.
     console = Console(quiet=not is_first_process())
@@ -78,6 +78,7 @@ def _fit(job: JobSpec, *, resume: bool, show_private: bool) -> None:
             output=job.output,
             resume=resume,
             observer=screen.observer(),
+            show_private=show_private and bool(job.report_to),
             **job.arguments(FitSpec, RunSpec),
         )
     report, output = model.privacy, Path(job.output).resolve()

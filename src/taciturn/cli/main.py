@@ -23,6 +23,7 @@ from taciturn.cli.demo import demo
 from taciturn.cli.doctor import doctor
 from taciturn.cli.downstream import downstream
 from taciturn.cli.evaluate import evaluate
+from taciturn.cli.export import export, push
 from taciturn.cli.extract import extract
 from taciturn.cli.fit import fit
 from taciturn.cli.gateway import say
@@ -36,7 +37,7 @@ from taciturn.errors import ProcessError, TaciturnError
 
 COMMANDS = (
     *(fit, plan, sample, demo, evaluate, audit, synthesize, downstream, extract, membership),
-    *(serve, doctor, login, logout, whoami, password, terms.budget, people.audit_log),
+    *(export, push, serve, doctor, login, logout, whoami, password, terms.budget, people.audit_log),
 )
 GROUPS = {
     "cert": certificate.app,

@@ -116,7 +116,7 @@ def _serve_on(settings: Settings) -> None:
         typer.echo(
             "The first administrator's token, shown this once and valid for 7 days:\n"
             f"\n    {token}\n\n"
-            f"    taciturn login {url}\n"
+            f"    taciturn login {url} --token\n"
         )
     trust = settings.data_dir.absolute() / f"{OWN_SIGNING_KEY}.trust.json"
     if settings.signing_key is None and gateway.settings.signing_key is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import TYPE_CHECKING, Annotated
 
@@ -27,14 +28,18 @@ def login(
         bool, typer.Option("--token-stdin", help="Read a token from standard input.")
     ] = False,
     password_stdin: PasswordStdin = False,
+    ask_token: Annotated[
+        bool, typer.Option("--token", help="Ask for a token that you have already.")
+    ] = False,
 ) -> None:
-    """Keep a token for a gateway in your home folder; without options, ask for one."""
+    """Keep a token for a gateway in your home folder; without options, you allow it in a browser
+    where you are signed in."""
     from taciturn.sdk.client import Client
     from taciturn.sdk.credentials import Credentials, keep_credentials
     from taciturn.sdk.login import password_token
 
-    if name is not None and token_stdin:
-        raise SpecError("--name and --token-stdin exclude each other; give one")
+    if (name is not None) + token_stdin + ask_token > 1:
+        raise SpecError("--name, --token and --token-stdin exclude each other; give one")
     if password_stdin and name is None:
         raise SpecError("--password-stdin is for --name; give the name, or --token-stdin")
     if name is not None:
@@ -42,19 +47,53 @@ def login(
         token = password_token(url, name, secret)
     elif token_stdin:
         token = _line().strip()
-    else:
+    elif ask_token:
         token = typer.prompt("token", hide_input=True).strip()
+    else:
+        token = _browser_token(url)
+    revocable = not (token_stdin or ask_token)  # made for this login, so logging out revokes it
     with Client(url, token) as client:
         person = client.whoami()
-        path = keep_credentials(Credentials(client.url, token, person.name, name is not None))
+        path = keep_credentials(Credentials(client.url, token, person.name, revocable))
     say(f"logged in to {client.url} as {person.name} ({', '.join(person.roles)})")
     say(f"the token is in {path}, for you alone")
     for link in person.password_links:
         _tell(link)
 
 
+def _browser_token(url: str) -> str:
+    """Return a token that somebody has allowed in a browser."""
+    import platform
+
+    from taciturn.errors import GatewayError
+    from taciturn.sdk.login import begin_login, wait_for_login
+
+    try:
+        request = begin_login(url, platform.node() or "a machine without a name")
+    except GatewayError as error:
+        if error.status not in (404, 405):
+            raise
+        raise SpecError(
+            f"the gateway at {url} has no login through the browser; use --name NAME for a "
+            "password, or --token"
+        ) from None
+    say(f"open {request.url}")
+    say(f"and allow it there if it shows the code {request.code}")
+    if request.url.startswith(("https://", "http://")) and _has_browser():
+        typer.launch(request.url)
+    return wait_for_login(url, request)
+
+
+def _has_browser() -> bool:
+    """Return True where a person sits in front of a screen on which a browser can open."""
+    if not sys.stdout.isatty():
+        return False
+    screens = ("DISPLAY", "WAYLAND_DISPLAY")
+    return sys.platform != "linux" or any(os.environ.get(name) for name in screens)
+
+
 def logout() -> None:
-    """Forget the kept token; one that was made by a password is revoked, too."""
+    """Forget the kept token; one that this login has made is revoked, too."""
     from taciturn.errors import GatewayError
     from taciturn.sdk.client import Client
     from taciturn.sdk.credentials import forget_credentials, read_credentials

@@ -15,12 +15,16 @@ from taciturn.data.rows import missing_column, same_names
 from taciturn.errors import MissingColumnError, RowError, SpecError
 from taciturn.spec import DataSpec
 
-Kind = Literal["text", "answer", "messages"]
+Kind = Literal["text", "answer", "messages", "tokens"]
 
 
 @dataclass(frozen=True, slots=True)
 class Fields:
-    """The columns that become one record: [text], [question, answer] or [messages]."""
+    """The columns that become one record: [text], [question, answer] or [messages].
+
+    Of records that are tokens already, [input_ids] and those of labels and attention_mask that are
+    there; no rows are taken for such unless the caller says so (`tokens/ready.py`).
+    """
 
     kind: Kind
     columns: tuple[str, ...]

@@ -36,15 +36,23 @@ from taciturn.engine.model.sharding import check_can_shard
 from taciturn.engine.privacy.forms import Form
 from taciturn.engine.privacy.ranks import Ranks
 from taciturn.engine.training.checkpoint import full_disk_is_clear
-from taciturn.engine.training.loop import Blocks, PrivateMetrics, Run, TrainingProgress, train
+from taciturn.engine.training.loop import (
+    Blocks,
+    Interrupted,
+    PrivateMetrics,
+    Run,
+    TrainingProgress,
+    train,
+)
 from taciturn.engine.training.processes import agree, all_processes, tell, together
 from taciturn.engine.training.public import PublicStage, PublicText
 from taciturn.engine.training.run_record import RunRecord, digest_of
 from taciturn.engine.training.trainable import trainable
-from taciturn.errors import CheckpointError, OutputError, SpecError
+from taciturn.errors import CallbackError, CheckpointError, OutputError, SpecError
 from taciturn.local.estimate import configure_cpu, measured_speed, public_facts
-from taciturn.local.release import DATA, PRIVATE, private_folder, release
+from taciturn.local.release import DATA, PRIVATE, TRACKING, private_folder, release
 from taciturn.local.report import privacy_report, with_costs
+from taciturn.planning.optimizer import OptimizerChoice
 from taciturn.planning.plan import (
     EXPLANATIONS,
     PrivacyPlan,
@@ -73,11 +81,18 @@ _PUBLIC = "public"
 
 @dataclass(frozen=True, slots=True)
 class Observer:
-    """Callbacks while a job runs; each does nothing by default."""
+    """Callbacks while a job runs, for its owner; each does nothing by default.
+
+    Attributes:
+        on_checkpoint: gets the number of steps of a checkpoint that was written.
+        failed: returns an error that the run has to end with as soon as it is in a whole state.
+    """
 
     on_plan: Callable[[TrainingPlan], None] = lambda plan: None
     on_progress: Callable[[TrainingProgress], None] = lambda progress: None
     on_private_metrics: Callable[[PrivateMetrics], None] = lambda metrics: None
+    on_checkpoint: Callable[[int], None] = lambda step: None
+    failed: Callable[[], CallbackError | None] = lambda: None
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +140,7 @@ def fit(
     earlier: Earlier | None = None,
     arranged: Arranged | None = None,
     pay: Payment | None = None,
+    optimizer: OptimizerChoice | None = None,
 ) -> FitResult:
     """Fit `base` to `data` and release the result into `output`.
 
@@ -138,6 +154,7 @@ def fit(
             is not what this process would make of `spec` and its own `base` is a SpecError.
         pay: called in one process before a step runs, once nothing can be refused any more; for a
             resumed run again, with the same name.
+        optimizer: settings of the optimiser in place of the plan's; without a part in the promise.
 
     Raises:
         SpecError, DataError, ModelError: bad input; nothing was trained or written.
@@ -153,7 +170,7 @@ def fit(
         output = Path(tell(ranks, str(output.absolute()))[0])
         observer = observer or Observer()
         before = (tuple(spent), earlier, arranged)
-        job = _Job(base, spec, output, ranks, observer, signer, *before, pay)
+        job = _Job(base, spec, output, ranks, observer, signer, *before, pay, optimizer)
         return _fit(job, data, resume)
 
 
@@ -169,6 +186,7 @@ class _Job:
     earlier: Earlier | None
     arranged: Arranged | None
     pay: Payment | None
+    optimizer: OptimizerChoice | None
 
     @property
     def private(self) -> Path:
@@ -215,10 +233,14 @@ def _fit(job: _Job, data: object, resume: bool) -> FitResult:
         if job.arranged is None:
             plan = make_plan(spec, public_facts(base, dataset.n_units), speed)
             plan = _tuned(job, record, plan, stage)
+            if job.optimizer is not None:
+                plan = plan.model_copy(update=job.optimizer.settings(plan.steps))
         else:
             plan = job.arranged.plan
-    if job.ranks.first:
-        job.observer.on_plan(plan)
+    with _all_or_nothing(job, resume), together(job.ranks):
+        if job.ranks.first:
+            job.observer.on_plan(plan)
+            _end_if_failed(job, "nothing was spent, and nothing is left of the run")
     # A resumed run goes on with the weights of its checkpoint.
     if stage is not None and not resume:
         with _all_or_nothing(job, resume):
@@ -226,7 +248,16 @@ def _fit(job: _Job, data: object, resume: bool) -> FitResult:
             stage.fit(public_plan(spec, choice, public_facts(base, records)))
     paid: list[LedgerTotal | None] = []
     run = _run(job, loss, dataset, plan, lambda: paid.append(_pay(job, record.run, plan)))
-    train(run, resume=resume)
+    try:
+        train(run, resume=resume)
+    except Interrupted as stop:
+        with together(job.ranks):
+            _end_if_failed(
+                job,
+                f"stopped after step {stop.step} of {plan.steps}; all of the run stays paid for, "
+                "and its checkpoint is there: run again with --resume to go on",
+            )
+        raise
     restore_parts(model)
     model.eval()
     origin["canaries"] = _canaries(job)
@@ -241,6 +272,13 @@ def _fit(job: _Job, data: object, resume: bool) -> FitResult:
     lora.settle(model)
     _release_once(job, model, report)
     return FitResult(None if job.sharded else model, report, plan)
+
+
+def _end_if_failed(job: _Job, state: str) -> None:
+    """Raise what a callback has failed with, if one has, and what is there now."""
+    failure = job.observer.failed()
+    if failure is not None:
+        raise CallbackError(f"{failure}. The run: {state}") from failure.__cause__
 
 
 def _speed(job: _Job, record: RunRecord, loss: CausalLmLoss, resume: bool) -> Speed | None:
@@ -357,6 +395,8 @@ def _run(
         ranks=job.ranks,
         blocks=None if job.arranged is None else job.arranged.blocks,
         before_steps=before_steps,
+        on_checkpoint=job.observer.on_checkpoint,
+        stop=lambda: job.observer.failed() is not None,
     )
 
 
@@ -527,7 +567,8 @@ def _open_output(output: Path, resume: bool) -> Path:
 
 
 def _discard(output: Path) -> None:
-    shutil.rmtree(output / PRIVATE, ignore_errors=True)
+    for folder in (PRIVATE, TRACKING):
+        shutil.rmtree(output / folder, ignore_errors=True)
     if output.is_dir() and not any(output.iterdir()):
         output.rmdir()
 

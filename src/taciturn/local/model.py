@@ -26,6 +26,7 @@ from taciturn.certificate.statement import CertifiedAudit, Statement
 from taciturn.certificate.verify import read_certificate
 from taciturn.data.filesystem import check_output_file, check_output_folder, local_path
 from taciturn.data.tokens.tokenize import prepare
+from taciturn.data.unit import unit_name
 from taciturn.engine import evaluation
 from taciturn.engine.auditing.extraction import Extraction, Question
 from taciturn.engine.auditing.membership import Membership
@@ -40,6 +41,7 @@ from taciturn.engine.training.loop import Interrupted
 from taciturn.engine.training.processes import is_first_process
 from taciturn.errors import (
     AdapterError,
+    CallbackError,
     CertificateError,
     GuaranteeError,
     ModelError,
@@ -49,8 +51,13 @@ from taciturn.errors import (
 from taciturn.local import attack, evaluate
 from taciturn.local import audit as auditing
 from taciturn.local.account import Account
+from taciturn.local.callbacks import Callbacks, evaluation_event
 from taciturn.local.estimate import Estimate, attached_loss, estimate, measured_speed, public_facts
 from taciturn.local.evaluate import Evaluation, Subject
+from taciturn.local.events import Callback
+from taciturn.local.export.forms import Fitted, check_new, export
+from taciturn.local.export.model_hub import push
+from taciturn.local.export.origin import Origin
 from taciturn.local.fit import Earlier, FitResult, Observer, fit
 from taciturn.local.release import (
     DATA,
@@ -63,7 +70,9 @@ from taciturn.local.release import (
     released_figures,
     update_report,
 )
+from taciturn.local.trackers import open_trackers, private_functions
 from taciturn.notebook.frame import with_policy
+from taciturn.planning.optimizer import OptimizerChoice
 from taciturn.planning.plan import (
     TOKENS_PER_UNIT,
     TrainingPlan,
@@ -91,6 +100,7 @@ from taciturn.spec import (
     EvaluateFields,
     EvaluateRunFields,
     EvaluateSpec,
+    ExportSpec,
     ExtractFields,
     ExtractSpec,
     FitFields,
@@ -99,6 +109,7 @@ from taciturn.spec import (
     MembershipFields,
     MembershipSpec,
     PerformanceSpec,
+    PushSpec,
     RunSpec,
     SampleFields,
     SampleSpec,
@@ -110,6 +121,8 @@ from taciturn.spec import (
     take,
 )
 
+_EVALUATED = "The evaluation itself is complete and paid for; its figures are this error's result"
+_NOTHING_KEPT = "nothing is kept that a fit could go on from"
 _FIRST_PROCESS = (
     "of several processes, the first one alone releases figures about private units and signs "
     "certificates, once for all; call this where the environment variable RANK is 0"
@@ -152,6 +165,18 @@ class LocalModel:
             self._folders.append(folder)
         self._from_folder = bool(self._folders)
 
+    @classmethod
+    def of(cls, base: LoadedModel) -> LocalModel:
+        """Return a model of a base that is loaded already."""
+        model = cls(base.name, PerformanceSpec())
+        model._base = base
+        return model
+
+    @property
+    def fitted(self) -> Any:
+        """The fitted model itself; None before a fit, or after a sharded one."""
+        return self._fitted
+
     @property
     def privacy(self) -> PrivacyReport | None:
         """The guarantee this model carries; None for a base model."""
@@ -169,6 +194,9 @@ class LocalModel:
         output: str | Path | None = None,
         resume: bool = False,
         observer: Observer | None = None,
+        callbacks: Sequence[Callback] | None = None,
+        show_private: bool = False,
+        optimizer: OptimizerChoice | None = None,
         **fields: Unpack[FitRunFields],
     ) -> None:
         """Fine-tune on private text; `target_epsilon` says how private, or "unlimited" for not."""
@@ -192,6 +220,9 @@ class LocalModel:
         signer = find_signer(run.signing_key) if is_first_process() else None
         if output is not None:
             check_output_folder(local_path(output, "output"))
+        own_folder = None if output is None else local_path(output, "output")
+        trackers = open_trackers(run.report_to, own_folder, show_private=show_private)
+        listeners = Callbacks.of(callbacks, trackers, private_functions(trackers))
         account = Account.open(run, data, spec)
         base = self._load(spec)
         earlier = None if self._privacy is None else Earlier(self._fitted, self._privacy)
@@ -203,25 +234,30 @@ class LocalModel:
                 spec,
                 folder,
                 resume=resume,
-                observer=observer,
+                observer=listeners.observer(observer or Observer(), base.name, unit_name(spec)),
                 signer=signer,
                 spent=self._spent,
                 earlier=earlier,
                 pay=None if account is None else account.pay,
+                optimizer=optimizer,
             )
         except BaseException as error:
             self._base = self._fitted = None
+            listeners.end(error)
             if output is None and isinstance(error, Interrupted):
                 raise KeyboardInterrupt(
-                    f"stopped after step {error.step}; without output= nothing is kept that a fit "
-                    "could go on from"
+                    f"stopped after step {error.step}; without output= {_NOTHING_KEPT}"
                 ) from None
+            if output is None and isinstance(error, CallbackError):
+                listeners.raise_failure(f"The run stopped; without output= {_NOTHING_KEPT}")
             raise
         if account is not None:
             account.settle()
         self._take(result, folder)
         self._folders = [] if output is None else [folder]
         self._from_folder = False
+        listeners.complete(result.report, own_folder)
+        listeners.raise_failure("The fit itself is complete: the model is there, and can be saved")
 
     def plan(
         self, data: object = None, *, n_units: int | None = None, **fields: Unpack[FitFields]
@@ -283,13 +319,32 @@ class LocalModel:
         )
 
     def evaluate(
-        self, data: object, *, embedder: Embedder | None = None, **fields: Unpack[EvaluateRunFields]
+        self,
+        data: object,
+        *,
+        embedder: Embedder | None = None,
+        callbacks: Sequence[Callback] | None = None,
+        **fields: Unpack[EvaluateRunFields],
     ) -> Evaluation:
         """Judge how well base and fitted model predict `data`, and how like it they write."""
         options: dict[str, Any] = dict(fields)
         run, spec = take(RunSpec, options), parse(EvaluateSpec, options)
-        subject = self._subject(run.signing_key, Account.open(run, data, spec))
-        return evaluate.evaluate(subject, data, spec, embedder)
+        listeners = self._evaluation_callbacks(callbacks, run)
+        with listeners.evaluating(self.policy):
+            subject = self._subject(run.signing_key, Account.open(run, data, spec), listeners)
+            result = evaluate.evaluate(subject, data, spec, embedder)
+        listeners.raise_failure(_EVALUATED, result)
+        return result
+
+    def _evaluation_callbacks(
+        self, callbacks: Sequence[Callback] | None, run: RunSpec
+    ) -> Callbacks:
+        """Callbacks of an evaluation; trackers are opened now, before anything is spent."""
+        folder = self._folders[-1] if self._folders else None
+        trackers = open_trackers(run.report_to, folder)
+        for tracker in trackers:
+            tracker.begin("evaluation", {"model": self.name, "policy": self.policy})
+        return Callbacks.of(callbacks, trackers)
 
     def audit(self, *, confidence: float = 0.95, signing_key: str | None = None) -> Audit:
         """Attack the model: a lower bound on epsilon, beside what is promised."""
@@ -312,8 +367,12 @@ class LocalModel:
         """Train a classifier on synthetic text with labels, and test it on real text."""
         options: dict[str, Any] = dict(fields)
         run, spec = take(RunSpec, options), parse(DownstreamSpec, options)
-        subject = self._subject(run.signing_key, Account.open(run, test, spec))
-        return evaluate.downstream(subject, synthetic, test, spec)
+        listeners = self._evaluation_callbacks(None, run)
+        with listeners.evaluating(self.policy):
+            subject = self._subject(run.signing_key, Account.open(run, test, spec), listeners)
+            result = evaluate.downstream(subject, synthetic, test, spec)
+        listeners.raise_failure(_EVALUATED, result)
+        return result
 
     def synthesize(
         self,
@@ -429,27 +488,82 @@ class LocalModel:
         if signing_key is not None:
             check_promise(self._privacy.guarantee != "none")
         if is_first_process():
-            signer = find_signer(signing_key)
-            audits = [self._audit, *map(released_audit, self._folders)]
-            model = self._fitted
-            if merged and isinstance(model, PeftModel):
-                model = adapter.merged(model)
-            release(
-                model,
-                self._load(),
-                self._privacy,
-                output,
-                signer,
-                figures=self._figures,
-                audit=next((audit for audit in audits if audit is not None), None),
-            )
+            self._release(output, find_signer(signing_key), merged=merged)
         self._folders.append(output)
         return output
 
-    def _subject(self, signing_key: str | None, account: Account | None = None) -> Subject:
+    def export(
+        self,
+        folder: str | Path,
+        *,
+        form: str = "merged",
+        weights: str = "f16",
+        signing_key: str | None = None,
+    ) -> Path:
+        """Write the model in a form that others serve: merged, as a GGUF file, or for Ollama."""
+        spec = parse(ExportSpec, {"form": form, "weights": weights})
+        output = local_path(folder, "folder")
+        check_new(output)
+        origin = self._origin("export")
+        signer = find_signer(signing_key) if is_first_process() else None
+        signer = origin.check_signing(signer, demanded=signing_key is not None)
+        fitted = Fitted(self._fitted, self._load(), origin, self._figures, self._known_audit())
+        if is_first_process():
+            export(fitted, output, spec, signer)
+        return output
+
+    def push_to_hub(
+        self,
+        repository: str,
+        *,
+        private: bool = True,
+        message: str | None = None,
+        without_guarantee: bool = False,
+        token: str | None = None,
+    ) -> str:
+        """Send the released files to a model hub, in one commit; returns its address."""
+        fields = {"private": private, "message": message, "without_guarantee": without_guarantee}
+        spec = parse(PushSpec, fields)
+        if self._privacy is None:
+            raise AdapterError("there is nothing to push: call fit first")
+        if self._folders:
+            folder = self._folders[-1]
+            return push(folder, repository, self._privacy, self._figures, spec, token)
+        with tempfile.TemporaryDirectory() as home:
+            folder = Path(home) / "released"
+            self._release(folder, None, merged=False)
+            return push(folder, repository, self._privacy, self._figures, spec, token)
+
+    def _origin(self, purpose: str) -> Origin:
+        """Return this model as its report and its certificate say; it is loaded."""
+        if self._privacy is not None:
+            self._load()
+        if self._fitted is None or self._privacy is None:
+            raise AdapterError(f"there is nothing to {purpose}: call fit first")
+        return Origin.of(self._privacy, self._folders[-1] if self._folders else None)
+
+    def _release(self, output: Path, signer: Signer | None, *, merged: bool) -> None:
+        assert self._privacy is not None  # only of a fitted model
+        model = self._fitted
+        if merged and isinstance(model, PeftModel):
+            model = adapter.merged(model)
+        figures, audit = self._figures, self._known_audit()
+        release(model, self._load(), self._privacy, output, signer, figures=figures, audit=audit)
+
+    def _known_audit(self) -> Audit | None:
+        """Return what an audit has found of this model, if there was one."""
+        audits = [self._audit, *map(released_audit, self._folders)]
+        return next((audit for audit in audits if audit is not None), None)
+
+    def _subject(
+        self,
+        signing_key: str | None,
+        account: Account | None = None,
+        listeners: Callbacks | None = None,
+    ) -> Subject:
         base = self._load()
         delta = None if self._privacy is None else self._privacy.delta
-        spending = _Spending(self, signing_key, account)
+        spending = _Spending(self, signing_key, account, listeners or Callbacks())
         return Subject(base, self._fitted, self._base_model, delta, spending)
 
     def _private_file(self, name: str) -> Path:
@@ -597,6 +711,7 @@ class _Spending:
     model: LocalModel
     signing_key: str | None
     account: Account | None
+    listeners: Callbacks
 
     def check(self, unit: str) -> None:
         """Raise if a step about `unit` could not be composed, or the certificate not renewed."""
@@ -618,5 +733,6 @@ class _Spending:
             self.account.settle()
 
     def keep(self, figures: ReleasedEvaluation | ReleasedDownstream) -> None:
-        """Put figures into the model's folders and its page."""
+        """Put figures into the model's folders and its page, and tell callbacks."""
         self.model._keep(figures)
+        self.listeners.emit(evaluation_event(figures))

@@ -25,13 +25,21 @@ from taciturn.errors import GuaranteeError, ModelError
 from taciturn.reports.card import model_card
 from taciturn.reports.figures import ReleasedFigures
 from taciturn.reports.html.report import report_page
-from taciturn.reports.privacy import AUDIT, REPORT, Audit, PrivacyReport, read_report
+from taciturn.reports.privacy import (
+    AUDIT,
+    CARD,
+    FIGURES,
+    PAGE,
+    REPORT,
+    Audit,
+    PrivacyReport,
+    read_report,
+)
 
 PRIVATE = "private"
 DATA = "data"
-FIGURES = "evaluations.json"
-"""Figures that evaluations released of the model; there is no such file before the first."""
-PAGE = "report.html"
+TRACKING = "tracking"
+"""Folder of what trackers write; that of private curves is inside the private one."""
 _PRIVATE_NOTICE = (
     "This folder holds values computed from private rows: tokenised text, metrics, checkpoints.\n"
     "No privacy budget paid for them. Do not share it; delete it when you no longer need to resume."
@@ -63,7 +71,7 @@ def release(
             adapter.save_sharded(model, base.tokenizer, partial, first=first)
         else:
             adapter.save(model, base.tokenizer, base.name, partial)
-        _write_words(partial, report, figures or ReleasedFigures(), audit)
+        write_words(partial, report, figures or ReleasedFigures(), audit)
         if signer is not None and report.guarantee != "none":
             issue(partial, signer)
 
@@ -140,7 +148,7 @@ def _replace_words(
         )
     # Backwards: the page is ahead of the report, so that it never says less was spent.
     with _all_at_once(folder, backwards=True) as partial:
-        _write_words(partial, after, released_figures(folder), audit)
+        write_words(partial, after, released_figures(folder), audit)
 
 
 @contextmanager
@@ -157,12 +165,20 @@ def _all_at_once(folder: Path, *, backwards: bool = False) -> Iterator[Path]:
             shutil.rmtree(partial, ignore_errors=True)
 
 
-def _write_words(
-    folder: Path, report: PrivacyReport, figures: ReleasedFigures, audit: Audit | None
+def write_words(
+    folder: Path,
+    report: PrivacyReport,
+    figures: ReleasedFigures,
+    audit: Audit | None,
+    card: str | None = None,
 ) -> None:
-    """Write what is said about a model: report and audit, and card and page of them."""
+    """Write what is said about a model: report and audit, and card and page of them.
+
+    Args:
+        card: README.md, where it says more than report and audit do.
+    """
     (folder / REPORT).write_text(report.model_dump_json(indent=2) + "\n", encoding="utf-8")
-    (folder / "README.md").write_text(model_card(report, audit), encoding="utf-8")
+    (folder / CARD).write_text(card or model_card(report, audit), encoding="utf-8")
     if audit is not None:
         (folder / AUDIT).write_text(audit.model_dump_json(indent=2) + "\n", encoding="utf-8")
     _write_figures(folder, report, figures, audit)

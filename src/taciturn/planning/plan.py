@@ -79,7 +79,7 @@ class TrainingPlan(BaseModel):
     steps: int
     learning_rate: float
     warmup_steps: int
-    decay: bool
+    decay: bool | Literal["linear"]
     beta1: float
     beta2: float
     weight_decay: float

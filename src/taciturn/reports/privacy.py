@@ -14,6 +14,8 @@ BASE_POLICY = "public (base model, no private data)"
 """The policy line of a model that nothing was fitted on."""
 
 CERTIFICATE, REPORT, AUDIT = "certificate.json", "privacy_report.json", "audit.json"
+DERIVATION, CARD, PAGE = "derivation.json", "README.md", "report.html"
+FIGURES = "evaluations.json"
 """Names of what is said of a model, in its folder."""
 
 

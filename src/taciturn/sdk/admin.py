@@ -20,7 +20,7 @@ from taciturn.wire.identity import (
     UserChange,
     UserView,
 )
-from taciturn.wire.jobs import JobState, OperatedJob
+from taciturn.wire.jobs import JobKind, JobState, OperatedJob
 from taciturn.wire.models import BaseModelView, NewBaseModel
 
 
@@ -95,9 +95,16 @@ class Administration:
         """Make a token worthless, at once."""
         self.transport.send("DELETE", f"tokens/{id}")
 
-    def jobs(self, *, state: JobState | None = None) -> Listing[OperatedJob]:
+    def jobs(
+        self,
+        *,
+        state: JobState | None = None,
+        kind: JobKind | None = None,
+        requester: str | None = None,
+    ) -> Listing[OperatedJob]:
         """Everybody's jobs, newest first, without what they are about."""
-        query = {} if state is None else {"state": state.value}
+        filters = {"state": state, "kind": kind, "requester": requester}
+        query = {name: str(value) for name, value in filters.items() if value is not None}
         return Listing(self.transport.pages("operations/jobs", OperatedJob, query))
 
     def cancel_job(self, id: str) -> OperatedJob:

@@ -12,6 +12,7 @@ from typing import Any
 from pydantic import RootModel
 
 from taciturn.errors import DataError
+from taciturn.sdk.requests import body_of
 from taciturn.sdk.transport import Transport, new_key
 from taciturn.wire.identity import AuditLogExport
 from taciturn.wire.ledger import AnchorView, NewVerification
@@ -34,6 +35,8 @@ class Auditing:
         *,
         actor: str | None = None,
         action: str | None = None,
+        resource: str | None = None,
+        refusal: bool | None = None,
         since: datetime | None = None,
         until: datetime | None = None,
     ) -> Iterator[dict[str, Any]]:
@@ -41,11 +44,15 @@ class Auditing:
 
         Args:
             actor: as the log has them, for example `user:ada`.
+            resource: beginning of the path that was asked for.
+            refusal: True for answers that refused, or failed; False for the others.
             since, until: from this moment on, and before that one; without a zone of UTC.
         """
         query = {
             "actor": actor,
             "action": action,
+            "resource": resource,
+            "refusal": refusal,
             "since": since and since.isoformat(),
             "until": until and until.isoformat(),
             "limit": _PAGE,
@@ -89,9 +96,15 @@ class Auditing:
         for row in self.transport.pages(f"ledger/{namespace}/entries", Row):
             yield row.root
 
-    def verify_ledger(self, anchors: Sequence[AnchorView] = ()) -> dict[str, Any]:
+    def verify_ledger(
+        self, anchors: Sequence[AnchorView] = (), *, namespace: str | None = None
+    ) -> dict[str, Any]:
         """Check that every row is as it was written, that every balance follows from them, and that
-        the chains still hold what they ended in when the anchors were kept."""
-        body = NewVerification(anchors=tuple(anchors))
+        the chains still hold what they ended in when the anchors were kept.
+
+        Args:
+            namespace: whose chain alone is derived again.
+        """
+        body = body_of(NewVerification(anchors=tuple(anchors), namespace=namespace))
         response = self.transport.send("POST", "ledger/verifications", body=body, key=new_key())
         return self.transport.read(Row, response).root

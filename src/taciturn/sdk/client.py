@@ -17,6 +17,7 @@ from taciturn.sdk.job import Job, Result
 from taciturn.sdk.listing import Listing
 from taciturn.sdk.login import change_password
 from taciturn.sdk.model import RemoteModel
+from taciturn.sdk.notifications import NotificationRequests
 from taciturn.sdk.requests import body_of, request
 from taciturn.sdk.synthetic_preview import chosen_column, chosen_model
 from taciturn.sdk.transport import Patience, Transport, new_key
@@ -88,6 +89,7 @@ class Client:
         self.url = self.transport.url
         self.admin = Administration(self.transport)
         self.auditor = Auditing(self.transport)
+        self.notifications = NotificationRequests(self.transport)
 
     def __enter__(self) -> Self:
         return self

@@ -1,13 +1,31 @@
-"""A token for a name and a password; a password for a link."""
+"""A token for a name and a password, or for a yes in a browser; a password for a link."""
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
 from urllib.parse import urlsplit
 
-from taciturn.errors import SpecError
+from taciturn.errors import (
+    AuthenticationError,
+    SpecError,
+    TooManyRequestsError,
+    UnavailableError,
+)
 from taciturn.sdk.requests import request
 from taciturn.sdk.transport import Transport
-from taciturn.wire.identity import LinkRedemption, Login, NewPassword, Redeemed, TokenSecret
+from taciturn.wire.identity import (
+    LinkRedemption,
+    Login,
+    LoginAnswer,
+    LoginRequest,
+    LoginState,
+    NewLoginRequest,
+    NewPassword,
+    Redeemed,
+    TokenSecret,
+)
 
 
 def password_token(url: str, name: str, password: str) -> str:
@@ -17,6 +35,50 @@ def password_token(url: str, name: str, password: str) -> str:
     try:
         response = transport.send("POST", "login", body={"name": name, "password": password})
         return transport.read(TokenSecret, response).token
+    finally:
+        transport.close()
+
+
+def begin_login(url: str, host: str) -> LoginRequest:
+    """Ask that somebody who is signed in to the gateway's console lets this program act as them;
+    raises GatewayError with status 404 or 405 from a gateway that knows no such requests."""
+    new = request(NewLoginRequest, host=host)
+    transport = Transport(url, None)
+    try:
+        return transport.read(LoginRequest, transport.send("POST", "login-requests", body=new))
+    finally:
+        transport.close()
+
+
+def wait_for_login(
+    url: str, login: LoginRequest, *, sleep: Callable[[float], object] = time.sleep
+) -> str:
+    """Wait until that person has answered; returns a token.
+
+    Raises:
+        AuthenticationError: they said no, or nobody has answered in time.
+    """
+    transport = Transport(url, None)
+    body = {"secret": login.secret}
+    try:
+        while True:
+            sleep(login.interval_s)
+            try:
+                response = transport.send("POST", "login-requests/answers", body=body)
+            except UnavailableError:
+                if datetime.now(UTC) > login.expires_at:
+                    raise
+                continue
+            except TooManyRequestsError:
+                sleep(login.interval_s)
+                continue
+            answer = transport.read(LoginAnswer, response)
+            if answer.token is not None:
+                return answer.token.token
+            if answer.state is LoginState.DENIED:
+                raise AuthenticationError(
+                    "the login was denied in the browser", code="unauthenticated", status=401
+                )
     finally:
         transport.close()
 

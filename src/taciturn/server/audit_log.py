@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Row, insert, select
+from sqlalchemy import Row, Select, insert, select
 
 from taciturn.server.context import Gateway
 from taciturn.server.paging import Paging
@@ -26,6 +26,8 @@ from taciturn.wire.identity import AuditEntry
 from taciturn.wire.values import Page
 
 _MOST_AT_ONCE = 500
+_PIECE = 1000
+_REFUSED = 400  # statuses from here on refuse, or say that something failed
 _ADDED = insert(audit_log).returning(audit_log.c.id)
 """That something is returned makes one statement of any number of rows."""
 
@@ -57,6 +59,49 @@ class Record:
             "address": self.address,
             "details": json.dumps({"token": self.token_id}) if self.token_id else None,
         }
+
+
+@dataclass(frozen=True, slots=True)
+class AuditFilter:
+    """Records that are asked for: of one actor, one action, an answer, a span of time; None leaves
+    it open.
+
+    Attributes:
+        resource: beginning of the path.
+        refusal: True for answers that refused, or failed; False for the others.
+    """
+
+    actor: str | None = None
+    action: str | None = None
+    resource: str | None = None
+    refusal: bool | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+
+    def applied(self, query: Select[Any]) -> Select[Any]:
+        """Return a query of the table with these conditions. Raises ProblemError `invalid` where
+        the span ends before it begins."""
+        since, until = self.since, self.until
+        if since is not None and until is not None and milliseconds(since) >= milliseconds(until):
+            raise ProblemError(
+                "invalid",
+                f"since={since.isoformat()} is not before until={until.isoformat()}, so no record "
+                "can be between them; swap the two, or leave one out",
+            )
+        if self.actor is not None:
+            query = query.where(audit_log.c.actor == self.actor)
+        if self.action is not None:
+            query = query.where(audit_log.c.action == self.action)
+        if self.resource is not None:
+            query = query.where(audit_log.c.resource.startswith(self.resource, autoescape=True))
+        if self.refusal is not None:
+            refusals = audit_log.c.status >= _REFUSED
+            query = query.where(refusals if self.refusal else ~refusals)
+        if since is not None:
+            query = query.where(audit_log.c.at_ms >= milliseconds(since))
+        if until is not None:
+            query = query.where(audit_log.c.at_ms < milliseconds(until))
+        return query
 
 
 class AuditLog:
@@ -105,38 +150,42 @@ class AuditLog:
             self._writing = bool(batch)
             return batch
 
-    def list(
-        self,
-        paging: Paging,
-        *,
-        actor: str | None = None,
-        action: str | None = None,
-        since: datetime | None = None,
-        until: datetime | None = None,
-    ) -> Page[AuditEntry]:
-        """Records, newest first, of one actor, one action, and a span of time where given.
-
-        Raises ProblemError `invalid` where the span ends before it begins.
-        """
-        if since is not None and until is not None and milliseconds(since) >= milliseconds(until):
-            raise ProblemError(
-                "invalid",
-                f"since={since.isoformat()} is not before until={until.isoformat()}, so no record "
-                "can be between them; swap the two, or leave one out",
-            )
-        query = select(audit_log)
+    def page(self, paging: Paging, conditions: AuditFilter) -> Page[AuditEntry]:
+        """Records that a filter leaves, newest first; raises ProblemError `invalid` where its span
+        ends before it begins."""
+        query = conditions.applied(select(audit_log))
         if paging.after is not None:
             query = query.where(audit_log.c.id < paging.number())
-        if actor is not None:
-            query = query.where(audit_log.c.actor == actor)
-        if action is not None:
-            query = query.where(audit_log.c.action == action)
-        if since is not None:
-            query = query.where(audit_log.c.at_ms >= milliseconds(since))
-        if until is not None:
-            query = query.where(audit_log.c.at_ms < milliseconds(until))
         query = query.order_by(audit_log.c.id.desc()).limit(paging.fetch)
         return paging.page(self._gateway.rows(query), entry_of, lambda row: row.id)
+
+    def entries(self, conditions: AuditFilter) -> Iterator[AuditEntry]:
+        """All records that a filter leaves, newest first, read a piece at a time; raises as `page`,
+        before the first."""
+        query = conditions.applied(select(audit_log)).order_by(audit_log.c.id.desc())
+        return self._pieces(query.limit(_PIECE))
+
+    def _pieces(self, query: Select[Any]) -> Iterator[AuditEntry]:
+        rows = self._gateway.rows(query)
+        while rows:
+            yield from map(entry_of, rows)
+            rows = self._gateway.rows(query.where(audit_log.c.id < rows[-1].id))
+
+    def last_ms(self, action: str, resources: Sequence[str]) -> int | None:
+        """Time of the last request of this action and one of these paths that was answered, in
+        milliseconds since 1970; None if there is none on record."""
+        query = (
+            select(audit_log.c.at_ms)
+            .where(
+                audit_log.c.action == action,
+                audit_log.c.resource.in_(resources),
+                audit_log.c.status < _REFUSED,
+            )
+            .order_by(audit_log.c.id.desc())
+            .limit(1)
+        )
+        rows = self._gateway.rows(query)
+        return int(rows[0].at_ms) if rows else None
 
 
 def _insert(gateway: Gateway, rows: Sequence[dict[str, Any]]) -> None:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from smtplib import SMTPException
 
 from sqlalchemy import Engine, text
 
@@ -21,6 +22,7 @@ from taciturn.errors import TaciturnError
 from taciturn.server.database import open_database, transact
 from taciturn.server.ledger import SealKey, namespaces, statement
 from taciturn.server.models.storage import open_store
+from taciturn.server.notifications import mail
 from taciturn.server.schema import versions
 from taciturn.server.settings import Settings
 
@@ -48,6 +50,7 @@ def check(settings: Settings) -> list[Finding]:
     findings = [
         _data_dir(settings),
         *_login(settings),
+        *_mail(settings),
         _storage(settings),
         check_launcher(settings),
     ]
@@ -99,6 +102,24 @@ def _proxy(trusted: str | None) -> Finding:
             "proxy's address, so for everybody; TACITURN_TRUSTED_PROXIES names it",
         )
     return Finding("proxy", f"{trusted} says where clients come from")
+
+
+def _mail(settings: Settings) -> Iterator[Finding]:
+    """Look if the mail server lets the gateway in; no mail is sent."""
+    if settings.smtp_host is None:
+        return
+    server = f"{settings.smtp_host}:{settings.smtp_port}"
+    try:
+        mail.connect(settings).quit()
+    except (OSError, SMTPException) as error:
+        yield Finding(
+            "mail",
+            f"{server} does not let the gateway in ({type(error).__name__})",
+            "check TACITURN_SMTP_HOST, _PORT, _TLS, _USER and its password, and that the server's "
+            "certificate is trusted here (SSL_CERT_FILE)",
+        )
+        return
+    yield Finding("mail", f"through {server}, {settings.smtp_tls}")
 
 
 def _storage(settings: Settings) -> Finding:

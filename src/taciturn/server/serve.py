@@ -2,7 +2,7 @@
 
 One process serves by itself. Several are uvicorn's own workers: its supervisor starts again one
 that dies or hangs, and replaces all of them one by one on SIGHUP. What they have to tell each other
-goes through PostgreSQL (`notifications`), as it does between replicas.
+goes through PostgreSQL (`process_messages`), as it does between replicas.
 """
 
 from __future__ import annotations

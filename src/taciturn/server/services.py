@@ -23,6 +23,7 @@ from taciturn.server.context import Gateway
 from taciturn.server.identity.anonymous import Anonymous
 from taciturn.server.identity.directory import Directory
 from taciturn.server.identity.links import PasswordLinks
+from taciturn.server.identity.login_requests import LoginRequests
 from taciturn.server.identity.logins import Logins
 from taciturn.server.identity.oidc import Oidc
 from taciturn.server.identity.passwords import Passwords
@@ -42,7 +43,9 @@ from taciturn.server.jobs.dispatcher import Dispatcher
 from taciturn.server.jobs.events import Events
 from taciturn.server.jobs.leader import LeaderTasks, open_leader
 from taciturn.server.jobs.leases import Leases
+from taciturn.server.jobs.operations import Operations
 from taciturn.server.jobs.outputs import Outputs
+from taciturn.server.jobs.overview import Overview
 from taciturn.server.jobs.protocol import WorkerProtocol
 from taciturn.server.jobs.states import States
 from taciturn.server.jobs.submission import Jobs
@@ -53,15 +56,20 @@ from taciturn.server.launchers.factory import Launching
 from taciturn.server.metrics import Metrics, forget_dead_processes
 from taciturn.server.models.artifacts import Artifacts
 from taciturn.server.models.base_models import BaseModels
+from taciturn.server.models.certificates import Certificates
+from taciturn.server.models.evidence import EvidenceDesk
 from taciturn.server.models.incidents import Incidents
 from taciturn.server.models.models import Models
 from taciturn.server.models.results import Results
 from taciturn.server.models.storage import open_store
-from taciturn.server.notifications import Notifications, Topic
+from taciturn.server.notifications.delivery import Delivery
+from taciturn.server.notifications.preferences import NotificationPreferences
+from taciturn.server.process_messages import ProcessMessages, Topic
 from taciturn.server.retention import RetentionService
 from taciturn.server.schema.tables import jobs as job_table
 
 _DISPATCH_S, _FIGURES_S, _SHARE_S, _TEXT_S, _PRUNE_S = 1.0, 1.0, 1.0, 60.0, 3600.0
+_DELIVER_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +77,7 @@ class Services:
     """One of each."""
 
     gateway: Gateway
-    notifications: Notifications
+    process_messages: ProcessMessages
     background: Background
     metrics: Metrics
     audit_log: AuditLog
@@ -80,9 +88,12 @@ class Services:
     users: Users
     tokens: Tokens
     logins: Logins
+    login_requests: LoginRequests
     links: PasswordLinks
     oidc: Oidc
     sessions: Sessions
+    preferences: NotificationPreferences
+    delivery: Delivery
     trials: SqlSandbox
     policies: Policies
     grants: Grants
@@ -99,12 +110,16 @@ class Services:
     dispatcher: Dispatcher
     launching: Launching
     outage: Outage
+    operations: Operations
+    overview: Overview
     events: Events
     broadcast: Broadcast
     artifacts: Artifacts
     models: Models
     model_workers: ModelWorkers
     base_models: BaseModels
+    certificates: Certificates
+    evidence: EvidenceDesk
     results: Results
     incidents: Incidents
     text_streams: TextStreams
@@ -134,8 +149,8 @@ class Services:
         """
         settings = gateway.settings
         background, metrics, audit_log = Background(), Metrics(), AuditLog(gateway)
-        notifications = Notifications(gateway.engine)
-        remembered = Remembered[Principal](tell=lambda: notifications.publish(Topic.ACCESS_CHANGED))
+        messages = ProcessMessages(gateway.engine)
+        remembered = Remembered[Principal](tell=lambda: messages.publish(Topic.ACCESS_CHANGED))
         directory, passwords = Directory(gateway, remembered), Passwords()
         logins = Logins(gateway, directory, passwords)
         trials, policies = trials or SqlSandbox(), Policies(gateway)
@@ -152,10 +167,10 @@ class Services:
         def queued() -> None:
             background.wake("dispatcher")
             warm_workers.wake()
-            notifications.publish(Topic.JOB_QUEUED)
+            messages.publish(Topic.JOB_QUEUED)
 
         def tell(away: bool) -> None:
-            notifications.publish(Topic.LAUNCHER_AWAY if away else Topic.LAUNCHER_ANSWERS)
+            messages.publish(Topic.LAUNCHER_AWAY if away else Topic.LAUNCHER_ANSWERS)
 
         outage = Outage(gateway.now_ms, tell)
         started = Launching(launcher) if launcher else Launching.open(gateway, events.append)
@@ -184,7 +199,7 @@ class Services:
         warm_workers = WarmWorkers(dispatcher.claim_sample)
         return cls(
             gateway=gateway,
-            notifications=notifications,
+            process_messages=messages,
             background=background,
             metrics=metrics,
             audit_log=audit_log,
@@ -195,9 +210,12 @@ class Services:
             users=Users(gateway, directory),
             tokens=Tokens(gateway, directory),
             logins=logins,
+            login_requests=LoginRequests(gateway, logins),
             links=PasswordLinks(gateway, directory, passwords, logins),
             oidc=Oidc.of(gateway, directory, logins),
             sessions=Sessions(settings),
+            preferences=NotificationPreferences(gateway),
+            delivery=Delivery(gateway, lambda: dispatcher.leader.leads),
             trials=trials,
             policies=policies,
             grants=grants,
@@ -207,21 +225,25 @@ class Services:
             ),
             previews=Previews(gateway, datasets, trials, files or artifacts),
             budgets=Budgets(gateway, policies, grants),
-            ledger_view=LedgerView(gateway, policies),
             spending=Spending(gateway, policies),
             disclosures=Disclosures(gateway, datasets),
+            ledger_view=LedgerView(gateway, policies, audit_log),
             approvals=approvals,
             jobs=jobs,
             work=WorkerProtocol(gateway, leases, ending, events, references),
             dispatcher=dispatcher,
             launching=started,
             outage=outage,
+            operations=Operations(gateway, started.launcher, outage, warm_workers),
+            overview=Overview(gateway),
             events=events,
             broadcast=Broadcast(events),
             artifacts=artifacts,
             models=models,
             model_workers=ModelWorkers(gateway, models),
             base_models=BaseModels(gateway),
+            certificates=Certificates(gateway, models, artifacts),
+            evidence=EvidenceDesk(gateway, models, artifacts),
             results=results,
             incidents=Incidents(gateway),
             text_streams=text_streams,
@@ -232,7 +254,7 @@ class Services:
 
     def attend(self) -> None:
         """Have `background` do what goes on besides requests. Called once, before it starts."""
-        background, notifications = self.background, self.notifications
+        background, messages = self.background, self.process_messages
         forget_dead_processes()
         self.base_models.register_embedded()
         self.policies.resume()
@@ -248,7 +270,7 @@ class Services:
 
         background.every("dispatcher", _DISPATCH_S, turn)
         self._subscribe()
-        background.add(notifications)
+        background.add(messages)
         background.on_stopping(self.broadcast.stop)
         background.on_stopping(self.warm_workers.stop)
         background.on_stopping(self.trials.close)
@@ -271,6 +293,7 @@ class Services:
             (
                 lambda: PeriodicTask("retention", _PRUNE_S, self.retention.prune),
                 lambda: PeriodicTask("text", _TEXT_S, self.text_streams.prune),
+                lambda: PeriodicTask("notifications", _DELIVER_S, self.delivery.turn),
                 *(() if monitor is None else (monitor,)),
             ),
         )
@@ -280,7 +303,7 @@ class Services:
             self.background.wake("dispatcher")
             self.warm_workers.wake()
 
-        subscribe = self.notifications.subscribe
+        subscribe = self.process_messages.subscribe
         subscribe(Topic.JOB_QUEUED, wake_for_job)
         subscribe(Topic.ACCESS_CHANGED, lambda _: self.directory.remembered.lapse())
         subscribe(Topic.LAUNCHER_AWAY, lambda _: self.outage.hear(True))
@@ -292,7 +315,7 @@ class Services:
 
     def _share_counts(self) -> None:
         for limits in (self.entrants, self.strangers):
-            limits.publish(lambda message: self.notifications.publish(Topic.ANONYMOUS, message))
+            limits.publish(lambda message: self.process_messages.publish(Topic.ANONYMOUS, message))
 
     def _by_state(self) -> dict[str, float]:
         query = select(job_table.c.state, func.count()).group_by(job_table.c.state)

@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
+from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, SecretStr, ValidationInfo, field_validator
+from pydantic import (
+    Field,
+    SecretStr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from taciturn.data import places
 from taciturn.wire.identity import Role
 
+_SECRET = {"database_url", "ledger_key", "metrics_token", "oidc_client_secret", "signing_key"}
+_CREDENTIALS = re.compile(r"(://)[^/@]*@")
 _MOST_PROCESSES = 4
 _MOST_WORKERS = 4
 _WORKER_BYTES = 8 << 30  # of a small model, with its rows
@@ -173,6 +184,16 @@ class Settings(BaseSettings):
     incident_days: Annotated[
         int, Field(ge=1, description="After which logs of failures, which may quote rows, go.")
     ] = 30
+    backup_file: Annotated[
+        Path | None,
+        Field(
+            description="File that your backup job touches once a backup is complete, or folder "
+            "where it leaves backups: the console shows how old the newest is. Only looked at.",
+        ),
+    ] = None
+    backup_hours: Annotated[
+        float, Field(gt=0, description="Age from which the newest backup counts as old.")
+    ] = 26.0
     trusted_proxies: Annotated[
         str | None,
         Field(description="Addresses whose X-Forwarded-For is believed, by comma; default: none."),
@@ -230,6 +251,41 @@ class Settings(BaseSettings):
     oidc_scopes: Annotated[
         str, Field(description="Scopes that are asked for, separated by blanks.")
     ] = "openid profile email"
+    smtp_host: Annotated[
+        str | None, Field(description="Mail server for notifications; default: no e-mail.")
+    ] = None
+    smtp_port: Annotated[int, Field(ge=1, le=65535, description="Port of the mail server.")] = 587
+    smtp_tls: Annotated[
+        Literal["starttls", "tls", "none"],
+        Field(description="starttls (port 587), tls (port 465), or none: mail goes in the clear."),
+    ] = "starttls"
+    smtp_user: Annotated[
+        str | None, Field(description="Name of this gateway at the mail server; default: no login.")
+    ] = None
+    smtp_password: Annotated[
+        SecretStr | None, Field(description="Password of this gateway at the mail server.")
+    ] = None
+    smtp_password_file: Annotated[
+        Path | None, Field(description="File with the password, instead of TACITURN_SMTP_PASSWORD.")
+    ] = None
+    smtp_sender: Annotated[
+        str | None,
+        Field(
+            pattern=r"^[A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]{1,64}@[A-Za-z0-9.-]{1,255}$",
+            description="Address that notifications come from.",
+        ),
+    ] = None
+    notification_networks: Annotated[
+        tuple[IPv4Network | IPv6Network, ...],
+        Field(
+            description="Loopback, link-local or private addresses that webhooks may be sent to, "
+            "such as 10.1.0.0/16; default: none.",
+        ),
+    ] = ()
+    notification_days: Annotated[
+        float,
+        Field(gt=0, le=30, description="How long a notification is tried before it is given up."),
+    ] = 3.0
     oidc_roles: Annotated[
         dict[str, Role], Field(description="Group of the provider -> role here.")
     ] = {}
@@ -248,6 +304,27 @@ class Settings(BaseSettings):
     @classmethod
     def _spelled(cls, prefixes: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(places.prefix(prefix) for prefix in prefixes)
+
+    @model_validator(mode="after")
+    def _mails(self) -> Self:
+        if self.smtp_host is None:
+            return self
+        if self.smtp_sender is None:
+            raise ValueError(
+                f"TACITURN_SMTP_HOST={self.smtp_host} and no sender; set TACITURN_SMTP_SENDER"
+            )
+        passwords = (self.smtp_password, self.smtp_password_file)
+        n_passwords = sum(password is not None for password in passwords)
+        if n_passwords != (0 if self.smtp_user is None else 1):
+            raise ValueError(
+                f"{n_passwords} passwords for the mail server; set TACITURN_SMTP_USER with one of "
+                "TACITURN_SMTP_PASSWORD and TACITURN_SMTP_PASSWORD_FILE, or none of the three"
+            )
+        if self.smtp_user is not None and self.smtp_tls == "none":
+            raise ValueError(
+                "TACITURN_SMTP_TLS=none would send the password in the clear; use starttls or tls"
+            )
+        return self
 
     @property
     def worker_count(self) -> int:
@@ -269,6 +346,68 @@ class Settings(BaseSettings):
         # Not every system says which cores a process may use.
         cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
         return min(_MOST_PROCESSES, cores)
+
+
+@dataclass(frozen=True, slots=True)
+class SettingView:
+    """A setting for people to read: never a secret, only whether there is one.
+
+    Attributes:
+        variable: environment variable that sets it.
+        source: where its value comes from.
+    """
+
+    variable: str
+    value: str
+    source: Literal["environment", "taciturn serve", "default"]
+    description: str
+    secret: bool
+
+
+def described(settings: Settings) -> tuple[SettingView, ...]:
+    """Return every setting of a gateway, with where it comes from."""
+    try:
+        environment: Settings | None = Settings()
+    except ValidationError:  # what the command line says replaces what is wrong there
+        environment = None
+    return tuple(_described(settings, environment, name) for name in Settings.model_fields)
+
+
+def _described(settings: Settings, environment: Settings | None, name: str) -> SettingView:
+    value = getattr(settings, name)
+    secret = isinstance(value, SecretStr) or name in _SECRET
+    if name not in settings.model_fields_set:
+        source: Literal["environment", "taciturn serve", "default"] = "default"
+    elif (
+        environment is not None
+        and name in environment.model_fields_set
+        and getattr(environment, name) == value
+    ):
+        source = "environment"
+    else:
+        source = "taciturn serve"
+    return SettingView(
+        variable=f"TACITURN_{name.upper()}",
+        value=("not set" if value is None else "set") if secret else _readable(value),
+        source=source,
+        description=Settings.model_fields[name].description or "",
+        secret=secret,
+    )
+
+
+def _readable(value: object) -> str:
+    """Return a value without what addresses may hold of passwords."""
+    if value is None:
+        return "not set"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, dict):
+        return ", ".join(f"{key} as {item}" for key, item in value.items()) or "none"
+    if isinstance(value, tuple):
+        return ", ".join(_readable(item) for item in value) or "none"
+    if isinstance(value, float):
+        return f"{value:g}"
+    return _CREDENTIALS.sub(r"\1...@", str(value)).partition("?")[0]
 
 
 def _is_sqlite(url: SecretStr | None) -> bool:

@@ -41,11 +41,13 @@ from taciturn.spec.jobs import AuditJobSpec as AuditJobSpec
 from taciturn.spec.jobs import DemoSpec as DemoSpec
 from taciturn.spec.jobs import DownstreamJobSpec as DownstreamJobSpec
 from taciturn.spec.jobs import EvaluateJobSpec as EvaluateJobSpec
+from taciturn.spec.jobs import ExportSpec as ExportSpec
 from taciturn.spec.jobs import ExtractJobSpec as ExtractJobSpec
 from taciturn.spec.jobs import JobSpec as JobSpec
 from taciturn.spec.jobs import LedgerSpec as LedgerSpec
 from taciturn.spec.jobs import MembershipJobSpec as MembershipJobSpec
 from taciturn.spec.jobs import ModelSpec as ModelSpec
+from taciturn.spec.jobs import PushSpec as PushSpec
 from taciturn.spec.jobs import RunSpec as RunSpec
 from taciturn.spec.jobs import SampleJobSpec as SampleJobSpec
 from taciturn.spec.jobs import SynthesizeSpec as SynthesizeSpec

@@ -18,6 +18,7 @@ class RunFields(TypedDict, total=False):
     signing_key: str | None
     ledger: str | None
     ledger_namespace: str | None
+    report_to: str | Sequence[str]
 
 
 class DataFields(TypedDict, total=False):

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from taciturn.spec.attacks import AuditSpec, ExtractSpec, MembershipSpec
 from taciturn.spec.base import NUMBER, OUTPUT, POSITIONAL, Flag, Seed, Spec
@@ -12,6 +12,7 @@ from taciturn.spec.evaluation import DownstreamSpec, EvaluateSpec
 from taciturn.spec.sampling import SampleSpec, SynthesisSpec
 from taciturn.spec.training import Device, FitSpec
 
+TRACKERS = ("tensorboard", "mlflow", "wandb", "csv")
 BaseFolder = Annotated[
     str | None, Field(description="Where the base of a fitted model is, if that has moved.")
 ]
@@ -53,8 +54,39 @@ class LedgerSpec(Spec):
         return self
 
 
-class RunSpec(LedgerSpec):
-    """Arguments of all runs about private rows: a ledger, and a key for the certificate."""
+class TrackingSpec(Spec):
+    """Trackers that get what may be shown of a run: nothing that the budget has not paid for."""
+
+    report_to: Annotated[
+        tuple[str, ...],
+        Field(
+            description="Tracker for public values: tensorboard, mlflow, wandb or csv, or "
+            "NAME:PLACE, such as csv:FILE; may be repeated."
+        ),
+    ] = ()
+
+    @field_validator("report_to", mode="before")
+    @classmethod
+    def _names(cls, value: Any) -> Any:
+        """Accept one name, and "none"."""
+        if value is None or value == "none":
+            return ()
+        return (value,) if isinstance(value, str) else value
+
+    @field_validator("report_to")
+    @classmethod
+    def _check_names(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for entry in value:
+            if entry.partition(":")[0] not in TRACKERS:
+                raise ValueError(
+                    f"there is no tracker {entry.partition(':')[0]!r}; choose among "
+                    f"{', '.join(TRACKERS)}"
+                )
+        return value
+
+
+class RunSpec(LedgerSpec, TrackingSpec):
+    """Arguments of all runs about private rows: a ledger, trackers, and a certificate's key."""
 
     signing_key: SigningKey = None
 
@@ -121,6 +153,30 @@ class AuditJobSpec(AuditSpec, ModelSpec):
     """Arguments of `taciturn audit`."""
 
     signing_key: SigningKey = None
+
+
+class ExportSpec(Spec):
+    """The arguments of `LLM.export`, besides the folder."""
+
+    form: Annotated[
+        Literal["merged", "gguf", "ollama"], Field(description="Form that others serve.")
+    ] = "merged"
+    weights: Annotated[
+        Literal["f32", "f16", "q8_0"],
+        Field(description="Numbers that the weights of a GGUF file are kept in."),
+    ] = "f16"
+
+
+class PushSpec(Spec):
+    """The arguments of `LLM.push_to_hub`, besides the repository and a token."""
+
+    private: Annotated[
+        bool, Field(description="A repository that is made is its owner's alone.")
+    ] = True
+    message: Annotated[str | None, Field(description="Message of the commit.")] = None
+    without_guarantee: Annotated[
+        bool, Field(description="Send a model that promises nothing, too.")
+    ] = False
 
 
 class ExtractJobSpec(ExtractSpec, ModelSpec):

@@ -42,6 +42,10 @@ class UserView(WireValue):
     disabled: bool = False
     sources: Sources = ()
     created_at: Moment
+    access_changed_at: Annotated[
+        Moment | None,
+        Field(description="When it was last changed how they get in or what they may do."),
+    ] = None
 
 
 class NewUser(WireValue):
@@ -180,6 +184,48 @@ class CodeExchange(WireValue):
 
     code: Annotated[SecretStr, Field(max_length=2000, examples=["gAAAAA..."])]
     verifier: Annotated[SecretStr, Field(min_length=43, max_length=128, examples=["x" * 43])]
+
+
+class NewLoginRequest(WireValue):
+    """A program asks to act as somebody, who answers in a browser. `host` is its own word."""
+
+    host: Annotated[Line, Field(examples=["ada's laptop"])]
+
+
+class LoginRequest(WireValue):
+    """A request that waits for an answer.
+
+    `secret` is the program's own, for asking whether it was answered; `code` is for the person, who
+    compares it with what the page at `url` shows.
+    """
+
+    secret: str
+    code: Line
+    url: Line
+    expires_at: Moment
+    interval_s: Annotated[float, Field(gt=0, description="Pause between two looks, at least.")]
+
+
+class LoginState(StrEnum):
+    """State of such a request; `used`: its token was given out."""
+
+    OPEN = "open"
+    ALLOWED = "allowed"
+    DENIED = "denied"
+    USED = "used"
+
+
+class LoginLook(WireValue):
+    """The program asks whether it was answered."""
+
+    secret: Annotated[SecretStr, Field(min_length=1, max_length=200, examples=["tac_0_x"])]
+
+
+class LoginAnswer(WireValue):
+    """Answer so far; once it is `allowed`, with the token, this once."""
+
+    state: LoginState
+    token: TokenSecret | None = None
 
 
 class AuditEntry(WireValue):

@@ -112,8 +112,12 @@ class RemoteFit(FitSpec):
         return self.part(FitSpec)
 
 
+MOST_SCORED = 128
+"""Texts whose tokens one job scores at most, so that its result stays of a size to be read."""
+
+
 class RemoteSample(SampleSpec):
-    """Text from a fitted model."""
+    """Text from a fitted model, or from its base; with `logprobs`, how likely its tokens are."""
 
     kind: Literal[JobKind.SAMPLE] = JobKind.SAMPLE
     model: FittedModel
@@ -121,6 +125,33 @@ class RemoteSample(SampleSpec):
     stream: Annotated[bool, Field(description="Report text as it is written; one prompt, n=1.")] = (
         False
     )
+    base: Annotated[
+        bool, Field(description="Have the model's base write instead, as it was before the fit.")
+    ] = False
+    logprobs: Annotated[
+        int | None,
+        Field(ge=0, le=20, description="Score each token, and name so many likelier ones."),
+    ] = None
+    echo: Annotated[bool, Field(description="Score the prompts' tokens, too.")] = False
+    writes: Annotated[bool, Field(description="False: score the prompts, write nothing.")] = True
+
+    @model_validator(mode="after")
+    def _scores(self) -> Self:
+        if self.logprobs is None:
+            if self.echo or not self.writes:
+                raise ValueError("echo=True and writes=False score prompts; give logprobs, too")
+            return self
+        if not (self.writes or self.echo):
+            raise ValueError("writes=False scores nothing without echo=True; give both")
+        if self.stream:
+            raise ValueError("logprobs come with whole texts; leave stream out")
+        texts = len(self.prompts) * self.n
+        if texts > MOST_SCORED:
+            raise ValueError(
+                f"logprobs of {texts} texts are more than the {MOST_SCORED} of one job; ask for "
+                "fewer prompts or a smaller n"
+            )
+        return self
 
     def sample_spec(self) -> SampleSpec:
         """The part that the engine takes."""
@@ -303,6 +334,9 @@ class ModelView(WireValue):
         Field(description="Tokens of prompt and answer together; null: the base was removed."),
     ] = None
     namespace: Name
+    dataset: Annotated[
+        Name | None, Field(description="What it was fitted on; null: not on record.")
+    ] = None
     policy: PolicyLine
     report: dict[str, Any]
     files: tuple[str, ...]
@@ -328,6 +362,9 @@ class ApprovalView(WireValue):
         left, left_after: share of the namespace's budget that is neither spent nor held, now and
             once this was approved, below 0 where there is no room; where one is asked for alone,
             and not decided.
+        epsilon_taken, epsilon_taken_after: epsilon that everything spent or held comes to together
+            at the budget's delta, at most, now and with this.
+        budget_epsilon, budget_delta: budget that they are of.
     """
 
     id: str
@@ -351,6 +388,10 @@ class ApprovalView(WireValue):
     decisions: tuple[DecisionView, ...] = ()
     left: float | None = None
     left_after: float | None = None
+    epsilon_taken: float | None = None
+    epsilon_taken_after: float | None = None
+    budget_epsilon: float | None = None
+    budget_delta: float | None = None
 
 
 class Decision(WireValue):

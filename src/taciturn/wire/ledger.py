@@ -56,6 +56,9 @@ class NewVerification(WireValue):
     """A verification, against anchors that were kept elsewhere."""
 
     anchors: Annotated[tuple[AnchorView, ...], Field(max_length=10_000)] = ()
+    namespace: Annotated[
+        Name | None, Field(description="Whose chain alone is derived again; null: all.")
+    ] = None
 
 
 class LedgerProblem(WireValue):

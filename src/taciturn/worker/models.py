@@ -40,14 +40,14 @@ class FittedModel:
         """The guarantee in one line."""
         return self.report.policy
 
+    def unfitted(self) -> AbstractContextManager[Any]:
+        """The model as it was before it was fitted."""
+        original = partial(load_original, self.report, PerformanceSpec(), None)
+        return base_model(self.fitted, self.base.model, original)
+
     def subject(self, ledger: Ledger) -> Subject:
         """The model as evaluations and audits see it."""
-
-        def unfitted() -> AbstractContextManager[Any]:
-            original = partial(load_original, self.report, PerformanceSpec(), None)
-            return base_model(self.fitted, self.base.model, original)
-
-        return Subject(self.base, self.fitted, unfitted, self.report.delta, ledger)
+        return Subject(self.base, self.fitted, self.unfitted, self.report.delta, ledger)
 
 
 def open_model(client: GatewayClient, assignment: Assignment, folder: Path) -> FittedModel:

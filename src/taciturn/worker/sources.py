@@ -24,12 +24,13 @@ import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, fields
-from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
+from ipaddress import ip_address
 from pathlib import Path
 from typing import IO, Any
 from urllib.parse import urlsplit
 
 from taciturn.data import places
+from taciturn.data.addresses import is_reachable
 from taciturn.data.database import Table, identity
 from taciturn.data.location import Location, locate
 from taciturn.data.rows import shield
@@ -41,11 +42,6 @@ from taciturn.worker.failures import SourceRefusedError
 _FILES_AT_ONCE = 1000  # of which a message tells
 _CHUNK_BYTES = 1 << 20
 _GENERATION = 0x80087601  # FS_IOC_GETVERSION: which of the files that have had an inode's number
-_NAT64 = ip_network("64:ff9b::/96")
-_OF_MACHINES = tuple(
-    map(ip_network, ("168.63.129.16/32", "192.0.0.0/24", "240.0.0.0/4", "64:ff9b:1::/48"))
-)
-"""Addresses that count as public in places, and at which clouds answer their machines."""
 
 _Stat = tuple[int, int, int, int, int]
 _Check = Callable[[], None]
@@ -275,36 +271,12 @@ def known_addresses(host: str, port: int, networks: Sequence[str] = ()) -> tuple
             f"the host of the source is not known here ({type(error).__name__}); check its name"
         ) from None
     addresses = tuple(dict.fromkeys(str(answer[4][0]) for answer in answers))
-    if not all(_reachable(ip_address(address), networks) for address in addresses):
+    if not all(is_reachable(ip_address(address), networks) for address in addresses):
         raise SourceRefusedError(
             "the host of the source has an address that is not public; whoever runs the gateway "
             "allows its network with TACITURN_SOURCE_NETWORKS"
         )
     return addresses
-
-
-def _reachable(address: IPv4Address | IPv6Address, networks: Sequence[str]) -> bool:
-    """True if an address is public, or in one of the networks; one that is embedded in another
-    (IPv4 in IPv6) is what counts."""
-    embedded = _within(address) or (address,)
-    allowed_networks = [ip_network(network) for network in networks]
-    if any(item in network for network in allowed_networks for item in (address, *embedded)):
-        return True
-    return all(
-        item.is_global
-        and not item.is_multicast
-        and not any(item in network for network in _OF_MACHINES)
-        for item in embedded
-    )
-
-
-def _within(address: IPv4Address | IPv6Address) -> tuple[IPv4Address, ...]:
-    if isinstance(address, IPv4Address):
-        return ()
-    candidates = [address.ipv4_mapped, address.sixtofour, *(address.teredo or ())]
-    if address in _NAT64:
-        candidates.append(IPv4Address(int(address) & 0xFFFFFFFF))
-    return tuple(candidate for candidate in candidates if candidate is not None)
 
 
 class RedirectError(OSError):

@@ -157,7 +157,7 @@ def test_two_people_approve_a_fit_without_guarantee(console: GatewayWorld) -> No
     console.set_terms(approvers=["user:otto", "group:board"])
     job = console.submit(fit(target_epsilon="unlimited", purpose="compare")).json()
     path = f"/approvals/{job['approval']}"
-    assert "Approvals to decide" in look(console, "otto", "/").text
+    assert "paul asks for a fit without any guarantee" in look(console, "otto", "/").text
     page = look(console, "otto", path).text
     assert "The model may repeat private text" in page
     assert 'value="approve"' in page

@@ -17,9 +17,9 @@ from sqlalchemy import Engine, event, insert
 
 from support.console import look, send
 from support.gateway import GatewayWorld, fit, plan_of
-from taciturn.server.console import live_jobs
-from taciturn.server.console.job_progress import JobProgress
-from taciturn.server.console.live_jobs import LiveJobs, follow_job, progress_of
+from taciturn.server.console.work import live_jobs
+from taciturn.server.console.work.job_progress import JobProgress
+from taciturn.server.console.work.live_jobs import LiveJobs, follow_job, progress_of
 from taciturn.server.problems import ProblemError
 from taciturn.server.schema.tables import artifacts, job_events
 from taciturn.wire.events import (

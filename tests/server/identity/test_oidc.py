@@ -313,6 +313,24 @@ def test_roles_and_groups_follow_the_provider(
     assert finished(world).status_code == 403
 
 
+@pytest.mark.parametrize(
+    ("claims", "address"),
+    [
+        ({"email": "ada@hospital.example", "email_verified": True}, "ada@hospital.example"),
+        ({"email": "ada@hospital.example", "email_verified": False}, None),
+        ({"email": "ada@hospital.example", "email_verified": "true"}, None),
+        ({"email": "ada@hospital.example"}, None),
+        ({"email": "a@b.example\r\nBcc: c@d.example", "email_verified": True}, None),
+    ],
+)
+def test_an_address_that_the_provider_vouches_for_is_taken_over(
+    world: GatewayWorld, provider: OpenIdProvider, claims: dict[str, Any], address: str | None
+) -> None:
+    provider.person |= claims
+    finished(world)
+    assert world.client.get("/v1/notifications").json()["address"] == address
+
+
 def test_another_subject_of_the_same_name_is_somebody_else(
     world: GatewayWorld, provider: OpenIdProvider
 ) -> None:

@@ -16,7 +16,7 @@ from support.gateway import GatewayWorld
 from taciturn.server.jobs import broadcast as broadcast_module
 from taciturn.server.jobs.broadcast import Broadcast, TooManyWatchersError
 from taciturn.server.jobs.events import Events
-from taciturn.server.notifications import Notifications, Topic
+from taciturn.server.process_messages import ProcessMessages, Topic
 from taciturn.wire.events import NodeEvent, NumberedEvent, StateEvent
 from taciturn.wire.jobs import JobKind, JobState
 
@@ -195,10 +195,10 @@ def test_an_event_that_is_visible_at_once_is_not_waited_for(
     """As an end is that was due at a tick: whoever commits it notifies."""
     monkeypatch.setattr(broadcast_module, "_LOOK_S", 60.0)
     object.__setattr__(log.world.gateway.settings, "tick_s", 60.0)
-    notifications = Notifications(log.world.gateway.engine)
+    messages = ProcessMessages(log.world.gateway.engine)
 
     async def test(broadcast: Broadcast) -> None:
-        notifications.subscribe(Topic.EVENT, lambda _: broadcast.wake())
+        messages.subscribe(Topic.EVENT, lambda _: broadcast.wake())
         stream = asyncio.create_task(_numbers(broadcast.watch(log.job, 0)))
         await asyncio.sleep(0.3)
         event, now_ms = StateEvent(state=JobState.SUCCEEDED), log.world.gateway.now_ms()
@@ -210,6 +210,6 @@ def test_an_event_that_is_visible_at_once_is_not_waited_for(
         async with asyncio.timeout(5):
             assert await stream == [1]
 
-    notifications.start()
+    messages.start()
     _run(test, log)
-    notifications.stop()
+    messages.stop()

@@ -17,8 +17,8 @@ from taciturn.server.database import open_database
 from taciturn.server.identity.principal import WorkerPrincipal
 from taciturn.server.jobs import text_streams as module
 from taciturn.server.jobs.text_streams import LIFETIME_MS, TextStreams
-from taciturn.server.notifications import Notifications, Topic
 from taciturn.server.problems import ProblemError
+from taciturn.server.process_messages import ProcessMessages, Topic
 from taciturn.server.schema.tables import jobs, text_pieces
 from taciturn.wire.jobs import JobKind
 from taciturn.wire.worker import TextChunk
@@ -116,9 +116,9 @@ def test_a_reader_is_woken_by_another_process(url: str, tmp_path: Path) -> None:
     near = TextStreams(
         Gateway(gateway.settings, there, gateway.seal_key, gateway.ledger, gateway.clock)
     )
-    notifications = Notifications(there)
-    notifications.subscribe(Topic.TEXT, near.wake)
-    notifications.start()
+    messages = ProcessMessages(there)
+    messages.subscribe(Topic.TEXT, near.wake)
+    messages.start()
 
     async def test() -> float:
         reader = asyncio.create_task(near.read(sample.job, 0, 20))
@@ -132,6 +132,6 @@ def test_a_reader_is_woken_by_another_process(url: str, tmp_path: Path) -> None:
     try:
         assert run(test) < 5
     finally:
-        notifications.stop()
+        messages.stop()
         here.dispose()
         there.dispose()

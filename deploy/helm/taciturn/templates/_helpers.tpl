@@ -80,6 +80,13 @@ capabilities:
       name: {{ .Values.oidc.existingSecret }}
       key: client-secret
 {{- end }}
+{{- if .Values.smtp.existingSecret }}
+- name: TACITURN_SMTP_PASSWORD
+  valueFrom:
+    secretKeyRef:
+      name: {{ .Values.smtp.existingSecret }}
+      key: password
+{{- end }}
 {{- if .Values.metrics.existingSecret }}
 - name: TACITURN_METRICS_TOKEN
   valueFrom:

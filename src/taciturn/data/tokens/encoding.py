@@ -20,6 +20,7 @@ a public number says.
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
@@ -35,6 +36,9 @@ from taciturn.data.tokens.chat import ChatTokenizer, encode_messages
 from taciturn.data.tokens.deadline import within
 from taciturn.data.tokens.plain import plain_tokens
 from taciturn.errors import RowError
+
+NO_TARGET = -100
+"""Label of a token that is not to be predicted, as everybody writes it."""
 
 _CHARACTERS_PER_CALL = 1 << 20
 _CHARACTERS_PER_TOKEN = 16  # at least; the longest words of a vocabulary may have more
@@ -287,7 +291,47 @@ def _without_gaps(
 
 _Uncut: TypeAlias = tuple[NDArray[np.int32], NDArray[np.bool_], NDArray[np.int64]]
 _Encoder: TypeAlias = Callable[[list[list[str]], Fields, Any, int], _Uncut]
+
+
+def _encode_tokens(
+    parts: list[list[str]], fields: Fields, tokenizer: Tokenizer, max_tokens: int
+) -> _Uncut:
+    """Records that are tokens already, as JSON: ids, labels (-100: no target), attention mask."""
+    read = ([json.loads(row) for row in part] for part in parts)
+    columns = dict(zip(fields.columns, read, strict=True))
+    all_ids: list[int] = []
+    targets: list[bool] = []
+    lengths = []
+    for index, ids in enumerate(columns["input_ids"]):
+        labels = columns["labels"][index] if "labels" in columns else ids
+        mask = columns["attention_mask"][index] if "attention_mask" in columns else [1] * len(ids)
+        if not len(ids) == len(labels) == len(mask):
+            raise RowError(
+                "in some rows input_ids, labels and attention_mask are not of the same length; "
+                "make them so"
+            )
+        tokens = [
+            (token, label != NO_TARGET)
+            for token, label, visible in zip(ids, labels, mask, strict=True)
+            if visible
+        ]
+        if any(label not in (token, NO_TARGET) for token, label in zip(ids, labels, strict=True)):
+            raise RowError(
+                f"labels of some rows are neither their own input_ids nor {NO_TARGET}: a causal "
+                "language model predicts its own input; make labels of input_ids"
+            )
+        all_ids += [token for token, _ in tokens]
+        targets += [target for _, target in tokens]
+        lengths.append(len(tokens))
+    return (
+        np.array(all_ids, dtype=np.int32),
+        np.array(targets, dtype=np.bool_),
+        np.array(lengths, dtype=np.int64),
+    )
+
+
 _ENCODERS: dict[str, _Encoder] = {
+    "tokens": _encode_tokens,
     "text": _encode_text,
     "answer": _encode_answer,
     "messages": _encode_messages,

@@ -29,6 +29,7 @@ from taciturn.data.tokens.encoding import DeclaredEncoder, EncodedRecords, Token
 from taciturn.data.tokens.origin import Origin
 from taciturn.data.tokens.planted import PlantedUnits, plant
 from taciturn.data.tokens.probing import check_tokenizer
+from taciturn.data.tokens.ready import TokenRows, token_records
 from taciturn.data.tokens.store import TokenizedDataset, TokenWriter, check_whole
 from taciturn.errors import CheckpointError, OutputError
 from taciturn.spec import DataSpec
@@ -50,7 +51,7 @@ def prepare(
     """Tokenise `data` into `folder`, which appears complete or not at all.
 
     Args:
-        data: whatever `open_rows` takes, or DeclaredRows.
+        data: whatever `open_rows` takes, DeclaredRows or TokenRows.
         spec: how rows become records and records units; public.
         tokenizer: the model's own.
         max_tokens: tokens kept of a record; public.
@@ -142,6 +143,8 @@ def check_source(data: object, spec: DataSpec) -> None:
 def _records(data: object, spec: DataSpec, skipped: Skipped) -> tuple[Rows, Fields]:
     if isinstance(data, DeclaredRows):
         return declared_records(data, spec, skipped)
+    if isinstance(data, TokenRows):
+        return token_records(data, spec)
     rows = open_rows(data)
     if spec.select is not None:
         rows = selected(rows, spec.select)

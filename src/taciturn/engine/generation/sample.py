@@ -23,11 +23,13 @@ class Completion:
     Attributes:
         text: does not repeat the prompt.
         tokens: written, the one that ends it included.
+        ids: of these tokens; empty where the text was streamed.
     """
 
     prompt: str
     text: str
     tokens: int = 0
+    ids: tuple[int, ...] = ()
 
 
 def sample(
@@ -50,8 +52,11 @@ def sample(
             new = output[:, inputs["input_ids"].shape[1] :]
             texts = tokenizer.batch_decode(new, skip_special_tokens=True)
             counts = _new_lengths(new, model.generation_config.eos_token_id)
-            rows = zip(batch, texts, counts, strict=True)
-            completions += [Completion(*row) for row in rows]
+            rows = zip(batch, texts, counts, new.tolist(), strict=True)
+            completions += [
+                Completion(prompt, text, count, tuple(ids[:count]))
+                for prompt, text, count, ids in rows
+            ]
     return completions
 
 
@@ -115,6 +120,25 @@ def _encode(
     model: Any, tokenizer: Any, prompts: Sequence[str], max_new_tokens: int, context_length: int
 ) -> dict[str, torch.Tensor]:
     """Prompts as token ids and attention mask, padded on the left, where the model is."""
+    read = encoded(model, tokenizer, prompts, max_new_tokens, context_length)
+    rows = [lead + own for lead, own in read]
+    width = max(len(row) for row in rows)
+    pad = tokenizer.pad_token_id or 0
+    padded = [[pad] * (width - len(row)) + row for row in rows]
+    mask = [[0] * (width - len(row)) + [1] * len(row) for row in rows]
+    return {
+        "input_ids": torch.tensor(padded, device=model.device),
+        "attention_mask": torch.tensor(mask, device=model.device),
+    }
+
+
+def encoded(
+    model: Any, tokenizer: Any, prompts: Sequence[str], max_new_tokens: int, context_length: int
+) -> list[tuple[list[int], list[int]]]:
+    """Tokens that a model reads of each prompt: those that come before every text, and its own.
+
+    Of a prompt that is too long the last ones are read.
+    """
     room = context_length - max_new_tokens
     before = begins(tokenizer)
     longest = len(before([]))
@@ -126,17 +150,13 @@ def _encode(
     ids = tokenizer(list(prompts), add_special_tokens=False)["input_ids"]
     check_tokens(model, ids)
     prompt_limit = room - longest
-    rows = [before(row[max(0, len(row) - prompt_limit) :]) for row in ids]
-    # Something must come before the first token.
-    rows = [row or [tokenizer.eos_token_id or 0] for row in rows]
-    width = max(len(row) for row in rows)
-    pad = tokenizer.pad_token_id or 0
-    padded = [[pad] * (width - len(row)) + row for row in rows]
-    mask = [[0] * (width - len(row)) + [1] * len(row) for row in rows]
-    return {
-        "input_ids": torch.tensor(padded, device=model.device),
-        "attention_mask": torch.tensor(mask, device=model.device),
-    }
+    own_ids = [row[max(0, len(row) - prompt_limit) :] for row in ids]
+    leads = [before(row)[: len(before(row)) - len(row)] for row in own_ids]
+    return [
+        # Something must come before the first token.
+        ([tokenizer.eos_token_id or 0] if not lead and not row else lead, row)
+        for lead, row in zip(leads, own_ids, strict=True)
+    ]
 
 
 def begins(tokenizer: Any) -> Callable[[list[int]], list[int]]:

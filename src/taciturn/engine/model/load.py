@@ -150,18 +150,38 @@ def load_base(name: str, spec: PerformanceSpec, fitted: Path | None = None) -> L
         )
         model, loading_info = loaded
         _check_checkpoint(name, model, loading_info)
-        prepare(model)
         # A model to be sharded goes to its devices layer by layer: it may be too large for one.
-        if spec.quantization is None and spec.sharding == "none":
-            model.to(device)
-        if tokenizer.pad_token_id is None:
-            tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
-        rows = len(model.get_input_embeddings().weight)
-        _check_tokens(name, tokenizer, rows)
-        _set_defaults_aside(model, tokenizer, rows)
-        other = choose_start(model, tokenizer) if fitted is None else saved_start(tokenizer, fitted)
-        if other:
-            model.generation_config.bos_token_id = tokenizer.bos_token_id
+        whole = spec.quantization is None and spec.sharding == "none"
+        return adopt(name, model, tokenizer, device if whole else None, fitted)
+
+
+def adopt(
+    name: str,
+    model: Any,
+    tokenizer: Any,
+    device: torch.device | None = None,
+    fitted: Path | None = None,
+) -> LoadedModel:
+    """Make a model and its tokenizer, which somebody has loaded, ready to be fitted.
+
+    Args:
+        device: it is moved there.
+        fitted: as in `load_base`.
+
+    Raises:
+        ModelError: the tokenizer knows tokens that the model has no embedding for.
+    """
+    prepare(model)
+    if device is not None:
+        model.to(device)
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
+    rows = len(model.get_input_embeddings().weight)
+    _check_tokens(name, tokenizer, rows)
+    _set_defaults_aside(model, tokenizer, rows)
+    other = choose_start(model, tokenizer) if fitted is None else saved_start(tokenizer, fitted)
+    if other:
+        model.generation_config.bos_token_id = tokenizer.bos_token_id
     return LoadedModel(name, model, tokenizer, context_length(model.config))
 
 
@@ -172,7 +192,7 @@ def _set_defaults_aside(model: Any, tokenizer: Any, rows: int) -> None:
     for repetition there would change what is called greedy. Texts end with what records end with,
     and with what the base was taught to end with. `adapter.save` puts the defaults back.
     """
-    own = model.generation_config
+    own = getattr(model, OWN_DEFAULTS, model.generation_config)  # of one that is adopted again
     ends = [
         token
         for source in (tokenizer, model.config.get_text_config(), own)

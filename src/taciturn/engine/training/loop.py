@@ -117,6 +117,8 @@ class Run:
 
     Attributes:
         before_steps: called in all processes when it is certain that steps will run, and none has.
+        on_checkpoint: called in the first process after a checkpoint of so many steps was written.
+        stop: asked in each process after a step; true in any of them stops the run as Ctrl-C does.
     """
 
     loss: nn.Module
@@ -132,6 +134,8 @@ class Run:
     ranks: Ranks = ALONE
     blocks: Blocks | None = None
     before_steps: Callable[[], None] = lambda: None
+    on_checkpoint: Callable[[int], None] = lambda step: None
+    stop: Callable[[], bool] = lambda: False
 
 
 def train(run: Run, *, resume: bool) -> TrainingState:
@@ -160,12 +164,12 @@ def train(run: Run, *, resume: bool) -> TrainingState:
             if state.step == last_allowed:
                 last_allowed += _next_block(run, last_allowed)
             counts = step()
-            stopped = any_process(run.ranks, interrupt.raised)
             last = state.step == run.plan.steps
             with together(run.ranks):
                 if run.ranks.first:
                     journal.write({"step": state.step})
                     _report(run, state.step, counts, clock)
+            stopped = any_process(run.ranks, interrupt.raised or run.stop())
             checkpoint_due = run.blocks is None and state.step % run.checkpoint_every == 0
             if (
                 last
@@ -200,6 +204,7 @@ def _save(
     with together(run.ranks):
         if run.ranks.first:
             store.save(tensors, identity)
+            run.on_checkpoint(state.step)
 
 
 def _state(run: Run) -> TrainingState:

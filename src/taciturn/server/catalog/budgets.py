@@ -6,12 +6,14 @@ import threading
 from collections.abc import Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from datetime import datetime
 
 from sqlalchemy import Connection, func, select
 
 from taciturn.accounting.events import event_to_dict
 from taciturn.errors import UnknownEntryError
 from taciturn.server import ledger
+from taciturn.server.audit_log import AuditLog
 from taciturn.server.catalog.grants import Grants, grant_view
 from taciturn.server.catalog.policies import Policies, Policy
 from taciturn.server.context import Gateway
@@ -30,6 +32,8 @@ from taciturn.wire.ledger import (
     LedgerProblem,
     VerificationView,
 )
+
+_CHECKS = ("/v1/ledger/verifications", "/ledger/verifications")
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +95,7 @@ class LedgerView:
 
     gateway: Gateway
     policies: Policies
+    audit_log: AuditLog
     _verifying: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False)
 
     def entries(
@@ -123,11 +128,23 @@ class LedgerView:
             event=event_to_dict(report.event),
         )
 
-    def verify(self, anchors: Sequence[AnchorView], caller: Principal) -> VerificationView:
+    def length(self, namespace: str, caller: Principal) -> int:
+        """Number of entries of a namespace's chain."""
+        self._check(namespace, caller)
+        return ledger.statement(self.gateway.engine, self.gateway.seal_key, namespace).entries
+
+    def verify(
+        self, anchors: Sequence[AnchorView], caller: Principal, namespace: str | None = None
+    ) -> VerificationView:
         """Derive every balance again from the entries, and say which row is not as it was written.
 
         One at a time: it reads the whole ledger. Raises ProblemError `too_many_requests`.
+
+        Args:
+            namespace: whose chain alone is checked, beside the seals of the whole ledger.
         """
+        if namespace is not None:
+            self._check(namespace, caller)
         known_anchors = tuple(ledger.Anchor(**anchor.model_dump()) for anchor in anchors)
         if not self._verifying.acquire(blocking=False):
             raise ProblemError(
@@ -137,13 +154,24 @@ class LedgerView:
             )
         try:
             verification = ledger.verify(
-                self.gateway.engine, key=self.gateway.seal_key, anchors=known_anchors
+                self.gateway.engine,
+                key=self.gateway.seal_key,
+                anchors=known_anchors,
+                namespace=namespace,
             )
         finally:
             self._verifying.release()
         return self.gateway.read(
-            lambda connection: _verdict(connection, verification, len(known_anchors), caller)
+            lambda connection: _verdict(
+                connection, verification, len(known_anchors), caller, namespace
+            )
         )
+
+    def checked_at(self) -> datetime | None:
+        """Time at which somebody last had the whole ledger or one budget checked, by the audit
+        log; None if it knows of no check."""
+        at_ms = self.audit_log.last_ms("ledger:read", _CHECKS)
+        return None if at_ms is None else moment(at_ms)
 
     def _check(self, namespace: str, caller: Principal) -> None:
         """A grant in a namespace does not show its books; `not_found` as elsewhere."""
@@ -187,10 +215,14 @@ def _job(namespace: str, statement: ledger.JobStatement) -> LedgerJobView:
 
 
 def _verdict(
-    connection: Connection, verification: ledger.Verification, anchors: int, caller: Principal
+    connection: Connection,
+    verification: ledger.Verification,
+    anchors: int,
+    caller: Principal,
+    namespace: str | None,
 ) -> VerificationView:
     """Result of a verification, as far as the caller may see it."""
-    visible = _namespaces(connection, caller)
+    visible = _namespaces(connection, caller) if namespace is None else frozenset({namespace})
     problems = [
         LedgerProblem(namespace=problem.namespace, sequence=problem.sequence, text=problem.what)
         for problem in verification.problems

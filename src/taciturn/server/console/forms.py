@@ -14,18 +14,28 @@ from taciturn.server.problems import ProblemError
 V = TypeVar("V", bound=BaseModel)
 
 
-def built(kind: type[V], **values: Any) -> V:
-    """Return a value of the API; raises ProblemError `invalid` with the first thing that is wrong.
-
-    A field that was left empty is left out, so that it has its default.
-    """
+def checked(kind: type[V], **fields: Any) -> V:
+    """Return the value that these fields make; raises ProblemError `invalid`, without the fields'
+    values, which may be secrets."""
     try:
-        return kind(**{name: value for name, value in values.items() if value not in (None, "")})
+        return kind.model_validate(fields)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False)[0]
-        place = ".".join(str(part) for part in first["loc"])
+        first = error.errors(include_url=False, include_input=False)[0]
+        name = ".".join(str(part) for part in first["loc"])
         message = first["msg"].removeprefix("Value error, ")
-        raise ProblemError("invalid", f"{place or 'the form'}: {message}") from None
+        raise ProblemError("invalid", f"{name or 'the form'}: {message}") from None
+
+
+def words(text: str) -> tuple[str, ...]:
+    """Return the words of a text, between commas, blanks or ends of lines."""
+    return tuple(text.replace(",", " ").split())
+
+
+def built(kind: type[V], **values: Any) -> V:
+    """Return a value of the API as `checked` does, of the fields that were not left empty: the
+    others have their defaults."""
+    filled = {name: value for name, value in values.items() if value not in (None, "")}
+    return checked(kind, **filled)
 
 
 def lines(text: str) -> tuple[str, ...]:

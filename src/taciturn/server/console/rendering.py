@@ -91,6 +91,8 @@ MENU = (
     MenuEntry("/operations", "Operations", Action.JOBS_OPERATE, "Administration"),
     MenuEntry("/people", "People", Action.USERS_READ),
     MenuEntry("/base-models", "Base models", Action.BASE_MODELS_READ),
+    MenuEntry("/retention", "Retention", Action.RETENTION_READ),
+    MenuEntry("/settings", "Settings", Action.GATEWAY_READ),
 )
 
 

@@ -2,21 +2,13 @@
 
 from __future__ import annotations
 
-from taciturn.server.console import (
-    account,
-    approvals,
-    datasets,
-    disclosures,
-    home,
-    jobs,
-    live_jobs,
-    models,
-    oversight,
-    plan,
-    policies,
-    registration,
-    sign_in,
-)
+from taciturn.server.console import home
+from taciturn.server.console.account import account, hand_over, notifications, sign_in
+from taciturn.server.console.administration import base_models, operations, people, settings
+from taciturn.server.console.data import datasets, disclosures, policies, registration
+from taciturn.server.console.models import certificates, comparison, models, playground
+from taciturn.server.console.oversight import audit_log, incidents, ledger
+from taciturn.server.console.work import approvals, jobs, live_jobs, plan
 
 ROUTERS = (
     sign_in.router,
@@ -29,7 +21,18 @@ ROUTERS = (
     jobs.router,
     live_jobs.router,
     models.router,
+    certificates.router,
+    playground.router,
+    comparison.router,
     approvals.router,
-    oversight.router,
+    ledger.router,
+    audit_log.router,
+    incidents.router,
+    operations.router,
+    people.router,
+    base_models.router,
+    settings.router,
     account.router,
+    hand_over.router,
+    notifications.router,
 )

@@ -34,6 +34,14 @@ def people(connection: Connection, holder: str) -> dict[str, frozenset[Role]]:
     }
 
 
+def people_with(connection: Connection, role: Role) -> list[str]:
+    """Return the users who have a role, without those who are locked out."""
+    query = select(users.c.id).where(
+        users.c.disabled.is_(False), users.c.roles.contains(f'"{role}"')
+    )
+    return list(connection.execute(query.order_by(users.c.id)).scalars())
+
+
 def check_holder(connection: Connection, holder: str) -> None:
     """Raises ProblemError if nobody could draw on a grant of this holder: a misspelt name would
     else wait, with a budget, for whoever takes it."""

@@ -108,6 +108,19 @@ class PasswordLinks:
         rows = self.gateway.rows(query)
         return rows[0].access_changed_at_ms, tuple(_view(row) for row in rows if row.id)
 
+    def made_for(self, name: str) -> tuple[PasswordLinkView, ...]:
+        """The links that were made for a person in the last 90 days, the newest first."""
+        query = (
+            select(password_links)
+            .join(users, users.c.id == password_links.c.user_id)
+            .where(
+                users.c.name == name,
+                password_links.c.created_at_ms > self.gateway.now_ms() - _SHOWN_MS,
+            )
+            .order_by(password_links.c.created_at_ms.desc(), password_links.c.id)
+        )
+        return tuple(_view(row) for row in self.gateway.rows(query))
+
     def _open(self, connection: Connection, digest: str) -> Row[Any]:
         """The person of a link that can be redeemed."""
         query = (

@@ -83,10 +83,10 @@ class Logins:
         self._take_back(subjects, attempt)
         return str(user.id)
 
-    def start(self, user_id: str, *, kind: str) -> NewSecret:
+    def start(self, user_id: str, *, kind: str, name: str | None = None) -> NewSecret:
         """A token for somebody who has shown who they are."""
         lifetime_ms = round(self.gateway.settings.session_s * 1000)
-        name = "browser" if kind == "session" else "login"
+        name = name or ("browser" if kind == "session" else "login")
         return self.directory.create_token(
             kind=kind, name=name, user_id=user_id, lifetime_ms=lifetime_ms
         )

@@ -24,6 +24,7 @@ from sqlalchemy import Connection, Row, insert, select, update
 
 from taciturn.server.context import Gateway
 from taciturn.server.identity.directory import Directory, check_roles, role_text
+from taciturn.server.identity.email_addresses import keep_vouched
 from taciturn.server.identity.logins import Logins
 from taciturn.server.identity.provider import Client, Provider
 from taciturn.server.identity.secret import NewSecret, new_id
@@ -139,6 +140,7 @@ class Oidc:
             display_name=_line(claims.get("name")),
             roles=frozenset(settings.oidc_roles[g] for g in groups if g in settings.oidc_roles),
             groups=tuple(sorted(g for g in set(groups) if _NAME.fullmatch(g)))[:_MOST_GROUPS],
+            email=str(claims.get("email")) if claims.get("email_verified") is True else None,
         )
         person.check()
         now_ms, new = self.gateway.now_ms(), new_id("usr")
@@ -187,6 +189,7 @@ class _Person:
     display_name: str | None
     roles: frozenset[Role]
     groups: tuple[str, ...]
+    email: str | None = None
 
     def check(self) -> None:
         """Raise ProblemError if they cannot be let in."""
@@ -212,6 +215,8 @@ class _Person:
             self._renew(connection, row) if row else self._add(connection, new_user_id, now_ms)
         )
         set_groups(connection, user_id, self.groups)
+        if self.email is not None:
+            keep_vouched(connection, user_id, self.email)
         return user_id
 
     def _add(self, connection: Connection, user_id: str, now_ms: int) -> str:

@@ -19,6 +19,7 @@ class Action(StrEnum):
 
     SELF_READ = "self:read"
     TOKENS_MANAGE = "tokens:manage"
+    NOTIFICATIONS_MANAGE = "notifications:manage"
     USERS_READ = "users:read"
     USERS_WRITE = "users:write"
     DATASETS_READ = "datasets:read"
@@ -42,6 +43,7 @@ class Action(StrEnum):
     INCIDENTS_READ = "incidents:read"
     LEDGER_READ = "ledger:read"
     AUDIT_LOG_READ = "audit-log:read"
+    GATEWAY_READ = "gateway:read"
     RETENTION_READ = "retention:read"
     RETENTION_PRUNE = "retention:prune"
 
@@ -54,6 +56,7 @@ PERMISSIONS = MappingProxyType(
     {
         Action.SELF_READ: _EVERYBODY,
         Action.TOKENS_MANAGE: _EVERYBODY,
+        Action.NOTIFICATIONS_MANAGE: _EVERYBODY,
         Action.USERS_READ: frozenset({_ADMIN, _AUDITOR}),
         Action.USERS_WRITE: frozenset({_ADMIN}),
         Action.DATASETS_READ: frozenset({_OWNER, _PRACTITIONER, _AUDITOR}),
@@ -77,6 +80,7 @@ PERMISSIONS = MappingProxyType(
         Action.INCIDENTS_READ: frozenset({_OWNER}),
         Action.LEDGER_READ: frozenset({_OWNER, _AUDITOR}),
         Action.AUDIT_LOG_READ: frozenset({_AUDITOR}),
+        Action.GATEWAY_READ: frozenset({_ADMIN}),
         Action.RETENTION_READ: frozenset({_ADMIN, _AUDITOR}),
         Action.RETENTION_PRUNE: frozenset({_ADMIN}),
     }

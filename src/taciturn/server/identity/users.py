@@ -28,11 +28,13 @@ class Users:
     gateway: Gateway
     directory: Directory
 
-    def list(self, paging: Paging) -> Page[UserView]:
-        """All users, by name."""
+    def list(self, paging: Paging, text: str | None = None) -> Page[UserView]:
+        """All users, or those whose name holds a text, by name."""
 
         def work(connection: Connection) -> Page[UserView]:
             query = select(users).where(users.c.name > paging.name()).order_by(users.c.name)
+            if text is not None:
+                query = query.where(users.c.name.icontains(text, autoescape=True))
             rows = connection.execute(query.limit(paging.fetch)).all()
             groups = _groups(connection, (row.id for row in rows))
             return paging.page(rows, lambda row: _view(row, groups), lambda row: row.name)
@@ -170,4 +172,5 @@ def _view(row: Row[Any], groups: dict[str, tuple[str, ...]]) -> UserView:
         disabled=row.disabled,
         sources=tuple(json.loads(row.sources)),
         created_at=moment(row.created_at_ms),
+        access_changed_at=moment(row.access_changed_at_ms),
     )

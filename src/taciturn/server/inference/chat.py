@@ -50,12 +50,20 @@ class Chats:
         Raises:
             ProblemError: `invalid`, if the template refuses the conversation.
         """
+        config, template = self._template(job_id)
+        if template is None:
+            return plain_prompt(messages)
+        return _templated(template, messages, config)
+
+    def is_templated(self, job_id: str) -> bool:
+        """True if the model that this job has made knows a form of conversations."""
+        return self._template(job_id)[1] is not None
+
+    def _template(self, job_id: str) -> tuple[dict[str, object], str | None]:
         config = json.loads(self.artifacts.read(job_id, "tokenizer_config.json") or b"{}")
         data = self.artifacts.read(job_id, "chat_template.jinja")
         template = config.get("chat_template") if data is None else data.decode()
-        if not isinstance(template, str):
-            return plain_prompt(messages)
-        return _templated(template, messages, config)
+        return config, template if isinstance(template, str) else None
 
 
 def plain_prompt(messages: Sequence[Message]) -> ChatPrompt:

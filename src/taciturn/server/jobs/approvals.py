@@ -26,11 +26,13 @@ from taciturn.server.identity.approval_access import (
 from taciturn.server.identity.holders import check_access_is_settled
 from taciturn.server.identity.principal import Principal
 from taciturn.server.identity.secret import new_id
+from taciturn.server.notifications.outbox import announce
 from taciturn.server.paging import Paging, newest_first, position_of
 from taciturn.server.problems import ProblemError
 from taciturn.server.schema.tables import approvals, decisions, jobs, policies, users
 from taciturn.server.timestamps import moment
 from taciturn.wire.jobs import ApprovalView, Decision, DecisionView, Withdrawal
+from taciturn.wire.notifications import NotificationKind
 from taciturn.wire.values import Page
 
 NEEDED = 2
@@ -66,6 +68,13 @@ class Approvals:
                 expires_at_ms=now_ms + round(self.gateway.settings.approval_s * 1000),
                 created_at_ms=now_ms,
             )
+        )
+        announce(
+            connection,
+            NotificationKind.APPROVAL_ASKED,
+            f"approval:{approval_id}",
+            {"approval": approval_id},
+            now_ms=now_ms,
         )
         return approval_id
 
@@ -162,19 +171,35 @@ class Approvals:
         if approval.state not in ("open", "approved"):
             return approval
         engine, key = self.gateway.engine, self.gateway.seal_key
-        free_share = 1 - ledger.statement(engine, key, row.namespace).budget.used
-        needed_share = 0.0
+        room = ledger.room(engine, key, namespace=row.namespace, grants=())
+        balance = room.balances[None]
+        free_share = 1 - balance.share(balance.used)
+        epsilon_taken = balance.epsilon_of(balance.used)
+        needed_share, epsilon_after = 0.0, epsilon_taken
         if row.event is not None:
-            room = ledger.room(engine, key, namespace=row.namespace, grants=())
-            needed_share = room.quote(event_from_dict(json.loads(row.event))).needed_shares[None]
+            quote = room.quote(event_from_dict(json.loads(row.event)))
+            needed_share, epsilon_after = quote.needed_shares[None], quote.epsilon_taken[None]
         return approval.model_copy(
-            update={"left": free_share, "left_after": free_share - needed_share}
+            update={
+                "left": free_share,
+                "left_after": free_share - needed_share,
+                "epsilon_taken": epsilon_taken,
+                "epsilon_taken_after": epsilon_after,
+                "budget_epsilon": balance.epsilon,
+                "budget_delta": balance.delta,
+            }
         )
 
     def page(self, caller: Principal, paging: Paging, state: str | None) -> Page[ApprovalView]:
-        """Requests that the caller made or may decide, newest first; all to auditors."""
+        """Requests that the caller made or may decide, newest first; all to auditors.
+
+        Args:
+            state: of the requests; `decided` for all that are open no more.
+        """
         query = newest_first(_select().where(may_see_approvals(caller)), approvals, paging)
-        if state is not None:
+        if state == "decided":
+            query = query.where(approvals.c.state != "open")
+        elif state is not None:
             query = query.where(approvals.c.state == state)
 
         def work(connection: Connection) -> Page[ApprovalView]:
@@ -191,8 +216,7 @@ class Approvals:
         )
         self.gateway.write(lambda connection: connection.execute(late.values(state="expired")))
 
-    @staticmethod
-    def _conclude(connection: Connection, row: Row[Any]) -> None:
+    def _conclude(self, connection: Connection, row: Row[Any]) -> None:
         answers = list(_decisions(connection, row.id).values())
         state = "open"
         if "rejected" in answers:
@@ -201,6 +225,15 @@ class Approvals:
             state = "approved"
         change = update(approvals).where(approvals.c.id == row.id)
         connection.execute(change.values(state=state))
+        if state not in ("open", row.state):
+            now_ms = self.gateway.now_ms()
+            announce(
+                connection,
+                NotificationKind.APPROVAL_DECIDED,
+                f"approval:{row.id}:{state}:{now_ms}",
+                {"approval": row.id, "state": state},
+                now_ms=now_ms,
+            )
 
 
 _WORD = {"approve": "approved", "reject": "rejected"}

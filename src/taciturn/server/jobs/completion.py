@@ -11,19 +11,22 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from pydantic import BaseModel, ConfigDict
-from sqlalchemy import Connection, Row, update
+from sqlalchemy import Connection, Row, select, update
 
 from taciturn.accounting.events import event_from_dict
 from taciturn.errors import FencedError, LedgerConflictError, UnknownEntryError
+from taciturn.reports.privacy import AUDIT, Audit
 from taciturn.server.context import Gateway
 from taciturn.server.jobs.mechanism import Mechanism
 from taciturn.server.jobs.report_check import disagreement
 from taciturn.server.jobs.states import States, job_row
 from taciturn.server.ledger import job_report, job_steps
+from taciturn.server.notifications.outbox import announce
 from taciturn.server.problems import ProblemError
-from taciturn.server.schema.tables import approvals, jobs, tokens
+from taciturn.server.schema.tables import approvals, artifacts, jobs, tokens
 from taciturn.wire.events import FailureCode
 from taciturn.wire.jobs import JobKind, JobState
+from taciturn.wire.notifications import NotificationKind
 
 log = logging.getLogger("taciturn.server.jobs")
 
@@ -234,7 +237,25 @@ class Completion:
         connection.execute(
             update(approvals).where(approvals.c.job_id == job_id, pending).values(state="expired")
         )
+        self._announce(connection, row, end)
         self._end_tokens(connection, row)
+
+    def _announce(self, connection: Connection, row: Row[Any], end: End) -> None:
+        """Have people told of it, no sooner than its event is shown. Not of text that somebody
+        waits for, nor of a rejection, which was told when it was decided."""
+        if row.kind == JobKind.SAMPLE or end.code is FailureCode.REJECTED:
+            return
+        kinds = [] if row.kind == JobKind.PROBE else [NotificationKind.JOB_SUCCEEDED]
+        if end.state is JobState.FAILED:
+            kinds = [NotificationKind.JOB_FAILED]
+        elif end.state is not JobState.SUCCEEDED:
+            return
+        elif _is_refuted(connection, row.id):
+            kinds.append(NotificationKind.AUDIT_FINDING)
+        now_ms, due_ms = self.gateway.now_ms(), end.due_ms or self.gateway.tick_ms()
+        for kind in kinds:
+            key, subject = f"{kind}:{row.id}", {"job": row.id}
+            announce(connection, kind, key, subject, now_ms=now_ms, due_ms=due_ms)
 
     def _end_tokens(self, connection: Connection, row: Row[Any]) -> None:
         """Revoke the tokens of the job's workers. One that has sampled may ask for another job for
@@ -247,6 +268,15 @@ class Completion:
             connection.execute(change.values(expires_at_ms=now_ms + round(waits_s * 1000)))
         else:
             connection.execute(change.values(revoked_at_ms=now_ms))
+
+
+def _is_refuted(connection: Connection, job_id: str) -> bool:
+    """True if an audit that a job has released found more than its model promises."""
+    query = select(artifacts.c.content).where(
+        artifacts.c.job_id == job_id, artifacts.c.name == AUDIT
+    )
+    text = connection.scalar(query)
+    return text is not None and Audit.model_validate_json(text).refuted
 
 
 def _instead(end: End, code: FailureCode) -> End:

@@ -38,10 +38,12 @@ from taciturn.server.launchers.base import (
     handle_of,
 )
 from taciturn.server.ledger.tables import jobs as ledger_jobs
+from taciturn.server.notifications.outbox import announce
 from taciturn.server.schema.tables import jobs, models, policies
 from taciturn.wire.datasets import PolicyTerms
 from taciturn.wire.events import FailureCode, NodeEvent
 from taciturn.wire.jobs import JobKind, JobState
+from taciturn.wire.notifications import NotificationKind
 from taciturn.wire.worker import NextJob
 
 log = logging.getLogger("taciturn.server.jobs")
@@ -52,6 +54,8 @@ _WARM_MS = 1500  # a warm worker looks within a second, also where a notificatio
 _SILENT_LEASES = 4  # so many leases without a sign of life, and a live process counts as hung
 _WITH_WORKER = (JobState.PROVISIONING.value, JobState.RUNNING.value)
 _OVER = tuple(state.value for state in JobState if state.over)
+_TOLD_MS = 60_000
+"""How long the launcher is away before administrators are told."""
 _LAUNCHER = "the launcher"  # among what rests; the others are ids of jobs
 
 
@@ -73,6 +77,7 @@ class Dispatcher:
     _looked_at_ms: int = field(default=0)
     _deferrals: Deferrals = field(init=False)
     _reported: set[str] = field(default_factory=set)
+    _told_since_ms: int | None = field(default=None)
 
     def __post_init__(self) -> None:
         self._deferrals = Deferrals(self.gateway.now_ms)
@@ -209,6 +214,24 @@ class Dispatcher:
         if self._deferrals.failed(_LAUNCHER):
             log.error("the launcher does not answer", extra={"reason": str(error)})
         self.outage.say(True)
+        since_ms = self._deferrals.since_ms(_LAUNCHER)
+        if since_ms is not None and self.gateway.now_ms() >= since_ms + _TOLD_MS:
+            self._tell_away(since_ms)
+
+    def _tell_away(self, since_ms: int) -> None:
+        """Have administrators told of an outage, once, where it lasts."""
+        if since_ms == self._told_since_ms:
+            return
+        self.gateway.write(
+            lambda connection: announce(
+                connection,
+                NotificationKind.LAUNCHER_AWAY,
+                f"launcher:{since_ms}",
+                {"since_ms": since_ms},
+                now_ms=self.gateway.now_ms(),
+            )
+        )
+        self._told_since_ms = since_ms
 
     def _answers(self) -> None:
         if self._deferrals.succeeded(_LAUNCHER):

@@ -15,7 +15,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, FromClause, Row, func, insert, or_, select, update
 
 from taciturn.server.context import Gateway
-from taciturn.server.notifications import Topic, publish_with
+from taciturn.server.process_messages import Topic, publish_with
 from taciturn.server.schema.tables import job_events, jobs
 from taciturn.wire.events import (
     JOB_EVENT,

@@ -16,12 +16,12 @@ from taciturn.accounting.events import dpsgd_event
 from taciturn.planning.defaults import PublicFacts
 from taciturn.planning.plan import Speed, TrainingPlan, make_plan
 from taciturn.planning.release import plan_evaluation
-from taciturn.reports.privacy import policy_of
+from taciturn.reports.privacy import BASE_POLICY, policy_of
 from taciturn.server.context import Gateway
 from taciturn.server.jobs.terms import SubmittedRequest, Terms
 from taciturn.server.ledger import Room, room
 from taciturn.spec import FitSpec
-from taciturn.wire.jobs import Part, RemoteEvaluate, RemoteFit
+from taciturn.wire.jobs import Part, RemoteEvaluate, RemoteFit, RemoteSample
 from taciturn.wire.values import PolicyLine
 
 _HALVINGS = 12
@@ -107,6 +107,8 @@ def price(request: SubmittedRequest, terms: Terms, speed: Speed | None = None) -
     line = terms.fitted.policy
     if isinstance(request, RemoteEvaluate) and line.kind == "DP":
         line = PolicyLine(kind="public", text=f"public text, judged by a model: {line.text}")
+    if isinstance(request, RemoteSample) and request.base:
+        line = PolicyLine(kind="public", text=BASE_POLICY)
     return Price({}, line)
 
 

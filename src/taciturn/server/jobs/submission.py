@@ -52,7 +52,7 @@ from taciturn.server.launchers.base import Sizing, own_machine
 from taciturn.server.ledger import job_cost
 from taciturn.server.paging import Paging, newest_first, position_of
 from taciturn.server.problems import ProblemError
-from taciturn.server.schema.tables import approvals, jobs
+from taciturn.server.schema.tables import approvals, jobs, users
 from taciturn.spec import DataSpec
 from taciturn.wire.events import FailureCode, NumberedEvent
 from taciturn.wire.jobs import (
@@ -265,11 +265,21 @@ class Jobs:
         self._stop(job_id, lambda connection: visible_job(connection, caller, job_id))
         return self.view(caller, job_id)
 
-    def operated(self, paging: Paging, state: JobState | None) -> Page[OperatedJob]:
+    def operated(
+        self,
+        paging: Paging,
+        state: JobState | None = None,
+        kind: JobKind | None = None,
+        requester: str | None = None,
+    ) -> Page[OperatedJob]:
         """Everybody's jobs, newest first, without what they are about."""
         query = newest_first(operated_jobs(), jobs, paging)
         if state is not None:
             query = query.where(jobs.c.state == state)
+        if kind is not None:
+            query = query.where(jobs.c.kind == kind)
+        if requester is not None:
+            query = query.where(users.c.name == requester)
         return paging.page(self.gateway.rows(query), operated_job, position_of)
 
     def stop(self, job_id: str) -> OperatedJob:

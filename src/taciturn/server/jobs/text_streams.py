@@ -18,7 +18,7 @@ from sqlalchemy import Connection, delete, insert, select
 from taciturn.server.context import Gateway
 from taciturn.server.identity.job_access import held_job
 from taciturn.server.identity.principal import WorkerPrincipal
-from taciturn.server.notifications import Topic, publish_with
+from taciturn.server.process_messages import Topic, publish_with
 from taciturn.server.schema.tables import text_pieces
 from taciturn.wire.worker import TextChunk
 

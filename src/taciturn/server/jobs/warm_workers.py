@@ -33,6 +33,11 @@ class WarmWorkers:
     _stopped: bool = False
     _threads: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(_THREADS))
 
+    @property
+    def waiting(self) -> int:
+        """Number of them that wait for a job."""
+        return len(self._arrivals)
+
     async def offer(
         self,
         model_id: str,

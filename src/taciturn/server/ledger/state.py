@@ -43,6 +43,10 @@ class Balance:
         """Share of the budget that a cost is, as `RenyiFilter.share` counts it."""
         return _share(self.epsilon, self.delta, cost)
 
+    def epsilon_of(self, cost: RenyiCost) -> float:
+        """Epsilon that a cost comes to at the budget's delta, by `RenyiFilter.spent_epsilon`."""
+        return _filter(self.epsilon, self.delta).spent_epsilon(cost)
+
     def hold(self, cost: RenyiCost) -> Balance:
         """Reserve."""
         return replace(self, reserved=self.reserved + cost)

@@ -122,12 +122,14 @@ class RoomQuote:
 
     Attributes:
         fits: per budget; the namespace's own is under None, each grant under its holder.
+        epsilon_taken: epsilon that all would come to together, spent and held, per budget.
     """
 
     admitted: bool
     needed_shares: Mapping[str | None, float]
     used_shares: Mapping[str | None, float]
     fits: Mapping[str | None, bool]
+    epsilon_taken: Mapping[str | None, float]
 
 
 def namespaces(engine: Engine) -> list[str]:
@@ -335,6 +337,10 @@ class Room:
                 holder: balance.share(balance.used) for holder, balance in self.balances.items()
             },
             fits=fits,
+            epsilon_taken={
+                holder: balance.epsilon_of(balance.used + cost)
+                for holder, balance in self.balances.items()
+            },
         )
 
 

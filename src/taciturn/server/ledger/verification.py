@@ -84,14 +84,29 @@ class Verification:
 
 
 def verify(
-    engine: Engine, *, key: SealKey | None = None, anchors: Sequence[Anchor] = ()
+    engine: Engine,
+    *,
+    key: SealKey | None = None,
+    anchors: Sequence[Anchor] = (),
+    namespace: str | None = None,
 ) -> Verification:
-    """Check the ledger as it is at one moment; nothing is changed, and nothing is raised for it."""
-    return transact(engine, lambda connection: _verify(connection, key, anchors), read_only=True)
+    """Check the ledger as it is at one moment; nothing is changed, and nothing is raised for it.
+
+    Args:
+        namespace: whose chain alone is derived again, beside register and seals of all.
+    """
+
+    def work(connection: Connection) -> Verification:
+        names = _names(connection, anchors) if namespace is None else [namespace]
+        return _verify(connection, key, anchors, names)
+
+    return transact(engine, work, read_only=True)
 
 
-def _verify(connection: Connection, key: SealKey | None, anchors: Sequence[Anchor]) -> Verification:
-    chains = [_chain(connection, name, anchors) for name in _names(connection, anchors)]
+def _verify(
+    connection: Connection, key: SealKey | None, anchors: Sequence[Anchor], names: Sequence[str]
+) -> Verification:
+    chains = [_chain(connection, name, anchors) for name in names]
     problems = [
         *_register_problems(connection),
         *(_seal_problems(connection, key) if key else ()),

@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Row, Select, delete, func, insert, select
 
+from taciturn.certificate.envelope import Envelope
+from taciturn.errors import CertificateError
 from taciturn.planning.plan import TrainingPlan
 from taciturn.reports.privacy import PrivacyReport
 from taciturn.server.context import Gateway
-from taciturn.server.identity.job_access import holds_model, no_model, watches_model
+from taciturn.server.identity.job_access import holds_model, no_model, uses_model, watches_model
 from taciturn.server.identity.principal import Principal
 from taciturn.server.identity.secret import new_id
 from taciturn.server.models.artifacts import REPORT, Artifacts, Download
 from taciturn.server.paging import Paging, newest_first, position_of
 from taciturn.server.problems import ProblemError
-from taciturn.server.schema.tables import artifacts, base_models, datasets, models, users
+from taciturn.server.schema.tables import artifacts, base_models, datasets, jobs, models, users
 from taciturn.server.timestamps import moment
 from taciturn.wire.jobs import ModelView
+from taciturn.wire.results import FileView
 from taciturn.wire.values import Page, PolicyLine
 
 CERTIFICATE = "certificate.json"
@@ -32,6 +36,18 @@ _FILES = (
 )
 """Names of a model's files, between slashes, which no name has."""
 _FOR_AUDITORS = frozenset({CERTIFICATE, REPORT})
+
+
+@dataclass(frozen=True, slots=True)
+class CertifiedModel:
+    """A model with a certificate.
+
+    Attributes:
+        signer: digest of the key that has signed it; None where the file cannot be read any more.
+    """
+
+    model: ModelView
+    signer: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,14 +93,49 @@ class Models:
         query = newest_first(_query(watches_model(caller)), models, paging)
         return paging.page(self.gateway.rows(query), _view, position_of)
 
+    def certified(self, caller: Principal, paging: Paging) -> Page[CertifiedModel]:
+        """Models of those that have a certificate, newest first."""
+        has_certificate = (
+            select(artifacts.c.name)
+            .where(artifacts.c.job_id == models.c.job_id, artifacts.c.name == CERTIFICATE)
+            .exists()
+        )
+        query = newest_first(_query(watches_model(caller) & has_certificate), models, paging)
+        return paging.page(self.gateway.rows(query), self._certified, position_of)
+
+    def _certified(self, row: Row[Any]) -> CertifiedModel:
+        content = self.artifacts.read(row.job_id, CERTIFICATE)
+        envelope = None
+        with suppress(CertificateError):
+            envelope = None if content is None else Envelope.from_bytes(content)
+        return CertifiedModel(_view(row), None if envelope is None else envelope.keyid)
+
     def get(self, caller: Principal, model_id: str) -> ModelView:
         """One of them; raises ProblemError `not_found`."""
         return _view(self._row(model_id, watches_model(caller)))
 
     def usable(self, caller: Principal, model_id: str) -> ModelView:
         """One that the caller may sample from; raises ProblemError `not_found`."""
-        self._row(model_id, holds_model(caller))
-        return self.get(caller, model_id)
+        return _view(self._row(model_id, uses_model(caller)))
+
+    def is_held(self, caller: Principal, model_id: str) -> bool:
+        """True if the model's files are the caller's to have."""
+        query = select(models.c.id).where(models.c.id == model_id, holds_model(caller))
+        return bool(self.gateway.rows(query))
+
+    def usable_like(self, caller: Principal, model: ModelView, most: int) -> tuple[ModelView, ...]:
+        """Others with the same base that the caller may sample from, newest first."""
+        like = (models.c.base_model == model.base_model) & (models.c.id != model.id)
+        query = _query(uses_model(caller) & like).order_by(models.c.created_at_ms.desc())
+        return tuple(_view(row) for row in self.gateway.rows(query.limit(most)))
+
+    def files(self, caller: Principal, model_id: str) -> tuple[FileView, ...]:
+        """Files that the caller may have; raises ProblemError `not_found`."""
+        row = self._row(model_id, watches_model(caller))
+        files = self.artifacts.files(row.job_id)
+        if self.is_held(caller, model_id):
+            return files
+        return tuple(file for file in files if file.name in _FOR_AUDITORS)
 
     def open(
         self,
@@ -190,8 +241,15 @@ def _policy(report: PrivacyReport, of_job: PolicyLine) -> PolicyLine:
 
 def _query(condition: ColumnElement[bool]) -> Select[Any]:
     return (
-        select(models, users.c.name.label("owner"), _FILES, base_models.c.context_length)
+        select(
+            models,
+            users.c.name.label("owner"),
+            _FILES,
+            base_models.c.context_length,
+            jobs.c.dataset,
+        )
         .join(users, users.c.id == models.c.owner_id)
+        .outerjoin(jobs, jobs.c.id == models.c.job_id)
         .outerjoin(base_models, base_models.c.name == models.c.base_model)
         .where(condition)
     )
@@ -210,6 +268,7 @@ def _view(row: Row[Any]) -> ModelView:
         base_model=row.base_model,
         context_length=row.context_length,
         namespace=row.namespace,
+        dataset=row.dataset,
         policy=_line(row),
         report=json.loads(row.report),
         files=tuple(sorted(row.files.split("/"))) if row.files else (),

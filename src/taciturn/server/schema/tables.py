@@ -302,6 +302,7 @@ audit_log = Table(
     Column("details", Text),
     Index("ix_audit_log_actor", "actor", "id"),
     Index("ix_audit_log_resource", "resource", "id"),
+    Index("ix_audit_log_action", "action", "id"),
 )
 
 audit_log_exports = Table(
@@ -340,4 +341,90 @@ logins = Table(
     Column("subject", _NAME, nullable=False),
     Column("at_ms", BigInteger, nullable=False),
     Index("ix_logins_subject", "subject", "at_ms"),
+)
+
+login_requests = Table(
+    "login_requests",
+    metadata,
+    Column("id", _ID, primary_key=True),
+    Column("code", String(20), nullable=False, unique=True),
+    Column("digest", String(64), nullable=False, unique=True),
+    Column("host", _NAME, nullable=False),
+    Column("address", String(60), nullable=False),
+    Column("network", String(60), nullable=False),
+    Column("state", String(20), nullable=False),
+    Column("user_id", _ID, ForeignKey("users.id")),
+    Column("created_at_ms", BigInteger, nullable=False),
+    Column("expires_at_ms", BigInteger, nullable=False),
+)
+"""Programs that wait until somebody lets them act as they do; removed once their time is over."""
+
+email_addresses = Table(
+    "email_addresses",
+    metadata,
+    Column("user_id", _ID, ForeignKey("users.id"), primary_key=True),
+    Column("address", Text),
+    Column("pending", Text),
+    Column("code", String(64)),
+    Column("code_until_ms", BigInteger),
+    Column("tries", Integer, nullable=False, server_default="0"),
+)
+"""`address` is known to be the person's; `pending` waits for its code, whose digest is kept."""
+
+notification_preferences = Table(
+    "notification_preferences",
+    metadata,
+    Column("user_id", _ID, ForeignKey("users.id"), primary_key=True),
+    Column("kind", String(40), primary_key=True),
+    Column("email", Boolean, nullable=False),
+    Column("webhook", Boolean, nullable=False),
+)
+
+notification_endpoints = Table(
+    "notification_endpoints",
+    metadata,
+    Column("id", _ID, primary_key=True),
+    Column("user_id", _ID, ForeignKey("users.id"), nullable=False),
+    Column("name", _NAME, nullable=False),
+    Column("host", String(300), nullable=False),
+    Column("form", String(20), nullable=False),
+    Column("url", Text, nullable=False),
+    Column("secret", Text, nullable=False),
+    Column("earlier_secret", Text),
+    Column("rotated_at_ms", BigInteger),
+    Column("created_at_ms", BigInteger, nullable=False),
+    Column("removed_at_ms", BigInteger),
+    Index("ix_notification_endpoints_user_id", "user_id"),
+)
+"""Receivers of webhooks; url and secrets are sealed."""
+
+notifications = Table(
+    "notifications",
+    metadata,
+    Column("id", _ID, primary_key=True),
+    Column("kind", String(40), nullable=False),
+    Column("key", String(600), nullable=False, unique=True),
+    Column("subject", Text, nullable=False),
+    Column("created_at_ms", BigInteger, nullable=False),
+    Column("due_at_ms", BigInteger, nullable=False),
+    Column("addressed_at_ms", BigInteger),
+    Index("ix_notifications_addressed_at_ms", "addressed_at_ms"),
+)
+
+notification_deliveries = Table(
+    "notification_deliveries",
+    metadata,
+    Column("id", _ID, primary_key=True),
+    Column("notification_id", _ID, ForeignKey("notifications.id"), nullable=False),
+    Column("user_id", _ID, ForeignKey("users.id"), nullable=False),
+    Column("endpoint_id", _ID, ForeignKey("notification_endpoints.id")),
+    Column("state", String(20), nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("answer", String(300)),
+    Column("next_at_ms", BigInteger, nullable=False),
+    Column("created_at_ms", BigInteger, nullable=False),
+    Column("ended_at_ms", BigInteger),
+    Index("ix_notification_deliveries_state", "state", "next_at_ms"),
+    Index("ix_notification_deliveries_user_id", "user_id", "created_at_ms"),
+    Index("ix_notification_deliveries_notification_id", "notification_id"),
 )

@@ -44,14 +44,20 @@ def downgrade(engine: Engine, revision: str) -> None:
 
 def check(engine: Engine) -> None:
     """Raises DatabaseError unless the tables are those of this version of taciturn."""
-    with engine.connect() as connection:
-        current = MigrationContext.configure(connection).get_current_revision()
-        newest = ScriptDirectory.from_config(_config(connection)).get_current_head()
+    current, newest = revisions(engine)
     if current != newest:
         raise DatabaseError(
             f"the database is at revision {current or 'none'}, this taciturn needs {newest}; "
             "run `taciturn serve --migrate`, or use the version of taciturn that it was made with"
         )
+
+
+def revisions(engine: Engine) -> tuple[str | None, str | None]:
+    """Return the revision of the tables, and the newest that this version of taciturn knows."""
+    with engine.connect() as connection:
+        current = MigrationContext.configure(connection).get_current_revision()
+        newest = ScriptDirectory.from_config(_config(connection)).get_current_head()
+    return current, newest
 
 
 @contextmanager

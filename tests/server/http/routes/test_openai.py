@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -91,12 +92,34 @@ class FakeJobs:
                     http.post("/text", json=chunk).raise_for_status()
                 offset += len(word)
             repeated = [prompt for prompt in asked.prompts for _ in range(asked.n)]
+            if not asked.writes:
+                text = ""
             data = released_files.samples(*((prompt, text) for prompt in repeated))
+            if asked.logprobs is not None:
+                data = scored(data, asked)
             http.put("/files/samples.jsonl", content=data).raise_for_status()
             if asked.stream:
                 last = {"text": "", "last": True, "finish_reason": "length"}
                 http.post("/text", json=last).raise_for_status()
             self.world.set_job_state(job, JobState.SUCCEEDED)
+
+
+def scored(data: bytes, asked: RemoteSample) -> bytes:
+    """Lines with a score for each word, and an end."""
+
+    def scores(words: list[str]) -> list[dict[str, Any]]:
+        top = [["a", -0.5], ["b", -1.5]][: asked.logprobs]
+        return [{"text": word, "log_probability": -1.25, "likeliest": top} for word in words]
+
+    lines = []
+    for row in map(json.loads, data.splitlines()):
+        row["scores"] = scores(WORDS if row["text"] else [])
+        row["scores"] += [{"text": "<end>", "special": True, "log_probability": -2.0}]
+        if asked.echo:
+            row["prompt_scores"] = scores([row["prompt"]])
+            row["prompt_scores"][0]["log_probability"] = None
+        lines.append(json.dumps(row).encode() + b"\n")
+    return b"".join(lines)
 
 
 @pytest.fixture(scope="module")
@@ -173,6 +196,64 @@ def test_completions(client: OpenAI, fake_jobs: FakeJobs, model: str) -> None:
     assert (asked.temperature, asked.top_p, asked.seed, asked.stream) == (0.5, 0.9, 3, False)
 
 
+def test_log_probabilities_of_a_completion(client: OpenAI, fake_jobs: FakeJobs, model: str) -> None:
+    answer = client.completions.create(model=model, prompt=["Ay", "B"], logprobs=2, echo=True)
+    asked = fake_jobs.asked[-1]
+    assert (asked.logprobs, asked.echo, asked.base) == (2, True, False)
+    choice = answer.choices[0]
+    assert choice.text == "Ay" + "".join(WORDS)
+    assert choice.logprobs is not None
+    assert choice.logprobs.tokens == ["Ay", *WORDS, "<end>"]
+    assert choice.logprobs.token_logprobs == [None, *[-1.25] * len(WORDS), -2.0]
+    offsets = choice.logprobs.text_offset
+    assert offsets is not None
+    for token, offset in zip(["Ay", *WORDS], offsets, strict=False):
+        assert choice.text[offset:].startswith(token)
+    assert choice.logprobs.top_logprobs is not None
+    assert choice.logprobs.top_logprobs[1] == {"a": -0.5, "b": -1.5}
+
+
+def test_a_stop_cuts_the_scores_too(client: OpenAI, model: str) -> None:
+    (choice,) = client.completions.create(
+        model=model, prompt="A", stop=["time"], logprobs=0
+    ).choices
+    assert choice.logprobs is not None
+    assert (choice.text, choice.logprobs.tokens) == ("Once upon a ", WORDS[:3])
+    assert choice.logprobs.top_logprobs is None
+
+
+def test_a_given_text_is_scored_by_a_models_base(
+    client: OpenAI, fake_jobs: FakeJobs, model: str
+) -> None:
+    answer = client.completions.create(
+        model=f"{model}:base", prompt="A given text", max_tokens=0, echo=True, logprobs=0
+    )
+    asked = fake_jobs.asked[-1]
+    assert (asked.model, asked.base, asked.writes) == (model, True, False)
+    assert answer.model == f"{model}:base"
+    assert answer.choices[0].text == "A given text"
+    assert answer.choices[0].logprobs is not None
+    assert answer.choices[0].logprobs.token_logprobs == [None, -2.0]
+    for who in ("petra", "ann"):
+        other = client.with_options(api_key=fake_jobs.world.tokens[who])
+        with pytest.raises((openai.NotFoundError, openai.PermissionDeniedError)):
+            other.completions.create(model=f"{model}:base", prompt="A", logprobs=0)
+
+
+def test_log_probabilities_of_a_chat(client: OpenAI, fake_jobs: FakeJobs, model: str) -> None:
+    said: Any = [{"role": "user", "content": "Hello?"}]
+    answer = client.chat.completions.create(
+        model=model, messages=said, logprobs=True, top_logprobs=1
+    )
+    assert fake_jobs.asked[-1].logprobs == 1
+    logprobs = answer.choices[0].logprobs
+    assert logprobs is not None
+    assert logprobs.content is not None
+    assert [token.token for token in logprobs.content] == WORDS[:4]
+    assert (logprobs.content[0].logprob, logprobs.content[0].bytes) == (-1.25, list(b"Once"))
+    assert logprobs.content[0].top_logprobs[0].token == "a"
+
+
 def test_a_stop_ends_the_text(client: OpenAI, model: str) -> None:
     found = client.completions.create(model=model, prompt="A", stop=["time", "never"])
     assert (found.choices[0].text, found.choices[0].finish_reason) == ("Once upon a ", "stop")
@@ -220,10 +301,13 @@ def test_streamed_chat(client: OpenAI, model: str) -> None:
 @pytest.mark.parametrize(
     ("more", "named"),
     [
-        ({"logprobs": 3}, "logprobs"),
+        ({"logprobs": 6}, "logprobs"),
+        ({"logprobs": 1, "stream": True}, "stream"),
+        ({"logprobs": 1, "n": 128, "extra_body": {"prompt": ["A", "B"]}}, "logprobs"),
         ({"presence_penalty": 0.5}, "presence_penalty"),
         ({"best_of": 2}, "best_of"),
-        ({"echo": True}, "echo"),
+        ({"echo": True, "stream": True}, "echo"),
+        ({"echo": True, "max_tokens": 0}, "max_tokens"),
         ({"suffix": "end"}, "suffix"),
         ({"temperature": 3}, "temperature"),
         ({"max_tokens": 0}, "max_tokens"),
@@ -245,6 +329,7 @@ def test_what_asks_for_nothing_is_let_pass(client: OpenAI, model: str) -> None:
     client.completions.create(
         model=model, prompt="A", best_of=1, echo=False, frequency_penalty=0, user="me"
     )
+    client.completions.create(model=model, prompt="A", extra_body={"logprobs": False})
 
 
 def test_errors_are_openais(client: OpenAI, fake_jobs: FakeJobs, model: str) -> None:

@@ -21,17 +21,18 @@ from taciturn.server.http.routes import (
     policies,
     results,
     retention,
-    tokens,
     users,
     worker,
     worker_files,
 )
+from taciturn.server.http.routes.account import notifications, tokens
 
 ROUTERS = (
     identity.router,
     logins.router,
     oidc.router,
     tokens.router,
+    notifications.router,
     users.router,
     datasets.router,
     policies.router,

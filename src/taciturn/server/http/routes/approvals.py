@@ -18,7 +18,7 @@ router = APIRouter(tags=["approvals"], route_class=Route)
 
 Reader = Annotated[Principal, Depends(Requires(Action.APPROVALS_READ))]
 Decider = Annotated[Principal, Depends(Requires(Action.APPROVALS_DECIDE))]
-State = Literal["open", "approved", "rejected", "expired", "used"]
+State = Literal["open", "decided", "approved", "rejected", "expired", "used"]
 
 
 @router.get("/approvals")
@@ -26,7 +26,10 @@ def list_approvals(
     caller: Reader,
     svc: Svc,
     page: PageQuery,
-    state: Annotated[State | None, Query(description="Only approvals in this state.")] = None,
+    state: Annotated[
+        State | None,
+        Query(description="Only approvals in this state; `decided`: all that are open no more."),
+    ] = None,
 ) -> Page[ApprovalView]:
     """Requests that the caller made or may decide, newest first; all for auditors."""
     return svc.approvals.page(caller, page, state)

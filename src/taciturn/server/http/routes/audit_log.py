@@ -7,6 +7,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query
 
+from taciturn.server.audit_log import AuditFilter
 from taciturn.server.http.access import Requires, Svc
 from taciturn.server.http.blocking import Route
 from taciturn.server.identity.permissions import Action
@@ -29,8 +30,16 @@ def list_entries(
     action: Annotated[
         str | None, Query(max_length=60, pattern=_NO_CONTROL, examples=["datasets:read"])
     ] = None,
+    resource: Annotated[
+        str | None,
+        Query(max_length=500, pattern=_NO_CONTROL, description="Beginning of the path."),
+    ] = None,
+    refusal: Annotated[
+        bool | None, Query(description="Whether the answer refused, or failed.")
+    ] = None,
     since: Annotated[datetime | None, Query(description="This moment or later.")] = None,
     until: Annotated[datetime | None, Query(description="Before this moment.")] = None,
 ) -> Page[AuditEntry]:
     """Every request and its answer, newest first."""
-    return services.audit_log.list(page, actor=actor, action=action, since=since, until=until)
+    condition = AuditFilter(actor, action, resource, refusal, since, until)
+    return services.audit_log.page(page, condition)

@@ -11,6 +11,7 @@ from taciturn.server.http.blocking import Route
 from taciturn.server.identity.permissions import Action
 from taciturn.server.identity.principal import Principal
 from taciturn.server.paging import PageQuery
+from taciturn.wire.identity import UserName
 from taciturn.wire.jobs import (
     ApprovalView,
     JobKind,
@@ -76,9 +77,11 @@ def list_everybodys_jobs(
     svc: Svc,
     page: PageQuery,
     state: Annotated[JobState | None, Query(description="Only jobs in this state.")] = None,
+    kind: Annotated[JobKind | None, Query(description="Only jobs of this kind.")] = None,
+    requester: Annotated[UserName | None, Query(description="Only jobs of this person.")] = None,
 ) -> Page[OperatedJob]:
     """Everybody's jobs for administrators, newest first, without what they are about."""
-    return svc.jobs.operated(page, state)
+    return svc.jobs.operated(page, state, kind, requester)
 
 
 @router.post("/operations/jobs/{job_id}/cancel", dependencies=[OPERATE])

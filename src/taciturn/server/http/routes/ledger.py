@@ -29,7 +29,7 @@ JobName = Name
 @router.post("/verifications")
 def verify_ledger(caller: Reader, services: Svc, verification: NewVerification) -> VerificationView:
     """Derive every balance and the chains again from the entries, and compare."""
-    return services.ledger_view.verify(verification.anchors, caller)
+    return services.ledger_view.verify(verification.anchors, caller, verification.namespace)
 
 
 @router.get("/anchors")

@@ -14,6 +14,11 @@ from taciturn.server.timestamps import moment
 from taciturn.wire.identity import (
     LinkRedemption,
     Login,
+    LoginAnswer,
+    LoginLook,
+    LoginRequest,
+    LoginState,
+    NewLoginRequest,
     NewPassword,
     Redeemed,
     Session,
@@ -31,6 +36,23 @@ def log_in(request: Request, services: Svc, login: Login) -> TokenSecret:
     token = services.logins.log_in(login, address_of(request), kind="api")
     request.state.actor = f"user:{login.name}"
     return services.tokens.with_text(token.id, token.text)
+
+
+@router.post("/login-requests", status_code=201, dependencies=[Depends(entrance)])
+def begin_login_request(request: Request, services: Svc, new: NewLoginRequest) -> LoginRequest:
+    """Ask somebody who is signed in to the console to let this program act as them."""
+    return services.login_requests.begin(new, address_of(request))
+
+
+@router.post("/login-requests/answers", dependencies=[Depends(entrance)])
+def read_login_answer(request: Request, services: Svc, look: LoginLook) -> LoginAnswer:
+    """Look whether they have; every few seconds, until they have or the request is over. A look
+    that finds no answer yet is not on record."""
+    state, token = services.login_requests.redeem(look.secret.get_secret_value())
+    if token is None:
+        request.state.unrecorded = state is LoginState.OPEN
+        return LoginAnswer(state=state)
+    return LoginAnswer(state=state, token=services.tokens.with_text(token.id, token.text))
 
 
 @router.post("/sessions", status_code=201, dependencies=[Depends(entrance)])

@@ -3,7 +3,8 @@
 At `/v1/completions` and `/v1/chat/completions`; with the list of models, which has another shape
 at `/v1/models`, also under `/openai/v1`: `OpenAI(base_url="https://GATEWAY/openai/v1")`. Every
 answer carries the model's policy, in the header `Taciturn-Policy` and the field `taciturn`. Tokens
-are those that the model has written, also where a stop cut them off.
+are those that the model has written, also where a stop cut them off. `MODEL:base` is the base of a
+fitted model; `text_offset` of log-probabilities counts from the beginning of the answer's `text`.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
+from itertools import accumulate
 from typing import Annotated, Any
 
 from anyio import to_thread
@@ -111,11 +113,13 @@ def read_model(model_id: str, caller: Reader, services: Svc) -> dict[str, Any]:
 async def complete(
     http: Request, request_body: CompletionRequest, caller: User, services: Svc
 ) -> Response:
-    """Continue one or several texts."""
-    model = await to_thread.run_sync(services.models.usable, caller, request_body.model)
-    shape = _Completion(model)
-    limit = request_body.limit_tokens or _default(model, _COMPLETION_TOKENS)
-    request = _sample(request_body, request_body.prompts, limit)
+    """Continue one or several texts; with `logprobs`, say how likely each token is."""
+    model = await to_thread.run_sync(services.models.usable, caller, request_body.model_id)
+    shape = _Completion(request_body.model, bool(request_body.echo))
+    limit = request_body.limit_tokens
+    limit = _default(model, _COMPLETION_TOKENS) if limit is None else limit
+    echo = bool(request_body.echo) and request_body.logprobs is not None
+    request = _sample(request_body, request_body.prompts, limit, echo)
     return await _answer(http, services, caller, request, shape, request_body, request_body.stops)
 
 
@@ -123,21 +127,22 @@ async def complete(
 async def chat(http: Request, request_body: ChatRequest, caller: User, services: Svc) -> Response:
     """Answer in a conversation: by the model's own chat template, or, where it has none, after
     `System:`, `User:` and `Assistant:`."""
-    model = await to_thread.run_sync(services.models.usable, caller, request_body.model)
+    model = await to_thread.run_sync(services.models.usable, caller, request_body.model_id)
     prompt = await to_thread.run_sync(services.chats.prompt, model.job, request_body.messages)
     limit = request_body.limit_tokens or _default(model, _ANSWER_TOKENS)
     request = _sample(request_body, [prompt.text], limit)
     stops = (*request_body.stops, *prompt.stops)
-    return await _answer(http, services, caller, request, _Chat(model), request_body, stops)
+    shape = _Chat(request_body.model)
+    return await _answer(http, services, caller, request, shape, request_body, stops)
 
 
 class _Shape:
-    """Form of the answers. A line's text is cut already."""
+    """Form of the answers. A line's text is cut already, and its scores with it."""
 
     kind: str
     chunk_kind: str
 
-    def __init__(self, model: ModelView) -> None:
+    def __init__(self, model: str) -> None:
         self.model = model
         self.created = int(time.time())
 
@@ -146,7 +151,7 @@ class _Shape:
             "id": job.id,
             "object": kind,
             "created": self.created,
-            "model": self.model.id,
+            "model": self.model,
             "choices": choices,
             "taciturn": {"policy": job.policy.model_dump(), "job": job.id},
         }
@@ -161,8 +166,26 @@ class _Shape:
 class _Completion(_Shape):
     kind = chunk_kind = "text_completion"
 
+    def __init__(self, model: str, echo: bool) -> None:
+        super().__init__(model)
+        self.echo = echo
+
     def choice(self, line: SampleLine) -> dict[str, Any]:
-        return {"text": line.text}
+        text = line.prompt + line.text if self.echo else line.text
+        return {"text": text, "logprobs": self._logprobs(line)}
+
+    def _logprobs(self, line: SampleLine) -> dict[str, Any] | None:
+        if line.scores is None:
+            return None
+        scores = [*(line.prompt_scores or ()), *line.scores]
+        lengths = [0 if score.special else len(score.text) for score in scores]
+        likeliest = [dict(score.likeliest) or None for score in scores]
+        return {
+            "tokens": [score.text for score in scores],
+            "token_logprobs": [score.log_probability for score in scores],
+            "top_logprobs": likeliest if any(likeliest) else None,
+            "text_offset": [0, *accumulate(lengths)][: len(scores)],
+        }
 
     def delta(self, text: str, first: bool, finish: str | None) -> dict[str, Any]:
         return {"text": text}
@@ -173,7 +196,20 @@ class _Chat(_Shape):
 
     def choice(self, line: SampleLine) -> dict[str, Any]:
         text = line.text.removeprefix(" ")
-        return {"message": {"role": "assistant", "content": text, "refusal": None}}
+        message = {"role": "assistant", "content": text, "refusal": None}
+        return {"message": message, "logprobs": self._logprobs(line)}
+
+    def _logprobs(self, line: SampleLine) -> dict[str, Any] | None:
+        if line.scores is None:
+            return None
+        content = [
+            {
+                **_token(score.text, score.log_probability),
+                "top_logprobs": [_token(text, value) for text, value in score.likeliest],
+            }
+            for score in line.scores
+        ]
+        return {"content": content, "refusal": None}
 
     def delta(self, text: str, first: bool, finish: str | None) -> dict[str, Any]:
         if first:
@@ -181,19 +217,40 @@ class _Chat(_Shape):
         return {"delta": {"content": text} if text else {}}
 
 
+def _token(text: str, log_probability: float | None) -> dict[str, Any]:
+    return {"token": text, "logprob": log_probability, "bytes": list(text.encode())}
+
+
+def _cut(line: SampleLine, stops: Sequence[str]) -> tuple[SampleLine, bool]:
+    """Return a line up to the first stop, its scores too, and whether there was one."""
+    text, stopped = cut(line.text, stops)
+    update: dict[str, Any] = {"text": text}
+    if stopped and line.scores is not None:
+        ends = accumulate(0 if score.special else len(score.text) for score in line.scores)
+        count = sum(end <= len(text) for end in ends)
+        update["scores"] = line.scores[:count]
+    return line.model_copy(update=update), stopped
+
+
 def _default(model: ModelView, tokens: int) -> int:
     """Return this many tokens, or half of the model's context where that is less."""
     return tokens if model.context_length is None else min(tokens, model.context_length // 2)
 
 
-def _sample(request_body: Sampling, prompts: Sequence[str], limit_tokens: int) -> RemoteSample:
+def _sample(
+    request_body: Sampling, prompts: Sequence[str], limit_tokens: int, echo: bool = False
+) -> RemoteSample:
     return RemoteSample(
-        model=request_body.model,
+        model=request_body.model_id,
+        base=request_body.of_base,
+        logprobs=request_body.likeliest,
+        echo=echo,
         prompts=tuple(prompts),
         stream=bool(request_body.stream),
         temperature=1.0 if request_body.temperature is None else request_body.temperature,
         top_p=request_body.top_p or 1.0,
-        max_new_tokens=limit_tokens,
+        writes=limit_tokens > 0,
+        max_new_tokens=max(1, limit_tokens),
         n=request_body.n or 1,
         seed=request_body.seed,
     )
@@ -217,10 +274,9 @@ async def _answer(
     lines = await services.completions.whole(caller, job, http.is_disconnected)
     choices = []
     for index, line in enumerate(lines):
-        text, stopped = cut(line.text, stops)
+        whole, stopped = _cut(line, stops)
         finish = "stop" if stopped else line.finish_reason
-        items = shape.choice(line.model_copy(update={"text": text}))
-        choices.append({"index": index, **items, "logprobs": None, "finish_reason": finish})
+        choices.append({"index": index, **shape.choice(whole), "finish_reason": finish})
     answer = {**shape.frame(job, shape.kind, choices), "usage": _usage(lines, request.n)}
     return JSONResponse(answer, headers=headers)
 

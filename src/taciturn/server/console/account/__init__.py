@@ -1,0 +1,1 @@
+"""People themselves: sign-in, tokens, programs, notifications."""

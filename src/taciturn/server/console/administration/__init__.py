@@ -1,0 +1,1 @@
+"""Administration: people, base models, workers, settings."""

@@ -1,0 +1,1 @@
+"""Fitted models: read, verified, asked, compared."""

@@ -1,0 +1,1 @@
+"""Oversight: ledger, audit log, incidents."""

@@ -1,0 +1,1 @@
+"""Fits and other jobs: planned, approved, followed."""
