@@ -230,6 +230,9 @@ def furnished(world: GatewayWorld) -> dict[str, str]:
     world.spend(done, ["user:paul"])
     world.clock.forward(60)
     token = world.get("tokens", "paul").json()["items"][0]["id"]
+    login = world.client.post("/v1/login-requests", json={"host": "laptop"})
+    receiver = {"name": "chat", "url": "https://1.1.1.1/hook", "form": "json"}
+    endpoint = world.ask("paul", "POST", "/notifications/endpoints", receiver)
     return {
         "datasets": DATASET,
         "dataset": DATASET,
@@ -243,6 +246,8 @@ def furnished(world: GatewayWorld) -> dict[str, str]:
         "users": "paul",
         "user": "paul",
         "tokens": token,
+        "login-requests": str(login.json()["code"]),
+        "endpoints": str(endpoint.json()["id"]),
         "sessions": token,
         "namespaces": NAMESPACE,
         "namespace": NAMESPACE,
