@@ -67,7 +67,6 @@ COLUMNS = (ColumnView(name="id", type="string"), ColumnView(name="context", type
 SOURCE = "s3://hospital/phee.parquet"
 PREFIXES = ("/", "s3://", "https://", "postgresql+psycopg://")
 DP_LINE = PolicyLine(kind="DP", text="DP (epsilon=1, delta=1e-06, unit=id)")
-SPLIT_KEY = "5" * 64
 PASSWORD = "correct horse battery staple"
 _QUICK = Passwords(PasswordHasher(time_cost=1, memory_cost=8, parallelism=1))
 _MONTH, _FOR_EVER = 30, 10_000  # days
@@ -359,7 +358,7 @@ class GatewayWorld:
             "state": "ready",
             "columns": json.dumps([{"name": name, "type": "string"} for name in names]),
             "mock": "[]",
-            "split_key": SPLIT_KEY,
+            "split_key": "0" * 64,
             "created_at_ms": now_ms,
             **columns,
         }

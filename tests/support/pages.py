@@ -22,7 +22,7 @@ from taciturn.server.http.openapi import Operation, operations
 from taciturn.server.identity.permissions import PERMISSIONS
 from taciturn.server.identity.secret import new_id
 from taciturn.server.jobs.events import Events
-from taciturn.server.schema.tables import incidents, jobs
+from taciturn.server.schema.tables import datasets, incidents, jobs, notification_endpoints
 from taciturn.wire.events import (
     JobEvent,
     NodeEvent,
@@ -39,6 +39,12 @@ ROLE_OF = {"olga": Role.OWNER, "paul": Role.PRACTITIONER, "ann": Role.AUDITOR, "
 
 SECRETS = ("hushed purpose", "hushed model", "hushed description", "hushed log")
 """Words of the furnished world that are not for everybody."""
+
+SPLIT_KEY = "5e" * 32
+"""Key of the furnished dataset, which nobody may see."""
+
+BY_CODE = "/login-requests/"
+"""Pages for whoever knows a code, which somebody reads off a screen."""
 
 _NO_PAGES = ("/v1", "/openai", "/metrics", "/static")
 
@@ -218,6 +224,8 @@ def furnished(world: GatewayWorld) -> dict[str, str]:
     world.set_terms(approvers=["user:otto", "group:board"])
     description = {"description": SECRETS[2], "mock": [{"id": "n1", "context": "Mr Mock coughs."}]}
     world.ask("olga", "PATCH", f"/datasets/{DATASET}", description)
+    key = update(datasets).where(datasets.c.name == DATASET).values(split_key=SPLIT_KEY)
+    world.gateway.write(lambda connection: connection.execute(key))
     asked = world.submit(fit(target_epsilon="unlimited", purpose=SECRETS[0]), key="asked-0001")
     done = _job_with_events(world, JobState.SUCCEEDED)
     running = _job_with_events(world, JobState.RUNNING)
@@ -229,10 +237,9 @@ def furnished(world: GatewayWorld) -> dict[str, str]:
     world.gateway.write(lambda connection: connection.execute(finished))
     world.spend(done, ["user:paul"])
     world.clock.forward(60)
+    asked_by = {"host": "a laptop of paul's"}
+    code = world.client.post("/v1/login-requests", json=asked_by).json()["code"]
     token = world.get("tokens", "paul").json()["items"][0]["id"]
-    login = world.client.post("/v1/login-requests", json={"host": "laptop"})
-    receiver = {"name": "chat", "url": "https://1.1.1.1/hook", "form": "json"}
-    endpoint = world.ask("paul", "POST", "/notifications/endpoints", receiver)
     return {
         "datasets": DATASET,
         "dataset": DATASET,
@@ -242,12 +249,12 @@ def furnished(world: GatewayWorld) -> dict[str, str]:
         "models": model,
         "approvals": str(asked.json()["approval"]),
         "incidents": incident,
-        "people": "paul",
-        "users": "paul",
-        "user": "paul",
+        "people": "bea",
+        "users": "bea",
+        "user": "bea",
+        "endpoints": _endpoint(world),
+        "login-requests": code,
         "tokens": token,
-        "login-requests": str(login.json()["code"]),
-        "endpoints": str(endpoint.json()["id"]),
         "sessions": token,
         "namespaces": NAMESPACE,
         "namespace": NAMESPACE,
@@ -261,6 +268,23 @@ def furnished(world: GatewayWorld) -> dict[str, str]:
         "base-models": MODEL,
         "compare": done,
     }
+
+
+def _endpoint(world: GatewayWorld) -> str:
+    row = {
+        "id": new_id("end"),
+        "user_id": world.users["paul"],
+        "name": "the team's channel",
+        "host": "chat.hospital.example",
+        "url": "sealed",
+        "form": "json",
+        "secret": "sealed",
+        "created_at_ms": world.gateway.now_ms(),
+    }
+    world.gateway.write(
+        lambda connection: connection.execute(insert(notification_endpoints).values(row))
+    )
+    return str(row["id"])
 
 
 def _incident(world: GatewayWorld, job: str) -> str:

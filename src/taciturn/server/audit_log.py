@@ -122,6 +122,9 @@ class AuditLog:
     def keep(self, record: Record) -> Future[None]:
         """Write a record; the future is done once it is committed, or has the error."""
         future: Future[None] = Future()
+        # Whoever waits may hang up. The record is kept all the same, and a future that could be
+        # cancelled meanwhile would break off the writer, and with it every later answer.
+        future.set_running_or_notify_cancel()
         with self._lock:
             self._waiting.append((record, future))
             if not self._writing:

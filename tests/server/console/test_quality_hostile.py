@@ -143,6 +143,7 @@ def bodies(text: str) -> Iterator[tuple[str, str, str, Any]]:
         *("adam", "POST", "/users"),
         {"name": "new", "display_name": text, "roles": [], "groups": [text], "sources": [text]},
     )
+    yield "paul", "POST", "/login-requests", {"host": text}
     facts = {"parameters": 1, "context_length": 8, "vocabulary": 8}
     yield "adam", "POST", "/base-models", {"name": text, **facts}
 

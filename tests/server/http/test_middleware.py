@@ -3,6 +3,7 @@ in logs, errors or figures."""
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import threading
@@ -193,6 +194,34 @@ def test_records_that_are_ready_together_are_committed_together(
     assert all(each.result(timeout=5) is None for each in kept)
     assert batches == [1, 20]
     assert len(lite.recorded()) == 21
+
+
+def test_whoever_hangs_up_while_their_record_is_written_stops_nobody_else(
+    lite: GatewayWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stream's reader that goes away cancels what waits for the record; the writer goes on."""
+    log, writing, gate = audit_log.AuditLog(lite.gateway), threading.Event(), threading.Event()
+    written = audit_log._insert
+
+    def slowly(gateway: Gateway, rows: Sequence[dict[str, Any]]) -> None:
+        writing.set()
+        gate.wait(5)
+        written(gateway, rows)
+
+    monkeypatch.setattr(audit_log, "_insert", slowly)
+    record = audit_log.Record(0, "a", "b", "/", 200, None, "req_1", None, None)
+
+    async def hang_up() -> None:
+        waiting = asyncio.ensure_future(asyncio.wrap_future(log.keep(record)))
+        await asyncio.to_thread(writing.wait, 5)
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        gate.set()
+
+    asyncio.run(hang_up())
+    assert log.keep(record).result(timeout=5) is None
+    assert len(lite.recorded()) == 2
 
 
 def test_a_large_body_is_refused_whether_or_not_it_says_so(lite: GatewayWorld) -> None:
