@@ -288,8 +288,8 @@ def sentence(text: str) -> str:
     """Return a text of a problem as a sentence: with a full stop, and a large letter unless it
     begins with the name of a field."""
     ends = text.endswith((".", "?", "!"))
-    named = re.match(r"[a-z_.0-9]+[=:]", text) is not None
-    return (text if named else text[:1].upper() + text[1:]) + ("" if ends else ".")
+    has_name = re.match(r"[a-z_.0-9]+[=:]", text) is not None
+    return (text if has_name else text[:1].upper() + text[1:]) + ("" if ends else ".")
 
 
 def chart_time(seconds: float) -> Markup:
