@@ -161,7 +161,11 @@ def _addresses(seen: Window, more: list[str]) -> list[str]:
         links = "[...document.querySelectorAll('main a')].map((link) => link.getAttribute('href'))"
         parts = [link for link in seen.page.evaluate(links) if link.startswith(f"{address}/")]
         named = [link for link in parts if not re.search(r"[a-z]{3}_[0-9a-z]{20}$", link)]
-        addresses += [link for link in named if "." not in link and link not in addresses]
+        addresses += [
+            link
+            for link in named
+            if "." not in link and "/export" not in link and link not in addresses
+        ]
     return addresses
 
 

@@ -213,6 +213,8 @@ class SigningKeyError(TaciturnError):
 class CallbackError(TaciturnError):
     """A callback raised; what it raised is the cause. The run ended in a whole state.
 
+    Remedy: Correct the callback, then go on with `--resume`.
+
     `result` is what an evaluation had come to, which was paid for; None after a fit.
     """
 

@@ -7,6 +7,7 @@ import gzip
 import hashlib
 import logging
 import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -284,9 +285,11 @@ def when(moment: datetime | None) -> Markup:
 
 
 def sentence(text: str) -> str:
-    """Return a text of a problem as a sentence: with a large letter and a full stop."""
+    """Return a text of a problem as a sentence: with a full stop, and a large letter unless it
+    begins with the name of a field."""
     ends = text.endswith((".", "?", "!"))
-    return text[:1].upper() + text[1:] + ("" if ends else ".")
+    has_name = re.match(r"[a-z_.0-9]+[=:]", text) is not None
+    return (text if has_name else text[:1].upper() + text[1:]) + ("" if ends else ".")
 
 
 def chart_time(seconds: float) -> Markup:

@@ -21,6 +21,7 @@ Manager = Annotated[Principal, Depends(Requires(Action.TOKENS_MANAGE))]
 SCOPES = {
     Action.SELF_READ: "say who it acts for",
     Action.TOKENS_MANAGE: "make and revoke tokens of yours",
+    Action.NOTIFICATIONS_MANAGE: "say what you are told, and where",
     Action.USERS_READ: "see who may come in",
     Action.USERS_WRITE: "let people in, change and lock them out",
     Action.DATASETS_READ: "see datasets and their previews",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import RedirectResponse, Response
 from pydantic import ValidationError
 from starlette.concurrency import run_in_threadpool
@@ -36,10 +36,13 @@ _WRONG = "the name or the password is wrong"
 
 @router.get(SIGN_IN, dependencies=[Depends(public)])
 async def read_sign_in(
-    request: Request, services: Svc, next: str = "/", ended: str = ""
+    request: Request,
+    services: Svc,
+    next: str = "/",
+    session_over: Annotated[str, Query(alias="ended")] = "",
 ) -> Response:
     """Show the form, and to somebody whose session has ended, that it has."""
-    return _form(request, services, next, ended=bool(ended))
+    return _form(request, services, next, session_over=bool(session_over))
 
 
 @router.post(SIGN_IN, dependencies=[Depends(entrance)])
@@ -94,7 +97,7 @@ def _form(
     path: str,
     problem: ProblemError | None = None,
     *,
-    ended: bool = False,
+    session_over: bool = False,
 ) -> Response:
     body = None if problem is None else problem.problem()
     if problem is not None:
@@ -107,7 +110,7 @@ def _form(
         next=_local(path),
         address=public_address(services),
         problem=body,
-        ended=ended,
+        session_over=session_over,
     )
     if problem is not None:
         for name, value in problem.headers.items():
