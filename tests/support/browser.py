@@ -65,26 +65,34 @@ class Window:
     Attributes:
         problems: errors of scripts, refusals of the content policy, dialogs that nobody expected.
         addresses: addresses of all requests, with what was sent as their referrer.
+        questions: what was asked before destructive acts, and answered with yes.
+        agrees: True for a reader who says yes; otherwise a question is a problem.
     """
 
     page: Any
     problems: list[str] = field(default_factory=list)
     addresses: list[str] = field(default_factory=list)
+    questions: list[str] = field(default_factory=list)
+    agrees: bool = False
 
     def watch(self) -> None:
         """Note what goes wrong from now on."""
         self.page.on("pageerror", lambda error: self.problems.append(f"error: {error}"))
         self.page.on("console", self._hear)
-        self.page.on("dialog", self._refuse)
+        self.page.on("dialog", self._answer)
         self.page.on("request", self._note)
 
     def _hear(self, message: Any) -> None:
         if message.type == "error" and "Failed to load resource" not in message.text:
             self.problems.append(f"{self.page.url}: {message.text}")
 
-    def _refuse(self, dialog: Any) -> None:
-        self.problems.append(f"dialog: {dialog.message}")
-        dialog.dismiss()
+    def _answer(self, dialog: Any) -> None:
+        if self.agrees and dialog.type == "confirm":
+            self.questions.append(dialog.message)
+            dialog.accept()
+        else:
+            self.problems.append(f"dialog: {dialog.message}")
+            dialog.dismiss()
 
     def _note(self, request: Any) -> None:
         self.addresses.append(f"{request.url} {request.headers.get('referer', '')}")
