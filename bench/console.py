@@ -205,7 +205,7 @@ def open_consoles(at: Place, number: int, seconds: float) -> bool:
     """Print what open consoles cost the gateway; returns whether that is below the goal."""
     with served(at.settings) as process:
         kinds = {
-            "the page of a job that runs": (f"/jobs/{at.things['running']}", "paul"),
+            "the page of a job that runs": (f"/jobs/{at.things['running']}", "olga"),
             "the start page": ("/", "olga"),
         }
         well = True

@@ -61,7 +61,7 @@ class Askers(HTMLParser):
             self.polls.append(
                 (values["hx-get"], float(timer[1]) / (1000 if timer[2] == "ms" else 1))
             )
-        for name in ("hx-sse:connect", "data-stream"):
+        for name in ("hx-sse:connect", "data-live"):
             if name in values:
                 self.streams.append(values[name])
 
@@ -70,7 +70,10 @@ def readers_of(port: int, address: str, headers: dict[str, str]) -> list[Reader]
     """Return what an open page at this address keeps asking for."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     connection.request("GET", address, headers={**headers, "Accept": "text/html"})
-    askers = Askers(connection.getresponse().read().decode())
+    answer = connection.getresponse()
+    if answer.status != 200:
+        raise RuntimeError(f"{address} answers {answer.status}")
+    askers = Askers(answer.read().decode())
     polls = [Reader(path, headers, every_s) for path, every_s in askers.polls]
     return polls + [Reader(path, headers, None) for path in askers.streams]
 
