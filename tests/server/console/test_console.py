@@ -79,6 +79,54 @@ def test_who_is_not_signed_in_is_asked_to(console: GatewayWorld) -> None:
     assert "Sign in" in console.client.get("/sign-in").text
 
 
+def test_whoever_signs_in_anew_comes_back_to_the_page_that_they_saw(console: GatewayWorld) -> None:
+    console.client.cookies.set("taciturn", "tac_ended")
+    answer = console.client.get("/jobs?state=failed", headers=HTML, follow_redirects=False)
+    place = "/sign-in?next=/jobs%3Fstate%3Dfailed&ended=1"
+    assert answer.headers["location"] == place
+    assert "Your session has ended" in console.client.get(place).text
+    seen_at = {"HX-Request": "true", "HX-Current-URL": "https://testserver/jobs/x"}
+    part = console.client.get("/jobs/x/progress", headers=HTML | seen_at, follow_redirects=False)
+    assert part.headers["hx-redirect"] == "/sign-in?next=/jobs/x&ended=1"
+
+
+def test_an_address_with_nothing_at_it_is_a_page_for_browsers_alone(console: GatewayWorld) -> None:
+    answer = console.client.get("/no/such/page", headers=HTML)
+    assert answer.status_code == 404
+    assert "There is nothing at this address." in answer.text
+    assert 'href="/"' in answer.text
+    for path, headers in (("/no/such/page", {}), ("/v1/none", HTML)):
+        program = console.client.get(path, headers=headers)
+        assert program.headers["content-type"] == "application/problem+json"
+
+
+def test_a_page_that_fails_says_so_without_the_reason(
+    console: GatewayWorld, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(*_: object) -> None:
+        raise ValueError("a row of Mr Doe's")
+
+    monkeypatch.setattr(type(console.services.models), "list", broken)
+    answer = look(console, "paul", "/models", **HTML)
+    assert answer.status_code == 500
+    assert "Doe" not in answer.text
+    incident = re.findall(r"inc_[0-9a-z]{20}", answer.text)[0]
+    assert any(getattr(line, "incident", None) == incident for line in caplog.records)
+    part = look(console, "paul", "/models", **{"HX-Request": "true"})
+    assert part.headers["hx-retarget"] == "#notice"
+
+
+def test_answers_are_compressed_for_who_reads_that(console: GatewayWorld) -> None:
+    for path in ("/jobs", static_url("vendor/htmx.min.js")):
+        plain = look(console, "paul", path, **{"Accept-Encoding": "identity"})
+        packed = look(console, "paul", path, **{"Accept-Encoding": "gzip, br"})
+        assert "content-encoding" not in plain.headers
+        assert packed.headers["content-encoding"] == "gzip"
+        assert "Accept-Encoding" in packed.headers["vary"]
+        assert packed.content == plain.content
+        assert int(packed.headers["content-length"]) < len(plain.content) / 1.8
+
+
 def sign_in(world: GatewayWorld, password: str = PASSWORD, path: str = "/jobs") -> Response:
     fields = {"name": "pia", "password": password, "next": path}
     return world.client.post("/sign-in", data=fields, follow_redirects=False)
