@@ -58,7 +58,11 @@ class Place:
 
 @dataclass
 class Measured:
-    """Answers of one page."""
+    """Answers of one page.
+
+    Attributes:
+        is_page: False for a file that is downloaded, which is as long as it is.
+    """
 
     page: Page
     who: str
@@ -67,6 +71,7 @@ class Measured:
     status: int = 0
     bytes: int = 0
     statements: int = 0
+    is_page: bool = True
 
     @property
     def well(self) -> bool:
@@ -112,8 +117,8 @@ def place(kind: str, amounts: Amounts) -> Iterator[Place]:
         engine.dispose()
 
 
-async def ask(app: Any, address: str, headers: dict[str, str]) -> tuple[int, int]:
-    """Return the status of an answer, and its bytes over the wire."""
+async def ask(app: Any, address: str, headers: dict[str, str]) -> tuple[int, int, str]:
+    """Return the status of an answer, its bytes over the wire, and of what kind it is."""
     path, _, query = address.partition("?")
     scope = {
         "type": "http",
@@ -129,20 +134,26 @@ async def ask(app: Any, address: str, headers: dict[str, str]) -> tuple[int, int
         "client": ("127.0.0.1", 1),
         "server": ("gateway", 80),
     }
-    status = length = 0
+    status, length, kind = 0, 0, ""
+    sent = False
 
     async def receive() -> dict[str, Any]:
+        nonlocal sent
+        if sent:
+            await asyncio.Event().wait()
+        sent = True
         return {"type": "http.request", "body": b"", "more_body": False}
 
     async def send(message: Any) -> None:
-        nonlocal status, length
+        nonlocal status, length, kind
         if message["type"] == "http.response.start":
             status = message["status"]
+            kind = dict(message["headers"]).get(b"content-type", b"").decode()
         else:
             length += len(message.get("body", b""))
 
     await app(scope, receive, send)
-    return status, length
+    return status, length, kind
 
 
 async def measure(at: Place, rounds: int) -> list[Measured]:
@@ -155,7 +166,7 @@ async def measure(at: Place, rounds: int) -> list[Measured]:
         for who in _who_sees(page)
     ]
     for round_number in range(rounds + 1):
-        for line in table:
+        for line in [line for line in table if line.is_page]:
             headers = at.world.headers(line.who) | {
                 "Accept": "text/html",
                 "Accept-Encoding": "gzip",
@@ -163,13 +174,14 @@ async def measure(at: Place, rounds: int) -> list[Measured]:
             }
             cpu_s, start_s = time.process_time(), time.perf_counter()
             with count_statements(at.gateway.engine) as talk:
-                line.status, line.bytes = await ask(app, line.page.address, headers)
+                line.status, line.bytes, kind = await ask(app, line.page.address, headers)
             if round_number == 0:  # templates and statements are compiled once
                 line.statements = talk.statements
+                line.is_page = kind.startswith("text/html") or line.status == 204
                 continue
             line.seconds.append(time.perf_counter() - start_s)
             line.cpu_s += time.process_time() - cpu_s
-    return table
+    return [line for line in table if line.is_page]
 
 
 def _who_sees(page: Page) -> list[str]:
