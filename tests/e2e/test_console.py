@@ -94,9 +94,6 @@ def test_from_a_file_to_a_model_and_back_to_its_owner(
         page.get_by_text("Every chain is in order").wait_for()
         page.goto("/audit-log?actor=user:pia")
         assert page.get_by_role("cell", name="/jobs", exact=True).count() > 0
-    for job in gateway.client("pia").jobs():
-        if not job.status.over:
-            job.cancel()
 
 
 def _register(page: Any, gateway: demo.DemoGateway) -> None:
