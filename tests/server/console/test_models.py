@@ -170,7 +170,7 @@ def test_a_models_page_is_its_report(certified: Certified) -> None:
         "from openai import OpenAI",
         "curl http",
         "taciturn sample gateway:",
-        "merged=True",
+        "taciturn export model --merged",
     ):
         assert word in text
     evidence = look(certified.world, "paul", f"/models/{certified.model}/evidence").text
