@@ -26,6 +26,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+
 from consoles.filling import Amounts, fill
 from consoles.readers import Reader, cost_of, readers_of
 from gateways.load import quantile_ms

@@ -296,7 +296,8 @@ def _reads(dataset: Dataset, position: _Position, fetch: int) -> Select[Any]:
 
 def _paths(dataset: Dataset) -> Any:
     """Paths under which something of a dataset is read: in the API and in the console."""
-    subjects = _subjects(dataset).cte("subjects")
+    # Read several times below: without the word, a database may find them anew each time.
+    subjects = _subjects(dataset).cte("subjects").prefix_with("MATERIALIZED")
     files = artifacts.c.job_id == subjects.c.id
     fits = (
         select(jobs.c.id, jobs.c.model_id)
@@ -306,6 +307,7 @@ def _paths(dataset: Dataset) -> Any:
             jobs.c.model_id.is_not(None),
         )
         .cte("fits")
+        .prefix_with("MATERIALIZED")
     )
     of_fits = artifacts.c.job_id == fits.c.id
     parts = [

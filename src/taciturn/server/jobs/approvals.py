@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -204,7 +204,8 @@ class Approvals:
 
         def work(connection: Connection) -> Page[ApprovalView]:
             rows = [row for row in connection.execute(query) if may_see_approval(caller, row)]
-            return paging.page(rows, lambda row: _view(connection, row), position_of)
+            answers = _decision_views(connection, [row.id for row in rows])
+            return paging.page(rows, lambda row: _viewed(row, answers.get(row.id, ())), position_of)
 
         return self.gateway.read(work)
 
@@ -311,25 +312,33 @@ def _decisions(connection: Connection, approval_id: str) -> dict[str, str]:
     return {row.approver_id: row.decision for row in connection.execute(query)}
 
 
-def _decision_views(connection: Connection, approval_id: str) -> tuple[DecisionView, ...]:
+def _decision_views(
+    connection: Connection, approval_ids: Sequence[str]
+) -> dict[str, tuple[DecisionView, ...]]:
+    """Return what was decided about each of these requests, in order."""
     query = (
         select(decisions, users.c.name)
         .join(users, users.c.id == decisions.c.approver_id)
-        .where(decisions.c.approval_id == approval_id)
+        .where(decisions.c.approval_id.in_(approval_ids))
         .order_by(decisions.c.created_at_ms, users.c.name)
     )
-    return tuple(
-        DecisionView(
+    views: dict[str, tuple[DecisionView, ...]] = {}
+    for row in connection.execute(query):
+        view = DecisionView(
             approver=row.name,
             decision=row.decision,
             comment=row.comment,
             at=moment(row.created_at_ms),
         )
-        for row in connection.execute(query)
-    )
+        views[row.approval_id] = (*views.get(row.approval_id, ()), view)
+    return views
 
 
 def _view(connection: Connection, row: Row[Any]) -> ApprovalView:
+    return _viewed(row, _decision_views(connection, [row.id]).get(row.id, ()))
+
+
+def _viewed(row: Row[Any], answers: tuple[DecisionView, ...]) -> ApprovalView:
     request, plan = json.loads(row.job_request), json.loads(row.plan or "{}")
     privacy = plan.get("privacy") or plan  # of a fit, or of a release of figures
     return ApprovalView(
@@ -340,7 +349,9 @@ def _view(connection: Connection, row: Row[Any]) -> ApprovalView:
         reason=row.reason,
         request=request,
         state=row.state,
-        approved_by=approvers_of(connection, row.job_id),
+        approved_by=tuple(
+            sorted(answer.approver for answer in answers if answer.decision == "approved")
+        ),
         needed=row.needed,
         expires_at=moment(row.expires_at_ms),
         created_at=moment(row.created_at_ms),
@@ -351,5 +362,5 @@ def _view(connection: Connection, row: Row[Any]) -> ApprovalView:
         delta=privacy.get("delta"),
         steps=plan.get("steps", 1 if plan else None),
         purpose=request.get("purpose"),
-        decisions=_decision_views(connection, row.id),
+        decisions=answers,
     )

@@ -23,6 +23,7 @@ router = APIRouter(route_class=PageRoute)
 LedgerReader = Annotated[Principal, Depends(Requires(Action.LEDGER_READ))]
 ModelReader = Annotated[Principal, Depends(Requires(Action.MODELS_READ))]
 _LENGTH = 50
+_BUDGETS = 15  # each takes three queries
 _CERTIFICATES = 25
 _ANCHORS: TypeAdapter[tuple[AnchorView, ...]] = TypeAdapter(tuple[AnchorView, ...])
 _CLOSED = {
@@ -55,9 +56,9 @@ def read_ledger(
     request: Request, caller: LedgerReader, services: Svc, cursor: Annotated[str, Query()] = ""
 ) -> Response:
     """Show the balances, and a way to check the chains behind them."""
-    policies = services.policies.page(caller, cursor, _LENGTH + 1)
-    budgets = [services.budgets.view(policy, caller) for policy in policies[:_LENGTH]]
-    following = budgets[-1].namespace if len(policies) > _LENGTH else None
+    policies = services.policies.page(caller, cursor, _BUDGETS + 1)
+    budgets = [services.budgets.view(policy, caller) for policy in policies[:_BUDGETS]]
+    following = budgets[-1].namespace if len(policies) > _BUDGETS else None
     checked_at = services.ledger_view.checked_at() if Action.AUDIT_LOG_READ in caller.actions else 0
     return page(
         request,
