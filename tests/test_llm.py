@@ -327,7 +327,7 @@ def test_ctrl_c_promises_a_way_on_only_where_there_is_one(tiny_llama: Path, tmp_
             signal.raise_signal(signal.SIGINT)
 
     observer = Observer(on_progress=stop)
-    with pytest.raises(KeyboardInterrupt, match="stopped after step 2; without output="):
+    with pytest.raises(KeyboardInterrupt, match="stopped after step 1; without output="):
         LLM(str(tiny_llama)).fit(rows(), observer=observer, **QUICK)
     with pytest.raises(KeyboardInterrupt, match="--resume"):
         LLM(str(tiny_llama)).fit(rows(), output=tmp_path / "out", observer=observer, **QUICK)

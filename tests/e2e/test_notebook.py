@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 import nbformat
@@ -33,6 +34,8 @@ def test_a_notebook_runs(
 
     # Processors are shared among the tests: more threads would be slower.
     monkeypatch.setenv("OMP_NUM_THREADS", os.environ.get("OMP_NUM_THREADS", "1"))
+    # As in an environment that was activated: cells call the command.
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}:{os.environ['PATH']}")
     notebook = nbformat.read(root / "examples" / f"{name}.ipynb", as_version=4)
     client = NotebookClient(
         notebook, timeout=LIMIT_S, resources={"metadata": {"path": str(tmp_path)}}

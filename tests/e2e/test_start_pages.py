@@ -145,7 +145,7 @@ def _token(log: Path) -> str:
     """Return the first administrator's token, once the gateway has printed it."""
     for _ in range(600):
         match = re.search(r"tac_\w{20}_[\w-]+", log.read_text(encoding="utf-8"))
-        if match and "running" in log.read_text(encoding="utf-8").lower():
+        if match and "startup complete" in log.read_text(encoding="utf-8"):
             return match[0]
         time.sleep(0.2)
     raise AssertionError(log.read_text(encoding="utf-8"))

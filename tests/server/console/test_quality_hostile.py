@@ -44,15 +44,20 @@ def hostile_world(lite: GatewayWorld) -> tuple[GatewayWorld, dict[str, str], Tes
     return world, things, client
 
 
-def check(answer: Response, place: str) -> set[int]:
-    """Check an answer; returns the numbers of the strings that it shows."""
+def check(answer: Response, place: str, *, parts: bool = False) -> set[int]:
+    """Check an answer; returns the numbers of the strings that it shows.
+
+    Args:
+        parts: a part of a string may be shown as text: of a selection that is SQL, names of columns.
+    """
     assert answer.status_code != 500, (place, answer.text)
     assert "x-evil" not in answer.headers, place
     assert "evil" not in answer.headers.get("set-cookie", ""), place
     if not answer.headers.get("content-type", "").startswith("text/html"):
         return set()
     injected = Injected(answer.text)
-    assert injected.places == [], place
+    places = [found for found in injected.places if not (parts and found.startswith("text: "))]
+    assert places == [], place
     return injected.shown
 
 
@@ -108,7 +113,7 @@ def test_every_field_of_every_form(
                 answer = client.post(
                     form.address, data={**form.values, name: text}, headers=headers
                 )
-                check(answer, f"{name}={text!r} to {form.address}")
+                check(answer, f"{name}={text!r} to {form.address}", parts=name == "select")
                 target = answer.headers.get("hx-redirect", "")
                 assert target.isascii()
                 assert "\n" not in target
