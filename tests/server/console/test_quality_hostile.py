@@ -48,7 +48,7 @@ def check(answer: Response, place: str, *, parts: bool = False) -> set[int]:
     """Check an answer; returns the numbers of the strings that it shows.
 
     Args:
-        parts: a part of a string may be shown as text: of a selection that is SQL, names of columns.
+        parts: a part of a string may be shown as text: a column that SQL names, a line of a list.
     """
     assert answer.status_code != 500, (place, answer.text)
     assert "x-evil" not in answer.headers, place
@@ -91,6 +91,10 @@ def test_a_string_that_is_taken_as_html_is_seen() -> None:
     assert Injected(f'<a href="{escape(HOSTILE[25])}">').places, "a script as an address"
 
 
+LISTS = {"select", "models", "approvers", "names", "sources", "groups", "columns"}
+"""Fields that are read as SQL, or by lines or words."""
+
+
 def strings_of(number: int) -> tuple[str, ...]:
     """Return the strings for a field: some in a quick run, so that all fields together get all."""
     return tuple(HOSTILE[(number * 7 + step * 13) % len(HOSTILE)] for step in range(8))
@@ -113,7 +117,7 @@ def test_every_field_of_every_form(
                 answer = client.post(
                     form.address, data={**form.values, name: text}, headers=headers
                 )
-                check(answer, f"{name}={text!r} to {form.address}", parts=name == "select")
+                check(answer, f"{name}={text!r} to {form.address}", parts=name in LISTS)
                 target = answer.headers.get("hx-redirect", "")
                 assert target.isascii()
                 assert "\n" not in target
