@@ -177,8 +177,9 @@ class Approvals:
         epsilon_taken = balance.epsilon_of(balance.used)
         needed_share, epsilon_after = 0.0, epsilon_taken
         if row.event is not None:
-            quote = room.quote(event_from_dict(json.loads(row.event)))
-            needed_share, epsilon_after = quote.needed_shares[None], quote.epsilon_taken[None]
+            event = event_from_dict(json.loads(row.event))
+            needed_share = room.quote(event).needed_shares[None]
+            epsilon_after = room.epsilon_after(event)
         return approval.model_copy(
             update={
                 "left": free_share,

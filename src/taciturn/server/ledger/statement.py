@@ -122,14 +122,12 @@ class RoomQuote:
 
     Attributes:
         fits: per budget; the namespace's own is under None, each grant under its holder.
-        epsilon_taken: epsilon that all would come to together, spent and held, per budget.
     """
 
     admitted: bool
     needed_shares: Mapping[str | None, float]
     used_shares: Mapping[str | None, float]
     fits: Mapping[str | None, bool]
-    epsilon_taken: Mapping[str | None, float]
 
 
 def namespaces(engine: Engine) -> list[str]:
@@ -337,11 +335,13 @@ class Room:
                 holder: balance.share(balance.used) for holder, balance in self.balances.items()
             },
             fits=fits,
-            epsilon_taken={
-                holder: balance.epsilon_of(balance.used + cost)
-                for holder, balance in self.balances.items()
-            },
         )
+
+    def epsilon_after(self, event: DpEvent) -> float:
+        """Return the epsilon that all would come to together in the namespace's budget, spent and
+        held; raises GuaranteeError if the event is not private."""
+        balance = self.balances[None]
+        return balance.epsilon_of(balance.used + event_cost(event))
 
 
 def room(engine: Engine, key: SealKey | None, *, namespace: str, grants: Sequence[str]) -> Room:
