@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
 
+from taciturn.engine.model.determinism import deterministic_kernels
 from taciturn.engine.model.load import LoadedModel
 from taciturn.engine.model.loss import CausalLmLoss
 from taciturn.engine.privacy.forms import Form
@@ -67,6 +69,11 @@ class Estimate:
 
 def estimate(base: LoadedModel, spec: FitSpec, n_units: int, tokens_per_unit: float) -> Estimate:
     """Return the plan, and what its steps would take here. Attaches adapters to `base`."""
+    with exact_kernels(base, spec):
+        return _estimate(base, spec, n_units, tokens_per_unit)
+
+
+def _estimate(base: LoadedModel, spec: FitSpec, n_units: int, tokens_per_unit: float) -> Estimate:
     loss = attached_loss(base, spec)
     speed = None if spec.max_minutes is None else measured_speed(base, spec, loss)
     facts = public_facts(base, n_units)
@@ -80,6 +87,21 @@ def estimate(base: LoadedModel, spec: FitSpec, n_units: int, tokens_per_unit: fl
         forms=tuple(form_choices(loss, plan, work)),
     )
     return Estimate(plan, cost, other_times(spec, facts, plan))
+
+
+def exact_kernels(
+    base: LoadedModel, spec: FitSpec, device: torch.device | None = None
+) -> AbstractContextManager[None]:
+    """Return the block in which a unit's gradient is the same bits in any company.
+
+    Args:
+        device: of the processes that will share `base`; by default where it is.
+    """
+    if not spec.private:
+        return nullcontext()
+    if device is None or spec.sharding == "none":
+        device = base.device
+    return deterministic_kernels(device)
 
 
 def attached_loss(base: LoadedModel, spec: FitSpec) -> CausalLmLoss:
@@ -99,7 +121,7 @@ def measured_speed(
 ) -> Speed:
     """Measure the device with public random tokens: the speed that max_minutes is reckoned with.
 
-    Of several processes together, the slowest counts.
+    Of several processes together, the slowest counts. To be called in `exact_kernels`.
     """
     limit = max_tokens(spec, base.context_length)
     form = Form(spec.per_unit_gradients)

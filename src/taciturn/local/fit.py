@@ -49,7 +49,12 @@ from taciturn.engine.training.public import PublicStage, PublicText
 from taciturn.engine.training.run_record import RunRecord, digest_of
 from taciturn.engine.training.trainable import trainable
 from taciturn.errors import CallbackError, CheckpointError, OutputError, SpecError
-from taciturn.local.estimate import configure_cpu, measured_speed, public_facts
+from taciturn.local.estimate import (
+    configure_cpu,
+    exact_kernels,
+    measured_speed,
+    public_facts,
+)
 from taciturn.local.release import DATA, PRIVATE, TRACKING, private_folder, release
 from taciturn.local.report import privacy_report, with_costs
 from taciturn.planning.optimizer import OptimizerChoice
@@ -163,7 +168,8 @@ def fit(
         ProcessError: with several processes, another one failed.
     """
     configure_cpu(spec.threads)
-    with all_processes(choose_device(spec)) as ranks:
+    device = choose_device(spec)
+    with all_processes(device) as ranks, exact_kernels(base, spec, device):
         agree(ranks, "settings", _digest(base, spec, resume))
         agree(ranks, "models and costs before this fit", _history(spent, earlier))
         # Rank 0's: each process may have made a temporary folder of its own.

@@ -6,6 +6,7 @@ import hashlib
 import time
 from bisect import bisect_left
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from torch import nn
 
 from taciturn.accounting.compose import epsilon_curve
 from taciturn.data.tokens.store import TokenizedDataset
+from taciturn.engine.model.determinism import deterministic_kernels
 from taciturn.engine.privacy.forms import Form
 from taciturn.engine.privacy.per_example import trainable_parameters
 from taciturn.engine.privacy.ranks import ALONE, Ranks
@@ -147,6 +149,12 @@ def train(run: Run, *, resume: bool) -> TrainingState:
         OutputError: the disk is full; the last checkpoint stays.
     """
     state = _state(run)
+    private = run.plan.privacy is not None
+    with deterministic_kernels(state.device) if private else nullcontext():
+        return _train(run, state, resume=resume)
+
+
+def _train(run: Run, state: TrainingState, *, resume: bool) -> TrainingState:
     store = CheckpointStore(run.private_folder / "checkpoints")
     journal = StepJournal(run.private_folder / "journal.jsonl")
     identity = _identity(run)

@@ -13,6 +13,11 @@ from torch._dynamo.exc import TorchDynamoException
 
 from taciturn.engine.model import lora
 from taciturn.engine.model.compiled import compile_parts, compiler_failure
+from taciturn.engine.model.determinism import (
+    deterministic_kernels,
+    lacks_kernel,
+    wish_for_kernels,
+)
 from taciturn.engine.model.load import (
     LoadedModel,
     check_quantizer,
@@ -78,17 +83,26 @@ def trainable(
 def _verify(loss: CausalLmLoss, base: LoadedModel, spec: FitSpec) -> None:
     """Compare per-unit gradients with brute force, on short records and on the longest."""
     device = base.device
-    longest = long_public_batch(base.vocabulary, max_tokens(spec, base.context_length))
+    short = public_batch(base.vocabulary).to(device)
+    longest = long_public_batch(base.vocabulary, max_tokens(spec, base.context_length)).to(device)
     halves = sum(
         parameter.nbytes for parameter in loss.parameters() if parameter.element_size() == 2
     )
     free = available_bytes(device)
-    verify(
-        loss,
-        public_batch(base.vocabulary).to(device),
-        longest.to(device),
-        exactly=free is None or free > 2 * halves,
-    )
+    exactly = free is None or free > 2 * halves
+    with deterministic_kernels(device):
+        try:
+            verify(loss, short, longest, exactly=exactly)
+            return
+        except torch.OutOfMemoryError:
+            if not exactly:
+                raise
+            exactly = False  # there is no room for fp32: the longest record says so, a public size
+        except RuntimeError as error:
+            if not lacks_kernel(error):
+                raise
+            wish_for_kernels()
+        verify(loss, short, longest, exactly=exactly)
 
 
 @contextmanager
