@@ -21,6 +21,7 @@ from taciturn.engine.training.estimate import (
     measured_seconds_per_unit,
 )
 from taciturn.engine.training.memory import MemoryEstimate, available_bytes
+from taciturn.engine.training.microbatch import microbatch_tokens
 from taciturn.engine.training.trainable import trainable
 from taciturn.malloc import keep_freed_memory
 from taciturn.planning.defaults import PublicFacts
@@ -75,11 +76,12 @@ def estimate(base: LoadedModel, spec: FitSpec, n_units: int, tokens_per_unit: fl
 
 def _estimate(base: LoadedModel, spec: FitSpec, n_units: int, tokens_per_unit: float) -> Estimate:
     loss = attached_loss(base, spec)
+    tokens = _tokens(base, spec, loss)
     speed = None if spec.max_minutes is None else measured_speed(base, spec, loss)
     facts = public_facts(base, n_units)
     plan = make_plan(spec, facts, speed)
     form = Form(spec.per_unit_gradients)
-    work = Workload(tokens_per_unit, spec.microbatch_tokens, base.vocabulary, form)
+    work = Workload(tokens_per_unit, tokens, base.vocabulary, form)
     cost = Cost(
         seconds=estimate_seconds(loss, plan, work, base.device),
         memory=estimate_memory(loss, plan, work, base.device),
@@ -87,6 +89,10 @@ def _estimate(base: LoadedModel, spec: FitSpec, n_units: int, tokens_per_unit: f
         forms=tuple(form_choices(loss, plan, work)),
     )
     return Estimate(plan, cost, other_times(spec, facts, plan))
+
+
+def _tokens(base: LoadedModel, spec: FitSpec, loss: CausalLmLoss) -> int:
+    return microbatch_tokens(loss, spec, base.vocabulary, max_tokens(spec, base.context_length))
 
 
 def exact_kernels(
@@ -125,7 +131,8 @@ def measured_speed(
     """
     limit = max_tokens(spec, base.context_length)
     form = Form(spec.per_unit_gradients)
-    work = Workload(min(TOKENS_PER_UNIT, limit), spec.microbatch_tokens, base.vocabulary, form)
+    tokens = microbatch_tokens(loss, spec, base.vocabulary, limit, ranks)
+    work = Workload(min(TOKENS_PER_UNIT, limit), tokens, base.vocabulary, form)
     own = measured_seconds_per_unit(loss, limit, work, base.device)
     slowest = max(row[0] for row in ranks.numbers([own]))
     # Two digits: no more is reproducible, and the reason shows all of it.

@@ -23,6 +23,7 @@ from taciturn.engine.model.determinism import (
 from taciturn.engine.model.loss import CausalLmLoss
 from taciturn.engine.training.estimate import random_batch
 
+MEMORY: Any = torch.utils.deterministic
 GPU, CPU = torch.device("cuda"), torch.device("cpu")
 Settings = tuple[bool, ...]
 
@@ -32,7 +33,7 @@ def settings() -> Settings:
     return (
         torch.are_deterministic_algorithms_enabled(),
         torch.is_deterministic_algorithms_warn_only_enabled(),
-        torch.utils.deterministic.fill_uninitialized_memory,
+        MEMORY.fill_uninitialized_memory,
         kernels.flash_sdp_enabled(),
         kernels.mem_efficient_sdp_enabled(),
         kernels.cudnn_sdp_enabled(),

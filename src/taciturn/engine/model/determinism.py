@@ -16,13 +16,16 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from typing import Any, TypeVar
 
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils import deterministic
 
+_Result = TypeVar("_Result")
+# A module with a property, which mypy does not see.
+_memory: Any = torch.utils.deterministic
 _CUBLAS, _FIXED = "CUBLAS_WORKSPACE_CONFIG", ":4096:8"
 _DEMANDED = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 # How PyTorch begins to say that it has no deterministic kernel, and that cuBLAS may have none.
@@ -43,9 +46,9 @@ def deterministic_kernels(device: torch.device) -> Iterator[None]:
     """Use deterministic kernels on `device` in this block; afterwards all settings are as before.
 
     Deterministic kernels are demanded, so that an operation without one raises RuntimeError
-    (`lacks_kernel`), for which `wish_for_kernels` is the answer. Where cuBLAS was used before its
-    workspace was fixed, they are only wished for, with attention by plain products; a warning says
-    so once.
+    (`lacks_kernel`), for which `wish_for_kernels` is the answer, as in `computed`. Where cuBLAS was
+    used before its workspace was fixed, they are only wished for, with attention by plain products;
+    a warning says so once.
     """
     if device.type != "cuda" or _set():
         yield
@@ -53,7 +56,7 @@ def deterministic_kernels(device: torch.device) -> Iterator[None]:
     before = (
         torch.are_deterministic_algorithms_enabled(),
         torch.is_deterministic_algorithms_warn_only_enabled(),
-        deterministic.fill_uninitialized_memory,
+        _memory.fill_uninitialized_memory,
     )
     with ExitStack() as stack:
         stack.enter_context(sdpa_kernel(_DEMANDED))
@@ -62,7 +65,7 @@ def deterministic_kernels(device: torch.device) -> Iterator[None]:
         warnings.filterwarnings("ignore", message=_NONE)
         warnings.filterwarnings("ignore", message=_NONE_OF_CUBLAS)
         # Else all new memory would be filled, which nobody here reads before it is written.
-        deterministic.fill_uninitialized_memory = False  # type: ignore[assignment]
+        _memory.fill_uninitialized_memory = False
         torch.use_deterministic_algorithms(True)
         if not _cublas_is_fixed(device):
             wish_for_kernels()
@@ -86,6 +89,20 @@ def wish_for_kernels() -> None:
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.backends.cuda.enable_flash_sdp(False)
     torch.backends.cuda.enable_mem_efficient_sdp(False)
+
+
+def computed(compute: Callable[[], _Result]) -> _Result:
+    """Return the result, computed again by `wish_for_kernels` if a kernel that was demanded lacks.
+
+    To be called in the block of `deterministic_kernels`, before anything depends on its settings.
+    """
+    try:
+        return compute()
+    except RuntimeError as error:
+        if not lacks_kernel(error):
+            raise
+    wish_for_kernels()
+    return compute()
 
 
 def lacks_kernel(error: Exception) -> bool:
@@ -118,4 +135,4 @@ def _cublas_is_fixed(device: torch.device) -> bool:
 
 def _restore(enabled: bool, warn_only: bool, filling: bool) -> None:
     torch.use_deterministic_algorithms(enabled, warn_only=warn_only)
-    deterministic.fill_uninitialized_memory = filling  # type: ignore[assignment]
+    _memory.fill_uninitialized_memory = filling

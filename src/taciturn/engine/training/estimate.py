@@ -16,8 +16,13 @@ from taciturn.engine.privacy.per_example import per_example_gradients, trainable
 from taciturn.engine.privacy.ranks import ALONE
 from taciturn.engine.privacy.types import UnitBatch
 from taciturn.engine.training.batch import BatchLimits, bucket_length
-from taciturn.engine.training.loop import batch_limits, gradient_units
-from taciturn.engine.training.memory import MemoryEstimate, memory_estimate
+from taciturn.engine.training.loop import batch_limits
+from taciturn.engine.training.memory import (
+    MemoryEstimate,
+    gradient_units,
+    memory_estimate,
+    microbatch_peak,
+)
 from taciturn.planning.plan import TrainingPlan
 
 
@@ -65,7 +70,7 @@ def measured_seconds_per_unit(
     to call this, and all run as many microbatches.
     """
     width = bucket_length(max(2, round(work.tokens_per_unit)), max_tokens)
-    units = gradient_units(_trained(loss))
+    units = gradient_units(loss)
     sequences = BatchLimits(work.microbatch_tokens, units, max_tokens).units_of(width, 1)
     batch = random_batch(work.vocabulary, sequences, width, device)
     return _seconds_per_token(loss, batch, work.form) * work.tokens_per_unit
@@ -76,12 +81,27 @@ def _seconds_per_token(loss: nn.Module, batch: UnitBatch, form: Form) -> float:
     device = batch.input_ids_BT.device
     tries = []
     for _ in range(4):
+        _wait(device)
         start = time.perf_counter()
         per_example_gradients(loss, batch, form)
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
+        _wait(device)
         tries.append(time.perf_counter() - start)
     return statistics.median(tries[1:]) / batch.input_ids_BT.numel()
+
+
+def _wait(device: torch.device) -> None:
+    """Wait until a GPU has computed all that it was told to."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def measured_memory(
+    loss: nn.Module, plan: TrainingPlan, work: Workload, device: torch.device
+) -> int:
+    """Bytes that the largest microbatch takes, to hold `estimate_memory` against."""
+    width, sequences = _shape(loss, plan, work)
+    batch = random_batch(work.vocabulary, sequences, width, device)
+    return microbatch_peak(loss, batch, work.form, private=plan.privacy is not None)
 
 
 def estimate_memory(
@@ -116,13 +136,9 @@ def _form(shape: tuple[int, ...], width: int, sequences: int, form: Form) -> str
 
 def _shape(loss: nn.Module, plan: TrainingPlan, work: Workload) -> tuple[int, int]:
     """Padded tokens of a typical unit, and how many such units one microbatch has."""
-    width = bucket_length(max(2, round(work.tokens_per_unit)), plan.max_tokens)
-    limits = batch_limits(plan, _trained(loss), work.microbatch_tokens, ALONE)
+    limits = batch_limits(plan, loss, work.microbatch_tokens, ALONE)
+    width = bucket_length(max(2, round(work.tokens_per_unit)), plan.max_tokens, limits.steps)
     return width, limits.units_of(width, 1)
-
-
-def _trained(loss: nn.Module) -> int:
-    return sum(value.numel() for value in trainable_parameters(loss).values())
 
 
 def random_batch(vocabulary: int, sequences: int, width: int, device: torch.device) -> UnitBatch:
