@@ -76,10 +76,13 @@ def test_a_reserve_is_left(room: Room) -> None:
 
 
 def test_little_more_or_less_free_memory_is_the_same_size() -> None:
-    sizes = [most_tokens(1e9 + 1e5 * n, 1e6, 1e5, 1e6) for n in range(100)]
+    sizes = [most_tokens(1e9 + 1e5 * n, 1e5, 1e6, 16, 16) for n in range(100)]
     assert set(sizes) == {8192}
-    assert most_tokens(1e12, 0, 1.0, 0) == 32_768
-    assert most_tokens(0, 0, 1.0, 0) == 0
+    assert most_tokens(1e12, 1.0, 1.0, 8, 16) == 32_768
+    assert most_tokens(0, 1.0, 1.0, 8, 16) == most_tokens(-5, 1.0, 1.0, 8, 16) == 0
+    # As many units as tokens allow, or as may be.
+    assert most_tokens(17e5, 1.0, 16e3, 10_000, 16) == 1536
+    assert most_tokens(17e5, 1e3, 16e3, 10, 16) == 1536
 
 
 @pytest.mark.parametrize(("tokens", "kept"), [(None, 2048), (96, 96)])
@@ -92,7 +95,7 @@ def test_checkpointing_is_for_devices_with_too_little_room(room: Room) -> None:
     loss = loss_of("lora")
     room(1e12, 0)
     assert not wants_checkpointing(loss, SPEC, VOCABULARY, LONGEST)
-    room(8e6, 0)
+    room(3e6, 0)
     assert wants_checkpointing(loss, SPEC, VOCABULARY, LONGEST)
     small = SPEC.model_copy(update={"microbatch_tokens": 64})
     assert not wants_checkpointing(loss, small, VOCABULARY, LONGEST)

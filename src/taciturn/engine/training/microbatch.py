@@ -71,6 +71,7 @@ def fitting_tokens(loss: CausalLmLoss, spec: FitSpec, vocabulary: int, longest: 
     grow in a straight line. Most memory is taken where a microbatch has as many units and as many
     tokens as it may.
     """
+    narrowest = widths(longest)[0]
     device, units = next(loss.parameters()).device, gradient_units(loss)
     room = available_bytes(device)
     assert room is not None
@@ -78,19 +79,25 @@ def fitting_tokens(loss: CausalLmLoss, spec: FitSpec, vocabulary: int, longest: 
     room -= trained_numbers(loss) * (STATE_BYTES + _SUM_BYTES)
     try:
         fixed, per_record = _growth(loss, spec, vocabulary, longest, units)
-        _, per_unit = _growth(loss, spec, vocabulary, widths(longest)[0], units)
+        fixed_of_short, per_unit = _growth(loss, spec, vocabulary, narrowest, units)
     except torch.OutOfMemoryError:
         return 0
-    return most_tokens(room, fixed, per_record / longest, per_unit * units)
+    per_token = per_record / longest
+    room -= round(max(fixed, fixed_of_short))
+    return most_tokens(room, per_token, per_unit - narrowest * per_token, units, narrowest)
 
 
-def most_tokens(room: float, fixed: float, per_token: float, of_units: float) -> int:
+def most_tokens(room: float, per_token: float, per_unit: float, units: int, narrowest: int) -> int:
     """Tokens that fit into `room` bytes, rounded down, so that a little more or less is the same.
 
     Args:
-        of_units: bytes of the gradients of as many units as may be.
+        per_unit: bytes of a unit beside those of its tokens.
+        units: as many as may be, each of `narrowest` tokens at least.
     """
-    tokens = int(min(_MOST, (room - fixed - of_units) / max(1.0, per_token)))
+    per_token, per_unit = max(1.0, per_token), max(0.0, per_unit)
+    tokens_of_few_units = room / (per_token + per_unit / narrowest)
+    tokens_of_most_units = (room - units * per_unit) / per_token
+    tokens = int(min(_MOST, max(tokens_of_few_units, tokens_of_most_units)))
     if tokens < 1:
         return 0
     step = max(1, (1 << (tokens.bit_length() - 1)) // 4)
