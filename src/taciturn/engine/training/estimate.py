@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from taciturn.engine.privacy.forms import Form, keeps_factors
+from taciturn.engine.privacy.forms import Form, Rates, keeps_factors, rates_of
 from taciturn.engine.privacy.per_example import per_example_gradients, trainable_parameters
 from taciturn.engine.privacy.ranks import ALONE
 from taciturn.engine.privacy.types import UnitBatch
@@ -119,15 +119,19 @@ def estimate_memory(
 def form_choices(loss: nn.Module, plan: TrainingPlan, work: Workload) -> list[FormChoice]:
     """Choice of the planner for each shape of trained parameter; follows from shapes alone."""
     width, sequences = _shape(loss, plan, work)
-    shapes = Counter(tuple(value.shape) for value in trainable_parameters(loss).values())
+    parameters = trainable_parameters(loss).values()
+    shapes = Counter(tuple(value.shape) for value in parameters)
+    rates = {tuple(value.shape): rates_of(value.device, value.dtype) for value in parameters}
     return [
-        FormChoice(shape, count, _form(shape, width, sequences, work.form))
+        FormChoice(shape, count, _form(shape, width, sequences, work.form, rates[shape]))
         for shape, count in sorted(shapes.items(), key=lambda item: item[0], reverse=True)
     ]
 
 
-def _form(shape: tuple[int, ...], width: int, sequences: int, form: Form) -> str:
-    if len(shape) == 2 and keeps_factors(form, shape[0], shape[1], rows=width, units=sequences):
+def _form(shape: tuple[int, ...], width: int, sequences: int, form: Form, rates: Rates) -> str:
+    if len(shape) == 2 and keeps_factors(
+        form, shape[0], shape[1], rows=width, units=sequences, rates=rates
+    ):
         return "factors, norms from Gram matrices"
     if sequences == 1:
         return "one unit at a time: the ordinary gradient"
