@@ -66,7 +66,7 @@ class Task:
     @property
     def limits(self) -> BatchLimits:
         """The product's own for draws of this size; one sequence where that is longer."""
-        tokens = max(PerformanceSpec().microbatch_tokens, self.workload.longest)
+        tokens = max(PerformanceSpec().microbatch_tokens or 2048, self.workload.longest)
         max_tokens = self.max_tokens or self.workload.longest
         places = filled_units(self.units, max_tokens) * self.unit_size
         return BatchLimits(tokens, places, max_tokens)
