@@ -18,6 +18,7 @@ from taciturn.engine.privacy.types import (
     ClipCounts,
     PerUnitGradients,
     PrivateGradient,
+    Tally,
 )
 
 
@@ -58,7 +59,9 @@ class NoClip(DpSgdMechanism):
         total = clipping.empty_sum(parameters, self.l2_clip_norm)
         for gradients in microbatches:
             sums = {name: value.double().sum(0) for name, value in gradients.dense().items()}
-            part = BoundedSum(sums, self.l2_clip_norm, ClipCounts(n_units=len(gradients.losses_U)))
+            part = BoundedSum(
+                sums, self.l2_clip_norm, Tally(ClipCounts(n_units=len(gradients.losses_U)))
+            )
             total = clipping.merge_disjoint(total, part)
         return total
 
@@ -91,7 +94,7 @@ class ClipPerParameter(DpSgdMechanism):
             for name, value in each.values.items():
                 alone = PerUnitGradients({name: value}, each.losses_U)
                 sums |= clipping.clip_and_sum(alone, self.l2_clip_norm).values
-            part = BoundedSum(sums, self.l2_clip_norm, ClipCounts())
+            part = BoundedSum(sums, self.l2_clip_norm)
             total = clipping.merge_disjoint(total, part)
         return total
 
@@ -105,7 +108,7 @@ class NoMargin(DpSgdMechanism):
         total = clipping.empty_sum(parameters, self.l2_clip_norm)
         for each in microbatches:
             values = clipping.clip_and_sum(each, self.l2_clip_norm * (1 + clipping.ROUNDING)).values
-            part = BoundedSum(dict(values), self.l2_clip_norm, ClipCounts())
+            part = BoundedSum(dict(values), self.l2_clip_norm)
             total = clipping.merge_disjoint(total, part)
         return total
 
@@ -121,7 +124,7 @@ class MarginByForm(DpSgdMechanism):
             factored = any(not isinstance(value, Tensor) for value in each.values.values())
             norm = self.l2_clip_norm * (1 if factored else 1 + clipping.ROUNDING)
             values = clipping.clip_and_sum(each, norm).values
-            part = BoundedSum(dict(values), self.l2_clip_norm, ClipCounts())
+            part = BoundedSum(dict(values), self.l2_clip_norm)
             total = clipping.merge_disjoint(total, part)
         return total
 
@@ -139,7 +142,7 @@ class NotFiniteIncluded(DpSgdMechanism):
                 name: torch.einsum("u,u...->...", scale_U, value.double())
                 for name, value in each.dense().items()
             }
-            part = BoundedSum(sums, self.l2_clip_norm, ClipCounts())
+            part = BoundedSum(sums, self.l2_clip_norm)
             total = clipping.merge_disjoint(total, part)
         return total
 
