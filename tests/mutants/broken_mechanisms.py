@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -145,6 +145,48 @@ class NotFiniteIncluded(DpSgdMechanism):
             part = BoundedSum(sums, self.l2_clip_norm)
             total = clipping.merge_disjoint(total, part)
         return total
+
+
+Again = Callable[[list[list[int]]], Iterable[PerUnitGradients]]
+
+
+class OutstandingForgotten(DpSgdMechanism):
+    """Reads which units are not in the sum, and leaves it at that."""
+
+    def settle(self, total: BoundedSum, again: Again) -> BoundedSum:
+        return total
+
+
+class OutstandingTwice(DpSgdMechanism):
+    """Adds them for each of two readings of the same list."""
+
+    def settle(self, total: BoundedSum, again: Again) -> BoundedSum:
+        _, units = total.tally.read()
+        for gradients in again(units):
+            total = clipping.merge_disjoint(
+                total, clipping.clip_and_sum(gradients, self.l2_clip_norm)
+            )
+        return super().settle(total, again)
+
+
+class OutstandingUnclipped(DpSgdMechanism):
+    """Adds their instantiated gradients without a look at the norms."""
+
+    def settle(self, total: BoundedSum, again: Again) -> BoundedSum:
+        _, units = total.tally.read()
+        for gradients in again(units):
+            sums = {name: value.double().sum(0) for name, value in gradients.dense().items()}
+            total = clipping.merge_disjoint(total, BoundedSum(sums, self.l2_clip_norm))
+        return total
+
+
+class OutstandingMistaken(DpSgdMechanism):
+    """Computes the unit beside each of them again."""
+
+    def settle(self, total: BoundedSum, again: Again) -> BoundedSum:
+        return super().settle(
+            total, lambda units: again([[max(0, each - 1) for each in some] for some in units])
+        )
 
 
 class Shuffle(DpSgdMechanism):

@@ -6,7 +6,7 @@ name: those whose result, or its size, the host has to know.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -30,7 +30,7 @@ _WAITING = frozenset(
     }
 )
 _INDEXING = frozenset({"index", "index_put", "index_put_", "_index_put_impl_"})
-# No dispatcher sees these on the CPU. `torch.tensor` copies numbers from where a GPU waits for them.
+# No dispatcher sees these on the CPU. A GPU's copy of Python's numbers waits.
 _FUNCTIONS: frozenset[Any] = frozenset({Tensor.tolist, Tensor.cpu, Tensor.item, torch.tensor})
 
 
@@ -53,24 +53,44 @@ def no_waiting(device: torch.device) -> Iterator[None]:
         finally:
             torch.cuda.set_sync_debug_mode(before)
         return
-    with _Functions(), _Operations():
+    with _Functions(_refuse), _Operations(_refuse):
         yield
 
 
+@contextmanager
+def noted_waits() -> Iterator[list[str]]:
+    """The names of what would wait for a GPU, in order; computed on the CPU."""
+    names: list[str] = []
+    with _Functions(names.append), _Operations(names.append):
+        yield names
+
+
+def _refuse(name: str) -> None:
+    raise WaitingError(f"{name} waits for the device")
+
+
 class _Functions(TorchFunctionMode):
+    def __init__(self, note: Callable[[str], None]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._note = note
+
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func in _FUNCTIONS:
-            raise WaitingError(f"{func.__name__} waits for the device")
+            self._note(func.__name__)
         return func(*args, **(kwargs or {}))
 
 
 class _Operations(TorchDispatchMode):
+    def __init__(self, note: Callable[[str], None]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._note = note
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = func.overloadpacket.__name__
         masked = name in _INDEXING and any(_is_mask(each) for each in args[1])
         repeated = name == "repeat_interleave" and not (kwargs or {}).get("output_size")
         if name in _WAITING or masked or repeated:
-            raise WaitingError(f"{func} waits for the device")
+            self._note(name)
         return func(*args, **(kwargs or {}))
 
 
