@@ -162,11 +162,11 @@ class OutstandingTwice(DpSgdMechanism):
 
     def settle(self, total: BoundedSum, again: Again) -> BoundedSum:
         _, units = total.tally.read()
+        total = super().settle(total, again)
         for gradients in again(units):
-            total = clipping.merge_disjoint(
-                total, clipping.clip_and_sum(gradients, self.l2_clip_norm)
-            )
-        return super().settle(total, again)
+            part = clipping.clip_and_sum(gradients, self.l2_clip_norm)
+            total = clipping.merge_disjoint(total, part)
+        return total
 
 
 class OutstandingUnclipped(DpSgdMechanism):

@@ -46,9 +46,10 @@ def output_terms(model: Any, input_ids_BT: Tensor) -> list[tuple[Tensor, Tensor]
     head = whole.get_output_embeddings()
     if whole.base_model is whole or not (_is_plain(head) or _is_adapted(head)):
         return None
+    positions = {}
     # A compiler would have to be told what such a tensor is.
-    known = takes_positions(whole.base_model) and not has_compiled_parts(model)
-    positions = {"position_ids": ConsecutivePositions.of(input_ids_BT)} if known else {}
+    if takes_positions(whole.base_model) and not has_compiled_parts(model):
+        positions["position_ids"] = ConsecutivePositions.of(input_ids_BT)
     hidden_BTD = whole.base_model(input_ids=input_ids_BT, use_cache=False, **positions)[0]
     if _is_plain(head):
         return [(hidden_BTD, head.weight)]

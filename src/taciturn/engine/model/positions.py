@@ -27,9 +27,9 @@ class ConsecutivePositions(Tensor):
     @staticmethod
     def of(input_ids_BT: Tensor) -> ConsecutivePositions:
         """The positions of a batch, on its device."""
-        positions_1T = torch.arange(input_ids_BT.shape[1], device=input_ids_BT.device).unsqueeze(0)
-        made: ConsecutivePositions = Tensor._make_subclass(ConsecutivePositions, positions_1T)
-        return made
+        plain_1T = torch.arange(input_ids_BT.shape[1], device=input_ids_BT.device).unsqueeze(0)
+        positions_1T: ConsecutivePositions = Tensor._make_subclass(ConsecutivePositions, plain_1T)
+        return positions_1T
 
     @classmethod
     def __torch_function__(
@@ -39,7 +39,7 @@ class ConsecutivePositions(Tensor):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
-        if not all(issubclass(cls, each) for each in types):
+        if not all(issubclass(cls, kind) for kind in types):
             return NotImplemented  # a lifted parameter has its own rules
         kwargs = kwargs or {}
         if func is torch.diff and isinstance(args[0], cls) and "prepend" in kwargs:

@@ -148,22 +148,22 @@ class Tally:
     To read a number is to wait for the device, so a step reads once.
 
     Attributes:
-        known: counts that were read before.
+        counts: those that were read before.
         unread: of each microbatch, float64 [5, U]: for each unit 1 if it was clipped, 1 if it is
             not finite, its loss, its norm, and 1 if it is outstanding: then it is in no sum and in
             no count yet.
     """
 
-    known: ClipCounts = ClipCounts()
+    counts: ClipCounts = ClipCounts()
     unread: tuple[Tensor, ...] = ()
 
     def __add__(self, other: Tally) -> Tally:
-        return Tally(self.known + other.known, self.unread + other.unread)
+        return Tally(self.counts + other.counts, self.unread + other.unread)
 
     def read(self) -> tuple[ClipCounts, list[list[int]]]:
         """The counts, and the outstanding units of each microbatch."""
         if not self.unread:
-            return self.known, []
+            return self.counts, []
         notes_5N = torch.cat(self.unread, 1).cpu().numpy()
         n_clipped, n_non_finite, loss_sum, norm_sum, n_outstanding = notes_5N.sum(1).tolist()
         counts = ClipCounts(
@@ -175,7 +175,7 @@ class Tally:
         )
         ends = np.cumsum([each_5U.shape[1] for each_5U in self.unread])
         parts = np.split(notes_5N[4], ends[:-1])
-        return self.known + counts, [np.flatnonzero(part).tolist() for part in parts]
+        return self.counts + counts, [np.flatnonzero(part).tolist() for part in parts]
 
 
 @dataclass(frozen=True, slots=True)
