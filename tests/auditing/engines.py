@@ -13,7 +13,7 @@ from mutants.mutants import MUTANTS
 from mutants.variants import REAL, Step, Variant
 from taciturn.engine.privacy import clipping
 from taciturn.engine.privacy.mechanism import DpSgdMechanism
-from taciturn.engine.privacy.types import BoundedSum, ClipCounts, PerUnitGradients, UnitBatch
+from taciturn.engine.privacy.types import BoundedSum, PerUnitGradients, UnitBatch
 
 CAUGHT_IN: dict[str, str] = {
     # mutant: world
@@ -105,7 +105,7 @@ def _clipping_by(norms: Callable[[PerUnitGradients], Tensor]) -> type[DpSgdMecha
                     name: torch.einsum("u,u...->...", scale_U[finite_U], value[finite_U].double())
                     for name, value in each.dense().items()
                 }
-                part = BoundedSum(sums, self.l2_clip_norm, ClipCounts())
+                part = BoundedSum(sums, self.l2_clip_norm)
                 total = clipping.merge_disjoint(total, part)
             return total
 

@@ -6,7 +6,7 @@ Shapes: U units, P parameters.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TypeAlias
 
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from taciturn.engine.privacy.factors import FactoredGradients, squared_norms
 from taciturn.engine.privacy.ranks import Ranks
-from taciturn.engine.privacy.types import BoundedSum, ClipCounts, PerUnitGradients
+from taciturn.engine.privacy.types import BoundedSum, ClipCounts, PerUnitGradients, Tally
 from taciturn.errors import GuaranteeError
 
 Values: TypeAlias = Mapping[str, Tensor | FactoredGradients]
@@ -32,8 +32,7 @@ _CHUNK = 1 << 18
 # A unit's gradient itself does not depend on the others (`training/batch.py`, `verification.py`).
 ROUNDING = 1e-4
 MOST_UNITS = 1 << 19
-# Relative error of a norm up to which Gram matrices of factors may cancel, and float64 sums after
-# them. Beyond the second nobody can tell the gradient from rounding, and it counts as not finite.
+# Relative error of a norm up to which Gram matrices of factors may cancel.
 _NORM_ERROR = 1e-6
 
 
@@ -43,33 +42,18 @@ def unit_norms(gradients: PerUnitGradients) -> Tensor:
     Accumulated in float64 whatever the gradients' type: bf16 sums under-estimate. Relative error at
     most 1e-6; infinite if the rows of a unit's factors cancel so far that this cannot be had.
     """
-    return _settled(gradients)[1]
+    norms_U = _norms(gradients.values, gradients.losses_U)
+    return norms_U.masked_fill(_cancelled(gradients.values, norms_U), math.inf)
 
 
-def _settled(gradients: PerUnitGradients) -> tuple[Values, Tensor]:
-    """The gradients in a form whose norms and sums have digits enough, and their norms, [U]."""
-    values, factored = gradients.values, _by_form(gradients.values)[1]
-    norms_U = _norms(values, gradients.losses_U)
-    if not factored:
-        return values, norms_U
-    total_U, doubt_U = torch.zeros_like(norms_U), torch.zeros_like(norms_U)
-    for value in factored.values():
+def _cancelled(values: Values, norms_U: Tensor) -> Tensor:
+    """Units whose factors cancel so far that their norms have not digits enough; bool [U]."""
+    doubt_U = torch.zeros_like(norms_U)
+    for value in _by_form(values)[1].values():
         squares_U = value.uncancelled_norms().to(norms_U.device).square_()
-        total_U += squares_U
         doubt_U += squares_U * value.relative_error
     # NaN compares as false: such a unit is dropped anyway.
-    cancelled_U = doubt_U > 2 * _NORM_ERROR * norms_U.square()
-    units = cancelled_U.nonzero()[:, 0].tolist()
-    if not units:
-        return values, norms_U
-    values = {
-        name: value.with_apart(units) if isinstance(value, FactoredGradients) else value
-        for name, value in values.items()
-    }
-    norms_U = _norms(values, gradients.losses_U)
-    rows = max(value.layout.rows_per_unit * len(value.terms) for value in factored.values())
-    lost_U = cancelled_U & (total_U.sqrt() * rows * 2.0**-53 > _NORM_ERROR * norms_U)
-    return values, norms_U.masked_fill_(lost_U, math.inf)
+    return doubt_U > 2 * _NORM_ERROR * norms_U.square()
 
 
 def _norms(values: Values, losses_U: Tensor) -> Tensor:
@@ -91,22 +75,65 @@ def clip_and_sum(gradients: PerUnitGradients, l2_clip_norm: float) -> BoundedSum
     rounding does to the others included (Abadi et al. 2016, algorithm 1), for gradients of any
     floating type, either form and up to MOST_UNITS units, provided each unit's gradient is the same
     with and without it. A unit with a NaN or infinite gradient contributes zero and is counted
-    privately.
+    privately. So does a unit whose factors cancel, but it is outstanding until `settle` adds it.
+
+    The host does not wait for the device.
     """
     _check_clip_norm(l2_clip_norm)
-    values, norms_U = _settled(gradients)
-    finite_U = torch.isfinite(norms_U)
+    values = gradients.values
+    norms_U = _norms(values, gradients.losses_U)
+    outstanding_U, finite_U = _cancelled(values, norms_U), torch.isfinite(norms_U)
+    added_U = finite_U & ~outstanding_U
     bound = l2_clip_norm / (1 + ROUNDING)
-    scale_U = torch.where(finite_U, (bound / norms_U).clamp_(max=1.0), 0.0)
+    scale_U = torch.where(added_U, (bound / norms_U).clamp_(max=1.0), 0.0)
     sums = _weighted_sums(values, scale_U)
-    counts = ClipCounts(
-        n_units=len(norms_U) - gradients.n_fillers,
-        n_clipped=int((norms_U[finite_U] > l2_clip_norm).sum()),
-        n_non_finite=int((~finite_U).sum()),
-        loss_sum=float(gradients.losses_U.to(finite_U.device)[finite_U].sum()),
-        norm_sum=float(norms_U[finite_U].sum()),
+    losses_U = gradients.losses_U.to(norms_U)
+    notes = (
+        added_U & (norms_U > l2_clip_norm),
+        ~finite_U & ~outstanding_U,
+        torch.where(added_U, losses_U, 0.0),
+        torch.where(added_U, norms_U, 0.0),
+        outstanding_U,
     )
-    return BoundedSum(sums, l2_clip_norm, counts)
+    notes_5U = torch.stack([each_U.double() for each_U in notes])
+    real_units = len(norms_U) - gradients.n_fillers
+    return BoundedSum(sums, l2_clip_norm, Tally(unread=(notes_5U[:, :real_units],)))
+
+
+def settle(
+    total: BoundedSum, again: Callable[[list[list[int]]], Iterable[PerUnitGradients]]
+) -> BoundedSum:
+    """The sum with the units that `clip_and_sum` left outstanding; `total`'s memory is re-used.
+
+    Waits for the device, once: which units these are is read together with all counts.
+
+    Guarantee: as `clip_and_sum`, over all units of `total`. An outstanding unit adds nothing to
+    `total`; here it is added once, clipped by the norm of its own instantiated gradient, whose
+    values have no doubt about them. Whether a unit is outstanding follows from its own rows, and
+    alone in its batch it is computed from nothing else.
+
+    Args:
+        again: gives, for the outstanding units of each microbatch of `total`, in order, the
+            instantiated gradients of each as a batch of its own. It is called in any case.
+
+    Raises:
+        GuaranteeError: what `again` gives are not as many gradients, of one unit each.
+    """
+    counts, outstanding = total.tally.read()
+    total = BoundedSum(total.values, total.l2_sensitivity, Tally(counts))
+    missing = sum(map(len, outstanding))
+    for gradients in again(outstanding):
+        missing -= len(gradients.losses_U)
+        if missing < 0 or len(gradients.losses_U) != 1 or _by_form(gradients.values)[1]:
+            raise GuaranteeError(
+                "units that were left out of a sum have to be computed again one by one, each "
+                "once and with instantiated gradients"
+            )
+        total = merge_disjoint(total, clip_and_sum(gradients, total.l2_sensitivity))
+        del gradients  # its memory is free before the next unit's are made
+    if missing:
+        raise GuaranteeError(f"{missing} units that were left out of a sum were not computed again")
+    return total
 
 
 def empty_sum(parameters: Mapping[str, Tensor], l2_clip_norm: float) -> BoundedSum:
@@ -116,7 +143,7 @@ def empty_sum(parameters: Mapping[str, Tensor], l2_clip_norm: float) -> BoundedS
         name: torch.zeros(value.shape, dtype=torch.float64, device=_exact_device(value.device))
         for name, value in parameters.items()
     }
-    return BoundedSum(zeros, l2_clip_norm, ClipCounts())
+    return BoundedSum(zeros, l2_clip_norm)
 
 
 def merge_disjoint(total: BoundedSum, part: BoundedSum) -> BoundedSum:
@@ -133,7 +160,7 @@ def merge_disjoint(total: BoundedSum, part: BoundedSum) -> BoundedSum:
     if total.values.keys() != part.values.keys():
         raise ValueError("the two sums are over different parameters")
     merged = {name: value.add_(part.values[name]) for name, value in total.values.items()}
-    return BoundedSum(merged, total.l2_sensitivity, total.counts + part.counts)
+    return BoundedSum(merged, total.l2_sensitivity, total.tally + part.tally)
 
 
 def sum_over_ranks(part: BoundedSum, ranks: Ranks) -> BoundedSum:
@@ -157,7 +184,7 @@ def sum_over_ranks(part: BoundedSum, ranks: Ranks) -> BoundedSum:
     counts = ClipCounts()
     for _, units, clipped, non_finite, losses, norms in everybody:
         counts += ClipCounts(int(units), int(clipped), int(non_finite), losses, norms)
-    return BoundedSum(ranks.sum_rows(part.values), part.l2_sensitivity, counts)
+    return BoundedSum(ranks.sum_rows(part.values), part.l2_sensitivity, Tally(counts))
 
 
 def _by_form(values: Values) -> tuple[dict[str, Tensor], dict[str, FactoredGradients]]:
@@ -176,11 +203,13 @@ def _weighted_sums(values: Values, scale_U: Tensor) -> dict[str, Tensor]:
     instantiated, factored = _by_form(values)
     sizes = [math.prod(value.shape[1:]) for value in instantiated.values()]
     total_P = torch.empty(sum(sizes), dtype=torch.float64, device=scale_U.device)
-    dropped_U = scale_U == 0
-    any_dropped, start = bool(dropped_U.any()), 0
+    dropped_U1 = (scale_U == 0).unsqueeze(1)
+    # Elsewhere than on the CPU, a look at the scales would wait for the device.
+    may_drop = scale_U.device.type != "cpu" or not scale_U.numpy().all()
+    start = 0
     for part_UP in _exact_columns(list(instantiated.values())):
-        if any_dropped:  # zero times NaN is NaN: a scale of zero alone would not keep it out
-            part_UP[dropped_U] = 0.0
+        if may_drop:  # zero times NaN is NaN: a scale of zero alone would not keep it out
+            part_UP.masked_fill_(dropped_U1, 0.0)
         stop = start + part_UP.shape[1]
         torch.mv(part_UP.T, scale_U, out=total_P[start:stop])
         start = stop
@@ -249,4 +278,4 @@ def clip_and_sum_statistics(values_UK: Tensor, l2_clip_norm: float) -> BoundedSu
         n_clipped=int((norms_U[finite_U] > l2_clip_norm).sum()),
         n_non_finite=int((~finite_U).sum()),
     )
-    return BoundedSum({STATISTICS: scale_U @ kept_UK}, l2_clip_norm, counts)
+    return BoundedSum({STATISTICS: scale_U @ kept_UK}, l2_clip_norm, Tally(counts))

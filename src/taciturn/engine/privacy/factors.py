@@ -1,8 +1,8 @@
 """Per-unit gradients of a matrix kept as factors: exact norms and sums without instantiating them.
 
 All products of factors are float64, so that what rounds in them is far below the clip norm whoever
-else is in the sum. Factors whose sum cancels lose digits all the same: `cancellation` bounds how
-many, and `with_apart` takes such units out of the products.
+else is in the sum. Factors whose sum cancels lose digits all the same: `uncancelled_norms` and
+`relative_error` bound how many.
 
 Shapes: B sequences, R rows of a sequence, U units, G units of a group, N rows of a unit, P output
 features or rows of a table, D input features.
@@ -10,8 +10,8 @@ features or rows of a table, D input features.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import combinations_with_replacement
 
 import torch
@@ -48,13 +48,11 @@ class FactoredGradients:
         terms: at least one.
         layout: which sequences belong to which unit.
         shape: (P, D).
-        apart: units whose gradient is given here, float64 [P, D], and has no part in `terms`.
     """
 
     terms: tuple[Factors, ...]
     layout: BatchLayout
     shape: tuple[int, int]
-    apart: Mapping[int, Tensor] = field(default_factory=dict)
 
     def squared_norms(self) -> Tensor:
         """Squared l2 norm of each unit's gradient; float64 [U].
@@ -73,8 +71,7 @@ class FactoredGradients:
             (_row_norms(each.left) * _row_norms(each.right_BRD)).sum(1) for each in self.terms
         )
         assert isinstance(sums_B, Tensor)
-        sums_U = sums_B.new_zeros(self.layout.n_units)
-        return sums_U.index_add_(0, self.layout.unit_of_B, sums_B)
+        return self.layout.sums(sums_B.view(-1, 1, 1))[:, 0]
 
     @property
     def relative_error(self) -> float:
@@ -86,17 +83,6 @@ class FactoredGradients:
         rows = self.layout.rows_per_unit * len(self.terms)
         return _ROUNDING * (sum(self.shape) + rows)
 
-    def with_apart(self, units: Sequence[int]) -> FactoredGradients:
-        """The same gradients, those of `units` instantiated in float64."""
-        mask_U = torch.zeros(self.layout.n_units, dtype=torch.bool)
-        mask_U[list(units)] = True
-        taken_B11 = mask_U.to(self.layout.unit_of_B.device)[self.layout.unit_of_B].view(-1, 1, 1)
-        terms = tuple(
-            Factors(each.left, each.right_BRD.masked_fill(taken_B11, 0.0)) for each in self.terms
-        )
-        apart = {unit: self._alone(unit) for unit in units} | dict(self.apart)
-        return FactoredGradients(terms, self.layout, self.shape, apart)
-
     def weighted_sum(self, scale_U: Tensor) -> Tensor:
         """sum over u of scale[u] * gradient[u], float64 [P, D].
 
@@ -107,8 +93,6 @@ class FactoredGradients:
         total_PD, *others = (self._weighted(term, scale_B, dropped_B) for term in self.terms)
         for part_PD in others:
             total_PD += part_PD
-        for unit, value_PD in self.apart.items():
-            total_PD.add_(torch.where(scale_U[unit] == 0, 0.0, value_PD * scale_U[unit]))
         return total_PD
 
     def _weighted(self, term: Factors, scale_B: Tensor, dropped_B: Tensor) -> Tensor:
@@ -117,17 +101,6 @@ class FactoredGradients:
         if term.left.dtype != torch.int64:
             return _kept(term.left.double(), dropped_B).T @ right_ND
         return self._zeros().index_add_(0, term.left.flatten(), right_ND)
-
-    def _alone(self, unit: int) -> Tensor:
-        """One unit's gradient, float64 [P, D]."""
-        total_PD, mine_B = self._zeros(), self.layout.unit_of_B == unit
-        for term in self.terms:
-            left, right_ND = term.left[mine_B], term.right_BRD[mine_B].flatten(0, 1).double()
-            if left.dtype == torch.int64:
-                total_PD.index_add_(0, left.flatten(), right_ND)
-            else:
-                total_PD.addmm_(left.flatten(0, 1).double().T, right_ND)
-        return total_PD
 
     def _zeros(self) -> Tensor:
         device = self.terms[0].right_BRD.device
@@ -140,8 +113,6 @@ class FactoredGradients:
             part = self._dense(term)
             total_UPD = part if total_UPD is None else total_UPD.add_(part)
         assert total_UPD is not None
-        for unit, value_PD in self.apart.items():
-            total_UPD[unit] = value_PD
         return total_UPD
 
     def _dense(self, term: Factors) -> Tensor:
@@ -178,7 +149,7 @@ def _activations(of: FactoredGradients) -> object:
     Compared by where they lie in memory, which they all occupy for as long as they are compared.
     """
     # A subclass has its own norms.
-    if len(of.terms) > 1 or of.apart or type(of) is not FactoredGradients:
+    if len(of.terms) > 1 or type(of) is not FactoredGradients:
         return id(of)
     right = of.terms[0].right_BRD
     return right.data_ptr(), right.shape, right.stride(), right.dtype, right.device
@@ -201,9 +172,6 @@ def _squared_norms(some: Sequence[FactoredGradients]) -> Tensor:
             gram = gram.mul_(_gram(right, other_right))
             twice = 1 if right is other_right else 2
             squares_U[group.units_G] += twice * gram.sum((1, 2), dtype=torch.float64)
-    for each in some:
-        for unit, value_PD in each.apart.items():
-            squares_U[unit] += value_PD.square().sum()
     # Rounding may leave a tiny negative number where a gradient is zero.
     return squares_U.clamp_(min=0.0)
 
