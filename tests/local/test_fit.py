@@ -290,7 +290,7 @@ def test_of_several_processes_the_slowest_counts(
         def numbers(self, own: list[float]) -> list[list[float]]:
             return [own, [0.08]]
 
-    spec = FitSpec(target_epsilon=8, max_minutes=1, method="lora", r=2)
+    spec = FitSpec(target_epsilon=8, max_minutes=1, method="lora", r=2, microbatch_tokens=64)
     base: Any = SimpleNamespace(context_length=64, vocabulary=100, device="cpu")
     found = fit.measured_speed(base, spec, None, Two())  # type: ignore[arg-type]
     assert found.seconds_per_unit == 0.04

@@ -135,7 +135,7 @@ def _fields(
         "epochs": None if args.max_steps > 0 else args.num_train_epochs,
         "learning_rate": args.learning_rate if "learning_rate" in changed else None,
         "seed": args.seed,
-        "gradient_checkpointing": bool(checkpointing),
+        "gradient_checkpointing": bool(checkpointing) or None,
         "compile": bool(args.torch_compile),
         "checkpoint_every": _checkpoint_every(args),
         "report_to": _trackers(args),

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
 
+from taciturn.engine.model.determinism import deterministic_kernels
 from taciturn.engine.model.load import LoadedModel
 from taciturn.engine.model.loss import CausalLmLoss
 from taciturn.engine.privacy.forms import Form
@@ -19,6 +21,7 @@ from taciturn.engine.training.estimate import (
     measured_seconds_per_unit,
 )
 from taciturn.engine.training.memory import MemoryEstimate, available_bytes
+from taciturn.engine.training.microbatch import microbatch_tokens
 from taciturn.engine.training.trainable import trainable
 from taciturn.malloc import keep_freed_memory
 from taciturn.planning.defaults import PublicFacts
@@ -67,12 +70,18 @@ class Estimate:
 
 def estimate(base: LoadedModel, spec: FitSpec, n_units: int, tokens_per_unit: float) -> Estimate:
     """Return the plan, and what its steps would take here. Attaches adapters to `base`."""
+    with exact_kernels(base, spec):
+        return _estimate(base, spec, n_units, tokens_per_unit)
+
+
+def _estimate(base: LoadedModel, spec: FitSpec, n_units: int, tokens_per_unit: float) -> Estimate:
     loss = attached_loss(base, spec)
+    tokens = _tokens(base, spec, loss)
     speed = None if spec.max_minutes is None else measured_speed(base, spec, loss)
     facts = public_facts(base, n_units)
     plan = make_plan(spec, facts, speed)
     form = Form(spec.per_unit_gradients)
-    work = Workload(tokens_per_unit, spec.microbatch_tokens, base.vocabulary, form)
+    work = Workload(tokens_per_unit, tokens, base.vocabulary, form)
     cost = Cost(
         seconds=estimate_seconds(loss, plan, work, base.device),
         memory=estimate_memory(loss, plan, work, base.device),
@@ -80,6 +89,25 @@ def estimate(base: LoadedModel, spec: FitSpec, n_units: int, tokens_per_unit: fl
         forms=tuple(form_choices(loss, plan, work)),
     )
     return Estimate(plan, cost, other_times(spec, facts, plan))
+
+
+def _tokens(base: LoadedModel, spec: FitSpec, loss: CausalLmLoss) -> int:
+    return microbatch_tokens(loss, spec, base.vocabulary, max_tokens(spec, base.context_length))
+
+
+def exact_kernels(
+    base: LoadedModel, spec: FitSpec, device: torch.device | None = None
+) -> AbstractContextManager[None]:
+    """Return the block in which a unit's gradient is the same bits in any company.
+
+    Args:
+        device: of the processes that will share `base`; by default where it is.
+    """
+    if not spec.private:
+        return nullcontext()
+    if device is None or spec.sharding == "none":
+        device = base.device
+    return deterministic_kernels(device)
 
 
 def attached_loss(base: LoadedModel, spec: FitSpec) -> CausalLmLoss:
@@ -99,11 +127,12 @@ def measured_speed(
 ) -> Speed:
     """Measure the device with public random tokens: the speed that max_minutes is reckoned with.
 
-    Of several processes together, the slowest counts.
+    Of several processes together, the slowest counts. To be called in `exact_kernels`.
     """
     limit = max_tokens(spec, base.context_length)
     form = Form(spec.per_unit_gradients)
-    work = Workload(min(TOKENS_PER_UNIT, limit), spec.microbatch_tokens, base.vocabulary, form)
+    tokens = microbatch_tokens(loss, spec, base.vocabulary, limit, ranks)
+    work = Workload(min(TOKENS_PER_UNIT, limit), tokens, base.vocabulary, form)
     own = measured_seconds_per_unit(loss, limit, work, base.device)
     slowest = max(row[0] for row in ranks.numbers([own]))
     # Two digits: no more is reproducible, and the reason shows all of it.

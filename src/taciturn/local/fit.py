@@ -44,12 +44,18 @@ from taciturn.engine.training.loop import (
     TrainingProgress,
     train,
 )
+from taciturn.engine.training.microbatch import microbatch_tokens
 from taciturn.engine.training.processes import agree, all_processes, tell, together
 from taciturn.engine.training.public import PublicStage, PublicText
 from taciturn.engine.training.run_record import RunRecord, digest_of
 from taciturn.engine.training.trainable import trainable
 from taciturn.errors import CallbackError, CheckpointError, OutputError, SpecError
-from taciturn.local.estimate import configure_cpu, measured_speed, public_facts
+from taciturn.local.estimate import (
+    configure_cpu,
+    exact_kernels,
+    measured_speed,
+    public_facts,
+)
 from taciturn.local.release import DATA, PRIVATE, TRACKING, private_folder, release
 from taciturn.local.report import privacy_report, with_costs
 from taciturn.planning.optimizer import OptimizerChoice
@@ -163,7 +169,8 @@ def fit(
         ProcessError: with several processes, another one failed.
     """
     configure_cpu(spec.threads)
-    with all_processes(choose_device(spec)) as ranks:
+    device = choose_device(spec)
+    with all_processes(device) as ranks, exact_kernels(base, spec, device):
         agree(ranks, "settings", _digest(base, spec, resume))
         agree(ranks, "models and costs before this fit", _history(spent, earlier))
         # Rank 0's: each process may have made a temporary folder of its own.
@@ -223,7 +230,10 @@ def _fit(job: _Job, data: object, resume: bool) -> FitResult:
         fitted = None if earlier is None else earlier.model
         text = None if public is None else public.rows()
         model, loss = trainable(base, spec, choice, job.ranks, fitted, text)
-        stage = None if public is None else _public_stage(job, loss, public)
+        # Before a row is read, from public shapes.
+        longest = max_tokens(spec, base.context_length)
+        tokens = microbatch_tokens(loss, spec, base.vocabulary, longest, job.ranks)
+        stage = None if public is None else _public_stage(job, loss, public, tokens)
         # Before a row is read: how long it takes must not depend on any.
         speed = _speed(job, record, loss, resume)
         if speed is not None:
@@ -247,7 +257,7 @@ def _fit(job: _Job, data: object, resume: bool) -> FitResult:
             records = stage.text.fitted.n_units
             stage.fit(public_plan(spec, choice, public_facts(base, records)))
     paid: list[LedgerTotal | None] = []
-    run = _run(job, loss, dataset, plan, lambda: paid.append(_pay(job, record.run, plan)))
+    run = _run(job, loss, dataset, plan, tokens, lambda: paid.append(_pay(job, record.run, plan)))
     try:
         train(run, resume=resume)
     except Interrupted as stop:
@@ -341,9 +351,9 @@ def _check_other_data(data: object, public: object) -> None:
         )
 
 
-def _public_stage(job: _Job, loss: CausalLmLoss, public: PublicText) -> PublicStage:
+def _public_stage(job: _Job, loss: CausalLmLoss, public: PublicText, tokens: int) -> PublicStage:
     form = Form(job.spec.per_unit_gradients)
-    return PublicStage(loss, public, job.spec.microbatch_tokens, form, job.ranks)
+    return PublicStage(loss, public, tokens, form, job.ranks)
 
 
 def _tuned(
@@ -379,6 +389,7 @@ def _run(
     loss: CausalLmLoss,
     dataset: TokenizedDataset,
     plan: TrainingPlan,
+    tokens: int,
     before_steps: Callable[[], None],
 ) -> Run:
     return Run(
@@ -387,7 +398,7 @@ def _run(
         plan=plan,
         vocabulary=job.base.vocabulary,
         private_folder=job.private,
-        microbatch_tokens=job.spec.microbatch_tokens,
+        microbatch_tokens=tokens,
         form=Form(job.spec.per_unit_gradients),
         checkpoint_every=job.spec.checkpoint_every,
         on_progress=job.observer.on_progress,

@@ -52,7 +52,14 @@ from taciturn.local import attack, evaluate
 from taciturn.local import audit as auditing
 from taciturn.local.account import Account
 from taciturn.local.callbacks import Callbacks, evaluation_event
-from taciturn.local.estimate import Estimate, attached_loss, estimate, measured_speed, public_facts
+from taciturn.local.estimate import (
+    Estimate,
+    attached_loss,
+    estimate,
+    exact_kernels,
+    measured_speed,
+    public_facts,
+)
 from taciturn.local.evaluate import Evaluation, Subject
 from taciturn.local.events import Callback
 from taciturn.local.export.forms import Fitted, check_new, export
@@ -269,7 +276,8 @@ class LocalModel:
         speed = None
         if spec.max_minutes is not None:
             unused = self._unused_base(spec)
-            speed = measured_speed(unused, spec, attached_loss(unused, spec))
+            with exact_kernels(unused, spec):
+                speed = measured_speed(unused, spec, attached_loss(unused, spec))
         base = self._load(spec)
         if n_units is None:
             n_units = self._size(data, spec).n_units

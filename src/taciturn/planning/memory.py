@@ -18,6 +18,7 @@ _WIDTH_PER_LAYER = 100  # hidden size over number of layers: 64 (GPT-2) to 128 (
 _OUT, _IN = 10.3, 8.7  # a layer's matrices: sums of their outputs and inputs, in hidden sizes
 _KEPT = 48  # values per token, layer and unit of hidden size that a backward pass keeps
 _WEIGHT_BYTES = {"int8": 1.1, "nf4": 0.6}
+_USUAL_TOKENS = 2048  # of a microbatch, where the spec doesn't say; a GPU may take more
 _UNITS_PER_LENGTH = 4  # units may be this much shorter than max_tokens on average
 
 
@@ -70,11 +71,13 @@ def memory_need(
     shape = Proportions.of(parameters, vocabulary)
     number = 2 if spec.dtype == "bfloat16" or (spec.dtype is None and on_gpu) else 4
     trained = trained_parameters(parameters, vocabulary, plan.adapter)
-    tokens = max(spec.microbatch_tokens, plan.max_tokens)
+    tokens = max(spec.microbatch_tokens or _USUAL_TOKENS, plan.max_tokens)
+    # What is left to the machine is what it can do with least: it takes more if it has more.
+    again = on_gpu if spec.gradient_checkpointing is None else spec.gradient_checkpointing
     return MemoryNeed(
         weights=parameters * _WEIGHT_BYTES.get(spec.quantization or "", number),
         state=trained * _STATE_BYTES,
-        microbatch=_activations(shape, tokens, number, spec)
+        microbatch=_activations(shape, tokens, number, again=again)
         + _logits(tokens, vocabulary)
         + _gradients(shape, tokens, trained, plan),
         shared_state=plan.adapter.method == "full",
@@ -99,9 +102,9 @@ def trained_parameters(parameters: int, vocabulary: int, adapter: AdapterPlan) -
     return shape.layers * shape.width * sides * rank + head
 
 
-def _activations(shape: Proportions, tokens: int, number: int, spec: PerformanceSpec) -> float:
+def _activations(shape: Proportions, tokens: int, number: int, *, again: bool) -> float:
     layer = _KEPT * shape.width * tokens * number
-    if spec.gradient_checkpointing:
+    if again:
         return layer + 2 * shape.width * tokens * number * shape.layers
     return layer * shape.layers
 

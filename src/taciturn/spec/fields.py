@@ -53,8 +53,8 @@ class FitFields(DataFields, total=False):
     device: str | None
     dtype: Literal["float32", "bfloat16"] | None
     quantization: Literal["int8", "nf4"] | None
-    gradient_checkpointing: bool
-    microbatch_tokens: int
+    gradient_checkpointing: bool | None
+    microbatch_tokens: int | None
     per_unit_gradients: Literal["auto", "instantiate", "factors"]
     packed_rows: bool
     sharding: Literal["none", "full"]

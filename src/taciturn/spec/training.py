@@ -78,12 +78,21 @@ class PerformanceSpec(Spec):
         Field(description="Load the frozen base in int8 or 4 bits (bitsandbytes or torchao)."),
     ] = None
     gradient_checkpointing: Annotated[
-        bool, Field(description="Recompute activations in the backward pass to save memory.")
-    ] = False
+        bool | None,
+        Field(
+            description="Recompute activations in the backward pass to save memory; default: on a "
+            "GPU that has too little without."
+        ),
+    ] = None
     microbatch_tokens: Annotated[
-        int,
-        Field(ge=1, le=2**31, description="Tokens of one physical microbatch, padding included."),
-    ] = 2048
+        int | None,
+        Field(
+            ge=1,
+            le=2**31,
+            description="Tokens of one physical microbatch, padding included; default: as many as "
+            "a GPU has room for, 2,048 elsewhere.",
+        ),
+    ] = None
     per_unit_gradients: Annotated[
         Literal["auto", "instantiate", "factors"],
         Field(description="How matrices' per-unit gradients are kept; all are exact."),

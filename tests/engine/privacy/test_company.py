@@ -14,8 +14,10 @@ from typing import Any, cast
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 import transformers as hf
 from torch import Tensor, nn
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from support.tiny_models import CONFIGS, VOCABULARY, build, with_lora
 from taciturn.data.tokens.store import TokenizedDataset, TokenizedRecord
@@ -318,3 +320,58 @@ def test_outliers_refuse_no_sound_choice_of_targets(targets: list[str]) -> None:
     """Queries and keys that meet nothing but copies have no gradient but rounding."""
     loss = CausalLmLoss(with_lora(build("llama").requires_grad_(False), target_modules=targets))
     verify(loss, public_batch(VOCABULARY), long_public_batch(VOCABULARY, 40))
+
+
+def attending(loss: CausalLmLoss, attention: Any) -> CausalLmLoss:
+    """The model with another attention."""
+    ALL_ATTENTION_FUNCTIONS.register("planted", attention)
+    loss.model.config._attn_implementation = "planted"  # type: ignore[union-attr]
+    return loss
+
+
+def plain_attention(
+    module: Any, q: Tensor, k: Tensor, v: Tensor, mask: Any, **kwargs: Any
+) -> tuple[Tensor, None]:
+    out = F.scaled_dot_product_attention(
+        q, k, v, is_causal=True, scale=kwargs["scaling"], enable_gqa=True
+    )
+    return out.transpose(1, 2).contiguous(), None
+
+
+def mixing_attention(
+    module: Any, q: Tensor, k: Tensor, v: Tensor, mask: Any, **kwargs: Any
+) -> tuple[Tensor, None]:
+    """As one over packed rows without a mask between records: a little of the others is in it."""
+    return plain_attention(module, q, k, v + 1e-3 * v.roll(1, 0), mask, **kwargs)
+
+
+def unpadding_attention(
+    module: Any, q: Tensor, k: Tensor, v: Tensor, mask: Any, **kwargs: Any
+) -> tuple[Tensor, None]:
+    """Exact, and as long as the longest record without its padding, as varlen kernels are."""
+    padding_BT = (v == v[:, :, -1:]).all(-1).all(1)
+    length = int((~padding_BT).any(0).nonzero().max()) + 1 if not padding_BT.all() else 1
+    out, _ = plain_attention(module, *(each[:, :, :length] for each in (q, k, v)), mask, **kwargs)
+    return F.pad(out, (0, 0, 0, 0, 0, q.shape[2] - length)), None
+
+
+def test_attention_of_another_make_is_tried() -> None:
+    loss = attending(loss_of("llama", "lora", torch.float32), plain_attention)
+    verify(loss, public_batch(VOCABULARY))
+    assert same_in_company(loss, VOCABULARY, (6, 16))
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_attention_that_mixes_records_is_refused(dtype: torch.dtype) -> None:
+    loss = attending(loss_of("llama", "lora", dtype), mixing_attention)
+    with pytest.raises(UnsupportedLayerError, match=r"influence each other|mixes records"):
+        verify(loss, public_batch(VOCABULARY))
+    assert not same_in_company(loss, VOCABULARY, (6, 16))
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_attention_in_shapes_of_the_records_is_told(dtype: torch.dtype) -> None:
+    """Its products have the shape of the longest record: their rounding is the company's."""
+    loss = attending(loss_of("llama", "lora", dtype), unpadding_attention)
+    verify(loss, public_batch(VOCABULARY))
+    assert not same_in_company(loss, VOCABULARY, (6, 16))

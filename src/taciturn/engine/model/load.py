@@ -29,6 +29,7 @@ from transformers.utils import logging as transformers_logging
 from taciturn.data.filesystem import RUST, is_utf8
 from taciturn.embedded import TINY_MEDICAL, model_path
 from taciturn.engine.model.adapter import OWN_DEFAULTS, check_loaded, quiet_peft
+from taciturn.engine.model.determinism import fix_workspace
 from taciturn.engine.model.dropout import disable_dropout
 from taciturn.engine.model.experts import use_exact_experts
 from taciturn.engine.model.files import WHERE, check_base, find_base
@@ -86,6 +87,7 @@ class LoadedModel:
 
 def choose_device(spec: PerformanceSpec) -> torch.device:
     """The device asked for, or the best there is; of several GPUs, each process has its own."""
+    fix_workspace()
     if spec.device in (None, "cuda") and torch.cuda.is_available():
         return _own_gpu()
     if spec.device is None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from taciturn.engine.privacy.factors import Factors
-from taciturn.engine.privacy.forms import Form, keeps_factors
+from taciturn.engine.privacy.forms import Form, keeps_factors, rates_of
 from taciturn.engine.privacy.layout import BatchLayout
 
 
@@ -52,7 +52,7 @@ class Receiver:
         """A matrix's gradients, [U, P, D], from output gradients and activations; None: kept."""
         # Detached: saved activations would hold on to the whole graph.
         g_BRP, x_BRD = self.split(g).detach(), self.split(x).detach()
-        if self._keeps(g_BRP.shape[-1], x_BRD.shape[-1], g_BRP.shape[1]):
+        if self._keeps(g_BRP, x_BRD.shape[-1], g_BRP.shape[-1]):
             self.terms.append(Factors(x_BRD, g_BRP) if self.swapped else Factors(g_BRP, x_BRD))
             return None
         return self.layout.products(g_BRP, x_BRD)
@@ -60,16 +60,16 @@ class Receiver:
     def lookups(self, ids: Tensor, g: Tensor, rows: int) -> Tensor | None:
         """A table's gradients, [U, rows, D], from the rows looked up; None: kept."""
         ids_BR, g_BRD = self.split(ids.unsqueeze(-1)).squeeze(-1), self.split(g)
-        if not self.swapped and self._keeps(rows, g_BRD.shape[-1], g_BRD.shape[1], looked_up=True):
+        if not self.swapped and self._keeps(g_BRD, g_BRD.shape[-1], rows, looked_up=True):
             self.terms.append(Factors(ids_BR, g_BRD))
             return None
         return self.layout.lookups(ids_BR, g_BRD, rows)
 
     def _keeps(
-        self, out_features: int, in_features: int, rows: int, *, looked_up: bool = False
+        self, g_BRX: Tensor, in_features: int, out_features: int, *, looked_up: bool = False
     ) -> bool:
         layout = self.layout
-        rows_of_unit = layout.rows_per_unit * max(rows, layout.tokens) // layout.tokens
+        rows_of_unit = layout.rows_per_unit * max(g_BRX.shape[1], layout.tokens) // layout.tokens
         return keeps_factors(
             self.form,
             out_features,
@@ -77,4 +77,5 @@ class Receiver:
             rows=rows_of_unit,
             units=layout.n_units,
             looked_up=looked_up,
+            rates=rates_of(g_BRX.device, g_BRX.dtype),
         )

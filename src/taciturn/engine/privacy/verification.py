@@ -190,14 +190,16 @@ def _same_unit(one: PerUnitGradients, unit: int, other: PerUnitGradients, place:
     """Whether entry `unit` of one is entry `place` of the other, bit for bit, and so its norm."""
     if not torch.equal(one.losses_U[unit], other.losses_U[place]):
         return False
-    first, second = one.dense(), other.dense()
-    if not all(torch.equal(first[name][unit], second[name][place]) for name in first):
-        return False
     for name, value in one.values.items():
+        match = other.values[name]
         if isinstance(value, FactoredGradients):
-            match = cast(FactoredGradients, other.values[name])
+            match = cast(FactoredGradients, match)
             if value.squared_norms()[unit] != match.squared_norms()[place]:
                 return False
+            # One parameter at a time: dense, those of all would be larger than a run ever makes.
+            value, match = value.dense(), match.dense()
+        if not torch.equal(value[unit], cast(Tensor, match)[place]):
+            return False
     return True
 
 

@@ -23,6 +23,9 @@ from taciturn.engine.privacy.types import UnitBatch
 
 _NARROWEST = 16
 _FEWEST = 4
+# Padded tokens for each token, by the steps from a power of two to the next, of lengths that are
+# spread evenly over their logarithm.
+_PADDED = {4: 1.09, 2: 1.18, 1: 1.39}
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,52 +36,80 @@ class BatchLimits:
         tokens: sequences times padded length, at most (one sequence is always allowed).
         units: whole units, at most: per-unit gradients take units x trainable parameters.
         max_tokens: longest sequence that can occur, from the spec.
+        places: sequences, at most, of a microbatch of more than `free_tokens` tokens: more of them
+            would mostly be fillers. None: as many as there are units.
+        free_tokens: so many take no longer than one, where a microbatch takes what starting its
+            kernels takes.
+        steps: padded lengths from a power of two to the next.
     """
 
     tokens: int
     units: int
     max_tokens: int
+    places: int | None = None
+    free_tokens: int = 0
+    steps: int = 4
 
     def units_of(self, width: int, records: int) -> int:
         """Units of one microbatch, each of `records` sequences of `width` tokens; at least 1."""
-        fitting = min(self.tokens // (width * records), self.units // records)
+        places = self.units if self.places is None else self.places
+        useful = max(places // records, self.free_tokens // (width * records))
+        fitting = min(self.tokens // (width * records), self.units // records, useful)
         return _divisible(max(1, fitting))
 
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """All padded lengths, from short to long."""
+        return widths(self.max_tokens, self.steps)
 
-def filled_units(expected_batch_size: int, max_tokens: int) -> int:
+
+def filled_units(expected_batch_size: int, max_tokens: int, steps: int = 4) -> int:
     """Units of a microbatch that leave few places for fillers in a draw of this expected size.
 
     The last microbatch of each padded length is half full on average: with this many places,
     fillers are at most about a quarter of a large draw that has every length. In a small draw they
     may be more: fewer than four short records at once cost more time than fillers do.
     """
-    return max(_FEWEST, expected_batch_size // (2 * len(widths(max_tokens))))
+    return max(_FEWEST, expected_batch_size // (2 * len(widths(max_tokens, steps))))
 
 
-def widths(max_tokens: int) -> tuple[int, ...]:
+def widths(max_tokens: int, steps: int = 4) -> tuple[int, ...]:
     """All padded lengths, from short to long: 16, 20, 24, 28, 32, 40, 48 ... `max_tokens`."""
-    lengths = [bucket_length(1, max_tokens)]
+    lengths = [bucket_length(1, max_tokens, steps)]
     while lengths[-1] < max_tokens:
-        lengths.append(bucket_length(lengths[-1] + 1, max_tokens))
+        lengths.append(bucket_length(lengths[-1] + 1, max_tokens, steps))
     return tuple(lengths)
 
 
-def bucket_length(length: int, max_tokens: int) -> int:
+def width_steps(expected_batch_size: int, max_tokens: int, free_tokens: int) -> int:
+    """Padded lengths from a power of two to the next, 4, 2 or 1, with which a draw is fastest.
+
+    Each length costs a microbatch more, which takes the time of at least `free_tokens` tokens;
+    fewer lengths cost padding. Records are taken to be a quarter of `max_tokens` long.
+    """
+    tokens = expected_batch_size * max_tokens / 4
+    return min(
+        _PADDED,
+        key=lambda steps: len(widths(max_tokens, steps)) * free_tokens + _PADDED[steps] * tokens,
+    )
+
+
+def bucket_length(length: int, max_tokens: int, steps: int = 4) -> int:
     """The padded length for `length` tokens: from a small public set, at most max_tokens.
 
-    The set is 16, 20, 24, 28, 32, 40, 48 ...: each power of two and three steps to the next.
-    Padding to the longest record of a batch instead would show that record's length in every
-    shape.
+    The set is 16, 20, 24, 28, 32, 40, 48 ...: each power of two and three steps to the next; with
+    fewer `steps`, fewer. Padding to the longest record of a batch instead would show that record's
+    length in every shape.
     """
-    return min(_stepped(max(length, _NARROWEST), 4), max_tokens)
+    return min(_stepped(max(length, _NARROWEST), steps), max_tokens)
 
 
-def padded_size(lengths: Sequence[int], max_tokens: int) -> tuple[int, int]:
+def padded_size(lengths: Sequence[int], max_tokens: int, steps: int = 4) -> tuple[int, int]:
     """The padded length and number of sequences of a unit with records of these lengths.
 
     The numbers are 1, 2, 3, 4, 6, 8, 12, 16 ...
     """
-    return bucket_length(max(lengths), max_tokens), _stepped(len(lengths), 2)
+    return bucket_length(max(lengths), max_tokens, steps), _stepped(len(lengths), 2)
 
 
 def _stepped(number: int, steps: int) -> int:
@@ -108,7 +139,9 @@ def microbatches(
     sizes: dict[tuple[int, int], list[list[TokenizedRecord]]] = defaultdict(list)
     for unit in units:
         records = dataset.records(int(unit))
-        sizes[padded_size([*map(_length, records)], limits.max_tokens)].append(records)
+        sizes[padded_size([*map(_length, records)], limits.max_tokens, limits.steps)].append(
+            records
+        )
     for (width, count), units_of_size in sorted(sizes.items()):
         if width * count > limits.tokens:
             yield from (_parts(records, width, limits) for records in units_of_size)

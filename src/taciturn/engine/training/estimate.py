@@ -11,13 +11,18 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from taciturn.engine.privacy.forms import Form, keeps_factors
+from taciturn.engine.privacy.forms import Form, Rates, keeps_factors, rates_of
 from taciturn.engine.privacy.per_example import per_example_gradients, trainable_parameters
 from taciturn.engine.privacy.ranks import ALONE
 from taciturn.engine.privacy.types import UnitBatch
 from taciturn.engine.training.batch import BatchLimits, bucket_length
-from taciturn.engine.training.loop import batch_limits, gradient_units
-from taciturn.engine.training.memory import MemoryEstimate, memory_estimate
+from taciturn.engine.training.loop import batch_limits
+from taciturn.engine.training.memory import (
+    MemoryEstimate,
+    gradient_units,
+    memory_estimate,
+    microbatch_peak,
+)
 from taciturn.planning.plan import TrainingPlan
 
 
@@ -65,7 +70,7 @@ def measured_seconds_per_unit(
     to call this, and all run as many microbatches.
     """
     width = bucket_length(max(2, round(work.tokens_per_unit)), max_tokens)
-    units = gradient_units(_trained(loss))
+    units = gradient_units(loss)
     sequences = BatchLimits(work.microbatch_tokens, units, max_tokens).units_of(width, 1)
     batch = random_batch(work.vocabulary, sequences, width, device)
     return _seconds_per_token(loss, batch, work.form) * work.tokens_per_unit
@@ -76,12 +81,27 @@ def _seconds_per_token(loss: nn.Module, batch: UnitBatch, form: Form) -> float:
     device = batch.input_ids_BT.device
     tries = []
     for _ in range(4):
+        _wait(device)
         start = time.perf_counter()
         per_example_gradients(loss, batch, form)
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
+        _wait(device)
         tries.append(time.perf_counter() - start)
     return statistics.median(tries[1:]) / batch.input_ids_BT.numel()
+
+
+def _wait(device: torch.device) -> None:
+    """Wait until a GPU has computed all that it was told to."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def measured_memory(
+    loss: nn.Module, plan: TrainingPlan, work: Workload, device: torch.device
+) -> int:
+    """Bytes that the largest microbatch takes, to hold `estimate_memory` against."""
+    width, sequences = _shape(loss, plan, work)
+    batch = random_batch(work.vocabulary, sequences, width, device)
+    return microbatch_peak(loss, batch, work.form, private=plan.privacy is not None)
 
 
 def estimate_memory(
@@ -99,15 +119,19 @@ def estimate_memory(
 def form_choices(loss: nn.Module, plan: TrainingPlan, work: Workload) -> list[FormChoice]:
     """Choice of the planner for each shape of trained parameter; follows from shapes alone."""
     width, sequences = _shape(loss, plan, work)
-    shapes = Counter(tuple(value.shape) for value in trainable_parameters(loss).values())
+    parameters = trainable_parameters(loss).values()
+    shapes = Counter(tuple(value.shape) for value in parameters)
+    rates = {tuple(value.shape): rates_of(value.device, value.dtype) for value in parameters}
     return [
-        FormChoice(shape, count, _form(shape, width, sequences, work.form))
+        FormChoice(shape, count, _form(shape, width, sequences, work.form, rates[shape]))
         for shape, count in sorted(shapes.items(), key=lambda item: item[0], reverse=True)
     ]
 
 
-def _form(shape: tuple[int, ...], width: int, sequences: int, form: Form) -> str:
-    if len(shape) == 2 and keeps_factors(form, shape[0], shape[1], rows=width, units=sequences):
+def _form(shape: tuple[int, ...], width: int, sequences: int, form: Form, rates: Rates) -> str:
+    if len(shape) == 2 and keeps_factors(
+        form, shape[0], shape[1], rows=width, units=sequences, rates=rates
+    ):
         return "factors, norms from Gram matrices"
     if sequences == 1:
         return "one unit at a time: the ordinary gradient"
@@ -116,13 +140,9 @@ def _form(shape: tuple[int, ...], width: int, sequences: int, form: Form) -> str
 
 def _shape(loss: nn.Module, plan: TrainingPlan, work: Workload) -> tuple[int, int]:
     """Padded tokens of a typical unit, and how many such units one microbatch has."""
-    width = bucket_length(max(2, round(work.tokens_per_unit)), plan.max_tokens)
-    limits = batch_limits(plan, _trained(loss), work.microbatch_tokens, ALONE)
+    limits = batch_limits(plan, loss, work.microbatch_tokens, ALONE)
+    width = bucket_length(max(2, round(work.tokens_per_unit)), plan.max_tokens, limits.steps)
     return width, limits.units_of(width, 1)
-
-
-def _trained(loss: nn.Module) -> int:
-    return sum(value.numel() for value in trainable_parameters(loss).values())
 
 
 def random_batch(vocabulary: int, sequences: int, width: int, device: torch.device) -> UnitBatch:

@@ -6,6 +6,7 @@ import hashlib
 import time
 from bisect import bisect_left
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,23 +18,28 @@ from torch import nn
 
 from taciturn.accounting.compose import epsilon_curve
 from taciturn.data.tokens.store import TokenizedDataset
+from taciturn.engine.model.determinism import deterministic_kernels
 from taciturn.engine.privacy.forms import Form
 from taciturn.engine.privacy.per_example import trainable_parameters
 from taciturn.engine.privacy.ranks import ALONE, Ranks
 from taciturn.engine.privacy.types import ClipCounts
 from taciturn.engine.privacy.verification import same_in_company
-from taciturn.engine.training.batch import BatchLimits, filled_units, widths
+from taciturn.engine.training.batch import BatchLimits, filled_units, width_steps
 from taciturn.engine.training.checkpoint import CheckpointStore, StepJournal, all_rows, own_rows
 from taciturn.engine.training.interrupt import deferred_interrupt
 from taciturn.engine.training.mechanism import planned_mechanism
+from taciturn.engine.training.memory import free_tokens, gradient_units
 from taciturn.engine.training.processes import any_process, tell, together
 from taciturn.engine.training.state import TrainingState
 from taciturn.engine.training.step import Streams, ordinary_step, private_step
 from taciturn.planning.plan import EXPLANATIONS, TrainingPlan
 
 _CURVE_POINTS = 24
-# Per-unit gradients of one microbatch: units x trainable parameters x 4 bytes.
-_GRADIENT_BYTES = 2**29
+# Never answered by smaller microbatches: who was drawn would be seen in what comes after.
+_NO_ROOM = (
+    "the device has too little free memory for a microbatch; end what else uses it, or run again "
+    "with --resume and a smaller microbatch_tokens, or gradient_checkpointing=True"
+)
 
 
 class Interrupted(KeyboardInterrupt):
@@ -147,6 +153,15 @@ def train(run: Run, *, resume: bool) -> TrainingState:
         OutputError: the disk is full; the last checkpoint stays.
     """
     state = _state(run)
+    private = run.plan.privacy is not None
+    with deterministic_kernels(state.device) if private else nullcontext():
+        try:
+            return _train(run, state, resume=resume)
+        except torch.OutOfMemoryError as error:
+            raise torch.OutOfMemoryError(_NO_ROOM) from error
+
+
+def _train(run: Run, state: TrainingState, *, resume: bool) -> TrainingState:
     store = CheckpointStore(run.private_folder / "checkpoints")
     journal = StepJournal(run.private_folder / "journal.jsonl")
     identity = _identity(run)
@@ -219,7 +234,7 @@ def _identity(run: Run) -> dict[str, Any]:
 
 
 def _stepper(run: Run, state: TrainingState, journal: StepJournal) -> Callable[[], ClipCounts]:
-    limits = _limits(run, state)
+    limits = _limits(run)
     if run.plan.privacy is None:
         order = EpochOrder(run.plan, run.dataset.n_units)
         return lambda: ordinary_step(
@@ -243,29 +258,22 @@ def _note_streams(run: Run, step: int, streams: Streams, journal: StepJournal) -
             journal.write(entry | noise_of_others)
 
 
-def batch_limits(plan: TrainingPlan, trained: int, tokens: int, ranks: Ranks) -> BatchLimits:
-    """Limits of a microbatch, from public facts: `trained` parameters, `tokens` at most."""
-    units = min(
-        gradient_units(trained), filled_units(plan.batch_size // ranks.size, plan.max_tokens)
-    )
-    return BatchLimits(tokens, units, plan.max_tokens)
+def batch_limits(plan: TrainingPlan, loss: nn.Module, tokens: int, ranks: Ranks) -> BatchLimits:
+    """Limits of a microbatch, from public facts: shapes, the device, `tokens` at most."""
+    free, share = free_tokens(loss), plan.batch_size // ranks.size
+    steps = width_steps(share, plan.max_tokens, free)
+    places = filled_units(share, plan.max_tokens, steps)
+    return BatchLimits(tokens, gradient_units(loss), plan.max_tokens, places, free, steps)
 
 
-def gradient_units(trained: int) -> int:
-    """Units whose gradients of `trained` parameters may be kept at once; at least 1."""
-    return max(1, _GRADIENT_BYTES // (4 * trained))
-
-
-def _limits(run: Run, state: TrainingState) -> BatchLimits:
+def _limits(run: Run) -> BatchLimits:
     """Microbatches in which no unit's gradient depends on the others: of one unit if need be."""
-    trained = sum(value.numel() for value in state.parameters.values())
-    limits = batch_limits(run.plan, trained, run.microbatch_tokens, run.ranks)
+    limits = batch_limits(run.plan, run.loss, run.microbatch_tokens, run.ranks)
     if run.plan.privacy is None:
         return limits
-    shortest, *_, longest = (*widths(run.plan.max_tokens), run.plan.max_tokens)
     same = all(
         same_in_company(run.loss, run.vocabulary, (limits.units_of(width, 1), width), run.form)
-        for width in (shortest, longest)
+        for width in {limits.widths[0], limits.widths[-1]}
     )
     everywhere = min(int(row[0]) for row in run.ranks.numbers([same]))
     return limits if everywhere else replace(limits, units=1)

@@ -7,6 +7,7 @@ glibc's heap, as training uses it on CPUs, may hold on to more than that (bench/
 
 from __future__ import annotations
 
+import math
 import weakref
 from dataclasses import dataclass
 from typing import Any
@@ -21,8 +22,9 @@ from taciturn.engine.privacy.forms import Form
 from taciturn.engine.privacy.per_example import per_example_gradients, trainable_parameters
 from taciturn.engine.privacy.types import UnitBatch
 
-# Beside a microbatch, per trained weight: master copy and two moments (fp32), the sum (float64).
-_STATE_BYTES = 3 * 4 + 8
+STATE_BYTES = 3 * 4 + 8
+"""Beside a microbatch, per trained weight: master copy and two moments (fp32), and the sum
+(float64)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +80,35 @@ class LiveBytes(TorchDispatchMode):
         self.peak = max(self.peak, self._now)
 
 
+def gradient_units(loss: nn.Module) -> int:
+    """Units whose gradients of all that is trained may be kept at once; at least 1.
+
+    4 bytes a number, in half a GiB; on a GPU, in a tenth of all of its memory.
+    """
+    device = next(loss.parameters()).device
+    room = total_bytes(device) // 10 if device.type == "cuda" else 2**29
+    return max(1, room // (4 * max(1, trained_numbers(loss))))
+
+
+def trained_numbers(loss: nn.Module) -> int:
+    """How many numbers are trained."""
+    return sum(value.numel() for value in trainable_parameters(loss).values())
+
+
+def free_tokens(loss: nn.Module) -> int:
+    """Tokens that take no longer than one: as many as a GPU computes while it is told to.
+
+    0 on a CPU. A GPU is told of one kernel after the other, about 2.5 ms for a layer of a private
+    microbatch, and computes 6 operations for a token and weight at 4e14 a second (an H200 in
+    bf16, at 40% of its peak). Layers and weights follow from one another in models of the usual
+    proportions: P = 12 L h^2 with L = h / 100. Measured on no device: bench/gpu.py does it.
+    """
+    if next(loss.parameters()).device.type != "cuda":
+        return 0
+    weights = sum(value.numel() for value in loss.parameters())
+    return int(2.5e-3 * 4e14 / (6 * 12) / math.pow(weights * 100 / 12, 2 / 3))
+
+
 def memory_estimate(
     loss: nn.Module, small: UnitBatch, large: UnitBatch, tokens: int, form: Form, *, private: bool
 ) -> MemoryEstimate:
@@ -88,34 +119,59 @@ def memory_estimate(
         small, large: public batches of the expected length, `large` of more sequences.
     """
     weights = [*loss.parameters(), *loss.buffers()]
-    trained = sum(value.numel() for value in trainable_parameters(loss).values())
-    few, many = (_peak(loss, batch, form, private=private) for batch in (small, large))
+    few, many = (microbatch_peak(loss, batch, form, private=private) for batch in (small, large))
     few_tokens, many_tokens = small.input_ids_BT.numel(), large.input_ids_BT.numel()
     slope = max(0.0, (many - few) / max(1, many_tokens - few_tokens))
     return MemoryEstimate(
         weights=sum(weight.numel() * weight.element_size() for weight in weights),
-        state=trained * _STATE_BYTES,
+        state=trained_numbers(loss) * STATE_BYTES,
         microbatch=round(many + slope * max(0, tokens - many_tokens)),
     )
 
 
-def _peak(loss: nn.Module, batch: UnitBatch, form: Form, *, private: bool) -> int:
+def microbatch_peak(loss: nn.Module, batch: UnitBatch, form: Form, *, private: bool) -> int:
+    """Most bytes that a microbatch takes at once: of its tensors, on a GPU as `measured_peak`."""
+    if batch.input_ids_BT.device.type == "cuda":
+        return measured_peak(loss, batch, form, private=private)
     existing = [*loss.parameters(), *loss.buffers(), batch.input_ids_BT, batch.loss_weights_BT]
     with LiveBytes(existing) as live:
-        if private:
-            clip_and_sum(per_example_gradients(loss, batch, form), 1.0)
-        else:
-            parameters = list(trainable_parameters(loss).values())
-            torch.autograd.grad(loss(batch).sum(), parameters)
+        _compute(loss, batch, form, private=private)
     peak: int = live.peak
     return peak
 
 
+def measured_peak(loss: nn.Module, batch: UnitBatch, form: Form, *, private: bool) -> int:
+    """Bytes that a microbatch takes on a GPU, what kernels take for themselves included.
+
+    PyTorch's allocator has counted them; its own statistics of a peak begin anew.
+    """
+    device = batch.input_ids_BT.device
+    torch.cuda.reset_peak_memory_stats(device)
+    before = torch.cuda.memory_allocated(device)
+    _compute(loss, batch, form, private=private)
+    return int(torch.cuda.max_memory_allocated(device)) - before
+
+
+def _compute(loss: nn.Module, batch: UnitBatch, form: Form, *, private: bool) -> None:
+    if private:
+        clip_and_sum(per_example_gradients(loss, batch, form), 1.0)
+    else:
+        parameters = list(trainable_parameters(loss).values())
+        torch.autograd.grad(loss(batch).sum(), parameters)
+
+
+def total_bytes(device: torch.device) -> int:
+    """All memory of a GPU, free or not."""
+    return int(torch.cuda.get_device_properties(device).total_memory)
+
+
 def available_bytes(device: torch.device) -> int | None:
-    """Memory that is free on `device`; None where nobody says."""
+    """Memory that is free on `device`, for PyTorch too; None where nobody says."""
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
-        return int(free)
+        # Blocks that PyTorch keeps for its next tensors.
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(free) + int(kept)
     try:
         with open("/proc/meminfo", encoding="ascii") as file:
             lines = dict(line.split(":", 1) for line in file)

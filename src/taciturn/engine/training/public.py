@@ -198,8 +198,7 @@ class PublicStage:
 
     def _begin(self, plan: TrainingPlan) -> tuple[TrainingState, BatchLimits]:
         parameters = trainable_parameters(self.loss)
-        trained = sum(value.numel() for value in parameters.values())
-        limits = batch_limits(plan, trained, self.microbatch_tokens, self.ranks)
+        limits = batch_limits(plan, self.loss, self.microbatch_tokens, self.ranks)
         private = plan.privacy is not None
         return TrainingState(parameters, plan.optimizer(), private=private), limits
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from torch._dynamo.exc import TorchDynamoException
 
 from taciturn.engine.model import lora
 from taciturn.engine.model.compiled import compile_parts, compiler_failure
+from taciturn.engine.model.determinism import computed, deterministic_kernels
 from taciturn.engine.model.load import (
     LoadedModel,
     check_quantizer,
@@ -26,6 +27,7 @@ from taciturn.engine.model.sharding import check_sharded, gradient_norms, shard
 from taciturn.engine.privacy.ranks import Ranks
 from taciturn.engine.privacy.verification import long_public_batch, public_batch, verify
 from taciturn.engine.training.memory import available_bytes
+from taciturn.engine.training.microbatch import wants_checkpointing
 from taciturn.engine.training.processes import same_weights, together
 from taciturn.errors import ModelError, SpecError, TaciturnError
 from taciturn.planning.plan import AdapterPlan, max_tokens
@@ -61,8 +63,7 @@ def trainable(
             return _shards(base, spec, choice, ranks, fitted, text)
     with together(ranks), _explained(base, spec):
         model = _trained_model(base, choice, fitted, text)
-        if spec.gradient_checkpointing:
-            enable_checkpointing(model)
+        _checkpoint(model, base, spec)
         if spec.compile:
             compile_parts(model, whole=not spec.private)
     same_weights(model, ranks)
@@ -75,20 +76,39 @@ def trainable(
     return model, loss
 
 
+def _checkpoint(model: Any, base: LoadedModel, spec: FitSpec) -> None:
+    """Recompute activations where the spec says so, or where a GPU has too little room without."""
+    if spec.gradient_checkpointing:
+        enable_checkpointing(model)
+    able = getattr(model, "supports_gradient_checkpointing", False)
+    if spec.gradient_checkpointing is not None or base.device.type != "cuda" or not able:
+        return
+    loss, longest = CausalLmLoss(model), max_tokens(spec, base.context_length)
+    with deterministic_kernels(base.device) if spec.private else nullcontext():
+        if computed(lambda: wants_checkpointing(loss, spec, base.vocabulary, longest)):
+            enable_checkpointing(model)
+
+
 def _verify(loss: CausalLmLoss, base: LoadedModel, spec: FitSpec) -> None:
     """Compare per-unit gradients with brute force, on short records and on the longest."""
     device = base.device
-    longest = long_public_batch(base.vocabulary, max_tokens(spec, base.context_length))
+    short = public_batch(base.vocabulary).to(device)
+    longest = long_public_batch(base.vocabulary, max_tokens(spec, base.context_length)).to(device)
     halves = sum(
         parameter.nbytes for parameter in loss.parameters() if parameter.element_size() == 2
     )
     free = available_bytes(device)
-    verify(
-        loss,
-        public_batch(base.vocabulary).to(device),
-        longest.to(device),
-        exactly=free is None or free > 2 * halves,
-    )
+    exactly = free is None or free > 2 * halves
+    with deterministic_kernels(device):
+        try:
+            computed(lambda: verify(loss, short, longest, exactly=exactly))
+        except torch.OutOfMemoryError:
+            if not exactly:
+                raise
+        else:
+            return
+        # No room for fp32, which the longest record takes: a public length.
+        verify(loss, short, longest, exactly=False)
 
 
 @contextmanager
