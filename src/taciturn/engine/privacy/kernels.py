@@ -123,8 +123,8 @@ def key_stream(key_8: Tensor, n_blocks: int, nonce: Sequence[int]) -> Tensor:
     """
     out_B16 = torch.empty(n_blocks, 16, dtype=torch.int32, device=key_8.device)
     programs = -(-n_blocks // _STREAM_BLOCK)
-    arguments = (key_8.contiguous(), out_B16, n_blocks, *nonce)
-    _launch(_chacha20, programs, *arguments, BLOCK=_STREAM_BLOCK)
+    rest = (out_B16, n_blocks, *nonce)
+    _launch(_chacha20, programs, key_8.contiguous(), *rest, BLOCK=_STREAM_BLOCK)
     return out_B16
 
 
@@ -200,7 +200,7 @@ def _integers(device: torch.device, dtype: torch.dtype) -> tuple[list[Tensor], T
     entries = torch.arange(3 * (2 * _SPAN + 3), device=device).view(3, -1)
     value = ((entries * entries + entries) % 17 - 8).to(dtype)
     value[1, 5] = math.nan
-    swapped = value.new_ones(3, 2, 7).cumsum(2).transpose(1, 2)
+    swapped = torch.arange(42, device=device).view(3, 2, 7).transpose(1, 2).to(dtype)
     scale_U = torch.arange(3, dtype=torch.float64, device=device).sub_(1).mul_(2)
     return [value, swapped], scale_U
 
@@ -241,7 +241,7 @@ class _Pieces:
         rows = [_stored(value) for value in values]
         # Of all values at once: a large model has a hundred thousand pieces.
         size_V = np.array(sizes, dtype=np.int64)
-        pieces_V = -(-size_V // _SPAN)
+        pieces_V = (size_V + _SPAN - 1) // _SPAN
         value_N = np.repeat(np.arange(len(values)), pieces_V)
         first_N = np.repeat(np.cumsum(pieces_V) - pieces_V, pieces_V)
         start_N = (np.arange(len(value_N)) - first_N) * _SPAN
@@ -271,7 +271,7 @@ def _shape(dtype: torch.dtype) -> dict[str, Any]:
 
 def _order(value: Tensor) -> list[int]:
     """The dimensions but the first, as they lie in memory: an order whose copy is the memory."""
-    return sorted(range(1, value.ndim), key=lambda dim: -value.stride(dim))
+    return sorted(range(1, value.ndim), key=value.stride().__getitem__, reverse=True)
 
 
 def _stored(value: Tensor) -> Tensor:
@@ -289,13 +289,13 @@ def _restored(sum_P: Tensor, value: Tensor) -> Tensor:
         return sum_P.view(value.shape[1:])
     order = _order(value)
     shape = [value.shape[dim] for dim in order]
-    back = sorted(range(len(order)), key=order.__getitem__)
+    back = [order.index(dim) for dim in range(1, value.ndim)]
     return sum_P.view(shape).permute(back).contiguous()
 
 
 def _sent(host: Tensor, device: torch.device) -> Tensor:
     """A copy on the device, without waiting for it."""
-    if device.type != "cuda":
+    if device.type != "cuda" or len(host) == 0:
         return host.to(device)
     return host.pin_memory().to(device, non_blocking=True)
 
@@ -342,8 +342,8 @@ def _scaled_sum(table, scales, totals, n_units, BLOCK: tl.constexpr, TYPE: tl.co
         for unit in range(n_units):
             scale = tl.load(scales + unit)
             # Not read at all where the scale is zero: zero times NaN would be NaN.
-            kept = (column < columns) & (scale != 0.0)
-            total += tl.load(entries, mask=kept, other=0.0).to(tl.float64) * scale
+            kept = tl.where(scale != 0.0, columns, 0)
+            total += tl.load(entries, mask=column < kept, other=0.0).to(tl.float64) * scale
             entries += stride
         tl.store(out + column, total, mask=column < columns)
 
