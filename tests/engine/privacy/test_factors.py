@@ -13,6 +13,7 @@ from taciturn.engine.privacy.clipping import clip_and_sum, unit_norms
 from taciturn.engine.privacy.factors import FactoredGradients, Factors, squared_norms
 from taciturn.engine.privacy.layout import BatchLayout
 from taciturn.engine.privacy.types import ClipCounts, PerUnitGradients
+from taciturn.engine.training.memory import LiveBytes
 
 P, D = 7, 5
 
@@ -267,3 +268,44 @@ def test_fillers_are_neither_counted_nor_outstanding() -> None:
     of.terms[0].right_BRD[1] = 0.0
     total = clip_and_sum(PerUnitGradients({"w": of}, torch.zeros(2), n_fillers=1), 1.0)
     assert total.tally.read() == (ClipCounts(), [[0]])
+
+
+def wide(units: list[int], tokens: int, shape: tuple[int, int], table: bool) -> FactoredGradients:
+    generator = torch.Generator().manual_seed(0)
+    left = torch.randn(len(units), tokens, shape[0], generator=generator)
+    terms = [Factors(left, torch.randn(len(units), tokens, shape[1], generator=generator))]
+    if table:
+        ids = torch.randint(shape[0], (len(units), tokens), generator=generator)
+        terms.append(Factors(ids, torch.randn(len(units), tokens, shape[1], generator=generator)))
+    return FactoredGradients(tuple(terms), layout(units, tokens), shape)
+
+
+@pytest.mark.parametrize("table", [False, True])
+@pytest.mark.parametrize("units", [[0, 1, 2, 3, 4, 5, 6, 7], [0, 1, 0, 2, 1, 2, 3, 3], [0] * 8])
+@pytest.mark.parametrize("shape", [(1200, 24), (24, 1200)])
+def test_memory_is_bounded_whatever_units_tokens_and_features(
+    shape: tuple[int, int], units: list[int], table: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """4,096 tokens and 256k words, scaled down: tiles of 8 rows, copies of 2^11 entries.
+
+    In float64 the factors alone would be 2 MB.
+    """
+    of = wide(units, 24, shape, table)
+    scale_U = torch.linspace(0.1, 1, max(units) + 1, dtype=torch.float64)
+    expected = of.squared_norms(), of.uncancelled_norms(), of.weighted_sum(scale_U)
+    entries = 1 << 11
+    monkeypatch.setattr(factors, "_TILE", 8)
+    monkeypatch.setattr(factors, "_ENTRIES", entries)
+    made = []
+    results = 8 * 1200 * 24
+    existing = [value for term in of.terms for value in (term.left, term.right_BRD)]
+    for run, most in (
+        (of.squared_norms, 8 * entries * 8 + 8 * 8 * 1200 * 4 * table),
+        (of.uncancelled_norms, 8 * entries * 8),
+        (lambda: of.weighted_sum(scale_U), 8 * entries * 8 + results),
+    ):
+        with LiveBytes(existing) as live:
+            made.append(run())
+        assert live.peak < most
+    for own, other in zip(made, expected, strict=True):
+        torch.testing.assert_close(own, other, rtol=1e-11, atol=1e-11)

@@ -12,6 +12,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
+from taciturn.engine.privacy import kernels
 from taciturn.engine.privacy.factors import FactoredGradients, squared_norms
 from taciturn.engine.privacy.ranks import Ranks
 from taciturn.engine.privacy.types import BoundedSum, ClipCounts, PerUnitGradients, Tally
@@ -24,6 +25,8 @@ STATISTICS = "statistics"
 
 # Gradient entries held in float64 at once: so few stay in a processor's cache.
 _CHUNK = 1 << 18
+# The same on another device that has no kernels: few launches, in 128 MiB.
+_DEVICE_CHUNK = 1 << 24
 # Every unit is clipped this much shorter than the clip norm, for what rounds in float64:
 # - sums. With u = 2^-53, adding up b vectors of length at most C is off by at most b^2 u C in l2
 #   norm (Higham 2002, section 4.2), and the sum without a unit by as much again: 2 b^2 u C, at most
@@ -63,8 +66,11 @@ def _norms(values: Values, losses_U: Tensor) -> Tensor:
     instantiated, factored = _by_form(values)
     for squares in squared_norms(list(factored.values())):
         squares_U += squares.to(squares_U.device)
-    for part_UP in _exact_columns(list(instantiated.values())):
-        squares_U += part_UP.square_().sum(1)
+    reduced, others = _by_kernel(instantiated)
+    for some in reduced.values():
+        squares_U += kernels.squared_norms(list(some.values())).to(squares_U.device)
+    for part_UP in _exact_columns(list(others.values())):
+        squares_U += part_UP.square_().sum(1).to(squares_U.device)
     return squares_U.sqrt_()
 
 
@@ -201,22 +207,44 @@ def _by_form(values: Values) -> tuple[dict[str, Tensor], dict[str, FactoredGradi
 def _weighted_sums(values: Values, scale_U: Tensor) -> dict[str, Tensor]:
     """Parameter name -> sum over u of scale[u] * gradient[u], in the order of the gradients."""
     instantiated, factored = _by_form(values)
-    sizes = [math.prod(value.shape[1:]) for value in instantiated.values()]
+    reduced, others = _by_kernel(instantiated)
+    sums = _sums_of_columns(others, scale_U)
+    for device, some in reduced.items():
+        parts = kernels.weighted_sums(list(some.values()), scale_U.to(device))
+        sums |= {name: part.to(scale_U) for name, part in zip(some, parts, strict=True)}
+    sums |= {name: value.weighted_sum(scale_U).to(scale_U) for name, value in factored.items()}
+    return {name: sums[name] for name in values}
+
+
+def _by_kernel(
+    values: Mapping[str, Tensor],
+) -> tuple[dict[torch.device, dict[str, Tensor]], dict[str, Tensor]]:
+    """Those that a device's kernels add up, and those that torch's operations do."""
+    reduced: dict[torch.device, dict[str, Tensor]] = {}
+    others = {}
+    for name, value in values.items():
+        if kernels.reduces(value):
+            reduced.setdefault(value.device, {})[name] = value
+        else:
+            others[name] = value
+    return reduced, others
+
+
+def _sums_of_columns(values: Mapping[str, Tensor], scale_U: Tensor) -> dict[str, Tensor]:
+    sizes = [math.prod(value.shape[1:]) for value in values.values()]
     total_P = torch.empty(sum(sizes), dtype=torch.float64, device=scale_U.device)
     dropped_U1 = (scale_U == 0).unsqueeze(1)
     # Elsewhere than on the CPU, a look at the scales would wait for the device.
     may_drop = scale_U.device.type != "cpu" or not scale_U.numpy().all()
     start = 0
-    for part_UP in _exact_columns(list(instantiated.values())):
+    for part_UP in _exact_columns(list(values.values())):
         if may_drop:  # zero times NaN is NaN: a scale of zero alone would not keep it out
             part_UP.masked_fill_(dropped_U1, 0.0)
         stop = start + part_UP.shape[1]
         torch.mv(part_UP.T, scale_U, out=total_P[start:stop])
         start = stop
-    parts = zip(instantiated.items(), total_P.split(sizes), strict=True)
-    sums = {name: part_P.view(value.shape[1:]) for (name, value), part_P in parts}
-    sums |= {name: value.weighted_sum(scale_U).to(total_P) for name, value in factored.items()}
-    return {name: sums[name] for name in values}
+    parts = zip(values.items(), total_P.split(sizes), strict=True)
+    return {name: part_P.view(value.shape[1:]) for (name, value), part_P in parts}
 
 
 def _exact_columns(values: Sequence[Tensor]) -> Iterator[Tensor]:
@@ -224,7 +252,10 @@ def _exact_columns(values: Sequence[Tensor]) -> Iterator[Tensor]:
 
     Most parameters are small, so that several of them make up one copy.
     """
-    size = max(1, _CHUNK // max(1, len(values[0]))) if values else 1
+    if not values:
+        return
+    on_cpu = _exact_device(values[0].device).type == "cpu"
+    size = max(1, (_CHUNK if on_cpu else _DEVICE_CHUNK) // max(1, len(values[0])))
     pieces: list[Tensor] = []
     columns = 0
     for value in values:
