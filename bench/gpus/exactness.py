@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from gpus.items import Item, Outcome, Skipped, cases, said
-from gpus.models import ARCHITECTURES, MIXTURES, Method, Place, small_loss
+from gpus.items import Item, Outcome, SkippedError, cases, said
+from gpus.models import ARCHITECTURES, MIXTURES, Method, Place, privately, small_loss
 from steps.workload import Workload
 from taciturn.engine.model.loss import CausalLmLoss
 from taciturn.engine.privacy import verification
@@ -24,12 +24,13 @@ from taciturn.engine.privacy.per_example import (
     trainable_parameters,
 )
 from taciturn.engine.privacy.types import BoundedSum, UnitBatch
+from taciturn.engine.training import batch as batches
 from taciturn.engine.training.batch import BatchLimits, bucket_length, microbatches, widths
 from taciturn.engine.training.estimate import random_batch
 
 NORM_ERROR = 1e-5
 HALF_NORM_ERROR = 5e-2
-_SAMPLE = 24
+_SAMPLE = 12
 
 
 def items(place: Place) -> list[Item]:
@@ -44,16 +45,21 @@ def items(place: Place) -> list[Item]:
     return checks
 
 
+def _case(place: Place, work: Callable[..., Outcome], *arguments: Any) -> Callable[[], Outcome]:
+    """A case that computes as the product does."""
+    return partial(privately, place, partial(work, *arguments))
+
+
 def _norms(architecture: str, place: Place) -> Outcome:
     """Norms of units in every form against one backward pass each."""
     half = place.half()
     return cases(
         {
-            "lora fp32": partial(_norm_case, architecture, "lora", torch.float32, place),
-            "full fp32": partial(_norm_case, architecture, "full", torch.float32, place),
-            "lora bf16": partial(_norm_case, architecture, "lora", half, place),
-            "full bf16": partial(_norm_case, architecture, "full", half, place),
-            "nf4": partial(_norm_case, architecture, "nf4", half, place),
+            "lora fp32": _case(place, _norm_case, architecture, "lora", torch.float32, place),
+            "full fp32": _case(place, _norm_case, architecture, "full", torch.float32, place),
+            "lora bf16": _case(place, _norm_case, architecture, "lora", half, place),
+            "full bf16": _case(place, _norm_case, architecture, "full", half, place),
+            "nf4": _case(place, _norm_case, architecture, "nf4", half, place),
         }
     )
 
@@ -84,15 +90,18 @@ def _norm_case(architecture: str, method: Method, dtype: torch.dtype, place: Pla
 def _company(architecture: str, place: Place) -> Outcome:
     """A unit's gradient bit for bit alone and in company, in the run's precisions."""
     works: dict[str, Callable[[], Outcome]] = {}
-    spans = (16, 40) if place.tiny else (16, 64, 256)
+    spans = (16, 40) if place.tiny else (16, 64) if place.brief else (16, 64, 256)
     for name, dtype in (("bf16", place.half()), ("fp32", torch.float32)):
         shapes = [(8, width, Form.AUTO) for width in spans]
         shapes += [(8, spans[1], form) for form in (Form.INSTANTIATE, Form.FACTORS)]
-        works[name] = partial(_company_case, architecture, "lora", dtype, shapes, place)
+        works[name] = _case(place, _company_case, architecture, "lora", dtype, shapes, place)
     if architecture == "llama":
         shapes = [(8, width, Form.AUTO) for width in spans]
-        works["full bf16"] = partial(
-            _company_case, architecture, "full", place.half(), shapes, place
+        works["nf4"] = _case(
+            place, _company_case, architecture, "nf4", place.half(), shapes[1:], place
+        )
+        works["full bf16"] = _case(
+            place, _company_case, architecture, "full", place.half(), shapes, place
         )
     if architecture in MIXTURES:
         # Two forward passes show that the product takes units one by one; more say no more.
@@ -168,7 +177,7 @@ def _repeated(place: Place) -> Outcome:
     """The same microbatch twice, and its clipped sum, bit for bit."""
     return cases(
         {
-            f"{method} {name}": partial(_repeated_case, method, dtype, place)
+            f"{method} {name}": _case(place, _repeated_case, method, dtype, place)
             for method, name, dtype in (
                 ("lora", "bf16", place.half()),
                 ("full", "bf16", place.half()),
@@ -201,7 +210,7 @@ def _sensitivity(place: Place) -> Outcome:
     """Clipped sums over 512 units, with and without one of them."""
     return cases(
         {
-            f"{method} {name}": partial(_sensitivity_case, method, dtype, place)
+            f"{method} {name}": _case(place, _sensitivity_case, method, dtype, place)
             for method, name, dtype in (
                 ("lora", "bf16", place.half()),
                 ("full", "bf16", place.half()),
@@ -220,7 +229,8 @@ def _sensitivity_case(method: Method, dtype: torch.dtype, place: Place) -> Outco
     dataset = Workload.random([lengths], vocabulary).dataset(1)
     limits = BatchLimits(2048, 32, longest)
     # As the product does before it trains.
-    shapes = {(limits.units_of(width, 1), width) for width in widths(longest)}
+    spans = widths(longest)
+    shapes = {(limits.units_of(width, 1), width) for width in (spans[0], spans[-1])}
     same = all(verification.same_in_company(loss, vocabulary, shape) for shape in shapes)
     if not same:
         limits = BatchLimits(2048, 1, longest)
@@ -228,16 +238,25 @@ def _sensitivity_case(method: Method, dtype: torch.dtype, place: Place) -> Outco
     clip_norm = 0.5 * _typical_norm(loss, longest, place)
     mechanism = DpSgdMechanism(units, units, 1, 1.0, clip_norm, tuple(parameters))
 
-    def clipped(drawn: np.ndarray[Any, Any]) -> BoundedSum:
-        groups = microbatches(dataset, drawn, limits)
+    def gradients(groups: Any, form: Form) -> Any:
         device = torch.device(place.device)
-        gradients = (sum_parts(loss, [part.to(device) for part in group]) for group in groups)
-        return mechanism.clip_and_sum(parameters, gradients)
+        return (sum_parts(loss, [part.to(device) for part in group], form) for group in groups)
+
+    def clipped(drawn: np.ndarray[Any, Any]) -> BoundedSum:
+        groups = partial(microbatches, dataset, drawn, limits)
+        total = mechanism.clip_and_sum(parameters, gradients(groups(), Form.AUTO))
+        settle, alone = getattr(mechanism, "settle", None), getattr(batches, "alone", None)
+        if settle is None or alone is None:
+            return total
+        settled: BoundedSum = settle(
+            total, lambda missing: gradients(alone(groups(), missing), Form.INSTANTIATE)
+        )
+        return settled
 
     def width_of(unit: int) -> int:
         return bucket_length(lengths[unit], longest)
 
-    count = (4 if place.tiny else _SAMPLE) if same else 3
+    count = 3 if place.tiny or place.brief or not same else _SAMPLE
     removed = [int(unit) for unit in random.choice(units, count, replace=False)]
     worst, clipped_units, moved_others = 0.0, 0, 0.0
     for unit in removed:
@@ -286,10 +305,10 @@ def _norm_of(one: Any, other: Any) -> float:
 def _synchronisation(place: Place) -> Outcome:
     """No wait for the device between a microbatch's forward pass and its clipped sum."""
     if not place.on_gpu:
-        raise Skipped("only a GPU can tell")
+        raise SkippedError("only a GPU can tell")
     return cases(
         {
-            f"{method} {stage}": partial(_stage, method, stage, place)
+            f"{method} {stage}": _case(place, _stage, method, stage, place)
             for method in ("lora", "full")
             for stage in ("gradients", "sum")
         }

@@ -22,14 +22,16 @@ from typing import Any
 
 import torch
 
-from gpus.items import Item, Outcome, Skipped, said, trace_of
-from gpus.models import Place, small_loss
+from gpus.items import Item, Outcome, SkippedError, said, trace_of
+from gpus.models import Place, as_product, small_loss
 
 MODEL = "taciturn/tiny-medical"
-_REPOSITORY = Path(__file__).resolve().parents[2]
+_BENCH = Path(__file__).resolve().parents[1]
 _TIMEOUT_S = 150
 _STEPS = 8
 _ANSWER = "answer: "
+_PROCESSES: list[subprocess.Popen[str]] = []
+"""All that were started here; whoever ends early ends them."""
 
 
 def rows(count: int) -> list[str]:
@@ -44,11 +46,17 @@ class Background:
 
     def __init__(self, works: dict[str, Callable[[], Outcome]]) -> None:
         self._results: dict[str, Outcome | BaseException] = {}
-        self._works = works
+        self._works, self._processes = works, _PROCESSES
         self._ready = {name: threading.Event() for name in works}
         self._threads = [
             threading.Thread(target=self._run, args=(name,), daemon=True) for name in works
         ]
+
+    def stop(self) -> None:
+        """End what is still there."""
+        for process in self._processes:
+            if process.poll() is None:
+                process.kill()
 
     def start(self) -> None:
         """Begin; all at once, for they mostly import."""
@@ -121,7 +129,10 @@ def _whole(place: Place, output: Path) -> Outcome:
 
 
 def _environment() -> dict[str, str]:
-    paths = [str(_REPOSITORY / "src"), str(_REPOSITORY / "bench"), os.environ.get("PYTHONPATH", "")]
+    import taciturn
+
+    source = str(Path(str(taciturn.__file__)).parents[1])
+    paths = [source, str(_BENCH), os.environ.get("PYTHONPATH", "")]
     return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
 
 
@@ -138,7 +149,7 @@ def _killed(place: Place, folder: Path) -> Outcome:
     log = folder / "log.txt"
     deadline = time.monotonic() + _TIMEOUT_S
     with log.open("w", encoding="utf-8") as sink:
-        process = subprocess.Popen(command, stdout=sink, stderr=sink, env=_environment())
+        process = _started(command, _environment(), sink)
         try:
             while process.poll() is None and _steps_done(journal) < 3:
                 if time.monotonic() > deadline:
@@ -153,16 +164,10 @@ def _killed(place: Place, folder: Path) -> Outcome:
             code = process.wait()
         if code != -signal.SIGKILL:
             if code == 0:
-                raise Skipped("the fit ended before it could be killed")
+                raise SkippedError("the fit ended before it could be killed")
             raise RuntimeError(f"the fit ended with {code}; {_tail(log)}")
-        resumed = subprocess.run(
-            [*command, "--resume"],
-            stdout=sink,
-            stderr=sink,
-            env=_environment(),
-            timeout=_TIMEOUT_S,
-            check=False,
-        )
+        resumed = _started([*command, "--resume"], _environment(), sink)
+        _ended(resumed)
     if resumed.returncode:
         raise RuntimeError(f"the resumed fit ended with {resumed.returncode}; {_tail(log)}")
     report = json.loads((output / "privacy_report.json").read_text(encoding="utf-8"))
@@ -188,6 +193,23 @@ def _killed(place: Place, folder: Path) -> Outcome:
     )
 
 
+def _started(command: list[str], environment: dict[str, str], sink: Any) -> subprocess.Popen[str]:
+    process = subprocess.Popen(command, stdout=sink, stderr=sink, env=environment, text=True)
+    _PROCESSES.append(process)
+    return process
+
+
+def _ended(process: subprocess.Popen[str]) -> tuple[str, str]:
+    """Wait, for so long; returns what it said, and killed it if it did not end."""
+    try:
+        out, err = process.communicate(timeout=_TIMEOUT_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+        raise TimeoutError(f"it did not end within {_TIMEOUT_S} s") from None
+    return out or "", err or ""
+
+
 def _steps_done(journal: Path) -> int:
     """Steps in the journal, whose first line is no step."""
     try:
@@ -205,24 +227,18 @@ def _tail(log: Path) -> str:
 
 def _child(kind: str, place: Place) -> Outcome:
     """What a process of its own says of a path that is several processes'."""
-    command = [sys.executable, str(_REPOSITORY / "bench" / "gpu.py"), "--child", kind]
+    command = [sys.executable, str(_BENCH / "gpu.py"), "--child", kind]
     command += ["--device", place.device, *(["--tiny"] if place.tiny else [])]
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     meeting = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}
     environment = {**_environment(), **meeting, "MASTER_PORT": str(port)}
-    done = subprocess.run(
-        command,
-        capture_output=True,
-        text=True,
-        env=environment,
-        timeout=_TIMEOUT_S,
-        check=False,
-    )
-    answers = [line for line in done.stdout.splitlines() if line.startswith(_ANSWER)]
+    done = _started(command, environment, subprocess.PIPE)
+    told, complaint = _ended(done)
+    answers = [line for line in told.splitlines() if line.startswith(_ANSWER)]
     if not answers:
-        last = (done.stderr.strip().splitlines() or ["no word"])[-1]
+        last = (complaint.strip().splitlines() or ["no word"])[-1]
         raise RuntimeError(f"ended with {done.returncode}: {last[:200]}")
     return Outcome(**json.loads(answers[-1].removeprefix(_ANSWER)))
 
@@ -293,7 +309,8 @@ def _group(place: Place) -> Outcome:
         state = training_state(loss, private=True)
         mechanism = chosen_units([units])(8, 8, 1, 1e-9, 1.0, tuple(state.parameters))
         limits = BatchLimits(512, 8, 32)
-        private_step(loss, dataset, mechanism, state, Streams.fresh(), limits, ranks=kind)
+        with as_product(place):
+            private_step(loss, dataset, mechanism, state, Streams.fresh(), limits, ranks=kind)
         ends.append({key: value.detach().clone() for key, value in state.parameters.items()})
     off = max(float((ends[0][key] - ends[1][key]).abs().max()) for key in ends[0])
     moved = max(float((ends[0][key] - before[key]).abs().max()) for key in before)

@@ -23,16 +23,18 @@ import torch
 
 PASS, FAIL, SKIP, SHOWN = "pass", "FAIL", "skip", "shown"
 _TRACE_LINES = 15
+# Of a figure, on the screen: all items together have some thousand characters.
+_WIDTH = 190
 # Beyond the budget, for what cannot be interrupted.
 _GRACE_S = 75
 
 
-class Skipped(Exception):
+class SkippedError(Exception):
     """An item does not apply here; the message says why."""
 
 
-class TooSlow(Exception):
-    """An item took far longer than was estimated."""
+class SlowError(BaseException):
+    """An item took far longer than was estimated; nothing but the run itself catches it."""
 
 
 @dataclass
@@ -128,7 +130,8 @@ class Run:
         self.lines.append(line)
         self.write()
         print(
-            f"{self.seconds:5.0f} s {line.verdict:5} {line.name}: {line.figure[:230]}", flush=True
+            f"{self.seconds:5.0f} s {line.verdict:5} {line.name}: {line.figure[:_WIDTH]}",
+            flush=True,
         )
         return line
 
@@ -138,9 +141,9 @@ class Run:
                 outcome = item.work()
             verdict = SHOWN if outcome.passed is None else (PASS if outcome.passed else FAIL)
             return Line(item.name, verdict, outcome.figure, 0.0, outcome.details)
-        except Skipped as reason:
+        except SkippedError as reason:
             return Line(item.name, SKIP, str(reason), 0.0)
-        except Exception as error:
+        except (Exception, SlowError) as error:
             return Line(item.name, FAIL, said(error), 0.0, trace=trace_of(error))
         finally:
             free()
@@ -160,16 +163,15 @@ class Run:
 
 def cases(works: dict[str, Callable[[], Outcome]]) -> Outcome:
     """Several outcomes as one; each is tried whatever becomes of the others."""
-    figures: list[str] = []
+    failed: list[str] = []
+    others: list[str] = []
     details: dict[str, Any] = {}
     verdicts: list[bool] = []
     for name, work in works.items():
         try:
             outcome = work()
-        except TooSlow:
-            raise
-        except Skipped as reason:
-            figures.append(f"{name} skipped ({reason})")
+        except SkippedError as reason:
+            others.append(f"{name} skipped ({reason})")
             continue
         except Exception as error:
             outcome = Outcome(False, said(error), {"trace": trace_of(error)})
@@ -177,15 +179,13 @@ def cases(works: dict[str, Callable[[], Outcome]]) -> Outcome:
         details[name] = {"passed": outcome.passed, "figure": outcome.figure, **outcome.details}
         if outcome.passed is not None:
             verdicts.append(outcome.passed)
-        mark = "FAIL " if outcome.passed is False else ""
-        figures.append((bool(mark), f"{mark}{name} {outcome.figure}".strip()))  # type: ignore[arg-type]
-    # What failed is said first: a line has its length.
-    ordered = sorted((each if isinstance(each, tuple) else (False, each)) for each in figures)
-    failed = [text for bad, text in ordered if bad]
-    others = [text for bad, text in ordered if not bad]
-    if not verdicts and not details:
-        raise Skipped("; ".join(others) or "nothing to do")
-    return Outcome(all(verdicts) if verdicts else None, "; ".join(failed + others), details)
+        told = f"{name} {outcome.figure}".strip()
+        # What failed is said first: a line has its length.
+        (failed if outcome.passed is False else others).append(told)
+    if not details:
+        raise SkippedError("; ".join(others) or "nothing to do")
+    told = "; ".join([*(f"FAIL {each}" for each in failed), *others])
+    return Outcome(all(verdicts) if verdicts else None, told, details)
 
 
 def said(error: BaseException) -> str:
@@ -210,10 +210,10 @@ def free() -> None:
 
 @contextlib.contextmanager
 def _limited(seconds: float) -> Iterator[None]:
-    """Raise TooSlow in the block after so long; at the next line of Python."""
+    """Raise SlowError in the block after so long; at the next line of Python."""
 
     def stop(*_: Any) -> None:
-        raise TooSlow(f"stopped after {seconds:.0f} s")
+        raise SlowError(f"stopped after {seconds:.0f} s")
 
     if threading.current_thread() is not threading.main_thread():
         yield

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -11,7 +14,7 @@ import transformers
 from torch import nn
 from transformers import AutoModelForCausalLM
 
-from gpus.items import Skipped
+from gpus.items import Outcome, SkippedError, said
 from taciturn.engine.model import load, lora
 from taciturn.engine.model.loss import CausalLmLoss
 from taciturn.engine.privacy.per_example import trainable_parameters
@@ -33,10 +36,12 @@ class Place:
     Attributes:
         device: torch's name of it.
         tiny: so small that a slow core shows in seconds that all of it works.
+        brief: fewer shapes and repetitions.
     """
 
     device: str
     tiny: bool
+    brief: bool = False
 
     @property
     def on_gpu(self) -> bool:
@@ -46,6 +51,50 @@ class Place:
     def half(self) -> torch.dtype:
         """The type in which products are fast."""
         return torch.bfloat16
+
+
+def _determinism() -> Any:
+    """The product's choice of kernels, if it makes one."""
+    name = "taciturn.engine.model.determinism"
+    return importlib.import_module(name) if importlib.util.find_spec(name) else None
+
+
+@contextmanager
+def as_product(place: Place, *, wished: bool = False) -> Iterator[None]:
+    """Compute as the product does while it computes private gradients.
+
+    Args:
+        wished: where an operation has no deterministic kernel, as `lacks_kernel` says.
+    """
+    module = _determinism()
+    if module is None:
+        yield
+        return
+    with module.deterministic_kernels(torch.device(place.device)):
+        if wished:
+            module.wish_for_kernels()
+        yield
+
+
+def lacks_kernel(error: Exception) -> bool:
+    """True if an operation was refused because it has no deterministic kernel."""
+    return isinstance(error, RuntimeError) and "deterministic implementation" in str(error)
+
+
+def privately(place: Place, work: Callable[[], Outcome]) -> Outcome:
+    """The outcome of work that computes as the product does; says which kernel it lacks."""
+    try:
+        with as_product(place):
+            return work()
+    except RuntimeError as error:
+        if not lacks_kernel(error):
+            raise
+        reason = said(error)
+    with as_product(place, wished=True):
+        outcome = work()
+    outcome.details["lacks"] = reason
+    outcome.figure += " (a kernel lacks)"
+    return outcome
 
 
 def small_config(architecture: str, place: Place) -> Any:
@@ -108,7 +157,7 @@ def trainable(model: Any, method: Method, rank: int = RANK) -> Any:
 def quantise(model: Any) -> None:
     """The linear layers but for the output's in nf4, as transformers would load them."""
     if importlib.util.find_spec("bitsandbytes") is None:
-        raise Skipped("bitsandbytes is not installed")
+        raise SkippedError("bitsandbytes is not installed")
     import bitsandbytes
 
     head = model.get_output_embeddings()

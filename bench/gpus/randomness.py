@@ -13,7 +13,7 @@ import torch
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms
 from torch import Tensor
 
-from gpus.items import Item, Outcome, Skipped
+from gpus.items import Item, Outcome, SkippedError
 from gpus.models import Place
 from taciturn.engine.privacy import chacha, noise
 from taciturn.engine.privacy.clipping import empty_sum
@@ -165,12 +165,12 @@ def _kernels(place: Place) -> Outcome:
     """The kernels' own comparison with torch's operations."""
     name = "taciturn.engine.privacy.kernels"
     if importlib.util.find_spec(name) is None:
-        raise Skipped("there are none")
+        raise SkippedError("there are none")
     module: Any = importlib.import_module(name)
     if not hasattr(module, "check"):
-        raise Skipped("they have no check of their own")
+        raise SkippedError("they have no check of their own")
     if not place.on_gpu:
-        raise Skipped("they need a GPU")
+        raise SkippedError("they need a GPU")
     result = module.check(torch.device(place.device))
     return _judged(result)
 
@@ -179,6 +179,11 @@ def _judged(result: Any) -> Outcome:
     """An outcome of whatever a check gives back; raising is how it fails."""
     if isinstance(result, bool):
         return Outcome(result, "agree" if result else "disagree")
+    if isinstance(result, list | tuple):
+        lines = [str(line) for line in result]
+        # Torch's own operations serve then; on a GPU that is not what was built.
+        absent = [line for line in lines if "no kernel" in line]
+        return Outcome(not absent, "; ".join(absent or lines), {"lines": lines})
     if isinstance(result, dict):
         figures = {str(key): value for key, value in result.items()}
         numbers = {

@@ -9,10 +9,12 @@ Shapes: B sequences, T tokens.
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import math
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -21,7 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from gpus.items import Item, Outcome, Skipped, free, said
+from gpus.items import Item, Outcome, SkippedError, free, said
 from gpus.models import (
     LLAMA_1B,
     LLAMA_8B,
@@ -29,14 +31,16 @@ from gpus.models import (
     Method,
     Place,
     Shape,
+    as_product,
+    lacks_kernel,
     large_model,
     real,
 )
 from steps import registry
 from steps.measure import interleave
 from steps.registry import GHOST, HOOKS, ORDINARY, PLAIN, PRIVATE, TRAINER
-from steps.variants import Task, Variant
-from steps.workload import Workload
+from steps.variants import Gauge, Task, Variant
+from steps.workload import Batch, Workload
 
 OWN = (PLAIN, ORDINARY, PRIVATE, TRAINER)
 STEP_UNITS = 1024
@@ -122,9 +126,40 @@ def items(place: Place, speed: Speed) -> list[Item]:
         *measured[:4],
         Item("noise", 8, partial(_noise, place, speed), speed=True),
         Item("nf4 in 24 GB", 25, partial(_nf4_memory, place, speed), speed=True),
-        Item("epoch of real lengths", 45, partial(_epoch, place, speed), speed=True),
+        Item("epoch of real lengths", 60, partial(_epoch, place, speed), speed=True),
         *measured[4:],
+        *(
+            Item(f"profile {cell.name}", 20, partial(_profile, cell, place), speed=True)
+            for cell in CELLS[:3]
+        ),
     ]
+
+
+class AsProduct:
+    """A variant that computes as the product does, with kernels that always give the same bits."""
+
+    def __init__(self, inner: Any, place: Place) -> None:
+        self.inner, self.place = inner, place
+        self.lacks = ""
+
+    def run(self, batches: Sequence[Batch], gauge: Gauge) -> None:
+        """See Variant."""
+        try:
+            with as_product(self.place, wished=bool(self.lacks)):
+                self.inner.run(batches, gauge)
+            return
+        except RuntimeError as error:
+            if self.lacks or not lacks_kernel(error):
+                raise
+            self.lacks = said(error)
+        with as_product(self.place, wished=True):
+            self.inner.run(batches, gauge)
+
+
+def make(name: str, model: Any, task: Task, place: Place) -> Any:
+    """A variant on this model."""
+    made = registry.builder(name)(model, task)
+    return AsProduct(made, place) if name == PRIVATE else made
 
 
 def clock(place: Place) -> Callable[[], float]:
@@ -158,8 +193,9 @@ def _peak(place: Place, speed: Speed) -> Outcome:
 def _cell(cell: Cell, place: Place, speed: Speed) -> Outcome:
     """Memory of each variant by itself, then time of all in turn."""
     if place.tiny:
-        cell = replace(cell, tokens=12, microbatch=2)
-    name = cell.name
+        name, cell = cell.name, replace(cell, tokens=12, microbatch=2)
+    else:
+        name = cell.name
     shape, microbatch = real(cell.shape, place), cell.microbatch
     while True:
         try:
@@ -174,7 +210,7 @@ def _cell(cell: Cell, place: Place, speed: Speed) -> Outcome:
 
 def _measured(cell: Cell, name: str, place: Place, speed: Speed) -> Outcome:
     sequences = cell.microbatch * cell.microbatches
-    rounds = 1 if place.tiny else 4
+    rounds, start = (1 if place.tiny else 5), time.monotonic()
     workload = Workload.random(
         [[cell.tokens] * sequences] * (rounds + 1), cell.shape.vocabulary, device=place.device
     )
@@ -199,12 +235,17 @@ def _measured(cell: Cell, name: str, place: Place, speed: Speed) -> Outcome:
     variants: dict[str, Variant] = {}
     for variant in peaks:
         try:
-            variants[variant] = registry.builder(variant)(models.of(variant), task)
+            variants[variant] = make(variant, models.of(variant), task, place)
         except Exception as error:
             failures[variant] = said(error)
-    timings = interleave(variants, workload.blocks(1), 1, clock=clock(place))
+    # One round to warm up, and as many as there is time for; the Trainer makes every step twice.
+    of_round = sum(2 * each["seconds"] for each in peaks.values())
+    left = cell.seconds - (time.monotonic() - start)
+    rounds = max(1, min(rounds, int(left / max(of_round, 1e-9)) - 1))
+    timings = interleave(variants, workload.blocks(1)[: rounds + 1], 1, clock=clock(place))
     failures |= timings.failures
     fixed = _fixed_seconds(variants, failures, place)
+    parts = _parts(variants, failures, cell, place)
     variants.clear()
     rows = [
         _row(cell, name, variant, timings, peaks, fixed, speed)
@@ -217,10 +258,12 @@ def _measured(cell: Cell, name: str, place: Place, speed: Speed) -> Outcome:
     details = {
         "rows": rows,
         "predicted": predicted,
+        "parts": parts,
+        "rounds": rounds,
         "microbatch": cell.microbatch,
         "tokens_of_microbatch": cell.microbatch * cell.tokens,
     }
-    return Outcome(None, _told(cell, rows, predicted, failures), details)
+    return Outcome(None, _told(cell, rows, predicted, failures, parts), details)
 
 
 class _Models:
@@ -253,17 +296,21 @@ class _Models:
 
 def _memory(variant: str, model: Any, task: Task, place: Place) -> dict[str, float]:
     """Bytes in use at most in a step that is not the first, and before it."""
-    made = registry.builder(variant)(model, task)
+    made = make(variant, model, task, place)
     batches = task.workload.batches
     made.run(batches[:1], nullcontext())
-    if not place.on_gpu:
-        return {"peak": math.nan, "before": math.nan}
     free()
-    before = torch.cuda.memory_allocated()
-    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated() if place.on_gpu else 0
+    if place.on_gpu:
+        torch.cuda.reset_peak_memory_stats()
+    now = clock(place)
+    start = now()
     made.run(batches[:1], nullcontext())
-    torch.cuda.synchronize()
+    seconds = now() - start
+    if not place.on_gpu:
+        return {"peak": math.nan, "before": math.nan, "seconds": seconds}
     return {
+        "seconds": seconds,
         "peak": float(torch.cuda.max_memory_allocated()),
         "before": float(before),
         "reserved": float(torch.cuda.max_memory_reserved()),
@@ -283,40 +330,124 @@ def _predicted(model: Any, cell: Cell, place: Place) -> dict[str, Any]:
         vocabulary = cell.shape.vocabulary
         small, large = (random_batch(vocabulary, n, cell.tokens, device) for n in (few, many))
         tokens = cell.tokens * cell.microbatch
-        estimate = memory_estimate(loss, small, large, tokens, Form.AUTO, private=True)
-        return {
+        with as_product(place):
+            estimate = memory_estimate(loss, small, large, tokens, Form.AUTO, private=True)
+        figures = {
             "total": estimate.total,
             "weights": estimate.weights,
             "state": estimate.state,
             "microbatch": estimate.microbatch,
         }
+        if importlib.util.find_spec("taciturn.engine.training.microbatch") and place.on_gpu:
+            free()
+            figures |= _chosen(loss, cell, place)
+        return figures
     except Exception as error:
         return {"failure": said(error)}
 
 
+def _chosen(loss: Any, cell: Cell, place: Place) -> dict[str, Any]:
+    """What the product would take here: tokens of a microbatch, and whether it recomputes."""
+    try:
+        module: Any = importlib.import_module("taciturn.engine.training.microbatch")
+        from taciturn.spec import FitSpec
+
+        spec = FitSpec(target_epsilon=4.0)
+        with as_product(place):
+            tokens = module.fitting_tokens(loss, spec, cell.shape.vocabulary, cell.tokens)
+        return {"tokens_chosen": tokens}
+    except Exception as error:
+        return {"choice": said(error)}
+
+
 def _fixed_seconds(
     variants: dict[str, Variant], failures: dict[str, str], place: Place
-) -> dict[str, float]:
-    """Seconds of ours that a private step has once, whatever its number of units: noise and update."""
-    variant: Any = variants.get(PRIVATE)
-    if variant is None or PRIVATE in failures:
-        return {}
-    try:
-        from taciturn.engine.privacy.clipping import empty_sum
+) -> dict[str, dict[str, float]]:
+    """Seconds that a step has once, whatever its number of units: noise, and the update."""
+    figures: dict[str, dict[str, float]] = {}
+    for name, work in ((PRIVATE, _fixed_private), (PLAIN, _fixed_plain)):
+        if name in variants and name not in failures:
+            try:
+                figures[name] = work(variants[name], place)
+            except Exception as error:
+                failures[f"{name} fixed"] = said(error)
+            free()
+    return figures
 
-        mechanism, state = variant._mechanism, variant._state
+
+def _fixed_plain(variant: Any, place: Place) -> dict[str, float]:
+    """The optimiser's step; weights are random anyway."""
+    optimizer, now, seconds = variant._optimizer, clock(place), []
+    for group in optimizer.param_groups:
+        for value in group["params"]:
+            value.grad = torch.zeros_like(value)
+    for _ in range(4):
+        start = now()
+        optimizer.step()
+        seconds.append(now() - start)
+    optimizer.zero_grad(set_to_none=True)
+    return {"update": statistics.median(seconds[1:])}
+
+
+def _fixed_private(variant: Any, place: Place) -> dict[str, float]:
+    """Noise, and what the state does with the noised sum."""
+    from taciturn.engine.privacy.clipping import empty_sum
+
+    inner = getattr(variant, "inner", variant)
+    with as_product(place):
+        mechanism, state = inner._mechanism, inner._state
         total = empty_sum(state.parameters, mechanism.l2_clip_norm)
         now, noise, update = clock(place), [], []
         for _ in range(4):
             start = now()
-            private = mechanism.add_noise(total, variant._streams.noise)
+            private = mechanism.add_noise(total, inner._streams.noise)
             middle = now()
             state.apply(private)
             noise.append(middle - start)
             update.append(now() - middle)
-        return {"noise": statistics.median(noise[1:]), "update": statistics.median(update[1:])}
-    except Exception:
+    return {"noise": statistics.median(noise[1:]), "update": statistics.median(update[1:])}
+
+
+def _parts(
+    variants: dict[str, Variant], failures: dict[str, str], cell: Cell, place: Place
+) -> dict[str, Any]:
+    """Seconds of the two parts of a private microbatch, and of one with next to nothing in it."""
+    variant: Any = variants.get(PRIVATE)
+    if variant is None or PRIVATE in failures:
         return {}
+    from taciturn.engine.privacy.clipping import clip_and_sum
+    from taciturn.engine.privacy.forms import Form
+    from taciturn.engine.privacy.per_example import per_example_gradients
+    from taciturn.engine.training.estimate import random_batch
+
+    try:
+        loss, device, now = variant.inner._loss, torch.device(place.device), clock(place)
+        seconds: dict[str, list[float]] = {}
+        for name, units, width in (
+            ("full", cell.microbatch, cell.tokens),
+            ("small", 4, 16),
+        ):
+            batch = random_batch(cell.shape.vocabulary, units, width, device)
+            for _ in range(4):
+                with as_product(place, wished=bool(variant.lacks)):
+                    start = now()
+                    gradients = per_example_gradients(loss, batch, Form.AUTO)
+                    middle = now()
+                    clip_and_sum(gradients, 1.0)
+                    end = now()
+                del gradients
+                seconds.setdefault(f"{name} gradients", []).append(middle - start)
+                seconds.setdefault(f"{name} clipped sum", []).append(end - middle)
+        figures: dict[str, Any] = {
+            name: statistics.median(each[1:]) for name, each in seconds.items()
+        }
+        small = figures["small gradients"] + figures["small clipped sum"]
+        figures["small, of a layer"] = small / cell.shape.layers
+        if variant.lacks:
+            figures["lacks"] = variant.lacks
+        return figures
+    except Exception as error:
+        return {"failure": said(error)}
 
 
 def _row(
@@ -325,12 +456,12 @@ def _row(
     variant: str,
     timings: Any,
     peaks: dict[str, dict[str, float]],
-    fixed: dict[str, float],
+    fixed: dict[str, dict[str, float]],
     speed: Speed,
 ) -> dict[str, Any]:
     seconds = timings.spread(variant)
     sequences = cell.microbatch * cell.microbatches
-    once = sum(fixed.values()) if variant == PRIVATE else 0.0
+    once = sum(fixed.get(variant, {}).values())
     of_microbatches = max(0.0, seconds.median - once)
     whole = of_microbatches * STEP_UNITS / sequences + once
     flops = cell.shape.flops(cell.tokens, sequences, cell.method)
@@ -345,40 +476,83 @@ def _row(
         "share_of_peak": flops / seconds.median / speed.peak_flops,
         "peak_bytes": peaks[variant]["peak"],
         "seconds_of_1024": whole,
+        "fixed_seconds": fixed.get(variant, {}),
         "share_of_peak_of_1024": flops * STEP_UNITS / sequences / whole / speed.peak_flops,
     }
     if variant == PRIVATE:
-        row["fixed"] = fixed
-        row["noise_share_of_1024"] = fixed.get("noise", math.nan) / whole
+        row["noise_share_of_1024"] = fixed.get(PRIVATE, {}).get("noise", math.nan) / whole
     if PLAIN in timings.seconds:
         row["ratio"] = timings.ratio(variant, PLAIN).median
-        plain = timings.spread(PLAIN).median * STEP_UNITS / sequences
+        of_plain = sum(fixed.get(PLAIN, {}).values())
+        plain = (timings.spread(PLAIN).median - of_plain) * STEP_UNITS / sequences + of_plain
         row["ratio_of_1024"] = whole / plain
         row["memory_ratio"] = peaks[variant]["peak"] / peaks[PLAIN]["peak"]
     return row
 
 
 def _told(
-    cell: Cell, rows: list[dict[str, Any]], predicted: dict[str, Any], failures: dict[str, str]
+    cell: Cell,
+    rows: list[dict[str, Any]],
+    predicted: dict[str, Any],
+    failures: dict[str, str],
+    parts_of_private: dict[str, Any],
 ) -> str:
-    parts = [f"microbatch {cell.microbatch}"]
+    parts = [f"B {cell.microbatch}"]
     for row in rows:
         if "failure" in row:
             continue
-        parts.append(
-            f"{row['variant']} {row['tokens_per_second'] / 1e3:.3g}k tok/s "
-            f"{row['peak_bytes'] / 1e9:.3g} GB"
-        )
+        parts.append(f"{row['variant']} {row['tokens_per_second'] / 1e3:.3g}k")
     own = next((row for row in rows if row["variant"] == PRIVATE and "ratio" in row), None)
     if own is not None:
         parts.append(
-            f"private/plain {own['ratio']:.3f}, of 1024 {own['ratio_of_1024']:.3f}, "
-            f"memory {own['memory_ratio']:.3f}"
+            f"of 1024 {own['ratio_of_1024']:.3f}, memory {own['memory_ratio']:.3f} "
+            f"({own['peak_bytes'] / 1e9:.3g} GB)"
         )
+    if "full gradients" in parts_of_private:
+        gradients, clipped = (
+            1e3 * parts_of_private[f"full {part}"] for part in ("gradients", "clipped sum")
+        )
+        parts.append(f"{gradients:.3g} + {clipped:.3g} ms")
     if "total" in predicted:
         parts.append(f"predicted {predicted['total'] / 1e9:.3g} GB")
     parts += [f"{name} failed: {reason[:60]}" for name, reason in failures.items()]
     return "; ".join(parts)
+
+
+def _profile(cell: Cell, place: Place) -> Outcome:
+    """Kernels that take most of a private microbatch's time, and of a plain one's."""
+    if not place.on_gpu:
+        raise SkippedError("only a GPU has kernels")
+    from torch.profiler import ProfilerActivity, profile
+
+    tokens, size = cell.tokens, max(1, cell.microbatch // 2)
+    workload = Workload.random([[tokens] * size] * 2, cell.shape.vocabulary, device=place.device)
+    kind = "full" if cell.method == "full" else "lora"
+    task = Task(kind, _LEARNS_NOTHING, workload, microbatch=size)  # type: ignore[arg-type]
+    model = large_model(cell.shape, cell.method, place)
+    figures: dict[str, Any] = {}
+    for name in (PLAIN, PRIVATE):
+        variant = make(name, model, task, place)
+        variant.run(workload.batches[:1], nullcontext())
+        torch.cuda.synchronize()
+        with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as profiler:
+            variant.run(workload.batches[1:], nullcontext())
+            torch.cuda.synchronize()
+        rows = [
+            (str(event.key)[:90], float(event.self_device_time_total) / 1e3, int(event.count))
+            for event in profiler.key_averages()
+        ]
+        rows.sort(key=lambda row: -row[1])
+        figures[name] = {"ms": sum(row[1] for row in rows), "top": rows[:25]}
+        del variant, profiler
+        model.zero_grad(set_to_none=True)
+        free()
+    told = "; ".join(
+        f"{name} {each['ms']:.3g} ms: "
+        + ", ".join(f"{row[0][:24]} {row[1]:.2g}" for row in each["top"][:2])
+        for name, each in figures.items()
+    )
+    return Outcome(None, told, figures)
 
 
 def _noise(place: Place, speed: Speed) -> Outcome:
@@ -426,7 +600,7 @@ def _nf4_memory(place: Place, speed: Speed) -> Outcome:
             free()
             if place.on_gpu:
                 torch.cuda.reset_peak_memory_stats()
-            step = PrivateStep(model, task)
+            step = AsProduct(PrivateStep(model, task), place)
             step.run(workload.batches[:1], nullcontext())
             now = clock(place)
             start = now()
@@ -434,7 +608,7 @@ def _nf4_memory(place: Place, speed: Speed) -> Outcome:
             seconds = now() - start
             peak = float(torch.cuda.max_memory_allocated()) if place.on_gpu else math.nan
             figures[name] = {"peak": peak, "seconds_of_a_unit": seconds / (2 * microbatch)}
-        except Skipped:
+        except SkippedError:
             raise
         except Exception as error:
             figures[name] = {"failure": said(error)}
@@ -459,9 +633,9 @@ def _lengths(count: int, longest: int, seed: int) -> list[int]:
 
 
 def _epoch(place: Place, speed: Speed) -> Outcome:
-    """The same records once: the Trainer in batches of 16, ours in draws of 256."""
+    """The same records once: the Trainer in batches of 16, ours in one draw of 1,024."""
     shape = real(LLAMA_1B, place)
-    records, batch, draw, longest = (32, 8, 16, 64) if place.tiny else (512, 16, 256, 1024)
+    records, batch, draw, longest = (32, 8, 32, 64) if place.tiny else (1024, 16, 1024, 1024)
     lengths = _lengths(records, longest, 1)
     model = large_model(shape, "lora", place)
     made: dict[str, Any] = {}
@@ -471,9 +645,9 @@ def _epoch(place: Place, speed: Speed) -> Outcome:
         workload = Workload.random(rows, shape.vocabulary, device=place.device)
         task = Task("lora", _LEARNS_NOTHING, workload, max_tokens=longest)  # type: ignore[arg-type]
         if name == PRIVATE:
-            task = _WithLimits.of(task, 16 * longest, 32)
+            task = _WithLimits.of(task, 16 * longest)
         try:
-            made[name] = (registry.builder(name)(model, task), workload.batches)
+            made[name] = (make(name, model, task, place), workload.batches)
         except Exception as error:
             failures[name] = said(error)
     now = clock(place)
@@ -504,29 +678,28 @@ def _epoch(place: Place, speed: Speed) -> Outcome:
 
 @dataclass(frozen=True)
 class _WithLimits(Task):
-    """A task whose microbatches are of a given size."""
+    """A task whose microbatches are of a given size; widths as the product chooses them."""
 
     microbatch_tokens: int = 0
-    microbatch_units: int = 0
 
     @classmethod
-    def of(cls, task: Task, tokens: int, units: int) -> _WithLimits:
-        """`task`, with microbatches of at most so many tokens and units."""
+    def of(cls, task: Task, tokens: int) -> _WithLimits:
+        """`task`, with microbatches of at most so many tokens."""
         return cls(
             task.method,
             task.shape,
             task.workload,
             max_tokens=task.max_tokens,
             microbatch_tokens=tokens,
-            microbatch_units=units,
         )
 
     @property
     def limits(self) -> Any:
         """See Task."""
-        from taciturn.engine.training.batch import BatchLimits
+        from taciturn.engine.training.batch import BatchLimits, filled_units
 
-        return BatchLimits(self.microbatch_tokens, self.microbatch_units, self.max_tokens)
+        filled = filled_units(self.units, self.max_tokens)
+        return BatchLimits(self.microbatch_tokens, filled, self.max_tokens)
 
 
 class _Watch:
@@ -546,7 +719,7 @@ class _Watch:
 
 
 def goals(speed: Speed) -> Iterator[tuple[str, str, str, bool | None]]:
-    """What is hoped for, the goal, what was measured, and whether it was met; None: not measured."""
+    """What is hoped for, the goal, what was measured, and whether it is met; None: not measured."""
     for shape in (LLAMA_1B, LLAMA_8B):
         rows = [
             row
@@ -615,7 +788,7 @@ def _number(value: float | None) -> str:
 def table(speed: Speed) -> str:
     """One row for each cell and variant, in Markdown."""
     lines = [
-        "| step | variant | tokens/s | peak share | GB | time/plain | of 1,024 units | s of 1,024 |",
+        "| step | variant | tokens/s | of peak | GB | time/plain | of 1,024 units | s of 1,024 |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for row in speed.rows:

@@ -72,7 +72,7 @@ class Task:
         if self.microbatch:
             longest = self.max_tokens or self.workload.longest
             return BatchLimits(self.microbatch * longest, self.microbatch, longest)
-        tokens = max(PerformanceSpec().microbatch_tokens, self.workload.longest)
+        tokens = max(PerformanceSpec().microbatch_tokens or 2048, self.workload.longest)
         max_tokens = self.max_tokens or self.workload.longest
         places = filled_units(self.units, max_tokens) * self.unit_size
         return BatchLimits(tokens, places, max_tokens)
