@@ -269,7 +269,7 @@ def _joined(place: Place) -> Any:
 
 
 def _group(place: Place) -> Outcome:
-    """A private step through the process group equals one without, but for noise too weak to see."""
+    """A private step through the process group equals one without, but for noise next to none."""
     import torch.distributed as dist
 
     from steps.variants import chosen_units, training_state
