@@ -115,7 +115,7 @@ def _train(dataset: TokenizedDataset) -> None:
         parameter_names=tuple(state.parameters),
     )
     streams = Streams.fresh()
-    tokens = PerformanceSpec().microbatch_tokens
+    tokens = PerformanceSpec().microbatch_tokens or 2048
     limits = BatchLimits(tokens, math.ceil(tokens / _ROWS_MAX_TOKENS), _ROWS_MAX_TOKENS)
     for _ in range(_ROWS_STEPS):
         private_step(loss, dataset, mechanism, state, streams, limits)

@@ -13,10 +13,12 @@ from hypothesis import strategies as st
 from taciturn.data.tokens.store import TokenizedDataset, TokenizedRecord
 from taciturn.engine.privacy.types import UnitBatch
 from taciturn.engine.training.batch import (
+    PADDED,
     BatchLimits,
     bucket_length,
     filled_units,
     microbatches,
+    width_steps,
     widths,
 )
 
@@ -159,3 +161,41 @@ def test_unit_larger_than_a_microbatch_is_in_parts_of_one_shape() -> None:
     (group,) = split([[60, 3, 40, 60, 9]], BatchLimits(128, 4, 64))
     assert [tuple(part.input_ids_BT.shape) for part in group] == [(2, 64)] * 3
     assert [part.records for part in group] == [2, 2, 1]
+
+
+def test_places_that_cost_nothing_are_filled() -> None:
+    """Where a microbatch takes the time of many tokens anyway, it has as many."""
+    few = BatchLimits(8192, 1000, 512, places=4)
+    free = BatchLimits(8192, 1000, 512, places=4, free_tokens=4096)
+    assert [few.units_of(width, 1) for width in (16, 64, 512)] == [4, 4, 4]
+    assert [free.units_of(width, 1) for width in (16, 64, 512)] == [256, 64, 8]
+    assert [free.units_of(width, 8) for width in (16, 64, 512)] == [32, 8, 1]
+    assert BatchLimits(8192, 100, 512, places=4, free_tokens=4096).units_of(16, 1) == 96
+    assert BatchLimits(2048, 1000, 512, places=4, free_tokens=4096).units_of(16, 1) == 128
+    assert BatchLimits(2048, 8, 512).units_of(16, 1) == 8
+
+
+@pytest.mark.parametrize("steps", [4, 2, 1])
+def test_fewer_lengths_waste_as_much_as_is_reckoned(steps: int) -> None:
+    """Of lengths that are spread evenly over their logarithm."""
+    lengths = np.exp(np.random.default_rng(0).uniform(np.log(64), np.log(4096), size=20_000))
+    whole = np.ceil(lengths).astype(int)
+    padded = np.array([bucket_length(int(n), 4096, steps) for n in whole])
+    assert (padded / whole).mean() == pytest.approx(PADDED[steps], abs=0.03)
+    assert set(widths(4096, 1)) <= set(widths(4096, 2)) <= set(widths(4096, 4))
+
+
+def test_lengths_are_fewer_where_a_microbatch_costs_more() -> None:
+    assert width_steps(256, 512, 0) == 4
+    assert [width_steps(1024, 512, free) for free in (100, 12_000)] == [4, 1]
+    assert [width_steps(size, 512, 4000) for size in (64, 100_000)] == [1, 4]
+    lengths = [[n] for n in (5, 17, 21, 33, 60, 90)]
+    shapes = {
+        steps: {
+            part.input_ids_BT.shape[1]
+            for (part,) in split(lengths, BatchLimits(4096, 8, MAX_TOKENS, steps=steps))
+        }
+        for steps in (4, 1)
+    }
+    assert shapes == {4: {16, 20, 24, 40, 64, 96}, 1: {16, 32, 64, 128}}
+    assert BatchLimits(1, 1, MAX_TOKENS, steps=1).widths == (16, 32, 64, 128)

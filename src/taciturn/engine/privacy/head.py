@@ -25,7 +25,8 @@ from taciturn.engine.privacy.lifted import LiftedParameter
 from taciturn.engine.privacy.receiver import Receiver
 
 # Logits made at once: 2^22 of them are 16 MiB. With a quarter, products of so few rows are slower.
-_CHUNK = 1 << 22
+# A GPU is told of each chunk's kernels one by one, and has the memory: 512 MiB.
+_CHUNK, _CHUNK_ON_GPU = 1 << 22, 1 << 27
 
 
 def head_cross_entropy(
@@ -92,7 +93,8 @@ class _Targets:
 
     def chunks(self, vocabulary: int) -> Iterator[slice]:
         """Some rows at a time: as many whole sequences in each, or the same parts of each one."""
-        (b, t), most = self.shape, max(1, _CHUNK // vocabulary)
+        logits = _CHUNK_ON_GPU if self.ids_N.device.type == "cuda" else _CHUNK
+        (b, t), most = self.shape, max(1, logits // vocabulary)
         if most >= t:
             size = t * max(
                 count for count in range(1, b + 1) if b % count == 0 and count * t <= most

@@ -17,7 +17,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -156,10 +156,10 @@ def same_in_company(
         _company(loss, vocab_size, shape, 0, lonely=True),
     ]
     with _perturbed(loss):
-        expected, sizes = _traced(loss, alone, form)
+        expected, sizes = _traced(loss, alone, place, form)
         for batch, where in zip(others, (place, units - 1, 0), strict=True):
-            found, found_sizes = _traced(loss, batch, form)
-            if found_sizes != sizes or not _same_unit(expected, place, found, where):
+            own, own_sizes = _traced(loss, batch, where, form)
+            if own_sizes != sizes or not all(map(torch.equal, expected, own)):
                 return False
     return True
 
@@ -179,28 +179,26 @@ def losses_same_in_company(loss: nn.Module, vocab_size: int, shape: tuple[int, i
 
 
 def _traced(
-    loss: nn.Module, batch: UnitBatch, form: Form
-) -> tuple[PerUnitGradients, list[tuple[int, ...]]]:
+    loss: nn.Module, batch: UnitBatch, place: int, form: Form
+) -> tuple[list[Tensor], list[tuple[int, ...]]]:
+    """One unit's figures, and all sizes on the way to them."""
     with _Sizes() as sizes:
         gradients = per_example_gradients(loss, batch, form)
-    return gradients, sizes.seen
+    return _own(gradients, place), sizes.seen
 
 
-def _same_unit(one: PerUnitGradients, unit: int, other: PerUnitGradients, place: int) -> bool:
-    """Whether entry `unit` of one is entry `place` of the other, bit for bit, and so its norm."""
-    if not torch.equal(one.losses_U[unit], other.losses_U[place]):
-        return False
-    for name, value in one.values.items():
-        match = other.values[name]
+def _own(gradients: PerUnitGradients, place: int) -> list[Tensor]:
+    """Copies of a unit's loss, gradients and norms: nothing of the others is held on to.
+
+    Else what stands for the gradients, which may be most of a run's memory, would be there twice.
+    """
+    own = [gradients.losses_U[place].clone()]
+    for value in gradients.values.values():
         if isinstance(value, FactoredGradients):
-            match = cast(FactoredGradients, match)
-            if value.squared_norms()[unit] != match.squared_norms()[place]:
-                return False
-            # One parameter at a time: dense, those of all would be larger than a run ever makes.
-            value, match = value.dense(), match.dense()
-        if not torch.equal(value[unit], cast(Tensor, match)[place]):
-            return False
-    return True
+            own += [value.squared_norms()[place].clone(), value.dense()[place].clone()]
+        else:
+            own.append(value[place].clone())
+    return own
 
 
 def _company(

@@ -23,9 +23,9 @@ from taciturn.engine.privacy.types import UnitBatch
 
 _NARROWEST = 16
 _FEWEST = 4
-# Padded tokens for each token, by the steps from a power of two to the next, of lengths that are
-# spread evenly over their logarithm.
-_PADDED = {4: 1.09, 2: 1.18, 1: 1.39}
+PADDED = {4: 1.10, 2: 1.20, 1: 1.44}
+"""Padded tokens for each token, by the steps from a power of two to the next, of lengths that are
+spread evenly over their logarithm."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,8 +89,8 @@ def width_steps(expected_batch_size: int, max_tokens: int, free_tokens: int) -> 
     """
     tokens = expected_batch_size * max_tokens / 4
     return min(
-        _PADDED,
-        key=lambda steps: len(widths(max_tokens, steps)) * free_tokens + _PADDED[steps] * tokens,
+        PADDED,
+        key=lambda steps: len(widths(max_tokens, steps)) * free_tokens + PADDED[steps] * tokens,
     )
 
 

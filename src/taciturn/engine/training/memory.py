@@ -91,7 +91,7 @@ def gradient_units(loss: nn.Module) -> int:
 
 
 def trained_numbers(loss: nn.Module) -> int:
-    """How many numbers are trained."""
+    """The number of numbers that are trained."""
     return sum(value.numel() for value in trainable_parameters(loss).values())
 
 
@@ -170,8 +170,8 @@ def available_bytes(device: torch.device) -> int | None:
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         # Blocks that PyTorch keeps for its next tensors.
-        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        return int(free) + int(kept)
+        spare = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(free) + int(spare)
     try:
         with open("/proc/meminfo", encoding="ascii") as file:
             lines = dict(line.split(":", 1) for line in file)
