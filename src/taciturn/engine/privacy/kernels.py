@@ -174,9 +174,10 @@ def _built(device: torch.device, run: Callable[[], list[Tensor]]) -> list[Tensor
         return run()
     except Exception as error:  # of any class: a compiler's, a driver's; nothing private is in it
         warnings.warn(
-            f"triton builds no kernel for {device} ({type(error).__name__}): noise and clipping "
-            "use torch's own operations there, which are slower. Install a C compiler and the "
-            "triton that belongs to this torch; it needs a folder to write to, TRITON_CACHE_DIR",
+            f"triton builds no kernel for {device}, so noise and clipping use torch's own "
+            "operations there, which are slower. Install a C compiler and the triton that belongs "
+            "to this torch; it needs a folder to write to, TRITON_CACHE_DIR. It says: "
+            f"{type(error).__name__}: {str(error)[:300]}",
             stacklevel=2,
         )
         return []
