@@ -66,10 +66,10 @@ def _norms(values: Values, losses_U: Tensor) -> Tensor:
     instantiated, factored = _by_form(values)
     for squares in squared_norms(list(factored.values())):
         squares_U += squares.to(squares_U.device)
-    reduced, others = _by_kernel(instantiated)
+    reduced, rest = _by_kernel(instantiated)
     for some in reduced.values():
         squares_U += kernels.squared_norms(list(some.values())).to(squares_U.device)
-    for part_UP in _exact_columns(list(others.values())):
+    for part_UP in _exact_columns(list(rest.values())):
         squares_U += part_UP.square_().sum(1).to(squares_U.device)
     return squares_U.sqrt_()
 
@@ -207,8 +207,8 @@ def _by_form(values: Values) -> tuple[dict[str, Tensor], dict[str, FactoredGradi
 def _weighted_sums(values: Values, scale_U: Tensor) -> dict[str, Tensor]:
     """Parameter name -> sum over u of scale[u] * gradient[u], in the order of the gradients."""
     instantiated, factored = _by_form(values)
-    reduced, others = _by_kernel(instantiated)
-    sums = _sums_of_columns(others, scale_U)
+    reduced, rest = _by_kernel(instantiated)
+    sums = _sums_of_columns(rest, scale_U)
     for device, some in reduced.items():
         parts = kernels.weighted_sums(list(some.values()), scale_U.to(device))
         sums |= {name: part.to(scale_U) for name, part in zip(some, parts, strict=True)}
@@ -221,13 +221,13 @@ def _by_kernel(
 ) -> tuple[dict[torch.device, dict[str, Tensor]], dict[str, Tensor]]:
     """Those that a device's kernels add up, and those that torch's operations do."""
     reduced: dict[torch.device, dict[str, Tensor]] = {}
-    others = {}
+    rest = {}
     for name, value in values.items():
         if kernels.reduces(value):
             reduced.setdefault(value.device, {})[name] = value
         else:
-            others[name] = value
-    return reduced, others
+            rest[name] = value
+    return reduced, rest
 
 
 def _sums_of_columns(values: Mapping[str, Tensor], scale_U: Tensor) -> dict[str, Tensor]:

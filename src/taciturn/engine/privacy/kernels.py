@@ -6,7 +6,7 @@ for GPUs. No kernel adds up with atomics or is chosen by a measurement: the same
 same bits, and a unit's norm does not depend on who stands beside it.
 
 All is added up in float64, on consumer GPUs too: an entry costs one conversion and one
-multiply-add there, and even a 64th of the rate of fp32 about keeps up with memory.
+multiply-add there, and even with a 64th of the rate of fp32 that about keeps up with memory.
 
 Shapes: U units, P entries of a unit's gradient, N pieces of columns, B blocks of a stream.
 """
@@ -53,9 +53,9 @@ def _kernel(function: Callable[..., None]) -> Any:
 
 @functools.cache
 def available(device: torch.device) -> bool:
-    """Whether kernels are built for `device`: a GPU, with triton and the C compiler it needs.
+    """Return whether `device` has kernels: a GPU, with triton and the C compiler that it needs.
 
-    Tried out once, on numbers that are public. A GPU that has none is warned of.
+    Tried out once, on numbers that are public. A warning tells of a GPU without.
     """
     if triton is None or device.type != "cuda":
         return False
@@ -64,7 +64,7 @@ def available(device: torch.device) -> bool:
 
 
 def reduces(value: Tensor) -> bool:
-    """Whether `squared_norms` and `weighted_sums` take gradients like these.
+    """Return whether `squared_norms` and `weighted_sums` take gradients like these.
 
     Raises:
         GuaranteeError: the device's kernels give other numbers than the processor.
@@ -143,7 +143,7 @@ def check(device: torch.device) -> list[str]:
             lines.append(f"{name}: no kernel on {device}, torch's own operations serve")
             continue
         errors = [_errors(units, dtype, device) for units in (1, 2, 9)]
-        norms, sums = (max(each) for each in zip(*errors, strict=True))
+        norms, sums = (max(pair) for pair in zip(*errors, strict=True))
         lines.append(f"{name}: largest relative error of norms {norms:.1e}, of sums {sums:.1e}")
         if not max(norms, sums) <= _LARGEST_ERROR:
             raise GuaranteeError(f"kernels on {device} are off by more than 1e-12: {lines[-1]}")
@@ -174,9 +174,10 @@ def _built(device: torch.device, run: Callable[[], list[Tensor]]) -> list[Tensor
         return run()
     except Exception as error:  # of any class: a compiler's, a driver's; nothing private is in it
         warnings.warn(
-            f"triton builds no kernel for {device} ({type(error).__name__}): noise and clipping "
-            "use torch's own operations there, which are slower. Install a C compiler and the "
-            "triton that belongs to this torch; it needs a folder to write to, TRITON_CACHE_DIR",
+            f"triton builds no kernel for {device}, so noise and clipping use torch's own "
+            "operations there, which are slower. Install a C compiler and the triton that belongs "
+            "to this torch; it needs a folder to write to, TRITON_CACHE_DIR. It says: "
+            f"{type(error).__name__}: {str(error)[:300]}",
             stacklevel=2,
         )
         return []
@@ -185,14 +186,14 @@ def _built(device: torch.device, run: Callable[[], list[Tensor]]) -> list[Tensor
 @functools.cache
 def _adds_up(device: torch.device, dtype: torch.dtype) -> bool:
     """Compare with the processor, once: sensitivity rests on it. Of integers, sums are exact."""
-    made = _built(device, lambda: _sums_of_integers(*_integers(device, dtype)))
+    sums = _built(device, lambda: _sums_of_integers(*_integers(device, dtype)))
     # Outside: that a device can't be waited for, or is wrong, is no reason to do without kernels.
-    if made and not all(map(_same, made, _reference(*_integers(torch.device("cpu"), dtype)))):
+    if sums and not all(map(_same, sums, _reference(*_integers(torch.device("cpu"), dtype)))):
         raise GuaranteeError(
             f"kernels on {device} do not add up {_TYPES[dtype]} as the processor does; fit on "
             "another device, and report this"
         )
-    return bool(made)
+    return bool(sums)
 
 
 def _integers(device: torch.device, dtype: torch.dtype) -> tuple[list[Tensor], Tensor]:
@@ -245,8 +246,8 @@ class _Pieces:
         value_N = np.repeat(np.arange(len(values)), pieces_V)
         first_N = np.repeat(np.cumsum(pieces_V) - pieces_V, pieces_V)
         start_N = (np.arange(len(value_N)) - first_N) * _SPAN
-        address_V = np.array([each.data_ptr() for each in rows], dtype=np.int64)
-        stride_V = np.array([each.stride(0) for each in rows], dtype=np.int64)
+        address_V = np.array([row.data_ptr() for row in rows], dtype=np.int64)
+        stride_V = np.array([row.stride(0) for row in rows], dtype=np.int64)
         out_V = np.cumsum(size_V) - size_V
         columns = (
             address_V[value_N] + start_N * values[0].element_size(),
@@ -255,7 +256,7 @@ class _Pieces:
             out_V[value_N] + start_N,
         )
         table_N4 = torch.from_numpy(np.stack(columns, 1))
-        return cls(_sent(table_N4, values[0].device), sizes, rows)
+        return cls(_copy_on(table_N4, values[0].device), sizes, rows)
 
 
 def _by_type(values: Sequence[Tensor]) -> dict[torch.dtype, list[int]]:
@@ -293,7 +294,7 @@ def _restored(sum_P: Tensor, value: Tensor) -> Tensor:
     return sum_P.view(shape).permute(back).contiguous()
 
 
-def _sent(host: Tensor, device: torch.device) -> Tensor:
+def _copy_on(host: Tensor, device: torch.device) -> Tensor:
     """A copy on the device, without waiting for it."""
     if device.type != "cuda" or len(host) == 0:
         return host.to(device)
@@ -342,8 +343,8 @@ def _scaled_sum(table, scales, totals, n_units, BLOCK: tl.constexpr, TYPE: tl.co
         for unit in range(n_units):
             scale = tl.load(scales + unit)
             # Not read at all where the scale is zero: zero times NaN would be NaN.
-            kept = tl.where(scale != 0.0, columns, 0)
-            total += tl.load(entries, mask=column < kept, other=0.0).to(tl.float64) * scale
+            limit = tl.where(scale != 0.0, columns, 0)
+            total += tl.load(entries, mask=column < limit, other=0.0).to(tl.float64) * scale
             entries += stride
         tl.store(out + column, total, mask=column < columns)
 
@@ -404,20 +405,20 @@ def _chacha20(key, out, n_blocks, nonce_0, nonce_1, nonce_2, BLOCK: tl.constexpr
         a1, b2, c3, d0 = _quarter_round(a1, b2, c3, d0)
         a2, b3, c0, d1 = _quarter_round(a2, b3, c0, d1)
         a3, b0, c1, d2 = _quarter_round(a3, b0, c1, d2)
-    word, kept = out + block * 16, block < n_blocks
-    tl.store(word, (a0 + s0).to(tl.int32, bitcast=True), mask=kept)
-    tl.store(word + 1, (a1 + s1).to(tl.int32, bitcast=True), mask=kept)
-    tl.store(word + 2, (a2 + s2).to(tl.int32, bitcast=True), mask=kept)
-    tl.store(word + 3, (a3 + s3).to(tl.int32, bitcast=True), mask=kept)
-    tl.store(word + 4, (b0 + k0).to(tl.int32, bitcast=True), mask=kept)
-    tl.store(word + 5, (b1 + k1).to(tl.int32, bitcast=True), mask=kept)
-    tl.store(word + 6, (b2 + k2).to(tl.int32, bitcast=True), mask=kept)
-    tl.store(word + 7, (b3 + k3).to(tl.int32, bitcast=True), mask=kept)
-    tl.store(word + 8, (c0 + k4).to(tl.int32, bitcast=True), mask=kept)
-    tl.store(word + 9, (c1 + k5).to(tl.int32, bitcast=True), mask=kept)
-    tl.store(word + 10, (c2 + k6).to(tl.int32, bitcast=True), mask=kept)
-    tl.store(word + 11, (c3 + k7).to(tl.int32, bitcast=True), mask=kept)
-    tl.store(word + 12, (d0 + counter).to(tl.int32, bitcast=True), mask=kept)
-    tl.store(word + 13, (d1 + n0).to(tl.int32, bitcast=True), mask=kept)
-    tl.store(word + 14, (d2 + n1).to(tl.int32, bitcast=True), mask=kept)
-    tl.store(word + 15, (d3 + n2).to(tl.int32, bitcast=True), mask=kept)
+    word, inside = out + block * 16, block < n_blocks
+    tl.store(word, (a0 + s0).to(tl.int32, bitcast=True), mask=inside)
+    tl.store(word + 1, (a1 + s1).to(tl.int32, bitcast=True), mask=inside)
+    tl.store(word + 2, (a2 + s2).to(tl.int32, bitcast=True), mask=inside)
+    tl.store(word + 3, (a3 + s3).to(tl.int32, bitcast=True), mask=inside)
+    tl.store(word + 4, (b0 + k0).to(tl.int32, bitcast=True), mask=inside)
+    tl.store(word + 5, (b1 + k1).to(tl.int32, bitcast=True), mask=inside)
+    tl.store(word + 6, (b2 + k2).to(tl.int32, bitcast=True), mask=inside)
+    tl.store(word + 7, (b3 + k3).to(tl.int32, bitcast=True), mask=inside)
+    tl.store(word + 8, (c0 + k4).to(tl.int32, bitcast=True), mask=inside)
+    tl.store(word + 9, (c1 + k5).to(tl.int32, bitcast=True), mask=inside)
+    tl.store(word + 10, (c2 + k6).to(tl.int32, bitcast=True), mask=inside)
+    tl.store(word + 11, (c3 + k7).to(tl.int32, bitcast=True), mask=inside)
+    tl.store(word + 12, (d0 + counter).to(tl.int32, bitcast=True), mask=inside)
+    tl.store(word + 13, (d1 + n0).to(tl.int32, bitcast=True), mask=inside)
+    tl.store(word + 14, (d2 + n1).to(tl.int32, bitcast=True), mask=inside)
+    tl.store(word + 15, (d3 + n2).to(tl.int32, bitcast=True), mask=inside)
