@@ -132,7 +132,8 @@ def _machine(place: Any) -> dict[str, Any]:
 
     facts: dict[str, Any] = {}
     try:
-        facts = machine.describe(torch.get_num_threads(), "torch.cuda.max_memory_allocated", "-")
+        threads = torch.get_num_threads()
+        facts |= machine.describe(threads, "torch.cuda.max_memory_allocated", "-")
         facts["tiny"] = place.tiny
         if place.on_gpu:
             properties = torch.cuda.get_device_properties(0)
