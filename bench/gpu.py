@@ -25,7 +25,8 @@ from typing import Any
 
 _HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(_HERE))
-if not any((Path(path) / "taciturn").is_dir() for path in sys.path):
+_NAMED = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
+if not any((Path(path) / "taciturn").is_dir() for path in _NAMED):
     sys.path.insert(1, str(_HERE.parent / "src"))
 
 
