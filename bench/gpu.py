@@ -55,7 +55,7 @@ def main() -> None:
 
         child(arguments.child, place)
         return
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         raise SystemExit(_run(arguments, place, Path(folder)))
 
 
