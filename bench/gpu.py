@@ -25,7 +25,8 @@ from typing import Any
 
 _HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(_HERE))
-if not any((Path(path) / "taciturn").is_dir() for path in sys.path):
+_NAMED = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
+if not any((Path(path) / "taciturn").is_dir() for path in _NAMED):
     sys.path.insert(1, str(_HERE.parent / "src"))
 
 
@@ -54,7 +55,7 @@ def main() -> None:
 
         child(arguments.child, place)
         return
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         raise SystemExit(_run(arguments, place, Path(folder)))
 
 
@@ -132,7 +133,8 @@ def _machine(place: Any) -> dict[str, Any]:
 
     facts: dict[str, Any] = {}
     try:
-        facts = machine.describe(torch.get_num_threads(), "torch.cuda.max_memory_allocated", "-")
+        threads = torch.get_num_threads()
+        facts |= machine.describe(threads, "torch.cuda.max_memory_allocated", "-")
         facts["tiny"] = place.tiny
         if place.on_gpu:
             properties = torch.cuda.get_device_properties(0)

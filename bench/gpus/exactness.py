@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from gpus.items import Item, Outcome, SkippedError, cases, said
-from gpus.models import ARCHITECTURES, MIXTURES, Method, Place, privately, small_loss
+from gpus.models import ARCHITECTURES, MIXTURES, Method, Place, privately, small_loss, vocabulary_of
 from steps.workload import Workload
 from taciturn.engine.model.loss import CausalLmLoss
 from taciturn.engine.privacy import verification
@@ -66,7 +66,7 @@ def _norms(architecture: str, place: Place) -> Outcome:
 
 def _norm_case(architecture: str, method: Method, dtype: torch.dtype, place: Place) -> Outcome:
     loss = small_loss(architecture, method, dtype, place)
-    vocabulary = int(loss.model.config.vocab_size)
+    vocabulary = vocabulary_of(loss)
     batch = verification.public_batch(vocabulary).to(torch.device(place.device))
     truths = verification.brute_force_gradients(loss, batch)
     truth_U = torch.tensor(
@@ -117,7 +117,7 @@ def _company_case(
     place: Place,
 ) -> Outcome:
     loss = small_loss(architecture, method, dtype, place)
-    vocabulary = int(loss.model.config.vocab_size)
+    vocabulary = vocabulary_of(loss)
     mixture = architecture in MIXTURES
     found, reasons = {}, {}
     for units, width, form in shapes[:1] if mixture else shapes:
@@ -202,7 +202,7 @@ def _all_equal(values: list[torch.Tensor]) -> bool:
 
 
 def _random(loss: CausalLmLoss, units: int, width: int, place: Place) -> UnitBatch:
-    vocabulary = int(loss.model.config.vocab_size)
+    vocabulary = vocabulary_of(loss)
     return random_batch(vocabulary, units, width, torch.device(place.device))
 
 
@@ -222,7 +222,7 @@ def _sensitivity(place: Place) -> Outcome:
 
 def _sensitivity_case(method: Method, dtype: torch.dtype, place: Place) -> Outcome:
     loss = small_loss("llama", method, dtype, place)
-    vocabulary = int(loss.model.config.vocab_size)
+    vocabulary = vocabulary_of(loss)
     units, longest = (48, 24) if place.tiny else (512, 64)
     random = np.random.default_rng(0)
     lengths = [int(length) for length in random.integers(4, longest + 1, units)]
@@ -299,7 +299,8 @@ def _distance(one: BoundedSum, other: BoundedSum) -> float:
 
 
 def _norm_of(one: Any, other: Any) -> float:
-    return sum(float((one[key] - other[key]).double().square().sum()) for key in one) ** 0.5
+    squares = [float((one[key] - other[key]).double().square().sum()) for key in one]
+    return float(sum(squares)) ** 0.5
 
 
 def _synchronisation(place: Place) -> Outcome:

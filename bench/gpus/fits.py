@@ -23,7 +23,7 @@ from typing import Any
 import torch
 
 from gpus.items import Item, Outcome, SkippedError, said, trace_of
-from gpus.models import Place, as_product, small_loss
+from gpus.models import Place, as_product, small_loss, vocabulary_of
 
 MODEL = "taciturn/tiny-medical"
 _BENCH = Path(__file__).resolve().parents[1]
@@ -83,7 +83,7 @@ class Background:
 
 def items(place: Place, folder: Path) -> tuple[list[Item], dict[str, Callable[[], Outcome]]]:
     """Checks of this module, and what of them runs in the background, by name."""
-    apart = {
+    apart: dict[str, Callable[[], Outcome]] = {
         "killed and resumed": partial(_killed, place, folder / "killed"),
         "nccl, one process": partial(_child, "group", place),
         "FSDP2, one process": partial(_child, "shards", place),
@@ -296,7 +296,7 @@ def _group(place: Place) -> Outcome:
     loss = small_loss("llama", "lora", torch.float32, place)
     dist.broadcast(next(iter(trainable_parameters(loss).values())).data, src=0, group=ranks.group)
     same_weights(loss.model, ranks)
-    vocabulary = int(loss.model.config.vocab_size)
+    vocabulary = vocabulary_of(loss)
     workload = Workload.random([[20, 9, 31, 14, 17, 6, 25, 12]], vocabulary)
     dataset = workload.dataset(1)
     units = workload.units_of(workload.batches[0], 1)
@@ -335,7 +335,7 @@ def _shards(place: Place) -> Outcome:
     # One process has nothing to spread, and the product says so; here it is the path that counts.
     sharding.check_can_shard = lambda model, processes: None
     loss = small_loss("llama", "full", torch.float32, place)
-    batch = public_batch(int(loss.model.config.vocab_size)).to(device)
+    batch = public_batch(vocabulary_of(loss)).to(device)
     before = sharding.gradient_norms(loss, batch)
     sharding.shard(loss.model, device, 1)
     after = sharding.gradient_norms(loss, batch)

@@ -143,6 +143,12 @@ def small_loss(architecture: str, method: Method, dtype: torch.dtype, place: Pla
     return CausalLmLoss(adapted)
 
 
+def vocabulary_of(loss: CausalLmLoss) -> int:
+    """Number of token ids of a small model."""
+    model: Any = loss.model
+    return int(model.config.vocab_size)
+
+
 def trainable(model: Any, method: Method, rank: int = RANK) -> Any:
     """What is trained by `method`, through the product's own code."""
     load.prepare(model)
@@ -158,13 +164,12 @@ def quantise(model: Any) -> None:
     """The linear layers but for the output's in nf4, as transformers would load them."""
     if importlib.util.find_spec("bitsandbytes") is None:
         raise SkippedError("bitsandbytes is not installed")
-    import bitsandbytes
-
+    layers: Any = importlib.import_module("bitsandbytes.nn")
     head = model.get_output_embeddings()
     for name, module in list(model.named_modules()):
         if type(module) is not nn.Linear or module is head:
             continue
-        packed = bitsandbytes.nn.Linear4bit(
+        packed: Any = layers.Linear4bit(
             module.in_features,
             module.out_features,
             bias=False,
@@ -173,7 +178,7 @@ def quantise(model: Any) -> None:
             device="meta",
         )
         weight = module.weight.data
-        packed.weight = bitsandbytes.nn.Params4bit(
+        packed.weight = layers.Params4bit(
             weight, requires_grad=False, quant_type="nf4", module=packed
         ).to(weight.device)
         parent, _, leaf = name.rpartition(".")

@@ -541,6 +541,8 @@ def _profile(cell: Cell, place: Place) -> Outcome:
         rows = [
             (str(event.key)[:90], float(event.self_device_time_total) / 1e3, int(event.count))
             for event in profiler.key_averages()
+            # Operations of the host that launched them stand beside the kernels.
+            if "CPU" not in str(event.device_type)
         ]
         rows.sort(key=lambda row: -row[1])
         figures[name] = {"ms": sum(row[1] for row in rows), "top": rows[:25]}
@@ -594,13 +596,13 @@ def _nf4_memory(place: Place, speed: Speed) -> Outcome:
         ("512 tokens", 1, False),
     ):
         try:
-            model = large_model(shape, "nf4", place, checkpointing=checkpointing)
+            model: Any = large_model(shape, "nf4", place, checkpointing=checkpointing)
             workload = Workload.random([[tokens] * (2 * microbatch)] * 2, shape.vocabulary)
-            task = Task("lora", _LEARNS_NOTHING, workload, microbatch=microbatch)  # type: ignore[arg-type]
+            task = Task("lora", _LEARNS_NOTHING, workload, microbatch=microbatch)
             free()
             if place.on_gpu:
                 torch.cuda.reset_peak_memory_stats()
-            step = AsProduct(PrivateStep(model, task), place)
+            step: Any = AsProduct(PrivateStep(model, task), place)
             step.run(workload.batches[:1], nullcontext())
             now = clock(place)
             start = now()
@@ -612,7 +614,8 @@ def _nf4_memory(place: Place, speed: Speed) -> Outcome:
             raise
         except Exception as error:
             figures[name] = {"failure": said(error)}
-        step = model = None
+        finally:
+            step, model = None, None
         free()
     speed.others["nf4"] = figures
     peaks = [each["peak"] for each in figures.values() if "peak" in each]
@@ -645,7 +648,8 @@ def _epoch(place: Place, speed: Speed) -> Outcome:
         workload = Workload.random(rows, shape.vocabulary, device=place.device)
         task = Task("lora", _LEARNS_NOTHING, workload, max_tokens=longest)  # type: ignore[arg-type]
         if name == PRIVATE:
-            task = _WithLimits.of(task, 16 * longest)
+            limits = _product_limits(model, draw, longest, 16 * longest)
+            task = _WithLimits("lora", _LEARNS_NOTHING, workload, max_tokens=longest, chosen=limits)
         try:
             made[name] = (make(name, model, task, place), workload.batches)
         except Exception as error:
@@ -678,28 +682,30 @@ def _epoch(place: Place, speed: Speed) -> Outcome:
 
 @dataclass(frozen=True)
 class _WithLimits(Task):
-    """A task whose microbatches are of a given size; widths as the product chooses them."""
+    """A task whose microbatches are as the product would make them here."""
 
-    microbatch_tokens: int = 0
-
-    @classmethod
-    def of(cls, task: Task, tokens: int) -> _WithLimits:
-        """`task`, with microbatches of at most so many tokens."""
-        return cls(
-            task.method,
-            task.shape,
-            task.workload,
-            max_tokens=task.max_tokens,
-            microbatch_tokens=tokens,
-        )
+    chosen: Any = None
 
     @property
     def limits(self) -> Any:
         """See Task."""
-        from taciturn.engine.training.batch import BatchLimits, filled_units
+        return self.chosen
 
-        filled = filled_units(self.units, self.max_tokens)
-        return BatchLimits(self.microbatch_tokens, filled, self.max_tokens)
+
+def _product_limits(model: Any, units: int, longest: int, tokens: int) -> Any:
+    """Limits of microbatches of at most so many tokens, in a draw of this expected size."""
+    from taciturn.engine.training import batch, memory
+
+    widths: Any = getattr(batch, "width_steps", None)
+    own: Any = memory
+    if widths is None:
+        return batch.BatchLimits(tokens, batch.filled_units(units, longest), longest)
+    free_tokens = own.free_tokens(model)
+    steps = widths(units, longest, free_tokens)
+    filled: Any = batch.filled_units
+    limits: Any = batch.BatchLimits
+    places = filled(units, longest, steps)
+    return limits(tokens, own.gradient_units(model), longest, places, free_tokens, steps)
 
 
 class _Watch:

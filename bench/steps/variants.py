@@ -69,12 +69,11 @@ class Task:
     @property
     def limits(self) -> BatchLimits:
         """The product's own for draws of this size; one sequence where that is longer."""
-        if self.microbatch:
-            longest = self.max_tokens or self.workload.longest
-            return BatchLimits(self.microbatch * longest, self.microbatch, longest)
         tokens = max(PerformanceSpec().microbatch_tokens or 2048, self.workload.longest)
         max_tokens = self.max_tokens or self.workload.longest
         places = filled_units(self.units, max_tokens) * self.unit_size
+        if self.microbatch:
+            tokens, places = self.microbatch * max_tokens, self.microbatch
         return BatchLimits(tokens, places, max_tokens)
 
 
