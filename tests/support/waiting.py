@@ -31,7 +31,9 @@ _WAITING = frozenset(
 )
 _INDEXING = frozenset({"index", "index_put", "index_put_", "_index_put_impl_"})
 # No dispatcher sees these on the CPU. A GPU's copy of Python's numbers waits.
-_FUNCTIONS: frozenset[Any] = frozenset({Tensor.tolist, Tensor.cpu, Tensor.item, torch.tensor})
+_FUNCTIONS: frozenset[Any] = frozenset(
+    {Tensor.tolist, Tensor.cpu, Tensor.item, Tensor.new_tensor, torch.tensor}
+)
 
 
 class WaitingError(AssertionError):
@@ -75,7 +77,11 @@ class _Functions(TorchFunctionMode):
         self._note = note
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func in _FUNCTIONS:
+        # `where` sends a Python number to the device.
+        numbered = func in (torch.where, Tensor.where) and any(
+            isinstance(each, int | float) for each in args
+        )
+        if func in _FUNCTIONS or numbered:
             self._note(func.__name__)
         return func(*args, **(kwargs or {}))
 

@@ -89,16 +89,17 @@ def clip_and_sum(gradients: PerUnitGradients, l2_clip_norm: float) -> BoundedSum
     values = gradients.values
     norms_U = _norms(values, gradients.losses_U)
     outstanding_U, finite_U = _cancelled(values, norms_U), torch.isfinite(norms_U)
-    added_U = finite_U & ~outstanding_U
+    left_out_U = outstanding_U | ~finite_U
     bound = l2_clip_norm / (1 + ROUNDING)
-    scale_U = torch.where(added_U, (bound / norms_U).clamp_(max=1.0), 0.0)
+    # Filled, not chosen with `where`, which would send the zero to the device and wait for that.
+    scale_U = (bound / norms_U).clamp_(max=1.0).masked_fill_(left_out_U, 0.0)
     sums = _weighted_sums(values, scale_U)
     losses_U = gradients.losses_U.to(norms_U)
     notes = (
-        added_U & (norms_U > l2_clip_norm),
-        ~finite_U & ~outstanding_U,
-        torch.where(added_U, losses_U, 0.0),
-        torch.where(added_U, norms_U, 0.0),
+        (norms_U > l2_clip_norm) & ~left_out_U,
+        left_out_U & ~outstanding_U,
+        losses_U.masked_fill(left_out_U, 0.0),
+        norms_U.masked_fill(left_out_U, 0.0),
         outstanding_U,
     )
     notes_5U = torch.stack([each_U.double() for each_U in notes])
