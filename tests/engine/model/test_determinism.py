@@ -15,6 +15,7 @@ import transformers as hf
 from support.tiny_models import VOCABULARY
 from taciturn.engine.model import determinism
 from taciturn.engine.model.determinism import (
+    computed,
     deterministic_kernels,
     fix_workspace,
     lacks_kernel,
@@ -81,6 +82,37 @@ def test_what_has_no_deterministic_kernel_is_left_to_the_verification(cublas: No
         assert settings() == WISHED
         with deterministic_kernels(GPU):
             assert settings() == WISHED
+
+
+class Kernels:
+    """An operation that has no deterministic kernel, or is wrong."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+        self.settings: list[Settings] = []
+
+    def compute(self) -> str:
+        self.settings.append(settings())
+        if not torch.is_deterministic_algorithms_warn_only_enabled():
+            raise self.error
+        return "done"
+
+
+LACKING = RuntimeError("put_ does not have a deterministic implementation, but you set ...")
+
+
+@pytest.mark.parametrize("cublas", [True], indirect=True)
+def test_what_lacks_a_kernel_is_computed_again(cublas: None) -> None:
+    kernels, wrong = Kernels(LACKING), Kernels(RuntimeError("shapes differ"))
+    with deterministic_kernels(GPU):
+        with pytest.raises(RuntimeError, match="shapes differ"):
+            computed(GPU, wrong.compute)
+        assert settings() == DEMANDED
+        assert computed(GPU, kernels.compute) == "done"
+        assert settings() == WISHED
+    assert kernels.settings == [DEMANDED, WISHED]
+    with pytest.raises(RuntimeError, match="put_"):
+        computed(CPU, kernels.compute)
 
 
 @pytest.mark.parametrize("cublas", [False], indirect=True)

@@ -10,6 +10,7 @@ import torch
 from support.tiny_models import VOCABULARY, build, with_lora
 from taciturn.engine.model.loss import CausalLmLoss
 from taciturn.engine.privacy.forms import Form
+from taciturn.engine.privacy.types import UnitBatch
 from taciturn.engine.training import microbatch
 from taciturn.engine.training.batch import widths
 from taciturn.engine.training.estimate import random_batch
@@ -99,3 +100,23 @@ def test_checkpointing_is_for_devices_with_too_little_room(room: Room) -> None:
     assert wants_checkpointing(loss, SPEC, VOCABULARY, LONGEST)
     small = SPEC.model_copy(update={"microbatch_tokens": 64})
     assert not wants_checkpointing(loss, small, VOCABULARY, LONGEST)
+
+
+def test_where_one_unit_fills_what_gradients_may_take(
+    room: Room, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two units at once would not fit, and are never computed."""
+    loss, sizes = loss_of("full"), []
+
+    def counted(loss: CausalLmLoss, batch: UnitBatch, form: Form, *, private: bool) -> int:
+        sizes.append(batch.n_units)
+        return microbatch_peak(loss, batch, form, private=private)
+
+    monkeypatch.setattr(microbatch, "gradient_units", lambda loss: 1)
+    monkeypatch.setattr(microbatch, "microbatch_peak", counted)
+    room(1e12, 0)
+    assert fitting_tokens(loss, SPEC, VOCABULARY, LONGEST) == LONGEST
+    assert not wants_checkpointing(loss, SPEC, VOCABULARY, LONGEST)
+    room(0, 0)
+    assert wants_checkpointing(loss, SPEC, VOCABULARY, LONGEST)
+    assert set(sizes) == {1}

@@ -91,15 +91,15 @@ def wish_for_kernels() -> None:
     torch.backends.cuda.enable_mem_efficient_sdp(False)
 
 
-def computed(compute: Callable[[], _Result]) -> _Result:
-    """Return the result, computed again by `wish_for_kernels` if a kernel that was demanded lacks.
+def computed(device: torch.device, compute: Callable[[], _Result]) -> _Result:
+    """Return the result, computed again after `wish_for_kernels` if an operation lacks a kernel.
 
     To be called in the block of `deterministic_kernels`, before anything depends on its settings.
     """
     try:
         return compute()
     except RuntimeError as error:
-        if not lacks_kernel(error):
+        if device.type != "cuda" or not lacks_kernel(error):
             raise
     wish_for_kernels()
     return compute()

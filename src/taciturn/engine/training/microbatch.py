@@ -57,10 +57,11 @@ def microbatch_tokens(
 def wants_checkpointing(loss: CausalLmLoss, spec: FitSpec, vocabulary: int, longest: int) -> bool:
     """Return whether a GPU has room for too little, unless activations are recomputed.
 
-    Too little is less than the spec's microbatch, or 2,048 tokens, or the longest record.
+    Too little is less than the spec's microbatch, or 2,048 tokens, or the longest record; where
+    gradients of one unit alone may be kept at once, less than the longest record.
     """
-    least = spec.microbatch_tokens or _USEFUL
-    return fitting_tokens(loss, spec, vocabulary, longest) < max(least, longest)
+    useful = longest if gradient_units(loss) == 1 else (spec.microbatch_tokens or _USEFUL)
+    return fitting_tokens(loss, spec, vocabulary, longest) < max(useful, longest)
 
 
 def fitting_tokens(loss: CausalLmLoss, spec: FitSpec, vocabulary: int, longest: int) -> int:
@@ -78,6 +79,8 @@ def fitting_tokens(loss: CausalLmLoss, spec: FitSpec, vocabulary: int, longest: 
     room -= round(_RESERVE * total_bytes(device))
     room -= trained_numbers(loss) * (STATE_BYTES + _SUM_BYTES)
     try:
+        if units == 1:
+            return longest if _bytes(loss, spec, vocabulary, longest, 1) <= room else 0
         fixed, per_record = _growth(loss, spec, vocabulary, longest, units)
         fixed_of_short, per_unit = _growth(loss, spec, vocabulary, narrowest, units)
     except torch.OutOfMemoryError:
@@ -108,14 +111,13 @@ def _growth(
     loss: CausalLmLoss, spec: FitSpec, vocabulary: int, width: int, units: int
 ) -> tuple[float, float]:
     """Bytes of a microbatch of records of `width` tokens: of none of them, and of each."""
-    device, form = next(loss.parameters()).device, Form(spec.per_unit_gradients)
     many = max(2, min(_USEFUL // width, units))
     few = many // 2
-    small, large = (
-        microbatch_peak(
-            loss, random_batch(vocabulary, count, width, device), form, private=spec.private
-        )
-        for count in (few, many)
-    )
+    small, large = (_bytes(loss, spec, vocabulary, width, count) for count in (few, many))
     slope = max(0.0, (large - small) / (many - few))
     return max(0.0, large - slope * many), slope
+
+
+def _bytes(loss: CausalLmLoss, spec: FitSpec, vocabulary: int, width: int, records: int) -> int:
+    batch = random_batch(vocabulary, records, width, next(loss.parameters()).device)
+    return microbatch_peak(loss, batch, Form(spec.per_unit_gradients), private=spec.private)

@@ -85,7 +85,7 @@ def _checkpoint(model: Any, base: LoadedModel, spec: FitSpec) -> None:
         return
     loss, longest = CausalLmLoss(model), max_tokens(spec, base.context_length)
     with deterministic_kernels(base.device) if spec.private else nullcontext():
-        if computed(lambda: wants_checkpointing(loss, spec, base.vocabulary, longest)):
+        if computed(base.device, lambda: wants_checkpointing(loss, spec, base.vocabulary, longest)):
             enable_checkpointing(model)
 
 
@@ -101,7 +101,7 @@ def _verify(loss: CausalLmLoss, base: LoadedModel, spec: FitSpec) -> None:
     exactly = free is None or free > 2 * halves
     with deterministic_kernels(device):
         try:
-            computed(lambda: verify(loss, short, longest, exactly=exactly))
+            computed(device, lambda: verify(loss, short, longest, exactly=exactly))
         except torch.OutOfMemoryError:
             if not exactly:
                 raise
