@@ -15,8 +15,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from engine.privacy.test_chacha import ElsewhereStream
 from taciturn.engine.privacy import chacha, clipping, kernels
 from taciturn.engine.privacy.clipping import clip_and_sum, unit_norms
+from taciturn.engine.privacy.rng import SecureStream
 from taciturn.engine.privacy.types import PerUnitGradients
 from taciturn.errors import GuaranteeError
 
@@ -257,35 +259,46 @@ def test_the_check_says_how_far_off_kernels_are(monkeypatch: pytest.MonkeyPatch)
         kernels.check(DEVICE)
 
 
-def gradients() -> PerUnitGradients:
-    values = dict(zip("abcdefg", random(6, torch.float32, CPU)[:7], strict=True))
+def gradients(device: torch.device = CPU) -> PerUnitGradients:
+    values = dict(zip("abcdefg", random(6, torch.float32, device)[:7], strict=True))
     values["b"] = values["b"].bfloat16()
     values["f"][1, 4] = float("nan")
     values["d"] = values["d"].transpose(1, 2)
-    return PerUnitGradients(values, torch.zeros(6))
-
-
-@pytest.fixture
-def everywhere(how: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Clipping uses kernels on the CPU, but for bf16, as if a device had none for it."""
-    if how.type != "cpu":
-        pytest.skip("clipping itself chooses there")
-    monkeypatch.setattr(kernels, "reduces", lambda value: value.dtype != torch.bfloat16)
+    return PerUnitGradients(values, torch.zeros(6, device=device))
 
 
 def test_clipping_with_kernels_is_clipping(
-    everywhere: None, monkeypatch: pytest.MonkeyPatch
+    how: torch.device, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    own, own_norms = clip_and_sum(gradients(), 0.7), unit_norms(gradients())
+    """But for bf16, as if a device had no kernel for it."""
+    monkeypatch.setattr(kernels, "reduces", lambda value: value.dtype != torch.bfloat16)
+    made, norms_U = clip_and_sum(gradients(how), 0.7), unit_norms(gradients(how))
     monkeypatch.setattr(kernels, "reduces", lambda value: False)
-    other = clip_and_sum(gradients(), 0.7)
+    expected = clip_and_sum(gradients(how), 0.7)
     torch.testing.assert_close(
-        own_norms, unit_norms(gradients()), equal_nan=True, rtol=1e-13, atol=0
+        norms_U, unit_norms(gradients(how)), equal_nan=True, rtol=1e-13, atol=0
     )
-    assert list(own.values) == list(other.values)
-    for name, value in own.values.items():
-        torch.testing.assert_close(value, other.values[name], rtol=1e-12, atol=1e-13)
-    assert own.counts.n_non_finite == other.counts.n_non_finite == 1
+    assert list(made.values) == list(expected.values)
+    for name, value in made.values.items():
+        torch.testing.assert_close(value, expected.values[name], rtol=1e-12, atol=1e-13)
+    assert made.counts.n_non_finite == expected.counts.n_non_finite == 1
+
+
+@runs
+@pytest.mark.parametrize("count", [1, 1001])
+def test_normal_values_of_the_kernel_are_those_of_the_reference(
+    count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same bits, so the same law and tails: what tests of one say holds for both."""
+    key = bytes(range(32))
+    expected = ElsewhereStream(key).normal((count,))
+    monkeypatch.setattr(kernels, "available", lambda device: True)
+    if DEVICE.type == "cpu":
+        values = ElsewhereStream(key).normal((count,))
+        assert torch.equal(values, expected)
+    else:
+        values = SecureStream(key).normal((count,), DEVICE).cpu()
+        torch.testing.assert_close(values, expected, rtol=1e-12, atol=1e-12)
 
 
 def test_kernels_are_for_gpus_with_triton() -> None:

@@ -57,7 +57,8 @@ def available(device: torch.device) -> bool:
 
     Tried out once, on numbers that are public. A warning tells of a GPU without.
     """
-    if triton is None or device.type != "cuda":
+    # Triton's interpreter, a variable in the environment, would read a GPU's addresses as its own.
+    if triton is None or device.type != "cuda" or not isinstance(_chacha20, triton.JITFunction):
         return False
     key_8 = torch.zeros(8, dtype=torch.int32, device=device)
     return bool(_built(device, lambda: [key_stream(key_8, 1, (0, 0, 0))]))
