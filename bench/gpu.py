@@ -64,8 +64,8 @@ _WARNINGS: dict[str, None] = {}
 
 
 def _collect_warnings() -> None:
-    def note(message: Warning | str, category: type, file: str, *_: Any, **__: Any) -> None:
-        place = "taciturn" if "/taciturn/" in file else Path(file).name
+    def note(message: Any, category: Any, filename: Any, *_: Any, **__: Any) -> None:
+        place = "taciturn" if "/taciturn/" in filename else Path(filename).name
         _WARNINGS[f"{place}: {category.__name__}: {str(message)[:300]}"] = None
 
     warnings.simplefilter("default")
