@@ -37,7 +37,7 @@ def main() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     # Of cuBLAS, as the product sets it, and before anything is multiplied.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    warnings.simplefilter("ignore")
+    _collect_warnings()
     import torch
     from transformers.utils import logging
 
@@ -59,6 +59,19 @@ def main() -> None:
         raise SystemExit(_run(arguments, place, Path(folder)))
 
 
+_WARNINGS: dict[str, None] = {}
+"""Whatever was warned of, once; told in the file, and of the product's own also at the end."""
+
+
+def _collect_warnings() -> None:
+    def note(message: Any, category: Any, filename: Any, *_: Any, **__: Any) -> None:
+        place = "taciturn" if "/taciturn/" in filename else Path(filename).name
+        _WARNINGS[f"{place}: {category.__name__}: {str(message)[:300]}"] = None
+
+    warnings.simplefilter("default")
+    warnings.showwarning = note
+
+
 def _run(arguments: argparse.Namespace, place: Any, folder: Path) -> int:
     from gpus import exactness, fits, randomness, speed
     from gpus.items import FAIL, PASS, SKIP, Item, Run, chosen
@@ -77,7 +90,7 @@ def _run(arguments: argparse.Namespace, place: Any, folder: Path) -> int:
     background = fits.Background({name: apart[name] for name in apart if name in wanted})
     if not arguments.speed:
         background.start()
-    checks = [*exactness.items(place), *randomness.items(place), *whole]
+    checks = [*randomness.items(place), *exactness.items(place), *whole]
     # They were started long ago, and nothing is left of them once speed is measured.
     checks += [Item(name, 25, partial(background.outcome, name)) for name in apart]
     items = [*([] if arguments.speed else checks), *speed.items(place, figures)]
@@ -108,6 +121,7 @@ def _summary(run: Any, figures: Any) -> str:
     failed = [line.name for line in run.lines if line.verdict == FAIL]
     count = f"{verdicts.count(PASS)} pass, {len(failed)} FAIL, {verdicts.count(SKIP)} skipped"
     lines += ["", f"{count} in {run.seconds:.0f} s" + (f"; {', '.join(failed)}" if failed else "")]
+    lines += [each[:200] for each in _WARNINGS if each.startswith("taciturn")][:3]
     text = "\n".join(lines)
     run.summary = {
         "counts": {verdict: verdicts.count(verdict) for verdict in sorted(set(verdicts))},
@@ -119,6 +133,8 @@ def _summary(run: Any, figures: Any) -> str:
         "others": figures.others,
         "matrix_peak_flops": figures.peak_flops,
     }
+    run.write()
+    run.machine["warnings"] = list(_WARNINGS)[:40]
     run.write()
     lines_of_items = [f"| {line.name} | {line.verdict} | {line.figure} |" for line in run.lines]
     whole = "\n".join(["| item | | |", "|---|---|---|", *lines_of_items, "", text, ""])

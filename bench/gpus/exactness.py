@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import traceback
 from collections.abc import Callable
 from functools import partial
@@ -300,7 +301,7 @@ def _distance(one: BoundedSum, other: BoundedSum) -> float:
 
 def _norm_of(one: Any, other: Any) -> float:
     squares = [float((one[key] - other[key]).double().square().sum()) for key in one]
-    return float(sum(squares)) ** 0.5
+    return math.sqrt(sum(squares))
 
 
 def _synchronisation(place: Place) -> Outcome:

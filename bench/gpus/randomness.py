@@ -6,6 +6,7 @@ import importlib
 import importlib.util
 import math
 import os
+import warnings
 from functools import partial
 from typing import Any
 
@@ -40,10 +41,10 @@ _KOLMOGOROV = 2.7
 def items(place: Place) -> list[Item]:
     """All checks of this module."""
     return [
+        Item("kernels", 10, partial(_kernels, place)),
         Item("chacha20", 2, partial(_chacha20, place)),
         Item("noise law", 4, partial(_noise_law, place)),
         Item("noise grid", 2, partial(_noise_grid, place)),
-        Item("kernels", 10, partial(_kernels, place)),
     ]
 
 
@@ -171,8 +172,15 @@ def _kernels(place: Place) -> Outcome:
         raise SkippedError("they have no check of their own")
     if not place.on_gpu:
         raise SkippedError("they need a GPU")
-    result = module.check(torch.device(place.device))
-    return _judged(result)
+    with warnings.catch_warnings(record=True) as told:
+        # Why a kernel cannot be built is said by a warning.
+        warnings.simplefilter("always")
+        outcome = _judged(module.check(torch.device(place.device)))
+    reasons = [str(each.message) for each in told if "triton" in str(each.message)]
+    if reasons:
+        outcome.figure = f"{reasons[0].rpartition('It says: ')[2][:150]}; {outcome.figure}"
+        outcome.details["reasons"] = reasons
+    return outcome
 
 
 def _judged(result: Any) -> Outcome:

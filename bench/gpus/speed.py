@@ -646,7 +646,7 @@ def _epoch(place: Place, speed: Speed) -> Outcome:
     for name, size in ((TRAINER, batch), (PLAIN, batch), (PRIVATE, draw)):
         rows = [lengths[start : start + size] for start in range(0, records, size)]
         workload = Workload.random(rows, shape.vocabulary, device=place.device)
-        task = Task("lora", _LEARNS_NOTHING, workload, max_tokens=longest)  # type: ignore[arg-type]
+        task = Task("lora", _LEARNS_NOTHING, workload, max_tokens=longest)
         if name == PRIVATE:
             limits = _product_limits(model, draw, longest, 16 * longest)
             task = _WithLimits("lora", _LEARNS_NOTHING, workload, max_tokens=longest, chosen=limits)

@@ -9,9 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from gpus import exactness, randomness
 from gpus.items import FAIL, PASS, SHOWN, SKIP, Item, Outcome, Run, SkippedError, cases, chosen
+from gpus.models import Place
+from taciturn.engine.model.loss import CausalLmLoss
+from taciturn.engine.privacy import chacha, clipping, noise
+from taciturn.engine.privacy.rng import SecureStream
 
+PLACE = Place("cpu", tiny=True)
 SCRIPT = Path(__file__).resolve().parents[1] / "gpu.py"
 
 
@@ -119,3 +126,70 @@ def test_items_by_parts_of_names() -> None:
     items = [_item(name, Outcome(True, "")) for name in ("norms/llama", "norms/qwen3", "noise")]
     assert [item.name for item in chosen(items, ["norms"], ["qwen"])] == ["norms/llama"]
     assert len(chosen(items, [], [])) == 3
+
+
+@pytest.mark.parametrize("scale", [0.97, 1.03])
+def test_noise_of_another_scale_fails(scale: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    original = SecureStream.normal
+    monkeypatch.setattr(
+        SecureStream, "normal", lambda self, *arguments: original(self, *arguments) * scale
+    )
+    law = randomness._noise_law(PLACE)
+    assert law.passed is False
+    assert "variance" in law.figure
+
+
+def test_the_same_noise_twice_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    fixed = SecureStream(bytes(32)).normal((1 << 16,))
+    monkeypatch.setattr(SecureStream, "normal", lambda self, *arguments: fixed)
+    assert "repeats" in randomness._noise_law(PLACE).figure
+
+
+def test_a_stream_of_fewer_rounds_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chacha, "_DOUBLE_ROUNDS", 9)
+    outcome = randomness._chacha20(PLACE)
+    assert outcome.passed is False
+    assert not any(outcome.details.values())
+
+
+def test_sums_off_the_grid_fail(monkeypatch: pytest.MonkeyPatch) -> None:
+    step = noise.grid_step
+    monkeypatch.setattr(noise, "grid_step", lambda std: step(std) * 0.75)
+    # What the check asks for stays right.
+    monkeypatch.setattr(randomness, "noise", _With(noise, grid_step=step))
+    assert randomness._noise_grid(PLACE).passed is False
+
+
+class _With:
+    """A module with some names of its own."""
+
+    def __init__(self, module: Any, **names: Any) -> None:
+        self.__dict__.update(vars(module), **names)
+
+
+def test_clipping_that_is_too_weak_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(clipping, "ROUNDING", -0.001)
+    outcome = exactness._sensitivity_case("lora", torch.float32, PLACE)
+    assert outcome.passed is False
+    assert outcome.details["largest_over_C"] > 1
+
+
+def test_norms_that_are_off_fail(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = exactness.unit_norms
+    monkeypatch.setattr(exactness, "unit_norms", lambda gradients: right(gradients) * 1.0001)
+    assert exactness._norm_case("llama", "lora", torch.float32, PLACE).passed is False
+
+
+def test_records_that_mix_fail(monkeypatch: pytest.MonkeyPatch) -> None:
+    own = CausalLmLoss.forward
+
+    def mixed(self: CausalLmLoss, batch: Any) -> torch.Tensor:
+        losses_B = own(self, batch)
+        return losses_B * (1 + 1e-6 * losses_B.detach().mean())
+
+    monkeypatch.setattr(CausalLmLoss, "forward", mixed)
+    shapes = [(6, 16, exactness.Form.AUTO)]
+    outcome = exactness._company_case("llama", "lora", torch.float32, shapes, PLACE)
+    assert outcome.passed is False
+    (explained,) = outcome.details["differences"].values()
+    assert explained["others"]["parameters that differ"] > 0
