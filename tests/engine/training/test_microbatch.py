@@ -79,7 +79,6 @@ def test_a_reserve_is_left(room: Room) -> None:
 def test_little_more_or_less_free_memory_is_the_same_size() -> None:
     sizes = [most_tokens(1e9 + 1e5 * n, 1e5, 1e6, 16, 16) for n in range(100)]
     assert set(sizes) == {8192}
-    assert most_tokens(1e12, 1.0, 1.0, 8, 16) == 32_768
     assert most_tokens(0, 1.0, 1.0, 8, 16) == most_tokens(-5, 1.0, 1.0, 8, 16) == 0
     # As many units as tokens allow, or as may be.
     assert most_tokens(17e5, 1.0, 16e3, 10_000, 16) == 1536
@@ -120,3 +119,12 @@ def test_where_one_unit_fills_what_gradients_may_take(
     room(0, 0)
     assert wants_checkpointing(loss, SPEC, VOCABULARY, LONGEST)
     assert set(sizes) == {1}
+
+
+@pytest.mark.parametrize(("free", "most"), [(0, 8192), (6000, 12_000), (10**6, 32_768)])
+def test_more_than_is_useful_is_not_taken(
+    room: Room, monkeypatch: pytest.MonkeyPatch, free: int, most: int
+) -> None:
+    monkeypatch.setattr(microbatch, "free_tokens", lambda loss: free)
+    room(1e12, 0)
+    assert fitting_tokens(loss_of("lora"), SPEC, VOCABULARY, LONGEST) == most

@@ -56,9 +56,15 @@ def estimate_seconds(
     loss: nn.Module, plan: TrainingPlan, work: Workload, device: torch.device
 ) -> float:
     """Expected duration of the steps of `plan`, data preparation and saving not included."""
+    limits = batch_limits(plan, loss, work.microbatch_tokens, ALONE)
     width, sequences = _shape(loss, plan, work)
     batch = random_batch(work.vocabulary, sequences, width, device)
-    return _seconds_per_token(loss, batch, work.form) * work.tokens_per_unit * plan.units_seen
+    seconds = _seconds_per_token(loss, batch, work.form)
+    if not limits.free_tokens:
+        return seconds * work.tokens_per_unit * plan.units_seen
+    # Half of the last microbatch of each length is fillers, which take as long as units do.
+    microbatches = plan.batch_size / sequences + len(limits.widths) / 2
+    return seconds * batch.input_ids_BT.numel() * microbatches * plan.steps
 
 
 def measured_seconds_per_unit(

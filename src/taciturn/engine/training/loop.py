@@ -267,13 +267,17 @@ def batch_limits(plan: TrainingPlan, loss: nn.Module, tokens: int, ranks: Ranks)
 
 
 def _limits(run: Run) -> BatchLimits:
-    """Microbatches in which no unit's gradient depends on the others: of one unit if need be."""
+    """Microbatches in which no unit's gradient depends on the others: of one unit if need be.
+
+    A GPU has other kernels for other shapes, so that every length is tried there.
+    """
     limits = batch_limits(run.plan, run.loss, run.microbatch_tokens, run.ranks)
     if run.plan.privacy is None:
         return limits
+    lengths = limits.widths if limits.free_tokens else {limits.widths[0], limits.widths[-1]}
     same = all(
         same_in_company(run.loss, run.vocabulary, (limits.units_of(width, 1), width), run.form)
-        for width in {limits.widths[0], limits.widths[-1]}
+        for width in lengths
     )
     everywhere = min(int(row[0]) for row in run.ranks.numbers([same]))
     return limits if everywhere else replace(limits, units=1)

@@ -17,6 +17,7 @@ from taciturn.engine.training.estimate import random_batch
 from taciturn.engine.training.memory import (
     STATE_BYTES,
     available_bytes,
+    free_tokens,
     gradient_units,
     microbatch_peak,
     total_bytes,
@@ -27,7 +28,7 @@ from taciturn.spec import FitSpec
 
 _ON_CPU = 2048
 _USEFUL = 2048  # tokens from which matrix products are as fast as they become
-_MOST = 32_768
+_MOST = 32_768, 8192  # where starting kernels takes most of the time, and elsewhere
 # Part of a GPU's memory that is left: fragments between blocks, libraries, the next microbatch.
 _RESERVE = 0.1
 _SUM_BYTES = 8  # of a microbatch, beside the step's
@@ -65,7 +66,9 @@ def wants_checkpointing(loss: CausalLmLoss, spec: FitSpec, vocabulary: int, long
 
 
 def fitting_tokens(loss: CausalLmLoss, spec: FitSpec, vocabulary: int, longest: int) -> int:
-    """Tokens of the largest microbatch for which a GPU has room, up to 32,768; 0: for none.
+    """Tokens of the largest microbatch that is useful, and for which a GPU has room; 0: for none.
+
+    8,192 are useful, and in small models, which compute faster than they are told to, up to 32,768.
 
     Two pairs of small microbatches of public random tokens are computed and their memory counted:
     of the longest records, for the bytes of a token, and of the shortest, for those of a unit. Both
@@ -87,7 +90,8 @@ def fitting_tokens(loss: CausalLmLoss, spec: FitSpec, vocabulary: int, longest: 
         return 0
     per_token = per_record / longest
     room -= round(max(fixed, fixed_of_short))
-    return most_tokens(room, per_token, per_unit - narrowest * per_token, units, narrowest)
+    tokens = most_tokens(room, per_token, per_unit - narrowest * per_token, units, narrowest)
+    return min(tokens, max(_MOST[1], longest, min(_MOST[0], 2 * free_tokens(loss))))
 
 
 def most_tokens(room: float, per_token: float, per_unit: float, units: int, narrowest: int) -> int:
@@ -100,7 +104,7 @@ def most_tokens(room: float, per_token: float, per_unit: float, units: int, narr
     per_token, per_unit = max(1.0, per_token), max(0.0, per_unit)
     tokens_of_few_units = room / (per_token + per_unit / narrowest)
     tokens_of_most_units = (room - units * per_unit) / per_token
-    tokens = int(min(_MOST, max(tokens_of_few_units, tokens_of_most_units)))
+    tokens = int(max(tokens_of_few_units, tokens_of_most_units))
     if tokens < 1:
         return 0
     step = max(1, (1 << (tokens.bit_length() - 1)) // 4)
