@@ -17,7 +17,8 @@ with `--resume`. Choices are made on dev.jsonl: the ordinary fit's method, rate,
 and when it stops; of several private fits with one epsilon, the best. test.jsonl is read by
 `--final` alone. Hours on two cores for a model of 135M parameters, a quarter of one for the
 embedded one; fewer hours with `--dev 240`, and with `--first full:1e-4:1 lora16:1e-3:1`, by which
-rates are found in runs of one epoch.
+rates are found in runs of one epoch. On a GPU several processes run side by side, each with results
+and a folder of its own and `--no-search`; their files, put together, are what one process leaves.
 """
 
 from __future__ import annotations
@@ -107,6 +108,9 @@ def _parsed() -> argparse.Namespace:
     parser.add_argument(
         "--first", type=_setting, nargs="+", default=FIRST, help="full:1e-4 lora16:1e-3:1"
     )
+    parser.add_argument(
+        "--no-search", action="store_true", help="measure the settings of --first and no others"
+    )
     return parser.parse_args()
 
 
@@ -127,7 +131,11 @@ def main() -> None:
     if "base" in stages:
         bench.base()
     if "ordinary" in stages:
-        bench.search(given.first)
+        if given.no_search:
+            for setting in given.first:
+                bench.ordinary(setting)
+        else:
+            bench.search(given.first)
     if "private" in stages:
         for epsilon in given.epsilon:
             bench.private(epsilon, dict(given.set))

@@ -232,9 +232,10 @@ def _prepared(base: LoadedModel, path: Path, folder: Path, records: int) -> Toke
 def _nats(model: Any, data: TokenizedDataset) -> float:
     """Per token; one record after the other, which is quick where there are few."""
     loss = CausalLmLoss(model.eval())
+    device = next(model.parameters()).device
     groups = microbatches(data, np.arange(data.n_units), BatchLimits(MAX_TOKENS, 1, MAX_TOKENS))
     nats = tokens = 0.0
-    for part in (part for group in groups for part in group):
+    for part in (part.to(device) for group in groups for part in group):
         counted = (part.loss_weights_BT > 0).sum().item()
         nats += loss(part).sum().item() * counted
         tokens += counted

@@ -21,6 +21,10 @@ RUN python -m venv /opt/sbom \
     && /opt/sbom/bin/cyclonedx-py environment /opt/taciturn --output-file /build/sbom.json
 
 FROM python:3.11.13-slim-bookworm
+# Triton builds the kernels for noise and clipping on the GPU that it meets, and its launchers in C.
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends "gcc=4:12.2.*" "libc6-dev=2.36-*" \
+    && rm -rf /var/lib/apt/lists/*
 RUN groupadd --gid 10001 taciturn \
     && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /workspace taciturn \
     && install --directory --owner=10001 --group=10001 --mode=0700 /workspace
@@ -29,6 +33,7 @@ COPY --from=build /build/sbom.json /usr/share/taciturn/sbom.json
 # Caches go to the workspace: the root file system is read-only.
 ENV PATH=/opt/taciturn/bin:$PATH PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 \
     HF_HOME=/workspace/.cache/huggingface TORCHINDUCTOR_CACHE_DIR=/workspace/.cache/inductor \
+    TRITON_CACHE_DIR=/workspace/.cache/triton \
     NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility
 USER 10001:10001
 WORKDIR /workspace

@@ -19,7 +19,7 @@ from opacus import PrivacyEngine
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from steps.variants import Gauge, Task, adamw, mean_loss
+from steps.variants import Gauge, Task, adamw, mean_loss, split
 from steps.workload import IGNORED, Batch
 
 Mode = Literal["hooks", "ghost"]
@@ -34,6 +34,8 @@ class _Opacus:
         if task.unit_size > 1:
             raise NotImplementedError(UNIT_OF_SEVERAL)
         self.model = model
+        self._microbatch = task.microbatch
+        self._parts: dict[int, list[Batch]] = {}
         with warnings.catch_warnings():
             # It says that its random numbers are not secure; so does the report.
             warnings.simplefilter("ignore")
@@ -63,11 +65,16 @@ class _Opacus:
                 self._step(batch)
 
     def _step(self, batch: Batch) -> None:
-        self._loss(
-            self._module(input_ids=batch.input_ids_BT, use_cache=False).logits, batch
-        ).backward()
-        self._optimizer.step()
-        self._optimizer.zero_grad(set_to_none=True)
+        parts = split(batch, self._microbatch, self._parts)
+        for number, part in enumerate(parts):
+            if len(parts) > 1:
+                # As its BatchMemoryManager does: clipped sums add up until the last one.
+                self._optimizer.signal_skip_step(do_skip=number + 1 < len(parts))
+            self._loss(
+                self._module(input_ids=part.input_ids_BT, use_cache=False).logits, part
+            ).backward()
+            self._optimizer.step()
+            self._optimizer.zero_grad(set_to_none=True)
 
     def _loss(self, logits_BTV: torch.Tensor, batch: Batch) -> Any:
         raise NotImplementedError

@@ -39,7 +39,7 @@ class TrainerVariant:
         with tempfile.TemporaryDirectory() as folder:
             self._trainer = Trainer(
                 model=model,
-                args=_arguments(folder, task.workload.sequences),
+                args=_arguments(folder, task, on_cpu=next(model.parameters()).device.type == "cpu"),
                 data_collator=_collator(),
                 train_dataset=[],
                 callbacks=[self._gate],
@@ -74,10 +74,12 @@ class _Gate(TrainerCallback):
             self._stack.enter_context(self._gauge)
 
 
-def _arguments(folder: str, sequences: int) -> TrainingArguments:
+def _arguments(folder: str, task: Task, *, on_cpu: bool) -> TrainingArguments:
+    sequences = task.microbatch or task.workload.sequences
     return TrainingArguments(
         output_dir=folder,
         per_device_train_batch_size=sequences,
+        gradient_accumulation_steps=max(1, task.workload.sequences // sequences),
         num_train_epochs=1,
         learning_rate=LEARNING_RATE,
         lr_scheduler_type="constant",
@@ -87,8 +89,8 @@ def _arguments(folder: str, sequences: int) -> TrainingArguments:
         eval_strategy="no",
         report_to="none",
         disable_tqdm=True,
-        use_cpu=True,
-        dataloader_pin_memory=False,
+        use_cpu=on_cpu,
+        dataloader_pin_memory=not on_cpu,
     )
 
 

@@ -48,6 +48,8 @@ class Task:
         unit_size: sequences of one privacy unit.
         noise_multiplier, l2_clip_norm: of the private variants.
         max_tokens: of a record at most; where 0, as many as the longest has.
+        microbatch: sequences of one forward pass; where 0, all of a batch, and for ours what the
+            product would take.
     """
 
     method: Method
@@ -57,6 +59,7 @@ class Task:
     noise_multiplier: float = NOISE_MULTIPLIER
     l2_clip_norm: float = L2_CLIP_NORM
     max_tokens: int = 0
+    microbatch: int = 0
 
     @property
     def units(self) -> int:
@@ -69,6 +72,8 @@ class Task:
         tokens = max(PerformanceSpec().microbatch_tokens or 2048, self.workload.longest)
         max_tokens = self.max_tokens or self.workload.longest
         places = filled_units(self.units, max_tokens) * self.unit_size
+        if self.microbatch:
+            tokens, places = self.microbatch * max_tokens, self.microbatch
         return BatchLimits(tokens, places, max_tokens)
 
 
@@ -92,6 +97,8 @@ class PlainLoop:
     def __init__(self, model: nn.Module, task: Task) -> None:
         self.model = model
         self._optimizer = adamw(model)
+        self._microbatch = task.microbatch
+        self._parts: dict[int, list[Batch]] = {}
 
     def run(self, batches: Sequence[Batch], gauge: Gauge) -> None:
         """See Variant."""
@@ -100,10 +107,11 @@ class PlainLoop:
                 self._step(batch)
 
     def _step(self, batch: Batch) -> None:
-        # No name holds the logits: they are freed before the backward pass.
-        mean_loss(
-            self.model(input_ids=batch.input_ids_BT, use_cache=False).logits, batch
-        ).backward()
+        parts = split(batch, self._microbatch, self._parts)
+        for part in parts:
+            # No name holds the logits: they are freed before the backward pass.
+            loss = mean_loss(self.model(input_ids=part.input_ids_BT, use_cache=False).logits, part)
+            (loss * (len(part.records) / len(batch.records))).backward()
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
 
@@ -161,6 +169,15 @@ class PrivateStep:
             self._streams,
             self._task.limits,
         )
+
+
+def split(batch: Batch, size: int, known: dict[int, list[Batch]]) -> list[Batch]:
+    """Parts of `size` records, whose tensors are made once and kept in `known`."""
+    if not size or size >= len(batch.records):
+        return [batch]
+    if batch.index not in known:
+        known[batch.index] = batch.parts(size)
+    return known[batch.index]
 
 
 def chosen_units(drawn: list[NDArray[np.int64]]) -> type[DpSgdMechanism]:

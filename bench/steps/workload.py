@@ -31,10 +31,12 @@ class Batch:
     Attributes:
         index: which batch of its workload this is.
         records: token ids of each record.
+        device: of its tensors.
     """
 
     index: int
     records: tuple[NDArray[np.int32], ...]
+    device: str = "cpu"
 
     @property
     def n_tokens(self) -> int:
@@ -45,7 +47,7 @@ class Batch:
     def input_ids_BT(self) -> Tensor:
         """Padded on the right, to the longest record."""
         rows = [torch.from_numpy(record.astype(np.int64)) for record in self.records]
-        return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
+        return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True).to(self.device)
 
     @cached_property
     def next_ids_BT(self) -> Tensor:
@@ -62,7 +64,13 @@ class Batch:
     @cached_property
     def _predicts_BT(self) -> Tensor:
         last_B1 = torch.tensor([[len(record) - 1] for record in self.records])
-        return torch.arange(self.input_ids_BT.shape[1]) < last_B1
+        return (torch.arange(self.input_ids_BT.shape[1]) < last_B1).to(self.device)
+
+    def parts(self, size: int) -> list[Batch]:
+        """The same records, `size` at a time; all at once where 0."""
+        size = size or len(self.records)
+        starts = range(0, len(self.records), size)
+        return [Batch(self.index, self.records[at : at + size], self.device) for at in starts]
 
 
 @dataclass(frozen=True)
@@ -72,14 +80,22 @@ class Workload:
     batches: tuple[Batch, ...]
 
     @classmethod
-    def random(cls, lengths: Sequence[Sequence[int]], vocabulary: int, seed: int = 0) -> Workload:
+    def random(
+        cls,
+        lengths: Sequence[Sequence[int]],
+        vocabulary: int,
+        seed: int = 0,
+        device: str = "cpu",
+    ) -> Workload:
         """Random tokens; `lengths` holds each batch's record lengths."""
         random = np.random.default_rng(seed)
         batches = [
             [random.integers(_FIRST_TOKEN, vocabulary, length, dtype=np.int32) for length in row]
             for row in lengths
         ]
-        return cls(tuple(Batch(index, tuple(records)) for index, records in enumerate(batches)))
+        return cls(
+            tuple(Batch(index, tuple(records), device) for index, records in enumerate(batches))
+        )
 
     @property
     def sequences(self) -> int:

@@ -52,6 +52,13 @@ def test_same_update_as_the_plain_loop(name: str, method: Method) -> None:
 
 
 @pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("name", [PLAIN, ORDINARY, PRIVATE, *OPACUS])
+def test_microbatches_add_up(name: str, method: Method) -> None:
+    given = task(method, [9, 16, 4, 12], **WEAK)
+    _agree(update(name, replace(given, microbatch=2)), update(PLAIN, given))
+
+
+@pytest.mark.parametrize("method", METHODS)
 def test_trainer_makes_the_plain_loops_second_step(method: Method) -> None:
     given = task(method, [12] * 4)
     twice = replace(given, workload=Workload((given.workload.batches[0],) * 2))

@@ -13,7 +13,7 @@ from mutants.mutants import MUTANTS
 from mutants.variants import REAL, Step, Variant
 from taciturn.engine.privacy import clipping
 from taciturn.engine.privacy.mechanism import DpSgdMechanism
-from taciturn.engine.privacy.types import BoundedSum, ClipCounts, PerUnitGradients, UnitBatch
+from taciturn.engine.privacy.types import BoundedSum, PerUnitGradients, UnitBatch
 
 CAUGHT_IN: dict[str, str] = {
     # mutant: world
@@ -64,6 +64,10 @@ NOT_CAUGHT: dict[str, str] = {
     "draw among declared units": "asks for units that are not there; those that are join as said",
     "norms by a loose bound": "clips shorter than it says, so it is more private",
     "tied norm overwritten": "the gradient is overwritten with its norm, so the two still agree",
+    "units left out forgotten": "no unit of these worlds cancels; less of one is more private",
+    "units left out added twice": "no unit of these worlds has factors that cancel",
+    "units left out added as they are": "no unit of these worlds has factors that cancel",
+    "others added in place of units left out": "no unit of these worlds has factors that cancel",
     "noise on every rank, summed": "more noise than it says",
     "mean over ranks": "less signal than it says, and all the noise",
     "clip norm divided among ranks": "norm and noise shrink together",
@@ -105,7 +109,7 @@ def _clipping_by(norms: Callable[[PerUnitGradients], Tensor]) -> type[DpSgdMecha
                     name: torch.einsum("u,u...->...", scale_U[finite_U], value[finite_U].double())
                     for name, value in each.dense().items()
                 }
-                part = BoundedSum(sums, self.l2_clip_norm, ClipCounts())
+                part = BoundedSum(sums, self.l2_clip_norm)
                 total = clipping.merge_disjoint(total, part)
             return total
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -18,6 +18,7 @@ from taciturn.engine.privacy.types import (
     ClipCounts,
     PerUnitGradients,
     PrivateGradient,
+    Tally,
 )
 
 
@@ -58,7 +59,9 @@ class NoClip(DpSgdMechanism):
         total = clipping.empty_sum(parameters, self.l2_clip_norm)
         for gradients in microbatches:
             sums = {name: value.double().sum(0) for name, value in gradients.dense().items()}
-            part = BoundedSum(sums, self.l2_clip_norm, ClipCounts(n_units=len(gradients.losses_U)))
+            part = BoundedSum(
+                sums, self.l2_clip_norm, Tally(ClipCounts(n_units=len(gradients.losses_U)))
+            )
             total = clipping.merge_disjoint(total, part)
         return total
 
@@ -91,7 +94,7 @@ class ClipPerParameter(DpSgdMechanism):
             for name, value in each.values.items():
                 alone = PerUnitGradients({name: value}, each.losses_U)
                 sums |= clipping.clip_and_sum(alone, self.l2_clip_norm).values
-            part = BoundedSum(sums, self.l2_clip_norm, ClipCounts())
+            part = BoundedSum(sums, self.l2_clip_norm)
             total = clipping.merge_disjoint(total, part)
         return total
 
@@ -105,7 +108,7 @@ class NoMargin(DpSgdMechanism):
         total = clipping.empty_sum(parameters, self.l2_clip_norm)
         for each in microbatches:
             values = clipping.clip_and_sum(each, self.l2_clip_norm * (1 + clipping.ROUNDING)).values
-            part = BoundedSum(dict(values), self.l2_clip_norm, ClipCounts())
+            part = BoundedSum(dict(values), self.l2_clip_norm)
             total = clipping.merge_disjoint(total, part)
         return total
 
@@ -121,7 +124,7 @@ class MarginByForm(DpSgdMechanism):
             factored = any(not isinstance(value, Tensor) for value in each.values.values())
             norm = self.l2_clip_norm * (1 if factored else 1 + clipping.ROUNDING)
             values = clipping.clip_and_sum(each, norm).values
-            part = BoundedSum(dict(values), self.l2_clip_norm, ClipCounts())
+            part = BoundedSum(dict(values), self.l2_clip_norm)
             total = clipping.merge_disjoint(total, part)
         return total
 
@@ -139,9 +142,51 @@ class NotFiniteIncluded(DpSgdMechanism):
                 name: torch.einsum("u,u...->...", scale_U, value.double())
                 for name, value in each.dense().items()
             }
-            part = BoundedSum(sums, self.l2_clip_norm, ClipCounts())
+            part = BoundedSum(sums, self.l2_clip_norm)
             total = clipping.merge_disjoint(total, part)
         return total
+
+
+Again = Callable[[list[list[int]]], Iterable[PerUnitGradients]]
+
+
+class OutstandingForgotten(DpSgdMechanism):
+    """Reads which units are not in the sum, and leaves it at that."""
+
+    def settle(self, total: BoundedSum, again: Again) -> BoundedSum:
+        return total
+
+
+class OutstandingTwice(DpSgdMechanism):
+    """Adds them for each of two readings of the same list."""
+
+    def settle(self, total: BoundedSum, again: Again) -> BoundedSum:
+        _, units = total.tally.read()
+        total = super().settle(total, again)
+        for gradients in again(units):
+            part = clipping.clip_and_sum(gradients, self.l2_clip_norm)
+            total = clipping.merge_disjoint(total, part)
+        return total
+
+
+class OutstandingUnclipped(DpSgdMechanism):
+    """Adds their instantiated gradients without a look at the norms."""
+
+    def settle(self, total: BoundedSum, again: Again) -> BoundedSum:
+        _, units = total.tally.read()
+        for gradients in again(units):
+            sums = {name: value.double().sum(0) for name, value in gradients.dense().items()}
+            total = clipping.merge_disjoint(total, BoundedSum(sums, self.l2_clip_norm))
+        return total
+
+
+class OutstandingMistaken(DpSgdMechanism):
+    """Computes the unit beside each of them again."""
+
+    def settle(self, total: BoundedSum, again: Again) -> BoundedSum:
+        return super().settle(
+            total, lambda units: again([[max(0, each - 1) for each in some] for some in units])
+        )
 
 
 class Shuffle(DpSgdMechanism):

@@ -22,6 +22,7 @@ CHECKS: dict[str, Callable[[Variant], None]] = {
         sums.sum_of_clipped_units,
         sums.forms_do_not_show,
         sums.room_for_rounding,
+        sums.outstanding_units,
         sums.public_divisor,
         sums.records_apart,
         sums.not_finite,

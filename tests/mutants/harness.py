@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
-from mutants.variants import MAX_TOKENS, Dataset, State, TinyLm, Variant, names_of
+from mutants.variants import MAX_TOKENS, Dataset, LossOf, State, TinyLm, Variant, names_of
 from taciturn.engine.privacy.mechanism import DpSgdMechanism
 from taciturn.engine.privacy.rng import SecureStream
 from taciturn.engine.training.batch import BatchLimits
@@ -58,25 +59,27 @@ def run(
     steps: int = 1,
     clip: float = CLIP,
     limits: BatchLimits = LIMITS,
+    model: Callable[[LossOf], nn.Module] = TinyLm,
     **more: Any,
 ) -> State:
     """Run steps of the variant; what it released is in the state, what it read in the dataset.
 
     Args:
+        model: what is fitted, given the variant's loss.
         more: of the step, such as `form`.
     """
-    model = TinyLm(variant.loss_of)
+    made = model(variant.loss_of)
     mechanism = fixed(variant, drawn)(
         n_units=max(batch_size, dataset.n_units),
         expected_batch_size=batch_size,
         steps=steps,
         noise_multiplier=sigma,
         l2_clip_norm=clip,
-        parameter_names=names_of(model),
+        parameter_names=names_of(made),
     )
-    state = State({name: model.get_parameter(name) for name in names_of(model)})
+    state = State({name: made.get_parameter(name) for name in names_of(made)})
     for _ in range(steps):
-        variant.step(model, dataset, mechanism, state, streams, limits, **more)
+        variant.step(made, dataset, mechanism, state, streams, limits, **more)
     return state
 
 

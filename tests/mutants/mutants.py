@@ -27,6 +27,22 @@ MUTANTS: dict[str, tuple[Variant, str]] = {
         Variant(mechanism=mechanisms.NotFiniteIncluded),
         "not_finite",
     ),
+    "units left out forgotten": (
+        Variant(mechanism=mechanisms.OutstandingForgotten),
+        "outstanding_units",
+    ),
+    "units left out added twice": (
+        Variant(mechanism=mechanisms.OutstandingTwice),
+        "outstanding_units",
+    ),
+    "units left out added as they are": (
+        Variant(mechanism=mechanisms.OutstandingUnclipped),
+        "outstanding_units",
+    ),
+    "others added in place of units left out": (
+        Variant(mechanism=mechanisms.OutstandingMistaken),
+        "outstanding_units",
+    ),
     "shuffle": (Variant(mechanism=mechanisms.Shuffle), "poisson_sizes"),
     "units in the order of the data": (Variant(mechanism=mechanisms.InOrder), "poisson_sizes"),
     "neighbours drawn together": (Variant(mechanism=mechanisms.ByRowOrder), "poisson_pairs"),

@@ -22,7 +22,7 @@ from mutants.harness import (
     run,
     streams,
 )
-from mutants.variants import VOCABULARY, Dataset, TinyLm, Variant
+from mutants.variants import VOCABULARY, WIDTH, Dataset, TinyLm, Variant
 from support.tiny_models import build, random_batch, with_lora
 from taciturn.engine.model.loss import CausalLmLoss, weighted_cross_entropy
 from taciturn.engine.privacy.clipping import ROUNDING, clip_and_sum
@@ -78,7 +78,72 @@ def room_for_rounding(variant: Variant) -> None:
         assert norm <= 1e-3 * (1 - ROUNDING / 2), f"clipped to {norm / 1e-3:.6f} C"
 
 
-def _clipped(model: nn.Module, records: list[Any]) -> Tensor:
+OPPOSITES = (2, 5, 6)
+"""The units of `Opposites.data` whose records pull in opposite directions."""
+
+
+class Opposites(nn.Module):
+    """Tokens 1 and 2 pull a matrix in opposite directions, token 3 hardly pulls at all.
+
+    A record of as many of the first as of the second has a gradient a million times smaller than
+    its rows, and exactly that of token 3: all numbers have few digits.
+    """
+
+    def __init__(self, loss_of: Any = None) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(0)
+        self.inner = nn.Linear(WIDTH, WIDTH, bias=False)
+        self.scale = nn.Parameter(torch.ones(WIDTH))
+        self.table_VD = torch.randint(-4, 5, (VOCABULARY, WIDTH), generator=generator) / 4
+        self.pull_VD = torch.randint(-4, 5, (VOCABULARY, WIDTH), generator=generator) / 4
+        self.table_VD[2], self.pull_VD[2] = self.table_VD[1], -self.pull_VD[1]
+        self.pull_VD[3] *= 2.0**-22
+        with torch.no_grad():
+            self.inner.weight.copy_(torch.eye(WIDTH))
+
+    def forward(self, batch: UnitBatch) -> Tensor:
+        ids_BT = batch.input_ids_BT
+        y_BTD = self.inner(self.table_VD[ids_BT]) * self.scale
+        return ((y_BTD * self.pull_VD[ids_BT]).sum(-1) * batch.loss_weights_BT).sum(1)
+
+    @staticmethod
+    def data() -> Dataset:
+        """Units of one record, and of two; some of the second kind cancel by both together."""
+        dataset = Dataset([[9], [9], [9], [9, 9], [9, 9], [9, 9], [9], [9], [9]])
+        alike, one, other = [0, 1, 2, 1, 2, 1, 2, 3, 3], [0] + [1] * 8, [0] + [2] * 7 + [3]
+        _write(dataset, 2, [alike])
+        _write(dataset, 5, [one, [0] + [2] * 8])
+        _write(dataset, 6, [alike])
+        _write(dataset, 8, [other])
+        return dataset
+
+
+def _write(dataset: Dataset, unit: int, records: list[list[int]]) -> None:
+    for record, ids in zip(dataset.units[unit], records, strict=True):
+        record.input_ids[:] = ids
+
+
+def outstanding_units(variant: Variant) -> None:
+    """Units whose factors cancel are in the sum, once and clipped: by brute force, and by what
+    each of them moves."""
+    data, clip, model = Opposites.data(), 1e-9, Opposites()
+    everybody = list(range(data.n_units))
+    arguments: dict[str, Any] = {"sigma": SILENT, "clip": clip, "form": Form.FACTORS}
+
+    def summed(drawn: list[int]) -> Tensor:
+        state = run(variant, data, streams(1), drawn=drawn, model=Opposites, **arguments)
+        return released(state) * 4
+
+    whole = summed(everybody)
+    expected: Any = sum(_clipped(model, data.units[unit], clip) for unit in everybody)
+    off = float((whole - expected).norm())
+    assert off <= 1e-3 * clip, f"the sum is off by {off / clip:.3f} C"
+    for unit in OPPOSITES:
+        moved = whole - summed([each for each in everybody if each != unit])
+        assert float(moved.norm()) <= clip * (1 + 1e-5), "a unit moved the sum by more than C"
+
+
+def _clipped(model: nn.Module, records: list[Any], clip: float = CLIP) -> Tensor:
     """One unit's gradient, one record after another, by plain backward passes."""
     gradient = torch.zeros(sum(value.numel() for value in model.parameters()), dtype=torch.float64)
     for record in records:
@@ -88,7 +153,7 @@ def _clipped(model: nn.Module, records: list[Any]) -> Tensor:
         loss = model(UnitBatch(ids, weights, torch.zeros(1, dtype=torch.int64), 1))
         parts = torch.autograd.grad(loss.sum(), list(model.parameters()))
         gradient += torch.cat([part.double().flatten() for part in parts])
-    return gradient * min(1.0, CLIP / (1 + ROUNDING) / float(gradient.norm()))
+    return gradient * min(1.0, clip / (1 + ROUNDING) / max(1e-300, float(gradient.norm())))
 
 
 def public_divisor(variant: Variant) -> None:

@@ -14,7 +14,7 @@ from taciturn.engine.privacy import clipping, noise
 from taciturn.engine.privacy.clipping import STATISTICS
 from taciturn.engine.privacy.rng import SecureStream
 from taciturn.engine.privacy.statistic import GaussianStatistic
-from taciturn.engine.privacy.types import BoundedSum, ClipCounts, PrivateStatistics
+from taciturn.engine.privacy.types import BoundedSum, PrivateStatistics
 
 pytestmark = pytest.mark.statistical
 
@@ -45,7 +45,7 @@ class HalfNoise(GaussianStatistic):
 
 class NoClip(GaussianStatistic):
     def release(self, values_UK: Tensor, stream: SecureStream) -> PrivateStatistics:
-        total = BoundedSum({STATISTICS: values_UK.double().sum(0)}, self.l2_clip_norm, ClipCounts())
+        total = BoundedSum({STATISTICS: values_UK.double().sum(0)}, self.l2_clip_norm)
         return released(total, self.noise_multiplier, self.n_units, stream)
 
 
@@ -54,7 +54,7 @@ class ClipPerFigure(GaussianStatistic):
 
     def release(self, values_UK: Tensor, stream: SecureStream) -> PrivateStatistics:
         clipped = values_UK.nan_to_num().double().clamp(-self.l2_clip_norm, self.l2_clip_norm)
-        total = BoundedSum({STATISTICS: clipped.sum(0)}, self.l2_clip_norm, ClipCounts())
+        total = BoundedSum({STATISTICS: clipped.sum(0)}, self.l2_clip_norm)
         return released(total, self.noise_multiplier, self.n_units, stream)
 
 
@@ -84,9 +84,7 @@ class NotFiniteIncluded(GaussianStatistic):
     def release(self, values_UK: Tensor, stream: SecureStream) -> PrivateStatistics:
         norms_U = values_UK.double().norm(dim=1)
         scale_U = (self.l2_clip_norm / norms_U).clamp(max=1.0)
-        total = BoundedSum(
-            {STATISTICS: scale_U @ values_UK.double()}, self.l2_clip_norm, ClipCounts()
-        )
+        total = BoundedSum({STATISTICS: scale_U @ values_UK.double()}, self.l2_clip_norm)
         return released(total, self.noise_multiplier, self.n_units, stream)
 
 

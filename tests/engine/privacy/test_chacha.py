@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms
 from hypothesis import given
 from hypothesis import strategies as st
 
-from taciturn.engine.privacy import chacha, rng
+from taciturn.engine.privacy import chacha, kernels, rng
 from taciturn.engine.privacy.chacha import key_stream
 from taciturn.engine.privacy.rng import SecureStream
 from taciturn.errors import GuaranteeError
@@ -74,6 +74,32 @@ def test_a_device_whose_integers_differ_is_refused(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(chacha, "_computed", lambda *given: real(*given) + next(streams))
     with pytest.raises(GuaranteeError, match="do not give ChaCha20's stream"):
         chacha._verify(torch.device("cpu"))
+
+
+def test_a_device_whose_kernel_differs_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its integers may be right: noise is made by the kernel."""
+    asked: list[int] = []
+
+    def kernel(key_8: torch.Tensor, n_blocks: int, nonce: list[int]) -> torch.Tensor:
+        asked.append(n_blocks)
+        words = chacha._computed(key_8, n_blocks, nonce)
+        words[-1, -1] += last
+        return words
+
+    monkeypatch.setattr(kernels, "available", lambda device: True)
+    monkeypatch.setattr(kernels, "key_stream", kernel)
+    last = 0
+    chacha._verify.cache_clear()
+    chacha._verify(torch.device("cpu"))
+    assert asked == [1003], "what is verified is what is used"
+    last = 1
+    chacha._verify.cache_clear()
+    with pytest.raises(GuaranteeError, match="do not give ChaCha20's stream"):
+        chacha._verify(torch.device("cpu"))
+    chacha._verify.cache_clear()
+    last = 0
+    assert key_stream(key_of(KEY), 5).shape == (5, 16)
+    assert asked[-1] == 5
 
 
 class ElsewhereStream(SecureStream):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -17,9 +18,11 @@ from taciturn.engine.privacy.clipping import (
     clip_and_sum,
     empty_sum,
     merge_disjoint,
+    settle,
     unit_norms,
 )
-from taciturn.engine.privacy.types import BoundedSum, PerUnitGradients
+from taciturn.engine.privacy.types import BoundedSum, PerUnitGradients, Tally
+from taciturn.errors import GuaranteeError
 
 SHAPES = {"a": (3, 4), "b": (5,), "c": ()}
 
@@ -194,3 +197,33 @@ def test_clip_norm_must_be_positive_and_finite(clip: float) -> None:
         clip_and_sum(gradients(1), clip)
     with pytest.raises(ValueError, match="positive and finite"):
         empty_sum({"w": torch.zeros(2)}, clip)
+
+
+def test_units_left_out_are_added_once_by_themselves() -> None:
+    of, clip = gradients(3), 0.3
+    alone = without(without(of, 2), 1)
+    notes_5U = torch.tensor([[0.0], [0.0], [0.0], [0.0], [1.0]], dtype=torch.float64)
+    missing = replace(clip_and_sum(without(of, 0), clip), tally=Tally(unread=(notes_5U,)))
+    places = []
+
+    def again(units: list[list[int]]) -> list[PerUnitGradients]:
+        places.extend(units)
+        return [alone]
+
+    total = settle(missing, again)
+    assert places == [[0]]
+    torch.testing.assert_close(flat(total), flat(clip_and_sum(of, clip)), rtol=1e-12, atol=1e-14)
+    assert (total.l2_sensitivity, total.counts.n_units) == (clip, 1)
+
+
+def test_exactly_the_units_left_out_are_computed_again() -> None:
+    """One that is added twice would have twice its bound."""
+    of = gradients(2)
+    one = without(of, 1)
+    notes_5U = torch.tensor([[0.0], [0.0], [0.0], [0.0], [1.0]], dtype=torch.float64)
+    missing = replace(clip_and_sum(of, 0.3), tally=Tally(unread=(notes_5U,)))
+    for again in ([], [one, one], [of]):
+        with pytest.raises(GuaranteeError, match="left out"):
+            settle(missing, lambda _, some=again: some)
+    with pytest.raises(GuaranteeError, match="left out"):
+        settle(clip_and_sum(of, 0.3), lambda _: [one])

@@ -7,7 +7,8 @@ import dataclasses
 import pytest
 import torch
 
-from taciturn.engine.privacy.types import ClipCounts, UnitBatch
+from support.waiting import noted_waits
+from taciturn.engine.privacy.types import ClipCounts, Tally, UnitBatch
 
 IDS, WEIGHTS = torch.zeros(3, 5, dtype=torch.int64), torch.zeros(3, 5)
 
@@ -33,6 +34,36 @@ def test_moves_as_a_whole() -> None:
     tensors = (moved.input_ids_BT, moved.loss_weights_BT, moved.unit_of_B)
     assert {each.device.type for each in tensors} == {"meta"}
     assert moved.n_units == 2
+
+
+def test_layout_is_made_before_the_batch_moves() -> None:
+    """On a device nobody could look at the units without waiting for it."""
+    batch = UnitBatch(IDS, WEIGHTS, torch.tensor([0, 1, 1]), n_units=2)
+    moved = batch.to(torch.device("meta"))
+    assert moved.layout.unit_of_B is moved.unit_of_B
+    assert [each.sequences_GK.shape for each in moved.layout.groups] == [(1, 1), (1, 2)]
+    with pytest.raises(ValueError, match="another batch"):
+        dataclasses.replace(moved, unit_of_B=moved.unit_of_B.clone())
+
+
+def test_a_unit_alone_keeps_its_width() -> None:
+    ids = torch.arange(15).view(3, 5)
+    one = UnitBatch(ids, WEIGHTS, torch.tensor([1, 0, 1]), n_units=3, n_fillers=1).alone(1)
+    assert one.input_ids_BT.tolist() == ids[[0, 2]].tolist()
+    assert (one.n_units, one.n_fillers, one.unit_of_B.tolist()) == (1, 0, [0, 0])
+
+
+def test_tally_is_read_at_once() -> None:
+    """Figures of all units, and which of each microbatch are outstanding."""
+    first = torch.tensor([[1, 0], [0, 0], [2, 0], [3, 0], [0, 1]], dtype=torch.float64)
+    second = torch.tensor([[0, 0], [1, 0], [0, 5], [0, 7], [0, 0]], dtype=torch.float64)
+    tally = Tally(ClipCounts(n_units=10), (first,)) + Tally(unread=(second,))
+    with noted_waits() as waits:
+        counts, outstanding = tally.read()
+    assert waits == ["cpu"]
+    assert counts == ClipCounts(13, 1, 1, 7.0, 10.0)
+    assert outstanding == [[1], []]
+    assert Tally(counts).read() == (counts, [])
 
 
 def test_is_frozen() -> None:

@@ -17,6 +17,7 @@ from torch import nn
 from taciturn.errors import ModelError
 
 _OWN = "_forward_before_compilation"
+_COMPILED = "_has_compiled_parts"
 # One operation each: there is nothing to fuse, and a call into compiled code costs more than one.
 _SINGLE = (nn.Linear, nn.Embedding, nn.Identity, nn.Dropout)
 _CONTAINERS = (nn.ModuleList, nn.ModuleDict, nn.Sequential)
@@ -33,11 +34,13 @@ def compile_parts(model: nn.Module, *, whole: bool) -> int:
     for part in parts:
         part.__dict__[_OWN] = part.__dict__.get("forward")
         part.forward = torch.compile(part.forward)
+    model.__dict__[_COMPILED] = True
     return len(parts)
 
 
 def restore_parts(model: nn.Module) -> None:
     """Undo `compile_parts`; does nothing to a model that was not compiled."""
+    model.__dict__.pop(_COMPILED, None)
     for part in model.modules():
         if _OWN not in part.__dict__:
             continue
@@ -45,6 +48,11 @@ def restore_parts(model: nn.Module) -> None:
         del part.forward
         if own is not None:
             part.forward = own
+
+
+def has_compiled_parts(model: nn.Module) -> bool:
+    """True between `compile_parts` and `restore_parts`."""
+    return _COMPILED in model.__dict__
 
 
 def compiler_failure(error: Exception) -> ModelError:

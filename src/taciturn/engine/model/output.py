@@ -17,6 +17,8 @@ from peft import PeftModel
 from peft.tuners.lora import Linear as LoraLinear
 from torch import Tensor, nn
 
+from taciturn.engine.model.compiled import has_compiled_parts
+from taciturn.engine.model.positions import ConsecutivePositions, takes_positions
 from taciturn.engine.model.sharding import is_sharded
 from taciturn.errors import ModelError
 
@@ -44,7 +46,11 @@ def output_terms(model: Any, input_ids_BT: Tensor) -> list[tuple[Tensor, Tensor]
     head = whole.get_output_embeddings()
     if whole.base_model is whole or not (_is_plain(head) or _is_adapted(head)):
         return None
-    hidden_BTD = whole.base_model(input_ids=input_ids_BT, use_cache=False)[0]
+    positions = {}
+    # A compiler would have to be told what such a tensor is.
+    if takes_positions(whole.base_model) and not has_compiled_parts(model):
+        positions["position_ids"] = ConsecutivePositions.of(input_ids_BT)
+    hidden_BTD = whole.base_model(input_ids=input_ids_BT, use_cache=False, **positions)[0]
     if _is_plain(head):
         return [(hidden_BTD, head.weight)]
     name = head.active_adapters[0]

@@ -6,15 +6,16 @@ Shapes: U units, P parameters.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
+from taciturn.engine.privacy import kernels
 from taciturn.engine.privacy.factors import FactoredGradients, squared_norms
 from taciturn.engine.privacy.ranks import Ranks
-from taciturn.engine.privacy.types import BoundedSum, ClipCounts, PerUnitGradients
+from taciturn.engine.privacy.types import BoundedSum, ClipCounts, PerUnitGradients, Tally
 from taciturn.errors import GuaranteeError
 
 Values: TypeAlias = Mapping[str, Tensor | FactoredGradients]
@@ -24,6 +25,8 @@ STATISTICS = "statistics"
 
 # Gradient entries held in float64 at once: so few stay in a processor's cache.
 _CHUNK = 1 << 18
+# The same on another device that has no kernels: few launches, in 128 MiB.
+_DEVICE_CHUNK = 1 << 24
 # Every unit is clipped this much shorter than the clip norm, for what rounds in float64:
 # - sums. With u = 2^-53, adding up b vectors of length at most C is off by at most b^2 u C in l2
 #   norm (Higham 2002, section 4.2), and the sum without a unit by as much again: 2 b^2 u C, at most
@@ -32,8 +35,7 @@ _CHUNK = 1 << 18
 # A unit's gradient itself does not depend on the others (`training/batch.py`, `verification.py`).
 ROUNDING = 1e-4
 MOST_UNITS = 1 << 19
-# Relative error of a norm up to which Gram matrices of factors may cancel, and float64 sums after
-# them. Beyond the second nobody can tell the gradient from rounding, and it counts as not finite.
+# Relative error of a norm up to which Gram matrices of factors may cancel.
 _NORM_ERROR = 1e-6
 
 
@@ -43,33 +45,18 @@ def unit_norms(gradients: PerUnitGradients) -> Tensor:
     Accumulated in float64 whatever the gradients' type: bf16 sums under-estimate. Relative error at
     most 1e-6; infinite if the rows of a unit's factors cancel so far that this cannot be had.
     """
-    return _settled(gradients)[1]
+    norms_U = _norms(gradients.values, gradients.losses_U)
+    return norms_U.masked_fill(_cancelled(gradients.values, norms_U), math.inf)
 
 
-def _settled(gradients: PerUnitGradients) -> tuple[Values, Tensor]:
-    """The gradients in a form whose norms and sums have digits enough, and their norms, [U]."""
-    values, factored = gradients.values, _by_form(gradients.values)[1]
-    norms_U = _norms(values, gradients.losses_U)
-    if not factored:
-        return values, norms_U
-    total_U, doubt_U = torch.zeros_like(norms_U), torch.zeros_like(norms_U)
-    for value in factored.values():
+def _cancelled(values: Values, norms_U: Tensor) -> Tensor:
+    """Units whose factors cancel so far that their norms have not digits enough; bool [U]."""
+    doubt_U = torch.zeros_like(norms_U)
+    for value in _by_form(values)[1].values():
         squares_U = value.uncancelled_norms().to(norms_U.device).square_()
-        total_U += squares_U
         doubt_U += squares_U * value.relative_error
     # NaN compares as false: such a unit is dropped anyway.
-    cancelled_U = doubt_U > 2 * _NORM_ERROR * norms_U.square()
-    units = cancelled_U.nonzero()[:, 0].tolist()
-    if not units:
-        return values, norms_U
-    values = {
-        name: value.with_apart(units) if isinstance(value, FactoredGradients) else value
-        for name, value in values.items()
-    }
-    norms_U = _norms(values, gradients.losses_U)
-    rows = max(value.layout.rows_per_unit * len(value.terms) for value in factored.values())
-    lost_U = cancelled_U & (total_U.sqrt() * rows * 2.0**-53 > _NORM_ERROR * norms_U)
-    return values, norms_U.masked_fill_(lost_U, math.inf)
+    return doubt_U > 2 * _NORM_ERROR * norms_U.square()
 
 
 def _norms(values: Values, losses_U: Tensor) -> Tensor:
@@ -79,8 +66,11 @@ def _norms(values: Values, losses_U: Tensor) -> Tensor:
     instantiated, factored = _by_form(values)
     for squares in squared_norms(list(factored.values())):
         squares_U += squares.to(squares_U.device)
-    for part_UP in _exact_columns(list(instantiated.values())):
-        squares_U += part_UP.square_().sum(1)
+    reduced, rest = _by_kernel(instantiated)
+    for some in reduced.values():
+        squares_U += kernels.squared_norms(list(some.values())).to(squares_U.device)
+    for part_UP in _exact_columns(list(rest.values())):
+        squares_U += part_UP.square_().sum(1).to(squares_U.device)
     return squares_U.sqrt_()
 
 
@@ -91,22 +81,66 @@ def clip_and_sum(gradients: PerUnitGradients, l2_clip_norm: float) -> BoundedSum
     rounding does to the others included (Abadi et al. 2016, algorithm 1), for gradients of any
     floating type, either form and up to MOST_UNITS units, provided each unit's gradient is the same
     with and without it. A unit with a NaN or infinite gradient contributes zero and is counted
-    privately.
+    privately. So does a unit whose factors cancel, but it is outstanding until `settle` adds it.
+
+    The host does not wait for the device.
     """
     _check_clip_norm(l2_clip_norm)
-    values, norms_U = _settled(gradients)
-    finite_U = torch.isfinite(norms_U)
+    values = gradients.values
+    norms_U = _norms(values, gradients.losses_U)
+    outstanding_U, finite_U = _cancelled(values, norms_U), torch.isfinite(norms_U)
+    left_out_U = outstanding_U | ~finite_U
     bound = l2_clip_norm / (1 + ROUNDING)
-    scale_U = torch.where(finite_U, (bound / norms_U).clamp_(max=1.0), 0.0)
+    # Filled, not chosen with `where`, which would send the zero to the device and wait for that.
+    scale_U = (bound / norms_U).clamp_(max=1.0).masked_fill_(left_out_U, 0.0)
     sums = _weighted_sums(values, scale_U)
-    counts = ClipCounts(
-        n_units=len(norms_U) - gradients.n_fillers,
-        n_clipped=int((norms_U[finite_U] > l2_clip_norm).sum()),
-        n_non_finite=int((~finite_U).sum()),
-        loss_sum=float(gradients.losses_U.to(finite_U.device)[finite_U].sum()),
-        norm_sum=float(norms_U[finite_U].sum()),
+    losses_U = gradients.losses_U.to(norms_U)
+    notes = (
+        (norms_U > l2_clip_norm) & ~left_out_U,
+        left_out_U & ~outstanding_U,
+        losses_U.masked_fill(left_out_U, 0.0),
+        norms_U.masked_fill(left_out_U, 0.0),
+        outstanding_U,
     )
-    return BoundedSum(sums, l2_clip_norm, counts)
+    notes_5U = torch.stack([each_U.double() for each_U in notes])
+    real_units = len(norms_U) - gradients.n_fillers
+    return BoundedSum(sums, l2_clip_norm, Tally(unread=(notes_5U[:, :real_units],)))
+
+
+def settle(
+    total: BoundedSum, again: Callable[[list[list[int]]], Iterable[PerUnitGradients]]
+) -> BoundedSum:
+    """The sum with the units that `clip_and_sum` left outstanding; `total`'s memory is re-used.
+
+    Waits for the device, once: which units these are is read together with all counts.
+
+    Guarantee: as `clip_and_sum`, over all units of `total`. An outstanding unit adds nothing to
+    `total`; here it is added once, clipped by the norm of its own instantiated gradient, whose
+    values have no doubt about them. Whether a unit is outstanding follows from its own rows, and
+    alone in its batch it is computed from nothing else.
+
+    Args:
+        again: gives, for the outstanding units of each microbatch of `total`, in order, the
+            instantiated gradients of each as a batch of its own. It is called in any case.
+
+    Raises:
+        GuaranteeError: what `again` gives are not as many gradients, of one unit each.
+    """
+    counts, outstanding = total.tally.read()
+    total = BoundedSum(total.values, total.l2_sensitivity, Tally(counts))
+    missing = sum(map(len, outstanding))
+    for gradients in again(outstanding):
+        missing -= len(gradients.losses_U)
+        if missing < 0 or len(gradients.losses_U) != 1 or _by_form(gradients.values)[1]:
+            raise GuaranteeError(
+                "units that were left out of a sum have to be computed again one by one, each "
+                "once and with instantiated gradients"
+            )
+        total = merge_disjoint(total, clip_and_sum(gradients, total.l2_sensitivity))
+        del gradients  # its memory is free before the next unit's are made
+    if missing:
+        raise GuaranteeError(f"{missing} units that were left out of a sum were not computed again")
+    return total
 
 
 def empty_sum(parameters: Mapping[str, Tensor], l2_clip_norm: float) -> BoundedSum:
@@ -116,7 +150,7 @@ def empty_sum(parameters: Mapping[str, Tensor], l2_clip_norm: float) -> BoundedS
         name: torch.zeros(value.shape, dtype=torch.float64, device=_exact_device(value.device))
         for name, value in parameters.items()
     }
-    return BoundedSum(zeros, l2_clip_norm, ClipCounts())
+    return BoundedSum(zeros, l2_clip_norm)
 
 
 def merge_disjoint(total: BoundedSum, part: BoundedSum) -> BoundedSum:
@@ -133,7 +167,7 @@ def merge_disjoint(total: BoundedSum, part: BoundedSum) -> BoundedSum:
     if total.values.keys() != part.values.keys():
         raise ValueError("the two sums are over different parameters")
     merged = {name: value.add_(part.values[name]) for name, value in total.values.items()}
-    return BoundedSum(merged, total.l2_sensitivity, total.counts + part.counts)
+    return BoundedSum(merged, total.l2_sensitivity, total.tally + part.tally)
 
 
 def sum_over_ranks(part: BoundedSum, ranks: Ranks) -> BoundedSum:
@@ -157,7 +191,7 @@ def sum_over_ranks(part: BoundedSum, ranks: Ranks) -> BoundedSum:
     counts = ClipCounts()
     for _, units, clipped, non_finite, losses, norms in everybody:
         counts += ClipCounts(int(units), int(clipped), int(non_finite), losses, norms)
-    return BoundedSum(ranks.sum_rows(part.values), part.l2_sensitivity, counts)
+    return BoundedSum(ranks.sum_rows(part.values), part.l2_sensitivity, Tally(counts))
 
 
 def _by_form(values: Values) -> tuple[dict[str, Tensor], dict[str, FactoredGradients]]:
@@ -174,20 +208,44 @@ def _by_form(values: Values) -> tuple[dict[str, Tensor], dict[str, FactoredGradi
 def _weighted_sums(values: Values, scale_U: Tensor) -> dict[str, Tensor]:
     """Parameter name -> sum over u of scale[u] * gradient[u], in the order of the gradients."""
     instantiated, factored = _by_form(values)
-    sizes = [math.prod(value.shape[1:]) for value in instantiated.values()]
+    reduced, rest = _by_kernel(instantiated)
+    sums = _sums_of_columns(rest, scale_U)
+    for device, some in reduced.items():
+        parts = kernels.weighted_sums(list(some.values()), scale_U.to(device))
+        sums |= {name: part.to(scale_U) for name, part in zip(some, parts, strict=True)}
+    sums |= {name: value.weighted_sum(scale_U).to(scale_U) for name, value in factored.items()}
+    return {name: sums[name] for name in values}
+
+
+def _by_kernel(
+    values: Mapping[str, Tensor],
+) -> tuple[dict[torch.device, dict[str, Tensor]], dict[str, Tensor]]:
+    """Those that a device's kernels add up, and those that torch's operations do."""
+    reduced: dict[torch.device, dict[str, Tensor]] = {}
+    rest = {}
+    for name, value in values.items():
+        if kernels.reduces(value):
+            reduced.setdefault(value.device, {})[name] = value
+        else:
+            rest[name] = value
+    return reduced, rest
+
+
+def _sums_of_columns(values: Mapping[str, Tensor], scale_U: Tensor) -> dict[str, Tensor]:
+    sizes = [math.prod(value.shape[1:]) for value in values.values()]
     total_P = torch.empty(sum(sizes), dtype=torch.float64, device=scale_U.device)
-    dropped_U = scale_U == 0
-    any_dropped, start = bool(dropped_U.any()), 0
-    for part_UP in _exact_columns(list(instantiated.values())):
-        if any_dropped:  # zero times NaN is NaN: a scale of zero alone would not keep it out
-            part_UP[dropped_U] = 0.0
+    dropped_U1 = (scale_U == 0).unsqueeze(1)
+    # Elsewhere than on the CPU, a look at the scales would wait for the device.
+    may_drop = scale_U.device.type != "cpu" or not scale_U.numpy().all()
+    start = 0
+    for part_UP in _exact_columns(list(values.values())):
+        if may_drop:  # zero times NaN is NaN: a scale of zero alone would not keep it out
+            part_UP.masked_fill_(dropped_U1, 0.0)
         stop = start + part_UP.shape[1]
         torch.mv(part_UP.T, scale_U, out=total_P[start:stop])
         start = stop
-    parts = zip(instantiated.items(), total_P.split(sizes), strict=True)
-    sums = {name: part_P.view(value.shape[1:]) for (name, value), part_P in parts}
-    sums |= {name: value.weighted_sum(scale_U).to(total_P) for name, value in factored.items()}
-    return {name: sums[name] for name in values}
+    parts = zip(values.items(), total_P.split(sizes), strict=True)
+    return {name: part_P.view(value.shape[1:]) for (name, value), part_P in parts}
 
 
 def _exact_columns(values: Sequence[Tensor]) -> Iterator[Tensor]:
@@ -195,7 +253,10 @@ def _exact_columns(values: Sequence[Tensor]) -> Iterator[Tensor]:
 
     Most parameters are small, so that several of them make up one copy.
     """
-    size = max(1, _CHUNK // max(1, len(values[0]))) if values else 1
+    if not values:
+        return
+    on_cpu = _exact_device(values[0].device).type == "cpu"
+    size = max(1, (_CHUNK if on_cpu else _DEVICE_CHUNK) // max(1, len(values[0])))
     pieces: list[Tensor] = []
     columns = 0
     for value in values:
@@ -249,4 +310,4 @@ def clip_and_sum_statistics(values_UK: Tensor, l2_clip_norm: float) -> BoundedSu
         n_clipped=int((norms_U[finite_U] > l2_clip_norm).sum()),
         n_non_finite=int((~finite_U).sum()),
     )
-    return BoundedSum({STATISTICS: scale_U @ kept_UK}, l2_clip_norm, counts)
+    return BoundedSum({STATISTICS: scale_U @ kept_UK}, l2_clip_norm, Tally(counts))

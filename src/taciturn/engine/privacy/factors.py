@@ -1,17 +1,17 @@
 """Per-unit gradients of a matrix kept as factors: exact norms and sums without instantiating them.
 
 All products of factors are float64, so that what rounds in them is far below the clip norm whoever
-else is in the sum. Factors whose sum cancels lose digits all the same: `cancellation` bounds how
-many, and `with_apart` takes such units out of the products.
+else is in the sum. Factors whose sum cancels lose digits all the same: `uncancelled_norms` and
+`relative_error` bound how many.
 
 Shapes: B sequences, R rows of a sequence, U units, G units of a group, N rows of a unit, P output
-features or rows of a table, D input features.
+features or rows of a table, D input features, X of either.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import combinations_with_replacement
 
 import torch
@@ -19,8 +19,11 @@ from torch import Tensor
 
 from taciturn.engine.privacy.layout import BatchLayout, UnitGroup
 
-# Rows of a Gram matrix made at once: bounds its memory, whatever the context length.
+# Rows of a Gram matrix made at once.
 _TILE = 512
+# Entries of a copy or of Gram matrices in float64 at once: 256 MiB, whatever units, tokens and
+# features there are. Which are made together follows from shapes alone.
+_ENTRIES = 1 << 25
 _ROUNDING = 2.0**-52
 
 
@@ -48,13 +51,11 @@ class FactoredGradients:
         terms: at least one.
         layout: which sequences belong to which unit.
         shape: (P, D).
-        apart: units whose gradient is given here, float64 [P, D], and has no part in `terms`.
     """
 
     terms: tuple[Factors, ...]
     layout: BatchLayout
     shape: tuple[int, int]
-    apart: Mapping[int, Tensor] = field(default_factory=dict)
 
     def squared_norms(self) -> Tensor:
         """Squared l2 norm of each unit's gradient; float64 [U].
@@ -73,8 +74,7 @@ class FactoredGradients:
             (_row_norms(each.left) * _row_norms(each.right_BRD)).sum(1) for each in self.terms
         )
         assert isinstance(sums_B, Tensor)
-        sums_U = sums_B.new_zeros(self.layout.n_units)
-        return sums_U.index_add_(0, self.layout.unit_of_B, sums_B)
+        return self.layout.sums(sums_B.view(-1, 1, 1))[:, 0]
 
     @property
     def relative_error(self) -> float:
@@ -86,48 +86,28 @@ class FactoredGradients:
         rows = self.layout.rows_per_unit * len(self.terms)
         return _ROUNDING * (sum(self.shape) + rows)
 
-    def with_apart(self, units: Sequence[int]) -> FactoredGradients:
-        """The same gradients, those of `units` instantiated in float64."""
-        mask_U = torch.zeros(self.layout.n_units, dtype=torch.bool)
-        mask_U[list(units)] = True
-        taken_B11 = mask_U.to(self.layout.unit_of_B.device)[self.layout.unit_of_B].view(-1, 1, 1)
-        terms = tuple(
-            Factors(each.left, each.right_BRD.masked_fill(taken_B11, 0.0)) for each in self.terms
-        )
-        apart = {unit: self._alone(unit) for unit in units} | dict(self.apart)
-        return FactoredGradients(terms, self.layout, self.shape, apart)
-
     def weighted_sum(self, scale_U: Tensor) -> Tensor:
         """sum over u of scale[u] * gradient[u], float64 [P, D].
 
         A unit with scale zero is left out even if its rows are not finite.
         """
         scale_B = self.layout.of_sequences(scale_U).double()
-        dropped_B = scale_B == 0
-        total_PD, *others = (self._weighted(term, scale_B, dropped_B) for term in self.terms)
-        for part_PD in others:
-            total_PD += part_PD
-        for unit, value_PD in self.apart.items():
-            total_PD.add_(torch.where(scale_U[unit] == 0, 0.0, value_PD * scale_U[unit]))
-        return total_PD
-
-    def _weighted(self, term: Factors, scale_B: Tensor, dropped_B: Tensor) -> Tensor:
-        right_BRD = term.right_BRD.double() * scale_B.view(-1, 1, 1)
-        right_ND = _kept(right_BRD, dropped_B)
-        if term.left.dtype != torch.int64:
-            return _kept(term.left.double(), dropped_B).T @ right_ND
-        return self._zeros().index_add_(0, term.left.flatten(), right_ND)
-
-    def _alone(self, unit: int) -> Tensor:
-        """One unit's gradient, float64 [P, D]."""
-        total_PD, mine_B = self._zeros(), self.layout.unit_of_B == unit
+        total_PD = self._zeros()
         for term in self.terms:
-            left, right_ND = term.left[mine_B], term.right_BRD[mine_B].flatten(0, 1).double()
-            if left.dtype == torch.int64:
-                total_PD.index_add_(0, left.flatten(), right_ND)
-            else:
-                total_PD.addmm_(left.flatten(0, 1).double().T, right_ND)
+            self._add_weighted(term, scale_B, total_PD)
         return total_PD
+
+    def _add_weighted(self, term: Factors, scale_B: Tensor, total_PD: Tensor) -> None:
+        dropped_B = scale_B == 0
+        for some in _slices(term.right_BRD.shape[2], term.right_BRD.shape[:2].numel()):
+            right_BRX = term.right_BRD[..., some].double() * scale_B.view(-1, 1, 1)
+            right_NX = _kept(right_BRX, dropped_B)
+            if term.left.dtype == torch.int64:
+                total_PD[:, some].index_add_(0, term.left.flatten(), right_NX)
+                continue
+            for rows in _slices(term.left.shape[2], len(right_NX)):
+                left_NX = _kept(term.left[..., rows].double(), dropped_B)
+                total_PD[rows, some].addmm_(left_NX.T, right_NX)
 
     def _zeros(self) -> Tensor:
         device = self.terms[0].right_BRD.device
@@ -140,8 +120,6 @@ class FactoredGradients:
             part = self._dense(term)
             total_UPD = part if total_UPD is None else total_UPD.add_(part)
         assert total_UPD is not None
-        for unit, value_PD in self.apart.items():
-            total_UPD[unit] = value_PD
         return total_UPD
 
     def _dense(self, term: Factors) -> Tensor:
@@ -149,13 +127,57 @@ class FactoredGradients:
             return self.layout.lookups(term.left, term.right_BRD, self.shape[0])
         return self.layout.products(term.left, term.right_BRD)
 
-    def _left_tiles(self, group: UnitGroup) -> list[Tensor]:
-        """All rows of a group's units, [G, rows, ...] each."""
-        return [tile for each in self.terms for tile in group.rows(each.left).split(_TILE, 1)]
+    def _left_tiles(self, group: UnitGroup, units: slice) -> list[_Tile]:
+        """All rows of some of a group's units."""
+        return _tiles([each.left for each in self.terms], group, units)
 
-    def _right_tiles(self, group: UnitGroup) -> list[Tensor]:
-        terms = self.terms
-        return [tile for each in terms for tile in group.rows(each.right_BRD).split(_TILE, 1)]
+    def _right_tiles(self, group: UnitGroup, units: slice) -> list[_Tile]:
+        return _tiles([each.right_BRD for each in self.terms], group, units)
+
+
+@dataclass(frozen=True, slots=True)
+class _Tile:
+    """Some rows of some units of a group. Nothing is copied until they are needed.
+
+    Attributes:
+        value: of all sequences, [B, R, X], or rows looked up, int64 [B, R].
+        units: of the group's units.
+        rows: of each unit's rows, side by side.
+    """
+
+    value: Tensor
+    group: UnitGroup
+    units: slice
+    rows: slice
+
+    @property
+    def is_lookup(self) -> bool:
+        return self.value.dtype == torch.int64
+
+    def entries(self, features: slice = slice(None)) -> Tensor:
+        """[G, N, X], or [G, N] of rows looked up."""
+        value = self.value if self.is_lookup else self.value[..., features]
+        group, per_sequence = self.group, value.shape[1]
+        if group.whole:
+            return group.rows(value)[self.units, self.rows]
+        first_GK1 = group.sequences_GK[self.units].unsqueeze(2) * per_sequence
+        row_GN = (first_GK1 + torch.arange(per_sequence, device=value.device)).flatten(1)
+        return value.flatten(0, 1)[row_GN[:, self.rows]]
+
+
+def _tiles(values: Sequence[Tensor], group: UnitGroup, units: slice) -> list[_Tile]:
+    per_unit = group.sequences_GK.shape[1]
+    return [
+        _Tile(value, group, units, slice(start, start + _TILE))
+        for value in values
+        for start in range(0, per_unit * value.shape[1], _TILE)
+    ]
+
+
+def _slices(count: int, entries: int) -> Iterator[slice]:
+    """Some of `count` at a time, each of which has `entries` entries."""
+    width = max(1, _ENTRIES // max(1, entries))
+    return (slice(start, min(count, start + width)) for start in range(0, count, width))
 
 
 def squared_norms(gradients: Sequence[FactoredGradients]) -> Iterator[Tensor]:
@@ -178,7 +200,7 @@ def _activations(of: FactoredGradients) -> object:
     Compared by where they lie in memory, which they all occupy for as long as they are compared.
     """
     # A subclass has its own norms.
-    if len(of.terms) > 1 or of.apart or type(of) is not FactoredGradients:
+    if len(of.terms) > 1 or type(of) is not FactoredGradients:
         return id(of)
     right = of.terms[0].right_BRD
     return right.data_ptr(), right.shape, right.stride(), right.dtype, right.device
@@ -191,37 +213,62 @@ def _squared_norms(some: Sequence[FactoredGradients]) -> Tensor:
         first.layout.n_units, dtype=torch.float64, device=first.terms[0].right_BRD.device
     )
     for group in first.layout.groups:
-        # One row of tiles for each part of the activations, one column for each matrix.
-        lefts = zip(*(each._left_tiles(group) for each in some), strict=True)
-        tiles = list(zip(lefts, first._right_tiles(group), strict=True))
-        for (ones, right), (others, other_right) in combinations_with_replacement(tiles, 2):
-            gram = _left_gram(ones[0], others[0])
-            for one, other in zip(ones[1:], others[1:], strict=True):
-                gram = gram + _left_gram(one, other)
-            gram = gram.mul_(_gram(right, other_right))
-            twice = 1 if right is other_right else 2
-            squares_U[group.units_G] += twice * gram.sum((1, 2), dtype=torch.float64)
-    for each in some:
-        for unit, value_PD in each.apart.items():
-            squares_U[unit] += value_PD.square().sum()
+        for units in _slices(len(group.units_G), max(_tile_entries(each, group) for each in some)):
+            squares_U[group.units_G[units]] += _squares(some, group, units)
     # Rounding may leave a tiny negative number where a gradient is zero.
     return squares_U.clamp_(min=0.0)
 
 
-def _gram(one: Tensor, other: Tensor) -> Tensor:
-    """Inner products of rows, [G, N, D] and [G, M, D] -> [G, N, M]; float64."""
-    return torch.bmm(one.double(), other.double().transpose(1, 2))
+def _squares(some: Sequence[FactoredGradients], group: UnitGroup, units: slice) -> Tensor:
+    """Of some of a group's units, [G]; as `_squared_norms`."""
+    # One row of tiles for each part of the activations, one column for each matrix.
+    lefts = zip(*(each._left_tiles(group, units) for each in some), strict=True)
+    tiles = list(zip(lefts, some[0]._right_tiles(group, units), strict=True))
+    total_G: Tensor | float = 0.0
+    for (ones, right), (others, other_right) in combinations_with_replacement(tiles, 2):
+        gram = _left_gram(ones[0], others[0])
+        for one, other in zip(ones[1:], others[1:], strict=True):
+            gram = gram + _left_gram(one, other)
+        gram = gram.mul_(_gram(right, other_right))
+        twice = 1 if right is other_right else 2
+        total_G = total_G + twice * gram.sum((1, 2), dtype=torch.float64)
+    assert isinstance(total_G, Tensor)
+    return total_G
 
 
-def _left_gram(one: Tensor, other: Tensor) -> Tensor:
+def _tile_entries(of: FactoredGradients, group: UnitGroup) -> int:
+    """Entries of one unit's tile. Where rows are looked up in others, those are copied whole."""
+    rows = min(_TILE, group.sequences_GK.shape[1] * max(each.left.shape[1] for each in of.terms))
+    is_lookup = {each.left.dtype == torch.int64 for each in of.terms}
+    return rows * max(rows, of.shape[0] if len(is_lookup) > 1 else 0)
+
+
+def _gram(one: _Tile, other: _Tile) -> Tensor:
+    """Inner products of rows, [G, N, X] and [G, M, X] -> [G, N, M]; float64."""
+    gram: Tensor | None = None
+    rows = len(one.group.units_G[one.units]) * min(
+        _TILE, one.group.sequences_GK.shape[1] * max(one.value.shape[1], other.value.shape[1])
+    )
+    for features in _slices(one.value.shape[2], rows):
+        left_GNX = one.entries(features).double()
+        right_GXM = other.entries(features).double().transpose(1, 2)
+        gram = (
+            torch.bmm(left_GNX, right_GXM) if gram is None else gram.baddbmm_(left_GNX, right_GXM)
+        )
+    assert gram is not None
+    return gram
+
+
+def _left_gram(one: _Tile, other: _Tile) -> Tensor:
     """As `_gram`, where looked-up rows stand for unit vectors."""
-    if one.dtype != torch.int64 and other.dtype != torch.int64:
+    if not one.is_lookup and not other.is_lookup:
         return _gram(one, other)
-    if one.dtype == torch.int64 and other.dtype == torch.int64:
-        return (one.unsqueeze(2) == other.unsqueeze(1)).double()
-    if one.dtype == torch.int64:
-        ids_GNM = one.unsqueeze(2).expand(-1, -1, other.shape[1])
-        return other.transpose(1, 2).gather(1, ids_GNM).double()
+    if one.is_lookup and other.is_lookup:
+        return (one.entries().unsqueeze(2) == other.entries().unsqueeze(1)).double()
+    if one.is_lookup:
+        other_GMX = other.entries()
+        ids_GNM = one.entries().unsqueeze(2).expand(-1, -1, other_GMX.shape[1])
+        return other_GMX.transpose(1, 2).gather(1, ids_GNM).double()
     return _left_gram(other, one).transpose(1, 2)
 
 
@@ -229,8 +276,12 @@ def _row_norms(value: Tensor) -> Tensor:
     """Norm of each row, float64 [B, R]; a looked-up row stands for a unit vector."""
     if value.dtype == torch.int64:
         return torch.ones(value.shape, dtype=torch.float64, device=value.device)
-    norms: Tensor = torch.linalg.vector_norm(value, dim=-1, dtype=torch.float64)
-    return norms
+    value_NX = value.flatten(0, 1)
+    parts = [
+        torch.linalg.vector_norm(value_NX[rows], dim=-1, dtype=torch.float64)
+        for rows in _slices(len(value_NX), value.shape[2])
+    ]
+    return torch.cat(parts).view(value.shape[:2])
 
 
 def _kept(value_BRX: Tensor, dropped_B: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import defaultdict
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -53,9 +54,12 @@ class BatchLayout:
 
     @classmethod
     def of(cls, tokens: int, n_units: int, unit_of_B: Tensor) -> BatchLayout:
-        """The layout of a microbatch of sequences of `tokens` tokens."""
+        """The layout of a microbatch of sequences of `tokens` tokens.
+
+        Of a tensor on a GPU this waits for the device; `to` takes there what was made before.
+        """
         sequences: dict[int, list[int]] = defaultdict(list)
-        for sequence, unit in enumerate(unit_of_B.tolist()):
+        for sequence, unit in enumerate(unit_of_B.numpy(force=True).tolist()):
             sequences[unit].append(sequence)
         by_count: dict[int, list[int]] = defaultdict(list)
         for unit in sorted(sequences):
@@ -65,6 +69,14 @@ class BatchLayout:
             for _, units in sorted(by_count.items())
         )
         return cls((len(unit_of_B), tokens), n_units, unit_of_B, groups)
+
+    def to(self, device: torch.device) -> BatchLayout:
+        """The same layout on another device, without waiting for it."""
+        groups = tuple(
+            UnitGroup(copied(each.units_G, device), copied(each.sequences_GK, device), each.whole)
+            for each in self.groups
+        )
+        return BatchLayout(self.shape, self.n_units, copied(self.unit_of_B, device), groups)
 
     @property
     def tokens(self) -> int:
@@ -134,14 +146,23 @@ class BatchLayout:
         return len(self.groups) == 1 and self.groups[0].whole
 
 
+def copied(value: Tensor, device: torch.device) -> Tensor:
+    """A tensor on `device`. From the CPU to a GPU nobody waits: neither host nor device."""
+    if value.device.type == "cpu" and device.type == "cuda":
+        # Only out of pinned memory is a copy made behind the host's back. The allocator of pinned
+        # memory gives it to nobody else before the copy is done.
+        return value.pin_memory().to(device, non_blocking=True)
+    return value.to(device)
+
+
 def _group(
     units: list[int], sequences: list[list[int]], n_units: int, unit_of_B: Tensor
 ) -> UnitGroup:
     in_order = [each for row in sequences for each in row] == list(range(len(unit_of_B)))
     device = unit_of_B.device
     return UnitGroup(
-        torch.tensor(units, device=device),
-        torch.tensor(sequences, device=device),
+        torch.from_numpy(np.array(units)).to(device),
+        torch.from_numpy(np.array(sequences)).to(device),
         whole=in_order and len(units) == n_units,
     )
 

@@ -5,7 +5,7 @@ There is no second place that could disagree with it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import dp_accounting
@@ -111,6 +111,15 @@ class DpSgdMechanism:
             total = part if total is None else clipping.merge_disjoint(total, part)
             del part
         return clipping.empty_sum(parameters, self.l2_clip_norm) if total is None else total
+
+    def settle(
+        self,
+        total: BoundedSum,
+        again: Callable[[list[list[int]]], Iterable[PerUnitGradients]],
+    ) -> BoundedSum:
+        """The sum with the units that are not in it yet; see `clipping.settle`."""
+        self._check_names(total.values)
+        return clipping.settle(total, again)
 
     def sum_over_ranks(self, part: BoundedSum, ranks: Ranks) -> BoundedSum:
         """This rank's own rows of the clipped sum over all ranks' units; all of it if alone."""

@@ -15,7 +15,6 @@ from taciturn.engine.privacy import rules  # noqa: F401  (imported, it registers
 from taciturn.engine.privacy.backward import virtual_copies
 from taciturn.engine.privacy.factors import FactoredGradients
 from taciturn.engine.privacy.forms import Form
-from taciturn.engine.privacy.layout import BatchLayout
 from taciturn.engine.privacy.lifted import LiftedParameter
 from taciturn.engine.privacy.receiver import Receiver
 from taciturn.engine.privacy.types import PerUnitGradients, UnitBatch
@@ -55,7 +54,7 @@ def per_example_gradients(
     parameters = trainable_parameters(loss)
     if not parameters:
         raise UnsupportedLayerError("no trainable parameter; choose other target_modules")
-    layout = BatchLayout.of(batch.input_ids_BT.shape[1], batch.n_units, batch.unit_of_B)
+    layout = batch.layout
     copies = {
         name: virtual_copies(batch.n_units, value).requires_grad_()
         for name, value in parameters.items()
@@ -72,7 +71,7 @@ def per_example_gradients(
         name: _gathered(lifted[name].receiver, parameters[name].shape, gradient)
         for name, gradient in zip(copies, gradients, strict=True)
     }
-    losses_U = losses_B.new_zeros(batch.n_units).index_add_(0, batch.unit_of_B, losses_B)
+    losses_U = layout.sums(losses_B.view(-1, 1, 1))[:, 0]
     return PerUnitGradients(_refuse_untrained(values), losses_U, batch.n_fillers)
 
 

@@ -12,10 +12,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from taciturn.engine.privacy.factors import FactoredGradients
+from taciturn.engine.privacy.layout import BatchLayout, copied
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +36,7 @@ class UnitBatch:
         n_fillers: how many of the last units are public and weigh nothing: they are there so that
             the shape tells nothing, and rounds nothing differently.
         n_records: sequences that are records; None: all.
+        laid_out: the layout, if it was made before the batch went to its device.
     """
 
     input_ids_BT: Tensor
@@ -42,6 +45,7 @@ class UnitBatch:
     n_units: int
     n_fillers: int = 0
     n_records: int | None = None
+    laid_out: BatchLayout | None = None
 
     def __post_init__(self) -> None:
         if self.input_ids_BT.shape != self.loss_weights_BT.shape or self.input_ids_BT.ndim != 2:
@@ -53,24 +57,41 @@ class UnitBatch:
             raise ValueError("unit_of_B needs one unit per sequence")
         if not 0 <= self.n_fillers <= self.n_units:
             raise ValueError(f"n_fillers={self.n_fillers} must lie in [0, n_units={self.n_units}]")
+        if self.laid_out is not None and self.laid_out.unit_of_B is not self.unit_of_B:
+            raise ValueError("laid_out is the layout of another batch")
         # On a GPU the look would wait for the device, and every batch comes from the CPU.
         if self.unit_of_B.device.type == "cpu" and not self._units_in_range():
             raise ValueError(f"unit_of_B must lie in [0, n_units={self.n_units})")
 
     def _units_in_range(self) -> bool:
-        unit_of_B = self.unit_of_B
-        return bool(((unit_of_B >= 0) & (unit_of_B < self.n_units)).all())
+        units_B = self.unit_of_B.numpy()
+        return bool(((units_B >= 0) & (units_B < self.n_units)).all())
 
     def to(self, device: torch.device) -> UnitBatch:
-        """The same microbatch on another device."""
+        """The same microbatch on another device, with its layout; nobody waits for the copy."""
+        layout = self.layout.to(device)
         return UnitBatch(
-            self.input_ids_BT.to(device),
-            self.loss_weights_BT.to(device),
-            self.unit_of_B.to(device),
+            copied(self.input_ids_BT, device),
+            copied(self.loss_weights_BT, device),
+            layout.unit_of_B,
             self.n_units,
             self.n_fillers,
             self.n_records,
+            layout,
         )
+
+    def alone(self, unit: int) -> UnitBatch:
+        """The sequences of one unit, as a microbatch of the same width; of a batch on the CPU."""
+        rows_B = torch.from_numpy(np.flatnonzero(self.unit_of_B.numpy() == unit))
+        unit_of_B = torch.zeros(len(rows_B), dtype=torch.int64)
+        return UnitBatch(self.input_ids_BT[rows_B], self.loss_weights_BT[rows_B], unit_of_B, 1)
+
+    @property
+    def layout(self) -> BatchLayout:
+        """Which sequences belong to which unit."""
+        if self.laid_out is not None:
+            return self.laid_out
+        return BatchLayout.of(self.input_ids_BT.shape[1], self.n_units, self.unit_of_B)
 
     @property
     def records(self) -> int:
@@ -121,6 +142,43 @@ class ClipCounts:
 
 
 @dataclass(frozen=True, slots=True)
+class Tally:
+    """What was noted about units while they were clipped, most of it still on the device. Private.
+
+    To read a number is to wait for the device, so a step reads once.
+
+    Attributes:
+        counts: those that were read before.
+        unread: of each microbatch, float64 [5, U]: for each unit 1 if it was clipped, 1 if it is
+            not finite, its loss, its norm, and 1 if it is outstanding: then it is in no sum and in
+            no count yet.
+    """
+
+    counts: ClipCounts = ClipCounts()
+    unread: tuple[Tensor, ...] = ()
+
+    def __add__(self, other: Tally) -> Tally:
+        return Tally(self.counts + other.counts, self.unread + other.unread)
+
+    def read(self) -> tuple[ClipCounts, list[list[int]]]:
+        """The counts, and the outstanding units of each microbatch."""
+        if not self.unread:
+            return self.counts, []
+        notes_5N = torch.cat(self.unread, 1).cpu().numpy()
+        n_clipped, n_non_finite, loss_sum, norm_sum, n_outstanding = notes_5N.sum(1).tolist()
+        counts = ClipCounts(
+            notes_5N.shape[1] - int(n_outstanding),
+            int(n_clipped),
+            int(n_non_finite),
+            loss_sum,
+            norm_sum,
+        )
+        ends = np.cumsum([each_5U.shape[1] for each_5U in self.unread])
+        parts = np.split(notes_5N[4], ends[:-1])
+        return self.counts + counts, [np.flatnonzero(part).tolist() for part in parts]
+
+
+@dataclass(frozen=True, slots=True)
 class BoundedSum:
     """A sum over units to which no unit adds more than `l2_sensitivity`. Still private.
 
@@ -128,12 +186,17 @@ class BoundedSum:
         values: parameter name -> [*parameter shape], float64, so that adding one unit to a sum of
             thousands changes it by that unit's share and not by rounding.
         l2_sensitivity: bound on the l2 norm of the change when one unit is added or removed.
-        counts: private statistics of the clipping; dropped when noise is added.
+        tally: private statistics of the clipping; dropped when noise is added.
     """
 
     values: Mapping[str, Tensor]
     l2_sensitivity: float
-    counts: ClipCounts
+    tally: Tally = Tally()
+
+    @property
+    def counts(self) -> ClipCounts:
+        """The statistics in numbers; waits for the device, unless they were read before."""
+        return self.tally.read()[0]
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ Shapes: B sequences, T tokens, U units.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -149,6 +149,22 @@ def microbatches(
         places = limits.units_of(width, count)
         for start in range(0, len(units_of_size), places):
             yield (_filled(units_of_size[start : start + places], places, count, width),)
+
+
+def alone(
+    groups: Iterable[tuple[UnitBatch, ...]], units_of_groups: Sequence[Sequence[int]]
+) -> Iterator[tuple[UnitBatch, ...]]:
+    """A group of its own for each of some units of `groups`, in the width that it has there.
+
+    Args:
+        groups: not touched if there are no such units.
+        units_of_groups: the units of each group, by their places in it.
+    """
+    if not any(units_of_groups):
+        return
+    for group, units in zip(groups, units_of_groups, strict=True):
+        for unit in units:
+            yield tuple(part.alone(unit) for part in group)
 
 
 def _parts(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from taciturn.data.tokens.store import TokenizedDataset
 from taciturn.engine.privacy.forms import Form
@@ -16,9 +17,15 @@ from taciturn.engine.privacy.mechanism import DpSgdMechanism
 from taciturn.engine.privacy.per_example import per_example_gradients, sum_parts
 from taciturn.engine.privacy.ranks import ALONE, Ranks
 from taciturn.engine.privacy.rng import SecureStream
-from taciturn.engine.privacy.types import ClipCounts
-from taciturn.engine.training.batch import BatchLimits, microbatches
-from taciturn.engine.training.lockstep import add_nothing, failing_together, in_step, take_gradients
+from taciturn.engine.privacy.types import ClipCounts, PerUnitGradients
+from taciturn.engine.training.batch import BatchLimits, alone, microbatches
+from taciturn.engine.training.lockstep import (
+    Group,
+    add_nothing,
+    failing_together,
+    in_step,
+    take_gradients,
+)
 from taciturn.engine.training.state import TrainingState
 
 
@@ -55,17 +62,30 @@ def private_step(
     """
     sampled = mechanism.sample(streams.sampling, dataset.n_units) if ranks.first else None
     units = ranks.deal(sampled, lambda unit: sum(dataset.lengths(unit)))
+    groups = partial(microbatches, dataset, units, limits)
+    gradients = partial(_gradients, loss, state.device, ranks)
     with failing_together(loss, ranks):
-        idle = partial(per_example_gradients, form=form)
-        groups = in_step(loss, microbatches(dataset, units, limits), ranks, idle)
-        gradients = (
-            sum_parts(loss, [part.to(state.device) for part in group], form) for group in groups
+        most = mechanism.clip_and_sum(state.parameters, gradients(groups(), form))
+        own = mechanism.settle(
+            most, lambda missing: gradients(alone(groups(), missing), Form.INSTANTIATE)
         )
-        own = mechanism.clip_and_sum(state.parameters, gradients)
     total = mechanism.sum_over_ranks(own, ranks)
     private = mechanism.add_noise(total, streams.noise)
     state.apply(mechanism.on_every_rank(private, state.parameters, ranks))
     return total.counts
+
+
+def _gradients(
+    loss: nn.Module, device: torch.device, ranks: Ranks, groups: Iterable[Group], form: Form
+) -> Iterator[PerUnitGradients]:
+    """Each group's gradients.
+
+    Nothing here waits for the device: while it computes one group, the host makes, sends and
+    launches the next.
+    """
+    idle = partial(per_example_gradients, form=form)
+    for group in in_step(loss, groups, ranks, idle):
+        yield sum_parts(loss, [part.to(device) for part in group], form)
 
 
 def ordinary_step(
@@ -82,15 +102,17 @@ def ordinary_step(
         units: the step's share of a shuffled epoch, the same on every rank.
     """
     own_units = ranks.deal(units if ranks.first else None, lambda unit: sum(dataset.lengths(unit)))
-    loss_sum, n_records = 0.0, 0
+    losses: list[Tensor] = []
+    n_records = 0
     with failing_together(loss, ranks):
         for group in in_step(loss, microbatches(dataset, own_units, limits), ranks, add_nothing):
             for part in group:
                 losses_B = loss(part.to(state.device))
                 losses_B.sum().backward()
-                loss_sum += float(losses_B.detach().sum())
+                losses.append(losses_B.detach().sum())
                 n_records += part.records
-    totals = ranks.numbers([loss_sum, n_records])
+    own_sum = float(torch.stack(losses).cpu().double().sum()) if losses else 0.0
+    totals = ranks.numbers([own_sum, n_records])
     loss_sum, all_records = (sum(column) for column in zip(*totals, strict=True))
     sums = take_gradients(state.parameters, ranks)
     torch._foreach_div_(list(sums.values()), max(1.0, float(all_records)))
