@@ -263,7 +263,9 @@ def batch_limits(plan: TrainingPlan, loss: nn.Module, tokens: int, ranks: Ranks)
     free, share = free_tokens(loss), plan.batch_size // ranks.size
     steps = width_steps(share, plan.max_tokens, free)
     places = filled_units(share, plan.max_tokens, steps)
-    return BatchLimits(tokens, gradient_units(loss), plan.max_tokens, places, free, steps)
+    # More places than units that are drawn would be fillers, whatever they take.
+    units = min(gradient_units(loss), max(places, share))
+    return BatchLimits(tokens, units, plan.max_tokens, places, free, steps)
 
 
 def _limits(run: Run) -> BatchLimits:
