@@ -14,6 +14,7 @@ TaciturnError
 │   ├── UnsupportedLayerError a trainable parameter whose per-unit gradient is not known
 │   └── AdapterError          a saved adapter that does not change the model it is for
 ├── TimeLimitError            a job has taken all the time that it may take
+├── MemoryLimitError          a device has too little memory for a run (also a MemoryError)
 ├── MissingDependencyError    an optional package is needed (also an ImportError)
 ├── GuaranteeError            the kernel refuses: going on would break the guarantee
 ├── CheckpointError           a checkpoint is absent, damaged, or of another job
@@ -139,6 +140,16 @@ class TimeLimitError(TaciturnError):
     """A job has taken all the time that it may take.
 
     Remedy: Plan less work, or have the policy's `job_hours` raised. What the job held is spent.
+    """
+
+
+class MemoryLimitError(TaciturnError, MemoryError):
+    """A device has too little free memory for a microbatch of a run.
+
+    A run never goes on with smaller microbatches by itself: that would show who was drawn.
+
+    Remedy: End what else uses the device, or run again with --resume and a smaller
+    microbatch_tokens, or with gradient_checkpointing=True.
     """
 
 

@@ -12,6 +12,7 @@ from taciturn.engine.privacy.forms import Form
 from taciturn.engine.privacy.ranks import ALONE
 from taciturn.engine.privacy.types import UnitBatch
 from taciturn.engine.training import loop
+from taciturn.errors import MemoryLimitError
 from taciturn.wire.events import FailureCode
 from taciturn.worker.failures import failure_code
 
@@ -29,10 +30,11 @@ def test_a_gpu_without_memory_ends_the_run_and_says_the_remedy(
     monkeypatch.setattr(loop, "_state", lambda run: None)
     monkeypatch.setattr(loop, "_train", full)
     run: Any = SimpleNamespace(plan=SimpleNamespace(privacy=None))
-    with pytest.raises(torch.OutOfMemoryError, match=r"--resume and a smaller microbatch_tokens"):
+    with pytest.raises(MemoryLimitError, match=r"--resume and a smaller microbatch_tokens"):
         loop.train(run, resume=False)
     assert len(tries) == 1
-    assert failure_code(torch.OutOfMemoryError("full")) is FailureCode.RESOURCES
+    for error in (MemoryLimitError("full"), torch.OutOfMemoryError("full")):
+        assert failure_code(error) is FailureCode.RESOURCES
 
 
 def test_a_gpu_computes_the_longest_record_before_one_is_drawn(

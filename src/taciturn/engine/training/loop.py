@@ -32,6 +32,7 @@ from taciturn.engine.training.memory import free_tokens, gradient_units, microba
 from taciturn.engine.training.processes import any_process, tell, together
 from taciturn.engine.training.state import TrainingState
 from taciturn.engine.training.step import Streams, ordinary_step, private_step
+from taciturn.errors import MemoryLimitError
 from taciturn.planning.plan import EXPLANATIONS, TrainingPlan
 
 _CURVE_POINTS = 24
@@ -151,6 +152,7 @@ def train(run: Run, *, resume: bool) -> TrainingState:
         Interrupted: Ctrl-C; a checkpoint is left.
         CheckpointError: `resume` without a checkpoint of this very job.
         OutputError: the disk is full; the last checkpoint stays.
+        MemoryLimitError: the device is full; the last checkpoint stays.
     """
     state = _state(run)
     private = run.plan.privacy is not None
@@ -158,7 +160,7 @@ def train(run: Run, *, resume: bool) -> TrainingState:
         try:
             return _train(run, state, resume=resume)
         except torch.OutOfMemoryError as error:
-            raise torch.OutOfMemoryError(_NO_ROOM) from error
+            raise MemoryLimitError(_NO_ROOM) from error
 
 
 def _train(run: Run, state: TrainingState, *, resume: bool) -> TrainingState:
