@@ -22,11 +22,14 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+
+from sqlalchemy import text
 
 from consoles.filling import Amounts, fill
 from consoles.readers import Reader, cost_of, readers_of
@@ -38,6 +41,7 @@ from support.pages import ROLE_OF, HangUp, Page, console_pages, furnished
 from support.postgres import NoPostgresError
 from support.statements import count_statements
 from taciturn.server.app import create_app
+from taciturn.server.catalog.reads import Reads
 from taciturn.server.context import Gateway
 from taciturn.server.database import open_database
 from taciturn.server.ledger import Ledger, SealKey
@@ -106,6 +110,12 @@ def place(kind: str, amounts: Amounts) -> Iterator[Place]:
         world = GatewayWorld(gateway).populate()
         start = time.perf_counter()
         things = furnished(world) | fill(world, amounts)
+        # As the leader does, all the time, once records are old enough.
+        later = replace(gateway, clock=lambda: utc_now() + timedelta(hours=1))
+        Reads(later).turn()
+        if kind == "PostgreSQL":
+            with engine.begin() as connection:  # as autovacuum does, within minutes
+                connection.execute(text("ANALYZE"))
         print(f"{kind}: filled in {time.perf_counter() - start:.0f} s")
         settings = {
             "TACITURN_DATA_DIR": folder,

@@ -12,6 +12,7 @@ from taciturn.server.background import Background, PeriodicTask
 from taciturn.server.catalog.budgets import Budgets, LedgerView
 from taciturn.server.catalog.datasets import Datasets
 from taciturn.server.catalog.disclosures import Disclosures
+from taciturn.server.catalog.reads import Reads
 from taciturn.server.catalog.grants import Grants
 from taciturn.server.catalog.policies import Policies
 from taciturn.server.catalog.previews import Files, Previews
@@ -69,6 +70,7 @@ from taciturn.server.retention import RetentionService
 from taciturn.server.schema.tables import jobs as job_table
 
 _DISPATCH_S, _FIGURES_S, _SHARE_S, _TEXT_S, _PRUNE_S = 1.0, 1.0, 1.0, 60.0, 3600.0
+_READS_S = 20.0
 _DELIVER_S = 2.0
 
 
@@ -226,7 +228,7 @@ class Services:
             previews=Previews(gateway, datasets, trials, files or artifacts),
             budgets=Budgets(gateway, policies, grants),
             spending=Spending(gateway, policies),
-            disclosures=Disclosures(gateway, datasets),
+            disclosures=Disclosures(gateway, datasets, Reads(gateway)),
             ledger_view=LedgerView(gateway, policies, audit_log),
             approvals=approvals,
             jobs=jobs,
@@ -292,6 +294,7 @@ class Services:
             self.dispatcher.leader,
             (
                 lambda: PeriodicTask("retention", _PRUNE_S, self.retention.prune),
+                lambda: PeriodicTask("reads", _READS_S, self.disclosures.reads.turn),
                 lambda: PeriodicTask("text", _TEXT_S, self.text_streams.prune),
                 lambda: PeriodicTask("notifications", _DELIVER_S, self.delivery.turn),
                 *(() if monitor is None else (monitor,)),

@@ -170,7 +170,7 @@ class LedgerView:
     def checked_at(self) -> datetime | None:
         """Time at which somebody last had the whole ledger or one budget checked, by the audit
         log; None if it knows of no check."""
-        at_ms = self.audit_log.last_ms("ledger:read", _CHECKS)
+        at_ms = self.audit_log.last_ms(_CHECKS)
         return None if at_ms is None else moment(at_ms)
 
     def _check(self, namespace: str, caller: Principal) -> None:
