@@ -12,10 +12,10 @@ from taciturn.server.background import Background, PeriodicTask
 from taciturn.server.catalog.budgets import Budgets, LedgerView
 from taciturn.server.catalog.datasets import Datasets
 from taciturn.server.catalog.disclosures import Disclosures
-from taciturn.server.catalog.reads import Reads
 from taciturn.server.catalog.grants import Grants
 from taciturn.server.catalog.policies import Policies
 from taciturn.server.catalog.previews import Files, Previews
+from taciturn.server.catalog.reads import Reads
 from taciturn.server.catalog.references import References
 from taciturn.server.catalog.registration import JobSubmitter, Registrations
 from taciturn.server.catalog.spending import Spending

@@ -258,7 +258,7 @@ def _released(
     # The first condition lets an index begin where the last page ended.
     bounds = jobs.c.updated_at_ms <= position.at_ms, earlier, has_files
     lines = connection.execute(_succeeded(dataset).where(*bounds).limit(fetch)).all()
-    files: dict[str, list[Row[Any]]] = {line.job: [] for line in lines}
+    files: dict[str, list[Any]] = {line.job: [] for line in lines}
     query = select(artifacts.c.job_id, artifacts.c.name, artifacts.c.size_bytes)
     for row in connection.execute(query.where(artifacts.c.job_id.in_(sorted(files)))):
         files[row.job_id].append(row)
