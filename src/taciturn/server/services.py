@@ -31,6 +31,7 @@ from taciturn.server.identity.passwords import Passwords
 from taciturn.server.identity.principal import Principal
 from taciturn.server.identity.remembered import Remembered
 from taciturn.server.identity.sessions import Sessions
+from taciturn.server.identity.token_uses import PERIOD_S
 from taciturn.server.identity.tokens import Tokens
 from taciturn.server.identity.users import Users
 from taciturn.server.inference.chat import Chats
@@ -276,6 +277,8 @@ class Services:
         background.on_stopping(self.broadcast.stop)
         background.on_stopping(self.warm_workers.stop)
         background.on_stopping(self.trials.close)
+        background.add(self.directory.uses)
+        background.every("token uses", PERIOD_S, self.directory.uses.write)
         background.every("memory", TRIM_S, return_free_memory)
         background.every("anonymous", _SHARE_S, self._share_counts)
         if self.metrics.shared:
