@@ -2,13 +2,14 @@
 
     python bench/console.py                    server time, size and queries of every page
     python bench/console.py --open 200         processor time that open consoles cost
+    python bench/console.py --chart 10000      a live chart in Chromium, point by point
     python bench/console.py --database SQLite  one of them only
     python bench/console.py --rounds 100       more rounds
 
 Pages are found from the application, and asked for by somebody who may see all of them. Times are
 those of the application alone, in this process, with the record of each request on disk before the
 answer leaves. Ends with 1 if a goal is missed: 95% of a page's answers within 50 ms, 100 KB of each
-over the wire, a tenth of a core for 200 open consoles.
+over the wire, a tenth of a core for 200 open consoles, no task above 50 ms for a chart.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
 from sqlalchemy import text
 
+from consoles.chart import watched
 from consoles.filling import Amounts, fill
 from consoles.readers import Reader, cost_of, readers_of
 from gateways.load import quantile_ms
@@ -240,6 +242,7 @@ def main() -> int:
     parser.add_argument("--database", choices=["SQLite", "PostgreSQL"], action="append")
     parser.add_argument("--rounds", type=int, default=30)
     parser.add_argument("--open", type=int, default=0)
+    parser.add_argument("--chart", type=int, default=0)
     parser.add_argument("--seconds", type=float, default=30.0)
     arguments = parser.parse_args()
     more_files()
@@ -248,7 +251,11 @@ def main() -> int:
     for kind in arguments.database or ["SQLite", "PostgreSQL"]:
         try:
             with place(kind, Amounts()) as at:
-                if arguments.open:
+                if arguments.chart:
+                    smoothness = watched(at.world, at.things["running"], arguments.chart)
+                    print(f"  {smoothness}{'' if smoothness.well else '  MISSED'}")
+                    well &= smoothness.well
+                elif arguments.open:
                     well &= open_consoles(at, arguments.open, arguments.seconds)
                 else:
                     well &= pages(at, arguments.rounds)
