@@ -73,7 +73,7 @@ class NotOnRecordError(Exception):
 
 
 class Observing:
-    """The outermost layer of the application; `refuse` makes its answers, as a page for a browser."""
+    """The outermost layer of the application; `refuse` makes its answers: a page for a browser."""
 
     def __init__(
         self,
