@@ -12,8 +12,7 @@ from sqlalchemy import Engine, insert, select, update
 from support.gateway import DATASET, GatewayWorld
 from support.statements import count_statements
 from taciturn.server.catalog import reads
-from taciturn.server.catalog.reads import Reads, thing_at
-from taciturn.server.jobs.events import LATE_MS
+from taciturn.server.catalog.reads import SETTLED_MS, Reads, thing_at
 from taciturn.server.retention import RetentionService
 from taciturn.server.schema.tables import (
     artifacts,
@@ -80,7 +79,7 @@ def test_the_same_is_told_before_and_after_it_is_kept(
     assert kept(place) == []
     Reads(place.gateway).turn()
     assert kept(place) == [], "what is younger than a minute may still be on its way"
-    place.clock.forward(LATE_MS / 1000)
+    place.clock.forward(SETTLED_MS / 1000)
     monkeypatch.setattr(reads, "_AT_ONCE", 2)
     Reads(place.gateway).turn()
     assert [dataset for dataset, _ in kept(place)].count(DATASET) == 3
@@ -88,7 +87,7 @@ def test_the_same_is_told_before_and_after_it_is_kept(
     assert place.get(f"datasets/{DATASET}/preview", "paul").status_code == 200
     assert [line["kind"] for line in items(place)][:2] == ["preview", "events"]
     Reads(place.gateway).turn()
-    place.clock.forward(LATE_MS / 1000)
+    place.clock.forward(SETTLED_MS / 1000)
     Reads(place.gateway).turn()
     assert [line["kind"] for line in items(place, limit=2)][:2] == ["preview", "events"]
     ends = [row.entry for row in place.gateway.rows(select(dataset_reads_end.c.entry))]
@@ -113,7 +112,7 @@ def test_more_jobs_do_not_mean_more_statements(place: GatewayWorld) -> None:
         for _ in range(number):
             fit, _ = fitted(place)
             assert place.get(f"jobs/{fit}", "paul").status_code == 200
-        place.clock.forward(LATE_MS / 1000)
+        place.clock.forward(SETTLED_MS / 1000)
         Reads(place.gateway).turn()
         assert len(items(place)) == 2 * len(kept(place))
         with count_statements(place.gateway.engine) as count:

@@ -19,7 +19,6 @@ from sqlalchemy import Connection, Row, Select, insert, select, update
 
 from taciturn.server.context import Gateway
 from taciturn.server.identity.permissions import Action
-from taciturn.server.jobs.events import LATE_MS
 from taciturn.server.schema.tables import (
     audit_log,
     dataset_reads,
@@ -50,6 +49,8 @@ _FILES: Mapping[str, DisclosureKind] = {
     "audit.json": "audit",
     "schema.json": "columns",
 }
+SETTLED_MS = 60_000
+"""Age at which no record of an earlier number can come any more; a transaction takes less."""
 _AT_ONCE = 2000
 
 
@@ -95,7 +96,7 @@ class Reads:
         """Return reads of a dataset with numbers below `entry`, the newest first, but for those of
         its owner, by name."""
         end = _end(connection)
-        query = _given().where(audit_log.c.actor != f"user:{owner}").limit(_AT_ONCE)
+        query = _answered().where(audit_log.c.actor != f"user:{owner}").limit(_AT_ONCE)
         lines: list[Row[Any]] = []
         position, more = entry, True
         while more and len(lines) < fetch:
@@ -106,14 +107,14 @@ class Reads:
             more = len(rows) == _AT_ONCE
             position = rows[-1].entry if more else position
         if len(lines) < fetch:
-            kept = (
+            entries = (
                 select(dataset_reads.c.entry)
                 .where(dataset_reads.c.dataset == dataset)
                 .where(dataset_reads.c.entry < min(entry, end + 1))
                 .order_by(dataset_reads.c.entry.desc())
                 .limit(fetch - len(lines))
             )
-            earlier = _records().where(audit_log.c.id.in_(kept)).order_by(audit_log.c.id.desc())
+            earlier = _records().where(audit_log.c.id.in_(entries)).order_by(audit_log.c.id.desc())
             lines += connection.execute(earlier)
         return lines[:fetch]
 
@@ -129,23 +130,23 @@ class Reads:
         query = (
             select(audit_log.c.id, audit_log.c.at_ms).where(audit_log.c.id > end).limit(_AT_ONCE)
         )
-        settled_ms = self.gateway.now_ms() - LATE_MS
+        settled_ms = self.gateway.now_ms() - SETTLED_MS
         records = connection.execute(query.order_by(audit_log.c.id))
         settled = [row.id for row in takewhile(lambda row: row.at_ms <= settled_ms, records)]
         if not settled:
             return 0
         between = (audit_log.c.id > end, audit_log.c.id <= settled[-1])
-        rows = connection.execute(_given().where(*between)).all()
+        rows = connection.execute(_answered().where(*between)).all()
         sources = _datasets_of(connection, rows)
         owners = _owners(connection, frozenset[str]().union(*sources.values()))
-        kept = [
+        lines = [
             {"dataset": dataset, "entry": row.entry}
             for row in rows
             for dataset in sorted(sources[row.entry])
             if row.reader != owners[dataset]
         ]
-        if kept:
-            connection.execute(insert(dataset_reads), kept)
+        if lines:
+            connection.execute(insert(dataset_reads), lines)
         if end:
             connection.execute(update(dataset_reads_end).values(entry=settled[-1]))
         else:
@@ -167,7 +168,7 @@ def _records() -> Select[Any]:
     )
 
 
-def _given() -> Select[Any]:
+def _answered() -> Select[Any]:
     """Records of reads that were answered, the newest first."""
     is_read = audit_log.c.status < 300, audit_log.c.action.in_(_READS)
     return _records().where(*is_read).order_by(audit_log.c.id.desc())
