@@ -134,6 +134,7 @@ def test_the_last_use_is_written_once_a_minute_and_not_at_each_request(
     uses.note(new["id"])
     with pytest.raises(DatabaseUnavailableError):
         uses.write()
+    uses.stop()
     monkeypatch.undo()
     world.clock.forward(60)
     uses.write()

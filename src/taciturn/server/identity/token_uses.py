@@ -6,6 +6,7 @@ does, or when the gateway stops. What a crash loses is of the last minute.
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from taciturn.server.context import Gateway
 from taciturn.server.schema.tables import tokens
 
 PERIOD_S = 60.0
+_log = logging.getLogger("taciturn.tokens")
 
 
 @dataclass(slots=True)
@@ -49,8 +51,11 @@ class TokenUses:
         """Do nothing: turns come from elsewhere."""
 
     def stop(self) -> None:
-        """Write what is left."""
-        self.write()
+        """Write what is left; what else has to stop does so where that fails."""
+        try:
+            self.write()
+        except Exception:
+            _log.exception("last uses of tokens were not written")
 
 
 def _write(connection: Connection, uses: Mapping[str, int]) -> None:
