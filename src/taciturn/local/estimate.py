@@ -83,7 +83,7 @@ def _estimate(base: LoadedModel, spec: FitSpec, n_units: int, tokens_per_unit: f
     form = Form(spec.per_unit_gradients)
     work = Workload(tokens_per_unit, tokens, base.vocabulary, form)
     cost = Cost(
-        seconds=estimate_seconds(loss, plan, work, base.device),
+        seconds=estimate_seconds(loss, plan, work),
         memory=estimate_memory(loss, plan, work, base.device),
         available_bytes=available_bytes(base.device),
         forms=tuple(form_choices(loss, plan, work)),
@@ -133,7 +133,7 @@ def measured_speed(
     form = Form(spec.per_unit_gradients)
     tokens = microbatch_tokens(loss, spec, base.vocabulary, limit, ranks)
     work = Workload(min(TOKENS_PER_UNIT, limit), tokens, base.vocabulary, form)
-    own = measured_seconds_per_unit(loss, limit, work, base.device)
+    own = measured_seconds_per_unit(loss, limit, work)
     slowest = max(row[0] for row in ranks.numbers([own]))
     # Two digits: no more is reproducible, and the reason shows all of it.
     rounded = float(f"{slowest / ranks.size:.2g}")

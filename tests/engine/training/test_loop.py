@@ -8,6 +8,9 @@ from typing import Any
 import pytest
 import torch
 
+from taciturn.engine.privacy.forms import Form
+from taciturn.engine.privacy.ranks import ALONE
+from taciturn.engine.privacy.types import UnitBatch
 from taciturn.engine.training import loop
 from taciturn.wire.events import FailureCode
 from taciturn.worker.failures import failure_code
@@ -30,3 +33,44 @@ def test_a_gpu_without_memory_ends_the_run_and_says_the_remedy(
         loop.train(run, resume=False)
     assert len(tries) == 1
     assert failure_code(torch.OutOfMemoryError("full")) is FailureCode.RESOURCES
+
+
+def test_a_gpu_computes_the_longest_record_before_one_is_drawn(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Else a run that has no room for it would fail when somebody with such a record is drawn."""
+    tried: list[tuple[torch.Size, int, Form, bool]] = []
+
+    def computed(loss: object, batch: UnitBatch, form: Form, *, private: bool) -> int:
+        tried.append((batch.input_ids_BT.shape, batch.n_units, form, private))
+        return 0
+
+    monkeypatch.setattr(loop, "microbatch_peak", computed)
+    monkeypatch.setattr(UnitBatch, "to", lambda batch, device: batch)
+    for device in ("cpu", "cuda"):
+        weight = SimpleNamespace(device=torch.device(device))
+        loss = SimpleNamespace(parameters=lambda weight=weight: iter([weight]))
+        run: Any = SimpleNamespace(loss=loss, vocabulary=61, form=Form.AUTO)
+        loop._rehearse(run, 48)
+    shape = torch.Size([1, 48])
+    assert sorted(tried) == [(shape, 1, form, True) for form in (Form.AUTO, Form.INSTANTIATE)]
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "free", "shapes"),
+    [
+        (1024, 0, [(24, 16), (24, 64)]),  # what leaves few places for fillers
+        (1024, 4096, [(256, 16), (64, 64)]),  # as many as start in the same time
+        (100, 4096, [(96, 16), (64, 64)]),  # not more than are drawn
+        (2, 4096, [(4, 16), (4, 64)]),
+    ],
+)
+def test_places_of_a_microbatch(
+    monkeypatch: pytest.MonkeyPatch, batch_size: int, free: int, shapes: list[tuple[int, int]]
+) -> None:
+    monkeypatch.setattr(loop, "free_tokens", lambda loss: free)
+    monkeypatch.setattr(loop, "gradient_units", lambda loss: 500)
+    plan: Any = SimpleNamespace(batch_size=batch_size, max_tokens=512)
+    loss: Any = None
+    limits = loop.batch_limits(plan, loss, 8192, ALONE)
+    assert [(limits.units_of(width, 1), width) for width in (16, 64)] == shapes

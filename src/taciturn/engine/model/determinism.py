@@ -123,9 +123,10 @@ def _set() -> bool:
 
 
 def _cublas_is_fixed(device: torch.device) -> bool:
-    one = torch.ones(1, 1, device=device)
+    some = torch.ones(2, 16, 16, device=device)
     try:
-        torch.mm(one, one)
+        torch.mm(some[0], some[1])
+        torch.bmm(some, some)
     except RuntimeError as error:
         if "CuBLAS" not in str(error):
             raise

@@ -12,18 +12,22 @@ import torch
 from torch import nn
 
 from taciturn.engine.privacy.forms import Form, Rates, keeps_factors, rates_of
-from taciturn.engine.privacy.per_example import per_example_gradients, trainable_parameters
+from taciturn.engine.privacy.per_example import trainable_parameters
 from taciturn.engine.privacy.ranks import ALONE
 from taciturn.engine.privacy.types import UnitBatch
-from taciturn.engine.training.batch import BatchLimits, bucket_length
+from taciturn.engine.training.batch import BatchLimits, bucket_length, width_steps
 from taciturn.engine.training.loop import batch_limits
 from taciturn.engine.training.memory import (
     MemoryEstimate,
+    compute_microbatch,
+    free_tokens,
     gradient_units,
     memory_estimate,
     microbatch_peak,
 )
 from taciturn.planning.plan import TrainingPlan
+
+_DRAW = 256  # units
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,47 +56,57 @@ class FormChoice:
     form: str
 
 
-def estimate_seconds(
-    loss: nn.Module, plan: TrainingPlan, work: Workload, device: torch.device
-) -> float:
+def estimate_seconds(loss: nn.Module, plan: TrainingPlan, work: Workload) -> float:
     """Expected duration of the steps of `plan`, data preparation and saving not included."""
     limits = batch_limits(plan, loss, work.microbatch_tokens, ALONE)
-    width, sequences = _shape(loss, plan, work)
-    batch = random_batch(work.vocabulary, sequences, width, device)
-    seconds = _seconds_per_token(loss, batch, work.form)
-    if not limits.free_tokens:
-        return seconds * work.tokens_per_unit * plan.units_seen
-    # Half of the last microbatch of each length is fillers, which take as long as units do.
-    microbatches = plan.batch_size / sequences + len(limits.widths) / 2
-    return seconds * batch.input_ids_BT.numel() * microbatches * plan.steps
+    private = plan.privacy is not None
+    return _seconds_of_a_draw(loss, limits, work, plan.batch_size, private=private) * plan.steps
 
 
-def measured_seconds_per_unit(
-    loss: nn.Module, max_tokens: int, work: Workload, device: torch.device
-) -> float:
+def measured_seconds_per_unit(loss: nn.Module, max_tokens: int, work: Workload) -> float:
     """Seconds that the gradient of a unit of `work.tokens_per_unit` public random tokens takes.
 
-    In full microbatches, since a plan's batch isn't known yet. Every process of a sharded model has
-    to call this, and all run as many microbatches.
+    In full microbatches, since a plan's batch isn't known yet; on a GPU, as one of a draw of 256.
+    Every process of a sharded model has to call this, and all run as many microbatches.
     """
-    width = bucket_length(max(2, round(work.tokens_per_unit)), max_tokens)
+    free = free_tokens(loss)
+    steps = width_steps(_DRAW, max_tokens, free)
     units = gradient_units(loss)
-    sequences = BatchLimits(work.microbatch_tokens, units, max_tokens).units_of(width, 1)
-    batch = random_batch(work.vocabulary, sequences, width, device)
-    return _seconds_per_token(loss, batch, work.form) * work.tokens_per_unit
+    limits = BatchLimits(work.microbatch_tokens, units, max_tokens, free_tokens=free, steps=steps)
+    return _seconds_of_a_draw(loss, limits, work, _DRAW, private=True) / _DRAW
 
 
-def _seconds_per_token(loss: nn.Module, batch: UnitBatch, form: Form) -> float:
+def _seconds_of_a_draw(
+    loss: nn.Module, limits: BatchLimits, work: Workload, units: int, *, private: bool
+) -> float:
+    """Seconds that all microbatches of a draw of so many typical units take."""
+    width = _width(limits, work)
+    batch = random_batch(
+        work.vocabulary, limits.units_of(width, 1), width, next(loss.parameters()).device
+    )
+    seconds = _seconds(loss, batch, work.form, private=private)
+    if not limits.free_tokens:
+        return seconds * work.tokens_per_unit * units / batch.input_ids_BT.numel()
+    # Half of the last microbatch of each length is fillers, which take as long as units do.
+    return seconds * (units / batch.n_units + len(limits.widths) / 2)
+
+
+def _width(limits: BatchLimits, work: Workload) -> int:
+    """Padded tokens of a typical unit."""
+    return bucket_length(max(2, round(work.tokens_per_unit)), limits.max_tokens, limits.steps)
+
+
+def _seconds(loss: nn.Module, batch: UnitBatch, form: Form, *, private: bool) -> float:
     """The median of three tries, after one that warms up."""
     device = batch.input_ids_BT.device
     tries = []
     for _ in range(4):
         _wait(device)
         start = time.perf_counter()
-        per_example_gradients(loss, batch, form)
+        compute_microbatch(loss, batch, form, private=private)
         _wait(device)
         tries.append(time.perf_counter() - start)
-    return statistics.median(tries[1:]) / batch.input_ids_BT.numel()
+    return statistics.median(tries[1:])
 
 
 def _wait(device: torch.device) -> None:
@@ -147,7 +161,7 @@ def _form(shape: tuple[int, ...], width: int, sequences: int, form: Form, rates:
 def _shape(loss: nn.Module, plan: TrainingPlan, work: Workload) -> tuple[int, int]:
     """Padded tokens of a typical unit, and how many such units one microbatch has."""
     limits = batch_limits(plan, loss, work.microbatch_tokens, ALONE)
-    width = bucket_length(max(2, round(work.tokens_per_unit)), plan.max_tokens, limits.steps)
+    width = _width(limits, work)
     return width, limits.units_of(width, 1)
 
 

@@ -23,12 +23,12 @@ from taciturn.engine.privacy.forms import Form
 from taciturn.engine.privacy.per_example import trainable_parameters
 from taciturn.engine.privacy.ranks import ALONE, Ranks
 from taciturn.engine.privacy.types import ClipCounts
-from taciturn.engine.privacy.verification import same_in_company
+from taciturn.engine.privacy.verification import long_public_batch, same_in_company
 from taciturn.engine.training.batch import BatchLimits, filled_units, width_steps
 from taciturn.engine.training.checkpoint import CheckpointStore, StepJournal, all_rows, own_rows
 from taciturn.engine.training.interrupt import deferred_interrupt
 from taciturn.engine.training.mechanism import planned_mechanism
-from taciturn.engine.training.memory import free_tokens, gradient_units
+from taciturn.engine.training.memory import free_tokens, gradient_units, microbatch_peak
 from taciturn.engine.training.processes import any_process, tell, together
 from taciturn.engine.training.state import TrainingState
 from taciturn.engine.training.step import Streams, ordinary_step, private_step
@@ -263,7 +263,9 @@ def batch_limits(plan: TrainingPlan, loss: nn.Module, tokens: int, ranks: Ranks)
     free, share = free_tokens(loss), plan.batch_size // ranks.size
     steps = width_steps(share, plan.max_tokens, free)
     places = filled_units(share, plan.max_tokens, steps)
-    return BatchLimits(tokens, gradient_units(loss), plan.max_tokens, places, free, steps)
+    # More places than units that are drawn would be fillers, whatever they take.
+    units = min(gradient_units(loss), max(places, share))
+    return BatchLimits(tokens, units, plan.max_tokens, places, free, steps)
 
 
 def _limits(run: Run) -> BatchLimits:
@@ -279,8 +281,23 @@ def _limits(run: Run) -> BatchLimits:
         same_in_company(run.loss, run.vocabulary, (limits.units_of(width, 1), width), run.form)
         for width in lengths
     )
+    _rehearse(run, limits.widths[-1])
     everywhere = min(int(row[0]) for row in run.ranks.numbers([same]))
     return limits if everywhere else replace(limits, units=1)
+
+
+def _rehearse(run: Run, longest: int) -> None:
+    """Compute the longest record alone, as it may be drawn, and instantiated, as `settle` does.
+
+    A device that has no room for it fails now, and not when somebody with such a record is drawn.
+    Larger microbatches have been computed to compare companies.
+    """
+    device = next(run.loss.parameters()).device
+    if device.type != "cuda":
+        return
+    record = long_public_batch(run.vocabulary, longest).alone(0).to(device)
+    for form in {run.form, Form.INSTANTIATE}:
+        microbatch_peak(run.loss, record, form, private=True)
 
 
 class EpochOrder:

@@ -135,7 +135,7 @@ def microbatch_peak(loss: nn.Module, batch: UnitBatch, form: Form, *, private: b
         return measured_peak(loss, batch, form, private=private)
     existing = [*loss.parameters(), *loss.buffers(), batch.input_ids_BT, batch.loss_weights_BT]
     with LiveBytes(existing) as live:
-        _compute(loss, batch, form, private=private)
+        compute_microbatch(loss, batch, form, private=private)
     peak: int = live.peak
     return peak
 
@@ -148,11 +148,12 @@ def measured_peak(loss: nn.Module, batch: UnitBatch, form: Form, *, private: boo
     device = batch.input_ids_BT.device
     torch.cuda.reset_peak_memory_stats(device)
     before = torch.cuda.memory_allocated(device)
-    _compute(loss, batch, form, private=private)
+    compute_microbatch(loss, batch, form, private=private)
     return int(torch.cuda.max_memory_allocated(device)) - before
 
 
-def _compute(loss: nn.Module, batch: UnitBatch, form: Form, *, private: bool) -> None:
+def compute_microbatch(loss: nn.Module, batch: UnitBatch, form: Form, *, private: bool) -> None:
+    """Compute the clipped sum of a microbatch, or its plain gradient, and drop it."""
     if private:
         clip_and_sum(per_example_gradients(loss, batch, form), 1.0)
     else:
