@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import secrets
 import struct
 import sys
 import zlib
@@ -30,11 +31,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
 from support.browser import NARROW, WIDE, Window, chromium, window
 from taciturn.demo import gateway as demo
+from taciturn.sdk.login import redeem_link
 from taciturn.wire.jobs import JobState
 
 UNIT = "json_extract_string(context, '$.patient_id')"
 TEXT = "json_extract_string(context, '$.text') AS text"
 MODEL = "taciturn/tiny-medical"
+ADMIN = "ada"
+PEOPLE = (*demo.PEOPLE, ADMIN)
 
 
 @dataclass
@@ -42,10 +46,12 @@ class Scene:
     """A gateway with real data.
 
     Attributes:
+        passwords: of everybody who looks at pages.
         addresses: pages by the person who looks at them, beside those of the menu.
     """
 
     gateway: demo.DemoGateway
+    passwords: dict[str, str]
     addresses: dict[str, list[str]] = field(default_factory=dict)
 
 
@@ -54,7 +60,12 @@ def scene() -> Iterator[Scene]:
     """Start a gateway, and let people work with it for a while."""
     gateway = demo.start(n_patients=100)
     try:
-        yield Scene(gateway, _work(gateway))
+        passwords = {name: gateway.password(name) for name in demo.PEOPLE}
+        passwords[ADMIN] = secrets.token_urlsafe(18)
+        with gateway.client("admin") as client:
+            client.admin.add_user(ADMIN, ["admin"])
+            redeem_link(client.admin.password_link(ADMIN).url, passwords[ADMIN])
+        yield Scene(gateway, passwords, _work(gateway))
     finally:
         gateway.stop()
 
@@ -96,6 +107,7 @@ def _work(gateway: demo.DemoGateway) -> dict[str, list[str]]:
         job.wait()
     model = pia.models()[0]
     pia.model(model.id).sample(["The patient"], max_new_tokens=20)
+    pia.model(model.id).evaluate([json.loads(str(row["context"]))["text"] for row in mock] * 4)
     free = train.fit(
         MODEL, target_epsilon="unlimited", steps=2, purpose="compare with and without", **small
     )
@@ -118,7 +130,7 @@ def _work(gateway: demo.DemoGateway) -> dict[str, list[str]]:
         "olivia": ["/datasets/notes", jobs[0], models[0], f"/approvals/{approval.id}"],
         "amir": [f"/approvals/{approval.id}"],
         "axel": ["/datasets/notes", models[0]],
-        "admin": [],
+        ADMIN: ["/people/pia"],
     }
 
 
@@ -126,7 +138,7 @@ def walk(scene: Scene, browser: Any, who: str, folder: Path, only: str) -> list[
     """Take pictures of everything that somebody may open; returns what was wrong."""
     wrong: list[str] = []
     with window(browser, scene.gateway.url) as seen:
-        _sign_in(seen, scene.gateway, who)
+        _sign_in(seen, who, scene.passwords[who])
         for address in _addresses(seen, scene.addresses.get(who, [])):
             if only not in address:
                 continue
@@ -144,10 +156,10 @@ def walk(scene: Scene, browser: Any, who: str, folder: Path, only: str) -> list[
         return wrong + [f"{who}: {problem}" for problem in seen.problems]
 
 
-def _sign_in(seen: Window, gateway: demo.DemoGateway, who: str) -> None:
+def _sign_in(seen: Window, who: str, password: str) -> None:
     seen.page.goto("/sign-in")
     seen.page.get_by_label("Name").fill(who)
-    seen.page.get_by_label("Password").fill(gateway.password(who))
+    seen.page.get_by_label("Password").fill(password)
     seen.page.get_by_role("button", name="Sign in").click()
     seen.page.wait_for_url(re.compile(r"/$"))
 
@@ -255,12 +267,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--only", default="")
-    parser.add_argument("--who", action="append", choices=[*demo.PEOPLE])
+    parser.add_argument("--who", action="append", choices=PEOPLE)
     arguments = parser.parse_args()
     arguments.folder.mkdir(parents=True, exist_ok=True)
     wrong: list[str] = []
     with scene() as made, chromium() as browser:
-        for who in arguments.who or [*demo.PEOPLE]:
+        for who in arguments.who or PEOPLE:
             wrong += walk(made, browser, who, arguments.folder, arguments.only)
     print("\n".join(wrong) or "nothing was wrong")
     return 1 if wrong else 0

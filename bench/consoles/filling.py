@@ -25,6 +25,7 @@ from support.released_files import report
 from taciturn.server.identity.secret import new_id
 from taciturn.server.schema.tables import (
     approvals,
+    artifacts,
     audit_log,
     datasets,
     grant_terms,
@@ -81,6 +82,7 @@ class _Filler:
         self.rng = random.Random(17)
         self.now_ms = world.gateway.now_ms()
         self.fits: list[str] = []
+        self.jobs: list[str] = []
 
     def add_people(self) -> None:
         """Add people in groups."""
@@ -190,6 +192,8 @@ class _Filler:
             longest["id"], longest["created_at_ms"] - 10**8, JobState.SUCCEEDED, self.amounts.steps
         )
         self._insert(job_events, itertools.chain.from_iterable(said))
+        self._insert(artifacts, (row for job in rows for row in _files(job)))
+        self.jobs = [str(row["id"]) for row in rows]
         self._add_models(over)
         self._add_approvals(rows[: self.amounts.waiting])
         running = rows[self.amounts.waiting]["id"]
@@ -255,7 +259,7 @@ class _Filler:
         )
 
     def add_records(self) -> None:
-        """Add records of requests."""
+        """Add records of requests, half of them about jobs that there are."""
         actors = ["user:paul", "user:olga", "user:ann", "anonymous", "worker:job"]
         actions = ["jobs:read", "datasets:read", "jobs:create", "ledger:read", "audit-log:read"]
         self._insert(
@@ -265,7 +269,7 @@ class _Filler:
                     "at_ms": self.now_ms - (self.amounts.records - number) * 1000,
                     "actor": self.rng.choice(actors),
                     "action": self.rng.choice(actions),
-                    "resource": f"/v1/jobs/job_{number:020}",
+                    "resource": self._path(number),
                     "status": 200 if number % 50 else 403,
                     "code": None if number % 50 else "forbidden",
                     "request_id": f"req_{number:020}",
@@ -275,6 +279,10 @@ class _Filler:
             ),
         )
 
+    def _path(self, number: int) -> str:
+        job = f"job_{number:020}" if number % 2 else self.rng.choice(self.jobs)
+        return f"/v1/jobs/{job}"
+
     def _insert(self, table: Table, rows: Iterable[dict[str, Any]]) -> None:
         rest = iter(rows)
         while batch := list(itertools.islice(rest, _AT_ONCE)):
@@ -283,3 +291,18 @@ class _Filler:
                 connection.execute(insert(table), batch)
 
             self.world.gateway.write(work)
+
+
+def _files(job: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Files that a job has released."""
+    names = {"fit": ("adapter.safetensors", "privacy_report.json"), "sample": ("samples.jsonl",)}
+    if job["state"] != JobState.SUCCEEDED.value:
+        return
+    for name in names.get(job["kind"], ("evaluation.json",)):
+        yield {
+            "job_id": job["id"],
+            "name": name,
+            "size_bytes": 6000,
+            "sha256": "0" * 64,
+            "created_at_ms": job["updated_at_ms"],
+        }

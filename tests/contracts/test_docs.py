@@ -7,16 +7,21 @@ from __future__ import annotations
 
 import ast
 import functools
+import importlib.util
+import json
 import os
 import re
 import shlex
 import subprocess
 import sys
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
+from jsonschema import Draft202012Validator
 
 import taciturn
 from taciturn.spec import FitSpec, JobSpec, SampleSpec
@@ -35,7 +40,7 @@ _CLASS = re.compile(r"`((?:[A-Z][a-z]+){2,})`")
 _IDENTIFIER = re.compile(r"`([a-z]+(?:_[a-z0-9]+)+)`")
 # A folder of what a fit writes, not of the sources.
 _WRITTEN = {"private/"}
-_BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+_BLOCK = re.compile(r"^( *)```(\w*)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
 _HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
 _TARGET = re.compile(r"^([a-z]+):", re.MULTILINE)
 _COMMAND = re.compile(r"(?:\$ )?(?:[A-Z_]+=\S* )*(?:make|taciturn) ")
@@ -138,6 +143,57 @@ def shell_problems(code: str) -> Iterator[str]:
             command = " ".join(words[1:3]) if words[1] in _GROUPS else words[1]
             yield from _command_problems(command, flags)
 
+    yield from rest_problems(code)
+
+
+def rest_problems(code: str) -> Iterator[str]:
+    """Calls by curl that a gateway does not have, and bodies that it would refuse."""
+    for call in re.split(r"^(?=curl )", code, flags=re.MULTILINE)[1:]:
+        words = shlex.split(call)
+        address = next(word for word in words if word.startswith("$TACITURN_URL"))
+        body = words[words.index("--json") + 1] if "--json" in words else None
+        method = (
+            words[words.index("-X") + 1] if "-X" in words else "GET" if body is None else "POST"
+        )
+        path, _, query = address.removeprefix("$TACITURN_URL").partition("?")
+        operation = _operation(method, path)
+        if operation is None:
+            yield f"{method} {path}: no such route"
+            continue
+        known = {each["name"] for each in operation.get("parameters", ())}
+        for name in re.findall(r"(?:^|&)(\w+)=", query):
+            if name not in known:
+                yield f"{method} {path}: no parameter {name}"
+        if body is None:
+            continue
+        schema = operation["requestBody"]["content"]["application/json"]["schema"]
+        validator = Draft202012Validator({**schema, "components": rest()["components"]})
+        for error in validator.iter_errors(json.loads(body)):
+            yield f"{method} {path}: {error.message}"
+
+
+def _operation(method: str, path: str) -> dict[str, Any] | None:
+    """Return what OpenAPI says of a call; of a fixed path before one with a name in it."""
+    for template in sorted(rest()["paths"], key=lambda each: each.count("{")):
+        if re.fullmatch(re.sub(r"{\w+}", "[^/]+", template), path):
+            operation: dict[str, Any] | None = rest()["paths"][template].get(method.lower())
+            if operation is not None:
+                return operation
+    return None
+
+
+@functools.cache
+def rest() -> dict[str, Any]:
+    """Return the OpenAPI document, as the site publishes it."""
+    location = ROOT / "docs" / "site" / "reference.py"
+    spec = importlib.util.spec_from_file_location("reference", location)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    document: dict[str, Any] = module.openapi()
+    return document
+
 
 def _command_problems(command: str, flags: list[str]) -> Iterator[str]:
     help_text = "" if command.startswith("-") else help_of(command)
@@ -194,8 +250,8 @@ CHECKS = {
 def problems(text: str, folder: Path) -> list[str]:
     """Everything a document says that is not so."""
     found = list(link_problems(text, folder))
-    for language, code in _BLOCK.findall(text):
-        found += CHECKS[language](code) if language in CHECKS else ()
+    for _, language, code in _BLOCK.findall(text):
+        found += CHECKS[language](textwrap.dedent(code)) if language in CHECKS else ()
     return found
 
 
@@ -267,6 +323,13 @@ def test_planted_name_is_caught(name: str) -> None:
         ("```sh\ntaciturn fit --target-epsilom 3\n```\n", "no such option"),
         ("```sh\ntaciturn cert verfy out\n```\n", "no such command"),
         ("```sh\ntaciturn cert verify out --trus x\n```\n", "no such option"),
+        ('=== "Command"\n\n    ```sh\n    taciturn fitt\n    ```\n', "no such command"),
+        ('```sh\ncurl "$TACITURN_URL/v1/job"\n```\n', "no such route"),
+        ('```sh\ncurl "$TACITURN_URL/v1/jobs?status=x"\n```\n', "no parameter status"),
+        (
+            """```sh\ncurl "$TACITURN_URL/v1/tokens" --json '{"name": "x", "day": 7}'\n```\n""",
+            "'day' was unexpected",
+        ),
         ("```yaml\nmodel: a\ndata: b\nepsilom: 3\n```\n", "not a field"),
     ],
 )

@@ -55,6 +55,7 @@ def create_app(
         audit_log=services.audit_log,
         metrics=services.metrics,
         strangers=services.strangers,
+        refuse=_refusal,
     )
     app.add_exception_handler(ProblemError, _problem)
     app.add_exception_handler(TaciturnError, _own_error)
@@ -119,4 +120,8 @@ def _http(request: Request, error: Exception) -> Response:
     headers = dict(error.headers or {})
     detail = "there is nothing at this address" if code == "not_found" else str(error.detail)
     problem = ProblemError(code or "invalid", detail, headers=headers)
+    return _refusal(request, problem)
+
+
+def _refusal(request: Request, problem: ProblemError) -> Response:
     return problem_page(request, problem) if wants_page(request) else _problem(request, problem)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Row, Select, insert, select
+from sqlalchemy import Row, Select, func, insert, select
 
 from taciturn.server.context import Gateway
 from taciturn.server.paging import Paging
@@ -171,21 +171,14 @@ class AuditLog:
             yield from map(entry_of, rows)
             rows = self._gateway.rows(query.where(audit_log.c.id < rows[-1].id))
 
-    def last_ms(self, action: str, resources: Sequence[str]) -> int | None:
-        """Time of the last request of this action and one of these paths that was answered, in
-        milliseconds since 1970; None if there is none on record."""
-        query = (
-            select(audit_log.c.at_ms)
-            .where(
-                audit_log.c.action == action,
-                audit_log.c.resource.in_(resources),
-                audit_log.c.status < _REFUSED,
-            )
-            .order_by(audit_log.c.id.desc())
-            .limit(1)
+    def last_ms(self, resources: Sequence[str]) -> int | None:
+        """Time of the last request of one of these paths that was answered, in milliseconds since
+        1970; None if there is none on record."""
+        query = select(func.max(audit_log.c.at_ms)).where(
+            audit_log.c.resource.in_(resources), audit_log.c.status < _REFUSED
         )
-        rows = self._gateway.rows(query)
-        return int(rows[0].at_ms) if rows else None
+        at_ms = self._gateway.rows(query)[0][0]
+        return None if at_ms is None else int(at_ms)
 
 
 def _insert(gateway: Gateway, rows: Sequence[dict[str, Any]]) -> None:

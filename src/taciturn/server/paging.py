@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar
 
 from fastapi import Depends, Query
-from sqlalchemy import ColumnElement, Select, Table, and_, or_
+from sqlalchemy import ColumnElement, Select, Table, and_, or_, select
 
 from taciturn.server.problems import ProblemError
 from taciturn.wire.values import Page
@@ -105,13 +105,25 @@ def newest_first(query: Select[Any], table: Table, paging: Paging) -> Select[Any
     """A page of `query`, by the table's `created_at_ms` and `id`, both falling."""
     if paging.after is not None:
         query = query.where(_before(table, paging))
-    ordered = query.order_by(table.c.created_at_ms.desc(), table.c.id.desc())
-    return ordered.limit(paging.fetch)
+    return _newest(query, table).limit(paging.fetch)
+
+
+def newest_of(
+    query: Select[Any], table: Table, condition: ColumnElement[bool], paging: Paging
+) -> Select[Any]:
+    """A page as `newest_first` has it, of those rows of the table that a condition leaves. They are
+    chosen first: what `query` joins to them is read for the page's rows alone."""
+    ids = newest_first(select(table.c.id).where(condition), table, paging)
+    return _newest(query.where(table.c.id.in_(ids)), table)
 
 
 def position_of(row: Any) -> str:
     """Position of a row in such a list."""
     return f"{row.created_at_ms}:{row.id}"
+
+
+def _newest(query: Select[Any], table: Table) -> Select[Any]:
+    return query.order_by(table.c.created_at_ms.desc(), table.c.id.desc())
 
 
 def _before(table: Table, paging: Paging) -> ColumnElement[bool]:

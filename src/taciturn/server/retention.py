@@ -23,7 +23,7 @@ from taciturn.server.ledger import SealKey
 from taciturn.server.models.storage import FileStore
 from taciturn.server.paging import Paging
 from taciturn.server.problems import ProblemError
-from taciturn.server.schema.tables import audit_log, audit_log_exports, incidents
+from taciturn.server.schema.tables import audit_log, audit_log_exports, dataset_reads, incidents
 from taciturn.server.timestamps import moment
 from taciturn.wire.identity import AuditLogExport, Pruned, Retention
 from taciturn.wire.values import Page
@@ -135,6 +135,8 @@ class RetentionService:
         # Before the others go: SQLite would give the last one's number again.
         resource = f"audit_log/{values['first_entry']}-{values['last_entry']}"
         connection.execute(insert(audit_log).values(self._record(actor, resource)))
+        through = dataset_reads.c.entry <= values["last_entry"]
+        connection.execute(delete(dataset_reads).where(through))
         removal = connection.execute(
             delete(audit_log).where(
                 audit_log.c.id >= values["first_entry"], audit_log.c.id <= values["last_entry"]

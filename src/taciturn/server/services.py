@@ -15,6 +15,7 @@ from taciturn.server.catalog.disclosures import Disclosures
 from taciturn.server.catalog.grants import Grants
 from taciturn.server.catalog.policies import Policies
 from taciturn.server.catalog.previews import Files, Previews
+from taciturn.server.catalog.reads import Reads
 from taciturn.server.catalog.references import References
 from taciturn.server.catalog.registration import JobSubmitter, Registrations
 from taciturn.server.catalog.spending import Spending
@@ -30,6 +31,7 @@ from taciturn.server.identity.passwords import Passwords
 from taciturn.server.identity.principal import Principal
 from taciturn.server.identity.remembered import Remembered
 from taciturn.server.identity.sessions import Sessions
+from taciturn.server.identity.token_uses import PERIOD_S
 from taciturn.server.identity.tokens import Tokens
 from taciturn.server.identity.users import Users
 from taciturn.server.inference.chat import Chats
@@ -69,6 +71,7 @@ from taciturn.server.retention import RetentionService
 from taciturn.server.schema.tables import jobs as job_table
 
 _DISPATCH_S, _FIGURES_S, _SHARE_S, _TEXT_S, _PRUNE_S = 1.0, 1.0, 1.0, 60.0, 3600.0
+_READS_S = 20.0
 _DELIVER_S = 2.0
 
 
@@ -226,7 +229,7 @@ class Services:
             previews=Previews(gateway, datasets, trials, files or artifacts),
             budgets=Budgets(gateway, policies, grants),
             spending=Spending(gateway, policies),
-            disclosures=Disclosures(gateway, datasets),
+            disclosures=Disclosures(gateway, datasets, Reads(gateway)),
             ledger_view=LedgerView(gateway, policies, audit_log),
             approvals=approvals,
             jobs=jobs,
@@ -274,6 +277,8 @@ class Services:
         background.on_stopping(self.broadcast.stop)
         background.on_stopping(self.warm_workers.stop)
         background.on_stopping(self.trials.close)
+        background.add(self.directory.uses)
+        background.every("token uses", PERIOD_S, self.directory.uses.write)
         background.every("memory", TRIM_S, return_free_memory)
         background.every("anonymous", _SHARE_S, self._share_counts)
         if self.metrics.shared:
@@ -292,6 +297,7 @@ class Services:
             self.dispatcher.leader,
             (
                 lambda: PeriodicTask("retention", _PRUNE_S, self.retention.prune),
+                lambda: PeriodicTask("reads", _READS_S, self.disclosures.reads.turn),
                 lambda: PeriodicTask("text", _TEXT_S, self.text_streams.prune),
                 lambda: PeriodicTask("notifications", _DELIVER_S, self.delivery.turn),
                 *(() if monitor is None else (monitor,)),

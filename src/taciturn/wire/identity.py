@@ -123,6 +123,9 @@ class TokenView(WireValue):
     created_at: Moment
     expires_at: Moment
     revoked_at: Moment | None = None
+    last_used_at: Annotated[
+        Moment | None, Field(description="Within a minute; null before the first use.")
+    ] = None
 
 
 class TokenSecret(TokenView):

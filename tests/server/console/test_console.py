@@ -18,6 +18,7 @@ from taciturn.server.console.rendering import (
     power_of_ten,
     rounded_down,
     rounded_up,
+    sentence,
     static_files,
     static_url,
 )
@@ -282,3 +283,17 @@ def test_epsilons_err_on_the_safe_side() -> None:
     ]
     assert power_of_ten(1e-5) == "10<sup>-5</sup>"
     assert json.dumps(power_of_ten(2.5e-7)) == '"2.5 \\u00d7 10<sup>-7</sup>"'
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("nothing is left", "Nothing is left."),
+        ("name: too long", "name: too long."),
+        ("run `taciturn user list`", "Run <code>taciturn user list</code>."),
+        ("no `<b>` here", "No <code>&lt;b&gt;</code> here."),
+        ("one ` alone & <i>", "One ` alone &amp; &lt;i&gt;."),
+    ],
+)
+def test_a_problem_is_a_sentence_in_which_nothing_is_markup_but_code(text: str, shown: str) -> None:
+    assert str(sentence(text)) == shown

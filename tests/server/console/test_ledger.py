@@ -9,6 +9,7 @@ from sqlalchemy import text
 
 from support.console import look, send
 from support.gateway import NAMESPACE, GatewayWorld, fit
+from support.statements import count_statements
 from taciturn.server.console.oversight.ledger import in_words
 from taciturn.wire.ledger import LedgerEntryView
 
@@ -119,3 +120,27 @@ def test_certificates_are_listed_with_their_signer(console: GatewayWorld) -> Non
     model = console.add_model(console.add_job("fit", state="succeeded"))
     assert model not in look(console, "ann", "/certificates").text
     assert look(console, "adam", "/certificates").status_code == 403
+
+
+def test_a_page_of_budgets_takes_as_many_statements_as_one(console: GatewayWorld) -> None:
+    console.running(fit(target_epsilon=1, steps=20))
+    people = ("olga", "ann")
+    pages = {("/ledger", who): 0 for who in people} | {("/", "olga"): 0, ("/", "paul"): 0}
+    for number in (2, 30):
+        for at in range(number):
+            name = f"budget-{number:02}-{at:02}"
+            console.open_namespace(name, f"data-{name}")
+        for path, who in pages:
+            look(console, who, path)
+            with count_statements(console.gateway.engine) as count:
+                page = look(console, who, path).text
+            if number == 2:
+                pages[path, who] = count.statements
+            elif path == "/ledger":
+                assert page.count('href="/ledger/') == 33
+                assert count.statements == pages[path, who] < 15
+            else:
+                assert count.statements <= pages[path, who] + 1
+    one = console.get(f"budgets/{NAMESPACE}", "paul").json()
+    assert one in console.get("budgets", "paul").json()["items"]
+    assert one["charged"] < console.get(f"budgets/{NAMESPACE}", "olga").json()["charged"] + 1e-12

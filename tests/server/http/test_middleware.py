@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from fastapi import APIRouter, Depends, Request
 from fastapi.testclient import TestClient
-from sqlalchemy import text
+from sqlalchemy import Engine, text
 
 from support.gateway import GatewayWorld, bearer
 from taciturn.errors import DatabaseUnavailableError
@@ -239,6 +239,37 @@ def test_a_large_body_is_refused_whether_or_not_it_says_so(lite: GatewayWorld) -
         content=chunks(),
     )
     assert (unsaid.status_code, unsaid.json()["code"]) == (413, "too_large")
+
+
+def test_a_browser_gets_a_page_whatever_refuses(
+    lite_engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = GatewayWorld.open(lite_engine, tmp_path, anonymous_per_minute=3)
+    browser = {"Accept": "text/html,*/*", **world.person("root", Role.ADMIN)}
+    size = {"Content-Length": str(world.gateway.settings.request_limit_bytes + 1)}
+    answers = {413: world.client.post("/people", headers={**browser, **size}, content=b"x")}
+    for _ in range(5):
+        answers[429] = world.client.get("/nowhere", headers={"Accept": "text/html"})
+    for path, kind in (("/nowhere", "text/html"), ("/v1/nowhere", "application/problem+json")):
+        answer = world.client.get(path, headers={"Accept": "text/html"})
+        assert answer.status_code == 429
+        assert answer.headers["Content-Type"].startswith(kind), path
+
+    def full(*_: Any) -> None:
+        raise DatabaseUnavailableError("disk is full")
+
+    monkeypatch.setattr(audit_log, "_insert", full)
+    answers[503] = world.client.get("/people", headers=browser)
+    for status, answer in answers.items():
+        assert answer.status_code == status, answer.text
+        assert answer.headers["Content-Type"].startswith("text/html")
+        assert f'<p class="status">{status}</p>' in answer.text
+        assert "script-src" in answer.headers["Content-Security-Policy"]
+        assert answer.headers["Taciturn-Request"].startswith("req_")
+        assert answer.headers["Cache-Control"] == "no-store"
+    assert answers[429].headers["Retry-After"]
+    assert answers[503].headers["Retry-After"] == "2"
+    assert "root" not in answers[503].text, "who asked is not told where nothing is on record"
 
 
 @pytest.mark.parametrize("body", [b"[" * 100_000, b'{"name": 1e400}', b"\xff", b"null", b"{"])

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Any
+from unittest.mock import Mock
 
+import pytest
 from sqlalchemy import inspect, text
 
 from support.gateway import GatewayWorld, bearer
-from taciturn.server.identity import remembered
+from support.statements import count_statements
+from taciturn.errors import DatabaseUnavailableError
+from taciturn.server.identity import remembered, token_uses
 from taciturn.server.identity.directory import Directory
+from taciturn.server.identity.token_uses import TokenUses
 from taciturn.wire.identity import Role
 
 
@@ -86,3 +92,50 @@ def test_what_is_read_before_a_revocation_is_not_remembered_after_it() -> None:
     memory.forget()
     memory.keep("digest", "stale", generation)
     assert memory.get("digest") is None
+
+
+def test_the_last_use_is_written_once_a_minute_and_not_at_each_request(
+    world: GatewayWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(remembered, "KEPT_S", -1.0)  # each request looks its token up
+    ada, client, uses = world.person("ada", Role.OWNER), world.client, world.services.directory.uses
+    new = made(world, ada, expires_in_days=1).json()
+    mine, started = bearer(new["token"]), world.gateway.now_ms()
+
+    def last_used() -> Any:
+        items = client.get("/v1/tokens", headers=ada).json()["items"]
+        return next(item["last_used_at"] for item in items if item["id"] == new["id"])
+
+    assert last_used() is None
+    with count_statements(world.gateway.engine) as count:
+        for _ in range(5):
+            assert client.get("/v1/self", headers=mine).is_success
+    assert count.statements == 15, "looks at token and person, and the record of the request"
+    assert last_used() is None
+    uses.write()
+    assert last_used() == datetime.fromtimestamp(started / 1000, UTC).isoformat().replace(
+        "+00:00", "Z"
+    )
+    with count_statements(world.gateway.engine) as count:
+        world.services.directory.uses._uses.clear()
+        uses.write()
+    assert count.statements == 0
+
+    # Another process has seen a later use, and writes first.
+    later = TokenUses(world.gateway)
+    uses.note(new["id"])
+    world.clock.forward(90)
+    later.note(new["id"])
+    later.stop()
+    uses.write()
+    assert last_used().startswith("2026-03-01T12:01:30")
+
+    monkeypatch.setattr(token_uses, "_write", Mock(side_effect=DatabaseUnavailableError("away")))
+    uses.note(new["id"])
+    with pytest.raises(DatabaseUnavailableError):
+        uses.write()
+    uses.stop()
+    monkeypatch.undo()
+    world.clock.forward(60)
+    uses.write()
+    assert last_used().startswith("2026-03-01T12:01:30"), "the time of the use, not of the writing"

@@ -7,8 +7,9 @@ from collections.abc import Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Any
 
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection, Row, func, select
 
 from taciturn.accounting.events import event_to_dict
 from taciturn.errors import UnknownEntryError
@@ -20,6 +21,7 @@ from taciturn.server.context import Gateway
 from taciturn.server.identity.namespace_access import no_namespace, owned_namespaces, sees_all
 from taciturn.server.identity.principal import Principal
 from taciturn.server.ledger.tables import entries as entry_table
+from taciturn.server.paging import Paging
 from taciturn.server.problems import ProblemError
 from taciturn.server.timestamps import moment
 from taciturn.wire.datasets import BudgetView
@@ -32,6 +34,7 @@ from taciturn.wire.ledger import (
     LedgerProblem,
     VerificationView,
 )
+from taciturn.wire.values import Page
 
 _CHECKS = ("/v1/ledger/verifications", "/ledger/verifications")
 
@@ -49,7 +52,20 @@ class Budgets:
 
         def work(connection: Connection) -> BudgetView:
             policy = self.policies.visible(connection, namespace, caller)
-            return self._view(connection, policy, caller)
+            return self._views(connection, [policy], caller)[namespace]
+
+        return self.gateway.read(work)
+
+    def page(self, caller: Principal, paging: Paging) -> Page[BudgetView]:
+        """The balances that the caller may see, by namespace; as many queries for a page as for one
+        of them."""
+
+        def work(connection: Connection) -> Page[BudgetView]:
+            policies = self.policies.page_within(connection, caller, paging.name(), paging.fetch)
+            views = self._views(connection, policies[: paging.limit], caller)
+            return paging.page(
+                policies, lambda policy: views[policy.namespace], lambda policy: policy.namespace
+            )
 
         return self.gateway.read(work)
 
@@ -65,28 +81,19 @@ class Budgets:
             }
         )
 
-    def view(self, policy: Policy, caller: Principal) -> BudgetView:
-        """The balance as the ledger has it, never as the policy would have it. Of jobs that run,
+    def _views(
+        self, connection: Connection, policies: Sequence[Policy], caller: Principal
+    ) -> dict[str, BudgetView]:
+        """The balances as the ledger has them, never as policies would have them. Of jobs that run,
         owner and auditors see each charge; to others it counts as held until the job is over."""
-        return self.gateway.read(lambda connection: self._view(connection, policy, caller))
-
-    def _view(self, connection: Connection, policy: Policy, caller: Principal) -> BudgetView:
-        rows = self.grants.rows(connection, policy, caller)
-        statement = ledger.statement_within(
+        rows = self.grants.rows(connection, policies, caller)
+        statements = ledger.statements_within(
             connection,
             self.gateway.seal_key,
-            policy.namespace,
-            settled=not sees_all(caller, policy.owner_id),
+            list(rows),
+            settled=[p.namespace for p in policies if not sees_all(caller, p.owner_id)],
         )
-        return BudgetView(
-            namespace=policy.namespace,
-            epsilon=statement.budget.epsilon,
-            delta=statement.budget.delta,
-            charged=statement.budget.charged,
-            taken=statement.budget.used,
-            exceptions=statement.exceptions,
-            grants=tuple(grant_view(row, statement) for row in rows),
-        )
+        return {name: _budget(statements[name], rows[name]) for name in rows}
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +177,7 @@ class LedgerView:
     def checked_at(self) -> datetime | None:
         """Time at which somebody last had the whole ledger or one budget checked, by the audit
         log; None if it knows of no check."""
-        at_ms = self.audit_log.last_ms("ledger:read", _CHECKS)
+        at_ms = self.audit_log.last_ms(_CHECKS)
         return None if at_ms is None else moment(at_ms)
 
     def _check(self, namespace: str, caller: Principal) -> None:
@@ -180,6 +187,18 @@ class LedgerView:
         )
         if not sees_all(caller, policy.owner_id):
             raise no_namespace(namespace)
+
+
+def _budget(statement: ledger.NamespaceStatement, grants: Sequence[Row[Any]]) -> BudgetView:
+    return BudgetView(
+        namespace=statement.namespace,
+        epsilon=statement.budget.epsilon,
+        delta=statement.budget.delta,
+        charged=statement.budget.charged,
+        taken=statement.budget.used,
+        exceptions=statement.exceptions,
+        grants=tuple(grant_view(row, statement) for row in grants),
+    )
 
 
 def _report(gateway: Gateway, namespace: str, job: str) -> ledger.JobReport:

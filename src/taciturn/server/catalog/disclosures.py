@@ -15,31 +15,23 @@ from datetime import datetime
 from typing import Any
 
 from pydantic import ValidationError
-from sqlalchemy import Connection, Row, Select, and_, func, literal, null, or_, select, union_all
+from sqlalchemy import ColumnElement, Connection, Row, Select, and_, literal, null, or_, select
 
 from taciturn.reports.privacy import Audit
 from taciturn.server.catalog.datasets import Dataset, Datasets
+from taciturn.server.catalog.reads import Reads, thing_at
 from taciturn.server.context import Gateway
 from taciturn.server.identity.namespace_access import no_dataset, sees_all
-from taciturn.server.identity.permissions import Action
 from taciturn.server.identity.principal import Principal
 from taciturn.server.paging import Paging
 from taciturn.server.problems import ProblemError
-from taciturn.server.schema.tables import artifacts, audit_log, incidents, jobs, users
+from taciturn.server.schema.tables import artifacts, incidents, jobs, models, users
 from taciturn.server.timestamps import moment
 from taciturn.wire.datasets import DisclosureKind, DisclosureView
 from taciturn.wire.events import FAILURES, FailureCode
 from taciturn.wire.jobs import JobKind, JobState
 from taciturn.wire.values import Page, PolicyLine
 
-_READS = [action.value for action in Action if action.value.endswith((":read", ":use"))]
-_OF_JOB: Mapping[str, DisclosureKind] = {"/result": "result", "/events": "events", "": "job"}
-_OF_MODEL: Mapping[str, DisclosureKind] = {"/certificate": "certificate", "": "model"}
-_OF_DATASET: Mapping[str, DisclosureKind] = {
-    "/preview": "preview",
-    "/selections": "preview",
-    "": "terms",
-}
 _RELEASED: Mapping[JobKind, DisclosureKind] = {
     JobKind.PROBE: "columns",
     JobKind.FIT: "model",
@@ -106,6 +98,7 @@ class Disclosures:
 
     gateway: Gateway
     datasets: Datasets
+    reads: Reads
 
     def page(self, name: str, caller: Principal, paging: Paging) -> Page[DisclosureView]:
         """Disclosures of a dataset, newest first; what its owner reads of their own is left out.
@@ -114,16 +107,20 @@ class Disclosures:
         """
         position = _Position.parse(paging.name())
 
-        def work(connection: Connection) -> tuple[Sequence[Row[Any]], Sequence[Row[Any]]]:
+        def work(connection: Connection) -> list[tuple[Row[Any], DisclosureView]]:
             dataset = self._watched(connection, name, caller)
-            released = connection.execute(_released(dataset, position, paging.fetch)).all()
-            reads = connection.execute(_reads(dataset, position, paging.fetch)).all()
-            return released, reads
+            released = _released(connection, dataset, position, paging.fetch)
+            reads = self.reads.before(
+                connection, dataset.name, dataset.owner, position.entry, paging.fetch
+            )
+            return [
+                *((row, _released_view(row, files)) for row, files in released),
+                *((row, _read_view(row)) for row in reads),
+            ]
 
-        released, reads = self.gateway.read(work)
-        lines = sorted((*released, *reads), key=lambda row: row.at_ms, reverse=True)
-        keyed = [(row, position := position.after(row)) for row in lines]
-        return paging.page(keyed, lambda pair: _view(pair[0]), lambda pair: pair[1].text)
+        pairs = sorted(self.gateway.read(work), key=lambda pair: pair[0].at_ms, reverse=True)
+        keyed = [(view, position := position.after(row)) for row, view in pairs]
+        return paging.page(keyed, lambda pair: pair[0], lambda pair: pair[1].text)
 
     def audits(self, name: str, caller: Principal) -> list[AuditFinding]:
         """The newest audits of models that were fitted on a dataset; raises as `page`."""
@@ -131,16 +128,10 @@ class Disclosures:
         def work(connection: Connection) -> Sequence[Row[Any]]:
             dataset = self._watched(connection, name, caller)
             query = (
-                select(jobs.c.id, jobs.c.model_id, users.c.name, artifacts.c.content)
-                .add_columns(artifacts.c.created_at_ms)
+                _succeeded(dataset)
+                .add_columns(artifacts.c.content)
                 .join(artifacts, artifacts.c.job_id == jobs.c.id)
-                .join(users, users.c.id == jobs.c.requester_id)
-                .where(
-                    jobs.c.id.in_(_subjects(dataset)),
-                    jobs.c.state == JobState.SUCCEEDED.value,
-                    artifacts.c.name == "audit.json",
-                )
-                .order_by(artifacts.c.created_at_ms.desc(), jobs.c.id)
+                .where(jobs.c.kind == JobKind.AUDIT.value, artifacts.c.name == "audit.json")
             )
             return connection.execute(query.limit(_FEW)).all()
 
@@ -156,9 +147,7 @@ class Disclosures:
                 select(incidents.c.id, incidents.c.job_id, jobs.c.kind, jobs.c.failure)
                 .add_columns(incidents.c.created_at_ms)
                 .join(jobs, jobs.c.id == incidents.c.job_id)
-                .where(
-                    incidents.c.namespace == dataset.namespace, jobs.c.id.in_(_subjects(dataset))
-                )
+                .where(incidents.c.namespace == dataset.namespace, _is_subject(dataset))
                 .order_by(incidents.c.created_at_ms.desc(), incidents.c.id)
             )
             return connection.execute(query.limit(_FEW)).all()
@@ -232,135 +221,76 @@ class _Position:
         return f"{self.at_ms}:{self.job}:{self.entry}"
 
 
-def _subjects(dataset: Dataset) -> Select[Any]:
-    """Ids of the jobs that read the dataset, or use a model that was fitted on it."""
+def _is_subject(dataset: Dataset) -> ColumnElement[bool]:
+    """Condition on rows of `jobs` that read the dataset, or use a model that was fitted on it."""
     fits = jobs.alias("fits")
-    fitted_models = select(fits.c.model_id).where(
-        fits.c.dataset == dataset.name,
-        fits.c.kind == JobKind.FIT.value,
-        fits.c.model_id.is_not(None),
+    fitted_model = (
+        select(literal(1))
+        .select_from(models)
+        .join(fits, fits.c.id == models.c.job_id)
+        .where(models.c.id == jobs.c.model_id, fits.c.dataset == dataset.name)
     )
-    return select(jobs.c.id).where(
-        or_(jobs.c.dataset == dataset.name, jobs.c.model_id.in_(fitted_models))
-    )
+    return or_(jobs.c.dataset == dataset.name, fitted_model.exists())
 
 
-def _released(dataset: Dataset, position: _Position, fetch: int) -> Select[Any]:
-    """Released files, a line for each job."""
-    files = (
-        select(
-            artifacts.c.job_id.label("job"),
-            func.max(artifacts.c.created_at_ms).label("at_ms"),
-            func.sum(artifacts.c.size_bytes).label("size_bytes"),
-            func.aggregate_strings(artifacts.c.name, "/").label("names"),
-        )
-        .where(artifacts.c.job_id.in_(_subjects(dataset)))
-        .group_by(artifacts.c.job_id)
-        .subquery()
-    )
-    earlier = or_(
-        files.c.at_ms < position.at_ms,
-        and_(files.c.at_ms == position.at_ms, files.c.job < position.job),
-    )
+def _succeeded(dataset: Dataset) -> Select[Any]:
+    """Jobs of the dataset that have released something, the newest first, by one index."""
+    is_released = jobs.c.namespace == dataset.namespace, jobs.c.state == JobState.SUCCEEDED.value
     return (
-        select(files, jobs.c.kind, jobs.c.model_id, jobs.c.policy)
-        .add_columns(users.c.name.label("reader"), null().label("entry"))
-        .join(jobs, jobs.c.id == files.c.job)
+        select(jobs.c.id.label("job"), jobs.c.updated_at_ms.label("at_ms"), jobs.c.kind)
+        .add_columns(jobs.c.model_id, jobs.c.policy, users.c.name.label("reader"))
+        .add_columns(null().label("entry"))
         .join(users, users.c.id == jobs.c.requester_id)
-        .where(jobs.c.state == JobState.SUCCEEDED.value, earlier)
-        .order_by(files.c.at_ms.desc(), files.c.job.desc())
-        .limit(fetch)
+        .where(*is_released, _is_subject(dataset))
+        .order_by(jobs.c.updated_at_ms.desc(), jobs.c.id.desc())
     )
 
 
-def _reads(dataset: Dataset, position: _Position, fetch: int) -> Select[Any]:
-    """Entries of the audit log that gave somebody something of it, but for its owner."""
-    return (
-        select(
-            audit_log.c.id.label("entry"),
-            audit_log.c.at_ms,
-            audit_log.c.actor.label("reader"),
-            audit_log.c.resource,
-        )
-        .where(
-            audit_log.c.resource.in_(_paths(dataset)),
-            audit_log.c.id < position.entry,
-            audit_log.c.status < 300,
-            audit_log.c.action.in_(_READS),
-            audit_log.c.actor != f"user:{dataset.owner}",
-        )
-        .order_by(audit_log.c.id.desc())
-        .limit(fetch)
+def _released(
+    connection: Connection, dataset: Dataset, position: _Position, fetch: int
+) -> list[tuple[Row[Any], Sequence[Row[Any]]]]:
+    """Jobs that released files, with the files of each."""
+    earlier = or_(
+        jobs.c.updated_at_ms < position.at_ms,
+        and_(jobs.c.updated_at_ms == position.at_ms, jobs.c.id < position.job),
+    )
+    has_files = select(literal(1)).where(artifacts.c.job_id == jobs.c.id).exists()
+    # The first condition lets an index begin where the last page ended.
+    bounds = jobs.c.updated_at_ms <= position.at_ms, earlier, has_files
+    lines = connection.execute(_succeeded(dataset).where(*bounds).limit(fetch)).all()
+    files: dict[str, list[Any]] = {line.job: [] for line in lines}
+    query = select(artifacts.c.job_id, artifacts.c.name, artifacts.c.size_bytes)
+    for row in connection.execute(query.where(artifacts.c.job_id.in_(sorted(files)))):
+        files[row.job_id].append(row)
+    return [(line, files[line.job]) for line in lines]
+
+
+def _released_view(row: Row[Any], files: Sequence[Row[Any]]) -> DisclosureView:
+    return DisclosureView(
+        at=moment(row.at_ms),
+        step="released",
+        kind=_RELEASED[JobKind(row.kind)],
+        names=tuple(sorted(file.name for file in files)),
+        to=f"user:{row.reader}",
+        job=row.job,
+        model=row.model_id,
+        policy=PolicyLine.model_validate_json(row.policy),
+        size_bytes=sum(file.size_bytes for file in files),
     )
 
 
-def _paths(dataset: Dataset) -> Any:
-    """Paths under which something of a dataset is read: in the API and in the console."""
-    # Read several times below: without the word, a database may find them anew each time.
-    subjects = _subjects(dataset).cte("subjects").prefix_with("MATERIALIZED")
-    files = artifacts.c.job_id == subjects.c.id
-    fits = (
-        select(jobs.c.id, jobs.c.model_id)
-        .where(
-            jobs.c.dataset == dataset.name,
-            jobs.c.kind == JobKind.FIT.value,
-            jobs.c.model_id.is_not(None),
-        )
-        .cte("fits")
-        .prefix_with("MATERIALIZED")
-    )
-    of_fits = artifacts.c.job_id == fits.c.id
-    parts = [
-        *(select("/v1/jobs/" + subjects.c.id + end) for end in _OF_JOB),
-        *(select("/v1/models/" + fits.c.model_id + end) for end in _OF_MODEL),
-        select("/jobs/" + subjects.c.id),
-        select("/models/" + fits.c.model_id),
-        select("/v1/jobs/" + subjects.c.id + "/files/" + artifacts.c.name).where(files),
-        select("/v1/models/" + fits.c.model_id + "/files/" + artifacts.c.name).where(of_fits),
-        *(select(literal(f"/v1/datasets/{dataset.name}{end}")) for end in _OF_DATASET),
-        *(select(literal(f"/datasets/{dataset.name}{end}")) for end in ("", "/selections")),
-    ]
-    return union_all(*parts)
-
-
-def _view(row: Row[Any]) -> DisclosureView:
-    if row.entry is None:
-        return DisclosureView(
-            at=moment(row.at_ms),
-            step="released",
-            kind=_RELEASED[JobKind(row.kind)],
-            names=tuple(sorted(row.names.split("/"))),
-            to=f"user:{row.reader}",
-            job=row.job,
-            model=row.model_id,
-            policy=PolicyLine.model_validate_json(row.policy),
-            size_bytes=int(row.size_bytes),
-        )
-    parts = row.resource.removeprefix("/v1").split("/", 3)
-    room, name, end = parts[1], parts[2], "/" + parts[3] if len(parts) > 3 else ""
-    kinds = {"jobs": _OF_JOB, "models": _OF_MODEL, "datasets": _OF_DATASET}[room]
-    file = end.removeprefix("/files/") if end.startswith("/files/") else None
+def _read_view(row: Row[Any]) -> DisclosureView:
+    thing = thing_at(row.resource)
+    assert thing is not None, "what leads nowhere is behind no dataset"
     return DisclosureView(
         at=moment(row.at_ms),
         step="read",
-        kind=_kind_of_file(file) if file else kinds[end],
-        names=(file,) if file else (),
+        kind=thing.kind,
+        names=(thing.file,) if thing.file else (),
         to=row.reader,
-        job=name if room == "jobs" else None,
-        model=name if room == "models" else None,
+        job=thing.name if thing.room == "jobs" else None,
+        model=thing.name if thing.room == "models" else None,
     )
-
-
-def _kind_of_file(name: str) -> DisclosureKind:
-    kinds: dict[str, DisclosureKind] = {
-        "certificate.json": "certificate",
-        "samples.jsonl": "texts",
-        "synthetic.parquet": "records",
-        "evaluation.json": "figures",
-        "audit.json": "audit",
-        "schema.json": "columns",
-    }
-    return kinds.get(name, "model")
 
 
 def _finding(row: Row[Any]) -> AuditFinding | None:
@@ -370,10 +300,10 @@ def _finding(row: Row[Any]) -> AuditFinding | None:
     except ValidationError:
         return None
     return AuditFinding(
-        job=row.id,
+        job=row.job,
         model=row.model_id,
-        requester=row.name,
-        at=moment(row.created_at_ms),
+        requester=row.reader,
+        at=moment(row.at_ms),
         epsilon_lower_bound=audit.epsilon_lower_bound,
         promised_epsilon=audit.promised_epsilon,
         delta=audit.delta,

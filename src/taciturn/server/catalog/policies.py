@@ -96,15 +96,21 @@ class Policies:
 
     def page(self, caller: Principal, after: str, fetch: int) -> Sequence[Policy]:
         """Policies that the caller may see, by namespace."""
+        return self.gateway.read(
+            lambda connection: self.page_within(connection, caller, after, fetch)
+        )
+
+    def page_within(
+        self, connection: Connection, caller: Principal, after: str, fetch: int
+    ) -> Sequence[Policy]:
+        """Return `page`, read in the caller's transaction."""
         query = (
             _query()
             .where(sees(caller, self.gateway.now_ms()), policies.c.namespace > after)
             .order_by(policies.c.namespace)
             .limit(fetch)
         )
-        return self.gateway.read(
-            lambda connection: [_policy(row) for row in connection.execute(query)]
-        )
+        return [_policy(row) for row in connection.execute(query)]
 
     def open(self, namespace: str, budget: BudgetTerms, caller: Principal) -> Policy:
         """Give a namespace its first terms, with the caller as its owner.

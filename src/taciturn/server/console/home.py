@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Annotated, Literal
@@ -135,7 +135,7 @@ def _confirmations(services: Services, caller: Principal) -> Iterator[Line]:
         yield Line(f"/datasets/{name}", f"Confirm the columns of {name}", note, None, "columns")
 
 
-def _spent(budgets: list[BudgetView]) -> Iterator[Line]:
+def _spent(budgets: Sequence[BudgetView]) -> Iterator[Line]:
     for budget in budgets:
         if budget.taken > NEARLY_SPENT:
             left = share(max(0.0, 1 - budget.taken))
@@ -169,11 +169,10 @@ def _checks(services: Services, caller: Principal) -> Iterator[Line]:
         yield Line("/ledger", title, note, checked_at, "check due", "warn")
 
 
-def _budgets(services: Services, caller: Principal) -> list[BudgetView]:
+def _budgets(services: Services, caller: Principal) -> Sequence[BudgetView]:
     if Action.BUDGETS_READ not in caller.actions or caller.has(Role.AUDITOR):
-        return []
-    policies = services.policies.page(caller, "", _BUDGETS)
-    return [services.budgets.view(policy, caller) for policy in policies]
+        return ()
+    return services.budgets.page(caller, Paging(limit=_BUDGETS)).items
 
 
 def _first_steps(services: Services, caller: Principal) -> Iterator[Step]:

@@ -284,12 +284,17 @@ def when(moment: datetime | None) -> Markup:
     return Markup('<time datetime="{}" title="{}">{}</time>').format(moment.isoformat(), text, text)
 
 
-def sentence(text: str) -> str:
-    """Return a text of a problem as a sentence: with a full stop, and a large letter unless it
-    begins with the name of a field."""
+def sentence(text: str) -> Markup:
+    """Return a text of a problem as a sentence: with a full stop, a large letter unless it begins
+    with the name of a field, and what stands between backticks as code."""
     ends = text.endswith((".", "?", "!"))
     has_name = re.match(r"[a-z_.0-9]+[=:]", text) is not None
-    return (text if has_name else text[:1].upper() + text[1:]) + ("" if ends else ".")
+    text = (text if has_name else text[:1].upper() + text[1:]) + ("" if ends else ".")
+    parts = text.split("`")
+    if len(parts) % 2 == 0:
+        return escape(text)
+    form = (Markup("{}"), Markup("<code>{}</code>"))
+    return Markup("").join(form[number % 2].format(part) for number, part in enumerate(parts))
 
 
 def chart_time(seconds: float) -> Markup:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hmac
+import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 from fastapi import Depends, Request
@@ -23,6 +25,7 @@ async def services(request: Request) -> Services:
     return app_services
 
 
+_CHECK_S = 30.0
 Svc = Annotated[Services, Depends(services)]
 
 
@@ -49,6 +52,40 @@ class Requires:
                 f"({', '.join(sorted(caller.roles)) or 'none'}) or this token do not give",
             )
         return caller
+
+
+@dataclass(slots=True)
+class JobAccess:
+    """Access of somebody who watches a job: looked up again when any access has changed here, and
+    now and then, for a change in another process may have gone unheard.
+
+    Made before the first look at the job, so that no change falls between the two.
+    """
+
+    request: Request
+    caller: Principal
+    services: Services
+    job_id: str
+    generation: int = field(init=False)
+    checked_s: float = field(default_factory=time.monotonic)
+
+    def __post_init__(self) -> None:
+        self.generation = self.services.directory.remembered.generation
+
+    async def __call__(self) -> bool:
+        """Return True while they may follow the job."""
+        if self.caller.expires_at_ms <= self.services.gateway.now_ms():
+            return False
+        now_s, generation = time.monotonic(), self.services.directory.remembered.generation
+        if generation == self.generation and now_s - self.checked_s < _CHECK_S:
+            return True
+        try:
+            self.caller = await Requires(Action.JOBS_READ)(self.request)
+            await run_in_threadpool(self.services.results.check_watched, self.caller, self.job_id)
+        except ProblemError:
+            return False
+        self.generation, self.checked_s = generation, now_s
+        return True
 
 
 async def worker(request: Request, job_id: str) -> WorkerPrincipal:

@@ -10,13 +10,15 @@ import asyncio
 import logging
 import re
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
-from starlette.responses import JSONResponse
+from starlette.requests import Request
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from taciturn.server.audit_log import AuditLog, Record
@@ -26,7 +28,7 @@ from taciturn.server.identity.principal import Principal, WorkerPrincipal
 from taciturn.server.identity.secret import new_id, token_id
 from taciturn.server.logs import blotted
 from taciturn.server.metrics import Metrics
-from taciturn.server.problems import MEDIA_TYPE, ProblemError
+from taciturn.server.problems import ProblemError
 
 REQUEST_HEADER = "Taciturn-Request"
 _log = logging.getLogger("taciturn.requests")
@@ -71,7 +73,7 @@ class NotOnRecordError(Exception):
 
 
 class Observing:
-    """The outermost layer of the application."""
+    """The outermost layer of the application; `refuse` makes its answers: a page for a browser."""
 
     def __init__(
         self,
@@ -80,9 +82,10 @@ class Observing:
         audit_log: AuditLog,
         metrics: Metrics,
         strangers: Anonymous,
+        refuse: Callable[[Request, ProblemError], Response],
     ) -> None:
         self.app, self.gateway, self.audit_log, self.metrics = app, gateway, audit_log, metrics
-        self.strangers = strangers
+        self.strangers, self.refuse = strangers, refuse
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -240,17 +243,16 @@ class _Exchange:
             self._limit()
         except BeyondLimitError as error:
             problem = error.problem
-        body = problem.problem(self.scope["path"])
-        self.scope["state"]["code"] = problem.code
-        response = JSONResponse(
-            body.model_dump(exclude_none=True),
-            status_code=body.status,
-            media_type=MEDIA_TYPE,
-            headers={**problem.headers, REQUEST_HEADER: self.request_id, **SECURITY_HEADERS},
-        )
+        if problem.code == "unavailable":
+            # A page says who its reader is, which is nothing that may leave without a record.
+            self.scope["state"].pop("caller", None)
+        response = self.around.refuse(Request(self.scope), problem)
+        response.headers[REQUEST_HEADER] = self.request_id
+        for name, value in SECURITY_HEADERS.items():
+            response.headers.setdefault(name, value)
         if problem.code != "unavailable":
             with suppress(NotOnRecordError):  # nothing but an error is told
-                await self._record(body.status)
+                await self._record(response.status_code)
         await response(self.scope, self.receive, self.send)
 
 

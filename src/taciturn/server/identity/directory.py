@@ -14,6 +14,7 @@ from taciturn.server.identity import secret
 from taciturn.server.identity.permissions import Action, actions_of
 from taciturn.server.identity.principal import Principal, WorkerPrincipal
 from taciturn.server.identity.remembered import Remembered
+from taciturn.server.identity.token_uses import TokenUses
 from taciturn.server.problems import ProblemError
 from taciturn.server.schema.tables import memberships, password_links, tokens, users
 from taciturn.wire.identity import Role
@@ -59,6 +60,10 @@ class Directory:
 
     gateway: Gateway
     remembered: Remembered[Principal] = field(default_factory=Remembered)
+    uses: TokenUses = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "uses", TokenUses(self.gateway))
 
     def authenticate(self, token: str) -> Principal | WorkerPrincipal:
         """Return the holder of this token. Raises ProblemError `unauthenticated`, always with the
@@ -80,6 +85,7 @@ class Directory:
         caller = record.principal(self.gateway.now_ms(), self.gateway.audience)
         if isinstance(caller, Principal):
             self.remembered.keep(record.token.digest, caller, generation)
+            self.uses.note(caller.token_id)
         return caller
 
     def cached_principal(self, token: str) -> Principal | None:

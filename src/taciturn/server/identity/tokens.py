@@ -96,4 +96,5 @@ def _view(row: Row[Any]) -> TokenView:
         created_at=moment(row.created_at_ms),
         expires_at=moment(row.expires_at_ms),
         revoked_at=None if row.revoked_at_ms is None else moment(row.revoked_at_ms),
+        last_used_at=None if row.used_at_ms is None else moment(row.used_at_ms),
     )

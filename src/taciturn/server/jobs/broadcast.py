@@ -12,7 +12,7 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -105,7 +105,7 @@ class Broadcast:
             with suppress(RuntimeError):  # it has ended
                 self._loop.call_soon_threadsafe(self._wake.set)
 
-    async def watch(self, job_id: str, after: int) -> AsyncIterator[NumberedEvent | None]:
+    async def watch(self, job_id: str, after: int) -> AsyncGenerator[NumberedEvent | None, None]:
         """Events with a number above `after` as they become visible, until the final state; None
         now and then, as a sign of life.
 

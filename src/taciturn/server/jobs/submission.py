@@ -41,6 +41,7 @@ from taciturn.server.jobs.pricing import (
 from taciturn.server.jobs.states import States, job_row
 from taciturn.server.jobs.terms import SubmittedRequest, Terms, is_paid_for, terms_of
 from taciturn.server.jobs.views import (
+    all_jobs,
     job_view,
     operated_job,
     operated_jobs,
@@ -50,7 +51,7 @@ from taciturn.server.jobs.views import (
 )
 from taciturn.server.launchers.base import Sizing, own_machine
 from taciturn.server.ledger import job_cost
-from taciturn.server.paging import Paging, newest_first, position_of
+from taciturn.server.paging import Paging, newest_first, newest_of, position_of
 from taciturn.server.problems import ProblemError
 from taciturn.server.schema.tables import approvals, jobs, users
 from taciturn.spec import DataSpec
@@ -225,11 +226,12 @@ class Jobs:
         self, caller: Principal, paging: Paging, state: JobState | None, kind: JobKind | None
     ) -> Page[JobView]:
         """The jobs that the caller may know of, newest first."""
-        query = newest_first(visible_jobs(caller), jobs, paging)
+        condition = watches_job(caller)
         if state is not None:
-            query = query.where(jobs.c.state == state)
+            condition &= jobs.c.state == state
         if kind is not None:
-            query = query.where(jobs.c.kind == kind)
+            condition &= jobs.c.kind == kind
+        query = newest_of(all_jobs(), jobs, condition, paging)
         return paging.page(self.gateway.rows(query), job_view, position_of)
 
     def events(

@@ -19,12 +19,16 @@ from taciturn.wire.values import PolicyLine
 
 def visible_jobs(caller: Principal) -> Select[Any]:
     """The jobs that the caller may know of, with requester and approval."""
+    return all_jobs().where(watches_job(caller))
+
+
+def all_jobs() -> Select[Any]:
+    """All jobs, with the same, for a condition that says whose they are."""
     columns = (jobs, users.c.name.label("requester"), approvals.c.id.label("approval"))
     return (
         select(*columns)
         .join(users, users.c.id == jobs.c.requester_id)
         .outerjoin(approvals, approvals.c.job_id == jobs.c.id)
-        .where(watches_job(caller))
     )
 
 

@@ -149,20 +149,46 @@ def statement(
         LedgerTamperedError: a row is not as it was sealed.
     """
 
-    return _read(engine, key, lambda store: _statement(store, namespace, settled=settled))
+    settled_names = (namespace,) if settled else ()
+    return _read(engine, key, lambda store: _statements(store, (namespace,), settled_names))[
+        namespace
+    ]
 
 
 def statement_within(
     connection: Connection, key: SealKey | None, namespace: str, *, settled: bool = False
 ) -> NamespaceStatement:
     """Return `statement`, read in the caller's transaction."""
-    return _statement(Store(connection, key), namespace, settled=settled)
+    settled_names = (namespace,) if settled else ()
+    return statements_within(connection, key, (namespace,), settled=settled_names)[namespace]
 
 
-def _statement(store: Store, namespace: str, *, settled: bool) -> NamespaceStatement:
-    state = store.balances(namespace)
-    for job in store.jobs(namespace, only_open=True) if settled else ():
-        state = _uncharged(state, job)
+def statements_within(
+    connection: Connection,
+    key: SealKey | None,
+    namespaces: Collection[str],
+    *,
+    settled: Collection[str] = (),
+) -> dict[str, NamespaceStatement]:
+    """Return statements of several namespaces, by as many queries as for one; raises as
+    `statement`.
+
+    Args:
+        settled: those of them whose open jobs' charges count as held.
+    """
+    return _statements(Store(connection, key), namespaces, settled)
+
+
+def _statements(
+    store: Store, namespaces: Collection[str], settled: Collection[str]
+) -> dict[str, NamespaceStatement]:
+    states = store.balances_of(namespaces)
+    for namespace, job in store.open_jobs(settled) if settled else ():
+        states[namespace] = _uncharged(states[namespace], job)
+    return {namespace: _statement(namespace, state) for namespace, state in states.items()}
+
+
+def _statement(namespace: str, state: LedgerState) -> NamespaceStatement:
     account = the_account(state)
     return NamespaceStatement(
         namespace=namespace,

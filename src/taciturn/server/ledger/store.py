@@ -68,7 +68,25 @@ class Store:
 
     def balances(self, namespace: str) -> LedgerState:
         """The account with all its grants, and no jobs; nothing is locked."""
-        return LedgerState(self.account(namespace, lock=False), self._grants(namespace, None))
+        return self.balances_of([namespace])[namespace]
+
+    def balances_of(self, namespaces: Collection[str]) -> dict[str, LedgerState]:
+        """The same of several namespaces, by two queries."""
+        accounts = {account.namespace: account for account in self.accounts(namespaces)}
+        grants: dict[str, dict[str, Balance]] = {namespace: {} for namespace in namespaces}
+        table = tables.grants
+        for row in self._rows(select(table).where(table.c.namespace.in_(sorted(namespaces)))):
+            self._check(table, row)
+            grants[row.namespace][row.holder] = _balance(row)
+        return {name: LedgerState(accounts.get(name), grants[name]) for name in namespaces}
+
+    def open_jobs(self, namespaces: Collection[str]) -> list[tuple[str, JobReservation]]:
+        """The jobs of these namespaces that are open, by name, each with its namespace; nothing is
+        locked."""
+        table = tables.jobs
+        is_open = table.c.namespace.in_(sorted(namespaces)), table.c.status == "open"
+        rows = self._rows(select(table).where(*is_open).order_by(table.c.job))
+        return [(row.namespace, self._job(row)) for row in rows]
 
     def jobs(self, namespace: str, *, only_open: bool) -> list[JobReservation]:
         """The jobs of a namespace by name, or those that are open; nothing is locked."""
@@ -191,11 +209,10 @@ class Store:
                 "run `taciturn ledger verify`"
             )
 
-    def _grants(self, namespace: str, holders: Collection[str] | None) -> dict[str, Balance]:
+    def _grants(self, namespace: str, holders: Collection[str]) -> dict[str, Balance]:
         table = tables.grants
         query = select(table).where(table.c.namespace == namespace)
-        if holders is not None:
-            query = query.where(table.c.holder.in_(sorted(holders)))
+        query = query.where(table.c.holder.in_(sorted(holders)))
         grants = {}
         for row in self._rows(query):
             self._check(table, row)

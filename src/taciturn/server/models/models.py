@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, Select, delete, func, insert, select
+from sqlalchemy import ColumnElement, Connection, Row, Select, delete, func, insert, select, true
 
 from taciturn.certificate.envelope import Envelope
 from taciturn.errors import CertificateError
@@ -18,7 +18,7 @@ from taciturn.server.identity.job_access import holds_model, no_model, uses_mode
 from taciturn.server.identity.principal import Principal
 from taciturn.server.identity.secret import new_id
 from taciturn.server.models.artifacts import REPORT, Artifacts, Download
-from taciturn.server.paging import Paging, newest_first, position_of
+from taciturn.server.paging import Paging, newest_of, position_of
 from taciturn.server.problems import ProblemError
 from taciturn.server.schema.tables import artifacts, base_models, datasets, jobs, models, users
 from taciturn.server.timestamps import moment
@@ -90,7 +90,7 @@ class Models:
 
     def list(self, caller: Principal, paging: Paging) -> Page[ModelView]:
         """Models that the caller may know of, newest first."""
-        query = newest_first(_query(watches_model(caller)), models, paging)
+        query = newest_of(_query(true()), models, watches_model(caller), paging)
         return paging.page(self.gateway.rows(query), _view, position_of)
 
     def certified(self, caller: Principal, paging: Paging) -> Page[CertifiedModel]:
@@ -100,7 +100,7 @@ class Models:
             .where(artifacts.c.job_id == models.c.job_id, artifacts.c.name == CERTIFICATE)
             .exists()
         )
-        query = newest_first(_query(watches_model(caller) & has_certificate), models, paging)
+        query = newest_of(_query(true()), models, watches_model(caller) & has_certificate, paging)
         return paging.page(self.gateway.rows(query), self._certified, position_of)
 
     def _certified(self, row: Row[Any]) -> CertifiedModel:

@@ -80,6 +80,7 @@ tokens = Table(
     Column("created_at_ms", BigInteger, nullable=False),
     Column("expires_at_ms", BigInteger, nullable=False),
     Column("revoked_at_ms", BigInteger),
+    Column("used_at_ms", BigInteger),
     CheckConstraint("kind IN ('api', 'session', 'worker')", name="kind"),
     Index("ix_tokens_user_id", "user_id"),
     Index("ix_tokens_job_id", "job_id"),
@@ -190,6 +191,7 @@ jobs = Table(
     Index("ix_jobs_dataset", "dataset", "created_at_ms"),
     Index("ix_jobs_model_id", "model_id"),
     Index("ix_jobs_created_at_ms", "created_at_ms", "id"),
+    Index("ix_jobs_ended", "namespace", "state", "updated_at_ms", "id", "kind"),
 )
 
 job_events = Table(
@@ -285,6 +287,7 @@ incidents = Table(
     Column("namespace", _NAME),
     Column("log", LargeBinary, nullable=False),
     Column("created_at_ms", BigInteger, nullable=False),
+    Index("ix_incidents_namespace", "namespace", "created_at_ms"),
 )
 
 audit_log = Table(
@@ -304,6 +307,23 @@ audit_log = Table(
     Index("ix_audit_log_resource", "resource", "id"),
     Index("ix_audit_log_action", "action", "id"),
 )
+
+dataset_reads = Table(
+    "dataset_reads",
+    metadata,
+    Column("dataset", _NAME, primary_key=True),
+    Column("entry", BigInteger, primary_key=True, autoincrement=False),
+    Index("ix_dataset_reads_entry", "entry"),
+)
+"""Records of the audit log that gave somebody something of a dataset, by their numbers."""
+
+dataset_reads_end = Table(
+    "dataset_reads_end",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("entry", BigInteger, nullable=False),
+)
+"""Number of the newest record that `dataset_reads` was made from."""
 
 audit_log_exports = Table(
     "audit_log_exports",

@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
-from sqlalchemy import Engine
+from sqlalchemy import Engine, update
+from starlette.requests import Request
 
 from support import released_files
 from support.gateway import GatewayWorld
 from taciturn.server.app import create_app
+from taciturn.server.http import access
+from taciturn.server.http.routes.events import read_events
+from taciturn.server.identity.remembered import KEPT_S
+from taciturn.server.jobs import broadcast
 from taciturn.server.jobs.events import Events
+from taciturn.server.schema.tables import users
 from taciturn.wire.events import JobEvent, PlanEvent, Stage, StageEvent, StateEvent
+from taciturn.wire.identity import Role, UserChange
 from taciturn.wire.jobs import JobKind, JobState
 
 
@@ -94,3 +103,43 @@ def test_who_may_watch(client: TestClient, world: GatewayWorld, job: str, accept
         "paul": 200, "olga": 200, "ann": 200, "petra": 404, "oscar": 404, "adam": 403,
         "otto": 404, "bea": 404,
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("loss", ["revoked", "disabled", "silently"])
+def test_a_stream_ends_soon_after_access_is_lost(
+    world: GatewayWorld, loss: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(broadcast, "_BEAT_S", 0.05)
+    world.person("pia", Role.PRACTITIONER)
+    job = world.add_job(JobKind.FIT, requester="pia")
+    app = create_app(world.gateway)
+    services, caller = app.state.services, world.principal("pia")
+    headers = [(b"authorization", f"Bearer {world.tokens['pia']}".encode())]
+    request = Request(
+        {"type": "http", "method": "GET", "path": f"/v1/jobs/{job}/events", "headers": headers,
+         "app": app, "state": {}, "query_string": b""}
+    )  # fmt: skip
+
+    def lose() -> None:
+        if loss == "revoked":
+            services.directory.revoke(caller.token_id)
+        elif loss == "disabled":
+            services.users.change(world.principal("adam"), "pia", UserChange(disabled=True))
+        else:  # by another process, which could not say so
+            monkeypatch.setattr(access, "_CHECK_S", 0.0)
+            change = update(users).where(users.c.name == "pia").values(disabled=True)
+            world.gateway.write(lambda connection: connection.execute(change))
+            time.sleep(KEPT_S + 0.1)
+
+    async def test() -> None:
+        answer = await read_events(request, job, caller, services, accept="text/event-stream")
+        stream = answer.body_iterator
+        assert "retry" in str(await anext(stream))
+        assert await anext(stream) == b": alive\n\n"
+        await asyncio.to_thread(lose)
+        async with asyncio.timeout(5):
+            rest = [chunk async for chunk in stream]
+        assert set(rest) <= {b": alive\n\n"}
+        assert services.broadcast.watching == 0
+
+    asyncio.run(test())

@@ -16,6 +16,7 @@ from taciturn.planning.plan import make_plan
 from taciturn.server.bootstrap import open_gateway
 from taciturn.server.context import Gateway
 from taciturn.server.launchers.base import LaunchError
+from taciturn.server.launchers.kubernetes import events
 from taciturn.server.launchers.kubernetes.client import Cluster
 from taciturn.server.launchers.kubernetes.events import StatusEvents
 from taciturn.server.launchers.kubernetes.factory import Kubernetes
@@ -24,7 +25,7 @@ from taciturn.server.launchers.kubernetes.sizing import Needs
 from taciturn.server.schema.tables import base_models, job_events, jobs, users
 from taciturn.server.settings import Settings
 from taciturn.spec import FitSpec
-from taciturn.wire.events import JOB_EVENT, JobEvent, NodeEvent
+from taciturn.wire.events import JOB_EVENT, JobEvent, NodeEvent, ProgressEvent
 
 POOLS = (
     Pool(name="cpu", memory="8Gi", price_per_hour=0.1),
@@ -187,3 +188,29 @@ def test_news_are_written_once(gateway: Gateway) -> None:
     )  # fmt: skip
     codes = [json.loads(row)["code"] for row in rows]
     assert codes == ["provisioning", "running", "node.released", "interrupted", "running"]
+
+
+def test_a_long_job_is_not_read_for_each_status(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add(gateway, "probe", {"dataset": "notes"})
+    progress = ProgressEvent(step=1, steps=9, epsilon=0.1)
+    texts = [JOB_EVENT.dump_json(progress).decode()] * 500
+    texts[5] = JOB_EVENT.dump_json(NodeEvent(code="running", text="running")).decode()
+    rows = [
+        {"job_id": JOB, "sequence": number, "data": data, "visible_at_ms": 0}
+        for number, data in enumerate(texts)
+    ]
+    gateway.write(lambda connection: connection.execute(insert(job_events), rows))
+    reader = Mock(wraps=JOB_EVENT)
+    monkeypatch.setattr(events, "JOB_EVENT", reader)
+    written: list[JobEvent] = []
+    news = StatusEvents(gateway, lambda connection, job, event: written.append(event))
+    for code in ("running", "node.released", "node.released", "pulling"):
+        news(f"{JOB}-1", NodeEvent(code=code, text=code))
+    assert [event.code for event in written if isinstance(event, NodeEvent)] == [
+        "node.released",
+        "node.released",
+        "pulling",
+    ], "nothing was kept here but the first status"
+    assert reader.validate_json.call_count == 2

@@ -23,7 +23,6 @@ router = APIRouter(route_class=PageRoute)
 LedgerReader = Annotated[Principal, Depends(Requires(Action.LEDGER_READ))]
 ModelReader = Annotated[Principal, Depends(Requires(Action.MODELS_READ))]
 _LENGTH = 50
-_BUDGETS = 15  # each takes three queries
 _CERTIFICATES = 25
 _ANCHORS: TypeAdapter[tuple[AnchorView, ...]] = TypeAdapter(tuple[AnchorView, ...])
 _CLOSED = {
@@ -53,20 +52,16 @@ class Line:
 
 @router.get("/ledger")
 def read_ledger(
-    request: Request, caller: LedgerReader, services: Svc, cursor: Annotated[str, Query()] = ""
+    request: Request, caller: LedgerReader, services: Svc, paging: PageQuery
 ) -> Response:
     """Show the balances, and a way to check the chains behind them."""
-    policies = services.policies.page(caller, cursor, _BUDGETS + 1)
-    budgets = [services.budgets.view(policy, caller) for policy in policies[:_BUDGETS]]
-    following = budgets[-1].namespace if len(policies) > _BUDGETS else None
     checked_at = services.ledger_view.checked_at() if Action.AUDIT_LOG_READ in caller.actions else 0
     return page(
         request,
         "ledger.html",
         caller,
-        budgets=budgets,
-        following=following,
-        first=not cursor,
+        items=services.budgets.page(caller, paging),
+        first=paging.after is None,
         checked_at=checked_at,
     )
 

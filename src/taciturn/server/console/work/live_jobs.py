@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -21,7 +20,7 @@ from fastapi.responses import Response
 
 from taciturn.server.console.rendering import PageRoute, fragment
 from taciturn.server.console.work.job_progress import POINTS, JobProgress
-from taciturn.server.http.access import Requires, Svc
+from taciturn.server.http.access import JobAccess, Requires, Svc
 from taciturn.server.http.sending import EventStream
 from taciturn.server.identity.permissions import Action
 from taciturn.server.identity.principal import Principal
@@ -35,7 +34,6 @@ Reader = Annotated[Principal, Depends(Requires(Action.JOBS_READ))]
 
 _COALESCE_S = 0.05  # what a tick brings comes together, and is one message
 _BEAT_S = 5.0
-_CHECK_S = 30.0  # a change of access in another process may have gone unheard
 _MOST_READERS = 4000
 
 
@@ -193,43 +191,15 @@ def progress_of(services: Services, caller: Principal, job_id: str) -> JobProgre
     return JobProgress.of(view, services.jobs.outline(caller, job_id, POINTS))
 
 
-@dataclass(slots=True)
-class _Access:
-    """Access of a reader: looked up again when any access has changed, and now and then."""
-
-    request: Request
-    caller: Principal
-    services: Services
-    job_id: str
-    generation: int
-    checked_s: float = field(default_factory=time.monotonic)
-
-    async def __call__(self) -> bool:
-        """Return True while the reader may follow the job."""
-        if self.caller.expires_at_ms <= self.services.gateway.now_ms():
-            return False
-        now_s, generation = time.monotonic(), self.services.directory.remembered.generation
-        if generation == self.generation and now_s - self.checked_s < _CHECK_S:
-            return True
-        try:
-            self.caller = await Requires(Action.JOBS_READ)(self.request)
-            await to_thread.run_sync(self.services.results.check_watched, self.caller, self.job_id)
-        except ProblemError:
-            return False
-        self.generation, self.checked_s = generation, now_s
-        return True
-
-
 @router.get("/jobs/{job_id}/live")
 async def follow_job(request: Request, caller: Reader, services: Svc, job_id: str) -> Response:
     """Stream what changes on a job's page, until the job is over or the session ends."""
-    generation = services.directory.remembered.generation
+    access = JobAccess(request, caller, services, job_id)
     view = await to_thread.run_sync(services.jobs.view, caller, job_id)
     if view.state.over:
         return Response(status_code=204)
     live = _live_jobs(request, services)
     live.check_room()
-    access = _Access(request, caller, services, job_id, generation)
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
     return EventStream(live.stream(caller, job_id, access), headers=headers)
 

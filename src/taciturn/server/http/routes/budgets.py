@@ -21,12 +21,7 @@ Reader = Annotated[Principal, Depends(Requires(Action.BUDGETS_READ))]
 @router.get("")
 def list_budgets(caller: Reader, services: Svc, paging: PageQuery) -> Page[BudgetView]:
     """Balances of the namespaces that the caller may know of, by namespace."""
-    policies = services.policies.page(caller, paging.name(), paging.fetch)
-    return paging.page(
-        policies,
-        lambda policy: services.budgets.view(policy, caller),
-        lambda policy: policy.namespace,
-    )
+    return services.budgets.page(caller, paging)
 
 
 @router.get("/{namespace}")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 from typing import Annotated
 
 from anyio import to_thread
-from fastapi import APIRouter, Depends, Header, Query
+from fastapi import APIRouter, Depends, Header, Query, Request
 from starlette.responses import Response
 
-from taciturn.server.http.access import Requires, Svc
+from taciturn.server.http.access import JobAccess, Requires, Svc
 from taciturn.server.http.blocking import Route
 from taciturn.server.http.sending import EventStream
 from taciturn.server.identity.permissions import Action
@@ -34,6 +35,7 @@ _STREAM = "text/event-stream"
     },
 )
 async def read_events(
+    request: Request,
     job_id: str,
     caller: Reader,
     services: Svc,
@@ -47,20 +49,27 @@ async def read_events(
     if _STREAM not in accept.lower():
         page = await to_thread.run_sync(services.jobs.events, caller, job_id, after, limit)
         return EventPage(items=page)
+    access = JobAccess(request, caller, services, job_id)
     await to_thread.run_sync(services.results.check_watched, caller, job_id)
     broadcast = services.broadcast
     after = max(after, _number(last_event_id))
     if await broadcast.has_ended(job_id, after):
         return Response(status_code=204)
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-    return EventStream(_stream(broadcast, job_id, after), headers=headers)
+    return EventStream(_stream(broadcast, job_id, after, access), headers=headers)
 
 
-async def _stream(broadcast: Broadcast, job_id: str, after: int) -> AsyncIterator[bytes]:
+async def _stream(
+    broadcast: Broadcast, job_id: str, after: int, access: JobAccess
+) -> AsyncIterator[bytes]:
+    """Give out events while their reader may have them: at an event, or a sign of life."""
     yield b"retry: 2000\n\n"
     try:
-        async for event in broadcast.watch(job_id, after):
-            yield b": alive\n\n" if event is None else _message(event)
+        async with aclosing(broadcast.watch(job_id, after)) as events:
+            async for event in events:
+                if not await access():
+                    return
+                yield b": alive\n\n" if event is None else _message(event)
     except TooManyWatchersError:
         yield b": too many streams, come again\n\n"
 
