@@ -48,12 +48,14 @@ def _parts(batch: pa.RecordBatch, fields: Fields) -> list[pa.Array]:
     """The texts of each record, converted from the format that the rows are in."""
     if fields.format == "auto":
         return [_texts(batch.column(name), name) for name in fields.columns]
-    first, *others = fields.columns
+    first, *more_columns = fields.columns
     if fields.format == "alpaca":
-        more = _optional(batch.column(others[0]), others[0]) if others[1:] else None
+        more = (
+            _optional(batch.column(more_columns[0]), more_columns[0]) if more_columns[1:] else None
+        )
         question = joined_questions(_texts(batch.column(first), first), more)
-        return [question, _texts(batch.column(others[-1]), others[-1])]
-    systems = _optional(batch.column(others[0]), others[0]) if others else None
+        return [question, _texts(batch.column(more_columns[-1]), more_columns[-1])]
+    systems = _optional(batch.column(more_columns[0]), more_columns[0]) if more_columns else None
     return [chats(fields.format, first, _texts(batch.column(first), first), systems)]
 
 

@@ -39,16 +39,16 @@ class ChatForm:
         speaker: key of a turn that says who speaks.
         words: key of a turn with what is said.
         roles: the role that each speaker has for a chat template.
-        named: what its readers would look for, in the words of errors.
-        refused: keys of a turn that would change what is learned.
+        speakers: what its readers would look for, in the words of errors.
+        refused_keys: keys of a turn that would change what is learned.
     """
 
     column: str
     speaker: str
     words: str
     roles: Mapping[str, str]
-    named: str
-    refused: tuple[str, ...]
+    speakers: str
+    refused_keys: tuple[str, ...]
 
 
 CHATS: Mapping[ChatFormat, ChatForm] = {
@@ -57,8 +57,8 @@ CHATS: Mapping[ChatFormat, ChatForm] = {
         speaker="from",
         words="value",
         roles=_PEOPLE,
-        named="human, gpt or system, or another name of these",
-        refused=(),
+        speakers="human, gpt or system, or another name of these",
+        refused_keys=(),
     ),
     "openai": ChatForm(
         column="messages",
@@ -70,8 +70,8 @@ CHATS: Mapping[ChatFormat, ChatForm] = {
             "system": "system",
             "developer": "system",
         },
-        named="system, developer, user or assistant",
-        refused=("tool_calls", "function_call"),
+        speakers="system, developer, user or assistant",
+        refused_keys=("tool_calls", "function_call"),
     ),
 }
 
@@ -153,7 +153,7 @@ def _chat(form: ChatForm, name: str, text: str, system: str | None) -> str:
 def _message(
     form: ChatForm, name: str, turn: Mapping[str, Any], malformed: RowError
 ) -> dict[str, str]:
-    for key in form.refused:
+    for key in form.refused_keys:
         if turn.get(key):
             raise RowError(
                 f"column {name!r} has turns with {key!r} in some rows: calls of tools are not "
@@ -171,7 +171,7 @@ def _message(
     if role is None:
         raise RowError(
             f"column {name!r} has turns in some rows whose {form.speaker!r} is not "
-            f"{form.named}, such as a tool's (tool, function_call, observation), which are not "
+            f"{form.speakers}, such as a tool's (tool, function_call, observation), which are not "
             "learned; leave those rows out of the data, or rename the speakers in select"
         )
     return {"role": role, "content": words}

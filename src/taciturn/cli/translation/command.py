@@ -30,8 +30,8 @@ def import_config(
 ) -> None:
     """Translate a file of Axolotl or LLaMA-Factory into a job file, and say what is left out."""
     options = {"target_epsilon": target_epsilon, "privacy_unit": privacy_unit, "data": data}
-    given = {name: value for name, value in options.items() if value is not None}
-    translation = translate(load_yaml(config), config.parent, given)
+    own_fields = {name: value for name, value in options.items() if value is not None}
+    translation = translate(load_yaml(config), config.parent, own_fields)
     try:
         with output.open("x", encoding="utf-8") as file:
             file.write(job_text(translation, config.name))
@@ -49,7 +49,7 @@ def _show(translation: Translation, output: Path, *, as_json: bool) -> None:
         typer.echo(json.dumps(_value(translation, output), ensure_ascii=False))
         return
     for title, columns, entries in (
-        ("Translated:", ("theirs", "ours"), translation.taken),
+        ("Translated:", ("theirs", "ours"), translation.decisions),
         ("Not honoured:", ("theirs", "reason"), translation.left_out),
         ("Nothing to do:", ("theirs", "reason"), translation.needless),
     ):
@@ -69,7 +69,7 @@ def _value(translation: Translation, output: Path) -> dict[str, Any]:
         "from": translation.tool.name,
         "output": str(output),
         "fields": translation.fields,
-        "translated": translation.taken,
+        "translated": translation.decisions,
         "not_honoured": translation.left_out,
         "nothing_to_do": translation.needless,
         "unknown": translation.unknown,

@@ -22,19 +22,19 @@ class Data:
 
     Attributes:
         fields: of a job file.
-        taken: key -> the fields, in words.
+        decisions: key -> the fields, in words.
         left_out: key -> reason.
     """
 
     fields: dict[str, Any] = field(default_factory=dict)
-    taken: dict[str, str] = field(default_factory=dict)
+    decisions: dict[str, str] = field(default_factory=dict)
     left_out: dict[str, str] = field(default_factory=dict)
 
     def take(self, key: str, note: str = "", **fields: Any) -> None:
         """Add fields that a key of theirs has decided."""
         self.fields |= fields
         text = ", ".join(f"{name}: {value}" for name, value in fields.items())
-        self.taken[key] = f"{text} ({note})" if note else text
+        self.decisions[key] = f"{text} ({note})" if note else text
 
 
 def translated_data(tool: str, keys: Mapping[str, Any], folder: Path) -> Data:
@@ -163,8 +163,8 @@ def _llama_factory(keys: Mapping[str, Any], data: Data, folder: Path) -> None:
         if "dataset" in keys:
             data.left_out["dataset"] = "it is no name of a data set"
         return
-    first, *others = [name.strip() for name in names]
-    for name in others:
+    first, *other_names = [name.strip() for name in names]
+    for name in other_names:
         data.left_out[f"dataset: {name}"] = _ONE
     if _file(first) is not None:
         data.take("dataset", data=first)
@@ -179,7 +179,7 @@ def _llama_factory(keys: Mapping[str, Any], data: Data, folder: Path) -> None:
         return
     home, about = entry
     if "dataset_dir" in keys:
-        data.taken["dataset_dir"] = "where the file is"
+        data.decisions["dataset_dir"] = "where the file is"
     data.take("dataset", data=str(home / str(about.get("file_name"))))
     _columns(about, keys.get("stage"), data)
 

@@ -29,11 +29,11 @@ _ADAPTER = ("r", "alpha", "target_modules")
 
 @dataclass(slots=True)
 class Translation:
-    """What became of a file.
+    """Outcome of a translation.
 
     Attributes:
         fields: of our job file.
-        taken: their key -> what it became.
+        decisions: their key -> what it became.
         left_out: their key -> why it is not honoured.
         needless: their key -> why nothing has to be done.
         unknown: their keys that no table has.
@@ -42,7 +42,7 @@ class Translation:
 
     tool: Tool
     fields: dict[str, Any] = field(default_factory=dict)
-    taken: dict[str, str] = field(default_factory=dict)
+    decisions: dict[str, str] = field(default_factory=dict)
     left_out: dict[str, str] = field(default_factory=dict)
     needless: dict[str, str] = field(default_factory=dict)
     unknown: list[str] = field(default_factory=list)
@@ -64,26 +64,26 @@ class Translation:
                 self.left_out[key] = str(error)
                 continue
             self.fields[name] = value
-            before = f"{self.taken[key]}, " if key in self.taken else ""
-            self.taken[key] = f"{before}{name}: {value}"
-        if note and key in self.taken:
-            self.taken[key] += f" ({note})"
+            before = f"{self.decisions[key]}, " if key in self.decisions else ""
+            self.decisions[key] = f"{before}{name}: {value}"
+        if note and key in self.decisions:
+            self.decisions[key] += f" ({note})"
         if not fields:
             self.needless[key] = note or "it asks for what is so anyway"
 
 
-def translate(keys: Mapping[str, Any], folder: Path, given: Mapping[str, Any]) -> Translation:
+def translate(keys: Mapping[str, Any], folder: Path, own_fields: Mapping[str, Any]) -> Translation:
     """Translate the keys of a file.
 
     Args:
         folder: of the file.
-        given: fields of ours that theirs cannot have, or that go before theirs.
+        own_fields: fields of ours that theirs cannot have, or that go before theirs.
 
-    Raises SpecError if they are neither Axolotl's nor LLaMA-Factory's, or a given field is wrong.
+    Raises SpecError if they are neither Axolotl's nor LLaMA-Factory's, or one of ours is wrong.
     """
     translation = Translation(_tool(keys))
-    job = parse(JobSpec, _REQUIRED | dict(given))
-    translation.fields |= {name: getattr(job, name) for name in given}
+    job = parse(JobSpec, _REQUIRED | dict(own_fields))
+    translation.fields |= {name: getattr(job, name) for name in own_fields}
     rules = translation.tool.rules
     for key, value in keys.items():
         rule = rules.get(key)
@@ -158,9 +158,9 @@ def _take_data(translation: Translation, keys: Mapping[str, Any], folder: Path) 
     if own:
         data.left_out.pop("dataset", None)
         data.left_out.pop("datasets[0].path", None)
-    translation.taken |= data.taken
+    translation.decisions |= data.decisions
     translation.left_out |= data.left_out
-    read = data.taken.keys() | data.left_out.keys()
+    read = data.decisions.keys() | data.left_out.keys()
     for key in ("datasets", "dataset", "dataset_dir"):
         if key in keys and not any(name.startswith(key) for name in read):
             translation.needless[key] = "data are given otherwise"
@@ -179,9 +179,9 @@ def _settle(translation: Translation) -> None:
 
 def _drop(translation: Translation, name: str, reason: str) -> None:
     value = translation.fields.pop(name)
-    for key, text in list(translation.taken.items()):
+    for key, text in list(translation.decisions.items()):
         if text.startswith(f"{name}: {value}"):
-            del translation.taken[key]
+            del translation.decisions[key]
             translation.left_out[key] = reason
 
 
