@@ -9,10 +9,11 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from taciturn.data.declared import DeclaredRows
 from taciturn.data.fields import text_columns
 from taciturn.data.schema_fields import Fields, choose_fields
 from taciturn.data.source import open_rows
-from taciturn.data.tokens.tokenize import prepare
+from taciturn.data.tokens.tokenize import SKIPPED, prepare
 from taciturn.errors import RowError, SpecError
 from taciturn.spec import DataSpec, parse
 
@@ -164,3 +165,14 @@ def test_only_the_answers_are_targets(tmp_path: Path) -> None:
         assert "Name" not in learned
         assert "close" not in learned
         assert "brief" not in learned
+
+
+def test_a_bad_row_of_a_registered_data_set_contributes_nothing(tmp_path: Path) -> None:
+    """Whether a row fails is a fact about it: behind a gateway no job stops for one."""
+    from support.tiny_tokenizers import make
+
+    bad = {"id": "b", "conversations": [{"from": "observation", "value": "x"}]}
+    data = DeclaredRows([SHAREGPT[0], bad], 10)
+    prepared = prepare(data, DataSpec(privacy_unit="id"), make("qwen2"), 256, tmp_path / "data", 0)
+    assert prepared.n_units == 1
+    assert json.loads((tmp_path / "data" / SKIPPED).read_text()) == {"rows": 1}
