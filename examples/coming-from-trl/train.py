@@ -3,6 +3,7 @@
 import json
 import sys
 
+import torch
 from datasets import Dataset
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -26,6 +27,7 @@ trainer = DPTrainer(
         gradient_accumulation_steps=2,
         max_steps=steps,
         learning_rate=1e-2,
+        use_cpu=not torch.cuda.is_available(),
         report_to="none",
     ),
     train_dataset=Dataset.from_list(notes),  # columns: text, patient_id, date
