@@ -33,11 +33,24 @@ from taciturn.cli.sample import sample
 from taciturn.cli.serve import serve
 from taciturn.cli.session import login, logout, password, whoami
 from taciturn.cli.synthesize import synthesize
+from taciturn.cli.translation.command import import_config
 from taciturn.errors import ProcessError, TaciturnError
 
 COMMANDS = (
     *(fit, plan, sample, demo, evaluate, audit, synthesize, downstream, extract, membership),
-    *(export, push, serve, doctor, login, logout, whoami, password, terms.budget, people.audit_log),
+    *(
+        export,
+        push,
+        import_config,
+        serve,
+        doctor,
+        login,
+        logout,
+        whoami,
+        password,
+        terms.budget,
+        people.audit_log,
+    ),
 )
 GROUPS = {
     "cert": certificate.app,

@@ -11,6 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute
 
+from taciturn.data.formats import chats, joined_questions
 from taciturn.data.rows import UNIT, Rows, shield
 from taciturn.data.schema_fields import Fields, is_bytes, is_text
 from taciturn.errors import RowError
@@ -26,12 +27,12 @@ def text_columns(rows: Rows, fields: Fields) -> Rows:
     """
     unit = [UNIT] if UNIT in rows.schema.names else []
     names = [*_positions(fields), *unit]
-    types = [pa.large_string()] * len(fields.columns) + [pa.string()] * len(unit)
+    types = [pa.large_string()] * len(fields.parts) + [pa.string()] * len(unit)
     schema = pa.schema(list(zip(names, types, strict=True)))
 
     def batches() -> Iterator[pa.RecordBatch]:
         for batch in rows.batches:
-            texts = [_texts(batch.column(name), name) for name in fields.columns]
+            texts = _parts(batch, fields)
             unit_columns = [batch.column(name) for name in unit]
             yield pa.RecordBatch.from_arrays([*texts, *unit_columns], schema=schema)
 
@@ -40,7 +41,22 @@ def text_columns(rows: Rows, fields: Fields) -> Rows:
 
 def _positions(fields: Fields) -> list[str]:
     """Names of our own, so that no column of the data can clash with UNIT and the like."""
-    return [f"part_{index}" for index in range(len(fields.columns))]
+    return [f"part_{index}" for index in range(len(fields.parts))]
+
+
+def _parts(batch: pa.RecordBatch, fields: Fields) -> list[pa.Array]:
+    """The texts of each record, converted from the format that the rows are in."""
+    if fields.format == "auto":
+        return [_texts(batch.column(name), name) for name in fields.columns]
+    first, *more_columns = fields.columns
+    if fields.format == "alpaca":
+        more = (
+            _optional(batch.column(more_columns[0]), more_columns[0]) if more_columns[1:] else None
+        )
+        question = joined_questions(_texts(batch.column(first), first), more)
+        return [question, _texts(batch.column(more_columns[-1]), more_columns[-1])]
+    systems = _optional(batch.column(more_columns[0]), more_columns[0]) if more_columns else None
+    return [chats(fields.format, first, _texts(batch.column(first), first), systems)]
 
 
 def _texts(column: pa.Array, name: str) -> pa.LargeStringArray:
@@ -48,6 +64,11 @@ def _texts(column: pa.Array, name: str) -> pa.LargeStringArray:
     if texts is None:
         raise _bad_rows(name)
     return texts
+
+
+def _optional(column: pa.Array, name: str) -> pa.LargeStringArray:
+    """The column as text, which may be empty or null."""
+    return shield(lambda: column.cast(pa.large_string()), lambda _: _bad_rows(name))
 
 
 def _filled(column: pa.Array) -> pa.LargeStringArray | None:

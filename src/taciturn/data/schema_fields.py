@@ -11,9 +11,11 @@ from typing import Literal
 
 import pyarrow as pa
 
+from taciturn.data.formats import ALPACA, CHATS, REFUSED_COLUMNS, ChatForm
 from taciturn.data.rows import missing_column, same_names
 from taciturn.errors import MissingColumnError, RowError, SpecError
 from taciturn.spec import DataSpec
+from taciturn.spec.data import ChatFormat
 
 Kind = Literal["text", "answer", "messages", "tokens"]
 
@@ -22,28 +24,43 @@ Kind = Literal["text", "answer", "messages", "tokens"]
 class Fields:
     """The columns that become one record: [text], [question, answer] or [messages].
 
+    Of a format they may be more: [instruction, input, output], of which the first two become the
+    question, or [conversations, system].
+
     Of records that are tokens already, [input_ids] and those of labels and attention_mask that are
     there; no rows are taken for such unless the caller says so (`tokens/ready.py`).
     """
 
     kind: Kind
     columns: tuple[str, ...]
+    format: ChatFormat = "auto"
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """Columns whose names the parts of a record have, once it is made."""
+        if self.format == "auto":
+            return self.columns
+        return (self.columns[0], self.columns[-1]) if self.kind == "answer" else self.columns[:1]
 
 
 def choose_fields(schema: pa.Schema, spec: DataSpec) -> Fields:
     """The columns that the spec names, each spelled exactly so, or else the one that data offer.
 
-    Without any field named: a column "text", else "messages", else the only text column (apart
-    from the one that names the privacy unit). Bytes are taken for UTF-8 text where they are named,
-    as Parquet files of some writers have no other text.
+    Without any field named: a column "text", else "messages", else columns of ShareGPT or Alpaca,
+    else the only text column (apart from the one that names the privacy unit). Bytes are taken for
+    UTF-8 text where they are named, as Parquet files of some writers have no other text.
 
     Raises MissingColumnError, RowError (a column of numbers, say), SpecError.
     """
-    fields = _named_fields(spec) or _offered(schema, spec)
+    if spec.format == "auto":
+        fields = _named_fields(spec) or _offered(schema, spec)
+    else:
+        fields = _formatted(schema, spec, spec.format)
     for name in fields.columns:
         if name not in schema.names:
             raise missing_column(name, schema.names)
-        _check_type(schema.field(name), fields.kind)
+        if not (pa.types.is_null(schema.field(name).type) and name not in fields.parts):
+            _check_type(schema.field(name), fields)
     return fields
 
 
@@ -70,6 +87,9 @@ def _offered(schema: pa.Schema, spec: DataSpec) -> Fields:
         return Fields("text", ("text",))
     if "messages" in schema.names:
         return Fields("messages", ("messages",))
+    formats = _formats_of(schema)
+    if len(formats) == 1:
+        return _formatted(schema, spec, formats[0])
     units = same_names(spec.privacy_unit or "", schema.names)
     texts = [field.name for field in schema if is_text(field.type) and field.name not in units]
     if len(texts) == 1:
@@ -79,6 +99,38 @@ def _offered(schema: pa.Schema, spec: DataSpec) -> Fields:
         f"no column is called 'text' or 'messages' among: {columns}; name the one that holds the "
         "text with text_field, question_field and answer_field, or messages_field"
     )
+
+
+def _formats_of(schema: pa.Schema) -> list[ChatFormat]:
+    """Formats that the columns of rows are of."""
+    names = set(schema.names)
+    formats: list[ChatFormat] = []
+    if "conversations" in names:
+        turns = schema.field("conversations").type
+        formats.append("openai" if _is_list_of(turns, CHATS["openai"]) else "sharegpt")
+    if {"instruction", "output"} <= names:
+        formats.append("alpaca")
+    return formats
+
+
+def _formatted(schema: pa.Schema, spec: DataSpec, format: ChatFormat) -> Fields:
+    """The columns of rows in a format; raises RowError for what would change what is learned."""
+    for name, reason in REFUSED_COLUMNS[format].items():
+        if name in schema.names and not pa.types.is_null(schema.field(name).type):
+            raise RowError(
+                f"column {name!r} of rows in the format {format} is not read: {reason}; leave it "
+                "out with select, if the rows say the same without it"
+            )
+    if format == "alpaca":
+        first, middle, last = ALPACA
+        middle_columns = (middle,) if middle in schema.names else ()
+        question, answer = spec.question_field or first, spec.answer_field or last
+        return Fields("answer", (question, *middle_columns, answer), format)
+    turns = spec.messages_field or CHATS[format].column
+    if spec.messages_field is None and format == "openai" and turns not in schema.names:
+        turns = "conversations"
+    system = ("system",) if "system" in schema.names and format == "sharegpt" else ()
+    return Fields("messages", (turns, *system), format)
 
 
 def is_text(kind: pa.DataType) -> bool:
@@ -99,23 +151,26 @@ def is_bytes(kind: pa.DataType) -> bool:
     )
 
 
-def _is_message_list(kind: pa.DataType) -> bool:
+def _is_list_of(kind: pa.DataType, form: ChatForm) -> bool:
     if not (pa.types.is_list(kind) or pa.types.is_large_list(kind)):
         return False
     item = kind.value_type
-    return pa.types.is_struct(item) and {"role", "content"} <= {f.name for f in item}
+    return pa.types.is_struct(item) and {form.speaker, form.words} <= {f.name for f in item}
 
 
-def _check_type(field: pa.Field, kind: Kind) -> None:
+def _check_type(field: pa.Field, fields: Fields) -> None:
     if is_text(field.type) or is_bytes(field.type):
         return
-    if kind == "messages" and not _is_message_list(field.type):
+    is_chat = fields.kind == "messages" and field.name == fields.columns[0]
+    form = CHATS["openai" if fields.format == "auto" else fields.format] if is_chat else None
+    if form is not None and not _is_list_of(field.type, form):
         raise RowError(
-            f"column {field.name!r} holds {field.type}, not a list of {{role, content}} or JSON of "
-            'one; make it, for example with select="list_transform(turns, lambda t: '
-            "{'role': t.who, 'content': t.said}) AS messages\""
+            f"column {field.name!r} holds {field.type}, not a list of {{{form.speaker}, "
+            f"{form.words}}} or JSON of one; make it, for example with "
+            f"select=\"list_transform(turns, lambda t: {{'{form.speaker}': t.who, "
+            f"'{form.words}': t.said}}) AS {form.column}\""
         )
-    if kind != "messages":
+    if form is None:
         name = _quoted(field.name)
         call = f"to_json({name})" if field.type.num_fields else f"CAST({name} AS VARCHAR)"
         raise RowError(

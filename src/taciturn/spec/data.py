@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -13,6 +13,9 @@ GATEWAY = "gateway:"
 
 ONE_RECORD = "one record"
 """The unit that is protected where no privacy_unit is named, in the words of reports."""
+
+
+ChatFormat = Literal["auto", "alpaca", "sharegpt", "openai"]
 
 
 class DataSpec(Spec):
@@ -29,6 +32,13 @@ class DataSpec(Spec):
         str | None,
         Field(description="Column of chat messages [{role, content}]; loss on assistant turns."),
     ] = None
+    format: Annotated[
+        ChatFormat,
+        Field(
+            description="alpaca (instruction, input, output), sharegpt (conversations) or openai "
+            "(messages); auto: what the columns say."
+        ),
+    ] = "auto"
     select: Annotated[
         str | None,
         Field(description="Row-wise SQL (DuckDB) that prepares the columns, applied first."),
@@ -44,6 +54,27 @@ class DataSpec(Spec):
         int | None,
         Field(ge=2, le=10_000_000, description="Tokens kept of a record; the rest is cut off."),
     ] = None
+
+    @model_validator(mode="after")
+    def _fields_of_format(self) -> Self:
+        other = {
+            "auto": (),
+            "alpaca": ("text_field", "messages_field"),
+            "sharegpt": ("text_field", "question_field", "answer_field"),
+            "openai": ("text_field", "question_field", "answer_field"),
+        }[self.format]
+        for name in other:
+            if getattr(self, name) is not None:
+                own = (
+                    "question_field and answer_field"
+                    if self.format == "alpaca"
+                    else ("messages_field")
+                )
+                raise ValueError(
+                    f"format={self.format!r} reads no column of {name}={getattr(self, name)!r}; "
+                    f"leave one of them out, or name its columns with {own}"
+                )
+        return self
 
     @field_validator("privacy_unit")
     @classmethod

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Literal, TypedDict
 
+from taciturn.spec.data import ChatFormat
 from taciturn.spec.privacy import CanaryKind, Unlimited
 from taciturn.spec.training import Method
 
@@ -28,6 +29,7 @@ class DataFields(TypedDict, total=False):
     question_field: str | None
     answer_field: str | None
     messages_field: str | None
+    format: ChatFormat
     select: str | None
     privacy_unit: str | None
     max_records_per_unit: int

@@ -96,14 +96,14 @@ def encode_batch(
     max_tokens: int,
     vocabulary: int | None = None,
 ) -> Iterator[EncodedRecords]:
-    """Encode the first `len(fields.columns)` columns of a batch, some rows at a time.
+    """Encode the first `len(fields.parts)` columns of a batch, some rows at a time.
 
     Args:
         vocabulary: number of token ids that the model knows; a row with others is an error.
 
     Raises RowError if a row cannot be encoded.
     """
-    parts = [_strings(batch.column(i), name) for i, name in enumerate(fields.columns)]
+    parts = [_strings(batch.column(i), name) for i, name in enumerate(fields.parts)]
     encode = _ENCODERS[fields.kind]
     for start, stop in _chunks(parts):
         chunk = [part[start:stop] for part in parts]
@@ -298,7 +298,7 @@ def _encode_tokens(
 ) -> _Uncut:
     """Records that are tokens already, as JSON: ids, labels (-100: no target), attention mask."""
     read = ([json.loads(row) for row in part] for part in parts)
-    columns = dict(zip(fields.columns, read, strict=True))
+    columns = dict(zip(fields.parts, read, strict=True))
     all_ids: list[int] = []
     targets: list[bool] = []
     lengths = []

@@ -108,8 +108,12 @@ def _data_spec(schema: pa.Schema, spec: FitSpec) -> DataSpec:
         return DataSpec(text_field=spec.public_text_field)
     names = ("text_field", "question_field", "answer_field", "messages_field")
     columns = {name: getattr(spec, name) for name in names if getattr(spec, name) is not None}
-    all_present = all(column in schema.names for column in columns.values())
-    return DataSpec(**columns) if all_present else DataSpec()
+    same = DataSpec(format=spec.format, **columns)
+    try:
+        choose_fields(schema, same)
+    except MissingColumnError:
+        return DataSpec()
+    return same
 
 
 @dataclass(frozen=True, slots=True)

@@ -67,7 +67,7 @@ class PlanForm:
         earlier = _earlier(services, caller, self.like)
         request = {name: value for name, value in earlier.items() if name not in _OWN_FIELDS}
         if self.text_field:
-            for name in ("question_field", "answer_field", "messages_field"):
+            for name in ("question_field", "answer_field", "messages_field", "format"):
                 request.pop(name, None)
         own_values = {name: getattr(self, name) for name in _OWN_FIELDS}
         data = {**(earlier.get("data") or {}), "dataset": self.dataset}
