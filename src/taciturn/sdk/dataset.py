@@ -69,6 +69,9 @@ class Quote:
             rows["share of the budget"] = f"{view.share_of_budget:.1%}"
         if view.share_of_grant is not None:
             rows["share of your grant"] = f"{view.share_of_grant:.1%}"
+        if view.public_data is not None:
+            text = view.public_data
+            rows["public data, not covered"] = f"{text.name} ({text.licence}; {text.origin})"
         if view.duration is not None:
             rows["training takes"] = f"{duration(view.duration.seconds)} ({view.duration.basis})"
         if view.worth is not None:

@@ -15,6 +15,7 @@ from taciturn.server.catalog.disclosures import Disclosures
 from taciturn.server.catalog.grants import Grants
 from taciturn.server.catalog.policies import Policies
 from taciturn.server.catalog.previews import Files, Previews
+from taciturn.server.catalog.public_datasets import PublicDatasets
 from taciturn.server.catalog.references import References
 from taciturn.server.catalog.registration import JobSubmitter, Registrations
 from taciturn.server.catalog.spending import Spending
@@ -99,6 +100,7 @@ class Services:
     grants: Grants
     datasets: Datasets
     registrations: Registrations
+    public_datasets: PublicDatasets
     previews: Previews
     budgets: Budgets
     ledger_view: LedgerView
@@ -223,6 +225,7 @@ class Services:
             registrations=Registrations(
                 gateway, policies, datasets, trials, desk or jobs, references
             ),
+            public_datasets=PublicDatasets(gateway, references),
             previews=Previews(gateway, datasets, trials, files or artifacts),
             budgets=Budgets(gateway, policies, grants),
             spending=Spending(gateway, policies),

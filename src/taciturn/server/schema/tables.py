@@ -145,6 +145,21 @@ source_marks = Table(
     Index("ix_source_marks_mark", "mark"),
 )
 
+public_datasets = Table(
+    "public_datasets",
+    metadata,
+    Column("name", _NAME, primary_key=True),
+    Column("declared_by", _ID, ForeignKey("users.id"), nullable=False),
+    Column("source", Text, nullable=False),
+    Column("licence", Text, nullable=False),
+    Column("origin", Text, nullable=False),
+    Column("text_field", Text),
+    Column("description", Text),
+    Column("created_at_ms", BigInteger, nullable=False),
+    Column("removed_at_ms", BigInteger),
+)
+"""Text that somebody declares public: without a unit, a budget, or an entry in a ledger."""
+
 base_models = Table(
     "base_models",
     metadata,
@@ -184,11 +199,13 @@ jobs = Table(
     Column("policy", Text, nullable=False),
     Column("created_at_ms", BigInteger, nullable=False),
     Column("updated_at_ms", BigInteger, nullable=False),
+    Column("public_data", _NAME),
     Index("ix_jobs_state", "state"),
     Index("ix_jobs_requester_id", "requester_id", "created_at_ms"),
     Index("ix_jobs_namespace", "namespace", "created_at_ms"),
     Index("ix_jobs_dataset", "dataset", "created_at_ms"),
     Index("ix_jobs_model_id", "model_id"),
+    Index("ix_jobs_public_data", "public_data"),
     Index("ix_jobs_created_at_ms", "created_at_ms", "id"),
 )
 
