@@ -270,6 +270,12 @@ class RemoteDataset:
             raise SpecError(
                 f"the privacy unit is the dataset's own, {self.view.unit!r}; leave it out"
             )
+        public = fields.get("public_data")
+        if public is not None and not isinstance(public, str):
+            raise SpecError(
+                f"public_data of type {type(public).__name__} stays here: a gateway's job reads "
+                "registered data and nothing else; give the name of a public data set there"
+            )
         return request(RemoteFit, model=model, data=self.ref, **about, **fields)
 
     def _preview(self) -> PreviewView:
