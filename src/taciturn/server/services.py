@@ -68,9 +68,10 @@ from taciturn.server.notifications.preferences import NotificationPreferences
 from taciturn.server.process_messages import ProcessMessages, Topic
 from taciturn.server.retention import RetentionService
 from taciturn.server.schema.tables import jobs as job_table
+from taciturn.server.tracking.reporter import RunReporter
 
 _DISPATCH_S, _FIGURES_S, _SHARE_S, _TEXT_S, _PRUNE_S = 1.0, 1.0, 1.0, 60.0, 3600.0
-_DELIVER_S = 2.0
+_DELIVER_S, _TRACK_S = 2.0, 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +96,7 @@ class Services:
     sessions: Sessions
     preferences: NotificationPreferences
     delivery: Delivery
+    reporter: RunReporter
     trials: SqlSandbox
     policies: Policies
     grants: Grants
@@ -218,6 +220,7 @@ class Services:
             sessions=Sessions(settings),
             preferences=NotificationPreferences(gateway),
             delivery=Delivery(gateway, lambda: dispatcher.leader.leads),
+            reporter=RunReporter(gateway, artifacts, lambda: dispatcher.leader.leads),
             trials=trials,
             policies=policies,
             grants=grants,
@@ -297,6 +300,7 @@ class Services:
                 lambda: PeriodicTask("retention", _PRUNE_S, self.retention.prune),
                 lambda: PeriodicTask("text", _TEXT_S, self.text_streams.prune),
                 lambda: PeriodicTask("notifications", _DELIVER_S, self.delivery.turn),
+                lambda: PeriodicTask("tracker", _TRACK_S, self.reporter.turn),
                 *(() if monitor is None else (monitor,)),
             ),
         )

@@ -92,7 +92,7 @@ class References:
             )
 
     @staticmethod
-    def _meets(connection: Connection, place: str, query: Select[tuple[str]]) -> bool:
+    def _meets(connection: Connection, place: str, query: Select[Any]) -> bool:
         sources = places.spelled(connection.execute(query).scalars())
         return any(places.meet(place, source) for source in sources)
 

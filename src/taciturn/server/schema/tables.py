@@ -221,6 +221,20 @@ job_events = Table(
     Index("ix_job_events_visible_at_ms", "visible_at_ms"),
 )
 
+tracked_runs = Table(
+    "tracked_runs",
+    metadata,
+    Column("job_id", _ID, ForeignKey("jobs.id"), primary_key=True),
+    Column("run_id", String(100)),
+    Column("sequence", Integer, nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("next_at_ms", BigInteger, nullable=False),
+    Column("failing_since_ms", BigInteger),
+    Column("ended_at_ms", BigInteger),
+    Index("ix_tracked_runs_ended_at_ms", "ended_at_ms", "next_at_ms"),
+)
+"""Runs of the tracker that jobs are reported to: `sequence` is that of the last event it has."""
+
 fit_speeds = Table(
     "fit_speeds",
     metadata,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Form, Query, Request
 from fastapi.responses import Response
@@ -38,7 +38,7 @@ def read_datasets(
     left = services.budgets.left({view.namespace for view in items.items})
     # Few, and without a page of their own here: their own list goes on.
     public = () if search else services.public_datasets.page(caller, Paging(limit=_PUBLIC)).items
-    values = {"items": items, "search": search, "left": left, "public": public}
+    values: dict[str, Any] = {"items": items, "search": search, "left": left, "public": public}
     return page(request, "datasets.html", caller, **values)
 
 
