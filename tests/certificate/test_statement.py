@@ -118,6 +118,11 @@ def test_public_text_is_named_and_its_absence_is_not(
     (said,) = json.loads(payload)["predicate"]["public_data"]
     assert said == {"records": 40, "sha256": "ef" * 32, "declaration": DECLARED_PUBLIC}
     assert Statement.from_bytes(payload).predicate.public_data[0].records == 40
+    named = text.model_copy(update={"name": "cases"})
+    path.write_text(report.model_copy(update={"public_data": (named,)}).model_dump_json())
+    payload = statement_for(folder, audit=None, moment=moment).to_bytes()
+    assert json.loads(payload)["predicate"]["public_data"] == [{**said, "name": "cases"}]
+    assert Statement.from_bytes(payload).predicate.public_data[0].name == "cases"
     bare["predicate"]["public_data"] = []
     with pytest.raises(CertificateError, match="canonical"):
         Statement.from_bytes(canonical_json(bare))

@@ -262,10 +262,27 @@ def test_fit_from_a_file_without_waiting(fake: FakeApi, shell: Shell, tmp_path: 
     assert "cancelled" in shell("job", "cancel", job)
 
 
+def test_public_data_are_declared_and_named(fake: FakeApi, shell: Shell, tmp_path: Path) -> None:
+    declared = ("--licence", "CC BY 4.0", "--origin", "case reports of a journal")
+    add = ("dataset", "public", "add", "cases", "s3://open/cases.jsonl")
+    assert "cases: public" in shell(*add, *declared)
+    assert "CC BY 4.0" in shell("dataset", "public", "list")
+    assert "case reports" in shell("dataset", "public", "show", "cases")
+    job = tmp_path / "job.yaml"
+    job.write_text(
+        "data: gateway:phee\nmodel: m\ntext_field: text\ntarget_epsilon: 3\npublic_data: cases\n"
+    )
+    shell("fit", "-f", str(job), "--no-wait")
+    (view,) = fake.jobs.values()
+    assert view.request["public_data"] == "cases"
+    assert "cases: removed" in shell("dataset", "public", "remove", "cases")
+
+
 def test_what_is_not_for_a_gateway_is_refused(fake: FakeApi, shell: Shell) -> None:
     assert "resume is for data on this machine" in shell(*FIT, "--resume", code=1)
     assert "not yours to choose" in shell(*FIT, "--threads", "2", code=1)
-    assert "public_data is for fits on this" in shell(*FIT, "--public-data", "cases.jsonl", code=1)
+    refusal = shell(*FIT, "--public-data", "/data/cases.jsonl", code=1)
+    assert "registered data and nothing else" in refusal
     assert "wait is for data behind a gateway" in shell(
         *("fit", "--data", "x.csv", "--model", "m", "--target-epsilon", "3", "--no-wait"), code=1
     )

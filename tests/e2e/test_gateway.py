@@ -108,6 +108,38 @@ def test_every_kind_of_job(gateway: demo.DemoGateway, data: RemoteDataset, tmp_p
     assert gateway.client("axel").auditor.verify_ledger()["ok"]
 
 
+@pytest.mark.thorough
+def test_a_fit_learns_from_public_data_first(
+    gateway: demo.DemoGateway, data: RemoteDataset, tmp_path: Path
+) -> None:
+    """From its declaration to the certificate: at no cost, and under its own name."""
+    cases = tmp_path / "cases.jsonl"
+    lines = (json.dumps({"case": f"Case {n} coughs."}) for n in range(24))
+    cases.write_text("\n".join(lines), encoding="utf-8")
+    gateway.client("admin").admin.change_user("olivia", sources=[f"{tmp_path}/"])
+    olivia, pia = gateway.client("olivia"), gateway.client("pia")
+    olivia.add_public_dataset(
+        "cases", str(cases), licence="CC0", origin="invented for a test", text_field="case"
+    )
+    assert [view.name for view in pia.public_datasets()] == ["cases"]
+    settings: dict[str, Any] = {"method": "lora", "r": 2, "steps": 2, "batch_size": 20}
+    settings |= {"text_field": "text", "target_epsilon": 1, "public_data": "cases"}
+    (before,) = olivia.budgets()
+    quote = data.plan("taciturn/tiny-medical", **settings)
+    assert quote.view.public_data is not None
+    model = taciturn.LLM("taciturn/tiny-medical")
+    model.fit(data, **settings)
+    (after,) = olivia.budgets()
+    assert after.charged - before.charged == pytest.approx(quote.view.share_of_budget, rel=1e-6)
+    assert model.privacy is not None
+    (text,) = model.privacy.public_data
+    assert (text.name, text.records) == ("cases", 24)
+    (certified,) = model.certificate().predicate.public_data
+    assert (certified.name, certified.sha256) == ("cases", text.sha256)
+    with pytest.raises(GatewayError, match="private data set"):
+        data.plan("taciturn/tiny-medical", **{**settings, "public_data": "notes"})
+
+
 def test_no_row_and_no_word_of_one_is_told(gateway: demo.DemoGateway, data: RemoteDataset) -> None:
     """A selection that fails on real rows fails no job, and what cannot be seen is not found."""
     text = "json_extract_string(context, '$.text')"

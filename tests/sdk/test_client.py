@@ -89,7 +89,7 @@ def test_plan_says_whether_there_is_room(client: Client) -> None:
         ({"select": "id"}, "data.select"),
         ({"device": "cuda"}, "not yours to choose"),
         ({"public_data": pd.DataFrame({"text": ["A cough."]})}, "registered data and nothing"),
-        ({"public_data": "cases.jsonl"}, "registered data and nothing"),
+        ({"public_data": "/data/cases.jsonl"}, "registered data and nothing"),
         ({"target_epsilom": 3}, "did you mean"),
         ({"target_epsilon": -1.0}, "must lie in"),
     ],
@@ -100,6 +100,22 @@ def test_what_cannot_be_asked_is_refused_here(
     with pytest.raises(SpecError, match=message):
         client.dataset("phee").fit(BASE, **fields)  # type: ignore[arg-type]
     assert fake.jobs == {}
+
+
+def test_public_data_are_named_declared_and_removed(fake: FakeApi, client: Client) -> None:
+    made = client.add_public_dataset(
+        "cases", "s3://open/cases.jsonl", licence="CC BY 4.0", origin="case reports of a journal"
+    )
+    assert [view.name for view in client.public_datasets()] == ["cases"]
+    assert client.public_dataset("cases") == made
+    data = client.dataset("phee")
+    quote = data.plan(BASE, target_epsilon=3, public_data="gateway:cases")
+    assert "public data, not covered: cases (CC BY 4.0; case reports" in repr(quote)
+    assert data.fit(BASE, target_epsilon=3, public_data="cases").view.request["public_data"] == (
+        "cases"
+    )
+    client.remove_public_dataset("cases")
+    assert list(client.public_datasets()) == []
 
 
 def test_llm_fits_where_the_data_is(fake: FakeApi, client: Client, tmp_path: Path) -> None:

@@ -84,6 +84,7 @@ from taciturn.wire.jobs import (
 )
 from taciturn.wire.ledger import AnchorView, LedgerProblem, NewVerification, VerificationView
 from taciturn.wire.models import BaseModelView
+from taciturn.wire.public_datasets import NewPublicDataset, PublicDatasetView
 from taciturn.wire.results import (
     EvaluateResult,
     FitResult,
@@ -158,6 +159,7 @@ class FakeApi:
 
     name: str = "phee"
     datasets: dict[str, DatasetView] = field(default_factory=dict)
+    public: dict[str, PublicDatasetView] = field(default_factory=dict)
     jobs: dict[str, JobView] = field(default_factory=dict)
     keys: dict[str, str] = field(default_factory=dict)
     grants: dict[str, GrantView] = field(default_factory=dict)
@@ -430,6 +432,24 @@ def app_of(fake: FakeApi) -> FastAPI:
             return refuse("not_found", 404, "no such dataset")
         return None
 
+    @app.get("/v1/public-datasets")
+    def public_datasets() -> Page[PublicDatasetView]:
+        return Page(items=tuple(fake.public.values()))
+
+    @app.post("/v1/public-datasets", status_code=201)
+    def declare(new: NewPublicDataset) -> PublicDatasetView:
+        view = PublicDatasetView(declared_by="olga", created_at=NOW, **new.model_dump())
+        fake.public[new.name] = view
+        return view
+
+    @app.get("/v1/public-datasets/{name}")
+    def one_public(name: str) -> PublicDatasetView:
+        return fake.public[name]
+
+    @app.delete("/v1/public-datasets/{name}", status_code=204, response_model=None)
+    def remove_public(name: str) -> None:
+        del fake.public[name]
+
     @app.post("/v1/datasets/{name}/selections", response_model=None)
     def select(name: str, selection: Selection) -> PreviewView | Response:
         if "count(" in selection.select:
@@ -496,6 +516,7 @@ def app_of(fake: FakeApi) -> FastAPI:
             share_of_grant=None,
             admitted=True,
             needs_approval=None,
+            public_data=fake.public.get(getattr(asked, "public_data", None) or ""),
             policy=DP,
         )
 

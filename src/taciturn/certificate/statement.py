@@ -152,11 +152,20 @@ class UnprotectedText(StatementValue):
     Attributes:
         sha256: of its records' tokens, as the fit read them.
         declaration: who says that it is public, in words.
+        name: of a gateway's public data set; not written where there is none.
     """
 
     records: Annotated[int, Field(ge=1)]
     sha256: Sha256
     declaration: Text
+    name: Text | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_nothing(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        fields: dict[str, Any] = write(self)
+        if self.name is None:
+            del fields["name"]
+        return fields
 
 
 class Predicate(StatementValue):

@@ -172,7 +172,11 @@ def _report(verified: Verified, folders: Folders, derived: Derived | None = None
     if folders.private is not None:
         say("data        those of the commitment")
     for text in predicate.public_data:
-        say(f"public data {text.records} records {text.sha256[:16]}, not covered by the promise")
+        name = "" if text.name is None else f"{text.name}: "
+        say(
+            f"public data {name}{text.records} records {text.sha256[:16]}, not covered by the "
+            "promise"
+        )
     audit = predicate.audit
     if audit is not None:
         say(

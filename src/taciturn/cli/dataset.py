@@ -208,3 +208,62 @@ def remove(name: Name) -> None:
     with connected() as client:
         client.remove_dataset(name)
         say(f"{name}: removed")
+
+
+public = group("Public data sets: text without a privacy unit or a budget, fitted first.")
+app.add_typer(public, name="public")
+
+
+@public.command("list")
+def list_public(as_json: Json = False) -> None:
+    """List the public data sets, which --public-data of a fit may name."""
+    with connected() as client:
+        show(client.public_datasets(), as_json=as_json)
+
+
+@public.command("show")
+def show_public(name: Name, as_json: Json = False) -> None:
+    """Show what was declared of a public data set."""
+    with connected() as client:
+        show_value(client.public_dataset(name), as_json=as_json)
+
+
+@public.command("add")
+def add_public(
+    name: Name,
+    source: Annotated[
+        str, typer.Argument(help="Path, glob or URL; or postgresql+psycopg://HOST/DB#TABLE.")
+    ],
+    licence: Annotated[str, typer.Option(help="Licence of the text.")],
+    origin: Annotated[
+        str, typer.Option(help="Where it comes from, and why anybody may read all of it.")
+    ],
+    text_field: Annotated[
+        str | None,
+        typer.Option(help="Its column of text; default: as in the data, or the one it has."),
+    ] = None,
+    description: Annotated[str | None, typer.Option(help="One line for practitioners.")] = None,
+) -> None:
+    """Declare text public, for owners and administrators. Jobs learn from it without any privacy.
+
+    Text is public if anybody may read all of it, if it would be there just as it is without any
+    private row, and if it was chosen without looking at one. Nothing can check that.
+    """
+    with connected() as client:
+        view = client.add_public_dataset(
+            name,
+            source,
+            licence=licence,
+            origin=origin,
+            text_field=text_field,
+            description=description,
+        )
+        say(f"{view.name}: public")
+
+
+@public.command("remove")
+def remove_public(name: Name) -> None:
+    """Let no new job use a public data set; its name stays taken."""
+    with connected() as client:
+        client.remove_public_dataset(name)
+        say(f"{name}: removed")

@@ -42,6 +42,20 @@ class Reference:
 
 
 @dataclass(frozen=True, slots=True, repr=False)
+class DeclaredText:
+    """Text of a registered public data set.
+
+    Attributes:
+        declaration: who says that it is public, in words.
+        locate: gives what `open_rows` takes; raises DataError where it may not be read.
+    """
+
+    name: str
+    declaration: str
+    locate: Callable[[], object]
+
+
+@dataclass(frozen=True, slots=True, repr=False)
 class DeclaredRows:
     """Rows of a registered data set.
 

@@ -338,7 +338,7 @@ def _public_text(job: _Job, data: object) -> PublicText | None:
             limit = max_tokens(spec, base.context_length)
             PublicText.prepare(spec, base.tokenizer, limit, folder, base.vocabulary)
     with together(job.ranks):
-        return PublicText.open(folder, spec.seed)
+        return PublicText.open(folder, spec.seed, spec.public_data)
 
 
 def _check_other_data(data: object, public: object) -> None:

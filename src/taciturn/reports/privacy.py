@@ -61,6 +61,8 @@ class PublicData(BaseModel):
     Attributes:
         records: how many there were.
         sha256: of the records' tokens, as the fit read them.
+        declaration: who says that it is public, in words.
+        name: of a public data set of a gateway; None for what was named on this machine.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -68,6 +70,7 @@ class PublicData(BaseModel):
     records: int
     sha256: str
     declaration: str = DECLARED_PUBLIC
+    name: str | None = None
 
 
 class LedgerTotal(BaseModel):

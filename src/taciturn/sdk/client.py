@@ -44,6 +44,7 @@ from taciturn.wire.jobs import (
     Withdrawal,
 )
 from taciturn.wire.models import BaseModelView
+from taciturn.wire.public_datasets import NewPublicDataset, PublicDatasetView
 
 
 def _read_result(transport: Transport, view: JobView) -> Result:
@@ -209,6 +210,50 @@ class Client:
     def remove_dataset(self, name: str) -> None:
         """Forget the reference; the rows, models and what was spent stay."""
         self.transport.send("DELETE", f"datasets/{name}")
+
+    def public_datasets(self) -> Listing[PublicDatasetView]:
+        """Public data sets: text without a unit or a budget, which a fit may name as its
+        `public_data`. Everybody who is signed in sees them."""
+        return Listing(self.transport.pages("public-datasets", PublicDatasetView))
+
+    def public_dataset(self, name: str) -> PublicDatasetView:
+        """One of them, with what was declared of it."""
+        return self.transport.get(f"public-datasets/{name}", PublicDatasetView)
+
+    def add_public_dataset(
+        self,
+        name: str,
+        source: str,
+        *,
+        licence: str,
+        origin: str,
+        text_field: str | None = None,
+        description: str | None = None,
+    ) -> PublicDatasetView:
+        """Declare text public, as an owner or an administrator: anybody may read all of it, and it
+        would be there without any private row. Nothing can check that, and nothing of it changes.
+
+        Args:
+            source: path, glob or URL, or postgresql+psycopg://HOST/DB#TABLE; without credentials.
+            licence: of the text, in one line.
+            origin: where it comes from, and why anybody may read it; stands in certificates.
+            text_field: its column of text; default: as in the private data, or the one it has.
+        """
+        new = request(
+            NewPublicDataset,
+            name=name,
+            source=source,
+            licence=licence,
+            origin=origin,
+            text_field=text_field,
+            description=description,
+        )
+        response = self.transport.send("POST", "public-datasets", body=body_of(new), key=new_key())
+        return self.transport.read(PublicDatasetView, response)
+
+    def remove_public_dataset(self, name: str) -> None:
+        """Let no new job use it; its name stays taken."""
+        self.transport.send("DELETE", f"public-datasets/{name}")
 
     def synthesize_preview(
         self,

@@ -69,6 +69,9 @@ class Quote:
             rows["share of the budget"] = f"{view.share_of_budget:.1%}"
         if view.share_of_grant is not None:
             rows["share of your grant"] = f"{view.share_of_grant:.1%}"
+        if view.public_data is not None:
+            text = view.public_data
+            rows["public data, not covered"] = f"{text.name} ({text.licence}; {text.origin})"
         if view.duration is not None:
             rows["training takes"] = f"{duration(view.duration.seconds)} ({view.duration.basis})"
         if view.worth is not None:
@@ -266,6 +269,12 @@ class RemoteDataset:
         if "privacy_unit" in fields:
             raise SpecError(
                 f"the privacy unit is the dataset's own, {self.view.unit!r}; leave it out"
+            )
+        public = fields.get("public_data")
+        if public is not None and not isinstance(public, str):
+            raise SpecError(
+                f"public_data of type {type(public).__name__} stays here: a gateway's job reads "
+                "registered data and nothing else; give the name of a public data set there"
             )
         return request(RemoteFit, model=model, data=self.ref, **about, **fields)
 

@@ -10,6 +10,7 @@ from pydantic import BaseModel
 
 from taciturn.notebook.cards import card, muted, table
 from taciturn.wire.datasets import GrantView
+from taciturn.wire.public_datasets import PublicDatasetView
 from taciturn.wire.values import PolicyLine
 
 V = TypeVar("V", bound=BaseModel)
@@ -95,6 +96,8 @@ def readable(value: Any) -> str:
         return ", ".join(readable(part) for part in value)
     if isinstance(value, GrantView):
         return f"{value.holder} (epsilon={value.epsilon:g}, {value.charged:.1%} spent)"
+    if isinstance(value, PublicDatasetView):
+        return value.name
     if isinstance(value, BaseModel):
         fields = ((name, readable(getattr(value, name))) for name in type(value).model_fields)
         return ", ".join(f"{name}={text}" for name, text in fields if text)

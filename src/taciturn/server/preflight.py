@@ -25,6 +25,7 @@ from taciturn.server.models.storage import open_store
 from taciturn.server.notifications import mail
 from taciturn.server.schema import versions
 from taciturn.server.settings import Settings
+from taciturn.server.tracking.mlflow import Mlflow, TrackerError
 
 MAX_SKEW_S = 5.0
 _PROBE = b"taciturn"
@@ -51,6 +52,7 @@ def check(settings: Settings) -> list[Finding]:
         _data_dir(settings),
         *_login(settings),
         *_mail(settings),
+        *_tracker(settings),
         _storage(settings),
         check_launcher(settings),
     ]
@@ -120,6 +122,28 @@ def _mail(settings: Settings) -> Iterator[Finding]:
         )
         return
     yield Finding("mail", f"through {server}, {settings.smtp_tls}")
+
+
+def _tracker(settings: Settings) -> Iterator[Finding]:
+    """Look if MLflow answers; nothing is made there."""
+    if settings.mlflow_url is None:
+        return
+    try:
+        mlflow = Mlflow.of(settings)
+        mlflow.patience_s = 0.0
+        try:
+            mlflow.find_experiment()
+        finally:
+            mlflow.close()
+    except TrackerError as error:
+        yield Finding(
+            "tracker",
+            f"{settings.mlflow_url}: {error}",
+            "check TACITURN_MLFLOW_URL and the token, and that the server's certificate is trusted "
+            "here (SSL_CERT_FILE); jobs run without it all the same",
+        )
+        return
+    yield Finding("tracker", f"{settings.mlflow_url}, experiment {settings.mlflow_experiment}")
 
 
 def _storage(settings: Settings) -> Finding:

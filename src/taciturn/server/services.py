@@ -15,6 +15,7 @@ from taciturn.server.catalog.disclosures import Disclosures
 from taciturn.server.catalog.grants import Grants
 from taciturn.server.catalog.policies import Policies
 from taciturn.server.catalog.previews import Files, Previews
+from taciturn.server.catalog.public_datasets import PublicDatasets
 from taciturn.server.catalog.reads import Reads
 from taciturn.server.catalog.references import References
 from taciturn.server.catalog.registration import JobSubmitter, Registrations
@@ -69,10 +70,11 @@ from taciturn.server.notifications.preferences import NotificationPreferences
 from taciturn.server.process_messages import ProcessMessages, Topic
 from taciturn.server.retention import RetentionService
 from taciturn.server.schema.tables import jobs as job_table
+from taciturn.server.tracking.reporter import RunReporter
 
 _DISPATCH_S, _FIGURES_S, _SHARE_S, _TEXT_S, _PRUNE_S = 1.0, 1.0, 1.0, 60.0, 3600.0
 _READS_S = 20.0
-_DELIVER_S = 2.0
+_DELIVER_S, _TRACK_S = 2.0, 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,11 +99,13 @@ class Services:
     sessions: Sessions
     preferences: NotificationPreferences
     delivery: Delivery
+    reporter: RunReporter
     trials: SqlSandbox
     policies: Policies
     grants: Grants
     datasets: Datasets
     registrations: Registrations
+    public_datasets: PublicDatasets
     previews: Previews
     budgets: Budgets
     ledger_view: LedgerView
@@ -219,6 +223,7 @@ class Services:
             sessions=Sessions(settings),
             preferences=NotificationPreferences(gateway),
             delivery=Delivery(gateway, lambda: dispatcher.leader.leads),
+            reporter=RunReporter(gateway, artifacts, lambda: dispatcher.leader.leads),
             trials=trials,
             policies=policies,
             grants=grants,
@@ -226,6 +231,7 @@ class Services:
             registrations=Registrations(
                 gateway, policies, datasets, trials, desk or jobs, references
             ),
+            public_datasets=PublicDatasets(gateway, references),
             previews=Previews(gateway, datasets, trials, files or artifacts),
             budgets=Budgets(gateway, policies, grants),
             spending=Spending(gateway, policies),
@@ -300,6 +306,7 @@ class Services:
                 lambda: PeriodicTask("reads", _READS_S, self.disclosures.reads.turn),
                 lambda: PeriodicTask("text", _TEXT_S, self.text_streams.prune),
                 lambda: PeriodicTask("notifications", _DELIVER_S, self.delivery.turn),
+                lambda: PeriodicTask("tracker", _TRACK_S, self.reporter.turn),
                 *(() if monitor is None else (monitor,)),
             ),
         )

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Annotated, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import (
     Field,
@@ -23,7 +24,15 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from taciturn.data import places
 from taciturn.wire.identity import Role
 
-_SECRET = {"database_url", "ledger_key", "metrics_token", "oidc_client_secret", "signing_key"}
+_SECRET = {
+    "database_url",
+    "ledger_key",
+    "metrics_token",
+    "mlflow_token",
+    "oidc_client_secret",
+    "signing_key",
+}
+_LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 _CREDENTIALS = re.compile(r"(://)[^/@]*@")
 _MOST_PROCESSES = 4
 _MOST_WORKERS = 4
@@ -286,6 +295,20 @@ class Settings(BaseSettings):
         float,
         Field(gt=0, le=30, description="How long a notification is tried before it is given up."),
     ] = 3.0
+    mlflow_url: Annotated[
+        str | None,
+        Field(description="MLflow server that jobs are reported to, https://HOST; default: none."),
+    ] = None
+    mlflow_experiment: Annotated[
+        str,
+        Field(min_length=1, max_length=200, description="Experiment there that holds the runs."),
+    ] = "taciturn"
+    mlflow_token: Annotated[
+        SecretStr | None, Field(min_length=1, description="Token of this gateway at MLflow.")
+    ] = None
+    mlflow_token_file: Annotated[
+        Path | None, Field(description="File with the token, instead of TACITURN_MLFLOW_TOKEN.")
+    ] = None
     oidc_roles: Annotated[
         dict[str, Role], Field(description="Group of the provider -> role here.")
     ] = {}
@@ -304,6 +327,46 @@ class Settings(BaseSettings):
     @classmethod
     def _spelled(cls, prefixes: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(places.prefix(prefix) for prefix in prefixes)
+
+    @field_validator("mlflow_url")
+    @classmethod
+    def _tracker(cls, url: str | None) -> str | None:
+        if url is None:
+            return None
+        try:
+            parts = urlsplit(url)
+            is_address = parts.scheme in ("http", "https") and bool(parts.hostname)
+            is_plain = is_address and url.isascii() and url.isprintable() and parts.port != 0
+        except ValueError:
+            is_plain = False
+        if not is_plain or " " in url or "@" in parts.netloc or parts.query or parts.fragment:
+            # Not quoted: it may hold a password.
+            raise ValueError(
+                "TACITURN_MLFLOW_URL is no address of a server; write https://HOST or "
+                "https://HOST/PATH, without a user, a password or a query, and the token into the "
+                "file of TACITURN_MLFLOW_TOKEN_FILE"
+            )
+        return url
+
+    @model_validator(mode="after")
+    def _tracks(self) -> Self:
+        n_tokens = sum(token is not None for token in (self.mlflow_token, self.mlflow_token_file))
+        if self.mlflow_url is None:
+            if n_tokens:
+                raise ValueError("a token for MLflow and no server; set TACITURN_MLFLOW_URL")
+            return self
+        if n_tokens > 1:
+            raise ValueError(
+                "2 tokens for MLflow; set one of TACITURN_MLFLOW_TOKEN and "
+                "TACITURN_MLFLOW_TOKEN_FILE"
+            )
+        parts = urlsplit(self.mlflow_url)
+        if n_tokens and parts.scheme != "https" and parts.hostname not in _LOOPBACK:
+            raise ValueError(
+                f"TACITURN_MLFLOW_URL={self.mlflow_url} would send the token in the clear; write "
+                "https://"
+            )
+        return self
 
     @model_validator(mode="after")
     def _mails(self) -> Self:

@@ -101,7 +101,10 @@ class JobSpec(FitSpec, RunSpec):
     ]
     public_data: Annotated[
         str | None,
-        Field(description="Text that you declare public: path, glob or URL; fitted first."),
+        Field(
+            description="Text that you declare public: path, glob or URL; fitted first. A "
+            "gateway's data: name of a public data set there."
+        ),
     ] = None
     output: Annotated[str, Field(description="Folder for the adapter and its reports.")] = (
         "taciturn-out"

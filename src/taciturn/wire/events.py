@@ -60,7 +60,8 @@ FAILURES: dict[FailureCode, str] = {
     FailureCode.DATA_UNREADABLE: "the worker cannot reach or read the data; ask the data's owner",
     FailureCode.DATA_REFUSED: "the data cannot be prepared this way; ask the data's owner",
     FailureCode.SOURCE_REFUSED: "the data are where their owner may read none, or are registered "
-    "under another budget, too; their owner asks an administrator",
+    "under another budget, too, or what was named as public data is somebody's private data; their "
+    "owner asks an administrator",
     FailureCode.GUARANTEE_REFUSED: "going on would have broken the guarantee; nothing was released",
     FailureCode.BUDGET_EXCEEDED: "the budget has no room for what is left to do: steps that a lost "
     "worker had been charged for would run, and be charged, again. What was charged stays spent, "

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from enum import StrEnum
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from taciturn.planning.plan import TimeChoice
 from taciturn.planning.worth import Worth
-from taciturn.spec import AuditSpec, EvaluateSpec, FitSpec, NewTokens, SampleSpec, Sampling
+from taciturn.spec import GATEWAY, AuditSpec, EvaluateSpec, FitSpec, NewTokens, SampleSpec, Sampling
 from taciturn.wire.machines import MachinePlan, MachineWish
+from taciturn.wire.public_datasets import PublicDatasetView
 from taciturn.wire.values import Line, Moment, Name, PolicyLine, WireValue
 
 
@@ -67,6 +69,7 @@ class DataRef(WireValue):
     part: Part | None = None
 
 
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _NOT_REMOTE = ("privacy_unit", "select", "device", "threads", "checkpoint_every")
 
 
@@ -84,20 +87,35 @@ class RemoteFit(FitSpec):
     kind: Literal[JobKind.FIT] = JobKind.FIT
     model: Annotated[str, Field(min_length=1, max_length=300, description="Base model.")]
     data: DataRef
+    public_data: Annotated[
+        Name | None,
+        Field(
+            description="Public data set of the gateway: fitted first, outside of the guarantee."
+        ),
+    ] = None
     name: Annotated[Line | None, Field(description="A name for the model.")] = None
     purpose: Purpose = None
     machine: Annotated[
         MachineWish | None, Field(description="Default: what the memory estimate needs.")
     ] = None
 
+    @field_validator("public_data", mode="before")
+    @classmethod
+    def _registered(cls, value: Any) -> Any:
+        """Take a name, with or without what says that it is a gateway's."""
+        if isinstance(value, str):
+            name = value.removeprefix(GATEWAY)
+            if _NAME.fullmatch(name):
+                return name
+        elif value is None:
+            return None
+        raise ValueError(
+            "a gateway's job reads registered data and nothing else; name a public data set that "
+            "is registered there (`taciturn dataset public list` shows them), or leave it out"
+        )
+
     @model_validator(mode="after")
     def _only_remote(self) -> Self:
-        if self.public_data is not None:
-            raise ValueError(
-                "public_data is for fits on this machine: a gateway's job reads registered data "
-                "and nothing else. Leave it out, or fit the base model on the public text first "
-                "and have an administrator add the result as a base model"
-            )
         defaults = FitSpec()
         for field in _NOT_REMOTE:
             if getattr(self, field) != getattr(defaults, field):
@@ -247,6 +265,9 @@ class JobView(WireValue):
     requester: str
     namespace: Name | None
     dataset: Name | None
+    public_data: Annotated[
+        Name | None, Field(description="Public data set that a fit learns from first.")
+    ] = None
     model: Annotated[str | None, Field(description="The fitted model: asked for, or made.")]
     request: dict[str, Any]
     plan: dict[str, Any] | None = None
@@ -318,6 +339,10 @@ class PlanView(WireValue):
         tuple[TimeChoice, ...],
         Field(description="What half, twice and four times its time would buy, beside itself."),
     ] = ()
+    public_data: Annotated[
+        PublicDatasetView | None,
+        Field(description="Public text that is learned first, which no guarantee covers."),
+    ] = None
     policy: PolicyLine
 
 
@@ -365,6 +390,7 @@ class ApprovalView(WireValue):
         epsilon_taken, epsilon_taken_after: epsilon that everything spent or held comes to together
             at the budget's delta, at most, now and with this.
         budget_epsilon, budget_delta: budget that they are of.
+        public_data: public text that a fit learns from first, which no guarantee covers.
     """
 
     id: str
@@ -380,6 +406,7 @@ class ApprovalView(WireValue):
     created_at: Moment
     kind: JobKind | None = None
     dataset: Name | None = None
+    public_data: PublicDatasetView | None = None
     model: str | None = None
     epsilon: float | None = None
     delta: float | None = None

@@ -33,29 +33,49 @@ MOST_ASKED = 100
 """How many jobs may be asked about at once."""
 
 
-class SourceRef(WireValue):
-    """Place of the rows, and their unit; credentials are the worker's own.
+class PlaceRef(WireValue):
+    """Place that was registered; credentials are the worker's own.
 
     Attributes:
-        names: of the columns of CSV files that have no header line; empty: column_1, column_2, ...;
-            None: they have one.
-        prefixes: where the owner's data may be, once links are followed, too.
+        prefixes: where the data of whoever registered it may be, once links are followed, too.
         networks: addresses that may be read from though they are not public.
         own: where gateway and workers keep what is theirs; nothing is read there.
         mark_key: hexadecimal; keys the digests of SourceMarks.
     """
 
     source: str
+    prefixes: tuple[str, ...]
+    networks: tuple[str, ...]
+    own: tuple[str, ...]
+    mark_key: Annotated[str, Field(repr=False)]
+
+
+class SourceRef(PlaceRef):
+    """Place of private rows, and their unit.
+
+    Attributes:
+        names: of the columns of CSV files that have no header line; empty: column_1, column_2, ...;
+            None: they have one.
+    """
+
     unit: str
     units: int
     names: tuple[str, ...] | None = None
     split_key: Annotated[
         str, Field(repr=False, description="Hexadecimal; keys the split by unit. A secret.")
     ]
-    prefixes: tuple[str, ...]
-    networks: tuple[str, ...]
-    own: tuple[str, ...]
-    mark_key: Annotated[str, Field(repr=False)]
+
+
+class PublicSourceRef(PlaceRef):
+    """Place of public text, and what reports say of it.
+
+    Attributes:
+        declaration: who says that it is public, and why, in words.
+    """
+
+    name: Name
+    text_field: str | None = None
+    declaration: str
 
 
 Mark = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$", examples=["0f" * 16])]
@@ -68,9 +88,11 @@ class SourceMarks(WireValue):
         first: the first message about it; further files follow in further messages.
         places: of where its files or tables are: paths and URLs that links lead to, inodes, OIDs.
         contents: of all that is in a file or a table.
+        public: it is the job's public text, which must not be anybody's private rows.
     """
 
     first: bool
+    public: bool = False
     places: Annotated[tuple[Mark, ...], Field(min_length=1, max_length=4000, repr=False)]
     contents: Annotated[tuple[Mark, ...], Field(max_length=4000, repr=False)] = ()
 
@@ -142,6 +164,7 @@ class Assignment(WireValue):
     preparation_s: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     request: AnyRequest
     source: SourceRef | None = None
+    public_source: PublicSourceRef | None = None
     plan: TrainingPlan | None = None
     release: ReleasePlan | None = None
     base_model: BaseModelFacts | None = None

@@ -10,7 +10,7 @@ from taciturn.data.database import Table
 from taciturn.data.location import Location
 from taciturn.errors import SpecError
 from taciturn.wire.events import Stage
-from taciturn.wire.worker import Assignment
+from taciturn.wire.worker import Assignment, PlaceRef
 from taciturn.worker.checkpoint_store import JobCheckpoints
 from taciturn.worker.client import GatewayClient, RefusedError
 from taciturn.worker.egress import Egress
@@ -18,7 +18,7 @@ from taciturn.worker.failures import SourceRefusedError
 from taciturn.worker.heartbeat import Heartbeat
 from taciturn.worker.models import FittedModel, open_model
 from taciturn.worker.processes import WorkerProcesses
-from taciturn.worker.sources import open_source
+from taciturn.worker.sources import Source, open_source
 from taciturn.worker.timing_padding import TimingPadding
 from taciturn.worker.workspace import Workspace
 
@@ -33,6 +33,7 @@ class JobContext:
         checkpoints: sealed copies of checkpoints in the store; None without a store.
         processes: the worker's other processes.
         own: where workers keep what is theirs, besides `root`.
+        public_marks: of what was learned from as public, which must not be the private rows.
     """
 
     assignment: Assignment
@@ -46,6 +47,7 @@ class JobContext:
     checkpoints: JobCheckpoints | None = None
     processes: WorkerProcesses = field(default_factory=WorkerProcesses)
     own: tuple[str, ...] = ()
+    public_marks: set[str] = field(default_factory=set)
 
     def stage(self, stage: Stage) -> None:
         """Say that something begins, unless the work must stop."""
@@ -64,10 +66,11 @@ class JobContext:
         reference = self.assignment.source
         if reference is None:
             raise SpecError("the job has data, and its assignment has no source")
-        own = (os.path.abspath(self.root) + "/", *self.own)
-        source = open_source(reference, own, self.heartbeat.check)
+        source = self._opened(reference)
         try:
             for marks in source.marks():
+                if not self.public_marks.isdisjoint((*marks.places, *marks.contents)):
+                    raise _learned_from_private_rows()
                 self.client.source(marks)
         except RefusedError as error:
             if error.code != "source_taken":
@@ -77,6 +80,28 @@ class JobContext:
                 "the same people; ask its administrator"
             ) from None
         return source.rows
+
+    def open_public_text(self) -> Location | Table:
+        """Return the place of the text that the job learns from as public, once it is known to be
+        nobody's private rows. Raises as `open_rows`."""
+        reference = self.assignment.public_source
+        if reference is None:
+            raise SpecError("the job has public data, and its assignment does not say where")
+        source = self._opened(reference)
+        self.public_marks.clear()
+        try:
+            for marks in source.marks():
+                self.public_marks.update((*marks.places, *marks.contents))
+                self.client.source(marks.model_copy(update={"public": True}))
+        except RefusedError as error:
+            if error.code != "source_taken":
+                raise
+            raise _learned_from_private_rows() from None
+        return source.rows
+
+    def _opened(self, reference: PlaceRef) -> Source:
+        own = (os.path.abspath(self.root) + "/", *self.own)
+        return open_source(reference, own, self.heartbeat.check)
 
     def fitted(self) -> FittedModel:
         """The fitted model that the job needs."""
@@ -89,3 +114,10 @@ class JobContext:
         """Returns once the steps may run."""
         self.heartbeat.check()
         self.client.charge(first_step, steps)
+
+
+def _learned_from_private_rows() -> SourceRefusedError:
+    return SourceRefusedError(
+        "what the job names as public data are private rows of this gateway, from which it would "
+        "learn without any privacy; ask whoever declared them public to remove them"
+    )

@@ -36,7 +36,7 @@ from taciturn.data.location import Location, locate
 from taciturn.data.rows import shield
 from taciturn.data.suffixes import compression_of
 from taciturn.errors import DataNotFoundError, MissingDependencyError, SpecError
-from taciturn.wire.worker import SourceMarks, SourceRef
+from taciturn.wire.worker import PlaceRef, SourceMarks
 from taciturn.worker.failures import SourceRefusedError
 
 _FILES_AT_ONCE = 1000  # of which a message tells
@@ -73,7 +73,7 @@ class Source:
             )
 
 
-def open_source(source: SourceRef, own: Sequence[str] = (), check: _Check = lambda: None) -> Source:
+def open_source(source: PlaceRef, own: Sequence[str] = (), check: _Check = lambda: None) -> Source:
     """Look where a source leads.
 
     Args:

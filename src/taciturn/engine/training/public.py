@@ -16,6 +16,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor, nn
 
+from taciturn.data.declared import DeclaredText
 from taciturn.data.schema_fields import choose_fields
 from taciturn.data.source import open_rows
 from taciturn.data.tokens.encoding import Tokenizer
@@ -69,7 +70,8 @@ class PublicText:
         Raises:
             DataError: it cannot be read, has no such column, or fewer than 20 records.
         """
-        rows = open_rows(spec.public_data)
+        data = spec.public_data
+        rows = open_rows(data.locate() if isinstance(data, DeclaredText) else data)
         try:
             kind = _data_spec(rows.schema, spec)
             choose_fields(rows.schema, kind)
@@ -87,13 +89,17 @@ class PublicText:
             )
 
     @classmethod
-    def open(cls, folder: Path, seed: int) -> PublicText:
-        """Public text that `prepare` has written; the seed decides which records are held out."""
+    def open(cls, folder: Path, seed: int, data: object = None) -> PublicText:
+        """Public text that `prepare` has written of `data`; the seed decides which records are held
+        out."""
         whole = TokenizedDataset.open(folder)
         generator = torch.Generator().manual_seed(seed)
         order = torch.randperm(whole.n_units, generator=generator).numpy().astype(np.int64)
         n_held_out = min(whole.n_units // 10, _MOST_JUDGED)
         about = PublicData(records=whole.n_records, sha256=Origin.read(folder).rows)
+        if isinstance(data, DeclaredText):
+            said = {"name": data.name, "declaration": data.declaration}
+            about = about.model_copy(update=said)
         return cls(whole.only(order[n_held_out:]), whole.only(order[:n_held_out]), about)
 
     def rows(self) -> Tensor:

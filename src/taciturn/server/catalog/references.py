@@ -14,16 +14,27 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, delete, exists, insert, make_url, or_, select
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Row,
+    Select,
+    delete,
+    exists,
+    insert,
+    make_url,
+    or_,
+    select,
+)
 
 from taciturn.data import places
 from taciturn.server.context import Gateway
 from taciturn.server.problems import ProblemError
-from taciturn.server.schema.tables import datasets, jobs, source_marks, users
+from taciturn.server.schema.tables import datasets, jobs, public_datasets, source_marks, users
 from taciturn.server.settings import Settings
 from taciturn.wire.datasets import DatasetState
 from taciturn.wire.jobs import JobKind, JobState
-from taciturn.wire.worker import SourceMarks, SourceRef
+from taciturn.wire.worker import PublicSourceRef, SourceMarks, SourceRef
 
 log = logging.getLogger("taciturn.server.catalog.references")
 
@@ -58,13 +69,32 @@ class References:
         same rows under two would make both promises untrue. A source that was removed before any
         job used it may go elsewhere."""
         query = select(datasets.c.source).where(datasets.c.namespace != namespace, _standing())
-        other_places = places.spelled(connection.execute(query).scalars())
-        if any(places.meet(place, other_place) for other_place in other_places):
+        if self._meets(connection, place, query):
             raise ProblemError(
                 "conflict",
                 "source: it belongs to another namespace, whose budget protects the same rows; "
                 "register it there, or ask an administrator",
             )
+        if self._meets(connection, place, select(public_datasets.c.source).where(_still_public())):
+            raise ProblemError(
+                "conflict",
+                "source: it was declared public, so that jobs may learn from it without any "
+                "privacy; whoever declared it can remove it, unless a job has used it already",
+            )
+
+    def check_not_private(self, connection: Connection, place: str) -> None:
+        """Raise ProblemError `conflict` where private data are registered at the place."""
+        if self._meets(connection, place, select(datasets.c.source).where(_standing())):
+            raise ProblemError(
+                "conflict",
+                "source: private data are registered there, which a budget protects; name text "
+                "that anybody may read",
+            )
+
+    @staticmethod
+    def _meets(connection: Connection, place: str, query: Select[Any]) -> bool:
+        sources = places.spelled(connection.execute(query).scalars())
+        return any(places.meet(place, source) for source in sources)
 
     def of(self, connection: Connection, dataset: Row[Any]) -> SourceRef:
         """Reference to a dataset, for a worker."""
@@ -74,11 +104,40 @@ class References:
             units=dataset.units,
             split_key=dataset.split_key,
             names=None if dataset.header else _names(dataset.stated or dataset.columns or "[]"),
-            prefixes=self.prefixes(connection, dataset.owner_id),
-            networks=tuple(map(str, self.gateway.settings.source_networks)),
-            own=own_places(self.gateway),
-            mark_key=self._mark_key,
+            **self._access(connection, dataset.owner_id),
         )
+
+    def of_public(self, connection: Connection, row: Row[Any], declaration: str) -> PublicSourceRef:
+        """Reference to a public data set, for a worker."""
+        return PublicSourceRef(
+            name=row.name,
+            source=row.source,
+            text_field=row.text_field,
+            declaration=declaration,
+            **self._access(connection, row.declared_by),
+        )
+
+    def _access(self, connection: Connection, owner_id: str) -> dict[str, Any]:
+        return {
+            "prefixes": self.prefixes(connection, owner_id),
+            "networks": tuple(map(str, self.gateway.settings.source_networks)),
+            "own": own_places(self.gateway),
+            "mark_key": self._mark_key,
+        }
+
+    def is_public(self, connection: Connection, source: SourceMarks) -> bool:
+        """Return False where what a worker is about to learn from as public was found to be
+        somebody's private rows; nothing is kept of it."""
+        marks = (*source.places, *source.contents)
+        private = (
+            select(source_marks.c.dataset)
+            .join(datasets, datasets.c.name == source_marks.c.dataset)
+            .where(source_marks.c.mark.in_(marks), _standing())
+        )
+        dataset = connection.execute(private.limit(1)).scalar()
+        if dataset is not None:
+            log.error("private rows declared public", extra={"dataset": dataset})
+        return dataset is None
 
     def identify(self, connection: Connection, dataset: str, source: SourceMarks) -> bool:
         """Keep what a worker has found a dataset's source to be; False, and nothing is kept, where
@@ -172,6 +231,12 @@ def _database(settings: Settings) -> tuple[str, ...]:
 def _standing() -> ColumnElement[bool]:
     """Datasets whose rows are under their namespace's budget, or were when a job used them."""
     return or_(datasets.c.removed_at_ms.is_(None), _used(datasets.c.name))
+
+
+def _still_public() -> ColumnElement[bool]:
+    """Public data sets that may be learned from, or were."""
+    used = exists().where(jobs.c.public_data == public_datasets.c.name)
+    return or_(public_datasets.c.removed_at_ms.is_(None), used)
 
 
 def _used(dataset: Any) -> ColumnElement[bool]:

@@ -19,6 +19,7 @@ from taciturn.server.catalog.columns import agree, check_header, check_stated, d
 from taciturn.server.catalog.datasets import Dataset, Datasets, columns_text, ready_with
 from taciturn.server.catalog.mock_rows import check_mock
 from taciturn.server.catalog.policies import Policies, check_delta
+from taciturn.server.catalog.public_datasets import declared_of
 from taciturn.server.catalog.references import References, unidentified
 from taciturn.server.catalog.sql_sandbox import SqlSandbox
 from taciturn.server.context import Gateway
@@ -202,6 +203,10 @@ class Registrations:
                     "conflict", f"the name {new.name!r} is or was in use; take another one"
                 )
             return True
+        if declared_of(connection, new.name) is not None:
+            raise ProblemError(
+                "conflict", f"the name {new.name!r} is or was in use; take another one"
+            )
         policy = self.policies.find(connection, new.namespace)
         if policy is not None:
             self._check_owner(connection, new, caller)

@@ -83,6 +83,7 @@ class MenuEntry:
 MENU = (
     MenuEntry("/", "Home", Action.SELF_READ),
     MenuEntry("/datasets", "Datasets", Action.DATASETS_READ),
+    MenuEntry("/public-datasets", "Public data", Action.PUBLIC_DATASETS_READ),
     MenuEntry("/plan", "Plan a fit", Action.JOBS_CREATE),
     MenuEntry("/jobs", "Jobs", Action.JOBS_READ),
     MenuEntry("/models", "Models", Action.MODELS_READ),

@@ -5,7 +5,13 @@ from __future__ import annotations
 from taciturn.server.console import home
 from taciturn.server.console.account import account, hand_over, notifications, sign_in
 from taciturn.server.console.administration import base_models, operations, people, settings
-from taciturn.server.console.data import datasets, disclosures, policies, registration
+from taciturn.server.console.data import (
+    datasets,
+    disclosures,
+    policies,
+    public_datasets,
+    registration,
+)
 from taciturn.server.console.models import certificates, comparison, models, playground
 from taciturn.server.console.oversight import audit_log, incidents, ledger
 from taciturn.server.console.work import approvals, jobs, live_jobs, plan
@@ -15,6 +21,7 @@ ROUTERS = (
     home.router,
     registration.router,
     datasets.router,
+    public_datasets.router,
     disclosures.router,
     policies.router,
     plan.router,

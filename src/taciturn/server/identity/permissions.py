@@ -24,6 +24,8 @@ class Action(StrEnum):
     USERS_WRITE = "users:write"
     DATASETS_READ = "datasets:read"
     DATASETS_WRITE = "datasets:write"
+    PUBLIC_DATASETS_READ = "public-datasets:read"
+    PUBLIC_DATASETS_WRITE = "public-datasets:write"
     POLICIES_READ = "policies:read"
     POLICIES_WRITE = "policies:write"
     GRANTS_READ = "grants:read"
@@ -61,6 +63,8 @@ PERMISSIONS = MappingProxyType(
         Action.USERS_WRITE: frozenset({_ADMIN}),
         Action.DATASETS_READ: frozenset({_OWNER, _PRACTITIONER, _AUDITOR}),
         Action.DATASETS_WRITE: frozenset({_OWNER}),
+        Action.PUBLIC_DATASETS_READ: _EVERYBODY,
+        Action.PUBLIC_DATASETS_WRITE: frozenset({_OWNER, _ADMIN}),
         Action.POLICIES_READ: frozenset({_OWNER, _PRACTITIONER, _AUDITOR}),
         Action.POLICIES_WRITE: frozenset({_OWNER}),
         Action.GRANTS_READ: frozenset({_OWNER, _PRACTITIONER, _AUDITOR}),

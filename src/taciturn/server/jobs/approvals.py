@@ -17,6 +17,7 @@ from sqlalchemy import Connection, Row, Update, and_, insert, select, update
 from taciturn.accounting.events import event_from_dict
 from taciturn.certificate.canonical import canonical_json
 from taciturn.server import ledger
+from taciturn.server.catalog.public_datasets import declared_of
 from taciturn.server.context import Gateway
 from taciturn.server.identity.approval_access import (
     check_may_decide,
@@ -206,7 +207,11 @@ class Approvals:
         def work(connection: Connection) -> Page[ApprovalView]:
             rows = [row for row in connection.execute(query) if may_see_approval(caller, row)]
             answers = _decision_views(connection, [row.id for row in rows])
-            return paging.page(rows, lambda row: _viewed(row, answers.get(row.id, ())), position_of)
+
+            def viewed(row: Row[Any]) -> ApprovalView:
+                return _viewed(connection, row, answers.get(row.id, ()))
+
+            return paging.page(rows, viewed, position_of)
 
         return self.gateway.read(work)
 
@@ -282,6 +287,7 @@ def _select() -> Any:
         jobs.c.requester_id,
         jobs.c.kind,
         jobs.c.dataset,
+        jobs.c.public_data,
         jobs.c.request.label("job_request"),
         jobs.c.plan,
         jobs.c.event,
@@ -336,10 +342,13 @@ def _decision_views(
 
 
 def _view(connection: Connection, row: Row[Any]) -> ApprovalView:
-    return _viewed(row, _decision_views(connection, [row.id]).get(row.id, ()))
+    return _viewed(connection, row, _decision_views(connection, [row.id]).get(row.id, ()))
 
 
-def _viewed(row: Row[Any], answers: tuple[DecisionView, ...]) -> ApprovalView:
+def _viewed(
+    connection: Connection, row: Row[Any], answers: tuple[DecisionView, ...]
+) -> ApprovalView:
+    public = None if row.public_data is None else declared_of(connection, row.public_data)
     request, plan = json.loads(row.job_request), json.loads(row.plan or "{}")
     privacy = plan.get("privacy") or plan  # of a fit, or of a release of figures
     return ApprovalView(
@@ -358,6 +367,7 @@ def _viewed(row: Row[Any], answers: tuple[DecisionView, ...]) -> ApprovalView:
         created_at=moment(row.created_at_ms),
         kind=row.kind,
         dataset=row.dataset,
+        public_data=public,
         model=request.get("model"),
         epsilon=privacy.get("epsilon"),
         delta=privacy.get("delta"),

@@ -215,7 +215,7 @@ class Completion:
     def _disagreement(self, row: Row[Any]) -> str | None:
         charged = job_report(self.gateway.engine, self.gateway.seal_key, row.id)
         planned = event_from_dict(json.loads(row.event))
-        return disagreement(self.released.read(row.id, REPORT), planned, charged)
+        return disagreement(self.released.read(row.id, REPORT), planned, charged, row.public_data)
 
     def _finish(self, connection: Connection, job_id: str, end: End) -> None:
         row = job_row(connection, job_id)

@@ -14,6 +14,7 @@ from pydantic import TypeAdapter
 from sqlalchemy import Connection, Row, insert, select
 
 from taciturn.planning.plan import TrainingPlan
+from taciturn.server.catalog.public_datasets import declaration, declared, standing_row
 from taciturn.server.catalog.references import References
 from taciturn.server.context import Gateway
 from taciturn.server.identity.job_access import held_job
@@ -41,6 +42,7 @@ from taciturn.wire.worker import (
     LeaseRequest,
     Orders,
     Outcome,
+    PublicSourceRef,
     ReleasePlan,
     SourceMarks,
     SourceRef,
@@ -129,13 +131,16 @@ class WorkerProtocol:
         return IncidentId(incident=incident_id)
 
     def source(self, worker: WorkerPrincipal, token: int, marks: SourceMarks) -> None:
-        """Hear what the source of a job's rows is, before they are read. Raises ProblemError
-        `source_taken` where another budget has the same; the job must not go on."""
+        """Hear what the source of a job's rows, or of its public text, is, before they are read.
+        Raises ProblemError `source_taken` where another budget has the same, or where the text
+        is anybody's private rows; the job must not go on."""
 
         def work(connection: Connection) -> bool:
             row = held_job(connection, worker, token)
-            if row.dataset is None:
-                raise ProblemError("invalid", "the job reads no dataset")
+            if (row.public_data if marks.public else row.dataset) is None:
+                raise ProblemError("invalid", "the job reads no such dataset")
+            if marks.public:
+                return self.references.is_public(connection, marks)
             return self.references.identify(connection, row.dataset, marks)
 
         if not self.gateway.write(work):
@@ -187,6 +192,16 @@ class WorkerProtocol:
             )
         return self.references.of(connection, dataset)
 
+    def _public_source(self, connection: Connection, row: Row[Any]) -> PublicSourceRef | None:
+        if row.public_data is None:
+            return None
+        text = standing_row(connection, row.public_data)
+        if text is None:
+            raise ProblemError(
+                "conflict", f"public data set {row.public_data!r} was removed; the job cannot run"
+            )
+        return self.references.of_public(connection, text, declaration(declared(text)))
+
     def _assignment(self, connection: Connection, row: Row[Any], charged: int) -> Assignment:
         request = _REQUEST.validate_json(row.request)
         plan = json.loads(row.plan) if row.plan else None
@@ -199,6 +214,7 @@ class WorkerProtocol:
             preparation_s=self.gateway.settings.preparation_s,
             request=request,
             source=self._source(connection, row),
+            public_source=self._public_source(connection, row),
             plan=TrainingPlan(**plan) if row.kind == JobKind.FIT and plan else None,
             release=ReleasePlan(**plan) if row.kind == JobKind.EVALUATE and plan else None,
             base_model=_base(connection, request.model) if request.kind is JobKind.FIT else None,

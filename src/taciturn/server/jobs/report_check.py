@@ -22,13 +22,16 @@ from taciturn.server.ledger import JobReport
 _ROUNDING = 1e-9
 
 
-def disagreement(text: bytes | None, planned: DpEvent, charged: JobReport) -> str | None:
+def disagreement(
+    text: bytes | None, planned: DpEvent, charged: JobReport, public: str | None
+) -> str | None:
     """Describe, for the gateway's log, in what a report is wrong; None if it is right.
 
     Args:
         text: the report as the worker handed it in.
         planned: what was reserved.
         charged: what the ledger says was charged.
+        public: name of the public data set that was asked for.
     """
     if text is None:
         return "there is no privacy report"
@@ -44,6 +47,8 @@ def disagreement(text: bytes | None, planned: DpEvent, charged: JobReport) -> st
         return "the report's event is none"
     if event_to_dict(event) != event_to_dict(planned):
         return "the report's event is not the one that was planned"
+    if [learned.name for learned in report.public_data] != ([] if public is None else [public]):
+        return "the report names other public text than the request"
     if not _covers(charged.event, event):
         return "fewer steps were charged than the report says were run"
     return _wrong_epsilon(report, event, charged)

@@ -110,6 +110,7 @@ class Jobs:
             admitted=verdict.admitted,
             fitting_epsilon=fitting_epsilon(self.gateway, priced, terms) if short else None,
             needs_approval=verdict.reason,
+            public_data=terms.public_data,
             policy=priced.policy,
         )
         if isinstance(request, RemoteFit):
@@ -418,6 +419,7 @@ class Jobs:
         )
         return row | {
             "dataset": terms.dataset and terms.dataset.name,
+            "public_data": terms.public_data and terms.public_data.name,
             "model_id": terms.fitted and terms.fitted.id,
             "plan": json.dumps(priced.plan) if priced.plan else None,
             "event": None if event is None else canonical_json(event_to_dict(event)).decode(),
@@ -434,6 +436,7 @@ class Jobs:
             "requester_id": requester_id,
             "namespace": namespace,
             "dataset": None,
+            "public_data": None,
             "model_id": None,
             "request": request,
             "plan": None,

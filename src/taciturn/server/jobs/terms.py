@@ -16,6 +16,7 @@ from sqlalchemy import Connection, Row, select
 from taciturn.data.sql.check import check_list
 from taciturn.planning.plan import max_tokens
 from taciturn.server.catalog.datasets import WHY_NOT_READY
+from taciturn.server.catalog.public_datasets import check_is_private, usable_public_dataset
 from taciturn.server.identity.job_access import no_model, uses_model
 from taciturn.server.identity.namespace_access import live_holders, no_dataset, owns
 from taciturn.server.identity.principal import Principal
@@ -33,6 +34,7 @@ from taciturn.wire.jobs import (
     RemoteSample,
     RemoteSynthesize,
 )
+from taciturn.wire.public_datasets import PublicDatasetView
 from taciturn.wire.values import PolicyLine
 from taciturn.wire.worker import BaseModelFacts
 
@@ -66,6 +68,7 @@ class Terms:
         holders: whose grants there are to draw on, in the order in which they are tried; empty for
             the namespace's owner, who spends the joint budget.
         owned: the asker owns the namespace.
+        public_data: text that a fit learns from first, outside of its guarantee.
     """
 
     namespace: str
@@ -76,6 +79,7 @@ class Terms:
     dataset: DatasetFacts | None = None
     base: BaseModelFacts | None = None
     fitted: FittedFacts | None = None
+    public_data: PublicDatasetView | None = None
 
 
 def terms_of(
@@ -110,7 +114,16 @@ def terms_of(
         dataset=None if row is None or data is None else dataset_facts(row, data),
         base=base,
         fitted=None if fitted is None else _facts(fitted),
+        public_data=_public_data(connection, caller, request, now_ms),
     )
+
+
+def _public_data(
+    connection: Connection, caller: Principal, request: SubmittedRequest, now_ms: int
+) -> PublicDatasetView | None:
+    if not isinstance(request, RemoteFit) or request.public_data is None:
+        return None
+    return usable_public_dataset(connection, caller, request.public_data, now_ms)
 
 
 def _holders(
@@ -132,6 +145,7 @@ def usable_dataset(
         holders = _holders(connection, caller, policy, now_ms)
         if holders or owns(caller, policy.owner_id):
             return row, policy, holders
+    check_is_private(connection, name)
     raise no_dataset(name)
 
 

@@ -55,6 +55,7 @@ def job_view(row: Row[Any]) -> JobView:
         requester=row.requester,
         namespace=row.namespace,
         dataset=row.dataset,
+        public_data=row.public_data,
         model=row.model_id,
         request=json.loads(row.request),
         plan=json.loads(row.plan) if row.plan else None,

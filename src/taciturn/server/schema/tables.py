@@ -146,6 +146,21 @@ source_marks = Table(
     Index("ix_source_marks_mark", "mark"),
 )
 
+public_datasets = Table(
+    "public_datasets",
+    metadata,
+    Column("name", _NAME, primary_key=True),
+    Column("declared_by", _ID, ForeignKey("users.id"), nullable=False),
+    Column("source", Text, nullable=False),
+    Column("licence", Text, nullable=False),
+    Column("origin", Text, nullable=False),
+    Column("text_field", Text),
+    Column("description", Text),
+    Column("created_at_ms", BigInteger, nullable=False),
+    Column("removed_at_ms", BigInteger),
+)
+"""Text that somebody declares public: without a unit, a budget, or an entry in a ledger."""
+
 base_models = Table(
     "base_models",
     metadata,
@@ -185,11 +200,13 @@ jobs = Table(
     Column("policy", Text, nullable=False),
     Column("created_at_ms", BigInteger, nullable=False),
     Column("updated_at_ms", BigInteger, nullable=False),
+    Column("public_data", _NAME),
     Index("ix_jobs_state", "state"),
     Index("ix_jobs_requester_id", "requester_id", "created_at_ms"),
     Index("ix_jobs_namespace", "namespace", "created_at_ms"),
     Index("ix_jobs_dataset", "dataset", "created_at_ms"),
     Index("ix_jobs_model_id", "model_id"),
+    Index("ix_jobs_public_data", "public_data"),
     Index("ix_jobs_created_at_ms", "created_at_ms", "id"),
     Index("ix_jobs_ended", "namespace", "state", "updated_at_ms", "id", "kind"),
 )
@@ -205,6 +222,20 @@ job_events = Table(
     UniqueConstraint("job_id", "worker_sequence", name="uq_job_events_worker_sequence"),
     Index("ix_job_events_visible_at_ms", "visible_at_ms"),
 )
+
+tracked_runs = Table(
+    "tracked_runs",
+    metadata,
+    Column("job_id", _ID, ForeignKey("jobs.id"), primary_key=True),
+    Column("run_id", String(100)),
+    Column("sequence", Integer, nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("next_at_ms", BigInteger, nullable=False),
+    Column("failing_since_ms", BigInteger),
+    Column("ended_at_ms", BigInteger),
+    Index("ix_tracked_runs_ended_at_ms", "ended_at_ms", "next_at_ms"),
+)
+"""Runs of the tracker that jobs are reported to: `sequence` is that of the last event it has."""
 
 fit_speeds = Table(
     "fit_speeds",

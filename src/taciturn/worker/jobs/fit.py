@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from taciturn.certificate.signers import Signer, find_signer
+from taciturn.data.declared import DeclaredText
 from taciturn.data.tokens.planted import CANARIES, Planted
 from taciturn.engine.model.load import LoadedModel, choose_device, load_base
 from taciturn.engine.privacy.ranks import Ranks
@@ -82,7 +83,8 @@ class _Duties:
     Attributes:
         begin: makes the workspace ready, before a row is read; True if it has a run to go on with.
         allow: has a block charged.
-        opened: gives the rows, to be read.
+        open_rows: gives the rows, to be read.
+        open_public_text: gives the text that is learned from as public.
     """
 
     stage: Callable[[Stage], None] = lambda stage: None
@@ -91,6 +93,7 @@ class _Duties:
     observer: Observer = field(default_factory=Observer)
     signer: Signer | None = None
     open_rows: Callable[[], object] = _nothing_to_read
+    open_public_text: Callable[[], object] = _nothing_to_read
 
 
 def _train(context: JobContext, request: RemoteFit) -> None:
@@ -122,7 +125,8 @@ def _train(context: JobContext, request: RemoteFit) -> None:
             context.egress.progress(first_step, plan.steps, curve.at(charged))
 
     observer = Observer(on_plan=on_plan, on_progress=on_progress)
-    duties = _Duties(context.stage, begin, allow, observer, find_signer(None), context.open_rows)
+    places = (context.open_rows, context.open_public_text)
+    duties = _Duties(context.stage, begin, allow, observer, find_signer(None), *places)
     try:
         _fit(context.assignment, request, context.workspace.output, duties)
     except Interrupted:
@@ -136,7 +140,7 @@ def _fit(assignment: Assignment, request: RemoteFit, output: Path, duties: _Duti
     plan = assignment.plan
     if plan is None:
         raise SpecError("the job is a fit, and its assignment has no plan")
-    spec = fit_spec(assignment, request, plan)
+    spec = fit_spec(assignment, request, plan, duties.open_public_text)
     with all_processes(choose_device(spec)) as ranks:
         spec = _spread(spec, ranks)
         with together(ranks):
@@ -191,9 +195,23 @@ def _keep_canaries(context: JobContext) -> None:
             print(f"canaries are in the workspace only: {error}", file=sys.stderr)
 
 
-def fit_spec(assignment: Assignment, request: RemoteFit, plan: TrainingPlan) -> FitSpec:
-    """Build the engine's spec from the request, the owner's unit and the plan's delta."""
+def fit_spec(
+    assignment: Assignment,
+    request: RemoteFit,
+    plan: TrainingPlan,
+    open_public_text: Callable[[], object] = _nothing_to_read,
+) -> FitSpec:
+    """Build the engine's spec from the request, the owner's unit, the plan's delta and the public
+    text that is registered."""
     spec = with_owners_terms(request.fit_spec(), assignment.source, request.data)
+    if request.public_data is not None:
+        text = assignment.public_source
+        if text is None:
+            raise SpecError("the job has public data, and its assignment does not say where")
+        declared_text = DeclaredText(text.name, text.declaration, open_public_text)
+        column = spec.public_text_field or text.text_field
+        update = {"public_data": declared_text, "public_text_field": column}
+        spec = spec.model_copy(update=update)
     if spec.delta is None and plan.privacy is not None:
         return spec.model_copy(update={"delta": plan.privacy.delta})
     return spec

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Form, Query, Request
 from fastapi.responses import Response
@@ -13,13 +13,14 @@ from taciturn.server.console.rendering import PageRoute, page, problem_page
 from taciturn.server.http.access import Requires, Svc
 from taciturn.server.identity.permissions import Action
 from taciturn.server.identity.principal import Principal
-from taciturn.server.paging import PageQuery
+from taciturn.server.paging import PageQuery, Paging
 from taciturn.server.problems import ProblemError
 from taciturn.server.services import Services
 from taciturn.wire.datasets import BudgetView, DatasetState, DatasetView, PreviewView
 from taciturn.wire.values import Name
 
 router = APIRouter(prefix="/datasets", route_class=PageRoute)
+_PUBLIC = 10
 Reader = Annotated[Principal, Depends(Requires(Action.DATASETS_READ))]
 
 
@@ -35,7 +36,10 @@ def read_datasets(
     rows = services.datasets.page(caller, paging.name(), paging.fetch, search)
     items = paging.page(rows, lambda view: view, lambda view: view.name)
     left = services.budgets.left({view.namespace for view in items.items})
-    return page(request, "datasets.html", caller, items=items, search=search, left=left)
+    # Few, and without a page of their own here: their own list goes on.
+    public = () if search else services.public_datasets.page(caller, Paging(limit=_PUBLIC)).items
+    values: dict[str, Any] = {"items": items, "search": search, "left": left, "public": public}
+    return page(request, "datasets.html", caller, **values)
 
 
 @router.get("/{name}")

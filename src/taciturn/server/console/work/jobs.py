@@ -38,7 +38,7 @@ Reader = Annotated[Principal, Depends(Requires(Action.JOBS_READ))]
 Canceller = Annotated[Principal, Depends(Requires(Action.JOBS_CANCEL))]
 
 _SAMPLES = 10  # of a page; the file has all of them
-_HIDDEN = ("kind", "data", "prompts", "public_texts", "model", "purpose", "name")
+_HIDDEN = ("kind", "data", "public_data", "prompts", "public_texts", "model", "purpose", "name")
 
 _REQUESTS: dict[JobKind, type[BaseModel]] = {
     JobKind.FIT: RemoteFit,

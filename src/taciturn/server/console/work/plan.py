@@ -30,7 +30,7 @@ router = APIRouter(route_class=PageRoute)
 Creator = Annotated[Principal, Depends(Requires(Action.JOBS_CREATE))]
 
 LENGTHS = ("steps", "epochs", "max_minutes")
-_OWN_FIELDS = ("text_field", *LENGTHS, "batch_size", "name", "purpose")
+_OWN_FIELDS = ("text_field", *LENGTHS, "batch_size", "name", "purpose", "public_data")
 _FIELD = re.compile(r"^([a-z_]+)\b[=:]?")
 _EPSILON = "3"
 _LEAST_EPSILON = 0.1
@@ -60,6 +60,7 @@ class PlanForm:
     batch_size: Number = ""
     name: Text = ""
     purpose: Text = ""
+    public_data: Text = ""
     like: Text = ""
 
     def fit(self, services: Services, caller: Principal) -> RemoteFit:
@@ -72,6 +73,8 @@ class PlanForm:
         own_values = {name: getattr(self, name) for name in _OWN_FIELDS}
         data = {**(earlier.get("data") or {}), "dataset": self.dataset}
         request |= {name: value for name, value in own_values.items() if value}
+        if not self.public_data:
+            request.pop("public_text_field", None)
         request["model"] = self.model
         request["data"] = data | {"select": self.select or None}
         request["target_epsilon"] = (
@@ -92,6 +95,7 @@ def plan_fields(
     target_epsilon: Annotated[str, Query(max_length=20)] = "",
     guarantee: Annotated[str, Query(max_length=20)] = "",
     like: Annotated[str, Query(max_length=40)] = "",
+    public_data: Annotated[str, Query(max_length=64)] = "",
 ) -> PlanForm:
     """A dependency: fields of the form that a link or another choice of data fills beforehand."""
     return PlanForm(
@@ -100,6 +104,7 @@ def plan_fields(
         target_epsilon=target_epsilon,
         guarantee=guarantee,
         like=like,
+        public_data=public_data,
     )
 
 
@@ -128,6 +133,7 @@ def read_plan(request: Request, caller: Creator, services: Svc, filled: Filled) 
         datasets=ready,
         chosen=None if dataset is None else dataset.name,
         also=_also(earlier),
+        public=services.public_datasets.page(caller, Paging(limit=MAX_LIMIT)).items,
         **_dataset_fields(services, caller, dataset, values),
     )
 

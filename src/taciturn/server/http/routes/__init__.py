@@ -35,6 +35,7 @@ ROUTERS = (
     notifications.router,
     users.router,
     datasets.router,
+    datasets.public_router,
     policies.router,
     grants.router,
     budgets.router,

@@ -1,4 +1,5 @@
-"""Datasets: references to private rows, their previews, and selections tried on those."""
+"""Datasets: references to private rows, their previews, and selections tried on those; and text
+that is declared public."""
 
 from __future__ import annotations
 
@@ -21,12 +22,16 @@ from taciturn.wire.datasets import (
     StatedColumns,
     SyntheticPreview,
 )
+from taciturn.wire.public_datasets import NewPublicDataset, PublicDatasetView
 from taciturn.wire.values import Name, Page
 
 router = APIRouter(tags=["datasets"], prefix="/datasets", route_class=Route)
+public_router = APIRouter(tags=["datasets"], prefix="/public-datasets", route_class=Route)
 Reader = Annotated[Principal, Depends(Requires(Action.DATASETS_READ))]
 Overseer = Annotated[Principal, Depends(Requires(Action.LEDGER_READ))]
 Writer = Annotated[Principal, Depends(Requires(Action.DATASETS_WRITE))]
+PublicReader = Annotated[Principal, Depends(Requires(Action.PUBLIC_DATASETS_READ))]
+PublicWriter = Annotated[Principal, Depends(Requires(Action.PUBLIC_DATASETS_WRITE))]
 Search = Annotated[
     str, Query(max_length=64, description="Part of the name, in capitals or not; all if empty.")
 ]
@@ -113,3 +118,33 @@ def list_disclosures(
     """Everything about a dataset that has left, and to whom, newest first; for its owner and for
     auditors."""
     return services.disclosures.page(name, caller, paging)
+
+
+@public_router.get("")
+def list_public_datasets(
+    caller: PublicReader, services: Svc, paging: PageQuery
+) -> Page[PublicDatasetView]:
+    """Public data sets, by name: text without a privacy unit or a budget, which fits may learn
+    from first. Everybody sees them."""
+    return services.public_datasets.page(caller, paging)
+
+
+@public_router.post("", status_code=201)
+def register_public_dataset(
+    caller: PublicWriter, services: Svc, new: NewPublicDataset
+) -> PublicDatasetView:
+    """Declare text public, with its licence and where it comes from. The same request again gives
+    the one that it made."""
+    return services.public_datasets.register(new, caller)
+
+
+@public_router.get("/{name}")
+def read_public_dataset(caller: PublicReader, services: Svc, name: Name) -> PublicDatasetView:
+    """A public data set, also one that was removed, since models may have learned from it."""
+    return services.public_datasets.read(name, caller)
+
+
+@public_router.delete("/{name}", status_code=204)
+def remove_public_dataset(caller: PublicWriter, services: Svc, name: Name) -> None:
+    """Let no new job use it, for who declared it and for administrators; its name stays taken."""
+    services.public_datasets.remove(name, caller)
