@@ -20,6 +20,8 @@ from taciturn.server.catalog.registration import JobSubmitter, Registrations
 from taciturn.server.catalog.spending import Spending
 from taciturn.server.catalog.sql_sandbox import SqlSandbox
 from taciturn.server.context import Gateway
+from taciturn.server.fine_tuning.jobs import FineTuning
+from taciturn.server.fine_tuning.uploads import Uploads
 from taciturn.server.identity.anonymous import Anonymous
 from taciturn.server.identity.directory import Directory
 from taciturn.server.identity.links import PasswordLinks
@@ -126,6 +128,8 @@ class Services:
     warm_workers: WarmWorkers
     chats: Chats
     completions: Completions
+    fine_tuning: FineTuning
+    uploads: Uploads
 
     @classmethod
     def of(
@@ -197,6 +201,7 @@ class Services:
             outage=outage,
         )
         warm_workers = WarmWorkers(dispatcher.claim_sample)
+        registrations = Registrations(gateway, policies, datasets, trials, desk or jobs, references)
         return cls(
             gateway=gateway,
             process_messages=messages,
@@ -220,9 +225,7 @@ class Services:
             policies=policies,
             grants=grants,
             datasets=datasets,
-            registrations=Registrations(
-                gateway, policies, datasets, trials, desk or jobs, references
-            ),
+            registrations=registrations,
             previews=Previews(gateway, datasets, trials, files or artifacts),
             budgets=Budgets(gateway, policies, grants),
             spending=Spending(gateway, policies),
@@ -250,6 +253,8 @@ class Services:
             warm_workers=warm_workers,
             chats=Chats(artifacts),
             completions=Completions(jobs, results, text_streams),
+            fine_tuning=FineTuning(jobs, datasets),
+            uploads=Uploads(gateway, registrations),
         )
 
     def attend(self) -> None:

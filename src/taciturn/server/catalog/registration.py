@@ -60,10 +60,15 @@ class Registrations:
     submitter: JobSubmitter
     references: References
 
-    def register(self, new: NewDataset, caller: Principal) -> DatasetView:
+    def register(
+        self, new: NewDataset, caller: Principal, types: Sequence[StatedColumn] | None = None
+    ) -> DatasetView:
         """Register a reference, and have a worker look whether it can be read.
 
         Idempotent: the same request again is answered with the dataset that it made.
+
+        Args:
+            types: the columns with their types, where these hold names; default: as `new` has them.
 
         Raises:
             SpecError: the source is none.
@@ -81,7 +86,10 @@ class Registrations:
             check_delta(new.budget, new.units)
             self.policies.open(new.namespace, new.budget, caller)
         split_key = secrets.token_bytes(_SPLIT_KEY_BYTES).hex()
-        self.gateway.write(lambda connection: self._insert(connection, new, caller, split_key))
+        stated = _stated_text(new, types)
+        self.gateway.write(
+            lambda connection: self._insert(connection, new, caller, split_key, stated)
+        )
         return self.datasets.read(new.name, caller)
 
     def prefixes(self, caller: Principal) -> tuple[str, ...]:
@@ -227,7 +235,12 @@ class Registrations:
             raise no_namespace(new.namespace) if error.code == "not_found" else error from None
 
     def _insert(
-        self, connection: Connection, new: NewDataset, caller: Principal, split_key: str
+        self,
+        connection: Connection,
+        new: NewDataset,
+        caller: Principal,
+        split_key: str,
+        stated: str | None,
     ) -> None:
         if self._check(connection, new, caller):
             return
@@ -241,7 +254,7 @@ class Registrations:
                 units=new.units,
                 state=DatasetState.PROBING.value,
                 header=new.header,
-                stated=_stated_text(new),
+                stated=stated,
                 mock=json.dumps(new.mock),
                 split_key=split_key,
                 description=new.description,
@@ -272,7 +285,9 @@ def _same_columns(dataset: Dataset, new: NewDataset) -> bool:
     return dataset.header == new.header and new.columns in (None, names)
 
 
-def _stated_text(new: NewDataset) -> str | None:
+def _stated_text(new: NewDataset, types: Sequence[StatedColumn] | None) -> str | None:
+    if types is not None:
+        return columns_text(types)
     if new.columns is None:
         return None
     return columns_text([StatedColumn(name=name) for name in new.columns])
