@@ -100,12 +100,12 @@ def to_fit(request: NewFineTuningJob, columns: Sequence[str]) -> RemoteFit:
         return RemoteFit.model_validate(fields.values)
     except ValidationError as error:
         first = error.errors(include_input=False, include_context=False)[0]
-        places = [
-            fields.parameters[str(part)] for part in first["loc"] if str(part) in fields.parameters
-        ]
         message = first["msg"].removeprefix("Value error, ")
-        if places:
-            raise refused(places[0], message) from None
+        # An error about several fields names them in its words: epochs=2 and steps=5 ...
+        names = [*map(str, first["loc"]), message.partition("=")[0]]
+        parameters = [fields.parameters[name] for name in names if name in fields.parameters]
+        if parameters:
+            raise refused(parameters[0], message) from None
         raise ProblemError("invalid", message) from None
 
 
