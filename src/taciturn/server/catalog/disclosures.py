@@ -34,6 +34,11 @@ from taciturn.wire.values import Page, PolicyLine
 
 _READS = [action.value for action in Action if action.value.endswith((":read", ":use"))]
 _OF_JOB: Mapping[str, DisclosureKind] = {"/result": "result", "/events": "events", "": "job"}
+_OF_FINE_TUNING: Mapping[str, DisclosureKind] = {
+    "/checkpoints": "job",
+    "/events": "events",
+    "": "job",
+}
 _OF_MODEL: Mapping[str, DisclosureKind] = {"/certificate": "certificate", "": "model"}
 _OF_DATASET: Mapping[str, DisclosureKind] = {
     "/preview": "preview",
@@ -48,6 +53,9 @@ _RELEASED: Mapping[JobKind, DisclosureKind] = {
     JobKind.AUDIT: "audit",
     JobKind.SYNTHESIZE: "records",
 }
+_ROOTS = ("", "/openai")
+"""What OpenAI's API is under: beside the gateway's own, and whole."""
+
 _FEW = 50
 _POSITION = re.compile(r"(\d{1,16}):([a-z0-9_]{0,40}):(\d{1,16})")
 
@@ -312,6 +320,11 @@ def _paths(dataset: Dataset) -> Any:
     of_fits = artifacts.c.job_id == fits.c.id
     parts = [
         *(select("/v1/jobs/" + subjects.c.id + end) for end in _OF_JOB),
+        *(
+            select(f"{root}/v1/fine_tuning/jobs/" + subjects.c.id + end)
+            for root in _ROOTS
+            for end in _OF_FINE_TUNING
+        ),
         *(select("/v1/models/" + fits.c.model_id + end) for end in _OF_MODEL),
         select("/jobs/" + subjects.c.id),
         select("/models/" + fits.c.model_id),
@@ -319,6 +332,7 @@ def _paths(dataset: Dataset) -> Any:
         select("/v1/models/" + fits.c.model_id + "/files/" + artifacts.c.name).where(of_fits),
         *(select(literal(f"/v1/datasets/{dataset.name}{end}")) for end in _OF_DATASET),
         *(select(literal(f"/datasets/{dataset.name}{end}")) for end in ("", "/selections")),
+        *(select(literal(f"{root}/v1/files/{dataset.name}")) for root in _ROOTS),
     ]
     return union_all(*parts)
 
@@ -336,9 +350,15 @@ def _view(row: Row[Any]) -> DisclosureView:
             policy=PolicyLine.model_validate_json(row.policy),
             size_bytes=int(row.size_bytes),
         )
-    parts = row.resource.removeprefix("/v1").split("/", 3)
+    path = row.resource.removeprefix("/openai").removeprefix("/v1").removeprefix("/fine_tuning")
+    parts = path.split("/", 3)
     room, name, end = parts[1], parts[2], "/" + parts[3] if len(parts) > 3 else ""
-    kinds = {"jobs": _OF_JOB, "models": _OF_MODEL, "datasets": _OF_DATASET}[room]
+    kinds = {
+        "jobs": {**_OF_JOB, **_OF_FINE_TUNING},
+        "models": _OF_MODEL,
+        "datasets": _OF_DATASET,
+        "files": _OF_DATASET,
+    }[room]
     file = end.removeprefix("/files/") if end.startswith("/files/") else None
     return DisclosureView(
         at=moment(row.at_ms),

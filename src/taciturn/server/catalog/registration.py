@@ -86,9 +86,9 @@ class Registrations:
             check_delta(new.budget, new.units)
             self.policies.open(new.namespace, new.budget, caller)
         split_key = secrets.token_bytes(_SPLIT_KEY_BYTES).hex()
-        stated = _stated_text(new, types)
+        names = _stated_text(new, types)
         self.gateway.write(
-            lambda connection: self._insert(connection, new, caller, split_key, stated)
+            lambda connection: self._insert(connection, new, caller, split_key, names)
         )
         return self.datasets.read(new.name, caller)
 
@@ -240,7 +240,7 @@ class Registrations:
         new: NewDataset,
         caller: Principal,
         split_key: str,
-        stated: str | None,
+        names: str | None,
     ) -> None:
         if self._check(connection, new, caller):
             return
@@ -254,7 +254,7 @@ class Registrations:
                 units=new.units,
                 state=DatasetState.PROBING.value,
                 header=new.header,
-                stated=stated,
+                stated=names,
                 mock=json.dumps(new.mock),
                 split_key=split_key,
                 description=new.description,

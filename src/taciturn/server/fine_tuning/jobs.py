@@ -12,7 +12,7 @@ from sqlalchemy import select
 
 from taciturn.server.catalog.datasets import Datasets
 from taciturn.server.fine_tuning.answers import event_id
-from taciturn.server.fine_tuning.requests import refused, to_fit
+from taciturn.server.fine_tuning.requests import refusal, to_fit
 from taciturn.server.identity.job_access import no_job
 from taciturn.server.identity.principal import Principal
 from taciturn.server.jobs.idempotency import digest_of
@@ -105,7 +105,7 @@ class FineTuning:
 def _sequence(job_id: str, after: str) -> int:
     number = after.rpartition("-")[2]
     if not number.isascii() or not number.isdigit() or len(number) > 9:
-        raise refused("after", "it is no id of an event; give the id of the last one that you have")
+        raise refusal("after", "it is no id of an event; give the id of the last one that you have")
     if after != event_id(job_id, int(number)):
-        raise refused("after", "it is the id of another job's event; give one of this job's")
+        raise refusal("after", "it is the id of another job's event; give one of this job's")
     return int(number)

@@ -60,14 +60,14 @@ class Records:
     Raises ProblemError `invalid` where a line is no record.
     """
 
-    def __init__(self, file: IO[bytes], others: Collection[str], unit: str | None) -> None:
+    def __init__(self, file: IO[bytes], extra_columns: Collection[str], unit: str | None) -> None:
         """Take a file of lines.
 
         Args:
-            others: columns beside those of the form.
+            extra_columns: columns beside those of the form.
             unit: the column that names the unit, which no line may leave out; None: an expression.
         """
-        self._file, self._others, self._unit = file, frozenset(others), unit
+        self._file, self._extra_columns, self._unit = file, frozenset(extra_columns), unit
         self.form: RecordForm | None = None
 
     def __iter__(self) -> Iterator[bytes]:
@@ -81,7 +81,7 @@ class Records:
         number = 1
         while line := self._file.readline(_LINE_BYTES + 1):
             if len(line) > _LINE_BYTES:
-                raise _refused(number, f"it is longer than {_LINE_BYTES} bytes; split the record")
+                raise _refusal(number, f"it is longer than {_LINE_BYTES} bytes; split the record")
             yield line.removeprefix(_BOM) if number == 1 else line
             number += 1
 
@@ -89,28 +89,30 @@ class Records:
         row = _object(line, number)
         form = next((form for form in _FORMS if form.keys <= row.keys()), None)
         if form is None:
-            raise _refused(
+            raise _refusal(
                 number,
                 "it has neither messages, nor prompt and completion, nor input, preferred_output "
                 "and non_preferred_output",
             )
         if self.form is not None and form is not self.form:
-            raise _refused(number, "it has another form than the first record; use one form")
+            raise _refusal(number, "it has another form than the first record; use one form")
         self.form = form
-        if not row.keys() <= form.keys | self._others:
-            raise _refused(
+        if not row.keys() <= form.keys | self._extra_columns:
+            raise _refusal(
                 number,
                 "it has a key that is no part of its form; remove it from the file, or name it in "
                 "columns (tools, functions and weights of messages are not learnt from)",
             )
         if self._unit is not None and row.get(self._unit) in (None, ""):
-            raise _refused(number, "it does not name its privacy unit")
-        values = {name: _plain(row.get(name), number) for name in sorted(self._others - form.keys)}
+            raise _refusal(number, "it does not name its privacy unit")
+        values = {
+            name: _plain(row.get(name), number) for name in sorted(self._extra_columns - form.keys)
+        }
         values |= _columns(form, row, number)
         try:
             return json.dumps(values, ensure_ascii=False, allow_nan=False).encode() + b"\n"
         except ValueError:
-            raise _refused(number, "it has a number or text that JSON cannot hold") from None
+            raise _refusal(number, "it has a number or text that JSON cannot hold") from None
 
 
 def _object(line: bytes, number: int) -> dict[str, Any]:
@@ -122,9 +124,9 @@ def _object(line: bytes, number: int) -> dict[str, Any]:
     try:
         row = json.loads(line, object_pairs_hook=pairs)
     except (ValueError, RecursionError):
-        raise _refused(number, "it is no JSON object in UTF-8 with each key once") from None
+        raise _refusal(number, "it is no JSON object in UTF-8 with each key once") from None
     if not isinstance(row, dict):
-        raise _refused(number, "it is no JSON object; write one record a line")
+        raise _refusal(number, "it is no JSON object; write one record a line")
     return row
 
 
@@ -132,15 +134,15 @@ def _columns(form: RecordForm, row: dict[str, Any], number: int) -> dict[str, An
     if form is CHAT:
         messages = _messages(row["messages"], number)
         if not any(message["role"] == "assistant" for message in messages):
-            raise _refused(number, "no message is the assistant's, so there is nothing to learn")
+            raise _refusal(number, "no message is the assistant's, so there is nothing to learn")
         return {"messages": messages}
     if form is COMPLETION:
         if not all(isinstance(row[name], str) for name in form.keys):
-            raise _refused(number, "prompt and completion have to be text")
+            raise _refusal(number, "prompt and completion have to be text")
         return {name: row[name] for name in form.columns}
     prompt = row["input"]
     if not isinstance(prompt, dict) or prompt.keys() - {"parallel_tool_calls"} != {"messages"}:
-        raise _refused(number, "input has to be an object with messages alone; tools do not count")
+        raise _refusal(number, "input has to be an object with messages alone; tools do not count")
     return {
         "prompt": _messages(prompt["messages"], number),
         "chosen": _messages(row["preferred_output"], number),
@@ -150,21 +152,21 @@ def _columns(form: RecordForm, row: dict[str, Any], number: int) -> dict[str, An
 
 def _messages(value: Any, number: int) -> list[dict[str, str]]:
     if not isinstance(value, list) or not value:
-        raise _refused(number, "messages have to be a list that is not empty")
+        raise _refusal(number, "messages have to be a list that is not empty")
     for message in value:
         is_message = isinstance(message, dict) and message.keys() == {"role", "content"}
         if not is_message or not isinstance(message["content"], str):
-            raise _refused(number, "a message has to be an object of role and content, both text")
+            raise _refusal(number, "a message has to be an object of role and content, both text")
         if message["role"] not in _ROLES:
-            raise _refused(number, f"a message has a role other than {', '.join(_ROLES)}")
+            raise _refusal(number, f"a message has a role other than {', '.join(_ROLES)}")
     return [{"role": message["role"], "content": message["content"]} for message in value]
 
 
 def _plain(value: Any, number: int) -> Any:
     if isinstance(value, dict | list):
-        raise _refused(number, "a column beside its form holds an object or a list; use text")
+        raise _refusal(number, "a column beside its form holds an object or a list; use text")
     return value
 
 
-def _refused(number: int, why: str) -> ProblemError:
+def _refusal(number: int, why: str) -> ProblemError:
     return ProblemError("invalid", f"file: line {number}: {why}", param="file")

@@ -81,14 +81,14 @@ class _Fields:
     def set(self, name: str, value: Any, parameter: str) -> None:
         earlier = self.values.get(name, value)
         if str(earlier) != str(value):
-            raise refused(parameter, f"{self.parameters[name]} says something else; give one")
+            raise refusal(parameter, f"{self.parameters[name]} says something else; give one")
         self.values[name], self.parameters[name] = value, parameter
 
     def has(self, *names: str) -> bool:
         return any(name in self.values for name in names)
 
 
-def refused(parameter: str, why: str) -> ProblemError:
+def refusal(parameter: str, why: str) -> ProblemError:
     """Return the problem of one parameter, which is named as OpenAI's errors name it."""
     return ProblemError("invalid", f"{parameter}: {why}", param=parameter)
 
@@ -105,7 +105,7 @@ def to_fit(request: NewFineTuningJob, columns: Sequence[str]) -> RemoteFit:
         names = [*map(str, first["loc"]), message.partition("=")[0]]
         parameters = [fields.parameters[name] for name in names if name in fields.parameters]
         if parameters:
-            raise refused(parameters[0], message) from None
+            raise refusal(parameters[0], message) from None
         raise ProblemError("invalid", message) from None
 
 
@@ -131,16 +131,16 @@ def _fields(request: NewFineTuningJob, columns: Sequence[str]) -> _Fields:
     for name, value, parameter in _terms(request, method):
         if name == "learning_rate_multiplier":
             if value != 1:
-                raise refused(parameter, _NO_MULTIPLIER)
+                raise refusal(parameter, _NO_MULTIPLIER)
         elif name in OPENAI_NAMES:
             _check_method(name, method, parameter)
             fields.set(OPENAI_NAMES[name], value, parameter)
         elif name in TERMS:
             fields.set(name, value, parameter)
         else:
-            raise refused(parameter, _unknown(parameter))
+            raise refusal(parameter, _unknown(parameter))
     if not fields.has("target_epsilon"):
-        raise refused(f"method.{method}.hyperparameters.target_epsilon", _EPSILON)
+        raise refusal(f"method.{method}.hyperparameters.target_epsilon", _EPSILON)
     if request.seed is not None:
         fields.set("seed", request.seed, "seed")
     if request.suffix:
@@ -153,21 +153,21 @@ def _method(request: NewFineTuningJob) -> str:
     """Return the type of the method; OpenAI's default is the supervised one."""
     method = request.method or FineTuningMethod(type="supervised")
     if method.type not in METHODS:
-        raise refused(
+        raise refusal(
             "method.type",
             f"{method.type!r} is none of {', '.join(METHODS)}: these have a guarantee here",
         )
     for other in ("supervised", "dpo", "reinforcement"):
         if other != method.type and getattr(method, other) is not None:
-            raise refused(f"method.{other}", f"method.type is {method.type!r}; leave it out")
+            raise refusal(f"method.{other}", f"method.type is {method.type!r}; leave it out")
     return method.type
 
 
 def _check_absent(request: NewFineTuningJob) -> None:
     if request.validation_file:
-        raise refused("validation_file", _NO_VALIDATION)
+        raise refusal("validation_file", _NO_VALIDATION)
     if request.integrations:
-        raise refused("integrations", _NO_INTEGRATIONS)
+        raise refusal("integrations", _NO_INTEGRATIONS)
 
 
 def _terms(request: NewFineTuningJob, method: str) -> Iterator[tuple[str, Term, str]]:
@@ -186,15 +186,15 @@ def _terms(request: NewFineTuningJob, method: str) -> Iterator[tuple[str, Term, 
 
 def _check_method(name: str, method: str, parameter: str) -> None:
     if name == "beta" and method != "dpo":
-        raise refused(parameter, 'it is of method.type "dpo" alone; leave it out')
+        raise refusal(parameter, 'it is of method.type "dpo" alone; leave it out')
 
 
 def _unknown(parameter: str) -> str:
     terms = ", ".join(TERMS)
     if parameter.startswith("metadata."):
         return _NO_LABEL.format(terms=terms)
-    known = ", ".join((*OPENAI_NAMES, "learning_rate_multiplier"))
-    return f"there is no such term; there are {known}, and of the gateway's own {terms}"
+    names = ", ".join((*OPENAI_NAMES, "learning_rate_multiplier"))
+    return f"there is no such term; there are {names}, and of the gateway's own {terms}"
 
 
 def _set_data(fields: _Fields, name: str, method: str, columns: frozenset[str]) -> None:

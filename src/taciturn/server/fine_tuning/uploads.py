@@ -74,13 +74,13 @@ class Uploads:
         source = places.canonical(f"{folder}/{key}")
         references = self.registrations.references
         self.gateway.read(lambda connection: references.check(connection, source, caller.user_id))
-        others, unit = _other_columns(new)
-        records, store = Records(file, others, unit), _open(folder)
+        extra_columns, unit = _other_columns(new)
+        records, store = Records(file, extra_columns, unit), _open(folder)
         self._write(store, key, records)
         assert records.form is not None
         try:
-            dataset = _dataset(new, name, source, budget, records.form, others)
-            types = _types(records.form, others)
+            dataset = _dataset(new, name, source, budget, records.form, extra_columns)
+            types = _types(records.form, extra_columns)
             return self.registrations.register(dataset, caller, types)
         except BaseException:
             store.delete(key)
@@ -156,8 +156,8 @@ def _other_columns(new: NewUpload) -> tuple[tuple[str, ...], str | None]:
     return tuple(dict.fromkeys((*new.columns, new.privacy_unit))), new.privacy_unit
 
 
-def _types(form: RecordForm, others: Iterable[str]) -> tuple[StatedColumn, ...]:
-    plain = [name for name in others if name not in form.columns]
+def _types(form: RecordForm, extra_columns: Iterable[str]) -> tuple[StatedColumn, ...]:
+    plain = [name for name in extra_columns if name not in form.columns]
     return (
         *(StatedColumn(name=name) for name in plain),
         *(StatedColumn(name=name, type=kind) for name, kind in form.columns.items()),
@@ -170,7 +170,7 @@ def _dataset(
     source: str,
     budget: BudgetTerms | None,
     form: RecordForm,
-    others: Iterable[str],
+    extra_columns: Iterable[str],
 ) -> NewDataset:
     return NewDataset(
         name=name,
@@ -178,7 +178,7 @@ def _dataset(
         unit=form.record if new.privacy_unit == ONE_RECORD else new.privacy_unit,
         namespace=new.namespace,
         units=new.units,
-        columns=tuple(column.name for column in _types(form, others)),
+        columns=tuple(column.name for column in _types(form, extra_columns)),
         budget=budget,
         description=new.description,
     )

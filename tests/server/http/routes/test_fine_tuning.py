@@ -78,7 +78,12 @@ def stored(tmp_path: Path) -> list[Path]:
 def test_datasets_are_files(world: GatewayWorld, base: str) -> None:
     ask = client(world, "paul", base)
     (file,) = ask.files.list(purpose="fine-tune")
-    assert (file.id, file.status, file.purpose, file.bytes) == (DATASET, "processed", "fine-tune", 0)
+    assert (file.id, file.status, file.purpose, file.bytes) == (
+        DATASET,
+        "processed",
+        "fine-tune",
+        0,
+    )
     assert ask.files.retrieve(DATASET).id == DATASET
     assert not ask.files.list(purpose="batch").data
     with pytest.raises(openai.PermissionDeniedError) as caught:
@@ -105,9 +110,7 @@ def test_an_upload_becomes_a_dataset_in_its_owners_store(
         ColumnView(name="messages", type=kind),
     )
     services = world.services
-    world.gateway.write(
-        lambda connection: services.datasets.probed(connection, file.id, columns)
-    )
+    world.gateway.write(lambda connection: services.datasets.probed(connection, file.id, columns))
     assert ask.files.retrieve(file.id).status == "processed"
     job = create(
         world, "olga", training_file=file.id, method=method(text_field=None, batch_size=5, steps=1)
@@ -290,3 +293,21 @@ def test_jobs_come_by_pages(world: GatewayWorld) -> None:
     pages = client(world, "paul").fine_tuning.jobs.list(limit=1)
     assert pages.has_more
     assert sorted(job.id for job in pages) == sorted(made)
+
+
+def test_what_is_read_in_openais_words_is_disclosed(world: GatewayWorld) -> None:
+    """The owner sees who has read what of the data, by whatever address."""
+    job = create(world)
+    ask = client(world, "paul")
+    ask.files.retrieve(DATASET)
+    ask.fine_tuning.jobs.retrieve(job.id)
+    ask.fine_tuning.jobs.list_events(job.id)
+    client(world, "paul", "/v1").fine_tuning.jobs.checkpoints.list(job.id)
+    items = world.ask("olga", "GET", f"/datasets/{DATASET}/disclosures").json()["items"]
+    reads = [(item["kind"], item["job"], item["to"]) for item in items if item["step"] == "read"]
+    assert reads == [
+        ("job", job.id, "user:paul"),
+        ("events", job.id, "user:paul"),
+        ("job", job.id, "user:paul"),
+        ("terms", None, "user:paul"),
+    ]

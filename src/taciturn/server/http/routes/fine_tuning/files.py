@@ -11,7 +11,7 @@ from starlette.datastructures import FormData, UploadFile
 from starlette.requests import ClientDisconnect
 
 from taciturn.server.fine_tuning.answers import file_answer, listed
-from taciturn.server.fine_tuning.requests import refused
+from taciturn.server.fine_tuning.requests import refusal
 from taciturn.server.http.access import Requires, Svc
 from taciturn.server.http.routes.fine_tuning.jobs import After, Limit
 from taciturn.server.http.routes.openai import OpenAIRoute
@@ -65,7 +65,7 @@ async def upload_file(request: Request, caller: Writer, services: Svc) -> dict[s
         async with request.form(max_files=1, max_fields=20, max_part_size=20_000) as form:
             new, file = _new_upload(form), form.get("file")
             if not isinstance(file, UploadFile):
-                raise refused("file", "is required: JSON lines, as a part with a file's name")
+                raise refusal("file", "is required: JSON lines, as a part with a file's name")
             dataset = await to_thread.run_sync(services.uploads.keep, caller, new, file.file)
     except ClientDisconnect:
         raise ProblemError("malformed", "the upload broke off; nothing of it was kept") from None
@@ -83,7 +83,7 @@ def list_files(
 ) -> dict[str, Any]:
     """Datasets that you may use, own or audit, by name."""
     if order not in (None, "asc"):
-        raise refused("order", "files are listed by name; leave it out")
+        raise refusal("order", "files are listed by name; leave it out")
     if purpose not in (None, "", "fine-tune"):
         return listed([], False)
     paging = Paging(limit, after)
@@ -99,7 +99,7 @@ def read_file(file_id: str, caller: Reader, services: Svc) -> dict[str, Any]:
 
 @router.get("/{file_id}/content", operation_id="openai_read_file_content")
 def read_file_content(file_id: str, caller: Reader, services: Svc) -> None:
-    """Refused: rows never leave."""
+    """Refuse: rows never leave."""
     services.datasets.read(file_id, caller)
     raise ProblemError(
         "policy_refused",
@@ -124,7 +124,7 @@ def _new_upload(form: FormData) -> NewUpload:
         values["columns"] = [name.strip() for name in fields["columns"].split(",")]
     for name in _REMEDIES:
         if name not in values:
-            raise refused(name, _REMEDIES[name])
+            raise refusal(name, _REMEDIES[name])
     try:
         return NewUpload.model_validate(values)
     except ValidationError as error:
@@ -134,4 +134,4 @@ def _new_upload(form: FormData) -> NewUpload:
             message = f"there is no such field; there are file, {', '.join(_FIELDS)}"
         else:
             message = _REMEDIES[name] if name == "purpose" else first["msg"]
-        raise refused(name, message) from None
+        raise refusal(name, message) from None
