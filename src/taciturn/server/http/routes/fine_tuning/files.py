@@ -56,7 +56,7 @@ _BODY = {
 }
 
 
-@router.post("", operation_id="openai_upload_file", openapi_extra=_BODY)
+@router.post("", openapi_extra=_BODY)
 async def upload_file(request: Request, caller: Writer, services: Svc) -> dict[str, Any]:
     """Put JSON lines of chats, completions or preferences into your own store, and register them
     as a dataset. The fields say what any dataset's registration says: namespace, unit, units."""
@@ -72,7 +72,7 @@ async def upload_file(request: Request, caller: Writer, services: Svc) -> dict[s
     return file_answer(dataset)
 
 
-@router.get("", operation_id="openai_list_files")
+@router.get("")
 def list_files(
     caller: Reader,
     services: Svc,
@@ -91,13 +91,13 @@ def list_files(
     return listed([file_answer(dataset) for dataset in datasets[:limit]], len(datasets) > limit)
 
 
-@router.get("/{file_id}", operation_id="openai_read_file")
+@router.get("/{file_id}")
 def read_file(file_id: str, caller: Reader, services: Svc) -> dict[str, Any]:
     """A dataset: whether it is ready, its unit and its policy."""
     return file_answer(services.datasets.read(file_id, caller))
 
 
-@router.get("/{file_id}/content", operation_id="openai_read_file_content")
+@router.get("/{file_id}/content")
 def read_file_content(file_id: str, caller: Reader, services: Svc) -> None:
     """Refuse: rows never leave."""
     services.datasets.read(file_id, caller)
@@ -108,7 +108,7 @@ def read_file_content(file_id: str, caller: Reader, services: Svc) -> None:
     )
 
 
-@router.delete("/{file_id}", operation_id="openai_delete_file")
+@router.delete("/{file_id}")
 def delete_file(file_id: str, caller: Writer, services: Svc) -> dict[str, Any]:
     """Let nobody use a dataset any more; what was uploaded is removed from its owner's store. What
     was spent stays spent."""

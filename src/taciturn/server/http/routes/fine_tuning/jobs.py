@@ -30,7 +30,7 @@ RetryCount = Annotated[
 ]
 
 
-@router.post("", operation_id="openai_create_fine_tuning_job")
+@router.post("")
 def create_fine_tuning_job(
     job: NewFineTuningJob,
     caller: Creator,
@@ -44,7 +44,7 @@ def create_fine_tuning_job(
     return job_answer(svc.fine_tuning.create(caller, job, idempotency_key, bool(retry_count)))
 
 
-@router.get("", operation_id="openai_list_fine_tuning_jobs")
+@router.get("")
 def list_fine_tuning_jobs(
     caller: Reader, svc: Svc, after: After = None, limit: Limit = 20
 ) -> dict[str, Any]:
@@ -53,19 +53,19 @@ def list_fine_tuning_jobs(
     return listed([job_answer(job) for job in page.items], page.next_cursor is not None)
 
 
-@router.get("/{job_id}", operation_id="openai_read_fine_tuning_job")
+@router.get("/{job_id}")
 def read_fine_tuning_job(job_id: str, caller: Reader, svc: Svc) -> dict[str, Any]:
     """A fit, and where it stands. While it waits for approval its status is `validating_files`."""
     return job_answer(svc.fine_tuning.view(caller, job_id))
 
 
-@router.post("/{job_id}/cancel", operation_id="openai_cancel_fine_tuning_job")
+@router.post("/{job_id}/cancel")
 def cancel_fine_tuning_job(job_id: str, caller: Canceller, svc: Svc) -> dict[str, Any]:
     """End a fit. What it has charged stays spent, what it has not is free again."""
     return job_answer(svc.fine_tuning.cancel(caller, job_id))
 
 
-@router.get("/{job_id}/events", operation_id="openai_list_fine_tuning_events")
+@router.get("/{job_id}/events")
 def list_fine_tuning_events(
     job_id: str, caller: Reader, svc: Svc, after: After = None, limit: Limit = 20
 ) -> dict[str, Any]:
@@ -74,7 +74,7 @@ def list_fine_tuning_events(
     return listed([event_answer(job_id, event) for event in events], has_more)
 
 
-@router.get("/{job_id}/checkpoints", operation_id="openai_list_fine_tuning_checkpoints")
+@router.get("/{job_id}/checkpoints")
 def list_fine_tuning_checkpoints(
     job_id: str, caller: Reader, svc: Svc, after: After = None, limit: Limit = 10
 ) -> dict[str, Any]:
