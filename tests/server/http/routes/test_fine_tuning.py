@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import anyio
 import httpx
 import openai
 import pytest
@@ -170,6 +171,50 @@ def test_half_a_file_and_too_long_a_file_leave_nothing(
     assert names == {DATASET}
 
 
+@pytest.mark.parametrize("ends", [True, False])
+def test_an_upload_that_breaks_off_leaves_nothing(
+    world: GatewayWorld, tmp_path: Path, ends: bool
+) -> None:
+    """The client goes away in the middle of a line, or ends the body there."""
+    fields = {**UPLOAD, "purpose": "fine-tune"}
+    request = httpx.Request(
+        "POST", "https://testserver/v1/files", data=fields, files={"file": ("a.jsonl", LINES)}
+    )
+    body = request.read()
+    half = body[: len(body) - 200]
+    rest = {"type": "http.request", "body": b"", "more_body": False}
+    messages = [
+        {"type": "http.request", "body": half, "more_body": True},
+        rest if ends else {"type": "http.disconnect"},
+    ]
+    answers: list[Any] = []
+
+    async def receive() -> Any:
+        return messages.pop(0) if messages else {"type": "http.disconnect"}
+
+    async def send(message: Any) -> None:
+        answers.append(message)
+
+    head = {**world.headers("olga"), "content-type": request.headers["content-type"]}
+    scope = {
+        "type": "http",
+        "asgi": {"version": "3.0"},
+        "http_version": "1.1",
+        "method": "POST",
+        "scheme": "https",
+        "path": "/v1/files",
+        "raw_path": b"/v1/files",
+        "query_string": b"",
+        "client": ("testclient", 1),
+        "server": ("testserver", 443),
+        "headers": [(key.lower().encode(), value.encode()) for key, value in head.items()],
+    }
+    anyio.run(world.app, scope, receive, send)
+    assert answers[0]["status"] == 400
+    assert stored(tmp_path) == []
+    assert {file.id for file in client(world, "olga").files.list()} == {DATASET}
+
+
 def test_what_cannot_be_registered_is_removed_again(world: GatewayWorld, tmp_path: Path) -> None:
     with pytest.raises(openai.NotFoundError):
         client(world, "olga").files.create(
@@ -293,6 +338,13 @@ def test_jobs_come_by_pages(world: GatewayWorld) -> None:
     pages = client(world, "paul").fine_tuning.jobs.list(limit=1)
     assert pages.has_more
     assert sorted(job.id for job in pages) == sorted(made)
+    for ask in (
+        lambda jobs: jobs.pause(made[0]),
+        lambda jobs: jobs.resume(made[0]),
+        lambda jobs: jobs.list(metadata={"team": "blue"}),
+    ):
+        with pytest.raises(openai.BadRequestError):
+            ask(client(world, "paul").fine_tuning.jobs)
 
 
 def test_what_is_read_in_openais_words_is_disclosed(world: GatewayWorld) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Header, Query
+from fastapi import APIRouter, Header, Query, Request
 
 from taciturn.server.fine_tuning.answers import (
     checkpoint_answers,
@@ -12,10 +12,12 @@ from taciturn.server.fine_tuning.answers import (
     job_answer,
     listed,
 )
+from taciturn.server.fine_tuning.requests import refusal
 from taciturn.server.http.access import Svc
 from taciturn.server.http.routes.jobs import Canceller, Creator, Key, Reader
 from taciturn.server.http.routes.openai import OpenAIRoute
 from taciturn.server.paging import MAX_LIMIT
+from taciturn.server.problems import ProblemError
 from taciturn.wire.fine_tuning import NewFineTuningJob
 
 router = APIRouter(tags=["OpenAI"], prefix="/fine_tuning/jobs", route_class=OpenAIRoute)
@@ -46,9 +48,11 @@ def create_fine_tuning_job(
 
 @router.get("")
 def list_fine_tuning_jobs(
-    caller: Reader, svc: Svc, after: After = None, limit: Limit = 20
+    request: Request, caller: Reader, svc: Svc, after: After = None, limit: Limit = 20
 ) -> dict[str, Any]:
     """One's own fits; owners see those of their namespaces, auditors all. Newest first."""
+    if any(name.startswith("metadata") for name in request.query_params):
+        raise refusal("metadata", "the gateway keeps no labels to choose jobs by; leave it out")
     page = svc.fine_tuning.page(caller, after, limit)
     return listed([job_answer(job) for job in page.items], page.next_cursor is not None)
 
@@ -63,6 +67,18 @@ def read_fine_tuning_job(job_id: str, caller: Reader, svc: Svc) -> dict[str, Any
 def cancel_fine_tuning_job(job_id: str, caller: Canceller, svc: Svc) -> dict[str, Any]:
     """End a fit. What it has charged stays spent, what it has not is free again."""
     return job_answer(svc.fine_tuning.cancel(caller, job_id))
+
+
+@router.post("/{job_id}/pause")
+@router.post("/{job_id}/resume")
+def pause_fine_tuning_job(job_id: str, caller: Canceller, svc: Svc) -> None:
+    """Refuse: a fit that waits would go on holding its budget."""
+    svc.fine_tuning.view(caller, job_id)
+    raise ProblemError(
+        "invalid",
+        "a fit is not paused: it would go on holding its budget, and nobody else could spend it. "
+        "Cancel it; what it has not charged is free again",
+    )
 
 
 @router.get("/{job_id}/events")
