@@ -22,6 +22,8 @@ from taciturn.server.catalog.registration import JobSubmitter, Registrations
 from taciturn.server.catalog.spending import Spending
 from taciturn.server.catalog.sql_sandbox import SqlSandbox
 from taciturn.server.context import Gateway
+from taciturn.server.fine_tuning.jobs import FineTuning
+from taciturn.server.fine_tuning.uploads import Uploads
 from taciturn.server.identity.anonymous import Anonymous
 from taciturn.server.identity.directory import Directory
 from taciturn.server.identity.links import PasswordLinks
@@ -133,6 +135,8 @@ class Services:
     warm_workers: WarmWorkers
     chats: Chats
     completions: Completions
+    fine_tuning: FineTuning
+    uploads: Uploads
 
     @classmethod
     def of(
@@ -204,6 +208,7 @@ class Services:
             outage=outage,
         )
         warm_workers = WarmWorkers(dispatcher.claim_sample)
+        registrations = Registrations(gateway, policies, datasets, trials, desk or jobs, references)
         return cls(
             gateway=gateway,
             process_messages=messages,
@@ -228,9 +233,7 @@ class Services:
             policies=policies,
             grants=grants,
             datasets=datasets,
-            registrations=Registrations(
-                gateway, policies, datasets, trials, desk or jobs, references
-            ),
+            registrations=registrations,
             public_datasets=PublicDatasets(gateway, references),
             previews=Previews(gateway, datasets, trials, files or artifacts),
             budgets=Budgets(gateway, policies, grants),
@@ -259,6 +262,8 @@ class Services:
             warm_workers=warm_workers,
             chats=Chats(artifacts),
             completions=Completions(jobs, results, text_streams),
+            fine_tuning=FineTuning(jobs, datasets),
+            uploads=Uploads(gateway, registrations),
         )
 
     def attend(self) -> None:

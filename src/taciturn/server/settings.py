@@ -132,8 +132,11 @@ class Settings(BaseSettings):
         float, Field(ge=0, description="How long a sampling worker waits for another request.")
     ] = 60.0
     request_limit_bytes: Annotated[
-        int, Field(ge=1024, description="Of a request's body, except for a worker's files.")
+        int, Field(ge=1024, description="Of a request's body, except for files.")
     ] = 4 * 2**20
+    upload_limit_bytes: Annotated[
+        int, Field(ge=1024, description="Of a file that an owner uploads through OpenAI's API.")
+    ] = 512 * 2**20
     header_limit_bytes: Annotated[
         int, Field(ge=1024, le=2**20, description="Of a request's head, line and fields.")
     ] = 16 * 2**10

@@ -12,7 +12,7 @@ from sqlalchemy import Engine, insert, select, update
 from support.gateway import DATASET, GatewayWorld
 from support.statements import count_statements
 from taciturn.server.catalog import reads
-from taciturn.server.catalog.reads import SETTLED_MS, Reads, thing_at
+from taciturn.server.catalog.reads import SETTLED_MS, Reads, ReadThing, thing_at
 from taciturn.server.retention import RetentionService
 from taciturn.server.schema.tables import (
     artifacts,
@@ -141,3 +141,19 @@ def test_more_jobs_do_not_mean_more_statements(place: GatewayWorld) -> None:
 def test_paths_lead_to_what_they_give(path: str, thing: tuple[object, ...] | None) -> None:
     read = thing_at(path)
     assert (read and (read.kind, read.room, read.name, read.file)) == thing
+
+
+@pytest.mark.parametrize(
+    ("path", "thing"),
+    [
+        ("/openai/v1/files/phee", ReadThing("terms", "datasets", "phee")),
+        ("/v1/fine_tuning/jobs/job_1", ReadThing("job", "jobs", "job_1")),
+        ("/openai/v1/fine_tuning/jobs/job_1/events", ReadThing("events", "jobs", "job_1")),
+        ("/v1/fine_tuning/jobs/job_1/checkpoints", ReadThing("job", "jobs", "job_1")),
+        ("/v1/files", None),
+    ],
+)
+def test_what_openai_calls_files_and_fine_tuning_jobs_is_found(
+    path: str, thing: ReadThing | None
+) -> None:
+    assert thing_at(path) == thing

@@ -40,6 +40,9 @@ _RELEASED: Mapping[JobKind, DisclosureKind] = {
     JobKind.AUDIT: "audit",
     JobKind.SYNTHESIZE: "records",
 }
+_ROOTS = ("", "/openai")
+"""What OpenAI's API is under: beside the gateway's own, and whole."""
+
 _FEW = 50
 _POSITION = re.compile(r"(\d{1,16}):([a-z0-9_]{0,40}):(\d{1,16})")
 

@@ -9,6 +9,7 @@ many jobs a dataset has.
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -33,7 +34,7 @@ from taciturn.wire.datasets import DisclosureKind
 
 _READS = [action.value for action in Action if action.value.endswith((":read", ":use"))]
 _KINDS: Mapping[str, Mapping[str, DisclosureKind]] = {
-    "/v1/jobs": {"": "job", "result": "result", "events": "events"},
+    "/v1/jobs": {"": "job", "result": "result", "events": "events", "checkpoints": "job"},
     "/v1/models": {"": "model", "certificate": "certificate"},
     "/v1/datasets": {"": "terms", "preview": "preview", "selections": "preview"},
     "/jobs": {"": "job"},
@@ -70,6 +71,9 @@ class ReadThing:
 
 def thing_at(path: str) -> ReadThing | None:
     """Return what a path gives of a dataset; None for one that gives nothing of any."""
+    # OpenAI's names: its files are datasets here, its fine-tuning jobs are jobs.
+    path = re.sub(r"^(/openai)?/v1/files/", "/v1/datasets/", path)
+    path = re.sub(r"^(/openai)?/v1/fine_tuning/jobs/", "/v1/jobs/", path)
     versioned = path.startswith("/v1/")
     room, _, rest = path.removeprefix("/v1/" if versioned else "/").partition("/")
     name, _, end = rest.partition("/")

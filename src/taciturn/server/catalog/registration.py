@@ -61,10 +61,15 @@ class Registrations:
     submitter: JobSubmitter
     references: References
 
-    def register(self, new: NewDataset, caller: Principal) -> DatasetView:
+    def register(
+        self, new: NewDataset, caller: Principal, types: Sequence[StatedColumn] | None = None
+    ) -> DatasetView:
         """Register a reference, and have a worker look whether it can be read.
 
         Idempotent: the same request again is answered with the dataset that it made.
+
+        Args:
+            types: the columns with their types, where these hold names; default: as `new` has them.
 
         Raises:
             SpecError: the source is none.
@@ -82,7 +87,10 @@ class Registrations:
             check_delta(new.budget, new.units)
             self.policies.open(new.namespace, new.budget, caller)
         split_key = secrets.token_bytes(_SPLIT_KEY_BYTES).hex()
-        self.gateway.write(lambda connection: self._insert(connection, new, caller, split_key))
+        names = _stated_text(new, types)
+        self.gateway.write(
+            lambda connection: self._insert(connection, new, caller, split_key, names)
+        )
         return self.datasets.read(new.name, caller)
 
     def prefixes(self, caller: Principal) -> tuple[str, ...]:
@@ -232,7 +240,12 @@ class Registrations:
             raise no_namespace(new.namespace) if error.code == "not_found" else error from None
 
     def _insert(
-        self, connection: Connection, new: NewDataset, caller: Principal, split_key: str
+        self,
+        connection: Connection,
+        new: NewDataset,
+        caller: Principal,
+        split_key: str,
+        names: str | None,
     ) -> None:
         if self._check(connection, new, caller):
             return
@@ -246,7 +259,7 @@ class Registrations:
                 units=new.units,
                 state=DatasetState.PROBING.value,
                 header=new.header,
-                stated=_stated_text(new),
+                stated=names,
                 mock=json.dumps(new.mock),
                 split_key=split_key,
                 description=new.description,
@@ -277,7 +290,9 @@ def _same_columns(dataset: Dataset, new: NewDataset) -> bool:
     return dataset.header == new.header and new.columns in (None, names)
 
 
-def _stated_text(new: NewDataset) -> str | None:
+def _stated_text(new: NewDataset, types: Sequence[StatedColumn] | None) -> str | None:
+    if types is not None:
+        return columns_text(types)
     if new.columns is None:
         return None
     return columns_text([StatedColumn(name=name) for name in new.columns])

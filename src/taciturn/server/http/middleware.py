@@ -36,6 +36,9 @@ _log = logging.getLogger("taciturn.requests")
 _LARGE = re.compile(r"^/v1/worker/jobs/[^/]+/files/[^/]+$")
 """Bodies that the route itself counts as they stream in, against the allow-list's own limits."""
 
+_UPLOAD = re.compile(r"^(/openai)?/v1/files$")
+"""Bodies that are a whole file: they have a limit of their own."""
+
 _CHATTER = re.compile(r"^/v1/worker/jobs/[^/]+/(heartbeat|events|text|next)$")
 """A worker's signs of life: on record only where they were refused."""
 
@@ -121,8 +124,10 @@ class _Exchange:
 
     @property
     def _limit_bytes(self) -> int | None:
-        limit = self.around.gateway.settings.request_limit_bytes
-        return None if _LARGE.match(self.scope["path"]) else limit
+        settings, path = self.around.gateway.settings, self.scope["path"]
+        if _LARGE.match(path):
+            return None
+        return settings.upload_limit_bytes if _UPLOAD.match(path) else settings.request_limit_bytes
 
     def _check_length(self) -> None:
         length = Headers(scope=self.scope).get("content-length", "")

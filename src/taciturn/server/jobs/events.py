@@ -117,13 +117,24 @@ class Events:
         return tuple(numbered(row) for row in self.gateway.rows(query))
 
     def page_of(
-        self, job_id: str, visible_to_caller: ColumnElement[bool], after: int, limit: int
+        self,
+        job_id: str,
+        visible_to_caller: ColumnElement[bool],
+        after: int,
+        limit: int,
+        *,
+        newest_first: bool = False,
     ) -> tuple[NumberedEvent, ...] | None:
         """Return a page of events of a job that the caller may see, by a condition on rows of
-        `jobs`; None where there is no such job."""
+        `jobs`; None where there is no such job.
+
+        Args:
+            newest_first: from the newest one with a number below `after` on.
+        """
+        number = job_events.c.sequence
         visible = (
             (job_events.c.job_id == jobs.c.id)
-            & (job_events.c.sequence > after)
+            & (number < after if newest_first else number > after)
             & (job_events.c.visible_at_ms <= self.gateway.now_ms())
         )
         query = (
@@ -131,7 +142,7 @@ class Events:
             .select_from(jobs)
             .outerjoin(job_events, visible)
             .where(jobs.c.id == job_id, visible_to_caller)
-            .order_by(job_events.c.sequence)
+            .order_by(number.desc() if newest_first else number)
             .limit(limit)
         )
         rows = self.gateway.rows(query)

@@ -246,6 +246,16 @@ class Jobs:
             raise no_job(job_id)
         return page
 
+    def latest_events(
+        self, caller: Principal, job_id: str, before: int, limit: int
+    ) -> tuple[NumberedEvent, ...]:
+        """Return events with a number below `before`, newest first; raises as `events`."""
+        is_followed = watches_job(caller)
+        page = self.states.events.page_of(job_id, is_followed, before, limit, newest_first=True)
+        if page is None:
+            raise no_job(job_id)
+        return page
+
     def outline(self, caller: Principal, job_id: str, most: int) -> tuple[NumberedEvent, ...]:
         """Return the events of a job that the caller may follow, of those that say how far it is
         about `most`; raises ProblemError `not_found` for any other."""

@@ -26,6 +26,8 @@ from taciturn.server.http.routes import (
     worker_files,
 )
 from taciturn.server.http.routes.account import notifications, tokens
+from taciturn.server.http.routes.fine_tuning import files
+from taciturn.server.http.routes.fine_tuning import jobs as fine_tuning_jobs
 
 ROUTERS = (
     identity.router,
@@ -47,6 +49,8 @@ ROUTERS = (
     approvals.router,
     models.router,
     openai.router,
+    files.router,
+    fine_tuning_jobs.router,
     base_models.router,
     incidents.router,
     audit_log.router,
@@ -55,5 +59,5 @@ ROUTERS = (
     worker_files.router,
     health.router,
 )
-OPENAI_ROUTERS = (openai.router, openai.listing)
+OPENAI_ROUTERS = (openai.router, openai.listing, files.router, fine_tuning_jobs.router)
 """OpenAI's whole API, under /openai/v1."""

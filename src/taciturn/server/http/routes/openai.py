@@ -18,6 +18,7 @@ from typing import Annotated, Any
 from anyio import to_thread
 from fastapi import APIRouter, Depends, Request
 from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 
 from taciturn.errors import TaciturnError
@@ -46,7 +47,10 @@ class OpenAIRoute(Route):
             try:
                 return await handler(request)
             except ProblemError as error:
-                return _error(request, error, None)
+                return _error(request, error, error.more.get("param"))
+            except HTTPException as error:  # a body that is too long, or that is no form
+                code = "too_large" if error.status_code == 413 else "invalid"
+                return _error(request, ProblemError(code, str(error.detail)), None)
             except RequestValidationError as error:
                 first = error.errors()[0]
                 message = first["msg"].removeprefix("Value error, ")

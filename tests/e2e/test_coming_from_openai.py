@@ -1,0 +1,133 @@
+"""OpenAI's clients fine-tune through a gateway, with the code that the documents show."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import openai
+import pytest
+
+from taciturn.demo import gateway as demo
+
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "how-to" / "coming-from-openai.md"
+SECRET = "Ms Secret"
+
+pytestmark = [pytest.mark.timeout(600), pytest.mark.thorough]
+
+
+def blocks(language: str) -> list[str]:
+    """The page's code in a language: the owner's, and the practitioner's."""
+    found = re.findall(rf"^```{language}\n(.*?)^```$", PAGE.read_text("utf-8"), re.M | re.S)
+    assert len(found) == 2
+    return found
+
+
+@pytest.fixture(scope="module")
+def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[demo.DemoGateway]:
+    running = demo.start(n_patients=10)
+    store = tmp_path_factory.mktemp("store")
+    running.client("admin").admin.change_user("olivia", sources=[str(store)])
+    yield running
+    running.stop()
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the file that is uploaded: 60 customers, two lines each, as completions, for
+    the embedded model has no chat template."""
+    folder = tmp_path_factory.mktemp("work")
+    texts = {"prompt": f"{SECRET} asks where it is.", "completion": " It is on its way."}
+    lines = [json.dumps({"customer": f"c{n // 2}", **texts}) for n in range(120)]
+    (folder / "support.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    return folder
+
+
+def run(command: list[str], gateway: demo.DemoGateway, person: str, folder: Path) -> str:
+    """Output of a program of somebody's."""
+    environment = {
+        **os.environ,
+        "OPENAI_BASE_URL": f"{gateway.url}/openai/v1",
+        "OPENAI_API_KEY": gateway.token(person),
+    }
+    done = subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def story(gateway: demo.DemoGateway, work: Path, command: list[str], pages: list[Path]) -> None:
+    """Upload, grant, create, wait, events, chat; then what the others see of it."""
+    upload, fit = pages
+    told = run([*command, str(upload)], gateway, "olivia", work)
+    assert "processed" in told
+    gateway.client("olivia").grant("support", "user:pia", epsilon=8, delta=1e-5)
+    told = run([*command, str(fit)], gateway, "pia", work)
+    assert "succeeded model_" in told
+    assert "info The model is made" in told
+    assert SECRET not in told
+    pia = openai.OpenAI(base_url=f"{gateway.url}/openai/v1", api_key=gateway.token("pia"))
+    (job, *_) = pia.fine_tuning.jobs.list(limit=1).data
+    assert job.fine_tuned_model in {model.id for model in pia.models.list()}
+    (checkpoint,) = pia.fine_tuning.jobs.checkpoints.list(job.id)
+    assert checkpoint.fine_tuned_model_checkpoint == job.fine_tuned_model
+    assert checkpoint.metrics.train_loss is None
+    events = list(pia.fine_tuning.jobs.list_events(job.id, limit=3))
+    assert len(events) > 3
+    assert SECRET not in "".join(event.to_json() for event in events)
+    amir = openai.OpenAI(base_url=f"{gateway.url}/openai/v1", api_key=gateway.token("amir"))
+    for ask in (amir.fine_tuning.jobs.retrieve, amir.fine_tuning.jobs.cancel):
+        with pytest.raises(openai.NotFoundError):
+            ask(job.id)
+    with pytest.raises(openai.PermissionDeniedError):
+        pia.files.create(file=("a.jsonl", b"{}"), purpose="fine-tune")
+
+
+def test_pythons_client(gateway: demo.DemoGateway, work: Path) -> None:
+    pages = [work / "upload.py", work / "fit.py"]
+    for page, code in zip(pages, blocks("python"), strict=True):
+        page.write_text(code, encoding="utf-8")
+    story(gateway, work, [sys.executable], pages)
+    cancel_another(gateway)
+
+
+def cancel_another(gateway: demo.DemoGateway) -> None:
+    """Ask for a fit of the same file that takes long, and end it."""
+    pia = openai.OpenAI(base_url=f"{gateway.url}/openai/v1", api_key=gateway.token("pia"))
+    terms = {"steps": 5000, "batch_size": 20, "target_epsilon": 0.5}
+    job = pia.fine_tuning.jobs.create(
+        model="taciturn/tiny-medical",
+        training_file=pia.files.list().data[0].id,
+        metadata={name: str(value) for name, value in terms.items()},
+    )
+    assert pia.fine_tuning.jobs.cancel(job.id).status in ("cancelled", "queued", "running")
+    until = time.monotonic() + 120
+    while pia.fine_tuning.jobs.retrieve(job.id).status != "cancelled":
+        assert time.monotonic() < until
+        time.sleep(0.5)
+
+
+def test_npms_client(gateway: demo.DemoGateway, work: Path) -> None:
+    if shutil.which("node") is None or shutil.which("npm") is None:
+        pytest.skip("OpenAI's npm client needs node and npm, which are not here")
+    done = subprocess.run(
+        ["npm", "install", "--no-audit", "--no-fund", "openai"],
+        cwd=work,
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+    if done.returncode:
+        pytest.skip("npm could not get OpenAI's client: there is no registry here")
+    pages = [work / "upload.mjs", work / "fit.mjs"]
+    for page, code in zip(pages, blocks("javascript"), strict=True):
+        page.write_text(code, encoding="utf-8")
+    story(gateway, work, ["node"], pages)
