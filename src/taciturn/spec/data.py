@@ -29,6 +29,16 @@ class DataSpec(Spec):
         str | None,
         Field(description="Column of chat messages [{role, content}]; loss on assistant turns."),
     ] = None
+    prompt_field: Annotated[
+        str | None,
+        Field(description="Column with the prompt of a pair of answers, text or chat messages."),
+    ] = None
+    chosen_field: Annotated[
+        str | None, Field(description="Column with the answer that was preferred.")
+    ] = None
+    rejected_field: Annotated[
+        str | None, Field(description="Column with the answer that was not.")
+    ] = None
     select: Annotated[
         str | None,
         Field(description="Row-wise SQL (DuckDB) that prepares the columns, applied first."),
@@ -44,6 +54,11 @@ class DataSpec(Spec):
         int | None,
         Field(ge=2, le=10_000_000, description="Tokens kept of a record; the rest is cut off."),
     ] = None
+
+    @property
+    def pairs(self) -> bool:
+        """True if a record is a pair of answers: two sequences, and so two times the tokens."""
+        return self.chosen_field is not None
 
     @field_validator("privacy_unit")
     @classmethod

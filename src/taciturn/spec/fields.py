@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Literal, TypedDict
 
 from taciturn.spec.privacy import CanaryKind, Unlimited
-from taciturn.spec.training import Method
+from taciturn.spec.training import Method, Objective
 
 
 class RunFields(TypedDict, total=False):
@@ -28,6 +28,9 @@ class DataFields(TypedDict, total=False):
     question_field: str | None
     answer_field: str | None
     messages_field: str | None
+    prompt_field: str | None
+    chosen_field: str | None
+    rejected_field: str | None
     select: str | None
     privacy_unit: str | None
     max_records_per_unit: int
@@ -41,6 +44,8 @@ class FitFields(DataFields, total=False):
     delta: float | None
     l2_clip_norm: float | None
     batch_size: int | None
+    objective: Objective
+    beta: float
     method: Method
     r: int | None
     alpha: float | None

@@ -111,7 +111,7 @@ def estimate_memory(
     width, sequences = _shape(loss, plan, work)
     few, many = max(1, sequences // 4), max(2, sequences // 2)
     small, large = (random_batch(work.vocabulary, n, width, device) for n in (few, many))
-    tokens = max(width * sequences, plan.max_tokens)
+    tokens = max(width * sequences, plan.record_tokens)
     private = plan.privacy is not None
     return memory_estimate(loss, small, large, tokens, work.form, private=private)
 
@@ -141,7 +141,7 @@ def _form(shape: tuple[int, ...], width: int, sequences: int, form: Form, rates:
 def _shape(loss: nn.Module, plan: TrainingPlan, work: Workload) -> tuple[int, int]:
     """Padded tokens of a typical unit, and how many such units one microbatch has."""
     limits = batch_limits(plan, loss, work.microbatch_tokens, ALONE)
-    width = bucket_length(max(2, round(work.tokens_per_unit)), plan.max_tokens, limits.steps)
+    width = bucket_length(max(2, round(work.tokens_per_unit)), plan.record_tokens, limits.steps)
     return width, limits.units_of(width, 1)
 
 

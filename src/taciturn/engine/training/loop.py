@@ -261,9 +261,10 @@ def _note_streams(run: Run, step: int, streams: Streams, journal: StepJournal) -
 def batch_limits(plan: TrainingPlan, loss: nn.Module, tokens: int, ranks: Ranks) -> BatchLimits:
     """Limits of a microbatch, from public facts: shapes, the device, `tokens` at most."""
     free, share = free_tokens(loss), plan.batch_size // ranks.size
-    steps = width_steps(share, plan.max_tokens, free)
-    places = filled_units(share, plan.max_tokens, steps)
-    return BatchLimits(tokens, gradient_units(loss), plan.max_tokens, places, free, steps)
+    longest = plan.record_tokens
+    steps = width_steps(share, longest, free)
+    places = filled_units(share, longest, steps)
+    return BatchLimits(tokens, gradient_units(loss), longest, places, free, steps)
 
 
 def _limits(run: Run) -> BatchLimits:
