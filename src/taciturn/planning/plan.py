@@ -113,9 +113,11 @@ class TrainingPlan(BaseModel):
 
     @property
     def worth(self) -> Worth | None:
-        """Expected share of an ordinary fit's gain; None without privacy."""
+        """Expected share of an ordinary fit's gain; None without privacy and for preferences."""
         noise = self.remaining_noise
         if self.privacy is None or noise is None or self.base_parameters is None:
+            return None
+        if self.objective == "dpo":  # measured for texts alone
             return None
         auto = self.adapter.fixed_a
         return expected_worth(

@@ -1,14 +1,14 @@
 """Pairs of answers to token ids: one record of two sequences, the chosen one and the rejected one.
 
-Both begin with the same prompt. They are stored as one record in turn: chosen token, rejected token,
-chosen token ... So whatever holds of a record holds of a pair: it is of one unit, it is never split,
-and its padded length follows from itself. The shorter sequence is filled up with tokens 0 that are no
-targets. `model/preference.py` takes them apart.
+Both begin with the same prompt. They are stored as one record in turn: chosen token, rejected
+token, chosen token ... So whatever holds of a record holds of a pair: it is of one unit, it is
+never split, and its padded length follows from itself. The shorter sequence is filled up with
+tokens 0 that are no targets. `model/preference.py` takes them apart.
 
 Each sequence keeps at most `max_tokens` tokens. An answer is cut at its end, as texts are, and the
-prompt at its beginning (so does TRL with `max_prompt_length`): what an answer follows on stands at the
-prompt's end. The prompt gets what the longer answer leaves, and half of the tokens at least; it is
-the same in both sequences.
+prompt at its beginning (so does TRL with `max_prompt_length`): what an answer follows on stands at
+the prompt's end. The prompt gets what the longer answer leaves, and half of the tokens at least; it
+is the same in both sequences.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def chat_pairs(
     same in both, so that it adds nothing to their difference.
 
     Args:
-        most_characters: what is read of a turn: of a prompt's the end, of an answer's the beginning.
+        most_characters: what is read of a turn: of a prompt's the end, of an answer's the start.
 
     Raises RowError as `encode_messages` does.
     """
@@ -89,7 +89,11 @@ def _chat_pair(
     chosen: Tokens, rejected: Tokens, max_tokens: int
 ) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
     alike = next(
-        (place for place, pair in enumerate(zip(chosen, rejected, strict=False)) if len(set(pair)) > 1),
+        (
+            place
+            for place, pair in enumerate(zip(chosen, rejected, strict=False))
+            if len(set(pair)) > 1
+        ),
         min(len(chosen), len(rejected)),
     )
     answers = (chosen[alike:], rejected[alike:])

@@ -52,7 +52,7 @@ class PreferenceLoss(CausalLmLoss):
         """Implicit reward of the chosen answer minus that of the rejected one, over beta; [B]."""
         chosen, rejected = sequences(batch)
         # In the same shapes as below: there, what rounds rounds alike.
-        with torch.no_grad(), self._base():
+        with torch.no_grad(), self.base():
             of_base_B = self.nats(rejected) - self.nats(chosen)
         return self.nats(rejected) - self.nats(chosen) - of_base_B
 
@@ -61,7 +61,7 @@ class PreferenceLoss(CausalLmLoss):
         return super().forward(batch)
 
     @contextmanager
-    def _base(self) -> Iterator[None]:
+    def base(self) -> Iterator[None]:
         """Adapters off. PEFT's own switch would also set which parameters are trained."""
         for adapter in self._adapters:
             adapter._disable_adapters = True

@@ -99,7 +99,9 @@ def _verify(loss: CausalLmLoss, base: LoadedModel, spec: FitSpec) -> None:
     """Compare per-unit gradients with brute force, on short records and on the longest."""
     device = base.device
     short = public_batch(base.vocabulary).to(device)
-    longest = long_public_batch(base.vocabulary, record_tokens(spec, base.context_length)).to(device)
+    longest = long_public_batch(base.vocabulary, record_tokens(spec, base.context_length)).to(
+        device
+    )
     halves = sum(
         parameter.nbytes for parameter in loss.parameters() if parameter.element_size() == 2
     )
