@@ -79,12 +79,16 @@ def membership(
                     "base, and this model has none; give text_field"
                 )
             margins = [pair_margins(subject.fitted, group, limit) for group in groups]
-            control: list[dict[Attack, Floats]] = [{"margin": group.base_U} for group in margins]
-            scores: list[dict[Attack, Floats]] = [
-                {"margin": group.fitted_U, "reward": group.fitted_U - group.base_U}
-                for group in margins
-            ]
-            return _result(control, scores, spec, _promise(report), policy)
+            return _result(
+                [{"margin": group.base_U} for group in margins],
+                [
+                    {"margin": group.fitted_U, "reward": group.fitted_U - group.base_U}
+                    for group in margins
+                ],
+                spec,
+                _promise(report),
+                policy,
+            )
         with subject.base_model() as model:
             base = [evidence(model, group, limit, spec.min_k) for group in groups]
         fitted = None

@@ -306,7 +306,7 @@ def _keep(ledger: Ledger, result: Evaluation, n_units: int) -> None:
             base=model_score(result.base, mauve_base),
             fitted=None if result.fitted is None else model_score(result.fitted, mauve),
             gain=model_gain(result.base, result.fitted, result.gain),
-            preferred=result.preferences and result.preferences.accuracy,
+            preferred=None if result.preferences is None else result.preferences.accuracy,
         )
     )
 

@@ -63,7 +63,7 @@ def chat_pairs(
             for prompt, answer in zip(prompts, answers, strict=True)
         ]
         sides.append([ids for ids, _ in encode_messages(chats, column, tokenizer)])
-    return [_chat_pair(*pair, max_tokens) for pair in zip(*sides, strict=True)]
+    return [_chat_pair(*pair, max_tokens) for pair in zip(sides[0], sides[1], strict=True)]
 
 
 def _turns(text: str, column: str, most_characters: int | None, *, end: bool) -> list[Any]:
