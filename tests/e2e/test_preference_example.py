@@ -1,0 +1,20 @@
+"""The example of pairs runs as it is written, and learns what it says."""
+
+from __future__ import annotations
+
+import runpy
+from pathlib import Path
+
+import pytest
+
+
+@pytest.mark.timeout(900)
+def test_the_example_learns_a_preference(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main = runpy.run_path(str(root / "examples" / "preference_pairs.py"))["main"]
+    accuracy = main(tmp_path / "out")
+    shown = capsys.readouterr().out
+    assert "DP (epsilon=" in shown
+    assert "held-out pairs are ranked as people did" in shown
+    assert accuracy >= 0.75
