@@ -20,7 +20,7 @@ COLUMNS: dict[str, Any] = {
 }
 
 
-def main(output: Path, n_patients: int = 300, **settings: Any) -> float:
+def main(output: Path, n_patients: int = 200, **settings: Any) -> float:
     """Return the share of held-out pairs that the fitted model ranks as people did."""
     model = taciturn.LLM("taciturn/tiny-medical")
     model.fit(
@@ -30,7 +30,7 @@ def main(output: Path, n_patients: int = 300, **settings: Any) -> float:
         beta=0.1,
         privacy_unit="patient_id",
         target_epsilon=8,
-        **{"batch_size": 60, "steps": 16, **settings},
+        **{"batch_size": 40, "steps": 12, **settings},
         **COLUMNS,
     )
     # Invented pairs are public; your own need show_private=True, and the figures stay with you.

@@ -58,9 +58,9 @@ def _pairs(schema: pa.Schema, columns: tuple[str, ...]) -> Fields:
         of = schema.field(name).type
         alike = _is_message_list(of) if kind == "chat pairs" else is_text(of) or is_bytes(of)
         if not alike:
-            needed = "a list of {role, content}" if kind == "chat pairs" else "text"
+            type_name = "a list of {role, content}" if kind == "chat pairs" else "text"
             raise RowError(
-                f"column {name!r} holds {of}, not {needed} as column {columns[0]!r} does; make "
+                f"column {name!r} holds {of}, not {type_name} as column {columns[0]!r} does; make "
                 "prompt, chosen and rejected alike in select: all three text, or all three lists "
                 "of {role, content}, the prompt's turns not repeated in the answers"
             )

@@ -40,7 +40,7 @@ def _pairs(rng: Random, n_patients: int, ids: range) -> list[dict[str, str]]:
     for number in rng.sample(ids, n_patients):
         patient = draw_patient(rng, f"P{number}")
         for visit in draw_visits(rng, patient.first_visit)[:2]:
-            prompt, chosen, rejected = opening_and_answers(rng, patient, visit)
-            row = {"prompt": prompt, "chosen": chosen, "rejected": rejected}
+            prompt, sentence, shorthand = opening_and_answers(rng, patient, visit)
+            row = {"prompt": prompt, "chosen": sentence, "rejected": shorthand}
             rows.append({**row, "patient_id": patient.patient_id})
     return rows

@@ -167,8 +167,8 @@ class FitSpec(DataSpec, PrivacySpec, TrainingSpec, PerformanceSpec, CanarySpec, 
             "fit the text first, export that model merged, and take it as the base",
             "a canary is a text, and no pair; judge the fit with LLM.membership on pairs",
         )
-        for (name, refused), remedy in zip(reasons.items(), remedies, strict=True):
-            if refused:
+        for (name, is_set), remedy in zip(reasons.items(), remedies, strict=True):
+            if is_set:
                 raise ValueError(f'{name} does not go with objective="dpo": {remedy}')
         return self
 

@@ -28,12 +28,12 @@ Tokens = list[int]
 
 
 def text_pair(
-    bos: Tokens, prompt: Tokens, chosen: Tokens, rejected: Tokens, eos: Tokens, max_tokens: int
+    bos: Tokens, prompt: Tokens, winner: Tokens, loser: Tokens, eos: Tokens, max_tokens: int
 ) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
     """One pair of `[bos] prompt answer [eos]`; the tokens of the answer and eos are targets."""
-    answers = (chosen + eos, rejected + eos)
-    kept = kept_of_prompt(len(prompt), max(map(len, answers)), max_tokens - len(bos))
-    before = bos + prompt[len(prompt) - kept :]
+    answers = (winner + eos, loser + eos)
+    room = kept_of_prompt(len(prompt), max(map(len, answers)), max_tokens - len(bos))
+    before = bos + prompt[len(prompt) - room :]
     return interleaved(before, answers, max_tokens)
 
 
@@ -86,19 +86,19 @@ def _turns(text: str, column: str, most_characters: int | None, *, end: bool) ->
 
 
 def _chat_pair(
-    chosen: Tokens, rejected: Tokens, max_tokens: int
+    winner: Tokens, loser: Tokens, max_tokens: int
 ) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
     alike = next(
         (
             place
-            for place, pair in enumerate(zip(chosen, rejected, strict=False))
+            for place, pair in enumerate(zip(winner, loser, strict=False))
             if len(set(pair)) > 1
         ),
-        min(len(chosen), len(rejected)),
+        min(len(winner), len(loser)),
     )
-    answers = (chosen[alike:], rejected[alike:])
-    kept = kept_of_prompt(alike, max(map(len, answers)), max_tokens)
-    return interleaved(chosen[alike - kept : alike], answers, max_tokens)
+    answers = (winner[alike:], loser[alike:])
+    room = kept_of_prompt(alike, max(map(len, answers)), max_tokens)
+    return interleaved(winner[alike - room : alike], answers, max_tokens)
 
 
 def kept_of_prompt(prompt: int, answer: int, max_tokens: int) -> int:

@@ -90,10 +90,10 @@ def _present(batch: UnitBatch) -> Tensor:
 def _margins(loss: CausalLmLoss, batch: UnitBatch) -> Tensor:
     """Pairs, and the sums of their margins under both models, of each unit; [3, U]."""
     assert isinstance(loss, PreferenceLoss)
-    chosen, rejected = sequences(batch)
-    own_B = loss.nats(rejected) - loss.nats(chosen)
+    winners, losers = sequences(batch)
+    own_B = loss.nats(losers) - loss.nats(winners)
     with loss.base():
-        of_base_B = loss.nats(rejected) - loss.nats(chosen)
+        of_base_B = loss.nats(losers) - loss.nats(winners)
     present_B = _present(batch)
     rows_3B = torch.stack(
         (present_B, own_B.double().cpu() * present_B, of_base_B.double().cpu() * present_B)
@@ -108,7 +108,7 @@ def _scored(loss: CausalLmLoss, batch: UnitBatch) -> Tensor:
     right_B = (loss.margins(batch) > 0).double().cpu() * present_B
     rows_2B = torch.stack((present_B, right_B))
     counted = rows_2B.new_zeros(2, batch.n_units).index_add(1, batch.unit_of_B.cpu(), rows_2B)
-    chosen, _ = sequences(batch)
+    winners, _ = sequences(batch)
     with loss.base():
-        of_base_3U = token_scores(loss, chosen)
-    return torch.cat((counted, of_base_3U, token_scores(loss, chosen)))
+        of_base_3U = token_scores(loss, winners)
+    return torch.cat((counted, of_base_3U, token_scores(loss, winners)))

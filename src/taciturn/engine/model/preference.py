@@ -50,11 +50,11 @@ class PreferenceLoss(CausalLmLoss):
 
     def margins(self, batch: UnitBatch) -> Tensor:
         """Implicit reward of the chosen answer minus that of the rejected one, over beta; [B]."""
-        chosen, rejected = sequences(batch)
+        winners, losers = sequences(batch)
         # In the same shapes as below: there, what rounds rounds alike.
         with torch.no_grad(), self.base():
-            of_base_B = self.nats(rejected) - self.nats(chosen)
-        return self.nats(rejected) - self.nats(chosen) - of_base_B
+            of_base_B = self.nats(losers) - self.nats(winners)
+        return self.nats(losers) - self.nats(winners) - of_base_B
 
     def nats(self, batch: UnitBatch) -> Tensor:
         """Minus the log-probability of each sequence's targets, summed; [B]."""
@@ -77,7 +77,7 @@ def sequences(batch: UnitBatch) -> tuple[UnitBatch, UnitBatch]:
     ids_BT, weights_BT = batch.input_ids_BT, (batch.loss_weights_BT > 0).float()
     if ids_BT.shape[1] % 2:
         ids_BT, weights_BT = F.pad(ids_BT, (0, 1)), F.pad(weights_BT, (0, 1))
-    chosen, rejected = (
+    winners, losers = (
         UnitBatch(
             ids_BT[:, side::2].contiguous(),
             weights_BT[:, side::2].contiguous(),
@@ -86,7 +86,7 @@ def sequences(batch: UnitBatch) -> tuple[UnitBatch, UnitBatch]:
         )
         for side in (0, 1)
     )
-    return chosen, rejected
+    return winners, losers
 
 
 def _adapters(model: nn.Module) -> Iterator[BaseTunerLayer]:
