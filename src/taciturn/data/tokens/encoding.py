@@ -280,9 +280,12 @@ def _encode_pairs(
 ) -> _Uncut:
     bos, eos = _present(tokenizer.bos_token_id), _present(tokenizer.eos_token_id)
     prompts = _last_tokens(tokenizer, parts[0], max_tokens)
-    answers = (_tokens(tokenizer, part, max_tokens) for part in parts[1:])
+    winners, losers = (_tokens(tokenizer, part, max_tokens) for part in parts[1:])
     return _together(
-        [text_pair(bos, *pair, eos, max_tokens) for pair in zip(prompts, *answers, strict=True)]
+        [
+            text_pair(bos, *pair, eos, max_tokens)
+            for pair in zip(prompts, winners, losers, strict=True)
+        ]
     )
 
 
