@@ -89,6 +89,12 @@ def _evaluate(job: EvaluateJobSpec) -> None:
         rows.append(("gained", nats, "", accuracy))
     columns = ("model", "nats per token", "perplexity", "token accuracy")
     console.print(figures(f"{job.data} ({result.basis})", columns, rows))
+    if result.preferences is not None:
+        judged = result.preferences
+        say(
+            f"preferred answers: {judged.accuracy:.1%} of {judged.pairs:,} pairs are ranked as "
+            "they were chosen; the table is about the chosen answers"
+        )
     if result.quality is not None:
         console.print(_quality_table(result.quality))
     _show_cost(model, result)

@@ -93,6 +93,7 @@ def _settings(name: str, plan: TrainingPlan, cost: Cost) -> Table:
             ("delta", f"{plan.privacy.delta:g}"),
         ]
     rows += [
+        *([] if plan.beta is None else [("objective", f"preferences (DPO), beta {plan.beta:g}")]),
         ("learning rate", f"{plan.learning_rate:g}"),
         ("estimated time", duration(cost.seconds)),
         ("estimated peak memory", _memory(cost.memory)),

@@ -17,12 +17,13 @@ from taciturn.errors import MissingColumnError, RowError, SpecError
 from taciturn.spec import DataSpec
 from taciturn.spec.data import ChatFormat
 
-Kind = Literal["text", "answer", "messages", "tokens"]
+Kind = Literal["text", "answer", "messages", "tokens", "pairs", "chat pairs"]
 
 
 @dataclass(frozen=True, slots=True)
 class Fields:
-    """The columns that become one record: [text], [question, answer] or [messages].
+    """The columns that become one record: [text], [question, answer], [messages] or, of pairs,
+    [prompt, chosen, rejected].
 
     Of a format they may be more: [instruction, input, output], of which the first two become the
     question, or [conversations, system].
@@ -59,9 +60,28 @@ def choose_fields(schema: pa.Schema, spec: DataSpec) -> Fields:
     for name in fields.columns:
         if name not in schema.names:
             raise missing_column(name, schema.names)
+    if fields.kind == "pairs":
+        return _pairs(schema, fields.columns)
+    for name in fields.columns:
         if not (pa.types.is_null(schema.field(name).type) and name not in fields.parts):
             _check_type(schema.field(name), fields)
     return fields
+
+
+def _pairs(schema: pa.Schema, columns: tuple[str, ...]) -> Fields:
+    """Pairs of texts, or of chats, as the prompt's type says; the answers must be like it."""
+    kind: Kind = "chat pairs" if _is_message_list(schema.field(columns[0]).type) else "pairs"
+    for name in columns:
+        of = schema.field(name).type
+        alike = _is_message_list(of) if kind == "chat pairs" else is_text(of) or is_bytes(of)
+        if not alike:
+            type_name = "a list of {role, content}" if kind == "chat pairs" else "text"
+            raise RowError(
+                f"column {name!r} holds {of}, not {type_name} as column {columns[0]!r} does; make "
+                "prompt, chosen and rejected alike in select: all three text, or all three lists "
+                "of {role, content}, the prompt's turns not repeated in the answers"
+            )
+    return Fields(kind, columns)
 
 
 def _named_fields(spec: DataSpec) -> Fields | None:
@@ -77,8 +97,19 @@ def _named_fields(spec: DataSpec) -> Fields | None:
         )
     if spec.messages_field is not None:
         choices.append(Fields("messages", (spec.messages_field,)))
+    names = (spec.prompt_field, spec.chosen_field, spec.rejected_field)
+    columns = tuple(name for name in names if name is not None)
+    if len(columns) == len(names):
+        choices.append(Fields("pairs", columns))
+    elif columns:
+        raise SpecError(
+            f"prompt_field={names[0]!r}, chosen_field={names[1]!r} and rejected_field={names[2]!r} "
+            "go together; give all three"
+        )
     if len(choices) > 1:
-        raise SpecError("text, question/answer and messages fields exclude each other; give one")
+        raise SpecError(
+            "text, question/answer, messages and pairs' fields exclude each other; give one"
+        )
     return choices[0] if choices else None
 
 

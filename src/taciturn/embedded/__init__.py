@@ -17,6 +17,7 @@ from taciturn.embedded.notes import (
     held_out_notes,
     patient_notes,
 )
+from taciturn.embedded.pairs import held_out_pairs, preference_pairs
 
 TINY_MEDICAL = "taciturn/tiny-medical"
 
@@ -29,8 +30,10 @@ __all__ = [
     "SECRET_TEMPLATE",
     "TINY_MEDICAL",
     "held_out_notes",
+    "held_out_pairs",
     "model_path",
     "patient_notes",
+    "preference_pairs",
 ]
 
 

@@ -35,6 +35,18 @@ _TRENDS = ("better", "worse", "much worse", "slightly better", "no different")
 _RESULTS = ("normal", "unchanged", "inconclusive", "abnormal", "improved")
 
 
+# The same in a whole sentence, and as it is jotted down.
+_ANSWERS = (
+    ("{he} reports {symptom} for {span}.", "c/o {symptom} x {span}."),
+    ("{he} has {symptom} and {symptom2}.", "S: {symptom}, {symptom2}."),
+    ("Main complaint is {symptom}, {trend} {when}.", "{symptom}, {trend} {when}."),
+    ("On examination {finding}.", "Exam: {finding}."),
+    ("{title} {last} has a history of {past}.", "hx: {past}."),
+    ("We discussed {advice} and {test}.", "P: {advice}; {test}."),
+    ("The plan is {advice}, and {he} comes back in {next_month}.", "{advice}; RV {next_month}."),
+)
+
+
 def note_text(
     rng: Random,
     patient: Patient,
@@ -60,6 +72,18 @@ def note_text(
         longer = f"{text} {_sentence(rng.choice(sentences[kind]), words)}"
         text = longer if len(longer) <= longest else text
     return text
+
+
+def opening_and_answers(rng: Random, patient: Patient, visit: Visit) -> tuple[str, str, str]:
+    """An opening sentence, and how it goes on in a whole sentence and in shorthand."""
+    words = _words(rng, patient, visit)
+    opening = _sentence(rng.choice(vocabulary().sentences["opening"]), words)
+    sentence, shorthand = rng.choice(_ANSWERS)
+    return (
+        opening,
+        f" {_sentence(sentence.lstrip(), words)}",
+        f" {shorthand.lstrip().format_map(words)}",
+    )
 
 
 def _sentence(template: str, words: Words) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from peft import PeftModel
 
 from taciturn.accounting.events import event_from_dict
 from taciturn.accounting.tradeoff import tradeoff
@@ -24,7 +25,6 @@ from taciturn.engine.auditing.intervals import Floats
 from taciturn.engine.auditing.membership import (
     Attack,
     AttackResult,
-    Evidence,
     Membership,
     attacked,
     check_apart,
@@ -33,9 +33,10 @@ from taciturn.engine.auditing.membership import (
     scores_of,
 )
 from taciturn.engine.auditing.roc import Promise
+from taciturn.engine.evaluation.preferences import pair_margins
 from taciturn.errors import SpecError
 from taciturn.local.evaluate import Subject
-from taciturn.planning.plan import max_tokens
+from taciturn.planning.plan import max_tokens, record_tokens
 from taciturn.reports.privacy import PrivacyReport
 from taciturn.reports.spending import check_units
 from taciturn.spec import ONE_RECORD, DataSpec, ExtractSpec, MembershipSpec
@@ -68,32 +69,51 @@ def membership(
             "are yours, set show_private=True (--show-private), and do not pass them on"
         )
     data = _data_spec(spec, report)
-    limit = max_tokens(data, subject.base.context_length)
+    limit = record_tokens(data, subject.base.context_length)
     with _prepared(subject, members, non_members, data, spec.seed) as groups:
         check_apart(*groups)
+        if data.pairs:
+            if not isinstance(subject.fitted, PeftModel):
+                raise SpecError(
+                    "pairs of answers are judged by how a fitted model's adapter has moved its "
+                    "base, and this model has none; give text_field"
+                )
+            margins = [pair_margins(subject.fitted, group, limit) for group in groups]
+            return _result(
+                [{"margin": group.base_U} for group in margins],
+                [
+                    {"margin": group.fitted_U, "reward": group.fitted_U - group.base_U}
+                    for group in margins
+                ],
+                spec,
+                _promise(report),
+                policy,
+            )
         with subject.base_model() as model:
             base = [evidence(model, group, limit, spec.min_k) for group in groups]
         fitted = None
         if subject.fitted is not None:
             fitted = [evidence(subject.fitted, group, limit, spec.min_k) for group in groups]
-    return _result(base, fitted, spec, _promise(report), policy)
+    control = [control_scores(group) for group in base]
+    scores = None
+    if fitted is not None:
+        scores = [scores_of(*pair) for pair in zip(fitted, base, strict=True)]
+    return _result(control, scores, spec, _promise(report), policy)
 
 
 def _result(
-    base: list[Evidence],
-    fitted: list[Evidence] | None,
+    control: list[dict[Attack, Floats]],
+    of_fitted: list[dict[Attack, Floats]] | None,
     spec: MembershipSpec,
     promise: Promise | None,
     policy: str,
 ) -> Membership:
-    control = [control_scores(group) for group in base]
     attacks: list[AttackResult] = []
-    scores = control
-    if fitted is not None:
-        scores = [scores_of(*pair) for pair in zip(fitted, base, strict=True)]
+    scores = control if of_fitted is None else of_fitted
+    if of_fitted is not None:
         attacks += attacked(scores[0], scores[1], "fitted", spec.confidence, promise)
     attacks += attacked(control[0], control[1], "base", spec.confidence, None)
-    counts = [int(np.isfinite(group.log_p_U).sum()) for group in base]
+    counts = [int(np.isfinite(next(iter(group.values()))).sum()) for group in control]
     return Membership(
         tuple(attacks), counts[0], counts[1], spec.confidence, policy, _scores(*scores)
     )

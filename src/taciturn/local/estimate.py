@@ -32,8 +32,8 @@ from taciturn.planning.plan import (
     TrainingPlan,
     adapter_plan,
     make_plan,
-    max_tokens,
     other_times,
+    record_tokens,
 )
 from taciturn.spec import FitSpec
 
@@ -92,7 +92,7 @@ def _estimate(base: LoadedModel, spec: FitSpec, n_units: int, tokens_per_unit: f
 
 
 def _tokens(base: LoadedModel, spec: FitSpec, loss: CausalLmLoss) -> int:
-    return microbatch_tokens(loss, spec, base.vocabulary, max_tokens(spec, base.context_length))
+    return microbatch_tokens(loss, spec, base.vocabulary, record_tokens(spec, base.context_length))
 
 
 def exact_kernels(
@@ -129,7 +129,7 @@ def measured_speed(
 
     Of several processes together, the slowest counts. To be called in `exact_kernels`.
     """
-    limit = max_tokens(spec, base.context_length)
+    limit = record_tokens(spec, base.context_length)
     form = Form(spec.per_unit_gradients)
     tokens = microbatch_tokens(loss, spec, base.vocabulary, limit, ranks)
     work = Workload(min(TOKENS_PER_UNIT, limit), tokens, base.vocabulary, form)

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import torch
+from peft import PeftModel
 
 from taciturn.accounting.calibrate import check_delta, default_delta, noise_multiplier
 from taciturn.accounting.events import event_to_dict
@@ -34,6 +35,7 @@ from taciturn.engine.evaluation.classifier import (
 )
 from taciturn.engine.evaluation.features import Embedder
 from taciturn.engine.evaluation.likelihood import Likelihood, UnitScores, unit_scores
+from taciturn.engine.evaluation.preferences import Preferences, preferences
 from taciturn.engine.evaluation.quality import (
     Comparison,
     Quality,
@@ -53,7 +55,7 @@ from taciturn.engine.generation.sample import sample
 from taciturn.engine.model.load import LoadedModel
 from taciturn.engine.privacy.rng import SecureStream
 from taciturn.errors import SpecError
-from taciturn.planning.plan import max_tokens
+from taciturn.planning.plan import max_tokens, record_tokens
 from taciturn.reports.figures import Release, ReleasedDownstream, ReleasedEvaluation
 from taciturn.reports.privacy import PrivateStep
 from taciturn.spec import (
@@ -122,6 +124,7 @@ class Evaluation:
         gain: by how much the fitted model is better, where both were released with noise: from
             each unit's own difference, with less noise than the difference of the two scores.
         quality: of samples, where they were asked for.
+        preferences: of pairs of answers, whose chosen ones the other figures are about.
     """
 
     base: Likelihood | ReleasedScore
@@ -131,6 +134,7 @@ class Evaluation:
     delta: float | None = None
     quality: Quality | None = None
     gain: ReleasedGain | None = None
+    preferences: Preferences | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +163,8 @@ def evaluate(
     with _prepared(subject, data, spec) as dataset:
         n_units = data.n_units if isinstance(data, DeclaredRows) else dataset.n_units
         budget = budget or budget_of(spec, subject.delta, n_units)
+        if spec.pairs:
+            return _preferences(subject, dataset, spec, basis)
         limit = max_tokens(spec, subject.base.context_length)
         scores = _scores(subject, dataset, limit)
         compared = None
@@ -175,6 +181,23 @@ def evaluate(
             result = _released(subject, dataset, spec, budget, scores, compared, declared)
         _keep(subject.ledger, result, n_units)
         return result
+
+
+def _preferences(
+    subject: Subject, dataset: TokenizedDataset, spec: EvaluateSpec, basis: Basis
+) -> Evaluation:
+    """Judge pairs of answers, exactly: public ones, or for their owner's eyes."""
+    if not isinstance(subject.fitted, PeftModel):
+        raise SpecError(
+            "pairs of answers are judged by how a fitted model's adapter has moved its base, and "
+            "this model has none; fit one, or judge text with text_field"
+        )
+    _look(subject.ledger, basis, dataset.n_units)
+    limit = record_tokens(spec, subject.base.context_length)
+    judged = preferences(subject.fitted, dataset, limit)
+    result = Evaluation(judged.base, judged.fitted, basis, preferences=judged)
+    _keep(subject.ledger, result, dataset.n_units)
+    return result
 
 
 def downstream(
@@ -283,6 +306,7 @@ def _keep(ledger: Ledger, result: Evaluation, n_units: int) -> None:
             base=model_score(result.base, mauve_base),
             fitted=None if result.fitted is None else model_score(result.fitted, mauve),
             gain=model_gain(result.base, result.fitted, result.gain),
+            preferred=None if result.preferences is None else result.preferences.accuracy,
         )
     )
 

@@ -68,6 +68,7 @@ from taciturn.planning.plan import (
     make_plan,
     max_tokens,
     public_plan,
+    record_tokens,
     with_rate,
 )
 from taciturn.reports.privacy import (
@@ -231,7 +232,7 @@ def _fit(job: _Job, data: object, resume: bool) -> FitResult:
         text = None if public is None else public.rows()
         model, loss = trainable(base, spec, choice, job.ranks, fitted, text)
         # Before a row is read, from public shapes.
-        longest = max_tokens(spec, base.context_length)
+        longest = record_tokens(spec, base.context_length)
         tokens = microbatch_tokens(loss, spec, base.vocabulary, longest, job.ranks)
         stage = None if public is None else _public_stage(job, loss, public, tokens)
         # Before a row is read: how long it takes must not depend on any.

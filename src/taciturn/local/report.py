@@ -37,6 +37,7 @@ def privacy_report(
             base_model=base.name,
             trainable_parameters=trained,
             taciturn_version=__version__,
+            objective=_objective(plan),
         )
     mechanism = planned_mechanism(plan, tuple(parameters))
     return PrivacyReport(
@@ -57,7 +58,14 @@ def privacy_report(
         base_model=base.name,
         trainable_parameters=trained,
         taciturn_version=__version__,
+        objective=_objective(plan),
     )
+
+
+def _objective(plan: TrainingPlan) -> str | None:
+    if plan.beta is None:
+        return None
+    return f"preferences between two answers (DPO), beta={plan.beta:g}"
 
 
 def with_costs(

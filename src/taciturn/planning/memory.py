@@ -71,7 +71,7 @@ def memory_need(
     shape = Proportions.of(parameters, vocabulary)
     number = 2 if spec.dtype == "bfloat16" or (spec.dtype is None and on_gpu) else 4
     trained = trained_parameters(parameters, vocabulary, plan.adapter)
-    tokens = max(spec.microbatch_tokens or _USUAL_TOKENS, plan.max_tokens)
+    tokens = max(spec.microbatch_tokens or _USUAL_TOKENS, plan.record_tokens)
     # What is left to the machine is what it can do with least: it takes more if it has more.
     again = on_gpu if spec.gradient_checkpointing is None else spec.gradient_checkpointing
     return MemoryNeed(
@@ -116,7 +116,7 @@ def _logits(tokens: int, vocabulary: int) -> float:
 
 def _gradients(shape: Proportions, tokens: int, trained: float, plan: TrainingPlan) -> float:
     """Per-unit gradients: one of each unit, or their factors where that is less."""
-    units = max(1.0, _UNITS_PER_LENGTH * tokens / plan.max_tokens)
+    units = max(1.0, _UNITS_PER_LENGTH * tokens / plan.record_tokens)
     if plan.privacy is None:
         return trained * 4
     factors = (_IN + _OUT) * shape.width * shape.layers * tokens * 4 + trained * 4

@@ -16,7 +16,7 @@ from taciturn.planning import defaults
 from taciturn.planning.defaults import PublicFacts
 from taciturn.planning.optimizer import OptimizerConfig
 from taciturn.planning.worth import Worth, expected_share, expected_worth
-from taciturn.spec import DataSpec, FitSpec
+from taciturn.spec import DataSpec, FitSpec, Objective
 
 TOKENS_PER_UNIT = 64
 """Of a unit, where how long units are is not known, or must not decide: it is private."""
@@ -66,6 +66,8 @@ class TrainingPlan(BaseModel):
     """Everything that determines a run, except the rows. Public.
 
     Attributes:
+        objective: what is learned: a text, or a preference between two answers.
+        beta: of the preference's loss; None where a text is learned.
         base_parameters: of the base model; None in plans of older versions.
         seconds_per_unit: what max_minutes was reckoned with; None without it.
     """
@@ -86,9 +88,16 @@ class TrainingPlan(BaseModel):
     average_decay: float
     max_tokens: int
     max_records_per_unit: int
+    objective: Objective = "sft"
+    beta: float | None = None
     reasons: tuple[str, ...] = ()
     base_parameters: int | None = None
     seconds_per_unit: float | None = None
+
+    @property
+    def record_tokens(self) -> int:
+        """Tokens of the longest record: a pair of answers is two sequences."""
+        return self.max_tokens * (2 if self.objective == "dpo" else 1)
 
     @property
     def units_seen(self) -> int:
@@ -104,9 +113,11 @@ class TrainingPlan(BaseModel):
 
     @property
     def worth(self) -> Worth | None:
-        """Expected share of an ordinary fit's gain; None without privacy."""
+        """Expected share of an ordinary fit's gain; None without privacy and for preferences."""
         noise = self.remaining_noise
         if self.privacy is None or noise is None or self.base_parameters is None:
+            return None
+        if self.objective == "dpo":  # measured for texts alone
             return None
         auto = self.adapter.fixed_a
         return expected_worth(
@@ -216,11 +227,14 @@ def make_plan(spec: FitSpec, facts: PublicFacts, speed: Speed | None = None) -> 
         average_decay=tuned.average_decay,
         max_tokens=max_tokens(spec, facts.context_length),
         max_records_per_unit=spec.max_records_per_unit,
+        objective=spec.objective,
+        beta=spec.beta if spec.objective == "dpo" else None,
         reasons=(
             *why,
             *why_so_long,
             *_why_such_steps(spec, facts.n_units, batch_size, steps),
             *_of_public_text(spec),
+            *_of_preferences(spec),
         ),
         base_parameters=facts.base_parameters,
         seconds_per_unit=None if speed is None else speed.seconds_per_unit,
@@ -312,6 +326,15 @@ def _of_public_text(spec: FitSpec) -> tuple[str, ...]:
     return (first,) if decided else (first, _RATE_IS_OPEN)
 
 
+def _of_preferences(spec: FitSpec) -> tuple[str, ...]:
+    if spec.objective == "sft":
+        return ()
+    return (
+        f"preferences (DPO) with beta={spec.beta:g}: each pair of answers is compared with the "
+        "base, which is the model with its adapters off. A unit's gradient is that of its pairs",
+    )
+
+
 def check_target(spec: FitSpec) -> None:
     """Refuse a job that does not say how private it is; there is no default for that."""
     if spec.target_epsilon is None:
@@ -345,6 +368,11 @@ def max_tokens(spec: DataSpec, context_length: int) -> int:
             "lower it"
         )
     return spec.max_tokens
+
+
+def record_tokens(spec: DataSpec, context_length: int) -> int:
+    """Tokens of the longest record: `max_tokens`, or of a pair twice as many."""
+    return max_tokens(spec, context_length) * (2 if spec.pairs else 1)
 
 
 def alternatives(spec: FitSpec, plan: TrainingPlan) -> list[Alternative]:

@@ -27,7 +27,7 @@ _PRIVATE = """\
 | sampling probability | {q:.4g} |
 | steps | {steps} |
 | clip norm | {clip:.4g} |
-| trained parameters | {trained} |
+| trained parameters | {trained} |{objective}
 | accountant | {accountant} |
 | taciturn | {version} |
 
@@ -67,7 +67,7 @@ training data itself.
 | records grouped by | {unit} |
 | number of units (public) | {units} |
 | steps | {steps} |
-| trained parameters | {trained} |
+| trained parameters | {trained} |{objective}
 | taciturn | {version} |
 
 ## How to load it
@@ -227,11 +227,13 @@ def _metrics(evaluation: ReleasedEvaluation) -> list[tuple[str, str, Figure | No
     score = evaluation.fitted or evaluation.base
     gain = None if evaluation.gain is None else evaluation.gain.nats_per_token
     mauve = None if score.mauve is None else Figure(value=score.mauve)
+    preferred = None if evaluation.preferred is None else Figure(value=evaluation.preferred)
     return [
         ("cross_entropy", "nats per token", score.nats_per_token),
         ("accuracy", "share of tokens held for the likeliest", score.token_accuracy),
         ("cross_entropy_gain", "nats per token fewer than the base", gain),
         ("mauve", "likeness of samples and text", mauve),
+        ("accuracy", "share of pairs of answers ranked as people did", preferred),
     ]
 
 
@@ -255,6 +257,7 @@ def _text(report: PrivacyReport, audit: Audit | None, served: Served | None) -> 
         steps=report.steps,
         clip=report.l2_clip_norm,
         trained=report.trainable_parameters,
+        objective="" if report.objective is None else f"\n| learned | {report.objective} |",
         accountant=report.accountant,
         version=report.taciturn_version,
         loading=_LOADING if served is None else served.loading,

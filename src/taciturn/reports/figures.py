@@ -5,9 +5,9 @@ What `show_private` shows to a data owner has no place here: there is no basis t
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, model_validator
 
 Basis = Literal["public", "differential privacy"]
 
@@ -67,11 +67,23 @@ class Release(_FigureModel):
 
 
 class ReleasedEvaluation(Release):
-    """`evaluate`: base and, if there is one, fitted model on one text."""
+    """`evaluate`: base and, if there is one, fitted model on one text.
+
+    Attributes:
+        preferred: share of public pairs of answers that the fitted model ranks as people did; the
+            other figures are of the chosen answers. None where the text is no pairs.
+    """
 
     base: ModelScore
     fitted: ModelScore | None = None
     gain: Gain | None = None
+    preferred: float | None = None
+
+    @model_validator(mode="after")
+    def _public_pairs(self) -> Self:
+        if self.preferred is not None and self.basis != "public":
+            raise ValueError("preferred is a figure of public pairs; none is released with noise")
+        return self
 
 
 class ReleasedDownstream(Release):

@@ -115,7 +115,7 @@ class PrivacyReport(BaseModel):
 
     `scope` says what epsilon is not about; `ledger` is the sum at the time of the last step, None
     where the run was given no ledger. `public_data` is text of all fits that the guarantee does not
-    cover.
+    cover. `objective` names what the last fit learned, where that is more than to predict text.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -146,6 +146,7 @@ class PrivacyReport(BaseModel):
     public_data: tuple[PublicData, ...] = ()
     scope: str | None = None
     ledger: LedgerTotal | None = None
+    objective: str | None = None
 
     @property
     def spent(self) -> tuple[PrivateStep, ...]:

@@ -63,5 +63,6 @@ from taciturn.spec.sampling import Sampling as Sampling
 from taciturn.spec.sampling import SynthesisSpec as SynthesisSpec
 from taciturn.spec.training import FitSpec as FitSpec
 from taciturn.spec.training import Method as Method
+from taciturn.spec.training import Objective as Objective
 from taciturn.spec.training import PerformanceSpec as PerformanceSpec
 from taciturn.spec.training import TrainingSpec as TrainingSpec

@@ -39,6 +39,16 @@ class DataSpec(Spec):
             "(messages); auto: what the columns say."
         ),
     ] = "auto"
+    prompt_field: Annotated[
+        str | None,
+        Field(description="Column with the prompt of a pair of answers, text or chat messages."),
+    ] = None
+    chosen_field: Annotated[
+        str | None, Field(description="Column with the answer that was preferred.")
+    ] = None
+    rejected_field: Annotated[
+        str | None, Field(description="Column with the answer that was not.")
+    ] = None
     select: Annotated[
         str | None,
         Field(description="Row-wise SQL (DuckDB) that prepares the columns, applied first."),
@@ -59,9 +69,9 @@ class DataSpec(Spec):
     def _fields_of_format(self) -> Self:
         other = {
             "auto": (),
-            "alpaca": ("text_field", "messages_field"),
-            "sharegpt": ("text_field", "question_field", "answer_field"),
-            "openai": ("text_field", "question_field", "answer_field"),
+            "alpaca": ("text_field", "messages_field", "prompt_field"),
+            "sharegpt": ("text_field", "question_field", "answer_field", "prompt_field"),
+            "openai": ("text_field", "question_field", "answer_field", "prompt_field"),
         }[self.format]
         for name in other:
             if getattr(self, name) is not None:
@@ -75,6 +85,11 @@ class DataSpec(Spec):
                     f"leave one of them out, or name its columns with {own}"
                 )
         return self
+
+    @property
+    def pairs(self) -> bool:
+        """True if a record is a pair of answers: two sequences, and so two times the tokens."""
+        return self.chosen_field is not None
 
     @field_validator("privacy_unit")
     @classmethod

@@ -76,6 +76,16 @@ class EvaluateSpec(AssessmentSpec):
     seed: Annotated[Seed | None, Field(description="Makes samples repeatable.")] = None
 
     @model_validator(mode="after")
+    def _exact_pairs(self) -> Self:
+        if self.pairs and (self.target_epsilon is not None or self.samples):
+            other = "samples" if self.target_epsilon is None else "target_epsilon"
+            raise ValueError(
+                f"{other} does not go with pairs of answers, of which exact figures alone are "
+                "made; leave it out and judge public pairs, or your own with show_private=True"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _enough_samples(self) -> Self:
         if 0 < self.samples < 20:
             raise ValueError(f"samples={self.samples} is too few for a comparison; take 20 or more")

@@ -10,7 +10,7 @@ from typing import Literal, TypedDict
 
 from taciturn.spec.data import ChatFormat
 from taciturn.spec.privacy import CanaryKind, Unlimited
-from taciturn.spec.training import Method
+from taciturn.spec.training import Method, Objective
 
 
 class RunFields(TypedDict, total=False):
@@ -30,6 +30,9 @@ class DataFields(TypedDict, total=False):
     answer_field: str | None
     messages_field: str | None
     format: ChatFormat
+    prompt_field: str | None
+    chosen_field: str | None
+    rejected_field: str | None
     select: str | None
     privacy_unit: str | None
     max_records_per_unit: int
@@ -43,6 +46,8 @@ class FitFields(DataFields, total=False):
     delta: float | None
     l2_clip_norm: float | None
     batch_size: int | None
+    objective: Objective
+    beta: float
     method: Method
     r: int | None
     alpha: float | None

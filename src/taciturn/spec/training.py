@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -11,12 +11,27 @@ from taciturn.spec.data import DataSpec, PublicSpec
 from taciturn.spec.privacy import CanarySpec, PrivacySpec
 
 Method = Literal["auto", "lora", "full"]
+Objective = Literal["sft", "dpo"]
+PAIR_FIELDS = ("prompt_field", "chosen_field", "rejected_field")
+_USUAL_BETA = 0.1
 Device = Annotated[str | None, Field(description="cpu, cuda, mps; default: the best.")]
 
 
 class TrainingSpec(Spec):
     """Method and length of training. None means: `method="auto"` decides."""
 
+    objective: Annotated[
+        Objective, Field(description="sft: predict the text. dpo: prefer the chosen answer.")
+    ] = "sft"
+    beta: Annotated[
+        float,
+        Field(
+            ge=1e-3,
+            le=10,
+            allow_inf_nan=False,
+            description="dpo: how closely the fitted model is held to the base.",
+        ),
+    ] = _USUAL_BETA
     method: Annotated[Method, Field(description="auto, lora or full.")] = "auto"
     r: Annotated[int | None, Field(ge=1, le=16_384, description="LoRA rank.")] = None
     alpha: Annotated[
@@ -120,6 +135,43 @@ class PerformanceSpec(Spec):
 class FitSpec(DataSpec, PrivacySpec, TrainingSpec, PerformanceSpec, CanarySpec, PublicSpec):
     """The arguments of `LLM.fit`, flat; its six parts are the base classes above."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _usual_columns(cls, fields: Any) -> Any:
+        """Name the columns of pairs as everybody does, where nobody says how they are called."""
+        if isinstance(fields, dict) and fields.get("objective") == "dpo":
+            usual = {name: name.removesuffix("_field") for name in PAIR_FIELDS}
+            own = {name: value for name, value in fields.items() if value is not None}
+            return fields | usual | {name: own[name] for name in PAIR_FIELDS if name in own}
+        return fields
+
+    @model_validator(mode="after")
+    def _preferences(self) -> Self:
+        if self.objective == "sft":
+            columns = [name for name in PAIR_FIELDS if getattr(self, name) is not None]
+            if columns or self.beta != _USUAL_BETA:
+                raise ValueError(
+                    f"{', '.join(columns) or 'beta'} is for pairs of answers, and "
+                    'objective="sft" predicts a text; give objective="dpo", or leave it out'
+                )
+            return self
+        reasons = {
+            'method="full"': self.method == "full",
+            'sharding="full"': self.sharding == "full",
+            "public_data": self.public_data is not None,
+            f"canaries={self.canaries}": self.canaries > 0,
+        }
+        remedies = (
+            "what a fit compares with is the base with its adapters off, so take method='lora'",
+            "its base has to be whole in each process, so leave sharding out",
+            "fit the text first, export that model merged, and take it as the base",
+            "a canary is a text, and no pair; judge the fit with LLM.membership on pairs",
+        )
+        for (name, is_set), remedy in zip(reasons.items(), remedies, strict=True):
+            if is_set:
+                raise ValueError(f'{name} does not go with objective="dpo": {remedy}')
+        return self
+
     @model_validator(mode="after")
     def _one_text(self) -> Self:
         if (self.question_field is None) != (self.answer_field is None):
@@ -127,11 +179,11 @@ class FitSpec(DataSpec, PrivacySpec, TrainingSpec, PerformanceSpec, CanarySpec, 
                 f"question_field={self.question_field!r} and answer_field={self.answer_field!r} "
                 "go together; give both"
             )
-        kinds = [self.text_field, self.question_field, self.messages_field]
+        kinds = [self.text_field, self.question_field, self.messages_field, self.chosen_field]
         if sum(kind is not None for kind in kinds) > 1:
             raise ValueError(
-                "text_field, question_field/answer_field and messages_field exclude each other; "
-                "give one of them"
+                "text_field, question_field/answer_field, messages_field and the three fields of "
+                "pairs exclude each other; give one of them"
             )
         if None not in (self.max_minutes, self.batch_size, self.steps):
             raise ValueError(

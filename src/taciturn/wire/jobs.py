@@ -191,6 +191,10 @@ class RemoteEvaluate(EvaluateSpec):
             raise ValueError("give either data (private, with target_epsilon) or public_texts")
         if self.show_private:
             raise ValueError("show_private=True shows rows' figures; a gateway never does")
+        if self.pairs:
+            raise ValueError(
+                "pairs of answers are judged where a model is: download it with model.save(folder)"
+            )
         if self.data is not None and self.target_epsilon is None:
             raise ValueError("data is private: give target_epsilon, for example 0.5")
         return self

@@ -54,6 +54,19 @@ def test_the_plan_is_that_of_public_facts(world: GatewayWorld) -> None:
     assert taken(world) == pytest.approx(shown["share_of_budget"])
 
 
+def test_pairs_of_answers_are_checked_by_their_columns_and_planned(world: GatewayWorld) -> None:
+    columns = {"text_field": None, "prompt_field": "context", "chosen_field": "id"}
+    wrong = fit(objective="dpo", **columns)
+    answer = world.post("plans", wrong)
+    assert answer.status_code == 422, answer.text
+    assert "'rejected'" in answer.json()["detail"]
+    body = fit(objective="dpo", beta=0.3, rejected_field="context", **columns)
+    plan = world.post("plans", body).json()["plan"]
+    assert (plan["objective"], plan["beta"]) == ("dpo", 0.3)
+    job = world.submit(body).json()
+    assert job["plan"] == plan
+
+
 def test_a_plan_says_how_long_training_takes(world: GatewayWorld) -> None:
     """A guess at first; then as long for each unit as an earlier fit that one may see took."""
     guessed = world.post("plans", fit()).json()["duration"]

@@ -1,11 +1,13 @@
 """Text to token ids, with a mark on every token that is to be predicted.
 
-Three formats, written here and nowhere else:
+Four formats, written here and nowhere else:
 
 - text: `[bos] text [eos]`; every token after the first is a target.
 - question and answer: `[bos] question "\\n" answer [eos]`; the tokens of the answer and eos are
   targets. Prompt and answer are tokenised apart, as they are when the model is asked.
 - messages: the tokenizer's own chat template (`chat.py`); what the assistant says is a target.
+- pairs: `[bos] prompt answer [eos]`, or the template, of a chosen and of a rejected answer, which
+  make one record of twice the tokens (`pairs.py`).
 
 bos and eos stand only where the tokenizer has them; bos is the token that the base expects
 (`model/start.py`). A record is cut at `max_tokens`, eos first. The first token is never a target:
@@ -34,8 +36,12 @@ from taciturn.data.rows import Skipped, attempted, parts, shield
 from taciturn.data.schema_fields import Fields
 from taciturn.data.tokens.chat import ChatTokenizer, encode_messages
 from taciturn.data.tokens.deadline import within
+from taciturn.data.tokens.pairs import chat_pairs, text_pair
 from taciturn.data.tokens.plain import plain_tokens
 from taciturn.errors import RowError
+
+PAIRS = frozenset(("pairs", "chat pairs"))
+"""Kinds of record that are two sequences."""
 
 NO_TARGET = -100
 """Label of a token that is not to be predicted, as everybody writes it."""
@@ -108,7 +114,8 @@ def encode_batch(
     for start, stop in _chunks(parts):
         chunk = [part[start:stop] for part in parts]
         uncut = shield(lambda: encode(chunk, fields, tokenizer, max_tokens), _failed)  # noqa: B023
-        yield _checked(_cut(uncut, max_tokens), vocabulary)
+        sequences = 2 if fields.kind in PAIRS else 1
+        yield _checked(_cut(uncut, sequences * max_tokens), vocabulary)
 
 
 def _failed(kind: str) -> RowError:
@@ -216,6 +223,14 @@ def _tokens(tokenizer: Tokenizer, texts: list[str], max_tokens: int) -> list[lis
     return plain_tokens(tokenizer, texts)
 
 
+def _last_tokens(tokenizer: Tokenizer, texts: list[str], max_tokens: int) -> list[list[int]]:
+    """Token ids of the end of each text, at least `max_tokens` if it has as many."""
+    if max(map(len, texts), default=0) > _CHARACTERS_PER_TOKEN * max_tokens:
+        limit = most_characters(tokenizer, max_tokens)
+        texts = [text[-limit:] for text in texts]
+    return plain_tokens(tokenizer, texts)
+
+
 def _present(token: int | None) -> list[int]:
     return [] if token is None else [token]
 
@@ -258,6 +273,35 @@ def _encode_messages(
     ids = np.fromiter(chain.from_iterable(ids for ids, _ in chats), np.int32, int(lengths.sum()))
     masks = np.frombuffer(b"".join(mask for _, mask in chats), np.uint8)
     return ids, masks.astype(np.bool_), lengths
+
+
+def _encode_pairs(
+    parts: list[list[str]], fields: Fields, tokenizer: Tokenizer, max_tokens: int
+) -> _Uncut:
+    bos, eos = _present(tokenizer.bos_token_id), _present(tokenizer.eos_token_id)
+    prompts = _last_tokens(tokenizer, parts[0], max_tokens)
+    winners, losers = (_tokens(tokenizer, part, max_tokens) for part in parts[1:])
+    return _together(
+        [
+            text_pair(bos, *pair, eos, max_tokens)
+            for pair in zip(prompts, winners, losers, strict=True)
+        ]
+    )
+
+
+def _encode_chat_pairs(
+    parts: list[list[str]], fields: Fields, tokenizer: Tokenizer, max_tokens: int
+) -> _Uncut:
+    limit = None
+    if max(len(text) for part in parts for text in part) > _CHARACTERS_PER_TOKEN * max_tokens:
+        limit = most_characters(tokenizer, max_tokens)
+    return _together(chat_pairs(parts, fields.columns, tokenizer, max_tokens, limit))
+
+
+def _together(records: list[tuple[NDArray[np.int32], NDArray[np.bool_]]]) -> _Uncut:
+    ids, targets = zip(*records, strict=True)
+    lengths = np.fromiter(map(len, ids), np.int64, len(ids))
+    return np.concatenate(ids), np.concatenate(targets), lengths
 
 
 def _positions(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -335,4 +379,6 @@ _ENCODERS: dict[str, _Encoder] = {
     "text": _encode_text,
     "answer": _encode_answer,
     "messages": _encode_messages,
+    "pairs": _encode_pairs,
+    "chat pairs": _encode_chat_pairs,
 }

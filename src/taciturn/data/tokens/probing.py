@@ -31,7 +31,7 @@ def check_tokenizer(tokenizer: Any, fields: Fields, vocabulary: int | None = Non
         vocabulary: number of token ids that the model knows; None if that is not known.
     """
     _in_time(lambda: _check_texts(tokenizer, vocabulary))
-    if fields.kind == "messages":
+    if fields.kind in ("messages", "chat pairs"):
         check_template(tokenizer, fields.columns[0])
         _in_time(lambda: _check_chats(tokenizer, fields.columns[0], vocabulary))
 

@@ -8,6 +8,9 @@ Three scores, higher for members:
 - ratio: log-probability per token under the fitted model minus that under the base model
   (calibration by a reference model: Watson et al. 2022, Mireshghallah et al. 2022).
 
+Pairs of answers, of a fit to preferences, have two of their own: margin, the log-probability of the
+chosen answer minus that of the rejected one, and reward, by how much the fit has widened that.
+
 A unit is scored as training weighs it: each record by the mean over its own tokens, a unit by the
 mean over its records. The base model is scored too. It has seen nobody, so what it tells apart is
 not membership: the two groups differ by themselves.
@@ -36,7 +39,7 @@ from taciturn.engine.model.loss import CausalLmLoss
 from taciturn.engine.privacy.types import UnitBatch
 from taciturn.errors import DataError
 
-Attack = Literal["loss", "min-k%++", "ratio"]
+Attack = Literal["loss", "min-k%++", "ratio", "margin", "reward"]
 OWNER_ONLY = "private, exact: for the owner's eyes only"
 
 # Where a model is certain, the spread is zero and rounding is all there is to scale.

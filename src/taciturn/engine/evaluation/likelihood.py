@@ -95,7 +95,7 @@ def unit_scores(
     model: nn.Module, dataset: TokenizedDataset, max_tokens: int, microbatch_tokens: int = 4096
 ) -> UnitScores:
     """Score every unit of `dataset`; the model is put in eval mode and left in its own."""
-    by_unit_3U = unit_sums(model, dataset, max_tokens, _scored, microbatch_tokens)
+    by_unit_3U = unit_sums(model, dataset, max_tokens, token_scores, microbatch_tokens)
     return UnitScores(by_unit_3U[0], by_unit_3U[1].long(), by_unit_3U[2].long())
 
 
@@ -106,12 +106,17 @@ def unit_sums(
     max_tokens: int,
     score: Scorer,
     microbatch_tokens: int = 4096,
+    make: Callable[[nn.Module], CausalLmLoss] = CausalLmLoss,
 ) -> Tensor:
-    """Score of every unit by `score`, in the order of `dataset`; float64 [K, U]."""
+    """Score of every unit by `score`, in the order of `dataset`; float64 [K, U].
+
+    Args:
+        make: the loss of a model that `score` gets.
+    """
     if not dataset.n_units:
         return torch.zeros(3, 0, dtype=torch.float64)
     device = next(model.parameters()).device
-    with _judging(model) as loss:
+    with _judging(model, make) as loss:
         limits = _limits(loss, microbatch_tokens, max_tokens)
         groups = microbatches(dataset, np.arange(dataset.n_units), limits)
         sums_KU = []
@@ -135,17 +140,19 @@ def _limits(loss: CausalLmLoss, tokens: int, max_tokens: int) -> BatchLimits:
 
 
 @contextmanager
-def _judging(model: nn.Module) -> Iterator[CausalLmLoss]:
+def _judging(
+    model: nn.Module, make: Callable[[nn.Module], CausalLmLoss] = CausalLmLoss
+) -> Iterator[CausalLmLoss]:
     """The model's loss, in eval mode; afterwards the model is in its own again."""
     training = model.training
     model.eval()
     try:
-        yield CausalLmLoss(model)
+        yield make(model)
     finally:
         model.train(training)
 
 
-def _scored(loss: CausalLmLoss, batch: UnitBatch) -> Tensor:
+def token_scores(loss: CausalLmLoss, batch: UnitBatch) -> Tensor:
     """Nats, tokens and hits of each unit of a microbatch; float64 [3, U] on the CPU."""
     targets = _each_token(batch)
     logits_BTV = loss.logits(targets)

@@ -36,7 +36,8 @@ def model_logits(model: Any, input_ids_BT: Tensor) -> Tensor:
 def output_terms(model: Any, input_ids_BT: Tensor) -> list[tuple[Tensor, Tensor]] | None:
     """Activations [B, T, D] and weights [V, D] whose products x W^T add up to the logits.
 
-    One pair for a plain output layer, a second one for a low-rank adapter on it. None, before
+    One pair for a plain output layer, a second one for a low-rank adapter on it that is not
+    switched off. None, before
     anything is computed, if the layer is of another make, or the model is sharded: then weights are
     put together by the outermost module and by each layer when they are called as a whole.
     """
@@ -53,6 +54,8 @@ def output_terms(model: Any, input_ids_BT: Tensor) -> list[tuple[Tensor, Tensor]
     hidden_BTD = whole.base_model(input_ids=input_ids_BT, use_cache=False, **positions)[0]
     if _is_plain(head):
         return [(hidden_BTD, head.weight)]
+    if head.disable_adapters:
+        return [(hidden_BTD, head.base_layer.weight)]
     name = head.active_adapters[0]
     a: Any = head.lora_A[name]
     low_BTR = a(hidden_BTD.to(a.weight.dtype)) * head.scaling[name]
@@ -104,7 +107,7 @@ def _is_plain(head: Any) -> bool:
 def _is_adapted(head: Any) -> bool:
     if type(head) is not LoraLinear or not _is_plain(head.base_layer) or _hooked(head):
         return False
-    if len(head.active_adapters) != 1 or head.merged or head.disable_adapters:
+    if len(head.active_adapters) != 1 or head.merged:
         return False
     name = head.active_adapters[0]
     plain_dropout = isinstance(head.lora_dropout[name], nn.Identity)

@@ -131,7 +131,7 @@ def estimate_memory(
     width, sequences = _shape(loss, plan, work)
     few, many = max(1, sequences // 4), max(2, sequences // 2)
     small, large = (random_batch(work.vocabulary, n, width, device) for n in (few, many))
-    tokens = max(width * sequences, plan.max_tokens)
+    tokens = max(width * sequences, plan.record_tokens)
     private = plan.privacy is not None
     return memory_estimate(loss, small, large, tokens, work.form, private=private)
 

@@ -263,11 +263,12 @@ def _note_streams(run: Run, step: int, streams: Streams, journal: StepJournal) -
 def batch_limits(plan: TrainingPlan, loss: nn.Module, tokens: int, ranks: Ranks) -> BatchLimits:
     """Limits of a microbatch, from public facts: shapes, the device, `tokens` at most."""
     free, share = free_tokens(loss), plan.batch_size // ranks.size
-    steps = width_steps(share, plan.max_tokens, free)
-    places = filled_units(share, plan.max_tokens, steps)
+    longest = plan.record_tokens
+    steps = width_steps(share, longest, free)
+    places = filled_units(share, longest, steps)
     # More places than units that are drawn would be fillers, whatever they take.
     units = min(gradient_units(loss), max(places, share))
-    return BatchLimits(tokens, units, plan.max_tokens, places, free, steps)
+    return BatchLimits(tokens, units, longest, places, free, steps)
 
 
 def _limits(run: Run) -> BatchLimits:

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from peft import PeftModel
-from torch import Tensor
+from torch import Tensor, nn
 from torch._dynamo.exc import TorchDynamoException
 
 from taciturn.engine.model import lora
@@ -23,6 +23,7 @@ from taciturn.engine.model.load import (
 )
 from taciturn.engine.model.loss import CausalLmLoss
 from taciturn.engine.model.output import check_causal
+from taciturn.engine.model.preference import PreferenceLoss
 from taciturn.engine.model.sharding import check_sharded, gradient_norms, shard
 from taciturn.engine.privacy.ranks import Ranks
 from taciturn.engine.privacy.verification import long_public_batch, public_batch, verify
@@ -30,7 +31,7 @@ from taciturn.engine.training.memory import available_bytes
 from taciturn.engine.training.microbatch import wants_checkpointing
 from taciturn.engine.training.processes import same_weights, together
 from taciturn.errors import ModelError, SpecError, TaciturnError
-from taciturn.planning.plan import AdapterPlan, max_tokens
+from taciturn.planning.plan import AdapterPlan, max_tokens, record_tokens
 from taciturn.spec import FitSpec
 
 
@@ -68,12 +69,17 @@ def trainable(
             compile_parts(model, whole=not spec.private)
     same_weights(model, ranks)
     with together(ranks), _explained(base, spec):
-        loss = CausalLmLoss(model)
+        loss = make_loss(model, spec)
         # Now, and not when a record happens to be that long.
         loss.check_length(max_tokens(spec, base.context_length))
         if spec.private:
             _verify(loss, base, spec)
     return model, loss
+
+
+def make_loss(model: nn.Module, spec: FitSpec) -> CausalLmLoss:
+    """The loss that `spec.objective` names."""
+    return PreferenceLoss(model, spec.beta) if spec.objective == "dpo" else CausalLmLoss(model)
 
 
 def _checkpoint(model: Any, base: LoadedModel, spec: FitSpec) -> None:
@@ -83,7 +89,7 @@ def _checkpoint(model: Any, base: LoadedModel, spec: FitSpec) -> None:
     able = getattr(model, "supports_gradient_checkpointing", False)
     if spec.gradient_checkpointing is not None or base.device.type != "cuda" or not able:
         return
-    loss, longest = CausalLmLoss(model), max_tokens(spec, base.context_length)
+    loss, longest = make_loss(model, spec), record_tokens(spec, base.context_length)
     with deterministic_kernels(base.device) if spec.private else nullcontext():
         if computed(base.device, lambda: wants_checkpointing(loss, spec, base.vocabulary, longest)):
             enable_checkpointing(model)
@@ -93,7 +99,9 @@ def _verify(loss: CausalLmLoss, base: LoadedModel, spec: FitSpec) -> None:
     """Compare per-unit gradients with brute force, on short records and on the longest."""
     device = base.device
     short = public_batch(base.vocabulary).to(device)
-    longest = long_public_batch(base.vocabulary, max_tokens(spec, base.context_length)).to(device)
+    longest = long_public_batch(base.vocabulary, record_tokens(spec, base.context_length)).to(
+        device
+    )
     halves = sum(
         parameter.nbytes for parameter in loss.parameters() if parameter.element_size() == 2
     )
