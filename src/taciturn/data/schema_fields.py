@@ -70,10 +70,11 @@ def choose_fields(schema: pa.Schema, spec: DataSpec) -> Fields:
 
 def _pairs(schema: pa.Schema, columns: tuple[str, ...]) -> Fields:
     """Pairs of texts, or of chats, as the prompt's type says; the answers must be like it."""
-    kind: Kind = "chat pairs" if _is_message_list(schema.field(columns[0]).type) else "pairs"
+    chat = CHATS["openai"]
+    kind: Kind = "chat pairs" if _is_list_of(schema.field(columns[0]).type, chat) else "pairs"
     for name in columns:
         of = schema.field(name).type
-        alike = _is_message_list(of) if kind == "chat pairs" else is_text(of) or is_bytes(of)
+        alike = _is_list_of(of, chat) if kind == "chat pairs" else is_text(of) or is_bytes(of)
         if not alike:
             type_name = "a list of {role, content}" if kind == "chat pairs" else "text"
             raise RowError(
