@@ -120,5 +120,6 @@ def test_preferences_are_asked_for_by_the_fields_of_a_fit() -> None:
 
 
 def test_every_term_is_a_field_of_a_fit() -> None:
-    pairs = {"prompt_field", "chosen_field", "rejected_field"}
-    assert set(TERMS) - pairs - {"select"} <= RemoteFit.model_fields.keys()
+    """But for `select`, which is the data's, and those of pairs and formats, which may follow."""
+    others = {"prompt_field", "chosen_field", "rejected_field", "format", "select"}
+    assert set(TERMS) - others <= RemoteFit.model_fields.keys()

@@ -39,6 +39,9 @@ TERMS = (
     "prompt_field",
     "chosen_field",
     "rejected_field",
+    "format",
+    "public_data",
+    "public_text_field",
     "select",
     "purpose",
 )
