@@ -197,6 +197,7 @@ def test_a_file_of_neither_and_bad_files(
         "base_model: [1\nadapter: lora\n": ("line 2", "mend it there"),
         "model: a\ndata: b\n": ("neither Axolotl's", "fit -f FILE"),
         "- a\n": ("field: value",),
+        "base_model: a\nadapter: lora\nbase_model: b\n": ("line 1 and at line 3", "keep one"),
     }.items():
         Path("a.yaml").write_text(text)
         code, _, err = taciturn("import-config", "a.yaml")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+import yaml
 
 from taciturn.cli.gateway import Json, say, show_rows
 from taciturn.cli.translation.translate import Translation, job_text, translate
@@ -31,7 +32,9 @@ def import_config(
     """Translate a file of Axolotl or LLaMA-Factory into a job file, and say what is left out."""
     options = {"target_epsilon": target_epsilon, "privacy_unit": privacy_unit, "data": data}
     own_fields = {name: value for name, value in options.items() if value is not None}
-    translation = translate(load_yaml(config), config.parent, own_fields)
+    keys = load_yaml(config)
+    _check_once(config)
+    translation = translate(keys, config.parent, own_fields)
     try:
         with output.open("x", encoding="utf-8") as file:
             file.write(job_text(translation, config.name))
@@ -42,6 +45,19 @@ def import_config(
             f"{output} cannot be written ({error.strerror}); name another file with --output"
         ) from None
     _show(translation, output, as_json=as_json)
+
+
+def _check_once(config: Path) -> None:
+    """Raise SpecError for a key that is there twice, of which YAML would drop one in silence."""
+    node = yaml.compose(config.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
+    lines: dict[str, int] = {}
+    for key, _ in node.value if node is not None else ():
+        line = key.start_mark.line + 1
+        if key.value in lines:
+            raise SpecError(
+                f"{config} has {key.value} at line {lines[key.value]} and at line {line}; keep one"
+            )
+        lines[key.value] = line
 
 
 def _show(translation: Translation, output: Path, *, as_json: bool) -> None:
