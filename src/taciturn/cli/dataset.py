@@ -1,4 +1,4 @@
-"""`taciturn dataset` and `taciturn public-data`: what a gateway has, and what is registered there."""
+"""`taciturn dataset`, `taciturn public-data`: what a gateway has, and what is registered there."""
 
 from __future__ import annotations
 
