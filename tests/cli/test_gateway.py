@@ -264,10 +264,10 @@ def test_fit_from_a_file_without_waiting(fake: FakeApi, shell: Shell, tmp_path: 
 
 def test_public_data_are_declared_and_named(fake: FakeApi, shell: Shell, tmp_path: Path) -> None:
     declared = ("--licence", "CC BY 4.0", "--origin", "case reports of a journal")
-    add = ("dataset", "public", "add", "cases", "s3://open/cases.jsonl")
+    add = ("public-data", "add", "cases", "s3://open/cases.jsonl")
     assert "cases: public" in shell(*add, *declared)
-    assert "CC BY 4.0" in shell("dataset", "public", "list")
-    assert "case reports" in shell("dataset", "public", "show", "cases")
+    assert "CC BY 4.0" in shell("public-data", "list")
+    assert "case reports" in shell("public-data", "show", "cases")
     job = tmp_path / "job.yaml"
     job.write_text(
         "data: gateway:phee\nmodel: m\ntext_field: text\ntarget_epsilon: 3\npublic_data: cases\n"
@@ -275,7 +275,7 @@ def test_public_data_are_declared_and_named(fake: FakeApi, shell: Shell, tmp_pat
     shell("fit", "-f", str(job), "--no-wait")
     (view,) = fake.jobs.values()
     assert view.request["public_data"] == "cases"
-    assert "cases: removed" in shell("dataset", "public", "remove", "cases")
+    assert "cases: removed" in shell("public-data", "remove", "cases")
 
 
 def test_what_is_not_for_a_gateway_is_refused(fake: FakeApi, shell: Shell) -> None:

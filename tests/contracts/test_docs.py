@@ -46,7 +46,7 @@ _TARGET = re.compile(r"^([a-z]+):", re.MULTILINE)
 _COMMAND = re.compile(r"(?:\$ )?(?:[A-Z_]+=\S* )*(?:make|taciturn) ")
 _FLAG = re.compile(r"(?<![\w-])--?[a-z][\w-]*")
 _GROUPS = {"cert", "ledger", "dataset", "policy", "grant", "job", "approval", "model", "user"}
-_GROUPS |= {"token", "incident", "admin"}
+_GROUPS |= {"token", "incident", "admin", "public-data"}
 _METHODS = {"fit": FitSpec, "sample": SampleSpec}
 # Arguments of the facade that are no fields of a spec.
 _FACADE = {"data", "show_private", "output", "resume", "progress", "wait", "signing_key", "name"}

@@ -1,4 +1,4 @@
-"""`taciturn dataset`: what a gateway has, and what its owners register."""
+"""`taciturn dataset`, `taciturn public-data`: what a gateway has, and what is registered there."""
 
 from __future__ import annotations
 
@@ -211,7 +211,6 @@ def remove(name: Name) -> None:
 
 
 public = group("Public data sets: text without a privacy unit or a budget, fitted first.")
-app.add_typer(public, name="public")
 
 
 @public.command("list")

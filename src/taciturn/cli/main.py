@@ -56,6 +56,7 @@ GROUPS = {
     "cert": certificate.app,
     "ledger": ledger.app,
     "dataset": dataset.app,
+    "public-data": dataset.public,
     "policy": terms.policy,
     "grant": terms.grant,
     "job": jobs.job,

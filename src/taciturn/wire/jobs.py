@@ -111,7 +111,7 @@ class RemoteFit(FitSpec):
             return None
         raise ValueError(
             "a gateway's job reads registered data and nothing else; name a public data set that "
-            "is registered there (`taciturn dataset public list` shows them), or leave it out"
+            "is registered there (`taciturn public-data list` shows them), or leave it out"
         )
 
     @model_validator(mode="after")

@@ -66,7 +66,7 @@ class JobContext:
         reference = self.assignment.source
         if reference is None:
             raise SpecError("the job has data, and its assignment has no source")
-        source = self._opened(reference)
+        source = self._open(reference)
         try:
             for marks in source.marks():
                 if not self.public_marks.isdisjoint((*marks.places, *marks.contents)):
@@ -87,7 +87,7 @@ class JobContext:
         reference = self.assignment.public_source
         if reference is None:
             raise SpecError("the job has public data, and its assignment does not say where")
-        source = self._opened(reference)
+        source = self._open(reference)
         self.public_marks.clear()
         try:
             for marks in source.marks():
@@ -99,7 +99,7 @@ class JobContext:
             raise _learned_from_private_rows() from None
         return source.rows
 
-    def _opened(self, reference: PlaceRef) -> Source:
+    def _open(self, reference: PlaceRef) -> Source:
         own = (os.path.abspath(self.root) + "/", *self.own)
         return open_source(reference, own, self.heartbeat.check)
 

@@ -98,8 +98,8 @@ class PublicText:
         n_held_out = min(whole.n_units // 10, _MOST_JUDGED)
         about = PublicData(records=whole.n_records, sha256=Origin.read(folder).rows)
         if isinstance(data, DeclaredText):
-            said = {"name": data.name, "declaration": data.declaration}
-            about = about.model_copy(update=said)
+            names = {"name": data.name, "declaration": data.declaration}
+            about = about.model_copy(update=names)
         return cls(whole.only(order[n_held_out:]), whole.only(order[:n_held_out]), about)
 
     def rows(self) -> Tensor:

@@ -85,9 +85,9 @@ class Mlflow:
         experiment = self.find_experiment()
         if experiment is not None:
             return experiment
-        made = self._ask("POST", "experiments/create", name=self.experiment)
+        creation = self._ask("POST", "experiments/create", name=self.experiment)
         try:
-            return str(made["experiment_id"])
+            return str(creation["experiment_id"])
         except KeyError:
             raise _no_mlflow() from None
 

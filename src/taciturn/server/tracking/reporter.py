@@ -87,7 +87,7 @@ class RunReporter:
         if self.gateway.settings.mlflow_url is None:
             return
         self._take_up()
-        while rows := self._due():
+        while rows := self._jobs_with_news():
             for row in rows:
                 if not self.leads() or not self._report(row):
                     return
@@ -112,7 +112,7 @@ class RunReporter:
 
         self.gateway.write(work)
 
-    def _due(self) -> Sequence[Row[Any]]:
+    def _jobs_with_news(self) -> Sequence[Row[Any]]:
         """Return jobs of which there are events that everybody may see, and the tracker has not."""
         now_ms = self.gateway.now_ms()
         has_news = (
@@ -141,7 +141,7 @@ class RunReporter:
     def _report(self, row: Row[Any]) -> bool:
         """Report what is new of a job; False if the tracker is away."""
         try:
-            values = self._sent(row)
+            values = self._send(row)
         except TrackerMissesError as error:
             self._failed(row, error, {"run_id": None})
             return True
@@ -155,7 +155,7 @@ class RunReporter:
         self._keep(row, {"attempts": 0, "failing_since_ms": None, **values})
         return True
 
-    def _sent(self, row: Row[Any]) -> dict[str, Any]:
+    def _send(self, row: Row[Any]) -> dict[str, Any]:
         """Send what is new of a job; returns what has changed of its row."""
         if self._mlflow is None:
             connect = self.connect or (lambda: Mlflow.of(self.gateway.settings))
@@ -174,8 +174,8 @@ class RunReporter:
         if states:
             self._state(mlflow, run_id, row, states[-1])
         is_over = bool(states) and states[-1].event.state.over  # type: ignore[union-attr]
-        ended = {"ended_at_ms": self.gateway.now_ms()} if is_over else {}
-        return {"run_id": run_id, "sequence": events[-1].sequence, **ended}
+        end = {"ended_at_ms": self.gateway.now_ms()} if is_over else {}
+        return {"run_id": run_id, "sequence": events[-1].sequence, **end}
 
     def _events(self, row: Row[Any]) -> list[NumberedEvent]:
         query = (
@@ -245,7 +245,7 @@ class RunReporter:
         return {name: value for name, value in tags.items() if value}
 
     def _links(self, row: Row[Any]) -> dict[str, str]:
-        """Where what was released can be had, by who may have it."""
+        """Links to what was released, for who may have it."""
         job = f"{self._url}/v1/jobs/{row.job_id}"
         if row.kind != JobKind.FIT or row.model_id is None:
             return {"taciturn.result": f"{job}/result"}

@@ -26,6 +26,8 @@ SCOPES = {
     Action.USERS_WRITE: "let people in, change and lock them out",
     Action.DATASETS_READ: "see datasets and their previews",
     Action.DATASETS_WRITE: "register and change datasets",
+    Action.PUBLIC_DATASETS_READ: "see what is declared public",
+    Action.PUBLIC_DATASETS_WRITE: "declare text public",
     Action.POLICIES_READ: "see the terms of budgets",
     Action.POLICIES_WRITE: "change the terms of budgets",
     Action.GRANTS_READ: "see grants",
