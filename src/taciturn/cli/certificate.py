@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from taciturn.cli import ExitCode
 from taciturn.cli.gateway import group, say
 
 if TYPE_CHECKING:
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
 
 app = group("Certificates: make a key, sign, show and verify.")
 TRUST_VARIABLE = "TACITURN_TRUST"
-UNSIGNED = 3
-"""Exit code of the check of an export that nobody signed, though its certificate holds."""
 
 CertificateFile = Annotated[
     Path, typer.Argument(help="certificate.json, or the folder it is in: a fit's or an export's.")
@@ -140,7 +139,7 @@ def verify(
         )
         _report(derived.verified, Folders(None, base_model, private), derived)
         if derived.key is None:
-            raise typer.Exit(UNSIGNED)
+            raise typer.Exit(ExitCode.VERDICT)
         return
     folder = None if certificate_only else model or path.absolute().parent
     folders = Folders(folder, base_model, private)
