@@ -81,15 +81,19 @@ dist:
 		hatchling==1.27.0 cyclonedx-bom==7.5.0
 	.ci/dist $(VENV)-dist/bin/python $(DIST)
 
-# Two lists: what `pip install taciturn` brings, with the licences, and all that CI tests it with.
+# Two lists: what `pip install taciturn` brings, with the licences, and all that CI tests it with. The
+# file that is removed says where on this machine the wheel was, which would be in the list.
 sbom: dist
 	rm -rf $(SBOM) $(VENV)-wheel
 	mkdir -p $(SBOM)
 	"$(PYTHON)" -m venv --without-pip $(VENV)-wheel
 	$(VENV)-dist/bin/python -m pip --python $(VENV)-wheel/bin/python install --quiet \
 		--disable-pip-version-check -c constraints.txt $(DIST)/*.whl
-	$(VENV)-dist/bin/cyclonedx-py environment $(CYCLONEDX) -o $(SBOM)/taciturn.cdx.json $(VENV)-wheel/bin/python
-	$(VENV)-dist/bin/cyclonedx-py requirements $(CYCLONEDX) --pyproject pyproject.toml --mc-type library -o $(SBOM)/tested.cdx.json constraints.txt
+	rm $(VENV)-wheel/lib/python3*/site-packages/taciturn-*.dist-info/direct_url.json
+	$(VENV)-dist/bin/cyclonedx-py environment $(CYCLONEDX) -o $(SBOM)/taciturn.cdx.json \
+		$(VENV)-wheel/bin/python
+	$(VENV)-dist/bin/cyclonedx-py requirements $(CYCLONEDX) -o $(SBOM)/tested.cdx.json \
+		--pyproject pyproject.toml --mc-type library constraints.txt
 
 extras: $(DEV_STAMP)
 	$(PYTEST) -s -m "" -k is_installed tests/contracts/test_extras.py $(ARGS)

@@ -81,6 +81,8 @@ def test_the_lists_name_what_is_installed(
 ) -> None:
     """The tool has checked both against CycloneDX's schema."""
     assert built.returncode == 0, built.stdout + built.stderr
+    for path in (clone / "build" / "sbom").iterdir():
+        assert "file://" not in path.read_text(encoding="utf-8"), "a path of the builder's machine"
     installed = components(clone / "build" / "sbom" / "taciturn.cdx.json")
     own = installed.pop("taciturn")
     assert own["version"] == importlib.metadata.version("taciturn")
