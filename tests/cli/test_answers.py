@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,10 @@ import pytest
 from support.commands import commands, names
 from support.fake_gateway import FakeApi
 from support.ledger import LedgerWorld
+from taciturn.certificate.clock import now
+from taciturn.certificate.keygen import write_key
+from taciturn.certificate.sign import issue
+from taciturn.certificate.signers import need_signer
 from taciturn.llm import LLM
 from taciturn.server.database import open_database
 from taciturn.server.schema import versions
@@ -60,6 +65,7 @@ HERE = {
     "doctor": ("", "findings"),
     "demo": ("--notes invented.jsonl", "records"),
     "serve": ("--check --data-dir server", "findings"),
+    "cert verify": ("certified --trust key.trust.json", "statement"),
     "ledger show": ("patients --database sqlite:///ledger.db", "namespaces"),
 }
 """Command -> arguments, and one of the keys that it answers."""
@@ -129,6 +135,9 @@ def folder(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         batch_size=8,
         canaries=20,
     )
+    shutil.copytree(folder / "out", folder / "certified")
+    key = write_key(folder / "key", name="me", valid_from=now(), days=9, password=None)
+    issue(folder / "certified", need_signer(str(key.private)))
     engine = open_database(f"sqlite:///{folder / 'ledger.db'}")
     versions.upgrade(engine)
     world = LedgerWorld(engine)

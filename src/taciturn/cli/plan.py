@@ -64,8 +64,8 @@ def _plan(job: JobSpec, answer: Answer, *, n_units: int | None, verbose: bool) -
     estimate = LLM(job.model, base=job.base).estimate(
         None if n_units is not None else job.data, n_units=n_units, **job.arguments(FitSpec)
     )
-    others = [] if estimate.plan.privacy is None else alternatives(spec, estimate.plan)
-    answer({"model": job.model, **asdict(estimate), "alternatives": others})
+    nearby = [] if estimate.plan.privacy is None else alternatives(spec, estimate.plan)
+    answer({"model": job.model, **asdict(estimate), "alternatives": nearby})
     console = Console()
     console.print(_settings(job.model, estimate.plan, estimate.cost))
     _warn_of_memory(estimate.cost, console)
@@ -76,7 +76,7 @@ def _plan(job: JobSpec, answer: Answer, *, n_units: int | None, verbose: bool) -
     if estimate.plan.privacy is not None:
         _say_worth(estimate.plan, console)
         console.print(_times(estimate))
-        console.print(_nearby(others))
+        console.print(_nearby(nearby))
         console.print(
             "remaining noise is noise multiplier / (batch x sqrt(steps)), the noise on the mean of "
             "all steps: the smaller, the better it learns. Time grows with the epochs. Where more "
