@@ -475,13 +475,14 @@ def test_an_extra_as_it_is_installed(extra: str, wheel: Path, root: Path, tmp_pa
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_the_engine_and_what_goes_with_it_as_it_is_installed(
-    wheel: Path, root: Path, tmp_path: Path
+    wheel: Path, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("WANDB_MODE", "offline")
     here = fresh(wheel, "engine,gguf,tensorboard,mlflow,wandb", root, tmp_path / "venv")
     notes = "".join(f"Patient {number} has a cough.\n" for number in range(40))
     (here.folder / "notes.csv").write_text(f"text\n{notes}", encoding="utf-8")
     (here.folder / "job.yaml").write_text(
-        "report_to: [tensorboard, mlflow, wandb, csv]\n", encoding="utf-8"
+        "report_to: [tensorboard, wandb, csv]\n", encoding="utf-8"
     )
     here.run("taciturn", *_FIT[:-1], "-f", "job.yaml")
     here.run("taciturn", "export", "out", "--gguf", "q8_0")
