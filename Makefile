@@ -10,7 +10,9 @@
 #   make figures every other measurement in bench/, one after the other: hours
 #   make docs    build the documentation's site in build/site, and check that it tells the truth
 #   make install install into .venv what development needs, and nothing else
-#   make dist    build the wheel and the source distribution in dist/
+#   make dist    build the wheel and the source distribution in dist/, twice, and compare the two
+#   make sbom    the same, and say in build/sbom/ what the wheel brings (CycloneDX)
+#   make extras  install the client and each extra by itself, use it, and print size and times
 #   make clean   remove .venv and caches
 #
 # PYTHON=python3.12   another interpreter       VENV=/tmp/venv   another place
@@ -19,6 +21,8 @@
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3.14 python3 python; do \
 	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && { echo "$$p"; exit; }; done; echo python3)
 VENV ?= .venv
+DIST ?= dist
+SBOM ?= build/sbom
 ARGS ?=
 BIN := $(VENV)/bin
 
@@ -31,8 +35,9 @@ BENCH_STAMP := $(VENV)/installed-bench-$(KEY)
 # One thread per worker: several test processes with several threads each are slower than one.
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 SOURCES = src tests bench docs/site
+CYCLONEDX = --sv 1.6 --output-reproducible --validate
 
-.PHONY: demo test fast slow check lint bench figures docs install dist clean
+.PHONY: demo test fast slow check lint bench figures docs install dist sbom extras clean
 .DEFAULT_GOAL := test
 
 demo: $(USER_STAMP)
@@ -70,13 +75,31 @@ install: $(DEV_STAMP)
 
 # In an environment of its own, and without build isolation: the builder's version is this one.
 dist:
-	rm -rf dist $(VENV)-dist
+	rm -rf $(DIST) $(VENV)-dist
 	"$(PYTHON)" -m venv $(VENV)-dist
-	$(VENV)-dist/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt hatchling==1.27.0
-	$(VENV)-dist/bin/python -m hatchling build
+	$(VENV)-dist/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
+		hatchling==1.27.0 cyclonedx-bom==7.5.0
+	.ci/dist $(VENV)-dist/bin/python $(DIST)
+
+# Two lists: what `pip install taciturn` brings, with the licences, and all that CI tests it with. The
+# file that is removed says where on this machine the wheel was, which would be in the list.
+sbom: dist
+	rm -rf $(SBOM) $(VENV)-wheel
+	mkdir -p $(SBOM)
+	"$(PYTHON)" -m venv --without-pip $(VENV)-wheel
+	$(VENV)-dist/bin/python -m pip --python $(VENV)-wheel/bin/python install --quiet \
+		--disable-pip-version-check -c constraints.txt $(DIST)/*.whl
+	rm $(VENV)-wheel/lib/python3*/site-packages/taciturn-*.dist-info/direct_url.json
+	$(VENV)-dist/bin/cyclonedx-py environment $(CYCLONEDX) -o $(SBOM)/taciturn.cdx.json \
+		$(VENV)-wheel/bin/python
+	$(VENV)-dist/bin/cyclonedx-py requirements $(CYCLONEDX) -o $(SBOM)/tested.cdx.json \
+		--pyproject pyproject.toml --mc-type library constraints.txt
+
+extras: $(DEV_STAMP)
+	$(PYTEST) -s -m "" -k is_installed tests/contracts/test_extras.py $(ARGS)
 
 clean:
-	rm -rf $(VENV) $(VENV)-dist dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(VENV)-dist $(VENV)-wheel $(DIST) $(SBOM) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
 $(USER_STAMP):
 	$(call install,engine)

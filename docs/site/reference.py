@@ -22,6 +22,8 @@ from pydantic_core import PydanticUndefined
 
 import taciturn
 from taciturn import errors
+from taciturn.cli import ExitCode
+from taciturn.cli.gateway import GATEWAY_KEYS, json_option
 from taciturn.cli.main import app
 from taciturn.server.http.openapi import document
 from taciturn.server.http.routes import OPENAI_ROUTERS, ROUTERS
@@ -49,21 +51,51 @@ def command_line() -> str:
         "Every command says the same with `--help`. Options that are fields of a fit have the same "
         "names in a [job file](job-file.md) and in [Python](python.md).",
         "\n".join(_commands(typer.main.get_command(app), "taciturn")),
+        "## Answers for programs",
+        "With `--json` a command prints JSON on standard output, and nothing else; notes, progress "
+        "and errors go to standard error. Where a command is refused, standard output is empty. A "
+        "list has one object on each line, and none where it is empty. What a gateway answers has "
+        "the fields of its [REST API](rest.md). Other commands have these keys; infinite figures "
+        'are text, such as "Infinity".',
+        _table(("command", "keys"), _answers()),
+        "## Completion",
+        "`taciturn --install-completion` lets bash, zsh, fish or PowerShell complete commands and "
+        "options with Tab, from the next shell on. It adds to your shell's own settings. "
+        "`taciturn --show-completion` prints the script instead, for you to put where you keep "
+        "such scripts.",
         "## Exit codes",
         _table(
-            ("code", "meaning"),
-            [
-                ("0", "It was done."),
-                ("1", "It was refused, or what was checked is not in order; the message says why."),
-                ("2", "The command line cannot be understood."),
-                ("3", "An audit refuted the guarantee."),
-                ("130", "Ctrl-C. A fit leaves a checkpoint; `--resume` goes on."),
-            ],
+            ("code", "meaning", "errors"),
+            [(str(int(code)), code.meaning, _errors(code)) for code in ExitCode],
         ),
         "A worker of a gateway ends with other codes, for its launcher:",
         _table(("code", "name"), [(str(int(code)), f"`{code.name}`") for code in WorkerExit]),
     ]
     return _page(parts)
+
+
+def _errors(code: ExitCode) -> str:
+    """Return the errors that a command ends with this code for."""
+    if code is ExitCode.REFUSED:
+        return "`TaciturnError` and [all below it](errors.md); a time limit; a missing package"
+    return ""
+
+
+def _answers() -> Iterator[tuple[str, str]]:
+    """Each command that names the keys of its answer, and these keys."""
+    shared = json_option(GATEWAY_KEYS).help
+    for path, command in _leaves(typer.main.get_command(app), "taciturn"):
+        for option in command.params:
+            if "--json" in option.opts and option.help != shared:
+                yield f"`{path}`", f"{option.help.partition(': ')[2].rstrip('.')}"
+
+
+def _leaves(command: Any, path: str) -> Iterator[tuple[str, Any]]:
+    children = getattr(command, "commands", {})
+    if not children:
+        yield path, command
+    for name, child in children.items():
+        yield from _leaves(child, f"{path} {name}")
 
 
 def _commands(command: Any, path: str) -> Iterator[str]:

@@ -11,7 +11,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner, Result
 
-from taciturn.cli.audit import REFUTED
+from taciturn.cli import ExitCode
 from taciturn.cli.main import app
 from taciturn.errors import SpecError, UnknownFieldError
 from taciturn.llm import LLM
@@ -74,7 +74,7 @@ def test_a_broken_guarantee_has_an_exit_code(folder: Path, monkeypatch: pytest.M
 
     monkeypatch.setattr(model.auditing, "audit", more)
     done = run("audit", str(folder))
-    assert done.exit_code == REFUTED
+    assert done.exit_code == ExitCode.VERDICT
     assert BROKEN in done.output
 
 

@@ -16,9 +16,6 @@ from support.fake_gateway import FOUND, TOKEN, URL, FakeApi, approval, dataset, 
 from taciturn.cli import dataset as dataset_commands
 from taciturn.cli import gateway
 from taciturn.cli import jobs as jobs_commands
-from taciturn.sdk import client as clients
-from taciturn.sdk import login as logins
-from taciturn.sdk.transport import Patience
 from taciturn.wire.identity import LoginState
 from taciturn.wire.jobs import JobState
 from taciturn.wire.values import Problem
@@ -37,24 +34,6 @@ class Shell:
         ended, out, err = self.taciturn(*arguments)
         assert ended == code, out + err
         return out + err
-
-
-@pytest.fixture
-def fake(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeApi:
-    """A gateway that every client of this process reaches."""
-    gateway = FakeApi()
-
-    class Transport(clients.Transport):
-        def __init__(self, url: str, token: str | None, **_: object) -> None:
-            haste = Patience(attempts=2, first_wait_s=0.0)
-            super().__init__(url, token, patience=haste, http=gateway.http())
-
-    monkeypatch.setattr(clients, "Transport", Transport)
-    monkeypatch.setattr(logins, "Transport", Transport)
-    monkeypatch.setenv("TACITURN_URL", URL)
-    monkeypatch.setenv("TACITURN_TOKEN", TOKEN)
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
-    return gateway
 
 
 @pytest.fixture

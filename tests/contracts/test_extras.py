@@ -5,8 +5,10 @@ from __future__ import annotations
 import ast
 import importlib.metadata
 import os
+import resource
 import signal
 import socket
+import statistics
 import subprocess
 import sys
 import time
@@ -20,6 +22,8 @@ import httpx
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+
+from support.program import run_python
 
 _CLIENT = (
     *("audit", "dataset", "demo", "downstream", "evaluate", "export", "extract", "fit"),
@@ -263,6 +267,17 @@ def wheel(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @dataclass(frozen=True)
+class Seconds:
+    """Medians: by the clock, and of the processor, which a loaded machine hardly changes."""
+
+    clock: float
+    processor: float
+
+    def __str__(self) -> str:
+        return f"{self.clock:.2f} s ({self.processor:.2f} s of processor)"
+
+
+@dataclass(frozen=True)
 class Fresh:
     """An environment in which nothing is but the wheel with an extra."""
 
@@ -282,6 +297,26 @@ class Fresh:
         assert result.returncode == code, said
         assert "Traceback" not in said
         return said
+
+    def sizes(self) -> tuple[int, int]:
+        """Bytes of what was installed, and of the bytecode that Python made of it."""
+        (packages,) = (self.folder / "lib").glob("python3*/site-packages")
+        files = [path for path in packages.rglob("*") if path.is_file()]
+        bytecode = sum(path.stat().st_size for path in files if path.suffix == ".pyc")
+        return sum(path.stat().st_size for path in files) - bytecode, bytecode
+
+    def seconds(self, *command: str) -> Seconds:
+        """Run a command several times, when its bytecode is there."""
+        self.run(*command)
+        walls, processor = [], []
+        for _ in range(5):
+            before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+            self.run(*command)
+            after = resource.getrusage(resource.RUSAGE_CHILDREN)
+            walls.append(time.perf_counter() - start)
+            spent = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+            processor.append(spent)
+        return Seconds(statistics.median(walls), statistics.median(processor))
 
     def environment(self) -> dict[str, str]:
         """Without what would lead to other packages."""
@@ -310,9 +345,34 @@ def test_the_client_as_it_is_installed(wheel: Path, root: Path, tmp_path: Path) 
     assert "taciturn[engine]" in here.run("taciturn", "demo", code=1)
     assert "taciturn[server]" in here.run("taciturn", "serve", code=1)
     assert "taciturn[verify]" in here.run("taciturn", "cert", "verify", "out", code=1)
-    (packages,) = (here.folder / "lib").glob("python3*/site-packages")
-    size = sum(path.stat().st_size for path in packages.rglob("*") if path.is_file())
-    assert size < 150e6, f"the client takes {size / 1e6:.0f} MB"
+    size, bytecode = here.sizes()
+    started, importing, helping = (
+        here.seconds(*command)
+        for command in (
+            ("python", "-c", "pass"),
+            ("python", "-c", "import taciturn"),
+            ("taciturn", "--help"),
+        )
+    )
+    print(
+        f"\nthe client takes {size / 1e6:.0f} MB, and {bytecode / 1e6:.0f} MB of bytecode so far; "
+        f"python alone {started}, import taciturn {importing}, taciturn --help {helping}"
+    )
+    assert size < 150e6
+    assert importing.processor < 0.3
+    assert helping.processor < 2  # a quarter of that on an idle machine, see the line above
+
+
+def test_what_a_start_imports() -> None:
+    """Times depend on the machine and on who else uses it; what is imported does not."""
+    count = "import sys; before = set(sys.modules); import {}; print(*(set(sys.modules) - before))"
+    for module, most, heavy in (
+        ("taciturn", 100, {"pydantic", "typer", "rich", "pandas", "numpy", "httpx", "torch"}),
+        ("taciturn.cli.main", 450, {"pandas", "numpy", "httpx", "torch", "duckdb", "sqlalchemy"}),
+    ):
+        names = run_python("-c", count.format(module)).stdout.split()
+        assert 1 < len(names) < most
+        assert {name for name in names if name in heavy} == set(), module
 
 
 @pytest.mark.thorough
@@ -374,3 +434,55 @@ def test_the_engine_as_it_is_installed(wheel: Path, root: Path, tmp_path: Path) 
     here.run("taciturn", *asked)
     here.run("taciturn", "doctor")
     here.run("python", "-c", "import taciturn.worker.__main__, taciturn.demo.page")
+
+
+_FIT = (
+    *("fit", "--model", "taciturn/tiny-medical", "--data", "notes.csv", "--target-epsilon", "8"),
+    *("--steps", "1", "--batch-size", "8", "--output", "out", "--report-to"),
+)
+ALONE: dict[str, tuple[str, tuple[str, ...], str]] = {
+    "kubernetes": ("kubernetes", ("doctor", "--kubernetes"), "taciturn[server,kubernetes]"),
+    "gguf": ("gguf", ("export", "out", "--gguf"), "taciturn[engine]"),
+    "tensorboard": ("tensorboard", (*_FIT, "tensorboard"), "taciturn[engine]"),
+    "mlflow": ("mlflow", (*_FIT, "mlflow"), "taciturn[engine]"),
+    "wandb": ("wandb", (*_FIT, "wandb"), "taciturn[engine]"),
+    "quantization": ("bitsandbytes", ("doctor",), ""),
+    "bench": ("opacus, riskcal", ("demo",), "taciturn[engine]"),
+}
+"""Extra that is of use beside another -> what it brings; a command, and what it says is missing."""
+
+INSTALLED = {"verify", "server", "engine", *ALONE}
+"""Extras that are installed by themselves, here and above."""
+
+
+def test_every_extra_is_installed_by_itself(root: Path) -> None:
+    project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    beside = {"dev", "all"}  # what these tests run in
+    assert project["optional-dependencies"].keys() - beside == INSTALLED
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("extra", ALONE)
+def test_an_extra_as_it_is_installed(extra: str, wheel: Path, root: Path, tmp_path: Path) -> None:
+    here = fresh(wheel, extra, root, tmp_path / "venv")
+    modules, command, words = ALONE[extra]
+    here.run("python", "-c", f"import taciturn, {modules}")
+    assert words in here.run("taciturn", *command, code=1)
+    print(f"\n{extra}: {sum(here.sizes()) / 1e6:.0f} MB")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_the_engine_and_what_goes_with_it_as_it_is_installed(
+    wheel: Path, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    here = fresh(wheel, "engine,gguf,tensorboard,mlflow,wandb", root, tmp_path / "venv")
+    notes = "".join(f"Patient {number} has a cough.\n" for number in range(40))
+    (here.folder / "notes.csv").write_text(f"text\n{notes}", encoding="utf-8")
+    (here.folder / "job.yaml").write_text(
+        "report_to: [tensorboard, wandb, csv]\n", encoding="utf-8"
+    )
+    here.run("taciturn", *_FIT[:-1], "-f", "job.yaml")
+    here.run("taciturn", "export", "out", "--gguf", "q8_0")

@@ -79,7 +79,10 @@ def test_workflows_do_what_their_names_say(root: Path) -> None:
     assert run.keys() == {"check", "slow", "release"}
     assert ".ci/run" in run["check"]
     assert "make slow" in run["slow"]
-    assert {".ci/run", "make dist"} <= set(run["release"])
+    assert {".ci/run", "make sbom", "make extras"} <= set(run["release"])
+    makefile = (root / "Makefile").read_text(encoding="utf-8")
+    assert "\nsbom: dist\n" in makefile
+    assert ".ci/dist" in makefile.partition("\ndist:")[2].partition("\n\n")[0]
 
 
 def test_actions_are_pinned_and_only_publishing_has_a_right(root: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from dataclasses import replace
@@ -125,6 +126,11 @@ def test_the_command_shows_it_and_writes_the_page(
     assert " ".join(told[0].verdict.split()) in shown
     assert " ".join(told[0].remark.split()) in shown
     assert page.read_text(encoding="utf-8") == render_page(told[0])
+    demo(file=None, output=str(page), seed=4, as_json=True)
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["page"] == str(page)
+    assert answer["verdict"] == told[0].verdict
+    assert answer["report"]["epsilon"] == told[0].epsilon
 
 
 @pytest.mark.parametrize(

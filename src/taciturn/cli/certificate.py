@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from taciturn.cli.gateway import group, say
+from taciturn.cli import ExitCode
+from taciturn.cli.gateway import answering, group, json_option, say
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
 
 app = group("Certificates: make a key, sign, show and verify.")
 TRUST_VARIABLE = "TACITURN_TRUST"
-UNSIGNED = 3
-"""Exit code of the check of an export that nobody signed, though its certificate holds."""
 
 CertificateFile = Annotated[
     Path, typer.Argument(help="certificate.json, or the folder it is in: a fit's or an export's.")
@@ -122,6 +121,10 @@ def verify(
     at: Annotated[
         str | None, typer.Option(help="Check as of this time, as in 2026-01-31T12:00:00Z.")
     ] = None,
+    as_json: Annotated[
+        bool,
+        json_option("signed, recomputed_epsilon, key, statement; of an export its derivation, too"),
+    ] = False,
 ) -> None:
     """Recompute epsilon, check signature, key and files; exit code 1 and the reason if refused.
 
@@ -138,13 +141,32 @@ def verify(
         derived = verify_derived(
             export, trusted, moment=moment, base_model=base_model, private=private
         )
-        _report(derived.verified, Folders(None, base_model, private), derived)
+        _answer(derived.verified, Folders(None, base_model, private), derived, as_json=as_json)
         if derived.key is None:
-            raise typer.Exit(UNSIGNED)
+            raise typer.Exit(ExitCode.VERDICT)
         return
     folder = None if certificate_only else model or path.absolute().parent
     folders = Folders(folder, base_model, private)
-    _report(verify_file(path, trusted, folders, moment=moment), folders)
+    _answer(verify_file(path, trusted, folders, moment=moment), folders, as_json=as_json)
+
+
+def _answer(
+    verified: Verified, folders: Folders, derived: Derived | None = None, *, as_json: bool
+) -> None:
+    """Print what holds, for people or for programs."""
+    derivation = None if derived is None else derived.statement
+    signed = derived is None or derived.key is not None
+    with answering(as_json=as_json) as answer:
+        answer(
+            {
+                "signed": signed,
+                "recomputed_epsilon": verified.recomputed_epsilon,
+                "key": {"name": verified.key.name, "keyid": verified.key.keyid},
+                "statement": verified.statement.model_dump(mode="json", by_alias=True),
+                "derivation": derivation and derivation.model_dump(mode="json", by_alias=True),
+            }
+        )
+        _report(verified, folders, derived)
 
 
 def _report(verified: Verified, folders: Folders, derived: Derived | None = None) -> None:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from taciturn.cli import ExitCode
 from taciturn.cli.gateway import (
     Json,
+    answering,
     connected,
     group,
+    json_option,
     on_terminal,
     printable,
     say,
@@ -20,6 +24,7 @@ from taciturn.cli.gateway import (
 )
 
 if TYPE_CHECKING:
+    from taciturn.notebook.frame import PolicyFrame
     from taciturn.sdk.dataset import RemoteDataset
 
 app = group("Datasets of a gateway: list, look at, register.")
@@ -27,6 +32,7 @@ Name = Annotated[str, typer.Argument(help="Name of the dataset at the gateway.")
 ColumnNames = Annotated[
     str | None, typer.Option("--columns", help="Names of all columns, by comma: public then.")
 ]
+JsonRows = Annotated[bool, json_option("policy, rows")]
 NoHeader = Annotated[
     bool,
     typer.Option(
@@ -138,7 +144,7 @@ def _looked_at(data: RemoteDataset) -> RemoteDataset:
     if data.view.found is not None and "first line" in data.view.found.named_by:
         remedies.append(f"if the first line is a row: {confirm_it} --no-header --columns ...")
     say(f"{data.name}: unconfirmed; {'; '.join(remedies)}", style="yellow")
-    raise typer.Exit(1)
+    raise typer.Exit(ExitCode.REFUSED)
 
 
 def _names(text: str | None) -> list[str] | None:
@@ -165,11 +171,15 @@ def show_one(name: Name, as_json: Json = False) -> None:
 
 @app.command()
 def select(
-    name: Name, expressions: Annotated[str, typer.Argument(help="Row-wise SQL, as in SELECT.")]
+    name: Name,
+    expressions: Annotated[str, typer.Argument(help="Row-wise SQL, as in SELECT.")],
+    as_json: JsonRows = False,
 ) -> None:
     """Try a selection on the rows of the preview."""
-    with connected() as client:
-        say(repr(client.dataset(name).select(expressions).preview()))
+    with connected() as client, answering(as_json=as_json) as answer:
+        frame = client.dataset(name).select(expressions).preview()
+        answer(_plain(frame))
+        say(repr(frame))
 
 
 @app.command()
@@ -189,17 +199,26 @@ def synthesize(
         typer.Option(help="Text column that is written; default: text, or the only one."),
     ] = None,
     n: Annotated[int, typer.Option("-n", "--n", help="Rows to write.")] = 50,
+    as_json: JsonRows = False,
 ) -> None:
     """Replace the mock preview by rows written with differential privacy; for owners, paid for."""
     from taciturn.sdk.synthetic_preview import chosen_dataset
 
-    with connected() as client:
+    with connected() as client, answering(as_json=as_json) as answer:
         if name is None:
             name = chosen_dataset(client.list_datasets(), client.whoami().name)
         data = client.synthesize_preview(
             name, epsilon=epsilon, model=model, column=column, n=n, progress=True
         )
-        say(repr(data.preview()))
+        frame = data.preview()
+        answer(_plain(frame))
+        say(repr(frame))
+
+
+def _plain(frame: PolicyFrame) -> dict[str, Any]:
+    """Return a preview's policy and rows as values of JSON."""
+    rows = json.loads(frame.to_json(orient="records", date_format="iso"))
+    return {"policy": frame.attrs["policy"], "rows": rows}
 
 
 @app.command()

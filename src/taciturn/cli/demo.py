@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
 
-from taciturn.cli.gateway import say
+from taciturn.cli.gateway import Answer, say
 from taciturn.cli.options import spec_command
 from taciturn.data.filesystem import appearing_at_once, check_output_file
 from taciturn.spec import DemoSpec, parse
@@ -21,12 +22,15 @@ if TYPE_CHECKING:
     from taciturn.local.fit import Observer
 
 
-@spec_command(DemoSpec)
-def demo(fields: dict[str, Any]) -> None:
+_KEYS = "page, verdict, base, non_private, private, report and the story's other figures"
+
+
+@spec_command(DemoSpec, keys=_KEYS)
+def demo(fields: dict[str, Any], answer: Answer) -> None:
     """Tell the story in a few minutes: with and without privacy, side by side."""
     spec = parse(DemoSpec, fields)
     if spec.notes is not None:
-        _write_notes(Path(spec.notes).expanduser(), spec.seed)
+        _write_notes(Path(spec.notes).expanduser(), spec.seed, answer)
         return
     output = Path(spec.output).expanduser()
     check_output_file(output, replace=True)
@@ -57,6 +61,7 @@ def demo(fields: dict[str, Any]) -> None:
             screen.__exit__()
     with appearing_at_once(output) as partial:
         partial.write_text(render_page(result), encoding="utf-8", errors="replace")
+    answer({"page": output.resolve(), "verdict": result.verdict, **asdict(result)})
     _show(console, result)
     say(f"\n{result.verdict}", style="bold")
     say(result.remark)
@@ -64,7 +69,7 @@ def demo(fields: dict[str, Any]) -> None:
     say(str(output.resolve()))
 
 
-def _write_notes(path: Path, seed: int) -> None:
+def _write_notes(path: Path, seed: int, answer: Answer) -> None:
     """Write invented notes that need no preparing: columns patient_id and text."""
     from taciturn.embedded.notes import patient_notes
 
@@ -74,6 +79,7 @@ def _write_notes(path: Path, seed: int) -> None:
     with appearing_at_once(path) as partial, partial.open("x", encoding="utf-8") as file:
         file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     patients = len({row["patient_id"] for row in rows})
+    answer({"notes": path, "records": len(rows), "patients": patients})
     say(f"{path}: {len(rows):,} notes of {patients:,} invented patients")
 
 

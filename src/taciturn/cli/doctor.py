@@ -18,6 +18,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from taciturn.cli import ExitCode
+from taciturn.cli.gateway import Answer, answering, json_option, no_answer
 from taciturn.cli.options import File
 from taciturn.errors import ModelError, TaciturnError
 from taciturn.spec import JobSpec, load_yaml, parse
@@ -58,25 +60,36 @@ def doctor(
     namespace: Annotated[
         str | None, typer.Option(help="With --kubernetes: the gateway's namespace.")
     ] = None,
+    as_json: Annotated[
+        bool, json_option("healthy, and findings with what, text, and fine or remedy")
+    ] = False,
 ) -> None:
     """Check installation, device, memory and source of randomness; with -f also that job."""
-    if kubernetes:
-        from taciturn.cli.doctor_kubernetes import run_doctor_kubernetes
+    with answering(as_json=as_json) as answer:
+        if kubernetes:
+            from taciturn.cli.doctor_kubernetes import run_doctor_kubernetes
 
-        if not run_doctor_kubernetes(namespace):
-            raise typer.Exit(1)
-        return
-    if not run_doctor(file, audit=audit, model=model):
-        raise typer.Exit(1)
+            healthy = run_doctor_kubernetes(namespace, answer=answer)
+        else:
+            healthy = run_doctor(file, audit=audit, model=model, answer=answer)
+    if not healthy:
+        raise typer.Exit(ExitCode.REFUSED)
 
 
-def run_doctor(file: Path | None = None, *, audit: bool = False, model: Path | None = None) -> bool:
+def run_doctor(
+    file: Path | None = None,
+    *,
+    audit: bool = False,
+    model: Path | None = None,
+    answer: Answer = no_answer,
+) -> bool:
     """Print the findings; True if a private fit can run, and the job in `file` if one is given.
 
     Args:
         file: YAML of a job, to be examined too.
         audit: attack the engine with gradient canaries.
         model: folder of a fitted model, whose settings the engine is attacked at.
+        answer: what prints the findings for programs.
     """
     checks = _CHECKS if file is None else (*_CHECKS, *_job_checks(file))
     if audit or model is not None:
@@ -88,6 +101,7 @@ def run_doctor(file: Path | None = None, *, audit: bool = False, model: Path | N
     console = Console()
     console.print(table)
     healthy = all(finding.fine for finding in findings)
+    answer({"healthy": healthy, "findings": findings})
     console.print("everything is in place" if healthy else "see PROBLEM above", style="bold")
     return healthy
 

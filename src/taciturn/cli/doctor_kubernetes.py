@@ -8,12 +8,13 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from taciturn.cli.gateway import Answer, no_answer
 from taciturn.errors import MissingDependencyError
 
 _CONFIG = "TACITURN_KUBERNETES_CONFIG"
 
 
-def run_doctor_kubernetes(namespace: str | None = None) -> bool:
+def run_doctor_kubernetes(namespace: str | None = None, *, answer: Answer = no_answer) -> bool:
     """Print what was found, and the remedy of each problem; True if there is none. Advice is none.
 
     Reads the launcher's settings from the file that TACITURN_KUBERNETES_CONFIG names, and the
@@ -54,6 +55,7 @@ def run_doctor_kubernetes(namespace: str | None = None) -> bool:
     console = Console()
     console.print(table)
     healthy = not any(finding.is_problem for finding in findings)
+    answer({"healthy": healthy, "findings": findings})
     console.print("jobs can run here" if healthy else "see the remedies above", style="bold")
     return healthy
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
@@ -9,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from taciturn.cli.gateway import (
+    Answer,
     connected,
     figures,
     is_remote,
@@ -51,30 +53,39 @@ class _Options(Spec):
     ] = None
 
 
-@spec_command(EvaluateJobSpec, _Options)
-def evaluate(fields: dict[str, Any]) -> None:
+_KEYS = (
+    "policy, basis, base, fitted, gain, quality, epsilon, delta; with --plan epsilon, delta, "
+    "n_units, gain_std, accuracy_gain_std"
+)
+
+
+@spec_command(EvaluateJobSpec, _Options, keys=_KEYS)
+def evaluate(fields: dict[str, Any], answer: Answer) -> None:
     """Print perplexity, token accuracy and samples of base and fitted model, beside a text."""
     if is_remote(fields.get("model")):
-        _evaluate_remotely(fields)
+        _evaluate_remotely(fields, answer)
         return
     check_gateway(fields, "held_out", "purpose")
     plan, n_units = fields.pop("plan", False), fields.pop("n_units", None)
     if plan:
         job = parse(EvaluateJobSpec, {"data": "(not read)", **fields})
-        say(str(open_model(job).plan_evaluation(n_units=n_units, **job.arguments(EvaluateSpec))))
+        cost = open_model(job).plan_evaluation(n_units=n_units, **job.arguments(EvaluateSpec))
+        answer(cost)
+        say(str(cost))
         return
     if n_units is not None:
         raise SpecError("n_units goes with --plan; leave it out, the data's units are counted")
-    _evaluate(parse(EvaluateJobSpec, fields))
+    _evaluate(parse(EvaluateJobSpec, fields), answer)
 
 
-def _evaluate(job: EvaluateJobSpec) -> None:
+def _evaluate(job: EvaluateJobSpec, answer: Answer) -> None:
     """Print nats per token, perplexity and token accuracy, and what they cost."""
     from taciturn.local.evaluate import Evaluation
 
     model = open_model(job)
     result = model.evaluate(job.data, **job.arguments(EvaluateSpec, RunSpec))
     assert isinstance(result, Evaluation)  # of a model that is here
+    answer({"policy": model.policy, **asdict(result)})
     console = Console(highlight=False)
     scores = {"base": result.base}
     if result.fitted is not None:
@@ -100,7 +111,7 @@ def _evaluate(job: EvaluateJobSpec) -> None:
     _show_cost(model, result)
 
 
-def _evaluate_remotely(fields: dict[str, Any]) -> None:
+def _evaluate_remotely(fields: dict[str, Any], answer: Answer) -> None:
     """Judge a gateway's model on public texts, or paid for on a gateway's dataset."""
     from taciturn.sdk.dataset import RemoteDataset
     from taciturn.sdk.evaluation import COLUMNS
@@ -116,9 +127,12 @@ def _evaluate_remotely(fields: dict[str, Any]) -> None:
         if plan:
             if not isinstance(data, RemoteDataset):
                 raise SpecError("public text is judged exactly and for free; leave --plan out")
-            say(str(model.plan_evaluation(data, **fields)))
+            cost = model.plan_evaluation(data, **fields)
+            answer(cost)
+            say(str(cost))
             return
         result = model.evaluate(data, **fields)
+        answer(result)
         say(f"policy: {result.policy}", style="bold")
         show_rows(COLUMNS, result.rows())
         if result.epsilon is not None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
 
-from taciturn.cli.gateway import figures, say
+from taciturn.cli.gateway import Answer, figures, say
 from taciturn.cli.options import open_model, spec_command
 from taciturn.errors import SpecError
 from taciturn.spec import ExtractJobSpec, ExtractSpec, parse
@@ -25,8 +26,8 @@ _METHODS = {
 }
 
 
-@spec_command(ExtractJobSpec)
-def extract(fields: dict[str, Any]) -> None:
+@spec_command(ExtractJobSpec, keys="policy, confidence, base, fitted")
+def extract(fields: dict[str, Any], answer: Answer) -> None:
     """Show whether a model tells a secret: rank, exposure, samples, beside the base model."""
     template = fields.get("template") is not None
     alternatives = _alternatives(fields.get("alternatives", ()), template)
@@ -38,11 +39,26 @@ def extract(fields: dict[str, Any]) -> None:
         output=job.output,
         **job.arguments(ExtractSpec),
     )
+    models = {"base": result.base, "fitted": result.fitted}
+    answer(
+        {
+            "policy": result.policy,
+            "confidence": result.confidence,
+            **{name: None if one is None else _plain(one) for name, one in models.items()},
+        }
+    )
     say(f"policy: {result.policy}", style="bold")
     Console(highlight=False).print(_extraction_table(result))
     say(f"intervals: {result.confidence:.0%}")
     if job.output:
         say(f"written: {job.output}")
+
+
+def _plain(result: Extracted) -> dict[str, Any]:
+    """Return what the table tells; the model's own words, which may be the secret, stay out."""
+    values = asdict(result)
+    del values["greedy_text"]
+    return values
 
 
 def _alternatives(values: Any, template: bool) -> Any:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import shlex
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -51,13 +49,7 @@ def fit(fields: dict[str, Any]) -> None:
     from taciturn.planning.plan import check_target
 
     check_target(job)
-    try:
-        _fit(job, resume=resume, show_private=show_private)
-    except KeyboardInterrupt as stop:
-        # Said here: the command-line library would say "Aborted" and drop the way to resume.
-        if os.environ.get("RANK", "0") == "0":
-            say(str(stop) or "stopped", style="yellow", error=True)
-        sys.exit(130)
+    _fit(job, resume=resume, show_private=show_private)
 
 
 def _fit(job: JobSpec, *, resume: bool, show_private: bool) -> None:

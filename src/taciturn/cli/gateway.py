@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import re
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stdout
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from pydantic_core import to_json
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -25,7 +27,40 @@ _ID = re.compile(r"[a-z]{2,8}_[0-9a-z]{16,32}")
 _NARROWEST = 12
 """Columns that are not ids keep so many characters on a line, or as many as they have."""
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+Answer = Callable[[Any], None]
+"""Prints a command's value as JSON where that is asked for; does nothing otherwise."""
+
+
+def no_answer(value: Any) -> None:
+    """Print nothing: the answer is for people."""
+
+
+def json_option(keys: str) -> Any:
+    """Return the option `--json`; its help names the keys of what is printed."""
+    return typer.Option("--json", help=f"Print only JSON, for programs: {keys}.")
+
+
+GATEWAY_KEYS = "the fields that the REST API answers; of a list, one object a line"
+Json = Annotated[bool, json_option(GATEWAY_KEYS)]
+
+
+@contextmanager
+def answering(*, as_json: bool) -> Iterator[Answer]:
+    """Give the function that prints a command's value as JSON, and leave out what is for people.
+
+    Whatever else is printed until the end of the block is dropped, a library's lines too: only
+    JSON is on standard output, and errors are where they ever are.
+    """
+    if not as_json:
+        yield no_answer
+        return
+    output = sys.stdout
+
+    def answer(value: Any) -> None:
+        output.write(to_json(value, indent=2, inf_nan_mode="strings").decode() + "\n")
+
+    with redirect_stdout(io.StringIO()):
+        yield answer
 
 
 def group(help_text: str) -> typer.Typer:
@@ -35,19 +70,11 @@ def group(help_text: str) -> typer.Typer:
 
 @contextmanager
 def connected() -> Iterator[Client]:
-    """Connect to the gateway of `taciturn login`, or of TACITURN_URL and TACITURN_TOKEN.
-
-    Ctrl-C ends the command and not what runs at the gateway, and says how to come back.
-    """
+    """Connect to the gateway of `taciturn login`, or of TACITURN_URL and TACITURN_TOKEN."""
     from taciturn.sdk.client import Client
 
     with Client() as client:
-        try:
-            yield client
-        except KeyboardInterrupt as stop:
-            # Said here: the command-line library would say "Aborted" and drop the way back.
-            say(str(stop) or "stopped", style="yellow", error=True)
-            sys.exit(130)
+        yield client
 
 
 def is_remote(text: object) -> bool:

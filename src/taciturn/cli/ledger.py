@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 import os
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from taciturn.cli.gateway import connected, group, on_terminal, say, show_rows
+from taciturn.cli import ExitCode
+from taciturn.cli.gateway import (
+    Answer,
+    answering,
+    connected,
+    group,
+    json_option,
+    on_terminal,
+    say,
+    show_rows,
+)
 from taciturn.data.filesystem import appearing_at_once
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
-    from taciturn.server.ledger import BudgetStatement, SealKey
+    from taciturn.server.ledger import BudgetStatement, SealKey, Together
     from taciturn.wire.ledger import AnchorView
 
 app = group("The privacy ledger: show balances, verify every row.")
@@ -35,17 +46,27 @@ def show(
     namespace: Annotated[str | None, typer.Argument(help="One namespace, with its jobs.")] = None,
     database: Database = None,
     key: Key = None,
+    as_json: Annotated[
+        bool,
+        json_option(
+            "namespaces, each with budget and grants, or epsilon, delta and jobs together; and jobs"
+        ),
+    ] = False,
 ) -> None:
     """Show what is spent, held and left; with a namespace, also its jobs and what each one cost.
 
     Where nobody has set a budget, as in a ledger of `taciturn fit --ledger`, epsilon of all runs is
     shown in place of a share.
     """
-    engine = _open(database)
+    with answering(as_json=as_json) as answer:
+        _show(_open(database), _key(key), namespace, answer)
+
+
+def _show(engine: Engine, secret: SealKey | None, namespace: str | None, answer: Answer) -> None:
+    """Print the balances, and of one namespace its jobs."""
     from taciturn.accounting.calibrate import MAX_EPSILON
     from taciturn.server.ledger import namespaces, statement
 
-    secret = _key(key)
     names = [namespace] if namespace else namespaces(engine)
     statements = [statement(engine, secret, name) for name in names]
     without_budget = [balance for balance in statements if balance.budget.epsilon == MAX_EPSILON]
@@ -59,8 +80,7 @@ def show(
                 for holder, grant in balance.grants.items()
             ]
         show_rows(("namespace", "grant", "epsilon", "delta", "spent", "held", "left"), rows)
-    for balance in without_budget:
-        _show_together(engine, secret, balance.namespace)
+    totals = [_show_together(engine, secret, balance.namespace) for balance in without_budget]
     for balance in statements:
         if balance.exceptions:
             say(  # no row of the list: on a terminal below it, else among the errors
@@ -69,8 +89,8 @@ def show(
                 style="bold yellow",
                 error=not on_terminal(),
             )
-    if namespace:
-        _show_jobs(engine, secret, namespace)
+    jobs = _show_jobs(engine, secret, namespace) if namespace else None
+    answer({"namespaces": [*with_budget, *totals], "jobs": jobs})
 
 
 @app.command()
@@ -163,7 +183,7 @@ def _say_verdict(ok: bool, entries: int, accounts: int, seals_checked: bool, anc
         style="bold green" if ok else "bold red",
     )
     if not ok:
-        raise typer.Exit(1)
+        raise typer.Exit(ExitCode.REFUSED)
 
 
 def _write_anchor(path: Path, text: str) -> None:
@@ -172,8 +192,8 @@ def _write_anchor(path: Path, text: str) -> None:
     say(f"{path}: keep it where the database's owner cannot write")
 
 
-def _show_together(engine: Engine, key: SealKey | None, namespace: str) -> None:
-    """Print what runs without a budget have spent together."""
+def _show_together(engine: Engine, key: SealKey | None, namespace: str) -> Together:
+    """Print and return what runs without a budget have spent together."""
     from taciturn.server.ledger import together
 
     total = together(engine, key, namespace)
@@ -182,11 +202,15 @@ def _show_together(engine: Engine, key: SealKey | None, namespace: str) -> None:
         f"{total.jobs} run(s), without a budget",
         style="bold",
     )
+    return total
 
 
-def _show_jobs(engine: Engine, key: SealKey | None, namespace: str) -> None:
+def _show_jobs(engine: Engine, key: SealKey | None, namespace: str) -> list[dict[str, Any]]:
+    """Print a namespace's jobs, and return them with the epsilon of each."""
     from taciturn.server.ledger import job_report, job_statements
 
+    jobs = job_statements(engine, key, namespace)
+    epsilons = [job_report(engine, key, job.job).epsilon for job in jobs]
     rows = [
         (
             job.job,
@@ -194,15 +218,18 @@ def _show_jobs(engine: Engine, key: SealKey | None, namespace: str) -> None:
             ", ".join(job.grants),
             f"{job.charged:.1%}",
             f"{job.reserved:.1%}",
-            f"{job_report(engine, key, job.job).epsilon:.4g}",
+            f"{epsilon:.4g}",
             job.worker or "",
             f"{job.lease_until:%Y-%m-%d %H:%M:%S}Z" if job.status == "open" else "",
         )
-        for job in job_statements(engine, key, namespace)
+        for job, epsilon in zip(jobs, epsilons, strict=True)
     ]
     names = ("job", "status", "grants", "spent", "held", "epsilon", "worker", "lease until")
     say("")
     show_rows(names, rows)
+    return [
+        {**asdict(job), "epsilon": epsilon} for job, epsilon in zip(jobs, epsilons, strict=True)
+    ]
 
 
 def _budget(budget: BudgetStatement) -> tuple[str, ...]:

@@ -11,13 +11,13 @@ import os
 import sys
 import warnings
 from pathlib import Path
-from typing import Annotated, TextIO
+from typing import Annotated, Any, TextIO
 
 import typer
 
 import taciturn
 from taciturn._version import __version__
-from taciturn.cli import certificate, dataset, jobs, ledger, model, people, terms
+from taciturn.cli import ExitCode, certificate, dataset, jobs, ledger, model, people, terms
 from taciturn.cli.audit import audit
 from taciturn.cli.demo import demo
 from taciturn.cli.doctor import doctor
@@ -68,7 +68,25 @@ GROUPS = {
     "incident": people.incident,
 }
 
+
+class _Group(typer.core.TyperGroup):
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command; Ctrl-C ends it, and the way back that it names is said.
+
+        Caught here: the library would say "Aborted", and drop the way to resume.
+        """
+        try:
+            return super().invoke(ctx)
+        except (KeyboardInterrupt, typer.Abort) as stop:
+            if isinstance(stop.__context__, EOFError):  # nobody was there to answer a question
+                raise
+            if _speaks():
+                say(str(stop) or "stopped", style="yellow", error=True)
+            raise typer.Exit(ExitCode.INTERRUPTED) from None
+
+
 app = typer.Typer(
+    cls=_Group,
     name="taciturn",
     help="Fine-tune language models on private text without making them talk.",
     no_args_is_help=True,
@@ -83,18 +101,17 @@ for _command in COMMANDS:
 
 def main() -> None:
     """Entry point: errors that taciturn raises on purpose become one line and exit code 1."""
-    first = os.environ.get("RANK", "0") == "0"
     warnings.showwarning = _show_warning
     _write_what_can_be()
     try:
         app()
     except TaciturnError as error:
-        if first or not isinstance(error, ProcessError):
+        if _speaks() or not isinstance(error, ProcessError):
             say(f"error: {error}", style="bold red", error=True)
-        sys.exit(1)
+        sys.exit(ExitCode.REFUSED)
     except TimeoutError as error:
         say(f"error: {error}", style="bold red", error=True)
-        sys.exit(1)
+        sys.exit(ExitCode.REFUSED)
     except ModuleNotFoundError as error:
         missing = (error.name or "").partition(".")[0]
         if missing in ("", "taciturn"):
@@ -106,10 +123,12 @@ def main() -> None:
             style="bold red",
             error=True,
         )
-        sys.exit(1)
-    except KeyboardInterrupt as error:
-        say(str(error) or "stopped", style="yellow", error=True)
-        sys.exit(130)
+        sys.exit(ExitCode.REFUSED)
+
+
+def _speaks() -> bool:
+    """Return whether this process speaks, of several that torchrun started."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def _show_warning(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
-from taciturn.cli.gateway import say
+from taciturn.cli.gateway import Answer, say
 from taciturn.cli.options import open_model, spec_command
 from taciturn.spec import MembershipJobSpec, MembershipSpec, parse
 
@@ -16,13 +16,18 @@ if TYPE_CHECKING:
     from taciturn.engine.auditing.roc import OperatingPoint
 
 
-@spec_command(MembershipJobSpec)
-def membership(fields: dict[str, Any]) -> None:
+@spec_command(
+    MembershipJobSpec,
+    keys="policy, basis, confidence, n_members, n_non_members, attacks",
+)
+def membership(fields: dict[str, Any], answer: Answer) -> None:
     """Show the owner whether the model can tell who was in its training data."""
     job = parse(MembershipJobSpec, fields)
     result = open_model(job).membership(
         job.members, job.non_members, output=job.output, **job.arguments(MembershipSpec)
     )
+    names = ("policy", "basis", "confidence", "n_members", "n_non_members", "attacks")
+    answer({name: getattr(result, name) for name in names})  # and no unit's own score
     say(f"policy: {result.policy}", style="bold")
     Console(highlight=False).print(_membership_table(result))
     if any(_differs(attack) for attack in result.attacks if attack.model == "base"):

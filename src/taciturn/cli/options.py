@@ -15,6 +15,7 @@ import typer
 from pydantic import Field
 from pydantic.fields import FieldInfo
 
+from taciturn.cli.gateway import answering, json_option
 from taciturn.errors import SpecError
 from taciturn.spec import Flag, ModelSpec, Spec, load_yaml
 
@@ -38,20 +39,28 @@ Purpose = Annotated[
 
 
 def spec_command(
-    *kinds: type[Spec],
-) -> Callable[[Callable[[dict[str, Any]], None]], Callable[..., None]]:
+    *kinds: type[Spec], keys: str | None = None
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Make a command of a function of fields: the options are `-f FILE` and the fields of `kinds`.
 
     Flags win over the file. The function gets only what the user gave: no default is repeated here.
+    With `keys`, of which the help of `--json` tells, it also gets what prints its answer as JSON.
     """
 
-    def decorate(handler: Callable[[dict[str, Any]], None]) -> Callable[..., None]:
-        def command(*, file: Path | None, **flags: Any) -> None:
+    def decorate(handler: Callable[..., None]) -> Callable[..., None]:
+        def command(*, file: Path | None, as_json: bool | None = None, **flags: Any) -> None:
             fields = load_yaml(file) if file is not None else {}
-            handler(fields | {name: value for name, value in flags.items() if value is not None})
+            fields |= {name: value for name, value in flags.items() if value is not None}
+            if keys is None:
+                handler(fields)
+                return
+            with answering(as_json=bool(as_json)) as answer:
+                handler(fields, answer)
 
         options = {name: field for kind in kinds for name, field in kind.model_fields.items()}
         annotations = {"file": File, **{name: _option(name, options[name]) for name in options}}
+        if keys is not None:
+            annotations["as_json"] = Annotated[bool | None, json_option(keys)]
         command.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
             [
                 inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=a, default=None)

@@ -91,6 +91,7 @@ def change_user(
         bool | None,
         typer.Option("--disable/--enable", help="Shut the person out, or let them in again."),
     ] = None,
+    as_json: Json = False,
 ) -> None:
     """Change roles, groups or sources, or shut a person out; `taciturn user link` is for passwords.
     Groups and sources that are given are all from now on."""
@@ -98,7 +99,7 @@ def change_user(
     options = {"roles": role, "groups": group, "disabled": disabled, "sources": sources}
     changes = {field: value for field, value in options.items() if value is not None}
     with connected() as client:
-        show_value(client.admin.change_user(name, **changes), as_json=False)
+        show_value(client.admin.change_user(name, **changes), as_json=as_json)
 
 
 @token.command("add")

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 from rich.console import Console
 from rich.table import Table
 
-from taciturn.cli.gateway import connected, figures, is_remote, named_dataset, required, say
+from taciturn.cli.gateway import Answer, connected, figures, is_remote, named_dataset, required, say
 from taciturn.cli.options import HeldOut, check_gateway, spec_command
 from taciturn.errors import SpecError
-from taciturn.sdk.progress import duration
 from taciturn.spec import FitSpec, Flag, JobSpec, RunSpec, Spec, check_local, parse
 
 if TYPE_CHECKING:
     from taciturn.engine.training.memory import MemoryEstimate
     from taciturn.local.estimate import Cost, Estimate
-    from taciturn.planning.plan import TrainingPlan
+    from taciturn.planning.plan import Alternative, TrainingPlan
 
 
 class _Options(Spec):
@@ -30,8 +31,11 @@ class _Options(Spec):
     ] = None
 
 
-@spec_command(JobSpec, _Options)
-def plan(fields: dict[str, Any]) -> None:
+_KEYS = "model, plan, cost, other_times, alternatives; of a gateway's data its plan"
+
+
+@spec_command(JobSpec, _Options, keys=_KEYS)
+def plan(fields: dict[str, Any], answer: Answer) -> None:
     """Show what fit would do and cost, and nearby choices, before anything runs."""
     if is_remote(fields.get("data")):
         for name in ("verbose", "output", "purpose"):
@@ -39,23 +43,29 @@ def plan(fields: dict[str, Any]) -> None:
         check_local(fields, "n_units", *RunSpec.model_fields)
         with connected() as client:
             model = required(fields, "model")
-            say(repr(named_dataset(client, fields, "train").plan(model, **fields)))
+            quote = named_dataset(client, fields, "train").plan(model, **fields)
+            answer(quote.view)
+            say(repr(quote))
         return
     check_gateway(fields, "held_out")
     n_units, verbose = fields.pop("n_units", None), fields.pop("verbose", False)
     if n_units is None and "data" not in fields:
         raise SpecError("plan needs --data, or --n-units: how many privacy units there are")
-    _plan(parse(JobSpec, {"data": "(not read)", **fields}), n_units=n_units, verbose=verbose)
+    job = parse(JobSpec, {"data": "(not read)", **fields})
+    _plan(job, answer, n_units=n_units, verbose=verbose)
 
 
-def _plan(job: JobSpec, *, n_units: int | None, verbose: bool) -> None:
+def _plan(job: JobSpec, answer: Answer, *, n_units: int | None, verbose: bool) -> None:
     """Print the plan, for the job's data or for `n_units`; touches no weight, spends nothing."""
     from taciturn.llm import LLM
+    from taciturn.planning.plan import alternatives
 
     spec = job.part(FitSpec)
     estimate = LLM(job.model, base=job.base).estimate(
         None if n_units is not None else job.data, n_units=n_units, **job.arguments(FitSpec)
     )
+    nearby = [] if estimate.plan.privacy is None else alternatives(spec, estimate.plan)
+    answer({"model": job.model, **asdict(estimate), "alternatives": nearby})
     console = Console()
     console.print(_settings(job.model, estimate.plan, estimate.cost))
     _warn_of_memory(estimate.cost, console)
@@ -66,7 +76,7 @@ def _plan(job: JobSpec, *, n_units: int | None, verbose: bool) -> None:
     if estimate.plan.privacy is not None:
         _say_worth(estimate.plan, console)
         console.print(_times(estimate))
-        console.print(_nearby(spec, estimate.plan))
+        console.print(_nearby(nearby))
         console.print(
             "remaining noise is noise multiplier / (batch x sqrt(steps)), the noise on the mean of "
             "all steps: the smaller, the better it learns. Time grows with the epochs. Where more "
@@ -75,6 +85,8 @@ def _plan(job: JobSpec, *, n_units: int | None, verbose: bool) -> None:
 
 
 def _settings(name: str, plan: TrainingPlan, cost: Cost) -> Table:
+    from taciturn.sdk.progress import duration
+
     table = Table(title=f"plan for {name}", show_header=False, title_justify="left")
     rows: list[tuple[str, str]] = [
         ("units (public)", str(plan.n_units)),
@@ -110,6 +122,8 @@ def _say_worth(plan: TrainingPlan, console: Console) -> None:
 
 
 def _times(estimate: Estimate) -> Table:
+    from taciturn.sdk.progress import duration
+
     per_unit = estimate.cost.seconds / estimate.plan.units_seen
     columns = ("limit", "takes", "batch", "steps", "remaining noise", "expected worth")
     rows = [
@@ -156,9 +170,7 @@ def _gigabytes(size: int) -> str:
     return f"{size / 1e9:.2f} GB" if size < 1e10 else f"{size / 1e9:.0f} GB"
 
 
-def _nearby(spec: FitSpec, plan: TrainingPlan) -> Table:
-    from taciturn.planning.plan import alternatives
-
+def _nearby(alternatives: Sequence[Alternative]) -> Table:
     columns = ("epsilon", "epochs", "batch", "steps", "noise multiplier", "remaining noise")
     rows = [
         (
@@ -169,6 +181,6 @@ def _nearby(spec: FitSpec, plan: TrainingPlan) -> Table:
             f"{choice.noise_multiplier:.4g}",
             f"{choice.remaining_noise:.3g}",
         )
-        for choice in alternatives(spec, plan)
+        for choice in alternatives
     ]
     return figures("nearby choices", columns, rows)

@@ -12,6 +12,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from taciturn.cli import ExitCode
+from taciturn.cli.gateway import Answer, answering, json_option
 from taciturn.errors import MissingDependencyError, SpecError
 
 if TYPE_CHECKING:
@@ -50,8 +52,13 @@ def serve(
             help="Print a new administrator's token, if the first one was lost, and end.",
         ),
     ] = False,
+    as_json: Annotated[
+        bool, json_option("with --check healthy, and findings with what, text and remedy")
+    ] = False,
 ) -> None:
     """Serve the gateway: private data stays here. Each option is also a variable TACITURN_*."""
+    if as_json and not check:
+        raise SpecError("--json is the form of what --check finds; give --check, too")
     settings = _settings(
         host=host,
         port=port,
@@ -63,7 +70,8 @@ def serve(
         processes=processes,
     )
     if check:
-        _check(settings)
+        with answering(as_json=as_json) as answer:
+            _check(settings, answer)
     elif migrate:
         _migrate(settings)
     elif new_admin_token:
@@ -136,7 +144,7 @@ def _serve_on(settings: Settings) -> None:
         raise typer.Exit(code)
 
 
-def _check(settings: Settings) -> None:
+def _check(settings: Settings, answer: Answer) -> None:
     from taciturn.server.preflight import check
 
     console = Console(highlight=False)
@@ -148,8 +156,10 @@ def _check(settings: Settings) -> None:
     for finding in findings:
         if not finding.fine:
             console.print(f"{finding.what}: {finding.remedy}", markup=False, soft_wrap=True)
-    if not all(finding.fine for finding in findings):
-        raise typer.Exit(1)
+    healthy = all(finding.fine for finding in findings)
+    answer({"healthy": healthy, "findings": findings})
+    if not healthy:
+        raise typer.Exit(ExitCode.REFUSED)
 
 
 def _recover(settings: Settings) -> None:

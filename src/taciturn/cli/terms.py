@@ -48,6 +48,7 @@ def set_policy(
             "password, or gave them a role or group."
         ),
     ] = None,
+    as_json: Json = False,
 ) -> None:
     """Change terms, for owners; what is not given stays. Repeat --model, --kind, --approver."""
     options: dict[str, Any] = {
@@ -67,7 +68,7 @@ def set_policy(
             terms["budget"] = changed
         if not terms:
             raise SpecError("nothing to change; give, for example, --approver user:ada")
-        show_value(client.set_policy(namespace, **terms), as_json=False)
+        show_value(client.set_policy(namespace, **terms), as_json=as_json)
 
 
 @grant.command("add")
