@@ -29,8 +29,7 @@ def main(output: Path, n_patients: int = 200, **settings: Any) -> float:
         objective="dpo",
         beta=0.1,
         privacy_unit="patient_id",
-        target_epsilon=8,
-        **{"batch_size": 40, "steps": 12, **settings},
+        **{"target_epsilon": 8, "batch_size": 40, "steps": 12, **settings},
         **COLUMNS,
     )
     # Invented pairs are public; your own need show_private=True, and the figures stay with you.
