@@ -266,8 +266,15 @@ def furnished(world: GatewayWorld) -> dict[str, str]:
         "groups": "team",
         "group": "team",
         "base-models": MODEL,
+        "public-datasets": _declared_public(world),
         "compare": done,
     }
+
+
+def _declared_public(world: GatewayWorld) -> str:
+    text = {"source": "/open/guides.csv", "licence": "CC0", "origin": "guides of a ministry"}
+    answer = world.ask("olga", "POST", "/public-datasets", {"name": "guides", **text})
+    return str(answer.json()["name"])
 
 
 def _endpoint(world: GatewayWorld) -> str:

@@ -111,7 +111,8 @@ def test_who_declared_it_and_administrators_remove_it(world: GatewayWorld) -> No
 
 def test_rows_that_are_found_to_be_private_are_not_public(world: GatewayWorld) -> None:
     world.ready()
-    references, marks = References(world.gateway), {"places": ("a" * 32,), "contents": ("b" * 32,)}
+    references = References(world.gateway)
+    marks: Any = {"places": ("a" * 32,), "contents": ("b" * 32,)}
 
     def is_public(**marks: Any) -> bool:
         text = SourceMarks(first=True, public=True, **marks)

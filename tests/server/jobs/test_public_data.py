@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from support.gateway import DATASET, GatewayWorld, fit, refused
-from taciturn.accounting.events import dpsgd_event
+from taciturn.accounting.events import dpsgd_event, event_to_dict
 from taciturn.reports.privacy import PublicData
+from taciturn.server.jobs import report_check
 from taciturn.server.jobs.report_check import disagreement
 
 CASES: dict[str, Any] = {
@@ -96,9 +97,6 @@ def test_a_job_without_it_has_none_to_open(world: GatewayWorld) -> None:
 
 
 def test_a_report_of_other_public_text_releases_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    from taciturn.accounting.events import event_to_dict
-    from taciturn.server.jobs import report_check
-
     class Report:
         guarantee, epsilon, delta = "differential privacy", 1.0, 1e-6
         dp_event = event_to_dict(dpsgd_event(sampling_probability=0.1, noise_multiplier=1, steps=2))
