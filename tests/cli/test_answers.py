@@ -42,6 +42,8 @@ GATEWAY = {
     "job machines": "JOB",
     "approval list": "",
     "approval show": "apr_1",
+    "public-data list": "",
+    "public-data show": "cases",
     "model list": "",
     "model bases": "",
     "model show": "gateway:mod_00000000000000000001",
@@ -61,6 +63,7 @@ HERE = {
     "audit": ("out", "epsilon_lower_bound"),
     "extract": ("out --secret gout --samples 1 --max-new-tokens 2", "base"),
     "membership": ("out notes.parquet others.parquet --text-field text --show-private", "attacks"),
+    "import-config": ("theirs.yaml --output job.yaml", "translated"),
     "downstream": (f"out {_NOTES.replace(' ', ' notes.parquet ', 1)}", "accuracy"),
     "doctor": ("", "findings"),
     "demo": ("--notes invented.jsonl", "records"),
@@ -99,6 +102,10 @@ def test_the_help_says_which_keys_there_are() -> None:
 @pytest.mark.parametrize("command", GATEWAY)
 def test_a_gateways_answers(fake: FakeApi, taciturn: Taciturn, command: str) -> None:
     taciturn("fit", "--data", "gateway:phee", "--model", "m", "--target-epsilon", "3", "--no-wait")
+    taciturn(
+        *("public-data", "add", "cases", "s3://open/cases.jsonl", "--text-field", "case"),
+        *("--licence", "CC0", "--origin", "a journal"),
+    )
     taciturn("grant", "add", "patients", "user:eve", "--epsilon", "2", "--delta", "1e-7")
     (job,) = fake.jobs
     arguments = GATEWAY[command].replace("JOB", job).split()
@@ -126,6 +133,7 @@ def folder(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
             }
         )
         frame.to_parquet(folder / f"{name}.parquet")
+    (folder / "theirs.yaml").write_text("base_model: m\nadapter: lora\n", encoding="utf-8")
     LLM(str(tiny_llama)).fit(
         str(folder / "notes.parquet"),
         output=folder / "out",

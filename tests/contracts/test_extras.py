@@ -29,7 +29,7 @@ _CLIENT = (
     *("audit", "dataset", "demo", "downstream", "evaluate", "export", "extract", "fit"),
     *("gateway", "jobs"),
     *("ledger", "main", "membership", "model", "options", "people", "plan", "sample"),
-    *("session", "synthesize", "terms"),
+    *("session", "synthesize", "terms", "translation"),
 )
 _SQL = (
     *("data.sql", "data.filesystem", "data.places", "data.suffixes", "data.unit"),

@@ -72,7 +72,7 @@ def test_places_of_a_microbatch(
 ) -> None:
     monkeypatch.setattr(loop, "free_tokens", lambda loss: free)
     monkeypatch.setattr(loop, "gradient_units", lambda loss: 500)
-    plan: Any = SimpleNamespace(batch_size=batch_size, max_tokens=512)
+    plan: Any = SimpleNamespace(batch_size=batch_size, record_tokens=512)
     loss: Any = None
     limits = loop.batch_limits(plan, loss, 8192, ALONE)
     assert [(limits.units_of(width, 1), width) for width in (16, 64)] == shapes
