@@ -11,11 +11,13 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import openai
 import pytest
 
 from taciturn.demo import gateway as demo
+from taciturn.embedded import preference_pairs
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "how-to" / "coming-from-openai.md"
 SECRET = "Ms Secret"
@@ -113,6 +115,46 @@ def cancel_another(gateway: demo.DemoGateway) -> None:
     while pia.fine_tuning.jobs.retrieve(job.id).status != "cancelled":
         assert time.monotonic() < until
         time.sleep(0.5)
+
+
+def test_preferences(gateway: demo.DemoGateway, work: Path) -> None:
+    """Pairs that are in the owner's store; a job of OpenAI's method "dpo", to the end."""
+    olivia = gateway.client("olivia")
+    (work / "pairs.jsonl").write_text(
+        "\n".join(json.dumps(row) for row in preference_pairs(n_patients=20)), encoding="utf-8"
+    )
+    gateway.client("admin").admin.change_user("olivia", sources=[f"{work}/"])
+    olivia.add_dataset(
+        "pairs",
+        str(work / "pairs.jsonl"),
+        unit="patient_id",
+        namespace="readers",
+        units=20,
+        columns=["prompt", "chosen", "rejected", "patient_id"],
+        epsilon=8,
+        delta=1e-5,
+    )
+    olivia.grant("readers", "user:pia", epsilon=8, delta=1e-5)
+    pia = openai.OpenAI(base_url=f"{gateway.url}/openai/v1", api_key=gateway.token("pia"))
+    pia.files.wait_for_processing("pairs", poll_interval=0.5, max_wait_seconds=120)
+    terms: dict[str, Any] = {"beta": 0.2, "steps": 2, "batch_size": 10, "target_epsilon": 3}
+    job = pia.fine_tuning.jobs.create(
+        model="taciturn/tiny-medical",
+        training_file="pairs",
+        method={"type": "dpo", "dpo": {"hyperparameters": terms}},
+    )
+    until = time.monotonic() + 240
+    while job.status in ("validating_files", "queued", "running"):
+        assert time.monotonic() < until
+        time.sleep(0.5)
+        job = pia.fine_tuning.jobs.retrieve(job.id)
+    assert job.status == "succeeded", job.error
+    assert job.method is not None
+    assert job.method.type == "dpo"
+    model = gateway.client("pia").model(str(job.fine_tuned_model))
+    assert model.privacy is not None
+    assert "DPO" in str(model.privacy.objective)
+    assert model.certificate().predicate.guarantee.epsilon <= 3
 
 
 def test_npms_client(gateway: demo.DemoGateway, work: Path) -> None:
