@@ -18,8 +18,9 @@ from taciturn.server.settings import Settings
 ROOT = Path(__file__).resolve().parents[2]
 GUIDES = sorted(
     path
-    for folder in ("start", "understand", "how-to", "operate")
+    for folder in (".", "start", "understand", "how-to", "operate", "reference")
     for path in (ROOT / "docs" / folder).glob("*.md")
+    if path.stem != "pitfalls"  # for those who write such code
 )
 MOST_WORDS = 30
 
