@@ -103,7 +103,7 @@ def place(kind: str, amounts: Amounts) -> Iterator[Place]:
     with tempfile.TemporaryDirectory(prefix="taciturn-bench-") as folder, database(kind) as url:
         engine, key = open_database(url), SealKey.generate()
         gateway = Gateway(
-            Settings(data_dir=Path(folder), tick_s=TICK_S),
+            Settings(data_dir=Path(folder), tick_s=TICK_S, source_prefixes=("/",)),
             engine,
             key,
             Ledger(engine, key),

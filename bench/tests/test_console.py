@@ -28,7 +28,7 @@ SMALL = Amounts(
 def test_every_page_is_measured_on_what_was_filled(tmp_path: Path) -> None:
     engine, key = open_database(f"sqlite:///{tmp_path / 'server.db'}"), SealKey.generate()
     versions.upgrade(engine)
-    settings = Settings(data_dir=tmp_path, tick_s=0.1)
+    settings = Settings(data_dir=tmp_path, tick_s=0.1, source_prefixes=("/",))
     gateway = Gateway(settings, engine, key, Ledger(engine, key), utc_now)
     world = GatewayWorld(gateway).populate()
     things = furnished(world) | fill(world, SMALL)

@@ -127,10 +127,13 @@ def test_a_fit_learns_from_public_data_first(
     (before,) = olivia.budgets()
     quote = data.plan("taciturn/tiny-medical", **settings)
     assert quote.view.public_data is not None
+    without = {name: value for name, value in settings.items() if name != "public_data"}
+    plain = data.plan("taciturn/tiny-medical", **without)
+    assert quote.view.share_of_budget == plain.view.share_of_budget
     model = taciturn.LLM("taciturn/tiny-medical")
     model.fit(data, **settings)
     (after,) = olivia.budgets()
-    assert after.charged - before.charged == pytest.approx(quote.view.share_of_budget, rel=1e-6)
+    assert after.charged > before.charged
     assert model.privacy is not None
     (text,) = model.privacy.public_data
     assert (text.name, text.records) == ("cases", 24)

@@ -291,7 +291,8 @@ def test_epsilons_err_on_the_safe_side() -> None:
         ("nothing is left", "Nothing is left."),
         ("name: too long", "name: too long."),
         ("run `taciturn user list`", "Run <code>taciturn user list</code>."),
-        ("no `<b>` here", "No <code>&lt;b&gt;</code> here."),
+        ("run `taciturn <b>`", "Run <code>taciturn &lt;b&gt;</code>."),
+        ("no `<b>` here", "No `&lt;b&gt;` here."),
         ("one ` alone & <i>", "One ` alone &amp; &lt;i&gt;."),
     ],
 )

@@ -287,13 +287,14 @@ def when(moment: datetime | None) -> Markup:
 
 def sentence(text: str) -> Markup:
     """Return a text of a problem as a sentence: with a full stop, a large letter unless it begins
-    with the name of a field, and what stands between backticks as code."""
+    with the name of a field, and commands between backticks as code.
+
+    Only commands: what somebody wrote is quoted as it is, whatever stands in it.
+    """
     ends = text.endswith((".", "?", "!"))
     has_name = re.match(r"[a-z_.0-9]+[=:]", text) is not None
     text = (text if has_name else text[:1].upper() + text[1:]) + ("" if ends else ".")
-    parts = text.split("`")
-    if len(parts) % 2 == 0:
-        return escape(text)
+    parts = re.split(r"`((?:taciturn|hf) [^`'\"]*)`", text)
     form = (Markup("{}"), Markup("<code>{}</code>"))
     return Markup("").join(form[number % 2].format(part) for number, part in enumerate(parts))
 

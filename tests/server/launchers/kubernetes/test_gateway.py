@@ -46,7 +46,7 @@ def gateway(tmp_path: Path) -> Iterator[Gateway]:
     def work(connection: Connection) -> None:
         person = {"id": "usr_1", "name": "ada", "roles": "[]", "disabled": False}
         connection.execute(insert(users).values(**person, created_at_ms=0))
-        for name, parameters in (("tiny", 3_000_000), ("llama", 6_738_000_000)):
+        for name, parameters in (("tiny", 3_000_000), ("llama", 22_000_000_000)):
             connection.execute(
                 insert(base_models).values(
                     name=name, parameters=parameters, context_length=4096, vocabulary=32_000,
@@ -78,7 +78,7 @@ def add_fit(gateway: Gateway, model: str, parameters: int, **request: Any) -> No
 
 
 def test_a_fit_gets_a_machine_of_its_size_and_the_datas_secret(gateway: Gateway) -> None:
-    add_fit(gateway, "llama", 6_738_000_000)
+    add_fit(gateway, "llama", 22_000_000_000)
     need = Needs(gateway, SETTINGS)(JOB)
     assert (need.machine.pool.name, need.data_secret) == ("a100", "data")
 
@@ -113,7 +113,7 @@ def test_a_fit_is_spread_where_it_asks_for_that(
     gateway: Gateway,
 ) -> None:
     """Several machines only where all of them see one folder."""
-    add_fit(gateway, "llama", 6_738_000_000, **request_)
+    add_fit(gateway, "llama", 22_000_000_000, **request_)
     needs = Needs(gateway, KubernetesSettings(pools=SEVERAL, **settings))
     if shape is None:
         with pytest.raises(LaunchError):
