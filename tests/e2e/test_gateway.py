@@ -135,6 +135,8 @@ def test_a_fit_learns_from_public_data_first(
     (after,) = olivia.budgets()
     assert after.charged > before.charged
     assert model.privacy is not None
+    # Shares of unlike jobs do not add up; what its steps come to is what the plan said.
+    assert model.privacy.epsilon == pytest.approx(quote.view.epsilon, rel=1e-6)
     (text,) = model.privacy.public_data
     assert (text.name, text.records) == ("cases", 24)
     (certified,) = model.certificate().predicate.public_data
