@@ -70,9 +70,10 @@ def story(gateway: demo.DemoGateway, work: Path, command: list[str], pages: list
     """Upload, grant, create, wait, events, chat; then what the others see of it."""
     upload, fit = pages
     told = run([*command, str(upload)], gateway, "olivia", work)
-    assert "processed" in told
+    file, status = told.split()
+    assert status == "processed"
     gateway.client("olivia").grant("support", "user:pia", epsilon=8, delta=1e-5)
-    told = run([*command, str(fit)], gateway, "pia", work)
+    told = run([*command, str(fit), file], gateway, "pia", work)
     assert "succeeded model_" in told
     assert "info The model is made" in told
     assert SECRET not in told
