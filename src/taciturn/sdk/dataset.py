@@ -69,6 +69,9 @@ class Quote:
             rows["share of the budget"] = f"{view.share_of_budget:.1%}"
         if view.share_of_grant is not None:
             rows["share of your grant"] = f"{view.share_of_grant:.1%}"
+        left, after = view.left_of_budget, view.left_of_budget_after
+        if left is not None and after is not None:
+            rows["left of the budget"] = f"{left:.1%} now, {max(after, 0):.1%} with it"
         if view.public_data is not None:
             text = view.public_data
             rows["public data, not covered"] = f"{text.name} ({text.licence}; {text.origin})"

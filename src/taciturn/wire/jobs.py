@@ -247,7 +247,8 @@ class Failure(WireValue):
 
 
 class JobCost(WireValue):
-    """Cost of a job in shares of budgets. While it runs, all of its plan is held or spent; its
+    """Cost of a job in shares of budgets, as if it were the only one: beside jobs that are unlike
+    it, a job takes a little more. While it runs, all of its plan is held or spent; its
     progress says what is spent so far. Once it is over, what was not spent is free again."""
 
     epsilon: Annotated[
@@ -314,13 +315,23 @@ class PlanView(WireValue):
     plan: dict[str, Any]
     epsilon: float | None
     delta: float | None
-    share_of_budget: float | None
+    share_of_budget: Annotated[
+        float | None, Field(description="Of the job by itself, as if it were the only one.")
+    ]
     share_of_grant: float | None
     left_of_budget: Annotated[
         float | None,
         Field(description="Share that is neither spent nor held now; null without a cost."),
     ] = None
     left_of_grant: float | None = None
+    left_of_budget_after: Annotated[
+        float | None,
+        Field(
+            description="The same once this is held, below 0 without room. Shares of unlike jobs "
+            "do not add up, so this can be less than left_of_budget - share_of_budget."
+        ),
+    ] = None
+    left_of_grant_after: float | None = None
     admitted: bool
     fitting_epsilon: Annotated[
         float | None,
@@ -389,10 +400,10 @@ class ApprovalView(WireValue):
         epsilon, delta: what the job itself would cost; null without a guarantee.
         steps: how often the mechanism would run.
         left, left_after: share of the namespace's budget that is neither spent nor held, now and
-            once this was approved, below 0 where there is no room; where one is asked for alone,
-            and not decided.
+            once this was approved, below 0 where there is no room; null once it was rejected, ran
+            out, or was used.
         epsilon_taken, epsilon_taken_after: epsilon that everything spent or held comes to together
-            at the budget's delta, at most, now and with this.
+            at the budget's delta, at most, now and with this; null in lists, too.
         budget_epsilon, budget_delta: budget that they are of.
         public_data: public text that a fit learns from first, which no guarantee covers.
     """

@@ -10,10 +10,12 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from sqlalchemy import update
 
 from support import released_files
 from support.console import look, send
 from support.gateway import DP_LINE, MODEL, GatewayWorld
+from support.statements import count_statements
 from taciturn.accounting.compose import epsilon as epsilon_of
 from taciturn.accounting.events import dpsgd_event, event_to_dict
 from taciturn.certificate.clock import now, time_text
@@ -31,10 +33,11 @@ from taciturn.certificate.statement import (
     Software,
     Statement,
 )
+from taciturn.reports.privacy import CERTIFICATE
 from taciturn.server.identity.principal import WorkerPrincipal
 from taciturn.server.models import certificates
 from taciturn.server.models.certificates import Certificates
-from taciturn.server.models.models import CERTIFICATE
+from taciturn.server.schema.tables import artifacts
 from taciturn.wire.values import PolicyLine
 
 HOSTILE = '</script><img src=x onerror="alert(1)">{{ 7 * 7 }}'
@@ -210,6 +213,31 @@ def test_a_certificate_that_holds(certified: Certified) -> None:
     path = f"/models/{certified.model}/verifications"
     assert send(certified.world, "petra", path).status_code == 404
     assert send(certified.world, "adam", path).status_code == 403
+
+
+def test_a_page_of_certificates_opens_none_of_them(certified: Certified, signing_key: Path) -> None:
+    world = certified.world
+    look(world, "ann", "/certificates")
+    with count_statements(world.gateway.engine) as one:
+        look(world, "ann", "/certificates")
+    for _ in range(3):
+        model = make_model(world, report=json.dumps(PROMISE))
+        model.release("adapter_config.json", b"{}")
+        model.certify(key=signing_key, names=("adapter_config.json",))
+    for path in world.gateway.settings.data_dir.rglob(CERTIFICATE):
+        path.unlink()
+    with count_statements(world.gateway.engine) as four:
+        page = look(world, "ann", "/certificates").text
+    signer = find_signer(str(signing_key))
+    assert signer is not None
+    assert page.count(f">{keyid(signer.public_key)[:16]}<") == 4
+    assert four.statements == one.statements
+    # An earlier version has noted no signer, so that the certificate itself is looked for.
+    nothing = update(artifacts).where(artifacts.c.job_id == model.job).values(content=None)
+    world.gateway.write(lambda connection: connection.execute(nothing))
+    page = look(world, "ann", "/certificates").text
+    assert page.count("cannot be read") == 1
+    assert look(world, "ann", f"/models/{model.model}").status_code == 200
 
 
 def test_a_damaged_file_is_named(certified: Certified) -> None:

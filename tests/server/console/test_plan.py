@@ -11,6 +11,7 @@ from httpx import Response
 
 from support.console import look, send
 from support.gateway import MODEL, GatewayWorld, fit
+from taciturn.server.console.rendering import share
 from taciturn.server.jobs.submission import Jobs
 from taciturn.wire.jobs import RemoteFit
 from taciturn.wire.machines import MachinePlan
@@ -47,6 +48,25 @@ def test_the_plan_says_what_is_left_before_and_after(console: GatewayWorld) -> N
     again = console.post("plans", fit(steps=20)).json()
     assert again["left_of_budget"] == pytest.approx(1 - shown["share_of_budget"])
     assert again["left_of_grant"] == pytest.approx(1 - shown["share_of_grant"])
+
+
+def test_what_is_left_after_an_unlike_job_is_what_is_left_then(console: GatewayWorld) -> None:
+    """Shares of unlike jobs do not add up: the difference of two of them is not what is left."""
+    body = fit(target_epsilon=2.0, steps=1)
+    console.spend(console.add_job("fit"), ["user:paul"], steps=50)
+    shown = console.post("plans", body).json()
+    by_itself = shown["left_of_budget"] - shown["share_of_budget"]
+    assert by_itself - shown["left_of_budget_after"] > 0.001
+    answer = planned(console, target_epsilon="2", steps="1", batch_size="64")
+    after = share(shown["left_of_budget_after"])
+    taken = share(shown["left_of_budget"] - shown["left_of_budget_after"])
+    assert f"{share(shown['left_of_budget'])} left now, {after} after it" in words(answer)
+    assert f"{taken} for this fit" in words(answer)
+    assert f"It holds {taken} of the budget" in answer.text
+    console.submit(body)
+    then = console.post("plans", body).json()
+    for name in ("left_of_budget", "left_of_grant"):
+        assert then[name] == pytest.approx(shown[f"{name}_after"], abs=1e-9)
 
 
 def test_a_plan_that_has_no_room_offers_one_that_has(console: GatewayWorld) -> None:

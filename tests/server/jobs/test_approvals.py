@@ -245,11 +245,9 @@ def test_an_approver_sees_what_they_approve(world: GatewayWorld) -> None:
     assert found["left"] == 1.0
     assert found["left_after"] == pytest.approx(1 - shown["share_of_budget"])
     listed = world.get("approvals", "otto").json()["items"][0]
-    assert (listed["model"], listed["epsilon"], listed["left"]) == (
-        body["model"],
-        shown["epsilon"],
-        None,
-    )
+    for name in ("model", "epsilon", "left", "left_after", "budget_epsilon"):
+        assert listed[name] == found[name]
+    assert listed["epsilon_taken"] is None
     world.post(f"approvals/{approval}/decisions", {"decision": "approve", "comment": "ok"}, "otto")
     world.clock.forward(60)
     decide(world, approval, "olga")
@@ -260,6 +258,19 @@ def test_an_approver_sees_what_they_approve(world: GatewayWorld) -> None:
         ("otto", "ok"),
         ("olga", None),
     ]
+
+
+def test_what_an_unlike_job_would_leave_is_what_it_leaves(world: GatewayWorld) -> None:
+    world.spend(world.add_job("fit"), ["user:paul"], steps=150)
+    _, approval = asked(world, fit(target_epsilon=4.0))
+    found = world.get(f"approvals/{approval}", "otto").json()
+    assert found["left_after"] < found["left"]
+    for who in ("otto", "olga"):
+        decide(world, approval, who)
+    budget = world.get("budgets/patients", "olga").json()
+    assert 1 - budget["taken"] == pytest.approx(found["left_after"], abs=1e-9)
+    decided = world.get(f"approvals/{approval}", "otto").json()
+    assert (decided["state"], decided["left"], decided["left_after"]) == ("used", None, None)
 
 
 def test_without_a_guarantee_the_budget_stays_as_it_is(world: GatewayWorld) -> None:

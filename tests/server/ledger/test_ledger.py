@@ -432,7 +432,7 @@ def test_a_quote_is_what_reserve_would_say(world: LedgerWorld) -> None:
     assert large.fits == {None: True, "user:ada": False}  # type: ignore[attr-defined]
     assert huge.fits == {None: False, "user:ada": False}  # type: ignore[attr-defined]
     world.reserve(plan=steps(100), grants=["user:ada"])
-    assert asked(100).used_shares[None] == pytest.approx(small.needed_shares[None])  # type: ignore[attr-defined]
+    assert asked(100).left_shares[None] == pytest.approx(1 - small.needed_shares[None])  # type: ignore[attr-defined]
     with pytest.raises(UnknownEntryError, match="user:eve"):
         room(world.engine, KEY, namespace=NAMESPACE, grants=["user:eve"]).quote(steps(1))
     with pytest.raises(UnknownEntryError, match="no account"):

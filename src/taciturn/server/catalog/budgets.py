@@ -74,8 +74,8 @@ class Budgets:
         caller may know of: whoever may, may know the joint balance, too."""
         return self.gateway.read(
             lambda connection: {
-                namespace: max(0.0, 1 - used)
-                for namespace, used in ledger.used_shares(
+                namespace: max(0.0, room.left)
+                for namespace, room in ledger.rooms_within(
                     connection, self.gateway.seal_key, namespaces
                 ).items()
             }

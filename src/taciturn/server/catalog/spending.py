@@ -74,7 +74,11 @@ class BudgetChange:
 
 @dataclass(frozen=True, slots=True)
 class PersonSpending:
-    """Shares of a namespace's budget that one person's jobs took."""
+    """Shares of a namespace's budget that one person's jobs took, as if they were the only ones.
+
+    Attributes:
+        reserved: share that they hold beside what they have charged.
+    """
 
     name: str | None
     jobs: int
@@ -116,7 +120,7 @@ class BudgetHistory:
 
 @dataclass(frozen=True, slots=True)
 class JobSpending:
-    """Shares of the budget that one job took."""
+    """Shares of the budget that one job took, as if it were the only one."""
 
     job: str
     kind: str
@@ -326,9 +330,14 @@ class Spending:
 def _people(book: _Book) -> tuple[PersonSpending, ...]:
     if book.balance is None:
         return ()
-    share = book.balance.share
+    balance = book.balance
     people = (
-        PersonSpending(name, person.jobs, share(person.charged), share(person.reserved))
+        PersonSpending(
+            name,
+            person.jobs,
+            balance.share(person.charged),
+            balance.held_share(person.charged, person.reserved),
+        )
         for name, person in book.people.items()
     )
     return tuple(sorted(people, key=lambda person: -(person.charged + person.reserved)))

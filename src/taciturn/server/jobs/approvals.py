@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from dp_accounting.dp_event import DpEvent
 from sqlalchemy import Connection, Row, Update, and_, insert, select, update
 
 from taciturn.accounting.events import event_from_dict
@@ -164,31 +165,22 @@ class Approvals:
         """One request, with what it would leave of the budget; `not_found` where the caller may not
         know of it."""
 
-        def work(connection: Connection) -> tuple[ApprovalView, Row[Any]]:
+        def work(connection: Connection) -> tuple[ApprovalView, Row[Any], ledger.Room | None]:
             row = _visible(connection, caller, approval_id)
-            return _view(connection, row), row
+            return _view(connection, row), row, self._rooms(connection, [row]).get(row.namespace)
 
-        approval, row = self.gateway.read(work)
-        if approval.state not in ("open", "approved"):
+        approval, row, room = self.gateway.read(work)
+        if room is None:
             return approval
-        engine, key = self.gateway.engine, self.gateway.seal_key
-        room = ledger.room(engine, key, namespace=row.namespace, grants=())
-        balance = room.balances[None]
-        free_share = 1 - balance.share(balance.used)
+        balance, event = room.balances[None], _event(row)
         epsilon_taken = balance.epsilon_of(balance.used)
-        needed_share, epsilon_after = 0.0, epsilon_taken
-        if row.event is not None:
-            event = event_from_dict(json.loads(row.event))
-            needed_share = room.quote(event).needed_shares[None]
-            epsilon_after = room.epsilon_after(event)
         return approval.model_copy(
             update={
-                "left": free_share,
-                "left_after": free_share - needed_share,
+                **_effect(row, room),
                 "epsilon_taken": epsilon_taken,
-                "epsilon_taken_after": epsilon_after,
-                "budget_epsilon": balance.epsilon,
-                "budget_delta": balance.delta,
+                "epsilon_taken_after": epsilon_taken
+                if event is None
+                else room.epsilon_after(event),
             }
         )
 
@@ -207,13 +199,22 @@ class Approvals:
         def work(connection: Connection) -> Page[ApprovalView]:
             rows = [row for row in connection.execute(query) if may_see_approval(caller, row)]
             answers = _decision_views(connection, [row.id for row in rows])
+            rooms = self._rooms(connection, rows)
 
             def viewed(row: Row[Any]) -> ApprovalView:
-                return _viewed(connection, row, answers.get(row.id, ()))
+                view, room = _viewed(connection, row, answers.get(row.id, ())), None
+                if row.state in _UNUSED:
+                    room = rooms.get(row.namespace)
+                return view if room is None else view.model_copy(update=_effect(row, room))
 
             return paging.page(rows, viewed, position_of)
 
         return self.gateway.read(work)
+
+    def _rooms(self, connection: Connection, rows: Sequence[Row[Any]]) -> dict[str, ledger.Room]:
+        """Room in the joint budgets of requests for which nothing is held yet."""
+        namespaces = {row.namespace for row in rows if row.state in _UNUSED}
+        return ledger.rooms_within(connection, self.gateway.seal_key, namespaces)
 
     def expire(self) -> None:
         """End the requests that nobody decided in time."""
@@ -245,6 +246,7 @@ class Approvals:
 
 _WORD = {"approve": "approved", "reject": "rejected"}
 _WITHDRAWN = "withdrawn"
+_UNUSED = ("open", "approved")  # nothing is held for it yet
 
 
 def _own(caller: Principal, approval_id: str) -> Update:
@@ -312,6 +314,23 @@ def _visible(connection: Connection, caller: Principal, approval_id: str) -> Row
             "not_found", f"there is no approval {approval_id!r}, or it is not for you to see"
         )
     return row
+
+
+def _event(row: Row[Any]) -> DpEvent | None:
+    """Event that the job would be held for; None without a guarantee."""
+    return None if row.event is None else event_from_dict(json.loads(row.event))
+
+
+def _effect(row: Row[Any], room: ledger.Room) -> dict[str, float]:
+    """Return what is left of the joint budget, before and after; by the filter, as the shares of
+    unlike jobs do not add up."""
+    event, balance = _event(row), room.balances[None]
+    return {
+        "left": room.left,
+        "left_after": room.left if event is None else room.left_after(event),
+        "budget_epsilon": balance.epsilon,
+        "budget_delta": balance.delta,
+    }
 
 
 def _decisions(connection: Connection, approval_id: str) -> dict[str, str]:

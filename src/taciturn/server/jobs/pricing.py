@@ -70,7 +70,9 @@ class Verdict:
         grants: what it would be reserved against, besides the joint budget.
         reason: why two people have to approve first; None if not.
         admitted: it needs no more room than there is, in the joint budget at least.
+        share_of_budget, share_of_grant: of the job by itself.
         left_of_budget, left_of_grant: shares that are neither spent nor held now.
+        left_of_budget_after, left_of_grant_after: the same with this job, below 0 without room.
     """
 
     admitted: bool
@@ -80,6 +82,8 @@ class Verdict:
     share_of_grant: float | None = None
     left_of_budget: float | None = None
     left_of_grant: float | None = None
+    left_of_budget_after: float | None = None
+    left_of_grant_after: float | None = None
 
 
 def units_of(units: int, part: Part | None) -> int:
@@ -132,8 +136,10 @@ def decide(gateway: Gateway, price: Price, terms: Terms) -> Verdict:
         reason="exceeds_grant" if exceeds else None,
         share_of_budget=quote.needed_shares[None],
         share_of_grant=quote.needed_shares[own[0]] if own else None,
-        left_of_budget=max(0.0, 1 - quote.used_shares[None]),
-        left_of_grant=max(0.0, 1 - quote.used_shares[own[0]]) if own else None,
+        left_of_budget=max(0.0, quote.left_shares[None]),
+        left_of_grant=max(0.0, quote.left_shares[own[0]]) if own else None,
+        left_of_budget_after=quote.left_after_shares[None],
+        left_of_grant_after=quote.left_after_shares[own[0]] if own else None,
     )
 
 

@@ -107,6 +107,8 @@ class Jobs:
             share_of_grant=verdict.share_of_grant,
             left_of_budget=verdict.left_of_budget,
             left_of_grant=verdict.left_of_grant,
+            left_of_budget_after=verdict.left_of_budget_after,
+            left_of_grant_after=verdict.left_of_grant_after,
             admitted=verdict.admitted,
             fitting_epsilon=fitting_epsilon(self.gateway, priced, terms) if short else None,
             needs_approval=verdict.reason,
@@ -363,6 +365,7 @@ class Jobs:
 
     def _no_room(self, priced: Price, terms: Terms, verdict: Verdict) -> ProblemError:
         fits = fitting_epsilon(self.gateway, priced, terms)
+        taken_share = 1 - (verdict.left_of_budget_after or 0.0)
         remedy = (
             f"target_epsilon={fits:g} would fit now"
             if fits is not None
@@ -370,10 +373,11 @@ class Jobs:
         )
         return ProblemError(
             "budget_exceeded",
-            f"target_epsilon={priced.epsilon:.4g} would take {verdict.share_of_budget:.1%} of the "
-            f"budget of namespace {terms.namespace!r} (epsilon={terms.policy.budget.epsilon:g}), "
-            f"which has no room for it: the budget holds for all jobs together, whatever each is "
-            f"chosen for, and that costs more than one job's own epsilon. {remedy}",
+            f"the budget of namespace {terms.namespace!r} (epsilon="
+            f"{terms.policy.budget.epsilon:g}) has no room for target_epsilon="
+            f"{priced.epsilon:.4g}: {taken_share:.1%} of it would be spent or held. It holds for "
+            "all jobs together, whatever each is chosen for, and that costs more than one job's "
+            f"own epsilon. {remedy}",
             fitting_epsilon=fits,
         )
 

@@ -51,11 +51,11 @@ from taciturn.server.ledger.statement import (
     job_steps,
     namespaces,
     room,
+    rooms_within,
     statement,
     statement_within,
     statements_within,
     together,
-    used_shares,
     was_done,
 )
 from taciturn.server.ledger.verification import LedgerFault, Verification, verify
@@ -89,11 +89,11 @@ __all__ = [
     "namespaces",
     "read_anchors",
     "room",
+    "rooms_within",
     "statement",
     "statement_within",
     "statements_within",
     "together",
-    "used_shares",
     "verify",
     "was_done",
 ]

@@ -258,9 +258,9 @@ def _exceeded(
     )
     return BudgetExceededError(
         f"job {job.job!r} needs {balance.share(cost):.1%} of the budget {owner_text} (epsilon="
-        f"{balance.epsilon:g}, delta={balance.delta:g}), of which "
-        f"{balance.share(balance.used):.1%} is spent or reserved; ask for a smaller "
-        "target_epsilon, or for a larger budget",
+        f"{balance.epsilon:g}, delta={balance.delta:g}), of which {1 - balance.left:.1%} is spent "
+        f"or reserved; together they come to {1 - balance.left_after(cost):.1%}. Ask for a "
+        "smaller target_epsilon, or for a larger budget",
         grant=holder,
     )
 

@@ -43,6 +43,23 @@ class Balance:
         """Share of the budget that a cost is, as `RenyiFilter.share` counts it."""
         return _share(self.epsilon, self.delta, cost)
 
+    def left_after(self, cost: RenyiCost) -> float:
+        """Share that a further cost would leave, by the filter; below 0 where there is no room.
+
+        Shares do not add up: together, jobs of unlike kinds take more than their shares by
+        themselves, as no one order is the best for all of them.
+        """
+        return 1 - self.share(self.used + cost)
+
+    @property
+    def left(self) -> float:
+        """Share that is neither spent nor held."""
+        return 1 - self.share(self.used)
+
+    def held_share(self, charged: RenyiCost, reserved: RenyiCost) -> float:
+        """Share that `reserved` adds to `charged`: spent and held then come to both together."""
+        return self.share(charged + reserved) - self.share(charged)
+
     def epsilon_of(self, cost: RenyiCost) -> float:
         """Epsilon that a cost comes to at the budget's delta, by `RenyiFilter.spent_epsilon`."""
         return _filter(self.epsilon, self.delta).spent_epsilon(cost)

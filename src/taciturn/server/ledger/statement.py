@@ -40,7 +40,11 @@ class BudgetStatement:
 
 @dataclass(frozen=True, slots=True)
 class JobStatement:
-    """Status of a job; its shares are those of its namespace's budget."""
+    """Status of a job; its shares are those of its namespace's budget, as if it were the only one.
+
+    Attributes:
+        reserved: share that it adds to what is charged.
+    """
 
     job: str
     status: Status
@@ -54,6 +58,8 @@ class JobStatement:
 @dataclass(frozen=True, slots=True)
 class JobShares:
     """Cost of a job, spent and held together: that of an open job does not change as it runs.
+
+    Its shares are those of a job that is the only one: beside unlike ones it takes a little more.
 
     Attributes:
         epsilon: of the steps that are charged, by themselves, at the namespace's delta.
@@ -121,12 +127,17 @@ class RoomQuote:
     """Quote for a plan: whether it would be let through now, and its share of each budget.
 
     Attributes:
+        needed_shares: of the plan by itself.
+        left_shares, left_after_shares: neither spent nor held, now and with the plan, below 0 where
+            it has no room. Their difference is what it takes, which is more than it needs by itself
+            where other jobs are unlike it.
         fits: per budget; the namespace's own is under None, each grant under its holder.
     """
 
     admitted: bool
     needed_shares: Mapping[str | None, float]
-    used_shares: Mapping[str | None, float]
+    left_shares: Mapping[str | None, float]
+    left_after_shares: Mapping[str | None, float]
     fits: Mapping[str | None, bool]
 
 
@@ -235,14 +246,6 @@ def job_statements_within(
     return {job.job: _job(balance, job) for job in store.named_jobs(namespace, jobs)}
 
 
-def used_shares(
-    connection: Connection, key: SealKey | None, namespaces: Collection[str]
-) -> dict[str, float]:
-    """Shares of budgets that are spent or held, by namespace; raises LedgerTamperedError."""
-    accounts = Store(connection, key).accounts(namespaces)
-    return {account.namespace: account.balance.share(account.balance.used) for account in accounts}
-
-
 def job_statement(engine: Engine, key: SealKey | None, job: str) -> JobStatement:
     """Status of one job.
 
@@ -347,6 +350,16 @@ class Room:
 
     balances: Mapping[str | None, Balance]
 
+    @property
+    def left(self) -> float:
+        """Share of the namespace's budget that is neither spent nor held."""
+        return self.balances[None].left
+
+    def left_after(self, event: DpEvent) -> float:
+        """Return the share of the namespace's budget that an event would leave, below 0 where there
+        is no room; raises GuaranteeError if the event is not private."""
+        return self.balances[None].left_after(event_cost(event))
+
     def quote(self, event: DpEvent) -> RoomQuote:
         """Quote a plan: whether `reserve` would have let it through then; raises GuaranteeError if
         the event is not private."""
@@ -357,8 +370,9 @@ class Room:
             needed_shares={
                 holder: balance.share(cost) for holder, balance in self.balances.items()
             },
-            used_shares={
-                holder: balance.share(balance.used) for holder, balance in self.balances.items()
+            left_shares={holder: balance.left for holder, balance in self.balances.items()},
+            left_after_shares={
+                holder: balance.left_after(cost) for holder, balance in self.balances.items()
             },
             fits=fits,
         )
@@ -368,6 +382,14 @@ class Room:
         held; raises GuaranteeError if the event is not private."""
         balance = self.balances[None]
         return balance.epsilon_of(balance.used + event_cost(event))
+
+
+def rooms_within(
+    connection: Connection, key: SealKey | None, namespaces: Collection[str]
+) -> dict[str, Room]:
+    """Room in the budgets of several namespaces, by one query; raises LedgerTamperedError."""
+    accounts = Store(connection, key).accounts(namespaces)
+    return {account.namespace: Room({None: account.balance}) for account in accounts}
 
 
 def room(engine: Engine, key: SealKey | None, *, namespace: str, grants: Sequence[str]) -> Room:
@@ -410,5 +432,5 @@ def _job(balance: Balance, job: JobReservation) -> JobStatement:
         worker=job.worker,
         lease_until=datetime.fromtimestamp(job.lease_until_ms / 1000, UTC),
         charged=balance.share(job.charged),
-        reserved=balance.share(job.reserved),
+        reserved=balance.held_share(job.charged, job.reserved),
     )

@@ -11,16 +11,19 @@ import hashlib
 import json
 import logging
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, Row, delete, insert, select
 
+from taciturn.certificate.envelope import Envelope
+from taciturn.errors import CertificateError
 from taciturn.reports.card import model_card
 from taciturn.reports.figures import ReleasedFigures
 from taciturn.reports.html.report import report_page
-from taciturn.reports.privacy import Audit, PrivacyReport
+from taciturn.reports.privacy import CERTIFICATE, Audit, PrivacyReport
 from taciturn.server.context import Gateway
 from taciturn.server.identity.job_access import held_job
 from taciturn.server.identity.principal import WorkerPrincipal
@@ -171,7 +174,7 @@ class Artifacts:
             "name": name,
             "size_bytes": size_bytes,
             "sha256": sha256,
-            "content": b"".join(pieces()).decode() if name in DOCUMENTS else None,
+            "content": _content(name, pieces),
             "created_at_ms": self.gateway.tick_ms(),
         }
 
@@ -209,6 +212,17 @@ def _pieces(path: Path) -> Iterator[bytes]:
     with path.open("rb") as file:
         while chunk := file.read(CHUNK_BYTES):
             yield chunk
+
+
+def _content(name: str, pieces: Pieces) -> str | None:
+    """Text that the database keeps of a file: a document itself; of a certificate, which can be
+    long, the id of the key that has signed it."""
+    if name in DOCUMENTS:
+        return b"".join(pieces()).decode()
+    if name == CERTIFICATE:
+        with suppress(CertificateError):
+            return Envelope.from_bytes(b"".join(pieces())).keyid
+    return None
 
 
 def _key(job_id: str, sha256: str, name: str) -> str:

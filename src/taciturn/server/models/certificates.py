@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal
@@ -21,10 +22,11 @@ from taciturn.certificate.signers import find_signer
 from taciturn.certificate.statement import Guarantee, Statement
 from taciturn.certificate.verify import check_guarantee, check_issued, check_signature
 from taciturn.errors import CertificateError, SigningKeyError
+from taciturn.reports.privacy import CERTIFICATE
 from taciturn.server.context import Gateway
 from taciturn.server.identity.principal import Principal
 from taciturn.server.models.artifacts import Artifacts
-from taciturn.server.models.models import CERTIFICATE, Models
+from taciturn.server.models.models import Models
 from taciturn.server.problems import ProblemError
 from taciturn.wire.jobs import ModelView
 from taciturn.wire.results import FileView
@@ -115,7 +117,11 @@ class Certificates:
         )
 
     def _data(self, model: ModelView) -> bytes | None:
-        return self.artifacts.read(model.job, CERTIFICATE) if CERTIFICATE in model.files else None
+        if CERTIFICATE not in model.files:
+            return None
+        with suppress(KeyError, OSError):
+            return self.artifacts.read(model.job, CERTIFICATE)
+        return None
 
     def _trust(self) -> TrustStore:
         """The gateway's own key, with its name, and the one that its workers are given."""

@@ -12,7 +12,7 @@ from sqlalchemy import ColumnElement, Connection, Row, Select, delete, func, ins
 from taciturn.certificate.envelope import Envelope
 from taciturn.errors import CertificateError
 from taciturn.planning.plan import TrainingPlan
-from taciturn.reports.privacy import PrivacyReport
+from taciturn.reports.privacy import CERTIFICATE, PrivacyReport
 from taciturn.server.context import Gateway
 from taciturn.server.identity.job_access import holds_model, no_model, uses_model, watches_model
 from taciturn.server.identity.principal import Principal
@@ -26,7 +26,6 @@ from taciturn.wire.jobs import ModelView
 from taciturn.wire.results import FileView
 from taciturn.wire.values import Page, PolicyLine
 
-CERTIFICATE = "certificate.json"
 WEIGHTS = ("adapter_model.safetensors", "model.safetensors")
 _FILES = (
     select(func.aggregate_strings(artifacts.c.name, "/"))
@@ -94,21 +93,28 @@ class Models:
         return paging.page(self.gateway.rows(query), _view, position_of)
 
     def certified(self, caller: Principal, paging: Paging) -> Page[CertifiedModel]:
-        """Models of those that have a certificate, newest first."""
-        has_certificate = (
-            select(artifacts.c.name)
-            .where(artifacts.c.job_id == models.c.job_id, artifacts.c.name == CERTIFICATE)
-            .exists()
+        """Models of those that have a certificate, newest first; by one query, for no certificate
+        is read to show who has signed it."""
+        of_model = artifacts.c.job_id == models.c.job_id, artifacts.c.name == CERTIFICATE
+        certificate = select(artifacts.c.name).where(*of_model)
+        signer = select(artifacts.c.content).where(*of_model).scalar_subquery().label("signer")
+        query = newest_of(
+            _query(true()).add_columns(signer),
+            models,
+            watches_model(caller) & certificate.exists(),
+            paging,
         )
-        query = newest_of(_query(true()), models, watches_model(caller) & has_certificate, paging)
         return paging.page(self.gateway.rows(query), self._certified, position_of)
 
     def _certified(self, row: Row[Any]) -> CertifiedModel:
-        content = self.artifacts.read(row.job_id, CERTIFICATE)
-        envelope = None
-        with suppress(CertificateError):
-            envelope = None if content is None else Envelope.from_bytes(content)
-        return CertifiedModel(_view(row), None if envelope is None else envelope.keyid)
+        if row.signer is not None:
+            return CertifiedModel(_view(row), row.signer)
+        # An earlier version has kept it, and noted nothing about it.
+        signer = None
+        with suppress(CertificateError, KeyError, OSError):
+            content = self.artifacts.read(row.job_id, CERTIFICATE)
+            signer = None if content is None else Envelope.from_bytes(content).keyid
+        return CertifiedModel(_view(row), signer)
 
     def get(self, caller: Principal, model_id: str) -> ModelView:
         """One of them; raises ProblemError `not_found`."""

@@ -65,7 +65,7 @@ def _of_budget(before: PolicyView, after: PolicyTerms, budget: BudgetView) -> It
     elif new != old:
         yield (
             f"The budget falls from epsilon {old.epsilon:g} (delta {old.delta:g}) to "
-            f"{new.epsilon:g} (delta {new.delta:g}). What is spent stays spent: "
+            f"{new.epsilon:g} (delta {new.delta:g}). What is spent or held stays so: "
             f"{share(budget.taken)} of the old budget, which is a larger part of the new one. If "
             "it is more than all of it, no further job starts."
         )

@@ -302,12 +302,11 @@ def _confirmation(plan: PlanView) -> str:
             "Ask for a fit without any guarantee? Two people have to approve it. Its model may "
             "repeat private text, and the exception stays on record."
         )
-    left = (plan.left_of_budget or 0.0) - (plan.share_of_budget or 0.0)
-    holds = share(plan.share_of_budget or 0.0)
+    left, left_after = plan.left_of_budget or 0.0, plan.left_of_budget_after or 0.0
     when = "once two people approve it" if plan.needs_approval else "at once"
     return (
-        f"Ask for this fit? It holds {holds} of the budget {when}, and spends it as it runs. "
-        f"{share(max(0.0, left))} are left for other jobs."
+        f"Ask for this fit? It holds {share(left - left_after)} of the budget {when}, and spends "
+        f"it as it runs. {share(max(0.0, left_after))} are left for other jobs."
     )
 
 

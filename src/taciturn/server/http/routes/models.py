@@ -7,13 +7,13 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Header, Request
 from starlette.responses import JSONResponse, Response
 
+from taciturn.reports.privacy import CERTIFICATE
 from taciturn.server.http.access import Requires, Svc
 from taciturn.server.http.blocking import Route
 from taciturn.server.http.routes.openai import is_openai, model_list
 from taciturn.server.http.sending import bounds, file_response, policy_header
 from taciturn.server.identity.permissions import Action
 from taciturn.server.identity.principal import Principal
-from taciturn.server.models.models import CERTIFICATE
 from taciturn.server.paging import PageQuery
 from taciturn.wire.jobs import ModelView
 from taciturn.wire.values import Page
