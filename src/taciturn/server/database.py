@@ -82,10 +82,11 @@ def open_database(url: str, *, create: bool = True, processes: int = 1) -> Engin
         return engine
     # A client that vanishes without a word must not hold a lock: the server ends what idles in a
     # transaction, and notices a dead line. A statement alone is a serialisable transaction too.
+    # Statements read few rows: to compile one (JIT) takes longer than to run it.
     server_settings = (
         f"-c lock_timeout={_LOCK_WAIT_S}s -c statement_timeout=30s "
         "-c idle_in_transaction_session_timeout=10s -c synchronous_commit=on "
-        "-c default_transaction_isolation=serializable"
+        "-c default_transaction_isolation=serializable -c jit=off"
     )
     return create_engine(
         address,

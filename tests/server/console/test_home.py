@@ -10,6 +10,7 @@ from sqlalchemy import Engine, update
 
 from support.console import look, send
 from support.gateway import NAMESPACE, GatewayWorld, fit
+from support.statements import count_statements
 from taciturn.server.schema.tables import datasets
 from taciturn.server.timestamps import moment
 from taciturn.wire.identity import Role
@@ -80,6 +81,14 @@ def test_a_budget_that_is_nearly_spent_is_said(console: GatewayWorld) -> None:
         answer = console.submit(fit(target_epsilon=2, steps=20), key=f"key-000{number}")
         assert answer.status_code == 201, answer.text
     assert f"The budget {NAMESPACE} is nearly spent" in home(console, "olga")
+    # However many others come before it by name.
+    for number in range(8):
+        console.open_namespace(f"a-budget-{number}", f"a-dataset-{number}")
+    with count_statements(console.gateway.engine) as count:
+        page = home(console, "olga")
+    assert page.count("is nearly spent") == 1
+    assert f'<a href="/policies/{NAMESPACE}">The budget {NAMESPACE} is nearly spent' in page
+    assert count.statements < 40
 
 
 def test_an_outage_is_for_the_administrator(console: GatewayWorld) -> None:

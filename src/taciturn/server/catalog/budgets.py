@@ -18,11 +18,17 @@ from taciturn.server.audit_log import AuditLog
 from taciturn.server.catalog.grants import Grants, grant_view
 from taciturn.server.catalog.policies import Policies, Policy
 from taciturn.server.context import Gateway
-from taciturn.server.identity.namespace_access import no_namespace, owned_namespaces, sees_all
+from taciturn.server.identity.namespace_access import (
+    no_namespace,
+    owned_namespaces,
+    sees,
+    sees_all,
+)
 from taciturn.server.identity.principal import Principal
 from taciturn.server.ledger.tables import entries as entry_table
 from taciturn.server.paging import Paging
 from taciturn.server.problems import ProblemError
+from taciturn.server.schema.tables import policies as policy_table
 from taciturn.server.timestamps import moment
 from taciturn.wire.datasets import BudgetView
 from taciturn.wire.identity import Role
@@ -80,6 +86,19 @@ class Budgets:
                 ).items()
             }
         )
+
+    def nearly_spent(self, caller: Principal, left: float, most: int) -> dict[str, float]:
+        """Shares that are left of the budgets that the caller may know of and that have less than
+        `left`: the fullest ones first, however many budgets there are."""
+
+        def work(connection: Connection) -> dict[str, float]:
+            visible = select(policy_table.c.namespace).where(sees(caller, self.gateway.now_ms()))
+            names = connection.execute(visible).scalars().all()
+            rooms = ledger.rooms_within(connection, self.gateway.seal_key, names, used=True)
+            shares = sorted((room.left, name) for name, room in rooms.items() if room.left < left)
+            return {name: max(0.0, share) for share, name in shares[:most]}
+
+        return self.gateway.read(work)
 
     def _views(
         self, connection: Connection, policies: Sequence[Policy], caller: Principal

@@ -37,9 +37,9 @@ _KINDS: Mapping[str, Mapping[str, DisclosureKind]] = {
     "/v1/jobs": {"": "job", "result": "result", "events": "events", "checkpoints": "job"},
     "/v1/models": {"": "model", "certificate": "certificate"},
     "/v1/datasets": {"": "terms", "preview": "preview", "selections": "preview"},
-    "/jobs": {"": "job"},
-    "/models": {"": "model"},
-    "/datasets": {"": "terms", "selections": "preview"},
+    "/jobs": {"": "job", "live": "events", "progress": "events"},
+    "/models": {"": "model", "evidence": "figures", "verifications": "certificate"},
+    "/datasets": {"": "terms", "selections": "preview", "checks": "audit"},
 }
 """Paths under which something of a dataset is read, in the API and in the console."""
 _FILES: Mapping[str, DisclosureKind] = {

@@ -69,7 +69,7 @@ def read_home(
         *_outages(services, caller),
         *_failures(services, caller),
         *_confirmations(services, caller),
-        *_spent(budgets),
+        *_spent(services, caller),
         *_endings(services, caller),
         *_checks(services, caller),
     ]
@@ -135,13 +135,14 @@ def _confirmations(services: Services, caller: Principal) -> Iterator[Line]:
         yield Line(f"/datasets/{name}", f"Confirm the columns of {name}", note, None, "columns")
 
 
-def _spent(budgets: Sequence[BudgetView]) -> Iterator[Line]:
-    for budget in budgets:
-        if budget.taken > NEARLY_SPENT:
-            left = share(max(0.0, 1 - budget.taken))
-            title = f"The budget {budget.namespace} is nearly spent"
-            note = f"{left} of it are left for new jobs"
-            yield Line("/datasets", title, note, None, f"{left} left", "warn")
+def _spent(services: Services, caller: Principal) -> Iterator[Line]:
+    if not _watches_budgets(caller):
+        return
+    shares = services.budgets.nearly_spent(caller, 1 - NEARLY_SPENT, _BUDGETS)
+    for namespace, left in shares.items():
+        title = f"The budget {namespace} is nearly spent"
+        note = f"{share(left)} of it are left for new jobs"
+        yield Line(f"/policies/{namespace}", title, note, None, f"{share(left)} left", "warn")
 
 
 def _endings(services: Services, caller: Principal) -> Iterator[Line]:
@@ -170,9 +171,13 @@ def _checks(services: Services, caller: Principal) -> Iterator[Line]:
 
 
 def _budgets(services: Services, caller: Principal) -> Sequence[BudgetView]:
-    if Action.BUDGETS_READ not in caller.actions or caller.has(Role.AUDITOR):
+    if not _watches_budgets(caller):
         return ()
     return services.budgets.page(caller, Paging(limit=_BUDGETS)).items
+
+
+def _watches_budgets(caller: Principal) -> bool:
+    return Action.BUDGETS_READ in caller.actions and not caller.has(Role.AUDITOR)
 
 
 def _first_steps(services: Services, caller: Principal) -> Iterator[Step]:

@@ -385,10 +385,18 @@ class Room:
 
 
 def rooms_within(
-    connection: Connection, key: SealKey | None, namespaces: Collection[str]
+    connection: Connection,
+    key: SealKey | None,
+    namespaces: Collection[str],
+    *,
+    used: bool = False,
 ) -> dict[str, Room]:
-    """Room in the budgets of several namespaces, by one query; raises LedgerTamperedError."""
-    accounts = Store(connection, key).accounts(namespaces)
+    """Room in the budgets of several namespaces, by one query; raises LedgerTamperedError.
+
+    Args:
+        used: leaves those out of which nothing is spent or held.
+    """
+    accounts = Store(connection, key).accounts(namespaces, used=used)
     return {account.namespace: Room({None: account.balance}) for account in accounts}
 
 

@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Row, Select, Table, insert, select, update
+from sqlalchemy import Connection, Row, Select, Table, insert, or_, select, update
 
 from taciturn.accounting.filter import RenyiCost
 from taciturn.accounting.privacy_loss import SampledGaussian
@@ -123,10 +123,14 @@ class Store:
         row = self.connection.execute(query.with_for_update() if lock else query).one_or_none()
         return None if row is None else self._account(row)
 
-    def accounts(self, namespaces: Collection[str]) -> list[Account]:
-        """The accounts of these namespaces; nothing is locked."""
+    def accounts(self, namespaces: Collection[str], *, used: bool = False) -> list[Account]:
+        """The accounts of these namespaces, or those where anything is spent or held; nothing is
+        locked."""
         table = tables.accounts
         query = select(table).where(table.c.namespace.in_(sorted(namespaces)))
+        if used:
+            nothing = _text(RenyiCost.nothing().units)
+            query = query.where(or_(table.c.charged != nothing, table.c.held != nothing))
         return [self._account(row) for row in self._rows(query)]
 
     def _account(self, row: Row[Any]) -> Account:

@@ -83,6 +83,7 @@ def read_disclosures(
         dataset=dataset,
         owned=is_owned(dataset, caller),
         items=services.disclosures.page(name, caller, paging),
+        tracked=services.gateway.settings.mlflow_url is not None,
     )
 
 

@@ -206,9 +206,9 @@ class JobProgress:
             return "End this job? Nothing is released."
         if self.epsilon is None or self.spent_share is None:
             return (
-                "End this job? As far as it has said, nothing is spent yet: the "
-                f"{share(self.view.cost.share_of_budget)} of the budget that it holds are free "
-                "again. Nothing is released."
+                "End this job? As far as it has said, nothing is spent yet: what it holds, at "
+                f"least {share(self.view.cost.share_of_budget)} of the budget, is free again. "
+                "Nothing is released."
             )
         held_share = self.view.cost.share_of_budget - self.spent_share
         return (

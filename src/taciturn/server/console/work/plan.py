@@ -315,11 +315,11 @@ def _details(plan: PlanView) -> dict[str, Any]:
     adapter, privacy = plan.plan.get("adapter") or {}, plan.plan.get("privacy") or {}
     choices = {
         "Method": adapter.get("method"),
-        "Rank of the adapter": adapter.get("r"),
-        "Learning rate": plan.plan.get("learning_rate"),
-        "Clip norm": privacy.get("l2_clip_norm"),
-        "Delta": privacy.get("delta"),
-        "Tokens of a record at most": plan.plan.get("max_tokens"),
+        "Rank of the adapter, by which its size goes": adapter.get("r"),
+        "Learning rate, the length of a step": plan.plan.get("learning_rate"),
+        "Clip norm, the most that one unit moves a step": privacy.get("l2_clip_norm"),
+        "Delta, the chance that the bound does not hold": privacy.get("delta"),
+        "Tokens (pieces of words) of a record at most": plan.plan.get("max_tokens"),
         "Records of a unit at most": plan.plan.get("max_records_per_unit"),
     }
     return {name: value for name, value in choices.items() if value is not None}
