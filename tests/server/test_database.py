@@ -121,15 +121,15 @@ def test_postgresql_is_serialisable_and_waits_for_the_disk(counter: Engine) -> N
         pytest.skip("about PostgreSQL")
 
     def settings(connection: Connection) -> list[str]:
-        names = ("transaction_isolation", "synchronous_commit", "transaction_read_only")
+        names = ("transaction_isolation", "synchronous_commit", "transaction_read_only", "jit")
         return [str(connection.execute(text(f"SHOW {name}")).scalar()) for name in names]
 
-    assert transact(counter, settings) == ["serializable", "on", "off"]
-    assert transact(counter, settings, read_only=True) == ["serializable", "on", "on"]
+    assert transact(counter, settings) == ["serializable", "on", "off", "off"]
+    assert transact(counter, settings, read_only=True) == ["serializable", "on", "on", "off"]
     alone = select(literal_column("current_setting('transaction_isolation')"))
     assert [tuple(row) for row in rows(counter, alone)] == [("serializable",)]
     # Nothing of that stays behind on the connection, which is used again.
-    assert transact(counter, settings) == ["serializable", "on", "off"]
+    assert transact(counter, settings) == ["serializable", "on", "off", "off"]
 
 
 COUNTER = table("counter", column("id"), column("n"))

@@ -248,7 +248,7 @@ class Failure(WireValue):
 
 class JobCost(WireValue):
     """Cost of a job in shares of budgets, as if it were the only one: beside jobs that are unlike
-    it, a job takes a little more. While it runs, all of its plan is held or spent; its
+    it, a job takes more. While it runs, all of its plan is held or spent; its
     progress says what is spent so far. Once it is over, what was not spent is free again."""
 
     epsilon: Annotated[

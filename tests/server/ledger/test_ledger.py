@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 from dp_accounting.dp_event import ComposedDpEvent, NonPrivateDpEvent, NoOpDpEvent
@@ -24,6 +25,7 @@ from taciturn.errors import (
     UnknownEntryError,
 )
 from taciturn.server.ledger import SealKey, job_report, job_statements, namespaces, room, verify
+from taciturn.server.ledger.state import Balance
 from taciturn.server.ledger.tables import accounts
 
 SHARE = RenyiFilter(8.0, 1e-6).share
@@ -437,6 +439,18 @@ def test_a_quote_is_what_reserve_would_say(world: LedgerWorld) -> None:
         room(world.engine, KEY, namespace=NAMESPACE, grants=["user:eve"]).quote(steps(1))
     with pytest.raises(UnknownEntryError, match="no account"):
         room(world.engine, KEY, namespace="nowhere", grants=[]).quote(steps(1))
+
+
+def test_shares_of_unlike_steps_do_not_add_up_and_what_is_shown_does() -> None:
+    balance = Balance(8.0, 1e-6)
+    few_loud, many_quiet = event_cost(steps(3, noise=0.6)), event_cost(steps(200, noise=2.0))
+    both = balance.share(few_loud + many_quiet)
+    assert balance.share(few_loud) + balance.share(many_quiet) < both - 0.01
+    shown = balance.share(few_loud) + balance.held_share(few_loud, many_quiet)
+    assert shown == pytest.approx(both, abs=1e-9)
+    taken = replace(balance, charged=few_loud)
+    assert taken.left_after(many_quiet) == pytest.approx(1 - both, abs=1e-9)
+    assert taken.left == pytest.approx(1 - balance.share(few_loud), abs=1e-9)
 
 
 def test_what_is_not_there_has_no_statement(world: LedgerWorld) -> None:

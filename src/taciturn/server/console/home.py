@@ -152,7 +152,8 @@ def _endings(services: Services, caller: Principal) -> Iterator[Line]:
         own = grant.holder in caller.holders
         title = "Your grant" if own else f"The grant of {grant.holder.partition(':')[2]}"
         note = f"in {grant.namespace}; jobs that need it cannot be asked for afterwards"
-        yield Line("/datasets", f"{title} ends", note, grant.expires_at, "grant ends", "warn")
+        path = f"/policies/{grant.namespace}"
+        yield Line(path, f"{title} ends", note, grant.expires_at, "grant ends", "warn")
 
 
 def _checks(services: Services, caller: Principal) -> Iterator[Line]:

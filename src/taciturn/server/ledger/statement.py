@@ -59,7 +59,7 @@ class JobStatement:
 class JobShares:
     """Cost of a job, spent and held together: that of an open job does not change as it runs.
 
-    Its shares are those of a job that is the only one: beside unlike ones it takes a little more.
+    Its shares are those of a job that is the only one: beside unlike ones it takes more.
 
     Attributes:
         epsilon: of the steps that are charged, by themselves, at the namespace's delta.
