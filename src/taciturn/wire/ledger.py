@@ -24,8 +24,8 @@ class LedgerEntryView(WireValue):
 
 
 class LedgerJobView(WireValue):
-    """Shares of its namespace's budget that a job took, as if it were the only one: together, unlike
-    jobs take more than the sum."""
+    """Shares of its namespace's budget that a job took, as if it were the only one: together,
+    unlike jobs take more than the sum."""
 
     job: str
     namespace: Name
