@@ -26,6 +26,7 @@ NOTES = [
     {"patient": "a", "text": "No fever."},
     {"patient": "b", "text": "A fall."},
 ]
+PAIR = {"prompt_field": "p", "chosen_field": "c", "rejected_field": "r"}
 CHAT = "{% for m in messages %}[{{ m['role'] }}] {{ m['content'] }}\n{% endfor %}"
 
 
@@ -104,8 +105,17 @@ def test_one_that_is_out_weighs_nothing_and_looks_the_same(tmp_path: Path, token
             },
             {"messages_field": "chat"},
         ),
+        ({"p": "What?", "c": "A cough.", "r": "A fall."}, PAIR),
+        (
+            {
+                "p": [{"role": "user", "content": "What?"}],
+                "c": [{"role": "assistant", "content": "A cough."}],
+                "r": [{"role": "assistant", "content": "A fall."}],
+            },
+            PAIR,
+        ),
     ],
-    ids=["text", "answer", "messages"],
+    ids=["text", "answer", "messages", "pairs", "chat pairs"],
 )
 def test_they_come_in_the_format_of_the_rows_and_can_be_read_again(
     row: dict[str, str], fields: dict[str, str], tmp_path: Path, tokenizer: Any
@@ -117,7 +127,8 @@ def test_they_come_in_the_format_of_the_rows_and_can_be_read_again(
         (fitted,), (scored,) = dataset.records(1 + index), again.records(index)
         assert fitted.input_ids.tolist() == scored.input_ids.tolist()
         assert fitted.targets.any() == coin
-        said = tokenizer.decode(scored.input_ids[scored.targets])
+        chosen = slice(None, None, 2 if fields == PAIR else 1)
+        said = tokenizer.decode(scored.input_ids[chosen][scored.targets[chosen]])
         # A template may count a role's name before it and a line's end after it as well.
         assert said.rstrip().endswith(text)
 

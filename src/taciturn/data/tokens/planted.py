@@ -16,7 +16,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -31,8 +31,10 @@ from taciturn.spec import CanaryKind
 
 CANARIES = "canaries.json"
 
-# What a canary answers, where records are questions and answers, or chats.
+# What a canary answers, where records are more than a text, and the other answer of pairs. Both are
+# the same for all canaries, so that they tell no canary from another.
 _QUESTION = "Recall."
+_OTHER_ANSWER = "I do not know."
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -163,12 +165,19 @@ def _columns(texts: tuple[str, ...], kind: Kind) -> list[list[str]]:
         return [list(texts)]
     if kind == "answer":
         return [[_QUESTION] * len(texts), list(texts)]
-    return [[_chat(text) for text in texts]]
+    answers = [_turn("assistant", text) for text in texts]
+    question = _turn("user", _QUESTION)
+    if kind == "messages":
+        return [[_chat(question, answer) for answer in answers]]
+    if kind == "pairs":
+        return [[_QUESTION] * len(texts), list(texts), [_OTHER_ANSWER] * len(texts)]
+    other = _chat(_turn("assistant", _OTHER_ANSWER))
+    return [[_chat(question)] * len(texts), [*map(_chat, answers)], [other] * len(texts)]
 
 
-def _chat(text: str) -> str:
-    turns: list[dict[str, Any]] = [
-        {"role": "user", "content": _QUESTION},
-        {"role": "assistant", "content": text},
-    ]
+def _turn(role: str, content: str) -> dict[str, str]:
+    return {"role": role, "content": content}
+
+
+def _chat(*turns: dict[str, str]) -> str:
     return json.dumps(turns, ensure_ascii=False)
