@@ -19,6 +19,7 @@ from taciturn.errors import DataError, DataNotFoundError
 from taciturn.spec import DataSpec
 
 TEXTS = ("alpha beta", "gamma delta epsilon", "zeta")
+OTHERS = ("eta", "theta iota", "kappa")
 COINS = np.array([True, False, True])
 UNITS = PlantedUnits("secret", TEXTS, COINS)
 NOTES = [
@@ -120,8 +121,10 @@ def test_one_that_is_out_weighs_nothing_and_looks_the_same(tmp_path: Path, token
 def test_they_come_in_the_format_of_the_rows_and_can_be_read_again(
     row: dict[str, str], fields: dict[str, str], tmp_path: Path, tokenizer: Any
 ) -> None:
-    dataset = prepared(tmp_path, tokenizer, data=[row], **fields)
+    units = PlantedUnits("secret", TEXTS, COINS, OTHERS) if fields == PAIR else UNITS
+    dataset = prepared(tmp_path, tokenizer, data=[row], units=units, **fields)
     planted = Planted.read(tmp_path / "data")
+    assert planted.units.rejected == units.rejected
     again = own_words(planted, tokenizer, tmp_path)
     for index, (text, coin) in enumerate(zip(TEXTS, COINS, strict=True)):
         (fitted,), (scored,) = dataset.records(1 + index), again.records(index)
@@ -173,6 +176,17 @@ def test_a_broken_file(broken: Any, tmp_path: Path, tokenizer: Any) -> None:
     text = broken(path.read_text())
     assert text != path.read_text()
     path.write_text(text)
+    with pytest.raises(DataError, match="truncated or was edited"):
+        Planted.read(path.parent)
+
+
+def test_a_pair_without_its_other_answer(tmp_path: Path, tokenizer: Any) -> None:
+    row = {"p": "What?", "c": "A cough.", "r": "A fall."}
+    units = PlantedUnits("secret", TEXTS, COINS, OTHERS)
+    prepared(tmp_path, tokenizer, data=[row], units=units, **PAIR)
+    path = tmp_path / "data" / CANARIES
+    fields = json.loads(path.read_text())
+    path.write_text(json.dumps({**fields, "rejected": fields["rejected"][1:]}))
     with pytest.raises(DataError, match="truncated or was edited"):
         Planted.read(path.parent)
 
