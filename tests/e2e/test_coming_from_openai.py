@@ -16,8 +16,10 @@ from typing import Any
 import openai
 import pytest
 
+from support.tiny_tokenizers import CHATML
 from taciturn.demo import gateway as demo
 from taciturn.embedded import preference_pairs
+from worker.jobs import facts
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "how-to" / "coming-from-openai.md"
 SECRET = "Ms Secret"
@@ -156,6 +158,77 @@ def test_preferences(gateway: demo.DemoGateway, work: Path) -> None:
     assert model.privacy is not None
     assert "DPO" in str(model.privacy.objective)
     assert model.certificate().predicate.guarantee.epsilon <= 3
+
+
+@pytest.fixture
+def chat_base(tiny_llama: Path, tmp_path: Path) -> Path:
+    """A random base whose tokenizer has a chat template."""
+    from transformers import AutoTokenizer
+
+    folder = Path(shutil.copytree(tiny_llama, tmp_path / "chat-base"))
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.chat_template = CHATML
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def test_chats(gateway: demo.DemoGateway, chat_base: Path, tmp_path: Path) -> None:
+    """Chats are uploaded, fitted, and asked of a model whose base has a template, to the end; so
+    are preferences between two of its answers."""
+    admin = gateway.client("admin").admin
+    admin.change_user("olivia", sources=[str(tmp_path / "store")])
+    (tmp_path / "store").mkdir()
+    known = facts(str(chat_base))
+    sizes = known.model_dump(include={"parameters", "context_length", "vocabulary"})
+    admin.add_base_model(str(chat_base), **sizes)
+    olivia, pia = (
+        openai.OpenAI(base_url=f"{gateway.url}/openai/v1", api_key=gateway.token(name))
+        for name in ("olivia", "pia")
+    )
+    question = {"role": "user", "content": f"{SECRET} asks where it is."}
+    answer = {"role": "assistant", "content": "It is on its way."}
+    other = {"role": "assistant", "content": "No idea."}
+    chats = {"messages": [question, answer]}
+    pairs = {
+        "input": {"messages": [question]},
+        "preferred_output": [answer],
+        "non_preferred_output": [other],
+    }
+    terms: dict[str, Any] = {"steps": 2, "batch_size": 10, "target_epsilon": 2, "max_tokens": 48}
+    for kind, record in (("supervised", chats), ("dpo", pairs)):
+        lines = "\n".join(json.dumps({"customer": f"c{n // 2}", **record}) for n in range(60))
+        file = olivia.files.create(
+            file=("chats.jsonl", lines.encode()),
+            purpose="fine-tune",
+            extra_body={
+                "namespace": f"chats_{kind}",
+                "privacy_unit": "customer",
+                "units": 30,
+                "epsilon": 8,
+                "delta": 1e-5,
+            },
+        )
+        gateway.client("olivia").grant(f"chats_{kind}", "user:pia", epsilon=8, delta=1e-5)
+        pia.files.wait_for_processing(file.id, poll_interval=0.5, max_wait_seconds=120)
+        job = pia.fine_tuning.jobs.create(
+            model=str(chat_base),
+            training_file=file.id,
+            method={"type": kind, kind: {"hyperparameters": terms}},  # type: ignore[typeddict-item]
+        )
+        until = time.monotonic() + 240
+        while job.status in ("validating_files", "queued", "running"):
+            assert time.monotonic() < until
+            time.sleep(0.5)
+            job = pia.fine_tuning.jobs.retrieve(job.id)
+        assert job.status == "succeeded", job.error
+        told = pia.chat.completions.create(
+            model=str(job.fine_tuned_model),
+            messages=[{"role": "user", "content": "Where is it?"}],
+            max_tokens=4,
+        )
+        assert told.choices[0].message.role == "assistant"
+        assert told.usage is not None
+        assert told.usage.completion_tokens > 0
 
 
 def test_npms_client(gateway: demo.DemoGateway, work: Path) -> None:

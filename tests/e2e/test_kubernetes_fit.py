@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from http.server import ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ pytest.importorskip("taciturn.worker.job")
 
 from worker.bridge import handler
 from worker.fake_gateway import TOKEN, FakeGateway
-from worker.jobs import facts, fit_job, notes, request, source, write
+from worker.jobs import facts, fit_job, notes, public, request, source, write
 
 STEPS = 30
 WORKER: dict[str, Any] = {
@@ -54,6 +55,45 @@ def in_a_store(world: ClusterWorld, folder: Path) -> KubernetesLauncher:
     return KubernetesLauncher(world.cluster, world.settings(**WORKER, **store), lambda job_id: need)
 
 
+@contextmanager
+def served(gateway: FakeGateway) -> Iterator[Order]:
+    """The gateway on a port of this machine, and the order of its job."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler(gateway))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield Order(
+        gateway.assignment.job, 1,
+        {
+            "TACITURN_GATEWAY_URL": f"http://127.0.0.1:{server.server_address[1]}",
+            "TACITURN_JOB": gateway.assignment.job, "TACITURN_JOB_TOKEN": TOKEN,
+        },
+    )  # fmt: skip
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.mark.slow
+def test_public_text_is_learned_first(world: ClusterWorld, tmp_path: Path) -> None:
+    """By one worker in one pod, which reads both: the rows, and the text that was declared."""
+    base = facts("taciturn/tiny-medical")
+    asked = request(base.name, steps=2, public_data="cases", data=DataRef(dataset="notes"))
+    cases = [{"case": f"Case {i}: a cough."} for i in range(24)]
+    text = public(write(cases, tmp_path / "cases.jsonl"), text_field="case")
+    rows = source(write(notes(), tmp_path / "notes.jsonl"))
+    job = fit_job(asked, base, rows).model_copy(update={"public_source": text})
+    gateway = FakeGateway(job)
+    with served(gateway) as order:
+        launcher = on_a_claim(world, tmp_path)
+        launcher.launch(order)
+        over = (WorkerState.ENDED, WorkerState.ABSENT)
+        world.until(lambda: launcher.status(order.handle) in over, patience_s=240)
+    assert gateway.outcome.succeeded, gateway.incidents
+    report = PrivacyReport.model_validate_json(gateway.files["privacy_report.json"])
+    (learned,) = report.public_data
+    assert (learned.name, learned.records) == ("cases", 24)
+    assert [marks.public for marks in gateway.sources] == [True, False]
+    assert gateway.charged_steps == report.steps
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kept", [on_a_claim, in_a_store])
 def test_a_fit_goes_through_a_cluster_and_a_kill(
@@ -64,25 +104,15 @@ def test_a_fit_goes_through_a_cluster_and_a_kill(
     base = facts("taciturn/tiny-medical")
     asked = request(base.name, steps=STEPS, data=DataRef(dataset="notes"))
     gateway = FakeGateway(fit_job(asked, base, source(write(notes(), tmp_path / "notes.jsonl"))))
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler(gateway))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
     launcher = kept(world, tmp_path)
-    order = Order(
-        gateway.assignment.job, 1,
-        {
-            "TACITURN_GATEWAY_URL": f"http://127.0.0.1:{server.server_address[1]}",
-            "TACITURN_JOB": gateway.assignment.job, "TACITURN_JOB_TOKEN": TOKEN,
-        },
-    )  # fmt: skip
-    launcher.launch(order)
-    world.until(lambda: gateway.charged_steps > 10, patience_s=120)
-    (pod,) = world.pods(**{"taciturn.dev/job": order.job_id})
-    assert world.fake is not None
-    world.fake.kill(pod.metadata.name, world.namespace)
-    over = (WorkerState.ENDED, WorkerState.ABSENT)
-    world.until(lambda: launcher.status(order.handle) in over, patience_s=120)
-    server.shutdown()
-    server.server_close()
+    with served(gateway) as order:
+        launcher.launch(order)
+        world.until(lambda: gateway.charged_steps > 10, patience_s=120)
+        (pod,) = world.pods(**{"taciturn.dev/job": order.job_id})
+        assert world.fake is not None
+        world.fake.kill(pod.metadata.name, world.namespace)
+        over = (WorkerState.ENDED, WorkerState.ABSENT)
+        world.until(lambda: launcher.status(order.handle) in over, patience_s=120)
 
     assert gateway.outcome.succeeded
     assert gateway.lease == 2

@@ -224,6 +224,30 @@ def test_public_text_is_learned_from_in_step(
     assert [each["records"] for each in ended[0][0]["public_data"]] == [24]
 
 
+def fit_pairs(model: str, output: str) -> Any:
+    """Fit to pairs of answers, with canaries; the report and a figure of the model at the end."""
+    rows = [
+        {"prompt": f"Note {i}: a cough.", "chosen": " Rest." * (1 + i % 4), "rejected": " Go."}
+        for i in range(N_UNITS)
+    ]
+    settings = {**PRIVATE, "steps": 2, "method": "lora", "max_tokens": 32, "canaries": 8}
+    fitted = LLM(model).fit(rows, output=output, objective="dpo", **settings)
+    assert fitted.privacy is not None
+    return fitted.privacy.model_dump(), fitted.log_probability("Note 1", " Rest.")
+
+
+def test_preferences_of_several_processes(tiny_llama: Path, tmp_path: Path) -> None:
+    """The reference is the base with its adapters off, in each process."""
+    expected, _ = fit_pairs(str(tiny_llama), str(tmp_path / "1"))
+    ended = results(in_processes(2, fit_pairs, str(tiny_llama), str(tmp_path / "out")))
+    assert ended[0] == ended[1]
+    reports = [{**_without_commitments(one), "canaries": None} for one in (ended[0][0], expected)]
+    assert reports[0] == reports[1]
+    assert reports[0]["n_units"] == N_UNITS + 8
+    assert _files(tmp_path / "out") == _files(tmp_path / "1")
+    assert LLM(str(tmp_path / "out")).audit(confidence=0.5).canaries == 8
+
+
 def _without_commitments(report: dict[str, Any]) -> dict[str, Any]:
     steps = [{**step, "dataset_commitment": None} for step in report["private_steps"]]
     return {**report, "private_steps": steps}

@@ -8,6 +8,9 @@ from typing import Any
 
 import pytest
 
+from taciturn.certificate.keygen import KeyFiles
+from taciturn.engine.evaluation.release import ReleasedPreferences
+from taciturn.engine.privacy import noise
 from taciturn.errors import DataError, SpecError
 from taciturn.llm import LLM
 from taciturn.local.fit import Observer
@@ -105,9 +108,51 @@ def test_pairs_need_a_fitted_adapter(tiny_llama: Path) -> None:
         LLM(str(tiny_llama)).evaluate(rows(), **COLUMNS)
 
 
-def test_private_pairs_are_for_their_owner_alone(folder: Path) -> None:
-    with pytest.raises(SpecError, match="target_epsilon does not go with pairs"):
-        LLM(str(folder)).evaluate(rows(), target_epsilon=0.5, **COLUMNS)
+def test_private_pairs_are_judged_with_noise_and_paid_for(folder: Path, key: KeyFiles) -> None:
+    model = LLM(str(folder))
+    assert model.privacy is not None
+    before = model.privacy.epsilon
+    columns = {**COLUMNS, "privacy_unit": "id"}
+    plan = model.plan_evaluation(n_units=20, target_epsilon=4, **columns)
+    assert plan.preferred_std is not None
+    settings = {"target_epsilon": 4, "signing_key": str(key.private), **columns}
+    events: list[Any] = []
+    result = model.evaluate(rows(100, 40), callbacks=[events.append], **settings)
+    figures = dict(events[0].figures)
+    assert isinstance(result.preferences, ReleasedPreferences)
+    assert result.preferences.accuracy_std == pytest.approx(plan.preferred_std)
+    assert 0 <= result.preferences.accuracy <= 1
+    assert figures["preferred"] == result.preferences.accuracy
+    assert figures["preferred_std"] == result.preferences.accuracy_std
+    assert (result.basis, result.epsilon) == ("differential privacy", 4)
+    assert LLM(str(folder)).privacy.epsilon > before  # type: ignore[union-attr]
+    (figures,) = json.loads((folder / "evaluations.json").read_text("utf-8"))["evaluations"]
+    assert (figures["preferred"], figures["preferred_std"]) == (
+        result.preferences.accuracy,
+        result.preferences.accuracy_std,
+    )
+    assert "ranked as people did" in (folder / "report.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("quiet", [True, False])
+def test_canaries_of_pairs_tell_a_broken_engine_from_one_that_keeps_its_promise(
+    quiet: bool, tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    honest = noise.add_noise
+    if quiet:
+        monkeypatch.setattr(noise, "add_noise", lambda total, _, *rest: honest(total, 1e-6, *rest))
+    settings = {**QUICK, "target_epsilon": 0.3, "batch_size": 100, "steps": 10, "r": 16}
+    model = LLM(str(tiny_llama)).fit(
+        rows(), output=tmp_path / "out", canaries=100, learning_rate=0.02, **settings
+    )
+    result = model.audit()
+    assert result.refuted == quiet
+    assert result.method.startswith("one run, reward of canaries")
+    assert model.privacy is not None
+    assert model.privacy.n_units == 112
+
+
+def test_exact_figures_of_private_pairs_are_for_their_owner_alone(folder: Path) -> None:
     found = LLM(str(folder)).evaluate(rows(), show_private=True, **COLUMNS)
     assert found.basis == "private, exact: for the owner's eyes only"
     assert not (folder / "evaluations.json").exists()
@@ -119,7 +164,6 @@ def test_private_pairs_are_for_their_owner_alone(folder: Path) -> None:
         ({"method": "full", "r": None}, "method='lora'"),
         ({"sharding": "full"}, "leave sharding out"),
         ({"public_data": ["text"]}, "export that model merged"),
-        ({"canaries": 100}, "LLM.membership"),
         ({"text_field": "prompt"}, "exclude each other"),
         ({"beta": 0}, "beta"),
         ({"objective": "sft"}, 'objective="dpo"'),

@@ -130,7 +130,9 @@ def samples(*lines: tuple[str, str]) -> bytes:
 def evaluation() -> bytes:
     """Return the figures of an evaluation."""
     score = ModelScore(nats_per_token=Figure(value=2.0), token_accuracy=Figure(value=0.5))
-    evaluation = ReleasedEvaluation(basis="public", n_units=3, base=score, fitted=score)
+    evaluation = ReleasedEvaluation(
+        basis="public", n_units=3, base=score, fitted=score, preferred=0.75
+    )
     return evaluation.model_dump_json().encode()
 
 

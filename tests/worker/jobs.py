@@ -11,11 +11,14 @@ from taciturn.planning.defaults import PublicFacts
 from taciturn.planning.plan import TrainingPlan, make_plan
 from taciturn.spec import PerformanceSpec
 from taciturn.wire.jobs import AnyRequest, DataRef, RemoteFit
-from taciturn.wire.worker import Assignment, BaseModelFacts, SourceRef
+from taciturn.wire.worker import Assignment, BaseModelFacts, PublicSourceRef, SourceRef
 
 UNIT = "split_part(id, '_', 1)"
 DECLARED = 40
 KEY = "11" * 32
+DECLARATION = (
+    "olga has registered it at a gateway as the public data set cases, licence CC0: a journal."
+)
 
 
 def notes(n: int = 24) -> list[dict[str, Any]]:
@@ -43,6 +46,12 @@ def source(path: Path | str, unit: str = UNIT) -> SourceRef:
         own=(),
         mark_key="22" * 32,
     )
+
+
+def public(path: Path, **changes: Any) -> PublicSourceRef:
+    """A reference to text that was declared public, under the name cases."""
+    place = source(path).model_dump(exclude={"unit", "units", "names", "split_key"})
+    return PublicSourceRef(**{**place, "name": "cases", "declaration": DECLARATION, **changes})
 
 
 def facts(model: str) -> BaseModelFacts:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -13,14 +12,7 @@ from taciturn.wire.exits import WorkerExit
 from taciturn.wire.worker import Assignment, BaseModelFacts, PublicSourceRef
 from taciturn.worker.job import Runner
 from worker.fake_gateway import FakeGateway
-from worker.jobs import fit_job, request, source, write
-
-SAID = "olga has registered it at a gateway as the public data set cases, licence CC0: a journal."
-
-
-def public(path: Path, **changes: Any) -> PublicSourceRef:
-    place = source(path).model_dump(exclude={"unit", "units", "names", "split_key"})
-    return PublicSourceRef(**{**place, "name": "cases", "declaration": SAID, **changes})
+from worker.jobs import DECLARATION, fit_job, public, request, source, write
 
 
 @pytest.fixture
@@ -42,7 +34,7 @@ def test_it_is_learned_and_named_in_the_report(
     assert gateway.outcome.succeeded, gateway.incidents
     report = PrivacyReport.model_validate_json(gateway.files["privacy_report.json"])
     (text,) = report.public_data
-    assert (text.name, text.records, text.declaration) == ("cases", 24, SAID)
+    assert (text.name, text.records, text.declaration) == ("cases", 24, DECLARATION)
     assert [marks.public for marks in gateway.sources] == [True, False]
     assert "the public data set cases" in gateway.files["report.html"].decode()
     assert gateway.assignment.plan is not None

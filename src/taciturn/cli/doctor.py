@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import platform
 import shutil
@@ -238,9 +237,11 @@ def _job_checks(file: Path) -> tuple[Check, ...]:
 
 
 def _version(name: str) -> str | None:
+    from importlib import metadata  # reads e-mail, which no other command needs
+
     try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
         return None
 
 

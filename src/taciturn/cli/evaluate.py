@@ -33,7 +33,9 @@ from taciturn.spec import (
 )
 
 if TYPE_CHECKING:
+    from taciturn.engine.evaluation.preferences import Preferences
     from taciturn.engine.evaluation.quality import Quality, TextStatistics
+    from taciturn.engine.evaluation.release import ReleasedPreferences
     from taciturn.llm import LLM
     from taciturn.local.evaluate import Evaluation
 
@@ -54,8 +56,8 @@ class _Options(Spec):
 
 
 _KEYS = (
-    "policy, basis, base, fitted, gain, quality, epsilon, delta; with --plan epsilon, delta, "
-    "n_units, gain_std, accuracy_gain_std"
+    "policy, basis, base, fitted, gain, quality, preferences, epsilon, delta; with --plan epsilon, "
+    "delta, n_units, gain_std, accuracy_gain_std, preferred_std"
 )
 
 
@@ -101,10 +103,9 @@ def _evaluate(job: EvaluateJobSpec, answer: Answer) -> None:
     columns = ("model", "nats per token", "perplexity", "token accuracy")
     console.print(figures(f"{job.data} ({result.basis})", columns, rows))
     if result.preferences is not None:
-        judged = result.preferences
         say(
-            f"preferred answers: {judged.accuracy:.1%} of {judged.pairs:,} pairs are ranked as "
-            "they were chosen; the table is about the chosen answers"
+            f"preferred answers: {_ranked(result.preferences)} are ranked as they were chosen; the "
+            "table is about the chosen answers"
         )
     if result.quality is not None:
         console.print(_quality_table(result.quality))
@@ -146,6 +147,13 @@ def _noisy(score: Any) -> tuple[str, str]:
         nats = f"{nats} ± {score.nats_std:.4f}"
         accuracy = f"{accuracy} ± {score.accuracy_std:.2%}"
     return nats, accuracy
+
+
+def _ranked(judged: Preferences | ReleasedPreferences) -> str:
+    """Return the share of pairs in words: exact, or with the noise in it."""
+    if hasattr(judged, "pairs"):
+        return f"{judged.accuracy:.1%} of {judged.pairs:,} pairs"
+    return f"{judged.accuracy:.1%} ± {judged.accuracy_std:.1%} of a unit's pairs"
 
 
 def _quality_table(quality: Quality) -> Table:

@@ -16,7 +16,7 @@ from taciturn.errors import OutputError, SpecError
 
 RUST = "safetensors and tokenizers open folders of models by names in UTF-8 alone"
 
-_S3 = ("s3://", "s3a://")
+S3 = ("s3://", "s3a://")
 
 
 def open_filesystem(url: str) -> tuple[Any, str]:
@@ -28,7 +28,7 @@ def open_filesystem(url: str) -> tuple[Any, str]:
         ImportError: the protocol's package is not installed.
         ValueError: nobody knows the protocol.
     """
-    for prefix in _S3:
+    for prefix in S3:
         if url.startswith(prefix):
             return _s3(), url.removeprefix(prefix)
     import fsspec

@@ -12,11 +12,13 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from peft import PeftModel
 
 from taciturn._version import __version__
 from taciturn.accounting.calibrate import default_delta
 from taciturn.accounting.events import event_from_dict
 from taciturn.accounting.tradeoff import Tradeoff, tradeoff
+from taciturn.data.tokens.encoding import PAIRS
 from taciturn.data.tokens.planted import CANARIES, Planted, own_words
 from taciturn.engine.auditing.bounds import (
     Guesses,
@@ -27,7 +29,7 @@ from taciturn.engine.auditing.bounds import (
     guess,
     guess_numbers,
 )
-from taciturn.engine.auditing.scores import auc, nats, shares
+from taciturn.engine.auditing.scores import auc, nats, rewards, shares
 from taciturn.errors import DataError, DataNotFoundError, SpecError
 from taciturn.local.evaluate import Subject
 from taciturn.reports.privacy import (
@@ -42,7 +44,7 @@ from taciturn.reports.verdict import verdict
 from taciturn.spec import AuditSpec
 
 METHOD = (
-    "one run, loss of canaries (Steinke, Nasr, Jagielski 2023, theorem 5.2; "
+    "one run, {score} of canaries (Steinke, Nasr, Jagielski 2023, theorem 5.2; "
     "Mahloujifar, Melis, Chaudhuri 2024)"
 )
 _FALSE_ALARMS = (0.001, 0.01)
@@ -108,7 +110,7 @@ def audit(subject: Subject, report: PrivacyReport, planted: Planted, spec: Audit
     limits = None if report.dp_event is None else tradeoff(event_from_dict(report.dp_event))
     result = Audit(
         threat_model="black box",
-        method=METHOD,
+        method=METHOD.format(score="reward" if planted.format in PAIRS else "loss"),
         canaries=len(scores_N),
         canary_kind=planted.units.kind,
         canary_commitment=planted.commitment,
@@ -134,6 +136,13 @@ def _scores(subject: Subject, planted: Planted) -> NDArray[np.float64]:
     limit = planted.max_tokens
     with tempfile.TemporaryDirectory() as folder:
         data = own_words(planted, subject.base.tokenizer, Path(folder))
+        if planted.format in PAIRS:
+            if not isinstance(subject.fitted, PeftModel):
+                raise SpecError(
+                    "canaries that are pairs of answers are judged by how the model's adapter has "
+                    "moved its base, and this model has none; audit the folder of the fit"
+                )
+            return rewards(subject.fitted, data, 2 * limit)
         with subject.base_model() as model:
             base_N = nats(model, data, limit)
         return shares(base_N, nats(subject.fitted, data, limit))

@@ -203,7 +203,9 @@ def _values(model: object, prefix: str) -> Iterable[tuple[str, float]]:
                 yield f"{prefix}{name}_std", value.std
         elif name in ("base", "fitted", "gain") and value is not None:
             yield from _values(value, f"{prefix}{name}/")
-        elif name == "mauve" and value is not None:
+        elif (name in ("mauve", "preferred") and value is not None) or (
+            name == "preferred_std" and value
+        ):
             yield f"{prefix}{name}", value
 
 

@@ -35,7 +35,7 @@ from taciturn.engine.evaluation.classifier import (
 )
 from taciturn.engine.evaluation.features import Embedder
 from taciturn.engine.evaluation.likelihood import Likelihood, UnitScores, unit_scores
-from taciturn.engine.evaluation.preferences import Preferences, preferences
+from taciturn.engine.evaluation.preferences import Preferences, UnitPreferences, preferences
 from taciturn.engine.evaluation.quality import (
     Comparison,
     Quality,
@@ -46,6 +46,7 @@ from taciturn.engine.evaluation.quality import (
 )
 from taciturn.engine.evaluation.release import (
     ReleasedGain,
+    ReleasedPreferences,
     ReleasedScore,
     release,
     release_shares,
@@ -134,7 +135,7 @@ class Evaluation:
     delta: float | None = None
     quality: Quality | None = None
     gain: ReleasedGain | None = None
-    preferences: Preferences | None = None
+    preferences: Preferences | ReleasedPreferences | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,10 +164,9 @@ def evaluate(
     with _prepared(subject, data, spec) as dataset:
         n_units = data.n_units if isinstance(data, DeclaredRows) else dataset.n_units
         budget = budget or budget_of(spec, subject.delta, n_units)
-        if spec.pairs:
-            return _preferences(subject, dataset, spec, basis)
+        judged = _preferences(subject, dataset, spec) if spec.pairs else None
         limit = max_tokens(spec, subject.base.context_length)
-        scores = _scores(subject, dataset, limit)
+        scores = [judged.base, judged.fitted] if judged else _scores(subject, dataset, limit)
         compared = None
         if spec.samples:
             compared = _compared(subject, dataset, scores[0], spec, embedder)
@@ -175,29 +175,27 @@ def evaluate(
             totals = [score.total() for score in scores]
             quality = compared and compared[0].quality(compared[0].reference_K, compared[1])
             fitted = totals[-1] if totals[1:] else None
-            result = Evaluation(totals[0], fitted, basis, quality=quality)
+            exact = judged and judged.total()
+            result = Evaluation(totals[0], fitted, basis, quality=quality, preferences=exact)
         else:
             declared = n_units if isinstance(data, DeclaredRows) else None
-            result = _released(subject, dataset, spec, budget, scores, compared, declared)
+            shares_U = judged and judged.shares_U
+            result = _released(subject, dataset, spec, budget, scores, compared, declared, shares_U)
         _keep(subject.ledger, result, n_units)
         return result
 
 
 def _preferences(
-    subject: Subject, dataset: TokenizedDataset, spec: EvaluateSpec, basis: Basis
-) -> Evaluation:
-    """Judge pairs of answers, exactly: public ones, or for their owner's eyes."""
+    subject: Subject, dataset: TokenizedDataset, spec: EvaluateSpec
+) -> UnitPreferences:
+    """Judge pairs of answers; raises SpecError for a model that has no adapter."""
     if not isinstance(subject.fitted, PeftModel):
         raise SpecError(
             "pairs of answers are judged by how a fitted model's adapter has moved its base, and "
             "this model has none; fit one, or judge text with text_field"
         )
-    _look(subject.ledger, basis, dataset.n_units)
     limit = record_tokens(spec, subject.base.context_length)
-    judged = preferences(subject.fitted, dataset, limit)
-    result = Evaluation(judged.base, judged.fitted, basis, preferences=judged)
-    _keep(subject.ledger, result, dataset.n_units)
-    return result
+    return preferences(subject.fitted, dataset, limit)
 
 
 def downstream(
@@ -262,6 +260,7 @@ def _released(
     scores: list[UnitScores],
     compared: tuple[Comparison, tuple[TextStatistics, ...]] | None,
     declared_units: int | None,
+    preferred_U: torch.Tensor | None,
 ) -> Evaluation:
     n_units = declared_units or dataset.n_units
 
@@ -277,6 +276,7 @@ def _released(
         noise_multiplier=budget.noise_multiplier,
         stream=SecureStream.fresh(),
         declared_units=declared_units,
+        preferred_U=preferred_U,
         before=charge,
     )
     return Evaluation(
@@ -287,6 +287,7 @@ def _released(
         budget.delta,
         compared and compared[0].quality(released.shares_K, compared[1]),
         released.gain,
+        released.preferences,
     )
 
 
@@ -307,6 +308,7 @@ def _keep(ledger: Ledger, result: Evaluation, n_units: int) -> None:
             fitted=None if result.fitted is None else model_score(result.fitted, mauve),
             gain=model_gain(result.base, result.fitted, result.gain),
             preferred=None if result.preferences is None else result.preferences.accuracy,
+            preferred_std=getattr(result.preferences, "accuracy_std", 0.0),
         )
     )
 

@@ -517,7 +517,9 @@ def _dataset(job: _Job, data: object, resume: bool) -> TokenizedDataset:
         elif job.ranks.first:
             planted = None
             if spec.canaries:
-                planted = draw_canaries(spec.canary_kind, spec.canaries, tokenizer)
+                planted = draw_canaries(
+                    spec.canary_kind, spec.canaries, tokenizer, pairs=spec.pairs
+                )
             vocabulary = job.base.vocabulary
             prepare(data, spec, tokenizer, limit, folder, spec.seed, planted, vocabulary)
     with together(job.ranks):

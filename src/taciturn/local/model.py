@@ -324,6 +324,7 @@ class LocalModel:
             budget.delta,
             budget.noise_multiplier,
             clusters=spec.samples > 0,
+            pairs=spec.pairs,
         )
 
     def evaluate(

@@ -28,7 +28,9 @@ class RowWeights:
     Attributes:
         nats, accuracy: of the base model, or of the only one.
         gain, accuracy_gain: of the fitted model over the base; 0 without one.
-        there: of the count of units; 0 where that is public.
+        preferred: of the share of pairs that the fitted model ranks as people did; 0 of texts. It
+            is what pairs are judged for, so it gets most of what the row may weigh.
+        presence: of the count of units; 0 where that is public.
     """
 
     nats: float
@@ -36,17 +38,23 @@ class RowWeights:
     gain: float = 0.0
     accuracy_gain: float = 0.0
     presence: float = 0.0
+    preferred: float = 0.0
 
     @classmethod
-    def of(cls, *, paired: bool, counted: bool) -> RowWeights:
-        """Weights for two models or one; `counted` where the number of units is private, too."""
-        presence = 0.5 if counted else 0.0
-        return cls(0.7, 0.5, 1.0, 0.5, presence) if paired else cls(1.0, 1.0, presence=presence)
+    def of(cls, *, paired: bool, counted: bool, pairs: bool = False) -> RowWeights:
+        """Weights for two models or one; `counted` where the number of units is private, too.
+
+        `pairs`: of answers, which two models judge.
+        """
+        presence, preferred = 0.5 if counted else 0.0, 2.0 if pairs else 0.0
+        if paired:
+            return cls(0.7, 0.5, 1.0, 0.5, presence, preferred)
+        return cls(1.0, 1.0, presence=presence)
 
     def norm(self, *, clusters: bool) -> float:
         """The largest norm of a row: the sensitivity of their sum."""
-        parts = (self.nats, self.accuracy, self.gain, self.accuracy_gain, self.presence)
-        return math.hypot(*parts, _CLUSTER if clusters else 0.0)
+        models = (self.nats, self.accuracy, self.gain, self.accuracy_gain)
+        return math.hypot(*models, self.preferred, self.presence, _CLUSTER if clusters else 0.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +65,7 @@ class EvaluationPlan:
         n_units: how many units are judged; public.
         gain_std: standard deviation of the noise in the gain in nats per token.
         accuracy_gain_std: the same of the gain in the share of tokens that are predicted right.
+        preferred_std: the same of the share of pairs that are ranked as people did; None of texts.
     """
 
     epsilon: float
@@ -64,12 +73,16 @@ class EvaluationPlan:
     n_units: int
     gain_std: float
     accuracy_gain_std: float
+    preferred_std: float | None = None
 
     def __str__(self) -> str:
+        ranked = ""
+        if self.preferred_std is not None:
+            ranked = f", which share of pairs is ranked as people did, ± {self.preferred_std:.2%}"
         return (
             f"epsilon={self.epsilon:g} at delta={self.delta:.3g} would tell of {self.n_units} "
             f"units by how many nats per token the fitted model is better, ± {self.gain_std:.3g}, "
-            f"and by which share of tokens predicted right, ± {self.accuracy_gain_std:.2%} "
+            f"and by which share of tokens predicted right, ± {self.accuracy_gain_std:.2%}{ranked} "
             "(standard deviations of the noise)"
         )
 
@@ -82,6 +95,7 @@ def plan_evaluation(
     *,
     counted: bool = False,
     clusters: bool = False,
+    pairs: bool = False,
 ) -> EvaluationPlan:
     """Accuracy of a release's figure for the gain of a fitted model over its base.
 
@@ -89,8 +103,9 @@ def plan_evaluation(
         counted: the number of units is private, and released too, as it is behind a gateway. Then
             the error is that of a gain near zero; the largest has 2.2 times as much.
         clusters: samples are compared with the text as well.
+        pairs: pairs of answers are judged.
     """
-    weights = RowWeights.of(paired=True, counted=counted)
+    weights = RowWeights.of(paired=True, counted=counted, pairs=pairs)
     row = weights.norm(clusters=clusters) * noise_multiplier / n_units
     return EvaluationPlan(
         epsilon,
@@ -98,4 +113,5 @@ def plan_evaluation(
         n_units,
         GAIN_BOUND * row / weights.gain,
         ACCURACY_GAIN_BOUND * row / weights.accuracy_gain,
+        row / weights.preferred / 2 if pairs else None,
     )

@@ -227,13 +227,12 @@ def _metrics(evaluation: ReleasedEvaluation) -> list[tuple[str, str, Figure | No
     score = evaluation.fitted or evaluation.base
     gain = None if evaluation.gain is None else evaluation.gain.nats_per_token
     mauve = None if score.mauve is None else Figure(value=score.mauve)
-    preferred = None if evaluation.preferred is None else Figure(value=evaluation.preferred)
     return [
         ("cross_entropy", "nats per token", score.nats_per_token),
         ("accuracy", "share of tokens held for the likeliest", score.token_accuracy),
         ("cross_entropy_gain", "nats per token fewer than the base", gain),
         ("mauve", "likeness of samples and text", mauve),
-        ("accuracy", "share of pairs of answers ranked as people did", preferred),
+        ("accuracy", "share of pairs of answers ranked as people did", evaluation.ranked),
     ]
 
 

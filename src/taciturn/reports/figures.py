@@ -70,20 +70,29 @@ class ReleasedEvaluation(Release):
     """`evaluate`: base and, if there is one, fitted model on one text.
 
     Attributes:
-        preferred: share of public pairs of answers that the fitted model ranks as people did; the
-            other figures are of the chosen answers. None where the text is no pairs.
+        preferred: share of pairs of answers that the fitted model ranks as people did; the other
+            figures are of the chosen answers. None where the text is no pairs.
+        preferred_std: standard deviation of the noise in it; 0 if exact.
     """
 
     base: ModelScore
     fitted: ModelScore | None = None
     gain: Gain | None = None
     preferred: float | None = None
+    preferred_std: float = 0.0
 
     @model_validator(mode="after")
-    def _public_pairs(self) -> Self:
-        if self.preferred is not None and self.basis != "public":
-            raise ValueError("preferred is a figure of public pairs; none is released with noise")
+    def _noised_pairs(self) -> Self:
+        if self.preferred is not None and self.basis != "public" and not self.preferred_std > 0:
+            raise ValueError("preferred is a figure of private pairs, and is released with noise")
         return self
+
+    @property
+    def ranked(self) -> Figure | None:
+        """Return `preferred` with the noise in it."""
+        return (
+            None if self.preferred is None else Figure(value=self.preferred, std=self.preferred_std)
+        )
 
 
 class ReleasedDownstream(Release):

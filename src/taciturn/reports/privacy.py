@@ -207,8 +207,9 @@ class GuessRound(BaseModel):
 class ScoreHistogram(BaseModel):
     """Canaries by score, those that were in and those that were not.
 
-    A score is the share of a canary's loss under the base model that the fit took away. `edges` has
-    one more entry than the counts.
+    A score is the share of a canary's loss under the base model that the fit took away; of a pair
+    of answers, by how many nats the fit has widened its margin. `edges` has one more entry than the
+    counts.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

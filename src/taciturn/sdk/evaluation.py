@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from taciturn.notebook.cards import card, table
-from taciturn.reports.figures import Gain, ModelScore, ReleasedEvaluation
+from taciturn.reports.figures import Figure, Gain, ModelScore, ReleasedEvaluation
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +54,8 @@ class RemoteEvaluation:
         basis: public, or differential privacy.
         epsilon, delta: what the evaluation cost by itself; None if it was free.
         gain: of the fitted model over the base, with the noise in it.
+        preferred: share of pairs of answers that the fitted model ranks as people did, with the
+            noise in it; None of texts.
     """
 
     policy: str
@@ -63,16 +65,17 @@ class RemoteEvaluation:
     epsilon: float | None
     delta: float | None
     gain: Gain | None
+    preferred: Figure | None = None
 
     @classmethod
     def of(cls, figures: ReleasedEvaluation, policy: str) -> RemoteEvaluation:
         """Return the figures that travel, as people use them."""
         fitted = None if figures.fitted is None else RemoteScore.of(figures.fitted)
-        cost = (figures.epsilon, figures.delta)
-        return cls(policy, RemoteScore.of(figures.base), fitted, figures.basis, *cost, figures.gain)
+        base, cost = RemoteScore.of(figures.base), (figures.epsilon, figures.delta)
+        return cls(policy, base, fitted, figures.basis, *cost, figures.gain, figures.ranked)
 
     def rows(self) -> list[tuple[str, ...]]:
-        """One row for each model, and one for what was gained."""
+        """One row for each model, for what was gained, and for pairs that are ranked right."""
         scores = [("base", self.base)]
         if self.fitted is not None:
             scores.append(("fitted", self.fitted))
@@ -81,6 +84,9 @@ class RemoteEvaluation:
             nats, accuracy = self.gain.nats_per_token, self.gain.token_accuracy
             better = (_noisy(nats.value, nats.std, "{:.4f}"), "")
             rows.append(("gained", *better, _noisy(accuracy.value, accuracy.std, "{:.2%}"), ""))
+        if self.preferred is not None:
+            ranked = _noisy(self.preferred.value, self.preferred.std, "{:.2%}")
+            rows.append(("pairs ranked right", "", "", ranked, ""))
         return rows
 
     def __repr__(self) -> str:

@@ -123,7 +123,7 @@ class RemoteModel:
         body = body_of(request(RemoteEvaluate, model=self.id, **_evaluation(data, fields)))
         plan = self._transport.read(PlanView, self._transport.send("POST", "plans", body=body)).plan
         names = [field.name for field in dataclasses.fields(EvaluationPlan)]
-        return EvaluationPlan(**{name: plan[name] for name in names})
+        return EvaluationPlan(**{name: plan[name] for name in names if name in plan})
 
     def audit(self, *, confidence: float = 0.95, progress: bool | None = None) -> Audit:
         """Attack the model: a lower bound on epsilon; see LLM.audit."""

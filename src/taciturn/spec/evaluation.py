@@ -76,12 +76,11 @@ class EvaluateSpec(AssessmentSpec):
     seed: Annotated[Seed | None, Field(description="Makes samples repeatable.")] = None
 
     @model_validator(mode="after")
-    def _exact_pairs(self) -> Self:
-        if self.pairs and (self.target_epsilon is not None or self.samples):
-            other = "samples" if self.target_epsilon is None else "target_epsilon"
+    def _pairs_alone(self) -> Self:
+        if self.pairs and self.samples:
             raise ValueError(
-                f"{other} does not go with pairs of answers, of which exact figures alone are "
-                "made; leave it out and judge public pairs, or your own with show_private=True"
+                f"samples={self.samples} does not go with pairs of answers, of which no text is "
+                "compared; leave it out"
             )
         return self
 

@@ -7,7 +7,6 @@ import reprlib
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
 
 from taciturn.errors import PrivacyParameterError, SpecError, UnknownFieldError
@@ -43,6 +42,8 @@ def check_local(arguments: dict[str, Any], *names: str) -> None:
 
 def load_yaml(path: str | Path) -> dict[str, Any]:
     """Read the fields of a job from YAML; raises SpecError if it is not one mapping."""
+    import yaml  # most commands read none
+
     try:
         text = Path(path).read_text(encoding="utf-8")
     except OSError as error:
@@ -67,7 +68,7 @@ def _unknown_message(name: str, fields: list[str]) -> str:
 
 
 def _place(error: Exception) -> str:
-    mark = error.problem_mark if isinstance(error, yaml.MarkedYAMLError) else None
+    mark = getattr(error, "problem_mark", None)  # of yaml.MarkedYAMLError
     return f" at line {mark.line + 1}, column {mark.column + 1}" if mark is not None else ""
 
 

@@ -159,13 +159,11 @@ class FitSpec(DataSpec, PrivacySpec, TrainingSpec, PerformanceSpec, CanarySpec, 
             'method="full"': self.method == "full",
             'sharding="full"': self.sharding == "full",
             "public_data": self.public_data is not None,
-            f"canaries={self.canaries}": self.canaries > 0,
         }
         remedies = (
             "what a fit compares with is the base with its adapters off, so take method='lora'",
             "its base has to be whole in each process, so leave sharding out",
             "fit the text first, export that model merged, and take it as the base",
-            "a canary is a text, and no pair; judge the fit with LLM.membership on pairs",
         )
         for (name, is_set), remedy in zip(reasons.items(), remedies, strict=True):
             if is_set:

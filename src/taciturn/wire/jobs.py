@@ -191,9 +191,10 @@ class RemoteEvaluate(EvaluateSpec):
             raise ValueError("give either data (private, with target_epsilon) or public_texts")
         if self.show_private:
             raise ValueError("show_private=True shows rows' figures; a gateway never does")
-        if self.pairs:
+        if self.pairs and self.data is None:
             raise ValueError(
-                "pairs of answers are judged where a model is: download it with model.save(folder)"
+                "public pairs of answers are judged where a model is: download it with "
+                "model.save(folder); of a dataset, data and target_epsilon judge them here"
             )
         if self.data is not None and self.target_epsilon is None:
             raise ValueError("data is private: give target_epsilon, for example 0.5")

@@ -123,7 +123,8 @@ class ReleasePlan(WireValue):
 
     Attributes:
         n_units: the declared number of the part, public: what the noised sums are divided by.
-        gain_std, accuracy_gain_std: how exact it will be, see planning.release.EvaluationPlan.
+        gain_std, accuracy_gain_std, preferred_std: how exact it will be, see
+            planning.release.EvaluationPlan.
     """
 
     noise_multiplier: Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -132,6 +133,7 @@ class ReleasePlan(WireValue):
     n_units: Annotated[int, Field(ge=1)]
     gain_std: float | None = None
     accuracy_gain_std: float | None = None
+    preferred_std: float | None = None
 
 
 class LeaseRequest(WireValue):

@@ -19,6 +19,7 @@ from taciturn.errors import DataError, DataNotFoundError
 from taciturn.spec import DataSpec
 
 TEXTS = ("alpha beta", "gamma delta epsilon", "zeta")
+OTHERS = ("eta", "theta iota", "kappa")
 COINS = np.array([True, False, True])
 UNITS = PlantedUnits("secret", TEXTS, COINS)
 NOTES = [
@@ -26,6 +27,7 @@ NOTES = [
     {"patient": "a", "text": "No fever."},
     {"patient": "b", "text": "A fall."},
 ]
+PAIR = {"prompt_field": "p", "chosen_field": "c", "rejected_field": "r"}
 CHAT = "{% for m in messages %}[{{ m['role'] }}] {{ m['content'] }}\n{% endfor %}"
 
 
@@ -104,20 +106,32 @@ def test_one_that_is_out_weighs_nothing_and_looks_the_same(tmp_path: Path, token
             },
             {"messages_field": "chat"},
         ),
+        ({"p": "What?", "c": "A cough.", "r": "A fall."}, PAIR),
+        (
+            {
+                "p": [{"role": "user", "content": "What?"}],
+                "c": [{"role": "assistant", "content": "A cough."}],
+                "r": [{"role": "assistant", "content": "A fall."}],
+            },
+            PAIR,
+        ),
     ],
-    ids=["text", "answer", "messages"],
+    ids=["text", "answer", "messages", "pairs", "chat pairs"],
 )
 def test_they_come_in_the_format_of_the_rows_and_can_be_read_again(
     row: dict[str, str], fields: dict[str, str], tmp_path: Path, tokenizer: Any
 ) -> None:
-    dataset = prepared(tmp_path, tokenizer, data=[row], **fields)
+    units = PlantedUnits("secret", TEXTS, COINS, OTHERS) if fields == PAIR else UNITS
+    dataset = prepared(tmp_path, tokenizer, data=[row], units=units, **fields)
     planted = Planted.read(tmp_path / "data")
+    assert planted.units.rejected == units.rejected
     again = own_words(planted, tokenizer, tmp_path)
     for index, (text, coin) in enumerate(zip(TEXTS, COINS, strict=True)):
         (fitted,), (scored,) = dataset.records(1 + index), again.records(index)
         assert fitted.input_ids.tolist() == scored.input_ids.tolist()
         assert fitted.targets.any() == coin
-        said = tokenizer.decode(scored.input_ids[scored.targets])
+        chosen = slice(None, None, 2 if fields == PAIR else 1)
+        said = tokenizer.decode(scored.input_ids[chosen][scored.targets[chosen]])
         # A template may count a role's name before it and a line's end after it as well.
         assert said.rstrip().endswith(text)
 
@@ -162,6 +176,17 @@ def test_a_broken_file(broken: Any, tmp_path: Path, tokenizer: Any) -> None:
     text = broken(path.read_text())
     assert text != path.read_text()
     path.write_text(text)
+    with pytest.raises(DataError, match="truncated or was edited"):
+        Planted.read(path.parent)
+
+
+def test_a_pair_without_its_other_answer(tmp_path: Path, tokenizer: Any) -> None:
+    row = {"p": "What?", "c": "A cough.", "r": "A fall."}
+    units = PlantedUnits("secret", TEXTS, COINS, OTHERS)
+    prepared(tmp_path, tokenizer, data=[row], units=units, **PAIR)
+    path = tmp_path / "data" / CANARIES
+    fields = json.loads(path.read_text())
+    path.write_text(json.dumps({**fields, "rejected": fields["rejected"][1:]}))
     with pytest.raises(DataError, match="truncated or was edited"):
         Planted.read(path.parent)
 

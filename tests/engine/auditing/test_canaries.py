@@ -59,6 +59,14 @@ def test_secrets_are_about_different_people(tokenizer: Any) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_pairs_have_two_texts_each(kind: CanaryKind, tokenizer: Any) -> None:
+    canaries = draw_canaries(kind, 100, tokenizer, pairs=True)
+    assert (len(canaries), len(canaries.included_N)) == (100, 100)
+    assert len({*canaries.texts, *canaries.rejected}) == 200
+    assert not draw_canaries(kind, 100, tokenizer).rejected
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_no_seed_repeats_them(kind: CanaryKind, tokenizer: Any) -> None:
     drawn = []
     for _ in range(2):
@@ -81,6 +89,8 @@ def test_coins_are_fair_and_independent_of_each_other(tokenizer: Any) -> None:
 def test_more_than_there_are(kind: CanaryKind, number: int, tokenizer: Any) -> None:
     with pytest.raises(SpecError, match=f"canaries={number} exceeds the [0-9]+ different"):
         draw_canaries(kind, number, tokenizer)
+    with pytest.raises(SpecError, match=f"canaries={number} exceeds the [0-9]+ different"):
+        draw_canaries(kind, number, tokenizer, pairs=True)
 
 
 def test_too_few_for_any_bound() -> None:

@@ -76,6 +76,31 @@ def test_what_is_gained_is_each_units_own_difference() -> None:
     assert made([base]).gain is None
 
 
+@pytest.mark.parametrize("declared_units", [None, 50])
+def test_the_share_of_pairs_is_each_units_own(declared_units: int | None) -> None:
+    both = [scores(40), scores(40, seed=1)]
+    shares = torch.tensor([1.0, 0.5, 0.0, 1.0] * 10)
+    released = release(
+        both,
+        None,
+        0,
+        loss_bound=6.0,
+        noise_multiplier=SILENT,
+        stream=SecureStream(KEY),
+        declared_units=declared_units,
+        preferred_U=shares,
+    )
+    assert released.preferences is not None
+    assert released.preferences.accuracy == pytest.approx(0.625, abs=1e-4)
+    plan = plan_evaluation(
+        declared_units or 40, 1, 1e-6, SILENT, counted=declared_units is not None, pairs=True
+    )
+    # A quotient of two noised sums is less exact than the plan's, which is of a figure near zero.
+    assert plan.preferred_std is not None
+    assert 0.9 * plan.preferred_std < released.preferences.accuracy_std < 2 * plan.preferred_std
+    assert made(both).preferences is None
+
+
 @pytest.mark.parametrize("declared_units", [None, 400])
 def test_what_is_gained_is_told_far_more_exactly_than_by_two_figures(
     declared_units: int | None,
@@ -115,8 +140,11 @@ def test_event_is_one_gaussian_for_all_figures() -> None:
     )
 
 
+@pytest.mark.parametrize("pairs", [False, True])
 @pytest.mark.parametrize("compared", [False, True])
-def test_rows_stay_below_the_clip_norm(compared: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_stay_below_the_clip_norm(
+    compared: bool, pairs: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Nothing is cut off by the mechanism's clip, so the mean is that of the bounded figures."""
     seen: list[tuple[torch.Tensor, float]] = []
     real = module.GaussianStatistic
@@ -128,10 +156,18 @@ def test_rows_stay_below_the_clip_norm(compared: bool, monkeypatch: pytest.Monke
 
     monkeypatch.setattr(module, "GaussianStatistic", Spy)
     wild = UnitScores(torch.tensor([1e9, 0.0]), torch.tensor([1, 5]), torch.tensor([1, 0]))
-    made([wild, wild], torch.tensor([0, 3]) if compared else None)
+    release(
+        [wild, wild],
+        torch.tensor([0, 3]) if compared else None,
+        4,
+        loss_bound=6.0,
+        noise_multiplier=SILENT,
+        stream=SecureStream(KEY),
+        preferred_U=torch.tensor([7.0, -3.0]) if pairs else None,
+    )
     ((rows, clip),) = seen
     assert float(rows.norm(dim=1).max()) <= clip * (1 + 1e-12)
-    assert clip == RowWeights.of(paired=True, counted=False).norm(clusters=compared)
+    assert clip == RowWeights.of(paired=True, counted=False, pairs=pairs).norm(clusters=compared)
 
 
 def test_units_without_tokens_count_as_zero() -> None:

@@ -396,6 +396,7 @@ def test_figures_of_an_evaluation_are_shown(console: GatewayWorld) -> None:
     figures = {
         "basis": "differential privacy", "n_units": 1100, "epsilon": 0.5, "delta": 1e-6,
         "base": score(3.5), "fitted": score(2.75), "gain": score(0.75),
+        "preferred": 0.875, "preferred_std": 0.0625,
     }  # fmt: skip
     row = {
         "job_id": job, "name": "evaluation.json", "size_bytes": 900, "sha256": "0" * 64,
@@ -405,5 +406,6 @@ def test_figures_of_an_evaluation_are_shown(console: GatewayWorld) -> None:
     page = look(console, "paul", f"/jobs/{job}").text
     assert "2.75" in page
     assert "± 0.05" in page
+    assert re.search(r"Pairs ranked as people did.*0\.875.*± 0\.0625", page)
     assert f"/v1/jobs/{job}/files/evaluation.json" in page
     assert "2.75" not in look(console, "ann", f"/jobs/{job}").text, "an auditor follows jobs alone"

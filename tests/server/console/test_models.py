@@ -188,7 +188,7 @@ def test_an_audit_and_evaluations_stand_next_to_the_promise(certified: Certified
         "evaluation.json", released_files.evaluation()
     )
     text = look(world, "paul", f"/models/{certified.model}/evidence").text
-    assert "Public, 3 records" in text
+    assert "Public, 3 records; 75% of pairs ranked as people did" in text
     assert f'href="/jobs/{judged}"' in text
     # Results of a job are its requester's and the data's owner's, not an auditor's.
     assert judged not in look(world, "ann", f"/models/{certified.model}/evidence").text

@@ -196,8 +196,9 @@ def evaluation(tracked: Tracked, policy: PolicyLine) -> str:
     score = ModelScore(nats_per_token=Figure(value=2.5, std=0.1), token_accuracy=Figure(value=0.4))
     gain = Gain(nats_per_token=Figure(value=0.5), token_accuracy=Figure(value=float("nan")))
     released = ReleasedEvaluation(
-        basis="differential privacy", n_units=100, epsilon=0.5, base=score, fitted=score, gain=gain
-    )
+        basis="differential privacy", n_units=100, epsilon=0.5, base=score, fitted=score, gain=gain,
+        preferred=0.75, preferred_std=0.0625,
+    )  # fmt: skip
     row = {
         "job_id": job,
         "name": "evaluation.json",
@@ -221,6 +222,7 @@ def test_released_figures_are_told_where_they_have_a_guarantee(
     assert run.values("fitted/nats_per_token") == [(0, 2.5)]
     assert run.values("fitted/nats_per_token_std") == [(0, 0.1)]
     assert run.values("gain/nats_per_token") == [(0, 0.5)]
+    assert (run.values("preferred"), run.values("preferred_std")) == ([(0, 0.75)], [(0, 0.0625)])
     assert run.values("gain/token_accuracy") == []  # it is no number
     unpaid = server.run_of(evaluation(light, NO_LINE))
     assert unpaid.metrics == set()

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-import yaml
 
 from taciturn.cli.gateway import Json, say, show_rows
-from taciturn.cli.translation.translate import Translation, job_text, translate
 from taciturn.errors import OutputError, SpecError
 from taciturn.spec import load_yaml
+
+if TYPE_CHECKING:
+    from taciturn.cli.translation.translate import Translation
 
 
 def import_config(
@@ -30,6 +31,8 @@ def import_config(
     as_json: Json = False,
 ) -> None:
     """Translate a file of Axolotl or LLaMA-Factory into a job file, and say what is left out."""
+    from taciturn.cli.translation.translate import job_text, translate
+
     options = {"target_epsilon": target_epsilon, "privacy_unit": privacy_unit, "data": data}
     own_fields = {name: value for name, value in options.items() if value is not None}
     keys = load_yaml(config)
@@ -49,6 +52,8 @@ def import_config(
 
 def _check_once(config: Path) -> None:
     """Raise SpecError for a key that is there twice, of which YAML would drop one in silence."""
+    import yaml
+
     node = yaml.compose(config.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
     lines: dict[str, int] = {}
     for key, _ in node.value if node is not None else ():

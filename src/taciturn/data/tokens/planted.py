@@ -16,7 +16,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -24,14 +24,14 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from taciturn.data.schema_fields import Fields, Kind
-from taciturn.data.tokens.encoding import EncodedRecords, Tokenizer, encode_batch
+from taciturn.data.tokens.encoding import PAIRS, EncodedRecords, Tokenizer, encode_batch
 from taciturn.data.tokens.store import TokenizedDataset, TokenWriter
 from taciturn.errors import DataError, DataNotFoundError
 from taciturn.spec import CanaryKind
 
 CANARIES = "canaries.json"
 
-# What a canary answers, where records are questions and answers, or chats.
+# What a canary answers, where records are questions and answers, chats, or pairs of answers.
 _QUESTION = "Recall."
 
 
@@ -43,11 +43,13 @@ class PlantedUnits:
         kind: how their texts were made.
         texts: what they say, one each.
         included_N: their coins: True where the canary is in the training data.
+        rejected: of pairs, the answers that are not chosen; of others, none.
     """
 
     kind: CanaryKind
     texts: tuple[str, ...]
     included_N: NDArray[np.bool_]
+    rejected: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -86,10 +88,10 @@ class Planted:
             fields = _CanaryFile.model_validate_json(content)
         except ValidationError:
             fields = None
-        if fields is None or len(fields.texts) != len(fields.included):
+        if fields is None or not fields.whole:
             raise DataError(f"{path} is truncated or was edited; take the file that the fit wrote")
         coins = np.array([coin == "1" for coin in fields.included])
-        units = PlantedUnits(fields.kind, fields.texts, coins)
+        units = PlantedUnits(fields.kind, fields.texts, coins, fields.rejected)
         return cls(units, fields.format, fields.max_tokens, hashlib.sha256(content).hexdigest())
 
 
@@ -101,8 +103,15 @@ class _CanaryFile(BaseModel):
     format: Kind
     max_tokens: int
     texts: tuple[str, ...]
+    rejected: tuple[str, ...] = ()
     included: str = Field(pattern=r"^[01]+$")
     nonce: str = Field(min_length=64, max_length=64)
+
+    @property
+    def whole(self) -> bool:
+        """Return whether there is a coin for each canary, and a rejected answer for each pair."""
+        pairs = len(self.texts) if self.format in PAIRS else 0
+        return len(self.texts) == len(self.included) and len(self.rejected) == pairs
 
 
 def plant(
@@ -115,7 +124,7 @@ def plant(
 ) -> None:
     """Append the canaries to prepared data, and write `canaries.json` into `folder`."""
     included = units.included_N
-    for records in _encoded(units.texts, kind, tokenizer, max_tokens):
+    for records in _encoded(units, kind, tokenizer, max_tokens):
         count = len(records.lengths)
         counted = np.repeat(included[:count], records.lengths)
         silenced = EncodedRecords(records.input_ids, records.targets & counted, records.lengths)
@@ -126,6 +135,7 @@ def plant(
         format=kind,
         max_tokens=max_tokens,
         texts=units.texts,
+        rejected=units.rejected,
         included="".join("1" if coin else "0" for coin in units.included_N),
         nonce=os.urandom(32).hex(),
     )
@@ -139,7 +149,7 @@ def own_words(planted: Planted, tokenizer: Tokenizer, folder: Path) -> Tokenized
     """
     writer = TokenWriter(folder)
     try:
-        for records in _encoded(planted.units.texts, planted.format, tokenizer, planted.max_tokens):
+        for records in _encoded(planted.units, planted.format, tokenizer, planted.max_tokens):
             own = records.targets & (records.input_ids != tokenizer.eos_token_id)
             alone = np.ones(len(records.lengths), dtype=np.bool_)
             writer.add(EncodedRecords(records.input_ids, own, records.lengths), alone)
@@ -150,25 +160,34 @@ def own_words(planted: Planted, tokenizer: Tokenizer, folder: Path) -> Tokenized
 
 
 def _encoded(
-    texts: tuple[str, ...], kind: Kind, tokenizer: Tokenizer, max_tokens: int
+    units: PlantedUnits, kind: Kind, tokenizer: Tokenizer, max_tokens: int
 ) -> Iterator[EncodedRecords]:
-    columns = _columns(texts, kind)
+    columns = _columns(units, kind)
     names = [f"part_{index}" for index in range(len(columns))]
     batch = pa.record_batch([pa.array(column, pa.large_string()) for column in columns], names)
     return encode_batch(batch, Fields(kind, tuple(names)), tokenizer, max_tokens)
 
 
-def _columns(texts: tuple[str, ...], kind: Kind) -> list[list[str]]:
+def _columns(units: PlantedUnits, kind: Kind) -> list[list[str]]:
     if kind == "text":
-        return [list(texts)]
+        return [list(units.texts)]
+    questions = [_QUESTION] * len(units)
     if kind == "answer":
-        return [[_QUESTION] * len(texts), list(texts)]
-    return [[_chat(text) for text in texts]]
+        return [questions, list(units.texts)]
+    if kind == "pairs":
+        return [questions, list(units.texts), list(units.rejected)]
+    question = _turn("user", _QUESTION)
+    answers, others = (
+        [_turn("assistant", text) for text in texts] for texts in (units.texts, units.rejected)
+    )
+    if kind == "messages":
+        return [[_chat(question, answer) for answer in answers]]
+    return [[_chat(question)] * len(units), [*map(_chat, answers)], [*map(_chat, others)]]
 
 
-def _chat(text: str) -> str:
-    turns: list[dict[str, Any]] = [
-        {"role": "user", "content": _QUESTION},
-        {"role": "assistant", "content": text},
-    ]
+def _turn(role: str, content: str) -> dict[str, str]:
+    return {"role": role, "content": content}
+
+
+def _chat(*turns: dict[str, str]) -> str:
     return json.dumps(turns, ensure_ascii=False)

@@ -63,20 +63,26 @@ def check_number(canaries: int) -> None:
         )
 
 
-def draw_canaries(kind: CanaryKind, number: int, tokenizer: Words) -> PlantedUnits:
-    """`number` canaries with their coins.
+def draw_canaries(
+    kind: CanaryKind, number: int, tokenizer: Words, *, pairs: bool = False
+) -> PlantedUnits:
+    """`number` canaries with their coins; as `pairs` of answers, each has a rejected text as well.
 
     Raises:
-        SpecError: there are not as many different ones of this kind.
+        SpecError: there are not as many different texts of this kind.
     """
     chance = SystemRandom()
+    each = 2 if pairs else 1
     if kind == "random":
-        texts = _random_texts(number, tokenizer, chance)
-    elif kind == "new-token":
-        texts = _new_token_texts(number, tokenizer, chance)
+        texts = _random_texts(each * number, tokenizer, chance)
     else:
-        texts = _secrets(number, chance)
-    return PlantedUnits(kind, tuple(texts), SecureStream.fresh().bernoulli(number, 0.5))
+        choices = _rare_words(tokenizer) if kind == "new-token" else _people()
+        if each * number > len(choices):
+            raise _too_many(number, len(choices) // each, kind)
+        draw = _new_token_texts if kind == "new-token" else _secrets
+        texts = draw(each * number, choices, chance)
+    coins = SecureStream.fresh().bernoulli(number, 0.5)
+    return PlantedUnits(kind, tuple(texts[:number]), coins, tuple(texts[number:]))
 
 
 def _random_texts(number: int, tokenizer: Words, chance: SystemRandom) -> list[str]:
@@ -85,12 +91,13 @@ def _random_texts(number: int, tokenizer: Words, chance: SystemRandom) -> list[s
     return tokenizer.batch_decode(token_lists)
 
 
-def _new_token_texts(number: int, tokenizer: Words, chance: SystemRandom) -> list[str]:
+def _rare_words(tokenizer: Words) -> list[str]:
     """The rarest tokens: a vocabulary's later half, since tokenizers add common tokens first."""
     texts = _own_texts(tokenizer, _REPEATS)
-    rare = list(texts.values())[len(texts) // 2 :]
-    if number > len(rare):
-        raise _too_many(number, len(rare), "new-token")
+    return list(texts.values())[len(texts) // 2 :]
+
+
+def _new_token_texts(number: int, rare: list[str], chance: SystemRandom) -> list[str]:
     texts_of_tokens = rare[len(rare) - number :]
     chance.shuffle(texts_of_tokens)
     return texts_of_tokens
@@ -111,14 +118,16 @@ def _own_texts(tokenizer: Words, repeats: int) -> dict[int, str]:
     }
 
 
-def _secrets(number: int, chance: SystemRandom) -> list[str]:
+def _people() -> list[str]:
     words = vocabulary()
     first_names = sorted({name for names in words.people.given_names.values() for name in names})
-    people = [f"{first} {last}" for first in first_names for last in words.people.family]
-    if number > len(people):
-        raise _too_many(number, len(people), "secret")
+    return [f"{first} {last}" for first in first_names for last in words.people.family]
+
+
+def _secrets(number: int, people: list[str], chance: SystemRandom) -> list[str]:
+    conditions = vocabulary().conditions
     return [
-        chance.choice(_SECRETS).format(name=name, disease=chance.choice(words.conditions).name)
+        chance.choice(_SECRETS).format(name=name, disease=chance.choice(conditions).name)
         for name in chance.sample(people, number)
     ]
 

@@ -3,6 +3,9 @@
 Black box: losses are all that is looked at. The base model's is the yardstick because some texts
 are hard for any model, and fall further for that, which says nothing about who was in.
 
+Of a canary that is a pair of answers it is the reward: by how much the fit has widened the margin
+between its chosen answer and its rejected one, which is what such a fit is about.
+
 Shapes: N canaries.
 """
 
@@ -17,6 +20,7 @@ from taciturn.data.tokens.store import TokenizedDataset
 from taciturn.engine.auditing import intervals
 from taciturn.engine.auditing.intervals import Floats
 from taciturn.engine.evaluation.likelihood import unit_scores
+from taciturn.engine.evaluation.preferences import pair_margins
 from taciturn.errors import ModelError
 
 _LEAST_NATS = 1e-6  # a text without words of its own has none
@@ -34,7 +38,19 @@ def shares(base_N: Floats, fitted_N: Floats) -> Floats:
     Raises:
         ModelError: a loss is not finite, so the model cannot be audited by it.
     """
-    scores_N: Floats = (base_N - fitted_N) / np.maximum(base_N, _LEAST_NATS)
+    return _finite((base_N - fitted_N) / np.maximum(base_N, _LEAST_NATS))
+
+
+def rewards(fitted: Any, canaries: TokenizedDataset, record_tokens: int) -> Floats:
+    """Scores of pairs from a model with an adapter and the base below it.
+
+    Raises ModelError as `shares` does.
+    """
+    margins = pair_margins(fitted, canaries, record_tokens)
+    return _finite(margins.fitted_U - margins.base_U)
+
+
+def _finite(scores_N: Floats) -> Floats:
     if not np.isfinite(scores_N).all():
         raise ModelError(
             "the loss of some canaries is not a finite number, so nothing can be concluded from "

@@ -18,7 +18,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from taciturn.data.tokens.store import TokenizedDataset
-from taciturn.engine.evaluation.likelihood import Likelihood, token_scores, unit_sums
+from taciturn.engine.evaluation.likelihood import (
+    Likelihood,
+    UnitScores,
+    token_scores,
+    unit_sums,
+)
 from taciturn.engine.model.loss import CausalLmLoss
 from taciturn.engine.model.preference import PreferenceLoss, sequences
 from taciturn.engine.privacy.types import UnitBatch
@@ -46,6 +51,32 @@ class Preferences:
 
 
 @dataclass(frozen=True, slots=True, repr=False)
+class UnitPreferences:
+    """The same per unit, in the order of the data set. Private unless the data are public.
+
+    Attributes:
+        pairs_U: how many there are.
+        right_U: of them, how many the model ranks as people did.
+        base, fitted: scores of the chosen answers under either model.
+    """
+
+    pairs_U: Tensor
+    right_U: Tensor
+    base: UnitScores
+    fitted: UnitScores
+
+    def total(self) -> Preferences:
+        """All pairs together, every one counting the same."""
+        counts = int(self.pairs_U.sum()), int(self.right_U.sum())
+        return Preferences(*counts, self.base.total(), self.fitted.total())
+
+    @property
+    def shares_U(self) -> Tensor:
+        """Each unit's share of pairs that are right; no number without a pair."""
+        return self.right_U / self.pairs_U
+
+
+@dataclass(frozen=True, slots=True, repr=False)
 class Margins:
     """Mean over each unit's pairs of log p(chosen) - log p(rejected); NaN without a pair. Private.
 
@@ -58,11 +89,17 @@ class Margins:
     base_U: NDArray[np.float64]
 
 
-def preferences(fitted: Any, dataset: TokenizedDataset, record_tokens: int) -> Preferences:
+def preferences(fitted: Any, dataset: TokenizedDataset, record_tokens: int) -> UnitPreferences:
     """Judge every pair by a model with an adapter, against the base below it."""
-    sums_8 = unit_sums(fitted, dataset, record_tokens, _scored, make=pair_loss).sum(1)
-    pairs, right, *of_base = sums_8[:5].tolist()
-    return Preferences(int(pairs), int(right), _likelihood(of_base), _likelihood(sums_8[5:]))
+    sums_8U = torch.zeros(8, 0, dtype=torch.float64)  # of no unit, which is no reason to fail
+    if dataset.n_units:
+        sums_8U = unit_sums(fitted, dataset, record_tokens, _scored, make=pair_loss)
+    pairs_U, right_U, *of_models = sums_8U
+    base, adapted = (
+        UnitScores(nats_U, tokens_U.long(), correct_U.long())
+        for nats_U, tokens_U, correct_U in (of_models[:3], of_models[3:])
+    )
+    return UnitPreferences(pairs_U, right_U, base, adapted)
 
 
 def pair_margins(fitted: Any, dataset: TokenizedDataset, record_tokens: int) -> Margins:
@@ -75,11 +112,6 @@ def pair_margins(fitted: Any, dataset: TokenizedDataset, record_tokens: int) -> 
 def pair_loss(model: Any) -> PreferenceLoss:
     """The loss whose margins are wanted; they do not depend on beta."""
     return PreferenceLoss(model, 1.0)
-
-
-def _likelihood(figures: Any) -> Likelihood:
-    nats, tokens, correct = map(float, figures)
-    return Likelihood(nats, int(tokens), int(correct))
 
 
 def _present(batch: UnitBatch) -> Tensor:

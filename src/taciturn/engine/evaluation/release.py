@@ -1,7 +1,8 @@
 """Figures of private held-out units, paid for: one Gaussian release of everything that is asked.
 
 Each unit becomes one bounded row: the base model's nats per token and share of hits, by how much
-the fitted model is better at both, and, where texts are compared, one 1 among K clusters. Figures
+the fitted model is better at both, of pairs of answers the share that it ranks as people did, and,
+where texts are compared, one 1 among K clusters. Figures
 are mapped to [-1, 1] by public bounds and weighted (`planning/release.py`). Rows are summed, noised
 and divided by the public number of units; weights and mapping are undone afterwards.
 
@@ -63,14 +64,28 @@ class ReleasedGain:
 
 
 @dataclass(frozen=True, slots=True)
+class ReleasedPreferences:
+    """Learnt preference on private units of pairs, with noise.
+
+    Attributes:
+        accuracy: each unit's share of pairs that are ranked as people did, averaged over units.
+        accuracy_std: standard deviation of the noise in it.
+    """
+
+    accuracy: float
+    accuracy_std: float
+
+
+@dataclass(frozen=True, slots=True)
 class ReleasedScores:
     """Outcome of one release: a score per model, the gain of the second over the first, the share
-    of units per cluster, and its event."""
+    of units per cluster, its event, and, of pairs of answers, the learnt preference."""
 
     scores: tuple[ReleasedScore, ...]
     gain: ReleasedGain | None
     shares_K: tuple[float, ...]
     dp_event: DpEvent
+    preferences: ReleasedPreferences | None = None
 
 
 def release(
@@ -82,6 +97,7 @@ def release(
     noise_multiplier: float,
     stream: SecureStream,
     declared_units: int | None = None,
+    preferred_U: Tensor | None = None,
     before: Callable[[DpEvent], None] = lambda event: None,
 ) -> ReleasedScores:
     """Release the mean of every figure with the Gaussian mechanism.
@@ -99,11 +115,14 @@ def release(
         n_clusters: K; public.
         loss_bound: nats per token above this count as this; public.
         declared_units: the public number of units, where it is not how many there are.
+        preferred_U: each unit's share of pairs that the fitted model ranks as people did, or None.
+            Private.
         before: is told what it will cost, before it runs.
     """
     base, *fitted = scores
     counted, compared = declared_units is not None, clusters_U is not None
-    weights = RowWeights.of(paired=bool(fitted), counted=counted)
+    pairs = preferred_U is not None
+    weights = RowWeights.of(paired=bool(fitted), counted=counted, pairs=pairs)
     columns = [
         weights.nats * _centred(_nats(base) / loss_bound),
         weights.accuracy * _centred(_accuracy(base)),
@@ -112,6 +131,8 @@ def release(
         nats_U = _bounded((_nats(base) - _nats(fitted[0])) / GAIN_BOUND)
         hits_U = _bounded((_accuracy(fitted[0]) - _accuracy(base)) / ACCURACY_GAIN_BOUND)
         columns += [weights.gain * nats_U, weights.accuracy_gain * hits_U]
+    if preferred_U is not None:
+        columns.append(weights.preferred * _centred(preferred_U))
     if counted:
         columns.append(torch.full_like(columns[0], weights.presence))
     rows = torch.stack(columns, dim=1)
@@ -140,9 +161,13 @@ def release(
             GAIN_BOUND * nats_std,
             ACCURACY_GAIN_BOUND * accuracy_std,
         )
+    preferences = None
+    if pairs:
+        accuracy, accuracy_std = means.at(4, weights.preferred)
+        preferences = ReleasedPreferences(_share(accuracy), accuracy_std / 2)
     scores_of = (score,) if gain is None else (score, _gained(score, gain))
     shares_K = _distribution(private.mean_K[len(columns) :])
-    return ReleasedScores(scores_of, gain, shares_K, mechanism.dp_event)
+    return ReleasedScores(scores_of, gain, shares_K, mechanism.dp_event, preferences)
 
 
 def release_shares(

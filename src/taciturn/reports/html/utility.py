@@ -49,8 +49,9 @@ def _prediction(evaluation: ReleasedEvaluation, place: int, report: PrivacyRepor
         ("Nats per token, lower is better", _nats(models, f"nats-{place}")),
         ("Tokens predicted right", _accuracies(models, f"accuracy-{place}")),
     ]
-    if evaluation.preferred is not None:
-        charts.append(("Pairs of answers ranked as people did", _ranked(evaluation, place, report)))
+    if evaluation.ranked is not None:
+        chart = _ranked(evaluation.ranked, place, report)
+        charts.append(("Pairs of answers ranked as people did", chart))
     if all(score.mauve is not None for _, score, _ in models):
         charts.append(("Likeness of samples (MAUVE), higher is better", _likeness(models, place)))
     return Utility("Predicting a text", _basis(evaluation, report), tuple(charts))
@@ -107,9 +108,8 @@ def _likeness(models: Models, place: int) -> Markup:
     return bar_chart(f"mauve-{place}", "Likeness of samples", bars, linear_scale([1.0]))
 
 
-def _ranked(evaluation: ReleasedEvaluation, place: int, report: PrivacyReport) -> Markup:
+def _ranked(figure: Figure, place: int, report: PrivacyReport) -> Markup:
     name, style = _fitted(report)
-    figure = Figure(value=evaluation.preferred or 0.0)
     bars = [_share_bar("By chance", Figure(value=0.5), "base"), _share_bar(name, figure, style)]
     return bar_chart(f"ranked-{place}", "Pairs ranked as people did", bars, share_scale())
 

@@ -211,7 +211,13 @@ def _release(request: RemoteEvaluate, terms: Terms) -> Price:
     event = dpsgd_event(sampling_probability=1.0, noise_multiplier=noise, steps=1)
     epsilon = epsilon_of(event, delta)
     evaluation = plan_evaluation(
-        n_units, epsilon, delta, noise, counted=True, clusters=request.samples > 0
+        n_units,
+        epsilon,
+        delta,
+        noise,
+        counted=True,
+        clusters=request.samples > 0,
+        pairs=request.pairs,
     )
     plan = {"noise_multiplier": noise, **asdict(evaluation)}
     line = dp_line(epsilon, delta, terms.dataset.unit)

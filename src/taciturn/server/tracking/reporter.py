@@ -332,6 +332,8 @@ def _figures(evaluation: ReleasedEvaluation) -> Iterator[tuple[str, float]]:
     if evaluation.gain is not None:
         yield from _figure("gain/nats_per_token", evaluation.gain.nats_per_token)
         yield from _figure("gain/token_accuracy", evaluation.gain.token_accuracy)
+    if evaluation.ranked is not None:
+        yield from _figure("preferred", evaluation.ranked)
     if evaluation.epsilon is not None:
         yield "evaluation/epsilon", evaluation.epsilon
 

@@ -13,7 +13,9 @@ import pytest
 from openai import OpenAI
 from sqlalchemy import Engine
 
+from support import s3_server
 from support.gateway import DATASET, MODEL, NAMESPACE, GatewayWorld
+from taciturn.data.source import open_rows
 from taciturn.server.ledger import statement
 from taciturn.wire.datasets import ColumnView
 from taciturn.wire.jobs import JobKind
@@ -120,6 +122,36 @@ def test_an_upload_becomes_a_dataset_in_its_owners_store(
     world.tick()
     assert ask.files.delete(file.id).deleted
     assert stored(tmp_path) == []
+
+
+def test_an_upload_goes_into_an_object_store_of_its_owner(
+    world: GatewayWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Through AWS's own client, where a policy lets the gateway write there alone."""
+    with s3_server.running(monkeypatch) as buckets:
+        buckets.objects["hospital/"] = b""
+        buckets.writable = "hospital/ward/olga/"
+        change = {"sources": ["s3://hospital/ward/olga/"]}
+        assert world.ask("adam", "PATCH", "/users/olga", change).status_code == 200
+        ask = client(world, "olga")
+        file = ask.files.create(file=("a.jsonl", LINES), purpose="fine-tune", extra_body=UPLOAD)
+        (key,) = buckets.files()
+        assert key == f"hospital/ward/olga/taciturn_uploads/{file.id}.jsonl"
+        source = world.ask("olga", "GET", f"/datasets/{file.id}").json()["source"]
+        assert source == f"s3://{key}"
+        rows = [row for batch in open_rows(source).batches for row in batch.to_pylist()]
+        assert [row["messages"] for row in rows] == [TURNS] * 30
+        half = LINES[: len(LINES) // 2 - 7]
+        with pytest.raises(openai.BadRequestError):
+            ask.files.create(file=("b.jsonl", half), purpose="fine-tune", extra_body=UPLOAD)
+        assert buckets.files() == [key]
+        assert not buckets.parts
+        assert ask.files.delete(file.id).deleted
+        assert not buckets.files()
+        buckets.writable = "other/"
+        with pytest.raises(openai.InternalServerError) as caught:
+            ask.files.create(file=("a.jsonl", LINES), purpose="fine-tune", extra_body=UPLOAD)
+        assert caught.value.code == "unavailable"
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from contextlib import suppress
 from secrets import token_hex
 from typing import Any
 
-from taciturn.data.filesystem import open_filesystem
+from taciturn.data.filesystem import S3, open_filesystem
 from taciturn.server.models.storage.base import CHUNK_BYTES, MeasuredChunks, Stored, check_key
 
 
@@ -19,12 +19,15 @@ class ObjectStore:
         self._files: Any
         self._files, prefix = open_filesystem(url)
         self._prefix = prefix.rstrip("/")
+        # S3 has none, and an empty object in place of one may lie where nobody may write.
+        self._has_folders = not url.startswith(S3)
 
     def write(self, key: str, chunks: Iterable[bytes], limit_bytes: int) -> Stored:
         """See Store. A half-written object has another name, and is removed."""
         path = self._path(key)
         partial = f"{path}.{token_hex(8)}.partial"
-        self._files.makedirs(path.rsplit("/", 1)[0], exist_ok=True)
+        if self._has_folders:
+            self._files.makedirs(path.rsplit("/", 1)[0], exist_ok=True)
         measured = MeasuredChunks(chunks, limit_bytes)
         try:
             with self._files.open(partial, "wb") as file:
