@@ -321,7 +321,7 @@ def _predicted(model: Any, cell: Cell, place: Place) -> dict[str, Any]:
     """The product's own estimate of a microbatch of this size."""
     from taciturn.engine.model.loss import CausalLmLoss
     from taciturn.engine.privacy.forms import Form
-    from taciturn.engine.training.estimate import random_batch
+    from taciturn.engine.training.memory import random_batch
     from taciturn.engine.training.memory import memory_estimate
 
     try:
@@ -418,7 +418,7 @@ def _parts(
     from taciturn.engine.privacy.clipping import clip_and_sum
     from taciturn.engine.privacy.forms import Form
     from taciturn.engine.privacy.per_example import per_example_gradients
-    from taciturn.engine.training.estimate import random_batch
+    from taciturn.engine.training.memory import random_batch
 
     try:
         loss, device, now = variant.inner._loss, torch.device(place.device), clock(place)

@@ -402,6 +402,7 @@ def _run(
         microbatch_tokens=tokens,
         form=Form(job.spec.per_unit_gradients),
         checkpoint_every=job.spec.checkpoint_every,
+        graphs=job.spec.cuda_graphs,
         on_progress=job.observer.on_progress,
         on_private_metrics=_metrics_writer(job.private / "metrics.jsonl", job.observer),
         ranks=job.ranks,
