@@ -321,8 +321,7 @@ def _predicted(model: Any, cell: Cell, place: Place) -> dict[str, Any]:
     """The product's own estimate of a microbatch of this size."""
     from taciturn.engine.model.loss import CausalLmLoss
     from taciturn.engine.privacy.forms import Form
-    from taciturn.engine.training.memory import random_batch
-    from taciturn.engine.training.memory import memory_estimate
+    from taciturn.engine.training.memory import memory_estimate, random_batch
 
     try:
         device, loss = torch.device(place.device), CausalLmLoss(model)

@@ -259,7 +259,10 @@ def _stepper(run: Run, state: TrainingState, journal: StepJournal) -> Callable[[
 def _note_start(
     run: Run, step: int, streams: Streams, journal: StepJournal, graphs: Graphs
 ) -> None:
-    """How microbatches are computed, and the streams. One line for each process that draws: all add noise, rank 0 alone samples."""
+    """One line: how microbatches are computed, and the streams of each process that draws.
+
+    All add noise, rank 0 alone samples.
+    """
     noise = tell(run.ranks, streams.noise.identity)
     entry = {"start": step, "sampling_stream": streams.sampling.identity, "noise_stream": noise[0]}
     with together(run.ranks):
