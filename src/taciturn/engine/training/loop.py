@@ -38,8 +38,8 @@ from taciturn.errors import MemoryLimitError
 from taciturn.planning.plan import EXPLANATIONS, TrainingPlan
 
 _CURVE_POINTS = 24
-# Fewer tokens take no longer than one where kernels are started together; measured on no device.
-_STARTED_TOGETHER = 8
+STARTED_TOGETHER = 8
+"""So many times fewer tokens take no longer than one, where kernels are; measured on no device."""
 # Never answered by smaller microbatches: who was drawn would be seen in what comes after.
 _NO_ROOM = (
     "the device has too little free memory for a microbatch; end what else uses it, or run again "
@@ -279,7 +279,7 @@ def batch_limits(
     Args:
         recorded: kernels are started together, so that fewer tokens take no longer than one.
     """
-    free = free_tokens(loss) // (_STARTED_TOGETHER if recorded else 1)
+    free = free_tokens(loss) // (STARTED_TOGETHER if recorded else 1)
     share = plan.batch_size // ranks.size
     longest = plan.record_tokens
     steps = width_steps(share, longest, free)
