@@ -91,7 +91,7 @@ def _estimate(base: LoadedModel, spec: FitSpec, n_units: int, tokens_per_unit: f
         memory=estimate_memory(loss, plan, work, base.device),
         available_bytes=available_bytes(base.device),
         forms=tuple(form_choices(loss, plan, work)),
-        graphs=wants_graphs(spec.cuda_graphs, plan, loss),
+        graphs=wants_graphs(spec, plan, loss),
     )
     return Estimate(plan, cost, other_times(spec, facts, plan))
 

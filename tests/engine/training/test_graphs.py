@@ -37,6 +37,7 @@ from taciturn.engine.training.memory import random_batch
 from taciturn.engine.training.state import TrainingState
 from taciturn.engine.training.step import private_step
 from taciturn.planning.optimizer import OptimizerConfig
+from taciturn.spec import FitSpec
 
 CPU = torch.device("cpu")
 LIMITS = BatchLimits(48, 3, 20)
@@ -218,38 +219,46 @@ def test_what_a_replay_would_get_wrong_is_refused(kind: type[CausalLmLoss], reas
 
 
 def plan_of(**fields: Any) -> Any:
-    usual = {"privacy": object(), "max_records_per_unit": 1, "steps": 50, "batch_size": 4}
     adapter = SimpleNamespace(method=fields.pop("method", "lora"))
-    return SimpleNamespace(**usual | fields, adapter=adapter, record_tokens=20)
+    usual = {"privacy": object(), "steps": 50, "batch_size": 4, "record_tokens": 20}
+    return SimpleNamespace(**usual | fields, adapter=adapter)
 
 
 @pytest.mark.parametrize(
-    ("choice", "fields", "wanted"),
+    ("choice", "fields", "unit", "wanted"),
     [
-        (None, {}, True),
-        (None, {"steps": 49}, False),
-        (None, {"method": "full"}, False),
-        (None, {"max_records_per_unit": 2}, False),
-        (None, {"privacy": None}, False),
-        (True, {"steps": 1}, True),
-        (True, {"method": "full"}, True),
-        (True, {"max_records_per_unit": 2}, False),
-        (True, {"privacy": None}, False),
-        (False, {}, False),
+        (None, {}, None, True),
+        (None, {"steps": 49}, None, False),
+        (None, {"method": "full"}, None, False),
+        (None, {"privacy": None}, None, False),
+        (None, {}, ("patient", 1), True),
+        (None, {}, ("patient", 2), False),
+        (True, {"steps": 1}, None, True),
+        (True, {"method": "full"}, None, True),
+        (True, {"privacy": None}, None, False),
+        (True, {}, ("patient", 2), False),
+        (False, {}, None, False),
     ],
 )
 def test_recordings_are_wanted_where_they_pay(
-    monkeypatch: pytest.MonkeyPatch, choice: bool | None, fields: dict[str, Any], wanted: bool
+    monkeypatch: pytest.MonkeyPatch,
+    choice: bool | None,
+    fields: dict[str, Any],
+    unit: tuple[str, int] | None,
+    wanted: bool,
 ) -> None:
-    loss = loss_of("llama", "lora")
-    assert not wants_graphs(choice, plan_of(**fields), loss)  # no GPU
+    loss, spec = loss_of("llama", "lora"), FitSpec(target_epsilon=3, cuda_graphs=choice)
+    if unit is not None:
+        name, most = unit
+        spec = spec.model_copy(update={"privacy_unit": name, "max_records_per_unit": most})
+    assert not wants_graphs(spec, plan_of(**fields), loss)  # no GPU
     monkeypatch.setattr(module, "recorder_of", lambda device: OperationRecorder())
-    assert wants_graphs(choice, plan_of(**fields), loss) is wanted
+    assert wants_graphs(spec, plan_of(**fields), loss) is wanted
 
 
 def run_of(loss: nn.Module) -> Any:
     fields = {"plan": plan_of(), "vocabulary": VOCABULARY, "microbatch_tokens": 48}
-    return SimpleNamespace(loss=loss, form=Form.AUTO, ranks=ALONE, graphs=None, **fields)
+    return SimpleNamespace(loss=loss, form=Form.AUTO, ranks=ALONE, graphs=True, **fields)
 
 
 def prepared(patch: pytest.MonkeyPatch, loss: nn.Module) -> tuple[BatchLimits, Graphs]:

@@ -40,6 +40,7 @@ from taciturn.engine.training.memory import (
     trained_numbers,
 )
 from taciturn.planning.plan import TrainingPlan
+from taciturn.spec import FitSpec
 
 # To record and compare a shape takes as long as some twenty microbatches.
 _STEPS = 50
@@ -129,18 +130,20 @@ class Graphs:
 NO_GRAPHS = Graphs()
 
 
-def wants_graphs(choice: bool | None, plan: TrainingPlan, loss: nn.Module) -> bool:
+def wants_graphs(spec: FitSpec, plan: TrainingPlan, loss: nn.Module) -> bool:
     """Return whether recordings are asked for and may pay; from public facts alone.
 
     By default they are for LoRA, whose kernels are many and small, and for runs of 50 steps or
     more. Units of several records have too many shapes, and a sharded model's kernels wait for
     other processes.
     """
-    able = plan.privacy is not None and plan.max_records_per_unit == 1 and not is_sharded(loss)
-    if not able or recorder_of(next(loss.parameters()).device) is None:
+    one_each = spec.privacy_unit is None or spec.max_records_per_unit == 1
+    if plan.privacy is None or not one_each or is_sharded(loss):
+        return False
+    if recorder_of(next(loss.parameters()).device) is None:
         return False
     worth = plan.adapter.method == "lora" and plan.steps >= _STEPS
-    return worth if choice is None else choice
+    return worth if spec.cuda_graphs is None else spec.cuda_graphs
 
 
 def recorder_of(device: torch.device) -> Recorder | None:
@@ -193,9 +196,9 @@ def _check_room(loss: nn.Module, vocabulary: int, shapes: Sequence[Shape], form:
     # What is still reserved afterwards belongs to the recordings.
     torch.cuda.empty_cache()
     free, _ = torch.cuda.mem_get_info(device)
-    needed = largest + trained_numbers(loss) * STATE_BYTES + _RESERVE * total_bytes(device)
-    if free < needed:
-        raise RuntimeError(f"{free / 1e9:.1f} GB are free beside them, {needed / 1e9:.1f} needed")
+    least = largest + trained_numbers(loss) * STATE_BYTES + _RESERVE * total_bytes(device)
+    if free < least:
+        raise RuntimeError(f"{free / 1e9:.1f} GB are free beside them, {least / 1e9:.1f} needed")
 
 
 def _recording(
@@ -246,14 +249,14 @@ class CudaRecorder:
         self, compute: Callable[[], PerUnitGradients]
     ) -> tuple[PerUnitGradients, Callable[[], None]]:
         """See Recorder. What waits for the device is refused before anything is recorded."""
-        here = torch.cuda.current_stream(self._device)
-        self._stream.wait_stream(here)
+        usual = torch.cuda.current_stream(self._device)
+        self._stream.wait_stream(usual)
         with torch.cuda.stream(self._stream):
             compute()  # cuBLAS gets its workspace for this stream
             self._refuse_waiting(compute)
-        here.wait_stream(self._stream)
+        usual.wait_stream(self._stream)
         torch.cuda.synchronize(self._device)
-        # Garbage must not be collected meanwhile, and memory of the passes before is needed.
+        # Garbage must not be collected meanwhile, and memory of the passes before is wanted.
         gc.collect()
         torch.cuda.empty_cache()
         graph = torch.cuda.CUDAGraph()

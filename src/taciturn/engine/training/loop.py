@@ -27,7 +27,7 @@ from taciturn.engine.privacy.types import ClipCounts
 from taciturn.engine.privacy.verification import long_public_batch, same_in_company
 from taciturn.engine.training.batch import BatchLimits, filled_units, width_steps
 from taciturn.engine.training.checkpoint import CheckpointStore, StepJournal, all_rows, own_rows
-from taciturn.engine.training.graphs import NO_GRAPHS, Graphs, recorded, recorder_of, wants_graphs
+from taciturn.engine.training.graphs import NO_GRAPHS, Graphs, recorded, recorder_of
 from taciturn.engine.training.interrupt import deferred_interrupt
 from taciturn.engine.training.mechanism import planned_mechanism
 from taciturn.engine.training.memory import free_tokens, gradient_units, microbatch_peak
@@ -127,7 +127,7 @@ class Run:
     """One training run: what is trained, on what, and where its private state is kept.
 
     Attributes:
-        graphs: whether microbatches are recorded as CUDA graphs; None: where it pays.
+        graphs: whether microbatches are recorded as CUDA graphs, if they can be.
         before_steps: called in all processes when it is certain that steps will run, and none has.
         on_checkpoint: called in the first process after a checkpoint of so many steps was written.
         stop: asked in each process after a step; true in any of them stops the run as Ctrl-C does.
@@ -143,7 +143,7 @@ class Run:
     checkpoint_every: int
     on_progress: Callable[[TrainingProgress], None]
     on_private_metrics: Callable[[PrivateMetrics], None]
-    graphs: bool | None = None
+    graphs: bool = False
     ranks: Ranks = ALONE
     blocks: Blocks | None = None
     before_steps: Callable[[], None] = lambda: None
@@ -297,7 +297,7 @@ def _prepared(run: Run) -> tuple[BatchLimits, Graphs]:
     limits = partial(batch_limits, run.plan, run.loss, run.microbatch_tokens, run.ranks)
     if run.plan.privacy is None:
         return limits(), NO_GRAPHS
-    if wants_graphs(run.graphs, run.plan, run.loss):
+    if run.graphs:
         of_graphs = limits(recorded=True)
         graphs = _graphs(run, of_graphs)
         if _everywhere(run, bool(graphs.recordings)):
