@@ -24,6 +24,7 @@ from support.tiny_models import VOCABULARY
 from taciturn.engine.model.dropout import disable_dropout
 from taciturn.engine.model.load import enable_checkpointing
 from taciturn.engine.model.loss import CausalLmLoss
+from taciturn.engine.model.preference import PreferenceLoss
 from taciturn.engine.privacy.forms import Form
 from taciturn.engine.privacy.mechanism import DpSgdMechanism
 from taciturn.engine.privacy.per_example import trainable_parameters
@@ -96,6 +97,16 @@ def test_a_fit_from_recordings_is_the_same_bit_for_bit(
         assert own_counts == counts
         for key, value in expected.items():
             assert torch.equal(own[key], value), key
+
+
+def test_preferences_are_recorded_too() -> None:
+    """Their loss switches adapters off and on."""
+    loss = PreferenceLoss(loss_of("llama", "lora").model, 0.1)
+    other = copy.deepcopy(loss)
+    own, counts = fitted(loss, Form.AUTO, recorded_of(loss), mechanism=Hurried)
+    expected, expected_counts = fitted(other, Form.AUTO, NO_GRAPHS)
+    assert counts == expected_counts
+    assert all(torch.equal(own[key], value) for key, value in expected.items())
 
 
 def test_all_of_a_step_is_replayed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -220,7 +231,7 @@ def test_what_a_replay_would_get_wrong_is_refused(kind: type[CausalLmLoss], reas
 
 def plan_of(**fields: Any) -> Any:
     adapter = SimpleNamespace(method=fields.pop("method", "lora"))
-    usual = {"privacy": object(), "steps": 50, "batch_size": 4, "record_tokens": 20}
+    usual = {"privacy": object(), "steps": 100, "batch_size": 4, "record_tokens": 20}
     return SimpleNamespace(**usual | fields, adapter=adapter)
 
 
@@ -228,7 +239,7 @@ def plan_of(**fields: Any) -> Any:
     ("choice", "fields", "unit", "wanted"),
     [
         (None, {}, None, True),
-        (None, {"steps": 49}, None, False),
+        (None, {"steps": 99}, None, False),
         (None, {"method": "full"}, None, False),
         (None, {"privacy": None}, None, False),
         (None, {}, ("patient", 1), True),

@@ -42,8 +42,9 @@ from taciturn.engine.training.memory import (
 from taciturn.planning.plan import TrainingPlan
 from taciturn.spec import FitSpec
 
-# To record and compare a shape takes as long as some twenty microbatches.
-_STEPS = 50
+# To record and compare a shape takes as long as some twenty microbatches, of which a step has at
+# least one for most shapes.
+_STEPS = 100
 _WARM_UP = 2
 # Part of a GPU's memory that stays free beside recordings, as in `microbatch.py`.
 _RESERVE = 0.1
@@ -58,8 +59,11 @@ class Recorder(Protocol):
     def record(
         self, compute: Callable[[], PerUnitGradients]
     ) -> tuple[PerUnitGradients, Callable[[], None]]:
-        """What `compute` gives, and a function that writes it anew, from the same addresses to the
-        same addresses. Raises whatever keeps it from that, and leaves nothing behind."""
+        """Return the result of `compute`, and a function that makes it again.
+
+        It reads from the same addresses and writes to the same. Raises whatever keeps it from
+        that, and leaves nothing behind.
+        """
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +121,7 @@ class Graphs:
         return recording.of(batch)
 
     def of(self, loss: nn.Module) -> Graphs:
-        """These, or none if the model's weights are elsewhere by now."""
+        """Return the recordings, or none if the model's weights are elsewhere by now."""
         moved = bool(self.recordings) and self.addresses != _addresses(loss)
         return Graphs(reason="the model's weights were moved") if moved else self
 
@@ -133,7 +137,7 @@ NO_GRAPHS = Graphs()
 def wants_graphs(spec: FitSpec, plan: TrainingPlan, loss: nn.Module) -> bool:
     """Return whether recordings are asked for and may pay; from public facts alone.
 
-    By default they are for LoRA, whose kernels are many and small, and for runs of 50 steps or
+    By default they are for LoRA, whose kernels are many and small, and for runs of 100 steps or
     more. Units of several records have too many shapes, and a sharded model's kernels wait for
     other processes.
     """
