@@ -308,7 +308,7 @@ class Driver:
         self.calls: list[str] = []
         self.debug: Any = "default"
         self.stream = "own"
-        waiting = SimpleNamespace(wait_stream=lambda other: None)
+        waiting = SimpleNamespace(wait_stream=lambda other: None, device_index=0)
         for name, stand_in in {
             "Stream": lambda device: waiting,
             "current_stream": lambda device: waiting,

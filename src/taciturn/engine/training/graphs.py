@@ -283,7 +283,7 @@ class CudaRecorder:
         except BaseException:
             # Where the driver gave up, PyTorch would go on taking memory from the pool.
             with contextlib.suppress(Exception):
-                torch._C._cuda_endAllocateToPool(_index(self._device), self._pool)
+                torch._C._cuda_endAllocateToPool(self._stream.device_index, self._pool)
             raise
         finally:
             if collecting:
@@ -297,7 +297,3 @@ class CudaRecorder:
             compute()
         finally:
             torch.cuda.set_sync_debug_mode(before)
-
-
-def _index(device: torch.device) -> int:
-    return torch.cuda.current_device() if device.index is None else device.index
