@@ -44,7 +44,7 @@ CPU = torch.device("cpu")
 LIMITS = BatchLimits(48, 3, 20)
 SHAPES = [(LIMITS.units_of(width, 1), width) for width in LIMITS.widths]
 # Of one record each; microbatches of both shapes, some of them with fillers.
-RECORDS = [[5], [9], [16], [7], [20], [12], [4], [18]]
+RECORDS = [[5], [9], [16], [7], [20], [12], [4], [18], [6]]
 KINDS = [
     ("llama", "lora", True),
     ("llama-tied", "full", False),
