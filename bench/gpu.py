@@ -73,7 +73,7 @@ def _collect_warnings() -> None:
 
 
 def _run(arguments: argparse.Namespace, place: Any, folder: Path) -> int:
-    from gpus import exactness, fits, randomness, speed
+    from gpus import exactness, fits, randomness, recorded, speed
     from gpus.items import FAIL, PASS, SKIP, Item, Run, chosen
 
     arguments.out.mkdir(parents=True, exist_ok=True)
@@ -90,7 +90,7 @@ def _run(arguments: argparse.Namespace, place: Any, folder: Path) -> int:
     background = fits.Background({name: apart[name] for name in apart if name in wanted})
     if not arguments.speed:
         background.start()
-    checks = [*randomness.items(place), *exactness.items(place), *whole]
+    checks = [*randomness.items(place), *exactness.items(place), *recorded.items(place), *whole]
     # They were started long ago, and nothing is left of them once speed is measured.
     checks += [Item(name, 25, partial(background.outcome, name)) for name in apart]
     items = [*([] if arguments.speed else checks), *speed.items(place, figures)]

@@ -30,7 +30,8 @@ from taciturn.engine.privacy.mechanism import DpSgdMechanism
 from taciturn.engine.privacy.per_example import per_example_gradients, trainable_parameters
 from taciturn.engine.privacy.rng import SecureStream
 from taciturn.engine.training.batch import BatchLimits, widths
-from taciturn.engine.training.estimate import Workload, estimate_memory, random_batch
+from taciturn.engine.training.estimate import Workload, estimate_memory
+from taciturn.engine.training.memory import random_batch
 from taciturn.engine.training.state import TrainingState
 from taciturn.engine.training.step import Streams, private_step
 from taciturn.malloc import keep_freed_memory

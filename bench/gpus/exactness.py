@@ -27,7 +27,7 @@ from taciturn.engine.privacy.per_example import (
 from taciturn.engine.privacy.types import BoundedSum, UnitBatch
 from taciturn.engine.training import batch as batches
 from taciturn.engine.training.batch import BatchLimits, bucket_length, microbatches, widths
-from taciturn.engine.training.estimate import random_batch
+from taciturn.engine.training.memory import random_batch
 
 NORM_ERROR = 1e-5
 HALF_NORM_ERROR = 5e-2

@@ -26,6 +26,7 @@ from taciturn.engine.privacy.per_example import trainable_parameters
 from taciturn.engine.privacy.rng import SecureStream
 from taciturn.engine.privacy.types import ClipCounts
 from taciturn.engine.training.batch import BatchLimits, filled_units
+from taciturn.engine.training.graphs import NO_GRAPHS, Graphs
 from taciturn.engine.training.state import TrainingState
 from taciturn.engine.training.step import Streams, ordinary_step, private_step
 from taciturn.planning.defaults import L2_CLIP_NORM
@@ -168,7 +169,12 @@ class PrivateStep:
             self._state,
             self._streams,
             self._task.limits,
+            graphs=self.graphs(),
         )
+
+    def graphs(self) -> Graphs:
+        """Recorded microbatches; none here."""
+        return NO_GRAPHS
 
 
 def split(batch: Batch, size: int, known: dict[int, list[Batch]]) -> list[Batch]:

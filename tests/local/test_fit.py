@@ -11,7 +11,9 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from support.recording import OperationRecorder
 from taciturn.engine.model.load import load_base
+from taciturn.engine.training import graphs, loop
 from taciturn.engine.training.public import PublicStage
 from taciturn.engine.training.run_record import RunRecord
 from taciturn.errors import CheckpointError, DataError, SpecError
@@ -399,3 +401,20 @@ def test_private_data_are_not_public(tiny_llama: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="at least 20"):
         LLM(str(tiny_llama)).fit(frame, output=tmp_path / "out", public_data=PUBLIC[:3], **SETTINGS)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("recorder", [None, OperationRecorder()])
+def test_a_run_says_how_its_microbatches_are_computed(
+    recorder: OperationRecorder | None,
+    tiny_llama: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """In its private journal; on a device that records nothing, asking for it does nothing."""
+    for module in (graphs, loop):
+        monkeypatch.setattr(module, "recorder_of", lambda device: recorder)
+    LLM(str(tiny_llama)).fit(rows(), output=tmp_path / "out", cuda_graphs=True, **SETTINGS)
+    lines = (tmp_path / "out" / "private" / "journal.jsonl").read_text().splitlines()
+    told = json.loads(lines[0])["microbatches"]
+    # 24 tokens at most: padded to 16, 20 or 24.
+    assert told == ("CUDA graphs of 3 padded lengths" if recorder else str(graphs.NO_GRAPHS))

@@ -3,6 +3,7 @@ check that is for it."""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
 from functools import partial
 
@@ -12,10 +13,12 @@ from torch.nn.attention import SDPBackend
 
 from engine.model import test_determinism as kernels
 from engine.privacy import test_company as company
+from engine.training import test_graphs as recordings
 from engine.training import test_microbatch as sizes
 from taciturn.engine.model import determinism
+from taciturn.engine.model.loss import CausalLmLoss
 from taciturn.engine.privacy import verification
-from taciturn.engine.training import microbatch
+from taciturn.engine.training import graphs, microbatch
 
 Patch = pytest.MonkeyPatch
 DEMAND = torch.use_deterministic_algorithms
@@ -64,6 +67,20 @@ def half_of_what_is_measured(patch: Patch) -> None:
     )
 
 
+def recordings_not_compared(patch: Patch) -> None:
+    patch.setattr(graphs, "same_replayed", lambda *_: True)
+
+
+def recorded_rows_replayed(patch: Patch) -> None:
+    """The rows of each microbatch are not copied to where the recording reads them."""
+    patch.setattr(graphs, "copied", lambda value, device: torch.zeros_like(value))
+
+
+def nothing_compared(patch: Patch) -> None:
+    real = verification._all
+    patch.setattr(verification, "_all", lambda gradients: real(gradients)[:0])
+
+
 def room_of(patch: Patch) -> sizes.Room:
     def set_room(free: float, total: float) -> None:
         patch.setattr(microbatch, "available_bytes", lambda device: int(free))
@@ -86,11 +103,28 @@ def shapes(patch: Patch) -> None:
     company.test_attention_in_shapes_of_the_records_is_told(torch.float32)
 
 
+def unlike_recordings(patch: Patch) -> None:
+    """A recording that repeats what it was made of is refused."""
+    assert not recordings_of(recordings.Counting(recordings.loss_of("llama", "lora").model))
+
+
+def like_recordings(patch: Patch) -> None:
+    assert recordings_of(recordings.loss_of("llama", "lora"))
+
+
+def recordings_of(loss: CausalLmLoss) -> bool:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return bool(recordings.recorded_of(loss).recordings)
+
+
 def fits(patch: Patch, method: str) -> None:
     sizes.test_what_is_chosen_fits_at_every_length(room_of(patch), method, True, 8)
 
 
-@pytest.mark.parametrize("check", [given_back, shapes, partial(fits, method="full")])
+@pytest.mark.parametrize(
+    "check", [given_back, shapes, unlike_recordings, like_recordings, partial(fits, method="full")]
+)
 def test_the_checks_pass(check: Callable[[Patch], None], monkeypatch: Patch) -> None:
     check(monkeypatch)
 
@@ -102,6 +136,9 @@ def test_the_checks_pass(check: Callable[[Patch], None], monkeypatch: Patch) -> 
         (attention_of_cudnn, demanded),
         (settings_kept, given_back),
         (sizes_not_compared, shapes),
+        (recordings_not_compared, unlike_recordings),
+        (nothing_compared, unlike_recordings),
+        (recorded_rows_replayed, like_recordings),
         (half_of_what_is_measured, partial(fits, method="lora")),
     ],
     ids=lambda of: getattr(of, "__name__", "fits"),

@@ -20,6 +20,11 @@ if TYPE_CHECKING:
     from taciturn.local.estimate import Cost, Estimate
     from taciturn.planning.plan import Alternative, TrainingPlan
 
+_GRAPHS = (
+    "kernels: each microbatch's are started together (CUDA graphs), if public rows give the same "
+    "bits; else one by one, and the fit says so (--no-cuda-graphs)"
+)
+
 
 class _Options(Spec):
     held_out: HeldOut = None
@@ -71,6 +76,8 @@ def _plan(job: JobSpec, answer: Answer, *, n_units: int | None, verbose: bool) -
     _warn_of_memory(estimate.cost, console)
     if verbose and estimate.plan.privacy is not None:
         console.print(_forms(estimate.cost))
+        if estimate.cost.graphs:
+            console.print(_GRAPHS, soft_wrap=True)
     for reason in estimate.plan.reasons:
         console.print(f"method: {reason}", markup=False)
     if estimate.plan.privacy is not None:

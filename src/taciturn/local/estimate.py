@@ -20,6 +20,7 @@ from taciturn.engine.training.estimate import (
     form_choices,
     measured_seconds_per_unit,
 )
+from taciturn.engine.training.graphs import wants_graphs
 from taciturn.engine.training.memory import MemoryEstimate, available_bytes
 from taciturn.engine.training.microbatch import microbatch_tokens
 from taciturn.engine.training.trainable import trainable
@@ -47,12 +48,15 @@ class Cost:
         memory: of its largest microbatch, weights and optimiser.
         available_bytes: what is free on the device, None where nobody says.
         forms: how per-unit gradients would be kept.
+        graphs: whether a fit would try to record its microbatches as CUDA graphs, which is not
+            reckoned with here.
     """
 
     seconds: float
     memory: MemoryEstimate
     available_bytes: int | None
     forms: tuple[FormChoice, ...]
+    graphs: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +91,7 @@ def _estimate(base: LoadedModel, spec: FitSpec, n_units: int, tokens_per_unit: f
         memory=estimate_memory(loss, plan, work, base.device),
         available_bytes=available_bytes(base.device),
         forms=tuple(form_choices(loss, plan, work)),
+        graphs=wants_graphs(spec, plan, loss),
     )
     return Estimate(plan, cost, other_times(spec, facts, plan))
 

@@ -66,6 +66,7 @@ class FitFields(DataFields, total=False):
     packed_rows: bool
     sharding: Literal["none", "full"]
     compile: bool
+    cuda_graphs: bool | None
     threads: int | None
     checkpoint_every: int
     canaries: int

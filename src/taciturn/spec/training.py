@@ -126,6 +126,13 @@ class PerformanceSpec(Spec):
         bool,
         Field(description="torch.compile what nothing is trained in: a minute, then faster steps."),
     ] = False
+    cuda_graphs: Annotated[
+        bool | None,
+        Field(
+            description="Start a microbatch's kernels together, as recorded before the run; "
+            "default: on a GPU, for LoRA, in runs of 100 steps or more. Elsewhere it does nothing."
+        ),
+    ] = None
     threads: Annotated[int | None, Field(ge=1, le=1024, description="CPU threads.")] = None
     checkpoint_every: Annotated[
         int, Field(ge=1, le=10**8, description="Steps between two resumable checkpoints.")

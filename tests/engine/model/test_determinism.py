@@ -22,7 +22,7 @@ from taciturn.engine.model.determinism import (
     wish_for_kernels,
 )
 from taciturn.engine.model.loss import CausalLmLoss
-from taciturn.engine.training.estimate import random_batch
+from taciturn.engine.training.memory import random_batch
 
 MEMORY: Any = torch.utils.deterministic
 GPU, CPU = torch.device("cuda"), torch.device("cpu")

@@ -8,8 +8,12 @@ import torch
 from support.tiny_models import VOCABULARY, build, with_lora
 from taciturn.engine.model.loss import CausalLmLoss
 from taciturn.engine.privacy.forms import Form
-from taciturn.engine.training.estimate import random_batch
-from taciturn.engine.training.memory import LiveBytes, available_bytes, memory_estimate
+from taciturn.engine.training.memory import (
+    LiveBytes,
+    available_bytes,
+    memory_estimate,
+    random_batch,
+)
 
 CPU = torch.device("cpu")
 

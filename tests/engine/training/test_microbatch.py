@@ -13,8 +13,12 @@ from taciturn.engine.privacy.forms import Form
 from taciturn.engine.privacy.types import UnitBatch
 from taciturn.engine.training import microbatch
 from taciturn.engine.training.batch import widths
-from taciturn.engine.training.estimate import random_batch
-from taciturn.engine.training.memory import gradient_units, microbatch_peak, trained_numbers
+from taciturn.engine.training.memory import (
+    gradient_units,
+    microbatch_peak,
+    random_batch,
+    trained_numbers,
+)
 from taciturn.engine.training.microbatch import (
     fitting_tokens,
     microbatch_tokens,

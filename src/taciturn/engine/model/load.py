@@ -362,7 +362,8 @@ def enable_checkpointing(model: Any) -> None:
         )
     # Newer transformers call it activation checkpointing.
     enable = getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)
-    enable({"use_reentrant": False})
+    # Nothing random is computed again; a CUDA graph could not be asked for the random state.
+    enable({"use_reentrant": False, "preserve_rng_state": False})
     model.train()
 
 

@@ -166,8 +166,9 @@ def merge_disjoint(total: BoundedSum, part: BoundedSum) -> BoundedSum:
         )
     if total.values.keys() != part.values.keys():
         raise ValueError("the two sums are over different parameters")
-    merged = {name: value.add_(part.values[name]) for name, value in total.values.items()}
-    return BoundedSum(merged, total.l2_sensitivity, total.tally + part.tally)
+    # All at once: a GPU is told of them in a few launches.
+    torch._foreach_add_(list(total.values.values()), [part.values[name] for name in total.values])
+    return BoundedSum(total.values, total.l2_sensitivity, total.tally + part.tally)
 
 
 def sum_over_ranks(part: BoundedSum, ranks: Ranks) -> BoundedSum:

@@ -100,6 +100,11 @@ def sum_parts(
     return total
 
 
+def with_fillers(gradients: PerUnitGradients, n_fillers: int) -> PerUnitGradients:
+    """The same gradients, of a batch whose last `n_fillers` units are fillers."""
+    return PerUnitGradients(gradients.values, gradients.losses_U, n_fillers)
+
+
 def _add(total: PerUnitGradients, part: PerUnitGradients) -> PerUnitGradients:
     if total.losses_U.shape != part.losses_U.shape:
         raise ValueError(

@@ -14,7 +14,7 @@ Shapes: B sequences, T tokens, U units.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -25,6 +25,7 @@ from torch.distributed.tensor import DTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from taciturn.engine.privacy.clipping import clip_and_sum, unit_norms
 from taciturn.engine.privacy.factors import FactoredGradients
 from taciturn.engine.privacy.forms import Form
 from taciturn.engine.privacy.per_example import per_example_gradients, trainable_parameters
@@ -148,20 +149,53 @@ def same_in_company(
     units, _ = shape
     if units == 1:
         return True
-    place = units // 2
-    alone = _company(loss, vocab_size, shape, place, lonely=True)
-    others = [
-        _company(loss, vocab_size, shape, place, lonely=False),
-        _company(loss, vocab_size, shape, units - 1, lonely=False),
-        _company(loss, vocab_size, shape, 0, lonely=True),
-    ]
+    (alone, place), *others = _companies(loss, vocab_size, shape)
     with _perturbed(loss):
         expected, sizes = _traced(loss, alone, place, form)
-        for batch, where in zip(others, (place, units - 1, 0), strict=True):
+        for batch, where in others:
             own, own_sizes = _traced(loss, batch, where, form)
             if own_sizes != sizes or not all(map(torch.equal, expected, own)):
                 return False
     return True
+
+
+def same_replayed(
+    loss: nn.Module,
+    vocab_size: int,
+    shape: tuple[int, int],
+    replayed: Callable[[UnitBatch], PerUnitGradients],
+    form: Form = Form.AUTO,
+) -> bool:
+    """Whether another way to compute gradients gives those of this module, bit for bit.
+
+    Asked on all batches of `same_in_company`, with perturbed parameters: what was computed from
+    rows, parameters or another state beforehand shows. Compared are gradients or factors, losses,
+    the clipped sum, and all that is noted about units: norms, and which are outstanding.
+
+    Args:
+        shape: (units, tokens), a record each.
+        replayed: may overwrite what it gave before.
+    """
+    with _perturbed(loss):
+        for batch, _ in _companies(loss, vocab_size, shape):
+            expected = _all(per_example_gradients(loss, batch, form))
+            own = _all(replayed(batch))
+            if len(own) != len(expected) or not all(map(torch.equal, own, expected)):
+                return False
+    return True
+
+
+def _all(gradients: PerUnitGradients) -> list[Tensor]:
+    """What gradients are made of, and what is made of them."""
+    tensors = [gradients.losses_U]
+    for value in gradients.values.values():
+        terms = value.terms if isinstance(value, FactoredGradients) else ()
+        tensors += [value] if isinstance(value, Tensor) else []
+        tensors += [side for term in terms for side in (term.left, term.right_BRD)]
+    # Half of the units are clipped, so that norms matter to the sum.
+    median = float(unit_norms(gradients).median())
+    total = clip_and_sum(gradients, median if 0 < median < math.inf else 1.0)
+    return [*tensors, *total.values.values(), *total.tally.unread]
 
 
 def losses_same_in_company(loss: nn.Module, vocab_size: int, shape: tuple[int, int]) -> bool:
@@ -199,6 +233,17 @@ def _own(gradients: PerUnitGradients, place: int) -> list[Tensor]:
         else:
             own.append(value[place].clone())
     return own
+
+
+def _companies(
+    loss: nn.Module, vocab_size: int, shape: tuple[int, int]
+) -> list[tuple[UnitBatch, int]]:
+    """Public batches with the same unit in them, and its place; the first has no other."""
+    units, _ = shape
+    cases = ((units // 2, True), (units // 2, False), (units - 1, False), (0, True))
+    return [
+        (_company(loss, vocab_size, shape, place, lonely=lonely), place) for place, lonely in cases
+    ]
 
 
 def _company(

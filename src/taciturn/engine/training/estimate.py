@@ -24,6 +24,7 @@ from taciturn.engine.training.memory import (
     gradient_units,
     memory_estimate,
     microbatch_peak,
+    random_batch,
 )
 from taciturn.planning.plan import TrainingPlan
 
@@ -163,11 +164,3 @@ def _shape(loss: nn.Module, plan: TrainingPlan, work: Workload) -> tuple[int, in
     limits = batch_limits(plan, loss, work.microbatch_tokens, ALONE)
     width = _width(limits, work)
     return width, limits.units_of(width, 1)
-
-
-def random_batch(vocabulary: int, sequences: int, width: int, device: torch.device) -> UnitBatch:
-    """Public random tokens: units of one sequence each."""
-    generator = torch.Generator().manual_seed(0)
-    ids = torch.randint(vocabulary, (sequences, width), generator=generator)
-    weights = torch.full((sequences, width), 1.0 / width)
-    return UnitBatch(ids, weights, torch.arange(sequences), sequences).to(device)

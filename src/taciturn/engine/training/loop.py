@@ -8,6 +8,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from taciturn.engine.privacy.types import ClipCounts
 from taciturn.engine.privacy.verification import long_public_batch, same_in_company
 from taciturn.engine.training.batch import BatchLimits, filled_units, width_steps
 from taciturn.engine.training.checkpoint import CheckpointStore, StepJournal, all_rows, own_rows
+from taciturn.engine.training.graphs import NO_GRAPHS, Graphs, recorded, recorder_of
 from taciturn.engine.training.interrupt import deferred_interrupt
 from taciturn.engine.training.mechanism import planned_mechanism
 from taciturn.engine.training.memory import free_tokens, gradient_units, microbatch_peak
@@ -36,6 +38,8 @@ from taciturn.errors import MemoryLimitError
 from taciturn.planning.plan import EXPLANATIONS, TrainingPlan
 
 _CURVE_POINTS = 24
+STARTED_TOGETHER = 8
+"""So many times fewer tokens take no longer than one, where kernels are; measured on no device."""
 # Never answered by smaller microbatches: who was drawn would be seen in what comes after.
 _NO_ROOM = (
     "the device has too little free memory for a microbatch; end what else uses it, or run again "
@@ -123,6 +127,7 @@ class Run:
     """One training run: what is trained, on what, and where its private state is kept.
 
     Attributes:
+        graphs: whether microbatches are recorded as CUDA graphs, if they can be.
         before_steps: called in all processes when it is certain that steps will run, and none has.
         on_checkpoint: called in the first process after a checkpoint of so many steps was written.
         stop: asked in each process after a step; true in any of them stops the run as Ctrl-C does.
@@ -138,6 +143,7 @@ class Run:
     checkpoint_every: int
     on_progress: Callable[[TrainingProgress], None]
     on_private_metrics: Callable[[PrivateMetrics], None]
+    graphs: bool = False
     ranks: Ranks = ALONE
     blocks: Blocks | None = None
     before_steps: Callable[[], None] = lambda: None
@@ -236,7 +242,7 @@ def _identity(run: Run) -> dict[str, Any]:
 
 
 def _stepper(run: Run, state: TrainingState, journal: StepJournal) -> Callable[[], ClipCounts]:
-    limits = _limits(run)
+    limits, graphs = _prepared(run)
     if run.plan.privacy is None:
         order = EpochOrder(run.plan, run.dataset.n_units)
         return lambda: ordinary_step(
@@ -244,25 +250,37 @@ def _stepper(run: Run, state: TrainingState, journal: StepJournal) -> Callable[[
         )
     mechanism = planned_mechanism(run.plan, tuple(state.parameters))
     streams = Streams.fresh()
-    _note_streams(run, state.step, streams, journal)
+    _note_start(run, state.step, streams, journal, graphs)
     return lambda: private_step(
-        run.loss, run.dataset, mechanism, state, streams, limits, run.form, run.ranks
+        run.loss, run.dataset, mechanism, state, streams, limits, run.form, run.ranks, graphs
     )
 
 
-def _note_streams(run: Run, step: int, streams: Streams, journal: StepJournal) -> None:
-    """One line for each process that draws: all add noise, rank 0 alone samples."""
+def _note_start(
+    run: Run, step: int, streams: Streams, journal: StepJournal, graphs: Graphs
+) -> None:
+    """One line: how microbatches are computed, and the streams of each process that draws.
+
+    All add noise, rank 0 alone samples.
+    """
     noise = tell(run.ranks, streams.noise.identity)
     entry = {"start": step, "sampling_stream": streams.sampling.identity, "noise_stream": noise[0]}
     with together(run.ranks):
         if run.ranks.first:
             noise_of_others = {"noise_streams_of_others": noise[1:]} if noise[1:] else {}
-            journal.write(entry | noise_of_others)
+            journal.write(entry | noise_of_others | {"microbatches": str(graphs)})
 
 
-def batch_limits(plan: TrainingPlan, loss: nn.Module, tokens: int, ranks: Ranks) -> BatchLimits:
-    """Limits of a microbatch, from public facts: shapes, the device, `tokens` at most."""
-    free, share = free_tokens(loss), plan.batch_size // ranks.size
+def batch_limits(
+    plan: TrainingPlan, loss: nn.Module, tokens: int, ranks: Ranks, *, recorded: bool = False
+) -> BatchLimits:
+    """Limits of a microbatch, from public facts: shapes, the device, `tokens` at most.
+
+    Args:
+        recorded: kernels are started together, so that fewer tokens take no longer than one.
+    """
+    free = free_tokens(loss) // (STARTED_TOGETHER if recorded else 1)
+    share = plan.batch_size // ranks.size
     longest = plan.record_tokens
     steps = width_steps(share, longest, free)
     places = filled_units(share, longest, steps)
@@ -271,22 +289,48 @@ def batch_limits(plan: TrainingPlan, loss: nn.Module, tokens: int, ranks: Ranks)
     return BatchLimits(tokens, units, longest, places, free, steps)
 
 
-def _limits(run: Run) -> BatchLimits:
+def _prepared(run: Run) -> tuple[BatchLimits, Graphs]:
     """Microbatches in which no unit's gradient depends on the others: of one unit if need be.
 
-    A GPU has other kernels for other shapes, so that every length is tried there.
+    Recorded ones if they are wanted, and give the same bits on all processes.
     """
-    limits = batch_limits(run.plan, run.loss, run.microbatch_tokens, run.ranks)
+    limits = partial(batch_limits, run.plan, run.loss, run.microbatch_tokens, run.ranks)
     if run.plan.privacy is None:
-        return limits
+        return limits(), NO_GRAPHS
+    if run.graphs:
+        of_graphs = limits(recorded=True)
+        graphs = _graphs(run, of_graphs)
+        if _everywhere(run, bool(graphs.recordings)):
+            _rehearse(run, of_graphs.widths[-1])
+            return of_graphs, graphs
+        graphs = Graphs(reason=graphs.reason or "another process has none")
+    else:
+        graphs = NO_GRAPHS
+    ordinary = limits()
+    same = _same_in_company(run, ordinary)
+    _rehearse(run, ordinary.widths[-1])
+    return ordinary if _everywhere(run, same) else replace(ordinary, units=1), graphs
+
+
+def _graphs(run: Run, limits: BatchLimits) -> Graphs:
+    recorder = recorder_of(next(run.loss.parameters()).device)
+    if recorder is None or not _same_in_company(run, limits):
+        return Graphs(reason="units are computed one by one")
+    shapes = [(limits.units_of(width, 1), width) for width in limits.widths]
+    return recorded(run.loss, run.vocabulary, shapes, run.form, recorder)
+
+
+def _same_in_company(run: Run, limits: BatchLimits) -> bool:
+    """A GPU has other kernels for other shapes, so that every length is tried there."""
     lengths = limits.widths if limits.free_tokens else {limits.widths[0], limits.widths[-1]}
-    same = all(
+    return all(
         same_in_company(run.loss, run.vocabulary, (limits.units_of(width, 1), width), run.form)
         for width in lengths
     )
-    _rehearse(run, limits.widths[-1])
-    everywhere = min(int(row[0]) for row in run.ranks.numbers([same]))
-    return limits if everywhere else replace(limits, units=1)
+
+
+def _everywhere(run: Run, own: bool) -> bool:
+    return bool(min(int(row[0]) for row in run.ranks.numbers([own])))
 
 
 def _rehearse(run: Run, longest: int) -> None:

@@ -129,6 +129,14 @@ def memory_estimate(
     )
 
 
+def random_batch(vocabulary: int, sequences: int, width: int, device: torch.device) -> UnitBatch:
+    """Public random tokens: units of one sequence each."""
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(vocabulary, (sequences, width), generator=generator)
+    weights = torch.full((sequences, width), 1.0 / width)
+    return UnitBatch(ids, weights, torch.arange(sequences), sequences).to(device)
+
+
 def microbatch_peak(loss: nn.Module, batch: UnitBatch, form: Form, *, private: bool) -> int:
     """Most bytes that a microbatch takes at once: of its tensors, on a GPU as `measured_peak`."""
     if batch.input_ids_BT.device.type == "cuda":

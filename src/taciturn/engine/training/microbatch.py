@@ -13,13 +13,13 @@ from taciturn.engine.model.loss import CausalLmLoss
 from taciturn.engine.privacy.forms import Form
 from taciturn.engine.privacy.ranks import ALONE, Ranks
 from taciturn.engine.training.batch import widths
-from taciturn.engine.training.estimate import random_batch
 from taciturn.engine.training.memory import (
     STATE_BYTES,
     available_bytes,
     free_tokens,
     gradient_units,
     microbatch_peak,
+    random_batch,
     total_bytes,
     trained_numbers,
 )

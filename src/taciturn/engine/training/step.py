@@ -19,6 +19,7 @@ from taciturn.engine.privacy.ranks import ALONE, Ranks
 from taciturn.engine.privacy.rng import SecureStream
 from taciturn.engine.privacy.types import ClipCounts, PerUnitGradients
 from taciturn.engine.training.batch import BatchLimits, alone, microbatches
+from taciturn.engine.training.graphs import NO_GRAPHS, Graphs
 from taciturn.engine.training.lockstep import (
     Group,
     add_nothing,
@@ -51,6 +52,7 @@ def private_step(
     limits: BatchLimits,
     form: Form = Form.AUTO,
     ranks: Ranks = ALONE,
+    graphs: Graphs = NO_GRAPHS,
 ) -> ClipCounts:
     """Sample units, clip each one's gradient, add noise to the sum, update. Once per step.
 
@@ -63,7 +65,7 @@ def private_step(
     sampled = mechanism.sample(streams.sampling, dataset.n_units) if ranks.first else None
     units = ranks.deal(sampled, lambda unit: sum(dataset.lengths(unit)))
     groups = partial(microbatches, dataset, units, limits)
-    gradients = partial(_gradients, loss, state.device, ranks)
+    gradients = partial(_gradients, loss, state.device, ranks, graphs.of(loss))
     with failing_together(loss, ranks):
         most = mechanism.clip_and_sum(state.parameters, gradients(groups(), form))
         own = mechanism.settle(
@@ -76,16 +78,22 @@ def private_step(
 
 
 def _gradients(
-    loss: nn.Module, device: torch.device, ranks: Ranks, groups: Iterable[Group], form: Form
+    loss: nn.Module,
+    device: torch.device,
+    ranks: Ranks,
+    graphs: Graphs,
+    groups: Iterable[Group],
+    form: Form,
 ) -> Iterator[PerUnitGradients]:
-    """Each group's gradients.
+    """Each group's gradients, to be used up before the next.
 
     Nothing here waits for the device: while it computes one group, the host makes, sends and
     launches the next.
     """
     idle = partial(per_example_gradients, form=form)
     for group in in_step(loss, groups, ranks, idle):
-        yield sum_parts(loss, [part.to(device) for part in group], form)
+        replayed = graphs.gradients(group, form)
+        yield replayed or sum_parts(loss, [part.to(device) for part in group], form)
 
 
 def ordinary_step(
