@@ -42,10 +42,17 @@ WORKER = {
 }
 
 
+@nothing_collected()
+def failing(seen: list[bool]) -> None:
+    seen.append(gc.isenabled())
+    raise ZeroDivisionError
+
+
 def test_nothing_is_collected_inside() -> None:
-    with pytest.raises(ZeroDivisionError), nothing_collected():
-        assert not gc.isenabled()
-        raise ZeroDivisionError
+    seen: list[bool] = []
+    with pytest.raises(ZeroDivisionError):
+        failing(seen)
+    assert seen == [False]
     assert gc.isenabled()
 
 

@@ -130,9 +130,10 @@ def _migrate(url: str) -> None:
 
 def empty(url: URL) -> None:
     """Remove all rows, past the triggers that refuse it to everybody but the server's owner."""
-    names = ", ".join(metadata.tables)
+    # Few rows are deleted sooner than files of three dozen tables are made anew, as TRUNCATE does.
+    deletions = "; ".join(f"DELETE FROM {name}" for name in metadata.tables)
     with psycopg.connect(
         host=str(url.query["host"]), user=url.username, dbname=url.database
     ) as connection:
         connection.execute("SET session_replication_role = replica")
-        connection.execute(f"TRUNCATE {names}")  # type: ignore[call-overload]
+        connection.execute(deletions)  # type: ignore[arg-type]
