@@ -53,8 +53,10 @@ def chaos(url: str, key: str, kills: int, seed: int, careless: bool = False) -> 
         secret, choice = SealKey.from_text(key), random.Random(seed)
         scene = _LedgerScene(url, secret, Path(folder), choice, careless=careless)
         scene.open_namespace()
-        killed = scene.run(kills)
-        scene.end()
+        try:
+            killed = scene.run(kills)
+        finally:
+            scene.end()
         return {"killed": dict(killed), **scene.outcome()}
 
 
@@ -169,7 +171,7 @@ class _LedgerScene(Scene):
             if draw < 0.4 and self.backend(crash=False):
                 return "database connection"
         name = self.random.choice(list(self.processes))
-        kill(self.processes[name])
+        kill(self.processes.pop(name))
         self.start(name)
         return "server" if name == "reaper" else "worker"
 
@@ -180,10 +182,14 @@ class _LedgerScene(Scene):
         ledger.open_account(name, name, epsilon=EPSILON, delta=DELTA)
 
     def is_full(self) -> bool:
-        """The namespace opened last has no room for another job."""
-        newest = namespaces(self.connected())[-1]
+        """The namespace opened last has no room for another job; False where a database that has
+        just been killed does not answer in time: there will be another look."""
         needed = RenyiFilter(EPSILON, DELTA).share(event_cost(_steps(BLOCKS * BLOCK_STEPS)))
-        return statement(self.connected(), self.key, newest).budget.used + needed > 1
+        try:
+            newest = namespaces(self.connected())[-1]
+            return statement(self.connected(), self.key, newest).budget.used + needed > 1
+        except DatabaseUnavailableError:
+            return False
 
     def end(self) -> None:
         for pid in self.processes.values():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import signal
@@ -14,15 +15,20 @@ from typing import Any
 
 _ROOT = Path(__file__).resolve().parents[2]
 _LIMIT_S = 7200
+_PR_SET_PDEATHSIG = 1
 
 
 def spawn(work: Callable[[], None]) -> int:
-    """Run `work` in a forked process; returns its id. It ends with 0, or 1 and a traceback."""
+    """Run `work` in a forked process; returns its id. It ends with 0, or 1 and a traceback, and
+    with this process: one that is left over would go on in a database that others use by then, and
+    hold open what this one prints to."""
+    parent = os.getpid()
     pid = os.fork()
     if pid:
         return pid
     code = 1
     try:
+        _end_with(parent)
         work()
         code = 0
     except BaseException:
@@ -30,6 +36,15 @@ def spawn(work: Callable[[], None]) -> int:
     finally:
         sys.stderr.flush()
         os._exit(code)  # nothing of the parent's is closed or flushed twice
+
+
+def _end_with(parent: int) -> None:
+    """Have the system kill this process when its parent ends, in whatever way; Linux only."""
+    if sys.platform != "linux":
+        return
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it has ended before it was asked
+        os._exit(1)
 
 
 def kill(pid: int) -> None:

@@ -12,6 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Unpack, overload
 
+from taciturn.collector import nothing_collected
 from taciturn.embedded import TINY_MEDICAL
 from taciturn.errors import MissingDependencyError, ModelError, SpecError
 from taciturn.reports.privacy import BASE_POLICY, REPORT, Audit, PrivacyReport, read_report
@@ -572,7 +573,8 @@ class LLM:
             )
         if self._local is None:
             try:
-                from taciturn.local.model import LocalModel
+                with nothing_collected():
+                    from taciturn.local.model import LocalModel
             except ModuleNotFoundError as error:
                 raise MissingDependencyError(
                     f"{method} on this machine needs {error.name}; install taciturn[engine]"
@@ -588,7 +590,8 @@ class LLM:
             return
         self._is_settled = True
         try:
-            from taciturn.local.export.model_hub import fetched
+            with nothing_collected():
+                from taciturn.local.export.model_hub import fetched
         except ModuleNotFoundError:
             return  # without the engine nothing is loaded, from wherever
         self._on_hub = fetched(self.name)

@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 
 from support.commands import commands, names
+from support.databases import open_quickly
 from support.fake_gateway import FakeApi
 from support.ledger import LedgerWorld
 from taciturn.certificate.clock import now
@@ -20,7 +21,6 @@ from taciturn.certificate.keygen import write_key
 from taciturn.certificate.sign import issue
 from taciturn.certificate.signers import need_signer
 from taciturn.llm import LLM
-from taciturn.server.database import open_database
 from taciturn.server.schema import versions
 
 Taciturn = Callable[..., tuple[int, str, str]]
@@ -146,7 +146,7 @@ def folder(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copytree(folder / "out", folder / "certified")
     key = write_key(folder / "key", name="me", valid_from=now(), days=9, password=None)
     issue(folder / "certified", need_signer(str(key.private)))
-    engine = open_database(f"sqlite:///{folder / 'ledger.db'}")
+    engine = open_quickly(f"sqlite:///{folder / 'ledger.db'}")
     versions.upgrade(engine)
     world = LedgerWorld(engine)
     world.open()

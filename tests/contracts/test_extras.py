@@ -39,7 +39,8 @@ _HERE = ("doctor", "progress")
 ROOMS: dict[str, tuple[str, ...]] = {
     "verify": ("certificate", "accounting", "planning", "cli.certificate"),
     "core": (
-        *("__init__", "__main__", "llm", "sdk", "wire", "notebook", "embedded", "errors", "spec"),
+        *("__init__", "__main__", "collector", "errors", "llm", "sdk", "wire", "notebook"),
+        *("embedded", "spec"),
         *(f"reports.{name}" for name in ("card", "figures", "privacy", "verdict")),
         *(f"cli.{name}" for name in _CLIENT),
     ),

@@ -14,10 +14,10 @@ import pytest
 from sqlalchemy import update
 
 from support.browser import NARROW, WIDE, ZOOMED, Window, chromium, served, window, window_of
+from support.databases import open_quickly
 from support.gateway import DATASET, PASSWORD, GatewayWorld
 from support.hostile import HOSTILE
 from support.pages import ROLE_OF, console_pages, furnished
-from taciturn.server.database import open_database
 from taciturn.server.schema import versions
 from taciturn.server.schema.tables import datasets
 from taciturn.wire.identity import Role
@@ -73,7 +73,7 @@ class Site:
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     folder: Path = tmp_path_factory.mktemp("site")
-    engine = open_database(f"sqlite:///{folder / 'server.db'}")
+    engine = open_quickly(f"sqlite:///{folder / 'server.db'}")
     versions.upgrade(engine)
     world = GatewayWorld.open(engine, folder).populate()
     things = furnished(world)

@@ -16,10 +16,10 @@ from typing import Any
 import pytest
 from sqlalchemy import false, true, update
 
+from support.databases import open_quickly
 from support.gateway import NAMESPACE, PASSWORD, GatewayWorld, bearer, fit
 from taciturn.server.audit_log import AuditLog
 from taciturn.server.catalog import policies
-from taciturn.server.database import open_database
 from taciturn.server.http.middleware import _Exchange
 from taciturn.server.identity import directory, links, logins, secret, users
 from taciturn.server.identity.anonymous import Anonymous
@@ -35,7 +35,7 @@ Patch = pytest.MonkeyPatch
 
 @pytest.fixture
 def world(tmp_path: Path) -> Iterator[GatewayWorld]:
-    engine = open_database(f"sqlite:///{tmp_path / 'gateway.db'}")
+    engine = open_quickly(f"sqlite:///{tmp_path / 'gateway.db'}")
     versions.upgrade(engine)
     yield GatewayWorld.open(engine, tmp_path)
     engine.dispose()
@@ -278,7 +278,7 @@ def test_the_real_gateway_passes_and_the_mutant_does_not(
 ) -> None:
     mutate, check = MUTANTS[name]
     check(world)
-    engine = open_database(f"sqlite:///{tmp_path / 'mutant.db'}")
+    engine = open_quickly(f"sqlite:///{tmp_path / 'mutant.db'}")
     versions.upgrade(engine)
     mutant = GatewayWorld.open(engine, tmp_path)
     mutate(monkeypatch)

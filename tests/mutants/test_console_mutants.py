@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 from sqlalchemy import select
 
+from support.databases import open_quickly
 from support.gateway import COLUMNS, GatewayWorld, fit
 from taciturn.server.catalog import columns, datasets, registration
 from taciturn.server.catalog.datasets import Dataset
 from taciturn.server.catalog.sql_sandbox import SqlSandbox
-from taciturn.server.database import open_database
 from taciturn.server.jobs import approvals
 from taciturn.server.jobs.approvals import Approvals
 from taciturn.server.jobs.submission import Jobs
@@ -29,7 +29,7 @@ NESTED = (COLUMNS[0], ColumnView(name="context", type="struct<François Dupont: 
 
 @contextmanager
 def opened(folder: Path, name: str) -> Iterator[Any]:
-    engine = open_database(f"sqlite:///{folder / name}.db")
+    engine = open_quickly(f"sqlite:///{folder / name}.db")
     versions.upgrade(engine)
     yield engine
     engine.dispose()

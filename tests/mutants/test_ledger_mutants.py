@@ -14,10 +14,10 @@ import pytest
 from dp_accounting.dp_event import DpEvent
 from sqlalchemy import Engine
 
+from support.databases import open_quickly
 from support.ledger import KEY, PLAN, LedgerWorld, steps
 from taciturn.accounting.filter import RenyiFilter, event_cost
 from taciturn.errors import BudgetExceededError, FencedError, LedgerError
-from taciturn.server.database import open_database
 from taciturn.server.ledger import Lease, Ledger, Receipt, journal, rules, verify
 from taciturn.server.ledger.entry import Closed
 from taciturn.server.ledger.state import Balance, JobReservation, LedgerState
@@ -28,7 +28,7 @@ SHARE = RenyiFilter(8.0, 1e-6).share
 
 @pytest.fixture
 def engine(tmp_path: Path) -> Iterator[Engine]:
-    opened = open_database(f"sqlite:///{tmp_path / 'ledger.db'}")
+    opened = open_quickly(f"sqlite:///{tmp_path / 'ledger.db'}")
     versions.upgrade(opened)
     yield opened
     opened.dispose()

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
+from support.databases import open_quickly
 from support.gateway import GatewayWorld, fit
 from taciturn.data import places
 from taciturn.server.catalog.references import References
-from taciturn.server.database import open_database
 from taciturn.server.schema import versions
 from taciturn.wire.events import FailureCode
 from taciturn.wire.jobs import RemoteProbe
@@ -28,7 +28,7 @@ Patch = pytest.MonkeyPatch
 
 @pytest.fixture
 def world(tmp_path: Path) -> Iterator[GatewayWorld]:
-    engine = open_database(f"sqlite:///{tmp_path / 'gateway.db'}")
+    engine = open_quickly(f"sqlite:///{tmp_path / 'gateway.db'}")
     versions.upgrade(engine)
     made = GatewayWorld.for_jobs(engine, tmp_path / "gateway")
     made.open_namespace("others", "other")

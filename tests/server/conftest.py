@@ -12,10 +12,10 @@ import psycopg
 import pytest
 from sqlalchemy import URL, Engine, make_url
 
+from support.databases import open_quickly
 from support.gateway import GatewayWorld
 from support.postgres import NoPostgresError, PostgresServer, postgres
 from taciturn.server.catalog.sql_sandbox import SqlSandbox
-from taciturn.server.database import open_database
 from taciturn.server.schema import versions
 from taciturn.server.schema.tables import metadata
 
@@ -78,7 +78,7 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 @pytest.fixture
 def engine(url: str) -> Iterator[Engine]:
     """An engine on a database with the tables of this version."""
-    opened = open_database(url)
+    opened = open_quickly(url)
     yield opened
     opened.dispose()
 
@@ -89,7 +89,7 @@ def open_copy(migrated_file: Path) -> Callable[[Path], Engine]:
 
     def opened(folder: Path) -> Engine:
         path = shutil.copy(migrated_file, folder / "lite.db")
-        return open_database(f"sqlite:///{path}")
+        return open_quickly(f"sqlite:///{path}")
 
     return opened
 
@@ -123,16 +123,17 @@ def lite(lite_engine: Engine, tmp_path: Path) -> GatewayWorld:
 
 
 def _migrate(url: str) -> None:
-    engine = open_database(url)
+    engine = open_quickly(url)
     versions.upgrade(engine)
     engine.dispose()
 
 
 def empty(url: URL) -> None:
     """Remove all rows, past the triggers that refuse it to everybody but the server's owner."""
-    names = ", ".join(metadata.tables)
+    # Few rows are deleted sooner than files of three dozen tables are made anew, as TRUNCATE does.
+    deletions = "; ".join(f"DELETE FROM {name}" for name in metadata.tables)
     with psycopg.connect(
         host=str(url.query["host"]), user=url.username, dbname=url.database
     ) as connection:
         connection.execute("SET session_replication_role = replica")
-        connection.execute(f"TRUNCATE {names}")  # type: ignore[call-overload]
+        connection.execute(deletions)  # type: ignore[arg-type]

@@ -14,6 +14,7 @@ from rich.table import Table
 
 from taciturn.cli import ExitCode
 from taciturn.cli.gateway import Answer, answering, json_option
+from taciturn.collector import nothing_collected
 from taciturn.errors import MissingDependencyError, SpecError
 
 if TYPE_CHECKING:
@@ -112,9 +113,10 @@ def _serve(settings: Settings) -> None:
 
 
 def _serve_on(settings: Settings) -> None:
-    from taciturn.server.bootstrap import OWN_SIGNING_KEY, open_gateway
-    from taciturn.server.preflight import check_launcher
-    from taciturn.server.serve import first_admin, serve
+    with nothing_collected():
+        from taciturn.server.bootstrap import OWN_SIGNING_KEY, open_gateway
+        from taciturn.server.preflight import check_launcher
+        from taciturn.server.serve import first_admin, serve
 
     gateway = open_gateway(settings)
     token = first_admin(gateway)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import resource
 import sys
 from pathlib import Path
 
+from taciturn.collector import nothing_collected
 from taciturn.errors import SpecError
 from taciturn.wire.exits import WorkerExit
 from taciturn.worker.settings import WorkerSettings
@@ -25,10 +27,12 @@ def main() -> int:
     for secret in ("TACITURN_JOB_TOKEN", "TACITURN_CHECKPOINT_KEY"):
         os.environ.pop(secret, None)
     # Not before: they load torch, which takes longer than to see that a variable is missing.
-    from taciturn.worker.checkpoint_store import CheckpointStore
-    from taciturn.worker.client import GatewayClient
-    from taciturn.worker.job import Runner, accompany
-    from taciturn.worker.processes import WorkerProcesses
+    with nothing_collected():
+        from taciturn.worker.checkpoint_store import CheckpointStore
+        from taciturn.worker.client import GatewayClient
+        from taciturn.worker.job import Runner, accompany
+        from taciturn.worker.processes import WorkerProcesses
+    gc.freeze()  # what they made stays: the collector need not look at it while a job runs
 
     store = None
     if settings.checkpoint_url is not None and settings.checkpoint_key is not None:

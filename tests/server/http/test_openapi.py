@@ -14,8 +14,8 @@ from openapi_spec_validator import validate
 from pydantic import TypeAdapter
 from schemathesis import GenerationMode, checks
 
+from support.databases import open_quickly
 from support.gateway import GatewayWorld
-from taciturn.server.database import open_database
 from taciturn.server.http.openapi import example, operations
 from taciturn.server.schema import versions
 from taciturn.wire.identity import Role
@@ -36,7 +36,7 @@ def world(
         url = f"sqlite:///{folder / 'gateway.db'}"
     else:
         url = request.getfixturevalue("cluster").create("documents")
-    engine = open_database(url)
+    engine = open_quickly(url)
     versions.upgrade(engine)
     yield GatewayWorld.open(engine, folder, anonymous_per_minute=10**6)
     engine.dispose()

@@ -45,7 +45,7 @@ def test_two_workers_with_one_job(url: str) -> None:
     assert found["problems"] == []
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(1200)  # fifty kills end it; on a busy machine they take their time
 def test_kills_at_random_moments(url: str) -> None:
     found = run("chaos", url, kills=50, seed=1)
     assert sum(found["killed"].values()) == 50
@@ -62,3 +62,16 @@ def test_a_block_that_runs_before_it_is_charged_is_found(
     path = shutil.copy(migrated_file, tmp_path / "server.db")
     found = run("chaos", f"sqlite:///{path}", kills=30, seed=1, careless=True)
     assert found["lost_charges"] > 0
+
+
+def test_nobody_outlives_who_started_them() -> None:
+    """Also where that one fails: what it printed to ends with it, and no worker writes later."""
+    failing = "from ledgers.herd import spawn; import time; spawn(lambda: time.sleep(600)); 1 / 0"
+    done = subprocess.run(
+        [sys.executable, "-c", failing],
+        env={**os.environ, "PYTHONPATH": f"{ROOT / 'bench'}{os.pathsep}{ROOT / 'src'}"},
+        capture_output=True,  # which is read until nobody holds it
+        timeout=60,
+        check=False,
+    )
+    assert b"ZeroDivisionError" in done.stderr
