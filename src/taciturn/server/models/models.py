@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -109,6 +110,11 @@ class Models:
         with suppress(CertificateError):
             envelope = None if content is None else Envelope.from_bytes(content)
         return CertifiedModel(_view(row), None if envelope is None else envelope.keyid)
+
+    def among(self, caller: Principal, model_ids: Iterable[str]) -> Mapping[str, ModelView]:
+        """Those of them that the caller may know of, by id."""
+        known = models.c.id.in_(sorted(set(model_ids))) & watches_model(caller)
+        return {row.id: _view(row) for row in self.gateway.rows(_query(known))}
 
     def get(self, caller: Principal, model_id: str) -> ModelView:
         """One of them; raises ProblemError `not_found`."""

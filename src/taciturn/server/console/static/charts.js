@@ -24,10 +24,21 @@ window.charts = (() => {
     };
   });
   const number = (value) => new Intl.NumberFormat(undefined, { maximumSignificantDigits: 4 }).format(value);
+  // Times of an axis as the reader's language has them: the day, or the time where all is within few days.
+  const moment = (options) => {
+    const format = new Intl.DateTimeFormat(undefined, options);
+    return (seconds) => format.format(new Date(seconds * 1000));
+  };
+  const clock = (plot) => {
+    const span = plot.scales.x.max - plot.scales.x.min;
+    if (span > 4 * 86400) return moment({ day: "numeric", month: "short" });
+    return moment({ hour: "2-digit", minute: "2-digit", second: span < 600 ? "2-digit" : undefined });
+  };
   const axis = (spec, label) => ({
     label, labelSize: 22, size: 54, stroke: colour("--muted"), font: "12px system-ui", labelFont: "12px system-ui",
     grid: { stroke: colour("--line"), width: 1 }, ticks: { stroke: colour("--line"), width: 1 },
-    values: spec.time ? undefined : (_, values) => values.map((value) => (value == null ? "" : number(value))),
+    space: spec.time ? 90 : undefined, incrs: spec.whole ? [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000] : undefined,
+    values: (plot, values) => values.map((value) => (value == null ? "" : spec.time ? clock(plot)(value) : number(value))),
   });
   const marks = (spec) => ({
     hooks: {
@@ -61,7 +72,7 @@ window.charts = (() => {
         x: { time: Boolean(spec.x.time) },
         y: { range: (_, low, high) => [Math.min(0, low ?? 0), Math.max(spec.y.max ?? 0, high ?? 0) * 1.05 || 1] },
       },
-      series: [{ label: spec.x.label, value: spec.x.time ? undefined : (_, v) => (v == null ? "" : number(v)) }, ...series(spec)],
+      series: [{ label: spec.x.label, value: (_, v) => (v == null ? "" : spec.x.time ? moment({ dateStyle: "medium", timeStyle: "short" })(v) : number(v)) }, ...series(spec)],
       axes: [axis(spec.x, spec.x.label), axis({}, spec.y.label)],
       plugins: [marks(spec)],
       cursor: { drag: { setScale: false } },

@@ -238,6 +238,7 @@ class JobProgress:
             "x": {
                 "label": "Steps done",
                 "time": False,
+                "whole": True,
                 "values": [step for step, _ in self.curve],
             },
             "y": {"label": "Epsilon spent", "max": self.planned_epsilon},
