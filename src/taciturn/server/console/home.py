@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import Response
 
-from taciturn.server.console.rendering import PageRoute, page, share
+from taciturn.server.console.rendering import PageRoute, job_name, page, share
 from taciturn.server.http.access import Requires, Svc
 from taciturn.server.identity.permissions import Action
 from taciturn.server.identity.principal import Principal
@@ -122,7 +122,8 @@ def _failures(services: Services, caller: Principal) -> Iterator[Line]:
     if Action.JOBS_READ not in caller.actions:
         return
     for job in services.overview.failed(caller):
-        title = f"Your {job.kind} of {job.dataset or job.model or 'public texts'} failed"
+        what = job.dataset or job.model or "public texts"
+        title = f"Your {job_name(job.kind).lower()} of {what} failed"
         note = "" if job.failure is None else job.failure.text
         yield Line(f"/jobs/{job.id}", title, note, job.updated_at, "failed", "bad")
 

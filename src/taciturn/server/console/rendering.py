@@ -31,7 +31,7 @@ from taciturn.server.identity.principal import Principal
 from taciturn.server.identity.secret import new_id
 from taciturn.server.problems import ProblemError, from_error
 from taciturn.server.services import Services
-from taciturn.wire.jobs import ModelView
+from taciturn.wire.jobs import JobKind, ModelView
 
 _log = logging.getLogger("taciturn.requests")
 
@@ -283,6 +283,7 @@ def _environment() -> Environment:
         promise=promise,
         holder=holder,
         model_title=model_title,
+        job_name=job_name,
         size=size,
     )
     return environment
@@ -327,6 +328,12 @@ def holder(name: str) -> str:
     """Return who holds a grant, or did something, by the name that people know."""
     kind, _, rest = name.partition(":")
     return {"user": rest, "group": f"group {rest}"}.get(kind, name)
+
+
+def job_name(kind: JobKind) -> str:
+    """Return what a job of a kind is called."""
+    names = {"evaluate": "Evaluation", "synthesize": "Synthesis", "probe": "Check"}
+    return names.get(kind, kind.capitalize())
 
 
 def model_title(model: ModelView) -> str:

@@ -1,11 +1,12 @@
 "use strict";
 // Charts: a figure says in data-chart what it shows; its table, behind it, says the same in words.
-//   {x: {label, time, values}, y: {label, max}, series: [{label, values, kind}], marks: [{at, label}]}
+//   {x: {label, time, whole, values}, y: {label, max}, series: [{label, values, kind}], marks: [{at, label}]}
 // kind: "line", "step", "dashed", or "band" (filled down to the series before it, or to zero).
 // A live figure grows by window.charts.add(figure, x, [y of each series]).
 window.charts = (() => {
   const drawn = new Map();
   const MOST_POINTS = 2000;
+  const WHOLE = [0, 1, 2, 3, 4, 5, 6].flatMap((power) => [1, 2, 5].map((digit) => digit * 10 ** power));
   const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
   const palette = () => ["--accent", "--held", "--warn", "--bad"].map(colour);
 
@@ -37,7 +38,7 @@ window.charts = (() => {
   const axis = (spec, label) => ({
     label, labelSize: 22, size: 54, stroke: colour("--muted"), font: "12px system-ui", labelFont: "12px system-ui",
     grid: { stroke: colour("--line"), width: 1 }, ticks: { stroke: colour("--line"), width: 1 },
-    space: spec.time ? 90 : undefined, incrs: spec.whole ? [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000] : undefined,
+    ...(spec.time && { space: 90 }), ...(spec.whole && { incrs: WHOLE }),
     values: (plot, values) => values.map((value) => (value == null ? "" : spec.time ? clock(plot)(value) : number(value))),
   });
   const marks = (spec) => ({
