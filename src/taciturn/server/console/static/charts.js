@@ -36,7 +36,7 @@ window.charts = (() => {
     return moment({ hour: "2-digit", minute: "2-digit", second: span < 600 ? "2-digit" : undefined });
   };
   const axis = (spec, label) => ({
-    label, labelSize: 22, size: 54, stroke: colour("--muted"), font: "12px system-ui", labelFont: "12px system-ui",
+    label, labelSize: 22, size: spec.values ? 36 : 54, stroke: colour("--muted"), font: "12px system-ui", labelFont: "12px system-ui",
     grid: { stroke: colour("--line"), width: 1 }, ticks: { stroke: colour("--line"), width: 1 },
     ...(spec.time && { space: 90 }), ...(spec.whole && { incrs: WHOLE }),
     values: (plot, values) => values.map((value) => (value == null ? "" : spec.time ? clock(plot)(value) : number(value))),
