@@ -28,7 +28,7 @@
   const stack = (root) => {
     for (const table of root.querySelectorAll(".scroll:not(.short) > table")) {
       const heads = [...table.querySelectorAll("thead th")];
-      if (heads.length < 4 && !table.querySelector(".digest")) continue;
+      if (heads.length < 4 && !table.querySelector(".digest, .path")) continue;
       table.dataset.stack = "";
       for (const part of [table, ...table.querySelectorAll("thead, tbody, tr, td, th")]) {
         part.setAttribute("role", roles[part.tagName] ?? (part.closest("thead") ? "columnheader" : "rowheader"));
