@@ -27,6 +27,9 @@ axe = pytest.importorskip("axe_playwright_python.base", reason="axe is not insta
 pytestmark = [pytest.mark.thorough, pytest.mark.timeout(900)]
 
 SIZES = (WIDE, ZOOMED, NARROW)
+SCROLLED = """[...document.querySelectorAll(".scroll:not(.short)")]
+  .filter((part) => part.scrollWidth > part.clientWidth + 1)
+  .map((part) => part.querySelector("th")?.textContent ?? part.textContent.slice(0, 40))"""
 FOCUSED = """() => {
   const at = document.activeElement, box = at.getBoundingClientRect(), style = getComputedStyle(at);
   return {
@@ -121,6 +124,36 @@ def test_no_page_is_wider_than_its_window(site: Site, who: str) -> None:
                 if more > 0:
                     wide.append((address, width, more))
     assert wide == []
+
+
+@pytest.mark.parametrize("who", list(ROLE_OF))
+def test_no_table_is_scrolled_sideways_on_a_phone(site: Site, who: str) -> None:
+    """Rows of tables with many columns become cards, whose cells say their column."""
+    wide = []
+    with site.of(who, reduced_motion="reduce") as seen:
+        seen.page.set_viewport_size({"width": NARROW[0], "height": NARROW[1]})
+        for address in site.addresses(who):
+            seen.page.goto(address)
+            wide += [(address, name) for name in seen.page.evaluate(SCROLLED)]
+        if who == "paul":
+            seen.page.goto("/jobs")
+            label = "getComputedStyle(document.querySelector('tbody td'), '::before').content"
+            assert seen.page.evaluate(label) == '"State"'
+            assert seen.page.get_by_role("columnheader", name="State").count() == 1
+            assert seen.page.get_by_role("rowheader").count() > 0
+    assert wide == []
+
+
+def test_a_plan_without_room_cannot_be_asked_for(site: Site) -> None:
+    with site.of("paul", reduced_motion="reduce") as seen:
+        seen.page.goto("/plan?dataset=phee")
+        ask = seen.page.get_by_role("button", name="Ask for this fit")
+        ask.wait_for()
+        assert ask.is_enabled()
+        seen.page.fill("#target_epsilon", "20")
+        seen.page.get_by_role("heading", name="The budget has no room for this").wait_for()
+        seen.page.wait_for_selector('#plan[aria-busy="false"]')
+        assert ask.is_disabled()
 
 
 @pytest.mark.parametrize("who", list(ROLE_OF))

@@ -44,7 +44,7 @@ CODES: dict[str, tuple[int, str]] = {
     "csrf": (403, "The request does not come from the console"),
     "separation_of_duty": (403, "Somebody else has to do this"),
     "policy_refused": (403, "The policy of the data does not allow this"),
-    "not_found": (404, "There is no such thing, or not for you"),
+    "not_found": (404, "This does not exist, or you may not see it"),
     "method_not_allowed": (405, "The resource does not do this"),
     "too_slow": (408, "The request came too slowly"),
     "conflict": (409, "It contradicts what is there"),

@@ -15,7 +15,9 @@ from support.gateway import PASSWORD, GatewayWorld, fit
 from taciturn.server.console.rendering import (
     FOLDER,
     MENU,
+    holder,
     power_of_ten,
+    promise,
     rounded_down,
     rounded_up,
     sentence,
@@ -298,3 +300,40 @@ def test_epsilons_err_on_the_safe_side() -> None:
 )
 def test_a_problem_is_a_sentence_in_which_nothing_is_markup_but_code(text: str, shown: str) -> None:
     assert str(sentence(text)) == shown
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (
+            "DP (epsilon=2.998, delta=1e-05, unit=patient_id)",
+            "epsilon 3 at delta 10<sup>-5</sup>, for each value of <code>patient_id</code>",
+        ),
+        (
+            "DP (budget epsilon=10, delta=1e-06, unit='<b>')",
+            "a budget of epsilon 10 at delta 10<sup>-6</sup>, for each value of "
+            "<code>&#39;&lt;b&gt;&#39;</code>",
+        ),
+        ("no guarantee (approved by amir, bea)", "approved by amir, bea"),
+        ("mock (rows invented by the data's owner)", "rows invented by the data&#39;s owner"),
+        ("something <else>", "something &lt;else&gt;"),
+    ],
+)
+def test_a_policy_is_said_in_words(text: str, words: str) -> None:
+    assert promise(text) == words
+
+
+def test_holders_are_called_by_their_names() -> None:
+    assert [holder(name) for name in ("user:pia", "group:ward", "worker:job_1")] == [
+        "pia",
+        "group ward",
+        "worker:job_1",
+    ]
+
+
+def test_the_menu_says_a_group_once_before_its_first_line(console: GatewayWorld) -> None:
+    menu = look(console, "olga", "/").text.partition("</nav>")[0]
+    first, oversight = menu.split('<p class="group">Oversight</p>')
+    assert "/base-models" in first
+    assert "/ledger" in oversight
+    assert "Administration" not in menu

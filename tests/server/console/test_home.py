@@ -120,11 +120,11 @@ def test_a_new_gateway_says_what_to_do_first(
 ) -> None:
     world = GatewayWorld.open(open_copy(tmp_path), tmp_path)
     world.person("adam", Role.ADMIN)
-    assert "Let people in" in home(world, "adam")
+    assert "Add people" in home(world, "adam")
     world.person("olga", Role.OWNER)
     world.person("paul", Role.PRACTITIONER)
     world.person("ann", Role.AUDITOR)
-    assert "Let people in" not in home(world, "adam")
+    assert "Add people" not in home(world, "adam")
     assert "Register your first dataset" in home(world, "olga")
     assert "Ask a data owner for a grant" in home(world, "paul")
     assert "Nothing is here to check yet" in home(world, "ann")

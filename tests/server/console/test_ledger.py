@@ -20,8 +20,8 @@ def test_entries_say_what_happened_in_words(console: GatewayWorld) -> None:
     console.running(fit(target_epsilon=1, steps=20))
     page = look(console, "ann", PAGE).text
     assert "The budget was opened with epsilon 8 at delta 1e-06." in page
-    assert "user:paul may spend up to epsilon 4" in page
-    assert "holds its whole plan of 20 steps in the budget, and in the grant of user:paul." in page
+    assert "paul may spend up to epsilon 4" in page
+    assert "holds its whole plan of 20 steps in the budget, and in the grant of paul." in page
     assert "has a worker, which alone may spend from here on." in page
 
 
@@ -56,11 +56,11 @@ def test_entries_are_paged_from_the_newest_back(console: GatewayWorld) -> None:
             f"op-{number}", NAMESPACE, f"user:{number:03}", epsilon=1.0, delta=1e-6
         )
     newest = look(console, "ann", PAGE).text
-    assert "user:059 may spend" in newest
+    assert "059 may spend" in newest
     assert "was opened" not in newest
     older = look(console, "ann", f"{PAGE}?before=13").text
     assert "was opened" in older
-    assert "user:059" not in older
+    assert "059 may" not in older
     assert "Show the newest entries" in look(console, "ann", f"{PAGE}?before=1").text
     assert look(console, "ann", f"{PAGE}?before=0").status_code == 422
 
@@ -105,7 +105,7 @@ def test_a_chain_is_for_its_owner_and_auditors(console: GatewayWorld) -> None:
 
 
 def test_the_last_check_is_known_from_the_audit_log(console: GatewayWorld) -> None:
-    assert "it was never done" in look(console, "ann", "/ledger").text
+    assert "knows of no earlier check" in look(console, "ann", "/ledger").text
     assert "Check the chains of the ledger" in look(console, "ann", "/").text
     send(console, "ann", "/ledger/verifications")
     assert "It was last done" in look(console, "ann", "/ledger").text

@@ -177,8 +177,8 @@ def test_a_models_page_is_its_report(certified: Certified) -> None:
     ):
         assert word in text
     evidence = look(certified.world, "paul", f"/models/{certified.model}/evidence").text
-    assert "they would be right at most" in evidence
-    assert "Nobody has evaluated" in evidence
+    assert "the attacker is right at most" in evidence
+    assert "no evaluation or audit" in evidence
 
 
 def test_an_audit_and_evaluations_stand_next_to_the_promise(certified: Certified) -> None:

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import Response
 
-from taciturn.server.console.rendering import PageRoute, page, share
+from taciturn.server.console.rendering import PageRoute, job_name, page, share
 from taciturn.server.http.access import Requires, Svc
 from taciturn.server.identity.permissions import Action
 from taciturn.server.identity.principal import Principal
@@ -110,7 +110,7 @@ def _outages(services: Services, caller: Principal) -> Iterator[Line]:
         return
     since_ms = services.outage.since_ms
     if since_ms is not None:
-        title, note = "Workers cannot be started", "the launcher does not answer; jobs wait"
+        title, note = "Workers cannot be started", "The launcher does not answer. Jobs wait."
         yield Line("/operations", title, note, moment(since_ms), "outage", "bad")
     backup = services.operations.backup()
     if backup.old:
@@ -122,7 +122,8 @@ def _failures(services: Services, caller: Principal) -> Iterator[Line]:
     if Action.JOBS_READ not in caller.actions:
         return
     for job in services.overview.failed(caller):
-        title = f"Your {job.kind} of {job.dataset or job.model or 'public texts'} failed"
+        what = job.dataset or job.model or "public texts"
+        title = f"Your {job_name(job.kind).lower()} of {what} failed"
         note = "" if job.failure is None else job.failure.text
         yield Line(f"/jobs/{job.id}", title, note, job.updated_at, "failed", "bad")
 
@@ -131,7 +132,7 @@ def _confirmations(services: Services, caller: Principal) -> Iterator[Line]:
     if Action.DATASETS_WRITE not in caller.actions:
         return
     for name in services.overview.unconfirmed(caller):
-        note = "a worker has found columns; nobody else sees them before you confirm"
+        note = "A worker has found columns. Nobody else sees them before you confirm."
         yield Line(f"/datasets/{name}", f"Confirm the columns of {name}", note, None, "columns")
 
 
@@ -141,7 +142,7 @@ def _spent(services: Services, caller: Principal) -> Iterator[Line]:
     shares = services.budgets.nearly_spent(caller, 1 - NEARLY_SPENT, _BUDGETS)
     for namespace, left in shares.items():
         title = f"The budget {namespace} is nearly spent"
-        note = f"{share(left)} of it are left for new jobs"
+        note = f"{share(left)} of it are left for new jobs."
         yield Line(f"/policies/{namespace}", title, note, None, f"{share(left)} left", "warn")
 
 
@@ -151,7 +152,7 @@ def _endings(services: Services, caller: Principal) -> Iterator[Line]:
     for grant in services.overview.ending_grants(caller):
         own = grant.holder in caller.holders
         title = "Your grant" if own else f"The grant of {grant.holder.partition(':')[2]}"
-        note = f"in {grant.namespace}; jobs that need it cannot be asked for afterwards"
+        note = f"It is for {grant.namespace}. After it ends, no new job can use it."
         path = f"/policies/{grant.namespace}"
         yield Line(path, f"{title} ends", note, grant.expires_at, "grant ends", "warn")
 
@@ -164,9 +165,9 @@ def _checks(services: Services, caller: Principal) -> Iterator[Line]:
     if checked_at is None or now - checked_at > timedelta(days=CHECK_DAYS):
         title = "Check the chains of the ledger"
         note = (
-            "by the audit log they were never checked"
+            "The audit log knows of no earlier check."
             if checked_at is None
-            else f"the last check is more than {CHECK_DAYS} days ago"
+            else f"The last check is more than {CHECK_DAYS} days ago."
         )
         yield Line("/ledger", title, note, checked_at, "check due", "warn")
 
@@ -185,7 +186,7 @@ def _first_steps(services: Services, caller: Principal) -> Iterator[Step]:
     """Yield what to do first, by role, while there is nothing here yet."""
     if Action.USERS_WRITE in caller.actions and len(services.users.list(Paging(limit=2)).items) < 2:
         yield Step(
-            "Let people in",
+            "Add people",
             "An owner registers data, a practitioner fits models, an auditor checks both. Each "
             "sets a password through a link that you hand over.",
             "/people",

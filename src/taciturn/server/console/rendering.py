@@ -31,6 +31,7 @@ from taciturn.server.identity.principal import Principal
 from taciturn.server.identity.secret import new_id
 from taciturn.server.problems import ProblemError, from_error
 from taciturn.server.services import Services
+from taciturn.wire.jobs import JobKind, ModelView
 
 _log = logging.getLogger("taciturn.requests")
 
@@ -46,6 +47,12 @@ _POLICY = (
     "connect-src 'self'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
 )
 
+
+_TERMS = re.compile(
+    r"DP \((?P<budget>budget )?epsilon=(?P<epsilon>[\d.e+-]+), delta=(?P<delta>[\d.e+-]+), "
+    r"unit=(?P<unit>.*)\)",
+    re.DOTALL,
+)
 
 _WAYS_ON = {
     401: "Sign in, and open it again.",
@@ -71,13 +78,13 @@ class MenuEntry:
     """A line of the menu, for people who may do `action`.
 
     Attributes:
-        begins: title of the group that begins with this line.
+        group: title of the group that the line belongs to; the first one has none.
     """
 
     path: str
     title: str
     action: Action
-    begins: str | None = None
+    group: str = ""
 
 
 MENU = (
@@ -87,14 +94,14 @@ MENU = (
     MenuEntry("/plan", "Plan a fit", Action.JOBS_CREATE),
     MenuEntry("/jobs", "Jobs", Action.JOBS_READ),
     MenuEntry("/models", "Models", Action.MODELS_READ),
+    MenuEntry("/base-models", "Base models", Action.BASE_MODELS_READ),
     MenuEntry("/approvals", "Approvals", Action.APPROVALS_READ),
     MenuEntry("/ledger", "Ledger", Action.LEDGER_READ, "Oversight"),
-    MenuEntry("/audit-log", "Audit log", Action.AUDIT_LOG_READ),
+    MenuEntry("/audit-log", "Audit log", Action.AUDIT_LOG_READ, "Oversight"),
     MenuEntry("/operations", "Operations", Action.JOBS_OPERATE, "Administration"),
-    MenuEntry("/people", "People", Action.USERS_READ),
-    MenuEntry("/base-models", "Base models", Action.BASE_MODELS_READ),
-    MenuEntry("/retention", "Retention", Action.RETENTION_READ),
-    MenuEntry("/settings", "Settings", Action.GATEWAY_READ),
+    MenuEntry("/people", "People", Action.USERS_READ, "Administration"),
+    MenuEntry("/retention", "Retention", Action.RETENTION_READ, "Administration"),
+    MenuEntry("/settings", "Settings", Action.GATEWAY_READ, "Administration"),
 )
 
 
@@ -273,6 +280,11 @@ def _environment() -> Environment:
         figure=figure,
         chart_time=chart_time,
         sentence=sentence,
+        promise=promise,
+        holder=holder,
+        model_title=model_title,
+        job_name=job_name,
+        size=size,
     )
     return environment
 
@@ -297,6 +309,45 @@ def sentence(text: str) -> Markup:
     parts = re.split(r"`((?:taciturn|hf) [^`'\"]*)`", text)
     form = (Markup("{}"), Markup("<code>{}</code>"))
     return Markup("").join(form[number % 2].format(part) for number, part in enumerate(parts))
+
+
+def promise(text: str) -> Markup:
+    """Return the line of a policy in words that stand beside its badge."""
+    terms = _TERMS.fullmatch(text)
+    if terms is not None:
+        rounding = rounded_down if terms["budget"] else rounded_up
+        words = Markup("{}epsilon {} at delta {}, for each value of <code>{}</code>")
+        epsilon, delta = rounding(float(terms["epsilon"])), power_of_ten(float(terms["delta"]))
+        budget = "a budget of " if terms["budget"] else ""
+        return words.format(budget, epsilon, delta, terms["unit"])
+    kind = re.fullmatch(r"(?:no guarantee|mock) \((.*)\)", text, re.DOTALL)
+    return escape(text if kind is None else kind[1])
+
+
+def holder(name: str) -> str:
+    """Return who holds a grant, or did something, by the name that people know."""
+    kind, _, rest = name.partition(":")
+    return {"user": rest, "group": f"group {rest}"}.get(kind, name)
+
+
+def job_name(kind: JobKind) -> str:
+    """Return what a job of a kind is called."""
+    names = {"evaluate": "Evaluation", "synthesize": "Synthesis", "probe": "Check"}
+    return names.get(kind, kind.capitalize())
+
+
+def model_title(model: ModelView) -> str:
+    """Return the name of a model, or what it is where nobody has named it."""
+    base = model.base_model.rpartition("/")[2]
+    return model.name or f"{base} on {model.dataset or model.namespace}"
+
+
+def size(count: int) -> str:
+    """Return a number of bytes with a unit."""
+    if count < 1000:
+        return f"{count} B"
+    power = min(3, int(math.log(count, 1000)))
+    return f"{count / 1000**power:.3g} {('B', 'kB', 'MB', 'GB')[power]}"
 
 
 def chart_time(seconds: float) -> Markup:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -115,6 +116,11 @@ class Models:
             content = self.artifacts.read(row.job_id, CERTIFICATE)
             signer = None if content is None else Envelope.from_bytes(content).keyid
         return CertifiedModel(_view(row), signer)
+
+    def among(self, caller: Principal, model_ids: Iterable[str]) -> Mapping[str, ModelView]:
+        """Those of them that the caller may know of, by id."""
+        known = models.c.id.in_(sorted(set(model_ids))) & watches_model(caller)
+        return {row.id: _view(row) for row in self.gateway.rows(_query(known))}
 
     def get(self, caller: Principal, model_id: str) -> ModelView:
         """One of them; raises ProblemError `not_found`."""

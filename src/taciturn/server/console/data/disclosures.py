@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request
@@ -15,6 +16,7 @@ from taciturn.server.http.access import Requires, Svc
 from taciturn.server.identity.permissions import Action
 from taciturn.server.identity.principal import Principal
 from taciturn.server.paging import PageQuery
+from taciturn.wire.datasets import DisclosureView
 from taciturn.wire.values import Name
 
 router = APIRouter(prefix="/datasets/{name}", route_class=PageRoute)
@@ -76,13 +78,16 @@ def read_disclosures(
 ) -> Response:
     """Show everything of a dataset that has left, and to whom."""
     dataset = services.datasets.read(name, caller)
+    items = services.disclosures.page(name, caller, paging)
     return page(
         request,
         "disclosures.html",
         caller,
         dataset=dataset,
         owned=is_owned(dataset, caller),
-        items=services.disclosures.page(name, caller, paging),
+        lines=_lines(items.items),
+        next_cursor=items.next_cursor,
+        models=services.models.among(caller, [item.model for item in items.items if item.model]),
         tracked=services.gateway.settings.mlflow_url is not None,
     )
 
@@ -101,10 +106,27 @@ def read_checks(request: Request, caller: Overseer, services: Svc, name: Name) -
         dataset=dataset,
         owned=is_owned(dataset, caller),
         findings=findings,
+        models=services.models.among(caller, [item.model for item in findings if item.model]),
         most=max(figures, default=0.0) or 1.0,
         incidents=services.disclosures.incidents(name, caller),
         kept_days=services.gateway.settings.incident_days,
     )
+
+
+def _lines(items: Iterable[DisclosureView]) -> list[tuple[DisclosureView, int]]:
+    """Return disclosures, each with how often it came in a row, for pages read a job often."""
+    lines: list[tuple[DisclosureView, int]] = []
+    for item in items:
+        newest = lines[-1][0] if lines else None
+        if (
+            newest is not None
+            and item.step == "read"
+            and item.model_copy(update={"at": newest.at}) == newest
+        ):
+            lines[-1] = (newest, lines[-1][1] + 1)
+        else:
+            lines.append((item, 1))
+    return lines
 
 
 def _history_chart(history: BudgetHistory) -> dict[str, Any] | None:
@@ -160,6 +182,7 @@ def _curve_chart(curve: SpentCurve) -> dict[str, Any] | None:
         "x": {
             "label": "Delta, as a power of ten",
             "time": False,
+            "whole": True,
             "values": [round(math.log10(delta), 3) for delta in curve.deltas],
         },
         "y": {"label": "Epsilon"},

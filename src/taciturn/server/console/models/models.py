@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import Response
 
-from taciturn.server.console.rendering import PageRoute, go_to, page, public_address
+from taciturn.server.console.rendering import PageRoute, go_to, page, public_address, size
 from taciturn.server.http.access import Requires, Svc
 from taciturn.server.identity.permissions import Action
 from taciturn.server.identity.principal import Principal
@@ -30,7 +30,7 @@ _GROUPS = {
         "noise_multiplier": "Noise, in lengths of the longest unit gradient",
         "l2_clip_norm": "Length at which a unit's gradient is clipped",
         "sampling_probability": "Chance of a unit to be in a step",
-        "neighbouring_relation": "Data sets that are compared",
+        "neighbouring_relation": "Compared data sets differ by",
         "mechanism": "Mechanism",
         "accountant": "Accountant",
     },
@@ -95,14 +95,6 @@ def may_use(caller: Principal) -> bool:
 def usable(services: Services, caller: Principal, model_id: str) -> ModelView:
     """Return a model that the caller may sample from; raises ProblemError `not_found`."""
     return services.models.usable(caller, model_id)
-
-
-def size(count: int) -> str:
-    """Return a number of bytes with a unit."""
-    if count < 1000:
-        return f"{count} B"
-    power = min(3, int(math.log(count, 1000)))
-    return f"{count / 1000**power:.3g} {('B', 'kB', 'MB', 'GB')[power]}"
 
 
 def _groups(item: ModelView) -> dict[str, dict[str, Any]]:

@@ -11,7 +11,7 @@ from fastapi import APIRouter, Depends, Form, Query, Request
 from fastapi.responses import Response
 from pydantic import TypeAdapter, ValidationError
 
-from taciturn.server.console.rendering import PageRoute, page, rounded_down
+from taciturn.server.console.rendering import PageRoute, holder, page, rounded_down
 from taciturn.server.http.access import Requires, Svc
 from taciturn.server.identity.permissions import Action
 from taciturn.server.identity.principal import Principal
@@ -145,9 +145,9 @@ def _sentence(details: Mapping[str, Any]) -> str:
         case "capped":
             return f"From here on the budget is {_budget(details)}."
         case "granted":
-            return f"{details['holder']} may spend up to {_budget(details)} of it."
+            return f"{holder(details['holder'])} may spend up to {_budget(details)} of it."
         case "reserved":
-            holders = ", ".join(details["grants"])
+            holders = ", ".join(holder(name) for name in details["grants"])
             source = f", and in the grant of {holders}" if holders else ""
             return f"holds its whole plan of {_steps(details)} in the budget{source}."
         case "extended":

@@ -1,11 +1,12 @@
 "use strict";
 // Charts: a figure says in data-chart what it shows; its table, behind it, says the same in words.
-//   {x: {label, time, values}, y: {label, max}, series: [{label, values, kind}], marks: [{at, label}]}
+//   {x: {label, time, whole, values}, y: {label, max}, series: [{label, values, kind}], marks: [{at, label}]}
 // kind: "line", "step", "dashed", or "band" (filled down to the series before it, or to zero).
 // A live figure grows by window.charts.add(figure, x, [y of each series]).
 window.charts = (() => {
   const drawn = new Map();
   const MOST_POINTS = 2000;
+  const WHOLE = [0, 1, 2, 3, 4, 5, 6].flatMap((power) => [1, 2, 5].map((digit) => digit * 10 ** power));
   const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
   const palette = () => ["--accent", "--held", "--warn", "--bad"].map(colour);
 
@@ -24,10 +25,21 @@ window.charts = (() => {
     };
   });
   const number = (value) => new Intl.NumberFormat(undefined, { maximumSignificantDigits: 4 }).format(value);
+  // Times of an axis as the reader's language has them: the day, or the time where all is within few days.
+  const moment = (options) => {
+    const format = new Intl.DateTimeFormat(undefined, options);
+    return (seconds) => format.format(new Date(seconds * 1000));
+  };
+  const clock = (plot) => {
+    const span = plot.scales.x.max - plot.scales.x.min;
+    if (span > 4 * 86400) return moment({ day: "numeric", month: "short" });
+    return moment({ hour: "2-digit", minute: "2-digit", second: span < 600 ? "2-digit" : undefined });
+  };
   const axis = (spec, label) => ({
-    label, labelSize: 22, size: 54, stroke: colour("--muted"), font: "12px system-ui", labelFont: "12px system-ui",
+    label, labelSize: 22, size: spec.values ? 36 : 54, stroke: colour("--muted"), font: "12px system-ui", labelFont: "12px system-ui",
     grid: { stroke: colour("--line"), width: 1 }, ticks: { stroke: colour("--line"), width: 1 },
-    values: spec.time ? undefined : (_, values) => values.map((value) => (value == null ? "" : number(value))),
+    ...(spec.time && { space: 90 }), ...(spec.whole && { incrs: WHOLE }),
+    values: (plot, values) => values.map((value) => (value == null ? "" : spec.time ? clock(plot)(value) : number(value))),
   });
   const marks = (spec) => ({
     hooks: {
@@ -61,7 +73,7 @@ window.charts = (() => {
         x: { time: Boolean(spec.x.time) },
         y: { range: (_, low, high) => [Math.min(0, low ?? 0), Math.max(spec.y.max ?? 0, high ?? 0) * 1.05 || 1] },
       },
-      series: [{ label: spec.x.label, value: spec.x.time ? undefined : (_, v) => (v == null ? "" : number(v)) }, ...series(spec)],
+      series: [{ label: spec.x.label, value: (_, v) => (v == null ? "" : spec.x.time ? moment({ dateStyle: "medium", timeStyle: "short" })(v) : number(v)) }, ...series(spec)],
       axes: [axis(spec.x, spec.x.label), axis({}, spec.y.label)],
       plugins: [marks(spec)],
       cursor: { drag: { setScale: false } },

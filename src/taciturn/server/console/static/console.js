@@ -21,7 +21,23 @@
       else time.textContent = unit ? relative.format(Math.round(seconds / unit[1]), unit[0]) : "just now";
     }
   };
-  const ready = () => localise(document);
+
+  // A row of a table with many columns is a card in a narrow window, whose cells say their column.
+  // Roles are said, because a table that is laid out as blocks loses its own.
+  const roles = { TABLE: "table", THEAD: "rowgroup", TBODY: "rowgroup", TR: "row", TD: "cell" };
+  const stack = (root) => {
+    for (const table of root.querySelectorAll(".scroll:not(.short) > table")) {
+      const heads = [...table.querySelectorAll("thead th")];
+      if (heads.length < 4 && !table.querySelector(".digest, .path")) continue;
+      table.dataset.stack = "";
+      for (const part of [table, ...table.querySelectorAll("thead, tbody, tr, td, th")]) {
+        part.setAttribute("role", roles[part.tagName] ?? (part.closest("thead") ? "columnheader" : "rowheader"));
+        const head = part.tagName === "TD" && heads[part.cellIndex];
+        if (head) part.dataset.label = head.querySelector(".hidden") ? "" : head.textContent;
+      }
+    }
+  };
+  const ready = () => { localise(document); stack(document); };
   document.addEventListener("DOMContentLoaded", ready);
   document.addEventListener("htmx:after:swap", ready);
   setInterval(ready, 30000);

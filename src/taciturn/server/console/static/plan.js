@@ -26,7 +26,7 @@
       if (range === document.activeElement || !(value > 0)) continue;
       const { low, high } = range.dataset;
       range.value = Math.round((1000 * Math.log(value / low)) / Math.log(high / low));
-      range.setAttribute("aria-valuetext", input.value || `${input.placeholder}, as it suits`);
+      range.setAttribute("aria-valuetext", input.value || `${input.placeholder}, chosen for you`);
     }
   };
   const move = (range) => {
@@ -59,7 +59,7 @@
   const busy = (state) => {
     plan.setAttribute("aria-busy", String(state));
     for (const button of plan.querySelectorAll("[hx-post]")) {
-      if (state) button.dataset.was ??= String(button.disabled);
+      button.dataset.was ??= String(button.disabled);
       button.disabled = state || button.dataset.was === "true";
     }
   };

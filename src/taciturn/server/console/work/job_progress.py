@@ -238,6 +238,7 @@ class JobProgress:
             "x": {
                 "label": "Steps done",
                 "time": False,
+                "whole": True,
                 "values": [step for step, _ in self.curve],
             },
             "y": {"label": "Epsilon spent", "max": self.planned_epsilon},
@@ -256,7 +257,9 @@ class JobProgress:
         spent, cost = self.spent_share, self.view.cost
         return {
             "steps": f"{self.step:,}" if self.steps else "0",
-            "of_steps": f"of {self.steps:,}" if self.steps else "none yet",
+            "of_steps": f"of {self.steps:,}"
+            if self.steps
+            else ("none ran" if self.over else "none yet"),
             "count": "" if self.count is None else f"{self.count[0]:,} of {self.count[1]:,}",
             "epsilon": rounded_up(self.epsilon or 0.0),
             "left": "not known yet" if self.left_s is None else f"about {duration(self.left_s)}",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
@@ -25,6 +26,7 @@ from taciturn.wire.jobs import (
     JobKind,
     JobState,
     JobView,
+    ModelView,
     RemoteAudit,
     RemoteEvaluate,
     RemoteFit,
@@ -103,6 +105,7 @@ def read_jobs(
         "jobs.html",
         caller,
         lines=[JobLine(view, now) for view in items.items],
+        models=_models(services, caller, items.items),
         older=older,
         first=paging.after is None,
         newest=urlencode(filters),
@@ -123,6 +126,7 @@ def read_job(request: Request, caller: Reader, services: Svc, job_id: str) -> Re
         "job.html",
         caller,
         job=job,
+        models=_models(services, caller, [view]),
         deciders=_deciders(services, caller, view),
         result=_result(services, caller, view),
         asked=_choices(view),
@@ -146,6 +150,16 @@ def cancel_job(caller: Canceller, services: Svc, job_id: str) -> Response:
     """End a job."""
     services.jobs.cancel(caller, job_id)
     return go_to(f"/jobs/{job_id}")
+
+
+def _models(
+    services: Services, caller: Principal, views: Iterable[JobView]
+) -> Mapping[str, ModelView]:
+    """Models that these jobs are about, where the caller may know of them."""
+    ids = [view.model for view in views if view.model is not None]
+    if not ids or Action.MODELS_READ not in caller.actions:
+        return {}
+    return services.models.among(caller, ids)
 
 
 def _deciders(services: Services, caller: Principal, view: JobView) -> Deciders | None:

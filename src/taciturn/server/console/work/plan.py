@@ -15,7 +15,7 @@ from fastapi.responses import Response
 from pydantic import ValidationError
 
 from taciturn.errors import TaciturnError
-from taciturn.server.console.rendering import PageRoute, go_to, page, share
+from taciturn.server.console.rendering import PageRoute, go_to, page, sentence, share
 from taciturn.server.http.access import Requires, Svc
 from taciturn.server.identity.permissions import Action
 from taciturn.server.identity.principal import Principal
@@ -288,7 +288,9 @@ def _at_its_field(
         "plan_error.html",
         caller,
         status=problem.problem().status,
-        text=problem.detail,
+        text=sentence(
+            problem.detail if match is None else problem.detail.removeprefix(f"{match[1]}: ")
+        ),
     )
     answer.headers["HX-Retarget"] = f"#error-{field}"
     answer.headers["HX-Reswap"] = "innerHTML"
