@@ -1,9 +1,9 @@
 """Every code block of the documents is run by a test, checked against the code, or says why not.
 
 A comment before a block says one of two things: the test that runs it (`<!-- run: tests/... -->`),
-or the reason why none does (`<!-- not run: ... -->`). Without one, all of the block is checked here: commands by the
-command line's own parser, calls by curl against OpenAPI, job files, settings and JSON by the types
-that read them. What is not run is checked as well, as far as it is ours.
+or the reason why none does (`<!-- not run: ... -->`). Without one, all of the block is checked
+here: commands by the command line's own parser, calls by curl against OpenAPI, job files, settings
+and JSON by the types that read them. What is not run is checked as well, as far as it is ours.
 """
 
 from __future__ import annotations
