@@ -9,6 +9,8 @@
 #                (ARGS=--quick: a minute or two, to see that it works)
 #   make figures every other measurement in bench/, one after the other: hours
 #   make docs    build the documentation's site in build/site, and check that it tells the truth
+#   make docs-version VERSION=0.1
+#                add the site of a version to the branch gh-pages, beside those that are there
 #   make install install into .venv what development needs, and nothing else
 #   make dist    build the wheel and the source distribution in dist/, twice, and compare the two
 #   make sbom    the same, and say in build/sbom/ what the wheel brings (CycloneDX)
@@ -31,13 +33,14 @@ KEY := $(shell { cat pyproject.toml constraints.txt; echo "$(PYTHON)"; } | cksum
 USER_STAMP := $(VENV)/installed-user-$(KEY)
 DEV_STAMP := $(VENV)/installed-dev-$(KEY)
 BENCH_STAMP := $(VENV)/installed-bench-$(KEY)
+DOCS_STAMP := $(VENV)/installed-docs-$(KEY)
 
 # One thread per worker: several test processes with several threads each are slower than one.
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 SOURCES = src tests bench docs/site
 CYCLONEDX = --sv 1.6 --output-reproducible --validate
 
-.PHONY: demo test fast slow check lint bench figures docs install dist sbom extras clean
+.PHONY: demo test fast slow check lint bench figures docs docs-version install dist sbom extras clean
 .DEFAULT_GOAL := test
 
 demo: $(USER_STAMP)
@@ -70,6 +73,11 @@ figures: $(DEV_STAMP)
 docs: $(DEV_STAMP)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict $(ARGS)
 	$(BIN)/python -m pytest tests/contracts/test_docs.py tests/contracts/test_site.py
+
+docs-version: $(DOCS_STAMP)
+	@test -n "$(VERSION)" || { echo "say which version: make docs-version VERSION=0.1" >&2; exit 1; }
+	PATH="$(abspath $(BIN)):$$PATH" NO_MKDOCS_2_WARNING=1 $(BIN)/mike deploy --update-aliases $(ARGS) $(VERSION) latest
+	$(BIN)/mike set-default latest
 
 install: $(DEV_STAMP)
 
@@ -112,6 +120,10 @@ $(DEV_STAMP):
 
 $(BENCH_STAMP): $(DEV_STAMP)
 	$(call install,all,bench)
+	@touch $@
+
+$(DOCS_STAMP): $(DEV_STAMP)
+	$(call install,all,docs)
 	@touch $@
 
 # --no-compile: torch and transformers have thousands of modules that nobody imports; Python compiles

@@ -73,9 +73,10 @@ class FitOptions(FitRunFields, total=False):
 class LLM:
     """A causal language model that can be fine-tuned without making it talk.
 
-    >>> model = taciturn.LLM("taciturn/tiny-medical")
-    >>> model.fit("notes.parquet", text_field="text", privacy_unit="patient_id", target_epsilon=3)
-    >>> model.sample(["The patient"])
+    Examples:
+        >>> model = taciturn.LLM("taciturn/tiny-medical")
+        >>> model.fit("notes.csv", text_field="text", privacy_unit="patient_id", target_epsilon=3)
+        >>> model.sample(["The patient"])
 
     With a dataset of a gateway, `taciturn.Client().dataset("phee")`, in place of the file, the same
     lines run where the data is.

@@ -50,7 +50,7 @@ def closure(requirements: list[Requirement]) -> Iterator[str]:
 
 
 @pytest.mark.parametrize(
-    "extra", ["core", "engine", "server", "kubernetes", "gguf", "dev", "bench"]
+    "extra", ["core", "engine", "server", "kubernetes", "gguf", "dev", "docs", "bench"]
 )
 def test_every_installed_requirement_is_pinned(extra: str, root: Path) -> None:
     core, extras = declared(root)

@@ -23,9 +23,20 @@ GUIDES = sorted(
     if path.stem != "pitfalls"  # for those who write such code
 )
 MOST_WORDS = 30
+PROSE = sorted([*(ROOT / "docs").rglob("*.md"), *(ROOT.glob("[!C]*.md")), ROOT / "CONTRIBUTING.md"])
+# The American spelling of a word, and "data set" for the glossary's dataset. Names of classes and
+# of products keep theirs.
+_AMERICAN = re.compile(
+    r"\b(?!(?:re|over|under)?siz|priz|seiz|tokeniz|optimizer|synthesizer|finalizer|authorization)\w+iz(?:e[drs]?|ing|ation)\w*\b"
+    r"|\b\w+yz(?:e[drs]?|ing)\b|\b(?:behavior|color|favor|flavor|honor|labor|neighbor)\w*\b"
+    r"|\b(?:center|fiber|meter)(?:ed|s)?\b|\b(?:cancel|label|model|signal|travel)(?:ed|ing)\b"
+    r"|\b(?:catalog|defense|gray|(?<!Apache )license|fulfill|learnt|data sets?)\b",
+    re.IGNORECASE,
+)
 
 _CODE = re.compile(r"^ *```.*?^ *```$", re.MULTILINE | re.DOTALL)
 _COMMENT = re.compile(r"<!--.*?-->", re.DOTALL)
+_SPAN = re.compile(r"`[^`\n]*`|<[^>\n]+>|https?://\S+")
 _LINK = re.compile(r"!?\[([^\]]*)\]\([^)]*\)")
 
 
@@ -52,6 +63,26 @@ def test_no_sentence_is_long(path: Path) -> None:
 def test_long_sentences_are_found() -> None:
     text = "A short one. " + "word " * 31 + "end.\n\n```sh\n" + "code " * 40 + "\n```\n"
     assert [len(line.split()) for line in sentences(text)] == [3, 32]
+
+
+def american(text: str) -> list[str]:
+    """Return the words of a page that are not spelled in the British way."""
+    prose = _SPAN.sub("", _LINK.sub(r"\1", _COMMENT.sub("", _CODE.sub("", text))))
+    return _AMERICAN.findall(prose)
+
+
+@pytest.mark.parametrize("path", PROSE, ids=lambda path: str(path.relative_to(ROOT)))
+def test_spelling_is_british(path: Path) -> None:
+    assert american(path.read_text(encoding="utf-8")) == []
+
+
+@pytest.mark.parametrize(
+    "word",
+    ["organized", "analyze", "behavior", "labeled", "catalog", "a license", "learnt", "data set"],
+)
+def test_american_spelling_is_found(word: str) -> None:
+    assert american(f"It is {word}.") == [word.removeprefix("a ")]
+    assert american(f"It is `{word}`; a tokenizer of this size is labelled.") == []
 
 
 def test_every_error_says_its_remedy() -> None:
@@ -88,6 +119,7 @@ def test_the_site_builds(tmp_path: Path) -> None:
         loaded += re.findall(r'<link[^>]*rel="(?:stylesheet|icon)"[^>]*href="([^"]+)"', text)
         for address in loaded:
             assert not re.match(r"(?:https?:)?//", address), f"{page.name} loads {address}"
+        assert "<blockquote>\n<blockquote>" not in text, f"{page}: write 'Examples:' above >>>"
     reference = (tmp_path / "reference" / "settings" / "index.html").read_text(encoding="utf-8")
     for name in Settings.model_fields:
         assert f"TACITURN_{name.upper()}" in reference

@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+import textwrap
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any
 import openai
 import pytest
 
+import taciturn
 from support.tiny_tokenizers import CHATML
 from taciturn.demo import gateway as demo
 from taciturn.embedded import preference_pairs
@@ -229,6 +231,49 @@ def test_chats(gateway: demo.DemoGateway, chat_base: Path, tmp_path: Path) -> No
         assert told.choices[0].message.role == "assistant"
         assert told.usage is not None
         assert told.usage.completion_tokens > 0
+
+
+def test_code_of_other_pages(
+    gateway: demo.DemoGateway, work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Python on the pages of practitioners and administrators (practitioner.md, administrator.md)."""
+    rows = [{"id": f"{n}_1", "context": "A parcel is late."} for n in range(40)]
+    (work / "phee.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    gateway.client("admin").admin.change_user("olivia", sources=[f"{work}/"])
+    gateway.client("olivia").add_dataset(
+        "phee",
+        str(work / "phee.jsonl"),
+        unit="split_part(id,'_',1)",
+        namespace="patients-2026",
+        units=40,
+        columns=["id", "context"],
+        epsilon=8,
+        delta=1e-5,
+    )
+    gateway.client("olivia").grant("patients-2026", "user:pia", epsilon=8, delta=1e-5)
+    monkeypatch.setenv("TACITURN_URL", gateway.url)
+    monkeypatch.setenv("TACITURN_TOKEN", gateway.token("admin"))
+    (administrator,) = page_code("administrator.md")
+    exec(administrator, {"taciturn": taciturn})
+    assert "HuggingFaceTB/SmolLM2-135M" in {
+        base.name for base in gateway.client("admin").base_models()
+    }
+
+    monkeypatch.setenv("TACITURN_TOKEN", gateway.token("pia"))
+    look, fit, ask = page_code("practitioner.md")
+    names: dict[str, Any] = {"token": gateway.token("pia")}
+    exec(look, names)
+    exec(fit.replace("target_epsilon=3,", "target_epsilon=3, steps=1, batch_size=8,"), names)
+    model = names["job"].result().name
+    ask = ask.replace("https://gateway.example", gateway.url).replace("mod_0000", model)
+    exec(ask.replace("messages=", "max_tokens=4, messages="), names)
+
+
+def page_code(name: str) -> list[str]:
+    """Python of a page, that in tabs included."""
+    text = (PAGE.parent / name).read_text("utf-8")
+    parts = re.findall(r"^ *```python\n(.*?)^ *```$", text, re.M | re.S)
+    return [textwrap.dedent(part) for part in parts]
 
 
 def test_npms_client(gateway: demo.DemoGateway, work: Path) -> None:

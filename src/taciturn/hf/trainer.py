@@ -53,9 +53,10 @@ _REFUSED = {
 class DPTrainer:
     """Trainer of transformers' interface for fits with differential privacy.
 
-    >>> trainer = DPTrainer(model, args, train_dataset=rows, processing_class=tokenizer,
-    ...                     privacy=PrivacyArguments(target_epsilon=3, unit="patient_id"))
-    >>> trainer.train()
+    Examples:
+        >>> trainer = DPTrainer(model, args, train_dataset=rows, processing_class=tokenizer,
+        ...                     privacy=PrivacyArguments(target_epsilon=3, unit="patient_id"))
+        >>> trainer.train()
     """
 
     def __init__(

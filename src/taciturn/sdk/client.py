@@ -57,9 +57,10 @@ def _read_result(transport: Transport, view: JobView) -> Result:
 class Client:
     """A gateway, as the holder of a token.
 
-    >>> client = taciturn.Client("https://taciturn.example", token=...)
-    >>> data = client.dataset("phee")
-    >>> model = taciturn.LLM("meta-llama/Llama-2-7b-hf").fit(data, target_epsilon=3)
+    Examples:
+        >>> client = taciturn.Client("https://taciturn.example", token=...)
+        >>> data = client.dataset("phee")
+        >>> model = taciturn.LLM("meta-llama/Llama-2-7b-hf").fit(data, target_epsilon=3)
 
     Requests are repeated where that is safe, so that a lost answer never spends twice; what went
     wrong is a `taciturn.GatewayError`. Use it as a context manager, or `close` it.

@@ -208,7 +208,8 @@ class RemoteDataset:
     def select(self, select: str) -> RemoteDataset:
         """The same rows, prepared: row-wise SQL expressions, tried on the preview at once.
 
-        >>> data.select("patient_id, json_extract_string(context, '$.text') AS text")
+        Examples:
+            >>> data.select("patient_id, json_extract_string(context, '$.text') AS text")
 
         Raises:
             InvalidRequestError: not row-wise, a column is not there, or the preview refutes it.

@@ -32,9 +32,10 @@ Reader: TypeAlias = Callable[[Transport, JobView], Result]
 class Job:
     """A handle; the job itself goes on whether anybody holds one or not.
 
-    >>> job = taciturn.LLM("taciturn/tiny-medical").fit(data, target_epsilon=3, wait=False)
-    >>> job.status, job.id                     # from anywhere: client.job(id)
-    >>> model = job.result()
+    Examples:
+        >>> job = taciturn.LLM("taciturn/tiny-medical").fit(data, target_epsilon=3, wait=False)
+        >>> job.status, job.id                     # from anywhere: client.job(id)
+        >>> model = job.result()
     """
 
     def __init__(self, transport: Transport, view: JobView, reader: Reader) -> None:
