@@ -171,7 +171,7 @@ def recorded(
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     warnings.warn(
-        f"microbatches are computed without CUDA graphs, which are faster: {reason}", stacklevel=2
+        f"microbatches are computed without CUDA graphs, kernel by kernel: {reason}", stacklevel=2
     )
     return Graphs(reason=reason)
 
