@@ -5,7 +5,7 @@
     python bench/console_pictures.py FOLDER --only job  pages whose address has this in it
 
 Starts the demonstration's gateway, fits the embedded model with and without a guarantee, scores it,
-has a fit wait for approval and one fail, and walks through the pages that each person may open.
+has a fit wait for approval and one ended, and walks through the pages that each person may open.
 Pictures have 256 colours, so that they are small enough to be kept. Ends with 1 where a page had an
 error of a script, or is wider than its window.
 """
@@ -39,6 +39,7 @@ TEXT = "json_extract_string(context, '$.text') AS text"
 MODEL = "taciturn/tiny-medical"
 ADMIN = "ada"
 PEOPLE = (*demo.PEOPLE, ADMIN)
+_OWNERS = ("/register", "/policies/patients")
 
 
 @dataclass
@@ -126,11 +127,11 @@ def _work(gateway: demo.DemoGateway) -> dict[str, list[str]]:
     models = [f"/models/{model.id}" for model in pia.models()]
     assert waiting.status is JobState.AWAITING_APPROVAL
     return {
-        "pia": ["/datasets/notes", "/plan?dataset=notes", *jobs, *models[:2]],
-        "olivia": ["/datasets/notes", jobs[0], models[0], f"/approvals/{approval.id}"],
-        "amir": [f"/approvals/{approval.id}"],
-        "axel": ["/datasets/notes", models[0]],
-        ADMIN: ["/people/pia"],
+        "pia": ["/datasets/notes", "/plan?dataset=notes", *jobs, *models[:2], "/jobs/none"],
+        "olivia": ["/datasets/notes", jobs[0], models[0], *_OWNERS, f"/approvals/{approval.id}"],
+        "amir": [f"/approvals/{approval.id}", "/approvals?tab=decided"],
+        "axel": ["/datasets/notes", models[0], "/certificates", "/audit-log?answer=refused"],
+        ADMIN: ["/people/pia", "/jobs"],
     }
 
 

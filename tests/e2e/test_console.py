@@ -110,7 +110,7 @@ def _give_terms(page: Any) -> None:
     grant.locator("input[name=delta]").fill("1e-5")
     with page.expect_navigation():
         grant.locator("button:not(.quiet)").last.click()
-    page.get_by_role("rowheader", name="user:pia").wait_for()
+    page.get_by_role("rowheader", name="pia").wait_for()
 
 
 def _plan(page: Any) -> None:
