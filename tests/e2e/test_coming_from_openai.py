@@ -193,7 +193,7 @@ def test_code_of_other_pages(
     names: dict[str, Any] = {"token": gateway.token("pia")}
     exec(look, names)  # noqa: S102  # the page's own code
     exec(fit.replace("target_epsilon=3,", "target_epsilon=3, steps=1, batch_size=8,"), names)  # noqa: S102  # the page's own code
-    model = names["job"].result().name
+    model = names["job"].result().id
     ask = ask.replace("https://gateway.example", gateway.url).replace("mod_0000", model)
     exec(ask.replace("messages=", "max_tokens=4, messages="), names)  # noqa: S102  # the page's own code
 
