@@ -119,6 +119,7 @@ def test_the_site_builds(tmp_path: Path) -> None:
         loaded += re.findall(r'<link[^>]*rel="(?:stylesheet|icon)"[^>]*href="([^"]+)"', text)
         for address in loaded:
             assert not re.match(r"(?:https?:)?//", address), f"{page.name} loads {address}"
+        assert '"provider": "mike"' in text, "no list of versions (make docs-version)"
         assert "<blockquote>\n<blockquote>" not in text, f"{page}: write 'Examples:' above >>>"
     reference = (tmp_path / "reference" / "settings" / "index.html").read_text(encoding="utf-8")
     for name in Settings.model_fields:

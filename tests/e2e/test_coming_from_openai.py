@@ -236,7 +236,7 @@ def test_chats(gateway: demo.DemoGateway, chat_base: Path, tmp_path: Path) -> No
 def test_code_of_other_pages(
     gateway: demo.DemoGateway, work: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Python on the pages of practitioners and administrators (practitioner.md, administrator.md)."""
+    """Python on practitioner.md and administrator.md."""
     rows = [{"id": f"{n}_1", "context": "A parcel is late."} for n in range(40)]
     (work / "phee.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
     gateway.client("admin").admin.change_user("olivia", sources=[f"{work}/"])
@@ -251,10 +251,12 @@ def test_code_of_other_pages(
         delta=1e-5,
     )
     gateway.client("olivia").grant("patients-2026", "user:pia", epsilon=8, delta=1e-5)
+    pia = openai.OpenAI(base_url=f"{gateway.url}/openai/v1", api_key=gateway.token("pia"))
+    pia.files.wait_for_processing("phee", poll_interval=0.5, max_wait_seconds=120)
     monkeypatch.setenv("TACITURN_URL", gateway.url)
     monkeypatch.setenv("TACITURN_TOKEN", gateway.token("admin"))
     (administrator,) = page_code("administrator.md")
-    exec(administrator, {"taciturn": taciturn})
+    exec(administrator, {"taciturn": taciturn})  # noqa: S102  # the page's own code
     assert "HuggingFaceTB/SmolLM2-135M" in {
         base.name for base in gateway.client("admin").base_models()
     }
@@ -262,11 +264,11 @@ def test_code_of_other_pages(
     monkeypatch.setenv("TACITURN_TOKEN", gateway.token("pia"))
     look, fit, ask = page_code("practitioner.md")
     names: dict[str, Any] = {"token": gateway.token("pia")}
-    exec(look, names)
-    exec(fit.replace("target_epsilon=3,", "target_epsilon=3, steps=1, batch_size=8,"), names)
-    model = names["job"].result().name
+    exec(look, names)  # noqa: S102  # the page's own code
+    exec(fit.replace("target_epsilon=3,", "target_epsilon=3, steps=1, batch_size=8,"), names)  # noqa: S102  # the page's own code
+    model = names["job"].result().id
     ask = ask.replace("https://gateway.example", gateway.url).replace("mod_0000", model)
-    exec(ask.replace("messages=", "max_tokens=4, messages="), names)
+    exec(ask.replace("messages=", "max_tokens=4, messages="), names)  # noqa: S102  # the page's own code
 
 
 def page_code(name: str) -> list[str]:

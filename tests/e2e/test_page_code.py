@@ -18,7 +18,9 @@ from taciturn.embedded.pairs import held_out_pairs, preference_pairs
 
 pytestmark = [pytest.mark.thorough, pytest.mark.timeout(600)]
 
-_BLOCK = re.compile(r"<!-- run: tests/e2e/test_page_code\.py -->\n```python\n(.*?)^```$", re.M | re.S)
+_BLOCK = re.compile(
+    r"<!-- run: tests/e2e/test_page_code\.py -->\n```python\n(.*?)^```$", re.M | re.S
+)
 _FIRST = re.compile(r"^```python\n(.*?)^```$", re.M | re.S)
 PAGES = {
     "README.md": "DP (epsilon=",
@@ -62,12 +64,18 @@ def small(tiny_llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Fits of one step, few samples, and a tiny model in the place of those of the hub."""
     import transformers
 
-    fit, synthesize = taciturn.LLM.fit, taciturn.LLM.synthesize
+    few: dict[str, Any] = {"max_new_tokens": 8}
+    fit, sample, synthesize = taciturn.LLM.fit, taciturn.LLM.sample, taciturn.LLM.synthesize
     monkeypatch.setattr(
         taciturn.LLM, "fit", lambda self, data, **fields: fit(self, data, **SMALL, **fields)
     )
     monkeypatch.setattr(
-        taciturn.LLM, "synthesize", lambda self, n, **fields: synthesize(self, 2, **fields)
+        taciturn.LLM,
+        "sample",
+        lambda self, prompts, **fields: sample(self, prompts, **few, **fields),
+    )
+    monkeypatch.setattr(
+        taciturn.LLM, "synthesize", lambda self, n, **fields: synthesize(self, 2, **few, **fields)
     )
     for kind in (transformers.AutoModelForCausalLM, transformers.AutoTokenizer):
         load = kind.from_pretrained
@@ -116,5 +124,5 @@ def test_code_of_a_page_runs(
     parts = code(root, page)
     assert parts
     for part in parts:
-        exec(compile(part, page, "exec"), names)
+        exec(compile(part, page, "exec"), names)  # noqa: S102  # the page's own code
     assert PAGES[page] in capsys.readouterr().out
