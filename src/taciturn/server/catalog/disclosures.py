@@ -134,7 +134,7 @@ class Disclosures:
         def work(connection: Connection) -> Sequence[Row[Any]]:
             dataset = self._watched(connection, name, caller)
             query = (
-                _ended(dataset, JobState.SUCCEEDED)
+                _jobs_in(dataset, JobState.SUCCEEDED)
                 .add_columns(artifacts.c.content)
                 .join(artifacts, artifacts.c.job_id == jobs.c.id)
                 .where(jobs.c.kind == JobKind.AUDIT.value, artifacts.c.name == "audit.json")
@@ -239,8 +239,8 @@ def _is_subject(dataset: Dataset) -> ColumnElement[bool]:
     return or_(jobs.c.dataset == dataset.name, fitted_model.exists())
 
 
-def _ended(dataset: Dataset, state: JobState) -> Select[Any]:
-    """Jobs of the dataset that ended so, the newest first, by one index."""
+def _jobs_in(dataset: Dataset, state: JobState) -> Select[Any]:
+    """Jobs of the dataset in a state that they do not leave, the newest first, by one index."""
     is_ended = jobs.c.namespace == dataset.namespace, jobs.c.state == state.value
     return (
         select(jobs.c.id.label("job"), jobs.c.updated_at_ms.label("at_ms"), jobs.c.kind)
@@ -270,16 +270,16 @@ def _released(
         jobs.c.request.contains(_STREAMS, autoescape=True),
     )
     queries = [
-        _ended(dataset, JobState.SUCCEEDED).where(has_files),
-        _ended(dataset, JobState.CANCELLED).where(*streamed),
-        _ended(dataset, JobState.FAILED).where(*streamed),
+        _jobs_in(dataset, JobState.SUCCEEDED).where(has_files),
+        _jobs_in(dataset, JobState.CANCELLED).where(*streamed),
+        _jobs_in(dataset, JobState.FAILED).where(*streamed),
     ]
-    ended = [
+    rows = [
         row
         for query in queries
         for row in connection.execute(query.where(*bounds).limit(fetch)).all()
     ]
-    lines = sorted(ended, key=lambda row: (row.at_ms, row.job), reverse=True)[:fetch]
+    lines = sorted(rows, key=lambda row: (row.at_ms, row.job), reverse=True)[:fetch]
     files: dict[str, list[Any]] = {line.job: [] for line in lines}
     query = select(artifacts.c.job_id, artifacts.c.name, artifacts.c.size_bytes)
     for row in connection.execute(query.where(artifacts.c.job_id.in_(sorted(files)))):
