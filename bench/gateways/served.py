@@ -30,6 +30,10 @@ class Nobody:
         """See Launcher."""
         return WorkerState.RUNNING
 
+    def waiting(self, handle: str) -> bool:
+        """See Launcher."""
+        return False
+
     def stop(self, handle: str, grace_s: float) -> None:
         """See Launcher."""
 

@@ -24,6 +24,9 @@ def test_it_says_what_would_be_left_of_epsilon(console: GatewayWorld) -> None:
     assert (view["budget_epsilon"], view["left"], view["epsilon_taken"]) == (8.0, 1.0, 0.0)
     assert 5 <= view["epsilon_taken_after"] < 8
     assert f"After this, {share(view['left_after'])} of epsilon 8 are left." in page
+    inbox = look(console, "otto", "/approvals").text
+    assert f"{share(view['left_after'])} of 8<span" in inbox
+    assert "after this; now 100%" in inbox
     assert f"to epsilon {rounded_up(view['epsilon_taken_after'])} together" in page
 
 

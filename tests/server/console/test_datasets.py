@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 from sqlalchemy import insert, update
@@ -11,6 +12,7 @@ from support.console import look, send
 from support.gateway import DATASET, GatewayWorld, gaussian_steps
 from taciturn.server.identity.secret import new_id
 from taciturn.server.schema.tables import artifacts, datasets, incidents, jobs
+from taciturn.wire.jobs import RemoteSample
 
 AUDIT = {
     "threat_model": "black box",
@@ -203,6 +205,9 @@ def test_everything_that_left_is_told_with_whom_and_when(console: GatewayWorld) 
     release(console, sample, "samples.jsonl")
     failed = console.add_job("sample", requester="petra", state="failed", model_id=model)
     release(console, failed, "samples.jsonl")
+    # Text that was sent on as it was written has left, though its reader has stopped it then.
+    stopped = [stream(console, model, state) for state in ("cancelled", "failed")]
+    unbegun = stream(console, model, "cancelled", started_at_ms=None)
     console.open_namespace("others", "other")
     other = console.add_job("fit", "other", state="succeeded", namespace="others")
     release(console, other, "certificate.json")
@@ -225,6 +230,10 @@ def test_everything_that_left_is_told_with_whom_and_when(console: GatewayWorld) 
     assert other not in page
     assert failed not in page
     assert "times</span>" not in page
+    assert unbegun not in page
+    assert page.count("a stream that was cut short") == 2
+    assert all(job in page for job in stopped)
+    assert "E-mails and webhooks are not listed here" in page
     items = console.get("datasets/phee/disclosures", "olga").json()["items"]
     kinds = [(item["step"], item["kind"], item["to"]) for item in items]
     assert kinds[:4] == [
@@ -326,6 +335,16 @@ def test_hostile_texts_are_text_in_every_field(console: GatewayWorld, text: str)
     ]
     for answer in refusals:
         assert text not in answer.text
+
+
+def stream(world: GatewayWorld, model: str, state: str, **columns: Any) -> str:
+    """Return a sample job of petra's that was to be read as it is written."""
+    request = RemoteSample(model=model, prompts=('"stream":true',), n=1, stream=True)
+    columns = {"started_at_ms": world.gateway.now_ms(), **columns}
+    job = world.add_job("sample", requester="petra", state=state, model_id=model, **columns)
+    change = update(jobs).where(jobs.c.id == job).values(request=request.model_dump_json())
+    world.gateway.write(lambda connection: connection.execute(change))
+    return job
 
 
 def test_jobs_that_release_nothing_are_no_disclosure(console: GatewayWorld) -> None:

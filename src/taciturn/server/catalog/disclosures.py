@@ -44,6 +44,9 @@ _ROOTS = ("", "/openai")
 """What OpenAI's API is under: beside the gateway's own, and whole."""
 
 _FEW = 50
+_STREAMS = '"stream":true'
+"""Part of a request whose text is sent on as it is written; in a prompt its quotes are escaped."""
+_CUT_SHORT = "a stream that was cut short"
 _POSITION = re.compile(r"(\d{1,16}):([a-z0-9_]{0,40}):(\d{1,16})")
 
 
@@ -131,7 +134,7 @@ class Disclosures:
         def work(connection: Connection) -> Sequence[Row[Any]]:
             dataset = self._watched(connection, name, caller)
             query = (
-                _succeeded(dataset)
+                _jobs_in(dataset, JobState.SUCCEEDED)
                 .add_columns(artifacts.c.content)
                 .join(artifacts, artifacts.c.job_id == jobs.c.id)
                 .where(jobs.c.kind == JobKind.AUDIT.value, artifacts.c.name == "audit.json")
@@ -236,15 +239,15 @@ def _is_subject(dataset: Dataset) -> ColumnElement[bool]:
     return or_(jobs.c.dataset == dataset.name, fitted_model.exists())
 
 
-def _succeeded(dataset: Dataset) -> Select[Any]:
-    """Jobs of the dataset that have released something, the newest first, by one index."""
-    is_released = jobs.c.namespace == dataset.namespace, jobs.c.state == JobState.SUCCEEDED.value
+def _jobs_in(dataset: Dataset, state: JobState) -> Select[Any]:
+    """Jobs of the dataset in a state that they do not leave, the newest first, by one index."""
+    is_ended = jobs.c.namespace == dataset.namespace, jobs.c.state == state.value
     return (
         select(jobs.c.id.label("job"), jobs.c.updated_at_ms.label("at_ms"), jobs.c.kind)
         .add_columns(jobs.c.model_id, jobs.c.policy, users.c.name.label("reader"))
-        .add_columns(null().label("entry"))
+        .add_columns(jobs.c.state, null().label("entry"))
         .join(users, users.c.id == jobs.c.requester_id)
-        .where(*is_released, _is_subject(dataset))
+        .where(*is_ended, _is_subject(dataset))
         .order_by(jobs.c.updated_at_ms.desc(), jobs.c.id.desc())
     )
 
@@ -252,15 +255,31 @@ def _succeeded(dataset: Dataset) -> Select[Any]:
 def _released(
     connection: Connection, dataset: Dataset, position: _Position, fetch: int
 ) -> list[tuple[Row[Any], Sequence[Row[Any]]]]:
-    """Jobs that released files, with the files of each."""
+    """Jobs that released files, with the files of each; and those whose text was sent on as it was
+    written, and that were ended or failed before they could release it."""
     earlier = or_(
         jobs.c.updated_at_ms < position.at_ms,
         and_(jobs.c.updated_at_ms == position.at_ms, jobs.c.id < position.job),
     )
     has_files = select(literal(1)).where(artifacts.c.job_id == jobs.c.id).exists()
     # The first condition lets an index begin where the last page ended.
-    bounds = jobs.c.updated_at_ms <= position.at_ms, earlier, has_files
-    lines = connection.execute(_succeeded(dataset).where(*bounds).limit(fetch)).all()
+    bounds = jobs.c.updated_at_ms <= position.at_ms, earlier
+    streamed = (
+        jobs.c.kind == JobKind.SAMPLE.value,
+        jobs.c.started_at_ms.is_not(None),
+        jobs.c.request.contains(_STREAMS, autoescape=True),
+    )
+    queries = [
+        _jobs_in(dataset, JobState.SUCCEEDED).where(has_files),
+        _jobs_in(dataset, JobState.CANCELLED).where(*streamed),
+        _jobs_in(dataset, JobState.FAILED).where(*streamed),
+    ]
+    rows = [
+        row
+        for query in queries
+        for row in connection.execute(query.where(*bounds).limit(fetch)).all()
+    ]
+    lines = sorted(rows, key=lambda row: (row.at_ms, row.job), reverse=True)[:fetch]
     files: dict[str, list[Any]] = {line.job: [] for line in lines}
     query = select(artifacts.c.job_id, artifacts.c.name, artifacts.c.size_bytes)
     for row in connection.execute(query.where(artifacts.c.job_id.in_(sorted(files)))):
@@ -269,16 +288,17 @@ def _released(
 
 
 def _released_view(row: Row[Any], files: Sequence[Row[Any]]) -> DisclosureView:
+    whole = row.state == JobState.SUCCEEDED.value
     return DisclosureView(
         at=moment(row.at_ms),
         step="released",
         kind=_RELEASED[JobKind(row.kind)],
-        names=tuple(sorted(file.name for file in files)),
+        names=tuple(sorted(file.name for file in files)) if whole else (_CUT_SHORT,),
         to=f"user:{row.reader}",
         job=row.job,
         model=row.model_id,
         policy=PolicyLine.model_validate_json(row.policy),
-        size_bytes=sum(file.size_bytes for file in files),
+        size_bytes=sum(file.size_bytes for file in files) if whole else None,
     )
 
 
