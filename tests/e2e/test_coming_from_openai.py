@@ -256,7 +256,7 @@ def test_code_of_other_pages(
     monkeypatch.setenv("TACITURN_URL", gateway.url)
     monkeypatch.setenv("TACITURN_TOKEN", gateway.token("admin"))
     (administrator,) = page_code("administrator.md")
-    exec(administrator, {"taciturn": taciturn})  # noqa: S102  # the page's own code
+    exec(administrator, {"taciturn": taciturn})  # noqa: S102
     assert "HuggingFaceTB/SmolLM2-135M" in {
         base.name for base in gateway.client("admin").base_models()
     }
@@ -264,11 +264,12 @@ def test_code_of_other_pages(
     monkeypatch.setenv("TACITURN_TOKEN", gateway.token("pia"))
     look, fit, ask = page_code("practitioner.md")
     names: dict[str, Any] = {"token": gateway.token("pia")}
-    exec(look, names)  # noqa: S102  # the page's own code
-    exec(fit.replace("target_epsilon=3,", "target_epsilon=3, steps=1, batch_size=8,"), names)  # noqa: S102  # the page's own code
+    small = "steps=1, batch_size=8, max_tokens=32, method='lora'"
+    exec(look, names)  # noqa: S102
+    exec(fit.replace("target_epsilon=3,", f"target_epsilon=3, {small},"), names)  # noqa: S102
     model = names["job"].result().id
     ask = ask.replace("https://gateway.example", gateway.url).replace("mod_0000", model)
-    exec(ask.replace("messages=", "max_tokens=4, messages="), names)  # noqa: S102  # the page's own code
+    exec(ask.replace("messages=", "max_tokens=4, messages="), names)  # noqa: S102
 
 
 def page_code(name: str) -> list[str]:
