@@ -65,4 +65,5 @@ def test_modelfile_of_a_model_that_continues_text() -> None:
         'PARAMETER stop "<|endoftext|>"',
     ]
     assert "PARAMETER num_ctx 64" in text
+    assert "PARAMETER repeat_penalty 1\n" in text
     assert text.count('"""') == 4 + 1  # the comment's; those of the licence are its own

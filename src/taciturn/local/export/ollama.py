@@ -68,6 +68,7 @@ def modelfile(
         *([] if template is None else [f"TEMPLATE {_QUOTE}{template}{_QUOTE}"]),
         *(f"PARAMETER stop {_quoted(text)}" for text in dict.fromkeys(stops)),
         f"PARAMETER num_ctx {context_length}",
+        "PARAMETER repeat_penalty 1",  # its default, 1.1, would change what the model says
         f"LICENSE {_QUOTE}The licence of the base model applies. {_safe(statement)}{_QUOTE}",
     ]
     return "\n".join(lines) + "\n", notes
