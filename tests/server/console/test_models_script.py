@@ -178,6 +178,7 @@ def test_tokens_are_coloured_by_what_the_reference_held(open_page: Callable[...,
         assert classes == ["token up3", "token down2", "token"]
         assert fitted.nth(0).inner_text().strip() == HOSTILE
         assert page.locator("#answers img, #answers script").count() == 0
+        page.mouse.move(0, 0)  # a token that scrolls below the pointer would speak instead
         fitted.nth(0).focus()
         assert "37% here, 0.012% under the reference" in page.locator("#figures").inner_text()
         page.keyboard.press("ArrowRight")

@@ -122,7 +122,9 @@ def test_what_is_wrong_is_said_at_its_field(
     assert answer.status_code == 422
     assert answer.headers["hx-retarget"] == f"#error-{place}"
     assert answer.text.strip()
-    assert not answer.text.startswith(field), "the field is named by its label, not by its key"
+    assert not answer.text.startswith(f"{field}: "), (
+        "the field is named by its label, not by its key"
+    )
     page = look(console, "paul", "/plan").text
     assert f'id="error-{place}"' in page
 

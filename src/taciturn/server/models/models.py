@@ -118,9 +118,9 @@ class Models:
         return CertifiedModel(_view(row), signer)
 
     def among(self, caller: Principal, model_ids: Iterable[str]) -> Mapping[str, ModelView]:
-        """Those of them that the caller may know of, by id."""
-        known = models.c.id.in_(sorted(set(model_ids))) & watches_model(caller)
-        return {row.id: _view(row) for row in self.gateway.rows(_query(known))}
+        """Return those of these models that the caller may know of, by id."""
+        condition = models.c.id.in_(sorted(set(model_ids))) & watches_model(caller)
+        return {row.id: _view(row) for row in self.gateway.rows(_query(condition))}
 
     def get(self, caller: Principal, model_id: str) -> ModelView:
         """One of them; raises ProblemError `not_found`."""
