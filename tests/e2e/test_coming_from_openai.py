@@ -221,7 +221,7 @@ def test_chats(gateway: demo.DemoGateway, chat_base: Path, tmp_path: Path) -> No
         job = pia.fine_tuning.jobs.create(
             model=CHAT_BASE,
             training_file=file.id,
-            method={"type": kind, kind: {"hyperparameters": terms}},  # type: ignore[typeddict-item]
+            method={"type": kind, kind: {"hyperparameters": terms}},
         )
         until = time.monotonic() + 240
         while job.status in ("validating_files", "queued", "running"):
