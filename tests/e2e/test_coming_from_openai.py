@@ -25,6 +25,7 @@ from worker.jobs import facts
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "how-to" / "coming-from-openai.md"
 SECRET = "Ms Secret"
+CHAT_BASE = "ward/chat"
 
 pytestmark = [pytest.mark.timeout(600), pytest.mark.thorough]
 
@@ -37,8 +38,27 @@ def blocks(language: str) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[demo.DemoGateway]:
-    running = demo.start(n_patients=10)
+def chat_base(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random base whose tokenizer has a chat template, where Hugging Face keeps downloads."""
+    from transformers import AutoTokenizer
+
+    cache = tmp_path_factory.mktemp("cache") / f"models--{CHAT_BASE.replace('/', '--')}"
+    (cache / "refs").mkdir(parents=True)
+    (cache / "refs" / "main").write_text("1" * 40)
+    folder = Path(shutil.copytree(tiny_llama, cache / "snapshots" / ("1" * 40)))
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.chat_template = CHATML
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def gateway(
+    chat_base: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[demo.DemoGateway]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HF_HUB_CACHE", str(chat_base.parents[2]))
+        running = demo.start(n_patients=10)
     store = tmp_path_factory.mktemp("store")
     running.client("admin").admin.change_user("olivia", sources=[str(store)])
     yield running
@@ -162,18 +182,6 @@ def test_preferences(gateway: demo.DemoGateway, work: Path) -> None:
     assert model.certificate().predicate.guarantee.epsilon <= 3
 
 
-@pytest.fixture
-def chat_base(tiny_llama: Path, tmp_path: Path) -> Path:
-    """A random base whose tokenizer has a chat template."""
-    from transformers import AutoTokenizer
-
-    folder = Path(shutil.copytree(tiny_llama, tmp_path / "chat-base"))
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    tokenizer.chat_template = CHATML
-    tokenizer.save_pretrained(folder)
-    return folder
-
-
 def test_chats(gateway: demo.DemoGateway, chat_base: Path, tmp_path: Path) -> None:
     """Chats are uploaded, fitted, and asked of a model whose base has a template, to the end; so
     are preferences between two of its answers."""
@@ -182,7 +190,7 @@ def test_chats(gateway: demo.DemoGateway, chat_base: Path, tmp_path: Path) -> No
     (tmp_path / "store").mkdir()
     known = facts(str(chat_base))
     sizes = known.model_dump(include={"parameters", "context_length", "vocabulary"})
-    admin.add_base_model(str(chat_base), **sizes)
+    admin.add_base_model(CHAT_BASE, **sizes)
     olivia, pia = (
         openai.OpenAI(base_url=f"{gateway.url}/openai/v1", api_key=gateway.token(name))
         for name in ("olivia", "pia")
@@ -213,9 +221,9 @@ def test_chats(gateway: demo.DemoGateway, chat_base: Path, tmp_path: Path) -> No
         gateway.client("olivia").grant(f"chats_{kind}", "user:pia", epsilon=8, delta=1e-5)
         pia.files.wait_for_processing(file.id, poll_interval=0.5, max_wait_seconds=120)
         job = pia.fine_tuning.jobs.create(
-            model=str(chat_base),
+            model=CHAT_BASE,
             training_file=file.id,
-            method={"type": kind, kind: {"hyperparameters": terms}},  # type: ignore[typeddict-item]
+            method={"type": kind, kind: {"hyperparameters": terms}},
         )
         until = time.monotonic() + 240
         while job.status in ("validating_files", "queued", "running"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -134,22 +135,37 @@ def test_private_pairs_are_judged_with_noise_and_paid_for(folder: Path, key: Key
     assert "ranked as people did" in (folder / "report.html").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("quiet", [True, False])
+@pytest.fixture(scope="module")
+def wider(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random base that is wide enough for an adapter to learn pairs by heart."""
+    import torch
+    from transformers import AutoConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    folder = Path(shutil.copytree(tiny_llama, tmp_path_factory.mktemp("wider") / "base"))
+    config = AutoConfig.from_pretrained(folder)
+    config.update({"hidden_size": 64, "intermediate_size": 128, "head_dim": 32})
+    LlamaForCausalLM(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.thorough
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("broken", [True, False])
 def test_canaries_of_pairs_tell_a_broken_engine_from_one_that_keeps_its_promise(
-    quiet: bool, tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    broken: bool, wider: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     honest = noise.add_noise
-    if quiet:
+    if broken:
         monkeypatch.setattr(noise, "add_noise", lambda total, _, *rest: honest(total, 1e-6, *rest))
-    settings = {**QUICK, "target_epsilon": 0.3, "batch_size": 100, "steps": 10, "r": 16}
-    model = LLM(str(tiny_llama)).fit(
-        rows(), output=tmp_path / "out", canaries=100, learning_rate=0.02, **settings
-    )
-    result = model.audit()
-    assert result.refuted == quiet
-    assert result.method.startswith("one run, reward of canaries")
+    settings = {**QUICK, "target_epsilon": 0.3, "batch_size": 50, "steps": 40, "r": 16}
+    canaries = {"canaries": 40, "canary_kind": "random", "learning_rate": 0.02}
+    model = LLM(str(wider)).fit(rows(), output=tmp_path / "out", **settings, **canaries)
     assert model.privacy is not None
-    assert model.privacy.n_units == 112
+    assert model.privacy.n_units == 52
+    result = model.audit()
+    assert result.refuted == broken
+    assert result.method.startswith("one run, reward of canaries")
 
 
 def test_exact_figures_of_private_pairs_are_for_their_owner_alone(folder: Path) -> None:

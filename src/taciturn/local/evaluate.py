@@ -175,11 +175,11 @@ def evaluate(
             totals = [score.total() for score in scores]
             quality = compared and compared[0].quality(compared[0].reference_K, compared[1])
             fitted = totals[-1] if totals[1:] else None
-            exact = judged and judged.total()
+            exact = None if judged is None else judged.total()
             result = Evaluation(totals[0], fitted, basis, quality=quality, preferences=exact)
         else:
             declared = n_units if isinstance(data, DeclaredRows) else None
-            shares_U = judged and judged.shares_U
+            shares_U = None if judged is None else judged.shares_U
             result = _released(subject, dataset, spec, budget, scores, compared, declared, shares_U)
         _keep(subject.ledger, result, n_units)
         return result

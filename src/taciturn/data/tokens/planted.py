@@ -177,12 +177,12 @@ def _columns(units: PlantedUnits, kind: Kind) -> list[list[str]]:
     if kind == "pairs":
         return [questions, list(units.texts), list(units.rejected)]
     question = _turn("user", _QUESTION)
-    answers, others = (
+    answers, rejected = (
         [_turn("assistant", text) for text in texts] for texts in (units.texts, units.rejected)
     )
     if kind == "messages":
         return [[_chat(question, answer) for answer in answers]]
-    return [[_chat(question)] * len(units), [*map(_chat, answers)], [*map(_chat, others)]]
+    return [[_chat(question)] * len(units), [*map(_chat, answers)], [*map(_chat, rejected)]]
 
 
 def _turn(role: str, content: str) -> dict[str, str]:

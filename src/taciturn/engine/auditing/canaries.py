@@ -72,15 +72,15 @@ def draw_canaries(
         SpecError: there are not as many different texts of this kind.
     """
     chance = SystemRandom()
-    each = 2 if pairs else 1
+    texts_each = 2 if pairs else 1
     if kind == "random":
-        texts = _random_texts(each * number, tokenizer, chance)
+        texts = _random_texts(texts_each * number, tokenizer, chance)
     else:
         choices = _rare_words(tokenizer) if kind == "new-token" else _people()
-        if each * number > len(choices):
-            raise _too_many(number, len(choices) // each, kind)
+        if texts_each * number > len(choices):
+            raise _too_many(number, len(choices) // texts_each, kind)
         draw = _new_token_texts if kind == "new-token" else _secrets
-        texts = draw(each * number, choices, chance)
+        texts = draw(texts_each * number, choices, chance)
     coins = SecureStream.fresh().bernoulli(number, 0.5)
     return PlantedUnits(kind, tuple(texts[:number]), coins, tuple(texts[number:]))
 

@@ -32,7 +32,7 @@ from taciturn.server.launchers.base import (
 PASSED_ON = (
     "PATH", "HOME", "USER", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "TMPDIR", "PYTHONPATH",
     "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "MKL_NUM_THREADS",
-    "HF_HOME", "HF_HUB_OFFLINE", "SSL_CERT_FILE",
+    "HF_HOME", "HF_HUB_CACHE", "HF_HUB_OFFLINE", "SSL_CERT_FILE",
 )  # fmt: skip
 """The only variables of the gateway that every worker gets: none that could hold its secrets."""
 
