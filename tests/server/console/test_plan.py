@@ -103,25 +103,25 @@ def test_no_guarantee_is_offered_where_two_could_approve_it(console: GatewayWorl
 
 
 @pytest.mark.parametrize(
-    ("field", "value", "place"),
+    ("field", "value", "place", "words"),
     [
-        ("target_epsilon", "0", "target_epsilon"),
-        ("target_epsilon", "much", "target_epsilon"),
-        ("target_epsilon", "nan", "target_epsilon"),
-        ("steps", "0", "length"),
-        ("steps", "many", "length"),
-        ("batch_size", "100000", "batch_size"),
-        ("model", "other/model", "model"),
-        ("max_minutes", "0.0001", "length"),
+        ("target_epsilon", "0", "target_epsilon", "[0.01, 1000]"),
+        ("target_epsilon", "much", "target_epsilon", "give one such as 3"),
+        ("target_epsilon", "nan", "target_epsilon", "[0.01, 1000]"),
+        ("steps", "0", "length", "greater than or equal to 1"),
+        ("steps", "many", "length", "integer"),
+        ("batch_size", "100000", "batch_size", "at most 1100"),
+        ("model", "other/model", "model", "is not registered here"),
+        ("max_minutes", "0.0001", "length", "greater than or equal to 0.01"),
     ],
 )
 def test_what_is_wrong_is_said_at_its_field(
-    console: GatewayWorld, field: str, value: str, place: str
+    console: GatewayWorld, field: str, value: str, place: str, words: str
 ) -> None:
     answer = planned(console, **{field: value})
     assert answer.status_code == 422
     assert answer.headers["hx-retarget"] == f"#error-{place}"
-    assert answer.text.strip()
+    assert words in answer.text
     assert not answer.text.startswith(f"{field}: "), (
         "the field is named by its label, not by its key"
     )
