@@ -147,6 +147,14 @@ def test_a_job_that_waits_shows_what_comes(console: GatewayWorld) -> None:
     assert f'data-live="/jobs/{job}/live"' in page
 
 
+def test_a_machine_that_is_made_shows_that_it_will_go(console: GatewayWorld) -> None:
+    job = a_fit(console, "provisioning")
+    say(console, job, NodeEvent(code="provisioning", text="a machine is being made"))
+    progress = progress_of(console.services, console.principal("paul"), job)
+    assert progress.upcoming[0] == "Worker's image being pulled"
+    assert progress.upcoming[-2:] == ["Releasing", "Machine being removed"]
+
+
 def test_a_lost_worker_begins_its_curve_again(console: GatewayWorld) -> None:
     job = a_fit(console)
     for step, epsilon in ((10, 0.2), (20, 0.4), (30, 0.6), (10, 0.7), (20, 0.8)):

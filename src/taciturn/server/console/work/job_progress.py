@@ -223,6 +223,9 @@ class JobProgress:
         if self.over:
             return []
         usual = _USUAL[self.view.kind]
+        if self.machines:
+            place = usual.index("machine") + 1
+            usual = (*usual[:place], "pulling", *usual[place:], "leaving")
         past = {"training" if stage.phase == "resumed" else stage.phase for stage in self.stages}
         last = max((index for index, phase in enumerate(usual) if phase in past), default=-1)
         return [_TITLES[phase] for phase in usual[last + 1 :]]
