@@ -146,6 +146,7 @@ class TestBound:
             (2.36e-3, 1.11, 9084, 4.5e-6),
             (8.86e-6, 0.556, 126, 1.6e-7),  # the saddle point sees too little of the grid
             (1.26e-6, 0.66, 98_885, 6e-10),  # needs a long FFT
+            (1.234e-4, 1.0, 2981, 8.3e-7),  # costs six times what its grid was chosen for
         ],
     )
     def test_rare_losses_are_resolved(

@@ -45,7 +45,7 @@ MIN_DELTA, MAX_DELTA = 1e-15, 0.5
 Steps = Mapping[SampledGaussian, int]
 
 # Shares of epsilon that a grid may cost: one to see how large epsilon is, one to answer with.
-_ROUGH, _FINE = 2e-3, 2e-4
+_ROUGH, _FINE = 2e-3, 1e-4
 _SMALLEST = 1e-4  # an epsilon below this is not resolved further
 _MAX_POINTS = 2**20
 # Beyond these a step is replaced by one that costs more, so that grids stay finite.
