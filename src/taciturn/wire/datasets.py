@@ -320,6 +320,7 @@ class DisclosureView(WireValue):
         job, model: what it came of; null where it is about the dataset alone.
         policy: under which it was released.
         size_bytes: of released files.
+        tracked: the gateway's MLflow server has the job's plan, steps and figures as well.
     """
 
     at: Moment
@@ -331,3 +332,4 @@ class DisclosureView(WireValue):
     model: str | None = None
     policy: PolicyLine | None = None
     size_bytes: int | None = None
+    tracked: bool = False

@@ -11,7 +11,7 @@ from sqlalchemy import insert, update
 from support.console import look, send
 from support.gateway import DATASET, GatewayWorld, gaussian_steps
 from taciturn.server.identity.secret import new_id
-from taciturn.server.schema.tables import artifacts, datasets, incidents, jobs
+from taciturn.server.schema.tables import artifacts, datasets, incidents, jobs, tracked_runs
 from taciturn.wire.jobs import RemoteSample
 
 AUDIT = {
@@ -350,6 +350,21 @@ def stream(world: GatewayWorld, model: str, state: str, **columns: Any) -> str:
 def test_jobs_that_release_nothing_are_no_disclosure(console: GatewayWorld) -> None:
     console.add_job("fit", state="succeeded")
     assert console.get("datasets/phee/disclosures", "olga").json()["items"] == []
+
+
+def test_what_a_tracker_has_is_told(console: GatewayWorld) -> None:
+    told, _ = fitted(console)
+    untold, _ = fitted(console)
+    rows = [
+        {"job_id": job, "sequence": sequence, "attempts": 0, "next_at_ms": 0}
+        for job, sequence in ((told, 5), (untold, 0))
+    ]
+    console.gateway.write(lambda connection: connection.execute(insert(tracked_runs), rows))
+    items = console.get("datasets/phee/disclosures", "olga").json()["items"]
+    tracked = {item["job"]: item["tracked"] for item in items if item["step"] == "released"}
+    assert tracked == {told: True, untold: False}
+    page = look(console, "olga", "/datasets/phee/disclosures").text
+    assert page.count("and to MLflow") == 1
 
 
 def test_the_same_read_again_and_again_is_one_line(console: GatewayWorld) -> None:

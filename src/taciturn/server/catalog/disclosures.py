@@ -25,7 +25,7 @@ from taciturn.server.identity.namespace_access import no_dataset, sees_all
 from taciturn.server.identity.principal import Principal
 from taciturn.server.paging import Paging
 from taciturn.server.problems import ProblemError
-from taciturn.server.schema.tables import artifacts, incidents, jobs, models, users
+from taciturn.server.schema.tables import artifacts, incidents, jobs, models, tracked_runs, users
 from taciturn.server.timestamps import moment
 from taciturn.wire.datasets import DisclosureKind, DisclosureView
 from taciturn.wire.events import FAILURES, FailureCode
@@ -245,8 +245,9 @@ def _jobs_in(dataset: Dataset, state: JobState) -> Select[Any]:
     return (
         select(jobs.c.id.label("job"), jobs.c.updated_at_ms.label("at_ms"), jobs.c.kind)
         .add_columns(jobs.c.model_id, jobs.c.policy, users.c.name.label("reader"))
-        .add_columns(jobs.c.state, null().label("entry"))
+        .add_columns(jobs.c.state, null().label("entry"), tracked_runs.c.sequence.label("tracked"))
         .join(users, users.c.id == jobs.c.requester_id)
+        .outerjoin(tracked_runs, tracked_runs.c.job_id == jobs.c.id)
         .where(*is_ended, _is_subject(dataset))
         .order_by(jobs.c.updated_at_ms.desc(), jobs.c.id.desc())
     )
@@ -299,6 +300,7 @@ def _released_view(row: Row[Any], files: Sequence[Row[Any]]) -> DisclosureView:
         model=row.model_id,
         policy=PolicyLine.model_validate_json(row.policy),
         size_bytes=sum(file.size_bytes for file in files) if whole else None,
+        tracked=bool(row.tracked),  # up to some event
     )
 
 
