@@ -16,6 +16,7 @@ from typing import Any
 
 import openai
 import pytest
+from openai.types.fine_tuning import FineTuningJob
 
 import taciturn
 from support.tiny_tokenizers import CHATML
@@ -142,6 +143,17 @@ def cancel_another(gateway: demo.DemoGateway) -> None:
         time.sleep(0.5)
 
 
+def succeeded(client: openai.OpenAI, job: FineTuningJob) -> FineTuningJob:
+    """The job once it is over."""
+    until = time.monotonic() + 240
+    while job.status in ("validating_files", "queued", "running"):
+        assert time.monotonic() < until
+        time.sleep(0.5)
+        job = client.fine_tuning.jobs.retrieve(job.id)
+    assert job.status == "succeeded", job.error
+    return job
+
+
 def test_preferences(gateway: demo.DemoGateway, work: Path) -> None:
     """Pairs that are in the owner's store; a job of OpenAI's method "dpo", to the end."""
     olivia = gateway.client("olivia")
@@ -168,12 +180,7 @@ def test_preferences(gateway: demo.DemoGateway, work: Path) -> None:
         training_file="pairs",
         method={"type": "dpo", "dpo": {"hyperparameters": terms}},
     )
-    until = time.monotonic() + 240
-    while job.status in ("validating_files", "queued", "running"):
-        assert time.monotonic() < until
-        time.sleep(0.5)
-        job = pia.fine_tuning.jobs.retrieve(job.id)
-    assert job.status == "succeeded", job.error
+    job = succeeded(pia, job)
     assert job.method is not None
     assert job.method.type == "dpo"
     model = gateway.client("pia").model(str(job.fine_tuned_model))
@@ -225,12 +232,7 @@ def test_chats(gateway: demo.DemoGateway, chat_base: Path, tmp_path: Path) -> No
             training_file=file.id,
             method={"type": kind, kind: {"hyperparameters": terms}},
         )
-        until = time.monotonic() + 240
-        while job.status in ("validating_files", "queued", "running"):
-            assert time.monotonic() < until
-            time.sleep(0.5)
-            job = pia.fine_tuning.jobs.retrieve(job.id)
-        assert job.status == "succeeded", job.error
+        job = succeeded(pia, job)
         told = pia.chat.completions.create(
             model=str(job.fine_tuned_model),
             messages=[{"role": "user", "content": "Where is it?"}],
