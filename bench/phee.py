@@ -125,10 +125,11 @@ def main() -> None:
     if given.table and given.folder is None:
         name = given.model if given.model == TINY_MEDICAL else Path(given.model).name
         figures = quoted(Records(given.results), name)
-        head, *rows = figures["worth"]
-        shown = Table(*head)
-        for row in rows:
-            shown.add(*row)
+        for name in ("worth", "peers"):
+            head, *rows = figures[name]
+            shown = Table(*head)
+            for row in rows:
+                shown.add(*row)
         keep(given.out, figures)
         return
     bench = on_phee(given)

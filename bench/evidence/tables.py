@@ -65,9 +65,10 @@ def table(bench: Bench, models: Models, scores: Scores) -> str:
 
 
 def quoted(records: Records, model: str) -> dict[str, Any]:
-    """Return the figures on test that documents quote, from the records alone.
+    """Return the figures on test that documents quote, ours and those of other libraries.
 
-    Of several fits with one label that were scored on test, the best on dev counts.
+    They follow from the records alone: neither corpus nor models need be there. Of several fits
+    with one label that were scored on test, the best on dev counts.
 
     Args:
         model: its name in the records.
@@ -87,13 +88,15 @@ def quoted(records: Records, model: str) -> dict[str, Any]:
     nats = {label: tests[digest(row["key"])] for label, row in chosen.items()}
     base, ordinary = tests["base"], nats[ORDINARY]
     shares = {label: share(base, ordinary, value) for label, value in nats.items()}
-    worth = [["fit", "how", "held-out nats per token", "share of the gain without privacy"]]
-    worth.append(["base", "", f"{base:.3f}", "0%"])
+    head = ["fit", "how", "held-out nats per token", "share of the gain without privacy"]
+    worth, peers = [head, ["base", "", f"{base:.3f}", "0%"]], [head]
     for label in sorted(chosen, key=lambda label: _order(chosen[label]["key"])):
-        worth.append([label, _how(chosen[label]), f"{nats[label]:.3f}", f"{shares[label]:.0%}"])
+        rows = peers if chosen[label]["key"]["stage"] == "peer" else worth
+        rows.append([label, _how(chosen[label]), f"{nats[label]:.3f}", f"{shares[label]:.0%}"])
     private = [row for row in chosen.values() if row["key"]["stage"] == "private"]
     return {
         "worth": worth,
+        "peers": peers,
         "shares": {f"{row['key']['epsilon']:g}": shares[_label(row["key"])] for row in private},
         "delta": private[0]["delta"],
         "units": private[0]["n_units"],
@@ -109,10 +112,9 @@ def _label(key: Row) -> str:
     return f"{key['peer']} {key['version']}, LoRA r = {key['rank']}, {private}"
 
 
-def _order(key: Row) -> tuple[bool, bool, float, str]:
-    """Order the ordinary fit, then ours and those of other libraries, larger epsilons first."""
-    stage = key["stage"]
-    return stage != "ordinary", stage == "peer", -key.get("epsilon", 0), _label(key)
+def _order(key: Row) -> tuple[bool, float, str]:
+    """Order the ordinary fit before private ones, and larger epsilons before smaller ones."""
+    return key["stage"] != "ordinary", -key.get("epsilon", 0), _label(key)
 
 
 def _how(row: Row) -> str:

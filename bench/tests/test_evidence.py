@@ -120,12 +120,14 @@ def test_the_search_leaves_no_best_at_the_edge() -> None:
 def _records(path: Path, *, scored: bool = True) -> Records:
     """Records of one model: base 5 nats, ordinary 3, epsilon 3 twice, of which dev prefers 4."""
     records, subject = Records(path), {"model": {"name": "m"}, "data": "d"}
+    peer = {"peer": "opacus", "version": "1.6.0", "rank": 4}
     fits: list[tuple[Row, float, float | None, Row]] = [
         ({"stage": "ordinary", "rank": None, "epochs": 3}, 2.9, 3.0, {"best_epoch": 2.5}),
         ({"stage": "private", "epsilon": 3.0, "seed": 0}, 3.9, 4.0, {}),
         ({"stage": "private", "epsilon": 3.0, "seed": 1}, 4.1, 3.5, {}),
         ({"stage": "private", "epsilon": 8.0, "seed": 0}, 3.4, 3.5, {}),
         ({"stage": "private", "epsilon": 1.0, "seed": 0}, 4.9, None, {}),
+        ({"stage": "peer", "epsilon": 3.0, "steps": 40, "batch": 512, **peer}, 4.4, 4.2, {}),
     ]
     about = {"steps": 40, "batch": 512, "delta": 1e-5, "n_units": 1109}
     tests = {"base": 5.0}
@@ -148,6 +150,8 @@ def test_documents_quote_what_was_chosen_on_dev_and_scored_on_test(tmp_path: Pat
         ["epsilon = 8", "40 steps of 512 units", "3.500", "75%"],
         ["epsilon = 3", "40 steps of 512 units", "4.000", "50%"],
     ]
+    peer = "opacus 1.6.0, LoRA r = 4, epsilon = 3"
+    assert figures["peers"][1:] == [[peer, "40 steps of 512 units", "4.200", "40%"]]
     assert figures["shares"] == {"8": 0.75, "3": 0.5}
     assert (figures["delta"], figures["units"]) == (1e-5, 1109)
 
