@@ -15,6 +15,7 @@ import re
 import subprocess
 import sys
 import tempfile
+import textwrap
 import time
 from pathlib import Path
 
@@ -25,7 +26,7 @@ COMMANDS = {
     "demo": ("-m", "taciturn", "demo", "--output", "demo-report.html"),
     "preferences": (str(ROOT / "examples" / "preference_pairs.py"), "out"),
 }
-WIDTH = 76
+WIDTH = 80
 TABLE = "asked "
 
 
@@ -47,6 +48,12 @@ def run(name: str) -> tuple[str, float]:
     return printed[max(0, printed.find(TABLE)) :].strip("\n"), minutes
 
 
+def wrapped(printed: str) -> list[str]:
+    """Return the lines as a terminal of `WIDTH` shows them."""
+    lines = [textwrap.wrap(line.rstrip(), WIDTH) or [""] for line in printed.splitlines()]
+    return [part for parts in lines for part in parts]
+
+
 def main() -> None:
     """Run, print and keep."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -56,7 +63,7 @@ def main() -> None:
     given = parser.parse_args()
     runs = [run(given.command) for _ in range(given.runs)]
     print(runs[0][0])
-    figures: dict[str, object] = {"printed": runs[0][0].splitlines()}
+    figures: dict[str, object] = {"printed": wrapped(runs[0][0])}
     kept = re.search(r"kept (\d+)%", runs[0][0])
     if kept is not None:  # the demo, whose time is quoted, too
         minutes = [minutes for _, minutes in runs]
