@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from steps.goals import goals
 from steps.measure import Spread
@@ -72,7 +73,7 @@ _QUOTED = {"with DP": (PRIVATE,), "Opacus' fastest mode": (HOOKS, GHOST)}
 _QUOTED_TOKENS = (64, 256, 1024, 4096)
 
 
-def quoted(results: Results) -> dict[str, object]:
+def quoted(results: Results) -> dict[str, Any]:
     """Return the figures that documents quote: time, by method, and memory with LoRA."""
     head = ["", *(f"T={tokens}" for tokens in _QUOTED_TOKENS)]
     rows = [[*head, "real lengths, an epoch / the HF Trainer's"]]
