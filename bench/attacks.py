@@ -12,11 +12,13 @@ model. Prints Markdown.
 from __future__ import annotations
 
 import argparse
+import itertools
 import time
 from typing import Any
 
 import pandas as pd
 
+from evidence.figures import Table, add_out, keep
 from taciturn.demo.run import PREPARATION
 from taciturn.embedded import TINY_MEDICAL
 from taciturn.embedded.notes import (
@@ -39,6 +41,7 @@ OPEN: dict[str, Any] = {
     "batch_size": 16,
     "learning_rate": 2e-3,
 }
+PATIENTS = 1200
 PRIVATE: dict[str, Any] = {"steps": 8, "batch_size": 320, "learning_rate": 2e-2}
 
 
@@ -48,20 +51,22 @@ def fitted(epsilon: str, notes: pd.DataFrame, seed: int) -> LLM:
     return LLM(TINY_MEDICAL).fit(notes, seed=seed, **DATA, **fields)
 
 
-def secret_row(name: str, found: Extracted) -> str:
+def secret_row(name: str, found: Extracted) -> list[str]:
     """The secret, asked of one model."""
     exposure = found.exposure
     assert exposure is not None
     low, high = found.told_interval
-    return (
-        f"| {name} | 10^{found.log10_probability:.1f} | {exposure.rank:.0f} of {exposure.size} | "
-        f"{exposure.bits:.2f} of {exposure.most:.2f} bits | "
-        f"{'yes' if found.told_greedily else 'no'} | "
-        f"{found.told} of {found.samples} ({low:.1%} to {high:.1%}) |"
-    )
+    return [
+        name,
+        f"10^{found.log10_probability:.1f}",
+        f"{exposure.rank:.0f} of {exposure.size}",
+        f"{exposure.bits:.2f} of {exposure.most:.2f} bits",
+        "yes" if found.told_greedily else "no",
+        f"{found.told} of {found.samples} ({low:.1%} to {high:.1%})",
+    ]
 
 
-def membership_row(name: str, attack: str, roc: Roc) -> str:
+def membership_row(name: str, attack: str, roc: Roc) -> list[str]:
     """One score of one model."""
     low, high = roc.auc_interval
     cells = [name, attack, f"{roc.auc:.3f} ({low:.3f} to {high:.3f})"]
@@ -73,7 +78,7 @@ def membership_row(name: str, attack: str, roc: Roc) -> str:
                 f"{point.tpr:.1%} ({point.tpr_interval[0]:.1%} to {point.tpr_interval[1]:.1%})"
             )
         cells.append("" if point.promised_tpr is None else f"{point.promised_tpr:.1%}")
-    return f"| {' | '.join(cells)} |"
+    return cells
 
 
 def main() -> None:
@@ -82,8 +87,9 @@ def main() -> None:
     parser.add_argument("--epsilon", action="append", help="3 or unlimited; default both")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--others", type=int, default=1200, help="non-member patients")
+    add_out(parser)
     arguments = parser.parse_args()
-    notes = pd.DataFrame(patient_notes(arguments.seed))
+    notes = pd.DataFrame(patient_notes(arguments.seed, PATIENTS))
     others = pd.DataFrame(held_out_notes(arguments.seed, arguments.others))
     secrets, members = [], []
     for epsilon in arguments.epsilon or ["unlimited", "3"]:
@@ -119,11 +125,16 @@ def main() -> None:
             if each.model == "fitted"
         ]
         print(f"{name}: fit {middle - start:.0f} s, attacks {time.monotonic() - middle:.0f} s")
-    print("\n| model | probability | rank | exposure | greedy tells | samples that tell |")
-    print("|---|---|---|---|---|---|", *secrets, sep="\n")
-    rates = "".join(f" TPR at {fpr:.1%} FPR | promised |" for fpr in FALSE_POSITIVE_RATES)
-    print(f"\n| model | score | AUC |{rates}")
-    print("|---|---|---|---|---|---|---|", *members, sep="\n")
+    what = ("probability of the secret", "rank", "exposure", "greedy tells", "samples that tell")
+    secret = Table("model", *what)
+    for row in secrets:
+        secret.add(*row)
+    rates = [(f"TPR at {fpr * 100:g}% FPR", "promised") for fpr in FALSE_POSITIVE_RATES]
+    membership = Table("model", "score", "AUC", *itertools.chain(*rates))
+    for row in members:
+        membership.add(*row)
+    about = {"patients": PATIENTS, "confidence": told.confidence}
+    keep(arguments.out, {**about, "secret": secret.rows, "membership": membership.rows})
 
 
 if __name__ == "__main__":

@@ -18,7 +18,9 @@ from typing import Any, get_args
 
 import pandas as pd
 
+from evidence.figures import Table, add_out, keep
 from taciturn.embedded import TINY_MEDICAL, patient_notes
+from taciturn.engine.auditing.bounds import Guesses, epsilon_lower_bound, guess_numbers
 from taciturn.llm import LLM
 from taciturn.spec import CanaryKind
 
@@ -28,6 +30,7 @@ PREPARATION = (
     "id, json_extract_string(context, '$.patient_id') AS patient_id, "
     "json_extract_string(context, '$.text') AS text"
 )
+_FIGURES = ("right guesses", "AUC", "epsilon at least", "if the trade-off is Gaussian")
 # As a careless fine-tuning does: enough to memorise.
 ORDINARY: dict[str, Any] = {
     "target_epsilon": "unlimited",
@@ -65,21 +68,32 @@ def measure(kind: CanaryKind, epsilon: str, options: argparse.Namespace) -> dict
     }
 
 
-def table(rows: list[dict[str, Any]]) -> str:
-    """All results as Markdown."""
-    lines = [
-        "| fit | canaries | right guesses | AUC | epsilon at least | if Gaussian | fit, audit |",
-        "|---|---|---|---|---|---|---|",
-    ]
+def table(rows: list[dict[str, Any]]) -> list[list[str]]:
+    """Print all results as a table."""
+    found = Table("fit", "canaries", *_FIGURES)
     for row in sorted(rows, key=lambda row: (EPSILONS.index(row["epsilon"]), row["kind"])):
         label = "no privacy" if row["epsilon"] == "unlimited" else f"epsilon = {row['epsilon']}"
-        lines.append(
-            f"| {label} | {row['canaries']} {row['kind']} | {row['correct']} of {row['guesses']} | "
-            f"{row['auc']:.3f} | {row['epsilon_lower_bound']:.2f} | "
-            f"{row['gaussian_epsilon_lower_bound']:.2f} | "
-            f"{row['seconds']:.0f} s, {row['audit_seconds']:.0f} s |"
+        found.add(
+            label,
+            row["kind"],
+            f"{row['correct']} of {row['guesses']}",
+            f"{row['auc']:.3f}",
+            f"{row['epsilon_lower_bound']:.2f}",
+            f"{row['gaussian_epsilon_lower_bound']:.2f}",
         )
-    return "\n".join(lines)
+    return found.rows
+
+
+def most(row: dict[str, Any]) -> dict[str, float]:
+    """What the same audit would prove if all of so many guesses were right, by their number."""
+    numbers = guess_numbers(row["canaries"])
+    share = 1 - (1 - row["confidence"]) / len(numbers)
+    return {
+        str(number): epsilon_lower_bound(
+            [Guesses(row["canaries"], number, number)], row["delta"], share
+        )
+        for number in numbers
+    }
 
 
 def main() -> None:
@@ -90,14 +104,18 @@ def main() -> None:
     parser.add_argument("--canaries", type=int, default=1000)
     parser.add_argument("--patients", type=int, default=200)
     parser.add_argument("--threads", type=int, default=2)
+    add_out(parser)
     options = parser.parse_args()
     RESULTS.parent.mkdir(exist_ok=True)
     for epsilon in options.epsilon:
         for kind in options.kind:
             found = measure(kind, epsilon, options)
+            print(f"{kind}: fit {found['seconds']:.0f} s, audit {found['audit_seconds']:.0f} s")
             with RESULTS.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(found) + "\n")
-    print(table([json.loads(line) for line in RESULTS.read_text().splitlines()]))
+    rows = [json.loads(line) for line in RESULTS.read_text().splitlines()]
+    about = {name: rows[0][name] for name in ("canaries", "confidence")}
+    keep(options.out, {**about, "most": most(rows[0]), "fits": table(rows)})
 
 
 if __name__ == "__main__":

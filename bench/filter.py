@@ -10,9 +10,12 @@ over the target.
 
 from __future__ import annotations
 
+import argparse
+
 from dp_accounting.rdp import compute_epsilon
 
 from accounting_grid import GRID, Setting
+from evidence.figures import Table, add_out, keep
 from taciturn.accounting.calibrate import MAX_EPSILON
 from taciturn.accounting.filter import ORDERS, UNITS_PER_NAT, RenyiCost, RenyiFilter, event_cost
 from taciturn.errors import PrivacyParameterError
@@ -36,26 +39,30 @@ def _admits(epsilon: float, delta: float, cost: RenyiCost) -> bool:
         return False
 
 
-def row(setting: Setting) -> str:
-    """One line of the table."""
+def ratios(setting: Setting) -> tuple[float, float]:
+    """The best Rényi bound of a run, and the smallest budget that admits it, over its epsilon."""
     cost = event_cost(setting.event(setting.calibrated()))
     nats = [unit / UNITS_PER_NAT for unit in cost.units]
     renyi, _ = compute_epsilon(ORDERS, nats, setting.delta)
     budget = smallest_budget(cost, setting.delta, setting.target_epsilon)
-    target = setting.target_epsilon
-    return (
-        f"| {target:g} | {setting.delta:g} | {setting.sampling_probability:g} | {setting.steps} "
-        f"| {renyi / target:.3f} | {budget / target:.3f} |"
-    )
+    return renyi / setting.target_epsilon, budget / setting.target_epsilon
 
 
 def main() -> None:
     """Print the grid as a Markdown table."""
-    print("| ε | δ | q | steps | Rényi / ε | budget / ε |")
-    print("|---:|---:|---:|---:|---:|---:|")
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    add_out(parser)
+    out = parser.parse_args().out
+    table, budgets = Table("ε", "δ", "q", "steps", "Rényi / ε", "budget / ε"), []
     for setting in GRID:
         if setting.target_epsilon < 200:  # a budget above 1000 is none
-            print(row(setting), flush=True)
+            renyi, budget = ratios(setting)
+            about = (setting.target_epsilon, setting.delta, setting.sampling_probability)
+            cells = [*(f"{value:g}" for value in about), str(setting.steps)]
+            table.add(*cells, f"{renyi:.3f}", f"{budget:.3f}")
+            budgets.append(budget - 1)
+    least, *_, second, most = sorted(budgets)
+    keep(out, {"budgets": table.rows, "least": least, "second": second, "most": most})
 
 
 if __name__ == "__main__":

@@ -27,13 +27,14 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, insert, select
 from starlette.testclient import TestClient
 
+from evidence.figures import add_out, keep
 from gateways.load import Ask, Line, Seen, Watchers, closed_loop, open_loop, quantile_ms
 from gateways.served import Nobody, Served, more_files, served
 from ledgers.databases import database
@@ -62,12 +63,14 @@ class Place:
     """A gateway, running, and the same gateway's parts in this process."""
 
     served: Served
+    processes: int
     gateway: Gateway
     world: GatewayWorld
     over: list[str]
     running: list[str]
     model: str
     plans: bool = True
+    figures: dict[str, float] = field(default_factory=dict)
 
     def say(self, event: JobEvent) -> None:
         """An event of every job that runs."""
@@ -157,7 +160,7 @@ def _opened(url: str, folder: str, processes: int) -> Iterator[Place]:
         "TACITURN_ADDRESS_CONNECTIONS": "100000",  # all of the load comes from one
     }
     with served(settings) as process:
-        yield Place(process, gateway, world, over, running, model)
+        yield Place(process, processes, gateway, world, over, running, model)
     engine.dispose()
 
 
@@ -249,12 +252,21 @@ async def mixed(at: Place, seconds: float) -> bool:
     await closed_loop(at.served.port, asks, LINES, 2)
     cpu_s = at.served.cpu_s()
     steady = await open_loop(at.served.port, asks, RATE, seconds)
-    show(f"at {RATE:.0f}/s", steady, at.served.cpu_s() - cpu_s)
+    steady_s = at.served.cpu_s() - cpu_s
+    show(f"at {RATE:.0f}/s", steady, steady_s)
     details(steady)
     cpu_s = at.served.cpu_s()
     most = await closed_loop(at.served.port, asks, LINES, seconds)
     show(f"{LINES} lines, as fast as they are answered", most, at.served.cpu_s() - cpu_s)
     details(most)
+    at.figures |= {
+        "rate": RATE,
+        "quantile": 0.99,
+        "p99_ms": quantile_ms(steady.seconds, 0.99),
+        "most_per_s": most.per_s,
+        "request_ms": 1000 * steady_s / len(steady.seconds),
+        "process_mb": at.served.memory_mb() / at.processes,
+    }
     well = all(status < 400 for status in [*steady.statuses, *most.statuses])
     return well and quantile_ms(steady.seconds, 0.99) < GOAL_MS and most.per_s >= RATE
 
@@ -361,10 +373,11 @@ def main() -> int:
     parser.add_argument("--soak-rate", type=float, default=100.0)
     parser.add_argument("--statements", action="store_true")
     parser.add_argument("--without-plans", action="store_true")
+    add_out(parser)
     given = parser.parse_args()
     more_files()
     print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores")
-    well = True
+    well, figures = True, {}
     for kind in given.database or ["SQLite", "PostgreSQL"]:
         print(kind)
         try:
@@ -378,8 +391,10 @@ def main() -> int:
                     well &= asyncio.run(streams(at, given.streams, given.seconds))
                 else:
                     well &= asyncio.run(mixed(at, given.seconds))
+                    figures[kind] = at.figures
         except NoPostgresError as error:
             print(f"  left out: {error}")
+    keep(given.out, figures)
     return 0 if well else 1
 
 

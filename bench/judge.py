@@ -15,6 +15,7 @@ from dataclasses import asdict
 
 import pandas as pd
 
+from evidence.figures import Table, add_out, keep
 from taciturn.demo.judge import Judge, openings
 from taciturn.demo.run import DATA, ORDINARY_PROMPTS, TEMPERATURE, sample_texts
 from taciturn.embedded import TINY_MEDICAL
@@ -29,22 +30,22 @@ LIMITS = {
 }
 
 
-def errors(base: LLM) -> None:
-    """What judges of several kinds of notes take for notes."""
-    print("| notes | unseen notes | words shuffled | half written twice | base model's text |")
-    print("|---|---|---|---|---|")
+def errors(base: LLM) -> list[list[str]]:
+    """What judges of several kinds of notes take for notes, as a table."""
+    kinds = ("unseen notes", "words shuffled", "half written twice", "base model's text")
+    table = Table("notes", *kinds)
     for name, limits in LIMITS.items():
         rates = asdict(Judge(sample_texts(base, openings(64, limits), 0), limits).rates)
-        print(f"| {name} | {' | '.join('{} of {}'.format(*rate) for rate in rates.values())} |")
+        table.add(name, *("{} of {}".format(*rate) for rate in rates.values()))
+    return table.rows
 
 
-def spectrum(base: LLM, steps: list[int], each: int) -> None:
-    """What it takes for notes of a model's samples, by how long the model was fitted."""
+def spectrum(base: LLM, steps: list[int], each: int) -> list[list[str]]:
+    """What it takes for notes of a model's samples, by how long the model was fitted; a table."""
     judge = Judge(sample_texts(base, openings(64), 0))
     notes, held_out = pd.DataFrame(patient_notes(5, 600)), pd.DataFrame(held_out_notes(5, 40))
     shown = []
-    print(f"\n| steps | nats per token |{''.join(f' {each:g} |' for each in TEMPERATURES)}")
-    print(f"|---|---|{'---|' * len(TEMPERATURES)}", flush=True)
+    table = Table("steps", "nats per token", *(f"{each:g}" for each in TEMPERATURES))
     for n_steps in steps:
         model = LLM(TINY_MEDICAL).fit(
             notes,
@@ -65,10 +66,11 @@ def spectrum(base: LLM, steps: list[int], each: int) -> None:
             cells.append(f"{sum(taken) / len(taken):.0%}")
             if temperature == TEMPERATURE:
                 shown += [(n_steps, *pair) for pair in list(zip(texts, taken, strict=True))[:5]]
-        print(f"| {n_steps} | {found.nats_per_token:.2f} | {' | '.join(cells)} |", flush=True)
+        table.add(str(n_steps), f"{found.nats_per_token:.2f}", *cells)
     print("\n| steps | sample | a note? |\n|---|---|---|")
     for n_steps, (prompt, text), taken in shown:
         print(f"| {n_steps} | {json.dumps(prompt + text, ensure_ascii=False)} | {taken} |")
+    return table.rows
 
 
 def main() -> None:
@@ -76,10 +78,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, nargs="+", default=[6, 15, 40])
     parser.add_argument("--each", type=int, default=8, help="samples of each of 5 prompts")
+    add_out(parser)
     arguments = parser.parse_args()
     base = LLM(TINY_MEDICAL)
-    errors(base)
-    spectrum(base, arguments.steps, arguments.each)
+    figures = {"errors": errors(base), "samples": spectrum(base, arguments.steps, arguments.each)}
+    keep(arguments.out, figures)
 
 
 if __name__ == "__main__":

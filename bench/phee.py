@@ -11,6 +11,7 @@ run; private ones are `LLM.fit` with the shipped defaults, or what `--set` says.
     python bench/phee.py FOLDER --model MODEL --stage story      the secret, and samples
     python bench/phee.py FOLDER --model MODEL --final            test.jsonl, once all is chosen
     python bench/phee.py FOLDER --model MODEL                    the first four, one after the other
+    python bench/phee.py --table --out bench/results/phee.json   what documents quote, of --final
 
 A finished stage is kept in bench/results/phee.jsonl and not measured again; a killed one goes on
 with `--resume`. Choices are made on dev.jsonl: the ordinary fit's method, rate, number of epochs
@@ -26,13 +27,16 @@ from __future__ import annotations
 import argparse
 import json
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from evidence.bench import Bench, on_phee, phee_parser
+from evidence.figures import Table, add_out, keep
 from evidence.ordinary import Setting
-from evidence.records import Row, digest
+from evidence.records import Records, Row, digest
 from evidence.stories import opened, samples_table, secret_table, told
-from evidence.tables import ORDINARY, final, on_dev, table
+from evidence.tables import ORDINARY, final, on_dev, quoted, table
+from taciturn.embedded import TINY_MEDICAL
 
 STAGES = ("base", "ordinary", "private", "story")
 FIRST = (Setting("full", 1e-4), Setting("lora", 1e-3, rank=16))
@@ -111,12 +115,23 @@ def _parsed() -> argparse.Namespace:
     parser.add_argument(
         "--no-search", action="store_true", help="measure the settings of --first and no others"
     )
+    add_out(parser)
     return parser.parse_args()
 
 
 def main() -> None:
     """Measure what was asked for, then print all there is."""
     given = _parsed()
+    if given.table and given.folder is None:
+        name = given.model if given.model == TINY_MEDICAL else Path(given.model).name
+        figures = quoted(Records(given.results), name)
+        for name in ("worth", "peers"):
+            head, *rows = figures[name]
+            shown = Table(*head)
+            for row in rows:
+                shown.add(*row)
+        keep(given.out, figures)
+        return
     bench = on_phee(given)
     if bench is None:
         return

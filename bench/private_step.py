@@ -31,7 +31,7 @@ def main() -> None:
     os.environ["OMP_NUM_THREADS"] = str(arguments.threads)
     from steps import machine, memory
     from steps.figure import svg
-    from steps.report import goals_table, markdown
+    from steps.report import goals_table, markdown, quoted
     from steps.results import Results
     from steps.runner import prepare, run
     from steps.settings import FULL, QUICK
@@ -60,7 +60,9 @@ def main() -> None:
     stem = "private_step" + "_quick" * arguments.quick + "_part" * bool(arguments.only)
     stem += "_busy" * (results.machine["time"] == "processor time")
     named = arguments.output / stem
-    named.with_suffix(".json").write_text(results.json(), encoding="utf-8")
+    command = "python bench/private_step.py"
+    text = results.json(command=command, quoted=quoted(results))
+    named.with_suffix(".json").write_text(text, encoding="utf-8")
     named.with_suffix(".svg").write_text(svg(results), encoding="utf-8")
     said = markdown(results, settings, f"{stem}.svg")
     named.with_suffix(".md").write_text(said, encoding="utf-8")

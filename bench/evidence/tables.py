@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from evidence.bench import Bench
-from evidence.records import Row, digest
+from evidence.records import Records, Row, digest
 
 ORDINARY = "no privacy"
 
@@ -61,6 +62,68 @@ def table(bench: Bench, models: Models, scores: Scores) -> str:
             cells += [f"{scores[label][kind]:.3f}", _share(scores, label, kind)]
         lines.append("| " + " | ".join(cells + _about(bench, row)) + " |")
     return "\n".join(lines)
+
+
+def quoted(records: Records, model: str) -> dict[str, Any]:
+    """Return the figures on test that documents quote, ours and those of other libraries.
+
+    They follow from the records alone: neither corpus nor models need be there. Of several fits
+    with one label that were scored on test, the best on dev counts.
+
+    Args:
+        model: its name in the records.
+    """
+    finals = [row for row in records.rows(stage="final") if row["key"]["model"]["name"] == model]
+    if not finals:
+        raise SystemExit(
+            f"{records.path} has no scores of {model} on test.jsonl: run --final first"
+        )
+    about = {name: value for name, value in finals[-1]["key"].items() if name != "of"}
+    tests = {row["key"]["of"]: row["test"]["nats"] for row in records.rows(**about)}
+    subject = {name: about[name] for name in ("model", "data")}
+    fits = [row for row in records.rows(**subject) if digest(row["key"]) in tests]
+    chosen: dict[str, Row] = {}
+    for row in sorted(fits, key=lambda row: row["dev"]["nats"]):
+        chosen.setdefault(_label(row["key"]), row)
+    nats = {label: tests[digest(row["key"])] for label, row in chosen.items()}
+    base, ordinary = tests["base"], nats[ORDINARY]
+    shares = {label: share(base, ordinary, value) for label, value in nats.items()}
+    head = ["fit", "how", "held-out nats per token", "share of the gain without privacy"]
+    worth, peers = [head, ["base", "", f"{base:.3f}", "0%"]], [head]
+    for label in sorted(chosen, key=lambda label: _order(chosen[label]["key"])):
+        rows = peers if chosen[label]["key"]["stage"] == "peer" else worth
+        rows.append([label, _how(chosen[label]), f"{nats[label]:.3f}", f"{shares[label]:.0%}"])
+    private = [row for row in chosen.values() if row["key"]["stage"] == "private"]
+    return {
+        "worth": worth,
+        "peers": peers,
+        "shares": {f"{row['key']['epsilon']:g}": shares[_label(row["key"])] for row in private},
+        "delta": private[0]["delta"],
+        "units": private[0]["n_units"],
+    }
+
+
+def _label(key: Row) -> str:
+    if key["stage"] == "ordinary":
+        return ORDINARY
+    private = f"epsilon = {key['epsilon']:g}"
+    if key["stage"] == "private":
+        return private
+    return f"{key['peer']} {key['version']}, LoRA r = {key['rank']}, {private}"
+
+
+def _order(key: Row) -> tuple[bool, float, str]:
+    """Order the ordinary fit before private ones, and larger epsilons before smaller ones."""
+    return key["stage"] != "ordinary", -key.get("epsilon", 0), _label(key)
+
+
+def _how(row: Row) -> str:
+    key = row["key"]
+    if key["stage"] == "ordinary":
+        method = "full fine-tuning" if key["rank"] is None else f"LoRA r = {key['rank']}"
+        return f"{method}, {row['best_epoch']:g} of {key['epochs']} epochs"
+    source = row if key["stage"] == "private" else key
+    return f"{source['steps']} steps of {source['batch']} units"
 
 
 def share(base: float, ordinary: float, fitted: float) -> float:

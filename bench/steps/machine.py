@@ -16,17 +16,22 @@ def describe(threads: int, memory: str, allocator: str) -> dict[str, str]:
     """Lines for the head of the report."""
     return {
         "date": datetime.date.today().isoformat(),
-        "processor": f"{_processor()}, {os.cpu_count()} cores",
-        "memory": f"{_memory_gib():.0f} GiB",
+        "processor": processor(),
+        "memory": f"{memory_gib():.0f} GiB",
         "system": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
         "threads": str(threads),
-        "versions": ", ".join(_versions()),
+        "versions": ", ".join(versions()),
         "malloc (time)": allocator,
         "peak memory by": f"{memory}; malloc as it comes",
     }
 
 
-def _processor() -> str:
+def processor() -> str:
+    """Return the model of the processor and the number of its cores."""
+    return f"{_model()}, {os.cpu_count()} cores"
+
+
+def _model() -> str:
     if not _CPUINFO.exists():
         return platform.processor() or platform.machine()
     fields = [line.partition(":") for line in _CPUINFO.read_text().splitlines()]
@@ -34,11 +39,13 @@ def _processor() -> str:
     return names[0] if names else platform.machine()
 
 
-def _memory_gib() -> float:
+def memory_gib() -> float:
+    """Return the size of the memory."""
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
 
 
-def _versions() -> list[str]:
+def versions() -> list[str]:
+    """Return the installed versions of what a measurement depends on."""
     found = []
     for name in _PACKAGES:
         try:

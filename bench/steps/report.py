@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from steps.goals import goals
 from steps.measure import Spread
-from steps.registry import LABELS, PLAIN
+from steps.registry import GHOST, HOOKS, LABELS, PLAIN, PRIVATE
 from steps.results import EpochRow, Results, Row
 from steps.settings import MEMORY_STEPS, Settings
 
@@ -66,6 +67,47 @@ def _others(results: Results) -> str:
         "What other processes disturb is done again; at worst, in what counts they took "
         f"{results.others():.0%} of one core."
     )
+
+
+_QUOTED = {"with DP": (PRIVATE,), "Opacus' fastest mode": (HOOKS, GHOST)}
+_QUOTED_TOKENS = (64, 256, 1024, 4096)
+
+
+def quoted(results: Results) -> dict[str, Any]:
+    """Return the figures that documents quote: time, by method, and memory with LoRA."""
+    head = ["", *(f"T={tokens}" for tokens in _QUOTED_TOKENS)]
+    rows = [[*head, "real lengths, an epoch / the HF Trainer's"]]
+    for method, name in (("lora", "LoRA"), ("full", "full")):
+        rows += [
+            [f"{name}, {label}", *_quoted_times(results, method, variants)]
+            for label, variants in _QUOTED.items()
+        ]
+    steps = [row for row in results.steps if row.unit_size == 1 and row.method == "lora"]
+    plain = {row.cell: row.peak_bytes for row in steps if row.variant == PLAIN}
+    memory = [
+        row.peak_bytes / below
+        for row in steps
+        if row.variant == PRIVATE and row.peak_bytes and (below := plain.get(row.cell))
+    ]
+    bounds = {"least": min(memory), "most": max(memory)} if memory else {}
+    return {"times": rows, "lora_memory": bounds}
+
+
+def _quoted_times(results: Results, method: str, variants: tuple[str, ...]) -> list[str]:
+    """Return times of the fastest variant: beside the plain loop, and beside the Trainer."""
+    cells: list[list[Spread | None]] = [
+        [
+            row.ratio
+            for row in results.steps
+            if (row.unit_size, row.method, row.tokens) == (1, method, tokens)
+            and row.variant in variants
+        ]
+        for tokens in _QUOTED_TOKENS
+    ]
+    epochs = [results.epoch(method, variant) for variant in variants]
+    cells.append([row.trainer_ratio for row in epochs if row is not None])
+    fastest = [min((ratio.median for ratio in cell if ratio), default=None) for cell in cells]
+    return ["" if value is None else f"{value:.2f}x" for value in fastest]
 
 
 def goals_table(results: Results) -> str:

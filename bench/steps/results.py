@@ -150,9 +150,9 @@ class Results:
         whole.epochs = sorted(epochs.values(), key=lambda row: row.method != "lora")
         return whole
 
-    def json(self) -> str:
-        """All of it, readable."""
-        return json.dumps(asdict(self), indent=1)
+    def json(self, **more: object) -> str:
+        """All of it, readable, and what follows from it."""
+        return json.dumps({**more, **asdict(self)}, indent=1)
 
 
 def _with_spreads(row: dict[str, Any]) -> dict[str, Any]:

@@ -13,16 +13,20 @@ import torch
 from torch import nn
 
 from evidence.corpus import SECRET_TELLINGS, TEXT, UNIT, Corpus, phee
+from evidence.figures import Table, keep
 from evidence.ordinary import Setting, attach, restore, search, train
 from evidence.peers import Units, opacus_gradients, weighted_nats
-from evidence.records import Records, Row
+from evidence.records import Records, Row, digest
 from evidence.scores import Score, inner_tokens, score
+from evidence.tables import quoted
 from taciturn.data.tokens.store import TokenizedDataset
 from taciturn.data.tokens.tokenize import prepare
+from taciturn.embedded import TINY_MEDICAL
 from taciturn.engine.evaluation.likelihood import likelihood
 from taciturn.engine.model.load import LoadedModel, load_base
 from taciturn.spec import DataSpec, PerformanceSpec
 
+ROOT = Path(__file__).resolve().parents[2]
 TEXTS = ("A cough was seen.", "No.", "The patient has had a long and unusual cough since last May.")
 
 
@@ -111,6 +115,75 @@ def test_the_search_leaves_no_best_at_the_edge() -> None:
     assert len(set(tried)) == len(tried)
     assert max(each.rate for each in tried if each.method == "lora") > 1.5 * best.rate
     assert {12, 3} <= {each.epochs for each in tried}
+
+
+def _records(path: Path, *, scored: bool = True) -> Records:
+    """Records of one model: base 5 nats, ordinary 3, epsilon 3 twice, of which dev prefers 4."""
+    records, subject = Records(path), {"model": {"name": "m"}, "data": "d"}
+    peer = {"peer": "opacus", "version": "1.6.0", "rank": 4}
+    fits: list[tuple[Row, float, float | None, Row]] = [
+        ({"stage": "ordinary", "rank": None, "epochs": 3}, 2.9, 3.0, {"best_epoch": 2.5}),
+        ({"stage": "private", "epsilon": 3.0, "seed": 0}, 3.9, 4.0, {}),
+        ({"stage": "private", "epsilon": 3.0, "seed": 1}, 4.1, 3.5, {}),
+        ({"stage": "private", "epsilon": 8.0, "seed": 0}, 3.4, 3.5, {}),
+        ({"stage": "private", "epsilon": 1.0, "seed": 0}, 4.9, None, {}),
+        ({"stage": "peer", "epsilon": 3.0, "steps": 40, "batch": 512, **peer}, 4.4, 4.2, {}),
+    ]
+    about = {"steps": 40, "batch": 512, "delta": 1e-5, "n_units": 1109}
+    tests = {"base": 5.0}
+    for key, dev, test, more in fits:
+        found = {"dev": {"nats": dev}, **about, **more}
+        row = records.measured({**subject, **key}, lambda found=found: found)
+        if test is not None:
+            tests[digest(row["key"])] = test
+    for of, nats in tests.items() if scored else ():
+        final = {**subject, "stage": "final", "test": "t", "of": of}
+        records.measured(final, lambda nats=nats: {"test": {"nats": nats}})
+    return records
+
+
+def test_documents_quote_what_was_chosen_on_dev_and_scored_on_test(tmp_path: Path) -> None:
+    figures = quoted(_records(tmp_path / "results.jsonl"), "m")
+    assert figures["worth"][1:] == [
+        ["base", "", "5.000", "0%"],
+        ["no privacy", "full fine-tuning, 2.5 of 3 epochs", "3.000", "100%"],
+        ["epsilon = 8", "40 steps of 512 units", "3.500", "75%"],
+        ["epsilon = 3", "40 steps of 512 units", "4.000", "50%"],
+    ]
+    peer = "opacus 1.6.0, LoRA r = 4, epsilon = 3"
+    assert figures["peers"][1:] == [[peer, "40 steps of 512 units", "4.200", "40%"]]
+    assert figures["shares"] == {"8": 0.75, "3": 0.5}
+    assert (figures["delta"], figures["units"]) == (1e-5, 1109)
+
+
+def test_nothing_is_quoted_of_a_model_that_was_not_scored_on_test(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match="--final"):
+        quoted(_records(tmp_path / "results.jsonl", scored=False), "m")
+
+
+def test_documents_quote_what_the_records_say() -> None:
+    said = json.loads((ROOT / "bench" / "results" / "phee.json").read_text(encoding="utf-8"))
+    records = Records(ROOT / "bench" / "results" / "phee.jsonl")
+    if records.path.is_file():
+        assert said.items() >= quoted(records, TINY_MEDICAL).items()
+    else:
+        assert said["commit"]  # older than any records, from that commit
+
+
+def test_a_results_file_says_how_it_was_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "x.json"
+    monkeypatch.setattr("sys.argv", ["/somewhere/bench/x.py", "--seed", "1", "--out", str(out)])
+    table = Table("fit", "nats")
+    table.add("a", "4.28")
+    keep(out, {"fits": table.rows})
+    assert capsys.readouterr().out == "\n| fit | nats |\n| --- | --- |\n| a | 4.28 |\n"
+    found = json.loads(out.read_text(encoding="utf-8"))
+    assert found["command"] == "python bench/x.py --seed 1"
+    assert found["fits"] == [["fit", "nats"], ["a", "4.28"]]
+    assert str(tmp_path) not in out.read_text(encoding="utf-8")
+    assert {"date", "machine", "versions"} <= found.keys()
 
 
 def _corpus() -> Corpus:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
 
 from steps.goals import goals
 from steps.growth import log_log_fit
 from steps.measure import Spread
 from steps.registry import GHOST, HOOKS, PLAIN, PRIVATE
+from steps.report import quoted
 from steps.results import EpochRow, Growth, Results, Row, RowsPeak
 
 
@@ -70,3 +74,16 @@ def test_one_bad_cell_is_enough() -> None:
 def test_fit_finds_the_exponent() -> None:
     xs = [1.0, 10.0, 100.0, 1000.0]
     assert log_log_fit(xs, [3 * x**1.5 for x in xs]) == pytest.approx((1.5, 1.0))
+
+
+def test_documents_quote_the_fastest_mode_of_each_cell() -> None:
+    found = results(1.004, 1.5)
+    rows = {row[0]: row[1:] for row in quoted(found)["times"]}
+    assert rows["LoRA, with DP"][:4] == ["1.00x", "", "", "1.00x"]
+    assert rows["full, Opacus' fastest mode"][:4] == ["1.50x", "", "", "1.50x"]
+    assert quoted(found)["lora_memory"] == {"least": 1.004, "most": 1.004}
+
+
+def test_what_documents_quote_follows_from_what_was_measured() -> None:
+    text = (Path(__file__).parents[1] / "results" / "private_step.json").read_text(encoding="utf-8")
+    assert json.loads(text)["quoted"] == quoted(Results.joined([text]))
