@@ -129,12 +129,15 @@ def memory_estimate(
     )
 
 
-def random_batch(vocabulary: int, sequences: int, width: int, device: torch.device) -> UnitBatch:
-    """Public random tokens: units of one sequence each."""
+def random_batch(
+    vocabulary: int, units: int, width: int, device: torch.device, records: int = 1
+) -> UnitBatch:
+    """Public random tokens: units of `records` sequences each."""
     generator = torch.Generator().manual_seed(0)
-    ids = torch.randint(vocabulary, (sequences, width), generator=generator)
-    weights = torch.full((sequences, width), 1.0 / width)
-    return UnitBatch(ids, weights, torch.arange(sequences), sequences).to(device)
+    ids = torch.randint(vocabulary, (units * records, width), generator=generator)
+    weights = torch.full((units * records, width), 1.0 / width)
+    unit_of_B = torch.arange(units).repeat_interleave(records)
+    return UnitBatch(ids, weights, unit_of_B, units).to(device)
 
 
 def microbatch_peak(loss: nn.Module, batch: UnitBatch, form: Form, *, private: bool) -> int:
