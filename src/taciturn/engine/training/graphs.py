@@ -44,8 +44,8 @@ from taciturn.engine.training.memory import (
 from taciturn.planning.plan import TrainingPlan
 from taciturn.spec import FitSpec
 
-# To record and compare a shape takes as long as some twenty microbatches. A step has at least one for
-# most padded lengths, whatever the number of records, so that this is for each such number.
+# To record and compare a shape takes as long as some twenty microbatches. A step has at least one
+# for most padded lengths, whatever the number of records: so many steps for each such number.
 _STEPS = 100
 _WARM_UP = 2
 # Part of a GPU's memory that stays free beside recordings, as in `microbatch.py`.
