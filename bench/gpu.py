@@ -5,6 +5,7 @@
     python bench/gpu.py --minutes 5 --speed                no checks
     python bench/gpu.py --only norms company               items whose names hold one of these
     python bench/gpu.py --device cpu --tiny                shows that it works; no figure counts
+    python bench/gpu.py --pack FOLDER                      all it needs on a machine without network
 
 Weights are random, in the shapes of real models, made on the device. Prints one line an item as it
 ends, then a table of speed and the goals; FOLDER/gpu.json has all figures, after every item. Ends
@@ -33,6 +34,11 @@ if not any((Path(path) / "taciturn").is_dir() for path in _NAMED):
 def main() -> None:
     """Try every item, write, print; ends with 1 if a check failed."""
     arguments = _arguments()
+    if arguments.pack:
+        from gpus.pack import pack
+
+        print(pack(arguments.pack))
+        return
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     # Of cuBLAS, as the product sets it, and before anything is multiplied.
@@ -73,7 +79,7 @@ def _collect_warnings() -> None:
 
 
 def _run(arguments: argparse.Namespace, place: Any, folder: Path) -> int:
-    from gpus import exactness, fits, randomness, recorded, speed
+    from gpus import exactness, fits, randomness, recorded, speed, starts
     from gpus.items import FAIL, PASS, SKIP, Item, Run, chosen
 
     arguments.out.mkdir(parents=True, exist_ok=True)
@@ -93,7 +99,10 @@ def _run(arguments: argparse.Namespace, place: Any, folder: Path) -> int:
     checks = [*randomness.items(place), *exactness.items(place), *recorded.items(place), *whole]
     # They were started long ago, and nothing is left of them once speed is measured.
     checks += [Item(name, 25, partial(background.outcome, name)) for name in apart]
-    items = [*([] if arguments.speed else checks), *speed.items(place, figures)]
+    measured = speed.items(place, figures)
+    # After the first cells, which decide most.
+    measured[6:6] = starts.items(place, figures)
+    items = [*([] if arguments.speed else checks), *measured]
     for item in chosen(items, arguments.only, arguments.skip):
         if item.speed:
             background.stop()
@@ -177,6 +186,12 @@ def _arguments() -> argparse.Namespace:
         "--correctness", action="store_true", help="fewer shapes in the checks: for a first try"
     )
     parser.add_argument("--speed", action="store_true", help="no checks")
+    parser.add_argument(
+        "--pack",
+        type=Path,
+        metavar="FOLDER",
+        help="sources, and wheels for Python 3.12 and CUDA 13, in 64 MiB; runs nothing",
+    )
     parser.add_argument("--child", choices=("group", "shards"), help=argparse.SUPPRESS)
     return parser.parse_args()
 

@@ -38,7 +38,7 @@ class RecordedStep(PrivateStep):
         """See PrivateStep."""
         if self._recorded is None:
             start = time.perf_counter()
-            self._recorded = _recorded(self._loss, self._vocabulary, self._shapes())
+            self._recorded = record(self._loss, self._vocabulary, self._shapes())
             self.seconds_to_record = time.perf_counter() - start
         if not self._recorded.recordings:
             raise RuntimeError(str(self._recorded))
@@ -55,7 +55,8 @@ def _size(model: Any) -> int:
     return int(model.config.get_text_config().vocab_size)
 
 
-def _recorded(loss: nn.Module, vocabulary: int, shapes: list[Shape]) -> Graphs:
+def record(loss: nn.Module, vocabulary: int, shapes: list[Shape]) -> Graphs:
+    """Recordings of these shapes, as a fit makes them; without any, they say why."""
     recorder = recorder_of(next(loss.parameters()).device)
     if recorder is None:
         raise SkippedError("only a GPU records")
@@ -100,7 +101,7 @@ def _case(
         enable_checkpointing(loss.model)
     vocabulary = vocabulary_of(loss)
     start = time.perf_counter()
-    graphs = _recorded(loss, vocabulary, list(_SHAPES))
+    graphs = record(loss, vocabulary, list(_SHAPES))
     seconds = time.perf_counter() - start
     if not graphs.recordings:
         return Outcome(False, graphs.reason)

@@ -40,7 +40,8 @@ from taciturn.planning.plan import EXPLANATIONS, TrainingPlan
 
 _CURVE_POINTS = 24
 STARTED_TOGETHER = 8
-"""So many times fewer tokens take no longer than one, where kernels are; measured on no device."""
+"""So many times fewer tokens take no longer than one, where kernels are; measured on no device:
+"starts of kernels" in bench/gpu.py does."""
 # Never answered by smaller microbatches: who was drawn would be seen in what comes after.
 _NO_ROOM = (
     "the device has too little free memory for a microbatch; end what else uses it, or run again "
