@@ -79,7 +79,7 @@ def _collect_warnings() -> None:
 
 
 def _run(arguments: argparse.Namespace, place: Any, folder: Path) -> int:
-    from gpus import exactness, fits, randomness, recorded, speed, starts
+    from gpus import fits, speed
     from gpus.items import FAIL, PASS, SKIP, Item, Run, chosen
 
     arguments.out.mkdir(parents=True, exist_ok=True)
@@ -96,14 +96,10 @@ def _run(arguments: argparse.Namespace, place: Any, folder: Path) -> int:
     background = fits.Background({name: apart[name] for name in apart if name in wanted})
     if not arguments.speed:
         background.start()
-    checks = [*randomness.items(place), *exactness.items(place), *recorded.items(place), *whole]
     # They were started long ago, and nothing is left of them once speed is measured.
-    checks += [Item(name, 25, partial(background.outcome, name)) for name in apart]
-    measured = speed.items(place, figures)
-    # After the first cells, which decide most.
-    measured[6:6] = starts.items(place, figures)
-    items = [*([] if arguments.speed else checks), *measured]
-    for item in chosen(items, arguments.only, arguments.skip):
+    started = [Item(name, 25, partial(background.outcome, name)) for name in apart]
+    checks = [] if arguments.speed else [*checks_of(place), *whole, *started]
+    for item in chosen([*checks, *measurements(place, figures)], arguments.only, arguments.skip):
         if item.speed:
             background.stop()
         run.try_item(item)
@@ -113,6 +109,23 @@ def _run(arguments: argparse.Namespace, place: Any, folder: Path) -> int:
     for line in run.lines:
         counts[line.verdict] = counts.get(line.verdict, 0) + 1
     return 1 if counts[FAIL] else 0
+
+
+def checks_of(place: Any) -> list[Any]:
+    """Checks of one process, but for its whole fit."""
+    from gpus import exactness, randomness, recorded
+
+    return [*randomness.items(place), *exactness.items(place), *recorded.items(place)]
+
+
+def measurements(place: Any, figures: Any) -> list[Any]:
+    """Of time and memory, the most important first."""
+    from gpus import speed, starts
+
+    measured = speed.items(place, figures)
+    # After the first cells, which decide most.
+    measured[6:6] = starts.items(place, figures)
+    return measured
 
 
 def _summary(run: Any, figures: Any) -> str:

@@ -34,7 +34,7 @@ _ROUNDS = 6
 
 def items(place: Place, speed: Speed) -> list[Item]:
     """The measurement of this module."""
-    return [Item("starts of kernels", 20, partial(_starts, place, speed), speed=True)]
+    return [Item("starts of kernels", 15, partial(_starts, place, speed), speed=True)]
 
 
 def _starts(place: Place, speed: Speed) -> Outcome:

@@ -13,9 +13,11 @@ from typing import Any
 import pytest
 import torch
 
-from gpus import exactness, pack, randomness
+import gpu
+from gpus import exactness, fits, pack, randomness
 from gpus.items import FAIL, PASS, SHOWN, SKIP, Item, Outcome, Run, SkippedError, cases, chosen
 from gpus.models import Place
+from gpus.speed import CELLS, Speed
 from taciturn.engine.model.loss import CausalLmLoss
 from taciturn.engine.privacy import chacha, clipping, noise
 from taciturn.engine.privacy.rng import SecureStream
@@ -196,6 +198,18 @@ def test_a_failed_case_fails_them_all_and_is_said_first() -> None:
 
 def _shown() -> Outcome:
     return Outcome(None, "4")
+
+
+def test_all_items_together_take_eight_minutes(tmp_path: Path) -> None:
+    """Profiles, which nobody asked for, come last and have what is left."""
+    place = Place("cuda", tiny=False)
+    whole, apart = fits.items(place, tmp_path)
+    items = [*gpu.checks_of(place), *whole, *gpu.measurements(place, Speed())]
+    assert len(apart) == 3  # run beside the checks
+    asked = [item for item in items if not item.name.startswith("profile")]
+    assert sum(item.seconds for item in asked) <= 8 * 60
+    assert items[: len(asked)] == asked
+    assert {item.name for item in asked} >= {f"step {cell.name}" for cell in CELLS}
 
 
 def test_items_by_parts_of_names() -> None:

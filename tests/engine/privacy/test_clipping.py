@@ -21,6 +21,8 @@ from taciturn.engine.privacy.clipping import (
     settle,
     unit_norms,
 )
+from taciturn.engine.privacy.factors import FactoredGradients, Factors
+from taciturn.engine.privacy.layout import BatchLayout
 from taciturn.engine.privacy.types import BoundedSum, PerUnitGradients, Tally
 from taciturn.errors import GuaranteeError
 
@@ -202,6 +204,33 @@ def test_sums_are_made_in_the_memory_of_the_total() -> None:
     assert {name: value.data_ptr() for name, value in onto.values.items()} == places
     assert torch.equal(flat(onto), before)
     assert (onto.counts.n_units, onto.counts.n_non_finite) == (7, 1)
+
+
+def test_what_kernels_and_factors_give_is_added_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beside what neither adds up: all three ways into one total."""
+    layout = BatchLayout.of(3, 4, torch.arange(4))
+    rows = torch.randn(2, 4, 3, 5, generator=torch.Generator().manual_seed(1))
+    kept = FactoredGradients((Factors(rows[0], rows[1]),), layout, (5, 5))
+    of = PerUnitGradients({**gradients(4).values, "kept": kept}, torch.zeros(4))
+    dense = torch.einsum("urp,urd->upd", *rows.double())
+    other = PerUnitGradients({**gradients(4).values, "kept": dense}, torch.zeros(4))
+    expected = merge_disjoint(clip_and_sum(other, 0.5), clip_and_sum(other, 0.5))
+    kernels = clipping.kernels
+    monkeypatch.setattr(kernels, "reduces", lambda value: value.ndim > 2)
+    monkeypatch.setattr(
+        kernels,
+        "squared_norms",
+        lambda values: sum(each.double().flatten(1).square().sum(1) for each in values),
+    )
+    monkeypatch.setattr(
+        kernels,
+        "weighted_sums",
+        lambda values, scale_U: [torch.tensordot(scale_U, each.double(), 1) for each in values],
+    )
+    assert any(value.ndim > 2 for value in gradients(4).values.values())
+    total = clip_and_sum(of, 0.5, clip_and_sum(of, 0.5))
+    for name, value in expected.values.items():
+        torch.testing.assert_close(total.values[name], value, rtol=1e-9, atol=1e-12)
 
 
 def test_empty_sum_is_zero_in_the_parameters_shape() -> None:
