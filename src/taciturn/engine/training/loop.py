@@ -330,9 +330,9 @@ def _same_in_company(run: Run, limits: BatchLimits) -> bool:
     """
     shapes = limits.shapes(run.records)
     if not limits.free_tokens:
-        of_counts = [list(each) for _, each in groupby(shapes, key=lambda shape: shape[1])]
-        ends = (of_counts[0], of_counts[-1])
-        shapes = list(dict.fromkeys(shape for each in ends for shape in (each[0], each[-1])))
+        of_counts = [list(lengths) for _, lengths in groupby(shapes, key=lambda shape: shape[1])]
+        few, many = of_counts[0], of_counts[-1]
+        shapes = list(dict.fromkeys((few[0], few[-1], many[0], many[-1])))
     return all(
         same_in_company(run.loss, run.vocabulary, (units, width), run.form, records)
         for units, records, width in shapes
