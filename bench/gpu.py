@@ -5,6 +5,7 @@
     python bench/gpu.py --minutes 5 --speed                no checks
     python bench/gpu.py --only norms company               items whose names hold one of these
     python bench/gpu.py --device cpu --tiny                shows that it works; no figure counts
+    python bench/gpu.py --pack FOLDER                      all it needs on a machine without network
 
 Weights are random, in the shapes of real models, made on the device. Prints one line an item as it
 ends, then a table of speed and the goals; FOLDER/gpu.json has all figures, after every item. Ends
@@ -33,6 +34,11 @@ if not any((Path(path) / "taciturn").is_dir() for path in _NAMED):
 def main() -> None:
     """Try every item, write, print; ends with 1 if a check failed."""
     arguments = _arguments()
+    if arguments.pack:
+        from gpus.pack import pack
+
+        print(pack(arguments.pack))
+        return
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     # Of cuBLAS, as the product sets it, and before anything is multiplied.
@@ -73,7 +79,7 @@ def _collect_warnings() -> None:
 
 
 def _run(arguments: argparse.Namespace, place: Any, folder: Path) -> int:
-    from gpus import exactness, fits, randomness, recorded, speed
+    from gpus import fits, speed
     from gpus.items import FAIL, PASS, SKIP, Item, Run, chosen
 
     arguments.out.mkdir(parents=True, exist_ok=True)
@@ -90,11 +96,10 @@ def _run(arguments: argparse.Namespace, place: Any, folder: Path) -> int:
     background = fits.Background({name: apart[name] for name in apart if name in wanted})
     if not arguments.speed:
         background.start()
-    checks = [*randomness.items(place), *exactness.items(place), *recorded.items(place), *whole]
     # They were started long ago, and nothing is left of them once speed is measured.
-    checks += [Item(name, 25, partial(background.outcome, name)) for name in apart]
-    items = [*([] if arguments.speed else checks), *speed.items(place, figures)]
-    for item in chosen(items, arguments.only, arguments.skip):
+    started = [Item(name, 25, partial(background.outcome, name)) for name in apart]
+    checks = [] if arguments.speed else [*checks_of(place), *whole, *started]
+    for item in chosen([*checks, *measurements(place, figures)], arguments.only, arguments.skip):
         if item.speed:
             background.stop()
         run.try_item(item)
@@ -104,6 +109,23 @@ def _run(arguments: argparse.Namespace, place: Any, folder: Path) -> int:
     for line in run.lines:
         counts[line.verdict] = counts.get(line.verdict, 0) + 1
     return 1 if counts[FAIL] else 0
+
+
+def checks_of(place: Any) -> list[Any]:
+    """Checks of one process, but for its whole fit."""
+    from gpus import exactness, randomness, recorded
+
+    return [*randomness.items(place), *exactness.items(place), *recorded.items(place)]
+
+
+def measurements(place: Any, figures: Any) -> list[Any]:
+    """Of time and memory, the most important first."""
+    from gpus import speed, starts
+
+    measured = speed.items(place, figures)
+    # After the first cells, which decide most.
+    measured[6:6] = starts.items(place, figures)
+    return measured
 
 
 def _summary(run: Any, figures: Any) -> str:
@@ -177,6 +199,12 @@ def _arguments() -> argparse.Namespace:
         "--correctness", action="store_true", help="fewer shapes in the checks: for a first try"
     )
     parser.add_argument("--speed", action="store_true", help="no checks")
+    parser.add_argument(
+        "--pack",
+        type=Path,
+        metavar="FOLDER",
+        help="sources, and wheels for Python 3.12 and CUDA 13, in 64 MiB; runs nothing",
+    )
     parser.add_argument("--child", choices=("group", "shards"), help=argparse.SUPPRESS)
     return parser.parse_args()
 

@@ -18,11 +18,11 @@ from taciturn.engine.privacy.clipping import clip_and_sum
 from taciturn.engine.privacy.forms import Form
 from taciturn.engine.privacy.per_example import per_example_gradients, trainable_parameters
 from taciturn.engine.privacy.types import UnitBatch
-from taciturn.engine.training.batch import bucket_length
+from taciturn.engine.training.batch import Shape, bucket_length
 from taciturn.engine.training.graphs import Graphs, recorded, recorder_of
 
 GRAPHS = "private-graphs"
-_SHAPES = ((8, 16), (8, 64), (4, 256))
+_SHAPES = ((8, 1, 16), (8, 1, 64), (4, 1, 256), (4, 3, 64), (2, 8, 16))
 
 
 class RecordedStep(PrivateStep):
@@ -38,24 +38,25 @@ class RecordedStep(PrivateStep):
         """See PrivateStep."""
         if self._recorded is None:
             start = time.perf_counter()
-            self._recorded = _recorded(self._loss, self._vocabulary, self._shapes())
+            self._recorded = record(self._loss, self._vocabulary, self._shapes())
             self.seconds_to_record = time.perf_counter() - start
         if not self._recorded.recordings:
             raise RuntimeError(str(self._recorded))
         return self._recorded
 
-    def _shapes(self) -> list[tuple[int, int]]:
+    def _shapes(self) -> list[Shape]:
         limits, data = self._task.limits, self._dataset
         longest = {max(data.lengths(unit)) for unit in range(data.n_units)}
         widths = {bucket_length(each, limits.max_tokens, limits.steps) for each in longest}
-        return [(limits.units_of(width, 1), width) for width in sorted(widths)]
+        return [(limits.units_of(width, 1), 1, width) for width in sorted(widths)]
 
 
 def _size(model: Any) -> int:
     return int(model.config.get_text_config().vocab_size)
 
 
-def _recorded(loss: nn.Module, vocabulary: int, shapes: list[tuple[int, int]]) -> Graphs:
+def record(loss: nn.Module, vocabulary: int, shapes: list[Shape]) -> Graphs:
+    """Recordings of these shapes, as a fit makes them; without any, they say why."""
     recorder = recorder_of(next(loss.parameters()).device)
     if recorder is None:
         raise SkippedError("only a GPU records")
@@ -100,7 +101,7 @@ def _case(
         enable_checkpointing(loss.model)
     vocabulary = vocabulary_of(loss)
     start = time.perf_counter()
-    graphs = _recorded(loss, vocabulary, list(_SHAPES))
+    graphs = record(loss, vocabulary, list(_SHAPES))
     seconds = time.perf_counter() - start
     if not graphs.recordings:
         return Outcome(False, graphs.reason)
@@ -126,10 +127,11 @@ def _case(
     return Outcome(not off, told, {"seconds": seconds, "differ": off})
 
 
-def _rows(vocabulary: int, shape: tuple[int, int], seed: int) -> UnitBatch:
+def _rows(vocabulary: int, shape: Shape, seed: int) -> UnitBatch:
     generator = torch.Generator().manual_seed(1 + seed)
-    units, width = shape
-    ids_BT = torch.randint(vocabulary, shape, generator=generator)
-    weights_BT = torch.rand(shape, generator=generator) / width
+    units, records, width = shape
+    rows = (units * records, width)
+    ids_BT = torch.randint(vocabulary, rows, generator=generator)
+    weights_BT = torch.rand(rows, generator=generator) / width
     weights_BT[:, 0] = 0.0
-    return UnitBatch(ids_BT, weights_BT, torch.arange(units), units)
+    return UnitBatch(ids_BT, weights_BT, torch.arange(units).repeat_interleave(records), units)

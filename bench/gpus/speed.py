@@ -64,7 +64,7 @@ class Cell:
         variants: what is compared.
         checkpointing: whether activations are computed again.
         apart: whether each variant has a model of its own, as Opacus' hooks need.
-        seconds: how long all of it takes, about.
+        seconds: how long all of it takes, about; rounds are as many as there is time for.
     """
 
     shape: Shape
@@ -85,17 +85,17 @@ class Cell:
 
 
 CELLS = (
-    Cell(LLAMA_1B, "lora", 512, 32, 2, 35, (*OWN, GRAPHS)),
-    Cell(LLAMA_1B, "lora", 128, 4, 8, 25, OURS),
-    Cell(LLAMA_350M, "full", 512, 16, 4, 30),
-    Cell(LLAMA_8B, "lora", 2048, 4, 2, 45),
-    Cell(LLAMA_350M, "full", 512, 8, 2, 25, (PLAIN, PRIVATE, HOOKS, GHOST), apart=True),
-    Cell(LLAMA_1B, "lora", 2048, 8, 2, 30),
-    Cell(LLAMA_350M, "full", 2048, 4, 4, 30),
-    Cell(LLAMA_8B, "lora", 512, 16, 2, 45),
-    Cell(LLAMA_8B, "nf4", 512, 16, 2, 45, (PLAIN, ORDINARY, PRIVATE)),
-    Cell(LLAMA_350M, "full", 2048, 2, 2, 25, (PLAIN, PRIVATE, HOOKS, GHOST), apart=True),
-    Cell(LLAMA_1B, "lora", 512, 8, 2, 30, (PLAIN, PRIVATE, HOOKS), apart=True),
+    Cell(LLAMA_1B, "lora", 512, 32, 2, 25, (*OWN, GRAPHS)),
+    Cell(LLAMA_1B, "lora", 128, 4, 8, 12, OURS),
+    Cell(LLAMA_350M, "full", 512, 16, 4, 22),
+    Cell(LLAMA_8B, "lora", 2048, 4, 2, 38),
+    Cell(LLAMA_350M, "full", 512, 8, 2, 20, (PLAIN, PRIVATE, HOOKS, GHOST), apart=True),
+    Cell(LLAMA_1B, "lora", 2048, 8, 2, 22),
+    Cell(LLAMA_350M, "full", 2048, 4, 4, 22),
+    Cell(LLAMA_8B, "lora", 512, 16, 2, 35),
+    Cell(LLAMA_8B, "nf4", 512, 16, 2, 35, (PLAIN, ORDINARY, PRIVATE)),
+    Cell(LLAMA_350M, "full", 2048, 2, 2, 20, (PLAIN, PRIVATE, HOOKS, GHOST), apart=True),
+    Cell(LLAMA_1B, "lora", 512, 8, 2, 20, (PLAIN, PRIVATE, HOOKS), apart=True),
 )
 
 
@@ -130,9 +130,9 @@ def items(place: Place, speed: Speed) -> list[Item]:
     return [
         Item("matrix peak", 3, partial(_peak, place, speed), speed=True),
         *measured[:5],
-        Item("noise", 8, partial(_noise, place, speed), speed=True),
-        Item("nf4 in 24 GB", 25, partial(_nf4_memory, place, speed), speed=True),
-        Item("epoch of real lengths", 60, partial(_epoch, place, speed), speed=True),
+        Item("noise", 5, partial(_noise, place, speed), speed=True),
+        Item("nf4 in 24 GB", 20, partial(_nf4_memory, place, speed), speed=True),
+        Item("epoch of real lengths", 40, partial(_epoch, place, speed), speed=True),
         *measured[5:],
         *(
             Item(f"profile {cell.name}", 20, partial(_profile, cell, place), speed=True)

@@ -3,30 +3,45 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from gpus import exactness, randomness
+import gpu
+from gpus import exactness, fits, pack, randomness
 from gpus.items import FAIL, PASS, SHOWN, SKIP, Item, Outcome, Run, SkippedError, cases, chosen
 from gpus.models import Place
+from gpus.speed import CELLS, Speed
 from taciturn.engine.model.loss import CausalLmLoss
 from taciturn.engine.privacy import chacha, clipping, noise
 from taciturn.engine.privacy.rng import SecureStream
+from taciturn.engine.training.loop import STARTED_TOGETHER
 
 PLACE = Place("cpu", tiny=True)
+NOT_WRITTEN = "PYTHONDONTWRITEBYTECODE"
 SCRIPT = Path(__file__).resolve().parents[1] / "gpu.py"
 
 
-def run_script(folder: Path, *arguments: str) -> tuple[int, str, dict[str, Any]]:
+def run_script(
+    folder: Path, *arguments: str, script: Path = SCRIPT
+) -> tuple[int, str, dict[str, Any]]:
     """Exit code, what was printed, and the file."""
-    command = [sys.executable, str(SCRIPT), "--device", "cpu", "--tiny", "--out", str(folder)]
+    command = [sys.executable, str(script), "--device", "cpu", "--tiny", "--out", str(folder)]
+    # So that what was imported leaves a trace.
+    environment = {key: each for key, each in os.environ.items() if key != NOT_WRITTEN}
     done = subprocess.run(
-        [*command, *arguments], capture_output=True, text=True, timeout=600, check=False
+        [*command, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+        env=environment,
     )
     assert (folder / "gpu.json").exists(), done.stdout + done.stderr
     return done.returncode, done.stdout, json.loads((folder / "gpu.json").read_text("utf-8"))
@@ -36,11 +51,69 @@ def verdicts(content: dict[str, Any]) -> dict[str, str]:
     return {item["name"]: item["verdict"] for item in content["items"]}
 
 
-def test_checks_and_a_step(tmp_path: Path) -> None:
+def _wheels(wanted: list[str], folder: Path) -> None:
+    """Three for this very machine, one of a package that it lacks."""
+    assert "dp-accounting==" in "".join(wanted)
+    files = {
+        "bitsandbytes-0.1": ["__init__.py", *(f"libbitsandbytes_{each}.so" for each in BINARIES)],
+        "pydantic-0.1": ["main.py"],
+        "lacking_here-0.1": ["__init__.py"],
+    }
+    for name, members in files.items():
+        with zipfile.ZipFile(folder / f"{name}-py3-none-any.whl", "w") as wheel:
+            for member in members:
+                wheel.writestr(f"{name.split('-')[0]}/{member}", "")
+
+
+BINARIES = ("cpu", "cuda118", "cuda130", "cuda132", "rocm64", "xpu2025")
+
+
+@pytest.fixture(scope="module")
+def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("packed")
+    packed = pack.pack(folder, _wheels)
+    files = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    assert packed.total == files < pack.LIMIT_BYTES
+    assert f"{files / 2**20:.1f} of 64 MiB" in str(packed)
+    return folder
+
+
+def test_a_pack_has_the_binaries_of_one_cuda(packed: Path) -> None:
+    with zipfile.ZipFile(packed / "wheels" / "bitsandbytes-0.1-py3-none-any.whl") as wheel:
+        kept = {Path(name).name for name in wheel.namelist()}
+    assert kept == {"__init__.py", "libbitsandbytes_cpu.so", "libbitsandbytes_cuda130.so"}
+    with pytest.raises(SystemExit, match="not empty"):
+        pack.pack(packed, _wheels)
+
+
+def test_a_pack_that_is_too_large_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pack, "LIMIT_BYTES", 1 << 20)
+    monkeypatch.setattr(pack.shutil, "copytree", lambda *_, **__: None)
+
+    def large(wanted: list[str], folder: Path) -> None:
+        (folder / "large-1-py3-none-any.whl").write_bytes(bytes((1 << 20) + 1))
+
+    with pytest.raises(SystemExit, match=r"too large: .*1\.0 of 1 MiB \(wheels 1\.0"):
+        pack.pack(tmp_path / "new", large)
+
+
+def test_all_packages_have_a_version() -> None:
+    constraints = (SCRIPT.parents[1] / "constraints.txt").read_text("utf-8")
+    wanted = pack.requirements(constraints)
+    assert [each.split("==")[0] for each in wanted] == list(pack.PACKAGES)
+
+
+def test_checks_and_a_step(packed: Path, tmp_path: Path) -> None:
+    """In a packed folder, which has all that it takes."""
     names = ["norms/llama", "chacha20", "noise law", "noise grid", "matrix", "step 1B lora T=512"]
+    names.append("starts")
     code, out, content = run_script(
-        tmp_path, "--only", *names, "--skip", "opacus", "--minutes", "4"
+        tmp_path, "--only", *names, "--skip", "opacus", "--minutes", "4", script=packed / "run.py"
     )
+    assert sorted(path.name for path in (packed / "packages").iterdir()) == ["lacking_here"]
+    assert next((packed / "src").rglob("*.pyc"), None) is not None
     found = verdicts(content)
     assert code == 0, out
     assert {found[name] for name in names[:4]} == {PASS}
@@ -52,6 +125,11 @@ def test_checks_and_a_step(tmp_path: Path) -> None:
     goals = {goal["what"]: goal["met"] for goal in content["summary"]["goals"]}
     assert goals["1B LoRA, time of 1,024 units / plain"] is not None
     assert goals["8B LoRA, time of 1,024 units / plain"] is None
+    starts = next(item for item in content["items"] if item["name"] == "starts of kernels")
+    assert starts["verdict"] == SHOWN, starts
+    for kind in ("1B lora", "350M full"):
+        assert starts["details"][kind]["start_of_a_layer"] > 0
+        assert starts["details"][kind]["started_together_assumed"] == STARTED_TOGETHER
     assert "4 pass, 0 FAIL" in out
     assert (tmp_path / "gpu.md").exists()
 
@@ -120,6 +198,18 @@ def test_a_failed_case_fails_them_all_and_is_said_first() -> None:
 
 def _shown() -> Outcome:
     return Outcome(None, "4")
+
+
+def test_all_items_together_take_eight_minutes(tmp_path: Path) -> None:
+    """Profiles, which nobody asked for, come last and have what is left."""
+    place = Place("cuda", tiny=False)
+    whole, apart = fits.items(place, tmp_path)
+    items = [*gpu.checks_of(place), *whole, *gpu.measurements(place, Speed())]
+    assert len(apart) == 3  # run beside the checks
+    asked = [item for item in items if not item.name.startswith("profile")]
+    assert sum(item.seconds for item in asked) <= 8 * 60
+    assert items[: len(asked)] == asked
+    assert {item.name for item in asked} >= {f"step {cell.name}" for cell in CELLS}
 
 
 def test_items_by_parts_of_names() -> None:

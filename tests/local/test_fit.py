@@ -403,9 +403,17 @@ def test_private_data_are_not_public(tiny_llama: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("recorder", [None, OperationRecorder()])
+PATIENTS = {"privacy_unit": "id", "max_records_per_unit": 2}
+
+
+@pytest.mark.parametrize(
+    ("recorder", "units", "shapes"),
+    [(None, {}, 0), (OperationRecorder(), {}, 3), (OperationRecorder(), PATIENTS, 6)],
+)
 def test_a_run_says_how_its_microbatches_are_computed(
     recorder: OperationRecorder | None,
+    units: dict[str, Any],
+    shapes: int,
     tiny_llama: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -413,8 +421,9 @@ def test_a_run_says_how_its_microbatches_are_computed(
     """In its private journal; on a device that records nothing, asking for it does nothing."""
     for module in (graphs, loop):
         monkeypatch.setattr(module, "recorder_of", lambda device: recorder)
-    LLM(str(tiny_llama)).fit(rows(), output=tmp_path / "out", cuda_graphs=True, **SETTINGS)
+    LLM(str(tiny_llama)).fit(rows(), output=tmp_path / "out", cuda_graphs=True, **SETTINGS, **units)
     lines = (tmp_path / "out" / "private" / "journal.jsonl").read_text().splitlines()
     told = json.loads(lines[0])["microbatches"]
-    # 24 tokens at most: padded to 16, 20 or 24.
-    assert told == ("CUDA graphs of 3 padded lengths" if recorder else str(graphs.NO_GRAPHS))
+    # 24 tokens at most: padded to 16, 20 or 24; one or two records each.
+    recorded = f"CUDA graphs of {shapes} shapes of microbatches"
+    assert told == (recorded if recorder else str(graphs.NO_GRAPHS))

@@ -36,7 +36,7 @@ from taciturn.engine.model.sharding import check_can_shard
 from taciturn.engine.privacy.forms import Form
 from taciturn.engine.privacy.ranks import Ranks
 from taciturn.engine.training.checkpoint import full_disk_is_clear
-from taciturn.engine.training.graphs import wants_graphs
+from taciturn.engine.training.graphs import records_of, wants_graphs
 from taciturn.engine.training.loop import (
     Blocks,
     Interrupted,
@@ -404,6 +404,7 @@ def _run(
         form=Form(job.spec.per_unit_gradients),
         checkpoint_every=job.spec.checkpoint_every,
         graphs=wants_graphs(job.spec, plan, loss),
+        records=records_of(job.spec),
         on_progress=job.observer.on_progress,
         on_private_metrics=_metrics_writer(job.private / "metrics.jsonl", job.observer),
         ranks=job.ranks,

@@ -130,7 +130,8 @@ class PerformanceSpec(Spec):
         bool | None,
         Field(
             description="Start a microbatch's kernels together, as recorded before the run; "
-            "default: on a GPU, for LoRA, in runs of 100 steps or more. Elsewhere it does nothing."
+            "default: on a GPU, for LoRA, in runs of 100 steps or more (units of several records: "
+            "of a few hundred). Elsewhere it does nothing."
         ),
     ] = None
     threads: Annotated[int | None, Field(ge=1, le=1024, description="CPU threads.")] = None

@@ -21,6 +21,8 @@ from taciturn.engine.privacy.clipping import (
     settle,
     unit_norms,
 )
+from taciturn.engine.privacy.factors import FactoredGradients, Factors
+from taciturn.engine.privacy.layout import BatchLayout
 from taciturn.engine.privacy.types import BoundedSum, PerUnitGradients, Tally
 from taciturn.errors import GuaranteeError
 
@@ -157,17 +159,78 @@ def test_gradients_are_not_changed() -> None:
 @given(n_units=st.integers(1, 10), cuts=st.lists(st.integers(0, 10), max_size=4))
 def test_any_split_gives_the_same_sum(n_units: int, cuts: list[int]) -> None:
     of = gradients(n_units)
-    total = empty_sum({name: value[0] for name, value in of.values.items()}, 0.8)
+    total, onto = (
+        empty_sum({name: value[0] for name, value in of.values.items()}, 0.8) for _ in range(2)
+    )
     edges = [0, *sorted(min(cut, n_units) for cut in cuts), n_units]
     for start, stop in itertools.pairwise(edges):
         part = PerUnitGradients(
             {k: v[start:stop] for k, v in of.values.items()}, of.losses_U[start:stop]
         )
         total = merge_disjoint(total, clip_and_sum(part, 0.8))
+        onto = clip_and_sum(part, 0.8, onto)
     whole = clip_and_sum(of, 0.8)
-    torch.testing.assert_close(flat(total), flat(whole), rtol=1e-12, atol=1e-12)
-    assert total.counts.n_units == n_units
-    assert total.l2_sensitivity == whole.l2_sensitivity
+    for found in (total, onto):
+        torch.testing.assert_close(flat(found), flat(whole), rtol=1e-12, atol=1e-12)
+        assert found.counts.n_units == n_units
+        assert found.counts.n_clipped == whole.counts.n_clipped
+        assert found.l2_sensitivity == whole.l2_sensitivity
+
+
+@settings(max_examples=30)
+@given(n_units=st.integers(2, 9), clip=st.floats(1e-3, 10), data=st.data())
+def test_what_is_added_to_moves_by_at_most_the_clip_norm(
+    n_units: int, clip: float, data: st.DataObject
+) -> None:
+    """With one unit less in the microbatch, and with all the same before it."""
+    before, of = gradients(3), gradients(n_units)
+    unit = data.draw(st.integers(0, n_units - 1))
+    whole = clip_and_sum(of, clip, clip_and_sum(before, clip))
+    rest = clip_and_sum(without(of, unit), clip, clip_and_sum(before, clip))
+    assert float((flat(whole) - flat(rest)).norm()) <= clip
+    assert whole.counts.n_units == rest.counts.n_units + 1 == n_units + 3
+
+
+def test_sums_are_made_in_the_memory_of_the_total() -> None:
+    """A unit that is not finite, and one of zeros, leave every bit of it as it was."""
+    total = clip_and_sum(gradients(5), 0.4)
+    places = {name: value.data_ptr() for name, value in total.values.items()}
+    before = flat(total).clone()
+    of = gradients(2)
+    of.values["b"][0] = float("nan")
+    for value in of.values.values():
+        value[1] = 0.0
+    onto = clip_and_sum(of, 0.4, total)
+    assert {name: value.data_ptr() for name, value in onto.values.items()} == places
+    assert torch.equal(flat(onto), before)
+    assert (onto.counts.n_units, onto.counts.n_non_finite) == (7, 1)
+
+
+def test_what_kernels_and_factors_give_is_added_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beside what neither adds up: all three ways into one total."""
+    layout = BatchLayout.of(3, 4, torch.arange(4))
+    rows = torch.randn(2, 4, 3, 5, generator=torch.Generator().manual_seed(1))
+    kept = FactoredGradients((Factors(rows[0], rows[1]),), layout, (5, 5))
+    of = PerUnitGradients({**gradients(4).values, "kept": kept}, torch.zeros(4))
+    dense = torch.einsum("urp,urd->upd", *rows.double())
+    other = PerUnitGradients({**gradients(4).values, "kept": dense}, torch.zeros(4))
+    expected = merge_disjoint(clip_and_sum(other, 0.5), clip_and_sum(other, 0.5))
+    kernels = clipping.kernels
+    monkeypatch.setattr(kernels, "reduces", lambda value: value.ndim > 2)
+    monkeypatch.setattr(
+        kernels,
+        "squared_norms",
+        lambda values: sum(each.double().flatten(1).square().sum(1) for each in values),
+    )
+    monkeypatch.setattr(
+        kernels,
+        "weighted_sums",
+        lambda values, scale_U: [torch.tensordot(scale_U, each.double(), 1) for each in values],
+    )
+    assert any(value.ndim > 2 for value in gradients(4).values.values())
+    total = clip_and_sum(of, 0.5, clip_and_sum(of, 0.5))
+    for name, value in expected.values.items():
+        torch.testing.assert_close(total.values[name], value, rtol=1e-9, atol=1e-12)
 
 
 def test_empty_sum_is_zero_in_the_parameters_shape() -> None:
@@ -189,6 +252,12 @@ def test_sums_that_do_not_belong_together_are_refused() -> None:
     shorter = PerUnitGradients({"a": gradients(2).values["a"]}, torch.zeros(2))
     with pytest.raises(ValueError, match="different parameters"):
         merge_disjoint(one, clip_and_sum(shorter, 1.0))
+    before = flat(one).clone()
+    with pytest.raises(ValueError, match="sensitivities"):
+        clip_and_sum(gradients(2), 2.0, one)
+    with pytest.raises(ValueError, match="different parameters"):
+        clip_and_sum(shorter, 1.0, one)
+    assert torch.equal(flat(one), before)
 
 
 @pytest.mark.parametrize("clip", [0.0, -1.0, float("nan"), float("inf")])

@@ -28,6 +28,7 @@ from taciturn.engine.privacy.forms import Form
 from taciturn.engine.privacy.per_example import per_example_gradients, sum_parts
 from taciturn.engine.privacy.types import PerUnitGradients, UnitBatch
 from taciturn.engine.privacy.verification import (
+    _company,
     long_public_batch,
     losses_same_in_company,
     public_batch,
@@ -179,6 +180,32 @@ def test_experts_of_another_make_are_told(name: str, dtype: torch.dtype) -> None
     loss = CausalLmLoss(with_lora(model, target_modules=["q_proj", "v_proj"]))
     verify(loss, public_batch(VOCABULARY))
     assert not same_in_company(loss, VOCABULARY, (6, 16))
+
+
+class MixesThree(CausalLmLoss):
+    """Of twelve rows, those of a unit of three meet those of the unit before."""
+
+    def forward(self, batch: UnitBatch) -> Tensor:
+        """See CausalLmLoss."""
+        losses_B = super().forward(batch)
+        return (
+            losses_B * (1 + 1e-6 * losses_B.roll(3).detach()) if len(losses_B) == 12 else losses_B
+        )
+
+
+@pytest.mark.parametrize(("name", "method"), [("llama", "lora"), ("llama-tied", "full")])
+def test_units_of_several_records_have_companies_of_their_own(name: str, method: str) -> None:
+    model = build(name)
+    model = with_lora(model.requires_grad_(False)) if method == "lora" else model
+    for form in Form:
+        assert same_in_company(CausalLmLoss(model), VOCABULARY, (4, 16), form, records=3)
+        assert same_in_company(MixesThree(model), VOCABULARY, (4, 16), form)
+        assert not same_in_company(MixesThree(model), VOCABULARY, (4, 16), form, records=3)
+    batch = _company(CausalLmLoss(model), VOCABULARY, (4, 9), 1, lonely=True, records=3)
+    assert batch.unit_of_B.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 3]
+    assert batch.loss_weights_BT.any(1).nonzero().flatten().tolist() == [3, 4, 5]
+    lengths = batch.loss_weights_BT[3:6].count_nonzero(1) + 1
+    assert lengths.tolist() == [7, 6, 5]
 
 
 METHODS = [("llama", "lora"), ("llama-tied", "full"), ("mixtral", "lora"), ("qwen3-moe", "full")]

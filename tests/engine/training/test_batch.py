@@ -18,6 +18,7 @@ from taciturn.engine.training.batch import (
     bucket_length,
     filled_units,
     microbatches,
+    padded_counts,
     width_steps,
     widths,
 )
@@ -47,6 +48,28 @@ def split(
 ) -> list[tuple[UnitBatch, ...]]:
     units = np.array(range(len(lengths)) if drawn is None else drawn, dtype=np.int64)
     return list(microbatches(cast(TokenizedDataset, Rows(lengths)), units, limits))
+
+
+@given(units, st.integers(32, 1024), st.integers(1, 16), st.sampled_from(sorted(PADDED)))
+def test_all_shapes_of_whole_units_are_known_before(
+    lengths: list[list[int]], tokens: int, n_units: int, steps: int
+) -> None:
+    limits = BatchLimits(tokens, n_units, MAX_TOKENS, steps=steps)
+    shapes = limits.shapes(5)
+    assert len(set(shapes)) == len(shapes)
+    for group in split(lengths, limits):
+        part = group[0]
+        rows, width = part.input_ids_BT.shape
+        shape = part.n_units, rows // part.n_units, width
+        # A unit that is larger than a microbatch is in parts, of which there may be one.
+        assert shape in shapes or (part.n_units == 1 and rows == max(1, tokens // width))
+
+
+@pytest.mark.parametrize(
+    ("records", "counts"), [(1, (1,)), (5, (1, 2, 3, 4, 6)), (8, (1, 2, 3, 4, 6, 8))]
+)
+def test_numbers_of_sequences_that_a_unit_is_given(records: int, counts: tuple[int, ...]) -> None:
+    assert padded_counts(records) == counts
 
 
 @given(units, st.integers(32, 1024), st.integers(1, 16))

@@ -9,6 +9,7 @@ import copy
 import gc
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -25,14 +26,16 @@ from taciturn.engine.model.dropout import disable_dropout
 from taciturn.engine.model.load import enable_checkpointing
 from taciturn.engine.model.loss import CausalLmLoss
 from taciturn.engine.model.preference import PreferenceLoss
+from taciturn.engine.privacy.clipping import clip_and_sum
+from taciturn.engine.privacy.factors import FactoredGradients
 from taciturn.engine.privacy.forms import Form
 from taciturn.engine.privacy.mechanism import DpSgdMechanism
-from taciturn.engine.privacy.per_example import trainable_parameters
+from taciturn.engine.privacy.per_example import per_example_gradients, trainable_parameters
 from taciturn.engine.privacy.ranks import ALONE
-from taciturn.engine.privacy.types import UnitBatch
+from taciturn.engine.privacy.types import PerUnitGradients, UnitBatch
 from taciturn.engine.training import graphs as module
 from taciturn.engine.training import loop
-from taciturn.engine.training.batch import BatchLimits
+from taciturn.engine.training.batch import BatchLimits, Shape
 from taciturn.engine.training.graphs import NO_GRAPHS, CudaRecorder, Graphs, recorded, wants_graphs
 from taciturn.engine.training.memory import random_batch
 from taciturn.engine.training.state import TrainingState
@@ -42,9 +45,12 @@ from taciturn.spec import FitSpec
 
 CPU = torch.device("cpu")
 LIMITS = BatchLimits(48, 3, 20)
-SHAPES = [(LIMITS.units_of(width, 1), width) for width in LIMITS.widths]
+SHAPES = LIMITS.shapes()
 # Of one record each; microbatches of both shapes, some of them with fillers.
 RECORDS = [[5], [9], [16], [7], [20], [12], [4], [18], [6]]
+SEVERAL = BatchLimits(128, 8, 20, places=8)
+# Of one to three records each; more of one size than a microbatch has places for, and fewer.
+UNITS = [[5], [16, 9], [20, 3], [7, 4, 11], [8, 8], [18], [6, 6], [12, 10], [9, 2], [5, 5, 20]]
 KINDS = [
     ("llama", "lora", True),
     ("llama-tied", "full", False),
@@ -57,8 +63,10 @@ KINDS = [
 ]
 
 
-def recorded_of(loss: nn.Module, form: Form = Form.AUTO) -> Graphs:
-    return recorded(loss, VOCABULARY, SHAPES, form, OperationRecorder())
+def recorded_of(
+    loss: nn.Module, form: Form = Form.AUTO, shapes: Sequence[Shape] = SHAPES
+) -> Graphs:
+    return recorded(loss, VOCABULARY, shapes, form, OperationRecorder())
 
 
 def fitted(
@@ -68,13 +76,14 @@ def fitted(
     *,
     units: Sequence[Sequence[int]] = RECORDS,
     mechanism: type[DpSgdMechanism] = Everybody,
+    limits: BatchLimits = LIMITS,
 ) -> tuple[dict[str, Tensor], list[Any]]:
     """Weights after two private steps on fixed streams, and the counts of each."""
     config = OptimizerConfig(0.05, 100, decay=False)
     state = TrainingState(trainable_parameters(loss), config, private=True)
     made = mechanism(16, 4, 2, 1.0, 0.25, names_of(loss))
     keys, data = streams(1), Dataset([list(unit) for unit in units])
-    arguments: Any = (loss, data, made, state, keys, LIMITS, form, ALONE, graphs)
+    arguments: Any = (loss, data, made, state, keys, limits, form, ALONE, graphs)
     counts = [private_step(*arguments) for _ in range(2)]
     return {name: value.detach().clone() for name, value in state.parameters.items()}, counts
 
@@ -97,6 +106,80 @@ def test_a_fit_from_recordings_is_the_same_bit_for_bit(
         assert own_counts == counts
         for key, value in expected.items():
             assert torch.equal(own[key], value), key
+
+
+@pytest.mark.parametrize(("name", "method", "checkpointing"), KINDS[::3])
+def test_units_of_several_records_are_replayed_bit_for_bit(
+    monkeypatch: pytest.MonkeyPatch, name: str, method: str, checkpointing: bool
+) -> None:
+    """Each microbatch of a step comes from a recording, and every bit is what it was without."""
+    shapes = SEVERAL.shapes(3)
+    assert {shape[1] for shape in shapes} == {1, 2, 3}
+    assert max(shape[0] for shape in shapes if shape[1] > 1) > 1
+    loss = loss_of(name, method)
+    if checkpointing:
+        disable_dropout(loss)
+        enable_checkpointing(loss.model)
+    other = copy.deepcopy(loss)
+    graphs = recorded_of(loss, shapes=shapes)
+    assert sorted(graphs.recordings) == sorted(shapes)
+    expected, counts = fitted(other, Form.AUTO, NO_GRAPHS, units=UNITS, limits=SEVERAL)
+    monkeypatch.setattr("taciturn.engine.training.step.sum_parts", _not_recorded)
+    own, own_counts = fitted(
+        loss, Form.AUTO, graphs, units=UNITS, mechanism=Hurried, limits=SEVERAL
+    )
+    assert own_counts == counts
+    assert all(torch.equal(own[key], value) for key, value in expected.items())
+
+
+def _not_recorded(*_: object) -> None:
+    raise AssertionError("not from a recording")
+
+
+@pytest.mark.parametrize("form", list(Form))
+def test_a_unit_of_several_records_is_replayed_the_same_alone_and_in_company(form: Form) -> None:
+    """From and into the same memory, with the same sums, norms and losses."""
+    loss, shape = loss_of("llama", "lora"), (4, 3, 16)
+    graphs = recorded_of(loss, form, [shape])
+    batch = random_batch(VOCABULARY, 4, 16, CPU, records=3)
+    alone = replace(
+        batch,
+        input_ids_BT=batch.input_ids_BT.clone(),
+        loss_weights_BT=batch.loss_weights_BT.clone(),
+    )
+    alone.input_ids_BT[3:] = 0
+    alone.loss_weights_BT[3:] = 0.0
+    alone = replace(alone, n_fillers=3)
+    places, sums = [], []
+    for rows in (batch, alone, batch):
+        gradients = graphs.gradients((rows,), form)
+        assert gradients is not None
+        assert gradients.n_fillers == rows.n_fillers
+        read = graphs.recordings[shape].batch
+        tensors = [read.input_ids_BT, read.loss_weights_BT, *_tensors_of(gradients)]
+        places.append([tensor.data_ptr() for tensor in tensors])
+        own = [value[0].clone() for value in gradients.dense().values()]
+        sums.append((own, gradients.losses_U[0].clone(), clip_and_sum(gradients, 0.1)))
+        computed = clip_and_sum(per_example_gradients(loss, rows, form), 0.1)
+        for key, value in computed.values.items():
+            assert torch.equal(sums[-1][2].values[key], value), key
+        assert all(map(torch.equal, sums[-1][2].tally.unread, computed.tally.unread))
+    assert places[0] == places[1] == places[2]
+    (own, loss_of_unit, whole), (lonely, loss_alone, by_itself), (_, _, again) = sums
+    assert all(map(torch.equal, own, lonely))
+    assert torch.equal(loss_of_unit, loss_alone)
+    assert torch.equal(whole.tally.unread[0][:, 0], by_itself.tally.unread[0][:, 0])
+    assert all(torch.equal(again.values[key], value) for key, value in whole.values.items())
+    assert not all(torch.equal(by_itself.values[key], whole.values[key]) for key in whole.values)
+
+
+def _tensors_of(gradients: PerUnitGradients) -> list[Tensor]:
+    tensors = [gradients.losses_U]
+    for value in gradients.values.values():
+        terms = value.terms if isinstance(value, FactoredGradients) else ()
+        tensors += [value] if isinstance(value, Tensor) else []
+        tensors += [side for term in terms for side in (term.left, term.right_BRD)]
+    return tensors
 
 
 def test_preferences_are_recorded_too() -> None:
@@ -127,13 +210,14 @@ def test_what_was_not_recorded_is_computed() -> None:
     """Several records of a unit, other shapes, parts, another form."""
     loss = loss_of("llama", "lora")
     graphs = recorded_of(loss)
-    units = [*RECORDS, [5, 6], [20, 20, 20], [9, 3]]
+    drawn = [*RECORDS, [5, 6], [20, 20, 20], [9, 3]]
     other = copy.deepcopy(loss)
-    own, counts = fitted(loss, Form.AUTO, graphs, units=units)
-    expected, expected_counts = fitted(other, Form.AUTO, NO_GRAPHS, units=units)
+    own, counts = fitted(loss, Form.AUTO, graphs, units=drawn)
+    expected, expected_counts = fitted(other, Form.AUTO, NO_GRAPHS, units=drawn)
     assert counts == expected_counts
     assert all(torch.equal(own[key], value) for key, value in expected.items())
-    group = (random_batch(VOCABULARY, *SHAPES[0], CPU),)
+    units, _, width = SHAPES[0]
+    group = (random_batch(VOCABULARY, units, width, CPU),)
     assert graphs.gradients(group, Form.AUTO) is not None
     assert graphs.gradients(group, Form.INSTANTIATE) is None
     assert graphs.gradients((*group, *group), Form.AUTO) is None
@@ -142,13 +226,21 @@ def test_what_was_not_recorded_is_computed() -> None:
 def test_rows_in_another_order_are_not_taken_for_units() -> None:
     loss = loss_of("llama", "lora")
     graphs = recorded_of(loss)
-    units, width = SHAPES[0]
+    units, _, width = SHAPES[0]
     batch = random_batch(VOCABULARY, units, width, CPU)
     assert graphs.gradients((batch,), Form.AUTO) is not None
     swapped = UnitBatch(
         batch.input_ids_BT, batch.loss_weights_BT, torch.tensor([1, 0, 2]), batch.n_units
     )
     assert graphs.gradients((swapped,), Form.AUTO) is None
+    several = recorded_of(loss, shapes=[(2, 2, 16)])
+    batch = random_batch(VOCABULARY, 2, 16, CPU, records=2)
+    assert several.gradients((batch,), Form.AUTO) is not None
+    for unit_of_B in ([0, 1, 0, 1], [0, 0, 0, 1], [1, 1, 0, 0]):
+        swapped = replace(batch, unit_of_B=torch.tensor(unit_of_B), laid_out=None)
+        assert several.gradients((swapped,), Form.AUTO) is None
+    one_each = random_batch(VOCABULARY, 4, 16, CPU)
+    assert several.gradients((one_each,), Form.AUTO) is None
 
 
 def test_recordings_of_weights_that_were_moved_are_not_used() -> None:
@@ -244,10 +336,13 @@ def plan_of(**fields: Any) -> Any:
         (None, {"privacy": None}, None, False),
         (None, {}, ("patient", 1), True),
         (None, {}, ("patient", 2), False),
+        (None, {"steps": 199}, ("patient", 2), False),
+        (None, {"steps": 200}, ("patient", 2), True),
+        (None, {"steps": 599}, ("patient", 8), False),
+        (None, {"steps": 600}, ("patient", 8), True),
         (True, {"steps": 1}, None, True),
         (True, {"method": "full"}, None, True),
-        (True, {"privacy": None}, None, False),
-        (True, {}, ("patient", 2), False),
+        (True, {}, ("patient", 2), True),
         (False, {}, None, False),
     ],
 )
@@ -267,25 +362,50 @@ def test_recordings_are_wanted_where_they_pay(
     assert wants_graphs(spec, plan_of(**fields), loss) is wanted
 
 
-def run_of(loss: nn.Module) -> Any:
-    fields = {"plan": plan_of(), "vocabulary": VOCABULARY, "microbatch_tokens": 48}
+@pytest.mark.parametrize("sharded", [False, True])
+def test_what_cannot_be_recorded_is_said(monkeypatch: pytest.MonkeyPatch, sharded: bool) -> None:
+    loss, spec = loss_of("llama", "lora"), FitSpec(target_epsilon=3, cuda_graphs=True)
+    monkeypatch.setattr(module, "recorder_of", lambda device: OperationRecorder())
+    monkeypatch.setattr(module, "is_sharded", lambda loss: sharded)
+    plan = plan_of() if sharded else plan_of(privacy=None)
+    reason = "sharded model's kernels" if sharded else "without privacy"
+    with pytest.warns(UserWarning, match=f"cuda_graphs=True is not followed: .*{reason}"):
+        assert not wants_graphs(spec, plan, loss)
+    assert not wants_graphs(spec.model_copy(update={"cuda_graphs": None}), plan, loss)
+
+
+def run_of(loss: nn.Module, records: int = 1) -> Any:
+    fields = {
+        "plan": plan_of(),
+        "vocabulary": VOCABULARY,
+        "microbatch_tokens": 48,
+        "records": records,
+    }
     return SimpleNamespace(loss=loss, form=Form.AUTO, ranks=ALONE, graphs=True, **fields)
 
 
-def prepared(patch: pytest.MonkeyPatch, loss: nn.Module) -> tuple[BatchLimits, Graphs]:
+def prepared(
+    patch: pytest.MonkeyPatch, loss: nn.Module, records: int = 1
+) -> tuple[BatchLimits, Graphs]:
     for place in (module, loop):
         patch.setattr(place, "recorder_of", lambda device: OperationRecorder())
     patch.setattr(loop, "free_tokens", lambda loss: 160)
-    return loop._prepared(run_of(loss))
+    return loop._prepared(run_of(loss, records))
 
 
-def test_a_run_records_all_its_shapes(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("records", [1, 3])
+def test_a_run_records_all_its_shapes(monkeypatch: pytest.MonkeyPatch, records: int) -> None:
     """Of fewer places: what fills a microbatch up to the time of its start is less."""
-    limits, graphs = prepared(monkeypatch, loss_of("llama", "lora"))
+    limits, graphs = prepared(monkeypatch, loss_of("llama", "lora"), records)
     assert limits.free_tokens == 20
-    shapes = {(limits.units_of(width, 1), width) for width in limits.widths}
+    shapes = {
+        (limits.units_of(width, count), count, width)
+        for width in limits.widths
+        for count in range(1, records + 1)
+        if count * width <= 48
+    }
     assert set(graphs.recordings) == shapes
-    assert str(graphs) == f"CUDA graphs of {len(shapes)} padded lengths"
+    assert str(graphs) == f"CUDA graphs of {len(shapes)} shapes of microbatches"
 
 
 def test_a_run_without_recordings_is_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -76,3 +76,33 @@ def test_places_of_a_microbatch(
     loss: Any = None
     limits = loop.batch_limits(plan, loss, 8192, ALONE)
     assert [(limits.units_of(width, 1), width) for width in (16, 64)] == shapes
+
+
+@pytest.mark.parametrize(
+    ("free", "records", "tried"),
+    [
+        (0, 1, [(6, 1, 16), (6, 1, 40)]),
+        (0, 4, [(6, 1, 16), (6, 1, 40), (1, 4, 16), (1, 4, 40)]),
+        (
+            64,
+            3,
+            [(6 // count, count, width) for count in (1, 2, 3) for width in (16, 32, 40)],
+        ),
+    ],
+)
+def test_companies_of_units_of_several_records_are_tried_too(
+    monkeypatch: pytest.MonkeyPatch, free: int, records: int, tried: list[tuple[int, ...]]
+) -> None:
+    """On a GPU, which has tokens that take no time, in every shape that a microbatch may have."""
+    seen = []
+
+    def noted(loss: Any, vocabulary: int, shape: tuple[int, int], form: Any, count: int) -> bool:
+        seen.append((shape[0], count, shape[1]))
+        return count < records or records == 1
+
+    monkeypatch.setattr(loop, "same_in_company", noted)
+    run: Any = SimpleNamespace(loss=None, vocabulary=9, form=None, records=records)
+    limits = loop.BatchLimits(256, 6, 40, places=6, free_tokens=free, steps=1)
+    assert loop._same_in_company(run, limits) == (records == 1)
+    stops = [shape for shape in tried if shape[1] < records or records == 1]
+    assert seen == tried[: len(stops) + (records > 1)]

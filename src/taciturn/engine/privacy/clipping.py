@@ -69,12 +69,14 @@ def _norms(values: Values, losses_U: Tensor) -> Tensor:
     reduced, rest = _by_kernel(instantiated)
     for some in reduced.values():
         squares_U += kernels.squared_norms(list(some.values())).to(squares_U.device)
-    for part_UP in _exact_columns(list(rest.values())):
+    for part_UP, _ in _exact_columns(list(rest.values())):
         squares_U += part_UP.square_().sum(1).to(squares_U.device)
     return squares_U.sqrt_()
 
 
-def clip_and_sum(gradients: PerUnitGradients, l2_clip_norm: float) -> BoundedSum:
+def clip_and_sum(
+    gradients: PerUnitGradients, l2_clip_norm: float, total: BoundedSum | None = None
+) -> BoundedSum:
     """Scale each unit's gradient to norm at most `l2_clip_norm` and add them up.
 
     Guarantee: adding or removing one unit moves the sum by at most `l2_clip_norm` in l2 norm, what
@@ -84,16 +86,22 @@ def clip_and_sum(gradients: PerUnitGradients, l2_clip_norm: float) -> BoundedSum
     privately. So does a unit whose factors cancel, but it is outstanding until `settle` adds it.
 
     The host does not wait for the device.
+
+    Args:
+        total: a sum over other units, to which these are added; its memory is re-used. As
+            `merge_disjoint`, and without memory for another sum.
     """
     _check_clip_norm(l2_clip_norm)
     values = gradients.values
+    if total is not None:
+        _check_addends(total, l2_clip_norm, values)
     norms_U = _norms(values, gradients.losses_U)
     outstanding_U, finite_U = _cancelled(values, norms_U), torch.isfinite(norms_U)
     left_out_U = outstanding_U | ~finite_U
     bound = l2_clip_norm / (1 + ROUNDING)
     # Filled, not chosen with `where`, which would send the zero to the device and wait for that.
     scale_U = (bound / norms_U).clamp_(max=1.0).masked_fill_(left_out_U, 0.0)
-    sums = _weighted_sums(values, scale_U)
+    sums = _weighted_sums(values, scale_U, {} if total is None else total.values)
     losses_U = gradients.losses_U.to(norms_U)
     notes = (
         (norms_U > l2_clip_norm) & ~left_out_U,
@@ -104,7 +112,8 @@ def clip_and_sum(gradients: PerUnitGradients, l2_clip_norm: float) -> BoundedSum
     )
     notes_5U = torch.stack([each_U.double() for each_U in notes])
     real_units = len(norms_U) - gradients.n_fillers
-    return BoundedSum(sums, l2_clip_norm, Tally(unread=(notes_5U[:, :real_units],)))
+    tally = Tally(unread=(notes_5U[:, :real_units],))
+    return BoundedSum(sums, l2_clip_norm, tally if total is None else total.tally + tally)
 
 
 def settle(
@@ -159,16 +168,20 @@ def merge_disjoint(total: BoundedSum, part: BoundedSum) -> BoundedSum:
     Guarantee: one unit is in one of the two only, so the sensitivity stays what it was. It holds
     because a microbatch has whole units and a logical step draws each unit at most once.
     """
-    if total.l2_sensitivity != part.l2_sensitivity:
-        raise ValueError(
-            f"sensitivities {total.l2_sensitivity} and {part.l2_sensitivity} differ; "
-            "clip all microbatches of a step to one norm"
-        )
-    if total.values.keys() != part.values.keys():
-        raise ValueError("the two sums are over different parameters")
+    _check_addends(total, part.l2_sensitivity, part.values)
     # All at once: a GPU is told of them in a few launches.
     torch._foreach_add_(list(total.values.values()), [part.values[name] for name in total.values])
     return BoundedSum(total.values, total.l2_sensitivity, total.tally + part.tally)
+
+
+def _check_addends(total: BoundedSum, l2_sensitivity: float, values: Mapping[str, object]) -> None:
+    if total.l2_sensitivity != l2_sensitivity:
+        raise ValueError(
+            f"sensitivities {total.l2_sensitivity} and {l2_sensitivity} differ; "
+            "clip all microbatches of a step to one norm"
+        )
+    if total.values.keys() != values.keys():
+        raise ValueError("the two sums are over different parameters")
 
 
 def sum_over_ranks(part: BoundedSum, ranks: Ranks) -> BoundedSum:
@@ -206,16 +219,31 @@ def _by_form(values: Values) -> tuple[dict[str, Tensor], dict[str, FactoredGradi
     return instantiated, factored
 
 
-def _weighted_sums(values: Values, scale_U: Tensor) -> dict[str, Tensor]:
-    """Parameter name -> sum over u of scale[u] * gradient[u], in the order of the gradients."""
+def _weighted_sums(
+    values: Values, scale_U: Tensor, totals: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """Parameter name -> sum over u of scale[u] * gradient[u], in the order of the gradients.
+
+    Args:
+        totals: what the sums are added to, in place; of all names or of none.
+    """
     instantiated, factored = _by_form(values)
     reduced, rest = _by_kernel(instantiated)
-    sums = _sums_of_columns(rest, scale_U)
+    sums: dict[str, Tensor] = {}
     for device, some in reduced.items():
         parts = kernels.weighted_sums(list(some.values()), scale_U.to(device))
         sums |= {name: part.to(scale_U) for name, part in zip(some, parts, strict=True)}
     sums |= {name: value.weighted_sum(scale_U).to(scale_U) for name, value in factored.items()}
+    if totals and sums:
+        # All at once: a GPU is told of them in a few launches.
+        torch._foreach_add_([totals[name] for name in sums], list(sums.values()))
+    sums = dict(totals) or sums | _zeros_like(rest, scale_U)
+    _add_columns(rest, scale_U, sums)
     return {name: sums[name] for name in values}
+
+
+def _zeros_like(values: Mapping[str, Tensor], scale_U: Tensor) -> dict[str, Tensor]:
+    return {name: scale_U.new_zeros(value.shape[1:]) for name, value in values.items()}
 
 
 def _by_kernel(
@@ -232,56 +260,54 @@ def _by_kernel(
     return reduced, rest
 
 
-def _sums_of_columns(values: Mapping[str, Tensor], scale_U: Tensor) -> dict[str, Tensor]:
-    sizes = [math.prod(value.shape[1:]) for value in values.values()]
-    total_P = torch.empty(sum(sizes), dtype=torch.float64, device=scale_U.device)
+def _add_columns(values: Mapping[str, Tensor], scale_U: Tensor, sums: Mapping[str, Tensor]) -> None:
+    """Add sum over u of scale[u] * value[u] to the sums of the same names."""
+    flat = [sums[name].view(-1) for name in values]
     dropped_U1 = (scale_U == 0).unsqueeze(1)
     # Elsewhere than on the CPU, a look at the scales would wait for the device.
     may_drop = scale_U.device.type != "cpu" or not scale_U.numpy().all()
-    start = 0
-    for part_UP in _exact_columns(list(values.values())):
+    for part_UP, places in _exact_columns(list(values.values())):
         if may_drop:  # zero times NaN is NaN: a scale of zero alone would not keep it out
             part_UP.masked_fill_(dropped_U1, 0.0)
-        stop = start + part_UP.shape[1]
-        torch.mv(part_UP.T, scale_U, out=total_P[start:stop])
-        start = stop
-    parts = zip(values.items(), total_P.split(sizes), strict=True)
-    return {name: part_P.view(value.shape[1:]) for (name, value), part_P in parts}
+        parts = torch.mv(part_UP.T, scale_U).split([len(columns) for _, columns in places])
+        targets = [flat[value][columns.start : columns.stop] for value, columns in places]
+        torch._foreach_add_(targets, list(parts))
 
 
-def _exact_columns(values: Sequence[Tensor]) -> Iterator[Tensor]:
+Places: TypeAlias = list[tuple[int, range]]
+"""What columns are side by side: of which value, and where in it."""
+
+
+def _exact_columns(values: Sequence[Tensor]) -> Iterator[tuple[Tensor, Places]]:
     """The gradients [U, ...] side by side, copied to float64 some columns at a time: [U, columns].
 
-    Most parameters are small, so that several of them make up one copy.
+    Most parameters are small, so that several of them make up one copy. All are made in the same
+    memory, which stays in the processor's cache: each is to be used up before the next.
     """
-    if not values:
+    sizes = [math.prod(value.shape[1:]) for value in values]
+    if not sum(sizes):
         return
-    on_cpu = _exact_device(values[0].device).type == "cpu"
-    size = max(1, (_CHUNK if on_cpu else _DEVICE_CHUNK) // max(1, len(values[0])))
-    pieces: list[Tensor] = []
-    columns = 0
-    for value in values:
-        flat_UP = value.reshape(len(value), math.prod(value.shape[1:]))
-        for piece in flat_UP.split(size, 1):
-            if pieces and columns + piece.shape[1] > size:
-                yield _exact(pieces)
-                pieces, columns = [], 0
-            pieces.append(piece)
-            columns += piece.shape[1]
-    if pieces:
-        yield _exact(pieces)
-
-
-def _exact(pieces: Sequence[Tensor]) -> Tensor:
-    widths = [piece.shape[1] for piece in pieces]
-    out_UP = torch.empty(
-        (len(pieces[0]), sum(widths)),
-        dtype=torch.float64,
-        device=_exact_device(pieces[0].device),
-    )
-    for piece, part in zip(pieces, out_UP.split(widths, 1), strict=True):
-        part.copy_(piece)
-    return out_UP
+    device = _exact_device(values[0].device)
+    units = len(values[0])
+    most = (_CHUNK if device.type == "cpu" else _DEVICE_CHUNK) // max(1, units)
+    size = min(max(1, most), sum(sizes))
+    copy_UP = torch.empty(units, size, dtype=torch.float64, device=device)
+    places: Places = []
+    filled = 0
+    for index, (value, columns) in enumerate(zip(values, sizes, strict=True)):
+        flat_UP = value.reshape(units, columns)
+        start = 0
+        while start < columns:
+            stop = min(columns, start + size - filled)
+            end = filled + stop - start
+            copy_UP[:, filled:end].copy_(flat_UP[:, start:stop])
+            places.append((index, range(start, stop)))
+            start, filled = stop, end
+            if filled == size:
+                yield copy_UP, places
+                places, filled = [], 0
+    if places:
+        yield copy_UP[:, :filled], places
 
 
 def _exact_device(device: torch.device) -> torch.device:

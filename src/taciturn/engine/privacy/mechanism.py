@@ -106,10 +106,8 @@ class DpSgdMechanism:
         total: BoundedSum | None = None
         for gradients in microbatches:
             self._check_names(gradients.values)
-            part = clipping.clip_and_sum(gradients, self.l2_clip_norm)
+            total = clipping.clip_and_sum(gradients, self.l2_clip_norm, total)
             del gradients  # its memory is free before the next microbatch is made
-            total = part if total is None else clipping.merge_disjoint(total, part)
-            del part
         return clipping.empty_sum(parameters, self.l2_clip_norm) if total is None else total
 
     def settle(

@@ -134,7 +134,11 @@ def _verify(
 
 
 def same_in_company(
-    loss: nn.Module, vocab_size: int, shape: tuple[int, int], form: Form = Form.AUTO
+    loss: nn.Module,
+    vocab_size: int,
+    shape: tuple[int, int],
+    form: Form = Form.AUTO,
+    records: int = 1,
 ) -> bool:
     """Whether a unit's gradient is the same bit for bit alone and in any company, at one shape.
 
@@ -144,12 +148,13 @@ def same_in_company(
     rounding is the same for other tokens. Then units have to be computed one by one.
 
     Args:
-        shape: (units, tokens), a record each. At one unit there is no company.
+        shape: (units, tokens). At one unit there is no company.
+        records: of each unit.
     """
     units, _ = shape
     if units == 1:
         return True
-    (alone, place), *others = _companies(loss, vocab_size, shape)
+    (alone, place), *others = _companies(loss, vocab_size, shape, records)
     with _perturbed(loss):
         expected, sizes = _traced(loss, alone, place, form)
         for batch, where in others:
@@ -165,6 +170,7 @@ def same_replayed(
     shape: tuple[int, int],
     replayed: Callable[[UnitBatch], PerUnitGradients],
     form: Form = Form.AUTO,
+    records: int = 1,
 ) -> bool:
     """Whether another way to compute gradients gives those of this module, bit for bit.
 
@@ -173,11 +179,12 @@ def same_replayed(
     the clipped sum, and all that is noted about units: norms, and which are outstanding.
 
     Args:
-        shape: (units, tokens), a record each.
+        shape: (units, tokens).
         replayed: may overwrite what it gave before.
+        records: of each unit.
     """
     with _perturbed(loss):
-        for batch, _ in _companies(loss, vocab_size, shape):
+        for batch, _ in _companies(loss, vocab_size, shape, records):
             expected = _all(per_example_gradients(loss, batch, form))
             own = _all(replayed(batch))
             if len(own) != len(expected) or not all(map(torch.equal, own, expected)):
@@ -236,39 +243,48 @@ def _own(gradients: PerUnitGradients, place: int) -> list[Tensor]:
 
 
 def _companies(
-    loss: nn.Module, vocab_size: int, shape: tuple[int, int]
+    loss: nn.Module, vocab_size: int, shape: tuple[int, int], records: int
 ) -> list[tuple[UnitBatch, int]]:
     """Public batches with the same unit in them, and its place; the first has no other."""
     units, _ = shape
     cases = ((units // 2, True), (units // 2, False), (units - 1, False), (0, True))
     return [
-        (_company(loss, vocab_size, shape, place, lonely=lonely), place) for place, lonely in cases
+        (_company(loss, vocab_size, shape, place, lonely=lonely, records=records), place)
+        for place, lonely in cases
     ]
 
 
 def _company(
-    loss: nn.Module, vocab_size: int, shape: tuple[int, int], place: int, *, lonely: bool
+    loss: nn.Module,
+    vocab_size: int,
+    shape: tuple[int, int],
+    place: int,
+    *,
+    lonely: bool,
+    records: int = 1,
 ) -> UnitBatch:
-    """A public batch of one record for each unit; the one at `place` is always the same."""
+    """A public batch of `records` for each unit; the unit at `place` is always the same."""
     units, tokens = shape
     generator = torch.Generator().manual_seed(_SEED)
-    own_T = torch.randint(vocab_size, (tokens,), generator=generator)
-    ids_BT = torch.zeros(shape, dtype=torch.int64)
-    weights_BT = torch.zeros(shape)
-    for row in range(units):
-        if row == place or (not lonely and row % 3 == 0):
-            ids_BT[row], length = own_T, tokens - 2
+    own_KT = torch.randint(vocab_size, (records, tokens), generator=generator)
+    ids_BT = torch.zeros(units * records, tokens, dtype=torch.int64)
+    weights_BT = torch.zeros(ids_BT.shape)
+    for row in range(len(ids_BT)):
+        unit, record = divmod(row, records)
+        if unit == place or (not lonely and unit % 3 == 0):
+            # Its records end one after the other.
+            ids_BT[row], length = own_KT[record], max(2, tokens - 2 - record)
             ids_BT[row, length:] = 0
         elif lonely:
             continue
-        elif row % 3 == 1:
+        elif unit % 3 == 1:
             ids_BT[row], length = _loudest(loss, vocab_size), tokens
         else:
             ids_BT[row] = torch.randint(vocab_size, (tokens,), generator=generator)
             length = tokens
         weights_BT[row, 1:length] = 1 / (length - 1)
-    batch = UnitBatch(ids_BT, weights_BT, torch.arange(units), units)
-    return batch.to(next(loss.parameters()).device)
+    unit_of_B = torch.arange(units).repeat_interleave(records)
+    return UnitBatch(ids_BT, weights_BT, unit_of_B, units).to(next(loss.parameters()).device)
 
 
 def _with_outlier(loss: nn.Module, batch: UnitBatch) -> UnitBatch:

@@ -21,6 +21,9 @@ from numpy.typing import NDArray
 from taciturn.data.tokens.store import TokenizedDataset, TokenizedRecord
 from taciturn.engine.privacy.types import UnitBatch
 
+Shape = tuple[int, int, int]
+"""Of a microbatch: units, sequences of each, and tokens of a sequence."""
+
 _NARROWEST = 16
 _FEWEST = 4
 PADDED = {4: 1.10, 2: 1.20, 1: 1.44}
@@ -61,6 +64,23 @@ class BatchLimits:
     def widths(self) -> tuple[int, ...]:
         """All padded lengths, from short to long."""
         return widths(self.max_tokens, self.steps)
+
+    def shapes(self, records: int = 1) -> list[Shape]:
+        """All shapes of microbatches of whole units, each of `records` records at most.
+
+        What is larger than a microbatch is computed in parts, and not among them.
+        """
+        return [
+            (self.units_of(width, count), count, width)
+            for count in padded_counts(records)
+            for width in self.widths
+            if count == 1 or width * count <= self.tokens
+        ]
+
+
+def padded_counts(records: int) -> tuple[int, ...]:
+    """All numbers of sequences that a unit of at most `records` records is given: 1, 2, 3, 4, 6."""
+    return tuple(sorted({_stepped(number, 2) for number in range(1, records + 1)}))
 
 
 def filled_units(expected_batch_size: int, max_tokens: int, steps: int = 4) -> int:

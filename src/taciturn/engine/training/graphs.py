@@ -8,18 +8,19 @@ Recorded are forward and backward pass, up to the units' gradients. Norms, clipp
 are computed as ever, by the same code from the recorded gradients: no recording can change what a
 unit adds to a sum by more than the clip norm.
 
-Shapes: U units, B sequences, T tokens.
+Shapes: B sequences, T tokens.
 """
 
 from __future__ import annotations
 
 import contextlib
 import gc
+import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -31,6 +32,7 @@ from taciturn.engine.privacy.layout import copied
 from taciturn.engine.privacy.per_example import per_example_gradients, with_fillers
 from taciturn.engine.privacy.types import PerUnitGradients, UnitBatch
 from taciturn.engine.privacy.verification import same_replayed
+from taciturn.engine.training.batch import Shape, padded_counts
 from taciturn.engine.training.lockstep import Group
 from taciturn.engine.training.memory import (
     STATE_BYTES,
@@ -42,15 +44,12 @@ from taciturn.engine.training.memory import (
 from taciturn.planning.plan import TrainingPlan
 from taciturn.spec import FitSpec
 
-# To record and compare a shape takes as long as some twenty microbatches, of which a step has at
-# least one for most shapes.
+# To record and compare a shape takes as long as some twenty microbatches. A step has at least one
+# for most padded lengths, whatever the number of records: so many steps for each such number.
 _STEPS = 100
 _WARM_UP = 2
 # Part of a GPU's memory that stays free beside recordings, as in `microbatch.py`.
 _RESERVE = 0.1
-
-Shape = tuple[int, int]
-"""Units, of one record each, and tokens."""
 
 
 class Recorder(Protocol):
@@ -114,11 +113,9 @@ class Graphs:
         if len(group) != 1 or form is not self.form:
             return None
         (batch,) = group
-        shape: Any = tuple(batch.input_ids_BT.shape)
-        recording = self.recordings.get(shape)
-        if recording is None or not _one_record_each(batch):
-            return None
-        return recording.of(batch)
+        shape = _shape(batch)
+        recording = None if shape is None else self.recordings.get(shape)
+        return None if recording is None else recording.of(batch)
 
     def of(self, loss: nn.Module) -> Graphs:
         """Return the recordings, or none if the model's weights are elsewhere by now."""
@@ -127,7 +124,7 @@ class Graphs:
 
     def __str__(self) -> str:
         if self.recordings:
-            return f"CUDA graphs of {len(self.recordings)} padded lengths"
+            return f"CUDA graphs of {len(self.recordings)} shapes of microbatches"
         return f"no CUDA graphs: {self.reason or 'not asked for, or not worth it'}"
 
 
@@ -138,16 +135,25 @@ def wants_graphs(spec: FitSpec, plan: TrainingPlan, loss: nn.Module) -> bool:
     """Return whether recordings are asked for and may pay; from public facts alone.
 
     By default they are for LoRA, whose kernels are many and small, and for runs of 100 steps or
-    more. Units of several records have too many shapes, and a sharded model's kernels wait for
-    other processes.
+    more, times the numbers of sequences that a unit may be given. Where they are asked for and
+    cannot be, a warning says so; on a device without recordings the setting does nothing.
     """
-    one_each = spec.privacy_unit is None or spec.max_records_per_unit == 1
-    if plan.privacy is None or not one_each or is_sharded(loss):
+    if spec.cuda_graphs is False or recorder_of(next(loss.parameters()).device) is None:
         return False
-    if recorder_of(next(loss.parameters()).device) is None:
-        return False
-    worth = plan.adapter.method == "lora" and plan.steps >= _STEPS
-    return worth if spec.cuda_graphs is None else spec.cuda_graphs
+    reason = "without privacy nothing is recorded" if plan.privacy is None else ""
+    if is_sharded(loss):
+        reason = "a sharded model's kernels wait for other processes"
+    if reason and spec.cuda_graphs:
+        warnings.warn(f"cuda_graphs=True is not followed: {reason}", stacklevel=2)
+    if reason or spec.cuda_graphs:
+        return not reason
+    least = _STEPS * len(padded_counts(records_of(spec)))
+    return plan.adapter.method == "lora" and plan.steps >= least
+
+
+def records_of(spec: FitSpec) -> int:
+    """Records of a unit, at most; without a privacy unit each record is one."""
+    return 1 if spec.privacy_unit is None else spec.max_records_per_unit
 
 
 def recorder_of(device: torch.device) -> Recorder | None:
@@ -181,9 +187,9 @@ def _compared(
 ) -> Graphs:
     recordings = {shape: _recording(loss, vocabulary, shape, form, recorder) for shape in shapes}
     # Once all are there: they share memory.
-    for shape, recording in recordings.items():
-        if not same_replayed(loss, vocabulary, shape, recording.of, form):
-            raise RuntimeError(f"{shape[0]} units of {shape[1]} tokens get other gradients")
+    for (units, records, width), recording in recordings.items():
+        if not same_replayed(loss, vocabulary, (units, width), recording.of, form, records):
+            raise RuntimeError(f"{units} units of {records} x {width} tokens get other gradients")
     _check_room(loss, vocabulary, shapes, form)
     return Graphs(recordings, form, _addresses(loss))
 
@@ -194,8 +200,8 @@ def _check_room(loss: nn.Module, vocabulary: int, shapes: Sequence[Shape], form:
     if device.type != "cuda":
         return
     largest = max(
-        measured_peak(loss, random_batch(vocabulary, *shape, device), form, private=True)
-        for shape in (shapes[0], shapes[-1])
+        measured_peak(loss, _random(vocabulary, shape, device), form, private=True)
+        for shape in {max(shapes), max(shapes, key=math.prod)}  # most units, most tokens
     )
     # What is still reserved afterwards belongs to the recordings.
     torch.cuda.empty_cache()
@@ -208,7 +214,7 @@ def _check_room(loss: nn.Module, vocabulary: int, shapes: Sequence[Shape], form:
 def _recording(
     loss: nn.Module, vocabulary: int, shape: Shape, form: Form, recorder: Recorder
 ) -> Recording:
-    batch = random_batch(vocabulary, *shape, next(loss.parameters()).device)
+    batch = _random(vocabulary, shape, next(loss.parameters()).device)
     compute = partial(per_example_gradients, loss, batch, form)
     before = _random_state(batch)
     for _ in range(_WARM_UP):  # what a first call sets up is there from here on
@@ -222,9 +228,18 @@ def _recording(
     return Recording(batch, gradients, replay)
 
 
-def _one_record_each(batch: UnitBatch) -> bool:
+def _random(vocabulary: int, shape: Shape, device: torch.device) -> UnitBatch:
+    units, records, width = shape
+    return random_batch(vocabulary, units, width, device, records)
+
+
+def _shape(batch: UnitBatch) -> Shape | None:
+    """The shape of a batch whose units have as many sequences each, side by side and in order."""
     units_B = batch.unit_of_B.numpy()  # of the CPU, where groups are made
-    return batch.n_units == len(units_B) and bool((units_B == np.arange(len(units_B))).all())
+    records = len(units_B) // max(1, batch.n_units)
+    if not np.array_equal(units_B, np.arange(batch.n_units).repeat(records)):
+        return None
+    return batch.n_units, records, batch.input_ids_BT.shape[1]
 
 
 def _random_state(batch: UnitBatch) -> list[Tensor]:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,8 @@ from taciturn.planning.plan import EXPLANATIONS, TrainingPlan
 
 _CURVE_POINTS = 24
 STARTED_TOGETHER = 8
-"""So many times fewer tokens take no longer than one, where kernels are; measured on no device."""
+"""So many times fewer tokens take no longer than one, where kernels are; measured on no device:
+"starts of kernels" in bench/gpu.py does."""
 # Never answered by smaller microbatches: who was drawn would be seen in what comes after.
 _NO_ROOM = (
     "the device has too little free memory for a microbatch; end what else uses it, or run again "
@@ -128,6 +130,7 @@ class Run:
 
     Attributes:
         graphs: whether microbatches are recorded as CUDA graphs, if they can be.
+        records: of a unit, at most.
         before_steps: called in all processes when it is certain that steps will run, and none has.
         on_checkpoint: called in the first process after a checkpoint of so many steps was written.
         stop: asked in each process after a step; true in any of them stops the run as Ctrl-C does.
@@ -144,6 +147,7 @@ class Run:
     on_progress: Callable[[TrainingProgress], None]
     on_private_metrics: Callable[[PrivateMetrics], None]
     graphs: bool = False
+    records: int = 1
     ranks: Ranks = ALONE
     blocks: Blocks | None = None
     before_steps: Callable[[], None] = lambda: None
@@ -316,16 +320,22 @@ def _graphs(run: Run, limits: BatchLimits) -> Graphs:
     recorder = recorder_of(next(run.loss.parameters()).device)
     if recorder is None or not _same_in_company(run, limits):
         return Graphs(reason="units are computed one by one")
-    shapes = [(limits.units_of(width, 1), width) for width in limits.widths]
-    return recorded(run.loss, run.vocabulary, shapes, run.form, recorder)
+    return recorded(run.loss, run.vocabulary, limits.shapes(run.records), run.form, recorder)
 
 
 def _same_in_company(run: Run, limits: BatchLimits) -> bool:
-    """A GPU has other kernels for other shapes, so that every length is tried there."""
-    lengths = limits.widths if limits.free_tokens else {limits.widths[0], limits.widths[-1]}
+    """A GPU has other kernels for other shapes, so that every one is tried there.
+
+    Elsewhere the shortest and the longest records, one of each unit and as many as there may be.
+    """
+    shapes = limits.shapes(run.records)
+    if not limits.free_tokens:
+        of_counts = [list(lengths) for _, lengths in groupby(shapes, key=lambda shape: shape[1])]
+        few, many = of_counts[0], of_counts[-1]
+        shapes = list(dict.fromkeys((few[0], few[-1], many[0], many[-1])))
     return all(
-        same_in_company(run.loss, run.vocabulary, (limits.units_of(width, 1), width), run.form)
-        for width in lengths
+        same_in_company(run.loss, run.vocabulary, (units, width), run.form, records)
+        for units, records, width in shapes
     )
 
 

@@ -25,6 +25,10 @@ from taciturn.engine.privacy.types import UnitBatch
 STATE_BYTES = 3 * 4 + 8
 """Beside a microbatch, per trained weight: master copy and two moments (fp32), and the sum
 (float64)."""
+LAYER_START_S = 2.5e-3
+"""Seconds to tell a GPU of one layer of a private microbatch; assumed, measured on no device."""
+_FLOPS = 4e14
+"""Operations a second, of an H200 in bf16 at 40% of its peak; assumed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,15 +102,14 @@ def trained_numbers(loss: nn.Module) -> int:
 def free_tokens(loss: nn.Module) -> int:
     """Tokens that take no longer than one: as many as a GPU computes while it is told to.
 
-    0 on a CPU. A GPU is told of one kernel after the other, about 2.5 ms for a layer of a private
-    microbatch, and computes 6 operations for a token and weight at 4e14 a second (an H200 in
-    bf16, at 40% of its peak). Layers and weights follow from one another in models of the usual
-    proportions: P = 12 L h^2 with L = h / 100. Measured on no device: bench/gpu.py does it.
+    0 on a CPU. A GPU is told of one kernel after the other, and computes 6 operations for a token
+    and weight. Layers and weights follow from one another in models of the usual proportions:
+    P = 12 L h^2 with L = h / 100. Measured on no device: "starts of kernels" in bench/gpu.py does.
     """
     if next(loss.parameters()).device.type != "cuda":
         return 0
     weights = sum(value.numel() for value in loss.parameters())
-    return int(2.5e-3 * 4e14 / (6 * 12) / math.pow(weights * 100 / 12, 2 / 3))
+    return int(LAYER_START_S * _FLOPS / (6 * 12) / math.pow(weights * 100 / 12, 2 / 3))
 
 
 def memory_estimate(
@@ -129,12 +132,15 @@ def memory_estimate(
     )
 
 
-def random_batch(vocabulary: int, sequences: int, width: int, device: torch.device) -> UnitBatch:
-    """Public random tokens: units of one sequence each."""
+def random_batch(
+    vocabulary: int, units: int, width: int, device: torch.device, records: int = 1
+) -> UnitBatch:
+    """Public random tokens: units of `records` sequences each."""
     generator = torch.Generator().manual_seed(0)
-    ids = torch.randint(vocabulary, (sequences, width), generator=generator)
-    weights = torch.full((sequences, width), 1.0 / width)
-    return UnitBatch(ids, weights, torch.arange(sequences), sequences).to(device)
+    ids = torch.randint(vocabulary, (units * records, width), generator=generator)
+    weights = torch.full((units * records, width), 1.0 / width)
+    unit_of_B = torch.arange(units).repeat_interleave(records)
+    return UnitBatch(ids, weights, unit_of_B, units).to(device)
 
 
 def microbatch_peak(loss: nn.Module, batch: UnitBatch, form: Form, *, private: bool) -> int:
