@@ -161,9 +161,9 @@ def _side_information(
     """
     ranks = _ranks(model, choice)
     if text is None:
-        kept = kept_side_information(model, ranks, choice.seed)
-        if kept is not None:
-            return kept
+        information = kept_side_information(model, ranks, choice.seed)
+        if information is not None:
+            return information
         text = own_text(model, choice.seed)
     text = text.to(model.device)
     subspaces = activation_subspaces(model, ranks, text, choice.seed)

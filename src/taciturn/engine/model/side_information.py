@@ -36,16 +36,16 @@ def kept_side_information(
     precision, or one whose layers get other ranks.
     """
     with safe_open(path(), framework="pt") as file:
-        kept = file.metadata()
+        metadata = file.metadata()
         # The count first: to digest a large model takes seconds.
-        if kept["parameters"] != _count(model) or kept != description(model, ranks, seed):
+        if metadata["parameters"] != _count(model) or metadata != description(model, ranks, seed):
             return None
-        found = {name: _read(file, name, model.device) for name in ranks}
-        return found, file.get_tensor(FREQUENCIES).to(model.device)
+        subspaces = {name: _read(file, name, model.device) for name in ranks}
+        return subspaces, file.get_tensor(FREQUENCIES).to(model.device)
 
 
 def description(model: Any, ranks: Mapping[str, int], seed: int) -> dict[str, str]:
-    """What side information follows from, as the file's metadata says it."""
+    """Facts that side information follows from, as the file's metadata says them."""
     digest = hashlib.sha256()
     for name, value in model.named_parameters():
         content = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
@@ -60,18 +60,18 @@ def description(model: Any, ranks: Mapping[str, int], seed: int) -> dict[str, st
     }
 
 
-def tensors(found: Mapping[str, Subspace], frequencies: Tensor) -> dict[str, Tensor]:
+def tensors(subspaces: Mapping[str, Subspace], frequencies: Tensor) -> dict[str, Tensor]:
     """All that is kept, by the names of the file."""
-    named = {
+    content = {
         f"{name}.{part}": torch.as_tensor(getattr(one, part), dtype=_TYPES.get(part)).contiguous()
-        for name, one in found.items()
+        for name, one in subspaces.items()
         for part in _PARTS
     }
-    return {**named, FREQUENCIES: frequencies}
+    return {**content, FREQUENCIES: frequencies}
 
 
 def path() -> Path:
-    """Where the file is."""
+    """The file, beside the folder of the embedded model."""
     return model_path().with_name(FILE)
 
 
