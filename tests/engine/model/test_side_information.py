@@ -11,9 +11,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from support.ranks import in_processes, results
 from taciturn.embedded import TINY_MEDICAL
 from taciturn.engine.model import lora
 from taciturn.engine.model.load import load_base
+from taciturn.engine.model.sharding import shard
 from taciturn.engine.model.side_information import (
     description,
     kept_side_information,
@@ -21,6 +23,7 @@ from taciturn.engine.model.side_information import (
     tensors,
 )
 from taciturn.engine.model.subspace import activation_subspaces, own_text, unigram
+from taciturn.engine.training.processes import all_processes
 from taciturn.local.estimate import public_facts
 from taciturn.planning.plan import adapter_plan
 from taciturn.spec import FitSpec
@@ -76,6 +79,17 @@ def test_it_is_kept_for_these_weights_ranks_and_seed_alone() -> None:
     assert kept_side_information(model, ranks, SEED) is None
     model.to(torch.bfloat16)
     assert kept_side_information(model, ranks, SEED) is None
+
+
+def of_a_shard() -> bool:
+    model, ranks = base()
+    with all_processes(torch.device("cpu")) as processes:
+        shard(model, torch.device("cpu"), processes.size)
+        return kept_side_information(model, ranks, SEED) is None
+
+
+def test_it_is_not_asked_for_by_a_model_that_is_spread_over_processes() -> None:
+    assert results(in_processes(2, of_a_shard)) == [True, True]
 
 
 def test_an_automatic_fit_takes_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from taciturn.embedded import model_path
 from taciturn.engine.model import subspace
+from taciturn.engine.model.sharding import is_sharded
 from taciturn.engine.model.subspace import Subspace
 
 FILE = "side_information.safetensors"
@@ -33,8 +34,10 @@ def kept_side_information(
     """Subspaces and frequencies of tokens, if they are kept for these weights, ranks and seed.
 
     None for every other model: one that differs in a single bit of its weights, one in another
-    precision, or one whose layers get other ranks.
+    precision, one whose layers get other ranks, or one that is spread over processes.
     """
+    if is_sharded(model):
+        return None
     with safe_open(path(), framework="pt") as file:
         metadata = file.metadata()
         # The count first: to digest a large model takes seconds.
