@@ -14,6 +14,7 @@ from torch.nn.utils import parametrize
 from transformers.pytorch_utils import Conv1D
 
 from taciturn.engine.model.adapter import quiet_peft
+from taciturn.engine.model.side_information import kept_side_information
 from taciturn.engine.model.subspace import Subspace, activation_subspaces, own_text, unigram
 from taciturn.errors import ModelError, SpecError
 
@@ -118,12 +119,10 @@ def settle(model: nn.Module) -> None:
 
 def _attach_fixed_a(model: Any, choice: AdapterSettings, text: Tensor | None) -> nn.Module:
     """LoRA whose A matrices are public activation directions; only the B matrices are trained."""
-    text = own_text(model, choice.seed) if text is None else text.to(model.device)
-    subspaces = activation_subspaces(model, _ranks(model, choice), text, choice.seed)
+    head = _head_name(model)
+    subspaces, frequencies = _side_information(model, choice, text, head)
     # Some layers are never called, because the model takes their weights and computes itself.
     ranks = {name: len(subspace.directions_RD) for name, subspace in subspaces.items()}
-    head = _head_name(model)
-    frequencies = unigram(model, text) if head in ranks else None
     config = LoraConfig(
         r=choice.r or 8,
         lora_alpha=choice.r or 8,
@@ -151,6 +150,24 @@ def _attach_fixed_a(model: Any, choice: AdapterSettings, text: Tensor | None) ->
             parametrize.register_parametrization(head_b, "weight", RowScale(scale_V1))
     model_to_fit: nn.Module = adapted
     return model_to_fit
+
+
+def _side_information(
+    model: Any, choice: AdapterSettings, text: Tensor | None, head: str | None
+) -> tuple[dict[str, Subspace], Tensor | None]:
+    """Directions of each layer, and how frequent tokens are if the head is adapted.
+
+    Of the embedded model's own text, both are kept in the package.
+    """
+    ranks = _ranks(model, choice)
+    if text is None:
+        information = kept_side_information(model, ranks, choice.seed)
+        if information is not None:
+            return information
+        text = own_text(model, choice.seed)
+    text = text.to(model.device)
+    subspaces = activation_subspaces(model, ranks, text, choice.seed)
+    return subspaces, unigram(model, text) if head in subspaces else None
 
 
 @torch.no_grad()

@@ -26,6 +26,8 @@ _MOST_ROWS = 512
 _BATCH = 64
 _EXTRA_DIRECTIONS = 8
 _PASSES = 3
+METHOD = (_SEQUENCES, _TOKENS, _BATCH, _EXTRA_DIRECTIONS, _PASSES)
+"""Public constants that results follow from, besides weights, seed and ranks."""
 
 
 @dataclass(frozen=True, slots=True)

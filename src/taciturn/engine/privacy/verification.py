@@ -23,7 +23,6 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from taciturn.engine.privacy.clipping import clip_and_sum, unit_norms
 from taciturn.engine.privacy.factors import FactoredGradients
@@ -319,12 +318,23 @@ class _Sizes(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
-        for each in tree_leaves((args, out)):
-            if isinstance(each, Tensor):
-                self.seen.append(tuple(each.shape))
-                if "grouped" in str(func) and not each.is_floating_point():
-                    self.seen.append(tuple(each.flatten().tolist()))
+        # Names of an operation and its overload are strings that it keeps; str(func) makes one.
+        self._note((args, out), grouped="grouped" in func.__name__)
         return out
+
+    def _note(self, value: Any, grouped: bool) -> None:
+        """Note the tensors in what an operation took or gave.
+
+        Operations know sequences of tensors and no other container. This is called for each of
+        them, thousands of times in a trial, so it looks at the commonest first.
+        """
+        if isinstance(value, Tensor):
+            self.seen.append(tuple(value.shape))
+            if grouped and not value.is_floating_point():
+                self.seen.append(tuple(value.flatten().tolist()))
+        elif isinstance(value, (tuple, list)):
+            for each in value:
+                self._note(each, grouped)
 
 
 @contextmanager
