@@ -23,10 +23,10 @@ from dp_accounting.dp_event import (
     SelfComposedDpEvent,
 )
 from fastapi import FastAPI
-from fastapi.testclient import TestClient
 from httpx import Response
 from sqlalchemy import Connection, Engine, func, insert, select, update
 
+from support.client import Client
 from support.clock import Clock
 from support.launcher import FakeLauncher, FakeWorker
 from taciturn.server.app import create_app
@@ -174,9 +174,9 @@ class GatewayWorld:
         return replace(services, logins=logins, links=links)
 
     @cached_property
-    def client(self) -> TestClient:
+    def client(self) -> Client:
         """Client of the application, with cookies."""
-        return TestClient(self.app, base_url="https://testserver", raise_server_exceptions=False)
+        return Client(self.app, base_url="https://testserver", raise_server_exceptions=False)
 
     def restart(self) -> None:
         """Replace the services by new ones, as a restart does."""

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from httpx import Response
 from sqlalchemy import Connection, insert, update
-from starlette.testclient import TestClient
 
+from support.client import Client
 from support.console import send
 from support.gateway import DATASET, NAMESPACE, GatewayWorld, fit, new_dataset, plan_of
 from support.hostile import HOSTILE, PRINTABLE, Injected
@@ -35,12 +35,12 @@ HTML = {"Accept": "text/html,*/*"}
 
 
 @pytest.fixture
-def hostile_world(lite: GatewayWorld) -> tuple[GatewayWorld, dict[str, str], TestClient]:
+def hostile_world(lite: GatewayWorld) -> tuple[GatewayWorld, dict[str, str], Client]:
     """A furnished gateway, what it holds, and a client whose streams end at once."""
     world = lite.populate()
     things = furnished(world)
     app = HangUp(world.app)
-    client = TestClient(app, base_url="https://testserver", raise_server_exceptions=False)
+    client = Client(app, base_url="https://testserver", raise_server_exceptions=False)
     return world, things, client
 
 
@@ -61,7 +61,7 @@ def check(answer: Response, place: str, *, parts: bool = False) -> set[int]:
     return injected.shown
 
 
-def look_at_all(world: GatewayWorld, things: dict[str, str], client: TestClient) -> set[int]:
+def look_at_all(world: GatewayWorld, things: dict[str, str], client: Client) -> set[int]:
     """Look at every page as everybody; returns the numbers of the strings that were shown."""
     shown: set[int] = set()
     for page in console_pages(world.app, things):
@@ -102,7 +102,7 @@ def strings_of(number: int) -> tuple[str, ...]:
 
 @pytest.mark.parametrize("all_of_them", [False, pytest.param(True, marks=pytest.mark.thorough)])
 def test_every_field_of_every_form(
-    hostile_world: tuple[GatewayWorld, dict[str, str], TestClient], all_of_them: bool
+    hostile_world: tuple[GatewayWorld, dict[str, str], Client], all_of_them: bool
 ) -> None:
     world, things, client = hostile_world
     fields, used = 0, set[str]()
@@ -159,7 +159,7 @@ def bodies(text: str) -> Iterator[tuple[str, str, str, Any]]:
 
 @pytest.mark.parametrize("all_of_them", [False, pytest.param(True, marks=pytest.mark.thorough)])
 def test_every_name_that_a_program_gives(
-    hostile_world: tuple[GatewayWorld, dict[str, str], TestClient], all_of_them: bool
+    hostile_world: tuple[GatewayWorld, dict[str, str], Client], all_of_them: bool
 ) -> None:
     world, things, client = hostile_world
     for number, text in enumerate(HOSTILE if all_of_them else HOSTILE[::9]):
@@ -171,7 +171,7 @@ def test_every_name_that_a_program_gives(
 
 
 def test_what_is_stored_is_text_whoever_let_it_in(
-    hostile_world: tuple[GatewayWorld, dict[str, str], TestClient],
+    hostile_world: tuple[GatewayWorld, dict[str, str], Client],
 ) -> None:
     """Also what no form of today lets in: it may come from a provider of identities, a probe, a
     worker, or an earlier version."""
@@ -270,14 +270,14 @@ def _store(
 
 
 def test_a_job_and_its_model_with_a_hostile_name(
-    hostile_world: tuple[GatewayWorld, dict[str, str], TestClient],
+    hostile_world: tuple[GatewayWorld, dict[str, str], Client],
 ) -> None:
     for text in PRINTABLE[::5]:
         look_at_job_and_model(*hostile_world, text)
 
 
 def look_at_job_and_model(
-    world: GatewayWorld, things: dict[str, str], client: TestClient, text: str
+    world: GatewayWorld, things: dict[str, str], client: Client, text: str
 ) -> None:
     job = world.add_job("fit", state="succeeded", request={**fit(), "name": text, "purpose": text})
     model = world.add_model(job, name=text, report=report(base_model=text).model_dump_json())
@@ -288,7 +288,7 @@ def look_at_job_and_model(
 
 @pytest.mark.parametrize("all_of_them", [False, pytest.param(True, marks=pytest.mark.thorough)])
 def test_an_error_of_sql_quotes_a_selection_as_text(
-    hostile_world: tuple[GatewayWorld, dict[str, str], TestClient], all_of_them: bool
+    hostile_world: tuple[GatewayWorld, dict[str, str], Client], all_of_them: bool
 ) -> None:
     world, _, _ = hostile_world
     shown = set()
@@ -303,7 +303,7 @@ def test_an_error_of_sql_quotes_a_selection_as_text(
 
 
 def test_addresses_lead_nowhere_else(
-    hostile_world: tuple[GatewayWorld, dict[str, str], TestClient],
+    hostile_world: tuple[GatewayWorld, dict[str, str], Client],
 ) -> None:
     """A hostile string as part of an address, or of a query."""
     world, things, client = hostile_world
