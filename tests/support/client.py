@@ -7,8 +7,7 @@ from contextlib import ExitStack
 from functools import cache
 from typing import Any
 
-from anyio.abc import BlockingPortal
-from anyio.from_thread import start_blocking_portal
+from anyio.from_thread import BlockingPortal, start_blocking_portal
 from starlette.testclient import TestClient
 
 
