@@ -130,7 +130,8 @@ def _verify(
         for gradients, dense in values:
             _compare_losses(float(gradients.losses_U[unit]), truth_loss, tolerance)
             _compare_gradients(dense, unit, truth, tolerance)
-            _compare_norms(gradients, dense, unit)
+    for gradients, dense in values:
+        _compare_norms(gradients, dense)
 
 
 def same_in_company(
@@ -306,7 +307,7 @@ class _Sizes(TorchDispatchMode):
         for each in tree_leaves((args, out)):
             if isinstance(each, Tensor):
                 self.seen.append(tuple(each.shape))
-                if "grouped" in str(func) and not each.is_floating_point():
+                if not each.is_floating_point() and "grouped" in str(func):
                     self.seen.append(tuple(each.flatten().tolist()))
         return out
 
@@ -395,12 +396,15 @@ def _compare_gradients(
             )
 
 
-def _compare_norms(gradients: PerUnitGradients, dense: Mapping[str, Tensor], unit: int) -> None:
+def _compare_norms(gradients: PerUnitGradients, dense: Mapping[str, Tensor]) -> None:
     """A norm from Gram matrices is that of the gradient that the factors stand for."""
     for name, value in gradients.values.items():
-        if isinstance(value, FactoredGradients):
-            norm, expected = float(value.squared_norms()[unit]) ** 0.5, _norm(dense[name][unit])
-            if not abs(norm - expected) <= _GRAM * max(expected, _norm(dense[name])):
+        if not isinstance(value, FactoredGradients):
+            continue
+        whole = _norm(dense[name])
+        for square, own in zip(value.squared_norms().tolist(), dense[name], strict=True):
+            norm, expected = square**0.5, _norm(own)
+            if not abs(norm - expected) <= _GRAM * max(expected, whole):
                 raise UnsupportedLayerError(
                     f"parameter {name!r}: its norm is {norm:.6g} from factors and {expected:.6g} "
                     'instantiated; set per_unit_gradients="instantiate"'
