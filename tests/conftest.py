@@ -33,7 +33,7 @@ def pytest_xdist_auto_num_workers() -> int | None:
     return min(8, processors + 1)
 
 
-# Files with tests that take half a minute and more: the longest first. Begun last, one of them would
+# Files whose tests take half a minute and more: the longest first. Begun last, one of them would
 # keep a single processor busy at the end.
 _FIRST = (
     "tests/e2e/test_notebook.py",

@@ -10,7 +10,7 @@ from pathlib import Path
 import anyio
 import psycopg
 import pytest
-from sqlalchemy import Engine, make_url
+from sqlalchemy import URL, Engine, make_url
 
 from support.databases import open_quickly
 from support.gateway import GatewayWorld
@@ -51,17 +51,6 @@ def migrated_url(cluster: PostgresServer) -> str:
     return url
 
 
-@pytest.fixture(scope="session")
-def emptied(migrated_url: str) -> Iterator[Callable[[], None]]:
-    """Empties that database, on a connection that is kept: to open one takes as long."""
-    url = make_url(migrated_url)
-    with psycopg.connect(
-        host=str(url.query["host"]), user=url.username, dbname=url.database, autocommit=True
-    ) as connection:
-        connection.execute("SET session_replication_role = replica")
-        yield lambda: empty(connection)
-
-
 @pytest.fixture(params=["sqlite", "postgresql"])
 def empty_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     """The URL of a database without tables."""
@@ -81,8 +70,8 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
         path = tmp_path / "server.db"
         shutil.copy(request.getfixturevalue("migrated_file"), path)
         return f"sqlite:///{path}"
-    request.getfixturevalue("emptied")()
     migrated: str = request.getfixturevalue("migrated_url")
+    empty(make_url(migrated))
     return migrated
 
 
@@ -139,9 +128,12 @@ def _migrate(url: str) -> None:
     engine.dispose()
 
 
-def empty(connection: psycopg.Connection) -> None:
+def empty(url: URL) -> None:
     """Remove all rows, past the triggers that refuse it to everybody but the server's owner."""
     # Few rows are deleted sooner than files of three dozen tables are made anew, as TRUNCATE does.
     deletions = "; ".join(f"DELETE FROM {name}" for name in metadata.tables)
-    with connection.transaction():
+    with psycopg.connect(
+        host=str(url.query["host"]), user=url.username, dbname=url.database
+    ) as connection:
+        connection.execute("SET session_replication_role = replica")
         connection.execute(deletions)  # type: ignore[arg-type]
