@@ -62,13 +62,13 @@ def serving(folder: Path, port: int) -> Iterator[subprocess.Popen[str]]:
 
 
 def wait_until_ready(url: str) -> None:
-    for _ in range(600):
+    for _ in range(1200):
         try:
             # No TLS here: certificates would be read for each call, in 40 ms.
             if httpx.get(f"{url}/v1/ready", verify=False).is_success:
                 return
         except httpx.TransportError:
-            time.sleep(0.05)
+            time.sleep(0.1)
     raise AssertionError("the gateway did not come up")
 
 

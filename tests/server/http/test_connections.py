@@ -120,7 +120,7 @@ def door(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Door]:
                 if httpx.get(f"http://127.0.0.1:{port}/v1/ready", verify=False).is_success:
                     break
             assert process.poll() is None, (folder / "log").read_text()
-            time.sleep(0.05)
+            time.sleep(0.1)
         yield Door(port, admin, process.pid)
     finally:
         process.kill()
