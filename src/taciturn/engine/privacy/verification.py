@@ -402,8 +402,8 @@ def _compare_norms(gradients: PerUnitGradients, dense: Mapping[str, Tensor]) -> 
         if not isinstance(value, FactoredGradients):
             continue
         whole = _norm(dense[name])
-        for square, own in zip(value.squared_norms().tolist(), dense[name], strict=True):
-            norm, expected = square**0.5, _norm(own)
+        for unit, square in enumerate(value.squared_norms().tolist()):
+            norm, expected = float(square) ** 0.5, _norm(dense[name][unit])
             if not abs(norm - expected) <= _GRAM * max(expected, whole):
                 raise UnsupportedLayerError(
                     f"parameter {name!r}: its norm is {norm:.6g} from factors and {expected:.6g} "
