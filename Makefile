@@ -47,7 +47,7 @@ demo: $(USER_STAMP)
 	$(BIN)/taciturn demo $(ARGS)
 
 test: $(DEV_STAMP)
-	$(PYTEST) -m "not slow" --durations=30 --durations-min=5 $(ARGS)
+	$(PYTEST) -m "not slow and not quick" --durations=30 --durations-min=5 $(ARGS)
 
 fast: $(DEV_STAMP)
 	$(PYTEST) $(ARGS)

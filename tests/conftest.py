@@ -33,8 +33,24 @@ def pytest_xdist_auto_num_workers() -> int | None:
     return min(8, processors + 1)
 
 
-# The longest first: begun last, one of them would keep a single processor busy at the end.
-_FIRST = ("tests/e2e/test_notebook.py", "tests/e2e/test_gateway.py")
+# Files whose tests take half a minute and more: the longest first. Begun last, one of them would
+# keep a single processor busy at the end.
+_FIRST = (
+    "tests/e2e/test_notebook.py",
+    "tests/e2e/test_gateway.py",
+    "tests/contracts/test_dist.py",
+    "tests/contracts/test_extras.py",
+    "tests/server/console/test_quality_hostile.py",
+    "tests/e2e/test_recipes.py",
+    "tests/server/test_serve_processes.py",
+    "tests/server/test_replicas.py",
+    "bench/tests/test_gpu.py",
+    "tests/server/http/test_openapi.py",
+    "tests/server/test_deny_matrix.py",
+    "tests/server/http/test_connections.py",
+    "tests/data/sql/test_names.py",
+    "tests/data/sql/test_beside_unit.py",
+)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

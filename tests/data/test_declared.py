@@ -22,6 +22,8 @@ from taciturn.data.tokens.tokenize import SKIPPED, prepare
 from taciturn.errors import DataError, MissingColumnError, PreparationError, SpecError
 from taciturn.spec import DataSpec
 
+pytestmark = pytest.mark.usefixtures("kept_processes")
+
 OWNERS = DataSpec(privacy_unit="split_part(id, '_', 1)")
 NOTES = [{"id": f"p{i % 4}_{i}", "text": f"Visit number {i}.", "n": str(i)} for i in range(12)]
 

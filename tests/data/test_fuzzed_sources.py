@@ -38,6 +38,8 @@ from taciturn.data.tokens.tokenize import prepare
 from taciturn.errors import TaciturnError
 from taciturn.spec import DataSpec
 
+pytestmark = pytest.mark.usefixtures("kept_processes")
+
 EXAMPLES = int(os.environ.get("TACITURN_FUZZ_EXAMPLES", "15"))
 few = settings(max_examples=EXAMPLES)
 SECRET = "Schröter"

@@ -161,8 +161,9 @@ def test_every_endpoint_is_one_that_the_spy_sees(matrix: Matrix) -> None:
     assert not any(map(inspect.isasyncgenfunction, endpoints))
 
 
-def test_who_may_not_is_refused_and_nothing_runs(matrix: Matrix) -> None:
-    before, wrong, asked = contents(matrix.world.gateway.engine), [], 0
+def admitted(matrix: Matrix) -> Iterator[tuple[Any, ...]]:
+    """Ask for every route as everybody who may not; gives those who were not refused as told."""
+    asked = 0
     for operation in operations(matrix.world.app):
         for caller in refused(matrix, operation):
             asked += 1
@@ -170,9 +171,13 @@ def test_who_may_not_is_refused_and_nothing_runs(matrix: Matrix) -> None:
             unknown = matrix.callers.status[caller] == 401 or scraper in operation.guards
             expected = 401 if unknown else 403
             if status != expected or matrix.ran:
-                wrong.append((operation.method, operation.path, caller, status, *matrix.ran))
-    assert wrong == []
+                yield operation.method, operation.path, caller, status, *matrix.ran
     assert asked > 100
+
+
+def test_who_may_not_is_refused_and_nothing_runs(matrix: Matrix) -> None:
+    before = contents(matrix.world.gateway.engine)
+    assert list(admitted(matrix)) == []
     assert contents(matrix.world.gateway.engine) == before
 
 
@@ -243,5 +248,4 @@ def test_a_guard_that_ignores_its_verdict_is_found(
         return None
 
     monkeypatch.setattr(Requires, "__call__", lenient)
-    with pytest.raises(AssertionError):
-        test_who_may_not_is_refused_and_nothing_runs(matrix)
+    assert next(admitted(matrix), None) is not None

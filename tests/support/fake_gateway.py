@@ -16,8 +16,8 @@ from typing import Annotated, Any
 import httpx
 from fastapi import FastAPI, Header, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
-from fastapi.testclient import TestClient
 
+from support.client import Client
 from taciturn.planning.defaults import PublicFacts
 from taciturn.planning.plan import make_plan, other_times
 from taciturn.reports.figures import Figure, ModelScore, ReleasedEvaluation
@@ -127,7 +127,7 @@ FACTS = PublicFacts(
 class Wire(httpx.BaseTransport):
     """Between a client and an app in this process, which have different HTTP libraries."""
 
-    def __init__(self, app: TestClient) -> None:
+    def __init__(self, app: Client) -> None:
         self._app = app
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
@@ -180,7 +180,7 @@ class FakeApi:
     passwords: list[str] = field(default_factory=list)
     exports: list[AuditLogExport] = field(default_factory=list)
     numbers: Iterator[int] = field(default_factory=itertools.count)
-    app: TestClient | None = None
+    app: Client | None = None
 
     def __post_init__(self) -> None:
         self.datasets[self.name] = dataset(self.name)
@@ -196,7 +196,7 @@ class FakeApi:
     def http(self) -> httpx.Client:
         """Connections to it."""
         if self.app is None:
-            self.app = TestClient(app_of(self), base_url=URL)
+            self.app = Client(app_of(self), base_url=URL)
         return httpx.Client(transport=Wire(self.app))
 
     def submit(self, asked: Any, key: str) -> JobView:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 # Before torch, transformers or datasets are imported: they read these once.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -38,6 +40,48 @@ settings.load_profile("taciturn")
 def _side_information() -> None:
     """Fits of one base model share what follows from it alone."""
     side_information.remember()
+
+
+@pytest.fixture(scope="session")
+def _idle_processes() -> Iterator[list[Any]]:
+    """Processes that wait for another selection, ended after the last test."""
+    from taciturn.data.sql.process import SessionApart
+
+    idle: list[Any] = []
+    yield idle
+    for process in idle:
+        apart = SessionApart()
+        apart._process = process
+        apart.close()
+
+
+@pytest.fixture(scope="module")
+def kept_processes(_idle_processes: list[Any]) -> Iterator[None]:
+    """A selection is run by a process that another selection has left in order, if there is one.
+
+    What a process answers depends on the request alone: as it takes the next batch of a selection,
+    it takes that of another. To start one loads DuckDB, which takes longer than all that a test
+    asks of it. One that is in disorder is ended as ever, and not kept.
+    """
+    from taciturn.data.sql.process import SessionApart
+
+    start, idle = SessionApart._started, _idle_processes
+
+    def started(apart: SessionApart) -> Any:
+        if not idle:
+            return start(apart)
+        apart._process = idle.pop()
+        return apart._process
+
+    def left(apart: SessionApart, *_: object) -> None:
+        process, apart._process = apart._process, None
+        if process is not None:
+            idle.append(process)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(SessionApart, "_started", started)
+        patch.setattr(SessionApart, "__exit__", left)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -7,11 +7,12 @@ grant. `ann` audits, `adam` administers, and `oscar` owns other data and has no 
 
 from __future__ import annotations
 
+import atexit
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +24,14 @@ from dp_accounting.dp_event import (
     SelfComposedDpEvent,
 )
 from fastapi import FastAPI
-from fastapi.testclient import TestClient
 from httpx import Response
 from sqlalchemy import Connection, Engine, func, insert, select, update
 
+from support.client import Client
 from support.clock import Clock
 from support.launcher import FakeLauncher, FakeWorker
 from taciturn.server.app import create_app
+from taciturn.server.catalog.sql_sandbox import SqlSandbox
 from taciturn.server.context import Gateway
 from taciturn.server.identity.directory import Directory
 from taciturn.server.identity.links import PasswordLinks
@@ -156,7 +158,7 @@ class GatewayWorld:
     @cached_property
     def app(self) -> FastAPI:
         """Application on services with the fake launcher, and passwords that are hashed quickly."""
-        app = create_app(self.gateway, launcher=self.launcher)
+        app = create_app(self.gateway, launcher=self.launcher, trials=_trials())
         app.state.services = self._changed(app.state.services)
         return app
 
@@ -168,15 +170,16 @@ class GatewayWorld:
 
     def _changed(self, services: Services) -> Services:
         if self.parts:
-            services = Services.of(self.gateway, launcher=self.launcher, **self.parts)
+            parts = {"trials": _trials(), **self.parts}
+            services = Services.of(self.gateway, launcher=self.launcher, **parts)
         logins = Logins(self.gateway, services.directory, _QUICK)
         links = PasswordLinks(self.gateway, services.directory, _QUICK, logins)
         return replace(services, logins=logins, links=links)
 
     @cached_property
-    def client(self) -> TestClient:
+    def client(self) -> Client:
         """Client of the application, with cookies."""
-        return TestClient(self.app, base_url="https://testserver", raise_server_exceptions=False)
+        return Client(self.app, base_url="https://testserver", raise_server_exceptions=False)
 
     def restart(self) -> None:
         """Replace the services by new ones, as a restart does."""
@@ -455,6 +458,14 @@ class GatewayWorld:
         """Return the rows of the audit log."""
         query = select(audit_log).order_by(audit_log.c.id)
         return list(self.gateway.read(lambda connection: connection.execute(query).all()))
+
+
+@cache
+def _trials() -> SqlSandbox:
+    """What tries selections, for all gateways of this process: to load DuckDB takes a second."""
+    trials = SqlSandbox()
+    atexit.register(trials.close)
+    return trials
 
 
 def bearer(token: str) -> dict[str, str]:

@@ -34,6 +34,8 @@ from taciturn.worker.jobs import probe
 from worker.fake_gateway import FakeGateway
 from worker.jobs import DECLARED, assignment, fit_job, notes, request, source, write
 
+pytestmark = pytest.mark.usefixtures("kept_processes")
+
 MODEL = "mod_0000000000000001"
 
 

@@ -16,6 +16,8 @@ from taciturn.worker.job import Runner
 from worker.fake_gateway import FakeGateway
 from worker.jobs import assignment, fit_job, plan_of, request, source, write
 
+pytestmark = pytest.mark.usefixtures("kept_processes")
+
 MODEL = "mod_0000000000000001"
 REWARDS = {"objective": "dpo", "beta": 0.2}
 

@@ -25,6 +25,8 @@ from worker.jobs import assignment, fit_job, request, source, write
 from worker.leaks import CANARY, rows
 from worker.safes import vault
 
+pytestmark = pytest.mark.usefixtures("kept_processes")
+
 STEPS = 12
 MODEL = "mod_0000000000000001"
 

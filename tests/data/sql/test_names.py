@@ -23,6 +23,8 @@ from taciturn.data.tokens.tokenize import _records
 from taciturn.errors import DataError, MissingColumnError, PreparationError
 from taciturn.spec import DataSpec
 
+pytestmark = pytest.mark.usefixtures("kept_processes")
+
 N_ROWS = 3
 ODD = [
     *("id", "ID", "Id", "iD", "text", "TEXT", "Text", "unit", "UNIT"),

@@ -20,6 +20,8 @@ from taciturn.data.tokens.tokenize import prepare
 from taciturn.errors import ModelError
 from taciturn.spec import DataSpec
 
+pytestmark = pytest.mark.usefixtures("kept_processes")
+
 TEXT = Fields("text", ("text",))
 CHAT = Fields("messages", ("messages",))
 

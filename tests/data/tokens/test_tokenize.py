@@ -26,6 +26,8 @@ from taciturn.data.tokens.tokenize import prepare
 from taciturn.errors import MissingColumnError, OutputError, RowError, TaciturnError
 from taciturn.spec import DataSpec, FitSpec
 
+pytestmark = pytest.mark.usefixtures("kept_processes")
+
 NOTES = [
     {"id": f"{patient}_{note}", "text": f"Patient {patient} had visit number {note}."}
     for note in range(5)

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from httpx import Response
 from sqlalchemy import Engine
-from starlette.testclient import TestClient
 
+from support.client import Client
 from support.gateway import GatewayWorld
 from support.pages import (
     BY_CODE,
@@ -40,7 +40,7 @@ class Tour:
 
     world: GatewayWorld
     things: dict[str, str]
-    client: TestClient
+    client: Client
 
     @property
     def pages(self) -> list[Page]:
@@ -59,9 +59,7 @@ def tour(open_copy: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[T
     engine: Engine = open_copy(folder)
     world = GatewayWorld.open(engine, folder, anonymous_per_minute=10**6).populate()
     things = furnished(world)
-    client = TestClient(
-        HangUp(world.app), base_url="https://testserver", raise_server_exceptions=False
-    )
+    client = Client(HangUp(world.app), base_url="https://testserver", raise_server_exceptions=False)
     yield Tour(world, things, client)
     engine.dispose()
 

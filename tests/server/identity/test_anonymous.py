@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from fastapi.testclient import TestClient
 from sqlalchemy import Engine
 
+from support.client import Client
 from support.gateway import PASSWORD, GatewayWorld, bearer
 from taciturn.server.identity.anonymous import Anonymous, network
 from taciturn.wire.identity import Role
@@ -85,7 +85,7 @@ def test_too_large_a_body_of_a_stranger_counts_too(few: GatewayWorld) -> None:
 
 def test_other_addresses_are_others_up_to_the_limit_of_all(few: GatewayWorld) -> None:
     def ask(number: int) -> int:
-        client = TestClient(few.app, client=(f"10.0.{number // 250}.{number % 250}", 1))
+        client = Client(few.app, client=(f"10.0.{number // 250}.{number % 250}", 1))
         return client.get("/v1/self").status_code
 
     answers = [ask(number) for number in range(20 * LIMIT)]

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fastapi.testclient import TestClient
 from sqlalchemy import Engine
 
+from support.client import Client
 from support.gateway import PASSWORD, GatewayWorld, bearer
 from taciturn.server.identity.passwords import Passwords
 from taciturn.wire.identity import Role
@@ -77,7 +77,7 @@ def login_from(
     world: GatewayWorld, address: str, password: str = PASSWORD, name: str = "ada"
 ) -> Any:
     """An attempt on ada, or somebody else, from some machine."""
-    client = TestClient(world.app, base_url="https://testserver", client=(address, 50_000))
+    client = Client(world.app, base_url="https://testserver", client=(address, 50_000))
     return client.post("/v1/login", json={"name": name, "password": password})
 
 

@@ -129,7 +129,8 @@ def _verify(
         for gradients, dense in values:
             _compare_losses(float(gradients.losses_U[unit]), truth_loss, tolerance)
             _compare_gradients(dense, unit, truth, tolerance)
-            _compare_norms(gradients, dense, unit)
+    for gradients, dense in values:
+        _compare_norms(gradients, dense)
 
 
 def same_in_company(
@@ -421,12 +422,15 @@ def _compare_gradients(
             )
 
 
-def _compare_norms(gradients: PerUnitGradients, dense: Mapping[str, Tensor], unit: int) -> None:
+def _compare_norms(gradients: PerUnitGradients, dense: Mapping[str, Tensor]) -> None:
     """A norm from Gram matrices is that of the gradient that the factors stand for."""
     for name, value in gradients.values.items():
-        if isinstance(value, FactoredGradients):
-            norm, expected = float(value.squared_norms()[unit]) ** 0.5, _norm(dense[name][unit])
-            if not abs(norm - expected) <= _GRAM * max(expected, _norm(dense[name])):
+        if not isinstance(value, FactoredGradients):
+            continue
+        whole = _norm(dense[name])
+        for unit, square in enumerate(value.squared_norms().tolist()):
+            norm, expected = float(square) ** 0.5, _norm(dense[name][unit])
+            if not abs(norm - expected) <= _GRAM * max(expected, whole):
                 raise UnsupportedLayerError(
                     f"parameter {name!r}: its norm is {norm:.6g} from factors and {expected:.6g} "
                     'instantiated; set per_unit_gradients="instantiate"'

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fastapi.testclient import TestClient
 from sqlalchemy import Engine, update
 from starlette.requests import Request
 
 from support import released_files
+from support.client import Client
 from support.gateway import GatewayWorld
 from taciturn.server.app import create_app
 from taciturn.server.http import access
@@ -33,8 +33,8 @@ def world(lite_engine: Engine, tmp_path: Path) -> GatewayWorld:
 
 
 @pytest.fixture
-def client(world: GatewayWorld) -> TestClient:
-    return TestClient(create_app(world.gateway))
+def client(world: GatewayWorld) -> Client:
+    return Client(create_app(world.gateway))
 
 
 @pytest.fixture
@@ -57,19 +57,19 @@ def _messages(text: str) -> list[dict[str, str]]:
     return [dict(line.split(": ", 1) for line in block.split("\n")) for block in blocks]
 
 
-def _get(client: TestClient, world: GatewayWorld, job: str, who: str = "paul", **more: Any) -> Any:
+def _get(client: Client, world: GatewayWorld, job: str, who: str = "paul", **more: Any) -> Any:
     headers = {**world.headers(who), **more.pop("headers", {})}
     return client.get(f"/v1/jobs/{job}/events", headers=headers, **more)
 
 
-def test_pages(client: TestClient, world: GatewayWorld, job: str) -> None:
+def test_pages(client: Client, world: GatewayWorld, job: str) -> None:
     first = _get(client, world, job, params={"limit": 2}).json()["items"]
     rest = _get(client, world, job, params={"after": first[-1]["sequence"]}).json()["items"]
     assert [event["event"]["type"] for event in first + rest] == ["stage", "plan", "state"]
     assert first[0]["at"].startswith("2026-03-01T12:00:00")
 
 
-def test_a_stream_ends_with_the_job(client: TestClient, world: GatewayWorld, job: str) -> None:
+def test_a_stream_ends_with_the_job(client: Client, world: GatewayWorld, job: str) -> None:
     answer = _get(client, world, job, headers={"Accept": "text/event-stream"})
     assert answer.headers["Content-Type"].startswith("text/event-stream")
     messages = _messages(answer.text)
@@ -82,7 +82,7 @@ def test_a_stream_ends_with_the_job(client: TestClient, world: GatewayWorld, job
     assert (last["type"], last["state"]) == ("state", "succeeded")
 
 
-def test_a_stream_resumes(client: TestClient, world: GatewayWorld, job: str) -> None:
+def test_a_stream_resumes(client: Client, world: GatewayWorld, job: str) -> None:
     stream = {"Accept": "text/event-stream"}
     answer = _get(client, world, job, headers={**stream, "Last-Event-ID": "2"})
     assert [message["id"] for message in _messages(answer.text)] == ["3"]
@@ -94,7 +94,7 @@ def test_a_stream_resumes(client: TestClient, world: GatewayWorld, job: str) -> 
 
 
 @pytest.mark.parametrize("accept", ["application/json", "text/event-stream"])
-def test_who_may_watch(client: TestClient, world: GatewayWorld, job: str, accept: str) -> None:
+def test_who_may_watch(client: Client, world: GatewayWorld, job: str, accept: str) -> None:
     found = {
         who: _get(client, world, job, who, headers={"Accept": accept}).status_code
         for who in world.users

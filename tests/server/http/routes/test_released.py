@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fastapi.testclient import TestClient
 from sqlalchemy import Engine, insert, select, update
 
 from support import released_files
+from support.client import Client
 from support.gateway import NAMESPACE, GatewayWorld
 from taciturn.reports.privacy import PrivacyReport
 from taciturn.server.app import create_app
@@ -35,7 +35,7 @@ class Gate:
             unit="id", columns=None, state="probing"
         )
         self.app = create_app(self.world.gateway)
-        self.client = TestClient(self.app, raise_server_exceptions=False)
+        self.client = Client(self.app, raise_server_exceptions=False)
         self.services: Services = self.app.state.services
         self.schemas: dict[str, Any] = {}
         self.finishing = Outputs(self.services.artifacts, self.services.models, self)
