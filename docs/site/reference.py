@@ -299,16 +299,66 @@ def openapi() -> dict[str, Any]:
     return document(gateway)
 
 
+# What the examples of the page begin with; a test runs them all.
+SESSION = """\
+import taciturn
+
+client = taciturn.Client("https://taciturn.example", token="tac_...")
+data = client.dataset("phee")
+job = data.fit("taciturn/tiny-medical", target_epsilon=3)
+remote = client.model("mod_00000000000000000001")
+
+events = []
+model = taciturn.LLM("taciturn/tiny-medical").fit(
+    "notes.csv",
+    text_field="text",
+    privacy_unit="patient_id",
+    target_epsilon=3,
+    canaries=20,
+    callbacks=[events.append],
+    output="fitted",
+)
+"""
+# Classes of objects that a client gives, and where it gives them.
+CLIENT_OBJECTS = {
+    "taciturn.sdk.dataset.RemoteDataset": "client.dataset(name)",
+    "taciturn.sdk.dataset.Quote": "data.plan(...)",
+    "taciturn.sdk.model.RemoteModel": "client.model(id)",
+    "taciturn.sdk.admin.Administration": "client.admin",
+    "taciturn.sdk.audit_log.Auditing": "client.auditor",
+}
+
+
+def python_names() -> list[str]:
+    """Return the classes and functions of the page, with their modules."""
+    names = [name for name in taciturn.__all__ if not name.endswith("Error")]
+    return [
+        f"taciturn.{name}"
+        for name in sorted(names, key=lambda name: (not name.isupper(), name))
+        if inspect.isclass(getattr(taciturn, name)) or inspect.isfunction(getattr(taciturn, name))
+    ]
+
+
 def python() -> str:
     """Return a page with the public names of Python."""
-    names = [name for name in taciturn.__all__ if not name.endswith("Error")]
     parts = [
         "# Python",
         "Everything that `import taciturn` offers, but for its [errors](errors.md).",
+        "A test runs every example here. Each goes on from this session, in which `notes.csv` has "
+        "a column of texts and one of patients:",
+        f"```python\n{SESSION}```",
+        *(f"::: {name}" for name in python_names()),
+        "## What a client gives",
+        "These classes have no name in `taciturn`; a client makes their objects.",
+        _table(
+            ("object", "class"),
+            [
+                (f"`{way}`", f"[{name.rpartition('.')[2]}][{name}]")
+                for name, way in CLIENT_OBJECTS.items()
+            ],
+        ),
+        *(f"::: {name}" for name in CLIENT_OBJECTS),
     ]
-    for name in sorted(names, key=lambda name: (not name.isupper(), name)):
-        if inspect.isclass(getattr(taciturn, name)) or inspect.isfunction(getattr(taciturn, name)):
-            parts.append(f"::: taciturn.{name}")
     return _page(parts)
 
 
