@@ -42,7 +42,6 @@ _UNTYPED_ROW = re.compile(
     r"<em>required</em>",
     re.DOTALL,
 )
-_UNKNOWN = "a function of public facts; `taciturn plan` shows it"
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
