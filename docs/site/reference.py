@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import inspect
 import json
-import re
 from collections.abc import Callable, Iterable, Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -18,7 +17,6 @@ import typer
 from fastapi import FastAPI
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
-from mkdocs.structure.pages import Page
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
@@ -36,26 +34,12 @@ from taciturn.spec.jobs import JobSpec
 from taciturn.wire.events import FAILURES
 from taciturn.wire.exits import WorkerExit
 
-# A row of mkdocstrings' table of arguments whose type is empty: not in the signature.
-_UNTYPED_ROW = re.compile(
-    r"(<td>\s*<code>\w+</code>\s*</td>\s*<td>\s*</td>\s*<td>(?:(?!</td>).)*</td>\s*<td>\s*)"
-    r"<em>required</em>",
-    re.DOTALL,
-)
-
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the pages to those that were written."""
     for name, make in PAGES.items():
         files.append(File.generated(config, f"reference/{name}", content=make()))
     return files
-
-
-def on_page_content(html: str, page: Page, **_: Any) -> str:
-    """Say of arguments that a TypedDict names, and no signature, that they may be left out."""
-    if page.file.src_uri != "reference/python.md":
-        return html
-    return _UNTYPED_ROW.sub(r"\1<em>optional</em>", html)
 
 
 def command_line() -> str:

@@ -207,11 +207,11 @@ class Session:
 
 
 def _briefly(fit: Any) -> Any:
-    """Return `LLM.fit` with three steps for rows that are here."""
+    """Return `LLM.fit` with three steps of a small adapter, for rows that are here."""
 
     def brief(model: LLM, data: Any, **fields: Any) -> Any:
-        steps = {"steps": 3, "batch_size": 4, "max_tokens": 24} if isinstance(data, str) else {}
-        return fit(model, data, **{**steps, **fields})
+        short = {"steps": 3, "batch_size": 4, "max_tokens": 24, "method": "lora", "r": 1}
+        return fit(model, data, **{**(short if isinstance(data, str) else {}), **fields})
 
     return brief
 
