@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -147,15 +148,29 @@ def _fields(model: type[BaseModel], spelling: Callable[[str], str]) -> str:
     for name, field in model.model_fields.items():
         default = field.get_default(call_default_factory=True)
         shown = "required" if default is PydanticUndefined else _default(default)
-        rows.append((f"`{spelling(name)}`", _sentence(field.description), shown))
+        meaning = _sentence(field.description) or attributes(model).get(name, "")
+        rows.append((f"`{spelling(name)}`", meaning, shown))
     return _table(("name", "meaning", "default"), rows)
+
+
+def attributes(kind: type) -> dict[str, str]:
+    """Return what the docstring of a class says of its attributes, as sentences."""
+    _, _, text = (inspect.getdoc(kind) or "").partition("Attributes:\n")
+    meanings = {}
+    for part in re.split(r"\n(?=    \w)", f"\n{text}")[1:]:
+        names, _, meaning = part.strip().partition(": ")
+        sentence = " ".join(meaning.split())
+        meanings |= {name: f"{sentence[:1].upper()}{sentence[1:]}" for name in names.split(", ")}
+    return meanings
 
 
 def _default(value: object) -> str:
     if value is None or value in ((), {}, ""):
         return ""
     if isinstance(value, BaseModel):
-        return f"`{value.model_dump_json()}`"
+        return f"`{value.model_dump_json(exclude_defaults=True)}`"
+    if isinstance(value, tuple):
+        return ", ".join(_default(part) for part in value)
     return f"`{value}`"
 
 
@@ -260,8 +275,8 @@ def rest() -> str:
     by_tag: dict[str, list[tuple[str, str, str]]] = {}
     for path, methods in api["paths"].items():
         for method, operation in methods.items():
-            text = operation.get("summary") or operation.get("description", "").split("\n")[0]
-            row = (f"`{method.upper()} {path}`", _sentence(text), _permission(operation))
+            meaning = _sentence(operation["description"])
+            row = (f"`{method.upper()} {path}`", meaning, _permission(operation))
             by_tag.setdefault((operation.get("tags") or ["Other"])[0], []).append(row)
     parts = [
         "# REST",
@@ -271,19 +286,17 @@ def rest() -> str:
         "serves at `/v1/openapi.json`.",
     ]
     for tag, rows in sorted(by_tag.items()):
-        parts += [f"## {tag}", _table(("request", "meaning", "permission"), rows)]
+        title = f"## {tag[0].upper()}{tag[1:]}"
+        parts += [title, _table(("request", "meaning", "permission, and who has it"), rows)]
     return _page(parts)
 
 
 def _permission(operation: dict[str, Any]) -> str:
-    scopes = [
-        scope
-        for one in operation.get("security", ())
-        for scopes in one.values()
-        for scope in scopes
-    ]
-    action = operation.get("x-action") or ", ".join(dict.fromkeys(scopes))
-    return f"`{action}`" if action else ""
+    action = operation.get("x-taciturn-action")
+    if action is None:
+        return "a worker" if operation.get("security") else "anybody"
+    roles = [str(role) for role in operation["x-taciturn-roles"]]
+    return f"`{action}`: {', '.join(roles)}"
 
 
 def openapi() -> dict[str, Any]:

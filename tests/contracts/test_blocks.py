@@ -41,7 +41,10 @@ from taciturn.spec.jobs import ExtractJobSpec
 
 ROOT = Path(__file__).resolve().parents[2]
 # The changelog tells of commands that have gone.
-DOCUMENTS = sorted({*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")} - {ROOT / "CHANGELOG.md"})
+DOCUMENTS = sorted(
+    {*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("examples/**/*.md")}
+    - {ROOT / "CHANGELOG.md"}
+)
 # What a program has printed, and pictures that are written down: no code.
 NO_CODE = {"text", "mermaid"}
 # README's first screen has no comments: a test that runs a block, or the reason why not.

@@ -3,15 +3,18 @@ guides have no sentence that has to be read twice."""
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
 from taciturn import errors
+from taciturn.server.launchers.kubernetes.settings import KubernetesSettings
 from taciturn.server.problems import CODES, REMEDIES
 from taciturn.server.settings import Settings
 
@@ -65,6 +68,17 @@ def test_long_sentences_are_found() -> None:
     assert [len(line.split()) for line in sentences(text)] == [3, 32]
 
 
+def reference() -> ModuleType:
+    """Return the hook that writes the pages of the reference."""
+    location = ROOT / "docs" / "site" / "reference.py"
+    spec = importlib.util.spec_from_file_location("reference", location)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
 def american(text: str) -> list[str]:
     """Return the words of a page that are not spelled in the British way."""
     prose = _SPAN.sub("", _LINK.sub(r"\1", _COMMENT.sub("", _CODE.sub("", text))))
@@ -97,6 +111,21 @@ def test_every_error_says_its_remedy() -> None:
 def test_every_setting_says_what_it_is() -> None:
     for name, field in Settings.model_fields.items():
         assert field.description, f"Settings.{name} has no description"
+    page = reference()
+    meanings = page.attributes(KubernetesSettings)
+    assert meanings.keys() == KubernetesSettings.model_fields.keys()
+    assert all(meanings.values())
+    assert "own_signing_key` | Without a signing_secret" in page.settings()
+
+
+def test_every_route_says_what_it_is_and_for_whom() -> None:
+    rows = [line.split(" | ") for line in reference().rest().splitlines() if "/v1/" in line]
+    rows = [row for row in rows if row[0].startswith("| `")]
+    assert len(rows) > 100
+    for request, meaning, permission in rows:
+        assert meaning.endswith((".", ":")) or len(meaning.split()) > 2, request
+        assert permission.removesuffix(" |"), request
+    assert any(row[2].startswith("`datasets:write`: owner") for row in rows)
 
 
 @pytest.mark.thorough
