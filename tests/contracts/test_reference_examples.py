@@ -6,6 +6,7 @@ begins with: one fit of the embedded model, of few steps, and one gateway in mem
 
 from __future__ import annotations
 
+import copy
 import csv
 import dataclasses
 import doctest
@@ -23,6 +24,7 @@ import pytest
 from huggingface_hub import constants
 from pydantic import BaseModel
 
+import taciturn
 from support.fake_gateway import FOUND, TOKEN, URL, FakeApi, dataset, exported
 from support.hub_server import TOKEN as HUB_TOKEN
 from support.hub_server import serving
@@ -33,6 +35,8 @@ from taciturn.sdk.transport import Patience, Transport
 from taciturn.wire.datasets import DatasetState
 
 ROOT = Path(__file__).resolve().parents[2]
+pytestmark = pytest.mark.timeout(900)
+
 _FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 _SECTION = re.compile(r"^(Args|Attributes|Returns|Raises|Examples):$", re.MULTILINE)
 # A quantity whose name says its unit says it in words, too.
@@ -175,30 +179,29 @@ class Session:
 
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
         self._client, self._model = PAGE.SESSION.split("\n\nevents", 1)
-        self._fake = FakeApi()
+        self._fake = FakeApi(exports=[exported(1, "0" * 64)])
+        waiting = {"state": DatasetState.UNCONFIRMED, "columns": None, "found": FOUND}
+        view = dataset("unconfirmed").model_copy(update=waiting)
+        self._fake.datasets["unconfirmed"] = view
         patch.setattr(client_module, "Transport", self._connect)
         patch.setattr(LLM, "fit", _briefly(LLM.fit))
         self._fitted: dict[str, Any] = {}
+        self._connected: dict[str, Any] = {}
+        exec(self._client, self._connected)  # noqa: S102
+        self._state = {name: copy.copy(value) for name, value in vars(self._fake).items()}
 
     def names(self, example: str) -> dict[str, Any]:
         """Return what an example begins with; the model is fitted for the first that needs it."""
-        names: dict[str, Any] = {}
+        for name, value in self._state.items():
+            setattr(self._fake, name, value if name == "app" else copy.copy(value))
+        names = {name: copy.copy(value) for name, value in self._connected.items()}
+        if "close()" in example:
+            names["client"] = taciturn.Client(URL, TOKEN)
         if re.search(r"\b(?:model|events)\b", example):
             if not self._fitted:
                 exec(f"import taciturn\nevents{self._model}", self._fitted)  # noqa: S102
             names.update(self._fitted)
-        exec(self._begin(), names)  # noqa: S102
         return names
-
-    def _begin(self) -> str:
-        """The session's first lines, for a gateway that nobody has used."""
-        fresh = FakeApi(exports=[exported(1, "0" * 64)])
-        waiting = {"state": DatasetState.UNCONFIRMED, "columns": None, "found": FOUND}
-        fresh.datasets["unconfirmed"] = dataset("unconfirmed").model_copy(update=waiting)
-        for field in dataclasses.fields(fresh):
-            if field.name != "app":
-                setattr(self._fake, field.name, getattr(fresh, field.name))
-        return self._client
 
     def _connect(self, url: str, token: str, **_: Any) -> Transport:
         """Connect a client to the gateway in memory, whatever its address and token."""
@@ -211,6 +214,7 @@ def _briefly(fit: Any) -> Any:
 
     def brief(model: LLM, data: Any, **fields: Any) -> Any:
         short = {"steps": 3, "batch_size": 4, "max_tokens": 24, "method": "lora", "r": 1}
+        short["microbatch_tokens"] = 48
         return fit(model, data, **{**(short if isinstance(data, str) else {}), **fields})
 
     return brief

@@ -513,7 +513,7 @@ class Client:
             NotThereError: there is no such dataset, or none that the caller may know of.
 
         Examples:
-             for row in client.disclosures("phee")]
+            >>> [(row.kind, row.to) for row in client.disclosures("phee")]
             [('model', 'user:paul')]
         """
         return Listing(self.transport.pages(f"datasets/{name}/disclosures", DisclosureView))
