@@ -310,7 +310,7 @@ class LLM:
             fields: as of `fit`.
 
         Returns:
-            `plan`; `cost.seconds` and `cost.memory` in bytes; `other_times`: what half, twice and
+            `plan`; `cost.seconds` and `cost.memory` in bytes; in `other_times` what half, twice and
             four times the time would buy.
 
         Raises:
@@ -433,7 +433,7 @@ class LLM:
             fields: the fields of `taciturn.spec.EvaluateSpec`; `samples=200` writes and compares.
 
         Returns:
-            Scores of base and fitted model: nats per token, perplexity and token accuracy (a
+            Scores of base and fitted model in nats per token, perplexity and token accuracy (a
             share), each with the standard deviation of its noise; `policy` says what the figures
             are.
 
@@ -473,7 +473,7 @@ class LLM:
             signing_key: as in `certificate`; needed where the folder has a certificate.
 
         Returns:
-            See taciturn.Audit. If its `refuted` is true, the guarantee is broken: more was found
+            See taciturn.Audit. If its `refuted` is true, the guarantee is broken; more was found
             than is promised, and no certificate is issued.
 
         Raises:
@@ -605,7 +605,7 @@ class LLM:
                 what else the secret could have been.
 
         Returns:
-            Of base and fitted model: the secret's log-probability in nats, its rank and exposure in
+            For base and fitted model, the secret's log-probability in nats, its rank and exposure in
             bits, and the share of samples that tell it, with a confidence interval.
 
         Raises:
@@ -675,7 +675,7 @@ class LLM:
             audit: what an audit of the model found.
 
         Returns:
-            The statement: model, data, steps, epsilon, delta and digests of the files.
+            The statement of model, data, steps, epsilon, delta and digests of the files.
 
         Raises:
             CertificateError: no guarantee, no folder, or no certificate and no key to sign one.

@@ -194,7 +194,8 @@ class Session:
         """Return what an example begins with; the model is fitted for the first that needs it."""
         for name, value in self._state.items():
             setattr(self._fake, name, value if name == "app" else copy.copy(value))
-        names = {name: copy.copy(value) for name, value in self._connected.items()}
+        names = dict(self._connected)
+        names |= {name: copy.copy(names[name]) for name in ("job", "remote")}  # views change
         if "close()" in example:
             names["client"] = taciturn.Client(URL, TOKEN)
         if re.search(r"\b(?:model|events)\b", example):
