@@ -605,8 +605,8 @@ class LLM:
                 what else the secret could have been.
 
         Returns:
-            For base and fitted model, the secret's log-probability in nats, its rank and exposure in
-            bits, and the share of samples that tell it, with a confidence interval.
+            For base and fitted model, the secret's log-probability in nats, its rank, its exposure
+            in bits, and the share of samples that tell it, with a confidence interval.
 
         Raises:
             SpecError: the secret is not among the alternatives, or other bad input.
