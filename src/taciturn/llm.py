@@ -237,13 +237,8 @@ class LLM:
             JobFailedError: a gateway's job failed or was cancelled.
 
         Examples:
-            >>> model = taciturn.LLM("taciturn/tiny-medical").fit(
-            ...     "notes.csv",
-            ...     text_field="text",
-            ...     privacy_unit="patient_id",
-            ...     target_epsilon=3,
-            ...     output="out",
-            ... )
+            The model of this page's session was fitted to rows that are here:
+
             >>> model.privacy.guarantee
             'differential privacy'
 

@@ -256,6 +256,7 @@ def _use_hub(patch: pytest.MonkeyPatch, url: str) -> None:
     patch.setattr(constants, "HF_HUB_DISABLE_XET", True)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("name", "text"), examples(), ids=[name for name, _ in examples()])
 def test_example_runs(name: str, text: str, session: Session) -> None:
     test = doctest.DocTestParser().get_doctest(text, session.names(text), name, name, 0)
