@@ -677,8 +677,9 @@ class LLM:
             SigningKeyError: the key cannot be used.
 
         Examples:
-            >>> saved = taciturn.LLM(model.save("to-certify"))
-            >>> statement = saved.certificate(signing_key="key.pem")
+            >>> fitted = taciturn.LLM("fitted")
+            >>> folder = fitted.save("to-certify")
+            >>> statement = fitted.certificate(signing_key="key.pem")
             >>> type(statement).__name__
             'Statement'
         """

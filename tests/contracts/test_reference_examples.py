@@ -198,7 +198,7 @@ class Session:
         names |= {name: copy.copy(names[name]) for name in ("job", "remote")}  # views change
         if "close()" in example:
             names["client"] = taciturn.Client(URL, TOKEN)
-        if re.search(r"\b(?:model|events)\b", example):
+        if re.search(r"\b(?:model|events|fitted)\b", example):
             if not self._fitted:
                 exec(f"import taciturn\nevents{self._model}", self._fitted)  # noqa: S102
             names.update(self._fitted)

@@ -291,7 +291,7 @@ class Audit(BaseModel):
         taciturn_version: that ran the audit.
 
     Examples:
-        >>> audit = model.audit()
+        >>> audit = taciturn.LLM("fitted").audit()
         >>> audit.threat_model, audit.canaries
         ('black box', 20)
     """
@@ -323,7 +323,7 @@ class Audit(BaseModel):
         """True if more was found than is promised: the guarantee is broken.
 
         Examples:
-            >>> model.audit().refuted
+            >>> taciturn.LLM("fitted").audit().refuted
             False
         """
         promised_epsilon = self.promised_epsilon
