@@ -291,7 +291,7 @@ class Audit(BaseModel):
         taciturn_version: that ran the audit.
 
     Examples:
-        >>> audit = taciturn.LLM("fitted").audit()
+        >>> audit = taciturn.LLM("fitted").audit(signing_key="key.pem")
         >>> audit.threat_model, audit.canaries
         ('black box', 20)
     """
@@ -323,7 +323,7 @@ class Audit(BaseModel):
         """True if more was found than is promised: the guarantee is broken.
 
         Examples:
-            >>> taciturn.LLM("fitted").audit().refuted
+            >>> taciturn.LLM("fitted").audit(signing_key="key.pem").refuted
             False
         """
         promised_epsilon = self.promised_epsilon
