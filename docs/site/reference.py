@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -33,8 +34,6 @@ from taciturn.server.settings import Settings
 from taciturn.spec.jobs import JobSpec
 from taciturn.wire.events import FAILURES
 from taciturn.wire.exits import WorkerExit
-
-_UNKNOWN = "a function of public facts; `taciturn plan` shows it"
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
@@ -149,15 +148,29 @@ def _fields(model: type[BaseModel], spelling: Callable[[str], str]) -> str:
     for name, field in model.model_fields.items():
         default = field.get_default(call_default_factory=True)
         shown = "required" if default is PydanticUndefined else _default(default)
-        rows.append((f"`{spelling(name)}`", _sentence(field.description), shown))
+        meaning = _sentence(field.description) or attributes(model).get(name, "")
+        rows.append((f"`{spelling(name)}`", meaning, shown))
     return _table(("name", "meaning", "default"), rows)
+
+
+def attributes(kind: type) -> dict[str, str]:
+    """Return what the docstring of a class says of its attributes, as sentences."""
+    _, _, text = (inspect.getdoc(kind) or "").partition("Attributes:\n")
+    meanings = {}
+    for part in re.split(r"\n(?=    \w)", f"\n{text}")[1:]:
+        names, _, meaning = part.strip().partition(": ")
+        sentence = " ".join(meaning.split())
+        meanings |= {name: f"{sentence[:1].upper()}{sentence[1:]}" for name in names.split(", ")}
+    return meanings
 
 
 def _default(value: object) -> str:
     if value is None or value in ((), {}, ""):
         return ""
     if isinstance(value, BaseModel):
-        return f"`{value.model_dump_json()}`"
+        return f"`{value.model_dump_json(exclude_defaults=True)}`"
+    if isinstance(value, tuple):
+        return ", ".join(_default(part) for part in value)
     return f"`{value}`"
 
 
@@ -262,8 +275,8 @@ def rest() -> str:
     by_tag: dict[str, list[tuple[str, str, str]]] = {}
     for path, methods in api["paths"].items():
         for method, operation in methods.items():
-            text = operation.get("summary") or operation.get("description", "").split("\n")[0]
-            row = (f"`{method.upper()} {path}`", _sentence(text), _permission(operation))
+            meaning = _sentence(operation["description"])
+            row = (f"`{method.upper()} {path}`", meaning, _permission(operation))
             by_tag.setdefault((operation.get("tags") or ["Other"])[0], []).append(row)
     parts = [
         "# REST",
@@ -273,19 +286,17 @@ def rest() -> str:
         "serves at `/v1/openapi.json`.",
     ]
     for tag, rows in sorted(by_tag.items()):
-        parts += [f"## {tag}", _table(("request", "meaning", "permission"), rows)]
+        title = f"## {tag[0].upper()}{tag[1:]}"
+        parts += [title, _table(("request", "meaning", "permission, and who has it"), rows)]
     return _page(parts)
 
 
 def _permission(operation: dict[str, Any]) -> str:
-    scopes = [
-        scope
-        for one in operation.get("security", ())
-        for scopes in one.values()
-        for scope in scopes
-    ]
-    action = operation.get("x-action") or ", ".join(dict.fromkeys(scopes))
-    return f"`{action}`" if action else ""
+    action = operation.get("x-taciturn-action")
+    if action is None:
+        return "a worker" if operation.get("security") else "anybody"
+    roles = [str(role) for role in operation["x-taciturn-roles"]]
+    return f"`{action}`: {', '.join(roles)}"
 
 
 def openapi() -> dict[str, Any]:
@@ -299,16 +310,66 @@ def openapi() -> dict[str, Any]:
     return document(gateway)
 
 
+# What the examples of the page begin with; a test runs them all.
+SESSION = """\
+import taciturn
+
+client = taciturn.Client("https://taciturn.example", token="tac_...")
+data = client.dataset("phee")
+job = data.fit("taciturn/tiny-medical", target_epsilon=3)
+remote = client.model("mod_00000000000000000001")
+
+events = []
+model = taciturn.LLM("taciturn/tiny-medical").fit(
+    "notes.csv",
+    text_field="text",
+    privacy_unit="patient_id",
+    target_epsilon=3,
+    canaries=20,
+    callbacks=[events.append],
+    output="fitted",
+)
+"""
+# Classes of objects that a client gives, and where it gives them.
+CLIENT_OBJECTS = {
+    "taciturn.sdk.dataset.RemoteDataset": "client.dataset(name)",
+    "taciturn.sdk.dataset.Quote": "data.plan(...)",
+    "taciturn.sdk.model.RemoteModel": "client.model(id)",
+    "taciturn.sdk.admin.Administration": "client.admin",
+    "taciturn.sdk.audit_log.Auditing": "client.auditor",
+}
+
+
+def python_names() -> list[str]:
+    """Return the classes and functions of the page, with their modules."""
+    names = [name for name in taciturn.__all__ if not name.endswith("Error")]
+    return [
+        f"taciturn.{name}"
+        for name in sorted(names, key=lambda name: (not name.isupper(), name))
+        if inspect.isclass(getattr(taciturn, name)) or inspect.isfunction(getattr(taciturn, name))
+    ]
+
+
 def python() -> str:
     """Return a page with the public names of Python."""
-    names = [name for name in taciturn.__all__ if not name.endswith("Error")]
     parts = [
         "# Python",
         "Everything that `import taciturn` offers, but for its [errors](errors.md).",
+        "A test runs every example here. Each goes on from this session, in which `notes.csv` has "
+        "a column of texts and one of patients:",
+        f"```python\n{SESSION}```",
+        *(f"::: {name}" for name in python_names()),
+        "## What a client gives",
+        "These classes have no name in `taciturn`; a client makes their objects.",
+        _table(
+            ("object", "class"),
+            [
+                (f"`{way}`", f"[{name.rpartition('.')[2]}][{name}]")
+                for name, way in CLIENT_OBJECTS.items()
+            ],
+        ),
+        *(f"::: {name}" for name in CLIENT_OBJECTS),
     ]
-    for name in sorted(names, key=lambda name: (not name.isupper(), name)):
-        if inspect.isclass(getattr(taciturn, name)) or inspect.isfunction(getattr(taciturn, name)):
-            parts.append(f"::: taciturn.{name}")
     return _page(parts)
 
 

@@ -75,11 +75,15 @@ class LLM:
 
     Examples:
         >>> model = taciturn.LLM("taciturn/tiny-medical")
-        >>> model.fit("notes.csv", text_field="text", privacy_unit="patient_id", target_epsilon=3)
-        >>> model.sample(["The patient"])
+        >>> model = model.fit(
+        ...     "notes.csv", text_field="text", privacy_unit="patient_id", target_epsilon=3
+        ... )
+        >>> print(model.policy)
+        DP (epsilon=..., delta=0.001, unit=patient_id)
+        >>> frame = model.sample(["The patient"], max_new_tokens=20)
 
-    With a dataset of a gateway, `taciturn.Client().dataset("phee")`, in place of the file, the same
-    lines run where the data is.
+        With a dataset of a gateway, `taciturn.Client().dataset("phee")`, in place of the file, the
+        same lines run where the data is.
     """
 
     def __init__(
@@ -102,6 +106,17 @@ class LLM:
             device: "cpu", "cuda", "cuda:1", "mps"; by default the best there is.
             dtype: "float32" or "bfloat16"; by default bfloat16 on a GPU, float32 elsewhere.
             quantization: "int8" or "nf4": load the frozen base with fewer bits.
+
+        Raises:
+            SpecError: a value that is not one of these; or one of them for a gateway's model, which
+                has no place for it.
+            ModelError: the folder's report is damaged.
+            AuthenticationError: "gateway:ID", and no gateway or no token is named anywhere.
+
+        Examples:
+            >>> model = taciturn.LLM("taciturn/tiny-medical", device="cpu", dtype="float32")
+            >>> model.policy
+            'public (base model, no private data)'
         """
         for name, value in (("model", model), ("base", "" if base is None else base)):
             if not isinstance(value, str | os.PathLike):
@@ -136,7 +151,18 @@ class LLM:
 
     @property
     def privacy(self) -> PrivacyReport | None:
-        """The guarantee this model carries; None for a base model. Waits for a job that fits it."""
+        """The guarantee this model carries; None for a base model. Waits for a job that fits it.
+
+        Raises:
+            JobFailedError: the job that was to fit it failed or was cancelled.
+
+        Examples:
+            >>> report = model.privacy
+            >>> report.epsilon <= 3, report.privacy_unit
+            (True, 'patient_id')
+            >>> taciturn.LLM("taciturn/tiny-medical").privacy is None
+            True
+        """
         if self._remote is not None:
             return self._remote_model().privacy
         self._look_on_hub()
@@ -144,7 +170,12 @@ class LLM:
 
     @property
     def policy(self) -> str:
-        """The guarantee in one line, as it stands on every sample."""
+        """The guarantee in one line, as it stands on every sample.
+
+        Examples:
+            >>> model.policy
+            'DP (epsilon=..., delta=0.001, unit=patient_id)'
+        """
         if self._remote is not None:
             return self._remote_model().policy
         privacy = self.privacy
@@ -189,6 +220,33 @@ class LLM:
             fields: the fields of `taciturn.spec.FitSpec`. Unknown ones raise. `public_data` takes
                 what `data` takes: text that you declare public. It is learned from first, without
                 noise, and the guarantee does not cover it.
+
+        Returns:
+            This model, fitted; of a gateway's dataset with `wait=False`, the job's handle.
+
+        Raises:
+            SpecError: an argument is outside its bound or does not exist (`UnknownFieldError`), or
+                no guarantee can follow from it (`PrivacyParameterError`).
+            DataError: the rows cannot be read or used as they are.
+            ModelError: the base model cannot be loaded or fitted.
+            BudgetExceededError: a ledger or a gateway's budget has no room for it. Nothing was
+                spent.
+            OutputError: `output` cannot be written.
+            CallbackError: a callback raised. The run has stopped, and can be resumed if it has an
+                `output`.
+            JobFailedError: a gateway's job failed or was cancelled.
+
+        Examples:
+            The model of this page's session was fitted to rows that are here:
+
+            >>> model.privacy.guarantee
+            'differential privacy'
+
+            Where the rows are behind a gateway, and without waiting:
+
+            >>> job = taciturn.LLM("taciturn/tiny-medical").fit(data, target_epsilon=3, wait=False)
+            >>> job.id
+            'job_...'
         """
         options: dict[str, Any] = dict(fields)
         if isinstance(data, RemoteDataset):
@@ -206,7 +264,29 @@ class LLM:
     def plan(
         self, data: object = None, *, n_units: int | None = None, **fields: Unpack[FitFields]
     ) -> TrainingPlan:
-        """Return what `fit` would do, without doing it; give the data or its number of units."""
+        """Return what `fit` would do, without doing it; give the data or its number of units.
+
+        Args:
+            data: whatever `fit` takes; it is read only to count its units.
+            n_units: number of privacy units, in place of data. A plan depends on nothing else of
+                them.
+            fields: as of `fit`.
+
+        Returns:
+            Steps, batch size in units, learning rate, noise multiplier, delta and the reasons for
+            them, as `taciturn plan` prints them.
+
+        Raises:
+            SpecError: neither data nor n_units; or an argument that `fit` would refuse, too.
+            DataError: the rows cannot be read.
+
+        Examples:
+            >>> plan = model.plan(n_units=10_000, target_epsilon=3)
+            >>> plan.n_units, plan.privacy.delta
+            (10000, 1e-05)
+            >>> plan.privacy.noise_multiplier > 0
+            True
+        """
         if isinstance(data, RemoteDataset):
             return data.plan(self.name, **self._with_performance(dict(fields))).plan
         return self._local_model("plan").plan(data, n_units=n_units, **fields)
@@ -214,25 +294,72 @@ class LLM:
     def estimate(
         self, data: object = None, *, n_units: int | None = None, **fields: Unpack[FitFields]
     ) -> Estimate:
-        """The plan, and what it would take here: time, memory.
+        """Return the plan, and what it would take here: time, memory.
 
         With data, the time follows from its real lengths, which are its owner's to see; with
         `n_units` alone, from 64 tokens per unit.
+
+        Args:
+            data: whatever `fit` takes; not a gateway's dataset.
+            n_units: number of privacy units, in place of data.
+            fields: as of `fit`.
+
+        Returns:
+            `plan`; `cost.seconds` and `cost.memory` in bytes; in `other_times` what half, twice and
+            four times the time would buy.
+
+        Raises:
+            SpecError: neither data nor n_units, or a gateway's dataset.
+            DataError: the rows cannot be read.
+
+        Examples:
+            >>> estimate = model.estimate(n_units=500, target_epsilon=3)
+            >>> estimate.cost.seconds > 0
+            True
+            >>> [choice.times for choice in estimate.other_times]
+            [0.5, 1.0, 2.0, 4.0]
         """
         if isinstance(data, RemoteDataset):
             raise SpecError("time and memory are those of another machine there; call plan instead")
         return self._local_model("estimate").estimate(data, n_units=n_units, **fields)
 
     def sample(self, prompts: Sequence[str], **fields: Unpack[SampleFields]) -> PolicyFrame:
-        """Continue each prompt; a frame with columns prompt, text, policy, `n` rows per prompt.
+        """Continue each prompt.
 
         Args:
-            fields: the fields of `taciturn.spec.SampleSpec`.
+            prompts: beginnings of texts; an empty one begins where a text begins.
+            fields: the fields of `taciturn.spec.SampleSpec`: `n` completions per prompt,
+                `temperature`, `top_p`, `max_new_tokens` (tokens, not characters), `seed`,
+                `batch_size`.
+
+        Returns:
+            A frame with `n` rows per prompt; columns prompt, text and policy.
+
+        Raises:
+            SpecError: a field is outside its bound, or a prompt has more tokens than the model
+                reads.
+
+        Examples:
+            >>> frame = model.sample(["The patient", "Cough since"], n=2, max_new_tokens=5, seed=1)
+            >>> list(frame.columns), len(frame)
+            (['prompt', 'text', 'policy'], 4)
         """
         return self._model("sample").sample(prompts, **fields)
 
     def stream(self, prompt: str, spec: SampleSpec) -> Iterator[str]:
-        """Yield one continuation, piece by piece."""
+        """Yield one continuation, piece by piece.
+
+        Args:
+            prompt: beginning of the text.
+            spec: how it goes on, as in `sample`; `n` is not looked at.
+
+        Raises:
+            SpecError: the prompt has more tokens than the model reads.
+
+        Examples:
+            >>> from taciturn.spec import SampleSpec
+            >>> text = "".join(model.stream("The patient", SampleSpec(max_new_tokens=20)))
+        """
         return self._model("stream").stream(prompt, spec)
 
     def plan_evaluation(
@@ -248,6 +375,20 @@ class LLM:
             data: a gateway's dataset, for a gateway's model.
             n_units: how many units would be judged here.
             fields: as of `evaluate`; `target_epsilon` is needed.
+
+        Returns:
+            `epsilon` and `delta` of the release, `n_units`, and `gain_std`, `accuracy_gain_std`:
+            the standard deviation of the noise in what is gained, in nats per token and as a share.
+
+        Raises:
+            SpecError: no `target_epsilon`, or nothing says how many units there are.
+
+        Examples:
+            >>> plan = model.plan_evaluation(n_units=500, target_epsilon=0.5)
+            >>> plan.epsilon, plan.n_units
+            (0.5, 500)
+            >>> plan.gain_std > 0
+            True
         """
         if self._remote is not None:
             if data is None:
@@ -286,9 +427,21 @@ class LLM:
             ledger_namespace: as in `fit`.
             fields: the fields of `taciturn.spec.EvaluateSpec`; `samples=200` writes and compares.
 
+        Returns:
+            Scores of base and fitted model in nats per token, perplexity and token accuracy (a
+            share), each with the standard deviation of its noise; `policy` says what the figures
+            are.
+
         Raises:
             SpecError, DataError: bad input; nothing was charged.
             CertificateError: the certificate cannot be renewed; nothing was charged.
+
+        Examples:
+            >>> evaluation = model.evaluate("public.csv", text_field="text")
+            >>> evaluation.basis
+            'public'
+            >>> evaluation.fitted.perplexity > 1
+            True
         """
         if self._remote is not None:
             options: dict[str, Any] = {"embedder": embedder, "callbacks": callbacks, **fields}
@@ -315,13 +468,20 @@ class LLM:
             signing_key: as in `certificate`; needed where the folder has a certificate.
 
         Returns:
-            See taciturn.Audit. If its `refuted` is true, the guarantee is broken: more was found
+            See taciturn.Audit. If its `refuted` is true, the guarantee is broken; more was found
             than is promised, and no certificate is issued.
 
         Raises:
             SpecError: no canaries, or too few for any bound.
             DataError: the private folder is not there, or its canaries were edited.
             CertificateError: the certificate cannot be renewed. Nothing is written then.
+
+        Examples:
+            >>> audit = model.audit(confidence=0.9)
+            >>> audit.refuted
+            False
+            >>> 0 <= audit.epsilon_lower_bound <= audit.promised_epsilon
+            True
         """
         if self._remote is not None:
             check_local({"signing_key": signing_key}, "signing_key")
@@ -335,6 +495,28 @@ class LLM:
 
         The test is public, or private as in `evaluate`. Both data sets name text and labels alike;
         `select` and `privacy_unit` apply to the test.
+
+        Args:
+            synthetic: texts with labels, as `synthesize` writes them from a mapping of prompts.
+            test: real texts with labels; whatever `fit` takes, but for a gateway's dataset.
+            fields: the fields of `taciturn.spec.DownstreamSpec`: `label_field`, and those of
+                `evaluate` that say how the test is read and what it may cost.
+
+        Returns:
+            `accuracy` and `majority_accuracy` (that of always guessing the commonest label) as
+            shares, the standard deviation of the noise in both, and `macro_f1` of a public test.
+
+        Raises:
+            SpecError, DataError: bad input; nothing was charged.
+            CertificateError: the certificate cannot be renewed; nothing was charged.
+
+        Examples:
+            >>> synthetic = model.synthesize(
+            ...     8, prompts={"cough": "A cough", "fever": "A fever"}, max_new_tokens=5
+            ... )
+            >>> result = model.downstream(synthetic, "labelled.csv", text_field="text")
+            >>> 0 <= result.accuracy <= 1
+            True
         """
         return self._local_model("downstream").downstream(synthetic, test, **fields)
 
@@ -354,14 +536,42 @@ class LLM:
             n: records to write, at least 1.
             output: Parquet file to make; its metadata hold policy, report and certificate.
             prompts: how records begin, in turn; a mapping of label to prompt adds a column "label".
+            fields: the fields of `taciturn.spec.SynthesisSpec`: `temperature`, `top_p`,
+                `max_new_tokens`, `seed`, `batch_size`.
 
         Returns:
             Columns text (prompt and continuation), prompt, label if any, and policy.
+
+        Raises:
+            SpecError: n or a field is outside its bound.
+            OutputError: `output` is there already, does not end in .parquet, or cannot be written.
+
+        Examples:
+            >>> frame = model.synthesize(4, output="synthetic.parquet", max_new_tokens=10)
+            >>> list(frame.columns)
+            ['text', 'prompt', 'policy']
         """
         return self._model("synthesize").synthesize(n, output=output, prompts=prompts, **fields)
 
     def log_probability(self, prompt: str, continuation: str) -> float:
-        """Natural logarithm of the probability that `prompt` is continued by `continuation`."""
+        """Return how likely `prompt` is continued by `continuation`.
+
+        Args:
+            prompt: beginning of the text.
+            continuation: what follows it, without a space that is not its own.
+
+        Returns:
+            Natural logarithm of the probability of all its tokens, in nats; at most 0.
+
+        Raises:
+            SpecError: the continuation is empty, or both together have more tokens than the model
+                reads.
+            ModelError: the model is behind a gateway.
+
+        Examples:
+            >>> model.log_probability("The patient has a", " cough") < 0
+            True
+        """
         return self._local_model("log_probability").log_probability(prompt, continuation)
 
     def extract(
@@ -382,14 +592,26 @@ class LLM:
 
         Args:
             secret: what follows `prefix`; a space between them counts as the secret's.
+            prefix: what stands before it, as in the notes.
             telltale: words that give the secret away wherever they are written; by default the
                 whole secret.
             output: JSON file to make.
             fields: the fields of `taciturn.spec.ExtractSpec`: `template` and `alternatives` say
                 what else the secret could have been.
 
+        Returns:
+            For base and fitted model, the secret's log-probability in nats, its rank, its exposure
+            in bits, and the share of samples that tell it, with a confidence interval.
+
         Raises:
             SpecError: the secret is not among the alternatives, or other bad input.
+
+        Examples:
+            >>> extraction = model.extract(
+            ...     " yellow", prefix="The code is", alternatives=(" yellow", " green"), samples=2
+            ... )
+            >>> extraction.fitted.log_probability < 0
+            True
         """
         return self._local_model("extract").extract(
             secret, prefix=prefix, telltale=telltale, output=output, **fields
@@ -417,8 +639,20 @@ class LLM:
             fields: the fields of `taciturn.spec.MembershipSpec`. `privacy_unit` and
                 `max_records_per_unit` are by default the model's.
 
+        Returns:
+            For each attack, on the fitted model and on the base as a control, the area under the
+            curve and the share of members found at small shares of false alarms; `scores` has a row
+            per unit.
+
         Raises:
             SpecError, DataError: bad input, or `show_private` is not set.
+
+        Examples:
+            >>> membership = model.membership(
+            ...     "notes.csv", "public.csv", text_field="text", show_private=True
+            ... )
+            >>> membership.n_members
+            20
         """
         return self._local_model("membership").membership(
             members, non_members, output=output, **fields
@@ -435,9 +669,19 @@ class LLM:
                 the certificate that is there is read, unchecked.
             audit: what an audit of the model found.
 
+        Returns:
+            The statement of model, data, steps, epsilon, delta and digests of the files.
+
         Raises:
             CertificateError: no guarantee, no folder, or no certificate and no key to sign one.
             SigningKeyError: the key cannot be used.
+
+        Examples:
+            >>> fitted = taciturn.LLM("fitted")
+            >>> folder = fitted.save("to-certify")
+            >>> statement = fitted.certificate(signing_key="key.pem")
+            >>> type(statement).__name__
+            'Statement'
         """
         if self._remote is not None:
             check_local({"signing_key": signing_key, "audit": audit}, "signing_key", "audit")
@@ -457,6 +701,26 @@ class LLM:
         With a signing key (see `certificate`) it also writes `certificate.json`. Of several
         processes that torchrun started, the first writes. A gateway's model is downloaded as it is;
         `LLM(folder)` is then a model that is here.
+
+        Args:
+            folder: a new or empty folder.
+            merged: write one whole model in place of adapter and base.
+            signing_key: as in `certificate`.
+
+        Returns:
+            The folder.
+
+        Raises:
+            AdapterError: nothing was fitted, the folder holds a model already, or the merged model
+                gives other logits.
+            OutputError: the folder cannot be written.
+
+        Examples:
+            >>> folder = model.save("saved")
+            >>> (folder / "privacy_report.json").is_file()
+            True
+            >>> taciturn.LLM("saved").policy == model.policy
+            True
         """
         if self._remote is not None:
             check_local({"signing_key": signing_key, "merged": merged}, "signing_key", "merged")
@@ -484,6 +748,9 @@ class LLM:
             weights: of the GGUF file.
             signing_key: as in `certificate`; signs the statement of what was made of what.
 
+        Returns:
+            The folder.
+
         Raises:
             ModelError: the form has no place for this architecture or tokenizer, or the base is
                 quantised.
@@ -491,6 +758,11 @@ class LLM:
             CertificateError: a key to sign with, and no certificate that could be named.
             OutputError: the folder is there already, or cannot be written.
             MissingDependencyError: a GGUF file needs taciturn[gguf].
+
+        Examples:
+            >>> folder = model.export("merged", form="merged")
+            >>> (folder / "derivation.json").is_file()
+            True
         """
         return self._local_model("export").export(
             folder, form=form, weights=weights, signing_key=signing_key
@@ -517,10 +789,18 @@ class LLM:
             without_guarantee: send a model that was fitted with target_epsilon="unlimited", too.
             token: by default that of `hf auth login`, or HF_TOKEN.
 
+        Returns:
+            The address of what was sent.
+
         Raises:
             GuaranteeError: the model promises nothing.
             CertificateError: its files are not those that were certified.
             OutputError: the hub refused, or did not answer; no half of the model is there.
+
+        Examples:
+            >>> address = model.push_to_hub("hospital/notes", message="fitted with epsilon 3")
+            >>> address.endswith("hospital/notes")
+            True
         """
         return self._local_model("push_to_hub").push_to_hub(
             repository,
@@ -531,7 +811,22 @@ class LLM:
         )
 
     def download(self, folder: str | Path) -> Path:
-        """The same as `save`."""
+        """The same as `save`.
+
+        Args:
+            folder: a new or empty folder.
+
+        Returns:
+            The folder.
+
+        Raises:
+            As `save`.
+
+        Examples:
+            >>> folder = model.download("downloaded")
+            >>> folder.is_dir()
+            True
+        """
         return self.save(folder)
 
     def _fit_remotely(

@@ -16,9 +16,7 @@ import json
 import os
 import re
 import shlex
-import textwrap
 from collections.abc import Iterator
-from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -32,6 +30,7 @@ from pydantic import ValidationError
 from pydantic_settings import SettingsError
 
 import taciturn
+from support.code_blocks import BLOCK, Block, blocks
 from taciturn.cli.main import app
 from taciturn.server.fine_tuning.records import Records
 from taciturn.server.launchers.kubernetes.settings import Pool
@@ -42,7 +41,10 @@ from taciturn.spec.jobs import ExtractJobSpec
 
 ROOT = Path(__file__).resolve().parents[2]
 # The changelog tells of commands that have gone.
-DOCUMENTS = sorted({*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")} - {ROOT / "CHANGELOG.md"})
+DOCUMENTS = sorted(
+    {*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("examples/**/*.md")}
+    - {ROOT / "CHANGELOG.md"}
+)
 # What a program has printed, and pictures that are written down: no code.
 NO_CODE = {"text", "mermaid"}
 # README's first screen has no comments: a test that runs a block, or the reason why not.
@@ -51,9 +53,6 @@ README = {
     "client = taciturn.Client": "not run: it needs a gateway",
 }
 
-_BLOCK = re.compile(
-    r"(?:^ *<!-- ([^>]*?) -->\n)?^( *)```(\w*)[^\n]*\n(.*?)^\2```$", re.MULTILINE | re.DOTALL
-)
 _INLINE = re.compile(r"`(taciturn [a-z][^`\n]*)`")
 _TARGET = re.compile(r"^([a-z]+):", re.MULTILINE)
 _COMMAND = re.compile(r"(?:\$ )?(?:[A-Z_]+=\S* )*(?:make|taciturn)(?: |$)")
@@ -68,23 +67,6 @@ _USAGE: Any = typer.BadParameter.__base__
 _CHECKED = re.compile(
     r"(?:make|taciturn|cd|export TACITURN_\w+=\S*)\b|curl (?=[\s\S]*\$TACITURN_URL/)"
 )
-
-
-@dataclass(frozen=True)
-class Block:
-    """Code of a page, and the comment before it."""
-
-    comment: str
-    language: str
-    code: str
-
-
-def blocks(text: str) -> list[Block]:
-    """Return the code blocks of a page, those in tabs and lists included."""
-    return [
-        Block(match[1] or "", match[3], textwrap.dedent(match[4]))
-        for match in _BLOCK.finditer(text)
-    ]
 
 
 def treatment_problems(block: Block, page: str) -> Iterator[str]:
@@ -227,7 +209,7 @@ def command_problems(words: list[str], *, whole: bool = True) -> Iterator[str]:
 
 def inline_problems(text: str) -> Iterator[str]:
     """Commands within a sentence that do not exist, or have options that do not."""
-    for command in _INLINE.findall(_BLOCK.sub("", text)):
+    for command in _INLINE.findall(BLOCK.sub("", text)):
         yield from command_problems(shlex.split(command)[1:], whole=False)
 
 
@@ -377,7 +359,7 @@ def test_no_block_is_overlooked() -> None:
     for path in DOCUMENTS:
         text = path.read_text(encoding="utf-8")
         assert len(re.findall(r"^ *```", text, re.MULTILINE)) == 2 * len(blocks(text)), path
-        rest = _BLOCK.sub("", text)
+        rest = BLOCK.sub("", text)
         indented = re.findall(r"\n\n(    (?! |[-*]|\d+\.|=== |!\[)[a-z_]+ .*)", rest)
         code = [
             line

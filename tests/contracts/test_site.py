@@ -3,24 +3,27 @@ guides have no sentence that has to be read twice."""
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
 from taciturn import errors
+from taciturn.server.launchers.kubernetes.settings import KubernetesSettings
 from taciturn.server.problems import CODES, REMEDIES
 from taciturn.server.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
+# All pages but those for people who write such code.
 GUIDES = sorted(
     path
-    for folder in (".", "start", "understand", "how-to", "operate", "reference")
-    for path in (ROOT / "docs" / folder).glob("*.md")
-    if path.stem != "pitfalls"  # for those who write such code
+    for path in (*ROOT.glob("docs/**/*.md"), *ROOT.glob("examples/**/*.md"))
+    if path.parent.name != "design" and path.stem != "pitfalls"
 )
 MOST_WORDS = 30
 PROSE = sorted([*(ROOT / "docs").rglob("*.md"), *(ROOT.glob("[!C]*.md")), ROOT / "CONTRIBUTING.md"])
@@ -53,7 +56,7 @@ def sentences(text: str) -> list[str]:
     ]
 
 
-@pytest.mark.parametrize("path", GUIDES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", GUIDES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_no_sentence_is_long(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     long_ones = [line for line in sentences(text) if len(line.split()) > MOST_WORDS]
@@ -63,6 +66,17 @@ def test_no_sentence_is_long(path: Path) -> None:
 def test_long_sentences_are_found() -> None:
     text = "A short one. " + "word " * 31 + "end.\n\n```sh\n" + "code " * 40 + "\n```\n"
     assert [len(line.split()) for line in sentences(text)] == [3, 32]
+
+
+def reference() -> ModuleType:
+    """Return the hook that writes the pages of the reference."""
+    location = ROOT / "docs" / "site" / "reference.py"
+    spec = importlib.util.spec_from_file_location("reference", location)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def american(text: str) -> list[str]:
@@ -97,6 +111,21 @@ def test_every_error_says_its_remedy() -> None:
 def test_every_setting_says_what_it_is() -> None:
     for name, field in Settings.model_fields.items():
         assert field.description, f"Settings.{name} has no description"
+    page = reference()
+    meanings = page.attributes(KubernetesSettings)
+    assert meanings.keys() == KubernetesSettings.model_fields.keys()
+    assert all(meanings.values())
+    assert "own_signing_key` | Without a signing_secret" in page.settings()
+
+
+def test_every_route_says_what_it_is_and_for_whom() -> None:
+    rows = [line.split(" | ") for line in reference().rest().splitlines() if "/v1/" in line]
+    rows = [row for row in rows if row[0].startswith("| `")]
+    assert len(rows) > 100
+    for request, meaning, permission in rows:
+        assert meaning.endswith((".", ":")) or len(meaning.split()) > 2, request
+        assert permission.removesuffix(" |"), request
+    assert any(row[2].startswith("`datasets:write`: owner") for row in rows)
 
 
 @pytest.mark.thorough

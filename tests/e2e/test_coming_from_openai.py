@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
 import subprocess
 import sys
-import textwrap
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +17,7 @@ import pytest
 from openai.types.fine_tuning import FineTuningJob
 
 import taciturn
+from support import code_blocks
 from support.tiny_tokenizers import CHATML
 from taciturn.demo import gateway as demo
 from taciturn.embedded import preference_pairs
@@ -33,9 +32,10 @@ pytestmark = [pytest.mark.timeout(600), pytest.mark.thorough]
 
 def blocks(language: str) -> list[str]:
     """The page's code in a language: the owner's, and the practitioner's."""
-    found = re.findall(rf"^```{language}\n(.*?)^```$", PAGE.read_text("utf-8"), re.M | re.S)
-    assert len(found) == 2
-    return found
+    page = code_blocks.blocks(PAGE.read_text("utf-8"))
+    code = [block.code for block in page if block.language == language]
+    assert len(code) == 2
+    return code
 
 
 @pytest.fixture(scope="module")
@@ -285,8 +285,7 @@ def test_code_of_other_pages(
 def page_code(name: str) -> list[str]:
     """Python of a page, that in tabs included."""
     text = (PAGE.parent / name).read_text("utf-8")
-    parts = re.findall(r"^ *```python\n(.*?)^ *```$", text, re.M | re.S)
-    return [textwrap.dedent(part) for part in parts]
+    return [block.code for block in code_blocks.blocks(text) if block.language == "python"]
 
 
 def test_npms_client(gateway: demo.DemoGateway, work: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -13,15 +12,13 @@ import pandas as pd
 import pytest
 
 import taciturn
+from support.code_blocks import blocks
 from taciturn.embedded.notes import held_out_notes, patient_notes
 from taciturn.embedded.pairs import held_out_pairs, preference_pairs
 
 pytestmark = [pytest.mark.thorough, pytest.mark.timeout(600)]
 
-_BLOCK = re.compile(
-    r"<!-- run: tests/e2e/test_page_code\.py -->\n```python\n(.*?)^```$", re.M | re.S
-)
-_FIRST = re.compile(r"^```python\n(.*?)^```$", re.M | re.S)
+RUN = "run: tests/e2e/test_page_code.py"
 PAGES = {
     "README.md": "DP (epsilon=",
     "docs/export.md": "",
@@ -102,7 +99,9 @@ def small(tiny_llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def code(root: Path, page: str) -> list[str]:
     """Return the blocks of a page that this test has to run; of README the first one."""
     text = (root / page).read_text(encoding="utf-8")
-    return _FIRST.findall(text)[:1] if page == "README.md" else _BLOCK.findall(text)
+    code = [block for block in blocks(text) if block.language == "python"]
+    chosen = code[:1] if page == "README.md" else [b for b in code if b.comment == RUN]
+    return [block.code for block in chosen]
 
 
 @pytest.mark.usefixtures("small")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-import re
 import runpy
 import shlex
 import shutil
@@ -19,6 +18,7 @@ from typing import Any
 import pytest
 import yaml
 
+from support.code_blocks import blocks
 from support.ranks import in_processes, results
 from taciturn.cli.main import main
 from taciturn.planning.defaults import PublicFacts
@@ -32,7 +32,6 @@ from taciturn.spec import PerformanceSpec
 from taciturn.wire.jobs import DataRef, RemoteFit
 from taciturn.wire.worker import BaseModelFacts
 
-_BLOCK = re.compile(r"^```sh\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _LENGTH = ("epochs", "max_minutes", "steps", "batch_size")
 
 LOCAL = {
@@ -87,7 +86,8 @@ def models(
 def commands(folder: Path) -> list[str]:
     """Lines of the README that a shell would run."""
     text = (folder / "README.md").read_text(encoding="utf-8")
-    return [line for block in _BLOCK.findall(text) for line in block.splitlines() if line]
+    shell = [block.code for block in blocks(text) if block.language == "sh"]
+    return [line for code in shell for line in code.splitlines() if line]
 
 
 def program(*arguments: str) -> str:

@@ -20,25 +20,11 @@ from pathlib import Path
 
 import pytest
 
+from support.code_blocks import Block, copied
+
 pytestmark = [pytest.mark.thorough, pytest.mark.timeout(900)]
 
-_BLOCK = re.compile(r"(?:<!-- ([^>]*) -->\n)?^ *```(sh|python)\n(.*?)^ *```$", re.M | re.S)
 _PORT = "8321"
-
-
-@dataclass(frozen=True)
-class Block:
-    """Commands of a page, and the comment before them."""
-
-    comment: str
-    language: str
-    code: str
-
-
-def blocks(page: Path) -> list[Block]:
-    """Return what a reader of the page copies."""
-    text = page.read_text(encoding="utf-8")
-    return [Block(match[1] or "", match[2], match[3]) for match in _BLOCK.finditer(text)]
 
 
 @dataclass
@@ -102,11 +88,7 @@ def reader(tmp_path: Path) -> Reader:
 
 
 def test_one_machine(reader: Reader, root: Path) -> None:
-    output = [
-        reader.run(block)
-        for block in blocks(root / "docs" / "start" / "local.md")
-        if not block.comment.startswith("not run")
-    ]
+    output = [reader.run(block) for block in copied(root / "docs" / "start" / "local.md")]
     text = "\n".join(output)
     assert text.count("DP (epsilon=") >= 2
     assert "base model  taciturn/tiny-medical" in text, "the certificate was verified"
@@ -116,12 +98,9 @@ def test_a_gateway(reader: Reader, root: Path) -> None:
     with socket.socket() as probe:
         if probe.connect_ex(("127.0.0.1", int(_PORT))) == 0:
             pytest.skip(f"port {_PORT} is taken")
-    todo = [
-        block
-        for block in blocks(root / "docs" / "start" / "gateway.md")
-        if not block.comment.startswith("not run")
-    ]
-    notes, gateway, admin, passwords, olivia, pia, sample = todo
+    notes, gateway, admin, passwords, olivia, pia, sample = copied(
+        root / "docs" / "start" / "gateway.md"
+    )
     assert gateway.comment == "background"
     reader.run(notes)
     secrets = {"olivia": "a long sentence of olivia", "pia": "a long sentence of pia"}

@@ -6,7 +6,7 @@ import base64
 import json
 import secrets
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
@@ -58,15 +58,25 @@ class Api:
     Attributes:
         forbidden: (verb, resource) pairs that are answered with 403.
         full: resources of which the namespace's quota allows no more.
+        permits: what an access review says, beside what is forbidden: of verb, group, resource and
+            namespace.
         contended: resources, one for each creation to come whose update of a quota loses a race.
     """
 
     store: Store
     forbidden: set[tuple[str, str]] = field(default_factory=set)
     full: set[str] = field(default_factory=set)
+    permits: Callable[[Object], bool] = lambda _: True
     contended: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     _pages: dict[str, tuple[int, list[Object]]] = field(default_factory=dict)
+
+    def review(self, body: Object) -> Object:
+        """Answer a SelfSubjectAccessReview: may the caller do this?"""
+        attributes = body["spec"]["resourceAttributes"]
+        pair = (attributes["verb"], attributes["resource"])
+        allowed = pair not in self.forbidden and self.permits(attributes)
+        return {**body, "status": {"allowed": allowed}}
 
     def allow(self, verb: str, target: Target) -> None:
         """Raise 403 where the caller may not; `target.namespace` None asks for all namespaces."""

@@ -26,6 +26,7 @@ _PATH = re.compile(
     r"/(?P<resource>[a-z]+)(?:/(?P<name>[^/]+))?(?:/(?P<sub>[a-z]+))?$"
 )
 _GROUPS = {"jobs": "batch", "networkpolicies": "networking.k8s.io"}
+_ACCESS_REVIEWS = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
 _BOOKMARK_S = 0.5
 
 
@@ -123,6 +124,9 @@ class _Handler(BaseHTTPRequestHandler):
                 self._send(200, {"major": "1", "minor": "36", "gitVersion": "v1.36.0-fake",
                                  "gitCommit": "", "gitTreeState": "", "buildDate": "",
                                  "goVersion": "", "compiler": "", "platform": ""})  # fmt: skip
+                return
+            if url.path == _ACCESS_REVIEWS:
+                self._send(201, self.server.api.review(self._body()))
                 return
             target = self._target(url.path)
             self.server.api.allow(verb or self._verb(target, query), target)

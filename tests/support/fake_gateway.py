@@ -5,6 +5,7 @@ Jobs are over as soon as they are made; their events are a short story that a st
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import itertools
 import json
@@ -19,14 +20,15 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 
 from support.client import Client
 from taciturn.planning.defaults import PublicFacts
-from taciturn.planning.plan import make_plan, other_times
+from taciturn.planning.plan import TimeChoice, TrainingPlan, make_plan, other_times
 from taciturn.reports.figures import Figure, ModelScore, ReleasedEvaluation
-from taciturn.reports.privacy import PrivacyReport
+from taciturn.reports.privacy import Audit, GuessRound, PrivacyReport, ScoreHistogram
 from taciturn.wire.datasets import (
     BudgetView,
     ColumnView,
     DatasetState,
     DatasetView,
+    DisclosureView,
     FoundColumns,
     GrantTerms,
     GrantView,
@@ -78,19 +80,22 @@ from taciturn.wire.jobs import (
     JobState,
     JobView,
     ModelView,
+    OperatedJob,
     PlanView,
     RemoteFit,
     Withdrawal,
 )
 from taciturn.wire.ledger import AnchorView, LedgerProblem, NewVerification, VerificationView
-from taciturn.wire.models import BaseModelView
+from taciturn.wire.models import BaseModelView, NewBaseModel
 from taciturn.wire.public_datasets import NewPublicDataset, PublicDatasetView
 from taciturn.wire.results import (
+    AuditResult,
     EvaluateResult,
     FitResult,
     JobResult,
     SampleLine,
     SampleResult,
+    SynthesizeResult,
 )
 from taciturn.wire.values import Page, PolicyLine, Problem
 
@@ -112,6 +117,27 @@ REPORT = PrivacyReport(
     expected_batch_size=10,
     base_model="taciturn/tiny-medical",
     trainable_parameters=1,
+    taciturn_version="0",
+)
+AUDIT = Audit(
+    threat_model="black box",
+    method="one run",
+    canaries=100,
+    canary_kind="new-token",
+    canary_commitment="0" * 64,
+    confidence=0.95,
+    rounds=(GuessRound(guesses=40, correct=22, epsilon_lower_bound=0.0),),
+    guesses=40,
+    correct=22,
+    epsilon_lower_bound=0.0,
+    gaussian_epsilon_lower_bound=0.0,
+    auc=0.52,
+    promised_epsilon=3.0,
+    delta=1e-6,
+    largest_advantage=0.6,
+    attacker_limits=(),
+    histogram=ScoreHistogram(edges=(0.0, 1.0), included=(50,), excluded=(50,)),
+    verdict="nothing was found",
     taciturn_version="0",
 )
 FOUND = FoundColumns(
@@ -232,7 +258,7 @@ class FakeApi:
 
     def events(self) -> list[NumberedEvent]:
         """Return the events of every job."""
-        plan = make_plan(_spec(), FACTS)
+        plan = _plan()
         said: list[JobEvent] = [
             StateEvent(state=JobState.QUEUED),
             StateEvent(state=JobState.RUNNING),
@@ -253,6 +279,17 @@ def _spec() -> Any:
     from taciturn.spec import FitSpec
 
     return FitSpec(target_epsilon=3, batch_size=10, steps=4, text_field="text")
+
+
+@functools.cache
+def _plan() -> TrainingPlan:
+    """The plan of every fit; to compute its noise takes a while."""
+    return make_plan(_spec(), FACTS)
+
+
+@functools.cache
+def _other_times() -> tuple[TimeChoice, ...]:
+    return other_times(_spec(), FACTS, _plan())
 
 
 def dataset(name: str, description: str | None = None) -> DatasetView:
@@ -505,11 +542,13 @@ def app_of(fake: FakeApi) -> FastAPI:
 
     @app.post("/v1/plans")
     def plan(asked: JobRequest) -> PlanView:
-        made = make_plan(_spec(), FACTS)
+        made = _plan()
+        judged = {"epsilon": 0.5, "delta": 1e-6, "n_units": 110}
+        judged |= {"gain_std": 0.01, "accuracy_gain_std": 0.002}
         return PlanView(
-            plan=made.model_dump(mode="json"),
+            plan=judged if asked.kind == "evaluate" else made.model_dump(mode="json"),
             worth=made.worth,
-            other_times=other_times(_spec(), FACTS, made),
+            other_times=_other_times(),
             epsilon=3.0,
             delta=1e-6,
             share_of_budget=0.3,
@@ -581,6 +620,10 @@ def app_of(fake: FakeApi) -> FastAPI:
             return SampleResult(
                 samples=tuple(SampleLine(prompt=each, text=" coughs") for each in prompts), **about
             )
+        if found.kind == "audit":
+            return AuditResult(audit=AUDIT, **about)
+        if found.kind == "synthesize":
+            return SynthesizeResult(**about)
         score = ModelScore(
             nats_per_token=Figure(value=1.5), token_accuracy=Figure(value=0.5, std=0.01)
         )
@@ -591,6 +634,37 @@ def app_of(fake: FakeApi) -> FastAPI:
     def file(model_id: str, name: str) -> Response:
         content = REPORT.model_dump_json() if name == "privacy_report.json" else name
         return Response(content)
+
+    @app.get("/v1/jobs/{job_id}/files/{name}")
+    def job_file(job_id: str, name: str) -> Response:
+        return Response(_records() if name == "synthetic.parquet" else REPORT.model_dump_json())
+
+    @app.delete("/v1/models/{model_id}", status_code=204)
+    @app.delete("/v1/tokens/{token_id}", status_code=204)
+    def forget(model_id: str = "", token_id: str = "") -> None:
+        """Do nothing: nobody asks for it again."""
+
+    @app.get("/v1/operations/jobs")
+    def operated_jobs(state: JobState | None = None) -> Page[OperatedJob]:
+        wanted = [job for job in fake.jobs.values() if state in (None, job.state)]
+        return Page(items=tuple(map(operated, wanted)))
+
+    @app.post("/v1/operations/jobs/{job_id}/cancel")
+    def end(job_id: str) -> OperatedJob:
+        return operated(cancel(job_id))
+
+    @app.post("/v1/base-models", status_code=201)
+    def add_base_model(new: NewBaseModel) -> BaseModelView:
+        return BaseModelView(created_at=NOW, **new.model_dump())
+
+    @app.get("/v1/datasets/{name}/disclosures")
+    def disclosures(name: str) -> Page[DisclosureView]:
+        left = DisclosureView(at=NOW, step="read", kind="model", names=(), to="user:paul")
+        return Page(items=(left,))
+
+    @app.get("/v1/ledger/{namespace}/entries")
+    def entries(namespace: str) -> Page[Any]:
+        return Page(items=({"sequence": 1, "kind": "open"},))
 
     @app.post("/v1/completions")
     def complete(asked: dict[str, Any]) -> StreamingResponse:
@@ -662,6 +736,23 @@ def app_of(fake: FakeApi) -> FastAPI:
         return Page(items=(entry,), next_cursor=str(cursor - 1) if cursor > 1 else None)
 
     return app
+
+
+def operated(job: JobView) -> OperatedJob:
+    """A job as an administrator sees it."""
+    seen = job.model_dump(include={"id", "kind", "state", "requester", "created_at", "updated_at"})
+    return OperatedJob(attempt=1, started_at=NOW, **seen)
+
+
+def _records() -> bytes:
+    """Two records that a model has written, as Parquet."""
+    from pyarrow import BufferOutputStream, Table
+    from pyarrow.parquet import write_table
+
+    buffer = BufferOutputStream()
+    table = Table.from_pydict({"text": ["A cough.", "A fever."], "prompt": ["", ""]})
+    write_table(table, buffer)
+    return bytes(buffer.getvalue())
 
 
 def secret(text: str, name: str = "login") -> TokenSecret:

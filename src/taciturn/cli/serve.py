@@ -123,11 +123,7 @@ def _serve_on(settings: Settings) -> None:
     url = settings.public_url or f"http://{settings.host}:{settings.port}"
     typer.echo(f"taciturn gateway at {url}")
     if token is not None:
-        typer.echo(
-            "The first administrator's token, shown this once and valid for 7 days:\n"
-            f"\n    {token}\n\n"
-            f"    taciturn login {url} --token\n"
-        )
+        typer.echo(first_token_text(token, url))
     trust = settings.data_dir.absolute() / f"{OWN_SIGNING_KEY}.trust.json"
     if settings.signing_key is None and gateway.settings.signing_key is not None:
         typer.echo(
@@ -144,6 +140,15 @@ def _serve_on(settings: Settings) -> None:
     code = serve(gateway)
     if code:
         raise typer.Exit(code)
+
+
+def first_token_text(token: str, url: str) -> str:
+    """Text that a gateway prints once, before anybody can sign in."""
+    return (
+        "The first administrator's token, shown this once and valid for 7 days:\n"
+        f"\n    {token}\n\n"
+        f"    taciturn login {url} --token\n"
+    )
 
 
 def _check(settings: Settings, answer: Answer) -> None:

@@ -16,11 +16,29 @@ class PlanEvent:
     """The plan of a fit, before its first step is paid for.
 
     Attributes:
+        base_model: name of the model that is fitted.
+        privacy_unit: column or expression that names whom the guarantee protects.
+        max_records_per_unit: records of one unit that are used at most.
+        n_units: number of units.
         epsilon: promised; None without privacy, as are delta, noise_multiplier and l2_clip_norm.
+        delta: at which epsilon is meant: a probability.
+        noise_multiplier: standard deviation of the noise, divided by l2_clip_norm.
+        l2_clip_norm: bound on the norm of one unit's gradient.
+        sampling_probability: with which a step draws each unit.
         batch_size: expected units of a step.
+        steps: optimiser steps that are planned.
+        learning_rate: the highest one of the schedule.
+        warmup_steps: steps until it is reached.
+        max_tokens: tokens of a record that are used at most.
+        method: "lora" or "full".
         rank: of the adapter; None for full fine-tuning.
         reasons: why the plan is so, in words.
         worth: expected worth in words; None where it is not known.
+
+    Examples:
+        >>> plan = next(event for event in events if isinstance(event, taciturn.PlanEvent))
+        >>> plan.n_units, plan.epsilon <= 3
+        (40, True)
     """
 
     base_model: str
@@ -45,7 +63,16 @@ class PlanEvent:
 
 @dataclass(frozen=True, slots=True)
 class StepEvent:
-    """A step is done: the `step`-th of `steps`."""
+    """A step is done.
+
+    Attributes:
+        step: its number, from 1.
+        steps: how many are planned.
+
+    Examples:
+        >>> [event.step for event in events if isinstance(event, taciturn.StepEvent)]
+        [1, 2, 3]
+    """
 
     step: int
     steps: int
@@ -53,7 +80,17 @@ class StepEvent:
 
 @dataclass(frozen=True, slots=True)
 class EpsilonEvent:
-    """Privacy spent after `step` steps, rounded up; there are none in a fit without privacy."""
+    """Privacy spent so far, rounded up; there are none in a fit without privacy.
+
+    Attributes:
+        step: number of steps that are paid for.
+        epsilon: of these steps.
+        delta: at which epsilon is meant: a probability.
+
+    Examples:
+        >>> [event.step for event in events if isinstance(event, taciturn.EpsilonEvent)][-1]
+        3
+    """
 
     step: int
     epsilon: float
@@ -62,7 +99,15 @@ class EpsilonEvent:
 
 @dataclass(frozen=True, slots=True)
 class CheckpointEvent:
-    """A checkpoint from which the run can be resumed was written after `step` steps."""
+    """A checkpoint was written, from which the run can be resumed.
+
+    Attributes:
+        step: number of steps that are in it.
+
+    Examples:
+        >>> [event.step for event in events if isinstance(event, taciturn.CheckpointEvent)][-1]
+        3
+    """
 
     step: int
 
@@ -76,6 +121,14 @@ class EvaluationEvent:
         basis: "public" or "differential privacy".
         epsilon: what the release cost by itself; None if nothing.
         figures: names and values.
+        n_units: number of units, or of public records, that were judged.
+        delta: at which epsilon is meant: a probability; None if nothing was spent.
+
+    Examples:
+        >>> seen = []
+        >>> evaluation = model.evaluate("public.csv", text_field="text", callbacks=[seen.append])
+        >>> [event.purpose for event in seen if isinstance(event, taciturn.EvaluationEvent)]
+        ['evaluate']
     """
 
     purpose: str
@@ -95,6 +148,10 @@ class EndEvent:
         step: steps that were done, of this run and of those that it resumed; None if none was.
         policy: the guarantee of the model in one line; None if there is no model.
         files: paths of the released files; none if the run did not complete or has no folder.
+
+    Examples:
+        >>> events[-1].status, events[-1].step
+        ('complete', 3)
     """
 
     status: Literal["complete", "stopped", "failed"]

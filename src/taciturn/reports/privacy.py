@@ -109,13 +109,41 @@ SCOPE = (
 class PrivacyReport(BaseModel):
     """The promise that goes with a model. Every field is public or chosen by the data owner.
 
-    With `guarantee="none"` epsilon and delta are None: nothing is promised. `epsilon` is that of
-    all `private_steps` together (`dp_event` is their composition); the mechanism's parameters are
-    those of the last fit.
+    With `guarantee="none"` epsilon and delta are None: nothing is promised.
 
-    `scope` says what epsilon is not about; `ledger` is the sum at the time of the last step, None
-    where the run was given no ledger. `public_data` is text of all fits that the guarantee does not
-    cover. `objective` names what the last fit learned, where that is more than to predict text.
+    Attributes:
+        guarantee: "differential privacy" or "none".
+        epsilon: of all `private_steps` together; None without a guarantee.
+        delta: at which epsilon holds: a probability; None without a guarantee.
+        privacy_unit: column or expression that names whom the guarantee protects.
+        neighbouring_relation: what "one unit more or less" means.
+        max_records_per_unit: records of one unit that were used at most.
+        n_units: number of units; public if `n_units_is_public`.
+        n_units_is_public: False where it is only a bound that was declared.
+        mechanism: name of the algorithm of the last fit.
+        noise_multiplier: standard deviation of its noise, divided by l2_clip_norm.
+        sampling_probability: with which each step drew each unit.
+        steps: optimiser steps of the last fit.
+        l2_clip_norm: bound on the norm of one unit's gradient.
+        expected_batch_size: units that a step drew on average.
+        dp_event: composition of all private steps, as dp_accounting writes it.
+        private_steps: fits and private evaluations that epsilon covers.
+        accountant: what computed epsilon.
+        base_model: name of the model that was fitted.
+        base_model_sha256: SHA-256 of its files, by their names.
+        libraries: versions that the fit ran with, by their names.
+        trainable_parameters: number of weights that were fitted.
+        taciturn_version: that wrote the report.
+        canaries: number and kind of canaries, for an audit; None without.
+        public_data: text of all fits that the guarantee does not cover.
+        scope: what epsilon is not about, in words.
+        ledger: what a ledger had added up at the last step; None where there was none.
+        objective: what the last fit learned, where that is more than to predict text.
+
+    Examples:
+        >>> report = model.privacy
+        >>> report.mechanism, report.delta
+        ('...', 0.001)
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -150,7 +178,12 @@ class PrivacyReport(BaseModel):
 
     @property
     def spent(self) -> tuple[PrivateStep, ...]:
-        """All private steps so far; of a report that lists none, the one its event describes."""
+        """All private steps so far; of a report that lists none, the one its event describes.
+
+        Examples:
+            >>> [step.purpose for step in model.privacy.spent]
+            ['fit']
+        """
         if self.private_steps or self.dp_event is None:
             return self.private_steps
         step = PrivateStep(
@@ -164,7 +197,12 @@ class PrivacyReport(BaseModel):
 
     @property
     def policy(self) -> str:
-        """One line for people: the guarantee, or that there is none."""
+        """One line for people: the guarantee, or that there is none.
+
+        Examples:
+            >>> model.privacy.policy
+            'DP (epsilon=..., delta=0.001, unit=patient_id)'
+        """
         if self.guarantee == "none":
             return "no guarantee"
         assert self.epsilon is not None
@@ -250,6 +288,12 @@ class Audit(BaseModel):
         attacker_limits: the same at small shares of false alarms; empty if nothing is promised.
         histogram: of the canaries' scores.
         verdict: all of this in plain words.
+        taciturn_version: that ran the audit.
+
+    Examples:
+        >>> audit = taciturn.LLM("fitted").audit(signing_key="key.pem")
+        >>> audit.threat_model, audit.canaries
+        ('black box', 20)
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -276,6 +320,11 @@ class Audit(BaseModel):
 
     @property
     def refuted(self) -> bool:
-        """True if more was found than is promised: the guarantee is broken."""
+        """True if more was found than is promised: the guarantee is broken.
+
+        Examples:
+            >>> taciturn.LLM("fitted").audit(signing_key="key.pem").refuted
+            False
+        """
         promised_epsilon = self.promised_epsilon
         return promised_epsilon is not None and self.epsilon_lower_bound > promised_epsilon

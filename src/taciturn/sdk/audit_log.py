@@ -26,7 +26,18 @@ class Row(RootModel[dict[str, Any]]):
 
 @dataclass(frozen=True, slots=True)
 class Auditing:
-    """Requests of auditors, `client.auditor`. Lists are long: they come as they are read."""
+    """Requests of auditors, `client.auditor`. Lists are long: they come as they are read.
+
+    Attributes:
+        transport: connection to the gateway.
+
+    Raises:
+        GatewayError: any request can raise it, as of `taciturn.Client`.
+
+    Examples:
+        >>> next(client.auditor.audit_log())["action"]
+        'jobs:create'
+    """
 
     transport: Transport
 
@@ -47,6 +58,11 @@ class Auditing:
             resource: beginning of the path that was asked for.
             refusal: True for answers that refused, or failed; False for the others.
             since, until: from this moment on, and before that one; without a zone of UTC.
+            action: such as `jobs:create`.
+
+        Examples:
+            >>> sum(1 for row in client.auditor.audit_log(actor="user:ada"))
+            3
         """
         query = {
             "actor": actor,
@@ -63,8 +79,13 @@ class Auditing:
     def exports(self) -> Iterator[AuditLogExport]:
         """Yield what of the audit log was written to files and removed, oldest first.
 
-        Raises DataError for one that is not chained to the one before: it was changed, or another
-        one was taken out.
+        Raises:
+            DataError: one is not chained to the one before. It was changed, or another was taken
+                out.
+
+        Examples:
+            >>> [export.entries for export in client.auditor.exports()]
+            [1]
         """
         before: AuditLogExport | None = None
         for export in self.transport.pages("retention/exports", AuditLogExport):
@@ -78,8 +99,19 @@ class Auditing:
             before = export
 
     def download_export(self, export: AuditLogExport, path: str | Path) -> Path:
-        """The rows of an export, one JSON object a line; raises DataError, and writes nothing,
-        where they are not those that were removed."""
+        """Write the rows of an export, one JSON object a line, after a check of their digest.
+
+        Args:
+            export: as `exports` yields it.
+            path: file to write.
+
+        Raises:
+            DataError: the rows are not those that were removed. Nothing is written then.
+
+        Examples:
+            >>> export = next(client.auditor.exports())
+            >>> path = client.auditor.download_export(export, "audit-log.jsonl")
+        """
         target = Path(path)
         partial = target.with_name(f".{target.name}.unchecked")
         try:
@@ -92,7 +124,17 @@ class Auditing:
         return target
 
     def ledger_entries(self, namespace: str) -> Iterator[dict[str, Any]]:
-        """All entries of a namespace, in their order, with their hashes."""
+        """All entries of a namespace, in their order, with their hashes.
+
+        Args:
+            namespace: of the data.
+
+        Raises:
+            NotThereError: there is no such namespace, or none that the caller may know of.
+
+        Examples:
+            >>> entries = list(client.auditor.ledger_entries("patients"))
+        """
         for row in self.transport.pages(f"ledger/{namespace}/entries", Row):
             yield row.root
 
@@ -104,6 +146,15 @@ class Auditing:
 
         Args:
             namespace: whose chain alone is derived again.
+            anchors: heads of chains that were kept outside; see `taciturn ledger verify`.
+
+        Returns:
+            `ok`; the numbers of entries and anchors that were checked; `problems` in words; the
+            anchors of today.
+
+        Examples:
+            >>> client.auditor.verify_ledger()["ok"]
+            True
         """
         body = body_of(NewVerification(anchors=tuple(anchors), namespace=namespace))
         response = self.transport.send("POST", "ledger/verifications", body=body, key=new_key())

@@ -35,29 +35,58 @@ _SHOWN_ROWS = 5
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Quote:
-    """Plan and price of a fit, before anything is held."""
+    """Plan and price of a fit, before anything is held.
+
+    Attributes:
+        view: the gateway's answer: plan, price, and what it would leave of the budget.
+
+    Examples:
+        >>> quote = data.plan("taciturn/tiny-medical", target_epsilon=3)
+        >>> quote.policy
+        'DP (epsilon=3, delta=1e-06, unit=patient_id)'
+    """
 
     view: PlanView
 
     @property
     def plan(self) -> TrainingPlan:
-        """Noise, steps, learning rate ...: what would run."""
+        """Noise, steps, learning rate ...: what would run.
+
+        Examples:
+            >>> data.plan("taciturn/tiny-medical", target_epsilon=3).plan.steps
+            4
+        """
         return TrainingPlan.model_validate(self.view.plan)
 
     @property
     def policy(self) -> str:
-        """Policy of the model that would come of it, in one line."""
+        """Policy of the model that would come of it, in one line.
+
+        Examples:
+            >>> data.plan("taciturn/tiny-medical", target_epsilon=3).policy
+            'DP (epsilon=3, delta=1e-06, unit=patient_id)'
+        """
         return self.view.policy.text
 
     @property
     def verdict(self) -> str:
-        """Verdict in one line: could it start?"""
+        """Verdict in one line: could it start?
+
+        Examples:
+            >>> data.plan("taciturn/tiny-medical", target_epsilon=3).verdict
+            'there is room for it'
+        """
         if self.view.needs_approval is not None:
             return f"two people have to approve it: {self.view.needs_approval}"
         return "there is room for it" if self.view.admitted else "the budget has no room for it"
 
     def facts(self) -> dict[str, str]:
-        """Its figures, for people."""
+        """Its figures, for people.
+
+        Examples:
+            >>> data.plan("taciturn/tiny-medical", target_epsilon=3).facts()["share of the budget"]
+            '30.0%'
+        """
         plan, view = self.plan, self.view
         rows = {
             "units, batch, steps": f"{plan.n_units}, {plan.batch_size}, {plan.steps}",
@@ -106,6 +135,21 @@ class RemoteDataset:
     """Rows that stay where they are, how they are prepared, and which part of them is meant.
 
     Immutable: `select` and `split` give new ones.
+
+    Attributes:
+        view: what the gateway says of it: unit, number of units, columns, policy.
+        transport: connection to the gateway.
+        ref: the reference that goes into requests: name, `select` and part.
+        reader: function that reads results of jobs.
+        selected: the preview as `select` makes it; None without.
+
+    Raises:
+        GatewayError: any request can raise it, as of `taciturn.Client`.
+
+    Examples:
+        >>> data = client.dataset("phee")
+        >>> data.name
+        'phee'
     """
 
     view: DatasetView
@@ -116,25 +160,53 @@ class RemoteDataset:
 
     @classmethod
     def of(cls, transport: Transport, view: DatasetView, reader: Reader) -> RemoteDataset:
-        """Return the whole dataset, as it is."""
+        """Return the whole dataset, as it is.
+
+        Args:
+            transport: connection to the gateway.
+            view: what the gateway says of it.
+            reader: function that reads results of jobs.
+
+        Examples:
+            >>> from taciturn.sdk.dataset import RemoteDataset
+            >>> RemoteDataset.of(client.transport, data.view, data.reader) == data
+            True
+        """
         return cls(view, transport, DataRef(dataset=view.name), reader)
 
     @property
     def name(self) -> str:
-        """Name at the gateway."""
+        """Name at the gateway.
+
+        Examples:
+            >>> data.name
+            'phee'
+        """
         return self.view.name
 
     @property
     def policy(self) -> str:
-        """Policy of its use, in one line."""
+        """Policy of its use, in one line.
+
+        Examples:
+            >>> data.policy
+            'DP, at most epsilon=8 for all'
+        """
         return self.view.policy.text
 
     def wait(self, timeout_s: float = 600.0) -> RemoteDataset:
         """Wait until a worker has looked at it: as it is then, ready, or waiting for `confirm`.
 
+        Args:
+            timeout_s: give up waiting after so many seconds.
+
         Raises:
             ConflictError: it cannot be used; why, as far as the probe's job says it.
             TimeoutError: nobody has looked in time.
+
+        Examples:
+            >>> data.wait().view.state.value
+            'ready'
         """
         end = time.monotonic() + timeout_s
         view = self.view
@@ -175,6 +247,11 @@ class RemoteDataset:
         Raises:
             SpecError: nothing was found that could be confirmed.
             ConflictError: they are not what was found.
+
+        Examples:
+            >>> unconfirmed = client.dataset("unconfirmed")
+            >>> unconfirmed.confirm().view.state.value
+            'ready'
         """
         candidates = self.view.found
         if columns is not None:
@@ -195,7 +272,12 @@ class RemoteDataset:
         return replace(self, view=self.transport.read(DatasetView, response))
 
     def preview(self) -> PolicyFrame:
-        """Rows like the real ones, none of them real; with `select`, as that makes them."""
+        """Rows like the real ones, none of them real; with `select`, as that makes them.
+
+        Examples:
+            >>> data.preview().attrs["policy"]
+            'mock (invented rows)'
+        """
         import pandas as pd
 
         from taciturn.notebook.frame import with_policy
@@ -208,11 +290,16 @@ class RemoteDataset:
     def select(self, select: str) -> RemoteDataset:
         """The same rows, prepared: row-wise SQL expressions, tried on the preview at once.
 
-        Examples:
-            >>> data.select("patient_id, json_extract_string(context, '$.text') AS text")
+        Args:
+            select: expressions over the columns, as SQL's SELECT takes them.
 
         Raises:
             InvalidRequestError: not row-wise, a column is not there, or the preview refutes it.
+
+        Examples:
+            >>> selected = data.select("id, json_extract_string(text, '$.note') AS text")
+            >>> selected.ref.select
+            "id, json_extract_string(text, '$.note') AS text"
         """
         if self.ref.select is not None:
             raise SpecError("a selection was made already; write one that does both")
@@ -227,6 +314,17 @@ class RemoteDataset:
         """(train, test): about `test` of the units are held out, always the same ones.
 
         Which unit is where is decided by a hash under a key that only workers have.
+
+        Args:
+            test: share of the units that is held out, between 0 and 1.
+
+        Raises:
+            SpecError: it is a part already, or the share is outside its bound.
+
+        Examples:
+            >>> train, held_out = data.split(test=0.1)
+            >>> held_out.ref.part.side
+            'test'
         """
         if self.ref.part is not None:
             raise SpecError(f"this is the {self.ref.part.side} part already; split the whole")
@@ -237,7 +335,19 @@ class RemoteDataset:
         return train, held_out
 
     def plan(self, model: str, **fields: Unpack[FitFields]) -> Quote:
-        """Return what `fit` would be and cost; holds and spends nothing."""
+        """Return what `fit` would be and cost; holds and spends nothing.
+
+        Args:
+            model: base model, by the name that the gateway knows it by.
+            fields: the fields of `taciturn.spec.FitSpec`, as of `LLM.fit`.
+
+        Raises:
+            SpecError: a field that is the dataset's own: `select` or `privacy_unit`.
+
+        Examples:
+            >>> print(data.plan("taciturn/tiny-medical", target_epsilon=3).verdict)
+            there is room for it
+        """
         body = body_of(self._request(model, {}, dict(fields)))
         response = self.transport.send("POST", "plans", body=body)
         return Quote(self.transport.read(PlanView, response))
@@ -255,16 +365,28 @@ class RemoteDataset:
         Args:
             name: what the fitted model is called.
             purpose: one line for whoever has to approve it.
+            model: base model, by the name that the gateway knows it by.
+            fields: the fields of `taciturn.spec.FitSpec`, as of `LLM.fit`.
 
         Raises:
             RemoteBudgetError: there is no room for it. Nothing was spent.
+
+        Examples:
+            >>> job = data.fit("taciturn/tiny-medical", target_epsilon=3, purpose="coding")
+            >>> job.status.value
+            'queued'
         """
         body = body_of(self._request(model, {"name": name, "purpose": purpose}, dict(fields)))
         response = self.transport.send("POST", "jobs", body=body, key=new_key())
         return Job(self.transport, self.transport.read(JobView, response), self.reader)
 
     def budget(self) -> BudgetView:
-        """Return how much of its namespace's budget is spent, held and left."""
+        """Return how much of its namespace's budget is spent, held and left.
+
+        Examples:
+            >>> data.budget().namespace
+            'patients'
+        """
         return self.transport.get(f"budgets/{self.view.namespace}", BudgetView)
 
     def _request(self, model: str, about: dict[str, Any], fields: dict[str, Any]) -> RemoteFit:

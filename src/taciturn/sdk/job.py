@@ -32,9 +32,13 @@ Reader: TypeAlias = Callable[[Transport, JobView], Result]
 class Job:
     """A handle; the job itself goes on whether anybody holds one or not.
 
+    Raises:
+        GatewayError: any request can raise it, as of `taciturn.Client`.
+
     Examples:
         >>> job = taciturn.LLM("taciturn/tiny-medical").fit(data, target_epsilon=3, wait=False)
-        >>> job.status, job.id                     # from anywhere: client.job(id)
+        >>> job.status.value  # from anywhere: client.job(id)
+        'queued'
         >>> model = job.result()
     """
 
@@ -45,21 +49,41 @@ class Job:
 
     @property
     def id(self) -> str:
-        """Name by which `client.job(id)` finds it again."""
+        """Name by which `client.job(id)` finds it again.
+
+        Examples:
+            >>> client.job(job.id).id == job.id
+            True
+        """
         return self.view.id
 
     @property
     def status(self) -> JobState:
-        """State, asked anew."""
+        """State, asked anew.
+
+        Examples:
+            >>> job.wait().status.value
+            'succeeded'
+        """
         return self.refresh().view.state
 
     @property
     def policy(self) -> str:
-        """Policy of its result, in one line."""
+        """Policy of its result, in one line.
+
+        Examples:
+            >>> job.policy
+            'DP (epsilon=3, delta=1e-06, unit=patient_id)'
+        """
         return self.view.policy.text
 
     def refresh(self) -> Job:
-        """Ask the gateway where it stands."""
+        """Ask the gateway where it stands; the answer is in `view`.
+
+        Examples:
+            >>> job.refresh().view.kind.value
+            'fit'
+        """
         if not self.view.state.over:
             self.view = self._transport.get(f"jobs/{self.id}", JobView)
         return self
@@ -68,6 +92,13 @@ class Job:
         """Yield what it says, from the beginning or after an event's number, until it is over.
 
         A lost connection is taken up again where it broke off.
+
+        Args:
+            after: number of the last event that is known already.
+
+        Examples:
+            >>> [event.event.type for event in job.events()][:3]
+            ['state', 'state', 'plan']
         """
         for event in job_events(self._transport, self.id, after):
             self._heed(event)
@@ -78,6 +109,10 @@ class Job:
 
         A machine goes after its job is over, when nobody watches the job's events any more: ask
         again in some minutes.
+
+        Examples:
+            >>> len(job.machines())
+            0
         """
         machines: list[MachineUse] = []
         page = self._events_after(0)
@@ -96,13 +131,17 @@ class Job:
         """Wait until it is over, showing how far it is; Ctrl-C leaves it running.
 
         Args:
-            timeout_s: give up waiting, not the job, after so long.
+            timeout_s: seconds, after which waiting is given up, not the job.
             progress: False shows nothing; True also where nobody watches; by default a bar in
                 terminals and notebooks.
 
         Raises:
             JobFailedError: it failed or was cancelled.
             TimeoutError: it was not over in time; it goes on.
+
+        Examples:
+            >>> job.wait(timeout_s=600, progress=False).view.state.value
+            'succeeded'
         """
         try:
             self._watch(timeout_s, progress)
@@ -114,26 +153,80 @@ class Job:
         return self._checked()
 
     def result(self, *, timeout_s: float | None = None, progress: bool | None = None) -> Result:
-        """Return what came of it, waiting as `wait` does: of a fit, the model."""
+        """Return what came of it, waiting as `wait` does: of a fit, the model.
+
+        Args:
+            timeout_s: give up waiting after so many seconds.
+            progress: as of `wait`.
+
+        Returns:
+            Of a fit the model, of samples and records a frame, of an evaluation its figures, of an
+            audit an `Audit`.
+
+        Raises:
+            JobFailedError: it failed or was cancelled.
+            TimeoutError: it was not over in time; it goes on.
+
+        Examples:
+            >>> remote = job.result()
+            >>> remote.policy == job.policy
+            True
+        """
         self.wait(timeout_s=timeout_s, progress=progress)
         return self._reader(self._transport, self.view)
 
     def fitted(
         self, *, timeout_s: float | None = None, progress: bool | None = None
     ) -> RemoteModel:
-        """Return the model of a fit, waiting as `wait` does; raises SpecError for another job."""
+        """Return the model of a fit, waiting as `wait` does.
+
+        Args:
+            timeout_s: give up waiting after so many seconds.
+            progress: as of `wait`.
+
+        Raises:
+            SpecError: the job is not a fit.
+            JobFailedError: it failed or was cancelled.
+            TimeoutError: it was not over in time; it goes on.
+
+        Examples:
+            >>> frame = job.fitted().sample(["The patient"])
+        """
         if self.view.kind is not JobKind.FIT:
             raise SpecError(f"{self.id} is a job of kind {self.view.kind.value}, not a fit")
         return cast("RemoteModel", self.result(timeout_s=timeout_s, progress=progress))
 
     def download(self, name: str, folder: str | Path = ".") -> Path:
-        """Write one of its released files into `folder`."""
+        """Write one of its released files into `folder`.
+
+        Args:
+            name: of the file, as a certificate or `view` lists it.
+            folder: where it goes, under its own name.
+
+        Returns:
+            The path of the file.
+
+        Raises:
+            NotThereError: the job has released no such file.
+            OutputError: the folder cannot be written.
+
+        Examples:
+            >>> path = job.wait().download("privacy_report.json", ".")
+        """
         target = Path(folder).expanduser() / Path(name).name
         self._transport.download(f"jobs/{self.id}/files/{name}", target)
         return target
 
     def cancel(self) -> Job:
-        """Stop it. What it has charged stays spent; what never ran is free again."""
+        """Stop it. What it has charged stays spent; what never ran is free again.
+
+        Raises:
+            ConflictError: it is over already.
+
+        Examples:
+            >>> job.cancel().view.state.value
+            'cancelled'
+        """
         response = self._transport.send("POST", f"jobs/{self.id}/cancel", key=f"cancel-{self.id}")
         self.view = self._transport.read(JobView, response)
         return self

@@ -46,7 +46,15 @@ if TYPE_CHECKING:
 
 
 class RemoteModel:
-    """A fitted model; what it writes is written where it is."""
+    """A fitted model; what it writes is written where it is.
+
+    Raises:
+        GatewayError: any request can raise it, as of `taciturn.Client`.
+
+    Examples:
+        >>> remote = client.model("mod_00000000000000000001")
+        >>> frame = remote.sample(["The patient"])
+    """
 
     def __init__(self, transport: Transport, view: ModelView, reader: Reader) -> None:
         self.view = view
@@ -55,18 +63,33 @@ class RemoteModel:
 
     @property
     def id(self) -> str:
-        """Name by which `client.model(id)` and `LLM("gateway:ID")` find it again."""
+        """Name by which `client.model(id)` and `LLM("gateway:ID")` find it again.
+
+        Examples:
+            >>> remote.id
+            'mod_00000000000000000001'
+        """
         return self.view.id
 
     @property
     def privacy(self) -> PrivacyReport:
-        """The guarantee it carries, asked anew: private evaluations add to it."""
+        """The guarantee it carries, asked anew: private evaluations add to it.
+
+        Examples:
+            >>> remote.privacy.epsilon
+            3.0
+        """
         self.view = self._transport.get(f"models/{self.id}", ModelView)
         return PrivacyReport.model_validate(self.view.report)
 
     @property
     def policy(self) -> str:
-        """The guarantee in one line."""
+        """The guarantee in one line.
+
+        Examples:
+            >>> remote.policy
+            'DP (epsilon=3, delta=1e-06, unit=patient_id)'
+        """
         return self.view.policy.text
 
     def sample(
@@ -76,12 +99,36 @@ class RemoteModel:
         progress: bool | None = None,
         **fields: Unpack[SampleFields],
     ) -> PolicyFrame:
-        """Continue each prompt; see LLM.sample."""
+        """Continue each prompt; see LLM.sample.
+
+        Args:
+            prompts: beginnings of texts.
+            progress: as of `Job.wait`.
+            fields: the fields of `taciturn.spec.SampleSpec`.
+
+        Returns:
+            A frame with columns prompt, text and policy.
+
+        Examples:
+            >>> frame = remote.sample(["The patient"])
+            >>> frame["text"][0]
+            ' coughs'
+        """
         job = self._submit(RemoteSample, prompts=tuple(prompts), **fields)
         return cast("PolicyFrame", job.result(progress=progress))
 
     def stream(self, prompt: str, spec: SampleSpec) -> Iterator[str]:
-        """Yield one continuation in pieces, through the gateway's OpenAI-compatible endpoint."""
+        """Yield one continuation in pieces, through the gateway's OpenAI-compatible endpoint.
+
+        Args:
+            prompt: beginning of the text.
+            spec: how it goes on; `n` is not looked at.
+
+        Examples:
+            >>> from taciturn.spec import SampleSpec
+            >>> list(remote.stream("The patient", SampleSpec(max_new_tokens=5)))
+            [' co', 'ughs']
+        """
         body = {
             "model": self.id,
             "prompt": prompt,
@@ -110,6 +157,12 @@ class RemoteModel:
             data: a dataset of the gateway, with target_epsilon; or public texts: a list of strings,
                 a frame or a file with `text_field`.
             purpose: one line for whoever has to approve it, where that is needed.
+            progress: as of `Job.wait`.
+            fields: the fields of `taciturn.spec.EvaluateSpec`.
+
+        Examples:
+            >>> remote.evaluate(["A public sentence.", "Another one."]).basis
+            'public'
         """
         job = self._submit(RemoteEvaluate, purpose=purpose, **_evaluation(data, fields))
         return cast("RemoteEvaluation", job.result(progress=progress))
@@ -117,7 +170,20 @@ class RemoteModel:
     def plan_evaluation(
         self, data: RemoteDataset, **fields: Unpack[EvaluateFields]
     ) -> EvaluationPlan:
-        """Return what `evaluate` would cost, and how exactly it would tell; spends nothing."""
+        """Return what `evaluate` would cost, and how exactly it would tell; spends nothing.
+
+        Args:
+            data: a gateway's dataset.
+            fields: the fields of `taciturn.spec.EvaluateSpec`; `target_epsilon` is needed.
+
+        Raises:
+            SpecError: `target_epsilon` is not there.
+
+        Examples:
+            >>> plan = remote.plan_evaluation(data, target_epsilon=0.5)
+            >>> plan.gain_std > 0
+            True
+        """
         if fields.get("target_epsilon") is None:
             raise SpecError("an evaluation of public text is free and exact; give target_epsilon")
         body = body_of(request(RemoteEvaluate, model=self.id, **_evaluation(data, fields)))
@@ -126,7 +192,16 @@ class RemoteModel:
         return EvaluationPlan(**{name: plan[name] for name in names if name in plan})
 
     def audit(self, *, confidence: float = 0.95, progress: bool | None = None) -> Audit:
-        """Attack the model: a lower bound on epsilon; see LLM.audit."""
+        """Attack the model: a lower bound on epsilon; see LLM.audit.
+
+        Args:
+            confidence: with which the bound holds; at least 0.5.
+            progress: as of `Job.wait`.
+
+        Examples:
+            >>> remote.audit().refuted
+            False
+        """
         job = self._submit(RemoteAudit, confidence=confidence)
         return cast("Audit", job.result(progress=progress))
 
@@ -139,7 +214,22 @@ class RemoteModel:
         progress: bool | None = None,
         **fields: Unpack[SynthesisFields],
     ) -> PolicyFrame:
-        """Write `n` records; see LLM.synthesize. `batch_size` is the worker's own business."""
+        """Write `n` records; see LLM.synthesize. `batch_size` is the worker's own business.
+
+        Args:
+            n: records to write, at least 1.
+            output: Parquet file to make.
+            prompts: how records begin, in turn.
+            progress: as of `Job.wait`.
+            fields: the fields of `taciturn.spec.SynthesisSpec`.
+
+        Raises:
+            SpecError: prompts with labels, which are for models that are here.
+            OutputError: `output` is there already, or does not end in .parquet.
+
+        Examples:
+            >>> frame = remote.synthesize(2, output="synthetic.parquet")
+        """
         if isinstance(prompts, Mapping):
             raise SpecError("labels are for models that are here; give a list of prompts")
         path = None if output is None else _new_file(Path(output).expanduser())
@@ -153,7 +243,18 @@ class RemoteModel:
     def start_synthesis(
         self, n: int, *, prompts: Sequence[str] = ("",), **fields: Unpack[SynthesisFields]
     ) -> Job:
-        """Start to write `n` records; the handle of the job that does."""
+        """Start to write `n` records; the handle of the job that does.
+
+        Args:
+            n: records to write, at least 1.
+            prompts: how records begin, in turn.
+            fields: the fields of `taciturn.spec.SynthesisSpec`.
+
+        Examples:
+            >>> job = remote.start_synthesis(2)
+            >>> job.view.kind.value
+            'synthesize'
+        """
         fields.pop("batch_size", None)
         return self._submit(RemoteSynthesize, n=n, prompts=tuple(prompts), **fields)
 
@@ -163,6 +264,13 @@ class RemoteModel:
         Raises:
             CertificateError: there is none.
             MissingDependencyError: it cannot be read without taciturn[verify].
+
+        Examples:
+            >>> try:
+            ...     statement = remote.certificate()
+            ... except taciturn.CertificateError:
+            ...     print("its gateway has no signing key")
+            its gateway has no signing key
         """
         try:
             from taciturn.certificate.envelope import Envelope
@@ -181,7 +289,20 @@ class RemoteModel:
         return Statement.from_bytes(Envelope.from_bytes(response.content).payload)
 
     def download(self, folder: str | Path) -> Path:
-        """Write its files into a new or empty folder, all or none; `LLM(folder)` uses them here."""
+        """Write its files into a new or empty folder, all or none; `LLM(folder)` uses them here.
+
+        Args:
+            folder: a new or empty folder.
+
+        Raises:
+            AdapterError: the folder is not empty.
+            OutputError: it cannot be written.
+
+        Examples:
+            >>> folder = remote.download("from-the-gateway")
+            >>> sorted(path.name for path in folder.iterdir())
+            ['README.md', 'privacy_report.json']
+        """
         output = Path(folder).expanduser()
         if output.exists() and (not output.is_dir() or any(output.iterdir())):
             raise AdapterError(f"{output} is not an empty folder; choose another one")
@@ -203,7 +324,11 @@ class RemoteModel:
     save = download
 
     def remove(self) -> None:
-        """Remove the model and its files; what it cost stays spent."""
+        """Remove the model and its files; what it cost stays spent.
+
+        Examples:
+            >>> remote.remove()
+        """
         self._transport.send("DELETE", f"models/{self.id}")
 
     def _submit(self, kind: type[BaseModel], **fields: Any) -> Job:

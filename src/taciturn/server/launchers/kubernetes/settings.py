@@ -75,11 +75,17 @@ class KubernetesSettings(_Setting):
     """One gateway's part of one namespace.
 
     Attributes:
+        namespace: of the gateway and of all its workers.
         instance: tells this gateway's objects from those of others in the namespace.
         gateway_url: where workers find the gateway; empty: where everybody does. From outside it
             may be an ingress, which the workers' policy does not let them reach.
+        image: of workers, with its tag.
+        image_pull_secrets: names of Secrets by which the image is pulled.
+        image_pull_policy: Always, IfNotPresent or Never.
+        command: that starts a worker in the image.
         data_secret: a Secret of the data's owner whose keys become the worker's environment; only
-            its name is known here. `data_secrets` names others by privacy namespace.
+            its name is known here.
+        data_secrets: other such Secrets, by privacy namespace.
         signing_secret: a Secret with `key.pem`, which signs certificates.
         own_signing_key: without a signing_secret, make one at the first launch, named in `signing`,
             with `trust.json` in it for those who check certificates. It stays when all else goes.
@@ -90,16 +96,26 @@ class KubernetesSettings(_Setting):
         checkpoint_url: an object store for sealed copies of checkpoints, which outlive a node, too.
         checkpoint_secret: a Secret of the data's owner with TACITURN_CHECKPOINT_KEY, 64 hexadecimal
             digits, and maybe credentials of that store; only its name is known here.
+        run_as: user and group, by number, that a worker's processes run as.
+        grace_period_s: seconds that a pod has to end by itself.
+        deadline_s: seconds after which a Job is ended, whatever it does.
+        ttl_s: seconds that a finished Job stays at most.
         network_policy: let a worker reach names, the gateway, its own job's other workers and
             `egress`, and nothing else.
         retries: pods that may fail before the Job does; those that the cluster takes away do not
             count.
+        shared_memory: room for exchange between the processes of a pod.
         start_s: how long the machines of a job may take; then it is given up as a whole.
         several: fits that ask for it (sharding="full", or several GPUs) are spread over the GPUs of
             a machine, and over machines, by torchrun.
         peer_limit_s: how long one of a fit's processes may give no sign of life.
         queue: of Kueue, which then decides when the job starts.
+        egress: networks, each with ports, that workers may reach, such as those of the data.
+        gateway_labels: of the gateway's pods, which workers may reach.
+        gateway_port: at which they listen.
+        rendezvous_port: at which the processes of one job meet.
         labels, annotations: for every pod, such as a cost centre.
+        pools: machines that a worker may ask for, each with what it has and costs.
     """
 
     namespace: ObjectName = "default"
