@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import gc
+import subprocess
+import sys
+import threading
 import time
 from pathlib import Path
 
@@ -9,7 +13,9 @@ import duckdb
 import pyarrow as pa
 import pytest
 
+from taciturn.data.sql import session as sessions
 from taciturn.data.sql.session import TABLE, LockedSession
+from taciturn.errors import PreparationError
 
 ROWS = pa.table({"a": [1, 2]})
 
@@ -54,3 +60,75 @@ def test_a_statement_that_runs_on_is_interrupted() -> None:
             session.run(endless, ROWS, limit_s=0.2)
         assert session.run(f"SELECT a FROM {TABLE}", ROWS).num_rows == 2
     assert time.monotonic() - started < 10
+
+
+# What an error that was caught holds: rows that were read halfway. Python's collector comes by
+# itself at the very line where it is made to come here, while a thread starts or has been joined.
+_COLLECTED = """
+import gc, threading
+from taciturn.data.sql.session import LockedSession
+
+def rows():
+    with LockedSession():
+        yield 1
+        yield 2
+
+def dropped_halfway():
+    read = rows()
+    next(read)
+    cycle = [read]
+    cycle.append(cycle)
+
+gc.disable()
+maintained = getattr(threading, "_maintain_shutdown_locks", lambda: None)
+threading._maintain_shutdown_locks = lambda: (gc.collect(), maintained())
+for _ in range(3):
+    dropped_halfway()
+    with LockedSession() as session:
+        session.serialized("SELECT 1")
+    thread = threading.Thread(target=gc.collect)
+    thread.start()
+    thread.join()
+print("done")
+"""
+
+
+def test_rows_dropped_halfway_are_collected_at_any_line() -> None:
+    """Where closing needed Python's lock for threads, one that was starting waited for itself, and
+    no thread of the process started any more."""
+    ended = subprocess.run(
+        [sys.executable, "-c", _COLLECTED], capture_output=True, text=True, timeout=120
+    )
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "done\n", "")
+
+
+def test_the_collector_may_come_in_the_sessions_own_thread() -> None:
+    session = LockedSession()
+    thread = session._thread
+    session._call(lambda _: session.close())
+    thread.join(60)
+    assert not thread.is_alive()
+    with pytest.raises(ValueError, match="closed"):
+        session.serialized("SELECT 1")
+
+
+def test_a_session_that_nobody_holds_is_closed() -> None:
+    session = LockedSession()
+    with pytest.raises(duckdb.Error):
+        session.run("SELECT nothing", ROWS)
+    thread = session._thread
+    del session
+    gc.collect()
+    thread.join(60)
+    assert not thread.is_alive()
+
+
+def test_what_does_not_heed_an_interruption_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sessions, "_GRACE_S", 0.1)
+    ends = threading.Event()
+    with LockedSession() as session:
+        with pytest.raises(PreparationError, match=r"within 0\.1 s, nor in the 0\.1 s after"):
+            session._call(lambda _: ends.wait(), 0.1)
+        ends.set()
+        monkeypatch.undo()
+        assert session.run(f"SELECT a FROM {TABLE}", ROWS).num_rows == 2
