@@ -89,6 +89,9 @@ for _ in range(3):
     thread = threading.Thread(target=gc.collect)
     thread.start()
     thread.join()
+dropped_halfway()
+kept = rows()
+next(kept)
 print("done")
 """
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import resource
 import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextlib import suppress
 from queue import SimpleQueue
 from typing import Any, Self, TypeAlias, TypeVar
+from weakref import WeakSet
 
 import duckdb
 import pyarrow as pa
@@ -64,6 +67,7 @@ class LockedSession:
         )  # fmt: skip
         self._thread.start()
         self._connection = _awaited(connected, RUN_LIMIT_S, lambda: None)
+        _open_sessions.add(self)
 
     def serialized(self, statement: str) -> str:
         """JSON of what DuckDB's parser reads in a statement; nothing is executed."""
@@ -116,6 +120,18 @@ class LockedSession:
         answer: Future[T] = Future()
         self._calls.put((answer, call))
         return _awaited(answer, limit_s, self._connection.interrupt)
+
+
+_open_sessions: WeakSet[LockedSession] = WeakSet()
+
+
+@atexit.register
+def _close_all() -> None:
+    """DuckDB complains at the end of the process about what was left open."""
+    for session in list(_open_sessions):
+        with suppress(duckdb.Error):
+            session._connection.interrupt()
+        session.close()
 
 
 def _awaited(answer: Future[T], limit_s: float, interrupt: Callable[[], None]) -> T:
