@@ -7,6 +7,8 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
+from contextlib import suppress
 from pathlib import Path
 
 import duckdb
@@ -124,6 +126,56 @@ def test_a_session_that_nobody_holds_is_closed() -> None:
     gc.collect()
     thread.join(60)
     assert not thread.is_alive()
+
+
+def test_an_interruption_that_comes_too_early_is_not_the_last() -> None:
+    """DuckDB forgets one that comes before the statement has begun."""
+    endless = f"SELECT count(*) FROM {TABLE}, range(100000000) a, range(100000000) b"
+    begins = threading.Event()
+
+    def late(connection: duckdb.DuckDBPyConnection) -> None:
+        begins.wait()
+        connection.register(TABLE, ROWS)
+        connection.sql(endless).fetchall()
+
+    with LockedSession() as session:
+        threading.Timer(0.3, begins.set).start()
+        with pytest.raises(duckdb.InterruptException):
+            session._call(late, 0.05)
+
+
+def test_a_statement_that_nobody_waits_for_is_ended_by_closing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As after Ctrl-C: the main thread has left the wait for the answer."""
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    endless = f"SELECT count(*) FROM {TABLE}, range(100000000) a, range(100000000) b"
+    with LockedSession() as session:
+        monkeypatch.setattr(sessions, "_awaited", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            session.run(endless, ROWS)
+        thread = session._thread
+    thread.join(60)
+    assert not thread.is_alive()
+
+
+def test_an_error_keeps_no_row() -> None:
+    """Nothing but the error's own frames holds what it ran over, and no cycle does."""
+    table = pa.table({"a": [1]})
+    alive = weakref.ref(table)
+    gc.disable()
+    try:
+        with LockedSession() as session:
+            with suppress(duckdb.Error):
+                session.run("SELECT nothing", table)
+            session.run(f"SELECT a FROM {TABLE}", ROWS)
+            del table
+            assert alive() is None
+    finally:
+        gc.enable()
 
 
 def test_what_does_not_heed_an_interruption_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:

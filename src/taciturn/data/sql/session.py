@@ -9,8 +9,8 @@ import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
-from contextlib import suppress
 from queue import SimpleQueue
+from time import monotonic
 from typing import Any, Self, TypeAlias, TypeVar
 from weakref import WeakSet
 
@@ -39,10 +39,12 @@ _SETTINGS: dict[str, str | int | bool] = {
 }
 
 _GRACE_S = 30.0  # that DuckDB has to end what was interrupted, or to close, on a busy machine
+_AGAIN_S = 0.1
 
 T = TypeVar("T")
 
-_Call: TypeAlias = tuple[Future[Any], Callable[[duckdb.DuckDBPyConnection], Any]]
+_Connection: TypeAlias = duckdb.DuckDBPyConnection
+_Call: TypeAlias = tuple[Future[Any], Callable[[_Connection], Any]]
 
 
 class LockedSession:
@@ -60,13 +62,15 @@ class LockedSession:
     def __init__(self) -> None:
         self._calls: SimpleQueue[_Call | None] = SimpleQueue()
         self._closed = threading.Event()
-        connected: Future[duckdb.DuckDBPyConnection] = Future()
+        self._connection: _Connection | None = None
+        connected: Future[_Connection] = Future()
+        self._asked: Future[Any] | None = None
         self._thread = threading.Thread(
             target=_serve, args=(self._calls, connected, self._closed), name="taciturn-sql",
             daemon=True,
         )  # fmt: skip
         self._thread.start()
-        self._connection = _awaited(connected, RUN_LIMIT_S, lambda: None)
+        self._connection = _awaited(connected, RUN_LIMIT_S, None)
         _open_sessions.add(self)
 
     def serialized(self, statement: str) -> str:
@@ -84,7 +88,7 @@ class LockedSession:
         PreparationError if DuckDB does not end it even then.
         """
 
-        def run(connection: duckdb.DuckDBPyConnection) -> pa.Table:
+        def run(connection: _Connection) -> pa.Table:
             connection.register(TABLE, rows)
             return connection.sql(statement).to_arrow_table()
 
@@ -92,10 +96,13 @@ class LockedSession:
 
     def close(self) -> None:
         """Release the memory and the thread."""
-        self._calls.put(None)
         own = threading.get_ident() == self._thread.ident  # the collector came there
         # At the end of the process no other thread gets to run.
-        if self._thread.is_alive() and not own and not sys.is_finalizing():
+        others_run = self._thread.is_alive() and not own and not sys.is_finalizing()
+        if others_run and self._asked is not None:
+            _interrupted(self._asked, self._connection)
+        self._calls.put(None)
+        if others_run:
             self._closed.wait(_GRACE_S)
 
     def __enter__(self) -> Self:
@@ -111,15 +118,19 @@ class LockedSession:
         rows = self._call(lambda connection: connection.execute(query, [value]).fetchall())
         return str(rows[0][0])
 
-    def _call(
-        self, call: Callable[[duckdb.DuckDBPyConnection], T], limit_s: float = RUN_LIMIT_S
-    ) -> T:
+    def _call(self, call: Callable[[_Connection], T], limit_s: float = RUN_LIMIT_S) -> T:
         """Return or raise what `call` does in the session's thread."""
         if self._closed.is_set():
             raise ValueError("the session is closed; open another one")
         answer: Future[T] = Future()
+        self._asked = answer
         self._calls.put((answer, call))
-        return _awaited(answer, limit_s, self._connection.interrupt)
+        try:
+            return _awaited(answer, limit_s, self._connection)
+        finally:
+            if answer.done():
+                self._asked = None
+            del answer  # an error's traceback holds this frame: no cycle of the two
 
 
 _open_sessions: WeakSet[LockedSession] = WeakSet()
@@ -129,32 +140,48 @@ _open_sessions: WeakSet[LockedSession] = WeakSet()
 def _close_all() -> None:
     """DuckDB complains at the end of the process about what was left open."""
     for session in list(_open_sessions):
-        with suppress(duckdb.Error):
-            session._connection.interrupt()
         session.close()
 
 
-def _awaited(answer: Future[T], limit_s: float, interrupt: Callable[[], None]) -> T:
+def _awaited(answer: Future[T], limit_s: float, connection: _Connection | None) -> T:
     """Return or raise the answer; what is still at work after `limit_s` is interrupted."""
+    if _came(answer, limit_s) or _interrupted(answer, connection):
+        try:
+            return answer.result()
+        finally:
+            del answer  # as in `_call`
+    raise PreparationError(
+        f"DuckDB did not answer within {limit_s:g} s, nor in the {_GRACE_S:g} s after it was "
+        "interrupted; make select and privacy_unit simpler, or free the machine, and run again"
+    )
+
+
+def _came(answer: Future[Any], limit_s: float) -> bool:
+    """Wait for the answer, no longer than `limit_s`."""
     try:
         answer.exception(limit_s)
     except TimeoutError:
-        interrupt()
-    except BaseException:
-        interrupt()  # nobody waits for it any more
-        raise
-    try:
-        return answer.result(_GRACE_S)
-    except TimeoutError:
-        raise PreparationError(
-            f"DuckDB did not answer within {limit_s:g} s, nor in the {_GRACE_S:g} s after it was "
-            "interrupted; make select and privacy_unit simpler, or free the machine, and run again"
-        ) from None
+        return False
+    return True
+
+
+def _interrupted(answer: Future[Any], connection: _Connection | None) -> bool:
+    """Interrupt what is at work until its answer comes; False if none comes.
+
+    An interruption before the statement has begun is forgotten, so one is not enough.
+    """
+    until_s = monotonic() + _GRACE_S
+    while monotonic() < until_s:
+        if connection is not None:
+            connection.interrupt()
+        if _came(answer, _AGAIN_S):
+            return True
+    return False
 
 
 def _serve(
     calls: SimpleQueue[_Call | None],
-    connected: Future[duckdb.DuckDBPyConnection],
+    connected: Future[_Connection],
     closed: threading.Event,
 ) -> None:
     """Connect, answer calls until one is None, and close.
@@ -177,17 +204,17 @@ def _serve(
 
 def _answer(
     answer: Future[T],
-    call: Callable[[duckdb.DuckDBPyConnection], T],
-    connection: duckdb.DuckDBPyConnection,
+    call: Callable[[_Connection], T],
+    connection: _Connection,
 ) -> None:
     try:
         answer.set_result(call(connection))
     except BaseException as error:
         answer.set_exception(error)
-        del answer  # this frame is in the error's traceback: no cycle of the two
+        del answer  # as in `_call`
 
 
-def _connect() -> duckdb.DuckDBPyConnection:
+def _connect() -> _Connection:
     connection = duckdb.connect(":memory:")
     for name, value in _SETTINGS.items():
         setting = f"'{value}'" if isinstance(value, str) else str(value)
