@@ -72,6 +72,7 @@ def test_what_was_read_under_a_number_never_changes(
         world.clock.forward(2)
         read.extend(events.page(job, 0, 10))
 
+    world.clock.forward(0.1)
     _append(events, job, StageEvent(stage=Stage.TRAINING))
     _append(events, job, _progress(1), worker_sequence(1, 1))
     world.clock.forward(4)
