@@ -145,7 +145,7 @@ def _close_all() -> None:
 
 def _awaited(answer: Future[T], limit_s: float, connection: _Connection | None) -> T:
     """Return or raise the answer; what is still at work after `limit_s` is interrupted."""
-    if _came(answer, limit_s) or _interrupted(answer, connection):
+    if _has_come(answer, limit_s) or _interrupted(answer, connection):
         try:
             return answer.result()
         finally:
@@ -156,7 +156,7 @@ def _awaited(answer: Future[T], limit_s: float, connection: _Connection | None) 
     )
 
 
-def _came(answer: Future[Any], limit_s: float) -> bool:
+def _has_come(answer: Future[Any], limit_s: float) -> bool:
     """Wait for the answer, no longer than `limit_s`."""
     try:
         answer.exception(limit_s)
@@ -174,7 +174,7 @@ def _interrupted(answer: Future[Any], connection: _Connection | None) -> bool:
     while monotonic() < until_s:
         if connection is not None:
             connection.interrupt()
-        if _came(answer, _AGAIN_S):
+        if _has_come(answer, _AGAIN_S):
             return True
     return False
 
@@ -182,7 +182,7 @@ def _interrupted(answer: Future[Any], connection: _Connection | None) -> bool:
 def _serve(
     calls: SimpleQueue[_Call | None],
     connected: Future[_Connection],
-    closed: threading.Event,
+    end: threading.Event,
 ) -> None:
     """Connect, answer calls until one is None, and close.
 
@@ -191,15 +191,15 @@ def _serve(
     try:
         connection = _connect()
         connected.set_result(connection)
-        while (asked := calls.get()) is not None:
-            _answer(*asked, connection)
-            del asked
+        while (request := calls.get()) is not None:
+            _answer(*request, connection)
+            del request
         connection.close()
     except BaseException as error:
         if not connected.done():
             connected.set_exception(error)
     finally:
-        closed.set()
+        end.set()
 
 
 def _answer(

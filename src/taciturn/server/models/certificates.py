@@ -232,7 +232,7 @@ def _promise(guarantee: Guarantee, model: ModelView) -> str:
 
 
 def _figure(value: object) -> str:
-    """With the digits that tell apart what may differ by a billionth."""
+    """Text of a figure, with the digits that tell apart what may differ by a billionth."""
     return f"{value:.10g}" if isinstance(value, float | int) else str(value)
 
 
