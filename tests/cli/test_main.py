@@ -206,7 +206,7 @@ def test_a_ledger_adds_up_and_says_so(
     assert "ledger is for data on this machine" in err
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 def test_ctrl_c_leaves_a_resumable_checkpoint(
     taciturn: Taciturn, tiny_llama: Path, notes: Path, tmp_path: Path
 ) -> None:
@@ -218,13 +218,13 @@ def test_ctrl_c_leaves_a_resumable_checkpoint(
     command = [sys.executable, "-m", "taciturn.cli.main", *arguments]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     journal = output / "private" / "journal.jsonl"
-    deadline = time.monotonic() + 240
+    deadline = time.monotonic() + 600
     while not (journal.exists() and len(journal.read_text().splitlines()) > 3):
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=300)
     assert process.returncode == 130
     # That, and no library's warnings.
     said = r"stopped after step \d+ of 150; run again with --resume to go on\n"

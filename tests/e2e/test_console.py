@@ -12,7 +12,7 @@ import pytest
 from support.browser import chromium, window
 from taciturn.demo import gateway as demo
 
-pytestmark = [pytest.mark.thorough, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.thorough, pytest.mark.timeout(1800)]
 
 UNIT = "json_extract_string(context, '$.patient_id')"
 TEXT = "json_extract_string(context, '$.text') AS text"

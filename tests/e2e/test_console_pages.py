@@ -24,7 +24,7 @@ from taciturn.wire.identity import Role
 
 axe = pytest.importorskip("axe_playwright_python.base", reason="axe is not installed")
 
-pytestmark = [pytest.mark.thorough, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.thorough, pytest.mark.timeout(1800)]
 
 SIZES = (WIDE, ZOOMED, NARROW)
 SCROLLED = """[...document.querySelectorAll(".scroll:not(.short)")]

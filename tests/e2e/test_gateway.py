@@ -26,7 +26,7 @@ from taciturn.wire.jobs import JobState
 UNIT = "json_extract_string(context, '$.patient_id')"
 TEXT = "json_extract_string(context, '$.text') AS text"
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = pytest.mark.timeout(1800)
 
 
 @pytest.fixture(scope="module")
@@ -196,7 +196,7 @@ def test_a_fit_outlives_an_attack_on_the_door(
         attackers = [pool.submit(attacks, gateway.url, over) for _ in range(4)]
         try:
             job = model.fit(data, text_field="text", target_epsilon=1, wait=False, **settings)
-            job.wait(timeout_s=400)
+            job.wait(timeout_s=1500)
         finally:
             over.set()
         hung_up = sum(each.result() for each in attackers)

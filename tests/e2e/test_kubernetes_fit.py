@@ -85,7 +85,7 @@ def test_public_text_is_learned_first(world: ClusterWorld, tmp_path: Path) -> No
         launcher = on_a_claim(world, tmp_path)
         launcher.launch(order)
         over = (WorkerState.ENDED, WorkerState.ABSENT)
-        world.until(lambda: launcher.status(order.handle) in over, patience_s=240)
+        world.until(lambda: launcher.status(order.handle) in over, patience_s=800)
     assert gateway.outcome.succeeded, gateway.incidents
     report = PrivacyReport.model_validate_json(gateway.files["privacy_report.json"])
     (learned,) = report.public_data
@@ -107,12 +107,12 @@ def test_a_fit_goes_through_a_cluster_and_a_kill(
     launcher = kept(world, tmp_path)
     with served(gateway) as order:
         launcher.launch(order)
-        world.until(lambda: gateway.charged_steps > 10, patience_s=120)
+        world.until(lambda: gateway.charged_steps > 10, patience_s=800)
         (pod,) = world.pods(**{"taciturn.dev/job": order.job_id})
         assert world.fake is not None
         world.fake.kill(pod.metadata.name, world.namespace)
         over = (WorkerState.ENDED, WorkerState.ABSENT)
-        world.until(lambda: launcher.status(order.handle) in over, patience_s=120)
+        world.until(lambda: launcher.status(order.handle) in over, patience_s=800)
 
     assert gateway.outcome.succeeded
     assert gateway.lease == 2

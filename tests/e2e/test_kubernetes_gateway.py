@@ -28,7 +28,7 @@ from taciturn.server.launchers.kubernetes.settings import KubernetesSettings
 from taciturn.wire.events import NodeEvent
 from taciturn.wire.jobs import JobState
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 UNIT = "json_extract_string(context, '$.patient_id')"
 TEXT = "json_extract_string(context, '$.text') AS text"

@@ -11,7 +11,7 @@ import pytest
 
 pytest.importorskip("ipykernel")
 
-LIMIT_S = 360
+LIMIT_S = 1500
 SHOWN = {
     "patient_notes": (
         "no guarantee",

@@ -16,7 +16,7 @@ from support.code_blocks import blocks
 from taciturn.embedded.notes import held_out_notes, patient_notes
 from taciturn.embedded.pairs import held_out_pairs, preference_pairs
 
-pytestmark = [pytest.mark.thorough, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.thorough, pytest.mark.timeout(1800)]
 
 RUN = "run: tests/e2e/test_page_code.py"
 PAGES = {

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 def test_the_example_learns_a_preference(
     root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

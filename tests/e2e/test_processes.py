@@ -432,7 +432,7 @@ def test_quantised_base_is_not_sharded() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("sharding", ["none", "full"])
 def test_torchrun(sharding: str, tiny_llama: Path, tmp_path: Path) -> None:
     """The command that the README shows, and the same without torchrun."""

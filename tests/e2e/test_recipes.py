@@ -115,7 +115,6 @@ def run(line: str, model: str) -> None:
 
 
 @pytest.mark.thorough
-@pytest.mark.timeout(120)
 @pytest.mark.parametrize("name", LOCAL)
 def test_a_recipe_runs(
     name: str,
@@ -143,7 +142,6 @@ def test_a_recipe_runs(
 
 
 @pytest.mark.thorough
-@pytest.mark.timeout(180)
 def test_a_base_of_seven_billion_on_a_cluster(
     models: Callable[[str], str], root: Path, tmp_path: Path
 ) -> None:
@@ -191,7 +189,7 @@ def test_a_base_of_seven_billion_on_a_cluster(
             order = Order(job, 1, told)
             launcher.launch(order)
             over = (WorkerState.ENDED, WorkerState.ABSENT)
-            world.until(lambda: launcher.status(order.handle) in over, patience_s=120)
+            world.until(lambda: launcher.status(order.handle) in over, patience_s=800)
             (pod,) = world.pods(**{"taciturn.dev/job": job})
             assert pod.spec.node_name.startswith("l4")
     server.shutdown()

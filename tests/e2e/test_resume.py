@@ -121,7 +121,7 @@ def run_killed(model: Path, folder: Path, kills: int, seed: int) -> int:
     return runs
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 def test_three_kills(tiny_llama: Path, tmp_path: Path) -> None:
     run_killed(tiny_llama, tmp_path, kills=3, seed=0)
 

@@ -393,7 +393,7 @@ def test_launchers(launcher: list[str], tiny_llama: Path, tmp_path: Path) -> Non
         capture_output=True,
         text=True,
         check=False,
-        timeout=280,
+        timeout=850,
     )
     assert result.returncode == 0, result.stderr[-3000:]
     assert "batch 6" in result.stdout

@@ -150,7 +150,7 @@ def wider(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.thorough
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("broken", [True, False])
 def test_canaries_of_pairs_tell_a_broken_engine_from_one_that_keeps_its_promise(
     broken: bool, wider: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -252,7 +252,6 @@ def mlflow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     importlib.util.find_spec("flask") is None, reason="a server needs mlflow, not mlflow-skinny"
 )
 @pytest.mark.thorough
-@pytest.mark.timeout(400)
 def test_a_real_mlflow_server(tiny_llama: Path, tmp_path: Path, mlflow_server: str) -> None:
     import mlflow
 

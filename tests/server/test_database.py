@@ -79,14 +79,14 @@ def test_patience_ends(counter: Engine) -> None:
     def hold(connection: Connection) -> None:
         connection.execute(text("UPDATE counter SET n = 1"))
         holding.set()
-        done.wait(20)
+        done.wait(120)
 
     def blocked(connection: Connection) -> None:
         connection.execute(text("UPDATE counter SET n = 2"))
 
     thread = threading.Thread(target=transact, args=(counter, hold))
     thread.start()
-    assert holding.wait(10)
+    assert holding.wait(60)
     try:
         with pytest.raises(DatabaseUnavailableError, match=r"within 0\.2 s"):
             transact(counter, blocked, patience_s=0.2)

@@ -22,7 +22,7 @@ def process(url: str) -> Iterator[tuple[ProcessMessages, list[str]]]:
     messages, details = ProcessMessages(engine), list[str]()
     messages.subscribe(Topic.TEXT, details.append)
     messages.start()
-    until(lambda: engine.dialect.name == "sqlite" or is_listening(engine))
+    until(lambda: engine.dialect.name == "sqlite" or listening(engine))
     try:
         yield messages, details
     finally:
@@ -30,14 +30,14 @@ def process(url: str) -> Iterator[tuple[ProcessMessages, list[str]]]:
         engine.dispose()
 
 
-def is_listening(engine: Engine) -> bool:
+def listening(engine: Engine) -> int:
     query = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'LISTEN%'"
     with engine.connect() as connection:
-        return bool(connection.execute(text(query)).scalar())
+        return int(connection.execute(text(query)).scalar_one())
 
 
 def until(condition: Callable[[], Any]) -> None:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 120
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.02)
@@ -48,7 +48,7 @@ def pair(url: str) -> Iterator[list[tuple[ProcessMessages, list[str]]]]:
     if url.startswith("sqlite"):
         pytest.skip("SQLite serves one process")
     with process(url) as here, process(url) as there:
-        time.sleep(0.2)
+        until(lambda: listening(here[0].engine) >= 2)
         yield [here, there]
 
 

@@ -40,7 +40,7 @@ from taciturn.wire.jobs import JobState
 from taciturn.wire.worker import EventBatch, Outcome, TextChunk
 from taciturn.worker.client import GatewayClient
 
-pytestmark = [pytest.mark.thorough, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.thorough, pytest.mark.timeout(1800)]
 
 WORDS = [f"word-{number} " for number in range(30)]
 PROMPT, LINE = (
@@ -266,12 +266,12 @@ def test_no_stream_is_lost(pair: Pair, victim: str, how: signal.Signals) -> None
         worker.text(TextChunk(text="", last=True))
         worker.file("samples.jsonl", path)
         worker.outcome(Outcome(succeeded=True))
-        seen = events.result(60)
+        seen = events.result(200)
         if (victim, how) == ("far", signal.SIGKILL):  # OpenAI's protocol does not resume
             with pytest.raises((openai.APIError, httpx.TransportError)):
-                text.result(60)
+                text.result(200)
         else:
-            assert text.result(60) == "".join(WORDS)
+            assert text.result(200) == "".join(WORDS)
     query = select(event_table).where(event_table.c.job_id == worker.job)
     rows = pair.gateway.rows(query.order_by(event_table.c.sequence))
     assert seen == [numbered(row) for row in rows]
@@ -288,11 +288,11 @@ def test_a_warm_worker_gets_a_job_that_was_asked_for_at_the_other_gateway(pair: 
         text = pool.submit(pair.text)
         worker = pair.worker()
         finish(worker, pair)
-        assert text.result(60)
+        assert text.result(200)
         following = pool.submit(worker.next)
         time.sleep(1)
         other = pool.submit(pair.text)
-        job = following.result(30)
+        job = following.result(200)
         assert job.job is not None
         change = update(jobs).where(jobs.c.id == job.job)
         held = {"state": "running", "lease": 1, "lease_until_ms": pair.gateway.now_ms() + 10**9}
@@ -300,7 +300,7 @@ def test_a_warm_worker_gets_a_job_that_was_asked_for_at_the_other_gateway(pair: 
         again = worker.of_job(job.job, str(job.token))
         again.lease = 1
         finish(again, pair)
-        assert other.result(60)
+        assert other.result(200)
 
 
 def finish(worker: GatewayClient, pair: Pair) -> None:

@@ -200,6 +200,6 @@ def test_a_gateway_prunes_by_itself(kept: GatewayWorld, monkeypatch: pytest.Monk
     kept.services.attend()
     kept.services.background.start()
     try:
-        assert pruned.wait(20)
+        assert pruned.wait(120)
     finally:
         kept.services.background.stop()

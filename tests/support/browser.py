@@ -55,7 +55,7 @@ def served(world: GatewayWorld) -> Iterator[str]:
             time.sleep(0.01)
         yield f"http://127.0.0.1:{port}"
         server.should_exit = True
-        thread.join(10)
+        thread.join(60)
 
 
 @dataclass
@@ -105,7 +105,7 @@ def window(
     """Open a window of nobody."""
     viewport = {"width": size[0], "height": size[1]}
     context = browser.new_context(base_url=url, viewport=viewport, **options)
-    context.set_default_timeout(30_000)
+    context.set_default_timeout(120_000)
     opened = Window(context.new_page())
     opened.watch()
     try:

@@ -63,7 +63,7 @@ def run(command: str, settings: dict[str, str], *more: str) -> subprocess.Comple
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=240,
     )
 
 

@@ -64,7 +64,7 @@ class ClusterWorld:
     @property
     def patience_s(self) -> float:
         """Seconds until something counts as not happening."""
-        return 20.0 if self.fake else PATIENCE_S
+        return 120.0 if self.fake else PATIENCE_S
 
     @property
     def watch_s(self) -> int:

@@ -20,7 +20,7 @@ from typing import Any
 import psycopg
 
 _USER = "taciturn"
-_TIMEOUT_S = 60
+_TIMEOUT_S = 240
 
 
 class NoPostgresError(RuntimeError):

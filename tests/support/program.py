@@ -14,7 +14,7 @@ def run_python(
     *arguments: Any,
     cwd: Path | None = None,
     environment: Mapping[str, str] = os.environ,
-    timeout_s: float = 240,
+    timeout_s: float = 800,
     **variables: str,
 ) -> subprocess.CompletedProcess[str]:
     """Run Python with these arguments, and these variables beside those of `environment`."""

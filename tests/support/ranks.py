@@ -65,7 +65,7 @@ def in_processes(
     function: Callable[..., Any],
     *arguments: Any,
     meanwhile: Callable[[list[Any]], None] | None = None,
-    timeout_s: float = 120,
+    timeout_s: float = 600,
 ) -> list[Ended]:
     """Run `function` in `size` processes as torchrun would start them; never waits for ever.
 

@@ -215,7 +215,6 @@ def test_other_kinds_of_jobs_are_rank_0s_alone(rows: Path, tmp_path: Path) -> No
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
 def test_torchrun(base: BaseModelFacts, rows: Path, tmp_path: Path, root: Path) -> None:
     """The command of a pod with several GPUs, against a gateway that serves."""
     gateway = FakeGateway(fit_of(base, rows, sharding="full"))

@@ -44,6 +44,7 @@ class Egress:
     printed: Path | None = None
     _waiting: list[WorkerEvent] = field(default_factory=list)
     _n_sent: int = 0
+    _n_tried: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def stage(self, stage: Stage, padded_s: float | None = None) -> None:
@@ -56,7 +57,7 @@ class Egress:
 
     def progress(self, step: int, steps: int, epsilon: float | None) -> None:
         """Steps done, and the epsilon that is spent. Of several between two ticks of the clock
-        the last one leaves."""
+        the last one leaves. One whose sending has failed may have arrived, and keeps its number."""
         self._say(ProgressEvent(step=step, steps=steps, epsilon=epsilon))
 
     def count(self, texts: int, of: int) -> None:
@@ -68,9 +69,11 @@ class Egress:
         with self._lock:
             while self._waiting:
                 part = tuple(self._waiting[:_BATCH])
+                self._n_tried = len(part)
                 self.client.events(EventBatch(first=self._n_sent, events=part))
                 self._n_sent += len(part)
                 del self._waiting[: len(part)]
+                self._n_tried = 0
 
     def file(self, path: Path) -> None:
         """Release a file, if name and content are on the list; raises NotReleasableError."""
@@ -101,7 +104,8 @@ class Egress:
     def _say(self, event: WorkerEvent) -> None:
         checked = WORKER_EVENT.validate_python(event.model_dump())
         with self._lock:
-            newer = isinstance(event, ProgressEvent) and self._waiting
-            if newer and isinstance(self._waiting[-1], ProgressEvent):
+            untried = self._waiting[self._n_tried :]
+            newer = isinstance(event, ProgressEvent) and untried
+            if newer and isinstance(untried[-1], ProgressEvent):
                 self._waiting.pop()
             self._waiting.append(checked)

@@ -95,7 +95,7 @@ class Following:
     def next(self, wanted: str) -> None:
         """Wait until something is told."""
         while wanted not in self.told:
-            news = self.news.get(timeout=30)
+            news = self.news.get(timeout=120)
             if isinstance(news, ObjectChange):
                 what = "gone" if news.is_gone else news.item["data"]["value"]
                 self.told.append(f"{news.item['metadata']['name'][-1]}:{what}")
@@ -171,7 +171,7 @@ def test_a_follower_ends_at_once(world: ClusterWorld, mark: str) -> None:
     time.sleep(0.2)
     began = time.monotonic()
     follower.stop()
-    thread.join(5)
+    thread.join(60)
     assert isinstance(thread, threading.Thread)
     assert not thread.is_alive()
     assert time.monotonic() - began < 3

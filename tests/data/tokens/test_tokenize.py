@@ -222,7 +222,7 @@ def test_ctrl_c_leaves_nothing_behind(tmp_path: Path, root: Path) -> None:
         assert len(list(tmp_path.iterdir())) == 1
         time.sleep(0.2)
         process.send_signal(signal.SIGINT)
-        _, errors = process.communicate(timeout=60)
+        _, errors = process.communicate(timeout=240)
     assert process.returncode != 0
     assert "KeyboardInterrupt" in errors
     assert list(tmp_path.iterdir()) == []
@@ -231,7 +231,7 @@ def test_ctrl_c_leaves_nothing_behind(tmp_path: Path, root: Path) -> None:
 def test_a_disk_that_takes_no_more_leaves_nothing_behind(tmp_path: Path, root: Path) -> None:
     """The system's limit on a file's size stands in for a full disk: the write itself fails."""
     with preparing(tmp_path / "data", root, limit_bytes=100_000, words=400) as process:
-        _, errors = process.communicate(timeout=120)
+        _, errors = process.communicate(timeout=240)
     assert "OutputError" in errors.splitlines()[-1]
     assert "note note" not in errors
     assert list(tmp_path.iterdir()) == []
@@ -247,7 +247,7 @@ def test_what_a_killed_process_left_is_removed_by_the_next(
         assert partial.exists()  # its owner lives
         shutil.rmtree(tmp_path / "data")
         process.kill()
-        process.communicate(timeout=60)
+        process.communicate(timeout=240)
     assert partial.exists()
     prepare(NOTES, DataSpec(), tokenizer, 16, tmp_path / "data", seed=0)
     assert {path.name for path in tmp_path.iterdir()} == {"data", "other"}

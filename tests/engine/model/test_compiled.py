@@ -22,7 +22,7 @@ from taciturn.errors import ModelError, SpecError
 from taciturn.llm import LLM
 from taciturn.planning.plan import AdapterPlan
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = pytest.mark.timeout(1800)
 
 
 def model_of(method: str) -> nn.Module:

@@ -59,7 +59,7 @@ def test_cannot_be_used_in_a_forked_process() -> None:
 
     process = multiprocessing.get_context("fork").Process(target=child)
     process.start()
-    process.join(30)
+    process.join(120)
     assert queue.get() == "refused"
     stream.integers(1)
 

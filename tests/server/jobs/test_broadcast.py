@@ -55,7 +55,7 @@ def _run(
     test: Callable[[Broadcast], Coroutine[Any, Any, None]], log: JobLog, limit: int = 100
 ) -> None:
     async def bounded() -> None:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(120):
             await test(Broadcast(log.events, limit))
 
     asyncio.run(bounded())

@@ -5,11 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from sqlalchemy import Engine
+from sqlalchemy import Connection, Engine
 
 from support.gateway import GatewayWorld
-from taciturn.server.jobs.events import Events, worker_sequence
-from taciturn.wire.events import JobEvent, ProgressEvent, Stage, StageEvent, StateEvent
+from taciturn.server.jobs.events import Events, newest_only, worker_sequence
+from taciturn.wire.events import (
+    CountEvent,
+    JobEvent,
+    NumberedEvent,
+    ProgressEvent,
+    Stage,
+    StageEvent,
+    StateEvent,
+)
 from taciturn.wire.jobs import JobKind, JobState
 
 
@@ -46,24 +54,35 @@ def test_an_event_is_shown_at_the_next_tick(world: GatewayWorld, job: str, event
     assert (shown.sequence, shown.at.second) == (1, 5)
 
 
-def test_of_progress_one_is_kept_for_each_tick(
+def test_of_progress_in_one_message_the_newest_is_kept() -> None:
+    stage, counts = StageEvent(stage=Stage.TRAINING), [CountEvent(done=n, of=9) for n in (1, 2)]
+    told = [_progress(1), counts[0], stage, _progress(2), stage, _progress(3), counts[1]]
+    assert list(newest_only(told, 7)) == [(9, stage), (11, stage), (12, told[5]), (13, counts[1])]
+    assert list(newest_only(told[:4], 0)) == [(1, counts[0]), (2, stage), (3, told[3])]
+
+
+def test_what_was_read_under_a_number_never_changes(
     world: GatewayWorld, job: str, events: Events
 ) -> None:
+    """A transaction that began before the tick ends after it, on a slow machine."""
+    read: list[NumberedEvent] = []
+
+    def late(connection: Connection) -> None:
+        events.append(connection, job, _progress(2), worker_sequence(1, 2))
+        world.clock.forward(2)
+        read.extend(events.page(job, 0, 10))
+
     world.clock.forward(0.1)
     _append(events, job, StageEvent(stage=Stage.TRAINING))
-    for step in range(1, 5):
-        _append(events, job, _progress(step), worker_sequence(1, step))
+    _append(events, job, _progress(1), worker_sequence(1, 1))
+    world.clock.forward(4)
+    events.gateway.write(late)
+    assert [shown.event for shown in read][-1] == _progress(1)
     world.clock.forward(5)
-    for step in range(5, 8):
-        _append(events, job, _progress(step), worker_sequence(1, step))
-    world.clock.forward(5)
-    steps = [
-        shown.event.step
-        for shown in events.page(job, 0, 10)
-        if isinstance(shown.event, ProgressEvent)
-    ]
-    assert steps == [4, 7]
-    assert [shown.sequence for shown in events.page(job, 0, 10)] == [1, 2, 3]
+    page = events.page(job, 0, 10)
+    assert page[: len(read)] == tuple(read)
+    assert page[-1].event == _progress(2)
+    assert [shown.sequence for shown in page] == list(range(1, len(page) + 1))
 
 
 def test_a_repeated_message_is_kept_once(world: GatewayWorld, job: str, events: Events) -> None:

@@ -62,7 +62,7 @@ async def everything(streams: TextStreams, job: str) -> list[str]:
 
 def run(test: Callable[[], Awaitable[Any]]) -> Any:
     async def bounded() -> Any:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(120):
             return await test()
 
     return asyncio.run(bounded())

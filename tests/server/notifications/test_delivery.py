@@ -328,7 +328,7 @@ def test_killed_between_sending_and_marking_it_is_sent_again_with_the_same_id(
     def kill(arrival: Arrival) -> int:
         if len(hook.arrivals) == 1:
             processes[0].send_signal(signal.SIGKILL)
-            processes[0].wait(30)
+            processes[0].wait(120)
         return 204
 
     hook.answer = kill

@@ -26,7 +26,6 @@ _START_S = 120.0
 
 pytestmark = [
     pytest.mark.skipif(PROGRAM is None, reason="mlflow is not installed"),
-    pytest.mark.timeout(300),
 ]
 
 

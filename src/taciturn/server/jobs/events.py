@@ -1,18 +1,19 @@
 """A job's events: numbered, kept, and shown at the ticks of a public clock.
 
 When a worker says something depends on rows: a step that drew many units takes longer. So nothing
-is shown before the next multiple of `settings.tick_s`, and of what says how far a job is only the
-newest is kept for each tick. Whoever watches the stream learns no time finer than a tick.
+is shown before the next multiple of `settings.tick_s`, and whoever watches the stream learns no
+time finer than a tick. Of what says how far a job is, a message's newest is kept (`newest_only`).
+A row is never rewritten: a transaction may end after the tick at which others read its rows.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeVar
 
-from sqlalchemy import ColumnElement, Connection, FromClause, Row, func, insert, or_, select, update
+from sqlalchemy import ColumnElement, Connection, FromClause, Row, func, insert, or_, select
 
 from taciturn.server.context import Gateway
 from taciturn.server.process_messages import Topic, publish_with
@@ -30,6 +31,8 @@ _COALESCED = (ProgressEvent, CountEvent)
 _COALESCED_TYPES = ("progress", "count")
 LATE_MS = 60_000
 """How long after its time an event may still come to be committed; a transaction takes less."""
+
+E = TypeVar("E", bound=JobEvent)
 
 
 def worker_sequence(attempt: int, number: int) -> str:
@@ -78,21 +81,13 @@ class Events:
         bucket = _newest(connection, job_id)
         shown_ms = self.tick_ms() if at_ms is None else at_ms
         visible_at_ms = max([shown_ms, *(row.visible_at_ms for row in bucket)])
-        values = {
-            "worker_sequence": worker_sequence,
-            "data": JOB_EVENT.dump_json(event).decode(),
-        }
-        same = _replaceable(bucket, event, visible_at_ms)
-        if same is not None:
-            change = update(job_events).where(
-                job_events.c.job_id == job_id, job_events.c.sequence == same.sequence
-            )
-            connection.execute(change.values(**values))
-            return
-        sequence = 1 + max((row.sequence for row in bucket), default=0)
         connection.execute(
             insert(job_events).values(
-                job_id=job_id, sequence=sequence, visible_at_ms=visible_at_ms, **values
+                job_id=job_id,
+                sequence=1 + max((row.sequence for row in bucket), default=0),
+                visible_at_ms=visible_at_ms,
+                worker_sequence=worker_sequence,
+                data=JOB_EVENT.dump_json(event).decode(),
             )
         )
         if visible_at_ms <= self.gateway.now_ms():  # streams look after each tick, and by then have
@@ -218,6 +213,15 @@ class Events:
         return {job_id: tuple(events) for job_id, events in events_by_job.items()}
 
 
+def newest_only(events: Sequence[E], first: int) -> Iterator[tuple[int, E]]:
+    """The events of one message with their numbers, which begin at `first`, but for those that a
+    later one repeats with newer figures. The last one stays: its number says what was received."""
+    newest = {type(event): number for number, event in enumerate(events, first)}
+    for number, event in enumerate(events, first):
+        if not isinstance(event, _COALESCED) or newest[type(event)] == number:
+            yield number, event
+
+
 def is_milestone(table: FromClause = job_events) -> ColumnElement[bool]:
     """Condition on rows of `job_events` that say more than how far a job is: there are few."""
     return ~or_(*(table.c.data.startswith(f'{{"type":"{name}"') for name in _COALESCED_TYPES))
@@ -253,19 +257,3 @@ def _newest(
 def _order(number: str) -> tuple[int, int]:
     attempt, _, event = number.partition(":")
     return int(attempt), int(event)
-
-
-def _replaceable(
-    bucket: Sequence[Row[Any]], event: JobEvent, visible_at_ms: int
-) -> Row[Any] | None:
-    """The event that says the same with older figures, and that nobody has seen yet."""
-    if not isinstance(event, _COALESCED):
-        return None
-    for row in bucket:
-        if row.visible_at_ms == visible_at_ms and _type(row) is type(event):
-            return row
-    return None
-
-
-def _type(row: Row[Any]) -> type[object]:
-    return type(JOB_EVENT.validate_json(row.data))

@@ -21,7 +21,7 @@ from taciturn.server.identity.job_access import held_job
 from taciturn.server.identity.principal import WorkerPrincipal
 from taciturn.server.identity.secret import new_id
 from taciturn.server.jobs.completion import Completion, End
-from taciturn.server.jobs.events import Events, worker_sequence
+from taciturn.server.jobs.events import Events, newest_only, worker_sequence
 from taciturn.server.jobs.leases import Leases
 from taciturn.server.jobs.mechanism import Mechanism
 from taciturn.server.jobs.states import job_row
@@ -105,7 +105,7 @@ class WorkerProtocol:
 
         def work(connection: Connection) -> None:
             row = held_job(connection, worker, token)
-            for number, event in enumerate(batch.events, start=batch.first):
+            for number, event in newest_only(batch.events, batch.first):
                 sequence = worker_sequence(row.lease, number)
                 self.events.append(connection, row.id, event, sequence)
 

@@ -226,9 +226,14 @@ def _promise(guarantee: Guarantee, model: ModelView) -> str:
         certified, reported = getattr(guarantee, name), model.report.get(name)
         if not isinstance(reported, float | int) or abs(certified - reported) > 1e-9 * certified:
             raise CertificateError(
-                f"{name} is {certified:.6g} in the certificate and {reported} here."
+                f"{name} is {_figure(certified)} in the certificate and {_figure(reported)} here."
             )
     return f"Epsilon {guarantee.epsilon:.6g} and delta {guarantee.delta:.3g}, as this page says."
+
+
+def _figure(value: object) -> str:
+    """Text of a figure, with the digits that tell apart what may differ by a billionth."""
+    return f"{value:.10g}" if isinstance(value, float | int) else str(value)
 
 
 def _signed(key: TrustedKey) -> str:
