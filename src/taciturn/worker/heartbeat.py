@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from time import monotonic
 from typing import Self
 
 from taciturn.errors import FencedError, TaciturnError
@@ -28,12 +30,16 @@ class Heartbeat:
 
     Attributes:
         lease_s: the lease's length; it is renewed several times in that time.
+        tick_s: events leave no more often than this. How far a job is at two moments says how long
+            its steps took, and so how many units they drew; nobody may see that at a finer time
+            than the gateway's ticks.
         when_fenced: called by the thread when another worker has the job, before anything else.
     """
 
     client: GatewayClient
     egress: Egress
     lease_s: float
+    tick_s: float
     when_fenced: Callable[[], None] = give_up_nothing
     _cancelled: threading.Event = field(default_factory=threading.Event)
     _fenced: threading.Event = field(default_factory=threading.Event)
@@ -58,11 +64,14 @@ class Heartbeat:
             self._thread.join()
 
     def _run(self) -> None:
+        sent_s = -math.inf
         while not self._over.wait(min(_SLOWEST_S, self.lease_s / 4)):
             try:
                 if self.client.heartbeat().cancel:
                     self._cancelled.set()
-                self.egress.flush()
+                if monotonic() - sent_s >= self.tick_s:
+                    sent_s = monotonic()  # before it is known to arrive: it may, unanswered
+                    self.egress.flush()
             except FencedError:
                 self._fenced.set()
                 self.when_fenced()

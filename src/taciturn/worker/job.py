@@ -85,7 +85,9 @@ class Runner:
         egress = Egress(client, assignment.request.kind)
         reusable: FittedModel | None = None
         padding = TimingPadding(assignment.bucket_s)
-        with Heartbeat(client, egress, assignment.lease_s, self.when_fenced) as heartbeat:
+        with Heartbeat(
+            client, egress, assignment.lease_s, assignment.bucket_s, self.when_fenced
+        ) as heartbeat:
             try:
                 workspace = Workspace.of(self.root, assignment.job)
                 egress.printed, egress.forbidden = workspace.printed, (str(workspace.folder),)

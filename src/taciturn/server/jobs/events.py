@@ -2,8 +2,9 @@
 
 When a worker says something depends on rows: a step that drew many units takes longer. So nothing
 is shown before the next multiple of `settings.tick_s`, and whoever watches the stream learns no
-time finer than a tick. Of what says how far a job is, a message's newest is kept (`newest_only`).
-A row is never rewritten: a transaction may end after the tick at which others read its rows.
+time finer than a tick. Of what says how far a job is, a message's newest is kept (`newest_only`),
+and a worker sends one message a tick. A row is never rewritten: a transaction may end after the
+tick at which others read its rows.
 """
 
 from __future__ import annotations
