@@ -337,7 +337,25 @@ CLIENT_OBJECTS = {
     "taciturn.sdk.model.RemoteModel": "client.model(id)",
     "taciturn.sdk.admin.Administration": "client.admin",
     "taciturn.sdk.audit_log.Auditing": "client.auditor",
+    "taciturn.sdk.notifications.NotificationRequests": "client.notifications",
 }
+TRAINER_SESSION = """\
+import pandas
+from transformers import TrainingArguments
+
+from taciturn.hf import DPTrainer, PrivacyArguments
+
+base, rows = "taciturn/tiny-medical", pandas.read_csv("notes.csv")
+trainer = DPTrainer(
+    model=base,
+    args=TrainingArguments(output_dir="trained", max_steps=3, per_device_train_batch_size=8),
+    train_dataset=rows,
+    eval_dataset=pandas.read_csv("public.csv"),
+    privacy=PrivacyArguments(target_epsilon=3, unit="patient_id", eval_is_public=True),
+)
+trainer.train()
+"""
+TRAINER_NAMES = ("taciturn.hf.DPTrainer", "taciturn.hf.PrivacyArguments")
 
 
 def python_names() -> list[str]:
@@ -369,6 +387,10 @@ def python() -> str:
             ],
         ),
         *(f"::: {name}" for name in CLIENT_OBJECTS),
+        "## With the Trainer of transformers",
+        "What [DPTrainer](../trainer.md) does with each argument. Its examples go on from here:",
+        f"```python\n{TRAINER_SESSION}```",
+        *(f"::: {name}" for name in TRAINER_NAMES),
     ]
     return _page(parts)
 

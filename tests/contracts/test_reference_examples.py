@@ -56,7 +56,7 @@ def _page() -> ModuleType:
 
 
 PAGE = _page()
-CLASSES = [*PAGE.python_names(), *PAGE.CLIENT_OBJECTS]
+CLASSES = [*PAGE.python_names(), *PAGE.CLIENT_OBJECTS, *PAGE.TRAINER_NAMES]
 
 
 def resolve(name: str) -> Any:
@@ -103,7 +103,8 @@ def arguments(value: Any) -> list[str]:
     if isinstance(value, property):
         return []
     names = list(inspect.signature(value).parameters)
-    return [name for name in names if name not in ("self", "cls")]
+    unnamed = ("self", "cls", "_", "__")
+    return [name for name in names if name not in unnamed]
 
 
 def _is_data(kind: type) -> bool:
@@ -186,6 +187,7 @@ class Session:
         patch.setattr(client_module, "Transport", self._connect)
         patch.setattr(LLM, "fit", _briefly(LLM.fit))
         self._fitted: dict[str, Any] = {}
+        self._trained: dict[str, Any] = {}
         self._connected: dict[str, Any] = {}
         exec(self._client, self._connected)  # noqa: S102
         self._state = {name: copy.copy(value) for name, value in vars(self._fake).items()}
@@ -202,6 +204,10 @@ class Session:
             if not self._fitted:
                 exec(f"import taciturn\nevents{self._model}", self._fitted)  # noqa: S102
             names.update(self._fitted)
+        if re.search(r"\b(?:trainer|DPTrainer|PrivacyArguments)\b", example):
+            if not self._trained:
+                exec(PAGE.TRAINER_SESSION, self._trained)  # noqa: S102
+            names.update(self._trained)
         return names
 
     def _connect(self, url: str, token: str, **_: Any) -> Transport:

@@ -87,6 +87,15 @@ from taciturn.wire.jobs import (
 )
 from taciturn.wire.ledger import AnchorView, LedgerProblem, NewVerification, VerificationView
 from taciturn.wire.models import BaseModelView, NewBaseModel
+from taciturn.wire.notifications import (
+    DeliveryView,
+    EndpointSecret,
+    NewAddress,
+    NewEndpoint,
+    NotificationSettings,
+    Preferences,
+    TestRequest,
+)
 from taciturn.wire.public_datasets import NewPublicDataset, PublicDatasetView
 from taciturn.wire.results import (
     AuditResult,
@@ -106,6 +115,29 @@ EXPORTED = b'{"id": 1}\n'
 DP = PolicyLine(kind="DP", text="DP (epsilon=3, delta=1e-06, unit=patient_id)")
 MOCK = PolicyLine(kind="mock", text="mock (invented rows)")
 NONE = PolicyLine(kind="no guarantee", text="no guarantee (approved by ada, bob)")
+NOTIFICATIONS = NotificationSettings(
+    mail=True, address=None, pending_address=None, preferences=(), endpoints=()
+)
+ENDPOINT = EndpointSecret(
+    id="end_00000000000000000001",
+    name="team",
+    host="hooks.example.org",
+    form="json",
+    created_at=NOW,
+    secret="whsec_secret",
+)
+DELIVERY = DeliveryView(
+    id="msg_00000000000000000001",
+    kind="job.failed",
+    channel="webhook",
+    endpoint="end_00000000000000000001",
+    state="sent",
+    attempts=1,
+    answer="200",
+    created_at=NOW,
+    next_at=None,
+    ended_at=NOW,
+)
 REPORT = PrivacyReport(
     guarantee="differential privacy",
     epsilon=3.0,
@@ -369,6 +401,8 @@ def _constants() -> dict[str, Any]:
         "/v1/tokens": Page(
             items=(TokenView(id="tok_1", name="ci", scopes=(), created_at=NOW, expires_at=NOW),)
         ),
+        "/v1/notifications": NOTIFICATIONS,
+        "/v1/notifications/deliveries": Page(items=(DELIVERY,)),
         "/v1/incidents/{incident_id}": {"id": "inc_1", "log": "Traceback: a row"},
     }
 
@@ -641,7 +675,9 @@ def app_of(fake: FakeApi) -> FastAPI:
 
     @app.delete("/v1/models/{model_id}", status_code=204)
     @app.delete("/v1/tokens/{token_id}", status_code=204)
-    def forget(model_id: str = "", token_id: str = "") -> None:
+    @app.delete("/v1/notifications/address", status_code=204)
+    @app.delete("/v1/notifications/endpoints/{endpoint_id}", status_code=204)
+    def forget(model_id: str = "", token_id: str = "", endpoint_id: str = "") -> None:
         """Do nothing: nobody asks for it again."""
 
     @app.get("/v1/operations/jobs")
@@ -728,6 +764,31 @@ def app_of(fake: FakeApi) -> FastAPI:
             ),
             anchors=(AnchorView(namespace="patients", entries=6, head="0" * 64),),
         )
+
+    @app.put("/v1/notifications/preferences")
+    def choose(choices: Preferences) -> NotificationSettings:
+        return NOTIFICATIONS.model_copy(update=dict(choices))
+
+    @app.put("/v1/notifications/address")
+    def set_address(new: NewAddress) -> NotificationSettings:
+        return NOTIFICATIONS.model_copy(update={"pending_address": new.address})
+
+    @app.post("/v1/notifications/address/confirmations")
+    def confirm_address() -> NotificationSettings:
+        return NOTIFICATIONS.model_copy(update={"address": "ada@hospital.example"})
+
+    @app.post("/v1/notifications/endpoints")
+    def add_endpoint(new: NewEndpoint) -> EndpointSecret:
+        host = httpx.URL(new.url).host
+        return ENDPOINT.model_copy(update={"name": new.name, "host": host, "form": new.form})
+
+    @app.post("/v1/notifications/endpoints/{endpoint_id}/secrets")
+    def rotate_secret(endpoint_id: str) -> EndpointSecret:
+        return ENDPOINT.model_copy(update={"id": endpoint_id, "rotated_at": NOW})
+
+    @app.post("/v1/notifications/tests", status_code=202)
+    def send_test(asked: TestRequest) -> None:
+        """Send nothing."""
 
     @app.get("/v1/audit-log")
     def audit_log(request: Request, cursor: int = 3) -> Page[Any]:

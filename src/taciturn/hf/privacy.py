@@ -30,6 +30,10 @@ class PrivacyArguments:
         eval_delta: goes with it; default the model's.
         ledger, ledger_namespace: file that adds up runs on the same data.
         signing_key: signs the certificate in the output folder.
+
+    Examples:
+        >>> PrivacyArguments(target_epsilon=3, unit="patient_id").method
+        'auto'
     """
 
     target_epsilon: float | Literal["unlimited"]

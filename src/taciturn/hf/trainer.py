@@ -54,9 +54,8 @@ class DPTrainer:
     """Trainer of transformers' interface for fits with differential privacy.
 
     Examples:
-        >>> trainer = DPTrainer(model, args, train_dataset=rows, processing_class=tokenizer,
-        ...                     privacy=PrivacyArguments(target_epsilon=3, unit="patient_id"))
-        >>> trainer.train()
+        >>> trainer.privacy_arguments.target_epsilon
+        3
     """
 
     def __init__(
@@ -86,17 +85,25 @@ class DPTrainer:
                 that was not trained.
             args: TrainingArguments or TRL's SFTConfig.
             data_collator: one that only pads; see `records.COLLATORS`.
-            train_dataset: whatever `LLM.fit` takes, with text, messages, prompt and completion, or
-                input_ids and labels.
+            train_dataset: rows, as `LLM.fit` takes them, of text, messages, prompt and completion,
+                or input_ids and labels; no name of a file.
             eval_dataset: what `evaluate` judges; public, or charged, as `privacy` says.
             processing_class: the tokenizer.
             callbacks: TrainerCallbacks, or functions of our events.
             peft_config: a plain LoraConfig.
+            model_init, compute_loss_func, compute_metrics, formatting_func: refused; it says why.
+            preprocess_logits_for_metrics, optimizers, optimizer_cls_and_kwargs: refused, too.
             privacy: the promise.
 
         Raises:
             SpecError: an option cannot be honoured; says which, why, and what to do.
             ModelError: the model cannot be used.
+
+        Examples:
+            >>> promise = PrivacyArguments(target_epsilon=3, unit="patient_id")
+            >>> DPTrainer(model=base, train_dataset=rows, model_init=print, privacy=promise)
+            Traceback (most recent call last):
+            taciturn.errors.SpecError: model_init cannot be honoured: ...
         """
         if not isinstance(privacy, PrivacyArguments):
             raise SpecError(
@@ -144,16 +151,37 @@ class DPTrainer:
 
     @property
     def state(self) -> TrainerState:
-        """State with public values alone: steps, log_history."""
+        """State with public values alone: steps, log_history.
+
+        Examples:
+            >>> trainer.state.global_step
+            3
+        """
         return self._log.state
 
     @property
     def privacy(self) -> PrivacyReport | None:
-        """The guarantee of the model; None before `train`."""
+        """The guarantee of the model; None before `train`.
+
+        Examples:
+            >>> trainer.privacy.epsilon <= 3
+            True
+        """
         return self._local.privacy
 
     def add_callback(self, callback: Any) -> None:
-        """Add one; see the constructor."""
+        """Add one; see the constructor.
+
+        Args:
+            callback: a TrainerCallback, or a function of our events.
+
+        Raises:
+            SpecError: it is neither.
+
+        Examples:
+            >>> events = []
+            >>> trainer.add_callback(events.append)
+        """
         trainer_callbacks, functions = split_callbacks([callback])
         self._callbacks += trainer_callbacks
         self._functions += functions
@@ -168,7 +196,14 @@ class DPTrainer:
             Steps and metrics; the training loss is private, and not a number here.
 
         Raises:
-            What `LLM.fit` does.
+            TaciturnError: as `LLM.fit` raises it.
+
+        Examples:
+            >>> args = TrainingArguments(output_dir="again", max_steps=2)
+            >>> again = DPTrainer(base, args, train_dataset=rows, privacy=trainer.privacy_arguments)
+            >>> again.train().metrics["train_steps"]
+            {...'step': 2}
+            2
         """
         if self.train_dataset is None:
             raise SpecError("train_dataset is missing; give the rows to fit")
@@ -207,10 +242,17 @@ class DPTrainer:
         several processes the first alone does that; the others get nothing.
 
         Args:
+            eval_dataset: in place of the constructor's; of several by name, all are judged.
             ignore_keys: is not looked at.
+            metric_key_prefix: what the names of figures begin with.
 
         Raises:
             SpecError: nobody has said whether the data are public.
+
+        Examples:
+            >>> figures = trainer.evaluate()
+            >>> figures["eval_loss"] > 0
+            True
         """
         dataset = self.eval_dataset if eval_dataset is None else eval_dataset
         if dataset is None:
@@ -263,7 +305,17 @@ class DPTrainer:
         return figures
 
     def save_model(self, output_dir: str | None = None) -> None:
-        """Write adapter, tokenizer, card and report; `args.output_dir` has them already."""
+        """Write adapter, tokenizer, card and report; `args.output_dir` has them already.
+
+        Args:
+            output_dir: another folder.
+
+        Raises:
+            OutputError: it cannot be written, or holds something else.
+
+        Examples:
+            >>> trainer.save_model("adapter")
+        """
         folder = self._settings.output if output_dir is None else Path(output_dir).expanduser()
         if (
             self._local.privacy is not None
@@ -273,21 +325,38 @@ class DPTrainer:
         self._local.save(folder, signing_key=self.privacy_arguments.signing_key)
 
     def predict(self, *_: Any, **__: Any) -> None:
-        """Refuse: predictions for private rows are private, one by one."""
+        """Refuse: predictions for private rows are private, one by one.
+
+        Examples:
+            >>> trainer.predict(rows)
+            Traceback (most recent call last):
+            taciturn.errors.SpecError: predictions for rows tell of these rows, ...
+        """
         raise SpecError(
             "predictions for rows tell of these rows, and no noise pays for each of them; judge "
             "the model with evaluate(), or write with taciturn.LLM(output_dir).sample(prompts)"
         )
 
     def push_to_hub(self, *_: Any, **__: Any) -> None:
-        """Refuse: the output folder has a private part beside it."""
+        """Refuse: the output folder has a private part beside it.
+
+        Examples:
+            >>> trainer.push_to_hub()
+            Traceback (most recent call last):
+            taciturn.errors.SpecError: push_to_hub uploads whole folders, ...
+        """
         raise SpecError(
             "push_to_hub uploads whole folders, and output_dir holds private/; call "
             "save_model(FOLDER), which has nothing private, and upload that"
         )
 
     def is_world_process_zero(self) -> bool:
-        """True in the process that writes and prints."""
+        """True in the process that writes and prints.
+
+        Examples:
+            >>> trainer.is_world_process_zero()
+            True
+        """
         return is_first_process()
 
     def _records(self, dataset: Any) -> Records:
