@@ -182,8 +182,8 @@ def _report(verified: Verified, folders: Folders, derived: Derived | None = None
         f"at most {guarantee.max_records_per_unit} records of a unit"
     )
     say(
-        f"recomputed  epsilon={verified.recomputed_epsilon:.6g} from {len(guarantee.steps)} "
-        f"step(s): {', '.join(step.purpose for step in guarantee.steps)}"
+        f"recomputed  epsilon={verified.recomputed_epsilon:.6g} from the events of "
+        f"{', '.join(step.purpose for step in guarantee.steps)}"
     )
     say(f"signed by   {key.name} (key {key.keyid[:16]}), {predicate.issued_at}")
     say(f"base model  {predicate.base_model.name}: {_checked(folders.base_model)}")

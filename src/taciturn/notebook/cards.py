@@ -6,10 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
-from taciturn.notebook.style import STYLE, badge
+from taciturn.notebook.style import LONGEST_CELL, STYLE, badge
 from taciturn.wire.datasets import BudgetView, GrantView
-
-_LONGEST_CELL = 300
 
 
 def card(title: str, policy: str | None, *parts: str) -> str:
@@ -72,4 +70,4 @@ def budget_line(budget: BudgetView | GrantView) -> str:
 def shortened(value: Any) -> str:
     """Value as text, cut where it is long."""
     text = "" if value is None else str(value)
-    return text if len(text) <= _LONGEST_CELL else f"{text[: _LONGEST_CELL - 1]}…"
+    return text if len(text) <= LONGEST_CELL else f"{text[: LONGEST_CELL - 1]}…"

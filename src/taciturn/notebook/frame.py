@@ -6,7 +6,7 @@ from typing import Any, Self
 
 import pandas as pd
 
-from taciturn.notebook.style import STYLE, badge
+from taciturn.notebook.style import LONGEST_CELL, STYLE, badge
 
 
 class PolicyFrame(pd.DataFrame):  # type: ignore[misc]
@@ -23,10 +23,12 @@ class PolicyFrame(pd.DataFrame):  # type: ignore[misc]
 
     def _repr_html_(self) -> str | None:
         policy = self.attrs.get("policy")
-        table: str | None = super()._repr_html_()
+        with pd.option_context("display.max_colwidth", LONGEST_CELL):  # pandas cuts text after 50
+            table: str | None = super()._repr_html_()
         if policy is None or table is None:
             return table
-        return f'<div class="taciturn">{STYLE}<p>{badge(str(policy))}</p></div>{table}'
+        head = f'<div class="taciturn">{STYLE}<p>{badge(str(policy))}</p></div>'
+        return f'{head}<div class="taciturn-table">{table}</div>'
 
 
 def with_policy(frame: Any, policy: str) -> PolicyFrame:

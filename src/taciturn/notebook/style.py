@@ -7,6 +7,9 @@ from __future__ import annotations
 
 from html import escape
 
+LONGEST_CELL = 300
+"""Characters of a cell; longer ones are cut."""
+
 _LIGHT = """--t-paper: #fff; --t-ink: #1a1e22; --t-muted: #56606a; --t-line: #dedbd2;
   --t-track: #edebe4; --t-dp: #0b6f67; --t-dp-soft: #dff0ed; --t-open: #b6471b;
   --t-open-soft: #fbd9c6; --t-mock: #6b5510; --t-mock-soft: #f6ecc8; --t-public: #3c4a58;
@@ -48,6 +51,8 @@ STYLE += """.taciturn p { margin: 0 0 6px; }
 .taciturn .t-table thead th { white-space: nowrap; border-top: 0; color: var(--t-muted);
   font-weight: 500; }
 .taciturn .t-table tbody th { color: var(--t-muted); font-weight: 500; white-space: nowrap; }
+.taciturn-table table.dataframe th, .taciturn-table table.dataframe td { text-align: left;
+  vertical-align: top; white-space: normal; max-width: 42em; }
 </style>"""
 
 _CLASSES = (("DP", "t-dp"), ("no guarantee", "t-none"), ("mock", "t-mock"))
