@@ -228,7 +228,7 @@ class RemoteModel:
             OutputError: `output` is there already, or does not end in .parquet.
 
         Examples:
-            >>> frame = remote.synthesize(2, output="synthetic.parquet")
+            >>> frame = remote.synthesize(2, output="remote.parquet")
         """
         if isinstance(prompts, Mapping):
             raise SpecError("labels are for models that are here; give a list of prompts")

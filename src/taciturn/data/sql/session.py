@@ -43,8 +43,9 @@ _AGAIN_S = 0.1
 
 T = TypeVar("T")
 
-_Connection: TypeAlias = duckdb.DuckDBPyConnection
-_Call: TypeAlias = tuple[Future[Any], Callable[[_Connection], Any]]
+# In quotes: DuckDB complains, at the end of a process, of types of its that somebody still holds.
+_Connection: TypeAlias = "duckdb.DuckDBPyConnection"
+_Call: TypeAlias = "tuple[Future[Any], Callable[[_Connection], Any]]"
 
 
 class LockedSession:
@@ -63,14 +64,16 @@ class LockedSession:
         self._calls: SimpleQueue[_Call | None] = SimpleQueue()
         self._closed = threading.Event()
         self._connection: _Connection | None = None
-        connected: Future[_Connection] = Future()
+        connected: Future[None] = Future()
+        made: list[_Connection] = []
         self._asked: Future[Any] | None = None
         self._thread = threading.Thread(
-            target=_serve, args=(self._calls, connected, self._closed), name="taciturn-sql",
+            target=_serve, args=(self._calls, made, connected, self._closed), name="taciturn-sql",
             daemon=True,
         )  # fmt: skip
         self._thread.start()
-        self._connection = _awaited(connected, RUN_LIMIT_S, None)
+        _awaited(connected, RUN_LIMIT_S, None)
+        self._connection = made.pop()
         _open_sessions.add(self)
 
     def serialized(self, statement: str) -> str:
@@ -102,8 +105,9 @@ class LockedSession:
         if others_run and self._asked is not None:
             _interrupted(self._asked, self._connection)
         self._calls.put(None)
-        if others_run:
-            self._closed.wait(_GRACE_S)
+        if others_run and self._closed.wait(_GRACE_S):
+            self._thread.join(_GRACE_S)  # a daemon's: it needs no lock of all threads
+        self._connection = None
 
     def __enter__(self) -> Self:
         return self
@@ -181,20 +185,24 @@ def _interrupted(answer: Future[Any], connection: _Connection | None) -> bool:
 
 def _serve(
     calls: SimpleQueue[_Call | None],
-    connected: Future[_Connection],
+    made: list[_Connection],
+    connected: Future[None],
     end: threading.Event,
 ) -> None:
     """Connect, answer calls until one is None, and close.
 
-    It holds no session, so that one which nobody else holds is closed.
+    It holds no session, so that one which nobody else holds is closed; and no connection once it
+    says that it has ended, for DuckDB complains of those that a process leaves behind.
     """
     try:
         connection = _connect()
-        connected.set_result(connection)
+        made.append(connection)
+        connected.set_result(None)
         while (request := calls.get()) is not None:
             _answer(*request, connection)
             del request
         connection.close()
+        del connection
     except BaseException as error:
         if not connected.done():
             connected.set_exception(error)
