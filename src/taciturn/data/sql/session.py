@@ -65,15 +65,17 @@ class LockedSession:
         self._closed = threading.Event()
         self._connection: _Connection | None = None
         connected: Future[None] = Future()
-        made: list[_Connection] = []
+        connections: list[_Connection] = []
         self._asked: Future[Any] | None = None
         self._thread = threading.Thread(
-            target=_serve, args=(self._calls, made, connected, self._closed), name="taciturn-sql",
+            target=_serve,
+            args=(self._calls, connections, connected, self._closed),
+            name="taciturn-sql",
             daemon=True,
-        )  # fmt: skip
+        )
         self._thread.start()
         _awaited(connected, RUN_LIMIT_S, None)
-        self._connection = made.pop()
+        self._connection = connections.pop()
         _open_sessions.add(self)
 
     def serialized(self, statement: str) -> str:
@@ -185,7 +187,7 @@ def _interrupted(answer: Future[Any], connection: _Connection | None) -> bool:
 
 def _serve(
     calls: SimpleQueue[_Call | None],
-    made: list[_Connection],
+    connections: list[_Connection],
     connected: Future[None],
     end: threading.Event,
 ) -> None:
@@ -196,7 +198,7 @@ def _serve(
     """
     try:
         connection = _connect()
-        made.append(connection)
+        connections.append(connection)
         connected.set_result(None)
         while (request := calls.get()) is not None:
             _answer(*request, connection)
