@@ -31,6 +31,7 @@ from pydantic_settings import SettingsError
 
 import taciturn
 from support.code_blocks import BLOCK, Block, blocks
+from support.reference import reference
 from taciturn.cli.main import app
 from taciturn.server.fine_tuning.records import Records
 from taciturn.server.launchers.kubernetes.settings import Pool
@@ -284,13 +285,7 @@ def _operation(method: str, path: str) -> dict[str, Any] | None:
 @functools.cache
 def rest() -> dict[str, Any]:
     """Return the OpenAPI document, as the site publishes it."""
-    location = ROOT / "docs" / "site" / "reference.py"
-    spec = importlib.util.spec_from_file_location("reference", location)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    document: dict[str, Any] = module.openapi()
+    document: dict[str, Any] = reference().openapi()
     return document
 
 

@@ -17,7 +17,6 @@ import re
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -28,6 +27,7 @@ import taciturn
 from support.fake_gateway import FOUND, TOKEN, URL, FakeApi, dataset, exported
 from support.hub_server import TOKEN as HUB_TOKEN
 from support.hub_server import serving
+from support.reference import reference
 from taciturn.certificate.keygen import write_key
 from taciturn.llm import LLM
 from taciturn.sdk import client as client_module
@@ -44,18 +44,7 @@ _UNITS = {"_s": "second", "_minutes": "minute", "_bytes": "byte", "_days": "day"
 _CHARGING = {"fit", "evaluate", "downstream"}
 
 
-def _page() -> ModuleType:
-    """The hook that writes the site's reference."""
-    location = ROOT / "docs" / "site" / "reference.py"
-    spec = importlib.util.spec_from_file_location("reference", location)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-PAGE = _page()
+PAGE = reference()
 CLASSES = [*PAGE.python_names(), *PAGE.CLIENT_OBJECTS, *PAGE.TRAINER_NAMES]
 
 

@@ -3,16 +3,15 @@ guides have no sentence that has to be read twice."""
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import re
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
+from support.reference import reference
 from taciturn import errors
 from taciturn.server.launchers.kubernetes.settings import KubernetesSettings
 from taciturn.server.problems import CODES, REMEDIES
@@ -66,17 +65,6 @@ def test_no_sentence_is_long(path: Path) -> None:
 def test_long_sentences_are_found() -> None:
     text = "A short one. " + "word " * 31 + "end.\n\n```sh\n" + "code " * 40 + "\n```\n"
     assert [len(line.split()) for line in sentences(text)] == [3, 32]
-
-
-def reference() -> ModuleType:
-    """Return the hook that writes the pages of the reference."""
-    location = ROOT / "docs" / "site" / "reference.py"
-    spec = importlib.util.spec_from_file_location("reference", location)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def american(text: str) -> list[str]:
