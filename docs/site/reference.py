@@ -348,7 +348,9 @@ from taciturn.hf import DPTrainer, PrivacyArguments
 base, rows = "taciturn/tiny-medical", pandas.read_csv("notes.csv")
 trainer = DPTrainer(
     model=base,
-    args=TrainingArguments(output_dir="trained", max_steps=3, per_device_train_batch_size=8),
+    args=TrainingArguments(
+        output_dir="trained", max_steps=3, per_device_train_batch_size=8, disable_tqdm=False
+    ),
     train_dataset=rows,
     eval_dataset=pandas.read_csv("public.csv"),
     privacy=PrivacyArguments(target_epsilon=3, unit="patient_id", eval_is_public=True),

@@ -5,7 +5,9 @@ from __future__ import annotations
 import importlib.util
 import json
 import shutil
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ import pytest
 import torch
 import transformers as hf
 from safetensors.torch import load_file, save_file
+from transformers.utils import logging as transformers_logging
 
 from taciturn.engine.model.load import architecture, load_base
 from taciturn.errors import MissingDependencyError, ModelError, SpecError, TaciturnError
@@ -240,6 +243,33 @@ def test_layers_that_only_look_linear_get_no_adapter(
     folder = save(moe(kind))
     for epsilon in (8, "unlimited"):
         LLM(str(folder)).fit(TEXTS, **QUICK | {"target_epsilon": epsilon})
+
+
+def test_loads_that_overlap_leave_the_level_of_logging_as_it_was(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    level = transformers_logging.get_verbosity()
+    entered, resumed = threading.Semaphore(0), [threading.Event(), threading.Event()]
+    waits = list(resumed)
+    real = hf.AutoConfig.from_pretrained
+
+    def slow(*args: Any, **options: Any) -> Any:
+        if waits:  # the first call of each load; a tokenizer may ask for a configuration, too
+            event = waits.pop(0)
+            entered.release()
+            assert event.wait(60)
+        return real(*args, **options)
+
+    monkeypatch.setattr(hf.AutoConfig, "from_pretrained", slow)
+    with ThreadPoolExecutor(2) as pool:
+        loads = []
+        for _ in resumed:
+            loads.append(pool.submit(load, folder))
+            assert entered.acquire(timeout=60)
+        for event, started in zip(resumed, loads, strict=True):
+            event.set()
+            assert started.result().name == str(folder)
+    assert transformers_logging.get_verbosity() == level
 
 
 def test_whatever_a_library_says_of_a_base_is_one_sentence(

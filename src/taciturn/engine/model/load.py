@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import re
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -220,16 +221,42 @@ def _loading(name: str) -> Iterator[None]:
 
     And no table besides of weights that do not match, which is refused anyway.
     """
-    loud = transformers_logging.get_verbosity()
-    transformers_logging.set_verbosity_error()
-    try:
-        yield
-    except TaciturnError:
-        raise
-    except Exception as error:
-        raise _not_loaded(name, error) from error
-    finally:
-        transformers_logging.set_verbosity(loud)
+    with _silence:
+        try:
+            yield
+        except TaciturnError:
+            raise
+        except Exception as error:
+            raise _not_loaded(name, error) from error
+
+
+class _Silence:
+    """transformers logs only errors while at least one thread loads a model.
+
+    The level belongs to the process: the last load to end, and not each, restores the one that
+    the first found.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._loads = 0
+        self._level = 0
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._loads == 0:
+                self._level = transformers_logging.get_verbosity()
+                transformers_logging.set_verbosity_error()
+            self._loads += 1
+
+    def __exit__(self, *raised: object) -> None:
+        with self._lock:
+            self._loads -= 1
+            if self._loads == 0:
+                transformers_logging.set_verbosity(self._level)
+
+
+_silence = _Silence()
 
 
 def _check_kind(name: str, config: Any) -> None:
