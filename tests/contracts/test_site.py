@@ -18,11 +18,11 @@ from taciturn.server.problems import CODES, REMEDIES
 from taciturn.server.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
-# All pages but those for people who write such code.
+# All pages but those for people who write such code, and the list of changes.
 GUIDES = sorted(
     path
-    for path in (*ROOT.glob("docs/**/*.md"), *ROOT.glob("examples/**/*.md"))
-    if path.parent.name != "design" and path.stem != "pitfalls"
+    for path in (*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("examples/**/*.md"))
+    if path.parent.name != "design" and path.stem not in ("pitfalls", "ARCHITECTURE", "CHANGELOG")
 )
 MOST_WORDS = 30
 PROSE = sorted([*(ROOT / "docs").rglob("*.md"), *(ROOT.glob("[!C]*.md")), ROOT / "CONTRIBUTING.md"])
