@@ -181,6 +181,11 @@ class AuditLog:
         return None if at_ms is None else int(at_ms)
 
 
+def add_record(gateway: Gateway, record: Record) -> None:
+    """Write a record of what no request asked for; returns once it is on disk."""
+    _insert(gateway, [record.values()])
+
+
 def _insert(gateway: Gateway, rows: Sequence[dict[str, Any]]) -> None:
     gateway.add(_ADDED, rows)
 

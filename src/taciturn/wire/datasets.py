@@ -306,14 +306,18 @@ DisclosureKind = Literal[
     "events",
     "preview",
     "terms",
+    "email",
+    "webhook",
 ]
 
 
 class DisclosureView(WireValue):
-    """Something about a dataset that left: a worker released it, or somebody has read it.
+    """Something about a dataset that left: a worker released it, somebody has read it, or a
+    notification told them.
 
     Attributes:
-        step: `released` by a worker, for those who may have it; or `read` by somebody.
+        step: `released` by a worker, for those who may have it; `read` by somebody; or `sent` to
+            them, each time that it was tried.
         kind: what it is.
         names: of files, or of what was read.
         to: who asked for the job, or who has read it, as the audit log names them.
@@ -324,7 +328,7 @@ class DisclosureView(WireValue):
     """
 
     at: Moment
-    step: Literal["released", "read"]
+    step: Literal["released", "read", "sent"]
     kind: DisclosureKind
     names: tuple[str, ...]
     to: str

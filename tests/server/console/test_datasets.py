@@ -233,7 +233,7 @@ def test_everything_that_left_is_told_with_whom_and_when(console: GatewayWorld) 
     assert unbegun not in page
     assert page.count("a stream that was cut short") == 2
     assert all(job in page for job in stopped)
-    assert "E-mails and webhooks are not listed here" in page
+    assert "a notification told somebody of a job" in page
     items = console.get("datasets/phee/disclosures", "olga").json()["items"]
     kinds = [(item["step"], item["kind"], item["to"]) for item in items]
     assert kinds[:4] == [

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, select, update
 
-from support.gateway import NAMESPACE, GatewayWorld, fit, gaussian_steps
+from support.gateway import DATASET, NAMESPACE, GatewayWorld, fit, gaussian_steps
 from support.receivers import Arrival, Mailbox, Receiver, assert_signed, free_port
 from support.told import HERE, Told, told
 from taciturn.server.jobs.completion import End
@@ -47,6 +47,12 @@ def to(mailbox: Mailbox) -> list[tuple[str, str]]:
 
 def fail(world: GatewayWorld, job: str, code: FailureCode = FailureCode.INTERNAL) -> None:
     world.services.jobs.ending.end(job, End.failed(code))
+
+
+def disclosed(world: GatewayWorld) -> list[tuple[str, str, str, str]]:
+    """What the owner of the data sees of it, newest first."""
+    lines = world.get(f"datasets/{DATASET}/disclosures", "olga").json()["items"]
+    return [(line["step"], line["kind"], line["to"], line["job"]) for line in lines]
 
 
 def kinds(world: GatewayWorld) -> list[str]:
@@ -107,6 +113,25 @@ def test_a_failure_is_told_to_requester_and_owner_once_it_is_shown(
     assert [who for who, _ in to(mailbox)] == ["olga", "paul"]
     assert mailing.states("paul") == ["job.failed email sent"]
     assert mailing.states("petra") == mailing.states("oscar") == mailing.states("adam") == []
+    assert disclosed(mailing.world) == [("sent", "email", "user:paul", job)]
+
+
+def test_each_attempt_to_send_is_disclosed_before_it_is_made(quiet: Told, hook: Receiver) -> None:
+    quiet.add("paul", hook)
+    seen: list[int] = []
+
+    def away_at_first(arrival: Arrival) -> int:
+        seen.append(len(disclosed(quiet.world)))
+        return 503 if len(seen) == 1 else 204
+
+    hook.answer = away_at_first
+    job = quiet.world.add_job(JobKind.FIT)
+    fail(quiet.world, job)
+    quiet.later(10)
+    quiet.later(3600)
+    assert quiet.states("paul") == ["job.failed webhook sent"]
+    assert disclosed(quiet.world) == [("sent", "webhook", "user:paul", job)] * 2
+    assert seen == [1, 2]
 
 
 def test_an_end_is_not_told_before_its_tick(engine: Engine, tmp_path: Path) -> None:

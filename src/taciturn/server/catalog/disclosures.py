@@ -3,7 +3,7 @@
 Two records are read together. What workers released is in the tables of jobs and files: each fit,
 text, figure and schema, with who asked for it. Who has read what afterwards is in the audit log,
 which is written before an answer leaves. Prompts through OpenAI's API are jobs too, so their texts
-are among the released ones.
+are among the released ones. Notifications that tell of a job are in the audit log as well.
 """
 
 from __future__ import annotations
@@ -309,7 +309,7 @@ def _read_view(row: Row[Any]) -> DisclosureView:
     assert thing is not None, "what leads nowhere is behind no dataset"
     return DisclosureView(
         at=moment(row.at_ms),
-        step="read",
+        step="sent" if thing.kind in ("email", "webhook") else "read",
         kind=thing.kind,
         names=(thing.file,) if thing.file else (),
         to=row.reader,

@@ -37,11 +37,18 @@ _KINDS: Mapping[str, Mapping[str, DisclosureKind]] = {
     "/v1/jobs": {"": "job", "result": "result", "events": "events", "checkpoints": "job"},
     "/v1/models": {"": "model", "certificate": "certificate"},
     "/v1/datasets": {"": "terms", "preview": "preview", "selections": "preview"},
-    "/jobs": {"": "job", "live": "events", "progress": "events"},
+    "/jobs": {
+        "": "job",
+        "live": "events",
+        "progress": "events",
+        "email": "email",
+        "webhook": "webhook",
+    },
     "/models": {"": "model", "evidence": "figures", "verifications": "certificate"},
     "/datasets": {"": "terms", "selections": "preview", "checks": "audit"},
 }
-"""Paths under which something of a dataset is read, in the API and in the console."""
+"""Paths under which something of a dataset is read, in the API and in the console; the last two of
+a job are on record where a notification told of it."""
 _FILES: Mapping[str, DisclosureKind] = {
     "certificate.json": "certificate",
     "samples.jsonl": "texts",

@@ -4,7 +4,8 @@ once, with the same id each time.
 A message is marked as sent once its receiver has taken it. Whoever is killed in between sends it
 again. One that fails is sent again after a rest that grows, until `notification_days` are over;
 then it is given up, which its reader sees in the console. Before each attempt the reader's access
-is looked at again: what somebody may know no more is dropped.
+is looked at again: what somebody may know no more is dropped; and what tells of a job is on record
+in the audit log as read, so that it stands among the disclosures of a dataset.
 """
 
 from __future__ import annotations
@@ -20,9 +21,11 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Row, and_, delete, insert, select, update
 
+from taciturn.server.audit_log import Record, add_record
 from taciturn.server.context import Gateway
 from taciturn.server.identity.directory import person
 from taciturn.server.identity.email_addresses import address_row
+from taciturn.server.identity.permissions import Action
 from taciturn.server.identity.principal import Principal
 from taciturn.server.identity.secret import new_id
 from taciturn.server.notifications import mail, webhooks
@@ -65,6 +68,7 @@ class _Parcel:
     """
 
     row: Row[Any]
+    reader: Principal
     message: Message
     address: str | None
     endpoint: Row[Any] | None
@@ -140,6 +144,8 @@ class Delivery:
     def _deliver(self, row: Row[Any]) -> None:
         try:
             parcel = self.gateway.read(lambda connection: self._parcel(connection, row))
+            if parcel is not None:
+                self._record(parcel)
             outcome = None if parcel is None else self._attempt(parcel)
         except Exception:
             log.exception("a notification could not be sent", extra={"delivery": row.id})
@@ -157,12 +163,12 @@ class Delivery:
         if row.endpoint_id is None:
             email = address_row(connection, row.user_id)
             address = email and (email.pending if row.kind == CONFIRMATION else email.address)
-            return _Parcel(row, words, address, None) if address else None
+            return _Parcel(row, reader, words, address, None) if address else None
         query = select(_endpoints).where(
             _endpoints.c.id == row.endpoint_id, _endpoints.c.removed_at_ms.is_(None)
         )
         endpoint = connection.execute(query).first()
-        return None if endpoint is None else _Parcel(row, words, None, endpoint)
+        return None if endpoint is None else _Parcel(row, reader, words, None, endpoint)
 
     def _words(self, connection: Connection, row: Row[Any], reader: Principal) -> Message | None:
         subject = json.loads(row.subject)
@@ -175,6 +181,24 @@ class Delivery:
             "If you did not ask for it, do nothing.",
             SETTINGS_PAGE,
         )
+
+    def _record(self, parcel: _Parcel) -> None:
+        job = parcel.message.facts.get("job")
+        if job is None:
+            return
+        way = "webhook" if parcel.address is None else "email"
+        record = Record(
+            at_ms=self.gateway.now_ms(),
+            actor=f"user:{parcel.reader.name}",
+            action=Action.JOBS_READ.value,
+            resource=f"/jobs/{job}/{way}",
+            status=202,
+            code=None,
+            request_id=parcel.row.id,
+            address=None,
+            token_id=None,
+        )
+        add_record(self.gateway, record)
 
     def _attempt(self, parcel: _Parcel) -> Outcome:
         settings = self.gateway.settings

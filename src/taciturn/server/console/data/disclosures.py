@@ -120,7 +120,7 @@ def _lines(items: Iterable[DisclosureView]) -> list[tuple[DisclosureView, int]]:
         newest = lines[-1][0] if lines else None
         if (
             newest is not None
-            and item.step == "read"
+            and item.step != "released"
             and item.model_copy(update={"at": newest.at}) == newest
         ):
             lines[-1] = (newest, lines[-1][1] + 1)
