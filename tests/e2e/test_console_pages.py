@@ -15,7 +15,7 @@ from sqlalchemy import update
 
 from support.browser import NARROW, WIDE, ZOOMED, Window, chromium, served, window, window_of
 from support.databases import open_quickly
-from support.gateway import DATASET, PASSWORD, GatewayWorld
+from support.gateway import DATASET, NAMESPACE, PASSWORD, GatewayWorld
 from support.hostile import HOSTILE
 from support.pages import ROLE_OF, console_pages, furnished
 from taciturn.server.schema import versions
@@ -142,6 +142,32 @@ def test_no_table_is_scrolled_sideways_on_a_phone(site: Site, who: str) -> None:
             assert seen.page.get_by_role("columnheader", name="State").count() == 1
             assert seen.page.get_by_role("rowheader").count() > 0
     assert wide == []
+
+
+def test_times_are_in_the_readers_zone_and_sent_in_utc(site: Site) -> None:
+    """Also in fields, whose hour is another one in summer."""
+    with site.of("olga", timezone_id="America/New_York") as seen:
+        page, address = seen.page, f"/policies/{NAMESPACE}"
+        seen.agrees = True
+        page.goto(address)
+        ends = page.get_by_label("Terms end")
+        page.get_by_text("In your time (America/New_York)").first.wait_for()
+        ends.fill("2031-07-01T09:30")
+        page.locator("form", has=ends).get_by_role("button", name="Preview the effect").click()
+        page.get_by_text("From Jul 1, 2031, 9:30").wait_for()
+        with page.expect_navigation():
+            page.locator("form", has=ends).get_by_role("button", name="Put these terms").click()
+        terms = site.world.get(f"policies/{NAMESPACE}", "olga").json()
+        assert terms["expires_at"] == "2031-07-01T13:30:00Z"
+        page.goto(address)
+        assert page.get_by_label("Terms end").input_value() == "2031-07-01T09:30"
+    assert seen.problems == []
+    with site.of("ann", timezone_id="Asia/Kolkata") as seen:
+        seen.page.goto("/audit-log?since=2026-01-01T05:00")
+        assert seen.page.get_by_label("From").input_value() == "2026-01-01T10:30"
+        seen.page.get_by_role("button", name="Show", exact=True).click()
+        seen.page.wait_for_url("**since=2026-01-01T05%3A00**")
+    assert seen.problems == []
 
 
 def test_a_plan_without_room_cannot_be_asked_for(site: Site) -> None:

@@ -90,7 +90,7 @@ def test_every_term_is_set_and_said_in_words_before(console: GatewayWorld) -> No
         "taciturn/*",
         "any more: audit, evaluate, synthesize",
         "refused at once",
-        "From 2027-01-31 at 12:00 UTC on no job starts",
+        ">2027-01-31 at 12:00 UTC</time> on no job starts",
         "after 5 hours fails",
         "waits 48 hours",
     ):
@@ -146,7 +146,7 @@ def test_a_grant_is_given_changed_and_revoked(console: GatewayWorld) -> None:
     later = GRANT | {"epsilon": "3", "expires_at": "2026-03-08T00:00"}
     answer = send(console, "olga", f"{PATH}/grants/consequences", **later)
     assert "Before, it was epsilon 2" in answer.text
-    assert "ends on 2026-03-08" in answer.text
+    assert ">2026-03-08 at 00:00 UTC</time>; jobs" in answer.text
     send(console, "olga", f"{PATH}/grants", **later)
     grant = console.get("policies/patients/grants/user:petra", "olga").json()
     assert (grant["epsilon"], grant["expires_at"][:10]) == (3, "2026-03-08")

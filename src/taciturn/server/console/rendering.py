@@ -272,6 +272,7 @@ def _environment() -> Environment:
     )
     environment.filters.update(
         when=when,
+        day=day,
         up=rounded_up,
         down=rounded_down,
         delta=power_of_ten,
@@ -295,6 +296,22 @@ def when(moment: datetime | None) -> Markup:
         return Markup("never")
     text = moment.strftime("%Y-%m-%d %H:%M UTC")
     return Markup('<time datetime="{}" title="{}">{}</time>').format(moment.isoformat(), text, text)
+
+
+def day(moment: datetime) -> Markup:
+    """Return a moment of which the page's script shows the day, in the reader's zone."""
+    return _fixed(moment, "day", "%-d %B %Y")
+
+
+def clock_time(moment: datetime) -> Markup:
+    """Return a moment of which the page's script shows day and time, in the reader's zone."""
+    return _fixed(moment, "time", "%Y-%m-%d at %H:%M UTC")
+
+
+def _fixed(moment: datetime, form: str, text: str) -> Markup:
+    return Markup('<time datetime="{}" data-form="{}">{}</time>').format(
+        moment.isoformat(), form, moment.strftime(text)
+    )
 
 
 def sentence(text: str) -> Markup:

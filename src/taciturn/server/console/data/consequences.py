@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 
-from taciturn.server.console.rendering import rounded_down, share
+from markupsafe import Markup
+
+from taciturn.server.console.rendering import clock_time, rounded_down, share
 from taciturn.wire.datasets import BudgetView, GrantTerms, GrantView, PolicyTerms, PolicyView
 
 
@@ -46,9 +48,8 @@ def of_grant(
     elif after.expires_at <= now:
         sentences.append("It ends in the past: the holder can start nothing.")
     else:
-        sentences.append(
-            f"It ends on {after.expires_at:%Y-%m-%d at %H:%M} UTC; jobs that run then go on."
-        )
+        ends = Markup("It ends on {}; jobs that run then go on.")
+        sentences.append(ends.format(clock_time(after.expires_at)))
     return sentences
 
 
@@ -105,8 +106,9 @@ def _of_limits(before: PolicyView, after: PolicyTerms) -> Iterator[str]:
         yield (
             "These terms do not end."
             if after.expires_at is None
-            else f"From {after.expires_at:%Y-%m-%d at %H:%M} UTC on no job starts, whoever has a "
-            "grant."
+            else Markup("From {} on no job starts, whoever has a grant.").format(
+                clock_time(after.expires_at)
+            )
         )
 
 

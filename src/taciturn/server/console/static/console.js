@@ -10,6 +10,7 @@
   // Times in the reader's own zone; the absolute time stays in the title.
   const units = [["day", 86400], ["hour", 3600], ["minute", 60]];
   const shown = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "short" });
+  const days = new Intl.DateTimeFormat(undefined, { dateStyle: "long" });
   const relative = new Intl.RelativeTimeFormat(undefined, { numeric: "auto" });
   const localise = (root) => {
     for (const time of root.querySelectorAll("time[datetime]")) {
@@ -17,8 +18,25 @@
       const seconds = (at - Date.now()) / 1000;
       const unit = units.find(([, size]) => Math.abs(seconds) >= size);
       time.title = shown.format(at);
-      if (Math.abs(seconds) > 30 * 86400) time.textContent = shown.format(at);
+      if (time.dataset.form) time.textContent = (time.dataset.form === "day" ? days : shown).format(at);
+      else if (Math.abs(seconds) > 30 * 86400) time.textContent = shown.format(at);
       else time.textContent = unit ? relative.format(Math.round(seconds / unit[1]), unit[0]) : "just now";
+    }
+  };
+
+  // So are fields of times. Without a script they are in UTC; what is sent always is, in a hidden field.
+  const zone = shown.resolvedOptions().timeZone;
+  const minute = (at) => at.toISOString().slice(0, 16);
+  const localiseFields = (root) => {
+    for (const field of root.querySelectorAll("input[type=datetime-local][name]")) {
+      const sent = Object.assign(document.createElement("input"), { type: "hidden", name: field.name, value: field.defaultValue });
+      field.removeAttribute("name");
+      field.after(sent);
+      const at = new Date(`${field.defaultValue}Z`);
+      if (field.defaultValue) field.value = minute(new Date(at - at.getTimezoneOffset() * 60000));
+      field.addEventListener("input", () => { sent.value = field.value ? minute(new Date(field.value)) : ""; });
+      const words = field.closest("label").querySelector("[data-zone]");
+      words.textContent = words.textContent.replace("UTC", `your time (${zone})`);
     }
   };
 
@@ -37,7 +55,7 @@
       }
     }
   };
-  const ready = () => { localise(document); stack(document); };
+  const ready = () => { localise(document); localiseFields(document); stack(document); };
   document.addEventListener("DOMContentLoaded", ready);
   document.addEventListener("htmx:after:swap", ready);
   setInterval(ready, 30000);
