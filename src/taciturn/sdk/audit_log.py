@@ -57,7 +57,7 @@ class Auditing:
             actor: as the log has them, for example `user:ada`.
             resource: beginning of the path that was asked for.
             refusal: True for answers that refused, or failed; False for the others.
-            since, until: from this moment on, and before that one; without a zone of UTC.
+            since, until: from this moment on, and before that one; in UTC if they name no zone.
             action: such as `jobs:create`.
 
         Examples:
