@@ -35,6 +35,10 @@ DEV_STAMP := $(VENV)/installed-dev-$(KEY)
 BENCH_STAMP := $(VENV)/installed-bench-$(KEY)
 DOCS_STAMP := $(VENV)/installed-docs-$(KEY)
 
+# What Python compiles is kept, also where the surroundings (a container, say) ask it not to: --no-compile
+# below leaves all of it to the first import, and tests start hundreds of processes.
+unexport PYTHONDONTWRITEBYTECODE
+
 # One thread per worker: several test processes with several threads each are slower than one.
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 SOURCES = src tests bench docs/site
