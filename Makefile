@@ -89,7 +89,7 @@ install: $(DEV_STAMP)
 dist:
 	rm -rf $(DIST) $(VENV)-dist
 	"$(PYTHON)" -m venv $(VENV)-dist
-	$(VENV)-dist/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
+	$(VENV)-dist/bin/python -m pip install --quiet --no-compile --disable-pip-version-check -c constraints.txt \
 		hatchling==1.27.0 cyclonedx-bom==7.5.0
 	.ci/dist $(VENV)-dist/bin/python $(DIST)
 
@@ -99,7 +99,7 @@ sbom: dist
 	rm -rf $(SBOM) $(VENV)-wheel
 	mkdir -p $(SBOM)
 	"$(PYTHON)" -m venv --without-pip $(VENV)-wheel
-	$(VENV)-dist/bin/python -m pip --python $(VENV)-wheel/bin/python install --quiet \
+	$(VENV)-dist/bin/python -m pip --python $(VENV)-wheel/bin/python install --quiet --no-compile \
 		--disable-pip-version-check -c constraints.txt $(DIST)/*.whl
 	rm $(VENV)-wheel/lib/python3*/site-packages/taciturn-*.dist-info/direct_url.json
 	$(VENV)-dist/bin/cyclonedx-py environment $(CYCLONEDX) -o $(SBOM)/taciturn.cdx.json \
