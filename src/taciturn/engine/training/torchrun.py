@@ -1,4 +1,4 @@
-"""Whether torchrun started this process: its variables tell, before torch is loaded."""
+"""The variables by which a process knows, before it loads torch, that torchrun started it."""
 
 from __future__ import annotations
 
