@@ -35,6 +35,10 @@ DEV_STAMP := $(VENV)/installed-dev-$(KEY)
 BENCH_STAMP := $(VENV)/installed-bench-$(KEY)
 DOCS_STAMP := $(VENV)/installed-docs-$(KEY)
 
+# What Python compiles is kept, also where the surroundings (a container, say) ask it not to: --no-compile
+# below leaves all of it to the first import, and tests start hundreds of processes.
+unexport PYTHONDONTWRITEBYTECODE
+
 # One thread per worker: several test processes with several threads each are slower than one.
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 SOURCES = src tests bench docs/site
@@ -85,7 +89,7 @@ install: $(DEV_STAMP)
 dist:
 	rm -rf $(DIST) $(VENV)-dist
 	"$(PYTHON)" -m venv $(VENV)-dist
-	$(VENV)-dist/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
+	$(VENV)-dist/bin/python -m pip install --quiet --no-compile --disable-pip-version-check -c constraints.txt \
 		hatchling==1.27.0 cyclonedx-bom==7.5.0
 	.ci/dist $(VENV)-dist/bin/python $(DIST)
 
@@ -95,7 +99,7 @@ sbom: dist
 	rm -rf $(SBOM) $(VENV)-wheel
 	mkdir -p $(SBOM)
 	"$(PYTHON)" -m venv --without-pip $(VENV)-wheel
-	$(VENV)-dist/bin/python -m pip --python $(VENV)-wheel/bin/python install --quiet \
+	$(VENV)-dist/bin/python -m pip --python $(VENV)-wheel/bin/python install --quiet --no-compile \
 		--disable-pip-version-check -c constraints.txt $(DIST)/*.whl
 	rm $(VENV)-wheel/lib/python3*/site-packages/taciturn-*.dist-info/direct_url.json
 	$(VENV)-dist/bin/cyclonedx-py environment $(CYCLONEDX) -o $(SBOM)/taciturn.cdx.json \

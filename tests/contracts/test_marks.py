@@ -30,4 +30,6 @@ def test_a_mark_on_one_is_found(tmp_path: Path) -> None:
 def test_ci_runs_all_but_the_long_ones(root: Path) -> None:
     rules = dict(re.findall(r"^(\w+): .*\n\t(.+)", (root / "Makefile").read_text(), re.M))
     assert rules["test"].startswith('$(PYTEST) -m "not slow and not quick" ')
-    assert re.search(r"^time make test$", (root / ".ci" / "run").read_text(), re.M)
+    script = (root / ".ci" / "run").read_text()
+    assert re.search(r"^time make test$", script, re.M)
+    assert "time make lint" in script

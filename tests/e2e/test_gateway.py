@@ -21,6 +21,7 @@ import taciturn
 from taciturn.demo import gateway as demo
 from taciturn.errors import GatewayError
 from taciturn.sdk.dataset import RemoteDataset
+from taciturn.wire.events import StageEvent
 from taciturn.wire.jobs import JobState
 
 UNIT = "json_extract_string(context, '$.patient_id')"
@@ -189,13 +190,18 @@ def attacks(url: str, over: threading.Event) -> int:
 def test_a_fit_outlives_an_attack_on_the_door(
     gateway: demo.DemoGateway, data: RemoteDataset
 ) -> None:
-    """By connections of which nobody knows who they are: no sign of life comes too late."""
+    """By connections of which nobody knows who they are: no sign of life comes too late.
+
+    From the worker's first word on; before, it loads torch, and there is nothing to come late.
+    """
     over, model = threading.Event(), taciturn.LLM("taciturn/tiny-medical")
     settings: dict[str, Any] = {"method": "lora", "steps": 12, "batch_size": 20}
+    job = model.fit(data, text_field="text", target_epsilon=1, wait=False, **settings)
+    assert any(isinstance(event.event, StageEvent) for event in job.events())
     with ThreadPoolExecutor(4) as pool:
         attackers = [pool.submit(attacks, gateway.url, over) for _ in range(4)]
         try:
-            job = model.fit(data, text_field="text", target_epsilon=1, wait=False, **settings)
+            assert job.refresh().view.state is JobState.RUNNING
             job.wait(timeout_s=1500)
         finally:
             over.set()

@@ -165,7 +165,9 @@ def _form(operation: Operation, things: Mapping[str, str]) -> PostedForm:
         literal = re.search(r"Literal\['([^']*)'", kind)
         if "str" in kind and literal is None:
             texts.append(name)
-        if parameter.field_info.is_required() or name in _PLAUSIBLE or name in things:
+        # A selection only where it has to be: a process tries each, which takes most of the time.
+        offered = name in things or (name in _PLAUSIBLE and name != "select")
+        if parameter.field_info.is_required() or offered:
             value = literal[1] if literal else _PLAUSIBLE.get(name, things.get(name, "1"))
             values[name] = value
     return PostedForm(

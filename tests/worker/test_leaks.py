@@ -16,6 +16,7 @@ import torch
 from taciturn.engine.model.loss import CausalLmLoss
 from taciturn.engine.training import loop
 from taciturn.engine.training.checkpoint import CheckpointStore
+from taciturn.reports.html import report
 from taciturn.wire.events import FAILURES, CountEvent, FailureCode
 from taciturn.wire.jobs import DataRef, RemoteEvaluate, RemoteProbe
 from taciturn.wire.worker import Assignment, BaseModelFacts, Incident, Outcome, ReleasePlan
@@ -23,6 +24,7 @@ from taciturn.worker import allowlist
 from taciturn.worker.context import JobContext
 from taciturn.worker.egress import Egress
 from taciturn.worker.job import Runner
+from taciturn.worker.jobs import evaluate, fit, probe
 from worker.fake_gateway import FakeGateway
 from worker.jobs import assignment, plan_of, request, source, write
 from worker.leaks import (
@@ -40,6 +42,7 @@ from worker.leaks import (
 )
 
 MODEL = "mod_0000000000000001"
+LOADED = (evaluate, fit, probe, report)  # before a job needs them: sites are calls, not imports
 SITES = {"fit": 40, "probe": 125, "evaluate": 35}
 
 
@@ -67,19 +70,21 @@ def jobs(base: BaseModelFacts, model: dict[str, bytes], path: Path) -> dict[str,
     asked = RemoteEvaluate(
         model=MODEL, data=DataRef(dataset="notes"), target_epsilon=2.0, max_tokens=32
     )
-    evaluate = assignment(
+    evaluation = assignment(
         asked,
         source=source(path),
         release=ReleasePlan(noise_multiplier=2.5, epsilon=2.0, delta=1e-5, n_units=40),
         model=MODEL,
         files=tuple(model),
     )
-    probe = assignment(RemoteProbe(dataset="notes"), source=source(path))
+    look = assignment(RemoteProbe(dataset="notes"), source=source(path))
     asked_for = request(
         base.name, steps=2
     )  # without canaries, whose drawing takes most of the time
-    fit = assignment(asked_for, source=source(path), plan=plan_of(asked_for, base), base_model=base)
-    return {"fit": fit, "probe": probe, "evaluate": evaluate}
+    short = assignment(
+        asked_for, source=source(path), plan=plan_of(asked_for, base), base_model=base
+    )
+    return {"fit": short, "probe": look, "evaluate": evaluation}
 
 
 def run(job: Assignment, root: Path, model: dict[str, bytes] | None = None) -> FakeGateway:

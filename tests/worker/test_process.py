@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from pathlib import Path
 
@@ -11,8 +12,11 @@ import pytest
 from support.program import run_python
 from taciturn.errors import OutputError, SpecError
 from taciturn.wire.exits import WorkerExit
+from taciturn.wire.jobs import JobKind, RemoteProbe
+from taciturn.worker.job import _module
 from taciturn.worker.settings import WorkerSettings
 from taciturn.worker.workspace import Workspace, canary_folders
+from worker.jobs import assignment, notes, source, write
 
 TOLD = {
     "TACITURN_GATEWAY_URL": "http://127.0.0.1:9",
@@ -132,3 +136,26 @@ def test_canaries_are_found_by_what_commits_to_them(tmp_path: Path) -> None:
     for root in (tmp_path / "root-0", tmp_path / "root-1"):
         (found,) = canary_folders(root, wanted)
         assert (found / "canaries.json").read_bytes() == b"other"
+
+
+def test_a_worker_that_looks_at_a_dataset_loads_no_model(tmp_path: Path) -> None:
+    """torch and what comes with it take several times as long as the look itself."""
+    job = assignment(
+        RemoteProbe(dataset="notes"), source=source(write(notes(), tmp_path / "notes.jsonl"))
+    )
+    (tmp_path / "job.json").write_text(job.model_dump_json())
+    script = (
+        "import sys\nfrom pathlib import Path\nfrom worker.worker_process import main\n"
+        "main(Path(sys.argv[1]))\n"
+        "print(*{'torch', 'transformers', 'peft', 'scipy', 'dp_accounting'} & set(sys.modules))"
+    )
+    tests = str(Path(__file__).resolve().parents[1])
+    done = run_python("-c", script, tmp_path, PYTHONPATH=tests)
+    assert (done.returncode, done.stdout.strip()) == (0, ""), done.stderr
+    assert json.loads((tmp_path / "end.json").read_text())["succeeded"]
+    assert (tmp_path / "files" / "schema.json").is_file()
+
+
+@pytest.mark.parametrize("kind", JobKind)
+def test_every_kind_of_job_has_a_module_of_its_name(kind: JobKind) -> None:
+    assert callable(_module(kind).run)

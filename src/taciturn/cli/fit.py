@@ -55,7 +55,7 @@ def fit(fields: dict[str, Any]) -> None:
 def _fit(job: JobSpec, *, resume: bool, show_private: bool) -> None:
     """Fit, and print where the result is and what it promises."""
     from taciturn.cli.progress import FitScreen
-    from taciturn.engine.training.processes import is_first_process
+    from taciturn.engine.training.torchrun import is_first_process
     from taciturn.llm import LLM
     from taciturn.reports.privacy import PAGE
 

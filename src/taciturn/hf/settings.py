@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from transformers import TrainingArguments
 
-from taciturn.engine.training.processes import started_together
+from taciturn.engine.training.torchrun import started_together
 from taciturn.errors import SpecError
 from taciturn.hf.fields import check_fields
 from taciturn.hf.models import Adapter

@@ -24,7 +24,7 @@ from transformers.trainer_utils import TrainOutput
 
 from taciturn.data.tokens.tokenize import prepare
 from taciturn.engine.evaluation.likelihood import likelihood
-from taciturn.engine.training.processes import is_first_process
+from taciturn.engine.training.torchrun import is_first_process
 from taciturn.errors import SpecError
 from taciturn.hf.log import TrainerLog, split_callbacks
 from taciturn.hf.models import adapter_of, loaded_base

@@ -12,7 +12,7 @@ from taciturn.accounting.calibrate import default_delta
 from taciturn.accounting.events import dpsgd_event
 from taciturn.data.tokens.origin import canonical_source
 from taciturn.data.unit import unit_name
-from taciturn.engine.training.processes import is_first_process
+from taciturn.engine.training.torchrun import is_first_process
 from taciturn.errors import MissingDependencyError, SpecError
 from taciturn.planning.plan import TrainingPlan
 from taciturn.reports.privacy import LedgerTotal

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from taciturn.engine.training.loop import PrivateMetrics, TrainingProgress
-from taciturn.engine.training.processes import is_first_process
+from taciturn.engine.training.torchrun import is_first_process
 from taciturn.errors import CallbackError, SpecError, TaciturnError
 from taciturn.local.events import (
     Callback,

@@ -57,7 +57,7 @@ from taciturn.local.estimate import (
     measured_speed,
     public_facts,
 )
-from taciturn.local.release import DATA, PRIVATE, TRACKING, private_folder, release
+from taciturn.local.release import TRACKING, private_folder, release
 from taciturn.local.report import privacy_report, with_costs
 from taciturn.planning.optimizer import OptimizerChoice
 from taciturn.planning.plan import (
@@ -73,6 +73,8 @@ from taciturn.planning.plan import (
     with_rate,
 )
 from taciturn.reports.privacy import (
+    DATA,
+    PRIVATE,
     REPORT,
     SCOPE,
     CanaryReport,

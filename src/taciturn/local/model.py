@@ -38,7 +38,7 @@ from taciturn.engine.generation.synthetic import write_parquet
 from taciturn.engine.model import adapter
 from taciturn.engine.model.load import LoadedModel, load_base, load_fitted, load_original
 from taciturn.engine.training.loop import Interrupted
-from taciturn.engine.training.processes import is_first_process
+from taciturn.engine.training.torchrun import is_first_process
 from taciturn.errors import (
     AdapterError,
     CallbackError,
@@ -67,8 +67,6 @@ from taciturn.local.export.model_hub import push
 from taciturn.local.export.origin import Origin
 from taciturn.local.fit import Earlier, FitResult, Observer, fit
 from taciturn.local.release import (
-    DATA,
-    PRIVATE,
     add_audit,
     add_figures,
     commit_evaluation,
@@ -92,6 +90,8 @@ from taciturn.reports.figures import ReleasedDownstream, ReleasedEvaluation, Rel
 from taciturn.reports.privacy import (
     BASE_POLICY,
     CERTIFICATE,
+    DATA,
+    PRIVATE,
     REPORT,
     Audit,
     LedgerTotal,

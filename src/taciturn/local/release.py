@@ -36,8 +36,6 @@ from taciturn.reports.privacy import (
     read_report,
 )
 
-PRIVATE = "private"
-DATA = "data"
 TRACKING = "tracking"
 """Folder of what trackers write; that of private curves is inside the private one."""
 _PRIVATE_NOTICE = (

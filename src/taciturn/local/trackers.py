@@ -17,7 +17,7 @@ from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 from taciturn.engine.training.loop import PrivateMetrics
-from taciturn.engine.training.processes import is_first_process
+from taciturn.engine.training.torchrun import is_first_process
 from taciturn.errors import MissingDependencyError, OutputError, SpecError
 from taciturn.local.events import (
     CheckpointEvent,
@@ -28,7 +28,8 @@ from taciturn.local.events import (
     PlanEvent,
     StepEvent,
 )
-from taciturn.local.release import PRIVATE, TRACKING
+from taciturn.local.release import TRACKING
+from taciturn.reports.privacy import PRIVATE
 
 _PROJECT = "taciturn"
 Facts = Mapping[str, str | int | float]

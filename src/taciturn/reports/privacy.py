@@ -18,6 +18,9 @@ DERIVATION, CARD, PAGE = "derivation.json", "README.md", "report.html"
 FIGURES = "evaluations.json"
 """Names of what is said of a model, in its folder."""
 
+PRIVATE, DATA = "private", "data"
+"""The folder beside them of what must not be shared, and in it that of tokenised rows."""
+
 
 class PrivateStep(BaseModel):
     """One computation on private units that a model's guarantee covers.

@@ -26,13 +26,12 @@ def main() -> int:
     # Whoever inherits the environment does not need it: a library's child, a tokenizer's thread.
     for secret in ("TACITURN_JOB_TOKEN", "TACITURN_CHECKPOINT_KEY"):
         os.environ.pop(secret, None)
-    # Not before: they load torch, which takes longer than to see that a variable is missing.
+    # Not before: they take longer to load than it takes to see that a variable is missing.
     with nothing_collected():
         from taciturn.worker.checkpoint_store import CheckpointStore
         from taciturn.worker.client import GatewayClient
         from taciturn.worker.job import Runner, accompany
         from taciturn.worker.processes import WorkerProcesses
-    gc.freeze()  # what they made stays: the collector need not look at it while a job runs
 
     store = None
     if settings.checkpoint_url is not None and settings.checkpoint_key is not None:
@@ -50,6 +49,8 @@ def main() -> int:
         store=store,
         processes=processes,
         own=() if settings.checkpoint_url is None else (settings.checkpoint_url,),
+        # What modules make stays: the collector need not look at it while a job runs.
+        when_loaded=gc.freeze,
     )
     client = GatewayClient.connected(settings.gateway_url, settings.job, settings.token)
     code = runner.run(client)

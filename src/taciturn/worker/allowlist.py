@@ -23,7 +23,6 @@ from taciturn.engine.generation.synthetic import METADATA_KEY
 from taciturn.errors import TaciturnError
 from taciturn.reports.card import model_card
 from taciturn.reports.figures import ReleasedEvaluation, ReleasedFigures
-from taciturn.reports.html.report import report_page
 from taciturn.reports.privacy import AUDIT, REPORT, Audit, PrivacyReport
 from taciturn.wire.artifacts import ALLOWED
 from taciturn.wire.datasets import SchemaFile
@@ -108,6 +107,9 @@ def _card(path: Path) -> None:
 
 def _page(path: Path) -> None:
     """A function of report, figures and audit."""
+    # Only files of a model have a page, whose curves need scipy; a probe shall not wait for it.
+    from taciturn.reports.html.report import report_page
+
     report, audit, figures = _beside(path)
     if path.read_text(encoding="utf-8") != report_page(report, figures, audit):
         raise NotReleasableError(f"{path.name} is not the page of the report beside it")

@@ -33,7 +33,7 @@ from tenacity import Retrying, retry_if_exception, stop_before_delay, wait_expon
 
 from taciturn.data.filesystem import open_filesystem
 from taciturn.errors import OutputError, SpecError
-from taciturn.local.release import DATA, PRIVATE
+from taciturn.reports.privacy import DATA, PRIVATE
 from taciturn.worker.encryption import KEY_BYTES, OtherKeyError, Place, SealError, seal, unseal
 from taciturn.worker.workspace import CHECKPOINTS, newest_step
 

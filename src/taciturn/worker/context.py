@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from taciturn.data.database import Table
 from taciturn.data.location import Location
@@ -16,11 +17,13 @@ from taciturn.worker.client import GatewayClient, RefusedError
 from taciturn.worker.egress import Egress
 from taciturn.worker.failures import SourceRefusedError
 from taciturn.worker.heartbeat import Heartbeat
-from taciturn.worker.models import FittedModel, open_model
 from taciturn.worker.processes import WorkerProcesses
 from taciturn.worker.sources import Source, open_source
 from taciturn.worker.timing_padding import TimingPadding
 from taciturn.worker.workspace import Workspace
+
+if TYPE_CHECKING:
+    from taciturn.worker.models import FittedModel
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -107,6 +110,8 @@ class JobContext:
         """The fitted model that the job needs."""
         if self.model is not None and self.model.id == self.assignment.model:
             return self.model
+        from taciturn.worker.models import open_model
+
         self.stage(Stage.LOADING)
         return open_model(self.client, self.assignment, self.workspace.make_folder("model"))
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import errno
+import sys
 import traceback
 from pathlib import Path
-
-import torch
 
 from taciturn.errors import (
     BudgetExceededError,
@@ -49,7 +48,6 @@ _CODES: tuple[tuple[type[BaseException], FailureCode], ...] = (
     (SigningKeyError, FailureCode.INTERNAL),
     (TimeLimitError, FailureCode.TIME),
     (MemoryError, FailureCode.RESOURCES),
-    (torch.OutOfMemoryError, FailureCode.RESOURCES),
 )
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EIO})
 
@@ -61,6 +59,9 @@ def failure_code(error: BaseException) -> FailureCode:
             return code
     if isinstance(error, OSError) and error.errno in _FULL:
         return FailureCode.STORAGE
+    torch = sys.modules.get("torch")  # where nobody has loaded it, no error is its own
+    if torch is not None and isinstance(error, torch.OutOfMemoryError):
+        return FailureCode.RESOURCES
     return FailureCode.INTERNAL
 
 

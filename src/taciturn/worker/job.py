@@ -4,23 +4,20 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from taciturn.collector import nothing_collected
 from taciturn.errors import FencedError, LostProcessError, ProcessError, TaciturnError
 from taciturn.wire.events import FailureCode
 from taciturn.wire.exits import WorkerExit
-from taciturn.wire.jobs import (
-    RemoteAudit,
-    RemoteEvaluate,
-    RemoteFit,
-    RemoteProbe,
-    RemoteSample,
-    RemoteSynthesize,
-)
+from taciturn.wire.jobs import JobKind, RemoteAudit, RemoteFit
 from taciturn.wire.worker import Assignment, NextJob
 from taciturn.worker.checkpoint_store import CheckpointStore, JobCheckpoints
 from taciturn.worker.cleanup import remove_leftovers
@@ -29,11 +26,12 @@ from taciturn.worker.context import JobContext
 from taciturn.worker.egress import Egress
 from taciturn.worker.failures import failure_code
 from taciturn.worker.heartbeat import CancelledError, Heartbeat, give_up_nothing
-from taciturn.worker.jobs import audit, evaluate, fit, probe, sample, synthesize
-from taciturn.worker.models import FittedModel
 from taciturn.worker.processes import WorkerProcesses
 from taciturn.worker.timing_padding import TimingPadding
 from taciturn.worker.workspace import Workspace
+
+if TYPE_CHECKING:
+    from taciturn.worker.models import FittedModel
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +44,7 @@ class Runner:
         store: for sealed copies of checkpoints.
         processes: the other processes of this worker.
         own: where workers keep what is theirs, besides `root`: no source may be there.
+        when_loaded: called once the modules of a kind of job are loaded.
     """
 
     root: Path
@@ -54,6 +53,7 @@ class Runner:
     store: CheckpointStore | None = None
     processes: WorkerProcesses = field(default_factory=WorkerProcesses)
     own: tuple[str, ...] = ()
+    when_loaded: Callable[[], object] = give_up_nothing
 
     def run(self, client: GatewayClient) -> WorkerExit:
         """Do the client's job, and more samples of its model while the gateway has any."""
@@ -95,6 +95,7 @@ class Runner:
                 checkpoints = self._checkpoints(assignment)
                 if checkpoints is not None:
                     remove_leftovers(checkpoints.store, client)
+                _module(assignment.request.kind, self.when_loaded)
                 reusable = do(
                     JobContext(
                         assignment,
@@ -173,7 +174,7 @@ def accompany(
         try:
             workspace = Workspace.of(root, assignment.job)
             prints_to(workspace.printed_by(processes.rank))
-            fit.take_part(assignment, workspace.output)
+            _module(JobKind.FIT).take_part(assignment, workspace.output)
         except (ProcessError, KeyboardInterrupt):
             pass  # rank 0 knows, or is what was lost
         except Exception:
@@ -189,19 +190,19 @@ def do(context: JobContext) -> FittedModel | None:
     request = context.assignment.request
     if not isinstance(request, RemoteFit):
         context.processes.dismiss()
-    if isinstance(request, RemoteSample):
-        return sample.run(context, request)
-    if isinstance(request, RemoteFit):
-        fit.run(context, request)
-    elif isinstance(request, RemoteProbe):
-        probe.run(context, request)
-    elif isinstance(request, RemoteEvaluate):
-        evaluate.run(context, request)
-    elif isinstance(request, RemoteAudit):
-        audit.run(context, request)
-    elif isinstance(request, RemoteSynthesize):
-        synthesize.run(context, request)
-    return None
+    run: Callable[[JobContext, Any], FittedModel | None] = _module(request.kind).run
+    return run(context, request)
+
+
+def _module(kind: JobKind, when_loaded: Callable[[], object] = give_up_nothing) -> Any:
+    """The module of a kind of job, loaded when such a job comes: a probe needs no torch, which
+    takes seconds."""
+    name = f"taciturn.worker.jobs.{kind}"
+    if name not in sys.modules:
+        with nothing_collected():
+            import_module(name)
+        when_loaded()
+    return sys.modules[name]
 
 
 def _another(client: GatewayClient) -> NextJob:

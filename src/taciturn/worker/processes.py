@@ -12,11 +12,14 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from taciturn.engine.training.liveness import Liveness
-from taciturn.engine.training.processes import started_together
+from taciturn.engine.training.torchrun import started_together
 from taciturn.wire.exits import WorkerExit
 from taciturn.wire.worker import Assignment
+
+if TYPE_CHECKING:
+    from taciturn.engine.training.liveness import Liveness
 
 _WORK = "work"
 _POLL_S = 0.1
@@ -39,6 +42,7 @@ class WorkerProcesses:
         """
         if not started_together():
             return cls()
+        from taciturn.engine.training.liveness import Liveness
 
         def when_lost(rank: int) -> None:
             print(

@@ -12,8 +12,7 @@ from pathlib import Path
 
 from taciturn.data.tokens.planted import CANARIES
 from taciturn.errors import OutputError, SpecError
-from taciturn.local.release import DATA, PRIVATE
-from taciturn.reports.privacy import REPORT
+from taciturn.reports.privacy import DATA, PRIVATE, REPORT
 
 CHECKPOINTS = "checkpoints"
 

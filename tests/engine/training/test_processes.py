@@ -11,14 +11,10 @@ from taciturn.engine.training.processes import (
     agree,
     all_processes,
     any_process,
-    is_first_process,
-    started_together,
     tell,
     together,
 )
 from taciturn.errors import DataError, SpecError
-
-TORCHRUN = {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
 
 
 def outcomes(size: int, failing: int, error: Exception) -> list[str]:
@@ -77,19 +73,8 @@ def test_different_settings_are_refused() -> None:
 
 
 def test_without_torchrun_nothing_is_connected(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in TORCHRUN:
+    for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
         monkeypatch.delenv(name, raising=False)
-    assert not started_together()
-    assert is_first_process()
     with all_processes(torch.device("cpu")) as ranks:
         assert ranks == ALONE
         assert not torch.distributed.is_initialized()
-
-
-def test_torchrun_is_recognised(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in TORCHRUN.items():
-        monkeypatch.setenv(name, value)
-    assert started_together()
-    assert not is_first_process()
-    monkeypatch.setenv("WORLD_SIZE", "1")
-    assert not started_together()

@@ -5,7 +5,6 @@ Without torchrun's environment variables a job is one process, and nothing here 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -20,22 +19,12 @@ from torch.distributed.rendezvous import rendezvous
 from torch.distributed.tensor import DTensor
 
 from taciturn.engine.privacy.ranks import ALONE, Ranks
+from taciturn.engine.training.torchrun import started_together
 from taciturn.errors import LostProcessError, ProcessError, SpecError, TaciturnError
 
 # Rank 0 may read a large data set while the others wait. `liveness` tells slow ones from dead ones.
 _PATIENCE = timedelta(days=7)
 _TEXT_BYTES = 4096
-
-
-def started_together() -> bool:
-    """True if this is one of several processes that torchrun (or a program like it) started."""
-    variables = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-    return all(name in os.environ for name in variables) and int(os.environ["WORLD_SIZE"]) > 1
-
-
-def is_first_process() -> bool:
-    """True if this process is the one that prints and writes; True without torchrun."""
-    return not started_together() or int(os.environ["RANK"]) == 0
 
 
 @contextmanager

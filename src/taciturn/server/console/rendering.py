@@ -266,6 +266,7 @@ def _environment() -> Environment:
     environment = Environment(
         loader=FileSystemLoader(FOLDER / "templates"),
         autoescape=True,
+        auto_reload=False,  # each page would look at the time of every file that it is made of
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

@@ -28,8 +28,8 @@ from taciturn.engine.training.loop import Blocks, EpsilonCurve, Interrupted, Tra
 from taciturn.engine.training.processes import all_processes, tell, together
 from taciturn.errors import OutputError, SpecError
 from taciturn.local.fit import Arranged, Observer, fit
-from taciturn.local.release import DATA, PRIVATE
 from taciturn.planning.plan import TrainingPlan
+from taciturn.reports.privacy import DATA, PRIVATE
 from taciturn.spec import FitSpec
 from taciturn.wire.events import Stage
 from taciturn.wire.jobs import RemoteFit
