@@ -206,6 +206,19 @@ def test_sums_are_made_in_the_memory_of_the_total() -> None:
     assert (onto.counts.n_units, onto.counts.n_non_finite) == (7, 1)
 
 
+def test_nothing_of_the_memory_that_a_sum_is_made_in_enters_it() -> None:
+    """In its first microbatch a sum is written over whatever stands there, here NaN."""
+    of, none = gradients(4), gradients(0)
+    expected = flat(clip_and_sum(of, 0.7))
+    torch.use_deterministic_algorithms(True)  # which fills memory as it comes with NaN
+    try:
+        assert torch.empty(3).isnan().all()
+        assert torch.equal(flat(clip_and_sum(of, 0.7)), expected)
+        assert torch.equal(flat(clip_and_sum(none, 0.7)), torch.zeros_like(expected))
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
 def test_what_kernels_and_factors_give_is_added_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Beside what neither adds up: all three ways into one total."""
     layout = BatchLayout.of(3, 4, torch.arange(4))

@@ -63,6 +63,25 @@ def test_equals_the_definition(units: list[int], tokens: int, uses: tuple[str, .
     scale = torch.linspace(0.1, 1, len(expected), dtype=torch.float64)
     sum_PD = (scale.view(-1, 1, 1) * expected).sum(0)
     torch.testing.assert_close(of.weighted_sum(scale), sum_PD)
+    total_PD = torch.ones_like(sum_PD)
+    assert of.weighted_sum(scale, total_PD) is total_PD
+    torch.testing.assert_close(total_PD, sum_PD + 1)
+
+
+@pytest.mark.parametrize("uses", [*USES, ("table", "table")])
+def test_a_total_is_rounded_once(uses: tuple[str, ...]) -> None:
+    """Row by row, each of a hundred ones would be rounded away beside 2^54."""
+    ones = torch.ones(3, 100, D, dtype=torch.float64)
+    lefts = {
+        "matrix": torch.eye(P, dtype=torch.float64)[2].expand(3, 100, P),
+        "table": torch.full((3, 100), 2),
+    }
+    terms = tuple(Factors(lefts[use], ones) for use in uses)
+    total_PD = torch.full((P, D), 2.0**54, dtype=torch.float64)
+    of = FactoredGradients(terms, layout([0, 1, 1], 100), (P, D))
+    of.weighted_sum(torch.ones(2, dtype=torch.float64), total_PD)
+    assert (total_PD[2] - 2.0**54 == 300 * len(uses)).all()
+    assert (total_PD - 2.0**54).count_nonzero() == D
 
 
 @pytest.mark.parametrize("uses", USES)

@@ -233,17 +233,15 @@ def _weighted_sums(
     for device, some in reduced.items():
         parts = kernels.weighted_sums(list(some.values()), scale_U.to(device))
         sums |= {name: part.to(scale_U) for name, part in zip(some, parts, strict=True)}
-    sums |= {name: value.weighted_sum(scale_U).to(scale_U) for name, value in factored.items()}
     if totals and sums:
         # All at once: a GPU is told of them in a few launches.
         torch._foreach_add_([totals[name] for name in sums], list(sums.values()))
-    sums = dict(totals) or sums | _zeros_like(rest, scale_U)
-    _add_columns(rest, scale_U, sums)
+    sums |= {
+        name: value.weighted_sum(scale_U, totals.get(name)) for name, value in factored.items()
+    }
+    sums |= totals or {name: scale_U.new_empty(value.shape[1:]) for name, value in rest.items()}
+    _add_columns(rest, scale_U, sums, beta=1.0 if totals else 0.0)
     return {name: sums[name] for name in values}
-
-
-def _zeros_like(values: Mapping[str, Tensor], scale_U: Tensor) -> dict[str, Tensor]:
-    return {name: scale_U.new_zeros(value.shape[1:]) for name, value in values.items()}
 
 
 def _by_kernel(
@@ -260,8 +258,14 @@ def _by_kernel(
     return reduced, rest
 
 
-def _add_columns(values: Mapping[str, Tensor], scale_U: Tensor, sums: Mapping[str, Tensor]) -> None:
-    """Add sum over u of scale[u] * value[u] to the sums of the same names."""
+def _add_columns(
+    values: Mapping[str, Tensor], scale_U: Tensor, sums: Mapping[str, Tensor], beta: float
+) -> None:
+    """Make sums beta * sum + sum over u of scale[u] * value[u], those of the same names.
+
+    A unit is added at most once to an entry, which is what ROUNDING counts. With a beta of 0
+    nothing that was in a sum plays a part, even NaN.
+    """
     flat = [sums[name].view(-1) for name in values]
     dropped_U1 = (scale_U == 0).unsqueeze(1)
     # Elsewhere than on the CPU, a look at the scales would wait for the device.
@@ -269,9 +273,9 @@ def _add_columns(values: Mapping[str, Tensor], scale_U: Tensor, sums: Mapping[st
     for part_UP, places in _exact_columns(list(values.values())):
         if may_drop:  # zero times NaN is NaN: a scale of zero alone would not keep it out
             part_UP.masked_fill_(dropped_U1, 0.0)
-        parts = torch.mv(part_UP.T, scale_U).split([len(columns) for _, columns in places])
-        targets = [flat[value][columns.start : columns.stop] for value, columns in places]
-        torch._foreach_add_(targets, list(parts))
+        parts = part_UP.T.split([len(columns) for _, columns in places])
+        for (value, columns), part_XU in zip(places, parts, strict=True):
+            flat[value][columns.start : columns.stop].addmv_(part_XU, scale_U, beta=beta)
 
 
 Places: TypeAlias = list[tuple[int, range]]

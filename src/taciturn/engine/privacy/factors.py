@@ -86,13 +86,19 @@ class FactoredGradients:
         rows = self.layout.rows_per_unit * len(self.terms)
         return _ROUNDING * (sum(self.shape) + rows)
 
-    def weighted_sum(self, scale_U: Tensor) -> Tensor:
+    def weighted_sum(self, scale_U: Tensor, total_PD: Tensor | None = None) -> Tensor:
         """sum over u of scale[u] * gradient[u], float64 [P, D].
 
         A unit with scale zero is left out even if its rows are not finite.
+
+        Args:
+            total_PD: what it is added to, in place; each entry is rounded once. None: zeros.
         """
+        rounds_once = len(self.terms) == 1 and self.terms[0].left.dtype == torch.int64
+        if total_PD is not None and not rounds_once:
+            return total_PD.add_(self.weighted_sum(scale_U))
         scale_B = self.layout.of_sequences(scale_U).double()
-        total_PD = self._zeros()
+        total_PD = self._zeros() if total_PD is None else total_PD
         for term in self.terms:
             self._add_weighted(term, scale_B, total_PD)
         return total_PD
@@ -103,7 +109,7 @@ class FactoredGradients:
             right_BRX = term.right_BRD[..., some].double() * scale_B.view(-1, 1, 1)
             right_NX = _kept(right_BRX, dropped_B)
             if term.left.dtype == torch.int64:
-                total_PD[:, some].index_add_(0, term.left.flatten(), right_NX)
+                _add_rows(total_PD[:, some], term.left.flatten(), right_NX)
                 continue
             for rows in _slices(term.left.shape[2], len(right_NX)):
                 left_NX = _kept(term.left[..., rows].double(), dropped_B)
@@ -282,6 +288,15 @@ def _row_norms(value: Tensor) -> Tensor:
         for rows in _slices(len(value_NX), value.shape[2])
     ]
     return torch.cat(parts).view(value.shape[:2])
+
+
+def _add_rows(total_PX: Tensor, ids_N: Tensor, rows_NX: Tensor) -> None:
+    """Add each row to the one it names. Rows of one name are added up first, at one of their own
+    places, the others' being zero: so the total is rounded once, however many there are."""
+    place_P = ids_N.new_empty(len(total_PX))
+    place_P[ids_N] = torch.arange(len(ids_N), device=ids_N.device)
+    sums_NX = torch.zeros_like(rows_NX).index_add_(0, place_P[ids_N], rows_NX)
+    total_PX.index_add_(0, ids_N, sums_NX)
 
 
 def _kept(value_BRX: Tensor, dropped_B: Tensor) -> Tensor:

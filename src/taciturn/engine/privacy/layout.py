@@ -32,6 +32,8 @@ class UnitGroup:
 
     def rows(self, value: Tensor) -> Tensor:
         """[B, R, ...] -> [G, K * R, ...]: all rows of a unit side by side."""
+        if self.whole and len(value) == len(self.units_G):
+            return value
         chosen = value if self.whole else value[self.sequences_GK.flatten()]
         return chosen.reshape(len(self.units_G), -1, *value.shape[2:])
 
@@ -95,7 +97,9 @@ class BatchLayout:
             UnsupportedLayerError: `value`, which meets parameter `name`, has another layout.
         """
         b, t = self.shape
-        if value.ndim >= 3 and value.shape[0] == b:
+        if value.ndim == 3 and value.shape[0] == b:
+            return value
+        if value.ndim > 3 and value.shape[0] == b:
             return value.reshape(b, -1, value.shape[-1])
         if value.ndim == 2 and value.shape[0] == b * t:
             return value.reshape(b, t, value.shape[-1])

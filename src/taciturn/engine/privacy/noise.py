@@ -94,9 +94,10 @@ def _release(parts: Sequence[_Part], std: float, divisor: float, stream: SecureS
     The grid's step is a power of two, so that dividing by it first changes no bit of the result.
     """
     step = grid_step(std)
-    values = parts[0][0] if len(parts) == 1 else torch.cat([value for value, _ in parts])
-    noised = stream.normal(values.shape, values.device)
-    noised.mul_(std / step).add_(values, alpha=1 / step).round_().div_(divisor / step)
-    sizes = [len(out) for _, out in parts]
-    for (_, out), own in zip(parts, noised.split(sizes), strict=True):
+    sizes = [len(value) for value, _ in parts]
+    noised = stream.normal((sum(sizes),), parts[0][0].device).mul_(std / step)
+    each = noised.split(sizes)
+    torch._foreach_add_(each, [value for value, _ in parts], alpha=1 / step)
+    noised.round_().div_(divisor / step)
+    for (_, out), own in zip(parts, each, strict=True):
         out.copy_(own)
