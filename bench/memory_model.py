@@ -28,9 +28,11 @@ from taciturn.engine.model.loss import CausalLmLoss
 from taciturn.engine.privacy.forms import Form
 from taciturn.engine.privacy.mechanism import DpSgdMechanism
 from taciturn.engine.privacy.per_example import per_example_gradients, trainable_parameters
+from taciturn.engine.privacy.ranks import ALONE
 from taciturn.engine.privacy.rng import SecureStream
-from taciturn.engine.training.batch import BatchLimits, widths
+from taciturn.engine.training.batch import widths
 from taciturn.engine.training.estimate import Workload, estimate_memory
+from taciturn.engine.training.loop import batch_limits
 from taciturn.engine.training.memory import random_batch
 from taciturn.engine.training.state import TrainingState
 from taciturn.engine.training.step import Streams, private_step
@@ -88,13 +90,18 @@ def model_of(method: str) -> nn.Module:
     return attach(LlamaForCausalLM(config), plan)
 
 
-def announced(method: str, tokens: int, units: int) -> int:
-    """Bytes beside the weights, as `taciturn plan` estimates them."""
-    plan = TrainingPlan.model_construct(
+def plan_of(tokens: int, units: int) -> TrainingPlan:
+    """A private fit whose microbatches have room for `units` records of `tokens` tokens."""
+    return TrainingPlan.model_construct(
         batch_size=2 * units * len(widths(tokens)),
         privacy=PrivacyPlan(epsilon=1, delta=1e-5, noise_multiplier=1, l2_clip_norm=1),
         max_tokens=tokens,
     )
+
+
+def announced(method: str, tokens: int, units: int) -> int:
+    """Bytes beside the weights, as `taciturn plan` estimates them."""
+    plan = plan_of(tokens, units)
     work = Workload(tokens, tokens * units, VOCABULARY, Form.AUTO)
     loss = CausalLmLoss(model_of(method))
     estimate = estimate_memory(loss, plan, work, torch.device("cpu"))
@@ -110,7 +117,8 @@ def measured(method: str, tokens: int, units: int) -> int:
     # Two microbatches, as a step has several: the sum of the first is there beside the second.
     everybody = 2 * units
     mechanism = Everybody(everybody, everybody, 2, 1.0, 1.0, tuple(parameters))
-    limits, data = BatchLimits(tokens * units, units, tokens), Records(everybody, tokens)
+    limits = batch_limits(plan_of(tokens, units), loss, tokens * units, ALONE)
+    data = Records(everybody, tokens)
     # Libraries are mapped when they are first used, and are no part of the estimate.
     per_example_gradients(loss, random_batch(VOCABULARY, 2, 16, torch.device("cpu")))
     before = _status("VmRSS")
