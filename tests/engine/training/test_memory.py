@@ -60,7 +60,7 @@ def test_estimate_is_what_a_larger_microbatch_takes(method: str, private: bool) 
 
 @pytest.mark.parametrize("form", [Form.INSTANTIATE, Form.FACTORS])
 def test_a_step_has_one_sum(form: Form) -> None:
-    """The peak over two microbatches is that of one, and the sum: no second sum stands beside it."""
+    """The peak over two microbatches is that of one, and the sum: there is no second sum."""
     loss = CausalLmLoss(build("llama"))
     batch = random_batch(VOCABULARY, 1, 24, CPU)
     existing = [*loss.parameters(), *loss.buffers(), batch.input_ids_BT, batch.loss_weights_BT]
