@@ -10,7 +10,7 @@ import pytest
 from support.program import run_python
 from taciturn.collector import nothing_collected
 
-# Ends where the first of the modules that take seconds would be imported.
+# Ends where the first of the modules that take seconds, or load such, would be imported.
 STARTING = """
 import gc, os, sys
 
@@ -31,7 +31,12 @@ STARTS = {
         "torch",
     ),
     "gateway": ("from taciturn.cli import serve", "serve._serve_on(None)", "fastapi"),
-    "worker": ("from taciturn.worker import __main__ as worker", "worker.main()", "torch"),
+    "worker": (
+        "from taciturn.worker import __main__ as worker",
+        "worker.main()",
+        "taciturn.worker.job",
+    ),
+    "job": ("from taciturn.worker import job", "job._module('fit')", "torch"),
 }
 """What is imported before, what starts then, and a module that takes long."""
 WORKER = {
