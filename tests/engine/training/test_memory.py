@@ -7,16 +7,12 @@ import torch
 
 from support.tiny_models import VOCABULARY, build, with_lora
 from taciturn.engine.model.loss import CausalLmLoss
-from taciturn.engine.privacy.clipping import clip_and_sum
 from taciturn.engine.privacy.forms import Form
-from taciturn.engine.privacy.per_example import per_example_gradients
 from taciturn.engine.training.memory import (
     LiveBytes,
     available_bytes,
     memory_estimate,
-    microbatch_peak,
     random_batch,
-    trained_numbers,
 )
 
 CPU = torch.device("cpu")
@@ -56,22 +52,6 @@ def test_estimate_is_what_a_larger_microbatch_takes(method: str, private: bool) 
     trained = sum(each.numel() for each in loss.parameters() if each.requires_grad)
     assert guess.state == 20 * trained
     assert guess.total == guess.weights + guess.state + guess.microbatch
-
-
-@pytest.mark.parametrize("form", [Form.INSTANTIATE, Form.FACTORS])
-def test_a_step_has_one_sum(form: Form) -> None:
-    """The peak over two microbatches is that of one, and the sum: there is no second sum."""
-    loss = CausalLmLoss(build("llama"))
-    batch = random_batch(VOCABULARY, 1, 24, CPU)
-    existing = [*loss.parameters(), *loss.buffers(), batch.input_ids_BT, batch.loss_weights_BT]
-    with LiveBytes(existing) as live:
-        total = None
-        for _ in range(2):
-            total = clip_and_sum(per_example_gradients(loss, batch, form), 1.0, total)
-    sum_bytes = 8 * trained_numbers(loss)
-    said = microbatch_peak(loss, batch, form, private=True)
-    assert live.peak == pytest.approx(said + sum_bytes, rel=0.01)
-    assert said > 4 * trained_numbers(loss)
 
 
 def test_free_memory_of_this_machine() -> None:

@@ -25,7 +25,6 @@ from taciturn.engine.training.memory import (
     memory_estimate,
     microbatch_peak,
     random_batch,
-    step_sum,
 )
 from taciturn.planning.plan import TrainingPlan
 
@@ -101,12 +100,11 @@ def _width(limits: BatchLimits, work: Workload) -> int:
 def _seconds(loss: nn.Module, batch: UnitBatch, form: Form, *, private: bool) -> float:
     """The median of three tries, after one that warms up."""
     device = batch.input_ids_BT.device
-    total = step_sum(loss, private=private)
     tries = []
     for _ in range(4):
         _wait(device)
         start = time.perf_counter()
-        compute_microbatch(loss, batch, form, total)
+        compute_microbatch(loss, batch, form, private=private)
         _wait(device)
         tries.append(time.perf_counter() - start)
     return statistics.median(tries[1:])

@@ -17,10 +17,10 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from taciturn.engine.privacy.clipping import clip_and_sum, empty_sum
+from taciturn.engine.privacy.clipping import clip_and_sum
 from taciturn.engine.privacy.forms import Form
 from taciturn.engine.privacy.per_example import per_example_gradients, trainable_parameters
-from taciturn.engine.privacy.types import BoundedSum, UnitBatch
+from taciturn.engine.privacy.types import UnitBatch
 
 STATE_BYTES = 3 * 4 + 8
 """Beside a microbatch, per trained weight: master copy and two moments (fp32), and the sum
@@ -144,17 +144,12 @@ def random_batch(
 
 
 def microbatch_peak(loss: nn.Module, batch: UnitBatch, form: Form, *, private: bool) -> int:
-    """Most bytes that a microbatch takes at once: of its tensors, on a GPU as `measured_peak`.
-
-    The step's sum, to which it is added, is part of the state.
-    """
+    """Most bytes that a microbatch takes at once: of its tensors, on a GPU as `measured_peak`."""
     if batch.input_ids_BT.device.type == "cuda":
         return measured_peak(loss, batch, form, private=private)
-    total = step_sum(loss, private=private)
-    sums = [] if total is None else total.values.values()
     existing = [*loss.parameters(), *loss.buffers(), batch.input_ids_BT, batch.loss_weights_BT]
-    with LiveBytes([*existing, *sums]) as live:
-        compute_microbatch(loss, batch, form, total)
+    with LiveBytes(existing) as live:
+        compute_microbatch(loss, batch, form, private=private)
     peak: int = live.peak
     return peak
 
@@ -165,24 +160,16 @@ def measured_peak(loss: nn.Module, batch: UnitBatch, form: Form, *, private: boo
     PyTorch's allocator has counted them; its own statistics of a peak begin anew.
     """
     device = batch.input_ids_BT.device
-    total = step_sum(loss, private=private)
     torch.cuda.reset_peak_memory_stats(device)
     before = torch.cuda.memory_allocated(device)
-    compute_microbatch(loss, batch, form, total)
+    compute_microbatch(loss, batch, form, private=private)
     return int(torch.cuda.max_memory_allocated(device)) - before
 
 
-def step_sum(loss: nn.Module, *, private: bool) -> BoundedSum | None:
-    """The sum that microbatches of a private step are added to; None without privacy."""
-    return empty_sum(trainable_parameters(loss), 1.0) if private else None
-
-
-def compute_microbatch(
-    loss: nn.Module, batch: UnitBatch, form: Form, total: BoundedSum | None
-) -> None:
-    """Add a microbatch's clipped gradients to `total`; without one, compute its plain gradient."""
-    if total is not None:
-        clip_and_sum(per_example_gradients(loss, batch, form), total.l2_sensitivity, total)
+def compute_microbatch(loss: nn.Module, batch: UnitBatch, form: Form, *, private: bool) -> None:
+    """Compute the clipped sum of a microbatch, or its plain gradient, and drop it."""
+    if private:
+        clip_and_sum(per_example_gradients(loss, batch, form), 1.0)
     else:
         parameters = list(trainable_parameters(loss).values())
         torch.autograd.grad(loss(batch).sum(), parameters)
