@@ -96,8 +96,8 @@ def _release(parts: Sequence[_Part], std: float, divisor: float, stream: SecureS
     step = grid_step(std)
     sizes = [len(value) for value, _ in parts]
     noised = stream.normal((sum(sizes),), parts[0][0].device).mul_(std / step)
-    each = noised.split(sizes)
-    torch._foreach_add_(each, [value for value, _ in parts], alpha=1 / step)
+    pieces = noised.split(sizes)
+    torch._foreach_add_(pieces, [value for value, _ in parts], alpha=1 / step)
     noised.round_().div_(divisor / step)
-    for (_, out), own in zip(parts, each, strict=True):
+    for (_, out), own in zip(parts, pieces, strict=True):
         out.copy_(own)
