@@ -40,8 +40,9 @@ def main() -> int:
         except SpecError as error:
             return _report_bad_configuration(error)
     processes = WorkerProcesses.of_torchrun(settings.peer_limit_s, os._exit)
+    # What modules make stays: the collector, frozen then, need not look at it while a job runs.
     if not processes.first:
-        return accompany(processes, settings.workspace, print_to)
+        return accompany(processes, settings.workspace, print_to, gc.freeze)
     runner = Runner(
         settings.workspace,
         when_fenced=lambda: os._exit(WorkerExit.FENCED),
@@ -49,7 +50,6 @@ def main() -> int:
         store=store,
         processes=processes,
         own=() if settings.checkpoint_url is None else (settings.checkpoint_url,),
-        # What modules make stays: the collector need not look at it while a job runs.
         when_loaded=gc.freeze,
     )
     client = GatewayClient.connected(settings.gateway_url, settings.job, settings.token)

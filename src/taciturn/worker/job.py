@@ -162,7 +162,10 @@ _FINAL = {
 
 
 def accompany(
-    processes: WorkerProcesses, root: Path, prints_to: Callable[[Path], None]
+    processes: WorkerProcesses,
+    root: Path,
+    prints_to: Callable[[Path], None],
+    when_loaded: Callable[[], object] = give_up_nothing,
 ) -> WorkerExit:
     """Take part in a fit as one of a worker's other processes, and end as rank 0 does.
 
@@ -174,7 +177,7 @@ def accompany(
         try:
             workspace = Workspace.of(root, assignment.job)
             prints_to(workspace.printed_by(processes.rank))
-            _module(JobKind.FIT).take_part(assignment, workspace.output)
+            _module(JobKind.FIT, when_loaded).take_part(assignment, workspace.output)
         except (ProcessError, KeyboardInterrupt):
             pass  # rank 0 knows, or is what was lost
         except Exception:
