@@ -273,8 +273,8 @@ class LLM:
             fields: as of `fit`.
 
         Returns:
-            Steps, batch size in units, learning rate, noise multiplier, delta and the reasons for
-            them, as `taciturn plan` prints them.
+            Steps, batch size in units, learning rate, noise multiplier, delta, worth and the
+            reasons for them; printed, it has the lines of `taciturn plan`.
 
         Raises:
             SpecError: neither data nor n_units; or an argument that `fit` would refuse, too.

@@ -123,6 +123,20 @@ def test_plan_survives_json() -> None:
     assert TrainingPlan.model_validate_json(made.model_dump_json()) == made
 
 
+def test_a_plan_reads_as_lines() -> None:
+    """In a notebook, a prompt and a log it is what people read, not a constructor's call."""
+    made = plan()
+    assert made.privacy is not None
+    assert made.worth is not None
+    lines = str(made).splitlines()
+    assert repr(made) == str(made)
+    assert lines[0] == "units (public): 1000"
+    assert f"noise multiplier: {made.privacy.noise_multiplier:.6g}" in lines
+    assert f"worth: {made.worth.text}" in lines
+    assert lines[-len(made.reasons) :] == [f"method: {reason}" for reason in made.reasons]
+    assert "guarantee: none (target_epsilon is unlimited)" in str(plan(target_epsilon="unlimited"))
+
+
 def test_a_time_limit_decides_batch_and_steps_and_says_why() -> None:
     made = plan(max_minutes=1)
     assert 0.9 * 6000 < made.units_seen <= 6000  # a minute of 0.01 s each

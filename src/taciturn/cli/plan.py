@@ -95,30 +95,10 @@ def _settings(name: str, plan: TrainingPlan, cost: Cost) -> Table:
     from taciturn.sdk.progress import duration
 
     table = Table(title=f"plan for {name}", show_header=False, title_justify="left")
-    rows: list[tuple[str, str]] = [
-        ("units (public)", str(plan.n_units)),
-        ("batch (expected units per step)", str(plan.batch_size)),
-        ("sampling probability", f"{plan.sampling_probability:.6g}"),
-        ("steps", str(plan.steps)),
-        ("epochs", f"{plan.epochs:.3g}"),
-    ]
-    if plan.privacy is None:
-        rows.append(("guarantee", "none (target_epsilon is unlimited)"))
-    else:
-        rows += [
-            ("noise multiplier", f"{plan.privacy.noise_multiplier:.6g}"),
-            ("clip norm", f"{plan.privacy.l2_clip_norm:g}"),
-            ("epsilon", f"{plan.privacy.epsilon:.6g}"),
-            ("delta", f"{plan.privacy.delta:g}"),
-        ]
-    rows += [
-        *([] if plan.beta is None else [("objective", f"preferences (DPO), beta {plan.beta:g}")]),
-        ("learning rate", f"{plan.learning_rate:g}"),
-        ("estimated time", duration(cost.seconds)),
-        ("estimated peak memory", _memory(cost.memory)),
-    ]
-    for row in rows:
-        table.add_row(*row)
+    for fact in plan.facts().items():
+        table.add_row(*fact)
+    table.add_row("estimated time", duration(cost.seconds))
+    table.add_row("estimated peak memory", _memory(cost.memory))
     return table
 
 

@@ -139,6 +139,40 @@ class TrainingPlan(BaseModel):
         """Expected number of times each unit is seen."""
         return self.steps * self.sampling_probability
 
+    def facts(self) -> dict[str, str]:
+        """Its figures, for people: what `taciturn plan` prints.
+
+        Examples:
+            >>> model.plan(n_units=10_000, target_epsilon="unlimited").facts()["guarantee"]
+            'none (target_epsilon is unlimited)'
+        """
+        rows = {
+            "units (public)": str(self.n_units),
+            "batch (expected units per step)": str(self.batch_size),
+            "sampling probability": f"{self.sampling_probability:.6g}",
+            "steps": str(self.steps),
+            "epochs": f"{self.epochs:.3g}",
+        }
+        if self.privacy is None:
+            rows["guarantee"] = "none (target_epsilon is unlimited)"
+        else:
+            rows["noise multiplier"] = f"{self.privacy.noise_multiplier:.6g}"
+            rows["clip norm"] = f"{self.privacy.l2_clip_norm:g}"
+            rows["epsilon"] = f"{self.privacy.epsilon:.6g}"
+            rows["delta"] = f"{self.privacy.delta:g}"
+        if self.beta is not None:
+            rows["objective"] = f"preferences (DPO), beta {self.beta:g}"
+        return {**rows, "learning rate": f"{self.learning_rate:g}"}
+
+    def __str__(self) -> str:
+        """Its figures, what it is worth and why it is so, each in a line."""
+        lines = [f"{name}: {value}" for name, value in self.facts().items()]
+        if self.worth is not None:
+            lines.append(f"worth: {self.worth.text}")
+        return "\n".join([*lines, *(f"method: {reason}" for reason in self.reasons)])
+
+    __repr__ = __str__
+
     def optimizer(self) -> OptimizerConfig:
         """The part that the training state needs."""
         return OptimizerConfig(
