@@ -10,7 +10,12 @@ away, and no figure of this script stands where figures of private fits do.
 
 runs every combination of what is given, and prints a line of JSON for each: nats per token on
 records of PHEE's dev.jsonl, of the base and of what was trained (Sun et al., EMNLP 2022, MIT
-licence; not part of this repository).
+licence; not part of this repository). `--variant shrunk rarer` tries what differs around the kernel
+(bench/evidence/tried.py). With `--trials FILE.jsonl` the lines are kept there, and
+
+    python bench/tuning.py --trials FILE.jsonl --table --out bench/results/tuning.json
+
+says of everything in that file how much of the shipped settings' gain it makes.
 """
 
 from __future__ import annotations
@@ -21,16 +26,19 @@ import itertools
 import json
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import numpy as np
 import torch
 
+from evidence.figures import Table, add_out, keep
+from evidence.tried import SHIPPED, VARIANTS, weighed
 from taciturn.data.tokens.store import TokenizedDataset
 from taciturn.data.tokens.tokenize import prepare
 from taciturn.engine.model import lora
@@ -40,7 +48,6 @@ from taciturn.engine.model.subspace import Subspace, activation_subspaces, own_t
 from taciturn.engine.privacy.per_example import trainable_parameters
 from taciturn.engine.training.batch import BatchLimits, microbatches
 from taciturn.engine.training.mechanism import planned_mechanism
-from taciturn.engine.training.state import TrainingState
 from taciturn.engine.training.step import Streams, private_step
 from taciturn.local.estimate import configure_cpu, public_facts
 from taciturn.planning.plan import TrainingPlan, make_plan
@@ -61,6 +68,7 @@ class Trial:
         head: rank of the adapter on the output layer; 0 for none.
         units: drawn in a step, in expectation; 0 for as many as the plan has, which is private.
         fields: of the plan, set as given: beta1, average_decay, learning_rate.
+        variant: of the step, around the kernel.
     """
 
     epsilon: float
@@ -74,6 +82,23 @@ class Trial:
     units: int
     seed: int
     fields: tuple[tuple[str, Any], ...] = ()
+    variant: str = SHIPPED
+
+    def differences(self) -> str:
+        """What is not as shipped, in words."""
+        given = {
+            "rate x": None if self.rate == 1 else f"{self.rate:g}",
+            "rank": self.rank,
+            "head's rank": self.head,
+            "clip": self.clip,
+            "targets": None if self.targets is None else ", ".join(self.targets),
+            "batch": self.batch,
+            "steps": self.steps,
+            **dict(self.fields),
+        }
+        said = [f"{name} {value}" for name, value in given.items() if value is not None]
+        own = [] if self.variant == SHIPPED and said else [self.variant]
+        return ", ".join([*own, *said])
 
     def spec(self) -> FitSpec:
         """As a fit would be asked for."""
@@ -132,18 +157,22 @@ class Bench:
             model = lora.attach(copy.deepcopy(self.base.model), choice)
         loss = CausalLmLoss(model)
         parameters = trainable_parameters(loss)
-        state = TrainingState(parameters, plan.optimizer(), private=True)
+        variant = VARIANTS[trial.variant]
+        state = variant.state(parameters, plan.optimizer(), private=True)
         mechanism, streams = planned_mechanism(drawn, tuple(parameters)), Streams.fresh()
         # One unit at a time: of a small draw, larger microbatches would be mostly fillers.
         limits = BatchLimits(MAX_TOKENS, 1, MAX_TOKENS)
-        for _ in range(plan.steps):
-            private_step(loss, self._data, mechanism, state, streams, limits)
+        with weighed(variant, lambda: _frequencies(_Same(self.base.model))):
+            for _ in range(plan.steps):
+                private_step(loss, self._data, mechanism, state, streams, limits)
         state.finish()
         seconds = time.monotonic() - began
         assert drawn.privacy is not None
-        given = {name: value for name, value in vars(trial).items() if value not in (None, ())}
         return {
-            **given,
+            "differs": trial.differences(),
+            "epsilon": trial.epsilon,
+            "seed": trial.seed,
+            "units": trial.units,
             "model": Path(self.name).name,
             "simulated": drawn.batch_size < plan.batch_size,
             "batch": plan.batch_size,
@@ -242,6 +271,32 @@ def _nats(model: Any, data: TokenizedDataset) -> float:
     return nats / tokens
 
 
+def table(trials: Sequence[dict[str, Any]]) -> list[list[str]]:
+    """What each trial makes of the gain of the shipped settings, by model and epsilon.
+
+    Of several trials with the same settings, which differ by chance alone: mean (least to most).
+    """
+    kinds = sorted({(trial["model"], trial["epsilon"]) for trial in trials})
+    gains: dict[str, dict[tuple[str, float], list[float]]] = {}
+    for trial in trials:
+        kind = trial["model"], trial["epsilon"]
+        gain = trial["base"] - trial["fitted"]
+        gains.setdefault(trial["differs"], {}).setdefault(kind, []).append(gain)
+    lacking = [kind for kind in kinds if kind not in gains.get(SHIPPED, {})]
+    if lacking:
+        raise SystemExit(f"no trial of the shipped settings yet for {lacking}; run one first")
+    shipped = {kind: fmean(gains[SHIPPED][kind]) for kind in kinds}
+    shown = Table("what differs", *(f"{model}, epsilon = {epsilon:g}" for model, epsilon in kinds))
+    for differs, found in gains.items():
+        cells = []
+        for kind in kinds:
+            shares = [gain / shipped[kind] for gain in found.get(kind, ())]
+            several = f" ({min(shares):.0%} to {max(shares):.0%})" if len(shares) > 1 else ""
+            cells.append(f"{fmean(shares):.0%}{several}" if shares else "")
+        shown.add(differs, *cells)
+    return shown.rows
+
+
 def _field(text: str) -> tuple[str, Any]:
     name, _, value = text.partition("=")
     return name, json.loads(value)
@@ -266,7 +321,15 @@ def main() -> None:
     parser.add_argument("--dtype", choices=("float32", "bfloat16"))
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--records", type=int, default=100, help="of dev.jsonl that are judged")
+    parser.add_argument("--variant", choices=VARIANTS, nargs="+", default=[SHIPPED])
+    parser.add_argument("--trials", type=Path, help="file of lines, to which these are added")
+    parser.add_argument("--table", action="store_true", help="of the trials in that file")
+    add_out(parser)
     given = parser.parse_args()
+    if given.table:
+        lines = given.trials.read_text(encoding="utf-8").splitlines()
+        keep(given.out, {"SIMULATED": table([json.loads(line) for line in lines])})
+        return
     if given.folder is None or not (given.folder / "train.jsonl").is_file():
         print("skipped: give the folder that holds PHEE's train.jsonl and dev.jsonl")
         return
@@ -274,8 +337,9 @@ def main() -> None:
     targets = None if given.targets is None else tuple(given.targets)
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(given.model, given.folder, Path(folder), given.records, given.dtype)
-        for epsilon, rank, head, clip, steps, rate in itertools.product(
-            given.epsilon, given.rank, given.head, given.clip, given.steps, given.rate
+        every = (given.epsilon, given.rank, given.head, given.clip, given.steps, given.rate)
+        for epsilon, rank, head, clip, steps, rate, variant in itertools.product(
+            *every, given.variant
         ):
             trial = Trial(
                 epsilon,
@@ -289,8 +353,13 @@ def main() -> None:
                 given.units,
                 given.seed,
                 tuple(given.set),
+                variant,
             )
-            print(json.dumps(bench.run(trial)), flush=True)
+            line = json.dumps(bench.run(trial))
+            print(line, flush=True)
+            if given.trials is not None:
+                with given.trials.open("a", encoding="utf-8") as trials:
+                    trials.write(line + "\n")
 
 
 if __name__ == "__main__":

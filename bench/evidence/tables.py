@@ -121,9 +121,10 @@ def _how(row: Row) -> str:
     key = row["key"]
     if key["stage"] == "ordinary":
         method = "full fine-tuning" if key["rank"] is None else f"LoRA r = {key['rank']}"
-        return f"{method}, {row['best_epoch']:g} of {key['epochs']} epochs"
+        stopped = "" if row["best_epoch"] == key["epochs"] else f"{row['best_epoch']:g} of "
+        return f"{method}, {stopped}{key['epochs']} epochs"
     source = row if key["stage"] == "private" else key
-    return f"{source['steps']} steps of {source['batch']} units"
+    return f"{source['steps']} steps of {source['batch']:,} units"
 
 
 def share(base: float, ordinary: float, fitted: float) -> float:

@@ -65,7 +65,7 @@ def test_it_says_a_range_what_more_units_buy_and_how_many_it_takes() -> None:
     assert 0.2 < said.low < said.high < 0.6
     assert said.high < said.more_share + 0.1
     assert 100 <= said.least_units <= 1000
-    assert said.text.startswith("expect about 30% to 35% of what an ordinary fit would learn; with")
+    assert said.text.startswith("expect about 25% to 35% of what an ordinary fit would learn; with")
     assert "with 3,000 units, in 2.7 times the time, about" in said.text
     assert f"fewer than about {said.least_units:,} units: don't" in said.text
 
