@@ -72,10 +72,10 @@ class Task:
         """The product's own for draws of this size; one sequence where that is longer."""
         tokens = max(PerformanceSpec().microbatch_tokens or 2048, self.workload.longest)
         max_tokens = self.max_tokens or self.workload.longest
-        places = filled_units(self.units, max_tokens) * self.unit_size
         if self.microbatch:
-            tokens, places = self.microbatch * max_tokens, self.microbatch
-        return BatchLimits(tokens, places, max_tokens)
+            return BatchLimits(self.microbatch * max_tokens, self.microbatch, max_tokens)
+        places = filled_units(self.units, max_tokens)
+        return BatchLimits(tokens, max(places, self.units), max_tokens, places)
 
 
 Gauge = AbstractContextManager[object]

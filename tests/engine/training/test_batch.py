@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import cast
 
 import numpy as np
@@ -48,6 +49,58 @@ def split(
 ) -> list[tuple[UnitBatch, ...]]:
     units = np.array(range(len(lengths)) if drawn is None else drawn, dtype=np.int64)
     return list(microbatches(cast(TokenizedDataset, Rows(lengths)), units, limits))
+
+
+@given(units, st.integers(32, 1024), st.integers(1, 16))
+def test_packed_rows_hold_each_record_of_one_unit_once(
+    lengths: list[list[int]], tokens: int, n_units: int
+) -> None:
+    limits = BatchLimits(tokens, n_units, MAX_TOKENS, packed=True)
+    shapes = limits.shapes(5)
+    found: dict[int, list[int]] = {}
+    records = 0
+    for group in split(lengths, limits):
+        records += sum(part.records for part in group)
+        for part in group:
+            assert part.positions_BT is not None
+            rows, width = part.input_ids_BT.shape
+            assert part.n_units == 1 or (part.n_units, rows // part.n_units, width) in shapes
+            for ids, weights, positions in zip(
+                part.input_ids_BT, part.loss_weights_BT, part.positions_BT, strict=True
+            ):
+                unit = int(ids[0]) - 1
+                if unit < 0:
+                    assert not weights.any()
+                    continue
+                starts = [*(positions == 0).nonzero().flatten().tolist(), int((ids > 0).sum())]
+                assert set(ids[: starts[-1]].tolist()) == {unit + 1}
+                assert not weights[starts[:-1]].any()
+                found.setdefault(unit, []).extend(np.diff(starts).tolist())
+                for start, stop in pairwise(starts):
+                    assert float(weights[start:stop].sum()) == pytest.approx(1)
+                    assert positions[start:stop].tolist() == list(range(stop - start))
+    assert {unit: sorted(own) for unit, own in found.items()} == {
+        unit: sorted(own) for unit, own in enumerate(lengths)
+    }
+    assert records == sum(map(len, lengths))
+
+
+@given(units, st.integers(32, 1024), st.integers(1, 16))
+def test_rows_of_a_unit_follow_from_it_alone(
+    lengths: list[list[int]], tokens: int, n_units: int
+) -> None:
+    limits = BatchLimits(tokens, n_units, MAX_TOKENS, packed=True)
+    in_company = {
+        unit: (part.input_ids_BT.shape, part.input_ids_BT[rows].tolist())
+        for group in split(lengths, limits)
+        for part in group
+        for unit in range(len(lengths))
+        if (rows := (part.input_ids_BT[:, 0] == unit + 1)).any() and len(group) == 1
+    }
+    for unit, found in in_company.items():
+        ((part,),) = split(lengths, limits, [unit])
+        rows = part.input_ids_BT[:, 0] == unit + 1
+        assert found == (part.input_ids_BT.shape, part.input_ids_BT[rows].tolist())
 
 
 @given(units, st.integers(32, 1024), st.integers(1, 16), st.sampled_from(sorted(PADDED)))

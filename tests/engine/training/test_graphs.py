@@ -410,12 +410,12 @@ def test_a_run_records_all_its_shapes(monkeypatch: pytest.MonkeyPatch, records: 
 
 def test_a_run_without_recordings_is_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
     loss = Counting(loss_of("llama", "lora").model)
-    monkeypatch.setattr(loop, "same_in_company", lambda *_: True)
+    monkeypatch.setattr(loop, "same_in_company", lambda *_, **__: True)
     with pytest.warns(UserWarning, match="other gradients"):
         limits, graphs = prepared(monkeypatch, loss)
     assert (limits.free_tokens, limits.units > 1) == (160, True)
     assert not graphs.recordings
-    monkeypatch.setattr(loop, "same_in_company", lambda *_: False)
+    monkeypatch.setattr(loop, "same_in_company", lambda *_, **__: False)
     limits, graphs = prepared(monkeypatch, loss)
     assert limits.units == 1
     assert str(graphs) == "no CUDA graphs: units are computed one by one"

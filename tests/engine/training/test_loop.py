@@ -8,6 +8,9 @@ from typing import Any
 import pytest
 import torch
 
+from support.tiny_models import VOCABULARY, build, with_lora
+from taciturn.engine.model.loss import CausalLmLoss, can_pack
+from taciturn.engine.model.preference import PreferenceLoss
 from taciturn.engine.privacy.forms import Form
 from taciturn.engine.privacy.ranks import ALONE
 from taciturn.engine.privacy.types import UnitBatch
@@ -96,8 +99,10 @@ def test_companies_of_units_of_several_records_are_tried_too(
     """On a GPU, which has tokens that take no time, in every shape that a microbatch may have."""
     seen = []
 
-    def noted(loss: Any, vocabulary: int, shape: tuple[int, int], form: Any, count: int) -> bool:
+    def noted(*given: Any, packed: bool) -> bool:
+        shape, count = given[2], given[4]
         seen.append((shape[0], count, shape[1]))
+        assert not packed
         return count < records or records == 1
 
     monkeypatch.setattr(loop, "same_in_company", noted)
@@ -106,3 +111,31 @@ def test_companies_of_units_of_several_records_are_tried_too(
     assert loop._same_in_company(run, limits) == (records == 1)
     stops = [shape for shape in tried if shape[1] < records or records == 1]
     assert seen == tried[: len(stops) + (records > 1)]
+
+
+@pytest.mark.parametrize(
+    ("name", "records", "drawn", "packed"),
+    [
+        ("llama", 4, 32, True),
+        ("llama", 4, 31, False),
+        ("llama", 1, 32, False),
+        ("bloom", 4, 32, False),
+        ("falcon-alibi", 4, 32, False),
+    ],
+)
+def test_records_share_rows_where_the_model_tells_them_apart(
+    name: str, records: int, drawn: int, packed: bool
+) -> None:
+    """Bloom is told no positions, and Falcon's ALiBi heeds none."""
+    plan = SimpleNamespace(max_tokens=32, batch_size=drawn)
+    loss = CausalLmLoss(build(name))
+    run: Any = SimpleNamespace(
+        loss=loss, vocabulary=VOCABULARY, records=records, plan=plan, ranks=ALONE
+    )
+    assert loop._packs(run) == packed
+
+
+def test_pairs_of_answers_do_not_share_rows() -> None:
+    assert can_pack(CausalLmLoss(build("llama")))
+    loss = PreferenceLoss(with_lora(build("llama").requires_grad_(False)), 0.1)
+    assert not can_pack(loss)

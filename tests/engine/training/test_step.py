@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any, cast
 
 import numpy as np
@@ -27,6 +28,7 @@ from taciturn.engine.training.step import ordinary_step, private_step
 
 CPU = torch.device("cpu")
 SHORT = BatchLimits(64, 3, 64)
+PACKED = replace(SHORT, packed=True)
 KINDS = [
     ("llama", "lora"),
     ("llama-tied", "full"),
@@ -70,11 +72,12 @@ def step(
     form: Form,
     mechanism: type[DpSgdMechanism] = Everybody,
     clip: float = 0.25,
+    limits: BatchLimits = SHORT,
 ) -> tuple[State, ClipCounts]:
     names = names_of(loss)
     state = State({name: loss.get_parameter(name) for name in names})
     made = mechanism(16, 4, 1, 1e-7, clip, names)
-    arguments: Any = (loss, dataset, made, state, streams(1), SHORT, form)
+    arguments: Any = (loss, dataset, made, state, streams(1), limits, form)
     return state, private_step(*arguments)
 
 
@@ -84,7 +87,22 @@ def test_no_microbatch_waits_for_the_device(name: str, method: str, checkpointin
     """Units of one and several records, units in parts, and fillers."""
     loss = loss_of(name, method, checkpointing=checkpointing)
     for form in Form:
-        step(loss, Dataset(UNITS), form, Hurried)
+        for limits in (SHORT, PACKED):
+            step(loss, Dataset(UNITS), form, Hurried, limits=limits)
+
+
+@pytest.mark.parametrize("form", [Form.INSTANTIATE, Form.FACTORS])
+@pytest.mark.parametrize(("name", "method"), KINDS)
+def test_records_that_share_a_row_give_what_they_give_apart(
+    name: str, method: str, form: Form
+) -> None:
+    loss = loss_of(name, method)
+    apart, counts = step(loss, Dataset(UNITS), form)
+    packed, packed_counts = step(loss, Dataset(UNITS), form, limits=PACKED)
+    assert packed_counts.n_units == counts.n_units
+    assert packed_counts.loss_sum == pytest.approx(counts.loss_sum, rel=1e-5)
+    for key, value in apart.released[0].values.items():
+        assert (packed.released[0].values[key] - value).norm() <= 1e-4 * value.norm() + 1e-6
 
 
 def test_the_guard_sees_what_waits() -> None:
@@ -113,8 +131,11 @@ def test_an_ordinary_step_reads_as_often_for_many_microbatches_as_for_one() -> N
         state = cast(TrainingState, Ordinary(loss))
         data = cast(TokenizedDataset, Dataset(units))
         with noted_waits() as waits:
-            ordinary_step(loss, data, np.arange(len(units)), state, SHORT)
+            counts = ordinary_step(loss, data, np.arange(len(units)), state, SHORT)
         reads.append(waits)
+        packed = ordinary_step(loss, data, np.arange(len(units)), state, PACKED)
+        assert packed.n_units == counts.n_units == sum(map(len, units))
+        assert packed.loss_sum == pytest.approx(counts.loss_sum, rel=1e-5)
     assert reads[0] == reads[1] == reads[2]
 
 

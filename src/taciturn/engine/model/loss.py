@@ -5,12 +5,18 @@ Shapes: B sequences, T tokens, V vocabulary.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
+from peft import PeftModel
 from torch import Tensor, nn
 
+from taciturn.engine.model.compiled import has_compiled_parts
 from taciturn.engine.model.output import gives_own_logits, model_logits, output_terms
+from taciturn.engine.model.positions import takes_positions
 from taciturn.engine.model.rope import independent_length
+from taciturn.engine.model.sharding import is_sharded
 from taciturn.engine.privacy.head import head_cross_entropy
 from taciturn.engine.privacy.types import UnitBatch
 from taciturn.errors import GuaranteeError
@@ -43,7 +49,9 @@ class CausalLmLoss(nn.Module):
         """Terms that add up to the logits (`output_terms`); None where only the model can make
         them."""
         self.check_length(batch.input_ids_BT.shape[1])
-        return output_terms(self.model, batch.input_ids_BT) if self._fused else None
+        if not self._fused:
+            return None
+        return output_terms(self.model, batch.input_ids_BT, batch.positions_BT)
 
     def logits(self, batch: UnitBatch) -> Tensor:
         """Logits [B, T, V].
@@ -54,7 +62,7 @@ class CausalLmLoss(nn.Module):
         self.check_length(batch.input_ids_BT.shape[1])
         # Right padding under a causal mask: no real token can see a padded one, so no attention
         # mask is needed, and the logits of padded positions carry weight zero.
-        return model_logits(self.model, batch.input_ids_BT)
+        return model_logits(self.model, batch.input_ids_BT, batch.positions_BT)
 
     def check_length(self, tokens: int) -> None:
         """Raise GuaranteeError if records of a batch of so many tokens would not be independent."""
@@ -64,6 +72,15 @@ class CausalLmLoss(nn.Module):
                 "model's rotary embedding depends on the longest record of the batch; "
                 f"set max_tokens={self.max_tokens}"
             )
+
+
+def can_pack(loss: nn.Module) -> bool:
+    """Whether a loss is that of texts and its model may be told that rows hold several of them."""
+    if type(loss) is not CausalLmLoss:  # a pair of answers is two sequences already
+        return False
+    model: Any = loss.model
+    body = (model.get_base_model() if isinstance(model, PeftModel) else model).base_model
+    return takes_positions(body) and not is_sharded(model) and not has_compiled_parts(model)
 
 
 def weighted_cross_entropy(

@@ -18,7 +18,11 @@ from peft.tuners.lora import Linear as LoraLinear
 from torch import Tensor, nn
 
 from taciturn.engine.model.compiled import has_compiled_parts
-from taciturn.engine.model.positions import ConsecutivePositions, takes_positions
+from taciturn.engine.model.positions import (
+    ConsecutivePositions,
+    PackedPositions,
+    takes_positions,
+)
 from taciturn.engine.model.sharding import is_sharded
 from taciturn.errors import ModelError
 
@@ -27,19 +31,29 @@ _SEED = 20_231_117
 _SHAPE = (2, 9)
 
 
-def model_logits(model: Any, input_ids_BT: Tensor) -> Tensor:
-    """Logits that the model itself computes, [B, T, V]."""
-    logits_BTV: Tensor = model(input_ids=input_ids_BT, use_cache=False).logits
+def model_logits(model: Any, input_ids_BT: Tensor, positions_BT: Tensor | None = None) -> Tensor:
+    """Logits that the model itself computes, [B, T, V].
+
+    Args:
+        positions_BT: as of a UnitBatch.
+    """
+    told = {} if positions_BT is None else {"position_ids": PackedPositions.of(positions_BT)}
+    logits_BTV: Tensor = model(input_ids=input_ids_BT, use_cache=False, **told).logits
     return logits_BTV
 
 
-def output_terms(model: Any, input_ids_BT: Tensor) -> list[tuple[Tensor, Tensor]] | None:
+def output_terms(
+    model: Any, input_ids_BT: Tensor, positions_BT: Tensor | None = None
+) -> list[tuple[Tensor, Tensor]] | None:
     """Activations [B, T, D] and weights [V, D] whose products x W^T add up to the logits.
 
     One pair for a plain output layer, a second one for a low-rank adapter on it that is not
     switched off. None, before
     anything is computed, if the layer is of another make, or the model is sharded: then weights are
     put together by the outermost module and by each layer when they are called as a whole.
+
+    Args:
+        positions_BT: as of a UnitBatch.
     """
     whole: Any = model.get_base_model() if isinstance(model, PeftModel) else model
     if is_sharded(whole):
@@ -47,9 +61,11 @@ def output_terms(model: Any, input_ids_BT: Tensor) -> list[tuple[Tensor, Tensor]
     head = whole.get_output_embeddings()
     if whole.base_model is whole or not (_is_plain(head) or _is_adapted(head)):
         return None
-    positions = {}
+    positions: dict[str, Tensor] = {}
+    if positions_BT is not None:
+        positions["position_ids"] = PackedPositions.of(positions_BT)
     # A compiler would have to be told what such a tensor is.
-    if takes_positions(whole.base_model) and not has_compiled_parts(model):
+    elif takes_positions(whole.base_model) and not has_compiled_parts(model):
         positions["position_ids"] = ConsecutivePositions.of(input_ids_BT)
     hidden_BTD = whole.base_model(input_ids=input_ids_BT, use_cache=False, **positions)[0]
     if _is_plain(head):

@@ -35,8 +35,10 @@ class UnitBatch:
         n_units: U, number of units in this microbatch, fillers among them.
         n_fillers: how many of the last units are public and weigh nothing: they are there so that
             the shape tells nothing, and rounds nothing differently.
-        n_records: sequences that are records; None: all.
+        n_records: records in it; None: each sequence is one.
         laid_out: the layout, if it was made before the batch went to its device.
+        positions_BT: each token's place in its record, where a sequence may hold several records of
+            its unit, one after the other; None: each sequence is one. int64.
     """
 
     input_ids_BT: Tensor
@@ -46,6 +48,7 @@ class UnitBatch:
     n_fillers: int = 0
     n_records: int | None = None
     laid_out: BatchLayout | None = None
+    positions_BT: Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.input_ids_BT.shape != self.loss_weights_BT.shape or self.input_ids_BT.ndim != 2:
@@ -53,6 +56,8 @@ class UnitBatch:
                 f"input_ids {tuple(self.input_ids_BT.shape)} and loss_weights "
                 f"{tuple(self.loss_weights_BT.shape)} must be the same [B, T]"
             )
+        if self.positions_BT is not None and self.positions_BT.shape != self.input_ids_BT.shape:
+            raise ValueError("positions need one place per token")
         if self.unit_of_B.shape != self.input_ids_BT.shape[:1]:
             raise ValueError("unit_of_B needs one unit per sequence")
         if not 0 <= self.n_fillers <= self.n_units:
@@ -78,13 +83,21 @@ class UnitBatch:
             self.n_fillers,
             self.n_records,
             layout,
+            None if self.positions_BT is None else copied(self.positions_BT, device),
         )
 
     def alone(self, unit: int) -> UnitBatch:
         """The sequences of one unit, as a microbatch of the same width; of a batch on the CPU."""
         rows_B = torch.from_numpy(np.flatnonzero(self.unit_of_B.numpy() == unit))
         unit_of_B = torch.zeros(len(rows_B), dtype=torch.int64)
-        return UnitBatch(self.input_ids_BT[rows_B], self.loss_weights_BT[rows_B], unit_of_B, 1)
+        positions_BT = None if self.positions_BT is None else self.positions_BT[rows_B]
+        return UnitBatch(
+            self.input_ids_BT[rows_B],
+            self.loss_weights_BT[rows_B],
+            unit_of_B,
+            1,
+            positions_BT=positions_BT,
+        )
 
     @property
     def layout(self) -> BatchLayout:
@@ -95,7 +108,7 @@ class UnitBatch:
 
     @property
     def records(self) -> int:
-        """How many sequences are records."""
+        """How many records are in it."""
         return len(self.unit_of_B) if self.n_records is None else self.n_records
 
 

@@ -17,6 +17,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -139,6 +140,8 @@ def same_in_company(
     shape: tuple[int, int],
     form: Form = Form.AUTO,
     records: int = 1,
+    *,
+    packed: bool = False,
 ) -> bool:
     """Whether a unit's gradient is the same bit for bit alone and in any company, at one shape.
 
@@ -149,12 +152,13 @@ def same_in_company(
 
     Args:
         shape: (units, tokens). At one unit there is no company.
-        records: of each unit.
+        records: sequences of each unit.
+        packed: sequences may hold several records.
     """
     units, _ = shape
     if units == 1:
         return True
-    (alone, place), *others = _companies(loss, vocab_size, shape, records)
+    (alone, place), *others = _companies(loss, vocab_size, shape, records, packed=packed)
     with _perturbed(loss):
         expected, sizes = _traced(loss, alone, place, form)
         for batch, where in others:
@@ -243,15 +247,18 @@ def _own(gradients: PerUnitGradients, place: int) -> list[Tensor]:
 
 
 def _companies(
-    loss: nn.Module, vocab_size: int, shape: tuple[int, int], records: int
+    loss: nn.Module,
+    vocab_size: int,
+    shape: tuple[int, int],
+    records: int,
+    *,
+    packed: bool = False,
 ) -> list[tuple[UnitBatch, int]]:
     """Public batches with the same unit in them, and its place; the first has no other."""
     units, _ = shape
     cases = ((units // 2, True), (units // 2, False), (units - 1, False), (0, True))
-    return [
-        (_company(loss, vocab_size, shape, place, lonely=lonely, records=records), place)
-        for place, lonely in cases
-    ]
+    made = partial(_company, loss, vocab_size, shape, records=records, packed=packed)
+    return [(made(place, lonely=lonely), place) for place, lonely in cases]
 
 
 def _company(
@@ -262,6 +269,7 @@ def _company(
     *,
     lonely: bool,
     records: int = 1,
+    packed: bool = False,
 ) -> UnitBatch:
     """A public batch of `records` for each unit; the unit at `place` is always the same."""
     units, tokens = shape
@@ -284,7 +292,65 @@ def _company(
             length = tokens
         weights_BT[row, 1:length] = 1 / (length - 1)
     unit_of_B = torch.arange(units).repeat_interleave(records)
-    return UnitBatch(ids_BT, weights_BT, unit_of_B, units).to(next(loss.parameters()).device)
+    positions_BT = None
+    if packed:
+        # The unit has rows of one record, and so has who is alone; others have up to three a row.
+        alone = [lonely or unit == place for unit in unit_of_B.tolist()]
+        several = [1 if own else 1 + row % 3 for row, own in enumerate(alone)]
+        positions_BT = torch.stack([_positions(tokens, number) for number in several])
+        weights_BT.masked_fill_(positions_BT == 0, 0.0)
+    batch = UnitBatch(ids_BT, weights_BT, unit_of_B, units, positions_BT=positions_BT)
+    return batch.to(next(loss.parameters()).device)
+
+
+def _positions(tokens: int, records: int) -> Tensor:
+    """Positions in a row of records that are about as long as one another; [T]."""
+    parts = torch.arange(tokens).tensor_split(records)
+    return torch.cat([part - part[0] for part in parts])
+
+
+def packs(loss: nn.Module, vocab_size: int, tokens: int) -> bool:
+    """Whether records of one row are computed as in rows of their own, on public random rows.
+
+    Asked of losses and of gradients, and in packed rows of several units of each unit's gradient,
+    as `verify` asks. Nothing of the guarantee depends on it: all records of a row are one unit's.
+
+    Args:
+        tokens: of the longest row; the other is shorter.
+    """
+    generator = torch.Generator().manual_seed(_SEED)
+    device = next(loss.parameters()).device
+    positions_BT = torch.stack([_positions(tokens, 2), _positions(tokens, 3)])
+    ids_BT = torch.randint(vocab_size, (2, tokens), generator=generator)
+    weights_BT = torch.full((2, tokens), 1 / tokens).masked_fill(positions_BT == 0, 0.0)
+    packed = UnitBatch(ids_BT, weights_BT, torch.arange(2), 2, positions_BT=positions_BT)
+    with _in_full_precision(loss, exactly=True), _perturbed(loss), _same_buffers(loss):
+        tolerance = _tolerance(loss)
+        try:
+            _verify(loss, packed.to(device), (_PLAIN, _FACTORED), tolerance)
+            for unit in range(packed.n_units):
+                one, several = packed.alone(unit), _unpacked(packed.alone(unit))
+                truth_loss, truth = _one_backward(loss, several.to(device))
+                own_loss, own = _one_backward(loss, one.to(device))
+                _compare_losses(own_loss, truth_loss, tolerance)
+                _compare_gradients({k: v[None] for k, v in own.items()}, 0, truth, tolerance)
+        except UnsupportedLayerError:
+            return False
+    return True
+
+
+def _unpacked(batch: UnitBatch) -> UnitBatch:
+    """The records of one packed row, each in a row of its own."""
+    assert batch.positions_BT is not None
+    starts = (batch.positions_BT[0] == 0).nonzero().flatten().tolist()
+    ends = [*starts[1:], batch.positions_BT.shape[1]]
+    parts = [
+        nn.utils.rnn.pad_sequence(
+            [row[0, a:b] for a, b in zip(starts, ends, strict=True)], batch_first=True
+        )
+        for row in (batch.input_ids_BT, batch.loss_weights_BT)
+    ]
+    return UnitBatch(parts[0], parts[1], torch.zeros(len(starts), dtype=torch.int64), 1)
 
 
 def _with_outlier(loss: nn.Module, batch: UnitBatch) -> UnitBatch:
@@ -378,8 +444,13 @@ def _alone(batch: UnitBatch, unit: int) -> UnitBatch:
     targets = weights_BT.any(0).nonzero()
     length = int(targets.max()) + 1 if len(targets) else weights_BT.shape[1]
     unit_of_B = torch.zeros_like(batch.unit_of_B[rows_B])
+    positions_BT = batch.positions_BT
     return UnitBatch(
-        batch.input_ids_BT[rows_B, :length], weights_BT[:, :length], unit_of_B, n_units=1
+        batch.input_ids_BT[rows_B, :length],
+        weights_BT[:, :length],
+        unit_of_B,
+        n_units=1,
+        positions_BT=None if positions_BT is None else positions_BT[rows_B, :length],
     )
 
 

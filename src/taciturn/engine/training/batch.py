@@ -5,6 +5,9 @@ the unit alone, from public limits and from nothing else in the draw: units of t
 share microbatches of one fixed number of units, and where a draw has too few, public fillers take
 the empty places. So a unit's gradient does not change with the company that it is drawn in.
 
+Where the model can tell records of one row apart, a unit's records are packed into as few rows as
+hold them, which leaves far less padding. Rows are of one unit each: records of two never meet.
+
 Shapes: B sequences, T tokens, U units.
 """
 
@@ -24,8 +27,14 @@ from taciturn.engine.privacy.types import UnitBatch
 Shape = tuple[int, int, int]
 """Of a microbatch: units, sequences of each, and tokens of a sequence."""
 
+_Row = list[TokenizedRecord]
+"""Records of one sequence, one after the other."""
+
 _NARROWEST = 16
 _FEWEST = 4
+PACKED_FROM = 32
+"""Units of a draw from which packed rows have less padding and fillers than rows of single records
+(`bench/batches.py`): they have more lengths, and each may leave a microbatch half empty."""
 PADDED = {4: 1.10, 2: 1.20, 1: 1.44}
 """Padded tokens for each token, by the steps from a power of two to the next, of lengths that are
 spread evenly over their logarithm."""
@@ -44,6 +53,7 @@ class BatchLimits:
         free_tokens: so many take no longer than one, where a microbatch takes what starting its
             kernels takes.
         steps: padded lengths from a power of two to the next.
+        packed: a sequence may hold several records of its unit.
     """
 
     tokens: int
@@ -52,6 +62,7 @@ class BatchLimits:
     places: int | None = None
     free_tokens: int = 0
     steps: int = 4
+    packed: bool = False
 
     def units_of(self, width: int, records: int) -> int:
         """Units of one microbatch, each of `records` sequences of `width` tokens; at least 1."""
@@ -156,19 +167,18 @@ def microbatches(
     Guarantee: the shapes of the parts that hold a unit follow from that unit's own records and
     from `limits`.
     """
-    sizes: dict[tuple[int, int], list[list[TokenizedRecord]]] = defaultdict(list)
+    sizes: dict[tuple[int, int], list[list[_Row]]] = defaultdict(list)
     for unit in units:
-        records = dataset.records(int(unit))
-        sizes[padded_size([*map(_length, records)], limits.max_tokens, limits.steps)].append(
-            records
-        )
+        rows = _rows(dataset.records(int(unit)), limits)
+        sizes[padded_size([*map(_tokens, rows)], limits.max_tokens, limits.steps)].append(rows)
     for (width, count), units_of_size in sorted(sizes.items()):
         if width * count > limits.tokens:
-            yield from (_parts(records, width, limits) for records in units_of_size)
+            yield from (_parts(rows, width, limits) for rows in units_of_size)
             continue
         places = limits.units_of(width, count)
         for start in range(0, len(units_of_size), places):
-            yield (_filled(units_of_size[start : start + places], places, count, width),)
+            some = units_of_size[start : start + places]
+            yield (_filled(some, places, count, width, packed=limits.packed),)
 
 
 def alone(
@@ -187,17 +197,33 @@ def alone(
             yield tuple(part.alone(unit) for part in group)
 
 
-def _parts(
-    records: Sequence[TokenizedRecord], width: int, limits: BatchLimits
-) -> tuple[UnitBatch, ...]:
-    """One unit's records, in parts of as many sequences each."""
-    rows = max(1, limits.tokens // width)
-    chunks = [records[start : start + rows] for start in range(0, len(records), rows)]
-    return tuple(_filled([chunk], 1, rows, width) for chunk in chunks)
+def _rows(records: Sequence[TokenizedRecord], limits: BatchLimits) -> list[_Row]:
+    """A unit's records in rows: each in its own, or packed, the longest first, where there is room.
+
+    First fit decreasing (Johnson 1973): at most 11/9 of the fewest rows, and one.
+    """
+    if not limits.packed:
+        return [[record] for record in records]
+    rows: list[_Row] = []
+    for record in sorted(records, key=_length, reverse=True):
+        fitting = (row for row in rows if _tokens(row) + _length(record) <= limits.max_tokens)
+        row = next(fitting, None)
+        if row is None:
+            rows.append([record])
+        else:
+            row.append(record)
+    return rows
+
+
+def _parts(rows: Sequence[_Row], width: int, limits: BatchLimits) -> tuple[UnitBatch, ...]:
+    """One unit's rows, in parts of as many sequences each."""
+    most = max(1, limits.tokens // width)
+    chunks = [rows[start : start + most] for start in range(0, len(rows), most)]
+    return tuple(_filled([chunk], 1, most, width, packed=limits.packed) for chunk in chunks)
 
 
 def _filled(
-    units: Sequence[Sequence[TokenizedRecord]], places: int, count: int, width: int
+    units: Sequence[Sequence[_Row]], places: int, count: int, width: int, *, packed: bool
 ) -> UnitBatch:
     """A microbatch of `places` units of `count` sequences of `width` tokens.
 
@@ -205,16 +231,23 @@ def _filled(
     """
     ids = np.zeros((places * count, width), dtype=np.int64)
     weights = np.zeros((places * count, width), dtype=np.float32)
-    for place, records in enumerate(units):
-        for row, record in enumerate(records, start=place * count):
-            _write(record, ids[row], weights[row])
+    positions = np.tile(np.arange(width), (places * count, 1))
+    for place, rows in enumerate(units):
+        for row, records in enumerate(rows, start=place * count):
+            start = 0
+            for record in records:
+                _write(record, ids[row, start:], weights[row, start:])
+                # What follows the last record is taken for more of it: nothing attends to that.
+                positions[row, start:] = np.arange(width - start)
+                start += _length(record)
     return UnitBatch(
         torch.from_numpy(ids),
         torch.from_numpy(weights),
         torch.arange(places).repeat_interleave(count),
         places,
         n_fillers=places - len(units),
-        n_records=sum(map(len, units)),
+        n_records=sum(len(row) for rows in units for row in rows),
+        positions_BT=torch.from_numpy(positions) if packed else None,
     )
 
 
@@ -236,7 +269,7 @@ def collate(
 def _write(
     record: TokenizedRecord, ids_T: NDArray[np.int64], weights_T: NDArray[np.float32]
 ) -> None:
-    """Fill a row with a record.
+    """Begin a row, or the rest of one, with a record.
 
     Its targets share the weight 1 equally: its loss is the mean over its own targets, so a
     record's scale depends on nothing but itself. A record without targets weighs nothing.
@@ -250,3 +283,7 @@ def _write(
 
 def _length(record: TokenizedRecord) -> int:
     return len(record.input_ids)
+
+
+def _tokens(row: _Row) -> int:
+    return sum(map(_length, row))

@@ -21,12 +21,13 @@ from torch import nn
 from taciturn.accounting.compose import epsilon_curve
 from taciturn.data.tokens.store import TokenizedDataset
 from taciturn.engine.model.determinism import deterministic_kernels
+from taciturn.engine.model.loss import can_pack
 from taciturn.engine.privacy.forms import Form
 from taciturn.engine.privacy.per_example import trainable_parameters
 from taciturn.engine.privacy.ranks import ALONE, Ranks
 from taciturn.engine.privacy.types import ClipCounts
-from taciturn.engine.privacy.verification import long_public_batch, same_in_company
-from taciturn.engine.training.batch import BatchLimits, filled_units, width_steps
+from taciturn.engine.privacy.verification import long_public_batch, packs, same_in_company
+from taciturn.engine.training.batch import PACKED_FROM, BatchLimits, filled_units, width_steps
 from taciturn.engine.training.checkpoint import CheckpointStore, StepJournal, all_rows, own_rows
 from taciturn.engine.training.graphs import NO_GRAPHS, Graphs, recorded, recorder_of
 from taciturn.engine.training.interrupt import deferred_interrupt
@@ -300,7 +301,7 @@ def _prepared(run: Run) -> tuple[BatchLimits, Graphs]:
     """
     limits = partial(batch_limits, run.plan, run.loss, run.microbatch_tokens, run.ranks)
     if run.plan.privacy is None:
-        return limits(), NO_GRAPHS
+        return replace(limits(), packed=_packs(run)), NO_GRAPHS
     if run.graphs:
         of_graphs = limits(recorded=True)
         graphs = _graphs(run, of_graphs)
@@ -311,9 +312,13 @@ def _prepared(run: Run) -> tuple[BatchLimits, Graphs]:
     else:
         graphs = NO_GRAPHS
     ordinary = limits()
-    same = _same_in_company(run, ordinary)
+    packed = _packs(run)
     _rehearse(run, ordinary.widths[-1])
-    return ordinary if _everywhere(run, same) else replace(ordinary, units=1), graphs
+    for tried in dict.fromkeys((packed, False)):
+        ordinary = replace(ordinary, packed=tried)
+        if _everywhere(run, _same_in_company(run, ordinary)):
+            return ordinary, graphs
+    return replace(ordinary, units=1, packed=packed), graphs
 
 
 def _graphs(run: Run, limits: BatchLimits) -> Graphs:
@@ -334,9 +339,19 @@ def _same_in_company(run: Run, limits: BatchLimits) -> bool:
         few, many = of_counts[0], of_counts[-1]
         shapes = list(dict.fromkeys((few[0], few[-1], many[0], many[-1])))
     return all(
-        same_in_company(run.loss, run.vocabulary, (units, width), run.form, records)
+        same_in_company(
+            run.loss, run.vocabulary, (units, width), run.form, records, packed=limits.packed
+        )
         for units, records, width in shapes
     )
+
+
+def _packs(run: Run) -> bool:
+    """Whether a unit's records share rows: in all processes, or in none."""
+    many = run.records > 1 and run.plan.batch_size // run.ranks.size >= PACKED_FROM
+    if not many or not can_pack(run.loss):
+        return False
+    return _everywhere(run, packs(run.loss, run.vocabulary, run.plan.max_tokens))
 
 
 def _everywhere(run: Run, own: bool) -> bool:
