@@ -40,13 +40,15 @@ def test_a_gpu_without_memory_ends_the_run_and_says_the_remedy(
         assert failure_code(error) is FailureCode.RESOURCES
 
 
+@pytest.mark.parametrize("packed", [False, True])
 def test_a_gpu_computes_the_longest_record_before_one_is_drawn(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, packed: bool
 ) -> None:
     """Else a run that has no room for it would fail when somebody with such a record is drawn."""
     tried: list[tuple[torch.Size, int, Form, bool]] = []
 
     def computed(loss: object, batch: UnitBatch, form: Form, *, private: bool) -> int:
+        assert (batch.positions_BT is not None) == packed
         tried.append((batch.input_ids_BT.shape, batch.n_units, form, private))
         return 0
 
@@ -56,7 +58,7 @@ def test_a_gpu_computes_the_longest_record_before_one_is_drawn(
         weight = SimpleNamespace(device=torch.device(device))
         loss = SimpleNamespace(parameters=lambda weight=weight: iter([weight]))
         run: Any = SimpleNamespace(loss=loss, vocabulary=61, form=Form.AUTO)
-        loop._rehearse(run, 48)
+        loop._rehearse(run, loop.BatchLimits(48, 1, 48, packed=packed))
     shape = torch.Size([1, 48])
     assert sorted(tried) == [(shape, 1, form, True) for form in (Form.AUTO, Form.INSTANTIATE)]
 
@@ -114,20 +116,21 @@ def test_companies_of_units_of_several_records_are_tried_too(
 
 
 @pytest.mark.parametrize(
-    ("name", "records", "drawn", "packed"),
+    ("name", "records", "drawn", "tokens", "packed"),
     [
-        ("llama", 4, 32, True),
-        ("llama", 4, 31, False),
-        ("llama", 1, 32, False),
-        ("bloom", 4, 32, False),
-        ("falcon-alibi", 4, 32, False),
+        ("llama", 4, 32, 32, True),
+        ("llama", 4, 31, 32, False),
+        ("llama", 4, 32, 8192, False),
+        ("llama", 1, 32, 32, False),
+        ("bloom", 4, 32, 32, False),
+        ("falcon-alibi", 4, 32, 32, False),
     ],
 )
 def test_records_share_rows_where_the_model_tells_them_apart(
-    name: str, records: int, drawn: int, packed: bool
+    name: str, records: int, drawn: int, tokens: int, packed: bool
 ) -> None:
     """Bloom is told no positions, and Falcon's ALiBi heeds none."""
-    plan = SimpleNamespace(max_tokens=32, batch_size=drawn)
+    plan = SimpleNamespace(max_tokens=tokens, batch_size=drawn)
     loss = CausalLmLoss(build(name))
     run: Any = SimpleNamespace(
         loss=loss, vocabulary=VOCABULARY, records=records, plan=plan, ranks=ALONE

@@ -80,13 +80,18 @@ def public_batch(vocab_size: int, tokens: int = 13) -> UnitBatch:
     return UnitBatch(ids_BT, weights_BT, unit_of_B, int(unit_of_B.max()) + 1)
 
 
-def long_public_batch(vocab_size: int, tokens: int) -> UnitBatch:
-    """Two units of one random record each, as long as a record can be; public."""
+def long_public_batch(vocab_size: int, tokens: int, *, packed: bool = False) -> UnitBatch:
+    """Two units of one random record each, as long as a record can be; public.
+
+    Args:
+        packed: they are computed as rows that may hold several records.
+    """
     generator = torch.Generator().manual_seed(_SEED)
     ids_BT = torch.randint(vocab_size, (2, tokens), generator=generator)
     weights_BT = torch.full((2, tokens), 1 / (tokens - 1))
     weights_BT[:, 0] = 0.0
-    return UnitBatch(ids_BT, weights_BT, torch.arange(2), 2)
+    positions_BT = torch.arange(tokens).repeat(2, 1) if packed else None
+    return UnitBatch(ids_BT, weights_BT, torch.arange(2), 2, positions_BT=positions_BT)
 
 
 def verify(

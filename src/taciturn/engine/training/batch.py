@@ -35,6 +35,8 @@ _FEWEST = 4
 PACKED_FROM = 32
 """Units of a draw from which packed rows have less padding and fillers than rows of single records
 (`bench/batches.py`): they have more lengths, and each may leave a microbatch half empty."""
+PACKED_UP_TO = 4096
+"""Tokens of the longest row that may be packed: attention has a mask there, of their square."""
 PADDED = {4: 1.10, 2: 1.20, 1: 1.44}
 """Padded tokens for each token, by the steps from a power of two to the next, of lengths that are
 spread evenly over their logarithm."""

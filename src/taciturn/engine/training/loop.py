@@ -27,7 +27,13 @@ from taciturn.engine.privacy.per_example import trainable_parameters
 from taciturn.engine.privacy.ranks import ALONE, Ranks
 from taciturn.engine.privacy.types import ClipCounts
 from taciturn.engine.privacy.verification import long_public_batch, packs, same_in_company
-from taciturn.engine.training.batch import PACKED_FROM, BatchLimits, filled_units, width_steps
+from taciturn.engine.training.batch import (
+    PACKED_FROM,
+    PACKED_UP_TO,
+    BatchLimits,
+    filled_units,
+    width_steps,
+)
 from taciturn.engine.training.checkpoint import CheckpointStore, StepJournal, all_rows, own_rows
 from taciturn.engine.training.graphs import NO_GRAPHS, Graphs, recorded, recorder_of
 from taciturn.engine.training.interrupt import deferred_interrupt
@@ -306,19 +312,24 @@ def _prepared(run: Run) -> tuple[BatchLimits, Graphs]:
         of_graphs = limits(recorded=True)
         graphs = _graphs(run, of_graphs)
         if _everywhere(run, bool(graphs.recordings)):
-            _rehearse(run, of_graphs.widths[-1])
+            _rehearse(run, of_graphs)
             return of_graphs, graphs
         graphs = Graphs(reason=graphs.reason or "another process has none")
     else:
         graphs = NO_GRAPHS
-    ordinary = limits()
+    ordinary = _ordinary(run, limits())
+    _rehearse(run, ordinary)
+    return ordinary, graphs
+
+
+def _ordinary(run: Run, limits: BatchLimits) -> BatchLimits:
+    """Microbatches without recordings: packed ones, or else others, or else of one unit."""
     packed = _packs(run)
-    _rehearse(run, ordinary.widths[-1])
     for tried in dict.fromkeys((packed, False)):
-        ordinary = replace(ordinary, packed=tried)
+        ordinary = replace(limits, packed=tried)
         if _everywhere(run, _same_in_company(run, ordinary)):
-            return ordinary, graphs
-    return replace(ordinary, units=1, packed=packed), graphs
+            return ordinary
+    return replace(limits, units=1, packed=packed)
 
 
 def _graphs(run: Run, limits: BatchLimits) -> Graphs:
@@ -349,7 +360,7 @@ def _same_in_company(run: Run, limits: BatchLimits) -> bool:
 def _packs(run: Run) -> bool:
     """Whether a unit's records share rows: in all processes, or in none."""
     many = run.records > 1 and run.plan.batch_size // run.ranks.size >= PACKED_FROM
-    if not many or not can_pack(run.loss):
+    if not many or run.plan.max_tokens > PACKED_UP_TO or not can_pack(run.loss):
         return False
     return _everywhere(run, packs(run.loss, run.vocabulary, run.plan.max_tokens))
 
@@ -358,7 +369,7 @@ def _everywhere(run: Run, own: bool) -> bool:
     return bool(min(int(row[0]) for row in run.ranks.numbers([own])))
 
 
-def _rehearse(run: Run, longest: int) -> None:
+def _rehearse(run: Run, limits: BatchLimits) -> None:
     """Compute the longest record alone, as it may be drawn, and instantiated, as `settle` does.
 
     A device that has no room for it fails now, and not when somebody with such a record is drawn.
@@ -367,7 +378,8 @@ def _rehearse(run: Run, longest: int) -> None:
     device = next(run.loss.parameters()).device
     if device.type != "cuda":
         return
-    record = long_public_batch(run.vocabulary, longest).alone(0).to(device)
+    batch = long_public_batch(run.vocabulary, limits.widths[-1], packed=limits.packed)
+    record = batch.alone(0).to(device)
     for form in {run.form, Form.INSTANTIATE}:
         microbatch_peak(run.loss, record, form, private=True)
 
