@@ -75,7 +75,7 @@ class CausalLmLoss(nn.Module):
 
 
 def can_pack(loss: nn.Module) -> bool:
-    """Whether a loss is that of texts and its model may be told that rows hold several of them."""
+    """True if a loss is that of texts whose model may be told that rows hold several of them."""
     if type(loss) is not CausalLmLoss:  # a pair of answers is two sequences already
         return False
     model: Any = loss.model

@@ -37,8 +37,8 @@ def model_logits(model: Any, input_ids_BT: Tensor, positions_BT: Tensor | None =
     Args:
         positions_BT: as of a UnitBatch.
     """
-    told = {} if positions_BT is None else {"position_ids": PackedPositions.of(positions_BT)}
-    logits_BTV: Tensor = model(input_ids=input_ids_BT, use_cache=False, **told).logits
+    positions = {} if positions_BT is None else {"position_ids": PackedPositions.of(positions_BT)}
+    logits_BTV: Tensor = model(input_ids=input_ids_BT, use_cache=False, **positions).logits
     return logits_BTV
 
 

@@ -40,12 +40,12 @@ class _Positions(Tensor):
     ) -> Any:
         with torch._C.DisableTorchFunctionSubclass():
             out = func(*args, **kwargs)
-        return cls._made(out) if func is Tensor.expand else out
+        return cls._instance(out) if func is Tensor.expand else out
 
     @classmethod
-    def _made(cls, plain: Tensor) -> Self:
-        made: Self = Tensor._make_subclass(cls, plain)
-        return made
+    def _instance(cls, plain: Tensor) -> Self:
+        instance: Self = Tensor._make_subclass(cls, plain)
+        return instance
 
 
 class ConsecutivePositions(_Positions):
@@ -58,7 +58,7 @@ class ConsecutivePositions(_Positions):
     def of(input_ids_BT: Tensor) -> ConsecutivePositions:
         """The positions of a batch, on its device."""
         plain_1T = torch.arange(input_ids_BT.shape[1], device=input_ids_BT.device).unsqueeze(0)
-        return ConsecutivePositions._made(plain_1T)
+        return ConsecutivePositions._instance(plain_1T)
 
     @classmethod
     def _computed(
@@ -78,14 +78,14 @@ class PackedPositions(_Positions):
     @staticmethod
     def of(positions_BT: Tensor) -> PackedPositions:
         """The positions of a batch."""
-        return PackedPositions._made(positions_BT)
+        return PackedPositions._instance(positions_BT)
 
     @classmethod
     def _computed(
         cls, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
         out = super()._computed(func, args, kwargs)
-        return _Differences._made(out) if func is torch.diff else out
+        return _Differences._instance(out) if func is torch.diff else out
 
 
 class _Differences(_Positions):
@@ -98,7 +98,7 @@ class _Differences(_Positions):
         if func is Tensor.all:
             return False
         out = super()._computed(func, args, kwargs)
-        return cls._made(out) if func in _ON_THE_WAY else out
+        return cls._instance(out) if func in _ON_THE_WAY else out
 
 
 # An operator has one of two names, by Python's version of it or PyTorch's.

@@ -262,8 +262,8 @@ def _companies(
     """Public batches with the same unit in them, and its place; the first has no other."""
     units, _ = shape
     cases = ((units // 2, True), (units // 2, False), (units - 1, False), (0, True))
-    made = partial(_company, loss, vocab_size, shape, records=records, packed=packed)
-    return [(made(place, lonely=lonely), place) for place, lonely in cases]
+    company = partial(_company, loss, vocab_size, shape, records=records, packed=packed)
+    return [(company(place, lonely=lonely), place) for place, lonely in cases]
 
 
 def _company(

@@ -325,8 +325,8 @@ def _prepared(run: Run) -> tuple[BatchLimits, Graphs]:
 def _ordinary(run: Run, limits: BatchLimits) -> BatchLimits:
     """Microbatches without recordings: packed ones, or else others, or else of one unit."""
     packed = _packs(run)
-    for tried in dict.fromkeys((packed, False)):
-        ordinary = replace(limits, packed=tried)
+    for choice in dict.fromkeys((packed, False)):
+        ordinary = replace(limits, packed=choice)
         if _everywhere(run, _same_in_company(run, ordinary)):
             return ordinary
     return replace(limits, units=1, packed=packed)
@@ -358,7 +358,7 @@ def _same_in_company(run: Run, limits: BatchLimits) -> bool:
 
 
 def _packs(run: Run) -> bool:
-    """Whether a unit's records share rows: in all processes, or in none."""
+    """True if a unit's records share rows: in all processes, or in none."""
     many = run.records > 1 and run.plan.batch_size // run.ranks.size >= PACKED_FROM
     if not many or run.plan.max_tokens > PACKED_UP_TO or not can_pack(run.loss):
         return False
