@@ -74,6 +74,7 @@ def test_packed_rows_are_told_apart_wherever_they_are() -> None:
 def test_records_of_one_row_are_computed_as_in_their_own(name: str) -> None:
     loss = CausalLmLoss(build(name))
     assert packs(loss, VOCABULARY, 40)
+    assert not packs(loss, VOCABULARY, 2)  # there is nothing to predict in records so short
     assert same_in_company(loss, VOCABULARY, (4, 24), packed=True)
     assert same_in_company(loss, VOCABULARY, (2, 24), records=2, packed=True)
 

@@ -30,7 +30,8 @@ class UnitBatch:
     Attributes:
         input_ids_BT: token ids, right-padded. int64.
         loss_weights_BT: weight of predicting token t from those before it; 0 for padding, prompts
-            and position 0. Depends on the record itself or on public constants only. float32.
+            and a record's first token. Depends on the record itself or on public constants only.
+            float32.
         unit_of_B: the unit (0 .. n_units-1) each sequence belongs to. int64.
         n_units: U, number of units in this microbatch, fillers among them.
         n_fillers: how many of the last units are public and weigh nothing: they are there so that

@@ -310,8 +310,8 @@ def _company(
 
 def _positions(tokens: int, records: int) -> Tensor:
     """Positions in a row of records that are about as long as one another; [T]."""
-    parts = torch.arange(tokens).tensor_split(records)
-    return torch.cat([part - part[0] for part in parts])
+    parts = torch.arange(tokens).tensor_split(records)  # empty ones where tokens are few
+    return torch.cat([torch.arange(len(part)) for part in parts])
 
 
 def packs(loss: nn.Module, vocab_size: int, tokens: int) -> bool:
