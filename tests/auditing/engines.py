@@ -29,6 +29,7 @@ CAUGHT_IN: dict[str, str] = {
     "unit that is not finite included": "not finite",
     "records clipped, not units": "records",
     "parts of a unit clipped": "parts",
+    "rows filled with other units": "alone",
     "noise on one microbatch only": "microbatches",
     "mean over the batch's tokens": "crowd",
     "divided by what was drawn": "few",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -121,6 +121,27 @@ def _one_unit_each(part: UnitBatch) -> UnitBatch:
 def step_that_clips_parts(run: Run) -> None:
     """A unit too large for one batch is clipped once for each part of it."""
     run.release(run.total((part,) for group in run.groups(run.draw()) for part in group))
+
+
+@broken_step
+def step_that_packs_two_units(run: Run) -> None:
+    """Fills what is left of a row with the next unit's records, and clips by row."""
+    units = run.draw()
+    pairs = Pairs(run.dataset, [units[start : start + 2] for start in range(len(units))])
+    limits = replace(run.limits, packed=True)
+    run.release(run.total(microbatches(cast(Any, pairs), np.arange(len(pairs.of)), limits)))
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Takes two units for one; most units are in two pairs."""
+
+    dataset: Any
+    of: list[NDArray[np.int64]]
+
+    def records(self, pair: int) -> list[Any]:
+        """Those of both."""
+        return [record for unit in self.of[pair] for record in self.dataset.records(int(unit))]
 
 
 @broken_step

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ CLIP = 0.25
 SIGMA = 1.5
 # Small microbatches, so that a step has several, and large units several parts.
 LIMITS = BatchLimits(tokens=64, units=3, max_tokens=MAX_TOKENS)
+PACKED = replace(LIMITS, packed=True)
 ONE_BATCH = BatchLimits(tokens=1 << 14, units=1000, max_tokens=MAX_TOKENS)
 # Noise too small to matter: what is left is the sum.
 SILENT = 1e-7

@@ -64,6 +64,7 @@ MUTANTS: dict[str, tuple[Variant, str]] = {
     "empty draw skipped": (Variant(step=steps.step_that_skips_empty_draws), "empty_draw"),
     "empty draw filled": (Variant(step=steps.step_that_fills_empty_draws), "empty_draw"),
     "records clipped, not units": (Variant(step=steps.step_by_record), "sensitivity"),
+    "rows filled with other units": (Variant(step=steps.step_that_packs_two_units), "sensitivity"),
     "parts of a unit clipped": (Variant(step=steps.step_that_clips_parts), "sensitivity"),
     "noise started again at each step": (
         Variant(step=steps.step_with_the_last_stream_again),

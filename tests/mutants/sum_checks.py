@@ -15,6 +15,7 @@ from mutants.harness import (
     LIMITS,
     LONG,
     ONE_BATCH,
+    PACKED,
     SIGMA,
     SILENT,
     UNITS,
@@ -34,7 +35,7 @@ def sensitivity(variant: Variant) -> None:
     """One unit more or less moves the release by at most C / batch, whatever stands beside it."""
     cases = [(UNITS, LONG), (UNITS, [3]), ([[4]] * 64, LONG), ([], LONG)]
     # With C = 6 hardly anyone is clipped: the scale of the loss itself must be the unit's own.
-    for (others, one), clip, limits in product(cases, (CLIP, 6.0), (LIMITS, ONE_BATCH)):
+    for (others, one), clip, limits in product(cases, (CLIP, 6.0), (LIMITS, PACKED, ONE_BATCH)):
         dataset = Dataset([*others, one])
         everyone = list(range(dataset.n_units))
         arguments: dict[str, Any] = {"sigma": SILENT, "clip": clip, "limits": limits}

@@ -127,7 +127,7 @@ def test_the_same_alone_and_in_any_company(
     if name != "llama-tied":  # there, the token's logit would be NaN in every record
         with torch.no_grad():
             loss.model.get_input_embeddings().weight[3] = float("nan")  # type: ignore[operator]
-    limits = BatchLimits(512, 1 if name in MIXTURES else 12, MAX_TOKENS)
+    limits = BatchLimits(512, 1 if name in MIXTURES else 12, MAX_TOKENS, packed=form is Form.AUTO)
     for probe in ([[PROBE, 9, 8, 7, 6, 5]], [[PROBE, *range(4, 40)], [5, 6], [9] * 30]):
         alone = gradients_of(loss, [probe], 0, limits, form, [0])
         copies = [[[2 if token == PROBE else token for token in row] for row in probe]] * 512
@@ -230,6 +230,23 @@ def test_removing_a_unit_moves_nobody_else(
     for removed in (3, len(units) - 1):
         rest = [unit for unit in range(len(units)) if unit != removed]
         without = clipped(loss, units, rest, limits, form, clip)
+        own = clipped(loss, units, [removed], limits, form, clip)
+        assert float((whole - without).norm()) <= clip
+        assert float((whole - without - own).norm()) <= 1e-11 * clip
+
+
+@pytest.mark.parametrize("form", Form)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(("name", "method"), METHODS[:2])
+def test_removing_a_unit_of_packed_records_moves_nobody_else(
+    name: str, method: str, dtype: torch.dtype, form: Form
+) -> None:
+    loss, clip = loss_of(name, method, dtype), 0.3
+    limits = BatchLimits(256, 8, MAX_TOKENS, packed=True)
+    units = random_units(24, records=5)
+    whole = clipped(loss, units, range(24), limits, form, clip)
+    for removed in (3, 23):
+        without = clipped(loss, units, {*range(24)} - {removed}, limits, form, clip)
         own = clipped(loss, units, [removed], limits, form, clip)
         assert float((whole - without).norm()) <= clip
         assert float((whole - without - own).norm()) <= 1e-11 * clip
