@@ -327,6 +327,8 @@ def main() -> None:
     add_out(parser)
     given = parser.parse_args()
     if given.table:
+        if given.trials is None:
+            parser.error("--table needs --trials FILE.jsonl, which earlier trials were added to")
         lines = given.trials.read_text(encoding="utf-8").splitlines()
         keep(given.out, {"SIMULATED": table([json.loads(line) for line in lines])})
         return

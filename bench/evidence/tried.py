@@ -6,17 +6,18 @@ the guarantee would be the same.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from taciturn.engine.privacy.types import PrivateGradient, UnitBatch
 from taciturn.engine.training import step
 from taciturn.engine.training.state import TrainingState
+from taciturn.planning.optimizer import OptimizerConfig
 
 _LEAST = 0.25
 """Least second moment of `Debiased`, in variances of the noise: where an estimate from 20 steps is
@@ -44,15 +45,21 @@ class OwnAdam(TrainingState):
     corrected = True
     noise_taken_off = False
 
+    def __init__(
+        self, parameters: Mapping[str, nn.Parameter], config: OptimizerConfig, *, private: bool
+    ) -> None:
+        super().__init__(parameters, config, private=private)
+        self._moments = {
+            name: (torch.zeros_like(weights), torch.zeros_like(weights))
+            for name, weights in self._master.items()
+        }
+
     def apply(self, private: PrivateGradient) -> None:
         done, config = self.step + 1, self.config
         one, two = config.beta1, config.beta2
         for name, weights in self._master.items():
             gradient = private.values[name]
-            moments = self.__dict__.setdefault("moments", {})
-            first, second = moments.setdefault(
-                name, (torch.zeros_like(weights), torch.zeros_like(weights))
-            )
+            first, second = self._moments[name]
             first.lerp_(gradient, 1 - one)
             second.lerp_(gradient.square(), 1 - two)
             mean, square = first, second

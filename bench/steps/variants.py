@@ -25,7 +25,7 @@ from taciturn.engine.privacy.mechanism import DpSgdMechanism
 from taciturn.engine.privacy.per_example import trainable_parameters
 from taciturn.engine.privacy.rng import SecureStream
 from taciturn.engine.privacy.types import ClipCounts
-from taciturn.engine.training.batch import BatchLimits, filled_units
+from taciturn.engine.training.batch import BatchLimits, filled_units, gains_by_packing
 from taciturn.engine.training.graphs import NO_GRAPHS, Graphs
 from taciturn.engine.training.state import TrainingState
 from taciturn.engine.training.step import Streams, ordinary_step, private_step
@@ -75,7 +75,8 @@ class Task:
         if self.microbatch:
             return BatchLimits(self.microbatch * max_tokens, self.microbatch, max_tokens)
         places = filled_units(self.units, max_tokens)
-        return BatchLimits(tokens, max(places, self.units), max_tokens, places)
+        packed = gains_by_packing(self.units, self.unit_size, max_tokens)
+        return BatchLimits(tokens, max(places, self.units), max_tokens, places, packed=packed)
 
 
 Gauge = AbstractContextManager[object]

@@ -274,7 +274,7 @@ class LLM:
 
         Returns:
             Steps, batch size in units, learning rate, noise multiplier, delta, worth and the
-            reasons for them; printed, it has the lines of `taciturn plan`.
+            reasons for them; printed, each is a line.
 
         Raises:
             SpecError: neither data nor n_units; or an argument that `fit` would refuse, too.

@@ -32,11 +32,11 @@ _Row = list[TokenizedRecord]
 
 _NARROWEST = 16
 _FEWEST = 4
-PACKED_FROM = 32
-"""Units of a draw from which packed rows have less padding and fillers than rows of single records
-(`bench/batches.py`): they have more lengths, and each may leave a microbatch half empty."""
-PACKED_UP_TO = 4096
-"""Tokens of the longest row that may be packed: attention has a mask there, of their square."""
+# Units of a draw from which packed rows have less padding and fillers than rows of single records
+# (bench/batches.py): they have more lengths, and each may leave a microbatch half empty.
+_PACKED_FROM = 32
+# Of the longest row that is packed: attention has a mask there, of the square of its tokens.
+_PACKED_UP_TO = 4096
 PADDED = {4: 1.10, 2: 1.20, 1: 1.44}
 """Padded tokens for each token, by the steps from a power of two to the next, of lengths that are
 spread evenly over their logarithm."""
@@ -89,6 +89,16 @@ class BatchLimits:
             for width in self.widths
             if count == 1 or width * count <= self.tokens
         ]
+
+
+def gains_by_packing(units: int, records: int, max_tokens: int) -> bool:
+    """True if rows of several records are fewer tokens to compute than rows of one.
+
+    Args:
+        units: of a draw, expected.
+        records: of a unit, at most.
+    """
+    return records > 1 and units >= _PACKED_FROM and max_tokens <= _PACKED_UP_TO
 
 
 def padded_counts(records: int) -> tuple[int, ...]:

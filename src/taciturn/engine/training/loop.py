@@ -28,10 +28,9 @@ from taciturn.engine.privacy.ranks import ALONE, Ranks
 from taciturn.engine.privacy.types import ClipCounts
 from taciturn.engine.privacy.verification import long_public_batch, packs, same_in_company
 from taciturn.engine.training.batch import (
-    PACKED_FROM,
-    PACKED_UP_TO,
     BatchLimits,
     filled_units,
+    gains_by_packing,
     width_steps,
 )
 from taciturn.engine.training.checkpoint import CheckpointStore, StepJournal, all_rows, own_rows
@@ -359,10 +358,10 @@ def _same_in_company(run: Run, limits: BatchLimits) -> bool:
 
 def _packs(run: Run) -> bool:
     """True if a unit's records share rows: in all processes, or in none."""
-    many = run.records > 1 and run.plan.batch_size // run.ranks.size >= PACKED_FROM
-    if not many or run.plan.max_tokens > PACKED_UP_TO or not can_pack(run.loss):
+    share, longest = run.plan.batch_size // run.ranks.size, run.plan.max_tokens
+    if not gains_by_packing(share, run.records, longest) or not can_pack(run.loss):
         return False
-    return _everywhere(run, packs(run.loss, run.vocabulary, run.plan.max_tokens))
+    return _everywhere(run, packs(run.loss, run.vocabulary, longest))
 
 
 def _everywhere(run: Run, own: bool) -> bool:
