@@ -323,7 +323,8 @@ def test_what_a_replay_would_get_wrong_is_refused(kind: type[CausalLmLoss], reas
 
 def plan_of(**fields: Any) -> Any:
     adapter = SimpleNamespace(method=fields.pop("method", "lora"))
-    usual = {"privacy": object(), "steps": 100, "batch_size": 4, "record_tokens": 20}
+    usual = {"privacy": object(), "steps": 100, "batch_size": 4}
+    usual |= {"max_tokens": 20, "record_tokens": 20}
     return SimpleNamespace(**usual | fields, adapter=adapter)
 
 
