@@ -25,6 +25,7 @@ from taciturn.engine.training.batch import collate
 
 _WARM_UP = 0.05
 _JUDGED_PER_EPOCH = 2
+_PARTS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +115,37 @@ def restore(model: Any, folder: Path, which: str = "best") -> Any:
     return model.eval()
 
 
+def add_gradients(
+    model: Any, records: Sequence[TokenizedRecord], *, autocast: bool = False
+) -> None:
+    """Add the gradient of the mean over all tokens of these records to the parameters'.
+
+    It is made of parts of records of much the same length, which leaves less padding.
+    """
+    ordered = sorted(records, key=lambda record: len(record.input_ids))
+    shares = np.array_split(np.arange(len(ordered)), _PARTS)
+    parts = [_with_targets([ordered[at] for at in share]) for share in shares if len(share)]
+    tokens = sum(int((targets_BT[:, 1:] >= 0).sum()) for _, targets_BT in parts)
+    device = next(model.parameters()).device
+    for ids_BT, targets_BT in parts:
+        with torch.autocast(device.type, torch.bfloat16, enabled=autocast):
+            logits_BTV = model(input_ids=ids_BT.to(device), use_cache=False).logits
+        loss = nn.functional.cross_entropy(
+            logits_BTV[:, :-1].flatten(0, 1).float(),
+            targets_BT[:, 1:].flatten().to(device),
+            reduction="sum",
+        )
+        (loss / tokens).backward()
+
+
+def _with_targets(records: Sequence[TokenizedRecord]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Tokens [B, T], and the same as targets [B, T]: -100 where there is none."""
+    longest = max(len(record.input_ids) for record in records)
+    batch = collate([(record, 0) for record in records], 1, longest)
+    ids_BT = batch.input_ids_BT
+    return ids_BT, torch.where(batch.loss_weights_BT > 0, ids_BT, -100)
+
+
 class _Run:
     """A run's state: weights, moments, where it is, and what was found so far."""
 
@@ -155,19 +187,10 @@ class _Run:
 
     def learn(self, records: list[TokenizedRecord]) -> None:
         """One step: the mean over all tokens of these records."""
-        longest = max(len(record.input_ids) for record in records)
-        batch = collate([(record, 0) for record in records], 1, longest)
-        device = next(self.model.parameters()).device
-        targets_BT = torch.where(batch.loss_weights_BT > 0, batch.input_ids_BT, -100).to(device)
         self.model.eval()  # without dropout, as the private fit
-        with torch.autocast(device.type, torch.bfloat16, enabled=self.autocast):
-            logits_BTV = self.model(input_ids=batch.input_ids_BT.to(device), use_cache=False).logits
-        loss = nn.functional.cross_entropy(
-            logits_BTV[:, :-1].flatten(0, 1).float(), targets_BT[:, 1:].flatten()
-        )
+        add_gradients(self.model, records, autocast=self.autocast)
         for group in self._optimizer.param_groups:
             group["lr"] = self.setting.rate * self._factor()
-        loss.backward()
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
         self.step += 1

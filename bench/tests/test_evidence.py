@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from torch import nn
 
 from evidence.corpus import SECRET_TELLINGS, TEXT, UNIT, Corpus, phee
 from evidence.figures import Table, keep
-from evidence.ordinary import Setting, attach, restore, search, train
+from evidence.ordinary import Setting, add_gradients, attach, restore, search, train
 from evidence.peers import Units, opacus_gradients, weighted_nats
 from evidence.records import Records, Row, digest
 from evidence.scores import Score, inner_tokens, score
@@ -215,6 +216,25 @@ def test_a_killed_run_goes_on_where_it_was(tiny_llama: Path, tmp_path: Path) -> 
     resumed = run(tmp_path / "killed").state_dict()
     straight = run(tmp_path / "straight").state_dict()
     assert all(torch.equal(value, straight[name]) for name, value in resumed.items())
+
+
+@pytest.mark.parametrize("texts", [TEXTS, TEXTS[:1]])
+def test_parts_of_a_batch_have_its_gradient(
+    tiny_llama: Path, tmp_path: Path, texts: tuple[str, ...]
+) -> None:
+    """Transformers' own loss of one padded batch is the mean over its tokens."""
+    base = fresh(tiny_llama)
+    data = _prepared(base, list(texts), tmp_path / "data")
+    records = [record for unit in range(data.n_units) for record in data.records(unit)]
+    rows = [torch.tensor(record.input_ids).long() for record in records]
+    padded = partial(nn.utils.rnn.pad_sequence, rows, batch_first=True)
+    model = base.model.requires_grad_(True).eval()
+    model(input_ids=padded(), labels=padded(padding_value=-100)).loss.backward()
+    expected = {name: each.grad for name, each in model.named_parameters()}
+    model.zero_grad(set_to_none=True)
+    add_gradients(model, records)
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(parameter.grad, expected[name], rtol=1e-4, atol=1e-7)
 
 
 def _prepared(base: LoadedModel, texts: list[str], folder: Path) -> TokenizedDataset:
