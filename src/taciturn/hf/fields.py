@@ -263,10 +263,10 @@ SFT: Mapping[str, Field] = {
         "units are drawn independently, and a seeded order would break the promise; leave it out"
     ),
     "packing": _refusal(
-        "records that share a row are in each other's gradient, so no clip bounds one unit's; "
+        "units that share a row are in each other's gradient, so no clip bounds one unit's; "
         "leave it out"
     ),
-    "packing_strategy": _harmless("nothing is packed"),
+    "packing_strategy": _harmless("records of different units never share a row"),
     "padding_free": _refusal("it packs records into one row, as packing does; leave it out"),
     "pad_to_multiple_of": _harmless("padding has no part in the loss"),
     "eval_packing": _refusal("records are judged one by one; leave it out"),

@@ -83,7 +83,7 @@ def check_collator(collator: Any) -> bool:
     if kind.__name__ == "DataCollatorForLanguageModeling" and kind.__module__.startswith("trl."):
         if getattr(collator, "padding_free", False):
             raise SpecError(
-                "data_collator has padding_free=True: records that share a row are in each other's "
+                "data_collator has padding_free=True: units that share a row are in each other's "
                 "gradient; leave it out"
             )
         return True

@@ -114,7 +114,10 @@ class PerformanceSpec(Spec):
     ] = "auto"
     packed_rows: Annotated[
         bool,
-        Field(description="Refused if true: records that share rows round by their neighbours."),
+        Field(
+            description="Refused if true: rows of several units, who would round by each other. "
+            "A unit's own records share rows where the model keeps them apart."
+        ),
     ] = False
     sharding: Annotated[
         Literal["none", "full"],
@@ -198,8 +201,8 @@ class FitSpec(DataSpec, PrivacySpec, TrainingSpec, PerformanceSpec, CanarySpec, 
             )
         if self.packed_rows:
             raise ValueError(
-                "packed_rows=True: a record that shares a row with others is rounded by them, so "
-                "that they would show in its gradient; leave it out, rows are padded"
+                "packed_rows=True: units that share a row round by each other, so that one would "
+                "show in the other's gradient; leave it out: only a unit's own records share rows"
             )
         if self.compile and self.sharding == "full":
             raise ValueError(
