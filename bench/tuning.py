@@ -43,7 +43,7 @@ from taciturn.data.tokens.store import TokenizedDataset
 from taciturn.data.tokens.tokenize import prepare
 from taciturn.engine.model import lora
 from taciturn.engine.model.load import LoadedModel, load_base
-from taciturn.engine.model.loss import CausalLmLoss
+from taciturn.engine.model.loss import CausalLmLoss, can_pack
 from taciturn.engine.model.subspace import Subspace, activation_subspaces, own_text, unigram
 from taciturn.engine.privacy.per_example import trainable_parameters
 from taciturn.engine.training.batch import BatchLimits, microbatches
@@ -161,7 +161,7 @@ class Bench:
         state = variant.state(parameters, plan.optimizer(), private=True)
         mechanism, streams = planned_mechanism(drawn, tuple(parameters)), Streams.fresh()
         # One unit at a time: of a small draw, larger microbatches would be mostly fillers.
-        limits = BatchLimits(MAX_TOKENS, 1, MAX_TOKENS)
+        limits = BatchLimits(MAX_TOKENS, 1, MAX_TOKENS, packed=can_pack(loss))
         with weighed(variant, lambda: _frequencies(_Same(self.base.model))):
             for _ in range(plan.steps):
                 private_step(loss, self._data, mechanism, state, streams, limits)

@@ -91,10 +91,14 @@ def by_tokens(batch: UnitBatch, frequencies_V: Tensor) -> Tensor:
 
 
 def rarer(batch: UnitBatch, frequencies_V: Tensor) -> Tensor:
-    """Tokens that the base writes seldom weigh more, in proportion to their surprise."""
+    """Tokens that the base writes seldom weigh more, in proportion to their surprise.
+
+    A row weighs what it did, however many records are in it.
+    """
     surprise_BT = -frequencies_V.clamp(min=1e-6).log()[batch.input_ids_BT]
     weights_BT = batch.loss_weights_BT * surprise_BT
-    return weights_BT / weights_BT.sum(1, keepdim=True).clamp(min=1e-12)
+    before_B1, now_B1 = (each.sum(1, keepdim=True) for each in (batch.loss_weights_BT, weights_BT))
+    return weights_BT * before_B1 / now_B1.clamp(min=1e-12)
 
 
 @dataclass(frozen=True)

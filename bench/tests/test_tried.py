@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor, nn
 
@@ -53,5 +55,7 @@ def test_weights_count_tokens_or_their_surprise() -> None:
     assert torch.equal(by_tokens(batch, frequencies_V), counted_BT.float())
     weights_BT = rarer(batch, frequencies_V)
     torch.testing.assert_close(weights_BT.sum(1), torch.ones(4))
+    packed = replace(batch, loss_weights_BT=2 * batch.loss_weights_BT)
+    torch.testing.assert_close(rarer(packed, frequencies_V), 2 * weights_BT)
     surprise_BT = -frequencies_V.log()[batch.input_ids_BT]
     assert weights_BT[1].argmax() == (surprise_BT[1] * counted_BT[1]).argmax()
