@@ -312,7 +312,7 @@ def main() -> None:
     parser.add_argument("--rank", type=int, nargs="+", default=[None])
     parser.add_argument("--head", type=int, nargs="+", default=[None])
     parser.add_argument("--clip", type=float, nargs="+", default=[None])
-    parser.add_argument("--targets", nargs="+", help="modules that are adapted")
+    parser.add_argument("--targets", nargs="+", help="adapted modules, and no others")
     parser.add_argument("--batch", type=int)
     parser.add_argument("--steps", type=int, nargs="+", default=[None])
     parser.add_argument("--units", type=int, default=16)
