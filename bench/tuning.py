@@ -335,6 +335,10 @@ def main() -> None:
     if given.folder is None or not (given.folder / "train.jsonl").is_file():
         print("skipped: give the folder that holds PHEE's train.jsonl and dev.jsonl")
         return
+    if given.targets and given.head != [None]:
+        parser.error(
+            "--head says the rank of an adapter that --targets leaves out: give one of them"
+        )
     configure_cpu(given.threads)
     targets = None if given.targets is None else tuple(given.targets)
     with tempfile.TemporaryDirectory() as folder:

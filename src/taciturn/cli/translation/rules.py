@@ -148,7 +148,9 @@ _EVALUATION = Refused(
     "a loss on held-out private rows costs budget; keep them apart, and run: taciturn evaluate",
     ("no",),
 )
-_PACKING = Refused("units that share a row would round by each other; only a unit's own records do")
+_PACKING = Refused(
+    "units that share a row would round by each other; a row holds one unit's records"
+)
 _ORDER = Refused("who is in a step is drawn anew each time (Poisson), which the guarantee rests on")
 _OPTIMIZER = Refused(
     "noised gradients go through AdamW, whose settings and schedule are the plan's",
