@@ -149,6 +149,12 @@ class Bench:
         choice = plan.adapter
         if trial.head is not None:
             choice = choice.model_copy(update={"head_r": trial.head or None})
+            ranks, head = lora._ranks(self.base.model, choice), lora._head_name(self.base.model)
+            if trial.head and head not in ranks:
+                raise SystemExit(
+                    f"--head {trial.head} is the rank of an adapter on {head}, which --targets "
+                    "leaves out; name it there, too"
+                )
         rate = plan.learning_rate * trial.rate
         fields = {"adapter": choice, "learning_rate": rate, **dict(trial.fields)}
         plan = plan.model_copy(update=fields)
@@ -335,10 +341,6 @@ def main() -> None:
     if given.folder is None or not (given.folder / "train.jsonl").is_file():
         print("skipped: give the folder that holds PHEE's train.jsonl and dev.jsonl")
         return
-    if given.targets and given.head != [None]:
-        parser.error(
-            "--head says the rank of an adapter that --targets leaves out: give one of them"
-        )
     configure_cpu(given.threads)
     targets = None if given.targets is None else tuple(given.targets)
     with tempfile.TemporaryDirectory() as folder:
